@@ -1,0 +1,1 @@
+"""Rules: who asks: headers, signatures, tokens, source addresses."""

@@ -1,0 +1,1 @@
+"""Rules: what a guest may read, at which path, in which version."""

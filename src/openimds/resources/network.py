@@ -1,0 +1,166 @@
+"""The network's nouns, in Neutron's words (API reference: Networking v2.0)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEVICE_OWNER_DHCP = "network:dhcp"
+DEVICE_OWNER_ROUTER_INTERFACE = "network:router_interface"
+DEVICE_OWNER_ROUTER_GATEWAY = "network:router_gateway"
+DEVICE_OWNER_FLOATING_IP = "network:floatingip"
+DEVICE_OWNER_COMPUTE_PREFIX = "compute:"
+
+DEVICE_ID_CHARS = 11
+"""How many characters of an id a device's name carries: IFNAMSIZ is 16 with the closing NUL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    id: str
+    name: str
+    project_id: str
+    mtu: int = 1500
+    shared: bool = False
+    external: bool = False
+    admin_state_up: bool = True
+    port_security_enabled: bool = True
+    dns_domain: str = ""
+
+    @property
+    def bridge_name(self) -> str:
+        """`brq2ca23c47-9d`, as the Linux bridge agent names it."""
+        return f"brq{self.id[:DEVICE_ID_CHARS]}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostRoute:
+    destination: str
+    """CIDR."""
+    nexthop: str
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationPool:
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subnet:
+    id: str
+    network_id: str
+    project_id: str
+    name: str = ""
+    ip_version: int = 4
+    cidr: str
+    gateway_ip: str | None = None
+    enable_dhcp: bool = True
+    dns_nameservers: tuple[str, ...] = ()
+    host_routes: tuple[HostRoute, ...] = ()
+    allocation_pools: tuple[AllocationPool, ...] = ()
+    ipv6_ra_mode: str | None = None
+    """`slaac`, `dhcpv6-stateful`, `dhcpv6-stateless` or None."""
+    ipv6_address_mode: str | None = None
+
+    @property
+    def prefix_length(self) -> int:
+        return int(self.cidr.rsplit("/", 1)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class FixedIP:
+    subnet_id: str
+    ip_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPair:
+    ip_address: str
+    """An address or a CIDR."""
+    mac_address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraDhcpOption:
+    name: str
+    value: str
+    ip_version: int = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    id: str
+    network_id: str
+    project_id: str
+    name: str = ""
+    mac_address: str
+    fixed_ips: tuple[FixedIP, ...] = ()
+    device_id: str = ""
+    device_owner: str = ""
+    host: str = ""
+    """`binding:host_id`."""
+    admin_state_up: bool = True
+    status: str = "DOWN"
+    """`ACTIVE`, `DOWN` or `BUILD`."""
+    port_security_enabled: bool = True
+    allowed_address_pairs: tuple[AddressPair, ...] = ()
+    security_group_ids: tuple[str, ...] = ()
+    extra_dhcp_options: tuple[ExtraDhcpOption, ...] = ()
+    dns_name: str = ""
+
+    @property
+    def tap_name(self) -> str:
+        """`tap01e7ee7b-98`: an instance's or a DHCP port's device on the host."""
+        return f"tap{self.id[:DEVICE_ID_CHARS]}"
+
+    @property
+    def router_device_name(self) -> str:
+        """`qr-…` for a router's internal port, `qg-…` for its gateway, inside the router's namespace."""
+        prefix = "qg-" if self.device_owner == DEVICE_OWNER_ROUTER_GATEWAY else "qr-"
+        return f"{prefix}{self.id[:DEVICE_ID_CHARS]}"
+
+    @property
+    def is_instance_port(self) -> bool:
+        return self.device_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX)
+
+    @property
+    def ip_addresses(self) -> tuple[str, ...]:
+        return tuple(fixed.ip_address for fixed in self.fixed_ips)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExternalGateway:
+    network_id: str
+    enable_snat: bool = True
+    external_fixed_ips: tuple[FixedIP, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Router:
+    id: str
+    name: str
+    project_id: str
+    admin_state_up: bool = True
+    external_gateway: ExternalGateway | None = None
+    routes: tuple[HostRoute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloatingIP:
+    id: str
+    project_id: str
+    floating_network_id: str
+    floating_ip_address: str
+    fixed_ip_address: str | None = None
+    port_id: str | None = None
+    router_id: str | None = None
+
+
+def dhcp_namespace(network_id: str, prefix: str = "") -> str:
+    """`qdhcp-<network id>`; `prefix` keeps two systems on one machine apart."""
+    return f"{prefix}qdhcp-{network_id}"
+
+
+def router_namespace(router_id: str, prefix: str = "") -> str:
+    """`qrouter-<router id>`."""
+    return f"{prefix}qrouter-{router_id}"
