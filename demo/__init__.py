@@ -1,0 +1,1 @@
+"""The seeds' story, told on the terminal and checked: `make demo`."""
