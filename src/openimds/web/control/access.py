@@ -1,0 +1,110 @@
+"""What happens around every request: its id, its path's spelling, its log line, its count, and the last resort."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from openimds.web.control.errors import INTERNAL, Problem, answer
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(rb"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+QUIET_PATHS = frozenset({"/metrics", "/healthcheck", "/openimds/v1/changes"})
+"""Asked all the time by machines: logged at debug level."""
+
+
+class Metrics:
+    """The counters of one app. A registry of its own, so that two apps in one process do not clash."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "openimds_control_requests_total", "Requests answered", ["service", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "openimds_control_request_seconds", "Time to answer", ["service"], registry=self.registry
+        )
+
+
+class Access:
+    """ASGI middleware. Outermost, so that no answer leaves without a request id and no error shows its insides."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self._app, self._metrics, scope, send).run(receive)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, scope: Scope, send: Send) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._send = send
+        self._scope = _without_trailing_slash(scope)
+        self._request_id = f"req-{uuid.uuid4()}"
+        self._status = 0
+        self._scope.setdefault("state", {})["request_id"] = self._request_id
+
+    async def run(self, receive: Receive) -> None:
+        started = time.perf_counter()
+        try:
+            await self._app(self._scope, receive, self._send_with_id)
+        except Exception:
+            log.exception("a request failed unexpectedly", request_id=self._request_id, path=self._scope["path"])
+            if not self._status:
+                problem = answer(self._scope["path"], Problem(500, INTERNAL))
+                await problem(self._scope, receive, self._send_with_id)
+        self._note(time.perf_counter() - started)
+
+    async def _send_with_id(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = int(message["status"])
+            headers = list(message.get("headers", ()))
+            headers.append((b"x-openstack-request-id", self._request_id.encode()))
+            if self._scope["path"].startswith("/compute"):
+                headers.append((b"x-compute-request-id", self._request_id.encode()))
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    def _note(self, seconds: float) -> None:
+        path = self._scope["path"]
+        service = path.split("/", 2)[1] or "root"
+        service = service if service in {"v3", "network", "compute", "image", "openimds"} else "other"
+        self._metrics.requests.labels(service, str(self._status)).inc()
+        if path not in QUIET_PATHS:  # a long poll's waiting is not slowness
+            self._metrics.seconds.labels(service).observe(seconds)
+        line = log.debug if path in QUIET_PATHS else log.info
+        line("request answered", **self._facts(seconds))
+
+    def _facts(self, seconds: float) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "request_id": self._request_id,
+            "method": self._scope["method"],
+            "path": self._scope["path"],
+            "status": self._status,
+            "ms": round(seconds * 1000, 1),
+        }
+        for name, value in self._scope["headers"]:
+            if name == b"x-openstack-request-id" and REQUEST_ID.fullmatch(value):
+                facts["global_request_id"] = value.decode()
+        return facts
+
+
+def _without_trailing_slash(scope: Scope) -> Scope:
+    """OpenStack's services answer `/v3/` and `/v3` alike, and so do we, without a redirect that would lose a body."""
+    path = scope["path"]
+    return {**scope, "path": path.rstrip("/") or "/"} if path.endswith("/") else dict(scope)

@@ -1,0 +1,158 @@
+"""Errors → answers: the one place where an exception becomes a status and a service's own JSON form.
+
+Which form is told by the path: `/v3` Keystone's, `/network` Neutron's, `/compute` Nova's, `/image` Glance's; the rest
+(the watch, unknown services) has Keystone's, which every client knows how to show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from openimds.resources import errors
+
+COMPUTE = "/compute"
+NETWORK = "/network"
+IMAGE = "/image"
+
+NOVA_FAULTS = {
+    400: "badRequest",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "itemNotFound",
+    405: "badMethod",
+    409: "conflictingRequest",
+    413: "overLimit",
+    415: "badMediaType",
+    429: "overLimit",
+    501: "notImplemented",
+    503: "serviceUnavailable",
+}
+"""Nova's name for the envelope of a status; everything else is a computeFault."""
+
+NEUTRON_TYPES = {
+    400: "BadRequest",
+    401: "HTTPUnauthorized",
+    403: "PolicyNotAuthorized",
+    404: "HTTPNotFound",
+    405: "HTTPMethodNotAllowed",
+    409: "Conflict",
+    410: "RevisionGone",
+    413: "RequestTooLarge",
+    501: "HTTPNotImplemented",
+    503: "ServiceUnavailable",
+}
+
+STATUSES: tuple[tuple[type[errors.OpenimdsError], int], ...] = (
+    (errors.BadRequest, 400),
+    (errors.Unauthorized, 401),
+    (errors.Forbidden, 403),
+    (errors.NotFound, 404),
+    (errors.Conflict, 409),
+    (errors.RevisionGone, 410),
+    (errors.PayloadTooLarge, 413),
+    (errors.NotSupported, 501),
+    (errors.StoreUnavailable, 503),
+)
+
+INTERNAL = "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A failed request, before it has a service's form."""
+
+    status: int
+    message: str
+    kind: str | None = None
+    headers: Mapping[str, str] | None = None
+
+
+class NotAcceptable(errors.OpenimdsError):
+    """A microversion outside of what is served (406)."""
+
+
+def install(app: FastAPI) -> None:
+    """Registers the handlers. What nobody expected is caught one layer further out, by access.py."""
+
+    async def domain(request: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.OpenimdsError)  # noqa: S101 - registered for this class alone
+        return answer(request.url.path, problem_of(error, request.url.path))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class alone
+        return answer(request.url.path, Problem(400, invalid_input(error)))
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
+        return answer(request.url.path, _routing_problem(request, error))
+
+    app.add_exception_handler(errors.OpenimdsError, domain)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+
+
+def problem_of(error: errors.OpenimdsError, path: str = "") -> Problem:
+    """The status that an error of the domain means."""
+    if isinstance(error, NotAcceptable):
+        return Problem(406, error.message, error.kind)
+    if isinstance(error, errors.QuotaExceeded):
+        return Problem(409 if _under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
+    headers = {"WWW-Authenticate": 'Keystone uri="/v3"'} if isinstance(error, errors.Unauthorized) else None
+    for kind, status in STATUSES:
+        if isinstance(error, kind):
+            return Problem(status, error.message, error.kind, headers)
+    return Problem(500, INTERNAL)
+
+
+def answer(path: str, problem: Problem) -> JSONResponse:
+    """`problem` in the form of the service that `path` belongs to."""
+    return JSONResponse(_form(path, problem), problem.status, dict(problem.headers or {}))
+
+
+def invalid_input(error: RequestValidationError) -> str:
+    """One sentence that names the first wrong field, without its value: it may be a secret.
+
+    `Invalid input for field server.name: Field required`
+    """
+    first: Mapping[str, Any] = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"The request's body is not JSON: {first.get('ctx', {}).get('error', 'it cannot be parsed')}."
+    where = [str(part) for part in first["loc"]]
+    field = ".".join(where[1:]) or where[0]
+    return f"Invalid input for field {field}: {str(first['msg']).removeprefix('Value error, ')}"
+
+
+def _routing_problem(request: Request, error: HTTPException) -> Problem:
+    path = request.url.path
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return Problem(404, f"{path} could not be found: this call is not part of what openimds serves.")
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return Problem(405, f"{request.method} is not something that {path} takes.", headers=error.headers)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        return Problem(400, "The request's body could not be read as JSON.")
+    return Problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+def _form(path: str, problem: Problem) -> dict[str, Any]:
+    title = HTTPStatus(problem.status).phrase
+    if _under(path, NETWORK):
+        kind = problem.kind or NEUTRON_TYPES.get(problem.status, title.replace(" ", ""))
+        return {"NeutronError": {"type": kind, "message": problem.message, "detail": ""}}
+    if _under(path, COMPUTE):
+        fault = NOVA_FAULTS.get(problem.status, "computeFault")
+        return {fault: {"code": problem.status, "message": problem.message}}
+    if _under(path, IMAGE):
+        return {"message": problem.message, "code": f"{problem.status} {title}", "title": title}
+    return {"error": {"code": problem.status, "title": title, "message": problem.message}}
+
+
+def _under(path: str, root: str) -> bool:
+    return path == root or path.startswith(root + "/")
