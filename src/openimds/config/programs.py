@@ -1,0 +1,126 @@
+"""One table: a program, the files it reads, its options, and how its value is built from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from openimds.config import agent_options, building, options
+from openimds.config.loading import OptionValues, load
+from openimds.config.options import Section
+from openimds.config.validation import likely_misspellings
+from openimds.config.values import (
+    CommonConfig,
+    ComputeAgentConfig,
+    ControlApiConfig,
+    DhcpAgentConfig,
+    L3AgentConfig,
+    MetadataAgentConfig,
+    MetadataApiConfig,
+)
+
+C = TypeVar("C", bound=CommonConfig, covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program(Generic[C]):
+    """A program as its configuration sees it."""
+
+    name: str
+    """`dhcp-agent`, as on the command line."""
+    summary: str
+    files: tuple[str, ...]
+    """The names of the files it reads, in order; where they are is the operator's business."""
+    sections: tuple[Section, ...]
+    build: Callable[[OptionValues, Mapping[str, Any]], C]
+
+    def load(self, files: Sequence[str]) -> C:
+        """The value from `files`, later ones win. Raises ConfigError with a sentence for everything that is wrong."""
+        values = load(files, self.sections)
+        warnings = (
+            *values.warnings,
+            *building.addresses_led_to_v3(values, self.sections),
+            *likely_misspellings(values.files, all_sections()),
+        )
+        return self.build(values, building.common(self.name, values) | {"warnings": warnings})
+
+
+_AGENT = (options.COMMON, options.METRICS, agent_options.AGENT, agent_options.KEYSTONE_AUTHTOKEN)
+_PROXIES = (
+    agent_options.RESYNC,
+    agent_options.METADATA_PROXY,
+    agent_options.METADATA_SOCKET,
+    agent_options.METADATA_HAPROXY,
+    agent_options.RATE_LIMITING,
+)
+
+CONTROL_API: Program[ControlApiConfig] = Program(
+    name="control-api",
+    summary="The OpenStack subset that people and agents talk to: identity, network, compute, image.",
+    files=("nova.conf",),
+    sections=(options.COMMON, options.METRICS, options.DATABASE, options.CONTROL_API),
+    build=building.control_api,
+)
+METADATA_API: Program[MetadataApiConfig] = Program(
+    name="metadata-api",
+    summary="Answers a signed request with the instance's documents.",
+    files=("nova.conf",),
+    sections=(
+        options.COMMON,
+        options.METRICS,
+        options.DATABASE,
+        options.NOVA,
+        options.NOVA_NEUTRON,
+        options.NOVA_API,
+        options.VENDORDATA_AUTH,
+    ),
+    build=building.metadata_api,
+)
+METADATA_AGENT: Program[MetadataAgentConfig] = Program(
+    name="metadata-agent",
+    summary="Finds out who is asking, signs, and forwards to the metadata API.",
+    files=("neutron.conf", "metadata_agent.ini"),
+    sections=(*_AGENT, agent_options.METADATA_SOCKET, agent_options.METADATA_AGENT),
+    build=building.metadata_agent,
+)
+DHCP_AGENT: Program[DhcpAgentConfig] = Program(
+    name="dhcp-agent",
+    summary="Keeps the qdhcp- namespaces: dnsmasq, and metadata on isolated networks.",
+    files=("neutron.conf", "dhcp_agent.ini"),
+    sections=(*_AGENT, agent_options.DHCP_AGENT, *_PROXIES),
+    build=building.dhcp_agent,
+)
+L3_AGENT: Program[L3AgentConfig] = Program(
+    name="l3-agent",
+    summary="Keeps the qrouter- namespaces: forwarding, NAT, and metadata through the router.",
+    files=("neutron.conf", "l3_agent.ini"),
+    sections=(*_AGENT, agent_options.L3_AGENT, *_PROXIES),
+    build=building.l3_agent,
+)
+COMPUTE_AGENT: Program[ComputeAgentConfig] = Program(
+    name="compute-agent",
+    summary="Plugs instances' ports, runs instances by a driver, and keeps port security.",
+    files=("neutron.conf", "compute_agent.ini"),
+    sections=(*_AGENT, agent_options.RESYNC, agent_options.COMPUTE_AGENT, agent_options.GUEST),
+    build=building.compute_agent,
+)
+
+PROGRAMS: Mapping[str, Program[CommonConfig]] = {
+    program.name: program
+    for program in (CONTROL_API, METADATA_API, METADATA_AGENT, DHCP_AGENT, L3_AGENT, COMPUTE_AGENT)
+}
+"""In the order in which `openimds up` starts them."""
+
+
+def all_sections() -> tuple[Section, ...]:
+    """The sections of all programs: a file may be read by several of them."""
+    return tuple(section for program in PROGRAMS.values() for section in program.sections)
+
+
+load_control_api = CONTROL_API.load
+load_metadata_api = METADATA_API.load
+load_metadata_agent = METADATA_AGENT.load
+load_dhcp_agent = DHCP_AGENT.load
+load_l3_agent = L3_AGENT.load
+load_compute_agent = COMPUTE_AGENT.load
