@@ -13,38 +13,35 @@ Rules of this file:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from openimds.store.models import Base, Change, RevisionCounter, Watched
+from openimds.resources.errors import RevisionGone as RevisionGoneError
+from openimds.resources.errors import StoreUnavailable as StoreUnavailableError
+from openimds.store.changes import (
+    ChangeRecord,
+    ChangeRecorder,
+    changes_after,
+    newest_revision,
+    refuse_bulk_writes,
+    refuse_flush,
+)
+from openimds.store.models import Base, Change, RevisionCounter
 
 BUSY_TIMEOUT_SECONDS = 30
+"""How long a writer waits for other writers before it says that the store is locked."""
 
-
-class StoreUnavailableError(Exception):
-    """The database did not answer or cannot be written (full disk, read-only folder, server away)."""
-
-
-class RevisionGoneError(Exception):
-    """Changes after the asked revision are no longer, or not yet, known: list again."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeRecord:
-    """One object that one revision wrote or deleted."""
-
-    revision: int
-    kind: str
-    object_id: str
-    deleted: bool
+POOL_SIZE = 20
+MAX_OVERFLOW = 40
+"""Together more than a web server has threads: no request waits for a connection."""
 
 
 class Store:
@@ -53,63 +50,51 @@ class Store:
     def __init__(self, url: str) -> None:
         """`url` as SQLAlchemy has them: `sqlite:////var/lib/openimds/openimds.sqlite`, `postgresql+psycopg://…`."""
         self.url = sa.make_url(url)
-        self._sqlite = self.url.get_backend_name() == "sqlite"
-        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_SECONDS}} if self._sqlite else {}
-        self.engine = sa.create_engine(self.url, **options)
-        if self._sqlite:
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = sa.create_engine(self.url, **_engine_options(sqlite=self.is_sqlite))
+        if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
+        self._writing = threading.Lock()
+        self._writer: int | None = None
         self._committed = threading.Condition()
         self._newest_here = 0
+        self._listeners: list[Callable[[int], None]] = []
 
     def close(self) -> None:
+        """Close all connections. The store may be used again afterwards: it opens new ones."""
         self.engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One consistent snapshot; nothing is written."""
-        with _translated_errors(self.url), Session(self.engine, expire_on_commit=False) as session:
-            if self._sqlite:
-                session.connection().exec_driver_sql("BEGIN")
-            else:
-                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        """One consistent snapshot; nothing is written. Raises StoreUnavailable."""
+        with self.translated_errors(), Session(self.engine, expire_on_commit=False) as session:
+            event.listen(session, "before_flush", refuse_flush)
+            self._begin_reading(session)
             yield session
-            session.rollback()
 
     @contextmanager
     def write(self, now: datetime | None = None) -> Iterator[Session]:
-        """One transaction and, if anything watched changes in it, one revision. An exception undoes all of it."""
-        at = now or utc_now()
-        taken = 0
-        with _translated_errors(self.url), Session(self.engine, expire_on_commit=False) as session:
-            if self._sqlite:
-                session.connection().exec_driver_sql("BEGIN IMMEDIATE")
-            current = session.execute(
-                sa.select(RevisionCounter.value).where(RevisionCounter.id == 1).with_for_update()
-            ).scalar_one()
-            recorder = _ChangeRecorder(current + 1)
-            event.listen(session, "before_flush", recorder.before_flush)
-            yield session
-            session.flush()
-            if recorder.changes:
-                taken = current + 1
-                session.execute(sa.update(RevisionCounter).where(RevisionCounter.id == 1).values(value=taken))
-                session.execute(
-                    sa.insert(Change),
-                    [
-                        {"revision": taken, "kind": kind, "object_id": object_id, "deleted": deleted, "at": at}
-                        for (kind, object_id), deleted in recorder.changes.items()
-                    ],
-                )
-            session.commit()
+        """One transaction and, if anything watched changes in it, one revision. An exception undoes all of it.
+
+        Raises StoreUnavailable, also when other writers hold the store for longer than BUSY_TIMEOUT_SECONDS.
+        """
+        with self._one_writer_here(), self.translated_errors():
+            taken = yield from self._transaction(now or utc_now())
         if taken:
-            with self._committed:
-                self._newest_here = max(self._newest_here, taken)
-                self._committed.notify_all()
+            self._announce(taken)
 
     def revision(self) -> int:
         """The newest committed revision."""
         with self.read() as session:
             return newest_revision(session)
+
+    def on_commit(self, listener: Callable[[int], None]) -> Callable[[], None]:
+        """Call `listener(revision)` after every revision that this process commits, on the thread that wrote.
+
+        It must be short and must not raise. Returns the function that ends it.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def wait_beyond(self, revision: int, timeout_seconds: float) -> None:
         """Sleep until this process commits a revision beyond `revision`, or the time is over.
@@ -130,31 +115,75 @@ class Store:
             pruned = session.execute(sa.delete(Change).where(Change.revision <= newest_old))
             return int(getattr(pruned, "rowcount", 0))
 
+    def _transaction(self, at: datetime) -> Generator[Session, None, int]:
+        """The body of `write`; returns the revision that was taken, or 0."""
+        with Session(self.engine, expire_on_commit=False) as session:
+            current = self._lock_for_writing(session)
+            recorder = ChangeRecorder(current + 1)
+            event.listen(session, "before_flush", recorder.before_flush)
+            event.listen(session, "do_orm_execute", refuse_bulk_writes)
+            yield session
+            session.flush()
+            if recorder.changes:
+                counter = sa.update(RevisionCounter).where(RevisionCounter.id == 1).values(value=recorder.revision)
+                session.execute(counter)
+                session.execute(sa.insert(Change), recorder.rows(at))
+            session.commit()
+            return recorder.revision if recorder.changes else 0
 
-def newest_revision(session: Session) -> int:
-    """The newest revision in this session's snapshot."""
-    return session.execute(sa.select(RevisionCounter.value).where(RevisionCounter.id == 1)).scalar_one()
+    def _begin_reading(self, session: Session) -> None:
+        if self.is_sqlite:
+            session.connection().exec_driver_sql("BEGIN")
+        else:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
 
+    def _lock_for_writing(self, session: Session) -> int:
+        """Wait for the write lock; the newest revision under it."""
+        if self.is_sqlite:
+            session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            session.execute(sa.text(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'"))
+        counter = sa.select(RevisionCounter.value).where(RevisionCounter.id == 1).with_for_update()
+        return session.execute(counter).scalar_one()
 
-def changes_after(session: Session, revision: int, kinds: Sequence[str]) -> list[ChangeRecord]:
-    """What happened after `revision` to objects of `kinds`, oldest first, each object once: by its newest change.
+    @contextmanager
+    def _one_writer_here(self) -> Iterator[None]:
+        """Threads of one process queue here: SQLite's own waiting is by polling, and starves the unlucky."""
+        if self._writer == threading.get_ident():
+            raise RuntimeError("Store.write() inside Store.write() on one thread: it would wait for itself")
+        if not self._writing.acquire(timeout=BUSY_TIMEOUT_SECONDS):
+            raise self._unavailable(f"it was locked for {BUSY_TIMEOUT_SECONDS} s")
+        self._writer = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._writer = None
+            self._writing.release()
 
-    Raises RevisionGoneError when that cannot be told.
-    """
-    counter = session.execute(sa.select(RevisionCounter).where(RevisionCounter.id == 1)).scalar_one()
-    if revision < counter.floor or revision > counter.value:
-        raise RevisionGoneError(
-            f"changes after revision {revision} are not known (kept: {counter.floor} to {counter.value}): list again"
+    def _announce(self, revision: int) -> None:
+        with self._committed:
+            self._newest_here = max(self._newest_here, revision)
+            self._committed.notify_all()
+        for listener in tuple(self._listeners):
+            listener(revision)
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """A block in which the database's own errors become StoreUnavailable."""
+        try:
+            yield
+        except (IntegrityError, ProgrammingError):
+            raise  # our own mistake, not the database's state
+        except DBAPIError as error:
+            raise self._unavailable(error.orig) from error
+        except PoolTimeoutError as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, reason: object) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            f"the store {self.url.render_as_string(hide_password=True)} cannot be used: {str(reason).strip()}; "
+            "check that it is there, that its disk is not full and that this user may write to it"
         )
-    rows = session.scalars(
-        sa.select(Change).where(Change.revision > revision, Change.kind.in_(kinds)).order_by(Change.revision)
-    )
-    newest: dict[tuple[str, str], ChangeRecord] = {}
-    for row in rows:
-        key = (row.kind, row.object_id)
-        newest.pop(key, None)  # the object moves to the place of its newest change
-        newest[key] = ChangeRecord(row.revision, row.kind, row.object_id, row.deleted)
-    return list(newest.values())
 
 
 def utc_now() -> datetime:
@@ -162,33 +191,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-class _ChangeRecorder:
-    """Notes, flush by flush, which watched objects a transaction touches."""
-
-    def __init__(self, revision: int) -> None:
-        self.revision = revision
-        self.changes: dict[tuple[str, str], bool] = {}
-
-    def before_flush(self, session: Session, _context: object, _instances: object) -> None:
-        for row in session.deleted:
-            for key in _watched_by(row):
-                own = isinstance(row, Watched) and key == (row.watch_kind, row.id)
-                self.changes[key] = own or self.changes.get(key, False)
-        for row in [*session.new, *session.dirty]:
-            if row in session.new or session.is_modified(row):
-                for key in _watched_by(row):
-                    self.changes.setdefault(key, False)
-        self._stamp(session)
-
-    def _stamp(self, session: Session) -> None:
-        for row in [*session.new, *session.identity_map.values()]:
-            if isinstance(row, Watched) and row not in session.deleted and (row.watch_kind, row.id) in self.changes:
-                row.revision_number = self.revision
-
-
-def _watched_by(row: object) -> Iterator[tuple[str, str]]:
-    watched = getattr(row, "watched", None)
-    return watched() if watched else iter(())
+def _engine_options(*, sqlite: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": MAX_OVERFLOW}
+    if sqlite:
+        return {**options, "connect_args": {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}}
+    return {**options, "pool_pre_ping": True}
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
@@ -198,17 +205,6 @@ def _configure_sqlite(connection: Any, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-@contextmanager
-def _translated_errors(url: sa.URL) -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        raise StoreUnavailableError(
-            f"the store {url.render_as_string(hide_password=True)} cannot be used: {error.orig}; "
-            "check that it is there, that its disk is not full and that this user may write to it"
-        ) from error
 
 
 __all__ = [

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import inspect as inspect_row
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 UUID = String(36)
@@ -172,6 +174,7 @@ class Port(Watched, Base):
     device_owner: Mapped[str] = mapped_column(String(255), default="")
     host: Mapped[str] = mapped_column(NAME, default="")
     vnic_type: Mapped[str] = mapped_column(String(64), default="normal")
+    binding_profile: Mapped[dict[str, Any]] = mapped_column(default=dict)
     port_security_enabled: Mapped[bool] = mapped_column(default=True)
     allowed_address_pairs: Mapped[list[Any]] = mapped_column(default=list)
     security_group_ids: Mapped[list[Any]] = mapped_column(default=list)
@@ -187,15 +190,30 @@ class Port(Watched, Base):
     )
 
 
+def address_sort_key(address: str) -> str:
+    """`192.168.40.1` → `000000000000000000000000c0a82801`."""
+    return f"{int(ip_address(address)):032x}"
+
+
+def _sort_key_of_row(context: Any) -> str:
+    return address_sort_key(context.get_current_parameters()["ip_address"])
+
+
 class IPAllocation(Base):
     """One fixed IP. The unique constraint is what makes it impossible to hand an address out twice."""
 
     __tablename__ = "ip_allocations"
-    __table_args__ = (UniqueConstraint("subnet_id", "ip_address"), Index("ix_ip_network", "network_id", "ip_address"))
+    __table_args__ = (
+        UniqueConstraint("subnet_id", "ip_address"),
+        Index("ix_ip_network", "network_id", "ip_address"),
+        Index("ix_ip_subnet_order", "subnet_id", "sort_key"),
+    )
     port_id: Mapped[str] = mapped_column(ForeignKey("ports.id", ondelete="CASCADE"), primary_key=True)
     ip_address: Mapped[str] = mapped_column(String(64), primary_key=True)
     subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.id"), index=True)
     network_id: Mapped[str] = mapped_column(UUID)
+    sort_key: Mapped[str] = mapped_column(String(32), default=_sort_key_of_row)
+    """The address as 32 hexadecimal digits: text that sorts as the address does, so that free ones are found fast."""
     position: Mapped[int] = mapped_column(default=0)
     port: Mapped[Port] = relationship(back_populates="fixed_ips")
 
@@ -244,8 +262,9 @@ class FloatingIP(Watched, Base):
 
     def watched(self) -> Iterator[tuple[str, str]]:
         yield "floatingip", self.id
-        if self.port_id:
-            yield "port", self.port_id
+        history = inspect_row(self).attrs.port_id.history
+        for port_id in {self.port_id, *(history.deleted or ())} - {None}:
+            yield "port", port_id
 
 
 class SecurityGroup(Base):

@@ -1,0 +1,118 @@
+"""Which watched objects a transaction touches, and what is known of that afterwards.
+
+Changes are noticed from mapped objects when they are flushed. A bulk UPDATE, INSERT or DELETE of a watched table would go
+unnoticed, so the session refuses it (`refuse_bulk_writes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import ORMExecuteState, Session
+
+from openimds.resources.errors import RevisionGone
+from openimds.store.models import Base, Change, RevisionCounter, Watched
+
+WATCHED_TABLES = frozenset(
+    str(mapper.class_.__tablename__) for mapper in Base.registry.mappers if hasattr(mapper.class_, "watched")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRecord:
+    """One object that one revision wrote or deleted."""
+
+    revision: int
+    kind: str
+    object_id: str
+    deleted: bool
+
+
+class ChangeRecorder:
+    """Notes, flush by flush, which watched objects a transaction touches."""
+
+    def __init__(self, revision: int) -> None:
+        self.revision = revision
+        self.changes: dict[tuple[str, str], bool] = {}
+        """(kind, id) → was it deleted?"""
+
+    def before_flush(self, session: Session, _context: object, _instances: object) -> None:
+        """SQLAlchemy's hook of that name."""
+        for row in session.deleted:
+            self._note(row, deleted=True)
+        for row in session.new:
+            self._note(row, deleted=False)
+        for row in session.dirty:
+            if session.is_modified(row):
+                self._note(row, deleted=False)
+        self._stamp(session)
+
+    def rows(self, at: datetime) -> list[dict[str, Any]]:
+        """The rows of table `changes` for this transaction."""
+        return [
+            {"revision": self.revision, "kind": kind, "object_id": object_id, "deleted": deleted, "at": at}
+            for (kind, object_id), deleted in self.changes.items()
+        ]
+
+    def _note(self, row: object, *, deleted: bool) -> None:
+        for key in _watched_by(row):
+            if isinstance(row, Watched) and key == (row.watch_kind, row.id):
+                self.changes[key] = deleted
+            else:
+                self.changes.setdefault(key, False)
+
+    def _stamp(self, session: Session) -> None:
+        for row in [*session.new, *session.identity_map.values()]:
+            if isinstance(row, Watched) and row not in session.deleted and (row.watch_kind, row.id) in self.changes:
+                row.revision_number = self.revision
+
+
+def refuse_bulk_writes(state: ORMExecuteState) -> None:
+    """SQLAlchemy's `do_orm_execute` hook. RuntimeError: the caller must load the rows and change those."""
+    if not (state.is_update or state.is_delete or state.is_insert):
+        return
+    table = getattr(state.statement, "table", None)
+    if table is not None and table.name in WATCHED_TABLES:
+        raise RuntimeError(f"a bulk write of the watched table {table.name} would be heard of by no watcher")
+
+
+def refuse_flush(_session: Session, _context: object, _instances: object) -> None:
+    """The `before_flush` hook of sessions that only read."""
+    raise RuntimeError("a change was made in Store.read(); changes belong into Store.write()")
+
+
+def newest_revision(session: Session) -> int:
+    """The newest revision in this session's snapshot."""
+    return session.execute(sa.select(RevisionCounter.value).where(RevisionCounter.id == 1)).scalar_one()
+
+
+def changes_after(session: Session, revision: int, kinds: Sequence[str]) -> list[ChangeRecord]:
+    """What happened after `revision` to objects of `kinds`, oldest first, each object once: by its newest change.
+
+    Raises RevisionGone when that cannot be told.
+    """
+    counter = session.execute(sa.select(RevisionCounter).where(RevisionCounter.id == 1)).scalar_one()
+    if revision < counter.floor or revision > counter.value:
+        raise RevisionGone(
+            f"changes after revision {revision} are not known (kept: {counter.floor} to {counter.value}): list again"
+        )
+    rows = session.execute(
+        sa.select(Change.revision, Change.kind, Change.object_id, Change.deleted)
+        .where(Change.revision > revision, Change.kind.in_(kinds))
+        .order_by(Change.revision)
+    )
+    newest: dict[tuple[str, str], ChangeRecord] = {}
+    for row in rows:
+        key = (row.kind, row.object_id)
+        newest.pop(key, None)  # the object moves to the place of its newest change
+        newest[key] = ChangeRecord(row.revision, row.kind, row.object_id, row.deleted)
+    return list(newest.values())
+
+
+def _watched_by(row: object) -> Iterator[tuple[str, str]]:
+    watched = getattr(row, "watched", None)
+    return watched() if watched else iter(())

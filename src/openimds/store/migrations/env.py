@@ -1,0 +1,23 @@
+"""Alembic's environment: it runs on the connection that `openimds.store.schema` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from openimds.store.models import Base
+
+
+def run(connection: object) -> None:
+    """Run the asked steps in one transaction."""
+    # SQLite cannot alter a column in place: batch mode copies the table (Alembic, "Running Batch Migrations").
+    context.configure(
+        connection=connection,  # type: ignore[arg-type]
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        compare_type=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+run(context.config.attributes["connection"])

@@ -1,0 +1,89 @@
+"""Bringing a database's tables to the form that this version needs.
+
+After a change in models.py: `python -m openimds.store.schema "what changed"` drafts the step in migrations/versions.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from openimds.resources.errors import StoreUnavailable
+from openimds.store.engine import Store
+from openimds.store.models import RevisionCounter
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def upgrade(store: Store) -> None:
+    """Make or upgrade all tables, and the revision counter's row. Does nothing when nothing is to do."""
+    _make_folder(store)
+    with store.translated_errors(), store.engine.connect() as connection:
+        if store.is_sqlite:
+            # Two programs may start on a fresh folder at the same moment: one makes the tables, the other waits.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(8775)"))
+        command.upgrade(_config(connection), "head")
+        if connection.scalar(sa.select(RevisionCounter.id).where(RevisionCounter.id == 1)) is None:
+            connection.execute(sa.insert(RevisionCounter).values(id=1, value=0, floor=0))
+        connection.commit()
+
+
+def current(store: Store) -> str | None:
+    """The step that the database is at; None when it has no tables yet."""
+    with store.translated_errors(), store.engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def newest() -> str:
+    """The step that this version needs."""
+    head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    assert head is not None, "migrations/versions holds no step"
+    return head
+
+
+def needs_upgrade(store: Store) -> bool:
+    """Whether `upgrade` has something to do."""
+    return current(store) != newest()
+
+
+def draft(message: str) -> Path:
+    """Write a new step that brings the tables of the newest step to those of models.py; the file's path."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"sqlite:///{folder}/draft.sqlite")
+        with store.engine.connect() as connection:
+            if list((MIGRATIONS / "versions").glob("[0-9]*.py")):
+                command.upgrade(_config(connection), "head")
+            number = f"{len(list((MIGRATIONS / 'versions').glob('[0-9]*.py'))) + 1:04d}"
+            script = command.revision(_config(connection), message, autogenerate=True, rev_id=number)
+        store.close()
+    assert script is not None and not isinstance(script, list)
+    return Path(script.path)
+
+
+def _config(connection: sa.Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _make_folder(store: Store) -> None:
+    if not store.is_sqlite or not store.url.database:
+        return
+    try:
+        Path(store.url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"the folder of {store.url.database} cannot be made: {error}") from error
+
+
+if __name__ == "__main__":
+    print(draft(sys.argv[1]))  # noqa: T201 - a developer's command

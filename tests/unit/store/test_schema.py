@@ -1,0 +1,60 @@
+"""The migrated tables are those of models.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from openimds.resources.errors import StoreUnavailable
+from openimds.store import schema
+from openimds.store.engine import Store
+from openimds.store.models import Base
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"sqlite:///{tmp_path}/new folder/s.sqlite")
+    yield store
+    store.close()
+
+
+def test_migrated_schema_is_the_models(empty_store: Store) -> None:
+    schema.upgrade(empty_store)
+    with empty_store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_upgrade_is_idempotent_and_tells_where_it_is(empty_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "new folder").mkdir()
+    assert schema.current(empty_store) is None
+    assert schema.needs_upgrade(empty_store)
+    schema.upgrade(empty_store)
+    schema.upgrade(empty_store)
+    assert schema.current(empty_store) == schema.newest()
+    assert not schema.needs_upgrade(empty_store)
+    assert empty_store.revision() == 0
+
+
+def test_sqlite_is_in_wal_mode_with_foreign_keys(empty_store: Store) -> None:
+    schema.upgrade(empty_store)
+    with empty_store.read() as session:
+        assert session.scalar(sa.text("PRAGMA journal_mode")) == "wal"
+        assert session.scalar(sa.text("PRAGMA foreign_keys")) == 1
+
+
+def test_a_path_that_cannot_be_a_folder_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailable, match="folder of .*file/s.sqlite cannot be made"):
+        schema.upgrade(Store(f"sqlite:///{tmp_path}/file/s.sqlite"))
+
+
+def test_something_else_than_a_database_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "s.sqlite").write_text("this is no database" * 100)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        schema.upgrade(Store(f"sqlite:///{tmp_path}/s.sqlite"))
