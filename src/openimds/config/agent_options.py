@@ -215,9 +215,7 @@ GUEST = Section(
     "guest",
     (
         cfg.IntOpt("metadata_tries", default=20, min=1, max=1000, help="How often a guest asks before it gives up."),
-        cfg.Opt(
-            "metadata_delay", default=1, type=seconds(minimum=0.01, maximum=60), help="Seconds between two tries."
-        ),
+        cfg.Opt("metadata_delay", default=1, type=seconds(minimum=0.01, maximum=60), help="Seconds between two tries."),
         cfg.Opt(
             "request_timeout", default=10, type=seconds(minimum=0.1, maximum=300), help="Seconds that one try may take."
         ),

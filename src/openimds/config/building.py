@@ -273,5 +273,5 @@ def _absolute(values: OptionValues, section: Section, name: str) -> Path:
 
 def _url(listen: Listen) -> str:
     """An address that listens everywhere is reached at this machine's own."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)  # noqa: S104
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)
     return f"http://[{host}]:{listen.port}" if ":" in host else f"http://{host}:{listen.port}"

@@ -69,13 +69,12 @@ def old_spellings(files: Iterable[ConfigFile], sections: Sequence[Section]) -> I
         for option in section.options:
             current, *older = spellings(section.name, option)
             renamed.update(dict.fromkeys(older, current))
-    for file in files:
-        for found in file.assignments:
-            if current := renamed.get((found.section, found.option)):
-                yield (
-                    f"{found.place}: [{found.section}] {found.option} is an old name of [{current[0]}] {current[1]}; "
-                    "it is taken as that"
-                )
+    for found in (assignment for file in files for assignment in file.assignments):
+        if now := renamed.get((found.section, found.option)):
+            yield (
+                f"{found.place}: [{found.section}] {found.option} is an old name of [{now[0]}] {now[1]}; "
+                "it is taken as that"
+            )
 
 
 def place_of(section: str, option: cfg.Opt, files: Iterable[ConfigFile]) -> str:

@@ -125,7 +125,7 @@ NOVA = Section(
             default=["osapi_compute", "metadata"],
             help="The metadata API serves if `metadata` is one of these; the other names are not read.",
         ),
-        cfg.StrOpt("metadata_listen", default="0.0.0.0", help="The address the metadata API listens on."),  # noqa: S104 - nova's default
+        cfg.StrOpt("metadata_listen", default="0.0.0.0", help="The address the metadata API listens on."),
         cfg.PortOpt("metadata_listen_port", default=8775, min=1, help="Its port."),
         cfg.IntOpt("metadata_workers", default=1, min=1, max=256, help="How many processes serve it."),
     ),
@@ -164,8 +164,6 @@ NOVA_NEUTRON = Section(
     ),
 )
 
-_API_OLD_GROUP = {"deprecated_group": DEFAULT}
-
 NOVA_API = Section(
     "api",
     (
@@ -173,39 +171,39 @@ NOVA_API = Section(
             "dhcp_domain",
             default="novalocal",
             help="Follows a host name, after a dot; empty: nothing does.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.ListOpt(
             "vendordata_providers",
             default=["StaticJSON"],
             item_type=types.String(choices=["StaticJSON", "DynamicJSON"]),
             help="Where vendor data comes from.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.StrOpt(
             "vendordata_jsonfile_path",
             help="The JSON file that StaticJSON serves as vendor_data.json.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.ListOpt(
             "vendordata_dynamic_targets",
             default=[],
             help="What DynamicJSON asks: name@url, name@url.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.Opt(
             "vendordata_dynamic_connect_timeout",
             default=5,
             type=seconds(minimum=0.1),
             help="Seconds to wait for a connection to a target.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.Opt(
             "vendordata_dynamic_read_timeout",
             default=5,
             type=seconds(minimum=0),
             help="Seconds to wait for a target's answer.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.BoolOpt(
             "vendordata_dynamic_failure_fatal",
@@ -215,14 +213,14 @@ NOVA_API = Section(
         cfg.StrOpt(
             "vendordata_dynamic_ssl_certfile",
             help="The certificate authorities that vouch for the targets.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.IntOpt(
             "metadata_cache_expiration",
             default=15,
             min=0,
             help="Taken for nova's sake. Answers here are never older than the store, whatever this says.",
-            **_API_OLD_GROUP,
+            deprecated_group=DEFAULT,
         ),
         cfg.BoolOpt(
             "local_metadata_per_cell",

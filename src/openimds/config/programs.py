@@ -20,11 +20,11 @@ from openimds.config.values import (
     MetadataApiConfig,
 )
 
-C = TypeVar("C", bound=CommonConfig, covariant=True)
+ConfigT_co = TypeVar("ConfigT_co", bound=CommonConfig, covariant=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Program(Generic[C]):
+class Program(Generic[ConfigT_co]):
     """A program as its configuration sees it."""
 
     name: str
@@ -33,9 +33,9 @@ class Program(Generic[C]):
     files: tuple[str, ...]
     """The names of the files it reads, in order; where they are is the operator's business."""
     sections: tuple[Section, ...]
-    build: Callable[[OptionValues, Mapping[str, Any]], C]
+    build: Callable[[OptionValues, Mapping[str, Any]], ConfigT_co]
 
-    def load(self, files: Sequence[str]) -> C:
+    def load(self, files: Sequence[str]) -> ConfigT_co:
         """The value from `files`, later ones win. Raises ConfigError with a sentence for everything that is wrong."""
         values = load(files, self.sections)
         warnings = (
