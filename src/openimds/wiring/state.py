@@ -27,6 +27,8 @@ class Device:
     addresses: frozenset[str] | None
     """`192.168.40.1/24`; None: not ours to manage (an instance configures its own). Automatic link-local IPv6
     addresses and loopback are never part of it unless they are wanted by name (`fe80::a9fe:a9fe/64`)."""
+    up: bool = True
+    """Both ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class Rules:
     """A namespace's iptables or ip6tables rules, by table, in the spelling that iptables-save prints.
 
     `{"nat": ("-A PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697",)}`;
-    chains of our own are lines `:neutron-name - [0:0]` before the rules.
+    chains of our own are lines `:neutron-name - [0:0]` before the rules. No table at all: this family's firewall is not
+    ours to manage; with one, a table that is not named is wanted empty.
     """
 
     tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -1,0 +1,75 @@
+"""Keeps tenants' bridged packets out of the host's connection tracking.
+
+With `net.bridge.bridge-nf-call-iptables = 1` (a host with Docker or Kubernetes) every packet that is bridged also passes
+the host's IPv4/IPv6 hooks and its one connection table. Two tenants with the same addresses and ports would then share
+an entry, and one's packets could be taken for the other's. An own nftables table says `notrack` for our bridges, by
+name; other bridges of the host stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+
+from openimds.linux.firewall import nft_apply, nft_list
+
+CHECK_SECONDS = 5.0
+
+
+def table_name(prefix: str) -> str:
+    """`openimds`, or `openimds_lab1` for the namespace prefix `lab1-`."""
+    cleaned = re.sub(r"\W", "_", prefix).strip("_")
+    return f"openimds_{cleaned}" if cleaned else "openimds"
+
+
+def exemption_text(table: str) -> str:
+    return f"""\
+table inet {table} {{
+    set bridges {{ type ifname; }}
+    chain untracked {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname @bridges notrack
+    }}
+}}
+"""
+
+
+class ConntrackExemption:
+    """Whether a bridge is exempt is asked of the kernel at most every few seconds: others may flush the ruleset."""
+
+    def __init__(self, prefix: str) -> None:
+        self._table = table_name(prefix)
+        self._exempt: set[str] = set()
+        self._checked_at = -CHECK_SECONDS
+        self._lock = threading.Lock()
+
+    def add(self, bridge: str) -> bool:
+        """Whether anything had to be done. Raises ProgramError."""
+        with self._lock:
+            self._refresh()
+            if bridge in self._exempt:
+                return False
+            nft_apply(self._text_to_add(bridge))
+            self._exempt.add(bridge)
+            return True
+
+    def remove(self, bridge: str) -> None:
+        with self._lock:
+            if self._listed() is not None:
+                element = f"inet {self._table} bridges {{ {bridge} }}"
+                nft_apply(f"add element {element}\ndelete element {element}\n")
+            self._exempt.discard(bridge)
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._checked_at < CHECK_SECONDS:
+            return
+        self._exempt = set(re.findall(r'"([^"]+)"', self._listed() or ""))
+        self._checked_at = time.monotonic()
+
+    def _listed(self) -> str | None:
+        return nft_list("inet", self._table)
+
+    def _text_to_add(self, bridge: str) -> str:
+        element = f"add element inet {self._table} bridges {{ {bridge} }}\n"
+        return element if self._listed() is not None else exemption_text(self._table) + element

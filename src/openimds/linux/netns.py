@@ -1,0 +1,152 @@
+"""Network namespaces, where `ip netns` keeps them (/run/netns), and work done inside one.
+
+Entering is a block on a thread that is discarded: the calling thread never changes its namespace, so no failure can
+leave the process in the wrong one. What the thread opens (sockets, netlink) stays in the namespace; what it starts
+(processes) begins there. pyroute2's own NetNS would fork a process for each instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from openimds.linux.errors import WiringError
+
+NETNS_DIR = Path("/run/netns")
+CLONE_NEWNET = 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_Result = TypeVar("_Result")
+
+
+class NamespaceMissingError(Exception):
+    """There is no namespace of this name."""
+
+
+def namespace_path(name: str) -> Path:
+    return NETNS_DIR / name
+
+
+def exists(name: str) -> bool:
+    return identity(name) is not None
+
+
+def all_names() -> set[str]:
+    try:
+        return set(os.listdir(NETNS_DIR))
+    except FileNotFoundError:
+        return set()
+
+
+def identity(name: str) -> tuple[int, int] | None:
+    """Device and inode of a namespace: what tells it from a later one of the same name. None: there is none.
+
+    After a crash a plain file without a mount may be left: it lies on the tmpfs, not on nsfs, and is no namespace.
+    """
+    try:
+        status = os.stat(NETNS_DIR / name)
+        folder = os.stat(NETNS_DIR)
+    except FileNotFoundError:
+        return None
+    if status.st_dev == folder.st_dev:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def in_namespace(name: str, work: Callable[[], _Result]) -> _Result:
+    """Do `work` on a new thread that has entered the namespace; its result or its exception.
+
+    Raises NamespaceMissingError when there is no such namespace.
+    """
+    results: list[_Result] = []
+    errors: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            _enter(name)
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+            errors.append(error)
+
+    thread = threading.Thread(target=body, name=f"in {name}", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _enter(name: str) -> None:
+    try:
+        descriptor = os.open(NETNS_DIR / name, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NamespaceMissingError(f"there is no network namespace {name}") from error
+    try:
+        if _libc.setns(descriptor, CLONE_NEWNET) != 0:
+            code = ctypes.get_errno()
+            raise NamespaceMissingError(f"cannot enter the network namespace {name}: {os.strerror(code)}")
+    finally:
+        os.close(descriptor)
+
+
+def processes_in(name: str) -> set[int]:
+    """Processes whose network namespace this is (this process's own threads are not counted)."""
+    wanted = identity(name)
+    if wanted is None:
+        return set()
+    return {pid for pid in _all_pids() if _namespace_of(pid) == wanted}
+
+
+def process_is_in(pid: int, name: str) -> bool:
+    wanted = identity(name)
+    return wanted is not None and _namespace_of(pid) == wanted
+
+
+def kill_processes_in(name: str, *, grace_seconds: float = 1.0) -> None:
+    """SIGTERM, then SIGKILL to what still runs in the namespace. Raises WiringError when something outlives both."""
+    for sent, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
+        remaining = processes_in(name)
+        if not remaining:
+            return
+        _signal_all(remaining, sent)
+        if _wait_gone(name, seconds):
+            return
+    left = ", ".join(str(pid) for pid in sorted(processes_in(name)))
+    if left:
+        raise WiringError(name, [f"these processes do not end: {left}"])
+
+
+def _signal_all(pids: Iterable[int], sent: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, sent)
+        except ProcessLookupError:
+            continue
+
+
+def _wait_gone(name: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not processes_in(name):
+            return True
+        time.sleep(0.01)
+    return not processes_in(name)
+
+
+def _all_pids() -> list[int]:
+    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+
+
+def _namespace_of(pid: int) -> tuple[int, int] | None:
+    """A zombie has none any more, and so is not counted."""
+    try:
+        status = os.stat(f"/proc/{pid}/ns/net")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,89 @@
+"""Reads a namespace from the kernel as the same value that a wanted one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_interface
+
+from openimds.linux import netlink, netns
+from openimds.linux.firewall import read_rules
+from openimds.linux.netlink import Address, Link
+from openimds.linux.sysctl import read_sysctl
+from openimds.wiring.state import Device, NamespaceState, Route, Rules
+
+MTU_DIFFERS = 0
+"""The two ends do not agree."""
+
+
+def observe(wanted: NamespaceState) -> NamespaceState | None:
+    """The namespace `wanted.name` as it is; None: there is none.
+
+    Of the sysctls those that are wanted are read; of the firewall a family of which anything is wanted.
+    """
+    if not netns.exists(wanted.name):
+        return None
+    keep = frozenset(address for device in wanted.devices for address in device.addresses or ())
+    try:
+        links, addresses, routes, sysctls = netns.in_namespace(wanted.name, lambda: _inside(wanted))
+    except netns.NamespaceMissingError:
+        return None
+    veths = [link for link in links if link.kind == "veth"]
+    return NamespaceState(
+        name=wanted.name,
+        devices=tuple(_device(link, addresses, keep) for link in veths),
+        routes=frozenset(routes),
+        sysctls=sysctls,
+        ipv4_rules=read_rules(wanted.name, "ipv4") if wanted.ipv4_rules.tables else Rules(),
+        ipv6_rules=read_rules(wanted.name, "ipv6") if wanted.ipv6_rules.tables else Rules(),
+    )
+
+
+def _inside(wanted: NamespaceState) -> tuple[list[Link], list[Address], set[Route], Mapping[str, str]]:
+    links = netlink.all_links()
+    names = {link.index: link.name for link in links}
+    known = frozenset(names.values())
+    sysctls = {key: value for key in wanted.sysctls if (value := read_sysctl(key, known)) is not None}
+    routes = netlink.routes(names) if wanted.routes is not None else set()
+    return links, netlink.addresses(), routes, sysctls
+
+
+def _device(link: Link, addresses: list[Address], keep: frozenset[str]) -> Device:
+    host = _host_end(link)
+    bridge = netlink.link_at(host.master_index) if host and host.master_index else None
+    return Device(
+        name=link.name,
+        host_name=host.name if host else "",
+        bridge=bridge.name if bridge else "",
+        mac_address=link.mac_address,
+        mtu=link.mtu if host is None or host.mtu == link.mtu else MTU_DIFFERS,
+        addresses=frozenset(
+            address.interface
+            for address in addresses
+            if address.link_index == link.index and (address.interface in keep or not is_automatic(address, link))
+        ),
+        up=link.up and host is not None and host.up,
+    )
+
+
+def _host_end(link: Link) -> Link | None:
+    """The other end, if it is in the root namespace; indexes may repeat, so it must also point back here."""
+    if link.peer_index is None or not link.peer_elsewhere:
+        return None
+    host = netlink.link_at(link.peer_index)
+    return host if host is not None and host.kind == "veth" and host.peer_index == link.index else None
+
+
+def is_automatic(address: Address, link: Link) -> bool:
+    """Made by the kernel: from an advertisement, or the link-local one from the MAC (RFC 4291, appendix A)."""
+    if not address.permanent:
+        return True
+    return str(ip_interface(address.interface).ip) == link_local_of(link.mac_address)
+
+
+def link_local_of(mac_address: str) -> str | None:
+    """`fa:16:3e:00:00:01` → `fe80::f816:3eff:fe00:1`"""
+    if not mac_address:
+        return None
+    parts = bytes.fromhex(mac_address.replace(":", ""))
+    host = bytes([parts[0] ^ 0x02, *parts[1:3], 0xFF, 0xFE, *parts[3:6]])
+    return str(ip_interface(b"\xfe\x80" + bytes(6) + host).ip)

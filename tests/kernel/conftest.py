@@ -1,0 +1,35 @@
+"""Real namespaces, every one with a random prefix, and a check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.kernel.stage import Host, traces
+
+from openimds.linux.cleanup import remove_everything
+from openimds.linux.kernel import Kernel
+from openimds.linux.ledger import Ledger
+
+
+@pytest.fixture(autouse=True)
+def only_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces and bridges are made")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    tag = secrets.token_hex(3)
+    before = traces()
+    ledger = Ledger(tmp_path / "owned")
+    prefix = f"t{tag}-"
+    try:
+        yield Host(Kernel(ledger, prefix), ledger, prefix, tmp_path, tag)
+    finally:
+        remove_everything(ledger, prefix)
+    left = {line for line in traces() - before if tag in line}
+    assert not left

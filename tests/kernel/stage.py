@@ -1,0 +1,40 @@
+"""What the kernel tests stand on: this machine, as one test may use it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from openimds.linux.kernel import Kernel
+from openimds.linux.ledger import Ledger
+from openimds.linux.programs import run
+
+
+@dataclass(frozen=True)
+class Host:
+    """This machine, as one test may use it."""
+
+    kernel: Kernel
+    ledger: Ledger
+    prefix: str
+    state_path: Path
+    tag: str
+    """Six random characters for device names."""
+
+    def namespace(self, name: str) -> str:
+        return f"{self.prefix}{name}"
+
+    def bridge(self, number: int = 0) -> str:
+        return f"brq{self.tag}{number}"
+
+    def tap(self, number: int = 0) -> str:
+        return f"tap{self.tag}{number}"
+
+
+def traces() -> set[str]:
+    """Everything of ours that could stay behind, a line each."""
+    return {
+        *run(["ip", "netns", "list"]).splitlines(),
+        *run(["ip", "-o", "link"]).splitlines(),
+        *run(["nft", "list", "tables"]).splitlines(),
+    }

@@ -1,0 +1,180 @@
+"""Namespaces, devices, routes and rules on the real kernel."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+
+import pytest
+from tests.kernel.stage import Host
+
+from openimds.linux import netns
+from openimds.linux.cleanup import remove_everything
+from openimds.linux.errors import ProgramError, WiringError
+from openimds.linux.programs import run
+from openimds.wiring.state import Bridge, Device, NamespaceState, Route, Rules
+
+pytestmark = pytest.mark.kernel
+
+REDIRECT = "-A PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697"
+MAC = "fa:16:3e:0a:0b:0c"
+
+
+def router_like(host: Host) -> NamespaceState:
+    device = Device(
+        name=host.tap(),
+        host_name=host.tap(),
+        bridge=host.bridge(),
+        mac_address=MAC,
+        mtu=1442,
+        addresses=frozenset({"192.168.40.1/24", "169.254.169.254/32", "fd00:40::1/64", "fe80::a9fe:a9fe/64"}),
+    )
+    return NamespaceState(
+        name=host.namespace("qrouter-1"),
+        devices=(device,),
+        routes=frozenset({Route("0.0.0.0/0", "192.168.40.254", device.name), Route("10.9.0.0/16", None, device.name)}),
+        sysctls={"net.ipv4.ip_forward": "1", f"net.ipv6.conf.{device.name}.accept_ra": "0"},
+        ipv4_rules=Rules({"nat": (REDIRECT,), "filter": (":own - [0:0]", "-A INPUT -j own", "-A own -j ACCEPT")}),
+    )
+
+
+def make(host: Host, wanted: NamespaceState) -> tuple[str, ...]:
+    host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
+    return host.kernel.apply(wanted)
+
+
+def test_applies_a_whole_namespace_once(host: Host) -> None:
+    wanted = router_like(host)
+    assert make(host, wanted)
+    actual = host.kernel.actual(wanted.name, wanted)
+    assert actual is not None
+    assert dataclasses.replace(actual, ipv4_rules=wanted.ipv4_rules) == wanted
+    assert make(host, wanted) == ()
+    links = host.kernel.links(wanted.name)
+    assert links[host.tap()].mac_address == MAC
+    assert links["lo"].up
+    assert host.kernel.links()[host.tap()].mtu == 1442
+    assert host.kernel.namespaces() == {wanted.name}
+    assert host.kernel.bridges() == {host.bridge()}
+
+
+def test_the_host_has_no_address_on_a_tenants_segment(host: Host) -> None:
+    make(host, router_like(host))
+    for name in (host.bridge(), host.tap()):
+        assert run(["ip", "-o", "addr", "show", "dev", name]) == ""
+
+
+def test_changes_only_what_differs_and_keeps_counters(host: Host) -> None:
+    wanted = router_like(host)
+    make(host, wanted)
+    run(["ping", "-c", "1", "-W", "1", "192.168.40.1"], namespace=wanted.name)
+    own = next(line for line in run(["iptables-save", "-c"], namespace=wanted.name).splitlines() if " own" in line[8:])
+    assert not own.startswith("[0:0]")
+    more = Rules({**wanted.ipv4_rules.tables, "filter": (*wanted.ipv4_rules.tables["filter"], "-A OUTPUT -j ACCEPT")})
+    device = dataclasses.replace(
+        wanted.devices[0],
+        addresses=frozenset({"192.168.40.2/24", "169.254.169.254/32"}),
+        mac_address="fa:16:3e:ff:00:01",
+    )
+    changed = dataclasses.replace(
+        wanted,
+        devices=(device,),
+        ipv4_rules=more,
+        routes=frozenset({Route("0.0.0.0/0", "192.168.40.253", device.name)}),
+    )
+    done = host.kernel.apply(changed)
+    assert "replace ipv4 table filter (3 rules)" in done
+    assert not any("table nat" in words for words in done)
+    assert "set mac_address of device " + device.name in done
+    assert not any("add device" in words for words in done)
+    assert host.kernel.apply(changed) == ()
+    saved = run(["iptables-save", "-c"], namespace=wanted.name).splitlines()
+    assert own in saved
+
+
+def test_repairs_what_others_broke(host: Host) -> None:
+    wanted = router_like(host)
+    make(host, wanted)
+    run(["ip", "link", "set", host.tap(), "nomaster"])
+    run(["ip", "link", "set", host.tap(), "down"])
+    run(["ip", "addr", "add", "10.1.2.3/24", "dev", host.tap()], namespace=wanted.name)
+    run(["iptables", "-t", "nat", "-F"], namespace=wanted.name)
+    run(["iptables", "-t", "mangle", "-A", "INPUT", "-j", "DROP"], namespace=wanted.name)
+    assert host.kernel.apply(wanted)
+    assert host.kernel.apply(wanted) == ()
+    run(["ip", "link", "del", host.bridge()])
+    assert make(host, wanted)
+    run(["ip", "netns", "del", wanted.name])
+    assert make(host, wanted)
+    assert host.kernel.apply(wanted) == ()
+
+
+def test_goes_on_after_a_failure_and_names_all(host: Host) -> None:
+    wanted = router_like(host)
+    orphan = dataclasses.replace(wanted.devices[0], name="qg-x", host_name=host.tap(7), bridge="brq-none")
+    host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
+    with pytest.raises(WiringError) as caught:
+        host.kernel.apply(dataclasses.replace(wanted, devices=(orphan, *wanted.devices)))
+    assert "there is no bridge brq-none" in str(caught.value)
+    actual = host.kernel.actual(wanted.name)
+    assert actual is not None
+    assert [device.name for device in actual.devices] == [host.tap()]
+
+
+def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
+    wanted = router_like(host)
+    make(host, wanted)
+    sleeper = netns.in_namespace(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
+    assert netns.processes_in(wanted.name) == {sleeper.pid}
+    host.kernel.remove_namespace(wanted.name)
+    assert sleeper.wait(timeout=5) != 0
+    assert wanted.name not in netns.all_names()
+    assert host.tap() not in host.kernel.links()
+    host.kernel.remove_namespace(wanted.name)
+    assert host.kernel.remove_bridge(host.bridge())
+    assert host.kernel.remove_bridge(host.bridge())
+    assert host.ledger.names("link") == set()
+    assert host.ledger.names("netns") == set()
+
+
+def test_a_bridge_with_ports_stays(host: Host) -> None:
+    make(host, router_like(host))
+    assert not host.kernel.remove_bridge(host.bridge())
+
+
+def test_a_program_that_fails_says_why(host: Host) -> None:
+    with pytest.raises(ProgramError, match="no network namespace"):
+        run(["true"], namespace=host.namespace("none"))
+    with pytest.raises(ProgramError, match="is not installed"):
+        run(["no-such-program-here"])
+    with pytest.raises(ProgramError, match="within"):
+        run(["sleep", "5"], timeout_seconds=0.1)
+
+
+def test_two_namespaces_on_one_bridge_reach_each_other_untracked(host: Host) -> None:
+    host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
+    for number in (1, 2):
+        device = Device(
+            name="eth0",
+            host_name=host.tap(number),
+            bridge=host.bridge(),
+            mac_address=f"fa:16:3e:00:00:0{number}",
+            mtu=1442,
+            addresses=frozenset({f"10.7.0.{number}/24"}),
+        )
+        host.kernel.apply(NamespaceState(name=host.namespace(f"n{number}"), devices=(device,)))
+    run(["ping", "-c", "1", "-W", "2", "10.7.0.2"], namespace=host.namespace("n1"))
+    assert host.kernel.neighbours(host.namespace("n1"), "eth0") == {"10.7.0.2": "fa:16:3e:00:00:02"}
+    assert "10.7.0.2" not in run(["conntrack", "-L"])
+
+
+def test_down_after_a_crash(host: Host) -> None:
+    wanted = router_like(host)
+    make(host, wanted)
+    host.ledger.note("link", "brqneverwas")
+    sleeper = netns.in_namespace(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
+    removed = remove_everything(host.ledger, host.prefix)
+    assert f"namespace {wanted.name}" in removed
+    assert f"device {host.bridge()}" in removed
+    assert sleeper.wait(timeout=5) != 0
+    assert remove_everything(host.ledger, host.prefix) == ()
