@@ -1,1 +1,1 @@
-"""Rules: who asks: headers, signatures, tokens, source addresses."""
+"""Rules: who asks. Headers, signatures, source addresses and the lookup of the one port they lead to."""

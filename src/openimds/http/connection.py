@@ -1,0 +1,250 @@
+"""One connection: the I/O around a Conversation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from enum import Enum
+from typing import Any, Protocol, cast
+
+import structlog
+
+from openimds.http.answers import CONTINUE, FAILED, render
+from openimds.http.conversation import Conversation, Incoming, Stage
+from openimds.http.messages import Answer, Handler, sentence
+from openimds.http.rules import Limits, Refusal, Timeouts
+
+_log = structlog.get_logger(__name__)
+
+
+class Phase(Enum):
+    """What the deadline is for."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    WRITE = "write"
+    LINGER = "linger"
+
+
+_PHASE_OF_STAGE = {Stage.IDLE: Phase.IDLE, Stage.HEAD: Phase.HEAD, Stage.BODY: Phase.BODY}
+
+
+class Owner(Protocol):
+    """The server, as its connections see it."""
+
+    handler: Handler
+    timeouts: Timeouts
+    draining: bool
+    loop: asyncio.AbstractEventLoop
+
+    def admit(self, connection: Connection) -> bool: ...
+    def forget(self, connection: Connection) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests, calls the handler for one at a time, writes the answers in order."""
+
+    def __init__(self, owner: Owner, limits: Limits, listener: str) -> None:
+        self._owner = owner
+        self._limits = limits
+        self._listener = listener
+        self._transport: asyncio.Transport | None = None
+        self._conversation = Conversation(limits)
+        self._current: Incoming | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._reading_paused = False
+        self._writing_paused = False
+        self._peer_finished = False
+        self.peer = ""
+        self.phase = Phase.IDLE
+        self.deadline = 0.0
+        """In the loop's time; the server looks at it from time to time."""
+
+    # asyncio's calls ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        name = transport.get_extra_info("peername")
+        self.peer = str(name[0]) if isinstance(name, tuple) and name else ""
+        self._conversation = Conversation(self._limits, peer=self.peer, listener=self._listener)
+        self._enter(Phase.IDLE)
+        if not self._owner.admit(self):
+            self._write(sentence(503, "Too many connections.", (b"Retry-After", b"1")), "GET", keep_alive=False)
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase is Phase.LINGER:
+            return
+        self._conversation.receive(data)
+        if self._current is None and not self._writing_paused:
+            self._advance()
+        elif self._conversation.buffered > self._limits.head_bytes:
+            self._pause_reading()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more. What it already asked is still answered."""
+        self._peer_finished = True
+        return self._current is not None or self._writing_paused
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        self._owner.forget(self)
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self._enter(Phase.WRITE)
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self.phase is Phase.WRITE and self._current is None:
+            self._advance()
+
+    # The server's calls -------------------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """The deadline is over."""
+        if self._transport is None:
+            return
+        if self.phase in (Phase.HEAD, Phase.BODY):
+            self._refuse(Refusal(408, f"The request's {self.phase.value} took too long."))
+        elif self.phase is Phase.ANSWER:
+            self._give_up_answer()
+        elif self.phase is Phase.IDLE:
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    def drain(self) -> None:
+        """Close now if nothing is under way; else the answer under way says that it is the last."""
+        if self._transport is not None and self.phase is Phase.IDLE:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Requests -----------------------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Answer what is complete, as long as answers come at once and the peer takes them."""
+        while self._transport is not None and not self._writing_paused and self.phase is not Phase.LINGER:
+            try:
+                incoming = self._conversation.next()
+            except Refusal as refusal:
+                self._refuse(refusal)
+                return
+            if incoming is None:
+                self._wait_for_more()
+                return
+            self._current = incoming
+            if not self._handle(incoming):
+                return
+
+    def _handle(self, incoming: Incoming) -> bool:
+        """Call the handler; True when its answer is already written and the next request may follow."""
+        self.phase = Phase.ANSWER
+        try:
+            result = self._owner.handler(incoming.request)
+        except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
+            _log.exception("a request failed", listener=self._listener)
+            result = FAILED
+        if isinstance(result, Coroutine):
+            self._enter(Phase.ANSWER)
+            self._task = self._owner.loop.create_task(self._answer_later(result))
+            return False
+        return self._answer(cast(Answer, result))
+
+    async def _answer_later(self, coming: Coroutine[Any, Any, Answer]) -> None:
+        try:
+            answer = await coming
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
+            _log.exception("a request failed", listener=self._listener)
+            answer = FAILED
+        self._task = None
+        if self._answer(answer):
+            self._advance()
+
+    def _answer(self, answer: Answer) -> bool:
+        incoming = self._current
+        self._current = None
+        if incoming is None or self._transport is None:
+            return False
+        keep_alive = incoming.keep_alive and not self._owner.draining
+        self._write(answer, incoming.request.method, keep_alive=keep_alive)
+        if not keep_alive:
+            self._finish()
+            return False
+        return not self._writing_paused
+
+    def _give_up_answer(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+        _log.warning("a handler did not answer in time", listener=self._listener, seconds=self._owner.timeouts.answer)
+        if self._answer(sentence(503, "The answer took too long. Try again.", (b"Retry-After", b"1"))):
+            self._advance()
+
+    def _wait_for_more(self) -> None:
+        if self._peer_finished:
+            self._finish()
+            return
+        if self._conversation.take_continue() and self._transport is not None:
+            self._transport.write(CONTINUE)
+        phase = _PHASE_OF_STAGE[self._conversation.stage]
+        if phase is not self.phase:
+            self._enter(phase)
+        self._resume_reading()
+        if phase is Phase.IDLE and self._owner.draining and self._transport is not None:
+            self._transport.close()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        _log.debug("request refused", status=refusal.status, reason=refusal.sentence, listener=self._listener)
+        self._write(sentence(refusal.status, refusal.sentence), "GET", keep_alive=False)
+        self._finish()
+
+    def _finish(self) -> None:
+        """End our half, and read a little longer: closing with unread bytes would reset the answer away."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._peer_finished or not transport.can_write_eof():
+            transport.close()
+            return
+        transport.write_eof()
+        self._resume_reading()
+        self._enter(Phase.LINGER)
+        if transport.get_write_buffer_size():
+            self.deadline += self._owner.timeouts.write
+
+    # Bytes --------------------------------------------------------------------------------------------------------
+
+    def _write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
+        if self._transport is None:
+            return
+        try:
+            data = render(answer, method=method, keep_alive=keep_alive, now=time.time())
+        except ValueError:
+            _log.exception("an answer could not be written", listener=self._listener)
+            data = render(FAILED, method=method, keep_alive=keep_alive, now=time.time())
+        self._transport.write(data)
+
+    def _enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.deadline = self._owner.loop.time() + getattr(self._owner.timeouts, phase.value)
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            self._transport.resume_reading()

@@ -1,0 +1,107 @@
+"""Listening sockets, ready-made: bound here, served by http/server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+_CONNECT_SECONDS = 1.0
+
+
+class ListenError(Exception):
+    """A socket cannot be had; the sentence says which, why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixAccess:
+    """Who may connect to a unix socket: connecting takes write permission."""
+
+    mode: int = 0o644
+    user_id: int = -1
+    """-1: as it is."""
+    group_id: int = -1
+
+
+def tcp_listener(host: str, port: int) -> socket.socket:
+    """A TCP socket bound to `host` (an address or a name; `::` takes IPv4 too) and `port`. Raises ListenError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ListenError(f"cannot listen on {host}: {error.strerror}; give an address of this machine") from None
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ListenError(_tcp_sentence(host, port, error)) from None
+    return listener
+
+
+def unix_listener(path: Path, access: UnixAccess) -> socket.socket:
+    """A unix socket bound to `path`. A file left by a dead process is replaced. Raises ListenError."""
+    _remove_stale(path, socket.SOCK_STREAM)
+    return _bind_unix(path, access, socket.SOCK_STREAM)
+
+
+def datagram_listener(path: Path, access: UnixAccess) -> socket.socket:
+    """A unix datagram socket bound to `path`, as syslog's `/dev/log` is. Raises ListenError."""
+    _remove_stale(path, socket.SOCK_DGRAM)
+    return _bind_unix(path, access, socket.SOCK_DGRAM)
+
+
+def _bind_unix(path: Path, access: UnixAccess, kind: socket.SocketKind) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, kind)
+    old_umask = os.umask(0o177)  # nobody gets in between bind and chmod
+    try:
+        listener.bind(str(path))
+        os.chown(path, access.user_id, access.group_id)
+        path.chmod(access.mode)
+    except OSError as error:
+        listener.close()
+        raise ListenError(f"cannot make the socket {path}: {error.strerror}; check its folder and this user") from None
+    finally:
+        os.umask(old_umask)
+    return listener
+
+
+def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"cannot look at {path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise ListenError(f"{path} is there and is no socket; remove it or configure another path")
+    if _somebody_listens(path, kind):
+        raise ListenError(f"another process listens on {path}; stop it or configure another path")
+    path.unlink(missing_ok=True)
+
+
+def _somebody_listens(path: Path, kind: socket.SocketKind) -> bool:
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.settimeout(_CONNECT_SECONDS)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # its queue is full, or we may not connect: somebody is there
+        return True
+
+
+def _tcp_sentence(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host or 'all addresses'} is taken by another process; stop it or choose another port"
+    if error.errno == errno.EACCES:
+        return f"this user may not listen on port {port}; run as root or choose a port above 1023"
+    return f"cannot listen on {host}:{port}: {error.strerror}"

@@ -1,0 +1,135 @@
+"""The server: ready-made listening sockets in, a handler called for every request.
+
+server = GuestServer(handler, timeouts=Timeouts(), connections=Connections())
+await server.start([Listener(socket=tcp_listener("0.0.0.0", 8775), tag="tcp")])
+…
+await server.stop(drain_seconds=10)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket as sockets
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from openimds.http.connection import Connection
+from openimds.http.messages import Handler
+from openimds.http.rules import Connections, Limits, Timeouts
+
+BACKLOG = 4096
+"""Deep from the first moment: a burst of a thousand guests waits in the queue and is not refused. The kernel cuts it
+to net.core.somaxconn, which is 4096 since Linux 5.4."""
+
+_SWEEP_SECONDS = 0.25
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """A bound socket, with a name that its requests carry (`Request.listener`) and its own limits."""
+
+    socket: sockets.socket
+    tag: str = ""
+    limits: Limits = field(default_factory=Limits)
+    backlog: int = BACKLOG
+
+
+class GuestServer:
+    """Serves any number of listeners on the running event loop."""
+
+    def __init__(
+        self, handler: Handler, *, timeouts: Timeouts | None = None, connections: Connections | None = None
+    ) -> None:
+        self.handler = handler
+        self.timeouts = timeouts or Timeouts()
+        self.draining = False
+        self._caps = connections or Connections()
+        self._connections: set[Connection] = set()
+        self._of_peer: Counter[str] = Counter()
+        self._servers: list[asyncio.Server] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._empty: asyncio.Event | None = None
+        self.loop: asyncio.AbstractEventLoop
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    async def start(self, listeners: Sequence[Listener]) -> None:
+        """Accept on these sockets from now on. The server owns and, in the end, closes them."""
+        self.loop = asyncio.get_running_loop()
+        for listener in listeners:
+            await self._open(listener)
+        if self._sweeper is None:
+            self._sweep()
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Accept nothing new, let requests under way finish, and after `drain_seconds` close what is left."""
+        self.draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            connection.drain()
+        if not await self._wait_empty(drain_seconds):
+            _log.warning("connections were closed before they were done", count=len(self._connections))
+        for connection in list(self._connections):
+            connection.abort()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        await asyncio.sleep(0)
+
+    def admit(self, connection: Connection) -> bool:
+        """Count a new connection in; False when there are too many."""
+        peer = connection.peer
+        if len(self._connections) >= self._caps.total or (peer and self._of_peer[peer] >= self._caps.per_peer):
+            return False
+        self._connections.add(connection)
+        if peer:
+            self._of_peer[peer] += 1
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        if connection.peer:
+            self._of_peer[connection.peer] -= 1
+            if not self._of_peer[connection.peer]:
+                del self._of_peer[connection.peer]
+        if self._empty is not None and not self._connections:
+            self._empty.set()
+
+    async def _open(self, listener: Listener) -> None:
+        def connect() -> Connection:
+            return Connection(self, listener.limits, listener.tag)
+
+        listener.socket.setblocking(False)
+        if listener.socket.family == sockets.AF_UNIX:
+            server = await self.loop.create_unix_server(connect, sock=listener.socket, backlog=listener.backlog)
+        else:
+            server = await self.loop.create_server(connect, sock=listener.socket, backlog=listener.backlog)
+        self._servers.append(server)
+
+    async def _wait_empty(self, seconds: float) -> bool:
+        if not self._connections:
+            return True
+        self._empty = asyncio.Event()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        """Look at every connection's deadline. One pass over all of them costs less than a timer for each request."""
+        now = self.loop.time()
+        for connection in [one for one in self._connections if one.deadline < now]:
+            connection.expire()
+        self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)

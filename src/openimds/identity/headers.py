@@ -1,0 +1,165 @@
+"""The headers that carry an identity from hop to hop, and what makes them unacceptable.
+
+Rules of this file:
+
+1. A header counts only in its exact spelling (letter case apart): `X_Instance_ID` is not `X-Instance-ID`. Some servers
+   join the two, which is how a guest's own copy would slip through.
+2. An identity header that arrives twice is refused by name: whichever copy one took, it might be the forged one.
+3. When identity headers are passed on, every spelling of them is dropped first, then ours are set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""As received: (name, value), in order, repeated ones repeated."""
+
+INSTANCE_ID = "X-Instance-ID"
+SIGNATURE = "X-Instance-ID-Signature"
+TENANT_ID = "X-Tenant-ID"
+FORWARDED_FOR = "X-Forwarded-For"
+PROVIDER = "X-Metadata-Provider"
+PROVIDER_SIGNATURE = "X-Metadata-Provider-Signature"
+NETWORK_ID = "X-Neutron-Network-ID"
+ROUTER_ID = "X-Neutron-Router-ID"
+REQUEST_ID = "X-Openstack-Request-Id"
+
+_CLAIMS = frozenset(
+    name.lower().encode()
+    for name in (
+        INSTANCE_ID,
+        SIGNATURE,
+        TENANT_ID,
+        FORWARDED_FOR,
+        PROVIDER,
+        PROVIDER_SIGNATURE,
+        NETWORK_ID,
+        ROUTER_ID,
+        "X-OVN-Network-ID",
+        "X-Project-ID",
+        "X-Real-IP",
+        "Forwarded",
+    )
+)
+_CLAIM_PREFIXES = (b"x-instance-id", b"x-metadata-provider", b"x-neutron-")
+
+
+class HeaderError(Exception):
+    """A header that identity needs is missing, repeated or unreadable: the sender's fault, 400.
+
+    `str(error)` is a sentence that names the header.
+    """
+
+    def __init__(self, header: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.header = header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceClaim:
+    """What a signed request says: this instance of this tenant asks."""
+
+    instance_id: str
+    signature: str
+    tenant_id: str
+    address: str | None
+    """X-Forwarded-For as received, when there is one: only a fallback for `local-ipv4`, never an identity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderClaim:
+    """The load balancer's form: somebody behind this provider's networks, at this address, asks."""
+
+    provider_id: str
+    signature: str
+    """Empty when none was sent, which no secret signs."""
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a namespace's proxy says the request came from: exactly one of the two ids is set."""
+
+    network_id: str | None
+    router_id: str | None
+    address: str
+
+
+def values(headers: Headers, name: str) -> list[str]:
+    """All values of the header, in order. Bytes beyond ASCII are read as Latin-1, as HTTP has them."""
+    wanted = name.lower().encode()
+    return [value.decode("latin-1") for key, value in headers if key.lower() == wanted]
+
+
+def single(headers: Headers, name: str) -> str | None:
+    """The header's only value, None without it. Raises HeaderError when it was sent more than once."""
+    found = values(headers, name)
+    if len(found) > 1:
+        raise HeaderError(name, f"Multiple {name} headers found within request.")
+    return found[0] if found else None
+
+
+def required(headers: Headers, name: str) -> str:
+    """The header's only value. Raises HeaderError when it is missing or was sent more than once."""
+    value = single(headers, name)
+    if value is None:
+        raise HeaderError(name, f"{name} header is missing from request.")
+    return value
+
+
+def instance_claim(headers: Headers) -> InstanceClaim:
+    """Read the signed form. Raises HeaderError, checked in nova's order: instance id, signature, tenant id."""
+    instance_id = required(headers, INSTANCE_ID)
+    signature = required(headers, SIGNATURE)
+    tenant_id = required(headers, TENANT_ID)
+    forwarded = values(headers, FORWARDED_FOR)
+    return InstanceClaim(
+        instance_id=instance_id, signature=signature, tenant_id=tenant_id, address=forwarded[0] if forwarded else None
+    )
+
+
+def provider_claim(headers: Headers) -> ProviderClaim | None:
+    """Read the provider form; None when the request has no (or an empty) X-Metadata-Provider. Raises HeaderError."""
+    provider_id = single(headers, PROVIDER)
+    if not provider_id:
+        return None
+    address = required(headers, FORWARDED_FOR)
+    return ProviderClaim(
+        provider_id=provider_id,
+        signature=single(headers, PROVIDER_SIGNATURE) or "",
+        address=address.split(",")[0].strip(),
+    )
+
+
+def origin(headers: Headers) -> Origin:
+    """Read what the namespace's proxy set. Raises HeaderError unless there is exactly one id and an address.
+
+    The address is the last one of the last X-Forwarded-For: a proxy with HAProxy's `option forwardfor` appends its own
+    behind whatever the guest sent (HAProxy's manual: "the server must be configured to always use the last
+    occurrence").
+    """
+    network_id = single(headers, NETWORK_ID)
+    router_id = single(headers, ROUTER_ID)
+    if network_id and router_id:
+        raise HeaderError(NETWORK_ID, f"{NETWORK_ID} and {ROUTER_ID} exclude each other; the request has both.")
+    if not network_id and not router_id:
+        raise HeaderError(NETWORK_ID, f"Neither {NETWORK_ID} nor {ROUTER_ID} is in the request.")
+    forwarded = values(headers, FORWARDED_FOR)
+    if not forwarded:
+        raise HeaderError(FORWARDED_FOR, f"{FORWARDED_FOR} header is missing from request.")
+    return Origin(
+        network_id=network_id or None, router_id=router_id or None, address=forwarded[-1].split(",")[-1].strip()
+    )
+
+
+def is_identity_claim(name: bytes) -> bool:
+    """Is this a header that says who asks, in whatever spelling (`x_instance_id`, `X-INSTANCE-ID`)?"""
+    plain = name.strip().lower().replace(b"_", b"-")
+    return plain in _CLAIMS or plain.startswith(_CLAIM_PREFIXES)
+
+
+def without_identity(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers without any that says who asks."""
+    return [(name, value) for name, value in headers if not is_identity_claim(name)]

@@ -1,0 +1,126 @@
+"""Which port asks: an index of ports by where they are, kept up with the ports one knows.
+
+An answer is every port that matches; only exactly one is an identity. What narrows to no network finds nothing, never
+everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from openimds.identity.source import Address, canonical, mac_from_eui64
+from openimds.resources.network import Port
+
+_Key = TypeVar("_Key")
+_Entry = TypeVar("_Entry")
+
+_ROUTER_PORT_OWNERS = frozenset(
+    {
+        "network:router_interface",
+        "network:router_interface_distributed",
+        "network:ha_router_replicated_interface",
+    }
+)
+_NETWORK_OWNED = "network:"
+"""Ports of the network itself (DHCP, routers, floating IPs): behind them is no instance."""
+
+
+def is_asker(port: Port) -> bool:
+    """Can an instance stand behind this port?"""
+    return bool(port.device_id) and not port.device_owner.startswith(_NETWORK_OWNED)
+
+
+def is_router_interface(port: Port) -> bool:
+    """Is this a router's port on a network it serves (not its gateway to the outside)?"""
+    return port.device_owner in _ROUTER_PORT_OWNERS
+
+
+def networks_of_router(ports: Iterable[Port], router_id: str) -> frozenset[str]:
+    """The networks that the router has an interface on."""
+    return frozenset(port.network_id for port in ports if is_router_interface(port) and port.device_id == router_id)
+
+
+def matching(ports: Iterable[Port], networks: frozenset[str], address: Address) -> tuple[Port, ...]:
+    """The ports on these networks that have the address, or the MAC that a link-local address holds."""
+    wanted = str(address)
+    mac = mac_from_eui64(address)
+    return tuple(port for port in ports if port.network_id in networks and is_asker(port) and _is_at(port, wanted, mac))
+
+
+class PortIndex:
+    """Ports by (network, address) and (network, MAC), and routers' networks. One thread's own."""
+
+    def __init__(self) -> None:
+        self._ports: dict[str, Port] = {}
+        self._by_place: dict[tuple[str, str], dict[str, Port]] = {}
+        self._interfaces: dict[str, dict[str, str]] = {}
+        """Router id → its interfaces' port id → network id."""
+
+    def __len__(self) -> int:
+        return len(self._ports)
+
+    def update(self, ports: Mapping[str, Port]) -> None:
+        """Make the index hold exactly these ports; only what differs is touched.
+
+        Values that were not replaced are recognised by identity, so a change among 100,000 ports costs one pass of
+        pointer comparisons.
+        """
+        gone = [port for port_id, port in self._ports.items() if ports.get(port_id) is not port]
+        new = [port for port_id, port in ports.items() if self._ports.get(port_id) is not port]
+        for port in gone:
+            self._drop(port)
+        for port in new:
+            self._add(port)
+
+    def on_network(self, network_id: str, address: Address) -> tuple[Port, ...]:
+        """The ports of one network that ask from this address."""
+        found = self._by_place.get((network_id, _place(address)))
+        return tuple(found.values()) if found else ()
+
+    def behind_router(self, router_id: str, address: Address) -> tuple[Port, ...]:
+        """The ports that ask from this address on any network the router has an interface on."""
+        networks = sorted(set(self._interfaces.get(router_id, {}).values()))
+        return tuple(port for network_id in networks for port in self.on_network(network_id, address))
+
+    def knows_router(self, router_id: str) -> bool:
+        """Has the router an interface anywhere?"""
+        return router_id in self._interfaces
+
+    def _add(self, port: Port) -> None:
+        self._ports[port.id] = port
+        if is_router_interface(port):
+            self._interfaces.setdefault(port.device_id, {})[port.id] = port.network_id
+        for key in _keys(port):
+            self._by_place.setdefault(key, {})[port.id] = port
+
+    def _drop(self, port: Port) -> None:
+        del self._ports[port.id]
+        if is_router_interface(port):
+            _discard(self._interfaces, port.device_id, port.id)
+        for key in _keys(port):
+            _discard(self._by_place, key, port.id)
+
+
+def _is_at(port: Port, address: str, mac: str | None) -> bool:
+    if mac is not None:
+        return port.mac_address.lower() == mac
+    return any(canonical(own) == address for own in port.ip_addresses)
+
+
+def _place(address: Address) -> str:
+    return mac_from_eui64(address) or str(address)
+
+
+def _keys(port: Port) -> list[tuple[str, str]]:
+    if not is_asker(port):
+        return []
+    places = {canonical(address) for address in port.ip_addresses} | {port.mac_address.lower()}
+    return [(port.network_id, place) for place in sorted(places)]
+
+
+def _discard(table: dict[_Key, dict[str, _Entry]], key: _Key, port_id: str) -> None:
+    entries = table.get(key, {})
+    entries.pop(port_id, None)
+    if not entries:
+        table.pop(key, None)

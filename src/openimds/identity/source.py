@@ -1,0 +1,46 @@
+"""Source addresses: the spellings they come in, and the MAC that some of them hold."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+_EUI64_FILLER = b"\xff\xfe"
+_UNIVERSAL_BIT = 0x02
+
+Address = IPv4Address | IPv6Address
+
+
+def parse_address(text: str) -> Address:
+    """Read an address as proxies write it. Raises ValueError with a sentence.
+
+    `10.0.0.5`; `::ffff:10.0.0.5` is `10.0.0.5` (HAProxy listening on both families writes it so); `fe80::1%eth0` and
+    `[fe80::1]` are `fe80::1`.
+    """
+    plain = text.strip().removeprefix("[").removesuffix("]").split("%", 1)[0]
+    try:
+        address = ip_address(plain)
+    except ValueError:
+        raise ValueError(f"{text[:64]!r} is not an IP address") from None
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def canonical(text: str) -> str:
+    """The one spelling of an address that lookups use. Raises ValueError."""
+    return str(parse_address(text))
+
+
+def mac_from_eui64(address: Address) -> str | None:
+    """The MAC inside a link-local IPv6 address made by EUI-64 (RFC 4291 appendix A).
+
+    `fe80::f816:3eff:fe54:9388` → `fa:16:3e:54:93:88`; None when the address is not link-local or holds no MAC
+    (privacy and stable-privacy addresses, RFC 4941 and 7217).
+    """
+    if not isinstance(address, IPv6Address) or not address.is_link_local:
+        return None
+    interface = address.packed[8:]
+    if interface[3:5] != _EUI64_FILLER:
+        return None
+    octets = bytes([interface[0] ^ _UNIVERSAL_BIT]) + interface[1:3] + interface[5:]
+    return octets.hex(":")
