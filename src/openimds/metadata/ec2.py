@@ -1,0 +1,140 @@
+"""The EC2 tree, `/<version>/meta-data/…` and `/<version>/user-data`: one table of what each version adds.
+
+A row gives the leaves below its key; listings are made from the leaves. `public-keys` is the odd one, as it was at
+Amazon: its listing says `0=mykey` for a sub-tree that is found at `public-keys/0/`. That label is itself readable at
+`public-keys/0/_name`, never listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from openimds.metadata.block_devices import block_device_mapping
+from openimds.metadata.decision import TEXT, Answer, not_found
+from openimds.metadata.reading import Reading
+from openimds.metadata.versions import EC2_VERSIONS, ec2_listing, is_since, resolve
+from openimds.resources.instance import NicAddress
+
+META_DATA = "meta-data"
+USER_DATA = "user-data"
+_LABEL = "_name"
+
+Leaves = Mapping[str, object]
+"""Path below the row's key → value; the path of a row that is a leaf itself is empty. A value not set prints as None,
+as nova prints it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    key: str
+    """Under meta-data/."""
+    since: str
+    leaves: Callable[[Reading], Leaves]
+    """Empty: this instance has no such key."""
+
+
+def _leaf(value: Callable[[Reading], object]) -> Callable[[Reading], Leaves]:
+    return lambda reading: {"": value(reading)}
+
+
+def _leaf_if_set(value: Callable[[Reading], str | None]) -> Callable[[Reading], Leaves]:
+    def leaves(reading: Reading) -> Leaves:
+        found = value(reading)
+        return {"": found} if found else {}
+
+    return leaves
+
+
+def _public_keys(reading: Reading) -> Leaves:
+    key = reading.instance.key
+    return {} if key is None else {f"0/{_LABEL}": f"0={key.name}", "0/openssh-key": key.public_key}
+
+
+def _addresses(reading: Reading) -> Iterator[NicAddress]:
+    return (address for nic in reading.instance.nics for subnet in nic.subnets for address in subnet.addresses)
+
+
+def _local_ipv4(reading: Reading) -> str | None:
+    fixed = (address.ip_address for address in _addresses(reading) if ":" not in address.ip_address)
+    return next(fixed, reading.address)
+
+
+def _public_ipv4(reading: Reading) -> str:
+    return next((floating for address in _addresses(reading) for floating in address.floating_ips), "")
+
+
+TABLE = (
+    Row("ami-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.ami_id)),
+    Row("ami-launch-index", "1.0", _leaf(lambda reading: reading.instance.launch_index)),
+    Row("ami-manifest-path", "1.0", _leaf(lambda _reading: "FIXME")),
+    Row("instance-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.instance_id)),
+    Row("hostname", "1.0", _leaf(lambda reading: reading.hostname)),
+    Row("local-ipv4", "1.0", _leaf(_local_ipv4)),
+    Row("reservation-id", "1.0", _leaf(lambda reading: reading.instance.reservation_id)),
+    Row("security-groups", "1.0", _leaf(lambda reading: "\n".join(reading.instance.security_groups))),
+    Row("public-keys", "1.0", _public_keys),
+    Row("local-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
+    Row("public-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
+    Row("public-ipv4", "2007-01-19", _leaf(_public_ipv4)),
+    Row("instance-type", "2007-08-29", _leaf(lambda reading: reading.instance.flavor_name)),
+    Row("block-device-mapping", "2007-12-15", lambda reading: block_device_mapping(reading.instance)),
+    Row("kernel-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.kernel_id)),
+    Row("ramdisk-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.ramdisk_id)),
+    Row(
+        "placement",
+        "2008-02-01",
+        lambda reading: {"availability-zone": reading.instance.availability_zone},
+    ),
+    Row("instance-action", "2008-09-01", _leaf(lambda _reading: "none")),
+)
+
+
+def decide_ec2(reading: Reading, parts: tuple[str, ...]) -> Answer:
+    """(`latest`, `meta-data`, `hostname`) → the host name. Raises Refusal (404) for what is not there."""
+    if not parts:
+        return _text("\n".join(ec2_listing()))
+    version = resolve(parts[0], EC2_VERSIONS)
+    if version is None:
+        raise not_found()
+    user_data = reading.instance.user_data
+    match parts[1:]:
+        case ():
+            return _text(f"{META_DATA}/" if user_data is None else f"{META_DATA}/\n{USER_DATA}")
+        case (word,) if word == USER_DATA and user_data is not None:
+            return Answer(200, TEXT, user_data)
+        case (word, *below) if word == META_DATA:
+            return _text(_at("/".join(below), _leaves_of(reading, version)))
+    raise not_found()
+
+
+def _leaves_of(reading: Reading, version: str) -> dict[str, str]:
+    """Every readable path under meta-data/ and its text."""
+    return {
+        f"{row.key}/{path}" if path else row.key: str(value)
+        for row in TABLE
+        if is_since(version, row.since)
+        for path, value in row.leaves(reading).items()
+    }
+
+
+def _at(path: str, leaves: Mapping[str, str]) -> str:
+    if path in leaves:
+        return leaves[path]
+    prefix = f"{path}/" if path else ""
+    below = [leaf.removeprefix(prefix) for leaf in leaves if leaf.startswith(prefix)]
+    if not below:
+        raise not_found()
+    names = sorted({leaf.partition("/")[0] for leaf in below} - {_LABEL})
+    return "\n".join(_listed(name, prefix, leaves) for name in names)
+
+
+def _listed(name: str, prefix: str, leaves: Mapping[str, str]) -> str:
+    place = f"{prefix}{name}"
+    if place in leaves:
+        return name
+    return leaves.get(f"{place}/{_LABEL}", f"{name}/")
+
+
+def _text(text: str) -> Answer:
+    return Answer(200, TEXT, text.encode())

@@ -1,0 +1,63 @@
+"""The interfaces(5) file that nova hands to a guest for networks with `flat_injected`: content/0000.
+
+Debian's form, with the words and blanks of nova's template, since images compare it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import ip_network
+
+from openimds.metadata.network_data import first_subnets
+from openimds.resources.instance import Nic, NicSubnet
+
+_HEAD = """\
+# Injected by Nova on instance boot
+#
+# This file describes the network interfaces available on your system
+# and how to activate them. For more information, see interfaces(5).
+
+# The loopback network interface
+auto lo
+iface lo inet loopback
+"""
+
+
+def interfaces_file(nics: Sequence[Nic]) -> str | None:
+    """The file's text, or None when no NIC asks for it. A NIC whose subnet has a DHCP server is not in it."""
+    numbered = enumerate(nic for nic in nics if nic.subnets)
+    injected = [(number, nic) for number, nic in numbered if nic.injected and not _has_dhcp(nic)]
+    if not injected:
+        return None
+    # A stanza is followed by no newline of its own: nova's template engine drops the file's last one.
+    return (_HEAD + "".join(_stanza(f"eth{number}", nic) for number, nic in injected)).removesuffix("\n")
+
+
+def _has_dhcp(nic: Nic) -> bool:
+    return any(subnet.has_dhcp_server for subnet in first_subnets(nic))
+
+
+def _stanza(device: str, nic: Nic) -> str:
+    lines = ["", f"auto {device}"]
+    for subnet in first_subnets(nic):
+        if subnet.addresses:
+            lines += _family_lines(device, nic, subnet)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _family_lines(device: str, nic: Nic, subnet: NicSubnet) -> list[str]:
+    network = ip_network(subnet.cidr, strict=False)
+    is_v4 = subnet.ip_version == 4
+    lines = [
+        f"iface {device} {'inet' if is_v4 else 'inet6'} static",
+        f"    hwaddress ether {nic.mac_address}",
+        f"    address {subnet.addresses[0].ip_address}",
+        f"    netmask {network.netmask if is_v4 else network.prefixlen}",
+    ]
+    if is_v4:
+        lines.append(f"    broadcast {network.broadcast_address}")
+    if subnet.gateway_ip:
+        lines.append(f"    gateway {subnet.gateway_ip}")
+    if subnet.dns_nameservers:
+        lines.append(f"    dns-nameservers {' '.join(subnet.dns_nameservers)}")
+    return lines

@@ -1,0 +1,154 @@
+"""The OpenStack tree, `/openstack/<version>/…`: one table from which listings, lookups and the docs come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from openimds.metadata.content import FOLDER, content_files
+from openimds.metadata.decision import HTML, JSON, TEXT, Answer, AskVendors, Decision, not_found
+from openimds.metadata.json_text import json_bytes
+from openimds.metadata.meta_data import meta_data
+from openimds.metadata.network_data import network_data
+from openimds.metadata.reading import Reading
+from openimds.metadata.vendor_data import vendor_data2
+from openimds.metadata.versions import (
+    FOLSOM,
+    GRIZZLY,
+    HAVANA,
+    LIBERTY,
+    NEWTON_TWO,
+    OPENSTACK_VERSIONS,
+    is_since,
+    openstack_listing,
+    resolve,
+)
+
+PASSWORD = "password"  # noqa: S105 - a document's name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One row of the table: what stands at `/openstack/<version>/<name>`."""
+
+    name: str
+    content_type: str
+    listed_since: str | None
+    """The first version whose listing names it; None: readable, never listed."""
+    readable_since: str
+    """network_data.json is answered in versions from before it was thought of, as nova does."""
+    decide: Callable[[Reading, str], Decision]
+    """(reading, version) → decision. Raises Refusal when this instance has no such document."""
+    is_listed: Callable[[Reading], bool] = lambda _reading: True
+
+
+def _meta_data(reading: Reading, version: str) -> Answer:
+    return Answer(200, JSON, json_bytes(meta_data(reading, version)))
+
+
+def _user_data(reading: Reading, _version: str) -> Answer:
+    if reading.instance.user_data is None:
+        raise not_found()
+    return Answer(200, TEXT, reading.instance.user_data)
+
+
+def _has_user_data(reading: Reading) -> bool:
+    return reading.instance.user_data is not None
+
+
+def _password(reading: Reading, _version: str) -> Answer:
+    return Answer(200, HTML, (reading.instance.password or "").encode())
+
+
+def _vendor_data(reading: Reading, _version: str) -> Answer:
+    content = reading.settings.static_vendor_data
+    if content is None:
+        raise not_found()
+    return Answer(200, JSON, json_bytes(content))
+
+
+def _network_data(reading: Reading, _version: str) -> Answer:
+    # text/plain although it is JSON: clients have seen nova send it so since 2015.
+    return Answer(200, TEXT, json_bytes(network_data(reading.instance.nics)))
+
+
+def _vendor_data2(reading: Reading, _version: str) -> Decision:
+    return AskVendors() if reading.settings.dynamic_vendor_data else vendor_data2(reading.settings, {})
+
+
+def _version(reading: Reading, version: str) -> Answer:
+    return _listing(listed_documents(reading, version))
+
+
+DOCUMENTS = (
+    Document(
+        name="meta_data.json", content_type=JSON, listed_since=FOLSOM, readable_since=FOLSOM, decide=_meta_data
+    ),
+    Document(
+        name="user_data",
+        content_type=TEXT,
+        listed_since=FOLSOM,
+        readable_since=FOLSOM,
+        decide=_user_data,
+        is_listed=_has_user_data,
+    ),
+    Document(name=PASSWORD, content_type=HTML, listed_since=GRIZZLY, readable_since=GRIZZLY, decide=_password),
+    Document(
+        name="vendor_data.json", content_type=JSON, listed_since=HAVANA, readable_since=HAVANA, decide=_vendor_data
+    ),
+    Document(
+        name="network_data.json", content_type=TEXT, listed_since=LIBERTY, readable_since=FOLSOM, decide=_network_data
+    ),
+    Document(
+        name="vendor_data2.json",
+        content_type=JSON,
+        listed_since=NEWTON_TWO,
+        readable_since=NEWTON_TWO,
+        decide=_vendor_data2,
+    ),
+    Document(name="version", content_type=TEXT, listed_since=None, readable_since=FOLSOM, decide=_version),
+)
+"""In the order in which listings name them."""
+
+_BY_NAME = {document.name: document for document in DOCUMENTS}
+
+
+def listed_documents(reading: Reading, version: str) -> list[str]:
+    """What the version's listing names."""
+    return [
+        document.name
+        for document in DOCUMENTS
+        if document.listed_since is not None
+        and is_since(version, document.listed_since)
+        and document.is_listed(reading)
+    ]
+
+
+def decide_openstack(reading: Reading, parts: tuple[str, ...]) -> Decision:
+    """(`latest`, `user_data`) → the user data. Raises Refusal (404) for what is not there."""
+    if not parts:
+        return _listing(openstack_listing(reading.today))
+    if parts[0] == FOLDER:
+        return _content(reading, parts[1:])
+    version = resolve(parts[0], OPENSTACK_VERSIONS)
+    document = _BY_NAME.get("/".join(parts[1:]) or "version")
+    if version is None or document is None or not is_since(version, document.readable_since):
+        raise not_found()
+    return document.decide(reading, version)
+
+
+def is_password(parts: tuple[str, ...]) -> bool:
+    """Is it the one document that can be written?"""
+    version = resolve(parts[0], OPENSTACK_VERSIONS) if parts else None
+    return version is not None and parts[1:] == (PASSWORD,) and is_since(version, _BY_NAME[PASSWORD].readable_since)
+
+
+def _content(reading: Reading, parts: tuple[str, ...]) -> Answer:
+    for file in content_files(reading.instance):
+        if parts == (file.number,):
+            return Answer(200, TEXT, file.contents)
+    raise not_found()
+
+
+def _listing(names: Iterable[str]) -> Answer:
+    return Answer(200, TEXT, "\n".join(names).encode())
