@@ -66,7 +66,9 @@ def request_id(request: Request) -> str:
 def in_project(context: Annotated[Context, Depends(current)]) -> Context:
     """Dependency: a caller whose token has a project (or who is admin)."""
     if not context.project_id and not context.is_admin:
-        raise Forbidden("This needs a token with a project's scope; the one sent has none. Authenticate with a project.")
+        raise Forbidden(
+            "This needs a token with a project's scope; the one sent has none. Authenticate with a project."
+        )
     return context
 
 
@@ -92,6 +94,9 @@ def require_project(context: Context, project_id: str, what: str) -> None:
 
 Caller = Annotated[Context, Depends(current)]
 """An endpoint's parameter: whoever has a good token."""
+
+AUTHENTICATED = (Depends(current),)
+"""A route's `dependencies`, where a good token is all that is asked and the endpoint needs to know nothing of it."""
 
 ProjectCaller = Annotated[Context, Depends(in_project)]
 """An endpoint's parameter: whoever has a token with a project."""

@@ -83,15 +83,15 @@ def install(app: FastAPI) -> None:
     """Registers the handlers. What nobody expected is caught one layer further out, by access.py."""
 
     async def domain(request: Request, error: Exception) -> Response:
-        assert isinstance(error, errors.OpenimdsError)  # noqa: S101 - registered for this class alone
+        assert isinstance(error, errors.OpenimdsError)
         return answer(request.url.path, problem_of(error, request.url.path))
 
     async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class alone
+        assert isinstance(error, RequestValidationError)
         return answer(request.url.path, Problem(400, invalid_input(error)))
 
     async def http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class alone
+        assert isinstance(error, HTTPException)
         return answer(request.url.path, _routing_problem(request, error))
 
     app.add_exception_handler(errors.OpenimdsError, domain)

@@ -1,0 +1,117 @@
+"""Checking who somebody is: passwords, where they stand, and tokens that were given back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources import identity as nouns
+from openimds.resources.errors import NotFound, Unauthorized
+from openimds.resources.identity import IMPLIED_ROLES, SYSTEM_TARGET
+from openimds.store.engine import Store
+from openimds.store.identity.principals import project_value, role_value, user_value
+from openimds.store.models import Project, RevokedToken, Role, RoleAssignment, User
+from openimds.store.passwords import verify_password
+
+WRONG = "The request you have made requires authentication: the user or the password is wrong."
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a password check needs of a user."""
+
+    id: str
+    password_hash: str
+    enabled: bool
+
+
+class Credentials:
+    def __init__(self, store: Store, password_rounds: int) -> None:
+        self._store = store
+        self._rounds = password_rounds
+
+    def check_password(self, password: str, *, user_id: str | None = None, name: str | None = None) -> str:
+        """The user's id. Raises Unauthorized, after the same time and in the same words, whatever of it is wrong."""
+        with self._store.read() as session:  # closed before the hash is computed, which takes long
+            wanted = sa.select(User).where(User.id == user_id if user_id else User.name == name)
+            row = session.scalars(wanted).one_or_none()
+            known = _Known(row.id, row.password_hash, row.enabled) if row else None
+        right = verify_password(password, known.password_hash if known else None, self._rounds)
+        if known is None or not right or not known.enabled:
+            raise Unauthorized(WRONG)
+        return known.id
+
+    def project_id_by_name(self, name: str) -> str:
+        with self._store.read() as session:
+            found = session.scalar(sa.select(Project.id).where(Project.name == name))
+        if found is None:
+            raise NotFound(f"Could not find project: {name}.")
+        return found
+
+    def standing(self, user_id: str, scope: nouns.Scope) -> nouns.Standing:
+        """Raises Unauthorized when the user is gone or disabled, or has no role in that scope."""
+        with self._store.read() as session:
+            return _standing(session, _enabled_user(session, user_id), scope)
+
+    def standing_of(self, token: nouns.Token) -> nouns.Standing:
+        """The same for a token, which must not be revoked and not be older than the user's password."""
+        with self._store.read() as session:
+            revoked = sa.select(RevokedToken.audit_id).where(RevokedToken.audit_id.in_(token.audit_ids))
+            user = _enabled_user(session, token.user_id)
+            if session.scalar(revoked.limit(1)) is not None or token.issued_at < user.password_changed_at:
+                raise Unauthorized("The token was revoked: authenticate again.")
+            return _standing(session, user, token.scope)
+
+    def revoke(self, token: nouns.Token) -> None:
+        """Idempotent; tokens that came from it are void too."""
+        with self._store.write() as session:
+            if session.get(RevokedToken, token.audit_ids[0]) is None:
+                session.add(RevokedToken(audit_id=token.audit_ids[0], expires_at=token.expires_at))
+
+    def prune_revoked(self, now: datetime) -> int:
+        """Forget revocations of tokens that have expired anyhow. Returns how many."""
+        with self._store.write() as session:
+            done: Any = session.execute(sa.delete(RevokedToken).where(RevokedToken.expires_at < now))
+            return int(done.rowcount)
+
+
+def _enabled_user(session: Session, user_id: str) -> User:
+    user = session.get(User, user_id)
+    if user is None or not user.enabled:
+        raise Unauthorized("The user that this token was made for is gone or disabled.")
+    return user
+
+
+def _standing(session: Session, user: User, scope: nouns.Scope) -> nouns.Standing:
+    project = _enabled_project(session, scope.project_id)
+    target = scope.project_id or (SYSTEM_TARGET if scope.system else None)
+    roles = _roles(session, user.id, target) if target else ()
+    if target and not roles:
+        raise Unauthorized(f"User {user.name} has no role on {project.name if project else 'the system'}.")
+    return nouns.Standing(
+        user=user_value(user), project=project_value(project) if project else None, system=scope.system, roles=roles
+    )
+
+
+def _enabled_project(session: Session, project_id: str | None) -> Project | None:
+    if project_id is None:
+        return None
+    project = session.get(Project, project_id)
+    if project is None or not project.enabled:
+        raise Unauthorized(f"The project {project_id} is not there or is disabled.")
+    return project
+
+
+def _roles(session: Session, user_id: str, target: str) -> tuple[nouns.Role, ...]:
+    rows = session.scalars(
+        sa.select(Role)
+        .join(RoleAssignment, RoleAssignment.role_id == Role.id)
+        .where(RoleAssignment.user_id == user_id, RoleAssignment.target == target)
+    ).all()
+    implied = {name for row in rows for name in IMPLIED_ROLES.get(row.name, ())} - {row.name for row in rows}
+    more = session.scalars(sa.select(Role).where(Role.name.in_(implied))).all() if implied else ()
+    return tuple(sorted((role_value(row) for row in [*rows, *more]), key=lambda role: role.name))
