@@ -1,0 +1,97 @@
+"""What compute agents see of a server, and what they report of it. The server's status changes here and in changes.py.
+
+An agent is told `wanted_power_state` and `boot_generation`; it reports what became of that generation:
+
+    BUILD, REBOOT, HARD_REBOOT, REBUILD  + running → ACTIVE
+    ACTIVE with a stop asked for         + stopped → SHUTOFF
+    SHUTOFF with a start asked for       + running → ACTIVE
+    any                                  + error   → ERROR, with the fault
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from openimds.resources.errors import BadRequest, NotFound, PayloadTooLarge
+from openimds.store.engine import utc_now
+from openimds.store.models import Server, ServerConsole
+
+CONSOLE_MAX_BYTES = 256 * 1024
+
+RUNNING, STOPPED, FAILED = "running", "stopped", "error"
+
+
+def report_server(
+    session: Session, server_id: str, boot_generation: int, power_state: str, fault: str | None = None
+) -> None:
+    """An agent's report on one boot. What it says of an older generation than the newest is passed over.
+
+    `power_state`: running, stopped or error. Raises NotFound, BadRequest. Idempotent.
+    """
+    if power_state not in {RUNNING, STOPPED, FAILED}:
+        raise BadRequest("power_state", f"is running, stopped or error, not {power_state!r}")
+    row = session.get(Server, server_id)
+    if row is None:
+        raise NotFound(f"Server {server_id} could not be found.")
+    if boot_generation != row.boot_generation:
+        return
+    now = utc_now()
+    if power_state == FAILED:
+        set_fault(row, fault or "The compute agent could not run the server and did not say why.", now)
+    elif power_state == RUNNING and row.wanted_power_state == RUNNING:
+        _set_active(row, now)
+    elif power_state == STOPPED and (row.wanted_power_state == STOPPED or row.status == "ACTIVE"):
+        _set(row, status="SHUTOFF", task_state=None)
+
+
+def put_console(session: Session, server_id: str, text: str) -> None:
+    """The console's tail, replacing what was there. Raises NotFound, PayloadTooLarge (256 KiB)."""
+    if len(text.encode()) > CONSOLE_MAX_BYTES:
+        raise PayloadTooLarge(f"A console's tail has at most {CONSOLE_MAX_BYTES} bytes; send its end.")
+    if session.get(Server, server_id) is None:
+        raise NotFound(f"Server {server_id} could not be found.")
+    row = session.get(ServerConsole, server_id)
+    if row is None:
+        session.add(ServerConsole(server_id=server_id, output=text))
+    else:
+        row.output = text
+
+
+def server_wire(row: Server) -> dict[str, Any]:
+    """The server as the watch shows it to agents (docs/design/watch.md)."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "project_id": row.project_id,
+        "hostname": row.hostname,
+        "host": row.host,
+        "driver": row.driver,
+        "wanted_power_state": row.wanted_power_state,
+        "boot_generation": row.boot_generation,
+        "status": row.status,
+        "port_ids": list(row.nic_order),
+    }
+
+
+def set_fault(row: Server, message: str, now: datetime, code: int = 500) -> None:
+    """The server is in ERROR, and says why."""
+    fault = {"code": code, "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "message": message}
+    if row.status == "ERROR" and row.fault and row.fault["message"] == message:
+        return
+    _set(row, status="ERROR", task_state=None, fault=fault, updated_at=now)
+
+
+def _set_active(row: Server, now: datetime) -> None:
+    if row.status == "ACTIVE" and row.task_state is None:
+        return
+    _set(row, status="ACTIVE", task_state=None, fault=None, updated_at=now, launched_at=row.launched_at or now)
+
+
+def _set(row: Server, **values: Any) -> None:
+    """Only what differs: a row that is set to what it is would be a revision for nothing."""
+    for name, value in values.items():
+        if getattr(row, name) != value:
+            setattr(row, name, value)
