@@ -1,0 +1,249 @@
+"""Which addresses a port gets. Runs under the store's write lock, so what is free here stays free until the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.errors import BadRequest, Conflict
+from openimds.resources.network import (
+    DEVICE_OWNER_ROUTER_GATEWAY,
+    DEVICE_OWNER_ROUTER_INTERFACE,
+)
+from openimds.store import models
+from openimds.store.network import addresses
+from openimds.store.network.addresses import Span
+
+AUTOMATIC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
+ROUTER_OWNERS = frozenset({DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY})
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An address that a port is to have."""
+
+    subnet: models.Subnet
+    ip_address: str
+
+
+def is_automatic(subnet: models.Subnet) -> bool:
+    """Do devices make their own addresses in it (from their MAC)?"""
+    return subnet.ipv6_address_mode in AUTOMATIC_MODES
+
+
+def choose(
+    session: Session, port: models.Port, subnets: Sequence[models.Subnet], wanted: Sequence[dict[str, Any]] | None
+) -> list[Chosen]:
+    """The addresses for a port on a network with these subnets.
+
+    `wanted` is the request's fixed_ips; None: one IPv4 and one IPv6 address, where the network has them; empty: none.
+    Raises BadRequest (field fixed_ips) and Conflict (an address in use, a subnet exhausted).
+    """
+    if wanted is not None and not wanted:
+        return []
+    chosen: list[Chosen] = []
+    if wanted is None:
+        for version in (4, 6):
+            pooled = [s for s in subnets if s.ip_version == version and not is_automatic(s)]
+            if pooled:
+                chosen.append(_from_any(session, pooled, chosen))
+    else:
+        chosen.extend(_given(session, port, subnets, wanted))
+    return [*chosen, *_automatic(session, port, subnets, chosen)]
+
+
+def assign(session: Session, port: models.Port, chosen: Sequence[Chosen]) -> None:
+    """Make the port's allocations these; those that stay are not touched."""
+    kept = {row.ip_address: row for row in port.fixed_ips}
+    rows = []
+    for position, choice in enumerate(chosen):
+        row = kept.get(choice.ip_address) or models.IPAllocation(
+            ip_address=choice.ip_address, subnet_id=choice.subnet.id, network_id=port.network_id
+        )
+        row.position = position
+        rows.append(row)
+    port.fixed_ips = rows
+    session.flush()
+
+
+def add_automatic(session: Session, port: models.Port, subnet: models.Subnet) -> None:
+    """Give a port its address in a subnet with automatic addresses that is newer than the port."""
+    kept = [Chosen(session.get_one(models.Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
+    assign(session, port, [*kept, *_automatic(session, port, [subnet], kept)])
+
+
+def pools(subnet: models.Subnet) -> list[Span]:
+    """The subnet's allocation pools, as spans."""
+    return [Span(addresses.number(pool["start"]), addresses.number(pool["end"])) for pool in subnet.allocation_pools]
+
+
+def used_in(session: Session, subnet_id: str, span: Span) -> int:
+    """How many addresses of the span are handed out."""
+    rows = sa.select(sa.func.count()).where(
+        models.IPAllocation.subnet_id == subnet_id,
+        models.IPAllocation.sort_key.between(f"{span.first:032x}", f"{span.last:032x}"),
+    )
+    return session.execute(rows).scalar_one()
+
+
+def owner_of(session: Session, subnet_id: str, address: str) -> models.Port | None:
+    """The port that has this address."""
+    row = session.scalar(
+        sa.select(models.IPAllocation).where(
+            models.IPAllocation.subnet_id == subnet_id, models.IPAllocation.ip_address == address
+        )
+    )
+    return row.port if row else None
+
+
+def _from_any(session: Session, subnets: Sequence[models.Subnet], taken: Iterable[Chosen]) -> Chosen:
+    """The lowest free address of the first subnet that has one."""
+    for subnet in subnets:
+        reserved = {addresses.number(c.ip_address) for c in taken if c.subnet.id == subnet.id}
+        for pool in pools(subnet):
+            free = _lowest_free(session, subnet.id, pool, reserved)
+            if free is not None:
+                return Chosen(subnet, addresses.text(free, subnet.ip_version))
+    names = ", ".join(f"{s.id} ({s.cidr})" for s in subnets)
+    raise Conflict(
+        f"No more IP addresses available on network {subnets[0].network_id}: the pools of {names} are exhausted.",
+        kind="IpAddressGenerationFailure",
+    )
+
+
+def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int]) -> int | None:
+    """Bisects for the end of the pool's full beginning: a few counts on an index, however large the pool is."""
+
+    def is_full(length: int) -> bool:
+        part = Span(pool.first, pool.first + length - 1)
+        return used_in(session, subnet_id, part) + sum(r in part for r in reserved) >= length
+
+    length = 1
+    while is_full(length):
+        if length == pool.size:
+            return None
+        length = min(length * 2, pool.size)
+    full, free = length // 2, length
+    while free - full > 1:
+        middle = (full + free) // 2
+        full, free = (middle, free) if is_full(middle) else (full, middle)
+    return pool.first + free - 1
+
+
+def _given(
+    session: Session, port: models.Port, subnets: Sequence[models.Subnet], wanted: Sequence[dict[str, Any]]
+) -> list[Chosen]:
+    """What the request names: explicit addresses first, so that a pool never hands one of them out."""
+    chosen: dict[int, Chosen] = {}
+    for index, entry in enumerate(wanted):
+        if entry.get("ip_address"):
+            chosen[index] = _explicit(session, port, subnets, entry)
+    _refuse_repeated(chosen.values())
+    before = {row.subnet_id: row.ip_address for row in reversed(port.fixed_ips)}
+    for index, entry in enumerate(wanted):
+        if index not in chosen:
+            subnet = _subnet_of(port, subnets, str(entry.get("subnet_id")))
+            if is_automatic(subnet) and port.device_owner not in ROUTER_OWNERS:
+                continue  # _automatic adds it
+            kept = before.pop(subnet.id, None)
+            if kept and all(kept != c.ip_address for c in chosen.values()):
+                chosen[index] = Chosen(subnet, kept)
+            else:
+                chosen[index] = _from_any(session, [subnet], chosen.values())
+    return [chosen[index] for index in sorted(chosen)]
+
+
+def _explicit(session: Session, port: models.Port, subnets: Sequence[models.Subnet], entry: dict[str, Any]) -> Chosen:
+    address = str(ip_address(entry["ip_address"]))
+    if entry.get("subnet_id"):
+        subnet = _subnet_of(port, subnets, entry["subnet_id"])
+    else:
+        subnet = _subnet_holding(port, subnets, address)
+    _check_fits(subnet, address, port)
+    owner = owner_of(session, subnet.id, address)
+    if owner is not None and owner.id != port.id:
+        raise Conflict(
+            f"IP address {address} already allocated in subnet {subnet.id}.", kind="IpAddressAlreadyAllocated"
+        )
+    return Chosen(subnet, address)
+
+
+def _subnet_of(port: models.Port, subnets: Sequence[models.Subnet], subnet_id: str) -> models.Subnet:
+    for subnet in subnets:
+        if subnet.id == subnet_id:
+            return subnet
+    raise BadRequest(
+        "fixed_ips",
+        f"Invalid input for operation: fixed_ips: subnet {subnet_id} is not a subnet of network {port.network_id}.",
+        kind="InvalidInput",
+    )
+
+
+def _subnet_holding(port: models.Port, subnets: Sequence[models.Subnet], address: str) -> models.Subnet:
+    for subnet in subnets:
+        if ip_address(address) in ip_network(subnet.cidr):
+            return subnet
+    raise BadRequest(
+        "fixed_ips",
+        f"fixed_ips: IP address {address} is not a valid IP for any subnet on network {port.network_id}.",
+        kind="InvalidIpForNetwork",
+    )
+
+
+def _check_fits(subnet: models.Subnet, address: str, port: models.Port) -> None:
+    net = ip_network(subnet.cidr)
+    value = ip_address(address)
+    if value not in net or int(value) not in addresses.usable(net):
+        raise BadRequest(
+            "fixed_ips",
+            f"fixed_ips: IP address {address} is not a valid IP for subnet {subnet.id} ({subnet.cidr}).",
+            kind="InvalidIpForSubnet",
+        )
+    if is_automatic(subnet) and port.device_owner not in ROUTER_OWNERS:
+        own = addresses.eui64_address(net, port.mac_address)
+        if address != own:
+            raise BadRequest(
+                "fixed_ips",
+                f"fixed_ips: IPv6 address {address} can not be directly assigned to a port on subnet {subnet.id} "
+                f"since the subnet is configured for automatic addresses; this port's is {own}.",
+                kind="AllocationOnAutoAddressSubnet",
+            )
+
+
+def _automatic(
+    session: Session, port: models.Port, subnets: Sequence[models.Subnet], chosen: Sequence[Chosen]
+) -> list[Chosen]:
+    """The addresses that the port's device makes itself; a router's are its gateways' and are given."""
+    if port.device_owner in ROUTER_OWNERS:
+        return []
+    had = {c.subnet.id for c in chosen}
+    made = [
+        Chosen(subnet, addresses.eui64_address(ip_network(subnet.cidr), port.mac_address))
+        for subnet in subnets
+        if is_automatic(subnet) and subnet.id not in had
+    ]
+    for choice in made:
+        owner = owner_of(session, choice.subnet.id, choice.ip_address)
+        if owner is not None and owner.id != port.id:
+            raise Conflict(
+                f"IP address {choice.ip_address} already allocated in subnet {choice.subnet.id}.",
+                kind="IpAddressAlreadyAllocated",
+            )
+    return made
+
+
+def _refuse_repeated(chosen: Iterable[Chosen]) -> None:
+    seen: set[str] = set()
+    for choice in chosen:
+        if choice.ip_address in seen:
+            raise BadRequest(
+                "fixed_ips",
+                f"Invalid input for operation: fixed_ips: IP address {choice.ip_address} is named twice.",
+                kind="InvalidInput",
+            )
+        seen.add(choice.ip_address)

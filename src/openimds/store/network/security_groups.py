@@ -1,0 +1,98 @@
+"""Security groups: names that ports carry. Rules are not enforced, so none can be made (the API says so)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.caller import Caller
+from openimds.resources.errors import Conflict
+from openimds.store import models
+from openimds.store.network.finding import find_own, project_for
+
+DEFAULT = "default"
+
+
+def ensure_default(session: Session, project_id: str, now: datetime) -> models.SecurityGroup:
+    """The project's group `default`; made when it is not there yet, as Neutron does."""
+    group = session.scalar(
+        sa.select(models.SecurityGroup)
+        .where(models.SecurityGroup.project_id == project_id, models.SecurityGroup.name == DEFAULT)
+        .limit(1)
+    )
+    if group is None:
+        group = _new(project_id, {"name": DEFAULT, "description": "Default security group"}, now)
+        session.add(group)
+        session.flush()
+    return group
+
+
+def has_default(session: Session, project_id: str) -> bool:
+    """Is the project's default group there?"""
+    known = sa.select(models.SecurityGroup.id).where(
+        models.SecurityGroup.project_id == project_id, models.SecurityGroup.name == DEFAULT
+    )
+    return session.scalar(known.limit(1)) is not None
+
+
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.SecurityGroup:
+    """Raises Conflict for a second `default`."""
+    project_id = project_for(caller, dict(attributes))
+    ensure_default(session, project_id, now)
+    if attributes.get("name") == DEFAULT:
+        raise Conflict("Default security group already exists.", kind="SecurityGroupDefaultAlreadyExists")
+    group = _new(project_id, attributes, now)
+    session.add(group)
+    session.flush()
+    return group
+
+
+def update(
+    session: Session, caller: Caller, group_id: str, attributes: Mapping[str, Any], now: datetime
+) -> models.SecurityGroup:
+    """Name and description. Raises NotFound; Conflict for the default group's name."""
+    group = find_own(session, caller, models.SecurityGroup, group_id)
+    name = attributes.get("name", group.name)
+    if group.name == DEFAULT and name != DEFAULT:
+        raise Conflict("Updating default security group not allowed.", kind="SecurityGroupCannotUpdateDefault")
+    group.name = name
+    group.description = attributes.get("description", group.description) or ""
+    group.updated_at = now
+    session.flush()
+    return group
+
+
+def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> None:
+    """Raises NotFound; Conflict for the default group and for one that a port has."""
+    del now
+    group = find_own(session, caller, models.SecurityGroup, group_id)
+    if group.name == DEFAULT and not caller.is_admin:
+        raise Conflict(
+            "Insufficient rights for removing default security group.", kind="SecurityGroupCannotRemoveDefault"
+        )
+    ports = session.execute(
+        sa.select(models.Port.id, models.Port.security_group_ids).where(
+            sa.cast(models.Port.security_group_ids, sa.Text).contains(group_id)
+        )
+    )
+    if any(group_id in row.security_group_ids for row in ports):
+        raise Conflict(f"Security Group {group_id} in use.", kind="SecurityGroupInUse")
+    session.delete(group)
+    session.flush()
+
+
+def _new(project_id: str, attributes: Mapping[str, Any], now: datetime) -> models.SecurityGroup:
+    return models.SecurityGroup(
+        id=str(uuid.uuid4()),
+        project_id=project_id,
+        name=attributes.get("name") or "",
+        description=attributes.get("description") or "",
+        tags=list(attributes.get("tags") or ()),
+        created_at=now,
+        updated_at=now,
+    )
