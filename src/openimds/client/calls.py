@@ -1,0 +1,101 @@
+"""One HTTP call through keystoneauth: JSON in, JSON out, every failure one ControlApiError."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+from keystoneauth1.adapter import Adapter
+from keystoneauth1.exceptions import ClientException, EmptyCatalog, EndpointNotFound
+from keystoneauth1.session import Session
+
+from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
+
+_INTERFACES = ["internal", "public"]
+_SENTENCE_CHARS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What is asked. `body` is JSON when it is a mapping, sent as it is when it is bytes."""
+
+    method: str
+    path: str
+    query: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, Any] | bytes | None = None
+    timeout_seconds: float | None = None
+
+
+class Service:
+    """One service of the catalog."""
+
+    def __init__(self, session: Session, service_type: str, *, region: str | None, version: str | None = None) -> None:
+        self.service_type = service_type
+        self._adapter = Adapter(
+            session,
+            service_type=service_type,
+            interface=_INTERFACES,
+            region_name=region,
+            min_version=version,
+            raise_exc=False,
+        )
+
+    def ask(self, call: Call) -> Any:
+        """The answer's JSON, None when it has none. Raises ControlApiError."""
+        response = self._send(call)
+        if response.status_code >= 400:
+            raise self._failure(call, response)
+        if not response.content:
+            return None
+        try:
+            return response.json()
+        except ValueError:
+            raise ControlApiError(f"{self._name(call)}: the answer is not JSON", response.status_code) from None
+
+    def _send(self, call: Call) -> requests.Response:
+        options: dict[str, Any] = {"params": {name: value for name, value in call.query.items() if value is not None}}
+        if isinstance(call.body, bytes):
+            options |= {"data": call.body, "headers": {"Content-Type": "text/plain"}}
+        elif call.body is not None:
+            options["json"] = call.body
+        if call.timeout_seconds is not None:
+            options["timeout"] = call.timeout_seconds
+        try:
+            response: requests.Response = self._adapter.request(call.path, call.method, **options)
+        except (EndpointNotFound, EmptyCatalog):
+            raise NoWatchError(f"the catalog has no service of the type {self.service_type}") from None
+        except (ClientException, requests.RequestException) as error:
+            status = getattr(error, "http_status", None)
+            raise ControlApiError(f"{self._name(call)}: {_first_line(error)}", status) from None
+        return response
+
+    def _failure(self, call: Call, response: requests.Response) -> ControlApiError:
+        kind = RevisionGoneError if response.status_code == 410 else ControlApiError
+        return kind(f"{self._name(call)}: {response.status_code}: {_said(response)}", response.status_code)
+
+    def _name(self, call: Call) -> str:
+        return f"{call.method} {call.path} of the {self.service_type} service"
+
+
+def _said(response: requests.Response) -> str:
+    """The sentence in an error's body, in whichever service's form (`{"NeutronError": {"message": …}}`, …)."""
+    found: str | None = None
+    with contextlib.suppress(ValueError):
+        found = _message(response.json())
+    return (found or response.reason or "no reason given")[:_SENTENCE_CHARS]
+
+
+def _message(body: Any) -> str | None:
+    if not isinstance(body, Mapping):
+        return body if isinstance(body, str) else None
+    if isinstance(body.get("message"), str):
+        return str(body["message"])
+    return next((found for value in body.values() if (found := _message(value))), None)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:_SENTENCE_CHARS]

@@ -1,0 +1,178 @@
+"""The control API as agents use it: docs/design/watch.md, and the few calls of Neutron's that agents make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from keystoneauth1.session import Session
+
+from openimds.client import parse
+from openimds.client.calls import Call, Service
+from openimds.client.errors import ControlApiError
+from openimds.resources.network import Network, Port, Router, Subnet
+
+_POLL_GRACE_SECONDS = 10.0
+"""Beyond the time a long poll was asked to wait: then its connection counts as lost."""
+
+MAX_CONSOLE_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All objects of some kinds at one revision."""
+
+    revision: int
+    objects: Mapping[str, Mapping[str, parse.Resource]]
+    """By kind, by id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an object is since `revision`; None: it is no more."""
+
+    revision: int
+    kind: str
+    id: str
+    object: parse.Resource | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Everything after the revision that was asked for, up to `revision`."""
+
+    revision: int
+    changes: tuple[Change, ...]
+
+
+class ControlClient:
+    """Threads may share it. Every method raises ControlApiError."""
+
+    def __init__(self, session: Session, *, region: str | None = None) -> None:
+        self._watch = Service(session, "instance-metadata", region=region)
+        self._network = Service(session, "network", region=region, version="2.0")
+
+    # The watch ----------------------------------------------------------------------------------------------------
+
+    def snapshot(self, kinds: Sequence[str]) -> Snapshot:
+        """Raises NoWatchError when the cloud has no watch."""
+        answer = self._watch.ask(Call(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
+        with _readable("the snapshot"):
+            objects = {
+                kind: {body["id"]: parse.resource(kind, body) for body in answer["objects"].get(kind, ())}
+                for kind in kinds
+            }
+            return Snapshot(int(answer["revision"]), objects)
+
+    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes:
+        """Waits up to `timeout_seconds` for a change. Raises RevisionGoneError when a snapshot is due."""
+        query = {"after": after, "kinds": ",".join(kinds), "timeout": f"{timeout_seconds:g}"}
+        answer = self._watch.ask(
+            Call(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
+        )
+        with _readable("the changes"):
+            return Changes(int(answer["revision"]), tuple(_change(entry) for entry in answer["changes"]))
+
+    def port_provisioned(self, port_id: str, entity: str) -> None:
+        """`entity`: `dhcp` or `l2`, the part of the port that is in place."""
+        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body={"entity": entity}))
+
+    def port_unplugged(self, port_id: str) -> None:
+        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/unplugged"))
+
+    def report_server(
+        self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None
+    ) -> None:
+        """`power_state`: `running`, `stopped` or `error`."""
+        body = {"boot_generation": boot_generation, "power_state": power_state, "fault": fault}
+        self._watch.ask(Call(method="PUT", path=f"/servers/{_safe(server_id)}/report", body=body))
+
+    def put_console(self, server_id: str, text: str) -> None:
+        """The console's tail; what is beyond 256 KiB of it is cut from the front."""
+        tail = text.encode("utf-8", "replace")[-MAX_CONSOLE_BYTES:].decode("utf-8", "ignore").encode()
+        self._watch.ask(Call(method="PUT", path=f"/servers/{_safe(server_id)}/console", body=tail))
+
+    def heartbeat(
+        self,
+        binary: str,
+        host: str,
+        *,
+        agent_type: str,
+        started_at: datetime,
+        configurations: Mapping[str, Any],
+    ) -> None:
+        """`binary`: `openimds-dhcp-agent`; `started_at` with or without a zone (then UTC)."""
+        at = started_at.astimezone(UTC) if started_at.tzinfo else started_at.replace(tzinfo=UTC)
+        body = {
+            "agent_type": agent_type,
+            "started_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "configurations": dict(configurations),
+        }
+        self._watch.ask(Call(method="PUT", path=f"/agents/{_safe(binary)}/{_safe(host)}", body=body))
+
+    # Neutron's own calls ------------------------------------------------------------------------------------------
+
+    def create_port(self, body: Mapping[str, Any]) -> Port:
+        """`body` without envelope: `{"network_id": …, "device_owner": "network:dhcp", …}`."""
+        return self._one_port(Call(method="POST", path="/ports", body={"port": dict(body)}))
+
+    def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port:
+        return self._one_port(Call(method="PUT", path=f"/ports/{_safe(port_id)}", body={"port": dict(body)}))
+
+    def delete_port(self, port_id: str) -> None:
+        """A port that is gone already is deleted."""
+        try:
+            self._network.ask(Call(method="DELETE", path=f"/ports/{_safe(port_id)}"))
+        except ControlApiError as error:
+            if error.status != 404:
+                raise
+
+    def ports(self, **filters: Any) -> list[Port]:
+        """Neutron's filters: `network_id="…"`, `device_id="…"`, `fixed_ips="ip_address=10.0.0.5"`; lists repeat."""
+        return [parse.port(body) for body in self._listed("ports", filters)]
+
+    def networks(self, **filters: Any) -> list[Network]:
+        return [parse.network(body) for body in self._listed("networks", filters)]
+
+    def subnets(self, **filters: Any) -> list[Subnet]:
+        return [parse.subnet(body) for body in self._listed("subnets", filters)]
+
+    def routers(self, **filters: Any) -> list[Router]:
+        return [parse.router(body) for body in self._listed("routers", filters)]
+
+    def _one_port(self, call: Call) -> Port:
+        answer = self._network.ask(call)
+        with _readable("the port"):
+            return parse.port(answer["port"])
+
+    def _listed(self, collection: str, filters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        answer = self._network.ask(Call(method="GET", path=f"/{collection}", query=filters))
+        with _readable(f"the list of {collection}"):
+            return list(answer[collection])
+
+
+def _change(entry: Mapping[str, Any]) -> Change:
+    body = entry["object"]
+    kind = str(entry["kind"])
+    return Change(int(entry["revision"]), kind, str(entry["id"]), parse.resource(kind, body) if body else None)
+
+
+def _safe(part: str) -> str:
+    return quote(part, safe="")
+
+
+class _readable:  # noqa: N801 - reads as a block's name
+    """Turns what can be wrong with an answer's shape into a ControlApiError."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError, parse.ParseError)):
+            raise ControlApiError(f"{self._what} cannot be read: {error!r}") from error

@@ -1,0 +1,166 @@
+"""A copy of what an agent needs to know, kept up by a thread: snapshot first, then the watch, for ever.
+
+While the control API is away the last view stays; the thread goes on trying, and says once that it is lost and once
+that it is back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from openimds.client.control import Changes, Snapshot
+from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
+from openimds.client.view import View, changed, view_of
+
+_log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 25.0
+_FIRST_PAUSE_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 5.0
+_NO_WATCH_PAUSE_SECONDS = 60.0
+
+
+class Watched(Protocol):
+    """What a mirror asks of the control API (client.control.ControlClient)."""
+
+    def snapshot(self, kinds: Sequence[str]) -> Snapshot: ...
+    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes: ...
+
+
+class Mirror:
+    """`start()`, then `view()` from any thread."""
+
+    def __init__(self, client: Watched, kinds: Sequence[str], *, poll_seconds: float = POLL_SECONDS) -> None:
+        self._client = client
+        self._kinds = tuple(kinds)
+        self._poll_seconds = poll_seconds
+        self._changed = threading.Condition()
+        self._view = View()
+        self._changed_at = -1
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
+        self._callbacks: list[Callable[[View], None]] = []
+        self._heard_at = time.monotonic()
+        self._list_again = True
+        self._failures = 0
+        self._no_watch = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_seconds: float = 1.0) -> None:
+        """Ask the thread to end and wait a little: a long poll under way ends with the process."""
+        self._stopping.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+
+    def view(self) -> View:
+        """The newest view; its revision is -1 until the first snapshot."""
+        return self._view
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Wait for the first snapshot; False when it did not come within `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._view.revision >= 0, timeout)
+
+    def wait_changed(self, after_revision: int, timeout: float) -> bool:
+        """Wait until something differs from the view of that revision; False when the time was over before."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._differs_from(after_revision), timeout)
+
+    def subscribe(self, callback: Callable[[View], None]) -> None:
+        """Call this with every new view, in the mirror's thread; with the present one at once if there is one."""
+        self._callbacks.append(callback)
+        if self._view.revision >= 0:
+            callback(self._view)
+
+    def last_heard_seconds_ago(self) -> float:
+        """Since the control API's last answer (or since the start). A healthy watch stays below the poll's time."""
+        return time.monotonic() - self._heard_at
+
+    @property
+    def connected(self) -> bool:
+        """There is a view, and the newest attempt to keep it up did not fail."""
+        return self._view.revision >= 0 and self._failures == 0 and not self._no_watch
+
+    @property
+    def without_watch(self) -> bool:
+        """The cloud has no watch: it must be asked question by question."""
+        return self._no_watch
+
+    # The thread ---------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._step()
+            except RevisionGoneError:
+                self._list_again = True
+            except NoWatchError as error:
+                self._note_no_watch(error)
+                self._stopping.wait(_NO_WATCH_PAUSE_SECONDS)
+            except ControlApiError as error:
+                self._note_lost(error)
+                self._stopping.wait(self._pause_seconds())
+            except Exception:  # noqa: BLE001
+                # A mirror that ends silently would leave its agent with an old world for ever.
+                _log.exception("the mirror met an error of its own; it lists again")
+                self._list_again = True
+                self._failures += 1
+                self._stopping.wait(_LONGEST_PAUSE_SECONDS)
+
+    def _step(self) -> None:
+        if self._list_again:
+            view = view_of(self._client.snapshot(self._kinds))
+            self._list_again = False
+            self._note_heard()
+            self._publish(view, differs=True)
+            return
+        answer = self._client.changes(self._view.revision, self._kinds, self._poll_seconds)
+        self._note_heard()
+        self._publish(changed(self._view, answer.revision, answer.changes), differs=bool(answer.changes))
+
+    def _publish(self, view: View, *, differs: bool) -> None:
+        with self._changed:
+            self._view = view
+            if differs:
+                self._changed_at = view.revision
+                self._changed.notify_all()
+        if differs:
+            for callback in self._callbacks:
+                self._tell(callback, view)
+
+    def _tell(self, callback: Callable[[View], None], view: View) -> None:
+        try:
+            callback(view)
+        except Exception:  # noqa: BLE001 - one listener's error is not the mirror's
+            _log.exception("somebody could not take a change", revision=view.revision)
+
+    def _differs_from(self, revision: int) -> bool:
+        # A revision that went back is another store's: everything may differ.
+        return self._changed_at > revision or -1 < self._view.revision < revision
+
+    def _note_heard(self) -> None:
+        self._heard_at = time.monotonic()
+        self._no_watch = False
+        if self._failures:
+            _log.info("the control API is back", failures=self._failures)
+        self._failures = 0
+
+    def _note_lost(self, error: ControlApiError) -> None:
+        self._failures += 1
+        if self._failures == 1:
+            _log.warning("the control API is lost; trying again for ever", error=str(error), known=self._view.revision)
+
+    def _note_no_watch(self, error: NoWatchError) -> None:
+        if not self._no_watch:
+            _log.warning("this cloud has no watch; it is asked question by question", error=str(error))
+        self._no_watch = True
+
+    def _pause_seconds(self) -> float:
+        return float(min(_FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE_SECONDS))

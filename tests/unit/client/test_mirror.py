@@ -1,0 +1,193 @@
+"""The mirror and the client, against the fake control API over real HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from openimds.client.control import ControlClient
+from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
+from openimds.client.fake import FakeControl
+from openimds.client.mirror import Mirror
+from openimds.client.session import connect, led_to_v3
+from openimds.client.view import View
+
+KINDS = ("network", "port", "router")
+
+
+def port(port_id: str, ip: str = "10.0.0.5", **more: object) -> dict[str, object]:
+    return {
+        "id": port_id,
+        "network_id": "net-1",
+        "project_id": "tenant",
+        "mac_address": "fa:16:3e:00:00:05",
+        "fixed_ips": [{"subnet_id": "sub-1", "ip_address": ip}],
+        "device_id": "vm-1",
+        "device_owner": "compute:nova",
+        **more,
+    }
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeControl]:
+    with FakeControl() as control:
+        yield control
+
+
+@pytest.fixture
+def client(fake: FakeControl) -> Iterator[ControlClient]:
+    session = connect(fake.auth)
+    yield ControlClient(session)
+    session.session.close()
+
+
+@pytest.fixture
+def mirror(client: ControlClient) -> Iterator[Mirror]:
+    mirror = Mirror(client, KINDS, poll_seconds=0.5)
+    mirror.start()
+    yield mirror
+    mirror.stop(5)
+
+
+def test_snapshot_then_changes(fake, mirror):
+    fake.put("port", port("p1"))
+    assert mirror.wait_ready(5)
+    until(lambda: "p1" in mirror.view().ports)
+    before = mirror.view()
+    fake.put("port", port("p2", "10.0.0.6"))
+    assert mirror.wait_changed(before.revision, 5)
+    assert mirror.view().ports["p2"].ip_addresses == ("10.0.0.6",)
+    assert "p2" not in before.ports
+    assert mirror.view().ports["p1"] is before.ports["p1"]
+    fake.delete("port", "p1")
+    until(lambda: "p1" not in mirror.view().ports)
+    assert mirror.connected
+
+
+def test_after_a_gap_it_lists_again(fake, mirror):
+    fake.put("port", port("p1"))
+    until(lambda: "p1" in mirror.view().ports)
+    fake.delete("port", "p1")
+    fake.forget_changes()
+    until(lambda: "p1" not in mirror.view().ports)
+
+
+def test_subscribers_hear_of_every_view_and_their_errors_harm_nobody(fake, mirror):
+    views: list[View] = []
+
+    def broken(_view: View) -> None:
+        raise RuntimeError("not me")
+
+    assert mirror.wait_ready(5)
+    mirror.subscribe(views.append)
+    mirror._callbacks.insert(0, broken)
+    assert len(views) == 1
+    fake.put("network", {"id": "n1", "name": "net", "tenant_id": "t"})
+    until(lambda: "n1" in views[-1].networks)
+    assert views[-1].networks["n1"].project_id == "t"
+
+
+def test_lost_and_found(fake, mirror):
+    fake.put("port", port("p1"))
+    until(lambda: "p1" in mirror.view().ports)
+    fake.fail_with(503)
+    until(lambda: not mirror.connected)
+    assert "p1" in mirror.view().ports
+    fake.fail_with(None)
+    until(lambda: mirror.connected)
+    assert mirror.last_heard_seconds_ago() < 5
+
+
+def test_a_revoked_token_is_renewed(fake, client):
+    client.snapshot(KINDS)
+    fake.revoke_tokens()
+    client.snapshot(KINDS)
+    assert fake.logins == 2
+
+
+def test_a_wrong_password_is_a_sentence_without_it(fake):
+    auth = type(fake.auth)(auth_url=fake.auth.auth_url, username="agent", password="wrong-one", project_name="service")
+    session = connect(auth)
+    with pytest.raises(ControlApiError) as caught:
+        ControlClient(session).snapshot(KINDS)
+    assert caught.value.status == 401
+    assert "wrong-one" not in str(caught.value)
+    session.session.close()
+
+
+def test_an_absent_control_api_is_a_sentence():
+    with FakeControl() as gone:
+        auth = gone.auth
+    session = connect(auth)
+    with pytest.raises(ControlApiError) as caught:
+        ControlClient(session).snapshot(KINDS)
+    assert caught.value.status is None
+    session.session.close()
+
+
+def test_a_cloud_without_watch():
+    with FakeControl(watch=False) as neutron:
+        neutron.put("port", port("p1"))
+        session = connect(neutron.auth)
+        client = ControlClient(session)
+        with pytest.raises(NoWatchError):
+            client.snapshot(KINDS)
+        mirror = Mirror(client, KINDS)
+        mirror.start()
+        until(lambda: mirror.without_watch)
+        mirror.stop(5)
+        assert [found.id for found in client.ports(network_id="net-1", fixed_ips="ip_address=10.0.0.5")] == ["p1"]
+        assert client.ports(network_id="net-2") == []
+        session.session.close()
+
+
+def test_gone_revision(fake, client):
+    fake.forget_changes()
+    with pytest.raises(RevisionGoneError):
+        client.changes(0, KINDS, 0)
+
+
+def test_what_agents_say(fake, client):
+    client.port_provisioned("p1", "dhcp")
+    client.port_unplugged("p1")
+    client.report_server("vm-1", boot_generation=2, power_state="running")
+    client.put_console("vm-1", "x" * 300_000 + "end")
+    client.heartbeat(
+        "openimds-dhcp-agent",
+        "node1",
+        agent_type="DHCP agent",
+        started_at=datetime(2026, 11, 21, 10, tzinfo=UTC),
+        configurations={"a": 1},
+    )
+    lines = str(fake).splitlines()
+    assert lines[0] == 'POST /ports/p1/provisioned {"entity": "dhcp"}'
+    assert lines[1] == "POST /ports/p1/unplugged"
+    assert lines[2] == 'PUT /servers/vm-1/report {"boot_generation": 2, "power_state": "running", "fault": null}'
+    assert fake.calls[3].body.endswith(b"end")
+    assert len(fake.calls[3].body) == 256 * 1024
+    assert "2026-11-21T10:00:00Z" in lines[4]
+    assert lines[4].startswith("PUT /agents/openimds-dhcp-agent/node1")
+
+
+def test_ports_are_made_changed_and_deleted(fake, client):
+    made = client.create_port({"network_id": "net-1", "device_owner": "network:dhcp"})
+    assert client.update_port(made.id, {"name": "x"}).name == "x"
+    client.delete_port(made.id)
+    client.delete_port(made.id)
+    assert client.ports(device_owner="network:dhcp") == []
+
+
+def test_v2_is_led_to_v3():
+    assert led_to_v3("http://controller:5000/v2.0") == "http://controller:5000/v3"
+    assert led_to_v3("http://controller:5000/v2.0/") == "http://controller:5000/v3"
+    assert led_to_v3("http://controller:5000/v3") == "http://controller:5000/v3"
