@@ -8,5 +8,5 @@ from typing import Any
 
 
 def json_bytes(document: Mapping[str, Any]) -> bytes:
-    """`{"a": "café"}` → `{"a": "caf\\u00e9"}`"""
+    r"""`{"a": "café"}` → `{"a": "caf\u00e9"}`"""
     return json.dumps(document).encode()

@@ -14,7 +14,7 @@ from openimds.resources.instance import Nic, NicSubnet
 _EXPOSED_VIF_TYPES = frozenset({"bridge", "dvs", "hw_veb", "hyperv", "ovs", "tap", "vhostuser", "vif"})
 """Clients know these names; any other kind of link is a physical one to them (nova bug 1642679)."""
 
-_DEFAULT_ROUTE = {4: "0.0.0.0", 6: "::"}  # noqa: S104 - the default route's network, not an address to listen on
+_DEFAULT_ROUTE = {4: "0.0.0.0", 6: "::"}
 
 
 def network_data(nics: Sequence[Nic]) -> dict[str, Any]:

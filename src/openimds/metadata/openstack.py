@@ -81,9 +81,7 @@ def _version(reading: Reading, version: str) -> Answer:
 
 
 DOCUMENTS = (
-    Document(
-        name="meta_data.json", content_type=JSON, listed_since=FOLSOM, readable_since=FOLSOM, decide=_meta_data
-    ),
+    Document(name="meta_data.json", content_type=JSON, listed_since=FOLSOM, readable_since=FOLSOM, decide=_meta_data),
     Document(
         name="user_data",
         content_type=TEXT,

@@ -26,7 +26,9 @@ def decide_password(instance: Instance, method: str, body: bytes | None) -> Deci
     if body is None:
         raise Refusal(HTTPStatus.LENGTH_REQUIRED, "A password needs a Content-Length, or to be sent in chunks.")
     if len(body) > MAX_PASSWORD_BYTES:
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"Request is too large: a password has at most {MAX_PASSWORD_BYTES} bytes.")
+        raise Refusal(
+            HTTPStatus.BAD_REQUEST, f"Request is too large: a password has at most {MAX_PASSWORD_BYTES} bytes."
+        )
     try:
         return StorePassword(body.decode())
     except UnicodeDecodeError:

@@ -1,0 +1,44 @@
+"""EC2's short ids: a small number for each uuid, given once and never again to another."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.store.models import Ec2Id
+
+INSTANCE = "instance"
+IMAGE = "image"
+
+
+def ec2_number(session: Session, kind: str, object_id: str) -> int | None:
+    """The object's number, None when it has none yet."""
+    return session.scalar(sa.select(Ec2Id.number).where(Ec2Id.kind == kind, Ec2Id.object_id == object_id))
+
+
+def assign_ec2_number(session: Session, kind: str, object_id: str) -> int:
+    """The object's number; the next free one if it has none yet. Inside a write transaction."""
+    number = ec2_number(session, kind, object_id)
+    if number is not None:
+        return number
+    highest = session.scalar(sa.select(sa.func.max(Ec2Id.number)).where(Ec2Id.kind == kind)) or 0
+    session.add(Ec2Id(kind=kind, number=highest + 1, object_id=object_id))
+    session.flush()
+    return highest + 1
+
+
+def reserve_ec2_number(session: Session, kind: str, object_id: str, ec2_id: str | None) -> None:
+    """Keep the number of an id from elsewhere (`i-0000002a`) for this object, unless one of the two is taken."""
+    digits = (ec2_id or "").rpartition("-")[2]
+    try:
+        number = int(digits, 16)
+    except ValueError:
+        return
+    if ec2_number(session, kind, object_id) is None and session.get(Ec2Id, (kind, number)) is None:
+        session.add(Ec2Id(kind=kind, number=number, object_id=object_id))
+        session.flush()
+
+
+def ec2_text(prefix: str, number: int) -> str:
+    """`ec2_text("i", 42)` → `i-0000002a`"""
+    return f"{prefix}-{number:08x}"
