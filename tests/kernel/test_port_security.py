@@ -107,12 +107,13 @@ def test_another_mac_does_not(host: Host, security: PortSecurityTable) -> None:
 def test_another_ipv6_address_does_not(host: Host, security: PortSecurityTable) -> None:
     for address in ("fd00:7::3", "fe80::f816:3eff:fe00:3", "fe80::a9fe:a9fe"):
         liar(host, "ip", "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
-        assert not pings(host, "-I", address, "fe80::f816:3eff:fe00:2%eth0"), address
+        source = f"{address}%eth0" if address.startswith("fe80") else address
+        assert not pings(host, "-I", source, "fe80::f816:3eff:fe00:2%eth0"), address
 
 
 def test_a_link_local_address_without_a_mac_in_it_may_be_used(host: Host, security: PortSecurityTable) -> None:
     liar(host, "ip", "addr", "add", "fe80::1234:5678:9abc:def0/64", "dev", "eth0", "nodad")
-    assert pings(host, "-I", "fe80::1234:5678:9abc:def0", "fe80::f816:3eff:fe00:2%eth0")
+    assert pings(host, "-I", "fe80::1234:5678:9abc:def0%eth0", "fe80::f816:3eff:fe00:2%eth0")
 
 
 def test_off_means_off(host: Host, security: PortSecurityTable) -> None:
