@@ -1,0 +1,175 @@
+"""Floating IPs: taken, led to a port, freed, given back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.caller import SYSTEM, Caller
+from openimds.resources.errors import BadRequest, Conflict, NotFound
+from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.store import models
+from openimds.store.network import ports
+from openimds.store.network.finding import find, find_own, project_for, require_admin
+
+
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.FloatingIP:
+    """Raises NotFound (network, port, no router between them), BadRequest, Conflict, Forbidden."""
+    network = find(session, caller, models.Network, attributes["floating_network_id"])
+    if not network.external:
+        raise _bad("floating_network_id", f"Network {network.id} is not a valid external network")
+    if attributes.get("floating_ip_address"):
+        require_admin(caller, dict(attributes), "floating_ip_address")
+    row_id = str(uuid.uuid4())
+    outer = ports.create_port(session, SYSTEM, _outer_port(network, row_id, attributes), now)
+    address = next((ip.ip_address for ip in outer.fixed_ips if ":" not in ip.ip_address), None)
+    if address is None:
+        raise _bad("floating_network_id", f"External network {network.id} does not contain any IPv4 subnet")
+    floating = models.FloatingIP(
+        id=row_id,
+        project_id=project_for(caller, dict(attributes)),
+        description=attributes.get("description") or "",
+        floating_network_id=network.id,
+        floating_ip_address=address,
+        floating_port_id=outer.id,
+        tags=list(attributes.get("tags") or ()),
+        created_at=now,
+        updated_at=now,
+    )
+    session.add(floating)
+    session.flush()
+    if attributes.get("port_id"):
+        _lead_to(session, caller, floating, attributes)
+    elif attributes.get("fixed_ip_address"):
+        raise _bad("fixed_ip_address", "it cannot be given without port_id")
+    session.flush()
+    return floating
+
+
+def update(
+    session: Session, caller: Caller, floating_ip_id: str, attributes: Mapping[str, Any], now: datetime
+) -> models.FloatingIP:
+    """`port_id` null frees it; another leads it there. The errors of `create`."""
+    floating = find_own(session, caller, models.FloatingIP, floating_ip_id)
+    if attributes.get("description") is not None:
+        floating.description = attributes["description"]
+    if attributes.get("port_id"):
+        _lead_to(session, caller, floating, attributes)
+    elif attributes.get("fixed_ip_address") and floating.port_id:
+        _lead_to(session, caller, floating, {**attributes, "port_id": floating.port_id})
+    elif "port_id" in attributes:
+        floating.port_id = floating.fixed_ip_address = floating.router_id = None
+    if session.is_modified(floating):
+        floating.updated_at = now
+    session.flush()
+    return floating
+
+
+def delete(session: Session, caller: Caller, floating_ip_id: str, now: datetime) -> None:
+    """With the port that held its address. Raises NotFound."""
+    floating = find_own(session, caller, models.FloatingIP, floating_ip_id)
+    outer_id = floating.floating_port_id
+    session.delete(floating)
+    session.flush()
+    ports.delete_port(session, outer_id, now)
+
+
+def _outer_port(network: models.Network, row_id: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "network_id": network.id,
+        "project_id": "",
+        "device_id": row_id,
+        "device_owner": DEVICE_OWNER_FLOATING_IP,
+        "port_security_enabled": False,
+    }
+    if attributes.get("floating_ip_address"):
+        values["fixed_ips"] = [{"ip_address": attributes["floating_ip_address"]}]
+    elif attributes.get("subnet_id"):
+        values["fixed_ips"] = [{"subnet_id": attributes["subnet_id"]}]
+    return values
+
+
+def _lead_to(session: Session, caller: Caller, floating: models.FloatingIP, attributes: Mapping[str, Any]) -> None:
+    port = find(session, caller, models.Port, attributes["port_id"])
+    if port.project_id != floating.project_id and not caller.is_admin:
+        raise _bad(
+            "port_id",
+            f"Cannot associate floating IP {floating.floating_ip_address} with port {port.id}: "
+            "it belongs to another project",
+        )
+    fixed = _inner_address(port, attributes.get("fixed_ip_address"))
+    _refuse_second(session, floating, port, fixed.ip_address)
+    floating.router_id = _router_between(session, floating, fixed)
+    floating.port_id = port.id
+    floating.fixed_ip_address = fixed.ip_address
+
+
+def _inner_address(port: models.Port, wanted: str | None) -> models.IPAllocation:
+    candidates = [ip for ip in port.fixed_ips if ":" not in ip.ip_address]
+    if wanted:
+        for ip in candidates:
+            if ip.ip_address == wanted:
+                return ip
+        raise _bad("fixed_ip_address", f"Port {port.id} does not have fixed ip {wanted}")
+    if not candidates:
+        raise _bad("port_id", f"Cannot add floating IP to port {port.id} that has no fixed IPv4 addresses")
+    if len(candidates) > 1:
+        raise _bad(
+            "fixed_ip_address",
+            f"Port {port.id} has multiple fixed IPv4 addresses. Must provide a specific IPv4 address when assigning a "
+            "floating IP",
+        )
+    return candidates[0]
+
+
+def _refuse_second(session: Session, floating: models.FloatingIP, port: models.Port, address: str) -> None:
+    other = session.scalar(
+        sa.select(models.FloatingIP).where(
+            models.FloatingIP.id != floating.id,
+            models.FloatingIP.port_id == port.id,
+            models.FloatingIP.fixed_ip_address == address,
+            models.FloatingIP.floating_network_id == floating.floating_network_id,
+        )
+    )
+    if other is not None:
+        raise Conflict(
+            f"Cannot associate floating IP {floating.floating_ip_address} ({floating.id}) with port {port.id} using "
+            f"fixed IP {address}, as that fixed IP already has a floating IP on external network "
+            f"{floating.floating_network_id}.",
+            kind="FloatingIPPortAlreadyAssociated",
+        )
+
+
+def _router_between(session: Session, floating: models.FloatingIP, fixed: models.IPAllocation) -> str:
+    """The router with a leg on the fixed IP's subnet and its gateway on the floating IP's network.
+
+    Where there are several, the one that has the subnet's gateway address.
+    """
+    legs = session.execute(
+        sa.select(models.Router.id, models.IPAllocation.ip_address)
+        .join(models.Port, models.Port.device_id == models.Router.id)
+        .join(models.IPAllocation, models.IPAllocation.port_id == models.Port.id)
+        .where(
+            models.Port.device_owner == DEVICE_OWNER_ROUTER_INTERFACE,
+            models.IPAllocation.subnet_id == fixed.subnet_id,
+            models.Router.external_network_id == floating.floating_network_id,
+        )
+        .order_by(models.Router.created_at)
+    ).all()
+    if not legs:
+        raise NotFound(
+            f"External network {floating.floating_network_id} is not reachable from subnet {fixed.subnet_id}. "
+            f"Therefore, cannot associate Port {fixed.port_id} with a Floating IP.",
+            kind="ExternalGatewayForFloatingIPNotFound",
+        )
+    gateway = session.get_one(models.Subnet, fixed.subnet_id).gateway_ip
+    return str(next((leg.id for leg in legs if leg.ip_address == gateway), legs[0].id))
+
+
+def _bad(field: str, reason: str) -> BadRequest:
+    return BadRequest(field, f"Bad floatingip request: {field}: {reason}.", kind="BadRequest")

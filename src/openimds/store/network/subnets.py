@@ -1,0 +1,258 @@
+"""Subnets: made, changed, removed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.caller import Caller
+from openimds.resources.errors import BadRequest, Conflict
+from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.store import models
+from openimds.store.network import addresses, allocation
+from openimds.store.network.addresses import Net, Span
+from openimds.store.network.finding import find_own, project_for
+
+SLAAC_PREFIX_LENGTH = 64
+LONGEST_DHCP_PREFIX = {4: 30, 6: 126}
+"""Beyond it there is no room for a gateway, a DHCP server and a client."""
+
+
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.Subnet:
+    """Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, ipv6 modes), Conflict."""
+    network = find_own(session, caller, models.Network, attributes["network_id"])
+    net = ip_network(attributes["cidr"])
+    version = attributes.get("ip_version", net.version)
+    _check_versions(attributes, net, version)
+    _refuse_overlap(network, net)
+    gateway = _gateway(attributes, net)
+    subnet = models.Subnet(
+        id=str(uuid.uuid4()),
+        network_id=network.id,
+        project_id=project_for(caller, {"project_id": network.project_id, **attributes}),
+        name=attributes.get("name") or "",
+        description=attributes.get("description") or "",
+        ip_version=version,
+        cidr=str(net),
+        gateway_ip=gateway,
+        enable_dhcp=attributes.get("enable_dhcp", True),
+        ipv6_ra_mode=attributes.get("ipv6_ra_mode"),
+        ipv6_address_mode=attributes.get("ipv6_address_mode"),
+        allocation_pools=_pools(net, gateway, attributes.get("allocation_pools")),
+        dns_nameservers=list(attributes.get("dns_nameservers") or ()),
+        host_routes=list(attributes.get("host_routes") or ()),
+        tags=list(attributes.get("tags") or ()),
+        created_at=now,
+        updated_at=now,
+    )
+    _check_modes(subnet, net)
+    _check_dhcp(subnet, net)
+    _check_contents(subnet)
+    network.subnets.append(subnet)
+    session.add(subnet)
+    network.updated_at = now
+    session.flush()
+    if allocation.is_automatic(subnet):
+        _address_present_ports(session, subnet)
+    return subnet
+
+
+def update(
+    session: Session, caller: Caller, subnet_id: str, attributes: Mapping[str, Any], now: datetime
+) -> models.Subnet:
+    """Raises NotFound, BadRequest, Conflict (the gateway's address is a router's and cannot change)."""
+    subnet = find_own(session, caller, models.Subnet, subnet_id)
+    net = ip_network(subnet.cidr)
+    if "gateway_ip" in attributes and attributes["gateway_ip"] != subnet.gateway_ip:
+        _change_gateway(session, subnet, net, attributes)
+    if attributes.get("allocation_pools") is not None:
+        subnet.allocation_pools = _pools(net, subnet.gateway_ip, attributes["allocation_pools"])
+    for name in ("name", "description", "enable_dhcp"):
+        if attributes.get(name) is not None:
+            setattr(subnet, name, attributes[name])
+    for name in ("dns_nameservers", "host_routes"):
+        if name in attributes:
+            setattr(subnet, name, list(attributes[name] or ()))
+    _check_modes(subnet, net)
+    _check_dhcp(subnet, net)
+    _check_contents(subnet)
+    if session.is_modified(subnet):
+        subnet.updated_at = now
+    session.flush()
+    return subnet
+
+
+def delete(session: Session, caller: Caller, subnet_id: str, now: datetime) -> None:
+    """DHCP ports and automatic addresses let go of it. Raises NotFound; Conflict when another port has an address."""
+    subnet = find_own(session, caller, models.Subnet, subnet_id)
+    rows = session.scalars(sa.select(models.IPAllocation).where(models.IPAllocation.subnet_id == subnet.id)).all()
+    if any(_holds(row, subnet) for row in rows):
+        raise Conflict(
+            f"Unable to complete operation on subnet {subnet.id}: One or more ports have an IP allocation from this "
+            "subnet.",
+            kind="SubnetInUse",
+        )
+    for row in rows:
+        row.port.fixed_ips.remove(row)
+    session.flush()
+    network = session.get_one(models.Network, subnet.network_id)
+    network.updated_at = now
+    network.subnets.remove(subnet)
+    session.delete(subnet)
+    session.flush()
+
+
+def _holds(row: models.IPAllocation, subnet: models.Subnet) -> bool:
+    if row.port.device_owner == DEVICE_OWNER_DHCP:
+        return False
+    return not allocation.is_automatic(subnet) or row.port.device_owner in allocation.ROUTER_OWNERS
+
+
+def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> None:
+    if version != net.version:
+        raise _invalid("cidr", f"Provided cidr {net} is IPv{net.version}, ip_version says {version}")
+    if version == 4:
+        for mode in ("ipv6_ra_mode", "ipv6_address_mode"):
+            if attributes.get(mode):
+                raise _invalid(mode, f"{mode} cannot be used with IPv4")
+    if net.is_multicast or net.is_loopback or net.is_unspecified or int(net.network_address) == 0:
+        raise _invalid("cidr", f"{net} is not a range that hosts can have")
+
+
+def _refuse_overlap(network: models.Network, net: Net) -> None:
+    other = addresses.first_overlap(net, [subnet.cidr for subnet in network.subnets])
+    if other:
+        raise _invalid(
+            "cidr",
+            f"Requested subnet with cidr: {net} for network: {network.id} overlaps with another subnet ({other})",
+        )
+
+
+def _gateway(attributes: Mapping[str, Any], net: Net) -> str | None:
+    if "gateway_ip" not in attributes:
+        return addresses.default_gateway(net)
+    if attributes["gateway_ip"] is None:
+        return None
+    return _checked_gateway(str(ip_address(attributes["gateway_ip"])), net)
+
+
+def _checked_gateway(gateway: str, net: Net) -> str:
+    value = ip_address(gateway)
+    if value.version != net.version or value not in net or int(value) not in addresses.usable(net):
+        # Neutron also takes one from outside the subnet; a guest would then have no route to it.
+        raise _invalid("gateway_ip", f"Gateway {gateway} is not valid on subnet {net}")
+    return gateway
+
+
+def _change_gateway(session: Session, subnet: models.Subnet, net: Net, attributes: Mapping[str, Any]) -> None:
+    holder = allocation.owner_of(session, subnet.id, subnet.gateway_ip) if subnet.gateway_ip else None
+    if holder is not None and holder.device_owner == DEVICE_OWNER_ROUTER_INTERFACE:
+        raise Conflict(
+            f"Current gateway ip {subnet.gateway_ip} already in use by port {holder.id}. Unable to update.",
+            kind="GatewayIpInUse",
+        )
+    new = attributes["gateway_ip"]
+    gateway = _checked_gateway(str(ip_address(new)), net) if new else None
+    if gateway and attributes.get("allocation_pools") is None:
+        _refuse_gateway_in_pools(gateway, allocation.pools(subnet))
+    subnet.gateway_ip = gateway
+
+
+def _pools(net: Net, gateway: str | None, wanted: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]]:
+    if wanted is None:
+        spans = addresses.default_pools(net, gateway)
+    else:
+        spans = [_checked_pool(pool, net) for pool in wanted]
+        _refuse_overlapping_pools(spans)
+        if gateway:
+            _refuse_gateway_in_pools(gateway, spans)
+    return [
+        {"start": addresses.text(span.first, net.version), "end": addresses.text(span.last, net.version)}
+        for span in spans
+    ]
+
+
+def _checked_pool(pool: Mapping[str, str], net: Net) -> Span:
+    start, end = ip_address(pool["start"]), ip_address(pool["end"])
+    words = f"{pool['start']}-{pool['end']}"
+    if start.version != net.version or end.version != net.version or int(start) > int(end):
+        raise BadRequest(
+            "allocation_pools",
+            f"allocation_pools: the allocation pool {words} is not valid.",
+            kind="InvalidAllocationPool",
+        )
+    span = Span(int(start), int(end))
+    usable = addresses.usable(net)
+    if span.first not in usable or span.last not in usable:
+        raise BadRequest(
+            "allocation_pools",
+            f"allocation_pools: the allocation pool {words} spans beyond the subnet cidr {net}.",
+            kind="OutOfBoundsAllocationPool",
+        )
+    return span
+
+
+def _refuse_overlapping_pools(spans: Sequence[Span]) -> None:
+    ordered = sorted(spans)
+    for one, other in zip(ordered, ordered[1:], strict=False):
+        if one.overlaps(other):
+            raise Conflict("Found overlapping allocation pools for one subnet.", kind="OverlappingAllocationPools")
+
+
+def _refuse_gateway_in_pools(gateway: str, spans: Sequence[Span]) -> None:
+    if any(addresses.number(gateway) in span for span in spans):
+        raise Conflict(
+            f"Gateway ip {gateway} conflicts with the subnet's allocation pools: it lies inside of one.",
+            kind="GatewayConflictWithAllocationPools",
+        )
+
+
+def _check_modes(subnet: models.Subnet, net: Net) -> None:
+    ra, address = subnet.ipv6_ra_mode, subnet.ipv6_address_mode
+    if not ra and not address:
+        return
+    if not subnet.enable_dhcp:
+        raise _invalid("enable_dhcp", "ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is false")
+    if ra and address and ra != address:
+        raise _invalid(
+            "ipv6_ra_mode", f"ipv6_ra_mode set to '{ra}' with ipv6_address_mode set to '{address}' is not valid"
+        )
+    if (address or ra) in allocation.AUTOMATIC_MODES and net.prefixlen != SLAAC_PREFIX_LENGTH:
+        raise _invalid("cidr", f"Invalid CIDR {net} for IPv6 address mode. OpenStack uses the EUI-64 address format, "
+                               "which requires the prefix to be /64")  # fmt: skip
+
+
+def _check_dhcp(subnet: models.Subnet, net: Net) -> None:
+    if subnet.enable_dhcp and net.prefixlen > LONGEST_DHCP_PREFIX[subnet.ip_version]:
+        raise _invalid(
+            "cidr", f"Subnet {net} has a prefix length that is incompatible with DHCP service enabled (enable_dhcp)"
+        )
+
+
+def _check_contents(subnet: models.Subnet) -> None:
+    for server in subnet.dns_nameservers:
+        if ip_address(server).version != subnet.ip_version:
+            raise _invalid("dns_nameservers", f"{server} is not an IPv{subnet.ip_version} address")
+    for route in subnet.host_routes:
+        versions = {ip_network(route["destination"]).version, ip_address(route["nexthop"]).version}
+        if versions != {subnet.ip_version}:
+            raise _invalid(
+                "host_routes", f"{route['destination']} via {route['nexthop']} is not IPv{subnet.ip_version}"
+            )
+
+
+def _address_present_ports(session: Session, subnet: models.Subnet) -> None:
+    """A new subnet with automatic addresses: the devices that are on the network already make themselves one."""
+    for port in session.scalars(sa.select(models.Port).where(models.Port.network_id == subnet.network_id)):
+        if port.device_owner not in allocation.ROUTER_OWNERS:
+            allocation.add_automatic(session, port, subnet)
+
+
+def _invalid(field: str, reason: str) -> BadRequest:
+    return BadRequest(field, f"Invalid input for operation: {field}: {reason}.", kind="InvalidInput")
