@@ -11,7 +11,18 @@ from datetime import datetime
 from ipaddress import ip_address
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy import inspect as inspect_row
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -352,6 +363,9 @@ class Server(Watched, Base):
     flavor: Mapped[dict[str, Any]]
     """The flavor as it was at creation: id, name, ram, vcpus, disk, ephemeral, swap, extra_specs."""
     availability_zone: Mapped[str | None] = mapped_column(NAME)
+    """Its host's; before it has one, what was asked for."""
+    pinned_zone: Mapped[str | None] = mapped_column(NAME)
+    """The availability zone that was asked for, if one was."""
     key_name: Mapped[str | None] = mapped_column(NAME)
     key_type: Mapped[str | None] = mapped_column(String(8))
     public_key: Mapped[str | None] = mapped_column(Text)

@@ -44,7 +44,8 @@ def report_server(
     elif power_state == RUNNING and row.wanted_power_state == RUNNING:
         _set_active(row, now)
     elif power_state == STOPPED and (row.wanted_power_state == STOPPED or row.status == "ACTIVE"):
-        _set(row, status="SHUTOFF", task_state=None)
+        # A guest that powered itself off is left off, until a person starts it.
+        _set(row, status="SHUTOFF", task_state=None, fault=None, wanted_power_state=STOPPED)
 
 
 def put_console(session: Session, server_id: str, text: str) -> None:

@@ -191,6 +191,7 @@ def upgrade() -> None:
         sa.Column("image_id", sa.String(length=36), nullable=True),
         sa.Column("flavor", sa.JSON(), nullable=False),
         sa.Column("availability_zone", sa.String(length=255), nullable=True),
+        sa.Column("pinned_zone", sa.String(length=255), nullable=True),
         sa.Column("key_name", sa.String(length=255), nullable=True),
         sa.Column("key_type", sa.String(length=8), nullable=True),
         sa.Column("public_key", sa.Text(), nullable=True),

@@ -1,0 +1,64 @@
+"""Keypairs: public keys that a user gave or had made. Private keys are never kept."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from openimds.resources import compute as nouns
+from openimds.resources.errors import Conflict, NotFound
+from openimds.store.engine import Store
+from openimds.store.models import Keypair
+
+
+class Keypairs:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def list(self, user_id: str) -> list[nouns.Keypair]:
+        with self._store.read() as session:
+            rows = session.scalars(sa.select(Keypair).where(Keypair.user_id == user_id).order_by(Keypair.name))
+            return [keypair_value(row) for row in rows]
+
+    def get(self, user_id: str, name: str) -> nouns.Keypair:
+        with self._store.read() as session:
+            row = session.get(Keypair, (user_id, name))
+            if row is None:
+                raise NotFound(f"Keypair {name} not found for user {user_id}")
+            return keypair_value(row)
+
+    def create(self, keypair: nouns.Keypair) -> None:
+        """Raises Conflict for a name that this user has already."""
+        try:
+            with self._store.write() as session:
+                session.add(
+                    Keypair(
+                        user_id=keypair.user_id,
+                        name=keypair.name,
+                        type=keypair.type,
+                        public_key=keypair.public_key,
+                        fingerprint=keypair.fingerprint,
+                        created_at=keypair.created_at,
+                    )
+                )
+        except IntegrityError as error:
+            raise Conflict(f"Key pair '{keypair.name}' already exists.") from error
+
+    def delete(self, user_id: str, name: str) -> None:
+        """Servers keep the key that they were made with."""
+        with self._store.write() as session:
+            row = session.get(Keypair, (user_id, name))
+            if row is None:
+                raise NotFound(f"Keypair {name} not found for user {user_id}")
+            session.delete(row)
+
+
+def keypair_value(row: Keypair) -> nouns.Keypair:
+    return nouns.Keypair(
+        user_id=row.user_id,
+        name=row.name,
+        type=row.type,
+        public_key=row.public_key,
+        fingerprint=row.fingerprint,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,214 @@
+"""Servers: made, listed, shown, changed, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources import compute as nouns
+from openimds.resources.caller import Caller
+from openimds.resources.compute import Asker
+from openimds.resources.errors import Conflict, NotFound
+from openimds.store import models
+from openimds.store.compute.creation import create_servers
+from openimds.store.compute.nics import interface_value, interfaces, plug, resolve_nics, unplug_all, unplug_one
+from openimds.store.compute.records import server_records
+from openimds.store.compute.selection import select_ids
+from openimds.store.engine import Store, utc_now
+from openimds.store.models import Server, ServerConsole, ServerPassword
+
+
+class Servers:
+    """Every call takes the asker: what belongs to another project is not there (NotFound)."""
+
+    def __init__(self, store: Store, agent_down_seconds: float) -> None:
+        self._store = store
+        self._down_after = timedelta(seconds=agent_down_seconds)
+
+    def create(self, new: nouns.NewServer, asker: Asker) -> list[nouns.ServerRecord]:
+        now = utc_now()
+        with self._store.write() as session:
+            rows = create_servers(session, new, asker, now, self._down_after)
+            for row in rows:
+                note_action(session, row, "create", asker)
+            session.flush()
+            return server_records(session, rows)
+
+    def get(self, server_id: str, asker: Asker) -> nouns.ServerRecord:
+        with self._store.read() as session:
+            return server_records(session, [own_server(session, server_id, asker)])[0]
+
+    def update(self, server_id: str, fields: Mapping[str, Any], asker: Asker) -> nouns.ServerRecord:
+        """`fields`: columns of the table: name, description, hostname, access_ip_v4, access_ip_v6, metadata_, tags."""
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
+            for name, value in changed.items():
+                setattr(row, name, value)
+            if changed:
+                row.updated_at = utc_now()
+            session.flush()
+            return server_records(session, [row])[0]
+
+    def change_mapping(
+        self, server_id: str, change: Callable[[Mapping[str, str]], Mapping[str, str]], asker: Asker
+    ) -> Mapping[str, str]:
+        """The server's metadata after `change`, which is given what is there. One transaction, so nothing is lost."""
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            after = dict(change(row.metadata_))
+            if after != row.metadata_:
+                row.metadata_, row.updated_at = after, utc_now()
+            return after
+
+    def change_tags(
+        self, server_id: str, change: Callable[[Sequence[str]], Sequence[str]], asker: Asker
+    ) -> tuple[str, ...]:
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            after = list(change(row.tags))
+            if after != row.tags:
+                row.tags = after
+            return tuple(after)
+
+    def delete(self, server_id: str, asker: Asker) -> None:
+        """The row goes at once and leaves a tombstone: the agents take the rest down."""
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            note_action(session, row, "delete", asker)
+            unplug_all(session, row, utc_now())
+            session.delete(row)
+
+    def set_locked(self, server_id: str, locked: bool, asker: Asker) -> None:
+        with self._store.write() as session:
+            row = own_server(session, server_id, asker)
+            note_action(session, row, "lock" if locked else "unlock", asker)
+            row.locked = locked
+
+    # NICs ---------------------------------------------------------------------------------------------------------
+
+    def interfaces(self, server_id: str, asker: Asker) -> list[nouns.Interface]:
+        with self._store.read() as session:
+            return interfaces(session, own_server(session, server_id, asker))
+
+    def attach(self, server_id: str, nic: nouns.NicAsked, asker: Asker) -> nouns.Interface:
+        """Raises Conflict while the server has no host, BadRequest for what is not there."""
+        caller = Caller(project_id=asker.project_id, is_admin=asker.is_admin)
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            if not row.host:
+                raise Conflict(f"Cannot 'attach_interface' instance {server_id}: it has no host.")
+            asked = None if nic.network_id is None and nic.port_id is None else (nic,)
+            wanted = resolve_nics(session, caller, asked, optional=False)
+            note_action(session, row, "attach_interface", asker)
+            port = plug(session, caller, row, wanted, utc_now())[0]
+            return interface_value(port, nic.tag)
+
+    def detach(self, server_id: str, port_id: str, asker: Asker) -> None:
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            unplug_one(session, row, port_id, utc_now())
+            note_action(session, row, "detach_interface", asker)
+
+    # What the guest left ------------------------------------------------------------------------------------------
+
+    def console(self, server_id: str, asker: Asker) -> str:
+        """Its tail; empty while there is none. Raises Conflict for a server that never had a host."""
+        with self._store.read() as session:
+            row = own_server(session, server_id, asker)
+            output = session.get(ServerConsole, server_id)
+            if not row.host:
+                raise Conflict(f"Instance {server_id} is not ready: it has no host, so it has no console.")
+            return output.output if output else ""
+
+    def password(self, server_id: str, asker: Asker) -> str:
+        with self._store.read() as session:
+            own_server(session, server_id, asker)
+            row = session.get(ServerPassword, server_id)
+            return row.password if row else ""
+
+    def clear_password(self, server_id: str, asker: Asker) -> None:
+        with self._store.write() as session:
+            own_server(session, server_id, asker)
+            row = session.get(ServerPassword, server_id)
+            if row is not None:
+                session.delete(row)
+
+    # What people did ----------------------------------------------------------------------------------------------
+
+    def actions(self, server_id: str, asker: Asker) -> list[nouns.InstanceAction]:
+        """Newest first; those of a deleted server are kept."""
+        with self._store.read() as session:
+            wanted = sa.select(models.ServerAction).where(models.ServerAction.server_id == server_id)
+            rows = session.scalars(wanted.order_by(models.ServerAction.started_at.desc())).all()
+            if session.get(Server, server_id) is not None or not rows:
+                own_server(session, server_id, asker)
+            found = [_action(row) for row in rows if asker.is_admin or row.project_id == asker.project_id]
+            if rows and not found:
+                raise _not_found(server_id)
+            return found
+
+    def count(self, project_id: str) -> Mapping[str, int]:
+        """What a project uses: instances, cores, ram (MiB)."""
+        with self._store.read() as session:
+            flavors = session.scalars(sa.select(Server.flavor).where(Server.project_id == project_id)).all()
+        return {
+            "instances": len(flavors),
+            "cores": sum(flavor["vcpus"] for flavor in flavors),
+            "ram": sum(flavor["ram"] for flavor in flavors),
+        }
+
+    def list(self, query: nouns.ServerQuery) -> tuple[list[nouns.ServerRecord], bool]:
+        """One page, and whether there is more after it."""
+        with self._store.read() as session:
+            ids, more = select_ids(session, query)
+            rows = {row.id: row for row in session.scalars(sa.select(Server).where(Server.id.in_(ids)))}
+            return server_records(session, [rows[server_id] for server_id in ids]), more
+
+
+def own_server(session: Session, server_id: str, asker: Asker) -> Server:
+    row = session.get(Server, server_id)
+    if row is None or not (asker.is_admin or row.project_id == asker.project_id):
+        raise _not_found(server_id)
+    return row
+
+
+def unlocked_server(session: Session, server_id: str, asker: Asker) -> Server:
+    """Raises Conflict for a locked one, unless an administrator asks."""
+    row = own_server(session, server_id, asker)
+    if row.locked and not asker.is_admin:
+        raise Conflict(f"Instance {server_id} is locked")
+    return row
+
+
+def note_action(session: Session, row: Server, action: str, asker: Asker) -> None:
+    if session.get(models.ServerAction, (asker.request_id, row.id)) is None:
+        session.add(
+            models.ServerAction(
+                request_id=asker.request_id,
+                server_id=row.id,
+                action=action,
+                user_id=asker.user_id,
+                project_id=row.project_id,
+                started_at=utc_now(),
+            )
+        )
+
+
+def _action(row: models.ServerAction) -> nouns.InstanceAction:
+    return nouns.InstanceAction(
+        request_id=row.request_id,
+        server_id=row.server_id,
+        action=row.action,
+        user_id=row.user_id,
+        project_id=row.project_id,
+        started_at=row.started_at,
+    )
+
+
+def _not_found(server_id: str) -> NotFound:
+    return NotFound(f"Instance {server_id} could not be found.")
