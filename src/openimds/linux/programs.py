@@ -94,6 +94,14 @@ class Daemons:
             end_process(pid, grace_seconds=grace_seconds)
         daemon.pid_file.unlink(missing_ok=True)
 
+    def end_strays(self, daemon: Daemon) -> None:
+        """End what else runs under the same program's name in the same namespace: one that was started with another
+        command line, or whose pid file somebody removed."""
+        recorded = self.running(daemon)
+        for pid in netns.processes_in(daemon.namespace):
+            if pid != recorded and _command_line(pid)[:1] == daemon.argv[:1]:
+                end_process(pid)
+
     def send(self, daemon: Daemon, sent: signal.Signals) -> bool:
         """Whether there was somebody to send to."""
         pid = self.running(daemon)

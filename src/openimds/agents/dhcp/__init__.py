@@ -1,0 +1,7 @@
+"""The DHCP agent: `qdhcp-` namespaces, dnsmasq, and metadata on isolated networks."""
+
+from __future__ import annotations
+
+from openimds.agents.dhcp.networks import DhcpNetworks, DhcpSettings, Edges
+
+__all__ = ["DhcpNetworks", "DhcpSettings", "Edges"]

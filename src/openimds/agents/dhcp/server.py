@@ -1,0 +1,103 @@
+"""Keeps a network's dnsmasq running, with the files it should have read, and with no lease in another port's way.
+
+dnsmasq heeds a pending SIGHUP before it reads the next packet (one thread, and the signal's pipe is looked at first), so
+once `kill` has returned, a guest that asks is answered from the new files: its port may be reported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from dataclasses import dataclass
+
+from openimds.agents.dhcp.edges import Run
+from openimds.agents.files import write_if_changed
+from openimds.agents.proxies import Programs
+from openimds.wiring.dhcp_network import DhcpNetwork
+from openimds.wiring.dnsmasq import DnsmasqPaths
+from openimds.wiring.dnsmasq_files import DnsmasqFiles, wanted_leases
+from openimds.wiring.leases import HeldLease, parse_leases, stale_leases
+from openimds.wiring.state import Daemon
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One network's server as it should be."""
+
+    dhcp: DhcpNetwork
+    daemon: Daemon
+    files: DnsmasqFiles
+    paths: DnsmasqPaths
+
+
+class DhcpServers:
+    """Says in words what it changed; nothing when all is right."""
+
+    def __init__(self, programs: Programs, run: Run) -> None:
+        self._programs = programs
+        self._run = run
+        self._read: dict[str, tuple[int, DnsmasqFiles]] = {}
+        """By network: which process has read what. Unknown after a restart of the agent: then it reads again."""
+
+    def keep(self, served: Served) -> tuple[str, ...]:
+        """Raises what starting a program raises, and OSError."""
+        network_id = served.dhcp.network.id
+        _write(served)
+        pid = self._programs.running(served.daemon)
+        words: tuple[str, ...] = ()
+        if pid is None:
+            self._programs.end_strays(served.daemon)  # one with another command line holds the port
+            pid = self._programs.start(served.daemon)
+            words = (f"start dnsmasq (pid {pid})",)
+        elif self._read.get(network_id) != (pid, served.files):
+            self._programs.send(served.daemon, signal.SIGHUP)
+            words = (f"let dnsmasq (pid {pid}) read its files",)
+        self._read[network_id] = (pid, served.files)
+        return (*words, *self._release(served))
+
+    def drop(self, network_id: str, daemon: Daemon) -> None:
+        """Idempotent. Its files stay until `forget_files`."""
+        self._programs.stop(daemon)
+        self._programs.end_strays(daemon)
+        self._read.pop(network_id, None)
+
+    def _release(self, served: Served) -> tuple[str, ...]:
+        try:
+            held = parse_leases(served.paths.leases.read_text())
+        except FileNotFoundError:
+            return ()
+        wanted = [(lease.ip_address, lease.port.mac_address) for lease in wanted_leases(served.dhcp)]
+        released = []
+        for lease in stale_leases(held.leases, wanted):
+            self._run(_release_command(served.dhcp, lease, held.server_duid), namespace=served.daemon.namespace)
+            released.append(f"release the lease of {lease.ip_address} ({lease.mac_address or lease.client_id})")
+        return tuple(released)
+
+
+def forget_files(paths: DnsmasqPaths) -> None:
+    """Idempotent."""
+    for path in (paths.hosts, paths.names, paths.options, paths.leases, paths.pid, paths.interface):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody put a file of his own there: it stays
+        paths.folder.rmdir()
+
+
+def _write(served: Served) -> None:
+    write_if_changed(served.paths.hosts, served.files.hosts)
+    write_if_changed(served.paths.names, served.files.names)
+    write_if_changed(served.paths.options, served.files.options)
+    write_if_changed(served.paths.interface, served.dhcp.device_name)
+
+
+def _release_command(dhcp: DhcpNetwork, lease: HeldLease, server_duid: str | None) -> tuple[str, ...]:
+    device = dhcp.device_name
+    if lease.mac_address is not None:
+        return ("dhcp_release", device, lease.ip_address, lease.mac_address)
+    return (
+        "dhcp_release6",
+        f"--iface={device}",
+        f"--ip={lease.ip_address}",
+        f"--client-id={lease.client_id or ''}",
+        f"--server-id={server_duid or ''}",
+        f"--iaid={lease.iaid or ''}",
+    )

@@ -1,0 +1,21 @@
+"""What the L3 agent needs of the rest of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from openimds.wiring.state import Bridge, NamespaceState
+
+
+class Kernel(Protocol):
+    def namespaces(self) -> set[str]: ...
+    def apply(self, wanted: NamespaceState) -> tuple[str, ...]: ...
+    def remove_namespace(self, name: str) -> None: ...
+    def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]: ...
+
+
+class Run(Protocol):
+    """A program, run to its end."""
+
+    def __call__(self, argv: Sequence[str], *, namespace: str | None = None) -> str: ...

@@ -1,0 +1,149 @@
+"""The L3 agent's trade: a router gets its namespace, its devices, its firewall and its proxy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from openimds.agents.l3.edges import Kernel, Run
+from openimds.agents.l3.neighbours import Announcer
+from openimds.agents.mirrored import View
+from openimds.agents.provisioning import Provisioning, ProvisioningApi
+from openimds.agents.proxies import Programs, ProxyKeeper
+from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, FloatingIP, Port, Router, router_namespace
+from openimds.wiring.haproxy import ProxySettings, router_proxy
+from openimds.wiring.isolation import is_router_interface
+from openimds.wiring.router import RouterMetadata, RouterView
+from openimds.wiring.router_namespace import router_bridges, router_namespace_state, unreachable_routes
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class L3Settings:
+    """What the L3 agent is told. May be replaced while it runs."""
+
+    namespace_prefix: str = ""
+    metadata: RouterMetadata
+    proxy: ProxySettings
+
+
+@dataclass(frozen=True, slots=True)
+class RouterParts:
+    """What the control API says of a router. Equal values: nothing has to be done."""
+
+    view: RouterView
+    settings: L3Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edges:
+    api: ProvisioningApi
+    kernel: Kernel
+    programs: Programs
+    run: Run
+
+
+class Routers:
+    """agents.reconcile.Trade of routers."""
+
+    kind = "router"
+
+    def __init__(self, edges: Edges, settings: L3Settings) -> None:
+        self.settings = settings
+        """Replaced whole; the next full round heeds it."""
+        self.report: Mapping[str, Mapping[str, object]] = {}
+        """By router: what is true of it. Replaced whole; for the heartbeat."""
+        self._kernel = edges.kernel
+        self._proxies = ProxyKeeper(edges.programs)
+        self._announcer = Announcer(edges.run)
+        self._provisioning = Provisioning(edges.api)
+
+    def wanted(self, view: View) -> Mapping[str, RouterParts]:
+        ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)
+        return {
+            router.id: RouterParts(_router_view(view, router, ports[router.id], floating_ips[router.id]), self.settings)
+            for router in view.routers.values()
+        }
+
+    def there(self) -> set[str]:
+        start = router_namespace("", self.settings.namespace_prefix)
+        return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
+
+    def make(self, key: str, wanted: RouterParts) -> Iterable[str]:
+        router, settings = wanted.view, wanted.settings
+        state = router_namespace_state(router, settings.metadata, settings.namespace_prefix)
+        changes = [word for bridge in router_bridges(router) for word in self._kernel.ensure_bridge(bridge)]
+        changes += self._kernel.apply(state)
+        changes += self._keep_proxy(wanted, state.name)
+        self._announcer.announce(key, state)
+        self._announcer.forget_translations(router, state.name)
+        self._provisioning.report(router.ports, "l2")
+        self.report = {**self.report, key: _facts(wanted, state.name)}
+        return changes
+
+    def remove(self, key: str, view: View) -> Iterable[str]:  # noqa: ARG002 - the trade's signature
+        namespace = router_namespace(key, self.settings.namespace_prefix)
+        was_there = namespace in self._kernel.namespaces()
+        self._proxies.drop(key, namespace, self.settings.proxy)
+        self._kernel.remove_namespace(namespace)
+        self._announcer.forget(key)
+        self.report = {router_id: facts for router_id, facts in self.report.items() if router_id != key}
+        return (f"remove {namespace}",) if was_there else ()
+
+    def tidy(self, view: View) -> Iterable[str]:
+        self._provisioning.forget_all_but(view.ports)
+        return ()
+
+    def _keep_proxy(self, wanted: RouterParts, namespace: str) -> tuple[str, ...]:
+        """Only for guests: a router without an internal network has none."""
+        router, settings = wanted.view, wanted.settings
+        if not (settings.metadata.enable_metadata_proxy and router.internal_ports and router.router.admin_state_up):
+            return self._proxies.drop(router.router.id, namespace, settings.proxy)
+        proxy = router_proxy(name=router.router.id, namespace=namespace, port=settings.metadata.metadata_port)
+        return self._proxies.keep(proxy, settings.proxy)
+
+
+def _ports_by_router(view: View) -> Mapping[str, list[Port]]:
+    found: dict[str, list[Port]] = defaultdict(list)
+    for port in view.ports.values():
+        if port.device_id and (is_router_interface(port) or port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY):
+            found[port.device_id].append(port)
+    return found
+
+
+def _floating_ips_by_router(view: View) -> Mapping[str, list[FloatingIP]]:
+    found: dict[str, list[FloatingIP]] = defaultdict(list)
+    for floating in view.floating_ips.values():
+        if floating.router_id and floating.fixed_ip_address:
+            found[floating.router_id].append(floating)
+    return found
+
+
+def _router_view(view: View, router: Router, ports: list[Port], floating_ips: list[FloatingIP]) -> RouterView:
+    """A port whose network the view does not have yet waits for it."""
+    known = sorted((port for port in ports if port.network_id in view.networks), key=lambda port: port.id)
+    external = [port for port in known if port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]
+    subnet_ids = {fixed.subnet_id for port in known for fixed in port.fixed_ips}
+    return RouterView(
+        router=router,
+        internal_ports=tuple(port for port in known if port not in external),
+        gateway_port=external[0] if external else None,
+        subnets={subnet_id: view.subnets[subnet_id] for subnet_id in sorted(subnet_ids) if subnet_id in view.subnets},
+        networks={port.network_id: view.networks[port.network_id] for port in known},
+        floating_ips=tuple(sorted(floating_ips, key=lambda floating: floating.id)) if external else (),
+    )
+
+
+def _facts(wanted: RouterParts, namespace: str) -> Mapping[str, object]:
+    router = wanted.view
+    return {
+        "namespace": namespace,
+        "devices": {port.router_device_name: list(port.ip_addresses) for port in router.ports},
+        "floating_ips": {one.floating_ip_address: one.fixed_ip_address for one in router.floating_ips},
+        "metadata_proxy": wanted.settings.metadata.enable_metadata_proxy and bool(router.internal_ports),
+        "unreachable_routes": list(unreachable_routes(router)),
+    }

@@ -1,0 +1,81 @@
+"""Keeps namespaces' HAProxies running with the configuration that is wanted.
+
+A new configuration is taken by a new process beside the old one: both listen (SO_REUSEPORT), then the old one is told
+to finish what it has. Connections that wait in its queue move over (`net.ipv4.tcp_migrate_req`, set in the namespace),
+so none is lost; and the process looks in `ps` as it always did, which `-sf` or a master process would change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from openimds.agents.files import write_if_changed
+from openimds.wiring.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
+from openimds.wiring.state import Daemon
+
+CONFIG_MODE = 0o640
+
+
+class Programs(Protocol):
+    """Programs that go on when their agent ends."""
+
+    def running(self, daemon: Daemon) -> int | None: ...
+    def start(self, daemon: Daemon) -> int: ...
+    def stop(self, daemon: Daemon) -> None: ...
+    def send(self, daemon: Daemon, sent: signal.Signals) -> bool: ...
+    def end_strays(self, daemon: Daemon) -> None: ...
+
+
+class ProxyKeeper:
+    """Says in words what it changed; nothing when all is right."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+        """Raises what starting a program raises, and OSError."""
+        daemon = haproxy(proxy.name, proxy.namespace, settings)
+        path = config_file(proxy.name, settings)
+        write_if_changed(path, haproxy_config(proxy, settings), CONFIG_MODE)
+        pid = self._programs.running(daemon)
+        if pid is None:
+            self._programs.end_strays(daemon)
+            return (f"start haproxy (pid {self._programs.start(daemon)})",)
+        if _is_older(daemon.pid_file, path):
+            return (f"reload haproxy (pid {pid} → {self._replace(daemon, pid)})",)
+        return ()
+
+    def drop(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
+        """Idempotent."""
+        daemon = haproxy(name, namespace, settings)
+        path = config_file(name, settings)
+        was_there = path.exists() or self._programs.running(daemon) is not None
+        self._programs.stop(daemon)
+        path.unlink(missing_ok=True)
+        return ("stop haproxy",) if was_there else ()
+
+    def state(self, name: str, namespace: str, settings: ProxySettings) -> Mapping[str, object]:
+        """For the agent's report: `{"pid": 7723}`."""
+        return {"pid": self._programs.running(haproxy(name, namespace, settings))}
+
+    def _replace(self, daemon: Daemon, old_pid: int) -> int:
+        try:
+            new_pid = self._programs.start(daemon)
+        except Exception:
+            # The old one goes on: let its pid file say so, and be old, so that the next round tries again.
+            daemon.pid_file.write_text(f"{old_pid}\n")
+            os.utime(daemon.pid_file, (0, 0))
+            raise
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(old_pid, signal.SIGUSR1)
+        return new_pid
+
+
+def _is_older(pid_file: Path, config: Path) -> bool:
+    """The program started before its configuration was written: also after an agent's crash in between."""
+    return pid_file.stat().st_mtime_ns < config.stat().st_mtime_ns

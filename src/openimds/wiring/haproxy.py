@@ -1,0 +1,234 @@
+"""The text of a namespace's HAProxy: it takes the guests' requests, says where they came from, and hands them on.
+
+Rules of this file:
+
+1. Whatever a guest writes of who or where it is never passes, in whatever spelling: it is deleted first, then set.
+2. A configuration depends on nothing but its arguments; an equal text means that nothing has to be reloaded.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from openimds.wiring.addresses import METADATA_IPV4, METADATA_IPV6, METADATA_PORT
+from openimds.wiring.state import Daemon
+
+MAX_CONNECTIONS = 2048
+BACKLOG = 4096
+RETRIES = 8
+"""A second apart: so long a request waits for an agent that is being started."""
+TABLE_SIZE = 100_000
+
+# HAProxy sees header names in lower case. `_` for `-`: some servers behind a proxy read both as one.
+GUEST_CLAIMS = (
+    "^(x[-_]instance[-_]id.*|x[-_]tenant[-_]id|x[-_]metadata[-_]provider.*|x[-_]neutron[-_].*|x[-_]ovn[-_].*"
+    "|x[-_]forwarded.*|forwarded|x[-_]real[-_]ip|x[-_]openstack[-_]request[-_]id)$"
+)
+"""The headers, as a regular expression, that are never a guest's to send."""
+_AWAY = "The metadata agent does not answer. Ask again."
+_TOO_MANY = "Too many requests. Ask again later."
+
+
+class Scope(enum.Enum):
+    """Where a proxy stands: the header that it sets, and its name in the log."""
+
+    NETWORK = "network"
+    ROUTER = "router"
+
+    @property
+    def header(self) -> str:
+        return f"X-Neutron-{self.value.capitalize()}-ID"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """`[metadata_haproxy]`, in seconds, with neutron's defaults."""
+
+    connect_seconds: int = 30
+    client_seconds: int = 32
+    server_seconds: int = 32
+    http_request_seconds: int = 30
+    http_keep_alive_seconds: int = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """`[metadata_rate_limiting]`: requests of one address within a window; more are answered 429."""
+
+    ip_versions: frozenset[int] = frozenset({4, 6})
+    base_window_seconds: int
+    base_requests: int
+    burst_window_seconds: int
+    burst_requests: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """What all proxies of an agent have in common."""
+
+    state_path: Path
+    agent_socket: Path
+    """The metadata agent's."""
+    log_socket: Path
+    """Unix datagrams: one JSON object a request."""
+    user: str = ""
+    """Empty: the agent's own."""
+    group: str = ""
+    timeouts: Timeouts = Timeouts()
+    rate_limit: RateLimit | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """One namespace's proxy. `name` names its files: the network's or the router's whose namespace it is in."""
+
+    name: str
+    namespace: str
+    scope: Scope
+    scope_id: str
+    """What it says in its header: of a metadata network the router behind it, else `name`."""
+    binds: tuple[str, ...]
+    """HAProxy's `bind` lines without the word."""
+
+
+def network_proxy(*, name: str, namespace: str, device: str, has_ipv6: bool, router_id: str | None = None) -> Proxy:
+    """In a DHCP namespace, on the metadata service's own addresses."""
+    ipv6 = (f"[{METADATA_IPV6}]:{METADATA_PORT} interface {device}",) if has_ipv6 else ()
+    return Proxy(
+        name=name,
+        namespace=namespace,
+        scope=Scope.ROUTER if router_id else Scope.NETWORK,
+        scope_id=router_id or name,
+        binds=(f"{METADATA_IPV4}:{METADATA_PORT}", *ipv6),
+    )
+
+
+def router_proxy(*, name: str, namespace: str, port: int) -> Proxy:
+    """In a router's namespace, on the port that requests are redirected to; the firewall keeps others from it."""
+    return Proxy(
+        name=name,
+        namespace=namespace,
+        scope=Scope.ROUTER,
+        scope_id=name,
+        binds=(f"0.0.0.0:{port}", f"[::]:{port} v6only"),
+    )
+
+
+def config_file(name: str, settings: ProxySettings) -> Path:
+    return settings.state_path / "ns-metadata-proxy" / f"{name}.conf"
+
+
+def haproxy(name: str, namespace: str, settings: ProxySettings) -> Daemon:
+    """`haproxy -f <state_path>/ns-metadata-proxy/<id>.conf`, as people know it from `ps`."""
+    return Daemon(
+        name="haproxy",
+        argv=("haproxy", "-f", str(config_file(name, settings))),
+        pid_file=_pid_file(name, settings),
+        namespace=namespace,
+    )
+
+
+def haproxy_config(proxy: Proxy, settings: ProxySettings) -> str:
+    """The whole file."""
+    sections = [_global(proxy, settings), _defaults(proxy, settings.timeouts), *_rate_tables(settings.rate_limit)]
+    return "\n".join([*("\n".join(section) + "\n" for section in sections), "\n".join(_listen(proxy, settings)), ""])
+
+
+def _pid_file(name: str, settings: ProxySettings) -> Path:
+    return settings.state_path / "external" / "pids" / f"{name}.pid.haproxy"
+
+
+def _global(proxy: Proxy, settings: ProxySettings) -> list[str]:
+    return [
+        "global",
+        f"    log {settings.log_socket} len 2048 format raw local0 info",
+        *([f"    user {settings.user}"] if settings.user else []),
+        *([f"    group {settings.group}"] if settings.group else []),
+        f"    maxconn {MAX_CONNECTIONS}",
+        "    nbthread 1",
+        f"    pidfile {_pid_file(proxy.name, settings)}",
+        "    daemon",
+    ]
+
+
+def _defaults(proxy: Proxy, timeouts: Timeouts) -> list[str]:
+    return [
+        "defaults",
+        "    mode http",
+        "    log global",
+        "    option dontlognull",
+        f"    maxconn {MAX_CONNECTIONS}",
+        f"    backlog {BACKLOG}",
+        f"    retries {RETRIES}",
+        "    retry-on conn-failure empty-response",
+        f"    timeout connect {timeouts.connect_seconds}s",
+        f"    timeout client {timeouts.client_seconds}s",
+        f"    timeout server {timeouts.server_seconds}s",
+        f"    timeout http-request {timeouts.http_request_seconds}s",
+        f"    timeout http-keep-alive {timeouts.http_keep_alive_seconds}s",
+        "    unique-id-format req-%[uuid()]",
+        f"    log-format '{_log_line(proxy)}'",
+        f'    http-error status 503 content-type text/plain string "{_AWAY}" hdr Retry-After 1',
+    ]
+
+
+def _log_line(proxy: Proxy) -> str:
+    """`{"request_id": "req-…", "network_id": "…", "source": "10.0.0.5", "method": "GET", "status": 200, …}`
+
+    What the guest wrote comes last and is cut, so that a datagram is always a whole JSON object.
+    """
+    return (
+        f'{{"request_id": "%ID", "{proxy.scope.value}_id": "{proxy.scope_id}", "source": "%ci", "status": %ST, '
+        '"bytes": %B, "milliseconds": %Ta, "termination": "%ts", "method": "%[capture.req.method,json(utf8s)]", '
+        '"path": "%[capture.req.uri,bytes(0,256),json(utf8s)]"}'
+    )
+
+
+def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
+    return [
+        "listen listener",
+        *(f"    bind {address}" for address in proxy.binds),
+        *(f"    {line}" for line in _limits(settings.rate_limit)),
+        # Only what may be asked twice is asked again when the agent goes away in the middle of it.
+        "    http-request disable-l7-retry if !METH_GET",
+        f"    http-request del-header {GUEST_CLAIMS} -m reg",
+        f"    http-request set-header {proxy.scope.header} {proxy.scope_id}",
+        "    http-request set-header X-Forwarded-For %[src]",
+        "    http-request set-header X-Openstack-Request-Id %[unique-id]",
+        "    http-response set-header X-Openstack-Request-Id %[unique-id]",
+        f"    server metadata unix@{settings.agent_socket}",
+    ]
+
+
+def _rate_tables(limit: RateLimit | None) -> Iterator[list[str]]:
+    if limit is None:
+        return
+    for name, seconds in (("base", limit.base_window_seconds), ("burst", limit.burst_window_seconds)):
+        # IPv4 addresses are kept in their IPv4-mapped form: one table serves both.
+        yield [
+            f"backend {name}",
+            f"    stick-table type ipv6 size {TABLE_SIZE} expire {seconds}s store http_req_rate({seconds}s)",
+        ]
+
+
+def _limits(limit: RateLimit | None) -> Iterator[str]:
+    if limit is None:
+        return
+    which = _address_condition(limit.ip_versions)
+    rates = (
+        f"{{ sc_http_req_rate(0) gt {limit.base_requests} }}",
+        f"{{ sc_http_req_rate(1) gt {limit.burst_requests} }}",
+    )
+    yield f"http-request track-sc0 src table base{which}"
+    yield f"http-request track-sc1 src table burst{which}"
+    refusal = f'http-request return status 429 content-type text/plain string "{_TOO_MANY}" hdr Retry-After 1'
+    yield f"{refusal} if {' || '.join(rates)}"
+
+
+def _address_condition(ip_versions: frozenset[int]) -> str:
+    if ip_versions == {4}:
+        return " if { src 0.0.0.0/0 }"
+    return " if !{ src 0.0.0.0/0 }" if ip_versions == {6} else ""

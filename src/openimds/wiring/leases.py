@@ -1,0 +1,63 @@
+"""dnsmasq's lease file, and which of its leases stand in another port's way.
+
+dnsmasq does not give an address to its new owner while the old one's lease runs, so such leases are released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A line of the lease file. IPv6 leases name their holder by `iaid` and `client_id` (its DUID), not by a MAC."""
+
+    ip_address: str
+    mac_address: str | None
+    client_id: str | None
+    iaid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFile:
+    leases: tuple[HeldLease, ...]
+    server_duid: str | None
+    """Needed to release an IPv6 lease."""
+
+
+def parse_leases(text: str) -> LeaseFile:
+    """The lease file's text; lines that are not whole (dnsmasq is writing) are left out.
+
+    `1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88`; after a line `duid 00:01:…`, IPv6:
+    `1796000000 1234567 2001:db8::5 vm1 00:01:00:01:…`
+    """
+    duid: str | None = None
+    leases: list[HeldLease] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] == "duid":
+            duid = words[1]
+        elif len(words) == 5:
+            leases.append(_lease(words, is_ipv6=duid is not None))
+    return LeaseFile(tuple(leases), duid)
+
+
+def stale_leases(held: Iterable[HeldLease], wanted: Iterable[tuple[str, str]]) -> Iterator[HeldLease]:
+    """The leases whose (address, MAC) is no longer wanted. An IPv6 lease is stale when nobody has its address."""
+    pairs = {(address, mac.lower()) for address, mac in wanted}
+    addresses = {address for address, _mac in pairs}
+    for lease in held:
+        if lease.mac_address is None:
+            if lease.ip_address not in addresses:
+                yield lease
+        elif (lease.ip_address, lease.mac_address) not in pairs:
+            yield lease
+
+
+def _lease(words: list[str], *, is_ipv6: bool) -> HeldLease:
+    _expiry, holder, address, _name, client = words
+    client_id = None if client == "*" else client
+    if is_ipv6:
+        return HeldLease(address, None, client_id, iaid=holder.removeprefix("T"))
+    return HeldLease(address, holder.lower(), client_id)

@@ -1,0 +1,59 @@
+"""A router as its namespace must know it, whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
+from openimds.wiring.dhcp_network import is_inside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterView:
+    """A router with all that hangs on it."""
+
+    router: Router
+    internal_ports: tuple[Port, ...]
+    """In the order of their ids."""
+    gateway_port: Port | None
+    subnets: Mapping[str, Subnet]
+    """Those of the ports' fixed IPs, by id."""
+    networks: Mapping[str, Network]
+    """Those of the ports, by id."""
+    floating_ips: tuple[FloatingIP, ...]
+    """The associated ones of this router, in the order of their ids."""
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        return (*self.internal_ports, *((self.gateway_port,) if self.gateway_port else ()))
+
+    def interface_addresses(self, port: Port) -> tuple[str, ...]:
+        """`192.168.40.1/24`, one a fixed IP."""
+        return tuple(
+            f"{fixed.ip_address}/{self.subnets[fixed.subnet_id].prefix_length}"
+            for fixed in port.fixed_ips
+            if fixed.subnet_id in self.subnets
+        )
+
+    def has_ipv6(self, port: Port) -> bool:
+        return any(":" in address for address in port.ip_addresses)
+
+    def device_towards(self, next_hop: str) -> str | None:
+        """The device of the port that has `next_hop` on its link."""
+        for port in self.ports:
+            for fixed in port.fixed_ips:
+                subnet = self.subnets.get(fixed.subnet_id)
+                if subnet is not None and is_inside(next_hop, subnet.cidr):
+                    return port.router_device_name
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterMetadata:
+    """`l3_agent.ini`: how requests for metadata are caught."""
+
+    enable_metadata_proxy: bool = True
+    metadata_port: int = 9697
+    access_mark: int = 0x1
+    """The lower 16 bits of the packets' mark."""
