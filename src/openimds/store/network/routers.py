@@ -205,7 +205,7 @@ def refuse_overlap(router: models.Router, subnet: models.Subnet, others: Sequenc
     """Raises Conflict when the router could not tell which of two subnets an address is in."""
     net = ip_network(subnet.cidr)
     for other in others:
-        if other.ip_version == subnet.ip_version and net.overlaps(ip_network(other.cidr)):  # type: ignore[arg-type]
+        if other.ip_version == subnet.ip_version and net.overlaps(ip_network(other.cidr)):
             raise Conflict(
                 f"Bad router request: Cidr {subnet.cidr} of subnet {subnet.id} overlaps with cidr {other.cidr} of "
                 f"subnet {other.id}, which router {router.id} is already attached to.",

@@ -1,0 +1,85 @@
+"""Agents: what their heartbeats say, and which of them are alive."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.caller import Caller
+from openimds.resources.errors import BadRequest, Forbidden
+from openimds.resources.listing import ListQuery
+from openimds.store import models
+from openimds.store.listing import as_bool
+from openimds.store.network.finding import not_found
+from openimds.store.network.rendering import agent_json
+
+DOWN_AFTER = timedelta(seconds=20)
+"""Neutron's agent_down_time: an agent whose heartbeat is older is not alive."""
+
+TEXT_FILTERS = ("id", "agent_type", "binary", "host", "topic", "availability_zone", "description")
+BOOL_FILTERS = ("alive", "admin_state_up")
+
+
+def heartbeat(session: Session, binary: str, host: str, report: Mapping[str, Any], now: datetime) -> None:
+    """`report`: `agent_type`, `started_at` (datetime) and `configurations`, as docs/design/watch.md has them."""
+    agent = session.scalar(sa.select(models.Agent).where(models.Agent.binary == binary, models.Agent.host == host))
+    if agent is None:
+        agent = models.Agent(id=str(uuid.uuid4()), binary=binary, host=host, created_at=now)
+        session.add(agent)
+    agent.agent_type = report["agent_type"]
+    agent.started_at = report["started_at"]
+    agent.configurations = dict(report["configurations"])
+    agent.heartbeat_at = now
+    session.flush()
+
+
+def is_alive(agent: models.Agent, now: datetime) -> bool:
+    """Has it been heard of lately?"""
+    return now - agent.heartbeat_at < DOWN_AFTER
+
+
+def listed(session: Session, caller: Caller, query: ListQuery, now: datetime) -> list[dict[str, Any]]:
+    """All agents that match, by host and kind. Operators only: others see none."""
+    if not caller.is_admin:
+        return []
+    rows = session.scalars(sa.select(models.Agent).order_by(models.Agent.host, models.Agent.binary))
+    shown = [agent_json(row, alive=is_alive(row, now)) for row in rows]
+    return [agent for agent in shown if _matches(agent, query)]
+
+
+def shown(session: Session, caller: Caller, agent_id: str, now: datetime) -> dict[str, Any]:
+    """Raises NotFound."""
+    row = session.get(models.Agent, agent_id) if caller.is_admin else None
+    if row is None:
+        raise not_found(models.Agent, agent_id)
+    return agent_json(row, alive=is_alive(row, now))
+
+
+def delete(session: Session, caller: Caller, agent_id: str, now: datetime) -> None:
+    """Forget an agent; one that still runs is back with its next heartbeat. Raises NotFound, Forbidden."""
+    del now
+    if not caller.is_admin:
+        raise Forbidden("Only an administrator may delete an agent.", kind="PolicyNotAuthorized")
+    row = session.get(models.Agent, agent_id)
+    if row is None:
+        raise not_found(models.Agent, agent_id)
+    session.delete(row)
+    session.flush()
+
+
+def _matches(agent: Mapping[str, Any], query: ListQuery) -> bool:
+    for name, values in query.filters.items():
+        if name in BOOL_FILTERS:
+            if agent[name] not in {as_bool(name, value) for value in values}:
+                return False
+        elif name in TEXT_FILTERS:
+            if (agent[name] or "") not in values:
+                return False
+        else:
+            raise BadRequest(name, f"{[name]} is invalid attribute for filtering; try again without.")
+    return True

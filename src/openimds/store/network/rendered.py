@@ -1,0 +1,58 @@
+"""Many rows of one kind → their JSON, with one query for what belongs to all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, selectinload
+
+from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY
+from openimds.store import models
+from openimds.store.network.rendering import (
+    floating_ip_json,
+    network_json,
+    port_json,
+    router_json,
+    security_group_json,
+    subnet_json,
+)
+
+SIMPLE: Mapping[type[Any], Callable[..., dict[str, Any]]] = {
+    models.Network: network_json,
+    models.Subnet: subnet_json,
+    models.Port: port_json,
+    models.SecurityGroup: security_group_json,
+}
+
+
+def render(session: Session, rows: Sequence[Any], *, is_admin: bool) -> list[dict[str, Any]]:
+    """The rows, all of one kind, in their order."""
+    if not rows:
+        return []
+    kind = type(rows[0])
+    if kind is models.Router:
+        return _routers(session, rows, is_admin=is_admin)
+    if kind is models.FloatingIP:
+        return _floating_ips(session, rows, is_admin=is_admin)
+    return [SIMPLE[kind](row, is_admin=is_admin) for row in rows]
+
+
+def _routers(session: Session, rows: Sequence[models.Router], *, is_admin: bool) -> list[dict[str, Any]]:
+    gateways = session.scalars(
+        sa.select(models.Port)
+        .where(
+            models.Port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY,
+            models.Port.device_id.in_([row.id for row in rows if row.external_network_id]),
+        )
+        .options(selectinload(models.Port.fixed_ips))
+    )
+    by_router = {port.device_id: port for port in gateways}
+    return [router_json(row, by_router.get(row.id), is_admin=is_admin) for row in rows]
+
+
+def _floating_ips(session: Session, rows: Sequence[models.FloatingIP], *, is_admin: bool) -> list[dict[str, Any]]:
+    wanted = [row.port_id for row in rows if row.port_id]
+    by_id = {port.id: port for port in session.scalars(sa.select(models.Port).where(models.Port.id.in_(wanted)))}
+    return [floating_ip_json(row, by_id.get(row.port_id or ""), is_admin=is_admin) for row in rows]
