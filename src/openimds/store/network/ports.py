@@ -66,7 +66,7 @@ def create_port(session: Session, caller: Caller, attributes: Mapping[str, Any],
     port = models.Port(
         id=attributes.get("id") or str(uuid.uuid4()),
         network_id=network.id,
-        project_id=_project(caller, attributes),
+        project_id=_project(caller, network, attributes),
         mac_address=_mac_address(session, network.id, attributes.get("mac_address")),
         port_security_enabled=network.port_security_enabled,
         device_id="",
@@ -186,10 +186,12 @@ def free_floating_ips(session: Session, port_id: str, now: datetime, gone: froze
     session.flush()
 
 
-def _project(caller: Caller, attributes: Mapping[str, Any]) -> str:
-    """A port of openimds' own (a router's gateway) belongs to no project: `project_id` is given as empty."""
-    if attributes.get("project_id") == "" and caller.is_admin:
+def _project(caller: Caller, network: models.Network, attributes: Mapping[str, Any]) -> str:
+    """A port of openimds' own belongs to no project (`project_id` given as empty), a DHCP port to its network's."""
+    if caller.is_admin and attributes.get("project_id") == "":
         return ""
+    if caller.is_admin and attributes.get("device_owner") == DEVICE_OWNER_DHCP:
+        return str(attributes.get("project_id") or network.project_id)
     return project_for(caller, dict(attributes))
 
 

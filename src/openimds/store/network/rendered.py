@@ -39,12 +39,20 @@ def render(session: Session, rows: Sequence[Any], *, is_admin: bool) -> list[dic
     return [SIMPLE[kind](row, is_admin=is_admin) for row in rows]
 
 
+MANY = 500
+"""Beyond it a list of ids is longer than all databases take in one statement, and the whole table is read instead."""
+
+
+def _among(column: Any, ids: Sequence[str]) -> sa.ColumnElement[bool]:
+    return column.in_(ids) if len(ids) <= MANY else sa.true()
+
+
 def _routers(session: Session, rows: Sequence[models.Router], *, is_admin: bool) -> list[dict[str, Any]]:
     gateways = session.scalars(
         sa.select(models.Port)
         .where(
             models.Port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY,
-            models.Port.device_id.in_([row.id for row in rows if row.external_network_id]),
+            _among(models.Port.device_id, [row.id for row in rows if row.external_network_id]),
         )
         .options(selectinload(models.Port.fixed_ips))
     )
@@ -54,5 +62,6 @@ def _routers(session: Session, rows: Sequence[models.Router], *, is_admin: bool)
 
 def _floating_ips(session: Session, rows: Sequence[models.FloatingIP], *, is_admin: bool) -> list[dict[str, Any]]:
     wanted = [row.port_id for row in rows if row.port_id]
-    by_id = {port.id: port for port in session.scalars(sa.select(models.Port).where(models.Port.id.in_(wanted)))}
+    ports = session.scalars(sa.select(models.Port).where(_among(models.Port.id, wanted)))
+    by_id = {port.id: port for port in ports}
     return [floating_ip_json(row, by_id.get(row.port_id or ""), is_admin=is_admin) for row in rows]
