@@ -80,7 +80,10 @@ class ProviderClaim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a namespace's proxy says the request came from: exactly one of the two ids is set."""
+    """Where a namespace's proxy says the request came from: at most one of the two ids is set.
+
+    With neither, the request came from nowhere that anything could be found on.
+    """
 
     network_id: str | None
     router_id: str | None
@@ -134,7 +137,7 @@ def provider_claim(headers: Headers) -> ProviderClaim | None:
 
 
 def origin(headers: Headers) -> Origin:
-    """Read what the namespace's proxy set. Raises HeaderError unless there is exactly one id and an address.
+    """Read what the namespace's proxy set. Raises HeaderError when both ids, or an id twice, or no address is there.
 
     The address is the last one of the last X-Forwarded-For: a proxy with HAProxy's `option forwardfor` appends its own
     behind whatever the guest sent (HAProxy's manual: "the server must be configured to always use the last
@@ -144,8 +147,6 @@ def origin(headers: Headers) -> Origin:
     router_id = single(headers, ROUTER_ID)
     if network_id and router_id:
         raise HeaderError(NETWORK_ID, f"{NETWORK_ID} and {ROUTER_ID} exclude each other; the request has both.")
-    if not network_id and not router_id:
-        raise HeaderError(NETWORK_ID, f"Neither {NETWORK_ID} nor {ROUTER_ID} is in the request.")
     forwarded = values(headers, FORWARDED_FOR)
     if not forwarded:
         raise HeaderError(FORWARDED_FOR, f"{FORWARDED_FOR} header is missing from request.")

@@ -6,10 +6,10 @@ everything.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TypeVar
 
-from openimds.identity.source import Address, canonical, mac_from_eui64
+from openimds.identity.source import canonical
 from openimds.resources.network import Port
 
 _Key = TypeVar("_Key")
@@ -34,18 +34,6 @@ def is_asker(port: Port) -> bool:
 def is_router_interface(port: Port) -> bool:
     """Is this a router's port on a network it serves (not its gateway to the outside)?"""
     return port.device_owner in _ROUTER_PORT_OWNERS
-
-
-def networks_of_router(ports: Iterable[Port], router_id: str) -> frozenset[str]:
-    """The networks that the router has an interface on."""
-    return frozenset(port.network_id for port in ports if is_router_interface(port) and port.device_id == router_id)
-
-
-def matching(ports: Iterable[Port], networks: frozenset[str], address: Address) -> tuple[Port, ...]:
-    """The ports on these networks that have the address, or the MAC that a link-local address holds."""
-    wanted = str(address)
-    mac = mac_from_eui64(address)
-    return tuple(port for port in ports if port.network_id in networks and is_asker(port) and _is_at(port, wanted, mac))
 
 
 class PortIndex:
@@ -73,19 +61,15 @@ class PortIndex:
         for port in new:
             self._add(port)
 
-    def on_network(self, network_id: str, address: Address) -> tuple[Port, ...]:
-        """The ports of one network that ask from this address."""
-        found = self._by_place.get((network_id, _place(address)))
+    def on_network(self, network_id: str, at: str) -> tuple[Port, ...]:
+        """The ports of one network that have this address (canonical) or MAC (lower case)."""
+        found = self._by_place.get((network_id, at))
         return tuple(found.values()) if found else ()
 
-    def behind_router(self, router_id: str, address: Address) -> tuple[Port, ...]:
-        """The ports that ask from this address on any network the router has an interface on."""
+    def behind_router(self, router_id: str, at: str) -> tuple[Port, ...]:
+        """The same on every network that the router has an interface on."""
         networks = sorted(set(self._interfaces.get(router_id, {}).values()))
-        return tuple(port for network_id in networks for port in self.on_network(network_id, address))
-
-    def knows_router(self, router_id: str) -> bool:
-        """Has the router an interface anywhere?"""
-        return router_id in self._interfaces
+        return tuple(port for network_id in networks for port in self.on_network(network_id, at))
 
     def _add(self, port: Port) -> None:
         self._ports[port.id] = port
@@ -100,16 +84,6 @@ class PortIndex:
             _discard(self._interfaces, port.device_id, port.id)
         for key in _keys(port):
             _discard(self._by_place, key, port.id)
-
-
-def _is_at(port: Port, address: str, mac: str | None) -> bool:
-    if mac is not None:
-        return port.mac_address.lower() == mac
-    return any(canonical(own) == address for own in port.ip_addresses)
-
-
-def _place(address: Address) -> str:
-    return mac_from_eui64(address) or str(address)
 
 
 def _keys(port: Port) -> list[tuple[str, str]]:

@@ -1,0 +1,88 @@
+"""What the agent needs of others. The daemon brings them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from openimds.identity.source import Address
+from openimds.resources.network import Port
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class GuestRequest(Protocol):
+    """A request as the HTTP server hands it over."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def target(self) -> bytes: ...
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class Answer(Protocol):
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer of the agent's own making, or one passed on."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes = b""
+
+
+class UpstreamAwayError(Exception):
+    """The metadata API did not answer. The sentence says where it was looked for and what happened."""
+
+
+class ControlAwayError(Exception):
+    """The control API could not be asked."""
+
+
+class Upstream(Protocol):
+    """The way to the metadata API."""
+
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+        """Raises UpstreamAwayError."""
+
+
+class View(Protocol):
+    @property
+    def revision(self) -> int: ...
+    @property
+    def ports(self) -> Mapping[str, Port]: ...
+
+
+class Mirror(Protocol):
+    """The copy of the cloud's ports that the watch keeps up."""
+
+    @property
+    def connected(self) -> bool:
+        """The newest attempt to keep it up did not fail."""
+
+    def view(self) -> View: ...
+
+
+class Ports(Protocol):
+    """Neutron's own question. Called on a thread; raises ControlAwayError."""
+
+    def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]: ...
+
+
+class Neighbours(Protocol):
+    """The neighbour tables of this host's namespaces. Called on a thread."""
+
+    def mac_of(self, network_id: str | None, router_id: str | None, address: Address) -> str | None:
+        """The MAC that the namespace of this network or router knows for the address."""

@@ -1,0 +1,37 @@
+"""What the agent counts."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Measures:
+    """Registered once a process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self.requests = Counter(
+            "openimds_metadata_agent_requests", "Requests answered, by status", ["status"], registry=registry
+        )
+        self.lookups = Counter(
+            "openimds_metadata_agent_lookups",
+            "Searches for the port that asks, by outcome: found, none, several, unknown, malformed",
+            ["outcome"],
+            registry=registry,
+        )
+        self.upstream_seconds = Histogram(
+            "openimds_metadata_agent_upstream_seconds",
+            "Time the metadata API took to answer",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.upstream_failures = Counter(
+            "openimds_metadata_agent_upstream_failures", "Requests the metadata API did not answer", registry=registry
+        )
+        self.refused_signatures = Counter(
+            "openimds_metadata_agent_refused_signatures",
+            "Requests whose signature the metadata API refused",
+            registry=registry,
+        )
