@@ -20,6 +20,7 @@ from openimds.config.programs import (
 )
 from openimds.config.reading import ConfigError
 from openimds.config.values import (
+    AgentConfig,
     CommonConfig,
     ComputeAgentConfig,
     ControlApiConfig,
@@ -36,6 +37,7 @@ from openimds.config.values import (
 )
 
 __all__ = [
+    "AgentConfig",
     "CommonConfig",
     "ComputeAgentConfig",
     "ConfigError",

@@ -118,6 +118,13 @@ def all_sections() -> tuple[Section, ...]:
     return tuple(section for program in PROGRAMS.values() for section in program.sections)
 
 
+def programs_of(name: str) -> tuple[Program[CommonConfig], ...]:
+    """The program of that name, or all that read a file of that name; empty: there is neither."""
+    if name in PROGRAMS:
+        return (PROGRAMS[name],)
+    return tuple(program for program in PROGRAMS.values() if name in program.files)
+
+
 load_control_api = CONTROL_API.load
 load_metadata_api = METADATA_API.load
 load_metadata_agent = METADATA_AGENT.load

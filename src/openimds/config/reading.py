@@ -109,7 +109,7 @@ class _Lines(iniparser.BaseParser):
         self._started_at = self.lineno
         return super()._split_key_value(line)
 
-    def assignment(self, key: str, value: list[str]) -> None:  # noqa: ARG002 - iniparser's signature
+    def assignment(self, key: str, value: list[str]) -> None:
         self.assignments.append(Assignment(self._path, self._started_at, self._section, key))
 
     def new_section(self, section: str) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
 
-from openimds.config.loading import spellings
+from openimds.config.loading import load, spellings
 from openimds.config.options import DEFAULT, Section
-from openimds.config.reading import Assignment, ConfigFile
+from openimds.config.reading import Assignment, ConfigError, ConfigFile
 
 ALIKE = 0.85
 """difflib's ratio from which on a name counts as a misspelling of another: `service_metadata_porxy` has 0.95;
@@ -39,6 +42,80 @@ ELSEWHERE: frozenset[Name] = frozenset(
     )
 )
 """Known from OpenStack, read by nothing here, and no sign of a mistake."""
+
+
+class ReadsFiles(Protocol):
+    """A program, as programs.py has them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def files(self) -> tuple[str, ...]: ...
+    @property
+    def sections(self) -> tuple[Section, ...]: ...
+    def load(self, files: Sequence[str], /) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a file."""
+
+    ERROR: ClassVar[str] = "error"
+    """A program would not start with it."""
+    WARNING: ClassVar[str] = "warning"
+    level: str
+    sentence: str
+
+
+def validate_files(
+    files: Sequence[str], programs: Mapping[str, ReadsFiles], program: str | None = None
+) -> tuple[Finding, ...]:
+    """What is wrong with or odd about `files`: read together by `program`, or each alone by those that read its name.
+
+    A file of another name is checked against all programs.
+    """
+    everything = [section for each in programs.values() for section in each.sections]
+    if program:
+        readers: Sequence[ReadsFiles] = [programs[program]]
+        found = list(_checked(files, readers, everything))
+        return tuple(found if _has_errors(found) else found + _unusable(programs[program], files))
+    return tuple(finding for file in files for finding in _checked([file], _readers(file, programs), everything))
+
+
+def _checked(files: Sequence[str], readers: Sequence[ReadsFiles], everything: Sequence[Section]) -> Iterator[Finding]:
+    sections = [section for reader in readers for section in reader.sections]
+    try:
+        values = load(files, sections)
+    except ConfigError as error:
+        yield from (Finding(Finding.ERROR, problem) for problem in error.problems)
+        return
+    yield from (Finding(Finding.WARNING, warning) for warning in values.warnings)
+    names, all_names = known_names(sections), known_names(everything)
+    reader_names = ", ".join(reader.name for reader in readers)
+    for found in unknown_options(values.files, names):
+        what = f"{found.place}: [{found.section}] {found.option} is not read by {reader_names}"
+        meant = nearest(found, names)
+        elsewhere = " (another program does)" if (found.section, found.option) in all_names else ""
+        yield Finding(Finding.WARNING, what + (f"; was {_shown(meant)} meant?" if meant else elsewhere))
+
+
+def _has_errors(findings: Iterable[Finding]) -> bool:
+    return any(finding.level == Finding.ERROR for finding in findings)
+
+
+def _unusable(program: ReadsFiles, files: Sequence[str]) -> list[Finding]:
+    """Values that are valid each and make no configuration together: something needed is missing."""
+    try:
+        program.load(files)
+    except ConfigError as error:
+        return [Finding(Finding.ERROR, problem) for problem in error.problems]
+    return []
+
+
+def _readers(file: str, programs: Mapping[str, ReadsFiles]) -> Sequence[ReadsFiles]:
+    stem = Path(file).stem
+    named = [program for program in programs.values() if any(Path(own).stem == stem for own in program.files)]
+    return named or list(programs.values())
 
 
 def likely_misspellings(files: Iterable[ConfigFile], known: Sequence[Section]) -> Iterator[str]:

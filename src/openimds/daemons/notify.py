@@ -11,13 +11,9 @@ log = structlog.get_logger(__name__)
 
 
 def ready(**facts: object) -> None:
-    """Say that this program serves: one `ready` event in the log with `facts`, and READY=1 to the starter if it listens.
-
-    A fact `listens` ("127.0.0.1:5000") is also told to the starter, for its report.
-    """
+    """Say that this program serves: one `ready` event in the log with `facts`, and READY=1 to the starter if it listens."""
     log.info("ready", **facts)
-    status = f"\nSTATUS={facts['listens']}" if "listens" in facts else ""
-    send(f"READY=1{status}")
+    send("READY=1")
 
 
 def stopping() -> None:

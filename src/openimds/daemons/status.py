@@ -1,0 +1,183 @@
+"""`openimds status` and `openimds restart`: what this machine's parts are, and what each last did."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from prettytable import PrettyTable, TableStyle
+
+from openimds.config import ConfigError, load_control_api
+from openimds.config.programs import PROGRAMS
+from openimds.daemons import processes
+from openimds.daemons.running import CannotStartError
+from openimds.daemons.state_folder import StateFolder
+from openimds.resources.errors import OpenimdsError
+from openimds.store.engine import Store, utc_now
+from openimds.store.models import Agent
+
+RESTART_TIMEOUT_SECONDS = 60
+POLL_SECONDS = 0.05
+LAST_LINE_CHARS = 110
+LOG_TAIL_BYTES = 16384
+
+_TIME_AND_LEVEL = re.compile(r"^\S+Z \[\w+ *\] ")
+"""`2026-11-21T23:19:57.612317Z [info     ] ` as daemons/logs.py writes it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartStatus:
+    name: str
+    pid: int | None
+    state: str
+    since: str
+    restarts: int
+    last_did: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineStatus:
+    state_dir: Path
+    supervisor_pid: int | None
+    parts: tuple[PartStatus, ...]
+
+    @property
+    def all_running(self) -> bool:
+        return self.supervisor_pid is not None and all(part.state == "running" for part in self.parts)
+
+
+def machine_status(state_dir: Path) -> MachineStatus:
+    """From the supervisor's notes, checked against the processes that there are, and from the agents' heartbeats."""
+    folder = StateFolder(state_dir.absolute())
+    notes = {str(part.get("name")): part for part in folder.read_status().get("parts", [])}
+    supervisor = processes.noted(folder.supervisor_pid_file)
+    heartbeats = _heartbeats(folder)
+    return MachineStatus(
+        state_dir=folder.path,
+        supervisor_pid=supervisor.pid if supervisor else None,
+        parts=tuple(_part_status(name, folder, notes.get(name, {}), heartbeats) for name in PROGRAMS),
+    )
+
+
+def status_text(machine: MachineStatus) -> str:
+    """A table for people."""
+    table = PrettyTable(["part", "pid", "since (UTC)", "restarts", "state", "last"])
+    table.set_style(TableStyle.PLAIN_COLUMNS)
+    table.align = "l"
+    table.right_padding_width = 2
+    for part in machine.parts:
+        since = part.since.replace("T", " ").removesuffix("Z")
+        table.add_row([part.name, part.pid or "-", since or "-", part.restarts, part.state, part.last_did or "-"])
+    if machine.supervisor_pid:
+        headline = f"openimds is up in {machine.state_dir} (supervisor: {machine.supervisor_pid})"
+    elif any(part.pid for part in machine.parts):
+        headline = f"nobody supervises what runs in {machine.state_dir}: `openimds up` takes it over"
+    else:
+        headline = f"nothing is up in {machine.state_dir}"
+    return f"{headline}\n\n{table.get_string()}"
+
+
+def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None:
+    """End the part and wait until the supervisor has it running again. Raises CannotStartError."""
+    folder = StateFolder(state_dir.absolute())
+    if processes.noted(folder.supervisor_pid_file) is None:
+        raise CannotStartError(f"nothing is up in {folder.path}: nobody would start {name} again; use `openimds up`")
+    before = processes.noted(folder.pid_file(name))
+    if before is None:
+        raise CannotStartError(f"{name} does not run now; see `openimds status`")
+    with folder.problems_told():
+        folder.restart_request(name).touch()
+    before.send(signal.SIGTERM)
+    deadline = time.monotonic() + RESTART_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        note = _note_of(name, folder)
+        if note.get("pid") not in (None, before.pid) and note.get("state") == "running":
+            say(f"{name} runs again, as process {note['pid']}")
+            return
+        if note.get("state") == "waiting" and note.get("last_exit", "").endswith("code 1") and not before.is_alive():
+            raise CannotStartError(f"{name} did not start again: {_last_log_line(folder.log_file(name))}")
+        time.sleep(POLL_SECONDS)
+    raise CannotStartError(f"{name} is not ready after {RESTART_TIMEOUT_SECONDS} s: see {folder.log_file(name)}")
+
+
+def _note_of(name: str, folder: StateFolder) -> Mapping[str, Any]:
+    """What the supervisor noted of a part."""
+    empty: dict[str, Any] = {}
+    return next((part for part in folder.read_status().get("parts", []) if part.get("name") == name), empty)
+
+
+def _part_status(name: str, folder: StateFolder, note: Mapping[str, Any], heartbeats: Mapping[str, str]) -> PartStatus:
+    process = processes.noted(folder.pid_file(name))
+    state = str(note.get("state", "not started"))
+    if process is None and state in ("running", "starting"):
+        state = "dead"
+    last = heartbeats.get(name) or _last_log_line(folder.log_file(name))
+    if state in ("waiting", "dead") and note.get("last_exit"):
+        last = f"{note['last_exit']}; {last}"
+    return PartStatus(
+        name=name,
+        pid=process.pid if process else None,
+        state=state,
+        since=str(note.get("since", "")),
+        restarts=int(note.get("restarts", 0)),
+        last_did=last,
+    )
+
+
+def _heartbeats(folder: StateFolder) -> dict[str, str]:
+    """Program → what its agent said of itself last: `2 s ago: networks=2 …`. Empty when the store cannot be asked."""
+    files = [str(folder.etc / file) for file in ("nova.conf", "up.conf") if (folder.etc / file).exists()]
+    if not files:
+        return {}
+    try:
+        store = Store(load_control_api(files).database_url)
+        try:
+            with store.read() as session:
+                agents = list(session.scalars(sa.select(Agent)))
+        finally:
+            store.close()
+    except (ConfigError, OpenimdsError, sa.exc.SQLAlchemyError):
+        return {}
+    now = utc_now()
+    return {
+        agent.binary.removeprefix("openimds-"): f"{_age(now - agent.heartbeat_at)} ago: {_words(agent.configurations)}"
+        for agent in agents
+    }
+
+
+def _words(configurations: Mapping[str, Any]) -> str:
+    """`{"networks": 2, "last_round": {"seconds": 0.1}}` → `networks=2 last_round.seconds=0.1`"""
+    return " ".join(f"{key}={value}" for key, value in _flat(configurations))[:LAST_LINE_CHARS]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield f"{prefix}{key}", len(value)
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _last_log_line(path: Path) -> str:
+    try:
+        with path.open("rb") as log:
+            log.seek(0, 2)
+            log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
+            lines = log.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return _TIME_AND_LEVEL.sub("", last)[:LAST_LINE_CHARS]
+
+
+def _age(age: timedelta) -> str:
+    return f"{max(0, int(age.total_seconds()))} s"

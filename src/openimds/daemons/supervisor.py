@@ -1,0 +1,322 @@
+"""Runs the parts of one machine: starts them in order, restarts what dies, stops all of them.
+
+1. One thread, one loop; it waits for the ends of processes (pidfd), for their READY=1, for signals and for timers.
+2. Parts are sessions of their own and write to their own log: a supervisor that is killed leaves them running, and
+   the next one adopts them by their pid files, if they were started with the same configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from openimds.daemons import processes
+from openimds.daemons.parts import Deaths, Part
+from openimds.daemons.processes import Process
+from openimds.daemons.running import CannotStartError
+from openimds.daemons.state_folder import StateFolder
+
+log = structlog.get_logger(__name__)
+
+READY_TIMEOUT_SECONDS = 60
+STOP_GRACE_SECONDS = 10
+CREDENTIALS = struct.Struct("3i")
+"""pid, uid, gid of unix(7)'s SCM_CREDENTIALS."""
+
+
+@dataclass(slots=True)
+class _Supervised:
+    """A part, and what becomes of it."""
+
+    part: Part
+    state: str = "not started"
+    """`starting`, `running`, `waiting` (to be started again), `stopped`."""
+    process: Process | None = None
+    child: subprocess.Popen[bytes] | None = None
+    """None as well for one that an earlier supervisor started."""
+    pidfd: int | None = None
+    since: str = ""
+    started_at: float = 0.0
+    restart_at: float | None = None
+    deaths: Deaths = field(default_factory=Deaths)
+    restarts: int = 0
+    last_exit: str = ""
+
+
+class Supervisor:
+    def __init__(self, parts: Sequence[Part], folder: StateFolder) -> None:
+        self._folder = folder
+        self._supervised = {part.name: _Supervised(part) for part in parts}
+        self._selector = selectors.DefaultSelector()
+        self._notify = _notify_socket()
+        self._selector.register(self._notify, selectors.EVENT_READ, self._heard)
+        self._stop_asked = False
+        self._started_at = _now()
+
+    def adopt(self) -> tuple[str, ...]:
+        """Take over parts that an earlier supervisor left running with the same configuration; their names.
+
+        Ones that it left with another configuration, or not ready, are stopped.
+        """
+        before = {entry.get("name"): entry for entry in self._folder.read_status().get("parts", [])}
+        for each in self._supervised.values():
+            process = processes.noted(each.part.pid_file)
+            if process is None:
+                continue
+            known = before.get(each.part.name, {})
+            same = (known.get("pid"), known.get("state"), known.get("digest"))
+            if same == (process.pid, "running", each.part.digest) and process.argv() == each.part.argv:
+                self._watch(each, process, state="running", since=str(known.get("since", "")))
+            else:
+                log.info("a part of an earlier start is replaced", part=each.part.name, pid=process.pid)
+                processes.end([process], STOP_GRACE_SECONDS)
+        return tuple(each.part.name for each in self._supervised.values() if each.state == "running")
+
+    def start(self, stages: Sequence[Sequence[str]]) -> None:
+        """Start what does not run yet, stage by stage. Raises CannotStartError when a part does not become ready."""
+        for stage in stages:
+            parts = [self._supervised[name] for name in stage]
+            for each in parts:
+                if each.state != "running":
+                    self._start(each)
+            self._until_ready(parts)
+            if self._stop_asked:
+                return
+
+    def run(self) -> None:
+        """Keep all parts running until somebody asks to stop."""
+        while not self._stop_asked:
+            self._turn(self._seconds_to_next_restart())
+            self._restart_due()
+
+    def ask_to_stop(self) -> None:
+        """From a signal handler."""
+        self._stop_asked = True
+
+    @property
+    def stop_asked(self) -> bool:
+        return self._stop_asked
+
+    def stop(self, stages: Sequence[Sequence[str]]) -> None:
+        """Stop all parts, stage by stage from the last."""
+        for stage in reversed(stages):
+            parts = [self._supervised[name] for name in stage]
+            alive = [each for each in parts if each.process]
+            killed = processes.end([each.process for each in alive if each.process], STOP_GRACE_SECONDS)
+            for each in alive:
+                if each.process in killed:
+                    log.warning("a part had to be killed: it did not stop in time", part=each.part.name)
+                self._unwatch(each)
+                each.last_exit = _exit_reason(each.child)
+                each.child = None
+                each.part.pid_file.unlink(missing_ok=True)
+            for each in parts:
+                each.state = "stopped"
+        self._note_status()
+
+    def close(self) -> None:
+        self._notify.close()
+        self._selector.close()
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP (the terminal went away) ask to stop."""
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, lambda *_: self.ask_to_stop()) for number in handled}
+        wakeup = signal.set_wakeup_fd(writing)
+        self._selector.register(reading, selectors.EVENT_READ, lambda: os.read(reading, 64))
+        try:
+            yield
+        finally:
+            self._selector.unregister(reading)
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(reading)
+            os.close(writing)
+
+    def report(self) -> list[dict[str, Any]]:
+        """Each part's name, pid, state, since, restarts, last exit, log file and where it listens."""
+        return [
+            {
+                "name": each.part.name,
+                "pid": each.process.pid if each.process else None,
+                "state": each.state,
+                "since": each.since,
+                "restarts": each.restarts,
+                "last_exit": each.last_exit,
+                "log": str(each.part.log_file),
+                "listens": each.part.listens,
+                "digest": each.part.digest,
+            }
+            for each in self._supervised.values()
+        ]
+
+    # One turn of the loop --------------------------------------------------------------------------------------
+
+    def _turn(self, timeout_seconds: float | None) -> None:
+        for key, _ in self._selector.select(timeout_seconds):
+            handle: Callable[[], object] = key.data
+            handle()
+
+    def _until_ready(self, parts: Sequence[_Supervised]) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
+        while not self._stop_asked:
+            starting = [each for each in parts if each.state == "starting"]
+            if not starting:
+                break
+            left = deadline - time.monotonic()
+            if left <= 0:
+                names = ", ".join(each.part.name for each in starting)
+                raise CannotStartError(
+                    f"{names}: not ready within {READY_TIMEOUT_SECONDS} s; {_hint(starting[0].part)}"
+                )
+            self._turn(left)
+        for each in parts:
+            if each.state == "waiting":
+                raise CannotStartError(f"{each.part.name} did not start ({each.last_exit}): {_hint(each.part)}")
+
+    def _heard(self) -> None:
+        message, ancillary, _, _ = self._notify.recvmsg(4096, socket.CMSG_SPACE(CREDENTIALS.size))
+        pid = next((CREDENTIALS.unpack(data)[0] for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS), 0)
+        if b"READY=1" not in message.split(b"\n"):
+            return
+        for each in self._supervised.values():
+            if each.process and each.process.pid == pid and each.state == "starting":
+                each.state = "running"
+                log.info("a part is ready", part=each.part.name, pid=pid)
+                self._note_status()
+
+    # One part --------------------------------------------------------------------------------------------------
+
+    def _start(self, each: _Supervised) -> None:
+        each.restart_at = None
+        with self._folder.problems_told(), each.part.log_file.open("ab") as output:
+            each.child = subprocess.Popen(
+                each.part.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                env=os.environ | {"NOTIFY_SOCKET": _notify_address(self._notify)},
+                start_new_session=True,
+            )
+        process = processes.find(each.child.pid)
+        if process is None:
+            # It ended before it could be looked at.
+            each.process = None
+            self._died(each)
+            return
+        with self._folder.problems_told():
+            processes.note(process, each.part.pid_file)
+        self._watch(each, process, state="starting", since=_now())
+
+    def _watch(self, each: _Supervised, process: Process, *, state: str, since: str) -> None:
+        each.process, each.state, each.since, each.started_at = process, state, since, time.monotonic()
+        each.pidfd = os.pidfd_open(process.pid)
+        self._selector.register(each.pidfd, selectors.EVENT_READ, lambda: self._died(each))
+        self._note_status()
+
+    def _unwatch(self, each: _Supervised) -> None:
+        if each.pidfd is not None:
+            self._selector.unregister(each.pidfd)
+            os.close(each.pidfd)
+        each.pidfd, each.process = None, None
+
+    def _died(self, each: _Supervised) -> None:
+        pid = each.process.pid if each.process else None
+        self._unwatch(each)
+        each.last_exit = _exit_reason(each.child)
+        each.child = None
+        request = self._folder.restart_request(each.part.name)
+        asked = request.exists()
+        request.unlink(missing_ok=True)
+        each.state = "waiting"
+        each.since = _now()
+        if asked:
+            each.restart_at = time.monotonic()
+            log.info("a part is started again, as asked", part=each.part.name, pid=pid)
+        else:
+            each.deaths = each.deaths.after_one_more(time.monotonic() - each.started_at)
+            each.restart_at = time.monotonic() + each.deaths.delay_seconds
+            log.error(
+                "a part died and will be started again",
+                part=each.part.name, pid=pid, how=each.last_exit, in_seconds=each.deaths.delay_seconds,
+            )  # fmt: skip
+        self._note_status()
+
+    def _seconds_to_next_restart(self) -> float | None:
+        due = [each.restart_at for each in self._supervised.values() if each.restart_at is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _restart_due(self) -> None:
+        for each in self._supervised.values():
+            if each.restart_at is not None and each.restart_at <= time.monotonic() and not self._stop_asked:
+                each.restarts += 1
+                try:
+                    self._start(each)
+                except CannotStartError as error:
+                    each.deaths = each.deaths.after_one_more(0)
+                    each.restart_at = time.monotonic() + each.deaths.delay_seconds
+                    log.error("a part cannot be started", part=each.part.name, error=str(error))  # noqa: TRY400
+
+    def _note_status(self) -> None:
+        status = {"supervisor": os.getpid(), "since": self._started_at, "parts": self.report()}
+        # A full disk must not end the supervision; `status` then shows what was known before.
+        with contextlib.suppress(OSError):
+            self._folder.write_status(status)
+
+
+def _exit_reason(child: subprocess.Popen[bytes] | None) -> str:
+    """`exit code 1`, `killed by SIGKILL`"""
+    if child is None:
+        return "ended; an earlier supervisor started it, so how is not known"
+    code = child.wait()
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
+
+
+def _hint(part: Part) -> str:
+    """The last thing that a part said."""
+    try:
+        lines = part.log_file.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return f"{said} (all of its log: {part.log_file})"
+
+
+def _notify_socket() -> socket.socket:
+    """In the abstract namespace, which has no path that could be too long or be left behind."""
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    channel.bind(f"\0openimds-{secrets.token_hex(16)}")
+    return channel
+
+
+def _notify_address(channel: socket.socket) -> str:
+    name = channel.getsockname()
+    text = name.decode() if isinstance(name, bytes) else str(name)
+    return f"@{text[1:]}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,342 @@
+"""`openimds up` and `openimds down`: all parts on one machine, and none of them any more."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import os
+import pwd
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, cast
+
+import structlog
+import yaml
+from prettytable import PrettyTable, TableStyle
+
+from openimds import config
+from openimds.config import CommonConfig, ConfigError, ControlApiConfig, Listen, LogConfig, MetadataApiConfig
+from openimds.config.programs import PROGRAMS
+from openimds.config.values import AgentConfig, MetadataAgentConfig
+from openimds.daemons import down, first_files, logs, parts, preflight, processes
+from openimds.daemons.first_files import CLOUD, FirstSettings
+from openimds.daemons.parts import STAGES, Part
+from openimds.daemons.running import CannotStartError
+from openimds.daemons.state_folder import StateFolder
+from openimds.daemons.supervisor import Supervisor
+from openimds.resources.errors import OpenimdsError
+from openimds.store import schema
+from openimds.store.bootstrap import bootstrap
+from openimds.store.engine import Store, utc_now
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_STATE_DIR = Path("/var/lib/openimds")
+OVERRIDING_FILE = "up.conf"
+PROXY_USER = "haproxy"
+"""Debian's package makes it."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """The options of one `openimds up`; None: as the files say."""
+
+    state_dir: Path
+    listen: str | None = None
+    control_port: int | None = None
+    metadata_port: int | None = None
+    namespace_prefix: str | None = None
+    config_files: tuple[str, ...] = ()
+    debug: bool = False
+    detached: bool = False
+    """There is no terminal: stderr is the supervisor's log file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to run."""
+
+    configs: Mapping[str, CommonConfig]
+    parts: tuple[Part, ...]
+
+    @property
+    def control(self) -> ControlApiConfig:
+        found = self.configs["control-api"]
+        assert isinstance(found, ControlApiConfig)
+        return found
+
+    @property
+    def listeners(self) -> Mapping[str, Listen]:
+        metadata = self.configs["metadata-api"]
+        assert isinstance(metadata, MetadataApiConfig)
+        return {"control-api": self.control.listen, "metadata-api": metadata.listen}
+
+
+def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
+    """Bring everything up, keep it up until a signal, and take all of it away again.
+
+    `say` shows a line to the person; `serving` is called when all parts are ready. Raises CannotStartError.
+    """
+    for problem in preflight.problems():
+        raise CannotStartError(problem)
+    folder = StateFolder(options.state_dir.absolute())
+    folder.prepare()
+    with folder.locked():
+        logs.configure(LogConfig(debug=options.debug, format="console"), "up", _log_stream(options, folder))
+        supervise(plan(options, folder), folder, say, serving)
+
+
+def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[], None]) -> None:
+    """Run the plan until a signal asks to stop."""
+    supervisor = Supervisor(planned.parts, folder)
+    this = processes.find_own()
+    processes.note(this, folder.supervisor_pid_file)
+    try:
+        with supervisor.heeding_signals():
+            adopted = supervisor.adopt()
+            _prepare_store(planned, folder, adopted)
+            try:
+                supervisor.start(STAGES)
+                if not supervisor.stop_asked:
+                    say(start_report(supervisor.report(), folder))
+                    serving()
+                    supervisor.run()
+                say("stopping …")
+            finally:
+                supervisor.stop(STAGES)
+                down.remove_what_agents_made(folder, planned.configs["compute-agent"].namespace_prefix)
+        say("everything is down; the state is kept in " + str(folder.path))
+    finally:
+        supervisor.close()
+        folder.supervisor_pid_file.unlink(missing_ok=True)
+
+
+def plan(options: UpOptions, folder: StateFolder) -> Plan:
+    """Write the missing files, read all of them, and say what is to run. Raises CannotStartError."""
+    _write_missing_files(options, folder)
+    readers = {name: program.files for name, program in PROGRAMS.items()}
+    files: dict[str, list[str]] = {
+        name: [str(folder.etc / file) for file in program.files] + [str(folder.etc / OVERRIDING_FILE)]
+        for name, program in PROGRAMS.items()
+    }
+    for given in options.config_files:
+        names, path = parts.routed(given, readers)
+        for name in names:
+            files[name].append(str(Path(path).absolute()))
+    configs = _load_all(files)
+    for config_value in configs.values():
+        if config_value.state_path != folder.path:
+            raise CannotStartError(
+                f"{config_value.program} would keep its state in {config_value.state_path}, not in {folder.path}: "
+                f"set state_path = {folder.path} in its files, or give that folder with --state-dir"
+            )
+    return Plan(configs, tuple(_part(name, files[name], configs[name], folder) for name in PROGRAMS))
+
+
+def start_report(report: Sequence[Mapping[str, object]], folder: StateFolder) -> str:
+    """What is told when everything runs."""
+    table = PrettyTable(["part", "pid", "listens on", "log"])
+    table.set_style(TableStyle.PLAIN_COLUMNS)
+    table.align = "l"
+    table.right_padding_width = 2
+    for part in report:
+        table.add_row([part["name"], part["pid"], part["listens"], part["log"]])
+    return (
+        f"openimds is up in {folder.path}\n\n{table.get_string()}\n\n"
+        f"To use it:\n  export OS_CLIENT_CONFIG_FILE={folder.clouds_file} OS_CLOUD={CLOUD}\n"
+        f"  openstack network list\n"
+    )
+
+
+# The files -------------------------------------------------------------------------------------------------------
+
+
+def _write_missing_files(options: UpOptions, folder: StateFolder) -> None:
+    first = FirstSettings(
+        state_path=folder.path,
+        listen=options.listen or "127.0.0.1",
+        control_port=options.control_port or 5000,
+        metadata_port=options.metadata_port or 8775,
+        namespace_prefix=options.namespace_prefix or "",
+        proxy_user=_proxy_user(),
+        service_password=secrets.token_urlsafe(24),
+        shared_secret=secrets.token_urlsafe(32),
+    )
+    texts = first_files.configuration_files(first)
+    missing = [name for name in texts if not (folder.etc / name).exists()]
+    _keep_pairs_together(missing, folder)
+    for name in missing:
+        folder.write_secret_file(name, texts[name])
+    if not (folder.etc / "token_keys").exists():
+        folder.write_secret_file("token_keys", base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() + "\n")
+    folder.write_secret_file(OVERRIDING_FILE, _overriding(options, folder))
+
+
+def _keep_pairs_together(missing: Sequence[str], folder: StateFolder) -> None:
+    """Two of the files share a secret: with one of them gone, a new one could not match."""
+    pair = {"nova.conf", "metadata_agent.ini"}
+    gone = pair & set(missing)
+    if len(gone) == 1:
+        (name,) = gone
+        (other,) = pair - gone
+        raise CannotStartError(
+            f"{folder.etc / name} is missing, and its secret must be the one in {folder.etc / other}: put it back, or "
+            "remove both to have both written anew"
+        )
+
+
+def _overriding(options: UpOptions, folder: StateFolder) -> str:
+    """The options given to this start, said over the files."""
+    given = (options.listen, options.control_port, options.metadata_port)
+    if given == (None, None, None):
+        return first_files.overriding_file(control=None, metadata=None, prefix=options.namespace_prefix)
+    now = _listeners_in_files(folder)
+    control, metadata = now["control-api"], now["metadata-api"]
+    return first_files.overriding_file(
+        control=f"{options.listen or control.host}:{options.control_port or control.port}",
+        metadata=f"{options.listen or metadata.host}:{options.metadata_port or metadata.port}",
+        prefix=options.namespace_prefix,
+    )
+
+
+def _listeners_in_files(folder: StateFolder) -> Mapping[str, Listen]:
+    files = [str(folder.etc / "nova.conf")]
+    try:
+        return {
+            "control-api": config.load_control_api(files).listen,
+            "metadata-api": config.load_metadata_api(files).listen,
+        }
+    except ConfigError as error:
+        raise CannotStartError(str(error)) from error
+
+
+def _load_all(files: Mapping[str, Sequence[str]]) -> dict[str, CommonConfig]:
+    configs: dict[str, CommonConfig] = {}
+    problems: list[str] = []
+    for name, program in PROGRAMS.items():
+        try:
+            configs[name] = program.load(files[name])
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise CannotStartError("\n".join(problems))
+    return configs
+
+
+def _proxy_user() -> str:
+    try:
+        return pwd.getpwnam(PROXY_USER).pw_name
+    except KeyError:
+        return ""
+
+
+# The parts -------------------------------------------------------------------------------------------------------
+
+
+def _part(name: str, files: Sequence[str], value: CommonConfig, folder: StateFolder) -> Part:
+    argv = parts.part_argv(name, files)
+    try:
+        texts = {file: Path(file).read_bytes() for file in files}
+    except OSError as error:
+        raise CannotStartError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return Part(
+        name=name,
+        argv=argv,
+        log_file=folder.log_file(name),
+        pid_file=folder.pid_file(name),
+        digest=parts.digest(argv, texts),
+        listens=_listens(value),
+    )
+
+
+def _listens(value: CommonConfig) -> str:
+    match value:
+        case ControlApiConfig():
+            return value.public_url
+        case MetadataApiConfig():
+            return first_files.url(value.listen.host, value.listen.port)
+        case MetadataAgentConfig():
+            return str(value.socket_path)
+        case AgentConfig():
+            return "-"
+        case _:
+            return "-"
+
+
+# The store -------------------------------------------------------------------------------------------------------
+
+
+def _prepare_store(planned: Plan, folder: StateFolder, adopted: Sequence[str]) -> None:
+    """Ports, tables, first users, clouds.yaml. Raises CannotStartError."""
+    free = {name: listen for name, listen in planned.listeners.items() if name not in adopted}
+    for problem in preflight.taken_ports(free):
+        raise CannotStartError(problem)
+    admin_password = _admin_password(planned.control, folder)
+    try:
+        _fill_store(planned, admin_password)
+    except OpenimdsError as error:
+        raise CannotStartError(error.message) from error
+
+
+def _fill_store(planned: Plan, admin_password: str) -> None:
+    service = planned.configs["compute-agent"]
+    assert isinstance(service, AgentConfig)
+    store = Store(planned.control.database_url)
+    try:
+        schema.upgrade(store)
+        bootstrap(store, admin_password, service.auth.password, planned.control.images_dir, utc_now())
+    finally:
+        store.close()
+
+
+def _admin_password(control: ControlApiConfig, folder: StateFolder) -> str:
+    """The password in clouds.yaml, which is written if there is none; its auth_url is kept right."""
+    auth_url = f"{control.public_url}/v3"
+    if not folder.clouds_file.exists():
+        password = secrets.token_urlsafe(18)
+        folder.write_secret_file("clouds.yaml", first_files.clouds_yaml(auth_url, password, control.region))
+        return password
+    text = folder.clouds_file.read_text()
+    try:
+        password = str(yaml.safe_load(text)["clouds"][CLOUD]["auth"]["password"])
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise CannotStartError(
+            f"{folder.clouds_file} does not hold the password of the cloud `{CLOUD}`: repair it, or remove it to have "
+            "a new one written (the password of the user admin then stays what it was)"
+        ) from error
+    changed = first_files.with_auth_url(text, auth_url)
+    if changed != text:
+        folder.write_secret_file("clouds.yaml", changed)
+    return password
+
+
+def _log_stream(options: UpOptions, folder: StateFolder) -> TextIO:
+    """Where the supervisor logs: its log file, and the terminal if there is one."""
+    file = folder.log_file("supervisor").open("a", encoding="utf-8")
+    if not options.detached:
+        return cast("TextIO", _Both(sys.stderr, file))
+    os.dup2(file.fileno(), 2)
+    return file
+
+
+class _Both(io.TextIOBase):
+    """A text stream to two others; a full disk or a closed terminal ends neither."""
+
+    def __init__(self, *streams: TextIO) -> None:
+        self._streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self._streams:
+            with contextlib.suppress(OSError, ValueError):
+                stream.write(text)
+                stream.flush()
+        return len(text)
+
+    def isatty(self) -> bool:
+        return False
