@@ -12,7 +12,7 @@ from openimds.resources.auth import AuthOptions
 
 _log = structlog.get_logger(__name__)
 
-CALL_TIMEOUT_SECONDS = 30.0
+CALL_TIMEOUT_SECONDS = 15.0
 
 
 def connect(auth: AuthOptions) -> Session:
