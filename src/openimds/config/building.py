@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from openimds.config import agent_options, options
+from openimds.config.identity_v3 import led_to_v3
 from openimds.config.loading import OptionValues
 from openimds.config.options import DEFAULT, Section
 from openimds.config.reading import ConfigError
@@ -159,22 +159,6 @@ def compute_agent(values: OptionValues, fields: Common) -> ComputeAgentConfig:
         guest_memory_bytes=values["guest", "memory_mib"] * MIB,
         guest_processes=values["guest", "processes"],
     )
-
-
-def led_to_v3(auth_url: str) -> str:
-    """`http://controller:5000/v2.0` → `http://controller:5000/v3`: identity v2.0 went out of OpenStack in 2018."""
-    return re.sub(r"/v2\.0/?$", "/v3", auth_url)
-
-
-def addresses_led_to_v3(values: OptionValues, sections: Iterable[Section]) -> list[str]:
-    """A sentence for each auth_url that ends in /v2.0."""
-    warnings = []
-    for section in sections:
-        url = values.values.get((section.name, "auth_url"))
-        if url and led_to_v3(url) != url:
-            place = values.where(section, "auth_url")
-            warnings.append(f"{place}: identity v2.0 is no more: {led_to_v3(url)} is asked instead; write that")
-    return warnings
 
 
 def _agent(values: OptionValues) -> dict[str, Any]:

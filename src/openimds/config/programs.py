@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from openimds.config import agent_options, building, options
+from openimds.config.identity_v3 import addresses_led_to_v3
 from openimds.config.loading import OptionValues, load
 from openimds.config.options import Section
 from openimds.config.validation import likely_misspellings
@@ -40,7 +41,7 @@ class Program(Generic[ConfigT_co]):
         values = load(files, self.sections)
         warnings = (
             *values.warnings,
-            *building.addresses_led_to_v3(values, self.sections),
+            *addresses_led_to_v3(values, self.sections),
             *likely_misspellings(values.files, all_sections()),
         )
         return self.build(values, building.common(self.name, values) | {"warnings": warnings})

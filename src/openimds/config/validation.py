@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from openimds.config.identity_v3 import addresses_led_to_v3
 from openimds.config.loading import load, spellings
 from openimds.config.options import DEFAULT, Section
 from openimds.config.reading import Assignment, ConfigError, ConfigFile
@@ -89,7 +90,8 @@ def _checked(files: Sequence[str], readers: Sequence[ReadsFiles], everything: Se
     except ConfigError as error:
         yield from (Finding(Finding.ERROR, problem) for problem in error.problems)
         return
-    yield from (Finding(Finding.WARNING, warning) for warning in values.warnings)
+    for warning in (*values.warnings, *addresses_led_to_v3(values, sections)):
+        yield Finding(Finding.WARNING, warning)
     names, all_names = known_names(sections), known_names(everything)
     reader_names = ", ".join(reader.name for reader in readers)
     for found in unknown_options(values.files, names):

@@ -1,0 +1,79 @@
+# Everything this project does, as one word each: `make help`.
+# Needs root for what touches the kernel (demo, kernel, system, test), and Debian 12 or newer.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+KEEP ?=
+ARGS ?=
+
+.PHONY: help
+help: ## Show this
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: .venv/.installed ## Install what is missing: Debian packages, and .venv from the lock file
+	@scripts/install-debian-packages
+
+.venv/.installed: requirements-dev.lock pyproject.toml scripts/make-venv
+	@scripts/install-debian-packages python
+	@scripts/make-venv
+	@touch $@
+
+.PHONY: demo
+demo: install ## Tell the whole story on the terminal, on real parts (KEEP=1: leave it running)
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: install check unit compat kernel system ## Run every test and every check
+
+.PHONY: check
+check: .venv/.installed ## Format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: unit
+unit: .venv/.installed ## Tests of the rules and of single edges: no root, seconds
+	@$(BIN)/python -m pytest tests/unit tests/contract $(ARGS)
+
+.PHONY: compat
+compat: .venv/.installed ## Recorded behaviour of nova-api-metadata
+	@$(BIN)/python -m pytest tests/compat $(ARGS)
+
+.PHONY: kernel
+kernel: install ## Tests on real namespaces, links, firewall, HAProxy, dnsmasq
+	@$(BIN)/python -m pytest tests/kernel $(ARGS)
+
+.PHONY: system
+system: install ## Whole systems: an instance asks 169.254.169.254; the openstack client
+	@$(BIN)/python -m pytest tests/system $(ARGS)
+
+.PHONY: bench
+bench: install ## Measure, and write bench/RESULTS.md
+	@$(BIN)/python -m bench
+
+.PHONY: format
+format: .venv/.installed ## Format, and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: docs
+docs: .venv/.installed ## Write the generated pages of docs/
+	@$(BIN)/python scripts/write-docs
+
+.PHONY: lock
+lock: .venv/.installed ## Write the lock files anew from pyproject.toml
+	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host \
+		--output-file=requirements.lock pyproject.toml
+	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host \
+		--extra=dev --output-file=requirements-dev.lock pyproject.toml
+
+.PHONY: clean
+clean: ## Remove what make has made here (.venv, caches)
+	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} + ; find src -name '*.egg-info' -prune -exec rm -rf {} +
