@@ -1,0 +1,1 @@
+"""Figures, each as a ratio beside a reference in the same run: `make bench` writes RESULTS.md."""
