@@ -44,7 +44,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(sentence)
-        self.status = status
+        self.status = int(status)
         self.sentence = sentence
         self.headers = headers
 

@@ -56,3 +56,7 @@ class StoreUnavailable(OpenimdsError):
 
 class RevisionGone(OpenimdsError):
     """Changes after the asked revision are no longer, or not yet, known (410): list again."""
+
+
+class PeerFailed(OpenimdsError):
+    """Another service that was asked did not answer, or not as it should (503, or what is known without it)."""

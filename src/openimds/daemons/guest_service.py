@@ -1,0 +1,122 @@
+"""Joining the metadata API's parts: the store, the rules' settings, vendors, the service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keystoneauth1.session import Session
+
+from openimds.client.session import connect
+from openimds.client.vendors import VendorTimeouts, vendor_post
+from openimds.config import MetadataApiConfig, VendorDataConfig
+from openimds.daemons.running import CannotStartError
+from openimds.metadata.reading import DocumentSettings
+from openimds.store.instances import InstanceStore
+from openimds.web.guest.asking import ByAddress, BySignature, Identification
+from openimds.web.guest.freshness import Freshness
+from openimds.web.guest.records import Records
+from openimds.web.guest.service import GuestService
+from openimds.web.guest.vendors import Target, Vendors
+
+STATIC = "StaticJSON"
+DYNAMIC = "DynamicJSON"
+
+STORE_THREADS = 8
+VENDOR_THREADS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """All that a worker needs to build its service; made, and its mistakes found, before any worker starts."""
+
+    settings: DocumentSettings
+    secrets: tuple[str, ...] | None
+    """None: instances are known by their address."""
+    vendors: Callable[[], Vendors] | None
+
+
+def plan_service(config: MetadataApiConfig) -> ServicePlan:
+    """Raises CannotStartError with a sentence."""
+    vendor_data = config.vendor_data
+    unknown = sorted(set(vendor_data.providers) - {STATIC, DYNAMIC})
+    if unknown:
+        raise CannotStartError(
+            f"[api] vendordata_providers names {', '.join(unknown)}: only {STATIC} and {DYNAMIC} are supported"
+        )
+    dynamic = DYNAMIC in vendor_data.providers
+    return ServicePlan(
+        settings=DocumentSettings(
+            dhcp_domain=config.dhcp_domain,
+            static_vendor_data=static_vendor_data(vendor_data.jsonfile_path)
+            if STATIC in vendor_data.providers
+            else None,
+            dynamic_vendor_data=dynamic,
+        ),
+        secrets=_secrets(config),
+        vendors=(lambda: _vendors(vendor_data)) if dynamic else None,
+    )
+
+
+def build_service(plan: ServicePlan, instances: InstanceStore, executor: Executor | None = None) -> GuestService:
+    """One worker's service, for one event loop."""
+    threads = executor or ThreadPoolExecutor(STORE_THREADS, "store")
+    records = Records(Freshness(instances.revision, threads), threads)
+    identification: Identification = (
+        ByAddress(instances, records) if plan.secrets is None else BySignature(instances, records, plan.secrets)
+    )
+    return GuestService(
+        identification=identification,
+        passwords=instances,
+        settings=plan.settings,
+        executor=threads,
+        vendors=plan.vendors() if plan.vendors else None,
+    )
+
+
+def static_vendor_data(path: Path | None) -> dict[str, Any]:
+    """The file's JSON object; `{}` without a file. Raises CannotStartError."""
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CannotStartError(
+            f"[api] vendordata_jsonfile_path: {path} cannot be read: {error.strerror}; make it readable or unset it"
+        ) from None
+    except ValueError as error:
+        raise CannotStartError(f"[api] vendordata_jsonfile_path: {path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise CannotStartError(f"[api] vendordata_jsonfile_path: {path} must hold a JSON object")
+    return content
+
+
+def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
+    if not config.service_metadata_proxy:
+        return None
+    if config.shared_secrets:
+        return config.shared_secrets
+    if not config.allow_empty_shared_secret:
+        raise CannotStartError(
+            "[neutron] metadata_proxy_shared_secret is empty: anybody who reaches this port could sign for any instance. "
+            "Set the same secret here and in metadata_agent.ini, or write allow_empty_shared_secret = true to go "
+            "without one"
+        )
+    return ("",)
+
+
+def _vendors(config: VendorDataConfig) -> Vendors:
+    session = connect(config.dynamic_auth) if config.dynamic_auth else Session(app_name="openimds")
+    timeouts = VendorTimeouts(
+        connect_seconds=config.dynamic_connect_timeout_seconds, read_seconds=config.dynamic_read_timeout_seconds
+    )
+    return Vendors(
+        [Target(name, url) for name, url in config.dynamic_targets],
+        vendor_post(session, timeouts, config.dynamic_ssl_certfile),
+        ThreadPoolExecutor(VENDOR_THREADS, "vendors"),
+        failure_is_fatal=config.dynamic_failure_fatal,
+    )

@@ -1,0 +1,93 @@
+"""One process of the metadata API: an event loop, a service, a server."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import REGISTRY
+
+from openimds import config as configuration
+from openimds.config import ConfigError, MetadataApiConfig
+from openimds.daemons import notify
+from openimds.daemons.guest_service import ServicePlan, build_service, plan_service
+from openimds.daemons.running import CannotStartError
+from openimds.http.messages import Answer, Request
+from openimds.http.rules import Connections, Limits
+from openimds.http.server import GuestServer, Listener
+from openimds.store.engine import Store
+from openimds.store.instances import InstanceStore
+from openimds.web.guest.service import GuestService
+from openimds.web.guest.status import StatusPages
+
+log = structlog.get_logger(__name__)
+
+DRAIN_SECONDS = 5.0
+
+LIMITS = Limits(header_bytes=65 * 1024)
+"""As much header as the front ends take that nova is deployed behind."""
+
+
+class GuestWorker:
+    """Serves `listener`, and `metrics` when there is one, until it is told to stop."""
+
+    def __init__(
+        self, config: MetadataApiConfig, plan: ServicePlan, listener: socket.socket, metrics: socket.socket | None
+    ) -> None:
+        self._config = config
+        self._plan = plan
+        self._listener = listener
+        self._metrics = metrics
+        self._store = Store(config.database_url)
+        self._instances = InstanceStore(self._store)
+        self._service: GuestService | None = None
+        self._stop = asyncio.Event()
+
+    async def serve(self, on_ready: Callable[[], None]) -> None:
+        """Until SIGTERM or SIGINT. SIGHUP reads the configuration again: secrets, vendor data, the domain."""
+        self._service = build_service(self._plan, self._instances)
+        server = GuestServer(self._handle, connections=self._connections())
+        await server.start([Listener(socket=self._listener, tag="tcp", limits=LIMITS)])
+        pages = await self._serve_status()
+        self._heed_signals()
+        on_ready()
+        await self._stop.wait()
+        notify.stopping()
+        await server.stop(DRAIN_SECONDS)
+        if pages is not None:
+            await pages.stop(0)
+        self._store.close()
+
+    async def _handle(self, request: Request) -> Answer:
+        assert self._service is not None
+        return await self._service.handle(request)
+
+    async def _serve_status(self) -> GuestServer | None:
+        if self._metrics is None:
+            return None
+        server = GuestServer(StatusPages(REGISTRY, self._instances.revision).handle)
+        await server.start([Listener(socket=self._metrics, tag="metrics")])
+        return server
+
+    def _connections(self) -> Connections:
+        # Behind agents few peers have many connections; guests that come themselves get a share each.
+        default = Connections()
+        return default if self._plan.secrets is None else Connections(per_peer=default.total)
+
+    def _heed_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _reload(self) -> None:
+        try:
+            config = configuration.load_metadata_api(self._config.config_files)
+            self._service = build_service(plan_service(config), self._instances)
+        except (ConfigError, CannotStartError) as error:
+            log.error("the configuration was not read again", error=str(error))  # noqa: TRY400 - a sentence says it
+            return
+        log.info("the configuration was read again")

@@ -1,0 +1,58 @@
+"""`openimds metadata-api`: answers signed requests with instances' documents."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import structlog
+import uvloop
+
+from openimds.config import Listen, MetadataApiConfig
+from openimds.daemons import notify
+from openimds.daemons.guest_service import plan_service
+from openimds.daemons.guest_worker import GuestWorker
+from openimds.daemons.guest_workers import run_workers
+from openimds.daemons.running import CannotStartError
+from openimds.http.listen import ListenError, tcp_listener
+from openimds.resources.errors import StoreUnavailable
+from openimds.store import schema
+from openimds.store.engine import Store
+
+log = structlog.get_logger(__name__)
+
+
+def run(config: MetadataApiConfig) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises CannotStartError."""
+    plan = plan_service(config)
+    if plan.secrets == ("",):
+        log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
+    _prepare_store(config.database_url)
+    listener = _listener(config.listen)
+    metrics = _listener(config.metrics) if config.metrics else None
+    place = f"{config.listen.host}:{config.listen.port}"
+    if config.workers > 1:
+        return run_workers(
+            config, listener, metrics, on_ready=lambda: notify.ready(listens=place, workers=config.workers)
+        )
+    worker = GuestWorker(config, plan, listener, metrics)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(worker.serve(on_ready=lambda: notify.ready(listens=place)))
+    return 0
+
+
+def _prepare_store(url: str) -> None:
+    store = Store(url)
+    try:
+        schema.upgrade(store)
+    except StoreUnavailable as error:
+        raise CannotStartError(error.message) from None
+    finally:
+        store.close()
+
+
+def _listener(listen: Listen) -> socket.socket:
+    try:
+        return tcp_listener(listen.host, listen.port)
+    except ListenError as error:
+        raise CannotStartError(str(error)) from None

@@ -1,0 +1,131 @@
+"""Who asks: a signed instance id, a provider and an address, or the TCP peer's own address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from openimds.identity.headers import INSTANCE_ID, HeaderError, instance_claim, provider_claim, values
+from openimds.identity.signature import matching_secret
+from openimds.identity.source import canonical
+from openimds.metadata.decision import Refusal, not_found
+from openimds.resources.instance import Instance
+from openimds.web.guest.measures import SIGNATURES
+from openimds.web.guest.messages import GuestRequest
+from openimds.web.guest.records import Records
+
+log = structlog.get_logger(__name__)
+
+BAD_SIGNATURE = "Invalid proxy request signature."
+_SECRET_NAMES = ("current", "previous")
+
+
+class AskingPort(Protocol):
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def project_id(self) -> str: ...
+
+
+class Instances(Protocol):
+    """The store, as far as who asks is concerned. All raise StoreUnavailable."""
+
+    def instance(self, instance_id: str) -> Instance | None: ...
+    def instance_ids_by_address(self, address: str) -> tuple[str, ...]: ...
+    def ports_by_provider(self, provider_id: str, address: str) -> Sequence[AskingPort] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """The instance, and the address it asks from as far as somebody said it."""
+
+    instance: Instance
+    address: str | None
+
+
+class Identification(Protocol):
+    async def asker(self, request: GuestRequest) -> Asker:
+        """Raises Refusal: 400 for headers, 403 for signatures, 404 for whom nobody knows."""
+
+
+class BySignature:
+    """`service_metadata_proxy = True`: a metadata agent found out who asks, and signed it."""
+
+    def __init__(self, instances: Instances, records: Records, secrets: Sequence[str]) -> None:
+        """`secrets`: the current shared secret first."""
+        self._instances = instances
+        self._records = records
+        self._secrets = tuple(secrets)
+
+    async def asker(self, request: GuestRequest) -> Asker:
+        try:
+            provider = provider_claim(request.headers)
+            if provider is not None:
+                self._verify(provider.provider_id, provider.signature)
+                return await self._asker_by_provider(provider.provider_id, provider.address)
+            claim = instance_claim(request.headers)
+        except HeaderError as error:
+            raise Refusal(400, str(error)) from None
+        self._verify(claim.instance_id, claim.signature)
+        return await self._asker(claim.instance_id, claim.tenant_id, claim.address)
+
+    def _verify(self, signed_id: str, signature: str) -> None:
+        place = matching_secret(self._secrets, signed_id, signature)
+        SIGNATURES.labels("none" if place is None else _SECRET_NAMES[min(place, 1)]).inc()
+        if place is None:
+            log.warning(
+                "a request's signature does not fit: metadata_proxy_shared_secret here ([neutron] of nova.conf) and at "
+                "the metadata agent (metadata_agent.ini) must be the same",
+                signed_id=signed_id[:64],
+            )
+            raise Refusal(403, BAD_SIGNATURE)
+
+    async def _asker(self, instance_id: str, project_id: str, address: str | None) -> Asker:
+        instance = await self._records.ask(("instance", instance_id), lambda: self._instances.instance(instance_id))
+        if instance is None:
+            log.info("a signed request names an instance that is not known", instance_id=instance_id[:64])
+            raise not_found()
+        if instance.project_id != project_id:
+            log.warning("a signed request names another project than its instance's", instance_id=instance_id)
+            raise not_found()
+        return Asker(instance, address)
+
+    async def _asker_by_provider(self, provider_id: str, address: str) -> Asker:
+        ports = await self._records.ask(
+            ("provider", provider_id, address), lambda: self._instances.ports_by_provider(provider_id, address)
+        )
+        if ports is None:
+            raise Refusal(400, f"Could not find any subnets for provider {provider_id}")
+        if len(ports) != 1:
+            raise Refusal(
+                400, f"Expected a single port matching provider {provider_id} and IP {address}. Found {len(ports)}."
+            )
+        return await self._asker(ports[0].instance_id, ports[0].project_id, address)
+
+
+class ByAddress:
+    """`service_metadata_proxy = False`: guests reach this server themselves, on one flat network."""
+
+    def __init__(self, instances: Instances, records: Records) -> None:
+        self._instances = instances
+        self._records = records
+
+    async def asker(self, request: GuestRequest) -> Asker:
+        if values(request.headers, INSTANCE_ID):
+            log.warning("X-Instance-ID is ignored: service_metadata_proxy is off", peer=request.peer)
+        try:
+            address = canonical(request.peer)
+        except ValueError:
+            log.warning("a request has no address to know its instance by", peer=request.peer)
+            raise not_found() from None
+        ids = await self._records.ask(("address", address), lambda: self._instances.instance_ids_by_address(address))
+        if len(ids) != 1:
+            log.warning("an address is not one instance's", address=address, instances=len(ids))
+            raise not_found()
+        instance = await self._records.ask(("instance", ids[0]), lambda: self._instances.instance(ids[0]))
+        if instance is None:
+            raise not_found()
+        return Asker(instance, address)

@@ -1,0 +1,36 @@
+"""A request and its answer, as the service sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class GuestRequest(Protocol):
+    """What an HTTP server hands over, complete."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def target(self) -> bytes:
+        """As sent, not percent-decoded."""
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """As received, in order, repeated ones repeated."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def peer(self) -> str:
+        """The TCP peer's address without port; empty on a unix socket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestResponse:
+    """The server adds Date, Content-Length and Connection, and leaves the body out for HEAD."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = field(default=b"", repr=False)

@@ -1,0 +1,19 @@
+"""One id for a request on its whole way."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Sequence
+
+from openimds.identity.headers import REQUEST_ID, values
+
+_FORM = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """The id that the hop before gave, if there is one and it has the form of one; else a new one."""
+    given = values(headers, REQUEST_ID)
+    if len(given) == 1 and _FORM.fullmatch(given[0]):
+        return given[0]
+    return f"req-{uuid.uuid4()}"

@@ -1,0 +1,88 @@
+"""Our metadata API, configured as the recorded nova was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from openimds.metadata.reading import DocumentSettings
+from openimds.resources.instance import Instance
+from openimds.store.engine import Store
+from openimds.store.instances import AskingPort, InstanceStore
+from openimds.store.schema import upgrade
+from openimds.web.guest.asking import ByAddress, BySignature, Identification
+from openimds.web.guest.freshness import Freshness
+from openimds.web.guest.records import Records
+from openimds.web.guest.service import GuestService
+from openimds.web.guest.vendors import Target, Vendors
+
+CONFIGS = ("cache", "nocache", "dynvd", "direct")
+VENDOR_DATA = {"cloud": "peer-cloud", "n": 1}
+
+
+def echo(_url: str, question: Mapping[str, Any]) -> Any:
+    """The recorded nova's vendor data target."""
+    return {"service": "testsvc", "you_sent": dict(question)}
+
+
+@dataclass
+class LoopbackIsMain:
+    """The recorded nova's Neutron found the main instance for 127.0.0.1."""
+
+    store: InstanceStore
+    main_id: str
+
+    def instance(self, instance_id: str) -> Instance | None:
+        return self.store.instance(instance_id)
+
+    def instance_ids_by_address(self, address: str) -> tuple[str, ...]:
+        return (self.main_id,) if address in ("127.0.0.1", "::1") else self.store.instance_ids_by_address(address)
+
+    def ports_by_provider(self, provider_id: str, address: str) -> tuple[AskingPort, ...] | None:
+        return self.store.ports_by_provider(provider_id, address)
+
+
+@dataclass
+class Stage:
+    """A store with the instances, and the services on top of it."""
+
+    folder: Path
+    document: dict[str, Any]
+    store: Store = field(init=False)
+    instances: InstanceStore = field(init=False)
+    threads: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = Store(f"sqlite:///{self.folder}/openimds.sqlite")
+        upgrade(self.store)
+        self.instances = InstanceStore(self.store)
+        self.threads = ThreadPoolExecutor(4)
+        self.reset()
+
+    def reset(self) -> None:
+        """The instances as they came: without passwords."""
+        self.instances.import_instances(self.document)
+
+    def service(self, config: str) -> GuestService:
+        """For the event loop that runs."""
+        records = Records(Freshness(self.instances.revision, self.threads), self.threads)
+        return GuestService(
+            identification=self._identification(config, records),
+            passwords=self.instances,
+            settings=DocumentSettings(static_vendor_data=VENDOR_DATA, dynamic_vendor_data=config == "dynvd"),
+            executor=self.threads,
+            vendors=Vendors([Target("testsvc", "http://testsvc")], echo, self.threads),
+        )
+
+    def close(self) -> None:
+        self.threads.shutdown()
+        self.store.close()
+
+    def _identification(self, config: str, records: Records) -> Identification:
+        if config == "direct":
+            main = next(entry["uuid"] for entry in self.document["instances"] if entry.get("main"))
+            return ByAddress(LoopbackIsMain(self.instances, main), records)
+        return BySignature(self.instances, records, [self.document["metadata_proxy_shared_secret"]])

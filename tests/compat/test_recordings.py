@@ -1,0 +1,66 @@
+"""Every recorded request, through the HTTP parser and the service, without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from tests.compat.compare import Got, mismatch
+from tests.compat.recordings import Case, Expectations, load_cases, load_instances
+from tests.compat.stage import Stage
+
+from openimds.daemons.guest_worker import LIMITS
+from openimds.http.conversation import Conversation
+from openimds.http.rules import Refusal
+from openimds.web.guest.service import GuestService
+
+CASES = load_cases()
+GROUPS = sorted({(case.config, case.group) for case in CASES})
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory) -> Iterator[Stage]:
+    stage = Stage(tmp_path_factory.mktemp("compat"), load_instances())
+    yield stage
+    stage.close()
+
+
+@pytest.mark.parametrize(("config", "group"), GROUPS)
+def test_answers_like_nova(stage: Stage, config: str, group: str) -> None:
+    cases = [case for case in CASES if (case.config, case.group) == (config, group)]
+    stage.reset()
+    failures = asyncio.run(_replay(stage, config, cases))
+    assert not failures, f"{len(failures)} of {len(cases)}:\n" + "\n".join(failures[:20])
+
+
+def test_all_recordings_are_here() -> None:
+    assert len(CASES) == 2124
+
+
+async def _replay(stage: Stage, config: str, cases: list[Case]) -> list[str]:
+    service = stage.service(config)
+    expectations = Expectations()
+    failures = []
+    for case in cases:
+        expected = expectations.of(case)
+        failure = mismatch(case, expected, await _ask(service, case))
+        if failure is not None:
+            failures.append(failure)
+        if expected.difference:
+            stage.reset()  # what we did and nova did not must not show in what follows
+    return failures
+
+
+async def _ask(service: GuestService, case: Case) -> Got:
+    conversation = Conversation(LIMITS, peer="127.0.0.1")
+    conversation.receive(case.request_bytes)
+    try:
+        incoming = conversation.next()
+    except Refusal as refusal:
+        return Got(refusal.status, {}, refusal.sentence.encode())
+    assert incoming is not None, f"{case} is not complete"
+    response = await service.handle(incoming.request)
+    headers = {name.decode().lower(): value.decode() for name, value in response.headers}
+    body = b"" if case.method == "HEAD" else response.body
+    return Got(response.status, headers, body)
