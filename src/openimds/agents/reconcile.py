@@ -137,6 +137,7 @@ class Loop(Generic[Wanted]):
         self._everything = True
         self.last_report: RoundReport | None = None
         """Replaced whole: any thread may read it."""
+        self.first_round_done = threading.Event()
 
     def run(self) -> None:
         """Until `stop`."""
@@ -158,6 +159,7 @@ class Loop(Generic[Wanted]):
             return True
         self._everything = False
         self.last_report = self._rounds.round(view, everything=everything)
+        self.first_round_done.set()
         return bool(self.last_report.failures)
 
     def _on_change(self, _view: object) -> None:

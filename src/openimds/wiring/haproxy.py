@@ -18,8 +18,9 @@ from openimds.wiring.state import Daemon
 
 MAX_CONNECTIONS = 2048
 BACKLOG = 4096
-RETRIES = 8
-"""A second apart: so long a request waits for an agent that is being started."""
+RETRIES = 3
+"""They follow each other at once: a unix socket refuses at once. While an agent is restarted the requests wait in its
+socket's queue, if whoever starts it keeps the socket; if nobody does, the guest gets 503 and asks again."""
 TABLE_SIZE = 100_000
 
 # HAProxy sees header names in lower case. `_` for `-`: some servers behind a proxy read both as one.

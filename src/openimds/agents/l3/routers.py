@@ -85,7 +85,7 @@ class Routers:
         self.report = {**self.report, key: _facts(wanted, state.name)}
         return changes
 
-    def remove(self, key: str, view: View) -> Iterable[str]:  # noqa: ARG002 - the trade's signature
+    def remove(self, key: str, view: View) -> Iterable[str]:
         namespace = router_namespace(key, self.settings.namespace_prefix)
         was_there = namespace in self._kernel.namespaces()
         self._proxies.drop(key, namespace, self.settings.proxy)

@@ -1,0 +1,213 @@
+"""The edges of the DHCP and the L3 agent, in memory. They print themselves as text, and tests expect that text."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from openimds.resources.network import FixedIP, FloatingIP, Network, Port, Router, Subnet
+from openimds.wiring.state import Bridge, Daemon, NamespaceState
+
+
+@dataclass
+class FakeView:
+    """Mutable, unlike the real one: a test adds and takes away."""
+
+    revision: int = 1
+    networks: dict[str, Network] = field(default_factory=dict)
+    subnets: dict[str, Subnet] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
+    routers: dict[str, Router] = field(default_factory=dict)
+    floating_ips: dict[str, FloatingIP] = field(default_factory=dict)
+
+    def add(self, *things: Network | Subnet | Port | Router | FloatingIP) -> None:
+        """A thing of the same id is replaced."""
+        for thing in things:
+            self._table(thing)[thing.id] = thing
+        self.revision += 1
+
+    def remove(self, *things: Network | Subnet | Port | Router | FloatingIP) -> None:
+        for thing in things:
+            self._table(thing).pop(thing.id, None)
+        self.revision += 1
+
+    def _table(self, thing: object) -> dict[str, Any]:
+        tables: dict[type, dict[str, Any]] = {
+            Network: self.networks,
+            Subnet: self.subnets,
+            Port: self.ports,
+            Router: self.routers,
+            FloatingIP: self.floating_ips,
+        }
+        return tables[type(thing)]
+
+
+class FakeMirror:
+    def __init__(self, view: FakeView) -> None:
+        self._view = view
+        self._callbacks: list[Callable[[object], None]] = []
+
+    def view(self) -> FakeView:
+        return self._view
+
+    def subscribe(self, callback: Callable[[object], None], /) -> None:
+        self._callbacks.append(callback)
+
+    def tell(self) -> None:
+        """Something changed."""
+        for callback in self._callbacks:
+            callback(self._view)
+
+
+class FakePortsApi:
+    """Ports as the control API makes them: written straight into a view, the lowest free addresses first."""
+
+    def __init__(self, view: FakeView) -> None:
+        self._view = view
+        self._numbers = itertools.count(1)
+        self.calls: list[str] = []
+        self.broken = False
+        """Every call fails."""
+
+    def ports(self, **filters: Any) -> list[Port]:
+        self._call(f"list ports {sorted(filters)}")
+        return [p for p in self._view.ports.values() if all(getattr(p, key) == value for key, value in filters.items())]
+
+    def create_port(self, body: Mapping[str, Any]) -> Port:
+        self._call(f"create port {body['device_owner']} on {body['network_id']}")
+        number = next(self._numbers)
+        port = Port(
+            id=f"{number:08x}-0000-4000-8000-0000000000dc",
+            network_id=body["network_id"],
+            project_id=body["project_id"],
+            mac_address=f"fa:16:3e:dc:00:{number:02x}",
+            fixed_ips=self._allocated(body["fixed_ips"]),
+            device_id=body["device_id"],
+            device_owner=body["device_owner"],
+            host=body["binding:host_id"],
+        )
+        self._view.add(port)
+        return port
+
+    def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port:
+        self._call(f"update port {port_id}")
+        port = replace(self._view.ports[port_id], fixed_ips=self._allocated(body["fixed_ips"]))
+        self._view.add(port)
+        return port
+
+    def delete_port(self, port_id: str) -> None:
+        self._call(f"delete port {port_id}")
+        self._view.ports.pop(port_id, None)
+
+    def port_provisioned(self, port_id: str, entity: str) -> None:
+        self._call(f"port {port_id} has {entity}")
+
+    def __str__(self) -> str:
+        return "\n".join(self.calls)
+
+    def _call(self, words: str) -> None:
+        if self.broken:
+            raise ConnectionError("the control API is away")
+        self.calls.append(words)
+
+    def _allocated(self, wanted: Iterable[Mapping[str, str]]) -> tuple[FixedIP, ...]:
+        return tuple(
+            FixedIP(one["subnet_id"], one.get("ip_address") or self._free_address(one["subnet_id"])) for one in wanted
+        )
+
+    def _free_address(self, subnet_id: str) -> str:
+        taken = {fixed.ip_address for port in self._view.ports.values() for fixed in port.fixed_ips}
+        start = self._view.subnets[subnet_id].cidr.split("/")[0]
+        prefix = start if ":" in start else start.rsplit(".", 1)[0] + "."
+        return next(f"{prefix}{n}" for n in range(2, 250) if f"{prefix}{n}" not in taken)
+
+
+class FakeKernel:
+    """Remembers what is wanted, and says what is new in it."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, NamespaceState] = {}
+        self.made_bridges: set[str] = set()
+        self.plugged_bridges: set[str] = set()
+        """Those that are not removed: somebody else's device is on them."""
+
+    def namespaces(self) -> set[str]:
+        return set(self.states)
+
+    def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
+        old = self.states.get(wanted.name)
+        self.states[wanted.name] = wanted
+        if old == wanted:
+            return ()
+        return (f"change {wanted.name}",) if old else (f"create {wanted.name}",)
+
+    def remove_namespace(self, name: str) -> None:
+        self.states.pop(name, None)
+
+    def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]:
+        if bridge.name in self.made_bridges:
+            return ()
+        self.made_bridges.add(bridge.name)
+        return (f"create bridge {bridge.name}",)
+
+    def remove_bridge(self, name: str) -> bool:
+        if name in self.plugged_bridges:
+            return False
+        self.made_bridges.discard(name)
+        return True
+
+    def bridges(self) -> set[str]:
+        return set(self.made_bridges)
+
+    def __str__(self) -> str:
+        """`qdhcp-…: tap…(192.168.40.2/24)`, a line a namespace."""
+        return "\n".join(f"{name}: {_devices(state)}" for name, state in sorted(self.states.items()))
+
+
+def _devices(state: NamespaceState) -> str:
+    return " ".join(f"{device.name}({' '.join(sorted(device.addresses or ()))})" for device in state.devices)
+
+
+class FakePrograms:
+    """Programs by their pid file; `run` notes the commands that end by themselves."""
+
+    def __init__(self) -> None:
+        self._pids = itertools.count(100)
+        self.alive: dict[Daemon, int] = {}
+        self.events: list[str] = []
+
+    def running(self, daemon: Daemon) -> int | None:
+        return self.alive.get(daemon)
+
+    def start(self, daemon: Daemon) -> int:
+        self.alive[daemon] = next(self._pids)
+        daemon.pid_file.parent.mkdir(parents=True, exist_ok=True)
+        daemon.pid_file.write_text(f"{self.alive[daemon]}\n")
+        self.events.append(f"start {daemon.name} in {daemon.namespace}")
+        return self.alive[daemon]
+
+    def stop(self, daemon: Daemon) -> None:
+        if self.alive.pop(daemon, None):
+            self.events.append(f"stop {daemon.name} in {daemon.namespace}")
+
+    def send(self, daemon: Daemon, sent: signal.Signals) -> bool:
+        self.events.append(f"{sent.name} to {daemon.name} in {daemon.namespace}")
+        return daemon in self.alive
+
+    def end_strays(self, daemon: Daemon) -> None:
+        for other in [other for other in self.alive if _is_stray(other, daemon)]:
+            self.stop(other)
+
+    def run(self, argv: Sequence[str], *, namespace: str | None = None) -> str:
+        self.events.append(f"{' '.join(argv)} in {namespace}")
+        return ""
+
+    def __str__(self) -> str:
+        return "\n".join(self.events)
+
+
+def _is_stray(other: Daemon, daemon: Daemon) -> bool:
+    return other != daemon and other.namespace == daemon.namespace and other.name == daemon.name

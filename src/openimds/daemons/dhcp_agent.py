@@ -1,0 +1,89 @@
+"""`openimds dhcp-agent`: joins the DHCP agent's rules and loops with the kernel, the programs and the control API."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import structlog
+
+from openimds import config as configuration
+from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
+from openimds.client.control import ControlClient
+from openimds.client.session import connect
+from openimds.config import DhcpAgentConfig
+from openimds.daemons.heartbeat import Identity
+from openimds.daemons.proxy_settings import proxy_settings
+from openimds.daemons.reconciling import Agent, serve
+from openimds.daemons.running import begin
+from openimds.linux.kernel import Kernel
+from openimds.linux.ledger import Ledger
+from openimds.linux.programs import Daemons
+from openimds.linux.programs import run as run_program
+from openimds.wiring.dhcp_network import MetadataChoice
+from openimds.wiring.dnsmasq import DnsmasqSettings
+
+KINDS = ("network", "subnet", "port")
+
+log = structlog.get_logger(__name__)
+
+
+def run(config: DhcpAgentConfig) -> int:
+    """Until SIGTERM. The exit code."""
+    begin(config)
+    os.umask(0o022)  # dnsmasq, which is not root, must be able to read its files
+    client = ControlClient(connect(config.auth), region=config.auth.region_name)
+    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix)
+    edges = Edges(api=client, kernel=kernel, programs=Daemons(), run=run_program)
+    networks = DhcpNetworks(edges, settings_of(config))
+
+    def reload() -> None:
+        networks.settings = settings_of(configuration.load_dhcp_agent(config.config_files))
+
+    return serve(
+        Agent(
+            config=config,
+            identity=Identity(binary="openimds-dhcp-agent", host=config.host, agent_type="DHCP agent"),
+            client=client,
+            kinds=KINDS,
+            trade=networks,
+            interval_seconds=config.resync_interval_seconds,
+            reload=reload,
+        )
+    )
+
+
+def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
+    return DhcpSettings(
+        host=config.host,
+        state_path=config.state_path,
+        namespace_prefix=config.namespace_prefix,
+        metadata=MetadataChoice(
+            force_metadata=config.force_metadata,
+            enable_isolated_metadata=config.enable_isolated_metadata,
+            enable_metadata_network=config.enable_metadata_network,
+        ),
+        dnsmasq=DnsmasqSettings(
+            dns_domain=config.dns_domain,
+            lease_seconds=config.dhcp_lease_seconds,
+            lease_max=config.dnsmasq_lease_max,
+            dns_forwarders=config.dnsmasq_dns_servers,
+            broadcast_reply=config.dhcp_broadcast_reply,
+            use_host_resolvers=config.dnsmasq_local_resolv,
+            extra_config_file=config.dnsmasq_config_file,
+            user=dnsmasq_user(config.state_path),
+        ),
+        proxy=proxy_settings(config.proxy, config.state_path),
+    )
+
+
+def dnsmasq_user(state_path: Path) -> str | None:
+    """Dnsmasq reads its files again after it gave root up. Where a folder above them is closed to others it keeps
+    root: it would go on serving yesterday's ports without a word.
+    """
+    folders = [state_path, *state_path.parents]
+    closed = [folder for folder in folders if folder.exists() and not folder.stat().st_mode & 0o001]
+    if not closed:
+        return None
+    log.warning("dnsmasq keeps running as root: others cannot pass this folder", folder=str(closed[0]))
+    return "root"

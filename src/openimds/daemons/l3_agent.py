@@ -1,0 +1,55 @@
+"""`openimds l3-agent`: joins the L3 agent's rules and loops with the kernel, the programs and the control API."""
+
+from __future__ import annotations
+
+from openimds import config as configuration
+from openimds.agents.l3 import Edges, L3Settings, Routers
+from openimds.client.control import ControlClient
+from openimds.client.session import connect
+from openimds.config import L3AgentConfig
+from openimds.daemons.heartbeat import Identity
+from openimds.daemons.proxy_settings import proxy_settings
+from openimds.daemons.reconciling import Agent, serve
+from openimds.daemons.running import begin
+from openimds.linux.kernel import Kernel
+from openimds.linux.ledger import Ledger
+from openimds.linux.programs import Daemons
+from openimds.linux.programs import run as run_program
+from openimds.wiring.router import RouterMetadata
+
+KINDS = ("network", "subnet", "port", "router", "floatingip")
+
+
+def run(config: L3AgentConfig) -> int:
+    """Until SIGTERM. The exit code."""
+    begin(config)
+    client = ControlClient(connect(config.auth), region=config.auth.region_name)
+    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix)
+    routers = Routers(Edges(api=client, kernel=kernel, programs=Daemons(), run=run_program), settings_of(config))
+
+    def reload() -> None:
+        routers.settings = settings_of(configuration.load_l3_agent(config.config_files))
+
+    return serve(
+        Agent(
+            config=config,
+            identity=Identity(binary="openimds-l3-agent", host=config.host, agent_type="L3 agent"),
+            client=client,
+            kinds=KINDS,
+            trade=routers,
+            interval_seconds=config.resync_interval_seconds,
+            reload=reload,
+        )
+    )
+
+
+def settings_of(config: L3AgentConfig) -> L3Settings:
+    return L3Settings(
+        namespace_prefix=config.namespace_prefix,
+        metadata=RouterMetadata(
+            enable_metadata_proxy=config.enable_metadata_proxy,
+            metadata_port=config.metadata_port,
+            access_mark=config.metadata_access_mark,
+        ),
+        proxy=proxy_settings(config.proxy, config.state_path),
+    )

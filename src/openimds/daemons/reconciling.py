@@ -1,0 +1,103 @@
+"""What the DHCP and the L3 agent's mains have in common: a mirror, a loop of rounds, a heartbeat, signals."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from openimds.agents.reconcile import Loop, RoundReport, Rounds, Trade
+from openimds.client.control import ControlClient
+from openimds.client.mirror import Mirror
+from openimds.config import AgentConfig
+from openimds.daemons import metrics, notify
+from openimds.daemons.heartbeat import Heartbeat, Identity
+from openimds.daemons.running import Signals
+
+log = structlog.get_logger(__name__)
+
+
+class Reporting(Trade[Any], Protocol):
+    """A trade that can say what is true of each of its things."""
+
+    @property
+    def report(self) -> Mapping[str, Mapping[str, object]]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """An agent, but for its wheels."""
+
+    config: AgentConfig
+    identity: Identity
+    client: ControlClient
+    kinds: Sequence[str]
+    trade: Reporting
+    interval_seconds: float
+    reload: Callable[[], None]
+    """Read the configuration again, and give the trade its new settings."""
+
+
+def serve(agent: Agent) -> int:
+    """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
+    mirror = Mirror(agent.client, agent.kinds)
+    loop = Loop(Rounds(agent.trade), mirror, agent.interval_seconds)
+    heartbeat = Heartbeat(
+        agent.client, agent.identity, lambda: _facts(agent, loop), agent.config.report_interval_seconds
+    )
+
+    def reload() -> None:
+        agent.reload()
+        loop.look_at_everything()
+        log.info("the configuration was read again")
+
+    with Signals.heeded(on_reload=reload) as signals, metrics.served(agent.config.metrics):
+        failed = threading.Event()
+        worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="rounds", daemon=True)
+        mirror.start()
+        worker.start()
+        _announce_when_ready(agent, loop, signals)
+        heartbeat.start()
+        signals.wait()
+        heartbeat.stop()
+        loop.stop()
+        mirror.stop()
+        worker.join(timeout=10)
+    return 1 if failed.is_set() else 0
+
+
+def _run_loop(loop: Loop[Any], signals: Signals, failed: threading.Event) -> None:
+    try:
+        loop.run()
+    except Exception:
+        # Whoever started this program starts it again; a program that only looks alive is worse.
+        log.exception("the agent met an error of its own and ends")
+        failed.set()
+        signals.stopped.set()
+
+
+def _announce_when_ready(agent: Agent, loop: Loop[Any], signals: Signals) -> None:
+    """After the first full round: what this host should have, it has."""
+    while not signals.stopped.is_set() and not loop.first_round_done.wait(0.1):
+        pass
+    if loop.last_report is not None:
+        notify.ready(**{f"{agent.trade.kind}s": loop.last_report.things, "failures": len(loop.last_report.failures)})
+
+
+def _facts(agent: Agent, loop: Loop[Any]) -> Mapping[str, Any]:
+    facts: dict[str, Any] = {f"{agent.trade.kind}s": dict(agent.trade.report)}
+    if loop.last_report is not None:
+        facts["last_round"] = _round_facts(loop.last_report)
+    return facts
+
+
+def _round_facts(report: RoundReport) -> Mapping[str, Any]:
+    return {
+        "things": report.things,
+        "changes": {key: list(words) for key, words in report.changes.items()},
+        "failures": dict(report.failures),
+        "milliseconds": report.milliseconds,
+    }

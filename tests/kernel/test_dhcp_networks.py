@@ -1,0 +1,325 @@
+"""The DHCP agent's networks on the real kernel: leases, options, metadata, healing."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.kernel.metadata_server import MetadataServer
+from tests.kernel.stage import Host
+
+from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
+from openimds.agents.fakes import FakePortsApi, FakeView
+from openimds.agents.reconcile import Rounds
+from openimds.linux.programs import Daemons, ProgramError, is_alive, run
+from openimds.resources.network import FixedIP, Network, Port, Subnet, dhcp_namespace
+from openimds.wiring.dhcp_network import MetadataChoice
+from openimds.wiring.dnsmasq import DnsmasqSettings
+from openimds.wiring.haproxy import ProxySettings
+from openimds.wiring.state import Device, NamespaceState
+
+pytestmark = pytest.mark.kernel
+
+FORCED = MetadataChoice(force_metadata=True)
+GUEST_SCRIPT = """#!/bin/sh
+env > "$LEASE_FILE"
+"""
+
+
+@dataclass
+class Stage:
+    """A network with one subnet, and guests that can be plugged into it."""
+
+    host: Host
+    view: FakeView
+    networks: DhcpNetworks
+    rounds: Rounds
+    network: Network
+    subnet: Subnet
+    server: MetadataServer
+    folder: Path
+    guests: int = 0
+
+    @property
+    def namespace(self) -> str:
+        return dhcp_namespace(self.network.id, self.host.prefix)
+
+    def round(self, *, everything: bool = False) -> list[str]:
+        report = self.rounds.round(self.view, everything=everything)
+        assert not report.failures
+        return [word for words in report.changes.values() for word in words]
+
+    def port(self, address: str) -> Port:
+        self.guests += 1
+        port = Port(
+            id=f"{self.host.tag}{self.guests:02x}-aaaa-4000-8000-{secrets.token_hex(6)}",
+            network_id=self.network.id,
+            project_id="p",
+            mac_address=f"fa:16:3e:{secrets.token_hex(1)}:{secrets.token_hex(1)}:{self.guests:02x}",
+            fixed_ips=(FixedIP(self.subnet.id, address),),
+            device_owner="compute:nova",
+            device_id=str(uuid.uuid4()),
+        )
+        self.view.add(port)
+        return port
+
+    def plug(self, port: Port) -> str:
+        """A guest's namespace with the port's device `eth0`."""
+        name = self.host.namespace(f"qvm-{port.id}")
+        device = Device(
+            name="eth0",
+            host_name=port.tap_name,
+            bridge=self.network.bridge_name,
+            mac_address=port.mac_address,
+            mtu=self.network.mtu,
+            addresses=None,
+        )
+        self.host.kernel.apply(NamespaceState(name=name, devices=(device,), routes=None))
+        return name
+
+    def lease(self, namespace: str) -> dict[str, str]:
+        """What a real DHCP client was told."""
+        script, told = self.folder / "udhcpc.sh", self.folder / f"{namespace}.lease"
+        script.write_text(GUEST_SCRIPT)
+        script.chmod(0o755)
+        told.unlink(missing_ok=True)
+        options = ["-O", "121", "-O", "249", "-O", "mtu", "-O", "domain", "-O", "router", "-O", "dns"]
+        command = [
+            "busybox",
+            "udhcpc",
+            "-i",
+            "eth0",
+            "-n",
+            "-q",
+            "-f",
+            "-t",
+            "4",
+            "-T",
+            "1",
+            "-s",
+            str(script),
+            *options,
+        ]
+        run(["env", f"LEASE_FILE={told}", *command], namespace=namespace, timeout_seconds=20)
+        return dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
+
+
+@pytest.fixture
+def stage(host: Host, tmp_path: Path) -> Iterator[Stage]:
+    folder = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq, which is not root, must be able to read below it
+    folder.mkdir(mode=0o755)
+    view = FakeView()
+    network = Network(id=f"{host.tag}00-bbbb-4000-8000-000000000001", name="test1", project_id="p", mtu=1442)
+    subnet = Subnet(
+        id=str(uuid.uuid4()), network_id=network.id, project_id="p", cidr="192.168.40.0/24", gateway_ip="192.168.40.1"
+    )
+    view.add(network, subnet)
+    settings = DhcpSettings(
+        host="node1",
+        state_path=folder,
+        namespace_prefix=host.prefix,
+        metadata=FORCED,
+        dnsmasq=DnsmasqSettings(),
+        proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
+    )
+    edges = Edges(api=FakePortsApi(view), kernel=host.kernel, programs=Daemons(), run=run)
+    networks = DhcpNetworks(edges, settings)
+    with MetadataServer(folder / "agent", folder / "log") as server:
+        yield Stage(host, view, networks, Rounds(networks), network, subnet, server, folder)
+    run(["rm", "-rf", str(folder)])
+
+
+def test_guest_gets_its_address_its_options_and_its_answer(stage: Stage) -> None:
+    port = stage.port("192.168.40.77")
+    stage.round(everything=True)
+    told = stage.lease(guest := stage.plug(port))
+    assert told["ip"] == "192.168.40.77"
+    assert told["router"] == "192.168.40.1"
+    assert told["mtu"] == "1442"
+    assert told["staticroutes"] == "169.254.169.254/32 192.168.40.2 0.0.0.0/0 192.168.40.1"
+    assert told["domain"] == "openstacklocal"
+    assert "dns" not in told
+    configure(guest, "192.168.40.77/24", ["169.254.169.254/32", "via", "192.168.40.2"])
+    answer = curl(guest, "-H", "X-Neutron_Network-ID: forged", "-H", "x-forwarded-for: 10.0.0.9")
+    assert answer == "hello"
+    request = stage.server.requests[-1]
+    assert request.values("x-neutron-network-id") == [stage.network.id]
+    assert request.values("x-forwarded-for") == ["192.168.40.77"]
+    assert not [name for name, _ in request.headers if "_" in name]
+
+
+def test_second_round_changes_nothing(stage: Stage) -> None:
+    stage.port("192.168.40.77")
+    stage.round(everything=True)
+    assert stage.round(everything=True) == []
+
+
+def test_addresses_look_as_people_know_them(stage: Stage) -> None:
+    stage.round(everything=True)
+    shown = run(["ip", "-4", "addr"], namespace=stage.namespace)
+    assert "inet 169.254.169.254/16 brd 169.254.255.255 scope global tap" in shown
+    assert "inet 192.168.40.2/24 brd 192.168.40.255 scope global tap" in shown
+    command = run(["ps", "-ww", "-eo", "args"])
+    assert f"haproxy -f {stage.folder}/ns-metadata-proxy/{stage.network.id}.conf" in command.splitlines()
+
+
+def test_unknown_guest_gets_no_lease(stage: Stage) -> None:
+    stage.round(everything=True)
+    stranger = stage.port("192.168.40.80")
+    stage.view.remove(stranger)
+    guest = stage.plug(stranger)
+    with pytest.raises(ProgramError):
+        stage.lease(guest)
+
+
+def test_reused_address_goes_to_its_new_owner_at_once(stage: Stage) -> None:
+    first = stage.port("192.168.40.77")
+    stage.round(everything=True)
+    assert stage.lease(stage.plug(first))["ip"] == "192.168.40.77"
+    stage.view.remove(first)
+    second = stage.port("192.168.40.77")
+    words = stage.round()
+    assert f"release the lease of 192.168.40.77 ({first.mac_address})" in words
+    assert stage.lease(stage.plug(second))["ip"] == "192.168.40.77"
+
+
+def test_what_others_break_is_repaired_and_the_rest_left_alone(stage: Stage) -> None:
+    stage.round(everything=True)
+    dnsmasq, haproxy = pid_of(stage, "dnsmasq"), pid_of(stage, "haproxy")
+    os.kill(haproxy, signal.SIGKILL)
+    run(["ip", "addr", "flush", "dev", tap(stage)], namespace=stage.namespace)
+    eventually(lambda: not is_alive(haproxy))
+    assert len(stage.round(everything=True)) >= 3
+    assert pid_of(stage, "dnsmasq") == dnsmasq
+    assert pid_of(stage, "haproxy") != haproxy
+    assert "169.254.169.254/16" in run(["ip", "addr"], namespace=stage.namespace)
+    os.kill(dnsmasq, signal.SIGKILL)
+    eventually(lambda: not is_alive(dnsmasq))
+    assert stage.round(everything=True)[0].startswith("start dnsmasq")
+
+
+def test_removed_pid_file_does_not_make_two_of_one(stage: Stage) -> None:
+    stage.round(everything=True)
+    dnsmasq = pid_of(stage, "dnsmasq")
+    (stage.folder / "dhcp" / stage.network.id / "pid").unlink()
+    stage.round(everything=True)
+    assert not is_alive(dnsmasq)
+    assert is_alive(pid_of(stage, "dnsmasq"))
+
+
+def test_new_proxy_configuration_loses_no_request(stage: Stage) -> None:
+    port = stage.port("192.168.40.77")
+    stage.round(everything=True)
+    guest = stage.plug(port)
+    configure(guest, "192.168.40.77/24", ["169.254.169.254/32", "via", "192.168.40.2"])
+    before = pid_of(stage, "haproxy")
+    proxy = replace(
+        stage.networks.settings.proxy, timeouts=replace(stage.networks.settings.proxy.timeouts, server_seconds=9)
+    )
+    stage.networks.settings = replace(stage.networks.settings, proxy=proxy)
+    assert any(word.startswith("reload haproxy") for word in stage.round(everything=True))
+    assert pid_of(stage, "haproxy") != before
+    assert curl(guest) == "hello"
+    eventually(lambda: not is_alive(before))
+    assert stage.round(everything=True) == []
+
+
+def test_metadata_switched_off_takes_address_and_proxy_away(stage: Stage) -> None:
+    stage.round(everything=True)
+    haproxy = pid_of(stage, "haproxy")
+    stage.networks.settings = replace(stage.networks.settings, metadata=MetadataChoice())
+    stage.round(everything=True)
+    assert not is_alive(haproxy)
+    assert "169.254.169.254" not in run(["ip", "addr"], namespace=stage.namespace)
+
+
+def test_deleted_network_leaves_nothing(stage: Stage) -> None:
+    stage.round(everything=True)
+    stage.view.remove(stage.subnet)
+    stage.round()
+    stage.view.remove(stage.network)
+    stage.round(everything=True)
+    stage.round(everything=True)
+    assert stage.host.kernel.namespaces() == set()
+    assert stage.host.kernel.bridges() == set()
+    assert list((stage.folder / "dhcp").iterdir()) == []
+    assert list((stage.folder / "ns-metadata-proxy").iterdir()) == []
+    assert stage.view.ports == {}
+
+
+def test_guest_asks_while_the_agent_is_away_and_is_answered_when_it_is_back(stage: Stage) -> None:
+    port = stage.port("192.168.40.77")
+    stage.round(everything=True)
+    guest = stage.plug(port)
+    configure(guest, "192.168.40.77/24", ["169.254.169.254/32", "via", "192.168.40.2"])
+    stage.server.pause()
+    started = time.monotonic()
+    timer = stage.server.go_on_after(1.5)
+    assert curl(guest) == "hello"
+    assert time.monotonic() - started > 1.4
+    timer.join()
+    stage.server.hang_up_once = True
+    assert curl(guest) == "hello"
+    stage.server.close()
+    answer = curl(guest, "-i")
+    assert answer.startswith("HTTP/1.1 503")
+    assert "retry-after: 1" in answer.lower()
+
+
+def test_ipv6_guest_is_served_at_the_link_local_address(stage: Stage) -> None:
+    subnet = Subnet(
+        id=str(uuid.uuid4()),
+        network_id=stage.network.id,
+        project_id="p",
+        ip_version=6,
+        cidr="2001:db8::/64",
+        gateway_ip="2001:db8::1",
+        ipv6_address_mode="dhcpv6-stateful",
+        ipv6_ra_mode="dhcpv6-stateful",
+    )
+    stage.view.add(subnet)
+    port = stage.port("192.168.40.77")
+    stage.round(everything=True)
+    guest = stage.plug(port)
+    eventually(lambda: curl(guest, url="http://[fe80::a9fe:a9fe%25eth0]/", check=False) == "hello", seconds=8)
+    assert stage.server.requests[-1].values("x-forwarded-for")[0].startswith("fe80::")
+
+
+def configure(guest: str, address: str, route: list[str]) -> None:
+    run(["ip", "addr", "add", address, "dev", "eth0"], namespace=guest)
+    run(["ip", "route", "add", *route], namespace=guest)
+
+
+def curl(namespace: str, *more: str, url: str = "http://169.254.169.254/openstack", check: bool = True) -> str:
+    try:
+        return run(["curl", "-sS", "--max-time", "9", *more, url], namespace=namespace, timeout_seconds=15)
+    except ProgramError:
+        if check:
+            raise
+        return ""
+
+
+def tap(stage: Stage) -> str:
+    return next(name for name in stage.host.kernel.links(stage.namespace) if name.startswith("tap"))
+
+
+def pid_of(stage: Stage, program: str) -> int:
+    files = {
+        "dnsmasq": stage.folder / "dhcp" / stage.network.id / "pid",
+        "haproxy": stage.folder / "external" / "pids" / f"{stage.network.id}.pid.haproxy",
+    }
+    return int(files[program].read_text())
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
