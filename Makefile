@@ -67,11 +67,8 @@ docs: .venv/.installed ## Write the generated pages of docs/
 	@$(BIN)/python scripts/write-docs
 
 .PHONY: lock
-lock: .venv/.installed ## Write the lock files anew from pyproject.toml
-	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host \
-		--output-file=requirements.lock pyproject.toml
-	@$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-emit-index-url --no-emit-trusted-host \
-		--extra=dev --output-file=requirements-dev.lock pyproject.toml
+lock: ## Write the lock files anew from pyproject.toml
+	@scripts/write-locks
 
 .PHONY: clean
 clean: ## Remove what make has made here (.venv, caches)
