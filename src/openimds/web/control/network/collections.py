@@ -1,0 +1,58 @@
+"""list, show, create, update and delete of every kind: the same five calls, made from the table of kinds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from openimds.web.control.network import bodies, queries
+from openimds.web.control.network.asking import Asker, JsonBody, Query
+from openimds.web.control.network.attributes import COLLECTIONS, plural
+from openimds.web.control.network.documentation import request_schema
+from openimds.web.control.network.stores import Resources
+
+
+def router(store: Resources) -> APIRouter:
+    """`/networks`, `/subnets`, `/ports`, `/routers`, `/floatingips`, `/security-groups`."""
+    routes = APIRouter()
+    for path, kind in COLLECTIONS.items():
+        _reading(routes, store, path, kind)
+        _writing(routes, store, path, kind)
+    return routes
+
+
+def _reading(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
+    many = plural(kind)
+
+    @routes.get(f"/{path}", name=f"list_{many}")
+    def list_(request: Request, asker: Asker, pairs: Query) -> dict[str, Any]:
+        query, fields = queries.parsed(pairs), queries.wanted_fields(pairs)
+        page = store.list(kind, asker, query)
+        answer: dict[str, Any] = {many: [queries.narrowed(item, fields) for item in page.items]}
+        links = queries.links(str(request.url.replace(query="")), pairs, query, page)
+        if links:
+            answer[f"{many}_links"] = links
+        return answer
+
+    @routes.get(f"/{path}/{{resource_id}}", name=f"show_{kind}")
+    def show(resource_id: str, asker: Asker, pairs: Query) -> dict[str, Any]:
+        return {kind: queries.narrowed(store.show(kind, asker, resource_id), queries.wanted_fields(pairs))}
+
+
+def _writing(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
+    many = plural(kind)
+
+    @routes.post(f"/{path}", status_code=201, name=f"create_{kind}", openapi_extra=request_schema(kind, creating=True))
+    def create(asker: Asker, body: JsonBody) -> dict[str, Any]:
+        wanted, is_list = bodies.to_create(kind, body)
+        made = store.create(kind, asker, wanted)
+        return {many: list(made)} if is_list else {kind: made[0]}
+
+    @routes.put(f"/{path}/{{resource_id}}", name=f"update_{kind}", openapi_extra=request_schema(kind, creating=False))
+    def update(resource_id: str, asker: Asker, body: JsonBody) -> dict[str, Any]:
+        return {kind: store.update(kind, asker, resource_id, bodies.to_update(kind, body))}
+
+    @routes.delete(f"/{path}/{{resource_id}}", status_code=204, name=f"delete_{kind}")
+    def delete(resource_id: str, asker: Asker) -> None:
+        store.delete(kind, asker, resource_id)

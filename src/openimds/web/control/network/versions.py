@@ -1,0 +1,34 @@
+"""Version discovery of the network service. It is public, as Neutron's is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from openimds.web.control.network.attributes import COLLECTIONS, plural
+
+
+def router(public_url: str) -> APIRouter:
+    """`/network` and `/network/v2.0` themselves. `public_url`: `http://127.0.0.1:5000`, without a slash at its end."""
+    routes = APIRouter()
+    root = f"{public_url}/network"
+
+    @routes.get("")
+    def versions() -> dict[str, Any]:
+        link = {"rel": "self", "href": f"{root}/v2.0/"}
+        return {"versions": [{"id": "v2.0", "status": "CURRENT", "links": [link]}]}
+
+    @routes.get("/v2.0")
+    def resources() -> dict[str, Any]:
+        shown = [
+            {
+                "name": kind,
+                "collection": plural(kind),
+                "links": [{"rel": "self", "href": f"{root}/v2.0/{path}"}],
+            }
+            for path, kind in COLLECTIONS.items()
+        ]
+        return {"resources": shown}
+
+    return routes

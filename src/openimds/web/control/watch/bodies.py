@@ -1,0 +1,40 @@
+"""The bodies of what agents report."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_FAULT = 4096
+
+
+def _utc(moment: datetime) -> datetime:
+    """UTC without a zone, as the tables hold it."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+class Provisioned(BaseModel):
+    """`{"entity": "l2"}`"""
+
+    model_config = ConfigDict(extra="forbid")
+    entity: Literal["dhcp", "l2"]
+
+
+class Report(BaseModel):
+    """What became of a boot."""
+
+    model_config = ConfigDict(extra="forbid")
+    boot_generation: int
+    power_state: Literal["running", "stopped", "error"]
+    fault: Annotated[str, Field(max_length=MAX_FAULT)] | None = None
+
+
+class Heartbeat(BaseModel):
+    """What an agent says of itself."""
+
+    model_config = ConfigDict(extra="forbid")
+    agent_type: Annotated[str, Field(min_length=1, max_length=255)]
+    started_at: Annotated[datetime, AfterValidator(_utc)]
+    configurations: dict[str, Any] = {}
