@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from openimds.linux import netlink, netns, sysctl
 from openimds.linux.conntrack import ConntrackExemption
@@ -21,6 +24,8 @@ from openimds.wiring.state import Bridge, Device, NamespaceState
 ROUNDS = 3
 """A change may undo another (the kernel drops routes with their device): look again, but not for ever."""
 BRIDGE_PREFIX = "brq"
+HOLDER_SECONDS = 5.0
+IDS_OF_A_USER_NAMESPACE = 65536
 
 
 class Kernel:
@@ -158,8 +163,8 @@ class _Executor:
 
     def do(self, change: diff.Change) -> None:  # noqa: C901 - a table: one case a kind of change
         match change:
-            case diff.CreateNamespace(name):
-                create_namespace(name, self.ledger)
+            case diff.CreateNamespace(name, owner_uid):
+                create_namespace(name, self.ledger, owner_uid)
             case diff.SetSysctl(key, value):
                 self._inside(lambda: sysctl.write_sysctl(key, value, frozenset(d.name for d in self.wanted.devices)))
             case diff.ReplaceTable(family, table, lines):
@@ -234,12 +239,15 @@ class _Executor:
             self.ledger.forget("link", host_name)
 
 
-def create_namespace(name: str, ledger: Ledger) -> None:
-    """With its loopback up. A mount point that a crash left behind is cleared first. Raises ProgramError, OSError."""
+def create_namespace(name: str, ledger: Ledger, owner_uid: int | None = None) -> None:
+    """With its loopback up; `owner_uid` as in NamespaceState. A mount point that a crash left behind is cleared first. Raises ProgramError, OSError."""
     ledger.note("netns", name)
     if name in netns.all_names() and not netns.exists(name):
         run(["ip", "netns", "delete", name])
-    run(["ip", "netns", "add", name])
+    if owner_uid is None:
+        run(["ip", "netns", "add", name])
+    else:
+        _create_owned(name, owner_uid)
 
     def prepare() -> None:
         loopback = netlink.link_named("lo")
@@ -249,6 +257,26 @@ def create_namespace(name: str, ledger: Ledger) -> None:
         sysctl.write_sysctl("net.ipv4.conf.all.promote_secondaries", "1")
 
     netns.in_namespace(name, prepare)
+
+
+def _create_owned(name: str, owner_uid: int) -> None:
+    """In a new user namespace, where no further ones can be made: an instance's programs need none."""
+    own = os.readlink("/proc/self/ns/net")
+    holder = subprocess.Popen(["unshare", "--user", "--net", "--", "sleep", "60"])
+    try:
+        deadline = time.monotonic() + HOLDER_SECONDS
+        while os.readlink(f"/proc/{holder.pid}/ns/net") == own:
+            if holder.poll() is not None or time.monotonic() > deadline:
+                raise ProgramError("unshare", "cannot make a user namespace: is user.max_user_namespaces 0?")
+            time.sleep(0.001)
+        for which in ("uid_map", "gid_map"):
+            Path(f"/proc/{holder.pid}/{which}").write_text(f"0 {owner_uid} {IDS_OF_A_USER_NAMESPACE}")
+        limit = "echo 0 > /proc/sys/user/max_user_namespaces"
+        run(["nsenter", f"--user=/proc/{holder.pid}/ns/user", "--", "sh", "-c", limit])
+        run(["ip", "netns", "attach", name, str(holder.pid)])
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 def _ensure_bridge(bridge: Bridge, ledger: Ledger, exemption: ConntrackExemption) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from openimds.linux import netns
 from openimds.linux.errors import ProgramError
 from openimds.wiring.state import Daemon
 
+__all__ = ["Daemons", "ProgramError", "end_process", "is_alive", "run"]
+
 STDERR_TAIL_CHARS = 600
 POLL_SECONDS = 0.01
 
@@ -96,7 +98,8 @@ class Daemons:
 
     def end_strays(self, daemon: Daemon) -> None:
         """End what else runs under the same program's name in the same namespace: one that was started with another
-        command line, or whose pid file somebody removed."""
+        command line, or whose pid file somebody removed.
+        """
         recorded = self.running(daemon)
         for pid in netns.processes_in(daemon.namespace):
             if pid != recorded and _command_line(pid)[:1] == daemon.argv[:1]:

@@ -18,6 +18,7 @@ Family = Literal["ipv4", "ipv6"]
 @dataclass(frozen=True, slots=True)
 class CreateNamespace:
     name: str
+    owner_uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def changes(wanted: NamespaceState, actual: NamespaceState | None) -> tuple[Chan
     found = actual or NamespaceState(name=wanted.name)
     device_names = {device.name for device in wanted.devices}
     early, late = _sysctl_changes(wanted, found, device_names)
-    ordered: list[Change] = [] if actual is not None else [CreateNamespace(wanted.name)]
+    ordered: list[Change] = [] if actual is not None else [CreateNamespace(wanted.name, wanted.owner_uid)]
     ordered += early
     ordered += _rule_changes("ipv4", wanted.ipv4_rules, found.ipv4_rules)
     ordered += _rule_changes("ipv6", wanted.ipv6_rules, found.ipv6_rules)
@@ -189,7 +190,7 @@ def _nearest_first(routes: frozenset[Route]) -> list[Route]:
 def in_words(change: Change) -> str:  # noqa: C901 - a table: one case a kind of change
     """For logs and errors: `add address 192.168.40.2/24 on tap01e7ee7b-98`."""
     match change:
-        case CreateNamespace(name):
+        case CreateNamespace(name, _):
             return f"create namespace {name}"
         case SetSysctl(key, value):
             return f"set {key} = {value}"

@@ -63,6 +63,9 @@ class NamespaceState:
     """`{"net.ipv4.ip_forward": "1"}`"""
     ipv4_rules: Rules = field(default_factory=Rules)
     ipv6_rules: Rules = field(default_factory=Rules)
+    owner_uid: int | None = None
+    """The host's user id that is root in the user namespace that owns it (and the 65,535 after it its other users); None:
+    the host's own. Said at its making; never compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
