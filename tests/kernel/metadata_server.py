@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
     def address_string(self) -> str:
         return "proxy"
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
         pass
 
 
@@ -62,7 +62,7 @@ class MetadataServer:
     hang_up_once: bool = False
     """The next request gets no answer: the agent dies in the middle of it."""
 
-    def __enter__(self) -> MetadataServer:
+    def __enter__(self) -> Self:
         self._log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._log.bind(str(self.log_path))
         self._log.settimeout(5)
@@ -101,4 +101,5 @@ class MetadataServer:
 
     def logged(self) -> dict[str, Any]:
         """The next line that HAProxy logs."""
-        return json.loads(self._log.recv(65536))
+        line: dict[str, Any] = json.loads(self._log.recv(65536))
+        return line

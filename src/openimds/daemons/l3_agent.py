@@ -11,6 +11,7 @@ from openimds.daemons.heartbeat import Identity
 from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
+from openimds.linux.announce import announce
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
@@ -25,7 +26,8 @@ def run(config: L3AgentConfig) -> int:
     begin(config)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix)
-    routers = Routers(Edges(api=client, kernel=kernel, programs=Daemons(), run=run_program), settings_of(config))
+    edges = Edges(api=client, kernel=kernel, programs=Daemons(), run=run_program, announce=announce)
+    routers = Routers(edges, settings_of(config))
 
     def reload() -> None:
         routers.settings = settings_of(configuration.load_l3_agent(config.config_files))

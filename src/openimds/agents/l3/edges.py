@@ -15,6 +15,12 @@ class Kernel(Protocol):
     def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]: ...
 
 
+class Announce(Protocol):
+    """Gratuitous ARP: the address is at this device now."""
+
+    def __call__(self, namespace: str, device: str, address: str) -> None: ...
+
+
 class Run(Protocol):
     """A program, run to its end."""
 

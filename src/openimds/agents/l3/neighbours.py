@@ -1,8 +1,4 @@
-"""What others must hear, and what the kernel must forget, when a router's addresses change.
-
-A neighbour that had the address from somebody else before would go on sending there until its ARP entry is old; and a
-connection that was translated goes on being translated after its floating IP was taken away.
-"""
+"""What others must hear, and what the kernel must forget, when a router's addresses change."""
 
 from __future__ import annotations
 
@@ -11,50 +7,57 @@ from collections.abc import Iterator
 
 import structlog
 
-from openimds.agents.l3.edges import Run
+from openimds.agents.l3.edges import Announce, Run
 from openimds.wiring.router import RouterView
 from openimds.wiring.state import NamespaceState
-
-ANNOUNCEMENTS = 2
 
 logger = structlog.get_logger(__name__)
 
 
-class Announcer:
-    """Remembers, for each router, what was announced and translated."""
+class Announcements:
+    """A neighbour that had an address from somebody else before would go on sending there until its entry is old."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, announce: Announce) -> None:
+        self._announce = announce
         self._announced: dict[str, frozenset[tuple[str, str]]] = {}
-        self._floating: dict[str, frozenset[tuple[str, str]]] = {}
+        """By router: (device, address)."""
 
-    def announce(self, router_id: str, state: NamespaceState) -> None:
-        """Gratuitous ARP for every IPv4 address that is new since the last time."""
+    def make(self, router_id: str, state: NamespaceState) -> None:
+        """For every IPv4 address that is new since the last time. Raises what announcing raises."""
         addresses = frozenset(_ipv4_addresses(state))
         for device, address in sorted(addresses - self._announced.get(router_id, frozenset())):
-            self._attempt(
-                state.name, "arping", "-U", "-b", "-c", str(ANNOUNCEMENTS), "-i", "0.01", "-I", device, address
-            )
+            self._announce(state.name, device, address)
         self._announced[router_id] = addresses
-
-    def forget_translations(self, view: RouterView, namespace: str) -> None:
-        """Connections that went by floating IPs which are no more, or are another instance's now."""
-        pairs = frozenset((one.floating_ip_address, one.fixed_ip_address or "") for one in view.floating_ips)
-        for floating, fixed in sorted(self._floating.get(view.router.id, frozenset()) - pairs):
-            self._attempt(namespace, "conntrack", "-D", "--orig-dst", floating)
-            self._attempt(namespace, "conntrack", "-D", "--orig-src", fixed, "--reply-dst", floating)
-        self._floating[view.router.id] = pairs
 
     def forget(self, router_id: str) -> None:
         self._announced.pop(router_id, None)
+
+
+class Translations:
+    """A connection that was translated once goes on being translated after its floating IP was taken away."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._floating: dict[str, frozenset[tuple[str, str]]] = {}
+        """By router: (floating address, fixed address)."""
+
+    def end(self, view: RouterView, namespace: str) -> None:
+        """Those by floating IPs which are no more, or are another instance's now."""
+        pairs = frozenset((one.floating_ip_address, one.fixed_ip_address or "") for one in view.floating_ips)
+        for floating, fixed in sorted(self._floating.get(view.router.id, frozenset()) - pairs):
+            self._delete(namespace, "--orig-dst", floating)
+            self._delete(namespace, "--orig-src", fixed, "--reply-dst", floating)
+        self._floating[view.router.id] = pairs
+
+    def forget(self, router_id: str) -> None:
         self._floating.pop(router_id, None)
 
-    def _attempt(self, namespace: str, *argv: str) -> None:
-        """Neither is worth failing for: caches expire, and conntrack ends with 1 where nothing was to be deleted."""
+    def _delete(self, namespace: str, *which: str) -> None:
+        """Conntrack ends with an error where there was nothing to delete."""
         try:
-            self._run(argv, namespace=namespace)
+            self._run(("conntrack", "-D", *which), namespace=namespace)
         except Exception as error:  # noqa: BLE001 - whatever the runner raises
-            logger.debug("not done", program=argv[0], namespace=namespace, error=str(error))
+            logger.debug("no connection was ended", namespace=namespace, which=which, error=str(error))
 
 
 def _ipv4_addresses(state: NamespaceState) -> Iterator[tuple[str, str]]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from openimds.agents.l3.edges import Kernel, Run
-from openimds.agents.l3.neighbours import Announcer
+from openimds.agents.l3.edges import Announce, Kernel, Run
+from openimds.agents.l3.neighbours import Announcements, Translations
 from openimds.agents.mirrored import View
 from openimds.agents.provisioning import Provisioning, ProvisioningApi
 from openimds.agents.proxies import Programs, ProxyKeeper
@@ -45,6 +45,7 @@ class Edges:
     kernel: Kernel
     programs: Programs
     run: Run
+    announce: Announce
 
 
 class Routers:
@@ -59,7 +60,8 @@ class Routers:
         """By router: what is true of it. Replaced whole; for the heartbeat."""
         self._kernel = edges.kernel
         self._proxies = ProxyKeeper(edges.programs)
-        self._announcer = Announcer(edges.run)
+        self._announcements = Announcements(edges.announce)
+        self._translations = Translations(edges.run)
         self._provisioning = Provisioning(edges.api)
 
     def wanted(self, view: View) -> Mapping[str, RouterParts]:
@@ -79,8 +81,8 @@ class Routers:
         changes = [word for bridge in router_bridges(router) for word in self._kernel.ensure_bridge(bridge)]
         changes += self._kernel.apply(state)
         changes += self._keep_proxy(wanted, state.name)
-        self._announcer.announce(key, state)
-        self._announcer.forget_translations(router, state.name)
+        self._announcements.make(key, state)
+        self._translations.end(router, state.name)
         self._provisioning.report(router.ports, "l2")
         self.report = {**self.report, key: _facts(wanted, state.name)}
         return changes
@@ -90,7 +92,8 @@ class Routers:
         was_there = namespace in self._kernel.namespaces()
         self._proxies.drop(key, namespace, self.settings.proxy)
         self._kernel.remove_namespace(namespace)
-        self._announcer.forget(key)
+        self._announcements.forget(key)
+        self._translations.forget(key)
         self.report = {router_id: facts for router_id, facts in self.report.items() if router_id != key}
         return (f"remove {namespace}",) if was_there else ()
 

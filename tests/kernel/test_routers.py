@@ -1,0 +1,360 @@
+"""The L3 agent's routers on the real kernel: the redirect, its guard, SNAT, floating IPs, healing."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.kernel.metadata_server import MetadataServer
+from tests.kernel.stage import Host
+
+from openimds.agents.fakes import FakePortsApi, FakeView
+from openimds.agents.l3 import Edges, L3Settings, Routers
+from openimds.agents.reconcile import Rounds
+from openimds.linux.announce import announce
+from openimds.linux.programs import Daemons, ProgramError, is_alive, run
+from openimds.resources.network import (
+    DEVICE_OWNER_ROUTER_GATEWAY,
+    DEVICE_OWNER_ROUTER_INTERFACE,
+    ExternalGateway,
+    FixedIP,
+    FloatingIP,
+    Network,
+    Port,
+    Router,
+    Subnet,
+    router_namespace,
+)
+from openimds.wiring.haproxy import ProxySettings
+from openimds.wiring.router import RouterMetadata
+from openimds.wiring.state import Device, NamespaceState, Route
+
+pytestmark = pytest.mark.kernel
+
+OUTSIDE = "203.0.113.200"
+
+
+@dataclass
+class Stage:
+    """Two internal networks and an external one on a router; a guest on each, and somebody outside."""
+
+    host: Host
+    view: FakeView
+    routers: Routers
+    rounds: Rounds
+    router: Router
+    server: MetadataServer
+    folder: Path
+    ports: dict[str, Port]
+    guests: dict[str, str]
+    outside: str
+
+    @property
+    def namespace(self) -> str:
+        return router_namespace(self.router.id, self.host.prefix)
+
+    def round(self, *, everything: bool = True) -> list[str]:
+        report = self.rounds.round(self.view, everything=everything)
+        assert not report.failures
+        return [word for words in report.changes.values() for word in words]
+
+    def rules(self, table: str, *more: str, command: str = "iptables") -> str:
+        return run([command, "-t", table, "-S", *more], namespace=self.namespace)
+
+    def float_to(self, address: str, fixed: str) -> FloatingIP:
+        floating = FloatingIP(
+            id=str(uuid.uuid4()),
+            project_id="p",
+            floating_network_id="ext",
+            floating_ip_address=address,
+            fixed_ip_address=fixed,
+            port_id="x",
+            router_id=self.router.id,
+        )
+        self.view.add(floating)
+        return floating
+
+
+@pytest.fixture
+def stage(host: Host) -> Iterator[Stage]:
+    folder = Path("/tmp") / f"openimds-{host.tag}"
+    folder.mkdir(mode=0o755)
+    view = FakeView()
+    router_id = str(uuid.uuid4())
+    ports = {}
+    for number, (name, cidr) in enumerate({"a": "10.0.1.0/24", "b": "10.0.2.0/24", "ext": "203.0.113.0/24"}.items()):
+        external = name == "ext"
+        network = Network(id=f"{host.tag}{number:02x}-cccc-{name}", name=name, project_id="p", external=external)
+        base = cidr.rsplit(".", 1)[0]
+        subnet = Subnet(id=str(uuid.uuid4()), network_id=network.id, project_id="p", cidr=cidr, gateway_ip=f"{base}.1")
+        ports[name] = Port(
+            id=f"{host.tag}{number:02x}-dddd-{name}",
+            network_id=network.id,
+            project_id="p",
+            mac_address=f"fa:16:3e:00:00:{number:02x}",
+            fixed_ips=(FixedIP(subnet.id, f"{base}.5" if external else f"{base}.1"),),
+            device_owner=DEVICE_OWNER_ROUTER_GATEWAY if external else DEVICE_OWNER_ROUTER_INTERFACE,
+            device_id=router_id,
+        )
+        view.add(network, subnet, ports[name])
+    gateway = ExternalGateway(network_id=ports["ext"].network_id, external_fixed_ips=ports["ext"].fixed_ips)
+    router = Router(id=router_id, name="r1", project_id="p", external_gateway=gateway)
+    view.add(router)
+    settings = L3Settings(
+        namespace_prefix=host.prefix,
+        metadata=RouterMetadata(),
+        proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
+    )
+    edges = Edges(api=FakePortsApi(view), kernel=host.kernel, programs=Daemons(), run=run, announce=announce)
+    routers = Routers(edges, settings)
+    rounds = Rounds(routers)
+    with MetadataServer(folder / "agent", folder / "log") as server:
+        made = Stage(host, view, routers, rounds, router, server, folder, ports, {}, "")
+        made.round()
+        made.guests["a"] = plug(host, view, ports["a"], "10.0.1.7/24", "10.0.1.1")
+        made.guests["b"] = plug(host, view, ports["b"], "10.0.2.7/24", "10.0.2.1")
+        made.outside = plug(host, view, ports["ext"], f"{OUTSIDE}/24", None)
+        yield made
+    run(["rm", "-rf", str(folder)])
+
+
+def plug(host: Host, view: FakeView, beside: Port, address: str, gateway: str | None) -> str:
+    """A namespace on the same network as `beside`."""
+    network = view.networks[beside.network_id]
+    name = host.namespace(f"qvm-{network.name}")
+    device = Device(
+        name="eth0",
+        host_name=f"tap{host.tag}g{network.name}",
+        bridge=network.bridge_name,
+        mac_address=f"fa:16:3e:{secrets.token_hex(1)}:{secrets.token_hex(1)}:77",
+        mtu=network.mtu,
+        addresses=frozenset({address}),
+    )
+    routes = frozenset({Route("0.0.0.0/0", gateway, "eth0")}) if gateway else frozenset()
+    host.kernel.apply(NamespaceState(name=name, devices=(device,), routes=routes))
+    return name
+
+
+def test_request_goes_by_the_redirect_and_names_its_router(stage: Stage) -> None:
+    assert curl(stage.guests["a"], "http://169.254.169.254/openstack") == "hello"
+    request = stage.server.requests[-1]
+    assert request.values("x-neutron-router-id") == [stage.router.id]
+    assert request.values("x-neutron-network-id") == []
+    assert request.values("x-forwarded-for") == ["10.0.1.7"]
+    redirect = "-A PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 {}-j REDIRECT --to-ports 9697"
+    assert redirect.format("") in stage.rules("nat").splitlines()
+    counted = next(line for line in stage.rules("nat", "-v").splitlines() if "REDIRECT" in line)
+    assert re.search(r"-c [1-9]\d* \d+ -j REDIRECT", counted)
+
+
+def test_log_line_tells_the_request(stage: Stage) -> None:
+    answer = curl(stage.guests["a"], "-i", 'http://169.254.169.254/a"b\\c', "-H", "X-Openstack-Request-Id: req-forged")
+    line = stage.server.logged()
+    assert line["router_id"] == stage.router.id
+    assert line["source"] == "10.0.1.7"
+    assert (line["method"], line["path"], line["status"]) == ("GET", '/a"b\\c', 200)
+    assert re.fullmatch(r"req-[0-9a-f-]{36}", line["request_id"])
+    assert stage.server.requests[-1].values("x-openstack-request-id") == [line["request_id"]]
+    assert re.findall(r"(?im)^x-openstack-request-id: (\S+)", answer) == [line["request_id"]]
+
+
+def test_nobody_reaches_the_proxys_port_but_by_the_redirect(stage: Stage) -> None:
+    for who, address in (("a", "10.0.1.1"), ("a", "10.0.2.1"), ("a", "203.0.113.5")):
+        with pytest.raises(ProgramError):
+            curl(stage.guests[who], f"http://{address}:9697/", seconds=0.5)
+    with pytest.raises(ProgramError):
+        curl(stage.outside, "http://203.0.113.5:9697/", seconds=0.5)
+    run(["ip", "route", "add", "169.254.169.254/32", "via", "203.0.113.5"], namespace=stage.outside)
+    with pytest.raises(ProgramError):
+        curl(stage.outside, "http://169.254.169.254/", seconds=0.5)
+    assert stage.server.requests == []
+
+
+def test_other_ports_of_the_metadata_address_are_never_forwarded(stage: Stage) -> None:
+    with pytest.raises(ProgramError):
+        curl(stage.guests["a"], "http://169.254.169.254:81/", seconds=3)
+    counted = run(["iptables", "-L", "FORWARD", "-v", "-x", "-n"], namespace=stage.namespace)
+    assert re.search(r"^\s*[1-9].*REJECT.*169\.254\.169\.254", counted, re.MULTILINE)
+
+
+def test_rules_are_spelled_as_the_kernel_prints_them(stage: Stage) -> None:
+    """A second look finds nothing to do: also with floating IPs, and for IPv6."""
+    stage.float_to("203.0.113.50", "10.0.1.7")
+    assert stage.round() != []
+    assert stage.round() == []
+    fe80 = "-A PREROUTING -d fe80::a9fe:a9fe/128 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697"
+    assert fe80 in stage.rules("nat", command="ip6tables").splitlines()
+
+
+def test_snat_leads_outside_and_networks_of_one_router_see_each_other_untranslated(stage: Stage) -> None:
+    assert peer_seen(stage.guests["a"], stage.outside, OUTSIDE) == "203.0.113.5"
+    assert peer_seen(stage.guests["a"], stage.guests["b"], "10.0.2.7") == "10.0.1.7"
+
+
+def test_without_snat_the_address_stays(stage: Stage) -> None:
+    assert stage.router.external_gateway
+    gateway = replace(stage.router.external_gateway, enable_snat=False)
+    stage.view.add(replace(stage.router, external_gateway=gateway))
+    stage.round(everything=False)
+    assert "SNAT" not in stage.rules("nat")
+
+
+def test_floating_ip_is_one_to_one_in_both_directions(stage: Stage) -> None:
+    floating = stage.float_to("203.0.113.50", "10.0.1.7")
+    stage.round(everything=False)
+    assert peer_seen(stage.outside, stage.guests["a"], "203.0.113.50", listen="10.0.1.7") == OUTSIDE
+    assert peer_seen(stage.guests["a"], stage.outside, OUTSIDE) == "203.0.113.50"
+    assert peer_seen(stage.guests["b"], stage.guests["a"], "203.0.113.50", listen="10.0.1.7") == "203.0.113.5"
+    stage.view.remove(floating)
+    stage.round(everything=False)
+    assert peer_seen(stage.guests["a"], stage.outside, OUTSIDE) == "203.0.113.5"
+    assert "203.0.113.50" not in run(["ip", "addr"], namespace=stage.namespace)
+
+
+def test_connections_end_with_their_floating_ip(stage: Stage) -> None:
+    floating = stage.float_to("203.0.113.50", "10.0.1.7")
+    stage.round(everything=False)
+    assert peer_seen(stage.guests["a"], stage.outside, OUTSIDE) == "203.0.113.50"
+    assert "203.0.113.50" in run(["conntrack", "-L"], namespace=stage.namespace)
+    stage.view.remove(floating)
+    stage.round(everything=False)
+    assert "203.0.113.50" not in run(["conntrack", "-L"], namespace=stage.namespace)
+
+
+def test_new_floating_ip_is_announced(stage: Stage) -> None:
+    run(
+        ["ip", "neigh", "add", "203.0.113.50", "lladdr", "fa:16:3e:99:99:99", "dev", "eth0", "nud", "stale"],
+        namespace=stage.outside,
+    )
+    stage.float_to("203.0.113.50", "10.0.1.7")
+    stage.round(everything=False)
+    eventually(
+        lambda: stage.ports["ext"].mac_address in run(["ip", "neigh", "show", "203.0.113.50"], namespace=stage.outside)
+    )
+
+
+def test_what_others_break_is_repaired_and_counters_survive(stage: Stage) -> None:
+    curl(stage.guests["a"], "http://169.254.169.254/")
+    run(["iptables", "-F", "INPUT"], namespace=stage.namespace)
+    haproxy = pid_of(stage)
+    os.kill(haproxy, signal.SIGKILL)
+    eventually(lambda: not is_alive(haproxy))
+    assert len(stage.round()) == 2
+    counted = next(line for line in stage.rules("nat", "-v").splitlines() if "REDIRECT" in line)
+    assert "-c 0 0" not in counted
+    assert curl(stage.guests["a"], "http://169.254.169.254/") == "hello"
+
+
+def test_burst_of_guests_loses_nothing(stage: Stage) -> None:
+    script = (
+        "seq 1000 | xargs -P 250 -I{} curl -s -o /dev/null -w '%{http_code}\\n' --max-time 20 http://169.254.169.254/{}"
+    )
+    codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=60).split()
+    assert codes == ["200"] * 1000
+
+
+def test_proxy_is_replaced_under_load_without_a_lost_request(stage: Stage) -> None:
+    script = (
+        "seq 600 | xargs -P 20 -I{} curl -s -o /dev/null -w '%{http_code}\\n' --max-time 20 http://169.254.169.254/{}"
+    )
+    codes: list[str] = []
+    load = threading.Thread(
+        target=lambda: codes.extend(run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=60).split())
+    )
+    load.start()
+    number = 0
+    while load.is_alive():
+        number += 1
+        proxy = stage.routers.settings.proxy
+        timeouts = replace(proxy.timeouts, server_seconds=10 + number)
+        stage.routers.settings = replace(stage.routers.settings, proxy=replace(proxy, timeouts=timeouts))
+        stage.round()
+    load.join()
+    assert number > 2
+    assert codes == ["200"] * 600
+
+
+def test_guests_own_claims_never_pass(stage: Stage) -> None:
+    claims = [
+        "X-Instance-ID: i", "x_instance_id: i", "X-Instance-ID-Signature: s", "X-Instance_ID-Signature: s",
+        "X-Tenant-ID: t", "X_TENANT_ID: t", "X-Metadata-Provider: m", "X-Metadata-Provider-Signature: m",
+        "X-Neutron-Network-ID: n", "X-Neutron-Network-ID: n2", "X_Neutron_Router_ID: n", "X-OVN-Network-ID: o",
+        "X-Forwarded-For: 10.0.0.99", "X-Forwarded-Proto: https", "X_Forwarded_For: 1", "Forwarded: for=1",
+        "X-Real-IP: 1", "X-Openstack-Request-Id: r", "Connection: close, X-Neutron-Router-ID",
+    ]  # fmt: skip
+    flags = [word for claim in claims for word in ("-H", claim)]
+    assert curl(stage.guests["a"], "http://169.254.169.254/", *flags) == "hello"
+    request = stage.server.requests[-1]
+    told = {name.lower(): value for name, value in request.headers}
+    assert len(told) == len(request.headers)
+    assert told.pop("x-openstack-request-id").startswith("req-")
+    assert told.pop("x-neutron-router-id") == stage.router.id
+    assert told.pop("x-forwarded-for") == "10.0.1.7"
+    assert set(told) <= {"host", "user-agent", "accept", "connection"}
+
+
+def test_switched_off_proxy_takes_its_rules_away(stage: Stage) -> None:
+    stage.routers.settings = replace(stage.routers.settings, metadata=RouterMetadata(enable_metadata_proxy=False))
+    stage.round()
+    assert "REDIRECT" not in stage.rules("nat")
+    with pytest.raises(ProgramError):
+        curl(stage.guests["a"], "http://169.254.169.254/", seconds=3)
+
+
+def test_deleted_router_leaves_nothing(stage: Stage) -> None:
+    haproxy = pid_of(stage)
+    stage.view.remove(stage.router)
+    stage.round(everything=False)
+    assert stage.namespace not in stage.host.kernel.namespaces()
+    assert not is_alive(haproxy)
+    assert list((stage.folder / "ns-metadata-proxy").iterdir()) == []
+
+
+def curl(namespace: str, *arguments: str, seconds: float = 9) -> str:
+    return run(
+        ["curl", "-sS", "--max-time", str(seconds), *arguments], namespace=namespace, timeout_seconds=seconds + 5
+    )
+
+
+def peer_seen(client: str, server: str, address: str, listen: str | None = None) -> str:
+    """As whom the server sees the client that connects to `address`."""
+    port = secrets.randbelow(20000) + 20000
+    script = (
+        "import socket; s = socket.socket(); s.setsockopt(1, 2, 1);"
+        f"s.bind(('{listen or address}', {port})); s.listen(); s.settimeout(8);"
+        "print('ready', flush=True); c, peer = s.accept(); print(peer[0]); c.sendall(peer[0].encode()); c.close()"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        seen = pool.submit(run, ["python3", "-c", script], namespace=server, timeout_seconds=12)
+        connect = f"import socket; print(socket.create_connection(('{address}', {port}), 1).recv(99).decode())"
+
+        def connected() -> bool:
+            try:
+                run(["python3", "-c", connect], namespace=client)
+            except ProgramError:
+                return False
+            return True
+
+        eventually(connected, seconds=8)
+        return seen.result().split()[-1]
+
+
+def pid_of(stage: Stage) -> int:
+    return int((stage.folder / "external" / "pids" / f"{stage.router.id}.pid.haproxy").read_text())
+
+
+def eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
