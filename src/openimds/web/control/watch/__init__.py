@@ -111,8 +111,14 @@ def _servers(routes: APIRouter, store: Reports) -> None:
 
     @routes.put("/servers/{server_id}/console", status_code=204)
     async def put_console(server_id: str, request: Request) -> None:
-        text = (await _body(request)).decode("utf-8", "replace").replace("\x00", "�")
+        text = _text(await _body(request))
         await run_in_threadpool(store.put_console, server_id, text)
+
+
+def _text(body: bytes) -> str:
+    """A guest prints what it likes; what is no UTF-8, and NUL, which PostgreSQL cannot keep, is shown as replaced."""
+    text = body.decode("utf-8", "replace").replace("\x00", "\ufffd")
+    return text.encode()[-MAX_CONSOLE_BYTES:].decode("utf-8", "ignore")
 
 
 async def _body(request: Request) -> bytes:

@@ -74,6 +74,7 @@ class Bell:
         # The first who waits knows everything up to its revision; nobody else waits for older news.
         self._seen = revision
         self._latest = {}
+        self._committed = asyncio.Event()
         self._task = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
