@@ -1,0 +1,239 @@
+"""The supervisor on small programs of its own: readiness, restarts, adoption, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openimds.daemons import parts as parts_module
+from openimds.daemons import processes, supervisor
+from openimds.daemons.parts import Part
+from openimds.daemons.processes import Process
+from openimds.daemons.running import CannotStartError
+from openimds.daemons.state_folder import StateFolder
+from openimds.daemons.supervisor import Supervisor
+
+READY = textwrap.dedent("""\
+    import os, signal, socket, sys, time
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    channel.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    channel.send(b"READY=1")
+    while True: signal.pause()
+""")
+FAILS = 'import sys; sys.exit("cannot listen on 127.0.0.1:1")'
+SILENT = "import time; time.sleep(60)"
+DEADLINE_SECONDS = 20
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StateFolder]:
+    folder = StateFolder(tmp_path / "state")
+    folder.prepare()
+    yield folder
+    for pid_file in folder.run.glob("*.pid"):
+        left = processes.noted(pid_file)
+        if left:
+            left.send(signal.SIGKILL)
+            left.wait(5)
+
+
+def part(folder: StateFolder, name: str, script: str, digest: str = "same") -> Part:
+    return Part(
+        name=name,
+        argv=(sys.executable, "-c", script),
+        log_file=folder.log_file(name),
+        pid_file=folder.pid_file(name),
+        digest=digest,
+        listens="-",
+    )
+
+
+def until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not true():
+        assert time.monotonic() < deadline, "not true in time"
+        time.sleep(0.01)
+
+
+def entry(folder: StateFolder, name: str) -> dict[str, Any]:
+    found = [part for part in folder.read_status().get("parts", []) if part["name"] == name]
+    return found[0] if found else {}
+
+
+@pytest.fixture
+def running(folder: StateFolder) -> Iterator[Callable[[Part], Supervisor]]:
+    """Supervises one part in a thread until the test ends."""
+    started: list[tuple[Supervisor, threading.Thread, str]] = []
+
+    def run(part: Part) -> Supervisor:
+        supervised = Supervisor([part], folder)
+        supervised.start([[part.name]])
+        thread = threading.Thread(target=supervised.run)
+        thread.start()
+        started.append((supervised, thread, part.name))
+        return supervised
+
+    yield run
+    for supervised, thread, name in started:
+        supervised.ask_to_stop()
+        # The loop sleeps until something happens to a part.
+        process = processes.noted(folder.pid_file(name))
+        if process:
+            process.send(signal.SIGKILL)
+        thread.join(DEADLINE_SECONDS)
+        assert not thread.is_alive()
+        supervised.stop([[name]])
+        supervised.close()
+
+
+def orphaned(killed: Supervisor) -> None:
+    """As if the supervisor were killed; but this process stays the parent of its parts, and must reap them."""
+    killed.close()
+    child = killed._supervised["a"].child
+    assert child is not None
+    threading.Thread(target=child.wait, daemon=True).start()
+
+
+def pid_of(folder: StateFolder, name: str) -> int:
+    return int(entry(folder, name).get("pid") or 0)
+
+
+def test_parts_are_ready_stage_by_stage(folder: StateFolder) -> None:
+    supervised = Supervisor([part(folder, "a", READY), part(folder, "b", READY)], folder)
+    supervised.start([["a"], ["b"]])
+    report = {each["name"]: each for each in supervised.report()}
+    assert report["a"]["state"] == report["b"]["state"] == "running"
+    assert processes.noted(folder.pid_file("a")) is not None
+    supervised.stop([["a"], ["b"]])
+    supervised.close()
+    assert {each["state"] for each in supervised.report()} == {"stopped"}
+    assert not list(folder.run.glob("*.pid"))
+    assert not processes.find(report["a"]["pid"])
+
+
+def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateFolder) -> None:
+    supervised = Supervisor([part(folder, "control-api", FAILS)], folder)
+    with pytest.raises(CannotStartError) as raised:
+        supervised.start([["control-api"]])
+    supervised.stop([["control-api"]])
+    supervised.close()
+    assert "control-api did not start (exit code 1): cannot listen on 127.0.0.1:1" in str(raised.value)
+    assert str(folder.log_file("control-api")) in str(raised.value)
+
+
+def test_a_part_that_never_becomes_ready(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "READY_TIMEOUT_SECONDS", 0.3)
+    supervised = Supervisor([part(folder, "a", SILENT)], folder)
+    with pytest.raises(CannotStartError, match=r"a: not ready within 0\.3 s; it said nothing"):
+        supervised.start([["a"]])
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+def test_a_killed_part_is_started_again(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    running(part(folder, "a", READY))
+    before = pid_of(folder, "a")
+    os.kill(before, signal.SIGKILL)
+    until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
+    assert entry(folder, "a")["restarts"] == 1
+    assert entry(folder, "a")["last_exit"] == "killed by SIGKILL"
+
+
+def test_a_restart_that_was_asked_for_is_no_death(
+    folder: StateFolder, running: Callable[[Part], Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "RESTART_DELAYS_SECONDS", (60,))
+    running(part(folder, "a", READY))
+    before = pid_of(folder, "a")
+    folder.restart_request("a").touch()
+    os.kill(before, signal.SIGTERM)
+    until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
+    assert not folder.restart_request("a").exists()
+
+
+def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", READY)], folder)
+    first.start([["a"]])
+    pid = pid_of(folder, "a")
+    orphaned(first)
+
+    second = Supervisor([part(folder, "a", READY)], folder)
+    assert second.adopt() == ("a",)
+    second.start([["a"]])
+    assert pid_of(folder, "a") == pid
+    second.stop([["a"]])
+    second.close()
+    assert not processes.find(pid)
+
+
+def test_a_part_with_another_configuration_is_replaced(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", READY, digest="before")], folder)
+    first.start([["a"]])
+    pid = pid_of(folder, "a")
+    orphaned(first)
+
+    second = Supervisor([part(folder, "a", READY, digest="now")], folder)
+    assert second.adopt() == ()
+    assert not processes.find(pid)
+    second.start([["a"]])
+    assert pid_of(folder, "a") != pid
+    second.stop([["a"]])
+    second.close()
+
+
+def test_an_adopted_part_is_watched_too(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    first = Supervisor([part(folder, "a", READY)], folder)
+    first.start([["a"]])
+    before = pid_of(folder, "a")
+    orphaned(first)
+
+    second = Supervisor([part(folder, "a", READY)], folder)
+    second.adopt()
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
+    second.ask_to_stop()
+    os.kill(pid_of(folder, "a"), signal.SIGKILL)
+    thread.join(DEADLINE_SECONDS)
+    second.stop([["a"]])
+    second.close()
+
+
+def test_signals_ask_to_stop(folder: StateFolder) -> None:
+    supervised = Supervisor([part(folder, "a", READY)], folder)
+    with supervised.heeding_signals():
+        supervised.start([["a"]])
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        supervised.run()
+    supervised.stop([["a"]])
+    supervised.close()
+    assert supervised.stop_asked
+
+
+def test_a_pid_that_is_another_process_by_now_is_not_taken(folder: StateFolder) -> None:
+    processes.note(Process(os.getpid(), 1), folder.pid_file("a"))
+    assert processes.noted(folder.pid_file("a")) is None
+
+
+def test_a_stubborn_process_is_killed() -> None:
+    script = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        process = processes.find(child.pid)
+        assert process is not None
+        assert processes.end([process], 0.1) == [process]
+        assert child.wait(5) == -signal.SIGKILL
+    assert processes.end([process], 0.1) == []
