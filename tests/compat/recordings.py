@@ -168,4 +168,11 @@ def _addresses_of(label: str) -> set[str]:
     return {fixed["ip_address"] for port in instance["neutron_ports"] for fixed in port["fixed_ips"]}
 
 
-DIFFERENCES = (_below_a_leaf_or_malformed, _options, _repeated_identity, _underscores, _other_methods, _asked_from_nowhere)
+DIFFERENCES = (
+    _below_a_leaf_or_malformed,
+    _options,
+    _repeated_identity,
+    _underscores,
+    _other_methods,
+    _asked_from_nowhere,
+)

@@ -3,7 +3,8 @@
 The request line is judged here, strictly and without a list of known methods; the header block is llhttp's, in its
 strict mode: bare LF, folded lines, NUL and control characters, spaces before the colon, a second Content-Length, a
 Content-Length beside Transfer-Encoding are its errors. What llhttp leaves open (a missing or second Host, a
-Transfer-Encoding other than chunked, limits) is decided here.
+Transfer-Encoding other than chunked, limits) is decided here. Blanks at the end of a value are kept for the handler:
+a signed `abc ` is not `abc`, as with nova.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from openimds.http.rules import Limits, Refusal, keeps_alive
 HEAD_END = b"\r\n\r\n"
 
 _REQUEST_LINE = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x21-\x7e\x80-\xff]*) HTTP/([0-9])\.([0-9])", re.DOTALL
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([\x20-\x7e\x80-\xff]*) HTTP/([0-9])\.([0-9])", re.DOTALL
 )
+"""A target may have blanks in it, as the front ends have it that nova is deployed behind: such a path is a 404, not a
+400. The version is what follows the last blank, so nothing can be read in two ways."""
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _PROBE_LINE = b"POST / HTTP/1.1\r\n"
 """Stands for the request line when llhttp reads the headers: its own reading of lines is laxer than ours."""
@@ -62,8 +65,7 @@ def check_unfinished(raw: bytes | bytearray, checked: int, limits: Limits) -> No
 
     `checked`: so many bytes of it were looked at before.
     """
-    line_feed = raw.find(b"\n", checked)
-    if line_feed >= 0 and raw[line_feed - 1 : line_feed] != b"\r":
+    if raw.count(b"\n", checked) != raw.count(b"\r\n", max(0, checked - 1)):
         raise Refusal(400, "A line ends in a bare line feed.")
     if len(raw) <= limits.request_line_bytes:
         return
@@ -115,7 +117,7 @@ def _headers(block: bytes, limits: Limits) -> RawHeaders:
         raise Refusal(400, f"The header cannot be read: {error}.") from None
     if len(collector.pairs) > limits.header_count:
         raise Refusal(431, f"There are more than {limits.header_count} header fields.")
-    return tuple((name, value.rstrip(b" \t")) for name, value in collector.pairs)
+    return tuple(collector.pairs)
 
 
 @dataclass(slots=True)
@@ -132,7 +134,7 @@ def _framing(headers: RawHeaders, version: bytes) -> _Framing:
     for name, value in headers:
         read = _READERS.get(name.lower())
         if read is not None:
-            read(framing, value)
+            read(framing, value.rstrip(b" \t"))
     if framing.hosts > 1:
         raise Refusal(400, "Multiple Host headers found within request.")
     if framing.chunked and version == b"1.0":
