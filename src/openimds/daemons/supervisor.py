@@ -65,6 +65,7 @@ class Supervisor:
         self._notify = _notify_socket()
         self._selector.register(self._notify, selectors.EVENT_READ, self._heard)
         self._stop_asked = False
+        self._starting = False
         self._started_at = _now()
 
     def adopt(self) -> tuple[str, ...]:
@@ -88,6 +89,7 @@ class Supervisor:
 
     def start(self, stages: Sequence[Sequence[str]]) -> None:
         """Start what does not run yet, stage by stage. Raises CannotStartError when a part does not become ready."""
+        self._starting = True
         for stage in stages:
             parts = [self._supervised[name] for name in stage]
             for each in parts:
@@ -96,6 +98,7 @@ class Supervisor:
             self._until_ready(parts)
             if self._stop_asked:
                 return
+        self._starting = False
 
     def run(self) -> None:
         """Keep all parts running until somebody asks to stop."""
@@ -255,7 +258,7 @@ class Supervisor:
             each.deaths = each.deaths.after_one_more(time.monotonic() - each.started_at)
             each.restart_at = time.monotonic() + each.deaths.delay_seconds
             log.error(
-                "a part died and will be started again",
+                "a part died" if self._starting else "a part died and will be started again",
                 part=each.part.name, pid=pid, how=each.last_exit, in_seconds=each.deaths.delay_seconds,
             )  # fmt: skip
         self._note_status()

@@ -288,6 +288,9 @@ def _fill_store(planned: Plan, admin_password: str) -> None:
     service = planned.configs["compute-agent"]
     assert isinstance(service, AgentConfig)
     store = Store(planned.control.database_url)
+    if store.is_sqlite and store.url.database:
+        # It holds user data and password hashes; the write-ahead log takes its mode.
+        Path(store.url.database).touch(mode=0o600)
     try:
         schema.upgrade(store)
         bootstrap(store, admin_password, service.auth.password, planned.control.images_dir, utc_now())
@@ -308,7 +311,7 @@ def _admin_password(control: ControlApiConfig, folder: StateFolder) -> str:
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise CannotStartError(
             f"{folder.clouds_file} does not hold the password of the cloud `{CLOUD}`: repair it, or remove it to have "
-            "a new one written (the password of the user admin then stays what it was)"
+            "one with a new password written"
         ) from error
     changed = first_files.with_auth_url(text, auth_url)
     if changed != text:

@@ -1,0 +1,159 @@
+"""A whole system under test, driven as a person drives it: by its command lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+UP_SECONDS = 90
+LINE_SECONDS = 90
+
+
+class LineFailedError(AssertionError):
+    """A command line that should have worked."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Cloud:
+    state_dir: Path
+    control_port: int
+    metadata_port: int
+    prefix: str
+    extra: tuple[str, ...] = ()
+    """More options of `up`."""
+    env: dict[str, str] = field(default_factory=dict)
+
+    # The system -------------------------------------------------------------------------------------------------
+
+    def up(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """`openimds up --detach` with this cloud's folder, ports and prefix."""
+        return self.openimds(
+            "up", "--detach", "--control-port", str(self.control_port), "--metadata-port", str(self.metadata_port),
+            "--namespace-prefix", self.prefix, *self.extra, *options, check=check,
+        )  # fmt: skip
+
+    def openimds(self, command: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Any command that takes --state-dir."""
+        argv = [str(BIN / "openimds"), command, "--state-dir", str(self.state_dir), *options]
+        return run(argv, env=self._environment(), timeout_seconds=UP_SECONDS, check=check)
+
+    def remove(self) -> None:
+        """Take everything down, whatever state it is in."""
+        done = self.openimds("down", "--purge", check=False)
+        shutil.rmtree(self.state_dir.parent, ignore_errors=True)
+        if done.returncode != 0:
+            raise LineFailedError(done.stdout + done.stderr)
+
+    def part(self, name: str) -> dict[str, Any]:
+        """What the supervisor notes of a part: pid, state, restarts …"""
+        status = json.loads((self.state_dir / "run" / "status.json").read_text())
+        found: dict[str, Any] = next(part for part in status["parts"] if part["name"] == name)
+        return found
+
+    def supervisor_pid(self) -> int:
+        return int((self.state_dir / "run" / "supervisor.pid").read_text().split()[0])
+
+    def log(self, name: str) -> str:
+        path = self.state_dir / "log" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    # Its users --------------------------------------------------------------------------------------------------
+
+    def line(self, text: str, *, cwd: Path | None = None, check: bool = True, cloud: str = "openimds") -> str:
+        """A command line as a person types it (`openstack network create test1`); what it wrote to stdout."""
+        argv = ["/bin/bash", "-c", text]
+        return run(argv, env=self._environment(cloud), cwd=cwd, check=check).stdout
+
+    def json(self, text: str, *, cwd: Path | None = None) -> Any:
+        """The answer to an `openstack` line, as values."""
+        return json.loads(self.line(f"{text} -f json", cwd=cwd))
+
+    def refused(self, text: str, *, cwd: Path | None = None, cloud: str = "openimds") -> str:
+        """What a line that must fail wrote to stderr."""
+        done = run(["/bin/bash", "-c", text], env=self._environment(cloud), cwd=cwd, check=False)
+        assert done.returncode != 0, f"{text} should have been refused:\n{done.stdout}"
+        return done.stderr
+
+    def inside(self, namespace: str, *argv: str, check: bool = True) -> str:
+        """What a command says inside `qvm-…`, `qdhcp-…` or `qrouter-…` (without this cloud's prefix)."""
+        return run(["ip", "netns", "exec", f"{self.prefix}{namespace}", *argv], check=check).stdout
+
+    def console(self, server: str) -> str:
+        return self.line(f"openstack console log show {shlex.quote(server)}")
+
+    def _environment(self, cloud: str = "openimds") -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+        return kept | {
+            "PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin:/sbin",
+            "OS_CLIENT_CONFIG_FILE": str(self.state_dir / "etc" / "clouds.yaml"),
+            "OS_CLOUD": cloud,
+        } | self.env  # fmt: skip
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_seconds: float = LINE_SECONDS,
+    check: bool = True,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; its output is part of the error when it fails."""
+    done = subprocess.run(
+        list(argv), env=env, cwd=cwd, timeout=timeout_seconds, capture_output=True, text=True, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if check and done.returncode != 0:
+        raise LineFailedError(f"{shlex.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+def until(true: Callable[[], Any], what: str, timeout_seconds: float = 30) -> Any:
+    """Ask again and again until it is true; what it returned then."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        answer = true()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_seconds:g} s: {what}")
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in sockets]
+
+
+def machine_traces() -> frozenset[str]:
+    """Everything that a system makes on a machine: namespaces, devices, firewall tables and rules, processes.
+
+    Compared before and after; other systems that come and go meanwhile on this machine would show too.
+    """
+    commands = {
+        "namespace": "ip netns list | cut -d' ' -f1",
+        "device": "ip -o link | cut -d: -f2 | cut -d@ -f1",
+        "rule": "iptables-save | grep -v '^[#:]'",
+        "table": "nft list tables | grep -v 'table ip6* \\(nat\\|mangle\\|filter\\|raw\\)$'",
+        "process": "ps -eo args | grep -E '(^|/)(haproxy|dnsmasq|udhcpc|bwrap) |bin/openimds ' | grep -v grep",
+    }
+    traces: set[str] = set()
+    for kind, command in commands.items():
+        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+        traces.update(f"{kind}: {line.strip()}" for line in done.stdout.splitlines() if line.strip())
+    return frozenset(traces)

@@ -1,0 +1,65 @@
+"""Whole systems: each test module brings one up in a folder of its own, and nothing of it may stay."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.system.cloud import Cloud, free_ports, machine_traces
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.system)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def only_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: namespaces and bridges are made")
+
+
+@pytest.fixture(scope="module")
+def cloud(only_root: None) -> Iterator[Cloud]:
+    """A running system. Taken down at the end of the module, and looked for what it left."""
+    new = unstarted_cloud()
+    before = machine_traces()
+    try:
+        new.up()
+        yield new
+    finally:
+        new.remove()
+    assert machine_traces() - before == frozenset()
+
+
+@pytest.fixture
+def fresh_cloud(only_root: None) -> Iterator[Cloud]:
+    """A system that the test brings up itself, as often as it likes."""
+    new = unstarted_cloud()
+    before = machine_traces()
+    try:
+        yield new
+    finally:
+        new.remove()
+    assert machine_traces() - before == frozenset()
+
+
+def unstarted_cloud() -> Cloud:
+    # Not pytest's tmp_path: unix sockets have short names, and the proxies, which are not root, must get there.
+    root = Path(tempfile.mkdtemp(prefix="oi-"))
+    root.chmod(0o711)
+    control, metadata = free_ports(2)
+    return Cloud(state_dir=root / "state", control_port=control, metadata_port=metadata,
+                 prefix=f"t{secrets.token_hex(3)}-")  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tools(only_root: None) -> None:
+    if shutil.which("ip") is None:
+        pytest.fail("iproute2 is not installed: run scripts/install-debian-packages")
