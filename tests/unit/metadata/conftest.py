@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from openimds.metadata.reading import DocumentSettings, Reading
+from openimds.resources.instance import Ec2Ids, Instance
+
+BARE = Instance(
+    id="11111111-2222-4333-8444-555555555501",
+    project_id="p1",
+    name="bare",
+    hostname="bare",
+    ec2_ids=Ec2Ids(instance_id="i-00000002"),
+    flavor_name="m1.small",
+)
+
+
+@pytest.fixture
+def reading_of() -> Callable[..., Reading]:
+    """A reading of an instance with nothing set but what is given."""
+
+    def make(settings: DocumentSettings | None = None, **attributes: Any) -> Reading:
+        return Reading(
+            instance=replace(BARE, **attributes),
+            settings=settings or DocumentSettings(),
+            today="2026-11-21",
+            address="10.9.9.9",
+            random_bytes=lambda count: b"r" * count,
+        )
+
+    return make

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.metadata.decision import Refusal
+from openimds.metadata.ec2 import decide_ec2
+from openimds.resources.instance import Ec2Ids, InstanceKey, Nic, NicAddress, NicSubnet
+
+KEY = InstanceKey("mykey", "ssh", "ssh-rsa A")
+
+
+def text(reading, *parts: str) -> str:
+    return decide_ec2(reading, parts).body.decode()
+
+
+def nic(*addresses: NicAddress) -> Nic:
+    subnet = NicSubnet(ip_version=4, cidr="10.0.0.0/24", addresses=addresses)
+    return Nic(port_id="p", mac_address="m", vif_type="bridge", device_name="tap", network_id="n", subnets=(subnet,))
+
+
+@pytest.mark.parametrize(
+    ("version", "added"),
+    [
+        (
+            "1.0",
+            "ami-id ami-launch-index ami-manifest-path hostname instance-id local-ipv4 public-keys/ reservation-id security-groups",
+        ),
+        ("2007-01-19", "local-hostname public-hostname public-ipv4"),
+        ("2007-08-29", "instance-type"),
+        ("2007-12-15", "block-device-mapping/ kernel-id ramdisk-id"),
+        ("2008-02-01", "placement/"),
+        ("2008-09-01", "instance-action"),
+    ],
+)
+def test_what_each_version_adds(reading_of, version: str, added: str) -> None:
+    ids = Ec2Ids(instance_id="i-1", kernel_id="aki-1", ramdisk_id="ari-1")
+    versions = ["1.0", "2007-01-19", "2007-08-29", "2007-12-15", "2008-02-01", "2008-09-01"]
+    place = versions.index(version)
+    now, *before = [
+        set(text(reading_of(ec2_ids=ids, key=KEY), one, "meta-data").split("\n"))
+        for one in reversed(versions[max(0, place - 1) : place + 1])
+    ]
+    assert now.difference(*before) == set(added.split())
+
+
+def test_a_listing_is_sorted_and_ends_without_newline(reading_of) -> None:
+    listing = text(reading_of(key=KEY), "latest", "meta-data")
+    names = listing.split("\n")
+    assert names == sorted(names)
+    assert "public-keys/" in names
+    assert not listing.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("ami-id", "None"),
+        ("ami-launch-index", "0"),
+        ("ami-manifest-path", "FIXME"),
+        ("hostname", "bare.novalocal"),
+        ("local-hostname", "bare.novalocal"),
+        ("public-hostname", "bare.novalocal"),
+        ("instance-id", "i-00000002"),
+        ("instance-type", "m1.small"),
+        ("instance-action", "none"),
+        ("local-ipv4", "10.9.9.9"),
+        ("public-ipv4", ""),
+        ("reservation-id", "None"),
+        ("security-groups", ""),
+        ("placement", "availability-zone"),
+        ("placement/availability-zone", "None"),
+        ("block-device-mapping", "ami\nephemeral0\nroot\nswap"),
+        ("block-device-mapping/root", "/dev/sda1"),
+    ],
+)
+def test_nothing_set(reading_of, path: str, expected: str) -> None:
+    assert text(reading_of(), "latest", "meta-data", *path.split("/")) == expected
+
+
+def test_public_keys(reading_of) -> None:
+    reading = reading_of(key=KEY)
+    assert text(reading, "1.0", "meta-data", "public-keys") == "0=mykey"
+    assert text(reading, "1.0", "meta-data", "public-keys", "0") == "openssh-key"
+    assert text(reading, "1.0", "meta-data", "public-keys", "0", "openssh-key") == "ssh-rsa A"
+    assert text(reading, "1.0", "meta-data", "public-keys", "0", "_name") == "0=mykey"
+
+
+def test_addresses(reading_of) -> None:
+    reading = reading_of(
+        nics=(nic(NicAddress("2001:db8::5")), nic(NicAddress("10.0.0.5"), NicAddress("10.0.0.6", ("203.0.113.7",))))
+    )
+    assert text(reading, "latest", "meta-data", "local-ipv4") == "10.0.0.5"
+    assert text(reading, "latest", "meta-data", "public-ipv4") == "203.0.113.7"
+
+
+def test_security_groups_are_a_name_a_line(reading_of) -> None:
+    assert (
+        text(reading_of(security_groups=("default", "web")), "latest", "meta-data", "security-groups") == "default\nweb"
+    )
+
+
+def test_user_data(reading_of) -> None:
+    reading = reading_of(user_data=b"\x00\xff")
+    assert text(reading, "latest") == "meta-data/\nuser-data"
+    assert decide_ec2(reading, ("latest", "user-data")).body == b"\x00\xff"
+    assert text(reading_of(), "latest") == "meta-data/"
+    assert text(reading_of(user_data=b""), "latest", "user-data") == ""
+
+
+def test_versions(reading_of) -> None:
+    assert text(reading_of()).split("\n")[-1] == "latest"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nope",
+        "2010-01-01",
+        "latest/nope",
+        "latest/user-data",
+        "latest/meta-data/hostname/x",
+        "latest/meta-data/security-groups/default",
+        "latest/meta-data/public-keys",
+        "latest/meta-data/kernel-id",
+        "latest/meta-data/public-keys/0=mykey",
+        "latest/meta-data/host",
+        "1.0/meta-data/placement",
+        "latest/meta-data/_name",
+    ],
+)
+def test_what_is_not_there(reading_of, path: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        decide_ec2(reading_of(), tuple(path.split("/")))
+    assert refused.value.status == 404

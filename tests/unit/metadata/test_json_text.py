@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+from openimds.metadata.json_text import json_bytes
+
+
+def test_as_nova_writes_it() -> None:
+    assert json_bytes({"b": "café ☃", "a": [1, None]}) == b'{"b": "caf\\u00e9 \\u2603", "a": [1, null]}'

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from base64 import b64decode
+
+import pytest
+
+from openimds.metadata.meta_data import meta_data
+from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.versions import FOLSOM, GRIZZLY, LIBERTY, NEWTON_ONE, VICTORIA
+from openimds.resources.instance import InstanceKey
+
+
+@pytest.mark.parametrize(
+    ("version", "newest"),
+    [
+        (FOLSOM, "availability_zone"),
+        (GRIZZLY, "random_seed"),
+        (LIBERTY, "project_id"),
+        (NEWTON_ONE, "devices"),
+        (VICTORIA, "dedicated_cpus"),
+    ],
+)
+def test_what_each_version_adds(reading_of, version: str, newest: str) -> None:
+    assert list(meta_data(reading_of(), version))[-1] == newest
+
+
+def test_nothing_set(reading_of) -> None:
+    document = meta_data(reading_of(), VICTORIA)
+    assert len(b64decode(document.pop("random_seed"))) == 512
+    assert document == {
+        "uuid": "11111111-2222-4333-8444-555555555501",
+        "hostname": "bare.novalocal",
+        "name": "bare",
+        "launch_index": 0,
+        "availability_zone": None,
+        "project_id": "p1",
+        "devices": [],
+        "dedicated_cpus": [],
+    }
+
+
+def test_keys_metadata_and_cpus(reading_of) -> None:
+    reading = reading_of(key=InstanceKey("k", "ssh", "ssh-rsa A"), metadata={"b": "2", "a": ""}, dedicated_cpus=(3, 1))
+    document = meta_data(reading, VICTORIA)
+    assert document["meta"] == {"b": "2", "a": ""}
+    assert document["public_keys"] == {"k": "ssh-rsa A"}
+    assert document["keys"] == [{"name": "k", "type": "ssh", "data": "ssh-rsa A"}]
+    assert document["dedicated_cpus"] == [1, 3]
+
+
+def test_a_key_that_is_gone(reading_of) -> None:
+    assert "keys" not in meta_data(reading_of(key=InstanceKey("k", "ssh", None)), FOLSOM)
+
+
+def test_no_domain(reading_of) -> None:
+    assert meta_data(reading_of(DocumentSettings(dhcp_domain="")), FOLSOM)["hostname"] == "bare"

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from openimds.metadata.decision import Answer, AskVendors, Refusal
+from openimds.metadata.openstack import DOCUMENTS, decide_openstack, is_password, listed_documents
+from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.versions import OPENSTACK_VERSIONS
+from openimds.resources.instance import InjectedFile
+
+ALL = ["meta_data.json", "user_data", "password", "vendor_data.json", "network_data.json", "vendor_data2.json"]
+
+
+def read(reading, *parts: str) -> Answer:
+    decision = decide_openstack(reading, parts)
+    assert isinstance(decision, Answer)
+    return decision
+
+
+def test_the_root_lists_versions_up_to_today(reading_of) -> None:
+    assert read(reading_of()).body.decode().split("\n") == [*OPENSTACK_VERSIONS, "latest"]
+
+
+@pytest.mark.parametrize(
+    ("version", "listed"),
+    [
+        ("2012-08-10", ALL[:2]),
+        ("2013-04-04", ALL[:3]),
+        ("2013-10-17", ALL[:4]),
+        ("2015-10-15", ALL[:5]),
+        ("2016-06-30", ALL[:5]),
+        ("2016-10-06", ALL),
+        ("2025-04-04", ALL),
+    ],
+)
+def test_listings(reading_of, version: str, listed: list[str]) -> None:
+    reading = reading_of(user_data=b"")
+    assert listed_documents(reading, version) == listed
+    for parts in ((version,), (version, "version")):
+        assert read(reading, *parts).body.decode().split("\n") == listed
+    assert "user_data" not in listed_documents(reading_of(), version)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+@pytest.mark.parametrize("version", [*OPENSTACK_VERSIONS, "latest"])
+def test_every_document_in_every_version(reading_of, document, version: str) -> None:
+    reading = reading_of(user_data=b"\x00\xff")
+    if version < document.readable_since:
+        with pytest.raises(Refusal):
+            decide_openstack(reading, (version, document.name))
+    else:
+        answer = read(reading, version, document.name)
+        assert (answer.status, answer.content_type) == (200, document.content_type)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("2099-01-01",),
+        ("latest", "nope"),
+        ("latest", "meta_data.json", "x"),
+        ("latest", "content"),
+        ("latest", "content", "0000"),
+        ("latest", "user_data"),
+        ("content",),
+        ("content", "0001"),
+        ("content", "0000", "x"),
+    ],
+)
+def test_what_is_not_there(reading_of, parts: tuple[str, ...]) -> None:
+    with pytest.raises(Refusal) as refused:
+        decide_openstack(reading_of(files=(InjectedFile("/a", b"x"),)), parts)
+    assert refused.value.status == 404
+
+
+def test_content(reading_of) -> None:
+    reading = reading_of(files=(InjectedFile("/a", b"\x1f\x8b\x00"),))
+    assert read(reading, "content", "0000").body == b"\x1f\x8b\x00"
+
+
+def test_vendor_data(reading_of) -> None:
+    static = reading_of(DocumentSettings(static_vendor_data={"a": 1}))
+    assert json.loads(read(static, "latest", "vendor_data.json").body) == {"a": 1}
+    assert json.loads(read(static, "latest", "vendor_data2.json").body) == {"static": {"a": 1}}
+    with pytest.raises(Refusal):
+        decide_openstack(reading_of(DocumentSettings(static_vendor_data=None)), ("latest", "vendor_data.json"))
+
+
+def test_dynamic_vendor_data_must_be_asked_for(reading_of) -> None:
+    reading = reading_of(DocumentSettings(dynamic_vendor_data=True))
+    assert decide_openstack(reading, ("latest", "vendor_data2.json")) == AskVendors()
+
+
+@pytest.mark.parametrize(
+    ("parts", "it_is"),
+    [
+        (("latest", "password"), True),
+        (("2013-04-04", "password"), True),
+        (("2012-08-10", "password"), False),
+        (("2013-04-03", "password"), False),
+        (("latest", "password", "x"), False),
+        (("latest",), False),
+        ((), False),
+    ],
+)
+def test_the_password(parts: tuple[str, ...], it_is: bool) -> None:
+    assert is_password(parts) is it_is

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.metadata.decision import HTML, Answer, Refusal, StorePassword
+from openimds.metadata.password import MAX_PASSWORD_BYTES, decide_password, password_refused, password_stored
+
+
+def test_none_reads_as_empty(reading_of) -> None:
+    answer = decide_password(reading_of().instance, "GET", None)
+    assert answer == Answer(200, HTML, b"")
+
+
+def test_it_reads_as_posted(reading_of) -> None:
+    assert decide_password(reading_of(password="pw\n").instance, "GET", None) == Answer(200, HTML, b"pw\n")
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"a\nb\n", "é".encode(), b"x" * MAX_PASSWORD_BYTES])
+def test_posting(reading_of, body: bytes) -> None:
+    assert decide_password(reading_of().instance, "POST", body) == StorePassword(body.decode())
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "stored", "status"),
+    [
+        ("HEAD", None, None, 400),
+        ("PUT", b"x", None, 400),
+        ("post", b"x", None, 400),
+        ("POST", None, None, 411),
+        ("POST", b"x" * (MAX_PASSWORD_BYTES + 1), None, 400),
+        ("POST", b"\xff\xfe", None, 400),
+        ("POST", b"x", "first", 409),
+        ("POST", b"x" * (MAX_PASSWORD_BYTES + 1), "first", 409),
+        ("POST", None, "first", 409),
+    ],
+)
+def test_refusals(reading_of, method: str, body: bytes | None, stored: str | None, status: int) -> None:
+    with pytest.raises(Refusal) as refused:
+        decide_password(reading_of(password=stored).instance, method, body)
+    assert refused.value.status == status
+
+
+def test_afterwards() -> None:
+    assert (password_stored().status, password_stored().body) == (200, b"")
+    assert password_refused().status == 409
+
+
+def test_passwords_do_not_show() -> None:
+    assert "secret" not in repr(StorePassword("secret"))

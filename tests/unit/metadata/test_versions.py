@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.metadata.versions import (
+    EC2_VERSIONS,
+    OPENSTACK_VERSIONS,
+    ec2_listing,
+    is_since,
+    openstack_listing,
+    resolve,
+)
+
+
+@pytest.mark.parametrize(
+    ("today", "newest"), [("2026-11-21", "2025-04-04"), ("2025-04-04", "2025-04-04"), ("2025-04-03", "2020-10-14")]
+)
+def test_future_versions_are_not_listed(today: str, newest: str) -> None:
+    assert openstack_listing(today)[-2:] == (newest, "latest")
+
+
+def test_ec2_lists_all() -> None:
+    assert ec2_listing() == (*EC2_VERSIONS, "latest")
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("latest", "2025-04-04"), ("2012-08-10", "2012-08-10"), ("2012-08-1", None), ("LATEST", None), ("", None)],
+)
+def test_resolve(name: str, version: str | None) -> None:
+    assert resolve(name, OPENSTACK_VERSIONS) == version
+
+
+def test_versions_sort_as_they_were_made() -> None:
+    assert list(EC2_VERSIONS) == sorted(EC2_VERSIONS)
+    assert is_since("2007-01-19", "1.0")
+    assert not is_since("1.0", "2007-01-19")
