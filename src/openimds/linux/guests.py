@@ -28,6 +28,8 @@ from openimds.wiring.guest import GuestBoot, GuestState
 SCRIPTS = Path(__file__).parent / "guest"
 NS_GET_USERNS = 0xB701
 """ioctl_ns(2)"""
+FIRST_WORDS = "openimds guest: booting"
+"""Of boot.sh."""
 START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 5.0
 STAND_IN = "/mnt"
@@ -91,6 +93,7 @@ class NetnsGuests:
         # It is written to from its end, so that it may be cut while it grows.
         with contextlib.ExitStack() as files, self.console_file(boot.server_id).open("ab", buffering=0) as console:
             pid = self._launch(boot, folder / "rootfs", console.fileno(), files)
+        self._wait_booting(boot.server_id, pid)
         record = folder / "boot.pid"
         draft = record.with_suffix(".new")
         draft.write_text(f"{pid} {_start_ticks(pid) or 0} {boot.generation}\n")
@@ -170,6 +173,15 @@ class NetnsGuests:
         finally:
             os.close(told)
 
+    def _wait_booting(self, server_id: str, pid: int) -> None:
+        """Until the boot script speaks. Raises ProgramError with what bwrap said if it never comes to that."""
+        console = self.console_file(server_id)
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while not (said := console.read_text(errors="replace")).startswith(FIRST_WORDS):
+            if _start_ticks(pid) is None or time.monotonic() > deadline:
+                raise ProgramError("bwrap", f"the guest did not start: {said.strip()[-400:] or 'no reason given'}")
+            time.sleep(0.002)
+
     def _started(self, server_id: str) -> _Started | None:
         try:
             return _Started(*(int(word) for word in (self._dir / server_id / "boot.pid").read_text().split()))
@@ -222,15 +234,15 @@ def _container(texts: dict[str, int], tell: int, settings: GuestSettings) -> lis
 
 
 def _system_folders() -> list[str]:
-    """The host's programs and libraries, read-only; /bin and its like as the host has them (links, or folders)."""
-    words = ["--ro-bind", "/usr", "/usr"]
-    for name in ("bin", "sbin", "lib", "lib32", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            words += ["--symlink", os.readlink(path), str(path)]
-        elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
-    return words
+    """The host's programs and libraries, read-only. Each is a mount, also where the host has a link (/bin): a mount
+    point stays in its place, whatever the guest does to its files."""
+    folders = [path for name in ("bin", "sbin", "lib", "lib32", "lib64") if (path := Path("/", name)).is_dir()]
+    return [
+        "--ro-bind",
+        "/usr",
+        "/usr",
+        *(word for path in folders for word in ("--ro-bind", str(path.resolve()), str(path))),
+    ]
 
 
 @contextlib.contextmanager
