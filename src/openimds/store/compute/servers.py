@@ -15,11 +15,20 @@ from openimds.resources.compute import Asker
 from openimds.resources.errors import Conflict, NotFound
 from openimds.store import models
 from openimds.store.compute.creation import create_servers
-from openimds.store.compute.nics import interface_value, interfaces, plug, resolve_nics, unplug_all, unplug_one
+from openimds.store.compute.nics import (
+    interface_value,
+    interfaces,
+    plug,
+    resolve_nics,
+    resolve_security_groups,
+    unplug_all,
+    unplug_one,
+)
 from openimds.store.compute.records import server_records
 from openimds.store.compute.selection import select_ids
 from openimds.store.engine import Store, utc_now
 from openimds.store.models import Server, ServerConsole, ServerPassword
+from openimds.store.network.ports import ports_of_device
 
 
 class Servers:
@@ -113,6 +122,27 @@ class Servers:
             row = unlocked_server(session, server_id, asker)
             unplug_one(session, row, port_id, utc_now())
             note_action(session, row, "detach_interface", asker)
+
+    def security_groups(self, server_id: str, asker: Asker) -> Sequence[Mapping[str, str]]:
+        """[{"id", "name", "description"}]: those that the server was made with or was given since."""
+        with self._store.read() as session:
+            row = own_server(session, server_id, asker)
+            known = [(group, session.get(models.SecurityGroup, group["id"])) for group in row.security_groups]
+            return [{**group, "description": found.description if found else ""} for group, found in known]
+
+    def change_security_group(self, server_id: str, name: str, member: bool, asker: Asker) -> None:
+        """Add the server's ports to a group of the project, or take them out of it."""
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            caller = Caller(project_id=row.project_id)
+            group = resolve_security_groups(session, caller, (name,), utc_now())[0]
+            others = [known for known in row.security_groups if known["id"] != group.id]
+            if not member and len(others) == len(row.security_groups):
+                raise NotFound(f"Security group {name} is not associated with the instance {server_id}.")
+            row.security_groups = [*others, {"id": group.id, "name": group.name}] if member else others
+            for port in ports_of_device(session, server_id):
+                kept = [known for known in port.security_group_ids if known != group.id]
+                port.security_group_ids = [*kept, group.id] if member else kept
 
     # What the guest left ------------------------------------------------------------------------------------------
 

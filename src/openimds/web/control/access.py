@@ -8,6 +8,7 @@ import uuid
 from typing import Any
 
 import structlog
+from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +19,15 @@ log = structlog.get_logger(__name__)
 REQUEST_ID = re.compile(rb"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 QUIET_PATHS = frozenset({"/metrics", "/healthcheck", "/openimds/v1/changes"})
 """Asked all the time by machines: logged at debug level."""
+
+
+ANSWER_HEADERS = "answer_headers"
+
+
+def add_answer_header(request: Request, name: str, value: str) -> None:
+    """This header goes with the answer, whichever it turns out to be: an endpoint's or an error's."""
+    known: list[tuple[bytes, bytes]] = request.scope["state"].setdefault(ANSWER_HEADERS, [])
+    known.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 
 
 class Metrics:
@@ -77,6 +87,7 @@ class _Exchange:
             headers.append((b"x-openstack-request-id", self._request_id.encode()))
             if self._scope["path"].startswith("/compute"):
                 headers.append((b"x-compute-request-id", self._request_id.encode()))
+            headers.extend(self._scope["state"].get(ANSWER_HEADERS, ()))
             message = {**message, "headers": headers}
         await self._send(message)
 

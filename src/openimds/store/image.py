@@ -1,0 +1,192 @@
+"""Images: rows here, the bytes in files `images/<id>`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from openimds.resources import image as nouns
+from openimds.resources.compute import Asker
+from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
+from openimds.store.compute.naming import ec2_number
+from openimds.store.compute.records import EC2_IMAGE
+from openimds.store.engine import Store, utc_now
+from openimds.store.image_data import Upload, remove_data
+from openimds.store.models import Image
+
+LISTED_TO_ALL = ("public",)
+SHOWN_TO_ALL = ("public", "community")
+
+COLUMNS: Mapping[str, Any] = {
+    "id": Image.id,
+    "name": Image.name,
+    "status": Image.status,
+    "owner": Image.owner,
+    "container_format": Image.container_format,
+    "disk_format": Image.disk_format,
+    "checksum": Image.checksum,
+    "os_hash_value": Image.hash_value,
+    "size": Image.size_bytes,
+    "min_disk": Image.min_disk_gib,
+    "min_ram": Image.min_ram_mib,
+    "created_at": Image.created_at,
+    "updated_at": Image.updated_at,
+}
+"""Glance's attributes that images are filtered and sorted by."""
+
+
+class ImageStore:
+    """The image service's part of the store. What belongs to another project and is private is not there (NotFound)."""
+
+    def __init__(self, store: Store, images_dir: Path) -> None:
+        self._store = store
+        self._dir = images_dir
+
+    def get(self, image_id: str, asker: Asker) -> nouns.Image:
+        with self._store.read() as session:
+            return image_value(_visible(session, image_id, asker))
+
+    def create(self, fields: Mapping[str, Any], image_id: str | None, asker: Asker) -> nouns.Image:
+        """`fields`: columns. Raises Conflict for an id that is taken."""
+        now = utc_now()
+        row = Image(id=image_id or str(uuid.uuid4()), status="queued", created_at=now, updated_at=now, **fields)
+        _check_publicity(row, asker)
+        try:
+            with self._store.write() as session:
+                session.add(row)
+                session.flush()
+                ec2_number(session, EC2_IMAGE, row.id)
+        except IntegrityError as error:
+            raise Conflict(f"Image ID {row.id} already exists!") from error
+        return image_value(row)
+
+    def update(self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], asker: Asker) -> nouns.Image:
+        """`change` is given the image as it is, and answers the columns that become different."""
+        with self._store.write() as session:
+            row = _own(session, image_id, asker)
+            was_public = row.visibility == "public"
+            for name, value in change(image_value(row)).items():
+                setattr(row, name, value)
+            if not was_public:
+                _check_publicity(row, asker)
+            row.updated_at = utc_now()
+        return image_value(row)
+
+    def delete(self, image_id: str, asker: Asker) -> None:
+        """Raises Forbidden for a protected one. Servers that were made from it go on."""
+        with self._store.write() as session:
+            row = _own(session, image_id, asker)
+            if row.protected:
+                raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
+            session.delete(row)
+        remove_data(self._dir, image_id)
+
+    def begin_upload(self, image_id: str, asker: Asker) -> Upload:
+        """Raises Conflict for an image that has data, or is being given some. End it by `finish` or `abort`."""
+        with self._store.write() as session:
+            row = _own(session, image_id, asker)
+            if row.status != "queued":
+                raise Conflict(f"Image status transition from {row.status} to saving is not allowed")
+            if row.container_format is None or row.disk_format is None:
+                raise BadRequest("disk_format", "disk_format and container_format must be set before data is uploaded")
+            row.status = "saving"
+        return Upload(self._store, self._dir, image_id)
+
+    def data(self, image_id: str, asker: Asker) -> Path | None:
+        """The file with the image's bytes; None when it has none (yet)."""
+        with self._store.read() as session:
+            row = _visible(session, image_id, asker)
+            status = row.status
+        path = self._dir / image_id
+        return path if status == "active" and path.is_file() else None
+
+    def list(self, query: nouns.ImageQuery) -> list[nouns.Image]:
+        with self._store.read() as session:
+            found = [image_value(row) for row in session.scalars(_question(query))]
+        return [image for image in found if _fits(image, query)]
+
+
+def image_value(row: Image) -> nouns.Image:
+    return nouns.Image(
+        id=row.id,
+        owner=row.owner,
+        name=row.name,
+        status=row.status,
+        visibility=row.visibility,
+        container_format=row.container_format,
+        disk_format=row.disk_format,
+        min_disk_gib=row.min_disk_gib,
+        min_ram_mib=row.min_ram_mib,
+        size_bytes=row.size_bytes,
+        checksum=row.checksum,
+        hash_algo=row.hash_algo,
+        hash_value=row.hash_value,
+        protected=row.protected,
+        hidden=row.hidden,
+        properties=dict(row.properties),
+        tags=tuple(row.tags),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _visible(session: Session, image_id: str, asker: Asker) -> Image:
+    row = session.get(Image, image_id)
+    if row is None or not (asker.is_admin or row.owner == asker.project_id or row.visibility in SHOWN_TO_ALL):
+        raise NotFound(f"No image found with ID {image_id}")
+    return row
+
+
+def _own(session: Session, image_id: str, asker: Asker) -> Image:
+    row = _visible(session, image_id, asker)
+    if not asker.is_admin and row.owner != asker.project_id:
+        raise Forbidden(f"Image {image_id} belongs to another project: you are not permitted to change it.")
+    return row
+
+
+def _check_publicity(row: Image, asker: Asker) -> None:
+    if row.visibility == "public" and not asker.is_admin:
+        raise Forbidden(
+            "You are not authorized to complete publicize_image action: only an administrator makes images public."
+        )
+
+
+def _question(query: nouns.ImageQuery) -> sa.Select[Any]:
+    asked = sa.select(Image).where(Image.hidden == query.hidden)
+    if not query.everybodys:
+        to_all = SHOWN_TO_ALL if query.visibility == "community" else LISTED_TO_ALL
+        asked = asked.where(sa.or_(Image.owner == query.project_id, Image.visibility.in_(to_all)))
+    elif query.visibility is None:
+        asked = asked.where(sa.or_(Image.owner == query.project_id, Image.visibility != "community"))
+    if query.visibility not in {None, "all"}:
+        asked = asked.where(Image.visibility == query.visibility)
+    if query.protected is not None:
+        asked = asked.where(Image.protected == query.protected)
+    for name, values in query.equal.items():
+        asked = asked.where(COLUMNS[name].in_(values))
+    return asked.order_by(*_order(query))
+
+
+def _order(query: nouns.ImageQuery) -> list[Any]:
+    order: list[Any] = []
+    for name, descending in query.sort or (("created_at", True),):
+        if name not in COLUMNS:
+            raise BadRequest("sort", f"images are not sorted by {name}; take one of {', '.join(COLUMNS)}")
+        order.append(COLUMNS[name].desc() if descending else COLUMNS[name].asc())
+    return [*order, Image.id.desc()]
+
+
+def _fits(image: nouns.Image, query: nouns.ImageQuery) -> bool:
+    size = image.size_bytes or 0
+    return (
+        set(query.tags) <= set(image.tags)
+        and all(image.properties.get(name) == value for name, value in query.properties.items())
+        and (query.size_min is None or size >= query.size_min)
+        and (query.size_max is None or size <= query.size_max)
+    )
