@@ -50,11 +50,33 @@ class Cloud:
         return run(argv, env=self._environment(), timeout_seconds=UP_SECONDS, check=check)
 
     def remove(self) -> None:
-        """Take everything down, whatever state it is in."""
+        """Take everything down, whatever state it is in, and look for what stays on the machine."""
+        devices = self.devices()
         done = self.openimds("down", "--purge", check=False)
         shutil.rmtree(self.state_dir.parent, ignore_errors=True)
         if done.returncode != 0:
             raise LineFailedError(done.stdout + done.stderr)
+        assert self.traces(devices) == []
+
+    def devices(self) -> frozenset[str]:
+        """The devices in the root namespace that the agents noted as theirs."""
+        folder = self.state_dir / "owned" / "link"
+        return frozenset(entry.name for entry in folder.iterdir()) if folder.exists() else frozenset()
+
+    def traces(self, devices: frozenset[str]) -> list[str]:
+        """What of this system is on the machine: namespaces, `devices`, firewall tables, processes.
+
+        Only this system's own: others may come and go on the same machine meanwhile.
+        """
+        names = [line.split()[0] for line in present("ip netns list")]
+        links = {line.split(":")[1].strip().split("@")[0] for line in present("ip -o link")}
+        folder = str(self.state_dir.parent)
+        return [
+            *(f"namespace {name}" for name in names if name.startswith(self.prefix)),
+            *(f"device {name}" for name in sorted(devices & links)),
+            *(f"nft {table}" for table in present("nft list tables") if self.prefix.rstrip("-") in table),
+            *(f"process {line}" for line in present("ps -eo pid,args") if folder in line),
+        ]
 
     def part(self, name: str) -> dict[str, Any]:
         """What the supervisor notes of a part: pid, state, restarts …"""
@@ -140,20 +162,7 @@ def free_ports(count: int) -> list[int]:
         return [int(probe.getsockname()[1]) for probe in sockets]
 
 
-def machine_traces() -> frozenset[str]:
-    """Everything that a system makes on a machine: namespaces, devices, firewall tables and rules, processes.
-
-    Compared before and after; other systems that come and go meanwhile on this machine would show too.
-    """
-    commands = {
-        "namespace": "ip netns list | cut -d' ' -f1",
-        "device": "ip -o link | cut -d: -f2 | cut -d@ -f1",
-        "rule": "iptables-save | grep -v '^[#:]'",
-        "table": "nft list tables | grep -v 'table ip6* \\(nat\\|mangle\\|filter\\|raw\\)$'",
-        "process": "ps -eo args | grep -E '(^|/)(haproxy|dnsmasq|udhcpc|bwrap) |bin/openimds ' | grep -v grep",
-    }
-    traces: set[str] = set()
-    for kind, command in commands.items():
-        done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
-        traces.update(f"{kind}: {line.strip()}" for line in done.stdout.splitlines() if line.strip())
-    return frozenset(traces)
+def present(command: str) -> list[str]:
+    """The lines that a command shows; none when it fails."""
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -39,8 +39,13 @@ _COMMANDS: Mapping[str, LazyCommand] = {
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
 
+    @staticmethod
+    def commands_named() -> tuple[str, ...]:
+        """The names of all commands."""
+        return tuple(_COMMANDS)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        return list(self.commands_named())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = _COMMANDS.get(cmd_name)
@@ -55,9 +60,11 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, command.summary) for name, command in _COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def openimds() -> None:
-    """Tell every instance of a cloud who it is."""
+openimds = LazyGroup(
+    "openimds",
+    help="Tell every instance of a cloud who it is.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 class CommandFailedError(click.ClickException):

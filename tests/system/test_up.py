@@ -1,0 +1,151 @@
+"""`openimds up`, `status`, `restart`, `down`: on one machine, also when things go wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from tests.system.cloud import Cloud, until
+
+PARTS = ("control-api", "metadata-api", "metadata-agent", "dhcp-agent", "l3-agent", "compute-agent")
+
+
+@pytest.fixture(scope="module")
+def reported(cloud: Cloud) -> str:
+    return cloud.openimds("status").stdout
+
+
+def test_everything_runs(cloud: Cloud, reported: str) -> None:
+    assert reported.startswith("openimds is up in ")
+    for name in PARTS:
+        assert cloud.part(name)["state"] == "running"
+        assert name in reported
+
+
+def test_the_openstack_client_gets_a_token(cloud: Cloud) -> None:
+    assert cloud.json("openstack token issue")["project_id"]
+
+
+def test_agents_are_alive(cloud: Cloud) -> None:
+    def alive() -> set[str]:
+        agents = cloud.json("openstack network agent list")
+        return {agent["Agent Type"] for agent in agents if agent["Alive"]}
+
+    until(lambda: {"DHCP agent", "L3 agent", "Metadata agent"} <= alive(), "the three agents are alive")
+
+
+def test_secrets_are_for_root_alone(cloud: Cloud) -> None:
+    for path in [*(cloud.state_dir / "etc").iterdir(), *cloud.state_dir.glob("openimds.sqlite*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_no_log_shows_a_secret(cloud: Cloud) -> None:
+    etc = cloud.state_dir / "etc"
+    secrets = {
+        line.split("=", 1)[1].strip()
+        for name in ("nova.conf", "neutron.conf")
+        for line in (etc / name).read_text().splitlines()
+        if line.startswith(("password", "metadata_proxy_shared_secret"))
+    }
+    assert len(secrets) == 2
+    for name in (*PARTS, "supervisor"):
+        assert not any(secret in cloud.log(name) for secret in secrets)
+
+
+def test_up_twice_is_a_sentence(cloud: Cloud) -> None:
+    again = cloud.up(check=False)
+    assert again.returncode == 1
+    assert "openimds is up already in" in again.stdout + again.stderr
+    assert all(cloud.part(name)["state"] == "running" for name in PARTS)
+
+
+def test_a_part_is_started_again_with_its_configuration_read_anew(cloud: Cloud) -> None:
+    ini = cloud.state_dir / "etc" / "dhcp_agent.ini"
+    ini.write_text(ini.read_text().replace("force_metadata = False", "force_metadata = True"))
+    before = cloud.part("dhcp-agent")["pid"]
+    assert "dhcp-agent runs again" in cloud.openimds("restart", "dhcp-agent").stdout
+    assert cloud.part("dhcp-agent")["pid"] != before
+
+
+def test_a_configuration_that_cannot_be_read_is_told_at_restart(cloud: Cloud) -> None:
+    ini = cloud.state_dir / "etc" / "l3_agent.ini"
+    good = ini.read_text()
+    ini.write_text(good.replace("9697", "many"))
+    failed = cloud.openimds("restart", "l3-agent", check=False)
+    assert failed.returncode == 1
+    assert "metadata_port: is not valid" in failed.stderr
+    ini.write_text(good)
+    until(lambda: cloud.part("l3-agent")["state"] == "running", "it comes up when the file is right again", 40)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_killed_part_comes_back_and_disturbs_nobody(cloud: Cloud, name: str) -> None:
+    before = {part: cloud.part(part)["pid"] for part in PARTS}
+    os.kill(before[name], signal.SIGKILL)
+    until(
+        lambda: cloud.part(name)["state"] == "running" and cloud.part(name)["pid"] != before[name],
+        f"{name} runs again",
+    )
+    assert {part: cloud.part(part)["pid"] for part in PARTS if part != name} == {
+        part: pid for part, pid in before.items() if part != name
+    }
+    died = [line for line in cloud.log("supervisor").splitlines() if "died" in line and f"pid={before[name]} " in line]
+    assert len(died) == 1
+    assert "killed by SIGKILL" in died[0]
+
+
+def test_a_killed_supervisor_is_replaced_and_the_parts_go_on(cloud: Cloud) -> None:
+    before = {part: cloud.part(part)["pid"] for part in PARTS}
+    os.kill(cloud.supervisor_pid(), signal.SIGKILL)
+    until(lambda: "nobody supervises" in cloud.openimds("status", check=False).stdout, "status tells it")
+    cloud.up()
+    assert {part: cloud.part(part)["pid"] for part in PARTS} == before
+
+
+def test_down_after_the_supervisor_was_killed(fresh_cloud: Cloud) -> None:
+    fresh_cloud.up()
+    pids = [fresh_cloud.part(name)["pid"] for name in PARTS]
+    os.kill(fresh_cloud.supervisor_pid(), signal.SIGKILL)
+    said = fresh_cloud.openimds("down").stdout
+    assert "stopped: compute-agent" in said
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert (fresh_cloud.state_dir / "openimds.sqlite").exists()
+    assert "nothing was left" in fresh_cloud.openimds("down").stdout
+
+
+def test_a_taken_port_is_named(fresh_cloud: Cloud) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", fresh_cloud.control_port))
+        taken.listen()
+        failed = fresh_cloud.up(check=False)
+    assert failed.returncode == 1
+    assert f"127.0.0.1:{fresh_cloud.control_port}: the port is taken" in failed.stdout + failed.stderr
+    assert "Traceback" not in failed.stdout + failed.stderr
+
+
+def test_a_full_disk_is_a_sentence(fresh_cloud: Cloud) -> None:
+    fresh_cloud.state_dir.mkdir()
+    fresh_cloud.line(f"mount -t tmpfs -o size=1M none {fresh_cloud.state_dir}")
+    try:
+        failed = fresh_cloud.up(check=False)
+        assert failed.returncode == 1
+        assert "full disk" in failed.stdout + failed.stderr
+        fresh_cloud.line(f"mount -o remount,ro {fresh_cloud.state_dir}")
+        failed = fresh_cloud.up(check=False)
+        assert "cannot be written: read-only file system" in failed.stdout + failed.stderr
+        assert "Traceback" not in failed.stdout + failed.stderr
+    finally:
+        fresh_cloud.line(f"umount {fresh_cloud.state_dir}")
+
+
+def test_ctrl_c_takes_everything_down(fresh_cloud: Cloud) -> None:
+    fresh_cloud.up()
+    pids = [fresh_cloud.part(name)["pid"] for name in PARTS]
+    supervisor = fresh_cloud.supervisor_pid()
+    os.kill(supervisor, signal.SIGINT)
+    until(lambda: not Path(f"/proc/{supervisor}").exists(), "the supervisor has ended")
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
