@@ -12,15 +12,17 @@ from openimds.config import Listen
 
 DEBIAN_PACKAGE: Mapping[str, str] = {
     "bwrap": "bubblewrap",
+    "busybox": "busybox-static",
     "conntrack": "conntrack",
     "curl": "curl",
+    "dhcp_release": "dnsmasq-utils",
     "dnsmasq": "dnsmasq-base",
     "haproxy": "haproxy",
     "ip": "iproute2",
     "ip6tables-restore": "iptables",
     "iptables-restore": "iptables",
     "nft": "nftables",
-    "udhcpc": "udhcpc",
+    "radvd": "radvd",
 }
 """Program → the Debian package that brings it."""
 

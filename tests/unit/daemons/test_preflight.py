@@ -12,9 +12,9 @@ def test_not_root() -> None:
 
 
 def test_missing_programs_are_one_sentence_with_the_packages_to_install() -> None:
-    found = {"ip", "nft", "curl", "bwrap", "udhcpc", "conntrack"}
+    found = {"ip", "nft", "curl", "bwrap", "radvd", "conntrack"}
     (problem,) = preflight.problems(effective_uid=0, which=lambda name: f"/bin/{name}" if name in found else None)
-    assert problem.startswith("dnsmasq, haproxy")
+    assert problem.startswith("busybox, dhcp_release, dnsmasq, haproxy")
     assert "`apt-get install --no-install-recommends" in problem
     assert "dnsmasq-base" in problem
     assert preflight.problems(effective_uid=0, which=lambda name: f"/bin/{name}") == ()
