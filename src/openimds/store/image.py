@@ -14,8 +14,7 @@ from sqlalchemy.orm import Session
 from openimds.resources import image as nouns
 from openimds.resources.compute import Asker
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
-from openimds.store.compute.naming import ec2_number
-from openimds.store.compute.records import EC2_IMAGE
+from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
 from openimds.store.image_data import Upload, remove_data
 from openimds.store.models import Image
@@ -61,7 +60,7 @@ class ImageStore:
             with self._store.write() as session:
                 session.add(row)
                 session.flush()
-                ec2_number(session, EC2_IMAGE, row.id)
+                assign_ec2_number(session, IMAGE, row.id)
         except IntegrityError as error:
             raise Conflict(f"Image ID {row.id} already exists!") from error
         return image_value(row)

@@ -17,10 +17,10 @@ from openimds.resources.errors import BadRequest, NotFound, QuotaExceeded
 from openimds.store import models
 from openimds.store.compute.flavors import flavor_row, flavor_value
 from openimds.store.compute.hosts import choose_hosts, compute_hosts
-from openimds.store.compute.naming import ec2_number, hostname_from, new_reservation_id, nth
+from openimds.store.compute.naming import hostname_from, new_reservation_id, nth
 from openimds.store.compute.nics import plug, resolve_nics, resolve_security_groups
-from openimds.store.compute.records import EC2_IMAGE, EC2_INSTANCE
 from openimds.store.compute.reports import set_fault
+from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
 
 MAX_SERVERS_PER_PROJECT = 10_000
 ROOT_DEVICE = "/dev/vda"
@@ -197,10 +197,10 @@ def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: dateti
 
 def _number(session: Session, server: models.Server) -> None:
     session.flush()
-    ec2_number(session, EC2_INSTANCE, server.id)
+    assign_ec2_number(session, INSTANCE, server.id)
     for image_id in (server.image_id, server.kernel_id, server.ramdisk_id):
         if image_id:
-            ec2_number(session, EC2_IMAGE, image_id)
+            assign_ec2_number(session, IMAGE, image_id)
 
 
 def _place(

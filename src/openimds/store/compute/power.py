@@ -12,9 +12,9 @@ from openimds.resources import compute as nouns
 from openimds.resources.compute import Asker
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.store.compute.creation import image_block_devices, image_for_server
-from openimds.store.compute.naming import ec2_number
-from openimds.store.compute.records import EC2_IMAGE, VM_STATES, server_records
+from openimds.store.compute.records import VM_STATES, server_records
 from openimds.store.compute.servers import note_action, unlocked_server
+from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
 from openimds.store.models import Keypair, Server
 
@@ -98,7 +98,7 @@ def _take_image(session: Session, row: Server, image_id: str, asker: Asker) -> N
     row.block_devices = image_block_devices(image.id, row.flavor)
     for known in (row.image_id, row.kernel_id, row.ramdisk_id):
         if known:
-            ec2_number(session, EC2_IMAGE, known)
+            assign_ec2_number(session, IMAGE, known)
 
 
 def _take_key(session: Session, row: Server, asked: nouns.Rebuild, asker: Asker) -> None:

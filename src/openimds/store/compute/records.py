@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.compute import ServerAddress, ServerRecord
 from openimds.store import models
-
-EC2_INSTANCE, EC2_IMAGE = "instance", "image"
+from openimds.store.ec2_ids import INSTANCE
 
 VM_STATES = {"SHUTOFF": "stopped", "ERROR": "error", "BUILD": "building"}
 POWER_STATES = {"SHUTOFF": 4, "ERROR": 0, "BUILD": 0}
@@ -111,6 +110,6 @@ def _network_names(session: Session, ids: set[str]) -> Mapping[str, str]:
 
 def _ec2_numbers(session: Session, ids: Sequence[str]) -> Mapping[str, int]:
     wanted = sa.select(models.Ec2Id.object_id, models.Ec2Id.number).where(
-        models.Ec2Id.kind == EC2_INSTANCE, models.Ec2Id.object_id.in_(ids)
+        models.Ec2Id.kind == INSTANCE, models.Ec2Id.object_id.in_(ids)
     )
     return dict(session.execute(wanted))

@@ -31,10 +31,11 @@ def add_answer_header(request: Request, name: str, value: str) -> None:
 
 
 class Metrics:
-    """The counters of one app. A registry of its own, so that two apps in one process do not clash."""
+    """The counters of one app."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Two apps in one process need two registries."""
+        self.registry = registry
         self.requests = Counter(
             "openimds_control_requests_total", "Requests answered", ["service", "status"], registry=self.registry
         )

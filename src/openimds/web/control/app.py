@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from openimds import __version__
 from openimds.web.control import errors
@@ -31,6 +31,8 @@ class Services:
     routers: tuple[Service, ...]
     healthy: Callable[[], object]
     """Asks the store something small; raises StoreUnavailable."""
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    """Where the app's counters are."""
 
 
 def build_app(services: Services) -> FastAPI:
@@ -45,7 +47,7 @@ def build_app(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.authenticator = services.authenticator
-    metrics = Metrics()
+    metrics = Metrics(services.registry)
     app.add_middleware(Access, metrics=metrics)
     errors.install(app)
     for service in services.routers:

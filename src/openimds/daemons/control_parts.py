@@ -1,0 +1,111 @@
+"""The control API's parts put together: stores, token keys, services, the application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import prometheus_client
+import structlog
+from cryptography.fernet import Fernet
+from fastapi import FastAPI
+
+from openimds.config import ControlApiConfig
+from openimds.daemons.running import CannotStartError
+from openimds.store.compute import ComputeStore
+from openimds.store.engine import Store, utc_now
+from openimds.store.identity import IdentityStore
+from openimds.store.image import ImageStore
+from openimds.store.network.service import NetworkStore
+from openimds.store.watch import WatchStore
+from openimds.web.control import compute, identity, image, network, watch
+from openimds.web.control.app import Service, Services, build_app
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    app: FastAPI
+    public_url: str
+    reload_token_keys: Callable[[], None]
+    prune_revoked: Callable[[datetime], int]
+    """Takes the time (UTC without zone), returns how many were forgotten."""
+
+
+def build_parts(config: ControlApiConfig, store: Store) -> Parts:
+    """Raises CannotStartError when the token keys cannot be read or made."""
+    identities = IdentityStore(store)
+    sealer = _sealer(config.token_keys_file)
+    life = timedelta(seconds=config.token_expiration_seconds)
+    tokens = identity.TokenService(sealer, identities.credentials, utc_now, life)
+    url = config.public_url
+    identity_service = identity.IdentityService(
+        users=identities.users,
+        projects=identities.projects,
+        roles=identities.roles,
+        assignments=identities.assignments,
+        credentials=identities.credentials,
+        tokens=tokens,
+        catalog=identity.Catalog(url, config.region),
+    )
+    compute_service = compute.ComputeService(ComputeStore(store, config.agent_down_seconds), url)
+    image_service = image.ImageService(ImageStore(store, config.images_dir), url)
+    app = build_app(
+        Services(
+            authenticator=tokens,
+            routers=(
+                Service("", identity.router(identity_service)),
+                Service("/network", network.router(NetworkStore(store), url)),
+                Service("", compute.router(compute_service)),
+                Service("", image.router(image_service)),
+                Service("/openimds/v1", watch.router(WatchStore(store))),
+            ),
+            healthy=store.revision,
+            registry=prometheus_client.REGISTRY,
+        )
+    )
+
+    def reload_token_keys() -> None:
+        sealer.replace_keys(read_token_keys(config.token_keys_file))
+        log.info("token keys read again", token_keys_file=str(config.token_keys_file))
+
+    return Parts(
+        app=app,
+        public_url=url,
+        reload_token_keys=reload_token_keys,
+        prune_revoked=identities.credentials.prune_revoked,
+    )
+
+
+def read_token_keys(path: Path) -> list[bytes]:
+    """One Fernet key a line, the newest first; empty lines and # comments are passed over. Raises OSError."""
+    lines = [line.strip() for line in path.read_bytes().splitlines()]
+    return [line for line in lines if line and not line.startswith(b"#")]
+
+
+def _sealer(path: Path) -> identity.TokenSealer:
+    try:
+        _make_token_keys(path)
+        return identity.TokenSealer(read_token_keys(path))
+    except OSError as error:
+        raise CannotStartError(f"the token keys file {path} cannot be used: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotStartError(
+            f"the token keys file {path} must hold Fernet keys (32 bytes in URL-safe base64), one a line"
+        ) from error
+
+
+def _make_token_keys(path: Path) -> None:
+    """A first key, where there is no file yet. With several replicas, give all of them the same file."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(Fernet.generate_key() + b"\n")
+    log.info("a first token key was made", token_keys_file=str(path))
