@@ -1,0 +1,391 @@
+"""The agent between a real unix socket and a real (small) metadata API."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import uvloop
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from openimds.agents.metadata.complaints import SECRETS_DIFFER
+from openimds.agents.metadata.edges import ControlAwayError
+from openimds.agents.metadata.finder import Finder
+from openimds.agents.metadata.measures import Measures
+from openimds.agents.metadata.self_test import run_self_test
+from openimds.agents.metadata.service import MetadataService
+from openimds.daemons.metadata_upstream import PooledUpstream
+from openimds.http.client import Pool, Upstream
+from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
+from openimds.http.messages import Request, Response, sentence
+from openimds.http.server import GuestServer, Listener
+from openimds.identity.headers import HeaderError, instance_claim, values
+from openimds.identity.signature import verify
+from openimds.identity.source import Address
+from openimds.resources.network import FixedIP, Port
+
+VM1, VM2 = str(uuid.uuid4()), str(uuid.uuid4())
+NET1, NET2 = str(uuid.uuid4()), str(uuid.uuid4())
+GZIPPED = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
+
+
+def port(port_id: str, network: str, instance: str, project: str) -> Port:
+    return Port(
+        id=port_id,
+        network_id=network,
+        project_id=project,
+        mac_address="fa:16:3e:00:00:01",
+        fixed_ips=(FixedIP("s", "10.0.0.5"),),
+        device_id=instance,
+        device_owner="compute:nova",
+    )
+
+
+@dataclass
+class Cloud:
+    """A mirror that knows two tenants' instances with the same address, and a control API that is away."""
+
+    ports_by_id: Mapping[str, Port] = field(
+        default_factory=lambda: {"p1": port("p1", NET1, VM1, "one"), "p2": port("p2", NET2, VM2, "two")}
+    )
+    connected: bool = True
+    revision: int = 1
+
+    def view(self) -> CloudView:
+        return CloudView(self.ports_by_id)
+
+    def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
+        return None
+
+    def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        if not self.connected:
+            raise ControlAwayError("the control API is away")
+        return []
+
+
+@dataclass
+class CloudView:
+    ports: Mapping[str, Port]
+    revision: int = 1
+
+
+@dataclass
+class FakeApi:
+    """Answers who asks, once the signature is good; keeps what it was sent."""
+
+    secret: str = "shared"
+    seen: list[Request] = field(default_factory=list)
+
+    async def __call__(self, request: Request) -> Response:
+        self.seen.append(request)
+        try:
+            claim = instance_claim(request.headers)
+        except HeaderError as error:
+            return sentence(400, str(error))
+        if not verify([self.secret], claim.instance_id, claim.signature):
+            return sentence(403, "Invalid proxy request signature.")
+        if claim.instance_id not in (VM1, VM2):
+            return sentence(404, "Not found.")
+        if request.target == b"/zipped":
+            return Response(status=200, headers=((b"Content-Encoding", b"gzip"),), body=GZIPPED)
+        if request.target == b"/slow":
+            await asyncio.sleep(0.2)
+        text = f"{claim.instance_id} {claim.tenant_id} {claim.address} {request.method} {request.target.decode()}"
+        return Response(
+            status=200,
+            headers=((b"Content-Type", b"text/plain; charset=UTF-8"), (b"Server", b"internal-name")),
+            body=text.encode() + b" " + request.body,
+        )
+
+
+@dataclass
+class Agent:
+    path: Path
+    api: FakeApi
+    service: MetadataService
+    upstream: PooledUpstream
+    registry: CollectorRegistry
+
+    async def send(self, data: bytes) -> bytes:
+        """Raw bytes in, everything until the connection's end out."""
+        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        writer.write(data)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def ask(self, target: str = "/openstack", *headers: str, method: str = "GET", body: bytes = b"") -> bytes:
+        lines = [f"{method} {target} HTTP/1.1", "Host: 169.254.169.254", "Connection: close", *headers]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        return await self.send("\r\n".join([*lines, "", ""]).encode() + body)
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path, cloud: Cloud | None = None, *, api_up: bool = True, secret: str = "shared"
+) -> AsyncIterator[Agent]:
+    api = FakeApi()
+    listener = tcp_listener("127.0.0.1", 0)
+    api_port = listener.getsockname()[1]
+    api_server = GuestServer(api)
+    if api_up:
+        await api_server.start([Listener(socket=listener)])
+    else:
+        listener.close()
+    world = cloud or Cloud()
+    pool = Pool(Upstream(host="127.0.0.1", port=api_port))
+    loop = asyncio.get_running_loop()
+    registry = CollectorRegistry()
+    with ThreadPoolExecutor(2) as executor:
+        finder = Finder(world, world, world, executor=executor, clock=loop.time)
+        upstream = PooledUpstream(pool)
+        service = MetadataService(finder, upstream, secret=secret, measures=Measures(registry), clock=loop.time)
+        server = GuestServer(service.answer)
+        path = tmp_path / "metadata_proxy"
+        await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
+        try:
+            yield Agent(path, api, service, upstream, registry)
+        finally:
+            await server.stop(1)
+            await pool.close()
+            if api_up:
+                await api_server.stop(1)
+
+
+FROM_NET1 = (f"X-Neutron-Network-ID: {NET1}", "X-Forwarded-For: 10.0.0.5")
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split()[1])
+
+
+def body_of(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+def test_the_same_address_on_two_networks_gets_each_its_own(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            one = await agent.ask("/openstack", *FROM_NET1)
+            two = await agent.ask("/openstack", f"X-Neutron-Network-ID: {NET2}", "X-Forwarded-For: ::ffff:10.0.0.5")
+            assert body_of(one) == f"{VM1} one 10.0.0.5 GET /openstack ".encode()
+            assert body_of(two) == f"{VM2} two 10.0.0.5 GET /openstack ".encode()
+            assert b"internal-name" not in one
+
+    uvloop.run(main())
+
+
+def test_what_stock_neutrons_haproxy_sends(tmp_path):
+    """`option forwardfor` appends its X-Forwarded-For behind the guest's own; the other id's header is deleted."""
+    request = (
+        b"GET /latest/meta-data/ HTTP/1.1\r\nuser-agent: Cloud-Init/22.4.2\r\nhost: 169.254.169.254\r\n"
+        b"accept-encoding: gzip, deflate\r\naccept: */*\r\nconnection: close\r\nx-forwarded-for: 10.0.0.66\r\n"
+        b"X-Neutron-Network-ID: " + NET1.encode() + b"\r\nX-Forwarded-For: 10.0.0.5\r\n\r\n"
+    )
+
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            assert body_of(await agent.send(request)).startswith(VM1.encode() + b" one 10.0.0.5 ")
+
+    uvloop.run(main())
+
+
+def test_a_guests_own_identity_headers_never_pass(tmp_path):
+    forged = (
+        f"X-Instance-ID: {VM2}",
+        f"x_instance_id: {VM2}",
+        f"X-INSTANCE_ID: {VM2}",
+        "X-Tenant-ID: two",
+        "x_tenant_id: two",
+        "X-Instance-ID-Signature: 0",
+        "X-Metadata-Provider: p",
+        "X_Metadata_Provider: p",
+        "X-Metadata-Provider-Signature: 0",
+        "X-OVN-Network-ID: n",
+        f"x_neutron_network_id: {NET2}",
+        f"X_Neutron_Router_ID: {NET2}",
+        "Forwarded: for=10.0.0.9",
+        "X-Real-IP: 10.0.0.9",
+        "x_forwarded_for: 10.0.0.9",
+    )
+
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            assert body_of(await agent.ask("/", *forged, *FROM_NET1)).startswith(f"{VM1} one 10.0.0.5".encode())
+            (seen,) = agent.api.seen
+            said = b" ".join(name + value for name, value in seen.headers)
+            assert VM2.encode() not in said
+            assert b"_" not in b" ".join(name for name, _ in seen.headers)
+            assert not values(seen.headers, "X-Metadata-Provider")
+            assert not values(seen.headers, "X-Neutron-Network-ID")
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ((f"X-Neutron-Network-ID: {NET1}", f"X-Neutron-Router-ID: {NET1}", "X-Forwarded-For: 10.0.0.5"), 400),
+        ((f"X-Neutron-Network-ID: {NET1}", f"X-Neutron-Network-ID: {NET2}", "X-Forwarded-For: 10.0.0.5"), 400),
+        ((f"X-Neutron-Network-ID: {NET1}",), 400),
+        ((f"X-Neutron-Network-ID: {NET1}", "X-Forwarded-For: nonsense"), 400),
+        (("X-Forwarded-For: 10.0.0.5",), 404),
+        ((f"X-Neutron-Network-ID: {NET1}", "X-Forwarded-For: 10.0.0.6"), 404),
+        (("X-Neutron-Network-ID: elsewhere", "X-Forwarded-For: 10.0.0.5"), 404),
+        (("X-Neutron-Router-ID: elsewhere", "X-Forwarded-For: 10.0.0.5"), 404),
+    ],
+)
+def test_who_cannot_be_told_is_not_forwarded(tmp_path, headers, status):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            assert status_of(await agent.ask("/", *headers)) == status
+            assert agent.api.seen == []
+
+    uvloop.run(main())
+
+
+def test_bodies_pass_both_ways_untouched(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            zipped = await agent.ask("/zipped", *FROM_NET1)
+            assert body_of(zipped) == GZIPPED
+            assert b"Content-Encoding: gzip" in zipped
+            secret = bytes(range(256)) * 20
+            posted = await agent.ask("/openstack/latest/password", *FROM_NET1, method="POST", body=secret)
+            assert body_of(posted).endswith(b"POST /openstack/latest/password " + secret)
+            chunked = (*FROM_NET1, "Transfer-Encoding: chunked")
+            request = "\r\n".join(
+                ["POST /p HTTP/1.1", "Host: a", "Connection: close", *chunked, "", "3\r\nabc\r\n0\r\n\r\n"]
+            )
+            assert body_of(await agent.send(request.encode())).endswith(b"POST /p abc")
+            assert status_of(await agent.ask("/p", *FROM_NET1, method="POST")) == 411
+
+    uvloop.run(main())
+
+
+def test_head_has_gets_length_and_no_body(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            got = await agent.ask("/x", *FROM_NET1)
+            head = await agent.ask("/x", *FROM_NET1, method="HEAD")
+            assert body_of(head) == b""
+            assert f"Content-Length: {len(body_of(got)) + len('HEAD') - len('GET')}".encode() in head
+
+    uvloop.run(main())
+
+
+def test_trace_and_connect_end_here(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            for method in ("TRACE", "CONNECT"):
+                answer = await agent.ask("/", *FROM_NET1, method=method)
+                assert status_of(answer) == 405
+                assert b"Allow: GET, HEAD" in answer
+            assert agent.api.seen == []
+
+    uvloop.run(main())
+
+
+def test_a_metadata_api_that_is_away_is_503_and_said_once(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path, api_up=False) as agent:
+            with capture_logs() as logs:
+                for _ in range(3):
+                    answer = await agent.ask("/", *FROM_NET1)
+                    assert status_of(answer) == 503
+                    assert b"Retry-After: 1" in answer
+            assert sum("the metadata API is away" in line["event"] for line in logs) == 1
+
+    uvloop.run(main())
+
+
+def test_while_nothing_is_known_a_guest_hears_not_yet(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path, Cloud(ports_by_id={}, connected=False)) as agent:
+            answer = await agent.ask("/", *FROM_NET1)
+            assert status_of(answer) == 503
+            assert b"Retry-After: 1" in answer
+
+    uvloop.run(main())
+
+
+def test_two_different_secrets_are_said_in_words_once_and_never_shown(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path, secret="SECRETE_KEY") as agent:
+            agent.api.secret = "SECRET_KEY"
+            with capture_logs() as logs:
+                for _ in range(3):
+                    answer = await agent.ask("/", *FROM_NET1)
+                    assert status_of(answer) == 403
+            complaints = [line for line in logs if line["event"] == SECRETS_DIFFER]
+            assert len(complaints) == 1
+            assert complaints[0]["log_level"] == "error"
+            assert "SECRET_KEY" not in str(logs)
+            assert "SECRETE_KEY" not in str(logs)
+            agent.service.secret = "SECRET_KEY"
+            assert status_of(await agent.ask("/", *FROM_NET1)) == 200
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize(("secret", "words"), [("shared", "takes our signature"), ("other", "refused our signature")])
+def test_the_self_test_says_what_it_found(tmp_path, secret, words):
+    async def main() -> None:
+        async with running(tmp_path, secret=secret) as agent:
+            with capture_logs() as logs:
+                await run_self_test(agent.upstream, lambda: secret, agent.service.complaints)
+            assert words in logs[-1]["event"]
+
+    uvloop.run(main())
+
+
+def test_one_request_id_is_followed_and_a_request_logged(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            with capture_logs() as logs:
+                answer = await agent.ask("/openstack", *FROM_NET1, "X-Openstack-Request-Id: req-123")
+                without = await agent.ask("/openstack", *FROM_NET1, "X-Openstack-Request-Id: " + "x" * 200)
+            assert b"X-Openstack-Request-Id: req-123\r\n" in answer
+            assert b"X-Openstack-Request-Id: req-" in without
+            assert values(agent.api.seen[0].headers, "X-Openstack-Request-Id") == ["req-123"]
+            line = next(each for each in logs if each["event"] == "request answered")
+            assert line["request_id"] == "req-123"
+            assert (line["network_id"], line["source"], line["instance_id"]) == (NET1, "10.0.0.5", VM1)
+            assert (line["status"], line["path"]) == (200, "/openstack")
+            assert line["milliseconds"] >= 0
+
+    uvloop.run(main())
+
+
+def test_it_counts(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            await agent.ask("/", *FROM_NET1)
+            await agent.ask("/", "X-Forwarded-For: 10.0.0.5")
+            count = agent.registry.get_sample_value
+            assert count("openimds_metadata_agent_requests_total", {"status": "200"}) == 1
+            assert count("openimds_metadata_agent_requests_total", {"status": "404"}) == 1
+            assert count("openimds_metadata_agent_lookups_total", {"outcome": "found"}) == 1
+            assert count("openimds_metadata_agent_lookups_total", {"outcome": "none"}) == 1
+            assert count("openimds_metadata_agent_upstream_seconds_count") == 1
+
+    uvloop.run(main())
+
+
+def test_a_burst_of_a_thousand_guests_loses_nothing(tmp_path):
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            answers = await asyncio.gather(*(agent.ask(f"/{n}", *FROM_NET1) for n in range(1000)))
+            assert {status_of(answer) for answer in answers} == {200}
+            assert all(body_of(answer).split()[-1] == f"/{n}".encode() for n, answer in enumerate(answers))
+
+    uvloop.run(main())
