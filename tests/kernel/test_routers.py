@@ -36,6 +36,7 @@ from openimds.resources.network import (
     router_namespace,
 )
 from openimds.wiring.haproxy import ProxySettings
+from openimds.wiring.radvd import RadvdSettings
 from openimds.wiring.router import RouterMetadata
 from openimds.wiring.state import Device, NamespaceState, Route
 
@@ -114,6 +115,7 @@ def stage(host: Host) -> Iterator[Stage]:
         namespace_prefix=host.prefix,
         metadata=RouterMetadata(),
         proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
+        advertisements=RadvdSettings(state_path=folder, user="radvd"),
     )
     edges = Edges(api=FakePortsApi(view), kernel=host.kernel, programs=Daemons(), run=run, announce=announce)
     routers = Routers(edges, settings)
@@ -318,6 +320,37 @@ def test_deleted_router_leaves_nothing(stage: Stage) -> None:
     assert stage.namespace not in stage.host.kernel.namespaces()
     assert not is_alive(haproxy)
     assert list((stage.folder / "ns-metadata-proxy").iterdir()) == []
+
+
+def test_ipv6_guest_makes_its_address_and_asks_at_the_link_local_one(stage: Stage) -> None:
+    internal = stage.ports["a"]
+    subnet = Subnet(
+        id=str(uuid.uuid4()),
+        network_id=internal.network_id,
+        project_id="p",
+        ip_version=6,
+        cidr="2001:db8:1::/64",
+        gateway_ip="2001:db8:1::1",
+        ipv6_ra_mode="slaac",
+        ipv6_address_mode="slaac",
+    )
+    both = (*internal.fixed_ips, FixedIP(subnet.id, "2001:db8:1::1"))
+    stage.view.add(subnet, replace(internal, fixed_ips=both))
+    assert any(word.startswith("start radvd") for word in stage.round(everything=False))
+    assert stage.round() == []
+    guest = stage.guests["a"]
+    eventually(lambda: "2001:db8:1:" in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest), seconds=10)
+
+    def answered() -> bool:
+        try:
+            return curl(guest, "http://[fe80::a9fe:a9fe%25eth0]/", seconds=2) == "hello"
+        except ProgramError:
+            return False
+
+    eventually(answered, seconds=8)
+    request = stage.server.requests[-1]
+    assert request.values("x-forwarded-for")[0].startswith("fe80::")
+    assert request.values("x-neutron-router-id") == [stage.router.id]
 
 
 def curl(namespace: str, *arguments: str, seconds: float = 9) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-
-import structlog
 
 from openimds import config as configuration
 from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
 from openimds.client.control import ControlClient
 from openimds.client.session import connect
 from openimds.config import DhcpAgentConfig
+from openimds.daemons.folder_access import is_closed_to_others
 from openimds.daemons.heartbeat import Identity
 from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
@@ -24,8 +22,6 @@ from openimds.wiring.dhcp_network import MetadataChoice
 from openimds.wiring.dnsmasq import DnsmasqSettings
 
 KINDS = ("network", "subnet", "port")
-
-log = structlog.get_logger(__name__)
 
 
 def run(config: DhcpAgentConfig) -> int:
@@ -71,19 +67,7 @@ def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
             broadcast_reply=config.dhcp_broadcast_reply,
             use_host_resolvers=config.dnsmasq_local_resolv,
             extra_config_file=config.dnsmasq_config_file,
-            user=dnsmasq_user(config.state_path),
+            user="root" if is_closed_to_others(config.state_path) else None,
         ),
         proxy=proxy_settings(config.proxy, config.state_path),
     )
-
-
-def dnsmasq_user(state_path: Path) -> str | None:
-    """Dnsmasq reads its files again after it gave root up. Where a folder above them is closed to others it keeps
-    root: it would go on serving yesterday's ports without a word.
-    """
-    folders = [state_path, *state_path.parents]
-    closed = [folder for folder in folders if folder.exists() and not folder.stat().st_mode & 0o001]
-    if not closed:
-        return None
-    log.warning("dnsmasq keeps running as root: others cannot pass this folder", folder=str(closed[0]))
-    return "root"

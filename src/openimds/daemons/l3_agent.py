@@ -7,6 +7,7 @@ from openimds.agents.l3 import Edges, L3Settings, Routers
 from openimds.client.control import ControlClient
 from openimds.client.session import connect
 from openimds.config import L3AgentConfig
+from openimds.daemons.folder_access import is_closed_to_others
 from openimds.daemons.heartbeat import Identity
 from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
@@ -16,6 +17,7 @@ from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
 from openimds.linux.programs import run as run_program
+from openimds.wiring.radvd import RadvdSettings
 from openimds.wiring.router import RouterMetadata
 
 KINDS = ("network", "subnet", "port", "router", "floatingip")
@@ -54,4 +56,7 @@ def settings_of(config: L3AgentConfig) -> L3Settings:
             access_mark=config.metadata_access_mark,
         ),
         proxy=proxy_settings(config.proxy, config.state_path),
+        advertisements=RadvdSettings(
+            state_path=config.state_path, user=None if is_closed_to_others(config.state_path) else "radvd"
+        ),
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from openimds.agents.l3.advertiser import Advertiser
 from openimds.agents.l3.edges import Announce, Kernel, Run
 from openimds.agents.l3.neighbours import Announcements, Translations
 from openimds.agents.mirrored import View
@@ -16,6 +17,7 @@ from openimds.agents.proxies import Programs, ProxyKeeper
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, FloatingIP, Port, Router, router_namespace
 from openimds.wiring.haproxy import ProxySettings, router_proxy
 from openimds.wiring.isolation import is_router_interface
+from openimds.wiring.radvd import RadvdSettings
 from openimds.wiring.router import RouterMetadata, RouterView
 from openimds.wiring.router_namespace import router_bridges, router_namespace_state, unreachable_routes
 
@@ -29,6 +31,7 @@ class L3Settings:
     namespace_prefix: str = ""
     metadata: RouterMetadata
     proxy: ProxySettings
+    advertisements: RadvdSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Routers:
         self._kernel = edges.kernel
         self._proxies = ProxyKeeper(edges.programs)
         self._announcements = Announcements(edges.announce)
+        self._advertiser = Advertiser(edges.programs)
         self._translations = Translations(edges.run)
         self._provisioning = Provisioning(edges.api)
 
@@ -81,6 +85,7 @@ class Routers:
         changes = [word for bridge in router_bridges(router) for word in self._kernel.ensure_bridge(bridge)]
         changes += self._kernel.apply(state)
         changes += self._keep_proxy(wanted, state.name)
+        changes += self._advertiser.keep(router, state.name, settings.advertisements)
         self._announcements.make(key, state)
         self._translations.end(router, state.name)
         self._provisioning.report(router.ports, "l2")
@@ -91,6 +96,7 @@ class Routers:
         namespace = router_namespace(key, self.settings.namespace_prefix)
         was_there = namespace in self._kernel.namespaces()
         self._proxies.drop(key, namespace, self.settings.proxy)
+        self._advertiser.drop(key, namespace, self.settings.advertisements)
         self._kernel.remove_namespace(namespace)
         self._announcements.forget(key)
         self._translations.forget(key)

@@ -1,0 +1,39 @@
+"""Keeps a router's radvd: only where a network wants router advertisements."""
+
+from __future__ import annotations
+
+from openimds.agents.files import write_if_changed
+from openimds.agents.proxies import Programs
+from openimds.wiring.radvd import RadvdSettings, radvd, radvd_config, radvd_file
+from openimds.wiring.router import RouterView
+
+
+class Advertiser:
+    """Says in words what it changed; nothing when all is right."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+
+    def keep(self, view: RouterView, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
+        """Raises what starting a program raises, and OSError."""
+        config = radvd_config(view)
+        router_id = view.router.id
+        if not config:
+            return self.drop(router_id, namespace, settings)
+        daemon = radvd(router_id, namespace, settings)
+        is_new = write_if_changed(radvd_file(router_id, settings), config)
+        if self._programs.running(daemon) is not None and not is_new:
+            return ()
+        # Started anew, not told to read again: by then it has given up the right to read in a closed folder.
+        self._programs.stop(daemon)
+        self._programs.end_strays(daemon)
+        return (f"start radvd (pid {self._programs.start(daemon)})",)
+
+    def drop(self, router_id: str, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
+        """Idempotent."""
+        path = radvd_file(router_id, settings)
+        if not path.exists():
+            return ()
+        self._programs.stop(radvd(router_id, namespace, settings))
+        path.unlink(missing_ok=True)
+        return ("stop radvd",)

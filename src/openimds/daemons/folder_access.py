@@ -1,0 +1,22 @@
+"""Whether programs that give up root can still read what an agent writes for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+OTHERS_MAY_PASS = 0o001
+
+
+def is_closed_to_others(folder: Path) -> bool:
+    """Dnsmasq and radvd read their files again after they gave root up. Where a folder on the way is closed to others
+    they must keep it: else they would go on with yesterday's files without a word.
+    """
+    way = [folder, *folder.parents]
+    closed = [one for one in way if one.exists() and not one.stat().st_mode & OTHERS_MAY_PASS]
+    if closed:
+        log.warning("programs in the namespaces keep root: others cannot pass this folder", folder=str(closed[0]))
+    return bool(closed)
