@@ -49,7 +49,7 @@ class Fields:
 
     def texts(self, name: str) -> dict[str, str]:
         """An object of texts; empty when missing."""
-        value = self.values.get(name) or {}
+        value = {} if self.values.get(name) is None else self.values[name]
         if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
             raise self.wrong(name, "it must be an object of texts")
         return dict(value)
@@ -60,10 +60,10 @@ class Fields:
 
     def parts(self, name: str) -> Iterator[Fields]:
         """The objects of a list, each knowing its place."""
-        value = self.values.get(name) or []
-        if not isinstance(value, list):
+        value = self.values.get(name)
+        if not isinstance(value, list | None):
             raise self.wrong(name, "it must be a list of objects")
-        for place, part in enumerate(value):
+        for place, part in enumerate(value or ()):
             yield Fields.of(part, f"{self.place}.{name}[{place}]")
 
     def part(self, name: str) -> Fields | None:
