@@ -11,7 +11,7 @@ from openimds.web.control.network.stores import NetworkOperations
 def router(store: NetworkOperations, public_url: str) -> APIRouter:
     """Everything below `/network`: mount it there. `public_url` is the listener's, as clients reach it."""
     routes = APIRouter(tags=["network"])
-    routes.include_router(versions.router(public_url))
+    versions.add_to(routes, public_url)
     v2 = APIRouter(prefix="/v2.0")
     for part in (
         extensions.router(),

@@ -9,9 +9,8 @@ from fastapi import APIRouter
 from openimds.web.control.network.attributes import COLLECTIONS, plural
 
 
-def router(public_url: str) -> APIRouter:
+def add_to(routes: APIRouter, public_url: str) -> None:
     """`/network` and `/network/v2.0` themselves. `public_url`: `http://127.0.0.1:5000`, without a slash at its end."""
-    routes = APIRouter()
     root = f"{public_url}/network"
 
     @routes.get("")
@@ -30,5 +29,3 @@ def router(public_url: str) -> APIRouter:
             for path, kind in COLLECTIONS.items()
         ]
         return {"resources": shown}
-
-    return routes
