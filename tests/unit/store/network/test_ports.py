@@ -1,0 +1,293 @@
+"""Ports: addresses, MACs, binding, rights."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from openimds.resources.caller import SYSTEM, Caller
+from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, OpenimdsError
+from openimds.store import models
+from openimds.store.engine import utc_now
+from openimds.store.network import ports
+from openimds.store.network.service import NetworkStore
+
+HOST = {"binding__host_id": "node1", "device_owner": "compute:nova", "device_id": "vm"}
+
+
+def addresses(port: dict[str, Any]) -> list[str]:
+    return [ip["ip_address"] for ip in port["fixed_ips"]]
+
+
+def test_a_port_of_nothing_but_a_network(cloud: Any) -> None:
+    network, _ = cloud.net("10.0.0.0/24")
+    port = cloud.make("port", network_id=network["id"])
+    assert addresses(port) == ["10.0.0.2"]
+    assert port["mac_address"].startswith("fa:16:3e:")
+    assert port["status"] == "DOWN"
+    assert port["port_security_enabled"] is True
+    assert len(port["security_groups"]) == 1
+    assert "binding:host_id" not in port
+
+
+def test_the_lowest_free_address_is_given(cloud: Any) -> None:
+    network, _ = cloud.net("10.0.0.0/24")
+    made = [cloud.make("port", network_id=network["id"]) for _ in range(9)]
+    assert [addresses(port)[0] for port in made] == [f"10.0.0.{n}" for n in range(2, 11)]
+    cloud.remove("port", made[3]["id"])
+    cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.11"}])
+    assert addresses(cloud.make("port", network_id=network["id"])) == ["10.0.0.5"]
+    assert addresses(cloud.make("port", network_id=network["id"])) == ["10.0.0.12"]
+
+
+def test_an_exhausted_pool_is_a_conflict_and_the_next_subnet_helps(cloud: Any) -> None:
+    network, _ = cloud.net("10.0.0.0/29")
+    for _ in range(5):
+        cloud.make("port", network_id=network["id"])
+    with pytest.raises(Conflict, match="No more IP addresses available on network") as caught:
+        cloud.make("port", network_id=network["id"])
+    assert caught.value.kind == "IpAddressGenerationFailure"
+    cloud.make("subnet", network_id=network["id"], cidr="10.1.0.0/29")
+    assert addresses(cloud.make("port", network_id=network["id"])) == ["10.1.0.2"]
+
+
+def test_pools_are_bisected_and_not_walked(cloud: Any) -> None:
+    network, _ = cloud.net("2001:db8::/64", ipv6_address_mode=None)
+    for expected in range(2, 40):
+        assert addresses(cloud.make("port", network_id=network["id"])) == [f"2001:db8::{expected:x}"]
+
+
+def test_both_versions(cloud: Any) -> None:
+    network, _ = cloud.net("10.0.0.0/24")
+    cloud.make("subnet", network_id=network["id"], cidr="2001:db8::/64")
+    assert addresses(cloud.make("port", network_id=network["id"])) == ["10.0.0.2", "2001:db8::2"]
+
+
+def test_fixed_ips_by_subnet_by_address_and_none(cloud: Any) -> None:
+    network, subnet = cloud.net("10.0.0.0/24")
+    other = cloud.make("subnet", network_id=network["id"], cidr="10.1.0.0/24")
+    wanted = [{"subnet_id": other["id"]}, {"ip_address": "10.0.0.77"}, {"subnet_id": subnet["id"]}]
+    port = cloud.make("port", network_id=network["id"], fixed_ips=wanted)
+    assert addresses(port) == ["10.1.0.2", "10.0.0.77", "10.0.0.2"]
+    assert cloud.make("port", network_id=network["id"], fixed_ips=[])["fixed_ips"] == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ({"ip_address": "10.9.0.1"}, "InvalidIpForNetwork"),
+        ({"ip_address": "10.0.0.255"}, "InvalidIpForSubnet"),
+        ({"ip_address": "10.0.0.0"}, "InvalidIpForSubnet"),
+        ({"subnet_id": "7f6a1f9e-0000-4000-8000-000000000000"}, "InvalidInput"),
+    ],
+)
+def test_addresses_that_cannot_be(cloud: Any, entry: dict[str, str], kind: str) -> None:
+    network, _ = cloud.net("10.0.0.0/24")
+    with pytest.raises(BadRequest, match="fixed_ips") as caught:
+        cloud.make("port", network_id=network["id"], fixed_ips=[entry])
+    assert caught.value.kind == kind
+
+
+def test_an_address_and_a_mac_in_use_are_conflicts(cloud: Any) -> None:
+    network, _ = cloud.net("10.0.0.0/24")
+    wanted = {"fixed_ips": [{"ip_address": "10.0.0.50"}], "mac_address": "fa:16:3e:00:00:01"}
+    cloud.make("port", network_id=network["id"], **wanted)
+    with pytest.raises(Conflict, match=r"10\.0\.0\.50 already allocated"):
+        cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.50"}])
+    with pytest.raises(Conflict, match="mac address fa:16:3e:00:00:01 is in use"):
+        cloud.make("port", network_id=network["id"], mac_address="fa:16:3e:00:00:01")
+    other, _ = cloud.net("10.0.0.0/24")
+    assert cloud.make("port", network_id=other["id"], **wanted)["mac_address"] == "fa:16:3e:00:00:01"
+
+
+def test_threads_never_get_the_same_address(cloud: Any) -> None:
+    network, _ = cloud.net("10.0.0.0/24")
+    got: list[str] = []
+
+    def take() -> None:
+        for _ in range(5):
+            got.extend(addresses(cloud.make("port", network_id=network["id"])))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got, key=lambda a: int(a.rsplit(".", 1)[1])) == [f"10.0.0.{n}" for n in range(2, 42)]
+
+
+def test_changing_addresses_keeps_what_is_named_by_subnet(cloud: Any) -> None:
+    network, subnet = cloud.net("10.0.0.0/24")
+    port = cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.9"}])
+    kept = cloud.change("port", port["id"], fixed_ips=[{"subnet_id": subnet["id"]}, {"ip_address": "10.0.0.20"}])
+    assert addresses(kept) == ["10.0.0.9", "10.0.0.20"]
+    assert addresses(cloud.change("port", port["id"], fixed_ips=[{"ip_address": "10.0.0.20"}])) == ["10.0.0.20"]
+    assert cloud.change("port", port["id"], fixed_ips=[])["fixed_ips"] == []
+
+
+class TestProvisioning:
+    def test_an_instances_port_is_active_when_both_have_reported(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
+        assert port["binding:vif_type"] == "bridge"
+        for entity, status in (("l2", "DOWN"), ("l2", "DOWN"), ("dhcp", "ACTIVE"), ("dhcp", "ACTIVE")):
+            self.report(cloud, port["id"], entity)
+            assert cloud.show("port", port["id"])["status"] == status
+
+    def test_without_dhcp_the_plugging_is_enough(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net(enable_dhcp=False)
+        port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
+        self.report(cloud, port["id"], "l2")
+        assert cloud.show("port", port["id"])["status"] == "ACTIVE"
+
+    def test_unplugged_it_is_down_and_plugged_again_active(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity)
+        with cloud.store.write() as session:
+            ports.unplugged(session, port["id"])
+        assert cloud.show("port", port["id"])["status"] == "DOWN"
+        self.report(cloud, port["id"], "l2")
+        assert cloud.show("port", port["id"])["status"] == "ACTIVE"
+
+    def test_binding_late_and_unbinding(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = cloud.make("port", network_id=network["id"])
+        self.report(cloud, port["id"], "l2")
+        assert cloud.show("port", port["id"])["status"] == "DOWN"
+        operator.change("port", port["id"], **HOST)
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity)
+        assert cloud.show("port", port["id"])["status"] == "ACTIVE"
+        freed = operator.change("port", port["id"], binding__host_id=None, device_id="", device_owner="")
+        assert (freed["status"], freed["binding:vif_type"]) == ("DOWN", "unbound")
+
+    def test_agents_ports(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = operator.make(
+            "port", network_id=network["id"], device_owner="network:dhcp", binding__host_id="node1", device_id="dhcp1"
+        )
+        assert port["project_id"] == cloud.caller.project_id
+        assert port["security_groups"] == []
+        self.report(cloud, port["id"], "l2")
+        assert cloud.show("port", port["id"])["status"] == "ACTIVE"
+
+    @staticmethod
+    def report(cloud: Any, port_id: str, entity: str) -> None:
+        with cloud.store.write() as session:
+            ports.provisioned(session, port_id, entity)
+
+
+class TestRights:
+    def test_projects_do_not_see_each_others_ports(self, cloud: Any, stranger: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = cloud.make("port", network_id=network["id"], name="p")
+        for call in (
+            lambda: stranger.show("port", port["id"]),
+            lambda: stranger.change("port", port["id"], name="mine"),
+            lambda: stranger.remove("port", port["id"]),
+            lambda: stranger.make("port", network_id=network["id"]),
+        ):
+            with pytest.raises(NotFound, match="could not be found"):
+                call()
+        assert stranger.names("port") == []
+        assert operator.names("port") == ["p"]
+
+    def test_on_a_shared_network_a_guest_takes_what_it_gets(self, operator: Any, stranger: Any) -> None:
+        network = operator.make("network", name="shared", shared=True, project_id="owner")
+        operator.make("subnet", network_id=network["id"], cidr="10.0.0.0/24")
+        port = stranger.make("port", network_id=network["id"])
+        for wanted in (
+            {"mac_address": "fa:16:3e:00:00:07"},
+            {"fixed_ips": [{"ip_address": "10.0.0.66"}]},
+            {"device_owner": "network:dhcp"},
+            {"port_security_enabled": False},
+            {"allowed_address_pairs": [{"ip_address": "10.0.0.1"}]},
+        ):
+            with pytest.raises(Forbidden, match="only the owner of network"):
+                stranger.make("port", network_id=network["id"], **wanted)
+            with pytest.raises((Forbidden, Conflict)):
+                stranger.change("port", port["id"], **wanted)
+        kept = [{"subnet_id": port["fixed_ips"][0]["subnet_id"], "ip_address": port["fixed_ips"][0]["ip_address"]}]
+        assert stranger.change("port", port["id"], fixed_ips=kept, name="n")["name"] == "n"
+
+    def test_binding_is_an_operators(self, cloud: Any) -> None:
+        network, _ = cloud.net()
+        with pytest.raises(Forbidden, match="binding:host_id"):
+            cloud.make("port", network_id=network["id"], binding__host_id="node1")
+
+    def test_external_networks_are_not_for_ports(self, cloud: Any) -> None:
+        network, _ = cloud.outside()
+        with pytest.raises(Forbidden, match="external and not shared"):
+            cloud.make("port", network_id=network["id"])
+
+    def test_another_projects_name_needs_an_operator(self, cloud: Any, operator: Any) -> None:
+        with pytest.raises(Forbidden, match="project_id"):
+            cloud.make("network", project_id="somebody")
+        assert operator.make("network", project_id="somebody")["project_id"] == "somebody"
+        with pytest.raises(BadRequest, match="must name the project"):
+            operator.make("network", name="nobodys")
+
+
+def test_security_groups_and_port_security(cloud: Any, stranger: Any) -> None:
+    network, _ = cloud.net()
+    mine = cloud.make("security_group", name="web")
+    theirs = stranger.make("security_group", name="web")
+    port = cloud.make("port", network_id=network["id"], security_groups=[mine["id"]])
+    assert port["security_groups"] == [mine["id"]]
+    with pytest.raises(NotFound, match="Security group"):
+        cloud.make("port", network_id=network["id"], security_groups=[theirs["id"]])
+    with pytest.raises(Conflict, match="in use"):
+        cloud.remove("security_group", mine["id"])
+    with pytest.raises(BadRequest, match="security_groups"):
+        cloud.change("port", port["id"], port_security_enabled=False)
+    off = cloud.change("port", port["id"], port_security_enabled=False, security_groups=[])
+    assert off["port_security_enabled"] is False
+    with pytest.raises(Conflict, match="Port Security must be enabled"):
+        cloud.change("port", port["id"], allowed_address_pairs=[{"ip_address": "10.0.0.9"}])
+    cloud.remove("security_group", mine["id"])
+
+
+def test_extra_dhcp_options_are_merged(cloud: Any) -> None:
+    network, _ = cloud.net()
+    one = {"opt_name": "bootfile-name", "opt_value": "a", "ip_version": 4}
+    two = {"opt_name": "tftp-server", "opt_value": "b", "ip_version": 4}
+    port = cloud.make("port", network_id=network["id"], extra_dhcp_opts=[one])
+    assert cloud.change("port", port["id"], extra_dhcp_opts=[two])["extra_dhcp_opts"] == [one, two]
+    gone = {**one, "opt_value": None}
+    assert cloud.change("port", port["id"], extra_dhcp_opts=[gone])["extra_dhcp_opts"] == [two]
+
+
+def test_in_somebody_elses_transaction(cloud: Any) -> None:
+    """As servers make their ports: all or nothing, and one revision."""
+    network, _ = cloud.net()
+    before = cloud.store.revision()
+    with pytest.raises(RuntimeError, match="the server could not be made"), cloud.store.write() as session:
+        ports.create_port(session, cloud.caller, {"network_id": network["id"]}, utc_now())
+        raise RuntimeError("the server could not be made")
+    assert (cloud.names("port"), cloud.store.revision()) == ([], before)
+    with cloud.store.write() as session:
+        for _ in range(3):
+            port = ports.create_port(session, SYSTEM, {"network_id": network["id"], "project_id": "p"}, utc_now())
+            ports.bind_port(session, port, host="node1", device_id="vm1", device_owner="compute:nova")
+        assert [p.provisioning for p in ports.ports_of_device(session, "vm1")] == [["l2", "dhcp"]] * 3
+    assert cloud.store.revision() == before + 1
+    with cloud.store.write() as session:
+        for port in ports.ports_of_device(session, "vm1"):
+            ports.delete_port(session, port.id, utc_now())
+        ports.delete_port(session, "gone-already", utc_now())
+    with cloud.store.read() as session:
+        assert session.scalar(sa.select(sa.func.count()).select_from(models.IPAllocation)) == 0
+
+
+def test_quota(store: Any) -> None:
+    limited = NetworkStore(store, limits={"network": 2})
+    caller = Caller(project_id="p")
+    limited.create("network", caller, [{"name": "1"}, {"name": "2"}])
+    with pytest.raises(OpenimdsError, match="Quota exceeded for resources: \\['network'\\]"):
+        limited.create("network", caller, [{"name": "3"}])
+    assert limited.quota_details(caller, "p") == {"network": {"limit": 2, "used": 2, "reserved": 0}}

@@ -1,0 +1,264 @@
+"""Routers, their interfaces and gateways; floating IPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from openimds.resources.caller import Caller
+from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
+from openimds.resources.listing import ListQuery
+
+
+def attach(cloud: Any, router: dict[str, Any], **which: str) -> dict[str, Any]:
+    answer: dict[str, Any] = cloud.network.add_router_interface(cloud.caller, router["id"], which)
+    return answer
+
+
+def detach(cloud: Any, router: dict[str, Any], **which: str) -> dict[str, Any]:
+    answer: dict[str, Any] = cloud.network.remove_router_interface(cloud.caller, router["id"], which)
+    return answer
+
+
+class TestInterfaces:
+    def test_by_subnet_takes_the_gateway_address(self, cloud: Any) -> None:
+        network, subnet = cloud.net("192.168.40.0/24")
+        router = cloud.make("router", name="r1")
+        answer = attach(cloud, router, subnet_id=subnet["id"])
+        assert answer["subnet_ids"] == [subnet["id"]]
+        port = cloud.show("port", answer["port_id"])
+        assert port["fixed_ips"] == [{"subnet_id": subnet["id"], "ip_address": "192.168.40.1"}]
+        assert (port["device_owner"], port["device_id"]) == ("network:router_interface", router["id"])
+        assert port["network_id"] == network["id"]
+        assert cloud.show("router", router["id"])["revision_number"] > router["revision_number"]
+
+    def test_by_port(self, cloud: Any) -> None:
+        network, _ = cloud.net("10.0.0.0/24")
+        router = cloud.make("router", name="r1")
+        port = cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.9"}])
+        assert attach(cloud, router, port_id=port["id"])["port_id"] == port["id"]
+        with pytest.raises(Conflict, match="already has an attached device"):
+            attach(cloud, cloud.make("router", name="r2"), port_id=port["id"])
+        with pytest.raises(Conflict, match="cannot be deleted directly"):
+            cloud.remove("port", port["id"])
+        detach(cloud, router, port_id=port["id"])
+        with pytest.raises(NotFound):
+            cloud.show("port", port["id"])
+
+    def test_an_overlapping_subnet_is_a_conflict(self, cloud: Any) -> None:
+        router = cloud.make("router", name="r1")
+        _, one = cloud.net("10.0.0.0/24")
+        _, other = cloud.net("10.0.0.128/25")
+        attach(cloud, router, subnet_id=one["id"])
+        for subnet in (one, other):
+            with pytest.raises(Conflict, match="overlaps with cidr"):
+                attach(cloud, router, subnet_id=subnet["id"])
+
+    def test_what_cannot_be_attached(self, cloud: Any, stranger: Any) -> None:
+        router = cloud.make("router", name="r1")
+        network, subnet = cloud.net("10.0.0.0/24", gateway_ip=None)
+        bare = cloud.make("port", network_id=network["id"], fixed_ips=[])
+        _, foreign = stranger.net("10.5.0.0/24")
+        with pytest.raises(BadRequest, match="must have a gateway IP"):
+            attach(cloud, router, subnet_id=subnet["id"])
+        with pytest.raises(BadRequest, match="at least one fixed IP"):
+            attach(cloud, router, port_id=bare["id"])
+        with pytest.raises(BadRequest, match="Either subnet_id or port_id"):
+            attach(cloud, router)
+        with pytest.raises(NotFound, match="Subnet"):
+            attach(cloud, router, subnet_id=foreign["id"])
+        with pytest.raises(NotFound, match="Router"):
+            attach(stranger, router, subnet_id=foreign["id"])
+
+    def test_a_gateway_address_that_is_taken(self, cloud: Any) -> None:
+        network, subnet = cloud.net("10.0.0.0/24")
+        cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.1"}])
+        with pytest.raises(Conflict, match=r"10\.0\.0\.1 already allocated"):
+            attach(cloud, cloud.make("router", name="r"), subnet_id=subnet["id"])
+
+    def test_deletes_in_use(self, cloud: Any) -> None:
+        network, subnet = cloud.net("10.0.0.0/24")
+        router = cloud.make("router", name="r1")
+        attach(cloud, router, subnet_id=subnet["id"])
+        for kind, thing in (("router", router), ("network", network), ("subnet", subnet)):
+            with pytest.raises(Conflict):
+                cloud.remove(kind, thing["id"])
+        with pytest.raises(NotFound, match="no interface on subnet"):
+            detach(cloud, cloud.make("router", name="r2"), subnet_id=subnet["id"])
+        detach(cloud, router, subnet_id=subnet["id"])
+        for kind, thing in (("router", router), ("network", network)):
+            cloud.remove(kind, thing["id"])
+
+
+class TestGateway:
+    def test_set_change_and_clear(self, cloud: Any, operator: Any) -> None:
+        public, outer = cloud.outside()
+        router = cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
+        info = router["external_gateway_info"]
+        assert info == {
+            "network_id": public["id"],
+            "enable_snat": True,
+            "external_fixed_ips": [{"subnet_id": outer["id"], "ip_address": "203.0.113.2"}],
+        }
+        ports = operator.network.list("port", operator.caller, _by(device_id=router["id"])).items
+        assert [(p["device_owner"], p["project_id"]) for p in ports] == [("network:router_gateway", "")]
+        assert cloud.names("port") == []  # the outside is not the project's to see
+        cloud.change("router", router["id"], external_gateway_info=None)
+        assert cloud.show("router", router["id"])["external_gateway_info"] is None
+        assert operator.network.list("port", operator.caller, _by(device_id=router["id"])).items == ()
+
+    def test_operators_choose_the_address_and_snat(self, cloud: Any, operator: Any) -> None:
+        public, outer = cloud.outside()
+        router = cloud.make("router", name="r1")
+        wanted = {
+            "network_id": public["id"],
+            "enable_snat": False,
+            "external_fixed_ips": [{"subnet_id": outer["id"], "ip_address": "203.0.113.77"}],
+        }
+        with pytest.raises(Forbidden, match="only an administrator"):
+            cloud.change("router", router["id"], external_gateway_info=wanted)
+        assert operator.change("router", router["id"], external_gateway_info=wanted)["external_gateway_info"] == wanted
+        again = cloud.change("router", router["id"], external_gateway_info={"network_id": public["id"]})
+        assert again["external_gateway_info"] == wanted
+
+    def test_what_is_no_way_out(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        router = cloud.make("router", name="r1")
+        with pytest.raises(BadRequest, match="is not an external network"):
+            cloud.change("router", router["id"], external_gateway_info={"network_id": network["id"]})
+        empty = operator.make("network", name="e", router__external=True, project_id="o")
+        with pytest.raises(BadRequest, match="has no subnet"):
+            cloud.change("router", router["id"], external_gateway_info={"network_id": empty["id"]})
+
+    def test_an_exhausted_outside(self, cloud: Any) -> None:
+        public, _ = cloud.outside("203.0.113.0/30")
+        cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
+        with pytest.raises(Conflict, match="No more IP addresses"):
+            cloud.make("router", name="r2", external_gateway_info={"network_id": public["id"]})
+        assert cloud.names("router") == ["r1"]
+
+    def test_an_external_network_in_use_stays_external(self, cloud: Any, operator: Any) -> None:
+        public, _ = cloud.outside()
+        cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
+        with pytest.raises(Conflict, match="cannot be updated to be made non-external"):
+            operator.change("network", public["id"], router__external=False)
+        with pytest.raises(Conflict, match="still in use"):
+            operator.remove("network", public["id"])
+
+
+class TestRoutes:
+    def test_next_hops_are_connected(self, cloud: Any) -> None:
+        _, subnet = cloud.net("10.0.0.0/24")
+        router = cloud.make("router", name="r1")
+        route = {"destination": "10.9.0.0/16", "nexthop": "10.0.0.9"}
+        with pytest.raises(BadRequest, match="not connected with router"):
+            cloud.change("router", router["id"], routes=[route])
+        attach(cloud, router, subnet_id=subnet["id"])
+        assert cloud.change("router", router["id"], routes=[route])["routes"] == [route]
+        with pytest.raises(BadRequest, match="used by router"):
+            cloud.change("router", router["id"], routes=[{**route, "nexthop": "10.0.0.1"}])
+        with pytest.raises(Conflict, match="required by one or more routes"):
+            detach(cloud, router, subnet_id=subnet["id"])
+
+    def test_one_by_one(self, cloud: Any) -> None:
+        _, subnet = cloud.net("10.0.0.0/24")
+        router = cloud.make("router", name="r1")
+        attach(cloud, router, subnet_id=subnet["id"])
+        one = {"destination": "10.8.0.0/16", "nexthop": "10.0.0.8"}
+        two = {"destination": "10.9.0.0/16", "nexthop": "10.0.0.9"}
+        for change in ({"add": [one]}, {"add": [one, two]}, {"remove": [one]}):
+            routes = cloud.network.change_routes(cloud.caller, router["id"], change)["routes"]
+        assert routes == [two]
+
+
+class TestFloatingIPs:
+    @pytest.fixture
+    def stage(self, cloud: Any) -> dict[str, Any]:
+        """An instance's port behind a router to the outside."""
+        public, _ = cloud.outside()
+        network, subnet = cloud.net("10.0.0.0/24")
+        router = cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
+        attach(cloud, router, subnet_id=subnet["id"])
+        port = cloud.make("port", network_id=network["id"], name="vm")
+        return {"public": public, "network": network, "subnet": subnet, "router": router, "port": port}
+
+    def test_take_lead_free_give_back(self, cloud: Any, operator: Any, stage: dict[str, Any]) -> None:
+        floating = cloud.make("floatingip", floating_network_id=stage["public"]["id"])
+        assert (floating["status"], floating["port_id"], floating["router_id"]) == ("DOWN", None, None)
+        led = cloud.change("floatingip", floating["id"], port_id=stage["port"]["id"])
+        assert (led["status"], led["fixed_ip_address"], led["router_id"]) == (
+            "ACTIVE",
+            "10.0.0.2",
+            stage["router"]["id"],
+        )
+        assert led["port_details"]["name"] == "vm"
+        freed = cloud.change("floatingip", floating["id"], port_id=None)
+        assert (freed["fixed_ip_address"], freed["router_id"], freed["port_details"]) == (None, None, None)
+        cloud.remove("floatingip", floating["id"])
+        owners = {p["device_owner"] for p in operator.network.list("port", operator.caller, _by()).items}
+        assert "network:floatingip" not in owners
+
+    def test_at_once(self, cloud: Any, stage: dict[str, Any]) -> None:
+        wanted = {"floating_network_id": stage["public"]["id"], "port_id": stage["port"]["id"]}
+        assert cloud.make("floatingip", **wanted)["fixed_ip_address"] == "10.0.0.2"
+        with pytest.raises(Conflict, match="already has a floating IP"):
+            cloud.make("floatingip", **wanted)
+
+    def test_no_router_no_way(self, cloud: Any, stage: dict[str, Any]) -> None:
+        network, _ = cloud.net("10.7.0.0/24")
+        port = cloud.make("port", network_id=network["id"])
+        with pytest.raises(NotFound, match="is not reachable from subnet") as caught:
+            cloud.make("floatingip", floating_network_id=stage["public"]["id"], port_id=port["id"])
+        assert caught.value.kind == "ExternalGatewayForFloatingIPNotFound"
+        assert cloud.network.list("floatingip", cloud.caller, _by()).items == ()
+
+    def test_what_it_holds_together(self, cloud: Any, stage: dict[str, Any]) -> None:
+        cloud.make("floatingip", floating_network_id=stage["public"]["id"], port_id=stage["port"]["id"])
+        with pytest.raises(Conflict, match="required by one or more floating IPs"):
+            detach(cloud, stage["router"], subnet_id=stage["subnet"]["id"])
+        with pytest.raises(Conflict, match="required by one or more floating IPs"):
+            cloud.change("router", stage["router"]["id"], external_gateway_info=None)
+
+    def test_it_outlives_its_port_and_its_address(self, cloud: Any, stage: dict[str, Any]) -> None:
+        floating = cloud.make("floatingip", floating_network_id=stage["public"]["id"], port_id=stage["port"]["id"])
+        cloud.change("port", stage["port"]["id"], fixed_ips=[{"ip_address": "10.0.0.200"}])
+        assert cloud.show("floatingip", floating["id"])["port_id"] is None
+        cloud.change("floatingip", floating["id"], port_id=stage["port"]["id"])
+        cloud.remove("port", stage["port"]["id"])
+        assert cloud.show("floatingip", floating["id"])["port_id"] is None
+
+    def test_refusals(self, cloud: Any, stranger: Any, stage: dict[str, Any]) -> None:
+        public = stage["public"]["id"]
+        with pytest.raises(BadRequest, match="not a valid external network"):
+            cloud.make("floatingip", floating_network_id=stage["network"]["id"])
+        with pytest.raises(Forbidden, match="floating_ip_address"):
+            cloud.make("floatingip", floating_network_id=public, floating_ip_address="203.0.113.99")
+        with pytest.raises(BadRequest, match="does not have fixed ip"):
+            cloud.make(
+                "floatingip", floating_network_id=public, port_id=stage["port"]["id"], fixed_ip_address="10.0.0.99"
+            )
+        with pytest.raises(NotFound, match="Port"):
+            stranger.make("floatingip", floating_network_id=public, port_id=stage["port"]["id"])
+        two = cloud.make(
+            "port",
+            network_id=stage["network"]["id"],
+            fixed_ips=[{"ip_address": "10.0.0.50"}, {"ip_address": "10.0.0.51"}],
+        )
+        with pytest.raises(BadRequest, match="multiple fixed IPv4 addresses"):
+            cloud.make("floatingip", floating_network_id=public, port_id=two["id"])
+        named = cloud.make("floatingip", floating_network_id=public, port_id=two["id"], fixed_ip_address="10.0.0.51")
+        assert named["fixed_ip_address"] == "10.0.0.51"
+
+    def test_an_operator_chooses_the_address(self, cloud: Any, stage: dict[str, Any]) -> None:
+        admin = cloud.as_(Caller(project_id="a", is_admin=True))
+        wanted = {"floating_network_id": stage["public"]["id"], "floating_ip_address": "203.0.113.99"}
+        assert admin.make("floatingip", **wanted)["floating_ip_address"] == "203.0.113.99"
+        with pytest.raises(Conflict, match="already allocated"):
+            admin.make("floatingip", **wanted)
+
+
+def _by(**filters: str) -> Any:
+    from openimds.resources.listing import ListQuery
+
+    return ListQuery(filters={name: (value,) for name, value in filters.items()})
