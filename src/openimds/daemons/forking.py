@@ -45,7 +45,8 @@ class _Parent:
             code = os.waitstatus_to_exitcode(status)
             worker = self._number_of.pop(pid, None)
             if self._stopping:
-                worst = max(worst, abs(code))
+                # A worker that was still starting is ended by the signal itself.
+                worst = max(worst, 0 if -code in _PASSED_ON else abs(code))
             elif worker is not None:
                 log.warning("a worker ended and is started again", worker=worker, pid=pid, code=code)
                 self._restart(worker)
