@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import click
+import structlog
 
 from openimds.cli.main import CommandFailedError
 from openimds.config import ConfigError
 from openimds.config.programs import PROGRAMS, Program
 from openimds.config.values import CommonConfig
 from openimds.daemons.running import CannotStartError, begin
+
+log = structlog.get_logger("openimds.cli")
 
 CONFIG_DIR = Path("/etc/openimds")
 """Where a program looks when no --config-file is given."""
@@ -48,6 +51,9 @@ def run_program(program: Program[CommonConfig], config_files: tuple[str, ...]) -
         code = module.run(config)
     except CannotStartError as error:
         raise CommandFailedError(str(error)) from error
+    except Exception:
+        log.exception("the program ended by a fault of its own")
+        return 1
     return int(code or 0)
 
 
