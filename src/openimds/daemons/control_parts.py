@@ -71,7 +71,7 @@ def build_parts(config: ControlApiConfig, store: Store) -> Parts:
 
     def reload_token_keys() -> None:
         sealer.replace_keys(read_token_keys(config.token_keys_file))
-        log.info("token keys read again", token_keys_file=str(config.token_keys_file))
+        log.info("token keys read again", file=str(config.token_keys_file))
 
     return Parts(
         app=app,
@@ -108,4 +108,4 @@ def _make_token_keys(path: Path) -> None:
         return
     with os.fdopen(descriptor, "wb") as file:
         file.write(Fernet.generate_key() + b"\n")
-    log.info("a first token key was made", token_keys_file=str(path))
+    log.info("a first token key was made", file=str(path))
