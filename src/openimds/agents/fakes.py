@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openimds.resources.network import FixedIP, FloatingIP, Network, Port, Router, Subnet
+from openimds.resources.server import Server
 from openimds.wiring.state import Bridge, Daemon, NamespaceState
 
 
@@ -22,14 +23,15 @@ class FakeView:
     ports: dict[str, Port] = field(default_factory=dict)
     routers: dict[str, Router] = field(default_factory=dict)
     floating_ips: dict[str, FloatingIP] = field(default_factory=dict)
+    servers: dict[str, Server] = field(default_factory=dict)
 
-    def add(self, *things: Network | Subnet | Port | Router | FloatingIP) -> None:
+    def add(self, *things: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
         """A thing of the same id is replaced."""
         for thing in things:
             self._table(thing)[thing.id] = thing
         self.revision += 1
 
-    def remove(self, *things: Network | Subnet | Port | Router | FloatingIP) -> None:
+    def remove(self, *things: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
         for thing in things:
             self._table(thing).pop(thing.id, None)
         self.revision += 1
@@ -41,6 +43,7 @@ class FakeView:
             Port: self.ports,
             Router: self.routers,
             FloatingIP: self.floating_ips,
+            Server: self.servers,
         }
         return tables[type(thing)]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
+from openimds.resources.server import Server
 
 
 class View(Protocol):
@@ -25,6 +26,8 @@ class View(Protocol):
     def routers(self) -> Mapping[str, Router]: ...
     @property
     def floating_ips(self) -> Mapping[str, FloatingIP]: ...
+    @property
+    def servers(self) -> Mapping[str, Server]: ...
 
 
 class Mirror(Protocol):

@@ -69,7 +69,8 @@ class NetnsGuests:
 
     def __init__(self, instances_dir: Path, settings: GuestSettings) -> None:
         self._dir = instances_dir
-        self._settings = settings
+        self.settings = settings
+        """May be replaced; counts from the next boot on."""
 
     def servers(self) -> set[str]:
         """Those that have a folder here."""
@@ -89,8 +90,8 @@ class NetnsGuests:
         netns.kill_processes_in(boot.namespace, grace_seconds=0.2)
         folder = self._dir / boot.server_id
         self._make_rootfs(folder)
-        self.console_file(boot.server_id).write_bytes(b"")
-        # It is written to from its end, so that it may be cut while it grows.
+        # A file of its own for each boot; written to from its end, so that it may be cut while it grows.
+        self.console_file(boot.server_id).unlink(missing_ok=True)
         with contextlib.ExitStack() as files, self.console_file(boot.server_id).open("ab", buffering=0) as console:
             pid = self._launch(boot, folder / "rootfs", console.fileno(), files)
         self._wait_booting(boot.server_id, pid)
@@ -134,7 +135,7 @@ class NetnsGuests:
         rootfs = folder / "rootfs"
         if not rootfs.exists():
             rootfs.mkdir(mode=0o755)
-            os.chown(rootfs, self._settings.first_uid, self._settings.first_uid)
+            os.chown(rootfs, self.settings.first_uid, self.settings.first_uid)
 
     def _launch(self, boot: GuestBoot, rootfs: Path, console: int, files: contextlib.ExitStack) -> int:
         """The host's number of the guest's process 1."""
@@ -146,8 +147,8 @@ class NetnsGuests:
             "dhcp.sh": _pipe_with((SCRIPTS / "dhcp.sh").read_text()),
         }
         argv = [
-            *_as_guest_root(boot.namespace, user_namespace, rootfs, self._settings),
-            *_container(texts, tell, self._settings),
+            *_as_guest_root(boot.namespace, user_namespace, rootfs, self.settings),
+            *_container(texts, tell, self.settings),
         ]
         inherited = (user_namespace, tell, *texts.values())
         try:
@@ -235,7 +236,8 @@ def _container(texts: dict[str, int], tell: int, settings: GuestSettings) -> lis
 
 def _system_folders() -> list[str]:
     """The host's programs and libraries, read-only. Each is a mount, also where the host has a link (/bin): a mount
-    point stays in its place, whatever the guest does to its files."""
+    point stays in its place, whatever the guest does to its files.
+    """
     folders = [path for name in ("bin", "sbin", "lib", "lib32", "lib64") if (path := Path("/", name)).is_dir()]
     return [
         "--ro-bind",

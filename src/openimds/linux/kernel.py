@@ -220,8 +220,10 @@ class _Executor:
         host = netlink.link_named(device.host_name)
         if host is None:
             raise OSError(errno.ENODEV, f"there is no device {device.host_name}")
-        netlink.set_link(host.index, master=bridge_index, mtu=device.mtu, state="up")
-        self._on_link(device.name, lambda index: netlink.set_link(index, state="up"))
+        state = "up" if device.up else "down"
+        netlink.set_link(host.index, master=bridge_index, mtu=device.mtu, state=state)
+        if device.addresses is not None:  # else the instance switches its NIC on by itself
+            self._on_link(device.name, lambda index: netlink.set_link(index, state=state))
 
     def _adjust_device(self, device: Device, what: tuple[str, ...]) -> None:
         inner: dict[str, str | int] = {"mtu": device.mtu} if "mtu" in what else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from ipaddress import ip_interface
 
 from openimds.linux import netlink, netns
@@ -28,9 +29,13 @@ def observe(wanted: NamespaceState) -> NamespaceState | None:
     except netns.NamespaceMissingError:
         return None
     veths = [link for link in links if link.kind == "veth"]
+    guests_own = {device.name: device for device in wanted.devices if device.addresses is None}
     return NamespaceState(
         name=wanted.name,
-        devices=tuple(_device(link, addresses, keep) for link in veths),
+        devices=tuple(
+            _guests_device(link, guests_own[link.name]) if link.name in guests_own else _device(link, addresses, keep)
+            for link in veths
+        ),
         routes=frozenset(routes),
         sysctls=sysctls,
         ipv4_rules=read_rules(wanted.name, "ipv4") if wanted.ipv4_rules.tables else Rules(),
@@ -49,11 +54,10 @@ def _inside(wanted: NamespaceState) -> tuple[list[Link], list[Address], set[Rout
 
 def _device(link: Link, addresses: list[Address], keep: frozenset[str]) -> Device:
     host = _host_end(link)
-    bridge = netlink.link_at(host.master_index) if host and host.master_index else None
     return Device(
         name=link.name,
         host_name=host.name if host else "",
-        bridge=bridge.name if bridge else "",
+        bridge=_bridge_of(host),
         mac_address=link.mac_address,
         mtu=link.mtu if host is None or host.mtu == link.mtu else MTU_DIFFERS,
         addresses=frozenset(
@@ -63,6 +67,25 @@ def _device(link: Link, addresses: list[Address], keep: frozenset[str]) -> Devic
         ),
         up=link.up and host is not None and host.up,
     )
+
+
+def _guests_device(link: Link, wanted: Device) -> Device:
+    """A NIC that the instance configures: inside, its MAC, MTU and state are the instance's business (port security
+    looks at what it sends); the host's end is ours.
+    """
+    host = _host_end(link)
+    return replace(
+        wanted,
+        host_name=host.name if host else "",
+        bridge=_bridge_of(host),
+        mtu=host.mtu if host else MTU_DIFFERS,
+        up=host is not None and host.up,
+    )
+
+
+def _bridge_of(host: Link | None) -> str:
+    bridge = netlink.link_at(host.master_index) if host and host.master_index else None
+    return bridge.name if bridge else ""
 
 
 def _host_end(link: Link) -> Link | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
+
 from openimds.linux.conntrack import table_name
 from openimds.linux.firewall import nft_apply, nft_list
 from openimds.wiring.port_security import PortFilter, chain_lines, chain_text, chains_in, removal_text, table_text
@@ -11,53 +14,66 @@ BASE_LINES = ("type filter hook prerouting priority filter; policy accept;", "ii
 
 
 class PortSecurityTable:
-    """`prefix` is the option `namespace_prefix`. Not for several threads at once."""
+    """`prefix` is the option `namespace_prefix`."""
 
     def __init__(self, prefix: str = "") -> None:
         self._table = table_name(prefix)
+        self._lock = threading.Lock()
+        self._known: dict[str, tuple[str, ...]] | None = None
+        """By tap, the lines that are in force, as far as we know; None: not looked yet."""
         self._as_listed: dict[tuple[str, ...], tuple[str, ...]] = {}
         """Another version of nft may spell our lines otherwise: what it said after we had set them."""
 
-    def apply(self, wanted: tuple[PortFilter, ...]) -> tuple[str, ...]:
+    def put(self, wanted: PortFilter) -> tuple[str, ...]:
+        """One port's chain, before its device is plugged in; nothing is done when it is known to be in place.
+
+        Raises ProgramError.
+        """
+        with self._lock:
+            if self._known is None:
+                self._look()
+            return () if self._is_in_place(wanted) else (self._set(wanted),)
+
+    def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
         """Every tap's chain is as wanted, those that are not wanted are gone; the changes made, in words.
 
-        Each port is changed at once or not at all. Raises ProgramError.
+        The kernel is asked, not believed. Each port is changed at once or not at all. Raises ProgramError.
         """
-        listing = nft_list("bridge", self._table)
-        found = chains_in(listing or "")
-        if not wanted and listing is None:
-            return ()
-        done = self._restore_frame(found)
-        for port in wanted:
-            if not self._is_in_place(port, found, listing or ""):
-                nft_apply(chain_text(self._table, port))
-                done.append(f"set port security of {port.tap}")
-        for tap in sorted(set(found) - {BASE_CHAIN} - {port.tap for port in wanted}):
-            nft_apply(removal_text(self._table, tap))
-            done.append(f"remove port security of {tap}")
-        if done:
-            self._learn_spelling(wanted)
-        return tuple(done)
-
-    def add(self, port: PortFilter) -> None:
-        """One port's chain, before its device is plugged in. Raises ProgramError."""
-        nft_apply(table_text(self._table) + chain_text(self._table, port))
+        ports = tuple(wanted)
+        with self._lock:
+            present = self._look()
+            done = [self._set(port) for port in ports if not self._is_in_place(port)]
+            for tap in sorted(present - {port.tap for port in ports}):
+                nft_apply(removal_text(self._table, tap))
+                done.append(f"remove port security of {tap}")
+            if done:
+                self._learn_spelling(ports)
+            return tuple(done)
 
     def taps(self) -> set[str]:
         """Those that have a chain."""
         return set(chains_in(nft_list("bridge", self._table) or "")) - {BASE_CHAIN}
 
-    def _restore_frame(self, found: dict[str, tuple[str, ...]]) -> list[str]:
-        if found.get(BASE_CHAIN) == BASE_LINES:
-            return []
-        nft_apply(table_text(self._table))
-        return [f"set the table bridge {self._table}"]
+    def _look(self) -> set[str]:
+        """Learns which chains are in force; every tap that has a chain, in force or not."""
+        listing = nft_list("bridge", self._table) or ""
+        found = chains_in(listing)
+        framed = found.pop(BASE_CHAIN, None) == BASE_LINES
+        self._known = {tap: lines for tap, lines in found.items() if framed and f'"{tap}" : jump {tap}' in listing}
+        return set(found)
 
-    def _is_in_place(self, port: PortFilter, found: dict[str, tuple[str, ...]], listing: str) -> bool:
+    def _is_in_place(self, port: PortFilter) -> bool:
         lines = chain_lines(port)
-        jumps = f'"{port.tap}" : jump {port.tap}' in listing
-        return jumps and found.get(port.tap) in (lines, self._as_listed.get(lines))
+        known = (self._known or {}).get(port.tap)
+        return known is not None and known in (lines, self._as_listed.get(lines))
 
-    def _learn_spelling(self, wanted: tuple[PortFilter, ...]) -> None:
-        found = chains_in(nft_list("bridge", self._table) or "")
-        self._as_listed = {chain_lines(port): found[port.tap] for port in wanted if port.tap in found}
+    def _set(self, port: PortFilter) -> str:
+        nft_apply(table_text(self._table) + chain_text(self._table, port))
+        if self._known is not None:
+            self._known[port.tap] = chain_lines(port)
+        return f"set port security of {port.tap}"
+
+    def _learn_spelling(self, ports: tuple[PortFilter, ...]) -> None:
+        self._look()
+        known = self._known or {}
+        self._as_listed = {chain_lines(port): known[port.tap] for port in ports if port.tap in known}

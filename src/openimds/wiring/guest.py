@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from openimds.resources.network import Port, Subnet
@@ -33,20 +33,16 @@ def nic_name(position: int) -> str:
     return f"eth{position}"
 
 
-def nic_plan(ports: Iterable[Port], subnets: Mapping[str, Subnet]) -> str:
-    """What to do for each NIC, a line each, in the order of the ports.
+def nic_plan(name: str, port: Port, subnets: Mapping[str, Subnet]) -> str:
+    """What to do for a NIC, a line for each of its ways to addresses.
 
     `eth0 dhcp4`, `eth0 dhcp6`, `eth1 static 10.7.0.5/24 10.7.0.254`, `eth1 auto` (the kernel takes router
     advertisements by itself).
     """
-    lines: list[str] = []
-    for position, port in enumerate(ports):
-        name = nic_name(position)
-        steps = [
-            _step(subnets[fixed.subnet_id], fixed.ip_address) for fixed in port.fixed_ips if fixed.subnet_id in subnets
-        ]
-        lines += [f"{name} {step}" for step in dict.fromkeys(steps or ["auto"])]
-    return "".join(f"{line}\n" for line in lines)
+    steps = [
+        _step(subnets[fixed.subnet_id], fixed.ip_address) for fixed in port.fixed_ips if fixed.subnet_id in subnets
+    ]
+    return "".join(f"{name} {step}\n" for step in dict.fromkeys(["auto", *steps]))
 
 
 def _step(subnet: Subnet, address: str) -> str:

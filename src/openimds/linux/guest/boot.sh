@@ -52,8 +52,12 @@ name_host() {
 
 use_nics() {
     ip link set lo up
-    while read -r nic what address gateway; do
+    cut -d ' ' -f 1 "$HERE/nics" | uniq | while read -r nic; do # as after switching on: nothing of the last boot is left
+        ip link set dev "$nic" down
+        ip addr flush dev "$nic"
         ip link set dev "$nic" up
+    done
+    while read -r nic what address gateway; do
         case $what in
         dhcp4) # discovers are a second apart; goes on in the background when nobody answers
             busybox udhcpc -i "$nic" -s "$HERE/dhcp.sh" -O mtu -O staticroutes -O msstaticroutes -t 5 -T 1 -A 5 -b 2>&1 &

@@ -1,0 +1,137 @@
+"""The compute agent's trade: a server gets its bridges, its port security, its namespace with its NICs, and its power."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from openimds.agents.compute.edges import Edges
+from openimds.agents.compute.power import Power
+from openimds.agents.compute.wanted import WantedServer, wanted_servers
+from openimds.agents.mirrored import View
+from openimds.agents.provisioning import Provisioning
+from openimds.resources.network import Port
+from openimds.resources.server import instance_namespace
+
+NETNS, EXTERNAL = "netns", "external"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeSettings:
+    """What the compute agent is told."""
+
+    host: str
+    namespace_prefix: str = ""
+    owner_uid: int
+    """Who a guest's root is on the host."""
+
+
+class NotRunnableError(Exception):
+    """A server that this agent cannot run."""
+
+
+class Servers:
+    """One lock for wires and power: what boots is wired, and what is taken away is off."""
+
+    kind = "server"
+
+    def __init__(self, edges: Edges, settings: ComputeSettings, power: Power) -> None:
+        self._edges = edges
+        self._settings = settings
+        self._power = power
+        self._provisioning = Provisioning(edges.api)
+        self._wanted: Mapping[str, WantedServer] = {}
+        self._plugged: dict[str, WantedServer] = {}
+        self._unplugged: set[str] = set()
+        """Ports whose device is gone, which the control API has not been told of yet."""
+        self._lock = threading.RLock()
+
+    @property
+    def report(self) -> Mapping[str, Mapping[str, object]]:
+        """What is true of each server, for the heartbeat."""
+        return self._power.report
+
+    def wanted(self, view: View) -> Mapping[str, WantedServer]:
+        self._wanted = wanted_servers(
+            view,
+            host=self._settings.host,
+            namespace_prefix=self._settings.namespace_prefix,
+            owner_uid=self._settings.owner_uid,
+        )
+        return self._wanted
+
+    def there(self) -> set[str]:
+        prefix = instance_namespace("", self._settings.namespace_prefix)
+        spaces = {name.removeprefix(prefix) for name in self._edges.kernel.namespaces() if name.startswith(prefix)}
+        return spaces | self._edges.guests.servers() | set(self._plugged)
+
+    def make(self, key: str, wanted: WantedServer) -> Iterable[str]:
+        if wanted.fault:
+            raise NotRunnableError(wanted.fault)
+        with self._lock:
+            words = [*self._secure(wanted), *self._plug(wanted)]
+            self._note_detached(self._plugged.get(key), wanted)
+            self._plugged[key] = wanted
+            self._tell_unplugged()
+            self._provisioning.report(self._ports_in_place(wanted), "l2")
+            return [*words, *self._power.step(wanted)]
+
+    def remove(self, key: str, view: View) -> Iterable[str]:
+        """The server, its files and its wires are no more."""
+        with self._lock:
+            self._edges.guests.remove(key)
+            self._edges.kernel.remove_namespace(instance_namespace(key, self._settings.namespace_prefix))
+            self._power.forget(key)
+            before = self._plugged.pop(key, None)
+            if before is not None:
+                self._unplugged |= {port.id for port in before.ports if port.id in view.ports}
+            self._tell_unplugged()
+        return [f"remove server {key}"]
+
+    def tidy(self, view: View) -> Iterable[str]:
+        self._provisioning.forget_all_but(view.ports)
+        return self._edges.security.apply(one for wanted in self._wanted.values() for one in wanted.filters)
+
+    def watch_power(self, tell: Callable[[str, Exception], None]) -> None:
+        """Between two rounds: a boot that has waited long enough, a guest that ended. `tell`: what failed, of whom."""
+        with self._lock:
+            for key, wanted in self._plugged.items():
+                try:
+                    self._power.step(wanted)
+                except Exception as error:  # noqa: BLE001 - one server's trouble is not the others'
+                    tell(key, error)
+
+    def _secure(self, wanted: WantedServer) -> list[str]:
+        """Before anything is plugged in: no packet leaves unlooked at."""
+        return [word for one in wanted.filters for word in self._edges.security.put(one)]
+
+    def _plug(self, wanted: WantedServer) -> list[str]:
+        words = [word for bridge in wanted.bridges for word in self._edges.kernel.ensure_bridge(bridge)]
+        if wanted.server.driver == EXTERNAL:
+            return words
+        if wanted.server.driver != NETNS:
+            raise NotRunnableError(f"there is no driver {wanted.server.driver!r} here: use netns or external")
+        if wanted.namespace.name not in self._edges.kernel.namespaces():
+            self._edges.guests.forget_boot(wanted.server.id)
+        return [*words, *self._edges.kernel.apply(wanted.namespace)]
+
+    def _ports_in_place(self, wanted: WantedServer) -> list[Port]:
+        if wanted.server.driver == NETNS:
+            return list(wanted.ports)
+        devices = {device.host_name: device.bridge for device in wanted.namespace.devices}
+        return [port for port in wanted.ports if self._edges.kernel.plug(port.tap_name, devices[port.tap_name])]
+
+    def _note_detached(self, before: WantedServer | None, wanted: WantedServer) -> None:
+        if before is not None:
+            self._unplugged |= set(before.server.port_ids) - set(wanted.server.port_ids)
+        self._unplugged -= {port.id for port in wanted.ports}
+
+    def _tell_unplugged(self) -> None:
+        for port_id in sorted(self._unplugged):
+            try:
+                self._edges.api.port_unplugged(port_id)
+            except Exception as error:
+                if getattr(error, "status", None) != 404:  # it was deleted: nobody misses its news
+                    raise
+            self._unplugged.discard(port_id)
