@@ -1,0 +1,94 @@
+"""The service on a store that lives in memory and can be told to go away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from openimds.resources.errors import NotFound, StoreUnavailable
+from openimds.resources.instance import Ec2Ids, Instance
+
+SECRET = "s3cret"
+
+
+@dataclass(frozen=True)
+class Port:
+    instance_id: str
+    project_id: str
+
+
+@dataclass
+class FakeInstances:
+    """As store.instances.InstanceStore, in memory."""
+
+    instances: dict[str, Instance] = field(default_factory=dict)
+    addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    providers: dict[str, dict[str, tuple[Port, ...]]] = field(default_factory=dict)
+    number: int = 1
+    away: bool = False
+    asked: int = 0
+    """How many questions came, looks at the revision not counted."""
+
+    def revision(self) -> int:
+        self._answer()
+        return self.number
+
+    def instance(self, instance_id: str) -> Instance | None:
+        self._count()
+        return self.instances.get(instance_id)
+
+    def instance_ids_by_address(self, address: str) -> tuple[str, ...]:
+        self._count()
+        return self.addresses.get(address, ())
+
+    def ports_by_provider(self, provider_id: str, address: str) -> tuple[Port, ...] | None:
+        self._count()
+        ports = self.providers.get(provider_id)
+        return None if ports is None else ports.get(address, ())
+
+    def set_password_once(self, instance_id: str, text: str) -> bool:
+        self._count()
+        instance = self.instances.get(instance_id)
+        if instance is None:
+            raise NotFound("gone")
+        if instance.password:
+            return False
+        self.put(replace(instance, password=text))
+        return True
+
+    def put(self, instance: Instance) -> None:
+        self.instances[instance.id] = instance
+        self.number += 1
+
+    def _count(self) -> None:
+        self._answer()
+        self.asked += 1
+
+    def _answer(self) -> None:
+        if self.away:
+            raise StoreUnavailable("the store is away")
+
+
+@pytest.fixture
+def instances() -> FakeInstances:
+    fake = FakeInstances()
+    fake.put(
+        Instance(
+            id="11111111-2222-4333-8444-555555555501",
+            project_id="p1",
+            name="vm",
+            hostname="vm",
+            ec2_ids=Ec2Ids(instance_id="i-00000001"),
+            flavor_name="m1.tiny",
+        )
+    )
+    return fake
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
