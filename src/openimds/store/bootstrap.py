@@ -6,7 +6,6 @@ Passwords are set anew when they differ, so that the ones in the configuration f
 from __future__ import annotations
 
 import hashlib
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,6 +166,6 @@ def _write_image(images_dir: Path, image: models.Image) -> None:
         images_dir.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".part")
         unfinished.write_bytes(GUEST_BYTES)
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     except OSError as error:
         raise StoreUnavailable(f"the image folder {images_dir} cannot be written: {error}") from error

@@ -65,7 +65,8 @@ def draft(message: str) -> Path:
             number = f"{len(list((MIGRATIONS / 'versions').glob('[0-9]*.py'))) + 1:04d}"
             script = command.revision(_config(connection), message, autogenerate=True, rev_id=number)
         store.close()
-    assert script is not None and not isinstance(script, list)
+    assert script is not None
+    assert not isinstance(script, list)
     return Path(script.path)
 
 

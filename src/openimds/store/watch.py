@@ -123,7 +123,7 @@ def _all_objects(session: Session, kind: str) -> list[dict[str, Any]]:
 
 
 def _objects(session: Session, kind: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """id → object, of those that are there."""
+    """By id, those that are there."""
     found: dict[str, dict[str, Any]] = {}
     for start in range(0, len(ids), CHUNK):
         for shown in _some(session, kind, ids[start : start + CHUNK]):

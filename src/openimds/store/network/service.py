@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import NotFound
 from openimds.resources.listing import ListQuery, Page
-from openimds.store import listing, models
+from openimds.store import listing
 from openimds.store.engine import Store, utc_now
 from openimds.store.network import (
     agents,

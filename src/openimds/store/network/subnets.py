@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
@@ -200,7 +201,7 @@ def _checked_pool(pool: Mapping[str, str], net: Net) -> Span:
 
 def _refuse_overlapping_pools(spans: Sequence[Span]) -> None:
     ordered = sorted(spans)
-    for one, other in zip(ordered, ordered[1:], strict=False):
+    for one, other in pairwise(ordered):
         if one.overlaps(other):
             raise Conflict("Found overlapping allocation pools for one subnet.", kind="OverlappingAllocationPools")
 

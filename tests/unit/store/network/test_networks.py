@@ -173,16 +173,15 @@ class TestLists:
         for number in range(7):
             cloud.make("network", name=f"n{number // 2}", description=f"{number}")
         for descending in (False, True):
-            query = {"sort": (("name", descending),), "limit": 3}
+            sort = (("name", descending),)
             seen: list[str] = []
-            marker = None
-            while True:
-                page = cloud.network.list("network", cloud.caller, ListQuery(marker=marker, **query))
+            more = True
+            while more:
+                asked = ListQuery(sort=sort, limit=3, marker=seen[-1] if seen else None)
+                page = cloud.network.list("network", cloud.caller, asked)
                 seen += [item["id"] for item in page.items]
-                if not page.more:
-                    break
-                marker = seen[-1]
-            everything = cloud.network.list("network", cloud.caller, ListQuery(sort=query["sort"])).items
+                more = page.more
+            everything = cloud.network.list("network", cloud.caller, ListQuery(sort=sort)).items
             assert seen == [item["id"] for item in everything]
             names = [item["name"] for item in everything]
             assert names == sorted(names, reverse=descending)
@@ -205,7 +204,8 @@ def test_agents_live_from_heartbeat_to_heartbeat(store: Store, cloud: Any) -> No
     report = {"agent_type": "DHCP agent", "started_at": now, "configurations": {"networks": 2}}
     with store.write(now) as session:
         agents.heartbeat(session, "openimds-dhcp-agent", "node1", report, now)
-    first, later = (NetworkStore(store, clock=lambda at=at: at) for at in (now, now + timedelta(seconds=30)))
+    first = NetworkStore(store, clock=lambda: now)
+    later = NetworkStore(store, clock=lambda: now + timedelta(seconds=30))
     agent = first.agents(SYSTEM, ListQuery())[0]
     assert (agent["alive"], agent["host"], agent["configurations"]) == (True, "node1", {"networks": 2})
     assert later.agent(SYSTEM, agent["id"])["alive"] is False

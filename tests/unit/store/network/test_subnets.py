@@ -80,6 +80,7 @@ def test_refusals(cloud: Any, wanted: dict[str, Any], error: type[OpenimdsError]
     with pytest.raises(error) as caught:
         cloud.make("subnet", network_id=network["id"], **wanted)
     if field:
+        assert isinstance(caught.value, BadRequest)
         assert caught.value.field == field
         assert field in caught.value.message
     assert len(cloud.show("network", network["id"])["subnets"]) == 1

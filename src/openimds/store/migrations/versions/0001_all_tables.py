@@ -4,6 +4,8 @@ Revision ID: 0001
 Revises:
 """
 
+# ruff: noqa: PLR0915 - one statement a table
+
 from __future__ import annotations
 
 import sqlalchemy as sa

@@ -1,0 +1,220 @@
+"""Revision order is commit order; a watcher that has seen N has missed nothing below N. On every database."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from openimds.resources.caller import Caller
+from openimds.resources.errors import RevisionGone
+from openimds.store import models, schema
+from openimds.store.changes import changes_after, newest_revision
+from openimds.store.engine import Store, utc_now
+from openimds.store.network.service import NetworkStore
+
+from . import writer
+
+
+def add_network(store: Store, name: str = "n", now: datetime | None = None) -> str:
+    network_id = str(uuid.uuid4())
+    at = now or utc_now()
+    with store.write(at) as session:
+        session.add(models.Network(id=network_id, project_id="p", name=name, created_at=at, updated_at=at))
+    return network_id
+
+
+def names(store: Store) -> dict[str, str]:
+    with store.read() as session:
+        return {row.id: row.name for row in session.scalars(sa.select(models.Network))}
+
+
+@dataclass
+class Watcher:
+    """Follows the store by changes alone, as an agent does, and keeps a copy of all networks."""
+
+    store: Store
+    seen: int = 0
+    copy: dict[str, str] = field(default_factory=dict)
+    revisions: list[int] = field(default_factory=list)
+
+    def catch_up(self) -> None:
+        with self.store.read() as session:
+            newest = newest_revision(session)
+            for record in changes_after(session, self.seen, ["network"]):
+                assert self.seen < record.revision <= newest
+                self.revisions.append(record.revision)
+                self._take(session.get(models.Network, record.object_id), record.object_id, deleted=record.deleted)
+            self.seen = newest
+
+    def _take(self, row: models.Network | None, network_id: str, *, deleted: bool) -> None:
+        assert (row is None) == deleted
+        if row is None:
+            self.copy.pop(network_id, None)
+        else:
+            self.copy[network_id] = row.name
+
+    def follow(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            self.catch_up()
+            self.store.wait_beyond(self.seen, 0.02)
+        self.catch_up()
+
+
+def test_no_watcher_misses_a_change_of_any_thread_or_process(store: Store) -> None:
+    watchers = [Watcher(store) for _ in range(4)]
+    stop = threading.Event()
+    following = [threading.Thread(target=watcher.follow, args=(stop,)) for watcher in watchers]
+    url = store.url.render_as_string(hide_password=False)
+    program = [sys.executable, str(Path(writer.__file__)), url]
+    processes = [subprocess.Popen([*program, f"process{n}", "25"]) for n in range(3)]
+    threads = [threading.Thread(target=writer.write, args=(store, f"thread{n}", 25)) for n in range(3)]
+    for thread in (*following, *threads):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    codes = [process.wait(60) for process in processes]
+    stop.set()
+    for thread in following:
+        thread.join()
+
+    assert codes == [0, 0, 0]
+    truth = names(store)
+    assert len(truth) == 6 * 20
+    for watcher in watchers:
+        assert watcher.copy == truth
+        assert watcher.revisions == sorted(watcher.revisions)
+    # 25 made, 9 renamed, 5 deleted, by each of six: one revision each, none twice, none left out.
+    assert store.revision() == 6 * (25 + 9 + 5)
+    with store.read() as session:
+        taken = session.scalars(sa.select(models.Change.revision).order_by(models.Change.revision)).all()
+    assert taken == list(range(1, 6 * 39 + 1))
+
+
+def test_a_snapshot_and_the_changes_after_it_are_the_whole(store: Store) -> None:
+    """A reader's two questions are answered from one moment, whatever is written between them."""
+    add_network(store)
+    with store.read() as session:
+        revision = newest_revision(session)
+        add_network(store)
+        assert session.scalar(sa.select(sa.func.count()).select_from(models.Network)) == 1
+        assert newest_revision(session) == revision
+        assert changes_after(session, revision, ["network"]) == []
+    assert store.revision() == revision + 1
+
+
+def test_each_object_once_at_its_newest_change(store: Store) -> None:
+    one, two = add_network(store), add_network(store)
+    with store.write() as session:
+        session.get_one(models.Network, one).name = "changed"
+    with store.write() as session:
+        session.delete(session.get_one(models.Network, two))
+    with store.read() as session:
+        records = changes_after(session, 0, ["network", "port"])
+        assert [(r.revision, r.object_id, r.deleted) for r in records] == [(3, one, False), (4, two, True)]
+        assert session.get_one(models.Network, one).revision_number == 3
+        assert changes_after(session, 0, ["port"]) == []
+
+
+def test_what_is_undone_leaves_nothing(store: Store) -> None:
+    add_network(store)
+    with pytest.raises(ValueError, match="changed my mind"), store.write() as session:
+        session.add(models.Network(id="x", project_id="p", created_at=utc_now(), updated_at=utc_now()))
+        session.flush()
+        raise ValueError("changed my mind")
+    assert store.revision() == 1
+    assert len(names(store)) == 1
+    add_network(store)
+    assert store.revision() == 2
+
+
+def test_a_write_that_changes_nothing_takes_no_revision(store: Store) -> None:
+    network_id = add_network(store, "same")
+    with store.write() as session:
+        session.get_one(models.Network, network_id).name = "same"
+    with store.write() as session:
+        session.add(models.Flavor(id="1", name="f", ram_mib=1, vcpus=1, disk_gib=1))
+    assert store.revision() == 1
+
+
+def test_an_allocation_is_a_change_of_its_port_and_a_floating_ip_of_both_ports(store: Store) -> None:
+    caller = Caller(project_id="p", is_admin=True)
+    network = NetworkStore(store)
+    inner = network.create("network", caller, [{"name": "n"}])[0]
+    network.create("subnet", caller, [{"network_id": inner["id"], "cidr": "10.0.0.0/24"}])
+    port = network.create("port", caller, [{"network_id": inner["id"]}])[0]
+    before = store.revision()
+    network.update("port", caller, port["id"], {"fixed_ips": [{"ip_address": "10.0.0.77"}]})
+    with store.read() as session:
+        records = changes_after(session, before, ["port", "network", "subnet"])
+        assert [(r.kind, r.object_id) for r in records] == [("port", port["id"])]
+        assert session.get_one(models.Port, port["id"]).revision_number == before + 1
+
+
+def test_pruning_keeps_what_is_young_and_says_when_it_cannot_tell(store: Store) -> None:
+    start = datetime(2026, 11, 21, 10)
+    for minutes in (0, 10, 20):
+        add_network(store, now=start + timedelta(minutes=minutes))
+    assert store.prune_changes(timedelta(minutes=15), start + timedelta(minutes=30)) == 2
+    with store.read() as session:
+        assert [r.revision for r in changes_after(session, 2, ["network"])] == [3]
+        for unknown in (0, 1, 4):
+            with pytest.raises(RevisionGone, match="list again"):
+                changes_after(session, unknown, ["network"])
+    assert store.prune_changes(timedelta(minutes=15), start + timedelta(minutes=30)) == 0
+
+
+def test_writers_here_are_heard_of_at_once(store: Store) -> None:
+    heard: list[int] = []
+    stop = store.on_commit(heard.append)
+    thread = threading.Timer(0.2, add_network, args=(store,))
+    thread.start()
+    started = time.monotonic()
+    store.wait_beyond(0, 20)
+    assert time.monotonic() - started < 10
+    thread.join()
+    stop()
+    add_network(store)
+    assert heard == [1]
+
+
+def test_bulk_writes_of_watched_tables_are_refused(store: Store) -> None:
+    add_network(store)
+    for statement in (
+        sa.update(models.Network).values(name="x"),
+        sa.delete(models.Network),
+        sa.insert(models.IPAllocation).values(port_id="x"),
+        sa.update(models.Base.metadata.tables["networks"]).values(name="x"),
+    ):
+        with pytest.raises(RuntimeError, match="heard of by no watcher"), store.write() as session:
+            session.execute(statement)
+
+
+def test_reading_never_writes(store: Store) -> None:
+    with pytest.raises(RuntimeError, match=r"Store\.write"), store.read() as session:
+        session.add(models.Flavor(id="1", name="f", ram_mib=1, vcpus=1, disk_gib=1))
+        session.flush()
+
+
+def test_a_write_inside_a_write_is_refused_at_once(store: Store) -> None:
+    with store.write(), pytest.raises(RuntimeError, match="wait for itself"), store.write():
+        pass
+    add_network(store)
+
+
+def test_migrated_schema_is_the_models(store: Store) -> None:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, models.Base.metadata) == []
+    schema.upgrade(store)
+    assert not schema.needs_upgrade(store)

@@ -1,0 +1,33 @@
+"""A process that writes: `python writer.py URL NAME COUNT`. Makes networks, renames and deletes some of them."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+
+from openimds.store import models
+from openimds.store.engine import Store, utc_now
+
+
+def write(store: Store, name: str, count: int) -> None:
+    """`count` networks; every third is renamed afterwards, every fifth deleted."""
+    for number in range(count):
+        network_id = str(uuid.uuid4())
+        with store.write() as session:
+            session.add(
+                models.Network(
+                    id=network_id, project_id="p", name=f"{name}-{number}", created_at=utc_now(), updated_at=utc_now()
+                )
+            )
+        if number % 3 == 0:
+            with store.write() as session:
+                session.get_one(models.Network, network_id).name += " renamed"
+        if number % 5 == 0:
+            with store.write() as session:
+                session.delete(session.get_one(models.Network, network_id))
+
+
+if __name__ == "__main__":
+    opened = Store(sys.argv[1])
+    write(opened, sys.argv[2], int(sys.argv[3]))
+    opened.close()
