@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -58,10 +57,6 @@ class ProxyKeeper:
         self._programs.stop(daemon)
         path.unlink(missing_ok=True)
         return ("stop haproxy",) if was_there else ()
-
-    def state(self, name: str, namespace: str, settings: ProxySettings) -> Mapping[str, object]:
-        """For the agent's report: `{"pid": 7723}`."""
-        return {"pid": self._programs.running(haproxy(name, namespace, settings))}
 
     def _replace(self, daemon: Daemon, old_pid: int) -> int:
         try:

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from openimds.agents.fakes import FakePrograms
+from openimds.agents.proxies import ProxyKeeper
+from openimds.wiring.haproxy import ProxySettings, Timeouts, config_file, haproxy, router_proxy
+
+PROXY = router_proxy(name="r1", namespace="qrouter-r1", port=9697)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> ProxySettings:
+    return ProxySettings(state_path=tmp_path, agent_socket=tmp_path / "agent", log_socket=tmp_path / "log")
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    return sent
+
+
+def test_started_once_and_left_alone(settings: ProxySettings) -> None:
+    keeper = ProxyKeeper(programs := FakePrograms())
+    assert keeper.keep(PROXY, settings) == ("start haproxy (pid 100)",)
+    assert config_file("r1", settings).stat().st_mode & 0o777 == 0o640
+    assert keeper.keep(PROXY, settings) == ()
+    assert ProxyKeeper(programs).keep(PROXY, settings) == ()  # after a restart of the agent
+    assert str(programs) == "start haproxy in qrouter-r1"
+
+
+def test_new_configuration_is_taken_beside_the_old_process(
+    settings: ProxySettings, signals: list[tuple[int, int]]
+) -> None:
+    keeper = ProxyKeeper(FakePrograms())
+    keeper.keep(PROXY, settings)
+    changed = replace(settings, timeouts=Timeouts(server_seconds=9))
+    assert keeper.keep(PROXY, changed) == ("reload haproxy (pid 100 → 101)",)
+    assert signals == [(100, signal.SIGUSR1)]
+    assert keeper.keep(PROXY, changed) == ()
+
+
+def test_agent_that_died_between_writing_and_reloading(settings: ProxySettings, signals: list[tuple[int, int]]) -> None:
+    programs = FakePrograms()
+    ProxyKeeper(programs).keep(PROXY, settings)
+    pid_file = haproxy("r1", "qrouter-r1", settings).pid_file
+    os.utime(pid_file, (0, 0))
+    assert ProxyKeeper(programs).keep(PROXY, settings) == ("reload haproxy (pid 100 → 101)",)
+
+
+def test_refused_configuration_leaves_the_old_process_and_is_tried_again(
+    settings: ProxySettings, signals: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = ProxyKeeper(programs := FakePrograms())
+    keeper.keep(PROXY, settings)
+    changed = replace(settings, timeouts=Timeouts(server_seconds=9))
+    with monkeypatch.context() as patch:
+        patch.setattr(programs, "start", _refuse)
+        with pytest.raises(RuntimeError):
+            keeper.keep(PROXY, changed)
+    assert haproxy("r1", "qrouter-r1", settings).pid_file.read_text() == "100\n"
+    assert signals == []
+    assert keeper.keep(PROXY, changed) == ("reload haproxy (pid 100 → 101)",)
+
+
+def test_dropped(settings: ProxySettings) -> None:
+    keeper = ProxyKeeper(programs := FakePrograms())
+    keeper.keep(PROXY, settings)
+    assert keeper.drop("r1", "qrouter-r1", settings) == ("stop haproxy",)
+    assert keeper.drop("r1", "qrouter-r1", settings) == ()
+    assert programs.alive == {}
+    assert not config_file("r1", settings).exists()
+
+
+def _refuse(_daemon: object) -> int:
+    raise RuntimeError("the configuration is not valid")

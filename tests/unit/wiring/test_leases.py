@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from openimds.wiring.leases import HeldLease, parse_leases, stale_leases
+
+TEXT = """\
+1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88
+1796000000 FA:16:3e:54:93:89 192.168.40.6 * *
+duid 00:01:00:01:2b
+1796000000 1234567 2001:db8::5 vm1 00:01:00:01:aa
+1796000000 T77 2001:db8::6 * 00:01:00:01:bb
+179600
+"""
+FIRST = HeldLease("192.168.40.5", "fa:16:3e:54:93:88", "01:fa:16:3e:54:93:88")
+SECOND = HeldLease("192.168.40.6", "fa:16:3e:54:93:89", None)
+THIRD = HeldLease("2001:db8::5", None, "00:01:00:01:aa", "1234567")
+FOURTH = HeldLease("2001:db8::6", None, "00:01:00:01:bb", "77")
+
+
+def test_file_is_read() -> None:
+    found = parse_leases(TEXT)
+    assert found.leases == (FIRST, SECOND, THIRD, FOURTH)
+    assert found.server_duid == "00:01:00:01:2b"
+
+
+def test_empty_file() -> None:
+    assert parse_leases("").leases == ()
+    assert parse_leases("").server_duid is None
+
+
+def test_stale_are_those_whose_owner_changed_or_went() -> None:
+    wanted = [("192.168.40.5", "fa:16:3e:00:00:01"), ("192.168.40.6", "FA:16:3E:54:93:89"), ("2001:db8::5", "x")]
+    assert list(stale_leases((FIRST, SECOND, THIRD, FOURTH), wanted)) == [FIRST, FOURTH]
