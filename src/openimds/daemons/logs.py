@@ -24,13 +24,13 @@ _SECRET_KEY = re.compile(
 )
 _SECRET_TEXT = re.compile(
     r"""(?ix)
-    (?P<before>
-        ://[^/\s:@]+:                                # a password in a URL
-      | x-(?:auth|subject)-token["']?\s*[:=]\s*["']?
-      | x-instance-id-signature["']?\s*[:=]\s*["']?
-      | (?:password|secret)["']?\s*[:=]\s*["']?
+    (?P<url> ://[^/\s:@]* : ) [^/\s@]+ (?=@)            # a password in a URL
+    |
+    (?P<field>
+        (?: x-(?:auth|subject)-token | x-instance-id-signature | password | secret )
+        ["']? \s* [:=] \s* ["']?
     )
-    [^\s@"',;&]+
+    [^\s"',;&]+
     """
 )
 
@@ -91,7 +91,7 @@ def _cleaned(key: object, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_cleaned(None, item) for item in value]
     if isinstance(value, str):
-        return _SECRET_TEXT.sub(rf"\g<before>{HIDDEN}", value)
+        return _SECRET_TEXT.sub(lambda found: f"{found['url'] or found['field']}{HIDDEN}", value)
     return value
 
 
