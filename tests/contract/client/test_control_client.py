@@ -1,0 +1,212 @@
+"""What agents ask of the control API: one suite, on the fake and on the real one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from openimds.client.control import ControlClient
+from openimds.client.errors import ControlApiError, RevisionGoneError
+from openimds.client.fake import FakeControl
+from openimds.client.mirror import Mirror
+from openimds.client.session import connect
+from openimds.resources.auth import AuthOptions
+from openimds.store import schema
+from openimds.store.bootstrap import bootstrap
+from openimds.store.engine import Store, utc_now
+
+KINDS = ("network", "subnet", "port", "router", "floatingip", "server")
+SERVICE_PASSWORD = "a-service-password"
+
+
+@dataclass
+class Cloud:
+    client: ControlClient
+    auth: AuthOptions
+    network_id: str
+    """A network with a subnet 10.7.0.0/24."""
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def fake_cloud() -> Iterator[Cloud]:
+    with FakeControl() as fake:
+        network_id = str(uuid.uuid4())
+        fake.put("network", {"id": network_id, "name": "n", "project_id": "p"})
+        fake.put(
+            "subnet", {"id": str(uuid.uuid4()), "network_id": network_id, "project_id": "p", "cidr": "10.7.0.0/24"}
+        )
+        with connected(fake.auth, network_id) as cloud:
+            yield cloud
+
+
+@contextmanager
+def real_cloud(folder: Path) -> Iterator[Cloud]:
+    store = Store(f"sqlite:///{folder}/openimds.sqlite")
+    schema.upgrade(store)
+    bootstrap(store, "an-admin-password", SERVICE_PASSWORD, folder / "images", utc_now())
+    store.close()
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    file = folder / "nova.conf"
+    file.write_text(
+        f"[DEFAULT]\nstate_path = {folder}\n[control_api]\nport = {port}\npublic_url = {url}\n"
+        f"[database]\nconnection = sqlite:///{folder}/openimds.sqlite\n"
+    )
+    argv = [sys.executable, "-m", "openimds", "control-api", "--config-file", str(file)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PYTHONWARNINGS": ""})
+    try:
+        until(lambda: "ready" in (folder / "log").read_text())
+        auth = AuthOptions(auth_url=url, username="neutron", password=SERVICE_PASSWORD, project_name="service")
+        session = connect(auth)
+        network = session.post(
+            f"{url}/network/v2.0/networks", json={"network": {"name": "n", "port_security_enabled": True}}
+        ).json()["network"]
+        subnet = {"network_id": network["id"], "ip_version": 4, "cidr": "10.7.0.0/24"}
+        session.post(f"{url}/network/v2.0/subnets", json={"subnet": subnet})
+        session.session.close()
+        with connected(auth, network["id"]) as cloud:
+            yield cloud
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def connected(auth: AuthOptions, network_id: str) -> Iterator[Cloud]:
+    session = connect(auth)
+    yield Cloud(ControlClient(session), auth, network_id)
+    session.session.close()
+
+
+@pytest.fixture(scope="module", params=["fake", "real"])
+def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with fake_cloud() if request.param == "fake" else real_cloud(tmp_path_factory.mktemp("cloud")) as made:
+        yield made
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_snapshot_has_every_kind(cloud: Cloud):
+    snapshot = cloud.client.snapshot(KINDS)
+    assert set(snapshot.objects) == set(KINDS)
+    assert snapshot.revision > 0
+    assert snapshot.objects["network"][cloud.network_id].id == cloud.network_id
+    assert [subnet.cidr for subnet in snapshot.objects["subnet"].values()] == ["10.7.0.0/24"]  # type: ignore[union-attr]
+
+
+def test_changes_are_in_the_order_they_were_made(cloud: Cloud):
+    before = cloud.client.snapshot(KINDS).revision
+    made = cloud.client.create_port({"network_id": cloud.network_id, "name": "a", "device_owner": "network:dhcp"})
+    cloud.client.update_port(made.id, {"name": "b"})
+    changes = cloud.client.changes(before, ("port",), 5)
+    assert changes.revision > before
+    (change,) = [each for each in changes.changes if each.id == made.id]
+    assert change.object == cloud.client.ports(id=made.id)[0]
+    assert change.object.name == "b"
+    cloud.client.delete_port(made.id)
+    (deleted,) = [each for each in cloud.client.changes(changes.revision, ("port",), 5).changes if each.id == made.id]
+    assert deleted.object is None
+    cloud.client.delete_port(made.id)
+
+
+def test_without_changes_the_time_is_waited(cloud: Cloud):
+    revision = cloud.client.snapshot(KINDS).revision
+    began = time.monotonic()
+    answer = cloud.client.changes(revision, KINDS, 0.5)
+    assert time.monotonic() - began > 0.4
+    assert answer.changes == ()
+    assert answer.revision >= revision
+
+
+def test_a_revision_from_elsewhere_is_gone(cloud: Cloud):
+    with pytest.raises(RevisionGoneError):
+        cloud.client.changes(10_000_000, KINDS, 0)
+
+
+def test_ports_by_where_they_are(cloud: Cloud):
+    made = cloud.client.create_port(
+        {
+            "network_id": cloud.network_id,
+            "fixed_ips": [{"ip_address": "10.7.0.77"}]
+            if cloud.auth.username != "agent"
+            else [{"ip_address": "10.7.0.77", "subnet_id": "s"}],
+            "device_id": "vm-1",
+            "device_owner": "compute:nova",
+            "mac_address": "fa:16:3e:00:00:77",
+            "binding:host_id": "node1",
+        }
+    )
+    assert made.host == "node1"
+    assert made.ip_addresses == ("10.7.0.77",)
+    for filters in (
+        {"network_id": [cloud.network_id], "fixed_ips": "ip_address=10.7.0.77"},
+        {"network_id": [cloud.network_id, str(uuid.uuid4())], "mac_address": "fa:16:3e:00:00:77"},
+        {"device_id": "vm-1"},
+    ):
+        assert cloud.client.ports(**filters) == [made]
+    assert cloud.client.ports(network_id=str(uuid.uuid4()), fixed_ips="ip_address=10.7.0.77") == []
+    assert cloud.client.ports(network_id=[cloud.network_id], fixed_ips="ip_address=10.7.0.78") == []
+    cloud.client.delete_port(made.id)
+
+
+def test_a_mirror_follows(cloud: Cloud):
+    mirror = Mirror(cloud.client, ("port", "network"), poll_seconds=1)
+    mirror.start()
+    try:
+        assert mirror.wait_ready(10)
+        made = cloud.client.create_port({"network_id": cloud.network_id, "device_owner": "network:dhcp"})
+        until(lambda: mirror.view().ports.get(made.id) == made)
+        cloud.client.delete_port(made.id)
+        until(lambda: made.id not in mirror.view().ports)
+        assert cloud.network_id in mirror.view().networks
+    finally:
+        mirror.stop(5)
+
+
+def test_reports_of_agents_are_taken(cloud: Cloud):
+    made = cloud.client.create_port({"network_id": cloud.network_id, "device_owner": "network:dhcp"})
+    for entity in ("dhcp", "l2", "dhcp"):
+        cloud.client.port_provisioned(made.id, entity)
+    cloud.client.port_unplugged(made.id)
+    cloud.client.delete_port(made.id)
+    cloud.client.heartbeat(
+        "openimds-metadata-agent",
+        "node1",
+        agent_type="Metadata agent",
+        started_at=datetime.now(UTC),
+        configurations={"ports": 1, "nested": {"a": [1, 2]}},
+    )
+
+
+def test_a_wrong_password_is_401(cloud: Cloud):
+    auth = AuthOptions(
+        auth_url=cloud.auth.auth_url, username=cloud.auth.username, password="wrong", project_name="service"
+    )
+    session = connect(auth)
+    with pytest.raises(ControlApiError) as caught:
+        ControlClient(session).snapshot(KINDS)
+    assert caught.value.status == 401
+    session.session.close()
