@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from openimds.resources.caller import SYSTEM
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.resources.listing import ListQuery
-from openimds.store.engine import Store
+from openimds.store.engine import Store, utc_now
 from openimds.store.network import agents
 from openimds.store.network.service import NetworkStore
 
@@ -94,11 +94,11 @@ class TestSecurityGroups:
         assert stranger.names("security_group") == ["default"]
         default = cloud.network.list("security_group", cloud.caller, ListQuery()).items[0]
         assert default["security_group_rules"] == []
-        with pytest.raises(Conflict, match="(?i)default"):
+        with pytest.raises(Conflict, match=r"(?i)default"):
             cloud.make("security_group", name="default")
-        with pytest.raises(Conflict, match="(?i)default"):
+        with pytest.raises(Conflict, match=r"(?i)default"):
             cloud.change("security_group", default["id"], name="other")
-        with pytest.raises(Conflict, match="(?i)default"):
+        with pytest.raises(Conflict, match=r"(?i)default"):
             cloud.remove("security_group", default["id"])
 
     def test_names(self, cloud: Any) -> None:
@@ -200,7 +200,7 @@ class TestLists:
 
 
 def test_agents_live_from_heartbeat_to_heartbeat(store: Store, cloud: Any) -> None:
-    now = datetime(2026, 11, 21, 10)
+    now = utc_now()
     report = {"agent_type": "DHCP agent", "started_at": now, "configurations": {"networks": 2}}
     with store.write(now) as session:
         agents.heartbeat(session, "openimds-dhcp-agent", "node1", report, now)

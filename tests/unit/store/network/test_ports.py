@@ -266,9 +266,14 @@ def test_in_somebody_elses_transaction(cloud: Any) -> None:
     """As servers make their ports: all or nothing, and one revision."""
     network, _ = cloud.net()
     before = cloud.store.revision()
-    with pytest.raises(RuntimeError, match="the server could not be made"), cloud.store.write() as session:
-        ports.create_port(session, cloud.caller, {"network_id": network["id"]}, utc_now())
-        raise RuntimeError("the server could not be made")
+
+    def make_a_server_that_fails() -> None:
+        with cloud.store.write() as session:
+            ports.create_port(session, cloud.caller, {"network_id": network["id"]}, utc_now())
+            raise RuntimeError("the server could not be made")
+
+    with pytest.raises(RuntimeError, match="the server could not be made"):
+        make_a_server_that_fails()
     assert (cloud.names("port"), cloud.store.revision()) == ([], before)
     with cloud.store.write() as session:
         for _ in range(3):

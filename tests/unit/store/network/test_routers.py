@@ -259,6 +259,4 @@ class TestFloatingIPs:
 
 
 def _by(**filters: str) -> Any:
-    from openimds.resources.listing import ListQuery
-
     return ListQuery(filters={name: (value,) for name, value in filters.items()})
