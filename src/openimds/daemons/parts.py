@@ -30,8 +30,8 @@ class Part:
     argv: tuple[str, ...]
     log_file: Path
     pid_file: Path
-    digest: str
-    """Of what it was started with; another one means that a running part must be replaced."""
+    files: tuple[str, ...]
+    """Its configuration files."""
     listens: str
     """For the report: `http://127.0.0.1:5000`."""
 
@@ -66,16 +66,19 @@ def part_argv(name: str, files: Sequence[str]) -> tuple[str, ...]:
     return program_argv([name, *options])
 
 
-def digest(argv: Sequence[str], texts: Mapping[str, bytes]) -> str:
-    """Tells whether a running part was started with the same version, command line and configuration.
+def digest(part: Part) -> str:
+    """Of what the part is, or would be, started with: version, command line, configuration as it is now.
 
-    `texts`: the contents of its configuration files.
+    A running part that was started with another one must be replaced. Empty when a file cannot be read.
     """
     sums = hashlib.sha256()
-    for word in (__version__, *argv):
+    for word in (__version__, *part.argv):
         sums.update(word.encode() + b"\0")
-    for name in sorted(texts):
-        sums.update(hashlib.sha256(texts[name]).digest())
+    try:
+        for file in part.files:
+            sums.update(hashlib.sha256(Path(file).read_bytes()).digest())
+    except OSError:
+        return ""
     return sums.hexdigest()
 
 

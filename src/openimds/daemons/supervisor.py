@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from openimds.daemons import processes
+from openimds.daemons import parts, processes
 from openimds.daemons.parts import Deaths, Part
 from openimds.daemons.processes import Process
 from openimds.daemons.running import CannotStartError
@@ -55,12 +55,14 @@ class _Supervised:
     deaths: Deaths = field(default_factory=Deaths)
     restarts: int = 0
     last_exit: str = ""
+    digest: str = ""
+    """Of what it was started with."""
 
 
 class Supervisor:
-    def __init__(self, parts: Sequence[Part], folder: StateFolder) -> None:
+    def __init__(self, planned: Sequence[Part], folder: StateFolder) -> None:
         self._folder = folder
-        self._supervised = {part.name: _Supervised(part) for part in parts}
+        self._supervised = {part.name: _Supervised(part) for part in planned}
         self._selector = selectors.DefaultSelector()
         self._notify = _notify_socket()
         self._selector.register(self._notify, selectors.EVENT_READ, self._heard)
@@ -79,8 +81,9 @@ class Supervisor:
             if process is None:
                 continue
             known = before.get(each.part.name, {})
+            each.digest = parts.digest(each.part)
             same = (known.get("pid"), known.get("state"), known.get("digest"))
-            if same == (process.pid, "running", each.part.digest) and process.argv() == each.part.argv:
+            if same == (process.pid, "running", each.digest) and process.argv() == each.part.argv:
                 self._watch(each, process, state="running", since=str(known.get("since", "")))
             else:
                 log.info("a part of an earlier start is replaced", part=each.part.name, pid=process.pid)
@@ -91,11 +94,11 @@ class Supervisor:
         """Start what does not run yet, stage by stage. Raises CannotStartError when a part does not become ready."""
         self._starting = True
         for stage in stages:
-            parts = [self._supervised[name] for name in stage]
-            for each in parts:
+            members = [self._supervised[name] for name in stage]
+            for each in members:
                 if each.state != "running":
                     self._start(each)
-            self._until_ready(parts)
+            self._until_ready(members)
             if self._stop_asked:
                 return
         self._starting = False
@@ -117,8 +120,8 @@ class Supervisor:
     def stop(self, stages: Sequence[Sequence[str]]) -> None:
         """Stop all parts, stage by stage from the last."""
         for stage in reversed(stages):
-            parts = [self._supervised[name] for name in stage]
-            alive = [each for each in parts if each.process]
+            members = [self._supervised[name] for name in stage]
+            alive = [each for each in members if each.process]
             killed = processes.end([each.process for each in alive if each.process], STOP_GRACE_SECONDS)
             for each in alive:
                 if each.process in killed:
@@ -127,7 +130,7 @@ class Supervisor:
                 each.last_exit = _exit_reason(each.child)
                 each.child = None
                 each.part.pid_file.unlink(missing_ok=True)
-            for each in parts:
+            for each in members:
                 each.state = "stopped"
         self._note_status()
 
@@ -165,7 +168,7 @@ class Supervisor:
                 "last_exit": each.last_exit,
                 "log": str(each.part.log_file),
                 "listens": each.part.listens,
-                "digest": each.part.digest,
+                "digest": each.digest,
             }
             for each in self._supervised.values()
         ]
@@ -177,10 +180,10 @@ class Supervisor:
             handle: Callable[[], object] = key.data
             handle()
 
-    def _until_ready(self, parts: Sequence[_Supervised]) -> None:
+    def _until_ready(self, members: Sequence[_Supervised]) -> None:
         deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not self._stop_asked:
-            starting = [each for each in parts if each.state == "starting"]
+            starting = [each for each in members if each.state == "starting"]
             if not starting:
                 break
             left = deadline - time.monotonic()
@@ -190,7 +193,7 @@ class Supervisor:
                     f"{names}: not ready within {READY_TIMEOUT_SECONDS} s; {_hint(starting[0].part)}"
                 )
             self._turn(left)
-        for each in parts:
+        for each in members:
             if each.state == "waiting":
                 raise CannotStartError(f"{each.part.name} did not start ({each.last_exit}): {_hint(each.part)}")
 
@@ -209,6 +212,7 @@ class Supervisor:
 
     def _start(self, each: _Supervised) -> None:
         each.restart_at = None
+        each.digest = parts.digest(each.part)
         with self._folder.problems_told(), each.part.log_file.open("ab") as output:
             each.child = subprocess.Popen(
                 each.part.argv,

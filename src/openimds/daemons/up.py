@@ -240,17 +240,12 @@ def _proxy_user() -> str:
 
 
 def _part(name: str, files: Sequence[str], value: CommonConfig, folder: StateFolder) -> Part:
-    argv = parts.part_argv(name, files)
-    try:
-        texts = {file: Path(file).read_bytes() for file in files}
-    except OSError as error:
-        raise CannotStartError(f"{error.filename}: cannot be read: {error.strerror}") from error
     return Part(
         name=name,
-        argv=argv,
+        argv=parts.part_argv(name, files),
         log_file=folder.log_file(name),
         pid_file=folder.pid_file(name),
-        digest=parts.digest(argv, texts),
+        files=tuple(files),
         listens=_listens(value),
     )
 

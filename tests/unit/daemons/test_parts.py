@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from openimds.config.programs import PROGRAMS
-from openimds.daemons.parts import STAGES, STEADY_SECONDS, Deaths, digest, part_argv, routed
+from openimds.daemons.parts import STAGES, STEADY_SECONDS, Deaths, Part, digest, part_argv, routed
 
 READERS = {name: program.files for name, program in PROGRAMS.items()}
 
@@ -40,10 +43,18 @@ def test_the_wait_grows_with_deaths_in_a_row_and_begins_anew_after_a_steady_time
     assert steady.total == 10
 
 
-def test_a_digest_tells_other_files_from_the_same_ones() -> None:
-    argv = part_argv("dhcp-agent", ["a.ini"])
-    assert argv[-3:] == ("dhcp-agent", "--config-file", "a.ini")
-    same = digest(argv, {"a.ini": b"x"})
-    assert digest(argv, {"a.ini": b"x"}) == same
-    assert digest(argv, {"a.ini": b"y"}) != same
-    assert digest(part_argv("dhcp-agent", ["b.ini"]), {"a.ini": b"x"}) != same
+def test_a_digest_tells_another_start_from_the_same_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.ini"
+    file.write_text("x")
+    part = Part(
+        name="dhcp-agent", argv=part_argv("dhcp-agent", [str(file)]), log_file=tmp_path, pid_file=tmp_path,
+        files=(str(file),), listens="-",
+    )  # fmt: skip
+    assert part.argv[-3:] == ("dhcp-agent", "--config-file", str(file))
+    same = digest(part)
+    assert digest(part) == same
+    assert digest(replace(part, argv=part_argv("dhcp-agent", ["b.ini"]))) != same
+    file.write_text("y")
+    assert digest(part) != same
+    file.unlink()
+    assert digest(part) == ""

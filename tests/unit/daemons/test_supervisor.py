@@ -40,6 +40,7 @@ DEADLINE_SECONDS = 20
 def folder(tmp_path: Path) -> Iterator[StateFolder]:
     folder = StateFolder(tmp_path / "state")
     folder.prepare()
+    (folder.etc / "a.ini").write_text("")
     yield folder
     for pid_file in folder.run.glob("*.pid"):
         left = processes.noted(pid_file)
@@ -48,13 +49,13 @@ def folder(tmp_path: Path) -> Iterator[StateFolder]:
             left.wait(5)
 
 
-def part(folder: StateFolder, name: str, script: str, digest: str = "same") -> Part:
+def part(folder: StateFolder, name: str, script: str) -> Part:
     return Part(
         name=name,
         argv=(sys.executable, "-c", script),
         log_file=folder.log_file(name),
         pid_file=folder.pid_file(name),
-        digest=digest,
+        files=(str(folder.etc / "a.ini"),),
         listens="-",
     )
 
@@ -178,12 +179,13 @@ def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateFolder) -> N
 
 
 def test_a_part_with_another_configuration_is_replaced(folder: StateFolder) -> None:
-    first = Supervisor([part(folder, "a", READY, digest="before")], folder)
+    first = Supervisor([part(folder, "a", READY)], folder)
     first.start([["a"]])
     pid = pid_of(folder, "a")
     orphaned(first)
 
-    second = Supervisor([part(folder, "a", READY, digest="now")], folder)
+    (folder.etc / "a.ini").write_text("[DEFAULT]\ndebug = True\n")
+    second = Supervisor([part(folder, "a", READY)], folder)
     assert second.adopt() == ()
     assert not processes.find(pid)
     second.start([["a"]])
