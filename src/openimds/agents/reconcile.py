@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -45,6 +46,9 @@ class Trade(Protocol[Wanted]):
     def tidy(self, view: View) -> Iterable[str]:
         """What no single thing owns; once a full round."""
 
+    def pids(self) -> Iterable[int]:
+        """The programs that should be running; whose end calls for a full round."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundReport:
@@ -56,6 +60,7 @@ class RoundReport:
     failures: Mapping[str, str] = field(default_factory=dict)
     """Of all things, also of those that this round did not look at."""
     milliseconds: float = 0
+    ended_at: datetime
 
 
 class Rounds(Generic[Wanted]):
@@ -65,6 +70,9 @@ class Rounds(Generic[Wanted]):
         self._trade = trade
         self._made: dict[str, Wanted] = {}
         self._failures: dict[str, str] = {}
+
+    def pids(self) -> frozenset[int]:
+        return frozenset(self._trade.pids())
 
     def round(self, view: View, *, everything: bool) -> RoundReport:
         """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new."""
@@ -84,6 +92,7 @@ class Rounds(Generic[Wanted]):
             changes={key: words for key, words in changes.items() if words},
             failures=dict(self._failures),
             milliseconds=round((time.monotonic() - started) * 1000, 1),
+            ended_at=datetime.now(UTC),
         )
 
     def _gone(self, wanted: Mapping[str, Wanted], *, everything: bool) -> set[str]:
@@ -128,8 +137,16 @@ class Rounds(Generic[Wanted]):
 class Loop(Generic[Wanted]):
     """Calls for a round at every change, for a full one every `interval_seconds`, and for another after a failure."""
 
-    def __init__(self, rounds: Rounds[Wanted], mirror: Mirror, interval_seconds: float) -> None:
+    def __init__(
+        self,
+        rounds: Rounds[Wanted],
+        mirror: Mirror,
+        interval_seconds: float,
+        watch: Callable[[Iterable[int]], None] = lambda _pids: None,
+    ) -> None:
+        """`watch` is told after every round which processes should be running."""
         self._rounds = rounds
+        self._watch = watch
         self._mirror = mirror
         self._interval_seconds = interval_seconds
         self._woken = threading.Event()
@@ -137,6 +154,8 @@ class Loop(Generic[Wanted]):
         self._everything = True
         self.last_report: RoundReport | None = None
         """Replaced whole: any thread may read it."""
+        self.last_change: RoundReport | None = None
+        """The newest round that changed something."""
         self.first_round_done = threading.Event()
 
     def run(self) -> None:
@@ -159,6 +178,9 @@ class Loop(Generic[Wanted]):
             return True
         self._everything = False
         self.last_report = self._rounds.round(view, everything=everything)
+        if self.last_report.changes:
+            self.last_change = self.last_report
+        self._watch(self._rounds.pids())
         self.first_round_done.set()
         return bool(self.last_report.failures)
 

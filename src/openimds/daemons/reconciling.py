@@ -16,6 +16,7 @@ from openimds.config import AgentConfig
 from openimds.daemons import metrics, notify
 from openimds.daemons.heartbeat import Heartbeat, Identity
 from openimds.daemons.running import Signals
+from openimds.linux.deaths import ProcessDeaths
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,8 @@ class Agent:
 def serve(agent: Agent) -> int:
     """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
     mirror = Mirror(agent.client, agent.kinds)
-    loop = Loop(Rounds(agent.trade), mirror, agent.interval_seconds)
+    deaths = ProcessDeaths(lambda: loop.look_at_everything())  # noqa: PLW0108 - `loop` comes with the next line
+    loop = Loop(Rounds(agent.trade), mirror, agent.interval_seconds, deaths.watch)
     heartbeat = Heartbeat(
         agent.client, agent.identity, lambda: _facts(agent, loop), agent.config.report_interval_seconds
     )
@@ -66,6 +68,7 @@ def serve(agent: Agent) -> int:
         loop.stop()
         mirror.stop()
         worker.join(timeout=10)
+        deaths.close()
     return 1 if failed.is_set() else 0
 
 
@@ -88,16 +91,21 @@ def _announce_when_ready(agent: Agent, loop: Loop[Any], signals: Signals) -> Non
 
 
 def _facts(agent: Agent, loop: Loop[Any]) -> Mapping[str, Any]:
-    facts: dict[str, Any] = {f"{agent.trade.kind}s": dict(agent.trade.report)}
-    if loop.last_report is not None:
-        facts["last_round"] = _round_facts(loop.last_report)
-    return facts
-
-
-def _round_facts(report: RoundReport) -> Mapping[str, Any]:
+    """What `openimds status` shows first comes first."""
+    kind, last = agent.trade.kind, loop.last_report
+    if last is None:
+        return {f"{kind}s": 0}
     return {
-        "things": report.things,
+        f"{kind}s": last.things,
+        "last_change": _change_facts(loop.last_change) if loop.last_change else None,
+        "failures": dict(last.failures),
+        "last_round_milliseconds": last.milliseconds,
+        f"by_{kind}": dict(agent.trade.report),
+    }
+
+
+def _change_facts(report: RoundReport) -> Mapping[str, Any]:
+    return {
+        "at": report.ended_at.isoformat(timespec="milliseconds"),
         "changes": {key: list(words) for key, words in report.changes.items()},
-        "failures": dict(report.failures),
-        "milliseconds": report.milliseconds,
     }

@@ -45,6 +45,9 @@ class Pots:
         self.done.append("tidy")
         return ()
 
+    def pids(self) -> Iterable[int]:
+        return self.shelf.values()
+
 
 def test_only_what_is_new_is_looked_at() -> None:
     pots = Pots(sizes={"a": 1, "b": 1})
@@ -98,7 +101,8 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
     view = FakeView(revision=-1)
     mirror = FakeMirror(view)
     pots = Pots(sizes={"a": 1}, shelf={"old": 1})
-    loop = Loop(Rounds(pots), mirror, interval_seconds=60)
+    watched: list[list[int]] = []
+    loop = Loop(Rounds(pots), mirror, 60, lambda pids: watched.append(sorted(pids)))
     thread = threading.Thread(target=loop.run)
     thread.start()
     assert not loop.first_round_done.wait(0.05)
@@ -116,6 +120,7 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
     loop.look_at_everything()
     assert loop.first_round_done.wait(5)
     assert pots.shelf == {"a": 1, "b": 1}
+    assert watched[-1] == [1]
     loop.stop()
     thread.join(5)
     assert not thread.is_alive()

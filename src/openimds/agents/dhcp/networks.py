@@ -134,6 +134,9 @@ class DhcpNetworks:
         self._idle_bridges = idle - set(removed)
         return [f"remove bridge {name}" for name in removed]
 
+    def pids(self) -> Iterable[int]:
+        return [*self._servers.pids, *self._proxies.pids.values()]
+
     # Parts of it --------------------------------------------------------------------------------------------------
 
     def _warn_of_options(self, dhcp: DhcpNetwork) -> None:

@@ -55,6 +55,11 @@ class DhcpServers:
         self._read[network_id] = (pid, served.files)
         return (*words, *self._release(served))
 
+    @property
+    def pids(self) -> frozenset[int]:
+        """Which processes should be running."""
+        return frozenset(pid for pid, _files in self._read.values())
+
     def drop(self, network_id: str, daemon: Daemon) -> None:
         """Idempotent. Its files stay until `forget_files`."""
         self._programs.stop(daemon)

@@ -13,6 +13,8 @@ class Advertiser:
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
+        self.pids: dict[str, int] = {}
+        """By router: which process should be running."""
 
     def keep(self, view: RouterView, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
         """Raises what starting a program raises, and OSError."""
@@ -22,18 +24,22 @@ class Advertiser:
             return self.drop(router_id, namespace, settings)
         daemon = radvd(router_id, namespace, settings)
         is_new = write_if_changed(radvd_file(router_id, settings), config)
-        if self._programs.running(daemon) is not None and not is_new:
+        pid = self._programs.running(daemon)
+        if pid is not None and not is_new:
+            self.pids[router_id] = pid
             return ()
         # Started anew, not told to read again: by then it has given up the right to read in a closed folder.
         self._programs.stop(daemon)
         self._programs.end_strays(daemon)
-        return (f"start radvd (pid {self._programs.start(daemon)})",)
+        self.pids[router_id] = self._programs.start(daemon)
+        return (f"start radvd (pid {self.pids[router_id]})",)
 
     def drop(self, router_id: str, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
         """Idempotent."""
         path = radvd_file(router_id, settings)
         if not path.exists():
             return ()
+        self.pids.pop(router_id, None)
         self._programs.stop(radvd(router_id, namespace, settings))
         path.unlink(missing_ok=True)
         return ("stop radvd",)

@@ -107,6 +107,9 @@ class Routers:
         self._provisioning.forget_all_but(view.ports)
         return ()
 
+    def pids(self) -> Iterable[int]:
+        return [*self._proxies.pids.values(), *self._advertiser.pids.values()]
+
     def _keep_proxy(self, wanted: RouterParts, namespace: str) -> tuple[str, ...]:
         """Only for guests: a router without an internal network has none."""
         router, settings = wanted.view, wanted.settings

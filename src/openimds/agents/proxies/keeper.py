@@ -35,6 +35,8 @@ class ProxyKeeper:
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
+        self.pids: dict[str, int] = {}
+        """By proxy: which process should be running."""
 
     def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
         """Raises what starting a program raises, and OSError."""
@@ -44,9 +46,12 @@ class ProxyKeeper:
         pid = self._programs.running(daemon)
         if pid is None:
             self._programs.end_strays(daemon)
-            return (f"start haproxy (pid {self._programs.start(daemon)})",)
+            self.pids[proxy.name] = self._programs.start(daemon)
+            return (f"start haproxy (pid {self.pids[proxy.name]})",)
         if _is_older(daemon.pid_file, path):
-            return (f"reload haproxy (pid {pid} → {self._replace(daemon, pid)})",)
+            self.pids[proxy.name] = self._replace(daemon, pid)
+            return (f"reload haproxy (pid {pid} → {self.pids[proxy.name]})",)
+        self.pids[proxy.name] = pid
         return ()
 
     def drop(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
@@ -54,6 +59,7 @@ class ProxyKeeper:
         daemon = haproxy(name, namespace, settings)
         path = config_file(name, settings)
         was_there = path.exists() or self._programs.running(daemon) is not None
+        self.pids.pop(name, None)
         self._programs.stop(daemon)
         path.unlink(missing_ok=True)
         return ("stop haproxy",) if was_there else ()
