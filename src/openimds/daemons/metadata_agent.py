@@ -127,6 +127,7 @@ class _Worker:
             executor=executor,
             clock=time.monotonic,
         )
+        finder.refresh()
         return MetadataService(
             finder,
             upstream,

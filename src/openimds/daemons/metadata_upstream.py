@@ -12,8 +12,8 @@ from openimds.config import MetadataAgentConfig
 from openimds.daemons.running import CannotStartError
 from openimds.http.client import Ask, Pool, Upstream, UpstreamError
 from openimds.identity.source import Address
-from openimds.linux.errors import WiringError
 from openimds.linux.kernel import Kernel
+from openimds.linux.netns import NamespaceMissingError
 from openimds.resources.network import Port, dhcp_namespace, router_namespace
 
 ANSWER_SECONDS = 28.0
@@ -65,8 +65,8 @@ class NamespaceNeighbours:
             namespace = router_namespace(router_id or "", self._prefix)
         try:
             tables = [self._kernel.neighbours(namespace, device) for device in self._kernel.links(namespace)]
-        except (WiringError, OSError):
-            return None  # no such namespace here
+        except (NamespaceMissingError, OSError):
+            return None  # no such namespace here, or not for us to enter
         macs = {table[str(address)] for table in tables if str(address) in table}
         return macs.pop() if len(macs) == 1 else None  # on two links at once: nobody can tell which
 

@@ -94,11 +94,15 @@ class Finder:
             )
         return Place(origin.network_id, origin.router_id, address, mac.lower() if mac else None)
 
-    def _known(self, place: Place) -> tuple[Port, ...]:
+    def refresh(self) -> None:
+        """Bring the index to the mirror's newest view: cheap when little changed, a second for the first 100,000."""
         ports = self._mirror.view().ports
         if ports is not self._indexed_ports:
             self._index.update(ports)
             self._indexed_ports = ports
+
+    def _known(self, place: Place) -> tuple[Port, ...]:
+        self.refresh()
         at = place.mac or str(place.address)
         if place.network_id:
             return self._index.on_network(place.network_id, at)
