@@ -19,7 +19,7 @@ from openimds.store.network.finding import not_found
 from openimds.store.network.rendering import agent_json
 
 DOWN_AFTER = timedelta(seconds=20)
-"""Neutron's agent_down_time: an agent whose heartbeat is older is not alive."""
+"""Neutron's agent_down_time, when nothing else is configured: an agent whose heartbeat is older is not alive."""
 
 TEXT_FILTERS = ("id", "agent_type", "binary", "host", "topic", "availability_zone", "description")
 BOOL_FILTERS = ("alive", "admin_state_up")
@@ -38,26 +38,21 @@ def heartbeat(session: Session, binary: str, host: str, report: Mapping[str, Any
     session.flush()
 
 
-def is_alive(agent: models.Agent, now: datetime) -> bool:
-    """Has it been heard of lately?"""
-    return now - agent.heartbeat_at < DOWN_AFTER
-
-
-def listed(session: Session, caller: Caller, query: ListQuery, now: datetime) -> list[dict[str, Any]]:
+def listed(session: Session, caller: Caller, query: ListQuery, alive_since: datetime) -> list[dict[str, Any]]:
     """All agents that match, by host and kind. Operators only: others see none."""
     if not caller.is_admin:
         return []
     rows = session.scalars(sa.select(models.Agent).order_by(models.Agent.host, models.Agent.binary))
-    shown = [agent_json(row, alive=is_alive(row, now)) for row in rows]
+    shown = [agent_json(row, alive=row.heartbeat_at > alive_since) for row in rows]
     return [agent for agent in shown if _matches(agent, query)]
 
 
-def shown(session: Session, caller: Caller, agent_id: str, now: datetime) -> dict[str, Any]:
+def shown(session: Session, caller: Caller, agent_id: str, alive_since: datetime) -> dict[str, Any]:
     """Raises NotFound."""
     row = session.get(models.Agent, agent_id) if caller.is_admin else None
     if row is None:
         raise not_found(models.Agent, agent_id)
-    return agent_json(row, alive=is_alive(row, now))
+    return agent_json(row, alive=row.heartbeat_at > alive_since)
 
 
 def delete(session: Session, caller: Caller, agent_id: str, now: datetime) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -63,10 +63,12 @@ class NetworkStore:
         *,
         clock: Callable[[], datetime] = utc_now,
         limits: Mapping[str, int] = quotas.LIMITS,
+        agent_down_after: timedelta = agents.DOWN_AFTER,
     ) -> None:
         self._store = store
         self._clock = clock
         self._limits = limits
+        self._agent_down_after = agent_down_after
 
     def list(self, kind: str, caller: Caller, query: ListQuery) -> Page:
         """One page of what the caller may see."""
@@ -148,12 +150,12 @@ class NetworkStore:
     def agents(self, caller: Caller, query: ListQuery) -> Sequence[dict[str, Any]]:
         """All agents that the caller may see."""
         with self._store.read() as session:
-            return agents.listed(session, caller, query, self._clock())
+            return agents.listed(session, caller, query, self._clock() - self._agent_down_after)
 
     def agent(self, caller: Caller, agent_id: str) -> dict[str, Any]:
         """One agent. Raises NotFound."""
         with self._store.read() as session:
-            return agents.shown(session, caller, agent_id, self._clock())
+            return agents.shown(session, caller, agent_id, self._clock() - self._agent_down_after)
 
     def delete_agent(self, caller: Caller, agent_id: str) -> None:
         """Forget it."""
