@@ -1,0 +1,118 @@
+"""A disk that is full, a folder that is read-only, a lock that is held: a sentence each, and nothing is corrupted."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from openimds.resources.errors import StoreUnavailable
+from openimds.store import engine, models, schema
+from openimds.store.engine import Store, utc_now
+
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts a small file system")
+
+
+def add_image(store: Store, number: int, padding: int = 0) -> None:
+    with store.write() as session:
+        session.add(
+            models.Image(
+                id=str(number),
+                owner="p",
+                properties={"padding": "x" * padding},
+                created_at=utc_now(),
+                updated_at=utc_now(),
+            )
+        )
+
+
+def images(store: Store) -> int:
+    with store.read() as session:
+        return session.execute(sa.select(sa.func.count()).select_from(models.Image)).scalar_one()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "openimds-test", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@NEEDS_ROOT
+def test_a_full_disk(small_disk: Path) -> None:
+    store = Store(f"sqlite:///{small_disk}/s.sqlite")
+    schema.upgrade(store)
+    kept = 0
+    with pytest.raises(StoreUnavailable, match="full"):
+        for kept in range(1000):
+            add_image(store, kept, padding=50_000)
+    assert 5 < kept < 200
+    assert images(store) == kept  # what was confirmed is there, what was refused is not
+    with store.read() as session:
+        assert session.scalar(sa.text("PRAGMA integrity_check")) == "ok"
+    store.close()
+    os.sync()
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    add_image(store, 5000, padding=50_000)
+    assert images(store) == kept + 1
+    store.close()
+
+
+@NEEDS_ROOT
+def test_a_read_only_folder(small_disk: Path) -> None:
+    store = Store(f"sqlite:///{small_disk}/s.sqlite")
+    schema.upgrade(store)
+    add_image(store, 1)
+    store.close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for attempt in (lambda: add_image(store, 2), lambda: images(store), lambda: schema.upgrade(store)):
+        with pytest.raises(StoreUnavailable, match="this user may write to it"):
+            attempt()
+    with pytest.raises(StoreUnavailable):
+        schema.upgrade(Store(f"sqlite:///{small_disk}/new/s.sqlite"))
+    store.close()
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    add_image(store, 2)
+    assert images(store) == 2
+    store.close()
+
+
+def test_a_lock_that_is_held_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.2)
+    store = Store(f"sqlite:///{tmp_path}/s.sqlite")
+    schema.upgrade(store)
+    holder = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreUnavailable, match="locked"):
+        add_image(store, 1)
+    assert images(store) == 0  # readers do not mind
+    holder.execute("ROLLBACK")
+    holder.close()
+    add_image(store, 1)
+    store.close()
+
+
+def test_a_database_without_tables_is_a_sentence(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/s.sqlite")
+    with pytest.raises(StoreUnavailable, match="no such table"):
+        images(store)
+    store.close()
+
+
+def test_a_server_that_is_away_and_no_password_in_the_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the extra openimds[postgresql] is not installed")
+    store = Store(f"postgresql+psycopg://openimds:secret@/openimds?host={tmp_path}")
+    with pytest.raises(StoreUnavailable) as caught:
+        images(store)
+    assert "secret" not in caught.value.message
+    store.close()

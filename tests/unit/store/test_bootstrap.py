@@ -1,0 +1,59 @@
+"""What a new cloud starts with, and that starting again adds nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from openimds.resources.errors import StoreUnavailable
+from openimds.store import models
+from openimds.store.bootstrap import GUEST_BYTES, bootstrap
+from openimds.store.engine import Store, utc_now
+from openimds.store.passwords import verify_password
+
+
+def count(store: Store) -> dict[str, int]:
+    tables = (models.User, models.Project, models.Role, models.RoleAssignment, models.Flavor, models.Image)
+    with store.read() as session:
+        return {
+            model.__name__: session.execute(sa.select(sa.func.count()).select_from(model)).scalar_one()
+            for model in (*tables, models.SecurityGroup)
+        }
+
+
+def test_once_and_again(store: Store, tmp_path: Path) -> None:
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    first = count(store)
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    assert count(store) == first
+    assert first["SecurityGroup"] == first["Project"] == 2
+    with store.read() as session:
+        image = session.scalars(sa.select(models.Image)).one()
+        assert (image.name, image.status, image.visibility) == ("guest", "active", "public")
+        assert (tmp_path / "images" / image.id).read_bytes() == GUEST_BYTES
+        assert image.size_bytes == len(GUEST_BYTES)
+        roles = session.execute(
+            sa.select(models.User.name, models.RoleAssignment.target, models.Role.name)
+            .join(models.RoleAssignment, models.RoleAssignment.user_id == models.User.id)
+            .join(models.Role, models.Role.id == models.RoleAssignment.role_id)
+        ).all()
+    assert ("admin", "system", "admin") in {tuple(row) for row in roles}
+    assert {(row[0], row[2]) for row in roles} == {("admin", "admin"), ("neutron", "service"), ("nova", "service")}
+    assert store.revision() == 0
+
+
+def test_a_new_password_in_the_configuration_holds(store: Store, tmp_path: Path) -> None:
+    bootstrap(store, "one", "two", tmp_path, utc_now())
+    bootstrap(store, "changed", "two", tmp_path, utc_now())
+    with store.read() as session:
+        admin = session.scalars(sa.select(models.User).where(models.User.name == "admin")).one()
+        assert verify_password("changed", admin.password_hash)
+
+
+def test_an_image_folder_that_cannot_be_written_is_a_sentence_and_undoes_all(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreUnavailable, match="image folder .* cannot be written"):
+        bootstrap(store, "one", "two", tmp_path / "file", utc_now())
+    assert set(count(store).values()) == {0}
