@@ -106,7 +106,7 @@ def _see_two_projects(cloud: Cloud, folder: Path) -> None:
         for project, other in (("acme", "globex"), ("globex", "acme")):
             said = until(partial(_user_data_ran, cloud, project), f"{project}'s user data has run", 45)
             assert other not in said
-        assert "No server" in cloud.refused("openstack server show acme-vm", cloud="globex")
+        assert "No Server found" in cloud.refused("openstack server show acme-vm", cloud="globex")
     finally:
         del cloud.env["OS_CLIENT_CONFIG_FILE"]
 

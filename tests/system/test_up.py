@@ -6,10 +6,11 @@ import os
 import signal
 import socket
 import stat
-from pathlib import Path
 
 import pytest
 from tests.system.cloud import Cloud, until
+
+from openimds.daemons import processes
 
 PARTS = ("control-api", "metadata-api", "metadata-agent", "dhcp-agent", "l3-agent", "compute-agent")
 
@@ -112,7 +113,7 @@ def test_down_after_the_supervisor_was_killed(fresh_cloud: Cloud) -> None:
     os.kill(fresh_cloud.supervisor_pid(), signal.SIGKILL)
     said = fresh_cloud.openimds("down").stdout
     assert "stopped: compute-agent" in said
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in pids if processes.find(pid)]
     assert (fresh_cloud.state_dir / "openimds.sqlite").exists()
     assert "nothing was left" in fresh_cloud.openimds("down").stdout
 
@@ -147,5 +148,5 @@ def test_ctrl_c_takes_everything_down(fresh_cloud: Cloud) -> None:
     pids = [fresh_cloud.part(name)["pid"] for name in PARTS]
     supervisor = fresh_cloud.supervisor_pid()
     os.kill(supervisor, signal.SIGINT)
-    until(lambda: not Path(f"/proc/{supervisor}").exists(), "the supervisor has ended")
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    until(lambda: not processes.find(supervisor), "the supervisor has ended")
+    assert not [pid for pid in pids if processes.find(pid)]
