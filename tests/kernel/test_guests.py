@@ -212,9 +212,10 @@ def test_a_guest_that_ends_by_itself_counts_as_stopped(host: Host) -> None:
     guests = guests_of(host)
     guests.start(boot(namespace, nics="eth0 auto\n"))
     wait_for(lambda: "login:" in console(guests))
-    for pid in netns.processes_in(namespace):
-        os.kill(pid, signal.SIGKILL)
+    (pid,) = guests.pids()
+    os.kill(pid, signal.SIGKILL)
     wait_for(lambda: guests.state(SERVER) == GuestState(1, running=False))
+    assert guests.pids() == set()
 
 
 def test_no_guest_starts_in_a_namespace_of_the_hosts_own(host: Host) -> None:

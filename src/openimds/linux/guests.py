@@ -84,6 +84,11 @@ class NetnsGuests:
         started = self._started(server_id)
         return GuestState(started.generation, started.is_alive()) if started else None
 
+    def pids(self) -> set[int]:
+        """The host's number of process 1 of each guest that runs."""
+        found = (self._started(server_id) for server_id in self.servers())
+        return {started.pid for started in found if started is not None and started.is_alive()}
+
     def start(self, boot: GuestBoot) -> None:
         """Ends what still runs of an older boot. Raises ProgramError with a sentence."""
         self.stop(boot.server_id)

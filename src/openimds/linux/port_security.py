@@ -43,12 +43,17 @@ class PortSecurityTable:
         with self._lock:
             present = self._look()
             done = [self._set(port) for port in ports if not self._is_in_place(port)]
-            for tap in sorted(present - {port.tap for port in ports}):
-                nft_apply(removal_text(self._table, tap))
-                done.append(f"remove port security of {tap}")
+            done += [self._remove(tap) for tap in sorted(present - {port.tap for port in ports})]
             if done:
                 self._learn_spelling(ports)
             return tuple(done)
+
+    def drop(self, tap: str) -> tuple[str, ...]:
+        """Its port is no more. Idempotent. Raises ProgramError."""
+        with self._lock:
+            if tap not in self._look():
+                return ()
+            return (self._remove(tap),)
 
     def taps(self) -> set[str]:
         """Those that have a chain."""
@@ -72,6 +77,12 @@ class PortSecurityTable:
         if self._known is not None:
             self._known[port.tap] = chain_lines(port)
         return f"set port security of {port.tap}"
+
+    def _remove(self, tap: str) -> str:
+        nft_apply(removal_text(self._table, tap))
+        if self._known is not None:
+            self._known.pop(tap, None)
+        return f"remove port security of {tap}"
 
     def _learn_spelling(self, ports: tuple[PortFilter, ...]) -> None:
         self._look()

@@ -36,6 +36,9 @@ class PortSecurity(Protocol):
     def put(self, wanted: PortFilter) -> tuple[str, ...]:
         """One port's rules; does nothing when they are known to be in place."""
 
+    def drop(self, tap: str) -> tuple[str, ...]:
+        """Its port is no more."""
+
     def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
         """All ports' rules, and no others; looked up, not believed."""
 
@@ -49,6 +52,9 @@ class Guests(Protocol):
     def stop(self, server_id: str) -> bool: ...
     def forget_boot(self, server_id: str) -> None: ...
     def remove(self, server_id: str) -> None: ...
+    def pids(self) -> set[int]:
+        """The process of each guest that runs."""
+
     def console_file(self, server_id: str) -> Path: ...
 
 

@@ -71,7 +71,7 @@ class Servers:
             raise NotRunnableError(wanted.fault)
         with self._lock:
             words = [*self._secure(wanted), *self._plug(wanted)]
-            self._note_detached(self._plugged.get(key), wanted)
+            words += self._note_detached(self._plugged.get(key), wanted)
             self._plugged[key] = wanted
             self._tell_unplugged()
             self._provisioning.report(self._ports_in_place(wanted), "l2")
@@ -86,12 +86,16 @@ class Servers:
             before = self._plugged.pop(key, None)
             if before is not None:
                 self._unplugged |= {port.id for port in before.ports if port.id in view.ports}
+                self._drop({one.tap for one in before.filters})
             self._tell_unplugged()
         return [f"remove server {key}"]
 
     def tidy(self, view: View) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
         return self._edges.security.apply(one for wanted in self._wanted.values() for one in wanted.filters)
+
+    def pids(self) -> Iterable[int]:
+        return self._edges.guests.pids()
 
     def watch_power(self, tell: Callable[[str, Exception], None]) -> None:
         """Between two rounds: a boot that has waited long enough, a guest that ended. `tell`: what failed, of whom."""
@@ -122,10 +126,16 @@ class Servers:
         devices = {device.host_name: device.bridge for device in wanted.namespace.devices}
         return [port for port in wanted.ports if self._edges.kernel.plug(port.tap_name, devices[port.tap_name])]
 
-    def _note_detached(self, before: WantedServer | None, wanted: WantedServer) -> None:
-        if before is not None:
-            self._unplugged |= set(before.server.port_ids) - set(wanted.server.port_ids)
+    def _note_detached(self, before: WantedServer | None, wanted: WantedServer) -> list[str]:
+        """Ports that were taken off the server, or whose port security was switched off."""
         self._unplugged -= {port.id for port in wanted.ports}
+        if before is None:
+            return []
+        self._unplugged |= set(before.server.port_ids) - set(wanted.server.port_ids)
+        return self._drop({one.tap for one in before.filters} - {one.tap for one in wanted.filters})
+
+    def _drop(self, taps: set[str]) -> list[str]:
+        return [word for tap in sorted(taps) for word in self._edges.security.drop(tap)]
 
     def _tell_unplugged(self) -> None:
         for port_id in sorted(self._unplugged):
