@@ -1,0 +1,109 @@
+"""A guest's request through a real HAProxy in a real namespace to the agent, and on to a metadata API."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.kernel.stage import Host
+from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, until
+
+from openimds.linux.programs import Daemons, run
+from openimds.wiring.haproxy import Proxy, ProxySettings, Scope, config_file, haproxy, haproxy_config
+
+pytestmark = pytest.mark.kernel
+
+GUEST = """
+import socket, sys
+raw = socket.create_connection(("127.0.0.1", 9697), 20, ("10.0.0.5", 0))
+raw.sendall(sys.stdin.buffer.read())
+sys.stdout.buffer.write(b"".join(iter(lambda: raw.recv(65536), b"")))
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with agent_stage(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def namespace(host: Host, stage: Stage) -> Iterator[str]:
+    """A namespace with a HAProxy of this network, and the address 10.0.0.5 for a guest to ask from."""
+    name = host.namespace(f"qdhcp-{NET}")
+    host.ledger.note("netns", name)
+    run(["ip", "netns", "add", name])
+    run(["ip", "-n", name, "link", "set", "lo", "up"])
+    run(["ip", "-n", name, "address", "add", "10.0.0.5/32", "dev", "lo"])
+    settings = ProxySettings(
+        state_path=stage.folder, agent_socket=stage.socket, log_socket=stage.folder / "haproxy_log"
+    )
+    proxy = Proxy(name=NET, namespace=name, scope=Scope.NETWORK, scope_id=NET, binds=("127.0.0.1:9697",))
+    file = config_file(NET, settings)
+    file.parent.mkdir(parents=True)
+    file.write_text(haproxy_config(proxy, settings))
+    (stage.folder / "external" / "pids").mkdir(parents=True)
+    daemons = Daemons()
+    daemon = haproxy(NET, name, settings)
+    stage.start()
+    daemons.start(daemon)
+    try:
+        yield name
+    finally:
+        daemons.stop(daemon)
+
+
+def asked(namespace: str, request: bytes) -> bytes:
+    argv = ["ip", "netns", "exec", namespace, sys.executable, "-c", GUEST]
+    return subprocess.run(argv, input=request, capture_output=True, timeout=20, check=True).stdout
+
+
+FORGED = (
+    b"X-Forwarded-For: 10.0.0.66\r\nx_forwarded_for: 10.0.0.66\r\nX-Neutron-Router-ID: r\r\nX-Neutron-Network-ID: other\r\n"
+    b"X_Neutron_Network_ID: other\r\nX-Instance-ID: vm-2\r\nX_Instance_ID: vm-2\r\nX-Tenant-ID: t2\r\n"
+    b"X-Instance-ID-Signature: 0\r\nX-Metadata-Provider: p\r\nX-Openstack-Request-Id: req-of-the-guest\r\n"
+)
+
+
+def test_whoever_a_guest_says_it_is_it_is_itself(namespace: str, stage: Stage):
+    request = b"GET /latest/meta-data/ HTTP/1.1\r\nHost: a\r\n" + FORGED + b"Connection: close\r\n\r\n"
+    answer = asked(namespace, request)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\nvm-1 tenant-of-vm-1")
+    assert b"req-of-the-guest" not in answer
+
+
+def test_one_request_id_leads_through_both_logs(namespace: str, stage: Stage):
+    answer = asked(namespace, b"GET /openstack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    head = answer.decode().lower().split("\r\n")
+    (request_id,) = [line.split(": ")[1] for line in head if line.startswith("x-openstack-request-id")]
+    until(lambda: stage.events("namespace proxy: request"))
+    (agents,) = stage.events("request answered")
+    (proxys,) = stage.events("namespace proxy: request")
+    assert agents["request_id"] == proxys["request_id"] == request_id
+    assert (proxys["network_id"], proxys["source"], proxys["status"], proxys["path"]) == (
+        NET,
+        "10.0.0.5",
+        200,
+        "/openstack",
+    )
+
+
+def test_a_thousand_requests_over_kept_connections(namespace: str, stage: Stage):
+    pipelined = b"GET /n HTTP/1.1\r\nHost: a\r\n\r\n" * 999 + b"GET /n HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert asked(namespace, pipelined).count(b"vm-1 tenant-of-vm-1") == 1000
+
+
+def test_while_the_agent_is_away_a_guest_is_told_to_ask_again(namespace: str, stage: Stage):
+    """HAProxy's retries do not wait here: a unix socket refuses at once."""
+    request = b"GET /openstack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert stage.stop() == 0
+    answer = asked(namespace, request)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"retry-after: 1" in answer.lower()
+    (stage.folder / "log").write_text("")
+    stage.start()
+    assert asked(namespace, request).startswith(b"HTTP/1.1 200 ")
