@@ -38,7 +38,7 @@ def measure(url: str, headers: Mapping[str, str], *, namespace: str | None = Non
 
 
 def parse_wrk(text: str) -> Load:
-    """wrk's report: `Requests/sec: 123.4`, `99% 3.21ms`, `Non-2xx or 3xx responses: 5`, `Socket errors: connect 0, …`."""
+    """Wrk's report: `Requests/sec: 123.4`, `99% 3.21ms`, `Non-2xx or 3xx responses: 5`, `Socket errors: connect 0, …`."""
     rate = re.search(r"Requests/sec:\s+([\d.]+)", text)
     refused = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", text)
@@ -88,7 +88,9 @@ def answering(bind: str, body_file: Path, content_type: str) -> str:
 
 def forwarding(name: str, bind: str, server: str) -> str:
     """A hop: everything that arrives at `bind` goes on to `server`."""
-    return f"frontend {name}\n    bind {bind}\n    default_backend {name}_to\nbackend {name}_to\n    server to {server}\n"
+    return (
+        f"frontend {name}\n    bind {bind}\n    default_backend {name}_to\nbackend {name}_to\n    server to {server}\n"
+    )
 
 
 def ratio_line(name: str, ours: Sequence[Load], reference: Sequence[Load]) -> str:

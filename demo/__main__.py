@@ -23,7 +23,7 @@ def main() -> int:
     started = time.monotonic()
     scene = _scene()
     try:
-        untrue = _tell(scene, keep=keep)
+        untrue = _tell(scene)
     finally:
         if not keep:
             scene.stage.chapter("The end: everything goes away")
@@ -49,7 +49,7 @@ def _scene() -> story.Scene:
     return story.Scene(Stage(env), folder, state_dir, "demo-" if "openimds" in others else "")
 
 
-def _tell(scene: story.Scene, *, keep: bool) -> list[str]:
+def _tell(scene: story.Scene) -> list[str]:
     stage = scene.stage
     try:
         stage.chapter("0. A cloud on one machine")

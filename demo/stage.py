@@ -26,23 +26,41 @@ class Stage:
 
     env: Mapping[str, str]
     untrue: list[str] = field(default_factory=list)
+    held_back: list[str] | None = None
+    """Lines of an aside, told when it is over; None: this stage speaks at once."""
+
+    def aside(self) -> Stage:
+        """A stage for what happens at the same time: its lines are held back until `tell`, so that none mix."""
+        return Stage(self.env, self.untrue, [])
+
+    def tell(self) -> None:
+        """Speak the lines of this aside."""
+        lines, self.held_back = self.held_back or [], None
+        for line in lines:
+            self.speak(line)
+
+    def speak(self, line: str) -> None:
+        if self.held_back is None:
+            print(line, flush=True)
+        else:
+            self.held_back.append(line)
 
     def chapter(self, title: str) -> None:
-        print(f"\n\033[1;36m━━ {title}\033[0m", flush=True)
+        self.speak(f"\n\033[1;36m━━ {title}\033[0m")
 
     def say(self, text: str) -> None:
-        print(f"\033[2m{text}\033[0m", flush=True)
+        self.speak(f"\033[2m{text}\033[0m")
 
     def run(self, command: str, *, show: Callable[[str], str] = str.strip, cloud: str | None = None) -> str:
         """Show `command`, run it, show its output through `show`; returns all of it. A failure ends the story."""
         shown = command.replace("openstack ", f"openstack --os-cloud {cloud} ", 1) if cloud else command
-        print(f"\033[1;33m$ {shown}\033[0m", flush=True)
+        self.speak(f"\033[1;33m$ {shown}\033[0m")
         result = self._execute(shown)
         if result.returncode != 0:
             raise StoryBrokenError(f"`{shown}` ended with {result.returncode}:\n{result.stdout}{result.stderr}".strip())
         text = show(result.stdout)
         if text:
-            print(text, flush=True)
+            self.speak(text)
         return result.stdout
 
     def ask(self, command: str, *, cloud: str | None = None) -> str:
@@ -55,7 +73,7 @@ class Stage:
 
     def check(self, claim: str, holds: bool) -> None:
         """State a claim; an untrue one is remembered and makes the demo fail at its end."""
-        print(f"  \033[32m✓ {claim}\033[0m" if holds else f"  \033[31m✗ NOT TRUE: {claim}\033[0m", flush=True)
+        self.speak(f"  \033[32m✓ {claim}\033[0m" if holds else f"  \033[31m✗ NOT TRUE: {claim}\033[0m")
         if not holds:
             self.untrue.append(claim)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prettytable import PrettyTable
@@ -56,7 +56,6 @@ def id_of(scene: Scene, kind: str, name: str, cloud: str | None = None) -> str:
 
 def console(scene: Scene, name: str, cloud: str | None = None) -> str:
     return scene.stage.ask(f"openstack console log show {name}", cloud=cloud)
-
 
 
 def make_key(scene: Scene, name: str) -> str:
@@ -152,9 +151,12 @@ def two_tenants(scene: Scene) -> dict[str, Instance]:
         stage.run(f"openstack user create -f value -c name --project {project} --password {user}-pw {user}")
         stage.run(f"openstack role add --project {project} --user {user} member")
     _write_tenants_clouds(scene, tenants)
+    asides = {project: replace(scene, stage=stage.aside()) for project in tenants}
     with ThreadPoolExecutor(len(tenants)) as pool:
-        made = pool.map(lambda project: _tenant_instance(scene, project), tenants)
+        made = pool.map(lambda project: _tenant_instance(asides[project], project), tenants)
     instances = dict(zip(tenants, made, strict=True))
+    for aside in asides.values():
+        aside.stage.tell()
     for project, instance in instances.items():
         stage.say(f"{project}:")
         _see_success(scene, instance, cloud=project)
@@ -227,9 +229,7 @@ def _write_tenants_clouds(scene: Scene, tenants: dict[str, str]) -> None:
 
 def _see_success(scene: Scene, instance: Instance, cloud: str | None = None) -> None:
     stage = scene.stage
-    stage.wait_for(
-        f"the user data of {instance.name}", lambda: instance.says in console(scene, instance.name, cloud)
-    )
+    stage.wait_for(f"the user data of {instance.name}", lambda: instance.says in console(scene, instance.name, cloud))
     log = stage.run(f"openstack console log show {instance.name}", show=_last_lines, cloud=cloud)
     stage.check(
         f"{instance.name} learnt its host name, its key, and ran its user data",

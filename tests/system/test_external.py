@@ -1,0 +1,67 @@
+"""The way out: SNAT and a floating IP, seen from a namespace of our own on the external network's bridge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.system.cloud import Cloud, run, until
+
+OUTSIDE = "203.0.113.200"
+
+
+@pytest.fixture(scope="module")
+def outside(cloud: Cloud) -> Iterator[str]:
+    """A host on the external network, plugged into its bridge by hand."""
+    for line in (
+        "openstack network create --external public",
+        "openstack subnet create --network public --subnet-range 203.0.113.0/24 --no-dhcp public-v4",
+        "openstack network create n",
+        "openstack subnet create --network n --subnet-range 10.9.0.0/24 v4",
+        "openstack router create r",
+        "openstack router set --external-gateway public r",
+        "openstack router add subnet r v4",
+        "openstack server create --image guest --flavor m1.tiny --network n --wait vm",
+    ):
+        cloud.line(line)
+    until(lambda: "vm login:" in cloud.console("vm"), "the instance has booted", 60)
+    bridge = "brq" + cloud.line("openstack network show public -f value -c id")[:11]
+    name = f"{cloud.prefix}outside"
+    device = f"o{name[1:7]}"
+    run(["ip", "netns", "add", name])
+    try:
+        run(["ip", "link", "add", device, "type", "veth", "peer", "name", "eth0", "netns", name])
+        run(["ip", "link", "set", device, "master", bridge, "up"])
+        run(["ip", "-n", name, "address", "add", f"{OUTSIDE}/24", "dev", "eth0"])
+        run(["ip", "-n", name, "link", "set", "eth0", "up"])
+        run(["ip", "-n", name, "link", "set", "lo", "up"])
+        yield name
+    finally:
+        run(["ip", "netns", "delete", name])
+
+
+def reaches(namespace: str, address: str) -> bool:
+    return run(["ip", "netns", "exec", namespace, "ping", "-c1", "-W1", address], check=False).returncode == 0
+
+
+def test_the_instance_gets_out(cloud: Cloud, outside: str) -> None:
+    server = cloud.line("openstack server show vm -f value -c id").strip()
+    until(lambda: reaches(f"{cloud.prefix}qvm-{server}", OUTSIDE), "the instance reaches the outside by SNAT")
+
+
+def test_a_floating_ip_leads_in_and_shows_in_the_metadata(cloud: Cloud, outside: str) -> None:
+    server = cloud.line("openstack server show vm -f value -c id").strip()
+    floating = cloud.json("openstack floating ip create public")["floating_ip_address"]
+    assert not reaches(outside, floating)
+    cloud.line(f"openstack server add floating ip vm {floating}")
+    until(lambda: reaches(outside, floating), "the outside reaches the floating IP")
+    shown = cloud.inside(f"qvm-{server}", "curl", "-sf", "http://169.254.169.254/latest/meta-data/public-ipv4")
+    assert shown == floating
+    cloud.line(f"openstack server remove floating ip vm {floating}")
+    until(lambda: not reaches(outside, floating), "the floating IP leads nowhere")
+
+
+def test_nobody_outside_reaches_the_metadata_port(cloud: Cloud, outside: str) -> None:
+    gateway = cloud.json("openstack router show r")["external_gateway_info"]["external_fixed_ips"][0]["ip_address"]
+    asked = ["ip", "netns", "exec", outside, "curl", "-s", "-m", "2", "-o", "/dev/null", f"http://{gateway}:9697/"]
+    assert run(asked, check=False).returncode == 28, "the packets are dropped: a time-out, not an answer or a refusal"

@@ -1,0 +1,129 @@
+"""Each program is killed (kill -9) while an instance polls: it comes back by itself and nothing else is disturbed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from tests.system.cloud import Cloud, until
+
+URL = "http://169.254.169.254/latest/meta-data/instance-id"
+RECOVERS_WITHIN_SECONDS = 15
+IN_THE_PATH = ("metadata-api", "metadata-agent")
+"""Parts whose death a request in flight can notice; the death of any other may not be noticed at all."""
+
+
+@dataclass(slots=True)
+class Poller:
+    """A guest that asks again and again; every answer that was not its own instance id is kept."""
+
+    argv: list[str]
+    expected: str
+    wrong: list[str] = field(default_factory=list)
+    good: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def poll(self) -> None:
+        while not self.stopped.is_set():
+            done = subprocess.run(self.argv, capture_output=True, text=True, check=False)
+            if done.returncode == 0 and done.stdout == self.expected:
+                self.good += 1
+            else:
+                self.wrong.append(f"{done.returncode}: {done.stdout[:80]}")
+            time.sleep(0.05)
+
+    def answers_again(self) -> bool:
+        before = self.good
+        time.sleep(0.2)
+        return self.good > before
+
+
+@pytest.fixture(scope="module")
+def server(cloud: Cloud) -> str:
+    """A running instance behind a router."""
+    for line in (
+        "openstack network create n",
+        "openstack subnet create --network n --subnet-range 192.168.40.0/24 v4",
+        "openstack router create r",
+        "openstack router add subnet r v4",
+    ):
+        cloud.line(line)
+    found = cloud.line(
+        "openstack server create --image guest --flavor m1.tiny --network n --wait vm -f value -c id"
+    ).strip()
+    until(lambda: "vm login:" in cloud.console("vm"), "the instance has booted", 60)
+    return found
+
+
+@pytest.fixture
+def poller(cloud: Cloud, server: str) -> Iterator[Poller]:
+    argv = ["ip", "netns", "exec", f"{cloud.prefix}qvm-{server}", "curl", "-sf", "-m", "10", URL]
+    expected = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    polling = Poller(argv, expected)
+    thread = threading.Thread(target=polling.poll)
+    thread.start()
+    try:
+        yield polling
+    finally:
+        polling.stopped.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "part", ["control-api", "metadata-api", "metadata-agent", "dhcp-agent", "l3-agent", "compute-agent"]
+)
+def test_a_killed_part_comes_back(cloud: Cloud, poller: Poller, part: str) -> None:
+    before = cloud.part(part)
+    others = {name: cloud.part(name)["pid"] for name in ("control-api", "dhcp-agent", "l3-agent") if name != part}
+    daemons = daemon_pids(cloud)
+    os.kill(before["pid"], signal.SIGKILL)
+    until(lambda: cloud.part(part)["pid"] != before["pid"], f"{part} is started again", RECOVERS_WITHIN_SECONDS)
+    until(lambda: cloud.part(part)["state"] == "running", f"{part} serves again", RECOVERS_WITHIN_SECONDS)
+    until(poller.answers_again, "the instance is answered again", RECOVERS_WITHIN_SECONDS)
+    assert {name: cloud.part(name)["pid"] for name in others} == others
+    assert daemon_pids(cloud) == daemons, "dnsmasq, HAProxy and the instance go on untouched"
+    if part not in IN_THE_PATH:
+        assert poller.wrong == []
+    said = [line for line in cloud.log("supervisor").splitlines() if part in line and str(before["pid"]) in line]
+    assert sum("SIGKILL" in line or "signal 9" in line for line in said) == 1, cloud.log("supervisor")
+
+
+@pytest.mark.parametrize("program", ["haproxy", "dnsmasq"])
+def test_a_killed_program_of_a_namespace_comes_back(cloud: Cloud, poller: Poller, program: str) -> None:
+    pid = daemon_pids(cloud)[program]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: daemon_pids(cloud).get(program, pid) != pid, f"{program} runs again", RECOVERS_WITHIN_SECONDS)
+    until(poller.answers_again, "the instance is answered again", RECOVERS_WITHIN_SECONDS)
+
+
+def test_a_killed_supervisor_disturbs_nobody_and_the_next_up_takes_over(cloud: Cloud, poller: Poller) -> None:
+    pids = {name: cloud.part(name)["pid"] for name in ("control-api", "metadata-api", "metadata-agent")}
+    daemons = daemon_pids(cloud)
+    os.kill(cloud.supervisor_pid(), signal.SIGKILL)
+    cloud.up()
+    until(lambda: all(cloud.part(name)["state"] == "running" for name in pids), "all parts run")
+    until(poller.answers_again, "the instance is answered")
+    assert daemon_pids(cloud) == daemons
+
+
+def daemon_pids(cloud: Cloud) -> dict[str, int]:
+    """The process ids of this cloud's dnsmasq, HAProxy and booted instance."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = entry.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        name = Path(argv[0]).name
+        if name in {"haproxy", "dnsmasq"} and any(str(cloud.state_dir) in word for word in argv):
+            found[name] = int(entry.parent.name)
+    for pid_file in (cloud.state_dir / "instances").glob("*/boot.pid"):
+        found["instance"] = int(pid_file.read_text().split()[0])
+    return found

@@ -1,0 +1,61 @@
+"""The seeds' own configuration files, as printed: they are taken, and their typing error is told in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.system.cloud import Cloud, until
+
+SEEDS = Path(__file__).parents[1] / "data" / "seeds"
+
+
+def test_the_two_secrets_of_the_seeds_differ_and_the_log_says_so(fresh_cloud: Cloud) -> None:
+    cloud = fresh_cloud
+    cloud.up()
+    etc = cloud.state_dir / "etc"
+    for file, ours in (("nova.conf", "SECRET_KEY"), ("metadata_agent.ini", "SECRETE_KEY")):
+        text = (SEEDS / file).read_text()
+        assert f"shared_secret = {ours}" in text
+    # Only the secrets: the seeds' host is called `controller`, which this machine does not know.
+    for file, secret in (
+        ("nova.conf", "SECRET_KEY"),
+        ("neutron.conf", "SECRETE_KEY"),
+        ("metadata_agent.ini", "SECRETE_KEY"),
+    ):
+        replace_secret(etc / file, secret)
+    cloud.openimds("restart", "metadata-api")
+    cloud.openimds("restart", "metadata-agent")
+    for line in (
+        "openstack network create n",
+        "openstack subnet create --network n --subnet-range 10.3.0.0/24 v4",
+        "openstack router create r",
+        "openstack router add subnet r v4",
+        "openstack server create --image guest --flavor m1.tiny --network n --wait vm",
+    ):
+        cloud.line(line)
+    server = cloud.line("openstack server show vm -f value -c id").strip()
+
+    def status() -> str:
+        return cloud.inside(
+            f"qvm-{server}", "curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}",
+            "http://169.254.169.254/latest/meta-data/", check=False,
+        )  # fmt: skip
+
+    until(lambda: status() == "403", "the metadata API refuses the signature")
+    log = cloud.log("metadata-agent")
+    assert "metadata_proxy_shared_secret" in log
+    assert "differ" in log
+    assert "SECRETE_KEY" not in log + cloud.log("metadata-api")
+
+
+def replace_secret(path: Path, secret: str) -> None:
+    if not path.exists():
+        return
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join(
+            f"metadata_proxy_shared_secret = {secret}" if line.startswith("metadata_proxy_shared_secret") else line
+            for line in lines
+        )
+        + "\n"
+    )
