@@ -9,6 +9,7 @@ from openimds.linux import netlink, netns
 from openimds.linux.conntrack import table_name
 from openimds.linux.errors import ProgramError, WiringError
 from openimds.linux.firewall import nft_delete, nft_list
+from openimds.linux.forwarding import remove_rules
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 
@@ -25,6 +26,7 @@ def remove_everything(ledger: Ledger, prefix: str = "") -> tuple[str, ...]:
     failures: list[str] = []
     for name in sorted(ledger.names("netns")):
         _try(partial(_remove_namespace, ledger, prefix, name), done, failures)
+    _try(partial(_remove_forwarding, ledger), done, failures)
     for name in sorted(ledger.names("link")):
         _try(partial(_remove_link, ledger, name), done, failures)
     for family in TABLE_FAMILIES:
@@ -48,6 +50,11 @@ def _remove_namespace(ledger: Ledger, prefix: str, name: str) -> str | None:
     there = name in netns.all_names()
     Kernel(ledger, prefix).remove_namespace(name)
     return f"namespace {name}" if there else None
+
+
+def _remove_forwarding(ledger: Ledger) -> str | None:
+    removed = remove_rules(ledger.names("link"))
+    return f"rules of the host's FORWARD chains for {', '.join(removed)}" if removed else None
 
 
 def _remove_link(ledger: Ledger, name: str) -> str | None:

@@ -1,0 +1,101 @@
+"""Carries out the changes that a namespace needs, one at a time."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from openimds.linux import netlink, netns, sysctl
+from openimds.linux.firewall import replace_table
+from openimds.linux.ledger import Ledger
+from openimds.linux.namespaces import create_namespace, delete_veths
+from openimds.wiring import diff
+from openimds.wiring.state import Device, NamespaceState
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """On one namespace. Raises OSError, ProgramError, NamespaceMissingError."""
+
+    wanted: NamespaceState
+    ledger: Ledger
+
+    def do(self, change: diff.Change) -> None:  # noqa: C901 - a table: one case a kind of change
+        match change:
+            case diff.CreateNamespace(name, owner_uid):
+                create_namespace(name, self.ledger, owner_uid)
+            case diff.SetSysctl(key, value):
+                self._inside(lambda: sysctl.write_sysctl(key, value, frozenset(d.name for d in self.wanted.devices)))
+            case diff.ReplaceTable(family, table, lines):
+                replace_table(self.wanted.name, family, table, lines)
+            case diff.AddDevice(device):
+                self._add_device(device)
+            case diff.AdjustDevice(device, what):
+                self._adjust_device(device, what)
+            case diff.RemoveDevice(name):
+                self._remove_device(name)
+            case diff.AddAddress(device_name, address):
+                # Only a shared link-local address (fe80::a9fe:a9fe) may be somebody else's: Neutron gave us the others.
+                detect = address.lower().startswith("fe80")
+                self._on_link(device_name, lambda i: netlink.add_address(i, address, detect_duplicates=detect))
+            case diff.RemoveAddress(device_name, address):
+                self._on_link(device_name, lambda index: netlink.delete_address(index, address))
+            case diff.PutRoute(route):
+                self._on_link(route.device, lambda index: netlink.put_route(route, index))
+            case diff.RemoveRoute(route):
+                self._on_link(route.device, lambda index: netlink.delete_route(route, index))
+
+    def _inside(self, work: Callable[[], None]) -> None:
+        netns.in_namespace(self.wanted.name, work)
+
+    def _on_link(self, name: str, work: Callable[[int], None]) -> None:
+        def body() -> None:
+            link = netlink.link_named(name)
+            if link is None:
+                raise OSError(errno.ENODEV, f"there is no device {name} in {self.wanted.name}")
+            work(link.index)
+
+        self._inside(body)
+
+    def _add_device(self, device: Device) -> None:
+        bridge = netlink.link_named(device.bridge)
+        if bridge is None:
+            raise OSError(errno.ENODEV, f"there is no bridge {device.bridge}")
+        stale = netlink.link_named(device.host_name)
+        if stale is not None:  # half of a pair from before, or one that was moved elsewhere
+            netlink.delete_link(stale.index)
+        self.ledger.note("link", device.host_name)
+        netlink.add_veth(
+            host_name=device.host_name,
+            mtu=device.mtu,
+            inner_name=device.name,
+            inner_mac=device.mac_address,
+            inner_namespace=self.wanted.name,
+        )
+        self._plug(device, bridge.index)
+
+    def _plug(self, device: Device, bridge_index: int) -> None:
+        sysctl.silence_ipv6(device.host_name)
+        host = netlink.link_named(device.host_name)
+        if host is None:
+            raise OSError(errno.ENODEV, f"there is no device {device.host_name}")
+        state = "up" if device.up else "down"
+        netlink.set_link(host.index, master=bridge_index, mtu=device.mtu, state=state)
+        if device.addresses is not None:  # else the instance switches its NIC on by itself
+            self._on_link(device.name, lambda index: netlink.set_link(index, state=state))
+
+    def _adjust_device(self, device: Device, what: tuple[str, ...]) -> None:
+        inner: dict[str, str | int] = {"mtu": device.mtu} if "mtu" in what else {}
+        if "mac_address" in what:
+            inner["address"] = device.mac_address
+        if inner:
+            self._on_link(device.name, lambda index: netlink.set_link(index, **inner))
+        bridge = netlink.link_named(device.bridge)
+        if bridge is None:
+            raise OSError(errno.ENODEV, f"there is no bridge {device.bridge}")
+        self._plug(device, bridge.index)
+
+    def _remove_device(self, name: str) -> None:
+        for host_name in delete_veths(self.wanted.name, only=name):
+            self.ledger.forget("link", host_name)
