@@ -12,6 +12,7 @@ import prometheus_client
 import structlog
 from cryptography.fernet import Fernet
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from openimds.config import ControlApiConfig
 from openimds.daemons.running import CannotStartError
@@ -20,6 +21,7 @@ from openimds.store.engine import Store, utc_now
 from openimds.store.identity import IdentityStore
 from openimds.store.image import ImageStore
 from openimds.store.network.service import NetworkStore
+from openimds.store.passwords import ROUNDS
 from openimds.store.watch import WatchStore
 from openimds.web.control import compute, identity, image, network, watch
 from openimds.web.control.app import Service, Services, build_app
@@ -36,9 +38,14 @@ class Parts:
     """Takes the time (UTC without zone), returns how many were forgotten."""
 
 
-def build_parts(config: ControlApiConfig, store: Store) -> Parts:
+def build_parts(
+    config: ControlApiConfig,
+    store: Store,
+    registry: CollectorRegistry = prometheus_client.REGISTRY,
+    password_rounds: int = ROUNDS,
+) -> Parts:
     """Raises CannotStartError when the token keys cannot be read or made."""
-    identities = IdentityStore(store)
+    identities = IdentityStore(store, password_rounds)
     sealer = _sealer(config.token_keys_file)
     life = timedelta(seconds=config.token_expiration_seconds)
     tokens = identity.TokenService(sealer, identities.credentials, utc_now, life)
@@ -65,7 +72,7 @@ def build_parts(config: ControlApiConfig, store: Store) -> Parts:
                 Service("/openimds/v1", watch.router(WatchStore(store))),
             ),
             healthy=store.revision,
-            registry=prometheus_client.REGISTRY,
+            registry=registry,
         )
     )
 

@@ -27,7 +27,7 @@ class Hosts:
 def compute_hosts(session: Session, down_after: timedelta) -> list[nouns.ComputeHost]:
     """Every compute agent's host, with the number of servers that are placed there."""
     placed = sa.select(Server.host, sa.func.count()).where(Server.host != "").group_by(Server.host)
-    counts: dict[str, int] = dict(session.execute(placed).tuples().all())
+    counts: dict[str, int] = dict(session.execute(placed).all())
     alive_after = utc_now() - down_after
     rows = session.scalars(sa.select(Agent).where(Agent.binary == COMPUTE_AGENT_BINARY).order_by(Agent.host))
     return [

@@ -105,11 +105,11 @@ def _of_port(
 
 def _network_names(session: Session, ids: set[str]) -> Mapping[str, str]:
     wanted = sa.select(models.Network.id, models.Network.name).where(models.Network.id.in_(ids))
-    return dict(session.execute(wanted).tuples().all())
+    return dict(session.execute(wanted).all())
 
 
 def _ec2_numbers(session: Session, ids: Sequence[str]) -> Mapping[str, int]:
     wanted = sa.select(models.Ec2Id.object_id, models.Ec2Id.number).where(
         models.Ec2Id.kind == INSTANCE, models.Ec2Id.object_id.in_(ids)
     )
-    return dict(session.execute(wanted).tuples().all())
+    return dict(session.execute(wanted).all())

@@ -1,0 +1,212 @@
+"""A whole control API on a free port, with a store of its own; and a compute agent made of its reports alone."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import requests
+import uvicorn
+
+from openimds.config import load_control_api
+from openimds.daemons import control_parts
+from openimds.http.listen import tcp_listener
+from openimds.store import schema
+from openimds.store.bootstrap import bootstrap
+from openimds.store.engine import Store, utc_now
+from openimds.store.identity import IdentityStore
+
+ADMIN_PASSWORD = "the admin's"
+SERVICE_PASSWORD = "the agents'"
+DEADLINE_SECONDS = 20
+CHEAP_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Cloud:
+    url: str
+    store: Store
+    state: Path
+
+    def login(self, user: str = "admin", password: str = ADMIN_PASSWORD, project: str | None = "admin") -> Session:
+        """A caller with a token."""
+        answer = requests.post(f"{self.url}/v3/auth/tokens", json=password_login(user, password, project), timeout=10)
+        assert answer.status_code == 201, answer.text
+        return Session(self, answer.headers["X-Subject-Token"], answer.json()["token"])
+
+    def member(self, name: str) -> Session:
+        """A new user in a new project, both of this name."""
+        admin = self.login()
+        project = admin.post("/v3/projects", {"project": {"name": name}})["project"]
+        user = admin.post("/v3/users", {"user": {"name": name, "password": name}})["user"]
+        role = admin.get("/v3/roles?name=member")["roles"][0]
+        admin.call("PUT", f"/v3/projects/{project['id']}/users/{user['id']}/roles/{role['id']}")
+        return self.login(name, name, name)
+
+
+@dataclass(frozen=True)
+class Session:
+    cloud: Cloud
+    token: str
+    body: dict[str, Any]
+
+    @property
+    def project_id(self) -> str:
+        return str(self.body["project"]["id"])
+
+    @property
+    def user_id(self) -> str:
+        return str(self.body["user"]["id"])
+
+    def call(
+        self, method: str, path: str, body: Any = None, version: str | None = None, **more: Any
+    ) -> requests.Response:
+        headers = {"X-Auth-Token": self.token, **more.pop("headers", {})}
+        if version is not None:
+            headers["OpenStack-API-Version"] = f"compute {version}"
+        if body is not None:
+            more["json"] = body
+        return requests.request(method, self.cloud.url + path, headers=headers, timeout=15, **more)
+
+    def get(self, path: str, version: str | None = None) -> dict[str, Any]:
+        return self._good(self.call("GET", path, version=version))
+
+    def post(self, path: str, body: Any, version: str | None = None) -> dict[str, Any]:
+        return self._good(self.call("POST", path, body, version))
+
+    def put(self, path: str, body: Any, version: str | None = None) -> dict[str, Any]:
+        return self._good(self.call("PUT", path, body, version))
+
+    def refused(self, status: int, method: str, path: str, body: Any = None, version: str | None = None) -> str:
+        """The sentence of a call that must fail so."""
+        answer = self.call(method, path, body, version)
+        assert answer.status_code == status, (answer.status_code, answer.text)
+        assert answer.headers["X-Openstack-Request-Id"].startswith("req-")
+        return sentence(answer.json())
+
+    def _good(self, answer: requests.Response) -> dict[str, Any]:
+        assert answer.ok, (answer.status_code, answer.text)
+        return dict(answer.json()) if answer.content else {}
+
+
+class ComputeAgent:
+    """What the control API sees of a compute agent: heartbeats and reports."""
+
+    def __init__(self, cloud: Cloud, host: str = "node1", zone: str | None = None) -> None:
+        self.host = host
+        self._zone = zone
+        self._api = cloud.login("nova", SERVICE_PASSWORD, "service")
+        self.heartbeat()
+
+    def heartbeat(self) -> None:
+        body = {
+            "agent_type": "Compute agent",
+            "started_at": "2026-11-21T10:00:00Z",
+            "configurations": {"availability_zone": self._zone} if self._zone else {},
+        }
+        answer = self._api.call("PUT", f"/openimds/v1/agents/openimds-compute-agent/{self.host}", body)
+        assert answer.status_code == 204, answer.text
+
+    def servers(self) -> dict[str, dict[str, Any]]:
+        found = self._api.get("/openimds/v1/snapshot?kinds=server")["objects"]["server"]
+        return {server["id"]: server for server in found if server["host"] == self.host}
+
+    def report(self, server_id: str, power_state: str = "running", fault: str | None = None) -> None:
+        """On the newest generation."""
+        self.report_generation(server_id, self.servers()[server_id]["boot_generation"], power_state, fault)
+
+    def report_generation(
+        self, server_id: str, generation: int, power_state: str = "running", fault: str | None = None
+    ) -> None:
+        body = {"boot_generation": generation, "power_state": power_state, "fault": fault}
+        answer = self._api.call("PUT", f"/openimds/v1/servers/{server_id}/report", body)
+        assert answer.status_code == 204, answer.text
+
+    def console(self, server_id: str, text: str) -> None:
+        answer = self._api.call(
+            "PUT", f"/openimds/v1/servers/{server_id}/console", data=text.encode(), headers={"Content-Type": "text/plain"}
+        )
+        assert answer.status_code == 204, answer.text
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Reports every server as it is wanted, until the block ends."""
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.wait(0.05):
+                for server in self.servers().values():
+                    wanted = server["wanted_power_state"]
+                    self.report_generation(server["id"], server["boot_generation"], wanted)
+                    self.console(server["id"], f"boot {server['boot_generation']}\nlogin:\n")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+@contextmanager
+def control_api(state: Path) -> Iterator[Cloud]:
+    """Started, with bootstrap's users, flavors and image; stopped at the end."""
+    state.mkdir(exist_ok=True)
+    listener = tcp_listener("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    (state / "nova.conf").write_text(f"[DEFAULT]\nstate_path = {state}\nhost = node1\n[control_api]\nport = {port}\n")
+    config = load_control_api([str(state / "nova.conf")])
+    store = Store(config.database_url)
+    schema.upgrade(store)
+    bootstrap(store, ADMIN_PASSWORD, SERVICE_PASSWORD, config.images_dir, utc_now())
+    _make_passwords_cheap(store)
+    parts = control_parts.build_parts(config, store, prometheus_client.CollectorRegistry(), CHEAP_ROUNDS)
+    server = uvicorn.Server(
+        uvicorn.Config(parts.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        eventually(lambda: server.started)
+        yield Cloud(f"http://127.0.0.1:{port}", store, state)
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+        store.close()
+
+
+def _make_passwords_cheap(store: Store) -> None:
+    users = IdentityStore(store, CHEAP_ROUNDS).users
+    for name, password in (("admin", ADMIN_PASSWORD), ("nova", SERVICE_PASSWORD), ("neutron", SERVICE_PASSWORD)):
+        users.update(users.list(name=name)[0].id, {}, password)
+
+
+def password_login(user: str, password: str, project: str | None = None) -> dict[str, Any]:
+    who = {"name": user, "domain": {"name": "Default"}, "password": password}
+    auth: dict[str, Any] = {"identity": {"methods": ["password"], "password": {"user": who}}}
+    if project is not None:
+        auth["scope"] = {"project": {"name": project, "domain": {"id": "default"}}}
+    return {"auth": auth}
+
+
+def sentence(error: dict[str, Any]) -> str:
+    """The message of an error in any service's form."""
+    if "message" in error:
+        return str(error["message"])
+    (inner,) = error.values()
+    return str(inner["message"])
+
+
+def eventually(question: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not question():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
