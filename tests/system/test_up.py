@@ -150,3 +150,15 @@ def test_ctrl_c_takes_everything_down(fresh_cloud: Cloud) -> None:
     os.kill(supervisor, signal.SIGINT)
     until(lambda: not processes.find(supervisor), "the supervisor has ended")
     assert not [pid for pid in pids if processes.find(pid)]
+
+
+def test_a_second_system_needs_a_prefix_of_its_own(fresh_cloud: Cloud) -> None:
+    table = f"bridge openimds_{fresh_cloud.prefix.rstrip('-')}"
+    fresh_cloud.line(f"nft add table {table}")
+    try:
+        failed = fresh_cloud.up(check=False)
+    finally:
+        fresh_cloud.line(f"nft delete table {table}")
+    assert failed.returncode == 1
+    assert "another openimds seems to run on this machine with the same namespace prefix" in failed.stdout
+    fresh_cloud.up()

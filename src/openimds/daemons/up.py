@@ -22,12 +22,15 @@ from openimds import config
 from openimds.config import CommonConfig, ConfigError, ControlApiConfig, Listen, LogConfig, MetadataApiConfig
 from openimds.config.programs import PROGRAMS
 from openimds.config.values import AgentConfig, MetadataAgentConfig
-from openimds.daemons import down, first_files, logs, parts, preflight, processes
+from openimds.daemons import down, first_files, logs, notify, parts, preflight, processes
 from openimds.daemons.first_files import CLOUD, FirstSettings
 from openimds.daemons.parts import STAGES, Part
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.state_folder import StateFolder
 from openimds.daemons.supervisor import Supervisor
+from openimds.linux.cleanup import TABLE_FAMILIES
+from openimds.linux.conntrack import table_name
+from openimds.linux.firewall import nft_list
 from openimds.resources.errors import OpenimdsError
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
@@ -94,6 +97,7 @@ def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
 
 def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[], None]) -> None:
     """Run the plan until a signal asks to stop."""
+    _refuse_a_neighbour(folder, planned.configs["compute-agent"].namespace_prefix)
     supervisor = Supervisor(planned.parts, folder)
     this = processes.find_own()
     processes.note(this, folder.supervisor_pid_file)
@@ -106,6 +110,7 @@ def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[]
                 if not supervisor.stop_asked:
                     say(start_report(supervisor.report(), folder))
                     serving()
+                    notify.send("READY=1")
                     supervisor.run()
                 say("stopping …")
             finally:
@@ -115,6 +120,21 @@ def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[]
     finally:
         supervisor.close()
         folder.supervisor_pid_file.unlink(missing_ok=True)
+
+
+def _refuse_a_neighbour(folder: StateFolder, prefix: str) -> None:
+    """Two systems on one machine are kept apart by their prefixes: without one they would take away each other's
+    firewall tables. A table that is there, while this folder's last system ended cleanly, is somebody else's.
+    """
+    left = [part for part in folder.read_status().get("parts", []) if part.get("state") != "stopped"]
+    name = table_name(prefix)
+    there = [family for family in TABLE_FAMILIES if nft_list(family, name) is not None]
+    if there and not left:
+        raise CannotStartError(
+            f"another openimds seems to run on this machine with the same namespace prefix ({prefix or 'none'}): the "
+            f"firewall table `{there[0]} {name}` is there. Choose another prefix with --namespace-prefix; if nothing "
+            f"else runs, remove it with `nft delete table {there[0]} {name}`"
+        )
 
 
 def plan(options: UpOptions, folder: StateFolder) -> Plan:
