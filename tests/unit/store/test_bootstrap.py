@@ -54,6 +54,6 @@ def test_a_new_password_in_the_configuration_holds(store: Store, tmp_path: Path)
 
 def test_an_image_folder_that_cannot_be_written_is_a_sentence_and_undoes_all(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnavailable, match="image folder .* cannot be written"):
+    with pytest.raises(StoreUnavailable, match=r"image folder .* cannot be written"):
         bootstrap(store, "one", "two", tmp_path / "file", utc_now())
     assert set(count(store).values()) == {0}

@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
+from tests.unit.web.network.conftest import URL
 
 from openimds.store import models
 from openimds.store.engine import Store, utc_now
-from tests.unit.web.network.conftest import URL
 
 ROOT = "/openimds/v1"
 ALL = "network,subnet,port,router,floatingip,server"
@@ -223,7 +223,8 @@ class TestWaiting:
 
     def test_a_watcher_that_comes_back_misses_nothing(self, app: Any, store: Store) -> None:
         async def story(client: httpx.AsyncClient) -> None:
-            writing = asyncio.create_task(asyncio.to_thread(lambda: [self.add_network(store) for _ in range(40)]))
+            writer = threading.Thread(target=lambda: [self.add_network(store) for _ in range(40)])
+            writer.start()
             seen: list[int] = []
             revision = 0
             while len(seen) < 40:
@@ -231,7 +232,7 @@ class TestWaiting:
                 seen += [c["revision"] for c in answer["changes"]]
                 revision = answer["revision"]
             assert seen == list(range(1, 41))
-            await writing
+            writer.join()
 
         self.tell(app, story)
 
@@ -244,9 +245,9 @@ class TestWaiting:
             assert (await waiting).status_code == 503
             with store.engine.begin() as connection:
                 connection.execute(sa.text("ALTER TABLE away RENAME TO changes"))
-            waiting = asyncio.create_task(client.get("/changes?after=0&kinds=network&timeout=30"))
+            again = asyncio.create_task(client.get("/changes?after=0&kinds=network&timeout=30"))
             await asyncio.to_thread(self.add_network, store)
-            assert len((await waiting).json()["changes"]) == 1
+            assert len((await again).json()["changes"]) == 1
 
         self.tell(app, story)
 
