@@ -51,7 +51,7 @@ def up(  # noqa: PLR0913 - one argument an option
     debug: bool,
 ) -> None:
     from openimds.daemons.detach import in_background
-    from openimds.daemons.up import UpOptions
+    from openimds.daemons.plan import UpOptions
 
     options = UpOptions(
         state_dir=state_dir,
@@ -69,7 +69,7 @@ def up(  # noqa: PLR0913 - one argument an option
 
 
 def _up(options: object, say: Callable[[str], None], serving: Callable[[], None]) -> int:
-    from openimds.daemons.up import UpOptions
+    from openimds.daemons.plan import UpOptions
     from openimds.daemons.up import up as bring_up
 
     assert isinstance(options, UpOptions)
