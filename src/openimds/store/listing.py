@@ -39,7 +39,7 @@ def page(
     statement = sa.select(collection.model).where(visible, *_conditions(collection, query))
     order = _order(collection, query)
     if query.marker is not None:
-        statement = statement.where(_beyond(_marker(session, collection, query.marker, visible), order))
+        statement = statement.where(_beyond(_marker(session, collection, query.marker, visible, order), order))
     statement = statement.order_by(*(column.desc() if down else column.asc() for column, down in order))
     if query.limit is not None:
         statement = statement.limit(query.limit + 1)
@@ -126,28 +126,32 @@ def _order(collection: Collection, query: ListQuery) -> list[tuple[sa.ColumnElem
 def _sortable(column: Any) -> sa.ColumnElement[Any]:
     """A null sorts as the least value, in every database."""
     if isinstance(column.type, sa.Boolean):
-        return sa.func.coalesce(sa.cast(column, sa.Integer), 0)
-    if isinstance(column.type, sa.Integer):
-        return sa.func.coalesce(column, -1)
-    if isinstance(column.type, sa.DateTime):
-        return sa.type_coerce(column, sa.DateTime)
-    return sa.func.coalesce(column, "")
+        return sa.cast(column, sa.Integer)
+    if not getattr(column, "nullable", True):
+        return sa.type_coerce(column, column.type)
+    return sa.func.coalesce(column, -1 if isinstance(column.type, sa.Integer) else "")
 
 
-def _marker(session: Session, collection: Collection, marker: str, visible: sa.ColumnElement[bool]) -> Any:
-    row = session.scalar(sa.select(collection.model).where(collection.model.id == marker, visible))
+def _marker(
+    session: Session,
+    collection: Collection,
+    marker: str,
+    visible: sa.ColumnElement[bool],
+    order: Sequence[tuple[sa.ColumnElement[Any], bool]],
+) -> Sequence[Any]:
+    """What the marker's row has of what is sorted by."""
+    wanted = sa.select(*(expression for expression, _ in order)).where(collection.model.id == marker, visible)
+    row = session.execute(wanted).first()
     if row is None:
         raise BadRequest("marker", f"marker: {marker} is not an item of this collection.", kind="BadRequest")
-    return row
+    return tuple(row)
 
 
-def _beyond(row: Any, order: Sequence[tuple[sa.ColumnElement[Any], bool]]) -> sa.ColumnElement[bool]:
-    """The rows that come after `row`: (a > x) or (a = x and b > y) or …"""
-    model = type(row)
+def _beyond(values: Sequence[Any], order: Sequence[tuple[sa.ColumnElement[Any], bool]]) -> sa.ColumnElement[bool]:
+    """The rows that come after those values: (a > x) or (a = x and b > y) or …"""
     alternatives = []
     equal: list[sa.ColumnElement[bool]] = []
-    for expression, descending in order:
-        value = sa.select(expression).where(model.id == row.id).scalar_subquery()
+    for (expression, descending), value in zip(order, values, strict=True):
         alternatives.append(sa.and_(*equal, expression < value if descending else expression > value))
         equal.append(expression == value)
     return sa.or_(*alternatives)

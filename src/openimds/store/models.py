@@ -215,7 +215,7 @@ class IPAllocation(Base):
     __tablename__ = "ip_allocations"
     __table_args__ = (
         UniqueConstraint("subnet_id", "ip_address"),
-        Index("ix_ip_network", "network_id", "ip_address"),
+        Index("ix_ip_network", "ip_address", "network_id"),
         Index("ix_ip_subnet_order", "subnet_id", "sort_key"),
     )
     port_id: Mapped[str] = mapped_column(ForeignKey("ports.id", ondelete="CASCADE"), primary_key=True)

@@ -104,7 +104,7 @@ def owner_of(session: Session, subnet_id: str, address: str) -> models.Port | No
 def _from_any(session: Session, subnets: Sequence[models.Subnet], taken: Iterable[Chosen]) -> Chosen:
     """The lowest free address of the first subnet that has one."""
     for subnet in subnets:
-        reserved = {addresses.number(c.ip_address) for c in taken if c.subnet.id == subnet.id}
+        reserved = _not_in_rows(session, subnet, taken)
         for pool in pools(subnet):
             free = _lowest_free(session, subnet.id, pool, reserved)
             if free is not None:
@@ -116,23 +116,34 @@ def _from_any(session: Session, subnets: Sequence[models.Subnet], taken: Iterabl
     )
 
 
+def _not_in_rows(session: Session, subnet: models.Subnet, taken: Iterable[Chosen]) -> set[int]:
+    """The chosen addresses of a subnet, but for those that the port has already and keeps."""
+    chosen = [c.ip_address for c in taken if c.subnet.id == subnet.id]
+    return {addresses.number(address) for address in chosen if owner_of(session, subnet.id, address) is None}
+
+
 def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int]) -> int | None:
-    """Bisects for the end of the pool's full beginning: a few counts on an index, however large the pool is."""
+    """Bisects for the end of the pool's full beginning: a few counts on an index, however large the pool is.
 
-    def is_full(length: int) -> bool:
-        part = Span(pool.first, pool.first + length - 1)
-        return used_in(session, subnet_id, part) + sum(r in part for r in reserved) >= length
+    `reserved` are addresses that are about to be handed out and are in no row yet.
+    """
 
-    length = 1
-    while is_full(length):
-        if length == pool.size:
-            return None
-        length = min(length * 2, pool.size)
-    full, free = length // 2, length
-    while free - full > 1:
-        middle = (full + free) // 2
-        full, free = (middle, free) if is_full(middle) else (full, middle)
-    return pool.first + free - 1
+    def taken(start: int, end: int) -> int:
+        part = Span(pool.first + start, pool.first + end - 1)
+        return used_in(session, subnet_id, part) + sum(number in part for number in reserved)
+
+    used = taken(0, pool.size)
+    if used >= pool.size:
+        return None
+    # All of the first `full` are taken; one of the first `beyond` is free. Without holes one question decides it.
+    full, beyond, middle = 0, used + 1, used
+    while beyond - full > 1:
+        if taken(full, middle) == middle - full:
+            full = middle
+        else:
+            beyond = middle
+        middle = (full + beyond) // 2
+    return pool.first + full
 
 
 def _given(

@@ -69,7 +69,7 @@ def _fixed_ips(values: Sequence[str]) -> sa.ColumnElement[bool]:
         conditions.append(
             sa.or_(*(row.ip_address.contains(part, autoescape=True) for part in wanted["ip_address_substr"]))
         )
-    return sa.exists().where(row.port_id == models.Port.id, *conditions)
+    return models.Port.id.in_(sa.select(row.port_id).where(*conditions))
 
 
 def _canonical(address: str) -> str:
