@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
-
 from tests.contract.control.stage import Cloud, ComputeAgent, Session, control_api
 
 

@@ -130,7 +130,10 @@ class ComputeAgent:
 
     def console(self, server_id: str, text: str) -> None:
         answer = self._api.call(
-            "PUT", f"/openimds/v1/servers/{server_id}/console", data=text.encode(), headers={"Content-Type": "text/plain"}
+            "PUT",
+            f"/openimds/v1/servers/{server_id}/console",
+            data=text.encode(),
+            headers={"Content-Type": "text/plain"},
         )
         assert answer.status_code == 204, answer.text
 
@@ -169,7 +172,14 @@ def control_api(state: Path) -> Iterator[Cloud]:
     _make_passwords_cheap(store)
     parts = control_parts.build_parts(config, store, prometheus_client.CollectorRegistry(), CHEAP_ROUNDS)
     server = uvicorn.Server(
-        uvicorn.Config(parts.app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        uvicorn.Config(
+            parts.app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=75,  # the client asks every 5 s, uvicorn's default would hang up just then
+            timeout_graceful_shutdown=1,
+        )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

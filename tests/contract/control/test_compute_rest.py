@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-
 from tests.contract.control.stage import Cloud, ComputeAgent, Session
 
 KEYS = "/compute/v2.1/os-keypairs"
@@ -31,7 +30,8 @@ def test_a_certificate_is_made(admin: Session) -> None:
     answer = admin.call("POST", KEYS, asked, "2.2")
     assert answer.status_code == 201
     certificate = x509.load_pem_x509_certificate(answer.json()["keypair"]["public_key"].encode())
-    assert certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert b"@localhost" in names.get_values_for_type(x509.OtherName)[0].value
     again = {"keypair": {**asked["keypair"], "name": "w2", "public_key": answer.json()["keypair"]["public_key"]}}
     assert admin.post(KEYS, again, "2.2")["keypair"]["fingerprint"] == answer.json()["keypair"]["fingerprint"]
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 import requests
+from tests.contract.control.stage import ADMIN_PASSWORD, Cloud, Session, password_login, sentence
 
 from openimds.store.engine import utc_now
 from openimds.store.identity import IdentityStore
 from openimds.web.control.identity import TokenService
 from openimds.web.control.identity.tokens import TokenSealer
-from tests.contract.control.stage import ADMIN_PASSWORD, Cloud, Session, password_login, sentence
 
 
 def test_discovery_leads_everybody_to_v3(cloud: Cloud) -> None:
@@ -105,9 +106,7 @@ def test_without_a_token_or_with_a_bad_one(cloud: Cloud) -> None:
 def test_an_expired_token(cloud: Cloud, admin: Session) -> None:
     keys = (cloud.state / "etc" / "token_keys").read_bytes().split()
     credentials = IdentityStore(cloud.store).credentials
-    yesterday = TokenService(
-        TokenSealer(keys), credentials, lambda: utc_now() - timedelta(days=1), timedelta(hours=1)
-    )
+    yesterday = TokenService(TokenSealer(keys), credentials, lambda: utc_now() - timedelta(days=1), timedelta(hours=1))
     scope = TokenSealer(keys).open(admin.token).scope
     text, _ = yesterday.issue(admin.user_id, scope, ("password",))
     answer = requests.get(cloud.url + "/v3/projects", headers={"X-Auth-Token": text}, timeout=5)
@@ -182,5 +181,5 @@ def test_what_there_is_not(admin: Session) -> None:
     admin.refused(405, "DELETE", "/v3/users")
 
 
-def _token(cloud: Cloud, body: object) -> requests.Response:
+def _token(cloud: Cloud, body: dict[str, Any]) -> requests.Response:
     return requests.post(cloud.url + "/v3/auth/tokens", json=body, timeout=10)

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import requests
-
 from tests.contract.control.stage import Cloud, Session
 
 IMAGES = "/image/v2/images"

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-
 from tests.contract.control.stage import Cloud, ComputeAgent, Session
 
 SERVERS = "/compute/v2.1/servers"
@@ -35,7 +34,7 @@ def make_network(session: Session, cidr: str, name: str = "net") -> dict[str, An
     network = session.post("/network/v2.0/networks", {"network": {"name": name}})["network"]
     subnet = {"network_id": network["id"], "cidr": cidr, "ip_version": 4}
     session.post("/network/v2.0/subnets", {"subnet": subnet})
-    return network
+    return dict(network)
 
 
 def body(session: Session, network: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
@@ -392,7 +391,9 @@ def test_microversions(cloud: Cloud, admin: Session, server: dict[str, Any]) -> 
 def test_floating_addresses_are_shown(admin: Session, server: dict[str, Any], network: dict[str, Any]) -> None:
     outside = {"network": {"name": "outside", "router:external": True}}
     external = admin.post("/network/v2.0/networks", outside)["network"]
-    admin.post("/network/v2.0/subnets", {"subnet": {"network_id": external["id"], "cidr": "203.0.113.0/24", "ip_version": 4}})
+    admin.post(
+        "/network/v2.0/subnets", {"subnet": {"network_id": external["id"], "cidr": "203.0.113.0/24", "ip_version": 4}}
+    )
     gateway = {"router": {"name": "r", "external_gateway_info": {"network_id": external["id"]}}}
     router = admin.post("/network/v2.0/routers", gateway)["router"]
     subnet = admin.get(f"/network/v2.0/subnets?network_id={network['id']}")["subnets"][0]
@@ -401,4 +402,7 @@ def test_floating_addresses_are_shown(admin: Session, server: dict[str, Any], ne
     asked = {"floatingip": {"floating_network_id": external["id"], "port_id": port["id"]}}
     floating = admin.post("/network/v2.0/floatingips", asked)["floatingip"]
     shown = show(admin, server["id"])["addresses"]["net"]
-    assert [(item["addr"], item["OS-EXT-IPS:type"]) for item in shown][1] == (floating["floating_ip_address"], "floating")
+    assert [(item["addr"], item["OS-EXT-IPS:type"]) for item in shown][1] == (
+        floating["floating_ip_address"],
+        "floating",
+    )

@@ -59,7 +59,8 @@ def _on_target(routes: APIRouter, service: IdentityService, root: str) -> None:
         require_admin(caller, "identity:create_grant")
         service.assignments.grant(user_id, target, role_id)
 
-    @routes.api_route(path + "/{role_id}", methods=["HEAD", "GET"], status_code=204)
+    @routes.head(path + "/{role_id}", status_code=204)
+    @routes.get(path + "/{role_id}", status_code=204)
     def check(caller: Caller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> Response:
         require_admin(caller, "identity:check_grant")
         if not service.assignments.has(user_id, target, role_id):
