@@ -59,6 +59,7 @@ def build_parts(
         tokens=tokens,
         catalog=identity.Catalog(url, config.region),
     )
+    agent_down_after = timedelta(seconds=config.agent_down_seconds)
     compute_service = compute.ComputeService(ComputeStore(store, config.agent_down_seconds), url)
     image_service = image.ImageService(ImageStore(store, config.images_dir), url)
     app = build_app(
@@ -66,7 +67,7 @@ def build_parts(
             authenticator=tokens,
             routers=(
                 Service("", identity.router(identity_service)),
-                Service("/network", network.router(NetworkStore(store), url)),
+                Service("/network", network.router(NetworkStore(store, agent_down_after=agent_down_after), url)),
                 Service("", compute.router(compute_service)),
                 Service("", image.router(image_service)),
                 Service("/openimds/v1", watch.router(WatchStore(store))),
