@@ -47,11 +47,10 @@ def run(config: ControlApiConfig) -> int:
 def _prepared_store(url: str) -> Store:
     store = Store(url)
     try:
-        if schema.needs_upgrade(store):
-            log.info("the store's tables are made or brought up to date", version=schema.newest())
         schema.upgrade(store)
     except StoreUnavailable as error:
         raise CannotStartError(error.message) from None
+    log.info("the store is ready", version=schema.newest())
     return store
 
 

@@ -1,0 +1,164 @@
+"""The program itself: started, asked, told to stop; and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from cryptography.fernet import Fernet
+
+from openimds.store import schema
+from openimds.store.bootstrap import bootstrap
+from openimds.store.engine import Store, utc_now
+
+START_SECONDS = 40
+OPENIMDS = str(Path(sys.executable).with_name("openimds"))
+
+
+class Program:
+    """`openimds control-api` on a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.state = folder / "state"
+        self.log = folder / "log"
+        self._file = folder / "nova.conf"
+        self._file.write_text(f"[DEFAULT]\nstate_path = {self.state}\n[control_api]\nport = {self.port}\n")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([OPENIMDS, "control-api", "--config-file", str(self._file)], stderr=log)
+        deadline = time.monotonic() + START_SECONDS
+        while not self.healthy():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(START_SECONDS)
+
+    def healthy(self) -> bool:
+        try:
+            return requests.get(f"{self.url}/healthcheck", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def refusal(self) -> str:
+        """What it says when it does not start."""
+        done = subprocess.run(
+            [OPENIMDS, "control-api", "--config-file", str(self._file)],
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def token(self) -> str:
+        who = {"name": "admin", "domain": {"name": "Default"}, "password": "pw"}
+        scope = {"project": {"name": "admin", "domain": {"name": "Default"}}}
+        body = {"auth": {"identity": {"methods": ["password"], "password": {"user": who}}, "scope": scope}}
+        return requests.post(f"{self.url}/v3/auth/tokens", json=body, timeout=10).headers["X-Subject-Token"]
+
+    def status(self, token: str) -> int:
+        return requests.get(f"{self.url}/v3/projects", headers={"X-Auth-Token": token}, timeout=10).status_code
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    made = Program(tmp_path)
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def test_it_makes_what_it_needs_serves_and_stops(program: Program) -> None:
+    program.start()
+    assert (program.state / "openimds.sqlite").is_file()
+    assert (program.state / "etc" / "token_keys").stat().st_mode & 0o777 == 0o600
+    assert program.end() == 0
+    log = program.log.read_text()
+    assert f"listens=127.0.0.1:{program.port}" in log
+    assert "request answered" not in log, "health checks are no news"
+
+
+def test_killed_and_started_again_it_knows_its_tokens(program: Program) -> None:
+    store = Store(f"sqlite:///{program.state}/openimds.sqlite")
+    schema.upgrade(store)
+    bootstrap(store, "pw", "svc", program.state / "images", utc_now())
+    store.close()
+    program.start()
+    token = program.token()
+    program.end(signal.SIGKILL)
+    program.start()
+    assert program.status(token) == 200
+    keys = program.state / "etc" / "token_keys"
+    _rotate(program, keys, Fernet.generate_key() + b"\n" + keys.read_bytes())
+    assert program.status(token) == 200, "the old key still opens"
+    _rotate(program, keys, Fernet.generate_key() + b"\n")
+    assert program.status(token) == 401
+    waiting = threading.Thread(target=_long_poll, args=(program, program.token()))
+    waiting.start()
+    started = time.monotonic()
+    assert program.end() == 0
+    assert time.monotonic() - started < 15, "a long poll does not hold it up"
+    waiting.join()
+    assert token not in program.log.read_text()
+
+
+def test_a_taken_port(program: Program) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", program.port))
+        other.listen()
+        assert f"127.0.0.1:{program.port}" in program.refusal()
+
+
+def test_a_store_that_cannot_be_made(program: Program) -> None:
+    program.state.write_text("a file where the folder should be")
+    assert str(program.state) in program.refusal()
+
+
+def test_bad_token_keys(program: Program) -> None:
+    (program.state / "etc").mkdir(parents=True)
+    (program.state / "etc" / "token_keys").write_text("not a key\n")
+    assert "Fernet" in program.refusal()
+    (program.state / "etc" / "token_keys").write_text("")
+    assert "Fernet" in program.refusal()
+
+
+def _rotate(program: Program, keys: Path, content: bytes) -> None:
+    before = program.log.read_text().count("token keys read again")
+    keys.write_bytes(content)
+    assert program.process is not None
+    program.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + START_SECONDS
+    while program.log.read_text().count("token keys read again") == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _long_poll(program: Program, token: str) -> None:
+    headers = {"X-Auth-Token": token}
+    revision = requests.get(f"{program.url}/openimds/v1/snapshot?kinds=port", headers=headers, timeout=10).json()
+    query = f"kinds=port&after={revision['revision']}&timeout=30"
+    try:
+        requests.get(f"{program.url}/openimds/v1/changes?{query}", headers=headers, timeout=40)
+    except requests.ConnectionError:
+        pass
