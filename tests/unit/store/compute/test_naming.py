@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.store.compute.naming import hostname_from, new_reservation_id, nth
+
+
+@pytest.mark.parametrize(
+    ("name", "hostname"),
+    [
+        ("vm1", "vm1"),
+        ("My web_1", "my-web-1"),
+        ("a.b.c", "a-b-c"),
+        ("máquina", "mquina"),
+        ("--x--", "x"),
+        ("日本", "server-id"),
+        ("x" * 100, "x" * 63),
+    ],
+)
+def test_host_names(name: str, hostname: str) -> None:
+    assert hostname_from(name, "id") == hostname
+
+
+def test_names_of_many() -> None:
+    assert [nth("a", index, 2) for index in range(2)] == ["a-1", "a-2"]
+    assert nth("a", 0, 1) == "a"
+
+
+def test_reservations() -> None:
+    assert new_reservation_id().startswith("r-")
+    assert new_reservation_id() != new_reservation_id()
