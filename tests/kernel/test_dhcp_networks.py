@@ -82,6 +82,7 @@ class Stage:
             addresses=None,
         )
         self.host.kernel.apply(NamespaceState(name=name, devices=(device,), routes=None))
+        run(["ip", "link", "set", "eth0", "up"], namespace=name)
         return name
 
     def lease(self, namespace: str) -> dict[str, str]:
