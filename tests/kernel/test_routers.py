@@ -35,7 +35,7 @@ from openimds.resources.network import (
     Subnet,
     router_namespace,
 )
-from openimds.wiring.haproxy import ProxySettings
+from openimds.wiring.haproxy import ProxySettings, RateLimit
 from openimds.wiring.radvd import RadvdSettings
 from openimds.wiring.router import RouterMetadata
 from openimds.wiring.state import Device, NamespaceState, Route
@@ -303,6 +303,18 @@ def test_guests_own_claims_never_pass(stage: Stage) -> None:
     assert told.pop("x-neutron-router-id") == stage.router.id
     assert told.pop("x-forwarded-for") == "10.0.1.7"
     assert set(told) <= {"host", "user-agent", "accept", "connection"}
+
+
+def test_rate_limit_answers_429_and_says_when_to_ask_again(stage: Stage) -> None:
+    limit = RateLimit(base_window_seconds=60, base_requests=100, burst_window_seconds=10, burst_requests=30)
+    proxy = replace(stage.routers.settings.proxy, rate_limit=limit)
+    stage.routers.settings = replace(stage.routers.settings, proxy=proxy)
+    stage.round()
+    script = "for i in $(seq 33); do curl -s -o /dev/null -w '%{http_code}\n' http://169.254.169.254/; done"
+    codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=30).split()
+    assert codes == ["200"] * 30 + ["429"] * 3
+    assert "retry-after: 1" in curl(stage.guests["a"], "-i", "http://169.254.169.254/").lower()
+    assert curl(stage.guests["b"], "http://169.254.169.254/") == "hello"
 
 
 def test_switched_off_proxy_takes_its_rules_away(stage: Stage) -> None:
