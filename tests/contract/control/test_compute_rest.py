@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
+import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from tests.contract.control.stage import Cloud, ComputeAgent, Session
@@ -123,3 +127,42 @@ def test_health_and_metrics(cloud: Cloud, admin: Session) -> None:
     assert admin.get("/healthcheck") == {"status": "ok"}
     text = admin.call("GET", "/metrics").text
     assert 'openimds_control_requests_total{service="compute",status="200"}' in text
+
+
+def test_a_reader_reads(cloud: Cloud, admin: Session) -> None:
+    user = cloud.member("rita")
+    roles = {role["name"]: role["id"] for role in admin.get("/v3/roles")["roles"]}
+    held = f"/v3/projects/{user.project_id}/users/{user.user_id}/roles"
+    admin.call("PUT", f"{held}/{roles['reader']}")
+    admin.call("DELETE", f"{held}/{roles['member']}")
+    assert user.get("/compute/v2.1/servers")["servers"] == []
+    for path in ("/compute/v2.1/servers", "/network/v2.0/networks", "/image/v2/images"):
+        assert "member" in user.refused(403, "POST", path, {})
+
+
+def test_a_body_that_never_ends(cloud: Cloud, admin: Session) -> None:
+    def endless() -> Iterator[bytes]:
+        while True:
+            yield b"[" * 65536
+
+    for path in ("/compute/v2.1/servers", "/v3/auth/tokens", "/image/v2/images"):
+        with contextlib.suppress(requests.ConnectionError):  # it may hang up before all is sent
+            assert admin.call("POST", path, data=endless()).status_code == 413
+    assert admin.get("/healthcheck") == {"status": "ok"}
+
+
+def test_the_store_is_away(cloud: Cloud, admin: Session) -> None:
+    file = cloud.state / "openimds.sqlite"
+    away = file.with_suffix(".away")
+    cloud.store.close()
+    file.rename(away)
+    file.mkdir()
+    try:
+        for path in ("/healthcheck", "/compute/v2.1/servers", "/v3/projects"):
+            answer = admin.call("GET", path)
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert "openimds.sqlite" in answer.text
+    finally:
+        file.rmdir()
+        away.rename(file)
+    assert admin.get("/compute/v2.1/servers")["servers"] == []

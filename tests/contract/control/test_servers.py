@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -406,3 +407,14 @@ def test_floating_addresses_are_shown(admin: Session, server: dict[str, Any], ne
         floating["floating_ip_address"],
         "floating",
     )
+
+
+def test_many_at_the_same_moment(cloud: Cloud, agent: ComputeAgent) -> None:
+    agent.heartbeat()
+    user = cloud.member("quick")
+    network = make_network(user, "10.5.0.0/24")
+    with ThreadPoolExecutor(12) as pool:
+        made = list(pool.map(lambda _: create(user, network), range(24)))
+    shown = [show(cloud.login(), server["id"]) for server in made]
+    assert len({server["addresses"]["net"][0]["addr"] for server in shown}) == 24
+    assert len({server["OS-EXT-SRV-ATTR:instance_name"] for server in shown}) == 24

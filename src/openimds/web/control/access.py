@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openimds.web.control.errors import INTERNAL, Problem, answer
@@ -20,6 +21,11 @@ REQUEST_ID = re.compile(rb"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[
 QUIET_PATHS = frozenset({"/metrics", "/healthcheck", "/openimds/v1/changes"})
 """Asked all the time by machines: logged at debug level."""
 
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+"""The largest request that means anything: a server with all the user data and files that it may have is below 200 KiB."""
+UNLIMITED_END = "/file"
+"""Image data, which is streamed to disk."""
 
 ANSWER_HEADERS = "answer_headers"
 
@@ -72,8 +78,9 @@ class _Exchange:
 
     async def run(self, receive: Receive) -> None:
         started = time.perf_counter()
+        limited = receive if self._scope["path"].endswith(UNLIMITED_END) else _limited(receive)
         try:
-            await self._app(self._scope, receive, self._send_with_id)
+            await self._app(self._scope, limited, self._send_with_id)
         except Exception:
             log.exception("a request failed unexpectedly", request_id=self._request_id, path=self._scope["path"])
             if not self._status:
@@ -114,6 +121,22 @@ class _Exchange:
             if name == b"x-openstack-request-id" and REQUEST_ID.fullmatch(value):
                 facts["global_request_id"] = value.decode()
         return facts
+
+
+def _limited(receive: Receive) -> Receive:
+    """The same, until the body has become too long. The exception is one that FastAPI lets pass."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY_BYTES:
+            close = {"Connection": "close"}  # or the rest of it would still be read, for as long as it comes
+            raise HTTPException(413, f"The request's body has over {MAX_BODY_BYTES} bytes.", close)
+        return message
+
+    return counted
 
 
 def _without_trailing_slash(scope: Scope) -> Scope:

@@ -10,7 +10,12 @@ from fastapi import Depends, Request
 from openimds.resources.errors import Forbidden, NotFound, Unauthorized
 
 ROLE_ADMIN = "admin"
+ROLE_MEMBER = "member"
 ROLE_SERVICE = "service"
+
+READING = frozenset({"GET", "HEAD"})
+IDENTITY = "/v3"
+"""Identity's calls have policies of their own: anybody may change a password of theirs and give a token back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +60,10 @@ def current(request: Request) -> Context:
     if not token:
         raise Unauthorized("The request you have made requires authentication: it carries no X-Auth-Token.")
     authenticator: Authenticator = request.app.state.authenticator
-    return authenticator.context(token, request_id(request))
+    context = authenticator.context(token, request_id(request))
+    if request.method not in READING and not request.url.path.startswith(IDENTITY):
+        _require_writer(context)
+    return context
 
 
 def request_id(request: Request) -> str:
@@ -70,6 +78,12 @@ def in_project(context: Annotated[Context, Depends(current)]) -> Context:
             "This needs a token with a project's scope; the one sent has none. Authenticate with a project."
         )
     return context
+
+
+def _require_writer(context: Context) -> None:
+    """The role reader reads, as in OpenStack's own default policies."""
+    if not context.roles & {ROLE_ADMIN, ROLE_MEMBER, ROLE_SERVICE}:
+        raise Forbidden("Policy doesn't allow this to be performed: it changes something, which needs the role member.")
 
 
 def require_admin(context: Context, action: str) -> None:

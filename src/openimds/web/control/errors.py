@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from openimds.resources import errors
+
+log = structlog.get_logger(__name__)
 
 COMPUTE = "/compute"
 NETWORK = "/network"
@@ -62,6 +65,14 @@ STATUSES: tuple[tuple[type[errors.OpenimdsError], int], ...] = (
     (errors.StoreUnavailable, 503),
 )
 
+HEADERS: Mapping[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": 'Keystone uri="/v3"'},
+    503: {"Retry-After": "1"},
+}
+
+TOLD_IN_THE_LOG = frozenset({500, 503})
+"""Whoever runs this has to know why: the fault is here, not with the caller."""
+
 INTERNAL = "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
 
 
@@ -84,7 +95,10 @@ def install(app: FastAPI) -> None:
 
     async def domain(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.OpenimdsError)
-        return answer(request.url.path, problem_of(error, request.url.path))
+        problem = problem_of(error, request.url.path)
+        if problem.status in TOLD_IN_THE_LOG:
+            log.warning("a request failed", request_id=request.state.request_id, reason=error.message)
+        return answer(request.url.path, problem)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -105,10 +119,9 @@ def problem_of(error: errors.OpenimdsError, path: str = "") -> Problem:
         return Problem(406, error.message, error.kind)
     if isinstance(error, errors.QuotaExceeded):
         return Problem(409 if _under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
-    headers = {"WWW-Authenticate": 'Keystone uri="/v3"'} if isinstance(error, errors.Unauthorized) else None
     for kind, status in STATUSES:
         if isinstance(error, kind):
-            return Problem(status, error.message, error.kind, headers)
+            return Problem(status, error.message, error.kind, HEADERS.get(status))
     return Problem(500, INTERNAL)
 
 

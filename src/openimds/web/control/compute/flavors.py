@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from openimds.resources.compute import Flavor
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
-from openimds.web.control.compute.bodies import ExtraSpecs, FlavorCreate, FlavorUpdate
+from openimds.web.control.compute.bodies import ExtraSpecs, FlavorCreate, FlavorUpdate, SpecKey, SpecValue
 from openimds.web.control.compute.microversions import Microversion, Version
 from openimds.web.control.compute.stores import ComputeService
 from openimds.web.control.context import AUTHENTICATED, Caller, Context, require_admin
@@ -117,12 +117,11 @@ def _extra_specs(routes: APIRouter, service: ComputeService) -> None:
         return {key: known[key]}
 
     @routes.put(path + "/{key}")
-    def set_spec(caller: Caller, flavor_id: str, key: str, body: dict[str, str]) -> dict[str, Any]:
+    def set_spec(caller: Caller, flavor_id: str, key: str, body: dict[SpecKey, SpecValue]) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-flavor-extra-specs:update")
         if set(body) != {key}:
             raise BadRequest(key, "Request body and URI mismatch: the one key in both must be the same")
-        specs = ExtraSpecs(extra_specs=body).extra_specs
-        return {key: flavors.set_specs(flavor_id, specs).extra_specs[key]}
+        return {key: flavors.set_specs(flavor_id, body).extra_specs[key]}
 
     @routes.delete(path + "/{key}")
     def delete_spec(caller: Caller, flavor_id: str, key: str) -> None:
