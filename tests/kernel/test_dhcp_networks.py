@@ -8,6 +8,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,14 +57,14 @@ class Stage:
         assert not report.failures
         return [word for words in report.changes.values() for word in words]
 
-    def port(self, address: str) -> Port:
+    def port(self, address: str, subnet: Subnet | None = None) -> Port:
         self.guests += 1
         port = Port(
             id=f"{self.host.tag}{self.guests:02x}-aaaa-4000-8000-{secrets.token_hex(6)}",
             network_id=self.network.id,
             project_id="p",
             mac_address=f"fa:16:3e:{secrets.token_hex(1)}:{secrets.token_hex(1)}:{self.guests:02x}",
-            fixed_ips=(FixedIP(self.subnet.id, address),),
+            fixed_ips=(FixedIP((subnet or self.subnet).id, address),),
             device_owner="compute:nova",
             device_id=str(uuid.uuid4()),
         )
@@ -291,6 +292,41 @@ def test_ipv6_guest_is_served_at_the_link_local_address(stage: Stage) -> None:
     guest = stage.plug(port)
     eventually(lambda: curl(guest, url="http://[fe80::a9fe:a9fe%25eth0]/", check=False) == "hello", seconds=8)
     assert stage.server.requests[-1].values("x-forwarded-for")[0].startswith("fe80::")
+
+
+def test_stateful_ipv6_lease_and_its_release(stage: Stage) -> None:
+    subnet = Subnet(
+        id=str(uuid.uuid4()),
+        network_id=stage.network.id,
+        project_id="p",
+        ip_version=6,
+        cidr="2001:db8::/64",
+        gateway_ip="2001:db8::1",
+        ipv6_address_mode="dhcpv6-stateful",
+        ipv6_ra_mode="dhcpv6-stateful",
+    )
+    stage.view.add(subnet)
+    first = stage.port("2001:db8::77", subnet)
+    stage.round(everything=True)
+    assert lease_v6(stage, stage.plug(first)) == "2001:db8::77"
+    stage.view.remove(first)
+    second = stage.port("2001:db8::77", subnet)
+    assert any(word.startswith("release the lease of 2001:db8::77") for word in stage.round())
+    assert lease_v6(stage, stage.plug(second)) == "2001:db8::77"
+
+
+def lease_v6(stage: Stage, guest: str) -> str:
+    """What a real DHCPv6 client was given; its hooks are not run."""
+    leases = stage.folder / f"{guest}.lease6"
+    eventually(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
+    files = ["-lf", str(leases), "-pf", str(leases.with_suffix(".pid")), "-sf", "/bin/true", "-cf", "/dev/null"]
+    command = ["timeout", "15", "dhclient", "-6", "-1", "-d", "-D", "LL", *files, "eth0"]
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(run, command, namespace=guest, timeout_seconds=20)
+        eventually(lambda: leases.exists() and "iaaddr" in leases.read_text(), seconds=14)
+        os.kill(int(leases.with_suffix(".pid").read_text()), signal.SIGKILL)
+        assert client.exception() is not None
+    return leases.read_text().split("iaaddr ")[1].split()[0]
 
 
 def configure(guest: str, address: str, route: list[str]) -> None:

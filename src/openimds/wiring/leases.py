@@ -5,7 +5,7 @@ dnsmasq does not give an address to its new owner while the old one's lease runs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 
@@ -43,15 +43,23 @@ def parse_leases(text: str) -> LeaseFile:
     return LeaseFile(tuple(leases), duid)
 
 
-def stale_leases(held: Iterable[HeldLease], wanted: Iterable[tuple[str, str]]) -> Iterator[HeldLease]:
-    """The leases whose (address, MAC) is no longer wanted. An IPv6 lease is stale when nobody has its address."""
-    pairs = {(address, mac.lower()) for address, mac in wanted}
-    addresses = {address for address, _mac in pairs}
+def parse_hosts(text: str) -> dict[str, str]:
+    """Address → MAC of a host file: `fa:16:3e:54:93:88,set:port-…,host-192-168-40-5.openstacklocal,192.168.40.5`."""
+    entries = [line.split(",") for line in text.splitlines() if "," in line]
+    return {entry[-1].strip("[]"): entry[0].lower() for entry in entries}
+
+
+def stale_leases(
+    held: Iterable[HeldLease], wanted: Mapping[str, str], former: Mapping[str, str]
+) -> Iterator[HeldLease]:
+    """The leases that are no longer their holders'. `wanted` and `former`: address → MAC, now and before.
+
+    An IPv6 lease does not tell its holder's MAC: it is stale when its address is nobody's, or another port's than before.
+    """
     for lease in held:
-        if lease.mac_address is None:
-            if lease.ip_address not in addresses:
-                yield lease
-        elif (lease.ip_address, lease.mac_address) not in pairs:
+        owner = wanted.get(lease.ip_address)
+        holder = lease.mac_address or former.get(lease.ip_address, owner)
+        if owner is None or owner != holder:
             yield lease
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from openimds.wiring.leases import HeldLease, parse_leases, stale_leases
+from openimds.wiring.leases import HeldLease, parse_hosts, parse_leases, stale_leases
 
 TEXT = """\
 1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88
@@ -28,5 +28,13 @@ def test_empty_file() -> None:
 
 
 def test_stale_are_those_whose_owner_changed_or_went() -> None:
-    wanted = [("192.168.40.5", "fa:16:3e:00:00:01"), ("192.168.40.6", "FA:16:3E:54:93:89"), ("2001:db8::5", "x")]
-    assert list(stale_leases((FIRST, SECOND, THIRD, FOURTH), wanted)) == [FIRST, FOURTH]
+    wanted = {"192.168.40.5": "fa:16:3e:00:00:01", "192.168.40.6": "fa:16:3e:54:93:89", "2001:db8::5": "x"}
+    held = (FIRST, SECOND, THIRD, FOURTH)
+    assert list(stale_leases(held, wanted, {})) == [FIRST, FOURTH]
+    assert list(stale_leases(held, wanted, {"2001:db8::5": "x", "192.168.40.6": "y"})) == [FIRST, FOURTH]
+    assert list(stale_leases(held, wanted, {"2001:db8::5": "y"})) == [FIRST, THIRD, FOURTH]
+
+
+def test_former_owners_by_the_host_file() -> None:
+    text = "fa:16:3e:54:93:88,set:port-1,vm1.x,192.168.40.5\nFA:16:3e:54:93:89,vm2,[2001:db8::5]\n\n"
+    assert parse_hosts(text) == {"192.168.40.5": "fa:16:3e:54:93:88", "2001:db8::5": "fa:16:3e:54:93:89"}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from openimds.agents.dhcp.edges import Run
 from openimds.agents.files import write_if_changed
@@ -16,7 +18,7 @@ from openimds.agents.proxies import Programs
 from openimds.wiring.dhcp_network import DhcpNetwork
 from openimds.wiring.dnsmasq import DnsmasqPaths
 from openimds.wiring.dnsmasq_files import DnsmasqFiles, wanted_leases
-from openimds.wiring.leases import HeldLease, parse_leases, stale_leases
+from openimds.wiring.leases import HeldLease, parse_hosts, parse_leases, stale_leases
 from openimds.wiring.state import Daemon
 
 
@@ -42,6 +44,7 @@ class DhcpServers:
     def keep(self, served: Served) -> tuple[str, ...]:
         """Raises what starting a program raises, and OSError."""
         network_id = served.dhcp.network.id
+        former = parse_hosts(_read_or_empty(served.paths.hosts))
         _write(served)
         pid = self._programs.running(served.daemon)
         words: tuple[str, ...] = ()
@@ -53,7 +56,7 @@ class DhcpServers:
             self._programs.send(served.daemon, signal.SIGHUP)
             words = (f"let dnsmasq (pid {pid}) read its files",)
         self._read[network_id] = (pid, served.files)
-        return (*words, *self._release(served))
+        return (*words, *self._release(served, former))
 
     @property
     def pids(self) -> frozenset[int]:
@@ -66,14 +69,11 @@ class DhcpServers:
         self._programs.end_strays(daemon)
         self._read.pop(network_id, None)
 
-    def _release(self, served: Served) -> tuple[str, ...]:
-        try:
-            held = parse_leases(served.paths.leases.read_text())
-        except FileNotFoundError:
-            return ()
-        wanted = [(lease.ip_address, lease.port.mac_address) for lease in wanted_leases(served.dhcp)]
+    def _release(self, served: Served, former: Mapping[str, str]) -> tuple[str, ...]:
+        held = parse_leases(_read_or_empty(served.paths.leases))
+        wanted = {lease.ip_address: lease.port.mac_address.lower() for lease in wanted_leases(served.dhcp)}
         released = []
-        for lease in stale_leases(held.leases, wanted):
+        for lease in stale_leases(held.leases, wanted, former):
             self._run(_release_command(served.dhcp, lease, held.server_duid), namespace=served.daemon.namespace)
             released.append(f"release the lease of {lease.ip_address} ({lease.mac_address or lease.client_id})")
         return tuple(released)
@@ -85,6 +85,13 @@ def forget_files(paths: DnsmasqPaths) -> None:
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody put a file of his own there: it stays
         paths.folder.rmdir()
+
+
+def _read_or_empty(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _write(served: Served) -> None:
