@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests.system.cloud import Cloud
 
+NO_IMAGE = "00000000-0000-4000-8000-000000000000"
+
 
 @pytest.fixture(scope="module")
 def made(cloud: Cloud) -> Cloud:
@@ -20,7 +22,8 @@ def made(cloud: Cloud) -> Cloud:
         "openstack network create m",
         "openstack subnet create --network m --subnet-range 10.1.0.0/25 s2",
         "openstack network create small",
-        "openstack subnet create --network small --subnet-range 10.2.0.0/30 s3",
+        "openstack subnet create --network small --no-dhcp --subnet-range 10.2.0.0/30 s3",
+        "openstack security group create group",
         "openstack router create r",
         "openstack router add subnet r s1",
         "openstack port create --network small last",
@@ -42,8 +45,8 @@ def made(cloud: Cloud) -> Cloud:
         pytest.param(
             "port create --network n --fixed-ip ip-address=10.1.0.999 x", ["400", "ip_address"], id="malformed IP"
         ),
-        pytest.param("volume list", ["volume"], id="no such service"),
-        pytest.param("security group rule create default", ["501"], id="unsupported: rules"),
+        pytest.param("volume list", ["service catalog"], id="no such service"),
+        pytest.param("security group rule create group", ["501"], id="unsupported: rules"),
         pytest.param("server create --image guest --flavor m1.tiny --network n --key-name none x", ["400", "key"],
                      id="unknown key"),
         pytest.param("server create --image guest --flavor m1.tiny --network n --user-data big x",
@@ -78,19 +81,19 @@ def test_another_projects_resource_is_404(made: Cloud) -> None:
         ("/compute/v2.1/servers", b"{not json", 400, "JSON"),
         (
             "/compute/v2.1/servers",
-            {"server": {"name": "x", "flavorRef": "2", "imageRef": "not-a-uuid"}},
+            {"server": {"name": "x", "flavorRef": "2", "imageRef": "not-a-uuid", "networks": "none"}},
             400,
             "imageRef",
         ),
         (
             "/compute/v2.1/servers",
-            {"server": {"name": "x", "flavorRef": "2", "user_data": "%%%", "networks": "none"}},
+            {"server": {"name": "x", "flavorRef": "2", "imageRef": NO_IMAGE, "user_data": "%%%", "networks": "none"}},
             400,
             "user_data",
         ),
         ("/network/v2.0/ports", {"port": {"network_id": "not-a-uuid"}}, 400, "network_id"),
         ("/network/v2.0/vpnaas", {}, 404, ""),
-        ("/compute/v2.1/os-volumes", {}, 404, ""),
+        ("/compute/v2.1/os-volumes", {}, 501, "no block storage"),
     ],
 )
 def test_raw_requests(made: Cloud, path: str, body: object, status: int, field: str) -> None:
