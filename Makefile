@@ -28,7 +28,11 @@ demo: install ## Tell the whole story on the terminal, on real parts (KEEP=1: le
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: install check unit compat kernel system ## Run every test and every check
+test: test-packages check unit compat kernel system ## Run every test and every check
+
+.PHONY: test-packages
+test-packages: install
+	@scripts/install-debian-packages tests
 
 .PHONY: check
 check: .venv/.installed ## Format, lint, types, import contracts
@@ -46,15 +50,16 @@ compat: .venv/.installed ## Recorded behaviour of nova-api-metadata
 	@$(BIN)/python -m pytest tests/compat $(ARGS)
 
 .PHONY: kernel
-kernel: install ## Tests on real namespaces, links, firewall, HAProxy, dnsmasq
+kernel: test-packages ## Tests on real namespaces, links, firewall, HAProxy, dnsmasq
 	@$(BIN)/python -m pytest tests/kernel $(ARGS)
 
 .PHONY: system
-system: install ## Whole systems: an instance asks 169.254.169.254; the openstack client
+system: test-packages ## Whole systems: an instance asks 169.254.169.254; the openstack client
 	@$(BIN)/python -m pytest tests/system $(ARGS)
 
 .PHONY: bench
 bench: install ## Measure, and write bench/RESULTS.md
+	@scripts/install-debian-packages bench
 	@$(BIN)/python -m bench
 
 .PHONY: format

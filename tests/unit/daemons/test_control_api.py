@@ -75,7 +75,9 @@ class Program:
     def token(self) -> str:
         who = {"name": "admin", "domain": {"name": "Default"}, "password": "pw"}
         scope = {"project": {"name": "admin", "domain": {"name": "Default"}}}
-        body: dict[str, Any] = {"auth": {"identity": {"methods": ["password"], "password": {"user": who}}, "scope": scope}}
+        body: dict[str, Any] = {
+            "auth": {"identity": {"methods": ["password"], "password": {"user": who}}, "scope": scope}
+        }
         return requests.post(f"{self.url}/v3/auth/tokens", json=body, timeout=10).headers["X-Subject-Token"]
 
     def status(self, token: str) -> int:
