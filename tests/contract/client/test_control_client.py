@@ -74,7 +74,7 @@ def real_cloud(folder: Path) -> Iterator[Cloud]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, "PYTHONWARNINGS": ""})
     try:
-        until(lambda: "ready" in (folder / "log").read_text())
+        until(lambda: "] ready " in (folder / "log").read_text())
         auth = AuthOptions(auth_url=url, username="neutron", password=SERVICE_PASSWORD, project_name="service")
         session = connect(auth)
         network = session.post(
