@@ -15,7 +15,7 @@ from openimds.resources.errors import OpenimdsError
 if TYPE_CHECKING:
     from openimds.store.engine import Store
 
-_config_file = click.option(
+config_file = click.option(
     "--config-file",
     "config_files",
     multiple=True,
@@ -30,11 +30,11 @@ def db() -> None:
 
 
 @db.command(help="Make the tables, or bring them to the form that this version needs.")
-@_config_file
+@config_file
 def upgrade(*, config_files: tuple[str, ...]) -> None:
     from openimds.store import schema
 
-    with _store(config_files) as store:
+    with open_store(config_files) as store:
         before = schema.current(store)
         schema.upgrade(store)
         after = schema.current(store)
@@ -42,11 +42,11 @@ def upgrade(*, config_files: tuple[str, ...]) -> None:
 
 
 @db.command(help="Show what form the tables have. Exit code 1 if an upgrade is due.")
-@_config_file
+@config_file
 def version(*, config_files: tuple[str, ...]) -> None:
     from openimds.store import schema
 
-    with _store(config_files) as store:
+    with open_store(config_files) as store:
         current, newest = schema.current(store), schema.newest()
     click.echo(current or "no tables")
     if current != newest:
@@ -54,7 +54,8 @@ def version(*, config_files: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _store(config_files: tuple[str, ...]) -> Iterator[Store]:
+def open_store(config_files: tuple[str, ...]) -> Iterator[Store]:
+    """The store that these files name; what goes wrong with it is told as a sentence."""
     from openimds.store.engine import Store
 
     try:

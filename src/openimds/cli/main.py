@@ -31,6 +31,7 @@ _COMMANDS: Mapping[str, LazyCommand] = {
     "l3-agent": LazyCommand("programs", "l3_agent", "Keep routers, and metadata through them."),
     "compute-agent": LazyCommand("programs", "compute_agent", "Plug and run instances."),
     "config": LazyCommand("configuration", "config", "Show or check configuration files."),
+    "import": LazyCommand("importing", "import_", "Take in instances that were made elsewhere."),
     "db": LazyCommand("database", "db", "Look after the database."),
     "version": LazyCommand("version", "version", "Show the version."),
 }

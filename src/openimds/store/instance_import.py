@@ -1,5 +1,7 @@
 """Instances that were not made here: a document of them becomes servers.
 
+An instance with `uuid` is in nova's own form, any other in the form for people (instance_form.py). Nova's:
+
 {"instances": [{"uuid": …, "project_id": …, "hostname": …, "display_name": …, "flavor_name": …, "metadata": {…},
   "user_data_b64": …, "key_name": …, "key_type": …, "public_key": …, "ec2_ids": {…}, "network_info": [nova's VIFs],
   "neutron_ports": […], "device_metadata": nova's object, "numa_topology": nova's object,
@@ -18,10 +20,11 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from openimds.resources.errors import BadRequest
+from openimds.resources.errors import BadRequest, Conflict
 from openimds.store.document_fields import Fields
 from openimds.store.ec2_ids import IMAGE, INSTANCE, reserve_ec2_number
 from openimds.store.engine import utc_now
+from openimds.store.instance_form import in_novas_form
 from openimds.store.models import Server, ServerPassword
 from openimds.store.nova_objects import dedicated_cpus_from_topology, devices_from_metadata, nics_from_network_info
 
@@ -33,14 +36,25 @@ def instances_in(document: Mapping[str, Any]) -> Iterator[Fields]:
     instances = document.get("instances")
     if not isinstance(instances, list):
         raise BadRequest("instances", "the document must be an object with a list `instances`")
+    seen: dict[str, str] = {}
     for place, instance in enumerate(instances):
-        yield Fields.of(instance, f"instances[{place}]")
+        given = Fields.of(instance, f"instances[{place}]")
+        fields = given if "uuid" in given.values else in_novas_form(given)
+        server_id = _uuid(fields)
+        if server_id in seen:
+            raise given.wrong(
+                "uuid" if fields is given else "id", f"{server_id} is the id of {seen[server_id]} as well"
+            )
+        seen[server_id] = given.place
+        yield fields
 
 
 def import_server(session: Session, fields: Fields) -> str:
-    """Make or replace one server; its id. Raises BadRequest."""
+    """Make or replace one server; its id. Raises BadRequest, Conflict for one that was made in this cloud."""
     server_id = _uuid(fields)
     server = session.get(Server, server_id)
+    if server is not None and server.imported_document is None:
+        raise Conflict(f"{fields.place}: {server_id} is an instance of this cloud: it was not imported, and stays")
     if server is None:
         server = Server(id=server_id, created_at=utc_now())
         session.add(server)

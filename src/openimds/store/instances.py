@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,10 @@ from openimds.store.models import IPAllocation, Port, Server, ServerPassword, Su
 PROVIDER_TAG = "metadata-provider="
 """A subnet with the tag `metadata-provider=lb-1` is served by the metadata provider `lb-1`. Neutron's plug-ins with
 such providers keep this as `advanced_service_providers` of the subnet."""
+
+
+class _UndoneError(Exception):
+    """Nothing is wrong: a dry run ends like this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,19 @@ class InstanceStore:
                 session.add(ServerPassword(server_id=instance_id, password=text))
             return True
 
-    def import_instances(self, document: Mapping[str, Any]) -> tuple[str, ...]:
+    def import_instances(self, document: Mapping[str, Any], *, dry_run: bool = False) -> tuple[str, ...]:
         """Make or replace the instances of `{"instances": […]}` and return their ids; all of them or none.
 
-        The form is nova's own, as instance_import.py reads it. Raises BadRequest naming the field.
+        The form is that of docs/guide/import.md, or nova's own (instance_import.py). `dry_run`: all is done and then
+        undone. Raises BadRequest naming the field, Conflict.
         """
-        with self._store.write() as session:
-            return tuple(import_server(session, fields) for fields in instances_in(document))
+        imported: list[str] = []
+        with suppress(_UndoneError), self._store.write() as session:
+            imported.extend(import_server(session, fields) for fields in instances_in(document))
+            if dry_run:
+                session.flush()
+                raise _UndoneError
+        return tuple(imported)
 
 
 def _known_numbers(session: Session, missing: list[tuple[str, str]]) -> Any:
