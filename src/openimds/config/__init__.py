@@ -33,6 +33,7 @@ from openimds.config.values import (
     MetadataApiConfig,
     MetadataProxyConfig,
     RateLimit,
+    TlsFiles,
     VendorDataConfig,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "MetadataApiConfig",
     "MetadataProxyConfig",
     "RateLimit",
+    "TlsFiles",
     "VendorDataConfig",
     "load_compute_agent",
     "load_control_api",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oslo_config import cfg, types
 
-from openimds.config.options import DEFAULT, Section, keystone_section, old, seconds
+from openimds.config.options import DEFAULT, Section, keystone_section, old, seconds, strict_options
 
 KEYSTONE_AUTHTOKEN = keystone_section(
     "keystone_authtoken",
@@ -72,17 +72,27 @@ METADATA_PROXY = Section(
 
 METADATA_HAPROXY = Section(
     "metadata_haproxy",
-    tuple(
-        cfg.IntOpt(name, default=default, min=1, max=3600, help=text)
-        for name, default, text in (
-            ("timeout_connect", 30, "Seconds to wait for a connection to the metadata agent."),
-            ("timeout_client", 32, "Seconds of silence from a guest before its connection is closed."),
-            ("timeout_server", 32, "Seconds to wait for the metadata agent's answer."),
-            ("timeout_http_request", 30, "Seconds that a guest may take to send a request's head."),
-            ("timeout_http_keep_alive", 30, "Seconds that an idle connection is kept."),
-        )
+    (
+        *(
+            cfg.IntOpt(name, default=default, min=1, max=3600, help=text)
+            for name, default, text in (
+                ("timeout_connect", 30, "Seconds to wait for a connection to the metadata agent."),
+                ("timeout_client", 32, "Seconds of silence from a guest before its connection is closed."),
+                ("timeout_server", 32, "Seconds to wait for the metadata agent's answer."),
+                ("timeout_http_request", 30, "Seconds that a guest may take to send a request's head."),
+                ("timeout_http_keep_alive", 30, "Seconds that an idle connection is kept."),
+            )
+        ),
+        cfg.IntOpt(
+            "connections_per_guest",
+            default=256,
+            min=0,
+            max=2048,
+            help="How many connections one address may have at once; 0: as many as there are (2048 for all).",
+        ),
+        *strict_options(),
     ),
-    "Time-outs of the namespace proxies.",
+    "The namespace proxies: time-outs, and what they let a guest do.",
 )
 
 # Neutron suggests 10 requests in 10 s, which throttles a normal boot of 28: the defaults here let two of them pass.

@@ -23,6 +23,7 @@ from openimds.config.values import (
     MetadataApiConfig,
     MetadataProxyConfig,
     RateLimit,
+    TlsFiles,
     VendorDataConfig,
 )
 from openimds.resources.auth import AuthOptions
@@ -78,10 +79,12 @@ def metadata_api(values: OptionValues, fields: Common) -> MetadataApiConfig:
         **fields,
         database_url=values["database", "connection"],
         listen=Listen(values[DEFAULT, "metadata_listen"], values[DEFAULT, "metadata_listen_port"]),
+        tls=_tls(values),
         workers=values[DEFAULT, "metadata_workers"],
         service_metadata_proxy=values["neutron", "service_metadata_proxy"],
         shared_secrets=tuple(secret for secret in secrets if secret),
         allow_empty_shared_secret=values["neutron", "allow_empty_shared_secret"],
+        strict_hosts=_strict_hosts(values, "guest_requests"),
         dhcp_domain=values["api", "dhcp_domain"],
         vendor_data=_vendor_data(values),
         metadata_cache_expiration_seconds=values["api", "metadata_cache_expiration"],
@@ -230,8 +233,29 @@ def _proxy(values: OptionValues, fields: Common) -> MetadataProxyConfig:
             http_request=values[section, "timeout_http_request"],
             http_keep_alive=values[section, "timeout_http_keep_alive"],
         ),
+        connections_per_guest=values[section, "connections_per_guest"],
+        strict_hosts=_strict_hosts(values, section),
         rate_limit=_rate_limit(values),
         haproxy_log_socket=fields["state_path"] / HAPROXY_LOG_SOCKET,
+    )
+
+
+def _strict_hosts(values: OptionValues, section: str) -> tuple[str, ...] | None:
+    return tuple(values[section, "allowed_hosts"]) if values[section, "strict_requests"] else None
+
+
+def _tls(values: OptionValues) -> TlsFiles | None:
+    if "metadata" not in values[DEFAULT, "enabled_ssl_apis"]:
+        return None
+    missing = [name for name in ("ssl_cert_file", "ssl_key_file") if not values["wsgi", name]]
+    if missing:
+        place = values.where(options.NOVA, "enabled_ssl_apis")
+        raise ConfigError([f"{place}: names `metadata`, so [wsgi] {name} must be set" for name in missing])
+    authority = values["wsgi", "ssl_ca_file"]
+    return TlsFiles(
+        certificate=Path(values["wsgi", "ssl_cert_file"]),
+        key=Path(values["wsgi", "ssl_key_file"]),
+        client_authority=Path(authority) if authority else None,
     )
 
 

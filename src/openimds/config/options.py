@@ -128,7 +128,56 @@ NOVA = Section(
         cfg.StrOpt("metadata_listen", default="0.0.0.0", help="The address the metadata API listens on."),
         cfg.PortOpt("metadata_listen_port", default=8775, min=1, help="Its port."),
         cfg.IntOpt("metadata_workers", default=1, min=1, max=256, help="How many processes serve it."),
+        cfg.ListOpt(
+            "enabled_ssl_apis",
+            default=[],
+            help="The metadata API speaks TLS if `metadata` is one of these; the other names are not read.",
+        ),
     ),
+)
+
+WSGI = Section(
+    "wsgi",
+    (
+        cfg.StrOpt(
+            "ssl_cert_file",
+            deprecated_group=DEFAULT,
+            help="The metadata API's certificate, PEM, with those between it and its authority.",
+        ),
+        cfg.StrOpt("ssl_key_file", deprecated_group=DEFAULT, help="Its private key, PEM."),
+        cfg.StrOpt(
+            "ssl_ca_file",
+            deprecated_group=DEFAULT,
+            help="If set, only clients with a certificate of one of these authorities are served.",
+        ),
+    ),
+    "TLS of the metadata API, where enabled_ssl_apis says so.",
+)
+
+ALLOWED_HOSTS = ["169.254.169.254", "[fe80::a9fe:a9fe]"]
+
+
+def strict_options() -> tuple[cfg.Opt, ...]:
+    """What browsers and proxies inside a guest may be made to send."""
+    return (
+        cfg.BoolOpt(
+            "strict_requests",
+            default=False,
+            help="Refuse (403) what a browser or a proxy in a guest may be made to send: another Host than "
+            "allowed_hosts, X-Forwarded-For and its kind, headers that say who asks. Off: these are ignored.",
+        ),
+        cfg.ListOpt(
+            "allowed_hosts",
+            default=ALLOWED_HOSTS,
+            help="With strict_requests: the hosts that guests may name, without port.",
+        ),
+    )
+
+
+GUEST_REQUESTS = Section(
+    "guest_requests",
+    strict_options(),
+    "How guests' own requests are taken, where service_metadata_proxy is off.",
 )
 
 NOVA_NEUTRON = Section(

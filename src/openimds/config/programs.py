@@ -72,6 +72,8 @@ METADATA_API: Program[MetadataApiConfig] = Program(
         options.METRICS,
         options.DATABASE,
         options.NOVA,
+        options.WSGI,
+        options.GUEST_REQUESTS,
         options.NOVA_NEUTRON,
         options.NOVA_API,
         options.VENDORDATA_AUTH,

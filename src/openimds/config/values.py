@@ -77,15 +77,29 @@ class VendorDataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """`[wsgi] ssl_*` of nova.conf."""
+
+    certificate: Path
+    key: Path
+    client_authority: Path | None
+    """Who vouches for clients: each must show a certificate; None: none is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetadataApiConfig(CommonConfig):
     database_url: str = field(repr=False)
     listen: Listen
+    tls: TlsFiles | None
+    """None: plain HTTP."""
     workers: int
     service_metadata_proxy: bool
     """True: requests are signed by a metadata agent. False: an instance is known by its address."""
     shared_secrets: tuple[str, ...] = field(repr=False)
     """The current secret first, then the previous one during a change of it; empty: none is set."""
     allow_empty_shared_secret: bool
+    strict_hosts: tuple[str, ...] | None
+    """Without signed requests: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
     dhcp_domain: str
     vendor_data: VendorDataConfig
     metadata_cache_expiration_seconds: int
@@ -155,6 +169,10 @@ class MetadataProxyConfig:
     user: str
     group: str
     timeouts: HaproxyTimeouts
+    connections_per_guest: int
+    """0: as many as the proxy has."""
+    strict_hosts: tuple[str, ...] | None
+    """The Hosts that guests may name, and nothing forwarded; None: whatever they send."""
     rate_limit: RateLimit | None
     haproxy_log_socket: Path
 

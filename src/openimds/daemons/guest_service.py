@@ -38,6 +38,8 @@ class ServicePlan:
     secrets: tuple[str, ...] | None
     """None: instances are known by their address."""
     vendors: Callable[[], Vendors] | None
+    strict_hosts: tuple[str, ...] | None = None
+    """Where instances are known by their address: the Hosts they may name; None: any."""
 
 
 def plan_service(config: MetadataApiConfig) -> ServicePlan:
@@ -59,6 +61,7 @@ def plan_service(config: MetadataApiConfig) -> ServicePlan:
         ),
         secrets=_secrets(config),
         vendors=(lambda: _vendors(vendor_data)) if dynamic else None,
+        strict_hosts=config.strict_hosts,
     )
 
 
@@ -67,7 +70,9 @@ def build_service(plan: ServicePlan, instances: InstanceStore, executor: Executo
     threads = executor or ThreadPoolExecutor(STORE_THREADS, "store")
     records = Records(Freshness(instances.revision, threads), threads)
     identification: Identification = (
-        ByAddress(instances, records) if plan.secrets is None else BySignature(instances, records, plan.secrets)
+        ByAddress(instances, records, plan.strict_hosts)
+        if plan.secrets is None
+        else BySignature(instances, records, plan.secrets)
     )
     return GuestService(
         identification=identification,

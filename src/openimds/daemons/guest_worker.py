@@ -15,6 +15,7 @@ from openimds.config import ConfigError, MetadataApiConfig
 from openimds.daemons import notify
 from openimds.daemons.guest_service import ServicePlan, build_service, plan_service
 from openimds.daemons.running import CannotStartError
+from openimds.daemons.server_tls import load_certificate, server_context
 from openimds.http.messages import Answer, Request
 from openimds.http.rules import Connections, Limits
 from openimds.http.server import GuestServer, Listener
@@ -45,12 +46,13 @@ class GuestWorker:
         self._instances = InstanceStore(self._store)
         self._service: GuestService | None = None
         self._stop = asyncio.Event()
+        self._tls = server_context(config.tls)
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
-        """Until SIGTERM or SIGINT. SIGHUP reads the configuration again: secrets, vendor data, the domain."""
+        """Until SIGTERM or SIGINT. SIGHUP reads the configuration again: secrets, vendor data, the domain, the certificate."""
         self._service = build_service(self._plan, self._instances)
         server = GuestServer(self._handle, connections=self._connections())
-        await server.start([Listener(socket=self._listener, tag="tcp", limits=LIMITS)])
+        await server.start([Listener(socket=self._listener, tag="tcp", limits=LIMITS, tls=self._tls)])
         pages = await self._serve_status()
         self._heed_signals()
         on_ready()
@@ -87,6 +89,8 @@ class GuestWorker:
         try:
             config = configuration.load_metadata_api(self._config.config_files)
             self._service = build_service(plan_service(config), self._instances)
+            if self._tls is not None and config.tls is not None:
+                load_certificate(self._tls, config.tls)
         except (ConfigError, CannotStartError) as error:
             log.error("the configuration was not read again", error=str(error))  # noqa: TRY400 - a sentence says it
             return

@@ -14,6 +14,7 @@ from openimds.daemons.guest_service import plan_service
 from openimds.daemons.guest_worker import GuestWorker
 from openimds.daemons.guest_workers import run_workers
 from openimds.daemons.running import CannotStartError
+from openimds.daemons.server_tls import server_context
 from openimds.http.listen import ListenError, tcp_listener
 from openimds.resources.errors import StoreUnavailable
 from openimds.store import schema
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 def run(config: MetadataApiConfig) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises CannotStartError."""
     plan = plan_service(config)
+    server_context(config.tls)  # a certificate that cannot be used is said here, once
     if plan.secrets == ("",):
         log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
     _prepare_store(config.database_url)

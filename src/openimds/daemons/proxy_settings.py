@@ -16,6 +16,8 @@ def proxy_settings(config: MetadataProxyConfig, state_path: Path) -> ProxySettin
         user=config.user,
         group=config.group,
         timeouts=_timeouts(config),
+        connections_per_guest=config.connections_per_guest,
+        strict_hosts=config.strict_hosts,
         rate_limit=_rate_limit(config),
     )
 

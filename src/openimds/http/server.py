@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket as sockets
+import ssl
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Listener:
     tag: str = ""
     limits: Limits = field(default_factory=Limits)
     backlog: int = BACKLOG
+    tls: ssl.SSLContext | None = None
+    """For TCP. A peer whose handshake is not done within the time-out for a head is gone again."""
 
 
 class GuestServer:
@@ -113,7 +116,13 @@ class GuestServer:
         if listener.socket.family == sockets.AF_UNIX:
             server = await self.loop.create_unix_server(connect, sock=listener.socket, backlog=listener.backlog)
         else:
-            server = await self.loop.create_server(connect, sock=listener.socket, backlog=listener.backlog)
+            server = await self.loop.create_server(
+                connect,
+                sock=listener.socket,
+                backlog=listener.backlog,
+                ssl=listener.tls,
+                ssl_handshake_timeout=self.timeouts.head if listener.tls else None,
+            )
         self._servers.append(server)
 
     async def _wait_empty(self, seconds: float) -> bool:

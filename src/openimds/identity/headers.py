@@ -43,7 +43,7 @@ _CLAIMS = frozenset(
         "Forwarded",
     )
 )
-_CLAIM_PREFIXES = (b"x-instance-id", b"x-metadata-provider", b"x-neutron-")
+_CLAIM_PREFIXES = (b"x-instance-id", b"x-metadata-provider", b"x-neutron-", b"x-ovn-", b"x-forwarded-")
 
 
 class HeaderError(Exception):

@@ -9,6 +9,7 @@ Rules of this file:
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,16 @@ socket's queue, if whoever starts it keeps the socket; if nobody does, the guest
 TABLE_SIZE = 100_000
 
 # HAProxy sees header names in lower case. `_` for `-`: some servers behind a proxy read both as one.
-GUEST_CLAIMS = (
-    "^(x[-_]instance[-_]id.*|x[-_]tenant[-_]id|x[-_]metadata[-_]provider.*|x[-_]neutron[-_].*|x[-_]ovn[-_].*"
-    "|x[-_]forwarded.*|forwarded|x[-_]real[-_]ip|x[-_]openstack[-_]request[-_]id)$"
+_IDENTITY_CLAIMS = (
+    "x[-_]instance[-_]id[^,]*|x[-_]tenant[-_]id|x[-_]metadata[-_]provider[^,]*|x[-_]neutron[-_][^,]*|x[-_]ovn[-_][^,]*"
+    "|x[-_]forwarded[^,]*|forwarded|x[-_]real[-_]ip"
 )
+"""A header's name has no comma: HAProxy joins all names of a request by commas."""
+GUEST_CLAIMS = f"^({_IDENTITY_CLAIMS}|x[-_]openstack[-_]request[-_]id)$"
 """The headers, as a regular expression, that are never a guest's to send."""
 _AWAY = "The metadata agent does not answer. Ask again."
+_OTHER_HOST = "The request names another host than the metadata service's."
+_FORWARDED = "The request was forwarded, or says itself who asks."
 _TOO_MANY = "Too many requests. Ask again later."
 
 
@@ -79,6 +84,10 @@ class ProxySettings:
     """Empty: the agent's own."""
     group: str = ""
     timeouts: Timeouts = Timeouts()
+    connections_per_guest: int = 256
+    """Of one address; 0: as many as there are."""
+    strict_hosts: tuple[str, ...] | None = None
+    """The Hosts that guests may name, and nothing forwarded; None: whatever they send."""
     rate_limit: RateLimit | None = None
 
 
@@ -134,7 +143,7 @@ def haproxy(name: str, namespace: str, settings: ProxySettings) -> Daemon:
 
 def haproxy_config(proxy: Proxy, settings: ProxySettings) -> str:
     """The whole file."""
-    sections = [_global(proxy, settings), _defaults(proxy, settings.timeouts), *_rate_tables(settings.rate_limit)]
+    sections = [_global(proxy, settings), _defaults(proxy, settings.timeouts), *_tables(settings)]
     return "\n".join([*("\n".join(section) + "\n" for section in sections), "\n".join(_listen(proxy, settings)), ""])
 
 
@@ -192,7 +201,9 @@ def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
     return [
         "listen listener",
         *(f"    bind {address}" for address in proxy.binds),
+        *(f"    {line}" for line in _connection_limit(settings.connections_per_guest)),
         *(f"    {line}" for line in _limits(settings.rate_limit)),
+        *(f"    {line}" for line in _strictness(settings.strict_hosts)),
         # Only what may be asked twice is asked again when the agent goes away in the middle of it.
         "    http-request disable-l7-retry if !METH_GET",
         f"    http-request del-header {GUEST_CLAIMS} -m reg",
@@ -202,6 +213,31 @@ def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
         "    http-response set-header X-Openstack-Request-Id %[unique-id]",
         f"    server metadata unix@{settings.agent_socket}",
     ]
+
+
+def _tables(settings: ProxySettings) -> Iterator[list[str]]:
+    yield from _rate_tables(settings.rate_limit)
+    if settings.connections_per_guest:
+        yield ["backend guests", f"    stick-table type ipv6 size {TABLE_SIZE} expire 60s store conn_cur"]
+
+
+def _connection_limit(per_guest: int) -> Iterator[str]:
+    """No guest can take all of the proxy's connections from its neighbours."""
+    if per_guest:
+        yield "tcp-request connection track-sc2 src table guests"
+        yield f"tcp-request connection reject if {{ sc_conn_cur(2) gt {per_guest} }}"
+
+
+def _strictness(hosts: tuple[str, ...] | None) -> Iterator[str]:
+    """Before anything is deleted. The words are those of identity/strict.py."""
+    if hosts is None:
+        return
+    names = "|".join(re.escape(host.lower()) for host in hosts)
+    for text, condition in (
+        (_OTHER_HOST, f"!{{ req.fhdr(host),lower -m reg '^({names})(:[0-9]+)?$' }}"),
+        (_FORWARDED, f"{{ req.hdr_names -m reg -i '(^|,)({_IDENTITY_CLAIMS})(,|$)' }}"),
+    ):
+        yield f'http-request return status 403 content-type text/plain string "{text}" if {condition}'
 
 
 def _rate_tables(limit: RateLimit | None) -> Iterator[list[str]]:

@@ -57,6 +57,8 @@ def test_every_option_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     path.write_text(
         "[metrics]\nport = 1\n[metadata_rate_limiting]\nrate_limit_enabled = True\n"
         "[keystone_authtoken]\nauth_url = http://a/v3\nusername = u\npassword = p\n"
+        "[DEFAULT]\nenabled_ssl_apis = metadata\n[wsgi]\nssl_cert_file = c\nssl_key_file = k\n"
+        "[guest_requests]\nstrict_requests = True\n[metadata_haproxy]\nstrict_requests = True\n"
         "[vendordata_dynamic_auth]\nauth_url = http://a/v3\nusername = u\npassword = p\n"
     )
     for program in PROGRAMS.values():

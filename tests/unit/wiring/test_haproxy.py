@@ -95,7 +95,24 @@ def test_rate_limit(versions, condition) -> None:
 
 
 def test_no_rate_limit_no_table() -> None:
-    assert "stick-table" not in haproxy_config(ROUTER, SETTINGS)
+    assert "http_req_rate" not in haproxy_config(ROUTER, SETTINGS)
+
+
+def test_a_guests_connections_are_counted_unless_there_is_no_limit() -> None:
+    found = lines(haproxy_config(ROUTER, SETTINGS))
+    assert "tcp-request connection reject if { sc_conn_cur(2) gt 256 }" in found
+    assert "stick-table type ipv6 size 100000 expire 60s store conn_cur" in found
+    assert "sc_conn_cur" not in haproxy_config(ROUTER, replace(SETTINGS, connections_per_guest=0))
+
+
+def test_strict_requests_are_judged_before_anything_is_deleted() -> None:
+    found = lines(haproxy_config(ROUTER, replace(SETTINGS, strict_hosts=("169.254.169.254", "[fe80::a9fe:a9fe]"))))
+    refusals = [place for place, line in enumerate(found) if "status 403" in line]
+    deleted = next(place for place, line in enumerate(found) if line.startswith("http-request del-header"))
+    assert len(refusals) == 2
+    assert all(place < deleted for place in refusals)
+    assert r"'^(169\.254\.169\.254|\[fe80::a9fe:a9fe\])(:[0-9]+)?$'" in found[refusals[0]]
+    assert "status 403" not in haproxy_config(ROUTER, SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import structlog
 from openimds.identity.headers import INSTANCE_ID, HeaderError, instance_claim, provider_claim, values
 from openimds.identity.signature import matching_secret
 from openimds.identity.source import canonical
+from openimds.identity.strict import strict_refusal
 from openimds.metadata.decision import Refusal, not_found
 from openimds.resources.instance import Instance
 from openimds.web.guest.measures import SIGNATURES
@@ -109,11 +110,16 @@ class BySignature:
 class ByAddress:
     """`service_metadata_proxy = False`: guests reach this server themselves, on one flat network."""
 
-    def __init__(self, instances: Instances, records: Records) -> None:
+    def __init__(self, instances: Instances, records: Records, strict_hosts: Collection[str] | None = None) -> None:
+        """`strict_hosts`: the Hosts that requests may name; None: requests are taken as they come."""
         self._instances = instances
         self._records = records
+        self._strict_hosts = strict_hosts
 
     async def asker(self, request: GuestRequest) -> Asker:
+        refusal = strict_refusal(request.headers, self._strict_hosts) if self._strict_hosts is not None else None
+        if refusal is not None:
+            raise Refusal(403, refusal)
         if values(request.headers, INSTANCE_ID):
             log.warning("X-Instance-ID is ignored: service_metadata_proxy is off", peer=request.peer)
         try:
