@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from openimds.metadata.block_devices import block_device_mapping
 from openimds.metadata.decision import TEXT, Answer, not_found
 from openimds.metadata.reading import Reading
+from openimds.metadata.tags import readable_tags
 from openimds.metadata.versions import EC2_VERSIONS, ec2_listing, is_since, resolve
 from openimds.resources.instance import NicAddress
 
@@ -64,6 +65,11 @@ def _public_ipv4(reading: Reading) -> str:
     return next((floating for address in _addresses(reading) for floating in address.floating_ips), "")
 
 
+def _tags(reading: Reading) -> Leaves:
+    tags = readable_tags(reading.instance.metadata, reading.settings.policy)
+    return {f"instance/{key}": value for key, value in tags.items()}
+
+
 TABLE = (
     Row("ami-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.ami_id)),
     Row("ami-launch-index", "1.0", _leaf(lambda reading: reading.instance.launch_index)),
@@ -87,6 +93,7 @@ TABLE = (
         lambda reading: {"availability-zone": reading.instance.availability_zone},
     ),
     Row("instance-action", "2008-09-01", _leaf(lambda _reading: "none")),
+    Row("tags", "2009-04-04", _tags),
 )
 
 

@@ -10,6 +10,7 @@ from openimds.metadata.devices import devices_document
 from openimds.metadata.reading import Reading
 from openimds.metadata.versions import GRIZZLY, LIBERTY, NEWTON_ONE, VICTORIA, is_since
 
+RANDOM_SEED = "random_seed"
 RANDOM_SEED_BYTES = 512
 
 
@@ -27,7 +28,7 @@ def meta_data(reading: Reading, version: str) -> dict[str, Any]:
         "availability_zone": instance.availability_zone,
     }
     if is_since(version, GRIZZLY):
-        document["random_seed"] = b64encode(reading.random_bytes(RANDOM_SEED_BYTES)).decode()
+        document[RANDOM_SEED] = b64encode(reading.random_bytes(RANDOM_SEED_BYTES)).decode()
     if is_since(version, LIBERTY):
         document["project_id"] = instance.project_id
     if is_since(version, NEWTON_ONE):

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from openimds.metadata.content import FOLDER, content_files
 from openimds.metadata.decision import HTML, JSON, TEXT, Answer, AskVendors, Decision, not_found
+from openimds.metadata.etags import weak_etag
 from openimds.metadata.json_text import json_bytes
-from openimds.metadata.meta_data import meta_data
+from openimds.metadata.meta_data import RANDOM_SEED, meta_data
 from openimds.metadata.network_data import network_data
 from openimds.metadata.reading import Reading
 from openimds.metadata.vendor_data import vendor_data2
@@ -43,7 +44,9 @@ class Document:
 
 
 def _meta_data(reading: Reading, version: str) -> Answer:
-    return Answer(200, JSON, json_bytes(meta_data(reading, version)))
+    document = meta_data(reading, version)
+    stable = {name: value for name, value in document.items() if name != RANDOM_SEED}
+    return Answer(200, JSON, json_bytes(document), (weak_etag(json_bytes(stable)),))
 
 
 def _user_data(reading: Reading, _version: str) -> Answer:

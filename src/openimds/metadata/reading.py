@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from openimds.metadata.policy import Policy
 from openimds.resources.instance import Instance
 
 
@@ -19,6 +20,8 @@ class DocumentSettings:
     """vendor_data.json's content; None when the StaticJSON provider is not configured, which makes it a 404."""
     dynamic_vendor_data: bool = False
     """vendor_data2.json also has what the configured targets answer."""
+    policy: Policy = field(default_factory=Policy)
+    """Of instances whose properties say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

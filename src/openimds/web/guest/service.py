@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from openimds.identity.headers import REQUEST_ID, values
+from openimds.identity.headers import INSTANCE_ID, REQUEST_ID, values
 from openimds.metadata.decide import DocumentRequest, decide, forbid_options, public_answer
 from openimds.metadata.decision import (
     TRY_AGAIN_SENTENCE,
@@ -25,6 +25,7 @@ from openimds.metadata.decision import (
     not_found,
     refusal_answer,
 )
+from openimds.metadata.etags import unless_known, with_etag
 from openimds.metadata.password import password_refused, password_stored
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.metadata.reading import DocumentSettings, Reading
@@ -35,6 +36,7 @@ from openimds.web.guest.asking import Asker, Identification
 from openimds.web.guest.measures import REQUESTS, SECONDS
 from openimds.web.guest.messages import GuestRequest, GuestResponse
 from openimds.web.guest.request_ids import request_id
+from openimds.web.guest.sessions import Sessions, TokenSettings
 from openimds.web.guest.vendors import Vendors
 
 log = structlog.get_logger(__name__)
@@ -67,7 +69,7 @@ class _Trace:
 class GuestService:
     """`await service.handle(request)`. Of one event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that a daemon joins
         self,
         *,
         identification: Identification,
@@ -75,14 +77,22 @@ class GuestService:
         settings: DocumentSettings,
         executor: Executor,
         vendors: Vendors | None = None,
+        tokens: TokenSettings | None = None,
         world: World | None = None,
     ) -> None:
+        """Without `tokens` there are none: their calls are answered as nova does, which does not know them."""
         self._identification = identification
         self._passwords = passwords
         self._settings = settings
         self._executor = executor
         self._vendors = vendors
-        self._world = world or World()
+        self._world = world = world or World()
+        self._sessions = Sessions(
+            tokens or TokenSettings(),
+            settings.policy,
+            now=lambda: world.utc_now().timestamp(),
+            random_bytes=world.random_bytes,
+        )
 
     async def handle(self, request: GuestRequest) -> GuestResponse:
         """Never raises: whatever goes wrong becomes an answer here, and nowhere else."""
@@ -106,13 +116,25 @@ class GuestService:
             path = parse_path(request.target)
         except MalformedTargetError as error:
             raise Refusal(400, str(error)) from None
-        if path.is_public:
-            return public_answer(request.method)
-        asker = await self._identification.asker(request)
+        asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
+        if asker is None:
+            return _reread(public_answer(request.method), request)
         trace.instance_id = asker.instance.id
+        token = self._sessions.admit(request, path, asker.instance)
+        if token is not None:
+            return token
         asked = DocumentRequest(method=request.method, path=path, body=_body(request))
         decision = decide(asked, self._reading(asker))
-        return await self._carry_out(decision, asker.instance)
+        return _reread(await self._carry_out(decision, asker.instance), request)
+
+    async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
+        """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
+        if not values(request.headers, INSTANCE_ID):
+            return None
+        try:
+            return await self._identification.asker(request)
+        except (Refusal, StoreUnavailable):
+            return None
 
     def _reading(self, asker: Asker) -> Reading:
         return Reading(
@@ -162,6 +184,13 @@ class GuestService:
 def _body(request: GuestRequest) -> bytes | None:
     names = {name.lower() for name, _value in request.headers}
     return request.body if names & {b"content-length", b"transfer-encoding"} else None
+
+
+def _reread(answer: Answer, request: GuestRequest) -> Answer:
+    """With an ETag; 304 for who has it already."""
+    if request.method not in ("GET", "HEAD"):
+        return answer
+    return unless_known(with_etag(answer), ",".join(values(request.headers, "If-None-Match")))
 
 
 def _accept(request: GuestRequest) -> str | None:
