@@ -1,9 +1,10 @@
 """Serve instances as the recorded nova did, for replaying recordings over a socket by hand or by another program.
 
-    python -m tests.compat.serve --instances tests/compat/data/instances.json --config cache --port 18775
+    .venv/bin/python tests/compat/serve.py --instances tests/compat/data/instances.json --config cache --port 18775
 
+The file is in nova's form, with its `metadata_proxy_shared_secret`, or in that of docs/guide/import.md (then --secret).
 Configs: cache and nocache (signed), dynvd (signed, dynamic vendor data that echoes), direct (known by address: loopback
-is the main instance). Passwords are forgotten at the end.
+is the instance marked `main`, or the first). Passwords are forgotten at the end.
 """
 
 from __future__ import annotations
@@ -12,15 +13,22 @@ import argparse
 import asyncio
 import json
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
 import uvloop
+
+if not __package__:  # run as a script: only the folder of this file is on the path
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[:1] = [str(ROOT), str(ROOT / "src")]
+
 from tests.compat.stage import CONFIGS, Stage
 
 from openimds.daemons.guest_worker import LIMITS
-from openimds.http.listen import tcp_listener
+from openimds.http.listen import ListenError, tcp_listener
 from openimds.http.server import GuestServer, Listener
+from openimds.resources.errors import OpenimdsError
 
 
 async def serve(stage: Stage, config: str, port: int) -> None:
@@ -40,14 +48,22 @@ def main() -> None:
     parser.add_argument("--instances", type=Path, required=True)
     parser.add_argument("--config", choices=CONFIGS, default="cache")
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--secret", help="instead of the file's metadata_proxy_shared_secret")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        stage = Stage(Path(folder), json.loads(options.instances.read_text()))
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    try:
+        document = json.loads(options.instances.read_text())
+        if options.secret is not None:
+            document["metadata_proxy_shared_secret"] = options.secret
+        if "metadata_proxy_shared_secret" not in document:
+            parser.error(f"{options.instances} has no metadata_proxy_shared_secret: give --secret")
+        with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            stage = Stage(Path(folder), document)
+            try:
                 runner.run(serve(stage, options.config, options.port))
-        finally:
-            stage.close()
+            finally:
+                stage.close()
+    except (OSError, ValueError, OpenimdsError, ListenError) as error:
+        sys.exit(f"{options.instances}: {error}")
 
 
 if __name__ == "__main__":

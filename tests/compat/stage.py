@@ -10,11 +10,11 @@ from typing import Any
 
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.instance import Instance
+from openimds.resources.touched import Touched
 from openimds.store.engine import Store
 from openimds.store.instances import AskingPort, InstanceStore
 from openimds.store.schema import upgrade
 from openimds.web.guest.asking import ByAddress, BySignature, Identification
-from openimds.web.guest.freshness import Freshness
 from openimds.web.guest.records import Records
 from openimds.web.guest.service import GuestService
 from openimds.web.guest.vendors import Target, Vendors
@@ -54,28 +54,38 @@ class Stage:
     store: Store = field(init=False)
     instances: InstanceStore = field(init=False)
     threads: ThreadPoolExecutor = field(init=False)
+    records: Records = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = Store(f"sqlite:///{self.folder}/openimds.sqlite")
         upgrade(self.store)
         self.instances = InstanceStore(self.store)
         self.threads = ThreadPoolExecutor(4)
+        self.records = Records(self.threads)
         self.reset()
 
     def reset(self) -> None:
         """The instances as they came: without passwords."""
         self.instances.import_instances(self.document)
+        self.records.forget(Touched(revision=0, everything=True))
 
     def service(self, config: str) -> GuestService:
         """For the event loop that runs."""
-        records = Records(Freshness(self.instances.revision, self.threads), self.threads)
+        self.records = records = Records(self.threads)
         return GuestService(
             identification=self._identification(config, records),
+            records=records,
             passwords=self.instances,
             settings=DocumentSettings(static_vendor_data=VENDOR_DATA, dynamic_vendor_data=config == "dynvd"),
             executor=self.threads,
             vendors=Vendors([Target("testsvc", "http://testsvc")], echo, self.threads),
         )
+
+    def _main_id(self) -> str:
+        """Of the instance marked `main`, or else the first."""
+        entries = self.document["instances"]
+        main = next((entry for entry in entries if entry.get("main")), entries[0] if entries else {})
+        return str(main.get("uuid") or main.get("id") or "")
 
     def close(self) -> None:
         self.threads.shutdown()
@@ -83,6 +93,5 @@ class Stage:
 
     def _identification(self, config: str, records: Records) -> Identification:
         if config == "direct":
-            main = next(entry["uuid"] for entry in self.document["instances"] if entry.get("main"))
-            return ByAddress(LoopbackIsMain(self.instances, main), records)
+            return ByAddress(LoopbackIsMain(self.instances, self._main_id()), records)
         return BySignature(self.instances, records, [self.document["metadata_proxy_shared_secret"]])
