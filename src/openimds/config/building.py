@@ -26,6 +26,7 @@ from openimds.config.values import (
     TlsFiles,
     VendorDataConfig,
 )
+from openimds.metadata.policy import Policy, TokenMode
 from openimds.resources.auth import AuthOptions
 
 HAPROXY_LOG_SOCKET = "haproxy_log"
@@ -87,6 +88,7 @@ def metadata_api(values: OptionValues, fields: Common) -> MetadataApiConfig:
         strict_hosts=_strict_hosts(values, "guest_requests"),
         dhcp_domain=values["api", "dhcp_domain"],
         vendor_data=_vendor_data(values),
+        policy=_policy(values),
         metadata_cache_expiration_seconds=values["api", "metadata_cache_expiration"],
     )
 
@@ -193,6 +195,17 @@ def _auth(values: OptionValues, section: Section) -> AuthOptions:
 
 def _file_names(values: OptionValues) -> str:
     return ", ".join(file.path for file in values.files) or "any file: none was given with --config-file"
+
+
+def _policy(values: OptionValues) -> Policy:
+    return Policy(
+        http_tokens=TokenMode(values["imds", "http_tokens"]),
+        openstack_tokens=TokenMode(values["imds", "openstack_tokens"]),
+        tokens_are_enforced=values["imds", "enforce_tokens"],
+        http_endpoint=values["imds", "http_endpoint"],
+        http_put_response_hop_limit=values["imds", "http_put_response_hop_limit"],
+        instance_metadata_tags=values["imds", "instance_metadata_tags"],
+    )
 
 
 def _vendor_data(values: OptionValues) -> VendorDataConfig:

@@ -279,6 +279,52 @@ NOVA_API = Section(
     ),
 )
 
+IMDS = Section(
+    "imds",
+    (
+        cfg.StrOpt(
+            "http_tokens",
+            default="optional",
+            choices=[
+                ("optional", "reads with a session token and without one are answered"),
+                ("required", "reads in the EC2 tree without a token get 401"),
+                ("off", "there are no tokens, as in nova; for metadata agents that do not pass them on"),
+            ],
+            help="Session tokens (IMDSv2) in the EC2 tree. A server says otherwise by its property imds:HttpTokens.",
+        ),
+        cfg.StrOpt(
+            "openstack_tokens",
+            default="optional",
+            choices=["optional", "required"],
+            help="The same for /openstack, whose clients know no tokens: cloud-init's OpenStack source finds nothing "
+            "where they are required. Property: imds:OpenStackTokens.",
+        ),
+        cfg.BoolOpt(
+            "enforce_tokens",
+            default=False,
+            help="A server's properties may ask for more than the two options above, never for less.",
+        ),
+        cfg.BoolOpt(
+            "http_endpoint",
+            default=True,
+            help="False: servers get 403 for everything, but those with the property imds:HttpEndpoint=enabled.",
+        ),
+        cfg.IntOpt(
+            "http_put_response_hop_limit",
+            default=1,
+            min=1,
+            max=64,
+            help="So many hops may the answer that carries a token go. Property: imds:HttpPutResponseHopLimit.",
+        ),
+        cfg.BoolOpt(
+            "instance_metadata_tags",
+            default=False,
+            help="Servers read their own metadata at meta-data/tags/instance/. Property: imds:InstanceMetadataTags.",
+        ),
+    ),
+    "How instances' metadata may be read, where their servers' properties say nothing.",
+)
+
 
 def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Section:
     """A section of keystoneauth's options. The spelling of 2014 stood in [DEFAULT]: admin_user, admin_tenant_name …"""

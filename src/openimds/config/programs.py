@@ -76,6 +76,7 @@ METADATA_API: Program[MetadataApiConfig] = Program(
         options.GUEST_REQUESTS,
         options.NOVA_NEUTRON,
         options.NOVA_API,
+        options.IMDS,
         options.VENDORDATA_AUTH,
     ),
     build=building.metadata_api,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from openimds.metadata.policy import Policy
 from openimds.resources.auth import AuthOptions
 
 
@@ -102,6 +103,8 @@ class MetadataApiConfig(CommonConfig):
     """Without signed requests: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
     dhcp_domain: str
     vendor_data: VendorDataConfig
+    policy: Policy
+    """`[imds]`"""
     metadata_cache_expiration_seconds: int
 
 

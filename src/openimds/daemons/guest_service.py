@@ -15,12 +15,14 @@ from openimds.client.session import connect
 from openimds.client.vendors import VendorTimeouts, vendor_post
 from openimds.config import MetadataApiConfig, VendorDataConfig
 from openimds.daemons.running import CannotStartError
+from openimds.metadata.policy import TokenMode
 from openimds.metadata.reading import DocumentSettings
 from openimds.store.instances import InstanceStore
 from openimds.web.guest.asking import ByAddress, BySignature, Identification
 from openimds.web.guest.freshness import Freshness
 from openimds.web.guest.records import Records
 from openimds.web.guest.service import GuestService
+from openimds.web.guest.sessions import TokenSettings
 from openimds.web.guest.vendors import Target, Vendors
 
 STATIC = "StaticJSON"
@@ -37,6 +39,7 @@ class ServicePlan:
     settings: DocumentSettings
     secrets: tuple[str, ...] | None
     """None: instances are known by their address."""
+    tokens: TokenSettings
     vendors: Callable[[], Vendors] | None
     strict_hosts: tuple[str, ...] | None = None
     """Where instances are known by their address: the Hosts they may name; None: any."""
@@ -58,7 +61,9 @@ def plan_service(config: MetadataApiConfig) -> ServicePlan:
             if STATIC in vendor_data.providers
             else None,
             dynamic_vendor_data=dynamic,
+            policy=config.policy,
         ),
+        tokens=_tokens(config),
         secrets=_secrets(config),
         vendors=(lambda: _vendors(vendor_data)) if dynamic else None,
         strict_hosts=config.strict_hosts,
@@ -79,6 +84,7 @@ def build_service(plan: ServicePlan, instances: InstanceStore, executor: Executo
         passwords=instances,
         settings=plan.settings,
         executor=threads,
+        tokens=plan.tokens,
         vendors=plan.vendors() if plan.vendors else None,
     )
 
@@ -112,6 +118,16 @@ def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
             "without one"
         )
     return ("",)
+
+
+def _tokens(config: MetadataApiConfig) -> TokenSettings:
+    required = TokenMode.REQUIRED in (config.policy.http_tokens, config.policy.openstack_tokens)
+    if required and not config.shared_secrets:
+        raise CannotStartError(
+            "[imds] requires session tokens, and they are made from [neutron] metadata_proxy_shared_secret, which is "
+            "empty: set it (with service_metadata_proxy = false it is used for nothing else)"
+        )
+    return TokenSettings(secrets=config.shared_secrets, is_behind_agent=config.service_metadata_proxy)
 
 
 def _vendors(config: VendorDataConfig) -> Vendors:

@@ -43,7 +43,7 @@ _CLAIMS = frozenset(
         "Forwarded",
     )
 )
-_CLAIM_PREFIXES = (b"x-instance-id", b"x-metadata-provider", b"x-neutron-", b"x-ovn-", b"x-forwarded-")
+_CLAIM_PREFIXES = (b"x-instance-id", b"x-metadata-provider", b"x-neutron-", b"x-ovn-", b"x-forwarded-", b"x-openimds-")
 
 
 class HeaderError(Exception):

@@ -30,8 +30,11 @@ _IDENTITY_CLAIMS = (
     "|x[-_]forwarded[^,]*|forwarded|x[-_]real[-_]ip"
 )
 """A header's name has no comma: HAProxy joins all names of a request by commas."""
-GUEST_CLAIMS = f"^({_IDENTITY_CLAIMS}|x[-_]openstack[-_]request[-_]id)$"
+GUEST_CLAIMS = f"^({_IDENTITY_CLAIMS}|x[-_]openstack[-_]request[-_]id|x[-_]openimds[-_].*)$"
 """The headers, as a regular expression, that are never a guest's to send."""
+_GUEST_FORWARDED = "X-Openimds-Guest-Forwarded"
+"""As identity/forwarded.py has it."""
+_IS_FORWARDED = "{ req.hdr_names -m reg -i '(^|,)(x[-_]forwarded[-_]for|forwarded)(,|$)' }"
 _AWAY = "The metadata agent does not answer. Ask again."
 _OTHER_HOST = "The request names another host than the metadata service's."
 _FORWARDED = "The request was forwarded, or says itself who asks."
@@ -206,7 +209,9 @@ def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
         *(f"    {line}" for line in _strictness(settings.strict_hosts)),
         # Only what may be asked twice is asked again when the agent goes away in the middle of it.
         "    http-request disable-l7-retry if !METH_GET",
+        f"    http-request set-var(txn.forwarded) bool(true) if {_IS_FORWARDED}",
         f"    http-request del-header {GUEST_CLAIMS} -m reg",
+        f"    http-request set-header {_GUEST_FORWARDED} 1 if {{ var(txn.forwarded) -m bool }}",
         f"    http-request set-header {proxy.scope.header} {proxy.scope_id}",
         "    http-request set-header X-Forwarded-For %[src]",
         "    http-request set-header X-Openstack-Request-Id %[unique-id]",

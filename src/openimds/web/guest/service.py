@@ -87,8 +87,10 @@ class GuestService:
         self._executor = executor
         self._vendors = vendors
         self._world = world = world or World()
+        tokens = tokens or TokenSettings()
+        self._is_behind_agent = tokens.is_behind_agent
         self._sessions = Sessions(
-            tokens or TokenSettings(),
+            tokens,
             settings.policy,
             now=lambda: world.utc_now().timestamp(),
             random_bytes=world.random_bytes,
@@ -129,7 +131,7 @@ class GuestService:
 
     async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
         """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
-        if not values(request.headers, INSTANCE_ID):
+        if self._is_behind_agent and not values(request.headers, INSTANCE_ID):
             return None
         try:
             return await self._identification.asker(request)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from openimds.metadata.policy import mistakes
+
 METADATA_MAX_CHARS = 255
 TAG_MAX_CHARS = 60
 MAX_TAGS = 50
@@ -56,6 +58,13 @@ def _metadata_key(text: str) -> str:
     return text
 
 
+def _readable_properties(metadata: dict[str, str]) -> dict[str, str]:
+    """Those that the metadata service reads (`imds:HttpTokens`): a misspelt one would leave open what was to be shut."""
+    for _name, sentence in mistakes(metadata):
+        raise ValueError(sentence)
+    return metadata
+
+
 def _tag(text: str) -> str:
     if not text or len(text) > TAG_MAX_CHARS or "/" in text or "," in text:
         raise ValueError(f"is 1 to {TAG_MAX_CHARS} characters without / and ,")
@@ -74,7 +83,7 @@ Hostname = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_h
 Description = Annotated[str, Field(max_length=255)]
 MetadataKey = Annotated[str, AfterValidator(_metadata_key)]
 MetadataValue = Annotated[str, Field(max_length=METADATA_MAX_CHARS)]
-Metadata = dict[MetadataKey, MetadataValue]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], AfterValidator(_readable_properties)]
 Tag = Annotated[str, AfterValidator(_tag)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
 TextOrNumber = Annotated[str, BeforeValidator(_text)]
