@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from openimds.config import MetadataApiConfig, VendorDataConfig
 from openimds.daemons.running import CannotStartError
 from openimds.metadata.policy import TokenMode
 from openimds.metadata.reading import DocumentSettings
+from openimds.store.engine import Store
+from openimds.store.instance_changes import InstanceChanges
 from openimds.store.instances import InstanceStore
 from openimds.web.guest.asking import ByAddress, BySignature, Identification
 from openimds.web.guest.freshness import Freshness
 from openimds.web.guest.records import Records
+from openimds.web.guest.request_log import RequestLog
 from openimds.web.guest.service import GuestService
 from openimds.web.guest.sessions import TokenSettings
 from openimds.web.guest.vendors import Target, Vendors
@@ -70,10 +73,19 @@ def plan_service(config: MetadataApiConfig) -> ServicePlan:
     )
 
 
-def build_service(plan: ServicePlan, instances: InstanceStore, executor: Executor | None = None) -> GuestService:
+class Memory:
+    """What one worker knows: it outlives services, which come and go with configurations."""
+
+    def __init__(self, store: Store) -> None:
+        self.instances = InstanceStore(store)
+        self.threads = ThreadPoolExecutor(STORE_THREADS, "store")
+        self.records = Records(self.threads)
+        self.freshness = Freshness(InstanceChanges(store), self.records.forget)
+
+
+def build_service(plan: ServicePlan, memory: Memory, request_log: RequestLog | None = None) -> GuestService:
     """One worker's service, for one event loop."""
-    threads = executor or ThreadPoolExecutor(STORE_THREADS, "store")
-    records = Records(Freshness(instances.revision, threads), threads)
+    instances, records = memory.instances, memory.records
     identification: Identification = (
         ByAddress(instances, records, plan.strict_hosts)
         if plan.secrets is None
@@ -81,9 +93,11 @@ def build_service(plan: ServicePlan, instances: InstanceStore, executor: Executo
     )
     return GuestService(
         identification=identification,
+        records=records,
         passwords=instances,
         settings=plan.settings,
-        executor=threads,
+        executor=memory.threads,
+        request_log=request_log,
         tokens=plan.tokens,
         vendors=plan.vendors() if plan.vendors else None,
     )

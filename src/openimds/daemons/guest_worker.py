@@ -13,16 +13,16 @@ from prometheus_client import REGISTRY
 from openimds import config as configuration
 from openimds.config import ConfigError, MetadataApiConfig
 from openimds.daemons import notify
-from openimds.daemons.guest_service import ServicePlan, build_service, plan_service
+from openimds.daemons.guest_service import Memory, ServicePlan, build_service, plan_service
+from openimds.daemons.request_log import BufferedRequestLog
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.server_tls import load_certificate, server_context
 from openimds.http.messages import Answer, Request
 from openimds.http.rules import Connections, Limits
 from openimds.http.server import GuestServer, Listener
 from openimds.store.engine import Store
-from openimds.store.instances import InstanceStore
-from openimds.web.guest.service import GuestService
 from openimds.web.guest.status import StatusPages
+from openimds.web.guest.tally import TALLY
 
 log = structlog.get_logger(__name__)
 
@@ -43,14 +43,15 @@ class GuestWorker:
         self._listener = listener
         self._metrics = metrics
         self._store = Store(config.database_url)
-        self._instances = InstanceStore(self._store)
-        self._service: GuestService | None = None
+        self._memory = Memory(self._store)
+        self._request_log = BufferedRequestLog(config.log, config.program)
+        self._service = build_service(plan, self._memory, self._request_log)
         self._stop = asyncio.Event()
         self._tls = server_context(config.tls)
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
         """Until SIGTERM or SIGINT. SIGHUP reads the configuration again: secrets, vendor data, the domain, the certificate."""
-        self._service = build_service(self._plan, self._instances)
+        self._memory.freshness.start()
         server = GuestServer(self._handle, connections=self._connections())
         await server.start([Listener(socket=self._listener, tag="tcp", limits=LIMITS, tls=self._tls)])
         pages = await self._serve_status()
@@ -61,16 +62,18 @@ class GuestWorker:
         await server.stop(DRAIN_SECONDS)
         if pages is not None:
             await pages.stop(0)
+        self._memory.freshness.stop()
+        self._request_log.flush()
+        TALLY.flush()
         self._store.close()
 
     async def _handle(self, request: Request) -> Answer:
-        assert self._service is not None
         return await self._service.handle(request)
 
     async def _serve_status(self) -> GuestServer | None:
         if self._metrics is None:
             return None
-        server = GuestServer(StatusPages(REGISTRY, self._instances.revision).handle)
+        server = GuestServer(StatusPages(REGISTRY, self._memory.instances.revision, TALLY.flush).handle)
         await server.start([Listener(socket=self._metrics, tag="metrics")])
         return server
 
@@ -88,7 +91,8 @@ class GuestWorker:
     def _reload(self) -> None:
         try:
             config = configuration.load_metadata_api(self._config.config_files)
-            self._service = build_service(plan_service(config), self._instances)
+            retired, self._service = self._service, build_service(plan_service(config), self._memory, self._request_log)
+            retired.retire()
             if self._tls is not None and config.tls is not None:
                 load_certificate(self._tls, config.tls)
         except (ConfigError, CannotStartError) as error:

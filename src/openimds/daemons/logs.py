@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import structlog
@@ -58,7 +58,7 @@ def configure(log: LogConfig, program: str, stream: TextIO | None = None) -> Non
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(target)
+    handler = _InOrder(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -70,6 +70,21 @@ def configure(log: LogConfig, program: str, stream: TextIO | None = None) -> Non
     root.setLevel(logging.WARNING)
     logging.getLogger("openimds").setLevel(logging.DEBUG if log.debug else logging.INFO)
     logging.captureWarnings(capture=True)
+
+
+def before_every_line(first: Callable[[], None]) -> None:
+    """Call `first` before a line is written: it may have lines of its own to write, which are older."""
+    _first.append(first)
+
+
+_first: list[Callable[[], None]] = []
+
+
+class _InOrder(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        for first in _first:
+            first()
+        super().emit(record)
 
 
 def without_secrets(_logger: object, _method: str, event: structlog.typing.EventDict) -> Mapping[str, Any]:

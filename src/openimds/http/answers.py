@@ -42,6 +42,24 @@ def render(answer: Answer, *, method: str, keep_alive: bool, now: float) -> byte
     return b"".join(parts)
 
 
+def render_head(answer: Answer, *, without: bytes) -> tuple[bytes, bytes] | None:
+    """A GET's answer that keeps the connection open, in two parts: what comes before the date, and from behind it to the
+    value of the header `without` (in lower case), which comes last. None when the answer has no such header or has a
+    line break in one.
+    """
+    names = [name for name, _value in answer.headers if name.lower() == without]
+    lines = [(name, value) for name, value in answer.headers if name.lower() not in (without, *_OURS)]
+    if (
+        len(names) != 1
+        or answer.status in _BODILESS
+        or any(b"\n" in one or b"\r" in one for line in lines for one in line)
+    ):
+        return None
+    parts = [b"\r\n", *(b"%b: %b\r\n" % line for line in lines), b"Content-Length: %d\r\n" % len(answer.body)]
+    parts += (b"Connection: keep-alive\r\n", names[0], b": ")
+    return status_line(answer.status) + b"Date: ", b"".join(parts)
+
+
 def status_line(status: int) -> bytes:
     line = _status_lines.get(status)
     if line is None:

@@ -10,9 +10,10 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.http.answers import CONTINUE, FAILED, render
+from openimds.http.answers import CONTINUE, FAILED, http_date, render
 from openimds.http.conversation import Conversation, Incoming, Stage
 from openimds.http.messages import Answer, Handler, sentence
+from openimds.http.repeats import Repeats
 from openimds.http.rules import Limits, Refusal, Timeouts
 
 _log = structlog.get_logger(__name__)
@@ -47,8 +48,9 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """Reads requests, calls the handler for one at a time, writes the answers in order."""
 
-    def __init__(self, owner: Owner, limits: Limits, listener: str) -> None:
+    def __init__(self, owner: Owner, limits: Limits, listener: str, repeats: Repeats | None = None) -> None:
         self._owner = owner
+        self._repeats = repeats or Repeats()
         self._limits = limits
         self._listener = listener
         self._transport: asyncio.Transport | None = None
@@ -76,6 +78,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        if self.phase is Phase.IDLE and self._repeat(data):
+            return
         if self.phase is Phase.LINGER:
             return
         self._conversation.receive(data)
@@ -128,6 +132,22 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _repeat(self, data: bytes) -> bool:
+        """Answer at once what came before in the same bytes. Between requests only."""
+        owner = self._owner
+        if owner.draining or self._writing_paused or self._transport is None:
+            return False
+        try:
+            answer = self._repeats.answer(data, http_date(time.time()))
+        except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
+            _log.exception("a request could not be answered as before", listener=self._listener)
+            return False
+        if answer is None:
+            return False
+        self.deadline = owner.loop.time() + owner.timeouts.idle
+        self._transport.write(answer)
+        return True
+
     # Requests -----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
@@ -178,6 +198,8 @@ class Connection(asyncio.Protocol):
             return False
         keep_alive = incoming.keep_alive and not self._owner.draining
         self._write(answer, incoming.request.method, keep_alive=keep_alive)
+        if keep_alive and incoming.head:
+            self._repeats.learn(incoming.head, answer)
         if not keep_alive:
             self._finish()
             return False

@@ -32,6 +32,8 @@ class Incoming:
 
     request: Request
     keep_alive: bool
+    head: bytes = b""
+    """Its very bytes, when it is a GET without a body."""
 
 
 class Conversation:
@@ -46,6 +48,7 @@ class Conversation:
         self._head: Head | None = None
         self._reader: BodyReader | None = None
         self._owes_continue = False
+        self._raw = b""
 
     @property
     def buffered(self) -> int:
@@ -71,7 +74,8 @@ class Conversation:
             return None
         self._head = self._reader = None
         self._owes_continue = False
-        return Incoming(self._request(head, body), head.keep_alive)
+        raw = self._raw if reader is None and head.method == "GET" else b""
+        return Incoming(self._request(head, body), head.keep_alive, raw)
 
     def take_continue(self) -> bool:
         """Does the sender wait for `100 Continue` before it sends the body? True once a request."""
@@ -83,6 +87,7 @@ class Conversation:
         if raw is None:
             return False
         head = parse_head(raw, self._limits)
+        self._raw = raw
         self._reader = body_reader(head, self._limits)
         self._owes_continue = head.expects_continue and self._reader is not None and not self._buffer
         self._head = head

@@ -19,6 +19,7 @@ import structlog
 
 from openimds.http.connection import Connection
 from openimds.http.messages import Handler
+from openimds.http.repeats import Repeats
 from openimds.http.rules import Connections, Limits, Timeouts
 
 BACKLOG = 4096
@@ -109,8 +110,10 @@ class GuestServer:
             self._empty.set()
 
     async def _open(self, listener: Listener) -> None:
+        repeats = Repeats()
+
         def connect() -> Connection:
-            return Connection(self, listener.limits, listener.tag)
+            return Connection(self, listener.limits, listener.tag, repeats)
 
         listener.socket.setblocking(False)
         if listener.socket.family == sockets.AF_UNIX:

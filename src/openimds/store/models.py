@@ -287,6 +287,10 @@ class SecurityGroup(Base):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
+    def watched(self) -> Iterator[tuple[str, str]]:
+        """By the metadata API, whose documents name groups; agents do not hear of this kind."""
+        yield "security_group", self.id
+
 
 class Agent(Base):
     """One row a program and host; alive when its heartbeat is younger than agent_down_time."""

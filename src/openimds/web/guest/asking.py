@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -14,9 +14,9 @@ from openimds.identity.source import canonical
 from openimds.identity.strict import strict_refusal
 from openimds.metadata.decision import Refusal, not_found
 from openimds.resources.instance import Instance
-from openimds.web.guest.measures import SIGNATURES
 from openimds.web.guest.messages import GuestRequest
-from openimds.web.guest.records import Records
+from openimds.web.guest.records import Record, Records
+from openimds.web.guest.tally import TALLY
 
 log = structlog.get_logger(__name__)
 
@@ -43,8 +43,16 @@ class Instances(Protocol):
 class Asker:
     """The instance, and the address it asks from as far as somebody said it."""
 
-    instance: Instance
+    record: Record
+    """The instance's, with what was rendered from it."""
     address: str | None
+    secret: str = ""
+    """The name of the secret that signed the instance's id in the request itself; empty when the id was found out."""
+
+    @property
+    def instance(self) -> Instance:
+        instance: Instance = self.record.answer
+        return instance
 
 
 class Identification(Protocol):
@@ -70,12 +78,14 @@ class BySignature:
             claim = instance_claim(request.headers)
         except HeaderError as error:
             raise Refusal(400, str(error)) from None
-        self._verify(claim.instance_id, claim.signature)
-        return await self._asker(claim.instance_id, claim.tenant_id, claim.address)
+        secret = self._verify(claim.instance_id, claim.signature)
+        return replace(await self._asker(claim.instance_id, claim.tenant_id, claim.address), secret=secret)
 
-    def _verify(self, signed_id: str, signature: str) -> None:
+    def _verify(self, signed_id: str, signature: str) -> str:
+        """The name of the secret."""
         place = matching_secret(self._secrets, signed_id, signature)
-        SIGNATURES.labels("none" if place is None else _SECRET_NAMES[min(place, 1)]).inc()
+        name = "none" if place is None else _SECRET_NAMES[min(place, 1)]
+        TALLY.signed(name)
         if place is None:
             log.warning(
                 "a request's signature does not fit: metadata_proxy_shared_secret here ([neutron] of nova.conf) and at "
@@ -83,16 +93,18 @@ class BySignature:
                 signed_id=signed_id[:64],
             )
             raise Refusal(403, BAD_SIGNATURE)
+        return name
 
     async def _asker(self, instance_id: str, project_id: str, address: str | None) -> Asker:
-        instance = await self._records.ask(("instance", instance_id), lambda: self._instances.instance(instance_id))
+        record = await self._records.record(("instance", instance_id), lambda: self._instances.instance(instance_id))
+        instance: Instance | None = record.answer
         if instance is None:
             log.info("a signed request names an instance that is not known", instance_id=instance_id[:64])
             raise not_found()
         if instance.project_id != project_id:
             log.warning("a signed request names another project than its instance's", instance_id=instance_id)
             raise not_found()
-        return Asker(instance, address)
+        return Asker(record, address)
 
     async def _asker_by_provider(self, provider_id: str, address: str) -> Asker:
         ports = await self._records.ask(
@@ -131,7 +143,7 @@ class ByAddress:
         if len(ids) != 1:
             log.warning("an address is not one instance's", address=address, instances=len(ids))
             raise not_found()
-        instance = await self._records.ask(("instance", ids[0]), lambda: self._instances.instance(ids[0]))
-        if instance is None:
+        record = await self._records.record(("instance", ids[0]), lambda: self._instances.instance(ids[0]))
+        if record.answer is None:
             raise not_found()
-        return Asker(instance, address)
+        return Asker(record, address)

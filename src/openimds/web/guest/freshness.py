@@ -1,65 +1,100 @@
-"""Is what was read still true? One look at the store's revision answers it for every request that waits.
+"""Looks at the store's revision, again and again, and tells what changed since: memory is right again soon after.
 
-A request may only rely on a look that began after the request came, or it could be told what was true before a change
-that its sender has already seen done. So: at most one look is under way, and all who come meanwhile share the next.
+A thread of its own, as stores block. Its price is one short question every LOOK_SECONDS, whatever the load.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from typing import Protocol
 
 import structlog
 
 from openimds.resources.errors import StoreUnavailable
+from openimds.resources.touched import Touched
+from openimds.web.guest.measures import STORE_AWAY
 
 log = structlog.get_logger(__name__)
 
-PATIENCE_SECONDS = 2.0
-"""How long a request waits for the store before it is served from memory."""
-PATIENCE_WHEN_AWAY_SECONDS = 0.05
-"""The same, once the store is known to be away."""
+LOOK_SECONDS = 0.02
+AWAY_SECONDS = 2.0
+"""A store that is silent for longer is away, even if it does not say so."""
+
+
+class Changes(Protocol):
+    """The store. Both raise StoreUnavailable, and may block."""
+
+    def newest(self) -> int: ...
+    def after(self, revision: int | None) -> Touched: ...
 
 
 class Freshness:
-    """Of one event loop."""
+    """`heard` is called on the event loop with everything that changes from `start` on."""
 
-    def __init__(self, read_revision: Callable[[], int], executor: Executor) -> None:
-        """`read_revision` raises StoreUnavailable when the store does not answer."""
-        self._read_revision = read_revision
-        self._executor = executor
-        self._running: asyncio.Task[int | None] | None = None
-        self._next: asyncio.Task[int | None] | None = None
-        self.store_is_away = False
+    def __init__(self, changes: Changes, heard: Callable[[Touched], None]) -> None:
+        self._changes = changes
+        self._heard = heard
+        self._stopped = threading.Event()
+        self._revision: int | None = None
+        self._answered_at = time.monotonic()
+        self._is_away = False
+        self._thread = threading.Thread(target=self._run, name="freshness", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._check: asyncio.TimerHandle | None = None
 
-    async def revision(self) -> int | None:
-        """The newest revision, as of now; None when the store does not answer."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._look(self._running))
-        patience = PATIENCE_WHEN_AWAY_SECONDS if self.store_is_away else PATIENCE_SECONDS
-        try:
-            async with asyncio.timeout(patience):
-                return await asyncio.shield(self._next)
-        except TimeoutError:
-            self._store_went(away=True)
-            return None
+    @property
+    def store_is_away(self) -> bool:
+        return self._is_away
 
-    async def _look(self, before: asyncio.Task[int | None] | None) -> int | None:
-        if before is not None:
-            await asyncio.wait([before])
-        self._running, self._next = self._next, None
-        try:
-            revision = await asyncio.get_running_loop().run_in_executor(self._executor, self._read_revision)
-        except StoreUnavailable as error:
-            self._store_went(away=True, reason=error.message)
-            return None
-        self._store_went(away=False)
-        return revision
+    def start(self) -> None:
+        """From the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        self._watch_silence()
 
-    def _store_went(self, *, away: bool, reason: str = "no answer in time") -> None:
-        if away and not self.store_is_away:
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._check is not None:
+            self._check.cancel()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(LOOK_SECONDS):
+            try:
+                self._look()
+            except StoreUnavailable as error:
+                self._tell(self._store_went, True, error.message)
+            except Exception:
+                log.exception("the store's changes could not be read")
+                self._revision = None  # what was missed is not known
+                self._stopped.wait(1)
+            else:
+                self._answered_at = time.monotonic()
+                if self._is_away:
+                    self._tell(self._store_went, False, "")
+
+    def _look(self) -> None:
+        if self._revision is not None and self._changes.newest() == self._revision:
+            return
+        touched = self._changes.after(self._revision)
+        self._tell(self._heard, touched)
+        self._revision = touched.revision
+
+    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+        if not self._loop.is_closed() and not self._stopped.is_set():
+            self._loop.call_soon_threadsafe(what, *arguments)
+
+    def _watch_silence(self) -> None:
+        if time.monotonic() - self._answered_at > AWAY_SECONDS:
+            self._store_went(True, f"no answer for {AWAY_SECONDS:g} s")
+        self._check = self._loop.call_later(AWAY_SECONDS / 4, self._watch_silence)
+
+    def _store_went(self, away: bool, reason: str) -> None:
+        if away and not self._is_away:
             log.error("the store is away: instances that were asked for before are served from memory", reason=reason)
-        elif not away and self.store_is_away:
+        elif not away and self._is_away:
             log.info("the store is back")
-        self.store_is_away = away
+        self._is_away = away
+        STORE_AWAY.set(away)

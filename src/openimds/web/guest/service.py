@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from openimds.identity.headers import INSTANCE_ID, REQUEST_ID, values
-from openimds.metadata.decide import DocumentRequest, decide, forbid_options, public_answer
+from openimds.metadata.decide import DocumentRequest, forbid_options, public_answer
 from openimds.metadata.decision import (
     TRY_AGAIN_SENTENCE,
     Answer,
@@ -28,20 +28,30 @@ from openimds.metadata.decision import (
 from openimds.metadata.etags import unless_known, with_etag
 from openimds.metadata.password import password_refused, password_stored
 from openimds.metadata.paths import MalformedTargetError, parse_path
-from openimds.metadata.reading import DocumentSettings, Reading
+from openimds.metadata.reading import DocumentSettings
 from openimds.metadata.vendor_data import vendor_data2, vendor_question
 from openimds.resources.errors import NotFound, StoreUnavailable
 from openimds.resources.instance import Instance
 from openimds.web.guest.asking import Asker, Identification
-from openimds.web.guest.measures import REQUESTS, SECONDS
+from openimds.web.guest.documents import Documents, next_midnight
 from openimds.web.guest.messages import GuestRequest, GuestResponse
+from openimds.web.guest.records import Records
+from openimds.web.guest.rendered import Rendered
+from openimds.web.guest.repeating import Again, Lease, Repeat
 from openimds.web.guest.request_ids import request_id
+from openimds.web.guest.request_log import REQUEST_ANSWERED, Line, RequestLog, StructuredLog
 from openimds.web.guest.sessions import Sessions, TokenSettings
+from openimds.web.guest.tally import TALLY
 from openimds.web.guest.vendors import Vendors
 
 log = structlog.get_logger(__name__)
 
 _MAX_LOGGED_PATH = 200
+_READS = ("GET", "HEAD")
+_CHANGES_THE_ANSWER = frozenset(
+    {b"x-aws-ec2-metadata-token", b"if-none-match", b"content-length", b"transfer-encoding"}
+)
+"""A request with one of these is judged anew each time."""
 
 
 class Passwords(Protocol):
@@ -64,6 +74,9 @@ class _Trace:
     request_id: str
     started: float
     instance_id: str | None = None
+    asker: Asker | None = None
+    rendered: Rendered | None = None
+    """What the answer was taken from, when it can be again."""
 
 
 class GuestService:
@@ -73,12 +86,14 @@ class GuestService:
         self,
         *,
         identification: Identification,
+        records: Records,
         passwords: Passwords,
         settings: DocumentSettings,
         executor: Executor,
         vendors: Vendors | None = None,
         tokens: TokenSettings | None = None,
         world: World | None = None,
+        request_log: RequestLog | None = None,
     ) -> None:
         """Without `tokens` there are none: their calls are answered as nova does, which does not know them."""
         self._identification = identification
@@ -87,6 +102,10 @@ class GuestService:
         self._executor = executor
         self._vendors = vendors
         self._world = world = world or World()
+        self._records = records
+        self._documents = Documents(records, settings, utc_now=world.utc_now, random_bytes=world.random_bytes)
+        self._log = request_log or StructuredLog()
+        self._lease = Lease()
         tokens = tokens or TokenSettings()
         self._is_behind_agent = tokens.is_behind_agent
         self._sessions = Sessions(
@@ -109,8 +128,11 @@ class GuestService:
         except Exception:
             log.exception("a request failed", request_id=trace.request_id, instance_id=trace.instance_id)
             answer = refusal_answer(Refusal(500, TRY_AGAIN_SENTENCE), _accept(request))
-        self._note(request, answer, trace)
-        return _response(answer, trace)
+        return self._finish(request, answer, trace)
+
+    def retire(self) -> None:
+        """Another service takes over: what this one prepared is not given again."""
+        self._lease.valid = False
 
     async def _answer(self, request: GuestRequest, trace: _Trace) -> Answer:
         forbid_options(request.method)
@@ -121,13 +143,16 @@ class GuestService:
         asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
         if asker is None:
             return _reread(public_answer(request.method), request)
-        trace.instance_id = asker.instance.id
+        trace.instance_id, trace.asker = asker.instance.id, asker
         token = self._sessions.admit(request, path, asker.instance)
         if token is not None:
             return token
         asked = DocumentRequest(method=request.method, path=path, body=_body(request))
-        decision = decide(asked, self._reading(asker))
-        return _reread(await self._carry_out(decision, asker.instance), request)
+        found = self._documents.find(asked, asker)
+        if isinstance(found, Rendered):
+            trace.rendered = found
+            return _reread(found.again(self._world.random_bytes), request)
+        return _reread(await self._carry_out(found, asker.instance), request)
 
     async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
         """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
@@ -137,15 +162,6 @@ class GuestService:
             return await self._identification.asker(request)
         except (Refusal, StoreUnavailable):
             return None
-
-    def _reading(self, asker: Asker) -> Reading:
-        return Reading(
-            instance=asker.instance,
-            settings=self._settings,
-            today=self._world.utc_now().strftime("%Y-%m-%d"),
-            address=asker.address,
-            random_bytes=self._world.random_bytes,
-        )
 
     async def _carry_out(self, decision: Decision, instance: Instance) -> Answer:
         match decision:
@@ -163,23 +179,40 @@ class GuestService:
             stored = await loop.run_in_executor(self._executor, self._passwords.set_password_once, instance_id, text)
         except NotFound:
             raise not_found() from None
+        self._records.forget_instance(instance_id)
         if not stored:
             raise password_refused()
         return password_stored()
 
-    def _note(self, request: GuestRequest, answer: Answer, trace: _Trace) -> None:
+    def _finish(self, request: GuestRequest, answer: Answer, trace: _Trace) -> GuestResponse:
+        facts = {
+            "instance_id": trace.instance_id,
+            "method": request.method,
+            "path": _logged_path(request.target),
+            "status": answer.status,
+            "bytes": len(answer.body),
+        }
+        line = self._log.line(REQUEST_ANSWERED, facts)
         seconds = time.monotonic() - trace.started
-        REQUESTS.labels(str(answer.status)).inc()
-        SECONDS.observe(seconds)
-        log.info(
-            "request answered",
-            request_id=trace.request_id,
-            instance_id=trace.instance_id,
-            method=request.method,
-            path=_logged_path(request.target),
-            status=answer.status,
-            bytes=len(answer.body),
-            ms=round(seconds * 1000, 2),
+        TALLY.answered(answer.status, seconds)
+        line(trace.request_id, seconds * 1000)
+        return _response(answer, trace, self._again(request, answer, trace, line))
+
+    def _again(self, request: GuestRequest, answer: Answer, trace: _Trace, line: Line) -> Again | None:
+        asker, rendered = trace.asker, trace.rendered
+        if asker is None or rendered is None or not asker.secret or (request.method, answer.status) != ("GET", 200):
+            return None
+        if any(name.lower() in _CHANGES_THE_ANSWER for name, _value in request.headers):
+            return None
+        return Repeat(
+            records=self._records,
+            record=asker.record,
+            rendered=rendered,
+            random_bytes=self._world.random_bytes,
+            line=line,
+            lease=self._lease,
+            until=next_midnight(self._world.utc_now()),
+            secret=asker.secret,
         )
 
 
@@ -190,7 +223,7 @@ def _body(request: GuestRequest) -> bytes | None:
 
 def _reread(answer: Answer, request: GuestRequest) -> Answer:
     """With an ETag; 304 for who has it already."""
-    if request.method not in ("GET", "HEAD"):
+    if request.method not in _READS:
         return answer
     return unless_known(with_etag(answer), ",".join(values(request.headers, "If-None-Match")))
 
@@ -207,7 +240,7 @@ def _logged_path(target: bytes) -> str:
     return target.split(b"?", 1)[0].decode("latin-1")[:_MAX_LOGGED_PATH]
 
 
-def _response(answer: Answer, trace: _Trace) -> GuestResponse:
+def _response(answer: Answer, trace: _Trace, again: Again | None) -> GuestResponse:
     headers: Sequence[tuple[str, str]] = (
         ("Content-Type", answer.content_type),
         *answer.headers,
@@ -217,4 +250,5 @@ def _response(answer: Answer, trace: _Trace) -> GuestResponse:
         status=answer.status,
         headers=tuple((name.encode(), value.encode()) for name, value in headers),
         body=answer.body,
+        again=again,
     )

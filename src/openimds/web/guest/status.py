@@ -17,8 +17,14 @@ _TEXT = "text/plain; charset=UTF-8"
 class StatusPages:
     """`await pages.handle(request)`"""
 
-    def __init__(self, registry: CollectorRegistry, check_store: Callable[[], object]) -> None:
-        """`check_store` raises StoreUnavailable; it may block."""
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        check_store: Callable[[], object],
+        count_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check_store` raises StoreUnavailable; it may block. `count_up` is called before figures are shown."""
+        self._count_up = count_up
         self._registry = registry
         self._check_store = check_store
 
@@ -27,6 +33,7 @@ class StatusPages:
             return _page(405, "Only GET and HEAD can be used here.", (b"Allow", b"GET, HEAD"))
         match request.target.split(b"?", 1)[0]:
             case b"/metrics":
+                self._count_up()
                 content_type = (b"Content-Type", CONTENT_TYPE_PLAIN_0_0_4.encode())
                 return GuestResponse(status=200, headers=(content_type,), body=generate_latest(self._registry))
             case b"/healthcheck":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +10,7 @@ import pytest
 
 from openimds.resources.errors import NotFound, StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance
+from openimds.resources.touched import Touched
 
 SECRET = "s3cret"
 
@@ -31,6 +32,8 @@ class FakeInstances:
     away: bool = False
     asked: int = 0
     """How many questions came, looks at the revision not counted."""
+    heard: Callable[[Touched], None] = lambda _touched: None
+    """Told of every change at once."""
 
     def revision(self) -> int:
         self._answer()
@@ -62,6 +65,14 @@ class FakeInstances:
     def put(self, instance: Instance) -> None:
         self.instances[instance.id] = instance
         self.number += 1
+        self.heard(Touched(revision=self.number, instance_ids=frozenset({instance.id})))
+
+    def newest(self) -> int:
+        return self.revision()
+
+    def after(self, revision: int | None) -> Touched:
+        self._answer()
+        return Touched(revision=self.number, everything=revision != self.number)
 
     def _count(self) -> None:
         self._answer()

@@ -2,69 +2,86 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+
+import structlog
 
 from openimds.resources.errors import StoreUnavailable
+from openimds.resources.touched import Touched
 from openimds.web.guest import freshness
 from openimds.web.guest.freshness import Freshness
 
 
-class SlowStore:
-    """Each look waits until it is let go."""
-
+class Changes:
     def __init__(self) -> None:
-        self.number = 1
-        self.looks = 0
-        self.gate = threading.Event()
+        self.revision = 5
+        self.away = False
+        self.broken = False
+        self.asked_after: list[int | None] = []
 
-    def revision(self) -> int:
-        self.looks += 1
-        seen = self.number
-        assert self.gate.wait(10)
-        return seen
+    def newest(self) -> int:
+        if self.away:
+            raise StoreUnavailable("gone")
+        return self.revision
 
-
-def test_requests_that_come_during_a_look_share_the_next(threads: ThreadPoolExecutor) -> None:
-    store = SlowStore()
-
-    async def scene() -> None:
-        fresh = Freshness(store.revision, threads)
-        first = asyncio.create_task(fresh.revision())
-        while not store.looks:  # noqa: ASYNC110 - it looks in a thread
-            await asyncio.sleep(0)
-        store.number = 2  # committed after the first look began
-        later = [asyncio.create_task(fresh.revision()) for _ in range(100)]
-        await asyncio.sleep(0)
-        store.gate.set()
-        assert await first == 1
-        assert await asyncio.gather(*later) == [2] * 100
-        assert store.looks == 2
-
-    asyncio.run(scene())
+    def after(self, revision: int | None) -> Touched:
+        if self.away:
+            raise StoreUnavailable("gone")
+        if self.broken:
+            self.broken = False
+            raise RuntimeError("a mistake of ours")
+        self.asked_after.append(revision)
+        return Touched(revision=self.revision, everything=revision is None)
 
 
-def test_a_store_that_does_not_answer_in_time(threads: ThreadPoolExecutor, monkeypatch) -> None:
-    monkeypatch.setattr(freshness, "PATIENCE_SECONDS", 0.01)
-    store = SlowStore()
+async def becomes(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - polled with a deadline
+            await asyncio.sleep(0.005)
+
+
+def test_changes_are_heard_in_order_and_an_away_store_is_said_once(monkeypatch) -> None:
+    monkeypatch.setattr(freshness, "LOOK_SECONDS", 0.001)
 
     async def scene() -> None:
-        fresh = Freshness(store.revision, threads)
-        assert await fresh.revision() is None
-        assert fresh.store_is_away
-        store.gate.set()
-        while await fresh.revision() is None:  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0)
-        assert not fresh.store_is_away
+        changes = Changes()
+        heard: list[Touched] = []
+        fresh = Freshness(changes, heard.append)
+        fresh.start()
+        await becomes(lambda: len(heard) == 1)
+        assert heard[0].everything
+        changes.revision = 6
+        await becomes(lambda: len(heard) == 2)
+        changes.away = True
+        await becomes(lambda: fresh.store_is_away)
+        changes.revision = 7
+        changes.away = False
+        await becomes(lambda: not fresh.store_is_away)
+        await becomes(lambda: len(heard) == 3)
+        assert changes.asked_after == [None, 5, 6]
+        changes.broken = True
+        changes.revision = 8
+        await becomes(lambda: len(heard) == 4)
+        assert heard[-1].everything  # what was missed is not known
+        fresh.stop()
 
-    asyncio.run(scene())
+    with structlog.testing.capture_logs() as logs:
+        asyncio.run(scene())
+    events = [line["event"].split(":")[0] for line in logs]
+    assert events == ["the store is away", "the store is back", "the store's changes could not be read"]
 
 
-def test_a_store_that_says_no(threads: ThreadPoolExecutor) -> None:
-    def refuse() -> int:
-        raise StoreUnavailable("full")
+def test_a_silent_store_is_away(monkeypatch) -> None:
+    monkeypatch.setattr(freshness, "AWAY_SECONDS", 0.02)
 
     async def scene() -> None:
-        fresh = Freshness(refuse, threads)
-        assert [await fresh.revision() for _ in range(3)] == [None] * 3
+        gate = threading.Event()
+        changes = Changes()
+        changes.after = lambda _revision: Touched(revision=5) if gate.wait(10) else None
+        fresh = Freshness(changes, lambda _touched: None)
+        fresh.start()
+        await becomes(lambda: fresh.store_is_away)
+        gate.set()
+        fresh.stop()
 
     asyncio.run(scene())

@@ -1,0 +1,89 @@
+"""Requests whose bytes came before, answered without reading them again: the hot path.
+
+An answer may say how it is given `again`. It is then remembered under the request's very bytes, with one exception: the
+value of X-Openstack-Request-Id, which is new at every request, when it has exactly the form of an id. Equal bytes were
+judged before, by every rule that there is, and would be judged the same; so nothing unread ever gets here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from openimds.http.answers import render_head
+from openimds.http.messages import Answer
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Of remembered heads and answers' headers together; then all is forgotten, and learnt anew from what still comes."""
+MAX_HEAD_BYTES = 2048
+
+_MARK = b"\r\nX-Openstack-Request-Id: req-"
+_ID = re.compile(rb"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\r\n")
+_ID_BYTES = 40
+_NAME = b"x-openstack-request-id"
+_OVERHEAD_BYTES = 1000
+
+Again = Callable[[str], tuple[str, bytes] | None]
+"""(the request id as given, or empty) → (the request id to answer with, the body), or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    again: Again
+    before_date: bytes
+    after_date: bytes
+    """Up to the request id's value."""
+    body_bytes: int
+
+
+class Repeats:
+    """Shared by the connections of one listener."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, _Kept] = {}
+        self._bytes = 0
+
+    def answer(self, data: bytes, date: bytes) -> bytes | None:
+        """The whole answer to a request of these bytes; None when it must be read. `date`: as the header has it."""
+        place = data.find(_MARK)
+        if place < 0:
+            key, given = data, ""
+        else:
+            start = place + 26
+            if _ID.match(data, start) is None:
+                return None
+            given = data[start : start + _ID_BYTES].decode()
+            key = data[:start] + data[start + _ID_BYTES :]
+        kept = self._kept.get(key)
+        if kept is None:
+            return None
+        answer = kept.again(given)
+        if answer is None:
+            del self._kept[key]
+            return None
+        request_id, body = answer
+        if len(body) != kept.body_bytes:
+            raise RuntimeError("an answer that is given again has another length")
+        return b"".join((kept.before_date, date, kept.after_date, request_id.encode(), b"\r\n\r\n", body))
+
+    def learn(self, head: bytes, answer: Answer) -> None:
+        """Remember the answer to a request of this head, which had no body and leaves the connection open."""
+        again: Any = getattr(answer, "again", None)
+        if again is None or len(head) > MAX_HEAD_BYTES:
+            return
+        place = head.find(_MARK)
+        key = head
+        if place >= 0 and _ID.match(head, place + 26):
+            key = head[: place + 26] + head[place + 26 + _ID_BYTES :]
+        if key.lower().count(_NAME) != (1 if key is not head else 0):
+            return  # written in another way, or twice: not for here
+        rendered = render_head(answer, without=_NAME)
+        if rendered is None:
+            return
+        self._bytes += len(key) + len(rendered[1]) + _OVERHEAD_BYTES
+        if self._bytes > MAX_BYTES:
+            self._kept.clear()
+            self._bytes = len(key) + len(rendered[1]) + _OVERHEAD_BYTES
+        self._kept[key] = _Kept(again, *rendered, len(answer.body))

@@ -1,0 +1,79 @@
+"""An instance's documents: rendered when first asked for, kept with its record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from datetime import UTC, datetime, timedelta
+
+from openimds.metadata.decide import DocumentRequest, decide
+from openimds.metadata.decision import Answer, Decision
+from openimds.metadata.etags import with_etag
+from openimds.metadata.reading import DocumentSettings, Reading
+from openimds.resources.instance import Instance
+from openimds.web.guest.asking import Asker
+from openimds.web.guest.records import Records
+from openimds.web.guest.rendered import RandomBytes, Rendered, SeedPlace
+
+_READS = ("GET", "HEAD")
+
+
+class Documents:
+    """Of one service: its settings are in what it renders."""
+
+    def __init__(
+        self,
+        records: Records,
+        settings: DocumentSettings,
+        *,
+        utc_now: Callable[[], datetime],
+        random_bytes: RandomBytes,
+    ) -> None:
+        self._records = records
+        self._settings = settings
+        self._utc_now = utc_now
+        self._random_bytes = random_bytes
+
+    def find(self, asked: DocumentRequest, asker: Asker) -> Rendered | Decision:
+        """What becomes of the request; Rendered when it is a document that may be kept. Raises Refusal."""
+        today = self._utc_now().strftime("%Y-%m-%d")
+        if asked.method not in _READS:
+            return decide(asked, self._reading(asker, today, self._random_bytes))
+        key = self._key(asked, asker, today)
+        kept = asker.record.documents.get(key)
+        if kept is not None:
+            return kept
+        place = SeedPlace()
+        decision = decide(asked, self._reading(asker, today, place.random_bytes))
+        if not isinstance(decision, Answer) or decision.status != 200:
+            return decision
+        rendered = place.rendered(decision if place.is_used else with_etag(decision))
+        if rendered is None:
+            return decide(asked, self._reading(asker, today, self._random_bytes))
+        self._records.keep_document(asker.record, key, rendered)
+        return rendered
+
+    def _key(self, asked: DocumentRequest, asker: Asker, today: str) -> Hashable:
+        # An address shows only in documents of an instance that has none of its own.
+        address = None if _has_ipv4(asker.instance) else asker.address
+        # HEAD is refused where GET is not: a key of its own. Other settings: other documents.
+        return (id(self), today, asked.method, asked.path.tree, asked.path.parts, address)
+
+    def _reading(self, asker: Asker, today: str, random_bytes: RandomBytes) -> Reading:
+        return Reading(
+            instance=asker.instance,
+            settings=self._settings,
+            today=today,
+            address=asker.address,
+            random_bytes=random_bytes,
+        )
+
+
+def next_midnight(now: datetime) -> float:
+    """In seconds since the epoch."""
+    return (now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)).timestamp()
+
+
+def _has_ipv4(instance: Instance) -> bool:
+    return any(
+        ":" not in address.ip_address for nic in instance.nics for subnet in nic.subnets for address in subnet.addresses
+    )
