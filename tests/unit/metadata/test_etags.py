@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.metadata.decision import TEXT, Answer
+from openimds.metadata.etags import etag_of, strong_etag, unless_known, weak_etag, with_etag
+
+DOCUMENT = with_etag(Answer(200, TEXT, b"vm.novalocal"))
+ETAG = etag_of(DOCUMENT) or ""
+
+
+def test_an_etag_follows_the_bytes() -> None:
+    assert ETAG == strong_etag(b"vm.novalocal")[1] != strong_etag(b"vm.novaloca")[1]
+    assert ETAG.startswith('"')
+    assert len(ETAG) == 34
+
+
+def test_only_documents_have_one() -> None:
+    assert etag_of(with_etag(Answer(404, TEXT, b"x"))) is None
+    assert with_etag(DOCUMENT) is DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("", 200), (None, 200), (ETAG, 304), (f"W/{ETAG}", 304), ("*", 304), (f' "a" ,{ETAG}', 304),
+        (f'"a",W/{ETAG}, "b"', 304), ('"a"', 200), (ETAG.strip('"'), 200), (ETAG[:-1], 200), ("garbage, *", 200),
+    ],
+)  # fmt: skip
+def test_if_none_match(sent: str | None, status: int) -> None:
+    answer = unless_known(DOCUMENT, sent)
+    assert answer.status == status
+    assert answer.body == (b"" if status == 304 else DOCUMENT.body)
+    assert etag_of(answer) == ETAG
+
+
+def test_weak_ones_match_alike() -> None:
+    weak = Answer(200, TEXT, b"seed 1", (weak_etag(b"stable"),))
+    assert etag_of(with_etag(weak)) == weak_etag(b"stable")[1]
+    assert unless_known(weak, weak_etag(b"stable")[1]).status == 304
+    assert unless_known(weak, strong_etag(b"stable")[1]).status == 304
+    assert unless_known(Answer(404, TEXT, b""), "*").status == 404
