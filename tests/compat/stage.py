@@ -11,6 +11,7 @@ from typing import Any
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.instance import Instance
 from openimds.resources.touched import Touched
+from openimds.resources.vendor import VendorAnswer
 from openimds.store.engine import Store
 from openimds.store.instances import AskingPort, InstanceStore
 from openimds.store.schema import upgrade
@@ -23,9 +24,9 @@ CONFIGS = ("cache", "nocache", "dynvd", "direct")
 VENDOR_DATA = {"cloud": "peer-cloud", "n": 1}
 
 
-def echo(_url: str, question: Mapping[str, Any]) -> Any:
+def echo(_url: str, question: Mapping[str, Any]) -> VendorAnswer:
     """The recorded nova's vendor data target."""
-    return {"service": "testsvc", "you_sent": dict(question)}
+    return VendorAnswer({"service": "testsvc", "you_sent": dict(question)})
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Stage:
             passwords=self.instances,
             settings=DocumentSettings(static_vendor_data=VENDOR_DATA, dynamic_vendor_data=config == "dynvd"),
             executor=self.threads,
-            vendors=Vendors([Target("testsvc", "http://testsvc")], echo, self.threads),
+            vendors=Vendors([Target("testsvc", "http://testsvc")], echo),
         )
 
     def _main_id(self) -> str:

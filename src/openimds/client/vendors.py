@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import requests
 from keystoneauth1 import exceptions
 from keystoneauth1.session import Session
 
+from openimds.client.cache_control import fresh_seconds
 from openimds.resources.errors import PeerFailed
+from openimds.resources.vendor import VendorAnswer
 
 MAX_ANSWER_BYTES = 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 _HEADERS = {
     "Content-Type": "application/json",
@@ -24,18 +30,19 @@ _HEADERS = {
 class VendorTimeouts:
     connect_seconds: float
     read_seconds: float
+    """For all of the answer, however slowly it drips."""
 
 
 def vendor_post(
     session: Session, timeouts: VendorTimeouts, certfile: str | None
-) -> Callable[[str, Mapping[str, Any]], Any]:
-    """A function (url, question) → the answer's JSON, None for an empty answer. It raises PeerFailed.
+) -> Callable[[str, Mapping[str, Any]], VendorAnswer]:
+    """A function (url, question) → the answer. It blocks, and raises PeerFailed.
 
     `certfile`: the authorities that vouch for https targets; None: the system's. A session without an auth plug-in
     asks without a token.
     """
 
-    def post(url: str, question: Mapping[str, Any]) -> Any:
+    def post(url: str, question: Mapping[str, Any]) -> VendorAnswer:
         try:
             response = session.post(
                 url,
@@ -44,13 +51,35 @@ def vendor_post(
                 authenticated=session.auth is not None,
                 verify=certfile or True,
                 timeout=(timeouts.connect_seconds, timeouts.read_seconds),
+                stream=True,
             )
-            if len(response.content) > MAX_ANSWER_BYTES:
-                raise PeerFailed(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
-            return response.json() if response.content else None
+            with response:
+                return _answer(response, timeouts.read_seconds)
         except exceptions.ClientException as error:
             raise PeerFailed(f"{type(error).__name__}: {error}") from error
-        except ValueError as error:
-            raise PeerFailed(f"its answer is not JSON: {error}") from error
+        except requests.RequestException as error:
+            raise PeerFailed(f"its answer broke off: {type(error).__name__}") from error
 
     return post
+
+
+def _answer(response: requests.Response, patience_seconds: float) -> VendorAnswer:
+    body = _body(response, time.monotonic() + patience_seconds)
+    try:
+        content = json.loads(body) if body else None
+    except ValueError as error:
+        raise PeerFailed(f"its answer is not JSON: {error}") from error
+    headers = response.headers
+    return VendorAnswer(content, len(body), fresh_seconds(headers.get("Cache-Control"), headers.get("Age")))
+
+
+def _body(response: requests.Response, deadline: float) -> bytes:
+    """As much as may be, and by the deadline: each piece has its own time-out, and a target may send many."""
+    body = b""
+    for piece in response.iter_content(_CHUNK_BYTES):
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise PeerFailed(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise PeerFailed("its answer took too long")
+    return body

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from keystoneauth1.session import Session
 
@@ -15,6 +13,7 @@ from openimds.client.session import connect
 from openimds.client.vendors import VendorTimeouts, vendor_post
 from openimds.config import MetadataApiConfig, VendorDataConfig
 from openimds.daemons.running import CannotStartError
+from openimds.daemons.vendor_file import static_vendor_data
 from openimds.metadata.policy import TokenMode
 from openimds.metadata.reading import DocumentSettings
 from openimds.store.engine import Store
@@ -26,13 +25,12 @@ from openimds.web.guest.records import Records
 from openimds.web.guest.request_log import RequestLog
 from openimds.web.guest.service import GuestService
 from openimds.web.guest.sessions import TokenSettings
-from openimds.web.guest.vendors import Target, Vendors
+from openimds.web.guest.vendors import Patience, Target, Vendors
 
 STATIC = "StaticJSON"
 DYNAMIC = "DynamicJSON"
 
 STORE_THREADS = 8
-VENDOR_THREADS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,8 @@ class ServicePlan:
     """None: instances are known by their address."""
     tokens: TokenSettings
     vendors: Callable[[], Vendors] | None
+    vendor_file: Path | None
+    """What `settings.static_vendor_data` was read from; None: from no file."""
     strict_hosts: tuple[str, ...] | None = None
     """Where instances are known by their address: the Hosts they may name; None: any."""
 
@@ -69,6 +69,7 @@ def plan_service(config: MetadataApiConfig) -> ServicePlan:
         tokens=_tokens(config),
         secrets=_secrets(config),
         vendors=(lambda: _vendors(vendor_data)) if dynamic else None,
+        vendor_file=vendor_data.jsonfile_path if STATIC in vendor_data.providers else None,
         strict_hosts=config.strict_hosts,
     )
 
@@ -103,23 +104,6 @@ def build_service(plan: ServicePlan, memory: Memory, request_log: RequestLog | N
     )
 
 
-def static_vendor_data(path: Path | None) -> dict[str, Any]:
-    """The file's JSON object; `{}` without a file. Raises CannotStartError."""
-    if path is None:
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise CannotStartError(
-            f"[api] vendordata_jsonfile_path: {path} cannot be read: {error.strerror}; make it readable or unset it"
-        ) from None
-    except ValueError as error:
-        raise CannotStartError(f"[api] vendordata_jsonfile_path: {path} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise CannotStartError(f"[api] vendordata_jsonfile_path: {path} must hold a JSON object")
-    return content
-
-
 def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
     if not config.service_metadata_proxy:
         return None
@@ -152,6 +136,8 @@ def _vendors(config: VendorDataConfig) -> Vendors:
     return Vendors(
         [Target(name, url) for name, url in config.dynamic_targets],
         vendor_post(session, timeouts, config.dynamic_ssl_certfile),
-        ThreadPoolExecutor(VENDOR_THREADS, "vendors"),
-        failure_is_fatal=config.dynamic_failure_fatal,
+        Patience(
+            seconds=config.dynamic_connect_timeout_seconds + config.dynamic_read_timeout_seconds,
+            failure_is_fatal=config.dynamic_failure_fatal,
+        ),
     )

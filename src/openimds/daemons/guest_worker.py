@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
 import structlog
 from prometheus_client import REGISTRY
@@ -17,6 +19,7 @@ from openimds.daemons.guest_service import Memory, ServicePlan, build_service, p
 from openimds.daemons.request_log import BufferedRequestLog
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.server_tls import load_certificate, server_context
+from openimds.daemons.vendor_file import VendorFile
 from openimds.http.messages import Answer, Request
 from openimds.http.rules import Connections, Limits
 from openimds.http.server import GuestServer, Listener
@@ -46,6 +49,7 @@ class GuestWorker:
         self._memory = Memory(self._store)
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._service = build_service(plan, self._memory, self._request_log)
+        self._vendor_watch: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._tls = server_context(config.tls)
 
@@ -56,9 +60,12 @@ class GuestWorker:
         await server.start([Listener(socket=self._listener, tag="tcp", limits=LIMITS, tls=self._tls)])
         pages = await self._serve_status()
         self._heed_signals()
+        self._follow_vendor_file()
         on_ready()
         await self._stop.wait()
         notify.stopping()
+        if self._vendor_watch is not None:
+            self._vendor_watch.cancel()
         await server.stop(DRAIN_SECONDS)
         if pages is not None:
             await pages.stop(0)
@@ -91,11 +98,29 @@ class GuestWorker:
     def _reload(self) -> None:
         try:
             config = configuration.load_metadata_api(self._config.config_files)
-            retired, self._service = self._service, build_service(plan_service(config), self._memory, self._request_log)
-            retired.retire()
+            self._plan = plan_service(config)
+            self._take_over(self._plan)
+            self._follow_vendor_file()
             if self._tls is not None and config.tls is not None:
                 load_certificate(self._tls, config.tls)
         except (ConfigError, CannotStartError) as error:
             log.error("the configuration was not read again", error=str(error))  # noqa: TRY400 - a sentence says it
             return
         log.info("the configuration was read again")
+
+    def _take_over(self, plan: ServicePlan) -> None:
+        retired, self._service = self._service, build_service(plan, self._memory, self._request_log)
+        retired.retire()
+
+    def _follow_vendor_file(self) -> None:
+        """Serve what the file holds, whenever it changes."""
+        if self._vendor_watch is not None:
+            self._vendor_watch.cancel()
+        path, content = self._plan.vendor_file, self._plan.settings.static_vendor_data
+        if path is not None and content is not None:
+            watch = VendorFile(path, content).watch(self._serve_vendor_data)
+            self._vendor_watch = asyncio.get_running_loop().create_task(watch)
+
+    def _serve_vendor_data(self, content: Mapping[str, Any]) -> None:
+        self._plan = replace(self._plan, settings=replace(self._plan.settings, static_vendor_data=content))
+        self._take_over(self._plan)

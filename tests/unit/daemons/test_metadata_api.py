@@ -185,6 +185,25 @@ def test_what_it_does_not_start_with(program: Program, options: dict[str, str], 
     assert "Traceback" not in said
 
 
+def test_the_vendor_data_file_is_followed_by_every_worker(program: Program) -> None:
+    file = _json_file(program.folder, {"cloud": "x"})
+    program.start(api=f"vendordata_jsonfile_path = {file}", default="metadata_workers = 2")
+    program.wait_ready()
+    _json_file(program.folder, {"cloud": "y"})
+    path = "/openstack/latest/vendor_data.json"
+    deadline = time.monotonic() + 10
+    agreed = 0
+    while agreed < 20:  # new connections each time: both workers are asked
+        agreed = agreed + 1 if json.loads(program.get(path)[1]) == {"cloud": "y"} else 0
+        assert time.monotonic() < deadline
+    file.write_text("{")
+    while "the vendor data file is broken" not in program.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert json.loads(program.get(path)[1]) == {"cloud": "y"}
+    assert program.stop() == 0
+
+
 def test_a_vendor_data_file_must_be_an_object(program: Program) -> None:
     text = program.fail(api=f"vendordata_jsonfile_path = {_json_file(program.folder, [1])}")
     assert "must hold a JSON object" in text

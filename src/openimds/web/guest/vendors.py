@@ -110,9 +110,11 @@ class _Asked:
             async with asyncio.timeout(self._patience_seconds):  # a question still in the queue is taken out of it
                 answer = await loop.run_in_executor(self._threads, self._post, self._url, question)
         except TimeoutError:
-            return self._note_failure(f"no answer within {self._patience_seconds:g} s")
+            self._note_failure(f"no answer within {self._patience_seconds:g} s")
+            return None
         except PeerFailed as error:
-            return self._note_failure(error.message)
+            self._note_failure(error.message)
+            return None
         self._note_success()
         self._kept.put(key, answer)
         return answer

@@ -14,11 +14,12 @@ import structlog
 from openimds.identity.signature import sign
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.errors import PeerFailed
+from openimds.resources.vendor import VendorAnswer
 from openimds.web.guest.asking import ByAddress, BySignature
 from openimds.web.guest.messages import GuestResponse
 from openimds.web.guest.records import Records
 from openimds.web.guest.service import GuestService
-from openimds.web.guest.vendors import Target, Vendors
+from openimds.web.guest.vendors import Patience, Target, Vendors
 
 SECRET = "s3cret"
 ID = "11111111-2222-4333-8444-555555555501"
@@ -294,27 +295,27 @@ def test_by_address(play, instances) -> None:
 VENDOR_DATA2 = b"/openstack/latest/vendor_data2.json"
 
 
-def vendors_saying(said: Mapping[str, Any], threads, **options: Any) -> Callable[[], Vendors]:
-    def post(url: str, _question: Mapping[str, Any]) -> Any:
+def vendors_saying(said: Mapping[str, Any], **options: Any) -> Callable[[], Vendors]:
+    def post(url: str, _question: Mapping[str, Any]) -> VendorAnswer:
         answer = said[url]
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return VendorAnswer(answer)
 
     targets = [Target("a", "http://a"), Target("b", "http://b"), Target("a", "http://never")]
-    return lambda: Vendors(targets, post, threads, **options)
+    return lambda: Vendors(targets, post, Patience(**options))
 
 
-def test_dynamic_vendor_data(play, threads) -> None:
-    vendors = vendors_saying({"http://a": {"x": 1}, "http://b": None}, threads)
+def test_dynamic_vendor_data(play) -> None:
+    vendors = vendors_saying({"http://a": {"x": 1}, "http://b": None})
     (answer,) = play(Ask(VENDOR_DATA2, headers=signed()), vendors=vendors)
     assert json.loads(answer.body) == {"static": {}, "a": {"x": 1}, "b": {}}
 
 
 @pytest.mark.parametrize(("fatal", "status"), [(False, 200), (True, 503)])
-def test_a_vendor_that_fails(play, threads, fatal: bool, status: int) -> None:
+def test_a_vendor_that_fails(play, fatal: bool, status: int) -> None:
     said = {"http://a": PeerFailed("refused"), "http://b": {"y": 2}}
-    vendors = vendors_saying(said, threads, failure_is_fatal=fatal)
+    vendors = vendors_saying(said, failure_is_fatal=fatal)
     with structlog.testing.capture_logs() as logs:
         (answer,) = play(Ask(VENDOR_DATA2, headers=signed()), vendors=vendors)
     assert answer.status == status

@@ -1,0 +1,32 @@
+"""How long an answer may be kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from openimds.client.cache_control import LONGEST_SECONDS, fresh_seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "age", "seconds"),
+    [
+        (None, None, 0),
+        ("", None, 0),
+        ("max-age=60", None, 60),
+        ("Max-Age = 60", None, 60),
+        ('private, max-age="60"', None, 60),
+        ("s-maxage=60", None, 0),
+        ("max-age=60, no-store", None, 0),
+        ("no-cache, max-age=60", None, 0),
+        ("max-age=60", "20", 40),
+        ("max-age=60", "80", 0),
+        ("max-age=60", "old", 60),
+        ("max-age=-1", None, 0),
+        ("max-age=x", None, 0),
+        ("max-age=9999999999", None, LONGEST_SECONDS),
+        ("max-age", None, 0),
+        ("must-revalidate, max-age=5", None, 5),
+    ],
+)
+def test_fresh_seconds(said: str | None, age: str | None, seconds: float) -> None:
+    assert fresh_seconds(said, age) == seconds
