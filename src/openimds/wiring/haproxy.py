@@ -173,6 +173,7 @@ def _defaults(proxy: Proxy, timeouts: Timeouts) -> list[str]:
         "    mode http",
         "    log global",
         "    option dontlognull",
+        "    option disable-h2-upgrade",  # one protocol: what is not HTTP/1 is refused
         f"    maxconn {MAX_CONNECTIONS}",
         f"    backlog {BACKLOG}",
         f"    retries {RETRIES}",

@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tests.security.stage import Cloud, cloud_in
+
+
+@pytest.fixture(scope="module")
+def running_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """One a test file, with the namespace proxy in front."""
+    with cloud_in(tmp_path_factory.mktemp("security")) as cloud:
+        cloud.start_proxy()
+        yield cloud
+
+
+@pytest.fixture
+def cloud(running_cloud: Cloud) -> Iterator[Cloud]:
+    """Passwords are forgotten before each test; every answer in it is judged after it."""
+    running_cloud.api_stage.reset()
+    running_cloud.transcripts.clear()
+    yield running_cloud
+    running_cloud.judge()

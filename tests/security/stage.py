@@ -1,0 +1,302 @@
+"""The guests' whole way on the loopback: HAProxy → metadata agent → metadata API, all real but the kernel's wiring.
+
+Guests ask from addresses of 127.0.0.0/8, so that no namespace, and no root, is needed. Every byte that anything answers
+is kept with who asked, and judged: `Transcript`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+from prometheus_client import CollectorRegistry
+from tests.compat.stage import Stage as ApiStage
+from tests.security.cloud import GUESTS, NETWORK, SECRET, TWICE, Guest, instances_document
+from tests.security.opinion import Answer, answers
+
+from openimds.agents.metadata.finder import Finder
+from openimds.agents.metadata.measures import Measures
+from openimds.agents.metadata.service import MetadataService
+from openimds.daemons.guest_worker import LIMITS
+from openimds.daemons.metadata_upstream import PooledUpstream
+from openimds.http.client import Pool, Upstream
+from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
+from openimds.http.rules import Connections, Limits, Timeouts
+from openimds.http.server import GuestServer, Listener
+from openimds.identity.source import Address
+from openimds.resources.network import FixedIP, Port
+from openimds.wiring.haproxy import Proxy, ProxySettings, Scope, haproxy_config
+from openimds.wiring.haproxy import Timeouts as ProxyTimeouts
+
+T = TypeVar("T")
+
+SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
+"""So that tests of slowness are quick."""
+READ_SECONDS = 15.0
+
+
+@dataclass
+class Transcript:
+    """What one connection was told."""
+
+    asker: Guest | None
+    raw: bytearray = field(default_factory=bytearray)
+    sent: bytearray = field(default_factory=bytearray)
+    is_whole: bool = False
+    """The server closed: what came must be complete answers."""
+
+    def judge(self) -> None:
+        """No answer has another instance's canary in it, and h11 can read what came."""
+        for guest in GUESTS:
+            if guest is not self.asker:
+                told = [secret for secret in guest.secrets if secret in self.raw]
+                assert not told, f"{self.asker and self.asker.label} was told {told} by {bytes(self.sent[:500])!r}"
+        if self.is_whole:
+            self.answers()
+
+    def answers(self) -> list[Answer]:
+        method = bytes(self.sent[:32]).split(b" ")[0].decode("latin-1")
+        return answers(bytes(self.raw), [method])
+
+
+class Line:
+    """A guest's connection."""
+
+    def __init__(self, raw: socket.socket, transcript: Transcript) -> None:
+        self.socket = raw
+        self.transcript = transcript
+
+    def send(self, data: bytes) -> None:
+        self.transcript.sent += data
+        self.socket.sendall(data)
+
+    def read(self) -> bytes:
+        """The next bytes; empty at the end."""
+        data = self.socket.recv(65536)
+        self.transcript.raw += data
+        self.transcript.is_whole = self.transcript.is_whole or not data
+        return data
+
+    def finish(self) -> bytes:
+        """All that is answered until the server closes."""
+        try:
+            while self.read():
+                pass
+        except ConnectionResetError:
+            self.transcript.is_whole = True
+        self.socket.close()
+        return bytes(self.transcript.raw)
+
+
+@dataclass
+class Ports:
+    """The mirror of a cloud in which both guests are on one network, and one address is two ports'."""
+
+    ports: Mapping[str, Port]
+    revision: int = 1
+    connected: bool = True
+
+    def view(self) -> Ports:
+        return self
+
+    def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
+        return None
+
+
+class NoMorePorts:
+    """The control API knows nothing beyond the mirror."""
+
+    def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        return ()
+
+
+def ports_of_guests() -> Ports:
+    ports = [_port(f"port-{guest.label}", guest, guest.address) for guest in GUESTS]
+    ports += [_port(f"twice-{guest.label}", guest, TWICE) for guest in GUESTS]
+    return Ports({port.id: port for port in ports})
+
+
+def _port(port_id: str, guest: Guest, address: str) -> Port:
+    return Port(
+        id=port_id,
+        network_id=NETWORK,
+        project_id=guest.project_id,
+        mac_address=f"fa:16:3e:00:00:0{guest.number}",
+        fixed_ips=(FixedIP("s", address),),
+        device_id=guest.uuid,
+        device_owner="compute:nova",
+    )
+
+
+class Cloud:
+    """Runs the servers on an event loop of its own thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.transcripts: list[Transcript] = []
+        self.api_stage = ApiStage(folder, instances_document())
+        self.ports = ports_of_guests()
+        self.agent: MetadataService
+        self.api_port = 0
+        self.proxy_port = 0
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._servers: list[GuestServer] = []
+        self._pool: Pool
+        self._haproxy: subprocess.Popen[bytes] | None = None
+        self._executor = ThreadPoolExecutor(2)
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.folder / "metadata_proxy"
+
+    def start(self) -> None:
+        self._thread.start()
+        self.api_port = self.do(self._start_api())
+        self.do(self._start_agent())
+
+    def stop(self) -> None:
+        if self._haproxy is not None:
+            self._haproxy.terminate()
+            self._haproxy.wait(10)
+        self.do(self._stop_servers())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+        self._executor.shutdown()
+        self.api_stage.close()
+
+    def do(self, coming: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coming, self._loop).result(30)
+
+    # Asking -------------------------------------------------------------------------------------------------------
+
+    def connect_api(self, asker: Guest | None) -> Line:
+        """Straight to the metadata API, as an agent would for `asker`."""
+        return self._line(socket.create_connection(("127.0.0.1", self.api_port), READ_SECONDS), asker)
+
+    def connect_agent(self, asker: Guest | None) -> Line:
+        raw = socket.socket(socket.AF_UNIX)
+        raw.settimeout(READ_SECONDS)
+        raw.connect(str(self.agent_socket))
+        return self._line(raw, asker)
+
+    def connect_proxy(self, asker: Guest | None, address: str = "") -> Line:
+        """As a guest does."""
+        source = address or (asker.address if asker else "127.0.0.1")
+        raw = socket.create_connection(("127.0.0.1", self.proxy_port), READ_SECONDS, (source, 0))
+        return self._line(raw, asker)
+
+    def ask_api(self, asker: Guest | None, data: bytes) -> list[Answer]:
+        return _whole(self.connect_api(asker), data)
+
+    def ask_agent(self, asker: Guest | None, data: bytes) -> list[Answer]:
+        return _whole(self.connect_agent(asker), data)
+
+    def ask_proxy(self, asker: Guest | None, data: bytes, address: str = "") -> list[Answer]:
+        return _whole(self.connect_proxy(asker, address), data)
+
+    def judge(self) -> None:
+        """Every answer since the last time."""
+        transcripts, self.transcripts = self.transcripts, []
+        for transcript in transcripts:
+            transcript.judge()
+
+    def _line(self, raw: socket.socket, asker: Guest | None) -> Line:
+        raw.settimeout(READ_SECONDS)
+        transcript = Transcript(asker)
+        self.transcripts.append(transcript)
+        return Line(raw, transcript)
+
+    # Serving ------------------------------------------------------------------------------------------------------
+
+    async def _start_api(self) -> int:
+        listener = tcp_listener("127.0.0.1", 0)
+        port: int = listener.getsockname()[1]
+        service = self.api_stage.service("cache")
+        server = GuestServer(service.handle, timeouts=SHORT, connections=Connections(per_peer=20_000))
+        await server.start([Listener(socket=listener, tag="tcp", limits=LIMITS)])
+        self._servers.append(server)
+        return port
+
+    async def _start_agent(self) -> None:
+        self._pool = Pool(Upstream(host="127.0.0.1", port=self.api_port))
+        finder = Finder(self.ports, NoMorePorts(), self.ports, executor=self._executor, clock=time.monotonic)
+        self.agent = MetadataService(
+            finder,
+            PooledUpstream(self._pool),
+            secret=SECRET,
+            measures=Measures(CollectorRegistry()),
+            clock=time.monotonic,
+        )
+        server = GuestServer(self.agent.answer, timeouts=SHORT)
+        listener = unix_listener(self.agent_socket, UnixAccess(mode=0o666))
+        await server.start([Listener(socket=listener, tag="proxy", limits=Limits(body_bytes=256 * 1024))])
+        self._servers.append(server)
+
+    async def _stop_servers(self) -> None:
+        for server in reversed(self._servers):
+            await server.stop(0.5)
+        await self._pool.close()
+
+    def start_proxy(self, **settings: Any) -> None:
+        self.proxy_port = free_port()
+        self._haproxy = start_haproxy(self.folder, self.agent_socket, self.proxy_port, **settings)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start_haproxy(folder: Path, agent: Path, port: int, **settings: Any) -> subprocess.Popen[bytes]:
+    """The namespace proxy, as the agents configure it, on a port of the loopback; in the foreground."""
+    place = folder / f"proxy-{port}"
+    (place / "external" / "pids").mkdir(parents=True)
+    settings.setdefault("timeouts", ProxyTimeouts(http_request_seconds=1))
+    made = ProxySettings(state_path=place, agent_socket=agent, log_socket=place / "log", **settings)
+    proxy = Proxy(name=NETWORK, namespace="", scope=Scope.NETWORK, scope_id=NETWORK, binds=(f"127.0.0.1:{port}",))
+    file = place / "haproxy.conf"
+    file.write_text(haproxy_config(proxy, made))
+    process = subprocess.Popen(["haproxy", "-db", "-q", "-f", str(file)], stderr=subprocess.DEVNULL)
+    until(lambda: _listens(port))
+    return process
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.02)
+
+
+def _whole(line: Line, data: bytes) -> list[Answer]:
+    line.send(data)
+    line.finish()
+    return line.transcript.answers()
+
+
+@contextmanager
+def cloud_in(folder: Path) -> Iterator[Cloud]:
+    cloud = Cloud(folder)
+    cloud.start()
+    try:
+        yield cloud
+    finally:
+        cloud.stop()
