@@ -37,7 +37,20 @@ class BufferedRequestLog:
         """A writer of lines of these facts: (request id, milliseconds)."""
         safe = logs.without_secrets(None, "info", dict(facts))
         before, middle, after = self._json(event, safe) if self._is_json else self._console(event, safe)
-        return lambda request_id, milliseconds: self._write(before, request_id, middle, milliseconds, after)
+        layout = self._json_line if self._is_json else self._console_line
+
+        def write(request_id: str, milliseconds: float) -> None:
+            now = time.time()
+            if not self._second <= now < self._second + 1:
+                self._tick(int(now))
+            lines = self._lines
+            lines.append(layout(now, before, f"{request_id}{middle}{milliseconds:.2f}{after}"))
+            if len(lines) == 1:
+                asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
+            elif len(lines) >= FLUSH_LINES:
+                self.flush()
+
+        return write
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
@@ -45,22 +58,14 @@ class BufferedRequestLog:
             self._stream.write("".join(lines))
             self._stream.flush()
 
-    def _write(self, before: str, request_id: str, middle: str, milliseconds: float, after: str) -> None:
-        now = time.time()
-        second = int(now)
-        if second != self._second:
-            self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        microseconds = int((now - second) * 1_000_000)
-        if self._is_json:
-            text = f'{before}{request_id}{middle}{milliseconds:.2f}{after}{self._stamp}.{microseconds:06d}Z"}}\n'
-        else:
-            text = f"{self._stamp}.{microseconds:06d}Z{before}{request_id}{middle}{milliseconds:.2f}{after}\n"
-        lines = self._lines
-        lines.append(text)
-        if len(lines) == 1:
-            asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-        elif len(lines) >= FLUSH_LINES:
-            self.flush()
+    def _tick(self, second: int) -> None:
+        self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+    def _console_line(self, now: float, before: str, rest: str) -> str:
+        return f"{self._stamp}.{int((now - self._second) * 1_000_000):06d}Z{before}{rest}\n"
+
+    def _json_line(self, now: float, before: str, rest: str) -> str:
+        return f'{before}{rest}{self._stamp}.{int((now - self._second) * 1_000_000):06d}Z"}}\n'
 
     def _console(self, event: str, facts: Mapping[str, object]) -> tuple[str, str, str]:
         middle = "".join(f" {name}={_shown(value)}" for name, value in facts.items())

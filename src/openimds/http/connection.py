@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.http.answers import CONTINUE, FAILED, http_date, render
+from openimds.http.answers import CONTINUE, FAILED, render
 from openimds.http.conversation import Conversation, Incoming, Stage
 from openimds.http.messages import Answer, Handler, sentence
 from openimds.http.repeats import Repeats
@@ -40,6 +40,10 @@ class Owner(Protocol):
     timeouts: Timeouts
     draining: bool
     loop: asyncio.AbstractEventLoop
+    date: bytes
+    """The Date header's value, at most a moment old."""
+    idle_deadline: float
+    """Of a connection that becomes idle at that moment."""
 
     def admit(self, connection: Connection) -> bool: ...
     def forget(self, connection: Connection) -> None: ...
@@ -138,13 +142,13 @@ class Connection(asyncio.Protocol):
         if owner.draining or self._writing_paused or self._transport is None:
             return False
         try:
-            answer = self._repeats.answer(data, http_date(time.time()))
+            answer = self._repeats.answer(data, owner.date)
         except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
             _log.exception("a request could not be answered as before", listener=self._listener)
             return False
         if answer is None:
             return False
-        self.deadline = owner.loop.time() + owner.timeouts.idle
+        self.deadline = owner.idle_deadline
         self._transport.write(answer)
         return True
 

@@ -25,7 +25,7 @@ _ID_BYTES = 40
 _NAME = b"x-openstack-request-id"
 _OVERHEAD_BYTES = 1000
 
-Again = Callable[[str], tuple[str, bytes] | None]
+Again = Callable[[bytes], tuple[bytes, bytes] | None]
 """(the request id as given, or empty) → (the request id to answer with, the body), or None."""
 
 
@@ -49,12 +49,12 @@ class Repeats:
         """The whole answer to a request of these bytes; None when it must be read. `date`: as the header has it."""
         place = data.find(_MARK)
         if place < 0:
-            key, given = data, ""
+            key, given = data, b""
         else:
             start = place + 26
             if _ID.match(data, start) is None:
                 return None
-            given = data[start : start + _ID_BYTES].decode()
+            given = data[start : start + _ID_BYTES]
             key = data[:start] + data[start + _ID_BYTES :]
         kept = self._kept.get(key)
         if kept is None:
@@ -66,7 +66,7 @@ class Repeats:
         request_id, body = answer
         if len(body) != kept.body_bytes:
             raise RuntimeError("an answer that is given again has another length")
-        return b"".join((kept.before_date, date, kept.after_date, request_id.encode(), b"\r\n\r\n", body))
+        return b"".join((kept.before_date, date, kept.after_date, request_id, b"\r\n\r\n", body))
 
     def learn(self, head: bytes, answer: Answer) -> None:
         """Remember the answer to a request of this head, which had no body and leaves the connection open."""

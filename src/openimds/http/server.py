@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import socket as sockets
 import ssl
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
+from openimds.http.answers import http_date
 from openimds.http.connection import Connection
 from openimds.http.messages import Handler
 from openimds.http.repeats import Repeats
@@ -52,6 +54,7 @@ class GuestServer:
         self.handler = handler
         self.timeouts = timeouts or Timeouts()
         self.draining = False
+        self.date, self.idle_deadline = http_date(time.time()), 0.0
         self._caps = connections or Connections()
         self._connections: set[Connection] = set()
         self._of_peer: Counter[str] = Counter()
@@ -142,6 +145,7 @@ class GuestServer:
     def _sweep(self) -> None:
         """Look at every connection's deadline. One pass over all of them costs less than a timer for each request."""
         now = self.loop.time()
+        self.date, self.idle_deadline = http_date(time.time()), now + self.timeouts.idle + _SWEEP_SECONDS
         for connection in [one for one in self._connections if one.deadline < now]:
             connection.expire()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)

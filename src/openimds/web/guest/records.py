@@ -29,12 +29,14 @@ PATIENCE_SECONDS = 5.0
 class Record:
     """One answer of the store. `good` turns False when it is dropped, for those who still hold it."""
 
-    __slots__ = ("answer", "documents", "good", "key")
+    __slots__ = ("answer", "documents", "good", "key", "used")
 
     def __init__(self, key: Hashable, answer: Any) -> None:
         self.key = key
         self.answer = answer
         self.good = True
+        self.used = False
+        """Since somebody last looked for a record to drop. Cheaper to set than a place in a queue to change."""
         self.documents: dict[Hashable, Rendered] = {}
         """What was rendered from it."""
 
@@ -71,7 +73,7 @@ class Records:
         """As `ask`, with what is known about the answer."""
         record = self._records.get(key)
         if record is not None:
-            self._records.move_to_end(key)
+            record.used = True
             return record
         asking = self._asking.get(key)
         if asking is None:
@@ -81,10 +83,6 @@ class Records:
                 return await asyncio.shield(asking)
         except TimeoutError:
             raise StoreUnavailable(f"the store did not answer within {PATIENCE_SECONDS:g} s") from None
-
-    def touch(self, record: Record) -> None:
-        """It was used: it goes last."""
-        self._records.move_to_end(record.key)
 
     def keep_document(self, record: Record, key: Hashable, rendered: Rendered) -> None:
         """Remember what was rendered, within bounds: the records that were used longest ago lose theirs first."""
@@ -138,7 +136,16 @@ class Records:
         elif not _is_instance(record.key):
             self._of_no_instance.add(record.key)
         if len(self._records) > self._max_records:
-            self._drop([next(iter(self._records))])
+            self._drop([self._least_used()])
+
+    def _least_used(self) -> Hashable:
+        """The oldest record that was not used since it was here last."""
+        while True:
+            key, record = next(iter(self._records.items()))
+            if not record.used:
+                return key
+            record.used = False
+            self._records.move_to_end(key)
 
     def _drop(self, keys: Iterable[Hashable]) -> None:
         for key in keys:

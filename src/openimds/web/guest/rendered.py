@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from openimds.metadata.decision import Answer
 
+DRAWN_TOGETHER = 32
+
 RandomBytes = Callable[[int], bytes]
 
 
@@ -27,16 +29,47 @@ class Rendered:
     def size(self) -> int:
         return len(self.answer.body) + len(self.before) + len(self.after)
 
-    def body(self, random_bytes: RandomBytes) -> bytes:
-        """New at every call if it has a random part."""
-        if not self.seed_bytes:
-            return self.answer.body
-        return b"".join((self.before, b2a_base64(random_bytes(self.seed_bytes), newline=False), self.after))
-
-    def again(self, random_bytes: RandomBytes) -> Answer:
+    def again(self, seeds: Seeds) -> Answer:
+        """The answer; its body is new at every call if it has a random part."""
         if not self.seed_bytes:
             return self.answer
-        return Answer(self.answer.status, self.answer.content_type, self.body(random_bytes), self.answer.headers)
+        body = b"".join((self.before, seeds.text(self.seed_bytes), self.after))
+        return Answer(self.answer.status, self.answer.content_type, body, self.answer.headers)
+
+
+class Seeds:
+    """Random bytes as base64, each given once. Drawn for several documents together: the kernel charges by the call."""
+
+    def __init__(self, random_bytes: RandomBytes) -> None:
+        self._random_bytes = random_bytes
+        self._drawn: list[bytes] = []
+        self._size = 0
+        os.register_at_fork(after_in_child=self.forget)
+
+    def text(self, size: int) -> bytes:
+        """`size` random bytes, encoded."""
+        if size != self._size or not self._drawn:
+            self._draw(size)
+        return self._drawn.pop()
+
+    def forget(self) -> None:
+        """What was drawn is not to be used: two processes would give the same."""
+        self._drawn.clear()
+
+    def _draw(self, size: int) -> None:
+        padding = -size % 3
+        unit = size + padding
+        # The zeros that stand for what is missing in the last group of three are cut off again, as `=`.
+        drawn = bytearray(self._random_bytes(unit * DRAWN_TOGETHER))
+        for missing in range(padding):
+            drawn[size + missing :: unit] = bytes(DRAWN_TOGETHER)
+        text = b2a_base64(drawn, newline=False)
+        length = unit // 3 * 4
+        end = b"=" * padding
+        self._size = size
+        self._drawn = [
+            text[place : place + length - padding] + end for place in range(0, length * DRAWN_TOGETHER, length)
+        ]
 
 
 class SeedPlace:

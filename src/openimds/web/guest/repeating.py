@@ -6,17 +6,17 @@ the first time. What is checked here at every call: that nothing of it has chang
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter, time
 
-from openimds.web.guest.records import Record, Records
-from openimds.web.guest.rendered import RandomBytes, Rendered
+from openimds.web.guest.records import Record
+from openimds.web.guest.rendered import Rendered, Seeds
+from openimds.web.guest.request_ids import new_request_id
 from openimds.web.guest.request_log import Line
 from openimds.web.guest.tally import TALLY
 
-Again = Callable[[str], tuple[str, bytes] | None]
+Again = Callable[[bytes], tuple[bytes, bytes] | None]
 """(the request id that was given, or nothing) → (the id it goes by, the body); None: ask properly."""
 
 
@@ -31,10 +31,9 @@ class Lease:
 class Repeat:
     """An answer to be given again and again."""
 
-    records: Records
     record: Record
     rendered: Rendered
-    random_bytes: RandomBytes
+    seeds: Seeds
     line: Line
     lease: Lease
     until: float
@@ -42,15 +41,19 @@ class Repeat:
     secret: str
     """The name of the one that signed it."""
 
-    def __call__(self, given: str) -> tuple[str, bytes] | None:
-        started = time.perf_counter()
-        if not self.record.good or not self.lease.valid or time.time() >= self.until:
+    def __call__(self, given: bytes) -> tuple[bytes, bytes] | None:
+        started = perf_counter()
+        record = self.record
+        if not record.good or not self.lease.valid or time() >= self.until:
             return None
-        request_id = given or f"req-{uuid.uuid4()}"
-        body = self.rendered.body(self.random_bytes)
-        self.records.touch(self.record)
-        seconds = time.perf_counter() - started
-        TALLY.signed(self.secret)
-        TALLY.answered(200, seconds)
-        self.line(request_id, seconds * 1000)
+        record.used = True
+        request_id = given or new_request_id().encode()
+        rendered = self.rendered
+        if rendered.seed_bytes:
+            body = b"".join((rendered.before, self.seeds.text(rendered.seed_bytes), rendered.after))
+        else:
+            body = rendered.answer.body
+        seconds = perf_counter() - started
+        TALLY.repeated(self.secret, seconds)
+        self.line(request_id.decode(), seconds * 1000)
         return request_id, body

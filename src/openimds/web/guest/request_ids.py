@@ -16,4 +16,9 @@ def request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
     given = values(headers, REQUEST_ID)
     if len(given) == 1 and _FORM.fullmatch(given[0]):
         return given[0]
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """A random UUID behind `req-`."""
     return f"req-{uuid.uuid4()}"

@@ -36,7 +36,7 @@ from openimds.web.guest.asking import Asker, Identification
 from openimds.web.guest.documents import Documents, next_midnight
 from openimds.web.guest.messages import GuestRequest, GuestResponse
 from openimds.web.guest.records import Records
-from openimds.web.guest.rendered import Rendered
+from openimds.web.guest.rendered import Rendered, Seeds
 from openimds.web.guest.repeating import Again, Lease, Repeat
 from openimds.web.guest.request_ids import request_id
 from openimds.web.guest.request_log import REQUEST_ANSWERED, Line, RequestLog, StructuredLog
@@ -105,6 +105,7 @@ class GuestService:
         self._records = records
         self._documents = Documents(records, settings, utc_now=world.utc_now, random_bytes=world.random_bytes)
         self._log = request_log or StructuredLog()
+        self._seeds = Seeds(world.random_bytes)
         self._lease = Lease()
         tokens = tokens or TokenSettings()
         self._is_behind_agent = tokens.is_behind_agent
@@ -151,7 +152,7 @@ class GuestService:
         found = self._documents.find(asked, asker)
         if isinstance(found, Rendered):
             trace.rendered = found
-            return _reread(found.again(self._world.random_bytes), request)
+            return _reread(found.again(self._seeds), request)
         return _reread(await self._carry_out(found, asker.instance), request)
 
     async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
@@ -205,10 +206,9 @@ class GuestService:
         if any(name.lower() in _CHANGES_THE_ANSWER for name, _value in request.headers):
             return None
         return Repeat(
-            records=self._records,
             record=asker.record,
             rendered=rendered,
-            random_bytes=self._world.random_bytes,
+            seeds=self._seeds,
             line=line,
             lease=self._lease,
             until=next_midnight(self._world.utc_now()),

@@ -17,6 +17,7 @@ class Tally:
     def __init__(self) -> None:
         self._answers: Counts[int] = Counts()
         self._signatures: Counts[str] = Counts()
+        self._repeats = {"current": 0, "previous": 0}
         self._buckets = [0] * (len(SECONDS_BOUNDS) + 1)
         self._seconds = 0.0
         self._waits = False
@@ -28,6 +29,17 @@ class Tally:
         self._answers[status] += 1
         self._seconds += seconds
         self._buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+
+    def repeated(self, secret: str, seconds: float) -> None:
+        """Count a request that was signed and answered with 200."""
+        if not self._waits:
+            self._flush_soon()
+        self._repeats[secret] += 1
+        self._seconds += seconds
+        if seconds <= SECONDS_BOUNDS[0]:
+            self._buckets[0] += 1
+        else:
+            self._buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
 
     def signed(self, secret: str) -> None:
         """Count one signature, by the name of the secret."""
@@ -43,6 +55,10 @@ class Tally:
         signatures, self._signatures = self._signatures, Counts()
         buckets, self._buckets = self._buckets, [0] * (len(SECONDS_BOUNDS) + 1)
         seconds, self._seconds = self._seconds, 0.0
+        for secret, count in self._repeats.items():
+            self._repeats[secret] = 0
+            signatures[secret] += count
+            answers[200] += count
         for status, count in answers.items():
             REQUESTS.labels(str(status)).inc(count)
         for secret, count in signatures.items():
