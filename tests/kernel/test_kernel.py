@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 
 import pytest
+import structlog
 from tests.kernel.stage import Host
 
 from openimds.linux import netns
@@ -62,6 +63,21 @@ def test_the_host_has_no_address_on_a_tenants_segment(host: Host) -> None:
     make(host, router_like(host))
     for name in (host.bridge(), host.tap()):
         assert run(["ip", "-o", "addr", "show", "dev", name]) == ""
+
+
+def test_a_setting_that_this_kernel_lacks_is_nothing_to_do(host: Host) -> None:
+    """As with IPv6 switched off, or on a kernel older than the setting: told once, and the rest is made."""
+    router = router_like(host)
+    device = router.devices[0].name
+    lacking = {f"net.ipv4.no_such_{host.tag}": "1", f"net.ipv6.conf.{device}.no_such_{host.tag}": "0"}
+    wanted = dataclasses.replace(router, sysctls={**router.sysctls, **lacking})
+    with structlog.testing.capture_logs() as logs:
+        changes = make(host, wanted)
+        assert make(host, wanted) == ()
+    assert any("ip_forward" in words for words in changes)
+    assert not any("no_such" in words for words in changes)
+    told = [line["setting"] for line in logs if "no such setting" in line["event"]]
+    assert sorted(told) == [f"net.ipv4.no_such_{host.tag}", f"net.ipv6.conf.<device>.no_such_{host.tag}"]
 
 
 def test_changes_only_what_differs_and_keeps_counters(host: Host) -> None:

@@ -61,7 +61,7 @@ def serve(agent: Agent) -> int:
         worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="rounds", daemon=True)
         mirror.start()
         worker.start()
-        _announce_when_ready(agent, loop, signals)
+        _announce_when_ready(agent, loop, signals, failed)
         heartbeat.start()
         signals.wait()
         heartbeat.stop()
@@ -82,11 +82,11 @@ def _run_loop(loop: Loop[Any], signals: Signals, failed: threading.Event) -> Non
         signals.stopped.set()
 
 
-def _announce_when_ready(agent: Agent, loop: Loop[Any], signals: Signals) -> None:
-    """After the first full round: what this host should have, it has."""
+def _announce_when_ready(agent: Agent, loop: Loop[Any], signals: Signals, failed: threading.Event) -> None:
+    """After the first full round: what this host should have, it has. Never, when the loop has ended by an error."""
     while not signals.stopped.is_set() and not loop.first_round_done.wait(0.1):
         pass
-    if loop.last_report is not None:
+    if loop.first_round_done.is_set() and loop.last_report is not None and not failed.is_set():
         notify.ready(**{f"{agent.trade.kind}s": loop.last_report.things, "failures": len(loop.last_report.failures)})
 
 

@@ -16,7 +16,7 @@ from openimds.wiring.state import Device, NamespaceState
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """On one namespace. Raises OSError, ProgramError, NamespaceMissingError."""
+    """On one namespace. Raises OSError, ProgramError, NamespaceMissingError, MissingSettingError."""
 
     wanted: NamespaceState
     ledger: Ledger
@@ -26,7 +26,7 @@ class Executor:
             case diff.CreateNamespace(name, owner_uid):
                 create_namespace(name, self.ledger, owner_uid)
             case diff.SetSysctl(key, value):
-                self._inside(lambda: sysctl.write_sysctl(key, value, frozenset(d.name for d in self.wanted.devices)))
+                self._inside(lambda: sysctl.write_wanted(key, value, frozenset(d.name for d in self.wanted.devices)))
             case diff.ReplaceTable(family, table, lines):
                 replace_table(self.wanted.name, family, table, lines)
             case diff.AddDevice(device):

@@ -132,6 +132,8 @@ class Kernel:
         for change in ordered:
             try:
                 executor.do(change)
+            except sysctl.MissingSettingError:
+                continue
             except (OSError, ProgramError, WiringError, netns.NamespaceMissingError) as error:
                 failures.append(f"{diff.in_words(change)}: {_reason(error)}")
                 if isinstance(change, diff.CreateNamespace):

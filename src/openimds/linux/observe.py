@@ -9,7 +9,7 @@ from ipaddress import ip_interface
 from openimds.linux import netlink, netns
 from openimds.linux.firewall import read_rules
 from openimds.linux.netlink import Address, Link
-from openimds.linux.sysctl import read_sysctl
+from openimds.linux.sysctl import read_wanted
 from openimds.wiring.state import Device, NamespaceState, Route, Rules
 
 MTU_DIFFERS = 0
@@ -47,7 +47,7 @@ def _inside(wanted: NamespaceState) -> tuple[list[Link], list[Address], set[Rout
     links = netlink.all_links()
     names = {link.index: link.name for link in links}
     known = frozenset(names.values())
-    sysctls = {key: value for key in wanted.sysctls if (value := read_sysctl(key, known)) is not None}
+    sysctls = read_wanted(wanted.sysctls, known | {device.name for device in wanted.devices})
     routes = netlink.routes(names) if wanted.routes is not None else set()
     return links, netlink.addresses(), routes, sysctls
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
+
+log = structlog.get_logger(__name__)
+
 PROC_SYS = Path("/proc/sys")
+
+
+class MissingSettingError(Exception):
+    """This kernel has no such setting: there is nothing to do."""
+
+
+_told_missing: set[str] = set()
+"""Settings that this kernel lacks, and that the log has already said so of."""
 
 
 def sysctl_path(key: str, device_names: frozenset[str] = frozenset()) -> Path:
@@ -22,6 +35,50 @@ def read_sysctl(key: str, device_names: frozenset[str] = frozenset()) -> str | N
         return sysctl_path(key, device_names).read_text().strip()
     except FileNotFoundError:
         return None
+
+
+def read_wanted(wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
+    """The wanted settings as they are. One that this kernel has not (IPv6 switched off, a kernel of before it was thought
+    of) reads as it is wanted, since there is nothing to do about it; one of a device that is not there yet is left out.
+    """
+    found = {}
+    for key, value in wanted.items():
+        is_now = read_sysctl(key, device_names)
+        if is_now is None and _is_unknown(key, device_names):
+            _tell_missing(key, device_names)
+            is_now = value
+        if is_now is not None:
+            found[key] = is_now
+    return found
+
+
+def write_wanted(key: str, value: str, device_names: frozenset[str]) -> None:
+    """Raises OSError, and MissingSettingError when this kernel has no such setting."""
+    try:
+        write_sysctl(key, value, device_names)
+    except FileNotFoundError:
+        if not _is_unknown(key, device_names):
+            raise
+        _tell_missing(key, device_names)
+        raise MissingSettingError(key) from None
+
+
+def _is_unknown(key: str, device_names: frozenset[str]) -> bool:
+    """Every device has settings for IPv4: where it has these, or none is meant, the kernel itself lacks the setting."""
+    name = _device_in(key, device_names)
+    return name is None or (PROC_SYS / "net/ipv4/conf" / name).exists()
+
+
+def _device_in(key: str, device_names: frozenset[str]) -> str | None:
+    return next((name for name in device_names if f".{name}." in key), None)
+
+
+def _tell_missing(key: str, device_names: frozenset[str]) -> None:
+    name = _device_in(key, device_names)
+    setting = key if name is None else key.replace(f".{name}.", ".<device>.")
+    if setting not in _told_missing:
+        _told_missing.add(setting)
+        log.warning("this kernel has no such setting; going on without it", setting=setting)
 
 
 def write_sysctl(key: str, value: str, device_names: frozenset[str] = frozenset()) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -28,6 +29,11 @@ def ask(port: int, method: str = "GET", body: str | None = None) -> tuple[int, s
         connection.request(method, PATH, body, headers)
         response = connection.getresponse()
         return response.status, response.read().decode()
+
+
+def all_say(port: int, text: str) -> bool:
+    """Several connections: every worker is asked."""
+    return {ask(port) for _ in range(8)} == {(200, text)}
 
 
 @pytest.fixture
@@ -71,6 +77,6 @@ def test_the_first_of_many_wins(replicas: list[Program]) -> None:
     assert len(won) == 1
     assert {status for status, _ in answers} == {200, 409}
     for program in replicas:
-        until(lambda at=program.port: {ask(at) for _ in range(8)} == {(200, won[0])})
+        until(partial(all_say, program.port, won[0]))
         assert ask(program.port, "POST", "another")[0] == 409
     assert [program.stop() for program in replicas] == [0, 0]

@@ -1,0 +1,42 @@
+"""When an agent says that it is ready."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import structlog
+
+from openimds.agents.reconcile import RoundReport
+from openimds.daemons.reconciling import _announce_when_ready
+from openimds.daemons.running import Signals
+
+
+def announced(*, first_round_done: bool, failed: bool) -> bool:
+    """With a loop that has looked at some things, and then came to its end of the first round or not."""
+    done, broken, signals = threading.Event(), threading.Event(), Signals()
+    if first_round_done:
+        done.set()
+    if failed:
+        broken.set()
+    if failed or not first_round_done:
+        signals.stopped.set()
+    loop = SimpleNamespace(first_round_done=done, last_report=RoundReport(things=1, ended_at=datetime.now(UTC)))
+    agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
+    with structlog.testing.capture_logs() as logs:
+        _announce_when_ready(cast("Any", agent), cast("Any", loop), signals, broken)
+    return any(line["event"] == "ready" for line in logs)
+
+
+@pytest.mark.parametrize(
+    ("first_round_done", "failed", "ready"),
+    [(True, False, True), (False, False, False), (False, True, False), (True, True, False)],
+)
+def test_ready_means_a_whole_round_and_a_loop_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, *, first_round_done: bool, failed: bool, ready: bool
+) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert announced(first_round_done=first_round_done, failed=failed) == ready
