@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import uvloop
 from prometheus_client import CollectorRegistry
@@ -300,3 +300,39 @@ def cloud_in(folder: Path) -> Iterator[Cloud]:
         yield cloud
     finally:
         cloud.stop()
+
+
+class Served:
+    """One server on an event loop of its own thread: `with Served(make_service, Connections()) as served`."""
+
+    def __init__(self, make_service: Callable[[], Any], connections: Connections, tls: Any = None) -> None:
+        self._make_service = make_service
+        self._connections = connections
+        self._tls = tls
+        self.loop = uvloop.new_event_loop()
+        self.server: GuestServer
+        self.port = 0
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(10)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.server.stop(0.5), self.loop).result(10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+    def settle(self, connections: int) -> None:
+        until(lambda: self.server.connection_count == connections)
+
+    def settle_draining(self) -> None:
+        until(lambda: self.server.draining)
+
+    async def _start(self) -> None:
+        listener = tcp_listener("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        self.server = GuestServer(self._make_service().handle, timeouts=SHORT, connections=self._connections)
+        await self.server.start([Listener(socket=listener, tag="tcp", limits=LIMITS, tls=self._tls)])

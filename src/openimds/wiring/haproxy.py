@@ -26,7 +26,7 @@ TABLE_SIZE = 100_000
 
 # HAProxy sees header names in lower case. `_` for `-`: some servers behind a proxy read both as one.
 _IDENTITY_CLAIMS = (
-    "x[-_]instance[-_]id[^,]*|x[-_]tenant[-_]id|x[-_]metadata[-_]provider[^,]*|x[-_]neutron[-_][^,]*|x[-_]ovn[-_][^,]*"
+    "x[-_]instance[-_]id[^,]*|x[-_](tenant|project)[-_]id|x[-_]metadata[-_]provider[^,]*|x[-_]neutron[-_][^,]*|x[-_]ovn[-_][^,]*"
     "|x[-_]forwarded[^,]*|forwarded|x[-_]real[-_]ip"
 )
 """A header's name has no comma: HAProxy joins all names of a request by commas."""

@@ -1,0 +1,185 @@
+"""The metadata API as a program: TLS, an empty secret, two secrets during a change of them (checklist rows 32, 33)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.security.certificates import Authority, Files
+from tests.security.cloud import ALPHA, BETA, SECRET, instances_document, request
+from tests.security.opinion import Answer, answers
+from tests.security.stage import free_port, until
+
+from openimds.identity.signature import sign
+from openimds.store.engine import Store
+from openimds.store.instances import InstanceStore
+from openimds.store.schema import upgrade
+
+HOSTNAME = "/latest/meta-data/hostname"
+
+
+@dataclass
+class Program:
+    """`openimds metadata-api` with the two guests in its store."""
+
+    folder: Path
+    port: int
+    metrics_port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "nova.conf"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def configure(self, *lines: str, secret: str = SECRET, neutron: str = "") -> None:
+        self.file.write_text(
+            f"[DEFAULT]\nstate_path = {self.folder}\nmetadata_listen = 127.0.0.1\nlog_format = json\n"
+            f"metadata_listen_port = {self.port}\n[metrics]\nport = {self.metrics_port}\n"
+            f"[neutron]\nservice_metadata_proxy = true\nmetadata_proxy_shared_secret = {secret}\n{neutron}\n"
+            + "\n".join(lines)
+            + "\n"
+        )
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "openimds", "metadata-api", "--config-file", str(self.file)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(argv, stderr=log, stdout=log)
+        until(lambda: '"event": "ready"' in self.log or (self.process and self.process.poll() is not None), 30)
+
+    def reload(self) -> None:
+        assert self.process
+        before = self.log.count("was read again")
+        self.process.send_signal(signal.SIGHUP)
+        until(lambda: self.log.count("was read again") > before)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(20)
+
+    def ask(self, headers: dict[str, str], tls: ssl.SSLContext | None = None) -> Answer:
+        with socket.create_connection(("127.0.0.1", self.port), 10) as plain:
+            line = tls.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain
+            line.sendall(request("GET", HOSTNAME, headers))
+            raw = b"".join(iter(lambda: line.recv(65536), b""))
+            line.close()
+        (answer,) = answers(raw, [])
+        return answer
+
+    def metric(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
+            found = [line for line in page.read().decode().splitlines() if line.startswith(name)]
+        return float(found[0].split()[-1]) if found else 0.0
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    store = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
+    upgrade(store)
+    InstanceStore(store).import_instances(instances_document())
+    store.close()
+    made = Program(tmp_path, free_port(), free_port())
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def tls_lines(files: Files, authority: Path | None = None) -> tuple[str, ...]:
+    lines = (
+        "[DEFAULT]",
+        "enabled_ssl_apis = metadata",
+        "[wsgi]",
+        f"ssl_cert_file = {files.certificate}",
+        f"ssl_key_file = {files.key}",
+    )
+    return (*lines, f"ssl_ca_file = {authority}") if authority else lines
+
+
+def trusting(authority: Authority, mine: Files | None = None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority.file))
+    if mine is not None:
+        context.load_cert_chain(mine.certificate, mine.key)
+    return context
+
+
+def test_tls_with_a_certificate_that_is_renewed(program: Program, tmp_path: Path) -> None:
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    program.configure(*tls_lines(old.vouch_for("server")))
+    program.start()
+    answer = program.ask(ALPHA.claim, trusting(old))
+    assert answer.body.startswith(ALPHA.canary.encode())
+    with pytest.raises(ssl.SSLCertVerificationError):
+        program.ask(ALPHA.claim, trusting(new))
+    with socket.create_connection(("127.0.0.1", program.port), 10) as plain:
+        plain.sendall(request("GET", HOSTNAME, ALPHA.claim))
+        assert not plain.recv(4096).startswith(b"HTTP/"), "no document in the clear"
+    program.configure(*tls_lines(new.vouch_for("server")))
+    program.reload()
+    assert program.ask(BETA.claim, trusting(new)).body.startswith(BETA.canary.encode())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tls_with_client_certificates(program: Program, tmp_path: Path, workers: int) -> None:
+    servers, clients, others = (Authority(tmp_path, name) for name in ("servers", "clients", "others"))
+    lines = tls_lines(servers.vouch_for("server"), clients.file)
+    program.configure("[DEFAULT]", f"metadata_workers = {workers}", *lines)
+    program.start()
+    assert program.ask(ALPHA.claim, trusting(servers, clients.vouch_for("agent"))).status == 200
+    for stranger in (None, others.vouch_for("stranger")):
+        with pytest.raises((ssl.SSLError, ConnectionError, ValueError)):
+            program.ask(ALPHA.claim, trusting(servers, stranger))
+
+
+def test_a_certificate_that_cannot_be_used_is_said_at_the_start(program: Program, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "one")
+    mixed = Files(authority.vouch_for("a").certificate, authority.vouch_for("b").key)
+    program.configure(*tls_lines(mixed))
+    program.start()
+    assert program.process
+    assert program.process.wait(20) != 0
+    assert "ssl_key_file" in program.log
+
+
+def test_32_it_does_not_start_with_an_empty_secret(program: Program) -> None:
+    program.configure(secret="")
+    program.start()
+    assert program.process
+    assert program.process.wait(20) != 0
+    assert "metadata_proxy_shared_secret is empty" in program.log
+    program.configure(secret="", neutron="allow_empty_shared_secret = true")
+    program.start()
+    assert program.ask(ALPHA.claim | {"X-Instance-ID-Signature": sign("", ALPHA.uuid)}).status == 200
+
+
+def test_33_during_a_change_both_secrets_are_good_and_a_metric_tells_which(program: Program) -> None:
+    program.configure(secret="the new one", neutron=f"metadata_proxy_shared_secret_previous = {SECRET}")
+    program.start()
+    new = ALPHA.claim | {"X-Instance-ID-Signature": sign("the new one", ALPHA.uuid)}
+    assert program.ask(ALPHA.claim).status == 200
+    assert [program.ask(new).status for _ in range(2)] == [200, 200]
+    assert program.ask(ALPHA.claim | {"X-Instance-ID-Signature": "0" * 64}).status == 403
+    name = "openimds_metadata_signatures_total"
+    until(lambda: program.metric(f'{name}{{secret="current"}}') == 2)
+    assert program.metric(f'{name}{{secret="previous"}}') == 1
+    assert program.metric(f'{name}{{secret="none"}}') == 1
+    program.configure(secret="the new one")
+    program.reload()
+    assert program.ask(ALPHA.claim).status == 403
+    assert program.ask(new).status == 200
+    secrets = (SECRET, "the new one", *(guest.claim["X-Instance-ID-Signature"] for guest in (ALPHA, BETA)))
+    assert not [secret for secret in secrets if secret in program.log]
+    assert all(json.loads(line) for line in program.log.splitlines() if line.startswith("{"))
