@@ -18,6 +18,7 @@ from openimds.store.schema import upgrade
 from openimds.web.guest.asking import ByAddress, BySignature, Identification
 from openimds.web.guest.records import Records
 from openimds.web.guest.service import GuestService
+from openimds.web.guest.sessions import TokenSettings
 from openimds.web.guest.vendors import Target, Vendors
 
 CONFIGS = ("cache", "nocache", "dynvd", "direct")
@@ -80,6 +81,10 @@ class Stage:
             settings=DocumentSettings(static_vendor_data=VENDOR_DATA, dynamic_vendor_data=config == "dynvd"),
             executor=self.threads,
             vendors=Vendors([Target("testsvc", "http://testsvc")], echo),
+            tokens=TokenSettings(
+                secrets=[self.document.get("metadata_proxy_shared_secret") or "direct"],
+                is_behind_agent=config != "direct",
+            ),
         )
 
     def _main_id(self) -> str:
