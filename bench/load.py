@@ -67,7 +67,7 @@ def haproxy(config: str, namespace: str | None = None) -> Iterator[None]:
 GLOBALS = """
 global
     nbthread 1
-    maxconn 20000
+    maxconn 4000
 defaults
     mode http
     timeout connect 30s
