@@ -21,9 +21,15 @@ def read(reading, target: bytes) -> bytes | int:
     return answer.body
 
 
+def listing(reading) -> bytes:
+    names = read(reading, ROOT)
+    assert isinstance(names, bytes)
+    return names
+
+
 def test_allowed(reading_of) -> None:
     reading = reading_of(metadata=TAGS)
-    assert b"\ntags/" in read(reading, ROOT)
+    assert b"\ntags/" in listing(reading)
     assert read(reading, ROOT + b"tags/") == b"instance/"
     assert read(reading, ROOT + b"tags/instance") == b"Name\ncost.center\nwith space"
     assert read(reading, ROOT + b"tags/instance/Name") == b"web 1"
@@ -44,7 +50,7 @@ def test_by_the_deployments_default(reading_of) -> None:
 def test_not_allowed(reading_of, target: bytes) -> None:
     reading = reading_of(metadata={"a": "b"})
     assert read(reading, ROOT + target) == 404
-    assert b"tags" not in read(reading, ROOT)
+    assert b"tags" not in listing(reading)
 
 
 @pytest.mark.parametrize("key", ["a/b", ".", "..", "_index", "_name", "", "é", "a\nb"])

@@ -1,0 +1,217 @@
+"""Session tokens, instance tags and ETags as a guest meets them: from its namespace, through proxy, agent and API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from tests.system.cloud import Cloud, until
+
+METADATA = "http://169.254.169.254"
+TOKEN = "/latest/api/token"
+HOSTNAME = "/latest/meta-data/hostname"
+DOCUMENT = "/openstack/latest/meta_data.json"
+FRESH_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+
+@dataclass(frozen=True)
+class Guest:
+    cloud: Cloud
+    name: str
+    id: str
+
+    def has_booted(self) -> bool:
+        return f"{self.name} login:" in self.cloud.console(self.name)
+
+    def ask(self, path: str, *headers: str, method: str = "GET") -> Answer:
+        """curl from inside the guest's namespace."""
+        options = ["-I"] if method == "HEAD" else ["-X", method]
+        lines = [option for header in headers for option in ("-H", header)]
+        said = self.cloud.inside(f"qvm-{self.id}", "curl", "-si", "--max-time", "10", *options, *lines, METADATA + path)
+        head, _, body = said.partition("\n\n")
+        first, *rest = head.splitlines()
+        return Answer(
+            int(first.split()[1]), {k.lower(): v for k, _, v in (line.partition(": ") for line in rest)}, body
+        )
+
+    def token(self, ttl: int = 60) -> str:
+        answer = self.ask(TOKEN, f"X-aws-ec2-metadata-token-ttl-seconds: {ttl}", method="PUT")
+        assert (answer.status, answer.headers["x-aws-ec2-metadata-token-ttl-seconds"]) == (200, str(ttl))
+        return answer.body
+
+    def with_token(self, path: str, token: str, method: str = "GET") -> Answer:
+        return self.ask(path, f"X-aws-ec2-metadata-token: {token}", method=method)
+
+    def set(self, *properties: str) -> None:
+        options = " ".join(f"--property {one}" for one in properties)
+        self.cloud.line(f"openstack server set {options} {self.name}")
+
+    def unset(self, *properties: str) -> None:
+        options = " ".join(f"--property {one}" for one in properties)
+        self.cloud.line(f"openstack server unset {options} {self.name}")
+
+    def sees(self, path: str, status: int) -> None:
+        until(lambda: self.ask(path).status == status, f"{path} is answered {status}", FRESH_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def guests(cloud: Cloud) -> tuple[Guest, Guest]:
+    for line in (
+        "openstack network create n",
+        "openstack subnet create --network n --subnet-range 10.9.0.0/24 v4",
+        "openstack router create r",
+        "openstack router add subnet r v4",
+        "openstack server create --image guest --flavor m1.tiny --network n --wait a",
+        "openstack server create --image guest --flavor m1.tiny --network n --wait b",
+    ):
+        cloud.line(line)
+    found = tuple(
+        Guest(cloud, name, cloud.line(f"openstack server show {name} -f value -c id").strip()) for name in "ab"
+    )
+    for guest in found:
+        until(guest.has_booted, f"{guest.name} has booted", 60)
+    return found[0], found[1]
+
+
+@pytest.fixture
+def strict(guests: tuple[Guest, Guest]) -> Iterator[Guest]:
+    """The first guest, which must send tokens."""
+    guest = guests[0]
+    guest.set("imds:HttpTokens=required")
+    guest.sees(HOSTNAME, 401)
+    yield guest
+    guest.unset("imds:HttpTokens")
+    guest.sees(HOSTNAME, 200)
+
+
+def test_optional_unless_said_otherwise(guests) -> None:
+    a, b = guests
+    assert a.ask(HOSTNAME).body == "a.novalocal"
+    token = a.token()
+    assert a.with_token(HOSTNAME, token).body == "a.novalocal"
+    assert a.with_token(HOSTNAME, token, "HEAD").status == 200
+    assert b.with_token(HOSTNAME, token).status == 401, "it is another instance's"
+    assert a.with_token(HOSTNAME, "nonsense").status == 401
+    assert a.with_token(DOCUMENT, "nonsense").status == 401
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        (TOKEN, (), 400),
+        (TOKEN, ("X-aws-ec2-metadata-token-ttl-seconds: 0",), 400),
+        (TOKEN, ("X-aws-ec2-metadata-token-ttl-seconds: 21601",), 400),
+        (TOKEN, ("X-aws-ec2-metadata-token-ttl-seconds: soon",), 400),
+        ("/2021-03-23/api/token", ("X-aws-ec2-metadata-token-ttl-seconds: 60",), 403),
+        (TOKEN, ("X-aws-ec2-metadata-token-ttl-seconds: 60", "x-forwarded-FOR: 203.0.113.9"), 403),
+        (TOKEN, ("X-aws-ec2-metadata-token-ttl-seconds: 60", "Forwarded: for=203.0.113.9"), 403),
+        (TOKEN, ("X-aws-ec2-metadata-token-ttl-seconds: 21600",), 200),
+        # not the guest's to say, and dropped on the way
+        (TOKEN, ("X-aws-ec2-metadata-token-ttl-seconds: 60", "X-Openimds-Guest-Forwarded: 1"), 200),
+    ],
+)
+def test_who_gets_a_token(guests, path: str, headers: tuple[str, ...], status: int) -> None:
+    answer = guests[0].ask(path, *headers, method="PUT")
+    assert answer.status == status
+    assert "x-openimds-hop-limit" not in answer.headers
+
+
+def test_the_tokens_path_cannot_be_read(guests) -> None:
+    answer = guests[0].ask(TOKEN)
+    assert (answer.status, answer.headers["allow"]) == (405, "PUT")
+
+
+def test_required(strict: Guest) -> None:
+    token = strict.token()
+    assert strict.with_token(HOSTNAME, token).body == "a.novalocal"
+    assert strict.with_token(HOSTNAME, token, "HEAD").status == 200
+    assert strict.ask("/").status == 401
+    assert strict.with_token("/latest/meta-data/nope", token).status == 404
+    assert strict.ask(DOCUMENT).status == 200, "/openstack has a switch of its own"
+
+
+def test_a_token_ends(strict: Guest) -> None:
+    token = strict.token(ttl=1)
+    until(lambda: strict.with_token(HOSTNAME, token).status == 401, "the token has ended", FRESH_SECONDS)
+
+
+def test_tokens_outlive_the_metadata_api(cloud: Cloud, strict: Guest) -> None:
+    token = strict.token(ttl=600)
+    cloud.openimds("restart", "metadata-api")
+    until(lambda: strict.with_token(HOSTNAME, token).status == 200, "the new process takes the old one's token")
+
+
+def test_openstack_by_its_own_switch(guests) -> None:
+    guest = guests[0]
+    guest.set("imds:OpenStackTokens=required")
+    guest.sees(DOCUMENT, 401)
+    assert json.loads(guest.with_token(DOCUMENT, guest.token()).body)["uuid"] == guest.id
+    assert guest.ask(HOSTNAME).status == 200
+    guest.unset("imds:OpenStackTokens")
+    guest.sees(DOCUMENT, 200)
+
+
+def test_off_is_as_nova(guests) -> None:
+    guest = guests[0]
+    guest.set("imds:HttpTokens=off")
+    guest.sees(TOKEN, 404)
+    assert guest.ask(TOKEN, "X-aws-ec2-metadata-token-ttl-seconds: 60", method="PUT").status == 404
+    assert guest.with_token(HOSTNAME, "nonsense").status == 200
+    guest.unset("imds:HttpTokens")
+    guest.sees(TOKEN, 405)
+
+
+def test_the_endpoint_can_be_switched_off(guests) -> None:
+    a, b = guests
+    a.set("imds:HttpEndpoint=disabled")
+    a.sees(HOSTNAME, 403)
+    for path in ("/", DOCUMENT, TOKEN, "/nope"):
+        assert a.ask(path).status == 403
+    assert b.ask(HOSTNAME).status == 200
+    a.unset("imds:HttpEndpoint")
+    a.sees(HOSTNAME, 200)
+
+
+def test_tags(guests) -> None:
+    guest = guests[0]
+    guest.set("team=red", "imds:InstanceMetadataTags=enabled")
+    guest.sees("/latest/meta-data/tags/instance/team", 200)
+    assert guest.ask("/latest/meta-data/tags/instance/").body == "team"
+    assert guest.ask("/latest/meta-data/tags/instance/team").body == "red"
+    guest.unset("imds:InstanceMetadataTags")
+    guest.sees("/latest/meta-data/tags/instance/team", 404)
+    assert "tags" not in guest.ask("/latest/meta-data/").body
+
+
+def test_a_misspelt_property_is_refused(cloud: Cloud, guests) -> None:
+    told = cloud.refused("openstack server set --property imds:HttpTokens=requierd a")
+    assert "imds:HttpTokens is optional, required or off" in told
+
+
+@pytest.mark.parametrize("path", [HOSTNAME, DOCUMENT, "/openstack/latest/network_data.json", "/latest/meta-data/", "/"])
+def test_etags(guests, path: str) -> None:
+    guest = guests[0]
+    etag = guest.ask(path).headers["etag"]
+    again = guest.ask(path, f"If-None-Match: {etag}")
+    assert (again.status, again.body, again.headers["etag"]) == (304, "", etag)
+    assert guest.ask(path, 'If-None-Match: "other"').status == 200
+    assert guest.ask(path, method="HEAD").headers["etag"] == etag
+
+
+def test_the_etag_follows_the_document(guests) -> None:
+    guest = guests[0]
+    etag = guest.ask(DOCUMENT).headers["etag"]
+    guest.set("colour=blue")
+    until(
+        lambda: guest.ask(DOCUMENT, f"If-None-Match: {etag}").status == 200, "the document has changed", FRESH_SECONDS
+    )
+    guest.unset("colour")
