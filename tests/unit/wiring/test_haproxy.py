@@ -70,6 +70,20 @@ def test_claims_are_deleted_before_ours_are_set() -> None:
     assert all(deleted < number for number, line in enumerate(found) if line.startswith("http-request set-header"))
 
 
+def test_that_the_guest_itself_was_forwarding_is_noted_before_its_word_is_deleted() -> None:
+    found = lines(haproxy_config(ROUTER, SETTINGS))
+    noted, deleted, said = (
+        next(number for number, line in enumerate(found) if line.startswith(start))
+        for start in (
+            "http-request set-var(txn.forwarded)",
+            "http-request del-header",
+            "http-request set-header X-Openimds-Guest-Forwarded 1 if",
+        )
+    )
+    assert noted < deleted < said
+    assert re.search(GUEST_CLAIMS, "x-openimds-guest-forwarded")
+
+
 def test_user_group_and_timeouts() -> None:
     timeouts = Timeouts(
         connect_seconds=1, client_seconds=2, server_seconds=3, http_request_seconds=4, http_keep_alive_seconds=5

@@ -1,0 +1,46 @@
+"""[imds] of nova.conf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openimds import config
+from openimds.config import ConfigError
+from openimds.metadata.policy import Policy, TokenMode
+
+
+def load(folder: Path, text: str) -> config.MetadataApiConfig:
+    file = folder / "nova.conf"
+    file.write_text(text)
+    return config.load_metadata_api([str(file)])
+
+
+def test_by_default(tmp_path: Path) -> None:
+    assert load(tmp_path, "[neutron]\n").policy == Policy()
+
+
+def test_everything(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        "[imds]\nhttp_tokens = required\nopenstack_tokens = required\nenforce_tokens = true\nhttp_endpoint = false\n"
+        "http_put_response_hop_limit = 3\ninstance_metadata_tags = true\n",
+    )
+    assert loaded.warnings == ()
+    assert loaded.policy == Policy(
+        http_tokens=TokenMode.REQUIRED,
+        openstack_tokens=TokenMode.REQUIRED,
+        tokens_are_enforced=True,
+        http_endpoint=False,
+        http_put_response_hop_limit=3,
+        instance_metadata_tags=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["http_tokens = maybe", "openstack_tokens = off", "http_put_response_hop_limit = 65", "http_endpoint = x"]
+)
+def test_what_cannot_be(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match=line.split(maxsplit=1)[0]):
+        load(tmp_path, f"[imds]\n{line}\n")
