@@ -1,36 +1,40 @@
-"""`make bench`: bring a system up, measure, write bench/RESULTS.md, take it down."""
+"""`make bench`: measure, write bench/RESULTS.md, leave nothing behind. `make bench ARGS=api`: only a part."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.system.conftest import unstarted_cloud
 
-from bench import boot, machine, rates
+from bench import api, boot, machine, rates
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+PARTS = ("api", "boot", "rates")
 
 
-def main() -> int:
-    cloud = unstarted_cloud()
-    try:
-        cloud.up()
-        lines = [*boot.measured(cloud), "", *rates.measured(cloud)]
-    finally:
-        cloud.remove()
+def main(parts: Sequence[str]) -> int:
+    """`parts`: some of PARTS; all without any."""
+    wanted = tuple(parts) or PARTS
+    unknown = sorted(set(wanted) - set(PARTS))
+    if unknown:
+        print(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    lines = ["", *api.measured()] if "api" in wanted else []
+    if {"boot", "rates"} & set(wanted):
+        lines += _of_a_system(wanted)
     text = "\n".join(
         [
             "# Figures",
             "",
             (
-                f"Written by `make bench` on {datetime.now(UTC):%Y-%m-%d}. Shared and noisy machine: read the ratios, which are "
-                "taken beside a reference in the same run."
+                f"Written by `make bench` on {datetime.now(UTC):%Y-%m-%d} ({', '.join(wanted)}). Shared and noisy machine: "
+                "read the ratios, which are taken beside a reference in the same run."
             ),
             "",
             *(f"- {line}" for line in machine.description()),
-            "",
             *lines,
         ]
     )
@@ -39,5 +43,15 @@ def main() -> int:
     return 0
 
 
+def _of_a_system(wanted: Sequence[str]) -> list[str]:
+    cloud = unstarted_cloud()
+    try:
+        cloud.up()
+        lines = ["", *boot.measured(cloud)] if "boot" in wanted else []
+        return [*lines, "", *rates.measured(cloud)] if "rates" in wanted else lines
+    finally:
+        cloud.remove()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -27,12 +27,22 @@ class Load:
     """Answers other than 2xx and 3xx, and socket errors."""
 
 
-def measure(url: str, headers: Mapping[str, str], *, namespace: str | None = None, seconds: int = SECONDS) -> Load:
-    """Ask `url` over CONNECTIONS kept-alive connections for `seconds`, from inside `namespace` if given."""
+def measure(
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    namespace: str | None = None,
+    script: Path | None = None,
+    seconds: int = SECONDS,
+) -> Load:
+    """Ask `url` over CONNECTIONS kept-alive connections for `seconds`, from inside `namespace` if given; what `script`
+    says, if given.
+    """
     argv = ["ip", "netns", "exec", namespace] if namespace else []
     argv += ["wrk", f"-t{THREADS}", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "--timeout", "10s"]
     for name, value in headers.items():
         argv += ["-H", f"{name}: {value}"]
+    argv += ["-s", str(script)] if script else []
     result = subprocess.run([*argv, url], capture_output=True, text=True, timeout=seconds + 30, check=True)
     return parse_wrk(result.stdout)
 
@@ -47,8 +57,8 @@ def parse_wrk(text: str) -> Load:
 
 
 @contextmanager
-def haproxy(config: str, namespace: str | None = None) -> Iterator[None]:
-    """A HAProxy of our own, one thread, with `config` after the globals; ended at the end of the block."""
+def haproxy(config: str, namespace: str | None = None) -> Iterator[int]:
+    """A HAProxy of our own, one thread, with `config` after the globals, by its process id; ended with the block."""
     with tempfile.TemporaryDirectory(prefix="openimds-bench-") as folder:
         path = Path(folder) / "haproxy.cfg"
         path.write_text(f"{GLOBALS}\n{config}\n")
@@ -58,7 +68,7 @@ def haproxy(config: str, namespace: str | None = None) -> Iterator[None]:
             time.sleep(0.3)
             if process.poll() is not None:
                 raise RuntimeError(f"haproxy did not start: {process.stderr.read() if process.stderr else ''}")
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait(10)
