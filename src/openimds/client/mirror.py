@@ -23,6 +23,7 @@ POLL_SECONDS = 25.0
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 5.0
 _NO_WATCH_PAUSE_SECONDS = 60.0
+_STOP_LOOK_SECONDS = 0.02
 
 
 class Watched(Protocol):
@@ -43,6 +44,8 @@ class Mirror:
         self._view = View()
         self._changed_at = -1
         self._stopping = threading.Event()
+        self._polling = threading.Event()
+        """Nobody is kept waiting by the thread, and it holds nothing."""
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._callbacks: list[Callable[[View], None]] = []
         self._heard_at = time.monotonic()
@@ -54,10 +57,13 @@ class Mirror:
         self._thread.start()
 
     def stop(self, timeout_seconds: float = 1.0) -> None:
-        """Ask the thread to end and wait a little: a long poll under way ends with the process."""
+        """Ask the thread to end, and wait a little if it is at work: a long poll under way ends with the process."""
         self._stopping.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout_seconds)
+        deadline = time.monotonic() + timeout_seconds
+        while self._thread.is_alive() and self._thread is not threading.current_thread():
+            if self._polling.is_set() or time.monotonic() >= deadline:
+                return
+            self._thread.join(_STOP_LOOK_SECONDS)
 
     def view(self) -> View:
         """The newest view; its revision is -1 until the first snapshot."""
@@ -87,6 +93,11 @@ class Mirror:
     def connected(self) -> bool:
         """There is a view, and the newest attempt to keep it up did not fail."""
         return self._view.revision >= 0 and self._failures == 0 and not self._no_watch
+
+    @property
+    def waits_for_news(self) -> bool:
+        """A long poll is under way."""
+        return self._polling.is_set()
 
     @property
     def without_watch(self) -> bool:
@@ -121,9 +132,18 @@ class Mirror:
             self._note_heard()
             self._publish(view, differs=True)
             return
-        answer = self._client.changes(self._view.revision, self._kinds, self._poll_seconds)
+        answer = self._poll()
+        if self._stopping.is_set():
+            return
         self._note_heard()
         self._publish(changed(self._view, answer.revision, answer.changes), differs=bool(answer.changes))
+
+    def _poll(self) -> Changes:
+        self._polling.set()
+        try:
+            return self._client.changes(self._view.revision, self._kinds, self._poll_seconds)
+        finally:
+            self._polling.clear()
 
     def _publish(self, view: View, *, differs: bool) -> None:
         with self._changed:

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 PRUNE_INTERVAL_SECONDS = 600
 DRAIN_SECONDS = 3
-"""How long answers that are under way at the end may take; a long poll is cut off, and its agent asks again."""
+"""How long answers that are under way at the end may take. Long polls are answered at once."""
 
 
 def run(config: ControlApiConfig) -> int:
@@ -93,6 +93,7 @@ def _serving(parts: Parts, listener: socket.socket, stopped: threading.Event) ->
     try:
         yield
     finally:
+        parts.end_long_polls()
         server.should_exit = True
         thread.join()
 

@@ -36,6 +36,8 @@ class Parts:
     reload_token_keys: Callable[[], None]
     prune_revoked: Callable[[datetime], int]
     """Takes the time (UTC without zone), returns how many were forgotten."""
+    end_long_polls: Callable[[], None]
+    """Answer all of them now, and every further one at once: the program is about to end. On any thread."""
 
 
 def build_parts(
@@ -62,6 +64,8 @@ def build_parts(
     agent_down_after = timedelta(seconds=config.agent_down_seconds)
     compute_service = compute.ComputeService(ComputeStore(store, config.agent_down_seconds), url)
     image_service = image.ImageService(ImageStore(store, config.images_dir), url)
+    watching = WatchStore(store)
+    bell = watch.Bell(watching)
     app = build_app(
         Services(
             authenticator=tokens,
@@ -70,7 +74,7 @@ def build_parts(
                 Service("/network", network.router(NetworkStore(store, agent_down_after=agent_down_after), url)),
                 Service("", compute.router(compute_service)),
                 Service("", image.router(image_service)),
-                Service("/openimds/v1", watch.router(WatchStore(store))),
+                Service("/openimds/v1", watch.router(watching, bell)),
             ),
             healthy=store.revision,
             registry=registry,
@@ -86,6 +90,7 @@ def build_parts(
         public_url=url,
         reload_token_keys=reload_token_keys,
         prune_revoked=identities.credentials.prune_revoked,
+        end_long_polls=bell.close,
     )
 
 

@@ -38,6 +38,10 @@ class Conflict(OpenimdsError):
     """What is there does not allow it now (409): in use, taken, exhausted."""
 
 
+class PreconditionFailed(OpenimdsError):
+    """It is no longer, or not yet, as the caller thinks (412)."""
+
+
 class QuotaExceeded(OpenimdsError):
     """More than this project may have (403 or 409 or 413, as the service has it)."""
 

@@ -108,6 +108,16 @@ def test_lost_and_found(fake, mirror):
     assert mirror.last_heard_seconds_ago() < 5
 
 
+def test_a_long_poll_does_not_hold_up_the_end(client):
+    mirror = Mirror(client, KINDS, poll_seconds=20)
+    mirror.start()
+    assert mirror.wait_ready(10)
+    until(lambda: mirror.waits_for_news)
+    started = time.monotonic()
+    mirror.stop(10)
+    assert time.monotonic() - started < 2
+
+
 def test_a_revoked_token_is_renewed(fake, client):
     client.snapshot(KINDS)
     fake.revoke_tokens()

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
-from openimds.resources.errors import NotFound
+from openimds.resources.errors import NotFound, PreconditionFailed
 from openimds.resources.listing import ListQuery, Page
 from openimds.store import listing
 from openimds.store.engine import Store, utc_now
@@ -96,17 +96,27 @@ class NetworkStore:
             fresh = [find(session, caller, COLLECTIONS[kind].model, row.id) for row in rows]
             return render(session, fresh, is_admin=caller.is_admin)
 
-    def update(self, kind: str, caller: Caller, resource_id: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """Change what is named."""
+    def update(
+        self,
+        kind: str,
+        caller: Caller,
+        resource_id: str,
+        attributes: Mapping[str, Any],
+        *,
+        if_revision: int | None = None,
+    ) -> dict[str, Any]:
+        """Change what is named. Raises PreconditionFailed when its revision number is not `if_revision`."""
         now = self._clock()
         with self._store.write(now) as session:
+            self._check_revision(session, caller, kind, resource_id, if_revision)
             row = OPERATIONS[kind].update(session, caller, resource_id, attributes, now)
             return self._rendered(session, caller, row)
 
-    def delete(self, kind: str, caller: Caller, resource_id: str) -> None:
-        """Remove it."""
+    def delete(self, kind: str, caller: Caller, resource_id: str, *, if_revision: int | None = None) -> None:
+        """Remove it. Raises PreconditionFailed when its revision number is not `if_revision`."""
         now = self._clock()
         with self._store.write(now) as session:
+            self._check_revision(session, caller, kind, resource_id, if_revision)
             OPERATIONS[kind].delete(session, caller, resource_id, now)
 
     def add_router_interface(self, caller: Caller, router_id: str, which: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,6 +193,20 @@ class NetworkStore:
         """How full one network is."""
         with self._store.read() as session:
             return availability.shown(session, caller, network_id)
+
+    def _check_revision(
+        self, session: Session, caller: Caller, kind: str, resource_id: str, if_revision: int | None
+    ) -> None:
+        """Writers come one at a time: what holds here holds until the transaction's end."""
+        if if_revision is None:
+            return
+        row = find(session, caller, COLLECTIONS[kind].model, resource_id)
+        current = self._rendered(session, caller, row)["revision_number"]
+        if current != if_revision:
+            raise PreconditionFailed(
+                f"Constrained to {if_revision}, but current revision is {current}.",
+                kind="RevisionNumberConstraintFailed",
+            )
 
     def _rendered(self, session: Session, caller: Caller, row: Any) -> dict[str, Any]:
         return render(session, [row], is_admin=caller.is_admin)[0]

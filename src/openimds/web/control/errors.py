@@ -60,6 +60,7 @@ STATUSES: tuple[tuple[type[errors.OpenimdsError], int], ...] = (
     (errors.NotFound, 404),
     (errors.Conflict, 409),
     (errors.RevisionGone, 410),
+    (errors.PreconditionFailed, 412),
     (errors.PayloadTooLarge, 413),
     (errors.NotSupported, 501),
     (errors.StoreUnavailable, 503),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from openimds.web.control.network import collections, extensions, operators, router_actions, tags, versions
+from openimds.web.control.network.asking import no_if_match
 from openimds.web.control.network.stores import NetworkOperations
 
 
@@ -18,9 +19,9 @@ def router(store: NetworkOperations, public_url: str) -> APIRouter:
         tags.router(store),
         router_actions.router(store),  # after the tags: it answers for every other PUT below a router
         operators.router(store, store),
-        collections.router(store),
     ):
-        v2.include_router(part)
+        v2.include_router(part, dependencies=[Depends(no_if_match)])
+    v2.include_router(collections.router(store))
     routes.include_router(v2)
     return routes
 

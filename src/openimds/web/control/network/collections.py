@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from openimds.web.control.network import bodies, queries
-from openimds.web.control.network.asking import Asker, JsonBody, Query
+from openimds.web.control.network.asking import Asker, IfRevision, JsonBody, Query
 from openimds.web.control.network.attributes import COLLECTIONS, plural
 from openimds.web.control.network.documentation import request_schema
 from openimds.web.control.network.stores import Resources
@@ -50,9 +50,10 @@ def _writing(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
         return {many: list(made)} if is_list else {kind: made[0]}
 
     @routes.put(f"/{path}/{{resource_id}}", name=f"update_{kind}", openapi_extra=request_schema(kind, creating=False))
-    def update(resource_id: str, asker: Asker, body: JsonBody) -> dict[str, Any]:
-        return {kind: store.update(kind, asker, resource_id, bodies.to_update(kind, body))}
+    def update(resource_id: str, asker: Asker, body: JsonBody, if_revision: IfRevision) -> dict[str, Any]:
+        wanted = bodies.to_update(kind, body)
+        return {kind: store.update(kind, asker, resource_id, wanted, if_revision=if_revision)}
 
     @routes.delete(f"/{path}/{{resource_id}}", status_code=204, name=f"delete_{kind}")
-    def delete(resource_id: str, asker: Asker) -> None:
-        store.delete(kind, asker, resource_id)
+    def delete(resource_id: str, asker: Asker, if_revision: IfRevision) -> None:
+        store.delete(kind, asker, resource_id, if_revision=if_revision)

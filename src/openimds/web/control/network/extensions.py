@@ -34,6 +34,7 @@ EXTENSIONS = {
     "provider": ("Provider Network", "The segment that a network is"),
     "quotas": ("Quota management support", "Limits of projects, read-only"),
     "quota_details": ("Quota details management support", "Limits of projects, with what is used"),
+    "revision-if-match": ("If-Match constraints based on revision_number", "Changes bound to a revision number"),
     "router": ("Neutron L3 Router", "Routers and floating IPs"),
     "router_availability_zone": ("Router Availability Zone", "Availability zones of routers"),
     "security-group": ("security-group", "Security groups, without rules"),

@@ -44,18 +44,16 @@ def _agents_only(asker: Caller) -> None:
     require_service(asker, "openimds:watch")
 
 
-def router(store: Watching) -> APIRouter:
-    """Everything below `/openimds/v1`: mount it there."""
+def router(store: Watching, bell: Bell | None = None) -> APIRouter:
+    """Everything below `/openimds/v1`: mount it there. Closing the bell ends all long polls."""
     routes = APIRouter(tags=["watch"], dependencies=[Depends(_agents_only)])
-    _watching(routes, store)
+    _watching(routes, store, bell or Bell(store))
     _ports(routes, store)
     _servers(routes, store)
     return routes
 
 
-def _watching(routes: APIRouter, store: Watching) -> None:
-    bell = Bell(store)
-
+def _watching(routes: APIRouter, store: Watching, bell: Bell) -> None:
     @routes.get("/snapshot")
     def snapshot(kinds: str) -> dict[str, Any]:
         revision, objects = store.snapshot(_kinds(kinds))
@@ -75,12 +73,12 @@ def _watching(routes: APIRouter, store: Watching) -> None:
 async def _awaited(
     store: Watching, bell: Bell, kinds: list[str], after: int, timeout_seconds: float
 ) -> tuple[int, list[dict[str, Any]]]:
-    """The first changes after `after`; none when the time is over."""
+    """The first changes after `after`; none when the time is over, or this program is about to end."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         revision, found = await run_in_threadpool(store.changes, after, kinds)
         left = deadline - time.monotonic()
-        if found or left <= 0:
+        if found or left <= 0 or bell.is_closed:
             return revision, found
         await bell.wait(frozenset(kinds), revision, left)
 

@@ -42,7 +42,7 @@ class _Waiter:
 
 
 class Bell:
-    """Of one event loop; all methods are called on it."""
+    """Of one event loop; all methods but `close` are called on it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -52,11 +52,24 @@ class Bell:
         self._latest: dict[str, int] = {}
         """Kind → a revision at which it had changed, no older than its newest change that has been seen."""
         self._task: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.is_closed = False
+
+    def close(self) -> None:
+        """On any thread: wake everybody now, and let nobody wait from now on."""
+        self.is_closed = True
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake_all)
+
+    def _wake_all(self) -> None:
+        for waiter in self._waiters:
+            waiter.woken.set()
 
     async def wait(self, kinds: frozenset[str], after: int, timeout_seconds: float) -> None:
         """Sleep until something of these kinds may have changed after `after`, or the time is over."""
+        self._loop = asyncio.get_running_loop()
         self._watch_from(after)
-        if any(self._latest.get(kind, 0) > after for kind in kinds):
+        if self.is_closed or any(self._latest.get(kind, 0) > after for kind in kinds):
             return
         waiter = _Waiter(kinds)
         self._waiters.add(waiter)
