@@ -15,7 +15,7 @@ from enum import Enum
 from openimds.http.bodies import BodyReader, body_reader
 from openimds.http.heads import HEAD_END, Head, check_unfinished, parse_head
 from openimds.http.messages import Request
-from openimds.http.rules import Limits
+from openimds.http.rules import Limits, Refusal
 
 
 class Stage(Enum):
@@ -45,6 +45,7 @@ class Conversation:
         self._listener = listener
         self._buffer = bytearray()
         self._checked = 0
+        self._skipped_empty_line = False
         self._head: Head | None = None
         self._reader: BodyReader | None = None
         self._owes_continue = False
@@ -95,8 +96,8 @@ class Conversation:
 
     def _take_head(self) -> bytes | None:
         buffer = self._buffer
-        if not self._checked and buffer.startswith(b"\r\n"):
-            del buffer[:2]  # RFC 9112 section 2.2: one empty line before a request is forgiven
+        if buffer.startswith(b"\r") and not self._skip_empty_line():
+            return None
         end = buffer.find(HEAD_END, max(0, self._checked - len(HEAD_END) + 1))
         if end < 0:
             check_unfinished(buffer, self._checked, self._limits)
@@ -106,7 +107,21 @@ class Conversation:
         raw = bytes(buffer[:end])
         del buffer[:end]
         self._checked = 0
+        self._skipped_empty_line = False
         return raw
+
+    def _skip_empty_line(self) -> bool:
+        """One empty line before a request is forgiven (RFC 9112 section 2.2), and no second, however they arrive.
+
+        False: more must come before it can be told. Raises Refusal.
+        """
+        buffer = self._buffer
+        while buffer.startswith(b"\r\n"):
+            if self._skipped_empty_line:
+                raise Refusal(400, "There is more than one empty line before the request.")
+            self._skipped_empty_line = True
+            del buffer[:2]
+        return bool(buffer) and buffer != b"\r"
 
     def _request(self, head: Head, body: bytes) -> Request:
         return Request(

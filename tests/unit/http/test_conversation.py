@@ -261,3 +261,11 @@ def test_where_reads_are_cut_makes_no_difference(cuts):
 def test_any_bytes_give_requests_or_a_refusal(data):
     outcome(GET + data + b"\r\n\r\n", [])
     outcome(CHUNKED + data, [])
+
+
+def test_one_empty_line_before_a_request_is_forgiven_and_no_second_however_they_arrive():
+    assert [request.target for request in requests_of(b"\r\n" + GET + b"\r\n" + GET)] == [b"/openstack"] * 2
+    for piece in range(4):
+        with pytest.raises(Refusal) as caught:
+            requests_of(b"\r\n\r\n" + GET, piece=piece)
+        assert caught.value.status == 400
