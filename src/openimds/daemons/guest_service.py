@@ -7,10 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from keystoneauth1.session import Session
-
-from openimds.client.session import connect
-from openimds.client.vendors import VendorTimeouts, vendor_post
 from openimds.config import MetadataApiConfig, VendorDataConfig
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.vendor_file import static_vendor_data
@@ -129,6 +125,12 @@ def _tokens(config: MetadataApiConfig) -> TokenSettings:
 
 
 def _vendors(config: VendorDataConfig) -> Vendors:
+    # Most deployments have no such targets: their workers do without the 7 MiB of an HTTP client.
+    from keystoneauth1.session import Session  # noqa: PLC0415
+
+    from openimds.client.session import connect  # noqa: PLC0415
+    from openimds.client.vendors import VendorTimeouts, vendor_post  # noqa: PLC0415
+
     session = connect(config.dynamic_auth) if config.dynamic_auth else Session(app_name="openimds")
     timeouts = VendorTimeouts(
         connect_seconds=config.dynamic_connect_timeout_seconds, read_seconds=config.dynamic_read_timeout_seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Callable, Mapping
@@ -61,6 +62,8 @@ class GuestWorker:
         pages = await self._serve_status()
         self._heed_signals()
         self._follow_vendor_file()
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections need not look at it
         on_ready()
         await self._stop.wait()
         notify.stopping()

@@ -17,8 +17,8 @@ from openimds.daemons.running import CannotStartError
 from openimds.daemons.server_tls import server_context
 from openimds.http.listen import ListenError, tcp_listener
 from openimds.resources.errors import StoreUnavailable
-from openimds.store import schema
 from openimds.store.engine import Store
+from openimds.store.schema_version import is_newest
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,10 @@ def run(config: MetadataApiConfig) -> int:
 def _prepare_store(url: str) -> None:
     store = Store(url)
     try:
-        schema.upgrade(store)
+        if not is_newest(store):
+            from openimds.store import schema  # noqa: PLC0415 - 10 MiB that a worker does without
+
+            schema.upgrade(store)
     except StoreUnavailable as error:
         raise CannotStartError(error.message) from None
     finally:

@@ -37,14 +37,20 @@ class BufferedRequestLog:
         """A writer of lines of these facts: (request id, milliseconds)."""
         safe = logs.without_secrets(None, "info", dict(facts))
         before, middle, after = self._json(event, safe) if self._is_json else self._console(event, safe)
-        layout = self._json_line if self._is_json else self._console_line
+        ending = '"}\n' if self._is_json else "\n"
+        is_json = self._is_json
 
         def write(request_id: str, milliseconds: float) -> None:
             now = time.time()
-            if not self._second <= now < self._second + 1:
-                self._tick(int(now))
+            since = now - self._second
+            if not 0 <= since < 1:
+                since = self._tick(now)
+            stamp = f"{self._stamp}{int(since * 1_000_000):06d}Z"
             lines = self._lines
-            lines.append(layout(now, before, f"{request_id}{middle}{milliseconds:.2f}{after}"))
+            if is_json:
+                lines.append(f"{before}{request_id}{middle}{milliseconds:.2f}{after}{stamp}{ending}")
+            else:
+                lines.append(f"{stamp}{before}{request_id}{middle}{milliseconds:.2f}{after}{ending}")
             if len(lines) == 1:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
             elif len(lines) >= FLUSH_LINES:
@@ -58,14 +64,11 @@ class BufferedRequestLog:
             self._stream.write("".join(lines))
             self._stream.flush()
 
-    def _tick(self, second: int) -> None:
-        self._second, self._stamp = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-
-    def _console_line(self, now: float, before: str, rest: str) -> str:
-        return f"{self._stamp}.{int((now - self._second) * 1_000_000):06d}Z{before}{rest}\n"
-
-    def _json_line(self, now: float, before: str, rest: str) -> str:
-        return f'{before}{rest}{self._stamp}.{int((now - self._second) * 1_000_000):06d}Z"}}\n'
+    def _tick(self, now: float) -> float:
+        """A new second began; how long ago."""
+        self._second = int(now)
+        self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(self._second))
+        return now - self._second
 
     def _console(self, event: str, facts: Mapping[str, object]) -> tuple[str, str, str]:
         middle = "".join(f" {name}={_shown(value)}" for name, value in facts.items())

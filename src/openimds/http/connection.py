@@ -33,6 +33,9 @@ class Phase(Enum):
 _PHASE_OF_STAGE = {Stage.IDLE: Phase.IDLE, Stage.HEAD: Phase.HEAD, Stage.BODY: Phase.BODY}
 
 
+_IDLE = Phase.IDLE
+
+
 class Owner(Protocol):
     """The server, as its connections see it."""
 
@@ -80,10 +83,21 @@ class Connection(asyncio.Protocol):
         if not self._owner.admit(self):
             self._write(sentence(503, "Too many connections.", (b"Retry-After", b"1")), "GET", keep_alive=False)
             self._transport.close()
+            self.phase = Phase.LINGER
 
     def data_received(self, data: bytes) -> None:
-        if self.phase is Phase.IDLE and self._repeat(data):
-            return
+        # Every call less counts here: what came before in the same bytes is answered in these lines.
+        owner, transport = self._owner, self._transport
+        if self.phase is _IDLE and transport is not None and not owner.draining:
+            try:
+                answer = self._repeats.answer(data, owner.date)
+            except Exception:  # noqa: BLE001 - it is asked again in the careful way
+                _log.exception("a request could not be answered as before", listener=self._listener)
+                answer = None
+            if answer is not None:
+                self.deadline = owner.idle_deadline
+                transport.write(answer)
+                return
         if self.phase is Phase.LINGER:
             return
         self._conversation.receive(data)
@@ -135,22 +149,6 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-
-    def _repeat(self, data: bytes) -> bool:
-        """Answer at once what came before in the same bytes. Between requests only."""
-        owner = self._owner
-        if owner.draining or self._writing_paused or self._transport is None:
-            return False
-        try:
-            answer = self._repeats.answer(data, owner.date)
-        except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
-            _log.exception("a request could not be answered as before", listener=self._listener)
-            return False
-        if answer is None:
-            return False
-        self.deadline = owner.idle_deadline
-        self._transport.write(answer)
-        return True
 
     # Requests -----------------------------------------------------------------------------------------------------
 

@@ -87,7 +87,7 @@ class InstanceChanges:
 
     def _touched(self, session: Session, newest: int, records: Iterable[ChangeRecord]) -> Touched:
         ids = {kind: {record.object_id for record in records if record.kind == kind} for kind in KINDS}
-        subnets = dict(_rows(session, ids["subnet"], Subnet.id, Subnet.network_id))
+        subnets = {row.id: row.network_id for row in _rows(session, ids["subnet"], Subnet.id, Subnet.network_id)}
         if len(subnets) < len(ids["subnet"]):
             return Touched(revision=newest, everything=True)  # a deleted subnet does not tell its network
         if any(changed > made for _id, made, changed in _security_groups(session, ids["security_group"])):
@@ -115,7 +115,7 @@ class InstanceChanges:
 def _rows(session: Session, ids: Iterable[str], key: Any, *columns: Any) -> Iterator[Any]:
     wanted = sorted(ids)
     for start in range(0, len(wanted), _CHUNK):
-        yield from session.execute(sa.select(key, *columns).where(key.in_(wanted[start : start + _CHUNK]))).tuples()
+        yield from session.execute(sa.select(key, *columns).where(key.in_(wanted[start : start + _CHUNK])))
 
 
 def _security_groups(session: Session, ids: Iterable[str]) -> Iterator[Any]:
@@ -124,4 +124,4 @@ def _security_groups(session: Session, ids: Iterable[str]) -> Iterator[Any]:
 
 def _dhcp_ports(session: Session) -> dict[str, str]:
     rows = session.execute(sa.select(Port.id, Port.network_id).where(Port.device_owner == DEVICE_OWNER_DHCP))
-    return dict(rows.tuples().all())
+    return {row.id: row.network_id for row in rows}

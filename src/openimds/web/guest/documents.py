@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 from openimds.metadata.decide import DocumentRequest, decide
 from openimds.metadata.decision import Answer, Decision
@@ -15,6 +16,7 @@ from openimds.web.guest.records import Records
 from openimds.web.guest.rendered import RandomBytes, Rendered, SeedPlace
 
 _READS = ("GET", "HEAD")
+_numbers = count()
 
 
 class Documents:
@@ -32,6 +34,7 @@ class Documents:
         self._settings = settings
         self._utc_now = utc_now
         self._random_bytes = random_bytes
+        self._number = next(_numbers)
 
     def find(self, asked: DocumentRequest, asker: Asker) -> Rendered | Decision:
         """What becomes of the request; Rendered when it is a document that may be kept. Raises Refusal."""
@@ -56,7 +59,7 @@ class Documents:
         # An address shows only in documents of an instance that has none of its own.
         address = None if _has_ipv4(asker.instance) else asker.address
         # HEAD is refused where GET is not: a key of its own. Other settings: other documents.
-        return (id(self), today, asked.method, asked.path.tree, asked.path.parts, address)
+        return (self._number, today, asked.method, asked.path.tree, asked.path.parts, address)
 
     def _reading(self, asker: Asker, today: str, random_bytes: RandomBytes) -> Reading:
         return Reading(

@@ -1,0 +1,130 @@
+"""What is answered without being read, and above all what is not."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+import uvloop
+
+from openimds.http.listen import tcp_listener
+from openimds.http.messages import Request
+from openimds.http.repeats import Repeats
+from openimds.http.server import GuestServer, Listener
+
+ID = b"req-11111111-2222-4333-8444-555555555501"
+OTHER = b"req-11111111-2222-4333-8444-555555555502"
+DATE = b"Sun, 22 Nov 2026 00:00:00 GMT"
+
+
+@dataclass
+class Answer:
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ((b"Content-Type", b"x"), (b"X-Openstack-Request-Id", ID))
+    body: bytes = b"abc"
+    asked: list[bytes] = field(default_factory=list)
+    gone: bool = False
+
+    def again(self, given: bytes) -> tuple[bytes, bytes] | None:
+        self.asked.append(given)
+        return None if self.gone else (given or OTHER, b"xyz")
+
+
+def head(*lines: bytes) -> bytes:
+    return b"\r\n".join((b"GET /x HTTP/1.1", b"Host: a", *lines, b"", b""))
+
+
+def with_id(value: bytes, name: bytes = b"X-Openstack-Request-Id") -> bytes:
+    return head(name + b": " + value)
+
+
+def test_equal_bytes_but_for_the_id_are_answered() -> None:
+    repeats, answer = Repeats(), Answer()
+    repeats.learn(with_id(ID), answer)
+    assert repeats.answer(with_id(OTHER), DATE) == (
+        b"HTTP/1.1 200 OK\r\nDate: " + DATE + b"\r\nContent-Type: x\r\nContent-Length: 3\r\nConnection: keep-alive\r\n"
+        b"X-Openstack-Request-Id: " + OTHER + b"\r\n\r\nxyz"
+    )
+    assert answer.asked == [OTHER]
+    answer.gone = True
+    assert repeats.answer(with_id(OTHER), DATE) is None
+    answer.gone = False
+    assert repeats.answer(with_id(OTHER), DATE) is None  # what was gone once is forgotten
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_id(OTHER + b"0"),
+        with_id(OTHER[:-1]),
+        with_id(OTHER.upper()),
+        with_id(b"req-" + b"g" * 36),
+        with_id(OTHER + b"\r\nX: y"),
+        with_id(OTHER)[:-2],
+        with_id(OTHER) + b"G",
+        with_id(OTHER) + with_id(OTHER),
+        with_id(OTHER).replace(b"/x", b"/y"),
+        with_id(OTHER).replace(b"Host: a", b"host: a"),
+        with_id(OTHER).replace(b"\r\n", b"\n"),
+        b"\r\n" + with_id(OTHER),
+        head(),
+        b"",
+    ],
+)
+def test_anything_else_is_read(data: bytes) -> None:
+    repeats = Repeats()
+    repeats.learn(with_id(ID), Answer())
+    assert repeats.answer(data, DATE) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "answer"),
+    [
+        (with_id(ID, b"x-openstack-request-id"), Answer()),
+        (head(b"X-Openstack-Request-Id: " + ID, b"X-OpenStack-Request-ID: " + ID), Answer()),
+        (with_id(b"something"), Answer()),
+        (head(b"X: " + b"y" * 3000), Answer()),
+        (with_id(ID), Answer(headers=())),
+        (with_id(ID), Answer(status=304)),
+        (with_id(ID), Answer(headers=(*Answer().headers, (b"X", b"a\r\nb")))),
+    ],
+)
+def test_what_is_not_learnt(data: bytes, answer: Answer) -> None:
+    repeats = Repeats()
+    repeats.learn(data, answer)
+    assert repeats.answer(data, DATE) is None
+
+
+def test_without_an_id_a_new_one_is_given() -> None:
+    repeats = Repeats()
+    repeats.learn(head(), Answer())
+    assert OTHER in (repeats.answer(head(), DATE) or b"")
+
+
+def test_over_a_socket_the_handler_is_asked_once() -> None:
+    read: list[Request] = []
+
+    async def handler(request: Request) -> Answer:
+        read.append(request)
+        return Answer()
+
+    async def main() -> None:
+        listener = tcp_listener("127.0.0.1", 0)
+        server = GuestServer(handler)
+        await server.start([Listener(socket=listener)])
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        bodies = []
+        for data in (with_id(ID), with_id(OTHER), with_id(ID)[:20], with_id(ID)[20:], with_id(OTHER)):
+            writer.write(data)
+            if data.endswith(b"\r\n\r\n"):
+                text = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                bodies.append((await reader.readexactly(3), ID in text))
+            else:
+                await asyncio.sleep(0.05)
+        assert bodies == [(b"abc", True), (b"xyz", False), (b"abc", True), (b"xyz", False)]
+        assert len(read) == 2
+        writer.close()
+        await server.stop(1)
+
+    uvloop.run(main())
