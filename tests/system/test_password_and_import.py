@@ -1,0 +1,110 @@
+"""The password through the whole path and back by the SDK; instances imported while the system runs."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import openstack
+import pytest
+import yaml
+from openstack.connection import Connection
+from tests.system.cloud import Cloud, until
+
+from openimds.identity.signature import sign
+
+PASSWORD = "http://169.254.169.254/openstack/latest/password"
+LINES = """\
+openstack network create n
+openstack subnet create --network n --subnet-range 192.168.77.0/24 s
+openstack router create r
+openstack router add subnet r s
+openstack server create --image guest --flavor m1.tiny --network n --wait vm
+"""
+IMPORTED = "6f0c1de4-3c52-4a53-9c1c-5f1ac3b1a009"
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The instance, from inside."""
+
+    cloud: Cloud
+    server_id: str
+
+    def ask(self, *more: str) -> tuple[int, str]:
+        said = self.cloud.inside(f"qvm-{self.server_id}", "curl", "-s", "-w", "\n%{http_code}", *more, PASSWORD)
+        body, _, status = said.rpartition("\n")
+        return int(status), body
+
+
+@pytest.fixture(scope="module")
+def guest(cloud: Cloud) -> Guest:
+    for line in LINES.splitlines():
+        cloud.line(line)
+    found = Guest(cloud, str(cloud.json("openstack server show vm")["id"]))
+    until(lambda: "vm login:" in cloud.console("vm"), "vm has booted", 60)
+    return found
+
+
+@pytest.fixture(scope="module")
+def sdk(cloud: Cloud) -> Iterator[Connection]:
+    who = yaml.safe_load((cloud.state_dir / "etc" / "clouds.yaml").read_text())["clouds"]["openimds"]["auth"]
+    connection = openstack.connect(load_yaml_config=False, load_envvars=False, **who)
+    yield connection
+    connection.close()
+    connection.session.session.close()
+
+
+@pytest.mark.filterwarnings("ignore:")  # the SDK's own, on what it will drop
+def test_a_password_goes_in_once_and_comes_out(guest: Guest, sdk: Connection) -> None:
+    assert guest.ask() == (200, "")
+    assert not sdk.compute.get_server_password(guest.server_id)
+    assert guest.ask("--data-binary", "x" * 1021)[0] == 400
+    assert guest.ask("-X", "PUT", "--data-binary", "x")[0] == 400
+    secret = "s" * 1020
+    assert guest.ask("--data-binary", secret) == (200, "")
+    assert guest.ask("--data-binary", "another")[0] == 409
+    assert guest.ask() == (200, secret)
+    assert sdk.compute.get_server_password(guest.server_id) == secret
+    sdk.compute.clear_server_password(guest.server_id)
+    until(lambda: guest.ask() == (200, ""), "the guest reads that it is cleared", 2)
+    assert guest.ask("--data-binary", "second") == (200, "")
+    assert sdk.compute.get_server_password(guest.server_id) == "second"
+    assert not any(secret in guest.cloud.log(part) for part in ("metadata-api", "metadata-agent", "control-api"))
+
+
+def test_instances_are_imported_while_the_system_runs(cloud: Cloud, tmp_path: Path) -> None:
+    for hostname in ("first", "second"):
+        file = tmp_path / "instances.yaml"
+        file.write_text(f"instances:\n  - {{id: {IMPORTED}, project_id: p, hostname: {hostname}}}\n")
+        said = cloud.line(f"openimds import instances {file} --state-dir {cloud.state_dir}")
+        assert said == "1 instance imported\n"
+        imported = time.monotonic()
+        until(lambda name=hostname: _hostname(cloud) == f"{name}.novalocal", f"{hostname} is served", 5)  # type: ignore[misc]
+        assert time.monotonic() - imported < 1
+
+
+def _hostname(cloud: Cloud) -> str | None:
+    """Of the imported instance, as an agent that signs is answered."""
+    settings = (cloud.state_dir / "etc" / "nova.conf").read_text()
+    secret = re.search(r"^metadata_proxy_shared_secret = (.+)$", settings, re.MULTILINE)
+    assert secret
+    headers = {"X-Instance-ID": IMPORTED, "X-Tenant-ID": "p", "X-Instance-ID-Signature": sign(secret[1], IMPORTED)}
+    with closing(http.client.HTTPConnection("127.0.0.1", cloud.metadata_port, timeout=10)) as connection:
+        connection.request("GET", "/openstack/latest/meta_data.json", headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+    return str(json.loads(body)["hostname"]) if answer.status == 200 else None
+
+
+def test_an_idle_system_stops_soon(cloud: Cloud) -> None:
+    """The last test here: it ends the system. Without long polls that hold it up it takes one or two seconds."""
+    started = time.monotonic()
+    cloud.openimds("down")
+    assert time.monotonic() - started < 5
