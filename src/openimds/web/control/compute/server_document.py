@@ -100,8 +100,10 @@ def _image(server: ServerRecord, service: ComputeService) -> dict[str, Any] | st
 def _flavor(server: ServerRecord, service: ComputeService, version: Microversion) -> dict[str, Any]:
     kept = server.flavor
     if version < (2, 47):
-        return {"id": kept["id"], "links": [{"rel": "bookmark", "href": service.bookmark("flavors", kept["id"])}]}
-    sizes = {name: kept[name] for name in ("vcpus", "ram", "disk", "ephemeral", "swap")}
+        flavor_id = kept.get("id") or kept["name"]
+        return {"id": flavor_id, "links": [{"rel": "bookmark", "href": service.bookmark("flavors", flavor_id)}]}
+    # Of an imported instance only the flavor's name is known.
+    sizes = {name: kept.get(name, 0) for name in ("vcpus", "ram", "disk", "ephemeral", "swap")}
     return {**sizes, "original_name": kept["name"], "extra_specs": dict(kept.get("extra_specs") or {})}
 
 
