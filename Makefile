@@ -28,7 +28,7 @@ demo: install ## Tell the whole story on the terminal, on real parts (KEEP=1: le
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: test-packages check unit compat kernel system ## Run every test and every check
+test: test-packages check unit compat security kernel system ## Run every test and every check
 
 .PHONY: test-packages
 test-packages: install
@@ -48,6 +48,15 @@ unit: .venv/.installed ## Tests of the rules and of single edges: no root, secon
 .PHONY: compat
 compat: .venv/.installed ## Recorded behaviour of nova-api-metadata
 	@$(BIN)/python -m pytest tests/compat $(ARGS)
+
+.PHONY: security
+security: install ## Hostile input: the checklist of docs/security.md, and a fuzz run of a minute
+	@$(BIN)/python -m pytest tests/security $(ARGS)
+
+.PHONY: fuzz
+fuzz: .venv/.installed ## Bytes against the server for SECONDS (3600); what fails is kept in build/fuzz
+	@mkdir -p build/fuzz
+	@$(BIN)/python -m tests.security.fuzz --seconds $(if $(filter-out 0,$(SECONDS)),$(SECONDS),3600) --folder build/fuzz
 
 .PHONY: kernel
 kernel: test-packages ## Tests on real namespaces, links, firewall, HAProxy, dnsmasq
