@@ -16,7 +16,7 @@ from bench.burst import GUESTS, PATHS, burst
 from bench.load import CONNECTIONS, SECONDS, Load, answering, haproxy, measure
 from bench.metadata_store import MetadataApi, cpu_seconds, metadata_api, wrk_script
 
-ROUNDS = 5
+ROUNDS = 3
 MANY = 100_000
 WORKING_SET = 1_000
 COLD = 300

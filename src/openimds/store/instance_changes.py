@@ -70,7 +70,7 @@ class InstanceChanges:
             self._connection = self._store.engine.raw_connection()
             self._connection.detach()
             if not self._store.is_sqlite:
-                self._connection.driver_connection.autocommit = True
+                self._connection.dbapi_connection.autocommit = True
         cursor = self._connection.cursor()
         try:
             if self._store.is_sqlite:

@@ -9,21 +9,13 @@ from pathlib import Path
 import pytest
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store import models, schema
+from openimds.store import models
 from openimds.store.engine import Store
 from openimds.store.instance_changes import InstanceChanges
 from openimds.store.instances import InstanceStore
 
 NOW = datetime(2026, 11, 22)  # noqa: DTZ001 - as the tables have it
 SERVER = "11111111-2222-4333-8444-555555555501"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
-    schema.upgrade(store)
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -132,6 +132,19 @@ def test_a_life(program: Program) -> None:
     assert SECRET not in program.log.read_text()
 
 
+def test_a_change_by_another_process_is_in_the_next_reads(program: Program) -> None:
+    program.start()
+    program.wait_ready()
+    store = Store(f"sqlite:///{program.folder}/state/openimds.sqlite")
+    for number in range(3):
+        entry = {"uuid": ID, "project_id": "p1", "hostname": f"vm{number}"}
+        InstanceStore(store).import_instances({"instances": [entry]})
+        deadline = time.monotonic() + 2  # it takes some 30 ms; a busy machine is given more
+        while program.get("/latest/meta-data/hostname") != (200, f"vm{number}.novalocal".encode()):
+            assert time.monotonic() < deadline
+    store.close()
+
+
 def test_a_new_secret_without_a_restart(program: Program) -> None:
     process = program.start()
     program.wait_ready()
