@@ -62,14 +62,19 @@ fuzz: .venv/.installed ## Bytes against the server for SECONDS (3600); what fail
 kernel: test-packages ## Tests on real namespaces, links, firewall, HAProxy, dnsmasq
 	@$(BIN)/python -m pytest tests/kernel $(ARGS)
 
+.PHONY: test-clients
+test-clients: test-packages
+	@scripts/install-test-clients
+	@for suite in bookworm trixie; do scripts/make-debian-root $$suite >/dev/null; done
+
 .PHONY: system
-system: test-packages ## Whole systems: an instance asks 169.254.169.254; the openstack client
+system: test-clients ## Whole systems: an instance asks 169.254.169.254; the openstack client
 	@$(BIN)/python -m pytest tests/system $(ARGS)
 
 .PHONY: bench
 bench: install ## Measure, and write bench/RESULTS.md
 	@scripts/install-debian-packages bench
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: format
 format: .venv/.installed ## Format, and mend what lint can mend

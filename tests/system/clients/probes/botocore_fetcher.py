@@ -1,0 +1,20 @@
+"""What botocore's metadata fetchers learn, as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from botocore.session import Session
+from botocore.utils import IMDSFetcher, InstanceMetadataFetcher, InstanceMetadataRegionFetcher
+
+PATHS = ("instance-id", "local-ipv4", "instance-type", "placement/availability-zone")
+
+config = {"ec2_metadata_v1_disabled": True}  # nothing is read without a session token
+fetcher = IMDSFetcher(timeout=5, num_attempts=2, config=config)
+token = fetcher._fetch_metadata_token()
+learnt = {path: fetcher._get_request(f"latest/meta-data/{path}", None, token=token).text for path in PATHS}
+learnt["has-token"] = token is not None
+learnt["credentials"] = InstanceMetadataFetcher(timeout=5, config=config).retrieve_iam_role_credentials()
+learnt["region"] = InstanceMetadataRegionFetcher(timeout=5, config=config).retrieve_region()
+learnt["session-credentials"] = Session().get_credentials() is not None
+print(json.dumps(learnt))

@@ -1,0 +1,12 @@
+"""What os-collect-config's collector for EC2 learn, as JSON."""
+
+from __future__ import annotations
+
+import json
+
+from os_collect_config import collect, ec2
+
+collect.setup_conf()
+ec2.CONF.set_override("cachedir", "/nonexistent")
+((_, learnt),) = ec2.Collector().collect()
+print(json.dumps(learnt))

@@ -1,0 +1,167 @@
+"""A whole machine as a guest: its init, DHCP client, cloud-init in all its stages and sshd are Debian's own.
+
+It runs under systemd-nspawn and is plugged in as another hypervisor would: a tap on the network's bridge (a server of
+the `external` driver). Everything it has dies with one process: its processes live in a PID namespace below it, its
+network namespace has no name, its mounts are in a mount namespace of its own, its disk is in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.system.cloud import run, until
+
+ROOT_SCRIPT = Path(__file__).parents[3] / "scripts" / "make-debian-root"
+BOOT_SCRIPT = Path(__file__).with_name("boot-guest")
+BOOT_SECONDS = 60
+CGROUP_PREFIX = "openimds-test-"
+STALE_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nic:
+    tap: str
+    """The device's name on the host."""
+    mac_address: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeGuest:
+    process: subprocess.Popen[bytes]
+    console: Path
+
+    def plug(self, nic: Nic) -> None:
+        """Its eth0. As `ip link` has it: the peer is born in the guest's namespace."""
+        peer = ["peer", "name", "eth0", "address", nic.mac_address, "mtu", str(nic.mtu), "netns", str(self._launched())]
+        run(["ip", "link", "add", nic.tap, "mtu", str(nic.mtu), "type", "veth", *peer])
+
+    def power_on(self) -> None:
+        """Let it go on to boot: it waits for its NIC as a machine waits for its cables."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.close()
+
+    def inside(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """What root reads in it."""
+        entered = ["nsenter", f"--target={self._init_pid()}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
+        return run([*entered, "--root", "--wd=/", "env", "-i", "PATH=/usr/sbin:/usr/bin", *argv], check=check)
+
+    def read(self, path: str) -> str:
+        return self.inside("cat", path).stdout
+
+    def result(self) -> dict[str, Any]:
+        """cloud-init's own word on the boot, when all of its stages have ended."""
+        try:
+            until(self._has_result, "cloud-init has ended", BOOT_SECONDS)
+        except AssertionError as error:
+            error.add_note(self.story())
+            raise
+        found: dict[str, Any] = json.loads(self.read("/run/cloud-init/result.json"))["v1"]
+        return found
+
+    def story(self) -> str:
+        """For a person who looks for what went wrong."""
+        if self.process.poll() is not None:
+            return self.console.read_text(errors="replace")
+        telling = "WARNING|ERROR|Traceback|url_helper|DataSource|dhc"
+        asked = (("cat", "/run/cloud-init/ds-identify.log"), ("grep", "-E", telling, "/var/log/cloud-init.log"))
+        try:
+            return "\n".join(self.inside(*argv, check=False).stdout for argv in asked)
+        except LookupError:
+            return self.console.read_text(errors="replace")
+
+    def _has_result(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the guest has ended:\n{self.console.read_text(errors='replace')}")
+        try:
+            return self.inside("test", "-e", "/run/cloud-init/result.json", check=False).returncode == 0
+        except LookupError:
+            return False
+
+    def _launched(self) -> int:
+        """The process that is first in its namespaces, and becomes nspawn."""
+        until(lambda: len(children(self.process.pid)) == 1, "the guest's launcher runs", 10)
+        pid = children(self.process.pid)[0]
+        until(lambda: b"waiting" in self.console.read_bytes(), "its namespaces are made", 10)
+        return pid
+
+    def _init_pid(self) -> int:
+        """Raises LookupError while there is none."""
+        for nspawn in children(self.process.pid):
+            for init in children(nspawn):
+                if Path(f"/proc/{init}/comm").read_text().strip() == "systemd":
+                    return init
+        raise LookupError("the guest's init does not run yet")
+
+
+@contextmanager
+def whole_guest(root: Path, console: Path, *arguments: str) -> Iterator[WholeGuest]:
+    """A guest that waits to be plugged and powered on. `arguments`: its kernel command line."""
+    remove_stale_cgroups()
+    cgroup = f"{CGROUP_PREFIX}{secrets.token_hex(4)}"
+    # It dies with its parent, and all below it with its PID namespace: also when the tests are killed.
+    argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL",
+            "--mount-proc", str(BOOT_SCRIPT), str(root), cgroup, *arguments]  # fmt: skip
+    with console.open("wb") as output:
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield WholeGuest(process=process, console=console)
+    finally:
+        process.kill()
+        process.wait(10)
+        until(lambda: remove_cgroup(cgroup), "the guest's processes have ended", 10)
+
+
+def debian_root(suite: str) -> Path:
+    """Made by `make test` beforehand, or now: that takes a minute."""
+    return Path(run([str(ROOT_SCRIPT), suite], timeout_seconds=300).stdout.strip())
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def cgroup_root() -> Path:
+    """Where the host has the unified hierarchy: alone, or beside the older ones."""
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    return next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
+
+
+def remove_cgroup(name: str) -> bool:
+    """False while a process is in it. One that is not there is removed."""
+    top = cgroup_root() / name
+    try:
+        for folder, _, _ in os.walk(top, topdown=False):
+            Path(folder).rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def remove_stale_cgroups() -> None:
+    """What tests that were killed have left: empty folders."""
+    for folder in cgroup_root().glob(f"{CGROUP_PREFIX}*"):
+        if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+            remove_cgroup(folder.name)
+
+
+def ssh(key: Path, address: str, command: str) -> list[str]:
+    """A person's own way in."""
+    options = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=5",
+               "LogLevel=ERROR", "IdentitiesOnly=yes")  # fmt: skip
+    named = [word for option in options for word in ("-o", option)]
+    return ["ssh", "-F", "none", *named, "-i", str(key), f"debian@{address}", shlex.join(["sh", "-c", command])]
