@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TextIO
@@ -29,6 +30,7 @@ class BufferedRequestLog:
         self._program = program
         self._stream = stream or sys.stderr
         self._lines: list[str] = []
+        self._flushing = threading.Lock()
         self._second = 0
         self._stamp = ""
         logs.before_every_line(self.flush)
@@ -59,10 +61,12 @@ class BufferedRequestLog:
         return write
 
     def flush(self) -> None:
-        lines, self._lines = self._lines, []
-        if lines:
-            self._stream.write("".join(lines))
-            self._stream.flush()
+        with self._flushing:
+            chunk = self._lines[:]
+            del self._lines[: len(chunk)]  # the list stays the same: a line that is added meanwhile is not lost
+            if chunk:
+                self._stream.write("".join(chunk))
+                self._stream.flush()
 
     def _tick(self, now: float) -> float:
         """A new second began; how long ago."""
