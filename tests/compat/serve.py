@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import signal
 import sys
 import tempfile
 from pathlib import Path
 
+import structlog
 import uvloop
 
 if not __package__:  # run as a script: only the folder of this file is on the path
@@ -50,6 +52,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--secret", help="instead of the file's metadata_proxy_shared_secret")
     options = parser.parse_args()
+    # A log that whoever started this never reads would fill its pipe, and hold everything up.
+    errors_only = structlog.make_filtering_bound_logger(logging.ERROR)
+    structlog.configure(wrapper_class=errors_only, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:
         document = json.loads(options.instances.read_text())
         if options.secret is not None:
