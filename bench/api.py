@@ -43,7 +43,7 @@ def measured() -> list[str]:
     ]
     with metadata_api(WORKING_SET) as api:
         for document in DOCUMENTS:
-            for name, new_ids in (("one request id", False), ("a new request id each", True)):
+            for name, new_ids in (("no request id", False), ("a new request id each", True)):
                 lines.append(_rate(api, document, f"{document[0]}, {name}", api.ids[:1], new_ids=new_ids))
     with metadata_api(MANY) as api:
         lines.append(_rate(api, DOCUMENTS[0], "meta_data.json, one of 100,000 instances", api.ids[:1], new_ids=True))
