@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 import structlog
@@ -27,7 +27,7 @@ def _as_it_was() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def written(form: str, facts: dict[str, object], times: int = 1) -> list[str]:
+def written(form: str, facts: Mapping[str, object], times: int = 1) -> list[str]:
     stream = io.StringIO()
 
     async def main() -> None:

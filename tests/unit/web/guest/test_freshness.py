@@ -34,6 +34,18 @@ class Changes:
         return Touched(revision=self.revision, everything=revision is None)
 
 
+class SilentChanges(Changes):
+    """Does not answer before `gate` opens."""
+
+    def __init__(self, gate: threading.Event) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def after(self, revision: int | None) -> Touched:
+        self.gate.wait(10)
+        return super().after(revision)
+
+
 async def becomes(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110 - polled with a deadline
@@ -76,8 +88,7 @@ def test_a_silent_store_is_away(monkeypatch) -> None:
 
     async def scene() -> None:
         gate = threading.Event()
-        changes = Changes()
-        changes.after = lambda _revision: Touched(revision=5) if gate.wait(10) else None
+        changes = SilentChanges(gate)
         fresh = Freshness(changes, lambda _touched: None)
         fresh.start()
         await becomes(lambda: fresh.store_is_away)
