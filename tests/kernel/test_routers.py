@@ -293,6 +293,7 @@ def test_guests_own_claims_never_pass(stage: Stage) -> None:
         "X-Neutron-Network-ID: n", "X-Neutron-Network-ID: n2", "X_Neutron_Router_ID: n", "X-OVN-Network-ID: o",
         "X-Forwarded-For: 10.0.0.99", "X-Forwarded-Proto: https", "X_Forwarded_For: 1", "Forwarded: for=1",
         "X-Real-IP: 1", "X-Openstack-Request-Id: r", "Connection: close, X-Neutron-Router-ID",
+        "X-Openimds-Guest-Forwarded: forged",
     ]  # fmt: skip
     flags = [word for claim in claims for word in ("-H", claim)]
     assert curl(stage.guests["a"], "http://169.254.169.254/", *flags) == "hello"
@@ -302,6 +303,7 @@ def test_guests_own_claims_never_pass(stage: Stage) -> None:
     assert told.pop("x-openstack-request-id").startswith("req-")
     assert told.pop("x-neutron-router-id") == stage.router.id
     assert told.pop("x-forwarded-for") == "10.0.1.7"
+    assert told.pop("x-openimds-guest-forwarded") == "1", "that it was forwarded in the guest is the proxy's own word"
     assert set(told) <= {"host", "user-agent", "accept", "connection"}
 
 
