@@ -42,13 +42,11 @@ class Mirror:
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
         self._view = View()
-        self._changed_at = -1
         self._stopping = threading.Event()
         self._polling = threading.Event()
         """Nobody is kept waiting by the thread, and it holds nothing."""
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
         self._callbacks: list[Callable[[View], None]] = []
-        self._heard_at = time.monotonic()
         self._list_again = True
         self._failures = 0
         self._no_watch = False
@@ -74,20 +72,11 @@ class Mirror:
         with self._changed:
             return self._changed.wait_for(lambda: self._view.revision >= 0, timeout)
 
-    def wait_changed(self, after_revision: int, timeout: float) -> bool:
-        """Wait until something differs from the view of that revision; False when the time was over before."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._differs_from(after_revision), timeout)
-
     def subscribe(self, callback: Callable[[View], None]) -> None:
         """Call this with every new view, in the mirror's thread; with the present one at once if there is one."""
         self._callbacks.append(callback)
         if self._view.revision >= 0:
             callback(self._view)
-
-    def last_heard_seconds_ago(self) -> float:
-        """Since the control API's last answer (or since the start). A healthy watch stays below the poll's time."""
-        return time.monotonic() - self._heard_at
 
     @property
     def connected(self) -> bool:
@@ -148,9 +137,7 @@ class Mirror:
     def _publish(self, view: View, *, differs: bool) -> None:
         with self._changed:
             self._view = view
-            if differs:
-                self._changed_at = view.revision
-                self._changed.notify_all()
+            self._changed.notify_all()
         if differs:
             for callback in self._callbacks:
                 self._tell(callback, view)
@@ -161,12 +148,7 @@ class Mirror:
         except Exception:  # noqa: BLE001 - one listener's error is not the mirror's
             _log.exception("somebody could not take a change", revision=view.revision)
 
-    def _differs_from(self, revision: int) -> bool:
-        # A revision that went back is another store's: everything may differ.
-        return self._changed_at > revision or -1 < self._view.revision < revision
-
     def _note_heard(self) -> None:
-        self._heard_at = time.monotonic()
         self._no_watch = False
         if self._failures:
             _log.info("the control API is back", failures=self._failures)

@@ -10,7 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -159,8 +159,3 @@ def is_identity_claim(name: bytes) -> bool:
     """Is this a header that says who asks, in whatever spelling (`x_instance_id`, `X-INSTANCE-ID`)?"""
     plain = name.strip().lower().replace(b"_", b"-")
     return plain in _CLAIMS or plain.startswith(_CLAIM_PREFIXES)
-
-
-def without_identity(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers without any that says who asks."""
-    return [(name, value) for name, value in headers if not is_identity_claim(name)]

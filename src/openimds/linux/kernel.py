@@ -104,11 +104,6 @@ class Kernel:
         found = netlink.all_links() if namespace is None else netns.in_namespace(namespace, netlink.all_links)
         return {link.name: link for link in found}
 
-    def duplicate_addresses(self, namespace: str) -> frozenset[str]:
-        """IPv6 addresses there that somebody else on the segment already has (`fe80::a9fe:a9fe/64`)."""
-        found = netns.in_namespace(namespace, netlink.addresses)
-        return frozenset(address.interface for address in found if address.duplicate)
-
     def plug(self, host_name: str, bridge: str) -> bool:
         """Put another program's tap (a hypervisor's) on the bridge. False: there is no such device.
 

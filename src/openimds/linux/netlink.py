@@ -22,7 +22,6 @@ from openimds.wiring.state import Route
 
 IFF_UP = 0x1
 IFA_F_NODAD = 0x02
-IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
 IFA_F_PERMANENT = 0x80
 ROUTE_TABLE_MAIN = 254
@@ -59,8 +58,6 @@ class Address:
     """`192.168.40.2/24`"""
     permanent: bool
     """Not one that the kernel made from a router's advertisement."""
-    duplicate: bool
-    """Somebody else on the segment has it (duplicate address detection failed)."""
 
 
 @contextmanager
@@ -161,7 +158,6 @@ def _address_value(message: Any) -> Address:
         link_index=message["index"],
         interface=f"{address}/{message['prefixlen']}",
         permanent=bool(flags & IFA_F_PERMANENT),
-        duplicate=bool(flags & IFA_F_DADFAILED),
     )
 
 

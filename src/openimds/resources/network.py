@@ -120,10 +120,6 @@ class Port:
         return f"{prefix}{self.id[:DEVICE_ID_CHARS]}"
 
     @property
-    def is_instance_port(self) -> bool:
-        return self.device_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX)
-
-    @property
     def ip_addresses(self) -> tuple[str, ...]:
         return tuple(fixed.ip_address for fixed in self.fixed_ips)
 

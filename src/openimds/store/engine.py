@@ -56,8 +56,6 @@ class Store:
             event.listen(self.engine, "connect", _configure_sqlite)
         self._writing = threading.Lock()
         self._writer: int | None = None
-        self._committed = threading.Condition()
-        self._newest_here = 0
         self._listeners: list[Callable[[int], None]] = []
 
     def close(self) -> None:
@@ -95,14 +93,6 @@ class Store:
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
-
-    def wait_beyond(self, revision: int, timeout_seconds: float) -> None:
-        """Sleep until this process commits a revision beyond `revision`, or the time is over.
-
-        Other processes' commits are not announced here: a caller that must hear of them asks again at short intervals.
-        """
-        with self._committed:
-            self._committed.wait_for(lambda: self._newest_here > revision, timeout_seconds)
 
     def prune_changes(self, keep: timedelta, now: datetime | None = None) -> int:
         """Forget changes older than `keep`; a watcher from before then lists again. Returns how many were forgotten."""
@@ -161,9 +151,6 @@ class Store:
             self._writing.release()
 
     def _announce(self, revision: int) -> None:
-        with self._committed:
-            self._newest_here = max(self._newest_here, revision)
-            self._committed.notify_all()
         for listener in tuple(self._listeners):
             listener(revision)
 

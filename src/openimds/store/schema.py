@@ -50,11 +50,6 @@ def newest() -> str:
     return head
 
 
-def needs_upgrade(store: Store) -> bool:
-    """Whether `upgrade` has something to do."""
-    return current(store) != newest()
-
-
 def draft(message: str) -> Path:
     """Write a new step that brings the tables of the newest step to those of models.py; the file's path."""
     with tempfile.TemporaryDirectory() as folder:

@@ -65,7 +65,7 @@ def test_snapshot_then_changes(fake, mirror):
     until(lambda: "p1" in mirror.view().ports)
     before = mirror.view()
     fake.put("port", port("p2", "10.0.0.6"))
-    assert mirror.wait_changed(before.revision, 5)
+    until(lambda: "p2" in mirror.view().ports)
     assert mirror.view().ports["p2"].ip_addresses == ("10.0.0.6",)
     assert "p2" not in before.ports
     assert mirror.view().ports["p1"] is before.ports["p1"]
@@ -105,7 +105,6 @@ def test_lost_and_found(fake, mirror):
     assert "p1" in mirror.view().ports
     fake.fail_with(None)
     until(lambda: mirror.connected)
-    assert mirror.last_heard_seconds_ago() < 5
 
 
 def test_a_long_poll_does_not_hold_up_the_end(client):
