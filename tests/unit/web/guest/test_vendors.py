@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -57,31 +56,31 @@ def test_all_at_the_same_time() -> None:
 
 
 def test_a_slow_target_delays_no_other_target_and_no_other_instance() -> None:
-    """More instances wait for it than it has threads: another target answers at once, and patience ends."""
+    """More instances wait for it than it has threads: another target answers meanwhile, and patience ends."""
     never = threading.Event()
+    waited_out = threading.Event()
 
     def slow() -> VendorAnswer:
-        never.wait(20)
+        if not never.wait(60):
+            waited_out.set()
         return VendorAnswer(None)
 
     targets = Targets(slow=slow)
     quick = Targets(quick=says(1))
 
-    async def story() -> tuple[float, float, int]:
-        vendors, others = targets.vendors(seconds=0.5), quick.vendors()
-        started = time.monotonic()
+    async def story() -> int:
+        vendors, others = targets.vendors(seconds=3), quick.vendors()
         many = [asyncio.create_task(vendors.ask(question(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
-        await asyncio.sleep(0.05)
-        before = time.monotonic()
+        while len(targets.asked) < THREADS_OF_A_TARGET:  # noqa: ASYNC110 - threads fill it
+            await asyncio.sleep(0.01)
         assert await others.ask(question()) == {"quick": 1}
-        took = time.monotonic() - before
+        assert not any(task.done() for task in many), "the quick one did not wait for the slow one"
         assert await asyncio.gather(*many) == [{"slow": {}}] * len(many)
-        return took, time.monotonic() - started, len(targets.asked)
+        assert not waited_out.is_set(), "patience ended first"
+        return len(targets.asked)
 
     with structlog.testing.capture_logs() as logs:
-        took, all_took, asked = asyncio.run(_ended(story(), never))
-    assert took < 0.3
-    assert all_took < 5
+        asked = asyncio.run(_ended(story(), never))
     assert asked == THREADS_OF_A_TARGET  # those in the queue were taken out of it
     assert [line["event"] for line in logs] == ["a vendor data target fails"]
 
