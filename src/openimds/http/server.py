@@ -2,6 +2,8 @@
 
 server = GuestServer(handler, timeouts=Timeouts(), connections=Connections())
 await server.start([Listener(socket=tcp_listener("0.0.0.0", 8775), tag="tcp")])
+await server.open(Listener(socket=further, tag="network:…"))
+await server.close(further)
 …
 await server.stop(drain_seconds=10)
 """
@@ -58,7 +60,7 @@ class GuestServer:
         self._caps = connections or Connections()
         self._connections: set[Connection] = set()
         self._of_peer: Counter[str] = Counter()
-        self._servers: list[asyncio.Server] = []
+        self._servers: dict[sockets.socket, asyncio.Server] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
         self.loop: asyncio.AbstractEventLoop
@@ -71,15 +73,46 @@ class GuestServer:
         """Accept on these sockets from now on. The server owns and, in the end, closes them."""
         self.loop = asyncio.get_running_loop()
         for listener in listeners:
-            await self._open(listener)
+            await self.open(listener)
         if self._sweeper is None:
             self._sweep()
+
+    async def open(self, listener: Listener) -> None:
+        """Accept on one more socket, as `start` does. Some thousands of them are cheap: 1 KB and 20 µs each."""
+        repeats = Repeats()
+
+        def connect() -> Connection:
+            return Connection(self, listener.limits, listener.tag, repeats)
+
+        listener.socket.setblocking(False)
+        if listener.socket.family == sockets.AF_UNIX:
+            server = await self.loop.create_unix_server(connect, sock=listener.socket, backlog=listener.backlog)
+        else:
+            server = await self.loop.create_server(
+                connect,
+                sock=listener.socket,
+                backlog=listener.backlog,
+                ssl=listener.tls,
+                ssl_handshake_timeout=self.timeouts.head if listener.tls else None,
+            )
+        self._servers[listener.socket] = server
+
+    async def close(self, listening: sockets.socket) -> None:
+        """Accept no more on this socket, and close it; the connections that came by it go on. Idempotent.
+
+        Where somebody else holds the same socket, what waits in its queue stays there for him.
+        """
+        server = self._servers.pop(listening, None)
+        if server is not None:
+            server.close()
+            await asyncio.sleep(0)  # the loop closes the socket in its next turn
 
     async def stop(self, drain_seconds: float) -> None:
         """Accept nothing new, let requests under way finish, and after `drain_seconds` close what is left."""
         self.draining = True
-        for server in self._servers:
+        for server in self._servers.values():
             server.close()
+        self._servers.clear()
         for connection in list(self._connections):
             connection.drain()
         if not await self._wait_empty(drain_seconds):
@@ -111,25 +144,6 @@ class GuestServer:
                 del self._of_peer[connection.peer]
         if self._empty is not None and not self._connections:
             self._empty.set()
-
-    async def _open(self, listener: Listener) -> None:
-        repeats = Repeats()
-
-        def connect() -> Connection:
-            return Connection(self, listener.limits, listener.tag, repeats)
-
-        listener.socket.setblocking(False)
-        if listener.socket.family == sockets.AF_UNIX:
-            server = await self.loop.create_unix_server(connect, sock=listener.socket, backlog=listener.backlog)
-        else:
-            server = await self.loop.create_server(
-                connect,
-                sock=listener.socket,
-                backlog=listener.backlog,
-                ssl=listener.tls,
-                ssl_handshake_timeout=self.timeouts.head if listener.tls else None,
-            )
-        self._servers.append(server)
 
     async def _wait_empty(self, seconds: float) -> bool:
         if not self._connections:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import uvloop
 
 from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
@@ -278,6 +279,44 @@ def test_stopping_finishes_what_is_under_way_and_takes_nothing_new():
         assert refused
         for each in (writer, idle_writer):
             each.close()
+
+    uvloop.run(main())
+
+
+def test_listeners_come_and_go_while_others_are_served():
+    async def main() -> None:
+        async with served(slowly(0.3)) as (server, port):
+            further = tcp_listener("127.0.0.1", 0)
+            further_port = further.getsockname()[1]
+            await server.open(Listener(socket=further, tag="network:one"))
+            reader, writer = await asyncio.open_connection("127.0.0.1", further_port)
+            writer.write(GET)
+            await asyncio.sleep(0.1)
+            await server.close(further)
+            await server.close(further)
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", further_port)
+            assert await read_answer(reader) == (200, b"GET /x 0 network:one")
+            writer.write(GET)  # its connection goes on
+            assert await read_answer(reader) == (200, b"GET /x 0 network:one")
+            writer.close()
+            assert (await talk(port, b"GET /y HTTP/1.0\r\n\r\n")).endswith(b"GET /y 0 t")
+
+    uvloop.run(main())
+
+
+def test_what_waits_at_a_closed_listener_stays_for_who_holds_the_same_socket():
+    async def main() -> None:
+        async with served(echo) as (server, _):
+            listening = tcp_listener("127.0.0.1", 0)
+            kept = listening.dup()
+            await server.open(Listener(socket=listening, tag="first"))
+            await server.close(listening)
+            reader, writer = await asyncio.open_connection("127.0.0.1", kept.getsockname()[1])
+            writer.write(GET)
+            await server.open(Listener(socket=kept, tag="second"))
+            assert await read_answer(reader) == (200, b"GET /x 0 second")
+            writer.close()
 
     uvloop.run(main())
 
