@@ -12,7 +12,8 @@ from tests.kernel.stage import Host
 from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, until
 
 from openimds.linux.programs import Daemons, run
-from openimds.wiring.haproxy import Proxy, ProxySettings, Scope, config_file, haproxy, haproxy_config
+from openimds.wiring.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
+from openimds.wiring.listeners import ListenAddress, Scope
 
 pytestmark = pytest.mark.kernel
 
@@ -41,7 +42,9 @@ def namespace(host: Host, stage: Stage) -> Iterator[str]:
     settings = ProxySettings(
         state_path=stage.folder, agent_socket=stage.socket, log_socket=stage.folder / "haproxy_log"
     )
-    proxy = Proxy(name=NET, namespace=name, scope=Scope.NETWORK, scope_id=NET, binds=("127.0.0.1:9697",))
+    proxy = Proxy(
+        name=NET, namespace=name, scope=Scope.NETWORK, scope_id=NET, addresses=(ListenAddress("127.0.0.1", 9697),)
+    )
     file = config_file(NET, settings)
     file.parent.mkdir(parents=True)
     file.write_text(haproxy_config(proxy, settings))

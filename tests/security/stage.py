@@ -35,8 +35,9 @@ from openimds.http.rules import Connections, Limits, Timeouts
 from openimds.http.server import GuestServer, Listener
 from openimds.identity.source import Address
 from openimds.resources.network import FixedIP, Port
-from openimds.wiring.haproxy import Proxy, ProxySettings, Scope, haproxy_config
+from openimds.wiring.haproxy import Proxy, ProxySettings, haproxy_config
 from openimds.wiring.haproxy import Timeouts as ProxyTimeouts
+from openimds.wiring.listeners import ListenAddress, Scope
 
 T = TypeVar("T")
 
@@ -266,7 +267,9 @@ def start_haproxy(folder: Path, agent: Path, port: int, **settings: Any) -> subp
     (place / "external" / "pids").mkdir(parents=True)
     settings.setdefault("timeouts", ProxyTimeouts(http_request_seconds=1))
     made = ProxySettings(state_path=place, agent_socket=agent, log_socket=place / "log", **settings)
-    proxy = Proxy(name=NETWORK, namespace="", scope=Scope.NETWORK, scope_id=NETWORK, binds=(f"127.0.0.1:{port}",))
+    proxy = Proxy(
+        name=NETWORK, namespace="", scope=Scope.NETWORK, scope_id=NETWORK, addresses=(ListenAddress("127.0.0.1", port),)
+    )
     file = place / "haproxy.conf"
     file.write_text(haproxy_config(proxy, made))
     process = subprocess.Popen(["haproxy", "-db", "-q", "-f", str(file)], stderr=subprocess.DEVNULL)

@@ -8,13 +8,13 @@ Rules of this file:
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.wiring.addresses import METADATA_IPV4, METADATA_IPV6, METADATA_PORT
+from openimds.wiring.listeners import ListenAddress, Scope
 from openimds.wiring.state import Daemon
 
 MAX_CONNECTIONS = 2048
@@ -39,17 +39,6 @@ _AWAY = "The metadata agent does not answer. Ask again."
 _OTHER_HOST = "The request names another host than the metadata service's."
 _FORWARDED = "The request was forwarded, or says itself who asks."
 _TOO_MANY = "Too many requests. Ask again later."
-
-
-class Scope(enum.Enum):
-    """Where a proxy stands: the header that it sets, and its name in the log."""
-
-    NETWORK = "network"
-    ROUTER = "router"
-
-    @property
-    def header(self) -> str:
-        return f"X-Neutron-{self.value.capitalize()}-ID"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,30 +92,32 @@ class Proxy:
     scope: Scope
     scope_id: str
     """What it says in its header: of a metadata network the router behind it, else `name`."""
-    binds: tuple[str, ...]
-    """HAProxy's `bind` lines without the word."""
+    addresses: tuple[ListenAddress, ...]
+    access_mark: int = 0
+    """What the namespace's firewall lets in marks its packets so; 0: it lets everything in."""
 
 
 def network_proxy(*, name: str, namespace: str, device: str, has_ipv6: bool, router_id: str | None = None) -> Proxy:
     """In a DHCP namespace, on the metadata service's own addresses."""
-    ipv6 = (f"[{METADATA_IPV6}]:{METADATA_PORT} interface {device}",) if has_ipv6 else ()
+    ipv6 = (ListenAddress(METADATA_IPV6, METADATA_PORT, device),) if has_ipv6 else ()
     return Proxy(
         name=name,
         namespace=namespace,
         scope=Scope.ROUTER if router_id else Scope.NETWORK,
         scope_id=router_id or name,
-        binds=(f"{METADATA_IPV4}:{METADATA_PORT}", *ipv6),
+        addresses=(ListenAddress(METADATA_IPV4, METADATA_PORT), *ipv6),
     )
 
 
-def router_proxy(*, name: str, namespace: str, port: int) -> Proxy:
+def router_proxy(*, name: str, namespace: str, port: int, access_mark: int) -> Proxy:
     """In a router's namespace, on the port that requests are redirected to; the firewall keeps others from it."""
     return Proxy(
         name=name,
         namespace=namespace,
         scope=Scope.ROUTER,
         scope_id=name,
-        binds=(f"0.0.0.0:{port}", f"[::]:{port} v6only"),
+        addresses=(ListenAddress("0.0.0.0", port), ListenAddress("::", port)),
+        access_mark=access_mark,
     )
 
 
@@ -204,7 +195,7 @@ def _log_line(proxy: Proxy) -> str:
 def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
     return [
         "listen listener",
-        *(f"    bind {address}" for address in proxy.binds),
+        *(f"    bind {_bind(address)}" for address in proxy.addresses),
         *(f"    {line}" for line in _connection_limit(settings.connections_per_guest)),
         *(f"    {line}" for line in _limits(settings.rate_limit)),
         *(f"    {line}" for line in _strictness(settings.strict_hosts)),
@@ -219,6 +210,13 @@ def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
         "    http-response set-header X-Openstack-Request-Id %[unique-id]",
         f"    server metadata unix@{settings.agent_socket}",
     ]
+
+
+def _bind(address: ListenAddress) -> str:
+    """`[fe80::a9fe:a9fe]:80 interface tap59c6e1f0-1e`; one family a socket."""
+    if address.device:
+        return f"[{address.host}]:{address.port} interface {address.device}"
+    return f"{address} v6only" if address.host == "::" else str(address)
 
 
 def _tables(settings: ProxySettings) -> Iterator[list[str]]:

@@ -27,7 +27,7 @@ SETTINGS = ProxySettings(
 )
 LIMIT = RateLimit(base_window_seconds=60, base_requests=240, burst_window_seconds=10, burst_requests=60)
 NETWORK = network_proxy(name="n1", namespace="qdhcp-n1", device="tap1", has_ipv6=True)
-ROUTER = router_proxy(name="r1", namespace="qrouter-r1", port=9697)
+ROUTER = router_proxy(name="r1", namespace="qrouter-r1", port=9697, access_mark=1)
 
 
 def lines(text: str) -> list[str]:

@@ -115,7 +115,8 @@ class Routers:
         router, settings = wanted.view, wanted.settings
         if not (settings.metadata.enable_metadata_proxy and router.internal_ports and router.router.admin_state_up):
             return self._proxies.drop(router.router.id, namespace, settings.proxy)
-        proxy = router_proxy(name=router.router.id, namespace=namespace, port=settings.metadata.metadata_port)
+        port, mark = settings.metadata.metadata_port, settings.metadata.access_mark
+        proxy = router_proxy(name=router.router.id, namespace=namespace, port=port, access_mark=mark)
         return self._proxies.keep(proxy, settings.proxy)
 
 

@@ -11,7 +11,7 @@ from openimds.agents.fakes import FakePrograms
 from openimds.agents.proxies import ProxyKeeper
 from openimds.wiring.haproxy import ProxySettings, Timeouts, config_file, haproxy, router_proxy
 
-PROXY = router_proxy(name="r1", namespace="qrouter-r1", port=9697)
+PROXY = router_proxy(name="r1", namespace="qrouter-r1", port=9697, access_mark=1)
 
 
 @pytest.fixture
