@@ -8,9 +8,10 @@
 
 The metadata service knows an instance by the address its packets come from, so no instance may send from another's.
 1. Only from its own MAC, and from its own addresses or its allowed address pairs.
-2. ARP and neighbour advertisements only for these.
+2. ARP, neighbour advertisements and duplicate address detection only for these: who asks for another's address at the
+   moment that its owner does takes it from the owner (RFC 4862, 5.4.3).
 3. Never as the metadata service or as the subnet's gateway, whatever the pairs say.
-4. Never as a DHCP server or an IPv6 router.
+4. Never as a DHCP server, from whatever port, or an IPv6 router: a client looks only at the port that it is sent to.
 5. Nothing but ARP, IPv4 and IPv6.
 """
 
@@ -29,9 +30,10 @@ DROP = "counter drop"
 LINK_LOCAL = "fe80::/64"
 EUI64_MASK, EUI64_VALUE = "::ff:ff00:0", "::ff:fe00:0"
 """`ff:fe` in the middle of an interface id: an address that has a MAC in it."""
-ADVERTISES = "icmpv6 type nd-neighbor-advert"
-UNSPECIFIED_MAY = "{ mld-listener-report, nd-router-solicit, nd-neighbor-solicit, mld2-listener-report }"
-"""What an instance sends before it has an address (RFC 4862, 5.4)."""
+CLAIMS = ("icmpv6 type nd-neighbor-advert", "ip6 saddr :: icmpv6 type nd-neighbor-solicit")
+"""What says of its target address: this is mine."""
+UNSPECIFIED_MAY = "{ mld-listener-report, nd-router-solicit, mld2-listener-report }"
+"""What else an instance sends before it has an address (RFC 4862, 5.4)."""
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
@@ -139,7 +141,7 @@ def _arp_lines(wanted: PortFilter) -> list[str]:
 def _ipv4_lines(wanted: PortFilter) -> list[str]:
     return [
         f"ip saddr {_one_or_set(_of_version(4, wanted.forbidden))} {DROP}",
-        f"ether type ip udp sport 67 udp dport 68 {DROP}",
+        f"ether type ip udp dport 68 {DROP}",
         f"ether saddr {wanted.mac_address} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
         *(f"ether saddr {mac} ip saddr {addresses} accept" for mac, addresses in _by_mac(4, wanted.sources)),
         f"ether type ip {DROP}",
@@ -161,19 +163,25 @@ def _ipv6_lines(wanted: PortFilter, macs: Sequence[str]) -> list[str]:
             )
         ),
         f"icmpv6 type {{ nd-router-advert, nd-redirect }} {DROP}",
-        f"ether type ip6 udp sport 547 udp dport 546 {DROP}",
-        *(f"{ADVERTISES} {_target_in(address)} {DROP}" for address in _of_version(6, wanted.forbidden)),
-        *(" ".join(filter(None, (ADVERTISES, _target_in(cidr), "accept"))) for cidr in targets),
-        f"{ADVERTISES} {_target_in(LINK_LOCAL)} @th,152,16 != 0xfffe accept",
-        f"{ADVERTISES} {DROP}",
+        f"ether type ip6 udp dport 546 {DROP}",
+        *(line for claim in CLAIMS for line in _claim_lines(claim, wanted, targets)),
         f"ip6 saddr :: icmpv6 type {UNSPECIFIED_MAY} accept",
         f"ip6 saddr :: {DROP}",
         "ether type ip6 accept",
     ]
 
 
+def _claim_lines(claim: str, wanted: PortFilter, targets: Sequence[str]) -> list[str]:
+    return [
+        *(f"{claim} {_target_in(address)} {DROP}" for address in _of_version(6, wanted.forbidden)),
+        *(" ".join(filter(None, (claim, _target_in(cidr), "accept"))) for cidr in targets),
+        f"{claim} {_target_in(LINK_LOCAL)} @th,152,16 != 0xfffe accept",
+        f"{claim} {DROP}",
+    ]
+
+
 def _target_in(cidr: str) -> str:
-    """The target address of a neighbour advertisement, 8 bytes into it: older nft has no word for it.
+    """The target address of a neighbour advertisement or solicitation, 8 bytes into it: older nft has no word for it.
 
     `fe80::/64` → `@th,64,64 0xfe80000000000000`
     """
