@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import requests
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.exceptions import ClientException, EmptyCatalog, EndpointNotFound
@@ -45,15 +46,20 @@ class Service:
 
     def ask(self, call: Call) -> Any:
         """The answer's JSON, None when it has none. Raises ControlApiError."""
+        content = self.content(call)
+        if not content:
+            return None
+        try:
+            return msgspec.json.decode(content)
+        except (ValueError, msgspec.DecodeError):
+            raise ControlApiError(f"{self._name(call)}: the answer is not JSON") from None
+
+    def content(self, call: Call) -> bytes:
+        """The answer's body as it came. Raises ControlApiError."""
         response = self._send(call)
         if response.status_code >= 400:
             raise self._failure(call, response)
-        if not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError:
-            raise ControlApiError(f"{self._name(call)}: the answer is not JSON", response.status_code) from None
+        return response.content
 
     def _send(self, call: Call) -> requests.Response:
         options: dict[str, Any] = {"params": {name: value for name, value in call.query.items() if value is not None}}

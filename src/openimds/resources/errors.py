@@ -58,6 +58,10 @@ class StoreUnavailable(OpenimdsError):
     """The database did not answer or cannot be written: full disk, read-only folder, server away (503)."""
 
 
+class NotOffered(StoreUnavailable):
+    """This cloud's control API does not tell instances' records, or not this one's: ask upstream instead."""
+
+
 class RevisionGone(OpenimdsError):
     """Changes after the asked revision are no longer, or not yet, known (410): list again."""
 

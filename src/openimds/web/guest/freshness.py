@@ -1,6 +1,7 @@
 """Looks at the store's revision, again and again, and tells what changed since: memory is right again soon after.
 
-A thread of its own, as stores block. Its price is one short question every LOOK_SECONDS, whatever the load.
+A thread of its own, as stores block. The price of a database is one short question every `look_seconds`, whatever the
+load; a source whose `newest` itself waits for news is asked again at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -19,9 +21,15 @@ from openimds.web.guest.measures import STORE_AWAY
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 0.02
-AWAY_SECONDS = 2.0
-"""A store that is silent for longer is away, even if it does not say so."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    look_seconds: float = 0.02
+    """Between two questions; 0 for a source whose `newest` waits for news."""
+    away_seconds: float = 2.0
+    """A store that is silent for longer is away, even if it does not say so."""
+    retry_seconds: float = 0.02
+    """Between a question that failed and the next."""
 
 
 class Changes(Protocol):
@@ -34,9 +42,10 @@ class Changes(Protocol):
 class Freshness:
     """`heard` is called on the event loop with everything that changes from `start` on."""
 
-    def __init__(self, changes: Changes, heard: Callable[[Touched], None]) -> None:
+    def __init__(self, changes: Changes, heard: Callable[[Touched], None], pace: Pace | None = None) -> None:
         self._changes = changes
         self._heard = heard
+        self._pace = pace or Pace()
         self._stopped = threading.Event()
         self._revision: int | None = None
         self._answered_at = time.monotonic()
@@ -61,11 +70,12 @@ class Freshness:
             self._check.cancel()
 
     def _run(self) -> None:
-        while not self._stopped.wait(LOOK_SECONDS):
+        while not self._stopped.wait(self._pace.look_seconds):
             try:
                 self._look()
             except StoreUnavailable as error:
                 self._tell(self._store_went, True, error.message)
+                self._stopped.wait(self._pace.retry_seconds)
             except Exception:
                 log.exception("the store's changes could not be read")
                 self._revision = None  # what was missed is not known
@@ -87,9 +97,10 @@ class Freshness:
             self._loop.call_soon_threadsafe(what, *arguments)
 
     def _watch_silence(self) -> None:
-        if time.monotonic() - self._answered_at > AWAY_SECONDS:
-            self._store_went(True, f"no answer for {AWAY_SECONDS:g} s")
-        self._check = self._loop.call_later(AWAY_SECONDS / 4, self._watch_silence)
+        away_seconds = self._pace.away_seconds
+        if time.monotonic() - self._answered_at > away_seconds:
+            self._store_went(True, f"no answer for {away_seconds:g} s")
+        self._check = self._loop.call_later(away_seconds / 4, self._watch_silence)
 
     def _store_went(self, away: bool, reason: str) -> None:
         if away and not self._is_away:
