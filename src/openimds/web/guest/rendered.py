@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from openimds.metadata.decision import Answer
 
-DRAWN_TOGETHER = 32
+DRAWN_TOGETHER = 64
 
 RandomBytes = Callable[[int], bytes]
 
@@ -38,7 +38,7 @@ class Rendered:
 
 
 class Seeds:
-    """Random bytes as base64, each given once. Drawn for several documents together: the kernel charges by the call."""
+    """Random bytes as base64, each given once. Drawn for many documents together: a draw has a price of its own."""
 
     def __init__(self, random_bytes: RandomBytes) -> None:
         self._random_bytes = random_bytes

@@ -21,5 +21,18 @@ def request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
 
 def new_request_id() -> str:
     """A random UUID behind `req-`."""
-    digits = os.urandom(16).hex()  # three times as fast as uuid.uuid4, and as random
+    if not _drawn:
+        _draw()
+    digits = _drawn.pop()
     return f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+
+
+def _draw() -> None:
+    digits = os.urandom(16 * _DRAWN_TOGETHER).hex()
+    _drawn.extend(digits[place : place + 32] for place in range(0, len(digits), 32))
+
+
+_DRAWN_TOGETHER = 64
+"""The kernel charges by the call: sixteen bytes at a time cost ten times as much."""
+_drawn: list[str] = []
+os.register_at_fork(after_in_child=_drawn.clear)  # two processes would give the same

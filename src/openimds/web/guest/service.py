@@ -41,6 +41,7 @@ from openimds.web.guest.repeating import Again, Lease, Repeat
 from openimds.web.guest.request_ids import request_id
 from openimds.web.guest.request_log import REQUEST_ANSWERED, Line, RequestLog, StructuredLog
 from openimds.web.guest.sessions import Sessions, TokenSettings
+from openimds.web.guest.stretching import stretched
 from openimds.web.guest.tally import TALLY
 from openimds.web.guest.vendors import Vendors
 
@@ -64,6 +65,8 @@ class World:
     """What is different at every request."""
 
     random_bytes: Callable[[int], bytes] = os.urandom
+    many_random_bytes: Callable[[int], bytes] = stretched
+    """For random seeds, thousands at a time."""
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -105,7 +108,7 @@ class GuestService:
         self._records = records
         self._documents = Documents(records, settings, utc_now=world.utc_now, random_bytes=world.random_bytes)
         self._log = request_log or StructuredLog()
-        self._seeds = Seeds(world.random_bytes)
+        self._seeds = Seeds(world.many_random_bytes)
         self._lease = Lease()
         tokens = tokens or TokenSettings()
         self._is_behind_agent = tokens.is_behind_agent
