@@ -8,8 +8,7 @@ import structlog
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.touched import Touched
-from openimds.web.guest import freshness
-from openimds.web.guest.freshness import Freshness
+from openimds.web.guest.freshness import Freshness, Pace
 
 
 class Changes:
@@ -52,13 +51,11 @@ async def becomes(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_changes_are_heard_in_order_and_an_away_store_is_said_once(monkeypatch) -> None:
-    monkeypatch.setattr(freshness, "LOOK_SECONDS", 0.001)
-
+def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
     async def scene() -> None:
         changes = Changes()
         heard: list[Touched] = []
-        fresh = Freshness(changes, heard.append)
+        fresh = Freshness(changes, heard.append, Pace(look_seconds=0.001))
         fresh.start()
         await becomes(lambda: len(heard) == 1)
         assert heard[0].everything
@@ -83,13 +80,13 @@ def test_changes_are_heard_in_order_and_an_away_store_is_said_once(monkeypatch) 
     assert events == ["the store is away", "the store is back", "the store's changes could not be read"]
 
 
-def test_a_silent_store_is_away(monkeypatch) -> None:
+def test_a_silent_store_is_away() -> None:
     monkeypatch.setattr(freshness, "AWAY_SECONDS", 0.02)
 
     async def scene() -> None:
         gate = threading.Event()
         changes = SilentChanges(gate)
-        fresh = Freshness(changes, lambda _touched: None)
+        fresh = Freshness(changes, lambda _touched: None, Pace(away_seconds=0.02))
         fresh.start()
         await becomes(lambda: fresh.store_is_away)
         gate.set()
