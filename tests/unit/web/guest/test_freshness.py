@@ -81,8 +81,6 @@ def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
 
 
 def test_a_silent_store_is_away() -> None:
-    monkeypatch.setattr(freshness, "AWAY_SECONDS", 0.02)
-
     async def scene() -> None:
         gate = threading.Event()
         changes = SilentChanges(gate)
