@@ -1,0 +1,68 @@
+"""Random seeds: each given once, in no process twice, and as random as what they are drawn from."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64decode
+from collections import Counter
+
+import pytest
+
+from openimds.web.guest.rendered import DRAWN_TOGETHER, Seeds
+from openimds.web.guest.request_ids import new_request_id
+from openimds.web.guest.service import World
+
+SEED_BYTES = 512
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 510, 511, 512])
+def test_a_seed_is_base64_of_so_many_bytes(size: int) -> None:
+    seeds = Seeds(World().many_random_bytes)
+    given = [b64decode(seeds.text(size), validate=True) for _ in range(2 * DRAWN_TOGETHER)]
+    assert {len(one) for one in given} == {size}
+
+
+def test_every_bit_of_the_drawn_bytes_but_the_padding_is_given() -> None:
+    drawn: list[bytes] = []
+
+    def random_bytes(count: int) -> bytes:
+        drawn.append(os.urandom(count))
+        return drawn[-1]
+
+    seeds = Seeds(random_bytes)
+    given = b64decode(seeds.text(SEED_BYTES))
+    assert given in drawn[0]
+
+
+def test_no_seed_is_given_twice() -> None:
+    seeds = Seeds(World().many_random_bytes)
+    given = [seeds.text(SEED_BYTES) for _ in range(8 * DRAWN_TOGETHER)]
+    assert len(set(given)) == len(given)
+
+
+def test_every_byte_is_about_as_frequent() -> None:
+    """256 values, 4,096 expected of each; 20 standard deviations are never met by chance."""
+    counts = Counter(World().many_random_bytes(1 << 20))
+    assert len(counts) == 256
+    assert all(abs(count - 4096) < 20 * 64 for count in counts.values())
+
+
+def test_a_forked_child_gives_nothing_that_its_parent_gives() -> None:
+    seeds = Seeds(World().many_random_bytes)
+    ours = {seeds.text(SEED_BYTES), new_request_id().encode()}
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, b"\n".join(seeds.text(SEED_BYTES) for _ in range(DRAWN_TOGETHER)))
+            os.write(writing, b"\n" + b"\n".join(new_request_id().encode() for _ in range(DRAWN_TOGETHER)))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        of_child = stream.read().split()
+    os.waitpid(child, 0)
+    ours |= {seeds.text(SEED_BYTES) for _ in range(2 * DRAWN_TOGETHER)}
+    ours |= {new_request_id().encode() for _ in range(2 * DRAWN_TOGETHER)}
+    assert len(of_child) == 2 * DRAWN_TOGETHER
+    assert ours.isdisjoint(of_child)
