@@ -69,7 +69,7 @@ def in_namespace(name: str, work: Callable[[], _Result]) -> _Result:
 
     def body() -> None:
         try:
-            _enter(name)
+            enter(name)
             results.append(work())
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
             errors.append(error)
@@ -82,7 +82,8 @@ def in_namespace(name: str, work: Callable[[], _Result]) -> _Result:
     return results[0]
 
 
-def _enter(name: str) -> None:
+def enter(name: str) -> None:
+    """Moves the calling thread for good: only for one that ends soon. Raises NamespaceMissingError."""
     try:
         descriptor = os.open(NETNS_DIR / name, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
