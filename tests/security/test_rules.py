@@ -118,7 +118,7 @@ def test_a_claim_beside_ours_is_ours_or_refused(given_headers: list[tuple[bytes,
 @given(headers)
 def test_an_agent_says_of_a_guest_only_what_it_knows(given_headers: list[tuple[bytes, bytes]]) -> None:
     port = Port(id="p", network_id="n", project_id=ALPHA.project_id, mac_address="m", device_id=ALPHA.uuid)
-    asker = Asker(port=port, address=parse_address(ALPHA.address), request_id="req-1")
+    asker = Asker(port=port, address=parse_address(ALPHA.address))
     passed = headers_to_api(given_headers, asker, SECRET)
     said = [(name, value) for name, value in passed if is_identity_claim(name) and name != GUEST_FORWARDED]
     assert said == [(name.encode(), ALPHA.claim[name].encode()) for name in

@@ -27,6 +27,7 @@ from openimds.daemons import metrics, notify
 from openimds.daemons.forking import run_workers
 from openimds.daemons.heartbeat import Heartbeat, Identity
 from openimds.daemons.metadata_upstream import NamespaceNeighbours, NeutronPorts, PooledUpstream, upstream_of
+from openimds.daemons.request_log import BufferedRequestLog
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.socket_access import proxy_account, socket_access
 from openimds.http.client import Pool, PoolSettings, Upstream
@@ -74,6 +75,7 @@ class _Worker:
         self._number = number
         self._client = ControlClient(connect(config.auth), region=config.auth.region_name)
         self._mirror = Mirror(self._client, KINDS)
+        self._request_log = BufferedRequestLog(config.log, config.program)
         self._tasks: set[asyncio.Task[int]] = set()
 
     def run(self) -> int:
@@ -116,6 +118,7 @@ class _Worker:
             task.cancel()
         await server.stop(DRAIN_SECONDS)
         await pool.close()
+        self._request_log.flush()
         executor.shutdown(wait=False, cancel_futures=True)
 
     def _service(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> MetadataService:
@@ -133,6 +136,7 @@ class _Worker:
             upstream,
             secret=self._config.shared_secret,
             measures=Measures(REGISTRY),
+            log=self._request_log,
             clock=time.monotonic,
         )
 
@@ -146,7 +150,8 @@ class _Worker:
 
     async def _start_aside(self, service: MetadataService, upstream: PooledUpstream) -> None:
         loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(HaproxyLog, sock=self._sockets.haproxy_log)
+        datagrams = self._sockets.haproxy_log
+        loop.add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
         task = loop.create_task(run_self_test(upstream, lambda: service.secret, service.complaints))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

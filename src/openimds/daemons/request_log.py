@@ -1,7 +1,7 @@
 """Lines about requests, at a price that a busy metadata API can pay: the same forms as every other line (logs.py).
 
-What is the same for equal requests is formatted once and hidden where it looks like a secret, as in other lines; a
-request's id and time are filled in. Lines are gathered and written together: after FLUSH_SECONDS, when there are many,
+What is the same for equal requests is formatted once and hidden where it looks like a secret, as in other lines, and
+each fact is remembered as it was formatted; a request's id and time are filled in. Lines are gathered and written together: after FLUSH_SECONDS, when there are many,
 before any other line of the program, and at its end.
 """
 
@@ -12,7 +12,9 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import NoneType
 from typing import TextIO
 
 from openimds.config import LogConfig
@@ -35,10 +37,12 @@ class BufferedRequestLog:
         self._stamp = ""
         logs.before_every_line(self.flush)
 
-    def line(self, event: str, facts: Mapping[str, object]) -> Callable[[str, float], None]:
-        """A writer of lines of these facts: (request id, milliseconds)."""
-        safe = logs.without_secrets(None, "info", dict(facts))
-        before, middle, after = self._json(event, safe) if self._is_json else self._console(event, safe)
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        """A writer of lines of these facts: (request id, milliseconds). `level`: `info` or `warning`."""
+        fragments = [self._fragment(name, value) for name, value in facts.items()]
+        before, middle, after = (
+            self._json(event, level, fragments) if self._is_json else self._console(event, level, fragments)
+        )
         ending = '"}\n' if self._is_json else "\n"
         is_json = self._is_json
 
@@ -74,16 +78,27 @@ class BufferedRequestLog:
         self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(self._second))
         return now - self._second
 
-    def _console(self, event: str, facts: Mapping[str, object]) -> tuple[str, str, str]:
-        middle = "".join(f" {name}={_shown(value)}" for name, value in facts.items())
-        return f" [info     ] {event} request_id=", f"{middle} ms=", f" program={self._program}"
+    def _fragment(self, name: str, value: object) -> str:
+        if isinstance(value, (str, int, NoneType)):
+            return _kept_fragment(name, value, self._is_json)
+        return _fragment(name, value, self._is_json)
 
-    def _json(self, event: str, facts: Mapping[str, object]) -> tuple[str, str, str]:
-        inner = json.dumps(dict(facts), default=str)[1:-1]
-        after = (
-            f', "event": {json.dumps(event)}, "level": "info", "program": {json.dumps(self._program)}, "timestamp": "'
-        )
-        return '{"request_id": "', f'", {inner}, "ms": ' if inner else '", "ms": ', after
+    def _console(self, event: str, level: str, fragments: Sequence[str]) -> tuple[str, str, str]:
+        return f" [{level:<9}] {event} request_id=", f"{''.join(fragments)} ms=", f" program={self._program}"
+
+    def _json(self, event: str, level: str, fragments: Sequence[str]) -> tuple[str, str, str]:
+        after = f', "event": "{event}", "level": "{level}", "program": "{self._program}", "timestamp": "'
+        return '{"request_id": "', f'", {"".join(fragments)}"ms": ', after
+
+
+def _fragment(name: str, value: object, is_json: bool) -> str:
+    """A fact as it stands in a line, hidden where it looks like a secret."""
+    safe = logs.without_secrets(None, "info", {name: value})
+    return f"{json.dumps(safe, default=str)[1:-1]}, " if is_json else f" {name}={_shown(safe[name])}"
+
+
+_kept_fragment = lru_cache(maxsize=8192, typed=True)(_fragment)
+"""The same few values come again and again in other company: this path, that guest."""
 
 
 def _shown(value: object) -> str:

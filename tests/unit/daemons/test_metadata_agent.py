@@ -30,6 +30,7 @@ def test_a_guest_is_answered_and_a_moved_address_is_the_new_owners(stage: Stage)
     stage.control.put("port", port("p2", "vm-2"))
     until(lambda: stage.ask() == (200, "vm-2 tenant-of-vm-2"))
     assert stage.ask("10.0.0.6")[0] == 404
+    until(lambda: stage.events("request answered"))
     line = stage.events("request answered")[0]
     assert (line["request_id"], line["instance_id"], line["network_id"]) == ("req-10.0.0.5", "vm-1", NET)
     assert stage.events("takes our signature")

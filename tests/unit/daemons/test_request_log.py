@@ -83,3 +83,18 @@ def test_lines_keep_their_order_among_others() -> None:
 
     asyncio.run(main())
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first", "second"]
+
+
+def test_a_warning_says_so_and_equal_facts_are_not_mixed_up() -> None:
+    stream = io.StringIO()
+
+    async def main() -> None:
+        log = BufferedRequestLog(LogConfig(debug=False, format="json"), "metadata-agent", stream)
+        log.line("a", {"status": 1}, "warning")("req-1", 1.0)
+        log.line("a", {"status": True})("req-2", 1.0)
+        log.flush()
+
+    asyncio.run(main())
+    first, second = (json.loads(line) for line in stream.getvalue().splitlines())
+    assert (first["level"], first["status"]) == ("warning", 1)
+    assert (second["level"], second["status"]) == ("info", True)

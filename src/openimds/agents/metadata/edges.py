@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,6 +49,13 @@ class UpstreamAwayError(Exception):
 
 class ControlAwayError(Exception):
     """The control API could not be asked."""
+
+
+class RequestLog(Protocol):
+    """Where lines about requests go, at a price that every request can pay."""
+
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        """A writer of lines of these facts: (request id, milliseconds). The id is written as it is."""
 
 
 class Upstream(Protocol):

@@ -70,6 +70,14 @@ class Finder:
         self._looks: dict[Place, asyncio.Task[tuple[Port, ...]]] = {}
         self._recent: Recent[Place, tuple[Port, ...]] = Recent(clock)
 
+    def at_once(self, origin: Origin, at: str | None) -> Port | None:
+        """The port that asks, when the mirror, up to date, knows one and no more at `at`; else `find` tells."""
+        if at is None or not self._mirror.connected:
+            return None
+        self.refresh()
+        found = self._at(origin.network_id, origin.router_id, at)
+        return found[0] if len(found) == 1 else None
+
     async def find(self, origin: Origin, address: Address) -> Port:
         """The port that asks. Raises NobodyError or NotKnownYetError."""
         if not origin.network_id and not origin.router_id:
@@ -103,10 +111,12 @@ class Finder:
 
     def _known(self, place: Place) -> tuple[Port, ...]:
         self.refresh()
-        at = place.mac or str(place.address)
-        if place.network_id:
-            return self._index.on_network(place.network_id, at)
-        return self._index.behind_router(place.router_id or "", at)
+        return self._at(place.network_id, place.router_id, place.mac or str(place.address))
+
+    def _at(self, network_id: str | None, router_id: str | None, at: str) -> tuple[Port, ...]:
+        if network_id:
+            return self._index.on_network(network_id, at)
+        return self._index.behind_router(router_id or "", at)
 
     async def _look(self, place: Place) -> tuple[Port, ...]:
         recent = self._recent.get(place)

@@ -12,6 +12,8 @@ from openimds.identity.signature import sign
 from openimds.identity.source import Address
 from openimds.resources.network import Port
 
+REQUEST_ID = names.REQUEST_ID.encode()
+
 _FROM_GUEST = frozenset(
     {
         b"accept",
@@ -40,22 +42,20 @@ _TO_GUEST = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asker:
-    """Who asks, and under which request id."""
+    """Who asks."""
 
     port: Port
     address: Address
-    request_id: str
 
 
 def headers_to_api(guest_headers: Headers, asker: Asker, secret: str) -> list[tuple[bytes, bytes]]:
-    """The guest's headers that may pass, and ours: who asks, signed."""
+    """The guest's headers that may pass, and ours: who asks, signed. The request's id is not among them."""
     instance_id = asker.port.device_id
     ours = (
         (names.FORWARDED_FOR, str(asker.address)),
         (names.INSTANCE_ID, instance_id),
         (names.TENANT_ID, asker.port.project_id),
         (names.SIGNATURE, sign(secret, instance_id)),
-        (names.REQUEST_ID, asker.request_id),
         *(((GUEST_FORWARDED, "1"),) if was_forwarded(guest_headers, own_addresses=1) else ()),
     )
     passed = [(name, value) for name, value in guest_headers if name.lower() in _FROM_GUEST]
@@ -66,7 +66,7 @@ def reply_of(answer: Answer, request_id: str) -> Reply:
     """The API's answer as the guest gets it: status, body and what describes the body are unchanged."""
     return Reply(
         status=answer.status,
-        headers=(*_passed(answer.headers), (names.REQUEST_ID.encode(), request_id.encode())),
+        headers=(*_passed(answer.headers), (REQUEST_ID, request_id.encode())),
         body=answer.body,
     )
 

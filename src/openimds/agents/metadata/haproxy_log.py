@@ -2,62 +2,76 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
+import socket
 from collections.abc import Mapping
 from typing import Any
 
 import structlog
 
+from openimds.agents.metadata.edges import RequestLog
+
 MAX_LINE_CHARS = 2048
+BATCH = 256
+"""Read in one go, before guests have their turn again."""
 
 _SYSLOG_PREFIX = re.compile(r"^<\d{1,3}>")
-_KNOWN = (
-    "request_id",
-    "network_id",
-    "router_id",
-    "source",
-    "method",
-    "path",
-    "status",
-    "bytes",
-    "milliseconds",
-    "termination",
-)
+_KNOWN = ("network_id", "router_id", "source", "method", "path", "status", "bytes", "termination")
+_PLAIN = (str, int, float)
 
 _log = structlog.get_logger(__name__)
 
 
-class HaproxyLog(asyncio.DatagramProtocol):
-    """Reads one datagram after the other; a flood is dropped by the kernel, which bounds the socket's queue."""
+class HaproxyLog:
+    """`read` what waits in the socket, whenever it can be read. A flood is dropped by the kernel, which bounds its queue."""
 
-    def datagram_received(self, data: bytes, _address: object) -> None:
-        event, facts = read_line(data)
-        if facts.get("status", 0) >= 500 or event != REQUEST:
-            _log.warning(event, **facts)
-        else:
-            _log.info(event, **facts)
+    def __init__(self, datagrams: socket.socket, log: RequestLog) -> None:
+        """`datagrams` does not block."""
+        self._datagrams = datagrams
+        self._log = log
+
+    def read(self) -> None:
+        receive = self._datagrams.recv
+        try:
+            for _ in range(BATCH):
+                self._write(receive(2 * MAX_LINE_CHARS))
+        except (BlockingIOError, InterruptedError):
+            return
+
+    def _write(self, data: bytes) -> None:
+        found = read_line(data)
+        if isinstance(found, str):
+            _log.warning("namespace proxy: notice", text=found)
+            return
+        request_id, milliseconds, facts = found
+        level = "warning" if facts.get("status", 0) >= 500 else "info"
+        self._log.line("namespace proxy: request", facts, level)(request_id, milliseconds)
 
 
-REQUEST = "namespace proxy: request"
-NOTICE = "namespace proxy: notice"
+def read_line(data: bytes) -> tuple[str, float, Mapping[str, Any]] | str:
+    """One datagram.
 
-
-def read_line(data: bytes) -> tuple[str, Mapping[str, Any]]:
-    """One datagram → an event and its facts.
-
-    `{"request_id": "req-…", "status": 200, …}` → ("namespace proxy: request", those of its keys that are known);
-    anything else → ("namespace proxy: notice", {"text": …}).
+    `{"request_id": "req-…", "milliseconds": 3, "status": 200, …}` → ("req-…", 3, those of its other keys that are
+    known); anything else, a notice → its text.
     """
     text = _SYSLOG_PREFIX.sub("", data[: 2 * MAX_LINE_CHARS].decode("utf-8", "replace")).strip()
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        return NOTICE, {"text": text[:MAX_LINE_CHARS]}
-    facts = {name: found[name] for name in _KNOWN if isinstance(found.get(name), (str, int, float))}
+        return text[:MAX_LINE_CHARS]
+    facts = {name: found[name] for name in _KNOWN if isinstance(found.get(name), _PLAIN)}
     if not isinstance(facts.get("status", 0), int):
         del facts["status"]
-    return REQUEST, facts
+    return _request_id(found.get("request_id")), _milliseconds(found.get("milliseconds")), facts
+
+
+def _request_id(value: object) -> str:
+    """A line's beginning is written as it is: nothing but what request ids are made of may be in it."""
+    return value if isinstance(value, str) and re.fullmatch(r"[\w.:-]{1,64}", value, re.ASCII) else ""
+
+
+def _milliseconds(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and abs(value) < 1e12 else 0.0

@@ -35,3 +35,12 @@ class Measures:
             "Requests whose signature the metadata API refused",
             registry=registry,
         )
+        self._answered: dict[int, Counter] = {}
+        self.found = self.lookups.labels("found")
+
+    def answered(self, status: int) -> None:
+        """Count an answer of this status."""
+        counter = self._answered.get(status)
+        if counter is None:
+            counter = self._answered[status] = self.requests.labels(str(status))
+        counter.inc()

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import structlog
 
 from openimds.agents.metadata.complaints import Complaints
-from openimds.agents.metadata.edges import Answer, GuestRequest, Headers, Reply, Upstream, UpstreamAwayError
+from openimds.agents.metadata.edges import (
+    Answer,
+    GuestRequest,
+    Headers,
+    Reply,
+    RequestLog,
+    Upstream,
+    UpstreamAwayError,
+)
 from openimds.agents.metadata.finder import Finder, NobodyError, NotKnownYetError
-from openimds.agents.metadata.forwarding import Asker, headers_to_api, reply_of
+from openimds.agents.metadata.forwarding import REQUEST_ID, reply_of
+from openimds.agents.metadata.heard import Heard, Hearing, without_ids
 from openimds.agents.metadata.measures import Measures
-from openimds.identity.headers import REQUEST_ID, HeaderError, Origin, origin, values
-from openimds.identity.source import Address, parse_address
+from openimds.agents.metadata.shares import Shares
+from openimds.identity.headers import HeaderError, Origin
 from openimds.resources.network import Port
-
-_log = structlog.get_logger(__name__)
 
 _TEXT = (b"Content-Type", b"text/plain; charset=UTF-8")
 _RETRY = (b"Retry-After", b"1")
 _SHOWN_PATH_BYTES = 256
-_MAX_REQUEST_ID_CHARS = 64
+_ID = re.compile(rb"[0-9A-Za-z_.:-]{1,64}")
+"""Of what request ids are made; it is written into the log as it is."""
 
 
 @dataclass(slots=True)
@@ -31,19 +37,29 @@ class _Followed:
     """A request on its way, and what is known of it so far, for its log line."""
 
     request_id: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
 
 
 class MetadataService:
     """`answer` is the HTTP server's handler."""
 
     def __init__(
-        self, finder: Finder, upstream: Upstream, *, secret: str, measures: Measures, clock: Callable[[], float]
+        self,
+        finder: Finder,
+        upstream: Upstream,
+        *,
+        secret: str,
+        measures: Measures,
+        log: RequestLog,
+        clock: Callable[[], float],
     ) -> None:
         self._finder = finder
         self._upstream = upstream
         self._measures = measures
+        self._log = log
         self._clock = clock
+        self._hearing = Hearing()
+        self._shares = Shares()
         self.complaints = Complaints(clock)
         self.secret = secret
         """May be replaced while it runs: the next request is signed with the new one."""
@@ -51,29 +67,32 @@ class MetadataService:
     async def answer(self, request: GuestRequest) -> Reply:
         """The metadata API's answer, or a sentence of our own: 400, 404, 405, 411, 503."""
         began_at = self._clock()
-        followed = _Followed(_request_id(request.headers))
-        reply = await self._answer(request, followed)
-        self._measures.requests.labels(str(reply.status)).inc()
-        _log.info(
-            "request answered",
-            request_id=followed.request_id,
-            **followed.facts,
-            method=request.method,
-            path=request.target[:_SHOWN_PATH_BYTES].decode("latin-1"),
-            status=reply.status,
-            milliseconds=round((self._clock() - began_at) * 1000, 1),
-        )
+        headers, ids = without_ids(request.headers)
+        followed = _Followed(_request_id(ids))
+        reply = await self._answer(request, headers, followed)
+        self._measures.answered(reply.status)
+        facts = followed.facts
+        facts["method"] = request.method
+        facts["path"] = request.target[:_SHOWN_PATH_BYTES].decode("latin-1")
+        facts["status"] = reply.status
+        self._log.line("request answered", facts)(followed.request_id, (self._clock() - began_at) * 1000)
         return reply
 
-    async def _answer(self, request: GuestRequest, followed: _Followed) -> Reply:
+    async def _answer(self, request: GuestRequest, headers: Headers, followed: _Followed) -> Reply:
         refusal = _refused_method(request)
         if refusal is not None:
             return refusal
         try:
-            where, address = _origin(request.headers, followed)
-            port = await self._find(where, address)
+            heard = self._hearing.hear(headers)
+            _note_origin(heard.origin, followed)
+            port = self._finder.at_once(heard.origin, heard.at)
+            if port is None:
+                port = await self._find(heard)
+            else:
+                self._measures.found.inc()
         except HeaderError as error:
             self._measures.lookups.labels("malformed").inc()
+            followed.facts["reason"] = str(error)
             return _sentence(400, str(error))
         except NobodyError as error:
             followed.facts["reason"] = str(error)
@@ -82,26 +101,31 @@ class MetadataService:
             followed.facts["reason"] = str(error)
             return _sentence(503, "It cannot be told yet which instance asks. Try again.", _RETRY)
         followed.facts["instance_id"] = port.device_id
-        return await self._forward(request, Asker(port=port, address=address, request_id=followed.request_id))
-
-    async def _find(self, where: Origin, address: Address) -> Port:
+        if not self._shares.try_take(port.id):
+            await self._shares.take(port.id)
         try:
-            port = await self._finder.find(where, address)
+            return await self._forward(request, heard.to_api(port, self.secret), followed.request_id)
+        finally:
+            self._shares.give_back(port.id)
+
+    async def _find(self, heard: Heard) -> Port:
+        try:
+            port = await self._finder.find(heard.origin, heard.address)
         except NobodyError as error:
             self._measures.lookups.labels(error.outcome).inc()
             raise
         except NotKnownYetError:
             self._measures.lookups.labels("unknown").inc()
             raise
-        self._measures.lookups.labels("found").inc()
+        self._measures.found.inc()
         return port
 
-    async def _forward(self, request: GuestRequest, asker: Asker) -> Reply:
-        headers = headers_to_api(request.headers, asker, self.secret)
+    async def _forward(self, request: GuestRequest, signed: Headers, request_id: str) -> Reply:
         began_at = self._clock()
         try:
             # A blank in a target is let in, but not on: not every server finds its end where we do.
             target = request.target.replace(b" ", b"%20")
+            headers = (*signed, (REQUEST_ID, request_id.encode()))
             answer = await self._upstream.ask(request.method, target, headers, request.body)
         except UpstreamAwayError as error:
             self._measures.upstream_failures.inc()
@@ -114,27 +138,22 @@ class MetadataService:
         if _is_refused_signature(answer):
             self._measures.refused_signatures.inc()
             self.complaints.secrets_differ(str(self._upstream))
-        return reply_of(answer, asker.request_id)
+        return reply_of(answer, request_id)
 
 
-def _origin(headers: Headers, followed: _Followed) -> tuple[Origin, Address]:
-    where = origin(headers)
-    followed.facts |= {
-        name: value
-        for name, value in (("network_id", where.network_id), ("router_id", where.router_id), ("source", where.address))
-        if value
-    }
-    try:
-        return where, parse_address(where.address)
-    except ValueError as error:
-        raise HeaderError("X-Forwarded-For", f"X-Forwarded-For: {error}.") from None
+def _note_origin(where: Origin, followed: _Followed) -> None:
+    if where.network_id:
+        followed.facts["network_id"] = where.network_id
+    if where.router_id:
+        followed.facts["router_id"] = where.router_id
+    if where.address:
+        followed.facts["source"] = where.address
 
 
-def _request_id(headers: Headers) -> str:
+def _request_id(given: Sequence[bytes]) -> str:
     """The namespace proxy's, where it is one; stock neutron's proxies send none."""
-    given = values(headers, REQUEST_ID)
-    if len(given) == 1 and given[0].isascii() and given[0].isprintable() and len(given[0]) <= _MAX_REQUEST_ID_CHARS:
-        return given[0]
+    if len(given) == 1 and _ID.fullmatch(given[0]):
+        return given[0].decode()
     return f"req-{uuid.uuid4()}"
 
 

@@ -11,7 +11,7 @@ from openimds.agents.metadata.forwarding import Asker, headers_to_api, reply_of
 from openimds.resources.network import Port
 
 PORT = Port(id="p", network_id="n", project_id="t", mac_address="fa:16:3e:00:00:01", device_id="vm")
-ASKER = Asker(port=PORT, address=ip_address("10.0.0.5"), request_id="req-1")
+ASKER = Asker(port=PORT, address=ip_address("10.0.0.5"))
 FORWARDED = b"X-Openimds-Guest-Forwarded"
 HOP = (b"X-Forwarded-For", b"10.0.0.5")
 

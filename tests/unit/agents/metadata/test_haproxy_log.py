@@ -3,48 +3,68 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from structlog.testing import capture_logs
 
-from openimds.agents.metadata.haproxy_log import NOTICE, REQUEST, HaproxyLog, read_line
+from openimds.agents.metadata.haproxy_log import HaproxyLog, read_line
 
-LINE = {
-    "request_id": "req-1",
+FACTS = {
     "network_id": "net",
     "source": "10.0.0.5",
-    "status": 200,
-    "bytes": 10,
-    "milliseconds": 3,
-    "termination": "--",
     "method": "GET",
     "path": "/openstack",
+    "status": 200,
+    "bytes": 10,
+    "termination": "--",
 }
+LINE = {"request_id": "req-1", **FACTS, "milliseconds": 3}
+
+
+@dataclass
+class Lines:
+    """A request log that keeps what it is given."""
+
+    kept: list[tuple[str, str, Mapping[str, object], str, float]] = field(default_factory=list)
+
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        return lambda request_id, ms: self.kept.append((level, event, facts, request_id, ms))
 
 
 def test_a_request():
-    assert read_line(json.dumps(LINE).encode()) == (REQUEST, LINE)
-    assert read_line(b"<134>" + json.dumps(LINE).encode() + b"\n") == (REQUEST, LINE)
+    assert read_line(json.dumps(LINE).encode()) == ("req-1", 3.0, FACTS)
+    assert read_line(b"<134>" + json.dumps(LINE).encode() + b"\n") == ("req-1", 3.0, FACTS)
 
 
 def test_only_what_is_known_and_plain_is_taken():
-    event, facts = read_line(json.dumps({**LINE, "evil": 1, "path": {"a": 1}, "status": "x"}).encode())
-    assert event == REQUEST
-    assert "evil" not in facts
-    assert "path" not in facts
-    assert "status" not in facts
+    found = read_line(
+        json.dumps(
+            {**LINE, "evil": 1, "path": {"a": 1}, "status": "x", "request_id": 'a"b', "milliseconds": "1"}
+        ).encode()
+    )
+    assert found == ("", 0.0, {name: FACTS[name] for name in FACTS if name not in ("path", "status")})
 
 
 def test_anything_else_is_a_notice_and_bounded():
-    assert read_line(b"<131>Server listener/metadata is DOWN.") == (
-        NOTICE,
-        {"text": "Server listener/metadata is DOWN."},
-    )
-    assert read_line(b"[1]")[0] == NOTICE
-    assert len(read_line(b"\xff" * 100_000)[1]["text"]) <= 2048
+    assert read_line(b"<131>Server listener/metadata is DOWN.") == "Server listener/metadata is DOWN."
+    assert read_line(b"[1]") == "[1]"
+    assert len(read_line(b"\xff" * 100_000)) <= 2048
+    assert isinstance(read_line(b"[" * 4000), str)
 
 
-def test_failures_are_warnings():
-    with capture_logs() as logs:
-        HaproxyLog().datagram_received(json.dumps(LINE).encode(), None)
-        HaproxyLog().datagram_received(json.dumps({**LINE, "status": 503}).encode(), None)
-    assert [line["log_level"] for line in logs] == ["info", "warning"]
+def test_what_waits_in_the_socket_is_read_in_one_go_and_failures_are_warnings():
+    ours, haproxys = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    lines = Lines()
+    with ours, haproxys, capture_logs() as logs:
+        ours.setblocking(False)
+        for line in (LINE, {**LINE, "status": 503}):
+            haproxys.send(json.dumps(line).encode())
+        haproxys.send(b"a word of its own")
+        HaproxyLog(ours, lines).read()
+    assert [(level, event, request_id) for level, event, _facts, request_id, _ms in lines.kept] == [
+        ("info", "namespace proxy: request", "req-1"),
+        ("warning", "namespace proxy: request", "req-1"),
+    ]
+    assert [(line["log_level"], line["text"]) for line in logs] == [("warning", "a word of its own")]

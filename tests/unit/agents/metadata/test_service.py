@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from openimds.agents.metadata.finder import Finder
 from openimds.agents.metadata.measures import Measures
 from openimds.agents.metadata.self_test import run_self_test
 from openimds.agents.metadata.service import MetadataService
+from openimds.agents.metadata.shares import OF_ONE_GUEST
 from openimds.daemons.metadata_upstream import PooledUpstream
 from openimds.http.client import Pool, Upstream
 from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
@@ -82,6 +83,9 @@ class FakeApi:
 
     secret: str = "shared"
     seen: list[Request] = field(default_factory=list)
+    held: asyncio.Event = field(default_factory=asyncio.Event)
+    full: asyncio.Event = field(default_factory=asyncio.Event)
+    """As many are held as one guest may have on their way."""
 
     async def __call__(self, request: Request) -> Response:
         self.seen.append(request)
@@ -95,13 +99,27 @@ class FakeApi:
             return sentence(404, "Not found.")
         if request.target == b"/zipped":
             return Response(status=200, headers=((b"Content-Encoding", b"gzip"),), body=GZIPPED)
-        if request.target == b"/slow":
-            await asyncio.sleep(0.2)
+        if request.target == b"/held":
+            if len(self.seen) == OF_ONE_GUEST:
+                self.full.set()
+            await self.held.wait()
         text = f"{claim.instance_id} {claim.tenant_id} {claim.address} {request.method} {request.target.decode()}"
         return Response(
             status=200,
             headers=((b"Content-Type", b"text/plain; charset=UTF-8"), (b"Server", b"internal-name")),
             body=text.encode() + b" " + request.body,
+        )
+
+
+@dataclass
+class Lines:
+    """A request log that keeps what it is given."""
+
+    kept: list[dict[str, object]] = field(default_factory=list)
+
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        return lambda request_id, ms: self.kept.append(
+            {"event": event, "level": level, "request_id": request_id, "ms": ms, **facts}
         )
 
 
@@ -112,6 +130,7 @@ class Agent:
     service: MetadataService
     upstream: PooledUpstream
     registry: CollectorRegistry
+    log: Lines
 
     async def send(self, data: bytes) -> bytes:
         """Raw bytes in, everything until the connection's end out."""
@@ -148,12 +167,15 @@ async def running(
     with ThreadPoolExecutor(2) as executor:
         finder = Finder(world, world, world, executor=executor, clock=loop.time)
         upstream = PooledUpstream(pool)
-        service = MetadataService(finder, upstream, secret=secret, measures=Measures(registry), clock=loop.time)
+        log = Lines()
+        service = MetadataService(
+            finder, upstream, secret=secret, measures=Measures(registry), log=log, clock=loop.time
+        )
         server = GuestServer(service.answer)
         path = tmp_path / "metadata_proxy"
         await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
         try:
-            yield Agent(path, api, service, upstream, registry)
+            yield Agent(path, api, service, upstream, registry, log)
         finally:
             await server.stop(1)
             await pool.close()
@@ -351,17 +373,19 @@ def test_the_self_test_says_what_it_found(tmp_path, secret, words):
 def test_one_request_id_is_followed_and_a_request_logged(tmp_path):
     async def main() -> None:
         async with running(tmp_path) as agent:
-            with capture_logs() as logs:
-                answer = await agent.ask("/openstack", *FROM_NET1, "X-Openstack-Request-Id: req-123")
-                without = await agent.ask("/openstack", *FROM_NET1, "X-Openstack-Request-Id: " + "x" * 200)
+            answer = await agent.ask("/openstack", *FROM_NET1, "X-Openstack-Request-Id: req-123")
+            without = await agent.ask("/openstack", *FROM_NET1, "X-Openstack-Request-Id: " + "x" * 200)
+            await agent.ask("/openstack", *FROM_NET1, 'X-Openstack-Request-Id: r", "forged": "1')
             assert b"X-Openstack-Request-Id: req-123\r\n" in answer
             assert b"X-Openstack-Request-Id: req-" in without
             assert values(agent.api.seen[0].headers, "X-Openstack-Request-Id") == ["req-123"]
-            line = next(each for each in logs if each["event"] == "request answered")
+            line, _without, forged = agent.log.kept
+            assert str(forged["request_id"]).startswith("req-")
+            assert line["event"] == "request answered"
             assert line["request_id"] == "req-123"
             assert (line["network_id"], line["source"], line["instance_id"]) == (NET1, "10.0.0.5", VM1)
             assert (line["status"], line["path"]) == (200, "/openstack")
-            assert line["milliseconds"] >= 0
+            assert isinstance(line["ms"], float)
 
     uvloop.run(main())
 
@@ -387,5 +411,40 @@ def test_a_burst_of_a_thousand_guests_loses_nothing(tmp_path):
             answers = await asyncio.gather(*(agent.ask(f"/{n}", *FROM_NET1) for n in range(1000)))
             assert {status_of(answer) for answer in answers} == {200}
             assert all(body_of(answer).split()[-1] == f"/{n}".encode() for n, answer in enumerate(answers))
+
+    uvloop.run(main())
+
+
+def test_what_is_remembered_of_headers_is_never_who_asks(tmp_path):
+    """The same bytes again, of another instance's and under another secret: signed anew."""
+    cloud = Cloud()
+
+    async def main() -> None:
+        async with running(tmp_path, cloud) as agent:
+            assert body_of(await agent.ask("/", *FROM_NET1)).startswith(VM1.encode())
+            cloud.ports_by_id = {"p1": port("p1", NET1, VM2, "two")}
+            assert body_of(await agent.ask("/", *FROM_NET1)).startswith(f"{VM2} two".encode())
+            agent.service.secret = agent.api.secret = "another"
+            assert body_of(await agent.ask("/", *FROM_NET1)).startswith(f"{VM2} two".encode())
+            cloud.ports_by_id = {}
+            assert status_of(await agent.ask("/", *FROM_NET1)) == 404
+
+    uvloop.run(main())
+
+
+def test_a_guest_with_many_requests_leaves_the_way_open_for_others(tmp_path):
+    """One guest fills its share and no more; another is answered while all of the first one's wait; none is lost."""
+
+    async def main() -> None:
+        async with running(tmp_path) as agent:
+            agent.api.held = asyncio.Event()
+            greedy = [asyncio.ensure_future(agent.ask("/held", *FROM_NET1)) for _ in range(200)]
+            async with asyncio.timeout(20):
+                await agent.api.full.wait()
+                other = await agent.ask("/openstack", f"X-Neutron-Network-ID: {NET2}", "X-Forwarded-For: 10.0.0.5")
+            assert body_of(other).startswith(VM2.encode())
+            assert sum(request.target == b"/held" for request in agent.api.seen) == OF_ONE_GUEST
+            agent.api.held.set()
+            assert {status_of(answer) for answer in await asyncio.gather(*greedy)} == {200}
 
     uvloop.run(main())
