@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from enum import Enum
 from typing import Any, Protocol, cast
 
@@ -12,11 +12,15 @@ import structlog
 
 from openimds.http.answers import CONTINUE, FAILED, render
 from openimds.http.conversation import Conversation, Incoming, Stage
+from openimds.http.hops import Hops
 from openimds.http.messages import Answer, Handler, sentence
 from openimds.http.repeats import Repeats
 from openimds.http.rules import Limits, Refusal, Timeouts
 
 _log = structlog.get_logger(__name__)
+
+SourceMac = Callable[[Any], str]
+"""(a connection's socket) → the MAC that opened it, or nothing."""
 
 
 class Phase(Enum):
@@ -55,11 +59,23 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """Reads requests, calls the handler for one at a time, writes the answers in order."""
 
-    def __init__(self, owner: Owner, limits: Limits, listener: str, repeats: Repeats | None = None) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        limits: Limits,
+        listener: str,
+        repeats: Repeats | None = None,
+        *,
+        source_mac: SourceMac | None = None,
+    ) -> None:
         self._owner = owner
+        self._source_mac = source_mac
+        self._asker = b""
+        self._hops: Hops | None = None
+        """While what was written last may go fewer hops than usual."""
         self._repeats = repeats or Repeats()
         self._limits = limits
-        self._listener = listener
+        self.listener = listener
         self._transport: asyncio.Transport | None = None
         self._conversation = Conversation(limits)
         self._current: Incoming | None = None
@@ -78,7 +94,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) and name else ""
-        self._conversation = Conversation(self._limits, peer=self.peer, listener=self._listener)
+        mac = self._read_mac()
+        self._conversation = Conversation(self._limits, peer=self.peer, listener=self.listener, mac=mac)
         self._enter(Phase.IDLE)
         if not self._owner.admit(self):
             self._write(sentence(503, "Too many connections.", (b"Retry-After", b"1")), "GET", keep_alive=False)
@@ -88,11 +105,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         # Every call less counts here: what came before in the same bytes is answered in these lines.
         owner, transport = self._owner, self._transport
-        if self.phase is _IDLE and transport is not None and not owner.draining:
+        if self.phase is _IDLE and transport is not None and not owner.draining and self._hops is None:
             try:
-                answer = self._repeats.answer(data, owner.date)
+                answer = self._repeats.answer(data, owner.date, self._asker)
             except Exception:  # noqa: BLE001 - it is asked again in the careful way
-                _log.exception("a request could not be answered as before", listener=self._listener)
+                _log.exception("a request could not be answered as before", listener=self.listener)
                 answer = None
             if answer is not None:
                 self.deadline = owner.idle_deadline
@@ -150,6 +167,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _read_mac(self) -> str:
+        if self._source_mac is None or self._transport is None:
+            return ""
+        mac = self._source_mac(self._transport.get_extra_info("socket"))
+        self._asker = f"{self.peer} {mac}\n".encode()
+        return mac
+
     # Requests -----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
@@ -173,7 +197,7 @@ class Connection(asyncio.Protocol):
         try:
             result = self._owner.handler(incoming.request)
         except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
-            _log.exception("a request failed", listener=self._listener)
+            _log.exception("a request failed", listener=self.listener)
             result = FAILED
         if isinstance(result, Coroutine):
             self._enter(Phase.ANSWER)
@@ -187,13 +211,40 @@ class Connection(asyncio.Protocol):
         except asyncio.CancelledError:
             raise
         except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
-            _log.exception("a request failed", listener=self._listener)
+            _log.exception("a request failed", listener=self.listener)
             answer = FAILED
         self._task = None
         if self._answer(answer):
             self._advance()
 
     def _answer(self, answer: Answer) -> bool:
+        if self._must_settle(answer):
+            self._enter(Phase.ANSWER)
+            self._task = self._owner.loop.create_task(self._answer_settled(answer))
+            return False
+        return self._answer_now(answer)
+
+    def _must_settle(self, answer: Answer) -> bool:
+        """Would this answer, or what is still on its way, go another number of hops than it should?"""
+        if self._transport is None:
+            return False
+        hops = self._hops
+        if hops is None:
+            if getattr(answer, "hop_limit", None) is None:
+                return False
+            hops = Hops(self._transport)
+        return not hops.settled
+
+    async def _answer_settled(self, answer: Answer) -> None:
+        transport = self._transport
+        if transport is not None:
+            # Not settled in time: this answer goes no farther than the one before it, which is not acknowledged.
+            await (self._hops or Hops(transport)).settle()
+        self._task = None
+        if self._answer_now(answer):
+            self._advance()
+
+    def _answer_now(self, answer: Answer) -> bool:
         incoming = self._current
         self._current = None
         if incoming is None or self._transport is None:
@@ -201,7 +252,7 @@ class Connection(asyncio.Protocol):
         keep_alive = incoming.keep_alive and not self._owner.draining
         self._write(answer, incoming.request.method, keep_alive=keep_alive)
         if keep_alive and incoming.head:
-            self._repeats.learn(incoming.head, answer)
+            self._repeats.learn(incoming.head, answer, self._asker)
         if not keep_alive:
             self._finish()
             return False
@@ -211,7 +262,7 @@ class Connection(asyncio.Protocol):
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-        _log.warning("a handler did not answer in time", listener=self._listener, seconds=self._owner.timeouts.answer)
+        _log.warning("a handler did not answer in time", listener=self.listener, seconds=self._owner.timeouts.answer)
         if self._answer(sentence(503, "The answer took too long. Try again.", (b"Retry-After", b"1"))):
             self._advance()
 
@@ -229,7 +280,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _refuse(self, refusal: Refusal) -> None:
-        _log.debug("request refused", status=refusal.status, reason=refusal.sentence, listener=self._listener)
+        _log.debug("request refused", status=refusal.status, reason=refusal.sentence, listener=self.listener)
         self._write(sentence(refusal.status, refusal.sentence), "GET", keep_alive=False)
         self._finish()
 
@@ -255,9 +306,18 @@ class Connection(asyncio.Protocol):
         try:
             data = render(answer, method=method, keep_alive=keep_alive, now=time.time())
         except ValueError:
-            _log.exception("an answer could not be written", listener=self._listener)
+            _log.exception("an answer could not be written", listener=self.listener)
             data = render(FAILED, method=method, keep_alive=keep_alive, now=time.time())
+        self._set_hops(self._transport, getattr(answer, "hop_limit", None))
         self._transport.write(data)
+
+    def _set_hops(self, transport: asyncio.Transport, hop_limit: int | None) -> None:
+        if self._hops is not None and self._hops.settled:
+            self._hops.restore()
+            self._hops = None
+        if hop_limit is not None:
+            self._hops = self._hops or Hops(transport)
+            self._hops.lower(hop_limit)
 
     def _enter(self, phase: Phase) -> None:
         self.phase = phase

@@ -39,10 +39,11 @@ class Incoming:
 class Conversation:
     """The receiving half of one connection."""
 
-    def __init__(self, limits: Limits, *, peer: str = "", listener: str = "") -> None:
+    def __init__(self, limits: Limits, *, peer: str = "", listener: str = "", mac: str = "") -> None:
         self._limits = limits
         self._peer = peer
         self._listener = listener
+        self._mac = mac
         self._buffer = bytearray()
         self._checked = 0
         self._skipped_empty_line = False
@@ -131,4 +132,5 @@ class Conversation:
             body=body,
             peer=self._peer,
             listener=self._listener,
+            mac=self._mac,
         )

@@ -27,6 +27,8 @@ class Request:
     """The TCP peer's address without port; empty on a unix socket."""
     listener: str = ""
     """The tag of the listener that the connection arrived on."""
+    mac: str = ""
+    """The MAC that opened the connection, where the listener tells (`Listener.source_mac`) and it is known."""
 
     def header(self, name: bytes) -> bytes | None:
         """The first value of a header; `name` in lower case."""
@@ -37,7 +39,11 @@ class Request:
 
 
 class Answer(Protocol):
-    """What a handler gives back. The server adds Date, Content-Length and Connection."""
+    """What a handler gives back. The server adds Date, Content-Length and Connection.
+
+    Two attributes are looked for and need not be there: `again` (repeats.py), and `hop_limit`: so many hops may this
+    answer's packets go, 1 to 255.
+    """
 
     @property
     def status(self) -> int: ...

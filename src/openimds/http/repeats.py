@@ -39,13 +39,17 @@ class _Kept:
 
 
 class Repeats:
-    """Shared by the connections of one listener."""
+    """Shared by the connections of one listener.
+
+    `asker`: what tells the listener's guests apart, empty where their requests' bytes do. It ends with a line break and
+    has no other, so that no two askers' requests are ever the same key.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[bytes, _Kept] = {}
         self._bytes = 0
 
-    def answer(self, data: bytes, date: bytes) -> bytes | None:
+    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> bytes | None:
         """The whole answer to a request of these bytes; None when it must be read. `date`: as the header has it."""
         place = data.find(_MARK)
         if place < 0:
@@ -56,6 +60,8 @@ class Repeats:
                 return None
             given = data[start : start + _ID_BYTES]
             key = data[:start] + data[start + _ID_BYTES :]
+        if asker:
+            key = asker + key
         kept = self._kept.get(key)
         if kept is None:
             return None
@@ -68,7 +74,7 @@ class Repeats:
             raise RuntimeError("an answer that is given again has another length")
         return b"".join((kept.before_date, date, kept.after_date, request_id, b"\r\n\r\n", body))
 
-    def learn(self, head: bytes, answer: Answer) -> None:
+    def learn(self, head: bytes, answer: Answer, asker: bytes = b"") -> None:
         """Remember the answer to a request of this head, which had no body and leaves the connection open."""
         again: Any = getattr(answer, "again", None)
         if again is None or len(head) > MAX_HEAD_BYTES:
@@ -82,6 +88,7 @@ class Repeats:
         rendered = render_head(answer, without=_NAME)
         if rendered is None:
             return
+        key = asker + key
         self._bytes += len(key) + len(rendered[1]) + _OVERHEAD_BYTES
         if self._bytes > MAX_BYTES:
             self._kept.clear()

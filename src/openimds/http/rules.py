@@ -45,7 +45,8 @@ class Connections:
 
     total: int = 20_000
     per_peer: int = 256
-    """For one TCP address; unix sockets have no peers to tell apart."""
+    """For one TCP address at one listener: two networks' guests may have the same. Unix sockets have no peers to tell
+    apart."""
 
 
 class Refusal(Exception):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from openimds.http.answers import http_date
-from openimds.http.connection import Connection
+from openimds.http.connection import Connection, SourceMac
 from openimds.http.messages import Handler
 from openimds.http.repeats import Repeats
 from openimds.http.rules import Connections, Limits, Timeouts
@@ -45,6 +45,8 @@ class Listener:
     backlog: int = BACKLOG
     tls: ssl.SSLContext | None = None
     """For TCP. A peer whose handshake is not done within the time-out for a head is gone again."""
+    source_mac: SourceMac | None = None
+    """For TCP: who opened a connection, asked once for each; peers are then told apart by it."""
 
 
 class GuestServer:
@@ -59,7 +61,7 @@ class GuestServer:
         self.date, self.idle_deadline = http_date(time.time()), 0.0
         self._caps = connections or Connections()
         self._connections: set[Connection] = set()
-        self._of_peer: Counter[str] = Counter()
+        self._of_peer: Counter[tuple[str, str]] = Counter()
         self._servers: dict[sockets.socket, asyncio.Server] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
@@ -82,7 +84,7 @@ class GuestServer:
         repeats = Repeats()
 
         def connect() -> Connection:
-            return Connection(self, listener.limits, listener.tag, repeats)
+            return Connection(self, listener.limits, listener.tag, repeats, source_mac=listener.source_mac)
 
         listener.socket.setblocking(False)
         if listener.socket.family == sockets.AF_UNIX:
@@ -126,11 +128,12 @@ class GuestServer:
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in; False when there are too many."""
-        peer = connection.peer
-        if len(self._connections) >= self._caps.total or (peer and self._of_peer[peer] >= self._caps.per_peer):
+        peer = (connection.listener, connection.peer)  # an address is one guest's on its own network alone
+        is_told_apart = bool(connection.peer)
+        if len(self._connections) >= self._caps.total or (is_told_apart and self._of_peer[peer] >= self._caps.per_peer):
             return False
         self._connections.add(connection)
-        if peer:
+        if is_told_apart:
             self._of_peer[peer] += 1
         return True
 
@@ -139,9 +142,10 @@ class GuestServer:
             return
         self._connections.remove(connection)
         if connection.peer:
-            self._of_peer[connection.peer] -= 1
-            if not self._of_peer[connection.peer]:
-                del self._of_peer[connection.peer]
+            peer = (connection.listener, connection.peer)
+            self._of_peer[peer] -= 1
+            if not self._of_peer[peer]:
+                del self._of_peer[peer]
         if self._empty is not None and not self._connections:
             self._empty.set()
 
