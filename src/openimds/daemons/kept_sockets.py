@@ -7,6 +7,8 @@ A listening socket that is kept has its queue kept: who connects while nobody ac
 from __future__ import annotations
 
 import array
+import base64
+import hashlib
 import os
 import socket
 import threading
@@ -19,13 +21,15 @@ log = structlog.get_logger(__name__)
 
 FIRST_FD = 3
 """sd_listen_fds(3): the descriptors begin behind standard error, in the order of LISTEN_FDNAMES."""
-NAME_CHARACTERS = 255
+WIRE_NAME_CHARACTERS = 13
+"""Longer names are told as a digest: LISTEN_FDNAMES holds all of them, and execve(2) takes no string of more than 128
+KiB. More than 8,192 names of this length fit."""
 SEND_SECONDS = 5.0
 """A service manager that is busy takes its time: its queue holds some hundred messages (net.unix.max_dgram_qlen)."""
 
 
 class KeptSockets:
-    """By name: at most 255 printable ASCII characters without a colon, such as `network.<uuid>.4`.
+    """By name: printable ASCII characters without a colon, such as `network.<uuid>.4`.
 
     >>> kept = KeptSockets.inherited()
     >>> listener = kept.take("metadata_proxy") or bind_anew()
@@ -39,7 +43,7 @@ class KeptSockets:
         self._untaken = inherited
         self._address = notify_address
         self._channel: socket.socket | None = None
-        self._told: tuple[int, ...] | None = _file_of(notify_address)
+        self._manager: tuple[int, ...] | None = _file_of(notify_address)
         self._put: dict[str, socket.socket] = {}
         self._lock = threading.Lock()
         if not notify_address:
@@ -59,14 +63,14 @@ class KeptSockets:
 
     @property
     def untaken(self) -> tuple[str, ...]:
-        """The names of sockets that were given and not taken yet."""
+        """The names, as they were told, of sockets that were given and not taken yet."""
         with self._lock:
             return tuple(name for name, sockets in self._untaken.items() if sockets)
 
     def take(self, name: str) -> socket.socket | None:
         """The socket that an earlier process put; each only once. Its caller owns it, and `forget`s it in the end."""
         with self._lock:
-            sockets = self._untaken.get(name)
+            sockets = self._untaken.get(_told(name))
             if not sockets:
                 return None
             self._put[name] = sockets[0]
@@ -75,7 +79,7 @@ class KeptSockets:
     def put(self, name: str, kept: socket.socket) -> None:
         """Have the service manager keep `kept`, a socket that listens already. Raises ValueError for a bad name."""
         if not _is_valid(name):
-            raise ValueError(f"a kept socket cannot be named {name!r}: printable ASCII without a colon, at most 255")
+            raise ValueError(f"a kept socket cannot be named {name!r}: printable ASCII without a colon")
         with self._lock:
             self._put[name] = kept
             self._store(name, kept)
@@ -84,10 +88,10 @@ class KeptSockets:
         """The socket is closed for good: the service manager closes its copy as well."""
         with self._lock:
             self._put.pop(name, None)
-            self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+            self._send(f"FDSTOREREMOVE=1\nFDNAME={_told(name)}")
 
     def close_untaken(self) -> tuple[str, ...]:
-        """Close, here and at the service manager, what nobody took; the names."""
+        """Close, here and at the service manager, what nobody took; the names as they were told."""
         with self._lock:
             names = tuple(name for name, sockets in self._untaken.items() if sockets)
             for name in names:
@@ -97,8 +101,9 @@ class KeptSockets:
             # A name is forgotten as a whole; what was taken of it is given again.
             for name in names:
                 self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
-                if name in self._put:
-                    self._store(name, self._put[name])
+                for put, kept in self._put.items():
+                    if _told(put) == name:
+                        self._store(put, kept)
         return names
 
     def renew(self) -> None:
@@ -108,9 +113,9 @@ class KeptSockets:
         """
         with self._lock:
             now = _file_of(self._address)
-            if now is None or now == self._told:
+            if now is None or now == self._manager:
                 return
-            self._told = now
+            self._manager = now
             self._drop_channel()
             for name, kept in self._put.items():
                 self._store(name, kept)
@@ -125,7 +130,7 @@ class KeptSockets:
     def _store(self, name: str, kept: socket.socket) -> None:
         if kept.fileno() >= 0:
             # FDPOLL=0: systemd would drop a socket on which it sees a hang-up or an error.
-            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", kept)
+            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_told(name)}", kept)
 
     def _send(self, message: str, kept: socket.socket | None = None) -> None:
         if not self._address:
@@ -162,9 +167,16 @@ def _adopt(descriptor: int, into: list[socket.socket]) -> None:
         log.warning("the service manager gave something that is no socket", descriptor=descriptor, error=str(error))
 
 
+def _told(name: str) -> str:
+    """The name in messages and in LISTEN_FDNAMES: itself, or 72 bits of its digest."""
+    if len(name) <= WIRE_NAME_CHARACTERS:
+        return name
+    return "~" + base64.urlsafe_b64encode(hashlib.blake2b(name.encode(), digest_size=9).digest()).decode()
+
+
 def _is_valid(name: str) -> bool:
-    """As systemd's fdname_is_valid."""
-    return 0 < len(name) <= NAME_CHARACTERS and all(" " <= character <= "~" and character != ":" for character in name)
+    """As systemd's fdname_is_valid has it."""
+    return bool(name) and all(" " <= character <= "~" and character != ":" for character in name)
 
 
 def _file_of(address: str) -> tuple[int, ...] | None:

@@ -64,7 +64,9 @@ class Process:
             return True
         try:
             # A child that nobody has waited for yet counts as ended: its pidfd is readable.
-            return bool(select.select([pidfd], [], [], max(0, timeout_seconds))[0])
+            polling = select.poll()  # select(2) takes no descriptor above 1023
+            polling.register(pidfd, select.POLLIN)
+            return bool(polling.poll(max(0, timeout_seconds) * 1000))
         finally:
             os.close(pidfd)
 

@@ -49,6 +49,11 @@ class StateFolder:
     def supervisor_pid_file(self) -> Path:
         return self.run / "supervisor.pid"
 
+    @property
+    def notify_socket(self) -> Path:
+        """Where parts tell the supervisor of themselves."""
+        return self.run / "notify"
+
     def pid_file(self, part: str) -> Path:
         return self.run / f"{part}.pid"
 

@@ -3,18 +3,15 @@
 1. One thread, one loop; it waits for the ends of processes (pidfd), for their READY=1, for signals and for timers.
 2. Parts are sessions of their own and write to their own log: a supervisor that is killed leaves them running, and
    the next one adopts them by their pid files, if they were started with the same configuration.
+3. It keeps the sockets that parts ask it to keep (socket_store.py): a part that is started again gets them back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import selectors
 import signal
-import socket
-import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,14 +25,16 @@ from openimds.daemons import parts, processes
 from openimds.daemons.parts import Deaths, Part
 from openimds.daemons.processes import Process
 from openimds.daemons.running import CannotStartError
+from openimds.daemons.socket_store import Message, NotifySocket, SocketStore, allow_many_descriptors
+from openimds.daemons.starting import Child, Start, start
 from openimds.daemons.state_folder import StateFolder
 
 log = structlog.get_logger(__name__)
 
 READY_TIMEOUT_SECONDS = 60
 STOP_GRACE_SECONDS = 10
-CREDENTIALS = struct.Struct("3i")
-"""pid, uid, gid of unix(7)'s SCM_CREDENTIALS."""
+RENEWAL_SECONDS = 5.0
+"""How long parts of an earlier supervisor, before they are replaced, are given to tell this one of their sockets."""
 
 
 @dataclass(slots=True)
@@ -46,7 +45,7 @@ class _Supervised:
     state: str = "not started"
     """`starting`, `running`, `waiting` (to be started again), `stopped`."""
     process: Process | None = None
-    child: subprocess.Popen[bytes] | None = None
+    child: Child | None = None
     """None as well for one that an earlier supervisor started."""
     pidfd: int | None = None
     since: str = ""
@@ -57,6 +56,7 @@ class _Supervised:
     last_exit: str = ""
     digest: str = ""
     """Of what it was started with."""
+    sockets: SocketStore = field(default_factory=SocketStore)
 
 
 class Supervisor:
@@ -64,7 +64,9 @@ class Supervisor:
         self._folder = folder
         self._supervised = {part.name: _Supervised(part) for part in planned}
         self._selector = selectors.DefaultSelector()
-        self._notify = _notify_socket()
+        self._open_files = allow_many_descriptors()
+        with folder.problems_told():
+            self._notify = NotifySocket(folder.notify_socket)
         self._selector.register(self._notify, selectors.EVENT_READ, self._heard)
         self._stop_asked = False
         self._starting = False
@@ -87,6 +89,9 @@ class Supervisor:
                 self._watch(each, process, state="running", since=str(known.get("since", "")))
             else:
                 log.info("a part of an earlier start is replaced", part=each.part.name, pid=process.pid)
+                each.process = process
+                self._hear_sockets(each, int(known.get("kept_sockets", 0)))
+                each.process = None
                 processes.end([process], STOP_GRACE_SECONDS)
         return tuple(each.part.name for each in self._supervised.values() if each.state == "running")
 
@@ -131,10 +136,13 @@ class Supervisor:
                 each.child = None
                 each.part.pid_file.unlink(missing_ok=True)
             for each in members:
+                each.sockets.close()
                 each.state = "stopped"
         self._note_status()
 
     def close(self) -> None:
+        for each in self._supervised.values():
+            each.sockets.close()
         self._notify.close()
         self._selector.close()
 
@@ -157,7 +165,7 @@ class Supervisor:
             os.close(writing)
 
     def report(self) -> list[dict[str, Any]]:
-        """Each part's name, pid, state, since, restarts, last exit, log file and where it listens."""
+        """Each part's name, pid, state, since, restarts, last exit, log file, where it listens, how many sockets are kept."""
         return [
             {
                 "name": each.part.name,
@@ -168,6 +176,7 @@ class Supervisor:
                 "last_exit": each.last_exit,
                 "log": str(each.part.log_file),
                 "listens": each.part.listens,
+                "kept_sockets": len(each.sockets),
                 "digest": each.digest,
             }
             for each in self._supervised.values()
@@ -198,31 +207,34 @@ class Supervisor:
                 raise CannotStartError(f"{each.part.name} did not start ({each.last_exit}): {_hint(each.part)}")
 
     def _heard(self) -> None:
-        message, ancillary, _, _ = self._notify.recvmsg(4096, socket.CMSG_SPACE(CREDENTIALS.size))
-        pid = next((CREDENTIALS.unpack(data)[0] for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS), 0)
-        if b"READY=1" not in message.split(b"\n"):
-            return
-        for each in self._supervised.values():
-            if each.process and each.process.pid == pid and each.state == "starting":
+        changed = False
+        for message in self._notify.messages():
+            each = next((each for each in self._supervised.values() if _is_from(each, message)), None)
+            if each is None:
+                message.close()
+                continue
+            before = len(each.sockets)
+            each.sockets.apply(message)
+            changed |= len(each.sockets) != before
+            if message.fields.get("READY") == "1" and each.state == "starting":
                 each.state = "running"
-                log.info("a part is ready", part=each.part.name, pid=pid)
-                self._note_status()
+                changed = True
+                log.info("a part is ready", part=each.part.name, pid=message.pid)
+        if changed:
+            self._note_status()
+
+    def _hear_sockets(self, each: _Supervised, count: int) -> None:
+        """Wait until a running part has told of so many sockets; one that stopped telling is not waited for long."""
+        deadline = time.monotonic() + RENEWAL_SECONDS
+        while len(each.sockets) < count and (left := deadline - time.monotonic()) > 0:
+            self._turn(left)
 
     # One part --------------------------------------------------------------------------------------------------
 
     def _start(self, each: _Supervised) -> None:
         each.restart_at = None
         each.digest = parts.digest(each.part)
-        with self._folder.problems_told(), each.part.log_file.open("ab") as output:
-            each.child = subprocess.Popen(
-                each.part.argv,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                env=os.environ | {"NOTIFY_SOCKET": _notify_address(self._notify)},
-                start_new_session=True,
-            )
+        each.child = self._spawn(each)
         process = processes.find(each.child.pid)
         if process is None:
             # It ended before it could be looked at.
@@ -232,6 +244,21 @@ class Supervisor:
         with self._folder.problems_told():
             processes.note(process, each.part.pid_file)
         self._watch(each, process, state="starting", since=_now())
+
+    def _spawn(self, each: _Supervised) -> Child:
+        with self._folder.problems_told():
+            output = each.part.log_file.open("ab")
+        with output:
+            what = Start(
+                argv=each.part.argv,
+                environment=os.environ | {"NOTIFY_SOCKET": str(self._notify.path)},
+                output=output.fileno(),
+                open_files=self._open_files,
+            )
+            try:
+                return start(what, each.sockets)
+            except OSError as error:
+                raise CannotStartError(f"{each.part.name} cannot be started: {error.strerror}") from error
 
     def _watch(self, each: _Supervised, process: Process, *, state: str, since: str) -> None:
         each.process, each.state, each.since, each.started_at = process, state, since, time.monotonic()
@@ -246,6 +273,7 @@ class Supervisor:
         each.pidfd, each.process = None, None
 
     def _died(self, each: _Supervised) -> None:
+        self._heard()  # what it said before it ended
         pid = each.process.pid if each.process else None
         self._unwatch(each)
         each.last_exit = _exit_reason(each.child)
@@ -289,7 +317,11 @@ class Supervisor:
             self._folder.write_status(status)
 
 
-def _exit_reason(child: subprocess.Popen[bytes] | None) -> str:
+def _is_from(each: _Supervised, message: Message) -> bool:
+    return each.process is not None and each.process.pid == message.pid
+
+
+def _exit_reason(child: Child | None) -> str:
     """`exit code 1`, `killed by SIGKILL`"""
     if child is None:
         return "ended; an earlier supervisor started it, so how is not known"
@@ -309,20 +341,6 @@ def _hint(part: Part) -> str:
         lines = []
     said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     return f"{said} (all of its log: {part.log_file})"
-
-
-def _notify_socket() -> socket.socket:
-    """In the abstract namespace, which has no path that could be too long or be left behind."""
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    channel.bind(f"\0openimds-{secrets.token_hex(16)}")
-    return channel
-
-
-def _notify_address(channel: socket.socket) -> str:
-    name = channel.getsockname()
-    text = name.decode() if isinstance(name, bytes) else str(name)
-    return f"@{text[1:]}"
 
 
 def _now() -> str:

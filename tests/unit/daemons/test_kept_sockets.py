@@ -84,6 +84,21 @@ def test_a_socket_is_put_and_forgotten(keeper: Keeper, keep: Keep, listener: soc
     assert keeper.hear() == ({"FDSTOREREMOVE=1", "FDNAME=network.1.4"}, [])
 
 
+def test_long_names_are_told_short(keeper: Keeper, keep: Keep, listener: socket.socket) -> None:
+    name = "network.2f5e8f5c-3a4e-4b6f-9a75-0ba6ae6ecd61.4"
+    keep({}).put(name, listener)
+    words, (stored,) = keeper.hear()
+    told = next(word.removeprefix("FDNAME=") for word in words if word.startswith("FDNAME="))
+    # LISTEN_FDNAMES of 8,192 of them is one string of the environment, of which execve(2) takes 128 KiB.
+    assert len(told) <= 13
+    again = keep({told: [stored]})
+    assert again.take(name.replace("2f", "3f")) is None
+    assert again.take(name) is stored
+    again.forget(name)
+    assert keeper.hear()[0] == {"FDSTOREREMOVE=1", f"FDNAME={told}"}
+    stored.close()
+
+
 def test_more_sockets_than_a_queue_holds(keeper: Keeper, keep: Keep, listener: socket.socket) -> None:
     kept = keep({})
     names: list[str] = []
@@ -102,7 +117,7 @@ def test_more_sockets_than_a_queue_holds(keeper: Keeper, keep: Keep, listener: s
     assert names == [f"network.{number}" for number in range(2000)]
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "ü", "x" * 256])
+@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "ü"])
 def test_names_that_the_protocol_does_not_take(name: str, listener: socket.socket) -> None:
     with pytest.raises(ValueError, match="kept socket cannot be named"):
         KeptSockets({}, "").put(name, listener)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -17,6 +18,7 @@ import pytest
 
 from openimds.daemons import parts as parts_module
 from openimds.daemons import processes, supervisor
+from openimds.daemons.kept_sockets import KeptSockets
 from openimds.daemons.parts import Part
 from openimds.daemons.processes import Process
 from openimds.daemons.running import CannotStartError
@@ -26,11 +28,30 @@ from openimds.daemons.supervisor import Supervisor
 READY = textwrap.dedent("""\
     import os, signal, socket, sys, time
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    channel.connect("\\0" + os.environ["NOTIFY_SOCKET"][1:])
+    channel.connect(os.environ["NOTIFY_SOCKET"])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     channel.send(b"READY=1")
     while True: signal.pause()
 """)
+KEEPS = textwrap.dedent("""\
+    import os, signal, socket, sys, threading, time
+    from openimds.daemons import notify
+    from openimds.daemons.kept_sockets import KeptSockets
+    kept = KeptSockets.inherited()
+    listeners = [kept.take(f"listener{n}") or socket.create_server(("127.0.0.1", 0)) for n in range(3)]
+    for n, listener in enumerate(listeners):
+        kept.put(f"listener{n}", listener)
+    def renew():
+        while True:
+            kept.renew()
+            time.sleep(0.01)
+    threading.Thread(target=renew, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print(os.getpid(), *(listener.getsockname()[1] for listener in listeners), flush=True)
+    notify.send("READY=1")
+    while True: signal.pause()
+""")
+"""It never accepts: who connects waits in a queue."""
 FAILS = 'import sys; sys.exit("cannot listen on 127.0.0.1:1")'
 SILENT = "import time; time.sleep(60)"
 DEADLINE_SECONDS = 20
@@ -211,6 +232,79 @@ def test_an_adopted_part_is_watched_too(folder: StateFolder, running: Callable[[
     thread.join(DEADLINE_SECONDS)
     second.stop([["a"]])
     second.close()
+
+
+def said(folder: StateFolder) -> list[list[str]]:
+    """The lines of the part that keeps sockets: its pid, and the ports of its sockets."""
+    lines = (line.split() for line in folder.log_file("a").read_text().splitlines())
+    return [words for words in lines if len(words) == 4 and all(word.isdigit() for word in words)]
+
+
+def test_sockets_outlive_a_killed_part(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    running(part(folder, "a", KEEPS))
+    ((pid, *ports),) = said(folder)
+    assert entry(folder, "a")["kept_sockets"] == 3
+    clients = [socket.create_connection(("127.0.0.1", int(port))) for port in ports]
+    os.kill(int(pid), signal.SIGKILL)
+    clients += [socket.create_connection(("127.0.0.1", int(port))) for port in ports]
+    until(lambda: pid_of(folder, "a") not in (0, int(pid)) and entry(folder, "a")["state"] == "running")
+    assert said(folder)[1][1:] == ports
+    for client in clients:
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):  # neither refused nor reset: it waits
+            client.recv(1)
+        client.close()
+
+
+def test_sockets_of_an_adopted_part_are_kept_too(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", KEEPS)], folder)
+    first.start([["a"]])
+    ((pid, *ports),) = said(folder)
+    orphaned(first)
+
+    second = Supervisor([part(folder, "a", KEEPS)], folder)
+    assert second.adopt() == ("a",)
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    until(lambda: entry(folder, "a")["kept_sockets"] == 3)
+    os.kill(int(pid), signal.SIGKILL)
+    until(lambda: len(said(folder)) == 2 and entry(folder, "a")["state"] == "running")
+    assert said(folder)[1][1:] == ports
+    second.ask_to_stop()
+    os.kill(pid_of(folder, "a"), signal.SIGKILL)
+    thread.join(DEADLINE_SECONDS)
+    second.stop([["a"]])
+    second.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(ports[0])))
+
+
+def test_sockets_outlive_a_part_that_is_replaced(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", KEEPS)], folder)
+    first.start([["a"]])
+    ((_, *ports),) = said(folder)
+    orphaned(first)
+
+    (folder.etc / "a.ini").write_text("[DEFAULT]\ndebug = True\n")
+    second = Supervisor([part(folder, "a", KEEPS)], folder)
+    assert second.adopt() == ()
+    second.start([["a"]])
+    assert said(folder)[1][1:] == ports
+    second.stop([["a"]])
+    second.close()
+
+
+def test_only_parts_are_heard(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    running(part(folder, "a", KEEPS))
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        kept = KeptSockets({}, str(folder.notify_socket))
+        kept.put("listener0", foreign)
+        kept.forget("listener1")
+        kept.close()
+    before = pid_of(folder, "a")
+    os.kill(before, signal.SIGKILL)
+    until(lambda: len(said(folder)) == 2 and entry(folder, "a")["state"] == "running")
+    assert said(folder)[0][1:] == said(folder)[1][1:]
 
 
 def test_signals_ask_to_stop(folder: StateFolder) -> None:
