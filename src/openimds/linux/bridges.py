@@ -38,7 +38,7 @@ class Bridges:
             done.append(f"let the host's firewall pass what stays on bridge {bridge.name}")
         sysctl.silence_ipv6(bridge.name)
         if link.mtu != bridge.mtu or not link.up:
-            netlink.set_link(link.index, mtu=bridge.mtu, state="up")
+            netlink.set_link(link.index, mtu=bridge.mtu, up=True)
             done.append(f"set bridge {bridge.name} up, mtu {bridge.mtu}")
         return tuple(done)
 

@@ -80,17 +80,15 @@ class Executor:
         host = netlink.link_named(device.host_name)
         if host is None:
             raise OSError(errno.ENODEV, f"there is no device {device.host_name}")
-        state = "up" if device.up else "down"
-        netlink.set_link(host.index, master=bridge_index, mtu=device.mtu, state=state)
+        netlink.set_link(host.index, master_index=bridge_index, mtu=device.mtu, up=device.up)
         if device.addresses is not None:  # else the instance switches its NIC on by itself
-            self._on_link(device.name, lambda index: netlink.set_link(index, state=state))
+            self._on_link(device.name, lambda index: netlink.set_link(index, up=device.up))
 
     def _adjust_device(self, device: Device, what: tuple[str, ...]) -> None:
-        inner: dict[str, str | int] = {"mtu": device.mtu} if "mtu" in what else {}
-        if "mac_address" in what:
-            inner["address"] = device.mac_address
-        if inner:
-            self._on_link(device.name, lambda index: netlink.set_link(index, **inner))
+        mtu = device.mtu if "mtu" in what else None
+        mac_address = device.mac_address if "mac_address" in what else None
+        if mtu is not None or mac_address is not None:
+            self._on_link(device.name, lambda index: netlink.set_link(index, mtu=mtu, mac_address=mac_address))
         bridge = netlink.link_named(device.bridge)
         if bridge is None:
             raise OSError(errno.ENODEV, f"there is no bridge {device.bridge}")

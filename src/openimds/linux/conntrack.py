@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 
 from openimds.linux.firewall import nft_apply, nft_list
-
-CHECK_SECONDS = 5.0
+from openimds.linux.nft_generation import Reading
 
 
 def table_name(prefix: str) -> str:
@@ -23,25 +21,29 @@ def table_name(prefix: str) -> str:
     return f"openimds_{cleaned}" if cleaned else "openimds"
 
 
+UNTRACKED = "iifname @bridges notrack"
+
+
 def exemption_text(table: str) -> str:
     return f"""\
 table inet {table} {{
     set bridges {{ type ifname; }}
     chain untracked {{
         type filter hook prerouting priority raw; policy accept;
-        iifname @bridges notrack
+        {UNTRACKED}
     }}
 }}
 """
 
 
 class ConntrackExemption:
-    """Whether a bridge is exempt is asked of the kernel at most every few seconds: others may flush the ruleset."""
+    """Whether a bridge is exempt is asked of the kernel again when its ruleset was changed: others may flush it."""
 
     def __init__(self, prefix: str) -> None:
         self._table = table_name(prefix)
         self._exempt: set[str] = set()
-        self._checked_at = -CHECK_SECONDS
+        self._has_table = False
+        self._reading = Reading()
         self._lock = threading.Lock()
 
     def add(self, bridge: str) -> bool:
@@ -51,6 +53,8 @@ class ConntrackExemption:
             if bridge in self._exempt:
                 return False
             nft_apply(self._text_to_add(bridge))
+            self._reading.note_own_change()
+            self._has_table = True
             self._exempt.add(bridge)
             return True
 
@@ -59,17 +63,20 @@ class ConntrackExemption:
             if self._listed() is not None:
                 element = f"inet {self._table} bridges {{ {bridge} }}"
                 nft_apply(f"add element {element}\ndelete element {element}\n")
+                self._reading.note_own_change()
             self._exempt.discard(bridge)
 
     def _refresh(self) -> None:
-        if time.monotonic() - self._checked_at < CHECK_SECONDS:
+        if not self._reading.should_begin():
             return
-        self._exempt = set(re.findall(r'"([^"]+)"', self._listed() or ""))
-        self._checked_at = time.monotonic()
+        listed = self._listed() or ""
+        self._has_table = UNTRACKED in listed
+        self._exempt = set(re.findall(r'"([^"]+)"', listed)) if self._has_table else set()
+        self._reading.ended()
 
     def _listed(self) -> str | None:
         return nft_list("inet", self._table)
 
     def _text_to_add(self, bridge: str) -> str:
         element = f"add element inet {self._table} bridges {{ {bridge} }}\n"
-        return element if self._listed() is not None else exemption_text(self._table) + element
+        return element if self._has_table else exemption_text(self._table) + element

@@ -12,14 +12,13 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from openimds.linux.errors import ProgramError
+from openimds.linux.nft_generation import Reading
 from openimds.linux.programs import run
 
-CHECK_SECONDS = 5.0
 COMMENT = "openimds: bridged"
 SWITCHES = {
     "iptables": Path("/proc/sys/net/bridge/bridge-nf-call-iptables"),
@@ -30,12 +29,13 @@ _OURS = re.compile(rf'-A FORWARD -i (\S+) -o \1 -m comment --comment "{COMMENT}"
 
 
 class BridgedForwarding:
-    """The host's chains are looked at every few seconds at most."""
+    """The host's chains are read again when its rules or the two switches were changed."""
 
     def __init__(self) -> None:
         self._passing: dict[str, set[str]] = {}
         """By program, the bridges that have their rule; a program that is missing here drops nothing."""
-        self._checked_at = -CHECK_SECONDS
+        self._switches: tuple[str, ...] = ()
+        self._reading = Reading()
         self._lock = threading.Lock()
 
     def add(self, bridge: str) -> bool:
@@ -45,6 +45,7 @@ class BridgedForwarding:
             needed = [program for program, passing in self._passing.items() if bridge not in passing]
             for program in needed:
                 run([program, "-w", "5", "-I", "FORWARD", *_rule(bridge)])
+                self._reading.note_own_change()
                 self._passing[program].add(bridge)
             return bool(needed)
 
@@ -56,14 +57,20 @@ class BridgedForwarding:
                 passing.discard(bridge)
 
     def _refresh(self) -> None:
-        if time.monotonic() - self._checked_at < CHECK_SECONDS:
+        """Nothing is read where bridged packets pass no chain at all."""
+        switches = tuple(_switch(program) for program in SWITCHES)
+        if "1" not in switches:
+            self._switches, self._passing = switches, {}
             return
-        self._checked_at = time.monotonic()
+        if not self._reading.should_begin() and switches == self._switches:
+            return
+        self._switches = switches
         self._passing = {}
         for program in SWITCHES:
             chain = _forward_chain(program)
             if "-P FORWARD DROP" in chain:
                 self._passing[program] = set(_OURS.findall(chain))
+        self._reading.ended()
 
 
 def remove_rules(bridges: Iterable[str]) -> tuple[str, ...]:
@@ -83,9 +90,12 @@ def _rule(bridge: str) -> list[str]:
 
 def _forward_chain(program: str) -> str:
     """Empty where bridged packets do not pass it."""
+    return run([program, "-w", "5", "-S", "FORWARD"]) if _switch(program) == "1" else ""
+
+
+def _switch(program: str) -> str:
+    """Empty: this kernel has no filter for bridged packets loaded."""
     try:
-        if SWITCHES[program].read_text().strip() != "1":
-            return ""
+        return SWITCHES[program].read_text().strip()
     except FileNotFoundError:
         return ""
-    return run([program, "-w", "5", "-S", "FORWARD"])

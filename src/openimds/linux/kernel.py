@@ -11,7 +11,7 @@ from openimds.linux.errors import ProgramError, WiringError
 from openimds.linux.ledger import Ledger
 from openimds.linux.namespaces import delete_veths
 from openimds.linux.netlink import Link
-from openimds.linux.observe import observe
+from openimds.linux.observe import ReadRules, observe
 from openimds.linux.programs import run
 from openimds.wiring import diff
 from openimds.wiring.state import Bridge, NamespaceState
@@ -29,6 +29,7 @@ class Kernel:
     def __init__(self, ledger: Ledger, prefix: str = "") -> None:
         self._ledger = ledger
         self._bridges = Bridges(ledger, prefix)
+        self._read_rules = ReadRules()
 
     def namespaces(self) -> set[str]:
         """Those of this system that exist."""
@@ -36,21 +37,24 @@ class Kernel:
 
     def actual(self, name: str, like: NamespaceState | None = None) -> NamespaceState | None:
         """What is there; `like` says which sysctls and firewall families to read."""
-        return observe(like or NamespaceState(name=name))
+        return observe(like or NamespaceState(name=name), ReadRules())
 
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError with all that failed; what could be done is done."""
         done: list[str] = []
         failures: list[str] = []
         for _ in range(ROUNDS):
-            ordered = diff.changes(wanted, observe(wanted))
+            ordered = diff.changes(wanted, observe(wanted, self._read_rules))
             if not ordered:
                 return tuple(done)
             failures = self._carry_out(wanted, ordered, done)
             if failures:
                 break
         if not failures:
-            failures = [f"{diff.in_words(change)} does not last" for change in diff.changes(wanted, observe(wanted))]
+            failures = [
+                f"{diff.in_words(change)} does not last"
+                for change in diff.changes(wanted, observe(wanted, self._read_rules))
+            ]
         if failures:
             raise WiringError(wanted.name, failures)
         return tuple(done)
@@ -68,6 +72,7 @@ class Kernel:
                 if name in netns.all_names():
                     raise WiringError(name, [str(error)]) from error
         self._ledger.forget("netns", name)
+        self._read_rules.forget(name)
 
     def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError."""
@@ -115,7 +120,7 @@ class Kernel:
                 return False
             sysctl.silence_ipv6(host_name)
             if link.master_index != master.index or not link.up:
-                netlink.set_link(link.index, master=master.index, state="up")
+                netlink.set_link(link.index, master_index=master.index, up=True)
         except OSError as error:
             raise WiringError(host_name, [f"plug into {bridge}: {error}"]) from error
         return True

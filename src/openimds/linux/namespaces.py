@@ -33,7 +33,7 @@ def create_namespace(name: str, ledger: Ledger, owner_uid: int | None = None) ->
     def prepare() -> None:
         loopback = netlink.link_named("lo")
         if loopback is not None:
-            netlink.set_link(loopback.index, state="up")
+            netlink.set_link(loopback.index, up=True)
         # Without it the kernel takes all other addresses of a subnet away with the first one.
         sysctl.write_sysctl("net.ipv4.conf.all.promote_secondaries", "1")
 

@@ -1,4 +1,4 @@
-"""The host's port security table: read once a round, changed only where a port's chain differs."""
+"""The host's port security table: read when the host's rules were changed, changed only where a port's chain differs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from openimds.linux.conntrack import table_name
 from openimds.linux.firewall import nft_apply, nft_list
+from openimds.linux.nft_generation import Reading
 from openimds.wiring.port_security import PortFilter, chain_lines, chain_text, chains_in, removal_text, table_text
 
 BASE_CHAIN = "prerouting"
@@ -19,19 +20,21 @@ class PortSecurityTable:
     def __init__(self, prefix: str = "") -> None:
         self._table = table_name(prefix)
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[str, ...]] | None = None
-        """By tap, the lines that are in force, as far as we know; None: not looked yet."""
+        self._reading = Reading()
+        self._known: dict[str, tuple[str, ...]] = {}
+        """By tap, the lines that are in force, as far as we know."""
+        self._present: set[str] = set()
+        """The taps that have a chain, in force or not."""
         self._as_listed: dict[tuple[str, ...], tuple[str, ...]] = {}
         """Another version of nft may spell our lines otherwise: what it said after we had set them."""
 
     def put(self, wanted: PortFilter) -> tuple[str, ...]:
-        """One port's chain, before its device is plugged in; nothing is done when it is known to be in place.
+        """One port's chain, before its device is plugged in; nothing is done when it is in place.
 
         Raises ProgramError.
         """
         with self._lock:
-            if self._known is None:
-                self._look()
+            self._refresh()
             return () if self._is_in_place(wanted) else (self._set(wanted),)
 
     def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
@@ -41,9 +44,9 @@ class PortSecurityTable:
         """
         ports = tuple(wanted)
         with self._lock:
-            present = self._look()
+            self._refresh()
             done = [self._set(port) for port in ports if not self._is_in_place(port)]
-            done += [self._remove(tap) for tap in sorted(present - {port.tap for port in ports})]
+            done += [self._remove(tap) for tap in sorted(self._present - {port.tap for port in ports})]
             if done:
                 self._learn_spelling(ports)
             return tuple(done)
@@ -51,7 +54,8 @@ class PortSecurityTable:
     def drop(self, tap: str) -> tuple[str, ...]:
         """Its port is no more. Idempotent. Raises ProgramError."""
         with self._lock:
-            if tap not in self._look():
+            self._refresh()
+            if tap not in self._present:
                 return ()
             return (self._remove(tap),)
 
@@ -59,32 +63,37 @@ class PortSecurityTable:
         """Those that have a chain."""
         return set(chains_in(nft_list("bridge", self._table) or "")) - {BASE_CHAIN}
 
-    def _look(self) -> set[str]:
-        """Learns which chains are in force; every tap that has a chain, in force or not."""
+    def _refresh(self) -> None:
+        if self._reading.should_begin():
+            self._look()
+            self._reading.ended()
+
+    def _look(self) -> None:
         listing = nft_list("bridge", self._table) or ""
         found = chains_in(listing)
         framed = found.pop(BASE_CHAIN, None) == BASE_LINES
         self._known = {tap: lines for tap, lines in found.items() if framed and f'"{tap}" : jump {tap}' in listing}
-        return set(found)
+        self._present = set(found)
 
     def _is_in_place(self, port: PortFilter) -> bool:
         lines = chain_lines(port)
-        known = (self._known or {}).get(port.tap)
+        known = self._known.get(port.tap)
         return known is not None and known in (lines, self._as_listed.get(lines))
 
     def _set(self, port: PortFilter) -> str:
         nft_apply(table_text(self._table) + chain_text(self._table, port))
-        if self._known is not None:
-            self._known[port.tap] = chain_lines(port)
+        self._reading.note_own_change()
+        self._known[port.tap] = chain_lines(port)
+        self._present.add(port.tap)
         return f"set port security of {port.tap}"
 
     def _remove(self, tap: str) -> str:
         nft_apply(removal_text(self._table, tap))
-        if self._known is not None:
-            self._known.pop(tap, None)
+        self._reading.note_own_change()
+        self._known.pop(tap, None)
+        self._present.discard(tap)
         return f"remove port security of {tap}"
 
     def _learn_spelling(self, ports: tuple[PortFilter, ...]) -> None:
         self._look()
-        known = self._known or {}
-        self._as_listed = {chain_lines(port): known[port.tap] for port in ports if port.tap in known}
+        self._as_listed = {chain_lines(port): self._known[port.tap] for port in ports if port.tap in self._known}

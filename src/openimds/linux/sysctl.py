@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +22,7 @@ _told_missing: set[str] = set()
 """Settings that this kernel lacks, and that the log has already said so of."""
 
 
+@functools.lru_cache(maxsize=8192)
 def sysctl_path(key: str, device_names: frozenset[str] = frozenset()) -> Path:
     """`net.ipv4.ip_forward` → `/proc/sys/net/ipv4/ip_forward`. A device's name may itself hold dots."""
     for name in device_names:
@@ -32,9 +35,13 @@ def sysctl_path(key: str, device_names: frozenset[str] = frozenset()) -> Path:
 def read_sysctl(key: str, device_names: frozenset[str] = frozenset()) -> str | None:
     """None: this kernel has no such setting (IPv6 switched off), or the device is not there yet."""
     try:
-        return sysctl_path(key, device_names).read_text().strip()
+        descriptor = os.open(sysctl_path(key, device_names), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
+    try:
+        return os.read(descriptor, 4096).decode().strip()
+    finally:
+        os.close(descriptor)
 
 
 def read_wanted(wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
