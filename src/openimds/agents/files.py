@@ -8,7 +8,8 @@ from pathlib import Path
 def write_if_changed(path: Path, text: str, mode: int = 0o644) -> bool:
     """Whether the file had another text (or was not there). Raises OSError."""
     try:
-        if path.read_text() == text:
+        # Bytes: a file that was half written, or is somebody's garbage, may be no text at all.
+        if path.read_bytes() == text.encode():
             return False
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)

@@ -14,6 +14,7 @@ from openimds.daemons.heartbeat import Identity
 from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
+from openimds.daemons.without_ipv6 import told_whether_ipv6
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
@@ -70,4 +71,5 @@ def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
             user="root" if is_closed_to_others(config.state_path) else None,
         ),
         proxy=proxy_settings(config.proxy, config.state_path),
+        has_ipv6=told_whether_ipv6(),
     )

@@ -12,6 +12,7 @@ from openimds.daemons.heartbeat import Identity
 from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
+from openimds.daemons.without_ipv6 import told_whether_ipv6
 from openimds.linux.announce import announce
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
@@ -56,6 +57,7 @@ def settings_of(config: L3AgentConfig) -> L3Settings:
             access_mark=config.metadata_access_mark,
         ),
         proxy=proxy_settings(config.proxy, config.state_path),
+        has_ipv6=told_whether_ipv6(),
         advertisements=RadvdSettings(
             state_path=config.state_path, user=None if is_closed_to_others(config.state_path) else "radvd"
         ),

@@ -12,6 +12,9 @@ SYSCTLS = {
     "net.ipv4.tcp_migrate_req": "1",
     # The proxy may bind fe80::a9fe:a9fe while the kernel still looks for a duplicate of it.
     "net.ipv6.ip_nonlocal_bind": "1",
+    # Switched on where somebody switched it off.
+    "net.ipv6.conf.all.disable_ipv6": "0",
+    "net.ipv6.conf.default.disable_ipv6": "0",
     # The address comes from the port, and a guest's forged advertisement changes nothing here.
     "net.ipv6.conf.all.accept_ra": "0",
     "net.ipv6.conf.default.accept_ra": "0",

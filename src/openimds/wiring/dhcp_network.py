@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openimds.resources.network import DEVICE_OWNER_DHCP, FixedIP, Network, Port, Subnet
 
@@ -47,6 +47,20 @@ class DhcpNetwork:
     def own_address(self, subnet: Subnet) -> str:
         """The DHCP port's address on a served subnet."""
         return next(fixed.ip_address for fixed in self.dhcp_port.fixed_ips if fixed.subnet_id == subnet.id)
+
+    def without_ipv6(self) -> DhcpNetwork:
+        """As a host without IPv6 can serve it."""
+        subnets = tuple(subnet for subnet in self.subnets if subnet.ip_version == 4)
+        return replace(
+            self,
+            subnets=subnets,
+            ports=tuple(port_without_ipv6(port) for port in self.ports),
+            dhcp_port=port_without_ipv6(self.dhcp_port),
+        )
+
+
+def port_without_ipv6(port: Port) -> Port:
+    return replace(port, fixed_ips=tuple(fixed for fixed in port.fixed_ips if ":" not in fixed.ip_address))
 
 
 def wants_dhcp(network: Network, subnets: Iterable[Subnet]) -> bool:

@@ -5,8 +5,12 @@ dnsmasq does not give an address to its new owner while the old one's lease runs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import ipaddress
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class LeaseFile:
 
 
 def parse_leases(text: str) -> LeaseFile:
-    """The lease file's text; lines that are not whole (dnsmasq is writing) are left out.
+    """The lease file's text; lines that are not whole (dnsmasq is writing), or are no leases, are left out.
 
     `1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88`; after a line `duid 00:01:…`, IPv6:
     `1796000000 1234567 2001:db8::5 vm1 00:01:00:01:…`
@@ -38,9 +42,16 @@ def parse_leases(text: str) -> LeaseFile:
         words = line.split()
         if len(words) == 2 and words[0] == "duid":
             duid = words[1]
-        elif len(words) == 5:
+        elif len(words) == 5 and _is_lease(words, is_ipv6=duid is not None):
             leases.append(_lease(words, is_ipv6=duid is not None))
     return LeaseFile(tuple(leases), duid)
+
+
+def without_leases(text: str, addresses: Collection[str]) -> str:
+    """The lease file's text without the lines that lease one of `addresses`."""
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not any(word in addresses for word in line.split()[2:3])
+    )
 
 
 def parse_hosts(text: str) -> dict[str, str]:
@@ -61,6 +72,17 @@ def stale_leases(
         holder = lease.mac_address or former.get(lease.ip_address, owner)
         if owner is None or owner != holder:
             yield lease
+
+
+def _is_lease(words: list[str], *, is_ipv6: bool) -> bool:
+    _expiry, holder, address, _name, _client = words
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        return False
+    if is_ipv6:
+        return version == 6 and holder.removeprefix("T").isdecimal()
+    return version == 4 and _MAC.fullmatch(holder) is not None
 
 
 def _lease(words: list[str], *, is_ipv6: bool) -> HeldLease:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
-from openimds.wiring.dhcp_network import is_inside
+from openimds.wiring.dhcp_network import is_inside, port_without_ipv6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,20 @@ class RouterView:
     """Those of the ports, by id."""
     floating_ips: tuple[FloatingIP, ...]
     """The associated ones of this router, in the order of their ids."""
+    has_ipv6_kernel: bool = True
+    """False: `without_ipv6`."""
+
+    def without_ipv6(self) -> RouterView:
+        """As a host without IPv6 can make it."""
+        routes = tuple(route for route in self.router.routes if ":" not in route.destination)
+        return replace(
+            self,
+            router=replace(self.router, routes=routes),
+            internal_ports=tuple(port_without_ipv6(port) for port in self.internal_ports),
+            gateway_port=port_without_ipv6(self.gateway_port) if self.gateway_port else None,
+            subnets={key: subnet for key, subnet in self.subnets.items() if subnet.ip_version == 4},
+            has_ipv6_kernel=False,
+        )
 
     @property
     def ports(self) -> tuple[Port, ...]:

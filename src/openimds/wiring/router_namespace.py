@@ -8,10 +8,13 @@ from openimds.resources.network import Port, Subnet, router_namespace
 from openimds.wiring.addresses import METADATA_IPV6_ON_DEVICE
 from openimds.wiring.router import RouterMetadata, RouterView
 from openimds.wiring.router_rules import external_only, ipv4_rules, ipv6_rules
-from openimds.wiring.state import Bridge, Device, NamespaceState, Route
+from openimds.wiring.state import Bridge, Device, NamespaceState, Route, Rules
 
 SYSCTLS = {
     "net.ipv4.ip_forward": "1",
+    # Switched on where somebody switched it off.
+    "net.ipv6.conf.all.disable_ipv6": "0",
+    "net.ipv6.conf.default.disable_ipv6": "0",
     "net.ipv6.conf.all.forwarding": "1",
     # A router learns nothing from others' advertisements.
     "net.ipv6.conf.all.accept_ra": "0",
@@ -40,7 +43,7 @@ def router_namespace_state(view: RouterView, metadata: RouterMetadata, namespace
         routes=frozenset(_routes(view)) if switched_on else frozenset(),
         sysctls=SYSCTLS,
         ipv4_rules=ipv4_rules(view, metadata),
-        ipv6_rules=ipv6_rules(metadata),
+        ipv6_rules=ipv6_rules(metadata) if view.has_ipv6_kernel else Rules(),
     )
 
 

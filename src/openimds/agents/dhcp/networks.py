@@ -16,6 +16,7 @@ from openimds.agents.dhcp.server import DhcpServers, Served, forget_files
 from openimds.agents.mirrored import View
 from openimds.agents.provisioning import Provisioning
 from openimds.agents.proxies import Programs, ProxyKeeper
+from openimds.agents.steps import Steps
 from openimds.resources.network import Network, Port, Subnet, dhcp_namespace
 from openimds.wiring.dhcp_namespace import dhcp_namespace_state, network_bridge, serves_ipv6
 from openimds.wiring.dhcp_network import DhcpNetwork, MetadataChoice, wants_dhcp
@@ -38,6 +39,8 @@ class DhcpSettings:
     metadata: MetadataChoice
     dnsmasq: DnsmasqSettings
     proxy: ProxySettings
+    has_ipv6: bool = True
+    """Whether this host's kernel knows IPv6; where not, IPv6 subnets are left out and IPv4 is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +100,21 @@ class DhcpNetworks:
         settings = wanted.settings
         has_proxy = needs_proxy(dhcp, settings.metadata)
         state = dhcp_namespace_state(dhcp, has_proxy=has_proxy, namespace_prefix=settings.namespace_prefix)
-        changes = [*words, *self._kernel.ensure_bridge(network_bridge(dhcp)), *self._kernel.apply(state)]
+        steps = Steps()
+        steps.do(lambda: (*words, *self._kernel.ensure_bridge(network_bridge(dhcp))))
+        steps.do(lambda: self._kernel.apply(state))
         # The proxy first: a guest that has its address asks at once.
         if has_proxy:
-            changes += self._proxies.keep(_proxy(dhcp, settings), settings.proxy)
-        changes += self._servers.keep(_served(dhcp, settings))
+            steps.do(lambda: self._proxies.keep(_proxy(dhcp, settings), settings.proxy))
+        steps.do(lambda: self._servers.keep(_served(dhcp, settings)))
         if not has_proxy:
-            changes += self._proxies.drop(key, state.name, settings.proxy)
+            steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
+        steps.end()
         self._provisioning.report([dhcp.dhcp_port], "l2")
         self._provisioning.report(_guests(dhcp), "dhcp")
         self._own_ports.settle(key, wanted.ports)
         self.report = {**self.report, key: self._facts(dhcp, settings, has_proxy=has_proxy)}
-        return changes
+        return steps.changes
 
     def remove(self, key: str, view: View) -> Iterable[str]:
         settings = self.settings
@@ -174,7 +180,8 @@ def _by_network(things: Iterable[Thing]) -> Mapping[str, tuple[Thing, ...]]:
 def _with_own_port(parts: NetworkParts, own: Port) -> DhcpNetwork:
     others = [port for port in parts.ports if port.id != own.id]
     ports = tuple(sorted([*others, own], key=lambda port: port.id))
-    return DhcpNetwork(network=parts.network, subnets=parts.subnets, ports=ports, dhcp_port=own)
+    dhcp = DhcpNetwork(network=parts.network, subnets=parts.subnets, ports=ports, dhcp_port=own)
+    return dhcp if parts.settings.has_ipv6 else dhcp.without_ipv6()
 
 
 def _proxy(dhcp: DhcpNetwork, settings: DhcpSettings) -> Proxy:

@@ -18,7 +18,7 @@ from openimds.agents.proxies import Programs
 from openimds.wiring.dhcp_network import DhcpNetwork
 from openimds.wiring.dnsmasq import DnsmasqPaths
 from openimds.wiring.dnsmasq_files import DnsmasqFiles, wanted_leases
-from openimds.wiring.leases import HeldLease, parse_hosts, parse_leases, stale_leases
+from openimds.wiring.leases import HeldLease, parse_hosts, parse_leases, stale_leases, without_leases
 from openimds.wiring.state import Daemon
 
 
@@ -72,11 +72,22 @@ class DhcpServers:
     def _release(self, served: Served, former: Mapping[str, str]) -> tuple[str, ...]:
         held = parse_leases(_read_or_empty(served.paths.leases))
         wanted = {lease.ip_address: lease.port.mac_address.lower() for lease in wanted_leases(served.dhcp)}
-        released = []
-        for lease in stale_leases(held.leases, wanted, former):
-            self._run(_release_command(served.dhcp, lease, held.server_duid), namespace=served.daemon.namespace)
-            released.append(f"release the lease of {lease.ip_address} ({lease.mac_address or lease.client_id})")
-        return tuple(released)
+        stale = tuple(stale_leases(held.leases, wanted, former))
+        try:
+            for lease in stale:
+                self._run(_release_command(served.dhcp, lease, held.server_duid), namespace=served.daemon.namespace)
+        except Exception as error:  # noqa: BLE001 - whatever the runner raises: it is not installed, it fails
+            return (*self._start_without(served, stale), f"because a lease could not be released: {error}")
+        return tuple(f"release the lease of {one.ip_address} ({one.mac_address or one.client_id})" for one in stale)
+
+    def _start_without(self, served: Served, stale: tuple[HeldLease, ...]) -> tuple[str, ...]:
+        """Dnsmasq keeps its leases in mind and reads the file only at its start."""
+        addresses = {lease.ip_address for lease in stale}
+        self._programs.stop(served.daemon)
+        write_if_changed(served.paths.leases, without_leases(_read_or_empty(served.paths.leases), addresses))
+        pid = self._programs.start(served.daemon)
+        self._read[served.dhcp.network.id] = (pid, served.files)
+        return (f"start dnsmasq (pid {pid}) without the leases of {', '.join(sorted(addresses))}",)
 
 
 def forget_files(paths: DnsmasqPaths) -> None:
@@ -89,7 +100,7 @@ def forget_files(paths: DnsmasqPaths) -> None:
 
 def _read_or_empty(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except FileNotFoundError:
         return ""
 

@@ -36,10 +36,10 @@ class Advertiser:
 
     def drop(self, router_id: str, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
         """Idempotent."""
-        path = radvd_file(router_id, settings)
-        if not path.exists():
+        path, daemon = radvd_file(router_id, settings), radvd(router_id, namespace, settings)
+        if not path.exists() and self._programs.running(daemon) is None:
             return ()
         self.pids.pop(router_id, None)
-        self._programs.stop(radvd(router_id, namespace, settings))
+        self._programs.stop(daemon)
         path.unlink(missing_ok=True)
         return ("stop radvd",)

@@ -22,12 +22,13 @@ class Announcements:
         self._announced: dict[str, frozenset[tuple[str, str]]] = {}
         """By router: (device, address)."""
 
-    def make(self, router_id: str, state: NamespaceState) -> None:
-        """For every IPv4 address that is new since the last time. Raises what announcing raises."""
+    def make(self, router_id: str, state: NamespaceState) -> tuple[str, ...]:
+        """No change of ours, so no words. For every IPv4 address that is new since the last time. Raises what announcing raises."""
         addresses = frozenset(_ipv4_addresses(state))
         for device, address in sorted(addresses - self._announced.get(router_id, frozenset())):
             self._announce(state.name, device, address)
         self._announced[router_id] = addresses
+        return ()
 
     def forget(self, router_id: str) -> None:
         self._announced.pop(router_id, None)
@@ -40,6 +41,7 @@ class Translations:
         self._run = run
         self._floating: dict[str, frozenset[tuple[str, str]]] = {}
         """By router: (floating address, fixed address)."""
+        self._complained = False
 
     def end(self, view: RouterView, namespace: str) -> None:
         """Those by floating IPs which are no more, or are another instance's now."""
@@ -53,11 +55,18 @@ class Translations:
         self._floating.pop(router_id, None)
 
     def _delete(self, namespace: str, *which: str) -> None:
-        """Conntrack ends with an error where there was nothing to delete."""
+        """Conntrack ends with an error where there was nothing to delete; where it did not run at all, there is no code."""
         try:
             self._run(("conntrack", "-D", *which), namespace=namespace)
         except Exception as error:  # noqa: BLE001 - whatever the runner raises
             logger.debug("no connection was ended", namespace=namespace, which=which, error=str(error))
+            if getattr(error, "exit_code", None) is None and not self._complained:
+                self._complained = True
+                logger.warning(
+                    "connections by a floating IP that was taken away go on until they end by themselves; "
+                    "install conntrack to have them ended",
+                    error=str(error),
+                )
 
 
 def _ipv4_addresses(state: NamespaceState) -> Iterator[tuple[str, str]]:

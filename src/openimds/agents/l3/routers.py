@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -14,6 +14,7 @@ from openimds.agents.l3.neighbours import Announcements, Translations
 from openimds.agents.mirrored import View
 from openimds.agents.provisioning import Provisioning, ProvisioningApi
 from openimds.agents.proxies import Programs, ProxyKeeper
+from openimds.agents.steps import Steps
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, FloatingIP, Port, Router, router_namespace
 from openimds.wiring.haproxy import ProxySettings, router_proxy
 from openimds.wiring.isolation import is_router_interface
@@ -32,6 +33,8 @@ class L3Settings:
     metadata: RouterMetadata
     proxy: ProxySettings
     advertisements: RadvdSettings
+    has_ipv6: bool = True
+    """Whether this host's kernel knows IPv6; where not, routers do IPv4 alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,10 @@ class Routers:
 
     def wanted(self, view: View) -> Mapping[str, RouterParts]:
         ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)
+        views = (_router_view(view, one, ports[one.id], floating_ips[one.id]) for one in view.routers.values())
         return {
-            router.id: RouterParts(_router_view(view, router, ports[router.id], floating_ips[router.id]), self.settings)
-            for router in view.routers.values()
+            found.router.id: RouterParts(found if self.settings.has_ipv6 else found.without_ipv6(), self.settings)
+            for found in views
         }
 
     def there(self) -> set[str]:
@@ -82,15 +86,18 @@ class Routers:
     def make(self, key: str, wanted: RouterParts) -> Iterable[str]:
         router, settings = wanted.view, wanted.settings
         state = router_namespace_state(router, settings.metadata, settings.namespace_prefix)
-        changes = [word for bridge in router_bridges(router) for word in self._kernel.ensure_bridge(bridge)]
-        changes += self._kernel.apply(state)
-        changes += self._keep_proxy(wanted, state.name)
-        changes += self._advertiser.keep(router, state.name, settings.advertisements)
-        self._announcements.make(key, state)
+        steps = Steps()
+        for bridge in router_bridges(router):
+            steps.do(lambda bridge=bridge: self._kernel.ensure_bridge(bridge))  # type: ignore[misc]
+        steps.do(lambda: self._kernel.apply(state))
+        steps.do(lambda: self._keep_proxy(wanted, state.name))
+        steps.do(lambda: self._advertiser.keep(router, state.name, settings.advertisements))
+        steps.do(lambda: self._announcements.make(key, state))
         self._translations.end(router, state.name)
+        steps.end()
         self._provisioning.report(router.ports, "l2")
         self.report = {**self.report, key: _facts(wanted, state.name)}
-        return changes
+        return steps.changes
 
     def remove(self, key: str, view: View) -> Iterable[str]:
         namespace = router_namespace(key, self.settings.namespace_prefix)
@@ -117,6 +124,8 @@ class Routers:
             return self._proxies.drop(router.router.id, namespace, settings.proxy)
         port, mark = settings.metadata.metadata_port, settings.metadata.access_mark
         proxy = router_proxy(name=router.router.id, namespace=namespace, port=port, access_mark=mark)
+        if not settings.has_ipv6:
+            proxy = replace(proxy, addresses=tuple(one for one in proxy.addresses if not one.is_ipv6))
         return self._proxies.keep(proxy, settings.proxy)
 
 
