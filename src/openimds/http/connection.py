@@ -158,9 +158,13 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def drain(self) -> None:
-        """Close now if nothing is under way; else the answer under way says that it is the last."""
-        if self._transport is not None and self.phase is Phase.IDLE:
+    def drain(self, idle_seconds: float) -> None:
+        """Close soon if nothing is under way; else the answer under way says that it is the last."""
+        if self._transport is None or self.phase is not Phase.IDLE:
+            return
+        if idle_seconds > 0:
+            self.deadline = min(self.deadline, self._owner.loop.time() + idle_seconds)
+        else:
             self._transport.close()
 
     def abort(self) -> None:

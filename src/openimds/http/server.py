@@ -109,14 +109,20 @@ class GuestServer:
             server.close()
             await asyncio.sleep(0)  # the loop closes the socket in its next turn
 
-    async def stop(self, drain_seconds: float) -> None:
-        """Accept nothing new, let requests under way finish, and after `drain_seconds` close what is left."""
+    async def stop(self, drain_seconds: float, *, idle_seconds: float = 0.0) -> None:
+        """Accept nothing new, let requests under way finish, and after `drain_seconds` close what is left.
+
+        A connection on which nothing is asked has `idle_seconds` in which one more request is answered, with
+        `Connection: close`: it may be under way already, and its sender could not know whether it was carried out.
+        """
         self.draining = True
         for server in self._servers.values():
             server.close()
         self._servers.clear()
+        await asyncio.sleep(0)  # the loop brings in what it has accepted
+        await asyncio.sleep(0)
         for connection in list(self._connections):
-            connection.drain()
+            connection.drain(idle_seconds)
         if not await self._wait_empty(drain_seconds):
             _log.warning("connections were closed before they were done", count=len(self._connections))
         for connection in list(self._connections):
