@@ -14,13 +14,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import RevisionGone, StoreUnavailable
-from openimds.resources.network import DEVICE_OWNER_DHCP
+from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX
 from openimds.resources.touched import Touched
 from openimds.store.changes import ChangeRecord, changes_after, newest_revision
 from openimds.store.engine import Store
-from openimds.store.models import Port, SecurityGroup, Subnet
+from openimds.store.models import ADDRESSING, Port, SecurityGroup
 
-KINDS = ("server", "port", "network", "subnet", "security_group")
+KINDS = ("server", "port", "network", ADDRESSING, "security_group")
 MANY = 5000
 """More changes than these at once are everything."""
 _CHUNK = 500
@@ -28,14 +28,13 @@ _COUNTER = "SELECT value FROM revision_counter WHERE id = 1"
 
 
 class InstanceChanges:
-    """Of one thread. Call `after(None)` first: it tells from where on changes are known."""
+    """Threads may share `after`; `newest` is of one thread."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._connection: Any = None
         self._data_version: int | None = None
         self._newest = 0
-        self._network_of_dhcp_port: dict[str, str] = {}
 
     def newest(self) -> int:
         """The newest revision, at the price of one question on a connection of its own. Raises StoreUnavailable."""
@@ -51,14 +50,15 @@ class InstanceChanges:
         """What changed after `revision`; everything, when it is None or so far back. Raises StoreUnavailable."""
         with self._store.read() as session:
             newest = newest_revision(session)
+            if revision == newest:
+                return Touched(revision=newest)
             try:
                 records = changes_after(session, revision, KINDS) if revision is not None else None
             except RevisionGone:
                 records = None
             if records is None or len(records) > MANY:
-                self._network_of_dhcp_port = _dhcp_ports(session)
                 return Touched(revision=newest, everything=True)
-            return self._touched(session, newest, records)
+            return _touched(session, newest, records)
 
     def close(self) -> None:
         connection, self._connection, self._data_version = self._connection, None, None
@@ -85,31 +85,20 @@ class InstanceChanges:
             cursor.close()
         return self._newest
 
-    def _touched(self, session: Session, newest: int, records: Iterable[ChangeRecord]) -> Touched:
-        ids = {kind: {record.object_id for record in records if record.kind == kind} for kind in KINDS}
-        subnets = {row.id: row.network_id for row in _rows(session, ids["subnet"], Subnet.id, Subnet.network_id)}
-        if len(subnets) < len(ids["subnet"]):
-            return Touched(revision=newest, everything=True)  # a deleted subnet does not tell its network
-        if any(changed > made for _id, made, changed in _security_groups(session, ids["security_group"])):
-            return Touched(
-                revision=newest, everything=True
-            )  # renamed, for all that is known: rare, and not asked further
-        networks = ids["network"] | set(subnets.values())
-        networks |= {self._network_of_dhcp_port.pop(port) for port in ids["port"] & self._network_of_dhcp_port.keys()}
-        instances = set(ids["server"])
-        for port_id, owner, network_id, device_id in _rows(
-            session, ids["port"], Port.id, Port.device_owner, Port.network_id, Port.device_id
-        ):
-            instances.add(device_id)
-            if owner == DEVICE_OWNER_DHCP:
-                self._network_of_dhcp_port[port_id] = network_id
-                networks.add(network_id)
-        return Touched(
-            revision=newest,
-            instance_ids=frozenset(instances),
-            port_ids=frozenset(ids["port"]),
-            network_ids=frozenset(networks),
-        )
+
+def _touched(session: Session, newest: int, records: Iterable[ChangeRecord]) -> Touched:
+    ids = {kind: {record.object_id for record in records if record.kind == kind} for kind in KINDS}
+    if any(changed > made for _id, made, changed in _security_groups(session, ids["security_group"])):
+        # Renamed, for all that is known: rare, and not asked further.
+        return Touched(revision=newest, everything=True)
+    ports = _rows(session, ids["port"], Port.id, Port.device_owner, Port.device_id)
+    plugged = {device for _id, owner, device in ports if owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX)}
+    return Touched(
+        revision=newest,
+        instance_ids=frozenset(ids["server"] | plugged),
+        port_ids=frozenset(ids["port"]),
+        network_ids=frozenset(ids["network"] | ids[ADDRESSING]),
+    )
 
 
 def _rows(session: Session, ids: Iterable[str], key: Any, *columns: Any) -> Iterator[Any]:
@@ -120,8 +109,3 @@ def _rows(session: Session, ids: Iterable[str], key: Any, *columns: Any) -> Iter
 
 def _security_groups(session: Session, ids: Iterable[str]) -> Iterator[Any]:
     return _rows(session, ids, SecurityGroup.id, SecurityGroup.created_at, SecurityGroup.updated_at)
-
-
-def _dhcp_ports(session: Session) -> dict[str, str]:
-    rows = session.execute(sa.select(Port.id, Port.network_id).where(Port.device_owner == DEVICE_OWNER_DHCP))
-    return {row.id: row.network_id for row in rows}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,12 @@ from sqlalchemy.orm import Session
 from openimds.resources.errors import NotFound
 from openimds.resources.instance import Instance
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX
-from openimds.store.ec2_ids import assign_ec2_number, ec2_number
+from openimds.store.changes import newest_revision
+from openimds.store.chunks import rows_of
+from openimds.store.ec2_ids import assign_ec2_number
 from openimds.store.engine import Store
 from openimds.store.instance_import import import_server, instances_in
-from openimds.store.instance_rows import instance_of
+from openimds.store.instance_rows import instances_of
 from openimds.store.models import IPAllocation, Port, Server, ServerPassword, Subnet
 
 PROVIDER_TAG = "metadata-provider="
@@ -48,18 +50,20 @@ class InstanceStore:
 
     def instance(self, instance_id: str) -> Instance | None:
         """The instance, None when there is none of this id. Gives it its EC2 ids at the first time."""
-        missing: list[tuple[str, str]] = []
+        return self.instances([instance_id])[1][instance_id]
+
+    def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]:
+        """(the revision at which they were read, by id: None for those that are not there), in few queries."""
         with self._store.read() as session:
-            server = session.get(Server, instance_id)
-            if server is None:
-                return None
-            found = instance_of(session, server, _known_numbers(session, missing))
+            revision = newest_revision(session)
+            servers = list(rows_of(session, sa.select(Server), Server.id, instance_ids))
+            found, missing = instances_of(session, servers)
         if not missing:
-            return found
+            return revision, {instance_id: found.get(instance_id) for instance_id in instance_ids}
         with self._store.write() as session:
             for kind, object_id in missing:
                 assign_ec2_number(session, kind, object_id)
-        return self.instance(instance_id)
+        return self.instances(instance_ids)
 
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]:
         """Every instance that has this fixed IP on some network: more than one is nobody's identity."""
@@ -105,16 +109,6 @@ class InstanceStore:
                 session.flush()
                 raise _UndoneError
         return tuple(imported)
-
-
-def _known_numbers(session: Session, missing: list[tuple[str, str]]) -> Any:
-    def number(kind: str, object_id: str) -> int:
-        known = ec2_number(session, kind, object_id)
-        if known is None:
-            missing.append((kind, object_id))
-        return known or 0
-
-    return number
 
 
 def _ports_with(address: str) -> sa.Select[Any]:

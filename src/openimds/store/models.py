@@ -25,8 +25,14 @@ from sqlalchemy import (
 from sqlalchemy import inspect as inspect_row
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from openimds.resources.network import DEVICE_OWNER_DHCP
+
 UUID = String(36)
 NAME = String(255)
+
+ADDRESSING = "addressing"
+"""Heard of by what shows documents alone: the network's subnets, and which of them a DHCP port serves. A kind of its own,
+by the network's id, as a deleted subnet or port no longer tells its network."""
 
 
 class Base(DeclarativeBase):
@@ -166,6 +172,10 @@ class Subnet(Watched, Base):
     updated_at: Mapped[datetime]
     network: Mapped[Network] = relationship(back_populates="subnets")
 
+    def watched(self) -> Iterator[tuple[str, str]]:
+        yield "subnet", self.id
+        yield ADDRESSING, self.network_id or self.network.id
+
 
 class Port(Watched, Base):
     __tablename__ = "ports"
@@ -199,6 +209,12 @@ class Port(Watched, Base):
         back_populates="port", cascade="all, delete-orphan", order_by="IPAllocation.position"
     )
 
+    def watched(self) -> Iterator[tuple[str, str]]:
+        yield "port", self.id
+        owners = inspect_row(self).attrs.device_owner.history
+        if DEVICE_OWNER_DHCP in {self.device_owner, *(owners.deleted or ())}:
+            yield ADDRESSING, self.network_id
+
 
 def address_sort_key(address: str) -> str:
     """`192.168.40.1` → `000000000000000000000000c0a82801`."""
@@ -229,6 +245,8 @@ class IPAllocation(Base):
 
     def watched(self) -> Iterator[tuple[str, str]]:
         yield "port", self.port_id or self.port.id
+        if getattr(self.port, "device_owner", None) == DEVICE_OWNER_DHCP:
+            yield ADDRESSING, self.network_id
 
 
 class Router(Watched, Base):

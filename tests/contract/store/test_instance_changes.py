@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.store import models
@@ -16,6 +19,7 @@ from openimds.store.instances import InstanceStore
 
 NOW = datetime(2026, 11, 22)  # noqa: DTZ001 - as the tables have it
 SERVER = "11111111-2222-4333-8444-555555555501"
+TIMES = {"created_at": NOW, "updated_at": NOW}
 
 
 @pytest.fixture
@@ -61,6 +65,139 @@ def test_a_new_group_is_nothing_and_a_renamed_one_is_everything(store: Store, ch
         row = session.get_one(models.SecurityGroup, "g")
         row.name, row.updated_at = "www", NOW + timedelta(seconds=1)
     assert changes.after(made.revision).everything
+
+
+def allocation(address: str) -> models.IPAllocation:
+    return models.IPAllocation(subnet_id="s", network_id="n", ip_address=address)
+
+
+def port(port_id: str, address: str, **more: Any) -> models.Port:
+    fields = {"id": port_id, "network_id": "n", "project_id": "p", "mac_address": f"fa:16:3e:00:00:{address[-2:]}"}
+    return models.Port(**fields, fixed_ips=[allocation(address)], **TIMES, **more)
+
+
+@pytest.fixture
+def network(store: Store) -> None:
+    """Network n, its subnet s, and port p of server vm."""
+    with store.write() as session:
+        session.add(models.Network(id="n", project_id="p", **TIMES))
+        session.flush()
+        session.add(
+            models.Subnet(
+                id="s", network_id="n", project_id="p", ip_version=4, cidr="10.0.0.0/24", allocation_pools=[], **TIMES
+            )
+        )
+        session.flush()
+        session.add(port("p", "10.0.0.11", device_id="vm", device_owner="compute:nova"))
+
+
+@dataclass
+class Watcher:
+    """Writes, and hears what that touched."""
+
+    store: Store
+    changes: InstanceChanges
+
+    def hears(self, write: Callable[[Session], object]) -> tuple[set[str], set[str], set[str]]:
+        """(instances, ports, networks)"""
+        before = self.store.revision()
+        with self.store.write() as session:
+            write(session)
+        touched = self.changes.after(before)
+        assert touched.revision == self.store.revision() > before
+        assert not touched.everything
+        return set(touched.instance_ids), set(touched.port_ids), set(touched.network_ids)
+
+
+@pytest.fixture
+def watcher(store: Store, changes: InstanceChanges, network: None) -> Watcher:
+    return Watcher(store, changes)
+
+
+class TestPorts:
+    def test_an_address_that_comes_and_one_that_goes(self, watcher: Watcher) -> None:
+        def come(session: Session) -> None:
+            row = session.get_one(models.Port, "p")
+            row.fixed_ips.append(allocation("10.0.0.12"))
+
+        def go(session: Session) -> None:
+            row = session.get_one(models.Port, "p")
+            del row.fixed_ips[0]
+
+        assert watcher.hears(come) == ({"vm"}, {"p"}, set())
+        assert watcher.hears(go) == ({"vm"}, {"p"}, set())
+
+    def test_one_that_changes_hands(self, watcher: Watcher) -> None:
+        def give(session: Session) -> None:
+            session.get_one(models.Port, "p").device_id = "vm2"
+
+        assert watcher.hears(give) == ({"vm2"}, {"p"}, set())  # vm is known by the port, which its record names
+
+    def test_a_new_one_and_one_that_is_deleted(self, watcher: Watcher) -> None:
+        plugged = {"device_id": "vm", "device_owner": "compute:nova"}
+        assert watcher.hears(lambda session: session.add(port("q", "10.0.0.13", **plugged))) == ({"vm"}, {"q"}, set())
+        assert watcher.hears(lambda session: session.delete(session.get_one(models.Port, "q"))) == (set(), {"q"}, set())
+
+    def test_a_floating_address_is_its_ports(self, watcher: Watcher) -> None:
+        floating = models.FloatingIP(
+            id="f",
+            project_id="p",
+            floating_network_id="n",
+            floating_ip_address="203.0.113.9",
+            floating_port_id="x",
+            port_id="p",
+            fixed_ip_address="10.0.0.11",
+            **TIMES,
+        )
+
+        def take_away(session: Session) -> None:
+            session.get_one(models.FloatingIP, "f").port_id = None
+
+        assert watcher.hears(lambda session: session.add(floating)) == ({"vm"}, {"p"}, set())
+        assert watcher.hears(take_away) == ({"vm"}, {"p"}, set())
+
+    def test_a_routers_is_no_instances(self, watcher: Watcher) -> None:
+        owner = {"device_id": "r", "device_owner": "network:router_interface"}
+        assert watcher.hears(lambda session: session.add(port("q", "10.0.0.14", **owner))) == (set(), {"q"}, set())
+
+
+class TestNetworks:
+    def test_its_mtu(self, watcher: Watcher) -> None:
+        def shrink(session: Session) -> None:
+            session.get_one(models.Network, "n").mtu = 1400
+
+        assert watcher.hears(shrink) == (set(), set(), {"n"})
+
+    def test_a_subnets_settings(self, watcher: Watcher) -> None:
+        def name_servers(session: Session) -> None:
+            session.get_one(models.Subnet, "s").dns_nameservers = ["192.0.2.53"]
+
+        assert watcher.hears(name_servers) == (set(), set(), {"n"})
+
+    def test_a_subnet_that_is_deleted(self, watcher: Watcher) -> None:
+        watcher.hears(lambda session: session.delete(session.get_one(models.Port, "p")))
+        delete = watcher.hears(lambda session: session.delete(session.get_one(models.Subnet, "s")))
+        assert delete == (set(), set(), {"n"})
+
+    def test_a_dhcp_port_says_whether_the_subnet_is_served(self, watcher: Watcher) -> None:
+        dhcp = port("d", "10.0.0.15", device_id="dhcp-1", device_owner="network:dhcp")
+        assert watcher.hears(lambda session: session.add(dhcp)) == (set(), {"d"}, {"n"})
+
+        def lose_an_address(session: Session) -> None:
+            session.delete(session.get_one(models.IPAllocation, ("d", "10.0.0.15")))
+
+        assert watcher.hears(lose_an_address) == (set(), {"d"}, {"n"})
+        again = InstanceChanges(watcher.store)  # that it was a DHCP port is not remembered by who watches
+        gone = Watcher(watcher.store, again)
+        assert gone.hears(lambda session: session.delete(session.get_one(models.Port, "d"))) == (set(), {"d"}, {"n"})
+
+    def test_a_port_that_is_no_dhcp_port_any_more(self, watcher: Watcher) -> None:
+        watcher.hears(lambda session: session.add(port("d", "10.0.0.16", device_owner="network:dhcp")))
+
+        def other_owner(session: Session) -> None:
+            session.get_one(models.Port, "d").device_owner = ""
+
+        assert watcher.hears(other_owner) == (set(), {"d"}, {"n"})
 
 
 def test_a_store_that_is_gone(tmp_path: Path) -> None:
