@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.system.cloud import free_ports
+from tests.ports import free_ports
 
 from bench.burst import GUESTS, PATHS, burst
 from bench.load import CONNECTIONS, SECONDS, Load, answering, haproxy, measure

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.compat.recordings import load_instances
-from tests.system.cloud import free_ports
+from tests.ports import free_ports
 
 from openimds.store import schema
 from openimds.store.engine import Store

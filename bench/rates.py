@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.cloud import Cloud, free_ports, until
+from tests.ports import free_ports
+from tests.system.cloud import Cloud, until
 
 from bench.load import CONNECTIONS, SECONDS, Load, answering, forwarding, haproxy, measure, ratio_line
 

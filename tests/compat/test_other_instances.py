@@ -11,7 +11,6 @@ import hmac
 import http.client
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.ports import free_port
 
 DATA = Path(__file__).parent / "data"
 SERVE = Path(__file__).parent / "serve.py"
@@ -35,9 +35,7 @@ class Served:
     def __init__(self, file: Path, config: str, cwd: Path) -> None:
         self.document = json.loads(file.read_text())
         self.config = config
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         command = [sys.executable, str(SERVE), "--instances", str(file), "--config", config, "--port", str(self.port)]
         self.process = subprocess.Popen(
             command, cwd=cwd, env={"PATH": "/usr/bin:/bin"}, stdout=subprocess.PIPE, text=True

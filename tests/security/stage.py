@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 from prometheus_client import CollectorRegistry
 from tests.compat.stage import Stage as ApiStage
+from tests.ports import free_port
 from tests.security.cloud import GUESTS, NETWORK, SECRET, TWICE, Guest, instances_document
 from tests.security.opinion import Answer, answers
 
@@ -253,12 +254,6 @@ class Cloud:
     def start_proxy(self, **settings: Any) -> None:
         self.proxy_port = free_port()
         self._haproxy = start_haproxy(self.folder, self.agent_socket, self.proxy_port, **settings)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_haproxy(folder: Path, agent: Path, port: int, **settings: Any) -> subprocess.Popen[bytes]:

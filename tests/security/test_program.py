@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 from tests.security.certificates import Authority, Files
 from tests.security.cloud import ALPHA, BETA, SECRET, instances_document, request
 from tests.security.opinion import Answer, answers
-from tests.security.stage import free_port, until
+from tests.security.stage import until
 
 from openimds.identity.signature import sign
 from openimds.store.engine import Store

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -153,17 +150,6 @@ def until(true: Callable[[], Any], what: str, timeout_seconds: float = 30) -> An
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_seconds:g} s: {what}")
         time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Below the range that the kernel takes ports of outgoing connections from: nobody gets them in between."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-    return found
 
 
 def present(command: str) -> list[str]:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import Cloud, free_ports
+from tests.ports import free_ports
+from tests.system.cloud import Cloud
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 from openimds.client.control import ControlClient
 from openimds.client.errors import ControlApiError, RevisionGoneError
@@ -101,12 +101,6 @@ def connected(auth: AuthOptions, network_id: str) -> Iterator[Cloud]:
 def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     with fake_cloud() if request.param == "fake" else real_cloud(tmp_path_factory.mktemp("cloud")) as made:
         yield made
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_a_snapshot_has_every_kind(cloud: Cloud):

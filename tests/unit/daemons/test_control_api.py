@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 from cryptography.fernet import Fernet
+from tests.ports import free_port
 
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
@@ -29,9 +30,7 @@ class Program:
     """`openimds control-api` on a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.state = folder / "state"
         self.log = folder / "log"

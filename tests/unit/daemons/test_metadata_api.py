@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from tests.ports import free_port
 
 from openimds.identity.signature import sign
 from openimds.store import schema
@@ -24,13 +25,6 @@ from openimds.store.instances import InstanceStore
 ID = "11111111-2222-4333-8444-555555555501"
 SECRET = "s3cret"
 START_SECONDS = 40
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Program:
