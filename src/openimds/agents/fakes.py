@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from openimds.agents.shared_address import Detected
 from openimds.resources.network import FixedIP, FloatingIP, Network, Port, Router, Subnet
 from openimds.resources.server import Server
 from openimds.wiring.state import Bridge, Daemon, NamespaceState
@@ -136,6 +137,10 @@ class FakeKernel:
         self.made_bridges: set[str] = set()
         self.plugged_bridges: set[str] = set()
         """Those that are not removed: somebody else's device is on them."""
+        self.detected: dict[str, Detected] = {}
+        """By namespace: what detection has found of the metadata service's address. Not named: it is ours."""
+        self.detections: list[str] = []
+        """The namespaces in which it was begun again."""
 
     def namespaces(self) -> set[str]:
         return set(self.states)
@@ -164,6 +169,12 @@ class FakeKernel:
 
     def bridges(self) -> set[str]:
         return set(self.made_bridges)
+
+    def detection(self, namespace: str, device: str, interface: str) -> Detected | None:
+        return self.detected.get(namespace)
+
+    def detect_again(self, namespace: str, device: str, interface: str) -> None:
+        self.detections.append(namespace)
 
     def __str__(self) -> str:
         """`qdhcp-…: tap…(192.168.40.2/24)`, a line a namespace."""

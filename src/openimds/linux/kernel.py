@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from openimds.linux import netlink, netns, sysctl
+from openimds.linux import duplicates, netlink, netns, sysctl
 from openimds.linux.bridges import Bridges
 from openimds.linux.carrying_out import Executor
 from openimds.linux.errors import ProgramError, WiringError
@@ -103,6 +103,20 @@ class Kernel:
             return netns.in_namespace(namespace, read)
         except netns.NamespaceMissingError:
             return {}
+
+    def detection(self, namespace: str, device: str, interface: str) -> duplicates.Detection | None:
+        """How far duplicate address detection has come; None: there is no such address. Raises WiringError."""
+        try:
+            return duplicates.detection(namespace, device, interface)
+        except (OSError, netns.NamespaceMissingError) as error:
+            raise WiringError(namespace, [f"look at {interface} on {device}: {error}"]) from error
+
+    def detect_again(self, namespace: str, device: str, interface: str) -> None:
+        """Of an address that was found to be somebody else's. Raises WiringError."""
+        try:
+            duplicates.detect_again(namespace, device, interface)
+        except (OSError, netns.NamespaceMissingError) as error:
+            raise WiringError(namespace, [f"set {interface} on {device} again: {error}"]) from error
 
     def links(self, namespace: str | None = None) -> dict[str, Link]:
         """By name; None: the root namespace. Raises NamespaceMissingError."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from openimds.agents.provisioning import ProvisioningApi
+from openimds.agents.shared_address import Detection
 from openimds.resources.network import Port
 from openimds.wiring.state import Bridge, NamespaceState
 
@@ -19,7 +20,7 @@ class PortsApi(ProvisioningApi, Protocol):
     def delete_port(self, port_id: str) -> None: ...
 
 
-class Kernel(Protocol):
+class Kernel(Detection, Protocol):
     def namespaces(self) -> set[str]: ...
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]: ...
     def remove_namespace(self, name: str) -> None: ...

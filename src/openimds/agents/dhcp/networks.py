@@ -16,6 +16,7 @@ from openimds.agents.dhcp.server import DhcpServers, Served, forget_files
 from openimds.agents.mirrored import View
 from openimds.agents.provisioning import Provisioning
 from openimds.agents.proxies import Programs, ProxyKeeper
+from openimds.agents.shared_address import SharedAddress
 from openimds.agents.steps import Steps
 from openimds.resources.network import Network, Port, Subnet, dhcp_namespace
 from openimds.wiring.dhcp_namespace import dhcp_namespace_state, network_bridge, serves_ipv6
@@ -75,6 +76,7 @@ class DhcpNetworks:
         self._own_ports = OwnPorts(edges.api, settings.host)
         self._servers = DhcpServers(edges.programs, edges.run)
         self._proxies = ProxyKeeper(edges.programs)
+        self._shared_address = SharedAddress(edges.kernel)
         self._provisioning = Provisioning(edges.api)
         self._idle_bridges: set[str] = set()
         self._warned_options: frozenset[tuple[str, str]] = frozenset()
@@ -109,6 +111,7 @@ class DhcpNetworks:
         steps.do(lambda: self._servers.keep(_served(dhcp, settings)))
         if not has_proxy:
             steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
+        steps.do(lambda: self._shared_address.look(key, state))
         steps.end()
         self._provisioning.report([dhcp.dhcp_port], "l2")
         self._provisioning.report(_guests(dhcp), "dhcp")
@@ -125,6 +128,7 @@ class DhcpNetworks:
         self._servers.drop(key, _any_dnsmasq(paths, namespace))
         self._kernel.remove_namespace(namespace)
         forget_files(paths)
+        self._shared_address.forget(key)
         self.report = {network_id: facts for network_id, facts in self.report.items() if network_id != key}
         deleted = self._own_ports.delete(key, (port for port in view.ports.values() if port.network_id == key))
         return ((f"remove {namespace}",) if was_there else ()) + deleted
@@ -158,6 +162,7 @@ class DhcpNetworks:
             "dhcp_port": dhcp.dhcp_port.id,
             "addresses": list(dhcp.dhcp_port.ip_addresses),
             "metadata_proxy": has_proxy,
+            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(dhcp.network.id, ())),
             "way_to_metadata": {
                 subnet_id: {"way": way.way.value, "next_hop": way.next_hop, "reason": way.reason}
                 for subnet_id, way in ways.items()

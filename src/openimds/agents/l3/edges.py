@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from openimds.agents.shared_address import Detection
 from openimds.wiring.state import Bridge, NamespaceState
 
 
-class Kernel(Protocol):
+class Kernel(Detection, Protocol):
     def namespaces(self) -> set[str]: ...
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]: ...
     def remove_namespace(self, name: str) -> None: ...

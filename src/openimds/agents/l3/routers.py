@@ -14,6 +14,7 @@ from openimds.agents.l3.neighbours import Announcements, Translations
 from openimds.agents.mirrored import View
 from openimds.agents.provisioning import Provisioning, ProvisioningApi
 from openimds.agents.proxies import Programs, ProxyKeeper
+from openimds.agents.shared_address import SharedAddress
 from openimds.agents.steps import Steps
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, FloatingIP, Port, Router, router_namespace
 from openimds.wiring.haproxy import ProxySettings, router_proxy
@@ -69,6 +70,7 @@ class Routers:
         self._announcements = Announcements(edges.announce)
         self._advertiser = Advertiser(edges.programs)
         self._translations = Translations(edges.run)
+        self._shared_address = SharedAddress(edges.kernel)
         self._provisioning = Provisioning(edges.api)
 
     def wanted(self, view: View) -> Mapping[str, RouterParts]:
@@ -94,9 +96,10 @@ class Routers:
         steps.do(lambda: self._advertiser.keep(router, state.name, settings.advertisements))
         steps.do(lambda: self._announcements.make(key, state))
         self._translations.end(router, state.name)
+        steps.do(lambda: self._shared_address.look(key, state))
         steps.end()
         self._provisioning.report(router.ports, "l2")
-        self.report = {**self.report, key: _facts(wanted, state.name)}
+        self.report = {**self.report, key: self._facts(wanted, state.name)}
         return steps.changes
 
     def remove(self, key: str, view: View) -> Iterable[str]:
@@ -107,6 +110,7 @@ class Routers:
         self._kernel.remove_namespace(namespace)
         self._announcements.forget(key)
         self._translations.forget(key)
+        self._shared_address.forget(key)
         self.report = {router_id: facts for router_id, facts in self.report.items() if router_id != key}
         return (f"remove {namespace}",) if was_there else ()
 
@@ -127,6 +131,17 @@ class Routers:
         if not settings.has_ipv6:
             proxy = replace(proxy, addresses=tuple(one for one in proxy.addresses if not one.is_ipv6))
         return self._proxies.keep(proxy, settings.proxy)
+
+    def _facts(self, wanted: RouterParts, namespace: str) -> Mapping[str, object]:
+        router = wanted.view
+        return {
+            "namespace": namespace,
+            "devices": {port.router_device_name: list(port.ip_addresses) for port in router.ports},
+            "floating_ips": {one.floating_ip_address: one.fixed_ip_address for one in router.floating_ips},
+            "metadata_proxy": wanted.settings.metadata.enable_metadata_proxy and bool(router.internal_ports),
+            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(router.router.id, ())),
+            "unreachable_routes": list(unreachable_routes(router)),
+        }
 
 
 def _ports_by_router(view: View) -> Mapping[str, list[Port]]:
@@ -158,14 +173,3 @@ def _router_view(view: View, router: Router, ports: list[Port], floating_ips: li
         networks={port.network_id: view.networks[port.network_id] for port in known},
         floating_ips=tuple(sorted(floating_ips, key=lambda floating: floating.id)) if external else (),
     )
-
-
-def _facts(wanted: RouterParts, namespace: str) -> Mapping[str, object]:
-    router = wanted.view
-    return {
-        "namespace": namespace,
-        "devices": {port.router_device_name: list(port.ip_addresses) for port in router.ports},
-        "floating_ips": {one.floating_ip_address: one.fixed_ip_address for one in router.floating_ips},
-        "metadata_proxy": wanted.settings.metadata.enable_metadata_proxy and bool(router.internal_ports),
-        "unreachable_routes": list(unreachable_routes(router)),
-    }
