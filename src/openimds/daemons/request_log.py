@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from types import NoneType
 from typing import TextIO
 
 from openimds.config import LogConfig
@@ -39,12 +38,15 @@ class BufferedRequestLog:
 
     def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
         """A writer of lines of these facts: (request id, milliseconds). `level`: `info` or `warning`."""
-        fragments = [self._fragment(name, value) for name, value in facts.items()]
-        before, middle, after = (
-            self._json(event, level, fragments) if self._is_json else self._console(event, level, fragments)
-        )
-        ending = '"}\n' if self._is_json else "\n"
         is_json = self._is_json
+        try:
+            fragments = [_kept_fragment(name, value, is_json) for name, value in facts.items()]
+        except TypeError:  # a list among them
+            fragments = [_fragment(name, value, is_json) for name, value in facts.items()]
+        before, middle, after = (
+            self._json(event, level, fragments) if is_json else self._console(event, level, fragments)
+        )
+        ending = '"}\n' if is_json else "\n"
 
         def write(request_id: str, milliseconds: float) -> None:
             now = time.time()
@@ -77,11 +79,6 @@ class BufferedRequestLog:
         self._second = int(now)
         self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(self._second))
         return now - self._second
-
-    def _fragment(self, name: str, value: object) -> str:
-        if isinstance(value, (str, int, NoneType)):
-            return _kept_fragment(name, value, self._is_json)
-        return _fragment(name, value, self._is_json)
 
     def _console(self, event: str, level: str, fragments: Sequence[str]) -> tuple[str, str, str]:
         return f" [{level:<9}] {event} request_id=", f"{''.join(fragments)} ms=", f" program={self._program}"

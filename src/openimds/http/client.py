@@ -25,6 +25,7 @@ from openimds.http.messages import Response
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
 _WITH_LENGTH = frozenset({"POST", "PUT", "PATCH"})
+_SWEEP_SECONDS = 0.25
 
 
 class UpstreamError(Exception):
@@ -83,17 +84,34 @@ class Pool:
         self._idle: deque[Exchange] = deque()
         self._all: set[Exchange] = set()
         self._closed = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._host = b" HTTP/1.1\r\nHost: %b\r\n" % upstream.authority.encode()
 
     @property
     def connection_count(self) -> int:
         return len(self._all)
 
     async def request(self, ask: Ask, timeout_seconds: float) -> Response:
-        """The whole answer. Raises UpstreamError, also when `timeout_seconds` are over."""
-        data = _render(ask, self.upstream.authority)
+        """The whole answer. Raises UpstreamError, also when `timeout_seconds` are over (looked at every 0.25 s)."""
+        data = _render(ask, self._host)
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
         try:
-            async with asyncio.timeout(timeout_seconds), self._slots:
-                return await self._exchange(ask.method, data)
+            if self._slots.locked():
+                async with asyncio.timeout_at(deadline):
+                    await self._slots.acquire()
+            else:
+                await self._slots.acquire()
+            try:
+                kept = self._take_idle() if ask.method in _REPEATABLE else None
+                if kept is not None:
+                    try:
+                        return await self._send(kept, ask.method, data, deadline)
+                    except BrokenError as error:
+                        if error.answer_began:
+                            raise self._failure(error) from None
+                return await self._send_on_new(ask.method, data, deadline)
+            finally:
+                self._slots.release()
         except TimeoutError:
             raise UpstreamError(f"{self.upstream} did not answer within {timeout_seconds:g} s") from None
 
@@ -103,30 +121,39 @@ class Pool:
         for connection in list(self._all):
             connection.close()
         self._idle.clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         await asyncio.sleep(0)
 
-    async def _exchange(self, method: str, data: bytes) -> Response:
-        kept = self._take_idle() if method in _REPEATABLE else None
-        if kept is not None:
-            try:
-                return await self._send(kept, method, data)
-            except BrokenError as error:
-                if error.answer_began:
-                    raise self._failure(error) from None
-        fresh = await self._connect()
+    async def _send_on_new(self, method: str, data: bytes, deadline: float) -> Response:
+        async with asyncio.timeout_at(deadline):
+            fresh = await self._connect()
         try:
-            return await self._send(fresh, method, data)
+            return await self._send(fresh, method, data, deadline)
         except BrokenError as error:
             raise self._failure(error) from None
 
-    async def _send(self, connection: Exchange, method: str, data: bytes) -> Response:
+    async def _send(self, connection: Exchange, method: str, data: bytes, deadline: float) -> Response:
+        waiter: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        connection.deadline = deadline
+        if self._sweeper is None:
+            self._sweep()
+        connection.send(method, data, waiter)
         try:
-            response = await connection.send(method, data)
+            response = await waiter
         except BaseException:  # cancelled or timed out: what would come next on it belongs to nobody
             connection.close()
             raise
         self._keep(connection)
         return response
+
+    def _sweep(self) -> None:
+        """Look at every deadline. One pass over all connections costs less than a timer for each request."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection in list(self._all):
+            connection.expire(now)
+        self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._all else None
 
     async def _connect(self) -> Exchange:
         loop = asyncio.get_running_loop()
@@ -172,8 +199,8 @@ class Pool:
         return UpstreamError(f"{self.upstream} broke off: {error}")
 
 
-def _render(ask: Ask, authority: str) -> bytes:
-    parts = [ask.method.encode(), b" ", ask.target or b"/", b" HTTP/1.1\r\nHost: ", authority.encode(), b"\r\n"]
+def _render(ask: Ask, version_and_host: bytes) -> bytes:
+    parts = [ask.method.encode(), b" ", ask.target or b"/", version_and_host]
     for name, value in ask.headers:
         parts += (name, b": ", value, b"\r\n")
     if ask.body or ask.method in _WITH_LENGTH:

@@ -30,24 +30,32 @@ class Exchange(asyncio.Protocol):
         self._response: _IncomingResponse | None = None
         self._keep_alive = True
         self.idle_since = 0.0
+        self.deadline = 0.0
+        """Of the request under way, in the loop's time."""
 
     @property
     def reusable(self) -> bool:
         """May another request be sent?"""
         transport = self._transport
-        return transport is not None and not transport.is_closing() and self._keep_alive and self._waiter is None
+        return transport is not None and self._keep_alive and self._waiter is None and not transport.is_closing()
 
-    async def send(self, method: str, data: bytes) -> Response:
-        """Send a rendered request and wait for its response. Raises BrokenError."""
-        if self._transport is None or self._transport.is_closing():
-            raise BrokenError("the connection was closed", answer_began=False)
-        self._waiter = asyncio.get_running_loop().create_future()
+    def send(self, method: str, data: bytes, waiter: asyncio.Future[Response]) -> None:
+        """Send a rendered request; `waiter` gets its response, or BrokenError, or TimeoutError from `expire`."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            waiter.set_exception(BrokenError("the connection was closed", answer_began=False))
+            return
+        self._waiter = waiter
         self._response = _IncomingResponse(is_head=method == "HEAD", max_bytes=self._max_bytes)
-        self._transport.write(data)
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = self._response = None
+        transport.write(data)
+
+    def expire(self, now: float) -> None:
+        """Give up the request under way if its deadline is over."""
+        waiter = self._waiter
+        if waiter is not None and self.deadline <= now:
+            if not waiter.done():
+                waiter.set_exception(TimeoutError())
+            self.close()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -57,8 +65,8 @@ class Exchange(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        response = self._response
-        if response is None or self._waiter is None or self._waiter.done():
+        response, waiter = self._response, self._waiter
+        if response is None or waiter is None or waiter.done():
             self._keep_alive = False  # it speaks unasked: what it says belongs to no request
             self.close()
             return
@@ -71,7 +79,8 @@ class Exchange(asyncio.Protocol):
         else:
             if response.complete:
                 self._keep_alive = response.keep_alive
-                self._waiter.set_result(response.value())
+                self._waiter = self._response = None
+                waiter.set_result(response.value())
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None

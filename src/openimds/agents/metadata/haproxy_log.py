@@ -17,6 +17,7 @@ BATCH = 256
 """Read in one go, before guests have their turn again."""
 
 _SYSLOG_PREFIX = re.compile(r"^<\d{1,3}>")
+_ID = re.compile(r"[0-9A-Za-z_.:-]{1,64}")
 _KNOWN = ("network_id", "router_id", "source", "method", "path", "status", "bytes", "termination")
 _PLAIN = (str, int, float)
 
@@ -55,7 +56,10 @@ def read_line(data: bytes) -> tuple[str, float, Mapping[str, Any]] | str:
     `{"request_id": "req-…", "milliseconds": 3, "status": 200, …}` → ("req-…", 3, those of its other keys that are
     known); anything else, a notice → its text.
     """
-    text = _SYSLOG_PREFIX.sub("", data[: 2 * MAX_LINE_CHARS].decode("utf-8", "replace")).strip()
+    text = data[: 2 * MAX_LINE_CHARS].decode("utf-8", "replace")
+    if text.startswith("<"):
+        text = _SYSLOG_PREFIX.sub("", text)
+    text = text.strip()
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -70,7 +74,7 @@ def read_line(data: bytes) -> tuple[str, float, Mapping[str, Any]] | str:
 
 def _request_id(value: object) -> str:
     """A line's beginning is written as it is: nothing but what request ids are made of may be in it."""
-    return value if isinstance(value, str) and re.fullmatch(r"[\w.:-]{1,64}", value, re.ASCII) else ""
+    return value if isinstance(value, str) and _ID.fullmatch(value) else ""
 
 
 def _milliseconds(value: object) -> float:

@@ -43,12 +43,11 @@ class Heard:
         return self._to_api
 
 
-def without_ids(headers: Headers) -> tuple[Headers, tuple[bytes, ...]]:
-    """The headers without the request's id, and the ids that were among them."""
-    rest = tuple([header for header in headers if header[0].lower() != _REQUEST_ID])
-    if len(rest) == len(headers):
-        return rest, ()
-    return rest, tuple(value for name, value in headers if name.lower() == _REQUEST_ID)
+def without_id(headers: Headers) -> tuple[Headers, bytes]:
+    """The headers without the request's id where it is the last one, as our proxies write it; and the id, or nothing."""
+    if headers and headers[-1][0].lower() == _REQUEST_ID:
+        return headers[:-1], headers[-1][1]
+    return headers, b""
 
 
 class Hearing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from openimds.agents.metadata.complaints import Complaints
@@ -19,10 +19,11 @@ from openimds.agents.metadata.edges import (
 )
 from openimds.agents.metadata.finder import Finder, NobodyError, NotKnownYetError
 from openimds.agents.metadata.forwarding import REQUEST_ID, reply_of
-from openimds.agents.metadata.heard import Heard, Hearing, without_ids
+from openimds.agents.metadata.heard import Heard, Hearing, without_id
 from openimds.agents.metadata.measures import Measures
 from openimds.agents.metadata.shares import Shares
-from openimds.identity.headers import HeaderError, Origin
+from openimds.identity import headers as names
+from openimds.identity.headers import HeaderError, Origin, values
 from openimds.resources.network import Port
 
 _TEXT = (b"Content-Type", b"text/plain; charset=UTF-8")
@@ -67,8 +68,8 @@ class MetadataService:
     async def answer(self, request: GuestRequest) -> Reply:
         """The metadata API's answer, or a sentence of our own: 400, 404, 405, 411, 503."""
         began_at = self._clock()
-        headers, ids = without_ids(request.headers)
-        followed = _Followed(_request_id(ids))
+        headers, last = without_id(request.headers)
+        followed = _Followed(_request_id(last, headers))
         reply = await self._answer(request, headers, followed)
         self._measures.answered(reply.status)
         facts = followed.facts
@@ -150,10 +151,13 @@ def _note_origin(where: Origin, followed: _Followed) -> None:
         followed.facts["source"] = where.address
 
 
-def _request_id(given: Sequence[bytes]) -> str:
-    """The namespace proxy's, where it is one; stock neutron's proxies send none."""
-    if len(given) == 1 and _ID.fullmatch(given[0]):
-        return given[0].decode()
+def _request_id(last: bytes, headers: Headers) -> str:
+    """The namespace proxy's, where it is one of ours; stock neutron's proxies send none."""
+    if _ID.fullmatch(last):
+        return last.decode()
+    given = values(headers, names.REQUEST_ID)
+    if not last and len(given) == 1 and _ID.fullmatch(given[0].encode()):
+        return given[0]
     return f"req-{uuid.uuid4()}"
 
 
