@@ -12,6 +12,7 @@ from pathlib import Path
 
 from openimds.resources.network import Subnet
 from openimds.wiring.dhcp_network import DhcpNetwork
+from openimds.wiring.isolation import is_router_interface
 from openimds.wiring.state import Daemon
 
 _STATEFUL = "dhcpv6-stateful"
@@ -97,6 +98,7 @@ def dnsmasq(dhcp: DhcpNetwork, paths: DnsmasqPaths, settings: DnsmasqSettings, n
         "--dhcp-ignore-clid",
         f"--dhcp-option-force=option:mtu,{dhcp.network.mtu}",
         *_ranges(dhcp, settings),
+        *_advertisements(dhcp),
         *_choices(settings),
     )
     return Daemon(name="dnsmasq", argv=argv, pid_file=paths.pid, namespace=namespace)
@@ -112,6 +114,15 @@ def answers_dhcp(subnet: Subnet) -> bool:
     return hands_out_addresses(subnet) or subnet.ipv6_address_mode == _STATELESS
 
 
+def advertises(dhcp: DhcpNetwork) -> bool:
+    """Whether dnsmasq sends the network's router advertisements: they are wanted (`ipv6_ra_mode`), and there is no
+    router to send them. A subnet without the mode has somebody else's router.
+    """
+    subnets = [subnet for subnet in dhcp.served_subnets if subnet.ip_version == 6]
+    routed = any(":" in address for port in dhcp.ports if is_router_interface(port) for address in port.ip_addresses)
+    return bool(subnets) and not routed and all(subnet.ipv6_ra_mode for subnet in subnets)
+
+
 def subnet_tag(subnet: Subnet) -> str:
     return f"subnet-{subnet.id}"
 
@@ -121,18 +132,42 @@ def _no_modes(subnet: Subnet) -> bool:
 
 
 def _ranges(dhcp: DhcpNetwork, settings: DnsmasqSettings) -> tuple[str, ...]:
+    with_advertisements = advertises(dhcp)
+    ranges = [
+        _range(subnet, settings, with_advertisements=with_advertisements)
+        for subnet in dhcp.served_subnets
+        if answers_dhcp(subnet) or with_advertisements
+    ]
     subnets = [subnet for subnet in dhcp.served_subnets if answers_dhcp(subnet)]
-    ranges = [_range(subnet, settings) for subnet in subnets]
     addresses = sum(ipaddress.ip_network(subnet.cidr, strict=False).num_addresses for subnet in subnets)
     return (*ranges, f"--dhcp-lease-max={min(addresses, settings.lease_max)}")
 
 
-def _range(subnet: Subnet, settings: DnsmasqSettings) -> str:
+def _advertisements(dhcp: DhcpNetwork) -> tuple[str, ...]:
+    """Prefixes, but no default route: the DHCP namespace forwards nothing, so the router's lifetime is 0 seconds."""
+    if not advertises(dhcp):
+        return ()
+    modes = {subnet.ipv6_ra_mode for subnet in dhcp.served_subnets}
+    managed = ("--enable-ra",) if _STATEFUL in modes else ()
+    return (*managed, f"--ra-param={dhcp.device_name},mtu:{dhcp.network.mtu},0,0")
+
+
+def _range(subnet: Subnet, settings: DnsmasqSettings, *, with_advertisements: bool) -> str:
     """`--dhcp-range=set:subnet-<id>,192.168.40.0,static,255.255.255.0,86400s`"""
+    mode = _ipv6_modes(subnet) if with_advertisements and subnet.ip_version == 6 else "static"
     network = ipaddress.ip_network(subnet.cidr, strict=False)
     size = str(network.netmask) if network.version == 4 else str(max(network.prefixlen, 64))
     lease = "infinite" if settings.lease_seconds is None else f"{settings.lease_seconds}s"
-    return f"--dhcp-range=set:{subnet_tag(subnet)},{network.network_address},static,{size},{lease}"
+    return f"--dhcp-range=set:{subnet_tag(subnet)},{network.network_address},{mode},{size},{lease}"
+
+
+def _ipv6_modes(subnet: Subnet) -> str:
+    """Whether a guest makes its address from the advertised prefix, and whether it then asks for options (RFC 4861)."""
+    if subnet.ipv6_ra_mode == _STATEFUL:
+        return "static"
+    if subnet.ipv6_ra_mode == _STATELESS:
+        return "static,ra-stateless"
+    return "ra-only"
 
 
 def _choices(settings: DnsmasqSettings) -> tuple[str, ...]:

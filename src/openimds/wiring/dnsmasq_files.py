@@ -11,7 +11,7 @@ from openimds.resources.network import HostRoute, Port, Subnet
 from openimds.wiring.addresses import METADATA_IPV4
 from openimds.wiring.dhcp_network import DhcpNetwork, MetadataChoice
 from openimds.wiring.dhcp_options import option_line
-from openimds.wiring.dnsmasq import DnsmasqSettings, answers_dhcp, hands_out_addresses, subnet_tag
+from openimds.wiring.dnsmasq import DnsmasqSettings, advertises, answers_dhcp, hands_out_addresses, subnet_tag
 from openimds.wiring.isolation import way_to_metadata
 
 _DEFAULT_ROUTE = "0.0.0.0/0"
@@ -117,7 +117,7 @@ def _option_lines(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: Metadata
     for subnet in dhcp.served_subnets:
         if subnet.ip_version == 4:
             yield from _subnet_options_v4(dhcp, subnet, choice)
-        elif answers_dhcp(subnet):
+        elif answers_dhcp(subnet) or advertises(dhcp):
             yield from _subnet_options_v6(subnet, settings)
     for port in dhcp.ports:
         lines = (option_line(_port_tag(port), option) for option in port.extra_dhcp_options)
