@@ -9,7 +9,7 @@ from collections.abc import Sequence
 def sign(secret: str, message: str) -> str:
     """`sign("SECRET_KEY", "<uuid>")` → 64 lower-case hex digits."""
     # Headers are read as Latin-1 and signed as UTF-8: nova's way, which only shows in ids that are no UUIDs.
-    return hmac.new(secret.encode(), message.encode(), "sha256").hexdigest()
+    return hmac.digest(secret.encode(), message.encode(), "sha256").hex()
 
 
 def matching_secret(secrets: Sequence[str], message: str, signature: str) -> int | None:

@@ -111,16 +111,16 @@ def decide_ec2(reading: Reading, parts: tuple[str, ...]) -> Answer:
         case (word,) if word == USER_DATA and user_data is not None:
             return Answer(200, TEXT, user_data)
         case (word, *below) if word == META_DATA:
-            return _text(_at("/".join(below), _leaves_of(reading, version)))
+            return _text(_at("/".join(below), _leaves_of(reading, version, below[0] if below else None)))
     raise not_found()
 
 
-def _leaves_of(reading: Reading, version: str) -> dict[str, str]:
-    """Every readable path under meta-data/ and its text."""
+def _leaves_of(reading: Reading, version: str, key: str | None) -> dict[str, str]:
+    """Every readable path under meta-data/ and its text; only those of the row `key` if one is named."""
     return {
         f"{row.key}/{path}" if path else row.key: str(value)
         for row in TABLE
-        if is_since(version, row.since)
+        if key in (None, row.key) and is_since(version, row.since)
         for path, value in row.leaves(reading).items()
     }
 

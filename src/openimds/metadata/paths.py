@@ -14,12 +14,17 @@ from __future__ import annotations
 import posixpath
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 EC2 = "ec2"
 OPENSTACK = "openstack"
 
 _ONLY_UPWARD = re.compile(rb"(/\.\.)*")
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
+
+_KEPT_TARGETS = 1024
+_KEPT_TARGET_BYTES = 128
+"""Guests ask for the same few targets; one that makes up its own long ones fills no memory."""
 
 
 class MalformedTargetError(Exception):
@@ -41,6 +46,10 @@ def parse_path(target: bytes) -> Path:
 
     Bytes beyond ASCII are read as Latin-1: no document's name has any. Raises MalformedTargetError.
     """
+    return _kept(target) if len(target) <= _KEPT_TARGET_BYTES else _parsed(target)
+
+
+def _parsed(target: bytes) -> Path:
     raw = _path_of(target)
     text = _percent_decoded(raw).decode("latin-1")
     normal = posixpath.normpath("/" + text.lstrip("/"))
@@ -51,6 +60,9 @@ def parse_path(target: bytes) -> Path:
     if parts[0] in (EC2, OPENSTACK):
         return Path(parts[0], parts[1:])
     return Path(EC2, parts)
+
+
+_kept = lru_cache(maxsize=_KEPT_TARGETS)(_parsed)
 
 
 def _path_of(target: bytes) -> bytes:
@@ -65,6 +77,8 @@ def _path_of(target: bytes) -> bytes:
 
 
 def _percent_decoded(raw: bytes) -> bytes:
+    if b"%" not in raw:
+        return raw
     decoded = bytearray()
     position = 0
     while position < len(raw):
