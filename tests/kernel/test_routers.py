@@ -21,6 +21,7 @@ from tests.kernel.stage import Host
 from openimds.agents.fakes import FakePortsApi, FakeView
 from openimds.agents.l3 import Edges, L3Settings, Routers
 from openimds.agents.reconcile import Rounds
+from openimds.linux import listeners
 from openimds.linux.announce import announce
 from openimds.linux.programs import Daemons, ProgramError, is_alive, run
 from openimds.resources.network import (
@@ -117,7 +118,14 @@ def stage(host: Host) -> Iterator[Stage]:
         proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
         advertisements=RadvdSettings(state_path=folder, user="radvd"),
     )
-    edges = Edges(api=FakePortsApi(view), kernel=host.kernel, programs=Daemons(), run=run, announce=announce)
+    edges = Edges(
+        api=FakePortsApi(view),
+        kernel=host.kernel,
+        programs=Daemons(),
+        namespaces=listeners,
+        run=run,
+        announce=announce,
+    )
     routers = Routers(edges, settings)
     rounds = Rounds(routers)
     with MetadataServer(folder / "agent", folder / "log") as server:

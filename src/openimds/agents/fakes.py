@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openimds.agents.shared_address import Detected
 from openimds.resources.network import FixedIP, FloatingIP, Network, Port, Router, Subnet
 from openimds.resources.server import Server
+from openimds.wiring.listeners import ListenAddress
 from openimds.wiring.state import Bridge, Daemon, NamespaceState
 
 
@@ -183,6 +184,35 @@ class FakeKernel:
 
 def _devices(state: NamespaceState) -> str:
     return " ".join(f"{device.name}({' '.join(sorted(device.addresses or ()))})" for device in state.devices)
+
+
+@dataclass(frozen=True)
+class FakeInside:
+    inode: int
+    device_indexes: Mapping[str, int]
+    listening: Mapping[tuple[str, int], frozenset[int]]
+    has_ipv6: bool = True
+
+
+class FakeNamespaces:
+    """Namespaces as the metadata agent's listeners are in them."""
+
+    def __init__(self) -> None:
+        self.inode = 4026532257
+        self.listening: dict[tuple[str, int], frozenset[int]] = {}
+        """(address, port) → sockets, in every namespace alike."""
+        self.sockets: dict[int, frozenset[int]] = {}
+        """By process."""
+        self.lets_in = True
+
+    def look_inside(self, namespace: str, devices: Collection[str]) -> FakeInside:
+        return FakeInside(self.inode, dict.fromkeys(devices, 2), self.listening)
+
+    def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
+        return self.lets_in
+
+    def sockets_of(self, pid: int) -> frozenset[int]:
+        return self.sockets.get(pid, frozenset())
 
 
 class FakePrograms:

@@ -64,7 +64,10 @@ METADATA_PROXY = Section(
         cfg.StrOpt(
             "metadata_proxy",
             default="haproxy",
-            choices=[("haproxy", "one HAProxy in each namespace")],
+            choices=[
+                ("haproxy", "one HAProxy in each namespace, which forwards to the metadata agent"),
+                ("direct", "the metadata agent itself listens in each namespace"),
+            ],
             help="What takes the guests' requests in a namespace.",
         ),
     ),

@@ -166,7 +166,7 @@ class MetadataProxyConfig:
     """The namespace proxies that the DHCP agent and the L3 agent keep."""
 
     kind: str
-    """`haproxy`: one HAProxy a namespace."""
+    """`haproxy`: one HAProxy a namespace; `direct`: the metadata agent listens in each."""
     socket_path: Path
     """The metadata agent's socket, to which they forward."""
     user: str

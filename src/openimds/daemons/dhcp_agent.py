@@ -15,6 +15,7 @@ from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
 from openimds.daemons.without_ipv6 import told_whether_ipv6
+from openimds.linux import listeners
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
@@ -31,7 +32,7 @@ def run(config: DhcpAgentConfig) -> int:
     os.umask(0o022)  # dnsmasq, which is not root, must be able to read its files
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix)
-    edges = Edges(api=client, kernel=kernel, programs=Daemons(), run=run_program)
+    edges = Edges(api=client, kernel=kernel, programs=Daemons(), namespaces=listeners, run=run_program)
     networks = DhcpNetworks(edges, settings_of(config))
 
     def reload() -> None:

@@ -13,6 +13,7 @@ from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
 from openimds.daemons.without_ipv6 import told_whether_ipv6
+from openimds.linux import listeners
 from openimds.linux.announce import announce
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
@@ -29,7 +30,14 @@ def run(config: L3AgentConfig) -> int:
     begin(config)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix)
-    edges = Edges(api=client, kernel=kernel, programs=Daemons(), run=run_program, announce=announce)
+    edges = Edges(
+        api=client,
+        kernel=kernel,
+        programs=Daemons(),
+        namespaces=listeners,
+        run=run_program,
+        announce=announce,
+    )
     routers = Routers(edges, settings_of(config))
 
     def reload() -> None:

@@ -10,6 +10,7 @@ from openimds.wiring.haproxy import ProxySettings, RateLimit, Timeouts
 
 def proxy_settings(config: MetadataProxyConfig, state_path: Path) -> ProxySettings:
     return ProxySettings(
+        is_direct=config.kind == "direct",
         state_path=state_path,
         agent_socket=config.socket_path,
         log_socket=config.haproxy_log_socket,

@@ -6,7 +6,6 @@ namespace and leaves a listening socket in each.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -26,18 +25,13 @@ IPV6_FREEBIND = 78
 """linux/in6.h; IP_FREEBIND is linux/in.h's 15. Python 3.11 names neither."""
 IP_FREEBIND = 15
 TCP_SAVE_SYN = 27
-TCP_SAVED_SYN = 28
 SAVE_LINK_LAYER = 2
 """tcp(7) has only 1, which keeps IP and TCP; since Linux 5.10 2 keeps the link layer's header before them."""
 SIOCGSKNS = 0x894C
 NO_IPV6 = "there is no IPv6 in this kernel: guests reach the metadata service by IPv4 only"
 PROBE_SECONDS = 0.5
 _LISTENING = "0A"
-_ETHERNET_HEADER = 14
-_MAX_SYN_BYTES = 512
 _NOWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +123,6 @@ def sockets_of(pid: int) -> frozenset[int]:
     except OSError:
         return frozenset(found)
     return frozenset(found)
-
-
-def saved_syn_mac(descriptor: int) -> str | None:
-    """The source MAC address of the frame that began this accepted connection: `fa:16:3e:54:93:88`.
-
-    None when its listener did not save it, when it came by a device without Ethernet header, or when it was asked for
-    before: the kernel gives it once.
-    """
-    buffer = ctypes.create_string_buffer(_MAX_SYN_BYTES)
-    length = ctypes.c_uint(_MAX_SYN_BYTES)
-    if _libc.getsockopt(descriptor, socket.IPPROTO_TCP, TCP_SAVED_SYN, buffer, ctypes.byref(length)) != 0:
-        return None
-    saved = buffer.raw[: length.value]
-    if len(saved) < _ETHERNET_HEADER + 20 or saved[_ETHERNET_HEADER] >> 4 not in (4, 6):
-        return None
-    return saved[6:12].hex(":")
 
 
 def _open_in_turn(wanted: Sequence[tuple[Place, ListenAddress]]) -> Iterator[Opened]:

@@ -67,6 +67,8 @@ class RateLimit:
 class ProxySettings:
     """What all proxies of an agent have in common."""
 
+    is_direct: bool = False
+    """`metadata_proxy = direct`: no HAProxies, the metadata agent listens itself."""
     state_path: Path
     agent_socket: Path
     """The metadata agent's."""

@@ -15,7 +15,7 @@ from openimds.agents.dhcp.own_port import OwnPorts
 from openimds.agents.dhcp.server import DhcpServers, Served, forget_files
 from openimds.agents.mirrored import View
 from openimds.agents.provisioning import Provisioning
-from openimds.agents.proxies import Programs, ProxyKeeper
+from openimds.agents.proxies import MetadataProxies, Namespaces, Programs
 from openimds.agents.shared_address import SharedAddress
 from openimds.agents.steps import Steps
 from openimds.resources.network import Network, Port, Subnet, dhcp_namespace
@@ -59,6 +59,7 @@ class Edges:
     api: PortsApi
     kernel: Kernel
     programs: Programs
+    namespaces: Namespaces
     run: Run
 
 
@@ -75,7 +76,7 @@ class DhcpNetworks:
         self._kernel = edges.kernel
         self._own_ports = OwnPorts(edges.api, settings.host)
         self._servers = DhcpServers(edges.programs, edges.run)
-        self._proxies = ProxyKeeper(edges.programs)
+        self._proxies = MetadataProxies(edges.programs, edges.namespaces)
         self._shared_address = SharedAddress(edges.kernel)
         self._provisioning = Provisioning(edges.api)
         self._idle_bridges: set[str] = set()
@@ -112,6 +113,8 @@ class DhcpNetworks:
         if not has_proxy:
             steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
         steps.do(lambda: self._shared_address.look(key, state))
+        if has_proxy:
+            steps.do(lambda: self._proxies.confirm(_proxy(dhcp, settings), settings.proxy))
         steps.end()
         self._provisioning.report([dhcp.dhcp_port], "l2")
         self._provisioning.report(_guests(dhcp), "dhcp")
@@ -145,7 +148,7 @@ class DhcpNetworks:
         return [f"remove bridge {name}" for name in removed]
 
     def pids(self) -> Iterable[int]:
-        return [*self._servers.pids, *self._proxies.pids.values()]
+        return [*self._servers.pids, *self._proxies.pids]
 
     # Parts of it --------------------------------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from openimds.agents.l3.edges import Announce, Kernel, Run
 from openimds.agents.l3.neighbours import Announcements, Translations
 from openimds.agents.mirrored import View
 from openimds.agents.provisioning import Provisioning, ProvisioningApi
-from openimds.agents.proxies import Programs, ProxyKeeper
+from openimds.agents.proxies import MetadataProxies, Namespaces, Programs
 from openimds.agents.shared_address import SharedAddress
 from openimds.agents.steps import Steps
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, FloatingIP, Port, Router, router_namespace
-from openimds.wiring.haproxy import ProxySettings, router_proxy
+from openimds.wiring.haproxy import Proxy, ProxySettings, router_proxy
 from openimds.wiring.isolation import is_router_interface
 from openimds.wiring.radvd import RadvdSettings
 from openimds.wiring.router import RouterMetadata, RouterView
@@ -51,6 +51,7 @@ class Edges:
     api: ProvisioningApi
     kernel: Kernel
     programs: Programs
+    namespaces: Namespaces
     run: Run
     announce: Announce
 
@@ -66,7 +67,7 @@ class Routers:
         self.report: Mapping[str, Mapping[str, object]] = {}
         """By router: what is true of it. Replaced whole; for the heartbeat."""
         self._kernel = edges.kernel
-        self._proxies = ProxyKeeper(edges.programs)
+        self._proxies = MetadataProxies(edges.programs, edges.namespaces)
         self._announcements = Announcements(edges.announce)
         self._advertiser = Advertiser(edges.programs)
         self._translations = Translations(edges.run)
@@ -92,9 +93,15 @@ class Routers:
         for bridge in router_bridges(router):
             steps.do(lambda bridge=bridge: self._kernel.ensure_bridge(bridge))  # type: ignore[misc]
         steps.do(lambda: self._kernel.apply(state))
-        steps.do(lambda: self._keep_proxy(wanted, state.name))
+        proxy = _proxy(wanted, state.name)
+        if proxy is None:
+            steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
+        else:
+            steps.do(lambda: self._proxies.keep(proxy, settings.proxy))
         steps.do(lambda: self._advertiser.keep(router, state.name, settings.advertisements))
         steps.do(lambda: self._announcements.make(key, state))
+        if proxy is not None:
+            steps.do(lambda: self._proxies.confirm(proxy, settings.proxy))
         self._translations.end(router, state.name)
         steps.do(lambda: self._shared_address.look(key, state))
         steps.end()
@@ -119,18 +126,7 @@ class Routers:
         return ()
 
     def pids(self) -> Iterable[int]:
-        return [*self._proxies.pids.values(), *self._advertiser.pids.values()]
-
-    def _keep_proxy(self, wanted: RouterParts, namespace: str) -> tuple[str, ...]:
-        """Only for guests: a router without an internal network has none."""
-        router, settings = wanted.view, wanted.settings
-        if not (settings.metadata.enable_metadata_proxy and router.internal_ports and router.router.admin_state_up):
-            return self._proxies.drop(router.router.id, namespace, settings.proxy)
-        port, mark = settings.metadata.metadata_port, settings.metadata.access_mark
-        proxy = router_proxy(name=router.router.id, namespace=namespace, port=port, access_mark=mark)
-        if not settings.has_ipv6:
-            proxy = replace(proxy, addresses=tuple(one for one in proxy.addresses if not one.is_ipv6))
-        return self._proxies.keep(proxy, settings.proxy)
+        return [*self._proxies.pids, *self._advertiser.pids.values()]
 
     def _facts(self, wanted: RouterParts, namespace: str) -> Mapping[str, object]:
         router = wanted.view
@@ -142,6 +138,18 @@ class Routers:
             "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(router.router.id, ())),
             "unreachable_routes": list(unreachable_routes(router)),
         }
+
+
+def _proxy(wanted: RouterParts, namespace: str) -> Proxy | None:
+    """Only for guests: a router without an internal network has none."""
+    router, settings = wanted.view, wanted.settings
+    if not (settings.metadata.enable_metadata_proxy and router.internal_ports and router.router.admin_state_up):
+        return None
+    port, mark = settings.metadata.metadata_port, settings.metadata.access_mark
+    proxy = router_proxy(name=router.router.id, namespace=namespace, port=port, access_mark=mark)
+    if settings.has_ipv6:
+        return proxy
+    return replace(proxy, addresses=tuple(one for one in proxy.addresses if not one.is_ipv6))
 
 
 def _ports_by_router(view: View) -> Mapping[str, list[Port]]:

@@ -1,7 +1,9 @@
-"""One HAProxy a namespace, kept by the DHCP and the L3 agent alike."""
+"""What takes the guests' metadata requests in a namespace, kept by the DHCP and the L3 agent alike."""
 
 from __future__ import annotations
 
-from openimds.agents.proxies.keeper import Programs, ProxyKeeper
+from openimds.agents.proxies.direct import Namespaces
+from openimds.agents.proxies.either import MetadataProxies
+from openimds.agents.proxies.keeper import Programs
 
-__all__ = ["Programs", "ProxyKeeper"]
+__all__ = ["MetadataProxies", "Namespaces", "Programs"]

@@ -54,6 +54,23 @@ class ProxyKeeper:
         self.pids[proxy.name] = pid
         return ()
 
+    def running(self, proxy: Proxy, settings: ProxySettings) -> int | None:
+        return self._programs.running(haproxy(proxy.name, proxy.namespace, settings))
+
+    def retire(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+        """Another one listens: finish what is under way, then end. Idempotent; a crash between its steps is made good
+        by the next call.
+        """
+        daemon = haproxy(proxy.name, proxy.namespace, settings)
+        pid = self._programs.running(daemon)
+        self.pids.pop(proxy.name, None)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+        daemon.pid_file.unlink(missing_ok=True)
+        config_file(proxy.name, settings).unlink(missing_ok=True)
+        return (f"retire haproxy (pid {pid})",) if pid is not None else ()
+
     def drop(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
         """Idempotent."""
         daemon = haproxy(name, namespace, settings)

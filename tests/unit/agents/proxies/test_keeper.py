@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openimds.agents.fakes import FakePrograms
-from openimds.agents.proxies import ProxyKeeper
+from openimds.agents.proxies.keeper import ProxyKeeper
 from openimds.wiring.haproxy import ProxySettings, Timeouts, config_file, haproxy, router_proxy
 
 PROXY = router_proxy(name="r1", namespace="qrouter-r1", port=9697, access_mark=1)

@@ -1,0 +1,199 @@
+"""Keeps a listener open wherever the folder says so, and none elsewhere.
+
+What is wanted (files) and what namespaces there are is looked at when one of the two folders changed, which is noticed
+within LOOK_SECONDS, and every FULL_LOOK_SECONDS in any case: what failed is tried again then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from openimds.agents.metadata.wanted_listeners import Sign, WantedFolder
+from openimds.wiring.listeners import ListenAddress, WantedListeners
+
+LOOK_SECONDS = 0.02
+FULL_LOOK_SECONDS = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One listening socket, as it is wanted. Equal doors are the same door."""
+
+    file: str
+    """Whose namespace it is in: the network's or the router's id."""
+    tag: str
+    namespace: str
+    inode: int
+    address: ListenAddress
+
+    @property
+    def kept_name(self) -> str:
+        """As the service manager knows it: `direct.<id>.80.fe80__a9fe_a9fe`; it allows no colon."""
+        return f"direct.{self.file}.{self.address.port}.{self.address.host.replace(':', '_')}"
+
+
+class Opened(Protocol):
+    @property
+    def socket(self) -> socket.socket | None: ...
+    @property
+    def failure(self) -> str: ...
+
+
+class Sockets(Protocol):
+    """The kernel's. Called on a thread."""
+
+    def open(self, doors: Sequence[Door]) -> Sequence[Opened]:
+        """Listening sockets, in order."""
+
+    def fits(self, kept: socket.socket, door: Door) -> bool:
+        """Whether a socket that was kept is this door's."""
+
+    def inode(self, namespace: str) -> int | None:
+        """None: there is no such namespace."""
+
+
+class KeptSockets(Protocol):
+    """The service manager's store of sockets, which outlive this process."""
+
+    def take(self, name: str) -> socket.socket | None: ...
+    def put(self, name: str, kept: socket.socket) -> None: ...
+    def forget(self, name: str) -> None: ...
+
+
+class Server(Protocol):
+    """The HTTP server."""
+
+    async def open(self, tag: str, listening: socket.socket) -> None: ...
+    async def close(self, listening: socket.socket) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """What is looked at."""
+
+    wanted: Path
+    """The folder of files."""
+    namespaces: Path
+    """/run/netns"""
+
+
+class Listening:
+    """Belongs to the event loop. `look` once, then `run`."""
+
+    def __init__(self, places: Places, server: Server, sockets: Sockets, kept: KeptSockets) -> None:
+        self._folder = WantedFolder(places.wanted)
+        self._namespaces = Sign(places.namespaces)
+        self._server = server
+        self._sockets = sockets
+        self._kept = kept
+        self._open: dict[Door, socket.socket] = {}
+        self._failures: dict[Door, str] = {}
+
+    @property
+    def listeners(self) -> int:
+        return len(self._open)
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """By namespace, in words. For the heartbeat."""
+        return {door.namespace: failure for door, failure in self._failures.items()}
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        full_at = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= full_at or self._has_changed():
+                await self._look_safely()
+                full_at = time.monotonic() + FULL_LOOK_SECONDS
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Make what is open what is wanted. What cannot be had is said, and the rest is there."""
+        wanted = await asyncio.to_thread(self._wanted)
+        missing = [door for door in wanted if door not in self._open]
+        gone = [door for door in self._open if door not in wanted]
+        opened = await asyncio.to_thread(self._opened, missing)
+        for door, listening in opened.items():
+            await self._server.open(door.tag, listening)
+            self._open[door] = listening
+        await self._close(gone)
+        # Last: a door that came in the place of another has the other's name there.
+        if opened:
+            await asyncio.to_thread(self._keep, opened)
+        if opened or gone:
+            log.info("listens in namespaces", opened=len(opened), closed=len(gone), listeners=len(self._open))
+
+    def _has_changed(self) -> bool:
+        return self._folder.sign.has_changed() or self._namespaces.has_changed()
+
+    async def _look_safely(self) -> None:
+        try:
+            await self.look()
+        except Exception:
+            log.exception("what is listened on could not be brought up to date; will be tried again")
+
+    # On a thread --------------------------------------------------------------------------------------------------
+
+    def _wanted(self) -> dict[Door, None]:
+        """In order, those of one namespace together. What is wanted in a namespace that is no more is not."""
+        self._namespaces.note()
+        doors: dict[Door, None] = {}
+        for file, wanted in self._folder.read().items():
+            if self._sockets.inode(wanted.namespace) == wanted.namespace_inode:
+                doors |= dict.fromkeys(_doors(file, wanted))
+        return doors
+
+    def _opened(self, missing: Sequence[Door]) -> dict[Door, socket.socket]:
+        found = {door: kept for door in missing if (kept := self._taken(door)) is not None}
+        new = [door for door in missing if door not in found]
+        failures: dict[Door, str] = {}
+        for door, opened in zip(new, self._sockets.open(new), strict=True):
+            if opened.socket is not None:
+                found[door] = opened.socket
+            else:
+                failures[door] = opened.failure
+        self._note(failures)
+        return found
+
+    def _taken(self, door: Door) -> socket.socket | None:
+        kept = self._kept.take(door.kept_name)
+        if kept is None or self._sockets.fits(kept, door):
+            return kept
+        kept.close()
+        self._kept.forget(door.kept_name)
+        return None
+
+    def _keep(self, opened: Mapping[Door, socket.socket]) -> None:
+        for door, listening in opened.items():
+            self._kept.put(door.kept_name, listening)
+
+    def _forget(self, gone: Sequence[Door]) -> None:
+        for door in gone:
+            self._kept.forget(door.kept_name)
+
+    def _note(self, failures: Mapping[Door, str]) -> None:
+        """The same sentence about many (no IPv6) is said once."""
+        for failure in sorted({*failures.values()} - {*self._failures.values()}):
+            log.warning("cannot listen; will be tried again", reason=failure)
+        self._failures = dict(failures)
+
+    async def _close(self, gone: Sequence[Door]) -> None:
+        for door in gone:
+            await self._server.close(self._open.pop(door))
+        await asyncio.to_thread(self._forget, gone)
+
+
+def _doors(file: str, wanted: WantedListeners) -> Iterable[Door]:
+    for address in wanted.addresses:
+        yield Door(file, wanted.tag, wanted.namespace, wanted.namespace_inode, address)

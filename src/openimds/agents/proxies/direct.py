@@ -1,0 +1,103 @@
+"""Says in a file what the metadata agent shall listen on in a namespace, and makes sure that it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from openimds.agents.files import write_if_changed
+from openimds.wiring.haproxy import Proxy, ProxySettings
+from openimds.wiring.listeners import ListenAddress, WantedListeners, listeners_file, render_listeners, with_indexes
+
+FILE_MODE = 0o640
+PATIENCE_SECONDS = 3.0
+"""For the first that does not come. Those after it are not waited for until one is there again: an agent that is away
+must not hold up everything else."""
+_ASK_AGAIN_SECONDS = 0.005
+
+
+class ListenerAwayError(Exception):
+    """Nothing takes the guests' requests in a namespace yet."""
+
+
+class Inside(Protocol):
+    """What a namespace has at this moment."""
+
+    @property
+    def inode(self) -> int: ...
+    @property
+    def device_indexes(self) -> Mapping[str, int]: ...
+    @property
+    def listening(self) -> Mapping[tuple[str, int], frozenset[int]]:
+        """(address, port) → the inodes of the sockets that listen there."""
+
+    @property
+    def has_ipv6(self) -> bool: ...
+
+
+class Namespaces(Protocol):
+    """The kernel's."""
+
+    def look_inside(self, namespace: str, devices: Collection[str]) -> Inside: ...
+    def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
+        """From inside the namespace, with packets of this mark."""
+
+    def sockets_of(self, pid: int) -> frozenset[int]:
+        """Inodes."""
+
+
+class DirectKeeper:
+    """Says in words what it changed; nothing when all is right."""
+
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
+        self._patience = PATIENCE_SECONDS
+
+    def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+        """Raises OSError, and what looking into a namespace raises."""
+        devices = {address.device for address in proxy.addresses if address.device}
+        inside = self._namespaces.look_inside(proxy.namespace, devices)
+        wanted = WantedListeners(
+            scope=proxy.scope,
+            scope_id=proxy.scope_id,
+            namespace=proxy.namespace,
+            namespace_inode=inside.inode,
+            addresses=with_indexes(proxy.addresses, inside.device_indexes),
+        )
+        changed = write_if_changed(listeners_file(proxy.name, settings.state_path), render_listeners(wanted), FILE_MODE)
+        return ("ask the metadata agent to listen",) if changed else ()
+
+    def confirm(self, proxy: Proxy, other_pid: int | None = None) -> None:
+        """Wait until guests' requests are taken, by others than `other_pid`. Raises ListenerAwayError."""
+        deadline = time.monotonic() + self._patience
+        while missing := self._missing(proxy, other_pid):
+            if time.monotonic() >= deadline:
+                self._patience = 0.0
+                raise ListenerAwayError(
+                    f"nothing listens on {' and '.join(missing)} in {proxy.namespace}, which the metadata agent should"
+                    " do: is openimds metadata-agent running on this host?"
+                )
+            time.sleep(_ASK_AGAIN_SECONDS)
+        self._patience = PATIENCE_SECONDS
+
+    def drop(self, name: str, settings: ProxySettings) -> tuple[str, ...]:
+        """Idempotent."""
+        file = listeners_file(name, settings.state_path)
+        was_there = file.exists()
+        file.unlink(missing_ok=True)
+        return ("ask the metadata agent to listen no more",) if was_there else ()
+
+    def _missing(self, proxy: Proxy, other_pid: int | None) -> list[str]:
+        """A connection is made by IPv4 alone: while the kernel looks for a duplicate of an IPv6 address, and for ever
+        when there is one, nobody reaches it; that must not keep guests from the other.
+        """
+        inside = self._namespaces.look_inside(proxy.namespace, ())
+        others = self._namespaces.sockets_of(other_pid) if other_pid else frozenset()
+        expected = [address for address in proxy.addresses if inside.has_ipv6 or not address.is_ipv6]
+        return [
+            str(address)
+            for address in expected
+            if not inside.listening.get((address.host, address.port), frozenset()) - others
+            or not (address.is_ipv6 or self._namespaces.connects(proxy.namespace, address, proxy.access_mark))
+        ]
