@@ -1,0 +1,177 @@
+"""Who asks, where the agent itself listens in the namespaces: from a connection's listener, address and MAC to a port.
+
+1. What is known is kept as a Binding, and ends when the mirror hears of a change of any port with that MAC, or of the
+   router's interfaces.
+2. The mirror, while its watch is alive. An address that moved while the news is on its way is nobody's yet: its new
+   owner has another MAC than the mirror's.
+3. One look at the control API for whom the mirror does not know, and for everybody while there is no living watch. A
+   look that a change overtook is made again.
+4. Who cannot be told yet is held until the mirror hears something new, HOLD_SECONDS at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any, Protocol
+
+from openimds.agents.metadata.direct_looks import LOOK_SECONDS, Looks, OvertakenError
+from openimds.agents.metadata.edges import ControlAwayError, Mirror, Neighbours, Ports
+from openimds.identity.binding import Binding, BindingIndex, NotKnownYet, Source, source_of, the_one
+from openimds.identity.source import parse_address
+from openimds.resources.network import Port
+
+HOLD_SECONDS = 8.0
+"""Below the 10 s that cloud-init waits for an answer."""
+KNOWN_LOOK_SECONDS = 1.0
+"""How long somebody whom the mirror knew last waits for a look."""
+MAX_BINDINGS = 20_000
+
+_Key = tuple[str, str, str]
+
+
+class WatchedMirror(Mirror, Protocol):
+    def subscribe(self, callback: Callable[[Any], None]) -> None:
+        """Calls back with every new view, from a thread of its own."""
+
+
+class DirectIdentity:
+    """Belongs to the event loop; looks run on `executor`. `clock` gives seconds that never go back."""
+
+    def __init__(
+        self,
+        mirror: WatchedMirror,
+        ports: Ports,
+        neighbours: Neighbours,
+        *,
+        executor: Executor,
+        clock: Callable[[], float],
+        hold_seconds: float = HOLD_SECONDS,
+    ) -> None:
+        self._mirror = mirror
+        self._neighbours = neighbours
+        self._executor = executor
+        self._hold_seconds = hold_seconds
+        self._looks = Looks(ports, executor=executor, clock=clock, is_watched=lambda: mirror.connected)
+        self._index = BindingIndex()
+        self._indexed_ports: object = None
+        self._bindings: dict[_Key, Binding] = {}
+        self._touched_by: dict[str, set[_Key]] = {}
+        self._news = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self) -> None:
+        """From the event loop: hear the mirror's news from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._mirror.subscribe(self._hear)
+        self.refresh()
+
+    def at_once(self, listener: str, peer: str, mac: str) -> Binding | None:
+        """Whom this connection is known to come from; None: `find` tells."""
+        binding = self._bindings.get((listener, peer, mac))
+        return binding if binding is not None and self.trusts(binding) else None
+
+    def trusts(self, binding: Binding) -> bool:
+        """May a request be answered by what was found before? Asked at every request."""
+        return binding.good and self._mirror.connected and self._mirror.view().ports is self._indexed_ports
+
+    async def find(self, listener: str, peer: str, mac: str) -> Binding:
+        """Who asks. `listener`: `network:<id>` or `router:<id>`; `mac` empty: the namespace's neighbour table tells.
+
+        Raises NobodyAsks, NotKnownYet; ValueError when listener or peer is not what it must be.
+        """
+        self.refresh()
+        known = self.at_once(listener, peer, mac)
+        if known is not None:
+            return known
+        source = source_of(listener, parse_address(peer), mac)
+        if source.mac:
+            return self._bound((listener, peer, mac), Binding(source, await self._held(source)))
+        source = await self._by_neighbours(listener, source)
+        return Binding(source, await self._held(source))  # of this one request: the MAC is not the connection's own
+
+    def refresh(self) -> None:
+        """Bring everything to the mirror's newest view."""
+        ports = self._mirror.view().ports
+        if ports is self._indexed_ports:
+            return
+        touched = self._index.update(ports)
+        self._indexed_ports = ports
+        self._looks.overtake(touched)
+        for one in touched:
+            for key in tuple(self._touched_by.get(one, ())):
+                self._forget(key)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _hear(self, _view: object) -> None:
+        """In the mirror's thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.refresh)
+
+    async def _held(self, source: Source) -> Port:
+        try:
+            async with asyncio.timeout(self._hold_seconds) as patience:
+                return await self._told(source)
+        except TimeoutError:
+            if not patience.expired():
+                raise
+            raise NotKnownYet(f"nothing was heard of {source} within {self._hold_seconds:g} s") from None
+
+    async def _told(self, source: Source) -> Port:
+        while True:
+            news = self._news
+            try:
+                return await self._judge(source)
+            except OvertakenError:
+                continue
+            except NotKnownYet:
+                await news.wait()
+
+    async def _judge(self, source: Source) -> Port:
+        """Raises NobodyAsks, NotKnownYet, OvertakenError."""
+        self.refresh()
+        known = self._index.candidates(source)
+        if known and self._mirror.connected:
+            return the_one(known, source)
+        try:
+            return the_one(await self._looks.look(source, KNOWN_LOOK_SECONDS if known else LOOK_SECONDS), source)
+        except ControlAwayError as error:
+            if known:
+                return the_one(known, source)
+            raise NotKnownYet(f"nothing is known of {source}, and {error}") from None
+
+    async def _by_neighbours(self, listener: str, source: Source) -> Source:
+        mac = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._neighbours.mac_of, source.network_id, source.router_id, source.address
+        )
+        if not mac:
+            raise NotKnownYet(f"neither the connection nor the neighbour table tells the MAC of {source}")
+        return source_of(listener, source.address, mac)
+
+    def _bound(self, key: _Key, binding: Binding) -> Binding:
+        self._forget(key)
+        if len(self._bindings) >= MAX_BINDINGS:
+            self._forget(next(iter(self._bindings)))
+        self._bindings[key] = binding
+        for one in _touching(binding.source):
+            self._touched_by.setdefault(one, set()).add(key)
+        return binding
+
+    def _forget(self, key: _Key) -> None:
+        binding = self._bindings.pop(key, None)
+        if binding is None:
+            return
+        binding.good = False
+        for one in _touching(binding.source):
+            keys = self._touched_by.get(one)
+            if keys is not None:
+                keys.discard(key)
+                if not keys:
+                    del self._touched_by[one]
+
+
+def _touching(source: Source) -> tuple[str, ...]:
+    """What this source is known by in what the index says is touched."""
+    return (source.mac, source.router_id) if source.router_id else (source.mac,)

@@ -1,0 +1,185 @@
+"""Which port asks, where the guest's own packet shows its MAC: the listener, the address and the MAC must agree.
+
+Rules of this file:
+
+1. A port asks from its fixed addresses by its MAC, and from its allowed address pairs by theirs (Neutron: the port's
+   own MAC where a pair names none).
+2. An IPv6 link-local address is everybody's to choose (RFC 4291, 4941, 7217): there the MAC alone decides. A temporary
+   address (RFC 8981) is taken where it lies in the same /64 as an address of the port.
+3. Without a MAC nobody is found: never less evidence. Two ports: nobody. No network: nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from openimds.identity.lookup import is_asker, is_router_interface
+from openimds.identity.source import Address
+from openimds.resources.network import AddressPair, Port
+
+_SLAAC_PREFIX_BITS = 64
+
+
+class NobodyAsks(Exception):
+    """It is known that no instance's port, or more than one, asks from there: a final no. A sentence for the log."""
+
+    def __init__(self, outcome: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.outcome = outcome
+        """`none` or `several`."""
+
+
+class NotKnownYet(Exception):
+    """It cannot be told now who asks: the guest shall ask again. A sentence for the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a connection came from. One of the two ids is set."""
+
+    network_id: str | None
+    router_id: str | None
+    address: Address
+    mac: str
+    """Lower case; empty when it is not known."""
+
+    def __str__(self) -> str:
+        where = f"network {self.network_id}" if self.network_id else f"router {self.router_id}"
+        return f"{self.address} with MAC {self.mac or 'unknown'} on {where}"
+
+
+@dataclass(slots=True, eq=False)
+class Binding:
+    """Who asks from a source, as long as nothing was heard that could change it."""
+
+    source: Source
+    port: Port
+    good: bool = True
+    """Turns False, once and for all, for everybody who holds it."""
+
+
+def source_of(listener: str, address: Address, mac: str) -> Source:
+    """A listener's tag is `network:<id>` or `router:<id>`. Raises ValueError for any other."""
+    kind, _, scope_id = listener.partition(":")
+    if kind not in ("network", "router") or not scope_id:
+        raise ValueError(f"the listener {listener!r} is neither a network's nor a router's")
+    return Source(
+        network_id=scope_id if kind == "network" else None,
+        router_id=scope_id if kind == "router" else None,
+        address=address,
+        mac=mac.lower(),
+    )
+
+
+class BindingIndex:
+    """Ports by (network, MAC), and routers' networks: what is known, kept up. One thread's own."""
+
+    def __init__(self) -> None:
+        self._ports: dict[str, Port] = {}
+        self._by_mac: dict[tuple[str, str], dict[str, Port]] = {}
+        self._interfaces: dict[str, dict[str, str]] = {}
+        """Router id → its interfaces' port id → network id."""
+
+    def update(self, ports: Mapping[str, Port]) -> frozenset[str]:
+        """Hold exactly these ports. → the MACs and router ids that somebody known by them may be somebody else now.
+
+        Values that were not replaced are recognised by identity: among 5,000 ports a change costs one pass of pointer
+        comparisons.
+        """
+        gone = [port for port_id, port in self._ports.items() if ports.get(port_id) is not port]
+        new = [port for port_id, port in ports.items() if self._ports.get(port_id) is not port]
+        for port in gone:
+            self._drop(port)
+        for port in new:
+            self._add(port)
+        return frozenset(touched for port in (*gone, *new) for touched in _touched(port))
+
+    def networks(self, source: Source) -> frozenset[str]:
+        """The networks that somebody at this listener may be on."""
+        if source.network_id:
+            return frozenset({source.network_id})
+        return frozenset(self._interfaces.get(source.router_id or "", {}).values())
+
+    def candidates(self, source: Source) -> tuple[Port, ...]:
+        """The ports that match. Only one of them is an identity."""
+        if not source.mac:
+            return ()
+        found = [
+            port
+            for network_id in sorted(self.networks(source))
+            for port in self._by_mac.get((network_id, source.mac), {}).values()
+        ]
+        return matching(found, source)
+
+    def _add(self, port: Port) -> None:
+        self._ports[port.id] = port
+        if is_router_interface(port):
+            self._interfaces.setdefault(port.device_id, {})[port.id] = port.network_id
+        for mac in _macs(port):
+            self._by_mac.setdefault((port.network_id, mac), {})[port.id] = port
+
+    def _drop(self, port: Port) -> None:
+        del self._ports[port.id]
+        if is_router_interface(port):
+            interfaces = self._interfaces[port.device_id]
+            del interfaces[port.id]
+            if not interfaces:
+                del self._interfaces[port.device_id]
+        for mac in _macs(port):
+            at = self._by_mac[port.network_id, mac]
+            del at[port.id]
+            if not at:
+                del self._by_mac[port.network_id, mac]
+
+
+def matching(ports: list[Port], source: Source) -> tuple[Port, ...]:
+    """Of these ports, all on networks that the listener serves, the ones that may send from this address and MAC."""
+    return tuple(port for port in ports if not port.device_owner.startswith("network:") and _may_send(port, source))
+
+
+def the_one(found: tuple[Port, ...], source: Source) -> Port:
+    """Raises NobodyAsks when it is not exactly one, NotKnownYet when it is one that no instance has yet."""
+    if not found:
+        raise NobodyAsks("none", f"no instance's port has {source}")
+    if len(found) > 1:
+        names = ", ".join(sorted(port.id for port in found))
+        raise NobodyAsks("several", f"more than one port has {source}: {names}")
+    if not is_asker(found[0]):
+        raise NotKnownYet(f"the port {found[0].id} with {source} is not bound to an instance yet")
+    return found[0]
+
+
+def _may_send(port: Port, source: Source) -> bool:
+    mac, address = source.mac, source.address
+    if port.mac_address.lower() == mac:
+        if isinstance(address, IPv6Address) and address.is_link_local:
+            return True
+        own = [ip_address(text) for text in port.ip_addresses]
+        if address in own or any(_shares_prefix(address, one) for one in own):
+            return True
+    return any(_is_pair_of(pair, port, mac, address) for pair in port.allowed_address_pairs)
+
+
+def _is_pair_of(pair: AddressPair, port: Port, mac: str, address: Address) -> bool:
+    if (pair.mac_address or port.mac_address).lower() != mac:
+        return False
+    return address in ip_network(pair.ip_address, strict=False)
+
+
+def _shares_prefix(address: Address, own: Address) -> bool:
+    if not isinstance(address, IPv6Address) or not isinstance(own, IPv6Address):
+        return False
+    return int(address) >> _SLAAC_PREFIX_BITS == int(own) >> _SLAAC_PREFIX_BITS
+
+
+def _macs(port: Port) -> set[str]:
+    pairs = {pair.mac_address.lower() for pair in port.allowed_address_pairs if pair.mac_address}
+    return pairs | {port.mac_address.lower()}
+
+
+def _touched(port: Port) -> Iterator[str]:
+    yield from _macs(port)
+    if is_router_interface(port):
+        yield port.device_id
