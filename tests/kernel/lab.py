@@ -1,0 +1,77 @@
+"""A network with its DHCP server and, if one likes, a router: both agents' trades on one view."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tests.kernel.dhcp_stage import Stage, network_stage
+from tests.kernel.stage import Host
+
+from openimds.agents.fakes import FakePortsApi
+from openimds.agents.l3 import Edges, L3Settings, Routers
+from openimds.agents.reconcile import Rounds
+from openimds.linux import listeners
+from openimds.linux.announce import announce
+from openimds.linux.programs import Daemons, run
+from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Router, Subnet, router_namespace
+from openimds.wiring.radvd import RadvdSettings
+from openimds.wiring.router import RouterMetadata
+
+
+@dataclass
+class Lab:
+    network: Stage
+    routers: Routers
+    router_rounds: Rounds
+    router: Router
+
+    @property
+    def qrouter(self) -> str:
+        return router_namespace(self.router.id, self.network.host.prefix)
+
+    def route(self, *subnets: Subnet) -> Port:
+        """Put the router's port with the gateway addresses of `subnets` on their network."""
+        number = len(self.network.view.ports) + 128
+        port = Port(
+            id=f"{self.network.host.tag}{number:02x}-dddd-4000-8000-{uuid.uuid4().hex[:12]}",
+            network_id=subnets[0].network_id,
+            project_id="p",
+            mac_address=f"fa:16:3e:00:01:{number:02x}",
+            fixed_ips=tuple(FixedIP(subnet.id, subnet.gateway_ip or "") for subnet in subnets),
+            device_owner=DEVICE_OWNER_ROUTER_INTERFACE,
+            device_id=self.router.id,
+        )
+        self.network.view.add(self.router, port)
+        return port
+
+    def round(self) -> list[str]:
+        """A full one of both agents."""
+        words = self.network.round(everything=True)
+        report = self.router_rounds.round(self.network.view, everything=True)
+        assert not report.failures
+        return [*words, *(word for said in report.changes.values() for word in said)]
+
+
+@contextmanager
+def lab_stage(host: Host) -> Iterator[Lab]:
+    with network_stage(host) as network:
+        settings = L3Settings(
+            namespace_prefix=host.prefix,
+            metadata=RouterMetadata(),
+            proxy=network.networks.settings.proxy,
+            advertisements=RadvdSettings(state_path=network.folder, user="radvd"),
+        )
+        edges = Edges(
+            api=FakePortsApi(network.view),
+            kernel=host.kernel,
+            programs=Daemons(),
+            namespaces=listeners,
+            run=run,
+            announce=announce,
+        )
+        routers = Routers(edges, settings)
+        router = Router(id=f"{host.tag}ff-eeee-4000-8000-000000000001", name="r1", project_id="p")
+        yield Lab(network, routers, Rounds(routers), router)
