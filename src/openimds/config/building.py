@@ -15,6 +15,7 @@ from openimds.config.values import (
     ComputeAgentConfig,
     ControlApiConfig,
     DhcpAgentConfig,
+    DocumentsConfig,
     HaproxyTimeouts,
     L3AgentConfig,
     Listen,
@@ -65,6 +66,7 @@ def control_api(values: OptionValues, fields: Common) -> ControlApiConfig:
         images_dir=Path(values["control_api", "images_dir"]),
         agent_down_seconds=values["control_api", "agent_down_time"],
         change_retention_seconds=values["control_api", "change_retention_seconds"],
+        documents=_documents(values),
     )
 
 
@@ -86,9 +88,8 @@ def metadata_api(values: OptionValues, fields: Common) -> MetadataApiConfig:
         shared_secrets=tuple(secret for secret in secrets if secret),
         allow_empty_shared_secret=values["neutron", "allow_empty_shared_secret"],
         strict_hosts=_strict_hosts(values, "guest_requests"),
-        dhcp_domain=values["api", "dhcp_domain"],
+        documents=_documents(values),
         vendor_data=_vendor_data(values),
-        policy=_policy(values),
         metadata_cache_expiration_seconds=values["api", "metadata_cache_expiration"],
     )
 
@@ -197,6 +198,16 @@ def _file_names(values: OptionValues) -> str:
     return ", ".join(file.path for file in values.files) or "any file: none was given with --config-file"
 
 
+def _documents(values: OptionValues) -> DocumentsConfig:
+    path = values["api", "vendordata_jsonfile_path"]
+    return DocumentsConfig(
+        dhcp_domain=values["api", "dhcp_domain"],
+        vendor_data_providers=tuple(values["api", "vendordata_providers"]),
+        vendor_data_file=Path(path) if path else None,
+        policy=_policy(values),
+    )
+
+
 def _policy(values: OptionValues) -> Policy:
     return Policy(
         http_tokens=TokenMode(values["imds", "http_tokens"]),
@@ -209,11 +220,8 @@ def _policy(values: OptionValues) -> Policy:
 
 
 def _vendor_data(values: OptionValues) -> VendorDataConfig:
-    path = values["api", "vendordata_jsonfile_path"]
     authenticated = bool(values["vendordata_dynamic_auth", "auth_url"])
     return VendorDataConfig(
-        providers=tuple(values["api", "vendordata_providers"]),
-        jsonfile_path=Path(path) if path else None,
         dynamic_targets=tuple(_target(values, text) for text in values["api", "vendordata_dynamic_targets"]),
         dynamic_connect_timeout_seconds=values["api", "vendordata_dynamic_connect_timeout"],
         dynamic_read_timeout_seconds=values["api", "vendordata_dynamic_read_timeout"],

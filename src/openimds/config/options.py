@@ -213,7 +213,7 @@ NOVA_NEUTRON = Section(
     ),
 )
 
-NOVA_API = Section(
+DOCUMENTS = Section(
     "api",
     (
         cfg.StrOpt(
@@ -234,6 +234,12 @@ NOVA_API = Section(
             help="The JSON file that StaticJSON serves as vendor_data.json.",
             deprecated_group=DEFAULT,
         ),
+    ),
+)
+
+NOVA_API = Section(
+    "api",
+    (
         cfg.ListOpt(
             "vendordata_dynamic_targets",
             default=[],

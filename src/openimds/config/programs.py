@@ -60,7 +60,14 @@ CONTROL_API: Program[ControlApiConfig] = Program(
     name="control-api",
     summary="The OpenStack subset that people and agents talk to: identity, network, compute, image.",
     files=("nova.conf",),
-    sections=(options.COMMON, options.METRICS, options.DATABASE, options.CONTROL_API),
+    sections=(
+        options.COMMON,
+        options.METRICS,
+        options.DATABASE,
+        options.CONTROL_API,
+        options.DOCUMENTS,
+        options.IMDS,
+    ),
     build=building.control_api,
 )
 METADATA_API: Program[MetadataApiConfig] = Program(
@@ -75,6 +82,7 @@ METADATA_API: Program[MetadataApiConfig] = Program(
         options.WSGI,
         options.GUEST_REQUESTS,
         options.NOVA_NEUTRON,
+        options.DOCUMENTS,
         options.NOVA_API,
         options.IMDS,
         options.VENDORDATA_AUTH,

@@ -45,6 +45,33 @@ class CommonConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentsConfig:
+    """What documents are rendered with, the same for every instance."""
+
+    dhcp_domain: str
+    vendor_data_providers: tuple[str, ...]
+    """`StaticJSON`, `DynamicJSON`."""
+    vendor_data_file: Path | None
+    """`[api] vendordata_jsonfile_path`"""
+    policy: Policy
+    """`[imds]`"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorDataConfig:
+    """`[api] vendordata_dynamic_*` of nova.conf."""
+
+    dynamic_targets: tuple[tuple[str, str], ...]
+    """(name, url)"""
+    dynamic_connect_timeout_seconds: float
+    dynamic_read_timeout_seconds: float
+    dynamic_failure_fatal: bool
+    dynamic_ssl_certfile: str | None
+    dynamic_auth: AuthOptions | None
+    """`[vendordata_dynamic_auth]`; None: the targets are asked without a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControlApiConfig(CommonConfig):
     database_url: str = field(repr=False)
     """As SQLAlchemy has them; may hold a password."""
@@ -58,23 +85,8 @@ class ControlApiConfig(CommonConfig):
     agent_down_seconds: float
     change_retention_seconds: int
     """How long changes and tombstones are kept for watchers."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VendorDataConfig:
-    """`[api] vendordata_*` of nova.conf."""
-
-    providers: tuple[str, ...]
-    """`StaticJSON`, `DynamicJSON`."""
-    jsonfile_path: Path | None
-    dynamic_targets: tuple[tuple[str, str], ...]
-    """(name, url)"""
-    dynamic_connect_timeout_seconds: float
-    dynamic_read_timeout_seconds: float
-    dynamic_failure_fatal: bool
-    dynamic_ssl_certfile: str | None
-    dynamic_auth: AuthOptions | None
-    """`[vendordata_dynamic_auth]`; None: the targets are asked without a token."""
+    documents: DocumentsConfig
+    """For metadata agents that render documents themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +113,8 @@ class MetadataApiConfig(CommonConfig):
     allow_empty_shared_secret: bool
     strict_hosts: tuple[str, ...] | None
     """Without signed requests: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
-    dhcp_domain: str
+    documents: DocumentsConfig
     vendor_data: VendorDataConfig
-    policy: Policy
-    """`[imds]`"""
     metadata_cache_expiration_seconds: int
 
 

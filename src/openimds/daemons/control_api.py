@@ -29,13 +29,13 @@ DRAIN_SECONDS = 3
 
 
 def run(config: ControlApiConfig) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. SIGHUP reads the token keys again. Raises CannotStartError."""
+    """Serve until SIGTERM or SIGINT; the exit code. SIGHUP reads the token keys again, and the settings that metadata agents are told. Raises CannotStartError."""
     store = _prepared_store(config.database_url)
     parts = build_parts(config, store)
     listener = _listener(config)
     with (
         metrics.served(config.metrics),
-        Signals.heeded(on_reload=parts.reload_token_keys) as signals,
+        Signals.heeded(on_reload=parts.read_again) as signals,
         _pruning(config, store, parts, signals.stopped),
         _serving(parts, listener, signals.stopped),
     ):

@@ -14,12 +14,16 @@ from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from openimds.config import ControlApiConfig
+from openimds import config as configuration
+from openimds.config import ConfigError, ControlApiConfig
+from openimds.daemons.guest_settings import FollowedSettings
 from openimds.daemons.running import CannotStartError
 from openimds.store.compute import ComputeStore
 from openimds.store.engine import Store, utc_now
 from openimds.store.identity import IdentityStore
 from openimds.store.image import ImageStore
+from openimds.store.instance_changes import InstanceChanges
+from openimds.store.instances import InstanceStore
 from openimds.store.network.service import NetworkStore
 from openimds.store.passwords import ROUNDS
 from openimds.store.watch import WatchStore
@@ -33,7 +37,8 @@ log = structlog.get_logger(__name__)
 class Parts:
     app: FastAPI
     public_url: str
-    reload_token_keys: Callable[[], None]
+    read_again: Callable[[], None]
+    """The token keys, and the settings that documents are rendered with."""
     prune_revoked: Callable[[datetime], int]
     """Takes the time (UTC without zone), returns how many were forgotten."""
     end_long_polls: Callable[[], None]
@@ -66,6 +71,8 @@ def build_parts(
     image_service = image.ImageService(ImageStore(store, config.images_dir), url)
     watching = WatchStore(store)
     bell = watch.Bell(watching)
+    settings = FollowedSettings(config.documents)
+    instances = watch.Instances(InstanceStore(store), InstanceChanges(store), settings.current, bell)
     app = build_app(
         Services(
             authenticator=tokens,
@@ -75,20 +82,25 @@ def build_parts(
                 Service("", compute.router(compute_service)),
                 Service("", image.router(image_service)),
                 Service("/openimds/v1", watch.router(watching, bell)),
+                Service("/openimds/v1", watch.instances_router(instances)),
             ),
             healthy=store.revision,
             registry=registry,
         )
     )
 
-    def reload_token_keys() -> None:
+    def read_again() -> None:
         sealer.replace_keys(read_token_keys(config.token_keys_file))
         log.info("token keys read again", file=str(config.token_keys_file))
+        try:
+            settings.take_over(configuration.load_control_api(config.config_files).documents)
+        except ConfigError as error:
+            log.warning("what metadata agents render documents with was not read again", error=str(error))
 
     return Parts(
         app=app,
         public_url=url,
-        reload_token_keys=reload_token_keys,
+        read_again=read_again,
         prune_revoked=identities.credentials.prune_revoked,
         end_long_polls=bell.close,
     )

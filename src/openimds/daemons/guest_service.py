@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from openimds.config import MetadataApiConfig, VendorDataConfig
+from openimds.config import DocumentsConfig, MetadataApiConfig, VendorDataConfig
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.vendor_file import static_vendor_data
 from openimds.metadata.policy import TokenMode
 from openimds.metadata.reading import DocumentSettings
 from openimds.store.engine import Store
 from openimds.store.instance_changes import InstanceChanges
-from openimds.store.instances import InstanceStore
+from openimds.store.instances_together import InstancesTogether
 from openimds.web.guest.asking import ByAddress, BySignature, Identification
 from openimds.web.guest.freshness import Freshness
 from openimds.web.guest.records import Records
@@ -44,28 +44,39 @@ class ServicePlan:
     """Where instances are known by their address: the Hosts they may name; None: any."""
 
 
-def plan_service(config: MetadataApiConfig) -> ServicePlan:
-    """Raises CannotStartError with a sentence."""
-    vendor_data = config.vendor_data
-    unknown = sorted(set(vendor_data.providers) - {STATIC, DYNAMIC})
+def document_settings(config: DocumentsConfig) -> DocumentSettings:
+    """What documents are rendered with: here, and by metadata agents that the control API tells. Raises
+    CannotStartError with a sentence.
+    """
+    unknown = sorted(set(config.vendor_data_providers) - {STATIC, DYNAMIC})
     if unknown:
         raise CannotStartError(
             f"[api] vendordata_providers names {', '.join(unknown)}: only {STATIC} and {DYNAMIC} are supported"
         )
-    dynamic = DYNAMIC in vendor_data.providers
+    is_static = STATIC in config.vendor_data_providers
+    return DocumentSettings(
+        dhcp_domain=config.dhcp_domain,
+        static_vendor_data=static_vendor_data(config.vendor_data_file) if is_static else None,
+        dynamic_vendor_data=DYNAMIC in config.vendor_data_providers,
+        policy=config.policy,
+    )
+
+
+def vendor_file(config: DocumentsConfig) -> Path | None:
+    """What the static vendor data are read from; None: from no file."""
+    return config.vendor_data_file if STATIC in config.vendor_data_providers else None
+
+
+def plan_service(config: MetadataApiConfig) -> ServicePlan:
+    """Raises CannotStartError with a sentence."""
+    vendor_data = config.vendor_data
+    settings = document_settings(config.documents)
     return ServicePlan(
-        settings=DocumentSettings(
-            dhcp_domain=config.dhcp_domain,
-            static_vendor_data=static_vendor_data(vendor_data.jsonfile_path)
-            if STATIC in vendor_data.providers
-            else None,
-            dynamic_vendor_data=dynamic,
-            policy=config.policy,
-        ),
+        settings=settings,
         tokens=_tokens(config),
         secrets=_secrets(config),
-        vendors=(lambda: _vendors(vendor_data)) if dynamic else None,
-        vendor_file=vendor_data.jsonfile_path if STATIC in vendor_data.providers else None,
+        vendors=(lambda: _vendors(vendor_data)) if settings.dynamic_vendor_data else None,
+        vendor_file=vendor_file(config.documents),
         strict_hosts=config.strict_hosts,
     )
 
@@ -74,7 +85,7 @@ class Memory:
     """What one worker knows: it outlives services, which come and go with configurations."""
 
     def __init__(self, store: Store) -> None:
-        self.instances = InstanceStore(store)
+        self.instances = InstancesTogether(store)
         self.threads = ThreadPoolExecutor(STORE_THREADS, "store")
         self.records = Records(self.threads)
         self.freshness = Freshness(InstanceChanges(store), self.records.forget)
@@ -115,7 +126,7 @@ def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
 
 
 def _tokens(config: MetadataApiConfig) -> TokenSettings:
-    required = TokenMode.REQUIRED in (config.policy.http_tokens, config.policy.openstack_tokens)
+    required = TokenMode.REQUIRED in (config.documents.policy.http_tokens, config.documents.policy.openstack_tokens)
     if required and not config.shared_secrets:
         raise CannotStartError(
             "[imds] requires session tokens, and they are made from [neutron] metadata_proxy_shared_secret, which is "

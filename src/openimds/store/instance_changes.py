@@ -30,6 +30,8 @@ _COUNTER = "SELECT value FROM revision_counter WHERE id = 1"
 class InstanceChanges:
     """Threads may share `after`; `newest` is of one thread."""
 
+    kinds = frozenset(KINDS)
+
     def __init__(self, store: Store) -> None:
         self._store = store
         self._connection: Any = None

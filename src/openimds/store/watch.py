@@ -14,6 +14,7 @@ from openimds.store import models
 from openimds.store.changes import ChangeRecord, changes_after, newest_revision
 from openimds.store.compute.reports import put_console, report_server, server_wire
 from openimds.store.engine import Store, utc_now
+from openimds.store.instance_changes import KINDS as DOCUMENT_KINDS
 from openimds.store.network import agents, ports
 from openimds.store.network.rendered import render
 
@@ -25,6 +26,8 @@ NETWORK_MODELS: Mapping[str, type[Any]] = {
     "floatingip": models.FloatingIP,
 }
 KINDS = (*NETWORK_MODELS, "server")
+HEARD = tuple(dict.fromkeys((*KINDS, *DOCUMENT_KINDS)))
+"""With those that agents do not hear of by themselves (store/instance_changes.py)."""
 
 LOADS: Mapping[str, tuple[Any, ...]] = {
     "network": (selectinload(models.Network.subnets),),
@@ -65,9 +68,9 @@ class WatchStore:
             if newest == revision:
                 return newest, frozenset()
             try:
-                return newest, frozenset(record.kind for record in changes_after(session, revision, KINDS))
+                return newest, frozenset(record.kind for record in changes_after(session, revision, HEARD))
             except RevisionGone:
-                return newest, frozenset(KINDS)
+                return newest, frozenset(HEARD)
 
     def on_commit(self, listener: Callable[[int], None]) -> Callable[[], None]:
         """`Store.on_commit`: this process's commits, at once."""

@@ -18,7 +18,7 @@ def load(folder: Path, text: str) -> config.MetadataApiConfig:
 
 
 def test_by_default(tmp_path: Path) -> None:
-    assert load(tmp_path, "[neutron]\n").policy == Policy()
+    assert load(tmp_path, "[neutron]\n").documents.policy == Policy()
 
 
 def test_everything(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_everything(tmp_path: Path) -> None:
         "http_put_response_hop_limit = 3\ninstance_metadata_tags = true\n",
     )
     assert loaded.warnings == ()
-    assert loaded.policy == Policy(
+    assert loaded.documents.policy == Policy(
         http_tokens=TokenMode.REQUIRED,
         openstack_tokens=TokenMode.REQUIRED,
         tokens_are_enforced=True,

@@ -114,3 +114,8 @@ AUTHENTICATED = (Depends(current),)
 
 ProjectCaller = Annotated[Context, Depends(in_project)]
 """An endpoint's parameter: whoever has a token with a project."""
+
+
+def agents_only(asker: Caller) -> None:
+    """A router's dependency: what agents ask and tell. Raises Forbidden."""
+    require_service(asker, "openimds:watch")

@@ -10,9 +10,11 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from openimds.resources.errors import BadRequest, PayloadTooLarge
-from openimds.web.control.context import Caller, require_service
+from openimds.web.control.context import agents_only
 from openimds.web.control.watch.bell import Bell, Source
 from openimds.web.control.watch.bodies import Heartbeat, Provisioned, Report
+from openimds.web.control.watch.instances import Instances
+from openimds.web.control.watch.instances import router as instances_router
 
 MAX_WAIT_SECONDS = 60
 MAX_CONSOLE_BYTES = 256 * 1024
@@ -40,13 +42,9 @@ class Watching(Source, Reports, Protocol):
     def changes(self, after: int, kinds: Sequence[str]) -> tuple[int, list[dict[str, Any]]]: ...
 
 
-def _agents_only(asker: Caller) -> None:
-    require_service(asker, "openimds:watch")
-
-
 def router(store: Watching, bell: Bell | None = None) -> APIRouter:
     """Everything below `/openimds/v1`: mount it there. Closing the bell ends all long polls."""
-    routes = APIRouter(tags=["watch"], dependencies=[Depends(_agents_only)])
+    routes = APIRouter(tags=["watch"], dependencies=[Depends(agents_only)])
     _watching(routes, store, bell or Bell(store))
     _ports(routes, store)
     _servers(routes, store)
@@ -136,4 +134,4 @@ def _kinds(text: str) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-__all__ = ["Bell", "Watching", "router"]
+__all__ = ["Bell", "Instances", "Watching", "instances_router", "router"]

@@ -65,19 +65,19 @@ class Bell:
         for waiter in self._waiters:
             waiter.woken.set()
 
-    async def wait(self, kinds: frozenset[str], after: int, timeout_seconds: float) -> None:
-        """Sleep until something of these kinds may have changed after `after`, or the time is over."""
+    async def wait(self, kinds: frozenset[str], after: int, timeout_seconds: float) -> bool:
+        """Sleep until something of these kinds may have changed after `after` (True), or the time is over (False)."""
         self._loop = asyncio.get_running_loop()
         self._watch_from(after)
         if self.is_closed or any(self._latest.get(kind, 0) > after for kind in kinds):
-            return
+            return True
         waiter = _Waiter(kinds)
         self._waiters.add(waiter)
         try:
             async with asyncio.timeout(timeout_seconds):
-                await waiter.woken.wait()
+                return await waiter.woken.wait()
         except TimeoutError:
-            pass
+            return False
         finally:
             self._waiters.discard(waiter)
 

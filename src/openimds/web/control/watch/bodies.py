@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_FAULT = 4096
+MAX_IDS = 1000
 
 
 def _utc(moment: datetime) -> datetime:
@@ -20,6 +21,13 @@ class Provisioned(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     entity: Literal["dhcp", "l2"]
+
+
+class InstanceIds(BaseModel):
+    """`{"instance_ids": ["7f…", …]}`"""
+
+    model_config = ConfigDict(extra="forbid")
+    instance_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]], Field(max_length=MAX_IDS)]
 
 
 class Report(BaseModel):

@@ -1,0 +1,223 @@
+"""Whole records for metadata agents, over a real control API: who may have them, and what each change is said to touch."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tests.contract.control.stage import SERVICE_PASSWORD, Cloud, ComputeAgent, Session
+
+from openimds.client.instances import RemoteInstances
+from openimds.client.session import connect
+from openimds.metadata.reading import DocumentSettings
+from openimds.resources.auth import AuthOptions
+from openimds.resources.errors import NotOffered, StoreUnavailable
+from openimds.resources.touched import Touched
+from openimds.store.instances import InstanceStore
+
+ROOT = "/openimds/v1"
+CALLS: list[tuple[str, str, Any]] = [
+    ("POST", "/instances", {"instance_ids": []}),
+    ("GET", "/instance_changes", None),
+    ("GET", "/guest_settings", None),
+]
+USER_DATA = bytes(range(256))
+
+
+def auth_of(cloud: Cloud) -> AuthOptions:
+    return AuthOptions(
+        auth_url=f"{cloud.url}/v3", username="neutron", password=SERVICE_PASSWORD, project_name="service"
+    )
+
+
+@pytest.fixture(scope="module")
+def remote(cloud: Cloud) -> Iterator[RemoteInstances]:
+    session = connect(auth_of(cloud))
+    instances = RemoteInstances(session, poll_seconds=5)
+    instances.start()
+    yield instances
+    instances.close()
+    session.session.close()
+
+
+@pytest.fixture(scope="module")
+def network(admin: Session) -> dict[str, Any]:
+    made: dict[str, Any] = admin.post("/network/v2.0/networks", {"network": {"name": "n"}})["network"]
+    subnet = {"network_id": made["id"], "cidr": "10.8.0.0/16", "ip_version": 4}
+    made["subnet"] = admin.post("/network/v2.0/subnets", {"subnet": subnet})["subnet"]
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(admin: Session, agent: ComputeAgent, network: dict[str, Any]) -> dict[str, Any]:
+    return boot(admin, network, "vm")
+
+
+def boot(admin: Session, network: dict[str, Any], name: str) -> dict[str, Any]:
+    """The server, with its port under `port`."""
+    image = admin.get("/image/v2/images")["images"][0]["id"]
+    flavor = admin.get("/compute/v2.1/flavors")["flavors"][0]["id"]
+    body = {
+        "name": name,
+        "imageRef": image,
+        "flavorRef": flavor,
+        "networks": [{"uuid": network["id"]}],
+        "user_data": base64.b64encode(USER_DATA).decode(),
+        "metadata": {"a": "\u00e4\U0001f600"},
+    }
+    made: dict[str, Any] = admin.post("/compute/v2.1/servers", {"server": body})["server"]
+    made["port"] = admin.get(f"/network/v2.0/ports?device_id={made['id']}")["ports"][0]
+    return made
+
+
+class TestWho:
+    @pytest.mark.parametrize(("method", "path", "body"), CALLS)
+    def test_nobody_without_a_token(self, cloud: Cloud, method: str, path: str, body: Any) -> None:
+        Session(cloud, "", {}).refused(401, method, ROOT + path, body)
+        Session(cloud, "gAAAAAguess", {}).refused(401, method, ROOT + path, body)
+
+    def test_members_may_not(self, cloud: Cloud) -> None:
+        member = cloud.member("curious")
+        for method, path, body in CALLS:
+            assert "role service or admin" in member.refused(403, method, ROOT + path, body)
+
+    @pytest.mark.parametrize(("method", "path", "body"), CALLS)
+    def test_agents_and_operators_may_and_nobody_keeps_it(
+        self, cloud: Cloud, admin: Session, method, path, body
+    ) -> None:
+        agent = cloud.login("neutron", SERVICE_PASSWORD, "service")
+        for caller in (agent, admin):
+            answer = caller.call(method, ROOT + path, body)
+            assert answer.status_code == 200, answer.text
+            assert answer.headers["Cache-Control"] == "no-store"
+
+    def test_an_agent_without_the_role_hears_it_in_words(self, cloud: Cloud) -> None:
+        cloud.member("nobody")
+        session = connect(
+            AuthOptions(auth_url=f"{cloud.url}/v3", username="nobody", password="nobody", project_name="nobody")
+        )
+        instances = RemoteInstances(session)
+        with pytest.raises(StoreUnavailable, match=r"403: .* role service or admin") as refused:
+            instances.after(None)
+        assert not isinstance(refused.value, NotOffered)
+        session.session.close()
+
+
+class TestRecords:
+    def test_many_ids_are_what_the_store_has(
+        self, cloud: Cloud, remote: RemoteInstances, server: dict[str, Any]
+    ) -> None:
+        store = InstanceStore(cloud.store)
+        gone = str(uuid.uuid4())
+        asked = [remote.ask(instance_id) for instance_id in (server["id"], gone)]
+        found = asked[0].result(10)
+        assert found == store.instance(server["id"])
+        assert found is not None
+        assert found.user_data == USER_DATA
+        assert found.nics[0].port_id == server["port"]["id"]
+        assert asked[1].result(10) is None
+
+    def test_what_is_asked_at_once_is_one_request(self, admin: Session) -> None:
+        ids = [str(uuid.uuid4()) for _ in range(1000)]
+        answer = admin.post(f"{ROOT}/instances", {"instance_ids": ids})
+        assert answer["instances"] == dict.fromkeys(ids)
+        assert answer["revision"] > 0
+
+    @pytest.mark.parametrize("ids", [["a\x00b"], ["../x"], [1], "x", ["x"] * 1001])
+    def test_ids_that_are_none(self, admin: Session, ids: Any) -> None:
+        assert "instance_ids" in admin.refused(400, "POST", f"{ROOT}/instances", {"instance_ids": ids})
+
+    def test_a_record_that_utf_8_cannot_tell(self, cloud: Cloud, remote: RemoteInstances) -> None:
+        instance_id = str(uuid.uuid4())
+        document = {"uuid": instance_id, "project_id": "p", "hostname": "vm", "metadata": {"a": "\ud800"}}
+        InstanceStore(cloud.store).import_instances({"instances": [document]})
+        with pytest.raises(NotOffered, match=instance_id):
+            remote.instance(instance_id)
+
+
+class TestNews:
+    @pytest.fixture
+    def hears(self, remote: RemoteInstances) -> Any:
+        """Waits while a change is made, and tells what it was said to touch, in sum."""
+
+        def hears(change: Any) -> Touched:
+            before = remote.after(None).revision
+            change()
+            seen: list[Touched] = []
+
+            def quiet() -> bool:
+                while remote.newest() == before:
+                    pass
+                seen.append(remote.after(before))
+                return True
+
+            assert quiet()
+            return seen[0]
+
+        return hears
+
+    def test_the_server(self, admin: Session, server: dict[str, Any], hears: Any) -> None:
+        path = f"/compute/v2.1/servers/{server['id']}/metadata"
+        assert hears(lambda: admin.post(path, {"metadata": {"k": "v"}})).instance_ids == {server["id"]}
+
+    def test_the_password(self, cloud: Cloud, server: dict[str, Any], hears: Any) -> None:
+        store = InstanceStore(cloud.store)
+        assert hears(lambda: store.set_password_once(server["id"], "sealed")).instance_ids == {server["id"]}
+
+    def test_the_ports_address(self, admin: Session, server: dict[str, Any], hears: Any) -> None:
+        address = {"fixed_ips": [{"ip_address": "10.8.7.7"}]}
+        touched = hears(lambda: admin.put(f"/network/v2.0/ports/{server['port']['id']}", {"port": address}))
+        assert touched.port_ids == {server["port"]["id"]}
+        assert touched.instance_ids == {server["id"]}
+
+    def test_the_subnet(self, admin: Session, network: dict[str, Any], hears: Any) -> None:
+        body = {"subnet": {"dns_nameservers": ["192.0.2.1"]}}
+        touched = hears(lambda: admin.put(f"/network/v2.0/subnets/{network['subnet']['id']}", body))
+        assert touched.network_ids == {network["id"]}
+
+    def test_a_tag_of_the_subnet(self, admin: Session, network: dict[str, Any], hears: Any) -> None:
+        touched = hears(lambda: admin.put(f"/network/v2.0/subnets/{network['subnet']['id']}/tags/blue", None))
+        assert touched.network_ids == {network["id"]}
+
+    def test_a_security_groups_name(self, admin: Session, hears: Any) -> None:
+        groups = "/network/v2.0/security-groups"
+        made = admin.post(groups, {"security_group": {"name": "web"}})["security_group"]["id"]
+        assert hears(lambda: admin.put(f"{groups}/{made}", {"security_group": {"name": "www"}})).everything
+
+    def test_a_key_pair_is_copied_and_says_nothing(self, cloud: Cloud, admin: Session) -> None:
+        before = admin.get(f"{ROOT}/instance_changes")["revision"]
+        admin.post("/compute/v2.1/os-keypairs", {"keypair": {"name": "k"}})
+        answer = admin.get(f"{ROOT}/instance_changes?after={before}&timeout=0")
+        assert answer["instance_ids"] == []
+        assert answer["everything"] is False
+
+    def test_what_lies_too_far_back_or_ahead_is_everything(self, admin: Session) -> None:
+        assert admin.get(f"{ROOT}/instance_changes?after=1000000&timeout=0")["everything"]
+        assert admin.get(f"{ROOT}/instance_changes")["everything"]
+
+    def test_a_waiting_poll_hears_at_once(self, cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
+        before = admin.get(f"{ROOT}/instance_changes")["revision"]
+        heard: list[dict[str, Any]] = []
+        path = f"{ROOT}/instance_changes?after={before}&timeout=60"
+        waiting = threading.Thread(target=lambda: heard.append(admin.get(path)))
+        waiting.start()
+        admin.post(f"/compute/v2.1/servers/{server['id']}/metadata", {"metadata": {"k": str(uuid.uuid4())}})
+        waiting.join(14)  # the call itself gives up after 15 s
+        assert heard[0]["instance_ids"] == [server["id"]]
+
+
+class TestSettings:
+    def test_as_nova_conf_has_them_and_as_they_change(self, cloud: Cloud, admin: Session) -> None:
+        answer = admin.call("GET", f"{ROOT}/guest_settings")
+        etag = answer.headers["ETag"]
+        assert json.loads(answer.content)["digest"] == etag.strip('"')
+        again = admin.call("GET", f"{ROOT}/guest_settings", headers={"If-None-Match": etag})
+        assert (again.status_code, again.content) == (304, b"")
+
+    def test_the_clients(self, remote: RemoteInstances) -> None:
+        assert remote.settings() == DocumentSettings()
