@@ -6,11 +6,13 @@ import asyncio
 import gc
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import structlog
+import uvloop
 from prometheus_client import REGISTRY
 
 from openimds import config as configuration
@@ -18,7 +20,7 @@ from openimds.config import ConfigError, MetadataApiConfig
 from openimds.daemons import notify
 from openimds.daemons.guest_service import Memory, ServicePlan, build_service, plan_service
 from openimds.daemons.request_log import BufferedRequestLog
-from openimds.daemons.running import CannotStartError
+from openimds.daemons.running import CannotStartError, begin
 from openimds.daemons.server_tls import load_certificate, server_context
 from openimds.daemons.vendor_file import VendorFile
 from openimds.http.messages import Answer, Request
@@ -32,8 +34,22 @@ log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS = 5.0
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread that reads the store may keep the interpreter when the event loop wants it back. The loop lets go of
+it at every write to a socket: with Python's own 5 ms, guests whose instances are in memory would wait for those whose
+instances are not.
+"""
+
 LIMITS = Limits(header_bytes=65 * 1024)
 """As much header as the front ends take that nova is deployed behind."""
+
+
+def be_worker(_number: int, on_ready: Callable[[], None], config: MetadataApiConfig, listener: socket.socket) -> None:
+    """The whole life of one of several (workers.py)."""
+    begin(config)
+    worker = GuestWorker(config, plan_service(config), listener, None)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(worker.serve(on_ready=on_ready))
 
 
 class GuestWorker:
@@ -62,6 +78,7 @@ class GuestWorker:
         pages = await self._serve_status()
         self._heed_signals()
         self._follow_vendor_file()
+        sys.setswitchinterval(SWITCH_SECONDS)
         gc.collect()
         gc.freeze()  # what is there now stays: later collections need not look at it
         on_ready()

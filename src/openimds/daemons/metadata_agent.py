@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 import uvloop
@@ -24,81 +24,103 @@ from openimds.client.mirror import Mirror
 from openimds.client.session import connect
 from openimds.config import ConfigError, MetadataAgentConfig
 from openimds.daemons import metrics, notify
-from openimds.daemons.forking import run_workers
+from openimds.daemons.agent_sockets import AgentSockets, open_sockets
 from openimds.daemons.heartbeat import Heartbeat, Identity
+from openimds.daemons.kept_sockets import KeptSockets
 from openimds.daemons.metadata_upstream import NamespaceNeighbours, NeutronPorts, PooledUpstream, upstream_of
 from openimds.daemons.request_log import BufferedRequestLog
-from openimds.daemons.running import CannotStartError
-from openimds.daemons.socket_access import proxy_account, socket_access
-from openimds.http.client import Pool, PoolSettings, Upstream
-from openimds.http.listen import ListenError, UnixAccess, datagram_listener, unix_listener
+from openimds.daemons.running import CannotStartError, begin
+from openimds.daemons.workers import Parent, Work, run_workers
+from openimds.http.client import Pool, PoolSettings
+from openimds.http.listen import ListenError, tcp_listener
 from openimds.http.rules import Limits
 from openimds.http.server import GuestServer, Listener
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 
 KINDS = ("port",)
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 5.0
+IDLE_SECONDS = 2.0
+"""While we stop, how long a proxy's idle connection may bring one more request. Who connects anew meanwhile waits."""
+RENEWAL_SECONDS = 1.0
+"""How often we look whether another service manager is there to keep our sockets."""
 FIRST_VIEW_SECONDS = 5.0
 """How long the start waits for the mirror; without it, ports are asked for one by one."""
 MAX_UPSTREAM_CONNECTIONS = 128
 _LOOK_THREADS = 8
 _BODY_BYTES = 256 * 1024
-_LOG_QUEUE_BYTES = 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sockets:
-    guests: socket.socket
-    haproxy_log: socket.socket
-
-
 def run(config: MetadataAgentConfig) -> int:
     """Until SIGTERM. The exit code. Raises CannotStartError."""
-    upstream = upstream_of(config)
-    sockets = _open_sockets(config)
+    upstream_of(config)  # what is wrong with it is said here, once
+    kept = KeptSockets.inherited()
+    sockets = open_sockets(config, kept)
     if not config.shared_secret:
         log.warning("metadata_proxy_shared_secret is empty: anybody who reaches the metadata API can sign as we do")
-    return run_workers(config.workers, lambda number: _Worker(config, sockets, upstream, number).run())
+    if config.workers > 1:
+        return _run_workers(config, sockets, kept)
+    with metrics.served(config.metrics):
+        _Worker(config, sockets, 0).run(lambda: _tell_ready(config, kept), kept)
+    return 0
+
+
+def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: KeptSockets) -> int:
+    try:
+        status = tcp_listener(config.metrics.host, config.metrics.port) if config.metrics else None
+    except ListenError as error:
+        raise CannotStartError(str(error)) from None
+    parent = Parent(
+        status=lambda registry: metrics.served_by_loop(registry, status, lambda: None),
+        on_ready=lambda: _tell_ready(config, kept),
+        on_look=kept.renew,
+    )
+    return run_workers(Work(function=_be_worker, arguments=(config, sockets), count=config.workers), parent)
+
+
+def _be_worker(number: int, on_ready: Callable[[], None], config: MetadataAgentConfig, sockets: AgentSockets) -> None:
+    """The whole life of one of several (workers.py). Its parent keeps the sockets."""
+    begin(config)
+    _Worker(config, sockets, number).run(on_ready, kept=None)
+
+
+def _tell_ready(config: MetadataAgentConfig, kept: KeptSockets) -> None:
+    kept.close_untaken()
+    notify.ready(listens=str(config.socket_path), metadata_api=str(upstream_of(config)), workers=config.workers)
 
 
 class _Worker:
     """One process: a mirror's thread, a heartbeat's, and the event loop that serves."""
 
-    def __init__(self, config: MetadataAgentConfig, sockets: _Sockets, upstream: Upstream, number: int) -> None:
+    def __init__(self, config: MetadataAgentConfig, sockets: AgentSockets, number: int) -> None:
         self._config = config
         self._sockets = sockets
-        self._upstream = upstream
+        self._upstream = upstream_of(config)
         self._is_first = number == 0
-        self._number = number
         self._client = ControlClient(connect(config.auth), region=config.auth.region_name)
         self._mirror = Mirror(self._client, KINDS)
         self._request_log = BufferedRequestLog(config.log, config.program)
-        self._tasks: set[asyncio.Task[int]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
-    def run(self) -> int:
+    def run(self, on_ready: Callable[[], None], kept: KeptSockets | None) -> None:
+        """Until SIGTERM or SIGINT. `kept`: where this very process has its sockets kept."""
         heartbeat = Heartbeat(
             self._client,
             Identity(binary="openimds-metadata-agent", host=self._config.host, agent_type="Metadata agent"),
             self._facts,
             self._config.report_interval_seconds,
         )
-        listen = self._config.metrics
-        if listen is not None and not self._is_first:
-            listen = replace(listen, port=listen.port + self._number)  # each worker counts for itself
-        with metrics.served(listen):
-            self._mirror.start()
-            self._mirror.wait_ready(FIRST_VIEW_SECONDS)
-            if self._is_first:
-                heartbeat.start()
-            uvloop.run(self._serve())
-            heartbeat.stop()
-            self._mirror.stop()
-        return 0
+        self._mirror.start()
+        self._mirror.wait_ready(FIRST_VIEW_SECONDS)
+        if self._is_first:
+            heartbeat.start()
+        uvloop.run(self._serve(on_ready, kept))
+        heartbeat.stop()
+        self._mirror.stop()
 
-    async def _serve(self) -> None:
+    async def _serve(self, on_ready: Callable[[], None], kept: KeptSockets | None) -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -110,13 +132,16 @@ class _Worker:
         server = GuestServer(service.answer)
         await server.start([self._listener()])
         if self._is_first:
-            await self._start_aside(service, PooledUpstream(pool))
-            notify.ready(listens=str(self._config.socket_path), metadata_api=str(self._upstream))
+            self._start_aside(service, PooledUpstream(pool))
+        if kept is not None:
+            self._do_aside(_renew(kept))
+        on_ready()
         await stopped.wait()
-        notify.stopping()
+        if kept is not None:
+            notify.stopping()
         for task in self._tasks:
             task.cancel()
-        await server.stop(DRAIN_SECONDS)
+        await server.stop(DRAIN_SECONDS, idle_seconds=IDLE_SECONDS)
         await pool.close()
         self._request_log.flush()
         executor.shutdown(wait=False, cancel_futures=True)
@@ -148,11 +173,13 @@ class _Worker:
             backlog=self._config.backlog,
         )
 
-    async def _start_aside(self, service: MetadataService, upstream: PooledUpstream) -> None:
-        loop = asyncio.get_running_loop()
+    def _start_aside(self, service: MetadataService, upstream: PooledUpstream) -> None:
         datagrams = self._sockets.haproxy_log
-        loop.add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
-        task = loop.create_task(run_self_test(upstream, lambda: service.secret, service.complaints))
+        asyncio.get_running_loop().add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
+        self._do_aside(run_self_test(upstream, lambda: service.secret, service.complaints))
+
+    def _do_aside(self, coming: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(coming)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -173,18 +200,7 @@ class _Worker:
         }
 
 
-def _open_sockets(config: MetadataAgentConfig) -> _Sockets:
-    access = socket_access(config.socket_mode, proxy_account(config.proxy_user, config.proxy_group))
-    # Who may log may only write: the same people, and nobody needs to read.
-    log_access = UnixAccess(mode=access.mode & 0o622, user_id=access.user_id, group_id=access.group_id)
-    try:
-        config.socket_path.parent.mkdir(parents=True, exist_ok=True)
-        guests = unix_listener(config.socket_path, access)
-        haproxy_log = datagram_listener(config.haproxy_log_socket, log_access)
-    except ListenError as error:
-        raise CannotStartError(str(error)) from None
-    except OSError as error:
-        raise CannotStartError(f"cannot make {config.socket_path.parent}: {error.strerror}") from None
-    haproxy_log.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOG_QUEUE_BYTES)
-    haproxy_log.setblocking(False)
-    return _Sockets(guests, haproxy_log)
+async def _renew(kept: KeptSockets) -> None:
+    while True:
+        await asyncio.sleep(RENEWAL_SECONDS)
+        await asyncio.to_thread(kept.renew)

@@ -9,12 +9,12 @@ import structlog
 import uvloop
 
 from openimds.config import Listen, MetadataApiConfig
-from openimds.daemons import notify
+from openimds.daemons import metrics, notify
 from openimds.daemons.guest_service import plan_service
-from openimds.daemons.guest_worker import GuestWorker
-from openimds.daemons.guest_workers import run_workers
+from openimds.daemons.guest_worker import GuestWorker, be_worker
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.server_tls import server_context
+from openimds.daemons.workers import Parent, Work, run_workers
 from openimds.http.listen import ListenError, tcp_listener
 from openimds.resources.errors import StoreUnavailable
 from openimds.store.engine import Store
@@ -31,13 +31,16 @@ def run(config: MetadataApiConfig) -> int:
         log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
     _prepare_store(config.database_url)
     listener = _listener(config.listen)
-    metrics = _listener(config.metrics) if config.metrics else None
+    status = _listener(config.metrics) if config.metrics else None
     place = f"{config.listen.host}:{config.listen.port}"
     if config.workers > 1:
-        return run_workers(
-            config, listener, metrics, on_ready=lambda: notify.ready(listens=place, workers=config.workers)
+        check = Store(config.database_url).revision
+        parent = Parent(
+            status=lambda registry: metrics.served_by_loop(registry, status, check),
+            on_ready=lambda: notify.ready(listens=place, workers=config.workers),
         )
-    worker = GuestWorker(config, plan, listener, metrics)
+        return run_workers(Work(function=be_worker, arguments=(config, listener), count=config.workers), parent)
+    worker = GuestWorker(config, plan, listener, status)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(worker.serve(on_ready=lambda: notify.ready(listens=place)))
     return 0

@@ -1,16 +1,19 @@
-"""`/metrics` and `/healthcheck` of a threaded program, on a port of its own."""
+"""`/metrics` and `/healthcheck` on a port of their own: of a threaded program, or of several workers' parent."""
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import prometheus_client
 
 from openimds.config import Listen
 from openimds.daemons.running import CannotStartError
+from openimds.http.server import GuestServer, Listener
+from openimds.web.guest.status import StatusPages
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -54,3 +57,19 @@ def served(listen: Listen | None) -> Iterator[None]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+@asynccontextmanager
+async def served_by_loop(
+    registry: prometheus_client.CollectorRegistry, listening: socket.socket | None, check: Callable[[], object]
+) -> AsyncIterator[None]:
+    """While the block runs, on a ready-made socket. `check` raises StoreUnavailable when not all is well."""
+    if listening is None:
+        yield
+        return
+    server = GuestServer(StatusPages(registry, check).handle)
+    await server.start([Listener(socket=listening, tag="metrics")])
+    try:
+        yield
+    finally:
+        await server.stop(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CONNECT_SECONDS = 1.0
+_SIOCUNIXFILE = 0x89E0
+"""linux/un.h: a descriptor of the file that a unix socket is bound to."""
 
 
 class ListenError(Exception):
@@ -56,6 +59,30 @@ def datagram_listener(path: Path, access: UnixAccess) -> socket.socket:
     """A unix datagram socket bound to `path`, as syslog's `/dev/log` is. Raises ListenError."""
     _remove_stale(path, socket.SOCK_DGRAM)
     return _bind_unix(path, access, socket.SOCK_DGRAM)
+
+
+def is_bound_at(listener: socket.socket, path: Path) -> bool:
+    """Is a unix socket still the one that is found at `path`? Not when its file was removed, or another is there."""
+    try:
+        there = path.lstat()
+        descriptor = fcntl.ioctl(listener, _SIOCUNIXFILE)
+    except PermissionError:  # only the network's administrator may ask; the name says less, and has to do
+        return listener.getsockname() == str(path)
+    except OSError:
+        return False
+    try:
+        return os.path.samestat(os.fstat(descriptor), there)
+    finally:
+        os.close(descriptor)
+
+
+def give_access(path: Path, access: UnixAccess) -> None:
+    """Say anew who may connect. Raises ListenError."""
+    try:
+        os.chown(path, access.user_id, access.group_id)
+        path.chmod(access.mode)
+    except OSError as error:
+        raise ListenError(f"cannot give the socket {path} its permissions: {error.strerror}; check this user") from None
 
 
 def _bind_unix(path: Path, access: UnixAccess, kind: socket.SocketKind) -> socket.socket:

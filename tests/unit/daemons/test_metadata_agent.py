@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,33 @@ def test_several_workers_share_the_socket_and_a_dead_one_is_replaced(stage: Stag
     assert stage.stop() == 0
 
 
+def test_the_figures_of_all_workers_are_summed(stage: Stage):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    stage.configure("shared", f"metadata_workers = 2\n[metrics]\nport = {port}")
+    stage.start()
+    assert {stage.ask()[0] for _ in range(10)} == {200}
+
+    def answered() -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:
+            lines = page.read().decode().splitlines()
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith("openimds_metadata_agent_requests_total")
+        )
+
+    until(lambda: answered() == 10)
+
+
+def test_workers_end_with_a_killed_parent(stage: Stage):
+    stage.configure("shared", "metadata_workers = 2")
+    stage.start()
+    assert stage.process
+    workers = children(stage.process.pid)
+    stage.process.kill()
+    stage.process.wait()
+    until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
+
+
 def test_an_unknown_user_is_a_sentence(stage: Stage):
     stage.configure("shared", "metadata_proxy_user = nobody-of-this-name")
     failed = subprocess.run(stage.command(), capture_output=True, text=True, timeout=30, check=False)
@@ -120,4 +148,6 @@ def test_an_unknown_user_is_a_sentence(stage: Stage):
 
 
 def children(pid: int) -> set[int]:
-    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    """The workers; multiprocessing has a helper of its own beside them."""
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in pids if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}
