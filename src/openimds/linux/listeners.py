@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Protocol
 
 from openimds.linux import netns
 from openimds.wiring.listeners import ListenAddress
@@ -25,11 +26,13 @@ IPV6_FREEBIND = 78
 """linux/in6.h; IP_FREEBIND is linux/in.h's 15. Python 3.11 names neither."""
 IP_FREEBIND = 15
 TCP_SAVE_SYN = 27
+TCP_SAVED_SYN = 28
 SAVE_LINK_LAYER = 2
 """tcp(7) has only 1, which keeps IP and TCP; since Linux 5.10 2 keeps the link layer's header before them."""
 SIOCGSKNS = 0x894C
 NO_IPV6 = "there is no IPv6 in this kernel: guests reach the metadata service by IPv4 only"
 PROBE_SECONDS = 0.5
+_MAX_SYN_BYTES = 512
 _LISTENING = "0A"
 _NOWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -123,6 +126,23 @@ def sockets_of(pid: int) -> frozenset[int]:
     except OSError:
         return frozenset(found)
     return frozenset(found)
+
+
+class Connected(Protocol):
+    """A socket, or an event loop's stand-in for one."""
+
+    def getsockopt(self, level: int, option: int, size: int, /) -> bytes: ...
+
+
+def saved_syn(connected: Connected) -> bytes:
+    """The packet that began an accepted connection, with its link layer's header; empty when there is none.
+
+    The kernel gives it once.
+    """
+    try:
+        return connected.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, _MAX_SYN_BYTES)
+    except OSError:
+        return b""
 
 
 def _open_in_turn(wanted: Sequence[tuple[Place, ListenAddress]]) -> Iterator[Opened]:

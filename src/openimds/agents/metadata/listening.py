@@ -123,16 +123,15 @@ class Listening:
         wanted = await asyncio.to_thread(self._wanted)
         missing = [door for door in wanted if door not in self._open]
         gone = [door for door in self._open if door not in wanted]
-        opened = await asyncio.to_thread(self._opened, missing)
-        for door, listening in opened.items():
+        taken = await asyncio.to_thread(self._taken, missing)
+        opened = await asyncio.to_thread(self._opened, [door for door in missing if door not in taken])
+        for door, listening in (taken | opened).items():
             await self._server.open(door.tag, listening)
             self._open[door] = listening
         await self._close(gone)
         # Last: a door that came in the place of another has the other's name there.
-        if opened:
-            await asyncio.to_thread(self._keep, opened)
-        if opened or gone:
-            log.info("listens in namespaces", opened=len(opened), closed=len(gone), listeners=len(self._open))
+        await asyncio.to_thread(self._keep, opened)
+        self._tell(len(taken), len(opened), len(gone))
 
     def _has_changed(self) -> bool:
         return self._folder.sign.has_changed() or self._namespaces.has_changed()
@@ -154,25 +153,30 @@ class Listening:
                 doors |= dict.fromkeys(_doors(file, wanted))
         return doors
 
+    def _taken(self, missing: Sequence[Door]) -> dict[Door, socket.socket]:
+        """From the process before this one."""
+        found = {}
+        for door in missing:
+            kept = self._kept.take(door.kept_name)
+            if kept is None:
+                continue
+            if self._sockets.fits(kept, door):
+                found[door] = kept
+            else:
+                kept.close()
+                self._kept.forget(door.kept_name)
+        return found
+
     def _opened(self, missing: Sequence[Door]) -> dict[Door, socket.socket]:
-        found = {door: kept for door in missing if (kept := self._taken(door)) is not None}
-        new = [door for door in missing if door not in found]
+        found: dict[Door, socket.socket] = {}
         failures: dict[Door, str] = {}
-        for door, opened in zip(new, self._sockets.open(new), strict=True):
+        for door, opened in zip(missing, self._sockets.open(missing) if missing else (), strict=True):
             if opened.socket is not None:
                 found[door] = opened.socket
             else:
                 failures[door] = opened.failure
         self._note(failures)
         return found
-
-    def _taken(self, door: Door) -> socket.socket | None:
-        kept = self._kept.take(door.kept_name)
-        if kept is None or self._sockets.fits(kept, door):
-            return kept
-        kept.close()
-        self._kept.forget(door.kept_name)
-        return None
 
     def _keep(self, opened: Mapping[Door, socket.socket]) -> None:
         for door, listening in opened.items():
@@ -187,6 +191,10 @@ class Listening:
         for failure in sorted({*failures.values()} - {*self._failures.values()}):
             log.warning("cannot listen; will be tried again", reason=failure)
         self._failures = dict(failures)
+
+    def _tell(self, taken: int, opened: int, closed: int) -> None:
+        if taken or opened or closed:
+            log.info("listens in namespaces", kept=taken, opened=opened, closed=closed, listeners=len(self._open))
 
     async def _close(self, gone: Sequence[Door]) -> None:
         for door in gone:

@@ -1,0 +1,166 @@
+"""The metadata agent's listening part in this process: it says by which listener, from where and by which MAC it was
+asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from openimds.daemons.direct_listening import DirectListening, start_direct
+from openimds.http.messages import Request, Response
+from openimds.http.rules import Connections, Limits
+from openimds.http.server import GuestServer
+from openimds.linux import netns
+from openimds.linux.listeners import look_inside
+from openimds.linux.programs import run
+from openimds.wiring.listeners import (
+    ListenAddress,
+    Scope,
+    WantedListeners,
+    listeners_file,
+    render_listeners,
+    with_indexes,
+)
+
+V4 = ListenAddress("169.254.169.254", 80)
+V6 = ListenAddress("fe80::a9fe:a9fe", 80, "eth0")
+
+
+@dataclass
+class KeptHere:
+    """A service manager's store that outlives a server of these tests."""
+
+    store: dict[str, socket.socket] = field(default_factory=dict)
+    given: dict[str, socket.socket] = field(default_factory=dict)
+
+    def take(self, name: str) -> socket.socket | None:
+        return self.given.pop(name, None)
+
+    def put(self, name: str, kept: socket.socket) -> None:
+        self.store[name] = kept.dup()
+
+    def forget(self, name: str) -> None:
+        if name in self.store:
+            self.store.pop(name).close()
+
+    def restart(self) -> None:
+        """The next process is given what is stored."""
+        self.given = {name: kept.dup() for name, kept in self.store.items()}
+
+    def close(self) -> None:
+        for kept in (*self.store.values(), *self.given.values()):
+            kept.close()
+
+
+@dataclass
+class Agent:
+    """A server on a thread of its own."""
+
+    direct: DirectListening
+    loop: asyncio.AbstractEventLoop
+    server: GuestServer
+
+    def call(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+
+
+def answer(request: Request) -> Response:
+    return Response(status=200, body=f"{request.listener} {request.peer} {request.mac}".encode())
+
+
+@contextmanager
+def listening(state_path: Path, kept: KeptHere) -> Iterator[Agent]:
+    started: list[Agent] = []
+    ready, stop = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        server = GuestServer(answer, connections=Connections(per_peer=10_000))
+        await server.start([])
+        direct = await start_direct(state_path, server, kept, Limits())
+        started.append(Agent(direct, asyncio.get_running_loop(), server))
+        ready.set()
+        await asyncio.to_thread(stop.wait)
+        await direct.stop()
+        await server.stop(5)
+
+    thread = threading.Thread(target=lambda: uvloop.run(main()), name="agent")
+    thread.start()
+    try:
+        assert ready.wait(30), "the listening part did not start"
+        yield started[0]
+    finally:
+        stop.set()
+        thread.join(30)
+
+
+def want(
+    state_path: Path, namespace: str, *addresses: ListenAddress, scope: Scope = Scope.NETWORK, name: str = ""
+) -> Path:
+    """Say so in a file, as the agents do."""
+    inside = look_inside(namespace, {address.device for address in addresses if address.device})
+    wanted = WantedListeners(
+        scope=scope,
+        scope_id=name or namespace,
+        namespace=namespace,
+        namespace_inode=inside.inode,
+        addresses=with_indexes(addresses, inside.device_indexes),
+    )
+    file = listeners_file(name or namespace, state_path)
+    file.parent.mkdir(exist_ok=True)
+    temporary = file.with_name(f".{file.name}.new")
+    temporary.write_text(render_listeners(wanted))
+    temporary.replace(file)
+    return file
+
+
+def ask(namespace: str, host: str, port: int = 80) -> str:
+    """What is answered to a guest in this namespace. Raises OSError."""
+
+    def talk() -> str:
+        with socket.create_connection((host, port), 5) as raw:
+            raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            whole = b"".join(iter(lambda: raw.recv(65536), b""))
+        head, _, body = whole.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200"), whole
+        return body.decode()
+
+    return netns.in_namespace(namespace, talk)
+
+
+def is_open(namespace: str, host: str = V4.host, port: int = 80) -> bool:
+    try:
+        ask(namespace, host, port)
+    except OSError:
+        return False
+    return True
+
+
+def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "did not come true in time"
+        time.sleep(0.005)
+
+
+def wire(namespace: str, guest: str) -> str:
+    """The metadata service's addresses on `eth0` of `namespace`, and a guest at its other end: the guest's MAC."""
+    run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", guest], namespace=namespace)
+    for name, addresses in ((namespace, ("169.254.169.254/16", "fe80::a9fe:a9fe/64")), (guest, ("169.254.7.7/16",))):
+        run(["ip", "link", "set", "lo", "up"], namespace=name)
+        run(["ip", "link", "set", "eth0", "up"], namespace=name)
+        for address in addresses:
+            nodad = ["nodad"] if ":" in address else []
+            run(["ip", "addr", "add", address, "dev", "eth0", *nodad], namespace=name)
+    mac: str = json.loads(run(["ip", "-j", "link", "show", "eth0"], namespace=guest))[0]["address"]
+    return mac
