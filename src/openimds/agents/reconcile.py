@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
@@ -51,7 +52,37 @@ class Trade(Protocol[Wanted]):
         """What no single thing owns; once a full round."""
 
     def pids(self) -> Iterable[int]:
-        """The programs that should be running; whose end calls for a full round."""
+        """The programs that should be running; whose end calls for a look."""
+
+
+class Notices(Protocol):
+    """Hears what others do to what an agent made."""
+
+    def looking_at(self, key: str) -> AbstractContextManager[None]:
+        """Whatever is looked at in the block belongs to `key`, and is heard of from then on."""
+
+    def forget(self, key: str) -> None: ...
+
+    def take(self) -> Collection[str]:
+        """The keys that somebody may have touched something of, since the last call; also keys of no thing at all."""
+
+    @property
+    def seconds_to_next(self) -> float | None:
+        """When to `take` again; None: when there is news."""
+
+
+class NoNotices:
+    """Hears of nothing: full rounds find what others did."""
+
+    seconds_to_next: float | None = None
+
+    def looking_at(self, _key: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def forget(self, key: str) -> None: ...
+
+    def take(self) -> Collection[str]:
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +100,12 @@ class RoundReport:
 class Rounds(Generic[Wanted]):
     """Not for two threads at once."""
 
-    def __init__(self, trade: Trade[Wanted]) -> None:
+    def __init__(self, trade: Trade[Wanted], notices: Notices | None = None) -> None:
+        self.notices: Notices = notices or NoNotices()
         self._trade = trade
+        self._seen: tuple[View, int] | None = None
+        """The view that `_wanted` is of, and its revision."""
+        self._wanted: Mapping[str, Wanted] = {}
         self._made: dict[str, Wanted] = {}
         self._failures: dict[str, str] = {}
 
@@ -78,21 +113,22 @@ class Rounds(Generic[Wanted]):
         return frozenset(self._trade.pids())
 
     def everything(self, view: View) -> frozenset[str]:
-        """The ids of all that is wanted, was made or is there."""
+        """The ids of all that is wanted, was made or is there. The settings may be new, so what is wanted is asked anew."""
+        self._seen = None
         known = {*self._made, *self._failures} - {self._trade.kind}
-        return frozenset({*self._trade.wanted(view), *known, *self._trade.there()})
+        return frozenset({*self._wanted_in(view), *known, *self._trade.there()})
 
     def round(self, view: View, *, everything: bool) -> RoundReport:
         """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new."""
         return self.look(view, self.everything(view) if everything else (), tidy=everything)
 
     def look(self, view: View, also: Collection[str] = (), *, tidy: bool = False) -> RoundReport:
-        """At the things whose wanted value is new, and then at `also`."""
+        """At the things whose wanted value is new, at those that others may have touched, and then at `also`."""
         started = time.monotonic()
-        wanted = self._trade.wanted(view)
-        new = [key for key, value in wanted.items() if key not in self._made or self._made[key] != value]
+        wanted = self._wanted_in(view)
+        new = [key for key, value in wanted.items() if key not in self._made or self._made[key] is not value]
         changes: dict[str, tuple[str, ...]] = {}
-        for key in dict.fromkeys([*new, *(key for key in also if key in wanted)]):
+        for key in dict.fromkeys([*new, *(key for key in (*self.notices.take(), *also) if key in wanted)]):
             changes[key] = self._make(key, wanted[key])
         for key in sorted(self._gone(wanted, also)):
             changes[key] = self._remove(key, view)
@@ -106,13 +142,23 @@ class Rounds(Generic[Wanted]):
             ended_at=datetime.now(UTC),
         )
 
+    def _wanted_in(self, view: View) -> Mapping[str, Wanted]:
+        """A view never changes; a value that is as it was made stays the same object, so that comparing it is quick."""
+        seen = self._seen
+        if seen is None or seen[0] is not view or seen[1] != view.revision:
+            made, fresh = self._made, self._trade.wanted(view)
+            self._wanted = {key: made[key] if made.get(key) == value else value for key, value in fresh.items()}
+            self._seen = (view, view.revision)
+        return self._wanted
+
     def _gone(self, wanted: Mapping[str, Wanted], also: Collection[str]) -> set[str]:
         known = {*self._made, *self._failures} - {self._trade.kind}
         return (known | set(also)) - set(wanted)
 
     def _make(self, key: str, value: Wanted) -> tuple[str, ...]:
         self._made.pop(key, None)
-        words = self._attempt(key, lambda: self._trade.make(key, value))
+        with self.notices.looking_at(key):
+            words = self._attempt(key, lambda: self._trade.make(key, value))
         if key not in self._failures:
             self._made[key] = value
         return words
@@ -121,6 +167,7 @@ class Rounds(Generic[Wanted]):
         words = self._attempt(key, lambda: self._trade.remove(key, view))
         if key not in self._failures:
             self._made.pop(key, None)
+            self.notices.forget(key)
         return words
 
     def _attempt(self, key: str, work: Callable[[], Iterable[str]]) -> tuple[str, ...]:
@@ -179,8 +226,12 @@ class Loop(Generic[Wanted]):
             self._woken.clear()
             self._woken.wait(self._round())
 
+    def look_at_news(self) -> None:
+        """At once: the notices have some."""
+        self._woken.set()
+
     def look_at_everything(self) -> None:
-        """At once: the settings are new, or a program died."""
+        """At once: the settings are new, or a notice was lost."""
         self._full.is_due = True
         self._woken.set()
 
@@ -199,11 +250,14 @@ class Loop(Generic[Wanted]):
         self.last_report = report
         if report.changes:
             self.last_change = report
-        self._watch(self._rounds.pids())
+        if report.changes or self._full.at_end:
+            self._watch(self._rounds.pids())
         if self._full.at_end:
             self._full.finish()
             self.first_round_done.set()
         pause = self._full.seconds_to_next()
+        news = self._rounds.notices.seconds_to_next
+        pause = pause if news is None else min(pause, news)
         return min(pause, RETRY_SECONDS) if report.failures else pause
 
     def _on_change(self, _view: object) -> None:

@@ -19,6 +19,7 @@ from openimds.config import ComputeAgentConfig
 from openimds.daemons.heartbeat import Identity
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import CannotStartError, begin
+from openimds.linux.events import HostEvents
 from openimds.linux.guests import GuestSettings, NetnsGuests
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
@@ -47,10 +48,11 @@ def run(config: ComputeAgentConfig) -> int:
     _check_programs()
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     guests = NetnsGuests(config.state_path / "instances", guest_settings(config))
+    events = HostEvents()
     edges = Edges(
         api=client,
-        kernel=Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix),
-        security=PortSecurityTable(config.namespace_prefix),
+        kernel=Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events),
+        security=PortSecurityTable(config.namespace_prefix, events),
         guests=guests,
     )
     power = Power(client, guests, vif_plugging_timeout_seconds=config.vif_plugging_timeout_seconds)
@@ -70,6 +72,7 @@ def run(config: ComputeAgentConfig) -> int:
         trade=servers,
         interval_seconds=config.resync_interval_seconds,
         reload=reload,
+        events=events,
     )
     failures = _Once()
     with (

@@ -16,6 +16,7 @@ from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
 from openimds.daemons.without_ipv6 import told_whether_ipv6
 from openimds.linux import listeners
+from openimds.linux.events import HostEvents
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
@@ -24,6 +25,8 @@ from openimds.wiring.dhcp_network import MetadataChoice
 from openimds.wiring.dnsmasq import DnsmasqSettings
 
 KINDS = ("network", "subnet", "port")
+FOLDERS = ("dhcp", "ns-metadata-proxy", "external/pids")
+"""Below the state folder: where an edit by somebody else is heard of."""
 
 
 def run(config: DhcpAgentConfig) -> int:
@@ -31,8 +34,9 @@ def run(config: DhcpAgentConfig) -> int:
     begin(config)
     os.umask(0o022)  # dnsmasq, which is not root, must be able to read its files
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix)
-    edges = Edges(api=client, kernel=kernel, programs=Daemons(), namespaces=listeners, run=run_program)
+    events = HostEvents()
+    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events)
+    edges = Edges(api=client, kernel=kernel, programs=Daemons(events), namespaces=listeners, run=run_program)
     networks = DhcpNetworks(edges, settings_of(config))
 
     def reload() -> None:
@@ -47,6 +51,8 @@ def run(config: DhcpAgentConfig) -> int:
             trade=networks,
             interval_seconds=config.resync_interval_seconds,
             reload=reload,
+            events=events,
+            folders=[config.state_path / folder for folder in FOLDERS],
         )
     )
 

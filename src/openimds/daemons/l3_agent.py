@@ -15,6 +15,7 @@ from openimds.daemons.running import begin
 from openimds.daemons.without_ipv6 import told_whether_ipv6
 from openimds.linux import listeners
 from openimds.linux.announce import announce
+from openimds.linux.events import HostEvents
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
@@ -23,17 +24,20 @@ from openimds.wiring.radvd import RadvdSettings
 from openimds.wiring.router import RouterMetadata
 
 KINDS = ("network", "subnet", "port", "router", "floatingip")
+FOLDERS = ("ra", "ns-metadata-proxy", "external/pids")
+"""Below the state folder: where an edit by somebody else is heard of."""
 
 
 def run(config: L3AgentConfig) -> int:
     """Until SIGTERM. The exit code."""
     begin(config)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix)
+    events = HostEvents()
+    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events)
     edges = Edges(
         api=client,
         kernel=kernel,
-        programs=Daemons(),
+        programs=Daemons(events),
         namespaces=listeners,
         run=run_program,
         announce=announce,
@@ -52,6 +56,8 @@ def run(config: L3AgentConfig) -> int:
             trade=routers,
             interval_seconds=config.resync_interval_seconds,
             reload=reload,
+            events=events,
+            folders=[config.state_path / folder for folder in FOLDERS],
         )
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -17,6 +18,7 @@ from openimds.daemons import metrics, notify
 from openimds.daemons.heartbeat import Heartbeat, Identity
 from openimds.daemons.running import Signals
 from openimds.linux.deaths import ProcessDeaths
+from openimds.linux.events import HostEvents
 
 log = structlog.get_logger(__name__)
 
@@ -40,13 +42,17 @@ class Agent:
     interval_seconds: float
     reload: Callable[[], None]
     """Read the configuration again, and give the trade its new settings."""
+    events: HostEvents
+    """The kernel's and the programs' keepers note in it what they look at."""
+    folders: Sequence[Path] = ()
+    """Where the trade keeps its files: `<id>.conf`, `<id>/host`."""
 
 
 def serve(agent: Agent) -> int:
     """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
     mirror = Mirror(agent.client, agent.kinds)
-    deaths = ProcessDeaths(lambda: loop.look_at_everything())  # noqa: PLW0108 - `loop` comes with the next line
-    loop = Loop(Rounds(agent.trade), mirror, agent.interval_seconds, deaths.watch)
+    deaths = ProcessDeaths(agent.events.died)
+    loop = Loop(Rounds(agent.trade, agent.events), mirror, agent.interval_seconds, deaths.watch)
     heartbeat = Heartbeat(
         agent.client, agent.identity, lambda: _facts(agent, loop), agent.config.report_interval_seconds
     )
@@ -59,6 +65,7 @@ def serve(agent: Agent) -> int:
     with Signals.heeded(on_reload=reload) as signals, metrics.served(agent.config.metrics):
         failed = threading.Event()
         worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="rounds", daemon=True)
+        agent.events.start(agent.folders, loop.look_at_news, loop.look_at_everything)
         mirror.start()
         worker.start()
         _announce_when_ready(agent, loop, signals, failed)
@@ -69,6 +76,7 @@ def serve(agent: Agent) -> int:
         mirror.stop()
         worker.join(timeout=10)
         deaths.close()
+        agent.events.close()
     return 1 if failed.is_set() else 0
 
 

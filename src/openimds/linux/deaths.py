@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 
 class ProcessDeaths:
-    """Calls `on_death`, once for each watched process that ends, on a thread of its own."""
+    """Calls `on_death` with the watched processes that have ended, each once, on a thread of its own."""
 
-    def __init__(self, on_death: Callable[[], None]) -> None:
+    def __init__(self, on_death: Callable[[frozenset[int]], None]) -> None:
         self._on_death = on_death
         self._descriptors: dict[int, int] = {}
         """By pid."""
@@ -34,7 +34,7 @@ class ProcessDeaths:
             gone = [pid for pid in wanted - self._descriptors.keys() - self._dead if not self._add(pid)]
             self._dead.update(gone)
         if gone:
-            self._on_death()
+            self._on_death(frozenset(gone))
 
     def close(self) -> None:
         os.eventfd_write(self._end, 1)
@@ -55,8 +55,8 @@ class ProcessDeaths:
                 for pid in dead:
                     self._forget(pid)
                 self._dead.update(dead)
-            for _pid in dead:
-                self._on_death()
+            if dead:
+                self._on_death(frozenset(dead))
 
     def _add(self, pid: int) -> bool:
         try:

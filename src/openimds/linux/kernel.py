@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from openimds.linux import duplicates, netlink, netns, sysctl
 from openimds.linux.bridges import Bridges
 from openimds.linux.carrying_out import Executor
+from openimds.linux.conntrack import table_name
 from openimds.linux.errors import ProgramError, WiringError
+from openimds.linux.events import HostEvents
 from openimds.linux.ledger import Ledger
 from openimds.linux.namespaces import delete_veths
 from openimds.linux.netlink import Link
@@ -23,11 +25,13 @@ ROUNDS = 3
 class Kernel:
     """The host's kernel, through which all namespaces and bridges of this system are made and removed.
 
-    `prefix` is the option `namespace_prefix`; it names the host's nftables table.
+    `prefix` is the option `namespace_prefix`; it names the host's nftables table. `events` are told what is looked at.
     """
 
-    def __init__(self, ledger: Ledger, prefix: str = "") -> None:
+    def __init__(self, ledger: Ledger, prefix: str = "", events: HostEvents | None = None) -> None:
         self._ledger = ledger
+        self._events = events
+        self._table = table_name(prefix)
         self._bridges = Bridges(ledger, prefix)
         self._read_rules = ReadRules()
 
@@ -44,6 +48,7 @@ class Kernel:
         done: list[str] = []
         failures: list[str] = []
         for _ in range(ROUNDS):
+            self._listen(wanted)
             ordered = diff.changes(wanted, observe(wanted, self._read_rules))
             if not ordered:
                 return tuple(done)
@@ -61,6 +66,8 @@ class Kernel:
 
     def remove_namespace(self, name: str) -> None:
         """With all that runs and all that is plugged in it. Idempotent. Raises WiringError."""
+        if self._events:
+            self._events.left(name)
         if netns.exists(name):
             netns.kill_processes_in(name)
             for host_name in delete_veths(name):
@@ -76,6 +83,9 @@ class Kernel:
 
     def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError."""
+        if self._events:
+            self._events.link(bridge.name)
+            self._events.table(self._table)
         try:
             return self._bridges.ensure(bridge)
         except (OSError, ProgramError) as error:
@@ -128,6 +138,9 @@ class Kernel:
 
         Raises WiringError.
         """
+        if self._events:
+            self._events.link(host_name)
+            self._events.link(bridge)
         try:
             link, master = netlink.link_named(host_name), netlink.link_named(bridge)
             if link is None or master is None:
@@ -138,6 +151,17 @@ class Kernel:
         except OSError as error:
             raise WiringError(host_name, [f"plug into {bridge}: {error}"]) from error
         return True
+
+    def _listen(self, wanted: NamespaceState) -> None:
+        """Before the look: what is changed after it is heard of."""
+        if self._events is None:
+            return
+        has_rules = bool(wanted.ipv4_rules.tables or wanted.ipv6_rules.tables)
+        self._events.namespace(wanted.name, is_guests=wanted.owner_uid is not None, with_rules=has_rules)
+        for device in wanted.devices:
+            self._events.link(device.host_name)
+            self._events.link(device.bridge)
+        self._events.settle()
 
     def _carry_out(self, wanted: NamespaceState, ordered: tuple[diff.Change, ...], done: list[str]) -> list[str]:
         """Goes on after a failure; what failed, in words."""

@@ -13,10 +13,8 @@ import time
 
 from openimds.linux.errors import ProgramError
 from openimds.linux.programs import run
-from openimds.linux.rtnetlink import ask, attributes
+from openimds.linux.rtnetlink import NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, ask, attributes
 
-NETLINK_NETFILTER = 12
-NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_GETGEN = 16
 NFTA_GEN_ID = 1
 PAUSE_PER_READING = 9

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable
 
 from openimds.linux.conntrack import table_name
+from openimds.linux.events import HostEvents
 from openimds.linux.firewall import nft_apply, nft_list
 from openimds.linux.nft_generation import Reading
 from openimds.wiring.port_security import PortFilter, chain_lines, chain_text, chains_in, removal_text, table_text
@@ -15,9 +16,10 @@ BASE_LINES = ("type filter hook prerouting priority filter; policy accept;", "ii
 
 
 class PortSecurityTable:
-    """`prefix` is the option `namespace_prefix`."""
+    """`prefix` is the option `namespace_prefix`. `events` are told which chains are looked at."""
 
-    def __init__(self, prefix: str = "") -> None:
+    def __init__(self, prefix: str = "", events: HostEvents | None = None) -> None:
+        self._events = events
         self._table = table_name(prefix)
         self._lock = threading.Lock()
         self._reading = Reading()
@@ -33,6 +35,8 @@ class PortSecurityTable:
 
         Raises ProgramError.
         """
+        if self._events:
+            self._events.chain(wanted.tap)
         with self._lock:
             self._refresh()
             return () if self._is_in_place(wanted) else (self._set(wanted),)

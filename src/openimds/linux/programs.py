@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from openimds.linux import netns
 from openimds.linux.errors import ProgramError
+from openimds.linux.events import HostEvents
 from openimds.wiring.state import Daemon
 
 __all__ = ["Daemons", "ProgramError", "end_process", "is_alive", "run"]
@@ -67,18 +68,29 @@ def is_alive(pid: int) -> bool:
 
 
 class Daemons:
-    """Programs that go on when their agent ends. Each turns itself into a daemon and writes its own pid file."""
+    """Programs that go on when their agent ends. Each turns itself into a daemon and writes its own pid file.
+
+    `events` are told which processes are found running.
+    """
+
+    def __init__(self, events: HostEvents | None = None) -> None:
+        self._events = events
 
     def running(self, daemon: Daemon) -> int | None:
         """Its pid, if it is alive, is really this program (pids are used again) and is in its namespace."""
         pid = _pid_in(daemon)
         if pid is None or not is_alive(pid) or _command_line(pid) != daemon.argv:
             return None
-        return pid if netns.process_is_in(pid, daemon.namespace) else None
+        if not netns.process_is_in(pid, daemon.namespace):
+            return None
+        if self._events:
+            self._events.process(pid)
+        return pid
 
     def start(self, daemon: Daemon, *, timeout_seconds: float = 10) -> int:
         """Its pid. Raises ProgramError with what the program said when it does not come up."""
         daemon.pid_file.parent.mkdir(parents=True, exist_ok=True)
+        self._end_in_former_namespace(daemon)
         daemon.pid_file.unlink(missing_ok=True)
         run(daemon.argv, namespace=daemon.namespace, timeout_seconds=timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
@@ -88,6 +100,12 @@ class Daemons:
                 return pid
             time.sleep(POLL_SECONDS)
         raise ProgramError(daemon.name, f"started in {daemon.namespace}, but {daemon.pid_file} names no such process")
+
+    def _end_in_former_namespace(self, daemon: Daemon) -> None:
+        """One that goes on in a namespace which has lost its name, where nobody would find it any more."""
+        pid = _pid_in(daemon)
+        if pid is not None and _command_line(pid) == daemon.argv and not netns.process_is_in(pid, daemon.namespace):
+            end_process(pid)
 
     def stop(self, daemon: Daemon, *, grace_seconds: float = 2) -> None:
         """SIGTERM, then SIGKILL. Idempotent; a pid that is another program by now is left alone."""

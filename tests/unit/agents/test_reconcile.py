@@ -112,6 +112,7 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
     mirror.tell()
     assert loop.first_round_done.wait(5)
     pots.sizes["b"] = 1
+    view.revision += 1
     mirror.tell()
     eventually(lambda: pots.shelf == {"a": 1, "b": 1})
     pots.shelf["b"] = 9
@@ -132,6 +133,7 @@ def test_new_things_do_not_wait_for_the_end_of_a_full_round() -> None:
     loop.look_at_everything()
     loop._round()
     pots.sizes["new"] = 1
+    view.revision += 1
     loop._round()
     assert pots.done.index("make new") == SLICE_THINGS
     while loop._round() == 0:

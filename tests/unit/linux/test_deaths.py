@@ -8,7 +8,7 @@ from openimds.linux.deaths import ProcessDeaths
 
 def test_each_watched_end_is_heard() -> None:
     heard = threading.Semaphore(0)
-    deaths = ProcessDeaths(heard.release)
+    deaths = ProcessDeaths(lambda pids: heard.release(len(pids)))
     first, second, third = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
     try:
         deaths.watch([first.pid, second.pid])
@@ -29,7 +29,7 @@ def test_each_watched_end_is_heard() -> None:
 
 def test_one_that_is_gone_already_counts() -> None:
     heard = threading.Semaphore(0)
-    deaths = ProcessDeaths(heard.release)
+    deaths = ProcessDeaths(lambda pids: heard.release(len(pids)))
     process = subprocess.Popen(["true"])
     process.wait()
     deaths.watch([process.pid])

@@ -1,0 +1,297 @@
+"""Hears at once what others do to an agent's namespaces, devices, rules and files.
+
+An event says only that it is worth looking at some thing again: nothing is concluded from it, and one that is lost is
+made up for by the next full round. A namespace is heard of by a socket of its own, opened in it and read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from openimds.linux import netlink, netns
+from openimds.linux.attributions import Attributions, Note
+from openimds.linux.inotify import Folders
+from openimds.linux.rtnetlink import (
+    BUFFER_BYTES,
+    NETLINK_NETFILTER,
+    NFNL_SUBSYS_NFTABLES,
+    as_text,
+    attributes,
+    messages,
+    opened,
+)
+
+RTMGRP_LINK = 0x1
+RTMGRP_ALL = RTMGRP_LINK | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
+"""Links, and IPv4's and IPv6's addresses, routes and settings (RTNLGRP_IPV4_NETCONF is group 24: forwarding …)."""
+NFT_GROUP = 1 << 6
+"""NFNLGRP_NFTABLES is group 7; group n is bit n - 1."""
+NFT_DELTABLE, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE = 2, 5, 6, 8
+NFTA_TABLE, NFTA_RULE_CHAIN, NFTA_CHAIN_NAME = 1, 2, 3
+NFGENMSG_BYTES = 4
+NFPROTO_INET, NFPROTO_BRIDGE = 1, 7
+LOOKS_APART_SECONDS = 0.5
+"""Between two looks at one thing because of news: what a guest does to its own NIC is heard too."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """A socket, and what is concluded from whatever comes in on it."""
+
+    conversation: socket.socket
+    notes: Callable[[bytes], Iterable[Note]]
+
+
+class HostEvents:
+    """Listens from `start` to `close`; the other methods may be called before, by any thread."""
+
+    def __init__(self) -> None:
+        self._attributions = Attributions()
+        self._touched: set[str] = set()
+        self._next_look: dict[str, float] = {}
+        self._sockets: dict[int, _Heard] = {}
+        self._namespaces: dict[str, tuple[object, tuple[int, ...]]] = {}
+        """By name: which one it was, and the descriptors of its sockets."""
+        self._folders = Folders()
+        self._roots: tuple[Path, ...] = ()
+        self._lock = threading.RLock()
+        self._epoll = select.epoll()
+        self._end = os.eventfd(0, os.EFD_CLOEXEC)
+        self._on_news: Callable[[], None] = lambda: None
+        self._on_lost: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+
+    # What listens ---------------------------------------------------------------------------------------------------
+
+    def start(self, folders: Iterable[Path], on_news: Callable[[], None], on_lost: Callable[[], None]) -> None:
+        """`folders`: below each, every name belongs to the key that it begins with (`<key>.conf`, `<key>/host`).
+
+        `on_news`: `take` has something; `on_lost`: something was missed, everything should be looked at.
+        """
+        self._on_news, self._on_lost = on_news, on_lost
+        self._roots = tuple(folders)
+        self._epoll.register(self._end, select.EPOLLIN)
+        self._epoll.register(self._folders.descriptor, select.EPOLLIN)
+        with self._lock:
+            self._add(_Heard(opened(groups=RTMGRP_LINK), _links))
+            self._add(_Heard(opened(NETLINK_NETFILTER, NFT_GROUP), _host_rules))
+            self._folders.watch(netns.NETNS_DIR)
+            for root in self._roots:
+                self._watch_root(root)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.eventfd_write(self._end, 1)
+        if self._thread.is_alive():
+            self._thread.join()
+        with self._lock:
+            for name in list(self._namespaces):
+                self._close_namespace(name)
+            for heard in self._sockets.values():
+                heard.conversation.close()
+            self._sockets.clear()
+            self._folders.close()
+            self._epoll.close()
+            os.close(self._end)
+
+    # What an agent's loop asks (agents.reconcile.Notices) -----------------------------------------------------------
+
+    @contextmanager
+    def looking_at(self, key: str) -> Iterator[None]:
+        """What is looked at in the block is `key`'s: from now on it is heard of."""
+        with self._attributions.of(key):
+            yield
+
+    def forget(self, key: str) -> None:
+        with self._lock:
+            self._attributions.forget(key)
+            self._touched.discard(key)
+            self._next_look.pop(key, None)
+            for name in [name for name in self._namespaces if not self._attributions.keys(("netns", name))]:
+                self._close_namespace(name)
+
+    def take(self) -> frozenset[str]:
+        """The keys of what was touched, but for those that were named a moment ago: they come later."""
+        now = time.monotonic()
+        with self._lock:
+            due = frozenset(key for key in self._touched if self._next_look.get(key, 0.0) <= now)
+            self._touched -= due
+            self._next_look.update(dict.fromkeys(due, now + LOOKS_APART_SECONDS))
+            return due
+
+    @property
+    def seconds_to_next(self) -> float | None:
+        """When `take` should be called again; None: when there is news."""
+        with self._lock:
+            times = [self._next_look.get(key, 0.0) for key in self._touched]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    # What the kernel's and the programs' keepers note ---------------------------------------------------------------
+
+    def namespace(self, name: str, *, is_guests: bool, with_rules: bool) -> None:
+        """This one is about to be looked at. In a guest's own the guest changes what it likes: only its removal is
+        heard of.
+        """
+        with self._lock:
+            identity = netns.identity(name)
+            if not self._attributions.note(("netns", name)) or identity is None or is_guests:
+                return
+            if self._namespaces.get(name, (None, ()))[0] == (identity, with_rules):
+                return
+            self._close_namespace(name)
+            with contextlib.suppress(netns.NamespaceMissingError, OSError):
+                self._open_namespace(name, (identity, with_rules), with_rules=with_rules)
+
+    def left(self, name: str) -> None:
+        """This namespace is about to be removed: a socket would keep it in being."""
+        with self._lock:
+            self._close_namespace(name)
+
+    def link(self, name: str) -> None:
+        """A device of the root namespace."""
+        self._note(("link", name))
+
+    def process(self, pid: int) -> None:
+        self._note(("process", str(pid)))
+
+    def chain(self, tap: str) -> None:
+        """A port's chain in the host's table of family bridge."""
+        self._note(("chain", tap))
+
+    def table(self, name: str) -> None:
+        """The host's table of family inet."""
+        self._note(("table", name))
+
+    def settle(self) -> None:
+        """All that was done until now will be seen by the look that follows: it calls for no other."""
+        with self._lock:
+            lost = self._hear([descriptor for descriptor, _events in self._epoll.poll(0)])
+            self._touched.discard(self._attributions.key or "")
+        if lost:
+            self._on_lost()
+
+    def died(self, pids: Iterable[int]) -> None:
+        """These processes have ended."""
+        with self._lock:
+            found = [self._attributions.keys(("process", str(pid))) for pid in pids]
+            self._touched.update(*found)
+        (self._on_news if all(found) else self._on_lost)()
+
+    # The thread -----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            ready = [descriptor for descriptor, _events in self._epoll.poll()]
+            if self._end in ready:
+                return
+            with self._lock:
+                lost = self._hear(ready)
+                touched = bool(self._touched)
+            if lost:
+                self._on_lost()
+            elif touched:
+                self._on_news()
+
+    def _hear(self, ready: Iterable[int]) -> bool:
+        """Whether something was missed of what cannot be attributed to anybody."""
+        lost = False
+        for descriptor in ready:
+            if descriptor == self._folders.descriptor:
+                self._hear_folders()
+            elif descriptor in self._sockets:
+                lost = self._drain(self._sockets[descriptor]) or lost
+        lost, self._folders.overflowed = lost or self._folders.overflowed, False
+        return lost
+
+    def _drain(self, heard: _Heard) -> bool:
+        """Whether something was missed: the kernel says ENOBUFS once."""
+        lost = False
+        while True:
+            try:
+                datagram = heard.conversation.recv(BUFFER_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return lost
+            except OSError:
+                lost = True
+                continue
+            for note in heard.notes(datagram):
+                self._touched |= self._attributions.keys(note)
+
+    def _hear_folders(self) -> None:
+        for path, is_new_folder in self._folders.changed():
+            if path.parent == netns.NETNS_DIR:
+                self._hear_namespace(path.name)
+                continue
+            root = next((root for root in self._roots if root in path.parents), None)
+            if root is None:
+                continue
+            self._touched.add(path.relative_to(root).parts[0].split(".")[0])
+            if is_new_folder and path.parent == root:
+                self._folders.watch(path)
+
+    def _hear_namespace(self, name: str) -> None:
+        known = self._namespaces.get(name)
+        if known is not None and netns.identity(name) is None:
+            self._close_namespace(name)
+        self._touched |= self._attributions.keys(("netns", name))
+
+    # Sockets --------------------------------------------------------------------------------------------------------
+
+    def _note(self, note: Note) -> None:
+        with self._lock:
+            self._attributions.note(note)
+
+    def _open_namespace(self, name: str, stamp: object, *, with_rules: bool) -> None:
+        def inside() -> list[socket.socket]:
+            route = [opened(groups=RTMGRP_ALL)]
+            return [*route, opened(NETLINK_NETFILTER, NFT_GROUP)] if with_rules else route
+
+        conversations = netns.in_namespace(name, inside)
+        notes: tuple[Note, ...] = (("netns", name),)
+        self._namespaces[name] = (stamp, tuple(self._add(_Heard(one, lambda _: notes)) for one in conversations))
+
+    def _close_namespace(self, name: str) -> None:
+        _stamp, descriptors = self._namespaces.pop(name, (None, ()))
+        for descriptor in descriptors:
+            self._epoll.unregister(descriptor)
+            self._sockets.pop(descriptor).conversation.close()
+
+    def _add(self, heard: _Heard) -> int:
+        descriptor = heard.conversation.fileno()
+        self._sockets[descriptor] = heard
+        self._epoll.register(descriptor, select.EPOLLIN)
+        return descriptor
+
+    def _watch_root(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o755)
+        self._folders.watch(root)
+        for folder in root.iterdir():
+            if folder.is_dir():
+                self._folders.watch(folder)
+
+
+def _links(datagram: bytes) -> Iterator[Note]:
+    for kind, _flags, payload in messages(datagram):
+        if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
+            yield ("link", netlink.link_value(payload).name)
+
+
+def _host_rules(datagram: bytes) -> Iterator[Note]:
+    """Of the host's rules, what concerns a port's chain or takes something of a table away."""
+    for kind, _flags, payload in messages(datagram):
+        if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < NFGENMSG_BYTES:
+            continue
+        family, what, found = payload[0], kind & 0xFF, attributes(payload, NFGENMSG_BYTES)
+        if family == NFPROTO_BRIDGE and what in (NFT_NEWRULE, NFT_DELRULE, NFT_DELCHAIN):
+            yield ("chain", as_text(found.get(NFTA_CHAIN_NAME if what == NFT_DELCHAIN else NFTA_RULE_CHAIN)))
+        elif family == NFPROTO_INET and what in (NFT_DELTABLE, NFT_DELCHAIN, NFT_DELRULE):
+            yield ("table", as_text(found.get(NFTA_TABLE)))

@@ -1,0 +1,66 @@
+"""What happens to the files of some folders: inotify(7)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
+IN_Q_OVERFLOW, IN_IGNORED, IN_ISDIR = 0x4000, 0x8000, 0x40000000
+CHANGES = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
+BUFFER_BYTES = 1 << 16
+
+_EVENT = struct.Struct("=iIII")
+"""Watch, mask, cookie, length of the name that follows."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Folders:
+    """Not for two threads at once. A file that is kept open and written to (dnsmasq's leases) is not heard of."""
+
+    def __init__(self) -> None:
+        self.descriptor: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.descriptor < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+        self._folders: dict[int, Path] = {}
+        self.overflowed = False
+        """Something was missed since this was last set to False."""
+
+    def watch(self, folder: Path) -> bool:
+        """Whether it is heard of now: it may not be there, or be one too many (fs.inotify.max_user_watches)."""
+        number: int = _libc.inotify_add_watch(self.descriptor, os.fsencode(folder), CHANGES)
+        if number < 0:
+            return False
+        self._folders[number] = folder
+        return True
+
+    def changed(self) -> Iterator[tuple[Path, bool]]:
+        """Every file or folder that came, went or was written since the last call, and whether it is a folder that
+        is there.
+        """
+        while True:
+            try:
+                data = os.read(self.descriptor, BUFFER_BYTES)
+            except BlockingIOError:
+                return
+            yield from self._parsed(data)
+
+    def _parsed(self, data: bytes) -> Iterator[tuple[Path, bool]]:
+        at = 0
+        while at < len(data):
+            number, mask, _cookie, length = _EVENT.unpack_from(data, at)
+            name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
+            at += _EVENT.size + length
+            self.overflowed = self.overflowed or bool(mask & IN_Q_OVERFLOW)
+            if mask & IN_IGNORED:
+                self._folders.pop(number, None)
+            folder = self._folders.get(number)
+            if folder is not None and name:
+                yield folder / os.fsdecode(name), bool(mask & IN_ISDIR and mask & (IN_CREATE | IN_MOVED_TO))
+
+    def close(self) -> None:
+        os.close(self.descriptor)
