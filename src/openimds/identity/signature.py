@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
+
+_KEPT_SIGNATURES = 4096
+"""What is kept is the right signature of an id, never a verdict: a given one is compared with it every time."""
 
 
+@lru_cache(maxsize=_KEPT_SIGNATURES)
 def sign(secret: str, message: str) -> str:
     """`sign("SECRET_KEY", "<uuid>")` → 64 lower-case hex digits."""
     # Headers are read as Latin-1 and signed as UTF-8: nova's way, which only shows in ids that are no UUIDs.
