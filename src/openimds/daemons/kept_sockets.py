@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_FD = 3
 """sd_listen_fds(3): the descriptors begin behind standard error, in the order of LISTEN_FDNAMES."""
-WIRE_NAME_CHARACTERS = 13
+WIRE_NAME_CHARACTERS = 14
 """Longer names are told as a digest: LISTEN_FDNAMES holds all of them, and execve(2) takes no string of more than 128
 KiB. More than 8,192 names of this length fit."""
 SEND_SECONDS = 5.0
