@@ -88,8 +88,8 @@ class NotingRepeats(Repeats):
 
     methods: list[str]
 
-    def answer(self, data: bytes, date: bytes) -> bytes | None:
-        answer = super().answer(data, date)
+    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> bytes | None:
+        answer = super().answer(data, date, asker)
         self.methods += ["GET"] * (answer is not None)
         return answer
 

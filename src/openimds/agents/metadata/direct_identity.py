@@ -47,7 +47,7 @@ class DirectIdentity:
         *,
         executor: Executor,
         clock: Callable[[], float],
-        hold_seconds: float = HOLD_SECONDS,
+        hold_seconds: float,
     ) -> None:
         self._mirror = mirror
         self._neighbours = neighbours

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import structlog
@@ -14,6 +14,7 @@ from openimds.identity.source import canonical
 from openimds.identity.strict import strict_refusal
 from openimds.metadata.decision import Refusal, not_found
 from openimds.resources.instance import Instance
+from openimds.web.guest.elsewhere import AskThere
 from openimds.web.guest.messages import GuestRequest
 from openimds.web.guest.records import Record, Records
 from openimds.web.guest.tally import TALLY
@@ -48,6 +49,12 @@ class Asker:
     address: str | None
     secret: str = ""
     """The name of the secret that signed the instance's id in the request itself; empty when the id was found out."""
+    facts: Mapping[str, object] = field(default_factory=dict)
+    """For the log line: what is known of where the request came from."""
+    still: Callable[[], bool] | None = None
+    """May the same bytes on the same connection be answered again? Asked each time. None: that is not known."""
+    elsewhere: AskThere | None = None
+    """Who changes things and asks vendors; None: this service itself."""
 
     @property
     def instance(self) -> Instance:
@@ -55,9 +62,25 @@ class Asker:
         return instance
 
 
+class NotServed(Refusal):
+    """Refused for who asks, or how often: not even `/`, which anybody may read, is shown."""
+
+    def __init__(
+        self,
+        status: int,
+        sentence: str,
+        headers: tuple[tuple[str, str], ...] = (),
+        *,
+        facts: Mapping[str, object],
+    ) -> None:
+        """`facts`: for the log line."""
+        super().__init__(status, sentence, headers)
+        self.facts = facts
+
+
 class Identification(Protocol):
     async def asker(self, request: GuestRequest) -> Asker:
-        """Raises Refusal: 400 for headers, 403 for signatures, 404 for whom nobody knows."""
+        """Raises Refusal: 400 for headers, 403 for signatures, 404 for whom nobody knows; or Elsewhere."""
 
 
 class BySignature:

@@ -26,6 +26,14 @@ class GuestRequest(Protocol):
     def peer(self) -> str:
         """The TCP peer's address without port; empty on a unix socket."""
 
+    @property
+    def listener(self) -> str:
+        """The tag of the listener that the connection came by."""
+
+    @property
+    def mac(self) -> str:
+        """The MAC that opened the connection; empty where it is not known."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestResponse:
@@ -37,3 +45,5 @@ class GuestResponse:
     again: Callable[[bytes], tuple[bytes, bytes] | None] | None = field(default=None, repr=False)
     """How a request that differs in nothing but its request id is answered: with these headers but its own request id,
     and the body that this gives. (id as given, or empty) → (id, body), or None: it must be asked properly."""
+    hop_limit: int | None = None
+    """So many hops may the packets go that carry this answer; None: as many as any other's."""

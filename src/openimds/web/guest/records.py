@@ -69,11 +69,17 @@ class Records:
         answer: T = (await self.record(key, question)).answer
         return answer
 
-    async def record(self, key: Hashable, question: Callable[[], object]) -> Record:
-        """As `ask`, with what is known about the answer."""
+    def known(self, key: Hashable) -> Record | None:
+        """What is in memory."""
         record = self._records.get(key)
         if record is not None:
             record.used = True
+        return record
+
+    async def record(self, key: Hashable, question: Callable[[], object]) -> Record:
+        """As `ask`, with what is known about the answer."""
+        record = self.known(key)
+        if record is not None:
             return record
         asking = self._asking.get(key)
         if asking is None:

@@ -39,12 +39,16 @@ class Repeat:
     until: float
     """Seconds since the epoch: documents tell what day it is."""
     secret: str
-    """The name of the one that signed it."""
+    """The name of the one that signed it; empty: none did."""
+    still: Callable[[], bool] | None = None
+    """Does the same one ask, and may it?"""
 
     def __call__(self, given: bytes) -> tuple[bytes, bytes] | None:
         started = perf_counter()
         record = self.record
         if not record.good or not self.lease.valid or time() >= self.until:
+            return None
+        if self.still is not None and not self.still():
             return None
         record.used = True
         request_id = given or new_request_id().encode()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ssl import RAND_bytes
 from typing import Protocol
@@ -30,11 +30,12 @@ from openimds.metadata.etags import unless_known, with_etag
 from openimds.metadata.password import password_refused, password_stored
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.sessions import HOP_LIMIT
 from openimds.metadata.vendor_data import vendor_data2, vendor_question
 from openimds.resources.errors import NotFound, StoreUnavailable
-from openimds.resources.instance import Instance
-from openimds.web.guest.asking import Asker, Identification
+from openimds.web.guest.asking import Asker, Identification, NotServed
 from openimds.web.guest.documents import Documents, next_midnight
+from openimds.web.guest.elsewhere import Elsewhere, Reply
 from openimds.web.guest.messages import GuestRequest, GuestResponse
 from openimds.web.guest.records import Records
 from openimds.web.guest.rendered import Rendered, Seeds
@@ -56,6 +57,8 @@ _CHANGES_THE_ANSWER = frozenset(
 
 
 class Passwords(Protocol):
+    """Where passwords are stored; asked of where the asker has nobody elsewhere who does."""
+
     def set_password_once(self, instance_id: str, text: str) -> bool:
         """False when the instance has one. Raises NotFound, StoreUnavailable."""
 
@@ -78,6 +81,7 @@ class _Trace:
     request_id: str
     started: float
     instance_id: str | None = None
+    facts: Mapping[str, object] = field(default_factory=dict)
     asker: Asker | None = None
     rendered: Rendered | None = None
     """What the answer was taken from, when it can be again."""
@@ -91,7 +95,7 @@ class GuestService:
         *,
         identification: Identification,
         records: Records,
-        passwords: Passwords,
+        passwords: Passwords | None,
         settings: DocumentSettings,
         executor: Executor,
         vendors: Vendors | None = None,
@@ -99,7 +103,10 @@ class GuestService:
         world: World | None = None,
         request_log: RequestLog | None = None,
     ) -> None:
-        """Without `tokens` there are none: their calls are answered as nova does, which does not know them."""
+        """Without `tokens` there are none: their calls are answered as nova does, which does not know them.
+
+        Without `passwords` none is stored here: askers bring with them who does.
+        """
         self._identification = identification
         self._passwords = passwords
         self._settings = settings
@@ -124,8 +131,9 @@ class GuestService:
         """Never raises: whatever goes wrong becomes an answer here, and nowhere else."""
         trace = _Trace(request_id(request.headers), time.monotonic())
         try:
-            answer = await self._answer(request, trace)
+            answer = await self._answer_or_reply(request, trace)
         except Refusal as refusal:
+            trace.facts = getattr(refusal, "facts", trace.facts)
             answer = refusal_answer(refusal, _accept(request))
         except StoreUnavailable as error:
             log.warning("a request could not be answered", reason=error.message, request_id=trace.request_id)
@@ -134,6 +142,14 @@ class GuestService:
             log.exception("a request failed", request_id=trace.request_id, instance_id=trace.instance_id)
             answer = refusal_answer(Refusal(500, TRY_AGAIN_SENTENCE), _accept(request))
         return self._finish(request, answer, trace)
+
+    async def _answer_or_reply(self, request: GuestRequest, trace: _Trace) -> Answer | Reply:
+        try:
+            return await self._answer(request, trace)
+        except Elsewhere as elsewhere:
+            trace.instance_id, trace.asker = elsewhere.instance_id, None
+            trace.facts = {**elsewhere.facts, "forwarded": True}
+            return await elsewhere.ask(request, trace.request_id)
 
     def retire(self) -> None:
         """Another service takes over: what this one prepared is not given again."""
@@ -148,7 +164,7 @@ class GuestService:
         asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
         if asker is None:
             return _reread(public_answer(request.method), request)
-        trace.instance_id, trace.asker = asker.instance.id, asker
+        trace.instance_id, trace.asker, trace.facts = asker.instance.id, asker, asker.facts
         token = self._sessions.admit(request, path, asker.instance)
         if token is not None:
             return token
@@ -157,7 +173,7 @@ class GuestService:
         if isinstance(found, Rendered):
             trace.rendered = found
             return _reread(found.again(self._seeds), request)
-        return _reread(await self._carry_out(found, asker.instance), request)
+        return _reread(await self._carry_out(found, asker), request)
 
     async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
         """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
@@ -165,21 +181,27 @@ class GuestService:
             return None
         try:
             return await self._identification.asker(request)
+        except NotServed:
+            raise
         except (Refusal, StoreUnavailable):
             return None
 
-    async def _carry_out(self, decision: Decision, instance: Instance) -> Answer:
+    async def _carry_out(self, decision: Decision, asker: Asker) -> Answer:
+        if isinstance(decision, Answer):
+            return decision
+        if asker.elsewhere is not None:
+            raise Elsewhere(asker.elsewhere, asker.instance.id, asker.facts)
         match decision:
-            case Answer():
-                return decision
             case StorePassword(text):
-                return await self._store_password(instance.id, text)
+                return await self._store_password(asker.instance.id, text)
             case AskVendors():
-                said = await self._vendors.ask(vendor_question(instance)) if self._vendors else {}
+                said = await self._vendors.ask(vendor_question(asker.instance)) if self._vendors else {}
                 return vendor_data2(self._settings, said)
 
     async def _store_password(self, instance_id: str, text: str) -> Answer:
         loop = asyncio.get_running_loop()
+        if self._passwords is None:
+            raise Refusal(503, "No passwords can be stored here.")
         try:
             stored = await loop.run_in_executor(self._executor, self._passwords.set_password_once, instance_id, text)
         except NotFound:
@@ -189,9 +211,10 @@ class GuestService:
             raise password_refused()
         return password_stored()
 
-    def _finish(self, request: GuestRequest, answer: Answer, trace: _Trace) -> GuestResponse:
+    def _finish(self, request: GuestRequest, answer: Answer | Reply, trace: _Trace) -> GuestResponse:
         facts = {
             "instance_id": trace.instance_id,
+            **trace.facts,
             "method": request.method,
             "path": _logged_path(request.target),
             "status": answer.status,
@@ -201,11 +224,18 @@ class GuestService:
         seconds = time.monotonic() - trace.started
         TALLY.answered(answer.status, seconds)
         line(trace.request_id, seconds * 1000)
-        return _response(answer, trace, self._again(request, answer, trace, line))
+        if not isinstance(answer, Answer):
+            return GuestResponse(
+                status=answer.status, headers=tuple(answer.headers), body=answer.body, hop_limit=answer.hop_limit
+            )
+        response = _response(answer, trace, self._again(request, answer, trace, line))
+        return response if self._is_behind_agent else _with_hop_limit(response)
 
     def _again(self, request: GuestRequest, answer: Answer, trace: _Trace, line: Line) -> Again | None:
         asker, rendered = trace.asker, trace.rendered
-        if asker is None or rendered is None or not asker.secret or (request.method, answer.status) != ("GET", 200):
+        if asker is None or rendered is None or (request.method, answer.status) != ("GET", 200):
+            return None
+        if not asker.secret and asker.still is None:
             return None
         if any(name.lower() in _CHANGES_THE_ANSWER for name, _value in request.headers):
             return None
@@ -217,7 +247,17 @@ class GuestService:
             lease=self._lease,
             until=next_midnight(self._world.utc_now()),
             secret=asker.secret,
+            still=asker.still,
         )
+
+
+def _with_hop_limit(response: GuestResponse) -> GuestResponse:
+    """What is said of hops is done here, where no agent does it, and not told to the guest."""
+    hops = values(response.headers, HOP_LIMIT)
+    if not hops:
+        return response
+    told = tuple((name, value) for name, value in response.headers if name != HOP_LIMIT.encode())
+    return replace(response, headers=told, hop_limit=int(hops[0]))
 
 
 def _body(request: GuestRequest) -> bytes | None:

@@ -17,7 +17,7 @@ class Tally:
     def __init__(self) -> None:
         self._answers: Counts[int] = Counts()
         self._signatures: Counts[str] = Counts()
-        self._repeats = {"current": 0, "previous": 0}
+        self._repeats = {"current": 0, "previous": 0, "": 0}
         self._buckets = [0] * (len(SECONDS_BOUNDS) + 1)
         self._seconds = 0.0
         self._waits = False
@@ -31,7 +31,7 @@ class Tally:
         self._buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
 
     def repeated(self, secret: str, seconds: float) -> None:
-        """Count a request that was signed and answered with 200."""
+        """Count a request that was answered with 200, signed with the secret of this name (empty: not signed)."""
         if not self._waits:
             self._flush_soon()
         self._repeats[secret] += 1
@@ -57,7 +57,8 @@ class Tally:
         seconds, self._seconds = self._seconds, 0.0
         for secret, count in self._repeats.items():
             self._repeats[secret] = 0
-            signatures[secret] += count
+            if secret:
+                signatures[secret] += count
             answers[200] += count
         for status, count in answers.items():
             REQUESTS.labels(str(status)).inc(count)

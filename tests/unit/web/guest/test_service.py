@@ -34,6 +34,8 @@ class Ask:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
     peer: str = "10.0.0.5"
+    listener: str = "tcp"
+    mac: str = ""
 
 
 def signed(*more: tuple[bytes, bytes], secret: str = SECRET, project: bytes = b"p1", instance_id: str = ID):

@@ -16,6 +16,8 @@ class Ask:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
     peer: str = ""
+    listener: str = "tcp"
+    mac: str = ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,229 @@
+"""Joining what answers guests where the agent itself listens in their namespaces (`metadata_proxy = direct`).
+
+direct = DirectService(DirectParts(…))
+direct.start()                                          # from the event loop
+GuestServer(direct.handler(otherwise=service.answer))   # its listeners: direct_listening.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from openimds.agents.metadata.complaints import Complaints
+from openimds.agents.metadata.direct_forwarding import DirectForwarding
+from openimds.agents.metadata.direct_identity import HOLD_SECONDS, DirectIdentity, WatchedMirror
+from openimds.agents.metadata.edges import Neighbours, Ports, Upstream
+from openimds.agents.metadata.measures import Measures
+from openimds.config.values import RateLimit
+from openimds.http.messages import Answer, Handler, Request
+from openimds.identity.bucket import Window
+from openimds.metadata.reading import DocumentSettings
+from openimds.resources.errors import StoreUnavailable
+from openimds.resources.instance import Instance
+from openimds.web.guest.binding import ByBinding, GuestRules
+from openimds.web.guest.freshness import Changes, Freshness, Pace
+from openimds.web.guest.rates import Rate, Rates
+from openimds.web.guest.records import Records
+from openimds.web.guest.request_log import RequestLog
+from openimds.web.guest.service import GuestService
+from openimds.web.guest.sessions import TokenSettings
+
+log = structlog.get_logger(__name__)
+
+RECORD_THREADS = 64
+"""That many instances' first requests are asked about together."""
+_DIRECT = ("network:", "router:")
+LEARN_SECONDS = 1.0
+"""How long settings that could not be had are not asked for again."""
+
+
+class Source(Changes, Protocol):
+    """client.instances.RemoteInstances."""
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def instance(self, instance_id: str) -> Instance | None: ...
+    def settings(self) -> DocumentSettings: ...
+    def follow_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DirectParts:
+    """What it is made of."""
+
+    mirror: WatchedMirror
+    ports: Ports
+    neighbours: Neighbours
+    source: Source
+    pace: Pace
+    """Of the source's news."""
+    upstream: Upstream
+    shared_secret: str
+    strict_hosts: tuple[str, ...] | None
+    """The Hosts that guests may name, and nothing forwarded; None: whatever they send."""
+    rate_limit: RateLimit | None
+    executor: Executor
+    """For looks at the control API and at neighbour tables."""
+    measures: Measures
+    complaints: Complaints
+    request_log: RequestLog
+    hold_seconds: float = HOLD_SECONDS
+    """How long a request waits while it cannot be told who asks."""
+
+
+class DirectService:
+    """`answer` is the HTTP server's handler. Of one event loop."""
+
+    def __init__(self, parts: DirectParts) -> None:
+        self._parts = parts
+        self._secrets: tuple[str, ...] = (parts.shared_secret,)
+        self._identity = DirectIdentity(
+            parts.mirror,
+            parts.ports,
+            parts.neighbours,
+            executor=parts.executor,
+            clock=time.monotonic,
+            hold_seconds=parts.hold_seconds,
+        )
+        self._forwarding = DirectForwarding(
+            parts.upstream,
+            secret=parts.shared_secret,
+            measures=parts.measures,
+            complaints=parts.complaints,
+            clock=time.monotonic,
+        )
+        self._threads = ThreadPoolExecutor(RECORD_THREADS, "record")
+        self._records = Records(self._threads)
+        self._freshness = Freshness(parts.source, self._records.forget, parts.pace)
+        self._settings: DocumentSettings | None = None
+        self._learning: asyncio.Task[None] | None = None
+        self._learn_again_at = 0.0
+        self._rates = Rates(_rate(parts.rate_limit), time.monotonic)
+        self._service = self._build()
+        self._loop: asyncio.AbstractEventLoop
+
+    def start(self) -> None:
+        """From the event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._identity.start()
+        self._parts.source.follow_settings(self._hear)
+        self._parts.source.start()
+        self._freshness.start()
+        self._begin_learning()
+
+    def stop(self) -> None:
+        """Before the event loop ends."""
+        if self._learning is not None:
+            self._learning.cancel()
+        self._freshness.stop()
+        self._parts.source.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def reload(self, shared_secret: str) -> None:
+        """Sign with this secret from now on. Tokens made with the one before stay good."""
+        if shared_secret != self._secrets[0]:
+            self._secrets = (shared_secret, self._secrets[0])
+            self._forwarding.secret = shared_secret
+            self._take_over()
+
+    def handler(self, otherwise: Handler) -> Handler:
+        """Answers requests from the namespaces' listeners itself, and has others answered by `otherwise`."""
+
+        def handle(request: Request) -> Answer | Awaitable[Answer]:
+            return self.answer(request) if request.listener.startswith(_DIRECT) else otherwise(request)
+
+        return handle
+
+    async def answer(self, request: Request) -> Answer:
+        """Never raises."""
+        if self._settings is None:
+            await self._learn()
+        response = await self._service.handle(request)
+        self._parts.measures.answered(response.status)
+        return response
+
+    def _build(self) -> GuestService:
+        parts = self._parts
+        identification = ByBinding(
+            self._identity,
+            self._records,
+            _Readable(parts.source, self._settings),
+            self._forwarding,
+            GuestRules(strict_hosts=parts.strict_hosts, rates=self._rates),
+            time.monotonic,
+        )
+        return GuestService(
+            identification=identification,
+            records=self._records,
+            passwords=None,
+            settings=self._settings or DocumentSettings(),
+            executor=self._threads,
+            request_log=parts.request_log,
+            tokens=TokenSettings(secrets=tuple(filter(None, self._secrets)), is_behind_agent=False),
+        )
+
+    def _take_over(self) -> None:
+        retired, self._service = self._service, self._build()
+        retired.retire()
+
+    async def _learn(self) -> None:
+        """Have the settings that documents are rendered with, if they are to be had. Many wait for one question."""
+        if self._learning is None:
+            if time.monotonic() < self._learn_again_at:
+                return
+            self._begin_learning()
+        if self._learning is not None:
+            await asyncio.shield(self._learning)
+
+    def _begin_learning(self) -> None:
+        self._learning = asyncio.get_running_loop().create_task(self._ask_settings())
+
+    async def _ask_settings(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._use(await loop.run_in_executor(self._threads, self._parts.source.settings))
+        except StoreUnavailable as error:
+            log.debug("the documents' settings are not to be had: requests are forwarded", reason=error.message)
+            self._learn_again_at = time.monotonic() + LEARN_SECONDS
+        finally:
+            self._learning = None
+
+    def _hear(self, settings: DocumentSettings) -> None:
+        """In the source's thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._use, settings)
+
+    def _use(self, settings: DocumentSettings) -> None:
+        if settings != self._settings:
+            self._settings = settings
+            self._take_over()
+
+
+class _Readable:
+    """Records, once it is known how to render them."""
+
+    def __init__(self, source: Source, settings: DocumentSettings | None) -> None:
+        self._source = source
+        self._settings = settings
+
+    def instance(self, instance_id: str) -> Instance | None:
+        if self._settings is None:
+            raise StoreUnavailable("it is not known what documents are rendered with")
+        return self._source.instance(instance_id)
+
+
+def _rate(limit: RateLimit | None) -> Rate | None:
+    if limit is None:
+        return None
+    windows = (
+        Window(limit.base_requests, limit.base_window_seconds),
+        Window(limit.burst_requests, limit.burst_window_seconds),
+    )
+    return Rate(windows=windows, ip_versions=limit.ip_versions)

@@ -1,0 +1,162 @@
+"""Who asks where this program itself listens in the guests' networks: the connection's binding to a port tells.
+
+A request's straight line: nothing forwarded, where that is asked for (403) → who asks (404, 503) → not too often (429)
+→ its instance's record, from memory or from the control API; who has none here is answered elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from typing import Protocol
+
+import structlog
+
+from openimds.identity.binding import Binding, NobodyAsks, NotKnownYet
+from openimds.identity.bucket import Bucket
+from openimds.identity.strict import strict_refusal
+from openimds.metadata.decision import NOT_FOUND_SENTENCE
+from openimds.resources.errors import StoreUnavailable
+from openimds.resources.instance import Instance
+from openimds.web.guest.asking import Asker, NotServed
+from openimds.web.guest.elsewhere import Elsewhere, Reply
+from openimds.web.guest.messages import GuestRequest
+from openimds.web.guest.rates import Rates
+from openimds.web.guest.records import Record, Records
+
+log = structlog.get_logger(__name__)
+
+VAIN_SECONDS = 1.0
+"""How long a record that is not in memory is not asked for, after the control API did not answer."""
+_RETRY = (("Retry-After", "1"),)
+
+
+class Bindings(Protocol):
+    """agents.metadata.direct_identity.DirectIdentity."""
+
+    def at_once(self, listener: str, peer: str, mac: str) -> Binding | None: ...
+    def trusts(self, binding: Binding) -> bool: ...
+    async def find(self, listener: str, peer: str, mac: str) -> Binding:
+        """Raises NobodyAsks, NotKnownYet."""
+
+
+class RecordSource(Protocol):
+    def instance(self, instance_id: str) -> Instance | None:
+        """Blocks. Raises StoreUnavailable."""
+
+
+class Upstream(Protocol):
+    async def ask(self, binding: Binding, request: GuestRequest, request_id: str) -> Reply: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestRules:
+    """What guests may do."""
+
+    strict_hosts: Collection[str] | None
+    """The Hosts that requests may name, and nothing forwarded; None: requests are taken as they come."""
+    rates: Rates
+
+
+class ByBinding:
+    """An Identification. `clock` gives seconds that never go back."""
+
+    def __init__(
+        self,
+        bindings: Bindings,
+        records: Records,
+        source: RecordSource,
+        upstream: Upstream,
+        rules: GuestRules,
+        clock: Callable[[], float],
+    ) -> None:
+        self._bindings = bindings
+        self._records = records
+        self._source = source
+        self._upstream = upstream
+        self._rules = rules
+        self._clock = clock
+        self._vain_until = 0.0
+
+    async def asker(self, request: GuestRequest) -> Asker:
+        """Raises NotServed (403, 404, 429, 503) or Elsewhere."""
+        hosts = self._rules.strict_hosts
+        refusal = strict_refusal(request.headers, hosts) if hosts is not None else None
+        if refusal is not None:
+            raise NotServed(HTTPStatus.FORBIDDEN, refusal, facts=_place(request))
+        binding = await self._binding(request)
+        bucket = self._rules.rates.bucket(binding.port.id, binding.source.address)
+        self._limit(bucket, binding)
+        record = await self._record(binding)
+        return self._asker(request, binding, record, bucket)
+
+    async def _binding(self, request: GuestRequest) -> Binding:
+        where = (request.listener, request.peer, request.mac)
+        try:
+            return self._bindings.at_once(*where) or await self._bindings.find(*where)
+        except NobodyAsks as nobody:
+            facts = _place(request) | {"outcome": nobody.outcome, "reason": str(nobody)}
+            raise NotServed(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts) from None
+        except NotKnownYet as unknown:
+            facts = _place(request) | {"outcome": "unknown", "reason": str(unknown)}
+            sentence = "It cannot be told yet which instance asks. Try again."
+            raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, sentence, _RETRY, facts=facts) from None
+
+    def _limit(self, bucket: Bucket | None, binding: Binding) -> None:
+        if bucket is None or self._rules.rates.allows(bucket):
+            return
+        raise NotServed(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            "Too many requests. Try again later.",
+            (("Retry-After", str(bucket.retry_after_seconds)),),
+            facts=_facts(binding) | {"instance_id": binding.port.device_id, "reason": "the port's bucket is empty"},
+        )
+
+    async def _record(self, binding: Binding) -> Record:
+        """The instance's. Raises Elsewhere when there is none here, NotServed for another project's."""
+        instance_id = binding.port.device_id
+        key = ("instance", instance_id)
+        record = self._records.known(key)
+        if record is None and self._clock() >= self._vain_until:
+            try:
+                record = await self._records.record(key, lambda: self._source.instance(instance_id))
+            except StoreUnavailable as error:
+                self._vain_until = self._clock() + VAIN_SECONDS
+                log.debug("an instance's record is not to be had", instance_id=instance_id, reason=error.message)
+        if record is None or record.answer is None:
+            raise self._elsewhere(binding)
+        if record.answer.project_id != binding.port.project_id:
+            facts = _facts(binding) | {"reason": "the port is of another project than its instance"}
+            raise NotServed(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts)
+        return record
+
+    def _elsewhere(self, binding: Binding) -> Elsewhere:
+        return Elsewhere(partial(self._upstream.ask, binding), binding.port.device_id, _facts(binding))
+
+    def _asker(self, request: GuestRequest, binding: Binding, record: Record, bucket: Bucket | None) -> Asker:
+        trusts, allows = self._bindings.trusts, self._rules.rates.allows
+
+        def still() -> bool:
+            return trusts(binding) and allows(bucket)
+
+        return Asker(
+            record,
+            str(binding.source.address),
+            facts=_facts(binding),
+            # Without a MAC of its own the connection's bytes do not tell who asks.
+            still=still if request.mac else None,
+            elsewhere=partial(self._upstream.ask, binding),
+        )
+
+
+def _place(request: GuestRequest) -> dict[str, object]:
+    kind, _, scope_id = request.listener.partition(":")
+    return {f"{kind}_id": scope_id, "source": request.peer, "mac": request.mac or None}
+
+
+def _facts(binding: Binding) -> dict[str, object]:
+    source = binding.source
+    scope = {"network_id": source.network_id} if source.network_id else {"router_id": source.router_id}
+    return {**scope, "source": str(source.address), "port_id": binding.port.id}

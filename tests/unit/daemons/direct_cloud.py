@@ -1,0 +1,297 @@
+"""A cloud in memory for the agent that answers guests itself: ports, records, a metadata API; and guests on the
+loopback whose MAC is what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from openimds.agents.metadata.complaints import Complaints
+from openimds.agents.metadata.edges import Answer, ControlAwayError, Headers, Reply, UpstreamAwayError
+from openimds.agents.metadata.measures import Measures
+from openimds.client.view import View
+from openimds.config.values import RateLimit
+from openimds.daemons.direct_service import DirectParts, DirectService
+from openimds.http.listen import tcp_listener
+from openimds.http.messages import Response
+from openimds.http.rules import Connections
+from openimds.http.server import GuestServer, Listener
+from openimds.identity.source import Address
+from openimds.metadata.reading import DocumentSettings
+from openimds.resources.errors import NotOffered, StoreUnavailable
+from openimds.resources.instance import Ec2Ids, Instance
+from openimds.resources.network import FixedIP, Port
+from openimds.resources.touched import Touched
+from openimds.web.guest.freshness import Pace
+
+SECRET = "s3cret"
+MAC_A, MAC_B = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b"
+A, B = "11111111-2222-4333-8444-555555555501", "11111111-2222-4333-8444-555555555502"
+
+
+def instance(instance_id: str, name: str, **more: Any) -> Instance:
+    return Instance(
+        id=instance_id,
+        project_id="p1",
+        name=name,
+        hostname=name,
+        ec2_ids=Ec2Ids(instance_id="i-00000001"),
+        flavor_name="m1.tiny",
+        **more,
+    )
+
+
+def port(instance_id: str, mac: str, *addresses: str) -> Port:
+    return Port(
+        id=f"port-of-{instance_id[-2:]}-{mac[-2:]}",
+        network_id="n1",
+        project_id="p1",
+        mac_address=mac,
+        fixed_ips=tuple(FixedIP("s", address) for address in addresses),
+        device_id=instance_id,
+        device_owner="compute:nova",
+    )
+
+
+@dataclass
+class FakeMirror:
+    """As client.mirror.Mirror; `hear` is the news' arrival."""
+
+    connected: bool = True
+    callbacks: list[Callable[[Any], None]] = field(default_factory=list)
+    now: View = field(default_factory=lambda: View(revision=0))
+
+    def view(self) -> View:
+        return self.now
+
+    def subscribe(self, callback: Callable[[Any], None]) -> None:
+        self.callbacks.append(callback)
+
+    def hear(self, *ports: Port) -> None:
+        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports})
+        for callback in self.callbacks:
+            callback(self.now)
+
+
+@dataclass
+class FakeControl:
+    """Neutron's port list and the extension with records, as two interfaces of one."""
+
+    real: list[Port] = field(default_factory=list)
+    away: bool = False
+    looks: int = 0
+    instances: dict[str, Instance] = field(default_factory=dict)
+    offered: bool = True
+    records_away: bool = False
+    asked: list[str] = field(default_factory=list)
+    revision: int = 1
+    dynamic_vendor_data: bool = False
+
+    def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        self.looks += 1
+        if self.away:
+            raise ControlAwayError("the control API is away")
+        found = self.real
+        if "network_id" in filters:
+            found = [one for one in found if one.network_id in filters["network_id"]]
+        if "mac_address" in filters:
+            found = [one for one in found if one.mac_address == filters["mac_address"]]
+        if "device_id" in filters:
+            found = [one for one in found if one.device_id == filters["device_id"]]
+        return found
+
+    def mac_of(self, _network_id: str | None, _router_id: str | None, address: Address) -> str | None:
+        """The neighbour table."""
+        return next((one.mac_address for one in self.real if str(address) in one.ip_addresses), None)
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def follow_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
+
+    def settings(self) -> DocumentSettings:
+        self._check()
+        return DocumentSettings(dynamic_vendor_data=self.dynamic_vendor_data)
+
+    def instance(self, instance_id: str) -> Instance | None:
+        self._check()
+        self.asked.append(instance_id)
+        return self.instances.get(instance_id)
+
+    def newest(self) -> int:
+        self._check()
+        return self.revision
+
+    def after(self, revision: int | None) -> Touched:
+        self._check()
+        return Touched(revision=self.revision, everything=revision != self.revision)
+
+    def change(self, changed: Instance) -> None:
+        self.instances[changed.id] = changed
+        self.revision += 1
+
+    def _check(self) -> None:
+        if not self.offered:
+            raise NotOffered("no such extension")
+        if self.records_away:
+            raise StoreUnavailable("the control API is away")
+
+
+@dataclass
+class FakeApi:
+    """The metadata API: what it was asked; it answers when it may."""
+
+    asked: list[tuple[str, bytes, dict[bytes, bytes], bytes]] = field(default_factory=list)
+    away: bool = False
+    headers: Headers = ()
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+        if self.away:
+            raise UpstreamAwayError("http://api:8775 cannot be reached")
+        self.asked.append((method, target, {name.lower(): value for name, value in headers}, body))
+        number = len(self.asked)
+        await self.open.wait()
+        return Reply(status=200, headers=self.headers, body=b"from the API %d" % number)
+
+
+@dataclass
+class Lines:
+    """A request log that can be read."""
+
+    facts: list[dict[str, object]] = field(default_factory=list)
+
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        def write(request_id: str, _milliseconds: float) -> None:
+            self.facts.append({"event": event, "level": level, "request_id": request_id, **facts})
+
+        return write
+
+
+@dataclass
+class Guest:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    head: bytes = b""
+
+    async def ask(self, target: str, method: str = "GET", *headers: str, body: bytes = b"") -> tuple[int, bytes]:
+        await self.send(target, method, *headers, body=body)
+        return await self.read()
+
+    async def send(self, target: str, method: str = "GET", *headers: str, body: bytes = b"") -> None:
+        lines = [f"{method} {target} HTTP/1.1", "Host: 169.254.169.254", *headers]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        self.writer.write("\r\n".join((*lines, "", "")).encode() + body)
+        await self.writer.drain()
+
+    async def read(self) -> tuple[int, bytes]:
+        async with asyncio.timeout(20):
+            self.head = await self.reader.readuntil(b"\r\n\r\n")
+            length = int(self.head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            return int(self.head.split()[1]), await self.reader.readexactly(length)
+
+
+@dataclass
+class Cloud:
+    """Everything there is."""
+
+    mirror: FakeMirror
+    control: FakeControl
+    api: FakeApi
+    lines: Lines
+    service: DirectService
+    server: GuestServer
+    doors: dict[str, int]
+    """The loopback's port of each listener."""
+    macs: list[str]
+    sockets: list[Any]
+    guests: list[Guest]
+
+    async def guest(self, mac: str, *, listener: str = "network:n1", address: str = "127.0.0.1") -> Guest:
+        """A connection from this address and MAC."""
+        self.macs.append(mac)
+        door = self.doors[listener]
+        guest = Guest(*await asyncio.open_connection("127.0.0.1", door, local_addr=(address, 0)))
+        self.guests.append(guest)
+        async with asyncio.timeout(5):
+            while self.macs:  # noqa: ASYNC110 - until the server has taken it, and its MAC with it
+                await asyncio.sleep(0.001)
+        return guest
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - polled with a deadline
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def cloud(
+    *,
+    ports: Sequence[Port] = (),
+    listeners: Sequence[str] = ("network:n1",),
+    control: FakeControl | None = None,
+    strict_hosts: tuple[str, ...] | None = None,
+    rate_limit: RateLimit | None = None,
+    per_peer: int = 256,
+    hold_seconds: float = 20,
+) -> AsyncIterator[Cloud]:
+    control = control or FakeControl()
+    control.real = list(ports)
+    control.instances = {A: instance(A, "vm-a"), B: instance(B, "vm-b")} | control.instances
+    mirror, api, lines = FakeMirror(), FakeApi(), Lines()
+    mirror.hear(*ports)
+    executor = ThreadPoolExecutor(4)
+    service = DirectService(
+        DirectParts(
+            mirror=mirror,
+            ports=control,
+            neighbours=control,
+            source=control,
+            pace=Pace(),
+            upstream=api,
+            shared_secret=SECRET,
+            strict_hosts=strict_hosts,
+            rate_limit=rate_limit,
+            executor=executor,
+            measures=Measures(CollectorRegistry()),
+            complaints=Complaints(time.monotonic),
+            request_log=lines,
+            hold_seconds=hold_seconds,
+        )
+    )
+    macs: list[str] = []
+    sockets: list[Any] = []
+
+    def source_mac(connection: Any) -> str:
+        sockets.append(connection)
+        return macs.pop(0)
+
+    server = GuestServer(
+        service.handler(lambda _request: Response(status=500)), connections=Connections(per_peer=per_peer)
+    )
+    opened = {tag: tcp_listener("127.0.0.1", 0) for tag in listeners}
+    doors = {tag: one.getsockname()[1] for tag, one in opened.items()}
+    service.start()
+    await server.start([Listener(socket=one, tag=tag, source_mac=source_mac) for tag, one in opened.items()])
+    guests: list[Guest] = []
+    try:
+        yield Cloud(mirror, control, api, lines, service, server, doors, macs, sockets, guests)
+    finally:
+        for guest in guests:
+            guest.writer.close()
+            await asyncio.gather(guest.writer.wait_closed(), return_exceptions=True)
+        await server.stop(1)
+        service.stop()
+        executor.shutdown()
