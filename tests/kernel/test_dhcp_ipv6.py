@@ -1,0 +1,185 @@
+"""IPv6 networks: addresses by every mode, metadata at fe80::a9fe:a9fe for every kind of address, two hosts at once."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from tests.kernel.dhcp_stage import Stage, curl, eventually, lease_v6, tap
+from tests.kernel.lab import Lab, lab_stage
+from tests.kernel.stage import Host
+
+from openimds.linux.programs import run
+from openimds.resources.network import Port, Subnet
+from openimds.wiring.state import Device, NamespaceState
+
+pytestmark = pytest.mark.kernel
+
+METADATA = "http://[fe80::a9fe:a9fe%25eth0]/openstack"
+ADDRESS_MODES = {"EUI-64": ("0", "0"), "random": ("3", "0"), "temporary": ("0", "2"), "both": ("3", "2")}
+"""(addr_gen_mode, use_tempaddr)"""
+
+
+@pytest.fixture
+def lab(host: Host) -> Iterator[Lab]:
+    with lab_stage(host) as made:
+        yield made
+
+
+def subnet(stage: Stage, mode: str, **changes: object) -> Subnet:
+    made = Subnet(
+        id=str(uuid.uuid4()),
+        network_id=stage.network.id,
+        project_id="p",
+        ip_version=6,
+        cidr="2001:db8::/64",
+        gateway_ip="2001:db8::1",
+        ipv6_address_mode=mode,
+        ipv6_ra_mode=mode,
+        dns_nameservers=("2001:db8::53",),
+    )
+    made = replace(made, **changes)  # type: ignore[arg-type]
+    stage.view.add(made)
+    return made
+
+
+def addresses(guest: str) -> str:
+    return run(["ip", "-6", "addr", "show", "dev", "eth0", "scope", "global"], namespace=guest)
+
+
+def eui64_address(port: Port) -> str:
+    parts = bytes.fromhex(port.mac_address.replace(":", ""))
+    return f"{parts[0] ^ 2:02x}{parts[1]:02x}:{parts[2]:02x}ff:fe{parts[3]:02x}:{parts[4]:02x}{parts[5]:02x}"
+
+
+@pytest.mark.parametrize("routed", [False, True], ids=["dnsmasq advertises", "radvd advertises"])
+@pytest.mark.parametrize("mode", ["slaac", "dhcpv6-stateless"])
+def test_guest_makes_its_address_from_the_advertised_prefix(lab: Lab, mode: str, *, routed: bool) -> None:
+    made = subnet(lab.network, mode)
+    if routed:
+        lab.route(lab.network.subnet, made)
+    port = lab.network.port("192.168.40.77")
+    lab.round()
+    guest = lab.network.plug(port)
+    eventually(lambda: "2001:db8:" in addresses(guest), seconds=15)
+    assert str(eui64_address(port)).replace(":0", ":") in addresses(guest).replace(":0", ":")
+    default = run(["ip", "-6", "route", "show", "default"], namespace=guest)
+    assert ("default via fe80::" in default) is routed, "a DHCP namespace forwards nothing and is nobody's router"
+    eventually(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello", seconds=20)
+    assert lab.round() == []
+
+
+def test_stateless_guest_is_told_its_dns_server_and_no_address(lab: Lab) -> None:
+    subnet(lab.network, "dhcpv6-stateless")
+    port = lab.network.port("192.168.40.77")
+    lab.round()
+    guest = lab.network.plug(port)
+    eventually(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
+    told, script = lab.network.folder / "told", lab.network.folder / "dhclient-script"
+    script.write_text(f"#!/bin/sh\nenv >> {told}\n")
+    script.chmod(0o755)
+    files = ["-lf", str(lab.network.folder / "lease6"), "-pf", str(lab.network.folder / "pid6"), "-sf", str(script)]
+    command = ["timeout", "15", "dhclient", "-6", "-S", "-1", "-d", *files, "-cf", "/dev/null", "eth0"]
+    run(command, namespace=guest, timeout_seconds=20)
+    assert "new_dhcp6_name_servers=2001:db8::53" in told.read_text().splitlines()
+    assert "new_ip6_address" not in told.read_text()
+
+
+@pytest.mark.parametrize("routed", [False, True], ids=["dnsmasq advertises", "radvd advertises"])
+def test_stateful_guest_is_sent_to_dhcp(lab: Lab, *, routed: bool) -> None:
+    made = subnet(lab.network, "dhcpv6-stateful")
+    if routed:
+        lab.route(lab.network.subnet, made)
+    port = lab.network.port("2001:db8::77", made)
+    lab.round()
+    guest = lab.network.plug(port)
+    assert lease_v6(lab.network, guest) == "2001:db8::77"
+    assert "2001:db8::" not in addresses(guest), "the prefix is not for addresses of one's own making"
+
+
+@pytest.mark.parametrize("kind", ADDRESS_MODES)
+@pytest.mark.parametrize("routed", [False, True], ids=["DHCP namespace", "router"])
+def test_every_kind_of_guest_is_answered(lab: Lab, kind: str, *, routed: bool) -> None:
+    made = subnet(lab.network, "slaac")
+    if routed:
+        lab.network.networks.settings = replace(
+            lab.network.networks.settings, metadata=type(lab.network.networks.settings.metadata)()
+        )
+        lab.route(lab.network.subnet, made)
+    port = lab.network.port("192.168.40.77")
+    lab.round()
+    guest = lab.network.plug(port)
+    generation, temporary = ADDRESS_MODES[kind]
+    run(["ip", "link", "set", "eth0", "down"], namespace=guest)
+    for setting, value in (("addr_gen_mode", generation), ("use_tempaddr", temporary)):
+        run(["sysctl", "-q", f"net.ipv6.conf.eth0.{setting}={value}"], namespace=guest)
+    run(["ip", "link", "set", "eth0", "up"], namespace=guest)
+    eventually(lambda: "2001:db8:" in addresses(guest), seconds=15)
+    assert ("temporary" in addresses(guest)) is (temporary == "2")
+    eventually(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello", seconds=20)
+    request = lab.network.server.requests[-1]
+    (source,) = request.values("x-forwarded-for")
+    assert source.startswith("fe80::")
+    assert source in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest)
+    assert (request.values("x-neutron-router-id") == [lab.router.id]) is routed
+
+
+def other_host(stage: Stage, metadata_address: str) -> str:
+    """Its DHCP namespace's device, on the same network."""
+    name = stage.host.namespace("otherhost")
+    device = Device(
+        name="tapother",
+        host_name=stage.host.tap(8),
+        bridge=stage.network.bridge_name,
+        mac_address="fa:16:3e:aa:aa:aa",
+        mtu=stage.network.mtu,
+        addresses=frozenset({metadata_address}),
+    )
+    stage.host.kernel.apply(NamespaceState(name=name, devices=(device,)))
+    return name
+
+
+def flags(stage: Stage) -> str:
+    shown = run(["ip", "-6", "-o", "addr"], namespace=stage.namespace)
+    return next((line for line in shown.splitlines() if "fe80::a9fe:a9fe" in line), "")
+
+
+def test_a_second_host_leaves_the_address_to_the_first_and_takes_it_back(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = lab.network
+    stage.round(everything=True)  # the bridge
+    other = other_host(stage, "fe80::a9fe:a9fe/64")
+    eventually(lambda: "tentative" not in run(["ip", "-6", "addr"], namespace=other))
+    subnet(stage, "slaac")
+    port = stage.port("192.168.40.77")
+    stage.round()
+    eventually(lambda: "dadfailed" in flags(stage), seconds=8)
+    stage.round(everything=True)
+    facts = stage.networks.report[stage.network.id]
+    assert facts["ipv6_metadata_elsewhere"] == [tap(stage)]
+    assert "another host serves metadata" in capsys.readouterr().out
+    guest = stage.boot(port)
+    assert curl(guest) == "hello", "IPv4 is this host's all the same"
+    eventually(lambda: other_answers(guest), seconds=15)
+    assert curl(guest, "--max-time", "1", url=METADATA, check=False) == ""
+    stage.host.kernel.remove_namespace(other)
+    eventually(lambda: taken_back(stage), seconds=15)
+    assert stage.networks.report[stage.network.id]["ipv6_metadata_elsewhere"] == []
+    assert "metadata is served here again" in capsys.readouterr().out
+    run(["ip", "neigh", "flush", "all"], namespace=guest)
+    eventually(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello", seconds=20)
+
+
+def other_answers(guest: str) -> bool:
+    """The guest, once it has an address to ask from, finds the other host there."""
+    curl(guest, "--max-time", "1", url=METADATA, check=False)
+    known = run(["ip", "-6", "neigh", "show", "dev", "eth0"], namespace=guest)
+    return "fe80::a9fe:a9fe lladdr fa:16:3e:aa:aa:aa" in known
+
+
+def taken_back(stage: Stage) -> bool:
+    stage.round(everything=True)
+    return "dadfailed" not in flags(stage) and "tentative" not in flags(stage)

@@ -1,0 +1,226 @@
+"""What is missing, half-written or garbage on a host: each a sentence, and the rest works."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.kernel.dhcp_stage import Stage, curl, eventually, pid_of
+from tests.kernel.lab import Lab, lab_stage
+from tests.kernel.stage import Host
+
+from openimds.agents.dhcp import DhcpNetworks
+from openimds.agents.dhcp import Edges as DhcpEdges
+from openimds.agents.fakes import FakePortsApi
+from openimds.agents.l3.neighbours import Translations
+from openimds.agents.reconcile import Rounds
+from openimds.daemons.without_ipv6 import told_whether_ipv6
+from openimds.linux import listeners, sysctl
+from openimds.linux.programs import Daemons, ProgramError, is_alive, run
+from openimds.resources.network import FloatingIP, Port, Subnet
+from openimds.wiring.dhcp_network import MetadataChoice
+
+pytestmark = pytest.mark.kernel
+
+GARBAGE = b"\xff\xfe\x00 garbage, no text\n1796000000 aa bb cc dd\nfa:16:3e:00:00:01,"
+
+
+@pytest.fixture
+def lab(host: Host) -> Iterator[Lab]:
+    with lab_stage(host) as made:
+        yield made
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not is_alive(pid))
+
+
+def restarted(stage: Stage, run_program: object = run) -> None:
+    """The DHCP agent, which knows nothing of before."""
+    edges = DhcpEdges(
+        api=FakePortsApi(stage.view),
+        kernel=stage.host.kernel,
+        programs=Daemons(),
+        namespaces=listeners,
+        run=run_program,  # type: ignore[arg-type]
+    )
+    stage.networks = DhcpNetworks(edges, stage.networks.settings)
+    stage.rounds = Rounds(stage.networks)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "garbage"])
+@pytest.mark.parametrize("name", ["host", "addn_hosts", "opts", "leases", "pid", "interface"])
+def test_damaged_file_of_dnsmasq_is_mended(lab: Lab, name: str, damage: str) -> None:
+    """Found by an agent that was just started, beside a dnsmasq that was killed."""
+    stage = lab.network
+    port = stage.port("192.168.40.77")
+    stage.round(everything=True)
+    guest = stage.boot(port)
+    path = stage.folder / "dhcp" / stage.network.id / name
+    before = path.read_bytes()
+    kill(pid_of(stage, "dnsmasq"))
+    path.write_bytes({"empty": b"", "half": before[: len(before) // 2], "garbage": GARBAGE}[damage])
+    restarted(stage)
+    stage.round(everything=True)
+    assert stage.configure(guest)["ip"] == "192.168.40.77"
+    assert curl(guest) == "hello"
+    if name in ("host", "addn_hosts", "opts", "interface"):
+        assert path.read_bytes() == before
+    assert stage.round(everything=True) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"global\n  log", GARBAGE], ids=["empty", "half", "garbage"])
+def test_damaged_configuration_of_a_proxy_is_mended(lab: Lab, content: bytes) -> None:
+    stage = lab.network
+    lab.route(stage.subnet)
+    port = stage.port("192.168.40.77")
+    lab.round()
+    guest = stage.boot(port)
+    folder = stage.folder / "ns-metadata-proxy"
+    before = {path: path.read_bytes() for path in folder.glob("*.conf")}
+    assert len(before) == 2
+    kill(pid_of(stage, "haproxy"))
+    for path in before:
+        path.write_bytes(content)
+    restarted(stage)
+    lab.round()
+    assert {path: path.read_bytes() for path in folder.glob("*.conf")} == before
+    assert curl(guest) == "hello"
+    assert lab.round() == []
+
+
+def test_without_dhcp_release_an_address_goes_to_its_new_owner_all_the_same(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = lab.network
+
+    def without(argv: Sequence[str], *, namespace: str | None = None) -> str:
+        if argv[0].startswith("dhcp_release"):
+            raise ProgramError(argv[0], "is not installed (looked in PATH)")
+        return run(argv, namespace=namespace)
+
+    restarted(stage, without)
+    first = stage.port("192.168.40.77")
+    stage.round(everything=True)
+    stage.boot(first)
+    stage.view.remove(first)
+    second = stage.port("192.168.40.77")
+    stage.round()
+    assert "dhcp_release: is not installed" in capsys.readouterr().out
+    assert stage.lease(stage.plug(second))["ip"] == "192.168.40.77"
+    assert stage.round(everything=True) == []
+
+
+def test_without_conntrack_floating_ips_come_and_go_and_it_is_said_once(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = lab.network
+    lab.route(stage.subnet)
+    lab.round()
+
+    def without(argv: Sequence[str], *, namespace: str | None = None) -> str:
+        raise ProgramError(argv[0], "is not installed (looked in PATH)")
+
+    lab.routers._translations = Translations(without)
+    floating = FloatingIP(
+        id="f",
+        project_id="p",
+        floating_network_id="e",
+        floating_ip_address="203.0.113.7",
+        fixed_ip_address="192.168.40.77",
+        port_id="x",
+        router_id=lab.router.id,
+    )
+    view = lab.router_rounds
+    for _ in range(2):
+        ends_with(lab, floating)
+    assert view is lab.router_rounds
+    said = capsys.readouterr().out
+    assert said.count("install conntrack") == 1
+    assert "conntrack: is not installed" in said
+
+
+def ends_with(lab: Lab, floating: FloatingIP) -> None:
+    """The connections of a floating IP that comes and goes."""
+    stage = lab.network
+    (found,) = (one.view for one in lab.routers.wanted(stage.view).values())
+    lab.routers._translations.end(replace(found, floating_ips=(floating,)), lab.qrouter)
+    lab.routers._translations.end(found, lab.qrouter)
+
+
+def both_versions(stage: Stage) -> tuple[Subnet, Port]:
+    subnet = Subnet(
+        id=str(uuid.uuid4()),
+        network_id=stage.network.id,
+        project_id="p",
+        ip_version=6,
+        cidr="2001:db8::/64",
+        gateway_ip="2001:db8::1",
+        ipv6_ra_mode="slaac",
+        ipv6_address_mode="slaac",
+    )
+    stage.view.add(subnet)
+    return subnet, stage.port("192.168.40.77")
+
+
+def test_a_kernel_without_ipv6_serves_ipv4(lab: Lab) -> None:
+    stage = lab.network
+    subnet, port = both_versions(stage)
+    stage.networks.settings = replace(stage.networks.settings, has_ipv6=False)
+    lab.routers.settings = replace(lab.routers.settings, has_ipv6=False)
+    lab.route(stage.subnet, subnet)
+    lab.round()
+    guest = stage.boot(port)
+    assert curl(guest) == "hello"
+    choice = MetadataChoice()
+    stage.networks.settings = replace(stage.networks.settings, metadata=choice)
+    lab.round()
+    stage.configure(guest)
+    run(["ip", "neigh", "flush", "all"], namespace=guest)
+    assert curl(guest) == "hello", "by the router"
+    for namespace in (stage.namespace, lab.qrouter):
+        shown = run(["ip", "-6", "addr"], namespace=namespace)
+        assert "2001:db8:" not in shown
+        assert "a9fe" not in shown
+        assert "[::]:9697" not in run(["ss", "-lnt"], namespace=namespace)
+    assert "metadata" not in run(["ip6tables-save"], namespace=lab.qrouter)
+    assert not (stage.folder / "ra").exists()
+    (own,) = (one for one in stage.view.ports.values() if one.device_owner == "network:dhcp")
+    assert len(own.fixed_ips) == 2, "what the control API gave to the DHCP port is left to it"
+    assert lab.round() == []
+
+
+def test_a_kernel_without_ipv6_is_recognised_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told_whether_ipv6.cache_clear()
+    assert told_whether_ipv6()
+    told_whether_ipv6.cache_clear()
+    (tmp_path / "net/ipv4/conf").mkdir(parents=True)
+    monkeypatch.setattr(sysctl, "PROC_SYS", tmp_path)
+    assert not told_whether_ipv6()
+    assert not told_whether_ipv6()
+    assert capsys.readouterr().out.count("this kernel has no IPv6") == 1
+    told_whether_ipv6.cache_clear()
+
+
+def test_ipv6_that_somebody_switched_off_in_a_namespace_is_switched_on(lab: Lab) -> None:
+    stage = lab.network
+    subnet, port = both_versions(stage)
+    lab.route(stage.subnet, subnet)
+    lab.round()
+    guest = stage.boot(port)
+    for namespace in (stage.namespace, lab.qrouter):
+        run(["sysctl", "-q", "net.ipv6.conf.all.disable_ipv6=1"], namespace=namespace)
+        assert "2001:db8:" not in run(["ip", "-6", "addr"], namespace=namespace)
+    assert curl(guest) == "hello"
+    lab.round()
+    for namespace in (stage.namespace, lab.qrouter):
+        assert "2001:db8:" in run(["ip", "-6", "addr"], namespace=namespace)
+    assert lab.round() == []
