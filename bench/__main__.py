@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tests.system.conftest import unstarted_cloud
 
-from bench import api, boot, machine, rates
+from bench import api, boot, host, machine, rates
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PARTS = ("api", "boot", "rates")
+PARTS = ("api", "boot", "host", "rates")
 
 
 def main(parts: Sequence[str]) -> int:
@@ -23,6 +23,8 @@ def main(parts: Sequence[str]) -> int:
         print(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
     lines = ["", *api.measured()] if "api" in wanted else []
+    if "host" in wanted:
+        lines += ["", *host.measured()]
     if {"boot", "rates"} & set(wanted):
         lines += _of_a_system(wanted)
     text = "\n".join(

@@ -218,6 +218,10 @@ class Loop(Generic[Wanted]):
         self.last_change: RoundReport | None = None
         """The newest round that changed something."""
         self.first_round_done = threading.Event()
+        self.full_rounds = 0
+        """How many have ended."""
+        self.full_round_milliseconds: float | None = None
+        """How long the last of them took."""
 
     def run(self) -> None:
         """Until `stop`."""
@@ -253,7 +257,8 @@ class Loop(Generic[Wanted]):
         if report.changes or self._full.at_end:
             self._watch(self._rounds.pids())
         if self._full.at_end:
-            self._full.finish()
+            self.full_round_milliseconds = round(self._full.finish() * 1000, 1)
+            self.full_rounds += 1
             self.first_round_done.set()
         pause = self._full.seconds_to_next()
         news = self._rounds.notices.seconds_to_next
@@ -291,10 +296,13 @@ class _FullRound:
         left = self._left or deque()
         return [left.popleft() for _ in range(min(SLICE_THINGS, len(left)))]
 
-    def finish(self) -> None:
+    def finish(self) -> float:
+        """The seconds that it took."""
         self._left = None
         ended = time.monotonic()
-        self._next = ended + max(self._interval_seconds, (ended - self._began) * PAUSE_PER_WORK)
+        took = ended - self._began
+        self._next = ended + max(self._interval_seconds, took * PAUSE_PER_WORK)
+        return took
 
     def seconds_to_next(self) -> float:
         if self._left is not None:

@@ -108,6 +108,8 @@ def _facts(agent: Agent, loop: Loop[Any]) -> Mapping[str, Any]:
         "last_change": _change_facts(loop.last_change) if loop.last_change else None,
         "failures": dict(last.failures),
         "last_round_milliseconds": last.milliseconds,
+        "full_rounds": loop.full_rounds,
+        "full_round_milliseconds": loop.full_round_milliseconds,
         f"by_{kind}": dict(agent.trade.report),
     }
 

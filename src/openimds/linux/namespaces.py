@@ -66,10 +66,13 @@ def delete_veths(namespace: str, only: str | None = None) -> list[str]:
     """
 
     def inner() -> list[Link]:
-        found = [link for link in netlink.all_links() if link.kind == "veth" and only in (None, link.name)]
+        return [link for link in netlink.all_links() if link.kind == "veth" and only in (None, link.name)]
+
+    def delete() -> None:
         for link in found:
             netlink.delete_link(link.index)
-        return found
 
-    hosts = {link.index: link.name for link in netlink.all_links() if link.kind == "veth"}
-    return [hosts[link.peer_index] for link in netns.in_namespace(namespace, inner) if link.peer_index in hosts]
+    found = netns.in_namespace(namespace, inner)
+    hosts = [netlink.link_at(link.peer_index) for link in found if link.peer_index is not None]
+    netns.in_namespace(namespace, delete)
+    return [host.name for host in hosts if host is not None and host.kind == "veth"]
