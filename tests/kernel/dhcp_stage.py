@@ -148,7 +148,9 @@ def network_stage(host: Host) -> Iterator[Stage]:
         dnsmasq=DnsmasqSettings(),
         proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
     )
-    edges = Edges(api=FakePortsApi(view), kernel=host.kernel, programs=Daemons(), namespaces=listeners, run=run)
+    edges = Edges(
+        api=FakePortsApi(view, int(host.tag, 16)), kernel=host.kernel, programs=Daemons(), namespaces=listeners, run=run
+    )
     networks = DhcpNetworks(edges, settings)
     try:
         with MetadataServer(folder / "agent", folder / "log") as server:

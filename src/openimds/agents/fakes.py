@@ -70,9 +70,10 @@ class FakeMirror:
 class FakePortsApi:
     """Ports as the control API makes them: written straight into a view, the lowest free addresses first."""
 
-    def __init__(self, view: FakeView) -> None:
+    def __init__(self, view: FakeView, first: int = 1) -> None:
+        """`first` is the first port's number: of taps that live beside others' it is drawn by lot."""
         self._view = view
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
         self.calls: list[str] = []
         self.broken = False
         """Every call fails."""
@@ -88,7 +89,7 @@ class FakePortsApi:
             id=f"{number:08x}-0000-4000-8000-0000000000dc",
             network_id=body["network_id"],
             project_id=body["project_id"],
-            mac_address=f"fa:16:3e:dc:00:{number:02x}",
+            mac_address=f"fa:16:3e:dc:00:{number % 256:02x}",
             fixed_ips=self._allocated(body["fixed_ips"]),
             device_id=body["device_id"],
             device_owner=body["device_owner"],
