@@ -320,9 +320,10 @@ def test_rate_limit_answers_429_and_says_when_to_ask_again(stage: Stage) -> None
     proxy = replace(stage.routers.settings.proxy, rate_limit=limit)
     stage.routers.settings = replace(stage.routers.settings, proxy=proxy)
     stage.round()
-    script = "for i in $(seq 33); do curl -s -o /dev/null -w '%{http_code}\n' http://169.254.169.254/; done"
+    script = "for i in $(seq 45); do curl -s -o /dev/null -w '%{http_code}\n' http://169.254.169.254/; done"
     codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=30).split()
-    assert codes == ["200"] * 30 + ["429"] * 3
+    # HAProxy lets what came in the window before count for less and less: a few more than 30 may pass.
+    assert (codes[:30], codes[-5:]) == (["200"] * 30, ["429"] * 5)
     assert "retry-after: 1" in curl(stage.guests["a"], "-i", "http://169.254.169.254/").lower()
     assert curl(stage.guests["b"], "http://169.254.169.254/") == "hello"
 
