@@ -177,7 +177,8 @@ def strict_options() -> tuple[cfg.Opt, ...]:
 GUEST_REQUESTS = Section(
     "guest_requests",
     strict_options(),
-    "How guests' own requests are taken, where service_metadata_proxy is off.",
+    "How guests' own requests are taken: by the metadata API where service_metadata_proxy is off, by the metadata agent "
+    "where metadata_proxy is `direct`.",
 )
 
 NOVA_NEUTRON = Section(

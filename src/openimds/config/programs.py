@@ -93,7 +93,13 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
     name="metadata-agent",
     summary="Finds out who is asking, signs, and forwards to the metadata API.",
     files=("neutron.conf", "metadata_agent.ini"),
-    sections=(*_AGENT, agent_options.METADATA_SOCKET, agent_options.METADATA_AGENT),
+    sections=(
+        *_AGENT,
+        agent_options.METADATA_SOCKET,
+        agent_options.METADATA_AGENT,
+        options.GUEST_REQUESTS,
+        agent_options.RATE_LIMITING,
+    ),
     build=building.metadata_agent,
 )
 DHCP_AGENT: Program[DhcpAgentConfig] = Program(

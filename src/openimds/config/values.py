@@ -147,6 +147,10 @@ class MetadataAgentConfig(AgentConfig):
     workers: int
     backlog: int
     haproxy_log_socket: Path
+    strict_hosts: tuple[str, ...] | None
+    """With `metadata_proxy = direct`: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
+    rate_limit: RateLimit | None
+    """With `metadata_proxy = direct`: how often one port may ask."""
 
 
 @dataclass(frozen=True, slots=True)
