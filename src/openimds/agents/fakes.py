@@ -192,7 +192,7 @@ class FakeInside:
     inode: int
     device_indexes: Mapping[str, int]
     listening: Mapping[tuple[str, int], frozenset[int]]
-    has_ipv6: bool = True
+    has_ipv6: bool
 
 
 class FakeNamespaces:
@@ -205,9 +205,10 @@ class FakeNamespaces:
         self.sockets: dict[int, frozenset[int]] = {}
         """By process."""
         self.lets_in = True
+        self.has_ipv6 = True
 
     def look_inside(self, namespace: str, devices: Collection[str]) -> FakeInside:
-        return FakeInside(self.inode, dict.fromkeys(devices, 2), self.listening)
+        return FakeInside(self.inode, dict.fromkeys(devices, 2), self.listening, self.has_ipv6)
 
     def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
         return self.lets_in
