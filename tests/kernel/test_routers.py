@@ -4,155 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import signal
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-from tests.kernel.metadata_server import MetadataServer
+from tests.kernel.router_stage import OUTSIDE, Stage, curl, eventually, peer_seen, pid_of, router_stage
 from tests.kernel.stage import Host
 
-from openimds.agents.fakes import FakePortsApi, FakeView
-from openimds.agents.l3 import Edges, L3Settings, Routers
-from openimds.agents.reconcile import Rounds
-from openimds.linux import listeners
-from openimds.linux.announce import announce
-from openimds.linux.programs import Daemons, ProgramError, is_alive, run
+from openimds.linux.programs import ProgramError, is_alive, run
 from openimds.resources.network import (
-    DEVICE_OWNER_ROUTER_GATEWAY,
-    DEVICE_OWNER_ROUTER_INTERFACE,
-    ExternalGateway,
     FixedIP,
-    FloatingIP,
-    Network,
-    Port,
-    Router,
     Subnet,
-    router_namespace,
 )
-from openimds.wiring.haproxy import ProxySettings, RateLimit
-from openimds.wiring.radvd import RadvdSettings
+from openimds.wiring.haproxy import RateLimit
 from openimds.wiring.router import RouterMetadata
-from openimds.wiring.state import Device, NamespaceState, Route
 
 pytestmark = pytest.mark.kernel
-
-OUTSIDE = "203.0.113.200"
-
-
-@dataclass
-class Stage:
-    """Two internal networks and an external one on a router; a guest on each, and somebody outside."""
-
-    host: Host
-    view: FakeView
-    routers: Routers
-    rounds: Rounds
-    router: Router
-    server: MetadataServer
-    folder: Path
-    ports: dict[str, Port]
-    guests: dict[str, str]
-    outside: str
-
-    @property
-    def namespace(self) -> str:
-        return router_namespace(self.router.id, self.host.prefix)
-
-    def round(self, *, everything: bool = True) -> list[str]:
-        report = self.rounds.round(self.view, everything=everything)
-        assert not report.failures
-        return [word for words in report.changes.values() for word in words]
-
-    def rules(self, table: str, *more: str, command: str = "iptables") -> str:
-        return run([command, "-t", table, "-S", *more], namespace=self.namespace)
-
-    def float_to(self, address: str, fixed: str) -> FloatingIP:
-        floating = FloatingIP(
-            id=str(uuid.uuid4()),
-            project_id="p",
-            floating_network_id="ext",
-            floating_ip_address=address,
-            fixed_ip_address=fixed,
-            port_id="x",
-            router_id=self.router.id,
-        )
-        self.view.add(floating)
-        return floating
 
 
 @pytest.fixture
 def stage(host: Host) -> Iterator[Stage]:
-    folder = Path("/tmp") / f"openimds-{host.tag}"
-    folder.mkdir(mode=0o755)
-    view = FakeView()
-    router_id = str(uuid.uuid4())
-    ports = {}
-    for number, (name, cidr) in enumerate({"a": "10.0.1.0/24", "b": "10.0.2.0/24", "ext": "203.0.113.0/24"}.items()):
-        external = name == "ext"
-        network = Network(id=f"{host.tag}{number:02x}-cccc-{name}", name=name, project_id="p", external=external)
-        base = cidr.rsplit(".", 1)[0]
-        subnet = Subnet(id=str(uuid.uuid4()), network_id=network.id, project_id="p", cidr=cidr, gateway_ip=f"{base}.1")
-        ports[name] = Port(
-            id=f"{host.tag}{number:02x}-dddd-{name}",
-            network_id=network.id,
-            project_id="p",
-            mac_address=f"fa:16:3e:00:00:{number:02x}",
-            fixed_ips=(FixedIP(subnet.id, f"{base}.5" if external else f"{base}.1"),),
-            device_owner=DEVICE_OWNER_ROUTER_GATEWAY if external else DEVICE_OWNER_ROUTER_INTERFACE,
-            device_id=router_id,
-        )
-        view.add(network, subnet, ports[name])
-    gateway = ExternalGateway(network_id=ports["ext"].network_id, external_fixed_ips=ports["ext"].fixed_ips)
-    router = Router(id=router_id, name="r1", project_id="p", external_gateway=gateway)
-    view.add(router)
-    settings = L3Settings(
-        namespace_prefix=host.prefix,
-        metadata=RouterMetadata(),
-        proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
-        advertisements=RadvdSettings(state_path=folder, user="radvd"),
-    )
-    edges = Edges(
-        api=FakePortsApi(view),
-        kernel=host.kernel,
-        programs=Daemons(),
-        namespaces=listeners,
-        run=run,
-        announce=announce,
-    )
-    routers = Routers(edges, settings)
-    rounds = Rounds(routers)
-    with MetadataServer(folder / "agent", folder / "log") as server:
-        made = Stage(host, view, routers, rounds, router, server, folder, ports, {}, "")
-        made.round()
-        made.guests["a"] = plug(host, view, ports["a"], "10.0.1.7/24", "10.0.1.1")
-        made.guests["b"] = plug(host, view, ports["b"], "10.0.2.7/24", "10.0.2.1")
-        made.outside = plug(host, view, ports["ext"], f"{OUTSIDE}/24", None)
+    with router_stage(host) as made:
         yield made
-    run(["rm", "-rf", str(folder)])
-
-
-def plug(host: Host, view: FakeView, beside: Port, address: str, gateway: str | None) -> str:
-    """A namespace on the same network as `beside`."""
-    network = view.networks[beside.network_id]
-    name = host.namespace(f"qvm-{network.name}")
-    device = Device(
-        name="eth0",
-        host_name=f"tap{host.tag}g{network.name}",
-        bridge=network.bridge_name,
-        mac_address=f"fa:16:3e:{secrets.token_hex(1)}:{secrets.token_hex(1)}:77",
-        mtu=network.mtu,
-        addresses=frozenset({address}),
-    )
-    routes = frozenset({Route("0.0.0.0/0", gateway, "eth0")}) if gateway else frozenset()
-    host.kernel.apply(NamespaceState(name=name, devices=(device,), routes=routes))
-    return name
 
 
 def test_request_goes_by_the_redirect_and_names_its_router(stage: Stage) -> None:
@@ -374,43 +250,3 @@ def test_ipv6_guest_makes_its_address_and_asks_at_the_link_local_one(stage: Stag
     request = stage.server.requests[-1]
     assert request.values("x-forwarded-for")[0].startswith("fe80::")
     assert request.values("x-neutron-router-id") == [stage.router.id]
-
-
-def curl(namespace: str, *arguments: str, seconds: float = 9) -> str:
-    return run(
-        ["curl", "-sS", "--max-time", str(seconds), *arguments], namespace=namespace, timeout_seconds=seconds + 5
-    )
-
-
-def peer_seen(client: str, server: str, address: str, listen: str | None = None) -> str:
-    """As whom the server sees the client that connects to `address`."""
-    port = secrets.randbelow(20000) + 20000
-    script = (
-        "import socket; s = socket.socket(); s.setsockopt(1, 2, 1);"
-        f"s.bind(('{listen or address}', {port})); s.listen(); s.settimeout(8);"
-        "print('ready', flush=True); c, peer = s.accept(); print(peer[0]); c.sendall(peer[0].encode()); c.close()"
-    )
-    with ThreadPoolExecutor(1) as pool:
-        seen = pool.submit(run, ["python3", "-c", script], namespace=server, timeout_seconds=12)
-        connect = f"import socket; print(socket.create_connection(('{address}', {port}), 1).recv(99).decode())"
-
-        def connected() -> bool:
-            try:
-                run(["python3", "-c", connect], namespace=client)
-            except ProgramError:
-                return False
-            return True
-
-        eventually(connected, seconds=8)
-        return seen.result().split()[-1]
-
-
-def pid_of(stage: Stage) -> int:
-    return int((stage.folder / "external" / "pids" / f"{stage.router.id}.pid.haproxy").read_text())
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
