@@ -14,13 +14,14 @@ from openimds.metadata.policy import TokenMode
 from openimds.metadata.reading import DocumentSettings
 from openimds.store.engine import Store
 from openimds.store.instance_changes import InstanceChanges
-from openimds.store.instances_together import InstancesTogether
+from openimds.store.instances import InstanceStore
 from openimds.web.guest.asking import ByAddress, BySignature, Identification
 from openimds.web.guest.freshness import Freshness
 from openimds.web.guest.records import Records
 from openimds.web.guest.request_log import RequestLog
 from openimds.web.guest.service import GuestService
 from openimds.web.guest.sessions import TokenSettings
+from openimds.web.guest.together import Together
 from openimds.web.guest.vendors import Patience, Target, Vendors
 
 STATIC = "StaticJSON"
@@ -85,9 +86,10 @@ class Memory:
     """What one worker knows: it outlives services, which come and go with configurations."""
 
     def __init__(self, store: Store) -> None:
-        self.instances = InstancesTogether(store)
+        self.instances = InstanceStore(store)
         self.threads = ThreadPoolExecutor(STORE_THREADS, "store")
-        self.records = Records(self.threads)
+        together = Together(self.threads, lambda ids: self.instances.instances(ids)[1])
+        self.records = Records(self.threads, instances=together.instance)
         self.freshness = Freshness(InstanceChanges(store), self.records.forget)
 
 

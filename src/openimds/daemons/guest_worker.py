@@ -6,7 +6,6 @@ import asyncio
 import gc
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -33,12 +32,6 @@ from openimds.web.guest.tally import TALLY
 log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS = 5.0
-
-SWITCH_SECONDS = 0.0005
-"""How long a thread that reads the store may keep the interpreter when the event loop wants it back. The loop lets go of
-it at every write to a socket: with Python's own 5 ms, guests whose instances are in memory would wait for those whose
-instances are not.
-"""
 
 LIMITS = Limits(header_bytes=65 * 1024)
 """As much header as the front ends take that nova is deployed behind."""
@@ -78,7 +71,6 @@ class GuestWorker:
         pages = await self._serve_status()
         self._heed_signals()
         self._follow_vendor_file()
-        sys.setswitchinterval(SWITCH_SECONDS)
         gc.collect()
         gc.freeze()  # what is there now stays: later collections need not look at it
         on_ready()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
@@ -23,7 +23,9 @@ T = TypeVar("T")
 MAX_RECORDS = 20_000
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
 PATIENCE_SECONDS = 5.0
-"""How long a request waits for the store."""
+"""How long a request waits for a store that answers nobody."""
+LONGEST_SECONDS = 20.0
+"""How long it waits for a busy one, in the queue behind others."""
 
 
 class Record:
@@ -45,12 +47,20 @@ class Records:
     """Answers by question. Of one event loop."""
 
     def __init__(
-        self, executor: Executor, max_records: int = MAX_RECORDS, max_document_bytes: int = MAX_DOCUMENT_BYTES
+        self,
+        executor: Executor,
+        max_records: int = MAX_RECORDS,
+        max_document_bytes: int = MAX_DOCUMENT_BYTES,
+        instances: Callable[[str], Awaitable[Instance | None]] | None = None,
     ) -> None:
+        """`instances`: how instances are had; None: by the question, as everything else."""
         self._executor = executor
+        self._instances = instances
         self._max_records = max_records
         self._max_document_bytes = max_document_bytes
         self._document_bytes = 0
+        self._heard = 0.0
+        """When the store answered last, in the loop's time."""
         self._records: OrderedDict[Hashable, Record] = OrderedDict()
         self._asking: dict[Hashable, asyncio.Future[Record]] = {}
         self._of_port: defaultdict[str, set[Hashable]] = defaultdict(set)
@@ -84,11 +94,19 @@ class Records:
         asking = self._asking.get(key)
         if asking is None:
             asking = self._asking[key] = asyncio.ensure_future(self._ask(key, question))
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return await asyncio.shield(asking)
-        except TimeoutError:
-            raise StoreUnavailable(f"the store did not answer within {PATIENCE_SECONDS:g} s") from None
+        return await self._patiently(asking)
+
+    async def _patiently(self, asking: asyncio.Future[Record]) -> Record:
+        now = asyncio.get_running_loop().time
+        began = now()
+        while True:
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    return await asyncio.shield(asking)
+            except TimeoutError:
+                silent = now() - max(self._heard, began)
+                if silent >= PATIENCE_SECONDS or now() - began >= LONGEST_SECONDS:
+                    raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
 
     def keep_document(self, record: Record, key: Hashable, rendered: Rendered) -> None:
         """Remember what was rendered, within bounds: the records that were used longest ago lose theirs first."""
@@ -122,7 +140,8 @@ class Records:
     async def _ask(self, key: Hashable, question: Callable[[], object]) -> Record:
         here = asyncio.current_task()
         try:
-            answer = await asyncio.get_running_loop().run_in_executor(self._executor, question)
+            answer = await self._answer(key, question)
+            self._heard = asyncio.get_running_loop().time()
             record = Record(key, answer)
             if self._asking.get(key) is here:
                 self._keep(record)
@@ -132,6 +151,11 @@ class Records:
         finally:
             if self._asking.get(key) is here:
                 del self._asking[key]
+
+    async def _answer(self, key: Hashable, question: Callable[[], object]) -> object:
+        if self._instances is not None and isinstance(key, tuple) and _is_instance(key):
+            return await self._instances(key[1])
+        return await asyncio.get_running_loop().run_in_executor(self._executor, question)
 
     def _keep(self, record: Record) -> None:
         self._records[record.key] = record
