@@ -149,7 +149,7 @@ class FakeApi:
 
     asked: list[tuple[str, bytes, dict[bytes, bytes], bytes]] = field(default_factory=list)
     away: bool = False
-    headers: Headers = ()
+    headers: Headers = ((b"Content-Type", b"text/plain"),)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -196,6 +196,12 @@ class Guest:
         self.writer.write("\r\n".join((*lines, "", "")).encode() + body)
         await self.writer.drain()
 
+    async def ask_last(self, data: bytes) -> bytes:
+        """Send these bytes, and read until the server closes."""
+        self.writer.write(data)
+        async with asyncio.timeout(20):
+            return await self.reader.read()
+
     async def read(self) -> tuple[int, bytes]:
         async with asyncio.timeout(20):
             self.head = await self.reader.readuntil(b"\r\n\r\n")
@@ -223,7 +229,8 @@ class Cloud:
         """A connection from this address and MAC."""
         self.macs.append(mac)
         door = self.doors[listener]
-        guest = Guest(*await asyncio.open_connection("127.0.0.1", door, local_addr=(address, 0)))
+        here = "::1" if ":" in address else "127.0.0.1"
+        guest = Guest(*await asyncio.open_connection(here, door, local_addr=(address, 0)))
         self.guests.append(guest)
         async with asyncio.timeout(5):
             while self.macs:  # noqa: ASYNC110 - until the server has taken it, and its MAC with it
@@ -246,6 +253,7 @@ async def cloud(
     rate_limit: RateLimit | None = None,
     per_peer: int = 256,
     hold_seconds: float = 20,
+    host: str = "127.0.0.1",
 ) -> AsyncIterator[Cloud]:
     control = control or FakeControl()
     control.real = list(ports)
@@ -281,7 +289,7 @@ async def cloud(
     server = GuestServer(
         service.handler(lambda _request: Response(status=500)), connections=Connections(per_peer=per_peer)
     )
-    opened = {tag: tcp_listener("127.0.0.1", 0) for tag in listeners}
+    opened = {tag: tcp_listener(host, 0) for tag in listeners}
     doors = {tag: one.getsockname()[1] for tag, one in opened.items()}
     service.start()
     await server.start([Listener(socket=one, tag=tag, source_mac=source_mac) for tag, one in opened.items()])

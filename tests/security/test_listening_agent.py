@@ -1,0 +1,146 @@
+"""Checklist rows 5, 10-12, 14, 20, 21, 25, where the metadata agent itself listens in the guests' networks."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+from tests.security.cloud import ALPHA, BETA
+from tests.security.opinion import answers
+from tests.security.test_identity import FORGED, spellings
+from tests.unit.daemons.direct_cloud import MAC_A, MAC_B, FakeControl, cloud, instance, port
+
+from openimds.config.values import RateLimit
+
+HOSTNAME = "/latest/meta-data/hostname"
+HEAD = b"GET /latest/meta-data/hostname HTTP/1.1\r\nHost: 169.254.169.254\r\n"
+PORTS = (port(ALPHA.uuid, MAC_A, ALPHA.address), port(BETA.uuid, MAC_B, BETA.address))
+LIMIT = RateLimit(
+    ip_versions=frozenset({4, 6}),
+    base_window_seconds=86400,
+    base_requests=28,
+    burst_window_seconds=86400,
+    burst_requests=28,
+)
+
+
+def run(coming: Coroutine[Any, Any, None]) -> None:
+    uvloop.run(coming)
+
+
+def control(*, offered: bool = True) -> FakeControl:
+    made = FakeControl(offered=offered)
+    made.instances = {guest.uuid: instance(guest.uuid, f"name-{guest.uuid}") for guest in (ALPHA, BETA)}
+    return made
+
+
+@pytest.mark.parametrize("offered", [True, False], ids=["from memory", "passed on"])
+@pytest.mark.parametrize("name", FORGED)
+def test_11_12_what_a_guest_says_of_itself_is_nothing(name: str, offered: bool) -> None:
+    async def play() -> None:
+        async with cloud(ports=PORTS, control=control(offered=offered)) as there:
+            for line in spellings(name):
+                guest = await there.guest(MAC_A, address=ALPHA.address)
+                raw = await guest.ask_last(HEAD + line + b"\r\nConnection: close\r\n\r\n")
+                assert raw
+                for answer in answers(raw, []):
+                    assert answer.status in (200, 400), (line, answer)
+                    assert BETA.uuid.encode() not in answer.body, line
+            for _method, _target, headers, _body in there.api.asked:
+                assert headers[b"x-instance-id"] == ALPHA.uuid.encode()
+                assert headers[b"x-forwarded-for"] == ALPHA.address.encode()
+            assert bool(there.api.asked) is not offered
+
+    run(play())
+
+
+def test_14_strict_requests() -> None:
+    async def play() -> None:
+        async with cloud(ports=PORTS, control=control(), strict_hosts=("169.254.169.254",)) as there:
+            guest = await there.guest(MAC_A, address=ALPHA.address)
+            assert (await guest.ask(HOSTNAME))[0] == 200
+            for name, value in FORGED.items():
+                assert (await guest.ask(HOSTNAME, "GET", f"{name}: {value}"))[0] == 403, name
+            other = HEAD.replace(b"169.254.169.254", b"evil.example") + b"Connection: close\r\n\r\n"
+            assert (await guest.ask_last(other)).startswith(b"HTTP/1.1 403")
+
+    run(play())
+
+
+def test_10_a_token_is_worth_nothing_to_the_addresss_next_owner() -> None:
+    async def play() -> None:
+        async with cloud(ports=PORTS, control=control()) as there:
+            old = await there.guest(MAC_A, address=ALPHA.address)
+            ttl = ("X-aws-ec2-metadata-token-ttl-seconds: 600", "Content-Length: 0")
+            _status, token = await old.ask("/latest/api/token", "PUT", *ttl)
+            mine = f"X-aws-ec2-metadata-token: {token.decode()}"
+            assert (await old.ask(HOSTNAME, "GET", mine))[0] == 200
+            moved = (port(BETA.uuid, MAC_B, ALPHA.address),)
+            there.control.real = list(moved)
+            there.mirror.hear(*moved)
+            new = await there.guest(MAC_B, address=ALPHA.address)
+            assert (await new.ask(HOSTNAME, "GET", mine))[0] == 401
+            assert (await old.ask(HOSTNAME, "GET", mine))[0] == 404
+
+    run(play())
+
+
+@pytest.mark.parametrize("hears", [True, False], ids=["after the news", "before the news"])
+def test_5_25_anothers_address_or_none_of_the_network(hears: bool) -> None:
+    async def play() -> None:
+        async with cloud(ports=PORTS, control=control(), listeners=("network:n1", "network:n2")) as there:
+            there.mirror.connected = hears
+            spoofing = await there.guest(MAC_A, address=BETA.address)
+            assert (await spoofing.ask(HOSTNAME))[0] == 404
+            outside = await there.guest(MAC_A, address="127.99.99.99")
+            assert (await outside.ask(HOSTNAME))[0] == 404
+            elsewhere = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
+            assert (await elsewhere.ask(HOSTNAME))[0] == 404
+            assert {line["outcome"] for line in there.lines.facts} == {"none"}
+
+    run(play())
+
+
+def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
+    async def play() -> None:
+        both = port(ALPHA.uuid, MAC_A, "127.0.0.1", "::1")
+        async with cloud(ports=[both, PORTS[1]], control=control(), rate_limit=LIMIT, host="::") as there:
+            four = await there.guest(MAC_A, address="127.0.0.1")
+            six = await there.guest(MAC_A, address="::1")
+            for _ in range(14):  # a boot's 28 requests
+                assert (await four.ask(HOSTNAME))[0] == 200
+                assert (await six.ask(HOSTNAME))[0] == 200
+            assert (await four.ask(HOSTNAME))[0] == 429
+            assert (await six.ask(HOSTNAME))[0] == 429
+            assert b"\r\nRetry-After: " in six.head
+            assert (await four.ask("/"))[0] == 429
+            neighbour = await there.guest(MAC_B, address=BETA.address)
+            assert (await neighbour.ask(HOSTNAME))[0] == 200
+
+    run(play())
+
+
+def test_20_passed_on_requests_count_too() -> None:
+    async def play() -> None:
+        async with cloud(ports=PORTS, control=control(offered=False), rate_limit=LIMIT) as there:
+            guest = await there.guest(MAC_A, address=ALPHA.address)
+            assert [(await guest.ask(HOSTNAME))[0] for _ in range(30)] == [200] * 28 + [429] * 2
+            assert len(there.api.asked) == 28
+
+    run(play())
+
+
+def test_21_a_guests_connections_are_capped_and_anothers_of_the_same_address_are_not() -> None:
+    async def play() -> None:
+        tenants = ("network:n1", "network:n2")
+        async with cloud(ports=PORTS, control=control(), listeners=tenants, per_peer=8) as there:
+            for _ in range(8):
+                await there.guest(MAC_A, address=ALPHA.address)
+            refused = await there.guest(MAC_A, address=ALPHA.address)
+            assert (await refused.read())[0] == 503
+            neighbour = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
+            assert (await neighbour.ask(HOSTNAME))[0] == 404  # its own network's business, and answered
+
+    run(play())
