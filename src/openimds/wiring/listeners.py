@@ -7,7 +7,8 @@
 
 `kind` and `id` say for whom a request that comes by it speaks: of a metadata network it is the router behind it. The
 inode, and the device's index after a link-local address, are what tells a namespace or a device from a later one of the
-same name: whoever makes one anew says so by a new text.
+same name: whoever makes one anew says so by a new text. (The kernel gives an inode's number again, but not while a socket
+of the former namespace is open.)
 """
 
 from __future__ import annotations

@@ -96,12 +96,18 @@ class Listening:
         self._server = server
         self._sockets = sockets
         self._kept = kept
-        self._open: dict[Door, socket.socket] = {}
+        self._inodes: dict[str, int | None] = {}
+        """Of namespaces, as they were at the last look at them."""
+        self._heeded: dict[str, WantedListeners] = {}
+        """By file: what `_open` was made of. The same object: nothing is new."""
+        self._open: dict[str, dict[Door, socket.socket]] = {}
+        """By file."""
         self._failures: dict[Door, str] = {}
+        self._said: set[str] = set()
 
     @property
     def listeners(self) -> int:
-        return len(self._open)
+        return sum(len(doors) for doors in self._open.values())
 
     @property
     def failures(self) -> Mapping[str, str]:
@@ -110,48 +116,80 @@ class Listening:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        full_at = 0.0
+        full_at = time.monotonic() + FULL_LOOK_SECONDS
         while True:
-            now = time.monotonic()
-            if now >= full_at or self._has_changed():
-                await self._look_safely()
+            is_full = time.monotonic() >= full_at
+            if is_full or self._has_changed():
+                await self._look_safely(is_full=is_full)
+            if is_full:
                 full_at = time.monotonic() + FULL_LOOK_SECONDS
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def look(self) -> None:
-        """Make what is open what is wanted. What cannot be had is said, and the rest is there."""
-        wanted = await asyncio.to_thread(self._wanted)
-        missing = [door for door in wanted if door not in self._open]
-        gone = [door for door in self._open if door not in wanted]
+    async def look(self, *, is_full: bool = True) -> None:
+        """Make what is open what is wanted. What cannot be had is said, and the rest is there. A look that is not full
+        takes namespaces for what they were if none came or went, and does not try again what failed.
+        """
+        wanted = await asyncio.to_thread(self._wanted, is_full=is_full)
+        missing, gone = self._differences(wanted, [door.file for door in self._failures] if is_full else ())
         taken = await asyncio.to_thread(self._taken, missing)
         opened = await asyncio.to_thread(self._opened, [door for door in missing if door not in taken])
         for door, listening in (taken | opened).items():
             await self._server.open(door.tag, listening)
-            self._open[door] = listening
+            self._open.setdefault(door.file, {})[door] = listening
         await self._close(gone)
         # Last: a door that came in the place of another has the other's name there.
         await asyncio.to_thread(self._keep, opened)
-        self._tell(len(taken), len(opened), len(gone))
+        self._heeded = wanted
+        if taken or opened or gone:
+            log.info(
+                "listens in namespaces",
+                kept=len(taken), opened=len(opened), closed=len(gone), listeners=self.listeners,
+            )  # fmt: skip
+
+    def _differences(
+        self, wanted: Mapping[str, WantedListeners], again: Iterable[str]
+    ) -> tuple[list[Door], list[Door]]:
+        """The doors to open, those of one namespace together, and the doors to close."""
+        new = [file for file, value in wanted.items() if self._heeded.get(file) is not value]
+        looked_at = dict.fromkeys([*new, *(file for file in again if file in wanted)])
+        missing, gone = [], [door for file in self._open if file not in wanted for door in self._open[file]]
+        for file in looked_at:
+            doors, there = dict.fromkeys(_doors(file, wanted[file])), self._open.get(file, {})
+            missing += [door for door in doors if door not in there]
+            gone += [door for door in there if door not in doors]
+        self._failures = {
+            door: failure
+            for door, failure in self._failures.items()
+            if door.file in wanted and door.file not in looked_at
+        }
+        return missing, gone
 
     def _has_changed(self) -> bool:
         return self._folder.sign.has_changed() or self._namespaces.has_changed()
 
-    async def _look_safely(self) -> None:
+    async def _look_safely(self, *, is_full: bool) -> None:
         try:
-            await self.look()
+            await self.look(is_full=is_full)
         except Exception:
             log.exception("what is listened on could not be brought up to date; will be tried again")
 
     # On a thread --------------------------------------------------------------------------------------------------
 
-    def _wanted(self) -> dict[Door, None]:
-        """In order, those of one namespace together. What is wanted in a namespace that is no more is not."""
-        self._namespaces.note()
-        doors: dict[Door, None] = {}
-        for file, wanted in self._folder.read().items():
-            if self._sockets.inode(wanted.namespace) == wanted.namespace_inode:
-                doors |= dict.fromkeys(_doors(file, wanted))
-        return doors
+    def _wanted(self, *, is_full: bool) -> dict[str, WantedListeners]:
+        """By file. What is wanted in a namespace that is no more is not."""
+        if is_full or self._namespaces.has_changed():
+            self._namespaces.note()
+            self._inodes = {}
+        return {
+            file: wanted
+            for file, wanted in self._folder.read().items()
+            if self._inode(wanted.namespace) == wanted.namespace_inode
+        }
+
+    def _inode(self, namespace: str) -> int | None:
+        if self._inodes.get(namespace) is None:
+            self._inodes[namespace] = self._sockets.inode(namespace)
+        return self._inodes[namespace]
 
     def _taken(self, missing: Sequence[Door]) -> dict[Door, socket.socket]:
         """From the process before this one."""
@@ -188,17 +226,15 @@ class Listening:
 
     def _note(self, failures: Mapping[Door, str]) -> None:
         """The same sentence about many (no IPv6) is said once."""
-        for failure in sorted({*failures.values()} - {*self._failures.values()}):
+        self._failures |= failures
+        now = {*self._failures.values()}
+        for failure in sorted(now - self._said):
             log.warning("cannot listen; will be tried again", reason=failure)
-        self._failures = dict(failures)
-
-    def _tell(self, taken: int, opened: int, closed: int) -> None:
-        if taken or opened or closed:
-            log.info("listens in namespaces", kept=taken, opened=opened, closed=closed, listeners=len(self._open))
+        self._said = now
 
     async def _close(self, gone: Sequence[Door]) -> None:
         for door in gone:
-            await self._server.close(self._open.pop(door))
+            await self._server.close(self._open[door.file].pop(door))
         await asyncio.to_thread(self._forget, gone)
 
 
