@@ -1,0 +1,208 @@
+"""One process of the metadata agent: a mirror's thread, a heartbeat's, and the event loop that serves.
+
+The one process, where there are no others, also listens in the namespaces itself (`metadata_proxy = direct`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+import uvloop
+from prometheus_client import REGISTRY
+
+from openimds import config as configuration
+from openimds.agents.metadata.finder import Finder
+from openimds.agents.metadata.haproxy_log import HaproxyLog
+from openimds.agents.metadata.measures import Measures
+from openimds.agents.metadata.self_test import run_self_test
+from openimds.agents.metadata.service import MetadataService
+from openimds.client.control import ControlClient
+from openimds.client.instances import GRACE_SECONDS, POLL_SECONDS, RemoteInstances
+from openimds.client.mirror import Mirror
+from openimds.client.session import connect
+from openimds.config import ConfigError, MetadataAgentConfig
+from openimds.daemons import notify
+from openimds.daemons.agent_sockets import AgentSockets
+from openimds.daemons.direct_listening import DirectListening, start_direct
+from openimds.daemons.direct_service import DirectParts, DirectService
+from openimds.daemons.heartbeat import Heartbeat, Identity
+from openimds.daemons.kept_sockets import KeptSockets
+from openimds.daemons.metadata_upstream import NamespaceNeighbours, NeutronPorts, PooledUpstream, upstream_of
+from openimds.daemons.request_log import BufferedRequestLog
+from openimds.http.client import Pool, PoolSettings
+from openimds.http.rules import Limits
+from openimds.http.server import GuestServer, Listener
+from openimds.linux.kernel import Kernel
+from openimds.linux.ledger import Ledger
+from openimds.web.guest.freshness import Pace
+
+KINDS = ("port",)
+DRAIN_SECONDS = 5.0
+IDLE_SECONDS = 2.0
+"""While we stop, how long an idle connection may bring one more request. Who connects anew meanwhile waits."""
+RENEWAL_SECONDS = 1.0
+"""How often we look whether another service manager is there to keep our sockets."""
+FIRST_VIEW_SECONDS = 5.0
+"""How long the start waits for the mirror; without it, ports are asked for one by one."""
+MAX_UPSTREAM_CONNECTIONS = 128
+_LOOK_THREADS = 8
+_LIMITS = Limits(body_bytes=256 * 1024)
+_NEWS = Pace(look_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)
+
+log = structlog.get_logger(__name__)
+
+
+class AgentWorker:
+    """Until SIGTERM or SIGINT; SIGHUP reads the shared secret again."""
+
+    def __init__(self, config: MetadataAgentConfig, sockets: AgentSockets, number: int) -> None:
+        self._config = config
+        self._sockets = sockets
+        self._upstream = upstream_of(config)
+        self._is_first = number == 0
+        self._session = connect(config.auth)
+        self._client = ControlClient(self._session, region=config.auth.region_name)
+        self._mirror = Mirror(self._client, KINDS)
+        self._request_log = BufferedRequestLog(config.log, config.program)
+        self._measures = Measures(REGISTRY)
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._listening: DirectListening | None = None
+
+    def run(self, on_ready: Callable[[], None], kept: KeptSockets | None) -> None:
+        """`kept`: where this very process has its sockets kept; None: it is one of several, and its parent does that."""
+        heartbeat = Heartbeat(
+            self._client,
+            Identity(binary="openimds-metadata-agent", host=self._config.host, agent_type="Metadata agent"),
+            self._facts,
+            self._config.report_interval_seconds,
+        )
+        self._mirror.start()
+        self._mirror.wait_ready(FIRST_VIEW_SECONDS)
+        if self._is_first:
+            heartbeat.start()
+        uvloop.run(self._serve(on_ready, kept))
+        heartbeat.stop()
+        self._mirror.stop()
+
+    async def _serve(self, on_ready: Callable[[], None], kept: KeptSockets | None) -> None:
+        loop = asyncio.get_running_loop()
+        stopped = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        pool = Pool(self._upstream, PoolSettings(max_connections=MAX_UPSTREAM_CONNECTIONS))
+        executor = ThreadPoolExecutor(_LOOK_THREADS, "look")
+        service = self._service(PooledUpstream(pool), executor)
+        direct = self._direct(service, PooledUpstream(pool), executor) if kept is not None else None
+        loop.add_signal_handler(signal.SIGHUP, self._reload, service, direct)
+        server = GuestServer(service.answer if direct is None else direct.handler(otherwise=service.answer))
+        await server.start([self._listener()])
+        if self._is_first:
+            self._start_aside(service, PooledUpstream(pool))
+        if direct is not None and kept is not None:
+            direct.start()
+            self._listening = await start_direct(self._config.state_path, server, kept, _LIMITS)
+            self._do_aside(_renew(kept))
+        on_ready()
+        await stopped.wait()
+        if kept is not None:
+            notify.stopping()
+        for task in self._tasks:
+            task.cancel()
+        if self._listening is not None:
+            await self._listening.stop()
+        await server.stop(DRAIN_SECONDS, idle_seconds=IDLE_SECONDS)
+        if direct is not None:
+            direct.stop()
+        await pool.close()
+        self._request_log.flush()
+        executor.shutdown(wait=False, cancel_futures=True)
+
+    def _service(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> MetadataService:
+        finder = Finder(
+            self._mirror,
+            NeutronPorts(self._client),
+            self._neighbours(),
+            executor=executor,
+            clock=time.monotonic,
+        )
+        finder.refresh()
+        return MetadataService(
+            finder,
+            upstream,
+            secret=self._config.shared_secret,
+            measures=self._measures,
+            log=self._request_log,
+            clock=time.monotonic,
+        )
+
+    def _direct(
+        self, service: MetadataService, upstream: PooledUpstream, executor: ThreadPoolExecutor
+    ) -> DirectService:
+        return DirectService(
+            DirectParts(
+                mirror=self._mirror,
+                ports=NeutronPorts(self._client),
+                neighbours=self._neighbours(),
+                source=RemoteInstances(self._session, region=self._config.auth.region_name),
+                pace=_NEWS,
+                upstream=upstream,
+                shared_secret=self._config.shared_secret,
+                strict_hosts=self._config.strict_hosts,
+                rate_limit=self._config.rate_limit,
+                executor=executor,
+                measures=self._measures,
+                complaints=service.complaints,
+                request_log=self._request_log,
+            )
+        )
+
+    def _neighbours(self) -> NamespaceNeighbours:
+        kernel = Kernel(Ledger(self._config.state_path / "owned"), self._config.namespace_prefix)
+        return NamespaceNeighbours(kernel, self._config.namespace_prefix)
+
+    def _listener(self) -> Listener:
+        return Listener(socket=self._sockets.guests, tag="metadata_proxy", limits=_LIMITS, backlog=self._config.backlog)
+
+    def _start_aside(self, service: MetadataService, upstream: PooledUpstream) -> None:
+        datagrams = self._sockets.haproxy_log
+        asyncio.get_running_loop().add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
+        self._do_aside(run_self_test(upstream, lambda: service.secret, service.complaints))
+
+    def _do_aside(self, coming: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(coming)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _reload(self, service: MetadataService, direct: DirectService | None) -> None:
+        """The secret may change while we run; everything else takes a restart, which loses no request."""
+        try:
+            secret = configuration.load_metadata_agent(self._config.config_files).shared_secret
+        except ConfigError as error:
+            log.warning("the configuration was not read again", error=str(error))
+            return
+        service.secret = secret
+        if direct is not None:
+            direct.reload(secret)
+        log.info("the configuration was read again; the shared secret is the one in it")
+
+    def _facts(self) -> dict[str, object]:
+        listening = self._listening.listening if self._listening is not None else None
+        return {
+            "nova_metadata": str(self._upstream),
+            "metadata_proxy_socket": str(self._config.socket_path),
+            "ports": len(self._mirror.view().ports),
+            "listeners": listening.listeners if listening is not None else 0,
+            "listen_failures": dict(listening.failures) if listening is not None else {},
+        }
+
+
+async def _renew(kept: KeptSockets) -> None:
+    while True:
+        await asyncio.sleep(RENEWAL_SECONDS)
+        await asyncio.to_thread(kept.renew)
