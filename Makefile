@@ -65,6 +65,7 @@ kernel: test-packages ## Tests on real namespaces, links, firewall, HAProxy, dns
 .PHONY: test-clients
 test-clients: test-packages
 	@scripts/install-test-clients
+	@scripts/make-neutron >/dev/null
 	@for suite in bookworm trixie; do scripts/make-debian-root $$suite >/dev/null; done
 
 .PHONY: system

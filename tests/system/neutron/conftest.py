@@ -1,0 +1,109 @@
+"""Stock neutron beside our parts: its namespace proxy in front of our agent, its agent behind our namespace proxy."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+from tests.system.cloud import Cloud, run, until
+
+REPOSITORY = Path(__file__).parents[3]
+STOCK = Path(__file__).parent / "stock"
+INSTALL_SECONDS = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Two instances on a network that is served from its DHCP namespace and through a router."""
+
+    cloud: Cloud
+    python: Path
+    """Stock neutron's."""
+    network: str
+    router: str
+    server: str
+    other: str
+
+    @property
+    def folder(self) -> Path:
+        """Where stock neutron's files go: gone with the cloud."""
+        return self.cloud.state_dir.parent
+
+    @property
+    def namespace(self) -> str:
+        return f"qdhcp-{self.network}"
+
+    def guest(self, *curl: str, server: str | None = None) -> str:
+        """What curl prints in the first instance, or another."""
+        return self.cloud.inside(f"qvm-{server or self.server}", "curl", "-s", "-m", "10", *curl, check=False)
+
+    @contextmanager
+    def running(self, *argv: str, log: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
+        """A program of this stage, ended with the block; its output in the file `log` of the folder."""
+        with (self.folder / log).open("ab") as output:
+            process = subprocess.Popen(argv, stdout=output, stderr=output, env=env)
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="session")
+def stock_python() -> Path:
+    """The interpreter of an environment with stock neutron; made if it is not there (minutes, once a machine)."""
+    done = run([str(REPOSITORY / "scripts" / "make-neutron")], timeout_seconds=INSTALL_SECONDS)
+    return Path(done.stdout.strip()) / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def stage(stock_python: Path, cloud: Cloud) -> Stage:
+    set_option(cloud.state_dir / "etc" / "dhcp_agent.ini", "force_metadata", "True")
+    cloud.openimds("restart", "dhcp-agent")
+    for line in (
+        "openstack network create n",
+        "openstack subnet create --network n --subnet-range 10.40.0.0/24 v4",
+        "openstack subnet create --network n --ip-version 6 --subnet-range fd00:40::/64 --ipv6-address-mode slaac "
+        "--ipv6-ra-mode slaac v6",
+        "openstack router create r",
+        "openstack router add subnet r v4",
+        "openstack server create --image guest --flavor m1.tiny --network n --wait vm",
+        "openstack server create --image guest --flavor m1.tiny --network n --wait other",
+    ):
+        cloud.line(line)
+    for name in ("vm", "other"):
+        until(partial(booted, cloud, name), f"{name} has booted", 60)
+    return Stage(
+        cloud,
+        stock_python,
+        network=cloud.json("openstack network show n")["id"],
+        router=cloud.json("openstack router show r")["id"],
+        server=cloud.json("openstack server show vm")["id"],
+        other=cloud.json("openstack server show other")["id"],
+    )
+
+
+def booted(cloud: Cloud, name: str) -> bool:
+    return f"{name} login:" in cloud.console(name)
+
+
+def set_option(file: Path, name: str, value: str) -> None:
+    """In [DEFAULT]."""
+    text = re.sub(rf"(?m)^{name} *=.*\n", "", file.read_text())
+    file.write_text(text.replace("[DEFAULT]\n", f"[DEFAULT]\n{name} = {value}\n", 1))
+
+
+def option(file: Path, name: str) -> str:
+    found = re.search(rf"(?m)^{name} *= *(\S+)", file.read_text())
+    assert found, f"{file} has no {name}"
+    return found.group(1)
