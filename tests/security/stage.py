@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 from tests.compat.stage import Stage as ApiStage
@@ -41,6 +42,14 @@ from openimds.wiring.haproxy import Timeouts as ProxyTimeouts
 from openimds.wiring.listeners import ListenAddress, Scope
 
 T = TypeVar("T")
+
+
+class Lines:
+    """The agent's request log, where tests can capture it."""
+
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        return lambda request_id, ms: structlog.get_logger().info(event, request_id=request_id, ms=ms, **facts)
+
 
 SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
 """So that tests of slowness are quick."""
@@ -239,6 +248,7 @@ class Cloud:
             PooledUpstream(self._pool),
             secret=SECRET,
             measures=Measures(CollectorRegistry()),
+            log=Lines(),
             clock=time.monotonic,
         )
         server = GuestServer(self.agent.answer, timeouts=SHORT)

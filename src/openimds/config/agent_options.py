@@ -149,6 +149,12 @@ METADATA_AGENT = Section(
             ],
             help="Who may open the socket.",
         ),
+        cfg.StrOpt(
+            "cache_url",
+            default="memory://?default_ttl=2",
+            help="For how many seconds it is believed who has an address, where the control API has no watch (a real"
+            " Neutron): memory://?default_ttl=SECONDS. Empty: never.",
+        ),
         cfg.IntOpt("metadata_workers", default=1, min=1, max=256, help="How many processes serve the socket."),
         cfg.IntOpt("metadata_backlog", default=4096, min=1, max=65535, help="Connections that may wait to be taken."),
     ),

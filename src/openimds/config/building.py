@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,23 @@ def metadata_agent(values: OptionValues, fields: Common) -> MetadataAgentConfig:
         socket_mode=values[DEFAULT, "metadata_proxy_socket_mode"],
         proxy_user=values[DEFAULT, "metadata_proxy_user"],
         proxy_group=values[DEFAULT, "metadata_proxy_group"],
+        lookup_cache_seconds=_lookup_cache_seconds(values),
         workers=values[DEFAULT, "metadata_workers"],
         backlog=values[DEFAULT, "metadata_backlog"],
         haproxy_log_socket=fields["state_path"] / HAPROXY_LOG_SOCKET,
         strict_hosts=_strict_hosts(values, "guest_requests"),
         rate_limit=_rate_limit(values),
     )
+
+
+def _lookup_cache_seconds(values: OptionValues) -> int:
+    """`memory://?default_ttl=5` → 5, as neutron's own agents had it; empty, or without the number: 0."""
+    text = values[DEFAULT, "cache_url"].strip()
+    found = re.fullmatch(r"memory://(?:\?default_ttl=(\d{1,6}))?", text)
+    if text and found is None:
+        place = values.where(agent_options.METADATA_AGENT, "cache_url")
+        raise ConfigError([f"{place}: is not valid: {text!r} is not of the form memory://?default_ttl=SECONDS"])
+    return int(found.group(1) or 0) if found else 0
 
 
 def dhcp_agent(values: OptionValues, fields: Common) -> DhcpAgentConfig:

@@ -144,6 +144,8 @@ class MetadataAgentConfig(AgentConfig):
     proxy_user: str
     """The user the namespace proxies run as; empty: the agent's own."""
     proxy_group: str
+    lookup_cache_seconds: int
+    """How long a port that was looked up is believed where there is no watch."""
     workers: int
     backlog: int
     haproxy_log_socket: Path

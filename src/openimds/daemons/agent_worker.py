@@ -130,6 +130,7 @@ class AgentWorker:
             self._neighbours(),
             executor=executor,
             clock=time.monotonic,
+            found_seconds=self._config.lookup_cache_seconds,
         )
         finder.refresh()
         return MetadataService(

@@ -59,12 +59,20 @@ class Finder:
     """Belongs to the event loop; looks run on `executor`."""
 
     def __init__(
-        self, mirror: Mirror, ports: Ports, neighbours: Neighbours, *, executor: Executor, clock: Callable[[], float]
+        self,
+        mirror: Mirror,
+        ports: Ports,
+        neighbours: Neighbours,
+        *,
+        executor: Executor,
+        clock: Callable[[], float],
+        found_seconds: float = FOUND_SECONDS,
     ) -> None:
         self._mirror = mirror
         self._ports = ports
         self._neighbours = neighbours
         self._executor = executor
+        self._found_seconds = found_seconds
         self._index = PortIndex()
         self._indexed_ports: object = None
         self._looks: dict[Place, asyncio.Task[tuple[Port, ...]]] = {}
@@ -92,6 +100,17 @@ class Finder:
             if known:
                 return _only(known, place)
             raise NotKnownYetError(f"nothing is known of {place}, and {error}") from None
+
+    async def find_anew(self, origin: Origin, address: Address) -> Port | None:
+        """The port, looked up at this moment, where `find` might have answered from an earlier look; else None.
+
+        Raises NobodyError or NotKnownYetError.
+        """
+        place = await self._place(origin, address)
+        if self._recent.get(place) is None:
+            return None
+        self._recent.forget(place)
+        return await self.find(origin, address)
 
     async def _place(self, origin: Origin, address: Address) -> Place:
         mac = mac_from_eui64(address)
@@ -138,7 +157,7 @@ class Finder:
         if not found:
             self._recent.put(place, found, NOBODY_SECONDS)
         elif not self._mirror.connected:
-            self._recent.put(place, found, FOUND_SECONDS)
+            self._recent.put(place, found, self._found_seconds)
 
     async def _ask(self, place: Place) -> tuple[Port, ...]:
         loop = asyncio.get_running_loop()

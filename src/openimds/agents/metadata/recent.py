@@ -34,3 +34,6 @@ class Recent(Generic[Key, Value]):
         if len(self._entries) >= MAX_ENTRIES:
             del self._entries[next(iter(self._entries))]
         self._entries[key] = (self._clock() + seconds, value)
+
+    def forget(self, key: Key) -> None:
+        self._entries.pop(key, None)

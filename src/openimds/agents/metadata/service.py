@@ -101,6 +101,13 @@ class MetadataService:
         except NotKnownYetError as error:
             followed.facts["reason"] = str(error)
             return _sentence(503, "It cannot be told yet which instance asks. Try again.", _RETRY)
+        reply = await self._ask_as(port, heard, request, followed)
+        if reply.status != 404:
+            return reply
+        other = await self._moved_to(heard, port)
+        return reply if other is None else await self._ask_as(other, heard, request, followed)
+
+    async def _ask_as(self, port: Port, heard: Heard, request: GuestRequest, followed: _Followed) -> Reply:
         followed.facts["instance_id"] = port.device_id
         if not self._shares.try_take(port.id):
             await self._shares.take(port.id)
@@ -108,6 +115,17 @@ class MetadataService:
             return await self._forward(request, heard.to_api(port, self.secret), followed.request_id)
         finally:
             self._shares.give_back(port.id)
+
+    async def _moved_to(self, heard: Heard, port: Port) -> Port | None:
+        """Another port that has the address by now, when the metadata API knows nothing and `port` is an earlier find.
+
+        An instance that is gone is answered 404: then what was found of its address is not believed any longer.
+        """
+        try:
+            found = await self._finder.find_anew(heard.origin, heard.address)
+        except (NobodyError, NotKnownYetError):
+            return None
+        return None if found is None or found.device_id == port.device_id else found
 
     async def _find(self, heard: Heard) -> Port:
         try:

@@ -65,7 +65,12 @@ class Cloud:
     def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
         return None
 
+    found: Sequence[Port] | None = None
+    """What Neutron says, when it answers although nothing is watched."""
+
     def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        if self.found is not None:
+            return self.found
         if not self.connected:
             raise ControlAwayError("the control API is away")
         return []
@@ -446,5 +451,20 @@ def test_a_guest_with_many_requests_leaves_the_way_open_for_others(tmp_path):
             assert sum(request.target == b"/held" for request in agent.api.seen) == OF_ONE_GUEST
             agent.api.held.set()
             assert {status_of(answer) for answer in await asyncio.gather(*greedy)} == {200}
+
+    uvloop.run(main())
+
+
+def test_an_instance_that_is_gone_is_not_believed_to_have_its_address_any_longer(tmp_path):
+    """Without a watch: the metadata API's 404 tells of the change, however long a find may be believed."""
+    cloud = Cloud(ports_by_id={}, connected=False, found=[port("p1", NET1, str(uuid.uuid4()), "gone")])
+
+    async def main() -> None:
+        async with running(tmp_path, cloud) as agent:
+            assert status_of(await agent.ask("/", *FROM_NET1)) == 404
+            cloud.found = [port("p2", NET1, VM2, "two")]
+            assert body_of(await agent.ask("/", *FROM_NET1)).startswith(f"{VM2} two".encode())
+            (_, line) = agent.log.kept
+            assert line["instance_id"] == VM2
 
     uvloop.run(main())
