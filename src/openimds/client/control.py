@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 from keystoneauth1.session import Session
 
 from openimds.client import parse
@@ -59,13 +60,10 @@ class ControlClient:
 
     def snapshot(self, kinds: Sequence[str]) -> Snapshot:
         """Raises NoWatchError when the cloud has no watch."""
-        answer = self._watch.ask(Call(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
+        content = self._watch.content(Call(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
         with _readable("the snapshot"):
-            objects = {
-                kind: {body["id"]: parse.resource(kind, body) for body in answer["objects"].get(kind, ())}
-                for kind in kinds
-            }
-            return Snapshot(int(answer["revision"]), objects)
+            answer = _SNAPSHOT.decode(content)
+            return Snapshot(answer.revision, {kind: _parsed(kind, answer.objects.get(kind, ())) for kind in kinds})
 
     def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes:
         """Waits up to `timeout_seconds` for a change. Raises RevisionGoneError when a snapshot is due."""
@@ -154,6 +152,21 @@ class ControlClient:
             return list(answer[collection])
 
 
+class _Snapshot(msgspec.Struct):
+    revision: int
+    objects: dict[str, list[msgspec.Raw]]
+    """Read one by one: all of them as dictionaries would take ten times the memory of what is made of them."""
+
+
+_SNAPSHOT = msgspec.json.Decoder(_Snapshot)
+
+
+def _parsed(kind: str, bodies: Iterable[msgspec.Raw]) -> dict[str, parse.Resource]:
+    decode = msgspec.json.Decoder().decode
+    found = (parse.resource(kind, decode(body)) for body in bodies)
+    return {resource.id: resource for resource in found}
+
+
 def _change(entry: Mapping[str, Any]) -> Change:
     body = entry["object"]
     kind = str(entry["kind"])
@@ -174,5 +187,5 @@ class _readable:  # noqa: N801 - reads as a block's name
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError, parse.ParseError)):
+        if isinstance(error, (KeyError, TypeError, ValueError, AttributeError, msgspec.MsgspecError, parse.ParseError)):
             raise ControlApiError(f"{self._what} cannot be read: {error!r}") from error

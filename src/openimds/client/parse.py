@@ -1,11 +1,14 @@
 """JSON as the network API (and our watch) sends it → values.
 
 Every function takes one object without its envelope and raises ParseError when an attribute that must be there is not.
+Ids that thousands of ports have in common are one text in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from sys import intern
 from typing import Any
 
 from openimds.resources.network import (
@@ -68,22 +71,22 @@ def subnet(body: Json) -> Subnet:
 def port(body: Json) -> Port:
     return Port(
         id=_text(body, "id"),
-        network_id=_text(body, "network_id"),
-        project_id=_project(body),
+        network_id=intern(_text(body, "network_id")),
+        project_id=intern(_project(body)),
         name=body.get("name") or "",
         mac_address=_text(body, "mac_address"),
         fixed_ips=_fixed_ips(body.get("fixed_ips")),
         device_id=body.get("device_id") or "",
-        device_owner=body.get("device_owner") or "",
-        host=body.get("binding:host_id") or "",
+        device_owner=intern(body.get("device_owner") or ""),
+        host=intern(body.get("binding:host_id") or ""),
         admin_state_up=bool(body.get("admin_state_up", True)),
-        status=body.get("status") or "DOWN",
+        status=intern(body.get("status") or "DOWN"),
         port_security_enabled=bool(body.get("port_security_enabled", True)),
         allowed_address_pairs=tuple(
             AddressPair(_text(pair, "ip_address"), pair.get("mac_address"))
             for pair in body.get("allowed_address_pairs") or ()
         ),
-        security_group_ids=tuple(body.get("security_groups") or ()),
+        security_group_ids=_shared(tuple(body.get("security_groups") or ())),
         extra_dhcp_options=tuple(
             ExtraDhcpOption(_text(option, "opt_name"), _text(option, "opt_value"), int(option.get("ip_version") or 4))
             for option in body.get("extra_dhcp_opts") or ()
@@ -162,12 +165,18 @@ def _text(body: Json, name: str) -> str:
     return value
 
 
+@lru_cache(1024)
+def _shared(texts: tuple[str, ...]) -> tuple[str, ...]:
+    """The one object for all ports that have the same."""
+    return texts
+
+
 def _project(body: Json) -> str:
     return body.get("project_id") or body.get("tenant_id") or ""
 
 
 def _fixed_ips(entries: Iterable[Json] | None) -> tuple[FixedIP, ...]:
-    return tuple(FixedIP(_text(entry, "subnet_id"), _text(entry, "ip_address")) for entry in entries or ())
+    return tuple(FixedIP(intern(_text(entry, "subnet_id")), _text(entry, "ip_address")) for entry in entries or ())
 
 
 def _routes(entries: Iterable[Json] | None) -> tuple[HostRoute, ...]:

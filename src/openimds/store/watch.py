@@ -17,6 +17,7 @@ from openimds.store.engine import Store, utc_now
 from openimds.store.instance_changes import KINDS as DOCUMENT_KINDS
 from openimds.store.network import agents, ports
 from openimds.store.network.rendered import render
+from openimds.store.watch_ports import all_ports
 
 NETWORK_MODELS: Mapping[str, type[Any]] = {
     "network": models.Network,
@@ -44,8 +45,8 @@ class WatchStore:
         self._store = store
         self._clock = clock
 
-    def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-        """(revision, kind → all objects). Raises BadRequest for an unknown kind."""
+    def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[Any]]]:
+        """(revision, kind → all objects, plain or already JSON (msgspec.Raw)). Raises BadRequest for an unknown kind."""
         _check_kinds(kinds)
         with self._store.read() as session:
             return newest_revision(session), {kind: _all_objects(session, kind) for kind in kinds}
@@ -117,9 +118,11 @@ def _require(session: Session, model: type[Any], row_id: str, name: str) -> None
         raise NotFound(f"{name} {row_id} could not be found.")
 
 
-def _all_objects(session: Session, kind: str) -> list[dict[str, Any]]:
+def _all_objects(session: Session, kind: str) -> list[Any]:
     if kind == "server":
         return [server_wire(row) for row in session.scalars(sa.select(models.Server).order_by(models.Server.id))]
+    if kind == "port":
+        return all_ports(session)
     model = NETWORK_MODELS[kind]
     rows = session.scalars(sa.select(model).order_by(model.id).options(*LOADS.get(kind, ()))).all()
     return render(session, rows, is_admin=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from openimds.store import models
@@ -11,6 +12,7 @@ DEFAULT_ZONE = "nova"
 DEFAULT_DNS_DOMAIN = "openstacklocal."
 
 
+@lru_cache(4096)
 def time_text(moment: datetime) -> str:
     """`2026-11-21T10:00:00Z`, as Neutron writes times."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
