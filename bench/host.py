@@ -42,7 +42,7 @@ host = bench
 namespace_prefix = {PREFIX}
 resync_interval = 3600
 [agent]
-report_interval = 0.2
+report_interval = 1
 [keystone_authtoken]
 auth_url = {{auth_url}}
 username = agent

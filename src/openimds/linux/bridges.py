@@ -46,7 +46,7 @@ class Bridges:
         """Whether it is gone: one that still has ports stays. Idempotent."""
         link = netlink.link_named(name)
         if link is not None:
-            if any(other.master_index == link.index for other in netlink.all_links()):
+            if netlink.has_ports(link.index):
                 return False
             netlink.delete_link(link.index)
         self._exemption.remove(name)
@@ -57,7 +57,8 @@ class Bridges:
     def names(self) -> set[str]:
         """Those of this system that exist."""
         noted = {name for name in self._ledger.names("link") if name.startswith(BRIDGE_PREFIX)}
-        return noted & {link.name for link in netlink.all_links() if link.kind == "bridge"}
+        found = (netlink.link_named(name) for name in noted)
+        return {link.name for link in found if link is not None and link.kind == "bridge"}
 
 
 def _add_once(bridge: Bridge) -> None:

@@ -7,6 +7,7 @@ made up for by the next full round. A namespace is heard of by a socket of its o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
@@ -220,7 +221,9 @@ class HostEvents:
                 datagram = heard.conversation.recv(BUFFER_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return lost
-            except OSError:
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    return True
                 lost = True
                 continue
             for note in heard.notes(datagram):

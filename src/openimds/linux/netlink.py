@@ -96,7 +96,20 @@ class Address:
 
 
 def all_links() -> list[Link]:
-    body = _link_body() + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    return _links()
+
+
+def has_ports(master_index: int) -> bool:
+    """Whether anything is plugged into a bridge; also said when links come and go so fast that nobody can tell."""
+    try:
+        return any(link.master_index == master_index for link in _links(number(IFLA_MASTER, master_index)))
+    except BlockingIOError:
+        return True
+
+
+def _links(only: bytes = b"") -> list[Link]:
+    """A kernel before 4.20 does not heed `only`."""
+    body = _link_body() + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS) + only
     return [link_value(payload) for _kind, payload in ask(RTM_GETLINK, NLM_F_DUMP, body)]
 
 
