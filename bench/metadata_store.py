@@ -21,6 +21,7 @@ from typing import Any
 from tests.compat.recordings import load_instances
 from tests.ports import free_ports
 
+from bench.network_rows import give_ports
 from openimds.store import schema
 from openimds.store.engine import Store
 from openimds.store.instances import InstanceStore
@@ -65,11 +66,17 @@ class MetadataApi:
 
 
 @contextmanager
-def metadata_api(instances: int) -> Iterator[MetadataApi]:
-    """Running, with so many instances in its store; ended and removed at the end of the block."""
+def metadata_api(instances: int, with_ports: int = 0) -> Iterator[MetadataApi]:
+    """Running, with so many instances in its store, the last of which have ports in it (network_rows.py); ended and
+    removed at the end of the block.
+    """
     with tempfile.TemporaryDirectory(prefix="openimds-bench-") as folder:
         api = MetadataApi(Path(folder), free_ports(1)[0])
         _fill(api, instances)
+        if with_ports:
+            store = Store(f"sqlite:///{api.folder}/state/openimds.sqlite")
+            give_ports(store, api.project, api.ids[-with_ports:])
+            store.close()
         _start(api)
         try:
             yield api
