@@ -8,7 +8,7 @@ asks; they are dropped with the first news that may concern them.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ WINDOW_SECONDS = 0.003
 MANY = 200
 """Ids in one request."""
 MAX_AHEAD = 2000
+"""Fetched ahead, or being fetched."""
 _SENDERS = 2
 _TRIES = 3
 
@@ -57,7 +58,9 @@ class Questions:
         """Of everything up to this revision it is known whom it concerns; -1: nobody listens."""
         self._waiting: deque[str] = deque()
         self._questions: dict[str, _Question] = {}
-        self._ahead: OrderedDict[str, tuple[int, Instance]] = OrderedDict()
+        self._ahead: dict[str, tuple[int, Instance]] = {}
+        self._wanted: dict[str, None] = {}
+        """To be fetched ahead once news come."""
         self._threads = [threading.Thread(target=self._run, name="records", daemon=True) for _ in range(_SENDERS)]
 
     def start(self) -> None:
@@ -87,12 +90,10 @@ class Questions:
             return question.answer
 
     def fetch_ahead(self, instance_ids: Iterable[str]) -> None:
+        """As many as there is room for; once news come, for until then nobody would say that a record is wrong."""
         with self._changed:
-            if self._heard < 0:
-                return  # nobody would say when it is wrong
-            for instance_id in instance_ids:
-                if instance_id not in self._ahead:
-                    self._question(instance_id)
+            self._wanted.update(dict.fromkeys(instance_ids))
+            self._begin_ahead()
 
     def heard(self, touched: Touched) -> None:
         """From now on nothing is told that was read before this."""
@@ -104,12 +105,24 @@ class Questions:
                 old = [key for key, (read_at, it) in self._ahead.items() if _concerns(touched, read_at, it)]
                 for key in old:
                     del self._ahead[key]
+            self._begin_ahead()
 
     def deaf(self) -> None:
         """News do not come any more: what was fetched ahead may be wrong."""
         with self._changed:
             self._heard = -1
+            self._wanted.update(dict.fromkeys(self._ahead))
             self._ahead.clear()
+
+    def _begin_ahead(self) -> None:
+        if self._heard < 0:
+            return
+        wanted, self._wanted = self._wanted, {}
+        for instance_id in wanted:
+            if len(self._ahead) + len(self._questions) >= MAX_AHEAD:
+                return
+            if instance_id not in self._ahead:
+                self._question(instance_id)
 
     def _question(self, instance_id: str) -> _Question:
         question = self._questions.get(instance_id)
@@ -172,8 +185,6 @@ class Questions:
         if question.is_awaited or instance is None or not 0 <= self._heard <= found.revision:
             return
         self._ahead[instance_id] = (found.revision, instance)
-        if len(self._ahead) > MAX_AHEAD:
-            self._ahead.popitem(last=False)
 
 
 def _tell(instance_id: str, question: _Question, found: Found) -> None:

@@ -178,6 +178,8 @@ class TestAhead:
         ready.fetch_ahead(["c"])
         assert answer(ready.ask("a")) == instance("a")
         assert upstream.requests == [["a"]]
+        ready.heard(Touched(revision=5))  # they come again
+        until_known(ready, {"b", "c"})
 
 
 def until_known(questions: Questions, ids: set[str]) -> None:
