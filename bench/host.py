@@ -313,7 +313,7 @@ def _waiting(listening: socket.socket) -> Iterator[bytes]:
 def _clean_up() -> None:
     """Also what a run left that was killed."""
     for file in STATE.glob("dhcp/*/pid"):
-        with contextlib.suppress(ValueError, ProcessLookupError):
+        with contextlib.suppress(ValueError, OSError):  # it has ended, or never was
             pid = int(file.read_text())
             if str(STATE) in Path(f"/proc/{pid}/cmdline").read_text():
                 os.kill(pid, signal.SIGKILL)

@@ -42,6 +42,7 @@ class Cloud:
         self.server_id = f"{host.tag}02-0000-4000-8000-00000000000c"
         self.namespace = host.namespace(f"qvm-{self.server_id}")
         self.generation = 1
+        self.resync_interval = 0.5
         self.agent: subprocess.Popen[bytes] | None = None
         control.put("network", {"id": self.network_id, "name": "n", "project_id": "p", "mtu": 1442})
         subnet = {
@@ -96,7 +97,7 @@ class Cloud:
         file = self.host.state_path / "compute_agent.ini"
         file.write_text(
             f"[DEFAULT]\nstate_path = {self.host.state_path}\nhost = node1\nnamespace_prefix = {self.host.prefix}\n"
-            "resync_interval = 0.5\n"
+            f"resync_interval = {self.resync_interval}\n"
             f"[agent]\nreport_interval = 0.3\n"
             f"[keystone_authtoken]\nauth_url = {auth.auth_url}\nusername = agent\npassword = {PASSWORD}\n"
             "project_name = service\nuser_domain_name = Default\nproject_domain_name = Default\n"
