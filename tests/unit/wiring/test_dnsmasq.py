@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tests.unit.wiring.cloud import DHCP_PORT, NETWORK, SUBNET, dhcp_network, subnet_v6
+import pytest
+from tests.unit.wiring.cloud import DHCP_PORT, NETWORK, ROUTER_PORT, SUBNET, dhcp_network, subnet_v6
 
 from openimds.resources.network import FixedIP
 from openimds.wiring.dnsmasq import DnsmasqPaths, DnsmasqSettings, dnsmasq
@@ -91,3 +92,23 @@ def test_subnet_that_has_no_address_yet_is_left_out() -> None:
 def test_paths() -> None:
     names = [path.name for path in (PATHS.hosts, PATHS.names, PATHS.options, PATHS.leases, PATHS.pid, PATHS.interface)]
     assert names == ["host", "addn_hosts", "opts", "leases", "pid", "interface"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "spelled", "managed"),
+    [
+        ("slaac", "ra-only", False),
+        ("dhcpv6-stateless", "static,ra-stateless", False),
+        ("dhcpv6-stateful", "static", True),
+    ],
+)
+def test_prefixes_are_advertised_where_no_router_does(mode: str, spelled: str, *, managed: bool) -> None:
+    subnet = subnet_v6(ipv6_ra_mode=mode, ipv6_address_mode=mode)
+    port = replace(DHCP_PORT, fixed_ips=(*DHCP_PORT.fixed_ips, FixedIP(subnet.id, "2001:db8::2")))
+    found = argv(subnets=(SUBNET, subnet), dhcp_port=port)
+    assert f"--dhcp-range=set:subnet-subnet-6,2001:db8::,{spelled},64,86400s" in found
+    assert f"--ra-param={port.tap_name},mtu:1442,0,0" in found
+    assert ("--enable-ra" in found) is managed
+    router = replace(ROUTER_PORT, fixed_ips=(FixedIP(subnet.id, "2001:db8::1"),))
+    routed = dnsmasq(dhcp_network(router, subnets=(SUBNET, subnet), dhcp_port=port), PATHS, DEFAULTS, "qdhcp-x").argv
+    assert "ra-" not in " ".join(routed)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from openimds.wiring.leases import HeldLease, parse_hosts, parse_leases, stale_leases
+from openimds.wiring.leases import HeldLease, parse_hosts, parse_leases, stale_leases, without_leases
 
 TEXT = """\
 1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88
@@ -38,3 +38,14 @@ def test_stale_are_those_whose_owner_changed_or_went() -> None:
 def test_former_owners_by_the_host_file() -> None:
     text = "fa:16:3e:54:93:88,set:port-1,vm1.x,192.168.40.5\nFA:16:3e:54:93:89,vm2,[2001:db8::5]\n\n"
     assert parse_hosts(text) == {"192.168.40.5": "fa:16:3e:54:93:88", "2001:db8::5": "fa:16:3e:54:93:89"}
+
+
+def test_garbage_is_no_lease() -> None:
+    text = "garbage\n1 xx 192.168.40.5 a b\n1 fa:16:3e:00:00:01 nowhere a b\nduid 00:01\n1 x 2001:db8::5 a b\n1 7 10.0.0.1 a b\n"
+    assert parse_leases(text).leases == ()
+
+
+def test_leases_are_taken_out_of_the_text() -> None:
+    kept = without_leases(TEXT, {"192.168.40.5", "2001:db8::6"})
+    assert parse_leases(kept).leases == (SECOND, THIRD)
+    assert parse_leases(kept).server_duid == "00:01:00:01:2b"

@@ -1,0 +1,40 @@
+"""docs/guide/metadata-path.md: its commands run as they are written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tests.kernel.lab import lab_stage
+from tests.kernel.stage import Host
+
+from openimds.linux.conntrack import table_name
+from openimds.linux.port_security import PortSecurityTable
+from openimds.linux.programs import run
+from openimds.wiring.port_security import port_filter
+
+pytestmark = pytest.mark.kernel
+
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "metadata-path.md"
+COMMANDS = re.findall(r"^```console\n# (.+)$", PAGE.read_text(), re.MULTILINE)
+
+
+def test_every_command_of_the_page_says_something(host: Host) -> None:
+    """With `NET`, `ROUTER`, `VM`, `TAP`, `STATE` as told."""
+    assert len(COMMANDS) > 10
+    with lab_stage(host) as lab:
+        stage = lab.network
+        lab.route(stage.subnet)
+        port = stage.port("192.168.40.77")
+        lab.round()
+        stage.boot(port)
+        security = port_filter(port, [stage.subnet])
+        assert security
+        PortSecurityTable(host.prefix).apply([security])
+        names = f"NET={stage.network.id} ROUTER={lab.router.id} VM={port.id} TAP={port.tap_name} STATE={stage.folder}"
+        for command in COMMANDS:
+            here = re.sub(r"\b(qdhcp-|qrouter-|qvm-)", rf"{host.prefix}\1", command)
+            here = here.replace("bridge openimds ", f"bridge {table_name(host.prefix)} ")
+            if "fe80::a9fe" not in here:  # this network has no IPv6 subnet
+                assert run(["sh", "-c", f"{names}; {here}"]).strip(), command
