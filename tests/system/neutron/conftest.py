@@ -70,11 +70,11 @@ def stock_python() -> Path:
 def stage(stock_python: Path, cloud: Cloud) -> Stage:
     set_option(cloud.state_dir / "etc" / "dhcp_agent.ini", "force_metadata", "True")
     cloud.openimds("restart", "dhcp-agent")
+    slaac = "--ipv6-ra-mode slaac --ipv6-address-mode slaac"
     for line in (
         "openstack network create n",
         "openstack subnet create --network n --subnet-range 10.40.0.0/24 v4",
-        "openstack subnet create --network n --ip-version 6 --subnet-range fd00:40::/64 --ipv6-address-mode slaac "
-        "--ipv6-ra-mode slaac v6",
+        f"openstack subnet create --network n --ip-version 6 --subnet-range fd00::/64 {slaac} v6",
         "openstack router create r",
         "openstack router add subnet r v4",
         "openstack server create --image guest --flavor m1.tiny --network n --wait vm",

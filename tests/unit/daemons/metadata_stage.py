@@ -35,6 +35,8 @@ def port(port_id: str, instance: str, ip: str = "10.0.0.5") -> dict[str, object]
 class MetadataApi(ThreadingHTTPServer):
     daemon_threads = True
     secret = "shared"
+    gone: set[str] = set()  # noqa: RUF012 - replaced, never changed
+    """Instances that it does not know any more."""
 
 
 class _Api(BaseHTTPRequestHandler):
@@ -45,7 +47,7 @@ class _Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         instance = self.headers["X-Instance-ID"]
         good = verify([self.server.secret], instance, self.headers["X-Instance-ID-Signature"])
-        known = instance.startswith("vm")
+        known = instance.startswith("vm") and instance not in self.server.gone
         status = 403 if not good else 200 if known else 404
         body = (
             f"{instance} {self.headers['X-Tenant-ID']}".encode()
