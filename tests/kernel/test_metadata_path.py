@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.stage import Host
-from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, until
+from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, port, until
 
 from openimds.linux.programs import Daemons, run
 from openimds.wiring.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.kernel
 
 GUEST = """
 import socket, sys
-raw = socket.create_connection(("127.0.0.1", 9697), 20, ("10.0.0.5", 0))
+raw = socket.create_connection(("127.0.0.1", 9697), 20, (sys.argv[1], 0))
 raw.sendall(sys.stdin.buffer.read())
 sys.stdout.buffer.write(b"".join(iter(lambda: raw.recv(65536), b"")))
 """
@@ -59,8 +59,8 @@ def namespace(host: Host, stage: Stage) -> Iterator[str]:
         daemons.stop(daemon)
 
 
-def asked(namespace: str, request: bytes) -> bytes:
-    argv = ["ip", "netns", "exec", namespace, sys.executable, "-c", GUEST]
+def asked(namespace: str, request: bytes, source: str = "10.0.0.5") -> bytes:
+    argv = ["ip", "netns", "exec", namespace, sys.executable, "-c", GUEST, source]
     return subprocess.run(argv, input=request, capture_output=True, timeout=20, check=True).stdout
 
 
@@ -110,3 +110,16 @@ def test_while_the_agent_is_away_a_guest_is_told_to_ask_again(namespace: str, st
     (stage.folder / "log").write_text("")
     stage.start()
     assert asked(namespace, request).startswith(b"HTTP/1.1 200 ")
+
+
+def test_an_address_outside_the_network_is_nobody(namespace: str, stage: Stage):
+    """It has a port, but on another network; and one that no port has. Row 25 of docs/security.md."""
+    elsewhere = port("p2", "vm-2", "172.16.0.9") | {"network_id": "another-network"}
+    stage.control.put("port", elsewhere)
+    for source in ("172.16.0.9", "10.0.0.6"):
+        run(["ip", "-n", namespace, "address", "add", f"{source}/32", "dev", "lo"])
+        answer = asked(namespace, b"GET /openstack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", source)
+        assert answer.startswith(b"HTTP/1.1 404 "), source
+        assert b"vm-" not in answer
+    still = asked(namespace, b"GET /openstack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert still.endswith(b"vm-1 tenant-of-vm-1")

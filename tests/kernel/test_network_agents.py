@@ -186,9 +186,12 @@ def test_hangup_takes_the_new_configuration(cloud: Cloud) -> None:
     cloud.dhcp.start()
     wait_for(lambda: cloud.pid("dnsmasq"))
     assert not cloud.pid("proxy")
+    dnsmasq = cloud.pid("dnsmasq")
     cloud.dhcp.configure("force_metadata = True")
     cloud.dhcp.send(signal.SIGHUP)
     wait_for(lambda: cloud.pid("proxy"))
+    assert cloud.pid("dnsmasq") == dnsmasq
+    assert is_alive(dnsmasq)
     cloud.dhcp.configure("force_metadata = perhaps")
     cloud.dhcp.send(signal.SIGHUP)
     wait_for(lambda: "the configuration was not read again" in cloud.dhcp.log.read_text())
