@@ -33,6 +33,8 @@ class Cloud:
     url: str
     store: Store
     state: Path
+    read_again: Callable[[], None]
+    """As SIGHUP."""
 
     def login(self, user: str = "admin", password: str = ADMIN_PASSWORD, project: str | None = "admin") -> Session:
         """A caller with a token."""
@@ -184,7 +186,7 @@ def control_api(state: Path) -> Iterator[Cloud]:
     thread.start()
     try:
         eventually(lambda: server.started)
-        yield Cloud(f"http://127.0.0.1:{port}", store, state)
+        yield Cloud(f"http://127.0.0.1:{port}", store, state, parts.read_again)
     finally:
         server.should_exit = True
         thread.join()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.contract.control.stage import SERVICE_PASSWORD, Cloud, ComputeAgent, Session
 
+from openimds.client.fake import FakeControl
 from openimds.client.instances import RemoteInstances
 from openimds.client.session import connect
 from openimds.metadata.reading import DocumentSettings
@@ -219,5 +220,37 @@ class TestSettings:
         again = admin.call("GET", f"{ROOT}/guest_settings", headers={"If-None-Match": etag})
         assert (again.status_code, again.content) == (304, b"")
 
-    def test_the_clients(self, remote: RemoteInstances) -> None:
+    def test_the_agents_and_how_it_hears_of_others(self, remote: RemoteInstances, cloud: Cloud) -> None:
         assert remote.settings() == DocumentSettings()
+        heard: list[DocumentSettings] = []
+        remote.follow_settings(heard.append)
+        remote.after(None)
+        conf = cloud.state / "nova.conf"
+        conf.write_text(f"{conf.read_text()}[api]\ndhcp_domain = example.org\n")
+        cloud.read_again()
+        while not heard:
+            remote.newest()
+        assert remote.settings() == heard[0] == DocumentSettings(dhcp_domain="example.org")
+
+
+def test_a_cloud_without_the_extension_says_so_at_once() -> None:
+    with FakeControl() as fake:  # it has the watch, and not this
+        session = connect(fake.auth)
+        instances = RemoteInstances(session)
+        instances.start()
+        for question in (lambda: instances.after(None), instances.settings, lambda: instances.instance("vm")):
+            with pytest.raises(NotOffered, match="tells no instances' records"):
+                question()
+        instances.close()
+        session.session.close()
+
+
+def test_a_control_api_that_is_away() -> None:
+    with FakeControl() as fake:
+        auth = fake.auth
+    session = connect(auth)
+    instances = RemoteInstances(session)
+    with pytest.raises(StoreUnavailable) as away:
+        instances.after(None)
+    assert not isinstance(away.value, NotOffered)
+    session.session.close()
