@@ -73,6 +73,7 @@ class FakeMirror:
 
     def subscribe(self, callback: Callable[[Any], None]) -> None:
         self.callbacks.append(callback)
+        callback(self.now)
 
     def hear(self, *ports: Port) -> None:
         self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports})

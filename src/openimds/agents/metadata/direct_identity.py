@@ -12,13 +12,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
 from openimds.agents.metadata.direct_looks import LOOK_SECONDS, Looks, OvertakenError
-from openimds.agents.metadata.edges import ControlAwayError, Mirror, Neighbours, Ports
-from openimds.identity.binding import Binding, BindingIndex, NotKnownYet, Source, source_of, the_one
+from openimds.agents.metadata.edges import ControlAwayError, Mirror, Neighbours, Ports, View
+from openimds.identity.binding import (
+    Binding,
+    BindingIndex,
+    NotKnownYet,
+    Source,
+    source_of,
+    the_one,
+    touched_between,
+)
 from openimds.identity.source import parse_address
 from openimds.resources.network import Port
 
@@ -58,6 +67,10 @@ class DirectIdentity:
         self._indexed_ports: object = None
         self._bindings: dict[_Key, Binding] = {}
         self._touched_by: dict[str, set[_Key]] = {}
+        self._heard_ports: Mapping[str, Port] = {}
+        """The mirror's thread's own: of the view that it heard last."""
+        self._touched: deque[frozenset[str]] = deque()
+        """What views changed that came and went between two looks at the mirror."""
         self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
 
@@ -98,6 +111,8 @@ class DirectIdentity:
             return
         touched = self._index.update(ports)
         self._indexed_ports = ports
+        while self._touched:
+            touched |= self._touched.popleft()
         self._looks.overtake(touched)
         for one in touched:
             for key in tuple(self._touched_by.get(one, ())):
@@ -105,8 +120,12 @@ class DirectIdentity:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    def _hear(self, _view: object) -> None:
-        """In the mirror's thread."""
+    def _hear(self, view: View) -> None:
+        """In the mirror's thread, once for every view: a port may be another's and gone before the event loop looks."""
+        touched = touched_between(self._heard_ports, view.ports)
+        self._heard_ports = view.ports
+        if touched:
+            self._touched.append(touched)
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.refresh)
 
