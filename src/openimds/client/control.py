@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 from keystoneauth1.session import Session
@@ -147,9 +147,16 @@ class ControlClient:
             return parse.port(answer["port"])
 
     def _listed(self, collection: str, filters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        answer = self._network.ask(Call(method="GET", path=f"/{collection}", query=filters))
-        with _readable(f"the list of {collection}"):
-            return list(answer[collection])
+        """All of it: a Neutron with `pagination_max_limit` gives pages, each with a link to the next."""
+        found: list[Mapping[str, Any]] = []
+        query: Mapping[str, Any] | None = filters
+        while query is not None:
+            answer = self._network.ask(Call(method="GET", path=f"/{collection}", query=query))
+            with _readable(f"the list of {collection}"):
+                page = list(answer[collection])
+                found += page
+                query = _next_query(answer.get(f"{collection}_links")) if page else None
+        return found
 
 
 class _Snapshot(msgspec.Struct):
@@ -171,6 +178,12 @@ def _change(entry: Mapping[str, Any]) -> Change:
     body = entry["object"]
     kind = str(entry["kind"])
     return Change(int(entry["revision"]), kind, str(entry["id"]), parse.resource(kind, body) if body else None)
+
+
+def _next_query(links: Any) -> Mapping[str, Any] | None:
+    """`[{"rel": "next", "href": "http://…/ports?limit=2&marker=…"}]` → its query; None on the last page."""
+    href = next((str(link["href"]) for link in links or () if link["rel"] == "next"), None)
+    return None if href is None else parse_qs(urlsplit(href).query)
 
 
 def _safe(part: str) -> str:

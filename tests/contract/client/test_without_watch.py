@@ -14,6 +14,10 @@ from tests.contract.control.stage import SERVICE_PASSWORD, Session, control_api
 from tests.unit.daemons import metadata_stage
 from tests.unit.daemons.metadata_stage import agent_stage, until
 
+from openimds.client.control import ControlClient
+from openimds.client.session import connect
+from openimds.resources.auth import AuthOptions
+
 NEVER_AGAIN = 20
 LONG_SECONDS = 3600
 
@@ -124,3 +128,16 @@ def test_tokens_that_end_and_a_neutron_that_fails(stage: Stage) -> None:
     assert stage.instance("10.0.0.7") == 503, "not yet is never no"
     stage.door.neutron_status = None
     assert stage.instance("10.0.0.7") == 404
+
+
+def test_a_neutron_that_answers_in_pages(stage: Stage) -> None:
+    """`pagination_max_limit`: what is on the second page is as much an answer as what is on the first."""
+    auth = AuthOptions(auth_url=stage.door.url, username="neutron", password=SERVICE_PASSWORD, project_name="service")
+    made = {stage.port(f"vm-{number}", f"10.0.0.{number}") for number in range(10, 15)}
+    stage.door.page_size = 2
+    session = connect(auth)
+    found = ControlClient(session).ports(network_id=[stage.network], device_owner="compute:nova")
+    session.session.close()
+    assert {port.id for port in found} == made
+    assert len(found) == len(made)
+    assert stage.door.lookups >= 3

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 
 class Door(ThreadingHTTPServer):
@@ -25,6 +25,8 @@ class Door(ThreadingHTTPServer):
         self.tokens: set[str] = set()
         self.ended: set[str] = set()
         self.lookups = 0
+        self.page_size = 0
+        """Of a list of ports; 0: all of it in one answer."""
 
     @property
     def url(self) -> str:
@@ -61,13 +63,29 @@ class _Handler(BaseHTTPRequestHandler):
             return door.neutron_status, [], b'{"NeutronError": {"message": "told to fail"}}'
         status, headers, answer = self._passed_on(body)
         door.tokens |= {value for name, value in headers if name.lower() == "x-subject-token"}
-        return status, headers, _without_watch(answer.replace(door.behind.encode(), door.url.encode()))
+        answer = answer.replace(door.behind.encode(), door.url.encode())
+        if door.page_size and self.command == "GET" and urlsplit(self.path).path == "/network/v2.0/ports":
+            return status, headers, self._page(json.loads(answer)["ports"])
+        return status, headers, _without_watch(answer)
+
+    def _page(self, ports: list[dict[str, Any]]) -> bytes:
+        """As Neutron's own pagination has it: sorted by id, a marker, a link to what follows."""
+        size, query = self.server.page_size, parse_qs(urlsplit(self.path).query)
+        (marker,) = query.pop("marker", [""])
+        rest = sorted((port for port in ports if port["id"] > marker), key=lambda port: str(port["id"]))
+        body: dict[str, Any] = {"ports": rest[:size]}
+        if rest[size:]:
+            following = urlencode(query | {"marker": [rest[size - 1]["id"]]}, doseq=True)
+            body["ports_links"] = [{"rel": "next", "href": f"{self.server.url}/network/v2.0/ports?{following}"}]
+        return json.dumps(body).encode()
 
     def _passed_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(urlsplit(self.server.behind).netloc, timeout=20)
         try:
             kept = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
-            connection.request(self.command, self.path, body or None, kept)
+            url = urlsplit(self.path)
+            query = urlencode({k: v for k, v in parse_qs(url.query).items() if k != "marker"}, doseq=True)
+            connection.request(self.command, f"{url.path}?{query}" if query else url.path, body or None, kept)
             answer = connection.getresponse()
             return answer.status, answer.getheaders(), answer.read()
         finally:
