@@ -5,16 +5,10 @@ The kernel keeps such an address, marked `tentative dadfailed`, and never looks 
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass
 from ipaddress import ip_interface
 
-from pyroute2 import IPRoute
-
 from openimds.linux import netlink, netns
-
-IFA_F_DADFAILED = 0x08
-IFA_F_TENTATIVE = 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +27,10 @@ def detection(namespace: str, device: str, interface: str) -> Detection | None:
         link = netlink.link_named(device)
         if link is None:
             return None
-        with IPRoute() as route:
-            found = [m for m in route.get_addr(family=socket.AF_INET6, index=link.index) if _is(m, address)]
-        flags = (found[0].get_attr("IFA_FLAGS") or found[0]["flags"]) if found else 0
-        failed = bool(flags & IFA_F_DADFAILED)
-        return Detection(failed, bool(flags & IFA_F_TENTATIVE) and not failed) if found else None
+        for found in netlink.addresses():
+            if found.link_index == link.index and str(ip_interface(found.interface).ip) == address:
+                return Detection(found.duplicate, found.tentative and not found.duplicate)
+        return None
 
     return netns.in_namespace(namespace, look)
 
@@ -55,7 +48,3 @@ def detect_again(namespace: str, device: str, interface: str) -> None:
             netlink.add_address(link.index, interface, detect_duplicates=True)
 
     netns.in_namespace(namespace, work)
-
-
-def _is(message: object, address: str) -> bool:
-    return message.get_attr("IFA_ADDRESS") == address  # type: ignore[attr-defined, no-any-return]

@@ -45,6 +45,8 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
 NDA_DST, NDA_LLADDR = 1, 2
 IFF_UP = 0x1
 IFA_F_NODAD = 0x02
+IFA_F_DADFAILED = 0x08
+IFA_F_TENTATIVE = 0x40
 IFA_F_PERMANENT = 0x80
 ROUTE_TABLE_MAIN = 254
 ROUTE_UNICAST = 1
@@ -90,6 +92,10 @@ class Address:
     """`192.168.40.2/24`"""
     permanent: bool
     """Not one that the kernel made from a router's advertisement."""
+    tentative: bool = False
+    """IPv6: whether it is somebody else's is not known yet (also after `duplicate`)."""
+    duplicate: bool = False
+    """IPv6: duplicate address detection has found it elsewhere (RFC 4862, 5.4)."""
 
 
 # Links ------------------------------------------------------------------------------------------------------------
@@ -214,10 +220,13 @@ def _address_value(payload: bytes) -> Address:
     _family, prefix_length, flags, _scope, index = _ADDRESS.unpack_from(payload)
     found = attributes(payload, _ADDRESS.size)
     address = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+    flags = as_number(found.get(IFA_FLAGS)) or flags
     return Address(
         link_index=index,
         interface=f"{_spelled(address)}/{prefix_length}",
-        permanent=bool((as_number(found.get(IFA_FLAGS)) or flags) & IFA_F_PERMANENT),
+        permanent=bool(flags & IFA_F_PERMANENT),
+        tentative=bool(flags & IFA_F_TENTATIVE),
+        duplicate=bool(flags & IFA_F_DADFAILED),
     )
 
 

@@ -2,7 +2,7 @@
 
 Entering is a block on a thread that is discarded: the calling thread never changes its namespace, so no failure can
 leave the process in the wrong one. What the thread opens (sockets, netlink) stays in the namespace; what it starts
-(processes) begins there. pyroute2's own NetNS would fork a process for each instead.
+(processes) begins there.
 """
 
 from __future__ import annotations
