@@ -67,7 +67,7 @@ def is_bound_at(listener: socket.socket, path: Path) -> bool:
         there = path.lstat()
         descriptor = fcntl.ioctl(listener, _SIOCUNIXFILE)
     except PermissionError:  # only the network's administrator may ask; the name says less, and has to do
-        return listener.getsockname() == str(path)
+        return bool(listener.getsockname() == str(path))
     except OSError:
         return False
     try:
