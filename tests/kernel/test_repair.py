@@ -262,9 +262,9 @@ def _half_built(cloud: Cloud) -> dict[str, Callable[[], bool]]:
         "device noted": (owned / "link" / tap).exists,
         "device made": lambda: Path("/sys/class/net", tap).exists(),
         "proxy configured": (state / "ns-metadata-proxy" / f"{cloud.network_id}.conf").exists,
-        "proxy started": lambda: cloud.pid("proxy") != 0,
+        "proxy started": lambda: _pid(cloud, "proxy") != 0,
         "dnsmasq configured": (state / "dhcp" / cloud.network_id / "host").exists,
-        "dnsmasq started": lambda: cloud.pid("dnsmasq") != 0,
+        "dnsmasq started": lambda: _pid(cloud, "dnsmasq") != 0,
     }
 
 
@@ -279,16 +279,24 @@ def test_agent_that_is_killed_while_it_builds_builds_on(cloud: Cloud, number: in
         cloud.dhcp.process = subprocess.Popen(argv, stdout=log, stderr=log)
     wait_closely_for(is_reached)
     cloud.dhcp.end(signal.SIGKILL)
-    running = {program: cloud.pid(program) for program in ("proxy", "dnsmasq")}
+    running = {program: _pid(cloud, program) for program in ("proxy", "dnsmasq")}
     cloud.dhcp.start(settings)
     wait_for(lambda: cloud.dhcp.facts().get("full_rounds", 0) >= 1)
     assert cloud.dhcp.facts()["failures"] == {}, name
     assert "169.254.169.254/16" in run(["ip", "addr"], namespace=cloud.qdhcp)
-    now = {program: cloud.pid(program) for program in ("proxy", "dnsmasq")}
+    now = {program: _pid(cloud, program) for program in ("proxy", "dnsmasq")}
     assert netns.processes_in(cloud.qdhcp) == set(now.values())
     assert all(now[program] == pid for program, pid in running.items() if pid)
     assert cloud.host.kernel.namespaces() == {cloud.qdhcp}
     assert cloud.host.ledger.names("link") == {f"brq{cloud.network_id[:11]}", f"tap{cloud.host.tag}01-00"}
+
+
+def _pid(cloud: Cloud, program: str) -> int:
+    """0 also while the program is about to write it."""
+    try:
+        return cloud.pid(program)
+    except ValueError:
+        return 0
 
 
 def wait_closely_for(reached: Callable[[], bool], seconds: float = 20) -> None:

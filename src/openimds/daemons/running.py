@@ -57,7 +57,7 @@ class Signals:
     def wait(self) -> None:
         """Until somebody asks to stop."""
         # A wait without an end would not let CPython run the signal's handler on every platform.
-        while not self.stopped.wait(3600):
+        while not self.stopped.wait(1.0):
             pass
         notify.stopping()
 
