@@ -1,0 +1,137 @@
+"""The metadata agent stops, is killed, reads its configuration again, while 200 guests poll: nobody is refused."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.system.cloud import Cloud, until
+from tests.system.conftest import unstarted_cloud
+
+from openimds.daemons import processes
+
+pytestmark = pytest.mark.timeout(600)
+
+HOST = "169.254.169.254"
+SCRIPT = Path(__file__).with_name("polling.py")
+ANSWERS = 400
+"""That many more answers have been had when every one of the pollers has asked anew."""
+
+
+@dataclass(slots=True)
+class Guests:
+    """The polling process."""
+
+    process: subprocess.Popen[str]
+
+    def tally(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return found
+
+    def polled_on(self) -> None:
+        """All of them go on being answered."""
+        enough = self.tally()["good"] + ANSWERS
+        until(lambda: self.tally()["good"] >= enough, "the guests are answered", 120)
+
+
+@pytest.fixture(scope="module", params=["haproxy", "direct"])
+def running(request: pytest.FixtureRequest, only_root: None) -> Iterator[Cloud]:
+    """A system whose agents take guests' requests in the one way or the other."""
+    cloud = unstarted_cloud()
+    try:
+        way = cloud.state_dir.parent / "way.ini"
+        # Without a router: the instance's way is through its network's namespace.
+        way.write_text(f"[DEFAULT]\nmetadata_proxy = {request.param}\nforce_metadata = True\n")
+        cloud.up(f"--config-file=dhcp-agent={way}")
+        yield cloud
+    finally:
+        cloud.remove()
+
+
+@pytest.fixture(scope="module")
+def server(running: Cloud) -> str:
+    for line in (
+        "openstack network create n",
+        "openstack subnet create --network n --subnet-range 192.168.40.0/24 v4",
+    ):
+        running.line(line)
+    boot = "openstack server create --image guest --flavor m1.tiny --network n --wait vm -f value -c id"
+    found = running.line(boot).strip()
+    until(lambda: "vm login:" in running.console("vm"), "the instance has booted", 90)
+    return found
+
+
+@pytest.fixture
+def guests(running: Cloud, server: str) -> Iterator[Guests]:
+    namespace = f"qvm-{server}"
+    expected = running.inside(namespace, "curl", "-sf", f"http://{HOST}/latest/meta-data/instance-id")
+    argv = ["ip", "netns", "exec", running.prefix + namespace, sys.executable, str(SCRIPT), HOST, "80", expected]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        polling = Guests(process)
+        try:
+            polling.polled_on()
+            yield polling
+        finally:
+            process.kill()
+
+
+def agent(cloud: Cloud) -> processes.Process:
+    found = processes.find(cloud.part("metadata-agent")["pid"])
+    assert found is not None
+    return found
+
+
+def until_replaced(cloud: Cloud, before: processes.Process) -> None:
+    def is_replaced() -> bool:
+        part = cloud.part("metadata-agent")
+        return bool(part["pid"] != before.pid and part["state"] == "running")
+
+    until(is_replaced, "the metadata agent runs again", 60)
+
+
+def test_sigterm_is_not_noticed(running: Cloud, guests: Guests) -> None:
+    before = agent(running)
+    before.send(signal.SIGTERM)
+    until_replaced(running, before)
+    guests.polled_on()
+    assert guests.tally()["failures"] == []
+
+
+def test_a_restart_by_command_is_not_noticed(running: Cloud, guests: Guests) -> None:
+    running.openimds("restart", "metadata-agent")
+    guests.polled_on()
+    assert guests.tally()["failures"] == []
+
+
+def test_sighup_is_not_noticed(running: Cloud, guests: Guests) -> None:
+    before = agent(running)
+    said = running.log("metadata-agent").count("was read again")
+    before.send(signal.SIGHUP)
+    until(lambda: running.log("metadata-agent").count("was read again") > said, "the configuration is read again")
+    guests.polled_on()
+    assert agent(running) == before
+    assert guests.tally()["failures"] == []
+
+
+def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Guests) -> None:
+    before = agent(running)
+    before.send(signal.SIGKILL)
+    assert before.wait(30)
+    dead_at = time.monotonic()  # the pollers go by the same clock
+    until_replaced(running, before)
+    guests.polled_on()
+    failures = guests.tally()["failures"]
+    sys.stdout.write(f"in flight at the kill: {len(failures)}\n")
+    assert [failure for failure in failures if failure["sent_at"] > dead_at] == []
