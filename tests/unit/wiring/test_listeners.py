@@ -73,5 +73,5 @@ def test_a_file_that_is_not_what_it_should_be(change: dict[str, object], sentenc
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"network"'])
 def test_a_text_that_is_no_object(text: str) -> None:
-    with pytest.raises(ListenersFileError, match="is not JSON|is no JSON object"):
+    with pytest.raises(ListenersFileError, match=r"is not JSON|is no JSON object"):
         parse_listeners(text)
