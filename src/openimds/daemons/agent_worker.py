@@ -25,6 +25,7 @@ from openimds.agents.metadata.service import MetadataService
 from openimds.client.control import ControlClient
 from openimds.client.instances import GRACE_SECONDS, POLL_SECONDS, RemoteInstances
 from openimds.client.mirror import Mirror
+from openimds.client.prefetch import Prefetch
 from openimds.client.session import connect
 from openimds.config import ConfigError, MetadataAgentConfig
 from openimds.daemons import notify
@@ -145,12 +146,14 @@ class AgentWorker:
     def _direct(
         self, service: MetadataService, upstream: PooledUpstream, executor: ThreadPoolExecutor
     ) -> DirectService:
+        source = RemoteInstances(self._session, region=self._config.auth.region_name)
+        self._mirror.subscribe(Prefetch(self._config.host, source.prefetch).heard)
         return DirectService(
             DirectParts(
                 mirror=self._mirror,
                 ports=NeutronPorts(self._client),
                 neighbours=self._neighbours(),
-                source=RemoteInstances(self._session, region=self._config.auth.region_name),
+                source=source,
                 pace=_NEWS,
                 upstream=upstream,
                 shared_secret=self._config.shared_secret,
