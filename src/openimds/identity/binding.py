@@ -57,7 +57,7 @@ class Binding:
     source: Source
     port: Port
     good: bool = True
-    """Turns False, once and for all, for everybody who holds it."""
+    """May more than one request be answered by it? Turns False, once and for all, for everybody who holds it."""
 
 
 def source_of(listener: str, address: Address, mac: str) -> Source:
@@ -90,6 +90,10 @@ class BindingIndex:
         for port in new:
             self._add(port)
         return _all_touched(gone, new)
+
+    def holds(self, port: Port) -> bool:
+        """Whether it is one of these, and not an older or a newer one of the same id."""
+        return self._ports.get(port.id) is port
 
     def networks(self, source: Source) -> frozenset[str]:
         """The networks that somebody at this listener may be on."""
