@@ -84,6 +84,9 @@ class Connection(asyncio.Protocol):
         self._writing_paused = False
         self._peer_finished = False
         self.peer = ""
+        self.guest = ""
+        """Who is told apart from others by this: a MAC, or where there is none an address."""
+        self.is_of_guests = source_mac is not None
         self.phase = Phase.IDLE
         self.deadline = 0.0
         """In the loop's time; the server looks at it from time to time."""
@@ -95,6 +98,7 @@ class Connection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         self.peer = str(name[0]) if isinstance(name, tuple) and name else ""
         mac = self._read_mac()
+        self.guest = mac or self.peer
         self._conversation = Conversation(self._limits, peer=self.peer, listener=self.listener, mac=mac)
         self._enter(Phase.IDLE)
         if not self._owner.admit(self):

@@ -11,12 +11,13 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from openimds.http.answers import render_head
 from openimds.http.messages import Answer
 
-MAX_BYTES = 16 * 1024 * 1024
-"""Of remembered heads and answers' headers together; then all is forgotten, and learnt anew from what still comes."""
+MAX_BYTES = 32 * 1024 * 1024
+"""Of remembered heads and answers' headers of all listeners together."""
 MAX_HEAD_BYTES = 2048
 
 _MARK = b"\r\nX-Openstack-Request-Id: req-"
@@ -36,6 +37,32 @@ class _Kept:
     after_date: bytes
     """Up to the request id's value."""
     body_bytes: int
+    bytes: int
+    """What it counts for in the room."""
+
+
+class Room:
+    """What several Repeats may hold together. When it is full, the one that holds most forgets everything, and learns
+    anew from what still comes: a guest with many new requests is at the expense of its own listener's.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        """What is held, or more: one that has gone took its share with it unnoticed."""
+        self._repeats: WeakSet[Repeats] = WeakSet()
+
+    def enter(self, repeats: Repeats) -> None:
+        self._repeats.add(repeats)
+
+    def take(self, more: int) -> None:
+        """Somebody holds so many more bytes, or fewer."""
+        self._bytes += more
+        if self._bytes <= self._max_bytes:
+            return
+        if sum(one.bytes for one in self._repeats) > self._max_bytes:
+            max(self._repeats, key=lambda one: one.bytes).clear()
+        self._bytes = sum(one.bytes for one in self._repeats)
 
 
 class Repeats:
@@ -45,9 +72,11 @@ class Repeats:
     has no other, so that no two askers' requests are ever the same key.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Room | None = None) -> None:
+        self._room = room or Room()
+        self._room.enter(self)
         self._kept: dict[bytes, _Kept] = {}
-        self._bytes = 0
+        self.bytes = 0
 
     def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> bytes | None:
         """The whole answer to a request of these bytes; None when it must be read. `date`: as the header has it."""
@@ -67,7 +96,7 @@ class Repeats:
             return None
         answer = kept.again(given)
         if answer is None:
-            del self._kept[key]
+            self._forget(key)
             return None
         request_id, body = answer
         if len(body) != kept.body_bytes:
@@ -89,8 +118,18 @@ class Repeats:
         if rendered is None:
             return
         key = asker + key
-        self._bytes += len(key) + len(rendered[1]) + _OVERHEAD_BYTES
-        if self._bytes > MAX_BYTES:
-            self._kept.clear()
-            self._bytes = len(key) + len(rendered[1]) + _OVERHEAD_BYTES
-        self._kept[key] = _Kept(again, *rendered, len(answer.body))
+        self._forget(key)
+        kept = _Kept(again, *rendered, len(answer.body), len(key) + len(rendered[1]) + _OVERHEAD_BYTES)
+        self._kept[key] = kept
+        self.bytes += kept.bytes
+        self._room.take(kept.bytes)
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.bytes = 0
+
+    def _forget(self, key: bytes) -> None:
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self.bytes -= kept.bytes
+            self._room.take(-kept.bytes)

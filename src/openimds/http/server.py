@@ -17,13 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 
 from openimds.http.answers import http_date
 from openimds.http.connection import Connection, SourceMac
 from openimds.http.messages import Handler
-from openimds.http.repeats import Repeats
+from openimds.http.repeats import Repeats, Room
 from openimds.http.rules import Connections, Limits, Timeouts
 
 BACKLOG = 4096
@@ -31,6 +32,8 @@ BACKLOG = 4096
 to net.core.somaxconn, which is 4096 since Linux 5.4."""
 
 _SWEEP_SECONDS = 0.25
+
+_Counted = TypeVar("_Counted")
 
 _log = structlog.get_logger(__name__)
 
@@ -61,7 +64,9 @@ class GuestServer:
         self.date, self.idle_deadline = http_date(time.time()), 0.0
         self._caps = connections or Connections()
         self._connections: set[Connection] = set()
-        self._of_peer: Counter[tuple[str, str]] = Counter()
+        self._room = Room()
+        self._of_guest: Counter[tuple[str, str]] = Counter()
+        self._of_listener: Counter[str] = Counter()
         self._servers: dict[sockets.socket, asyncio.Server] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._empty: asyncio.Event | None = None
@@ -81,7 +86,7 @@ class GuestServer:
 
     async def open(self, listener: Listener) -> None:
         """Accept on one more socket, as `start` does. Some thousands of them are cheap: 1 KB and 20 µs each."""
-        repeats = Repeats()
+        repeats = Repeats(self._room)
 
         def connect() -> Connection:
             return Connection(self, listener.limits, listener.tag, repeats, source_mac=listener.source_mac)
@@ -134,24 +139,25 @@ class GuestServer:
 
     def admit(self, connection: Connection) -> bool:
         """Count a new connection in; False when there are too many."""
-        peer = (connection.listener, connection.peer)  # an address is one guest's on its own network alone
-        is_told_apart = bool(connection.peer)
-        if len(self._connections) >= self._caps.total or (is_told_apart and self._of_peer[peer] >= self._caps.per_peer):
+        caps, listener = self._caps, connection.listener
+        guest = (listener, connection.guest)  # an address or a MAC is one guest's on its own network alone
+        if len(self._connections) >= caps.total:
+            return False
+        if connection.guest and self._of_guest[guest] >= caps.per_peer:
+            return False
+        if connection.is_of_guests and self._of_listener[listener] >= caps.per_network:
             return False
         self._connections.add(connection)
-        if is_told_apart:
-            self._of_peer[peer] += 1
+        self._of_guest[guest] += 1
+        self._of_listener[listener] += 1
         return True
 
     def forget(self, connection: Connection) -> None:
         if connection not in self._connections:
             return
         self._connections.remove(connection)
-        if connection.peer:
-            peer = (connection.listener, connection.peer)
-            self._of_peer[peer] -= 1
-            if not self._of_peer[peer]:
-                del self._of_peer[peer]
+        _count_out(self._of_guest, (connection.listener, connection.guest))
+        _count_out(self._of_listener, connection.listener)
         if self._empty is not None and not self._connections:
             self._empty.set()
 
@@ -173,3 +179,9 @@ class GuestServer:
         for connection in [one for one in self._connections if one.deadline < now]:
             connection.expire()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
+
+
+def _count_out(counter: Counter[_Counted], counted: _Counted) -> None:
+    counter[counted] -= 1
+    if not counter[counted]:
+        del counter[counted]

@@ -66,11 +66,11 @@ class Repeated(Response):
 
 
 @asynccontextmanager
-async def served(guests: Guests, host: str = "127.0.0.1", *, per_peer: int = 256) -> AsyncIterator[list[int]]:
+async def served(guests: Guests, host: str = "127.0.0.1", **caps: int) -> AsyncIterator[list[int]]:
     """Two listeners: their ports."""
     sockets = [tcp_listener(host, 0), tcp_listener(host, 0)]
     ports = [one.getsockname()[1] for one in sockets]
-    server = GuestServer(guests.answer, connections=Connections(per_peer=per_peer))
+    server = GuestServer(guests.answer, connections=Connections(**caps))
     await server.start(
         [
             Listener(socket=one, tag=f"network:{place}", source_mac=guests.source_mac)
@@ -174,6 +174,40 @@ def test_connections_are_counted_by_listener_and_address() -> None:
             neighbour = await connect("127.0.0.1", ports[1])  # the same address, on another network
             await neighbour.ask()
             for guest in (*there, refused, neighbour):
+                await guest.close()
+
+    uvloop.run(run())
+
+
+def test_a_guest_with_many_addresses_is_counted_by_its_mac() -> None:
+    async def run() -> None:
+        guests = Guests(macs=["fa:16:3e:00:00:01"] * 3 + ["fa:16:3e:00:00:02"])
+        async with served(guests, per_peer=2) as ports:
+            there = [await connect("127.0.0.1", ports[0]) for _ in range(2)]
+            for guest in there:
+                await guest.ask()
+            refused = await connect("127.0.0.1", ports[0])
+            assert b"503" in await refused.reader.readline()
+            neighbour = await connect("127.0.0.1", ports[0])
+            assert await neighbour.ask() == b"fa:16:3e:00:00:02"
+            for guest in (*there, refused, neighbour):
+                await guest.close()
+
+    uvloop.run(run())
+
+
+def test_a_network_whose_guests_have_as_many_macs_as_they_like_leaves_room_for_others() -> None:
+    async def run() -> None:
+        guests = Guests(macs=[f"fa:16:3e:00:00:{number:02x}" for number in range(10)])
+        async with served(guests, per_network=3) as ports:
+            there = [await connect("127.0.0.1", ports[0]) for _ in range(3)]
+            for guest in there:
+                await guest.ask()
+            refused = await connect("127.0.0.1", ports[0])
+            assert b"503" in await refused.reader.readline()
+            other = await connect("127.0.0.1", ports[1])
+            await other.ask()
+            for guest in (*there, refused, other):
                 await guest.close()
 
     uvloop.run(run())

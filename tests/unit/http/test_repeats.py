@@ -10,7 +10,7 @@ import uvloop
 
 from openimds.http.listen import tcp_listener
 from openimds.http.messages import Request
-from openimds.http.repeats import Repeats
+from openimds.http.repeats import Repeats, Room
 from openimds.http.server import GuestServer, Listener
 
 ID = b"req-11111111-2222-4333-8444-555555555501"
@@ -100,6 +100,39 @@ def test_without_an_id_a_new_one_is_given() -> None:
     repeats = Repeats()
     repeats.learn(head(), Answer())
     assert OTHER in (repeats.answer(head(), DATE) or b"")
+
+
+def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> None:
+    room = Room(100_000)
+    quiet, loud = Repeats(room), Repeats(room)
+    quiet.learn(with_id(ID), Answer())
+    for number in range(1000):
+        loud.learn(head(b"User-Agent: %d" % number), Answer())
+        assert quiet.bytes + loud.bytes <= 100_000
+    assert quiet.answer(with_id(OTHER), DATE) is not None
+
+
+def test_what_is_learnt_again_and_again_takes_its_room_once() -> None:
+    repeats, answer = Repeats(), Answer()
+    for _ in range(3):
+        repeats.learn(with_id(ID), answer)
+    once = repeats.bytes
+    answer.gone = True
+    repeats.answer(with_id(OTHER), DATE)
+    assert (repeats.bytes, once > 0) == (0, True)
+
+
+def test_a_listener_that_has_gone_leaves_its_room() -> None:
+    room = Room(100_000)
+    for _ in range(100):
+        gone = Repeats(room)
+        for number in range(50):
+            gone.learn(head(b"User-Agent: %d" % number), Answer())
+    stays = Repeats(room)
+    del gone
+    for number in range(50):
+        stays.learn(head(b"User-Agent: %d" % number), Answer())
+    assert stays.answer(head(b"User-Agent: 0"), DATE) is not None
 
 
 def test_over_a_socket_the_handler_is_asked_once() -> None:

@@ -31,7 +31,7 @@ LONGEST_SECONDS = 20.0
 class Record:
     """One answer of the store. `good` turns False when it is dropped, for those who still hold it."""
 
-    __slots__ = ("answer", "documents", "good", "key", "used")
+    __slots__ = ("__weakref__", "answer", "documents", "good", "key", "used")
 
     def __init__(self, key: Hashable, answer: Any) -> None:
         self.key = key

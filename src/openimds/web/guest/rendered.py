@@ -15,7 +15,7 @@ DRAWN_TOGETHER = 64
 RandomBytes = Callable[[int], bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Rendered:
     """An answer that may be given again; its body is whole, or has a place where new random bytes belong."""
 

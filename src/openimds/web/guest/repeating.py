@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter, time
+from weakref import ref
 
 from openimds.web.guest.records import Record
 from openimds.web.guest.rendered import Rendered, Seeds
@@ -31,8 +32,9 @@ class Lease:
 class Repeat:
     """An answer to be given again and again."""
 
-    record: Record
-    rendered: Rendered
+    record: ref[Record]
+    rendered: ref[Rendered]
+    """Not held by this: what a guest asked for once, of a record that is gone, would take memory for ever."""
     seeds: Seeds
     line: Line
     lease: Lease
@@ -42,17 +44,18 @@ class Repeat:
     """The name of the one that signed it; empty: none did."""
     still: Callable[[], bool] | None = None
     """Does the same one ask, and may it?"""
+    takes_ids: bool = True
+    """The request's id is of the hop before. False: it is the guest's own, and not taken."""
 
     def __call__(self, given: bytes) -> tuple[bytes, bytes] | None:
         started = perf_counter()
-        record = self.record
-        if not record.good or not self.lease.valid or time() >= self.until:
+        record, rendered = self.record(), self.rendered()
+        if record is None or rendered is None or not record.good or not self.lease.valid or time() >= self.until:
             return None
         if self.still is not None and not self.still():
             return None
         record.used = True
-        request_id = given or new_request_id().encode()
-        rendered = self.rendered
+        request_id = (given if self.takes_ids else b"") or new_request_id().encode()
         if rendered.seed_bytes:
             body = b"".join((rendered.before, self.seeds.text(rendered.seed_bytes), rendered.after))
         else:

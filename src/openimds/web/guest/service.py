@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ssl import RAND_bytes
 from typing import Protocol
+from weakref import ref
 
 import structlog
 
@@ -40,7 +41,7 @@ from openimds.web.guest.messages import GuestRequest, GuestResponse
 from openimds.web.guest.records import Records
 from openimds.web.guest.rendered import Rendered, Seeds
 from openimds.web.guest.repeating import Again, Lease, Repeat
-from openimds.web.guest.request_ids import request_id
+from openimds.web.guest.request_ids import new_request_id, request_id
 from openimds.web.guest.request_log import REQUEST_ANSWERED, Line, RequestLog, StructuredLog
 from openimds.web.guest.sessions import Sessions, TokenSettings
 from openimds.web.guest.tally import TALLY
@@ -129,7 +130,9 @@ class GuestService:
 
     async def handle(self, request: GuestRequest) -> GuestResponse:
         """Never raises: whatever goes wrong becomes an answer here, and nowhere else."""
-        trace = _Trace(request_id(request.headers), time.monotonic())
+        # Where guests come themselves an id in the request is of their own making, and could be another's.
+        followed_as = request_id(request.headers) if self._is_behind_agent else new_request_id()
+        trace = _Trace(followed_as, time.monotonic())
         try:
             answer = await self._answer_or_reply(request, trace)
         except Refusal as refusal:
@@ -240,14 +243,15 @@ class GuestService:
         if any(name.lower() in _CHANGES_THE_ANSWER for name, _value in request.headers):
             return None
         return Repeat(
-            record=asker.record,
-            rendered=rendered,
+            record=ref(asker.record),
+            rendered=ref(rendered),
             seeds=self._seeds,
             line=line,
             lease=self._lease,
             until=next_midnight(self._world.utc_now()),
             secret=asker.secret,
             still=asker.still,
+            takes_ids=self._is_behind_agent,
         )
 
 

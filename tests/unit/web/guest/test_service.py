@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,6 +82,22 @@ def play(instances, threads) -> Callable[..., list[GuestResponse]]:
 
 def header(answer: GuestResponse, name: bytes) -> bytes | None:
     return dict(answer.headers).get(name)
+
+
+def test_what_is_given_again_keeps_nothing_of_a_record_that_is_gone(play, instances) -> None:
+    """A guest may ask something new for every version of its instance, and never again: memory must not grow by it."""
+    held: list[weakref.ref[Any]] = []
+
+    def change() -> None:
+        instances.put(replace(instances.instances[ID], user_data=b"x"))
+
+    (answer,) = play(Ask(headers=signed()), change)
+    again = answer.again
+    assert again is not None
+    held += [again.record, again.rendered]
+    gc.collect()
+    assert [one() for one in held] == [None, None]
+    assert again(b"") is None
 
 
 def test_a_signed_request(play) -> None:
