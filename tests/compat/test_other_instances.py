@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from tests.ports import free_port
+from tests.waiting import HANG_SECONDS
 
 DATA = Path(__file__).parent / "data"
 SERVE = Path(__file__).parent / "serve.py"
@@ -49,7 +50,7 @@ class Served:
         return entries[:1] if self.config == "direct" else entries
 
     def get(self, entry: Entry, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, str, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=HANG_SECONDS)
         headers = {} if self.config == "direct" else self._signed(entry)
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -75,7 +76,7 @@ class Served:
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(10)
+        code = self.process.wait(HANG_SECONDS)
         assert self.process.stdout
         self.process.stdout.close()
         return code

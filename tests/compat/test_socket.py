@@ -9,6 +9,7 @@ import pytest
 from tests.compat.compare import Got, mismatch
 from tests.compat.recordings import Case, Expectations, load_cases, load_instances
 from tests.compat.stage import CONFIGS, Stage
+from tests.waiting import HANG_SECONDS
 
 from openimds.daemons.guest_worker import LIMITS
 from openimds.http.listen import tcp_listener
@@ -54,7 +55,7 @@ async def _ask(port: int, case: Case) -> Got:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(case.request_bytes)
     await writer.drain()
-    raw = await asyncio.wait_for(reader.read(), 10)
+    raw = await asyncio.wait_for(reader.read(), HANG_SECONDS)
     writer.close()
     await writer.wait_closed()
     head, _, body = raw.partition(b"\r\n\r\n")

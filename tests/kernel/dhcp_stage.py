@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from tests.kernel.metadata_server import MetadataServer
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
 from openimds.agents.fakes import FakePortsApi, FakeView
@@ -108,7 +108,7 @@ class Stage:
             str(script),
             *options,
         ]
-        run(["env", f"LEASE_FILE={told}", *command], namespace=namespace, timeout_seconds=20)
+        run(["env", f"LEASE_FILE={told}", *command], namespace=namespace, timeout_seconds=HANG_SECONDS)
         return dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
 
     def boot(self, port: Port) -> str:
@@ -162,12 +162,12 @@ def network_stage(host: Host) -> Iterator[Stage]:
 def lease_v6(stage: Stage, guest: str) -> str:
     """What a real DHCPv6 client was given; its hooks are not run."""
     leases = stage.folder / f"{guest}.lease6"
-    eventually(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
+    until(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
     files = ["-lf", str(leases), "-pf", str(leases.with_suffix(".pid")), "-sf", "/bin/true", "-cf", "/dev/null"]
     command = ["timeout", "15", "dhclient", "-6", "-1", "-d", "-D", "LL", *files, "eth0"]
     with ThreadPoolExecutor(1) as pool:
         client = pool.submit(run, command, namespace=guest, timeout_seconds=20)
-        eventually(lambda: leases.exists() and "iaaddr" in leases.read_text(), seconds=14)
+        until(lambda: leases.exists() and "iaaddr" in leases.read_text())
         os.kill(int(leases.with_suffix(".pid").read_text()), signal.SIGKILL)
         assert client.exception() is not None
     return leases.read_text().split("iaaddr ")[1].split()[0]
@@ -180,7 +180,7 @@ def configure(guest: str, address: str, route: list[str]) -> None:
 
 def curl(namespace: str, *more: str, url: str = "http://169.254.169.254/openstack", check: bool = True) -> str:
     try:
-        return run(["curl", "-sS", "--max-time", "9", *more, url], namespace=namespace, timeout_seconds=15)
+        return run(["curl", "-sS", "--max-time", "9", *more, url], namespace=namespace, timeout_seconds=HANG_SECONDS)
     except ProgramError:
         if check:
             raise
@@ -197,10 +197,3 @@ def pid_of(stage: Stage, program: str) -> int:
         "haproxy": stage.folder / "external" / "pids" / f"{stage.network.id}.pid.haproxy",
     }
     return int(files[program].read_text())
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -8,14 +8,14 @@ import asyncio
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from tests.waiting import HANG_SECONDS
 
 from openimds.daemons.direct_listening import DirectListening, start_direct
 from openimds.http.messages import Request, Response
@@ -72,7 +72,7 @@ class Agent:
     server: GuestServer
 
     def call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(HANG_SECONDS)
 
 
 def answer(request: Request) -> Response:
@@ -97,11 +97,11 @@ def listening(state_path: Path, kept: KeptHere) -> Iterator[Agent]:
     thread = threading.Thread(target=lambda: uvloop.run(main()), name="agent")
     thread.start()
     try:
-        assert ready.wait(30), "the listening part did not start"
+        assert ready.wait(HANG_SECONDS), "the listening part did not start"
         yield started[0]
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(HANG_SECONDS)
 
 
 def want(
@@ -128,7 +128,7 @@ def ask(namespace: str, host: str, port: int = 80) -> str:
     """What is answered to a guest in this namespace. Raises OSError."""
 
     def talk() -> str:
-        with socket.create_connection((host, port), 5) as raw:
+        with socket.create_connection((host, port), HANG_SECONDS) as raw:
             raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             whole = b"".join(iter(lambda: raw.recv(65536), b""))
         head, _, body = whole.partition(b"\r\n\r\n")
@@ -144,13 +144,6 @@ def is_open(namespace: str, host: str = V4.host, port: int = 80) -> bool:
     except OSError:
         return False
     return True
-
-
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "did not come true in time"
-        time.sleep(0.005)
 
 
 def wire(namespace: str, guest: str) -> str:

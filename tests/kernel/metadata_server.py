@@ -12,6 +12,8 @@ from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
 from typing import Any, Self
 
+from tests.waiting import HANG_SECONDS
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -65,7 +67,7 @@ class MetadataServer:
     def __enter__(self) -> Self:
         self._log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._log.bind(str(self.log_path))
-        self._log.settimeout(5)
+        self._log.settimeout(HANG_SECONDS)
         self.open()
         return self
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import secrets
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from tests.kernel.metadata_server import MetadataServer
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.fakes import FakePortsApi, FakeView
 from openimds.agents.l3 import Edges, L3Settings, Routers
@@ -163,11 +163,11 @@ def peer_seen(client: str, server: str, address: str, listen: str | None = None,
     port = secrets.randbelow(20000) + 20000
     script = (
         f"import socket; s = socket.socket(socket.{family}); s.setsockopt(1, 2, 1);"
-        f"s.bind(('{listen or address}', {port})); s.listen(); s.settimeout(8);"
+        f"s.bind(('{listen or address}', {port})); s.listen(); s.settimeout({HANG_SECONDS});"
         "print('ready', flush=True); c, peer = s.accept(); print(peer[0]); c.sendall(peer[0].encode()); c.close()"
     )
     with ThreadPoolExecutor(1) as pool:
-        seen = pool.submit(run, ["python3", "-c", script], namespace=server, timeout_seconds=12)
+        seen = pool.submit(run, ["python3", "-c", script], namespace=server, timeout_seconds=HANG_SECONDS)
         connect = f"import socket; print(socket.create_connection(('{address}', {port}), 1).recv(99).decode())"
 
         def connected() -> bool:
@@ -177,16 +177,9 @@ def peer_seen(client: str, server: str, address: str, listen: str | None = None,
                 return False
             return True
 
-        eventually(connected, seconds=8)
+        until(connected)
         return seen.result().split()[-1]
 
 
 def pid_of(stage: Stage) -> int:
     return int((stage.folder / "external" / "pids" / f"{stage.router.id}.pid.haproxy").read_text())
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -7,14 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.kernel.guest_network import MetadataStandIn, documents, serve_dhcp
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.fake import PASSWORD, FakeControl
 from openimds.linux import netns
@@ -23,13 +23,6 @@ from openimds.linux.programs import run
 pytestmark = pytest.mark.kernel
 
 MAC = "fa:16:3e:00:00:05"
-
-
-def wait_for(reached: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.03)
 
 
 class Cloud:
@@ -111,7 +104,7 @@ class Cloud:
         if self.agent is None:
             return 0
         self.agent.send_signal(sent)
-        code = self.agent.wait(timeout=20)
+        code = self.agent.wait(timeout=HANG_SECONDS)
         self.agent = None
         self.log.close()
         return code
@@ -161,40 +154,40 @@ def metadata(cloud: Cloud) -> Iterator[MetadataStandIn]:
 def test_a_servers_life(cloud: Cloud) -> None:
     with metadata(cloud):
         cloud.start_agent()
-        wait_for(lambda: cloud.reported(1, "running"))
-        wait_for(lambda: "vm1 login:" in cloud.console())
+        until(lambda: cloud.reported(1, "running"))
+        until(lambda: "vm1 login:" in cloud.console())
         assert "user data says: vm1 0" in cloud.console()
         assert cloud.said("provisioned") == []
-        wait_for(lambda: cloud.heartbeat().get("servers") == 1)
+        until(lambda: cloud.heartbeat().get("servers") == 1)
         assert cloud.heartbeat()["by_server"] == {cloud.server_id: {"generation": 1, "power_state": "running"}}
 
         cloud.generation = 2
         cloud.put_server()
-        wait_for(lambda: cloud.reported(2, "running"))
-        wait_for(lambda: cloud.boot_record().endswith(" 2\n"))
+        until(lambda: cloud.reported(2, "running"))
+        until(lambda: cloud.boot_record().endswith(" 2\n"))
 
         cloud.put_server("stopped")
-        wait_for(lambda: cloud.reported(2, "stopped"))
+        until(lambda: cloud.reported(2, "stopped"))
         assert netns.processes_in(cloud.namespace) == set()
 
         cloud.control.delete("server", cloud.server_id)
         cloud.control.delete("port", cloud.port_id)
-        wait_for(lambda: not cloud.folder.exists() and cloud.namespace not in netns.all_names())
-        wait_for(lambda: f"tap{cloud.port_id[:11]}" not in run(["nft", "list", "ruleset"]))
+        until(lambda: not cloud.folder.exists() and cloud.namespace not in netns.all_names())
+        until(lambda: f"tap{cloud.port_id[:11]}" not in run(["nft", "list", "ruleset"]))
         assert cloud.stop_agent() == 0
 
 
 def test_kill_9_harms_nobody(cloud: Cloud) -> None:
     with metadata(cloud) as stand_in:
         cloud.start_agent()
-        wait_for(lambda: "vm1 login:" in cloud.console())
+        until(lambda: "vm1 login:" in cloud.console())
         record, asked = cloud.boot_record(), len(stand_in.asked)
         cloud.stop_agent(signal.SIGKILL)
         run(["curl", "-sf", "http://169.254.169.254/2009-04-04/user-data"], namespace=cloud.namespace)
         cloud.control.calls.clear()
         cloud.start_agent()
-        wait_for(lambda: cloud.reported(1, "running"))
-        wait_for(cloud.heartbeat)
+        until(lambda: cloud.reported(1, "running"))
+        until(cloud.heartbeat)
         assert cloud.boot_record() == record
         assert len(stand_in.asked) == asked + 1
         assert Path("/proc", record.split()[0]).exists()
@@ -202,7 +195,7 @@ def test_kill_9_harms_nobody(cloud: Cloud) -> None:
 
 def test_what_others_break_is_repaired_and_the_guest_goes_on(cloud: Cloud) -> None:
     cloud.start_agent()
-    wait_for(lambda: cloud.reported(1, "running"))
+    until(lambda: cloud.reported(1, "running"))
     record = cloud.boot_record()
     tap = f"tap{cloud.port_id[:11]}"
     run(["ip", "link", "set", tap, "nomaster"])
@@ -211,26 +204,26 @@ def test_what_others_break_is_repaired_and_the_guest_goes_on(cloud: Cloud) -> No
         line for line in run(["nft", "list", "tables"]).splitlines() if "bridge" in line and cloud.host.tag in line
     )
     run(["nft", "delete", *table.split()])
-    wait_for(lambda: f"master {cloud.bridge}" in run(["ip", "link", "show", tap]))
-    wait_for(lambda: "UP" in run(["ip", "link", "show", tap]))
-    wait_for(lambda: tap in run(["nft", "list", "ruleset"]))
+    until(lambda: f"master {cloud.bridge}" in run(["ip", "link", "show", tap]))
+    until(lambda: "UP" in run(["ip", "link", "show", tap]))
+    until(lambda: tap in run(["nft", "list", "ruleset"]))
     assert cloud.boot_record() == record
 
 
 def test_a_boot_waits_for_its_port_and_says_that_it_is_wired(cloud: Cloud) -> None:
     cloud.put_port(status="DOWN")
     cloud.start_agent()
-    wait_for(lambda: cloud.said(f"/ports/{cloud.port_id}/provisioned"))
+    until(lambda: cloud.said(f"/ports/{cloud.port_id}/provisioned"))
     assert not (cloud.folder / "boot.pid").exists()
     cloud.put_port(status="ACTIVE")
-    wait_for(lambda: cloud.reported(1, "running"))
+    until(lambda: cloud.reported(1, "running"))
 
 
 def test_the_control_api_may_be_away(cloud: Cloud) -> None:
     cloud.start_agent()
-    wait_for(lambda: cloud.reported(1, "running"))
+    until(lambda: cloud.reported(1, "running"))
     cloud.control.fail_with(503)
     os.kill(int(cloud.boot_record().split()[0]), signal.SIGKILL)
-    wait_for(lambda: "will be tried again" in (cloud.host.state_path / "agent.log").read_text())
+    until(lambda: "will be tried again" in (cloud.host.state_path / "agent.log").read_text())
     cloud.control.fail_with(None)
-    wait_for(lambda: cloud.reported(1, "stopped"))
+    until(lambda: cloud.reported(1, "stopped"))

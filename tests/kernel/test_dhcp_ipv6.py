@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.kernel.dhcp_stage import Stage, curl, eventually, lease_v6, tap
+from tests.kernel.dhcp_stage import Stage, curl, lease_v6, tap
 from tests.kernel.lab import Lab, lab_stage
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.programs import run
 from openimds.resources.network import Port, Subnet
@@ -63,11 +64,11 @@ def test_guest_makes_its_address_from_the_advertised_prefix(lab: Lab, mode: str,
     port = lab.network.port("192.168.40.77")
     lab.round()
     guest = lab.network.plug(port)
-    eventually(lambda: "2001:db8:" in addresses(guest), seconds=15)
+    until(lambda: "2001:db8:" in addresses(guest))
     assert str(eui64_address(port)).replace(":0", ":") in addresses(guest).replace(":0", ":")
     default = run(["ip", "-6", "route", "show", "default"], namespace=guest)
     assert ("default via fe80::" in default) is routed, "a DHCP namespace forwards nothing and is nobody's router"
-    eventually(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello", seconds=20)
+    until(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello")
     assert lab.round() == []
 
 
@@ -76,13 +77,13 @@ def test_stateless_guest_is_told_its_dns_server_and_no_address(lab: Lab) -> None
     port = lab.network.port("192.168.40.77")
     lab.round()
     guest = lab.network.plug(port)
-    eventually(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
+    until(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
     told, script = lab.network.folder / "told", lab.network.folder / "dhclient-script"
     script.write_text(f"#!/bin/sh\nenv >> {told}\n")
     script.chmod(0o755)
     files = ["-lf", str(lab.network.folder / "lease6"), "-pf", str(lab.network.folder / "pid6"), "-sf", str(script)]
     command = ["timeout", "15", "dhclient", "-6", "-S", "-1", "-d", *files, "-cf", "/dev/null", "eth0"]
-    run(command, namespace=guest, timeout_seconds=20)
+    run(command, namespace=guest, timeout_seconds=HANG_SECONDS)
     assert "new_dhcp6_name_servers=2001:db8::53" in told.read_text().splitlines()
     assert "new_ip6_address" not in told.read_text()
 
@@ -116,9 +117,9 @@ def test_every_kind_of_guest_is_answered(lab: Lab, kind: str, *, routed: bool) -
     for setting, value in (("addr_gen_mode", generation), ("use_tempaddr", temporary)):
         run(["sysctl", "-q", f"net.ipv6.conf.eth0.{setting}={value}"], namespace=guest)
     run(["ip", "link", "set", "eth0", "up"], namespace=guest)
-    eventually(lambda: "2001:db8:" in addresses(guest), seconds=15)
+    until(lambda: "2001:db8:" in addresses(guest))
     assert ("temporary" in addresses(guest)) is (temporary == "2")
-    eventually(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello", seconds=20)
+    until(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello")
     request = lab.network.server.requests[-1]
     (source,) = request.values("x-forwarded-for")
     assert source.startswith("fe80::")
@@ -152,25 +153,25 @@ def test_a_second_host_leaves_the_address_to_the_first_and_takes_it_back(
     stage = lab.network
     stage.round(everything=True)  # the bridge
     other = other_host(stage, "fe80::a9fe:a9fe/64")
-    eventually(lambda: "tentative" not in run(["ip", "-6", "addr"], namespace=other))
+    until(lambda: "tentative" not in run(["ip", "-6", "addr"], namespace=other))
     subnet(stage, "slaac")
     port = stage.port("192.168.40.77")
     stage.round()
-    eventually(lambda: "dadfailed" in flags(stage), seconds=8)
+    until(lambda: "dadfailed" in flags(stage))
     stage.round(everything=True)
     facts = stage.networks.report[stage.network.id]
     assert facts["ipv6_metadata_elsewhere"] == [tap(stage)]
     assert "another host serves metadata" in capsys.readouterr().out
     guest = stage.boot(port)
     assert curl(guest) == "hello", "IPv4 is this host's all the same"
-    eventually(lambda: other_answers(guest), seconds=15)
+    until(lambda: other_answers(guest))
     assert curl(guest, "--max-time", "1", url=METADATA, check=False) == ""
     stage.host.kernel.remove_namespace(other)
-    eventually(lambda: taken_back(stage), seconds=15)
+    until(lambda: taken_back(stage))
     assert stage.networks.report[stage.network.id]["ipv6_metadata_elsewhere"] == []
     assert "metadata is served here again" in capsys.readouterr().out
     run(["ip", "neigh", "flush", "all"], namespace=guest)
-    eventually(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello", seconds=20)
+    until(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello")
 
 
 def other_answers(guest: str) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.kernel.dhcp_stage import Stage, configure, curl, eventually, lease_v6, network_stage, pid_of, tap
+from tests.kernel.dhcp_stage import Stage, configure, curl, lease_v6, network_stage, pid_of, tap
 from tests.kernel.stage import Host
+from tests.waiting import until
 
 from openimds.linux.programs import ProgramError, is_alive, run
 from openimds.resources.network import Subnet
@@ -85,13 +86,13 @@ def test_what_others_break_is_repaired_and_the_rest_left_alone(stage: Stage) -> 
     dnsmasq, haproxy = pid_of(stage, "dnsmasq"), pid_of(stage, "haproxy")
     os.kill(haproxy, signal.SIGKILL)
     run(["ip", "addr", "flush", "dev", tap(stage)], namespace=stage.namespace)
-    eventually(lambda: not is_alive(haproxy))
+    until(lambda: not is_alive(haproxy))
     assert len(stage.round(everything=True)) >= 3
     assert pid_of(stage, "dnsmasq") == dnsmasq
     assert pid_of(stage, "haproxy") != haproxy
     assert "169.254.169.254/16" in run(["ip", "addr"], namespace=stage.namespace)
     os.kill(dnsmasq, signal.SIGKILL)
-    eventually(lambda: not is_alive(dnsmasq))
+    until(lambda: not is_alive(dnsmasq))
     assert stage.round(everything=True)[0].startswith("start dnsmasq")
 
 
@@ -117,7 +118,7 @@ def test_new_proxy_configuration_loses_no_request(stage: Stage) -> None:
     assert any(word.startswith("reload haproxy") for word in stage.round(everything=True))
     assert pid_of(stage, "haproxy") != before
     assert curl(guest) == "hello"
-    eventually(lambda: not is_alive(before))
+    until(lambda: not is_alive(before))
     assert stage.round(everything=True) == []
 
 
@@ -178,7 +179,7 @@ def test_ipv6_guest_is_served_at_the_link_local_address(stage: Stage) -> None:
     port = stage.port("192.168.40.77")
     stage.round(everything=True)
     guest = stage.plug(port)
-    eventually(lambda: curl(guest, url="http://[fe80::a9fe:a9fe%25eth0]/", check=False) == "hello", seconds=8)
+    until(lambda: curl(guest, url="http://[fe80::a9fe:a9fe%25eth0]/", check=False) == "hello")
     assert stage.server.requests[-1].values("x-forwarded-for")[0].startswith("fe80::")
 
 

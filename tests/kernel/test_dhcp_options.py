@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from tests.kernel.dhcp_stage import Stage, curl, network_stage, pid_of
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS
 
 from openimds.linux.programs import ProgramError, is_alive, run
 from openimds.resources.network import ExtraDhcpOption, HostRoute, Port, Subnet
@@ -141,8 +142,8 @@ def test_a_guest_that_asks_for_anothers_address_gets_its_own(stage: Stage) -> No
     script.write_text(f"#!/bin/sh\nenv >> {stage.folder}/told\n")
     script.chmod(0o755)
     asks = ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "4", "-T", "1", "-s", str(script)]
-    run([*asks, "-r", other.ip_addresses[0]], namespace=guest, timeout_seconds=20)
+    run([*asks, "-r", other.ip_addresses[0]], namespace=guest, timeout_seconds=HANG_SECONDS)
     assert "ip=192.168.40.77" in (stage.folder / "told").read_text().splitlines()
     run(["ip", "link", "set", "eth0", "address", "fa:16:3e:00:99:99"], namespace=guest)
     with pytest.raises(ProgramError):
-        run([*asks, "-r", "192.168.40.79"], namespace=guest, timeout_seconds=20)
+        run([*asks, "-r", "192.168.40.79"], namespace=guest, timeout_seconds=HANG_SECONDS)

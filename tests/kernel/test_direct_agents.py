@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 from tests.kernel.dhcp_stage import curl, pid_of, tap
 from tests.kernel.lab import Lab, lab_stage
-from tests.kernel.listening import KeptHere, listening, until
+from tests.kernel.listening import KeptHere, listening
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux import netns
 from openimds.linux.programs import is_alive, run
@@ -70,7 +71,7 @@ class Polling:
         def ask() -> None:
             while not stop.is_set():
                 try:
-                    with socket.create_connection(("169.254.169.254", 80), 5) as raw:
+                    with socket.create_connection(("169.254.169.254", 80), HANG_SECONDS) as raw:
                         raw.sendall(ASK)
                         whole = b"".join(iter(lambda: raw.recv(65536), b""))
                     self.answers[whole.partition(b"\r\n\r\n")[2].decode() or "nothing"] += 1

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.kernel.listening import V4, V6, Agent, KeptHere, ask, is_open, listening, until, want, wire
+from tests.kernel.listening import V4, V6, Agent, KeptHere, ask, is_open, listening, want, wire
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux import netns
 from openimds.linux.programs import run
@@ -156,7 +157,7 @@ def test_who_connects_while_no_agent_runs_is_served_by_the_next(
     want(tmp_path, namespace, V4, V6)
     with listening(tmp_path, kept):
         until(lambda: len(kept.store) == 2)
-    waiting = netns.in_namespace(guest, lambda: socket.create_connection((V4.host, 80), 5))
+    waiting = netns.in_namespace(guest, lambda: socket.create_connection((V4.host, 80), HANG_SECONDS))
     waiting.sendall(b"GET / HTTP/1.0\r\n\r\n")
     kept.restart()
     with listening(tmp_path, kept) as agent, waiting:

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.kernel
 
 STORY = """
 import sys
 from pathlib import Path
+from tests.waiting import HANG_SECONDS
 from openimds.linux.cleanup import remove_everything
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
@@ -51,6 +53,6 @@ def test_a_host_that_drops_what_it_forwards(tmp_path: Path) -> None:
     script = tmp_path / "story.py"
     script.write_text(STORY)
     argv = ["unshare", "--net", "--mount", "sh", "-c", HOST, "sh", sys.executable, str(script), str(tmp_path / "owned")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert "all of it is true" in done.stdout, done.stderr + done.stdout
     assert "let the host's firewall pass what stays on bridge brqtest" in done.stdout

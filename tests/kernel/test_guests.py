@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from tests.kernel.guest_network import KEY, SERVER_IP, MetadataStandIn, documents, serve_dhcp
 from tests.kernel.stage import Host
+from tests.waiting import until
 
 from openimds.linux import netns
 from openimds.linux.errors import ProgramError
@@ -53,13 +54,6 @@ def boot(namespace: str, generation: int = 1, nics: str = "eth0 dhcp4\n", server
     return GuestBoot(server_id=server_id, generation=generation, namespace=namespace, nics=nics)
 
 
-def wait_for(reached: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def console(guests: NetnsGuests, server_id: str = SERVER) -> str:
     return guests.console_file(server_id).read_text()
 
@@ -73,7 +67,7 @@ def booted(host: Host, answers: dict[str, str]) -> Iterator[NetnsGuests]:
     with MetadataStandIn(dhcp, answers).running():
         guests.start(boot(namespace))
         try:
-            wait_for(lambda: "login:" in console(guests))
+            until(lambda: "login:" in console(guests))
             yield guests
         finally:
             guests.stop(SERVER)
@@ -106,7 +100,7 @@ def test_a_boot_without_anybody_fails_as_often_as_it_was_told(host: Host) -> Non
     namespace = machine(host)
     guests = guests_of(host)
     guests.start(boot(namespace, nics="eth0 static 192.168.40.5/24 192.168.40.1\n"))
-    wait_for(lambda: "login:" in console(guests))
+    until(lambda: "login:" in console(guests))
     said = console(guests)
     assert "failed 1/2: up" in said
     assert "failed 2/2: up" in said
@@ -151,7 +145,7 @@ def test_user_data_cannot_touch_the_host(host: Host) -> None:
         assert f"uid map: 0 {FIRST_UID} 65536" in said
         # what it planted leads the next boot nowhere: not its trusted part, and not the host
         guests.start(boot(host.namespace("vm"), 2))
-        wait_for(lambda: "login:" in console(guests))
+        until(lambda: "login:" in console(guests))
         assert (host.state_path / "secret").read_text() == "secret of the host"
         assert not (host.state_path / "authorized_keys").exists()
 
@@ -163,12 +157,12 @@ def test_a_fork_bomb_stays_in_its_guest(host: Host) -> None:
     namespace = machine(host)
     with MetadataStandIn(dhcp, documents("vm1", script)).running():
         guests.start(boot(namespace))
-        wait_for(lambda: "user data: running" in console(guests))
-        wait_for(lambda: len(netns.processes_in(namespace)) > 40)
+        until(lambda: "user data: running" in console(guests))
+        until(lambda: len(netns.processes_in(namespace)) > 40)
         run(["true"])
         assert len(netns.processes_in(namespace)) <= SETTINGS.processes + 2
         guests.stop(SERVER)
-        wait_for(lambda: not netns.processes_in(namespace))
+        until(lambda: not netns.processes_in(namespace))
 
 
 def test_a_guest_outlives_its_agent_and_is_found_again(host: Host) -> None:
@@ -176,7 +170,7 @@ def test_a_guest_outlives_its_agent_and_is_found_again(host: Host) -> None:
     guests = guests_of(host)
     guests.start(boot(namespace, 7, nics="eth0 auto\n"))
     assert guests_of(host).state(SERVER) == GuestState(7, running=True)
-    wait_for(lambda: "login:" in console(guests))
+    until(lambda: "login:" in console(guests))
     assert guests_of(host).stop(SERVER)
     assert not guests_of(host).stop(SERVER)
     assert guests.state(SERVER) == GuestState(7, running=False)
@@ -203,7 +197,7 @@ def test_a_reboot_ends_the_old_boot(host: Host) -> None:
     old = netns.processes_in(namespace)
     guests.start(boot(namespace, 2, nics="eth0 auto\n"))
     assert guests.state(SERVER) == GuestState(2, running=True)
-    wait_for(lambda: not old & netns.processes_in(namespace))
+    until(lambda: not old & netns.processes_in(namespace))
     guests.stop(SERVER)
 
 
@@ -211,10 +205,10 @@ def test_a_guest_that_ends_by_itself_counts_as_stopped(host: Host) -> None:
     namespace = machine(host)
     guests = guests_of(host)
     guests.start(boot(namespace, nics="eth0 auto\n"))
-    wait_for(lambda: "login:" in console(guests))
+    until(lambda: "login:" in console(guests))
     (pid,) = guests.pids()
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: guests.state(SERVER) == GuestState(1, running=False))
+    until(lambda: guests.state(SERVER) == GuestState(1, running=False))
     assert guests.pids() == set()
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.kernel.listening import V4, V6, KeptHere, listening, until, want, wire
+from tests.kernel.listening import V4, V6, KeptHere, listening, want, wire
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.http.messages import Answer, Request, Response
 from openimds.linux import netns
@@ -123,7 +124,7 @@ def _sniffer() -> socket.socket:
 
 
 def _connect(namespace: str, host: str = V4.host) -> socket.socket:
-    return netns.in_namespace(namespace, lambda: socket.create_connection((host, 80), 20))
+    return netns.in_namespace(namespace, lambda: socket.create_connection((host, 80), HANG_SECONDS))
 
 
 def _ask(connection: socket.socket, method: str, target: str = "/") -> bytes:

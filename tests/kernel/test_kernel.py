@@ -8,6 +8,7 @@ import subprocess
 import pytest
 import structlog
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS
 
 from openimds.linux import netns
 from openimds.linux.cleanup import remove_everything
@@ -143,7 +144,7 @@ def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
     sleeper = netns.in_namespace(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
     assert netns.processes_in(wanted.name) == {sleeper.pid}
     host.kernel.remove_namespace(wanted.name)
-    assert sleeper.wait(timeout=5) != 0
+    assert sleeper.wait(timeout=HANG_SECONDS) != 0
     assert wanted.name not in netns.all_names()
     assert host.tap() not in host.kernel.links()
     host.kernel.remove_namespace(wanted.name)
@@ -192,5 +193,5 @@ def test_down_after_a_crash(host: Host) -> None:
     removed = remove_everything(host.ledger, host.prefix)
     assert f"namespace {wanted.name}" in removed
     assert f"device {host.bridge()}" in removed
-    assert sleeper.wait(timeout=5) != 0
+    assert sleeper.wait(timeout=HANG_SECONDS) != 0
     assert remove_everything(host.ledger, host.prefix) == ()

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.stage import Host
-from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, port, until
+from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, port
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.programs import Daemons, run
 from openimds.wiring.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.kernel
 
 GUEST = """
 import socket, sys
-raw = socket.create_connection(("127.0.0.1", 9697), 20, (sys.argv[1], 0))
+raw = socket.create_connection(("127.0.0.1", 9697), 120, (sys.argv[1], 0))
 raw.sendall(sys.stdin.buffer.read())
 sys.stdout.buffer.write(b"".join(iter(lambda: raw.recv(65536), b"")))
 """
@@ -61,7 +62,7 @@ def namespace(host: Host, stage: Stage) -> Iterator[str]:
 
 def asked(namespace: str, request: bytes, source: str = "10.0.0.5") -> bytes:
     argv = ["ip", "netns", "exec", namespace, sys.executable, "-c", GUEST, source]
-    return subprocess.run(argv, input=request, capture_output=True, timeout=20, check=True).stdout
+    return subprocess.run(argv, input=request, capture_output=True, timeout=HANG_SECONDS, check=True).stdout
 
 
 FORGED = (

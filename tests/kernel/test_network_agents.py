@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.fake import PASSWORD, FakeControl
 from openimds.linux.programs import is_alive, run
@@ -56,7 +56,7 @@ class Agent:
         argv = [str(Path(sys.executable).parent / "openimds"), self.name, "--config-file", str(self.file)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
-        wait_for(self.facts)
+        until(self.facts)
 
     def configure(self, more: str) -> None:
         self.file.write_text(
@@ -77,7 +77,7 @@ class Agent:
         if self.process is None:
             return 0
         self.send(number)
-        code = self.process.wait(20)
+        code = self.process.wait(HANG_SECONDS)
         self.process = None
         self.control.calls.clear()
         return code
@@ -169,32 +169,32 @@ def cloud(host: Host) -> Iterator[Cloud]:
 
 
 def test_network_is_served_and_the_port_is_reported(cloud: Cloud) -> None:
-    cloud.dhcp.start("force_metadata = True")
-    wait_for(lambda: cloud.provisioned(5) == ["dhcp"])
+    cloud.dhcp.start("force_metadata = True\nresync_interval = 3600")  # so that only news can have led to it
+    until(lambda: cloud.provisioned(5) == ["dhcp"])
     assert cloud.provisioned(1) == ["l2"]
     assert "169.254.169.254/16" in run(["ip", "addr"], namespace=cloud.qdhcp)
-    wait_for(lambda: cloud.dhcp.facts()["networks"] == 1)
+    until(lambda: cloud.dhcp.facts()["networks"] == 1)
     facts = cloud.dhcp.facts()
     assert facts["failures"] == {}
     assert facts["by_network"][cloud.network_id]["way_to_metadata"]["s"]["way"] == "dhcp"
     cloud.put_port(6, "compute:nova", "vm2", "192.168.40.6")
-    wait_for(lambda: cloud.provisioned(6) == ["dhcp"], seconds=2)
+    until(lambda: cloud.provisioned(6) == ["dhcp"])
     assert "192.168.40.6" in (cloud.state / "dhcp" / cloud.network_id / "host").read_text()
 
 
 def test_hangup_takes_the_new_configuration(cloud: Cloud) -> None:
     cloud.dhcp.start()
-    wait_for(lambda: cloud.pid("dnsmasq"))
+    until(lambda: cloud.pid("dnsmasq"))
     assert not cloud.pid("proxy")
     dnsmasq = cloud.pid("dnsmasq")
     cloud.dhcp.configure("force_metadata = True")
     cloud.dhcp.send(signal.SIGHUP)
-    wait_for(lambda: cloud.pid("proxy"))
+    until(lambda: cloud.pid("proxy"))
     assert cloud.pid("dnsmasq") == dnsmasq
     assert is_alive(dnsmasq)
     cloud.dhcp.configure("force_metadata = perhaps")
     cloud.dhcp.send(signal.SIGHUP)
-    wait_for(lambda: "the configuration was not read again" in cloud.dhcp.log.read_text())
+    until(lambda: "the configuration was not read again" in cloud.dhcp.log.read_text())
     assert is_alive(cloud.pid("proxy"))
 
 
@@ -218,44 +218,37 @@ def test_dead_programs_are_started_again_at_once(cloud: Cloud) -> None:
     cloud.dhcp.start("force_metadata = True\nresync_interval = 3600")
     cloud.l3.start("resync_interval = 3600")
     for program in ("dnsmasq", "proxy", "router"):
-        wait_for(lambda program=program: cloud.pid(program))  # type: ignore[misc]
+        until(lambda program=program: cloud.pid(program))  # type: ignore[misc]
         dead = cloud.pid(program)
         os.kill(dead, signal.SIGKILL)
-        wait_for(lambda dead=dead, program=program: cloud.pid(program) not in (0, dead), seconds=3)  # type: ignore[misc]
+        until(lambda dead=dead, program=program: cloud.pid(program) not in (0, dead))  # type: ignore[misc]
 
 
 def test_control_api_away_changes_nothing(cloud: Cloud) -> None:
     cloud.dhcp.start("force_metadata = True")
-    wait_for(lambda: cloud.pid("proxy"))
+    until(lambda: cloud.pid("proxy"))
     cloud.control.fail_with(503)
     os.kill(dead := cloud.pid("proxy"), signal.SIGKILL)
-    wait_for(lambda: cloud.pid("proxy") not in (0, dead))
+    until(lambda: cloud.pid("proxy") not in (0, dead))
     cloud.control.fail_with(None)
     cloud.put_port(7, "compute:nova", "vm3", "192.168.40.7")
-    wait_for(lambda: cloud.provisioned(7) == ["dhcp"])
+    until(lambda: cloud.provisioned(7) == ["dhcp"])
 
 
 def test_router_comes_and_goes(cloud: Cloud) -> None:
     cloud.l3.start()
     cloud.put_router()
-    wait_for(lambda: cloud.provisioned(3) == ["l2"], seconds=5)
+    until(lambda: cloud.provisioned(3) == ["l2"])
     assert "REDIRECT --to-ports 9697" in run(["iptables", "-t", "nat", "-S"], namespace=cloud.qrouter)
     cloud.control.delete("router", cloud.router_id)
-    wait_for(lambda: cloud.qrouter not in cloud.host.kernel.namespaces())
+    until(lambda: cloud.qrouter not in cloud.host.kernel.namespaces())
 
 
 def test_what_a_crash_left_is_taken_away(cloud: Cloud) -> None:
     cloud.put_router()
     cloud.l3.start()
-    wait_for(lambda: cloud.qrouter in cloud.host.kernel.namespaces())
+    until(lambda: cloud.qrouter in cloud.host.kernel.namespaces())
     cloud.l3.end(signal.SIGKILL)
     cloud.control.delete("router", cloud.router_id)
     cloud.l3.start()
-    wait_for(lambda: cloud.qrouter not in cloud.host.kernel.namespaces())
-
-
-def wait_for(reached: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.03)
+    until(lambda: cloud.qrouter not in cloud.host.kernel.namespaces())

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.kernel.dhcp_stage import Stage, curl, eventually, pid_of
+from tests.kernel.dhcp_stage import Stage, curl, pid_of
 from tests.kernel.lab import Lab, lab_stage
 from tests.kernel.stage import Host
+from tests.waiting import until
 
 from openimds.agents.dhcp import DhcpNetworks
 from openimds.agents.dhcp import Edges as DhcpEdges
@@ -38,7 +39,7 @@ def lab(host: Host) -> Iterator[Lab]:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not is_alive(pid))
+    until(lambda: not is_alive(pid))
 
 
 def restarted(stage: Stage, run_program: object = run) -> None:

@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 
 import pytest
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS
 
 from openimds.linux import netns
 from openimds.linux.errors import ProgramError
@@ -186,7 +187,7 @@ def arrives(host: Host, frame: bytes) -> bool:
     sender: socket.socket = netns.in_namespace(host.namespace(f"n{LIAR}"), opened)
     marker = b"\xff" * 6 + OWN_MAC + b"\x08\x06" + arp_reply(OWN_MAC, "10.7.0.1")[14:] + b"end"
     with receiver, sender:
-        receiver.settimeout(5)
+        receiver.settimeout(HANG_SECONDS)
         sender.send(frame)
         sender.send(marker)  # passes: when it is there, the frame is or never will be
         return _seen(receiver.recv, frame, marker)

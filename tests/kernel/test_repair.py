@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from pathlib import Path
 import pytest
 from tests.kernel import test_compute_agent, test_network_agents
 from tests.kernel.stage import Host
-from tests.kernel.test_network_agents import Cloud, wait_for
+from tests.kernel.test_network_agents import Cloud
+from tests.waiting import until
 
 from openimds.client.fake import FakeControl
 from openimds.linux import netns
@@ -88,7 +88,7 @@ class Wired:
         assert state
         assert all(pids.values())
         change()
-        wait_for(lambda: (self.state(), self.texts()) == (state, texts) and all(self.pids().values()))
+        until(lambda: (self.state(), self.texts()) == (state, texts) and all(self.pids().values()))
         assert restarts or self.pids() == pids
 
 
@@ -106,7 +106,7 @@ def network(cloud: Cloud) -> Wired:
         (folder / "host", folder / "opts", proxy),
         {"dnsmasq": folder / "pid", "haproxy": pids / f"{cloud.network_id}.pid.haproxy"},
     )
-    wait_for(lambda: cloud.provisioned(5) == ["dhcp"])
+    until(lambda: cloud.provisioned(5) == ["dhcp"])
     return wired
 
 
@@ -141,7 +141,7 @@ def router(cloud: Cloud) -> Wired:
         (cloud.state / "ra" / f"{cloud.router_id}.radvd.conf",),
         {"haproxy": pids / f"{cloud.router_id}.pid.haproxy", "radvd": pids / f"{cloud.router_id}.pid.radvd"},
     )
-    wait_for(lambda: cloud.provisioned(3) == ["l2"] and cloud.provisioned(4) == ["l2"])
+    until(lambda: cloud.provisioned(3) == ["l2"] and cloud.provisioned(4) == ["l2"])
     return wired
 
 
@@ -177,7 +177,7 @@ def test_removed_namespace_of_a_network_is_made_again(network: Wired) -> None:
     """With its programs; those that go on in what has no name any more are ended."""
     before = network.pids()
     network.is_repaired(lambda: network.do("ip netns delete NS"), restarts=True)
-    wait_for(lambda: not any(is_alive(pid) for pid in before.values()))
+    until(lambda: not any(is_alive(pid) for pid in before.values()))
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -223,13 +223,13 @@ def test_removed_namespace_of_a_router_is_made_again(router: Wired) -> None:
 
 def test_full_round_touches_nothing_that_is_right(router: Wired) -> None:
     netns.in_namespace(router.namespace, _knock)
-    wait_for(lambda: any(not rule.startswith("[0:0]") for rule in _rules(_saved(router))))
+    until(lambda: any(not rule.startswith("[0:0]") for rule in _rules(_saved(router))))
     counted = _saved(router)
     pids, written = router.pids(), [path.stat().st_mtime_ns for path in (*router.files, *router.pid_files.values())]
     rounds = router.cloud.l3.facts()["full_rounds"]
     with closing(netns.in_namespace(router.namespace, lambda: opened(groups=RTMGRP_ALL))) as heard:
         router.cloud.l3.send(signal.SIGHUP)
-        wait_for(lambda: router.cloud.l3.facts()["full_rounds"] > rounds)
+        until(lambda: router.cloud.l3.facts()["full_rounds"] > rounds)
         with pytest.raises(BlockingIOError):
             heard.recv(1, socket.MSG_DONTWAIT)
     assert router.pids() == pids
@@ -277,11 +277,11 @@ def test_agent_that_is_killed_while_it_builds_builds_on(cloud: Cloud, number: in
     argv = [str(Path(sys.executable).parent / "openimds"), "dhcp-agent", "--config-file", str(cloud.dhcp.file)]
     with cloud.dhcp.log.open("ab") as log:
         cloud.dhcp.process = subprocess.Popen(argv, stdout=log, stderr=log)
-    wait_closely_for(is_reached)
+    until(is_reached, pause_seconds=0)
     cloud.dhcp.end(signal.SIGKILL)
     running = {program: _pid(cloud, program) for program in ("proxy", "dnsmasq")}
     cloud.dhcp.start(settings)
-    wait_for(lambda: cloud.dhcp.facts().get("full_rounds", 0) >= 1)
+    until(lambda: cloud.dhcp.facts().get("full_rounds"))
     assert cloud.dhcp.facts()["failures"] == {}, name
     assert "169.254.169.254/16" in run(["ip", "addr"], namespace=cloud.qdhcp)
     now = {program: _pid(cloud, program) for program in ("proxy", "dnsmasq")}
@@ -299,13 +299,6 @@ def _pid(cloud: Cloud, program: str) -> int:
         return 0
 
 
-def wait_closely_for(reached: Callable[[], bool], seconds: float = 20) -> None:
-    """Without a pause: the next step of who is watched comes at once."""
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, "waited in vain"
-
-
 @pytest.fixture
 def server(host: Host) -> Iterator[test_compute_agent.Cloud]:
     with FakeControl() as control:
@@ -313,8 +306,8 @@ def server(host: Host) -> Iterator[test_compute_agent.Cloud]:
         cloud.resync_interval = 3600
         try:
             cloud.start_agent()
-            wait_for(lambda: cloud.reported(1, "running"))
-            wait_for(lambda: cloud.heartbeat().get("full_rounds"))
+            until(lambda: cloud.reported(1, "running"))
+            until(lambda: cloud.heartbeat().get("full_rounds"))
             yield cloud
         finally:
             cloud.stop_agent()
@@ -339,7 +332,7 @@ def test_servers_port_is_repaired_and_the_guest_goes_on(server: test_compute_age
     record, before = server.boot_record(), _port_state(server, tap, table)
     assert all(before)
     run([names.get(word, word) for word in change.split()])
-    wait_for(lambda: _port_state(server, tap, table) == before)
+    until(lambda: _port_state(server, tap, table) == before)
     assert server.boot_record() == record
     assert is_alive(int(record.split()[0]))
 

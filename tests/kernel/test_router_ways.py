@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.kernel.router_stage import OUTSIDE, Stage, curl, eventually, peer_seen, router_stage
+from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, router_stage
 from tests.kernel.stage import Host
+from tests.waiting import until
 
 from openimds.linux.programs import ProgramError, run
 from openimds.resources.network import FixedIP, HostRoute, Subnet
@@ -155,7 +156,7 @@ def test_other_ports_and_protocols_of_the_service_lead_nowhere(stage: Stage) -> 
         except ProgramError:
             return False
 
-    eventually(answered, seconds=20)
+    until(answered)
     asked = len(stage.server.requests)
     for host in ("169.254.169.254", "[fe80::a9fe:a9fe%25eth0]"):
         for port in (22, 81, 443, 9697):

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.kernel.router_stage import OUTSIDE, Stage, curl, eventually, peer_seen, pid_of, router_stage
+from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, pid_of, router_stage
 from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.programs import ProgramError, is_alive, run
 from openimds.resources.network import (
@@ -124,7 +125,7 @@ def test_new_floating_ip_is_announced(stage: Stage) -> None:
     )
     stage.float_to("203.0.113.50", "10.0.1.7")
     stage.round(everything=False)
-    eventually(
+    until(
         lambda: stage.ports["ext"].mac_address in run(["ip", "neigh", "show", "203.0.113.50"], namespace=stage.outside)
     )
 
@@ -134,7 +135,7 @@ def test_what_others_break_is_repaired_and_counters_survive(stage: Stage) -> Non
     run(["iptables", "-F", "INPUT"], namespace=stage.namespace)
     haproxy = pid_of(stage)
     os.kill(haproxy, signal.SIGKILL)
-    eventually(lambda: not is_alive(haproxy))
+    until(lambda: not is_alive(haproxy))
     assert len(stage.round()) == 2
     counted = next(line for line in stage.rules("nat", "-v").splitlines() if "REDIRECT" in line)
     assert "-c 0 0" not in counted
@@ -145,7 +146,7 @@ def test_burst_of_guests_loses_nothing(stage: Stage) -> None:
     script = (
         "seq 1000 | xargs -P 250 -I{} curl -s -o /dev/null -w '%{http_code}\\n' --max-time 20 http://169.254.169.254/{}"
     )
-    codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=60).split()
+    codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=HANG_SECONDS).split()
     assert codes == ["200"] * 1000
 
 
@@ -155,7 +156,9 @@ def test_proxy_is_replaced_under_load_without_a_lost_request(stage: Stage) -> No
     )
     codes: list[str] = []
     load = threading.Thread(
-        target=lambda: codes.extend(run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=60).split())
+        target=lambda: codes.extend(
+            run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=HANG_SECONDS).split()
+        )
     )
     load.start()
     number = 0
@@ -197,7 +200,7 @@ def test_rate_limit_answers_429_and_says_when_to_ask_again(stage: Stage) -> None
     stage.routers.settings = replace(stage.routers.settings, proxy=proxy)
     stage.round()
     script = "for i in $(seq 45); do curl -s -o /dev/null -w '%{http_code}\n' http://169.254.169.254/; done"
-    codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=30).split()
+    codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=HANG_SECONDS).split()
     # HAProxy lets what came in the window before count for less and less: a few more than 30 may pass.
     assert (codes[:30], codes[-5:]) == (["200"] * 30, ["429"] * 5)
     assert "retry-after: 1" in curl(stage.guests["a"], "-i", "http://169.254.169.254/").lower()
@@ -238,7 +241,7 @@ def test_ipv6_guest_makes_its_address_and_asks_at_the_link_local_one(stage: Stag
     assert any(word.startswith("start radvd") for word in stage.round(everything=False))
     assert stage.round() == []
     guest = stage.guests["a"]
-    eventually(lambda: "2001:db8:1:" in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest), seconds=10)
+    until(lambda: "2001:db8:1:" in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
 
     def answered() -> bool:
         try:
@@ -246,7 +249,7 @@ def test_ipv6_guest_makes_its_address_and_asks_at_the_link_local_one(stage: Stag
         except ProgramError:
             return False
 
-    eventually(answered, seconds=8)
+    until(answered)
     request = stage.server.requests[-1]
     assert request.values("x-forwarded-for")[0].startswith("fe80::")
     assert request.values("x-neutron-router-id") == [stage.router.id]

@@ -8,6 +8,7 @@ import pytest
 import requests
 from tests.contract.control.stage import Cloud, Session, control_api
 from tests.security.cloud import ALPHA, BETA, GUESTS, instances_document
+from tests.waiting import HANG_SECONDS
 
 from openimds.store.instances import InstanceStore
 
@@ -43,7 +44,7 @@ PATHS = [
 def test_34_without_good_credentials_401(cloud: Cloud, path: str, token: str | None) -> None:
     headers = {} if token is None else {"X-Auth-Token": token}
     for method in ("GET", "POST", "DELETE"):
-        answer = requests.request(method, cloud.url + path, headers=headers, timeout=10)
+        answer = requests.request(method, cloud.url + path, headers=headers, timeout=HANG_SECONDS)
         assert answer.status_code in (401, 405), (method, answer.text)
         assert method != "GET" or answer.status_code == 401
         tell_nothing(answer)

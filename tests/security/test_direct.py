@@ -14,6 +14,7 @@ from tests.security.cloud import ALPHA, BETA, GUESTS, Guest, instances_document,
 from tests.security.opinion import Answer, answers
 from tests.security.stage import Served
 from tests.security.test_identity import FORGED
+from tests.waiting import HANG_SECONDS
 
 from openimds.http.rules import Connections
 from openimds.web.guest.asking import ByAddress
@@ -59,7 +60,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def ask(served: Served, guest: Guest, data: bytes) -> list[Answer]:
     raw = b""
-    with socket.create_connection(("127.0.0.1", served.port), 10, (guest.address, 0)) as line:
+    with socket.create_connection(("127.0.0.1", served.port), HANG_SECONDS, (guest.address, 0)) as line:
         line.sendall(data)
         while more := line.recv(65536):
             raw += more
@@ -75,7 +76,7 @@ def test_equal_bytes_of_two_guests_are_two_answers(plain: Served) -> None:
     for guest in (ALPHA, BETA) * 10:
         got = ask(plain, guest, data + request("GET", HOSTNAME))
         assert all(guest.canary.encode() in answer.body for answer in got)
-    lines = [socket.create_connection(("127.0.0.1", plain.port), 10, (guest.address, 0)) for guest in GUESTS]
+    lines = [socket.create_connection(("127.0.0.1", plain.port), HANG_SECONDS, (guest.address, 0)) for guest in GUESTS]
     for _ in range(20):
         for guest, line in zip(GUESTS, lines, strict=True):
             line.sendall(request("GET", HOSTNAME, {"Connection": "keep-alive"}))
@@ -112,7 +113,7 @@ def test_nobody_is_told_of_anybody(plain: Served) -> None:
 
 
 def test_21_connections_of_one_guest_are_capped_and_others_served(plain: Served) -> None:
-    held = [socket.create_connection(("127.0.0.1", plain.port), 10, (ALPHA.address, 0)) for _ in range(40)]
+    held = [socket.create_connection(("127.0.0.1", plain.port), HANG_SECONDS, (ALPHA.address, 0)) for _ in range(40)]
     try:
         refused = 0
         for line in held:
@@ -128,7 +129,7 @@ def test_21_connections_of_one_guest_are_capped_and_others_served(plain: Served)
 def test_16_a_drain_finishes_what_is_under_way(tmp_path: Path) -> None:
     stage = Direct(tmp_path, instances_document())
     with Served(stage.service, Connections()) as served:
-        line = socket.create_connection(("127.0.0.1", served.port), 10, (ALPHA.address, 0))
+        line = socket.create_connection(("127.0.0.1", served.port), HANG_SECONDS, (ALPHA.address, 0))
         line.sendall(b"GET " + HOSTNAME.encode() + b" HTTP/1.1\r\n")
         served.settle(1)
         stopping = asyncio.run_coroutine_threadsafe(served.server.stop(5), served.loop)
@@ -137,5 +138,5 @@ def test_16_a_drain_finishes_what_is_under_way(tmp_path: Path) -> None:
         (answer,) = answers(line.recv(65536), [])
         assert (answer.status, answer.closes) == (200, True)
         line.close()
-        stopping.result(10)
+        stopping.result(HANG_SECONDS)
     stage.close()

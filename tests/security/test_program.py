@@ -18,7 +18,7 @@ from tests.ports import free_port
 from tests.security.certificates import Authority, Files
 from tests.security.cloud import ALPHA, BETA, SECRET, instances_document, request
 from tests.security.opinion import Answer, answers
-from tests.security.stage import until
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.identity.signature import sign
 from openimds.store.engine import Store
@@ -58,7 +58,7 @@ class Program:
         argv = [sys.executable, "-m", "openimds", "metadata-api", "--config-file", str(self.file)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(argv, stderr=log, stdout=log)
-        until(lambda: '"event": "ready"' in self.log or (self.process and self.process.poll() is not None), 30)
+        until(lambda: '"event": "ready"' in self.log or (self.process and self.process.poll() is not None))
 
     def reload(self) -> None:
         assert self.process
@@ -69,10 +69,10 @@ class Program:
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(HANG_SECONDS)
 
     def ask(self, headers: dict[str, str], tls: ssl.SSLContext | None = None) -> Answer:
-        with socket.create_connection(("127.0.0.1", self.port), 10) as plain:
+        with socket.create_connection(("127.0.0.1", self.port), HANG_SECONDS) as plain:
             line = tls.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain
             line.sendall(request("GET", HOSTNAME, headers))
             raw = b"".join(iter(lambda: line.recv(65536), b""))
@@ -81,7 +81,7 @@ class Program:
         return answer
 
     def metric(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=HANG_SECONDS) as page:
             found = [line for line in page.read().decode().splitlines() if line.startswith(name)]
         return float(found[0].split()[-1]) if found else 0.0
 
@@ -125,7 +125,7 @@ def test_tls_with_a_certificate_that_is_renewed(program: Program, tmp_path: Path
     assert answer.body.startswith(ALPHA.canary.encode())
     with pytest.raises(ssl.SSLCertVerificationError):
         program.ask(ALPHA.claim, trusting(new))
-    with socket.create_connection(("127.0.0.1", program.port), 10) as plain:
+    with socket.create_connection(("127.0.0.1", program.port), HANG_SECONDS) as plain:
         plain.sendall(request("GET", HOSTNAME, ALPHA.claim))
         assert not plain.recv(4096).startswith(b"HTTP/"), "no document in the clear"
     program.configure(*tls_lines(new.vouch_for("server")))
@@ -151,7 +151,7 @@ def test_a_certificate_that_cannot_be_used_is_said_at_the_start(program: Program
     program.configure(*tls_lines(mixed))
     program.start()
     assert program.process
-    assert program.process.wait(20) != 0
+    assert program.process.wait(HANG_SECONDS) != 0
     assert "ssl_key_file" in program.log
 
 
@@ -159,7 +159,7 @@ def test_32_it_does_not_start_with_an_empty_secret(program: Program) -> None:
     program.configure(secret="")
     program.start()
     assert program.process
-    assert program.process.wait(20) != 0
+    assert program.process.wait(HANG_SECONDS) != 0
     assert "metadata_proxy_shared_secret is empty" in program.log
     program.configure(secret="", neutron="allow_empty_shared_secret = true")
     program.start()

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from tests.security.cloud import ALPHA, BETA, request
-from tests.security.stage import Cloud, cloud_in, until
+from tests.security.stage import Cloud, cloud_in
 from tests.security.test_identity import FORGED
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.wiring.haproxy import RateLimit, Timeouts
 
@@ -77,7 +78,7 @@ def test_21_a_thousand_connections_of_one_guest_leave_room_for_others(patient: C
 
 def _connection(cloud: Cloud) -> socket.socket:
     line = socket.socket()
-    line.settimeout(5)
+    line.settimeout(HANG_SECONDS)
     line.bind((ALPHA.address, 0))
     try:
         line.connect(("127.0.0.1", cloud.proxy_port))

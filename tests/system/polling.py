@@ -14,8 +14,8 @@ import sys
 import time
 
 POLLERS = 200
+PATIENCE_SECONDS = 120.0
 PAUSE_SECONDS = 1.0
-PATIENCE_SECONDS = 60.0
 PATH = "/latest/meta-data/instance-id"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.system.cloud import Cloud
+from tests.waiting import HANG_SECONDS
 
 NO_IMAGE = "00000000-0000-4000-8000-000000000000"
 
@@ -117,7 +118,7 @@ def post(cloud: Cloud, path: str, data: bytes, token: str) -> tuple[int, str]:
         | ({"X-Auth-Token": token} if token else {}),
     )
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=HANG_SECONDS) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
 from tests.system.conftest import unstarted_cloud
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.daemons import processes
-
-pytestmark = pytest.mark.timeout(600)
 
 HOST = "169.254.169.254"
 SCRIPT = Path(__file__).with_name("polling.py")
@@ -43,7 +42,7 @@ class Guests:
     def polled_on(self) -> None:
         """All of them go on being answered."""
         enough = self.tally()["good"] + ANSWERS
-        until(lambda: self.tally()["good"] >= enough, "the guests are answered", 120)
+        until(lambda: self.tally()["good"] >= enough, "the guests are answered")
 
 
 @pytest.fixture(scope="module", params=["haproxy", "direct"])
@@ -69,7 +68,7 @@ def server(running: Cloud) -> str:
         running.line(line)
     boot = "openstack server create --image guest --flavor m1.tiny --network n --wait vm -f value -c id"
     found = running.line(boot).strip()
-    until(lambda: "vm login:" in running.console("vm"), "the instance has booted", 90)
+    until(lambda: "vm login:" in running.console("vm"), "the instance has booted")
     return found
 
 
@@ -98,7 +97,7 @@ def until_replaced(cloud: Cloud, before: processes.Process) -> None:
         part = cloud.part("metadata-agent")
         return bool(part["pid"] != before.pid and part["state"] == "running")
 
-    until(is_replaced, "the metadata agent runs again", 60)
+    until(is_replaced, "the metadata agent runs again")
 
 
 def test_sigterm_is_not_noticed(running: Cloud, guests: Guests) -> None:
@@ -128,7 +127,7 @@ def test_sighup_is_not_noticed(running: Cloud, guests: Guests) -> None:
 def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Guests) -> None:
     before = agent(running)
     before.send(signal.SIGKILL)
-    assert before.wait(30)
+    assert before.wait(HANG_SECONDS)
     dead_at = time.monotonic()  # the pollers go by the same clock
     until_replaced(running, before)
     guests.polled_on()

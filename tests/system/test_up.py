@@ -8,7 +8,8 @@ import socket
 import stat
 
 import pytest
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
+from tests.waiting import until
 
 from openimds.daemons import processes
 
@@ -80,7 +81,7 @@ def test_a_configuration_that_cannot_be_read_is_told_at_restart(cloud: Cloud) ->
     assert failed.returncode == 1
     assert "metadata_port: is not valid" in failed.stderr
     ini.write_text(good)
-    until(lambda: cloud.part("l3-agent")["state"] == "running", "it comes up when the file is right again", 40)
+    until(lambda: cloud.part("l3-agent")["state"] == "running", "it comes up when the file is right again")
 
 
 @pytest.mark.parametrize("name", PARTS)

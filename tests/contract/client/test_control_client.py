@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.ports import free_port
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control import ControlClient
 from openimds.client.errors import ControlApiError, RevisionGoneError
@@ -36,13 +37,6 @@ class Cloud:
     auth: AuthOptions
     network_id: str
     """A network with a subnet 10.7.0.0/24."""
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -87,7 +81,7 @@ def real_cloud(folder: Path) -> Iterator[Cloud]:
             yield cloud
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(HANG_SECONDS)
 
 
 @contextmanager
@@ -170,7 +164,7 @@ def test_a_mirror_follows(cloud: Cloud):
     mirror = Mirror(cloud.client, ("port", "network"), poll_seconds=1)
     mirror.start()
     try:
-        assert mirror.wait_ready(10)
+        assert mirror.wait_ready(HANG_SECONDS)
         made = cloud.client.create_port({"network_id": cloud.network_id, "device_owner": "network:dhcp"})
         until(lambda: mirror.view().ports.get(made.id) == made)
         cloud.client.delete_port(made.id)

@@ -12,7 +12,8 @@ import pytest
 from tests.contract.client.without_watch import Door, door_to
 from tests.contract.control.stage import SERVICE_PASSWORD, Session, control_api
 from tests.unit.daemons import metadata_stage
-from tests.unit.daemons.metadata_stage import agent_stage, until
+from tests.unit.daemons.metadata_stage import agent_stage
+from tests.waiting import until
 
 from openimds.client.control import ControlClient
 from openimds.client.session import connect

@@ -11,6 +11,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from tests.waiting import HANG_SECONDS
+
 
 class Door(ThreadingHTTPServer):
     """Passes everything on to the control API at `behind`, but for what tests tell it."""
@@ -80,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         return json.dumps(body).encode()
 
     def _passed_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-        connection = http.client.HTTPConnection(urlsplit(self.server.behind).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(self.server.behind).netloc, timeout=HANG_SECONDS)
         try:
             kept = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
             url = urlsplit(self.path)

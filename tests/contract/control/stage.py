@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import prometheus_client
 import requests
 import uvicorn
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.config import load_control_api
 from openimds.daemons import control_parts
@@ -24,7 +24,6 @@ from openimds.store.identity import IdentityStore
 
 ADMIN_PASSWORD = "the admin's"
 SERVICE_PASSWORD = "the agents'"
-DEADLINE_SECONDS = 20
 CHEAP_ROUNDS = 4
 
 
@@ -38,7 +37,9 @@ class Cloud:
 
     def login(self, user: str = "admin", password: str = ADMIN_PASSWORD, project: str | None = "admin") -> Session:
         """A caller with a token."""
-        answer = requests.post(f"{self.url}/v3/auth/tokens", json=password_login(user, password, project), timeout=10)
+        answer = requests.post(
+            f"{self.url}/v3/auth/tokens", json=password_login(user, password, project), timeout=HANG_SECONDS
+        )
         assert answer.status_code == 201, answer.text
         return Session(self, answer.headers["X-Subject-Token"], answer.json()["token"])
 
@@ -74,7 +75,7 @@ class Session:
             headers["OpenStack-API-Version"] = f"compute {version}"
         if body is not None:
             more["json"] = body
-        return requests.request(method, self.cloud.url + path, headers=headers, timeout=15, **more)
+        return requests.request(method, self.cloud.url + path, headers=headers, timeout=HANG_SECONDS, **more)
 
     def get(self, path: str, version: str | None = None) -> dict[str, Any]:
         return self._good(self.call("GET", path, version=version))
@@ -185,7 +186,7 @@ def control_api(state: Path) -> Iterator[Cloud]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        eventually(lambda: server.started)
+        until(lambda: server.started)
         yield Cloud(f"http://127.0.0.1:{port}", store, state, parts.read_again)
     finally:
         server.should_exit = True
@@ -214,10 +215,3 @@ def sentence(error: dict[str, Any]) -> str:
         return str(error["message"])
     (inner,) = error.values()
     return str(inner["message"])
-
-
-def eventually(question: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not question():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)

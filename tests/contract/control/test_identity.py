@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 from tests.contract.control.stage import ADMIN_PASSWORD, Cloud, Session, password_login, sentence
+from tests.waiting import HANG_SECONDS
 
 from openimds.store.engine import utc_now
 from openimds.store.identity import IdentityStore
@@ -16,14 +17,14 @@ from openimds.web.control.identity.tokens import TokenSealer
 
 
 def test_discovery_leads_everybody_to_v3(cloud: Cloud) -> None:
-    root = requests.get(cloud.url + "/", timeout=5)
+    root = requests.get(cloud.url + "/", timeout=HANG_SECONDS)
     assert root.status_code == 300
     links = root.json()["versions"]["values"][0]["links"]
     assert links[0]["href"] == f"{cloud.url}/v3/"
-    assert requests.get(cloud.url + "/v3/", timeout=5).json()["version"]["id"].startswith("v3")
-    old = requests.get(cloud.url + "/v2.0", timeout=5)
+    assert requests.get(cloud.url + "/v3/", timeout=HANG_SECONDS).json()["version"]["id"].startswith("v3")
+    old = requests.get(cloud.url + "/v2.0", timeout=HANG_SECONDS)
     assert old.json()["versions"]["values"][0]["id"].startswith("v3")
-    refused = requests.post(cloud.url + "/v2.0/tokens", json={}, timeout=5)
+    refused = requests.post(cloud.url + "/v2.0/tokens", json={}, timeout=HANG_SECONDS)
     assert refused.status_code == 404
     assert f"{cloud.url}/v3" in sentence(refused.json())
 
@@ -89,7 +90,7 @@ def test_malformed_logins_name_the_field(cloud: Cloud) -> None:
     answer = _token(cloud, body)
     assert answer.status_code == 400
     assert "auth.identity.password.user.password" in sentence(answer.json())
-    garbage = requests.post(cloud.url + "/v3/auth/tokens", data="{", timeout=5)
+    garbage = requests.post(cloud.url + "/v3/auth/tokens", data="{", timeout=HANG_SECONDS)
     assert garbage.status_code == 400
     assert "not JSON" in sentence(garbage.json())
     unknown = {"auth": {"identity": {"methods": ["application_credential"]}}}
@@ -98,7 +99,7 @@ def test_malformed_logins_name_the_field(cloud: Cloud) -> None:
 
 def test_without_a_token_or_with_a_bad_one(cloud: Cloud) -> None:
     for headers in ({}, {"X-Auth-Token": "gAAAAA"}, {"X-Auth-Token": "x" * 5000}):
-        answer = requests.get(cloud.url + "/v3/projects", headers=headers, timeout=5)
+        answer = requests.get(cloud.url + "/v3/projects", headers=headers, timeout=HANG_SECONDS)
         assert answer.status_code == 401
         assert "WWW-Authenticate" in answer.headers
 
@@ -109,7 +110,7 @@ def test_an_expired_token(cloud: Cloud, admin: Session) -> None:
     yesterday = TokenService(TokenSealer(keys), credentials, lambda: utc_now() - timedelta(days=1), timedelta(hours=1))
     scope = TokenSealer(keys).open(admin.token).scope
     text, _ = yesterday.issue(admin.user_id, scope, ("password",))
-    answer = requests.get(cloud.url + "/v3/projects", headers={"X-Auth-Token": text}, timeout=5)
+    answer = requests.get(cloud.url + "/v3/projects", headers={"X-Auth-Token": text}, timeout=HANG_SECONDS)
     assert answer.status_code == 401
 
 
@@ -117,10 +118,10 @@ def test_checking_and_revoking(cloud: Cloud, admin: Session) -> None:
     other = cloud.login()
     subject = {"X-Auth-Token": admin.token, "X-Subject-Token": other.token}
     url = cloud.url + "/v3/auth/tokens"
-    assert requests.get(url, headers=subject, timeout=5).json()["token"]["user"]["name"] == "admin"
-    assert requests.head(url, headers=subject, timeout=5).status_code == 200
-    assert requests.delete(url, headers=subject, timeout=5).status_code == 204
-    assert requests.get(url, headers=subject, timeout=5).status_code == 404
+    assert requests.get(url, headers=subject, timeout=HANG_SECONDS).json()["token"]["user"]["name"] == "admin"
+    assert requests.head(url, headers=subject, timeout=HANG_SECONDS).status_code == 200
+    assert requests.delete(url, headers=subject, timeout=HANG_SECONDS).status_code == 204
+    assert requests.get(url, headers=subject, timeout=HANG_SECONDS).status_code == 404
     assert other.call("GET", "/v3/projects").status_code == 401
 
 
@@ -182,4 +183,4 @@ def test_what_there_is_not(admin: Session) -> None:
 
 
 def _token(cloud: Cloud, body: dict[str, Any]) -> requests.Response:
-    return requests.post(cloud.url + "/v3/auth/tokens", json=body, timeout=10)
+    return requests.post(cloud.url + "/v3/auth/tokens", json=body, timeout=HANG_SECONDS)

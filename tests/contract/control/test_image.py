@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import requests
 from tests.contract.control.stage import Cloud, Session
+from tests.waiting import HANG_SECONDS
 
 IMAGES = "/image/v2/images"
 PATCH = "application/openstack-images-v2.1-json-patch"
@@ -36,7 +37,7 @@ def patch(session: Session, image_id: str, *operations: dict[str, Any]) -> reque
 
 
 def test_versions(cloud: Cloud) -> None:
-    answer = requests.get(cloud.url + "/image", timeout=5)
+    answer = requests.get(cloud.url + "/image", timeout=HANG_SECONDS)
     assert answer.status_code == 300
     assert answer.json()["versions"][0]["links"][0]["href"] == f"{cloud.url}/image/v2/"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.contract.control.stage import SERVICE_PASSWORD, Cloud, ComputeAgent, Session
+from tests.waiting import HANG_SECONDS
 
 from openimds.client.fake import FakeControl
 from openimds.client.instances import RemoteInstances
@@ -116,12 +117,12 @@ class TestRecords:
         store = InstanceStore(cloud.store)
         gone = str(uuid.uuid4())
         asked = [remote.ask(instance_id) for instance_id in (server["id"], gone)]
-        found = asked[0].result(10)
+        found = asked[0].result(HANG_SECONDS)
         assert found == store.instance(server["id"])
         assert found is not None
         assert found.user_data == USER_DATA
         assert found.nics[0].port_id == server["port"]["id"]
-        assert asked[1].result(10) is None
+        assert asked[1].result(HANG_SECONDS) is None
 
     def test_what_is_asked_at_once_is_one_request(self, admin: Session) -> None:
         ids = [str(uuid.uuid4()) for _ in range(1000)]
@@ -208,7 +209,7 @@ class TestNews:
         waiting = threading.Thread(target=lambda: heard.append(admin.get(path)))
         waiting.start()
         admin.post(f"/compute/v2.1/servers/{server['id']}/metadata", {"metadata": {"k": str(uuid.uuid4())}})
-        waiting.join(14)  # the call itself gives up after 15 s
+        waiting.join(HANG_SECONDS)  # a poll whose time is over brings nothing
         assert heard[0]["instance_ids"] == [server["id"]]
 
 

@@ -11,6 +11,7 @@ import openstack
 import pytest
 from openstack.connection import Connection
 from tests.contract.control.stage import Cloud, Session
+from tests.waiting import HANG_SECONDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 
@@ -102,7 +103,7 @@ def openstack_batch(cloud: Cloud, user: str, commands: str) -> str:
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=100,
+        timeout=HANG_SECONDS,
         check=False,
     )
     return done.stdout

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tests.contract.control.stage import ADMIN_PASSWORD, Cloud, ComputeAgent
+from tests.waiting import HANG_SECONDS
 
 OPENSTACK = Path(sys.executable).with_name("openstack")
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMYXwQyZ9mXW3kUPv me\n"
@@ -42,7 +43,7 @@ class Client:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=HANG_SECONDS,
             check=False,
         )
 
@@ -70,7 +71,6 @@ def openstack(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Client:
     return Client(cloud, folder)
 
 
-@pytest.mark.timeout(300)
 def test_the_story(openstack: Client, agent: ComputeAgent) -> None:
     openstack("network create test1")
     openstack("subnet create --network test1 --subnet-range 192.168.40.0/24 test1-v4")
@@ -102,7 +102,6 @@ def test_the_story(openstack: Client, agent: ComputeAgent) -> None:
     assert openstack.json("server list") == []
 
 
-@pytest.mark.timeout(300)
 def test_a_second_project_and_user(openstack: Client) -> None:
     openstack("project create two")
     openstack("user create --project two --password pw2 second")
@@ -117,7 +116,6 @@ def test_a_second_project_and_user(openstack: Client) -> None:
     assert "403" in openstack.fails("user list", user="second", password="pw3", project="two")
 
 
-@pytest.mark.timeout(300)
 def test_images_flavors_and_lists(openstack: Client) -> None:
     made = openstack.json("image create --file disk.raw --disk-format raw --container-format bare --property a=b mine")
     assert (made["status"], made["size"]) == ("active", 4000)
@@ -137,7 +135,6 @@ def test_images_flavors_and_lists(openstack: Client) -> None:
         openstack(line)
 
 
-@pytest.mark.timeout(300)
 def test_refusals_are_shown_in_words(openstack: Client) -> None:
     assert "No Server found for nothing" in openstack.fails("server show nothing")
     assert "block storage" in openstack.fails(

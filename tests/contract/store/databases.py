@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.waiting import HANG_SECONDS
+
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
 
 
@@ -51,6 +53,6 @@ def _as(user: str | None, command: list[str]) -> None:
     program = str(BINARIES[-1] / command[0])
     prefix = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"] if user else []
     done = subprocess.run(
-        [*prefix, program, *command[1:]], cwd="/", capture_output=True, text=True, timeout=60, check=False
+        [*prefix, program, *command[1:]], cwd="/", capture_output=True, text=True, timeout=HANG_SECONDS, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from tests.waiting import HANG_SECONDS
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import RevisionGone
@@ -82,7 +83,7 @@ def test_no_watcher_misses_a_change_of_any_thread_or_process(store: Store) -> No
         thread.start()
     for thread in threads:
         thread.join()
-    codes = [process.wait(60) for process in processes]
+    codes = [process.wait(HANG_SECONDS) for process in processes]
     stop.set()
     for thread in following:
         thread.join()

@@ -13,7 +13,8 @@ from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity.v3 import Password
 from keystoneauth1.session import Session
 from tests.system.clients.whole_guest import Nic
-from tests.system.cloud import Cloud, run, until
+from tests.system.cloud import Cloud, run
+from tests.waiting import until
 
 RANGE = "10.77.0.0/24"
 EXTERNAL = "m1.external"
@@ -111,11 +112,11 @@ class Tenant:
         )
 
     def wait_active(self, known: Known) -> None:
-        until(lambda: self.show(known.id)["status"] == "ACTIVE", f"{known.name} is ACTIVE", 60)
+        until(lambda: self.show(known.id)["status"] == "ACTIVE", f"{known.name} is ACTIVE")
 
     def wait_booted(self, known: Known) -> None:
         """A guest of the netns driver: its own boot is over."""
-        until(lambda: f"{known.name} login:" in self._console(known), f"{known.name} has booted", 60)
+        until(lambda: f"{known.name} login:" in self._console(known), f"{known.name} has booted")
 
     def show(self, server_id: str) -> dict[str, Any]:
         found: dict[str, Any] = _done(self.api.compute.get(f"/servers/{server_id}"))["server"]

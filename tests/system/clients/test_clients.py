@@ -14,18 +14,17 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.system.clients.tenant import Known, Tenant
 from tests.system.cloud import run
+from tests.waiting import INSTALL_SECONDS
 
 HERE = Path(__file__).parent
 BUILT = Path(__file__).parents[3] / "build" / "clients"
 PROPERTIES = {"imds:HttpTokens": "required", "imds:InstanceMetadataTags": "enabled", "role": "web"}
 
-pytestmark = pytest.mark.timeout(300)  # the clients may have to be installed first
-
 
 @pytest.fixture(scope="module")
 def installed() -> Path:
     """By `make test` beforehand, or now."""
-    run([str(HERE.parents[2] / "scripts" / "install-test-clients")], timeout_seconds=280)
+    run([str(HERE.parents[2] / "scripts" / "install-test-clients")], timeout_seconds=INSTALL_SECONDS)
     return BUILT
 
 

@@ -11,8 +11,6 @@ import pytest
 from tests.system.clients.tenant import EXTERNAL, Known, Tenant
 from tests.system.clients.whole_guest import WholeGuest, debian_root, ssh, whole_guest
 
-pytestmark = pytest.mark.timeout(400)  # a root file system may have to be made first
-
 SUITES = {"bookworm": "22.4", "trixie": "25.1"}
 SOURCES = {"OpenStack": (), "Ec2": ("ci.ds=Ec2",)}
 """The data source → what the guest's kernel command line has to say. OpenStack is found by the machine's DMI."""

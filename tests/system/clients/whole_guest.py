@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.system.cloud import run, until
+from tests.system.cloud import run
+from tests.waiting import HANG_SECONDS, INSTALL_SECONDS, until
 
 ROOT_SCRIPT = Path(__file__).parents[3] / "scripts" / "make-debian-root"
 BOOT_SCRIPT = Path(__file__).with_name("boot-guest")
-BOOT_SECONDS = 60
 CGROUP_PREFIX = "openimds-test-"
 STALE_SECONDS = 600
 
@@ -63,7 +63,7 @@ class WholeGuest:
     def result(self) -> dict[str, Any]:
         """cloud-init's own word on the boot, when all of its stages have ended."""
         try:
-            until(self._has_result, "cloud-init has ended", BOOT_SECONDS)
+            until(self._has_result, "cloud-init has ended")
         except AssertionError as error:
             error.add_note(self.story())
             raise
@@ -91,9 +91,9 @@ class WholeGuest:
 
     def _launched(self) -> int:
         """The process that is first in its namespaces, and becomes nspawn."""
-        until(lambda: len(children(self.process.pid)) == 1, "the guest's launcher runs", 10)
+        until(lambda: len(children(self.process.pid)) == 1, "the guest's launcher runs")
         pid = children(self.process.pid)[0]
-        until(lambda: b"waiting" in self.console.read_bytes(), "its namespaces are made", 10)
+        until(lambda: b"waiting" in self.console.read_bytes(), "its namespaces are made")
         return pid
 
     def _init_pid(self) -> int:
@@ -119,13 +119,13 @@ def whole_guest(root: Path, console: Path, *arguments: str) -> Iterator[WholeGue
         yield WholeGuest(process=process, console=console)
     finally:
         process.kill()
-        process.wait(10)
-        until(lambda: remove_cgroup(cgroup), "the guest's processes have ended", 10)
+        process.wait(HANG_SECONDS)
+        until(lambda: remove_cgroup(cgroup), "the guest's processes have ended")
 
 
 def debian_root(suite: str) -> Path:
     """Made by `make test` beforehand, or now: that takes a minute."""
-    return Path(run([str(ROOT_SCRIPT), suite], timeout_seconds=300).stdout.strip())
+    return Path(run([str(ROOT_SCRIPT), suite], timeout_seconds=INSTALL_SECONDS).stdout.strip())
 
 
 def children(pid: int) -> list[int]:

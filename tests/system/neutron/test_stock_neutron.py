@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import run, until
+from tests.system.cloud import run
 from tests.system.neutron.conftest import STOCK, Stage, option, set_option
-
-pytestmark = pytest.mark.timeout(900)  # the first test's setup installs stock neutron where it is not there yet
+from tests.waiting import until
 
 OWN = "http://169.254.169.254"
 META_DATA = "/openstack/latest/meta_data.json"
@@ -109,7 +108,7 @@ report_interval = 0
     log = stage.folder / "stock-agent.log"
     argv = (str(stage.python), str(STOCK / "metadata_agent.py"), "--config-file", str(file))
     with stage.running(*argv, log=log.name, env=env):
-        until(socket.exists, f"stock neutron's agent listens:\n{log.read_text()}", 60)
+        until(socket.exists, f"stock neutron's agent listens:\n{log.read_text()}")
         ours = socket_of_proxies(stage)
         set_option(etc / "dhcp_agent.ini", "metadata_proxy_socket", str(socket))
         cloud.openimds("restart", "dhcp-agent")

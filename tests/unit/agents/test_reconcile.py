@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.fakes import FakeMirror, FakeView
 from openimds.agents.mirrored import View
@@ -110,17 +111,17 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
     assert pots.shelf == {"old": 1}
     view.revision = 1
     mirror.tell()
-    assert loop.first_round_done.wait(5)
+    assert loop.first_round_done.wait(HANG_SECONDS)
     pots.sizes["b"] = 1
     view.revision += 1
     mirror.tell()
-    eventually(lambda: pots.shelf == {"a": 1, "b": 1})
+    until(lambda: pots.shelf == {"a": 1, "b": 1})
     pots.shelf["b"] = 9
     loop.look_at_everything()
-    eventually(lambda: pots.shelf == {"a": 1, "b": 1})
-    eventually(lambda: watched[-1] == [1])
+    until(lambda: pots.shelf == {"a": 1, "b": 1})
+    until(lambda: watched[-1] == [1])
     loop.stop()
-    thread.join(5)
+    thread.join(HANG_SECONDS)
     assert not thread.is_alive()
 
 
@@ -140,10 +141,3 @@ def test_new_things_do_not_wait_for_the_end_of_a_full_round() -> None:
         pass
     assert pots.done[-1] == "tidy"
     assert {f"make {name}" for name in pots.sizes} <= set(pots.done)
-
-
-def eventually(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

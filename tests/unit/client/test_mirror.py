@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control import ControlClient
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
@@ -29,13 +30,6 @@ def port(port_id: str, ip: str = "10.0.0.5", **more: object) -> dict[str, object
         "device_owner": "compute:nova",
         **more,
     }
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -61,7 +55,7 @@ def mirror(client: ControlClient) -> Iterator[Mirror]:
 
 def test_snapshot_then_changes(fake, mirror):
     fake.put("port", port("p1"))
-    assert mirror.wait_ready(5)
+    assert mirror.wait_ready(HANG_SECONDS)
     until(lambda: "p1" in mirror.view().ports)
     before = mirror.view()
     fake.put("port", port("p2", "10.0.0.6"))
@@ -88,7 +82,7 @@ def test_subscribers_hear_of_every_view_and_their_errors_harm_nobody(fake, mirro
     def broken(_view: View) -> None:
         raise RuntimeError("not me")
 
-    assert mirror.wait_ready(5)
+    assert mirror.wait_ready(HANG_SECONDS)
     mirror.subscribe(views.append)
     mirror._callbacks.insert(0, broken)
     assert len(views) == 1
@@ -110,7 +104,7 @@ def test_lost_and_found(fake, mirror):
 def test_a_long_poll_does_not_hold_up_the_end(client):
     mirror = Mirror(client, KINDS, poll_seconds=20)
     mirror.start()
-    assert mirror.wait_ready(10)
+    assert mirror.wait_ready(HANG_SECONDS)
     until(lambda: mirror.waits_for_news)
     started = time.monotonic()
     mirror.stop(10)

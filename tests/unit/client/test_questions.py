@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import pytest
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.prefetch import Prefetch
 from openimds.client.questions import MANY, Found, Questions
@@ -16,8 +16,6 @@ from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance, Nic
 from openimds.resources.network import Port
 from openimds.resources.touched import Touched
-
-SECONDS = 10
 
 
 def instance(instance_id: str, name: str = "vm") -> Instance:
@@ -45,7 +43,7 @@ class Upstream:
         self.requests.append(list(ids))
         revision, name = self.revision, self.name
         self.asked.release()
-        assert self.gate.wait(SECONDS)
+        assert self.gate.wait(HANG_SECONDS)
         if self.error:
             raise self.error
         return Found(revision, {i: None if i == "gone" else instance(i, name) for i in ids if i not in self.untold})
@@ -66,7 +64,7 @@ def questions(upstream: Upstream) -> Iterator[Questions]:
 
 
 def answer(question: Future[Instance | None]) -> Instance | None:
-    return question.result(SECONDS)
+    return question.result(HANG_SECONDS)
 
 
 def test_many_at_once_are_few_requests_and_each_id_is_asked_once(upstream: Upstream, questions: Questions) -> None:
@@ -84,7 +82,7 @@ def test_many_at_once_are_few_requests_and_each_id_is_asked_once(upstream: Upstr
 def test_who_asks_while_it_is_on_its_way_shares_it(upstream: Upstream, questions: Questions) -> None:
     upstream.gate.clear()
     first = questions.ask("a")
-    assert upstream.asked.acquire(timeout=SECONDS)
+    assert upstream.asked.acquire(timeout=HANG_SECONDS)
     second = questions.ask("a")
     upstream.gate.set()
     assert answer(first) == answer(second) == instance("a")
@@ -95,7 +93,7 @@ def test_what_was_read_before_the_news_is_asked_again(upstream: Upstream, questi
     questions.heard(Touched(revision=5, everything=True))
     upstream.gate.clear()
     questions.ask("a")
-    assert upstream.asked.acquire(timeout=SECONDS)
+    assert upstream.asked.acquire(timeout=HANG_SECONDS)
     upstream.revision, upstream.name = 6, "new"
     questions.heard(Touched(revision=6, instance_ids=frozenset({"a"})))
     later = questions.ask("a")
@@ -184,10 +182,7 @@ class TestAhead:
 
 def until_known(questions: Questions, ids: set[str]) -> None:
     """`fetch_ahead` waits for nobody: look until the senders have put them down."""
-    deadline = time.monotonic() + SECONDS
-    while not ids <= questions._ahead.keys():
-        assert time.monotonic() < deadline, "they were not fetched in time"
-        time.sleep(0.001)
+    until(lambda: ids <= questions._ahead.keys(), "they are fetched")
 
 
 def test_ports_that_change_on_this_host_are_fetched_ahead() -> None:

@@ -6,13 +6,14 @@ import json
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.fake import PASSWORD, FakeControl
 from openimds.identity.signature import verify
@@ -115,7 +116,7 @@ class Stage:
     def stop(self) -> int:
         assert self.process
         self.process.terminate()
-        return self.process.wait(20)
+        return self.process.wait(HANG_SECONDS)
 
     @property
     def log(self) -> str:
@@ -131,18 +132,11 @@ class Stage:
             f"X-Forwarded-For: {ip}\r\nX-Openstack-Request-Id: req-{ip}\r\n\r\n"
         )
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
+            client.settimeout(HANG_SECONDS)
             client.connect(str(self.socket))
             client.sendall(request.encode())
             answer = b"".join(iter(lambda: client.recv(65536), b""))
         return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2].decode()
-
-
-def until(condition: Callable[[], object], explain: Callable[[], str] = lambda: "", seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not become true in time {explain()}"
-        time.sleep(0.02)
 
 
 class closing_server:  # noqa: N801 - reads as a block's name

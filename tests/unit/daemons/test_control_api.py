@@ -17,12 +17,12 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 from tests.ports import free_port
+from tests.waiting import HANG_SECONDS
 
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
 from openimds.store.engine import Store, utc_now
 
-START_SECONDS = 40
 OPENIMDS = str(Path(sys.executable).with_name("openimds"))
 
 
@@ -41,7 +41,7 @@ class Program:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([OPENIMDS, "control-api", "--config-file", str(self._file)], stderr=log)
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         while not self.healthy():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -50,11 +50,11 @@ class Program:
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(START_SECONDS)
+        return self.process.wait(HANG_SECONDS)
 
     def healthy(self) -> bool:
         try:
-            return requests.get(f"{self.url}/healthcheck", timeout=5).ok
+            return requests.get(f"{self.url}/healthcheck", timeout=HANG_SECONDS).ok
         except requests.ConnectionError:
             return False
 
@@ -64,7 +64,7 @@ class Program:
             [OPENIMDS, "control-api", "--config-file", str(self._file)],
             capture_output=True,
             text=True,
-            timeout=START_SECONDS,
+            timeout=HANG_SECONDS,
             check=False,
         )
         assert done.returncode == 1, done.stderr
@@ -77,10 +77,12 @@ class Program:
         body: dict[str, Any] = {
             "auth": {"identity": {"methods": ["password"], "password": {"user": who}}, "scope": scope}
         }
-        return requests.post(f"{self.url}/v3/auth/tokens", json=body, timeout=10).headers["X-Subject-Token"]
+        return requests.post(f"{self.url}/v3/auth/tokens", json=body, timeout=HANG_SECONDS).headers["X-Subject-Token"]
 
     def status(self, token: str) -> int:
-        return requests.get(f"{self.url}/v3/projects", headers={"X-Auth-Token": token}, timeout=10).status_code
+        return requests.get(
+            f"{self.url}/v3/projects", headers={"X-Auth-Token": token}, timeout=HANG_SECONDS
+        ).status_code
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def _rotate(program: Program, keys: Path, content: bytes) -> None:
     keys.write_bytes(content)
     assert program.process is not None
     program.process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while program.log.read_text().count("token keys read again") == before:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -159,7 +161,9 @@ def _rotate(program: Program, keys: Path, content: bytes) -> None:
 
 def _long_poll(program: Program, token: str) -> None:
     headers = {"X-Auth-Token": token}
-    revision = requests.get(f"{program.url}/openimds/v1/snapshot?kinds=port", headers=headers, timeout=10).json()
+    revision = requests.get(
+        f"{program.url}/openimds/v1/snapshot?kinds=port", headers=headers, timeout=HANG_SECONDS
+    ).json()
     query = f"kinds=port&after={revision['revision']}&timeout=30"
     with contextlib.suppress(requests.ConnectionError):
-        requests.get(f"{program.url}/openimds/v1/changes?{query}", headers=headers, timeout=40)
+        requests.get(f"{program.url}/openimds/v1/changes?{query}", headers=headers, timeout=HANG_SECONDS)

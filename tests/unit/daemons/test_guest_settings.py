@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from openimds import config
 from openimds.config import DocumentsConfig
@@ -13,8 +14,6 @@ from openimds.daemons import guest_settings
 from openimds.daemons.guest_service import plan_service
 from openimds.daemons.guest_settings import FollowedSettings
 from openimds.resources.errors import NotFound
-
-DEADLINE_SECONDS = 10
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +53,7 @@ def test_the_file_is_followed_and_a_broken_one_is_not(tmp_path: Path) -> None:
     file.write_text("{")
     assert followed.current() is first
     file.write_text('{"a": 22}')
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while followed.current().static_vendor_data != {"a": 22}:
         assert time.monotonic() < deadline
 

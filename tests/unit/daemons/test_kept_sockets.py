@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from openimds.daemons.kept_sockets import KeptSockets
 
@@ -25,7 +26,7 @@ class Keeper:
         self.path = path
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._channel.bind(str(path))
-        self._channel.settimeout(10)
+        self._channel.settimeout(HANG_SECONDS)
 
     def hear(self) -> Message:
         data, descriptors, _, _ = socket.recv_fds(self._channel, 4096, 253)
@@ -38,7 +39,7 @@ class Keeper:
         except BlockingIOError:
             return True
         finally:
-            self._channel.settimeout(10)
+            self._channel.settimeout(HANG_SECONDS)
         return False
 
     def close(self) -> None:
@@ -184,6 +185,7 @@ def test_another_keeper_at_the_same_path_is_given_everything(
 
 CHILD = """
 import os, sys
+from tests.waiting import HANG_SECONDS
 from openimds.daemons.kept_sockets import KeptSockets
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
 kept = KeptSockets.inherited()

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, port, until
+from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, port
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.fake import PASSWORD
 
@@ -82,7 +83,7 @@ def test_two_different_secrets_are_said_at_the_start_and_mended_by_sighup(stage:
 
 def test_a_second_one_is_told_who_is_there(stage: Stage):
     stage.start()
-    second = subprocess.run(stage.command(), capture_output=True, text=True, timeout=30, check=False)
+    second = subprocess.run(stage.command(), capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert second.returncode != 0
     assert f"another process listens on {stage.socket}" in second.stderr
     assert stage.ask()[0] == 200
@@ -121,7 +122,7 @@ def test_the_figures_of_all_workers_are_summed(stage: Stage):
     assert {stage.ask()[0] for _ in range(10)} == {200}
 
     def answered() -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANG_SECONDS) as page:
             lines = page.read().decode().splitlines()
         return sum(
             float(line.split()[-1]) for line in lines if line.startswith("openimds_metadata_agent_requests_total")
@@ -142,7 +143,7 @@ def test_workers_end_with_a_killed_parent(stage: Stage):
 
 def test_an_unknown_user_is_a_sentence(stage: Stage):
     stage.configure("shared", "metadata_proxy_user = nobody-of-this-name")
-    failed = subprocess.run(stage.command(), capture_output=True, text=True, timeout=30, check=False)
+    failed = subprocess.run(stage.command(), capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert failed.returncode != 0
     assert "metadata_proxy_user: there is no user 'nobody-of-this-name'" in failed.stderr
 

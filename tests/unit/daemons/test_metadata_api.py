@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.ports import free_port
+from tests.waiting import HANG_SECONDS
 
 from openimds.identity.signature import sign
 from openimds.store import schema
@@ -24,7 +25,6 @@ from openimds.store.instances import InstanceStore
 
 ID = "11111111-2222-4333-8444-555555555501"
 SECRET = "s3cret"
-START_SECONDS = 40
 
 
 class Program:
@@ -65,7 +65,7 @@ port = {self.metrics_port}
         return self._process
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + HANG_SECONDS
         while " ready " not in self.log.read_text():
             assert self._process is not None
             assert self._process.poll() is None, self.log.read_text()
@@ -75,13 +75,13 @@ port = {self.metrics_port}
     def fail(self, **options: str) -> str:
         """Start it, expecting that it ends by itself; what it said."""
         process = self.start(**options)
-        assert process.wait(START_SECONDS) != 0
+        assert process.wait(HANG_SECONDS) != 0
         return self.log.read_text()
 
     def stop(self) -> int:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(START_SECONDS)
+        return self._process.wait(HANG_SECONDS)
 
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -96,7 +96,7 @@ port = {self.metrics_port}
         return self._get(self.metrics_port, path, {})
 
     def _get(self, port: int, path: str, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)) as connection:
             connection.request("GET", path, headers=dict(headers))
             response = connection.getresponse()
             return response.status, response.read()
@@ -144,7 +144,7 @@ def test_a_new_secret_without_a_restart(program: Program) -> None:
     program.wait_ready()
     program.configure(secret="new", neutron=f"metadata_proxy_shared_secret_previous = {SECRET}")
     process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while program.get("/latest", secret="new")[0] != 200:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -164,7 +164,7 @@ def test_workers_share_the_port_and_are_started_again(program: Program) -> None:
     assert len(workers) == 2
     for _ in range(10):
         assert program.get("/latest/meta-data/hostname")[0] == 200
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + HANG_SECONDS
     while b'openimds_metadata_requests_total{status="200"} 10.0' not in program.status("/metrics")[1]:
         assert time.monotonic() < deadline  # workers hand over what they counted some times a second
         time.sleep(0.02)

@@ -11,8 +11,8 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
-from tests.unit.daemons.metadata_stage import until
 from tests.unit.daemons.test_metadata_api import ID, SECRET, Program
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.identity.signature import sign
 from openimds.store import schema
@@ -25,7 +25,7 @@ POSTS = 24
 
 def ask(port: int, method: str = "GET", body: str | None = None) -> tuple[int, str]:
     headers = {"X-Instance-ID": ID, "X-Tenant-ID": "p1", "X-Instance-ID-Signature": sign(SECRET, ID)}
-    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)) as connection:
         connection.request(method, PATH, body, headers)
         response = connection.getresponse()
         return response.status, response.read().decode()
@@ -64,7 +64,7 @@ def replicas(tmp_path: Path) -> Iterator[list[Program]]:
 def test_the_first_of_many_wins(replicas: list[Program]) -> None:
     for program in replicas:  # all of them have the instance, without a password, in memory
         assert {ask(program.port) for _ in range(8)} == {(200, "")}
-    together = Barrier(POSTS, timeout=30)
+    together = Barrier(POSTS, timeout=HANG_SECONDS)
 
     def post(number: int) -> tuple[int, str]:
         port = replicas[number % 2].port

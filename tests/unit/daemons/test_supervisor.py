@@ -9,12 +9,12 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.daemons import parts as parts_module
 from openimds.daemons import processes, supervisor
@@ -54,7 +54,6 @@ KEEPS = textwrap.dedent("""\
 """It never accepts: who connects waits in a queue."""
 FAILS = 'import sys; sys.exit("cannot listen on 127.0.0.1:1")'
 SILENT = "import time; time.sleep(60)"
-DEADLINE_SECONDS = 20
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def folder(tmp_path: Path) -> Iterator[StateFolder]:
         left = processes.noted(pid_file)
         if left:
             left.send(signal.SIGKILL)
-            left.wait(5)
+            left.wait(HANG_SECONDS)
 
 
 def part(folder: StateFolder, name: str, script: str) -> Part:
@@ -79,13 +78,6 @@ def part(folder: StateFolder, name: str, script: str) -> Part:
         files=(str(folder.etc / "a.ini"),),
         listens="-",
     )
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline, "not true in time"
-        time.sleep(0.01)
 
 
 def entry(folder: StateFolder, name: str) -> dict[str, Any]:
@@ -113,7 +105,7 @@ def running(folder: StateFolder) -> Iterator[Callable[[Part], Supervisor]]:
         process = processes.noted(folder.pid_file(name))
         if process:
             process.send(signal.SIGKILL)
-        thread.join(DEADLINE_SECONDS)
+        thread.join(HANG_SECONDS)
         assert not thread.is_alive()
         supervised.stop([[name]])
         supervised.close()
@@ -229,7 +221,7 @@ def test_an_adopted_part_is_watched_too(folder: StateFolder, running: Callable[[
     until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
     second.ask_to_stop()
     os.kill(pid_of(folder, "a"), signal.SIGKILL)
-    thread.join(DEADLINE_SECONDS)
+    thread.join(HANG_SECONDS)
     second.stop([["a"]])
     second.close()
 
@@ -272,7 +264,7 @@ def test_sockets_of_an_adopted_part_are_kept_too(folder: StateFolder) -> None:
     assert said(folder)[1][1:] == ports
     second.ask_to_stop()
     os.kill(pid_of(folder, "a"), signal.SIGKILL)
-    thread.join(DEADLINE_SECONDS)
+    thread.join(HANG_SECONDS)
     second.stop([["a"]])
     second.close()
     with pytest.raises(ConnectionRefusedError):
@@ -331,5 +323,5 @@ def test_a_stubborn_process_is_killed() -> None:
         process = processes.find(child.pid)
         assert process is not None
         assert processes.end([process], 0.1) == [process]
-        assert child.wait(5) == -signal.SIGKILL
+        assert child.wait(HANG_SECONDS) == -signal.SIGKILL
     assert processes.end([process], 0.1) == []

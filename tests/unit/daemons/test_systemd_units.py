@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from openimds.config.programs import PROGRAMS
 from openimds.daemons.socket_store import MOST_SOCKETS
@@ -36,7 +37,11 @@ def test_systemd_takes_them(tmp_path: Path) -> None:
         (tmp_path / path.name).write_text(path.read_text().replace("/usr/bin/openimds", "/bin/true"))
     units = sorted(str(path) for path in tmp_path.iterdir())
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=100, check=False
+        ["systemd-analyze", "verify", "--man=no", *units],
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+        check=False,
     )
     said = [line for line in done.stderr.splitlines() if str(tmp_path) in line or "openimds" in line]
     assert [line for line in said if not any(f"'{word}'" in line for word in OF_A_NEWER_SYSTEMD)] == []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.http.client import Ask, Pool, PoolSettings, Upstream, UpstreamError
 from openimds.http.listen import UnixAccess, unix_listener
@@ -20,9 +21,7 @@ GET = Ask(method="GET", target=b"/x")
 
 async def settles(pool: Pool, connections: int) -> None:
     """An aborted connection is gone a turn of the loop later."""
-    async with asyncio.timeout(5):
-        while pool.connection_count != connections:  # noqa: ASYNC110 - polled with a deadline
-            await asyncio.sleep(0.005)
+    await until_async(lambda: pool.connection_count == connections)
 
 
 @asynccontextmanager
@@ -64,7 +63,7 @@ def test_connections_are_kept_and_used_again():
         async with scripted([OK] * 3) as (upstream, heads):
             pool = Pool(upstream)
             for _ in range(3):
-                assert (await pool.request(GET, 5)).body == b"ok"
+                assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             await settles(pool, 1)
             assert heads[0] == b"GET /x HTTP/1.1\r\nHost: %s\r\n\r\n" % upstream.authority.encode()
             await pool.close()
@@ -90,9 +89,9 @@ def test_answers(answer, status, body):
     async def main() -> None:
         async with scripted([answer, OK]) as (upstream, _):
             pool = Pool(upstream)
-            response = await pool.request(GET, 5)
+            response = await pool.request(GET, HANG_SECONDS)
             assert (response.status, response.body) == (status, body)
-            assert (await pool.request(GET, 5)).body == b"ok"
+            assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             await settles(pool, 1)
             await pool.close()
 
@@ -103,7 +102,7 @@ def test_an_answer_that_ends_with_its_connection():
     async def main() -> None:
         async with scripted([b"HTTP/1.0 200 OK\r\n\r\nall of it"], close_after=True) as (upstream, _):
             pool = Pool(upstream)
-            assert (await pool.request(GET, 5)).body == b"all of it"
+            assert (await pool.request(GET, HANG_SECONDS)).body == b"all of it"
             await pool.close()
 
     uvloop.run(main())
@@ -113,10 +112,10 @@ def test_the_answer_to_head_has_no_body():
     async def main() -> None:
         async with scripted([b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", OK]) as (upstream, _):
             pool = Pool(upstream)
-            response = await pool.request(Ask(method="HEAD", target=b"/"), 5)
+            response = await pool.request(Ask(method="HEAD", target=b"/"), HANG_SECONDS)
             assert (response.status, response.body) == (200, b"")
             assert (b"Content-Length", b"5000") in response.headers
-            assert (await pool.request(GET, 5)).body == b"ok"
+            assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             await pool.close()
 
     uvloop.run(main())
@@ -137,7 +136,7 @@ def test_a_broken_answer_is_no_answer(answer):
         async with scripted([answer], close_after=True) as (upstream, _):
             pool = Pool(upstream)
             with pytest.raises(UpstreamError, match="broke off"):
-                await pool.request(GET, 5)
+                await pool.request(GET, HANG_SECONDS)
             await settles(pool, 0)
             await pool.close()
 
@@ -148,10 +147,11 @@ def test_a_stale_connection_is_tried_once_more_for_get_and_never_used_for_post()
     async def main() -> None:
         async with scripted([OK, None, OK, OK]) as (upstream, heads):
             pool = Pool(upstream)
-            await pool.request(GET, 5)
-            assert (await pool.request(GET, 5)).body == b"ok"  # the second head was hung up on, the third answered
+            await pool.request(GET, HANG_SECONDS)
+            # The second head is hung up on, the third answered.
+            assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             assert len(heads) == 3
-            await pool.request(Ask(method="POST", target=b"/p", body=b""), 5)
+            await pool.request(Ask(method="POST", target=b"/p", body=b""), HANG_SECONDS)
             await settles(pool, 2)
             assert b"Content-Length: 0\r\n" in heads[3]
             await pool.close()
@@ -164,7 +164,7 @@ def test_hanging_up_on_a_fresh_connection_is_not_tried_again():
         async with scripted([None, OK]) as (upstream, heads):
             pool = Pool(upstream)
             with pytest.raises(UpstreamError):
-                await pool.request(GET, 5)
+                await pool.request(GET, HANG_SECONDS)
             assert len(heads) == 1
             await pool.close()
 
@@ -177,7 +177,7 @@ def test_nobody_there_and_nobody_answering():
             pass
         pool = Pool(upstream)
         with pytest.raises(UpstreamError, match=f"http://127.0.0.1:{upstream.port} cannot be reached"):
-            await pool.request(GET, 5)
+            await pool.request(GET, HANG_SECONDS)
 
         async with scripted([b"", b""]) as (quiet, _):
             patient = Pool(quiet)
@@ -193,12 +193,12 @@ def test_a_cancelled_requests_connection_is_not_used_again():
     async def main() -> None:
         async with scripted([b"", OK]) as (upstream, _):
             pool = Pool(upstream)
-            task = asyncio.ensure_future(pool.request(GET, 30))
+            task = asyncio.ensure_future(pool.request(GET, HANG_SECONDS))
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert (await pool.request(GET, 5)).body == b"ok"
+            assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             await settles(pool, 1)
             await pool.close()
 
@@ -210,7 +210,7 @@ def test_an_answer_over_the_limit():
         async with scripted([b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000]) as (upstream, _):
             pool = Pool(upstream, PoolSettings(max_response_bytes=1000))
             with pytest.raises(UpstreamError, match="larger than 1000 bytes"):
-                await pool.request(GET, 5)
+                await pool.request(GET, HANG_SECONDS)
             await pool.close()
 
     uvloop.run(main())
@@ -220,8 +220,8 @@ def test_what_comes_unasked_ends_the_connection():
     async def main() -> None:
         async with scripted([OK + OK, OK]) as (upstream, _):
             pool = Pool(upstream)
-            await pool.request(GET, 5)
-            assert (await pool.request(GET, 5)).body == b"ok"
+            await pool.request(GET, HANG_SECONDS)
+            assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             await settles(pool, 1)
             await pool.close()
 
@@ -246,11 +246,11 @@ def test_connections_are_bounded(tmp_path: Path):
         await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
         pool = Pool(Upstream(path=path), PoolSettings(max_connections=4))
         asks = [Ask(method="GET", target=b"/%d" % n) for n in range(50)]
-        responses = await asyncio.gather(*(pool.request(ask, 10) for ask in asks))
+        responses = await asyncio.gather(*(pool.request(ask, HANG_SECONDS) for ask in asks))
         assert [response.body for response in responses] == [ask.target for ask in asks]
         assert most <= 4
         big = bytes(range(256)) * 100
-        assert (await pool.request(Ask(method="POST", target=b"/", body=big), 5)).body == big
+        assert (await pool.request(Ask(method="POST", target=b"/", body=big), HANG_SECONDS)).body == big
         await pool.close()
         await server.stop(1)
 

@@ -6,13 +6,13 @@ import asyncio
 import socket
 
 import uvloop
+from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.http.listen import tcp_listener
 from openimds.http.messages import Request, Response
 from openimds.http.server import GuestServer, Listener
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-DEADLINE_SECONDS = 20
 
 
 async def serve(name: str, listener: socket.socket) -> GuestServer:
@@ -26,9 +26,7 @@ async def serve(name: str, listener: socket.socket) -> GuestServer:
 
 async def begun(server: GuestServer) -> None:
     """Until the server stops accepting."""
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while not server.draining:  # noqa: ASYNC110 - polled with a deadline
-            await asyncio.sleep(0)
+    await until_async(lambda: server.draining)
 
 
 def test_an_idle_connection_has_time_for_one_more_request() -> None:
@@ -38,11 +36,11 @@ def test_an_idle_connection_has_time_for_one_more_request() -> None:
         server = await serve("first", listener)
         used, fresh, silent = [await asyncio.open_connection(*address) for _ in range(3)]
         used[1].write(GET)
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             await used[0].readuntil(b"first")
-        stopping = asyncio.create_task(server.stop(DEADLINE_SECONDS, idle_seconds=0.5))
+        stopping = asyncio.create_task(server.stop(HANG_SECONDS, idle_seconds=0.5))
         await begun(server)
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             for reader, writer in (used, fresh):
                 writer.write(GET)
                 answer = await reader.read()
@@ -63,19 +61,19 @@ def test_who_comes_between_two_servers_waits_in_the_queue() -> None:
         kept = listener.dup()
         first = await serve("first", listener)
         before = [await asyncio.open_connection(*address) for _ in range(20)]
-        await first.stop(DEADLINE_SECONDS, idle_seconds=0.01)
+        await first.stop(HANG_SECONDS, idle_seconds=0.01)
         between = [await asyncio.open_connection(*address) for _ in range(20)]
         for _, writer in between:
             writer.write(GET)
         second = await serve("second", kept)
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(HANG_SECONDS):
             for reader, writer in between:
                 assert (await reader.readuntil(b"second")).startswith(b"HTTP/1.1 200 OK")
                 writer.close()
             for reader, writer in before:
                 assert await reader.read() == b""
                 writer.close()
-        await second.stop(DEADLINE_SECONDS)
+        await second.stop(HANG_SECONDS)
 
     uvloop.run(main())
 
@@ -88,15 +86,15 @@ def test_a_connection_accepted_at_the_last_moment_is_served() -> None:
         first = await serve("first", listener)
         clients = [socket.create_connection(address) for _ in range(50)]
         for client in clients:
-            client.settimeout(DEADLINE_SECONDS)
+            client.settimeout(HANG_SECONDS)
             client.sendall(GET)
         await asyncio.sleep(0)  # the loop accepts some of them
-        await first.stop(DEADLINE_SECONDS, idle_seconds=0.5)
+        await first.stop(HANG_SECONDS, idle_seconds=0.5)
         second = await serve("second", kept)
         for client in clients:
             answer = await asyncio.to_thread(client.recv, 4096)
             assert answer.startswith(b"HTTP/1.1 200 OK")
             client.close()
-        await second.stop(DEADLINE_SECONDS, idle_seconds=0.01)
+        await second.stop(HANG_SECONDS, idle_seconds=0.01)
 
     uvloop.run(main())

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from tests.waiting import HANG_SECONDS
 
 from openimds.http.listen import tcp_listener
 from openimds.http.messages import Request, Response
@@ -93,7 +94,7 @@ class Guest:
         return await self.read()
 
     async def read(self) -> bytes:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_SECONDS):
             head = await self.reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             return await self.reader.readexactly(length)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import uvloop
+from tests.waiting import HANG_SECONDS
 
 from openimds.http.listen import tcp_listener
 from openimds.http.messages import Request
@@ -151,7 +152,7 @@ def test_over_a_socket_the_handler_is_asked_once() -> None:
         for data in (with_id(ID), with_id(OTHER), with_id(ID)[:20], with_id(ID)[20:], with_id(OTHER)):
             writer.write(data)
             if data.endswith(b"\r\n\r\n"):
-                text = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+                text = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HANG_SECONDS)
                 bodies.append((await reader.readexactly(3), ID in text))
             else:
                 await asyncio.sleep(0.05)

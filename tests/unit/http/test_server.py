@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
 from openimds.http.messages import Handler, Request, Response
@@ -51,7 +52,7 @@ async def served(
         await server.stop(1)
 
 
-async def talk(port: int, data: bytes, *, seconds: float = 5) -> bytes:
+async def talk(port: int, data: bytes, *, seconds: float = HANG_SECONDS) -> bytes:
     """Send, and read until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
@@ -63,13 +64,11 @@ async def talk(port: int, data: bytes, *, seconds: float = 5) -> bytes:
 
 
 async def settles(server: GuestServer, connections: int) -> None:
-    async with asyncio.timeout(5):
-        while server.connection_count != connections:  # noqa: ASYNC110 - polled with a deadline
-            await asyncio.sleep(0.01)
+    await until_async(lambda: server.connection_count == connections)
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG_SECONDS):
         head = await reader.readuntil(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
         length = next(int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length"))
@@ -168,7 +167,7 @@ def test_dripping_bytes_do_not_prolong_a_heads_time():
                     break
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0.05)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 assert (await reading).startswith(b"HTTP/1.1 408 ")
             writer.close()
 
@@ -208,7 +207,7 @@ def test_half_closed_peers_are_answered():
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(GET + GET)
             writer.write_eof()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 assert (await reader.read()).count(b"200 OK") == 2
             writer.close()
 
@@ -235,7 +234,7 @@ def test_a_peer_that_leaves_cancels_its_handler():
             raw.sendall(GET)
             await began.wait()
             raw.close()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_SECONDS):
                 await cancelled.wait()
 
     uvloop.run(main())
@@ -248,7 +247,7 @@ def test_large_answers_to_a_slow_reader_arrive_whole():
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**16)
             writer.write(GET + b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             await asyncio.sleep(0.2)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_SECONDS):
                 data = await reader.read()
             assert len(data) > 16_000_000
             writer.close()
@@ -326,7 +325,7 @@ def test_a_burst_of_a_thousand_connections_loses_nothing():
         async with served(slowly(0.01), connections=Connections(per_peer=2000)) as (_, port):
 
             async def one() -> bool:
-                return (await talk(port, b"GET / HTTP/1.0\r\n\r\n", seconds=30)).startswith(b"HTTP/1.1 200")
+                return (await talk(port, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
             assert all(await asyncio.gather(*(one() for _ in range(1000))))
 

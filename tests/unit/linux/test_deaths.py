@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import threading
 
+from tests.waiting import HANG_SECONDS
+
 from openimds.linux.deaths import ProcessDeaths
 
 
@@ -13,13 +15,13 @@ def test_each_watched_end_is_heard() -> None:
     try:
         deaths.watch([first.pid, second.pid])
         first.kill()
-        assert heard.acquire(timeout=5)
+        assert heard.acquire(timeout=HANG_SECONDS)
         deaths.watch([third.pid])
         second.kill()
         second.wait()
         assert not heard.acquire(timeout=0.05)
         third.kill()
-        assert heard.acquire(timeout=5)
+        assert heard.acquire(timeout=HANG_SECONDS)
     finally:
         for process in (first, second, third):
             process.kill()
@@ -33,7 +35,7 @@ def test_one_that_is_gone_already_counts() -> None:
     process = subprocess.Popen(["true"])
     process.wait()
     deaths.watch([process.pid])
-    assert heard.acquire(timeout=5)
+    assert heard.acquire(timeout=HANG_SECONDS)
     deaths.watch([process.pid])
     assert not heard.acquire(timeout=0.05)
     deaths.close()

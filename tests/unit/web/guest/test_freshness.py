@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 
 import structlog
+from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.touched import Touched
@@ -41,14 +41,8 @@ class SilentChanges(Changes):
         self.gate = gate
 
     def after(self, revision: int | None) -> Touched:
-        self.gate.wait(10)
+        self.gate.wait(HANG_SECONDS)
         return super().after(revision)
-
-
-async def becomes(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - polled with a deadline
-            await asyncio.sleep(0.005)
 
 
 def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
@@ -57,20 +51,20 @@ def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
         heard: list[Touched] = []
         fresh = Freshness(changes, heard.append, Pace(look_seconds=0.001))
         fresh.start()
-        await becomes(lambda: len(heard) == 1)
+        await until_async(lambda: len(heard) == 1)
         assert heard[0].everything
         changes.revision = 6
-        await becomes(lambda: len(heard) == 2)
+        await until_async(lambda: len(heard) == 2)
         changes.away = True
-        await becomes(lambda: fresh.store_is_away)
+        await until_async(lambda: fresh.store_is_away)
         changes.revision = 7
         changes.away = False
-        await becomes(lambda: not fresh.store_is_away)
-        await becomes(lambda: len(heard) == 3)
+        await until_async(lambda: not fresh.store_is_away)
+        await until_async(lambda: len(heard) == 3)
         assert changes.asked_after == [None, 5, 6]
         changes.broken = True
         changes.revision = 8
-        await becomes(lambda: len(heard) == 4)
+        await until_async(lambda: len(heard) == 4)
         assert heard[-1].everything  # what was missed is not known
         fresh.stop()
 
@@ -86,7 +80,7 @@ def test_a_silent_store_is_away() -> None:
         changes = SilentChanges(gate)
         fresh = Freshness(changes, lambda _touched: None, Pace(away_seconds=0.02))
         fresh.start()
-        await becomes(lambda: fresh.store_is_away)
+        await until_async(lambda: fresh.store_is_away)
         gate.set()
         fresh.stop()
 

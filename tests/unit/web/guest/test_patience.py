@@ -8,17 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.web.guest import records as module
 from openimds.web.guest.records import Records
 
-GATE_SECONDS = 30.0
-
 
 async def _asked(records: Records, gate: Event) -> object:
     try:
-        return await records.ask("a", lambda: gate.wait(GATE_SECONDS))
+        return await records.ask("a", lambda: gate.wait(HANG_SECONDS))
     finally:
         gate.set()
 

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from openimds.metadata.decision import Answer
 from openimds.resources.errors import StoreUnavailable
@@ -41,7 +42,7 @@ def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
 
         def slow() -> str:
             asked.set()
-            assert gate.wait(10)
+            assert gate.wait(HANG_SECONDS)
             return "old"
 
         first = asyncio.create_task(records.record(("instance", "i"), slow))
@@ -109,7 +110,7 @@ def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
     async def scene() -> None:
         records = Records(threads)
         with pytest.raises(StoreUnavailable):
-            await records.ask("a", lambda: gate.wait(10))
+            await records.ask("a", lambda: gate.wait(HANG_SECONDS))
         gate.set()
         assert await records.ask("a", lambda: False) is True  # the first question's answer, late
 

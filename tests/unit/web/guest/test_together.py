@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance
 from openimds.web.guest.records import Records
 from openimds.web.guest.together import AT_ONCE, Together
-
-PATIENCE_SECONDS = 30.0
 
 
 class Source:
@@ -30,7 +29,7 @@ class Source:
         self.reads.append(frozenset(instance_ids))
         if len(self.reads) == 1:
             self.began.set()
-            assert self.gate.wait(PATIENCE_SECONDS)
+            assert self.gate.wait(HANG_SECONDS)
         if self.away:
             raise StoreUnavailable("away")
         if self.broken & set(instance_ids):
@@ -47,7 +46,7 @@ def _instance(instance_id: str) -> Instance:
 def run(source: Source, test: Callable[[Together], Awaitable[None]]) -> None:
     async def under_way() -> None:
         with ThreadPoolExecutor(1) as threads:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(HANG_SECONDS):
                 await test(Together(threads, source.read))
 
     asyncio.run(under_way())
@@ -56,7 +55,7 @@ def run(source: Source, test: Callable[[Together], Awaitable[None]]) -> None:
 async def _ask(together: Together, source: Source, ids: list[str]) -> list[asyncio.Task[Instance | None]]:
     """The first of them is being read, the others wait, when this returns."""
     asked = [asyncio.create_task(together.instance(ids[0]))]
-    assert await asyncio.to_thread(source.began.wait, PATIENCE_SECONDS)
+    assert await asyncio.to_thread(source.began.wait, HANG_SECONDS)
     asked += [asyncio.create_task(together.instance(one)) for one in ids[1:]]
     await asyncio.sleep(0)
     return asked

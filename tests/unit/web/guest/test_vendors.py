@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
+from tests.waiting import HANG_SECONDS
 
 from openimds.metadata.decision import Refusal
 from openimds.resources.errors import PeerFailed
@@ -45,7 +46,7 @@ def fails() -> VendorAnswer:
 
 def test_all_at_the_same_time() -> None:
     """Each waits until the other has been asked."""
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=HANG_SECONDS)
 
     def meets() -> VendorAnswer:
         together.wait()
@@ -61,7 +62,7 @@ def test_a_slow_target_delays_no_other_target_and_no_other_instance() -> None:
     waited_out = threading.Event()
 
     def slow() -> VendorAnswer:
-        if not never.wait(60):
+        if not never.wait(HANG_SECONDS):
             waited_out.set()
         return VendorAnswer(None)
 
@@ -96,7 +97,7 @@ def test_one_question_at_a_time_for_all_who_want_to_know_the_same() -> None:
     gate = threading.Event()
 
     def waits() -> VendorAnswer:
-        gate.wait(10)
+        gate.wait(HANG_SECONDS)
         return VendorAnswer(7)
 
     targets = Targets(a=waits)
