@@ -13,6 +13,9 @@ from openimds.linux.namespaces import create_namespace, delete_veths
 from openimds.wiring import diff
 from openimds.wiring.state import Device, NamespaceState
 
+Inside = diff.SetSysctl | diff.AddAddress | diff.RemoveAddress | diff.PutRoute | diff.RemoveRoute
+"""Changes that are made in the namespace; several can be made in one visit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Executor:
@@ -21,12 +24,32 @@ class Executor:
     wanted: NamespaceState
     ledger: Ledger
 
-    def do(self, change: diff.Change) -> None:  # noqa: C901 - a table: one case a kind of change
+    def do(self, change: diff.Change) -> None:
+        """An `Inside` change by a thread that has entered the namespace, any other by one that has not."""
+        if isinstance(change, Inside):
+            self._do_inside(change)
+        else:
+            self._do_outside(change)
+
+    def _do_inside(self, change: Inside) -> None:
+        match change:
+            case diff.SetSysctl(key, value):
+                sysctl.write_wanted(key, value, frozenset(device.name for device in self.wanted.devices))
+            case diff.AddAddress(device_name, address):
+                # Only a shared link-local address (fe80::a9fe:a9fe) may be somebody else's: Neutron gave us the others.
+                detect = address.lower().startswith("fe80")
+                netlink.add_address(self._index_of(device_name), address, detect_duplicates=detect)
+            case diff.RemoveAddress(device_name, address):
+                netlink.delete_address(self._index_of(device_name), address)
+            case diff.PutRoute(route):
+                netlink.put_route(route, self._index_of(route.device))
+            case diff.RemoveRoute(route):
+                netlink.delete_route(route, self._index_of(route.device))
+
+    def _do_outside(self, change: diff.Change) -> None:
         match change:
             case diff.CreateNamespace(name, owner_uid):
                 create_namespace(name, self.ledger, owner_uid)
-            case diff.SetSysctl(key, value):
-                self._inside(lambda: sysctl.write_wanted(key, value, frozenset(d.name for d in self.wanted.devices)))
             case diff.ReplaceTable(family, table, lines):
                 replace_table(self.wanted.name, family, table, lines)
             case diff.AddDevice(device):
@@ -35,28 +58,16 @@ class Executor:
                 self._adjust_device(device, what)
             case diff.RemoveDevice(name):
                 self._remove_device(name)
-            case diff.AddAddress(device_name, address):
-                # Only a shared link-local address (fe80::a9fe:a9fe) may be somebody else's: Neutron gave us the others.
-                detect = address.lower().startswith("fe80")
-                self._on_link(device_name, lambda i: netlink.add_address(i, address, detect_duplicates=detect))
-            case diff.RemoveAddress(device_name, address):
-                self._on_link(device_name, lambda index: netlink.delete_address(index, address))
-            case diff.PutRoute(route):
-                self._on_link(route.device, lambda index: netlink.put_route(route, index))
-            case diff.RemoveRoute(route):
-                self._on_link(route.device, lambda index: netlink.delete_route(route, index))
 
-    def _inside(self, work: Callable[[], None]) -> None:
-        netns.in_namespace(self.wanted.name, work)
+    def _index_of(self, name: str) -> int:
+        """By a thread that has entered the namespace."""
+        link = netlink.link_named(name)
+        if link is None:
+            raise OSError(errno.ENODEV, f"there is no device {name} in {self.wanted.name}")
+        return link.index
 
     def _on_link(self, name: str, work: Callable[[int], None]) -> None:
-        def body() -> None:
-            link = netlink.link_named(name)
-            if link is None:
-                raise OSError(errno.ENODEV, f"there is no device {name} in {self.wanted.name}")
-            work(link.index)
-
-        self._inside(body)
+        netns.in_namespace(self.wanted.name, lambda: work(self._index_of(name)))
 
     def _add_device(self, device: Device) -> None:
         bridge = netlink.link_named(device.bridge)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import groupby
 
 from openimds.linux import duplicates, netlink, netns, sysctl
 from openimds.linux.bridges import Bridges
-from openimds.linux.carrying_out import Executor
+from openimds.linux.carrying_out import Executor, Inside
 from openimds.linux.conntrack import table_name
 from openimds.linux.errors import ProgramError, WiringError
 from openimds.linux.events import HostEvents
@@ -14,7 +16,6 @@ from openimds.linux.ledger import Ledger
 from openimds.linux.namespaces import delete_veths
 from openimds.linux.netlink import Link
 from openimds.linux.observe import ReadRules, observe
-from openimds.linux.programs import run
 from openimds.wiring import diff
 from openimds.wiring.state import Bridge, NamespaceState
 
@@ -72,12 +73,10 @@ class Kernel:
             netns.kill_processes_in(name)
             for host_name in delete_veths(name):
                 self._ledger.forget("link", host_name)
-        if name in netns.all_names():
-            try:
-                run(["ip", "netns", "delete", name])
-            except ProgramError as error:
-                if name in netns.all_names():
-                    raise WiringError(name, [str(error)]) from error
+        try:
+            netns.take_name(name)
+        except OSError as error:
+            raise WiringError(name, [f"remove the namespace: {_reason(error)}"]) from error
         self._ledger.forget("netns", name)
         self._read_rules.forget(name)
 
@@ -165,20 +164,31 @@ class Kernel:
 
     def _carry_out(self, wanted: NamespaceState, ordered: tuple[diff.Change, ...], done: list[str]) -> list[str]:
         """Goes on after a failure; what failed, in words."""
-        failures = []
+        failures: list[str] = []
         executor = Executor(wanted, self._ledger)
-        for change in ordered:
+        for is_inside, group in groupby(ordered, key=lambda change: isinstance(change, Inside)):
+            work = partial(_do_all, executor, tuple(group), done, failures)
             try:
-                executor.do(change)
-            except sysctl.MissingSettingError:
-                continue
-            except (OSError, ProgramError, WiringError, netns.NamespaceMissingError) as error:
-                failures.append(f"{diff.in_words(change)}: {_reason(error)}")
-                if isinstance(change, diff.CreateNamespace):
-                    break
-            else:
-                done.append(diff.in_words(change))
+                netns.in_namespace(wanted.name, work) if is_inside else work()
+            except netns.NamespaceMissingError as error:  # it could not be made, or somebody removed it
+                failures.append(str(error))
+                break
         return failures
+
+
+def _do_all(executor: Executor, several: Iterable[diff.Change], done: list[str], failures: list[str]) -> None:
+    """Goes on after a failure, but not without the namespace."""
+    for change in several:
+        try:
+            executor.do(change)
+        except sysctl.MissingSettingError:
+            continue
+        except (OSError, ProgramError, WiringError, netns.NamespaceMissingError) as error:
+            failures.append(f"{diff.in_words(change)}: {_reason(error)}")
+            if isinstance(change, diff.CreateNamespace):
+                break
+        else:
+            done.append(diff.in_words(change))
 
 
 def _reason(error: Exception) -> str:

@@ -24,9 +24,10 @@ def create_namespace(name: str, ledger: Ledger, owner_uid: int | None = None) ->
     """
     ledger.note("netns", name)
     if name in netns.all_names() and not netns.exists(name):
-        run(["ip", "netns", "delete", name])
+        netns.take_name(name)
     if owner_uid is None:
-        run(["ip", "netns", "add", name])
+        if not netns.make(name):
+            run(["ip", "netns", "add", name])
     else:
         _create_owned(name, owner_uid)
 

@@ -118,6 +118,8 @@ class Daemons:
         """End what else runs under the same program's name in the same namespace: one that was started with another
         command line, or whose pid file somebody removed.
         """
+        if not netns.has_sockets(daemon.namespace):
+            return  # whoever would be in the way has some; a new namespace's /proc need not be searched
         recorded = self.running(daemon)
         for pid in netns.processes_in(daemon.namespace):
             if pid != recorded and _command_line(pid)[:1] == daemon.argv[:1]:
