@@ -116,6 +116,7 @@ class Ports:
     ports: Mapping[str, Port]
     revision: int = 1
     connected: bool = True
+    age_seconds: float = 0
 
     def view(self) -> Ports:
         return self

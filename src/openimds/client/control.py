@@ -19,6 +19,8 @@ from openimds.resources.network import Network, Port, Router, Subnet
 _POLL_GRACE_SECONDS = 10.0
 """Beyond the time a long poll was asked to wait: then its connection counts as lost."""
 
+MAX_PAGES = 1000
+"""Of a list. A server that leads in a circle is not followed for ever."""
 MAX_CONSOLE_BYTES = 256 * 1024
 
 
@@ -150,7 +152,11 @@ class ControlClient:
         """All of it: a Neutron with `pagination_max_limit` gives pages, each with a link to the next."""
         found: list[Mapping[str, Any]] = []
         query: Mapping[str, Any] | None = filters
+        pages = 0
         while query is not None:
+            pages += 1
+            if pages > MAX_PAGES:
+                raise ControlApiError(f"the list of {collection} goes on after {MAX_PAGES} pages: it is not followed")
             answer = self._network.ask(Call(method="GET", path=f"/{collection}", query=query))
             with _readable(f"the list of {collection}"):
                 page = list(answer[collection])

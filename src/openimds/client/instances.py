@@ -55,6 +55,12 @@ class RemoteInstances:
         self._settings_digest = ""
         self._settings_heard: list[Callable[[DocumentSettings], None]] = []
         self._not_offered_until = 0.0
+        self._true_at = time.monotonic()
+
+    @property
+    def age_seconds(self) -> float:
+        """All news up to so long ago, or later, have been heard."""
+        return time.monotonic() - self._true_at
 
     def start(self) -> None:
         self._questions.start()
@@ -120,6 +126,7 @@ class RemoteInstances:
         return Found(answer.revision, answer.instances)
 
     def _poll(self, after: int | None, wait_seconds: float) -> Touched:
+        asked_at = time.monotonic()
         query = {"after": after, "timeout": f"{wait_seconds:g}", "settings": self._settings_digest or None}
         call = Call(method="GET", path="/instance_changes", query=query, timeout_seconds=wait_seconds + GRACE_SECONDS)
         try:
@@ -128,6 +135,7 @@ class RemoteInstances:
         except StoreUnavailable:
             self._questions.deaf()
             raise
+        self._true_at = asked_at
         return Touched(
             revision=answer.revision,
             everything=answer.everything,

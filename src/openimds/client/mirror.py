@@ -1,7 +1,8 @@
 """A copy of what an agent needs to know, kept up by a thread: snapshot first, then the watch, for ever.
 
 While the control API is away the last view stays; the thread goes on trying, and says once that it is lost and once
-that it is back.
+that it is back. How old the view may be is counted from when the question was asked that was answered last: whatever
+held the answer up on its way, the view is no older than `age_seconds`.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Mirror:
         self._list_again = True
         self._failures = 0
         self._no_watch = False
+        self._true_at = time.monotonic()
 
     def start(self) -> None:
         self._thread.start()
@@ -68,9 +70,10 @@ class Mirror:
         return self._view
 
     def wait_ready(self, timeout: float) -> bool:
-        """Wait for the first snapshot; False when it did not come within `timeout` seconds."""
+        """Wait for the first snapshot; False when it did not come within `timeout` seconds, or there is no watch."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._view.revision >= 0, timeout)
+            self._changed.wait_for(lambda: self._view.revision >= 0 or self._no_watch, timeout)
+        return self._view.revision >= 0
 
     def subscribe(self, callback: Callable[[View], None]) -> None:
         """Call this with every new view, in the mirror's thread; with the present one at once if there is one."""
@@ -82,6 +85,11 @@ class Mirror:
     def connected(self) -> bool:
         """There is a view, and the newest attempt to keep it up did not fail."""
         return self._view.revision >= 0 and self._failures == 0 and not self._no_watch
+
+    @property
+    def age_seconds(self) -> float:
+        """The view was whole so long ago, or later. Between two long polls it grows to twice their length."""
+        return time.monotonic() - self._true_at
 
     @property
     def waits_for_news(self) -> bool:
@@ -115,17 +123,16 @@ class Mirror:
                 self._stopping.wait(_LONGEST_PAUSE_SECONDS)
 
     def _step(self) -> None:
+        asked_at = time.monotonic()
         if self._list_again:
             view = view_of(self._client.snapshot(self._kinds))
             self._list_again = False
-            self._note_heard()
-            self._publish(view, differs=True)
+            self._publish(view, asked_at, differs=True)
             return
         answer = self._poll()
         if self._stopping.is_set():
             return
-        self._note_heard()
-        self._publish(changed(self._view, answer.revision, answer.changes), differs=bool(answer.changes))
+        self._publish(changed(self._view, answer.revision, answer.changes), asked_at, differs=bool(answer.changes))
 
     def _poll(self) -> Changes:
         self._polling.set()
@@ -134,10 +141,12 @@ class Mirror:
         finally:
             self._polling.clear()
 
-    def _publish(self, view: View, *, differs: bool) -> None:
+    def _publish(self, view: View, asked_at: float, *, differs: bool) -> None:
         with self._changed:
             self._view = view
+            self._true_at = asked_at
             self._changed.notify_all()
+        self._note_heard()  # not before: until then the view that there was is not what the control API says
         if differs:
             for callback in self._callbacks:
                 self._tell(callback, view)
@@ -162,7 +171,9 @@ class Mirror:
     def _note_no_watch(self, error: NoWatchError) -> None:
         if not self._no_watch:
             _log.warning("this cloud has no watch; it is asked question by question", error=str(error))
-        self._no_watch = True
+        with self._changed:
+            self._no_watch = True
+            self._changed.notify_all()
 
     def _pause_seconds(self) -> float:
         return float(min(_FIRST_PAUSE_SECONDS * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE_SECONDS))

@@ -155,6 +155,20 @@ METADATA_AGENT = Section(
             help="For how many seconds it is believed who has an address, where the control API has no watch (a real"
             " Neutron): memory://?default_ttl=SECONDS. Empty: never.",
         ),
+        cfg.IntOpt(
+            "metadata_max_staleness",
+            default=300,
+            min=0,
+            help="For how many seconds it is believed who has an address after the control API was heard last, where"
+            " namespace proxies bring requests. Then guests get 503. 0: for ever.",
+        ),
+        cfg.IntOpt(
+            "metadata_direct_max_staleness",
+            default=3600,
+            min=0,
+            help="The same for metadata_proxy = direct, where the MAC of the guest's own packet must fit too; and for"
+            " how long documents are made from records of which no news come. 0: for ever.",
+        ),
         cfg.IntOpt("metadata_workers", default=1, min=1, max=256, help="How many processes serve the socket."),
         cfg.IntOpt("metadata_backlog", default=4096, min=1, max=65535, help="Connections that may wait to be taken."),
     ),

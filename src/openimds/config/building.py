@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,8 @@ def metadata_agent(values: OptionValues, fields: Common) -> MetadataAgentConfig:
         proxy_user=values[DEFAULT, "metadata_proxy_user"],
         proxy_group=values[DEFAULT, "metadata_proxy_group"],
         lookup_cache_seconds=_lookup_cache_seconds(values),
+        max_staleness_seconds=values[DEFAULT, "metadata_max_staleness"] or inf,
+        direct_max_staleness_seconds=values[DEFAULT, "metadata_direct_max_staleness"] or inf,
         workers=values[DEFAULT, "metadata_workers"],
         backlog=values[DEFAULT, "metadata_backlog"],
         haproxy_log_socket=fields["state_path"] / HAPROXY_LOG_SOCKET,

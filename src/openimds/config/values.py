@@ -146,6 +146,10 @@ class MetadataAgentConfig(AgentConfig):
     proxy_group: str
     lookup_cache_seconds: int
     """How long a port that was looked up is believed where there is no watch."""
+    max_staleness_seconds: float
+    """How long what the watch told is believed without it, behind namespace proxies; may be infinite."""
+    direct_max_staleness_seconds: float
+    """The same with `metadata_proxy = direct`."""
     workers: int
     backlog: int
     haproxy_log_socket: Path

@@ -17,8 +17,10 @@ import uvloop
 from prometheus_client import REGISTRY
 
 from openimds import config as configuration
+from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.finder import Finder
 from openimds.agents.metadata.haproxy_log import HaproxyLog
+from openimds.agents.metadata.knowledge import Knowledge
 from openimds.agents.metadata.measures import Measures
 from openimds.agents.metadata.self_test import run_self_test
 from openimds.agents.metadata.service import MetadataService
@@ -69,7 +71,7 @@ class AgentWorker:
         self._is_first = number == 0
         self._session = connect(config.auth)
         self._client = ControlClient(self._session, region=config.auth.region_name)
-        self._mirror = Mirror(self._client, KINDS)
+        self._mirror = Mirror(self._client, KINDS, poll_seconds=self._poll_seconds())
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._measures = Measures(REGISTRY)
         self._tasks: set[asyncio.Task[object]] = set()
@@ -105,6 +107,7 @@ class AgentWorker:
         await server.start([self._listener()])
         if self._is_first:
             self._start_aside(service, PooledUpstream(pool))
+        self._do_aside(Knowledge(self._mirror, self._limits(), self._measures).follow())
         if direct is not None and kept is not None:
             direct.start()
             self._listening = await start_direct(self._config.state_path, server, kept, _LIMITS)
@@ -131,9 +134,10 @@ class AgentWorker:
             self._neighbours(),
             executor=executor,
             clock=time.monotonic,
-            found_seconds=self._config.lookup_cache_seconds,
+            belief=self._belief(self._config.max_staleness_seconds),
         )
-        finder.refresh()
+        finder.start()
+        self._mirror.subscribe(finder.hear)
         return MetadataService(
             finder,
             upstream,
@@ -146,7 +150,7 @@ class AgentWorker:
     def _direct(
         self, service: MetadataService, upstream: PooledUpstream, executor: ThreadPoolExecutor
     ) -> DirectService:
-        source = RemoteInstances(self._session, region=self._config.auth.region_name)
+        source = RemoteInstances(self._session, region=self._config.auth.region_name, poll_seconds=self._poll_seconds())
         self._mirror.subscribe(Prefetch(self._config.host, source.prefetch).heard)
         return DirectService(
             DirectParts(
@@ -163,8 +167,22 @@ class AgentWorker:
                 measures=self._measures,
                 complaints=service.complaints,
                 request_log=self._request_log,
+                belief=self._belief(self._config.direct_max_staleness_seconds),
             )
         )
+
+    def _belief(self, max_age_seconds: float) -> Belief:
+        return Belief(found_seconds=self._config.lookup_cache_seconds, max_age_seconds=max_age_seconds)
+
+    def _poll_seconds(self) -> float:
+        """Often enough that what is kept up does not look too old between two polls."""
+        return min(POLL_SECONDS, min(self._limits().values()) / 4)
+
+    def _limits(self) -> dict[str, float]:
+        return {
+            "metadata_max_staleness": self._config.max_staleness_seconds,
+            "metadata_direct_max_staleness": self._config.direct_max_staleness_seconds,
+        }
 
     def _neighbours(self) -> NamespaceNeighbours:
         kernel = Kernel(Ledger(self._config.state_path / "owned"), self._config.namespace_prefix)

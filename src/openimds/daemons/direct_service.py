@@ -16,9 +16,10 @@ from typing import Protocol
 
 import structlog
 
+from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.complaints import Complaints
 from openimds.agents.metadata.direct_forwarding import DirectForwarding
-from openimds.agents.metadata.direct_identity import HOLD_SECONDS, DirectIdentity, WatchedMirror
+from openimds.agents.metadata.direct_identity import DirectIdentity, WatchedMirror
 from openimds.agents.metadata.edges import Neighbours, Ports, Upstream
 from openimds.agents.metadata.measures import Measures
 from openimds.config.values import RateLimit
@@ -27,6 +28,7 @@ from openimds.identity.bucket import Window
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Instance
+from openimds.resources.touched import Touched
 from openimds.web.guest.binding import ByBinding, GuestRules
 from openimds.web.guest.freshness import Changes, Freshness, Pace
 from openimds.web.guest.rates import Rate, Rates
@@ -37,9 +39,11 @@ from openimds.web.guest.sessions import TokenSettings
 
 log = structlog.get_logger(__name__)
 
+_EVERYTHING = Touched(revision=0, everything=True)
 RECORD_THREADS = 64
 """That many instances' first requests are asked about together."""
 _DIRECT = ("network:", "router:")
+AGE_LOOK_SECONDS = 0.5
 LEARN_SECONDS = 1.0
 """How long settings that could not be had are not asked for again."""
 
@@ -51,6 +55,10 @@ class Source(Changes, Protocol):
     def close(self) -> None: ...
     def instance(self, instance_id: str) -> Instance | None: ...
     def settings(self) -> DocumentSettings: ...
+    @property
+    def age_seconds(self) -> float:
+        """All news up to so long ago, or later, have been heard."""
+
     def follow_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
 
 
@@ -74,8 +82,8 @@ class DirectParts:
     measures: Measures
     complaints: Complaints
     request_log: RequestLog
-    hold_seconds: float = HOLD_SECONDS
-    """How long a request waits while it cannot be told who asks."""
+    belief: Belief
+    """Records are believed as long as who has an address."""
 
 
 class DirectService:
@@ -90,7 +98,8 @@ class DirectService:
             parts.neighbours,
             executor=parts.executor,
             clock=time.monotonic,
-            hold_seconds=parts.hold_seconds,
+            belief=parts.belief,
+            count=parts.measures.searched,
         )
         self._forwarding = DirectForwarding(
             parts.upstream,
@@ -105,6 +114,7 @@ class DirectService:
         self._settings: DocumentSettings | None = None
         self._learning: asyncio.Task[None] | None = None
         self._learn_again_at = 0.0
+        self._age_watch: asyncio.TimerHandle | None = None
         self._rates = Rates(_rate(parts.rate_limit), time.monotonic)
         self._service = self._build()
         self._loop: asyncio.AbstractEventLoop
@@ -117,11 +127,14 @@ class DirectService:
         self._parts.source.start()
         self._freshness.start()
         self._begin_learning()
+        self._watch_age()
 
     def stop(self) -> None:
         """Before the event loop ends."""
         if self._learning is not None:
             self._learning.cancel()
+        if self._age_watch is not None:
+            self._age_watch.cancel()
         self._freshness.stop()
         self._parts.source.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -154,7 +167,7 @@ class DirectService:
         identification = ByBinding(
             self._identity,
             self._records,
-            _Readable(parts.source, self._settings),
+            _Readable(parts.source, self._settings, parts.belief.max_age_seconds),
             self._forwarding,
             GuestRules(strict_hosts=parts.strict_hosts, rates=self._rates),
             time.monotonic,
@@ -168,6 +181,12 @@ class DirectService:
             request_log=parts.request_log,
             tokens=TokenSettings(secrets=tuple(filter(None, self._secrets)), is_behind_agent=False),
         )
+
+    def _watch_age(self) -> None:
+        """Records of which no news come for too long are forgotten: the metadata API is asked instead."""
+        if self._parts.source.age_seconds > self._parts.belief.max_age_seconds:
+            self._records.forget(_EVERYTHING)
+        self._age_watch = self._loop.call_later(AGE_LOOK_SECONDS, self._watch_age)
 
     def _take_over(self) -> None:
         retired, self._service = self._service, self._build()
@@ -207,15 +226,18 @@ class DirectService:
 
 
 class _Readable:
-    """Records, once it is known how to render them."""
+    """Records, once it is known how to render them, and while it would be heard that they are wrong."""
 
-    def __init__(self, source: Source, settings: DocumentSettings | None) -> None:
+    def __init__(self, source: Source, settings: DocumentSettings | None, max_age_seconds: float) -> None:
         self._source = source
         self._settings = settings
+        self._max_age_seconds = max_age_seconds
 
     def instance(self, instance_id: str) -> Instance | None:
         if self._settings is None:
             raise StoreUnavailable("it is not known what documents are rendered with")
+        if self._source.age_seconds > self._max_age_seconds:
+            raise StoreUnavailable("nobody has told for too long what has changed")
         return self._source.instance(instance_id)
 
 

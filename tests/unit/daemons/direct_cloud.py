@@ -13,6 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.complaints import Complaints
 from openimds.agents.metadata.edges import Answer, ControlAwayError, Headers, Reply, UpstreamAwayError
 from openimds.agents.metadata.measures import Measures
@@ -65,6 +66,7 @@ class FakeMirror:
     """As client.mirror.Mirror; `hear` is the news' arrival."""
 
     connected: bool = True
+    age_seconds: float = 0
     callbacks: list[Callable[[Any], None]] = field(default_factory=list)
     now: View = field(default_factory=lambda: View(revision=0))
 
@@ -94,6 +96,7 @@ class FakeControl:
     asked: list[str] = field(default_factory=list)
     revision: int = 1
     dynamic_vendor_data: bool = False
+    age_seconds: float = 0
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         self.looks += 1
@@ -253,7 +256,7 @@ async def cloud(
     strict_hosts: tuple[str, ...] | None = None,
     rate_limit: RateLimit | None = None,
     per_peer: int = 256,
-    hold_seconds: float = 20,
+    belief: Belief | None = None,
     host: str = "127.0.0.1",
 ) -> AsyncIterator[Cloud]:
     control = control or FakeControl()
@@ -277,7 +280,7 @@ async def cloud(
             measures=Measures(CollectorRegistry()),
             complaints=Complaints(time.monotonic),
             request_log=lines,
-            hold_seconds=hold_seconds,
+            belief=belief or Belief(hold_seconds=20),
         )
     )
     macs: list[str] = []

@@ -22,6 +22,7 @@ from tests.unit.daemons.direct_cloud import (
     port,
 )
 
+from openimds.agents.metadata.belief import Belief
 from openimds.config.values import RateLimit
 from openimds.identity.signature import sign
 
@@ -141,13 +142,10 @@ def test_a_port_that_no_instance_has_yet_is_waited_for() -> None:
     run(play())
 
 
-def test_who_stays_unknown_is_told_to_ask_again(monkeypatch: Any) -> None:
-    monkeypatch.setattr("openimds.agents.metadata.direct_identity.HOLD_SECONDS", 0.05)
-
+def test_who_stays_unknown_is_told_to_ask_again() -> None:
     async def play() -> None:
-        async with cloud() as there:
+        async with cloud(belief=Belief(hold_seconds=0.05)) as there:
             there.control.away = True
-            there.service._identity._hold_seconds = 0.05
             guest = await there.guest(MAC_A)
             assert (await guest.ask(NAME))[0] == 503
             assert b"Retry-After: 1" in guest.head

@@ -6,7 +6,9 @@
    owner has another MAC than the mirror's.
 3. One look at the control API for whom the mirror does not know, and for everybody while there is no living watch. A
    look that a change overtook is made again.
-4. Who cannot be told yet is held until the mirror hears something new, HOLD_SECONDS at most.
+4. What the mirror knew last, while the control API is away, but no longer than `Belief.max_age_seconds`: the MAC still proves
+   that an address did not move, but not that its port was not given to another instance.
+5. Who cannot be told yet is held for a while.
 """
 
 from __future__ import annotations
@@ -17,11 +19,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-from openimds.agents.metadata.direct_looks import LOOK_SECONDS, Looks, OvertakenError
+from openimds.agents.metadata.belief import KNOWN_LOOK_SECONDS, LOOK_SECONDS, Belief
+from openimds.agents.metadata.direct_looks import Looks
 from openimds.agents.metadata.edges import ControlAwayError, Mirror, Neighbours, Ports, View
+from openimds.agents.metadata.holding import Holding
 from openimds.identity.binding import (
     Binding,
     BindingIndex,
+    NobodyAsks,
     NotKnownYet,
     Source,
     source_of,
@@ -31,10 +36,6 @@ from openimds.identity.binding import (
 from openimds.identity.source import parse_address
 from openimds.resources.network import Port
 
-HOLD_SECONDS = 8.0
-"""Below the 10 s that cloud-init waits for an answer."""
-KNOWN_LOOK_SECONDS = 1.0
-"""How long somebody whom the mirror knew last waits for a look."""
 MAX_BINDINGS = 20_000
 
 _Key = tuple[str, str, str]
@@ -48,7 +49,7 @@ class WatchedMirror(Mirror, Protocol):
 class DirectIdentity:
     """Belongs to the event loop; looks run on `executor`. `clock` gives seconds that never go back."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts that a daemon joins
         self,
         mirror: WatchedMirror,
         ports: Ports,
@@ -56,13 +57,19 @@ class DirectIdentity:
         *,
         executor: Executor,
         clock: Callable[[], float],
-        hold_seconds: float,
+        belief: Belief,
+        count: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
+        """`count` is told every search's outcome: found, none, several, unknown."""
         self._mirror = mirror
         self._neighbours = neighbours
         self._executor = executor
-        self._hold_seconds = hold_seconds
-        self._looks = Looks(ports, executor=executor, clock=clock, is_watched=lambda: mirror.connected)
+        self._max_age_seconds = belief.max_age_seconds
+        self._count = count
+        self._holding = Holding(belief.hold_seconds)
+        self._looks = Looks(
+            ports, executor=executor, clock=clock, is_watched=self._keeps_up, found_seconds=belief.found_seconds
+        )
         self._index = BindingIndex()
         self._indexed_ports: object = None
         self._bindings: dict[_Key, Binding] = {}
@@ -71,7 +78,6 @@ class DirectIdentity:
         """The mirror's thread's own: of the view that it heard last."""
         self._touched: deque[frozenset[str]] = deque()
         """What views changed that came and went between two looks at the mirror."""
-        self._news = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:
@@ -83,11 +89,20 @@ class DirectIdentity:
     def at_once(self, listener: str, peer: str, mac: str) -> Binding | None:
         """Whom this connection is known to come from; None: `find` tells."""
         binding = self._bindings.get((listener, peer, mac))
-        return binding if binding is not None and self.trusts(binding) else None
+        if binding is None or not self.trusts(binding):
+            return None
+        self._count("found")
+        return binding
 
     def trusts(self, binding: Binding) -> bool:
         """May a request be answered by what was found before? Asked at every request."""
-        return binding.good and self._mirror.connected and self._mirror.view().ports is self._indexed_ports
+        return binding.good and self._keeps_up() and self._mirror.view().ports is self._indexed_ports
+
+    def _keeps_up(self) -> bool:
+        return self._mirror.connected and self._is_fresh()
+
+    def _is_fresh(self) -> bool:
+        return self._mirror.age_seconds <= self._max_age_seconds
 
     async def find(self, listener: str, peer: str, mac: str) -> Binding:
         """Who asks. `listener`: `network:<id>` or `router:<id>`; `mac` empty: the namespace's neighbour table tells.
@@ -99,10 +114,24 @@ class DirectIdentity:
         if known is not None:
             return known
         source = source_of(listener, parse_address(peer), mac)
+        try:
+            binding = await self._find((listener, peer, mac), source)
+        except NobodyAsks as nobody:
+            self._count(nobody.outcome)
+            raise
+        except NotKnownYet:
+            self._count("unknown")
+            raise
+        self._count("found")
+        return binding
+
+    async def _find(self, key: _Key, source: Source) -> Binding:
         if source.mac:
-            return self._bound((listener, peer, mac), Binding(source, await self._held(source)))
-        source = await self._by_neighbours(listener, source)
-        return Binding(source, await self._held(source))  # of this one request: the MAC is not the connection's own
+            port = await self._holding.held(lambda: self._judge(source))
+            return self._bound(key, source, port)
+        by_mac = await self._by_neighbours(key[0], source)
+        # Of this one request: the MAC is not the connection's own.
+        return Binding(by_mac, await self._holding.held(lambda: self._judge(by_mac)), good=False)
 
     def refresh(self) -> None:
         """Bring everything to the mirror's newest view."""
@@ -117,8 +146,7 @@ class DirectIdentity:
         for one in touched:
             for key in tuple(self._touched_by.get(one, ())):
                 self._forget(key)
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._holding.heard()
 
     def _hear(self, view: View) -> None:
         """In the mirror's thread, once for every view: a port may be another's and gone before the event loop looks."""
@@ -129,37 +157,20 @@ class DirectIdentity:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.refresh)
 
-    async def _held(self, source: Source) -> Port:
-        try:
-            async with asyncio.timeout(self._hold_seconds) as patience:
-                return await self._told(source)
-        except TimeoutError:
-            if not patience.expired():
-                raise
-            raise NotKnownYet(f"nothing was heard of {source} within {self._hold_seconds:g} s") from None
-
-    async def _told(self, source: Source) -> Port:
-        while True:
-            news = self._news
-            try:
-                return await self._judge(source)
-            except OvertakenError:
-                continue
-            except NotKnownYet:
-                await news.wait()
-
     async def _judge(self, source: Source) -> Port:
         """Raises NobodyAsks, NotKnownYet, OvertakenError."""
         self.refresh()
         known = self._index.candidates(source)
-        if known and self._mirror.connected:
+        if known and self._keeps_up():
             return the_one(known, source)
+        is_believed = bool(known) and self._is_fresh()
         try:
-            return the_one(await self._looks.look(source, KNOWN_LOOK_SECONDS if known else LOOK_SECONDS), source)
+            return the_one(await self._looks.look(source, KNOWN_LOOK_SECONDS if is_believed else LOOK_SECONDS), source)
         except ControlAwayError as error:
-            if known:
+            if is_believed:
                 return the_one(known, source)
-            raise NotKnownYet(f"nothing is known of {source}, and {error}") from None
+            known_last = f"what was known of {source} is too old" if known else f"nothing is known of {source}"
+            raise NotKnownYet(f"{known_last}, and {error}") from None
 
     async def _by_neighbours(self, listener: str, source: Source) -> Source:
         mac = await asyncio.get_running_loop().run_in_executor(
@@ -169,8 +180,12 @@ class DirectIdentity:
             raise NotKnownYet(f"neither the connection nor the neighbour table tells the MAC of {source}")
         return source_of(listener, source.address, mac)
 
-    def _bound(self, key: _Key, binding: Binding) -> Binding:
+    def _bound(self, key: _Key, source: Source, port: Port) -> Binding:
+        """Kept only where the mirror has this very port: of no other would it be heard that it is gone."""
         self._forget(key)
+        if not self._index.holds(port):
+            return Binding(source, port, good=False)
+        binding = Binding(source, port)
         if len(self._bindings) >= MAX_BINDINGS:
             self._forget(next(iter(self._bindings)))
         self._bindings[key] = binding

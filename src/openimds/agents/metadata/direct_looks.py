@@ -7,29 +7,22 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from openimds.agents.metadata.belief import AWAY_SECONDS, NOBODY_SECONDS
 from openimds.agents.metadata.edges import ControlAwayError, Ports
+from openimds.agents.metadata.holding import OvertakenError
 from openimds.agents.metadata.recent import Recent
 from openimds.identity.binding import Source, matching
 from openimds.identity.lookup import is_router_interface
 from openimds.resources.network import Port
 
-LOOK_SECONDS = 8.0
-FOUND_SECONDS = 2.0
-"""How long a find is believed where there is no watch (a real Neutron): a boot's requests come in one go."""
-NOBODY_SECONDS = 1.0
-"""How long it is believed that nobody is there. The mirror is asked first and hears of a new port at once."""
-AWAY_SECONDS = 1.0
-"""How long a control API that did not answer is not asked again."""
-
-_KEPT_SECONDS = 0.05
-
-
-class OvertakenError(Exception):
-    """Something changed while the question was under way: what it found may be old already."""
+_HEARS_SECONDS = 0.05
+"""After its end: who waits for it takes the answer in the loop's next turn, and must hear until then that something
+changed."""
 
 
 @dataclass(slots=True, eq=False)
 class _Look:
+    source: Source
     task: asyncio.Task[tuple[Port, ...]]
     is_overtaken: bool = False
 
@@ -38,21 +31,30 @@ class Looks:
     """Belongs to the event loop. `is_watched`: is there a living watch, so that finds need not be remembered?"""
 
     def __init__(
-        self, ports: Ports, *, executor: Executor, clock: Callable[[], float], is_watched: Callable[[], bool]
+        self,
+        ports: Ports,
+        *,
+        executor: Executor,
+        clock: Callable[[], float],
+        is_watched: Callable[[], bool],
+        found_seconds: float,
     ) -> None:
         self._ports = ports
         self._executor = executor
         self._clock = clock
         self._is_watched = is_watched
+        self._found_seconds = found_seconds
         self._under_way: dict[Source, _Look] = {}
+        self._hearing: set[_Look] = set()
+        """These, and those that have just ended."""
         self._recent: Recent[Source, tuple[Port, ...]] = Recent(clock)
         self._away_until = 0.0
 
-    async def look(self, source: Source, seconds: float = LOOK_SECONDS) -> tuple[Port, ...]:
+    async def look(self, source: Source, seconds: float) -> tuple[Port, ...]:
         """The ports that match. Raises ControlAwayError, also after `seconds`, or OvertakenError."""
         recent = self._recent.get(source)
-        if recent is not None:
-            return recent
+        if recent is not None and not (recent and self._is_watched()):
+            return recent  # what was found before there was a watch may have gone without a word
         if self._clock() < self._away_until:
             raise ControlAwayError("the control API did not answer a moment ago")
         look = self._under_way.get(source) or self._begin(source)
@@ -68,34 +70,36 @@ class Looks:
 
     def overtake(self, touched: Collection[str]) -> None:
         """Somebody known by one of these MACs or router ids may be somebody else now."""
-        for source in [one for one in self._under_way if one.mac in touched or one.router_id in touched]:
-            self._under_way.pop(source).is_overtaken = True
+        for look in self._hearing:
+            if look.source.mac in touched or look.source.router_id in touched:
+                look.is_overtaken = True
+                self._end(look)
 
     def _begin(self, source: Source) -> _Look:
-        look = _Look(asyncio.get_running_loop().create_task(self._ask(source)))
-        look.task.add_done_callback(lambda _task: self._looked(source, look))
+        look = _Look(source, asyncio.get_running_loop().create_task(self._ask(source)))
+        look.task.add_done_callback(lambda _task: self._looked(look))
         self._under_way[source] = look
+        self._hearing.add(look)
         return look
 
-    def _looked(self, source: Source, look: _Look) -> None:
+    def _looked(self, look: _Look) -> None:
+        self._end(look)
+        look.task.get_loop().call_later(_HEARS_SECONDS, self._hearing.discard, look)
         if look.task.cancelled() or look.task.exception() is not None:
             self._away_until = self._clock() + AWAY_SECONDS
-            self._end(source, look)
-            return
-        if not look.is_overtaken:
-            self._remember(source, look.task.result())
-        # Who waits for it takes the answer in the loop's next turn, and must hear until then that it is overtaken.
-        look.task.get_loop().call_later(_KEPT_SECONDS, self._end, source, look)
+        elif not look.is_overtaken:
+            self._remember(look.source, look.task.result())
 
-    def _end(self, source: Source, look: _Look) -> None:
-        if self._under_way.get(source) is look:
-            del self._under_way[source]
+    def _end(self, look: _Look) -> None:
+        """Who asks from now on does not join it."""
+        if self._under_way.get(look.source) is look:
+            del self._under_way[look.source]
 
     def _remember(self, source: Source, found: tuple[Port, ...]) -> None:
         if not found:
             self._recent.put(source, found, NOBODY_SECONDS)
         elif not self._is_watched():
-            self._recent.put(source, found, FOUND_SECONDS)
+            self._recent.put(source, found, self._found_seconds)
 
     async def _ask(self, source: Source) -> tuple[Port, ...]:
         loop = asyncio.get_running_loop()

@@ -79,6 +79,10 @@ class Mirror(Protocol):
     def connected(self) -> bool:
         """The newest attempt to keep it up did not fail."""
 
+    @property
+    def age_seconds(self) -> float:
+        """What it says was true so long ago, or later."""
+
     def view(self) -> View: ...
 
 

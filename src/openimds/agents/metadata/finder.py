@@ -4,7 +4,10 @@
    another instance is never answered with the old one's identity.
 2. One look at the control API before "nobody" is said, and for everything while there is no living watch. Equal looks
    at the same moment are one.
-3. What the mirror knew last, while the control API is away: nobody can move an address then either.
+3. What the mirror knew last, while the control API is away, but no longer than `Belief.max_age_seconds`: when it is only our
+   way to it that is cut, addresses move and we do not hear of it.
+4. Who cannot be told yet is held, and then told to ask again: a port that no instance has yet, and whom nobody here
+   knows while the control API is away.
 """
 
 from __future__ import annotations
@@ -14,31 +17,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from openimds.agents.metadata.edges import ControlAwayError, Mirror, Neighbours, Ports
+from openimds.agents.metadata.belief import AWAY_SECONDS, KNOWN_LOOK_SECONDS, LOOK_SECONDS, NOBODY_SECONDS, Belief
+from openimds.agents.metadata.edges import ControlAwayError, Mirror, Neighbours, Ports, View
+from openimds.agents.metadata.holding import Holding
 from openimds.agents.metadata.recent import Recent
+from openimds.identity.binding import NobodyAsks, NotKnownYet
 from openimds.identity.headers import Origin
 from openimds.identity.lookup import PortIndex, is_asker, is_router_interface
 from openimds.identity.source import Address, mac_from_eui64
 from openimds.resources.network import Port
-
-FOUND_SECONDS = 2.0
-"""How long a look's find is believed where there is no watch (a real Neutron): a boot's requests come in one go."""
-NOBODY_SECONDS = 1.0
-"""How long it is believed that nobody is there. The mirror is asked first and hears of a new port at once."""
-LOOK_SECONDS = 8.0
-
-
-class NobodyError(Exception):
-    """No port, or more than one, asks from there: a final no. The sentence is for the log."""
-
-    def __init__(self, outcome: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.outcome = outcome
-        """`none` or `several`."""
-
-
-class NotKnownYetError(Exception):
-    """It cannot be told now who asks: ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,45 +53,51 @@ class Finder:
         *,
         executor: Executor,
         clock: Callable[[], float],
-        found_seconds: float = FOUND_SECONDS,
+        belief: Belief | None = None,
     ) -> None:
         self._mirror = mirror
         self._ports = ports
         self._neighbours = neighbours
         self._executor = executor
-        self._found_seconds = found_seconds
+        self._clock = clock
+        self._belief = belief or Belief()
+        self._holding = Holding(self._belief.hold_seconds)
+        self._away_until = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._index = PortIndex()
         self._indexed_ports: object = None
         self._looks: dict[Place, asyncio.Task[tuple[Port, ...]]] = {}
         self._recent: Recent[Place, tuple[Port, ...]] = Recent(clock)
 
+    def start(self) -> None:
+        """From the event loop; then `hear` may be called."""
+        self._loop = asyncio.get_running_loop()
+        self.refresh()
+
+    def hear(self, _view: View) -> None:
+        """In the mirror's thread: there is a new view. Without this, who is held waits a little longer."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._holding.heard)
+
     def at_once(self, origin: Origin, at: str | None) -> Port | None:
         """The port that asks, when the mirror, up to date, knows one and no more at `at`; else `find` tells."""
-        if at is None or not self._mirror.connected:
+        if at is None or not self._keeps_up():
             return None
         self.refresh()
         found = self._at(origin.network_id, origin.router_id, at)
         return found[0] if len(found) == 1 else None
 
     async def find(self, origin: Origin, address: Address) -> Port:
-        """The port that asks. Raises NobodyError or NotKnownYetError."""
+        """The port that asks. Raises NobodyAsks, or NotKnownYet after a while."""
         if not origin.network_id and not origin.router_id:
-            raise NobodyError("none", "the request says neither which network nor which router it came through")
+            raise NobodyAsks("none", "the request says neither which network nor which router it came through")
         place = await self._place(origin, address)
-        known = self._known(place)
-        if self._mirror.connected and known:
-            return _only(known, place)
-        try:
-            return _only(await self._look(place), place)
-        except ControlAwayError as error:
-            if known:
-                return _only(known, place)
-            raise NotKnownYetError(f"nothing is known of {place}, and {error}") from None
+        return await self._holding.held(lambda: self._judge(place))
 
     async def find_anew(self, origin: Origin, address: Address) -> Port | None:
         """The port, looked up at this moment, where `find` might have answered from an earlier look; else None.
 
-        Raises NobodyError or NotKnownYetError.
+        Raises NobodyAsks or NotKnownYet.
         """
         place = await self._place(origin, address)
         if self._recent.get(place) is None:
@@ -128,6 +121,25 @@ class Finder:
             self._index.update(ports)
             self._indexed_ports = ports
 
+    async def _judge(self, place: Place) -> Port:
+        known = self._known(place)
+        if known and self._keeps_up():
+            return _only(known, place)
+        is_believed = bool(known) and self._is_fresh()
+        try:
+            return _only(await self._look(place, KNOWN_LOOK_SECONDS if is_believed else LOOK_SECONDS), place)
+        except ControlAwayError as error:
+            if is_believed:
+                return _only(known, place)
+            known_last = f"what was known of {place} is too old" if known else f"nothing is known of {place}"
+            raise NotKnownYet(f"{known_last}, and {error}") from None
+
+    def _keeps_up(self) -> bool:
+        return self._mirror.connected and self._is_fresh()
+
+    def _is_fresh(self) -> bool:
+        return self._mirror.age_seconds <= self._belief.max_age_seconds
+
     def _known(self, place: Place) -> tuple[Port, ...]:
         self.refresh()
         return self._at(place.network_id, place.router_id, place.mac or str(place.address))
@@ -137,35 +149,39 @@ class Finder:
             return self._index.on_network(network_id, at)
         return self._index.behind_router(router_id or "", at)
 
-    async def _look(self, place: Place) -> tuple[Port, ...]:
+    async def _look(self, place: Place, seconds: float) -> tuple[Port, ...]:
+        """Every port there that could be an instance's. Raises ControlAwayError, also after `seconds`."""
         recent = self._recent.get(place)
-        if recent is not None:
-            return recent
+        if recent is not None and not (recent and self._keeps_up()):
+            return recent  # what was found before there was a watch may have gone without a word
+        if self._clock() < self._away_until:
+            raise ControlAwayError("the control API did not answer a moment ago")
         task = self._looks.get(place)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._ask(place))
             self._looks[place] = task
             task.add_done_callback(lambda done: self._looked(place, done))
-        # One guest's hanging up must not end the look that others wait for.
-        return await asyncio.shield(task)
+        try:
+            async with asyncio.timeout(seconds):
+                # One guest's hanging up must not end the look that others wait for.
+                return await asyncio.shield(task)
+        except TimeoutError:
+            self._away_until = self._clock() + AWAY_SECONDS
+            raise ControlAwayError(f"the control API did not answer within {seconds:g} s") from None
 
     def _looked(self, place: Place, task: asyncio.Task[tuple[Port, ...]]) -> None:
         self._looks.pop(place, None)
         if task.cancelled() or task.exception() is not None:
+            self._away_until = self._clock() + AWAY_SECONDS
             return
         found = task.result()
         if not found:
             self._recent.put(place, found, NOBODY_SECONDS)
         elif not self._mirror.connected:
-            self._recent.put(place, found, self._found_seconds)
+            self._recent.put(place, found, self._belief.found_seconds)
 
     async def _ask(self, place: Place) -> tuple[Port, ...]:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                return await loop.run_in_executor(self._executor, self._ask_here, place)
-        except TimeoutError:
-            raise ControlAwayError(f"the control API did not answer within {LOOK_SECONDS:g} s") from None
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._ask_here, place)
 
     def _ask_here(self, place: Place) -> tuple[Port, ...]:
         """On a thread."""
@@ -178,13 +194,18 @@ class Finder:
             return ()  # no filter at all would mean every network
         at = {"mac_address": place.mac} if place.mac else {"fixed_ips": f"ip_address={place.address}"}
         found = self._ports.ports({"network_id": networks, **at})
-        return tuple(port for port in found if is_asker(port) and port.network_id in networks)
+        return tuple(
+            port for port in found if port.network_id in networks and not port.device_owner.startswith("network:")
+        )
 
 
 def _only(found: tuple[Port, ...], place: Place) -> Port:
     if not found:
-        raise NobodyError("none", f"no instance's port has {place}")
-    if len(found) > 1:
-        names = ", ".join(sorted(port.id for port in found))
-        raise NobodyError("several", f"more than one port has {place}: {names}")
-    return found[0]
+        raise NobodyAsks("none", f"no instance's port has {place}")
+    askers = [port for port in found if is_asker(port)]
+    if len(askers) > 1:
+        names = ", ".join(sorted(port.id for port in askers))
+        raise NobodyAsks("several", f"more than one port has {place}: {names}")
+    if not askers:
+        raise NotKnownYet(f"the port {found[0].id} with {place} is not bound to an instance yet")
+    return askers[0]

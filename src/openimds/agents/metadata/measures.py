@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -35,8 +35,24 @@ class Measures:
             "Requests whose signature the metadata API refused",
             registry=registry,
         )
+        self.knowledge_age = Gauge(
+            "openimds_metadata_agent_knowledge_age_seconds",
+            "What the agent knows of ports was true so long ago, or later",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.knowledge_revision = Gauge(
+            "openimds_metadata_agent_knowledge_revision",
+            "The control API's revision up to which the agent has heard of ports",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
         self._answered: dict[int, Counter] = {}
         self.found = self.lookups.labels("found")
+
+    def searched(self, outcome: str) -> None:
+        """Count a search for who asks."""
+        (self.found if outcome == "found" else self.lookups.labels(outcome)).inc()
 
     def answered(self, status: int) -> None:
         """Count an answer of this status."""

@@ -17,12 +17,13 @@ from openimds.agents.metadata.edges import (
     Upstream,
     UpstreamAwayError,
 )
-from openimds.agents.metadata.finder import Finder, NobodyError, NotKnownYetError
+from openimds.agents.metadata.finder import Finder
 from openimds.agents.metadata.forwarding import REQUEST_ID, reply_of
 from openimds.agents.metadata.heard import Heard, Hearing, without_id
 from openimds.agents.metadata.measures import Measures
 from openimds.agents.metadata.shares import Shares
 from openimds.identity import headers as names
+from openimds.identity.binding import NobodyAsks, NotKnownYet
 from openimds.identity.headers import HeaderError, Origin, values
 from openimds.resources.network import Port
 
@@ -95,10 +96,10 @@ class MetadataService:
             self._measures.lookups.labels("malformed").inc()
             followed.facts["reason"] = str(error)
             return _sentence(400, str(error))
-        except NobodyError as error:
+        except NobodyAsks as error:
             followed.facts["reason"] = str(error)
             return _sentence(404, "The resource could not be found.")
-        except NotKnownYetError as error:
+        except NotKnownYet as error:
             followed.facts["reason"] = str(error)
             return _sentence(503, "It cannot be told yet which instance asks. Try again.", _RETRY)
         reply = await self._ask_as(port, heard, request, followed)
@@ -123,17 +124,17 @@ class MetadataService:
         """
         try:
             found = await self._finder.find_anew(heard.origin, heard.address)
-        except (NobodyError, NotKnownYetError):
+        except (NobodyAsks, NotKnownYet):
             return None
         return None if found is None or found.device_id == port.device_id else found
 
     async def _find(self, heard: Heard) -> Port:
         try:
             port = await self._finder.find(heard.origin, heard.address)
-        except NobodyError as error:
+        except NobodyAsks as error:
             self._measures.lookups.labels(error.outcome).inc()
             raise
-        except NotKnownYetError:
+        except NotKnownYet:
             self._measures.lookups.labels("unknown").inc()
             raise
         self._measures.found.inc()

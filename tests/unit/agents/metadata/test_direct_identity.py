@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from openimds.agents.metadata import direct_identity
+from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.direct_identity import DirectIdentity
 from openimds.agents.metadata.edges import ControlAwayError
 from openimds.client.view import View
@@ -46,6 +47,7 @@ class World:
 
     now: View = field(default_factory=lambda: View(revision=1))
     connected: bool = True
+    age_seconds: float = 0
     real: list[Port] = field(default_factory=list)
     away: bool = False
     looks: list[Mapping[str, str | Sequence[str]]] = field(default_factory=list)
@@ -88,7 +90,7 @@ def play(world: World, scene: Callable[[DirectIdentity], Coroutine[Any, Any, Non
     async def identity() -> AsyncIterator[DirectIdentity]:
         with ThreadPoolExecutor(4) as executor:
             made = DirectIdentity(
-                world, world, world, executor=executor, clock=time.monotonic, hold_seconds=hold_seconds
+                world, world, world, executor=executor, clock=time.monotonic, belief=Belief(hold_seconds=hold_seconds)
             )
             made.start()
             yield made
@@ -223,7 +225,7 @@ def test_who_is_known_is_answered_while_the_control_api_is_silent() -> None:
         for _ in range(5):
             assert (await identity.find(*AT, MAC_A)).port.id == "a"
         assert len(world.looks) == 1  # it did not answer a moment ago
-        with pytest.raises(NotKnownYet, match="nothing was heard"):
+        with pytest.raises(NotKnownYet, match="held for"):
             await identity.find("network:n1", "10.0.0.6", MAC_B)
 
     play(world, scene, hold_seconds=0.05)
@@ -248,5 +250,40 @@ def test_bindings_are_bounded_and_one_that_is_dropped_is_not_believed(monkeypatc
     async def scene(identity: DirectIdentity) -> None:
         found = [await identity.find("network:n1", f"10.0.0.{n}", f"fa:16:3e:00:00:{n:02x}") for n in range(3)]
         assert [binding.good for binding in found] == [False, True, True]
+
+    play(world, scene)
+
+
+def test_what_a_look_found_is_not_believed_when_the_watch_begins_without_it() -> None:
+    """The port was made and deleted while there was no watch: the mirror never had it, and says nothing of its end."""
+    world = World(connected=False, real=[port("a", MAC_A)])
+
+    async def scene(identity: DirectIdentity) -> None:
+        found = await identity.find(*AT, MAC_A)
+        world.real = []
+        world.connected = True
+        world.hear(port("b", MAC_B, "10.0.0.6"))
+        identity.refresh()
+        assert not identity.trusts(found)
+        assert identity.at_once(*AT, MAC_A) is None
+        with pytest.raises(NobodyAsks):
+            await identity.find(*AT, MAC_A)
+
+    play(world, scene)
+
+
+def test_a_port_that_came_and_went_within_one_piece_of_news_is_answered_once() -> None:
+    """Each object is told as it is at last: of a port made and deleted since, no view ever had anything."""
+    world = World(real=[port("a", MAC_A)])
+
+    async def scene(identity: DirectIdentity) -> None:
+        found = await identity.find(*AT, MAC_A)
+        assert found.port.id == "a"
+        world.real = []
+        world.hear()
+        identity.refresh()
+        assert not identity.trusts(found)
+        with pytest.raises(NobodyAsks):
+            await identity.find(*AT, MAC_A)
 
     play(world, scene)

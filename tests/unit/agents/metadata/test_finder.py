@@ -12,7 +12,8 @@ from ipaddress import ip_address
 import pytest
 
 from openimds.agents.metadata.edges import ControlAwayError
-from openimds.agents.metadata.finder import Finder, NobodyError, NotKnownYetError
+from openimds.agents.metadata.finder import Finder
+from openimds.identity.binding import NobodyAsks, NotKnownYet
 from openimds.identity.headers import Origin
 from openimds.identity.source import Address
 from openimds.resources.network import FixedIP, Port
@@ -48,6 +49,7 @@ class World:
     mirrored: dict[str, Port] = field(default_factory=dict)
     real: list[Port] = field(default_factory=list)
     connected: bool = True
+    age_seconds: float = 0
     away: bool = False
     looks: list[Mapping[str, str | Sequence[str]]] = field(default_factory=list)
     neighbours: dict[str, str] = field(default_factory=dict)
@@ -134,14 +136,14 @@ def test_a_look_through_a_router_asks_for_its_networks_first():
 
 def test_a_router_without_networks_finds_nobody_and_not_everybody():
     world = World(real=[port("p1")])
-    with pytest.raises(NobodyError):
+    with pytest.raises(NobodyAsks):
         find(world, ROUTER)
     assert world.looks == [{"device_id": "r1"}]
 
 
 def test_neither_network_nor_router_finds_nobody():
     world = World(mirrored={"p1": port("p1")}, real=[port("p1")])
-    with pytest.raises(NobodyError):
+    with pytest.raises(NobodyAsks):
         find(world, Origin(network_id=None, router_id=None, address=""))
     assert world.looks == []
 
@@ -154,10 +156,10 @@ def test_equal_looks_at_one_moment_are_one():
 
 
 def test_nobody_and_several():
-    with pytest.raises(NobodyError) as nobody:
+    with pytest.raises(NobodyAsks) as nobody:
         find(World())
     assert nobody.value.outcome == "none"
-    with pytest.raises(NobodyError, match="p1, p2") as several:
+    with pytest.raises(NobodyAsks, match="p1, p2") as several:
         find(World(mirrored={"p1": port("p1"), "p2": port("p2")}))
     assert several.value.outcome == "several"
 
@@ -165,7 +167,7 @@ def test_nobody_and_several():
 def test_while_the_control_api_is_away_the_known_are_served_and_the_unknown_hear_not_yet():
     world = World(mirrored={"p1": port("p1")}, connected=False, away=True)
     assert find(world) == ["p1"]
-    with pytest.raises(NotKnownYetError):
+    with pytest.raises(NotKnownYet):
         find(world, address=ip_address("10.0.0.6"))
 
 
@@ -183,7 +185,7 @@ def test_a_moved_address_is_never_answered_with_the_old_owner():
             world.mirrored = {"p2": port("p2")}
             assert (await finder.find(NETWORK, FIVE)).id == "p2"
             world.mirrored = {}
-            with pytest.raises(NobodyError):
+            with pytest.raises(NobodyAsks):
                 await finder.find(NETWORK, FIVE)
 
     asyncio.run(main())
@@ -195,7 +197,7 @@ def test_nobody_is_believed_for_a_second_and_a_find_for_two_without_a_watch():
         with ThreadPoolExecutor(1) as executor:
             finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
             for _ in range(3):
-                with pytest.raises(NobodyError):
+                with pytest.raises(NobodyAsks):
                     await finder.find(NETWORK, FIVE)
             assert len(world.looks) == 1
             world.real = [port("p1")]
@@ -232,7 +234,7 @@ def test_link_local_addresses_by_the_mac_inside_or_by_the_neighbours():
     world = World(mirrored={"p1": port("p1")})
     assert find(world, address=ip_address("fe80::f816:3eff:fe54:9388")) == ["p1"]
     private = ip_address("fe80::1234:5678:9abc:def0")
-    with pytest.raises(NobodyError):
+    with pytest.raises(NobodyAsks):
         find(world, address=private)
     world.neighbours = {str(private): "FA:16:3E:54:93:88"}
     assert find(world, address=private) == ["p1"]

@@ -57,6 +57,7 @@ class Cloud:
         default_factory=lambda: {"p1": port("p1", NET1, VM1, "one"), "p2": port("p2", NET2, VM2, "two")}
     )
     connected: bool = True
+    age_seconds: float = 0
     revision: int = 1
 
     def view(self) -> CloudView:
