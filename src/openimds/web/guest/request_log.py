@@ -10,6 +10,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 REQUEST_ANSWERED = "request answered"
+REQUEST_GIVEN_UP = "request given up by its guest"
+_MAX_PATH = 200
 Line = Callable[[str, float], None]
 """Writes a line of known facts for one more request: (its id, its milliseconds)."""
 
@@ -28,3 +30,8 @@ class StructuredLog:
             log.info(event, request_id=request_id, **facts, ms=round(milliseconds, 2))
 
         return write
+
+
+def logged_path(target: bytes) -> str:
+    """A request's target as lines show it: without its query, and not all of a very long one."""
+    return target.split(b"?", 1)[0].decode("latin-1")[:_MAX_PATH]

@@ -42,14 +42,20 @@ from openimds.web.guest.records import Records
 from openimds.web.guest.rendered import Rendered, Seeds
 from openimds.web.guest.repeating import Again, Lease, Repeat
 from openimds.web.guest.request_ids import new_request_id, request_id
-from openimds.web.guest.request_log import REQUEST_ANSWERED, Line, RequestLog, StructuredLog
+from openimds.web.guest.request_log import (
+    REQUEST_ANSWERED,
+    REQUEST_GIVEN_UP,
+    Line,
+    RequestLog,
+    StructuredLog,
+    logged_path,
+)
 from openimds.web.guest.sessions import Sessions, TokenSettings
 from openimds.web.guest.tally import TALLY
 from openimds.web.guest.vendors import Vendors
 
 log = structlog.get_logger(__name__)
 
-_MAX_LOGGED_PATH = 200
 _READS = ("GET", "HEAD")
 _CHANGES_THE_ANSWER = frozenset(
     {b"x-aws-ec2-metadata-token", b"if-none-match", b"content-length", b"transfer-encoding"}
@@ -138,6 +144,10 @@ class GuestService:
         except Refusal as refusal:
             trace.facts = getattr(refusal, "facts", trace.facts)
             answer = refusal_answer(refusal, _accept(request))
+        except asyncio.CancelledError:
+            # Its guest hung up, or waited too long; what was asked may have been done all the same.
+            self._write_line(request, REQUEST_GIVEN_UP, trace, {})
+            raise
         except StoreUnavailable as error:
             log.warning("a request could not be answered", reason=error.message, request_id=trace.request_id)
             answer = refusal_answer(_try_again_later(), _accept(request))
@@ -215,24 +225,22 @@ class GuestService:
         return password_stored()
 
     def _finish(self, request: GuestRequest, answer: Answer | Reply, trace: _Trace) -> GuestResponse:
-        facts = {
-            "instance_id": trace.instance_id,
-            **trace.facts,
-            "method": request.method,
-            "path": _logged_path(request.target),
-            "status": answer.status,
-            "bytes": len(answer.body),
-        }
-        line = self._log.line(REQUEST_ANSWERED, facts)
-        seconds = time.monotonic() - trace.started
-        TALLY.answered(answer.status, seconds)
-        line(trace.request_id, seconds * 1000)
+        TALLY.answered(answer.status, time.monotonic() - trace.started)
+        became = {"status": answer.status, "bytes": len(answer.body)}
+        line = self._write_line(request, REQUEST_ANSWERED, trace, became)
         if not isinstance(answer, Answer):
             return GuestResponse(
                 status=answer.status, headers=tuple(answer.headers), body=answer.body, hop_limit=answer.hop_limit
             )
         response = _response(answer, trace, self._again(request, answer, trace, line))
         return response if self._is_behind_agent else _with_hop_limit(response)
+
+    def _write_line(self, request: GuestRequest, event: str, trace: _Trace, became: Mapping[str, object]) -> Line:
+        """→ what writes such a line again."""
+        asked = {"method": request.method, "path": logged_path(request.target)}
+        line = self._log.line(event, {"instance_id": trace.instance_id, **trace.facts, **asked, **became})
+        line(trace.request_id, (time.monotonic() - trace.started) * 1000)
+        return line
 
     def _again(self, request: GuestRequest, answer: Answer, trace: _Trace, line: Line) -> Again | None:
         asker, rendered = trace.asker, trace.rendered
@@ -282,10 +290,6 @@ def _accept(request: GuestRequest) -> str | None:
 
 def _try_again_later() -> Refusal:
     return Refusal(503, "The metadata cannot be read just now. Please try your request again.", (("Retry-After", "1"),))
-
-
-def _logged_path(target: bytes) -> str:
-    return target.split(b"?", 1)[0].decode("latin-1")[:_MAX_LOGGED_PATH]
 
 
 def _response(answer: Answer, trace: _Trace, again: Again | None) -> GuestResponse:

@@ -17,7 +17,7 @@ from openimds.identity.signature import sign
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.errors import PeerFailed
 from openimds.resources.vendor import VendorAnswer
-from openimds.web.guest.asking import ByAddress, BySignature
+from openimds.web.guest.asking import Asker, ByAddress, BySignature
 from openimds.web.guest.messages import GuestResponse
 from openimds.web.guest.records import Records
 from openimds.web.guest.service import GuestService
@@ -82,6 +82,35 @@ def play(instances, threads) -> Callable[..., list[GuestResponse]]:
 
 def header(answer: GuestResponse, name: bytes) -> bytes | None:
     return dict(answer.headers).get(name)
+
+
+def test_a_request_whose_guest_hung_up_is_in_the_log(instances, threads) -> None:
+    """It may have stored something; and nobody shall ask unseen."""
+
+    class Waiting:
+        async def asker(self, _request: object) -> Asker:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    async def main() -> None:
+        service = GuestService(
+            identification=Waiting(),
+            records=Records(threads),
+            passwords=instances,
+            settings=DocumentSettings(),
+            executor=threads,
+        )
+        asking = asyncio.create_task(service.handle(Ask(PASSWORD, "POST")))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(main())
+    assert [(line["event"], line["method"], line["path"]) for line in lines] == [
+        ("request given up by its guest", "POST", PASSWORD.decode())
+    ]
 
 
 def test_what_is_given_again_keeps_nothing_of_a_record_that_is_gone(play, instances) -> None:
