@@ -72,7 +72,7 @@ def build_parts(
     watching = WatchStore(store)
     bell = watch.Bell(watching)
     settings = FollowedSettings(config.documents)
-    instances = watch.Instances(InstanceStore(store), InstanceChanges(store), settings.current, bell)
+    instances = watch.Instances(InstanceStore(store), InstanceChanges(store.database), settings.current, bell)
     app = build_app(
         Services(
             authenticator=tokens,

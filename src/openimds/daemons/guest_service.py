@@ -12,9 +12,9 @@ from openimds.daemons.running import CannotStartError
 from openimds.daemons.vendor_file import static_vendor_data
 from openimds.metadata.policy import TokenMode
 from openimds.metadata.reading import DocumentSettings
-from openimds.store.engine import Store
+from openimds.store.database import Database
+from openimds.store.guest_store import GuestStore
 from openimds.store.instance_changes import InstanceChanges
-from openimds.store.instances import InstanceStore
 from openimds.web.guest.asking import ByAddress, BySignature, Identification
 from openimds.web.guest.freshness import Freshness
 from openimds.web.guest.records import Records
@@ -85,12 +85,12 @@ def plan_service(config: MetadataApiConfig) -> ServicePlan:
 class Memory:
     """What one worker knows: it outlives services, which come and go with configurations."""
 
-    def __init__(self, store: Store) -> None:
-        self.instances = InstanceStore(store)
+    def __init__(self, database: Database) -> None:
+        self.instances = GuestStore(database)
         self.threads = ThreadPoolExecutor(STORE_THREADS, "store")
         together = Together(self.threads, lambda ids: self.instances.instances(ids)[1])
         self.records = Records(self.threads, instances=together.instance)
-        self.freshness = Freshness(InstanceChanges(store), self.records.forget)
+        self.freshness = Freshness(InstanceChanges(database), self.records.forget)
 
 
 def build_service(plan: ServicePlan, memory: Memory, request_log: RequestLog | None = None) -> GuestService:

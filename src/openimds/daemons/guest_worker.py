@@ -25,7 +25,7 @@ from openimds.daemons.vendor_file import VendorFile
 from openimds.http.messages import Answer, Request
 from openimds.http.rules import Connections, Limits
 from openimds.http.server import GuestServer, Listener
-from openimds.store.engine import Store
+from openimds.store.database import Database
 from openimds.web.guest.status import StatusPages
 from openimds.web.guest.tally import TALLY
 
@@ -55,8 +55,8 @@ class GuestWorker:
         self._plan = plan
         self._listener = listener
         self._metrics = metrics
-        self._store = Store(config.database_url)
-        self._memory = Memory(self._store)
+        self._database = Database(config.database_url)
+        self._memory = Memory(self._database)
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._service = build_service(plan, self._memory, self._request_log)
         self._vendor_watch: asyncio.Task[None] | None = None
@@ -84,7 +84,7 @@ class GuestWorker:
         self._memory.freshness.stop()
         self._request_log.flush()
         TALLY.flush()
-        self._store.close()
+        self._database.close()
 
     async def _handle(self, request: Request) -> Answer:
         return await self._service.handle(request)

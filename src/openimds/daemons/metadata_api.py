@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from multiprocessing import get_context
 
 import structlog
 import uvloop
@@ -12,13 +13,15 @@ from openimds.config import Listen, MetadataApiConfig
 from openimds.daemons import metrics, notify
 from openimds.daemons.guest_service import plan_service
 from openimds.daemons.guest_worker import GuestWorker, be_worker
+from openimds.daemons.kept_listener import kept_listener
+from openimds.daemons.kept_sockets import KeptSockets
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.server_tls import server_context
 from openimds.daemons.workers import Parent, Work, run_workers
 from openimds.http.listen import ListenError, tcp_listener
 from openimds.resources.errors import StoreUnavailable
-from openimds.store.engine import Store
-from openimds.store.schema_version import is_newest
+from openimds.store.database import Database
+from openimds.store.schema_version import is_newest, upgrade_store
 
 log = structlog.get_logger(__name__)
 
@@ -30,33 +33,36 @@ def run(config: MetadataApiConfig) -> int:
     if plan.secrets == ("",):
         log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
     _prepare_store(config.database_url)
-    listener = _listener(config.listen)
+    kept = KeptSockets.inherited()
+    listener = kept_listener(config.listen, kept)
     status = _listener(config.metrics) if config.metrics else None
     place = f"{config.listen.host}:{config.listen.port}"
     if config.workers > 1:
-        check = Store(config.database_url).revision
+        check = Database(config.database_url).revision
         parent = Parent(
             status=lambda registry: metrics.served_by_loop(registry, status, check),
             on_ready=lambda: notify.ready(listens=place, workers=config.workers),
         )
-        return run_workers(Work(function=be_worker, arguments=(config, listener), count=config.workers), parent)
+        with kept.renewing():
+            return run_workers(Work(function=be_worker, arguments=(config, listener), count=config.workers), parent)
     worker = GuestWorker(config, plan, listener, status)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with kept.renewing(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(worker.serve(on_ready=lambda: notify.ready(listens=place)))
     return 0
 
 
 def _prepare_store(url: str) -> None:
-    store = Store(url)
     try:
-        if not is_newest(store):
-            from openimds.store import schema  # noqa: PLC0415 - 10 MiB that a worker does without
+        database = Database(url)
+        if not is_newest(database):
+            from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 - rarely needed
 
-            schema.upgrade(store)
+            # In a process of its own: what takes steps would stay in this one, 35 MiB.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+                processes.submit(upgrade_store, url).result()
+        database.close()
     except StoreUnavailable as error:
         raise CannotStartError(error.message) from None
-    finally:
-        store.close()
 
 
 def _listener(listen: Listen) -> socket.socket:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+from openimds.store.ec2_text import IMAGE, INSTANCE
 from openimds.store.models import Ec2Id
-
-INSTANCE = "instance"
-IMAGE = "image"
 
 
 def ec2_number(session: Session, kind: str, object_id: str) -> int | None:
@@ -39,6 +37,4 @@ def reserve_ec2_number(session: Session, kind: str, object_id: str, ec2_id: str 
         session.flush()
 
 
-def ec2_text(prefix: str, number: int) -> str:
-    """`ec2_text("i", 42)` → `i-0000002a`"""
-    return f"{prefix}-{number:08x}"
+__all__ = ["IMAGE", "INSTANCE", "assign_ec2_number", "ec2_number", "reserve_ec2_number"]

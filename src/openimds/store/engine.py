@@ -7,12 +7,12 @@ Rules of this file:
    missed nothing below N.
 2. A revision is only taken by a transaction that changes something watched.
 3. Changes are noticed from mapped objects: a watched table is never written by a bulk UPDATE or DELETE, and a JSON
-   column is given a new value, never changed in place.
+   column is given a new value, never changed in place. Guests' passwords are written without mapped objects
+   (guest_store.py), which notes the change itself.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -34,10 +34,8 @@ from openimds.store.changes import (
     refuse_bulk_writes,
     refuse_flush,
 )
+from openimds.store.database import BUSY_TIMEOUT_SECONDS, Database
 from openimds.store.models import Base, Change, RevisionCounter
-
-BUSY_TIMEOUT_SECONDS = 30
-"""How long a writer waits for other writers before it says that the store is locked."""
 
 POOL_SIZE = 20
 MAX_OVERFLOW = 40
@@ -54,13 +52,14 @@ class Store:
         self.engine = sa.create_engine(self.url, **_engine_options(sqlite=self.is_sqlite))
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
-        self._writing = threading.Lock()
-        self._writer: int | None = None
+        self.database = Database(self.url.render_as_string(hide_password=False))
+        """The same database, for who needs no mapped objects."""
         self._listeners: list[Callable[[int], None]] = []
 
     def close(self) -> None:
         """Close all connections. The store may be used again afterwards: it opens new ones."""
         self.engine.dispose()
+        self.database.close()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -76,7 +75,7 @@ class Store:
 
         Raises StoreUnavailable, also when other writers hold the store for longer than BUSY_TIMEOUT_SECONDS.
         """
-        with self._one_writer_here(), self.translated_errors():
+        with self.database.one_writer_here(), self.translated_errors():
             taken = yield from self._transaction(now or utc_now())
         if taken:
             self._announce(taken)
@@ -136,20 +135,6 @@ class Store:
         counter = sa.select(RevisionCounter.value).where(RevisionCounter.id == 1).with_for_update()
         return session.execute(counter).scalar_one()
 
-    @contextmanager
-    def _one_writer_here(self) -> Iterator[None]:
-        """Threads of one process queue here: SQLite's own waiting is by polling, and starves the unlucky."""
-        if self._writer == threading.get_ident():
-            raise RuntimeError("Store.write() inside Store.write() on one thread: it would wait for itself")
-        if not self._writing.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise self._unavailable(f"it was locked for {BUSY_TIMEOUT_SECONDS} s")
-        self._writer = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._writer = None
-            self._writing.release()
-
     def _announce(self, revision: int) -> None:
         for listener in tuple(self._listeners):
             listener(revision)
@@ -162,15 +147,9 @@ class Store:
         except (IntegrityError, ProgrammingError):
             raise  # our own mistake, not the database's state
         except DBAPIError as error:
-            raise self._unavailable(error.orig) from error
+            raise self.database.unavailable(error.orig) from error
         except PoolTimeoutError as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, reason: object) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"the store {self.url.render_as_string(hide_password=True)} cannot be used: {str(reason).strip()}; "
-            "check that it is there, that its disk is not full and that this user may write to it"
-        )
+            raise self.database.unavailable(error) from error
 
 
 def utc_now() -> datetime:

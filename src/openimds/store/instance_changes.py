@@ -6,25 +6,26 @@ their networks and subnets, among which whether a DHCP port serves the subnet, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
-
-from openimds.resources.errors import RevisionGone, StoreUnavailable
-from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX
+from openimds.resources.errors import StoreUnavailable
 from openimds.resources.touched import Touched
-from openimds.store.changes import ChangeRecord, changes_after, newest_revision
-from openimds.store.engine import Store
-from openimds.store.models import ADDRESSING, Port, SecurityGroup
+from openimds.store.database import Database, Transaction
+from openimds.store.statements import Query
+from openimds.store.watched_kinds import ADDRESSING
 
 KINDS = ("server", "port", "network", ADDRESSING, "security_group")
 MANY = 5000
 """More changes than these at once are everything."""
-_CHUNK = 500
-_COUNTER = "SELECT value FROM revision_counter WHERE id = 1"
+_NEWEST = "SELECT value FROM revision_counter WHERE id = 1"
+_COUNTER = Query(("value", "floor"), "revision_counter WHERE id = 1")
+_CHANGED = Query(
+    ("kind", "object_id"),
+    "(SELECT DISTINCT kind, object_id FROM changes WHERE revision > :revision AND kind IN :kinds LIMIT :many) AS changed",
+)
+_PLUGGED = Query(("device_id",), "ports WHERE id IN :ids AND SUBSTR(device_owner, 1, 8) = 'compute:'")
+_RENAMED = Query(("id",), "security_groups WHERE id IN :ids AND updated_at > created_at")
 
 
 class InstanceChanges:
@@ -32,8 +33,8 @@ class InstanceChanges:
 
     kinds = frozenset(KINDS)
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._connection: Any = None
         self._data_version: int | None = None
         self._newest = 0
@@ -41,26 +42,24 @@ class InstanceChanges:
     def newest(self) -> int:
         """The newest revision, at the price of one question on a connection of its own. Raises StoreUnavailable."""
         try:
-            return self._look()
-        except (DBAPIError, self._store.engine.dialect.loaded_dbapi.Error) as error:
+            with self._database.translated_errors():
+                return self._look()
+        except StoreUnavailable:
             self.close()
-            with self._store.translated_errors():
-                self._store.revision()  # it says why, or it was only the connection
-            raise StoreUnavailable(f"the store's connection broke: {error}") from None
+            raise
 
     def after(self, revision: int | None) -> Touched:
         """What changed after `revision`; everything, when it is None or so far back. Raises StoreUnavailable."""
-        with self._store.read() as session:
-            newest = newest_revision(session)
+        with self._database.read() as transaction:
+            newest, floor = transaction.rows(_COUNTER)[0]
             if revision == newest:
                 return Touched(revision=newest)
-            try:
-                records = changes_after(session, revision, KINDS) if revision is not None else None
-            except RevisionGone:
-                records = None
-            if records is None or len(records) > MANY:
+            if revision is None or not floor <= revision <= newest:
                 return Touched(revision=newest, everything=True)
-            return _touched(session, newest, records)
+            changed = transaction.rows(_CHANGED, revision=revision, kinds=list(KINDS), many=MANY + 1)
+            if len(changed) > MANY:
+                return Touched(revision=newest, everything=True)
+            return _touched(transaction, newest, changed)
 
     def close(self) -> None:
         connection, self._connection, self._data_version = self._connection, None, None
@@ -69,45 +68,34 @@ class InstanceChanges:
 
     def _look(self) -> int:
         if self._connection is None:
-            self._connection = self._store.engine.raw_connection()
-            self._connection.detach()
-            if not self._store.is_sqlite:
-                self._connection.dbapi_connection.autocommit = True
+            self._connection = self._database.connect()
         cursor = self._connection.cursor()
         try:
-            if self._store.is_sqlite:
+            if self._database.is_sqlite:
                 # SQLite counts other connections' commits in memory: nothing is read from disk while it stays.
                 (version,) = cursor.execute("PRAGMA data_version").fetchone()
                 if version == self._data_version:
                     return self._newest
                 self._data_version = version
-            cursor.execute(_COUNTER)
+            cursor.execute(_NEWEST)
             (self._newest,) = cursor.fetchone()
         finally:
             cursor.close()
         return self._newest
 
 
-def _touched(session: Session, newest: int, records: Iterable[ChangeRecord]) -> Touched:
-    ids = {kind: {record.object_id for record in records if record.kind == kind} for kind in KINDS}
-    if any(changed > made for _id, made, changed in _security_groups(session, ids["security_group"])):
+def _touched(transaction: Transaction, newest: int, changed: Iterable[tuple[str, str]]) -> Touched:
+    ids: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for kind, object_id in changed:
+        ids[kind].add(object_id)
+    if ids["security_group"] and transaction.rows(_RENAMED, ids=list(ids["security_group"])):
         # Renamed, for all that is known: rare, and not asked further.
         return Touched(revision=newest, everything=True)
-    ports = _rows(session, ids["port"], Port.id, Port.device_owner, Port.device_id)
-    plugged = {device for _id, owner, device in ports if owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX)}
+    ports = list(ids["port"])
+    plugged = {server_id for (server_id,) in transaction.rows(_PLUGGED, ids=ports)} if ports else set()
     return Touched(
         revision=newest,
         instance_ids=frozenset(ids["server"] | plugged),
-        port_ids=frozenset(ids["port"]),
+        port_ids=frozenset(ports),
         network_ids=frozenset(ids["network"] | ids[ADDRESSING]),
     )
-
-
-def _rows(session: Session, ids: Iterable[str], key: Any, *columns: Any) -> Iterator[Any]:
-    wanted = sorted(ids)
-    for start in range(0, len(wanted), _CHUNK):
-        yield from session.execute(sa.select(key, *columns).where(key.in_(wanted[start : start + _CHUNK])))
-
-
-def _security_groups(session: Session, ids: Iterable[str]) -> Iterator[Any]:
-    return _rows(session, ids, SecurityGroup.id, SecurityGroup.created_at, SecurityGroup.updated_at)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.orm import Session, selectinload
+import msgspec
 
 from openimds.resources.instance import Nic, NicAddress, NicSubnet
-from openimds.resources.network import DEVICE_ID_CHARS, DEVICE_OWNER_COMPUTE_PREFIX, DEVICE_OWNER_DHCP, HostRoute
-from openimds.store.chunks import rows_of
-from openimds.store.models import FloatingIP, IPAllocation, Network, Port, SecurityGroup, Server, Subnet
+from openimds.resources.network import DEVICE_ID_CHARS, HostRoute
+from openimds.store.database import Transaction
+from openimds.store.statements import Query
 
 VIF_TYPE = "bridge"
 """Every port of ours is plugged into a Linux bridge."""
+
+_json = msgspec.json.decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,108 +30,161 @@ class Plugged:
     """The names of all groups that the ports are in, in the ports' order, each once."""
 
 
+class _Address(NamedTuple):
+    """A fixed address of a port, with both its and its subnet's surroundings; or a port without any."""
+
+    server_id: str
+    created_at: datetime | str
+    port_id: str
+    mac_address: str
+    network_id: str
+    security_group_ids: str
+    mtu: int | None
+    position: int | None
+    ip_address: str | None
+    subnet_id: str | None
+    ip_version: int
+    cidr: str
+    gateway_ip: str | None
+    dns_nameservers: str
+    host_routes: str
+    enable_dhcp: bool
+    ipv6_address_mode: str | None
+
+
+_ADDRESSES = Query(
+    (
+        "p.device_id", "p.created_at", "p.id", "p.mac_address", "p.network_id", "p.security_group_ids", "n.mtu",
+        "a.position", "a.ip_address", "s.id", "s.ip_version", "s.cidr", "s.gateway_ip", "s.dns_nameservers",
+        "s.host_routes", "s.enable_dhcp", "s.ipv6_address_mode",
+    ),
+    "ports p LEFT JOIN networks n ON n.id = p.network_id LEFT JOIN ip_allocations a ON a.port_id = p.id"
+    " LEFT JOIN subnets s ON s.id = a.subnet_id"
+    " WHERE p.device_id IN :server_ids AND SUBSTR(p.device_owner, 1, 8) = 'compute:'",
+)  # fmt: skip
+_SERVED = Query(
+    ("a.subnet_id",),
+    "ports p JOIN ip_allocations a ON a.port_id = p.id"
+    # Literally so, as the index of DHCP ports is.
+    " WHERE p.device_owner = 'network:dhcp' AND p.network_id IN :network_ids",
+)
+_FLOATING = Query(
+    ("port_id", "fixed_ip_address", "created_at", "id", "floating_ip_address"),
+    "floating_ips WHERE port_id IN :port_ids",
+)
+_GROUPS = Query(("id", "name"), "security_groups WHERE id IN :group_ids")
+
+
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
     """What NICs are made of besides their ports."""
 
-    networks: dict[str, Network]
-    subnets: dict[str, Subnet]
     with_dhcp_server: frozenset[str]
     """Ids of subnets on which a DHCP port has an address."""
-    floating: dict[tuple[str, str | None], list[str]]
+    floating: Mapping[tuple[str, str | None], Sequence[str]]
     """(port id, fixed address) → floating addresses."""
-    group_names: dict[str, str]
+    group_names: Mapping[str, str]
 
 
-def plugged_of(session: Session, servers: Sequence[Server]) -> dict[str, Plugged]:
-    """By server id; a server without ports is not among them. As many queries for many servers as for one."""
-    ports = _ports(session, servers)
-    around = _surroundings(session, [port for owned in ports.values() for port in owned])
+@dataclass(frozen=True, slots=True)
+class _Port:
+    about: _Address
+    addresses: Sequence[_Address]
+    group_ids: Sequence[str]
+
+
+def plugged_of(transaction: Transaction, orders: Mapping[str, Sequence[str]]) -> dict[str, Plugged]:
+    """`orders`: server id → port ids in the order of its NICs; a port that it does not name comes last.
+
+    By server id; a server without ports is not among them. As many queries for many servers as for one.
+    """
+    ports = _ports(transaction, orders)
+    if not ports:
+        return {}
+    around = _surroundings(transaction, [port for owned in ports.values() for port in owned])
     return {
         server_id: Plugged(tuple(_nic(port, around) for port in owned), _group_names(owned, around))
         for server_id, owned in ports.items()
     }
 
 
-def _ports(session: Session, servers: Sequence[Server]) -> dict[str, list[Port]]:
-    """Each server's in the order of its NICs; a port that the order does not name comes last."""
-    asked = (
-        sa.select(Port)
-        .where(Port.device_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX))
-        .options(selectinload(Port.fixed_ips))
-        .order_by(Port.created_at, Port.id)
-    )
-    found: defaultdict[str, list[Port]] = defaultdict(list)
-    for port in rows_of(session, asked, Port.device_id, [server.id for server in servers]):
-        found[port.device_id].append(port)
-    for server in servers:
-        if server.id in found:
-            places = {port_id: place for place, port_id in enumerate(server.nic_order or ())}
-            found[server.id].sort(key=lambda port: places.get(port.id, len(places)))
+def _ports(transaction: Transaction, orders: Mapping[str, Sequence[str]]) -> dict[str, list[_Port]]:
+    rows: defaultdict[str, list[_Address]] = defaultdict(list)
+    for row in transaction.rows(_ADDRESSES, server_ids=list(orders)):
+        address = _Address._make(row)
+        rows[address.port_id].append(address)
+    found: defaultdict[str, list[_Port]] = defaultdict(list)
+    for addresses in rows.values():
+        about = addresses[0]
+        given = sorted((one for one in addresses if one.ip_address is not None), key=lambda one: one.position or 0)
+        found[about.server_id].append(_Port(about, given, _json(about.security_group_ids) or ()))
+    for server_id, owned in found.items():
+        places = {port_id: place for place, port_id in enumerate(orders[server_id])}
+        owned.sort(key=lambda port: (places.get(port.about.port_id, len(places)), *_age(port.about)))
     return found
 
 
-def _surroundings(session: Session, ports: Sequence[Port]) -> _Surroundings:
-    subnet_ids = {fixed.subnet_id for port in ports for fixed in port.fixed_ips}
-    group_ids = {group for port in ports for group in port.security_group_ids or ()}
-    served = (
-        sa.select(IPAllocation.subnet_id)
-        .join(Port, Port.id == IPAllocation.port_id)
-        .where(Port.device_owner == DEVICE_OWNER_DHCP)
-    )
-    networks = rows_of(session, sa.select(Network), Network.id, {port.network_id for port in ports})
-    subnets = rows_of(session, sa.select(Subnet), Subnet.id, subnet_ids)
-    groups = rows_of(session, sa.select(SecurityGroup), SecurityGroup.id, group_ids)
+def _age(about: _Address) -> tuple[Any, str]:
+    return about.created_at, about.port_id
+
+
+def _surroundings(transaction: Transaction, ports: Sequence[_Port]) -> _Surroundings:
+    groups = {group for port in ports for group in port.group_ids}
+    networks = {port.about.network_id for port in ports}
     return _Surroundings(
-        networks={row.id: row for row in networks},
-        subnets={row.id: row for row in subnets},
-        with_dhcp_server=frozenset(rows_of(session, served, IPAllocation.subnet_id, subnet_ids)),
-        floating=_floating(session, {port.id for port in ports}),
-        group_names={row.id: row.name for row in groups},
+        with_dhcp_server=frozenset(row[0] for row in transaction.rows(_SERVED, network_ids=list(networks))),
+        floating=_floating(transaction, [port.about.port_id for port in ports]),
+        group_names=dict(transaction.rows(_GROUPS, group_ids=list(groups))) if groups else {},
     )
 
 
-def _floating(session: Session, port_ids: Iterable[str]) -> dict[tuple[str, str | None], list[str]]:
-    asked = sa.select(FloatingIP).order_by(FloatingIP.created_at, FloatingIP.id)
-    found: dict[tuple[str, str | None], list[str]] = defaultdict(list)
-    for row in rows_of(session, asked, FloatingIP.port_id, port_ids):
-        found[row.port_id or "", row.fixed_ip_address].append(row.floating_ip_address)
+def _floating(transaction: Transaction, port_ids: list[str]) -> dict[tuple[str, str | None], list[str]]:
+    found: defaultdict[tuple[str, str | None], list[str]] = defaultdict(list)
+    rows = transaction.rows(_FLOATING, port_ids=port_ids)
+    for port_id, fixed, _created_at, _id, address in sorted(rows, key=lambda row: (row[2], row[3])):
+        found[port_id, fixed].append(address)
     return found
 
 
-def _group_names(ports: Iterable[Port], around: _Surroundings) -> tuple[str, ...]:
-    ids = [group for port in ports for group in port.security_group_ids or ()]
+def _group_names(ports: Iterable[_Port], around: _Surroundings) -> tuple[str, ...]:
+    ids = [group for port in ports for group in port.group_ids]
     return tuple(dict.fromkeys(around.group_names[group] for group in ids if group in around.group_names))
 
 
-def _nic(port: Port, around: _Surroundings) -> Nic:
-    network = around.networks.get(port.network_id)
-    subnet_ids = dict.fromkeys(fixed.subnet_id for fixed in port.fixed_ips)
+def _nic(port: _Port, around: _Surroundings) -> Nic:
+    of_subnet: dict[str, list[_Address]] = {}
+    for address in port.addresses:
+        if address.subnet_id is not None:
+            of_subnet.setdefault(address.subnet_id, []).append(address)
+    about = port.about
     return Nic(
-        port_id=port.id,
-        mac_address=port.mac_address,
+        port_id=about.port_id,
+        mac_address=about.mac_address,
         vif_type=VIF_TYPE,
-        device_name=f"tap{port.id[:DEVICE_ID_CHARS]}",
-        network_id=port.network_id,
-        mtu=network.mtu if network else None,
-        subnets=tuple(
-            _subnet(port, around.subnets[subnet_id], around) for subnet_id in subnet_ids if subnet_id in around.subnets
-        ),
+        device_name=f"tap{about.port_id[:DEVICE_ID_CHARS]}",
+        network_id=about.network_id,
+        mtu=about.mtu,
+        subnets=tuple(_subnet(addresses, around) for addresses in of_subnet.values()),
     )
 
 
-def _subnet(port: Port, subnet: Subnet, around: _Surroundings) -> NicSubnet:
-    addresses = [fixed.ip_address for fixed in port.fixed_ips if fixed.subnet_id == subnet.id]
+def _subnet(addresses: Sequence[_Address], around: _Surroundings) -> NicSubnet:
+    subnet = addresses[0]
     return NicSubnet(
         ip_version=subnet.ip_version,
         cidr=subnet.cidr,
         gateway_ip=subnet.gateway_ip,
-        addresses=tuple(
-            NicAddress(address, tuple(around.floating.get((port.id, address), ()))) for address in addresses
+        addresses=tuple(_address(one, around) for one in addresses),
+        dns_nameservers=tuple(_json(subnet.dns_nameservers) or ()),
+        host_routes=tuple(
+            HostRoute(route["destination"], route["nexthop"]) for route in _json(subnet.host_routes) or ()
         ),
-        dns_nameservers=tuple(subnet.dns_nameservers or ()),
-        host_routes=tuple(HostRoute(route["destination"], route["nexthop"]) for route in subnet.host_routes or ()),
-        enable_dhcp=subnet.enable_dhcp,
-        has_dhcp_server=subnet.id in around.with_dhcp_server,
+        enable_dhcp=bool(subnet.enable_dhcp),
+        has_dhcp_server=subnet.subnet_id in around.with_dhcp_server,
         ipv6_address_mode=subnet.ipv6_address_mode,
     )
+
+
+def _address(one: _Address, around: _Surroundings) -> NicAddress:
+    fixed = str(one.ip_address)
+    return NicAddress(fixed, tuple(around.floating.get((one.port_id, fixed), ())))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from base64 import b64decode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import sqlalchemy as sa
-from sqlalchemy.orm import Session
+import msgspec
 
 from openimds.resources.instance import (
     BlockDevice,
@@ -19,98 +18,141 @@ from openimds.resources.instance import (
     Nic,
     TaggedDevice,
 )
-from openimds.store.chunks import rows_of
-from openimds.store.ec2_ids import IMAGE, INSTANCE, ec2_text
+from openimds.store.database import Transaction
+from openimds.store.ec2_text import IMAGE, INSTANCE, ec2_text
 from openimds.store.instance_nics import Plugged, plugged_of
-from openimds.store.models import Ec2Id, Server, ServerPassword
 from openimds.store.nova_objects import nics_from_network_info
+from openimds.store.statements import Query
+
+_json = msgspec.json.decode
+
+
+class _Server(NamedTuple):
+    """A row of `servers`, with the instance's password and numbers. What is JSON is text, bytes are hexadecimal."""
+
+    id: str
+    project_id: str
+    name: str
+    hostname: str
+    flavor: str
+    image_id: str | None
+    launch_index: int
+    availability_zone: str | None
+    reservation_id: str | None
+    key_name: str | None
+    key_type: str | None
+    public_key: str | None
+    user_data: str | None
+    metadata: str
+    personality: str
+    security_groups: str
+    root_device_name: str | None
+    kernel_id: str | None
+    ramdisk_id: str | None
+    block_devices: str
+    devices: str
+    dedicated_cpus: str
+    nic_order: str
+    nic_tags: str
+    imported_document: str | None
+    password: str | None
+    number: int | None
+    image_number: int | None
+    kernel_number: int | None
+    ramdisk_number: int | None
+
+
+_SERVERS = Query(
+    (
+        "s.id", "s.project_id", "s.name", "s.hostname", "s.flavor", "s.image_id", "s.launch_index",
+        "s.availability_zone", "s.reservation_id", "s.key_name", "s.key_type", "s.public_key",
+        "CASE WHEN s.user_data IS NOT NULL THEN HEX(s.user_data) END", "s.metadata", "s.personality",
+        "s.security_groups", "s.root_device_name", "s.kernel_id", "s.ramdisk_id", "s.block_devices", "s.devices",
+        "s.dedicated_cpus", "s.nic_order", "s.nic_tags", "s.imported_document", "w.password", "i.number", "m.number",
+        "k.number", "r.number",
+    ),
+    "servers s LEFT JOIN server_passwords w ON w.server_id = s.id"
+    f" LEFT JOIN ec2_ids i ON i.kind = '{INSTANCE}' AND i.object_id = s.id"
+    f" LEFT JOIN ec2_ids m ON m.kind = '{IMAGE}' AND m.object_id = s.image_id"
+    f" LEFT JOIN ec2_ids k ON k.kind = '{IMAGE}' AND k.object_id = s.kernel_id"
+    f" LEFT JOIN ec2_ids r ON r.kind = '{IMAGE}' AND r.object_id = s.ramdisk_id"
+    " WHERE s.id IN :ids",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
-class Ec2Numbers:
-    """What is known of them; asking for one that was not given yet notes it in `missing`."""
+class Found:
+    """What a read of instances found."""
 
-    known: Mapping[tuple[str, str], int]
+    instances: dict[str, Instance] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
-    """(kind, uuid)"""
-
-    def number(self, kind: str, object_id: str) -> int:
-        known = self.known.get((kind, object_id))
-        if known is None:
-            self.missing.append((kind, object_id))
-        return known or 0
+    """The (kind, uuid) that have no EC2 number yet and need one."""
 
 
-def instances_of(session: Session, servers: Sequence[Server]) -> tuple[dict[str, Instance], list[tuple[str, str]]]:
-    """(server id → all that its documents tell, the (kind, uuid) that have no EC2 number yet and need one).
+def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
+    """Server id → all that its documents tell.
 
     A server that was imported keeps the network it came with until the store holds ports for it.
     """
-    plugged = plugged_of(session, servers)
-    passwords = rows_of(session, sa.select(ServerPassword), ServerPassword.server_id, [row.id for row in servers])
-    password_of: dict[str, str] = {row.server_id: row.password for row in passwords}
-    numbers = Ec2Numbers(_numbers(session, servers))
-    found = {
-        server.id: _instance(server, plugged.get(server.id), numbers, password_of.get(server.id)) for server in servers
-    }
-    return found, numbers.missing
+    servers = [_Server._make(row) for row in transaction.rows(_SERVERS, ids=sorted(set(ids)))]
+    plugged = plugged_of(transaction, {row.id: _json(row.nic_order) or () for row in servers}) if servers else {}
+    found = Found()
+    for server in servers:
+        found.instances[server.id] = _instance(server, plugged.get(server.id), found.missing)
+    return found
 
 
-def _numbers(session: Session, servers: Sequence[Server]) -> dict[tuple[str, str], int]:
-    ids = {row.id for row in servers}
-    for row in servers:
-        ids |= {image for image in (row.image_id, row.kernel_id, row.ramdisk_id) if image}
-    rows = rows_of(session, sa.select(Ec2Id), Ec2Id.object_id, ids)
-    return {(row.kind, row.object_id): row.number for row in rows}
-
-
-def _instance(server: Server, plugged: Plugged | None, numbers: Ec2Numbers, password: str | None) -> Instance:
-    imported: Mapping[str, Any] = server.imported_document or {}
-    given_groups = tuple(str(group.get("name")) for group in server.security_groups or ())
+def _instance(server: _Server, plugged: Plugged | None, missing: list[tuple[str, str]]) -> Instance:
+    imported: Mapping[str, Any] = _json(server.imported_document or "null") or {}
+    given_groups = tuple(str(group.get("name")) for group in _json(server.security_groups) or ())
+    devices: list[Mapping[str, Any]] = _json(server.devices) or []
     nics = plugged.nics if plugged else nics_from_network_info(imported.get("network_info") or ())
     return Instance(
         id=server.id,
         project_id=server.project_id,
         name=server.name,
         hostname=server.hostname,
-        ec2_ids=_ec2_ids(server, imported, numbers),
-        flavor_name=str(server.flavor.get("name", "")),
+        ec2_ids=_ec2_ids(server, imported, missing),
+        flavor_name=str(_json(server.flavor).get("name", "")),
         image_id=server.image_id,
         launch_index=server.launch_index,
         availability_zone=server.availability_zone,
         reservation_id=server.reservation_id,
         key=InstanceKey(server.key_name, server.key_type or "ssh", server.public_key) if server.key_name else None,
-        user_data=server.user_data,
-        metadata=dict(server.metadata_ or {}),
+        user_data=None if server.user_data is None else bytes.fromhex(server.user_data),
+        metadata=_json(server.metadata) or {},
         files=tuple(
-            InjectedFile(file["path"], b64decode(file.get("contents") or "")) for file in server.personality or ()
+            InjectedFile(file["path"], b64decode(file.get("contents") or ""))
+            for file in _json(server.personality) or ()
         ),
         security_groups=plugged.security_groups if plugged else given_groups,
         nics=nics,
         root_device_name=server.root_device_name,
         default_ephemeral_device=imported.get("default_ephemeral_device"),
         default_swap_device=imported.get("default_swap_device"),
-        block_devices=tuple(_block_device(mapping) for mapping in server.block_devices or ()),
-        devices=(*_devices(server), *_tagged_nics(server, nics)),
-        dedicated_cpus=tuple(server.dedicated_cpus or ()),
+        block_devices=tuple(_block_device(mapping) for mapping in _json(server.block_devices) or ()),
+        devices=(*_devices(devices), *_tagged_nics(_json(server.nic_tags) or {}, devices, nics)),
+        dedicated_cpus=tuple(_json(server.dedicated_cpus) or ()),
         boot_roles=imported.get("boot_roles") or "",
-        password=password,
+        password=server.password,
     )
 
 
-def _ec2_ids(server: Server, imported: Mapping[str, Any], numbers: Ec2Numbers) -> Ec2Ids:
+def _ec2_ids(server: _Server, imported: Mapping[str, Any], missing: list[tuple[str, str]]) -> Ec2Ids:
     given = imported.get("ec2_ids")
     if given is not None:
         return Ec2Ids(**given)
 
-    def image(prefix: str, image_id: str | None) -> str | None:
-        return ec2_text(prefix, numbers.number(IMAGE, image_id)) if image_id else None
+    def text(prefix: str, object_id: str | None, number: int | None) -> str | None:
+        if object_id and number is None:
+            missing.append((INSTANCE if prefix == "i" else IMAGE, object_id))
+        return ec2_text(prefix, number or 0) if object_id else None
 
     return Ec2Ids(
-        instance_id=ec2_text("i", numbers.number(INSTANCE, server.id)),
-        ami_id=image("ami", server.image_id),
-        kernel_id=image("aki", server.kernel_id),
-        ramdisk_id=image("ari", server.ramdisk_id),
+        instance_id=text("i", server.id, server.number),
+        ami_id=text("ami", server.image_id, server.image_number),
+        kernel_id=text("aki", server.kernel_id, server.kernel_number),
+        ramdisk_id=text("ari", server.ramdisk_id, server.ramdisk_number),
     )
 
 
@@ -123,8 +165,8 @@ def _block_device(mapping: Mapping[str, Any]) -> BlockDevice:
     )
 
 
-def _devices(server: Server) -> Iterable[TaggedDevice]:
-    for device in server.devices or ():
+def _devices(devices: Iterable[Mapping[str, Any]]) -> Iterable[TaggedDevice]:
+    for device in devices:
         tags = device.get("tags")
         yield TaggedDevice(
             type=device["type"],
@@ -141,10 +183,11 @@ def _devices(server: Server) -> Iterable[TaggedDevice]:
         )
 
 
-def _tagged_nics(server: Server, nics: Iterable[Nic]) -> Iterable[TaggedDevice]:
+def _tagged_nics(
+    tags: Mapping[str, str], devices: Iterable[Mapping[str, Any]], nics: Iterable[Nic]
+) -> Iterable[TaggedDevice]:
     """Ports that were given a tag and that nobody has told a place on a bus: nova says `none` for it."""
-    told = {device.get("mac") for device in server.devices or ()}
-    tags: Mapping[str, str] = server.nic_tags or {}
+    told = {device.get("mac") for device in devices}
     for nic in nics:
         if nic.port_id in tags and nic.mac_address not in told:
             yield TaggedDevice(type="nic", mac_address=nic.mac_address, tags=(tags[nic.port_id],))

@@ -21,18 +21,17 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy import inspect as inspect_row
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from openimds.resources.network import DEVICE_OWNER_DHCP
+from openimds.store.watched_kinds import ADDRESSING
 
 UUID = String(36)
 NAME = String(255)
-
-ADDRESSING = "addressing"
-"""Heard of by what shows documents alone: the network's subnets, and which of them a DHCP port serves. A kind of its own,
-by the network's id, as a deleted subnet or port no longer tells its network."""
+_IS_DHCP = text(f"device_owner = '{DEVICE_OWNER_DHCP}'")
 
 
 class Base(DeclarativeBase):
@@ -179,7 +178,10 @@ class Subnet(Watched, Base):
 
 class Port(Watched, Base):
     __tablename__ = "ports"
-    __table_args__ = (UniqueConstraint("network_id", "mac_address"),)
+    __table_args__ = (
+        UniqueConstraint("network_id", "mac_address"),
+        Index("ix_dhcp_ports", "network_id", sqlite_where=_IS_DHCP, postgresql_where=_IS_DHCP),
+    )
     watch_kind = "port"
     id: Mapped[str] = mapped_column(UUID, primary_key=True)
     revision_number: Mapped[int] = mapped_column(BigInteger, default=0)

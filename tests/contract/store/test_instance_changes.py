@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.store import models
+from openimds.store.database import Database
 from openimds.store.engine import Store
 from openimds.store.instance_changes import InstanceChanges
 from openimds.store.instances import InstanceStore
@@ -24,7 +25,7 @@ TIMES = {"created_at": NOW, "updated_at": NOW}
 
 @pytest.fixture
 def changes(store: Store) -> Iterator[InstanceChanges]:
-    changes = InstanceChanges(store)
+    changes = InstanceChanges(store.database)
     yield changes
     changes.close()
 
@@ -187,7 +188,7 @@ class TestNetworks:
             session.delete(session.get_one(models.IPAllocation, ("d", "10.0.0.15")))
 
         assert watcher.hears(lose_an_address) == (set(), {"d"}, {"n"})
-        again = InstanceChanges(watcher.store)  # that it was a DHCP port is not remembered by who watches
+        again = InstanceChanges(watcher.store.database)  # that it was a DHCP port is not remembered by who watches
         gone = Watcher(watcher.store, again)
         assert gone.hears(lambda session: session.delete(session.get_one(models.Port, "d"))) == (set(), {"d"}, {"n"})
 
@@ -201,6 +202,6 @@ class TestNetworks:
 
 
 def test_a_store_that_is_gone(tmp_path: Path) -> None:
-    changes = InstanceChanges(Store(f"sqlite:///{tmp_path}/no/folder"))
+    changes = InstanceChanges(Database(f"sqlite:///{tmp_path}/no/folder"))
     with pytest.raises(StoreUnavailable):
         changes.newest()
