@@ -144,3 +144,21 @@ def test_21_a_guests_connections_are_capped_and_anothers_of_the_same_address_are
             assert (await neighbour.ask(HOSTNAME))[0] == 404  # its own network's business, and answered
 
     run(play())
+
+
+def test_an_id_that_a_guest_gives_its_request_is_not_taken() -> None:
+    """It could be another guest's, whose lines in the log would then not be told apart. Not by a repeat, either."""
+    given = b"req-00000000-0000-4000-8000-000000000000"
+
+    async def play() -> None:
+        async with cloud(ports=PORTS, control=control()) as there:
+            for _repeat in range(3):
+                guest = await there.guest(MAC_A, address=ALPHA.address)
+                raw = await guest.ask_last(
+                    HEAD + b"X-Openstack-Request-Id: " + given + b"\r\nConnection: close\r\n\r\n"
+                )
+                assert raw.startswith(b"HTTP/1.1 200 ")
+                assert b"req-" in raw
+                assert given not in raw
+
+    run(play())

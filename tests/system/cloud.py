@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +18,9 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 UP_SECONDS = 90
+METADATA_PROXIES = ("direct", "haproxy")
 LINE_SECONDS = 90
+REREAD = "the configuration was read again"
 
 
 class LineFailedError(AssertionError):
@@ -88,6 +92,26 @@ class Cloud:
     def log(self, name: str) -> str:
         path = self.state_dir / "log" / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    def choose_metadata_proxy(self, kind: str) -> None:
+        """As an operator does it on a running system: the option, SIGHUP to the agents that heed it. Until it is so."""
+        file = self.state_dir / "etc" / "neutron.conf"
+        file.write_text(re.sub(r"(?m)^metadata_proxy = .*$", f"metadata_proxy = {kind}", file.read_text()))
+        self.reread("dhcp-agent", "l3-agent")
+        other = {"direct": "conf", "haproxy": "json"}[kind]
+        until(lambda: not self.proxy_files(other), f"every namespace has its {kind} listener")
+
+    def reread(self, *parts: str) -> None:
+        """SIGHUP, and until each of them has its configuration anew."""
+        said = {part: self.log(part).count(REREAD) for part in parts}
+        for part in parts:
+            os.kill(self.part(part)["pid"], signal.SIGHUP)
+        for part in parts:
+            until(lambda part=part: self.log(part).count(REREAD) > said[part], f"{part} reads its files again")  # type: ignore[misc]
+
+    def proxy_files(self, ending: str) -> list[str]:
+        """The networks and routers whose namespaces have a HAProxy (`conf`), or whom the agent listens for (`json`)."""
+        return sorted(path.stem for path in (self.state_dir / "ns-metadata-proxy").glob(f"*.{ending}"))
 
     # Its users --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.ports import free_ports
-from tests.system.cloud import Cloud
+from tests.system.cloud import METADATA_PROXIES, Cloud
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,14 +26,31 @@ def only_root() -> None:
 
 
 @pytest.fixture(scope="module")
-def cloud(only_root: None) -> Iterator[Cloud]:
+def up_options() -> tuple[str, ...]:
+    """More options of `up` for `cloud`; a module or a folder that needs some has a fixture of this name."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def cloud(only_root: None, up_options: tuple[str, ...]) -> Iterator[Cloud]:
     """A running system. Taken down at the end of the module; that nothing of it stays is part of that."""
     new = unstarted_cloud()
     try:
-        new.up()
+        new.up(*up_options)
         yield new
     finally:
         new.remove()
+
+
+@pytest.fixture(scope="module", params=METADATA_PROXIES)
+def metadata_proxy(request: pytest.FixtureRequest, cloud: Cloud) -> str:
+    """What takes guests' requests: every test with this fixture runs for each, on the module's one system.
+
+    `pytestmark = pytest.mark.usefixtures("metadata_proxy")` does so with all tests of a module.
+    """
+    cloud.choose_metadata_proxy(request.param)
+    chosen: str = request.param
+    return chosen
 
 
 @pytest.fixture

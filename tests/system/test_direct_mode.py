@@ -1,64 +1,116 @@
-"""`metadata_proxy = direct` on the whole system: chosen while it runs, without HAProxy from then on."""
+"""What takes guests' requests, and by which way they come, chosen while the system runs: nothing else is restarted."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 
+import pytest
 from tests.system.cloud import Cloud, until
 
+from openimds.config.programs import PROGRAMS
+
 URL = "http://169.254.169.254/latest/meta-data/hostname"
+WAYS = list(product((True, False), repeat=2))
+"""enable_isolated_metadata, force_metadata."""
 
 
-def choose(cloud: Cloud, kind: str) -> None:
-    """As an operator does it: the option, and SIGHUP."""
-    for part in ("dhcp-agent", "l3-agent"):
-        file = cloud.state_dir / "etc" / f"{part.replace('-', '_')}.ini"
-        kept = [line for line in file.read_text().splitlines() if not line.startswith("metadata_proxy =")]
-        kept.insert(kept.index("[DEFAULT]") + 1, f"metadata_proxy = {kind}")
-        text = "\n".join(kept) + "\n"
-        file.write_text(text.replace("enable_isolated_metadata = False", "enable_isolated_metadata = True"))
-        os.kill(cloud.part(part)["pid"], signal.SIGHUP)
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two guests with the same addresses: one on a network without a router, one on a network with one."""
+
+    cloud: Cloud
+    lonely: str
+    routed: str
+    lonely_network: str
+    routed_network: str
+    router: str
+
+    def listeners(self, *, isolated: bool, force: bool) -> list[str]:
+        """Whose namespaces have one."""
+        by_network = [self.lonely_network] * (isolated or force) + [self.routed_network] * force
+        return sorted([self.router, *by_network])
+
+    def hostname(self, server: str) -> str:
+        return self.cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", "9", URL, check=False)
+
+    def others(self) -> dict[str, int]:
+        """What goes on as it is: our programs, and each network's dnsmasq."""
+        ours = {name: self.cloud.part(name)["pid"] for name in PROGRAMS}
+        return ours | {str(file): int(file.read_text()) for file in Path(self.cloud.state_dir).glob("dhcp/*/pid")}
 
 
-def files(cloud: Cloud, ending: str) -> list[str]:
-    return sorted(path.stem for path in (cloud.state_dir / "ns-metadata-proxy").glob(f"*.{ending}"))
-
-
-def asks(cloud: Cloud, server: str) -> str:
-    return cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", "9", URL, check=False)
-
-
-def make(cloud: Cloud, name: str, *, is_routed: bool) -> str:
-    """A server on a network of its own: its id."""
-    cloud.line(f"openstack network create {name}")
-    cloud.line(f"openstack subnet create --network {name} --subnet-range 192.168.40.0/24 {name}")
-    if is_routed:
-        cloud.line(f"openstack router create {name}")
-        cloud.line(f"openstack router add subnet {name} {name}")
-    done = cloud.line(
-        f"openstack server create --image guest --flavor m1.tiny --network {name} --wait {name} -f value -c id"
+@pytest.fixture(scope="module")
+def pair(cloud: Cloud) -> Pair:
+    set_ways(cloud, isolated=True, force=False)
+    for line in (
+        "openstack network create lonely",
+        "openstack subnet create --network lonely --subnet-range 192.168.40.0/24 lonely",
+        "openstack network create routed",
+        "openstack subnet create --network routed --subnet-range 192.168.40.0/24 routed",
+        "openstack router create r",
+        "openstack router add subnet r routed",
+        "openstack server create --image guest --flavor m1.tiny --network lonely --wait lonely",
+        "openstack server create --image guest --flavor m1.tiny --network routed --wait routed",
+    ):
+        cloud.line(line)
+    made = Pair(
+        cloud,
+        lonely=id_of(cloud, "server", "lonely"),
+        routed=id_of(cloud, "server", "routed"),
+        lonely_network=id_of(cloud, "network", "lonely"),
+        routed_network=id_of(cloud, "network", "routed"),
+        router=id_of(cloud, "router", "r"),
     )
-    return done.strip()
+    for name in ("lonely", "routed"):
+        until(lambda name=name: f"{name} login:" in cloud.console(name), f"{name} has booted", 60)  # type: ignore[misc]
+    return made
 
 
-def test_guests_by_the_network_and_by_a_router(fresh_cloud: Cloud) -> None:
-    cloud = fresh_cloud
-    cloud.up()
-    choose(cloud, "haproxy")
-    first = make(cloud, "first", is_routed=False)
-    until(lambda: asks(cloud, first) == "first.novalocal", "HAProxy takes the guest's requests")
-    choose(cloud, "direct")
-    until(lambda: files(cloud, "json") and not files(cloud, "conf"), "the metadata agent listens instead")
-    assert asks(cloud, first) == "first.novalocal"
-    second = make(cloud, "second", is_routed=True)  # the same addresses, on another network
-    until(lambda: len(files(cloud, "json")) == 2, "an isolated network and a router have listeners")
-    assert files(cloud, "conf") == []
-    until(lambda: asks(cloud, second) == "second.novalocal", "the second network's guest has its own answers")
-    os.kill(cloud.part("metadata-agent")["pid"], signal.SIGKILL)
-    assert asks(cloud, first) == "first.novalocal"  # who connects meanwhile waits for the next agent
-    assert asks(cloud, second) == "second.novalocal"
-    choose(cloud, "haproxy")
-    until(lambda: len(files(cloud, "conf")) == 2 and not files(cloud, "json"), "HAProxies again")
-    assert asks(cloud, first) == "first.novalocal"
-    assert asks(cloud, second) == "second.novalocal"
+def id_of(cloud: Cloud, kind: str, name: str) -> str:
+    return cloud.line(f"openstack {kind} show {name} -f value -c id").strip()
+
+
+def set_ways(cloud: Cloud, *, isolated: bool, force: bool) -> None:
+    file = cloud.state_dir / "etc" / "dhcp_agent.ini"
+    text = re.sub(r"(?m)^force_metadata = .*$", f"force_metadata = {force}", file.read_text())
+    file.write_text(re.sub(r"(?m)^enable_isolated_metadata = .*$", f"enable_isolated_metadata = {isolated}", text))
+    cloud.reread("dhcp-agent")
+
+
+@pytest.mark.parametrize(("isolated", "force"), WAYS)
+def test_the_ways_are_chosen_while_it_runs(pair: Pair, metadata_proxy: str, isolated: bool, force: bool) -> None:
+    before = pair.others()
+    set_ways(pair.cloud, isolated=isolated, force=force)
+    ending = {"direct": "json", "haproxy": "conf"}[metadata_proxy]
+    expected = pair.listeners(isolated=isolated, force=force)
+    until(lambda: pair.cloud.proxy_files(ending) == expected, f"listeners for {expected}")
+    is_served = isolated or force
+    until(lambda: pair.hostname(pair.lonely) == "lonely.novalocal" * is_served, f"served without a router: {is_served}")
+    assert pair.hostname(pair.routed) == "routed.novalocal"
+    assert pair.others() == before
+
+
+def test_from_one_kind_to_the_other_and_back(pair: Pair) -> None:
+    """The last test here: it leaves another kind than the other tests have asked for."""
+    cloud = pair.cloud
+    set_ways(cloud, isolated=True, force=False)
+    for kind, ending in (("haproxy", "conf"), ("direct", "json"), ("haproxy", "conf")):
+        before = pair.others()
+        cloud.choose_metadata_proxy(kind)
+        expected = pair.listeners(isolated=True, force=False)
+        until(lambda ending=ending, of=expected: cloud.proxy_files(ending) == of, f"{kind} everywhere")  # type: ignore[misc]
+        assert pair.hostname(pair.lonely) == "lonely.novalocal"
+        assert pair.hostname(pair.routed) == "routed.novalocal"
+        assert pair.others() == before
+
+
+def test_who_connects_while_the_agent_is_dead_waits_for_the_next(pair: Pair) -> None:
+    pair.cloud.choose_metadata_proxy("direct")
+    os.kill(pair.cloud.part("metadata-agent")["pid"], signal.SIGKILL)
+    assert pair.hostname(pair.lonely) == "lonely.novalocal"
+    assert pair.hostname(pair.routed) == "routed.novalocal"

@@ -9,6 +9,8 @@ from tests.system.cloud import Cloud, run, until
 
 OUTSIDE = "203.0.113.200"
 
+pytestmark = pytest.mark.usefixtures("metadata_proxy")
+
 
 @pytest.fixture(scope="module")
 def outside(cloud: Cloud) -> Iterator[str]:

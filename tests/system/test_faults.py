@@ -16,7 +16,7 @@ from tests.system.cloud import Cloud, until
 
 URL = "http://169.254.169.254/latest/meta-data/instance-id"
 RECOVERS_WITHIN_SECONDS = 15
-IN_THE_PATH = ("metadata-api", "metadata-agent")
+IN_THE_PATH = {"haproxy": ("metadata-api", "metadata-agent"), "direct": ("metadata-agent",)}
 """Parts whose death a request in flight can notice; the death of any other may not be noticed at all."""
 
 
@@ -79,7 +79,7 @@ def poller(cloud: Cloud, server: str) -> Iterator[Poller]:
 @pytest.mark.parametrize(
     "part", ["control-api", "metadata-api", "metadata-agent", "dhcp-agent", "l3-agent", "compute-agent"]
 )
-def test_a_killed_part_comes_back(cloud: Cloud, poller: Poller, part: str) -> None:
+def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Poller, part: str) -> None:
     before = cloud.part(part)
     others = {name: cloud.part(name)["pid"] for name in ("control-api", "dhcp-agent", "l3-agent") if name != part}
     daemons = daemon_pids(cloud)
@@ -89,13 +89,18 @@ def test_a_killed_part_comes_back(cloud: Cloud, poller: Poller, part: str) -> No
     until(poller.answers_again, "the instance is answered again", RECOVERS_WITHIN_SECONDS)
     assert {name: cloud.part(name)["pid"] for name in others} == others
     assert daemon_pids(cloud) == daemons, "dnsmasq, HAProxy and the instance go on untouched"
-    if part not in IN_THE_PATH:
+    if part not in IN_THE_PATH[metadata_proxy]:
         assert poller.wrong == []
     said = [line for line in cloud.log("supervisor").splitlines() if part in line and str(before["pid"]) in line]
     assert sum("SIGKILL" in line or "signal 9" in line for line in said) == 1, cloud.log("supervisor")
 
 
-@pytest.mark.parametrize("program", ["haproxy", "dnsmasq"])
+@pytest.mark.parametrize(
+    ("metadata_proxy", "program"),
+    [("haproxy", "haproxy"), ("haproxy", "dnsmasq"), ("direct", "dnsmasq")],
+    indirect=["metadata_proxy"],
+)
+@pytest.mark.usefixtures("metadata_proxy")
 def test_a_killed_program_of_a_namespace_comes_back(cloud: Cloud, poller: Poller, program: str) -> None:
     pid = daemon_pids(cloud)[program]
     os.kill(pid, signal.SIGKILL)
@@ -103,6 +108,7 @@ def test_a_killed_program_of_a_namespace_comes_back(cloud: Cloud, poller: Poller
     until(poller.answers_again, "the instance is answered again", RECOVERS_WITHIN_SECONDS)
 
 
+@pytest.mark.usefixtures("metadata_proxy")
 def test_a_killed_supervisor_disturbs_nobody_and_the_next_up_takes_over(cloud: Cloud, poller: Poller) -> None:
     pids = {name: cloud.part(name)["pid"] for name in ("control-api", "metadata-api", "metadata-agent")}
     daemons = daemon_pids(cloud)

@@ -1,4 +1,4 @@
-"""Session tokens, instance tags and ETags as a guest meets them: from its namespace, through proxy, agent and API."""
+"""Session tokens, instance tags and ETags as a guest meets them: from its namespace, by a HAProxy and without."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ TOKEN = "/latest/api/token"
 HOSTNAME = "/latest/meta-data/hostname"
 DOCUMENT = "/openstack/latest/meta_data.json"
 FRESH_SECONDS = 5
+
+pytestmark = pytest.mark.usefixtures("metadata_proxy")
 
 
 @dataclass(frozen=True)

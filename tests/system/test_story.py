@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import Cloud, run, until
+from tests.system.cloud import METADATA_PROXIES, Cloud, run, until
 
 METADATA = "http://169.254.169.254"
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "user-guide.md"
@@ -33,6 +33,7 @@ class Story:
 
     cloud: Cloud
     folder: Path
+    metadata_proxy: str
 
     def type(self, lines: str) -> None:
         for line in lines.splitlines():
@@ -45,12 +46,23 @@ class Story:
         """What vm1 is answered."""
         return self.cloud.inside(f"qvm-{self.id_of('server', 'vm1')}", "curl", "-sf", f"{METADATA}{path}")
 
+    @property
+    def is_direct(self) -> bool:
+        return self.metadata_proxy == "direct"
+
+    def listener(self) -> str:
+        """Who listens, as `ss` has it."""
+        return "openimds" if self.is_direct else "haproxy"
+
     def proxies(self) -> list[str]:
         """`ps`, as in the seeds: `haproxy -f <state>/ns-metadata-proxy/<id>.conf`."""
         ours = f"haproxy -f {self.cloud.state_dir}/ns-metadata-proxy/"
         return [line for line in run(["ps", "-wweo", "args"]).stdout.splitlines() if line.startswith(ours)]
 
     def proxy_of(self, id_: str) -> list[str]:
+        """What must be in `proxies()` when the namespace of this network or router serves metadata, alone."""
+        if self.is_direct:
+            return []
         return [f"haproxy -f {self.cloud.state_dir}/ns-metadata-proxy/{id_}.conf"]
 
     def wait_until_vm1_knows_itself(self) -> None:
@@ -59,12 +71,23 @@ class Story:
         until(lambda: all(text in self.cloud.console("vm1") for text in expected), "vm1 knows itself", 60)
 
 
+@pytest.fixture(scope="module", params=METADATA_PROXIES)
+def metadata_proxy(request: pytest.FixtureRequest) -> str:
+    """The whole story is told for each, on a system of its own."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def story(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def up_options(metadata_proxy: str) -> tuple[str, ...]:
+    return ("--metadata-proxy", metadata_proxy)
+
+
+@pytest.fixture(scope="module")
+def story(cloud: Cloud, metadata_proxy: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("typed")
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "story", "-f", str(folder / "id")])
     (folder / "boot.sh").write_text('#!/bin/sh\necho "user data speaks on $(hostname)"\n')
-    return Story(cloud, folder)
+    return Story(cloud, folder, metadata_proxy)
 
 
 def test_the_guide_shows_these_lines() -> None:
@@ -95,7 +118,8 @@ def test_a_router_and_a_reboot_bring_the_instance_its_own_answers(story: Story) 
     packets = [int(line.split()[0]) for line in counted.splitlines() if "redir ports 9697" in line]
     assert len(packets) == 1
     assert packets[0] > 0
-    assert re.search(r":9697\b.*haproxy", story.cloud.inside(f"qrouter-{r1}", "ss", "-ltnp"))
+    sockets = story.cloud.inside(f"qrouter-{r1}", "ss", "-lntp")
+    assert re.search(rf":9697\b.*{story.listener()}", sockets)
 
 
 def test_the_documents_are_what_was_asked_for(story: Story) -> None:
@@ -123,9 +147,11 @@ def test_one_request_is_followed_through_the_logs_by_its_id(story: Story) -> Non
         at_agent, at_api = (sum(request_id in line for line in log) for log in logs)
         return at_agent, at_api
 
-    # HAProxy's own line is in the agent's log: two lines there, one in the metadata API's.
-    until(lambda: hops() == (2, 1), f"{request_id} at every hop", 10)
-    assert vm1 in next(line for line in story.cloud.log("metadata-api").splitlines() if request_id in line)
+    # HAProxy's own line is in the agent's log: two lines there, one in the metadata API's. Directly the agent answers.
+    expected = (1, 0) if story.is_direct else (2, 1)
+    until(lambda: hops() == expected, f"{request_id} at every hop", 10)
+    last = story.cloud.log("metadata-agent" if story.is_direct else "metadata-api")
+    assert vm1 in next(line for line in last.splitlines() if request_id in line)
 
 
 def test_force_metadata_serves_it_from_the_dhcp_namespace(story: Story) -> None:
@@ -134,7 +160,12 @@ def test_force_metadata_serves_it_from_the_dhcp_namespace(story: Story) -> None:
     ini.write_text(ini.read_text().replace("force_metadata = False", "force_metadata = True"))
     story.cloud.openimds("restart", "dhcp-agent")
     vm1, test1 = story.id_of("server", "vm1"), story.id_of("network", "test1")
+    ending = "json" if story.is_direct else "conf"
+    until(lambda: story.cloud.proxy_files(ending) == [test1], "the network's listener is the only one")
     until(lambda: story.proxies() == story.proxy_of(test1), "the network's proxy is the only one")
+    assert re.search(
+        rf"169\.254\.169\.254:80\b.*{story.listener()}", story.cloud.inside(f"qdhcp-{test1}", "ss", "-lntp")
+    )
     shown = story.cloud.inside(f"qdhcp-{test1}", "ip", "a")
     assert re.search(r"inet 169\.254\.169\.254/16 brd 169\.254\.255\.255 scope global tap", shown)
     own = re.search(r"inet (192\.168\.40\.\d+)/24 brd 192\.168\.40\.255 scope global tap", shown)

@@ -30,6 +30,12 @@ _state_dir = click.option(
 @click.option("--listen", metavar="ADDRESS", help="The address both listen on (127.0.0.1).")
 @click.option("--namespace-prefix", metavar="TEXT", help="Before the namespaces' names (nothing).")
 @click.option(
+    "--metadata-proxy",
+    type=click.Choice(("direct", "haproxy")),
+    help="What takes guests' requests in a namespace: the metadata agent itself, or a HAProxy "
+    "(as the files say; direct in new ones).",
+)
+@click.option(
     "--config-file",
     "config_files",
     multiple=True,
@@ -46,6 +52,7 @@ def up(  # noqa: PLR0913 - one argument an option
     metadata_port: int | None,
     listen: str | None,
     namespace_prefix: str | None,
+    metadata_proxy: str | None,
     config_files: tuple[str, ...],
     detach: bool,
     debug: bool,
@@ -59,6 +66,7 @@ def up(  # noqa: PLR0913 - one argument an option
         control_port=control_port,
         metadata_port=metadata_port,
         namespace_prefix=namespace_prefix,
+        metadata_proxy=metadata_proxy,
         config_files=config_files,
         debug=debug,
         detached=detach,

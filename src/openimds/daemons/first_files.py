@@ -22,6 +22,8 @@ class FirstSettings:
     control_port: int
     metadata_port: int
     namespace_prefix: str
+    metadata_proxy: str
+    """`direct` or `haproxy`."""
     proxy_user: str
     """Who HAProxy runs as; empty: root."""
     service_password: str = field(repr=False)
@@ -40,14 +42,18 @@ def configuration_files(settings: FirstSettings) -> Mapping[str, str]:
     }
 
 
-def overriding_file(*, control: str | None, metadata: str | None, prefix: str | None) -> str:
-    """What the options of one `up` say over the files: `host:port` of the two APIs, and the namespaces' prefix."""
+def overriding_file(
+    *, control: str | None, metadata: str | None, prefix: str | None, metadata_proxy: str | None
+) -> str:
+    """What the options of one `up` say over the files: `host:port` of the two APIs, and what is the same for agents."""
     lines = [
         "# The options of the last `openimds up`; written at each start and read after the other files.",
         "[DEFAULT]",
     ]
     if prefix is not None:
         lines.append(f"namespace_prefix = {prefix}")
+    if metadata_proxy is not None:
+        lines.append(f"metadata_proxy = {metadata_proxy}")
     if metadata:
         host, _, port = metadata.rpartition(":")
         lines += [f"metadata_listen = {host}", f"metadata_listen_port = {port}"]
@@ -117,6 +123,8 @@ def _neutron(settings: FirstSettings) -> str:
 [DEFAULT]
 state_path = {settings.state_path}
 namespace_prefix = {settings.namespace_prefix}
+# What takes guests' requests in a namespace: the metadata agent itself (direct), or a HAProxy (haproxy).
+metadata_proxy = {settings.metadata_proxy}
 metadata_proxy_user = {settings.proxy_user}
 metadata_proxy_group = {settings.proxy_user}
 

@@ -7,6 +7,7 @@ import pwd
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from openimds import config
@@ -27,6 +28,9 @@ from openimds.daemons.running import CannotStartError
 from openimds.daemons.state_folder import StateFolder
 
 OVERRIDING_FILE = "up.conf"
+METADATA_PROXY = "direct"
+"""What the first files say: no process a namespace, and no hop. The option's own default is neutron's, for who puts one of
+our agents into neutron's place."""
 PROXY_USER = "haproxy"
 """Debian's package makes it."""
 
@@ -40,6 +44,7 @@ class UpOptions:
     control_port: int | None = None
     metadata_port: int | None = None
     namespace_prefix: str | None = None
+    metadata_proxy: str | None = None
     config_files: tuple[str, ...] = ()
     debug: bool = False
     detached: bool = False
@@ -98,6 +103,7 @@ def _write_missing_files(options: UpOptions, folder: StateFolder) -> None:
         control_port=options.control_port or 5000,
         metadata_port=options.metadata_port or 8775,
         namespace_prefix=options.namespace_prefix or "",
+        metadata_proxy=options.metadata_proxy or METADATA_PROXY,
         proxy_user=_proxy_user(),
         service_password=secrets.token_urlsafe(24),
         shared_secret=secrets.token_urlsafe(32),
@@ -128,14 +134,14 @@ def _keep_pairs_together(missing: Sequence[str], folder: StateFolder) -> None:
 def _overriding(options: UpOptions, folder: StateFolder) -> str:
     """The options given to this start, said over the files."""
     given = (options.listen, options.control_port, options.metadata_port)
+    say = partial(first_files.overriding_file, prefix=options.namespace_prefix, metadata_proxy=options.metadata_proxy)
     if given == (None, None, None):
-        return first_files.overriding_file(control=None, metadata=None, prefix=options.namespace_prefix)
+        return say(control=None, metadata=None)
     now = _listeners_in_files(folder)
     control, metadata = now["control-api"], now["metadata-api"]
-    return first_files.overriding_file(
+    return say(
         control=f"{options.listen or control.host}:{options.control_port or control.port}",
         metadata=f"{options.listen or metadata.host}:{options.metadata_port or metadata.port}",
-        prefix=options.namespace_prefix,
     )
 
 

@@ -21,6 +21,7 @@ SETTINGS = FirstSettings(
     control_port=5001,
     metadata_port=8776,
     namespace_prefix="x-",
+    metadata_proxy="direct",
     proxy_user="haproxy",
     service_password="service-pw",
     shared_secret="shared",
@@ -47,10 +48,12 @@ def test_the_files_are_whole_and_agree_with_each_other(tmp_path: Path) -> None:
     compute = config.load_compute_agent(files["compute-agent"])
     assert compute.auth.auth_url == "http://127.0.0.1:5001/v3"
     assert (compute.auth.username, compute.auth.password, compute.namespace_prefix) == ("neutron", "service-pw", "x-")
+    assert config.load_dhcp_agent(files["dhcp-agent"]).proxy.kind == "direct"
 
 
 def test_the_options_of_one_start_go_over_all_files(tmp_path: Path) -> None:
-    files = written(tmp_path, overriding_file(control="0.0.0.0:6000", metadata="0.0.0.0:6001", prefix="y-"))
+    said = overriding_file(control="0.0.0.0:6000", metadata="0.0.0.0:6001", prefix="y-", metadata_proxy="haproxy")
+    files = written(tmp_path, said)
     control = config.load_control_api(files["control-api"])
     assert (control.listen.host, control.listen.port) == ("0.0.0.0", 6000)
     agent = config.load_metadata_agent(files["metadata-agent"])
@@ -58,6 +61,7 @@ def test_the_options_of_one_start_go_over_all_files(tmp_path: Path) -> None:
     assert (agent.nova_metadata_host, agent.nova_metadata_port) == ("127.0.0.1", 6001)
     assert config.load_metadata_api(files["metadata-api"]).listen.port == 6001
     assert agent.namespace_prefix == "y-"
+    assert config.load_l3_agent(files["l3-agent"]).proxy.kind == "haproxy"
 
 
 def test_clouds_yaml() -> None:
