@@ -1,4 +1,7 @@
-"""`make bench`: measure, write bench/RESULTS.md, leave nothing behind. `make bench ARGS=api`: only a part."""
+"""`make bench`: measure, write bench/RESULTS.md, leave nothing behind.
+
+`make bench ARGS=api`: only a part; the other sections stay as they were written.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from pathlib import Path
 
 from tests.system.conftest import unstarted_cloud
 
-from bench import api, boot, host, machine, rates
+from bench import api, boot, direct, host, machine, rates, storm
+from bench.results import with_sections
+from bench.told_to_end import until_told_to_end
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PARTS = ("api", "boot", "host", "rates")
+PARTS = ("api", "boot", "direct", "host", "rates", "storm")
 
 
 def main(parts: Sequence[str]) -> int:
@@ -22,37 +27,38 @@ def main(parts: Sequence[str]) -> int:
     if unknown:
         print(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
-    lines = ["", *api.measured()] if "api" in wanted else []
+    sections = [api.measured()] if "api" in wanted else []
     if "host" in wanted:
-        lines += ["", *host.measured()]
-    if {"boot", "rates"} & set(wanted):
-        lines += _of_a_system(wanted)
-    text = "\n".join(
-        [
-            "# Figures",
-            "",
-            (
-                f"Written by `make bench` on {datetime.now(UTC):%Y-%m-%d} ({', '.join(wanted)}). Shared and noisy machine: "
-                "read the ratios, which are taken beside a reference in the same run."
-            ),
-            "",
-            *(f"- {line}" for line in machine.description()),
-            *lines,
-        ]
-    )
-    RESULTS.write_text(text + "\n")
-    print(text)
+        sections.append(host.measured())
+    if "storm" in wanted:
+        sections.append(storm.measured())
+    if {"boot", "direct", "rates"} & set(wanted):
+        sections += _of_a_system(wanted)
+    head = [
+        "# Figures",
+        "",
+        (
+            "Written by `make bench`. Shared and noisy machine: read the ratios, which are taken beside a reference in the same "
+            "run, and microseconds of processor."
+        ),
+        "",
+        *(f"- {line}" for line in machine.description()),
+    ]
+    before = RESULTS.read_text() if RESULTS.exists() else ""
+    RESULTS.write_text(with_sections(before, head, sections, f"{datetime.now(UTC):%Y-%m-%d}"))
+    print("\n\n".join("\n".join(section) for section in sections))
     return 0
 
 
-def _of_a_system(wanted: Sequence[str]) -> list[str]:
-    cloud = unstarted_cloud()
-    try:
-        cloud.up()
-        lines = ["", *boot.measured(cloud)] if "boot" in wanted else []
-        return [*lines, "", *rates.measured(cloud)] if "rates" in wanted else lines
-    finally:
-        cloud.remove()
+def _of_a_system(wanted: Sequence[str]) -> list[list[str]]:
+    with until_told_to_end():
+        cloud = unstarted_cloud()
+        try:
+            cloud.up()
+            parts = {"direct": direct.measured, "boot": boot.measured, "rates": rates.measured}
+            return [measured(cloud) for name, measured in parts.items() if name in wanted]
+        finally:
+            cloud.remove()
 
 
 if __name__ == "__main__":
