@@ -84,17 +84,19 @@ def validate_files(
 
 
 def _checked(files: Sequence[str], readers: Sequence[ReadsFiles], everything: Sequence[Section]) -> Iterator[Finding]:
-    sections = [section for reader in readers for section in reader.sections]
     try:
-        values = load(files, sections)
+        # One after the other: two programs may have an option of the same name, and mean something of their own by it.
+        read = [(load(files, reader.sections), reader.sections) for reader in readers]
     except ConfigError as error:
         yield from (Finding(Finding.ERROR, problem) for problem in error.problems)
         return
-    for warning in (*values.warnings, *addresses_led_to_v3(values, sections)):
+    warnings = [one for values, sections in read for one in (*values.warnings, *addresses_led_to_v3(values, sections))]
+    for warning in dict.fromkeys(warnings):
         yield Finding(Finding.WARNING, warning)
-    names, all_names = known_names(sections), known_names(everything)
+    names = known_names(section for reader in readers for section in reader.sections)
+    all_names = known_names(everything)
     reader_names = ", ".join(reader.name for reader in readers)
-    for found in unknown_options(values.files, names):
+    for found in unknown_options(read[0][0].files, names):
         what = f"{found.place}: [{found.section}] {found.option} is not read by {reader_names}"
         meant = nearest(found, names)
         elsewhere = " (another program does)" if (found.section, found.option) in all_names else ""

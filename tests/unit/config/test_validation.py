@@ -77,3 +77,12 @@ def test_the_fields_other_options_are_no_misspellings(name: str) -> None:
 )
 def test_misspellings_are_recognised(section: str, option: str, meant: tuple[str, str]) -> None:
     assert nearest(Assignment("f", 1, section, option), known_names(all_sections())) == meant
+
+
+def test_a_file_of_any_name_is_checked_against_all_programs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.conf"
+    path.write_text("[DEFAULT]\nmetadata_workers = 2\n[metadata_rate_limiting]\nrate_limit_enabled = maybe\n")
+    assert [(level, "rate_limit_enabled" in sentence) for level, sentence in findings(path)] == [(Finding.ERROR, True)]
+    path.write_text("[DEFAULT]\nmetadata_workers = 2\nmetadata_workrs = 2\n")
+    (only,) = findings(path)
+    assert only[1].endswith("was [DEFAULT] metadata_workers meant?")
