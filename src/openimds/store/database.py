@@ -21,6 +21,9 @@ from openimds.store.statements import Query, Row, query_of, rows_of_json, statem
 BUSY_TIMEOUT_SECONDS = 30
 """How long a writer waits for other writers before it says that the store is locked."""
 
+_CACHE_KIB = 500
+"""Of one connection to SQLite: the kernel has the file in memory as well."""
+
 _SNAPSHOT = {True: "BEGIN", False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 _WRITE_LOCK = {True: "BEGIN IMMEDIATE", False: f"BEGIN; SET LOCAL lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'"}
 _REVISION = Query(("value",), "revision_counter WHERE id = 1")
@@ -186,6 +189,7 @@ def _sqlite(arguments: Any) -> sqlite3.Connection:
     )
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
     return connection
 
 

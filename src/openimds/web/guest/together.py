@@ -1,28 +1,22 @@
 """Instances that are asked for while others are being read, read together: many guests boot at once.
 
-A read of one costs hardly less than a read of ten, and threads that read at the same time do not get ahead of each
-other, as the interpreter runs one at a time. So there is one read at a time, of all that wait by then. Who asks never
-gets what was read before it asked.
+Threads that read at the same time do not get ahead of each other, as the interpreter runs one at a time, and a database
+that is far away takes as long for one as for many. So there is one read at a time, of those that wait by then, on a
+thread: the event loop goes on. Who asks never gets what was read before it asked.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Executor, wait
+from concurrent.futures import Executor
 from itertools import islice
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Instance
 
-AT_ONCE = 250
-"""More would make the first of them wait, and save nothing."""
-
-HEAD_START_SECONDS = 0.05
-"""How long the event loop stands still for a read, at most. Two threads that both compute hand the interpreter to each
-other at every row and every write, and wait each time: many instances are read much sooner when the reader is alone. A
-store that is far away or silent costs the loop this much for a read, and no more.
-"""
+AT_ONCE = 50
+"""Some milliseconds of a thread's computing, which the event loop may have to wait for. More would save nothing."""
 
 Read = Callable[[Collection[str]], Mapping[str, Instance | None]]
 """Instances by id, None for those that are not there. Called on a thread. Raises StoreUnavailable."""
@@ -61,10 +55,8 @@ class Together:
             self._work = None
 
     async def _answer(self, taken: _Waiting) -> None:
-        reading = self._executor.submit(self._read, tuple(taken))
-        wait([reading], HEAD_START_SECONDS)
         try:
-            found = reading.result() if reading.done() else await asyncio.wrap_future(reading)
+            found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, tuple(taken))
         except Exception as error:  # noqa: BLE001 - raised again where it was asked
             if len(taken) > 1 and not isinstance(error, StoreUnavailable):
                 # One that cannot be told must not take the others with it.
