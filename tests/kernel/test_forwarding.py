@@ -14,7 +14,6 @@ pytestmark = pytest.mark.kernel
 STORY = """
 import sys
 from pathlib import Path
-from tests.waiting import HANG_SECONDS
 from openimds.linux.cleanup import remove_everything
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
 
 from openimds.wiring.addresses import METADATA_IPV6, METADATA_IPV6_ON_DEVICE
 from openimds.wiring.state import NamespaceState
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 600.0
+"""Between two tries to take the address back, which the whole segment hears of; each is twice as long as the one before."""
 
 logger = structlog.get_logger(__name__)
 
@@ -29,12 +33,15 @@ class Detection(Protocol):
 
 
 class SharedAddress:
-    """Whose it is, seen by the kernel's duplicate address detection; looked for again at every look, so that it is
+    """Whose it is, seen by the kernel's duplicate address detection; looked for again from time to time, so that it is
     taken back when the other has gone. A duplicate is no failure.
     """
 
-    def __init__(self, kernel: Detection) -> None:
+    def __init__(self, kernel: Detection, clock: Callable[[], float] = time.monotonic) -> None:
         self._kernel = kernel
+        self._clock = clock
+        self._tries: dict[tuple[str, str], tuple[float, float]] = {}
+        """By namespace and device: when to try next, and the pause after it."""
         self.elsewhere: Mapping[str, frozenset[str]] = {}
         """By network or router: the devices on which another host answers. Replaced whole."""
 
@@ -45,6 +52,9 @@ class SharedAddress:
         now = frozenset(name for name in devices if self._is_elsewhere(state.name, name, was=name in before))
         _tell(state.name, before, now)
         self.elsewhere = {**self.elsewhere, key: now}
+        gone = [(name, device) for name, device in self._tries if name == state.name and device not in now]
+        for one in gone:
+            del self._tries[one]
         return ()
 
     def forget(self, key: str) -> None:
@@ -55,8 +65,19 @@ class SharedAddress:
         if found is None or found.under_way:
             return was
         if found.failed:
-            self._kernel.detect_again(namespace, device, METADATA_IPV6_ON_DEVICE)
+            self._try_at_times(namespace, device)
+        else:
+            self._tries.pop((namespace, device), None)
         return found.failed
+
+    def _try_at_times(self, namespace: str, device: str) -> None:
+        now = self._clock()
+        due, pause = self._tries.get((namespace, device), (now + FIRST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS))
+        if now >= due:
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            due = now + pause
+            self._kernel.detect_again(namespace, device, METADATA_IPV6_ON_DEVICE)
+        self._tries[namespace, device] = (due, pause)
 
 
 def _tell(namespace: str, before: frozenset[str], now: frozenset[str]) -> None:

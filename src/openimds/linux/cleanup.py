@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from openimds.linux import netlink, netns
@@ -10,7 +10,6 @@ from openimds.linux.conntrack import table_name
 from openimds.linux.errors import ProgramError, WiringError
 from openimds.linux.firewall import nft_delete, nft_list
 from openimds.linux.forwarding import remove_rules
-from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 
 TABLE_FAMILIES = ("bridge", "inet")
@@ -24,11 +23,14 @@ def remove_everything(ledger: Ledger, prefix: str = "") -> tuple[str, ...]:
     """
     done: list[str] = []
     failures: list[str] = []
-    for name in sorted(ledger.names("netns")):
-        _try(partial(_remove_namespace, ledger, prefix, name), done, failures)
+    namespaces = sorted(ledger.names("netns"))
+    links = sorted(ledger.names("link"))
+    # What takes long is done for all at once: ending programs, and waiting for the kernel to let devices go.
+    _try(partial(_end_programs, namespaces), done, failures)
     _try(partial(_remove_forwarding, ledger), done, failures)
-    for name in sorted(ledger.names("link")):
-        _try(partial(_remove_link, ledger, name), done, failures)
+    _try(partial(_remove_links, ledger, links), done, failures)
+    for name in namespaces:
+        _try(partial(_remove_namespace, ledger, name), done, failures)
     for family in TABLE_FAMILIES:
         _try(partial(_remove_table, family, table_name(prefix)), done, failures)
     if failures:
@@ -36,37 +38,39 @@ def remove_everything(ledger: Ledger, prefix: str = "") -> tuple[str, ...]:
     return tuple(done)
 
 
-def _try(work: Callable[[], str | None], done: list[str], failures: list[str]) -> None:
+def _try(work: Callable[[], Iterable[str]], done: list[str], failures: list[str]) -> None:
     try:
-        said = work()
+        done += work()
     except (OSError, ProgramError, WiringError) as error:
         failures.append(str(error))
-    else:
-        if said:
-            done.append(said)
 
 
-def _remove_namespace(ledger: Ledger, prefix: str, name: str) -> str | None:
+def _end_programs(namespaces: Iterable[str]) -> Iterable[str]:
+    netns.kill_processes_in(*namespaces)
+    return ()
+
+
+def _remove_links(ledger: Ledger, names: Iterable[str]) -> Iterable[str]:
+    removed = netlink.delete_links(names)
+    for name in names:
+        ledger.forget("link", name)
+    return [f"device {name}" for name in sorted(removed)]
+
+
+def _remove_namespace(ledger: Ledger, name: str) -> Iterable[str]:
     there = name in netns.all_names()
-    Kernel(ledger, prefix).remove_namespace(name)
-    return f"namespace {name}" if there else None
+    netns.take_name(name)
+    ledger.forget("netns", name)
+    return [f"namespace {name}"] if there else []
 
 
-def _remove_forwarding(ledger: Ledger) -> str | None:
+def _remove_forwarding(ledger: Ledger) -> Iterable[str]:
     removed = remove_rules(ledger.names("link"))
-    return f"rules of the host's FORWARD chains for {', '.join(removed)}" if removed else None
+    return [f"rules of the host's FORWARD chains for {', '.join(removed)}"] if removed else []
 
 
-def _remove_link(ledger: Ledger, name: str) -> str | None:
-    link = netlink.link_named(name)
-    if link is not None:
-        netlink.delete_link(link.index)
-    ledger.forget("link", name)
-    return f"device {name}" if link is not None else None
-
-
-def _remove_table(family: str, table: str) -> str | None:
+def _remove_table(family: str, table: str) -> Iterable[str]:
     if nft_list(family, table) is None:
-        return None
+        return []
     nft_delete(family, table)
-    return f"nftables table {family} {table}"
+    return [f"nftables table {family} {table}"]

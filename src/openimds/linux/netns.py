@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -185,12 +185,12 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def processes_in(name: str) -> set[int]:
-    """Processes whose network namespace this is (this process's own threads are not counted)."""
-    wanted = identity(name)
-    if wanted is None:
+def processes_in(*names: str) -> set[int]:
+    """Processes whose network namespace is one of these (this process's own threads are not counted)."""
+    wanted = {identity(name) for name in names} - {None}
+    if not wanted:
         return set()
-    return {pid for pid in _all_pids() if _namespace_of(pid) == wanted}
+    return {pid for pid in _all_pids() if _namespace_of(pid) in wanted}
 
 
 def process_is_in(pid: int, name: str) -> bool:
@@ -198,18 +198,18 @@ def process_is_in(pid: int, name: str) -> bool:
     return wanted is not None and _namespace_of(pid) == wanted
 
 
-def kill_processes_in(name: str, *, grace_seconds: float = 1.0) -> None:
-    """SIGTERM, then SIGKILL to what still runs in the namespace. Raises WiringError when something outlives both."""
+def kill_processes_in(*names: str, grace_seconds: float = 1.0) -> None:
+    """SIGTERM, then SIGKILL to what still runs in these namespaces. Raises WiringError when something outlives both."""
     for sent, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-        remaining = processes_in(name)
+        remaining = processes_in(*names)
         if not remaining:
             return
         _signal_all(remaining, sent)
-        if _wait_gone(name, seconds):
+        if _wait_gone(names, seconds):
             return
-    left = ", ".join(str(pid) for pid in sorted(processes_in(name)))
+    left = ", ".join(str(pid) for pid in sorted(processes_in(*names)))
     if left:
-        raise WiringError(name, [f"these processes do not end: {left}"])
+        raise WiringError(", ".join(names), [f"these processes do not end: {left}"])
 
 
 def _signal_all(pids: Iterable[int], sent: signal.Signals) -> None:
@@ -220,13 +220,13 @@ def _signal_all(pids: Iterable[int], sent: signal.Signals) -> None:
             continue
 
 
-def _wait_gone(name: str, seconds: float) -> bool:
+def _wait_gone(names: Sequence[str], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not processes_in(name):
+        if not processes_in(*names):
             return True
         time.sleep(0.01)
-    return not processes_in(name)
+    return not processes_in(*names)
 
 
 def _all_pids() -> list[int]:

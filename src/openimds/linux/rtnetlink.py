@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 
@@ -23,7 +24,9 @@ SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 TYPE_MASK = 0x3FFF
 """An attribute's type without the flags "nested" and "network byte order"."""
 BUFFER_BYTES = 1 << 17
-DUMP_TRIES = 20
+DUMP_TRIES = 60
+DUMP_PAUSE_SECONDS = 0.0005
+"""After the first try, and more with each: whoever changes things that fast is to come to an end."""
 
 HEADER = struct.Struct("=IHHII")
 """Length, kind, flags, sequence number, port."""
@@ -109,7 +112,8 @@ def _dumped(conversation: socket.socket, kind: int, flags: int, body: bytes) -> 
     except OSError as error:
         if error.errno != errno.ENOPROTOOPT:
             raise
-    for _ in range(DUMP_TRIES):
+    for tried in range(DUMP_TRIES):
+        time.sleep(tried * DUMP_PAUSE_SECONDS)
         _send(conversation, kind, flags, body)
         try:
             return list(_answers(conversation))

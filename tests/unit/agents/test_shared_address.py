@@ -36,9 +36,35 @@ def test_left_to_the_other_and_taken_back(capsys: pytest.CaptureFixture[str]) ->
         assert shared.look("n", STATE) == ()
         elsewhere.append(bool(shared.elsewhere["n"]))
     assert elsewhere == [False, True, True, True, False]
-    assert kernel.detections == ["qdhcp-n", "qdhcp-n"]
     said = capsys.readouterr().out
     assert said.count("another host serves metadata") == said.count("served here again") == 1
+
+
+def test_tries_to_take_it_back_become_rare() -> None:
+    kernel, now = FakeKernel(), 0.0
+    shared = SharedAddress(kernel, clock=lambda: now)
+    kernel.detected["qdhcp-n"] = Found(failed=True)
+    tried_at = []
+    for now in range(3000):
+        before = len(kernel.detections)
+        shared.look("n", STATE)
+        if len(kernel.detections) > before:
+            tried_at.append(now)
+    assert tried_at == [5, 15, 35, 75, 155, 315, 635, 1235, 1835, 2435]
+
+
+def test_after_it_was_ours_the_tries_begin_anew() -> None:
+    kernel, now = FakeKernel(), 0.0
+    shared = SharedAddress(kernel, clock=lambda: now)
+    for at, found in (
+        (0.0, Found(failed=True)),
+        (9.0, Found()),
+        (10.0, Found(failed=True)),
+        (14.0, Found(failed=True)),
+    ):
+        now, kernel.detected["qdhcp-n"] = at, found
+        shared.look("n", STATE)
+    assert kernel.detections == []
 
 
 def test_a_namespace_without_the_address_is_not_looked_at() -> None:
