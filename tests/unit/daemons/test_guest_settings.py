@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
-from tests.waiting import HANG_SECONDS
+from tests.waiting import until
 
 from openimds import config
 from openimds.config import DocumentsConfig
@@ -53,9 +52,7 @@ def test_the_file_is_followed_and_a_broken_one_is_not(tmp_path: Path) -> None:
     file.write_text("{")
     assert followed.current() is first
     file.write_text('{"a": 22}')
-    deadline = time.monotonic() + HANG_SECONDS
-    while followed.current().static_vendor_data != {"a": 22}:
-        assert time.monotonic() < deadline
+    until(lambda: followed.current().static_vendor_data == {"a": 22})
 
 
 def test_what_cannot_be_read_is_told_to_nobody_until_it_can(tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from tests.ports import free_port
-from tests.waiting import HANG_SECONDS
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.identity.signature import sign
 from openimds.store import schema
@@ -65,12 +64,12 @@ port = {self.metrics_port}
         return self._process
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + HANG_SECONDS
-        while " ready " not in self.log.read_text():
-            assert self._process is not None
-            assert self._process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.05)
+        until(self._is_ready, self.log.read_text)
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()
+        return " ready " in self.log.read_text()
 
     def fail(self, **options: str) -> str:
         """Start it, expecting that it ends by itself; what it said."""
@@ -133,9 +132,8 @@ def test_a_change_by_another_process_is_in_the_next_reads(program: Program) -> N
     for number in range(3):
         entry = {"uuid": ID, "project_id": "p1", "hostname": f"vm{number}"}
         InstanceStore(store).import_instances({"instances": [entry]})
-        deadline = time.monotonic() + 2  # it takes some 30 ms; a busy machine is given more
-        while program.get("/latest/meta-data/hostname") != (200, f"vm{number}.novalocal".encode()):
-            assert time.monotonic() < deadline
+        answer = (200, f"vm{number}.novalocal".encode())
+        until(lambda answer=answer: program.get("/latest/meta-data/hostname") == answer)  # type: ignore[misc]
     store.close()
 
 
@@ -144,16 +142,11 @@ def test_a_new_secret_without_a_restart(program: Program) -> None:
     program.wait_ready()
     program.configure(secret="new", neutron=f"metadata_proxy_shared_secret_previous = {SECRET}")
     process.send_signal(signal.SIGHUP)
-    deadline = time.monotonic() + HANG_SECONDS
-    while program.get("/latest", secret="new")[0] != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: program.get("/latest", secret="new")[0] == 200)
     assert program.get("/latest")[0] == 200
     (program.folder / "nova.conf").write_text("[DEFAULT]\nmetadata_workers = many\n")
     process.send_signal(signal.SIGHUP)
-    while "was not read again" not in program.log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "was not read again" in program.log.read_text())
     assert program.get("/latest")[0] == 200
 
 
@@ -164,14 +157,10 @@ def test_workers_share_the_port_and_are_started_again(program: Program) -> None:
     assert len(workers) == 2
     for _ in range(10):
         assert program.get("/latest/meta-data/hostname")[0] == 200
-    deadline = time.monotonic() + HANG_SECONDS
-    while b'openimds_metadata_requests_total{status="200"} 10.0' not in program.status("/metrics")[1]:
-        assert time.monotonic() < deadline  # workers hand over what they counted some times a second
-        time.sleep(0.02)
+    # Workers hand over what they counted some times a second.
+    until(lambda: b'openimds_metadata_requests_total{status="200"} 10.0' in program.status("/metrics")[1])
     os.kill(workers[0], signal.SIGKILL)
-    while len(set(_workers_of(process.pid)) - {workers[0]}) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: len(set(_workers_of(process.pid)) - {workers[0]}) == 2)
     assert program.get("/latest/meta-data/hostname")[0] == 200
     assert program.log.read_text().count("a worker died") == 1
     assert program.stop() == 0
@@ -198,15 +187,10 @@ def test_the_vendor_data_file_is_followed_by_every_worker(program: Program) -> N
     program.wait_ready()
     _json_file(program.folder, {"cloud": "y"})
     path = "/openstack/latest/vendor_data.json"
-    deadline = time.monotonic() + 10
-    agreed = 0
-    while agreed < 20:  # new connections each time: both workers are asked
-        agreed = agreed + 1 if json.loads(program.get(path)[1]) == {"cloud": "y"} else 0
-        assert time.monotonic() < deadline
+    # New connections each time: both workers are asked.
+    until(lambda: all(json.loads(program.get(path)[1]) == {"cloud": "y"} for _ in range(20)))
     file.write_text("{")
-    while "the vendor data file is broken" not in program.log.read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "the vendor data file is broken" in program.log.read_text())
     assert json.loads(program.get(path)[1]) == {"cloud": "y"}
     assert program.stop() == 0
 

@@ -98,10 +98,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def app(store: Store) -> FastAPI:
+def bell(store: Store) -> watch.Bell:
+    return watch.Bell(WatchStore(store))
+
+
+@pytest.fixture
+def app(store: Store, bell: watch.Bell) -> FastAPI:
     routers = (
         Service("/network", network.router(NetworkStore(store), URL)),
-        Service("/openimds/v1", watch.router(WatchStore(store))),
+        Service("/openimds/v1", watch.router(WatchStore(store), bell)),
     )
     services = Services(authenticator=Names(), routers=routers, healthy=store.revision, registry=CollectorRegistry())
     return build_app(services)
