@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -154,11 +154,20 @@ class DirectService:
 
         return handle
 
-    async def answer(self, request: Request) -> Answer:
-        """Never raises."""
-        if self._settings is None:
-            await self._learn()
-        response = await self._service.handle(request)
+    def answer(self, request: Request) -> Answer | Awaitable[Answer]:
+        """At once where all is in memory. Never raises."""
+        response = self._service.serve(request) if self._settings is not None else self._learn_and_answer(request)
+        if isinstance(response, Coroutine):
+            return self._counted(response)
+        self._parts.measures.answered(response.status)
+        return response
+
+    async def _learn_and_answer(self, request: Request) -> Answer:
+        await self._learn()
+        return await self._service.handle(request)
+
+    async def _counted(self, coming: Coroutine[Any, Any, Answer]) -> Answer:
+        response = await coming
         self._parts.measures.answered(response.status)
         return response
 

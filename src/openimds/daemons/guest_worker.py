@@ -6,7 +6,7 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -86,8 +86,8 @@ class GuestWorker:
         TALLY.flush()
         self._database.close()
 
-    async def _handle(self, request: Request) -> Answer:
-        return await self._service.handle(request)
+    def _handle(self, request: Request) -> Answer | Awaitable[Answer]:
+        return self._service.serve(request)  # which is another one after a reload
 
     async def _serve_status(self) -> GuestServer | None:
         if self._metrics is None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
 
-from openimds.identity.headers import INSTANCE_ID, HeaderError, instance_claim, provider_claim, values
+from openimds.identity.headers import (
+    INSTANCE_ID,
+    HeaderError,
+    InstanceClaim,
+    ProviderClaim,
+    instance_claim,
+    provider_claim,
+    values,
+)
 from openimds.identity.signature import matching_secret
 from openimds.identity.source import canonical
 from openimds.identity.strict import strict_refusal
@@ -79,6 +87,9 @@ class NotServed(Refusal):
 
 
 class Identification(Protocol):
+    def at_once(self, request: GuestRequest) -> Asker | None:
+        """From what is in memory; None: `asker` is to be asked, which may have to wait. Raises Refusal."""
+
     async def asker(self, request: GuestRequest) -> Asker:
         """Raises Refusal: 400 for headers, 403 for signatures, 404 for whom nobody knows; or Elsewhere."""
 
@@ -92,17 +103,20 @@ class BySignature:
         self._records = records
         self._secrets = tuple(secrets)
 
+    def at_once(self, request: GuestRequest) -> Asker | None:
+        claim = _claim(request)
+        record = self._records.known(("instance", claim.instance_id)) if isinstance(claim, InstanceClaim) else None
+        if not isinstance(claim, InstanceClaim) or record is None:
+            return None
+        return self._asker(claim, record, self._verify(claim.instance_id, claim.signature))
+
     async def asker(self, request: GuestRequest) -> Asker:
-        try:
-            provider = provider_claim(request.headers)
-            if provider is not None:
-                self._verify(provider.provider_id, provider.signature)
-                return await self._asker_by_provider(provider.provider_id, provider.address)
-            claim = instance_claim(request.headers)
-        except HeaderError as error:
-            raise Refusal(400, str(error)) from None
+        claim = _claim(request)
+        if isinstance(claim, ProviderClaim):
+            self._verify(claim.provider_id, claim.signature)
+            return await self._asker_by_provider(claim.provider_id, claim.address)
         secret = self._verify(claim.instance_id, claim.signature)
-        return replace(await self._asker(claim.instance_id, claim.tenant_id, claim.address), secret=secret)
+        return self._asker(claim, await self._record(claim.instance_id), secret)
 
     def _verify(self, signed_id: str, signature: str) -> str:
         """The name of the secret."""
@@ -118,16 +132,18 @@ class BySignature:
             raise Refusal(403, BAD_SIGNATURE)
         return name
 
-    async def _asker(self, instance_id: str, project_id: str, address: str | None) -> Asker:
-        record = await self._records.record(("instance", instance_id), lambda: self._instances.instance(instance_id))
+    async def _record(self, instance_id: str) -> Record:
+        return await self._records.record(("instance", instance_id), lambda: self._instances.instance(instance_id))
+
+    def _asker(self, claim: InstanceClaim, record: Record, secret: str = "") -> Asker:
         instance: Instance | None = record.answer
         if instance is None:
-            log.info("a signed request names an instance that is not known", instance_id=instance_id[:64])
+            log.info("a signed request names an instance that is not known", instance_id=claim.instance_id[:64])
             raise not_found()
-        if instance.project_id != project_id:
-            log.warning("a signed request names another project than its instance's", instance_id=instance_id)
+        if instance.project_id != claim.tenant_id:
+            log.warning("a signed request names another project than its instance's", instance_id=claim.instance_id)
             raise not_found()
-        return Asker(record, address)
+        return Asker(record, claim.address, secret)
 
     async def _asker_by_provider(self, provider_id: str, address: str) -> Asker:
         ports = await self._records.ask(
@@ -139,7 +155,18 @@ class BySignature:
             raise Refusal(
                 400, f"Expected a single port matching provider {provider_id} and IP {address}. Found {len(ports)}."
             )
-        return await self._asker(ports[0].instance_id, ports[0].project_id, address)
+        port = ports[0]
+        found = InstanceClaim(
+            instance_id=port.instance_id, signature="", tenant_id=port.project_id, address=address
+        )  # as if it had been signed
+        return self._asker(found, await self._record(port.instance_id))
+
+
+def _claim(request: GuestRequest) -> InstanceClaim | ProviderClaim:
+    try:
+        return provider_claim(request.headers) or instance_claim(request.headers)
+    except HeaderError as error:
+        raise Refusal(400, str(error)) from None
 
 
 class ByAddress:
@@ -150,6 +177,9 @@ class ByAddress:
         self._instances = instances
         self._records = records
         self._strict_hosts = strict_hosts
+
+    def at_once(self, request: GuestRequest) -> Asker | None:
+        """None: on one flat network few ask at a time."""
 
     async def asker(self, request: GuestRequest) -> Asker:
         refusal = strict_refusal(request.headers, self._strict_hosts) if self._strict_hosts is not None else None

@@ -80,17 +80,32 @@ class ByBinding:
         self._clock = clock
         self._vain_until = 0.0
 
+    def at_once(self, request: GuestRequest) -> Asker | None:
+        """Where the binding and the record are in memory. Raises NotServed (403, 404, 429)."""
+        self._refuse_forwarded(request)
+        binding = self._bindings.at_once(request.listener, request.peer, request.mac)
+        record = self._records.known(("instance", binding.port.device_id)) if binding is not None else None
+        if binding is None or record is None or record.answer is None:
+            return None
+        bucket = self._rules.rates.bucket(binding.port.id, binding.source.address)
+        self._limit(bucket, binding)
+        self._refuse_other_project(record, binding)
+        return self._asker(request, binding, record, bucket)
+
     async def asker(self, request: GuestRequest) -> Asker:
         """Raises NotServed (403, 404, 429, 503) or Elsewhere."""
-        hosts = self._rules.strict_hosts
-        refusal = strict_refusal(request.headers, hosts) if hosts is not None else None
-        if refusal is not None:
-            raise NotServed(HTTPStatus.FORBIDDEN, refusal, facts=_place(request))
+        self._refuse_forwarded(request)
         binding = await self._binding(request)
         bucket = self._rules.rates.bucket(binding.port.id, binding.source.address)
         self._limit(bucket, binding)
         record = await self._record(binding)
         return self._asker(request, binding, record, bucket)
+
+    def _refuse_forwarded(self, request: GuestRequest) -> None:
+        hosts = self._rules.strict_hosts
+        refusal = strict_refusal(request.headers, hosts) if hosts is not None else None
+        if refusal is not None:
+            raise NotServed(HTTPStatus.FORBIDDEN, refusal, facts=_place(request))
 
     async def _binding(self, request: GuestRequest) -> Binding:
         where = (request.listener, request.peer, request.mac)
@@ -127,10 +142,13 @@ class ByBinding:
                 log.debug("an instance's record is not to be had", instance_id=instance_id, reason=error.message)
         if record is None or record.answer is None:
             raise self._elsewhere(binding)
+        self._refuse_other_project(record, binding)
+        return record
+
+    def _refuse_other_project(self, record: Record, binding: Binding) -> None:
         if record.answer.project_id != binding.port.project_id:
             facts = _facts(binding) | {"reason": "the port is of another project than its instance"}
             raise NotServed(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts)
-        return record
 
     def _elsewhere(self, binding: Binding) -> Elsewhere:
         return Elsewhere(partial(self._upstream.ask, binding), binding.port.device_id, _facts(binding))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from ssl import RAND_bytes
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import ref
 
 import structlog
@@ -21,7 +21,6 @@ from openimds.metadata.decision import (
     TRY_AGAIN_SENTENCE,
     Answer,
     AskVendors,
-    Decision,
     Refusal,
     StorePassword,
     not_found,
@@ -29,7 +28,7 @@ from openimds.metadata.decision import (
 )
 from openimds.metadata.etags import unless_known, with_etag
 from openimds.metadata.password import password_refused, password_stored
-from openimds.metadata.paths import MalformedTargetError, parse_path
+from openimds.metadata.paths import MalformedTargetError, Path, parse_path
 from openimds.metadata.reading import DocumentSettings
 from openimds.metadata.sessions import HOP_LIMIT
 from openimds.metadata.vendor_data import vendor_data2, vendor_question
@@ -134,49 +133,86 @@ class GuestService:
             random_bytes=world.random_bytes,
         )
 
-    async def handle(self, request: GuestRequest) -> GuestResponse:
-        """Never raises: whatever goes wrong becomes an answer here, and nowhere else."""
+    def serve(self, request: GuestRequest) -> GuestResponse | Coroutine[Any, Any, GuestResponse]:
+        """The answer; where it takes what is not in memory, later. Never raises: whatever goes wrong becomes an answer
+        here, and nowhere else.
+        """
         # Where guests come themselves an id in the request is of their own making, and could be another's.
         followed_as = request_id(request.headers) if self._is_behind_agent else new_request_id()
         trace = _Trace(followed_as, time.monotonic())
         try:
-            answer = await self._answer_or_reply(request, trace)
-        except Refusal as refusal:
-            trace.facts = getattr(refusal, "facts", trace.facts)
-            answer = refusal_answer(refusal, _accept(request))
+            answer = self._begin(request, trace)
+        except Exception as error:  # noqa: BLE001 - see above
+            answer = self._excuse(error, request, trace)
+        if isinstance(answer, Answer):
+            return self._finish(request, answer, trace)
+        return self._finish_later(request, answer, trace)
+
+    async def handle(self, request: GuestRequest) -> GuestResponse:
+        """As `serve`, for who can wait."""
+        answer = self.serve(request)
+        return answer if isinstance(answer, GuestResponse) else await answer
+
+    async def _finish_later(
+        self, request: GuestRequest, coming: Coroutine[Any, Any, Answer], trace: _Trace
+    ) -> GuestResponse:
+        try:
+            answer = await self._here_or_elsewhere(request, coming, trace)
         except asyncio.CancelledError:
             # Its guest hung up, or waited too long; what was asked may have been done all the same.
             self._write_line(request, REQUEST_GIVEN_UP, trace, {})
             raise
-        except StoreUnavailable as error:
-            log.warning("a request could not be answered", reason=error.message, request_id=trace.request_id)
-            answer = refusal_answer(_try_again_later(), _accept(request))
-        except Exception:
-            log.exception("a request failed", request_id=trace.request_id, instance_id=trace.instance_id)
-            answer = refusal_answer(Refusal(500, TRY_AGAIN_SENTENCE), _accept(request))
+        except Exception as error:  # noqa: BLE001 - see `serve`
+            answer = self._excuse(error, request, trace)
         return self._finish(request, answer, trace)
 
-    async def _answer_or_reply(self, request: GuestRequest, trace: _Trace) -> Answer | Reply:
+    async def _here_or_elsewhere(
+        self, request: GuestRequest, coming: Coroutine[Any, Any, Answer], trace: _Trace
+    ) -> Answer | Reply:
         try:
-            return await self._answer(request, trace)
+            return await coming
         except Elsewhere as elsewhere:
             trace.instance_id, trace.asker = elsewhere.instance_id, None
             trace.facts = {**elsewhere.facts, "forwarded": True}
             return await elsewhere.ask(request, trace.request_id)
 
+    def _excuse(self, error: Exception, request: GuestRequest, trace: _Trace) -> Answer:
+        """What the guest is told instead of an answer."""
+        if isinstance(error, Refusal):
+            trace.facts = getattr(error, "facts", trace.facts)
+            return refusal_answer(error, _accept(request))
+        if isinstance(error, StoreUnavailable):
+            log.warning("a request could not be answered", reason=error.message, request_id=trace.request_id)
+            return refusal_answer(_try_again_later(), _accept(request))
+        log.error("a request failed", request_id=trace.request_id, instance_id=trace.instance_id, exc_info=error)
+        return refusal_answer(Refusal(500, TRY_AGAIN_SENTENCE), _accept(request))
+
     def retire(self) -> None:
         """Another service takes over: what this one prepared is not given again."""
         self._lease.valid = False
 
-    async def _answer(self, request: GuestRequest, trace: _Trace) -> Answer:
+    def _begin(self, request: GuestRequest, trace: _Trace) -> Answer | Coroutine[Any, Any, Answer]:
+        """Raises Refusal."""
         forbid_options(request.method)
         try:
             path = parse_path(request.target)
         except MalformedTargetError as error:
             raise Refusal(400, str(error)) from None
+        asker = None if path.is_public else self._identification.at_once(request)
+        if asker is None:
+            return self._identify(request, path, trace)
+        return self._decide(request, path, asker, trace)
+
+    async def _identify(self, request: GuestRequest, path: Path, trace: _Trace) -> Answer:
         asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
         if asker is None:
             return _reread(public_answer(request.method), request)
+        answer = self._decide(request, path, asker, trace)
+        return answer if isinstance(answer, Answer) else await answer
+
+    def _decide(
+        self, request: GuestRequest, path: Path, asker: Asker, trace: _Trace
+    ) -> Answer | Coroutine[Any, Any, Answer]:
         trace.instance_id, trace.asker, trace.facts = asker.instance.id, asker, asker.facts
         token = self._sessions.admit(request, path, asker.instance)
         if token is not None:
@@ -186,7 +222,9 @@ class GuestService:
         if isinstance(found, Rendered):
             trace.rendered = found
             return _reread(found.again(self._seeds), request)
-        return _reread(await self._carry_out(found, asker), request)
+        if isinstance(found, Answer):
+            return _reread(found, request)
+        return self._carry_out(found, asker, request)
 
     async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
         """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
@@ -199,17 +237,15 @@ class GuestService:
         except (Refusal, StoreUnavailable):
             return None
 
-    async def _carry_out(self, decision: Decision, asker: Asker) -> Answer:
-        if isinstance(decision, Answer):
-            return decision
+    async def _carry_out(self, wanted: StorePassword | AskVendors, asker: Asker, request: GuestRequest) -> Answer:
         if asker.elsewhere is not None:
             raise Elsewhere(asker.elsewhere, asker.instance.id, asker.facts)
-        match decision:
+        match wanted:
             case StorePassword(text):
-                return await self._store_password(asker.instance.id, text)
+                return _reread(await self._store_password(asker.instance.id, text), request)
             case AskVendors():
                 said = await self._vendors.ask(vendor_question(asker.instance)) if self._vendors else {}
-                return vendor_data2(self._settings, said)
+                return _reread(vendor_data2(self._settings, said), request)
 
     async def _store_password(self, instance_id: str, text: str) -> Answer:
         loop = asyncio.get_running_loop()
@@ -248,6 +284,9 @@ class GuestService:
             return None
         if not asker.secret and asker.still is None:
             return None
+        policy = self._sessions.policy(asker.instance)
+        if policy.root_only or policy.user_data_minutes:
+            return None  # the bytes tell neither the port nor the hour
         if any(name.lower() in _CHANGES_THE_ANSWER for name, _value in request.headers):
             return None
         return Repeat(

@@ -38,6 +38,7 @@ class Ask:
     peer: str = "10.0.0.5"
     listener: str = "tcp"
     mac: str = ""
+    peer_port: int = 0
 
 
 def signed(*more: tuple[bytes, bytes], secret: str = SECRET, project: bytes = b"p1", instance_id: str = ID):
@@ -88,6 +89,9 @@ def test_a_request_whose_guest_hung_up_is_in_the_log(instances, threads) -> None
     """It may have stored something; and nobody shall ask unseen."""
 
     class Waiting:
+        def at_once(self, _request: object) -> None:
+            """Nobody is known here."""
+
         async def asker(self, _request: object) -> Asker:
             await asyncio.Event().wait()
             raise AssertionError
