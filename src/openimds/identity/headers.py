@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 Headers = Sequence[tuple[bytes, bytes]]
 """As received: (name, value), in order, repeated ones repeated."""
@@ -92,9 +93,14 @@ class Origin:
 
 def values(headers: Headers, name: str) -> list[str]:
     """All values of the header, in order. Bytes beyond ASCII are read as Latin-1, as HTTP has them."""
-    wanted = name.lower().encode()
+    wanted = _lower(name)
     length = len(wanted)  # told apart by it, nearly all names need no look at their letters
     return [value.decode("latin-1") for key, value in headers if len(key) == length and key.lower() == wanted]
+
+
+@lru_cache(maxsize=256)
+def _lower(name: str) -> bytes:
+    return name.lower().encode()
 
 
 def single(headers: Headers, name: str) -> str | None:

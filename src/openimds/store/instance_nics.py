@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from sys import intern
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 from openimds.resources.instance import Nic, NicAddress, NicSubnet
 from openimds.resources.network import DEVICE_ID_CHARS, HostRoute
 from openimds.store.database import Transaction
-from openimds.store.statements import Query
+from openimds.store.statements import Query, shared
 
 VIF_TYPE = "bridge"
 """Every port of ours is plugged into a Linux bridge."""
@@ -162,7 +163,7 @@ def _nic(port: _Port, around: _Surroundings) -> Nic:
         mac_address=about.mac_address,
         vif_type=VIF_TYPE,
         device_name=f"tap{about.port_id[:DEVICE_ID_CHARS]}",
-        network_id=about.network_id,
+        network_id=intern(about.network_id),
         mtu=about.mtu,
         subnets=tuple(_subnet(addresses, around) for addresses in of_subnet.values()),
     )
@@ -172,16 +173,17 @@ def _subnet(addresses: Sequence[_Address], around: _Surroundings) -> NicSubnet:
     subnet = addresses[0]
     return NicSubnet(
         ip_version=subnet.ip_version,
-        cidr=subnet.cidr,
-        gateway_ip=subnet.gateway_ip,
+        cidr=intern(subnet.cidr),
+        gateway_ip=shared(subnet.gateway_ip),
         addresses=tuple(_address(one, around) for one in addresses),
-        dns_nameservers=tuple(_json(subnet.dns_nameservers) or ()),
+        dns_nameservers=tuple(map(intern, _json(subnet.dns_nameservers) or ())),
         host_routes=tuple(
-            HostRoute(route["destination"], route["nexthop"]) for route in _json(subnet.host_routes) or ()
+            HostRoute(intern(route["destination"]), intern(route["nexthop"]))
+            for route in _json(subnet.host_routes) or ()
         ),
         enable_dhcp=bool(subnet.enable_dhcp),
         has_dhcp_server=subnet.subnet_id in around.with_dhcp_server,
-        ipv6_address_mode=subnet.ipv6_address_mode,
+        ipv6_address_mode=shared(subnet.ipv6_address_mode),
     )
 
 

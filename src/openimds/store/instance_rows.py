@@ -5,6 +5,8 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from sys import intern
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,7 +24,7 @@ from openimds.store.database import Transaction
 from openimds.store.ec2_text import IMAGE, INSTANCE, ec2_text
 from openimds.store.instance_nics import Plugged, plugged_of
 from openimds.store.nova_objects import nics_from_network_info
-from openimds.store.statements import Query
+from openimds.store.statements import Query, shared
 
 _json = msgspec.json.decode
 
@@ -37,6 +39,7 @@ class _Server(NamedTuple):
     flavor: str
     image_id: str | None
     launch_index: int
+    launched_at: str | None
     availability_zone: str | None
     reservation_id: str | None
     key_name: str | None
@@ -65,6 +68,7 @@ class _Server(NamedTuple):
 _SERVERS = Query(
     (
         "s.id", "s.project_id", "s.name", "s.hostname", "s.flavor", "s.image_id", "s.launch_index",
+        "CAST(s.launched_at AS TEXT)",
         "s.availability_zone", "s.reservation_id", "s.key_name", "s.key_type", "s.public_key",
         "CASE WHEN s.user_data IS NOT NULL THEN HEX(s.user_data) END", "s.metadata", "s.personality",
         "s.security_groups", "s.root_device_name", "s.kernel_id", "s.ramdisk_id", "s.block_devices", "s.devices",
@@ -102,32 +106,38 @@ def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
     return found
 
 
+def _seconds(stored: str | None) -> float | None:
+    """`2026-11-21 23:19:57.612317`, which is UTC."""
+    return datetime.fromisoformat(stored).replace(tzinfo=UTC).timestamp() if stored else None
+
+
 def _instance(server: _Server, plugged: Plugged | None, missing: list[tuple[str, str]]) -> Instance:
     imported: Mapping[str, Any] = _json(server.imported_document or "null") or {}
-    given_groups = tuple(str(group.get("name")) for group in _json(server.security_groups) or ())
+    given_groups = tuple(intern(str(group.get("name"))) for group in _json(server.security_groups) or ())
     devices: list[Mapping[str, Any]] = _json(server.devices) or []
     nics = plugged.nics if plugged else nics_from_network_info(imported.get("network_info") or ())
     return Instance(
         id=server.id,
-        project_id=server.project_id,
+        project_id=intern(server.project_id),
         name=server.name,
         hostname=server.hostname,
         ec2_ids=_ec2_ids(server, imported, missing),
-        flavor_name=str(_json(server.flavor).get("name", "")),
-        image_id=server.image_id,
+        flavor_name=intern(str(_json(server.flavor).get("name", ""))),
+        image_id=shared(server.image_id),
         launch_index=server.launch_index,
-        availability_zone=server.availability_zone,
+        launched_at=_seconds(server.launched_at),
+        availability_zone=shared(server.availability_zone),
         reservation_id=server.reservation_id,
-        key=InstanceKey(server.key_name, server.key_type or "ssh", server.public_key) if server.key_name else None,
+        key=_key(server),
         user_data=None if server.user_data is None else bytes.fromhex(server.user_data),
-        metadata=_json(server.metadata) or {},
+        metadata={intern(name): value for name, value in (_json(server.metadata) or {}).items()},
         files=tuple(
             InjectedFile(file["path"], b64decode(file.get("contents") or ""))
             for file in _json(server.personality) or ()
         ),
         security_groups=plugged.security_groups if plugged else given_groups,
         nics=nics,
-        root_device_name=server.root_device_name,
+        root_device_name=shared(server.root_device_name),
         default_ephemeral_device=imported.get("default_ephemeral_device"),
         default_swap_device=imported.get("default_swap_device"),
         block_devices=tuple(_block_device(mapping) for mapping in _json(server.block_devices) or ()),
@@ -136,6 +146,12 @@ def _instance(server: _Server, plugged: Plugged | None, missing: list[tuple[str,
         boot_roles=imported.get("boot_roles") or "",
         password=server.password,
     )
+
+
+def _key(server: _Server) -> InstanceKey | None:
+    if not server.key_name:
+        return None
+    return InstanceKey(intern(server.key_name), intern(server.key_type or "ssh"), shared(server.public_key))
 
 
 def _ec2_ids(server: _Server, imported: Mapping[str, Any], missing: list[tuple[str, str]]) -> Ec2Ids:
@@ -158,10 +174,10 @@ def _ec2_ids(server: _Server, imported: Mapping[str, Any], missing: list[tuple[s
 
 def _block_device(mapping: Mapping[str, Any]) -> BlockDevice:
     return BlockDevice(
-        source_type=mapping.get("source_type"),
-        destination_type=mapping.get("destination_type"),
-        device_name=mapping.get("device_name"),
-        guest_format=mapping.get("guest_format"),
+        source_type=shared(mapping.get("source_type")),
+        destination_type=shared(mapping.get("destination_type")),
+        device_name=shared(mapping.get("device_name")),
+        guest_format=shared(mapping.get("guest_format")),
     )
 
 
@@ -170,9 +186,9 @@ def _devices(devices: Iterable[Mapping[str, Any]]) -> Iterable[TaggedDevice]:
         tags = device.get("tags")
         yield TaggedDevice(
             type=device["type"],
-            bus=device.get("bus"),
-            address=device.get("address"),
-            tags=None if tags is None else tuple(tags),
+            bus=shared(device.get("bus")),
+            address=shared(device.get("address")),
+            tags=None if tags is None else tuple(map(intern, tags)),
             mac_address=device.get("mac"),
             vlan=device.get("vlan"),
             vf_trusted=bool(device.get("vf_trusted")),

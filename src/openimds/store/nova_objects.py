@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address, ip_network
+from sys import intern
 from typing import Any
 
 from openimds.resources.instance import Nic, NicAddress, NicSubnet
 from openimds.resources.network import HostRoute
+from openimds.store.statements import shared
 
 Json = Mapping[str, Any]
 
@@ -70,9 +72,9 @@ def _nic(vif: Json) -> Nic:
     return Nic(
         port_id=vif["id"],
         mac_address=vif.get("address"),
-        vif_type=vif.get("type"),
+        vif_type=shared(vif.get("type")),
         device_name=vif.get("devname"),
-        network_id=network.get("id", ""),
+        network_id=intern(network.get("id", "")),
         mtu=meta.get("mtu"),
         injected=bool(meta.get("injected")),
         subnets=tuple(_subnet(subnet) for subnet in network.get("subnets") or ()),
@@ -83,16 +85,17 @@ def _subnet(subnet: Json) -> NicSubnet:
     meta: Json = subnet.get("meta") or {}
     return NicSubnet(
         ip_version=subnet.get("version") or ip_network(subnet["cidr"], strict=False).version,
-        cidr=subnet["cidr"],
-        gateway_ip=(subnet.get("gateway") or {}).get("address"),
+        cidr=intern(subnet["cidr"]),
+        gateway_ip=shared((subnet.get("gateway") or {}).get("address")),
         addresses=tuple(_address(ip) for ip in subnet.get("ips") or ()),
-        dns_nameservers=tuple(dns["address"] for dns in subnet.get("dns") or ()),
+        dns_nameservers=tuple(intern(dns["address"]) for dns in subnet.get("dns") or ()),
         host_routes=tuple(
-            HostRoute(route["cidr"], route["gateway"]["address"]) for route in subnet.get("routes") or ()
+            HostRoute(intern(route["cidr"]), intern(route["gateway"]["address"]))
+            for route in subnet.get("routes") or ()
         ),
         enable_dhcp=bool(meta.get("enable_dhcp")),
         has_dhcp_server=meta.get("dhcp_server") is not None,
-        ipv6_address_mode=meta.get("ipv6_address_mode"),
+        ipv6_address_mode=shared(meta.get("ipv6_address_mode")),
     )
 
 

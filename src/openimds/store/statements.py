@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from sys import intern
 from typing import Any
 
 import msgspec
@@ -50,6 +51,11 @@ def query_of(query: Query, *, is_sqlite: bool) -> str:
 
 
 statement_once = lru_cache(maxsize=256)(statement_of)
+
+
+def shared(text: str | None) -> str | None:
+    """The one copy in memory of a text that many instances have alike: a zone's name, a key, a network's id."""
+    return None if text is None else intern(text)
 
 
 def rows_of_json(text: str) -> list[Row]:
