@@ -1,7 +1,8 @@
-"""`openimds db upgrade|version`"""
+"""`openimds db upgrade|version|bootstrap`"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -51,6 +52,29 @@ def version(*, config_files: tuple[str, ...]) -> None:
     click.echo(current or "no tables")
     if current != newest:
         raise CommandFailedError(f"the tables are to be at {newest}: run `openimds db upgrade`")
+
+
+@db.command(help="Add what a new cloud starts with: roles, projects, users, flavors, the image `guest`. Passwords come "
+"from the environment (OS_BOOTSTRAP_PASSWORD, OPENIMDS_SERVICE_PASSWORD) or are asked for. Done again, it only adds what "
+"is missing, and sets these passwords.")  # fmt: skip
+@config_file
+def bootstrap(*, config_files: tuple[str, ...]) -> None:
+    from openimds.store import bootstrap as first
+    from openimds.store import schema
+    from openimds.store.engine import utc_now
+
+    admin = _password("OS_BOOTSTRAP_PASSWORD", "The password of the user admin")
+    service = _password("OPENIMDS_SERVICE_PASSWORD", "The agents' password, as in [keystone_authtoken] of neutron.conf")
+    with open_store(config_files) as store:
+        schema.upgrade(store)
+        first.bootstrap(store, admin, service, load_control_api(config_files).images_dir, utc_now())
+    click.echo(f"the users admin, {' and '.join(first.SERVICE_USERS)} have these passwords")
+
+
+def _password(variable: str, prompt: str) -> str:
+    """Never from the command line, which everybody on the machine can read."""
+    found = os.environ.get(variable) or click.prompt(prompt, hide_input=True)
+    return str(found)
 
 
 @contextmanager

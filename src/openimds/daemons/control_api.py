@@ -15,8 +15,9 @@ import uvicorn
 from openimds.config import ControlApiConfig
 from openimds.daemons import metrics, notify
 from openimds.daemons.control_parts import Parts, build_parts
+from openimds.daemons.kept_listener import kept_listener
+from openimds.daemons.kept_sockets import KeptSockets
 from openimds.daemons.running import CannotStartError, Signals
-from openimds.http.listen import ListenError, tcp_listener
 from openimds.resources.errors import OpenimdsError, StoreUnavailable
 from openimds.store import schema
 from openimds.store.engine import Store, utc_now
@@ -32,8 +33,10 @@ def run(config: ControlApiConfig) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. SIGHUP reads the token keys again, and the settings that metadata agents are told. Raises CannotStartError."""
     store = _prepared_store(config.database_url)
     parts = build_parts(config, store)
-    listener = _listener(config)
+    kept = KeptSockets.inherited()
+    listener = kept_listener(config.listen, kept, hint=" ([control_api] listen and port say where)")
     with (
+        kept.renewing(),
         metrics.served(config.metrics),
         Signals.heeded(on_reload=parts.read_again) as signals,
         _pruning(config, store, parts, signals.stopped),
@@ -52,13 +55,6 @@ def _prepared_store(url: str) -> Store:
         raise CannotStartError(error.message) from None
     log.info("the store is ready", version=schema.newest())
     return store
-
-
-def _listener(config: ControlApiConfig) -> socket.socket:
-    try:
-        return tcp_listener(config.listen.host, config.listen.port)
-    except ListenError as error:
-        raise CannotStartError(f"{error} ([control_api] listen and port say where)") from None
 
 
 @contextmanager

@@ -10,9 +10,11 @@ import array
 import base64
 import hashlib
 import os
+import select
 import socket
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -26,6 +28,8 @@ WIRE_NAME_CHARACTERS = 14
 KiB. More than 8,192 names of this length fit."""
 SEND_SECONDS = 5.0
 """A service manager that is busy takes its time: its queue holds some hundred messages (net.unix.max_dgram_qlen)."""
+RENEWAL_SECONDS = 1.0
+"""How often `renewing` looks whether another service manager is there."""
 
 
 class KeptSockets:
@@ -120,6 +124,35 @@ class KeptSockets:
             for name, kept in self._put.items():
                 self._store(name, kept)
 
+    @contextmanager
+    def renewing(self) -> Iterator[None]:
+        """`renew` every second, on a thread of its own, while the block runs."""
+        ended = threading.Event()
+
+        def look() -> None:
+            while not ended.wait(RENEWAL_SECONDS):
+                self.renew()
+
+        thread = threading.Thread(target=look, name="kept sockets", daemon=True)
+        if self._address:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+    def wait_heard(self) -> None:
+        """Until the service manager has done all that it was told (sd_notify(3) BARRIER=1), or for some seconds."""
+        heard, told = os.pipe()
+        try:
+            with self._lock:
+                self._send("BARRIER=1", told)
+        finally:
+            os.close(told)
+        # The manager closes its copy of the other end when it comes to this message.
+        select.select([heard], [], [], SEND_SECONDS)
+        os.close(heard)
+
     def close(self) -> None:
         """At this process's end: what is kept stays so."""
         with self._lock:
@@ -130,12 +163,14 @@ class KeptSockets:
     def _store(self, name: str, kept: socket.socket) -> None:
         if kept.fileno() >= 0:
             # FDPOLL=0: systemd would drop a socket on which it sees a hang-up or an error.
-            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_told(name)}", kept)
+            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_told(name)}", kept.fileno())
 
-    def _send(self, message: str, kept: socket.socket | None = None) -> None:
+    def _send(self, message: str, descriptor: int | None = None) -> None:
         if not self._address:
             return
-        rights = [] if kept is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [kept.fileno()]))]
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))] if descriptor is not None else []
+        )
         try:
             self._connected().sendmsg([message.encode()], rights)
         except OSError as error:

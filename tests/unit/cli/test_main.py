@@ -106,3 +106,15 @@ def test_db(tmp_path: Path) -> None:
     assert text.startswith("no tables → ")
     assert typed("db", "upgrade", *files)[1].startswith("nothing to do")
     assert typed("db", "version", *files)[0] == 0
+
+
+def test_db_bootstrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `up` does by itself, for those who run the programs under systemd."""
+    conf = tmp_path / "nova.conf"
+    conf.write_text(f"[DEFAULT]\nstate_path = {tmp_path}\n")
+    monkeypatch.setenv("OS_BOOTSTRAP_PASSWORD", "canary-a")
+    monkeypatch.setenv("OPENIMDS_SERVICE_PASSWORD", "canary-b")
+    for _ in range(2):
+        code, text, said = typed("db", "bootstrap", "--config-file", str(conf))
+        assert (code, text, said) == (0, "the users admin, neutron and nova have these passwords\n", "")
+    assert len(list((tmp_path / "images").iterdir())) == 1

@@ -1,0 +1,147 @@
+"""A Debian host with its own systemd as PID 1, in which docs/guide/systemd.md is followed word by word."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.system.clients.whole_guest import WholeGuest, whole_guest
+from tests.system.cloud import BIN, run, until
+
+REPOSITORY = Path(__file__).parents[3]
+ROOT_SCRIPT = REPOSITORY / "scripts" / "make-openimds-root"
+GUIDE = REPOSITORY / "docs" / "guide" / "systemd.md"
+CLONE = "/root/openimds"
+BOOT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    guest: WholeGuest
+    folder: Path
+    """Out here: a copy of its clouds.yaml."""
+
+    def sh(self, script: str, *, check: bool = True) -> str:
+        """What a root shell in the clone says."""
+        return self.guest.inside("bash", "-euc", f"cd {CLONE}\n{script}", check=check).stdout
+
+    def follow(self, heading: str) -> str:
+        """The guide's commands under a heading."""
+        return self.sh(commands(heading))
+
+    def write(self, path: str, content: bytes) -> None:
+        with subprocess.Popen([*self.entered(), "sh", "-c", f"cat >{shlex.quote(path)}"], stdin=subprocess.PIPE) as put:
+            put.communicate(content)
+        assert put.returncode == 0
+
+    def openstack(self, line: str) -> str:
+        """A command line of the ordinary client, which sees this host's network alone."""
+        env = {"PATH": f"{BIN}:/usr/bin", "OS_CLIENT_CONFIG_FILE": str(self.folder / "clouds.yaml")}
+        argv = ["nsenter", f"--target={self.guest._init_pid()}", "--net", *shlex.split(f"openstack {line}")]
+        return run(argv, env=env | {"OS_CLOUD": "openimds"}).stdout.strip()
+
+    def entered(self, namespace: str = "") -> list[str]:
+        """What stands before a command that reads or writes streams in there."""
+        spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
+        entered = [
+            "nsenter",
+            f"--target={self.guest._init_pid()}",
+            *spaces,
+            "env",
+            "-i",
+            "-C",
+            "/",
+            "PATH=/usr/sbin:/usr/bin",
+        ]
+        return [*entered, "ip", "netns", "exec", namespace] if namespace else entered
+
+    def shown(self, unit: str, name: str) -> str:
+        return self.sh(f"systemctl show --value -p {name} {unit}").strip()
+
+    def children(self) -> frozenset[str]:
+        """What the agents have started and must not end: `pid command`."""
+        lines = self.sh("ps -eo pid,args --no-headers").splitlines()
+        kinds = ("dnsmasq", "haproxy -f", "udhcpc", "busybox", "bwrap", "openimds-guest")
+        return frozenset(" ".join(line.split()) for line in lines if any(kind in line for kind in kinds))
+
+    def journal(self) -> str:
+        return self.sh("journalctl --no-pager -o cat -u 'openimds-*' -n 200", check=False)
+
+
+@contextmanager
+def booted_host(folder: Path) -> Iterator[Host]:
+    """A host that has booted, with a clone of this repository and a wheel in it."""
+    root = Path(run([str(ROOT_SCRIPT)], timeout_seconds=900).stdout.strip())
+    with whole_guest(root, folder / "console") as guest:
+        guest._launched()
+        guest.power_on()
+        until(lambda: _has_booted(guest), "the host has booted", BOOT_SECONDS)
+        # A container sees /proc/sys read-only. The agents set namespaces' sysctls; the boot, which sets the machine's, is over.
+        guest.inside("mount", "--options", "remount,bind,rw", "/proc/sys")
+        host = Host(guest, folder)
+        guest.inside("mkdir", CLONE)
+        host.write("/root/clone.tar", _clone(folder))
+        host.sh("tar --extract --file=/root/clone.tar")
+        yield host
+
+
+def commands(heading: str) -> str:
+    """The `sh` blocks under a heading of the guide."""
+    section = re.search(rf"(?ms)^## {re.escape(heading)}$(.*?)(?=^## |\Z)", GUIDE.read_text())
+    assert section, f"the guide has no heading {heading}"
+    found = re.findall(r"(?ms)^```sh\n(.*?)^```$", section[1])
+    assert found, f"the guide has no commands under {heading}"
+    return "\n".join(found)
+
+
+def _has_booted(guest: WholeGuest) -> bool:
+    try:
+        return guest.inside("systemctl", "is-system-running", check=False).stdout.strip() in {"running", "degraded"}
+    except LookupError:
+        return False
+
+
+def _clone(folder: Path) -> bytes:
+    """As a tar: the packaging, and a wheel of the sources as they are now."""
+    build = folder / "build"
+    shutil.copytree(REPOSITORY / "src", build / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, build / name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel"]
+    run([*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."], cwd=build, timeout_seconds=120)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(build / "dist", "dist")
+        tar.add(REPOSITORY / "packaging", "packaging")
+    return packed.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Polling:
+    """Two hundred guests' polling (polling.py) in one namespace."""
+
+    process: subprocess.Popen[str]
+
+    def tally(self) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return found
+
+    def polled_on(self) -> None:
+        """All of them go on being answered."""
+        enough = self.tally()["good"] + 400
+        until(lambda: self.tally()["good"] >= enough, "the guests are answered", 120)

@@ -1,0 +1,168 @@
+"""The shipped units under a real systemd, installed as docs/guide/systemd.md says: every command of it is run here."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.system.cloud import until
+from tests.system.systemd.host import Host, Polling, booted_host
+
+from openimds.config.programs import PROGRAMS
+
+pytestmark = [
+    pytest.mark.timeout(1200),  # a root file system may have to be made first
+    pytest.mark.skipif(not shutil.which("systemd-nspawn"), reason="systemd-container is not installed"),
+]
+
+UNITS = tuple(f"openimds-{name}" for name in PROGRAMS)
+POLLING = Path(__file__).parents[1] / "polling.py"
+METADATA = "http://169.254.169.254/latest/meta-data/instance-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    namespace: str
+    instance_id: str
+
+
+@pytest.fixture(scope="module")
+def host(only_root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """Installed, configured and started by the guide's own commands."""
+    with booted_host(tmp_path_factory.mktemp("host")) as booted:
+        booted.follow("Install")
+        booted.follow("Configure")
+        # Both ways in: the metadata agent itself in networks' namespaces, HAProxy in routers'.
+        booted.sh("echo metadata_proxy = direct >>/etc/openimds/dhcp_agent.ini")
+        try:
+            said = booted.follow("Start")
+        except AssertionError as error:
+            error.add_note(booted.journal())
+            raise
+        assert said.split() == ["active"] * len(UNITS)
+        (booted.folder / "clouds.yaml").write_text(booted.sh("cat /root/.config/openstack/clouds.yaml"))
+        yield booted
+
+
+@pytest.fixture(scope="module")
+def servers(host: Host) -> dict[str, Server]:
+    """One on a network of its own, one behind a router."""
+    for line in (
+        "network create alone",
+        "subnet create --network alone --subnet-range 10.1.0.0/24 alone",
+        "network create routed",
+        "subnet create --network routed --subnet-range 10.2.0.0/24 routed",
+        "router create edge",
+        "router add subnet edge routed",
+    ):
+        host.openstack(line)
+    return {name: _server(host, name) for name in ("alone", "routed")}
+
+
+def _server(host: Host, name: str) -> Server:
+    found = host.openstack(
+        f"server create --image guest --flavor m1.tiny --network {name} --wait {name} -f value -c id"
+    )
+
+    def booted() -> bool:
+        return f"{name} login:" in host.openstack(f"console log show {name}")
+
+    try:
+        until(booted, f"{name} has booted", 90)
+    except AssertionError as error:
+        error.add_note(host.journal())
+        raise
+    namespace = f"qvm-{found}"
+    return Server(namespace, host.sh(f"ip netns exec {namespace} curl --silent --fail {METADATA}"))
+
+
+@pytest.fixture(params=["alone", "routed"])
+def polling(request: pytest.FixtureRequest, host: Host, servers: dict[str, Server]) -> Iterator[Polling]:
+    server = servers[request.param]
+    host.write("/root/polling.py", POLLING.read_bytes())
+    argv = ["/opt/openimds/bin/python", "/root/polling.py", "169.254.169.254", "80", server.instance_id]
+    argv = [*host.entered(server.namespace), *argv]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        polling = Polling(process)
+        try:
+            polling.polled_on()
+            yield polling
+        finally:
+            process.kill()
+
+
+def test_the_secrets_lie_where_the_guide_says(host: Host) -> None:
+    modes = host.sh("stat -c '%a %U %G %n' /etc/openimds/* /var/lib/openimds-api /root/.config/openstack/clouds.yaml")
+    assert {line.rpartition("/")[2]: line.split()[:3] for line in modes.splitlines()} == {
+        "nova.conf": ["640", "root", "openimds"],
+        "neutron.conf": ["600", "root", "root"],
+        "metadata_agent.ini": ["600", "root", "root"],
+        "dhcp_agent.ini": ["600", "root", "root"],
+        "clouds.yaml": ["600", "root", "root"],
+        "openimds-api": ["750", "openimds", "openimds"],
+    }
+    # Nobody else reads the database, the images or the token keys.
+    refused = host.sh("runuser --user haproxy -- ls /var/lib/openimds-api 2>&1", check=False)
+    assert "Permission denied" in refused
+
+
+def test_the_apis_have_no_rights_over_the_host(host: Host) -> None:
+    for name in ("control-api", "metadata-api"):
+        pid = host.shown(f"openimds-{name}", "MainPID")
+        status = host.sh(f"cat /proc/{pid}/status")
+        assert "CapEff:\t0000000000000000" in status
+        assert host.sh(f"ps -o user= -p {pid}").strip() == "openimds"
+
+
+def test_sockets_are_in_systemds_store(host: Host, servers: dict[str, Server]) -> None:
+    # Two unix sockets; 169.254.169.254 and fe80::a9fe:a9fe on the network without a router.
+    assert int(host.shown("openimds-metadata-agent", "NFileDescriptorStore")) >= 4
+    for name in ("control-api", "metadata-api"):
+        assert host.shown(f"openimds-{name}", "NFileDescriptorStore") == "1"
+
+
+@pytest.mark.parametrize("name", ["metadata-agent", "metadata-api", "control-api"])
+def test_systemctl_restart_is_not_noticed(name: str, host: Host, polling: Polling) -> None:
+    before = host.shown(f"openimds-{name}", "MainPID")
+    host.sh(f"systemctl restart openimds-{name}")
+    assert host.shown(f"openimds-{name}", "MainPID") != before
+    polling.polled_on()
+    assert polling.tally()["failures"] == []
+
+
+def test_kill_9_of_the_metadata_agent_refuses_nobody(host: Host, polling: Polling) -> None:
+    unit = "openimds-metadata-agent"
+    before = host.shown(unit, "MainPID")
+    host.sh(f"kill -9 {before}")
+    until(lambda: _runs_again(host, unit, before), "systemd has started it again", 60)
+    polling.polled_on()
+    # In flight at that moment: their connection ends without an answer. Refused is none.
+    assert [failure for failure in polling.tally()["failures"] if "refused" in failure["error"].lower()] == []
+
+
+def _runs_again(host: Host, unit: str, before: str) -> bool:
+    return host.shown(unit, "MainPID") not in {before, "0"} and host.shown(unit, "ActiveState") == "active"
+
+
+@pytest.mark.parametrize("name", ["dhcp-agent", "l3-agent", "compute-agent"])
+def test_what_an_agent_has_started_outlives_it(name: str, host: Host, servers: dict[str, Server]) -> None:
+    before = host.children()
+    assert any("dnsmasq" in child for child in before)
+    assert any("haproxy" in child for child in before)
+    host.sh(f"systemctl restart openimds-{name}")
+    assert host.children() >= before
+    for server in servers.values():
+        said = host.sh(f"ip netns exec {server.namespace} curl --silent --fail {METADATA}")
+        assert said == server.instance_id
+
+
+def test_an_upgrade_is_not_noticed(host: Host, polling: Polling) -> None:
+    said = host.follow("Upgrade")
+    assert said.split() == ["active"] * len(UNITS)
+    polling.polled_on()
+    assert polling.tally()["failures"] == []
+    assert "Traceback" not in host.journal()
