@@ -16,7 +16,8 @@ from typing import Any
 
 SETTLE_SECONDS = 1.0
 """How long an answer waits for the acknowledgement of the one before it, where their hops differ."""
-_LOOK_SECONDS = 0.005
+_LOOK_SECONDS = 0.002
+"""To the first look; each next one takes twice as long, as a guest that acknowledges nothing must not cost much."""
 
 _INT = struct.Struct("i")
 _IPV4 = (sockets.IPPROTO_IP, sockets.IP_TTL)
@@ -53,13 +54,15 @@ class Hops:
     async def settle(self) -> bool:
         """Wait until it is so; False when it was not within SETTLE_SECONDS, or the connection is gone."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + SETTLE_SECONDS
+        deadline, pause = loop.time() + SETTLE_SECONDS, _LOOK_SECONDS
         while not self._transport.is_closing():
             if self.settled:
                 return True
-            if loop.time() >= deadline:
+            left = deadline - loop.time()
+            if left <= 0:
                 return False
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(min(pause, left))
+            pause *= 2
         return False
 
     def _options(self) -> tuple[tuple[int, int], ...]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from openimds.agents.metadata.belief import AWAY_SECONDS, NOBODY_SECONDS
 from openimds.agents.metadata.edges import ControlAwayError, Ports
 from openimds.agents.metadata.holding import OvertakenError
 from openimds.agents.metadata.recent import Recent
+from openimds.agents.metadata.shares import Shares
 from openimds.identity.binding import Source, matching
 from openimds.identity.lookup import is_router_interface
 from openimds.resources.network import Port
 
+OF_ONE_PLACE = 4
+"""Questions about one network's or router's guests at a time, half of the threads there are: who owns a network may have them ask from as many
+addresses and MACs as he likes, and others' guests must not wait for that."""
 _HEARS_SECONDS = 0.05
 """After its end: who waits for it takes the answer in the loop's next turn, and must hear until then that something
 changed."""
@@ -23,8 +27,10 @@ changed."""
 @dataclass(slots=True, eq=False)
 class _Look:
     source: Source
-    task: asyncio.Task[tuple[Port, ...]]
+    task: asyncio.Task[tuple[Port, ...]] = field(init=False)
     is_overtaken: bool = False
+    is_asked: bool = False
+    """Its turn came."""
 
 
 class Looks:
@@ -49,6 +55,7 @@ class Looks:
         """These, and those that have just ended."""
         self._recent: Recent[Source, tuple[Port, ...]] = Recent(clock)
         self._away_until = 0.0
+        self._turns = Shares(OF_ONE_PLACE)
 
     async def look(self, source: Source, seconds: float) -> tuple[Port, ...]:
         """The ports that match. Raises ControlAwayError, also after `seconds`, or OvertakenError."""
@@ -62,6 +69,8 @@ class Looks:
             async with asyncio.timeout(seconds):
                 found = await asyncio.shield(look.task)  # one guest's hanging up must not end what others wait for
         except TimeoutError:
+            if not look.is_asked:
+                raise ControlAwayError(f"too many others there are asked about: no turn within {seconds:g} s") from None
             self._away_until = self._clock() + AWAY_SECONDS
             raise ControlAwayError(f"the control API did not answer within {seconds:g} s") from None
         if look.is_overtaken:
@@ -76,7 +85,8 @@ class Looks:
                 self._end(look)
 
     def _begin(self, source: Source) -> _Look:
-        look = _Look(source, asyncio.get_running_loop().create_task(self._ask(source)))
+        look = _Look(source)
+        look.task = asyncio.get_running_loop().create_task(self._ask(look))
         look.task.add_done_callback(lambda _task: self._looked(look))
         self._under_way[source] = look
         self._hearing.add(look)
@@ -101,9 +111,15 @@ class Looks:
         elif not self._is_watched():
             self._recent.put(source, found, self._found_seconds)
 
-    async def _ask(self, source: Source) -> tuple[Port, ...]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, self._ask_here, source)
+    async def _ask(self, look: _Look) -> tuple[Port, ...]:
+        place = look.source.router_id or look.source.network_id or ""
+        await self._turns.take(place)
+        try:
+            look.is_asked = True
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, self._ask_here, look.source)
+        finally:
+            self._turns.give_back(place)
 
     def _ask_here(self, source: Source) -> tuple[Port, ...]:
         """On a thread. The MAC is nearly always the port's own; else it is in one of the network's address pairs, which

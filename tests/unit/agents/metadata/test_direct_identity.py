@@ -16,6 +16,7 @@ import pytest
 from openimds.agents.metadata import direct_identity
 from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.direct_identity import DirectIdentity
+from openimds.agents.metadata.direct_looks import OF_ONE_PLACE
 from openimds.agents.metadata.edges import ControlAwayError
 from openimds.client.view import View
 from openimds.identity.binding import NobodyAsks, NotKnownYet
@@ -88,7 +89,7 @@ class World:
 def play(world: World, scene: Callable[[DirectIdentity], Coroutine[Any, Any, None]], hold_seconds: float = 20) -> None:
     @asynccontextmanager
     async def identity() -> AsyncIterator[DirectIdentity]:
-        with ThreadPoolExecutor(4) as executor:
+        with ThreadPoolExecutor(8) as executor:
             made = DirectIdentity(
                 world, world, world, executor=executor, clock=time.monotonic, belief=Belief(hold_seconds=hold_seconds)
             )
@@ -285,5 +286,24 @@ def test_a_port_that_came_and_went_within_one_piece_of_news_is_answered_once() -
         assert not identity.trusts(found)
         with pytest.raises(NobodyAsks):
             await identity.find(*AT, MAC_A)
+
+    play(world, scene)
+
+
+def test_a_network_of_many_unknown_macs_keeps_no_other_network_waiting() -> None:
+    world = World(real=[port("b", MAC_B, "10.0.0.6", network_id="n2")])
+
+    async def scene(identity: DirectIdentity) -> None:
+        world.open.clear()
+        flood = [
+            asyncio.create_task(identity.find("network:n1", "10.0.0.5", f"fa:16:3e:00:01:{n:02x}")) for n in range(50)
+        ]
+        await until(lambda: len(world.looks) == OF_ONE_PLACE)
+        other = asyncio.create_task(identity.find("network:n2", "10.0.0.6", MAC_B))
+        await until(lambda: len(world.looks) == OF_ONE_PLACE + 1)  # before the others
+        world.open.set()
+        assert (await other).port.id == "b"
+        outcomes = await asyncio.gather(*flood, return_exceptions=True)
+        assert all(isinstance(one, NobodyAsks) for one in outcomes)
 
     play(world, scene)
