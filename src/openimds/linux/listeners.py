@@ -10,15 +10,14 @@ import errno
 import fcntl
 import os
 import socket
-import struct
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Protocol
 
 from openimds.linux import netns
+from openimds.linux.listening_sockets import Listening, listening_sockets
 from openimds.wiring.listeners import ListenAddress
 
 BACKLOG = 4096
@@ -33,7 +32,6 @@ SIOCGSKNS = 0x894C
 NO_IPV6 = "there is no IPv6 in this kernel: guests reach the metadata service by IPv4 only"
 PROBE_SECONDS = 0.5
 _MAX_SYN_BYTES = 512
-_LISTENING = "0A"
 _NOWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -59,8 +57,7 @@ class Inside:
 
     inode: int
     device_indexes: dict[str, int]
-    listening: dict[tuple[str, int], frozenset[int]]
-    """(address, port) → the inodes of the sockets that listen there."""
+    listening: Listening
     has_ipv6: bool
 
 
@@ -84,7 +81,7 @@ def look_inside(namespace: str, devices: Collection[str]) -> Inside:
         return Inside(
             inode=_own_namespace(),
             device_indexes={device: _index_of(device) for device in devices},
-            listening=_listening(),
+            listening=listening_sockets(),
             has_ipv6=Path("/proc/thread-self/net/tcp6").exists(),
         )
 
@@ -216,31 +213,6 @@ def _namespace_of(kept: socket.socket) -> int:
         return os.fstat(descriptor).st_ino
     finally:
         os.close(descriptor)
-
-
-def _listening() -> dict[tuple[str, int], frozenset[int]]:
-    """From proc_net_tcp(5), where those that listen come first."""
-    found: dict[tuple[str, int], frozenset[int]] = {}
-    for name in ("tcp", "tcp6"):
-        try:
-            with open(f"/proc/thread-self/net/{name}", encoding="ascii") as table:
-                next(table)
-                for line in table:
-                    _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
-                    if state != _LISTENING:
-                        break
-                    host, _, port = local.partition(":")
-                    key = _address(host), int(port, 16)
-                    found[key] = found.get(key, frozenset()) | {int(inode)}
-        except FileNotFoundError:
-            continue
-    return found
-
-
-def _address(text: str) -> str:
-    """`FEA9FEA9` is 169.254.169.254: words of four bytes, each as a number of this machine."""
-    words = struct.pack(f"={len(text) // 8}I", *(int(text[at : at + 8], 16) for at in range(0, len(text), 8)))
-    return str(IPv4Address(words) if len(words) == 4 else IPv6Address(words))
 
 
 def _sentence(place: Place, address: ListenAddress, error: OSError) -> str:
