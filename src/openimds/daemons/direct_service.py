@@ -44,6 +44,8 @@ RECORD_THREADS = 64
 """That many instances' first requests are asked about together."""
 _DIRECT = ("network:", "router:")
 AGE_LOOK_SECONDS = 0.5
+LEARN_PATIENCE_SECONDS = 1.0
+"""How long a request waits for settings: a control API that is silent is asked for much longer than a guest waits."""
 LEARN_SECONDS = 1.0
 """How long settings that could not be had are not asked for again."""
 
@@ -202,13 +204,13 @@ class DirectService:
         retired.retire()
 
     async def _learn(self) -> None:
-        """Have the settings that documents are rendered with, if they are to be had. Many wait for one question."""
+        """Have the settings that documents are rendered with, if they are soon to be had. Many wait for one question."""
         if self._learning is None:
             if time.monotonic() < self._learn_again_at:
                 return
             self._begin_learning()
         if self._learning is not None:
-            await asyncio.shield(self._learning)
+            await asyncio.wait([self._learning], timeout=LEARN_PATIENCE_SECONDS)
 
     def _begin_learning(self) -> None:
         self._learning = asyncio.get_running_loop().create_task(self._ask_settings())

@@ -10,7 +10,7 @@ import structlog
 from openimds.agents.metadata.edges import Mirror
 from openimds.agents.metadata.measures import Measures
 
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.1
 
 _log = structlog.get_logger(__name__)
 
