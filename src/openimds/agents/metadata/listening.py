@@ -235,6 +235,8 @@ class Listening:
     async def _close(self, gone: Sequence[Door]) -> None:
         for door in gone:
             await self._server.close(self._open[door.file].pop(door))
+            if not self._open[door.file]:
+                del self._open[door.file]
         await asyncio.to_thread(self._forget, gone)
 
 
