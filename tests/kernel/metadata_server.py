@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from tests.waiting import HANG_SECONDS
 
+from openimds.linux.programs import run
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -96,10 +98,13 @@ class MetadataServer:
         """Take no more connections; the socket stays."""
         self._server.shutdown()
 
-    def go_on_after(self, seconds: float) -> threading.Timer:
-        timer = threading.Timer(seconds, self._serve)
-        timer.start()
-        return timer
+    def is_waited_for(self) -> bool:
+        """A connection is in the socket's queue that nobody has taken."""
+        lines = run(["ss", "--listening", "--unix", "--no-header", "src", str(self.path)]).splitlines()
+        return any(int(line.split()[2]) > 0 for line in lines)
+
+    def go_on(self) -> None:
+        self._serve()
 
     def logged(self) -> dict[str, Any]:
         """The next line that HAProxy logs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -74,9 +73,7 @@ def booted(host: Host, answers: dict[str, str]) -> Iterator[NetnsGuests]:
 
 
 def test_boots_through_dhcp_and_metadata(host: Host) -> None:
-    before = time.monotonic()
     with booted(host, documents("vm1")) as guests:
-        took = time.monotonic() - before
         said = console(guests)
         assert "successful after 1/2 tries: up 0." in said
         assert "iid=i-0000002a" in said
@@ -93,7 +90,6 @@ def test_boots_through_dhcp_and_metadata(host: Host) -> None:
         assert (rootfs / "etc/resolv.conf").read_text() == "nameserver 192.168.40.3\n"
         assert (rootfs / "root").stat().st_uid == FIRST_UID
         assert "vm1" not in os.uname().nodename
-        assert took < 10
 
 
 def test_a_boot_without_anybody_fails_as_often_as_it_was_told(host: Host) -> None:

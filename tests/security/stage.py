@@ -25,6 +25,7 @@ from tests.compat.stage import Stage as ApiStage
 from tests.ports import free_port
 from tests.security.cloud import GUESTS, NETWORK, SECRET, TWICE, Guest, instances_document
 from tests.security.opinion import Answer, answers
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.metadata.finder import Finder
 from openimds.agents.metadata.measures import Measures
@@ -53,7 +54,6 @@ class Lines:
 
 SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
 """So that tests of slowness are quick."""
-READ_SECONDS = 15.0
 
 
 @dataclass
@@ -180,33 +180,33 @@ class Cloud:
     def stop(self) -> None:
         if self._haproxy is not None:
             self._haproxy.terminate()
-            self._haproxy.wait(10)
+            self._haproxy.wait(HANG_SECONDS)
         self.do(self._stop_servers())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(HANG_SECONDS)
         self._loop.close()
         self._executor.shutdown()
         self.api_stage.close()
 
     def do(self, coming: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coming, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coming, self._loop).result(HANG_SECONDS)
 
     # Asking -------------------------------------------------------------------------------------------------------
 
     def connect_api(self, asker: Guest | None) -> Line:
         """Straight to the metadata API, as an agent would for `asker`."""
-        return self._line(socket.create_connection(("127.0.0.1", self.api_port), READ_SECONDS), asker)
+        return self._line(socket.create_connection(("127.0.0.1", self.api_port), HANG_SECONDS), asker)
 
     def connect_agent(self, asker: Guest | None) -> Line:
         raw = socket.socket(socket.AF_UNIX)
-        raw.settimeout(READ_SECONDS)
+        raw.settimeout(HANG_SECONDS)
         raw.connect(str(self.agent_socket))
         return self._line(raw, asker)
 
     def connect_proxy(self, asker: Guest | None, address: str = "") -> Line:
         """As a guest does."""
         source = address or (asker.address if asker else "127.0.0.1")
-        raw = socket.create_connection(("127.0.0.1", self.proxy_port), READ_SECONDS, (source, 0))
+        raw = socket.create_connection(("127.0.0.1", self.proxy_port), HANG_SECONDS, (source, 0))
         return self._line(raw, asker)
 
     def ask_api(self, asker: Guest | None, data: bytes) -> list[Answer]:
@@ -225,7 +225,7 @@ class Cloud:
             transcript.judge()
 
     def _line(self, raw: socket.socket, asker: Guest | None) -> Line:
-        raw.settimeout(READ_SECONDS)
+        raw.settimeout(HANG_SECONDS)
         transcript = Transcript(asker)
         self.transcripts.append(transcript)
         return Line(raw, transcript)
@@ -240,6 +240,19 @@ class Cloud:
         await server.start([Listener(socket=listener, tag="tcp", limits=LIMITS)])
         self._servers.append(server)
         return port
+
+    @contextmanager
+    def patient_api(self) -> Iterator[int]:
+        """The port of another metadata API, which gives nothing up."""
+        listener = tcp_listener("127.0.0.1", 0)
+        port: int = listener.getsockname()[1]
+        patience = Timeouts(head=HANG_SECONDS, body=HANG_SECONDS)
+        server = GuestServer(self.api_stage.service("cache").handle, timeouts=patience)
+        self.do(server.start([Listener(socket=listener, tag="tcp", limits=LIMITS)]))
+        try:
+            yield port
+        finally:
+            self.do(server.stop(0.5))
 
     async def _start_agent(self) -> None:
         self._pool = Pool(Upstream(host="127.0.0.1", port=self.api_port))
@@ -288,13 +301,6 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true in time"
-        time.sleep(0.02)
-
-
 def _whole(line: Line, data: bytes) -> list[Answer]:
     line.send(data)
     line.finish()
@@ -325,13 +331,13 @@ class Served:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(HANG_SECONDS)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        asyncio.run_coroutine_threadsafe(self.server.stop(0.5), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.server.stop(0.5), self.loop).result(HANG_SECONDS)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(HANG_SECONDS)
         self.loop.close()
 
     def settle(self, connections: int) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 
 import pytest
 from tests.security.cloud import ALPHA, BETA, request
 from tests.security.stage import Cloud
+from tests.waiting import HANG_SECONDS
 
 from openimds.daemons.guest_worker import LIMITS
 from openimds.http.conversation import Conversation
@@ -176,28 +176,40 @@ def test_expectation_is_met_or_refused(cloud: Cloud) -> None:
     assert line.finish().startswith(b"HTTP/1.1 417 ")
 
 
-@pytest.mark.parametrize("begun", [b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nX-A: b\r\n", post(L, body=b"x")])
-def test_18_what_does_not_end_is_given_up_and_others_are_served_meanwhile(cloud: Cloud, begun: bytes) -> None:
+BEGUN = [b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nX-A: b\r\n", post(L, body=b"x")]
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_18_what_does_not_end_is_given_up(cloud: Cloud, begun: bytes) -> None:
     slow = [cloud.connect_api(ALPHA) for _ in range(50)]
-    began_at = time.monotonic()
     for line in slow:
         line.send(begun)
-    for _ in range(5):
-        asked_at = time.monotonic()
-        assert cloud.ask_api(BETA, request("GET", HOSTNAME, BETA.claim))[0].status == 200
-        assert time.monotonic() - asked_at < 0.5
     for line in slow:
         assert line.finish().startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - began_at < 5
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+def test_18_others_are_served_while_it_has_not_ended(cloud: Cloud, begun: bytes) -> None:
+    with cloud.patient_api() as port:
+        slow = [socket.create_connection(("127.0.0.1", port), HANG_SECONDS) for _ in range(50)]
+        for line in slow:
+            line.sendall(begun)
+        for _ in range(5):
+            with socket.create_connection(("127.0.0.1", port), HANG_SECONDS) as other:
+                other.sendall(request("GET", HOSTNAME, BETA.claim))
+                assert b"".join(iter(lambda: other.recv(65536), b"")).startswith(b"HTTP/1.1 200 ")
+        for line in slow:
+            line.setblocking(False)
+            with pytest.raises(BlockingIOError):  # all of them are still waited for
+                line.recv(1)
+            line.close()
 
 
 def test_18_a_byte_now_and_then_does_not_prolong_it(cloud: Cloud) -> None:
     line = cloud.connect_api(ALPHA)
     line.socket.settimeout(0.2)
-    began_at = time.monotonic()
     line.send(b"GET / HTTP/1.1\r\nX-A: ")
-    while True:
-        assert time.monotonic() - began_at < 4, "a trickle holds the connection"
+    while True:  # the test's time-out ends it when a trickle holds the connection
         try:
             data = line.read()
         except TimeoutError:

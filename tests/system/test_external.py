@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.system.cloud import Cloud, run, until
+from tests.system.cloud import Cloud, run
+from tests.waiting import until
 
 OUTSIDE = "203.0.113.200"
 
@@ -26,7 +27,7 @@ def outside(cloud: Cloud) -> Iterator[str]:
         "openstack server create --image guest --flavor m1.tiny --network n --wait vm",
     ):
         cloud.line(line)
-    until(lambda: "vm login:" in cloud.console("vm"), "the instance has booted", 60)
+    until(lambda: "vm login:" in cloud.console("vm"), "the instance has booted")
     bridge = "brq" + cloud.line("openstack network show public -f value -c id")[:11]
     name = f"{cloud.prefix}outside"
     device = f"o{name[1:7]}"

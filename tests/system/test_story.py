@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import METADATA_PROXIES, Cloud, run, until
+from tests.system.cloud import METADATA_PROXIES, Cloud, run
+from tests.waiting import until
 
 METADATA = "http://169.254.169.254"
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "user-guide.md"
@@ -68,7 +69,7 @@ class Story:
     def wait_until_vm1_knows_itself(self) -> None:
         key = (self.folder / "id.pub").read_text().split()[1]
         expected = ("user data speaks on vm1", key, "vm1 login:")
-        until(lambda: all(text in self.cloud.console("vm1") for text in expected), "vm1 knows itself", 60)
+        until(lambda: all(text in self.cloud.console("vm1") for text in expected), "vm1 knows itself")
 
 
 @pytest.fixture(scope="module", params=METADATA_PROXIES)
@@ -99,7 +100,7 @@ def test_the_guide_shows_these_lines() -> None:
 
 def test_without_a_router_twenty_tries_fail(story: Story) -> None:
     story.type(FIRST_LINES)
-    until(lambda: "tried 20" in story.cloud.console("vm1"), "the twentieth try", 60)
+    until(lambda: "tried 20" in story.cloud.console("vm1"), "the twentieth try")
     failed = re.findall(r"failed (\d+)/20", story.cloud.console("vm1"))
     assert failed == [str(number) for number in range(1, 21)]
     assert "user data speaks" not in story.cloud.console("vm1")
@@ -149,7 +150,7 @@ def test_one_request_is_followed_through_the_logs_by_its_id(story: Story) -> Non
 
     # HAProxy's own line is in the agent's log: two lines there, one in the metadata API's. Directly the agent answers.
     expected = (1, 0) if story.is_direct else (2, 1)
-    until(lambda: hops() == expected, f"{request_id} at every hop", 10)
+    until(lambda: hops() == expected, f"{request_id} at every hop")
     last = story.cloud.log("metadata-agent" if story.is_direct else "metadata-api")
     assert vm1 in next(line for line in last.splitlines() if request_id in line)
 
@@ -180,7 +181,7 @@ def test_two_projects_with_the_same_address_each_get_their_own(story: Story) -> 
     """Goes on with metadata from the DHCP namespaces."""
     servers = {project: _tenant(story, project) for project in ("acme", "globex")}
     for project, other in (("acme", "globex"), ("globex", "acme")):
-        until(partial(_has_run, story, project), f"{project}'s user data ran", 60)
+        until(partial(_has_run, story, project), f"{project}'s user data ran")
         documents = ("meta-data/hostname", "user-data", "meta-data/local-ipv4", "meta-data/public-keys/0/openssh-key")
         answers = "\n".join(
             story.cloud.inside(f"qvm-{servers[project]}", "curl", "-sf", f"{METADATA}/latest/{path}")

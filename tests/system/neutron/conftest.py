@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import Cloud, run, until
+from tests.system.cloud import Cloud, run
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).parents[3]
 STOCK = Path(__file__).parent / "stock"
@@ -88,7 +89,7 @@ def stage(stock_python: Path, cloud: Cloud) -> Stage:
     ):
         cloud.line(line)
     for name in ("vm", "other"):
-        until(partial(booted, cloud, name), f"{name} has booted", 60)
+        until(partial(booted, cloud, name), f"{name} has booted")
     return Stage(
         cloud,
         stock_python,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.complaints import Complaints
@@ -203,11 +204,11 @@ class Guest:
     async def ask_last(self, data: bytes) -> bytes:
         """Send these bytes, and read until the server closes."""
         self.writer.write(data)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             return await self.reader.read()
 
     async def read(self) -> tuple[int, bytes]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG_SECONDS):
             self.head = await self.reader.readuntil(b"\r\n\r\n")
             length = int(self.head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
             return int(self.head.split()[1]), await self.reader.readexactly(length)
@@ -236,15 +237,8 @@ class Cloud:
         here = "::1" if ":" in address else "127.0.0.1"
         guest = Guest(*await asyncio.open_connection(here, door, local_addr=(address, 0)))
         self.guests.append(guest)
-        async with asyncio.timeout(5):
-            while self.macs:  # noqa: ASYNC110 - until the server has taken it, and its MAC with it
-                await asyncio.sleep(0.001)
+        await until_async(lambda: not self.macs, "the server has taken it, and its MAC with it")
         return guest
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not condition():  # noqa: ASYNC110 - polled with a deadline
-                await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -10,10 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.waiting import HANG_SECONDS
 
 from openimds.daemons.running import Signals
 
-HANG_SECONDS = 60
 """Only against waiting for ever."""
 
 

@@ -191,10 +191,10 @@ def test_nobody_there_and_nobody_answering():
 
 def test_a_cancelled_requests_connection_is_not_used_again():
     async def main() -> None:
-        async with scripted([b"", OK]) as (upstream, _):
+        async with scripted([b"", OK]) as (upstream, heads):
             pool = Pool(upstream)
             task = asyncio.ensure_future(pool.request(GET, HANG_SECONDS))
-            await asyncio.sleep(0.05)
+            await until_async(lambda: heads)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -34,11 +34,11 @@ def test_an_idle_connection_has_time_for_one_more_request() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         address = listener.getsockname()
         server = await serve("first", listener)
-        used, fresh, silent = [await asyncio.open_connection(*address) for _ in range(3)]
+        used, fresh = [await asyncio.open_connection(*address) for _ in range(2)]
         used[1].write(GET)
         async with asyncio.timeout(HANG_SECONDS):
             await used[0].readuntil(b"first")
-        stopping = asyncio.create_task(server.stop(HANG_SECONDS, idle_seconds=0.5))
+        stopping = asyncio.create_task(server.stop(HANG_SECONDS, idle_seconds=HANG_SECONDS))
         await begun(server)
         async with asyncio.timeout(HANG_SECONDS):
             for reader, writer in (used, fresh):
@@ -47,9 +47,22 @@ def test_an_idle_connection_has_time_for_one_more_request() -> None:
                 assert answer.startswith(b"HTTP/1.1 200 OK")
                 assert b"Connection: close" in answer
                 writer.close()
-            assert await silent[0].read() == b""
-            silent[1].close()
             await stopping
+
+    uvloop.run(main())
+
+
+def test_a_silent_connection_is_closed_when_its_time_is_over() -> None:
+    async def main() -> None:
+        listener = tcp_listener("127.0.0.1", 0)
+        server = await serve("first", listener)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        await until_async(lambda: server.connection_count == 1)
+        stopping = asyncio.create_task(server.stop(HANG_SECONDS, idle_seconds=0.1))
+        async with asyncio.timeout(HANG_SECONDS):
+            assert await reader.read() == b""
+            await stopping
+        writer.close()
 
     uvloop.run(main())
 
@@ -89,7 +102,7 @@ def test_a_connection_accepted_at_the_last_moment_is_served() -> None:
             client.settimeout(HANG_SECONDS)
             client.sendall(GET)
         await asyncio.sleep(0)  # the loop accepts some of them
-        await first.stop(HANG_SECONDS, idle_seconds=0.5)
+        await first.stop(HANG_SECONDS, idle_seconds=HANG_SECONDS)
         second = await serve("second", kept)
         for client in clients:
             answer = await asyncio.to_thread(client.recv, 4096)

@@ -34,6 +34,18 @@ def slowly(seconds: float) -> Callable[[Request], Awaitable[Response]]:
     return answer
 
 
+class Gated:
+    """Begins to answer, and goes on when it is let."""
+
+    def __init__(self) -> None:
+        self.began, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def answer(self, request: Request) -> Response:
+        self.began.set()
+        await self.gate.wait()
+        return echo(request)
+
+
 @asynccontextmanager
 async def served(
     handler: Handler,
@@ -162,13 +174,12 @@ def test_dripping_bytes_do_not_prolong_a_heads_time():
         async with served(echo, timeouts=Timeouts(head=0.5, linger=0.2)) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             reading = asyncio.ensure_future(reader.read())
-            for byte in b"GET /" + b"a" * 200:
-                if reading.done() or writer.is_closing():
-                    break
-                writer.write(bytes([byte]))
-                await asyncio.sleep(0.05)
             async with asyncio.timeout(HANG_SECONDS):
-                assert (await reading).startswith(b"HTTP/1.1 408 ")
+                writer.write(b"GET /")
+                while not reading.done():
+                    writer.write(b"a")
+                    await asyncio.sleep(0.05)
+            assert (await reading).startswith(b"HTTP/1.1 408 ")
             writer.close()
 
     uvloop.run(main())
@@ -259,13 +270,18 @@ def test_stopping_finishes_what_is_under_way_and_takes_nothing_new():
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         port = listener.getsockname()[1]
-        server = GuestServer(slowly(0.3))
+        gated = Gated()
+        server = GuestServer(gated.answer)
         await server.start([Listener(socket=listener)])
         idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
-        await asyncio.sleep(0.1)
-        await server.stop(5)
+        await gated.began.wait()
+        await settles(server, 2)
+        stopping = asyncio.create_task(server.stop(HANG_SECONDS))
+        await until_async(lambda: server.draining)
+        gated.gate.set()
+        await stopping
         answer = await reader.read()
         assert answer.startswith(b"HTTP/1.1 200 OK")
         assert b"Connection: close" in answer
@@ -284,15 +300,17 @@ def test_stopping_finishes_what_is_under_way_and_takes_nothing_new():
 
 def test_listeners_come_and_go_while_others_are_served():
     async def main() -> None:
-        async with served(slowly(0.3)) as (server, port):
+        gated = Gated()
+        async with served(gated.answer) as (server, port):
             further = tcp_listener("127.0.0.1", 0)
             further_port = further.getsockname()[1]
             await server.open(Listener(socket=further, tag="network:one"))
             reader, writer = await asyncio.open_connection("127.0.0.1", further_port)
             writer.write(GET)
-            await asyncio.sleep(0.1)
+            await gated.began.wait()
             await server.close(further)
             await server.close(further)
+            gated.gate.set()
             with pytest.raises(ConnectionRefusedError):
                 await asyncio.open_connection("127.0.0.1", further_port)
             assert await read_answer(reader) == (200, b"GET /x 0 network:one")

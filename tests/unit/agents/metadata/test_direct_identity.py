@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.agents.metadata import direct_identity
 from openimds.agents.metadata.belief import Belief
@@ -73,7 +74,7 @@ class World:
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         found = [one for one in self.real if self._fits(one, filters)]
         self.looks.append(filters)
-        assert self.open.wait(20)
+        assert self.open.wait(HANG_SECONDS)
         if self.away:
             raise ControlAwayError("the control API is away")
         return found
@@ -103,12 +104,6 @@ def play(world: World, scene: Callable[[DirectIdentity], Coroutine[Any, Any, Non
     asyncio.run(run())
 
 
-async def until(holds: Callable[[], object]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - polled with a deadline
-            await asyncio.sleep(0.002)
-
-
 def test_a_look_that_a_change_overtook_is_made_again() -> None:
     """It read the port before the port was given to another instance, and came back after that was heard."""
     world = World(real=[port("a", MAC_A)])
@@ -116,7 +111,7 @@ def test_a_look_that_a_change_overtook_is_made_again() -> None:
     async def scene(identity: DirectIdentity) -> None:
         world.open.clear()
         asking = asyncio.create_task(identity.find(*AT, MAC_A))
-        await until(lambda: world.looks)
+        await until_async(lambda: world.looks)
         rebound = port("a", MAC_A, device_id="vm-other")
         world.real = [rebound]
         world.hear(rebound)
@@ -135,12 +130,12 @@ def test_a_look_joined_late_is_not_older_than_the_news() -> None:
     async def scene(identity: DirectIdentity) -> None:
         world.open.clear()
         first = asyncio.create_task(identity.find(*AT, MAC_A))
-        await until(lambda: world.looks)
+        await until_async(lambda: world.looks)
         world.hear(port("a", MAC_A))
         world.real = []
         world.hear()
         second = asyncio.create_task(identity.find(*AT, MAC_A))
-        await until(lambda: len(world.looks) == 2)
+        await until_async(lambda: len(world.looks) == 2)
         world.open.set()
         with pytest.raises(NobodyAsks):
             await second

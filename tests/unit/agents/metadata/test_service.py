@@ -14,6 +14,7 @@ import pytest
 import uvloop
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
+from tests.waiting import HANG_SECONDS
 
 from openimds.agents.metadata.complaints import SECRETS_DIFFER
 from openimds.agents.metadata.edges import ControlAwayError
@@ -142,7 +143,7 @@ class Agent:
         """Raw bytes in, everything until the connection's end out."""
         reader, writer = await asyncio.open_unix_connection(str(self.path))
         writer.write(data)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG_SECONDS):
             answer = await reader.read()
         writer.close()
         return answer
@@ -445,7 +446,7 @@ def test_a_guest_with_many_requests_leaves_the_way_open_for_others(tmp_path):
         async with running(tmp_path) as agent:
             agent.api.held = asyncio.Event()
             greedy = [asyncio.ensure_future(agent.ask("/held", *FROM_NET1)) for _ in range(200)]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(HANG_SECONDS):
                 await agent.api.full.wait()
                 other = await agent.ask("/openstack", f"X-Neutron-Network-ID: {NET2}", "X-Forwarded-For: 10.0.0.5")
             assert body_of(other).startswith(VM2.encode())

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from tests.waiting import HANG_SECONDS
+from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.metadata.decision import Refusal
 from openimds.resources.errors import PeerFailed
@@ -57,27 +57,36 @@ def test_all_at_the_same_time() -> None:
 
 
 def test_a_slow_target_delays_no_other_target_and_no_other_instance() -> None:
-    """More instances wait for it than it has threads: another target answers meanwhile, and patience ends."""
+    """More instances wait for it than it has threads: another target answers meanwhile."""
     never = threading.Event()
-    waited_out = threading.Event()
-
-    def slow() -> VendorAnswer:
-        if not never.wait(HANG_SECONDS):
-            waited_out.set()
-        return VendorAnswer(None)
-
-    targets = Targets(slow=slow)
+    targets = Targets(slow=lambda: _when(never))
     quick = Targets(quick=says(1))
 
-    async def story() -> int:
-        vendors, others = targets.vendors(seconds=3), quick.vendors()
+    async def story() -> None:
+        vendors, others = targets.vendors(seconds=HANG_SECONDS), quick.vendors()
         many = [asyncio.create_task(vendors.ask(question(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
-        while len(targets.asked) < THREADS_OF_A_TARGET:  # noqa: ASYNC110 - threads fill it
-            await asyncio.sleep(0.01)
+        await until_async(lambda: len(targets.asked) == THREADS_OF_A_TARGET, "threads fill it")
         assert await others.ask(question()) == {"quick": 1}
         assert not any(task.done() for task in many), "the quick one did not wait for the slow one"
+        never.set()
+        await asyncio.gather(*many)
+
+    asyncio.run(_ended(story(), never))
+
+
+def _when(opened: threading.Event) -> VendorAnswer:
+    opened.wait(HANG_SECONDS)
+    return VendorAnswer(None)
+
+
+def test_patience_with_a_slow_target_ends() -> None:
+    never = threading.Event()
+    targets = Targets(slow=lambda: _when(never))
+
+    async def story() -> int:
+        vendors = targets.vendors(seconds=0.2)
+        many = [asyncio.create_task(vendors.ask(question(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
         assert await asyncio.gather(*many) == [{"slow": {}}] * len(many)
-        assert not waited_out.is_set(), "patience ended first"
         return len(targets.asked)
 
     with structlog.testing.capture_logs() as logs:
@@ -105,7 +114,7 @@ def test_one_question_at_a_time_for_all_who_want_to_know_the_same() -> None:
     async def story() -> list[Any]:
         vendors = targets.vendors()
         tasks = [asyncio.create_task(vendors.ask(question())) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        await until_async(lambda: targets.asked)
         tasks.pop().cancel()  # its guest went away; the others still want to know
         gate.set()
         return list(await asyncio.gather(*tasks))
