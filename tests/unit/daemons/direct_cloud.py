@@ -240,6 +240,9 @@ class Cloud:
         await until_async(lambda: not self.macs, "the server has taken it, and its MAC with it")
         return guest
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        await until_async(condition)
+
 
 @asynccontextmanager
 async def cloud(
