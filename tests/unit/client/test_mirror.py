@@ -192,3 +192,60 @@ def test_v2_is_led_to_v3():
     assert led_to_v3("http://controller:5000/v2.0") == "http://controller:5000/v3"
     assert led_to_v3("http://controller:5000/v2.0/") == "http://controller:5000/v3"
     assert led_to_v3("http://controller:5000/v3") == "http://controller:5000/v3"
+
+
+def test_a_cloud_without_watch_is_not_waited_for():
+    with FakeControl(watch=False) as neutron:
+        session = connect(neutron.auth)
+        mirror = Mirror(ControlClient(session), KINDS)
+        mirror.start()
+        assert not mirror.wait_ready(3600)
+        assert mirror.without_watch
+        mirror.stop(5)
+        session.session.close()
+
+
+def test_the_age_of_what_it_knows_grows_while_nothing_is_heard(fake, mirror):
+    assert mirror.wait_ready(5)
+    fake.fail_with(503)
+    until(lambda: not mirror.connected)
+    lost_at = mirror.age_seconds
+    until(lambda: mirror.age_seconds > lost_at + 0.5)
+    fake.fail_with(None)
+    until(lambda: mirror.connected)
+    assert mirror.age_seconds < 60
+
+
+def test_it_is_not_connected_before_it_has_the_new_view(fake, mirror):
+    """A view from before the gap must not pass for what the control API says now."""
+    fake.put("port", port("p1"))
+    until(lambda: "p1" in mirror.view().ports)
+    fake.fail_with(503)
+    until(lambda: not mirror.connected)
+    fake.put("port", port("p2", "10.0.0.6"))
+    seen: list[bool] = []
+    noted = mirror._note_heard
+
+    def note() -> None:
+        seen.append("p2" in mirror.view().ports)
+        noted()
+
+    mirror._note_heard = note
+    fake.fail_with(None)
+    until(lambda: mirror.connected)
+    assert seen[0]
+
+
+def test_a_list_that_never_ends_is_not_followed_for_ever(fake, client, monkeypatch):
+    monkeypatch.setattr("openimds.client.control.MAX_PAGES", 3)
+    asked: list[object] = []
+    link = [{"rel": "next", "href": "http://neutron/ports?marker=p1"}]
+
+    def ask(call: object) -> object:
+        asked.append(call)
+        return {"ports": [port("p1")], "ports_links": link}
+
+    monkeypatch.setattr(client._network, "ask", ask)
+    with pytest.raises(ControlApiError, match="goes on after 3 pages"):
+        client.ports()
+    assert len(asked) == 3

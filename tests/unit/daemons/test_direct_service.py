@@ -178,6 +178,26 @@ def test_known_guests_are_served_while_everything_else_is_away() -> None:
     run(play())
 
 
+def test_what_was_not_kept_up_for_too_long_is_not_told_any_longer() -> None:
+    """Who asks: 503. What a record says: the metadata API is asked instead."""
+
+    async def play() -> None:
+        async with cloud(ports=[A_AT_1], belief=Belief(max_age_seconds=300, hold_seconds=0.05)) as there:
+            guest = await there.guest(MAC_A)
+            assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
+            there.control.age_seconds = 301
+            there.control.change(instance(A, "renamed"))
+            await there.until(lambda: len(there.service._records) == 0)
+            await guest.ask(NAME)
+            assert len(there.api.asked) == 1
+            there.control.away, there.mirror.age_seconds = True, 301
+            assert (await guest.ask(NAME))[0] == 503
+            assert b"Retry-After: 1" in guest.head
+            assert len(there.api.asked) == 1
+
+    run(play())
+
+
 # What it is told ----------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 import pytest
 
+from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.edges import ControlAwayError
 from openimds.agents.metadata.finder import Finder
 from openimds.identity.binding import NobodyAsks, NotKnownYet
@@ -241,3 +242,64 @@ def test_link_local_addresses_by_the_mac_inside_or_by_the_neighbours():
     world.mirrored, world.real = {}, [port("p2")]
     assert find(world, address=private) == ["p2"]
     assert world.looks[-1] == {"network_id": ["net-1"], "mac_address": "fa:16:3e:54:93:88"}
+
+
+def test_what_was_not_kept_up_for_too_long_is_looked_up_or_not_told():
+    belief = Belief(max_age_seconds=300, hold_seconds=0.05)
+
+    async def asked(world: World) -> str:
+        with ThreadPoolExecutor(2) as executor:
+            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock, belief=belief)
+            assert (finder.at_once(NETWORK, "10.0.0.5") is None) == (not world.connected or world.age_seconds > 300)
+            return (await finder.find(NETWORK, FIVE)).id
+
+    old = {"p1": port("p1")}
+    # Cut off, and not noticed yet: the control API is asked.
+    assert asyncio.run(asked(World(mirrored=old, real=[port("p2")], age_seconds=301))) == "p2"
+    assert asyncio.run(asked(World(mirrored=old, away=True, connected=False, age_seconds=300))) == "p1"
+    for connected in (True, False):
+        with pytest.raises(NotKnownYet, match="too old"):
+            asyncio.run(asked(World(mirrored=old, away=True, connected=connected, age_seconds=301)))
+
+
+def test_a_port_that_no_instance_has_yet_is_held_and_answered_once_one_has():
+    async def main() -> None:
+        world = World(real=[port("p1", device_id="")])
+        with ThreadPoolExecutor(1) as executor:
+            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder.start()
+            asking = asyncio.ensure_future(finder.find(NETWORK, FIVE))
+            async with asyncio.timeout(20):
+                while not world.looks:  # noqa: ASYNC110 - polled with a deadline
+                    await asyncio.sleep(0.005)
+            assert not asking.done()
+            world.mirrored = {"p1": port("p1")}
+            finder.hear(world)
+            assert (await asking).device_id == "vm"
+
+    asyncio.run(main())
+
+
+def test_a_port_that_no_instance_gets_is_never_a_no():
+    world = World(real=[port("p1", device_id="")])
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            belief = Belief(hold_seconds=0.05)
+            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock, belief=belief)
+            await finder.find(NETWORK, FIVE)
+
+    with pytest.raises(NotKnownYet, match="not bound to an instance yet"):
+        asyncio.run(main())
+
+
+def test_what_was_found_without_a_watch_is_not_believed_when_it_is_back():
+    async def main() -> None:
+        world = World(connected=False, real=[port("p1")])
+        with ThreadPoolExecutor(1) as executor:
+            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            assert (await finder.find(NETWORK, FIVE)).id == "p1"
+            world.connected, world.real = True, [port("p2")]
+            assert (await finder.find(NETWORK, FIVE)).id == "p2"
+
+    asyncio.run(main())
