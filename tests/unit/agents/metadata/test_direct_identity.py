@@ -293,9 +293,9 @@ def test_a_network_of_many_unknown_macs_keeps_no_other_network_waiting() -> None
         flood = [
             asyncio.create_task(identity.find("network:n1", "10.0.0.5", f"fa:16:3e:00:01:{n:02x}")) for n in range(50)
         ]
-        await until(lambda: len(world.looks) == OF_ONE_PLACE)
+        await until_async(lambda: len(world.looks) == OF_ONE_PLACE)
         other = asyncio.create_task(identity.find("network:n2", "10.0.0.6", MAC_B))
-        await until(lambda: len(world.looks) == OF_ONE_PLACE + 1)  # before the others
+        await until_async(lambda: len(world.looks) == OF_ONE_PLACE + 1)  # before the others
         world.open.set()
         assert (await other).port.id == "b"
         outcomes = await asyncio.gather(*flood, return_exceptions=True)
