@@ -18,6 +18,7 @@ __all__ = ["Daemons", "ProgramError", "end_process", "is_alive", "run"]
 
 STDERR_TAIL_CHARS = 600
 POLL_SECONDS = 0.01
+GONE, STOPPED = frozenset("ZX"), "T"
 
 
 def run(
@@ -60,11 +61,16 @@ def _run_here(argv: Sequence[str], stdin: str | None, timeout_seconds: float) ->
 
 def is_alive(pid: int) -> bool:
     """A zombie is not: nobody may ever reap it, and it does nothing any more."""
+    return _state(pid) not in GONE
+
+
+def _state(pid: int) -> str:
+    """proc_pid_stat(5); `X` also when there is no such process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in ("Z", "X")
+            return stat.read().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError, IndexError):
-        return False
+        return "X"
 
 
 class Daemons:
@@ -77,9 +83,11 @@ class Daemons:
         self._events = events
 
     def running(self, daemon: Daemon) -> int | None:
-        """Its pid, if it is alive, is really this program (pids are used again) and is in its namespace."""
+        """Its pid, if it is alive, is really this program (pids are used again) and is in its namespace. One that somebody
+        has stopped (SIGSTOP) takes requests and answers none: it does not run.
+        """
         pid = _pid_in(daemon)
-        if pid is None or not is_alive(pid) or _command_line(pid) != daemon.argv:
+        if pid is None or _state(pid) in (*GONE, STOPPED) or _command_line(pid) != daemon.argv:
             return None
         if not netns.process_is_in(pid, daemon.namespace):
             return None

@@ -53,6 +53,8 @@ class DirectKeeper:
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
         self._patience = PATIENCE_SECONDS
+        self._let_in: dict[str, frozenset[int]] = {}
+        """By proxy: the sockets that a connection came about to. While they are the same, none is made again."""
 
     def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
         """Raises OSError, and what looking into a namespace raises."""
@@ -83,6 +85,7 @@ class DirectKeeper:
 
     def drop(self, name: str, settings: ProxySettings) -> tuple[str, ...]:
         """Idempotent."""
+        self._let_in.pop(name, None)
         file = listeners_file(name, settings.state_path)
         was_there = file.exists()
         file.unlink(missing_ok=True)
@@ -95,9 +98,16 @@ class DirectKeeper:
         inside = self._namespaces.look_inside(proxy.namespace, ())
         others = self._namespaces.sockets_of(other_pid) if other_pid else frozenset()
         expected = [address for address in proxy.addresses if inside.has_ipv6 or not address.is_ipv6]
-        return [
+        sockets = {one: inside.listening.get((one.host, one.port), frozenset()) - others for one in expected}
+        listening = frozenset[int]().union(*sockets.values())
+        missing = [
             str(address)
-            for address in expected
-            if not inside.listening.get((address.host, address.port), frozenset()) - others
-            or not (address.is_ipv6 or self._namespaces.connects(proxy.namespace, address, proxy.access_mark))
+            for address, found in sockets.items()
+            if not found
+            or not (address.is_ipv6 or self._let_in.get(proxy.name) == listening or self._connects(proxy, address))
         ]
+        self._let_in[proxy.name] = frozenset() if missing else listening
+        return missing
+
+    def _connects(self, proxy: Proxy, address: ListenAddress) -> bool:
+        return self._namespaces.connects(proxy.namespace, address, proxy.access_mark)
