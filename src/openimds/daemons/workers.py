@@ -187,3 +187,5 @@ async def _watch(pool: _Pool, parent: Parent) -> None:
             except TimeoutError:
                 continue
         notify.stopping()
+        # While the signals are heeded yet: a second SIGTERM must not end this process, and so cut the workers short.
+        await asyncio.to_thread(pool.stop)

@@ -100,6 +100,20 @@ port = {self.metrics_port}
             response = connection.getresponse()
             return response.status, response.read()
 
+    def begin_post(self) -> socket.socket:
+        """A connection with a request of which five bytes are still to come."""
+        connection = socket.create_connection(("127.0.0.1", self.port), HANG_SECONDS)
+        connection.sendall(b"POST /openstack/latest/password HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfirst")
+        return connection
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def ended(self) -> int:
+        assert self._process is not None
+        return self._process.wait(HANG_SECONDS)
+
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
@@ -204,6 +218,30 @@ def test_without_a_secret_when_told_so_in_words(program: Program) -> None:
     program.start(secret="", neutron="allow_empty_shared_secret = true")
     program.wait_ready()
     assert program.get("/latest", secret="")[0] == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_under_way_is_answered_in_spite_of_a_second_sigterm(
+    workers: int, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(program.folder / "notify"))
+    manager.settimeout(HANG_SECONDS)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(program.folder / "notify"))
+    program.start(default=f"metadata_workers = {workers}")
+    program.wait_ready()
+    with program.begin_post() as connection:
+        assert program.get("/")[0] == 200
+        program.signal(signal.SIGTERM)
+        while manager.recv(4096) != b"STOPPING=1":
+            pass
+        program.signal(signal.SIGTERM)
+        connection.sendall(b"later")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 4"), "unsigned"
+    assert b"connection: close" in answer.lower()
+    assert program.ended() == 0
+    manager.close()
 
 
 def test_a_taken_port(program: Program) -> None:
