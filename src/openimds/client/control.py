@@ -9,6 +9,10 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
+import requests
+import structlog
+from keystoneauth1.exceptions import ClientException
+from keystoneauth1.identity.base import BaseIdentityPlugin
 from keystoneauth1.session import Session
 
 from openimds.client import parse
@@ -16,9 +20,12 @@ from openimds.client.calls import Call, Service
 from openimds.client.errors import ControlApiError
 from openimds.resources.network import Network, Port, Router, Subnet
 
+_log = structlog.get_logger(__name__)
+
 _POLL_GRACE_SECONDS = 10.0
 """Beyond the time a long poll was asked to wait: then its connection counts as lost."""
 
+_SEEING_ROLES = frozenset({"admin", "service"})
 MAX_PAGES = 1000
 """Of a list. A server that leads in a circle is not followed for ever."""
 MAX_CONSOLE_BYTES = 256 * 1024
@@ -57,6 +64,8 @@ class ControlClient:
     def __init__(self, session: Session, *, region: str | None = None) -> None:
         self._watch = Service(session, "instance-metadata", region=region)
         self._network = Service(session, "network", region=region, version="2.0")
+        self._session = session
+        self._sees_enough: bool | None = None
 
     # The watch ----------------------------------------------------------------------------------------------------
 
@@ -133,6 +142,23 @@ class ControlClient:
     def ports(self, **filters: Any) -> list[Port]:
         """Neutron's filters: `network_id="…"`, `device_id="…"`, `fixed_ips="ip_address=10.0.0.5"`; lists repeat."""
         return [parse.port(body) for body in self._listed("ports", filters)]
+
+    def note_narrow_sight(self) -> None:
+        """Says, once, when our user's roles let Neutron show it no other project's ports. Raises nothing."""
+        auth = self._session.auth
+        if self._sees_enough is not None or not isinstance(auth, BaseIdentityPlugin):
+            return
+        try:
+            roles = auth.get_access(self._session).role_names
+        except (ClientException, requests.RequestException):
+            return  # asked again at the next look
+        self._sees_enough = bool(_SEEING_ROLES.intersection(role.lower() for role in roles))
+        if not self._sees_enough:
+            _log.warning(
+                "the agent's user has neither the role admin nor service: Neutron shows it its own project's ports only,"
+                " and guests of other projects get 404; give it one of them",
+                roles=sorted(roles),
+            )
 
     def networks(self, **filters: Any) -> list[Network]:
         return [parse.network(body) for body in self._listed("networks", filters)]

@@ -53,6 +53,8 @@ class FakeControl:
         self.calls: list[Said] = []
         self.lookups = 0
         """How often ports were asked for."""
+        self.role = "service"
+        """What tokens say that the agent is."""
         self.logins = 0
         self._watch = watch
         self._world = _World()
@@ -166,7 +168,7 @@ class FakeControl:
         return {
             "user": {"id": "u", "name": "agent", "domain": domain},
             "project": {"id": "p", "name": "service", "domain": domain},
-            "roles": [{"id": "r", "name": "service"}],
+            "roles": [{"id": "r", "name": self.role}],
             "methods": ["password"],
             "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "catalog": [

@@ -46,7 +46,9 @@ class NeutronPorts:
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         try:
-            return self._client.ports(**filters)
+            found = self._client.ports(**filters)
+            self._client.note_narrow_sight()
+            return found
         except ControlApiError as error:
             raise ControlAwayError(str(error)) from None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from structlog.testing import capture_logs
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control import ControlClient
@@ -249,3 +250,16 @@ def test_a_list_that_never_ends_is_not_followed_for_ever(fake, client, monkeypat
     with pytest.raises(ControlApiError, match="goes on after 3 pages"):
         client.ports()
     assert len(asked) == 3
+
+
+def test_a_user_who_is_shown_its_own_project_s_ports_only_is_told_so_once():
+    with FakeControl(watch=False) as neutron:
+        for role, said in (("service", 0), ("member", 1)):
+            neutron.role = role
+            session = connect(neutron.auth)
+            client = ControlClient(session)
+            with capture_logs() as lines:
+                client.note_narrow_sight()
+                client.note_narrow_sight()
+            assert [line["roles"] for line in lines] == [["member"]] * said
+            session.session.close()
