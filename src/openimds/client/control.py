@@ -149,7 +149,7 @@ class ControlClient:
         if self._sees_enough is not None or not isinstance(auth, BaseIdentityPlugin):
             return
         try:
-            roles = auth.get_access(self._session).role_names
+            roles = auth.get_access(self._session).role_names or []
         except (ClientException, requests.RequestException):
             return  # asked again at the next look
         self._sees_enough = bool(_SEEING_ROLES.intersection(role.lower() for role in roles))
