@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.system.clients.whole_guest import WholeGuest, whole_guest
-from tests.system.cloud import BIN, run, until
+from tests.system.cloud import BIN, run
+from tests.waiting import INSTALL_SECONDS, until
 
 REPOSITORY = Path(__file__).parents[3]
 ROOT_SCRIPT = REPOSITORY / "scripts" / "make-openimds-root"
 GUIDE = REPOSITORY / "docs" / "guide" / "systemd.md"
 CLONE = "/root/openimds"
-BOOT_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class Host:
 @contextmanager
 def booted_host(folder: Path) -> Iterator[Host]:
     """A host that has booted, with a clone of this repository and a wheel in it."""
-    root = Path(run([str(ROOT_SCRIPT)], timeout_seconds=900).stdout.strip())
+    root = Path(run([str(ROOT_SCRIPT)], timeout_seconds=INSTALL_SECONDS).stdout.strip())
     with whole_guest(root, folder / "console") as guest:
         guest._launched()
         guest.power_on()
-        until(lambda: _has_booted(guest), "the host has booted", BOOT_SECONDS)
+        until(lambda: _has_booted(guest), "the host has booted")
         # A container sees /proc/sys read-only. The agents set namespaces' sysctls; the boot, which sets the machine's, is over.
         guest.inside("mount", "--options", "remount,bind,rw", "/proc/sys")
         host = Host(guest, folder)
@@ -144,4 +144,4 @@ class Polling:
     def polled_on(self) -> None:
         """All of them go on being answered."""
         enough = self.tally()["good"] + 400
-        until(lambda: self.tally()["good"] >= enough, "the guests are answered", 120)
+        until(lambda: self.tally()["good"] >= enough, "the guests are answered")
