@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.system.cloud import Cloud, until
+from tests.system.making import Maker
 
 from openimds.config.programs import PROGRAMS
 
@@ -47,32 +48,19 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(cloud: Cloud) -> Pair:
     set_ways(cloud, isolated=True, force=False)
-    for line in (
-        "openstack network create lonely",
-        "openstack subnet create --network lonely --subnet-range 192.168.40.0/24 lonely",
-        "openstack network create routed",
-        "openstack subnet create --network routed --subnet-range 192.168.40.0/24 routed",
-        "openstack router create r",
-        "openstack router add subnet r routed",
-        "openstack server create --image guest --flavor m1.tiny --network lonely --wait lonely",
-        "openstack server create --image guest --flavor m1.tiny --network routed --wait routed",
-    ):
-        cloud.line(line)
+    maker = Maker(cloud)
+    lonely, routed = (maker.network(name, "192.168.40.0/24") for name in ("lonely", "routed"))
     made = Pair(
         cloud,
-        lonely=id_of(cloud, "server", "lonely"),
-        routed=id_of(cloud, "server", "routed"),
-        lonely_network=id_of(cloud, "network", "lonely"),
-        routed_network=id_of(cloud, "network", "routed"),
-        router=id_of(cloud, "router", "r"),
+        router=maker.router("r", routed),
+        lonely=maker.server("lonely", lonely),
+        routed=maker.server("routed", routed),
+        lonely_network=lonely.id,
+        routed_network=routed.id,
     )
-    for name in ("lonely", "routed"):
-        until(lambda name=name: f"{name} login:" in cloud.console(name), f"{name} has booted", 60)  # type: ignore[misc]
+    maker.wait_booted("lonely", made.lonely)
+    maker.wait_booted("routed", made.routed)
     return made
-
-
-def id_of(cloud: Cloud, kind: str, name: str) -> str:
-    return cloud.line(f"openstack {kind} show {name} -f value -c id").strip()
 
 
 def set_ways(cloud: Cloud, *, isolated: bool, force: bool) -> None:

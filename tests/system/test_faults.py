@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.system.cloud import Cloud, until
+from tests.system.making import Maker
 
 URL = "http://169.254.169.254/latest/meta-data/instance-id"
 RECOVERS_WITHIN_SECONDS = 15
@@ -48,17 +49,11 @@ class Poller:
 @pytest.fixture(scope="module")
 def server(cloud: Cloud) -> str:
     """A running instance behind a router."""
-    for line in (
-        "openstack network create n",
-        "openstack subnet create --network n --subnet-range 192.168.40.0/24 v4",
-        "openstack router create r",
-        "openstack router add subnet r v4",
-    ):
-        cloud.line(line)
-    found = cloud.line(
-        "openstack server create --image guest --flavor m1.tiny --network n --wait vm -f value -c id"
-    ).strip()
-    until(lambda: "vm login:" in cloud.console("vm"), "the instance has booted", 60)
+    maker = Maker(cloud)
+    network = maker.network("n", "192.168.40.0/24")
+    maker.router("r", network)
+    found = maker.server("vm", network)
+    maker.wait_booted("vm", found)
     return found
 
 

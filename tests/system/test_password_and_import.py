@@ -15,17 +15,11 @@ import pytest
 import yaml
 from openstack.connection import Connection
 from tests.system.cloud import Cloud, until
+from tests.system.making import Maker
 
 from openimds.identity.signature import sign
 
 PASSWORD = "http://169.254.169.254/openstack/latest/password"
-LINES = """\
-openstack network create n
-openstack subnet create --network n --subnet-range 192.168.77.0/24 s
-openstack router create r
-openstack router add subnet r s
-openstack server create --image guest --flavor m1.tiny --network n --wait vm
-"""
 IMPORTED = "6f0c1de4-3c52-4a53-9c1c-5f1ac3b1a009"
 
 
@@ -44,10 +38,11 @@ class Guest:
 
 @pytest.fixture(scope="module")
 def guest(cloud: Cloud) -> Guest:
-    for line in LINES.splitlines():
-        cloud.line(line)
-    found = Guest(cloud, str(cloud.json("openstack server show vm")["id"]))
-    until(lambda: "vm login:" in cloud.console("vm"), "vm has booted", 60)
+    maker = Maker(cloud)
+    network = maker.network("n", "192.168.77.0/24")
+    maker.router("r", network)
+    found = Guest(cloud, maker.server("vm", network))
+    maker.wait_booted("vm", found.server_id)
     return found
 
 

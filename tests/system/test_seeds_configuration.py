@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.system.cloud import METADATA_PROXIES, Cloud, until
+from tests.system.making import Maker
 
 SEEDS = Path(__file__).parents[1] / "data" / "seeds"
 
@@ -27,15 +28,10 @@ def test_the_two_secrets_of_the_seeds_differ_and_the_log_says_so(fresh_cloud: Cl
         replace_secret(etc / file, secret)
     cloud.openimds("restart", "metadata-api")
     cloud.openimds("restart", "metadata-agent")
-    for line in (
-        "openstack network create n",
-        "openstack subnet create --network n --subnet-range 10.3.0.0/24 v4",
-        "openstack router create r",
-        "openstack router add subnet r v4",
-        "openstack server create --image guest --flavor m1.tiny --network n --wait vm",
-    ):
-        cloud.line(line)
-    server = cloud.line("openstack server show vm -f value -c id").strip()
+    maker = Maker(cloud)
+    network = maker.network("n", "10.3.0.0/24")
+    maker.router("r", network)
+    server = maker.server("vm", network)
 
     # In direct mode documents are the agent's own: what the metadata API has to be asked for is the password.
     asked = {"haproxy": ("/latest/meta-data/",), "direct": ("/openstack/latest/password", "--data", "secret")}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 from tests.system.cloud import Cloud, until
+from tests.system.making import Maker
 
 METADATA = "http://169.254.169.254"
 TOKEN = "/latest/api/token"
@@ -28,11 +29,8 @@ class Answer:
 @dataclass(frozen=True)
 class Guest:
     cloud: Cloud
-    name: str
+    maker: Maker
     id: str
-
-    def has_booted(self) -> bool:
-        return f"{self.name} login:" in self.cloud.console(self.name)
 
     def ask(self, path: str, *headers: str, method: str = "GET") -> Answer:
         """curl from inside the guest's namespace."""
@@ -54,12 +52,12 @@ class Guest:
         return self.ask(path, f"X-aws-ec2-metadata-token: {token}", method=method)
 
     def set(self, *properties: str) -> None:
-        options = " ".join(f"--property {one}" for one in properties)
-        self.cloud.line(f"openstack server set {options} {self.name}")
+        """`name=value`, as for `openstack server set --property`."""
+        self.maker.set_properties(self.id, **dict(one.split("=", 1) for one in properties))
 
     def unset(self, *properties: str) -> None:
-        options = " ".join(f"--property {one}" for one in properties)
-        self.cloud.line(f"openstack server unset {options} {self.name}")
+        for name in properties:
+            self.maker.unset_property(self.id, name)
 
     def sees(self, path: str, status: int) -> None:
         until(lambda: self.ask(path).status == status, f"{path} is answered {status}", FRESH_SECONDS)
@@ -67,21 +65,13 @@ class Guest:
 
 @pytest.fixture(scope="module")
 def guests(cloud: Cloud) -> tuple[Guest, Guest]:
-    for line in (
-        "openstack network create n",
-        "openstack subnet create --network n --subnet-range 10.9.0.0/24 v4",
-        "openstack router create r",
-        "openstack router add subnet r v4",
-        "openstack server create --image guest --flavor m1.tiny --network n --wait a",
-        "openstack server create --image guest --flavor m1.tiny --network n --wait b",
-    ):
-        cloud.line(line)
-    found = tuple(
-        Guest(cloud, name, cloud.line(f"openstack server show {name} -f value -c id").strip()) for name in "ab"
-    )
-    for guest in found:
-        until(guest.has_booted, f"{guest.name} has booted", 60)
-    return found[0], found[1]
+    maker = Maker(cloud)
+    network = maker.network("n", "10.9.0.0/24")
+    maker.router("r", network)
+    a, b = (Guest(cloud, maker, maker.server(name, network)) for name in "ab")
+    maker.wait_booted("a", a.id)
+    maker.wait_booted("b", b.id)
+    return a, b
 
 
 @pytest.fixture

@@ -233,6 +233,8 @@ def _policy(values: OptionValues) -> Policy:
         http_endpoint=values["imds", "http_endpoint"],
         http_put_response_hop_limit=values["imds", "http_put_response_hop_limit"],
         instance_metadata_tags=values["imds", "instance_metadata_tags"],
+        root_only=values["imds", "root_only"],
+        user_data_minutes=values["imds", "user_data_minutes"],
     )
 
 

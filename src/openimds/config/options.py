@@ -309,7 +309,8 @@ IMDS = Section(
         cfg.BoolOpt(
             "enforce_tokens",
             default=False,
-            help="A server's properties may ask for more than the two options above, never for less.",
+            help="A server's properties may ask for more than the options here, never for less: of tokens, of root, of "
+            "an end to user data.",
         ),
         cfg.BoolOpt(
             "http_endpoint",
@@ -327,6 +328,20 @@ IMDS = Section(
             "instance_metadata_tags",
             default=False,
             help="Servers read their own metadata at meta-data/tags/instance/. Property: imds:InstanceMetadataTags.",
+        ),
+        cfg.BoolOpt(
+            "root_only",
+            default=False,
+            help="Only requests from a source port below 1024 are answered, which takes root in the guest; others get "
+            "403, cloud-init's among them. Property: imds:RootOnly.",
+        ),
+        cfg.IntOpt(
+            "user_data_minutes",
+            default=0,
+            min=0,
+            max=1440,
+            help="So many minutes after its launch a server's user data are closed: 403. 0: never. Property: "
+            "imds:UserDataMinutes.",
         ),
     ),
     "How instances' metadata may be read, where their servers' properties say nothing.",

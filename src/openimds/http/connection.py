@@ -96,10 +96,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
-        self.peer = str(name[0]) if isinstance(name, tuple) and name else ""
+        self.peer, port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
         mac = self._read_mac()
         self.guest = mac or self.peer
-        self._conversation = Conversation(self._limits, peer=self.peer, listener=self.listener, mac=mac)
+        self._conversation = Conversation(self._limits, peer=self.peer, peer_port=port, listener=self.listener, mac=mac)
         self._enter(Phase.IDLE)
         if not self._owner.admit(self):
             self._write(sentence(503, "Too many connections.", (b"Retry-After", b"1")), "GET", keep_alive=False)

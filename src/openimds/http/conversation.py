@@ -39,9 +39,12 @@ class Incoming:
 class Conversation:
     """The receiving half of one connection."""
 
-    def __init__(self, limits: Limits, *, peer: str = "", listener: str = "", mac: str = "") -> None:
+    def __init__(
+        self, limits: Limits, *, peer: str = "", peer_port: int = 0, listener: str = "", mac: str = ""
+    ) -> None:
         self._limits = limits
         self._peer = peer
+        self._peer_port = peer_port
         self._listener = listener
         self._mac = mac
         self._buffer = bytearray()
@@ -131,6 +134,7 @@ class Conversation:
             headers=head.headers,
             body=body,
             peer=self._peer,
+            peer_port=self._peer_port,
             listener=self._listener,
             mac=self._mac,
         )

@@ -25,6 +25,8 @@ class Request:
     body: bytes = b""
     peer: str = ""
     """The TCP peer's address without port; empty on a unix socket."""
+    peer_port: int = 0
+    """The TCP peer's port; 0 on a unix socket."""
     listener: str = ""
     """The tag of the listener that the connection arrived on."""
     mac: str = ""

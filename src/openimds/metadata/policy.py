@@ -14,6 +14,7 @@ from typing import Any
 
 PREFIX = "imds:"
 MAX_HOP_LIMIT = 64
+MAX_USER_DATA_MINUTES = 1440
 
 
 class TokenMode(enum.Enum):
@@ -48,8 +49,13 @@ class Policy:
     """So many hops may the answer that carries a token go: 1 to 64."""
     instance_metadata_tags: bool = False
     """The server's metadata are readable at meta-data/tags/instance/."""
+    root_only: bool = False
+    """403 for requests from a port from 1024 on: only root of the guest opens a connection from one below."""
+    user_data_minutes: int = 0
+    """So long after its launch are the instance's user data read, then 403; 0: always."""
     tokens_are_enforced: bool = False
-    """Of the deployment alone: a server's properties may ask for more than its defaults, never for less."""
+    """Of the deployment alone: a server's properties may ask for more than its defaults, never for less: of tokens, of
+    root, of an end to user data."""
 
     @property
     def gives_tokens(self) -> bool:
@@ -84,6 +90,12 @@ PROPERTIES: Mapping[str, Property] = {
         f"a number from 1 to {MAX_HOP_LIMIT}",
     ),
     f"{PREFIX}InstanceMetadataTags": Property("instance_metadata_tags", _SWITCH, "enabled or disabled"),
+    f"{PREFIX}RootOnly": Property("root_only", _SWITCH, "enabled or disabled"),
+    f"{PREFIX}UserDataMinutes": Property(
+        "user_data_minutes",
+        {str(minutes): minutes for minutes in range(MAX_USER_DATA_MINUTES + 1)},
+        f"a number from 0 to {MAX_USER_DATA_MINUTES}",
+    ),
 }
 """Values are read in any letter case."""
 
@@ -116,7 +128,13 @@ def _at_least(asked: Policy, default: Policy) -> Policy:
         asked,
         http_tokens=max(asked.http_tokens, default.http_tokens, key=lambda mode: mode.strictness),
         openstack_tokens=max(asked.openstack_tokens, default.openstack_tokens, key=lambda mode: mode.strictness),
+        root_only=asked.root_only or default.root_only,
+        user_data_minutes=_sooner(asked.user_data_minutes, default.user_data_minutes),
     )
+
+
+def _sooner(asked: int, default: int) -> int:
+    return min(filter(None, (asked, default)), default=0)
 
 
 def _word(value: str) -> str:

@@ -1,6 +1,7 @@
 """Session tokens, as far as they decide what becomes of a request (IMDSv2).
 
-In order: the endpoint of this instance is switched on (403); a token is asked for (200, 400, 403, 405); what is read
+In order: the endpoint of this instance is switched on (403); root asks, where only root may (403); the user data are not
+yet closed (403); a token is asked for (200, 400, 403, 405); what is read
 comes with a good token, or with none where none is required (401). Only then is looked whether the document is there.
 """
 
@@ -23,6 +24,7 @@ HOP_LIMIT = "X-Openimds-Hop-Limit"
 """For whoever writes the answer to the guest: the IP TTL of the packets that carry it. Not for the guest itself."""
 
 _TOKEN_PATH = ("api", "token")
+_USER_DATA = {EC2: ("user-data",), OPENSTACK: ("user_data",)}
 _DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|1\.0", re.ASCII)
 
 
@@ -44,6 +46,10 @@ class Session:
     """How long a token is asked for; None when that is not said, or not between 1 and 21600."""
     is_forwarded: bool = False
     """The guest's own request carried X-Forwarded-For: a proxy in the guest passed on what somebody else sent."""
+    is_roots: bool = False
+    """It came from a port below 1024."""
+    age_seconds: float | None = None
+    """Since the instance's launch; None: it has not been launched, or nobody knows when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,10 @@ def admit(method: str, path: Path, policy: Policy, session: Session) -> IssueTok
     """None: go on to the document. Raises Refusal (400, 401, 403, 405)."""
     if not policy.http_endpoint:
         raise Refusal(HTTPStatus.FORBIDDEN, "The metadata service is switched off for this instance.")
+    if policy.root_only and not session.is_roots:
+        raise Refusal(HTTPStatus.FORBIDDEN, "Only root may ask here: send the request from a port below 1024.")
+    if is_sealed(path, policy, session.age_seconds):
+        raise Refusal(HTTPStatus.FORBIDDEN, "The user data are closed: the time in which they could be read is over.")
     if not policy.gives_tokens:
         return None
     if path.tree == EC2 and path.parts[1:] == _TOKEN_PATH:
@@ -68,6 +78,13 @@ def admit(method: str, path: Path, policy: Policy, session: Session) -> IssueTok
     if method in ("GET", "HEAD") or (path.tree == OPENSTACK and is_password(path.parts)):
         _check_token(path.tree, policy, session)
     return None
+
+
+def is_sealed(path: Path, policy: Policy, age_seconds: float | None) -> bool:
+    """Is this the user data of an instance whose time to read them is over?"""
+    if not policy.user_data_minutes or age_seconds is None or path.parts[1:] != _USER_DATA[path.tree]:
+        return False
+    return age_seconds >= policy.user_data_minutes * 60
 
 
 def token_answer(token: str, ttl_seconds: int, hop_limit: int) -> Answer:

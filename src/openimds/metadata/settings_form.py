@@ -2,7 +2,8 @@
 
 {"dhcp_domain": "novalocal", "static_vendor_data": {} | null, "dynamic_vendor_data": false,
  "policy": {"http_tokens": "optional", "openstack_tokens": "optional", "http_endpoint": true,
-            "http_put_response_hop_limit": 1, "instance_metadata_tags": false, "tokens_are_enforced": false}}
+            "http_put_response_hop_limit": 1, "instance_metadata_tags": false, "tokens_are_enforced": false,
+            "root_only": false, "user_data_minutes": 0}}
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def settings_form(settings: DocumentSettings) -> dict[str, Any]:
             "http_put_response_hop_limit": policy.http_put_response_hop_limit,
             "instance_metadata_tags": policy.instance_metadata_tags,
             "tokens_are_enforced": policy.tokens_are_enforced,
+            "root_only": policy.root_only,
+            "user_data_minutes": policy.user_data_minutes,
         },
     }
 
@@ -47,5 +50,7 @@ def settings_of(form: Mapping[str, Any]) -> DocumentSettings:
             http_put_response_hop_limit=int(policy["http_put_response_hop_limit"]),
             instance_metadata_tags=bool(policy["instance_metadata_tags"]),
             tokens_are_enforced=bool(policy["tokens_are_enforced"]),
+            root_only=bool(policy.get("root_only", False)),
+            user_data_minutes=int(policy.get("user_data_minutes", 0)),
         ),
     )

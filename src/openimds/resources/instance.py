@@ -126,6 +126,8 @@ class Instance:
     flavor_name: str
     image_id: str | None = None
     launch_index: int = 0
+    launched_at: float | None = None
+    """Seconds since the epoch; None before its first boot is over."""
     availability_zone: str | None = None
     reservation_id: str | None = None
     key: InstanceKey | None = None

@@ -34,6 +34,8 @@ GUEST_CLAIMS = f"^({_IDENTITY_CLAIMS}|x[-_]openstack[-_]request[-_]id|x[-_]openi
 """The headers, as a regular expression, that are never a guest's to send."""
 _GUEST_FORWARDED = "X-Openimds-Guest-Forwarded"
 """As identity/forwarded.py has it."""
+_PRIVILEGED = "X-Openimds-Guest-Privileged"
+"""As identity/privileged.py has it."""
 _IS_FORWARDED = "{ req.hdr_names -m reg -i '(^|,)(x[-_]forwarded[-_]for|forwarded)(,|$)' }"
 _AWAY = "The metadata agent does not answer. Ask again."
 _OTHER_HOST = "The request names another host than the metadata service's."
@@ -206,6 +208,7 @@ def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
         f"    http-request set-var(txn.forwarded) bool(true) if {_IS_FORWARDED}",
         f"    http-request del-header {GUEST_CLAIMS} -m reg",
         f"    http-request set-header {_GUEST_FORWARDED} 1 if {{ var(txn.forwarded) -m bool }}",
+        f"    http-request set-header {_PRIVILEGED} 1 if {{ src_port lt 1024 }}",
         f"    http-request set-header {proxy.scope.header} {proxy.scope_id}",
         "    http-request set-header X-Forwarded-For %[src]",
         "    http-request set-header X-Openstack-Request-Id %[unique-id]",

@@ -25,7 +25,8 @@ def test_everything(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         "[imds]\nhttp_tokens = required\nopenstack_tokens = required\nenforce_tokens = true\nhttp_endpoint = false\n"
-        "http_put_response_hop_limit = 3\ninstance_metadata_tags = true\n",
+        "http_put_response_hop_limit = 3\ninstance_metadata_tags = true\nroot_only = true\n"
+        "user_data_minutes = 15\n",
     )
     assert loaded.warnings == ()
     assert loaded.documents.policy == Policy(
@@ -35,6 +36,8 @@ def test_everything(tmp_path: Path) -> None:
         http_endpoint=False,
         http_put_response_hop_limit=3,
         instance_metadata_tags=True,
+        root_only=True,
+        user_data_minutes=15,
     )
 
 

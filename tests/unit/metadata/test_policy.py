@@ -19,6 +19,8 @@ def test_everything_said() -> None:
         "imds:HttpEndpoint": "disabled",
         "imds:HttpPutResponseHopLimit": "64",
         "imds:InstanceMetadataTags": " ENABLED ",
+        "imds:RootOnly": "enabled",
+        "imds:UserDataMinutes": "30",
     }
     assert set(said) == set(PROPERTIES)
     assert policy_of(said, DEFAULT) == Policy(
@@ -27,6 +29,8 @@ def test_everything_said() -> None:
         http_endpoint=False,
         http_put_response_hop_limit=64,
         instance_metadata_tags=True,
+        root_only=True,
+        user_data_minutes=30,
     )
     assert list(mistakes(said)) == []
 
@@ -63,6 +67,16 @@ def test_enforced(default: str, asked: str, result: str) -> None:
     policy = policy_of({"imds:HttpTokens": asked, "imds:OpenStackTokens": "optional"}, strict)
     assert policy.http_tokens is TokenMode(result)
     assert policy.openstack_tokens is TokenMode.REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "result"), [(0, "10", 10), (30, "10", 10), (30, "60", 30), (30, "0", 30), (0, "0", 0)]
+)
+def test_enforced_times(default: int, asked: str, result: int) -> None:
+    strict = Policy(user_data_minutes=default, root_only=True, tokens_are_enforced=True)
+    policy = policy_of({"imds:UserDataMinutes": asked, "imds:RootOnly": "disabled"}, strict)
+    assert policy.user_data_minutes == result
+    assert policy.root_only
 
 
 def test_who_gives_tokens() -> None:

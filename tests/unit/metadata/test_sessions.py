@@ -125,3 +125,29 @@ def test_405_says_what_can_be_done() -> None:
     with pytest.raises(Refusal) as refused:
         admit("GET", parse_path(TOKEN), OPTIONAL, NOTHING)
     assert refused.value.headers == (("Allow", "PUT"),)
+
+
+ROOT_ONLY = Policy(root_only=True)
+CLOSING = Policy(user_data_minutes=10)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])
+@pytest.mark.parametrize("target", [LEAF, DOCUMENT, TOKEN, PASSWORD, b"/", b"/nope"])
+def test_where_only_root_may_ask(method: str, target: bytes) -> None:
+    assert outcome(method, target, ROOT_ONLY, TTL) == 403
+    assert outcome(method, target, ROOT_ONLY, Session(is_roots=True, ttl_seconds=60)) != 403
+
+
+@pytest.mark.parametrize("target", [b"/latest/user-data", b"/2009-04-04/user-data/", b"/openstack/latest/user_data"])
+def test_user_data_are_closed_some_time_after_the_launch(target: bytes) -> None:
+    for age, expected in ((None, None), (0.0, None), (599.9, None), (600.0, 403), (1e9, 403)):
+        assert outcome("GET", target, CLOSING, Session(age_seconds=age)) == expected
+        assert outcome("HEAD", target, CLOSING, Session(age_seconds=age)) == expected
+    assert outcome("GET", target, OPTIONAL, Session(age_seconds=1e9)) is None
+
+
+@pytest.mark.parametrize(
+    "target", [LEAF, DOCUMENT, b"/openstack/latest/user-data", b"/latest/user_data", b"/user-data"]
+)
+def test_everything_else_stays_open(target: bytes) -> None:
+    assert outcome("GET", target, CLOSING, Session(age_seconds=1e9)) is None

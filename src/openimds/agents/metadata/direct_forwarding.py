@@ -19,12 +19,14 @@ from openimds.agents.metadata.measures import Measures
 from openimds.agents.metadata.shares import Shares
 from openimds.identity.binding import Binding
 from openimds.identity.headers import FORWARDED_FOR
+from openimds.identity.privileged import PRIVILEGED, is_privileged
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.metadata.sessions import HOP_LIMIT
 
 _NEW_EACH_TIME = "meta_data.json"
 _HOP_LIMIT = HOP_LIMIT.lower().encode()
 _RETRY = (b"Retry-After", b"1")
+_PRIVILEGED = PRIVILEGED.lower().encode()
 
 
 class GuestRequest(Protocol):
@@ -36,6 +38,8 @@ class GuestRequest(Protocol):
     def headers(self) -> Headers: ...
     @property
     def body(self) -> bytes: ...
+    @property
+    def peer_port(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +91,14 @@ class DirectForwarding:
         return _under(request_id, await asyncio.shield(task))  # whoever gives up does not take it from the others
 
     def _signed(self, binding: Binding, request: GuestRequest) -> Headers:
-        # As behind a namespace proxy: the address we know stands behind whatever the guest wrote, and counts.
-        address = (FORWARDED_FOR.encode(), str(binding.source.address).encode())
+        # As behind a namespace proxy: the address we know stands behind whatever the guest wrote, and counts; that root
+        # asks is ours alone to say.
+        known = [(FORWARDED_FOR.encode(), str(binding.source.address).encode())]
+        if is_privileged(request.peer_port):
+            known.append((_PRIVILEGED, b"1"))
+        theirs = [(name, value) for name, value in request.headers if name.lower() != _PRIVILEGED]
         asker = Asker(port=binding.port, address=binding.source.address)
-        return headers_to_api((*request.headers, address), asker, self.secret)
+        return headers_to_api((*theirs, *known), asker, self.secret)
 
     async def _ask_in_turn(
         self, binding: Binding, request: GuestRequest, signed: Headers, request_id: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from openimds.agents.metadata.edges import Answer, Headers, Reply
 from openimds.identity import headers as names
 from openimds.identity.forwarded import GUEST_FORWARDED, was_forwarded
+from openimds.identity.privileged import PRIVILEGED, was_privileged
 from openimds.identity.signature import sign
 from openimds.identity.source import Address
 from openimds.resources.network import Port
@@ -57,6 +58,7 @@ def headers_to_api(guest_headers: Headers, asker: Asker, secret: str) -> list[tu
         (names.TENANT_ID, asker.port.project_id),
         (names.SIGNATURE, sign(secret, instance_id)),
         *(((GUEST_FORWARDED, "1"),) if was_forwarded(guest_headers, own_addresses=1) else ()),
+        *(((PRIVILEGED, "1"),) if was_privileged(guest_headers) else ()),
     )
     passed = [(name, value) for name, value in guest_headers if name.lower() in _FROM_GUEST]
     return passed + [(name.encode(), value.encode("latin-1", "replace")) for name, value in ours]

@@ -27,6 +27,10 @@ class GuestRequest(Protocol):
         """The TCP peer's address without port; empty on a unix socket."""
 
     @property
+    def peer_port(self) -> int:
+        """The TCP peer's port; 0 on a unix socket."""
+
+    @property
     def listener(self) -> str:
         """The tag of the listener that the connection came by."""
 

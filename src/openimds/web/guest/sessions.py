@@ -9,11 +9,12 @@ import structlog
 
 from openimds.identity.forwarded import was_forwarded
 from openimds.identity.headers import HeaderError, single
+from openimds.identity.privileged import is_privileged, was_privileged
 from openimds.identity.tokens import NONCE_BYTES, is_good_token, issue_token, parse_ttl
 from openimds.metadata.decision import Answer, Refusal
 from openimds.metadata.paths import Path
 from openimds.metadata.policy import Policy, TokenMode, mistakes, policy_of
-from openimds.metadata.sessions import TOKEN, TTL, IssueToken, Presented, Session, admit, token_answer
+from openimds.metadata.sessions import TOKEN, TTL, IssueToken, Presented, Session, admit, is_sealed, token_answer
 from openimds.resources.instance import Instance
 from openimds.web.guest.messages import GuestRequest
 
@@ -52,26 +53,41 @@ class Sessions:
 
     def admit(self, request: GuestRequest, path: Path, instance: Instance) -> Answer | None:
         """The answer to a request for a token; None: go on to the document. Raises Refusal (400, 401, 403, 405)."""
-        policy = policy_of(instance.metadata, self._defaults)
+        policy = self.policy(instance)
         if instance.metadata:
             self._tell_mistakes(instance.id, instance.metadata)
         try:
-            session = self._session(request, instance.id)
+            session = self._session(request, instance)
         except HeaderError as error:
             raise Refusal(400, str(error)) from None
+        if is_sealed(path, policy, session.age_seconds):
+            log.warning("user data were asked for after their time", instance_id=instance.id)
         wanted = admit(request.method, path, policy, session)
         return None if wanted is None else self._issue(wanted, instance.id)
 
-    def _session(self, request: GuestRequest, instance_id: str) -> Session:
+    def policy(self, instance: Instance) -> Policy:
+        return policy_of(instance.metadata, self._defaults)
+
+    def _session(self, request: GuestRequest, instance: Instance) -> Session:
         token = single(request.headers, TOKEN)
-        presented = Presented.NOTHING if token is None else self._judge(token, instance_id)
-        if request.method != "PUT":
-            return Session(presented=presented)
-        return Session(
+        presented = Presented.NOTHING if token is None else self._judge(token, instance.id)
+        now = Session(
             presented=presented,
+            is_roots=self._is_roots(request),
+            age_seconds=None if instance.launched_at is None else self._now() - instance.launched_at,
+        )
+        if request.method != "PUT":
+            return now
+        return replace(
+            now,
             ttl_seconds=parse_ttl(single(request.headers, TTL)),
             is_forwarded=was_forwarded(request.headers, own_addresses=int(self._settings.is_behind_agent)),
         )
+
+    def _is_roots(self, request: GuestRequest) -> bool:
+        if self._settings.is_behind_agent:
+            return was_privileged(request.headers)
+        return is_privileged(request.peer_port)
 
     def _judge(self, token: str, instance_id: str) -> Presented:
         good = is_good_token(self._settings.secrets, instance_id, token.strip(" \t"), now=self._now())

@@ -35,6 +35,7 @@ class Ask:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
     peer: str = ""
+    peer_port: int = 0
     listener: str = "tcp"
     mac: str = ""
 

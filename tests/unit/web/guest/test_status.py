@@ -18,6 +18,7 @@ class Ask:
     peer: str = ""
     listener: str = "tcp"
     mac: str = ""
+    peer_port: int = 0
 
 
 @pytest.mark.parametrize(
