@@ -28,6 +28,7 @@ from openimds.web.guest.records import Record, Records
 
 log = structlog.get_logger(__name__)
 
+MAX_ASKERS = 5000
 VAIN_SECONDS = 1.0
 """How long a record that is not in memory is not asked for, after the control API did not answer."""
 _RETRY = (("Retry-After", "1"),)
@@ -79,6 +80,8 @@ class ByBinding:
         self._rules = rules
         self._clock = clock
         self._vain_until = 0.0
+        self._askers: dict[Binding, tuple[Record, Bucket | None, Asker]] = {}
+        """Made of these; a boot asks some thirty things in a row."""
 
     def at_once(self, request: GuestRequest) -> Asker | None:
         """Where the binding and the record are in memory. Raises NotServed (403, 404, 429)."""
@@ -154,6 +157,18 @@ class ByBinding:
         return Elsewhere(partial(self._upstream.ask, binding), binding.port.device_id, _facts(binding))
 
     def _asker(self, request: GuestRequest, binding: Binding, record: Record, bucket: Bucket | None) -> Asker:
+        if not request.mac:
+            return self._new_asker(request, binding, record, bucket)  # the binding is of this one request
+        kept = self._askers.get(binding)
+        if kept is not None and kept[0] is record and kept[1] is bucket:
+            return kept[2]
+        if len(self._askers) >= MAX_ASKERS:
+            self._askers.clear()
+        asker = self._new_asker(request, binding, record, bucket)
+        self._askers[binding] = (record, bucket, asker)
+        return asker
+
+    def _new_asker(self, request: GuestRequest, binding: Binding, record: Record, bucket: Bucket | None) -> Asker:
         trusts, allows = self._bindings.trusts, self._rules.rates.allows
 
         def still() -> bool:
