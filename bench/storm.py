@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.ports import free_ports
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import BIN, Cloud, run, until
 
 from bench.burst import PATHS
 from bench.metadata_store import cpu_seconds
@@ -105,12 +105,14 @@ def _row(cloud: Cloud, title: str, guests: subprocess.Popen[str]) -> str:
     after = _counts(cloud)
     cpu = [f"{new - old:.1f}" for new, old in zip(after.cpu, before.cpu, strict=True)]
     wrong = ", ".join(f"{count} times {what}" for what, count in sorted(seen.answers.items()) if what != "200")
-    return (
+    row = (
         f"| {title} | {seen.seconds:.1f} | {seen.p50_ms:.0f} / **{seen.p99_ms:.0f}** / {seen.slowest_ms:.0f} "
         f"| {seen.first_p50_ms:.0f} / {seen.first_slowest_ms:.0f} | **{seen.failed}**{f' ({wrong})' if wrong else ''} "
         f"| {after.forwarded - before.forwarded:,.0f} | {after.asked - before.asked} "
         f"| {' / '.join([*cpu, f'{seen.cpu_seconds:.1f}'])} |"
     )
+    print(row, flush=True)
+    return row
 
 
 def _counts(cloud: Cloud) -> _Counts:
@@ -150,7 +152,8 @@ def _cloud() -> Iterator[Cloud]:
 def _clean_up(cloud: Cloud) -> None:
     """Also what a run left that was killed."""
     if cloud.state_dir.exists():
-        cloud.openimds("down", "--purge", check=False)
+        argv = [str(BIN / "openimds"), "down", "--state-dir", str(cloud.state_dir), "--purge"]
+        run(argv, timeout_seconds=BUILD_SECONDS, check=False)
     shutil.rmtree(ROOT, ignore_errors=True)
 
 
