@@ -18,7 +18,7 @@ PROVIDER_TAG = "metadata-provider="
 """A subnet with the tag `metadata-provider=lb-1` is served by the metadata provider `lb-1`. Neutron's plug-ins with
 such providers keep this as `advanced_service_providers` of the subnet."""
 
-AT_ONCE = 50
+AT_ONCE = 250
 """So many instances one read is of: with their user data, which may be 64 KiB, they are in memory several times."""
 
 _PORTS = Query(

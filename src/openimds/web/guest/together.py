@@ -15,8 +15,8 @@ from itertools import islice
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Instance
 
-AT_ONCE = 50
-"""Some milliseconds of a thread's computing, which the event loop may have to wait for. More would save nothing."""
+AT_ONCE = 250
+"""Beside a busy event loop, what a read costs is getting the interpreter back after each of its few statements."""
 
 Read = Callable[[Collection[str]], Mapping[str, Instance | None]]
 """Instances by id, None for those that are not there. Called on a thread. Raises StoreUnavailable."""
