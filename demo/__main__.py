@@ -55,7 +55,7 @@ def _tell(scene: story.Scene) -> list[str]:
         stage.chapter("0. A cloud on one machine")
         stage.run(
             f"openimds up --detach --state-dir {quoted(str(scene.state_dir))} "
-            f"--control-port {free_port(5000)} --metadata-port {free_port(8775)}"
+            f"--metadata-proxy haproxy --control-port {free_port(5000)} --metadata-port {free_port(8775)}"
             + (f" --namespace-prefix {scene.prefix}" if scene.prefix else "")
         )
         (scene.folder / "clouds.yaml").write_text((scene.state_dir / "etc" / "clouds.yaml").read_text())
