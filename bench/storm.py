@@ -86,7 +86,7 @@ def _of_mode(cloud: Cloud, mode: str) -> Iterator[str]:
         _wait_for_answers(guests)
         cloud.openimds("restart", "metadata-api")
         cloud.openimds("restart", "metadata-agent")
-        yield _row(cloud, f"{mode}: agent and API just started, nothing in memory", guests)
+        yield _row(cloud, f"{mode}: agent and metadata API just started", guests)
         yield _row(cloud, f"{mode}: once more", guests)
         if mode == "direct":
             stopped = [cloud.part(name)["pid"] for name in ("control-api", "metadata-api")]
