@@ -65,7 +65,7 @@ def lab_stage(host: Host) -> Iterator[Lab]:
             advertisements=RadvdSettings(state_path=network.folder, user="radvd"),
         )
         edges = Edges(
-            api=FakePortsApi(network.view),
+            api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # beside the network's own
             kernel=host.kernel,
             programs=Daemons(),
             namespaces=listeners,

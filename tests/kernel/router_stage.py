@@ -114,7 +114,7 @@ def router_stage(host: Host) -> Iterator[Stage]:
         advertisements=RadvdSettings(state_path=folder, user="radvd"),
     )
     edges = Edges(
-        api=FakePortsApi(view),
+        api=FakePortsApi(view, int(host.tag, 16)),
         kernel=host.kernel,
         programs=Daemons(),
         namespaces=listeners,

@@ -45,7 +45,7 @@ def kill(pid: int) -> None:
 def restarted(stage: Stage, run_program: object = run) -> None:
     """The DHCP agent, which knows nothing of before."""
     edges = DhcpEdges(
-        api=FakePortsApi(stage.view),
+        api=FakePortsApi(stage.view, int(stage.host.tag, 16) + 1000),
         kernel=stage.host.kernel,
         programs=Daemons(),
         namespaces=listeners,

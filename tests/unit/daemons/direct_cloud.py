@@ -98,6 +98,8 @@ class FakeControl:
     revision: int = 1
     dynamic_vendor_data: bool = False
     age_seconds: float = 0
+    is_followed: bool = False
+    """The first word, that everything may have changed, has been said: what is asked for from now on is kept."""
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         self.looks += 1
@@ -131,6 +133,7 @@ class FakeControl:
 
     def newest(self) -> int:
         self._check()
+        self.is_followed = True
         return self.revision
 
     def after(self, revision: int | None) -> Touched:
@@ -296,6 +299,8 @@ async def cloud(
     await server.start([Listener(socket=one, tag=tag, source_mac=source_mac) for tag, one in opened.items()])
     guests: list[Guest] = []
     try:
+        if control.offered and not control.records_away:
+            await until_async(lambda: control.is_followed)
         yield Cloud(mirror, control, api, lines, service, server, doors, macs, sockets, guests)
     finally:
         for guest in guests:
