@@ -55,11 +55,13 @@ class DirectKeeper:
         self._patience = PATIENCE_SECONDS
         self._let_in: dict[str, frozenset[int]] = {}
         """By proxy: the sockets that a connection came about to. While they are the same, none is made again."""
+        self._seen: dict[str, Inside] = {}
+        """By proxy: what `keep` has just seen, for the `confirm` that follows it."""
 
     def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
         """Raises OSError, and what looking into a namespace raises."""
         devices = {address.device for address in proxy.addresses if address.device}
-        inside = self._namespaces.look_inside(proxy.namespace, devices)
+        self._seen[proxy.name] = inside = self._namespaces.look_inside(proxy.namespace, devices)
         wanted = WantedListeners(
             scope=proxy.scope,
             scope_id=proxy.scope_id,
@@ -86,6 +88,7 @@ class DirectKeeper:
     def drop(self, name: str, settings: ProxySettings) -> tuple[str, ...]:
         """Idempotent."""
         self._let_in.pop(name, None)
+        self._seen.pop(name, None)
         file = listeners_file(name, settings.state_path)
         was_there = file.exists()
         file.unlink(missing_ok=True)
@@ -95,7 +98,7 @@ class DirectKeeper:
         """A connection is made by IPv4 alone: while the kernel looks for a duplicate of an IPv6 address, and for ever
         when there is one, nobody reaches it; that must not keep guests from the other.
         """
-        inside = self._namespaces.look_inside(proxy.namespace, ())
+        inside = self._seen.pop(proxy.name, None) or self._namespaces.look_inside(proxy.namespace, ())
         others = self._namespaces.sockets_of(other_pid) if other_pid else frozenset()
         expected = [address for address in proxy.addresses if inside.has_ipv6 or not address.is_ipv6]
         sockets = {one: inside.listening.get((one.host, one.port), frozenset()) - others for one in expected}
