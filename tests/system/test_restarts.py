@@ -1,9 +1,10 @@
-"""The metadata agent stops, is killed, reads its configuration again, while 200 guests poll: nobody is refused."""
+"""The metadata agent and the APIs stop, are killed, read their configuration, while 200 guests poll: nobody is refused."""
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,25 +46,42 @@ class Guests:
         until(lambda: self.tally()["good"] >= enough, "the guests are answered")
 
 
-@pytest.fixture(scope="module", params=["haproxy", "direct"])
-def running(request: pytest.FixtureRequest, only_root: None) -> Iterator[Cloud]:
-    """A system whose agents take guests' requests in the one way or the other."""
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How guests' requests come to the metadata agent."""
+
+    proxy: str
+    is_routed: bool = False
+    """By the router's namespace; otherwise by the network's."""
+
+
+WAYS = {"haproxy": Way("haproxy"), "direct": Way("direct"), "direct, routed": Way("direct", is_routed=True)}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest) -> Way:
+    return WAYS[request.param]
+
+
+@pytest.fixture(scope="module")
+def running(way: Way, only_root: None) -> Iterator[Cloud]:
     cloud = unstarted_cloud()
     try:
-        way = cloud.state_dir.parent / "way.ini"
-        # Without a router: the instance's way is through its network's namespace.
-        way.write_text(f"[DEFAULT]\nmetadata_proxy = {request.param}\nforce_metadata = True\n")
-        cloud.up(f"--config-file=dhcp-agent={way}")
+        file = cloud.state_dir.parent / "way.ini"
+        file.write_text(f"[DEFAULT]\nmetadata_proxy = {way.proxy}\nforce_metadata = {not way.is_routed}\n")
+        cloud.up(f"--config-file=dhcp-agent={file}", f"--config-file=l3-agent={file}")
         yield cloud
     finally:
         cloud.remove()
 
 
 @pytest.fixture(scope="module")
-def server(running: Cloud) -> str:
+def server(running: Cloud, way: Way) -> str:
+    routed = ("openstack router create r", "openstack router add subnet r v4") if way.is_routed else ()
     for line in (
         "openstack network create n",
         "openstack subnet create --network n --subnet-range 192.168.40.0/24 v4",
+        *routed,
     ):
         running.line(line)
     boot = "openstack server create --image guest --flavor m1.tiny --network n --wait vm -f value -c id"
@@ -86,18 +104,18 @@ def guests(running: Cloud, server: str) -> Iterator[Guests]:
             process.kill()
 
 
-def agent(cloud: Cloud) -> processes.Process:
-    found = processes.find(cloud.part("metadata-agent")["pid"])
+def agent(cloud: Cloud, name: str = "metadata-agent") -> processes.Process:
+    found = processes.find(cloud.part(name)["pid"])
     assert found is not None
     return found
 
 
-def until_replaced(cloud: Cloud, before: processes.Process) -> None:
+def until_replaced(cloud: Cloud, before: processes.Process, name: str = "metadata-agent") -> None:
     def is_replaced() -> bool:
-        part = cloud.part("metadata-agent")
+        part = cloud.part(name)
         return bool(part["pid"] != before.pid and part["state"] == "running")
 
-    until(is_replaced, "the metadata agent runs again")
+    until(is_replaced, f"{name} runs again")
 
 
 def test_sigterm_is_not_noticed(running: Cloud, guests: Guests) -> None:
@@ -134,3 +152,26 @@ def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Guests) ->
     failures = guests.tally()["failures"]
     sys.stdout.write(f"in flight at the kill: {len(failures)}\n")
     assert [failure for failure in failures if failure["sent_at"] > dead_at] == []
+
+
+@pytest.mark.parametrize("name", ["metadata-api", "control-api"])
+def test_an_apis_restart_is_not_noticed_by_guests(name: str, running: Cloud, guests: Guests) -> None:
+    before = agent(running, name)
+    before.send(signal.SIGTERM)
+    until_replaced(running, before, name)
+    guests.polled_on()
+    assert guests.tally()["failures"] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("name", ["metadata-api", "control-api"])
+def test_who_connects_to_an_api_that_is_started_again_waits(name: str, number: signal.Signals, running: Cloud) -> None:
+    ports = {"metadata-api": running.metadata_port, "control-api": running.control_port}
+    before = agent(running, name)
+    before.send(number)
+    assert before.wait(30)
+    with socket.create_connection(("127.0.0.1", ports[name]), 60) as client:  # nobody accepts: it is in the queue
+        client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        answer = client.recv(65536)
+    assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 300")), answer
+    until_replaced(running, before, name)
