@@ -20,7 +20,7 @@ PAUSE_SECONDS = 0.02
 T = TypeVar("T")
 
 
-def until(true: Callable[[], T], what: str | Callable[[], str] = "", pause_seconds: float = PAUSE_SECONDS) -> T:
+def until(true: Callable[[], T], what: str | Callable[[], str] = "", *, pause_seconds: float = PAUSE_SECONDS) -> T:
     """Ask again and again until it is true; what it returned then.
 
     `what` is said when it hangs; a function is called at that moment, for example for a log as it is then.

@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests import waiting
+from tests.waiting import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
 UP_SECONDS = 90
@@ -49,7 +51,7 @@ class Cloud:
     def openimds(self, command: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Any command that takes --state-dir."""
         argv = [str(BIN / "openimds"), command, "--state-dir", str(self.state_dir), *options]
-        return run(argv, env=self._environment(), timeout_seconds=UP_SECONDS, check=check)
+        return run(argv, env=self._environment(), timeout_seconds=HANG_SECONDS, check=check)
 
     def remove(self) -> None:
         """Take everything down, whatever state it is in, and look for what stays on the machine."""
@@ -99,7 +101,7 @@ class Cloud:
         file.write_text(re.sub(r"(?m)^metadata_proxy = .*$", f"metadata_proxy = {kind}", file.read_text()))
         self.reread("dhcp-agent", "l3-agent")
         other = {"direct": "conf", "haproxy": "json"}[kind]
-        until(lambda: not self.proxy_files(other), f"every namespace has its {kind} listener")
+        waiting.until(lambda: not self.proxy_files(other), f"every namespace has its {kind} listener")
 
     def reread(self, *parts: str) -> None:
         """SIGHUP, and until each of them has its configuration anew."""
@@ -107,7 +109,7 @@ class Cloud:
         for part in parts:
             os.kill(self.part(part)["pid"], signal.SIGHUP)
         for part in parts:
-            until(lambda part=part: self.log(part).count(REREAD) > said[part], f"{part} reads its files again")  # type: ignore[misc]
+            waiting.until(lambda part=part: self.log(part).count(REREAD) > said[part], f"{part} reads its files again")  # type: ignore[misc]
 
     def proxy_files(self, ending: str) -> list[str]:
         """The networks and routers whose namespaces have a HAProxy (`conf`), or whom the agent listens for (`json`)."""
@@ -151,7 +153,7 @@ def run(
     *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    timeout_seconds: float = LINE_SECONDS,
+    timeout_seconds: float = HANG_SECONDS,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command; its output is part of the error when it fails."""
@@ -164,19 +166,12 @@ def run(
     return done
 
 
-def until(true: Callable[[], Any], what: str, timeout_seconds: float = 30) -> Any:
-    """Ask again and again until it is true; what it returned then."""
-    deadline = time.monotonic() + timeout_seconds
-    while True:
-        answer = true()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_seconds:g} s: {what}")
-        time.sleep(0.1)
-
-
 def present(command: str) -> list[str]:
     """The lines that a command shows; none when it fails."""
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+
+
+def until(true: Callable[[], Any], what: str, _seconds: float = HANG_SECONDS) -> Any:
+    """`waiting.until`, for who still says how long: nothing here is given up before the common guard."""
+    return waiting.until(true, what)

@@ -10,9 +10,8 @@ import yaml
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity.v3 import Password
 from keystoneauth1.session import Session
-from tests.system.cloud import Cloud, until
-
-BOOT_SECONDS = 90
+from tests.system.cloud import Cloud
+from tests.waiting import until
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class Maker:
     def wait_booted(self, name: str, server_id: str) -> None:
         console = self.cloud.state_dir / "instances" / server_id / "console.log"
         until(lambda: console.exists() and f"{name} login:" in console.read_text(errors="replace"),
-              f"{name} has booted", BOOT_SECONDS)  # fmt: skip
+              f"{name} has booted")  # fmt: skip
 
     def set_properties(self, server_id: str, **properties: str) -> None:
         self.made("compute", f"/servers/{server_id}/metadata", metadata=properties)

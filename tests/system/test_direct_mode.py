@@ -10,8 +10,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
 from tests.system.making import Maker
+from tests.waiting import until
 
 from openimds.config.programs import PROGRAMS
 

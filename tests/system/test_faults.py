@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
 from tests.system.making import Maker
+from tests.waiting import until
 
 URL = "http://169.254.169.254/latest/meta-data/instance-id"
-RECOVERS_WITHIN_SECONDS = 15
 IN_THE_PATH = {"haproxy": ("metadata-api", "metadata-agent"), "direct": ("metadata-agent",)}
 """Parts whose death a request in flight can notice; the death of any other may not be noticed at all."""
 
@@ -79,9 +79,9 @@ def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Pol
     others = {name: cloud.part(name)["pid"] for name in ("control-api", "dhcp-agent", "l3-agent") if name != part}
     daemons = daemon_pids(cloud)
     os.kill(before["pid"], signal.SIGKILL)
-    until(lambda: cloud.part(part)["pid"] != before["pid"], f"{part} is started again", RECOVERS_WITHIN_SECONDS)
-    until(lambda: cloud.part(part)["state"] == "running", f"{part} serves again", RECOVERS_WITHIN_SECONDS)
-    until(poller.answers_again, "the instance is answered again", RECOVERS_WITHIN_SECONDS)
+    until(lambda: cloud.part(part)["pid"] != before["pid"], f"{part} is started again")
+    until(lambda: cloud.part(part)["state"] == "running", f"{part} serves again")
+    until(poller.answers_again, "the instance is answered again")
     assert {name: cloud.part(name)["pid"] for name in others} == others
     assert daemon_pids(cloud) == daemons, "dnsmasq, HAProxy and the instance go on untouched"
     if part not in IN_THE_PATH[metadata_proxy]:
@@ -99,8 +99,8 @@ def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Pol
 def test_a_killed_program_of_a_namespace_comes_back(cloud: Cloud, poller: Poller, program: str) -> None:
     pid = daemon_pids(cloud)[program]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: daemon_pids(cloud).get(program, pid) != pid, f"{program} runs again", RECOVERS_WITHIN_SECONDS)
-    until(poller.answers_again, "the instance is answered again", RECOVERS_WITHIN_SECONDS)
+    until(lambda: daemon_pids(cloud).get(program, pid) != pid, f"{program} runs again")
+    until(poller.answers_again, "the instance is answered again")
 
 
 @pytest.mark.usefixtures("metadata_proxy")

@@ -14,8 +14,9 @@ import openstack
 import pytest
 import yaml
 from openstack.connection import Connection
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
 from tests.system.making import Maker
+from tests.waiting import until
 
 from openimds.identity.signature import sign
 
@@ -67,11 +68,11 @@ def test_a_password_goes_in_once_and_comes_out(metadata_proxy: str, guest: Guest
     assert guest.ask() == (200, secret)
     assert sdk.compute.get_server_password(guest.server_id) == secret
     sdk.compute.clear_server_password(guest.server_id)
-    until(lambda: guest.ask() == (200, ""), "the guest reads that it is cleared", 2)
+    until(lambda: guest.ask() == (200, ""), "the guest reads that it is cleared")
     assert guest.ask("--data-binary", "second") == (200, "")
     assert sdk.compute.get_server_password(guest.server_id) == "second"
     sdk.compute.clear_server_password(guest.server_id)
-    until(lambda: guest.ask() == (200, ""), "the guest reads that it is cleared", 2)
+    until(lambda: guest.ask() == (200, ""), "the guest reads that it is cleared")
     assert not any(secret in guest.cloud.log(part) for part in ("metadata-api", "metadata-agent", "control-api"))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.system.cloud import METADATA_PROXIES, Cloud, until
+from tests.system.cloud import METADATA_PROXIES, Cloud
 from tests.system.making import Maker
+from tests.waiting import until
 
 SEEDS = Path(__file__).parents[1] / "data" / "seeds"
 

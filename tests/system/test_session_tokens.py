@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
 from tests.system.making import Maker
+from tests.waiting import until
 
 METADATA = "http://169.254.169.254"
 TOKEN = "/latest/api/token"
 HOSTNAME = "/latest/meta-data/hostname"
 DOCUMENT = "/openstack/latest/meta_data.json"
-FRESH_SECONDS = 5
 
 pytestmark = pytest.mark.usefixtures("metadata_proxy")
 
@@ -60,7 +60,7 @@ class Guest:
             self.maker.unset_property(self.id, name)
 
     def sees(self, path: str, status: int) -> None:
-        until(lambda: self.ask(path).status == status, f"{path} is answered {status}", FRESH_SECONDS)
+        until(lambda: self.ask(path).status == status, f"{path} is answered {status}")
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_required(strict: Guest) -> None:
 
 def test_a_token_ends(strict: Guest) -> None:
     token = strict.token(ttl=1)
-    until(lambda: strict.with_token(HOSTNAME, token).status == 401, "the token has ended", FRESH_SECONDS)
+    until(lambda: strict.with_token(HOSTNAME, token).status == 401, "the token has ended")
 
 
 def test_tokens_outlive_the_metadata_api(cloud: Cloud, strict: Guest) -> None:
@@ -203,7 +203,5 @@ def test_the_etag_follows_the_document(guests) -> None:
     guest = guests[0]
     etag = guest.ask(DOCUMENT).headers["etag"]
     guest.set("colour=blue")
-    until(
-        lambda: guest.ask(DOCUMENT, f"If-None-Match: {etag}").status == 200, "the document has changed", FRESH_SECONDS
-    )
+    until(lambda: guest.ask(DOCUMENT, f"If-None-Match: {etag}").status == 200, "the document has changed")
     guest.unset("colour")
