@@ -1,0 +1,170 @@
+"""Guests that ask from inside their instances' namespaces, and the control API's REST, for tests that move addresses."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from keystoneauth1.adapter import Adapter
+
+from openimds.client.session import connect
+from openimds.linux import netlink, netns
+from openimds.resources.auth import AuthOptions
+from openimds.wiring.state import Route
+
+METADATA = "169.254.169.254"
+PATIENCE_SECONDS = 60.0
+KEPT_PATIENCE_SECONDS = 3.0
+"""A kept connection's other end may be gone without a word: its last packets went to whoever had the address then."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer."""
+
+    status: int
+    body: bytes
+    retry_after: str | None
+
+
+@dataclass(slots=True)
+class Guest:
+    """One instance: its port, what only its documents hold, and a thread in its namespace."""
+
+    namespace: str
+    port_id: str
+    canary: str
+    addresses: tuple[str, ...] = ()
+    _thread: ThreadPoolExecutor = field(init=False)
+    _kept: dict[str, http.client.HTTPConnection] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "guest", lambda: netns.enter(self.namespace))
+
+    def inside(self, work: Callable[[], T]) -> Future[T]:
+        return self._thread.submit(work)
+
+    def settle(self, subnet: str) -> None:
+        """From now on addresses come and go; what the guest got at its boot goes."""
+
+        def work() -> None:
+            link = self._link()
+            for one in netlink.addresses():
+                if one.link_index == link and ":" not in one.interface:
+                    netlink.delete_address(link, one.interface)
+            netlink.add_address(link, "192.0.2.1/32")  # with its last address a device loses its routes
+            for to in (f"{METADATA}/32", subnet):
+                netlink.put_route(Route(destination=to, gateway=None, device=""), link)
+
+        self.inside(work).result()
+
+    def take(self, addresses: tuple[str, ...]) -> Future[None]:
+        """These, instead of those it had."""
+        before, self.addresses = self.addresses, addresses
+
+        def work() -> None:
+            link = self._link()
+            for address in before:
+                netlink.delete_address(link, f"{address}/32")
+            for address in addresses:
+                netlink.add_address(link, f"{address}/32")
+
+        return self.inside(work)
+
+    def ask(self, path: str, *, keeps: bool = False, address: str | None = None) -> Future[Told]:
+        """On a new connection, or on the one that it keeps from this address, its first one by default."""
+        address = address or self.addresses[0]
+        return self.inside(lambda: self._ask_kept(path, address) if keeps else self._ask_anew(path, address))
+
+    def close(self) -> None:
+        for connection in self._kept.values():
+            connection.close()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _ask_anew(self, path: str, address: str) -> Told:
+        connection = _connection(address)
+        try:
+            return _told(connection, path, "close")
+        finally:
+            connection.close()
+
+    def _ask_kept(self, path: str, address: str) -> Told:
+        connection = self._kept.get(address)
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(KEPT_PATIENCE_SECONDS)
+            try:
+                return _told(connection, path, "keep-alive")
+            except (OSError, http.client.HTTPException):
+                # Closed for idleness while the address was another's, perhaps: as every client does, on a new one.
+                connection.close()
+        connection = self._kept[address] = _connection(address)
+        return _told(connection, path, "keep-alive")
+
+    def _link(self) -> int:
+        return next(link.index for link in netlink.all_links() if link.name != "lo")
+
+
+def _connection(address: str) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection(METADATA, 80, timeout=PATIENCE_SECONDS, source_address=(address, 0))
+
+
+def _told(connection: http.client.HTTPConnection, path: str, keeping: str) -> Told:
+    connection.request("GET", path, headers={"Connection": keeping})
+    answer = connection.getresponse()
+    return Told(answer.status, answer.read(), answer.getheader("Retry-After"))
+
+
+class Rest:
+    """The control API as its administrator asks it; `auth_url` may be another process' on the same store."""
+
+    def __init__(self, clouds_yaml: Path, auth_url: str | None = None) -> None:
+        text = clouds_yaml.read_text()
+        self.auth_url = auth_url or _value(text, "auth_url")
+        self._session = connect(
+            AuthOptions(
+                auth_url=self.auth_url,
+                username=_value(text, "username"),
+                password=_value(text, "password"),
+                project_name=_value(text, "project_name"),
+            )
+        )
+
+    def call(self, service: str, method: str, path: str, body: object = None, *, version: str | None = None) -> Any:
+        """The answer's JSON; None when it has none. An answer of 400 or above is an exception."""
+        adapter = Adapter(self._session, service_type=service)
+        headers = {"OpenStack-API-Version": f"compute {version}"} if version else {}
+        answer = adapter.request(path, method, headers=headers, **({} if body is None else {"json": body}))
+        return answer.json() if answer.content else None
+
+    def network(self, method: str, path: str, body: object = None) -> Any:
+        return self.call("network", method, f"/v2.0{path}", body)
+
+    def give(self, port_id: str, subnet_id: str, addresses: tuple[str, ...]) -> None:
+        """The port has these addresses, and no others."""
+        fixed = [{"subnet_id": subnet_id, "ip_address": address} for address in addresses]
+        self.network("PUT", f"/ports/{port_id}", {"port": {"fixed_ips": fixed}})
+
+    def revision_of_ports(self, after: int) -> int:
+        """Of the last change of a port that is known; `after` when there was none."""
+        path = f"/changes?after={after}&kinds=port&timeout=0"
+        changes = self.call("instance-metadata", "GET", path)["changes"]
+        return max((int(change["revision"]) for change in changes), default=after)
+
+    def revision(self) -> int:
+        return int(self.call("instance-metadata", "GET", "/snapshot?kinds=network")["revision"])
+
+    def close(self) -> None:
+        self._session.session.close()
+
+
+def _value(text: str, name: str) -> str:
+    found = re.search(rf"(?m)^\s+{name}: \"?([^\"\n]+)\"?$", text)
+    assert found is not None, f"clouds.yaml has no {name}"
+    return found.group(1)
