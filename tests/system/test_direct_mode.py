@@ -85,9 +85,10 @@ def test_the_ways_are_chosen_while_it_runs(pair: Pair, metadata_proxy: str, isol
 
 
 def test_from_one_kind_to_the_other_and_back(pair: Pair) -> None:
-    """The last test here: it leaves another kind than the other tests have asked for."""
+    """After those that ask for a kind: it leaves another one."""
     cloud = pair.cloud
     set_ways(cloud, isolated=True, force=False)
+    until(lambda: pair.hostname(pair.lonely) == "lonely.novalocal", "served without a router")
     for kind, ending in (("haproxy", "conf"), ("direct", "json"), ("haproxy", "conf")):
         before = pair.others()
         cloud.choose_metadata_proxy(kind)

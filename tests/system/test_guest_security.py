@@ -1,0 +1,306 @@
+"""The security checklist's rows that a guest can try, from real namespaces, by HAProxy and without: docs/security.md.
+
+Two guests with neighbouring addresses behind one router. Whatever the first one sends, the second one's data are in no
+answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import h11
+import pytest
+from tests.security.test_framing import REFUSED
+from tests.security.test_identity import FORGED, spellings
+from tests.system.cloud import Cloud, run, until
+from tests.system.making import Maker, Network
+
+from openimds.linux.netns import in_namespace
+
+pytestmark = [pytest.mark.usefixtures("metadata_proxy"), pytest.mark.timeout(300)]
+
+HOST = "169.254.169.254"
+HOSTNAME = b"/latest/meta-data/hostname"
+FRESH_SECONDS = 20
+PATIENCE_SECONDS = 30
+FIRST_PRIVILEGED, FIRST_UNPRIVILEGED = 512, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A server, and its user data: its canary."""
+
+    cloud: Cloud
+    maker: Maker
+    name: str
+    id: str
+
+    @property
+    def canary(self) -> bytes:
+        return user_data(self.name)
+
+    def connect(self, port: int = 0, source: str = "") -> socket.socket:
+        """A connection to the service out of this guest's namespace, from this port of its own."""
+
+        def connected() -> socket.socket:
+            return socket.create_connection((HOST, 80), PATIENCE_SECONDS, (source, port) if port or source else None)
+
+        return in_namespace(f"{self.cloud.prefix}qvm-{self.id}", connected)
+
+    def send(self, *pieces: bytes, port: int = 0, source: str = "") -> bytes:
+        """All that comes back until the service closes."""
+        with self.connect(port, source) as connection:
+            try:
+                for piece in pieces:
+                    connection.sendall(piece)
+            except OSError:
+                pass  # refused before all was sent: what was answered is still there to be read
+            return received(connection)
+
+    def ask(self, path: bytes = HOSTNAME, *headers: bytes, method: bytes = b"GET", port: int = 0) -> Answer:
+        (answer,) = parsed(self.send(request(path, *headers, method=method), port=port), 1)
+        return answer
+
+    def set(self, **properties: str) -> None:
+        self.maker.set_properties(self.id, **{f"imds:{name}": value for name, value in properties.items()})
+
+    def unset(self, name: str) -> None:
+        self.maker.unset_property(self.id, f"imds:{name}")
+
+
+def user_data(name: str) -> bytes:
+    return f"#!/bin/sh\necho canary of {name}\n".encode()
+
+
+def request(path: bytes, *headers: bytes, method: bytes = b"GET", last: bool = True) -> bytes:
+    lines = [method + b" " + path + b" HTTP/1.1", b"Host: 169.254.169.254", *headers]
+    return b"\r\n".join([*lines, b"Connection: " + (b"close" if last else b"keep-alive"), b"", b""])
+
+
+def received(connection: socket.socket) -> bytes:
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def parsed(raw: bytes, count: int) -> list[Answer]:
+    """As h11 reads it."""
+    found: list[Answer] = []
+    for _ in range(count):
+        parser = h11.Connection(h11.CLIENT)
+        parser.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+        parser.send(h11.EndOfMessage())
+        parser.receive_data(raw)
+        head = parser.next_event()
+        assert isinstance(head, h11.Response), raw
+        body = b""
+        while isinstance(event := parser.next_event(), h11.Data):
+            body += bytes(event.data)
+        assert isinstance(event, h11.EndOfMessage), raw
+        found.append(Answer(head.status_code, {k.decode(): v.decode() for k, v in head.headers}, body))
+        raw = parser.trailing_data[0]
+    assert raw == b""
+    return found
+
+
+@pytest.fixture(scope="module")
+def network(cloud: Cloud) -> Network:
+    maker = Maker(cloud)
+    made = maker.network("n", "10.8.0.0/24")
+    maker.router("r", made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def guests(cloud: Cloud, network: Network) -> tuple[Guest, Guest]:
+    maker = Maker(cloud)
+    made = [
+        Guest(cloud, maker, name, maker.server(name, network, user_data=base64.b64encode(user_data(name)).decode()))
+        for name in ("alpha", "beta")
+    ]
+    for guest in made:
+        maker.wait_booted(guest.name, guest.id)
+    return made[0], made[1]
+
+
+def own_or_refused(raw: bytes, alpha: Guest, beta: Guest) -> bool:
+    status = raw.split(b" ", 2)[1]
+    assert status in (b"200", b"400", b"403", b"431"), raw
+    assert beta.id.encode() not in raw
+    assert b"beta" not in raw.partition(b"\r\n\r\n")[2]
+    return status != b"200" or alpha.name.encode() in raw
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_11_12_who_a_guest_says_it_is(guests: tuple[Guest, Guest], name: str) -> None:
+    alpha, beta = guests
+    for line in spellings(name):
+        raw = alpha.send(request(HOSTNAME, line))
+        assert own_or_refused(raw, alpha, beta), line
+
+
+@pytest.mark.parametrize("size", [1, 1000, 8000, 16000, 40_000, 65_536])
+def test_13_padded_heads_in_pieces(guests: tuple[Guest, Guest], size: int) -> None:
+    alpha, beta = guests
+    whole = request(HOSTNAME, b"X-Pad: " + b"a" * size)
+    assert own_or_refused(alpha.send(whole), alpha, beta)
+    assert own_or_refused(alpha.send(*(whole[at : at + 1] for at in range(60)), whole[60:]), alpha, beta)
+
+
+@pytest.mark.parametrize(("what", "raw"), REFUSED, ids=[what for what, _raw in REFUSED])
+def test_15_ambiguous_framing(guests: tuple[Guest, Guest], what: str, raw: bytes) -> None:
+    """Never an answer to what is smuggled behind it, and the connection ends."""
+    alpha, beta = guests
+    answer = alpha.send(raw)
+    assert b"beta" not in answer, what
+    assert beta.id.encode() not in answer
+    assert answer == b"" or answer.startswith(b"HTTP/1."), what
+
+
+def test_16_pipelined_requests(guests: tuple[Guest, Guest]) -> None:
+    alpha, _beta = guests
+    paths = (HOSTNAME, b"/latest/user-data", b"/nope", HOSTNAME)
+    asked = [request(path, last=number == len(paths) - 1) for number, path in enumerate(paths)]
+    answers = parsed(alpha.send(b"".join(asked)), len(paths))
+    assert [answer.status for answer in answers] == [200, 200, 404, 200]
+    assert [answers[0].body, answers[1].body] == [b"alpha.novalocal", alpha.canary]
+
+
+def test_10_a_token_is_worth_nothing_to_the_addresss_next_owner(cloud: Cloud, guests: tuple[Guest, Guest]) -> None:
+    alpha, beta = guests
+    token = alpha.ask(b"/latest/api/token", b"X-aws-ec2-metadata-token-ttl-seconds: 600", method=b"PUT").body
+    assert alpha.ask(HOSTNAME, b"X-aws-ec2-metadata-token: " + token).status == 200
+    assert beta.ask(HOSTNAME, b"X-aws-ec2-metadata-token: " + token).status == 401
+
+
+def test_18_heads_that_never_end_hold_nobody_up(guests: tuple[Guest, Guest]) -> None:
+    alpha, beta = guests
+    slow = [alpha.connect() for _ in range(20)]
+    try:
+        for connection in slow:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
+        assert beta.ask().body == b"beta.novalocal"
+        assert alpha.ask().body == b"alpha.novalocal"
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_21_connections_of_one_guest_are_capped(guests: tuple[Guest, Guest]) -> None:
+    alpha, beta = guests
+    tried = [tried_connection(alpha) for _ in range(300)]
+    held = [connection for connection in tried if connection is not None]
+    try:
+        assert beta.ask().body == b"beta.novalocal", "the neighbour is served"
+        refused = tried.count(None) + sum(is_refused(connection) for connection in held)
+        assert refused >= len(tried) - 257
+    finally:
+        for connection in held:
+            connection.close()
+    until(lambda: alpha.send(request(HOSTNAME)).startswith(b"HTTP/1.1 200"), "it is served again", FRESH_SECONDS)
+
+
+def tried_connection(guest: Guest) -> socket.socket | None:
+    """None: HAProxy resets it, perhaps before it is told that it stands."""
+    try:
+        return guest.connect()
+    except ConnectionError:
+        return None
+
+
+def is_refused(connection: socket.socket) -> bool:
+    """Closed by the service, with or without a word."""
+    connection.settimeout(0.05)
+    try:
+        connection.recv(100)  # 503, or the end
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_25_an_address_outside_the_network_is_nobody(guests: tuple[Guest, Guest]) -> None:
+    """Port security lets it not even out; with it off, nobody is known there."""
+    alpha, _beta = guests
+    namespace = f"{alpha.cloud.prefix}qvm-{alpha.id}"
+    run(["ip", "-n", namespace, "address", "add", "10.8.0.200/32", "dev", "eth0"])
+    port = alpha.maker.asked("network", f"/v2.0/ports?device_id={alpha.id}")["ports"][0]["id"]
+    try:
+        alpha.maker.put(
+            "network", f"/v2.0/ports/{port}", {"port": {"port_security_enabled": False, "security_groups": []}}
+        )
+        until(lambda: reaches(lambda: alpha.connect(source="10.8.0.200")), "its packets are let through")
+        assert alpha.send(request(HOSTNAME), source="10.8.0.200").startswith(b"HTTP/1.1 404 ")
+        assert alpha.ask().body == b"alpha.novalocal"
+    finally:
+        alpha.maker.put("network", f"/v2.0/ports/{port}", {"port": {"port_security_enabled": True}})
+        run(["ip", "-n", namespace, "address", "del", "10.8.0.200/32", "dev", "eth0"])
+
+
+def reaches(connect: Callable[[], socket.socket]) -> bool:
+    try:
+        connect().close()
+    except OSError:
+        return False
+    return True
+
+
+def test_26_user_data_are_closed_after_their_time(guests: tuple[Guest, Guest]) -> None:
+    alpha, beta = guests
+    assert alpha.ask(b"/latest/user-data").body == alpha.canary
+    alpha.set(UserDataMinutes="1440")
+    assert alpha.ask(b"/latest/user-data").body == alpha.canary
+    alpha.set(UserDataMinutes="1")
+    logs = ("metadata-agent", "metadata-api")
+
+    def told() -> int:
+        return sum(alpha.cloud.log(part).count("user data were asked for after their time") for part in logs)
+
+    before = told()
+    try:
+        until(lambda: alpha.ask(b"/latest/user-data").status == 403, "a minute after its launch it is closed", 90)
+        assert alpha.ask(b"/openstack/latest/user_data").status == 403
+        assert (alpha.ask().status, beta.ask(b"/latest/user-data").body) == (200, beta.canary)
+        until(lambda: told() > before, "the log says so")
+    finally:
+        alpha.unset("UserDataMinutes")
+    until(lambda: alpha.ask(b"/latest/user-data").status == 200, "it is open again", FRESH_SECONDS)
+
+
+def test_27_only_root_may_ask_where_that_is_said(guests: tuple[Guest, Guest]) -> None:
+    alpha, beta = guests
+    assert alpha.ask().status == 200
+    alpha.set(RootOnly="enabled")
+    ports = iter(range(FIRST_PRIVILEGED, FIRST_UNPRIVILEGED))
+    try:
+        until(lambda: alpha.ask().status == 403, "a port that anybody may use is refused", FRESH_SECONDS)
+        for path in (b"/", b"/openstack/latest/meta_data.json", b"/latest/api/token", b"/nope"):
+            assert alpha.ask(path).status == 403
+        for spelt in (
+            b"X-Openimds-Guest-Privileged: 1",
+            b"x-openimds-guest-privileged: 1",
+            b"X_Openimds_Guest_Privileged: 1",
+        ):
+            assert alpha.ask(HOSTNAME, spelt).status == 403, "that is not the guest's to say"
+        assert alpha.ask(port=next(ports)).body == b"alpha.novalocal"
+        assert alpha.ask().status == 403, "also the same bytes, right after"
+        assert alpha.ask(b"/openstack/latest/password", port=next(ports)).status == 200
+        assert beta.ask().status == 200
+    finally:
+        alpha.unset("RootOnly")
+    until(lambda: alpha.ask().status == 200, "everybody may again", FRESH_SECONDS)
