@@ -180,7 +180,7 @@ def test_16_pipelined_requests(guests: tuple[Guest, Guest]) -> None:
     assert [answers[0].body, answers[1].body] == [b"alpha.novalocal", alpha.canary]
 
 
-def test_10_a_token_is_worth_nothing_to_the_addresss_next_owner(cloud: Cloud, guests: tuple[Guest, Guest]) -> None:
+def test_9_a_token_is_of_one_instance(guests: tuple[Guest, Guest]) -> None:
     alpha, beta = guests
     token = alpha.ask(b"/latest/api/token", b"X-aws-ec2-metadata-token-ttl-seconds: 600", method=b"PUT").body
     assert alpha.ask(HOSTNAME, b"X-aws-ec2-metadata-token: " + token).status == 200
