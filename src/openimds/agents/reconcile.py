@@ -108,6 +108,14 @@ class Rounds(Generic[Wanted]):
         self._wanted: Mapping[str, Wanted] = {}
         self._made: dict[str, Wanted] = {}
         self._failures: dict[str, str] = {}
+        self.steps = 0
+        """How many looks at a thing ended, but for those that failed once more: it grows while there is progress. Any
+        thread may read it."""
+
+    @property
+    def things(self) -> int:
+        """How many are wanted, as the last look saw it."""
+        return len(self._wanted)
 
     def pids(self) -> frozenset[int]:
         return frozenset(self._trade.pids())
@@ -157,10 +165,13 @@ class Rounds(Generic[Wanted]):
 
     def _make(self, key: str, value: Wanted) -> tuple[str, ...]:
         self._made.pop(key, None)
+        had_failed = key in self._failures
         with self.notices.looking_at(key):
             words = self._attempt(key, lambda: self._trade.make(key, value))
         if key not in self._failures:
             self._made[key] = value
+        if key not in self._failures or not had_failed:
+            self.steps += 1
         return words
 
     def _remove(self, key: str, view: View) -> tuple[str, ...]:
@@ -222,6 +233,15 @@ class Loop(Generic[Wanted]):
         """How many have ended."""
         self.full_round_milliseconds: float | None = None
         """How long the last of them took."""
+
+    @property
+    def steps(self) -> int:
+        """As `Rounds.steps`."""
+        return self._rounds.steps
+
+    @property
+    def things(self) -> int:
+        return self._rounds.things
 
     def run(self) -> None:
         """Until `stop`."""

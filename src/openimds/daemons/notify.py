@@ -11,14 +11,25 @@ log = structlog.get_logger(__name__)
 
 
 def ready(**facts: object) -> None:
-    """Say that this program serves: one `ready` event in the log with `facts`, and READY=1 to the starter if it listens."""
+    """Say that this program serves: one `ready` event in the log with `facts`, and READY=1 to the starter if it listens.
+
+    What STATUS= said of the start is over.
+    """
     log.info("ready", **facts)
-    send("READY=1")
+    send("READY=1\nSTATUS=")
 
 
 def stopping() -> None:
     """Say that this program was told to stop, and is about to."""
     send("STOPPING=1")
+
+
+def extend_start(seconds: float, status: str) -> None:
+    """Ask for so many more seconds to become ready in, from now on; `status` says in words how far the start is.
+
+    A starter that had given more time takes nothing away (EXTEND_TIMEOUT_USEC).
+    """
+    send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}\nSTATUS={status}")
 
 
 def send(message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ from openimds.daemons.heartbeat import Heartbeat, Identity
 from openimds.daemons.running import Signals
 from openimds.linux.deaths import ProcessDeaths
 from openimds.linux.events import HostEvents
+
+EXTENSION_SECONDS = 60.0
+"""A first round that does nothing new for so long has failed."""
+TELLING_SECONDS = 2.0
+"""How often the starter is told of a first round that goes on."""
 
 log = structlog.get_logger(__name__)
 
@@ -92,10 +98,30 @@ def _run_loop(loop: Loop[Any], signals: Signals, failed: threading.Event) -> Non
 
 def _announce_when_ready(agent: Agent, loop: Loop[Any], signals: Signals, failed: threading.Event) -> None:
     """After the first full round: what this host should have, it has. Never, when the loop has ended by an error."""
+    progress = Progress(agent.trade.kind, time.monotonic())
     while not signals.stopped.is_set() and not loop.first_round_done.wait(0.1):
-        pass
+        status = progress.news(loop.steps, loop.things, time.monotonic())
+        if status:
+            notify.extend_start(EXTENSION_SECONDS, status)
     if loop.first_round_done.is_set() and loop.last_report is not None and not failed.is_set():
         notify.ready(**{f"{agent.trade.kind}s": loop.last_report.things, "failures": len(loop.last_report.failures)})
+
+
+class Progress:
+    """What the starter is told of a first round while it goes on: it may take longer than a start usually does."""
+
+    def __init__(self, kind: str, now: float) -> None:
+        """`now` as of time.monotonic."""
+        self._kind = kind
+        self._told = 0
+        self._next = now + TELLING_SECONDS
+
+    def news(self, steps: int, things: int, now: float) -> str:
+        """`120 of 200 networks`, if that is to be told now; empty: it is not, or nothing was done since it was told."""
+        if now < self._next or steps == self._told:
+            return ""
+        self._told, self._next = steps, now + TELLING_SECONDS
+        return f"{min(steps, things)} of {things} {self._kind}s"
 
 
 def _facts(agent: Agent, loop: Loop[Any]) -> Mapping[str, Any]:

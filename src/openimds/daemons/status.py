@@ -95,8 +95,9 @@ def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None
     with folder.problems_told():
         folder.restart_request(name).touch()
     before.send(signal.SIGTERM)
-    deadline = time.monotonic() + RESTART_TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
+    started = time.monotonic()
+    note = _note_of(name, folder)
+    while time.monotonic() < max(started + RESTART_TIMEOUT_SECONDS, _may_start_until(note, before.pid)):
         note = _note_of(name, folder)
         if note.get("pid") not in (None, before.pid) and note.get("state") == "running":
             say(f"{name} runs again, as process {note['pid']}")
@@ -104,7 +105,15 @@ def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None
         if note.get("state") == "waiting" and note.get("last_exit", "").endswith("code 1") and not before.is_alive():
             raise CannotStartError(f"{name} did not start again: {_last_log_line(folder.log_file(name))}")
         time.sleep(POLL_SECONDS)
-    raise CannotStartError(f"{name} is not ready after {RESTART_TIMEOUT_SECONDS} s: see {folder.log_file(name)}")
+    said = f" ({note['said']})" if note.get("said") else ""
+    waited = f"{time.monotonic() - started:.0f} s"
+    raise CannotStartError(f"{name} is not ready after {waited}{said}: see {folder.log_file(name)}")
+
+
+def _may_start_until(note: Mapping[str, Any], pid_before: int) -> float:
+    """By time.monotonic: a part that tells how its start goes on is waited for longer."""
+    is_starting = note.get("state") == "starting" and note.get("pid") != pid_before
+    return float(note.get("ready_by", 0)) if is_starting else 0.0
 
 
 def _note_of(name: str, folder: StateFolder) -> Mapping[str, Any]:
@@ -118,7 +127,8 @@ def _part_status(name: str, folder: StateFolder, note: Mapping[str, Any], heartb
     state = str(note.get("state", "not started"))
     if process is None and state in ("running", "starting"):
         state = "dead"
-    last = heartbeats.get(name) or _last_log_line(folder.log_file(name))
+    said = str(note.get("said", "")) if state == "starting" else ""
+    last = said or heartbeats.get(name) or _last_log_line(folder.log_file(name))
     if state in ("waiting", "dead") and note.get("last_exit"):
         last = f"{note['last_exit']}; {last}"
     return PartStatus(

@@ -13,7 +13,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,6 +32,8 @@ from openimds.daemons.state_folder import StateFolder
 log = structlog.get_logger(__name__)
 
 READY_TIMEOUT_SECONDS = 60
+"""For a part that does not ask for more (EXTEND_TIMEOUT_USEC, sd_notify(3))."""
+MOST_EXTENSION_SECONDS = 3600
 STOP_GRACE_SECONDS = 10
 RENEWAL_SECONDS = 5.0
 """How long parts of an earlier supervisor, before they are replaced, are given to tell this one of their sockets."""
@@ -56,12 +58,20 @@ class _Supervised:
     last_exit: str = ""
     digest: str = ""
     """Of what it was started with."""
+    said: str = ""
+    """STATUS= of it, in its own words."""
+    ready_by: float = 0.0
+    """When a start that has not ended has failed; time.monotonic."""
     sockets: SocketStore = field(default_factory=SocketStore)
 
 
 class Supervisor:
-    def __init__(self, planned: Sequence[Part], folder: StateFolder) -> None:
+    def __init__(
+        self, planned: Sequence[Part], folder: StateFolder, say: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """`say` is told how far a part is in `start`: `dhcp-agent: 120 of 200 networks`."""
         self._folder = folder
+        self._say = say
         self._supervised = {part.name: _Supervised(part) for part in planned}
         self._selector = selectors.DefaultSelector()
         self._open_files = allow_many_descriptors()
@@ -165,7 +175,9 @@ class Supervisor:
             os.close(writing)
 
     def report(self) -> list[dict[str, Any]]:
-        """Each part's name, pid, state, since, restarts, last exit, log file, where it listens, how many sockets are kept."""
+        """Each part's name, pid, state, since, restarts, last exit, log file, where it listens, how many sockets are kept,
+        what it says of its start, and until when (CLOCK_MONOTONIC, in seconds) that may take.
+        """
         return [
             {
                 "name": each.part.name,
@@ -178,6 +190,8 @@ class Supervisor:
                 "listens": each.part.listens,
                 "kept_sockets": len(each.sockets),
                 "digest": each.digest,
+                "said": each.said,
+                "ready_by": each.ready_by,
             }
             for each in self._supervised.values()
         ]
@@ -190,18 +204,16 @@ class Supervisor:
             handle()
 
     def _until_ready(self, members: Sequence[_Supervised]) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT_SECONDS
         while not self._stop_asked:
             starting = [each for each in members if each.state == "starting"]
             if not starting:
                 break
-            left = deadline - time.monotonic()
-            if left <= 0:
-                names = ", ".join(each.part.name for each in starting)
-                raise CannotStartError(
-                    f"{names}: not ready within {READY_TIMEOUT_SECONDS} s; {_hint(starting[0].part)}"
-                )
-            self._turn(left)
+            late = [each for each in starting if each.ready_by <= time.monotonic()]
+            if late:
+                names = ", ".join(_with_said(each) for each in late)
+                seconds = late[0].ready_by - late[0].started_at
+                raise CannotStartError(f"{names}: not ready within {_whole(seconds)} s; {_hint(late[0].part)}")
+            self._turn(min(each.ready_by for each in starting) - time.monotonic())
         for each in members:
             if each.state == "waiting":
                 raise CannotStartError(f"{each.part.name} did not start ({each.last_exit}): {_hint(each.part)}")
@@ -216,12 +228,33 @@ class Supervisor:
             before = len(each.sockets)
             each.sockets.apply(message)
             changed |= len(each.sockets) != before
+            if each.state == "starting":
+                changed |= self._hear_of_start(each, message.fields)
             if message.fields.get("READY") == "1" and each.state == "starting":
                 each.state = "running"
                 changed = True
                 log.info("a part is ready", part=each.part.name, pid=message.pid)
         if changed:
             self._note_status()
+
+    def _hear_of_start(self, each: _Supervised, fields: Mapping[str, str]) -> bool:
+        """How far it is, and how much longer it may take; whether that is news."""
+        said = fields.get("STATUS", each.said)
+        extension = fields.get("EXTEND_TIMEOUT_USEC", "")
+        before = (each.said, each.ready_by)
+        if extension.isascii() and extension.isdigit():
+            asked = time.monotonic() + min(int(extension) / 1_000_000, MOST_EXTENSION_SECONDS)
+            each.ready_by = max(each.started_at + READY_TIMEOUT_SECONDS, asked)
+        if said and said != each.said:
+            self._tell_progress(each, said)
+        each.said = said
+        return before != (each.said, each.ready_by)
+
+    def _tell_progress(self, each: _Supervised, said: str) -> None:
+        if self._starting:
+            self._say(f"{each.part.name}: {said}")
+        else:  # whom to say it to may be gone
+            log.info("a part's start goes on", part=each.part.name, said=said)
 
     def _hear_sockets(self, each: _Supervised, count: int) -> None:
         """Wait until a running part has told of so many sockets; one that stopped telling is not waited for long."""
@@ -262,6 +295,7 @@ class Supervisor:
 
     def _watch(self, each: _Supervised, process: Process, *, state: str, since: str) -> None:
         each.process, each.state, each.since, each.started_at = process, state, since, time.monotonic()
+        each.said, each.ready_by = "", each.started_at + READY_TIMEOUT_SECONDS
         each.pidfd = os.pidfd_open(process.pid)
         self._selector.register(each.pidfd, selectors.EVENT_READ, lambda: self._died(each))
         self._note_status()
@@ -319,6 +353,16 @@ class Supervisor:
 
 def _is_from(each: _Supervised, message: Message) -> bool:
     return each.process is not None and each.process.pid == message.pid
+
+
+def _with_said(each: _Supervised) -> str:
+    """`dhcp-agent (120 of 200 networks)`"""
+    return f"{each.part.name} ({each.said})" if each.said else each.part.name
+
+
+def _whole(seconds: float) -> str:
+    """`60`, `0.3`"""
+    return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.1f}"
 
 
 def _exit_reason(child: Child | None) -> str:

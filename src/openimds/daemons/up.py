@@ -51,7 +51,7 @@ def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
 def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[], None]) -> None:
     """Run the plan until a signal asks to stop."""
     _refuse_a_neighbour(folder, planned.configs["compute-agent"].namespace_prefix)
-    supervisor = Supervisor(planned.parts, folder)
+    supervisor = Supervisor(planned.parts, folder, say)
     this = processes.find_own()
     processes.note(this, folder.supervisor_pid_file)
     try:

@@ -141,3 +141,15 @@ def test_new_things_do_not_wait_for_the_end_of_a_full_round() -> None:
         pass
     assert pots.done[-1] == "tidy"
     assert {f"make {name}" for name in pots.sizes} <= set(pots.done)
+
+
+def test_steps_grow_with_what_is_done_and_not_with_what_fails_again() -> None:
+    pots = Pots(sizes={"a": 1, "b": 1, "c": 1}, cracked={"b"})
+    rounds = Rounds(pots)
+    rounds.round(FakeView(), everything=False)
+    assert (rounds.steps, rounds.things) == (3, 3)
+    rounds.round(FakeView(), everything=False)
+    assert rounds.steps == 3
+    pots.cracked.clear()
+    rounds.round(FakeView(), everything=False)
+    assert rounds.steps == 4

@@ -13,7 +13,9 @@ def test_the_starter_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         starter.bind(str(tmp_path / "n"))
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "n"))
         notify.ready(port=1)
-        assert starter.recv(100) == b"READY=1"
+        assert starter.recv(100) == b"READY=1\nSTATUS="
+        notify.extend_start(60, "1 of 2 networks")
+        assert starter.recv(100) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=1 of 2 networks"
         notify.stopping()
         assert starter.recv(100) == b"STOPPING=1"
 

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from openimds.agents.reconcile import RoundReport
-from openimds.daemons.reconciling import _announce_when_ready
+from openimds.daemons.reconciling import TELLING_SECONDS, Progress, _announce_when_ready
 from openimds.daemons.running import Signals
 
 
@@ -40,3 +40,12 @@ def test_ready_means_a_whole_round_and_a_loop_that_goes_on(
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert announced(first_round_done=first_round_done, failed=failed) == ready
+
+
+def test_a_first_round_is_told_of_while_it_goes_on() -> None:
+    progress = Progress("network", now=0)
+    assert not progress.news(5, 200, TELLING_SECONDS / 2), "most starts take less"
+    assert progress.news(120, 200, TELLING_SECONDS) == "120 of 200 networks"
+    assert not progress.news(130, 200, TELLING_SECONDS + 0.1), "not at every step"
+    assert progress.news(208, 200, 2 * TELLING_SECONDS) == "200 of 200 networks"
+    assert not progress.news(208, 200, 100 * TELLING_SECONDS), "nothing was done since"

@@ -9,8 +9,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +57,17 @@ KEEPS = textwrap.dedent("""\
 """It never accepts: who connects waits in a queue."""
 FAILS = 'import sys; sys.exit("cannot listen on 127.0.0.1:1")'
 SILENT = "import time; time.sleep(60)"
+SLOW = textwrap.dedent("""\
+    import os, pathlib, signal, sys, time
+    from openimds.daemons import notify
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    go_on, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+    notify.extend_start(seconds, "120 of 200 networks") if seconds else notify.send("STATUS=120 of 200 networks")
+    while not go_on.exists(): time.sleep(0.01)
+    notify.ready()
+    while True: signal.pause()
+""")
+"""It is ready when there is a file, and says before how much more time it wants."""
 
 
 @pytest.fixture
@@ -151,6 +165,61 @@ def test_a_part_that_never_becomes_ready(folder: StateFolder, monkeypatch: pytes
     supervised = Supervisor([part(folder, "a", SILENT)], folder)
     with pytest.raises(CannotStartError, match=r"a: not ready within 0\.3 s; it said nothing"):
         supervised.start([["a"]])
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass for the supervisor."""
+    passed = [0.0]
+    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
+
+    def go(seconds: float) -> None:
+        passed[0] += seconds
+
+    return go
+
+
+def slow_part(folder: StateFolder, *, asks_seconds: float) -> Part:
+    made = part(folder, "a", SLOW)
+    return replace(made, argv=(*made.argv, str(folder.run / "go-on"), str(asks_seconds)))
+
+
+def test_a_part_that_asks_for_more_time_gets_it(folder: StateFolder, later: Callable[[float], None]) -> None:
+    told: list[str] = []
+
+    def hear(line: str) -> None:
+        told.append(line)
+        later(supervisor.READY_TIMEOUT_SECONDS + 30)
+        (folder.run / "go-on").touch()
+
+    supervised = Supervisor([slow_part(folder, asks_seconds=300)], folder, hear)
+    supervised.start([["a"]])
+    assert told == ["a: 120 of 200 networks"]
+    assert (entry(folder, "a")["state"], entry(folder, "a")["said"]) == ("running", "")
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+@pytest.mark.parametrize(("asks_seconds", "after_seconds"), [(0, 61), (300, 301)])
+def test_a_part_that_asks_no_more_has_failed(
+    folder: StateFolder, later: Callable[[float], None], asks_seconds: float, after_seconds: float
+) -> None:
+    supervised = Supervisor([slow_part(folder, asks_seconds=asks_seconds)], folder, lambda _: later(after_seconds))
+    with pytest.raises(CannotStartError, match=r"a \(120 of 200 networks\): not ready within \d+ s"):
+        supervised.start([["a"]])
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+def test_a_short_extension_takes_no_time_away(folder: StateFolder, later: Callable[[float], None]) -> None:
+    def hear(_line: str) -> None:
+        later(30)
+        (folder.run / "go-on").touch()
+
+    supervised = Supervisor([slow_part(folder, asks_seconds=1)], folder, hear)
+    supervised.start([["a"]])
     supervised.stop([["a"]])
     supervised.close()
 
