@@ -42,22 +42,29 @@ def render(answer: Answer, *, method: str, keep_alive: bool, now: float) -> byte
     return b"".join(parts)
 
 
-def render_head(answer: Answer, *, without: bytes) -> tuple[bytes, bytes] | None:
-    """A GET's answer that keeps the connection open, in two parts: what comes before the date, and from behind it to the
-    value of the header `without` (in lower case), which comes last. None when the answer has no such header or has a
-    line break in one.
+def render_head(answer: Answer, *, last: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """A GET's answer that keeps the connection open, in three parts: what comes before the date, from behind it to the
+    value of the header `last` (in lower case), which comes last, and this value. None when the answer has not just one
+    such header, or a line break in any.
     """
-    names = [name for name, _value in answer.headers if name.lower() == without]
-    lines = [(name, value) for name, value in answer.headers if name.lower() not in (without, *_OURS)]
-    if (
-        len(names) != 1
-        or answer.status in _BODILESS
-        or any(b"\n" in one or b"\r" in one for line in lines for one in line)
-    ):
+    if answer.status in _BODILESS:
         return None
-    parts = [b"\r\n", *(b"%b: %b\r\n" % line for line in lines), b"Content-Length: %d\r\n" % len(answer.body)]
-    parts += (b"Connection: keep-alive\r\n", names[0], b": ")
-    return status_line(answer.status) + b"Date: ", b"".join(parts)
+    parts, ending = [b"\r\n"], None
+    for name, value in answer.headers:
+        lowered = name.lower()
+        if lowered == last and ending is not None:
+            return None
+        if lowered == last:
+            ending = name, value
+        elif lowered not in _OURS:
+            parts += (name, b": ", value, b"\r\n")
+    if ending is None:
+        return None
+    lines = len(parts) // 4 + 3
+    parts += (b"Content-Length: %d\r\nConnection: keep-alive\r\n" % len(answer.body), ending[0], b": ")
+    head = b"".join(parts)
+    breaks = b"\n" in ending[1] or b"\r" in ending[1] or head.count(b"\n") != lines or head.count(b"\r") != lines
+    return None if breaks else (status_line(answer.status) + b"Date: ", head, ending[1])
 
 
 def status_line(status: int) -> bytes:

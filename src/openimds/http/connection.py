@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.http.answers import CONTINUE, FAILED, render
+from openimds.http.answers import CONTINUE, FAILED, http_date, render
 from openimds.http.conversation import Conversation, Incoming, Stage
 from openimds.http.hops import Hops
 from openimds.http.messages import Answer, Handler, sentence
@@ -77,7 +77,10 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self.listener = listener
         self._transport: asyncio.Transport | None = None
-        self._conversation = Conversation(limits)
+        self._conversation: Conversation | None = None
+        """Once there are bytes that did not come before."""
+        self._peer_port = 0
+        self._mac = ""
         self._current: Incoming | None = None
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
@@ -96,10 +99,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
-        self.peer, port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
-        mac = self._read_mac()
-        self.guest = mac or self.peer
-        self._conversation = Conversation(self._limits, peer=self.peer, peer_port=port, listener=self.listener, mac=mac)
+        self.peer, self._peer_port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
+        self._mac = self._read_mac()
+        self.guest = self._mac or self.peer
         self._enter(Phase.IDLE)
         if not self._owner.admit(self):
             self._write(sentence(503, "Too many connections.", (b"Retry-After", b"1")), "GET", keep_alive=False)
@@ -121,10 +123,11 @@ class Connection(asyncio.Protocol):
                 return
         if self.phase is Phase.LINGER:
             return
-        self._conversation.receive(data)
+        conversation = self._conversing()
+        conversation.receive(data)
         if self._current is None and not self._writing_paused:
             self._advance()
-        elif self._conversation.buffered > self._limits.head_bytes:
+        elif conversation.buffered > self._limits.head_bytes:
             self._pause_reading()
 
     def eof_received(self) -> bool:
@@ -175,6 +178,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _conversing(self) -> Conversation:
+        if self._conversation is None:
+            self._conversation = Conversation(
+                self._limits, peer=self.peer, peer_port=self._peer_port, listener=self.listener, mac=self._mac
+            )
+        return self._conversation
+
     def _read_mac(self) -> str:
         if self._source_mac is None or self._transport is None:
             return ""
@@ -186,9 +196,10 @@ class Connection(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Answer what is complete, as long as answers come at once and the peer takes them."""
+        conversation = self._conversing()
         while self._transport is not None and not self._writing_paused and self.phase is not Phase.LINGER:
             try:
-                incoming = self._conversation.next()
+                incoming = conversation.next()
             except Refusal as refusal:
                 self._refuse(refusal)
                 return
@@ -258,13 +269,18 @@ class Connection(asyncio.Protocol):
         if incoming is None or self._transport is None:
             return False
         keep_alive = incoming.keep_alive and not self._owner.draining
-        self._write(answer, incoming.request.method, keep_alive=keep_alive)
-        if keep_alive and incoming.head:
-            self._repeats.learn(incoming.head, answer, self._asker)
+        learnt = self._learn(incoming.head, answer) if keep_alive and incoming.head else None
+        if learnt is not None:
+            self._send(learnt, answer)
+        else:
+            self._write(answer, incoming.request.method, keep_alive=keep_alive)
         if not keep_alive:
             self._finish()
             return False
         return not self._writing_paused
+
+    def _learn(self, head: bytes, answer: Answer) -> bytes | None:
+        return self._repeats.learn(head, answer, http_date(time.time()), self._asker)
 
     def _give_up_answer(self) -> None:
         task, self._task = self._task, None
@@ -278,9 +294,10 @@ class Connection(asyncio.Protocol):
         if self._peer_finished:
             self._finish()
             return
-        if self._conversation.take_continue() and self._transport is not None:
+        conversation = self._conversing()
+        if conversation.take_continue() and self._transport is not None:
             self._transport.write(CONTINUE)
-        phase = _PHASE_OF_STAGE[self._conversation.stage]
+        phase = _PHASE_OF_STAGE[conversation.stage]
         if phase is not self.phase:
             self._enter(phase)
         self._resume_reading()
@@ -316,8 +333,12 @@ class Connection(asyncio.Protocol):
         except ValueError:
             _log.exception("an answer could not be written", listener=self.listener)
             data = render(FAILED, method=method, keep_alive=keep_alive, now=time.time())
-        self._set_hops(self._transport, getattr(answer, "hop_limit", None))
-        self._transport.write(data)
+        self._send(data, answer)
+
+    def _send(self, data: bytes, answer: Answer) -> None:
+        if self._transport is not None:
+            self._set_hops(self._transport, getattr(answer, "hop_limit", None))
+            self._transport.write(data)
 
     def _set_hops(self, transport: asyncio.Transport, hop_limit: int | None) -> None:
         if self._hops is not None and self._hops.settled:

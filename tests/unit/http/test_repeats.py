@@ -42,7 +42,7 @@ def with_id(value: bytes, name: bytes = b"X-Openstack-Request-Id") -> bytes:
 
 def test_equal_bytes_but_for_the_id_are_answered() -> None:
     repeats, answer = Repeats(), Answer()
-    repeats.learn(with_id(ID), answer)
+    repeats.learn(with_id(ID), answer, DATE)
     assert repeats.answer(with_id(OTHER), DATE) == (
         b"HTTP/1.1 200 OK\r\nDate: " + DATE + b"\r\nContent-Type: x\r\nContent-Length: 3\r\nConnection: keep-alive\r\n"
         b"X-Openstack-Request-Id: " + OTHER + b"\r\n\r\nxyz"
@@ -75,7 +75,7 @@ def test_equal_bytes_but_for_the_id_are_answered() -> None:
 )
 def test_anything_else_is_read(data: bytes) -> None:
     repeats = Repeats()
-    repeats.learn(with_id(ID), Answer())
+    repeats.learn(with_id(ID), Answer(), DATE)
     assert repeats.answer(data, DATE) is None
 
 
@@ -93,22 +93,22 @@ def test_anything_else_is_read(data: bytes) -> None:
 )
 def test_what_is_not_learnt(data: bytes, answer: Answer) -> None:
     repeats = Repeats()
-    repeats.learn(data, answer)
+    repeats.learn(data, answer, DATE)
     assert repeats.answer(data, DATE) is None
 
 
 def test_without_an_id_a_new_one_is_given() -> None:
     repeats = Repeats()
-    repeats.learn(head(), Answer())
+    repeats.learn(head(), Answer(), DATE)
     assert OTHER in (repeats.answer(head(), DATE) or b"")
 
 
 def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> None:
     room = Room(100_000)
     quiet, loud = Repeats(room), Repeats(room)
-    quiet.learn(with_id(ID), Answer())
+    quiet.learn(with_id(ID), Answer(), DATE)
     for number in range(1000):
-        loud.learn(head(b"User-Agent: %d" % number), Answer())
+        loud.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
         assert quiet.bytes + loud.bytes <= 100_000
     assert quiet.answer(with_id(OTHER), DATE) is not None
 
@@ -116,7 +116,7 @@ def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> N
 def test_what_is_learnt_again_and_again_takes_its_room_once() -> None:
     repeats, answer = Repeats(), Answer()
     for _ in range(3):
-        repeats.learn(with_id(ID), answer)
+        repeats.learn(with_id(ID), answer, DATE)
     once = repeats.bytes
     answer.gone = True
     repeats.answer(with_id(OTHER), DATE)
@@ -128,11 +128,11 @@ def test_a_listener_that_has_gone_leaves_its_room() -> None:
     for _ in range(100):
         gone = Repeats(room)
         for number in range(50):
-            gone.learn(head(b"User-Agent: %d" % number), Answer())
+            gone.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
     stays = Repeats(room)
     del gone
     for number in range(50):
-        stays.learn(head(b"User-Agent: %d" % number), Answer())
+        stays.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
     assert stays.answer(head(b"User-Agent: 0"), DATE) is not None
 
 

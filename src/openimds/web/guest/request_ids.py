@@ -23,16 +23,21 @@ def new_request_id() -> str:
     """A random UUID behind `req-`."""
     if not _drawn:
         _draw()
-    digits = _drawn.pop()
-    return f"req-{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    return _drawn.pop()
 
 
 def _draw() -> None:
-    digits = os.urandom(16 * _DRAWN_TOGETHER).hex()
-    _drawn.extend(digits[place : place + 32] for place in range(0, len(digits), 32))
+    """Write all ids at once, a column after the other."""
+    digits = os.urandom(_DRAWN_TOGETHER * len(_COLUMNS) // 2).hex().encode()
+    ids = bytearray(_PATTERN * _DRAWN_TOGETHER)
+    for number, column in enumerate(_COLUMNS):
+        ids[column :: len(_PATTERN)] = digits[number :: len(_COLUMNS)]
+    _drawn.extend(ids.decode().split())
 
 
-_DRAWN_TOGETHER = 64
+_PATTERN = b"req-********-****-4***-a***-************ "
+_COLUMNS = [place for place, letter in enumerate(_PATTERN) if letter == ord("*")]
+_DRAWN_TOGETHER = 256
 """The kernel charges by the call: sixteen bytes at a time cost ten times as much."""
 _drawn: list[str] = []
 os.register_at_fork(after_in_child=_drawn.clear)  # two processes would give the same
