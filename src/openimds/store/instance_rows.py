@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +26,6 @@ from openimds.store.ec2_text import IMAGE, INSTANCE, ec2_text
 from openimds.store.instance_nics import Plugged, plugged_of
 from openimds.store.nova_objects import nics_from_network_info
 from openimds.store.statements import Query, shared
-
-_json = msgspec.json.decode
 
 
 class _Server(NamedTuple):
@@ -91,6 +90,14 @@ class Found:
     instances: dict[str, Instance] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
     """The (kind, uuid) that have no EC2 number yet and need one."""
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        # Half a surrogate pair: what somebody could store is served, though UTF-8 cannot tell it.
+        return json.loads(text)
 
 
 def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
