@@ -31,18 +31,21 @@ def weak_etag(stable: bytes) -> tuple[str, str]:
 
 def with_etag(answer: Answer) -> Answer:
     """The answer with an ETag, if it is a document and has none yet."""
-    if answer.status != HTTPStatus.OK or etag_of(answer) is not None:
+    if answer.status != 200 or etag_of(answer) is not None:
         return answer
     return replace(answer, headers=(*answer.headers, strong_etag(answer.body)))
 
 
 def etag_of(answer: Answer) -> str | None:
-    return next((value for name, value in answer.headers if name == ETAG), None)
+    for name, value in answer.headers:
+        if name == ETAG:
+            return value
+    return None
 
 
 def unless_known(answer: Answer, if_none_match: str | None) -> Answer:
     """The answer, or 304 when the asker says that it has this very document."""
-    etag = etag_of(answer)
+    etag = etag_of(answer) if if_none_match else None
     if not if_none_match or etag is None or not _names(if_none_match, etag):
         return answer
     return replace(answer, status=HTTPStatus.NOT_MODIFIED, body=b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -19,6 +20,36 @@ _READS = ("GET", "HEAD")
 _numbers = count()
 
 
+@dataclass(frozen=True, slots=True)
+class Day:
+    name: str
+    """`2026-11-22`, in UTC."""
+    begins: datetime
+    ends: datetime
+    ends_at: float
+    """In seconds since the epoch."""
+
+
+class Calendar:
+    """Tells what day it is, as documents do."""
+
+    def __init__(self, utc_now: Callable[[], datetime]) -> None:
+        self._utc_now = utc_now
+        self._day = _day_of(utc_now())
+
+    def today(self) -> Day:
+        now, day = self._utc_now(), self._day
+        if not day.begins <= now < day.ends:
+            day = self._day = _day_of(now)
+        return day
+
+
+def _day_of(now: datetime) -> Day:
+    begins = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    ends = begins + timedelta(days=1)
+    return Day(begins.strftime("%Y-%m-%d"), begins, ends, ends.timestamp())
+
+
 class Documents:
     """Of one service: its settings are in what it renders."""
 
@@ -27,18 +58,18 @@ class Documents:
         records: Records,
         settings: DocumentSettings,
         *,
-        utc_now: Callable[[], datetime],
+        calendar: Calendar,
         random_bytes: RandomBytes,
     ) -> None:
         self._records = records
         self._settings = settings
-        self._utc_now = utc_now
+        self._calendar = calendar
         self._random_bytes = random_bytes
         self._number = next(_numbers)
 
     def find(self, asked: DocumentRequest, asker: Asker) -> Rendered | Decision:
         """What becomes of the request; Rendered when it is a document that may be kept. Raises Refusal."""
-        today = self._utc_now().strftime("%Y-%m-%d")
+        today = self._calendar.today().name
         if asked.method not in _READS:
             return decide(asked, self._reading(asker, today, self._random_bytes))
         key = self._key(asked, asker, today)
@@ -69,11 +100,6 @@ class Documents:
             address=asker.address,
             random_bytes=random_bytes,
         )
-
-
-def next_midnight(now: datetime) -> float:
-    """In seconds since the epoch."""
-    return (now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)).timestamp()
 
 
 def _has_ipv4(instance: Instance) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ssl import RAND_bytes
 from typing import Any, Protocol
@@ -34,7 +34,7 @@ from openimds.metadata.sessions import HOP_LIMIT
 from openimds.metadata.vendor_data import vendor_data2, vendor_question
 from openimds.resources.errors import NotFound, StoreUnavailable
 from openimds.web.guest.asking import Asker, Identification, NotServed
-from openimds.web.guest.documents import Documents, next_midnight
+from openimds.web.guest.documents import Calendar, Documents
 from openimds.web.guest.elsewhere import Elsewhere, Reply
 from openimds.web.guest.messages import GuestRequest, GuestResponse
 from openimds.web.guest.records import Records
@@ -56,9 +56,9 @@ from openimds.web.guest.vendors import Vendors
 log = structlog.get_logger(__name__)
 
 _READS = ("GET", "HEAD")
-_CHANGES_THE_ANSWER = frozenset(
-    {b"x-aws-ec2-metadata-token", b"if-none-match", b"content-length", b"transfer-encoding"}
-)
+_REQUEST_ID = REQUEST_ID.encode()
+_ANNOUNCES_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
+_CHANGES_THE_ANSWER = _ANNOUNCES_A_BODY | {b"x-aws-ec2-metadata-token", b"if-none-match"}
 """A request with one of these is judged anew each time."""
 
 
@@ -86,6 +86,8 @@ class _Trace:
 
     request_id: str
     started: float
+    header_names: frozenset[bytes]
+    """In lower case: most of what is looked for in a request's headers is in none."""
     instance_id: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     asker: Asker | None = None
@@ -120,7 +122,8 @@ class GuestService:
         self._vendors = vendors
         self._world = world = world or World()
         self._records = records
-        self._documents = Documents(records, settings, utc_now=world.utc_now, random_bytes=world.random_bytes)
+        self._calendar = Calendar(world.utc_now)
+        self._documents = Documents(records, settings, calendar=self._calendar, random_bytes=world.random_bytes)
         self._log = request_log or StructuredLog()
         self._seeds = Seeds(world.many_random_bytes)
         self._lease = Lease()
@@ -139,7 +142,8 @@ class GuestService:
         """
         # Where guests come themselves an id in the request is of their own making, and could be another's.
         followed_as = request_id(request.headers) if self._is_behind_agent else new_request_id()
-        trace = _Trace(followed_as, time.monotonic())
+        names = frozenset([name.lower() for name, _value in request.headers])
+        trace = _Trace(followed_as, time.monotonic(), names)
         try:
             answer = self._begin(request, trace)
         except Exception as error:  # noqa: BLE001 - see above
@@ -217,7 +221,8 @@ class GuestService:
         token = self._sessions.admit(request, path, asker.instance)
         if token is not None:
             return token
-        asked = DocumentRequest(method=request.method, path=path, body=_body(request))
+        has_body = not trace.header_names.isdisjoint(_ANNOUNCES_A_BODY)
+        asked = DocumentRequest(method=request.method, path=path, body=request.body if has_body else None)
         found = self._documents.find(asked, asker)
         if isinstance(found, Rendered):
             trace.rendered = found
@@ -268,8 +273,19 @@ class GuestService:
             return GuestResponse(
                 status=answer.status, headers=tuple(answer.headers), body=answer.body, hop_limit=answer.hop_limit
             )
-        response = _response(answer, trace, self._again(request, answer, trace, line))
-        return response if self._is_behind_agent else _with_hop_limit(response)
+        return self._response(answer, trace, self._again(request, answer, trace, line))
+
+    def _response(self, answer: Answer, trace: _Trace, again: Again | None) -> GuestResponse:
+        headers, hop_limit = [(b"Content-Type", answer.content_type.encode())], None
+        for name, value in answer.headers:
+            if name == HOP_LIMIT and not self._is_behind_agent:
+                hop_limit = int(value)  # done here, where no agent does it, and not told to the guest
+            else:
+                headers.append((name.encode(), value.encode()))
+        headers.append((_REQUEST_ID, trace.request_id.encode()))
+        return GuestResponse(
+            status=answer.status, headers=tuple(headers), body=answer.body, again=again, hop_limit=hop_limit
+        )
 
     def _write_line(self, request: GuestRequest, event: str, trace: _Trace, became: Mapping[str, object]) -> Line:
         """→ what writes such a line again."""
@@ -287,7 +303,7 @@ class GuestService:
         policy = self._sessions.policy(asker.instance)
         if policy.root_only or policy.user_data_minutes:
             return None  # the bytes tell neither the port nor the hour
-        if any(name.lower() in _CHANGES_THE_ANSWER for name, _value in request.headers):
+        if not trace.header_names.isdisjoint(_CHANGES_THE_ANSWER):
             return None
         return Repeat(
             record=ref(asker.record),
@@ -295,25 +311,11 @@ class GuestService:
             seeds=self._seeds,
             line=line,
             lease=self._lease,
-            until=next_midnight(self._world.utc_now()),
+            until=self._calendar.today().ends_at,
             secret=asker.secret,
             still=asker.still,
             takes_ids=self._is_behind_agent,
         )
-
-
-def _with_hop_limit(response: GuestResponse) -> GuestResponse:
-    """What is said of hops is done here, where no agent does it, and not told to the guest."""
-    hops = values(response.headers, HOP_LIMIT)
-    if not hops:
-        return response
-    told = tuple((name, value) for name, value in response.headers if name != HOP_LIMIT.encode())
-    return replace(response, headers=told, hop_limit=int(hops[0]))
-
-
-def _body(request: GuestRequest) -> bytes | None:
-    names = {name.lower() for name, _value in request.headers}
-    return request.body if names & {b"content-length", b"transfer-encoding"} else None
 
 
 def _reread(answer: Answer, request: GuestRequest) -> Answer:
@@ -329,17 +331,3 @@ def _accept(request: GuestRequest) -> str | None:
 
 def _try_again_later() -> Refusal:
     return Refusal(503, "The metadata cannot be read just now. Please try your request again.", (("Retry-After", "1"),))
-
-
-def _response(answer: Answer, trace: _Trace, again: Again | None) -> GuestResponse:
-    headers: Sequence[tuple[str, str]] = (
-        ("Content-Type", answer.content_type),
-        *answer.headers,
-        (REQUEST_ID, trace.request_id),
-    )
-    return GuestResponse(
-        status=answer.status,
-        headers=tuple((name.encode(), value.encode()) for name, value in headers),
-        body=answer.body,
-        again=again,
-    )

@@ -66,7 +66,7 @@ class Sessions:
         return None if wanted is None else self._issue(wanted, instance.id)
 
     def policy(self, instance: Instance) -> Policy:
-        return policy_of(instance.metadata, self._defaults)
+        return policy_of(instance.metadata, self._defaults) if instance.metadata else self._defaults
 
     def _session(self, request: GuestRequest, instance: Instance) -> Session:
         token = single(request.headers, TOKEN)
