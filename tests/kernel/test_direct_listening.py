@@ -143,11 +143,13 @@ def test_a_port_that_is_taken_is_told_and_had_when_it_is_free(
 
     taken = netns.in_namespace(namespace, take)
     want(tmp_path, namespace, V4)
-    until(lambda: namespace in agent.direct.listening.failures)
-    assert "is taken by another program" in agent.direct.listening.failures[namespace]
+    until(lambda: agent.direct.listening.failures)
+    assert "is taken by another program" in agent.direct.listening.failures[f"network:{namespace}"]
+    assert (agent.direct.listening.listeners, agent.direct.listening.wanted) == (0, 1)
     taken.close()
     until(lambda: is_open(guest))
     assert agent.direct.listening.failures == {}
+    assert (agent.direct.listening.listeners, agent.direct.listening.wanted) == (1, 1)
 
 
 def test_who_connects_while_no_agent_runs_is_served_by_the_next(

@@ -73,6 +73,22 @@ METADATA_PROXY = Section(
     ),
 )
 
+CONNECTIONS_PER_GUEST = Section(
+    "metadata_haproxy",
+    (
+        cfg.IntOpt(
+            "connections_per_guest",
+            default=256,
+            min=0,
+            max=2048,
+            help="How many connections one guest (an address; in direct mode a MAC) may have at once; 0: as many as there"
+            " are (2048 for all of a namespace; in direct mode 4000). HAProxies have it from the DHCP and the L3 agent's"
+            " files, direct mode from the metadata agent's: neutron.conf is one of both.",
+        ),
+    ),
+    "What guests may do with metadata_proxy = direct; the option and the section are those of the namespace proxies.",
+)
+
 METADATA_HAPROXY = Section(
     "metadata_haproxy",
     (
@@ -86,13 +102,7 @@ METADATA_HAPROXY = Section(
                 ("timeout_http_keep_alive", 30, "Seconds that an idle connection is kept."),
             )
         ),
-        cfg.IntOpt(
-            "connections_per_guest",
-            default=256,
-            min=0,
-            max=2048,
-            help="How many connections one address may have at once; 0: as many as there are (2048 for all).",
-        ),
+        *CONNECTIONS_PER_GUEST.options,
         *strict_options(),
     ),
     "The namespace proxies: time-outs, and what they let a guest do.",

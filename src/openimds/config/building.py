@@ -118,6 +118,7 @@ def metadata_agent(values: OptionValues, fields: Common) -> MetadataAgentConfig:
         workers=values[DEFAULT, "metadata_workers"],
         backlog=values[DEFAULT, "metadata_backlog"],
         haproxy_log_socket=fields["state_path"] / HAPROXY_LOG_SOCKET,
+        connections_per_guest=values["metadata_haproxy", "connections_per_guest"],
         strict_hosts=_strict_hosts(values, "guest_requests"),
         rate_limit=_rate_limit(values),
     )

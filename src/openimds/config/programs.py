@@ -98,6 +98,7 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
         agent_options.METADATA_SOCKET,
         agent_options.METADATA_AGENT,
         options.GUEST_REQUESTS,
+        agent_options.CONNECTIONS_PER_GUEST,
         agent_options.RATE_LIMITING,
     ),
     build=building.metadata_agent,

@@ -153,6 +153,8 @@ class MetadataAgentConfig(AgentConfig):
     workers: int
     backlog: int
     haproxy_log_socket: Path
+    connections_per_guest: int
+    """With `metadata_proxy = direct`; 0: as many as there are."""
     strict_hosts: tuple[str, ...] | None
     """With `metadata_proxy = direct`: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
     rate_limit: RateLimit | None

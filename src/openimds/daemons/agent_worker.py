@@ -39,7 +39,7 @@ from openimds.daemons.kept_sockets import KeptSockets
 from openimds.daemons.metadata_upstream import NamespaceNeighbours, NeutronPorts, PooledUpstream, upstream_of
 from openimds.daemons.request_log import BufferedRequestLog
 from openimds.http.client import Pool, PoolSettings
-from openimds.http.rules import Limits
+from openimds.http.rules import Connections, Limits
 from openimds.http.server import GuestServer, Listener
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
@@ -103,7 +103,10 @@ class AgentWorker:
         service = self._service(PooledUpstream(pool), executor)
         direct = self._direct(service, PooledUpstream(pool), executor) if kept is not None else None
         loop.add_signal_handler(signal.SIGHUP, self._reload, service, direct)
-        server = GuestServer(service.answer if direct is None else direct.handler(otherwise=service.answer))
+        server = GuestServer(
+            service.answer if direct is None else direct.handler(otherwise=service.answer),
+            connections=guest_connections(self._config.connections_per_guest),
+        )
         await server.start([self._listener()])
         if self._is_first:
             self._start_aside(service, PooledUpstream(pool))
@@ -214,14 +217,21 @@ class AgentWorker:
         log.info("the configuration was read again; the shared secret is the one in it")
 
     def _facts(self) -> dict[str, object]:
+        """What `openimds status` shows first comes first."""
         listening = self._listening.listening if self._listening is not None else None
         return {
+            "listeners": listening.listeners if listening is not None else 0,
+            "listeners_wanted": listening.wanted if listening is not None else 0,
+            "ports": len(self._mirror.view().ports),
             "nova_metadata": str(self._upstream),
             "metadata_proxy_socket": str(self._config.socket_path),
-            "ports": len(self._mirror.view().ports),
-            "listeners": listening.listeners if listening is not None else 0,
             "listen_failures": dict(listening.failures) if listening is not None else {},
         }
+
+
+def guest_connections(per_guest: int) -> Connections:
+    """By the option `connections_per_guest`: 0 is as many as there are."""
+    return Connections(per_peer=per_guest or Connections().total)
 
 
 async def _renew(kept: KeptSockets) -> None:

@@ -26,6 +26,7 @@ from openimds.store.models import Agent
 RESTART_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.05
 LAST_LINE_CHARS = 110
+SHOWN_FAILURES = 5
 LOG_TAIL_BYTES = 16384
 
 _TIME_AND_LEVEL = re.compile(r"^\S+Z \[\w+ *\] ")
@@ -163,8 +164,25 @@ def _heartbeats(folder: StateFolder) -> dict[str, str]:
 
 
 def _words(configurations: Mapping[str, Any]) -> str:
-    """`{"networks": 2, "last_round": {"seconds": 0.1}}` → `networks=2 last_round.seconds=0.1`"""
-    return " ".join(f"{key}={value}" for key, value in _flat(configurations))[:LAST_LINE_CHARS]
+    """`{"networks": 2, "last_round": {"seconds": 0.1}}` → `networks=2 last_round.seconds=0.1`
+
+    The metadata agent's listeners are set against how many are wanted, and each that cannot be had has a line of its own.
+    """
+    facts = dict(configurations)
+    wanted, failures = facts.pop("listeners_wanted", None), facts.pop("listen_failures", {})
+    if wanted is not None:
+        facts["listeners"] = f"{facts.get('listeners', 0)} of {wanted}"
+    line = " ".join(f"{key}={value}" for key, value in _flat(facts))[:LAST_LINE_CHARS]
+    return "\n".join([line, *_failure_lines(failures)])
+
+
+def _failure_lines(failures: Mapping[str, str]) -> Iterator[str]:
+    """`network 1f0d…: cannot listen on …`"""
+    for tag in sorted(failures)[:SHOWN_FAILURES]:
+        kind, _, thing_id = tag.partition(":")
+        yield f"{kind} {thing_id}: {failures[tag]}"
+    if len(failures) > SHOWN_FAILURES:
+        yield f"and {len(failures) - SHOWN_FAILURES} more"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -207,3 +207,12 @@ def test_where_a_listener_on_every_address_is_reached(write: Write) -> None:
     assert config.load_control_api([path]).public_url == "http://[::1]:5000"
     path = write("nova.conf", "[control_api]\npublic_url = https://cloud.example/\n")
     assert config.load_control_api([path]).public_url == "https://cloud.example"
+
+
+def test_connections_per_guest_in_neutron_conf_counts_in_both_modes(write: Write) -> None:
+    file = write("neutron.conf", AUTH + "[metadata_haproxy]\nconnections_per_guest = 7\ntimeout_client = 40\n")
+    assert config.load_dhcp_agent([file]).proxy.connections_per_guest == 7
+    assert config.load_l3_agent([file]).proxy.connections_per_guest == 7
+    loaded = config.load_metadata_agent([file])
+    assert loaded.connections_per_guest == 7
+    assert loaded.warnings == ()

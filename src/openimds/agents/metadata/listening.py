@@ -107,12 +107,21 @@ class Listening:
 
     @property
     def listeners(self) -> int:
-        return sum(len(doors) for doors in self._open.values())
+        """How many there are. Any thread may ask, as for the next two."""
+        return sum(len(doors) for doors in list(self._open.values()))
+
+    @property
+    def wanted(self) -> int:
+        """How many there should be, as the last look saw it."""
+        return sum(len(wanted.addresses) for wanted in self._heeded.values())
 
     @property
     def failures(self) -> Mapping[str, str]:
-        """By namespace, in words. For the heartbeat."""
-        return {door.namespace: failure for door, failure in self._failures.items()}
+        """By `network:<id>` or `router:<id>`, in words. For the heartbeat."""
+        found: dict[str, dict[str, None]] = {}
+        for door, failure in list(self._failures.items()):
+            found.setdefault(door.tag, {})[failure] = None
+        return {tag: "; ".join(failures) for tag, failures in found.items()}
 
     async def run(self) -> None:
         """Until it is cancelled."""

@@ -1,0 +1,86 @@
+"""The metadata agent's own process, and what it makes of its options inside a namespace."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.kernel.listening import V4, want
+from tests.kernel.stage import Host
+from tests.unit.daemons.metadata_stage import Stage, agent_stage
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.linux import netns
+from openimds.linux.programs import run
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with agent_stage(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def namespace(host: Host) -> str:
+    """One that has the metadata address itself."""
+    name = host.namespace("qdhcp-1")
+    host.ledger.note("netns", name)
+    run(["ip", "netns", "add", name])
+    run(["ip", "link", "set", "lo", "up"], namespace=name)
+    run(["ip", "address", "add", f"{V4.host}/32", "dev", "lo"], namespace=name)
+    return name
+
+
+def heard(stage: Stage) -> dict[str, Any]:
+    """The newest heartbeat's facts."""
+    beats = [call for call in stage.control.calls if "/agents/" in call.path]
+    return dict(json.loads(beats[-1].body)["configurations"]) if beats else {}
+
+
+def connect(namespace: str) -> socket.socket:
+    return netns.in_namespace(namespace, lambda: socket.create_connection((V4.host, V4.port), HANG_SECONDS))
+
+
+def refused(namespace: str) -> bool:
+    """Whether one more connection is told so at once; it asks nothing."""
+    with connect(namespace) as one:
+        return one.recv(4096).startswith(b"HTTP/1.1 503")
+
+
+def test_connections_per_guest_counts_in_direct_mode_too(stage: Stage, namespace: str) -> None:
+    stage.configure("shared", "[metadata_haproxy]", "connections_per_guest = 2")
+    want(stage.folder, namespace, V4)
+    stage.start()
+    there = [connect(namespace) for _ in range(2)]
+    assert refused(namespace)
+    for one in there:
+        one.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody told it anything
+            one.recv(1)
+    for one in there:
+        one.close()
+    assert stage.stop() == 0
+
+
+def test_the_heartbeat_sets_listeners_against_the_wanted_ones_and_names_failures(stage: Stage, namespace: str) -> None:
+    def take() -> socket.socket:
+        taken = socket.socket()
+        taken.bind((V4.host, V4.port))
+        taken.listen()
+        return taken
+
+    with netns.in_namespace(namespace, take):
+        want(stage.folder, namespace, V4)
+        stage.start()
+        until(lambda: heard(stage).get("listen_failures"))
+        facts = heard(stage)
+        assert (facts["listeners"], facts["listeners_wanted"]) == (0, 1)
+        assert "is taken by another program" in facts["listen_failures"][f"network:{namespace}"]
+    until(lambda: heard(stage).get("listeners") == 1)
+    assert stage.stop() == 0
