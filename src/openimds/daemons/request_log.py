@@ -53,15 +53,16 @@ class BufferedRequestLog:
             since = now - self._second
             if not 0 <= since < 1:
                 since = self._tick(now)
-            stamp = f"{self._stamp}{int(since * 1_000_000):06d}Z"
+            stamp = "%s%06dZ" % (self._stamp, since * 1_000_000)  # noqa: UP031 - takes two thirds of the time
             lines = self._lines
             if is_json:
                 lines.append(f"{before}{request_id}{middle}{milliseconds:.2f}{after}{stamp}{ending}")
             else:
                 lines.append(f"{stamp}{before}{request_id}{middle}{milliseconds:.2f}{after}{ending}")
-            if len(lines) == 1:
+            count = len(lines)
+            if count == 1:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
-            elif len(lines) >= FLUSH_LINES:
+            elif count >= FLUSH_LINES:
                 self.flush()
 
         return write

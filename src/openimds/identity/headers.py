@@ -10,7 +10,7 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import KeysView, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -93,9 +93,29 @@ class Origin:
 
 def values(headers: Headers, name: str) -> list[str]:
     """All values of the header, in order. Bytes beyond ASCII are read as Latin-1, as HTTP has them."""
-    wanted = _lower(name)
-    length = len(wanted)  # told apart by it, nearly all names need no look at their letters
-    return [value.decode("latin-1") for key, value in headers if len(key) == length and key.lower() == wanted]
+    return [value.decode("latin-1") for value in _index(headers).get(_lower(name), ())]
+
+
+def header_names(headers: Headers) -> KeysView[bytes]:
+    """All names, in lower case."""
+    return _index(headers).keys()
+
+
+_indexed: tuple[Headers, dict[bytes, list[bytes]]] = ((), {})
+"""The last request's: a dozen questions are asked of one after the other."""
+
+
+def _index(headers: Headers) -> dict[bytes, list[bytes]]:
+    global _indexed  # noqa: PLW0603 - a cache of one
+    known, index = _indexed
+    if known is headers:
+        return index
+    index = {}
+    for name, value in headers:
+        index.setdefault(name.lower(), []).append(value)
+    if isinstance(headers, tuple):  # what can change is looked at each time
+        _indexed = headers, index
+    return index
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, KeysView, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from weakref import ref
 
 import structlog
 
-from openimds.identity.headers import INSTANCE_ID, REQUEST_ID, values
+from openimds.identity.headers import INSTANCE_ID, REQUEST_ID, header_names, values
 from openimds.metadata.decide import DocumentRequest, forbid_options, public_answer
 from openimds.metadata.decision import (
     TRY_AGAIN_SENTENCE,
@@ -86,8 +86,8 @@ class _Trace:
 
     request_id: str
     started: float
-    header_names: frozenset[bytes]
-    """In lower case: most of what is looked for in a request's headers is in none."""
+    header_names: KeysView[bytes]
+    """In lower case."""
     instance_id: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     asker: Asker | None = None
@@ -142,8 +142,7 @@ class GuestService:
         """
         # Where guests come themselves an id in the request is of their own making, and could be another's.
         followed_as = request_id(request.headers) if self._is_behind_agent else new_request_id()
-        names = frozenset([name.lower() for name, _value in request.headers])
-        trace = _Trace(followed_as, time.monotonic(), names)
+        trace = _Trace(followed_as, time.monotonic(), header_names(request.headers))
         try:
             answer = self._begin(request, trace)
         except Exception as error:  # noqa: BLE001 - see above
