@@ -93,7 +93,8 @@ class Origin:
 
 def values(headers: Headers, name: str) -> list[str]:
     """All values of the header, in order. Bytes beyond ASCII are read as Latin-1, as HTTP has them."""
-    return [value.decode("latin-1") for value in _index(headers).get(_lower(name), ())]
+    found = _index(headers).get(_lower(name))
+    return [value.decode("latin-1") for value in found] if found else []
 
 
 def header_names(headers: Headers) -> KeysView[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -269,3 +270,19 @@ def test_one_empty_line_before_a_request_is_forgiven_and_no_second_however_they_
         with pytest.raises(Refusal) as caught:
             requests_of(b"\r\n\r\n" + GET, piece=piece)
         assert caught.value.status == 400
+
+
+def test_guests_that_send_the_same_bytes_are_told_apart_and_judged_by_their_own_limits():
+    first, second = (Conversation(SMALL, peer=f"10.0.0.{n}", peer_port=n, mac=f"fa:16:3e:00:00:0{n}") for n in (1, 2))
+    asked = []
+    for conversation in (first, second):
+        conversation.receive(GET)
+        incoming = conversation.next()
+        assert incoming is not None
+        asked.append((incoming.request.peer, incoming.request.peer_port, incoming.request.mac, incoming.request.target))
+    assert asked == [(f"10.0.0.{n}", n, f"fa:16:3e:00:00:0{n}", b"/openstack") for n in (1, 2)]
+    narrow = Conversation(replace(SMALL, header_bytes=4), mac="fa:16:3e:00:00:03")
+    for _ in range(2):
+        narrow.receive(GET)
+        with pytest.raises(Refusal):
+            narrow.next()

@@ -12,6 +12,7 @@ from openimds.identity.headers import (
     is_identity_claim,
     origin,
     provider_claim,
+    values,
 )
 
 ID = (b"X-Instance-ID", b"vm-1")
@@ -131,3 +132,17 @@ def test_claims_in_any_spelling(name):
 @pytest.mark.parametrize("name", [b"Host", b"Accept", b"X-Forwarded", b"X-Instance"])
 def test_other_headers_are_no_claims(name):
     assert not is_identity_claim(name)
+
+
+def test_a_header_is_found_in_the_headers_that_are_asked():
+    one, other = ((b"A", b"1"), (b"a", b"2")), ((b"A", b"3"),)
+    assert [values(one, "a"), values(other, "A"), values(one, "A"), values(one, "b")] == [
+        ["1", "2"],
+        ["3"],
+        ["1", "2"],
+        [],
+    ]
+    growing = [(b"A", b"1")]
+    assert values(growing, "A") == ["1"]
+    growing.append((b"A", b"2"))
+    assert values(growing, "A") == ["1", "2"]

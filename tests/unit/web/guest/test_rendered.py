@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from base64 import b64decode
 from collections import Counter
 
@@ -66,3 +67,12 @@ def test_a_forked_child_gives_nothing_that_its_parent_gives() -> None:
     ours |= {new_request_id().encode() for _ in range(2 * DRAWN_TOGETHER)}
     assert len(of_child) == 2 * DRAWN_TOGETHER
     assert ours.isdisjoint(of_child)
+
+
+def test_request_ids_are_random_uuids():
+    ids = [new_request_id() for _ in range(600)]
+    assert len(set(ids)) == len(ids)
+    for one in ids:
+        assert re.fullmatch(r"req-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}", one)
+    for place in set(range(4, len(ids[0]))) - {12, 17, 18, 22, 23, 27}:
+        assert len({one[place] for one in ids}) == 16, "every digit is drawn"
