@@ -17,6 +17,7 @@ from openimds.linux import listeners
 from openimds.linux.announce import announce
 from openimds.linux.events import HostEvents
 from openimds.linux.kernel import Kernel
+from openimds.linux.known_rules import KnownRules
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
 from openimds.linux.programs import run as run_program
@@ -33,7 +34,9 @@ def run(config: L3AgentConfig) -> int:
     begin(config)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     events = HostEvents()
-    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events)
+    known_rules = KnownRules(config.state_path / "rules")
+    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events, known_rules)
+    known_rules.forget_all_but(kernel.namespaces())
     edges = Edges(
         api=client,
         kernel=kernel,

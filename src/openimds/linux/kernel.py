@@ -12,10 +12,11 @@ from openimds.linux.carrying_out import Executor, Inside
 from openimds.linux.conntrack import table_name
 from openimds.linux.errors import ProgramError, WiringError
 from openimds.linux.events import HostEvents
+from openimds.linux.known_rules import KnownRules
 from openimds.linux.ledger import Ledger
 from openimds.linux.namespaces import delete_veths
 from openimds.linux.netlink import Link
-from openimds.linux.observe import ReadRules, observe
+from openimds.linux.observe import observe
 from openimds.wiring import diff
 from openimds.wiring.state import Bridge, NamespaceState
 
@@ -27,14 +28,17 @@ class Kernel:
     """The host's kernel, through which all namespaces and bridges of this system are made and removed.
 
     `prefix` is the option `namespace_prefix`; it names the host's nftables table. `events` are told what is looked at.
+    `known_rules` may know rules from an earlier process.
     """
 
-    def __init__(self, ledger: Ledger, prefix: str = "", events: HostEvents | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, prefix: str = "", events: HostEvents | None = None, known_rules: KnownRules | None = None
+    ) -> None:
         self._ledger = ledger
         self._events = events
         self._table = table_name(prefix)
         self._bridges = Bridges(ledger, prefix)
-        self._read_rules = ReadRules()
+        self._known_rules = known_rules or KnownRules()
 
     def namespaces(self) -> set[str]:
         """Those of this system that exist."""
@@ -42,7 +46,7 @@ class Kernel:
 
     def actual(self, name: str, like: NamespaceState | None = None) -> NamespaceState | None:
         """What is there; `like` says which sysctls and firewall families to read."""
-        return observe(like or NamespaceState(name=name), ReadRules())
+        return observe(like or NamespaceState(name=name), KnownRules())
 
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError with all that failed; what could be done is done."""
@@ -50,7 +54,7 @@ class Kernel:
         failures: list[str] = []
         for _ in range(ROUNDS):
             self._listen(wanted)
-            ordered = diff.changes(wanted, observe(wanted, self._read_rules))
+            ordered = diff.changes(wanted, observe(wanted, self._known_rules))
             if not ordered:
                 return tuple(done)
             failures = self._carry_out(wanted, ordered, done)
@@ -59,7 +63,7 @@ class Kernel:
         if not failures:
             failures = [
                 f"{diff.in_words(change)} does not last"
-                for change in diff.changes(wanted, observe(wanted, self._read_rules))
+                for change in diff.changes(wanted, observe(wanted, self._known_rules))
             ]
         if failures:
             raise WiringError(wanted.name, failures)
@@ -78,7 +82,7 @@ class Kernel:
         except OSError as error:
             raise WiringError(name, [f"remove the namespace: {_reason(error)}"]) from error
         self._ledger.forget("netns", name)
-        self._read_rules.forget(name)
+        self._known_rules.forget(name)
 
     def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError."""

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 
 from openimds.linux import netlink, netns
-from openimds.linux.firewall import read_rules
+from openimds.linux.known_rules import KnownRules, Ruleset, ruleset_here
 from openimds.linux.netlink import Address, Link
-from openimds.linux.nft_generation import counts_iptables, ruleset_generation
 from openimds.linux.sysctl import read_wanted
 from openimds.wiring.diff import Family
 from openimds.wiring.state import Device, NamespaceState, Route, Rules
@@ -26,35 +25,15 @@ class _Inside:
     addresses: list[Address]
     routes: set[Route]
     sysctls: Mapping[str, str]
-    ruleset_generation: int | None
+    ruleset: Ruleset | None
 
 
-class ReadRules:
-    """Rules of namespaces as they were read last: still true of a ruleset that nobody has changed since."""
-
-    def __init__(self) -> None:
-        self._read: dict[tuple[str, Family], tuple[object, Rules]] = {}
-
-    def rules(self, name: str, family: Family, ruleset: object) -> Rules:
-        """`ruleset`: what tells it from any other of its time, as it was before this call; None: nobody knows."""
-        stamp, rules = self._read.get((name, family), (None, Rules()))
-        if stamp is None or stamp != ruleset:
-            rules = read_rules(name, family)
-            self._read[name, family] = (ruleset, rules)
-        return rules
-
-    def forget(self, name: str) -> None:
-        self._read.pop((name, "ipv4"), None)
-        self._read.pop((name, "ipv6"), None)
-
-
-def observe(wanted: NamespaceState, read: ReadRules) -> NamespaceState | None:
+def observe(wanted: NamespaceState, known: KnownRules) -> NamespaceState | None:
     """The namespace `wanted.name` as it is; None: there is none.
 
     Of the sysctls those that are wanted are read; of the firewall a family of which anything is wanted.
     """
-    identity = netns.identity(wanted.name)
-    if identity is None:
+    if not netns.exists(wanted.name):
         return None
     keep = frozenset(address for device in wanted.devices for address in device.addresses or ())
     try:
@@ -63,7 +42,7 @@ def observe(wanted: NamespaceState, read: ReadRules) -> NamespaceState | None:
         return None
     veths = [link for link in inside.links if link.kind == "veth"]
     addresses = inside.addresses
-    ruleset = (identity, inside.ruleset_generation) if inside.ruleset_generation is not None else None
+    rules = known.rules(wanted.name, families_of(wanted), inside.ruleset) if families_of(wanted) else {}
     guests_own = {device.name: device for device in wanted.devices if device.addresses is None}
     return NamespaceState(
         name=wanted.name,
@@ -73,22 +52,27 @@ def observe(wanted: NamespaceState, read: ReadRules) -> NamespaceState | None:
         ),
         routes=frozenset(inside.routes),
         sysctls=inside.sysctls,
-        ipv4_rules=read.rules(wanted.name, "ipv4", ruleset) if wanted.ipv4_rules.tables else Rules(),
-        ipv6_rules=read.rules(wanted.name, "ipv6", ruleset) if wanted.ipv6_rules.tables else Rules(),
+        ipv4_rules=rules["ipv4"] if wanted.ipv4_rules.tables else Rules(),
+        ipv6_rules=rules["ipv6"] if wanted.ipv6_rules.tables else Rules(),
     )
+
+
+def families_of(wanted: NamespaceState) -> tuple[Family, ...]:
+    """Those of which anything is wanted."""
+    ipv4: tuple[Family, ...] = ("ipv4",) if wanted.ipv4_rules.tables else ()
+    return (*ipv4, "ipv6") if wanted.ipv6_rules.tables else ipv4
 
 
 def _inside(wanted: NamespaceState) -> _Inside:
     links = netlink.all_links()
     names = {link.index: link.name for link in links}
     known = frozenset(names.values())
-    has_rules = bool(wanted.ipv4_rules.tables or wanted.ipv6_rules.tables)
     return _Inside(
         links=links,
         addresses=netlink.addresses(),
         routes=netlink.routes(names) if wanted.routes is not None else set(),
         sysctls=read_wanted(wanted.sysctls, known | {device.name for device in wanted.devices}),
-        ruleset_generation=ruleset_generation() if has_rules and counts_iptables() else None,
+        ruleset=ruleset_here() if families_of(wanted) else None,
     )
 
 

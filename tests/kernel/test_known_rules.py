@@ -1,0 +1,133 @@
+"""What one process read of a namespace's firewall, and the next one need not read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.kernel.stage import Host
+
+from openimds.linux import known_rules, netns
+from openimds.linux.firewall import read_rules
+from openimds.linux.kernel import Kernel
+from openimds.linux.known_rules import KnownRules
+from openimds.linux.programs import run
+from openimds.wiring.diff import Family
+from openimds.wiring.state import NamespaceState, Rules
+
+pytestmark = pytest.mark.kernel
+
+ACCEPT = "-A INPUT -p tcp -m tcp --dport 9697 -j ACCEPT"
+FAMILIES = ("ipv4", "ipv6")
+
+
+def router(host: Host) -> NamespaceState:
+    rules = Rules({"filter": (ACCEPT,)})
+    return NamespaceState(name=host.namespace("qrouter-1"), routes=None, ipv4_rules=rules, ipv6_rules=rules)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The families that were read from the kernel, in order."""
+    found: list[str] = []
+
+    def counted(namespace: str, family: Family) -> Rules:
+        found.append(family)
+        return read_rules(namespace, family)
+
+    monkeypatch.setattr(known_rules, "read_rules", counted)
+    return found
+
+
+def next_process(host: Host) -> Kernel:
+    return Kernel(host.ledger, host.prefix, known_rules=KnownRules(host.state_path / "rules"))
+
+
+def file_of(host: Host) -> Path:
+    return host.state_path / "rules" / f"{host.namespace('qrouter-1')}.json"
+
+
+def test_the_next_process_reads_no_rules_that_nobody_changed(host: Host, read: list[str]) -> None:
+    assert next_process(host).apply(router(host))
+    read.clear()
+    assert next_process(host).apply(router(host)) == ()
+    assert read == []
+
+
+def test_rules_that_somebody_changed_meanwhile_are_mended(host: Host, read: list[str]) -> None:
+    next_process(host).apply(router(host))
+    run(["iptables", "-F", "INPUT"], namespace=router(host).name)
+    read.clear()
+    assert next_process(host).apply(router(host)) == ("replace ipv4 table filter (1 rules)",)
+    assert set(read) == set(FAMILIES)
+    assert ACCEPT in run(["iptables-save"], namespace=router(host).name)
+
+
+def test_a_namespace_of_the_same_name_with_as_many_changes_is_another(host: Host, read: list[str]) -> None:
+    wanted = router(host)
+    next_process(host).apply(wanted)
+    before = json.loads(file_of(host).read_text())
+    netns.take_name(wanted.name)
+    run(["ip", "netns", "add", wanted.name])
+    now = netns.in_namespace(wanted.name, known_rules.ruleset_here)
+    assert now is not None
+    while now.generation < before["generation"]:
+        run(["iptables", "-A", "INPUT", "-j", "DROP"], namespace=wanted.name)
+        now = netns.in_namespace(wanted.name, known_rules.ruleset_here)
+        assert now is not None
+    assert now.cookie != before["cookie"]
+    file_of(host).write_text(json.dumps({**before, "generation": now.generation}))
+    read.clear()
+    next_process(host).apply(wanted)
+    assert set(read) == set(FAMILIES)
+    assert "DROP" not in run(["iptables-save"], namespace=wanted.name)
+
+
+def spoilt(**fields: object) -> Callable[[str], str]:
+    return lambda text: json.dumps({**json.loads(text), **fields})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoilt(boot="another"),
+        spoilt(families={"ipv4": None}),
+        spoilt(families={}),
+        lambda text: text[:-20],
+        lambda _text: "[]",
+        lambda _text: "",
+    ],
+)
+def test_what_is_not_to_be_believed_is_read_anew(host: Host, read: list[str], spoil: Callable[[str], str]) -> None:
+    next_process(host).apply(router(host))
+    file_of(host).write_text(spoil(file_of(host).read_text()))
+    read.clear()
+    assert next_process(host).apply(router(host)) == ()
+    assert sorted(read) == list(FAMILIES)
+
+
+def test_without_its_folder_it_works(host: Host) -> None:
+    next_process(host).apply(router(host))
+    shutil.rmtree(host.state_path / "rules")
+    (host.state_path / "rules").write_text("in the way")
+    assert next_process(host).apply(router(host)) == ()
+
+
+def test_a_namespace_that_is_gone_leaves_no_file(host: Host) -> None:
+    kernel = next_process(host)
+    kernel.apply(router(host))
+    assert file_of(host).exists()
+    kernel.remove_namespace(router(host).name)
+    assert not file_of(host).exists()
+
+
+def test_nor_one_that_went_while_nobody_looked(host: Host) -> None:
+    next_process(host).apply(router(host))
+    known = KnownRules(host.state_path / "rules")
+    known.forget_all_but({router(host).name})
+    assert file_of(host).exists()
+    known.forget_all_but(())
+    assert not file_of(host).exists()
