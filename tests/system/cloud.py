@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,3 @@ def present(command: str) -> list[str]:
     """The lines that a command shows; none when it fails."""
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     return [line.strip() for line in done.stdout.splitlines() if line.strip()]
-
-
-def until(true: Callable[[], Any], what: str, _seconds: float = HANG_SECONDS) -> Any:
-    """`waiting.until`, for who still says how long: nothing here is given up before the common guard."""
-    return waiting.until(true, what)

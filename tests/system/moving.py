@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +22,9 @@ from openimds.wiring.state import Route
 METADATA = "169.254.169.254"
 PATIENCE_SECONDS = 60.0
 KEPT_PATIENCE_SECONDS = 3.0
-"""A kept connection's other end may be gone without a word: its last packets went to whoever had the address then."""
+"""A kept connection's other end may be gone without a word: its last packets went to whoever had the address then. And
+where it is still there, its packets may be in TCP's exponential retransmission back-off for up to a minute after the
+address is back: normal TCP. So a guest asks again on a new connection after this time."""
 
 T = TypeVar("T")
 
@@ -41,6 +45,9 @@ class Guest:
     namespace: str
     port_id: str
     canary: str
+    server_id: str
+    home: str
+    """Its address that stays."""
     addresses: tuple[str, ...] = ()
     _thread: ThreadPoolExecutor = field(init=False)
     _kept: dict[str, http.client.HTTPConnection] = field(init=False, default_factory=dict)
@@ -59,7 +66,7 @@ class Guest:
             for one in netlink.addresses():
                 if one.link_index == link and ":" not in one.interface:
                     netlink.delete_address(link, one.interface)
-            netlink.add_address(link, "192.0.2.1/32")  # with its last address a device loses its routes
+            netlink.add_address(link, f"{self.home}/32")  # with its last address a device loses its routes
             for to in (f"{METADATA}/32", subnet):
                 netlink.put_route(Route(destination=to, gateway=None, device=""), link)
 
@@ -82,6 +89,23 @@ class Guest:
         """On a new connection, or on the one that it keeps from this address, its first one by default."""
         address = address or self.addresses[0]
         return self.inside(lambda: self._ask_kept(path, address) if keeps else self._ask_anew(path, address))
+
+    def poll(self, path: str, addresses: Sequence[str], over: threading.Event) -> Future[list[tuple[str, Told]]]:
+        """From one after the other of these, a round on new connections and a round on kept ones, until it is `over`.
+
+        The answers, each with the address that it was asked from.
+        """
+
+        def work() -> list[tuple[str, Told]]:
+            answers: list[tuple[str, Told]] = []
+            for number, address in enumerate(cycle(addresses)):
+                if over.is_set():
+                    break
+                asks = self._ask_kept if number // len(addresses) % 2 else self._ask_anew
+                answers.append((address, asks(path, address)))
+            return answers
+
+        return self.inside(work)
 
     def close(self) -> None:
         for connection in self._kept.values():

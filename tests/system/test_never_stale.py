@@ -2,6 +2,8 @@
 
 Each instance's documents hold a word that no other's do. The guests' addresses are moved by the control API's REST and
 then in the guests' namespaces; port security is off, so that nothing but who asks is between a guest and another's data.
+Whatever takes the guests' requests, they poll during the moves: from an address of theirs that stays, and, where the agent
+listens itself, from those that move as well.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -24,20 +27,23 @@ from typing import Any
 
 import pytest
 from tests.ports import free_ports
-from tests.system.cloud import BIN, Cloud, until
+from tests.system.cloud import BIN, METADATA_PROXIES, Cloud
 from tests.system.conftest import unstarted_cloud
 from tests.system.moving import Guest, Rest, Told
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(900)
 
 SUBNET = "10.77.0.0/24"
 GUESTS = 6
 ADDRESSES = 10
-"""Of each guest."""
+"""Of each guest, that move; one more stays."""
 ROUNDS = 34
 """Each moves all of every guest's addresses to another guest."""
 DOCUMENTS = ("/latest/user-data", "/latest/meta-data/hostname", "/openstack/latest/meta_data.json")
 MAX_STALENESS_SECONDS = 4
+CHANGES = 30
+REBUILDS = 2
 
 
 @dataclass(slots=True)
@@ -78,26 +84,50 @@ class Stage:
     def all_served(self) -> None:
         """Every guest has its own data, over new and over kept connections."""
         for keeps in (False, True):
-            until(partial(self._are_served, keeps=keeps), "each guest has its own", 60)
+            until(partial(self._are_served, keeps=keeps), "each guest has its own")
 
     def _are_served(self, *, keeps: bool) -> bool:
         return {told.status for told in self.ask(DOCUMENTS[0], keeps=keeps, from_all=True)} == {200}
 
     def rotate(self, rest: Rest | None = None) -> None:
-        """At the control API every guest's addresses are the next one's; then the guests themselves change."""
-        rest = rest or self.rest
+        """At the control API every guest's addresses are the next one's; then the guests themselves change.
+
+        Between the two a guest still sends from an address that is another's at the control API. Where the address alone
+        tells who asks that is the other's question, so that only in direct mode guests then ask from it.
+        """
         addresses = [guest.addresses for guest in self.guests]
-        first = self.guests[0]
-        rest.give(first.port_id, self.subnet_id, ("10.77.0.200",))
-        for guest, address in zip(self.guests[1:], addresses, strict=False):
-            rest.give(guest.port_id, self.subnet_id, address)
-        rest.give(first.port_id, self.subnet_id, addresses[-1])
-        if self.metadata_proxy == "direct":
-            # The former owners, where they still are: theirs, or nobody's.
-            for told in [guest.ask(DOCUMENTS[0]) for guest in self.guests[:2]]:
-                assert not [one for one in self.guests[2:] if one.canary.encode() in told.result().body]
+        sources = [
+            [guest.home, *(guest.addresses[:2] if self.metadata_proxy == "direct" else ())] for guest in self.guests
+        ]
+        with self._polled(sources):
+            self._give(rest or self.rest, [addresses[-1], *addresses[:-1]])
         self.settle([addresses[-1], *addresses[:-1]])
         self.moves += sum(len(guest.addresses) for guest in self.guests)
+
+    def _give(self, rest: Rest, addresses: list[tuple[str, ...]]) -> None:
+        first = self.guests[0]
+        self.give(first, (), rest)  # an address belongs to one port at a time
+        for guest, new in list(zip(self.guests, addresses, strict=True))[1:]:
+            self.give(guest, new, rest)
+        self.give(first, addresses[0], rest)
+
+    def give(self, guest: Guest, addresses: tuple[str, ...], rest: Rest | None = None) -> None:
+        (rest or self.rest).give(guest.port_id, self.subnet_id, (guest.home, *addresses))
+
+    @contextmanager
+    def _polled(self, sources: list[list[str]]) -> Iterator[None]:
+        """Meanwhile every guest asks again and again, from these of its addresses."""
+        over = threading.Event()
+        polls = [guest.poll(DOCUMENTS[0], own, over) for guest, own in zip(self.guests, sources, strict=True)]
+        try:
+            yield
+        finally:
+            over.set()
+            wait(polls)
+        for guest, poll in zip(self.guests, polls, strict=True):
+            for address, told in poll.result():
+                self.judge(guest, told)
+                assert told.status != 404 or address != guest.home, f"{guest.canary} has {address} all the time"
 
     def settle(self, addresses: list[tuple[str, ...]]) -> None:
         _done([guest.take(address) for guest, address in zip(self.guests, addresses, strict=True)])
@@ -109,6 +139,12 @@ class Stage:
         self.heard = self.rest.revision_of_ports(self.heard)
         until(lambda: self.figure("knowledge_revision") >= self.heard, "the agent hears of the ports")
 
+    def until_seen(self, guest: Guest, document: str, new: str) -> None:
+        """The new is there; from then on it is never seen old again, on no connection."""
+        until(lambda: new.encode() in guest.ask(document).result().body, f"{new} is seen")
+        for keeps in (True, False):
+            assert new.encode() in guest.ask(document, keeps=keeps).result().body
+
     def figure(self, name: str) -> float:
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -116,7 +152,7 @@ class Stage:
         return float(found.group(1)) if found else -1.0
 
 
-@pytest.fixture(scope="module", params=["direct"])
+@pytest.fixture(scope="module", params=METADATA_PROXIES)
 def stage(request: pytest.FixtureRequest, only_root: None) -> Iterator[Stage]:
     cloud = unstarted_cloud()
     stage: Stage | None = None
@@ -148,12 +184,12 @@ def _build(cloud: Cloud, metadata_proxy: str, metrics_port: int) -> Stage:
     subnet_id = rest.network("POST", "/subnets", {"subnet": subnet})["subnet"]["id"]
     guests = [_boot(cloud, rest, network_id, number) for number in range(GUESTS)]
     for guest in guests:
-        until(lambda guest=guest: "login:" in cloud.console(guest.canary), "the instance has booted", 120)  # type: ignore[misc]
+        _until_booted(cloud, guest, guest.canary)
         guest.settle(SUBNET)
     stage = Stage(cloud, metadata_proxy, metrics_port, rest, guests, network_id, subnet_id, heard=rest.revision())
     addresses = _addresses(101)
     for guest, address in zip(guests, addresses, strict=True):
-        rest.give(guest.port_id, subnet_id, address)
+        stage.give(guest, address)
     stage.settle(addresses)
     stage.until_heard()
     stage.all_served()
@@ -174,7 +210,15 @@ def _boot(cloud: Cloud, rest: Rest, network_id: str, number: int) -> Guest:
         "user_data": base64.b64encode(canary.encode()).decode(),
     }
     server_id = rest.call("compute", "POST", "/servers", {"server": server}, version="2.37")["server"]["id"]
-    return Guest(f"{cloud.prefix}qvm-{server_id}", port_id, canary)
+    return Guest(f"{cloud.prefix}qvm-{server_id}", port_id, canary, server_id=server_id, home=f"10.77.0.{201 + number}")
+
+
+def _until_booted(cloud: Cloud, guest: Guest, hostname: str) -> None:
+    console = cloud.state_dir / "instances" / guest.server_id / "console.log"
+    until(
+        lambda: console.exists() and f"{hostname} login:" in console.read_text(errors="replace"),
+        f"{hostname} has booted",
+    )
 
 
 def test_addresses_that_move_thousands_of_times(stage: Stage) -> None:
@@ -193,14 +237,40 @@ def test_addresses_that_move_thousands_of_times(stage: Stage) -> None:
 
 def test_what_is_set_anew_is_not_seen_old_again(stage: Stage) -> None:
     guest = stage.guests[0]
-    server_id = guest.namespace.rpartition("qvm-")[2]
-    for number in range(30):
-        meta = {"metadata": {"number": f"number-{number}"}}
-        stage.rest.call("compute", "POST", f"/servers/{server_id}/metadata", meta)
-        new = f'"number-{number}"'.encode()
-        until(lambda new=new: new in guest.ask(DOCUMENTS[2]).result().body, "the new data are seen")  # type: ignore[misc]
-        for keeps in (True, False):
-            assert new in guest.ask(DOCUMENTS[2], keeps=keeps).result().body
+    server = f"/servers/{guest.server_id}"
+    for number in range(CHANGES):
+        stage.rest.call("compute", "POST", f"{server}/metadata", {"metadata": {"number": f"number-{number}"}})
+        stage.until_seen(guest, DOCUMENTS[2], f'"number-{number}"')
+        names = {"name": f"name-{number}", "hostname": f"{guest.canary}-host-{number}"}
+        stage.rest.call("compute", "PUT", server, {"server": names}, version="2.90")
+        stage.until_seen(guest, DOCUMENTS[2], f'"name-{number}"')
+        stage.until_seen(guest, DOCUMENTS[1], f"-host-{number}")
+
+
+def test_a_rebuilt_server_never_gets_what_it_was_built_with_before(stage: Stage) -> None:
+    guest = stage.guests[1]
+    server = f"/servers/{guest.server_id}"
+    image = stage.rest.call("image", "GET", "/v2/images")["images"][0]["id"]
+    for number in range(REBUILDS):
+        name, word = f"{guest.canary}-built-{number}", f"{guest.canary} built-{number}"
+        wanted = {
+            "imageRef": image,
+            "name": name,
+            "hostname": name,
+            "metadata": {"built": f"built-{number}"},
+            "user_data": base64.b64encode(word.encode()).decode(),
+        }
+        stage.rest.call("compute", "POST", f"{server}/action", {"rebuild": wanted}, version="2.90")
+        _until_booted(stage.cloud, guest, name)  # it has asked what its name is: by then the new data are out
+        until(lambda: stage.rest.call("compute", "GET", server)["server"]["status"] == "ACTIVE", "it is active again")
+        guest.settle(SUBNET)
+        guest.take(guest.addresses).result()
+        for document, new in zip(DOCUMENTS, (word, name, f'"built-{number}"'), strict=True):
+            for keeps in (True, False):
+                told = guest.ask(document, keeps=keeps).result()
+                assert told.status == 200
+                assert new.encode() in told.body
+    stage.all_served()
 
 
 def test_while_the_news_are_cut_off(stage: Stage) -> None:
@@ -223,7 +293,7 @@ def test_who_is_not_known_yet_is_held_and_then_answered(stage: Stage) -> None:
         new = _addresses(21)
         with _stopped(stage.cloud, "control-api"):
             for guest, address in zip(stage.guests, new, strict=True):
-                elsewhere.give(guest.port_id, stage.subnet_id, address)
+                stage.give(guest, address, elsewhere)
             stage.settle(new)
             held = [(guest, guest.ask(DOCUMENTS[0])) for guest in stage.guests]
         for guest, answer in held:
@@ -239,7 +309,7 @@ def test_an_agent_that_starts_while_the_control_api_is_away(stage: Stage) -> Non
     before = cloud.part("metadata-agent")["pid"]
     with _stopped(cloud, "control-api"):
         os.kill(before, signal.SIGTERM)
-        until(lambda: cloud.part("metadata-agent")["pid"] not in (None, before), "another agent is started", 60)
+        until(lambda: cloud.part("metadata-agent")["pid"] not in (None, before), "another agent is started")
         assert {told.status for told in stage.ask(DOCUMENTS[0])} <= {503}
     stage.all_served()
     assert cloud.log("metadata-agent").count("the control API is lost") - said <= 1
@@ -248,7 +318,7 @@ def test_an_agent_that_starts_while_the_control_api_is_away(stage: Stage) -> Non
 def test_a_deleted_port_s_address_is_given_out_again(stage: Stage) -> None:
     gone, heir = stage.guests.pop(), stage.guests[0]
     stage.rest.network("DELETE", f"/ports/{gone.port_id}")
-    stage.rest.give(heir.port_id, stage.subnet_id, gone.addresses)
+    stage.give(heir, gone.addresses)
     heir.take(gone.addresses).result()
     stage.cloud.inside(f"qdhcp-{stage.network_id}", "ip", "neigh", "flush", "to", SUBNET)
     if stage.metadata_proxy == "haproxy":
@@ -296,7 +366,7 @@ def _other_control_api(cloud: Cloud) -> Iterator[Rest]:
     process = subprocess.Popen([str(BIN / "openimds"), "control-api", *files], stdout=log, stderr=log)
     rest = Rest(cloud.state_dir / "etc" / "clouds.yaml", f"http://127.0.0.1:{port}/v3")
     try:
-        until(lambda: _answers(port), "the other control API answers", 60)
+        until(lambda: _answers(port), "the other control API answers")
         yield rest
     finally:
         rest.close()
