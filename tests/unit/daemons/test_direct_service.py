@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import uvloop
 from tests.unit.daemons.direct_cloud import (
     MAC_A,
@@ -24,6 +25,7 @@ from tests.unit.daemons.direct_cloud import (
 
 from openimds.agents.metadata.belief import Belief
 from openimds.config.values import RateLimit
+from openimds.http.messages import Request
 from openimds.identity.signature import sign
 
 NAME = "/latest/meta-data/hostname"
@@ -50,6 +52,28 @@ def test_a_guest_is_answered_from_memory() -> None:
             assert there.api.asked == []
             line = there.lines.facts[0]
             assert (line["network_id"], line["source"], line["instance_id"]) == ("n1", "127.0.0.1", A)
+
+    run(play())
+
+
+def test_what_a_guest_asked_before_is_prepared_for_its_next_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Software that boots opens one for each request."""
+
+    async def play() -> None:
+        async with cloud(ports=[A_AT_1, B_AT_2]) as there:
+            read: list[str] = []
+            answer = there.service.answer
+
+            def reads(request: Request) -> Any:
+                read.append(request.mac)
+                return answer(request)
+
+            monkeypatch.setattr(there.service, "answer", reads)
+            for _ in range(3):
+                assert await (await there.guest(MAC_A)).ask(NAME) == (200, b"vm-a.novalocal")
+            assert read == [MAC_A]
+            assert await (await there.guest(MAC_B, address="127.0.0.2")).ask(NAME) == (200, b"vm-b.novalocal")
+            assert read == [MAC_A, MAC_B]
 
     run(play())
 

@@ -96,7 +96,13 @@ class DirectIdentity:
 
     def trusts(self, binding: Binding) -> bool:
         """May a request be answered by what was found before? Asked at every request."""
-        return binding.good and self._keeps_up() and self._mirror.view().ports is self._indexed_ports
+        mirror = self._mirror  # as `_keeps_up`, without the calls
+        return (
+            binding.good
+            and mirror.connected
+            and mirror.age_seconds <= self._max_age_seconds
+            and mirror.view().ports is self._indexed_ports
+        )
 
     def _keeps_up(self) -> bool:
         return self._mirror.connected and self._is_fresh()

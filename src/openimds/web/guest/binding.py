@@ -169,19 +169,20 @@ class ByBinding:
         return asker
 
     def _new_asker(self, request: GuestRequest, binding: Binding, record: Record, bucket: Bucket | None) -> Asker:
-        trusts, allows = self._bindings.trusts, self._rules.rates.allows
-
-        def still() -> bool:
-            return trusts(binding) and allows(bucket)
-
         return Asker(
             record,
             str(binding.source.address),
             facts=_facts(binding),
             # Without a MAC of its own the connection's bytes do not tell who asks.
-            still=still if request.mac else None,
+            still=self._still(binding, bucket) if request.mac else None,
             elsewhere=partial(self._upstream.ask, binding),
         )
+
+    def _still(self, binding: Binding, bucket: Bucket | None) -> Callable[[], bool]:
+        trusts, allows = self._bindings.trusts, self._rules.rates.allows
+        if bucket is None:
+            return partial(trusts, binding)
+        return lambda: trusts(binding) and allows(bucket)
 
 
 def _place(request: GuestRequest) -> dict[str, object]:

@@ -55,12 +55,16 @@ class Repeat:
         if self.still is not None and not self.still():
             return None
         record.used = True
-        request_id = given.decode() if given and self.takes_ids else new_request_id()
+        if given and self.takes_ids:
+            request_id, shown_id = given, given.decode()
+        else:
+            shown_id = new_request_id()
+            request_id = shown_id.encode()
         if rendered.seed_bytes:
             body = b"".join((rendered.before, self.seeds.text(rendered.seed_bytes), rendered.after))
         else:
             body = rendered.answer.body
         seconds = perf_counter() - started
         TALLY.repeated(self.secret, seconds)
-        self.line(request_id, seconds * 1000)
-        return request_id.encode(), body
+        self.line(shown_id, seconds * 1000)
+        return request_id, body
