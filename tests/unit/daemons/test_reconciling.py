@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import structlog
+from tests.waiting import HANG_SECONDS
 
 from openimds.agents.reconcile import RoundReport
+from openimds.daemons import reconciling
 from openimds.daemons.reconciling import TELLING_SECONDS, Progress, _announce_when_ready
 from openimds.daemons.running import Signals
 
@@ -49,3 +53,26 @@ def test_a_first_round_is_told_of_while_it_goes_on() -> None:
     assert not progress.news(130, 200, TELLING_SECONDS + 0.1), "not at every step"
     assert progress.news(208, 200, 2 * TELLING_SECONDS) == "200 of 200 networks"
     assert not progress.news(208, 200, 100 * TELLING_SECONDS), "nothing was done since"
+
+
+def test_the_starter_is_asked_for_more_time_until_the_agent_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciling, "TELLING_SECONDS", 0)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    done, signals = threading.Event(), Signals()
+    report = RoundReport(things=200, ended_at=datetime.now(UTC))
+    loop = SimpleNamespace(first_round_done=done, last_report=report, steps=120, things=200)
+    agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as starter:
+        starter.bind(str(tmp_path / "notify"))
+        starter.settimeout(HANG_SECONDS)
+        arguments = (cast("Any", agent), cast("Any", loop), signals, threading.Event())
+        announcing = threading.Thread(target=_announce_when_ready, args=arguments)
+        announcing.start()
+        assert starter.recv(1000) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=120 of 200 networks"
+        loop.steps = 130
+        assert starter.recv(1000).endswith(b"STATUS=130 of 200 networks")
+        done.set()
+        assert starter.recv(1000) == b"READY=1\nSTATUS="
+        announcing.join(HANG_SECONDS)
