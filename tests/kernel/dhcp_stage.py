@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.kernel.metadata_server import MetadataServer
 from tests.kernel.stage import Host
+from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
@@ -168,7 +169,7 @@ def lease_v6(stage: Stage, guest: str) -> str:
     with ThreadPoolExecutor(1) as pool:
         client = pool.submit(run, command, namespace=guest, timeout_seconds=20)
         until(lambda: leases.exists() and "iaaddr" in leases.read_text())
-        os.kill(int(leases.with_suffix(".pid").read_text()), signal.SIGKILL)
+        os.kill(until(lambda: pid_in(leases.with_suffix(".pid"))), signal.SIGKILL)
         assert client.exception() is not None
     return leases.read_text().split("iaaddr ")[1].split()[0]
 
@@ -196,4 +197,4 @@ def pid_of(stage: Stage, program: str) -> int:
         "dnsmasq": stage.folder / "dhcp" / stage.network.id / "pid",
         "haproxy": stage.folder / "external" / "pids" / f"{stage.network.id}.pid.haproxy",
     }
-    return int(files[program].read_text())
+    return until(lambda: pid_in(files[program]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.kernel.metadata_server import MetadataServer
 from tests.kernel.stage import Host
+from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.fakes import FakePortsApi, FakeView
@@ -182,4 +183,4 @@ def peer_seen(client: str, server: str, address: str, listen: str | None = None,
 
 
 def pid_of(stage: Stage) -> int:
-    return int((stage.folder / "external" / "pids" / f"{stage.router.id}.pid.haproxy").read_text())
+    return until(lambda: pid_in(stage.folder / "external" / "pids" / f"{stage.router.id}.pid.haproxy"))

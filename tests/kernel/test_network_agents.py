@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests.kernel.stage import Host
+from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.fake import PASSWORD, FakeControl
@@ -149,7 +150,7 @@ class Cloud:
             "proxy": self.state / "external" / "pids" / f"{self.network_id}.pid.haproxy",
             "router": self.state / "external" / "pids" / f"{self.router_id}.pid.haproxy",
         }
-        return int(files[program].read_text()) if files[program].exists() else 0
+        return pid_in(files[program])
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import pytest
 from tests.kernel import test_compute_agent, test_network_agents
 from tests.kernel.stage import Host
 from tests.kernel.test_network_agents import Cloud
+from tests.pids import pid_in
 from tests.waiting import until
 
 from openimds.client.fake import FakeControl
@@ -44,14 +45,6 @@ SUBNET_V6 = {
     "ipv6_ra_mode": "slaac",
     "ipv6_address_mode": "slaac",
 }
-
-
-def _pid_in(path: Path) -> int:
-    """0 also while the program is about to write it."""
-    try:
-        return int(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return 0
 
 
 @dataclass
@@ -80,7 +73,7 @@ class Wired:
         return [path.read_text() if path.exists() else "" for path in self.files]
 
     def pids(self) -> dict[str, int]:
-        found = {name: _pid_in(path) for name, path in self.pid_files.items()}
+        found = {name: pid_in(path) for name, path in self.pid_files.items()}
         return {name: pid if pid and is_alive(pid) and self._is_inside(pid) else 0 for name, pid in found.items()}
 
     def _is_inside(self, pid: int) -> bool:

@@ -6,10 +6,12 @@ import os
 import re
 import signal
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 import pytest
+from tests.pids import pid_in
 from tests.system.cloud import Cloud
 from tests.system.making import Maker
 from tests.waiting import until
@@ -43,7 +45,10 @@ class Pair:
     def others(self) -> dict[str, int]:
         """What goes on as it is: our programs, and each network's dnsmasq."""
         ours = {name: self.cloud.part(name)["pid"] for name in PROGRAMS}
-        return ours | {str(file): int(file.read_text()) for file in Path(self.cloud.state_dir).glob("dhcp/*/pid")}
+        return ours | {
+            str(file): until(partial(pid_in, file), f"{file} is written")
+            for file in Path(self.cloud.state_dir).glob("dhcp/*/pid")
+        }
 
 
 @pytest.fixture(scope="module")
