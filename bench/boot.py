@@ -7,7 +7,8 @@ import statistics
 import urllib.request
 from datetime import UTC, datetime
 
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
+from tests.waiting import until
 
 BOOTS = 10
 
@@ -45,7 +46,8 @@ def _one_boot(cloud: Cloud, number: int) -> float:
     with urllib.request.urlopen(request, timeout=30) as answer:
         server = json.load(answer)["server"]["id"]
     returned = datetime.now(UTC)
-    first: datetime = until(lambda: _first_answer(cloud, server), f"boot{number} reads a document", 60)
+    first = until(lambda: _first_answer(cloud, server), f"boot{number} reads a document")
+    assert first is not None  # until it is there
     cloud.line(f"openstack server delete --wait boot{number}")
     return (first - returned).total_seconds()
 

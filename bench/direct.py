@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.ports import free_ports
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
+from tests.waiting import until
 
 from bench.load import CONNECTIONS, SECONDS, Load, answering, forwarding, haproxy, measure
 from bench.metadata_store import cpu_seconds
@@ -92,7 +93,7 @@ def _place(cloud: Cloud, folder: Path) -> _Place:
         "openstack server create --image guest --flavor m1.tiny --network direct --property role=load --wait direct "
         "-f value -c id"
     ).strip()
-    until(lambda: "direct login:" in cloud.console("direct"), "the instance has booted", 60)
+    until(lambda: "direct login:" in cloud.console("direct"), "the instance has booted")
     network = cloud.line("openstack network show direct -f value -c id").strip()
     return _Place(cloud=cloud, server=server, network=network, folder=folder)
 

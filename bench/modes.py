@@ -6,14 +6,15 @@ import os
 import re
 import signal
 
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
+from tests.waiting import until
 
 MODES = ("direct", "haproxy")
 _ENDINGS = {"direct": ("*.json", "*.conf"), "haproxy": ("*.conf", "*.json")}
 
 
-def choose(cloud: Cloud, mode: str, *, networks: int, seconds: float = 60) -> None:
-    """One of MODES, by its option and SIGHUP; until all `networks` have it, `seconds` at most."""
+def choose(cloud: Cloud, mode: str, *, networks: int) -> None:
+    """One of MODES, by its option and SIGHUP; until all `networks` have it."""
     file = cloud.state_dir / "etc" / "dhcp_agent.ini"
     kept = [line for line in file.read_text().splitlines() if not re.match(r"(metadata_proxy|force_metadata) *=", line)]
     kept.insert(kept.index("[DEFAULT]") + 1, f"metadata_proxy = {mode}\nforce_metadata = True")
@@ -24,5 +25,4 @@ def choose(cloud: Cloud, mode: str, *, networks: int, seconds: float = 60) -> No
     until(
         lambda: len(list(folder.glob(ending))) == networks and not list(folder.glob(other)),
         f"{networks} networks have their metadata by {mode}",
-        seconds,
     )

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.ports import free_ports
-from tests.system.cloud import Cloud, until
+from tests.system.cloud import Cloud
+from tests.waiting import until
 
 from bench.load import CONNECTIONS, SECONDS, Load, answering, forwarding, haproxy, measure, ratio_line
 
@@ -70,7 +71,7 @@ def _loaded_instance(cloud: Cloud) -> tuple[str, str]:
         "openstack server create --image guest --flavor m1.tiny --network load --property role=load "
         "--wait load -f value -c id"
     ).strip()
-    until(lambda: "load login:" in cloud.console("load"), "the instance has booted", 60)
+    until(lambda: "load login:" in cloud.console("load"), "the instance has booted")
     return server, cloud.line("openstack network show load -f value -c id").strip()
 
 

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.ports import free_ports
-from tests.system.cloud import BIN, Cloud, run, until
+from tests.system.cloud import BIN, Cloud, run
+from tests.waiting import until
 
 from bench.burst import PATHS
 from bench.metadata_store import cpu_seconds
@@ -81,7 +82,7 @@ class _Counts:
 
 
 def _of_mode(cloud: Cloud, mode: str) -> Iterator[str]:
-    choose(cloud, mode, networks=NETWORKS, seconds=BUILD_SECONDS)
+    choose(cloud, mode, networks=NETWORKS)
     with _guests() as guests:
         _wait_for_answers(guests)
         cloud.openimds("restart", "metadata-api")
