@@ -87,7 +87,9 @@ def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Pol
     if part not in IN_THE_PATH[metadata_proxy]:
         assert poller.wrong == []
     said = [line for line in cloud.log("supervisor").splitlines() if part in line and str(before["pid"]) in line]
-    assert sum("SIGKILL" in line or "signal 9" in line for line in said) == 1, cloud.log("supervisor")
+    # Of a part that it took over from another supervisor nobody can tell it how it died.
+    how = [line for line in said if "killed by SIGKILL" in line or "an earlier supervisor started it" in line]
+    assert len(how) == 1, cloud.log("supervisor")
 
 
 @pytest.mark.parametrize(
