@@ -12,8 +12,8 @@ def was_forwarded(headers: Headers, *, own_addresses: int) -> bool:
     """`own_addresses`: how many addresses in X-Forwarded-For are not the guest's but of the hops since.
 
     At the metadata agent 1: stock neutron's namespace proxies append theirs behind what the guest sent. At the
-    metadata API 1 behind an agent, 0 where guests come themselves.
+    metadata API 1 behind an agent, 0 where guests come themselves, whose own word on hops in between is none.
     """
-    if values(headers, GUEST_FORWARDED) or values(headers, "Forwarded"):
+    if values(headers, "Forwarded") or (own_addresses and values(headers, GUEST_FORWARDED)):
         return True
     return sum(len(value.split(",")) for value in values(headers, FORWARDED_FOR)) > own_addresses

@@ -289,6 +289,32 @@ def test_passwords_and_vendors_are_the_controllers() -> None:
     run(play())
 
 
+def test_a_password_is_shown_to_whoever_asks_right_after_it_was_taken() -> None:
+    async def play() -> None:
+        async with cloud(ports=[A_AT_1]) as there:
+            guest = await there.guest(MAC_A)
+            assert await guest.ask("/openstack/latest/password") == (200, b"")
+            there.control.instances[A] = replace(there.control.instances[A], password="secret")  # no news of it yet
+            assert (await guest.ask("/openstack/latest/password", "POST", body=b"secret"))[0] == 200
+            assert await guest.ask("/openstack/latest/password") == (200, b"secret")
+
+    run(play())
+
+
+def test_what_only_a_namespace_proxy_may_say_is_not_a_guests_to_say() -> None:
+    async def play() -> None:
+        said = ("X-Openimds-Guest-Forwarded: 1", "X-aws-ec2-metadata-token-ttl-seconds: 60", "Content-Length: 0")
+        async with cloud(ports=[A_AT_1]) as there:
+            guest = await there.guest(MAC_A)
+            assert (await guest.ask("/latest/api/token", "PUT", *said))[0] == 200
+        async with cloud(ports=[A_AT_1], control=FakeControl(offered=False)) as there:
+            guest = await there.guest(MAC_A)
+            await guest.ask("/latest/api/token", "PUT", *said)
+            assert b"x-openimds-guest-forwarded" not in there.api.asked[0][2]
+
+    run(play())
+
+
 def test_the_same_question_under_way_is_asked_once_and_seeds_are_not_shared() -> None:
     async def play() -> None:
         async with cloud(ports=[A_AT_1, B_AT_2], control=FakeControl(offered=False)) as there:

@@ -17,6 +17,7 @@ HOP = (b"x-forwarded-for", b"10.0.0.5")
         (((b"X-Forwarded-For", b"203.0.113.9"), HOP), 1, True),
         (((b"Forwarded", b"for=203.0.113.9"), HOP), 1, True),
         (((b"X-Openimds-Guest-Forwarded", b"1"), HOP), 1, True),
+        (((b"X-Openimds-Guest-Forwarded", b"1"),), 0, False),
     ],
 )
 def test_forwarded(headers, own_addresses: int, forwarded: bool) -> None:

@@ -18,6 +18,7 @@ from openimds.agents.metadata.forwarding import REQUEST_ID, Asker, headers_to_ap
 from openimds.agents.metadata.measures import Measures
 from openimds.agents.metadata.shares import Shares
 from openimds.identity.binding import Binding
+from openimds.identity.forwarded import GUEST_FORWARDED
 from openimds.identity.headers import FORWARDED_FOR
 from openimds.identity.privileged import PRIVILEGED, is_privileged
 from openimds.metadata.paths import MalformedTargetError, parse_path
@@ -27,6 +28,8 @@ _NEW_EACH_TIME = "meta_data.json"
 _HOP_LIMIT = HOP_LIMIT.lower().encode()
 _RETRY = (b"Retry-After", b"1")
 _PRIVILEGED = PRIVILEGED.lower().encode()
+_OURS_TO_SAY = frozenset({_PRIVILEGED, GUEST_FORWARDED.lower().encode()})
+"""A namespace proxy says these of its guests; there is none here."""
 
 
 class GuestRequest(Protocol):
@@ -96,7 +99,7 @@ class DirectForwarding:
         known = [(FORWARDED_FOR.encode(), str(binding.source.address).encode())]
         if is_privileged(request.peer_port):
             known.append((_PRIVILEGED, b"1"))
-        theirs = [(name, value) for name, value in request.headers if name.lower() != _PRIVILEGED]
+        theirs = [(name, value) for name, value in request.headers if name.lower() not in _OURS_TO_SAY]
         asker = Asker(port=binding.port, address=binding.source.address)
         return headers_to_api((*theirs, *known), asker, self.secret)
 

@@ -177,7 +177,12 @@ class GuestService:
         except Elsewhere as elsewhere:
             trace.instance_id, trace.asker = elsewhere.instance_id, None
             trace.facts = {**elsewhere.facts, "forwarded": True}
-            return await elsewhere.ask(request, trace.request_id)
+            try:
+                return await elsewhere.ask(request, trace.request_id)
+            finally:
+                if request.method not in _READS:
+                    # It may have changed (its password): whoever asks next, before the news of it, is not told otherwise.
+                    self._records.forget_instance(elsewhere.instance_id)
 
     def _excuse(self, error: Exception, request: GuestRequest, trace: _Trace) -> Answer:
         """What the guest is told instead of an answer."""
