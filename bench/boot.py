@@ -53,8 +53,8 @@ def _one_boot(cloud: Cloud, number: int) -> float:
 
 
 def _first_answer(cloud: Cloud, server: str) -> datetime | None:
-    """When the metadata API logged its first 200 to this instance (JSON or console lines begin with the time)."""
-    for line in cloud.log("metadata-api").splitlines():
+    """When the metadata agent logged its first 200 to this instance (JSON or console lines begin with the time)."""
+    for line in cloud.log("metadata-agent").splitlines():
         if server in line and "200" in line:
             return _time_of(line)
     return None

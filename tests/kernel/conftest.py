@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import janitor
 from tests.kernel.stage import Host, traces
 
 from openimds.linux.cleanup import remove_everything
@@ -27,9 +28,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
     before = traces()
     ledger = Ledger(tmp_path / "owned")
     prefix = f"t{tag}-"
+    janitor.note_host(tmp_path, prefix)
     try:
         yield Host(Kernel(ledger, prefix), ledger, prefix, tmp_path, tag)
     finally:
         remove_everything(ledger, prefix)
+        janitor.forget(tmp_path)
     left = {line for line in traces() - before if tag in line}
     assert not left

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests import waiting
+from tests import janitor, waiting
 from tests.waiting import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
@@ -60,6 +60,7 @@ class Cloud:
         shutil.rmtree(self.state_dir.parent, ignore_errors=True)
         if done.returncode != 0:
             raise LineFailedError(done.stdout + done.stderr)
+        janitor.forget(self.state_dir)
         assert self.traces(devices) == []
 
     def devices(self) -> frozenset[str]:

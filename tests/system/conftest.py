@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests import janitor
 from tests.ports import free_ports
 from tests.system.cloud import METADATA_PROXIES, Cloud
 
@@ -68,5 +69,7 @@ def unstarted_cloud() -> Cloud:
     root = Path(tempfile.mkdtemp(prefix="oi-"))
     root.chmod(0o711)
     control, metadata = free_ports(2)
-    return Cloud(state_dir=root / "state", control_port=control, metadata_port=metadata,
+    made = Cloud(state_dir=root / "state", control_port=control, metadata_port=metadata,
                  prefix=f"t{secrets.token_hex(3)}-")  # fmt: skip
+    janitor.note_cloud(made.state_dir, made.prefix)
+    return made
