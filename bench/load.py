@@ -103,18 +103,6 @@ def forwarding(name: str, bind: str, server: str) -> str:
     )
 
 
-def ratio_line(name: str, ours: Sequence[Load], reference: Sequence[Load]) -> str:
-    """One row of the table: medians of both, and the median of the ratios pair by pair."""
-    ratios = sorted(a.requests_per_second / b.requests_per_second for a, b in zip(ours, reference, strict=True))
-    mine, theirs = _median(ours), _median(reference)
-    failed = sum(load.failed for load in ours)
-    return (
-        f"| {name} | {mine.requests_per_second:,.0f} | {theirs.requests_per_second:,.0f} "
-        f"| {ratios[len(ratios) // 2]:.3f} | {mine.p50_ms:.2f} / {mine.p99_ms:.2f} "
-        f"| {theirs.p50_ms:.2f} / {theirs.p99_ms:.2f} | {failed} |"
-    )
-
-
 def _median(loads: Sequence[Load]) -> Load:
     return sorted(loads, key=lambda load: load.requests_per_second)[len(loads) // 2]
 
