@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,14 +101,3 @@ def forwarding(name: str, bind: str, server: str) -> str:
     return (
         f"frontend {name}\n    bind {bind}\n    default_backend {name}_to\nbackend {name}_to\n    server to {server}\n"
     )
-
-
-def _median(loads: Sequence[Load]) -> Load:
-    return sorted(loads, key=lambda load: load.requests_per_second)[len(loads) // 2]
-
-
-def _percentile_ms(text: str, percent: int) -> float:
-    found = re.search(rf"\s{percent}%\s+([\d.]+)(us|ms|s)", text)
-    if found is None:
-        return 0.0
-    return float(found.group(1)) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found.group(2)]
