@@ -101,3 +101,10 @@ def forwarding(name: str, bind: str, server: str) -> str:
     return (
         f"frontend {name}\n    bind {bind}\n    default_backend {name}_to\nbackend {name}_to\n    server to {server}\n"
     )
+
+
+def _percentile_ms(text: str, percent: int) -> float:
+    found = re.search(rf"\s{percent}%\s+([\d.]+)(us|ms|s)", text)
+    if found is None:
+        return 0.0
+    return float(found.group(1)) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found.group(2)]
