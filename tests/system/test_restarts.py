@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
@@ -11,39 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.system.cloud import Cloud
 from tests.system.conftest import unstarted_cloud
+from tests.system.pollers import Pollers
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.daemons import processes
 
 HOST = "169.254.169.254"
 SCRIPT = Path(__file__).with_name("polling.py")
-ANSWERS = 400
-"""That many more answers have been had when every one of the pollers has asked anew."""
-
-
-@dataclass(slots=True)
-class Guests:
-    """The polling process."""
-
-    process: subprocess.Popen[str]
-
-    def tally(self) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return found
-
-    def polled_on(self) -> None:
-        """All of them go on being answered."""
-        enough = self.tally()["good"] + ANSWERS
-        until(lambda: self.tally()["good"] >= enough, "the guests are answered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +68,12 @@ def server(running: Cloud, way: Way) -> str:
 
 
 @pytest.fixture
-def guests(running: Cloud, server: str) -> Iterator[Guests]:
+def guests(running: Cloud, server: str) -> Iterator[Pollers]:
     namespace = f"qvm-{server}"
     expected = running.inside(namespace, "curl", "-sf", f"http://{HOST}/latest/meta-data/instance-id")
     argv = ["ip", "netns", "exec", running.prefix + namespace, sys.executable, str(SCRIPT), HOST, "80", expected]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        polling = Guests(process)
+        polling = Pollers(process)
         try:
             polling.polled_on()
             yield polling
@@ -118,7 +95,7 @@ def until_replaced(cloud: Cloud, before: processes.Process, name: str = "metadat
     until(is_replaced, f"{name} runs again")
 
 
-def test_sigterm_is_not_noticed(running: Cloud, guests: Guests) -> None:
+def test_sigterm_is_not_noticed(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
     before.send(signal.SIGTERM)
     until_replaced(running, before)
@@ -126,13 +103,13 @@ def test_sigterm_is_not_noticed(running: Cloud, guests: Guests) -> None:
     assert guests.tally()["failures"] == []
 
 
-def test_a_restart_by_command_is_not_noticed(running: Cloud, guests: Guests) -> None:
+def test_a_restart_by_command_is_not_noticed(running: Cloud, guests: Pollers) -> None:
     running.openimds("restart", "metadata-agent")
     guests.polled_on()
     assert guests.tally()["failures"] == []
 
 
-def test_sighup_is_not_noticed(running: Cloud, guests: Guests) -> None:
+def test_sighup_is_not_noticed(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
     said = running.log("metadata-agent").count("was read again")
     before.send(signal.SIGHUP)
@@ -142,7 +119,7 @@ def test_sighup_is_not_noticed(running: Cloud, guests: Guests) -> None:
     assert guests.tally()["failures"] == []
 
 
-def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Guests) -> None:
+def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
     before.send(signal.SIGKILL)
     assert before.wait(HANG_SECONDS)
@@ -155,7 +132,7 @@ def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Guests) ->
 
 
 @pytest.mark.parametrize("name", ["metadata-api", "control-api"])
-def test_an_apis_restart_is_not_noticed_by_guests(name: str, running: Cloud, guests: Guests) -> None:
+def test_an_apis_restart_is_not_noticed_by_guests(name: str, running: Cloud, guests: Pollers) -> None:
     before = agent(running, name)
     before.send(signal.SIGTERM)
     until_replaced(running, before, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import shlex
 import shutil
@@ -14,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tests.system.clients.whole_guest import WholeGuest, whole_guest
 from tests.system.cloud import BIN, run
@@ -125,23 +123,3 @@ def _clone(folder: Path) -> bytes:
         tar.add(build / "dist", "dist")
         tar.add(REPOSITORY / "packaging", "packaging")
     return packed.getvalue()
-
-
-@dataclass(frozen=True, slots=True)
-class Polling:
-    """Two hundred guests' polling (polling.py) in one namespace."""
-
-    process: subprocess.Popen[str]
-
-    def tally(self) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return found
-
-    def polled_on(self) -> None:
-        """All of them go on being answered."""
-        enough = self.tally()["good"] + 400
-        until(lambda: self.tally()["good"] >= enough, "the guests are answered")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.system.systemd.host import Host, Polling, booted_host
+from tests.system.pollers import Pollers
+from tests.system.systemd.host import Host, booted_host
 from tests.waiting import until
 
 from openimds.config.programs import PROGRAMS
@@ -81,13 +82,13 @@ def _server(host: Host, name: str) -> Server:
 
 
 @pytest.fixture(params=["alone", "routed"])
-def polling(request: pytest.FixtureRequest, host: Host, servers: dict[str, Server]) -> Iterator[Polling]:
+def polling(request: pytest.FixtureRequest, host: Host, servers: dict[str, Server]) -> Iterator[Pollers]:
     server = servers[request.param]
     host.write("/root/polling.py", POLLING.read_bytes())
     argv = ["/opt/openimds/bin/python", "/root/polling.py", "169.254.169.254", "80", server.instance_id]
     argv = [*host.entered(server.namespace), *argv]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        polling = Polling(process)
+        polling = Pollers(process)
         try:
             polling.polled_on()
             yield polling
@@ -126,7 +127,7 @@ def test_sockets_are_in_systemds_store(host: Host, servers: dict[str, Server]) -
 
 
 @pytest.mark.parametrize("name", ["metadata-agent", "metadata-api", "control-api"])
-def test_systemctl_restart_is_not_noticed(name: str, host: Host, polling: Polling) -> None:
+def test_systemctl_restart_is_not_noticed(name: str, host: Host, polling: Pollers) -> None:
     before = host.shown(f"openimds-{name}", "MainPID")
     host.sh(f"systemctl restart openimds-{name}")
     assert host.shown(f"openimds-{name}", "MainPID") != before
@@ -134,7 +135,7 @@ def test_systemctl_restart_is_not_noticed(name: str, host: Host, polling: Pollin
     assert polling.tally()["failures"] == []
 
 
-def test_kill_9_of_the_metadata_agent_refuses_nobody(host: Host, polling: Polling) -> None:
+def test_kill_9_of_the_metadata_agent_refuses_nobody(host: Host, polling: Pollers) -> None:
     unit = "openimds-metadata-agent"
     before = host.shown(unit, "MainPID")
     host.sh(f"kill -9 {before}")
@@ -160,7 +161,7 @@ def test_what_an_agent_has_started_outlives_it(name: str, host: Host, servers: d
         assert said == server.instance_id
 
 
-def test_an_upgrade_is_not_noticed(host: Host, polling: Polling) -> None:
+def test_an_upgrade_is_not_noticed(host: Host, polling: Pollers) -> None:
     said = host.follow("Upgrade")
     assert said.split() == ["active"] * len(UNITS)
     polling.polled_on()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from openimds.agents.metadata.complaints import Complaints
-from openimds.agents.metadata.edges import Answer, Headers, Upstream, UpstreamAwayError
+from openimds.agents.metadata.edges import Answer, GuestRequest, Headers, Reply, Upstream, UpstreamAwayError
 from openimds.agents.metadata.forwarding import REQUEST_ID, Asker, headers_to_api, reply_of
 from openimds.agents.metadata.measures import Measures
 from openimds.agents.metadata.shares import Shares
@@ -32,26 +32,17 @@ _OURS_TO_SAY = frozenset({_PRIVILEGED, GUEST_FORWARDED.lower().encode()})
 """A namespace proxy says these of its guests; there is none here."""
 
 
-class GuestRequest(Protocol):
-    @property
-    def method(self) -> str: ...
-    @property
-    def target(self) -> bytes: ...
-    @property
-    def headers(self) -> Headers: ...
-    @property
-    def body(self) -> bytes: ...
+class DirectRequest(GuestRequest, Protocol):
+    """One that the guest's own connection brought."""
+
     @property
     def peer_port(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DirectReply:
+class DirectReply(Reply):
     """The metadata API's answer as the guest gets it, or a sentence of our own."""
 
-    status: int
-    headers: Headers
-    body: bytes
     hop_limit: int | None = None
     """So many hops may it go."""
 
@@ -77,7 +68,7 @@ class DirectForwarding:
         self.secret = secret
         """May be replaced while it runs: the next request is signed with the new one."""
 
-    async def ask(self, binding: Binding, request: GuestRequest, request_id: str) -> DirectReply:
+    async def ask(self, binding: Binding, request: DirectRequest, request_id: str) -> DirectReply:
         """Never raises: that nobody answers is an answer of ours, 503; so are 405 and 411."""
         refusal = _refused(request, request_id)
         if refusal is not None:
@@ -93,7 +84,7 @@ class DirectForwarding:
             task.add_done_callback(lambda _task: self._under_way.pop(key, None))
         return _under(request_id, await asyncio.shield(task))  # whoever gives up does not take it from the others
 
-    def _signed(self, binding: Binding, request: GuestRequest) -> Headers:
+    def _signed(self, binding: Binding, request: DirectRequest) -> Headers:
         # As behind a namespace proxy: the address we know stands behind whatever the guest wrote, and counts; that root
         # asks is ours alone to say.
         known = [(FORWARDED_FOR.encode(), str(binding.source.address).encode())]
@@ -104,7 +95,7 @@ class DirectForwarding:
         return headers_to_api((*theirs, *known), asker, self.secret)
 
     async def _ask_in_turn(
-        self, binding: Binding, request: GuestRequest, signed: Headers, request_id: str
+        self, binding: Binding, request: DirectRequest, signed: Headers, request_id: str
     ) -> DirectReply:
         await self._shares.take(binding.port.id)
         try:
@@ -112,7 +103,7 @@ class DirectForwarding:
         finally:
             self._shares.give_back(binding.port.id)
 
-    async def _ask_now(self, request: GuestRequest, headers: Headers, request_id: str) -> DirectReply:
+    async def _ask_now(self, request: DirectRequest, headers: Headers, request_id: str) -> DirectReply:
         began_at = self._clock()
         try:
             # A blank in a target is let in, but not on: not every server finds its end where we do.
@@ -132,7 +123,7 @@ class DirectForwarding:
         return DirectReply(status=reply.status, headers=reply.headers, body=reply.body, hop_limit=_hop_limit(answer))
 
 
-def _may_be_shared(request: GuestRequest) -> bool:
+def _may_be_shared(request: DirectRequest) -> bool:
     if request.method != "GET" or request.body:
         return False
     try:
@@ -155,7 +146,7 @@ def _hop_limit(answer: Answer) -> int | None:
     return None
 
 
-def _refused(request: GuestRequest, request_id: str) -> DirectReply | None:
+def _refused(request: DirectRequest, request_id: str) -> DirectReply | None:
     if request.method in ("TRACE", "CONNECT"):
         return _sentence(request_id, 405, f"{request.method} is not allowed.", (b"Allow", b"GET, HEAD"))
     framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
