@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import structlog
 
 from openimds.config import ConfigError
 from openimds.config.programs import PROGRAMS
-from openimds.daemons import processes
+from openimds.daemons import metrics_folder, processes
 from openimds.daemons.processes import Process
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.state_folder import StateFolder
@@ -41,6 +42,7 @@ def down(state_dir: Path, say: Say, *, purge: bool) -> None:
     stopped = stop_parts(folder)
     if stopped:
         say("stopped: " + ", ".join(stopped))
+    shutil.rmtree(folder.path / metrics_folder.FOLDER, ignore_errors=True)  # what killed ones left
     removed = remove_what_agents_made(folder, namespace_prefix(folder))
     say(f"removed {len(removed)} namespaces, devices and tables" if removed else "nothing was left to remove")
     if purge:

@@ -12,6 +12,7 @@ from openimds.daemons.agent_sockets import AgentSockets, open_sockets
 from openimds.daemons.agent_worker import AgentWorker
 from openimds.daemons.kept_sockets import KeptSockets
 from openimds.daemons.metadata_upstream import upstream_of
+from openimds.daemons.metrics_folder import metrics_folder
 from openimds.daemons.running import CannotStartError, begin
 from openimds.daemons.socket_store import allow_many_descriptors
 from openimds.daemons.workers import Parent, Work, run_workers
@@ -50,7 +51,9 @@ def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: KeptS
         on_ready=lambda: _tell_ready(config, kept),
         on_look=kept.renew,
     )
-    return run_workers(Work(function=_be_worker, arguments=(config, sockets), count=config.workers), parent)
+    work = Work(function=_be_worker, arguments=(config, sockets), count=config.workers)
+    with metrics_folder(config.state_path, config.program) as figures:
+        return run_workers(work, parent, figures)
 
 
 def _be_worker(number: int, on_ready: Callable[[], None], config: MetadataAgentConfig, sockets: AgentSockets) -> None:

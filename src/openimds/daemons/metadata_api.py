@@ -15,6 +15,7 @@ from openimds.daemons.guest_service import plan_service
 from openimds.daemons.guest_worker import GuestWorker, be_worker
 from openimds.daemons.kept_listener import kept_listener
 from openimds.daemons.kept_sockets import KeptSockets
+from openimds.daemons.metrics_folder import metrics_folder
 from openimds.daemons.running import CannotStartError
 from openimds.daemons.server_tls import server_context
 from openimds.daemons.workers import Parent, Work, run_workers
@@ -43,8 +44,9 @@ def run(config: MetadataApiConfig) -> int:
             status=lambda registry: metrics.served_by_loop(registry, status, check),
             on_ready=lambda: notify.ready(listens=place, workers=config.workers),
         )
-        with kept.renewing():
-            return run_workers(Work(function=be_worker, arguments=(config, listener), count=config.workers), parent)
+        work = Work(function=be_worker, arguments=(config, listener), count=config.workers)
+        with kept.renewing(), metrics_folder(config.state_path, config.program) as figures:
+            return run_workers(work, parent, figures)
     worker = GuestWorker(config, plan, listener, status)
     with kept.renewing(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(worker.serve(on_ready=lambda: notify.ready(listens=place)))

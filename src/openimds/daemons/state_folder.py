@@ -16,7 +16,7 @@ from openimds.daemons.running import CannotStartError
 
 OURS = (
     "etc", "run", "log", "images", "instances", "owned", "dhcp", "external", "ns-metadata-proxy", "ra", "rules",
-    "metadata_proxy", "haproxy_log", "openimds.sqlite", "openimds.sqlite-shm", "openimds.sqlite-wal",
+    "metrics", "metadata_proxy", "haproxy_log", "openimds.sqlite", "openimds.sqlite-shm", "openimds.sqlite-wal",
 )  # fmt: skip
 """What openimds makes in the folder; `down --purge` removes these and nothing else."""
 

@@ -10,7 +10,6 @@ import asyncio
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -65,18 +65,20 @@ class Parent:
     """Called some times a second."""
 
 
-def run_workers(work: Work, parent: Parent) -> int:
-    """Until SIGTERM or SIGINT; the exit code. Raises CannotStartError when a worker does not come up."""
-    with tempfile.TemporaryDirectory(prefix="openimds-metrics-") as folder:
-        os.environ[METRICS_FOLDER] = folder
-        pool = _Pool(work)
-        try:
-            pool.start()
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_watch(pool, parent))
-        finally:
-            pool.stop()
-            del os.environ[METRICS_FOLDER]
+def run_workers(work: Work, parent: Parent, figures: Path) -> int:
+    """Until SIGTERM or SIGINT; the exit code. `figures`: an empty folder for what the workers count (metrics_folder.py).
+
+    Raises CannotStartError when a worker does not come up.
+    """
+    os.environ[METRICS_FOLDER] = str(figures)
+    pool = _Pool(work)
+    try:
+        pool.start()
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_watch(pool, parent))
+    finally:
+        pool.stop()
+        del os.environ[METRICS_FOLDER]
     return 0
 
 

@@ -139,6 +139,13 @@ def test_workers_end_with_a_killed_parent(stage: Stage):
     stage.process.kill()
     stage.process.wait()
     until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
+    (left,) = (stage.folder / "metrics").iterdir()
+    stage.start()
+    until(lambda: [folder for folder in (stage.folder / "metrics").iterdir() if folder != left] and not left.exists())
+    until(lambda: len(stage.events("ready")) == 2, lambda: stage.log)
+    stage.process.terminate()
+    assert stage.process.wait(HANG_SECONDS) == 0
+    assert not list((stage.folder / "metrics").iterdir())
 
 
 def test_an_unknown_user_is_a_sentence(stage: Stage):
