@@ -14,6 +14,7 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.programs import run
 from openimds.resources.network import Port, Subnet
+from openimds.wiring.addresses import link_local
 from openimds.wiring.state import Device, NamespaceState
 
 pytestmark = pytest.mark.kernel
@@ -59,15 +60,17 @@ def eui64_address(port: Port) -> str:
 @pytest.mark.parametrize("mode", ["slaac", "dhcpv6-stateless"])
 def test_guest_makes_its_address_from_the_advertised_prefix(lab: Lab, mode: str, *, routed: bool) -> None:
     made = subnet(lab.network, mode)
-    if routed:
-        lab.route(lab.network.subnet, made)
+    router_address = link_local(lab.route(lab.network.subnet, made).mac_address) if routed else ""
     port = lab.network.port("192.168.40.77")
     lab.round()
     guest = lab.network.plug(port)
     until(lambda: "2001:db8:" in addresses(guest))
     assert str(eui64_address(port)).replace(":0", ":") in addresses(guest).replace(":0", ":")
     default = run(["ip", "-6", "route", "show", "default"], namespace=guest)
-    assert ("default via fe80::" in default) is routed, "a DHCP namespace forwards nothing and is nobody's router"
+    if routed:
+        assert f"default via {router_address}" in default, "not the metadata address, which the DHCP port has as well"
+    else:
+        assert "via" not in default, "a DHCP namespace forwards nothing and is nobody's router"
     until(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello")
     assert lab.round() == []
 

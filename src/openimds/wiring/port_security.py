@@ -20,12 +20,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 from openimds.resources.network import Port, Subnet
+from openimds.wiring.addresses import METADATA_IPV4, METADATA_IPV6, link_local
 
-METADATA_IPV4 = "169.254.169.254"
-METADATA_IPV6 = "fe80::a9fe:a9fe"
 DROP = "counter drop"
 LINK_LOCAL = "fe80::/64"
 EUI64_MASK, EUI64_VALUE = "::ff:ff00:0", "::ff:fe00:0"
@@ -150,7 +149,7 @@ def _ipv4_lines(wanted: PortFilter) -> list[str]:
 
 def _ipv6_lines(wanted: PortFilter, macs: Sequence[str]) -> list[str]:
     """A link-local address with a MAC in it must hold a MAC of this port; one without may be any (RFC 7217)."""
-    sources = dict(_by_mac_lists(6, [*((mac, _link_local(mac)) for mac in macs), *wanted.sources]))
+    sources = dict(_by_mac_lists(6, [*((mac, link_local(mac)) for mac in macs), *wanted.sources]))
     targets = _of_version(6, {cidr for cidrs in sources.values() for cidr in cidrs})
     return [
         f"ip6 saddr {_one_or_set(_of_version(6, wanted.forbidden))} {DROP}",
@@ -208,12 +207,6 @@ def _by_mac_lists(version: int, sources: Iterable[tuple[str, str]]) -> list[tupl
         grouped.setdefault(mac, []).append(cidr)
     found = [(mac, _of_version(version, addresses)) for mac, addresses in sorted(grouped.items())]
     return [(mac, addresses) for mac, addresses in found if addresses]
-
-
-def _link_local(mac: str) -> str:
-    """`fa:16:3e:00:00:01` → `fe80::f816:3eff:fe00:1` (RFC 4291, appendix A)."""
-    parts = bytes.fromhex(mac.replace(":", ""))
-    return str(IPv6Address(b"\xfe\x80" + bytes(6) + bytes([parts[0] ^ 2]) + parts[1:3] + b"\xff\xfe" + parts[3:]))
 
 
 def _one_or_set(items: Sequence[str]) -> str:

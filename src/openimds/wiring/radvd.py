@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.resources.network import Port, Subnet
+from openimds.wiring.addresses import link_local
 from openimds.wiring.router import RouterView
 from openimds.wiring.state import Daemon
 
@@ -52,6 +53,8 @@ def _interface(view: RouterView, port: Port) -> str:
         f"interface {port.router_device_name}",
         "{",
         "    AdvSendAdvert on;",
+        # Left to itself it takes any link-local address, also the metadata service's, which others may hold too.
+        f"    AdvRASrcAddress {{ {link_local(port.mac_address)}; }};",
         f"    MinRtrAdvInterval {MIN_INTERVAL_SECONDS};",
         f"    MaxRtrAdvInterval {MAX_INTERVAL_SECONDS};",
         f"    AdvLinkMTU {view.networks[port.network_id].mtu};",

@@ -24,6 +24,7 @@ def test_slaac() -> None:
 interface qr-bbbbbbbb-bb
 {
     AdvSendAdvert on;
+    AdvRASrcAddress { fe80::f816:3eff:fe00:1; };
     MinRtrAdvInterval 30;
     MaxRtrAdvInterval 100;
     AdvLinkMTU 1442;
