@@ -6,7 +6,7 @@ everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import TypeVar
 
 from openimds.identity.source import canonical
@@ -48,8 +48,9 @@ class PortIndex:
     def __len__(self) -> int:
         return len(self._ports)
 
-    def update(self, ports: Mapping[str, Port]) -> None:
-        """Make the index hold exactly these ports; only what differs is touched.
+    def update(self, ports: Mapping[str, Port]) -> frozenset[Hashable]:
+        """Make the index hold exactly these ports; only what differs is touched: → where somebody else may be found now,
+        as `(network id, address or MAC)`, `address or MAC` and router id.
 
         Values that were not replaced are recognised by identity, so a change among 100,000 ports costs one pass of
         pointer comparisons.
@@ -60,6 +61,7 @@ class PortIndex:
             self._drop(port)
         for port in new:
             self._add(port)
+        return frozenset(touched for port in (*gone, *new) for touched in _touched(port))
 
     def on_network(self, network_id: str, at: str) -> tuple[Port, ...]:
         """The ports of one network that have this address (canonical) or MAC (lower case)."""
@@ -87,10 +89,20 @@ class PortIndex:
 
 
 def _keys(port: Port) -> list[tuple[str, str]]:
-    if not is_asker(port):
-        return []
-    places = {canonical(address) for address in port.ip_addresses} | {port.mac_address.lower()}
-    return [(port.network_id, place) for place in sorted(places)]
+    return [(port.network_id, place) for place in sorted(_places(port))] if is_asker(port) else []
+
+
+def _places(port: Port) -> set[str]:
+    return {canonical(address) for address in port.ip_addresses} | {port.mac_address.lower()}
+
+
+def _touched(port: Port) -> Iterator[Hashable]:
+    """Also of a port that no instance has yet: whoever waits for that hears that it has gone."""
+    for place in _places(port):
+        yield place
+        yield port.network_id, place
+    if is_router_interface(port):
+        yield port.device_id
 
 
 def _discard(table: dict[_Key, dict[str, _Entry]], key: _Key, port_id: str) -> None:

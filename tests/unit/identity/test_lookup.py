@@ -99,6 +99,16 @@ def test_a_moved_address_is_the_new_ports_alone():
     assert ids(index.on_network("net-1", "10.0.0.7")) == ["02"]
 
 
+def test_an_update_says_where_somebody_else_may_be_found_now():
+    index = index_of(port("01"), port("03", ip="10.0.0.9", device_id=""))
+    mac = port("03").mac_address.lower()
+    assert index.update({"01": index.on_network("net-1", "10.0.0.5")[0]}) == {  # a port that no instance had has gone
+        *("10.0.0.9", ("net-1", "10.0.0.9"), mac, ("net-1", mac))
+    }
+    index.update({})
+    assert index.update({"0a": interface("0a", "net-1", "r1")}) >= {"r1"}
+
+
 def test_a_removed_interface_ends_the_routers_reach():
     index = index_of(port("01"), interface("0a", "net-1", "r1"))
     index.update({"01": index.on_network("net-1", "10.0.0.5")[0]})

@@ -133,11 +133,12 @@ class DirectIdentity:
 
     async def _find(self, key: _Key, source: Source) -> Binding:
         if source.mac:
-            port = await self._holding.held(lambda: self._judge(source))
+            port = await self._holding.held(lambda: self._judge(source), _touching(source))
             return self._bound(key, source, port)
         by_mac = await self._by_neighbours(key[0], source)
         # Of this one request: the MAC is not the connection's own.
-        return Binding(by_mac, await self._holding.held(lambda: self._judge(by_mac)), good=False)
+        port = await self._holding.held(lambda: self._judge(by_mac), _touching(by_mac))
+        return Binding(by_mac, port, good=False)
 
     def refresh(self) -> None:
         """Bring everything to the mirror's newest view."""
@@ -152,7 +153,7 @@ class DirectIdentity:
         for one in touched:
             for key in tuple(self._touched_by.get(one, ())):
                 self._forget(key)
-        self._holding.heard()
+        self._holding.heard(touched)
 
     def _hear(self, view: View) -> None:
         """In the mirror's thread, once for every view: a port may be another's and gone before the event loop looks."""

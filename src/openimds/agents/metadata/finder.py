@@ -77,7 +77,11 @@ class Finder:
     def hear(self, _view: View) -> None:
         """In the mirror's thread: there is a new view. Without this, who is held waits a little longer."""
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._holding.heard)
+            self._loop.call_soon_threadsafe(self._heard)
+
+    def _heard(self) -> None:
+        if self._holding.holds:
+            self.refresh()
 
     def at_once(self, origin: Origin, at: str | None) -> Port | None:
         """The port that asks, when the mirror, up to date, knows one and no more at `at`; else `find` tells."""
@@ -92,7 +96,7 @@ class Finder:
         if not origin.network_id and not origin.router_id:
             raise NobodyAsks("none", "the request says neither which network nor which router it came through")
         place = await self._place(origin, address)
-        return await self._holding.held(lambda: self._judge(place))
+        return await self._holding.held(lambda: self._judge(place), _touching(place))
 
     async def find_anew(self, origin: Origin, address: Address) -> Port | None:
         """The port, looked up at this moment, where `find` might have answered from an earlier look; else None.
@@ -118,8 +122,9 @@ class Finder:
         """Bring the index to the mirror's newest view: cheap when little changed, a second for the first 100,000."""
         ports = self._mirror.view().ports
         if ports is not self._indexed_ports:
-            self._index.update(ports)
+            touched = self._index.update(ports)
             self._indexed_ports = ports
+            self._holding.heard(touched)
 
     async def _judge(self, place: Place) -> Port:
         known = self._known(place)
@@ -197,6 +202,12 @@ class Finder:
         return tuple(
             port for port in found if port.network_id in networks and not port.device_owner.startswith("network:")
         )
+
+
+def _touching(place: Place) -> tuple[object, ...]:
+    """What the index says is touched when it may answer otherwise about this place."""
+    at = place.mac or str(place.address)
+    return ((place.network_id, at),) if place.network_id else (at, place.router_id)
 
 
 def _only(found: tuple[Port, ...], place: Place) -> Port:

@@ -280,6 +280,28 @@ def test_a_port_that_no_instance_has_yet_is_held_and_answered_once_one_has():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("origin", [NETWORK, ROUTER])
+def test_who_is_held_is_told_by_the_news_that_its_port_has_gone(origin: Origin) -> None:
+    unbound = port("p1", device_id="")
+    interface = port("i1", "10.0.0.1", device_id="r1", device_owner="network:router_interface")
+    world = World(mirrored={"i1": interface, "p1": unbound}, real=[interface, unbound])
+
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as executor:
+            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder.start()
+            asking = asyncio.ensure_future(finder.find(origin, FIVE))
+            async with asyncio.timeout(20):
+                while not world.looks:  # noqa: ASYNC110 - polled with a deadline
+                    await asyncio.sleep(0.005)
+            world.mirrored, world.real = {"i1": interface}, [interface]
+            finder.hear(world)
+            with pytest.raises(NobodyAsks):
+                await asking
+
+    asyncio.run(main())
+
+
 def test_a_port_that_no_instance_gets_is_never_a_no():
     world = World(real=[port("p1", device_id="")])
 
