@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kernel.metadata_proxies import DIRECT, taking_requests
 from tests.kernel.metadata_server import MetadataServer
 from tests.kernel.stage import Host
 from tests.pids import pid_in
@@ -131,7 +132,7 @@ class Stage:
 
 
 @contextmanager
-def network_stage(host: Host) -> Iterator[Stage]:
+def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]:
     """Ended whatever happens; made at the first round."""
     folder = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq, which is not root, must be able to read below it
     folder.mkdir(mode=0o755)
@@ -147,14 +148,22 @@ def network_stage(host: Host) -> Iterator[Stage]:
         namespace_prefix=host.prefix,
         metadata=FORCED,
         dnsmasq=DnsmasqSettings(),
-        proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
+        proxy=ProxySettings(
+            state_path=folder,
+            agent_socket=folder / "agent",
+            log_socket=folder / "log",
+            is_direct=metadata_proxy == DIRECT,
+        ),
     )
     edges = Edges(
         api=FakePortsApi(view, int(host.tag, 16)), kernel=host.kernel, programs=Daemons(), namespaces=listeners, run=run
     )
-    networks = DhcpNetworks(edges, settings)
     try:
-        with MetadataServer(folder / "agent", folder / "log") as server:
+        with (
+            MetadataServer(folder / "agent", folder / "log") as server,
+            taking_requests(metadata_proxy, server, folder),
+        ):
+            networks = DhcpNetworks(edges, settings)
             yield Stage(host, view, networks, Rounds(networks), network, subnet, server, folder)
     finally:
         run(["rm", "-rf", str(folder)])

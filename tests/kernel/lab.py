@@ -56,8 +56,8 @@ class Lab:
 
 
 @contextmanager
-def lab_stage(host: Host) -> Iterator[Lab]:
-    with network_stage(host) as network:
+def lab_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Lab]:
+    with network_stage(host, metadata_proxy) as network:
         settings = L3Settings(
             namespace_prefix=host.prefix,
             metadata=RouterMetadata(),

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kernel.metadata_proxies import DIRECT, taking_requests
 from tests.kernel.metadata_server import MetadataServer
 from tests.kernel.stage import Host
 from tests.pids import pid_in
@@ -83,7 +84,7 @@ class Stage:
 
 
 @contextmanager
-def router_stage(host: Host) -> Iterator[Stage]:
+def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]:
     """Made and ended whatever happens."""
     folder = Path("/tmp") / f"openimds-{host.tag}"
     folder.mkdir(mode=0o755)
@@ -111,7 +112,12 @@ def router_stage(host: Host) -> Iterator[Stage]:
     settings = L3Settings(
         namespace_prefix=host.prefix,
         metadata=RouterMetadata(),
-        proxy=ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log"),
+        proxy=ProxySettings(
+            state_path=folder,
+            agent_socket=folder / "agent",
+            log_socket=folder / "log",
+            is_direct=metadata_proxy == DIRECT,
+        ),
         advertisements=RadvdSettings(state_path=folder, user="radvd"),
     )
     edges = Edges(
@@ -122,11 +128,13 @@ def router_stage(host: Host) -> Iterator[Stage]:
         run=run,
         announce=announce,
     )
-    routers = Routers(edges, settings)
-    rounds = Rounds(routers)
     try:
-        with MetadataServer(folder / "agent", folder / "log") as server:
-            made = Stage(host, view, routers, rounds, router, server, folder, ports, {}, "")
+        with (
+            MetadataServer(folder / "agent", folder / "log") as server,
+            taking_requests(metadata_proxy, server, folder),
+        ):
+            routers = Routers(edges, settings)
+            made = Stage(host, view, routers, Rounds(routers), router, server, folder, ports, {}, "")
             made.round()
             made.guests["a"] = plug(host, view, ports["a"], "10.0.1.7/24", "10.0.1.1")
             made.guests["b"] = plug(host, view, ports["b"], "10.0.2.7/24", "10.0.2.1")

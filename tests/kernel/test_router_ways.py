@@ -1,4 +1,5 @@
-"""A router as a router: several subnets, static routes, IPv6; and every way to the metadata proxy's port but the one."""
+"""A router as a router: several subnets, static routes, IPv6; and every way to the metadata proxy's port but the one,
+whoever listens there."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, router_stage
 from tests.kernel.stage import Host
 from tests.waiting import until
@@ -30,8 +32,8 @@ except OSError as error:
 
 
 @pytest.fixture
-def stage(host: Host) -> Iterator[Stage]:
-    with router_stage(host) as made:
+def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
+    with router_stage(host, chosen(request)) as made:
         yield made
 
 
@@ -65,6 +67,7 @@ def test_ipv6_is_forwarded_untranslated(stage: Stage) -> None:
     assert stage.round() == []
 
 
+@in_both("stage")
 def test_two_subnets_of_one_network_are_routed_and_served(stage: Stage) -> None:
     first = stage.ports["a"]
     subnet = Subnet(
@@ -106,6 +109,7 @@ def test_static_routes_lead_through_a_guest(stage: Stage) -> None:
 ADDRESSES = ["10.0.1.1", "10.0.2.1", "203.0.113.5", "2001:db8:a::1", "2001:db8:b::1", "2001:db8:e::5"]
 
 
+@in_both("stage")
 @pytest.mark.parametrize("who", ["guest", "outside"])
 def test_nobody_reaches_the_proxys_port_by_the_routers_own_addresses(stage: Stage, who: str) -> None:
     """Also not with packets that carry the mark of those that were redirected: it does not travel between hosts."""
@@ -133,6 +137,7 @@ def dropped(stage: Stage, address: str) -> int:
     return int(counted[1])
 
 
+@in_both("stage")
 def test_the_service_is_not_there_for_those_outside(stage: Stage) -> None:
     with_ipv6(stage)
     for address in ("169.254.169.254/32", "fe80::a9fe:a9fe/128"):
@@ -146,6 +151,7 @@ def test_the_service_is_not_there_for_those_outside(stage: Stage) -> None:
     assert stage.server.requests == []
 
 
+@in_both("stage")
 def test_other_ports_and_protocols_of_the_service_lead_nowhere(stage: Stage) -> None:
     with_ipv6(stage)
     guest = stage.guests["a"]
@@ -165,6 +171,7 @@ def test_other_ports_and_protocols_of_the_service_lead_nowhere(stage: Stage) -> 
     assert len(stage.server.requests) == asked
 
 
+@in_both("stage")
 def test_requests_never_leave_by_the_external_device(stage: Stage) -> None:
     """Also with the proxy switched off: they are refused, not sent on."""
     settings = stage.routers.settings

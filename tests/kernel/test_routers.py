@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, pid_of, router_stage
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
@@ -27,11 +28,12 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture
-def stage(host: Host) -> Iterator[Stage]:
-    with router_stage(host) as made:
+def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
+    with router_stage(host, chosen(request)) as made:
         yield made
 
 
+@in_both("stage")
 def test_request_goes_by_the_redirect_and_names_its_router(stage: Stage) -> None:
     assert curl(stage.guests["a"], "http://169.254.169.254/openstack") == "hello"
     request = stage.server.requests[-1]
@@ -55,6 +57,7 @@ def test_log_line_tells_the_request(stage: Stage) -> None:
     assert re.findall(r"(?im)^x-openstack-request-id: (\S+)", answer) == [line["request_id"]]
 
 
+@in_both("stage")
 def test_nobody_reaches_the_proxys_port_but_by_the_redirect(stage: Stage) -> None:
     for who, address in (("a", "10.0.1.1"), ("a", "10.0.2.1"), ("a", "203.0.113.5")):
         with pytest.raises(ProgramError):

@@ -1,4 +1,5 @@
-"""Which way a guest's request goes: all combinations of the settings, without and with a router."""
+"""Which way a guest's request goes: all combinations of the settings, without and with a router, by
+HAProxies and without."""
 
 from __future__ import annotations
 
@@ -8,13 +9,14 @@ from dataclasses import replace
 import pytest
 from tests.kernel.dhcp_stage import curl, pid_of
 from tests.kernel.lab import Lab, lab_stage
+from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 
 from openimds.linux.programs import is_alive, run
 from openimds.resources.network import Network, Subnet
 from openimds.wiring.dhcp_network import MetadataChoice
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, in_both("lab")]
 
 DHCP, ROUTER, NOBODY = "dhcp", "router", "nobody"
 HOPS = {DHCP: "192.168.40.2", ROUTER: "192.168.40.1", NOBODY: "192.168.40.1"}
@@ -38,8 +40,8 @@ TABLE = [
 
 
 @pytest.fixture
-def lab(host: Host) -> Iterator[Lab]:
-    with lab_stage(host) as made:
+def lab(request: pytest.FixtureRequest, host: Host) -> Iterator[Lab]:
+    with lab_stage(host, chosen(request)) as made:
         yield made
 
 
@@ -95,7 +97,7 @@ def test_a_change_of_settings_restarts_nothing_else(lab: Lab, *, routed: bool) -
     guest = lab.network.plug(port)
     dnsmasq = pid_of(lab.network, "dnsmasq")
     router_pids = list(lab.routers.pids())
-    assert len(router_pids) == routed
+    assert len(router_pids) == (routed and not lab.routers.settings.proxy.is_direct)
     for isolated, force, with_router, way in [*TABLE, *reversed(TABLE)]:
         if with_router == routed:
             choose(lab, isolated=isolated, force=force)

@@ -137,6 +137,10 @@ class Cloud:
         """What a command says inside `qvm-…`, `qdhcp-…` or `qrouter-…` (without this cloud's prefix)."""
         return run(["ip", "netns", "exec", f"{self.prefix}{namespace}", *argv], check=check).stdout
 
+    def reaches(self, namespace: str, *argv: str) -> bool:
+        """Whether a command inside succeeds."""
+        return run(["ip", "netns", "exec", f"{self.prefix}{namespace}", *argv], check=False).returncode == 0
+
     def console(self, server: str) -> str:
         return self.line(f"openstack console log show {shlex.quote(server)}")
 

@@ -114,9 +114,10 @@ class Tenant:
     def wait_active(self, known: Known) -> None:
         until(lambda: self.show(known.id)["status"] == "ACTIVE", f"{known.name} is ACTIVE")
 
-    def wait_booted(self, known: Known) -> None:
-        """A guest of the netns driver: its own boot is over."""
-        until(lambda: f"{known.name} login:" in self._console(known), f"{known.name} has booted")
+    def wait_reaching(self, known: Known) -> None:
+        """A guest of the netns driver: its DHCP client is done and it is answered, be it that it must send a token."""
+        asks = ("curl", "-s", "-m", "9", "-o", "/dev/null", "http://169.254.169.254/")
+        until(lambda: self.cloud.reaches(f"qvm-{known.id}", *asks), f"{known.name} reaches the metadata service")
 
     def show(self, server_id: str) -> dict[str, Any]:
         found: dict[str, Any] = _done(self.api.compute.get(f"/servers/{server_id}"))["server"]
@@ -126,9 +127,9 @@ class Tenant:
         """What the instance has posted, as its owner reads it."""
         return str(_done(self.api.compute.get(f"/servers/{known.id}/os-server-password"))["password"])
 
-    def _console(self, known: Known) -> str:
-        answer = self.api.compute.post(f"/servers/{known.id}/action", json={"os-getConsoleOutput": {}})
-        return str(_done(answer)["output"])
+    def clear_password(self, known: Known) -> None:
+        answer = self.api.compute.delete(f"/servers/{known.id}/os-server-password")
+        assert answer.ok, f"{answer.status_code}: {answer.text}"
 
     def _ports(self, server_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = _done(self.api.network.get(f"/v2.0/ports?device_id={server_id}"))["ports"]

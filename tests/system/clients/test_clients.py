@@ -1,4 +1,6 @@
-"""Clients of other people, run in an instance's namespace: what each learnt, beside what the control API knows."""
+"""Clients of other people, run in an instance's namespace, by HAProxy and without: what each learnt, beside what the
+control API knows.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tests.system.clients.tenant import Known, Tenant
 from tests.system.cloud import run
-from tests.waiting import INSTALL_SECONDS
+from tests.waiting import INSTALL_SECONDS, until
+
+pytestmark = pytest.mark.usefixtures("metadata_proxy")
 
 HERE = Path(__file__).parent
 BUILT = Path(__file__).parents[3] / "build" / "clients"
@@ -43,6 +47,7 @@ def strict_instance(tenant: Tenant) -> Known:
 def booted(tenant: Tenant, name: str, properties: dict[str, str]) -> Known:
     known = tenant.create(name, "m1.tiny", f"#!/bin/sh\necho canary of {name}\n", properties)
     tenant.wait_active(known)
+    tenant.wait_reaching(known)
     return known
 
 
@@ -114,6 +119,8 @@ def test_cloudbase_init(service: str, tenant: Tenant, open_instance: Known, inst
 
 
 def test_cloudbase_init_posts_a_password(tenant: Tenant, open_instance: Known, installed: Path) -> None:
+    tenant.clear_password(open_instance)  # by the other kind of proxy it has posted one before
+    until(lambda: read_password(tenant, open_instance) == "", "the instance reads that none is set")
     password = secrets.token_urlsafe(12)
     posted = probed(tenant, open_instance, installed, "cloudbase_init.py", password)
     assert posted == [True, False, True, True, 409], "it can; none was set; it was taken; one is set; it stays"
@@ -121,6 +128,11 @@ def test_cloudbase_init_posts_a_password(tenant: Tenant, open_instance: Known, i
     assert isinstance(key, RSAPrivateKey)
     encrypted = base64.b64decode(tenant.password(open_instance))
     assert key.decrypt(encrypted, PKCS1v15()).decode() == password, "the owner reads it"
+
+
+def read_password(tenant: Tenant, known: Known) -> str:
+    url = "http://169.254.169.254/openstack/latest/password"
+    return tenant.cloud.inside(f"qvm-{known.id}", "curl", "-sf", url)
 
 
 def test_os_collect_config(tenant: Tenant, open_instance: Known, installed: Path) -> None:

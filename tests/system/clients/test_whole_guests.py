@@ -1,4 +1,6 @@
-"""cloud-init as Debian ships it, in whole guests: what it made of the machine, beside what the control API knows."""
+"""cloud-init as Debian ships it, in whole guests, by HAProxy and without: what it made of the machine, beside what the
+control API knows.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,11 @@ SOURCES = {"OpenStack": (), "Ec2": ("ci.ds=Ec2",)}
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("suite", SUITES)
-def test_cloud_init_sets_the_machine_up(suite: str, source: str, tenant: Tenant, tmp_path: Path) -> None:
+def test_cloud_init_sets_the_machine_up(
+    suite: str, source: str, metadata_proxy: str, tenant: Tenant, tmp_path: Path
+) -> None:
     root = debian_root(suite)
-    name, canary = f"{suite}-{source.lower()}", secrets.token_hex(8)
+    name, canary = f"{suite}-{source.lower()}-{metadata_proxy}", secrets.token_hex(8)
     known = tenant.create(name, EXTERNAL, user_data(canary))
     with whole_guest(root, tmp_path / "console", *SOURCES[source]) as guest:
         guest.plug(known.nic)

@@ -68,12 +68,6 @@ def stock_python() -> Path:
 
 
 @pytest.fixture(scope="module")
-def up_options() -> tuple[str, ...]:
-    """Stock neutron knows HAProxies alone."""
-    return ("--metadata-proxy", "haproxy")
-
-
-@pytest.fixture(scope="module")
 def stage(stock_python: Path, cloud: Cloud) -> Stage:
     set_option(cloud.state_dir / "etc" / "dhcp_agent.ini", "force_metadata", "True")
     cloud.openimds("restart", "dhcp-agent")

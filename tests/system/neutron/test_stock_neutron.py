@@ -1,4 +1,7 @@
-"""Either half of the path, taken from stock neutron: its HAProxy with our agent, our HAProxy with its agent."""
+"""Either half of the path, taken from stock neutron: its HAProxy with our agent, our HAProxy with its agent.
+
+Its HAProxies run beside our own listener, of either kind: our agent serves both at once.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,7 @@ def said_id(answer: str) -> str | None:
         return None
 
 
+@pytest.mark.usefixtures("metadata_proxy")
 @pytest.mark.parametrize(("kind", "port"), [("network", 8081), ("router", 8082)])
 def test_stock_neutrons_haproxy_in_front_of_our_agent(stage: Stage, kind: str, port: int) -> None:
     url = f"{OWN}:{port}"
@@ -57,9 +61,12 @@ def test_stock_neutrons_haproxy_in_front_of_our_agent(stage: Stage, kind: str, p
         if kind == "network":
             assert said_id(stage.guest(*forged, f"{url}{META_DATA}")) == stage.server
         assert stage.guest("-o", "/dev/null", "-w", "%{http_code}", f"{url}/no/such/thing") == "404"
-        assert stage.guest("-X", "POST", "-d", "", "-o", "/dev/null", "-w", "%{http_code}", url + META_DATA) != "200"
+        posted = stage.guest("-X", "POST", "-d", "", "-o", "/dev/null", "-w", "%{http_code}", url + META_DATA)
+        assert posted == "405"
+        assert said_id(stage.guest(OWN + META_DATA)) == stage.server, "our own listener serves meanwhile"
 
 
+@pytest.mark.usefixtures("metadata_proxy")
 def test_stock_neutrons_haproxy_on_ipv6(stage: Stage) -> None:
     """It says a link-local address; the agent finds who has it by the MAC in it, or by the neighbour table."""
     cloud = stage.cloud
@@ -80,6 +87,8 @@ def test_stock_neutrons_haproxy_on_ipv6(stage: Stage) -> None:
         )
 
 
+@pytest.mark.usefixtures("metadata_proxy")
+@pytest.mark.parametrize("metadata_proxy", ["haproxy"], indirect=True)
 def test_our_haproxy_in_front_of_stock_neutrons_agent(stage: Stage) -> None:
     cloud, etc = stage.cloud, stage.cloud.state_dir / "etc"
     socket = stage.folder / "stock_metadata_proxy"

@@ -1,0 +1,54 @@
+"""What takes guests' requests before the stand-in remembers them: either kind of `metadata_proxy`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from tests.kernel.listening import KeptHere, listening
+from tests.kernel.metadata_server import Asked, MetadataServer
+from tests.waiting import HANG_SECONDS
+
+from openimds.agents.proxies import direct
+from openimds.http.messages import Request, Response
+
+METADATA_PROXIES = ("direct", "haproxy")
+DIRECT = METADATA_PROXIES[0]
+
+
+def in_both(fixture: str) -> pytest.MarkDecorator:
+    """For a test, or all of a module, whose fixture has the kind as its parameter."""
+    return pytest.mark.parametrize(fixture, METADATA_PROXIES, indirect=True)
+
+
+def chosen(request: pytest.FixtureRequest) -> str:
+    """For such a fixture: its parameter; HAProxy for tests that are about HAProxies."""
+    return str(getattr(request, "param", "haproxy"))
+
+
+@contextmanager
+def taking_requests(kind: str, server: MetadataServer, folder: Path) -> Iterator[None]:
+    """With `direct` the metadata agent's listening part; HAProxies are the agents' own business."""
+    if kind != DIRECT:
+        yield
+        return
+    kept = KeptHere()
+    try:
+        # However busy the machine is, a round waits for its listener.
+        with mock.patch.object(direct, "PATIENCE_SECONDS", HANG_SECONDS), listening(folder, kept) as agent:
+            agent.server.handler = partial(_remembered, server)
+            yield
+    finally:
+        kept.close()
+
+
+def _remembered(server: MetadataServer, request: Request) -> Response:
+    """What a listener knows is written as the headers that a HAProxy says it with: tests judge both alike."""
+    kind, _, name = request.listener.partition(":")
+    headers = ((f"x-neutron-{kind}-id", name), ("x-forwarded-for", request.peer))
+    server.requests.append(Asked(request.method, request.target.decode(), headers))
+    return Response(status=200, body=b"hello")
