@@ -335,6 +335,14 @@ PORT_CHANGES = {
     "table deleted": "nft delete table bridge TABLE",
     "exemption flushed": "nft flush table inet TABLE",
     "exemption deleted": "nft delete table inet TABLE",
+    "exemption of the bridge": "nft delete element inet TABLE bridges { BR }",
+    "exemption overruled": "nft insert rule inet TABLE untracked accept",
+    "port let go": "nft delete element bridge TABLE instances { TAP }",
+    "ports let go": "nft flush map bridge TABLE instances",
+    "table let go": "nft insert rule bridge TABLE prerouting accept",
+    "table not asked": "nft flush chain bridge TABLE prerouting",
+    "nobody may send": "nft chain bridge TABLE prerouting { policy drop ; }",
+    "a foreign rule of a port": "nft insert rule bridge TABLE TAP accept",
 }
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-Note = tuple[Literal["netns", "link", "process", "chain", "table"], str]
+Note = tuple[Literal["netns", "link", "process", "chain", "table", "host"], str]
 """`("netns", "qdhcp-…")`, `("link", "brq…")` of the root namespace, `("process", "4711")`, `("chain", "tap…")` of the
 bridge family's table, `("table", "openimds")` of family inet.
 """
+FORWARDING: Note = ("host", "forwarding")
+"""Whether the host's firewall looks at bridged packets, and what it does with those that no rule names."""
 
 
 class Attributions:

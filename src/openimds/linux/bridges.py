@@ -42,6 +42,11 @@ class Bridges:
             done.append(f"set bridge {bridge.name} up, mtu {bridge.mtu}")
         return tuple(done)
 
+    @property
+    def is_overdue(self) -> bool:
+        """The host's rules were changed since they were read last, and it was too early to read them again."""
+        return self._exemption.is_overdue or self._forwarding.is_overdue
+
     def remove(self, name: str) -> bool:
         """Whether it is gone: one that still has ports stays. Idempotent."""
         link = netlink.link_named(name)

@@ -13,6 +13,7 @@ import threading
 
 from openimds.linux.firewall import nft_apply, nft_list
 from openimds.linux.nft_generation import Reading
+from openimds.wiring.port_security import chains_in
 
 
 def table_name(prefix: str) -> str:
@@ -21,19 +22,18 @@ def table_name(prefix: str) -> str:
     return f"openimds_{cleaned}" if cleaned else "openimds"
 
 
-UNTRACKED = "iifname @bridges notrack"
+CHAIN, UNTRACKED = "untracked", "iifname @bridges notrack"
 
 
 def exemption_text(table: str) -> str:
-    return f"""\
-table inet {table} {{
-    set bridges {{ type ifname; }}
-    chain untracked {{
-        type filter hook prerouting priority raw; policy accept;
-        {UNTRACKED}
-    }}
-}}
-"""
+    """The frame; may be applied again at any time."""
+    return (
+        f"add table inet {table}\n"
+        f"add set inet {table} bridges {{ type ifname; }}\n"
+        f"add chain inet {table} {CHAIN} {{ type filter hook prerouting priority raw; policy accept; }}\n"
+        f"flush chain inet {table} {CHAIN}\n"
+        f"add rule inet {table} {CHAIN} {UNTRACKED}\n"
+    )
 
 
 class ConntrackExemption:
@@ -45,6 +45,11 @@ class ConntrackExemption:
         self._has_table = False
         self._reading = Reading()
         self._lock = threading.Lock()
+
+    @property
+    def is_overdue(self) -> bool:
+        """As of nft_generation.Reading, at the last `add`."""
+        return self._reading.is_overdue
 
     def add(self, bridge: str) -> bool:
         """Whether anything had to be done. Raises ProgramError."""
@@ -70,7 +75,7 @@ class ConntrackExemption:
         if not self._reading.should_begin():
             return
         listed = self._listed() or ""
-        self._has_table = UNTRACKED in listed
+        self._has_table = _is_framed(listed)
         self._exempt = set(re.findall(r'"([^"]+)"', listed)) if self._has_table else set()
         self._reading.ended()
 
@@ -80,3 +85,9 @@ class ConntrackExemption:
     def _text_to_add(self, bridge: str) -> str:
         element = f"add element inet {self._table} bridges {{ {bridge} }}\n"
         return element if self._has_table else exemption_text(self._table) + element
+
+
+def _is_framed(listed: str) -> bool:
+    """The chain does what it should and nothing else. How nft spells its priority depends on the version."""
+    first, *rules = chains_in(listed).get(CHAIN, ("",))
+    return first.endswith("policy accept;") and rules == [UNTRACKED]

@@ -18,30 +18,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from openimds.linux import netlink, netns
-from openimds.linux.attributions import Attributions, Note
+from openimds.linux import heard_changes, netns
+from openimds.linux.attributions import FORWARDING, Attributions, Note
 from openimds.linux.inotify import Folders
-from openimds.linux.rtnetlink import (
-    BUFFER_BYTES,
-    NETLINK_NETFILTER,
-    NFNL_SUBSYS_NFTABLES,
-    as_text,
-    attributes,
-    messages,
-    opened,
-)
+from openimds.linux.rtnetlink import BUFFER_BYTES, NETLINK_NETFILTER, opened
 
 RTMGRP_LINK = 0x1
 RTMGRP_ALL = RTMGRP_LINK | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
 """Links, and IPv4's and IPv6's addresses, routes and settings (RTNLGRP_IPV4_NETCONF is group 24: forwarding …)."""
 NFT_GROUP = 1 << 6
 """NFNLGRP_NFTABLES is group 7; group n is bit n - 1."""
-NFT_DELTABLE, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE = 2, 5, 6, 8
-NFTA_TABLE, NFTA_RULE_CHAIN, NFTA_CHAIN_NAME = 1, 2, 3
-NFGENMSG_BYTES = 4
-NFPROTO_INET, NFPROTO_BRIDGE = 1, 7
 LOOKS_APART_SECONDS = 0.5
 """Between two looks at one thing because of news: what a guest does to its own NIC is heard too."""
+LOOK_AGAIN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +48,8 @@ class HostEvents:
         self._attributions = Attributions()
         self._touched: set[str] = set()
         self._next_look: dict[str, float] = {}
+        self._later: dict[str, float] = {}
+        """By key, when it is to be named though nothing is heard of it."""
         self._sockets: dict[int, _Heard] = {}
         self._namespaces: dict[str, tuple[object, tuple[int, ...]]] = {}
         """By name: which one it was, and the descriptors of its sockets."""
@@ -83,8 +74,8 @@ class HostEvents:
         self._epoll.register(self._end, select.EPOLLIN)
         self._epoll.register(self._folders.descriptor, select.EPOLLIN)
         with self._lock:
-            self._add(_Heard(opened(groups=RTMGRP_LINK), _links))
-            self._add(_Heard(opened(NETLINK_NETFILTER, NFT_GROUP), _host_rules))
+            self._add(_Heard(opened(groups=RTMGRP_LINK), heard_changes.links))
+            self._add(_Heard(opened(NETLINK_NETFILTER, NFT_GROUP), heard_changes.host_rules))
             self._folders.watch(netns.NETNS_DIR)
             for root in self._roots:
                 self._watch_root(root)
@@ -117,6 +108,7 @@ class HostEvents:
             self._attributions.forget(key)
             self._touched.discard(key)
             self._next_look.pop(key, None)
+            self._later.pop(key, None)
             for name in [name for name in self._namespaces if not self._attributions.keys(("netns", name))]:
                 self._close_namespace(name)
 
@@ -124,6 +116,9 @@ class HostEvents:
         """The keys of what was touched, but for those that were named a moment ago: they come later."""
         now = time.monotonic()
         with self._lock:
+            for key in [key for key, at in self._later.items() if at <= now]:
+                self._touched.add(key)
+                del self._later[key]
             due = frozenset(key for key in self._touched if self._next_look.get(key, 0.0) <= now)
             self._touched -= due
             self._next_look.update(dict.fromkeys(due, now + LOOKS_APART_SECONDS))
@@ -133,7 +128,7 @@ class HostEvents:
     def seconds_to_next(self) -> float | None:
         """When `take` should be called again; None: when there is news."""
         with self._lock:
-            times = [self._next_look.get(key, 0.0) for key in self._touched]
+            times = [*self._later.values(), *(self._next_look.get(key, 0.0) for key in self._touched)]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     # What the kernel's and the programs' keepers note ---------------------------------------------------------------
@@ -171,6 +166,17 @@ class HostEvents:
     def table(self, name: str) -> None:
         """The host's table of family inet."""
         self._note(("table", name))
+
+    def look_again(self) -> None:
+        """What was looked at just now may not have been seen as it is."""
+        key = self._attributions.key
+        if key is not None:
+            with self._lock:
+                self._later[key] = time.monotonic() + LOOK_AGAIN_SECONDS
+
+    def forwarding(self) -> None:
+        """What the host's firewall does with bridged packets."""
+        self._note(FORWARDING)
 
     def settle(self) -> None:
         """All that was done until now will be seen by the look that follows: it calls for no other."""
@@ -280,21 +286,3 @@ class HostEvents:
         for folder in root.iterdir():
             if folder.is_dir():
                 self._folders.watch(folder)
-
-
-def _links(datagram: bytes) -> Iterator[Note]:
-    for kind, _flags, payload in messages(datagram):
-        if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
-            yield ("link", netlink.link_value(payload).name)
-
-
-def _host_rules(datagram: bytes) -> Iterator[Note]:
-    """Of the host's rules, what concerns a port's chain or takes something of a table away."""
-    for kind, _flags, payload in messages(datagram):
-        if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < NFGENMSG_BYTES:
-            continue
-        family, what, found = payload[0], kind & 0xFF, attributes(payload, NFGENMSG_BYTES)
-        if family == NFPROTO_BRIDGE and what in (NFT_NEWRULE, NFT_DELRULE, NFT_DELCHAIN):
-            yield ("chain", as_text(found.get(NFTA_CHAIN_NAME if what == NFT_DELCHAIN else NFTA_RULE_CHAIN)))
-        elif family == NFPROTO_INET and what in (NFT_DELTABLE, NFT_DELCHAIN, NFT_DELRULE):
-            yield ("table", as_text(found.get(NFTA_TABLE)))

@@ -38,6 +38,11 @@ class BridgedForwarding:
         self._reading = Reading()
         self._lock = threading.Lock()
 
+    @property
+    def is_overdue(self) -> bool:
+        """As of nft_generation.Reading, at the last `add`."""
+        return bool(self._passing) and self._reading.is_overdue
+
     def add(self, bridge: str) -> bool:
         """Whether anything had to be done. Raises ProgramError."""
         with self._lock:

@@ -89,10 +89,14 @@ class Kernel:
         if self._events:
             self._events.link(bridge.name)
             self._events.table(self._table)
+            self._events.forwarding()
         try:
             return self._bridges.ensure(bridge)
         except (OSError, ProgramError) as error:
             raise WiringError(bridge.name, [str(error)]) from error
+        finally:
+            if self._events and self._bridges.is_overdue:
+                self._events.look_again()
 
     def remove_bridge(self, name: str) -> bool:
         """Whether it is gone: one that still has ports stays. Idempotent. Raises WiringError."""

@@ -51,11 +51,15 @@ class Reading:
         self._generation: int | None = None
         self._begun: tuple[int | None, float] = (None, 0.0)
         self._next = 0.0
+        self.is_overdue = False
+        """Somebody has changed rules since the last reading, and it was too early for another."""
 
     def should_begin(self) -> bool:
         """A reading that is never said to have `ended` does not count."""
         now = ruleset_generation()
-        if (now is not None and now == self._generation) or time.monotonic() < self._next:
+        is_as_read = now is not None and now == self._generation
+        self.is_overdue = not is_as_read and time.monotonic() < self._next
+        if is_as_read or self.is_overdue:
             return False
         self._begun = (now, time.monotonic())
         return True

@@ -23,6 +23,8 @@ class PortSecurityTable:
         self._table = table_name(prefix)
         self._lock = threading.Lock()
         self._reading = Reading()
+        self._is_framed = False
+        """The base chain is there and leads to the ports' own."""
         self._known: dict[str, tuple[str, ...]] = {}
         """By tap, the lines that are in force, as far as we know."""
         self._present: set[str] = set()
@@ -37,6 +39,7 @@ class PortSecurityTable:
         """
         if self._events:
             self._events.chain(wanted.tap)
+            self._events.chain(BASE_CHAIN)
         with self._lock:
             self._refresh()
             return () if self._is_in_place(wanted) else (self._set(wanted),)
@@ -71,11 +74,13 @@ class PortSecurityTable:
         if self._reading.should_begin():
             self._look()
             self._reading.ended()
+        elif self._reading.is_overdue and self._events:
+            self._events.look_again()
 
     def _look(self) -> None:
         listing = nft_list("bridge", self._table) or ""
         found = chains_in(listing)
-        framed = found.pop(BASE_CHAIN, None) == BASE_LINES
+        self._is_framed = framed = found.pop(BASE_CHAIN, None) == BASE_LINES
         self._known = {tap: lines for tap, lines in found.items() if framed and f'"{tap}" : jump {tap}' in listing}
         self._present = set(found)
 
@@ -85,7 +90,10 @@ class PortSecurityTable:
         return known is not None and known in (lines, self._as_listed.get(lines))
 
     def _set(self, port: PortFilter) -> str:
-        nft_apply(table_text(self._table) + chain_text(self._table, port))
+        # The frame is everybody's: to touch it would call for a look at every port.
+        frame = "" if self._is_framed else table_text(self._table)
+        nft_apply(frame + chain_text(self._table, port))
+        self._is_framed = True
         self._reading.note_own_change()
         self._known[port.tap] = chain_lines(port)
         self._present.add(port.tap)
