@@ -66,6 +66,7 @@ def test_ipv6_link_local(agent: Agent, tmp_path: Path, pair: tuple[str, str, str
     tag, peer, seen = ask(guest, "fe80::a9fe:a9fe%eth0").split(" ")
     assert (tag, seen) == (f"network:{namespace}", mac)
     assert peer.startswith("fe80::")
+    assert peer.endswith("%eth0")  # behind a router, by which of its devices is which network
 
 
 def test_a_router_listens_on_both_families_of_its_own_port(agent: Agent, tmp_path: Path, host: Host) -> None:

@@ -37,7 +37,7 @@ from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
 from openimds.http.rules import Connections, Limits, Timeouts
 from openimds.http.server import GuestServer, Listener
 from openimds.identity.source import Address
-from openimds.resources.network import FixedIP, Port
+from openimds.resources.network import FixedIP, Port, Subnet
 from openimds.wiring.haproxy import Proxy, ProxySettings, haproxy_config
 from openimds.wiring.haproxy import Timeouts as ProxyTimeouts
 from openimds.wiring.listeners import ListenAddress, Scope
@@ -114,6 +114,7 @@ class Ports:
     """The mirror of a cloud in which both guests are on one network, and one address is two ports'."""
 
     ports: Mapping[str, Port]
+    subnets: Mapping[str, Subnet] = field(default_factory=dict)
     revision: int = 1
     connected: bool = True
     age_seconds: float = 0
@@ -129,6 +130,9 @@ class NoMorePorts:
     """The control API knows nothing beyond the mirror."""
 
     def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        return ()
+
+    def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
         return ()
 
 

@@ -45,7 +45,7 @@ from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.web.guest.freshness import Pace
 
-KINDS = ("port",)
+KINDS = ("port", "subnet")
 DRAIN_SECONDS = 5.0
 IDLE_SECONDS = 2.0
 """While we stop, how long an idle connection may bring one more request. Who connects anew meanwhile waits."""

@@ -14,7 +14,7 @@ from openimds.http.client import Ask, Pool, Upstream, UpstreamError
 from openimds.identity.source import Address
 from openimds.linux.kernel import Kernel
 from openimds.linux.netns import NamespaceMissingError
-from openimds.resources.network import Port, dhcp_namespace, router_namespace
+from openimds.resources.network import Port, Subnet, dhcp_namespace, router_namespace
 
 ANSWER_SECONDS = 28.0
 """Below HAProxy's 32 s for a server, so that a guest gets our sentence and not its 504."""
@@ -39,7 +39,7 @@ class PooledUpstream:
 
 
 class NeutronPorts:
-    """Neutron's port list."""
+    """Neutron's lists of ports and subnets."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client
@@ -49,6 +49,12 @@ class NeutronPorts:
             found = self._client.ports(**filters)
             self._client.note_narrow_sight()
             return found
+        except ControlApiError as error:
+            raise ControlAwayError(str(error)) from None
+
+    def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        try:
+            return self._client.subnets(**filters)
         except ControlApiError as error:
             raise ControlAwayError(str(error)) from None
 

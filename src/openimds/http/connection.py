@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket as sockets
 import time
 from collections.abc import Callable, Coroutine
 from enum import Enum
@@ -33,6 +34,8 @@ class Phase(Enum):
     WRITE = "write"
     LINGER = "linger"
 
+
+_LONGEST_DEVICE_NAME = 16
 
 _PHASE_OF_STAGE = {Stage.IDLE: Phase.IDLE, Stage.HEAD: Phase.HEAD, Stage.BODY: Phase.BODY}
 
@@ -100,6 +103,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
         self.peer, self._peer_port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
+        if self.is_of_guests and len(name) == 4 and name[3]:
+            self.peer = f"{self.peer.partition('%')[0]}%{_device_of(transport.get_extra_info('socket'))}"
         self._mac = self._read_mac()
         self.guest = self._mac or self.peer
         self._enter(Phase.IDLE)
@@ -361,3 +366,14 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and self._transport is not None:
             self._reading_paused = False
             self._transport.resume_reading()
+
+
+def _device_of(connected: Any) -> str:
+    """The device by which a link-local peer came in, as the socket's own namespace names it: Linux binds the connection to
+    it. Empty when there is none.
+    """
+    try:
+        name: bytes = connected.getsockopt(sockets.SOL_SOCKET, sockets.SO_BINDTODEVICE, _LONGEST_DEVICE_NAME)
+    except OSError:
+        return ""  # it has gone since
+    return name.partition(b"\0")[0].decode("ascii", "replace")

@@ -4,20 +4,25 @@ Rules of this file:
 
 1. A port asks from its fixed addresses by its MAC, and from its allowed address pairs by theirs (Neutron: the port's
    own MAC where a pair names none).
-2. An IPv6 link-local address is everybody's to choose (RFC 4291, 4941, 7217): there the MAC alone decides. A temporary
+2. Of several ports on one network the one whose own address and MAC they are asks, before others of its project that
+   have them as an address pair: that is what the pair says. Pairs of another project's ports leave it in the dark who
+   asks: what one project tells its instances is never told on another's word.
+3. An IPv6 link-local address is everybody's to choose (RFC 4291, 4941, 7217): there the MAC alone decides. A temporary
    address (RFC 8981) is taken where it lies in the same /64 as an address of the port.
-3. Without a MAC nobody is found: never less evidence. Two ports: nobody. No network: nobody.
+4. Behind a router, only ports count on the network that the address or the device says (`identity/reach.py`).
+5. Without a MAC nobody is found: never less evidence. Two ports: nobody. No network: nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from openimds.identity.lookup import is_asker, is_router_interface
+from openimds.identity.lookup import is_asker
+from openimds.identity.reach import Reach, is_router_interface
 from openimds.identity.source import Address
-from openimds.resources.network import AddressPair, Port
+from openimds.resources.network import AddressPair, Port, Subnet
 
 _SLAAC_PREFIX_BITS = 64
 
@@ -44,6 +49,8 @@ class Source:
     address: Address
     mac: str
     """Lower case; empty when it is not known."""
+    device: str = ""
+    """By which a link-local address came into the router's namespace (`qr-…`); empty when it is not known."""
 
     def __str__(self) -> str:
         where = f"network {self.network_id}" if self.network_id else f"router {self.router_id}"
@@ -60,8 +67,11 @@ class Binding:
     """May more than one request be answered by it? Turns False, once and for all, for everybody who holds it."""
 
 
-def source_of(listener: str, address: Address, mac: str) -> Source:
-    """A listener's tag is `network:<id>` or `router:<id>`. Raises ValueError for any other."""
+def source_of(listener: str, address: Address, mac: str, device: str = "") -> Source:
+    """A listener's tag is `network:<id>` or `router:<id>`. Raises ValueError for any other.
+
+    Of devices only a router's internal ones say more than the listener does.
+    """
     kind, _, scope_id = listener.partition(":")
     if kind not in ("network", "router") or not scope_id:
         raise ValueError(f"the listener {listener!r} is neither a network's nor a router's")
@@ -70,6 +80,7 @@ def source_of(listener: str, address: Address, mac: str) -> Source:
         router_id=scope_id if kind == "router" else None,
         address=address,
         mac=mac.lower(),
+        device=device if device.startswith("qr-") else "",
     )
 
 
@@ -79,27 +90,28 @@ class BindingIndex:
     def __init__(self) -> None:
         self._ports: dict[str, Port] = {}
         self._by_mac: dict[tuple[str, str], dict[str, Port]] = {}
-        self._interfaces: dict[str, dict[str, str]] = {}
-        """Router id → its interfaces' port id → network id."""
+        self._reach = Reach()
 
-    def update(self, ports: Mapping[str, Port]) -> frozenset[str]:
-        """Hold exactly these ports. → what `touched_between` says of the ports before and these."""
+    def update(self, ports: Mapping[str, Port], subnets: Mapping[str, Subnet]) -> frozenset[str]:
+        """Hold exactly these. → what `touched_between` says of the ports before and these, and routers on other subnets
+        than before.
+        """
         gone, new = _difference(self._ports, ports)
         for port in gone:
             self._drop(port)
         for port in new:
             self._add(port)
-        return _all_touched(gone, new)
+        return _all_touched(gone, new).union(self._reach.know(subnets))
 
     def holds(self, port: Port) -> bool:
         """Whether it is one of these, and not an older or a newer one of the same id."""
         return self._ports.get(port.id) is port
 
     def networks(self, source: Source) -> frozenset[str]:
-        """The networks that somebody at this listener may be on."""
+        """The networks that it may be on."""
         if source.network_id:
             return frozenset({source.network_id})
-        return frozenset(self._interfaces.get(source.router_id or "", {}).values())
+        return self._reach.networks(source.router_id or "", source.address, source.device)
 
     def candidates(self, source: Source) -> tuple[Port, ...]:
         """The ports that match. Only one of them is an identity."""
@@ -114,18 +126,13 @@ class BindingIndex:
 
     def _add(self, port: Port) -> None:
         self._ports[port.id] = port
-        if is_router_interface(port):
-            self._interfaces.setdefault(port.device_id, {})[port.id] = port.network_id
+        self._reach.add(port)
         for mac in _macs(port):
             self._by_mac.setdefault((port.network_id, mac), {})[port.id] = port
 
     def _drop(self, port: Port) -> None:
         del self._ports[port.id]
-        if is_router_interface(port):
-            interfaces = self._interfaces[port.device_id]
-            del interfaces[port.id]
-            if not interfaces:
-                del self._interfaces[port.device_id]
+        self._reach.drop(port)
         for mac in _macs(port):
             at = self._by_mac[port.network_id, mac]
             del at[port.id]
@@ -142,9 +149,19 @@ def touched_between(before: Mapping[str, Port], after: Mapping[str, Port]) -> fr
     return _all_touched(*_difference(before, after))
 
 
-def matching(ports: list[Port], source: Source) -> tuple[Port, ...]:
-    """Of these ports, all on networks that the listener serves, the ones that may send from this address and MAC."""
-    return tuple(port for port in ports if not port.device_owner.startswith("network:") and _may_send(port, source))
+def matching(ports: Iterable[Port], source: Source) -> tuple[Port, ...]:
+    """Of these ports, all on networks that it may be on, the ones that may send from this address and MAC."""
+    own, granted = [], []
+    for port in ports:
+        if port.device_owner.startswith("network:"):
+            continue
+        if _is_its_own(port, source):
+            own.append(port)
+        elif any(_is_pair_of(pair, port, source) for pair in port.allowed_address_pairs):
+            granted.append(port)
+    if len(own) == 1:
+        granted = [port for port in granted if not _grants(port, own[0])]
+    return (*own, *granted)
 
 
 def the_one(found: tuple[Port, ...], source: Source) -> Port:
@@ -159,21 +176,25 @@ def the_one(found: tuple[Port, ...], source: Source) -> Port:
     return found[0]
 
 
-def _may_send(port: Port, source: Source) -> bool:
-    mac, address = source.mac, source.address
-    if port.mac_address.lower() == mac:
-        if isinstance(address, IPv6Address) and address.is_link_local:
-            return True
-        own = [ip_address(text) for text in port.ip_addresses]
-        if address in own or any(_shares_prefix(address, one) for one in own):
-            return True
-    return any(_is_pair_of(pair, port, mac, address) for pair in port.allowed_address_pairs)
+def _grants(other: Port, owner: Port) -> bool:
+    """Has a project said so of its own ports?"""
+    return other.project_id == owner.project_id and other.network_id == owner.network_id
 
 
-def _is_pair_of(pair: AddressPair, port: Port, mac: str, address: Address) -> bool:
-    if (pair.mac_address or port.mac_address).lower() != mac:
+def _is_its_own(port: Port, source: Source) -> bool:
+    if port.mac_address.lower() != source.mac:
         return False
-    return address in ip_network(pair.ip_address, strict=False)
+    address = source.address
+    if isinstance(address, IPv6Address) and address.is_link_local:
+        return True
+    own = [ip_address(text) for text in port.ip_addresses]
+    return address in own or any(_shares_prefix(address, one) for one in own)
+
+
+def _is_pair_of(pair: AddressPair, port: Port, source: Source) -> bool:
+    if (pair.mac_address or port.mac_address).lower() != source.mac:
+        return False
+    return source.address in ip_network(pair.ip_address, strict=False)
 
 
 def _shares_prefix(address: Address, own: Address) -> bool:

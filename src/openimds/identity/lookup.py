@@ -9,19 +9,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping
 from typing import TypeVar
 
-from openimds.identity.source import canonical
-from openimds.resources.network import Port
+from openimds.identity.reach import Reach, is_router_interface
+from openimds.identity.source import Address, canonical
+from openimds.resources.network import Port, Subnet
 
 _Key = TypeVar("_Key")
 _Entry = TypeVar("_Entry")
 
-_ROUTER_PORT_OWNERS = frozenset(
-    {
-        "network:router_interface",
-        "network:router_interface_distributed",
-        "network:ha_router_replicated_interface",
-    }
-)
 _NETWORK_OWNED = "network:"
 """Ports of the network itself (DHCP, routers, floating IPs): behind them is no instance."""
 
@@ -31,26 +25,20 @@ def is_asker(port: Port) -> bool:
     return bool(port.device_id) and not port.device_owner.startswith(_NETWORK_OWNED)
 
 
-def is_router_interface(port: Port) -> bool:
-    """Is this a router's port on a network it serves (not its gateway to the outside)?"""
-    return port.device_owner in _ROUTER_PORT_OWNERS
-
-
 class PortIndex:
     """Ports by (network, address) and (network, MAC), and routers' networks. One thread's own."""
 
     def __init__(self) -> None:
         self._ports: dict[str, Port] = {}
         self._by_place: dict[tuple[str, str], dict[str, Port]] = {}
-        self._interfaces: dict[str, dict[str, str]] = {}
-        """Router id → its interfaces' port id → network id."""
+        self._reach = Reach()
 
     def __len__(self) -> int:
         return len(self._ports)
 
-    def update(self, ports: Mapping[str, Port]) -> frozenset[Hashable]:
-        """Make the index hold exactly these ports; only what differs is touched: → where somebody else may be found now,
-        as `(network id, address or MAC)`, `address or MAC` and router id.
+    def update(self, ports: Mapping[str, Port], subnets: Mapping[str, Subnet]) -> frozenset[Hashable]:
+        """Make the index hold exactly these; only what differs is touched: → where somebody else may be found now, as
+        `(network id, address or MAC)`, `address or MAC` and router id.
 
         Values that were not replaced are recognised by identity, so a change among 100,000 ports costs one pass of
         pointer comparisons.
@@ -61,29 +49,28 @@ class PortIndex:
             self._drop(port)
         for port in new:
             self._add(port)
-        return frozenset(touched for port in (*gone, *new) for touched in _touched(port))
+        touched = frozenset(touched for port in (*gone, *new) for touched in _touched(port))
+        return touched.union(self._reach.know(subnets))
 
     def on_network(self, network_id: str, at: str) -> tuple[Port, ...]:
         """The ports of one network that have this address (canonical) or MAC (lower case)."""
         found = self._by_place.get((network_id, at))
         return tuple(found.values()) if found else ()
 
-    def behind_router(self, router_id: str, at: str) -> tuple[Port, ...]:
-        """The same on every network that the router has an interface on."""
-        networks = sorted(set(self._interfaces.get(router_id, {}).values()))
-        return tuple(port for network_id in networks for port in self.on_network(network_id, at))
+    def behind_router(self, router_id: str, at: str, address: Address) -> tuple[Port, ...]:
+        """The same where somebody behind the router may be who asks from `address` (`identity/reach.py`)."""
+        networks = self._reach.networks(router_id, address)
+        return tuple(port for network_id in sorted(networks) for port in self.on_network(network_id, at))
 
     def _add(self, port: Port) -> None:
         self._ports[port.id] = port
-        if is_router_interface(port):
-            self._interfaces.setdefault(port.device_id, {})[port.id] = port.network_id
+        self._reach.add(port)
         for key in _keys(port):
             self._by_place.setdefault(key, {})[port.id] = port
 
     def _drop(self, port: Port) -> None:
         del self._ports[port.id]
-        if is_router_interface(port):
-            _discard(self._interfaces, port.device_id, port.id)
+        self._reach.drop(port)
         for key in _keys(port):
             _discard(self._by_place, key, port.id)
 

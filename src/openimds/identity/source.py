@@ -26,6 +26,11 @@ def parse_address(text: str) -> Address:
     return address
 
 
+def device_in(text: str) -> str:
+    """The device that a link-local address came in by: `fe80::1%qr-01e7ee7b-98` → `qr-01e7ee7b-98`; empty without."""
+    return text.partition("%")[2]
+
+
 def canonical(text: str) -> str:
     """The one spelling of an address that lookups use. Raises ValueError."""
     return str(parse_address(text))

@@ -29,7 +29,7 @@ from openimds.identity.source import Address
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance
-from openimds.resources.network import FixedIP, Port
+from openimds.resources.network import FixedIP, Port, Subnet
 from openimds.resources.touched import Touched
 from openimds.web.guest.freshness import Pace
 
@@ -113,6 +113,9 @@ class FakeControl:
         if "device_id" in filters:
             found = [one for one in found if one.device_id == filters["device_id"]]
         return found
+
+    def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        return []
 
     def mac_of(self, _network_id: str | None, _router_id: str | None, address: Address) -> str | None:
         """The neighbour table."""

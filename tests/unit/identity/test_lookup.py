@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def interface(port_id: str, network: str, router: str) -> Port:
 
 def index_of(*ports: Port) -> PortIndex:
     index = PortIndex()
-    index.update({each.id: each for each in ports})
+    index.update({each.id: each for each in ports}, {})
     return index
 
 
@@ -55,21 +57,21 @@ def test_behind_a_router_are_the_networks_it_has_an_interface_on():
     index = index_of(
         port("01", "net-1"), port("02", "net-2"), port("03", "outside"), interface("0a", "net-1", "r1"), gateway
     )
-    assert ids(index.behind_router("r1", "10.0.0.5")) == ["01"]
-    assert index.behind_router("r2", "10.0.0.5") == ()
-    assert index.behind_router("", "10.0.0.5") == ()
+    assert ids(index.behind_router("r1", "10.0.0.5", ip_address("10.0.0.5"))) == ["01"]
+    assert index.behind_router("r2", "10.0.0.5", ip_address("10.0.0.5")) == ()
+    assert index.behind_router("", "10.0.0.5", ip_address("10.0.0.5")) == ()
 
 
 def test_two_interfaces_on_one_network_find_a_port_once():
     index = index_of(port("01"), interface("0a", "net-1", "r1"), interface("0b", "net-1", "r1"))
-    assert ids(index.behind_router("r1", "10.0.0.5")) == ["01"]
+    assert ids(index.behind_router("r1", "10.0.0.5", ip_address("10.0.0.5"))) == ["01"]
 
 
 def test_several_are_told_as_several():
     index = index_of(
         port("01", "net-1"), port("02", "net-2"), interface("0a", "net-1", "r1"), interface("0b", "net-2", "r1")
     )
-    assert ids(index.behind_router("r1", "10.0.0.5")) == ["01", "02"]
+    assert ids(index.behind_router("r1", "10.0.0.5", ip_address("10.0.0.5"))) == ["01", "02"]
 
 
 def test_by_mac_in_lower_case():
@@ -92,9 +94,9 @@ def test_behind_the_networks_own_ports_is_no_instance():
 def test_a_moved_address_is_the_new_ports_alone():
     old, new = port("01"), port("02")
     index = index_of(old)
-    index.update({"02": new})
+    index.update({"02": new}, {})
     assert ids(index.on_network("net-1", "10.0.0.5")) == ["02"]
-    index.update({"02": port("02", ip="10.0.0.7")})
+    index.update({"02": port("02", ip="10.0.0.7")}, {})
     assert index.on_network("net-1", "10.0.0.5") == ()
     assert ids(index.on_network("net-1", "10.0.0.7")) == ["02"]
 
@@ -102,17 +104,19 @@ def test_a_moved_address_is_the_new_ports_alone():
 def test_an_update_says_where_somebody_else_may_be_found_now():
     index = index_of(port("01"), port("03", ip="10.0.0.9", device_id=""))
     mac = port("03").mac_address.lower()
-    assert index.update({"01": index.on_network("net-1", "10.0.0.5")[0]}) == {  # a port that no instance had has gone
+    assert index.update(
+        {"01": index.on_network("net-1", "10.0.0.5")[0]}, {}
+    ) == {  # a port that no instance had has gone
         *("10.0.0.9", ("net-1", "10.0.0.9"), mac, ("net-1", mac))
     }
-    index.update({})
-    assert index.update({"0a": interface("0a", "net-1", "r1")}) >= {"r1"}
+    index.update({}, {})
+    assert index.update({"0a": interface("0a", "net-1", "r1")}, {}) >= {"r1"}
 
 
 def test_a_removed_interface_ends_the_routers_reach():
     index = index_of(port("01"), interface("0a", "net-1", "r1"))
-    index.update({"01": index.on_network("net-1", "10.0.0.5")[0]})
-    assert index.behind_router("r1", "10.0.0.5") == ()
+    index.update({"01": index.on_network("net-1", "10.0.0.5")[0]}, {})
+    assert index.behind_router("r1", "10.0.0.5", ip_address("10.0.0.5")) == ()
 
 
 PORTS = st.dictionaries(
@@ -130,10 +134,12 @@ def test_however_it_came_about_the_index_is_that_of_its_ports(steps):
             name: interface(name, network, "r1") if is_router else port(name, network, ip)
             for name, (network, ip, is_router) in step.items()
         }
-        index.update(ports)
+        index.update(ports, {})
     fresh = index_of(*ports.values())
     assert len(index) == len(ports)
     for network in ("net-1", "net-2"):
         for ip in ("10.0.0.5", "10.0.0.6"):
             assert ids(index.on_network(network, ip)) == ids(fresh.on_network(network, ip))
-            assert ids(index.behind_router("r1", ip)) == ids(fresh.behind_router("r1", ip))
+            assert ids(index.behind_router("r1", ip, ip_address(ip))) == ids(
+                fresh.behind_router("r1", ip, ip_address(ip))
+            )

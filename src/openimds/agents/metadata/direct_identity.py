@@ -33,7 +33,7 @@ from openimds.identity.binding import (
     the_one,
     touched_between,
 )
-from openimds.identity.source import parse_address
+from openimds.identity.source import device_in, parse_address
 from openimds.resources.network import Port
 
 MAX_BINDINGS = 20_000
@@ -72,6 +72,7 @@ class DirectIdentity:
         )
         self._index = BindingIndex()
         self._indexed_ports: object = None
+        self._indexed_subnets: object = None
         self._bindings: dict[_Key, Binding] = {}
         self._touched_by: dict[str, set[_Key]] = {}
         self._heard_ports: Mapping[str, Port] = {}
@@ -111,7 +112,8 @@ class DirectIdentity:
         return self._mirror.age_seconds <= self._max_age_seconds
 
     async def find(self, listener: str, peer: str, mac: str) -> Binding:
-        """Who asks. `listener`: `network:<id>` or `router:<id>`; `mac` empty: the namespace's neighbour table tells.
+        """Who asks. `listener`: `network:<id>` or `router:<id>`; `peer`: an address, of a link-local one with the
+        device behind a `%`; `mac` empty: the namespace's neighbour table tells.
 
         Raises NobodyAsks, NotKnownYet; ValueError when listener or peer is not what it must be.
         """
@@ -119,7 +121,7 @@ class DirectIdentity:
         known = self.at_once(listener, peer, mac)
         if known is not None:
             return known
-        source = source_of(listener, parse_address(peer), mac)
+        source = source_of(listener, parse_address(peer), mac, device_in(peer))
         try:
             binding = await self._find((listener, peer, mac), source)
         except NobodyAsks as nobody:
@@ -142,11 +144,11 @@ class DirectIdentity:
 
     def refresh(self) -> None:
         """Bring everything to the mirror's newest view."""
-        ports = self._mirror.view().ports
-        if ports is self._indexed_ports:
+        view = self._mirror.view()
+        if view.ports is self._indexed_ports and view.subnets is self._indexed_subnets:
             return
-        touched = self._index.update(ports)
-        self._indexed_ports = ports
+        touched = self._index.update(view.ports, view.subnets)
+        self._indexed_ports, self._indexed_subnets = view.ports, view.subnets
         while self._touched:
             touched |= self._touched.popleft()
         self._looks.overtake(touched)
@@ -185,7 +187,7 @@ class DirectIdentity:
         )
         if not mac:
             raise NotKnownYet(f"neither the connection nor the neighbour table tells the MAC of {source}")
-        return source_of(listener, source.address, mac)
+        return source_of(listener, source.address, mac, source.device)
 
     def _bound(self, key: _Key, source: Source, port: Port) -> Binding:
         """Kept only where the mirror has this very port: of no other would it be heard that it is gone."""

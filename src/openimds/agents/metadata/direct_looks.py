@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
+from openimds.agents.metadata.behind_router import ask_networks
 from openimds.agents.metadata.belief import AWAY_SECONDS, NOBODY_SECONDS
 from openimds.agents.metadata.edges import ControlAwayError, Ports
 from openimds.agents.metadata.holding import OvertakenError
 from openimds.agents.metadata.recent import Recent
 from openimds.agents.metadata.shares import Shares
 from openimds.identity.binding import Source, matching
-from openimds.identity.lookup import is_router_interface
 from openimds.resources.network import Port
 
 OF_ONE_PLACE = 4
@@ -138,5 +138,4 @@ class Looks:
     def _networks(self, source: Source) -> list[str]:
         if source.network_id:
             return [source.network_id]
-        interfaces = self._ports.ports({"device_id": source.router_id or ""})
-        return sorted({port.network_id for port in interfaces if is_router_interface(port)})
+        return ask_networks(self._ports, source.router_id or "", source.address, source.device)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from openimds.identity.source import Address
-from openimds.resources.network import Port
+from openimds.resources.network import Port, Subnet
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -70,10 +70,12 @@ class View(Protocol):
     def revision(self) -> int: ...
     @property
     def ports(self) -> Mapping[str, Port]: ...
+    @property
+    def subnets(self) -> Mapping[str, Subnet]: ...
 
 
 class Mirror(Protocol):
-    """The copy of the cloud's ports that the watch keeps up."""
+    """The copy of the cloud's ports and subnets that the watch keeps up."""
 
     @property
     def connected(self) -> bool:
@@ -87,9 +89,10 @@ class Mirror(Protocol):
 
 
 class Ports(Protocol):
-    """Neutron's own question. Called on a thread; raises ControlAwayError."""
+    """Neutron's own questions. Called on a thread; raise ControlAwayError."""
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]: ...
+    def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]: ...
 
 
 class Neighbours(Protocol):

@@ -17,13 +17,14 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
+from openimds.agents.metadata.behind_router import ask_networks
 from openimds.agents.metadata.belief import AWAY_SECONDS, KNOWN_LOOK_SECONDS, LOOK_SECONDS, NOBODY_SECONDS, Belief
 from openimds.agents.metadata.edges import ControlAwayError, Mirror, Neighbours, Ports, View
 from openimds.agents.metadata.holding import Holding
 from openimds.agents.metadata.recent import Recent
 from openimds.identity.binding import NobodyAsks, NotKnownYet
 from openimds.identity.headers import Origin
-from openimds.identity.lookup import PortIndex, is_asker, is_router_interface
+from openimds.identity.lookup import PortIndex, is_asker
 from openimds.identity.source import Address, mac_from_eui64
 from openimds.resources.network import Port
 
@@ -65,7 +66,8 @@ class Finder:
         self._away_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._index = PortIndex()
-        self._indexed_ports: object = None
+        self._indexed: tuple[object, object] = (None, None)
+        """The ports and subnets that the index is of."""
         self._looks: dict[Place, asyncio.Task[tuple[Port, ...]]] = {}
         self._recent: Recent[Place, tuple[Port, ...]] = Recent(clock)
 
@@ -83,12 +85,12 @@ class Finder:
         if self._holding.holds:
             self.refresh()
 
-    def at_once(self, origin: Origin, at: str | None) -> Port | None:
+    def at_once(self, origin: Origin, address: Address, at: str | None) -> Port | None:
         """The port that asks, when the mirror, up to date, knows one and no more at `at`; else `find` tells."""
         if at is None or not self._keeps_up():
             return None
         self.refresh()
-        found = self._at(origin.network_id, origin.router_id, at)
+        found = self._at(origin.network_id, origin.router_id, at, address)
         return found[0] if len(found) == 1 else None
 
     async def find(self, origin: Origin, address: Address) -> Port:
@@ -120,10 +122,10 @@ class Finder:
 
     def refresh(self) -> None:
         """Bring the index to the mirror's newest view: cheap when little changed, a second for the first 100,000."""
-        ports = self._mirror.view().ports
-        if ports is not self._indexed_ports:
-            touched = self._index.update(ports)
-            self._indexed_ports = ports
+        view = self._mirror.view()
+        if view.ports is not self._indexed[0] or view.subnets is not self._indexed[1]:
+            touched = self._index.update(view.ports, view.subnets)
+            self._indexed = (view.ports, view.subnets)
             self._holding.heard(touched)
 
     async def _judge(self, place: Place) -> Port:
@@ -147,12 +149,12 @@ class Finder:
 
     def _known(self, place: Place) -> tuple[Port, ...]:
         self.refresh()
-        return self._at(place.network_id, place.router_id, place.mac or str(place.address))
+        return self._at(place.network_id, place.router_id, place.mac or str(place.address), place.address)
 
-    def _at(self, network_id: str | None, router_id: str | None, at: str) -> tuple[Port, ...]:
+    def _at(self, network_id: str | None, router_id: str | None, at: str, address: Address) -> tuple[Port, ...]:
         if network_id:
             return self._index.on_network(network_id, at)
-        return self._index.behind_router(router_id or "", at)
+        return self._index.behind_router(router_id or "", at, address)
 
     async def _look(self, place: Place, seconds: float) -> tuple[Port, ...]:
         """Every port there that could be an instance's. Raises ControlAwayError, also after `seconds`."""
@@ -193,8 +195,7 @@ class Finder:
         if place.network_id:
             networks = [place.network_id]
         else:
-            interfaces = self._ports.ports({"device_id": place.router_id or ""})
-            networks = sorted({port.network_id for port in interfaces if is_router_interface(port)})
+            networks = ask_networks(self._ports, place.router_id or "", place.address)
         if not networks:
             return ()  # no filter at all would mean every network
         at = {"mac_address": place.mac} if place.mac else {"fixed_ips": f"ip_address={place.address}"}

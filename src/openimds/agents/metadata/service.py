@@ -87,7 +87,7 @@ class MetadataService:
         try:
             heard = self._hearing.hear(headers)
             _note_origin(heard.origin, followed)
-            port = self._finder.at_once(heard.origin, heard.at)
+            port = self._finder.at_once(heard.origin, heard.address, heard.at)
             if port is None:
                 port = await self._find(heard)
             else:

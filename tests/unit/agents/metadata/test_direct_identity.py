@@ -22,7 +22,7 @@ from openimds.agents.metadata.edges import ControlAwayError
 from openimds.client.view import View
 from openimds.identity.binding import NobodyAsks, NotKnownYet
 from openimds.identity.source import Address
-from openimds.resources.network import AddressPair, FixedIP, Port
+from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
 
 MAC_A, MAC_B = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b"
 AT = ("network:n1", "10.0.0.5")
@@ -51,6 +51,7 @@ class World:
     connected: bool = True
     age_seconds: float = 0
     real: list[Port] = field(default_factory=list)
+    real_subnets: dict[str, Subnet] = field(default_factory=dict)
     away: bool = False
     looks: list[Mapping[str, str | Sequence[str]]] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
@@ -67,7 +68,7 @@ class World:
         callback(self.now)
 
     def hear(self, *ports: Port) -> None:
-        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports})
+        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=self.real_subnets)
         for callback in self.callbacks:
             callback(self.now)
 
@@ -78,6 +79,9 @@ class World:
         if self.away:
             raise ControlAwayError("the control API is away")
         return found
+
+    def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        return [one for one in self.real_subnets.values() if one.network_id in filters["network_id"]]
 
     def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
         return None

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 import pytest
@@ -17,7 +17,7 @@ from openimds.agents.metadata.finder import Finder
 from openimds.identity.binding import NobodyAsks, NotKnownYet
 from openimds.identity.headers import Origin
 from openimds.identity.source import Address
-from openimds.resources.network import FixedIP, Port
+from openimds.resources.network import FixedIP, Port, Subnet
 
 NETWORK = Origin(network_id="net-1", router_id=None, address="")
 ROUTER = Origin(network_id=None, router_id="r1", address="")
@@ -48,6 +48,7 @@ class World:
     """A cloud: what the mirror has heard of, what the control API would say, and what the namespaces know."""
 
     mirrored: dict[str, Port] = field(default_factory=dict)
+    subnets: dict[str, Subnet] = field(default_factory=dict)
     real: list[Port] = field(default_factory=list)
     connected: bool = True
     age_seconds: float = 0
@@ -85,6 +86,9 @@ class Neutron:
         if self.world.away:
             raise ControlAwayError("the control API is away")
         return [each for each in self.world.real if passes(each, filters)]
+
+    def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        return [each for each in self.world.subnets.values() if each.network_id in filters["network_id"]]
 
 
 def passes(each: Port, filters: Mapping[str, str | Sequence[str]]) -> bool:
@@ -250,7 +254,9 @@ def test_what_was_not_kept_up_for_too_long_is_looked_up_or_not_told():
     async def asked(world: World) -> str:
         with ThreadPoolExecutor(2) as executor:
             finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock, belief=belief)
-            assert (finder.at_once(NETWORK, "10.0.0.5") is None) == (not world.connected or world.age_seconds > 300)
+            assert (finder.at_once(NETWORK, FIVE, str(FIVE)) is None) == (
+                not world.connected or world.age_seconds > 300
+            )
             return (await finder.find(NETWORK, FIVE)).id
 
     old = {"p1": port("p1")}
@@ -325,3 +331,56 @@ def test_what_was_found_without_a_watch_is_not_believed_when_it_is_back():
             assert (await finder.find(NETWORK, FIVE)).id == "p2"
 
     asyncio.run(main())
+
+
+def behind_a_shared_router(*ports: Port) -> World:
+    """`net-1` is 10.0.0.0/24 and the router is on it; of `net-2`, another project's, it is on another subnet."""
+    subnets = (
+        Subnet(id="s", network_id="net-1", project_id="t", cidr="10.0.0.0/24"),
+        Subnet(id="s2", network_id="net-2", project_id="evil", cidr="10.9.0.0/24"),
+        Subnet(id="overlapping", network_id="net-2", project_id="evil", cidr="10.0.0.0/24"),
+    )
+    legs = [
+        port("leg-1", "10.0.0.1", device_id="r1", device_owner="network:router_interface"),
+        Port(
+            id="leg-2",
+            network_id="net-2",
+            project_id="evil",
+            mac_address="fa:16:3e:00:00:02",
+            fixed_ips=(FixedIP("s2", "10.9.0.1"),),
+            device_id="r1",
+            device_owner="network:router_interface",
+        ),
+    ]
+    world = World(real=[*legs, *ports], subnets={one.id: one for one in subnets})
+    world.mirrored = {one.id: one for one in world.real}
+    return world
+
+
+TWIN = replace(port("twin", network="net-2", device_id="evil-vm"), fixed_ips=(FixedIP("overlapping", "10.0.0.5"),))
+"""The same address on a subnet of `net-2` that the router is not on."""
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_another_projects_network_behind_the_same_router_takes_nobodys_address(is_watched: bool):
+    world = behind_a_shared_router(port("victim"), TWIN)
+    world.connected = is_watched
+    if not is_watched:
+        world.mirrored = {}
+    assert find(world, ROUTER) == ["victim"]
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+def test_an_address_that_is_nobodys_yet_is_not_another_networks(is_watched: bool):
+    """Or a guest that boots faster than the news would run what another project wrote for it."""
+    world = behind_a_shared_router(TWIN)
+    world.connected = is_watched
+    if not is_watched:
+        world.mirrored = {}
+    with pytest.raises(NobodyAsks):
+        find(world, ROUTER)
+
+
+def test_an_address_outside_every_subnet_of_the_router_may_be_on_any_of_its_networks():
+    away = replace(port("away", network="net-2"), fixed_ips=(FixedIP("third", "172.16.0.5"),))
+    assert find(behind_a_shared_router(away), ROUTER, ip_address("172.16.0.5")) == ["away"]

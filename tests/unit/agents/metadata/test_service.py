@@ -31,7 +31,7 @@ from openimds.http.server import GuestServer, Listener
 from openimds.identity.headers import HeaderError, instance_claim, values
 from openimds.identity.signature import verify
 from openimds.identity.source import Address
-from openimds.resources.network import FixedIP, Port
+from openimds.resources.network import FixedIP, Port, Subnet
 
 VM1, VM2 = str(uuid.uuid4()), str(uuid.uuid4())
 NET1, NET2 = str(uuid.uuid4()), str(uuid.uuid4())
@@ -77,10 +77,14 @@ class Cloud:
             raise ControlAwayError("the control API is away")
         return []
 
+    def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        return []
+
 
 @dataclass
 class CloudView:
     ports: Mapping[str, Port]
+    subnets: Mapping[str, Subnet] = field(default_factory=dict)
     revision: int = 1
 
 
