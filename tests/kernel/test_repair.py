@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,11 @@ from tests.waiting import until
 from openimds.client.fake import FakeControl
 from openimds.linux import netns
 from openimds.linux.conntrack import table_name
-from openimds.linux.events import RTMGRP_ALL
 from openimds.linux.firewall import nft_list
+from openimds.linux.heard_changes import RTMGRP_ALL
 from openimds.linux.programs import end_process, is_alive, run
 from openimds.linux.rtnetlink import opened
+from openimds.wiring import dhcp_namespace, router_namespace
 from openimds.wiring.state import NamespaceState, Rules
 
 pytestmark = pytest.mark.kernel
@@ -61,7 +62,7 @@ class Wired:
     def state(self) -> NamespaceState | None:
         like = NamespaceState(
             name=self.namespace,
-            sysctls={"net.ipv4.ip_forward": ""},
+            sysctls=dhcp_namespace.SYSCTLS | router_namespace.SYSCTLS,
             ipv4_rules=Rules({"filter": ()}),
             ipv6_rules=Rules({"filter": ()}),
         )
@@ -82,7 +83,7 @@ class Wired:
     def do(self, command: str) -> None:
         """`NS` in it: the namespace; `DEV`: the device, which has one name inside and on the host; `BR`: the bridge."""
         names = {"NS": self.namespace, "DEV": self.device, "BR": self.bridge}
-        run([names.get(word, word) for word in command.split()])
+        run([re.sub(r"\b(NS|DEV|BR)\b", lambda found: names[found[0]], word) for word in command.split()])
 
     def is_repaired(self, change: Callable[[], object], *, restarts: bool = False) -> None:
         """After the change all is as before; the programs too, unless they had to be started again."""
@@ -167,6 +168,21 @@ def test_network_is_repaired(network: Wired, change: str) -> None:
     network.is_repaired(lambda: network.do(change))
 
 
+def test_each_setting_of_a_network_is_repaired(network: Wired) -> None:
+    for change in _other_settings(dhcp_namespace.SYSCTLS):
+        network.is_repaired(lambda change=change: network.do(change))  # type: ignore[misc]
+
+
+def test_each_setting_of_a_router_is_repaired(router: Wired) -> None:
+    for change in _other_settings(router_namespace.SYSCTLS):
+        router.is_repaired(lambda change=change: router.do(change))  # type: ignore[misc]
+
+
+def _other_settings(wanted: Mapping[str, str]) -> Iterator[str]:
+    for key, value in wanted.items():
+        yield f"ip netns exec NS sysctl -q -w {key}={0 if value != '0' else 1}"
+
+
 @pytest.mark.parametrize("program", ["dnsmasq", "haproxy"])
 def test_networks_program_is_started_again(network: Wired, program: str) -> None:
     before = network.pids()
@@ -175,12 +191,19 @@ def test_networks_program_is_started_again(network: Wired, program: str) -> None
     assert {name for name in now if now[name] != before[name]} == {program}
 
 
+def test_host_does_not_speak_on_a_networks_bridge(network: Wired) -> None:
+    """Its IPv6 is off, and is switched off again."""
+    setting = Path("/proc/sys/net/ipv6/conf", network.bridge, "disable_ipv6")
+    assert setting.read_text() == "1\n"
+    setting.write_text("0")
+    until(lambda: setting.read_text() == "1\n")
+
+
 @pytest.mark.parametrize("program", ["dnsmasq", "haproxy"])
-def test_stopped_program_is_replaced_at_the_next_full_round(network: Wired, program: str) -> None:
-    """Nothing tells of a SIGSTOP: looking finds it. A stopped program's sockets go on taking what it never answers."""
+def test_stopped_program_is_replaced(network: Wired, program: str) -> None:
+    """Nothing tells of a SIGSTOP: reading finds it. A stopped program's sockets go on taking what it never answers."""
     before = network.pids()
     os.kill(before[program], signal.SIGSTOP)
-    network.cloud.dhcp.send(signal.SIGHUP)
     until(lambda: all(network.pids().values()) and network.pids() != before)
     assert not is_alive(before[program])
     assert {name for name, pid in network.pids().items() if pid != before[name]} == {program}
@@ -210,7 +233,6 @@ ROUTER_CHANGES = {
     "ruleset flushed": "ip netns exec NS nft flush ruleset",
     "foreign rule": "ip netns exec NS iptables -I INPUT -j ACCEPT",
     "ipv6 rule": "ip netns exec NS ip6tables -F INPUT",
-    "forwarding": "ip netns exec NS sysctl -q -w net.ipv4.ip_forward=0",
     "device": "ip link delete DEV",
 }
 

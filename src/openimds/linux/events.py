@@ -13,7 +13,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,14 @@ from pathlib import Path
 from openimds.linux import heard_changes, netns
 from openimds.linux.attributions import FORWARDING, Attributions, Note
 from openimds.linux.inotify import Folders
+from openimds.linux.kept_files import IsRight, KeptFiles, ipv6_off, runs, unchanged, wanted_settings
 from openimds.linux.rtnetlink import BUFFER_BYTES, NETLINK_NETFILTER, opened
 
-RTMGRP_LINK = 0x1
-RTMGRP_ALL = RTMGRP_LINK | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
-"""Links, and IPv4's and IPv6's addresses, routes and settings (RTNLGRP_IPV4_NETCONF is group 24: forwarding …)."""
-NFT_GROUP = 1 << 6
-"""NFNLGRP_NFTABLES is group 7; group n is bit n - 1."""
 LOOKS_APART_SECONDS = 0.5
 """Between two looks at one thing because of news: what a guest does to its own NIC is heard too."""
 LOOK_AGAIN_SECONDS = 2.0
+READING_SECONDS = 3.0
+"""Between two readings of what tells nobody when it changes: settings and stopped programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,8 @@ class HostEvents:
         self._sockets: dict[int, _Heard] = {}
         self._namespaces: dict[str, tuple[object, tuple[int, ...]]] = {}
         """By name: which one it was, and the descriptors of its sockets."""
+        self._kept_files = KeptFiles()
+        self._next_reading = 0.0
         self._folders = Folders()
         self._roots: tuple[Path, ...] = ()
         self._lock = threading.RLock()
@@ -74,8 +74,8 @@ class HostEvents:
         self._epoll.register(self._end, select.EPOLLIN)
         self._epoll.register(self._folders.descriptor, select.EPOLLIN)
         with self._lock:
-            self._add(_Heard(opened(groups=RTMGRP_LINK), heard_changes.links))
-            self._add(_Heard(opened(NETLINK_NETFILTER, NFT_GROUP), heard_changes.host_rules))
+            self._add(_Heard(opened(groups=heard_changes.RTMGRP_LINK), heard_changes.links))
+            self._add(_Heard(opened(NETLINK_NETFILTER, heard_changes.NFT_GROUP), heard_changes.host_rules))
             self._folders.watch(netns.NETNS_DIR)
             for root in self._roots:
                 self._watch_root(root)
@@ -91,6 +91,7 @@ class HostEvents:
             for heard in self._sockets.values():
                 heard.conversation.close()
             self._sockets.clear()
+            self._kept_files.close()
             self._folders.close()
             self._epoll.close()
             os.close(self._end)
@@ -133,31 +134,33 @@ class HostEvents:
 
     # What the kernel's and the programs' keepers note ---------------------------------------------------------------
 
-    def namespace(self, name: str, *, is_guests: bool, with_rules: bool) -> None:
+    def namespace(
+        self, name: str, *, is_guests: bool, with_rules: bool, settings: Mapping[str, str] | None = None
+    ) -> None:
         """This one is about to be looked at. In a guest's own the guest changes what it likes: only its removal is
-        heard of.
+        heard of. `settings` as it should have them: `{"net.ipv4.ip_forward": "1"}`.
         """
+        stamp = (netns.identity(name), with_rules, settings or {})
         with self._lock:
-            identity = netns.identity(name)
-            if not self._attributions.note(("netns", name)) or identity is None or is_guests:
+            if not self._attributions.note(("netns", name)) or stamp[0] is None or is_guests:
                 return
-            if self._namespaces.get(name, (None, ()))[0] == (identity, with_rules):
+            if self._namespaces.get(name, (None, ()))[0] == stamp:
                 return
             self._close_namespace(name)
             with contextlib.suppress(netns.NamespaceMissingError, OSError):
-                self._open_namespace(name, (identity, with_rules), with_rules=with_rules)
+                self._open_namespace(name, stamp)
 
     def left(self, name: str) -> None:
         """This namespace is about to be removed: a socket would keep it in being."""
         with self._lock:
             self._close_namespace(name)
 
-    def link(self, name: str) -> None:
-        """A device of the root namespace."""
-        self._note(("link", name))
+    def link(self, name: str, *, without_ipv6: bool = False) -> None:
+        """A device of the root namespace. `without_ipv6`: the host is to have no address on it."""
+        self._note(("link", name), lambda: ipv6_off(name) if without_ipv6 else [])
 
     def process(self, pid: int) -> None:
-        self._note(("process", str(pid)))
+        self._note(("process", str(pid)), lambda: runs(pid))
 
     def chain(self, tap: str) -> None:
         """A port's chain in the host's table of family bridge."""
@@ -174,9 +177,9 @@ class HostEvents:
             with self._lock:
                 self._later[key] = time.monotonic() + LOOK_AGAIN_SECONDS
 
-    def forwarding(self) -> None:
-        """What the host's firewall does with bridged packets."""
-        self._note(FORWARDING)
+    def forwarding(self, switches: Iterable[Path]) -> None:
+        """What the host's firewall does with bridged packets, and the settings that make it look at them."""
+        self._note(FORWARDING, lambda: unchanged(switches))
 
     def settle(self) -> None:
         """All that was done until now will be seen by the look that follows: it calls for no other."""
@@ -197,11 +200,13 @@ class HostEvents:
 
     def _run(self) -> None:
         while True:
-            ready = [descriptor for descriptor, _events in self._epoll.poll()]
+            pause = max(0.0, self._next_reading - time.monotonic())
+            ready = [descriptor for descriptor, _events in self._epoll.poll(pause)]
             if self._end in ready:
                 return
             with self._lock:
                 lost = self._hear(ready)
+                self._read_files()
                 touched = bool(self._touched)
             if lost:
                 self._on_lost()
@@ -218,6 +223,17 @@ class HostEvents:
                 lost = self._drain(self._sockets[descriptor]) or lost
         lost, self._folders.overflowed = lost or self._folders.overflowed, False
         return lost
+
+    def _read_files(self) -> None:
+        if time.monotonic() < self._next_reading:
+            return
+        for note in self._kept_files.notes:
+            if not self._attributions.keys(note):
+                self._kept_files.drop(note)
+            elif note[0] != "netns":  # else not in this thread's namespace
+                self._kept_files.come(note)
+        self._touched = self._touched.union(*(self._attributions.keys(note) for note in self._kept_files.wrong()))
+        self._next_reading = time.monotonic() + READING_SECONDS
 
     def _drain(self, heard: _Heard) -> bool:
         """Whether something was missed: the kernel says ENOBUFS once."""
@@ -255,20 +271,25 @@ class HostEvents:
 
     # Sockets --------------------------------------------------------------------------------------------------------
 
-    def _note(self, note: Note) -> None:
+    def _note(self, note: Note, files: Callable[[], list[tuple[Path, IsRight]]] = list) -> None:
         with self._lock:
-            self._attributions.note(note)
+            if self._attributions.note(note) and note not in self._kept_files and (found := files()):
+                self._kept_files.keep(note, found)
 
-    def _open_namespace(self, name: str, stamp: object, *, with_rules: bool) -> None:
+    def _open_namespace(self, name: str, stamp: tuple[object, bool, Mapping[str, str]]) -> None:
+        _identity, with_rules, settings = stamp
+        note: Note = ("netns", name)
+
         def inside() -> list[socket.socket]:
-            route = [opened(groups=RTMGRP_ALL)]
-            return [*route, opened(NETLINK_NETFILTER, NFT_GROUP)] if with_rules else route
+            self._kept_files.keep(note, wanted_settings(settings))
+            route = [opened(groups=heard_changes.RTMGRP_ALL)]
+            return [*route, opened(NETLINK_NETFILTER, heard_changes.NFT_GROUP)] if with_rules else route
 
         conversations = netns.in_namespace(name, inside)
-        notes: tuple[Note, ...] = (("netns", name),)
-        self._namespaces[name] = (stamp, tuple(self._add(_Heard(one, lambda _: notes)) for one in conversations))
+        self._namespaces[name] = (stamp, tuple(self._add(_Heard(one, lambda _: [note])) for one in conversations))
 
     def _close_namespace(self, name: str) -> None:
+        self._kept_files.drop(("netns", name))
         _stamp, descriptors = self._namespaces.pop(name, (None, ()))
         for descriptor in descriptors:
             self._epoll.unregister(descriptor)

@@ -10,6 +10,11 @@ from openimds.linux import netlink
 from openimds.linux.attributions import FORWARDING, Note
 from openimds.linux.rtnetlink import NFNL_SUBSYS_NFTABLES, Attributes, as_text, attributes, messages
 
+RTMGRP_LINK = 0x1
+RTMGRP_ALL = RTMGRP_LINK | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
+"""Links, and IPv4's and IPv6's addresses, routes and settings (RTNLGRP_IPV4_NETCONF is group 24: forwarding …)."""
+NFT_GROUP = 1 << 6
+"""NFNLGRP_NFTABLES is group 7; group n is bit n - 1."""
 NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE, NFT_DELSETELEM = 2, 3, 5, 6, 8, 14
 NFTA_TABLE, NFTA_RULE_CHAIN, NFTA_CHAIN_NAME, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3, 3
 NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE = 1, 1

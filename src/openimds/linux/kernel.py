@@ -12,6 +12,7 @@ from openimds.linux.carrying_out import Executor, Inside
 from openimds.linux.conntrack import table_name
 from openimds.linux.errors import ProgramError, WiringError
 from openimds.linux.events import HostEvents
+from openimds.linux.forwarding import SWITCHES
 from openimds.linux.known_rules import KnownRules
 from openimds.linux.ledger import Ledger
 from openimds.linux.namespaces import delete_veths
@@ -87,9 +88,9 @@ class Kernel:
     def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError."""
         if self._events:
-            self._events.link(bridge.name)
+            self._events.link(bridge.name, without_ipv6=True)
             self._events.table(self._table)
-            self._events.forwarding()
+            self._events.forwarding(SWITCHES.values())
         try:
             return self._bridges.ensure(bridge)
         except (OSError, ProgramError) as error:
@@ -146,7 +147,7 @@ class Kernel:
         Raises WiringError.
         """
         if self._events:
-            self._events.link(host_name)
+            self._events.link(host_name, without_ipv6=True)
             self._events.link(bridge)
         try:
             link, master = netlink.link_named(host_name), netlink.link_named(bridge)
@@ -164,7 +165,8 @@ class Kernel:
         if self._events is None:
             return
         has_rules = bool(wanted.ipv4_rules.tables or wanted.ipv6_rules.tables)
-        self._events.namespace(wanted.name, is_guests=wanted.owner_uid is not None, with_rules=has_rules)
+        is_guests = wanted.owner_uid is not None
+        self._events.namespace(wanted.name, is_guests=is_guests, with_rules=has_rules, settings=wanted.sysctls)
         for device in wanted.devices:
             self._events.link(device.host_name)
             self._events.link(device.bridge)
