@@ -21,9 +21,11 @@ from bench.host_changes import REPAIRS, REPAIRS_OF_A_KIND, all_notifications, re
 from bench.host_networks import NETWORKS, PORTS_PER_NETWORK, PREFIX, STATE, Place, put_network
 from bench.told_to_end import until_told_to_end
 from openimds.client.fake import PASSWORD, FakeControl
-from openimds.linux import listeners, netns
+from openimds.linux import netns
 from openimds.linux.cleanup import remove_everything
+from openimds.linux.insides import Insides
 from openimds.linux.ledger import Ledger
+from openimds.linux.windows import Windows
 from openimds.wiring.addresses import METADATA_IPV4
 from openimds.wiring.listeners import ListenAddress
 
@@ -112,7 +114,7 @@ def _seconds_to_listener(control: FakeControl, number: int) -> float:
     until(lambda: netns.exists(place.namespace), 60)
     began = time.perf_counter()
     address = ListenAddress(METADATA_IPV4, 80)
-    until(lambda: listeners.connects(place.namespace, address), 60)
+    until(lambda: Insides(Windows()).connects(place.namespace, address), 60)
     return time.perf_counter() - began
 
 
@@ -153,7 +155,7 @@ class _Agent:
 
     def listening_sockets(self) -> int:
         """The internet sockets that it has in others' namespaces."""
-        return len(listeners.sockets_of(self.process.pid) & _listening_inodes())
+        return len(Insides(Windows()).sockets_of(self.process.pid) & _listening_inodes())
 
     def resident_mib(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
@@ -191,7 +193,7 @@ def _agent(control: FakeControl, name: str, more: str) -> Iterator[_Agent]:
 
 
 def _listening_inodes() -> frozenset[int]:
-    looks = (listeners.look_inside(Place(number).namespace, ()).listening for number in range(NETWORKS))
+    looks = (Insides(Windows()).listening(Place(number).namespace) for number in range(NETWORKS))
     return frozenset(inode for found in looks for inodes in found.values() for inode in inodes)
 
 

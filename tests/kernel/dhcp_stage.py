@@ -21,7 +21,7 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
 from openimds.agents.fakes import FakePortsApi, FakeView
 from openimds.agents.reconcile import Rounds
-from openimds.linux import listeners
+from openimds.linux.insides import Insides
 from openimds.linux.programs import Daemons, ProgramError, run
 from openimds.resources.network import FixedIP, Network, Port, Subnet, dhcp_namespace
 from openimds.wiring.dhcp_network import MetadataChoice
@@ -156,7 +156,11 @@ def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage
         ),
     )
     edges = Edges(
-        api=FakePortsApi(view, int(host.tag, 16)), kernel=host.kernel, programs=Daemons(), namespaces=listeners, run=run
+        api=FakePortsApi(view, int(host.tag, 16)),
+        kernel=host.kernel,
+        programs=Daemons(),
+        namespaces=Insides(host.kernel.windows),
+        run=run,
     )
     try:
         with (

@@ -13,8 +13,8 @@ from tests.kernel.stage import Host
 from openimds.agents.fakes import FakePortsApi
 from openimds.agents.l3 import Edges, L3Settings, Routers
 from openimds.agents.reconcile import Rounds
-from openimds.linux import listeners
 from openimds.linux.announce import announce
+from openimds.linux.insides import Insides
 from openimds.linux.programs import Daemons, run
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Router, Subnet, router_namespace
 from openimds.wiring.radvd import RadvdSettings
@@ -68,7 +68,7 @@ def lab_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Lab]:
             api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # beside the network's own
             kernel=host.kernel,
             programs=Daemons(),
-            namespaces=listeners,
+            namespaces=Insides(host.kernel.windows),
             run=run,
             announce=announce,
         )

@@ -22,8 +22,9 @@ from openimds.http.messages import Request, Response
 from openimds.http.rules import Connections, Limits
 from openimds.http.server import GuestServer
 from openimds.linux import netns
-from openimds.linux.listeners import look_inside
+from openimds.linux.insides import Insides
 from openimds.linux.programs import run
+from openimds.linux.windows import Windows
 from openimds.wiring.listeners import (
     ListenAddress,
     Scope,
@@ -108,7 +109,9 @@ def want(
     state_path: Path, namespace: str, *addresses: ListenAddress, scope: Scope = Scope.NETWORK, name: str = ""
 ) -> Path:
     """Say so in a file, as the agents do."""
-    inside = look_inside(namespace, {address.device for address in addresses if address.device})
+    windows = Windows()
+    inside = Insides(windows).look_inside(namespace, addresses)
+    windows.close(namespace)
     wanted = WantedListeners(
         scope=scope,
         scope_id=name or namespace,

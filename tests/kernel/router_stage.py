@@ -19,8 +19,8 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.agents.fakes import FakePortsApi, FakeView
 from openimds.agents.l3 import Edges, L3Settings, Routers
 from openimds.agents.reconcile import Rounds
-from openimds.linux import listeners
 from openimds.linux.announce import announce
+from openimds.linux.insides import Insides
 from openimds.linux.programs import Daemons, ProgramError, run
 from openimds.resources.network import (
     DEVICE_OWNER_ROUTER_GATEWAY,
@@ -124,7 +124,7 @@ def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]
         api=FakePortsApi(view, int(host.tag, 16)),
         kernel=host.kernel,
         programs=Daemons(),
-        namespaces=listeners,
+        namespaces=Insides(host.kernel.windows),
         run=run,
         announce=announce,
     )

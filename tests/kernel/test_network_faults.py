@@ -21,7 +21,8 @@ from openimds.agents.fakes import FakePortsApi
 from openimds.agents.l3.neighbours import Translations
 from openimds.agents.reconcile import Rounds
 from openimds.daemons.without_ipv6 import told_whether_ipv6
-from openimds.linux import listeners, sysctl
+from openimds.linux import sysctl
+from openimds.linux.insides import Insides
 from openimds.linux.programs import Daemons, ProgramError, is_alive, run
 from openimds.resources.network import FloatingIP, Port, Subnet
 from openimds.wiring.dhcp_network import MetadataChoice
@@ -48,7 +49,7 @@ def restarted(stage: Stage, run_program: object = run) -> None:
         api=FakePortsApi(stage.view, int(stage.host.tag, 16) + 1000),
         kernel=stage.host.kernel,
         programs=Daemons(),
-        namespaces=listeners,
+        namespaces=Insides(stage.host.kernel.windows),
         run=run_program,  # type: ignore[arg-type]
     )
     stage.networks = DhcpNetworks(edges, stage.networks.settings)

@@ -200,15 +200,21 @@ class FakeNamespaces:
 
     def __init__(self) -> None:
         self.inode = 4026532257
-        self.listening: dict[tuple[str, int], frozenset[int]] = {}
+        self.sockets_at: dict[tuple[str, int], frozenset[int]] = {}
         """(address, port) → sockets, in every namespace alike."""
         self.sockets: dict[int, frozenset[int]] = {}
         """By process."""
         self.lets_in = True
         self.has_ipv6 = True
 
-    def look_inside(self, namespace: str, devices: Collection[str]) -> FakeInside:
-        return FakeInside(self.inode, dict.fromkeys(devices, 2), self.listening, self.has_ipv6)
+    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+        devices = {address.device for address in addresses if address.device}
+        asked = {(address.host, address.port) for address in addresses}
+        found = {place: frozenset({min(inodes)}) for place, inodes in self.sockets_at.items() if place in asked}
+        return FakeInside(self.inode, dict.fromkeys(devices, 2), found, self.has_ipv6)
+
+    def listening(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
+        return self.sockets_at
 
     def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
         return self.lets_in

@@ -15,8 +15,8 @@ from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
 from openimds.daemons.without_ipv6 import told_whether_ipv6
-from openimds.linux import listeners
 from openimds.linux.events import HostEvents
+from openimds.linux.insides import Insides
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import Daemons
@@ -36,7 +36,8 @@ def run(config: DhcpAgentConfig) -> int:
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     events = HostEvents()
     kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events)
-    edges = Edges(api=client, kernel=kernel, programs=Daemons(events), namespaces=listeners, run=run_program)
+    namespaces = Insides(kernel.windows)
+    edges = Edges(api=client, kernel=kernel, programs=Daemons(events), namespaces=namespaces, run=run_program)
     networks = DhcpNetworks(edges, settings_of(config))
 
     def reload() -> None:

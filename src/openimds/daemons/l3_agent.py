@@ -13,9 +13,9 @@ from openimds.daemons.proxy_settings import proxy_settings
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import begin
 from openimds.daemons.without_ipv6 import told_whether_ipv6
-from openimds.linux import listeners
 from openimds.linux.announce import announce
 from openimds.linux.events import HostEvents
+from openimds.linux.insides import Insides
 from openimds.linux.kernel import Kernel
 from openimds.linux.known_rules import KnownRules
 from openimds.linux.ledger import Ledger
@@ -41,7 +41,7 @@ def run(config: L3AgentConfig) -> int:
         api=client,
         kernel=kernel,
         programs=Daemons(events),
-        namespaces=listeners,
+        namespaces=Insides(kernel.windows),
         run=run_program,
         announce=announce,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 
 from openimds.linux import netlink, netns
+from openimds.linux.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,20 +20,14 @@ class Detection:
     under_way: bool
 
 
-def detection(namespace: str, device: str, interface: str) -> Detection | None:
-    """`interface`: `fe80::a9fe:a9fe/64`. None: it is not there. Raises NamespaceMissingError."""
+def detection(window: Window, device: str, interface: str) -> Detection | None:
+    """`interface`: `fe80::a9fe:a9fe/64`. None: it is not there. Raises OSError."""
     address = str(ip_interface(interface).ip)
-
-    def look() -> Detection | None:
-        link = netlink.link_named(device)
-        if link is None:
-            return None
-        for found in netlink.addresses():
-            if found.link_index == link.index and str(ip_interface(found.interface).ip) == address:
-                return Detection(found.duplicate, found.tentative and not found.duplicate)
-        return None
-
-    return netns.in_namespace(namespace, look)
+    index = next((link.index for link in window.links() if link.name == device), None)
+    for found in window.addresses():
+        if found.link_index == index and found.interface.partition("/")[0] == address:
+            return Detection(found.duplicate, found.tentative and not found.duplicate)
+    return None
 
 
 def detect_again(namespace: str, device: str, interface: str) -> None:

@@ -17,7 +17,8 @@ from openimds.linux.known_rules import KnownRules
 from openimds.linux.ledger import Ledger
 from openimds.linux.namespaces import delete_veths
 from openimds.linux.netlink import Link
-from openimds.linux.observe import observe
+from openimds.linux.observe import Observer
+from openimds.linux.windows import Windows
 from openimds.wiring import diff
 from openimds.wiring.state import Bridge, NamespaceState
 
@@ -40,6 +41,11 @@ class Kernel:
         self._table = table_name(prefix)
         self._bridges = Bridges(ledger, prefix)
         self._known_rules = known_rules or KnownRules()
+        self.windows = Windows()
+        """Through which the namespaces are looked at."""
+        self._observer = Observer(self.windows, self._known_rules)
+        self._right: dict[str, tuple[NamespaceState, NamespaceState]] = {}
+        """By namespace: what was wanted, and what was there, when nothing had to be done."""
 
     def namespaces(self) -> set[str]:
         """Those of this system that exist."""
@@ -47,7 +53,7 @@ class Kernel:
 
     def actual(self, name: str, like: NamespaceState | None = None) -> NamespaceState | None:
         """What is there; `like` says which sysctls and firewall families to read."""
-        return observe(like or NamespaceState(name=name), KnownRules())
+        return Observer(self.windows, KnownRules()).observe(like or NamespaceState(name=name))
 
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError with all that failed; what could be done is done."""
@@ -55,17 +61,14 @@ class Kernel:
         failures: list[str] = []
         for _ in range(ROUNDS):
             self._listen(wanted)
-            ordered = diff.changes(wanted, observe(wanted, self._known_rules))
+            ordered = self._changes(wanted)
             if not ordered:
                 return tuple(done)
             failures = self._carry_out(wanted, ordered, done)
             if failures:
                 break
         if not failures:
-            failures = [
-                f"{diff.in_words(change)} does not last"
-                for change in diff.changes(wanted, observe(wanted, self._known_rules))
-            ]
+            failures = [f"{diff.in_words(change)} does not last" for change in self._changes(wanted)]
         if failures:
             raise WiringError(wanted.name, failures)
         return tuple(done)
@@ -74,6 +77,9 @@ class Kernel:
         """With all that runs and all that is plugged in it. Idempotent. Raises WiringError."""
         if self._events:
             self._events.left(name)
+        self.windows.close(name)
+        self._observer.forget(name)
+        self._right.pop(name, None)
         if netns.exists(name):
             netns.kill_processes_in(name)
             for host_name in delete_veths(name):
@@ -125,7 +131,8 @@ class Kernel:
     def detection(self, namespace: str, device: str, interface: str) -> duplicates.Detection | None:
         """How far duplicate address detection has come; None: there is no such address. Raises WiringError."""
         try:
-            return duplicates.detection(namespace, device, interface)
+            with self.windows.at(namespace) as window:
+                return duplicates.detection(window, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
             raise WiringError(namespace, [f"look at {interface} on {device}: {error}"]) from error
 
@@ -159,6 +166,16 @@ class Kernel:
         except OSError as error:
             raise WiringError(host_name, [f"plug into {bridge}: {error}"]) from error
         return True
+
+    def _changes(self, wanted: NamespaceState) -> tuple[diff.Change, ...]:
+        actual = self._observer.observe(wanted)
+        right = self._right.get(wanted.name)
+        if actual is not None and right is not None and right[1] is actual and right[0] == wanted:
+            return ()
+        ordered = diff.changes(wanted, actual)
+        if actual is not None and not ordered:
+            self._right[wanted.name] = (wanted, actual)
+        return ordered
 
     def _listen(self, wanted: NamespaceState) -> None:
         """Before the look: what is changed after it is heard of."""

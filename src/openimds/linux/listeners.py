@@ -1,4 +1,4 @@
-"""TCP sockets that listen inside namespaces, opened from outside; and what is known of them.
+"""TCP sockets that listen inside namespaces, opened from outside.
 
 A socket belongs to the namespace that it was opened in, wherever its process is: one thread enters namespace after
 namespace and leaves a listening socket in each.
@@ -11,13 +11,11 @@ import fcntl
 import os
 import socket
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from openimds.linux import netns
-from openimds.linux.listening_sockets import Listening, listening_sockets
 from openimds.wiring.listeners import ListenAddress
 
 BACKLOG = 4096
@@ -30,9 +28,7 @@ SAVE_LINK_LAYER = 2
 """tcp(7) has only 1, which keeps IP and TCP; since Linux 5.10 2 keeps the link layer's header before them."""
 SIOCGSKNS = 0x894C
 NO_IPV6 = "there is no IPv6 in this kernel: guests reach the metadata service by IPv4 only"
-PROBE_SECONDS = 0.5
 _MAX_SYN_BYTES = 512
-_NOWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +47,6 @@ class Opened:
     failure: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """What a namespace has."""
-
-    inode: int
-    device_indexes: dict[str, int]
-    listening: Listening
-    has_ipv6: bool
-
-
 def open_listeners(wanted: Sequence[tuple[Place, ListenAddress]]) -> list[Opened]:
     """One for each that is wanted, in order. Those of one namespace should follow each other: it is entered once.
 
@@ -74,55 +60,12 @@ def open_listeners(wanted: Sequence[tuple[Place, ListenAddress]]) -> list[Opened
     return opened
 
 
-def look_inside(namespace: str, devices: Collection[str]) -> Inside:
-    """Raises NamespaceMissingError."""
-
-    def look() -> Inside:
-        return Inside(
-            inode=_own_namespace(),
-            device_indexes={device: _index_of(device) for device in devices},
-            listening=listening_sockets(),
-            has_ipv6=Path("/proc/thread-self/net/tcp6").exists(),
-        )
-
-    return netns.in_namespace(namespace, look)
-
-
-def connects(namespace: str, address: ListenAddress, mark: int = 0) -> bool:
-    """Whether a TCP connection from inside the namespace to the address comes about. `mark`: SO_MARK, by which the
-    namespace's firewall knows whom to let in. Raises NamespaceMissingError.
-    """
-
-    def connect() -> bool:
-        family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(PROBE_SECONDS)
-            if mark:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-            return probe.connect_ex((_NOWHERE.get(address.host, address.host), address.port)) == 0
-
-    return netns.in_namespace(namespace, connect)
-
-
 def is_listener_at(kept: socket.socket, place: Place, address: ListenAddress) -> bool:
     """Whether this socket, which another process opened, is the one that is wanted. False also for what is no such."""
     try:
         return _namespace_of(kept) == place.inode and kept.getsockname()[:2] == (_spelt(kept, address), address.port)
     except OSError:
         return False
-
-
-def sockets_of(pid: int) -> frozenset[int]:
-    """The inodes of a process's sockets; none when it is gone."""
-    found = set()
-    try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            target = os.readlink(entry.path)
-            if target.startswith("socket:["):
-                found.add(int(target[8:-1]))
-    except OSError:
-        return frozenset(found)
-    return frozenset(found)
 
 
 class Connected(Protocol):
@@ -191,13 +134,6 @@ def _scope_of(address: ListenAddress) -> int:
     if not address.device:
         return 0
     return address.device_index or socket.if_nametoindex(address.device)
-
-
-def _index_of(device: str) -> int:
-    try:
-        return socket.if_nametoindex(device)
-    except OSError:
-        return 0
 
 
 def _spelt(kept: socket.socket, address: ListenAddress) -> str:

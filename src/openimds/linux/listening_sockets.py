@@ -1,35 +1,78 @@
-"""Which TCP sockets listen in the calling thread's network namespace: sock_diag(7), as `ss -tl` asks.
+"""Which TCP sockets listen in a network namespace: sock_diag(7), as `ss -tl` asks.
 
-/proc/net/tcp says the same, but is made from the whole host's table of connections, a namespace's or not: 10 to 20 ms
-where this takes a tenth of one.
+The kernel finds all of a namespace's by looking at those of all namespaces, and one at an address at once: who keeps
+many namespaces asks for one. /proc/net/tcp says what the list says, but is made from the whole host's table of
+connections: 10 to 20 ms where the list takes a tenth of one.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import socket
 import struct
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from openimds.linux.rtnetlink import NLM_F_DUMP, ask
+from openimds.linux.rtnetlink import NLM_F_DUMP, Conversation, ask
+from openimds.wiring.listeners import ListenAddress
 
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
+NO_COOKIE = 0xFFFFFFFF
 TCP_LISTEN = 10
 NO_MODULE = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL})
 
 _REQUEST = struct.Struct("=BBBBI48x")
 """struct inet_diag_req_v2: family, protocol, extensions, padding, states (a mask); an id that nothing is asked of."""
+_QUESTION = struct.Struct("=BBBBI2s2x16s16xIII")
+"""The same with an id: the port and the address that are listened at, nobody on the other side, a device, no cookie."""
 _ANSWER = struct.Struct("=4xH2x16s16x12x16xI")
 """struct inet_diag_msg: the id's source port and address, and behind expiry, queues and user the inode."""
+_STATE_AT = 1
 _PROC_LISTENING = "0A"
 
 Listening = dict[tuple[str, int], frozenset[int]]
 """(address, port) → the inodes of the sockets that listen there."""
 
 
+def listener_at(conversation: Conversation, address: ListenAddress) -> int | None:
+    """The inode of a socket that listens there; None: there is none. Of several (SO_REUSEPORT) it is always the same one
+    while they are the same. A link-local address must have its device's index.
+
+    Raises OSError where the kernel cannot say (`knows_listeners`).
+    """
+    family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
+    host, port = socket.inet_pton(family, address.host), socket.htons(address.port)
+    its_id = (port.to_bytes(2, sys.byteorder), host, address.device_index, NO_COOKIE, NO_COOKIE)
+    body = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN, *its_id)
+    try:
+        answers = conversation.ask(SOCK_DIAG_BY_FAMILY, 0, body)
+    except FileNotFoundError:
+        return None
+    for _kind, payload in answers:
+        found_port, packed, inode = _ANSWER.unpack_from(payload)
+        # One that listens at any address, or of IPv4 at an IPv6 socket, is found too.
+        if (payload[0], payload[_STATE_AT], found_port, packed[: len(host)]) == (family, TCP_LISTEN, port, host):
+            return int(inode)
+    return None
+
+
+@functools.cache
+def knows_listeners() -> bool:
+    """Whether this kernel answers `listener_at`; where it does not, it would say that there is none."""
+    try:
+        any(True for family in (socket.AF_INET, socket.AF_INET6) for _ in _asked(family))
+    except OSError as error:
+        if error.errno not in NO_MODULE:
+            raise
+        return False
+    return True
+
+
 def listening_sockets() -> Listening:
+    """Those of the calling thread's namespace."""
     found: dict[tuple[str, int], set[int]] = defaultdict(set)
     try:
         for family in (socket.AF_INET, socket.AF_INET6):

@@ -1,6 +1,6 @@
 """What this system says to the kernel about links, addresses and routes.
 
-Every function speaks to the namespace of the thread that calls it.
+Every function speaks to the namespace of the thread that calls it; a `Dump` can be asked of a `Conversation` too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from openimds.linux.rtnetlink import (
     ask,
     attribute,
     attributes,
+    messages,
     nested,
     number,
     text,
@@ -68,6 +69,14 @@ _ROUTE = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, destination's and source's prefix length, tos, table, protocol, scope, type, flags."""
 _NEIGHBOUR = struct.Struct("=BBHiHBB")
 """struct ndmsg: family, padding (2), index, state, flags, type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A request for a list."""
+
+    kind: int
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +125,12 @@ def has_ports(master_index: int) -> bool:
 
 def _links(only: bytes = b"") -> list[Link]:
     """A kernel before 4.20 does not heed `only`."""
-    body = _link_body() + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS) + only
-    return [link_value(payload) for _kind, payload in ask(RTM_GETLINK, NLM_F_DUMP, body)]
+    return [link_value(payload) for _kind, payload in ask(RTM_GETLINK, NLM_F_DUMP, LINKS.body + only)]
+
+
+def links_in(dump: bytes) -> tuple[Link, ...]:
+    """Of what `LINKS` was answered with."""
+    return tuple(link_value(payload) for _kind, _flags, payload in messages(dump))
 
 
 def link_named(name: str) -> Link | None:
@@ -158,6 +171,9 @@ def link_value(payload: bytes) -> Link:
 
 def _link_body(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return _LINK.pack(socket.AF_UNSPEC, 0, 0, index, flags, change)
+
+
+LINKS = Dump(RTM_GETLINK, _link_body() + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))
 
 
 def add_bridge(name: str, mtu: int) -> None:
@@ -226,8 +242,16 @@ def _mac_bytes(mac_address: str) -> bytes:
 # Addresses --------------------------------------------------------------------------------------------------------
 
 
+ADDRESSES = Dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
+
+
 def addresses() -> list[Address]:
-    return [_address_value(payload) for _kind, payload in ask(RTM_GETADDR, NLM_F_DUMP, _ADDRESS.pack(0, 0, 0, 0, 0))]
+    return [_address_value(payload) for _kind, payload in ask(ADDRESSES.kind, NLM_F_DUMP, ADDRESSES.body)]
+
+
+def addresses_in(dump: bytes) -> tuple[Address, ...]:
+    """Of what `ADDRESSES` was answered with."""
+    return tuple(_address_value(payload) for _kind, _flags, payload in messages(dump))
 
 
 def _address_value(payload: bytes) -> Address:
@@ -276,26 +300,19 @@ def _spelled(packed: bytes) -> str:
 # Routes -----------------------------------------------------------------------------------------------------------
 
 
-def routes(names: Mapping[int, str]) -> set[Route]:
-    """The main tables' unicast routes that somebody set: not the kernel's own nor a router advertisement's."""
-    found: set[Route] = set()
-    for family in FAMILIES:
-        for payload in _main_table(family):
-            route = _route_value(payload, family, names)
-            if route is not None:
-                found.add(route)
-    return found
+MAIN_TABLES = {
+    family: Dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, ROUTE_TABLE_MAIN, 0, 0, 0, 0)) for family in FAMILIES
+}
+NO_TABLE = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
+"""Also where the kernel has not made the table yet."""
 
 
-def _main_table(family: int) -> list[bytes]:
-    """Empty also where the kernel has not made the table yet."""
-    body = _ROUTE.pack(family, 0, 0, 0, ROUTE_TABLE_MAIN, 0, 0, 0, 0)
-    try:
-        return [payload for _kind, payload in ask(RTM_GETROUTE, NLM_F_DUMP, body)]
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
-            return []
-        raise
+def routes_in(dump: bytes, family: int, names: Mapping[int, str]) -> frozenset[Route]:
+    """The main table's unicast routes that somebody set: not the kernel's own nor a router advertisement's. `names`:
+    of devices, by index.
+    """
+    found = (_route_value(payload, family, names) for _kind, _flags, payload in messages(dump))
+    return frozenset(route for route in found if route is not None)
 
 
 def _route_value(payload: bytes, family: int, names: Mapping[int, str]) -> Route | None:

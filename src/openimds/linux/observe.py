@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 
 from openimds.linux import netlink, netns
-from openimds.linux.known_rules import KnownRules, Ruleset, ruleset_here
+from openimds.linux.known_rules import KnownRules, ruleset_here
 from openimds.linux.netlink import Address, Link
-from openimds.linux.sysctl import read_wanted
+from openimds.linux.windows import Windows
 from openimds.wiring.diff import Family
 from openimds.wiring.state import Device, NamespaceState, Route, Rules
 
@@ -18,42 +18,86 @@ MTU_DIFFERS = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Inside:
-    """What can be seen from inside a namespace."""
+class _Seen:
+    """What was read. Equal: it means the same, but for what is wanted."""
 
-    links: list[Link]
-    addresses: list[Address]
-    routes: set[Route]
-    sysctls: Mapping[str, str]
-    ruleset: Ruleset | None
+    links: tuple[Link, ...]
+    addresses: tuple[Address, ...]
+    routes: frozenset[Route]
+    settings: Mapping[str, str]
+    hosts: tuple[_Host, ...]
+    rules: Mapping[Family, Rules]
 
 
-def observe(wanted: NamespaceState, known: KnownRules) -> NamespaceState | None:
-    """The namespace `wanted.name` as it is; None: there is none.
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """The host's end of a pair, and the name of the bridge that it is plugged into."""
 
-    Of the sysctls those that are wanted are read; of the firewall a family of which anything is wanted.
-    """
-    if not netns.exists(wanted.name):
-        return None
+    link: Link | None
+    bridge: str
+
+
+class Observer:
+    """Looks at namespaces; one that is as it was, for whom the same is wanted, is the same object. For one thread."""
+
+    def __init__(self, windows: Windows, known_rules: KnownRules) -> None:
+        self._windows = windows
+        self._known_rules = known_rules
+        self._last: dict[str, tuple[NamespaceState, _Seen, NamespaceState]] = {}
+        """By name: what was wanted, what was seen, and what it was."""
+
+    def observe(self, wanted: NamespaceState) -> NamespaceState | None:
+        """The namespace `wanted.name` as it is; None: there is none.
+
+        Of the sysctls those that are wanted are read; of the firewall a family of which anything is wanted.
+        """
+        try:
+            seen = self._look(wanted)
+        except netns.NamespaceMissingError:
+            self.forget(wanted.name)
+            return None
+        last = self._last.get(wanted.name)
+        if last is not None and last[0] == wanted and last[1] == seen:
+            return last[2]
+        state = _state(wanted, seen)
+        self._last[wanted.name] = (wanted, seen, state)
+        return state
+
+    def forget(self, name: str) -> None:
+        self._last.pop(name, None)
+
+    def _look(self, wanted: NamespaceState) -> _Seen:
+        families = families_of(wanted)
+        with self._windows.at(wanted.name) as window:
+            ruleset = netns.in_namespace(wanted.name, ruleset_here) if families else None
+            links = window.links()
+            names = frozenset(link.name for link in links) | {device.name for device in wanted.devices}
+            return _Seen(
+                links=links,
+                addresses=window.addresses(),
+                routes=window.routes(links) if wanted.routes is not None else frozenset(),
+                settings=window.settings(wanted.sysctls, names),
+                hosts=tuple(_host_end(link) for link in links if link.kind == "veth"),
+                rules=self._known_rules.rules(wanted.name, families, ruleset) if families else {},
+            )
+
+
+def _state(wanted: NamespaceState, seen: _Seen) -> NamespaceState:
     keep = frozenset(address for device in wanted.devices for address in device.addresses or ())
-    try:
-        inside = netns.in_namespace(wanted.name, lambda: _inside(wanted))
-    except netns.NamespaceMissingError:
-        return None
-    veths = [link for link in inside.links if link.kind == "veth"]
-    addresses = inside.addresses
-    rules = known.rules(wanted.name, families_of(wanted), inside.ruleset) if families_of(wanted) else {}
     guests_own = {device.name: device for device in wanted.devices if device.addresses is None}
+    veths = [link for link in seen.links if link.kind == "veth"]
     return NamespaceState(
         name=wanted.name,
         devices=tuple(
-            _guests_device(link, guests_own[link.name]) if link.name in guests_own else _device(link, addresses, keep)
-            for link in veths
+            _guests_device(guests_own[link.name], host)
+            if link.name in guests_own
+            else _device(link, host, [address for address in seen.addresses if address.link_index == link.index], keep)
+            for link, host in zip(veths, seen.hosts, strict=True)
         ),
-        routes=frozenset(inside.routes),
-        sysctls=inside.sysctls,
-        ipv4_rules=rules["ipv4"] if wanted.ipv4_rules.tables else Rules(),
-        ipv6_rules=rules["ipv6"] if wanted.ipv6_rules.tables else Rules(),
+        routes=seen.routes,
+        sysctls=seen.settings,
+        ipv4_rules=seen.rules["ipv4"] if wanted.ipv4_rules.tables else Rules(),
+        ipv6_rules=seen.rules["ipv6"] if wanted.ipv6_rules.tables else Rules(),
     )
 
 
@@ -63,61 +107,44 @@ def families_of(wanted: NamespaceState) -> tuple[Family, ...]:
     return (*ipv4, "ipv6") if wanted.ipv6_rules.tables else ipv4
 
 
-def _inside(wanted: NamespaceState) -> _Inside:
-    links = netlink.all_links()
-    names = {link.index: link.name for link in links}
-    known = frozenset(names.values())
-    return _Inside(
-        links=links,
-        addresses=netlink.addresses(),
-        routes=netlink.routes(names) if wanted.routes is not None else set(),
-        sysctls=read_wanted(wanted.sysctls, known | {device.name for device in wanted.devices}),
-        ruleset=ruleset_here() if families_of(wanted) else None,
-    )
-
-
-def _device(link: Link, addresses: list[Address], keep: frozenset[str]) -> Device:
-    host = _host_end(link)
+def _device(link: Link, host: _Host, addresses: Iterable[Address], keep: frozenset[str]) -> Device:
+    other = host.link
     return Device(
         name=link.name,
-        host_name=host.name if host else "",
-        bridge=_bridge_of(host),
+        host_name=other.name if other else "",
+        bridge=host.bridge,
         mac_address=link.mac_address,
-        mtu=link.mtu if host is None or host.mtu == link.mtu else MTU_DIFFERS,
+        mtu=link.mtu if other is None or other.mtu == link.mtu else MTU_DIFFERS,
         addresses=frozenset(
-            address.interface
-            for address in addresses
-            if address.link_index == link.index and (address.interface in keep or not is_automatic(address, link))
+            address.interface for address in addresses if address.interface in keep or not is_automatic(address, link)
         ),
-        up=link.up and host is not None and host.up,
+        up=link.up and other is not None and other.up,
     )
 
 
-def _guests_device(link: Link, wanted: Device) -> Device:
+def _guests_device(wanted: Device, host: _Host) -> Device:
     """A NIC that the instance configures: inside, its MAC, MTU and state are the instance's business (port security
     looks at what it sends); the host's end is ours.
     """
-    host = _host_end(link)
+    other = host.link
     return replace(
         wanted,
-        host_name=host.name if host else "",
-        bridge=_bridge_of(host),
-        mtu=host.mtu if host else MTU_DIFFERS,
-        up=host is not None and host.up,
+        host_name=other.name if other else "",
+        bridge=host.bridge,
+        mtu=other.mtu if other else MTU_DIFFERS,
+        up=other is not None and other.up,
     )
 
 
-def _bridge_of(host: Link | None) -> str:
-    bridge = netlink.link_at(host.master_index) if host and host.master_index else None
-    return bridge.name if bridge else ""
-
-
-def _host_end(link: Link) -> Link | None:
+def _host_end(link: Link) -> _Host:
     """The other end, if it is in the root namespace; indexes may repeat, so it must also point back here."""
     if link.peer_index is None or not link.peer_elsewhere:
-        return None
+        return _Host(None, "")
     host = netlink.link_at(link.peer_index)
-    return host if host is not None and host.kind == "veth" and host.peer_index == link.index else None
+    if host is None or host.kind != "veth" or host.peer_index != link.index:
+        return _Host(None, "")
+    bridge = netlink.link_at(host.master_index) if host.master_index else None
+    return _Host(host, bridge.name if bridge else "")
 
 
 def is_automatic(address: Address, link: Link) -> bool:

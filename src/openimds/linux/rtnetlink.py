@@ -23,7 +23,7 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 TYPE_MASK = 0x3FFF
 """An attribute's type without the flags "nested" and "network byte order"."""
-BUFFER_BYTES = 1 << 17
+BUFFER_BYTES = 1 << 16
 DUMP_TRIES = 60
 DUMP_PAUSE_SECONDS = 0.0005
 """After the first try, and more with each: whoever changes things that fast is to come to an end."""
@@ -80,12 +80,18 @@ def as_text(value: bytes | None) -> str:
 
 def messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Kind, flags and payload of each."""
+    for at, length, kind, flags in _heads(datagram):
+        yield kind, flags, datagram[at + HEADER.size : at + length]
+
+
+def _heads(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Where each message begins, its length with the header, kind and flags."""
     at = 0
     while at + HEADER.size <= len(datagram):
         length, kind, flags, _sequence, _port = HEADER.unpack_from(datagram, at)
         if length < HEADER.size:
             break
-        yield kind, flags, datagram[at + HEADER.size : at + length]
+        yield at, length, kind, flags
         at += (length + 3) & ~3
 
 
@@ -96,48 +102,66 @@ def opened(protocol: int = socket.NETLINK_ROUTE, groups: int = 0) -> socket.sock
     return conversation
 
 
+class Conversation:
+    """A socket that goes on speaking to the namespace of the thread that opened it, whichever thread asks.
+
+    Not for two threads at once. What raises may leave half an answer behind: close it then.
+    """
+
+    def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = opened(protocol)
+        try:
+            # Without strict checks (before Linux 4.20) the kernel ignores what a dump should be limited to.
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                self._socket.close()
+                raise
+
+    def ask(self, kind: int, flags: int, body: bytes) -> list[Message]:
+        """One request, and what is said to it. Raises OSError with the kernel's number."""
+        self._send(kind, flags | NLM_F_ACK, body)
+        return [(kind, payload) for kind, _flags, payload in messages(self._answer())]
+
+    def dump(self, kind: int, body: bytes) -> bytes:
+        """The messages as they came; the same while what is listed is the same. Raises OSError."""
+        for tried in range(DUMP_TRIES):
+            if tried:
+                time.sleep(tried * DUMP_PAUSE_SECONDS)
+            self._send(kind, NLM_F_DUMP, body)
+            try:
+                return self._answer()
+            except DumpInterruptedError:
+                continue
+        raise OSError(errno.EAGAIN, "what was listed changed faster than it could be read")
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _send(self, kind: int, flags: int, body: bytes) -> None:
+        self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, 1, 0) + body)
+
+    def _answer(self) -> bytes:
+        """Until the acknowledgement or a dump's end, and without it."""
+        said, interrupted = b"", False
+        while True:
+            datagram = self._socket.recv(BUFFER_BYTES)
+            for at, length, kind, flags in _heads(datagram):
+                interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+                if kind in (NLMSG_ERROR, NLMSG_DONE):
+                    _check(datagram[at + HEADER.size : at + length])
+                    if interrupted:
+                        raise DumpInterruptedError
+                    return said + datagram[:at]
+            said += datagram
+
+
 def ask(kind: int, flags: int, body: bytes, *, protocol: int = socket.NETLINK_ROUTE) -> list[Message]:
     """One request in the calling thread's namespace, and what is said to it. Raises OSError with the kernel's number."""
-    with closing(opened(protocol)) as conversation:
+    with closing(Conversation(protocol)) as conversation:
         if flags & NLM_F_DUMP == NLM_F_DUMP:
-            return _dumped(conversation, kind, flags, body)
-        _send(conversation, kind, flags | NLM_F_ACK, body)
-        return list(_answers(conversation))
-
-
-def _dumped(conversation: socket.socket, kind: int, flags: int, body: bytes) -> list[Message]:
-    """Without strict checks (before Linux 4.20) the kernel ignores what a dump should be limited to."""
-    try:
-        conversation.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-    except OSError as error:
-        if error.errno != errno.ENOPROTOOPT:
-            raise
-    for tried in range(DUMP_TRIES):
-        time.sleep(tried * DUMP_PAUSE_SECONDS)
-        _send(conversation, kind, flags, body)
-        try:
-            return list(_answers(conversation))
-        except DumpInterruptedError:
-            continue
-    raise OSError(errno.EAGAIN, "what was listed changed faster than it could be read")
-
-
-def _send(conversation: socket.socket, kind: int, flags: int, body: bytes) -> None:
-    conversation.send(HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, 1, 0) + body)
-
-
-def _answers(conversation: socket.socket) -> Iterator[Message]:
-    """Until the acknowledgement, or a dump's end."""
-    interrupted = False
-    while True:
-        for kind, flags, payload in messages(conversation.recv(BUFFER_BYTES)):
-            interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
-            if kind in (NLMSG_ERROR, NLMSG_DONE):
-                _check(payload)
-                if interrupted:
-                    raise DumpInterruptedError
-                return
-            yield kind, payload
+            return [(kind, payload) for kind, _flags, payload in messages(conversation.dump(kind, body))]
+        return conversation.ask(kind, flags, body)
 
 
 def _check(payload: bytes) -> None:

@@ -12,6 +12,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 PROC_SYS = Path("/proc/sys")
+MAX_SETTING_BYTES = 4096
 
 
 class MissingSettingError(Exception):
@@ -39,7 +40,7 @@ def read_sysctl(key: str, device_names: frozenset[str] = frozenset()) -> str | N
     except FileNotFoundError:
         return None
     try:
-        return os.read(descriptor, 4096).decode().strip()
+        return os.read(descriptor, MAX_SETTING_BYTES).decode().strip()
     finally:
         os.close(descriptor)
 

@@ -30,7 +30,7 @@ class Inside(Protocol):
     def device_indexes(self) -> Mapping[str, int]: ...
     @property
     def listening(self) -> Mapping[tuple[str, int], frozenset[int]]:
-        """(address, port) → the inodes of the sockets that listen there."""
+        """(address, port) → inodes of sockets that listen there: one of those that do, the same while they are."""
 
     @property
     def has_ipv6(self) -> bool: ...
@@ -39,7 +39,12 @@ class Inside(Protocol):
 class Namespaces(Protocol):
     """The kernel's."""
 
-    def look_inside(self, namespace: str, devices: Collection[str]) -> Inside: ...
+    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> Inside:
+        """At who listens at these addresses, and at their devices."""
+
+    def listening(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
+        """(address, port) → the inodes of all sockets that listen there. Slow where there are many namespaces."""
+
     def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
         """From inside the namespace, with packets of this mark."""
 
@@ -60,8 +65,7 @@ class DirectKeeper:
 
     def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
         """Raises OSError, and what looking into a namespace raises."""
-        devices = {address.device for address in proxy.addresses if address.device}
-        self._seen[proxy.name] = inside = self._namespaces.look_inside(proxy.namespace, devices)
+        self._seen[proxy.name] = inside = self._namespaces.look_inside(proxy.namespace, proxy.addresses)
         wanted = WantedListeners(
             scope=proxy.scope,
             scope_id=proxy.scope_id,
@@ -98,10 +102,11 @@ class DirectKeeper:
         """A connection is made by IPv4 alone: while the kernel looks for a duplicate of an IPv6 address, and for ever
         when there is one, nobody reaches it; that must not keep guests from the other.
         """
-        inside = self._seen.pop(proxy.name, None) or self._namespaces.look_inside(proxy.namespace, ())
+        inside = self._seen.pop(proxy.name, None) or self._namespaces.look_inside(proxy.namespace, proxy.addresses)
+        there = self._namespaces.listening(proxy.namespace) if other_pid else inside.listening
         others = self._namespaces.sockets_of(other_pid) if other_pid else frozenset()
         expected = [address for address in proxy.addresses if inside.has_ipv6 or not address.is_ipv6]
-        sockets = {one: inside.listening.get((one.host, one.port), frozenset()) - others for one in expected}
+        sockets = {one: there.get((one.host, one.port), frozenset()) - others for one in expected}
         listening = frozenset[int]().union(*sockets.values())
         missing = [
             str(address)

@@ -77,23 +77,23 @@ def test_confirmed_when_all_of_it_listens(direct: ProxySettings) -> None:
     proxies.keep(PROXY, direct)
     with pytest.raises(ListenerAwayError, match=r"nothing listens on 169\.254\.169\.254:80 and \[fe80::a9fe:a9fe%tap1"):
         proxies.confirm(PROXY, direct)
-    namespaces.listening = {("169.254.169.254", 80): frozenset({7})}
+    namespaces.sockets_at = {("169.254.169.254", 80): frozenset({7})}
     with pytest.raises(ListenerAwayError, match=r"nothing listens on \[fe80::a9fe:a9fe%tap1\]:80 in qdhcp-n1"):
         proxies.confirm(PROXY, direct)
-    namespaces.listening = BOTH
+    namespaces.sockets_at = BOTH
     assert proxies.confirm(PROXY, direct) == ()
 
 
 def test_a_listener_that_nobody_reaches_is_none(direct: ProxySettings) -> None:
     proxies = MetadataProxies(FakePrograms(), namespaces := FakeNamespaces())
-    namespaces.listening, namespaces.lets_in = BOTH, False
+    namespaces.sockets_at, namespaces.lets_in = BOTH, False
     with pytest.raises(ListenerAwayError):
         proxies.confirm(PROXY, direct)
 
 
 def test_without_ipv6_in_the_kernel_ipv4_is_enough(direct: ProxySettings) -> None:
     proxies = MetadataProxies(FakePrograms(), namespaces := FakeNamespaces())
-    namespaces.listening, namespaces.has_ipv6 = {("0.0.0.0", 9697): frozenset({7})}, False
+    namespaces.sockets_at, namespaces.has_ipv6 = {("0.0.0.0", 9697): frozenset({7})}, False
     assert proxies.confirm(ROUTER, direct) == ()
 
 
@@ -103,12 +103,12 @@ def test_haproxy_goes_when_the_agent_listens_and_not_before(
     proxies = MetadataProxies(programs := FakePrograms(), namespaces := FakeNamespaces())
     proxies.keep(PROXY, haproxy)
     assert proxies.confirm(PROXY, haproxy) == ()
-    namespaces.listening, namespaces.sockets = BOTH, {100: frozenset({7, 8})}  # HAProxy's own
+    namespaces.sockets_at, namespaces.sockets = BOTH, {100: frozenset({7, 8})}  # HAProxy's own
     proxies.keep(PROXY, direct)
     with pytest.raises(ListenerAwayError):
         proxies.confirm(PROXY, direct)
     assert (list(proxies.pids), signals) == ([100], [])
-    namespaces.listening = {place: found | {9} for place, found in BOTH.items()}
+    namespaces.sockets_at = {place: found | {9} for place, found in BOTH.items()}
     assert proxies.confirm(PROXY, direct) == ("retire haproxy (pid 100)",)
     assert (list(proxies.pids), signals) == ([], [(100, signal.SIGUSR1)])
     assert not config_file("n1", haproxy).exists()
