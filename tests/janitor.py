@@ -30,17 +30,17 @@ class Janitor:
 
     def __init__(self) -> None:
         os.environ[MARK] = secrets.token_hex(8)
-        argv = [sys.executable, "-m", "tests.janitor", str(os.getpid()), os.environ[MARK]]
-        # Without the mark it would end itself; in a session of its own no terminal's signal reaches it.
+        argv = [sys.executable, __file__, str(os.getpid()), os.environ[MARK]]
+        # Without the mark it would end itself; in a session of its own no terminal's signal reaches it. Nobody waits for
+        # it: it outlives the run, so it is no `Popen`, which would complain of that.
         others = {name: value for name, value in os.environ.items() if name != MARK}
-        self._process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, text=True, start_new_session=True, env=others, cwd=Path(__file__).parent.parent
-        )
+        read, self._pipe = os.pipe()
+        stdin = [(os.POSIX_SPAWN_DUP2, read, 0)]
+        os.posix_spawn(argv[0], argv, others, file_actions=stdin, setsid=True)
+        os.close(read)
 
     def tell(self, what: str, folder: Path, prefix: str) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps([what, str(folder), prefix]) + "\n")
-        self._process.stdin.flush()
+        os.write(self._pipe, (json.dumps([what, str(folder), prefix]) + "\n").encode())
 
 
 def note_host(folder: Path, prefix: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from tests.kernel.dhcp_stage import Stage, curl, lease_v6, tap
 from tests.kernel.lab import Lab, lab_stage
+from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
@@ -25,8 +26,8 @@ ADDRESS_MODES = {"EUI-64": ("0", "0"), "random": ("3", "0"), "temporary": ("0", 
 
 
 @pytest.fixture
-def lab(host: Host) -> Iterator[Lab]:
-    with lab_stage(host) as made:
+def lab(request: pytest.FixtureRequest, host: Host) -> Iterator[Lab]:
+    with lab_stage(host, chosen(request)) as made:
         yield made
 
 
@@ -107,6 +108,7 @@ def test_stateful_guest_is_sent_to_dhcp(lab: Lab, *, routed: bool) -> None:
     assert "2001:db8::" not in addresses(guest), "the prefix is not for addresses of one's own making"
 
 
+@in_both("lab")
 @pytest.mark.parametrize("kind", ADDRESS_MODES)
 @pytest.mark.parametrize("routed", [False, True], ids=["DHCP namespace", "router"])
 def test_every_kind_of_guest_is_answered(lab: Lab, kind: str, *, routed: bool) -> None:
@@ -155,6 +157,7 @@ def flags(stage: Stage) -> str:
     return next((line for line in shown.splitlines() if "fe80::a9fe:a9fe" in line), "")
 
 
+@in_both("lab")
 def test_a_second_host_leaves_the_address_to_the_first_and_takes_it_back(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:

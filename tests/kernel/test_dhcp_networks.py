@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 from tests.kernel.dhcp_stage import Stage, configure, curl, lease_v6, network_stage, pid_of, tap
+from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 from tests.waiting import until
 
@@ -22,11 +23,12 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture
-def stage(host: Host) -> Iterator[Stage]:
-    with network_stage(host) as made:
+def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
+    with network_stage(host, chosen(request)) as made:
         yield made
 
 
+@in_both("stage")
 def test_guest_gets_its_address_its_options_and_its_answer(stage: Stage) -> None:
     port = stage.port("192.168.40.77")
     stage.round(everything=True)
@@ -46,6 +48,7 @@ def test_guest_gets_its_address_its_options_and_its_answer(stage: Stage) -> None
     assert not [name for name, _ in request.headers if "_" in name]
 
 
+@in_both("stage")
 def test_second_round_changes_nothing(stage: Stage) -> None:
     stage.port("192.168.40.77")
     stage.round(everything=True)
@@ -165,6 +168,7 @@ def test_guest_asks_while_the_agent_is_away_and_is_answered_when_it_is_back(stag
     assert "retry-after: 1" in answer.lower()
 
 
+@in_both("stage")
 def test_ipv6_guest_is_served_at_the_link_local_address(stage: Stage) -> None:
     subnet = Subnet(
         id=str(uuid.uuid4()),

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from tests.kernel.dhcp_stage import Stage, curl, network_stage, pid_of
+from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS
 
@@ -19,8 +20,8 @@ pytestmark = pytest.mark.kernel
 
 
 @pytest.fixture
-def stage(host: Host) -> Iterator[Stage]:
-    with network_stage(host) as made:
+def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
+    with network_stage(host, chosen(request)) as made:
         yield made
 
 
@@ -43,6 +44,7 @@ def with_options(stage: Stage, port: Port, *options: tuple[str, str]) -> Port:
     return changed
 
 
+@in_both("stage")
 def test_every_subnet_of_a_network_is_served(stage: Stage) -> None:
     second = Subnet(
         id=str(uuid.uuid4()), network_id=stage.network.id, project_id="p", cidr="10.9.0.0/24", gateway_ip="10.9.0.1"

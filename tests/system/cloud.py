@@ -19,9 +19,7 @@ from tests import janitor, waiting
 from tests.waiting import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
-UP_SECONDS = 90
 METADATA_PROXIES = ("direct", "haproxy")
-LINE_SECONDS = 90
 REREAD = "the configuration was read again"
 
 
@@ -73,14 +71,14 @@ class Cloud:
 
         Only this system's own: others may come and go on the same machine meanwhile.
         """
-        names = [line.split()[0] for line in present("ip netns list")]
-        links = {line.split(":")[1].strip().split("@")[0] for line in present("ip -o link")}
+        names = [line.split()[0] for line in shown("ip", "netns", "list")]
+        links = {line.split(":")[1].strip().split("@")[0] for line in shown("ip", "-o", "link")}
         folder = str(self.state_dir.parent)
         return [
             *(f"namespace {name}" for name in names if name.startswith(self.prefix)),
             *(f"device {name}" for name in sorted(devices & links)),
-            *(f"nft {table}" for table in present("nft list tables") if self.prefix.rstrip("-") in table),
-            *(f"process {line}" for line in present("ps -eo pid,args") if folder in line),
+            *(f"nft {table}" for table in shown("nft", "list", "tables") if self.prefix.rstrip("-") in table),
+            *(f"process {line}" for line in shown("ps", "-wweo", "pid,args") if folder in line),
         ]
 
     def part(self, name: str) -> dict[str, Any]:
@@ -144,6 +142,14 @@ class Cloud:
     def console(self, server: str) -> str:
         return self.line(f"openstack console log show {shlex.quote(server)}")
 
+    def wait_booted(self, server_id: str, hostname: str) -> None:
+        """An instance of the netns driver: its boot is over."""
+        console = self.state_dir / "instances" / server_id / "console.log"
+        waiting.until(
+            lambda: console.exists() and f"{hostname} login:" in console.read_text(errors="replace"),
+            f"{hostname} has booted",
+        )
+
     def _environment(self, cloud: str = "openimds") -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
         return kept | {
@@ -171,7 +177,6 @@ def run(
     return done
 
 
-def present(command: str) -> list[str]:
-    """The lines that a command shows; none when it fails."""
-    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
+def shown(*argv: str) -> list[str]:
+    """The lines that a command shows. One that fails shows nothing, and is an error."""
+    return [line.strip() for line in run(argv).stdout.splitlines() if line.strip()]

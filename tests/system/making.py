@@ -11,7 +11,6 @@ from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity.v3 import Password
 from keystoneauth1.session import Session
 from tests.system.cloud import Cloud
-from tests.waiting import until
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,11 @@ class Maker:
     def network(self, name: str, cidr: str) -> Network:
         """A network with one subnet and DHCP."""
         made = self.made("network", "/v2.0/networks", network={"name": name})
-        subnet = {"network_id": made["id"], "ip_version": 4, "cidr": cidr, "name": name}
-        return Network(made["id"], self.made("network", "/v2.0/subnets", subnet=subnet)["id"])
+        return Network(made["id"], self.subnet(made["id"], ip_version=4, cidr=cidr, name=name))
+
+    def subnet(self, network_id: str, **subnet: Any) -> str:
+        """Its id."""
+        return str(self.made("network", "/v2.0/subnets", subnet={"network_id": network_id, **subnet})["id"])
 
     def router(self, name: str, *networks: Network) -> str:
         """With an interface on each; its id."""
@@ -46,11 +48,6 @@ class Maker:
         flavor = next(one["id"] for one in flavors if one["name"] == "m1.tiny")
         server = {"name": name, "imageRef": image, "flavorRef": flavor, "networks": [{"uuid": network.id}], **more}
         return str(self.made("compute", "/servers", server=server)["id"])
-
-    def wait_booted(self, name: str, server_id: str) -> None:
-        console = self.cloud.state_dir / "instances" / server_id / "console.log"
-        until(lambda: console.exists() and f"{name} login:" in console.read_text(errors="replace"),
-              f"{name} has booted")  # fmt: skip
 
     def set_properties(self, server_id: str, **properties: str) -> None:
         self.made("compute", f"/servers/{server_id}/metadata", metadata=properties)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,3 +33,15 @@ class Pollers:
         """All of them go on being answered."""
         enough = self.tally()["good"] + ANSWERS
         until(lambda: self.tally()["good"] >= enough, "the guests are answered")
+
+
+@contextmanager
+def polling(*argv: str) -> Iterator[Pollers]:
+    """While all of them are answered; `argv` runs polling.py in the guest's namespace."""
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        pollers = Pollers(process)
+        try:
+            pollers.polled_on()
+            yield pollers
+        finally:
+            process.kill()

@@ -14,7 +14,7 @@ import pytest
 from tests.pids import pid_in
 from tests.system.cloud import Cloud
 from tests.system.making import Maker
-from tests.waiting import until
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.config.programs import PROGRAMS
 
@@ -39,8 +39,9 @@ class Pair:
         by_network = [self.lonely_network] * (isolated or force) + [self.routed_network] * force
         return sorted([self.router, *by_network])
 
-    def hostname(self, server: str) -> str:
-        return self.cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", "9", URL, check=False)
+    def hostname(self, server: str, patience_seconds: float = HANG_SECONDS) -> str:
+        """What it is answered; empty where it is not answered."""
+        return self.cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", f"{patience_seconds:g}", URL, check=False)
 
     def others(self) -> dict[str, int]:
         """What goes on as it is: our programs, and each network's dnsmasq."""
@@ -64,8 +65,8 @@ def pair(cloud: Cloud) -> Pair:
         lonely_network=lonely.id,
         routed_network=routed.id,
     )
-    maker.wait_booted("lonely", made.lonely)
-    maker.wait_booted("routed", made.routed)
+    cloud.wait_booted(made.lonely, "lonely")
+    cloud.wait_booted(made.routed, "routed")
     return made
 
 
@@ -84,7 +85,8 @@ def test_the_ways_are_chosen_while_it_runs(pair: Pair, metadata_proxy: str, isol
     expected = pair.listeners(isolated=isolated, force=force)
     until(lambda: pair.cloud.proxy_files(ending) == expected, f"listeners for {expected}")
     is_served = isolated or force
-    until(lambda: pair.hostname(pair.lonely) == "lonely.novalocal" * is_served, f"served without a router: {is_served}")
+    name = "lonely.novalocal" * is_served
+    until(lambda: pair.hostname(pair.lonely, 9) == name, f"served without a router: {is_served}")
     assert pair.hostname(pair.routed) == "routed.novalocal"
     assert pair.others() == before
 
@@ -93,7 +95,7 @@ def test_from_one_kind_to_the_other_and_back(pair: Pair) -> None:
     """After those that ask for a kind: it leaves another one."""
     cloud = pair.cloud
     set_ways(cloud, isolated=True, force=False)
-    until(lambda: pair.hostname(pair.lonely) == "lonely.novalocal", "served without a router")
+    until(lambda: pair.hostname(pair.lonely, 9) == "lonely.novalocal", "served without a router")
     for kind, ending in (("haproxy", "conf"), ("direct", "json"), ("haproxy", "conf")):
         before = pair.others()
         cloud.choose_metadata_proxy(kind)

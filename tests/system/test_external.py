@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.cloud import Cloud, run
+from tests.system.making import Maker
 from tests.waiting import until
 
 OUTSIDE = "203.0.113.200"
@@ -19,15 +20,13 @@ def outside(cloud: Cloud) -> Iterator[str]:
     for line in (
         "openstack network create --external public",
         "openstack subnet create --network public --subnet-range 203.0.113.0/24 --no-dhcp public-v4",
-        "openstack network create n",
-        "openstack subnet create --network n --subnet-range 10.9.0.0/24 v4",
-        "openstack router create r",
-        "openstack router set --external-gateway public r",
-        "openstack router add subnet r v4",
-        "openstack server create --image guest --flavor m1.tiny --network n --wait vm",
     ):
         cloud.line(line)
-    until(lambda: "vm login:" in cloud.console("vm"), "the instance has booted")
+    maker = Maker(cloud)
+    network = maker.network("n", "10.9.0.0/24")
+    maker.router("r", network)
+    cloud.line("openstack router set --external-gateway public r")
+    cloud.wait_booted(maker.server("vm", network), "vm")
     bridge = "brq" + cloud.line("openstack network show public -f value -c id")[:11]
     name = f"{cloud.prefix}outside"
     device = f"o{name[1:7]}"

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 from tests.system.cloud import Cloud
 from tests.system.making import Maker
-from tests.waiting import until
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.config.programs import PROGRAMS
 
 URL = "http://169.254.169.254/latest/meta-data/instance-id"
 IN_THE_PATH = {"haproxy": ("metadata-api", "metadata-agent"), "direct": ("metadata-agent",)}
@@ -53,13 +55,13 @@ def server(cloud: Cloud) -> str:
     network = maker.network("n", "192.168.40.0/24")
     maker.router("r", network)
     found = maker.server("vm", network)
-    maker.wait_booted("vm", found)
+    cloud.wait_booted(found, "vm")
     return found
 
 
 @pytest.fixture
 def poller(cloud: Cloud, server: str) -> Iterator[Poller]:
-    argv = ["ip", "netns", "exec", f"{cloud.prefix}qvm-{server}", "curl", "-sf", "-m", "10", URL]
+    argv = ["ip", "netns", "exec", f"{cloud.prefix}qvm-{server}", "curl", "-sf", "-m", f"{HANG_SECONDS:g}", URL]
     expected = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     polling = Poller(argv, expected)
     thread = threading.Thread(target=polling.poll)
@@ -71,13 +73,12 @@ def poller(cloud: Cloud, server: str) -> Iterator[Poller]:
         thread.join()
 
 
-@pytest.mark.parametrize(
-    "part", ["control-api", "metadata-api", "metadata-agent", "dhcp-agent", "l3-agent", "compute-agent"]
-)
+@pytest.mark.parametrize("part", PROGRAMS)
 def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Poller, part: str) -> None:
     before = cloud.part(part)
-    others = {name: cloud.part(name)["pid"] for name in ("control-api", "dhcp-agent", "l3-agent") if name != part}
+    others = {name: cloud.part(name)["pid"] for name in PROGRAMS if name != part}
     daemons = daemon_pids(cloud)
+    assert daemons.keys() >= {"dnsmasq", "instance"}
     os.kill(before["pid"], signal.SIGKILL)
     until(lambda: cloud.part(part)["pid"] != before["pid"], f"{part} is started again")
     until(lambda: cloud.part(part)["state"] == "running", f"{part} serves again")
@@ -107,13 +108,15 @@ def test_a_killed_program_of_a_namespace_comes_back(cloud: Cloud, poller: Poller
 
 @pytest.mark.usefixtures("metadata_proxy")
 def test_a_killed_supervisor_disturbs_nobody_and_the_next_up_takes_over(cloud: Cloud, poller: Poller) -> None:
-    pids = {name: cloud.part(name)["pid"] for name in ("control-api", "metadata-api", "metadata-agent")}
+    pids = {name: cloud.part(name)["pid"] for name in PROGRAMS}
     daemons = daemon_pids(cloud)
     os.kill(cloud.supervisor_pid(), signal.SIGKILL)
     cloud.up()
     until(lambda: all(cloud.part(name)["state"] == "running" for name in pids), "all parts run")
     until(poller.answers_again, "the instance is answered")
+    assert {name: cloud.part(name)["pid"] for name in PROGRAMS} == pids
     assert daemon_pids(cloud) == daemons
+    assert poller.wrong == []
 
 
 def daemon_pids(cloud: Cloud) -> dict[str, int]:

@@ -1,7 +1,5 @@
 """No answer with a former owner's data: addresses move thousands of times while their guests ask.
 
-Each instance's documents hold a word that no other's do. The guests' addresses are moved by the control API's REST and
-then in the guests' namespaces; port security is off, so that nothing but who asks is between a guest and another's data.
 Whatever takes the guests' requests, they poll during the moves: from an address of theirs that stays, and, where the agent
 listens itself, from those that move as well.
 """
@@ -10,146 +8,28 @@ from __future__ import annotations
 
 import base64
 import os
-import re
-import secrets
 import signal
 import subprocess
 import sys
-import threading
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import pytest
 from tests.ports import free_ports
 from tests.system.cloud import BIN, METADATA_PROXIES, Cloud
 from tests.system.conftest import unstarted_cloud
-from tests.system.moving import Guest, Rest, Told
-from tests.waiting import until
+from tests.system.moving import Rest
+from tests.system.moving_stage import DOCUMENTS, SUBNET, Stage, addresses_from, build
+from tests.waiting import HANG_SECONDS, until
 
 pytestmark = pytest.mark.timeout(900)
 
-SUBNET = "10.77.0.0/24"
-GUESTS = 6
-ADDRESSES = 10
-"""Of each guest, that move; one more stays."""
 ROUNDS = 34
 """Each moves all of every guest's addresses to another guest."""
-DOCUMENTS = ("/latest/user-data", "/latest/meta-data/hostname", "/openstack/latest/meta_data.json")
 MAX_STALENESS_SECONDS = 4
 CHANGES = 30
 REBUILDS = 2
-
-
-@dataclass(slots=True)
-class Stage:
-    cloud: Cloud
-    metadata_proxy: str
-    metrics_port: int
-    rest: Rest
-    guests: list[Guest]
-    network_id: str
-    subnet_id: str
-    heard: int = 0
-    """The revision of ports that was heard of last."""
-    told: Counter[str] = field(default_factory=Counter)
-    moves: int = 0
-
-    def judge(self, guest: Guest, told: Told) -> None:
-        """Its own data, or none."""
-        others = [one.canary for one in self.guests if one is not guest and one.canary.encode() in told.body]
-        assert not others, f"{guest.canary} was told {told}"
-        assert told.status in (200, 404, 503), told
-        if told.status == 200:
-            assert guest.canary.encode() in told.body
-        self.told[str(told.status)] += 1
-
-    def ask(self, path: str, *, keeps: bool = False, from_all: bool = False) -> list[Told]:
-        """All guests at once, from the first or from all of their addresses."""
-        asked = [
-            (guest, guest.ask(path, keeps=keeps, address=address))
-            for guest in self.guests
-            for address in (guest.addresses if from_all else guest.addresses[:1])
-        ]
-        answers = [(guest, answer.result()) for guest, answer in asked]
-        for guest, told in answers:
-            self.judge(guest, told)
-        return [told for _guest, told in answers]
-
-    def all_served(self) -> None:
-        """Every guest has its own data, over new and over kept connections."""
-        for keeps in (False, True):
-            until(partial(self._are_served, keeps=keeps), "each guest has its own")
-
-    def _are_served(self, *, keeps: bool) -> bool:
-        return {told.status for told in self.ask(DOCUMENTS[0], keeps=keeps, from_all=True)} == {200}
-
-    def rotate(self, rest: Rest | None = None) -> None:
-        """At the control API every guest's addresses are the next one's; then the guests themselves change.
-
-        Between the two a guest still sends from an address that is another's at the control API. Where the address alone
-        tells who asks that is the other's question, so that only in direct mode guests then ask from it.
-        """
-        addresses = [guest.addresses for guest in self.guests]
-        sources = [
-            [guest.home, *(guest.addresses[:2] if self.metadata_proxy == "direct" else ())] for guest in self.guests
-        ]
-        with self._polled(sources):
-            self._give(rest or self.rest, [addresses[-1], *addresses[:-1]])
-        self.settle([addresses[-1], *addresses[:-1]])
-        self.moves += sum(len(guest.addresses) for guest in self.guests)
-
-    def _give(self, rest: Rest, addresses: list[tuple[str, ...]]) -> None:
-        first = self.guests[0]
-        self.give(first, (), rest)  # an address belongs to one port at a time
-        for guest, new in list(zip(self.guests, addresses, strict=True))[1:]:
-            self.give(guest, new, rest)
-        self.give(first, addresses[0], rest)
-
-    def give(self, guest: Guest, addresses: tuple[str, ...], rest: Rest | None = None) -> None:
-        (rest or self.rest).give(guest.port_id, self.subnet_id, (guest.home, *addresses))
-
-    @contextmanager
-    def _polled(self, sources: list[list[str]]) -> Iterator[None]:
-        """Meanwhile every guest asks again and again, from these of its addresses."""
-        over = threading.Event()
-        polls = [guest.poll(DOCUMENTS[0], own, over) for guest, own in zip(self.guests, sources, strict=True)]
-        try:
-            yield
-        finally:
-            over.set()
-            wait(polls)
-        for guest, poll in zip(self.guests, polls, strict=True):
-            for address, told in poll.result():
-                self.judge(guest, told)
-                assert told.status != 404 or address != guest.home, f"{guest.canary} has {address} all the time"
-
-    def settle(self, addresses: list[tuple[str, ...]]) -> None:
-        _done([guest.take(address) for guest, address in zip(self.guests, addresses, strict=True)])
-        # The namespace would believe for a second who had the address before, and answer there: no fault of ours.
-        self.cloud.inside(f"qdhcp-{self.network_id}", "ip", "neigh", "flush", "to", SUBNET)
-
-    def until_heard(self) -> None:
-        """The agent has heard of all that was changed of ports by now."""
-        self.heard = self.rest.revision_of_ports(self.heard)
-        until(lambda: self.figure("knowledge_revision") >= self.heard, "the agent hears of the ports")
-
-    def until_seen(self, guest: Guest, document: str, new: str) -> None:
-        """The new is there; from then on it is never seen old again, on no connection."""
-        until(lambda: new.encode() in guest.ask(document).result().body, f"{new} is seen")
-        for keeps in (True, False):
-            assert new.encode() in guest.ask(document, keeps=keeps).result().body
-
-    def figure(self, name: str) -> float:
-        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            found = re.search(rf"(?m)^openimds_metadata_agent_{name} (\S+)$", answer.read().decode())
-        return float(found.group(1)) if found else -1.0
 
 
 @pytest.fixture(scope="module", params=METADATA_PROXIES)
@@ -166,7 +46,7 @@ def stage(request: pytest.FixtureRequest, only_root: None) -> Iterator[Stage]:
         cloud.up(
             "--metadata-proxy", request.param, f"--config-file=metadata-agent={agent}", f"--config-file=dhcp-agent={ways}",
         )  # fmt: skip
-        stage = _build(cloud, request.param, metrics_port)
+        stage = build(cloud, request.param, metrics_port)
         yield stage
     finally:
         for guest in stage.guests if stage is not None else ():
@@ -174,51 +54,6 @@ def stage(request: pytest.FixtureRequest, only_root: None) -> Iterator[Stage]:
         if stage is not None:
             stage.rest.close()
         cloud.remove()
-
-
-def _build(cloud: Cloud, metadata_proxy: str, metrics_port: int) -> Stage:
-    rest = Rest(cloud.state_dir / "etc" / "clouds.yaml")
-    network = {"name": "n", "port_security_enabled": False}
-    network_id = rest.network("POST", "/networks", {"network": network})["network"]["id"]
-    subnet = {"network_id": network_id, "cidr": SUBNET, "ip_version": 4}
-    subnet_id = rest.network("POST", "/subnets", {"subnet": subnet})["subnet"]["id"]
-    guests = [_boot(cloud, rest, network_id, number) for number in range(GUESTS)]
-    for guest in guests:
-        _until_booted(cloud, guest, guest.canary)
-        guest.settle(SUBNET)
-    stage = Stage(cloud, metadata_proxy, metrics_port, rest, guests, network_id, subnet_id, heard=rest.revision())
-    addresses = _addresses(101)
-    for guest, address in zip(guests, addresses, strict=True):
-        stage.give(guest, address)
-    stage.settle(addresses)
-    stage.until_heard()
-    stage.all_served()
-    return stage
-
-
-def _boot(cloud: Cloud, rest: Rest, network_id: str, number: int) -> Guest:
-    canary = f"canary-{number}-{secrets.token_hex(6)}"
-    port = {"network_id": network_id}
-    port_id = rest.network("POST", "/ports", {"port": port})["port"]["id"]
-    image = rest.call("image", "GET", "/v2/images")["images"][0]["id"]
-    flavor = rest.call("compute", "GET", "/flavors")["flavors"][0]["id"]
-    server = {
-        "name": canary,
-        "imageRef": image,
-        "flavorRef": flavor,
-        "networks": [{"port": port_id}],
-        "user_data": base64.b64encode(canary.encode()).decode(),
-    }
-    server_id = rest.call("compute", "POST", "/servers", {"server": server}, version="2.37")["server"]["id"]
-    return Guest(f"{cloud.prefix}qvm-{server_id}", port_id, canary, server_id=server_id, home=f"10.77.0.{201 + number}")
-
-
-def _until_booted(cloud: Cloud, guest: Guest, hostname: str) -> None:
-    console = cloud.state_dir / "instances" / guest.server_id / "console.log"
-    until(
-        lambda: console.exists() and f"{hostname} login:" in console.read_text(errors="replace"),
-        f"{hostname} has booted",
-    )
 
 
 def test_addresses_that_move_thousands_of_times(stage: Stage) -> None:
@@ -261,7 +96,7 @@ def test_a_rebuilt_server_never_gets_what_it_was_built_with_before(stage: Stage)
             "user_data": base64.b64encode(word.encode()).decode(),
         }
         stage.rest.call("compute", "POST", f"{server}/action", {"rebuild": wanted}, version="2.90")
-        _until_booted(stage.cloud, guest, name)  # it has asked what its name is: by then the new data are out
+        stage.cloud.wait_booted(guest.server_id, name)  # it has asked what its name is: by then the new data are out
         until(lambda: stage.rest.call("compute", "GET", server)["server"]["status"] == "ACTIVE", "it is active again")
         guest.settle(SUBNET)
         guest.take(guest.addresses).result()
@@ -290,7 +125,7 @@ def test_while_the_news_are_cut_off(stage: Stage) -> None:
 
 def test_who_is_not_known_yet_is_held_and_then_answered(stage: Stage) -> None:
     with _other_control_api(stage.cloud) as elsewhere:
-        new = _addresses(21)
+        new = addresses_from(21)
         with _stopped(stage.cloud, "control-api"):
             for guest, address in zip(stage.guests, new, strict=True):
                 stage.give(guest, address, elsewhere)
@@ -333,18 +168,6 @@ def test_a_deleted_port_s_address_is_given_out_again(stage: Stage) -> None:
     gone.close()
 
 
-def _addresses(first: int) -> list[tuple[str, ...]]:
-    """Each guest's, from 10.77.0.`first` on."""
-    starts = range(first, first + GUESTS * ADDRESSES, ADDRESSES)
-    return [tuple(f"10.77.0.{start + number}" for number in range(ADDRESSES)) for start in starts]
-
-
-def _done(futures: list[Future[Any]]) -> None:
-    wait(futures)
-    for future in futures:
-        future.result()
-
-
 @contextmanager
 def _stopped(cloud: Cloud, part: str) -> Iterator[None]:
     pid = cloud.part(part)["pid"]
@@ -371,7 +194,7 @@ def _other_control_api(cloud: Cloud) -> Iterator[Rest]:
     finally:
         rest.close()
         process.terminate()
-        process.wait(30)
+        process.wait(HANG_SECONDS)
         log.close()
 
 

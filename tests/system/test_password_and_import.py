@@ -43,7 +43,7 @@ def guest(cloud: Cloud) -> Guest:
     network = maker.network("n", "192.168.77.0/24")
     maker.router("r", network)
     found = Guest(cloud, maker.server("vm", network))
-    maker.wait_booted("vm", found.server_id)
+    cloud.wait_booted(found.server_id, "vm")
     return found
 
 

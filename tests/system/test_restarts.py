@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,7 +13,8 @@ from pathlib import Path
 import pytest
 from tests.system.cloud import Cloud
 from tests.system.conftest import unstarted_cloud
-from tests.system.pollers import Pollers
+from tests.system.making import Maker
+from tests.system.pollers import Pollers, polling
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.daemons import processes
@@ -54,16 +54,12 @@ def running(way: Way, only_root: None) -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def server(running: Cloud, way: Way) -> str:
-    routed = ("openstack router create r", "openstack router add subnet r v4") if way.is_routed else ()
-    for line in (
-        "openstack network create n",
-        "openstack subnet create --network n --subnet-range 192.168.40.0/24 v4",
-        *routed,
-    ):
-        running.line(line)
-    boot = "openstack server create --image guest --flavor m1.tiny --network n --wait vm -f value -c id"
-    found = running.line(boot).strip()
-    until(lambda: "vm login:" in running.console("vm"), "the instance has booted")
+    maker = Maker(running)
+    network = maker.network("n", "192.168.40.0/24")
+    if way.is_routed:
+        maker.router("r", network)
+    found = maker.server("vm", network)
+    running.wait_booted(found, "vm")
     return found
 
 
@@ -72,13 +68,8 @@ def guests(running: Cloud, server: str) -> Iterator[Pollers]:
     namespace = f"qvm-{server}"
     expected = running.inside(namespace, "curl", "-sf", f"http://{HOST}/latest/meta-data/instance-id")
     argv = ["ip", "netns", "exec", running.prefix + namespace, sys.executable, str(SCRIPT), HOST, "80", expected]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        polling = Pollers(process)
-        try:
-            polling.polled_on()
-            yield polling
-        finally:
-            process.kill()
+    with polling(*argv) as made:
+        yield made
 
 
 def agent(cloud: Cloud, name: str = "metadata-agent") -> processes.Process:
@@ -111,9 +102,7 @@ def test_a_restart_by_command_is_not_noticed(running: Cloud, guests: Pollers) ->
 
 def test_sighup_is_not_noticed(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
-    said = running.log("metadata-agent").count("was read again")
-    before.send(signal.SIGHUP)
-    until(lambda: running.log("metadata-agent").count("was read again") > said, "the configuration is read again")
+    running.reread("metadata-agent")
     guests.polled_on()
     assert agent(running) == before
     assert guests.tally()["failures"] == []
@@ -146,8 +135,10 @@ def test_who_connects_to_an_api_that_is_started_again_waits(name: str, number: s
     ports = {"metadata-api": running.metadata_port, "control-api": running.control_port}
     before = agent(running, name)
     before.send(number)
-    assert before.wait(30)
-    with socket.create_connection(("127.0.0.1", ports[name]), 60) as client:  # nobody accepts: it is in the queue
+    assert before.wait(HANG_SECONDS)
+    with socket.create_connection(
+        ("127.0.0.1", ports[name]), HANG_SECONDS
+    ) as client:  # nobody accepts: it is in the queue
         client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         answer = client.recv(65536)
     assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 300")), answer

@@ -41,7 +41,9 @@ def test_agents_are_alive(cloud: Cloud) -> None:
 
 
 def test_secrets_are_for_root_alone(cloud: Cloud) -> None:
-    for path in [*(cloud.state_dir / "etc").iterdir(), *cloud.state_dir.glob("openimds.sqlite*")]:
+    files = [*(cloud.state_dir / "etc").iterdir(), *cloud.state_dir.glob("openimds.sqlite*")]
+    assert {"token_keys", "clouds.yaml", "openimds.sqlite"} <= {path.name for path in files}
+    for path in files:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
@@ -55,7 +57,9 @@ def test_no_log_shows_a_secret(cloud: Cloud) -> None:
     }
     assert len(secrets) == 2
     for name in (*PARTS, "supervisor"):
-        assert not any(secret in cloud.log(name) for secret in secrets)
+        log = cloud.log(name)
+        assert log, name
+        assert not any(secret in log for secret in secrets), name
 
 
 def test_up_twice_is_a_sentence(cloud: Cloud) -> None:

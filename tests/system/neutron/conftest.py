@@ -7,16 +7,15 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.system.cloud import Cloud, run
-from tests.waiting import until
+from tests.system.making import Maker
+from tests.waiting import HANG_SECONDS, INSTALL_SECONDS
 
 REPOSITORY = Path(__file__).parents[3]
 STOCK = Path(__file__).parent / "stock"
-INSTALL_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,9 @@ class Stage:
 
     def guest(self, *curl: str, server: str | None = None) -> str:
         """What curl prints in the first instance, or another."""
-        return self.cloud.inside(f"qvm-{server or self.server}", "curl", "-s", "-m", "10", *curl, check=False)
+        return self.cloud.inside(
+            f"qvm-{server or self.server}", "curl", "-s", "-m", f"{HANG_SECONDS:g}", *curl, check=False
+        )
 
     @contextmanager
     def running(self, *argv: str, log: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
@@ -71,31 +72,15 @@ def stock_python() -> Path:
 def stage(stock_python: Path, cloud: Cloud) -> Stage:
     set_option(cloud.state_dir / "etc" / "dhcp_agent.ini", "force_metadata", "True")
     cloud.openimds("restart", "dhcp-agent")
-    slaac = "--ipv6-ra-mode slaac --ipv6-address-mode slaac"
-    for line in (
-        "openstack network create n",
-        "openstack subnet create --network n --subnet-range 10.40.0.0/24 v4",
-        f"openstack subnet create --network n --ip-version 6 --subnet-range fd00::/64 {slaac} v6",
-        "openstack router create r",
-        "openstack router add subnet r v4",
-        "openstack server create --image guest --flavor m1.tiny --network n --wait vm",
-        "openstack server create --image guest --flavor m1.tiny --network n --wait other",
-    ):
-        cloud.line(line)
-    for name in ("vm", "other"):
-        until(partial(booted, cloud, name), f"{name} has booted")
-    return Stage(
-        cloud,
-        stock_python,
-        network=cloud.json("openstack network show n")["id"],
-        router=cloud.json("openstack router show r")["id"],
-        server=cloud.json("openstack server show vm")["id"],
-        other=cloud.json("openstack server show other")["id"],
-    )
-
-
-def booted(cloud: Cloud, name: str) -> bool:
-    return f"{name} login:" in cloud.console(name)
+    maker = Maker(cloud)
+    network = maker.network("n", "10.40.0.0/24")
+    modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
+    maker.subnet(network.id, ip_version=6, cidr="fd00::/64", **modes)
+    router = maker.router("r", network)
+    server, other = (maker.server(name, network) for name in ("vm", "other"))
+    cloud.wait_booted(server, "vm")
+    cloud.wait_booted(other, "other")
+    return Stage(cloud, stock_python, network=network.id, router=router, server=server, other=other)
 
 
 def set_option(file: Path, name: str, value: str) -> None:
