@@ -114,6 +114,7 @@ def test_a_killed_supervisor_is_replaced_and_the_parts_go_on(cloud: Cloud) -> No
 
 def test_down_after_the_supervisor_was_killed(fresh_cloud: Cloud) -> None:
     fresh_cloud.up()
+    (fresh_cloud.state_dir / "metrics" / "metadata-api.of-a-killed-one").mkdir(parents=True)
     pids = [fresh_cloud.part(name)["pid"] for name in PARTS]
     os.kill(fresh_cloud.supervisor_pid(), signal.SIGKILL)
     said = fresh_cloud.openimds("down").stdout
@@ -121,6 +122,8 @@ def test_down_after_the_supervisor_was_killed(fresh_cloud: Cloud) -> None:
     assert not [pid for pid in pids if processes.find(pid)]
     assert (fresh_cloud.state_dir / "openimds.sqlite").exists()
     assert "nothing was left" in fresh_cloud.openimds("down").stdout
+    assert {fresh_cloud.part(name)["state"] for name in PARTS} == {"stopped"}
+    assert not (fresh_cloud.state_dir / "metrics").exists()
 
 
 def test_a_taken_port_is_named(fresh_cloud: Cloud) -> None:

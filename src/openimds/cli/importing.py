@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from openimds.cli.database import config_file, open_store
-from openimds.cli.machine import STATE_DIR
 from openimds.cli.main import CommandFailedError
+from openimds.daemons.state_folder import DEFAULT
 
 if TYPE_CHECKING:
     from openimds.store.engine import Store
@@ -30,7 +30,7 @@ def import_() -> None:
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help=f"Whose store: that of `openimds up` in this folder ({STATE_DIR} without --config-file).",
+    help=f"Whose store: that of `openimds up` in this folder ({DEFAULT} without --config-file).",
 )
 @config_file
 @click.option("--dry-run", is_flag=True, help="Only say whether it could be done.")
@@ -40,7 +40,7 @@ def instances(*, file: IO[bytes], state_dir: Path | None, config_files: tuple[st
     if state_dir is not None and config_files:
         raise CommandFailedError("--state-dir and --config-file both say where the store is: give one of them")
     document = _document(file)
-    with open_store(config_files or _files_in(state_dir or STATE_DIR)) as store, _without_traceback():
+    with open_store(config_files or _files_in(state_dir or DEFAULT)) as store, _without_traceback():
         _check_tables(store, dry_run=dry_run)
         ids = InstanceStore(store).import_instances(document, dry_run=dry_run)
     count = f"{len(ids)} instance{'' if len(ids) == 1 else 's'}"

@@ -11,13 +11,12 @@ import click
 from openimds.cli.main import CommandFailedError
 from openimds.config.programs import PROGRAMS
 from openimds.daemons.running import CannotStartError
-
-STATE_DIR = Path("/var/lib/openimds")
+from openimds.daemons.state_folder import DEFAULT
 
 _state_dir = click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    default=STATE_DIR,
+    default=DEFAULT,
     show_default=True,
     help="Where everything is kept.",
 )

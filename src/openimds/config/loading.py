@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,12 @@ from oslo_config import cfg
 
 from openimds.config.options import DEFAULT, Section
 from openimds.config.reading import Assignment, ConfigError, ConfigFile, read_files, readable_by_oslo
+
+_REASONS = (
+    (re.compile(r"invalid literal for int\(\) with base \d+: (?P<value>.+)"), "is no whole number"),
+    (re.compile(r"could not convert string to float: (?P<value>.+)"), "is no number"),
+    (re.compile(r"Unexpected boolean value (?P<value>.+)"), "is neither true nor false"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,15 @@ def _invalid(section: str, option: cfg.Opt, files: Sequence[ConfigFile], error: 
         return f"{place}: names an option that is not there ({error}); write $$ for a plain dollar sign"
     # `Value for option X from Y is not valid: Z`: only Z says something that `place` does not.
     reason = str(error).rsplit("is not valid: ", 1)[-1]
-    return f"{place}: is not valid: {'(the value is not shown)' if option.secret else reason}"
+    return f"{place}: is not valid: {'(the value is not shown)' if option.secret else _in_words(reason)}"
+
+
+def _in_words(reason: str) -> str:
+    """Python's and oslo.config's own words for a wrong number or a wrong yes or no."""
+    for pattern, sentence in _REASONS:
+        if found := pattern.fullmatch(reason):
+            return f"{found['value']} {sentence}"
+    return reason
 
 
 def _missing_headers(files: Iterable[ConfigFile]) -> Iterator[str]:

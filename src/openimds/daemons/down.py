@@ -45,6 +45,8 @@ def down(state_dir: Path, say: Say, *, purge: bool) -> None:
     shutil.rmtree(folder.path / metrics_folder.FOLDER, ignore_errors=True)  # what killed ones left
     removed = remove_what_agents_made(folder, namespace_prefix(folder))
     say(f"removed {len(removed)} namespaces, devices and tables" if removed else "nothing was left to remove")
+    folder.supervisor_pid_file.unlink(missing_ok=True)
+    folder.note_all_stopped()
     if purge:
         left = folder.purge()
         say(f"the state is gone; not ours and left: {', '.join(left)}" if left else "the state is gone")
@@ -67,7 +69,9 @@ def remove_what_agents_made(folder: StateFolder, prefix: str) -> tuple[str, ...]
     try:
         return remove_everything(Ledger(folder.path / "owned"), prefix)
     except WiringError as error:
-        raise CannotStartError(f"not everything could be removed: {error}; run `openimds down` again") from error
+        raise CannotStartError(
+            f"not everything could be removed: {error}; run `{folder.command('down')}` again"
+        ) from error
 
 
 def namespace_prefix(folder: StateFolder) -> str:

@@ -35,7 +35,9 @@ def run(config: MetadataApiConfig) -> int:
         log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
     _prepare_store(config.database_url)
     kept = KeptSockets.inherited()
-    listener = kept_listener(config.listen, kept)
+    listener = kept_listener(
+        config.listen, kept, hint=" ([DEFAULT] metadata_listen and metadata_listen_port say where)"
+    )
     status = _listener(config.metrics) if config.metrics else None
     place = f"{config.listen.host}:{config.listen.port}"
     if config.workers > 1:

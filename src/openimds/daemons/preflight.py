@@ -67,5 +67,10 @@ def _taken(part: str, listen: Listen) -> str | None:
             option = {"control-api": "--control-port", "metadata-api": "--metadata-port"}.get(part)
             other = f" or choose another with {option}" if option else ""
             return f"{part} cannot listen on {where}: the port is taken by another program; stop that{other}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            return (
+                f"{part} cannot listen on {where}: {listen.host} is no address of this machine (`ip address` shows those); "
+                "choose another with --listen"
+            )
         return f"{part} cannot listen on {where}: {(error.strerror or str(error)).lower()}"
     return None

@@ -14,6 +14,8 @@ from typing import Any
 
 from openimds.daemons.running import CannotStartError
 
+DEFAULT = Path("/var/lib/openimds")
+
 OURS = (
     "etc", "run", "log", "images", "instances", "owned", "dhcp", "external", "ns-metadata-proxy", "ra", "rules",
     "metrics", "metadata_proxy", "haproxy_log", "openimds.sqlite", "openimds.sqlite-shm", "openimds.sqlite-wal",
@@ -28,6 +30,10 @@ LEAST_FREE_BYTES = 16 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class StateFolder:
     path: Path
+
+    def command(self, words: str) -> str:
+        """The command line about this folder: `openimds down`, `openimds down --state-dir /srv/imds`."""
+        return f"openimds {words}" + ("" if self.path == DEFAULT else f" --state-dir {self.path}")
 
     @property
     def etc(self) -> Path:
@@ -111,8 +117,8 @@ class StateFolder:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise CannotStartError(
-                    f"openimds is up already in {self.path}: see `openimds status --state-dir {self.path}`, "
-                    "or take it down with `openimds down`"
+                    f"openimds is up already in {self.path}: see `{self.command('status')}`, or take it down with "
+                    f"`{self.command('down')}`"
                 ) from error
             yield
         finally:
@@ -134,6 +140,13 @@ class StateFolder:
         draft = self.run / ".status.json.new"
         draft.write_text(json.dumps(status))
         draft.replace(self.run / "status.json")
+
+    def note_all_stopped(self) -> None:
+        """After a supervisor that could not note it itself; nothing where there are no notes."""
+        status = self.read_status()
+        if status:
+            with self.problems_told():
+                self.write_status(status | {"parts": [part | {"state": "stopped"} for part in status.get("parts", [])]})
 
     def read_status(self) -> dict[str, Any]:
         """Empty when there is none, or none that can be read."""

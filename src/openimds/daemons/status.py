@@ -47,6 +47,8 @@ class PartStatus:
 class MachineStatus:
     state_dir: Path
     supervisor_pid: int | None
+    was_left: bool
+    """A supervisor ran, and ended without taking anything down: it was killed, or the machine started again."""
     parts: tuple[PartStatus, ...]
 
     @property
@@ -63,6 +65,7 @@ def machine_status(state_dir: Path) -> MachineStatus:
     return MachineStatus(
         state_dir=folder.path,
         supervisor_pid=supervisor.pid if supervisor else None,
+        was_left=supervisor is None and folder.supervisor_pid_file.exists(),
         parts=tuple(_part_status(name, folder, notes.get(name, {}), heartbeats) for name in PROGRAMS),
     )
 
@@ -76,23 +79,43 @@ def status_text(machine: MachineStatus) -> str:
     for part in machine.parts:
         since = part.since.replace("T", " ").removesuffix("Z")
         table.add_row([part.name, part.pid or "-", since or "-", part.restarts, part.state, part.last_did or "-"])
+    return f"{_headline(machine)}\n\n{table.get_string()}"
+
+
+def _headline(machine: MachineStatus) -> str:
+    """What there is, and what to do about it if that is not all."""
+    folder = StateFolder(machine.state_dir)
+    up, down = f"`{folder.command('up --detach')}`", f"`{folder.command('down')}`"
+    running = sum(part.pid is not None for part in machine.parts)
     if machine.supervisor_pid:
-        headline = f"openimds is up in {machine.state_dir} (supervisor: {machine.supervisor_pid})"
-    elif any(part.pid for part in machine.parts):
-        headline = f"nobody supervises what runs in {machine.state_dir}: `openimds up` takes it over"
-    else:
-        headline = f"nothing is up in {machine.state_dir}"
-    return f"{headline}\n\n{table.get_string()}"
+        return f"openimds is up in {folder.path} (supervisor: {machine.supervisor_pid})"
+    if running:
+        return (
+            f"the supervisor is dead: nobody supervises what runs in {folder.path} ({running} of {len(machine.parts)} "
+            f"parts), and a part that dies stays dead. {up} takes over what runs and starts the rest, with no "
+            f"interruption; {down} stops and removes everything"
+        )
+    if machine.was_left:
+        return (
+            f"nothing is up in {folder.path}, and nobody took it down: the supervisor was killed, or the machine started "
+            f"again. {up} starts everything anew from what is there; {down} removes what is left"
+        )
+    if not folder.path.exists():
+        return f"nothing is up in {folder.path}: there is no such folder. {up} makes it and starts everything"
+    return f"nothing is up in {folder.path}. {up} starts everything"
 
 
 def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None:
     """End the part and wait until the supervisor has it running again. Raises CannotStartError."""
     folder = StateFolder(state_dir.absolute())
     if processes.noted(folder.supervisor_pid_file) is None:
-        raise CannotStartError(f"nothing is up in {folder.path}: nobody would start {name} again; use `openimds up`")
+        raise CannotStartError(
+            f"no supervisor runs in {folder.path}: nobody would start {name} again; `{folder.command('up --detach')}` "
+            "starts it, and takes over what runs"
+        )
     before = processes.noted(folder.pid_file(name))
     if before is None:
-        raise CannotStartError(f"{name} does not run now; see `openimds status`")
+        raise CannotStartError(f"{name} does not run now; see `{folder.command('status')}`")
     with folder.problems_told():
         folder.restart_request(name).touch()
     before.send(signal.SIGTERM)

@@ -131,4 +131,6 @@ def _tcp_sentence(host: str, port: int, error: OSError) -> str:
         return f"port {port} on {host or 'all addresses'} is taken by another process; stop it or choose another port"
     if error.errno == errno.EACCES:
         return f"this user may not listen on port {port}; run as root or choose a port above 1023"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"cannot listen on {host}:{port}: {host} is no address of this machine (`ip address` shows those)"
     return f"cannot listen on {host}:{port}: {error.strerror}"

@@ -95,9 +95,15 @@ class Database:
             raise self.unavailable(error) from error
 
     def unavailable(self, reason: object) -> StoreUnavailable:
-        return StoreUnavailable(
-            f"the store {shown(self._url)} cannot be used: {str(reason).strip()}; "
+        check = (
             "check that it is there, that its disk is not full and that this user may write to it"
+            if self.is_sqlite
+            else "check that the server runs, takes connections there and has this user and database"
+        )
+        return StoreUnavailable(
+            # PostgreSQL's own sentences have several lines.
+            f"the store {shown(self._url)} cannot be used: {' '.join(str(reason).split())}; {check} ([database] "
+            "connection says where)"
         )
 
     @contextmanager

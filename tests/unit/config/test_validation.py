@@ -46,6 +46,20 @@ def test_a_value_out_of_range_is_an_error(tmp_path: Path) -> None:
     assert sentence.startswith("line 2: [DEFAULT] metadata_workers: is not valid")
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("metadata_workers = many", "'many' is no whole number"),
+        ("force_metadata = perhaps", "'perhaps' is neither true nor false"),
+    ],
+)
+def test_a_wrong_value_is_said_in_words(line: str, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.conf"
+    path.write_text(f"[DEFAULT]\n{line}\n")
+    ((_, sentence),) = findings(path)
+    assert sentence == f"line 2: [DEFAULT] {line.split(maxsplit=1)[0]}: is not valid: {reason}"
+
+
 def test_together_files_may_lack_what_alone_they_need_not_have(tmp_path: Path) -> None:
     path = tmp_path / "dhcp_agent.ini"
     path.write_text("[DEFAULT]\nforce_metadata = True\n")

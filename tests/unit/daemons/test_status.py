@@ -87,3 +87,32 @@ def test_a_start_that_goes_on_is_shown(folder: StateFolder) -> None:
     note(folder, "dhcp-agent", state="starting", said="120 of 200 networks")
     (line,) = row(folder, "dhcp-agent")
     assert line.rstrip().endswith(" 120 of 200 networks")
+
+
+def test_where_nothing_is_up_it_says_how_to_begin(tmp_path: Path) -> None:
+    said = status_text(machine_status(tmp_path / "nowhere")).splitlines()[0]
+    assert "there is no such folder" in said
+    assert said.endswith(f"`openimds up --detach --state-dir {tmp_path}/nowhere` makes it and starts everything")
+
+
+def test_a_dead_supervisor_is_told_with_what_runs_and_what_to_do(folder: StateFolder) -> None:
+    heartbeat(folder, {})
+    folder.supervisor_pid_file.write_text("4194305\n1\n")  # beyond the highest possible process id
+    said = status_text(machine_status(folder.path)).splitlines()[0]
+    assert said.startswith(f"the supervisor is dead: nobody supervises what runs in {folder.path} (1 of 6 parts)")
+    assert f"`openimds up --detach --state-dir {folder.path}` takes over what runs and starts the rest" in said
+    assert f"`openimds down --state-dir {folder.path}` stops and removes everything" in said
+
+
+def test_a_system_that_died_whole_is_told_from_one_that_was_taken_down(folder: StateFolder) -> None:
+    folder.write_status({"supervisor": 4194305, "parts": [{"name": "l3-agent", "pid": 4194305, "state": "running"}]})
+    folder.supervisor_pid_file.write_text("4194305\n1\n")
+    said = status_text(machine_status(folder.path))
+    assert "nobody took it down: the supervisor was killed, or the machine started again" in said
+    assert " dead " in said
+    folder.supervisor_pid_file.unlink()
+    folder.note_all_stopped()
+    said = status_text(machine_status(folder.path))
+    assert "nobody took it down" not in said
+    assert " dead " not in said
+    assert "stopped" in said
