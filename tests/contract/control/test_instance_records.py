@@ -198,6 +198,37 @@ class TestNews:
         assert answer["instance_ids"] == []
         assert answer["everything"] is False
 
+    def test_an_instance_that_is_imported_into_another_project(
+        self, cloud: Cloud, remote: RemoteInstances, hears: Any
+    ) -> None:
+        """What the first project told it goes with it, the password too; and both are heard of."""
+        store = InstanceStore(cloud.store)
+        one = {"uuid": str(uuid.uuid4()), "hostname": "vm"}
+        first = one | {"project_id": "one", "user_data_b64": "b25l", "system_metadata": {"password_0": "one's"}}
+        assert hears(lambda: store.import_instances({"instances": [first]})).instance_ids == {one["uuid"]}
+        told = remote.instance(one["uuid"])
+        assert told is not None
+        assert (told.project_id, told.user_data, told.password) == ("one", b"one", "one's")
+        second = one | {"project_id": "two", "user_data_b64": "dHdv"}
+        assert hears(lambda: store.import_instances({"instances": [second]})).instance_ids == {one["uuid"]}
+        told = remote.instance(one["uuid"])
+        assert told is not None
+        assert (told.project_id, told.user_data, told.password) == ("two", b"two", None)
+
+    def test_a_projects_and_a_users_name_are_in_no_document(
+        self, cloud: Cloud, admin: Session, remote: RemoteInstances, server: dict[str, Any]
+    ) -> None:
+        before = admin.get(f"{ROOT}/instance_changes")["revision"]
+        told = remote.ask(server["id"]).result(HANG_SECONDS)
+        for kind, name, own in (("project", "projects", admin.project_id), ("user", "users", admin.user_id)):
+            path = f"/v3/{name}/{own}"
+            old = admin.get(path)[kind]["name"]
+            assert admin.call("PATCH", path, {kind: {"name": "renamed"}}).status_code == 200
+            assert admin.call("PATCH", path, {kind: {"name": old}}).status_code == 200
+        answer = admin.get(f"{ROOT}/instance_changes?after={before}&timeout=0")
+        assert (answer["instance_ids"], answer["everything"]) == ([], False)
+        assert InstanceStore(cloud.store).instance(server["id"]) == told
+
     def test_what_lies_too_far_back_or_ahead_is_everything(self, admin: Session) -> None:
         assert admin.get(f"{ROOT}/instance_changes?after=1000000&timeout=0")["everything"]
         assert admin.get(f"{ROOT}/instance_changes")["everything"]

@@ -202,6 +202,29 @@ def test_known_guests_are_served_while_everything_else_is_away() -> None:
     run(play())
 
 
+def test_an_instance_that_is_another_projects_now_is_not_told_to_the_ports_project() -> None:
+    """On a connection that is kept, with the same bytes; and its port alone does not bring the old record back."""
+
+    async def play() -> None:
+        async with cloud(ports=[A_AT_1]) as there:
+            guest = await there.guest(MAC_A)
+            assert [await guest.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
+            there.control.change(replace(instance(A, "theirs"), project_id="p2"))
+            await there.until(lambda: len(there.service._records) == 0)
+            assert (await guest.ask(NAME))[0] == 404
+            assert (await (await there.guest(MAC_A)).ask(NAME))[0] == 404
+            assert "another project" in str(there.lines.facts[-1]["reason"])
+            theirs = replace(A_AT_1, project_id="p2")
+            there.control.real = [theirs]
+            there.mirror.hear(theirs)
+            assert await guest.ask(NAME) == (200, b"theirs.novalocal")
+            there.mirror.hear(A_AT_1)
+            assert (await guest.ask(NAME))[0] == 404
+            assert there.api.asked == []
+
+    run(play())
+
+
 def test_what_was_not_kept_up_for_too_long_is_not_told_any_longer() -> None:
     """Who asks: 503. What a record says: the metadata API is asked instead."""
 

@@ -87,8 +87,8 @@ port = {self.metrics_port}
             self._process.kill()
             self._process.wait()
 
-    def get(self, path: str, secret: str = SECRET) -> tuple[int, bytes]:
-        headers = {"X-Instance-ID": ID, "X-Tenant-ID": "p1", "X-Instance-ID-Signature": sign(secret, ID)}
+    def get(self, path: str, secret: str = SECRET, project: str = "p1") -> tuple[int, bytes]:
+        headers = {"X-Instance-ID": ID, "X-Tenant-ID": project, "X-Instance-ID-Signature": sign(secret, ID)}
         return self._get(self.port, path, headers)
 
     def status(self, path: str) -> tuple[int, bytes]:
@@ -148,6 +148,24 @@ def test_a_change_by_another_process_is_in_the_next_reads(program: Program) -> N
         InstanceStore(store).import_instances({"instances": [entry]})
         answer = (200, f"vm{number}.novalocal".encode())
         until(lambda answer=answer: program.get("/latest/meta-data/hostname") == answer)  # type: ignore[misc]
+    store.close()
+
+
+def test_an_instance_that_is_imported_into_another_project(program: Program) -> None:
+    """As soon as the new owner is told, and from then on, the former one is told nothing."""
+    program.start()
+    program.wait_ready()
+    store = Store(f"sqlite:///{program.folder}/state/openimds.sqlite")
+    owner, document = "p1", "/openstack/latest/meta_data.json"
+    assert json.loads(program.get(document)[1])["project_id"] == owner
+    for heir in ("p2", "p3", "p1"):
+        entry = {"uuid": ID, "project_id": heir, "hostname": f"of-{heir}"}
+        InstanceStore(store).import_instances({"instances": [entry]})
+        until(lambda heir=heir: program.get(document, project=heir)[0] == 200)  # type: ignore[misc]
+        told = json.loads(program.get(document, project=heir)[1])
+        assert (told["project_id"], told["hostname"]) == (heir, f"of-{heir}.novalocal")
+        assert program.get(document, project=owner)[0] == 404
+        owner = heir
     store.close()
 
 
