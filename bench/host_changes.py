@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bench.host_networks import NETWORKS, STATE, Place
 from openimds.linux import netlink, netns
-from openimds.linux.events import RTMGRP_ALL, RTMGRP_LINK
+from openimds.linux.heard_changes import RTMGRP_ALL, RTMGRP_LINK
 from openimds.linux.programs import end_process, run
 from openimds.linux.rtnetlink import messages, opened
 

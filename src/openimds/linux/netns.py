@@ -53,7 +53,7 @@ def identity(name: str) -> tuple[int, int] | None:
     After a crash a plain file without a mount may be left: it lies on the tmpfs, not on nsfs, and is no namespace.
     """
     try:
-        status = os.stat(NETNS_DIR / name)
+        status = os.stat(f"{NETNS_DIR}/{name}")
         folder = os.stat(NETNS_DIR)
     except FileNotFoundError:
         return None

@@ -25,7 +25,7 @@ from openimds.wiring.dnsmasq import DnsmasqPaths, DnsmasqSettings, dnsmasq
 from openimds.wiring.dnsmasq_files import dnsmasq_files, refused_options
 from openimds.wiring.haproxy import Proxy, ProxySettings, network_proxy
 from openimds.wiring.isolation import metadata_network_router, needs_proxy, way_to_metadata
-from openimds.wiring.state import Daemon
+from openimds.wiring.state import Daemon, NamespaceState
 
 logger = structlog.get_logger(__name__)
 
@@ -55,6 +55,21 @@ class NetworkParts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What follows from a network's parts and its DHCP port, and from nothing else."""
+
+    parts: NetworkParts
+    port: Port
+    dhcp: DhcpNetwork
+    state: NamespaceState
+    proxy: Proxy | None
+    """None: it needs none."""
+    served: Served
+    ways: Mapping[str, Mapping[str, object]]
+    """To metadata, by subnet: for the heartbeat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Edges:
     api: PortsApi
     kernel: Kernel
@@ -80,6 +95,7 @@ class DhcpNetworks:
         self._shared_address = SharedAddress(edges.kernel)
         self._provisioning = Provisioning(edges.api)
         self._idle_bridges: set[str] = set()
+        self._plans: dict[str, _Plan] = {}
         self._warned_options: frozenset[tuple[str, str]] = frozenset()
 
     # The trade ----------------------------------------------------------------------------------------------------
@@ -98,28 +114,25 @@ class DhcpNetworks:
 
     def make(self, key: str, wanted: NetworkParts) -> Iterable[str]:
         port, words = self._own_ports.ensure(wanted.network, wanted.subnets, wanted.ports)
-        dhcp = _with_own_port(wanted, port)
-        self._warn_of_options(dhcp)
-        settings = wanted.settings
-        has_proxy = needs_proxy(dhcp, settings.metadata)
-        state = dhcp_namespace_state(dhcp, has_proxy=has_proxy, namespace_prefix=settings.namespace_prefix)
+        plan, settings = self._plan(key, wanted, port), wanted.settings
+        dhcp, state, proxy = plan.dhcp, plan.state, plan.proxy
         steps = Steps()
         steps.do(lambda: (*words, *self._kernel.ensure_bridge(network_bridge(dhcp))))
         steps.do(lambda: self._kernel.apply(state))
         # The proxy first: a guest that has its address asks at once.
-        if has_proxy:
-            steps.do(lambda: self._proxies.keep(_proxy(dhcp, settings), settings.proxy))
-        steps.do(lambda: self._servers.keep(_served(dhcp, settings)))
-        if not has_proxy:
+        if proxy:
+            steps.do(lambda: self._proxies.keep(proxy, settings.proxy))
+        steps.do(lambda: self._servers.keep(plan.served))
+        if not proxy:
             steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
         steps.do(lambda: self._shared_address.look(key, state))
-        if has_proxy:
-            steps.do(lambda: self._proxies.confirm(_proxy(dhcp, settings), settings.proxy))
+        if proxy:
+            steps.do(lambda: self._proxies.confirm(proxy, settings.proxy))
         steps.end()
         self._provisioning.report([dhcp.dhcp_port], "l2")
         self._provisioning.report(_guests(dhcp), "dhcp")
         self._own_ports.settle(key, wanted.ports)
-        self.report = {**self.report, key: self._facts(dhcp, settings, has_proxy=has_proxy)}
+        self._tell(key, self._facts(plan))
         return steps.changes
 
     def remove(self, key: str, view: View) -> Iterable[str]:
@@ -132,6 +145,7 @@ class DhcpNetworks:
         self._kernel.remove_namespace(namespace)
         forget_files(paths)
         self._shared_address.forget(key)
+        self._plans.pop(key, None)
         self.report = {network_id: facts for network_id, facts in self.report.items() if network_id != key}
         deleted = self._own_ports.delete(key, (port for port in view.ports.values() if port.network_id == key))
         return ((f"remove {namespace}",) if was_there else ()) + deleted
@@ -158,18 +172,26 @@ class DhcpNetworks:
             logger.warning("extra DHCP option is not allowed and is left out", port_id=port_id, option=repr(name)[:64])
         self._warned_options |= refused
 
-    def _facts(self, dhcp: DhcpNetwork, settings: DhcpSettings, *, has_proxy: bool) -> Mapping[str, object]:
-        ways = {subnet.id: way_to_metadata(dhcp, subnet, settings.metadata) for subnet in dhcp.subnets}
+    def _plan(self, key: str, wanted: NetworkParts, port: Port) -> _Plan:
+        """A network that is as it was has the same."""
+        plan = self._plans.get(key)
+        if plan is None or plan.parts is not wanted or plan.port != port:
+            self._plans[key] = plan = _planned(wanted, port)
+            self._warn_of_options(plan.dhcp)
+        return plan
+
+    def _tell(self, key: str, facts: Mapping[str, object]) -> None:
+        if self.report.get(key) != facts:
+            self.report = {**self.report, key: facts}
+
+    def _facts(self, plan: _Plan) -> Mapping[str, object]:
         return {
-            "namespace": dhcp_namespace(dhcp.network.id, settings.namespace_prefix),
-            "dhcp_port": dhcp.dhcp_port.id,
-            "addresses": list(dhcp.dhcp_port.ip_addresses),
-            "metadata_proxy": has_proxy,
-            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(dhcp.network.id, ())),
-            "way_to_metadata": {
-                subnet_id: {"way": way.way.value, "next_hop": way.next_hop, "reason": way.reason}
-                for subnet_id, way in ways.items()
-            },
+            "namespace": plan.state.name,
+            "dhcp_port": plan.port.id,
+            "addresses": list(plan.dhcp.dhcp_port.ip_addresses),
+            "metadata_proxy": plan.proxy is not None,
+            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(plan.dhcp.network.id, ())),
+            "way_to_metadata": plan.ways,
         }
 
 
@@ -190,6 +212,24 @@ def _with_own_port(parts: NetworkParts, own: Port) -> DhcpNetwork:
     ports = tuple(sorted([*others, own], key=lambda port: port.id))
     dhcp = DhcpNetwork(network=parts.network, subnets=parts.subnets, ports=ports, dhcp_port=own)
     return dhcp if parts.settings.has_ipv6 else dhcp.without_ipv6()
+
+
+def _planned(parts: NetworkParts, port: Port) -> _Plan:
+    dhcp, settings = _with_own_port(parts, port), parts.settings
+    has_proxy = needs_proxy(dhcp, settings.metadata)
+    ways = {subnet.id: way_to_metadata(dhcp, subnet, settings.metadata) for subnet in dhcp.subnets}
+    return _Plan(
+        parts=parts,
+        port=port,
+        dhcp=dhcp,
+        state=dhcp_namespace_state(dhcp, has_proxy=has_proxy, namespace_prefix=settings.namespace_prefix),
+        proxy=_proxy(dhcp, settings) if has_proxy else None,
+        served=_served(dhcp, settings),
+        ways={
+            subnet_id: {"way": way.way.value, "next_hop": way.next_hop, "reason": way.reason}
+            for subnet_id, way in ways.items()
+        },
+    )
 
 
 def _proxy(dhcp: DhcpNetwork, settings: DhcpSettings) -> Proxy:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +39,13 @@ class DhcpServers:
         self._run = run
         self._read: dict[str, tuple[int, DnsmasqFiles]] = {}
         """By network: which process has read what. Unknown after a restart of the agent: then it reads again."""
+        self._none_stale: dict[str, tuple[DhcpNetwork, str, str]] = {}
+        """By network: with which hosts' and leases' texts no lease was in the way."""
 
     def keep(self, served: Served) -> tuple[str, ...]:
         """Raises what starting a program raises, and OSError."""
         network_id = served.dhcp.network.id
-        former = parse_hosts(_read_or_empty(served.paths.hosts))
+        former = _read_or_empty(served.paths.hosts)
         _write(served)
         pid = self._programs.running(served.daemon)
         words: tuple[str, ...] = ()
@@ -68,11 +69,19 @@ class DhcpServers:
         self._programs.stop(daemon)
         self._programs.end_strays(daemon)
         self._read.pop(network_id, None)
+        self._none_stale.pop(network_id, None)
 
-    def _release(self, served: Served, former: Mapping[str, str]) -> tuple[str, ...]:
-        held = parse_leases(_read_or_empty(served.paths.leases))
+    def _release(self, served: Served, former: str) -> tuple[str, ...]:
+        """`former`: the hosts' file as it was."""
+        network_id, text = served.dhcp.network.id, _read_or_empty(served.paths.leases)
+        if self._none_stale.get(network_id) == (served.dhcp, former, text):
+            return ()
+        held = parse_leases(text)
         wanted = {lease.ip_address: lease.port.mac_address.lower() for lease in wanted_leases(served.dhcp)}
-        stale = tuple(stale_leases(held.leases, wanted, former))
+        stale = tuple(stale_leases(held.leases, wanted, parse_hosts(former)))
+        if not stale:
+            self._none_stale[network_id] = (served.dhcp, former, text)
+            return ()
         try:
             for lease in stale:
                 self._run(_release_command(served.dhcp, lease, held.server_duid), namespace=served.daemon.namespace)
