@@ -32,8 +32,10 @@ class BufferedRequestLog:
         self._stream = stream or sys.stderr
         self._lines: list[str] = []
         self._flushing = threading.Lock()
-        self._second = 0
+        self._from = self._until = 0.0
         self._stamp = ""
+        """Of lines written from and until then: a millisecond's all have the same."""
+        self._second, self._stamp_of_second = -1, ""
         logs.before_every_line(self.flush)
 
     def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
@@ -49,11 +51,9 @@ class BufferedRequestLog:
         ending = '"}\n' if is_json else "\n"
 
         def write(request_id: str, milliseconds: float) -> None:
-            now = time.time()
-            since = now - self._second
-            if not 0 <= since < 1:
-                since = self._tick(now)
-            stamp = "%s%06dZ" % (self._stamp, since * 1_000_000)  # noqa: UP031 - takes two thirds of the time
+            if not self._from <= time.time() < self._until:
+                self._tick()
+            stamp = self._stamp
             lines = self._lines
             if is_json:
                 lines.append(f"{before}{request_id}{middle}{milliseconds:.2f}{after}{stamp}{ending}")
@@ -75,11 +75,14 @@ class BufferedRequestLog:
                 self._stream.write("".join(chunk))
                 self._stream.flush()
 
-    def _tick(self, now: float) -> float:
-        """A new second began; how long ago."""
-        self._second = int(now)
-        self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(self._second))
-        return now - self._second
+    def _tick(self) -> None:
+        """A new millisecond began."""
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        milliseconds = nanoseconds // 1_000_000
+        if second != self._second:
+            self._second, self._stamp_of_second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        self._from, self._until = second + milliseconds / 1000, second + (milliseconds + 1) / 1000
+        self._stamp = f"{self._stamp_of_second}.{milliseconds:03d}000Z"  # six digits, as in other lines
 
     def _console(self, event: str, level: str, fragments: Sequence[str]) -> tuple[str, str, str]:
         return f" [{level:<9}] {event} request_id=", f"{''.join(fragments)} ms=", f" program={self._program}"

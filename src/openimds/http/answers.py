@@ -42,8 +42,8 @@ def render(answer: Answer, *, method: str, keep_alive: bool, now: float) -> byte
     return b"".join(parts)
 
 
-def render_head(answer: Answer, *, last: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """A GET's answer that keeps the connection open, in three parts: what comes before the date, from behind it to the
+def render_head(answer: Answer, *, last: bytes, keep_alive: bool) -> tuple[bytes, bytes, bytes] | None:
+    """The head of an answer to a GET, in three parts: what comes before the date, from behind it to the
     value of the header `last` (in lower case), which comes last, and this value. None when the answer has not just one
     such header, or a line break in any.
     """
@@ -61,7 +61,8 @@ def render_head(answer: Answer, *, last: bytes) -> tuple[bytes, bytes, bytes] | 
     if ending is None:
         return None
     lines = len(parts) // 4 + 3
-    parts += (b"Content-Length: %d\r\nConnection: keep-alive\r\n" % len(answer.body), ending[0], b": ")
+    connection = b"keep-alive" if keep_alive else b"close"
+    parts += (b"Content-Length: %d\r\nConnection: %b\r\n" % (len(answer.body), connection), ending[0], b": ")
     head = b"".join(parts)
     breaks = b"\n" in ending[1] or b"\r" in ending[1] or head.count(b"\n") != lines or head.count(b"\r") != lines
     return None if breaks else (status_line(answer.status) + b"Date: ", head, ending[1])

@@ -118,13 +118,16 @@ class Connection(asyncio.Protocol):
         owner, transport = self._owner, self._transport
         if self.phase is _IDLE and transport is not None and not owner.draining and self._hops is None:
             try:
-                answer = self._repeats.answer(data, owner.date, self._asker)
+                repeated = self._repeats.answer(data, owner.date, self._asker)
             except Exception:  # noqa: BLE001 - it is asked again in the careful way
                 _log.exception("a request could not be answered as before", listener=self.listener)
-                answer = None
-            if answer is not None:
+                repeated = None
+            if repeated is not None:
+                answer, stays = repeated
                 self.deadline = owner.idle_deadline
                 transport.write(answer)
+                if not stays:
+                    self._finish()
                 return
         if self.phase is Phase.LINGER:
             return
@@ -274,7 +277,8 @@ class Connection(asyncio.Protocol):
         if incoming is None or self._transport is None:
             return False
         keep_alive = incoming.keep_alive and not self._owner.draining
-        learnt = self._learn(incoming.head, answer) if keep_alive and incoming.head else None
+        # Of a server that stops, `Connection: close` is not the answer to the request's own bytes.
+        learnt = self._learn(incoming, answer) if incoming.head and not self._owner.draining else None
         if learnt is not None:
             self._send(learnt, answer)
         else:
@@ -284,8 +288,10 @@ class Connection(asyncio.Protocol):
             return False
         return not self._writing_paused
 
-    def _learn(self, head: bytes, answer: Answer) -> bytes | None:
-        return self._repeats.learn(head, answer, http_date(time.time()), self._asker)
+    def _learn(self, incoming: Incoming, answer: Answer) -> bytes | None:
+        return self._repeats.learn(
+            incoming.head, answer, http_date(time.time()), self._asker, keep_alive=incoming.keep_alive
+        )
 
     def _give_up_answer(self) -> None:
         task, self._task = self._task, None

@@ -26,8 +26,8 @@ _ID_BYTES = 40
 _NAME = b"x-openstack-request-id"
 _OVERHEAD_BYTES = 1000
 
-Again = Callable[[bytes], tuple[bytes, bytes] | None]
-"""(the request id as given, or empty) → (the request id to answer with, the body), or None."""
+Again = Callable[[bytes], tuple[bytes, bytes, bytes, bytes] | None]
+"""(the request id as given, or empty) → (the request id to answer with, the body in three pieces), or None."""
 
 
 @dataclass(slots=True)  # frozen ones take three times as long to make
@@ -36,7 +36,9 @@ class _Kept:
     before_date: bytes
     after_date: bytes
     """Up to the request id's value."""
-    body_bytes: int
+    length: int
+    """Of the whole answer. Dates and ids are all equally long."""
+    keep_alive: bool
     bytes: int
     """What it counts for in the room."""
 
@@ -78,57 +80,58 @@ class Repeats:
         self._kept: dict[bytes, _Kept] = {}
         self.bytes = 0
 
-    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> bytes | None:
-        """The whole answer to a request of these bytes; None when it must be read. `date`: as the header has it."""
-        place = data.find(_MARK)
-        if place < 0:
-            key, given = data, b""
-        else:
-            start = place + 26
-            if _ID.match(data, start) is None:
-                return None
-            given = data[start : start + _ID_BYTES]
-            key = data[:start] + data[start + _ID_BYTES :]
+    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> tuple[bytes, bool] | None:
+        """The whole answer to a request of these bytes, and whether the connection stays open; None when it must be read.
+        `date`: as the header has it.
+        """
+        given = b""
         if asker:
-            key = asker + key
+            key = asker + data
+        else:
+            key = data
+            place = data.find(_MARK)
+            if place >= 0:
+                start = place + 26
+                if _ID.match(data, start) is None:
+                    return None
+                given = data[start : start + _ID_BYTES]
+                key = data[:start] + data[start + _ID_BYTES :]
         kept = self._kept.get(key)
         if kept is None:
             return None
-        answer = kept.again(given)
-        if answer is None:
+        again = kept.again
+        given_again = again(given)
+        if given_again is None:
             self._forget(key)
             return None
-        request_id, body = answer
-        if len(body) != kept.body_bytes:
+        request_id, before, between, after = given_again
+        answer = b"".join((kept.before_date, date, kept.after_date, request_id, b"\r\n\r\n", before, between, after))
+        if len(answer) != kept.length:
             raise RuntimeError("an answer that is given again has another length")
-        return b"".join((kept.before_date, date, kept.after_date, request_id, b"\r\n\r\n", body))
+        return answer, kept.keep_alive
 
-    def learn(self, head: bytes, answer: Answer, date: bytes, asker: bytes = b"") -> bytes | None:
-        """Remember the answer to a request of this head, which had no body and leaves the connection open.
+    def learn(
+        self, head: bytes, answer: Answer, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
+    ) -> bytes | None:
+        """Remember the answer to a request of this head, which had no body and leaves the connection open or does not.
 
         The answer's bytes; None when it is not remembered.
         """
         again: Any = getattr(answer, "again", None)
-        if again is None or len(head) > MAX_HEAD_BYTES:
+        key = _key(head, asker)
+        if again is None or key is None:
             return None
-        place = head.find(_MARK)
-        key = head
-        if place >= 0 and _ID.match(head, place + 26):
-            key = head[: place + 26] + head[place + 26 + _ID_BYTES :]
-        if key.lower().count(_NAME) != (1 if key is not head else 0):
-            return None  # written in another way, or twice: not for here
-        rendered = render_head(answer, last=_NAME)
+        rendered = render_head(answer, last=_NAME, keep_alive=keep_alive)
         if rendered is None:
             return None
         before_date, after_date, request_id = rendered
-        body = answer.body
-        key = asker + key
+        whole = b"".join((before_date, date, after_date, request_id, b"\r\n\r\n", answer.body))
         self._forget(key)
         taken = len(key) + len(after_date) + _OVERHEAD_BYTES
-        self._kept[key] = _Kept(again, before_date, after_date, len(body), taken)
+        self._kept[key] = _Kept(again, before_date, after_date, len(whole), keep_alive, taken)
         self.bytes += taken
         self._room.take(taken)
-        return b"".join((before_date, date, after_date, request_id, b"\r\n\r\n", body))
+        return whole
 
     def clear(self) -> None:
         self._kept.clear()
@@ -139,3 +142,14 @@ class Repeats:
         if kept is not None:
             self.bytes -= kept.bytes
             self._room.take(-kept.bytes)
+
+
+def _key(head: bytes, asker: bytes) -> bytes | None:
+    """What equal requests have in common; None where that cannot be told, or is too long."""
+    if len(head) > MAX_HEAD_BYTES:
+        return None
+    place = -1 if asker else head.find(_MARK)
+    has_id = place >= 0 and _ID.match(head, place + 26) is not None
+    if head.lower().count(_NAME) != has_id:
+        return None  # written in another way, or twice, or by a guest: not for here
+    return head[: place + 26] + head[place + 26 + _ID_BYTES :] if has_id else asker + head

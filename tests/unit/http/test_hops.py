@@ -62,8 +62,8 @@ class Repeated(Response):
     headers: tuple[tuple[bytes, bytes], ...] = HEADERS
     status: int = 200
 
-    def again(self, given: bytes) -> tuple[bytes, bytes] | None:
-        return given or ID, self.body
+    def again(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
+        return given or ID, self.body, b"", b""
 
 
 @asynccontextmanager

@@ -27,9 +27,9 @@ class Answer:
     asked: list[bytes] = field(default_factory=list)
     gone: bool = False
 
-    def again(self, given: bytes) -> tuple[bytes, bytes] | None:
+    def again(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
         self.asked.append(given)
-        return None if self.gone else (given or OTHER, b"xyz")
+        return None if self.gone else (given or OTHER, b"x", b"y", b"z")
 
 
 def head(*lines: bytes) -> bytes:
@@ -45,7 +45,8 @@ def test_equal_bytes_but_for_the_id_are_answered() -> None:
     repeats.learn(with_id(ID), answer, DATE)
     assert repeats.answer(with_id(OTHER), DATE) == (
         b"HTTP/1.1 200 OK\r\nDate: " + DATE + b"\r\nContent-Type: x\r\nContent-Length: 3\r\nConnection: keep-alive\r\n"
-        b"X-Openstack-Request-Id: " + OTHER + b"\r\n\r\nxyz"
+        b"X-Openstack-Request-Id: " + OTHER + b"\r\n\r\nxyz",
+        True,
     )
     assert answer.asked == [OTHER]
     answer.gone = True
@@ -100,7 +101,24 @@ def test_what_is_not_learnt(data: bytes, answer: Answer) -> None:
 def test_without_an_id_a_new_one_is_given() -> None:
     repeats = Repeats()
     repeats.learn(head(), Answer(), DATE)
-    assert OTHER in (repeats.answer(head(), DATE) or b"")
+    answer, _ = repeats.answer(head(), DATE) or (b"", True)
+    assert OTHER in answer
+
+
+def test_an_id_of_a_guests_own_making_is_read() -> None:
+    repeats = Repeats()
+    repeats.learn(with_id(ID), Answer(), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n")
+    assert repeats.answer(with_id(ID), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n") is None
+
+
+def test_an_answer_of_another_length_is_an_error() -> None:
+    repeats, answer = Repeats(), Answer()
+    repeats.learn(head(), answer, DATE)
+    answer.body = b"abcd"
+    repeats.learn(with_id(ID), answer, DATE)
+    assert repeats.answer(head(), DATE) is not None
+    with pytest.raises(RuntimeError):
+        repeats.answer(with_id(ID), DATE)
 
 
 def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> None:
@@ -159,6 +177,44 @@ def test_over_a_socket_the_handler_is_asked_once() -> None:
         assert bodies == [(b"abc", True), (b"xyz", False), (b"abc", True), (b"xyz", False)]
         assert len(read) == 2
         writer.close()
+        await server.stop(1)
+
+    uvloop.run(main())
+
+
+def test_who_asks_for_the_end_of_the_connection_is_answered_without_being_read() -> None:
+    """The answer says that it is the last, and the connection ends; a longer one than before is not cut."""
+    read: list[Request] = []
+
+    async def handler(request: Request) -> Answer:
+        read.append(request)
+        return Answer()
+
+    async def ask(door: tuple[str, int], data: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*door)
+        writer.write(data)
+        said = await asyncio.wait_for(reader.read(), HANG_SECONDS)
+        writer.close()
+        return said
+
+    async def main() -> None:
+        listener = tcp_listener("127.0.0.1", 0)
+        server = GuestServer(handler)
+        await server.start([Listener(socket=listener)])
+        door = listener.getsockname()
+        for closing in (head(b"Connection: close"), head().replace(b"HTTP/1.1", b"HTTP/1.0")):
+            read.clear()
+            first, *others = [await ask(door, closing) for _ in range(3)]
+            assert first.endswith(b"\r\n\r\nabc")
+            for said in others:
+                assert said.endswith(b"\r\n\r\nxyz")
+                assert (said.count(b"Connection: "), said.count(b"Connection: close\r\n")) == (1, 1)
+            assert len(read) == 1
+        stays = await asyncio.open_connection(*door)
+        stays[1].write(head())
+        text = await asyncio.wait_for(stays[0].readuntil(b"\r\n\r\n"), HANG_SECONDS)
+        assert b"Connection: keep-alive\r\n" in text
+        stays[1].close()
         await server.stop(1)
 
     uvloop.run(main())

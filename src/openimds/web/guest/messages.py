@@ -46,8 +46,8 @@ class GuestResponse:
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = field(default=b"", repr=False)
-    again: Callable[[bytes], tuple[bytes, bytes] | None] | None = field(default=None, repr=False)
+    again: Callable[[bytes], tuple[bytes, bytes, bytes, bytes] | None] | None = field(default=None, repr=False)
     """How a request that differs in nothing but its request id is answered: with these headers but its own request id,
-    and the body that this gives. (id as given, or empty) → (id, body), or None: it must be asked properly."""
+    and the body that this gives in three pieces. (id as given, or empty) → (id, body …), or None: ask properly."""
     hop_limit: int | None = None
     """So many hops may the packets go that carry this answer; None: as many as any other's."""

@@ -319,7 +319,7 @@ class GuestService:
             secret=asker.secret,
             still=asker.still,
             takes_ids=self._is_behind_agent,
-        )
+        ).again
 
 
 def _reread(answer: Answer, request: GuestRequest) -> Answer:

@@ -17,7 +17,8 @@ class Tally:
     def __init__(self) -> None:
         self._answers: Counts[int] = Counts()
         self._signatures: Counts[str] = Counts()
-        self._repeats = {"current": 0, "previous": 0, "": 0}
+        self._repeats: dict[str, list[float]] = {"current": [], "previous": [], "": []}
+        """Each one's seconds, by the name of the secret: of these there are most, so they are summed up by `flush`."""
         self._buckets = [0] * (len(SECONDS_BOUNDS) + 1)
         self._seconds = 0.0
         self._waits = False
@@ -34,12 +35,7 @@ class Tally:
         """Count a request that was answered with 200, signed with the secret of this name (empty: not signed)."""
         if not self._waits:
             self._flush_soon()
-        self._repeats[secret] += 1
-        self._seconds += seconds
-        if seconds <= SECONDS_BOUNDS[0]:
-            self._buckets[0] += 1
-        else:
-            self._buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
+        self._repeats[secret].append(seconds)
 
     def signed(self, secret: str) -> None:
         """Count one signature, by the name of the secret."""
@@ -55,11 +51,13 @@ class Tally:
         signatures, self._signatures = self._signatures, Counts()
         buckets, self._buckets = self._buckets, [0] * (len(SECONDS_BOUNDS) + 1)
         seconds, self._seconds = self._seconds, 0.0
-        for secret, count in self._repeats.items():
-            self._repeats[secret] = 0
+        for secret, took in self._repeats.items():
+            self._repeats[secret] = []
             if secret:
-                signatures[secret] += count
-            answers[200] += count
+                signatures[secret] += len(took)
+            answers[200] += len(took)
+            seconds += sum(took)
+            _sort_into(buckets, took)
         for status, count in answers.items():
             REQUESTS.labels(str(status)).inc(count)
         for secret, count in signatures.items():
@@ -69,6 +67,14 @@ class Tally:
             if count:
                 bucket.inc(count)
         SECONDS._sum.inc(seconds)  # noqa: SLF001
+
+
+def _sort_into(buckets: list[int], took: list[float]) -> None:
+    """Count these seconds in the buckets. Nearly all are shorter than the first bound."""
+    longer = [seconds for seconds in took if seconds > SECONDS_BOUNDS[0]]
+    buckets[0] += len(took) - len(longer)
+    for seconds in longer:
+        buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
 
 
 TALLY = Tally()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from base64 import b64decode
@@ -23,16 +24,23 @@ def test_a_seed_is_base64_of_so_many_bytes(size: int) -> None:
     assert {len(one) for one in given} == {size}
 
 
-def test_every_bit_of_the_drawn_bytes_but_the_padding_is_given() -> None:
-    drawn: list[bytes] = []
+@pytest.mark.parametrize(("size", "bits"), [(1, (6, 2)), (2, (6, 6, 4)), (3, (6, 6, 6, 6))])
+def test_every_value_of_every_letter_is_as_likely(size: int, bits: tuple[int, ...]) -> None:
+    """Drawn of each of the 256 values once, every letter that may stand at its place is there equally often."""
+    anywhere, at_the_end = itertools.cycle(range(256)), itertools.cycle(range(256))
 
     def random_bytes(count: int) -> bytes:
-        drawn.append(os.urandom(count))
-        return drawn[-1]
+        """At every place of the texts, each value in turn."""
+        if count == DRAWN_TOGETHER:
+            return bytes(next(at_the_end) for _ in range(count))
+        return b"".join(bytes([next(anywhere)]) * (count // DRAWN_TOGETHER) for _ in range(DRAWN_TOGETHER))
 
     seeds = Seeds(random_bytes)
-    given = b64decode(seeds.text(SEED_BYTES))
-    assert given in drawn[0]
+    given = [seeds.text(size) for _ in range(256 * 8)]
+    for place, count in enumerate(bits):
+        letters = Counter(one[place] for one in given)
+        assert len(letters) == 2**count
+        assert len(set(letters.values())) == 1
 
 
 def test_no_seed_is_given_twice() -> None:

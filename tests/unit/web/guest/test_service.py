@@ -127,7 +127,7 @@ def test_what_is_given_again_keeps_nothing_of_a_record_that_is_gone(play, instan
     (answer,) = play(Ask(headers=signed()), change)
     again = answer.again
     assert again is not None
-    held += [again.record, again.rendered]
+    held += [again.__self__.record, again.__self__.rendered]
     gc.collect()
     assert [one() for one in held] == [None, None]
     assert again(b"") is None
