@@ -1,0 +1,105 @@
+"""One router, two projects' networks: what the one says of its own ports takes nothing from the other's guest.
+
+All that the owner of a network may say is said at once, while the guest asks: its MAC, its address on a subnet that the
+router is not on, and address pairs that hold every address there is.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from tests.ports import free_ports
+from tests.system.cloud import Cloud
+from tests.system.making import Maker, Network
+from tests.system.moving import Rest
+from tests.waiting import until
+
+pytestmark = [pytest.mark.usefixtures("metadata_proxy"), pytest.mark.timeout(300)]
+
+V4 = "http://169.254.169.254/latest/user-data"
+V6 = "http://[fe80::a9fe:a9fe%25eth0]/latest/user-data"
+CANARY = "#!/bin/sh\necho canary of the victim\n"
+PREFIX = "fd00:8::/64"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    cloud: Cloud
+    maker: Maker
+    rest: Rest
+    metrics_port: int
+    victim: str
+    port: dict[str, object]
+    theirs: Network
+
+    def ask(self, url: str) -> str:
+        name = f"qvm-{self.victim}"
+        return self.cloud.inside(name, "curl", "-s", "-g", "--max-time", "30", "-w", " %{http_code}", url, check=False)
+
+    def claim(self, **port: object) -> str:
+        """A port of the other project's, with what its owner says of it; its id."""
+        whose = {"network_id": self.theirs.id, "device_id": "evil", "device_owner": "compute:nova"}
+        return str(self.maker.made("network", "/v2.0/ports", port=whose | port)["id"])
+
+    def until_heard(self) -> None:
+        """The metadata agent has heard of all there is by now."""
+        newest = self.rest.revision_of_ports(0)
+        until(lambda: self._heard() >= newest, "the agent hears of the ports")
+
+    def _heard(self) -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            found = re.search(r"(?m)^openimds_metadata_agent_knowledge_revision (\S+)$", answer.read().decode())
+        return float(found.group(1)) if found else -1.0
+
+
+@pytest.fixture(scope="module")
+def metrics_port() -> int:
+    return free_ports(1)[0]
+
+
+@pytest.fixture(scope="module")
+def up_options(metrics_port: int, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    options = tmp_path_factory.mktemp("options") / "agent.ini"
+    options.write_text(f"[metrics]\nport = {metrics_port}\n")
+    return (f"--config-file=metadata-agent={options}",)
+
+
+@pytest.fixture(scope="module")
+def stage(cloud: Cloud, metrics_port: int) -> Iterator[Stage]:
+    maker, rest = Maker(cloud), Rest(cloud.state_dir / "etc" / "clouds.yaml")
+    own, theirs = maker.network("own", "10.8.0.0/24"), maker.network("theirs", "10.9.0.0/24")
+    modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
+    own_v6 = Network(own.id, maker.subnet(own.id, ip_version=6, cidr=PREFIX, **modes))
+    maker.router("shared", own, own_v6, theirs)
+    victim = maker.server("victim", own, user_data=base64.b64encode(CANARY.encode()).decode())
+    cloud.wait_booted(victim, "victim")
+    (port,) = maker.asked("network", f"/v2.0/ports?device_id={victim}")["ports"]
+    yield Stage(cloud, maker, rest, metrics_port, victim, port, theirs)
+    rest.close()
+
+
+def test_what_a_neighbour_says_of_its_own_ports_is_nothing_to_others(stage: Stage, metadata_proxy: str) -> None:
+    urls = [V4, V6] if metadata_proxy == "direct" else [V4]
+    for url in urls:
+        until(lambda url=url: stage.ask(url) == f"{CANARY} 200", f"{url} is served")  # type: ignore[misc]
+    mac = stage.port["mac_address"]
+    (address,) = [one["ip_address"] for one in stage.port["fixed_ips"] if "." in one["ip_address"]]  # type: ignore[attr-defined]
+    twin = stage.maker.subnet(stage.theirs.id, ip_version=4, cidr="10.8.0.0/16", enable_dhcp=False)
+    pairs = [{"ip_address": "0.0.0.0/0", "mac_address": mac}, {"ip_address": "::/0", "mac_address": mac}]
+    claims = [
+        stage.claim(allowed_address_pairs=pairs),
+        stage.claim(mac_address=mac, fixed_ips=[{"subnet_id": twin, "ip_address": address}]),
+    ]
+    try:
+        stage.until_heard()
+        for url in urls:
+            assert stage.ask(url) == f"{CANARY} 200"
+    finally:
+        for port_id in claims:
+            stage.maker.delete("network", f"/v2.0/ports/{port_id}")
+        stage.maker.delete("network", f"/v2.0/subnets/{twin}")
