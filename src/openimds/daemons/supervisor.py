@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import selectors
 import signal
@@ -21,7 +22,7 @@ from typing import Any
 
 import structlog
 
-from openimds.daemons import parts, processes
+from openimds.daemons import log_files, parts, processes
 from openimds.daemons.parts import Deaths, Part
 from openimds.daemons.processes import Process
 from openimds.daemons.running import CannotStartError
@@ -35,6 +36,9 @@ READY_TIMEOUT_SECONDS = 60
 """For a part that does not ask for more (EXTEND_TIMEOUT_USEC, sd_notify(3))."""
 MOST_EXTENSION_SECONDS = 3600
 STOP_GRACE_SECONDS = 10
+LOG_BYTES = 32 * 1024 * 1024
+"""A log file that is larger becomes the older one: each part has two of them at most."""
+LOG_LOOK_SECONDS = 5.0
 RENEWAL_SECONDS = 5.0
 """How long parts of an earlier supervisor, before they are replaced, are given to tell this one of their sockets."""
 
@@ -81,6 +85,7 @@ class Supervisor:
         self._stop_asked = False
         self._starting = False
         self._started_at = _now()
+        self._logs_due = 0.0
 
     def adopt(self) -> tuple[str, ...]:
         """Take over parts that an earlier supervisor left running with the same configuration; their names.
@@ -121,8 +126,9 @@ class Supervisor:
     def run(self) -> None:
         """Keep all parts running until somebody asks to stop."""
         while not self._stop_asked:
-            self._turn(self._seconds_to_next_restart())
+            self._turn(min(self._seconds_to_next_restart(), max(0.0, self._logs_due - time.monotonic())))
             self._restart_due()
+            self._bound_logs()
 
     def ask_to_stop(self) -> None:
         """From a signal handler."""
@@ -329,9 +335,17 @@ class Supervisor:
             )  # fmt: skip
         self._note_status()
 
-    def _seconds_to_next_restart(self) -> float | None:
+    def _bound_logs(self) -> None:
+        if self._logs_due > time.monotonic():
+            return
+        self._logs_due = time.monotonic() + LOG_LOOK_SECONDS
+        for path in (self._folder.log_file("supervisor"), *(each.part.log_file for each in self._supervised.values())):
+            log_files.bound(path, LOG_BYTES)
+
+    def _seconds_to_next_restart(self) -> float:
+        """Infinite: none is due."""
         due = [each.restart_at for each in self._supervised.values() if each.restart_at is not None]
-        return max(0.0, min(due) - time.monotonic()) if due else None
+        return max(0.0, min(due, default=math.inf) - time.monotonic())
 
     def _restart_due(self) -> None:
         for each in self._supervised.values():

@@ -394,3 +394,17 @@ def test_a_stubborn_process_is_killed() -> None:
         assert processes.end([process], 0.1) == [process]
         assert child.wait(HANG_SECONDS) == -signal.SIGKILL
     assert processes.end([process], 0.1) == []
+
+
+def test_log_files_are_bounded(
+    folder: StateFolder, running: Callable[[Part], Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 1000)
+    monkeypatch.setattr(supervisor, "LOG_LOOK_SECONDS", 0.01)
+    talks = READY.replace("while True: signal.pause()", "while True: print('line', flush=True); time.sleep(0.001)")
+    running(part(folder, "a", talks))
+    older = folder.log / "a.log.1"
+    until(older.exists)
+    first = older.stat().st_ino
+    until(lambda: older.stat().st_ino != first)
+    assert "line" in older.read_text().splitlines()
