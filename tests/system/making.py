@@ -41,19 +41,19 @@ class Maker:
             self.put("network", f"/v2.0/routers/{made['id']}/add_router_interface", {"subnet_id": network.subnet_id})
         return str(made["id"])
 
-    def server(self, name: str, network: Network, **more: Any) -> str:
+    def server(self, name: str, network: Network, *, flavor: str = "m1.tiny", **more: Any) -> str:
         """Booting; `more`: as the API has it (`user_data`, `metadata`). Its id."""
         image = self.asked("image", "/v2/images?name=guest")["images"][0]["id"]
         flavors = self.asked("compute", "/flavors")["flavors"]
-        flavor = next(one["id"] for one in flavors if one["name"] == "m1.tiny")
-        server = {"name": name, "imageRef": image, "flavorRef": flavor, "networks": [{"uuid": network.id}], **more}
+        flavor_id = next(one["id"] for one in flavors if one["name"] == flavor)
+        server = {"name": name, "imageRef": image, "flavorRef": flavor_id, "networks": [{"uuid": network.id}], **more}
         return str(self.made("compute", "/servers", server=server)["id"])
 
     def set_properties(self, server_id: str, **properties: str) -> None:
         self.made("compute", f"/servers/{server_id}/metadata", metadata=properties)
 
     def unset_property(self, server_id: str, name: str) -> None:
-        self._done(self._services["compute"].delete(f"/servers/{server_id}/metadata/{name}"))
+        self.delete("compute", f"/servers/{server_id}/metadata/{name}")
 
     def made(self, service: str, path: str, **body: Any) -> Any:
         """POST; what the answer has under the same name."""
@@ -62,6 +62,9 @@ class Maker:
 
     def put(self, service: str, path: str, body: dict[str, Any]) -> Any:
         return self._done(self._services[service].put(path, json=body)).json()
+
+    def delete(self, service: str, path: str) -> None:
+        self._done(self._services[service].delete(path))
 
     def asked(self, service: str, path: str) -> Any:
         return self._done(self._services[service].get(path)).json()

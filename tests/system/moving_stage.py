@@ -21,7 +21,7 @@ from typing import Any
 
 from tests.system.cloud import Cloud
 from tests.system.moving import Guest, Rest, Told
-from tests.waiting import until
+from tests.waiting import HANG_SECONDS, until
 
 SUBNET = "10.77.0.0/24"
 GUESTS = 6
@@ -131,7 +131,7 @@ class Stage:
 
     def figure(self, name: str) -> float:
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=HANG_SECONDS) as answer:
             found = re.search(rf"(?m)^openimds_metadata_agent_{name} (\S+)$", answer.read().decode())
         return float(found.group(1)) if found else -1.0
 

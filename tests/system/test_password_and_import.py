@@ -16,7 +16,7 @@ import yaml
 from openstack.connection import Connection
 from tests.system.cloud import Cloud
 from tests.system.making import Maker
-from tests.waiting import until
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.identity.signature import sign
 
@@ -91,7 +91,7 @@ def _hostname(cloud: Cloud) -> str | None:
     secret = re.search(r"^metadata_proxy_shared_secret = (.+)$", settings, re.MULTILINE)
     assert secret
     headers = {"X-Instance-ID": IMPORTED, "X-Tenant-ID": "p", "X-Instance-ID-Signature": sign(secret[1], IMPORTED)}
-    with closing(http.client.HTTPConnection("127.0.0.1", cloud.metadata_port, timeout=10)) as connection:
+    with closing(http.client.HTTPConnection("127.0.0.1", cloud.metadata_port, timeout=HANG_SECONDS)) as connection:
         connection.request("GET", "/openstack/latest/meta_data.json", headers=headers)
         answer = connection.getresponse()
         body = answer.read()

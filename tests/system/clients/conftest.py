@@ -9,6 +9,4 @@ from tests.system.cloud import Cloud
 
 @pytest.fixture(scope="module")
 def tenant(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Tenant:
-    new = Tenant(cloud, tmp_path_factory.mktemp("owner"))
-    new.prepare()
-    return new
+    return Tenant(cloud, tmp_path_factory.mktemp("owner"))

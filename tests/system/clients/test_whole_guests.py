@@ -78,7 +78,7 @@ def _it_did_what_the_owner_asked_for(guest: WholeGuest, known: Known, canary: st
 def _the_owner_gets_in(tenant: Tenant, known: Known, canary: str) -> None:
     """From another machine of the network, where its DHCP server is."""
     command = ssh(tenant.key, known.address, "hostname; sudo cat /etc/canary")
-    said = tenant.cloud.inside(f"qdhcp-{tenant.network['id']}", *command).split()
+    said = tenant.cloud.inside(f"qdhcp-{tenant.network.id}", *command).split()
     assert [said[0].split(".")[0], *said[1:]] == [known.name, canary]
 
 

@@ -30,7 +30,6 @@ def stock_proxy(stage: Stage, kind: str, port: int, *v6: str) -> Iterator[Path]:
     written = run(
         [str(stage.python), str(STOCK / "write_haproxy_config.py"), str(state),
          str(stage.cloud.state_dir / "metadata_proxy"), kind, identifier, "169.254.169.254", str(port), *v6],
-        timeout_seconds=60,
     ).stdout.split()[-1]  # fmt: skip
     enter = ("ip", "netns", "exec", f"{stage.cloud.prefix}{stage.namespace}")
     with stage.running(*enter, "haproxy", "-db", "-f", written, log="stock-haproxy.log"):

@@ -117,7 +117,11 @@ def _clone(folder: Path) -> bytes:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, build / name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel"]
-    run([*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."], cwd=build, timeout_seconds=120)
+    run(
+        [*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."],
+        cwd=build,
+        timeout_seconds=INSTALL_SECONDS,
+    )
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         tar.add(build / "dist", "dist")

@@ -10,11 +10,11 @@ from botocore.utils import IMDSFetcher, InstanceMetadataFetcher, InstanceMetadat
 PATHS = ("instance-id", "local-ipv4", "instance-type", "placement/availability-zone")
 
 config = {"ec2_metadata_v1_disabled": True}  # nothing is read without a session token
-fetcher = IMDSFetcher(timeout=5, num_attempts=2, config=config)
+fetcher = IMDSFetcher(timeout=60, num_attempts=2, config=config)
 token = fetcher._fetch_metadata_token()
 learnt = {path: fetcher._get_request(f"latest/meta-data/{path}", None, token=token).text for path in PATHS}
 learnt["has-token"] = token is not None
-learnt["credentials"] = InstanceMetadataFetcher(timeout=5, config=config).retrieve_iam_role_credentials()
-learnt["region"] = InstanceMetadataRegionFetcher(timeout=5, config=config).retrieve_region()
+learnt["credentials"] = InstanceMetadataFetcher(timeout=60, config=config).retrieve_iam_role_credentials()
+learnt["region"] = InstanceMetadataRegionFetcher(timeout=60, config=config).retrieve_region()
 learnt["session-credentials"] = Session().get_credentials() is not None
 print(json.dumps(learnt))
