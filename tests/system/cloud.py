@@ -91,8 +91,9 @@ class Cloud:
         return int((self.state_dir / "run" / "supervisor.pid").read_text().split()[0])
 
     def log(self, name: str) -> str:
-        path = self.state_dir / "log" / f"{name}.log"
-        return path.read_text(errors="replace") if path.exists() else ""
+        """All of it: of a large one `up` makes an older file."""
+        files = [self.state_dir / "log" / f"{name}.{ending}" for ending in ("log.1", "log")]
+        return "".join(path.read_text(errors="replace") for path in files if path.exists())
 
     def choose_metadata_proxy(self, kind: str) -> None:
         """As an operator does it on a running system: the option, SIGHUP to the agents that heed it. Until it is so."""
