@@ -30,7 +30,7 @@ from openimds.linux.heard_changes import RTMGRP_ALL
 from openimds.linux.programs import end_process, is_alive, run
 from openimds.linux.rtnetlink import opened
 from openimds.wiring import dhcp_namespace, router_namespace
-from openimds.wiring.state import NamespaceState, Rules
+from openimds.wiring.state import Bridge, Device, NamespaceState, Rules
 
 pytestmark = pytest.mark.kernel
 
@@ -214,6 +214,36 @@ def test_removed_namespace_of_a_network_is_made_again(network: Wired) -> None:
     before = network.pids()
     network.is_repaired(lambda: network.do("ip netns delete NS"), restarts=True)
     until(lambda: not any(is_alive(pid) for pid in before.values()))
+
+
+def test_shared_address_is_taken_back_when_the_other_host_gives_it_up(cloud: Cloud) -> None:
+    cloud.control.put("subnet", SUBNET_V6 | {"network_id": cloud.network_id})
+    bridge = Bridge(name=f"brq{cloud.network_id[:11]}", mtu=1442)
+    cloud.host.kernel.ensure_bridge(bridge)
+    other = cloud.host.namespace("other")
+    device = Device(
+        name=f"tap{cloud.host.tag}9-xx",
+        host_name=f"tap{cloud.host.tag}9-xx",
+        bridge=bridge.name,
+        mac_address="fa:16:3e:aa:aa:aa",
+        mtu=1442,
+        addresses=frozenset({"fe80::a9fe:a9fe/64"}),
+    )
+    cloud.host.kernel.apply(NamespaceState(name=other, devices=(device,)))
+    until(lambda: "tentative" not in run(["ip", "-6", "addr"], namespace=other))
+    cloud.dhcp.start(AN_HOUR + "force_metadata = True\nmetadata_proxy = haproxy")
+    until(lambda: _elsewhere(cloud) != [])
+    assert "dadfailed" in run(["ip", "-6", "addr"], namespace=cloud.qdhcp)
+    cloud.host.kernel.remove_namespace(other)
+    until(lambda: _elsewhere(cloud) == [])
+    shown = run(["ip", "-6", "addr", "show", "to", "fe80::a9fe:a9fe"], namespace=cloud.qdhcp)
+    assert "fe80::a9fe:a9fe" in shown
+    assert not {"dadfailed", "tentative"} & set(shown.split())
+
+
+def _elsewhere(cloud: Cloud) -> object:
+    networks = cloud.dhcp.facts().get("by_network") or {}
+    return networks.get(cloud.network_id, {}).get("ipv6_metadata_elsewhere", [])
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

@@ -12,7 +12,8 @@ from openimds.wiring.addresses import METADATA_IPV6, METADATA_IPV6_ON_DEVICE
 from openimds.wiring.state import NamespaceState
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 600.0
-"""Between two tries to take the address back, which the whole segment hears of; each is twice as long as the one before."""
+"""Between two tries to take the address back, which the whole segment hears of; each is twice as long as the one before.
+Once the other does not answer for it any more, there is one at once."""
 
 logger = structlog.get_logger(__name__)
 
@@ -25,6 +26,10 @@ class Detected(Protocol):
     @property
     def under_way(self) -> bool:
         """The kernel is still asking."""
+
+    @property
+    def unanswered(self) -> bool:
+        """Somebody else had it, and answers for it no more."""
 
 
 class Detection(Protocol):
@@ -65,15 +70,15 @@ class SharedAddress:
         if found is None or found.under_way:
             return was
         if found.failed:
-            self._try_at_times(namespace, device)
+            self._try_at_times(namespace, device, at_once=found.unanswered)
         else:
             self._tries.pop((namespace, device), None)
         return found.failed
 
-    def _try_at_times(self, namespace: str, device: str) -> None:
+    def _try_at_times(self, namespace: str, device: str, *, at_once: bool) -> None:
         now = self._clock()
         due, pause = self._tries.get((namespace, device), (now + FIRST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS))
-        if now >= due:
+        if at_once or now >= due:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             due = now + pause
             self._kernel.detect_again(namespace, device, METADATA_IPV6_ON_DEVICE)

@@ -18,6 +18,8 @@ class Detection:
 
     failed: bool
     under_way: bool
+    unanswered: bool = False
+    """It failed, but by now nobody answers for the address."""
 
 
 def detection(window: Window, device: str, interface: str) -> Detection | None:

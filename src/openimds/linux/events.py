@@ -20,13 +20,12 @@ from pathlib import Path
 
 from openimds.linux import heard_changes, netns
 from openimds.linux.attributions import FORWARDING, Attributions, Note
+from openimds.linux.contested import Contest
 from openimds.linux.inotify import Folders
 from openimds.linux.kept_files import IsRight, KeptFiles, ipv6_off, runs, unchanged, wanted_settings
+from openimds.linux.news import News
 from openimds.linux.rtnetlink import BUFFER_BYTES, NETLINK_NETFILTER, opened
 
-LOOKS_APART_SECONDS = 0.5
-"""Between two looks at one thing because of news: what a guest does to its own NIC is heard too."""
-LOOK_AGAIN_SECONDS = 2.0
 READING_SECONDS = 3.0
 """Between two readings of what tells nobody when it changes: settings and stopped programs."""
 
@@ -44,14 +43,14 @@ class HostEvents:
 
     def __init__(self) -> None:
         self._attributions = Attributions()
-        self._touched: set[str] = set()
-        self._next_look: dict[str, float] = {}
-        self._later: dict[str, float] = {}
-        """By key, when it is to be named though nothing is heard of it."""
+        self._news = News()
         self._sockets: dict[int, _Heard] = {}
         self._namespaces: dict[str, tuple[object, tuple[int, ...]]] = {}
         """By name: which one it was, and the descriptors of its sockets."""
         self._kept_files = KeptFiles()
+        self._contests: dict[tuple[str, str], tuple[int, Contest]] = {}
+        """By namespace and device: the descriptor, and what is asked by it."""
+        self._silent: set[tuple[str, str]] = set()
         self._next_reading = 0.0
         self._folders = Folders()
         self._roots: tuple[Path, ...] = ()
@@ -107,30 +106,20 @@ class HostEvents:
     def forget(self, key: str) -> None:
         with self._lock:
             self._attributions.forget(key)
-            self._touched.discard(key)
-            self._next_look.pop(key, None)
-            self._later.pop(key, None)
+            self._news.forget(key)
             for name in [name for name in self._namespaces if not self._attributions.keys(("netns", name))]:
                 self._close_namespace(name)
 
     def take(self) -> frozenset[str]:
         """The keys of what was touched, but for those that were named a moment ago: they come later."""
-        now = time.monotonic()
         with self._lock:
-            for key in [key for key, at in self._later.items() if at <= now]:
-                self._touched.add(key)
-                del self._later[key]
-            due = frozenset(key for key in self._touched if self._next_look.get(key, 0.0) <= now)
-            self._touched -= due
-            self._next_look.update(dict.fromkeys(due, now + LOOKS_APART_SECONDS))
-            return due
+            return self._news.take()
 
     @property
     def seconds_to_next(self) -> float | None:
         """When `take` should be called again; None: when there is news."""
         with self._lock:
-            times = [*self._later.values(), *(self._next_look.get(key, 0.0) for key in self._touched)]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+            return self._news.seconds_to_next
 
     # What the kernel's and the programs' keepers note ---------------------------------------------------------------
 
@@ -170,12 +159,31 @@ class HostEvents:
         """The host's table of family inet."""
         self._note(("table", name))
 
+    def contested(self, namespace: str, device: str, address: str) -> bool:
+        """Another host has this IPv6 address of the device. Whether nobody has answered for it of late, told once."""
+        with self._lock:
+            at = (namespace, device)
+            is_silent = at in self._silent
+            self._silent.discard(at)
+            if at not in self._contests and self._attributions.note(("netns", namespace)):
+                with contextlib.suppress(netns.NamespaceMissingError, OSError):
+                    contest = netns.in_namespace(namespace, lambda: Contest(device, address))
+                    self._contests[at] = (self._add(_Heard(contest.conversation, contest.hear)), contest)
+            return is_silent
+
+    def uncontested(self, namespace: str, device: str) -> None:
+        """The address is ours, or is not there."""
+        with self._lock:
+            self._silent.discard((namespace, device))
+            descriptor, _contest = self._contests.pop((namespace, device), (None, None))
+            if descriptor is not None:
+                self._close_socket(descriptor)
+
     def look_again(self) -> None:
         """What was looked at just now may not have been seen as it is."""
-        key = self._attributions.key
-        if key is not None:
-            with self._lock:
-                self._later[key] = time.monotonic() + LOOK_AGAIN_SECONDS
+        with self._lock:
+            if (key := self._attributions.key) is not None:
+                self._news.add_later(key)
 
     def forwarding(self, switches: Iterable[Path]) -> None:
         """What the host's firewall does with bridged packets, and the settings that make it look at them."""
@@ -185,7 +193,7 @@ class HostEvents:
         """All that was done until now will be seen by the look that follows: it calls for no other."""
         with self._lock:
             lost = self._hear([descriptor for descriptor, _events in self._epoll.poll(0)])
-            self._touched.discard(self._attributions.key or "")
+            self._news.discard(self._attributions.key or "")
         if lost:
             self._on_lost()
 
@@ -193,7 +201,8 @@ class HostEvents:
         """These processes have ended."""
         with self._lock:
             found = [self._attributions.keys(("process", str(pid))) for pid in pids]
-            self._touched.update(*found)
+            for keys in found:
+                self._news.add(keys)
         (self._on_news if all(found) else self._on_lost)()
 
     # The thread -----------------------------------------------------------------------------------------------------
@@ -207,10 +216,10 @@ class HostEvents:
             with self._lock:
                 lost = self._hear(ready)
                 self._read_files()
-                touched = bool(self._touched)
+                has_news = bool(self._news)
             if lost:
                 self._on_lost()
-            elif touched:
+            elif has_news:
                 self._on_news()
 
     def _hear(self, ready: Iterable[int]) -> bool:
@@ -232,8 +241,16 @@ class HostEvents:
                 self._kept_files.drop(note)
             elif note[0] != "netns":  # else not in this thread's namespace
                 self._kept_files.come(note)
-        self._touched = self._touched.union(*(self._attributions.keys(note) for note in self._kept_files.wrong()))
+        for note in self._kept_files.wrong():
+            self._news.add(self._attributions.keys(note))
+        self._ask_for_contested()
         self._next_reading = time.monotonic() + READING_SECONDS
+
+    def _ask_for_contested(self) -> None:
+        for at, (_descriptor, contest) in self._contests.items():
+            if contest.step(time.monotonic(), len(self._contests)):
+                self._silent.add(at)
+                self._news.add(self._attributions.keys(("netns", at[0])))
 
     def _drain(self, heard: _Heard) -> bool:
         """Whether something was missed: the kernel says ENOBUFS once."""
@@ -249,7 +266,7 @@ class HostEvents:
                 lost = True
                 continue
             for note in heard.notes(datagram):
-                self._touched |= self._attributions.keys(note)
+                self._news.add(self._attributions.keys(note))
 
     def _hear_folders(self) -> None:
         for path, is_new_folder in self._folders.changed():
@@ -259,7 +276,7 @@ class HostEvents:
             root = next((root for root in self._roots if root in path.parents), None)
             if root is None:
                 continue
-            self._touched.add(path.relative_to(root).parts[0].split(".")[0])
+            self._news.add([path.relative_to(root).parts[0].split(".")[0]])
             if is_new_folder and path.parent == root:
                 self._folders.watch(path)
 
@@ -267,7 +284,7 @@ class HostEvents:
         known = self._namespaces.get(name)
         if known is not None and netns.identity(name) is None:
             self._close_namespace(name)
-        self._touched |= self._attributions.keys(("netns", name))
+        self._news.add(self._attributions.keys(("netns", name)))
 
     # Sockets --------------------------------------------------------------------------------------------------------
 
@@ -292,8 +309,13 @@ class HostEvents:
         self._kept_files.drop(("netns", name))
         _stamp, descriptors = self._namespaces.pop(name, (None, ()))
         for descriptor in descriptors:
-            self._epoll.unregister(descriptor)
-            self._sockets.pop(descriptor).conversation.close()
+            self._close_socket(descriptor)
+        for namespace, device in [at for at in self._contests if at[0] == name]:
+            self.uncontested(namespace, device)
+
+    def _close_socket(self, descriptor: int) -> None:
+        self._epoll.unregister(descriptor)
+        self._sockets.pop(descriptor).conversation.close()
 
     def _add(self, heard: _Heard) -> int:
         descriptor = heard.conversation.fileno()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
+from ipaddress import ip_interface
 from itertools import groupby
 
 from openimds.linux import duplicates, netlink, netns, sysctl
@@ -132,9 +134,16 @@ class Kernel:
         """How far duplicate address detection has come; None: there is no such address. Raises WiringError."""
         try:
             with self.windows.at(namespace) as window:
-                return duplicates.detection(window, device, interface)
+                found = duplicates.detection(window, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
             raise WiringError(namespace, [f"look at {interface} on {device}: {error}"]) from error
+        if self._events is None or (found is not None and found.under_way):
+            return found
+        if found is None or not found.failed:
+            self._events.uncontested(namespace, device)
+            return found
+        address = str(ip_interface(interface).ip)
+        return replace(found, unanswered=self._events.contested(namespace, device, address))
 
     def detect_again(self, namespace: str, device: str, interface: str) -> None:
         """Of an address that was found to be somebody else's. Raises WiringError."""

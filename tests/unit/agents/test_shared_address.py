@@ -14,6 +14,7 @@ from openimds.wiring.state import Device, NamespaceState
 class Found:
     failed: bool = False
     under_way: bool = False
+    unanswered: bool = False
 
 
 DEVICE = Device(
@@ -65,6 +66,15 @@ def test_after_it_was_ours_the_tries_begin_anew() -> None:
         now, kernel.detected["qdhcp-n"] = at, found
         shared.look("n", STATE)
     assert kernel.detections == []
+
+
+def test_one_that_nobody_answers_for_is_tried_at_once() -> None:
+    kernel = FakeKernel()
+    shared = SharedAddress(kernel, clock=lambda: 0.0)
+    for unanswered, tried in ((False, 0), (True, 1), (False, 1), (True, 2)):
+        kernel.detected["qdhcp-n"] = Found(failed=True, unanswered=unanswered)
+        shared.look("n", STATE)
+        assert len(kernel.detections) == tried
 
 
 def test_a_namespace_without_the_address_is_not_looked_at() -> None:
