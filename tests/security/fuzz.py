@@ -88,7 +88,7 @@ class NotingRepeats(Repeats):
 
     methods: list[str]
 
-    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> bytes | None:
+    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> tuple[bytes, bool] | None:
         answer = super().answer(data, date, asker)
         self.methods += ["GET"] * (answer is not None)
         return answer
