@@ -11,6 +11,7 @@ from typing import Any
 from openimds.agents.shared_address import Detected
 from openimds.resources.network import FixedIP, FloatingIP, Network, Port, Router, Subnet
 from openimds.resources.server import Server
+from openimds.wiring.haproxy import Proxy
 from openimds.wiring.listeners import ListenAddress
 from openimds.wiring.state import Bridge, Daemon, NamespaceState
 
@@ -207,6 +208,13 @@ class FakeNamespaces:
         self.lets_in = True
         self.has_ipv6 = True
 
+    def listen(self, proxy: Proxy, pid: int) -> None:
+        """The process opens a socket of its own at each of the proxy's addresses."""
+        places = [(address.host, address.port) for address in proxy.addresses]
+        made = {place: frozenset({pid * 100 + number}) for number, place in enumerate(places)}
+        self.sockets_at |= {place: self.sockets_at.get(place, frozenset()) | found for place, found in made.items()}
+        self.sockets[pid] = self.sockets.get(pid, frozenset()).union(*made.values())
+
     def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
         devices = {address.device for address in addresses if address.device}
         asked = {(address.host, address.port) for address in addresses}
@@ -221,6 +229,17 @@ class FakeNamespaces:
 
     def sockets_of(self, pid: int) -> frozenset[int]:
         return self.sockets.get(pid, frozenset())
+
+
+class ListeningNamespaces(FakeNamespaces):
+    """Where every process listens at whatever is asked for."""
+
+    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+        self.sockets_at |= dict.fromkeys([(address.host, address.port) for address in addresses], frozenset({1}))
+        return super().look_inside(namespace, addresses)
+
+    def sockets_of(self, pid: int) -> frozenset[int]:
+        return frozenset({1})
 
 
 class FakePrograms:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from openimds.agents.proxies.direct import Namespaces
 from openimds.agents.proxies.either import MetadataProxies
+from openimds.agents.proxies.inside import Namespaces
 from openimds.agents.proxies.keeper import Programs
 
 __all__ = ["MetadataProxies", "Namespaces", "Programs"]

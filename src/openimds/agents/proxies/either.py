@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from openimds.agents.proxies.direct import DirectKeeper, Namespaces
+from openimds.agents.proxies.direct import DirectKeeper
+from openimds.agents.proxies.inside import Namespaces
 from openimds.agents.proxies.keeper import Programs, ProxyKeeper
 from openimds.wiring.haproxy import Proxy, ProxySettings
 
@@ -17,7 +18,7 @@ class MetadataProxies:
     """Says in words what it changed; nothing when all is right."""
 
     def __init__(self, programs: Programs, namespaces: Namespaces) -> None:
-        self._haproxy = ProxyKeeper(programs)
+        self._haproxy = ProxyKeeper(programs, namespaces)
         self._direct = DirectKeeper(namespaces)
 
     @property

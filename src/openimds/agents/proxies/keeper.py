@@ -3,6 +3,9 @@
 A new configuration is taken by a new process beside the old one: both listen (SO_REUSEPORT), then the old one is told
 to finish what it has. Connections that wait in its queue move over (`net.ipv4.tcp_migrate_req`, set in the namespace),
 so none is lost; and the process looks in `ps` as it always did, which `-sf` or a master process would change.
+
+One that runs without listening where it should is replaced: it read a configuration that is no more, or an address that
+could not be had at its start.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from openimds.agents.files import write_if_changed
+from openimds.agents.proxies.held import HeldListeners
+from openimds.agents.proxies.inside import ListenerAwayError, Namespaces
 from openimds.wiring.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
 from openimds.wiring.state import Daemon
 
@@ -33,13 +38,16 @@ class Programs(Protocol):
 class ProxyKeeper:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, namespaces: Namespaces) -> None:
         self._programs = programs
+        self._held = HeldListeners(namespaces)
         self.pids: dict[str, int] = {}
         """By proxy: which process should be running."""
+        self._replacements: dict[str, int] = {}
+        """By proxy: the process that took the place of one that did not listen."""
 
     def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
-        """Raises what starting a program raises, and OSError."""
+        """Raises what starting a program or looking into a namespace raises, OSError, and ListenerAwayError."""
         daemon = haproxy(proxy.name, proxy.namespace, settings)
         path = config_file(proxy.name, settings)
         write_if_changed(path, haproxy_config(proxy, settings), CONFIG_MODE)
@@ -51,6 +59,9 @@ class ProxyKeeper:
         if _is_older(daemon.pid_file, path):
             self.pids[proxy.name] = self._replace(daemon, pid)
             return (f"reload haproxy (pid {pid} → {self.pids[proxy.name]})",)
+        missing = self._held.missing(proxy, pid)
+        if missing:
+            return self._replace_deaf(proxy, daemon, pid, " and ".join(map(str, missing)))
         self.pids[proxy.name] = pid
         return ()
 
@@ -64,6 +75,8 @@ class ProxyKeeper:
         daemon = haproxy(proxy.name, proxy.namespace, settings)
         pid = self._programs.running(daemon)
         self.pids.pop(proxy.name, None)
+        self._held.forget(proxy.name)
+        self._replacements.pop(proxy.name, None)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)
@@ -77,9 +90,18 @@ class ProxyKeeper:
         path = config_file(name, settings)
         was_there = path.exists() or self._programs.running(daemon) is not None
         self.pids.pop(name, None)
+        self._held.forget(name)
+        self._replacements.pop(name, None)
         self._programs.stop(daemon)
         path.unlink(missing_ok=True)
         return ("stop haproxy",) if was_there else ()
+
+    def _replace_deaf(self, proxy: Proxy, daemon: Daemon, pid: int, where: str) -> tuple[str, ...]:
+        """Once: what a new process does not mend, a third one would not either."""
+        if self._replacements.get(proxy.name) == pid:
+            raise ListenerAwayError(f"haproxy (pid {pid}) does not listen on {where} in {proxy.namespace}")
+        self.pids[proxy.name] = self._replacements[proxy.name] = new_pid = self._replace(daemon, pid)
+        return (f"replace haproxy, which does not listen on {where} (pid {pid} → {new_pid})",)
 
     def _replace(self, daemon: Daemon, old_pid: int) -> int:
         try:

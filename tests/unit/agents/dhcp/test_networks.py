@@ -7,7 +7,7 @@ import pytest
 from tests.unit.wiring.cloud import GUEST_PORT, NETWORK, ROUTER_PORT, SUBNET
 
 from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
-from openimds.agents.fakes import FakeKernel, FakeNamespaces, FakePortsApi, FakePrograms, FakeView
+from openimds.agents.fakes import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
 from openimds.agents.reconcile import RoundReport, Rounds
 from openimds.resources.network import FixedIP
 from openimds.wiring.dhcp_network import MetadataChoice, dhcp_device_id
@@ -36,7 +36,11 @@ class Stage:
     def restart(self) -> None:
         """The agent, not what it made."""
         edges = Edges(
-            api=self.api, kernel=self.kernel, programs=self.programs, namespaces=FakeNamespaces(), run=self.programs.run
+            api=self.api,
+            kernel=self.kernel,
+            programs=self.programs,
+            namespaces=ListeningNamespaces(),
+            run=self.programs.run,
         )
         self.networks = DhcpNetworks(edges, self.networks.settings)
         self.rounds = Rounds(self.networks)
@@ -55,7 +59,7 @@ def stage(tmp_path: Path) -> Stage:
         proxy=ProxySettings(state_path=tmp_path, agent_socket=tmp_path / "agent", log_socket=tmp_path / "log"),
     )
     networks = DhcpNetworks(
-        Edges(api=api, kernel=kernel, programs=programs, namespaces=FakeNamespaces(), run=programs.run), settings
+        Edges(api=api, kernel=kernel, programs=programs, namespaces=ListeningNamespaces(), run=programs.run), settings
     )
     return Stage(view, api, kernel, programs, networks, Rounds(networks), tmp_path)
 

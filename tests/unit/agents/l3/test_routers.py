@@ -16,7 +16,7 @@ from tests.unit.wiring.cloud import (
     subnet_v6,
 )
 
-from openimds.agents.fakes import FakeKernel, FakeNamespaces, FakePortsApi, FakePrograms, FakeView
+from openimds.agents.fakes import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
 from openimds.agents.l3 import Edges, L3Settings, Routers
 from openimds.agents.reconcile import RoundReport, Rounds
 from openimds.resources.network import FixedIP
@@ -61,7 +61,7 @@ def stage(tmp_path: Path) -> Stage:
         api=api,
         kernel=kernel,
         programs=programs,
-        namespaces=FakeNamespaces(),
+        namespaces=ListeningNamespaces(),
         run=programs.run,
         announce=lambda namespace, device, address: announced.append(f"{address} at {device} in {namespace}"),
     )

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.fakes import FakeNamespaces, FakePrograms
+from openimds.agents.fakes import FakeNamespaces, FakePrograms, ListeningNamespaces
 from openimds.agents.proxies import MetadataProxies
 from openimds.agents.proxies import direct as keeper_of_files
-from openimds.agents.proxies.direct import ListenerAwayError
+from openimds.agents.proxies.inside import ListenerAwayError
 from openimds.wiring.haproxy import ProxySettings, config_file, network_proxy, router_proxy
 from openimds.wiring.listeners import listeners_file, parse_listeners
 
@@ -117,7 +117,7 @@ def test_haproxy_goes_when_the_agent_listens_and_not_before(
 
 
 def test_the_file_goes_when_haproxy_runs(direct: ProxySettings, haproxy: ProxySettings) -> None:
-    proxies = MetadataProxies(FakePrograms(), FakeNamespaces())
+    proxies = MetadataProxies(FakePrograms(), ListeningNamespaces())
     proxies.keep(PROXY, direct)
     assert proxies.keep(PROXY, haproxy) == ("start haproxy (pid 100)", "ask the metadata agent to listen no more")
     assert proxies.keep(PROXY, haproxy) == ()
