@@ -106,6 +106,7 @@ class AgentWorker:
         server = GuestServer(
             service.answer if direct is None else direct.handler(otherwise=service.answer),
             connections=guest_connections(self._config.connections_per_guest),
+            strangers=direct.strangers if direct is not None else None,
         )
         await server.start([self._listener()])
         if self._is_first:

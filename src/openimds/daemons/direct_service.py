@@ -2,7 +2,7 @@
 
 direct = DirectService(DirectParts(…))
 direct.start()                                          # from the event loop
-GuestServer(direct.handler(otherwise=service.answer))   # its listeners: direct_listening.py
+GuestServer(direct.handler(otherwise=service.answer), strangers=direct.strangers)  # its listeners: direct_listening.py
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from openimds.agents.metadata.direct_identity import DirectIdentity, WatchedMirr
 from openimds.agents.metadata.edges import Neighbours, Ports, Upstream
 from openimds.agents.metadata.measures import Measures
 from openimds.config.values import RateLimit
-from openimds.http.messages import Answer, Handler, Request
+from openimds.http.messages import Answer, Handler, Request, sentence
 from openimds.identity.bucket import Window
+from openimds.identity.headers import REQUEST_ID
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Instance
@@ -33,9 +34,11 @@ from openimds.web.guest.binding import ByBinding, GuestRules
 from openimds.web.guest.freshness import Changes, Freshness, Pace
 from openimds.web.guest.rates import Rate, Rates
 from openimds.web.guest.records import Records
-from openimds.web.guest.request_log import RequestLog
+from openimds.web.guest.request_ids import new_request_id
+from openimds.web.guest.request_log import REQUEST_ANSWERED, RequestLog, logged_path
 from openimds.web.guest.service import GuestService
 from openimds.web.guest.sessions import TokenSettings
+from openimds.web.guest.strangers import Strangers
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +46,8 @@ _EVERYTHING = Touched(revision=0, everything=True)
 RECORD_THREADS = 64
 """That many instances' first requests are asked about together."""
 _DIRECT = ("network:", "router:")
+_MALFORMED = frozenset({400, 403, 405})
+"""Answers to what was not worth looking up who asks."""
 AGE_LOOK_SECONDS = 0.5
 LEARN_PATIENCE_SECONDS = 1.0
 """How long a request waits for settings: a control API that is silent is asked for much longer than a guest waits."""
@@ -117,7 +122,10 @@ class DirectService:
         self._learning: asyncio.Task[None] | None = None
         self._learn_again_at = 0.0
         self._age_watch: asyncio.TimerHandle | None = None
-        self._rates = Rates(_rate(parts.rate_limit), time.monotonic)
+        rate = _rate(parts.rate_limit)
+        self._rates = Rates(rate, time.monotonic)
+        self.strangers = Strangers(rate, time.monotonic)
+        """Told here of malformed requests, and by the HTTP server of those that it could not even read."""
         self._service = self._build()
         self._loop: asyncio.AbstractEventLoop
 
@@ -158,20 +166,44 @@ class DirectService:
 
     def answer(self, request: Request) -> Answer | Awaitable[Answer]:
         """At once where all is in memory. Never raises."""
+        wait = self.strangers.wait_seconds(request.listener, request.mac or request.peer)
+        if wait:
+            return self._too_often(request, wait)
         response = self._service.serve(request) if self._settings is not None else self._learn_and_answer(request)
         if isinstance(response, Coroutine):
-            return self._counted(response)
+            return self._counted(request, response)
+        return self._count(request, response)
+
+    def _too_often(self, request: Request, wait: int) -> Answer:
+        """Its requests were malformed, or nobody's, too often."""
+        kind, _, scope_id = request.listener.partition(":")
+        request_id = new_request_id()
+        facts: dict[str, object] = {
+            f"{kind}_id": scope_id,
+            "source": request.peer,
+            "mac": request.mac or None,
+            "method": request.method,
+            "path": logged_path(request.target),
+            "status": 429,
+            "reason": "too many malformed requests, or of nobody's",
+        }
+        self._parts.request_log.line(REQUEST_ANSWERED, facts)(request_id, 0.0)
+        self._parts.measures.answered(429)
+        headers = ((b"Retry-After", b"%d" % wait), (REQUEST_ID.encode(), request_id.encode()))
+        return sentence(429, "Too many requests. Try again later.", *headers)
+
+    def _count(self, request: Request, response: Answer) -> Answer:
         self._parts.measures.answered(response.status)
+        if response.status in _MALFORMED:
+            self.strangers.refused(request.listener, request.mac or request.peer, request.peer)
         return response
 
     async def _learn_and_answer(self, request: Request) -> Answer:
         await self._learn()
         return await self._service.handle(request)
 
-    async def _counted(self, coming: Coroutine[Any, Any, Answer]) -> Answer:
-        response = await coming
-        self._parts.measures.answered(response.status)
-        return response
+    async def _counted(self, request: Request, coming: Coroutine[Any, Any, Answer]) -> Answer:
+        return self._count(request, await coming)
 
     def _build(self) -> GuestService:
         parts = self._parts
@@ -180,7 +212,7 @@ class DirectService:
             self._records,
             _Readable(parts.source, self._settings, parts.belief.max_age_seconds),
             self._forwarding,
-            GuestRules(strict_hosts=parts.strict_hosts, rates=self._rates),
+            GuestRules(strict_hosts=parts.strict_hosts, rates=self._rates, strangers=self.strangers),
             time.monotonic,
         )
         return GuestService(

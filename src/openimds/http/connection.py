@@ -55,7 +55,10 @@ class Owner(Protocol):
     idle_deadline: float
     """Of a connection that becomes idle at that moment."""
 
-    def admit(self, connection: Connection) -> bool: ...
+    def admit(self, connection: Connection) -> Answer | None:
+        """None: it is counted in; else what it is told before it ends."""
+
+    def refused(self, connection: Connection, status: int) -> None: ...
     def forget(self, connection: Connection) -> None: ...
 
 
@@ -108,8 +111,9 @@ class Connection(asyncio.Protocol):
         self._mac = self._read_mac()
         self.guest = self._mac or self.peer
         self._enter(Phase.IDLE)
-        if not self._owner.admit(self):
-            self._write(sentence(503, "Too many connections.", (b"Retry-After", b"1")), "GET", keep_alive=False)
+        turned_away = self._owner.admit(self)
+        if turned_away is not None:
+            self._write(turned_away, "GET", keep_alive=False)
             self._transport.close()
             self.phase = Phase.LINGER
 
@@ -317,6 +321,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         _log.debug("request refused", status=refusal.status, reason=refusal.sentence, listener=self.listener)
+        self._owner.refused(self, refusal.status)
         self._write(sentence(refusal.status, refusal.sentence), "GET", keep_alive=False)
         self._finish()
 

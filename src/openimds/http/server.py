@@ -23,7 +23,8 @@ import structlog
 
 from openimds.http.answers import http_date
 from openimds.http.connection import Connection, SourceMac
-from openimds.http.messages import Handler
+from openimds.http.messages import Answer, Handler, sentence
+from openimds.http.refusals import Everybody, RefusalLog, Strangers
 from openimds.http.repeats import Repeats, Room
 from openimds.http.rules import Connections, Limits, Timeouts
 
@@ -56,8 +57,14 @@ class GuestServer:
     """Serves any number of listeners on the running event loop."""
 
     def __init__(
-        self, handler: Handler, *, timeouts: Timeouts | None = None, connections: Connections | None = None
+        self,
+        handler: Handler,
+        *,
+        timeouts: Timeouts | None = None,
+        connections: Connections | None = None,
+        strangers: Strangers | None = None,
     ) -> None:
+        """`strangers`: which guests must wait, of listeners that tell MACs."""
         self.handler = handler
         self.timeouts = timeouts or Timeouts()
         self.draining = False
@@ -65,6 +72,8 @@ class GuestServer:
         self._caps = connections or Connections()
         self._connections: set[Connection] = set()
         self._room = Room()
+        self._strangers: Strangers = Everybody() if strangers is None else strangers
+        self._refusals = RefusalLog(time.monotonic)
         self._of_guest: Counter[tuple[str, str]] = Counter()
         self._of_listener: Counter[str] = Counter()
         self._servers: dict[sockets.socket, asyncio.Server] = {}
@@ -135,10 +144,28 @@ class GuestServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
+        self._refusals.tell(everything=True)
         await asyncio.sleep(0)
 
-    def admit(self, connection: Connection) -> bool:
-        """Count a new connection in; False when there are too many."""
+    def admit(self, connection: Connection) -> Answer | None:
+        """Count a new connection in; where there are too many, or its guest must wait, what it is told instead."""
+        wait = self._strangers.wait_seconds(connection.listener, connection.guest) if connection.is_of_guests else 0
+        if wait:
+            self._refusals.note(connection.listener, 429)
+            return sentence(429, "Too many requests. Try again later.", (b"Retry-After", b"%d" % wait))
+        if not self._count_in(connection):
+            self._refusals.note(connection.listener, 503)
+            return sentence(503, "Too many connections.", (b"Retry-After", b"1"))
+        return None
+
+    def refused(self, connection: Connection, status: int) -> None:
+        """Something of it could not be read."""
+        self._refusals.note(connection.listener, status)
+        if connection.is_of_guests:
+            self._strangers.refused(connection.listener, connection.guest, connection.peer)
+
+    def _count_in(self, connection: Connection) -> bool:
+        """False when there are too many."""
         caps, listener = self._caps, connection.listener
         guest = (listener, connection.guest)  # an address or a MAC is one guest's on its own network alone
         if len(self._connections) >= caps.total:
@@ -178,6 +205,7 @@ class GuestServer:
         self.date, self.idle_deadline = http_date(time.time()), now + self.timeouts.idle + _SWEEP_SECONDS
         for connection in [one for one in self._connections if one.deadline < now]:
             connection.expire()
+        self._refusals.tell()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
 

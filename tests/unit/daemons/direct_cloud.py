@@ -294,7 +294,9 @@ async def cloud(
         return macs.pop(0)
 
     server = GuestServer(
-        service.handler(lambda _request: Response(status=500)), connections=Connections(per_peer=per_peer)
+        service.handler(lambda _request: Response(status=500)),
+        connections=Connections(per_peer=per_peer),
+        strangers=service.strangers,
     )
     opened = {tag: tcp_listener(host, 0) for tag in listeners}
     doors = {tag: one.getsockname()[1] for tag, one in opened.items()}

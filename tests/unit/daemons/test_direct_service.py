@@ -434,3 +434,41 @@ def test_a_forwarded_token_keeps_its_hop_limit() -> None:
             assert b"hop-limit" not in guest.head.lower()
 
     run(play())
+
+
+STRICT = RateLimit(
+    ip_versions=frozenset({4, 6}), base_window_seconds=600, base_requests=3, burst_window_seconds=600, burst_requests=3
+)
+
+
+@pytest.mark.parametrize(
+    ("malformed", "status"),
+    [(b"GET /x\x01 HTTP/1.1\r\n\r\n", b"400"), (b"GET / HTTP/1.1\r\nHost: evil\r\nConnection: close\r\n\r\n", b"403")],
+)
+def test_malformed_requests_are_counted_and_others_are_not_their_victims(malformed: bytes, status: bytes) -> None:
+    """After so many, none of this guest's new connections or requests are read; what is another's is answered."""
+
+    async def play() -> None:
+        hosts = ("169.254.169.254",)
+        async with cloud(ports=[A_AT_1, B_AT_2], rate_limit=STRICT, strict_hosts=hosts) as there:
+            open_before = await there.guest(MAC_A)
+            said = [await (await there.guest(MAC_A)).ask_last(malformed) for _ in range(5)]
+            assert [one.split(b" ", 2)[1] for one in said] == [status] * 4 + [b"429"]
+            assert b"Retry-After: " in said[-1]
+            assert (await open_before.ask(NAME))[0] == 429
+            assert there.lines.facts[-1]["status"] == 429
+            other = await there.guest(MAC_B, address="127.0.0.2")
+            assert await other.ask(NAME) == (200, b"vm-b.novalocal")
+
+    run(play())
+
+
+def test_requests_of_whom_nobody_knows_are_counted() -> None:
+    async def play() -> None:
+        async with cloud(ports=[B_AT_2], rate_limit=STRICT) as there:
+            stranger = await there.guest(MAC_A)
+            assert [(await stranger.ask(NAME))[0] for _ in range(6)] == [404] * 4 + [429] * 2
+            other = await there.guest(MAC_B, address="127.0.0.2")
+            assert await other.ask(NAME) == (200, b"vm-b.novalocal")
+
+    run(play())

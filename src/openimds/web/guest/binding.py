@@ -25,6 +25,7 @@ from openimds.web.guest.elsewhere import Elsewhere, Reply
 from openimds.web.guest.messages import GuestRequest
 from openimds.web.guest.rates import Rates
 from openimds.web.guest.records import Record, Records
+from openimds.web.guest.strangers import Strangers
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +60,8 @@ class GuestRules:
     strict_hosts: Collection[str] | None
     """The Hosts that requests may name, and nothing forwarded; None: requests are taken as they come."""
     rates: Rates
+    strangers: Strangers
+    """Where requests of whom nobody knows are counted."""
 
 
 class ByBinding:
@@ -115,12 +118,17 @@ class ByBinding:
         try:
             return self._bindings.at_once(*where) or await self._bindings.find(*where)
         except NobodyAsks as nobody:
+            self._count_stranger(request)
             facts = _place(request) | {"outcome": nobody.outcome, "reason": str(nobody)}
             raise NotServed(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts) from None
         except NotKnownYet as unknown:
+            self._count_stranger(request)
             facts = _place(request) | {"outcome": "unknown", "reason": str(unknown)}
             sentence = "It cannot be told yet which instance asks. Try again."
             raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, sentence, _RETRY, facts=facts) from None
+
+    def _count_stranger(self, request: GuestRequest) -> None:
+        self._rules.strangers.refused(request.listener, request.mac or request.peer, request.peer)
 
     def _limit(self, bucket: Bucket | None, binding: Binding) -> None:
         if bucket is None or self._rules.rates.allows(bucket):
