@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections import defaultdict
 
@@ -11,6 +12,8 @@ from tests.kernel.stage import Host
 
 from openimds.linux import listening_sockets as asked
 from openimds.linux import netns
+from openimds.linux.insides import Insides
+from openimds.wiring.listeners import ListenAddress
 from openimds.wiring.state import NamespaceState
 
 pytestmark = pytest.mark.kernel
@@ -41,3 +44,37 @@ def test_netlink_and_proc_say_the_same(host: Host) -> None:
         assert found == from_proc
 
     netns.in_namespace(wanted.name, look)
+
+
+def test_one_address_is_asked_for_from_outside(host: Host) -> None:
+    wanted = NamespaceState(name=host.namespace("qdhcp-1"))
+    host.kernel.apply(wanted)
+
+    def listen(family: int, address: str, port: int) -> socket.socket:
+        made = socket.socket(family)
+        made.bind((address, port))
+        made.listen()
+        return made
+
+    def inodes(*addresses: ListenAddress) -> dict[tuple[str, int], frozenset[int]]:
+        return Insides(host.kernel.windows).look_inside(wanted.name, addresses).listening
+
+    one = ListenAddress("127.0.0.1", 8080)
+    others = (ListenAddress("127.0.0.1", 8081), ListenAddress("0.0.0.0", 8080), ListenAddress("::1", 8080))
+    assert inodes(one, *others) == {}
+    with netns.in_namespace(wanted.name, lambda: listen(socket.AF_INET, "127.0.0.1", 8080)) as made:
+        assert inodes(one, *others) == {("127.0.0.1", 8080): frozenset({os.fstat(made.fileno()).st_ino})}
+    assert inodes(one, *others) == {}
+    with netns.in_namespace(wanted.name, lambda: listen(socket.AF_INET6, "::", 8080)):  # it takes IPv4's too
+        assert set(inodes(one, *others, ListenAddress("::", 8080))) == {("::", 8080)}
+    with listen(socket.AF_INET, "127.0.0.1", 0) as here:  # in another namespace
+        assert inodes(ListenAddress("127.0.0.1", here.getsockname()[1])) == {}
+
+
+def test_a_namespace_made_anew_is_looked_at_anew(host: Host) -> None:
+    wanted = NamespaceState(name=host.namespace("qdhcp-1"), sysctls={"net.ipv4.ip_forward": "1"})
+    for _ in range(2):
+        assert host.kernel.apply(wanted)
+        assert host.kernel.apply(wanted) == ()
+        netns.take_name(wanted.name)  # by others
+    assert host.kernel.actual(wanted.name) is None
