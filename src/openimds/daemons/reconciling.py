@@ -18,6 +18,7 @@ from openimds.config import AgentConfig
 from openimds.daemons import metrics, notify
 from openimds.daemons.heartbeat import Heartbeat, Identity
 from openimds.daemons.running import Signals
+from openimds.daemons.socket_store import allow_many_descriptors
 from openimds.linux.deaths import ProcessDeaths
 from openimds.linux.events import HostEvents
 
@@ -56,6 +57,7 @@ class Agent:
 
 def serve(agent: Agent) -> int:
     """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
+    allow_many_descriptors()  # some stay open for each namespace
     mirror = Mirror(agent.client, agent.kinds)
     deaths = ProcessDeaths(agent.events.died)
     loop = Loop(Rounds(agent.trade, agent.events), mirror, agent.interval_seconds, deaths.watch)
