@@ -50,6 +50,8 @@ def version(*, config_files: tuple[str, ...]) -> None:
     with open_store(config_files) as store:
         current, newest = schema.current(store), schema.newest()
     click.echo(current or "no tables")
+    if current is not None and current > newest:
+        raise CommandFailedError(f"the tables are those of a newer openimds; this one knows {newest} at most")
     if current != newest:
         raise CommandFailedError(f"the tables are to be at {newest}: run `openimds db upgrade`")
 

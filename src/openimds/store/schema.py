@@ -23,7 +23,10 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(store: Store) -> None:
-    """Make or upgrade all tables, and the revision counter's row. Does nothing when nothing is to do."""
+    """Make or upgrade all tables, and the revision counter's row. Does nothing when nothing is to do.
+
+    Raises StoreUnavailable, also when the tables are those of a newer version: there is no way back.
+    """
     _make_folder(store)
     with store.translated_errors(), store.engine.connect() as connection:
         if store.is_sqlite:
@@ -31,10 +34,20 @@ def upgrade(store: Store) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(8775)"))
+        _refuse_newer(MigrationContext.configure(connection).get_current_revision())
         command.upgrade(_config(connection), "head")
         if connection.scalar(sa.select(RevisionCounter.id).where(RevisionCounter.id == 1)) is None:
             connection.execute(sa.insert(RevisionCounter).values(id=1, value=0, floor=0))
         connection.commit()
+
+
+def _refuse_newer(step: str | None) -> None:
+    known = {path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
+    if step is not None and step not in known:
+        raise StoreUnavailable(
+            f"the tables are at {step}, which a newer openimds made; this one knows {max(known)} at most: install the newer "
+            "one again, or put back the copy of the database that was made before the upgrade"
+        )
 
 
 def current(store: Store) -> str | None:
