@@ -18,10 +18,13 @@ from tests.system.clients.whole_guest import WholeGuest, whole_guest
 from tests.system.cloud import BIN, run
 from tests.waiting import INSTALL_SECONDS, until
 
+from openimds import __version__
+
 REPOSITORY = Path(__file__).parents[3]
 ROOT_SCRIPT = REPOSITORY / "scripts" / "make-openimds-root"
 GUIDE = REPOSITORY / "docs" / "guide" / "systemd.md"
 CLONE = "/root/openimds"
+NEXT_VERSION = "99.0.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +114,35 @@ def _has_booted(guest: WholeGuest) -> bool:
 
 
 def _clone(folder: Path) -> bytes:
-    """As a tar: the packaging, and a wheel of the sources as they are now."""
-    build = folder / "build"
+    """As a tar: the packaging, and in `dist` a wheel of the sources as they are now, which is in `this` too; in `next`
+    one of the version after it.
+    """
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        this = _wheel(folder / "this", __version__)
+        tar.add(this, "dist")
+        tar.add(this, "this")
+        tar.add(_wheel(folder / "next", NEXT_VERSION), "next")
+        tar.add(REPOSITORY / "packaging", "packaging")
+    return packed.getvalue()
+
+
+def _wheel(build: Path, version: str) -> Path:
+    """The folder that it is in."""
     shutil.copytree(REPOSITORY / "src", build / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, build / name)
+    for name in ("pyproject.toml", "src/openimds/__init__.py"):
+        file = build / name
+        file.write_text(
+            file.read_text()
+            .replace(f'version__ = "{__version__}"', f'version__ = "{version}"')
+            .replace(f'\nversion = "{__version__}"', f'\nversion = "{version}"')
+        )
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "wheel"]
     run(
         [*pip, "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."],
         cwd=build,
         timeout_seconds=INSTALL_SECONDS,
     )
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        tar.add(build / "dist", "dist")
-        tar.add(REPOSITORY / "packaging", "packaging")
-    return packed.getvalue()
+    return build / "dist"

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from tests.system import pollers
 from tests.system.pollers import Pollers
-from tests.system.systemd.host import Host, booted_host
+from tests.system.systemd.host import NEXT_VERSION, Host, booted_host
 from tests.waiting import until
 
+from openimds import __version__
 from openimds.config.programs import PROGRAMS
 
 pytestmark = [
@@ -160,9 +161,15 @@ def test_what_an_agent_has_started_outlives_it(name: str, host: Host, servers: d
         assert said == server.instance_id
 
 
-def test_an_upgrade_is_not_noticed(host: Host, polling: Pollers) -> None:
-    said = host.follow("Upgrade")
-    assert said.split() == ["active"] * len(UNITS)
+def test_an_upgrade_and_the_way_back_are_not_noticed(host: Host, polling: Pollers) -> None:
+    for wheel, version in (("next", NEXT_VERSION), ("this", __version__)):
+        host.sh(f"rm dist/*.whl && cp {wheel}/*.whl dist/")
+        before = {unit: host.shown(unit, "MainPID") for unit in UNITS}
+        said = host.follow("Upgrade")
+        assert said.split() == ["active"] * len(UNITS)
+        assert version in host.sh("openimds version")
+        assert not [unit for unit in UNITS if host.shown(unit, "MainPID") == before[unit]]
+        polling.polled_on()
     polling.polled_on()
     assert polling.tally()["failures"] == []
     assert "Traceback" not in host.journal()
