@@ -8,6 +8,7 @@ import socket
 import stat
 
 import pytest
+from tests.ports import free_ports
 from tests.system.cloud import Cloud
 from tests.waiting import until
 
@@ -134,6 +135,29 @@ def test_a_taken_port_is_named(fresh_cloud: Cloud) -> None:
     assert failed.returncode == 1
     assert f"127.0.0.1:{fresh_cloud.control_port}: the port is taken" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout + failed.stderr
+
+
+def test_an_address_of_another_machine_is_named(fresh_cloud: Cloud) -> None:
+    failed = fresh_cloud.up("--listen", "192.0.2.1", check=False)
+    assert failed.returncode == 1
+    said = failed.stdout + failed.stderr
+    assert f"192.0.2.1:{fresh_cloud.control_port}: 192.0.2.1 is no address of this machine" in said
+    assert "choose another with --listen" in said
+    assert "Traceback" not in said
+
+
+def test_a_database_server_that_is_away_is_a_sentence(fresh_cloud: Cloud) -> None:
+    pytest.importorskip("psycopg", reason="the extra openimds[postgresql] is not installed")
+    (nobody,) = free_ports(1)
+    nova = fresh_cloud.state_dir.parent / "nova.conf"
+    nova.write_text(f"[database]\nconnection = postgresql+psycopg://imds:hidden@127.0.0.1:{nobody}/imds\n")
+    failed = fresh_cloud.up(f"--config-file={nova}", check=False)
+    assert failed.returncode == 1
+    said = failed.stdout + failed.stderr
+    assert "check that the server runs, takes connections there and has this user and database" in said
+    assert "[database] connection says where" in said
+    assert "hidden" not in said
+    assert "Traceback" not in said + fresh_cloud.log("control-api")
 
 
 def test_a_full_disk_is_a_sentence(fresh_cloud: Cloud) -> None:

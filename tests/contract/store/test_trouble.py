@@ -123,5 +123,8 @@ def test_a_server_that_is_away_and_no_password_in_the_sentence(tmp_path: Path) -
     store = Store(f"postgresql+psycopg://openimds:secret@/openimds?host={tmp_path}")
     with pytest.raises(StoreUnavailable) as caught:
         images(store)
-    assert "secret" not in caught.value.message
+    said = caught.value.message
+    assert "secret" not in said
+    assert "check that the server runs, takes connections there and has this user and database" in said
+    assert "[database] connection says where" in said
     store.close()

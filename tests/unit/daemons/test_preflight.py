@@ -33,4 +33,5 @@ def test_a_taken_port_is_named() -> None:
 
 def test_an_address_that_is_not_this_machines() -> None:
     (problem,) = preflight.taken_ports({"metadata-api": Listen("192.0.2.1", 8775)})
-    assert "metadata-api cannot listen on 192.0.2.1:8775" in problem
+    assert "metadata-api cannot listen on 192.0.2.1:8775: 192.0.2.1 is no address of this machine" in problem
+    assert "choose another with --listen" in problem

@@ -12,6 +12,7 @@ from tests.waiting import HANG_SECONDS
 
 from openimds.config.programs import PROGRAMS
 from openimds.daemons.socket_store import MOST_SOCKETS
+from openimds.linux.windows import DESCRIPTORS_PER_WINDOW
 
 FOLDER = Path(__file__).parents[3] / "packaging" / "systemd"
 OF_A_NEWER_SYSTEMD = ("FileDescriptorStorePreserve",)
@@ -69,3 +70,9 @@ def test_the_metadata_agents_sockets_are_kept() -> None:
     service = unit("metadata-agent")["Service"]
     assert int(service["FileDescriptorStoreMax"]) == MOST_SOCKETS
     assert int(service["LimitNOFILE"]) > 3 * MOST_SOCKETS
+
+
+@pytest.mark.parametrize("program", ["dhcp-agent", "l3-agent"])
+def test_an_agent_may_have_open_what_a_thousand_namespaces_take(program: str) -> None:
+    # Watched settings' files are no more than half of what is allowed.
+    assert int(unit(program)["Service"]["LimitNOFILE"]) > 2 * 1000 * DESCRIPTORS_PER_WINDOW
