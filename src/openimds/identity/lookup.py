@@ -7,14 +7,11 @@ everything.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
-from typing import TypeVar
 
-from openimds.identity.reach import Reach, is_router_interface
+from openimds.identity.difference import difference
+from openimds.identity.reach import Reach, discard, is_router_interface
 from openimds.identity.source import Address, canonical
 from openimds.resources.network import Port, Subnet
-
-_Key = TypeVar("_Key")
-_Entry = TypeVar("_Entry")
 
 _NETWORK_OWNED = "network:"
 """Ports of the network itself (DHCP, routers, floating IPs): behind them is no instance."""
@@ -39,12 +36,8 @@ class PortIndex:
     def update(self, ports: Mapping[str, Port], subnets: Mapping[str, Subnet]) -> frozenset[Hashable]:
         """Make the index hold exactly these; only what differs is touched: → where somebody else may be found now, as
         `(network id, address or MAC)`, `address or MAC` and router id.
-
-        Values that were not replaced are recognised by identity, so a change among 100,000 ports costs one pass of
-        pointer comparisons.
         """
-        gone = [port for port_id, port in self._ports.items() if ports.get(port_id) is not port]
-        new = [port for port_id, port in ports.items() if self._ports.get(port_id) is not port]
+        gone, new = difference(self._ports, ports)
         for port in gone:
             self._drop(port)
         for port in new:
@@ -59,8 +52,10 @@ class PortIndex:
 
     def behind_router(self, router_id: str, at: str, address: Address) -> tuple[Port, ...]:
         """The same where somebody behind the router may be who asks from `address` (`identity/reach.py`)."""
-        networks = self._reach.networks(router_id, address)
-        return tuple(port for network_id in sorted(networks) for port in self.on_network(network_id, at))
+        found: list[Port] = []
+        for network_id in self._reach.networks(router_id, address):
+            found += self.on_network(network_id, at)
+        return tuple(found)
 
     def _add(self, port: Port) -> None:
         self._ports[port.id] = port
@@ -72,7 +67,7 @@ class PortIndex:
         del self._ports[port.id]
         self._reach.drop(port)
         for key in _keys(port):
-            _discard(self._by_place, key, port.id)
+            discard(self._by_place, key, port.id)
 
 
 def _keys(port: Port) -> list[tuple[str, str]]:
@@ -90,10 +85,3 @@ def _touched(port: Port) -> Iterator[Hashable]:
         yield port.network_id, place
     if is_router_interface(port):
         yield port.device_id
-
-
-def _discard(table: dict[_Key, dict[str, _Entry]], key: _Key, port_id: str) -> None:
-    entries = table.get(key, {})
-    entries.pop(port_id, None)
-    if not entries:
-        table.pop(key, None)

@@ -11,11 +11,14 @@ Rules of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_network
+from typing import TypeVar
 
+from openimds.identity.difference import difference
 from openimds.identity.source import Address
 from openimds.resources.network import Port, Subnet
 
@@ -26,7 +29,10 @@ _ROUTER_PORT_OWNERS = frozenset(
         "network:ha_router_replicated_interface",
     }
 )
+_Key = TypeVar("_Key")
+_Entry = TypeVar("_Entry")
 _KNOWN_PREFIXES = 8192
+_NOWHERE: frozenset[str] = frozenset()
 
 
 def is_router_interface(port: Port) -> bool:
@@ -34,75 +40,107 @@ def is_router_interface(port: Port) -> bool:
     return port.device_owner in _ROUTER_PORT_OWNERS
 
 
-def networks_behind(
-    interfaces: Iterable[Port], subnets: Mapping[str, Subnet], address: Address, device: str = ""
-) -> frozenset[str]:
-    """The networks that somebody may be on.
+class Behind:
+    """One router's networks, prepared: a request asks for nothing but what a table has."""
 
-    `interfaces`: of one router. `device`: by which a link-local address came in, as
-    `qr-01e7ee7b-98`; empty: not known.
-    """
-    if address.version == 6 and address.is_link_local:
-        return frozenset(port.network_id for port in interfaces if not device or port.router_device_name == device)
-    everywhere, at_home = set(), set()
-    for port in interfaces:
-        everywhere.add(port.network_id)
-        if _has_subnet_of(port, subnets, address):
-            at_home.add(port.network_id)
-    return frozenset(at_home or everywhere)
+    __slots__ = ("_by_device", "_by_prefix", "_everywhere")
+
+    def __init__(self, interfaces: Iterable[Port], subnets: Mapping[str, Subnet]) -> None:
+        """`interfaces`: of one router. `subnets`: theirs, by id, and any others."""
+        by_device: defaultdict[str, set[str]] = defaultdict(set)
+        by_prefix: defaultdict[tuple[int, int], defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        for port in interfaces:
+            by_device[port.router_device_name].add(port.network_id)
+            for fixed in port.fixed_ips:
+                subnet = subnets.get(fixed.subnet_id)
+                if subnet is not None:
+                    version, host_bits, prefix = _prefix(subnet.cidr)
+                    by_prefix[version, host_bits][prefix].add(port.network_id)
+        self._everywhere = _NOWHERE.union(*by_device.values())
+        self._by_device = {name: frozenset(networks) for name, networks in by_device.items()}
+        self._by_prefix = tuple(
+            (version, host_bits, {prefix: frozenset(networks) for prefix, networks in at.items()})
+            for (version, host_bits), at in by_prefix.items()
+        )
+
+    def networks(self, address: Address, device: str = "") -> frozenset[str]:
+        """The networks that somebody may be on.
+
+        `device`: by which a link-local address came in, as `qr-01e7ee7b-98`; empty: not known.
+        """
+        version, number = address.version, int(address)
+        if version == 6 and address.is_link_local:
+            return self._by_device.get(device, _NOWHERE) if device else self._everywhere
+        at_home = _NOWHERE
+        for of_version, host_bits, networks in self._by_prefix:
+            if of_version == version:
+                at_home |= networks.get(number >> host_bits, _NOWHERE)
+        return at_home or self._everywhere
 
 
 @dataclass(slots=True)
 class Reach:
     """All routers' interfaces and the subnets that they are on. One thread's own."""
 
-    subnets: Mapping[str, Subnet] = field(default_factory=dict)
+    _subnets: Mapping[str, Subnet] = field(default_factory=dict)
     _interfaces: dict[str, dict[str, Port]] = field(default_factory=dict)
     """Router id → port id → port."""
+    _routers_on: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Subnet id → port id → router id."""
+    _prepared: dict[str, Behind] = field(default_factory=dict)
+    """By router id: of those that were asked for since they changed."""
 
     def networks(self, router_id: str, address: Address, device: str = "") -> frozenset[str]:
-        """As `networks_behind`."""
-        return networks_behind(self._interfaces.get(router_id, {}).values(), self.subnets, address, device)
+        """As `Behind.networks`; none when the router has no interface."""
+        behind = self._prepared.get(router_id)
+        if behind is None:
+            interfaces = self._interfaces.get(router_id)
+            if interfaces is None:
+                return _NOWHERE  # and nothing remembered: anybody may ask for any router
+            behind = self._prepared[router_id] = Behind(interfaces.values(), self._subnets)
+        return behind.networks(address, device)
 
     def add(self, port: Port) -> None:
         """Any port: others than routers' interfaces are nothing to it."""
-        if is_router_interface(port):
-            self._interfaces.setdefault(port.device_id, {})[port.id] = port
+        if not is_router_interface(port):
+            return
+        self._prepared.pop(port.device_id, None)
+        self._interfaces.setdefault(port.device_id, {})[port.id] = port
+        for fixed in port.fixed_ips:
+            self._routers_on.setdefault(fixed.subnet_id, {})[port.id] = port.device_id
 
     def drop(self, port: Port) -> None:
         """One that was added."""
         if not is_router_interface(port):
             return
-        interfaces = self._interfaces[port.device_id]
-        del interfaces[port.id]
-        if not interfaces:
-            del self._interfaces[port.device_id]
+        self._prepared.pop(port.device_id, None)
+        discard(self._interfaces, port.device_id, port.id)
+        for fixed in port.fixed_ips:
+            discard(self._routers_on, fixed.subnet_id, port.id)
 
-    def know(self, subnets: Mapping[str, Subnet]) -> Iterator[str]:
+    def know(self, subnets: Mapping[str, Subnet]) -> frozenset[str]:
         """From now on these are the subnets. → the routers of which one came, went or changed."""
-        before, self.subnets = self.subnets, subnets
-        if before is subnets:
-            return
-        changed = {one for one in before.keys() | subnets.keys() if before.get(one) is not subnets.get(one)}
-        for router_id, interfaces in self._interfaces.items():
-            if any(fixed.subnet_id in changed for port in interfaces.values() for fixed in port.fixed_ips):
-                yield router_id
+        gone, new = difference(self._subnets, subnets)
+        self._subnets = subnets
+        routers = frozenset(
+            router_id for subnet in (*gone, *new) for router_id in self._routers_on.get(subnet.id, {}).values()
+        )
+        for router_id in routers:
+            self._prepared.pop(router_id, None)
+        return routers
 
 
-def _has_subnet_of(interface: Port, subnets: Mapping[str, Subnet], address: Address) -> bool:
-    number = int(address)
-    for fixed in interface.fixed_ips:
-        subnet = subnets.get(fixed.subnet_id)
-        if subnet is None:
-            continue
-        version, first, last = _bounds(subnet.cidr)
-        if version == address.version and first <= number <= last:
-            return True
-    return False
+def discard(table: dict[_Key, dict[str, _Entry]], key: _Key, one: str) -> None:
+    """Of a table of tables: take out one entry, if it is there, and what is empty then."""
+    entries = table.get(key, {})
+    entries.pop(one, None)
+    if not entries:
+        table.pop(key, None)
 
 
 @lru_cache(_KNOWN_PREFIXES)
-def _bounds(cidr: str) -> tuple[int, int, int]:
-    """IP version, first and last address, as numbers."""
+def _prefix(cidr: str) -> tuple[int, int, int]:
+    """IP version, the number of bits behind the prefix, and the prefix as a number."""
     prefix = ip_network(cidr, strict=False)
-    return prefix.version, int(prefix.network_address), int(prefix.broadcast_address)
+    host_bits = prefix.max_prefixlen - prefix.prefixlen
+    return prefix.version, host_bits, int(prefix.network_address) >> host_bits

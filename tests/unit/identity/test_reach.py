@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+import random
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
@@ -42,7 +43,7 @@ def reach_of(*legs: Port) -> Reach:
     reach = Reach()
     for one in legs:
         reach.add(one)
-    list(reach.know(SUBNETS))
+    reach.know(SUBNETS)
     return reach
 
 
@@ -90,8 +91,68 @@ def test_a_leg_that_goes_is_forgotten_and_its_gateway_was_never_one() -> None:
 
 def test_subnets_that_come_or_go_concern_their_routers() -> None:
     reach = reach_of(*LEGS, leg("4", "b", "b4", router="r2"))
-    assert list(reach.know(SUBNETS)) == []
-    assert list(reach.know(dict(SUBNETS))) == []
-    assert list(reach.know({one: value for one, value in SUBNETS.items() if one != "a6"})) == ["r1"]
+    assert reach.know(SUBNETS) == set()
+    assert reach.know(dict(SUBNETS)) == set()
+    assert reach.know({one: value for one, value in SUBNETS.items() if one != "a6"}) == {"r1"}
     assert reach.networks("r1", ip_address("fd00:a::7")) == {"a", "b", "c"}
-    assert sorted(reach.know({one: value for one, value in SUBNETS.items() if one != "b4"})) == ["r1", "r2"]
+    assert reach.know({one: value for one, value in SUBNETS.items() if one != "b4"}) == {"r1", "r2"}
+
+
+CIDRS = ("0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.9/24", "10.0.0.128/25", "10.0.0.7/32", "255.255.255.255/32")
+CIDRS += ("::/0", "fd00::/64", "fd00::7/128", "::ffff:0:0/96", "fe80::/10")
+ASKERS = (
+    "10.0.0.7",
+    "10.0.0.200",
+    "10.9.0.1",
+    "11.0.0.1",
+    "0.0.0.0",
+    "255.255.255.255",
+    "fd00::7",
+    "fd00::8",
+    "::",
+    "ff::1",
+)
+
+
+def looked_up_plainly(
+    legs: list[Port], subnets: dict[str, Subnet], router: str, address: IPv4Address | IPv6Address
+) -> set[str]:
+    own = [one for one in legs if one.device_id == router]
+    on = [(one.network_id, fixed.subnet_id) for one in own for fixed in one.fixed_ips if fixed.subnet_id in subnets]
+    home = {network for network, one in on if address in ip_network(subnets[one].cidr, strict=False)}
+    return home or {one.network_id for one in own}
+
+
+def test_whatever_changed_before_it_says_what_a_plain_search_says() -> None:
+    """Overlaps, several subnets on a port, one on two ports, subnets that are not known, in any order of news."""
+    chance = random.Random(3)  # noqa: S311 - which networks are looked at is no secret
+    for _ in range(150):
+        reach, legs, subnets = Reach(), dict[str, Port](), dict[str, Subnet]()
+        for _ in range(12):
+            if chance.random() < 0.5:
+                port_id = f"{chance.randrange(4):08}"
+                if port_id in legs:
+                    reach.drop(legs.pop(port_id))
+                if chance.random() < 0.8:
+                    on = [f"s{chance.randrange(5)}" for _ in range(chance.randrange(4))]
+                    router, network = f"r{chance.randrange(2)}", f"n{chance.randrange(3)}"
+                    legs[port_id] = leg(port_id, network, *on, router=router)
+                    reach.add(legs[port_id])
+            else:
+                subnets = dict(subnets)
+                one = f"s{chance.randrange(5)}"
+                if subnets.pop(one, None) is None:
+                    subnets[one] = subnet(one, "-", chance.choice(CIDRS))
+                reach.know(subnets)
+            for router in ("r0", "r1"):
+                for text in ASKERS:
+                    address = ip_address(text)
+                    plainly = looked_up_plainly(list(legs.values()), subnets, router, address)
+                    assert reach.networks(router, address) == plainly, (router, text, legs, subnets)
+
+
+def test_nothing_is_remembered_of_routers_that_there_are_not() -> None:
+    reach = reach_of(*LEGS)
+    for number in range(100):
+        assert reach.networks(f"router-{number}", ip_address("10.0.0.7")) == frozenset()
+    assert reach == reach_of(*LEGS)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from openimds.agents.metadata.edges import Ports
-from openimds.identity.reach import is_router_interface, networks_behind
+from openimds.identity.reach import Behind, is_router_interface
 from openimds.identity.source import Address
 
 
 def ask_networks(ports: Ports, router_id: str, address: Address, device: str = "") -> list[str]:
-    """As `identity.reach.networks_behind`; none when there is no such router. Raises ControlAwayError."""
+    """As `identity.reach.Behind.networks`; none when there is no such router. Raises ControlAwayError."""
     interfaces = [port for port in ports.ports({"device_id": router_id}) if is_router_interface(port)]
     networks = {port.network_id for port in interfaces}
     if len(networks) < 2:
         return sorted(networks)  # the one, whatever its subnets are
     subnets = {subnet.id: subnet for subnet in ports.subnets({"network_id": sorted(networks)})}
-    return sorted(networks_behind(interfaces, subnets, address, device))
+    return sorted(Behind(interfaces, subnets).networks(address, device))
