@@ -9,7 +9,7 @@ from openimds.identity.difference import difference
 
 def test_any_two_tables() -> None:
     """Values are equal and not the same: lists."""
-    chance = random.Random(7)  # noqa: S311 - which tables are compared is no secret
+    chance = random.Random(7)
     for _ in range(500):
         before = {f"k{number}": [0] for number in range(6) if chance.random() < 0.6}
         after = {key: value if chance.random() < 0.6 else [0] for key, value in before.items() if chance.random() < 0.7}

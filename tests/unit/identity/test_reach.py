@@ -98,7 +98,15 @@ def test_subnets_that_come_or_go_concern_their_routers() -> None:
     assert reach.know({one: value for one, value in SUBNETS.items() if one != "b4"}) == {"r1", "r2"}
 
 
-CIDRS = ("0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/24", "10.0.0.9/24", "10.0.0.128/25", "10.0.0.7/32", "255.255.255.255/32")
+CIDRS: tuple[str, ...] = (
+    "0.0.0.0/0",
+    "10.0.0.0/8",
+    "10.0.0.0/24",
+    "10.0.0.9/24",
+    "10.0.0.128/25",
+    "10.0.0.7/32",
+    "255.255.255.255/32",
+)
 CIDRS += ("::/0", "fd00::/64", "fd00::7/128", "::ffff:0:0/96", "fe80::/10")
 ASKERS = (
     "10.0.0.7",
@@ -125,7 +133,7 @@ def looked_up_plainly(
 
 def test_whatever_changed_before_it_says_what_a_plain_search_says() -> None:
     """Overlaps, several subnets on a port, one on two ports, subnets that are not known, in any order of news."""
-    chance = random.Random(3)  # noqa: S311 - which networks are looked at is no secret
+    chance = random.Random(3)
     for _ in range(150):
         reach, legs, subnets = Reach(), dict[str, Port](), dict[str, Subnet]()
         for _ in range(12):
