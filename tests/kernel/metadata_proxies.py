@@ -47,8 +47,11 @@ def taking_requests(kind: str, server: MetadataServer, folder: Path) -> Iterator
 
 
 def _remembered(server: MetadataServer, request: Request) -> Response:
-    """What a listener knows is written as the headers that a HAProxy says it with: tests judge both alike."""
+    """What a listener knows is written as the headers that a HAProxy says it with: tests judge both alike.
+
+    A HAProxy does not say by which device a link-local guest came in, a listener does: `fe80::1%tap…`.
+    """
     kind, _, name = request.listener.partition(":")
-    headers = ((f"x-neutron-{kind}-id", name), ("x-forwarded-for", request.peer))
+    headers = ((f"x-neutron-{kind}-id", name), ("x-forwarded-for", request.peer.partition("%")[0]))
     server.requests.append(Asked(request.method, request.target.decode(), headers))
     return Response(status=200, body=b"hello")
