@@ -21,7 +21,7 @@ from openimds.daemons.running import CannotStartError
 from openimds.daemons.state_folder import StateFolder
 from openimds.resources.errors import OpenimdsError
 from openimds.store.engine import Store, utc_now
-from openimds.store.models import Agent
+from openimds.store.models.agents import Agent
 
 RESTART_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.05

@@ -17,8 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store import models
 from openimds.store.engine import Store
+from openimds.store.models.compute import Flavor
+from openimds.store.models.identity import Project, Role, RoleAssignment, User
+from openimds.store.models.images import Image
 from openimds.store.network.security_groups import ensure_default
 from openimds.store.passwords import hash_password, verify_password
 
@@ -58,7 +60,7 @@ FLAVORS = (
     Size("5", "m1.xlarge", 16384, 8, 160),
 )
 
-Named = TypeVar("Named", models.Role, models.Project, models.User)
+Named = TypeVar("Named", Role, Project, User)
 
 
 def bootstrap(store: Store, admin_password: str, service_password: str, images_dir: Path, now: datetime) -> None:
@@ -66,7 +68,7 @@ def bootstrap(store: Store, admin_password: str, service_password: str, images_d
     passwords = {"admin": admin_password, **dict.fromkeys(SERVICE_USERS, service_password)}
     hashes = _needed_hashes(store, passwords)  # before the transaction: a hash takes a fifth of a second
     with store.write(now) as session:
-        roles = {name: _named(session, models.Role, name) for name in ROLES}
+        roles = {name: _named(session, Role, name) for name in ROLES}
         admin_project = _project(session, ADMIN_PROJECT, "Operators")
         service_project = _project(session, SERVICE_PROJECT, "The cloud's own programs")
         admin = _user(session, "admin", hashes, admin_project.id, now)
@@ -85,7 +87,7 @@ def bootstrap(store: Store, admin_password: str, service_password: str, images_d
 def _needed_hashes(store: Store, passwords: dict[str, str]) -> dict[str, str]:
     """Hashes for the users that are not there or have another password."""
     with store.read() as session:
-        known = {user.name: user.password_hash for user in session.scalars(sa.select(models.User))}
+        known = {user.name: user.password_hash for user in session.scalars(sa.select(User))}
     return {
         name: hash_password(password)
         for name, password in passwords.items()
@@ -102,41 +104,39 @@ def _named(session: Session, model: type[Named], name: str, **values: Any) -> Na
     return row
 
 
-def _project(session: Session, name: str, description: str) -> models.Project:
-    return _named(session, models.Project, name, description=description)
+def _project(session: Session, name: str, description: str) -> Project:
+    return _named(session, Project, name, description=description)
 
 
-def _user(session: Session, name: str, hashes: dict[str, str], project_id: str, now: datetime) -> models.User:
+def _user(session: Session, name: str, hashes: dict[str, str], project_id: str, now: datetime) -> User:
     initial = {"password_hash": hashes.get(name, ""), "default_project_id": project_id, "password_changed_at": now}
-    user = _named(session, models.User, name, **initial)
+    user = _named(session, User, name, **initial)
     if name in hashes and user.password_hash != hashes[name]:
         user.password_hash = hashes[name]
         user.password_changed_at = now
     return user
 
 
-def _assign(session: Session, user: models.User, target: str, roles: Sequence[models.Role]) -> None:
+def _assign(session: Session, user: User, target: str, roles: Sequence[Role]) -> None:
     for role in roles:
-        if session.get(models.RoleAssignment, (user.id, target, role.id)) is None:
-            session.add(models.RoleAssignment(user_id=user.id, target=target, role_id=role.id))
+        if session.get(RoleAssignment, (user.id, target, role.id)) is None:
+            session.add(RoleAssignment(user_id=user.id, target=target, role_id=role.id))
     session.flush()
 
 
 def _flavors(session: Session) -> None:
     """Only into an empty table: a flavor that an operator deleted stays deleted."""
-    if session.scalar(sa.select(models.Flavor.id).limit(1)) is not None:
+    if session.scalar(sa.select(Flavor.id).limit(1)) is not None:
         return
     for size in FLAVORS:
-        session.add(
-            models.Flavor(id=size.id, name=size.name, ram_mib=size.ram_mib, vcpus=size.vcpus, disk_gib=size.disk_gib)
-        )
+        session.add(Flavor(id=size.id, name=size.name, ram_mib=size.ram_mib, vcpus=size.vcpus, disk_gib=size.disk_gib))
     session.flush()
 
 
-def _image(session: Session, owner: str, now: datetime) -> models.Image:
-    image = session.scalar(sa.select(models.Image).where(models.Image.name == GUEST_IMAGE, models.Image.owner == owner))
+def _image(session: Session, owner: str, now: datetime) -> Image:
+    image = session.scalar(sa.select(Image).where(Image.name == GUEST_IMAGE, Image.owner == owner))
     if image is None:
-        image = models.Image(
+        image = Image(
             id=str(uuid.uuid4()),
             owner=owner,
             name=GUEST_IMAGE,
@@ -157,7 +157,7 @@ def _image(session: Session, owner: str, now: datetime) -> models.Image:
     return image
 
 
-def _write_image(images_dir: Path, image: models.Image) -> None:
+def _write_image(images_dir: Path, image: Image) -> None:
     """The image's file, whole or not at all. An image that an operator has filled since is left as it is."""
     path = images_dir / image.id
     if path.exists() or image.size_bytes != len(GUEST_BYTES):

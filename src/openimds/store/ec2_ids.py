@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.store.ec2_text import IMAGE, INSTANCE
-from openimds.store.models import Ec2Id
+from openimds.store.models.compute import Ec2Id
 
 
 def ec2_number(session: Session, kind: str, object_id: str) -> int | None:

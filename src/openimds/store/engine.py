@@ -35,7 +35,8 @@ from openimds.store.changes import (
     refuse_flush,
 )
 from openimds.store.database import BUSY_TIMEOUT_SECONDS, Database
-from openimds.store.models import Base, Change, RevisionCounter
+from openimds.store.models.base import Base
+from openimds.store.models.revisions import Change, RevisionCounter
 
 POOL_SIZE = 20
 MAX_OVERFLOW = 40

@@ -17,7 +17,7 @@ from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
 from openimds.store.image_data import Upload, remove_data
-from openimds.store.models import Image
+from openimds.store.models.images import Image
 
 LISTED_TO_ALL = ("public",)
 SHOWN_TO_ALL = ("public", "community")

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from openimds.resources.errors import NotFound, StoreUnavailable
 from openimds.store.engine import Store, utc_now
-from openimds.store.models import Image
+from openimds.store.models.images import Image
 
 HASH_ALGO = "sha512"
 

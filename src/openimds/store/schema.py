@@ -1,6 +1,6 @@
 """Bringing a database's tables to the form that this version needs.
 
-After a change in models.py: `python -m openimds.store.schema "what changed"` drafts the step in migrations/versions.
+After a change in models/: `python -m openimds.store.schema "what changed"` drafts the step in migrations/versions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.store.engine import Store
-from openimds.store.models import RevisionCounter
+from openimds.store.models.revisions import RevisionCounter
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -64,7 +64,7 @@ def newest() -> str:
 
 
 def draft(message: str) -> Path:
-    """Write a new step that brings the tables of the newest step to those of models.py; the file's path."""
+    """Write a new step that brings the tables of the newest step to those of models/; the file's path."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"sqlite:///{folder}/draft.sqlite")
         with store.engine.connect() as connection:

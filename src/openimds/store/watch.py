@@ -10,29 +10,32 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.errors import BadRequest, NotFound, RevisionGone
-from openimds.store import models
 from openimds.store.changes import ChangeRecord, changes_after, newest_revision
 from openimds.store.compute.reports import put_console, report_server, server_wire
 from openimds.store.engine import Store, utc_now
 from openimds.store.instance_changes import KINDS as DOCUMENT_KINDS
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port
+from openimds.store.models.routers import FloatingIP, Router
+from openimds.store.models.servers import Server
 from openimds.store.network import agents, ports
 from openimds.store.network.rendered import render
 from openimds.store.watch_ports import all_ports
 
 NETWORK_MODELS: Mapping[str, type[Any]] = {
-    "network": models.Network,
-    "subnet": models.Subnet,
-    "port": models.Port,
-    "router": models.Router,
-    "floatingip": models.FloatingIP,
+    "network": Network,
+    "subnet": Subnet,
+    "port": Port,
+    "router": Router,
+    "floatingip": FloatingIP,
 }
 KINDS = (*NETWORK_MODELS, "server")
 HEARD = tuple(dict.fromkeys((*KINDS, *DOCUMENT_KINDS)))
 """With those that agents do not hear of by themselves (store/instance_changes.py)."""
 
 LOADS: Mapping[str, tuple[Any, ...]] = {
-    "network": (selectinload(models.Network.subnets),),
-    "port": (selectinload(models.Port.fixed_ips),),
+    "network": (selectinload(Network.subnets),),
+    "port": (selectinload(Port.fixed_ips),),
 }
 CHUNK = 500
 """How many ids are asked for in one statement."""
@@ -80,7 +83,7 @@ class WatchStore:
     def port_provisioned(self, port_id: str, entity: str) -> None:
         """Raises NotFound."""
         with self._store.write(self._clock()) as session:
-            _require(session, models.Port, port_id, "Port")
+            _require(session, Port, port_id, "Port")
             ports.provisioned(session, port_id, entity)
 
     def port_unplugged(self, port_id: str) -> None:
@@ -120,7 +123,7 @@ def _require(session: Session, model: type[Any], row_id: str, name: str) -> None
 
 def _all_objects(session: Session, kind: str) -> list[Any]:
     if kind == "server":
-        return [server_wire(row) for row in session.scalars(sa.select(models.Server).order_by(models.Server.id))]
+        return [server_wire(row) for row in session.scalars(sa.select(Server).order_by(Server.id))]
     if kind == "port":
         return all_ports(session)
     model = NETWORK_MODELS[kind]
@@ -139,7 +142,7 @@ def _objects(session: Session, kind: str, ids: Sequence[str]) -> dict[str, dict[
 
 def _some(session: Session, kind: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     if kind == "server":
-        rows = session.scalars(sa.select(models.Server).where(models.Server.id.in_(ids)))
+        rows = session.scalars(sa.select(Server).where(Server.id.in_(ids)))
         return [server_wire(row) for row in rows]
     model = NETWORK_MODELS[kind]
     found = session.scalars(sa.select(model).where(model.id.in_(ids)).options(*LOADS.get(kind, ()))).all()

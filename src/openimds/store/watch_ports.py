@@ -19,7 +19,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from openimds.store.models import IPAllocation, Port
+from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.network.rendering import port_json
 
 _MEMO = 8192

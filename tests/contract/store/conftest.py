@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.models import Base
+from openimds.store.models.base import Base
 
 from .databases import postgresql, postgresql_missing
 

@@ -9,11 +9,12 @@ from tests.unit.store.test_instances import filled as fill
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import InjectedFile, Instance, NicAddress
 from openimds.resources.network import HostRoute
-from openimds.store import models
 from openimds.store.database import Database
 from openimds.store.engine import Store, utc_now
 from openimds.store.instance_changes import InstanceChanges
 from openimds.store.instances import AskingPort, InstanceStore
+from openimds.store.models.revisions import Change
+from openimds.store.models.servers import Server
 from openimds.store.schema_version import is_newest
 
 
@@ -43,18 +44,18 @@ def test_what_rows_tell(instances: InstanceStore) -> None:
 
 def test_bytes_of_a_user(store: Store, instances: InstanceStore) -> None:
     with store.write() as session:
-        session.get_one(models.Server, SERVER).user_data = b""
+        session.get_one(Server, SERVER).user_data = b""
     assert _told(instances, SERVER).user_data == b""  # not None: empty is not the same as none
     with store.write() as session:
-        session.get_one(models.Server, SERVER).user_data = None
+        session.get_one(Server, SERVER).user_data = None
     assert _told(instances, SERVER).user_data is None
 
 
 def test_texts_that_need_care(store: Store, instances: InstanceStore) -> None:
     odd = 'a"\\\n\t\x7f%s :id ü 🦊'
     with store.write() as session:
-        session.get_one(models.Server, SERVER).name = odd
-        session.get_one(models.Server, SERVER).metadata_ = {odd: odd}
+        session.get_one(Server, SERVER).name = odd
+        session.get_one(Server, SERVER).metadata_ = {odd: odd}
     instance = _told(instances, SERVER)
     assert (instance.name, instance.metadata) == (odd, {odd: odd})
 
@@ -85,8 +86,8 @@ def test_a_password_is_a_change_of_its_server(store: Store, instances: InstanceS
     assert touched.instance_ids == {SERVER}
     assert touched.revision == before + 1
     with store.read() as session:
-        assert session.get_one(models.Server, SERVER).revision_number == before + 1
-        (change,) = session.query(models.Change).filter_by(revision=before + 1)
+        assert session.get_one(Server, SERVER).revision_number == before + 1
+        (change,) = session.query(Change).filter_by(revision=before + 1)
         assert abs((utc_now() - change.at).total_seconds()) < 3600
 
 

@@ -12,11 +12,13 @@ import pytest
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store import models
 from openimds.store.database import Database
 from openimds.store.engine import Store
 from openimds.store.instance_changes import InstanceChanges
 from openimds.store.instances import InstanceStore
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import IPAllocation, Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP
 
 NOW = datetime(2026, 11, 22)  # noqa: DTZ001 - as the tables have it
 SERVER = "11111111-2222-4333-8444-555555555501"
@@ -30,8 +32,8 @@ def changes(store: Store) -> Iterator[InstanceChanges]:
     changes.close()
 
 
-def group(name: str, updated: datetime = NOW) -> models.SecurityGroup:
-    return models.SecurityGroup(id="g", project_id="p", name=name, created_at=NOW, updated_at=updated)
+def group(name: str, updated: datetime = NOW) -> SecurityGroup:
+    return SecurityGroup(id="g", project_id="p", name=name, created_at=NOW, updated_at=updated)
 
 
 def test_a_server_and_its_password(store: Store, changes: InstanceChanges) -> None:
@@ -63,28 +65,28 @@ def test_a_new_group_is_nothing_and_a_renamed_one_is_everything(store: Store, ch
     assert made.revision > start
     assert made.is_nothing
     with store.write() as session:
-        row = session.get_one(models.SecurityGroup, "g")
+        row = session.get_one(SecurityGroup, "g")
         row.name, row.updated_at = "www", NOW + timedelta(seconds=1)
     assert changes.after(made.revision).everything
 
 
-def allocation(address: str) -> models.IPAllocation:
-    return models.IPAllocation(subnet_id="s", network_id="n", ip_address=address)
+def allocation(address: str) -> IPAllocation:
+    return IPAllocation(subnet_id="s", network_id="n", ip_address=address)
 
 
-def port(port_id: str, address: str, **more: Any) -> models.Port:
+def port(port_id: str, address: str, **more: Any) -> Port:
     fields = {"id": port_id, "network_id": "n", "project_id": "p", "mac_address": f"fa:16:3e:00:00:{address[-2:]}"}
-    return models.Port(**fields, fixed_ips=[allocation(address)], **TIMES, **more)
+    return Port(**fields, fixed_ips=[allocation(address)], **TIMES, **more)
 
 
 @pytest.fixture
 def network(store: Store) -> None:
     """Network n, its subnet s, and port p of server vm."""
     with store.write() as session:
-        session.add(models.Network(id="n", project_id="p", **TIMES))
+        session.add(Network(id="n", project_id="p", **TIMES))
         session.flush()
         session.add(
-            models.Subnet(
+            Subnet(
                 id="s", network_id="n", project_id="p", ip_version=4, cidr="10.0.0.0/24", allocation_pools=[], **TIMES
             )
         )
@@ -118,11 +120,11 @@ def watcher(store: Store, changes: InstanceChanges, network: None) -> Watcher:
 class TestPorts:
     def test_an_address_that_comes_and_one_that_goes(self, watcher: Watcher) -> None:
         def come(session: Session) -> None:
-            row = session.get_one(models.Port, "p")
+            row = session.get_one(Port, "p")
             row.fixed_ips.append(allocation("10.0.0.12"))
 
         def go(session: Session) -> None:
-            row = session.get_one(models.Port, "p")
+            row = session.get_one(Port, "p")
             del row.fixed_ips[0]
 
         assert watcher.hears(come) == ({"vm"}, {"p"}, set())
@@ -130,17 +132,17 @@ class TestPorts:
 
     def test_one_that_changes_hands(self, watcher: Watcher) -> None:
         def give(session: Session) -> None:
-            session.get_one(models.Port, "p").device_id = "vm2"
+            session.get_one(Port, "p").device_id = "vm2"
 
         assert watcher.hears(give) == ({"vm2"}, {"p"}, set())  # vm is known by the port, which its record names
 
     def test_a_new_one_and_one_that_is_deleted(self, watcher: Watcher) -> None:
         plugged = {"device_id": "vm", "device_owner": "compute:nova"}
         assert watcher.hears(lambda session: session.add(port("q", "10.0.0.13", **plugged))) == ({"vm"}, {"q"}, set())
-        assert watcher.hears(lambda session: session.delete(session.get_one(models.Port, "q"))) == (set(), {"q"}, set())
+        assert watcher.hears(lambda session: session.delete(session.get_one(Port, "q"))) == (set(), {"q"}, set())
 
     def test_a_floating_address_is_its_ports(self, watcher: Watcher) -> None:
-        floating = models.FloatingIP(
+        floating = FloatingIP(
             id="f",
             project_id="p",
             floating_network_id="n",
@@ -152,7 +154,7 @@ class TestPorts:
         )
 
         def take_away(session: Session) -> None:
-            session.get_one(models.FloatingIP, "f").port_id = None
+            session.get_one(FloatingIP, "f").port_id = None
 
         assert watcher.hears(lambda session: session.add(floating)) == ({"vm"}, {"p"}, set())
         assert watcher.hears(take_away) == ({"vm"}, {"p"}, set())
@@ -165,19 +167,19 @@ class TestPorts:
 class TestNetworks:
     def test_its_mtu(self, watcher: Watcher) -> None:
         def shrink(session: Session) -> None:
-            session.get_one(models.Network, "n").mtu = 1400
+            session.get_one(Network, "n").mtu = 1400
 
         assert watcher.hears(shrink) == (set(), set(), {"n"})
 
     def test_a_subnets_settings(self, watcher: Watcher) -> None:
         def name_servers(session: Session) -> None:
-            session.get_one(models.Subnet, "s").dns_nameservers = ["192.0.2.53"]
+            session.get_one(Subnet, "s").dns_nameservers = ["192.0.2.53"]
 
         assert watcher.hears(name_servers) == (set(), set(), {"n"})
 
     def test_a_subnet_that_is_deleted(self, watcher: Watcher) -> None:
-        watcher.hears(lambda session: session.delete(session.get_one(models.Port, "p")))
-        delete = watcher.hears(lambda session: session.delete(session.get_one(models.Subnet, "s")))
+        watcher.hears(lambda session: session.delete(session.get_one(Port, "p")))
+        delete = watcher.hears(lambda session: session.delete(session.get_one(Subnet, "s")))
         assert delete == (set(), set(), {"n"})
 
     def test_a_dhcp_port_says_whether_the_subnet_is_served(self, watcher: Watcher) -> None:
@@ -185,18 +187,18 @@ class TestNetworks:
         assert watcher.hears(lambda session: session.add(dhcp)) == (set(), {"d"}, {"n"})
 
         def lose_an_address(session: Session) -> None:
-            session.delete(session.get_one(models.IPAllocation, ("d", "10.0.0.15")))
+            session.delete(session.get_one(IPAllocation, ("d", "10.0.0.15")))
 
         assert watcher.hears(lose_an_address) == (set(), {"d"}, {"n"})
         again = InstanceChanges(watcher.store.database)  # that it was a DHCP port is not remembered by who watches
         gone = Watcher(watcher.store, again)
-        assert gone.hears(lambda session: session.delete(session.get_one(models.Port, "d"))) == (set(), {"d"}, {"n"})
+        assert gone.hears(lambda session: session.delete(session.get_one(Port, "d"))) == (set(), {"d"}, {"n"})
 
     def test_a_port_that_is_no_dhcp_port_any_more(self, watcher: Watcher) -> None:
         watcher.hears(lambda session: session.add(port("d", "10.0.0.16", device_owner="network:dhcp")))
 
         def other_owner(session: Session) -> None:
-            session.get_one(models.Port, "d").device_owner = ""
+            session.get_one(Port, "d").device_owner = ""
 
         assert watcher.hears(other_owner) == (set(), {"d"}, {"n"})
 

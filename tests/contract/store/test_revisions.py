@@ -18,9 +18,14 @@ from tests.waiting import HANG_SECONDS
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import RevisionGone
-from openimds.store import models, schema
+from openimds.store import schema
 from openimds.store.changes import changes_after, newest_revision
 from openimds.store.engine import Store, utc_now
+from openimds.store.models.base import Base
+from openimds.store.models.compute import Flavor
+from openimds.store.models.networks import Network
+from openimds.store.models.ports import IPAllocation, Port
+from openimds.store.models.revisions import Change
 from openimds.store.network.service import NetworkStore
 
 from . import writer
@@ -30,13 +35,13 @@ def add_network(store: Store, name: str = "n", now: datetime | None = None) -> s
     network_id = str(uuid.uuid4())
     at = now or utc_now()
     with store.write(at) as session:
-        session.add(models.Network(id=network_id, project_id="p", name=name, created_at=at, updated_at=at))
+        session.add(Network(id=network_id, project_id="p", name=name, created_at=at, updated_at=at))
     return network_id
 
 
 def names(store: Store) -> dict[str, str]:
     with store.read() as session:
-        return {row.id: row.name for row in session.scalars(sa.select(models.Network))}
+        return {row.id: row.name for row in session.scalars(sa.select(Network))}
 
 
 @dataclass
@@ -54,10 +59,10 @@ class Watcher:
             for record in changes_after(session, self.seen, ["network"]):
                 assert self.seen < record.revision <= newest
                 self.revisions.append(record.revision)
-                self._take(session.get(models.Network, record.object_id), record.object_id, deleted=record.deleted)
+                self._take(session.get(Network, record.object_id), record.object_id, deleted=record.deleted)
             self.seen = newest
 
-    def _take(self, row: models.Network | None, network_id: str, *, deleted: bool) -> None:
+    def _take(self, row: Network | None, network_id: str, *, deleted: bool) -> None:
         assert (row is None) == deleted
         if row is None:
             self.copy.pop(network_id, None)
@@ -97,7 +102,7 @@ def test_no_watcher_misses_a_change_of_any_thread_or_process(store: Store) -> No
     # 25 made, 9 renamed, 5 deleted, by each of six: one revision each, none twice, none left out.
     assert store.revision() == 6 * (25 + 9 + 5)
     with store.read() as session:
-        taken = session.scalars(sa.select(models.Change.revision).order_by(models.Change.revision)).all()
+        taken = session.scalars(sa.select(Change.revision).order_by(Change.revision)).all()
     assert taken == list(range(1, 6 * 39 + 1))
 
 
@@ -107,7 +112,7 @@ def test_a_snapshot_and_the_changes_after_it_are_the_whole(store: Store) -> None
     with store.read() as session:
         revision = newest_revision(session)
         add_network(store)
-        assert session.scalar(sa.select(sa.func.count()).select_from(models.Network)) == 1
+        assert session.scalar(sa.select(sa.func.count()).select_from(Network)) == 1
         assert newest_revision(session) == revision
         assert changes_after(session, revision, ["network"]) == []
     assert store.revision() == revision + 1
@@ -116,13 +121,13 @@ def test_a_snapshot_and_the_changes_after_it_are_the_whole(store: Store) -> None
 def test_each_object_once_at_its_newest_change(store: Store) -> None:
     one, two = add_network(store), add_network(store)
     with store.write() as session:
-        session.get_one(models.Network, one).name = "changed"
+        session.get_one(Network, one).name = "changed"
     with store.write() as session:
-        session.delete(session.get_one(models.Network, two))
+        session.delete(session.get_one(Network, two))
     with store.read() as session:
         records = changes_after(session, 0, ["network", "port"])
         assert [(r.revision, r.object_id, r.deleted) for r in records] == [(3, one, False), (4, two, True)]
-        assert session.get_one(models.Network, one).revision_number == 3
+        assert session.get_one(Network, one).revision_number == 3
         assert changes_after(session, 0, ["port"]) == []
 
 
@@ -131,7 +136,7 @@ def test_what_is_undone_leaves_nothing(store: Store) -> None:
 
     def change_ones_mind() -> None:
         with store.write() as session:
-            session.add(models.Network(id="x", project_id="p", created_at=utc_now(), updated_at=utc_now()))
+            session.add(Network(id="x", project_id="p", created_at=utc_now(), updated_at=utc_now()))
             session.flush()
             raise ValueError("changed my mind")
 
@@ -146,9 +151,9 @@ def test_what_is_undone_leaves_nothing(store: Store) -> None:
 def test_a_write_that_changes_nothing_takes_no_revision(store: Store) -> None:
     network_id = add_network(store, "same")
     with store.write() as session:
-        session.get_one(models.Network, network_id).name = "same"
+        session.get_one(Network, network_id).name = "same"
     with store.write() as session:
-        session.add(models.Flavor(id="1", name="f", ram_mib=1, vcpus=1, disk_gib=1))
+        session.add(Flavor(id="1", name="f", ram_mib=1, vcpus=1, disk_gib=1))
     assert store.revision() == 1
 
 
@@ -163,7 +168,7 @@ def test_an_allocation_is_a_change_of_its_port_and_a_floating_ip_of_both_ports(s
     with store.read() as session:
         records = changes_after(session, before, ["port", "network", "subnet"])
         assert [(r.kind, r.object_id) for r in records] == [("port", port["id"])]
-        assert session.get_one(models.Port, port["id"]).revision_number == before + 1
+        assert session.get_one(Port, port["id"]).revision_number == before + 1
 
 
 def test_pruning_keeps_what_is_young_and_says_when_it_cannot_tell(store: Store) -> None:
@@ -191,10 +196,10 @@ def test_writers_here_are_heard_of_at_once(store: Store) -> None:
 def test_bulk_writes_of_watched_tables_are_refused(store: Store) -> None:
     add_network(store)
     for statement in (
-        sa.update(models.Network).values(name="x"),
-        sa.delete(models.Network),
-        sa.insert(models.IPAllocation).values(port_id="x"),
-        sa.update(models.Base.metadata.tables["networks"]).values(name="x"),
+        sa.update(Network).values(name="x"),
+        sa.delete(Network),
+        sa.insert(IPAllocation).values(port_id="x"),
+        sa.update(Base.metadata.tables["networks"]).values(name="x"),
     ):
         with pytest.raises(RuntimeError, match="heard of by no watcher"), store.write() as session:
             session.execute(statement)
@@ -202,7 +207,7 @@ def test_bulk_writes_of_watched_tables_are_refused(store: Store) -> None:
 
 def test_reading_never_writes(store: Store) -> None:
     with store.read() as session:
-        session.add(models.Flavor(id="1", name="f", ram_mib=1, vcpus=1, disk_gib=1))
+        session.add(Flavor(id="1", name="f", ram_mib=1, vcpus=1, disk_gib=1))
         with pytest.raises(RuntimeError, match=r"Store\.write"):
             session.flush()
 
@@ -216,6 +221,6 @@ def test_a_write_inside_a_write_is_refused_at_once(store: Store) -> None:
 def test_migrated_schema_is_the_models(store: Store) -> None:
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, models.Base.metadata) == []
+        assert compare_metadata(context, Base.metadata) == []
     schema.upgrade(store)
     assert schema.current(store) == schema.newest()

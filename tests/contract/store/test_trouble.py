@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store import engine, models, schema
+from openimds.store import engine, schema
 from openimds.store.engine import Store, utc_now
+from openimds.store.models.images import Image
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts a small file system")
 
@@ -21,7 +22,7 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts
 def add_image(store: Store, number: int, padding: int = 0) -> None:
     with store.write() as session:
         session.add(
-            models.Image(
+            Image(
                 id=str(number),
                 owner="p",
                 properties={"padding": "x" * padding},
@@ -33,7 +34,7 @@ def add_image(store: Store, number: int, padding: int = 0) -> None:
 
 def images(store: Store) -> int:
     with store.read() as session:
-        return session.execute(sa.select(sa.func.count()).select_from(models.Image)).scalar_one()
+        return session.execute(sa.select(sa.func.count()).select_from(Image)).scalar_one()
 
 
 def fill(store: Store) -> int:

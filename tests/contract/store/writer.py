@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import uuid
 
-from openimds.store import models
 from openimds.store.engine import Store, utc_now
+from openimds.store.models.networks import Network
 
 
 def write(store: Store, name: str, count: int) -> None:
@@ -15,16 +15,16 @@ def write(store: Store, name: str, count: int) -> None:
         network_id = str(uuid.uuid4())
         with store.write() as session:
             session.add(
-                models.Network(
+                Network(
                     id=network_id, project_id="p", name=f"{name}-{number}", created_at=utc_now(), updated_at=utc_now()
                 )
             )
         if number % 3 == 0:
             with store.write() as session:
-                session.get_one(models.Network, network_id).name += " renamed"
+                session.get_one(Network, network_id).name += " renamed"
         if number % 5 == 0:
             with store.write() as session:
-                session.delete(session.get_one(models.Network, network_id))
+                session.delete(session.get_one(Network, network_id))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from openimds.daemons.state_folder import StateFolder
 from openimds.daemons.status import SHOWN_FAILURES, machine_status, status_text
 from openimds.store import schema
 from openimds.store.engine import Store, utc_now
-from openimds.store.models import Agent
+from openimds.store.models.agents import Agent
 
 
 @pytest.fixture

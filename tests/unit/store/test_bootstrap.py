@@ -8,18 +8,21 @@ import pytest
 import sqlalchemy as sa
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store import models
 from openimds.store.bootstrap import GUEST_BYTES, bootstrap
 from openimds.store.engine import Store, utc_now
+from openimds.store.models.compute import Flavor
+from openimds.store.models.identity import Project, Role, RoleAssignment, User
+from openimds.store.models.images import Image
+from openimds.store.models.ports import SecurityGroup
 from openimds.store.passwords import verify_password
 
 
 def count(store: Store) -> dict[str, int]:
-    tables = (models.User, models.Project, models.Role, models.RoleAssignment, models.Flavor, models.Image)
+    tables = (User, Project, Role, RoleAssignment, Flavor, Image)
     with store.read() as session:
         return {
             model.__name__: session.execute(sa.select(sa.func.count()).select_from(model)).scalar_one()
-            for model in (*tables, models.SecurityGroup)
+            for model in (*tables, SecurityGroup)
         }
 
 
@@ -30,14 +33,14 @@ def test_once_and_again(store: Store, tmp_path: Path) -> None:
     assert count(store) == first
     assert first["SecurityGroup"] == first["Project"] == 2
     with store.read() as session:
-        image = session.scalars(sa.select(models.Image)).one()
+        image = session.scalars(sa.select(Image)).one()
         assert (image.name, image.status, image.visibility) == ("guest", "active", "public")
         assert (tmp_path / "images" / image.id).read_bytes() == GUEST_BYTES
         assert image.size_bytes == len(GUEST_BYTES)
         roles = session.execute(
-            sa.select(models.User.name, models.RoleAssignment.target, models.Role.name)
-            .join(models.RoleAssignment, models.RoleAssignment.user_id == models.User.id)
-            .join(models.Role, models.Role.id == models.RoleAssignment.role_id)
+            sa.select(User.name, RoleAssignment.target, Role.name)
+            .join(RoleAssignment, RoleAssignment.user_id == User.id)
+            .join(Role, Role.id == RoleAssignment.role_id)
         ).all()
     assert ("admin", "system", "admin") in {tuple(row) for row in roles}
     assert {(row[0], row[2]) for row in roles} == {("admin", "admin"), ("neutron", "service"), ("nova", "service")}
@@ -48,7 +51,7 @@ def test_a_new_password_in_the_configuration_holds(store: Store, tmp_path: Path)
     bootstrap(store, "one", "two", tmp_path, utc_now())
     bootstrap(store, "changed", "two", tmp_path, utc_now())
     with store.read() as session:
-        admin = session.scalars(sa.select(models.User).where(models.User.name == "admin")).one()
+        admin = session.scalars(sa.select(User).where(User.name == "admin")).one()
         assert verify_password("changed", admin.password_hash)
 
 

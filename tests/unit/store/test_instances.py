@@ -14,7 +14,10 @@ from openimds.resources.instance import InjectedFile, InstanceKey, NicAddress, T
 from openimds.resources.network import HostRoute
 from openimds.store.engine import Store
 from openimds.store.instances import AskingPort, InstanceStore
-from openimds.store.models import FloatingIP, IPAllocation, Network, Port, SecurityGroup, Server, Subnet
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import IPAllocation, Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP
+from openimds.store.models.servers import Server
 
 NOW = datetime(2026, 11, 21)  # noqa: DTZ001 - as the tables hold it
 SERVER = "d8e02d56-2648-49a3-bf97-6be8f1204f38"

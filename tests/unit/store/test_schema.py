@@ -1,4 +1,4 @@
-"""The migrated tables are those of models.py."""
+"""The migrated tables are those of models/."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from openimds.resources.errors import StoreUnavailable
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.models import Base
+from openimds.store.models.base import Base
 
 
 @pytest.fixture

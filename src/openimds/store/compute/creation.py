@@ -14,13 +14,15 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.compute import DRIVER_EXTRA_SPEC, Asker, ComputeHost, Flavor, NewServer, NicAsked
 from openimds.resources.errors import BadRequest, NotFound, QuotaExceeded
-from openimds.store import models
 from openimds.store.compute.flavors import flavor_row, flavor_value
 from openimds.store.compute.hosts import choose_hosts, compute_hosts
 from openimds.store.compute.naming import hostname_from, new_reservation_id, nth
 from openimds.store.compute.nics import plug, resolve_nics, resolve_security_groups
 from openimds.store.compute.reports import set_fault
 from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
+from openimds.store.models.compute import Keypair
+from openimds.store.models.images import Image
+from openimds.store.models.servers import Server
 
 MAX_SERVERS_PER_PROJECT = 10_000
 ROOT_DEVICE = "/dev/vda"
@@ -36,15 +38,15 @@ class _Resolved:
     """Everything that a request names, found."""
 
     flavor: Flavor
-    image: models.Image | None
-    keypair: models.Keypair | None
+    image: Image | None
+    keypair: Keypair | None
     nics: list[NicAsked]
     security_groups: list[dict[str, str]]
 
 
 def create_servers(
     session: Session, new: NewServer, asker: Asker, now: datetime, agent_down_after: timedelta
-) -> list[models.Server]:
+) -> list[Server]:
     """Raises BadRequest, NotFound, Conflict or QuotaExceeded, and then nothing was made.
 
     Without a host that fits, the servers are made nevertheless, in ERROR with a fault that says so, as Nova does.
@@ -71,9 +73,9 @@ def create_servers(
     return made
 
 
-def image_for_server(session: Session, image_id: str, asker: Asker, flavor: Mapping[str, Any]) -> models.Image:
+def image_for_server(session: Session, image_id: str, asker: Asker, flavor: Mapping[str, Any]) -> Image:
     """The image, if this project may boot from it and the flavor is large enough. Raises BadRequest."""
-    image = session.get(models.Image, image_id)
+    image = session.get(Image, image_id)
     if image is None or not (asker.is_admin or image.owner == asker.project_id or image.visibility in _FOR_EVERYBODY):
         raise BadRequest("imageRef", "imageRef: Can not find requested image")
     if image.status != "active":
@@ -121,19 +123,17 @@ def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now
     )
 
 
-def _keypair(session: Session, user_id: str, name: str | None) -> models.Keypair | None:
+def _keypair(session: Session, user_id: str, name: str | None) -> Keypair | None:
     if name is None:
         return None
-    row = session.get(models.Keypair, (user_id, name))
+    row = session.get(Keypair, (user_id, name))
     if row is None:
         raise BadRequest("key_name", f"Invalid key_name provided: there is no keypair {name}.")
     return row
 
 
 def _check_quota(session: Session, project_id: str, more: int) -> None:
-    used = session.scalar(
-        sa.select(sa.func.count()).select_from(models.Server).where(models.Server.project_id == project_id)
-    )
+    used = session.scalar(sa.select(sa.func.count()).select_from(Server).where(Server.project_id == project_id))
     if (used or 0) + more > MAX_SERVERS_PER_PROJECT:
         raise QuotaExceeded(
             f"Quota exceeded for instances: Requested {more}, but already used {used} of {MAX_SERVERS_PER_PROJECT}."
@@ -145,13 +145,13 @@ def _check_zone(hosts: list[ComputeHost], zone: str | None) -> None:
         raise BadRequest("availability_zone", "availability_zone: The requested availability zone is not available")
 
 
-def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: datetime) -> models.Server:
+def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: datetime) -> Server:
     server_id = str(uuid.uuid4())
     name = nth(new.name, index, new.max_count)
     hostname = nth(new.hostname, index, new.max_count) if new.hostname else hostname_from(name, server_id)
     flavor = found.flavor.embedded()
     image_properties: Mapping[str, Any] = found.image.properties if found.image else {}
-    return models.Server(
+    return Server(
         id=server_id,
         project_id=asker.project_id,
         user_id=asker.user_id,
@@ -195,7 +195,7 @@ def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: dateti
     )
 
 
-def _number(session: Session, server: models.Server) -> None:
+def _number(session: Session, server: Server) -> None:
     session.flush()
     assign_ec2_number(session, INSTANCE, server.id)
     for image_id in (server.image_id, server.kernel_id, server.ramdisk_id):
@@ -204,7 +204,7 @@ def _number(session: Session, server: models.Server) -> None:
 
 
 def _place(
-    session: Session, caller: Caller, server: models.Server, host: ComputeHost, nics: list[NicAsked], now: datetime
+    session: Session, caller: Caller, server: Server, host: ComputeHost, nics: list[NicAsked], now: datetime
 ) -> None:
     server.host = host.name
     server.availability_zone = host.zone

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from openimds.resources import compute as nouns
 from openimds.resources.errors import Conflict, NotFound
 from openimds.store.engine import Store
-from openimds.store.models import Flavor
+from openimds.store.models.compute import Flavor
 
 
 class Flavors:

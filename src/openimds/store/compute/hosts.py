@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from openimds.resources import compute as nouns
 from openimds.resources.compute import COMPUTE_AGENT_BINARY, DEFAULT_ZONE
 from openimds.store.engine import Store, utc_now
-from openimds.store.models import Agent, Server
+from openimds.store.models.agents import Agent
+from openimds.store.models.servers import Server
 
 
 class Hosts:

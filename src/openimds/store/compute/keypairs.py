@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from openimds.resources import compute as nouns
 from openimds.resources.errors import Conflict, NotFound
 from openimds.store.engine import Store
-from openimds.store.models import Keypair
+from openimds.store.models.compute import Keypair
 
 
 class Keypairs:

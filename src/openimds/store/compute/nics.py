@@ -16,7 +16,9 @@ from openimds.resources.caller import Caller
 from openimds.resources.compute import Interface, NicAsked
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX
-from openimds.store import models
+from openimds.store.models.networks import Network
+from openimds.store.models.ports import Port, SecurityGroup
+from openimds.store.models.servers import Server
 from openimds.store.network.finding import find
 from openimds.store.network.ports import bind_port, create_port, delete_port, ports_of_device, unbind_port
 from openimds.store.network.security_groups import ensure_default
@@ -40,9 +42,7 @@ def resolve_nics(
     return list(asked)
 
 
-def plug(
-    session: Session, caller: Caller, server: models.Server, nics: Sequence[NicAsked], now: datetime
-) -> list[models.Port]:
+def plug(session: Session, caller: Caller, server: Server, nics: Sequence[NicAsked], now: datetime) -> list[Port]:
     """Give the server, which has its host, these NICs after those that it has. Raises Conflict: pools exhausted …"""
     ports = [_plug_one(session, caller, server, nic, now) for nic in nics]
     server.nic_order = [*server.nic_order, *(port.id for port in ports)]
@@ -57,9 +57,9 @@ def plug(
     return ports
 
 
-def unplug_one(session: Session, server: models.Server, port_id: str, now: datetime) -> None:
+def unplug_one(session: Session, server: Server, port_id: str, now: datetime) -> None:
     """Take one NIC from the server. Raises NotFound when it has no such NIC."""
-    port = session.get(models.Port, port_id)
+    port = session.get(Port, port_id)
     if port is None or port.device_id != server.id:
         raise NotFound(f"Interface {port_id} of instance {server.id} could not be found.")
     _let_go(session, server, port, now)
@@ -70,20 +70,20 @@ def unplug_one(session: Session, server: models.Server, port_id: str, now: datet
     server.devices = tagged_devices(session, server)
 
 
-def unplug_all(session: Session, server: models.Server, now: datetime) -> None:
+def unplug_all(session: Session, server: Server, now: datetime) -> None:
     """Before the server goes."""
     for port in ports_of_device(session, server.id):
         _let_go(session, server, port, now)
 
 
-def interfaces(session: Session, server: models.Server) -> list[Interface]:
+def interfaces(session: Session, server: Server) -> list[Interface]:
     """In the NICs' order."""
     ports = {port.id: port for port in ports_of_device(session, server.id)}
     ordered = [ports[port_id] for port_id in server.nic_order if port_id in ports]
     return [interface_value(port, server.nic_tags.get(port.id)) for port in ordered]
 
 
-def interface_value(port: models.Port, tag: str | None) -> Interface:
+def interface_value(port: Port, tag: str | None) -> Interface:
     return Interface(
         port_id=port.id,
         network_id=port.network_id,
@@ -96,14 +96,14 @@ def interface_value(port: models.Port, tag: str | None) -> Interface:
 
 def resolve_security_groups(
     session: Session, caller: Caller, names: Sequence[str], now: datetime
-) -> list[models.SecurityGroup]:
+) -> list[SecurityGroup]:
     """By name or id, among the project's own; `default` is made when it is not there yet. Raises BadRequest."""
     return [_security_group(session, caller, name, now) for name in names]
 
 
-def tagged_devices(session: Session, server: models.Server) -> list[dict[str, Any]]:
+def tagged_devices(session: Session, server: Server) -> list[dict[str, Any]]:
     """What meta_data.json's `devices` tells of tagged NICs. A NIC of ours sits on no bus that a guest could look up."""
-    tagged = [(session.get(models.Port, port_id), server.nic_tags.get(port_id)) for port_id in server.nic_order]
+    tagged = [(session.get(Port, port_id), server.nic_tags.get(port_id)) for port_id in server.nic_order]
     return [
         {"type": "nic", "bus": "none", "address": "none", "mac": port.mac_address, "tags": [tag]}
         for port, tag in tagged
@@ -113,8 +113,8 @@ def tagged_devices(session: Session, server: models.Server) -> list[dict[str, An
 
 def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[NicAsked]:
     """Nova's choice: of the project's own networks and the shared ones, if there is just one."""
-    usable = sa.select(models.Network).where(
-        sa.or_(models.Network.project_id == caller.project_id, models.Network.shared), ~models.Network.external
+    usable = sa.select(Network).where(
+        sa.or_(Network.project_id == caller.project_id, Network.shared), ~Network.external
     )
     found = session.scalars(usable).all()
     if len(found) > 1:
@@ -127,7 +127,7 @@ def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[N
 def _check_port(session: Session, caller: Caller, nic: NicAsked) -> None:
     assert nic.port_id is not None
     try:
-        port = find(session, caller, models.Port, nic.port_id)
+        port = find(session, caller, Port, nic.port_id)
     except NotFound as error:
         raise BadRequest("networks", f"networks: {error.message}") from error
     if port.device_id:
@@ -138,7 +138,7 @@ def _check_port(session: Session, caller: Caller, nic: NicAsked) -> None:
 
 def _check_network(session: Session, caller: Caller, network_id: str) -> None:
     try:
-        network = find(session, caller, models.Network, network_id)
+        network = find(session, caller, Network, network_id)
     except NotFound as error:
         raise BadRequest("networks", f"networks: {error.message}") from error
     if network.external and not network.shared and not caller.owns(network.project_id):
@@ -147,10 +147,10 @@ def _check_network(session: Session, caller: Caller, network_id: str) -> None:
         raise BadRequest("networks", f"networks: Network {network_id} requires a subnet in order to boot instances on.")
 
 
-def _plug_one(session: Session, caller: Caller, server: models.Server, nic: NicAsked, now: datetime) -> models.Port:
+def _plug_one(session: Session, caller: Caller, server: Server, nic: NicAsked, now: datetime) -> Port:
     owner = f"{DEVICE_OWNER_COMPUTE_PREFIX}{server.availability_zone or ''}"
     if nic.port_id:
-        port = session.get_one(models.Port, nic.port_id)
+        port = session.get_one(Port, nic.port_id)
         if port.device_id:
             raise Conflict(f"Port {port.id} is still in use: it belongs to the device {port.device_id}.")
     else:
@@ -162,12 +162,12 @@ def _plug_one(session: Session, caller: Caller, server: models.Server, nic: NicA
     return port
 
 
-def _new_port(session: Session, caller: Caller, server: models.Server, nic: NicAsked, now: datetime) -> models.Port:
+def _new_port(session: Session, caller: Caller, server: Server, nic: NicAsked, now: datetime) -> Port:
     attributes: dict[str, Any] = {
         "network_id": nic.network_id,
         "project_id": server.project_id,
     }
-    network = session.get_one(models.Network, nic.network_id)
+    network = session.get_one(Network, nic.network_id)
     if network.port_security_enabled:
         attributes["security_groups"] = [group["id"] for group in server.security_groups]
     if nic.fixed_ip:
@@ -175,7 +175,7 @@ def _new_port(session: Session, caller: Caller, server: models.Server, nic: NicA
     return create_port(session, caller, attributes, now)
 
 
-def _let_go(session: Session, server: models.Server, port: models.Port, now: datetime) -> None:
+def _let_go(session: Session, server: Server, port: Port, now: datetime) -> None:
     if port.id in server.ports_of_server:
         delete_port(session, port.id, now)
         return
@@ -185,14 +185,14 @@ def _let_go(session: Session, server: models.Server, port: models.Port, now: dat
     port.updated_at = now
 
 
-def _security_group(session: Session, caller: Caller, name: str, now: datetime) -> models.SecurityGroup:
+def _security_group(session: Session, caller: Caller, name: str, now: datetime) -> SecurityGroup:
     if name == "default":
         return ensure_default(session, caller.project_id, now)
-    mine = models.SecurityGroup.project_id == caller.project_id
-    by_id = session.scalar(sa.select(models.SecurityGroup).where(models.SecurityGroup.id == name, mine))
+    mine = SecurityGroup.project_id == caller.project_id
+    by_id = session.scalar(sa.select(SecurityGroup).where(SecurityGroup.id == name, mine))
     if by_id is not None:
         return by_id
-    named = session.scalars(sa.select(models.SecurityGroup).where(models.SecurityGroup.name == name, mine)).all()
+    named = session.scalars(sa.select(SecurityGroup).where(SecurityGroup.name == name, mine)).all()
     if len(named) > 1:
         raise Conflict(f"Multiple security_groups found matching '{name}'. Use an ID to be more specific.")
     if not named:

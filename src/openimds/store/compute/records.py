@@ -10,15 +10,19 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.compute import ServerAddress, ServerRecord
-from openimds.store import models
 from openimds.store.ec2_ids import INSTANCE
+from openimds.store.models.compute import Ec2Id
+from openimds.store.models.networks import Network
+from openimds.store.models.ports import Port
+from openimds.store.models.routers import FloatingIP
+from openimds.store.models.servers import Server
 
 VM_STATES = {"SHUTOFF": "stopped", "ERROR": "error", "BUILD": "building"}
 POWER_STATES = {"SHUTOFF": 4, "ERROR": 0, "BUILD": 0}
 RUNNING = 1
 
 
-def server_records(session: Session, rows: Sequence[models.Server]) -> list[ServerRecord]:
+def server_records(session: Session, rows: Sequence[Server]) -> list[ServerRecord]:
     """In the rows' order."""
     ids = [row.id for row in rows]
     addresses = _addresses(session, rows)
@@ -26,7 +30,7 @@ def server_records(session: Session, rows: Sequence[models.Server]) -> list[Serv
     return [_record(row, tuple(addresses.get(row.id, ())), numbers.get(row.id, 0)) for row in rows]
 
 
-def _record(row: models.Server, addresses: tuple[ServerAddress, ...], ec2_number: int) -> ServerRecord:
+def _record(row: Server, addresses: tuple[ServerAddress, ...], ec2_number: int) -> ServerRecord:
     return ServerRecord(
         id=row.id,
         name=row.name,
@@ -66,12 +70,12 @@ def _record(row: models.Server, addresses: tuple[ServerAddress, ...], ec2_number
     )
 
 
-def _addresses(session: Session, rows: Sequence[models.Server]) -> Mapping[str, list[ServerAddress]]:
-    wanted = sa.select(models.Port).where(models.Port.device_id.in_([row.id for row in rows]))
+def _addresses(session: Session, rows: Sequence[Server]) -> Mapping[str, list[ServerAddress]]:
+    wanted = sa.select(Port).where(Port.device_id.in_([row.id for row in rows]))
     ports = {port.id: port for port in session.scalars(wanted)}
     names = _network_names(session, {port.network_id for port in ports.values()})
     floating: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in session.scalars(sa.select(models.FloatingIP).where(models.FloatingIP.port_id.in_(list(ports)))):
+    for row in session.scalars(sa.select(FloatingIP).where(FloatingIP.port_id.in_(list(ports)))):
         floating[row.port_id or "", row.fixed_ip_address or ""].append(row.floating_ip_address)
     found: dict[str, list[ServerAddress]] = defaultdict(list)
     for server in rows:
@@ -82,7 +86,7 @@ def _addresses(session: Session, rows: Sequence[models.Server]) -> Mapping[str, 
 
 
 def _of_port(
-    port: models.Port, names: Mapping[str, str], floating: Mapping[tuple[str, str], list[str]]
+    port: Port, names: Mapping[str, str], floating: Mapping[tuple[str, str], list[str]]
 ) -> list[ServerAddress]:
     shown: list[ServerAddress] = []
     for fixed in port.fixed_ips:
@@ -104,12 +108,10 @@ def _of_port(
 
 
 def _network_names(session: Session, ids: set[str]) -> Mapping[str, str]:
-    wanted = sa.select(models.Network.id, models.Network.name).where(models.Network.id.in_(ids))
+    wanted = sa.select(Network.id, Network.name).where(Network.id.in_(ids))
     return dict(session.execute(wanted).all())
 
 
 def _ec2_numbers(session: Session, ids: Sequence[str]) -> Mapping[str, int]:
-    wanted = sa.select(models.Ec2Id.object_id, models.Ec2Id.number).where(
-        models.Ec2Id.kind == INSTANCE, models.Ec2Id.object_id.in_(ids)
-    )
+    wanted = sa.select(Ec2Id.object_id, Ec2Id.number).where(Ec2Id.kind == INSTANCE, Ec2Id.object_id.in_(ids))
     return dict(session.execute(wanted).all())

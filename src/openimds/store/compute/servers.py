@@ -13,7 +13,6 @@ from openimds.resources import compute as nouns
 from openimds.resources.caller import Caller
 from openimds.resources.compute import Asker
 from openimds.resources.errors import Conflict, NotFound
-from openimds.store import models
 from openimds.store.compute.creation import create_servers
 from openimds.store.compute.nics import (
     interface_value,
@@ -27,7 +26,8 @@ from openimds.store.compute.nics import (
 from openimds.store.compute.records import server_records
 from openimds.store.compute.selection import select_ids
 from openimds.store.engine import Store, utc_now
-from openimds.store.models import Server, ServerConsole, ServerPassword
+from openimds.store.models.ports import SecurityGroup
+from openimds.store.models.servers import Server, ServerAction, ServerConsole, ServerPassword
 from openimds.store.network.ports import ports_of_device
 
 
@@ -127,7 +127,7 @@ class Servers:
         """[{"id", "name", "description"}]: those that the server was made with or was given since."""
         with self._store.read() as session:
             row = own_server(session, server_id, asker)
-            known = [(group, session.get(models.SecurityGroup, group["id"])) for group in row.security_groups]
+            known = [(group, session.get(SecurityGroup, group["id"])) for group in row.security_groups]
             return [{**group, "description": found.description if found else ""} for group, found in known]
 
     def change_security_group(self, server_id: str, name: str, member: bool, asker: Asker) -> None:
@@ -173,8 +173,8 @@ class Servers:
     def actions(self, server_id: str, asker: Asker) -> list[nouns.InstanceAction]:
         """Newest first; those of a deleted server are kept."""
         with self._store.read() as session:
-            wanted = sa.select(models.ServerAction).where(models.ServerAction.server_id == server_id)
-            rows = session.scalars(wanted.order_by(models.ServerAction.started_at.desc())).all()
+            wanted = sa.select(ServerAction).where(ServerAction.server_id == server_id)
+            rows = session.scalars(wanted.order_by(ServerAction.started_at.desc())).all()
             if session.get(Server, server_id) is not None or not rows:
                 own_server(session, server_id, asker)
             found = [_action(row) for row in rows if asker.is_admin or row.project_id == asker.project_id]
@@ -216,9 +216,9 @@ def unlocked_server(session: Session, server_id: str, asker: Asker) -> Server:
 
 
 def note_action(session: Session, row: Server, action: str, asker: Asker) -> None:
-    if session.get(models.ServerAction, (asker.request_id, row.id)) is None:
+    if session.get(ServerAction, (asker.request_id, row.id)) is None:
         session.add(
-            models.ServerAction(
+            ServerAction(
                 request_id=asker.request_id,
                 server_id=row.id,
                 action=action,
@@ -229,7 +229,7 @@ def note_action(session: Session, row: Server, action: str, asker: Asker) -> Non
         )
 
 
-def _action(row: models.ServerAction) -> nouns.InstanceAction:
+def _action(row: ServerAction) -> nouns.InstanceAction:
     return nouns.InstanceAction(
         request_id=row.request_id,
         server_id=row.server_id,

@@ -16,7 +16,7 @@ from openimds.store.identity.principals import (
     user_row,
     user_value,
 )
-from openimds.store.models import Project, Role, RoleAssignment, User
+from openimds.store.models.identity import Project, Role, RoleAssignment, User
 
 
 class Assignments:

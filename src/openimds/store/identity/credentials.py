@@ -14,7 +14,7 @@ from openimds.resources.errors import NotFound, Unauthorized
 from openimds.resources.identity import IMPLIED_ROLES, SYSTEM_TARGET
 from openimds.store.engine import Store
 from openimds.store.identity.principals import project_value, role_value, user_value
-from openimds.store.models import Project, RevokedToken, Role, RoleAssignment, User
+from openimds.store.models.identity import Project, RevokedToken, Role, RoleAssignment, User
 from openimds.store.passwords import verify_password
 
 WRONG = "The request you have made requires authentication: the user or the password is wrong."

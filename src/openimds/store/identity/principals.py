@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from openimds.resources import identity as nouns
 from openimds.resources.errors import Conflict, Forbidden, NotFound
 from openimds.store.engine import Store, utc_now
-from openimds.store.models import Project, Role, RoleAssignment, User
+from openimds.store.models.identity import Project, Role, RoleAssignment, User
 from openimds.store.passwords import hash_password
 
 BUILT_IN_ROLES = frozenset({"admin", "member", "reader", "service"})

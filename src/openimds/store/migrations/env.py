@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from openimds.store.models import Base
+from openimds.store.models.base import Base
 
 
 def run(connection: object) -> None:

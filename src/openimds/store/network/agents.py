@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Forbidden
 from openimds.resources.listing import ListQuery
-from openimds.store import models
 from openimds.store.listing import as_bool
+from openimds.store.models.agents import Agent
 from openimds.store.network.finding import not_found
 from openimds.store.network.rendering import agent_json
 
@@ -27,9 +27,9 @@ BOOL_FILTERS = ("alive", "admin_state_up")
 
 def heartbeat(session: Session, binary: str, host: str, report: Mapping[str, Any], now: datetime) -> None:
     """`report`: `agent_type`, `started_at` (datetime) and `configurations`, as docs/design/watch.md has them."""
-    agent = session.scalar(sa.select(models.Agent).where(models.Agent.binary == binary, models.Agent.host == host))
+    agent = session.scalar(sa.select(Agent).where(Agent.binary == binary, Agent.host == host))
     if agent is None:
-        agent = models.Agent(id=str(uuid.uuid4()), binary=binary, host=host, created_at=now)
+        agent = Agent(id=str(uuid.uuid4()), binary=binary, host=host, created_at=now)
         session.add(agent)
     agent.agent_type = report["agent_type"]
     agent.started_at = report["started_at"]
@@ -42,16 +42,16 @@ def listed(session: Session, caller: Caller, query: ListQuery, alive_since: date
     """All agents that match, by host and kind. Operators only: others see none."""
     if not caller.is_admin:
         return []
-    rows = session.scalars(sa.select(models.Agent).order_by(models.Agent.host, models.Agent.binary))
+    rows = session.scalars(sa.select(Agent).order_by(Agent.host, Agent.binary))
     shown = [agent_json(row, alive=row.heartbeat_at > alive_since) for row in rows]
     return [agent for agent in shown if _matches(agent, query)]
 
 
 def shown(session: Session, caller: Caller, agent_id: str, alive_since: datetime) -> dict[str, Any]:
     """Raises NotFound."""
-    row = session.get(models.Agent, agent_id) if caller.is_admin else None
+    row = session.get(Agent, agent_id) if caller.is_admin else None
     if row is None:
-        raise not_found(models.Agent, agent_id)
+        raise not_found(Agent, agent_id)
     return agent_json(row, alive=row.heartbeat_at > alive_since)
 
 
@@ -60,9 +60,9 @@ def delete(session: Session, caller: Caller, agent_id: str, now: datetime) -> No
     del now
     if not caller.is_admin:
         raise Forbidden("Only an administrator may delete an agent.", kind="PolicyNotAuthorized")
-    row = session.get(models.Agent, agent_id)
+    row = session.get(Agent, agent_id)
     if row is None:
-        raise not_found(models.Agent, agent_id)
+        raise not_found(Agent, agent_id)
     session.delete(row)
     session.flush()
 

@@ -15,7 +15,8 @@ from openimds.resources.network import (
     DEVICE_OWNER_ROUTER_GATEWAY,
     DEVICE_OWNER_ROUTER_INTERFACE,
 )
-from openimds.store import models
+from openimds.store.models.networks import Subnet
+from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.network import addresses
 from openimds.store.network.addresses import Span
 
@@ -27,17 +28,17 @@ ROUTER_OWNERS = frozenset({DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GA
 class Chosen:
     """An address that a port is to have."""
 
-    subnet: models.Subnet
+    subnet: Subnet
     ip_address: str
 
 
-def is_automatic(subnet: models.Subnet) -> bool:
+def is_automatic(subnet: Subnet) -> bool:
     """Do devices make their own addresses in it (from their MAC)?"""
     return subnet.ipv6_address_mode in AUTOMATIC_MODES
 
 
 def choose(
-    session: Session, port: models.Port, subnets: Sequence[models.Subnet], wanted: Sequence[dict[str, Any]] | None
+    session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequence[dict[str, Any]] | None
 ) -> list[Chosen]:
     """The addresses for a port on a network with these subnets.
 
@@ -57,12 +58,12 @@ def choose(
     return [*chosen, *_automatic(session, port, subnets, chosen)]
 
 
-def assign(session: Session, port: models.Port, chosen: Sequence[Chosen]) -> None:
+def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
     """Make the port's allocations these; those that stay are not touched."""
     kept = {row.ip_address: row for row in port.fixed_ips}
     rows = []
     for position, choice in enumerate(chosen):
-        row = kept.get(choice.ip_address) or models.IPAllocation(
+        row = kept.get(choice.ip_address) or IPAllocation(
             ip_address=choice.ip_address, subnet_id=choice.subnet.id, network_id=port.network_id
         )
         row.position = position
@@ -71,13 +72,13 @@ def assign(session: Session, port: models.Port, chosen: Sequence[Chosen]) -> Non
     session.flush()
 
 
-def add_automatic(session: Session, port: models.Port, subnet: models.Subnet) -> None:
+def add_automatic(session: Session, port: Port, subnet: Subnet) -> None:
     """Give a port its address in a subnet with automatic addresses that is newer than the port."""
-    kept = [Chosen(session.get_one(models.Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
+    kept = [Chosen(session.get_one(Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
     assign(session, port, [*kept, *_automatic(session, port, [subnet], kept)])
 
 
-def pools(subnet: models.Subnet) -> list[Span]:
+def pools(subnet: Subnet) -> list[Span]:
     """The subnet's allocation pools, as spans."""
     return [Span(addresses.number(pool["start"]), addresses.number(pool["end"])) for pool in subnet.allocation_pools]
 
@@ -85,23 +86,21 @@ def pools(subnet: models.Subnet) -> list[Span]:
 def used_in(session: Session, subnet_id: str, span: Span) -> int:
     """How many addresses of the span are handed out."""
     rows = sa.select(sa.func.count()).where(
-        models.IPAllocation.subnet_id == subnet_id,
-        models.IPAllocation.sort_key.between(f"{span.first:032x}", f"{span.last:032x}"),
+        IPAllocation.subnet_id == subnet_id,
+        IPAllocation.sort_key.between(f"{span.first:032x}", f"{span.last:032x}"),
     )
     return session.execute(rows).scalar_one()
 
 
-def owner_of(session: Session, subnet_id: str, address: str) -> models.Port | None:
+def owner_of(session: Session, subnet_id: str, address: str) -> Port | None:
     """The port that has this address."""
     row = session.scalar(
-        sa.select(models.IPAllocation).where(
-            models.IPAllocation.subnet_id == subnet_id, models.IPAllocation.ip_address == address
-        )
+        sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet_id, IPAllocation.ip_address == address)
     )
     return row.port if row else None
 
 
-def _from_any(session: Session, subnets: Sequence[models.Subnet], taken: Iterable[Chosen]) -> Chosen:
+def _from_any(session: Session, subnets: Sequence[Subnet], taken: Iterable[Chosen]) -> Chosen:
     """The lowest free address of the first subnet that has one."""
     for subnet in subnets:
         reserved = _not_in_rows(session, subnet, taken)
@@ -116,7 +115,7 @@ def _from_any(session: Session, subnets: Sequence[models.Subnet], taken: Iterabl
     )
 
 
-def _not_in_rows(session: Session, subnet: models.Subnet, taken: Iterable[Chosen]) -> set[int]:
+def _not_in_rows(session: Session, subnet: Subnet, taken: Iterable[Chosen]) -> set[int]:
     """The chosen addresses of a subnet, but for those that the port has already and keeps."""
     chosen = [c.ip_address for c in taken if c.subnet.id == subnet.id]
     return {addresses.number(address) for address in chosen if owner_of(session, subnet.id, address) is None}
@@ -146,9 +145,7 @@ def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int
     return pool.first + full
 
 
-def _given(
-    session: Session, port: models.Port, subnets: Sequence[models.Subnet], wanted: Sequence[dict[str, Any]]
-) -> list[Chosen]:
+def _given(session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequence[dict[str, Any]]) -> list[Chosen]:
     """What the request names: explicit addresses first, so that a pool never hands one of them out."""
     chosen: dict[int, Chosen] = {}
     for index, entry in enumerate(wanted):
@@ -169,7 +166,7 @@ def _given(
     return [chosen[index] for index in sorted(chosen)]
 
 
-def _explicit(session: Session, port: models.Port, subnets: Sequence[models.Subnet], entry: dict[str, Any]) -> Chosen:
+def _explicit(session: Session, port: Port, subnets: Sequence[Subnet], entry: dict[str, Any]) -> Chosen:
     address = str(ip_address(entry["ip_address"]))
     if entry.get("subnet_id"):
         subnet = _subnet_of(port, subnets, entry["subnet_id"])
@@ -184,7 +181,7 @@ def _explicit(session: Session, port: models.Port, subnets: Sequence[models.Subn
     return Chosen(subnet, address)
 
 
-def _subnet_of(port: models.Port, subnets: Sequence[models.Subnet], subnet_id: str) -> models.Subnet:
+def _subnet_of(port: Port, subnets: Sequence[Subnet], subnet_id: str) -> Subnet:
     for subnet in subnets:
         if subnet.id == subnet_id:
             return subnet
@@ -195,7 +192,7 @@ def _subnet_of(port: models.Port, subnets: Sequence[models.Subnet], subnet_id: s
     )
 
 
-def _subnet_holding(port: models.Port, subnets: Sequence[models.Subnet], address: str) -> models.Subnet:
+def _subnet_holding(port: Port, subnets: Sequence[Subnet], address: str) -> Subnet:
     for subnet in subnets:
         if ip_address(address) in ip_network(subnet.cidr):
             return subnet
@@ -206,7 +203,7 @@ def _subnet_holding(port: models.Port, subnets: Sequence[models.Subnet], address
     )
 
 
-def _check_fits(subnet: models.Subnet, address: str, port: models.Port) -> None:
+def _check_fits(subnet: Subnet, address: str, port: Port) -> None:
     net = ip_network(subnet.cidr)
     value = ip_address(address)
     if value not in net or int(value) not in addresses.usable(net):
@@ -226,9 +223,7 @@ def _check_fits(subnet: models.Subnet, address: str, port: models.Port) -> None:
             )
 
 
-def _automatic(
-    session: Session, port: models.Port, subnets: Sequence[models.Subnet], chosen: Sequence[Chosen]
-) -> list[Chosen]:
+def _automatic(session: Session, port: Port, subnets: Sequence[Subnet], chosen: Sequence[Chosen]) -> list[Chosen]:
     """The addresses that the port's device makes itself; a router's are its gateways' and are given."""
     if port.device_owner in ROUTER_OWNERS:
         return []

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session, selectinload
 from openimds.resources.caller import Caller
 from openimds.resources.errors import Forbidden
 from openimds.resources.listing import ListQuery
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import IPAllocation
 from openimds.store.network import addresses, allocation
 from openimds.store.network.finding import find
 
@@ -18,9 +19,7 @@ from openimds.store.network.finding import find
 def listed(session: Session, caller: Caller, query: ListQuery) -> list[dict[str, Any]]:
     """Every network's, to an administrator. Filters: network_id, network_name, project_id, ip_version."""
     _require_operator(caller)
-    rows = session.scalars(
-        sa.select(models.Network).order_by(models.Network.id).options(selectinload(models.Network.subnets))
-    )
+    rows = session.scalars(sa.select(Network).order_by(Network.id).options(selectinload(Network.subnets)))
     versions = {int(value) for value in query.filters.get("ip_version", ()) if value.isdigit()}
     shown = [_network(session, row, versions) for row in rows]
     return [entry for entry in shown if _matches(entry, query)]
@@ -29,7 +28,7 @@ def listed(session: Session, caller: Caller, query: ListQuery) -> list[dict[str,
 def shown(session: Session, caller: Caller, network_id: str) -> dict[str, Any]:
     """Raises NotFound, Forbidden."""
     _require_operator(caller)
-    return _network(session, find(session, caller, models.Network, network_id), set())
+    return _network(session, find(session, caller, Network, network_id), set())
 
 
 def _require_operator(caller: Caller) -> None:
@@ -37,7 +36,7 @@ def _require_operator(caller: Caller) -> None:
         raise Forbidden("Only an administrator may see how full networks are.", kind="PolicyNotAuthorized")
 
 
-def _network(session: Session, row: models.Network, versions: set[int]) -> dict[str, Any]:
+def _network(session: Session, row: Network, versions: set[int]) -> dict[str, Any]:
     subnets = [_subnet(session, s) for s in row.subnets if not versions or s.ip_version in versions]
     return {
         "network_id": row.id,
@@ -50,8 +49,8 @@ def _network(session: Session, row: models.Network, versions: set[int]) -> dict[
     }
 
 
-def _subnet(session: Session, row: models.Subnet) -> dict[str, Any]:
-    used = sa.select(sa.func.count()).where(models.IPAllocation.subnet_id == row.id)
+def _subnet(session: Session, row: Subnet) -> dict[str, Any]:
+    used = sa.select(sa.func.count()).where(IPAllocation.subnet_id == row.id)
     return {
         "subnet_id": row.id,
         "subnet_name": row.name,

@@ -11,8 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import selectinload
 
 from openimds.resources.errors import BadRequest
-from openimds.store import models
 from openimds.store.listing import Collection, Filter, as_bool, constant
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import IPAllocation, Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP, Router
 
 
 def _columns(model: type[Any], **more: Any) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def _fixed_ips(values: Sequence[str]) -> sa.ColumnElement[bool]:
             message = f"Invalid input for operation: fixed_ips: '{value}' is not ip_address=…, subnet_id=… ."
             raise BadRequest("fixed_ips", message, kind="InvalidInput")
         wanted.setdefault(name, []).append(what)
-    row = models.IPAllocation
+    row = IPAllocation
     conditions: list[sa.ColumnElement[bool]] = []
     if "ip_address" in wanted:
         conditions.append(row.ip_address.in_([_canonical(address) for address in wanted["ip_address"]]))
@@ -69,7 +71,7 @@ def _fixed_ips(values: Sequence[str]) -> sa.ColumnElement[bool]:
         conditions.append(
             sa.or_(*(row.ip_address.contains(part, autoescape=True) for part in wanted["ip_address_substr"]))
         )
-    return models.Port.id.in_(sa.select(row.port_id).where(*conditions))
+    return Port.id.in_(sa.select(row.port_id).where(*conditions))
 
 
 def _canonical(address: str) -> str:
@@ -81,39 +83,39 @@ def _canonical(address: str) -> str:
 
 
 def _security_groups(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    return sa.or_(*(_holds(models.Port.security_group_ids, value) for value in values))
+    return sa.or_(*(_holds(Port.security_group_ids, value) for value in values))
 
 
 def _mac_address(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    return models.Port.mac_address.in_([value.lower().replace("-", ":") for value in values])
+    return Port.mac_address.in_([value.lower().replace("-", ":") for value in values])
 
 
 def _subnet_shared(values: Sequence[str]) -> sa.ColumnElement[bool]:
     wanted = [as_bool("shared", value) for value in values]
-    return models.Subnet.network_id.in_(sa.select(models.Network.id).where(models.Network.shared.in_(wanted)))
+    return Subnet.network_id.in_(sa.select(Network.id).where(Network.shared.in_(wanted)))
 
 
 def _subnet_external(values: Sequence[str]) -> sa.ColumnElement[bool]:
     wanted = [as_bool("router:external", value) for value in values]
-    return models.Subnet.network_id.in_(sa.select(models.Network.id).where(models.Network.external.in_(wanted)))
+    return Subnet.network_id.in_(sa.select(Network.id).where(Network.external.in_(wanted)))
 
 
 def _network_subnets(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    return models.Network.id.in_(sa.select(models.Subnet.network_id).where(models.Subnet.id.in_(values)))
+    return Network.id.in_(sa.select(Subnet.network_id).where(Subnet.id.in_(values)))
 
 
 def _floating_status(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    conditions = {"ACTIVE": models.FloatingIP.port_id.is_not(None), "DOWN": models.FloatingIP.port_id.is_(None)}
+    conditions = {"ACTIVE": FloatingIP.port_id.is_not(None), "DOWN": FloatingIP.port_id.is_(None)}
     return sa.or_(sa.false(), *(conditions[v.upper()] for v in values if v.upper() in conditions))
 
 
 def _gateway_network(values: Sequence[str]) -> sa.ColumnElement[bool]:
     """`external_gateway_info={'network_id': …}` is how some clients ask; they all contain the id."""
-    return sa.or_(*(models.Router.external_network_id == value for value in values))
+    return sa.or_(*(Router.external_network_id == value for value in values))
 
 
 def _network_columns() -> dict[str, Any]:
-    row = models.Network
+    row = Network
     return _columns(
         row,
         name=row.name,
@@ -130,7 +132,7 @@ def _network_columns() -> dict[str, Any]:
 
 
 def _subnet_columns() -> dict[str, Any]:
-    row = models.Subnet
+    row = Subnet
     names = (
         "name",
         "network_id",
@@ -145,7 +147,7 @@ def _subnet_columns() -> dict[str, Any]:
 
 
 def _port_columns() -> dict[str, Any]:
-    row = models.Port
+    row = Port
     names = ("name", "network_id", "mac_address", "device_id", "device_owner", "admin_state_up", "status")
     more = ("port_security_enabled", "dns_name")
     return _columns(
@@ -157,30 +159,30 @@ def _port_columns() -> dict[str, Any]:
 
 
 def _floating_ip_columns() -> dict[str, Any]:
-    row = models.FloatingIP
+    row = FloatingIP
     names = ("floating_network_id", "floating_ip_address", "fixed_ip_address", "port_id", "router_id")
     return _columns(row, **{name: getattr(row, name) for name in names})
 
 
 COLLECTIONS: Mapping[str, Collection] = {
     "network": Collection(
-        model=models.Network,
+        model=Network,
         columns=_network_columns(),
         filters={
-            **_tag_filters(models.Network),
+            **_tag_filters(Network),
             "status": constant("ACTIVE"),
             "is_default": constant(value=False),
             "ipv4_address_scope": constant(""),
             "ipv6_address_scope": constant(""),
             "subnets": _network_subnets,
         },
-        options=(selectinload(models.Network.subnets),),
+        options=(selectinload(Network.subnets),),
     ),
     "subnet": Collection(
-        model=models.Subnet,
+        model=Subnet,
         columns=_subnet_columns(),
         filters={
-            **_tag_filters(models.Subnet),
+            **_tag_filters(Subnet),
             "shared": _subnet_shared,
             "router:external": _subnet_external,
             "subnetpool_id": constant(""),
@@ -188,21 +190,21 @@ COLLECTIONS: Mapping[str, Collection] = {
         },
     ),
     "port": Collection(
-        model=models.Port,
+        model=Port,
         columns=_port_columns(),
         filters={
-            **_tag_filters(models.Port),
+            **_tag_filters(Port),
             "fixed_ips": _fixed_ips,
             "security_groups": _security_groups,
             "mac_address": _mac_address,
         },
-        options=(selectinload(models.Port.fixed_ips),),
+        options=(selectinload(Port.fixed_ips),),
     ),
     "router": Collection(
-        model=models.Router,
-        columns=_columns(models.Router, name=models.Router.name, admin_state_up=models.Router.admin_state_up),
+        model=Router,
+        columns=_columns(Router, name=Router.name, admin_state_up=Router.admin_state_up),
         filters={
-            **_tag_filters(models.Router),
+            **_tag_filters(Router),
             "status": constant("ACTIVE"),
             "distributed": constant(value=False),
             "ha": constant(value=False),
@@ -210,15 +212,15 @@ COLLECTIONS: Mapping[str, Collection] = {
         },
     ),
     "floatingip": Collection(
-        model=models.FloatingIP,
+        model=FloatingIP,
         columns=_floating_ip_columns(),
-        filters={**_tag_filters(models.FloatingIP), "status": _floating_status},
+        filters={**_tag_filters(FloatingIP), "status": _floating_status},
     ),
     "security_group": Collection(
-        model=models.SecurityGroup,
-        columns=_columns(models.SecurityGroup, name=models.SecurityGroup.name),
+        model=SecurityGroup,
+        columns=_columns(SecurityGroup, name=SecurityGroup.name),
         filters={
-            **_tag_filters(models.SecurityGroup),
+            **_tag_filters(SecurityGroup),
             "stateful": constant(value=True),
             "shared": constant(value=False),
         },

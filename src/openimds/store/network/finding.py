@@ -9,18 +9,21 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Forbidden, NotFound
-from openimds.store import models
+from openimds.store.models.agents import Agent
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP, Router
 
-Row = TypeVar("Row", models.Network, models.Subnet, models.Port, models.Router, models.FloatingIP, models.SecurityGroup)
+Row = TypeVar("Row", Network, Subnet, Port, Router, FloatingIP, SecurityGroup)
 
 NAMES: dict[type[Any], str] = {
-    models.Network: "Network",
-    models.Subnet: "Subnet",
-    models.Port: "Port",
-    models.Router: "Router",
-    models.FloatingIP: "Floating IP",
-    models.SecurityGroup: "Security group",
-    models.Agent: "Agent",
+    Network: "Network",
+    Subnet: "Subnet",
+    Port: "Port",
+    Router: "Router",
+    FloatingIP: "Floating IP",
+    SecurityGroup: "Security group",
+    Agent: "Agent",
 }
 
 
@@ -29,14 +32,14 @@ def visible_to(caller: Caller, model: type[Any]) -> sa.ColumnElement[bool]:
     if caller.is_admin:
         return sa.true()
     own = sa.and_(model.project_id == caller.project_id, model.project_id != "")
-    if model is models.Network:
-        return sa.or_(own, models.Network.shared, models.Network.external)
-    if model is models.Subnet:
-        open_networks = sa.select(models.Network.id).where(sa.or_(models.Network.shared, models.Network.external))
-        return sa.or_(own, models.Subnet.network_id.in_(open_networks))
-    if model is models.Port:  # a network's owner sees who is on it
-        own_networks = sa.select(models.Network.id).where(models.Network.project_id == caller.project_id)
-        return sa.or_(own, models.Port.network_id.in_(own_networks))
+    if model is Network:
+        return sa.or_(own, Network.shared, Network.external)
+    if model is Subnet:
+        open_networks = sa.select(Network.id).where(sa.or_(Network.shared, Network.external))
+        return sa.or_(own, Subnet.network_id.in_(open_networks))
+    if model is Port:  # a network's owner sees who is on it
+        own_networks = sa.select(Network.id).where(Network.project_id == caller.project_id)
+        return sa.or_(own, Port.network_id.in_(own_networks))
     return own
 
 
@@ -52,8 +55,8 @@ def find_own(session: Session, caller: Caller, model: type[Row], row_id: str) ->
     """The row, if the caller may change it. Raises NotFound, or Forbidden where it may only see it."""
     row = find(session, caller, model, row_id)
     owners = {row.project_id}
-    if isinstance(row, models.Port):
-        owners.add(session.get_one(models.Network, row.network_id).project_id)
+    if isinstance(row, Port):
+        owners.add(session.get_one(Network, row.network_id).project_id)
     if not any(caller.owns(owner) for owner in owners):
         raise Forbidden(
             f"{NAMES[model]} {row_id} belongs to another project: it may be used, not changed.",

@@ -13,14 +13,16 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import IPAllocation, Port
+from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network import ports
 from openimds.store.network.finding import find, find_own, project_for, require_admin
 
 
-def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.FloatingIP:
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> FloatingIP:
     """Raises NotFound (network, port, no router between them), BadRequest, Conflict, Forbidden."""
-    network = find(session, caller, models.Network, attributes["floating_network_id"])
+    network = find(session, caller, Network, attributes["floating_network_id"])
     if not network.external:
         raise _bad("floating_network_id", f"Network {network.id} is not a valid external network")
     if attributes.get("floating_ip_address"):
@@ -30,7 +32,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     address = next((ip.ip_address for ip in outer.fixed_ips if ":" not in ip.ip_address), None)
     if address is None:
         raise _bad("floating_network_id", f"External network {network.id} does not contain any IPv4 subnet")
-    floating = models.FloatingIP(
+    floating = FloatingIP(
         id=row_id,
         project_id=project_for(caller, dict(attributes)),
         description=attributes.get("description") or "",
@@ -53,9 +55,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 
 def update(
     session: Session, caller: Caller, floating_ip_id: str, attributes: Mapping[str, Any], now: datetime
-) -> models.FloatingIP:
+) -> FloatingIP:
     """`port_id` null frees it; another leads it there. The errors of `create`."""
-    floating = find_own(session, caller, models.FloatingIP, floating_ip_id)
+    floating = find_own(session, caller, FloatingIP, floating_ip_id)
     if attributes.get("description") is not None:
         floating.description = attributes["description"]
     if attributes.get("port_id"):
@@ -72,14 +74,14 @@ def update(
 
 def delete(session: Session, caller: Caller, floating_ip_id: str, now: datetime) -> None:
     """With the port that held its address. Raises NotFound."""
-    floating = find_own(session, caller, models.FloatingIP, floating_ip_id)
+    floating = find_own(session, caller, FloatingIP, floating_ip_id)
     outer_id = floating.floating_port_id
     session.delete(floating)
     session.flush()
     ports.delete_port(session, outer_id, now)
 
 
-def _outer_port(network: models.Network, row_id: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _outer_port(network: Network, row_id: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "network_id": network.id,
         "project_id": "",
@@ -94,8 +96,8 @@ def _outer_port(network: models.Network, row_id: str, attributes: Mapping[str, A
     return values
 
 
-def _lead_to(session: Session, caller: Caller, floating: models.FloatingIP, attributes: Mapping[str, Any]) -> None:
-    port = find(session, caller, models.Port, attributes["port_id"])
+def _lead_to(session: Session, caller: Caller, floating: FloatingIP, attributes: Mapping[str, Any]) -> None:
+    port = find(session, caller, Port, attributes["port_id"])
     if port.project_id != floating.project_id and not caller.is_admin:
         raise _bad(
             "port_id",
@@ -109,7 +111,7 @@ def _lead_to(session: Session, caller: Caller, floating: models.FloatingIP, attr
     floating.fixed_ip_address = fixed.ip_address
 
 
-def _inner_address(port: models.Port, wanted: str | None) -> models.IPAllocation:
+def _inner_address(port: Port, wanted: str | None) -> IPAllocation:
     candidates = [ip for ip in port.fixed_ips if ":" not in ip.ip_address]
     if wanted:
         for ip in candidates:
@@ -127,13 +129,13 @@ def _inner_address(port: models.Port, wanted: str | None) -> models.IPAllocation
     return candidates[0]
 
 
-def _refuse_second(session: Session, floating: models.FloatingIP, port: models.Port, address: str) -> None:
+def _refuse_second(session: Session, floating: FloatingIP, port: Port, address: str) -> None:
     other = session.scalar(
-        sa.select(models.FloatingIP).where(
-            models.FloatingIP.id != floating.id,
-            models.FloatingIP.port_id == port.id,
-            models.FloatingIP.fixed_ip_address == address,
-            models.FloatingIP.floating_network_id == floating.floating_network_id,
+        sa.select(FloatingIP).where(
+            FloatingIP.id != floating.id,
+            FloatingIP.port_id == port.id,
+            FloatingIP.fixed_ip_address == address,
+            FloatingIP.floating_network_id == floating.floating_network_id,
         )
     )
     if other is not None:
@@ -145,21 +147,21 @@ def _refuse_second(session: Session, floating: models.FloatingIP, port: models.P
         )
 
 
-def _router_between(session: Session, floating: models.FloatingIP, fixed: models.IPAllocation) -> str:
+def _router_between(session: Session, floating: FloatingIP, fixed: IPAllocation) -> str:
     """The router with a leg on the fixed IP's subnet and its gateway on the floating IP's network.
 
     Where there are several, the one that has the subnet's gateway address.
     """
     legs = session.execute(
-        sa.select(models.Router.id, models.IPAllocation.ip_address)
-        .join(models.Port, models.Port.device_id == models.Router.id)
-        .join(models.IPAllocation, models.IPAllocation.port_id == models.Port.id)
+        sa.select(Router.id, IPAllocation.ip_address)
+        .join(Port, Port.device_id == Router.id)
+        .join(IPAllocation, IPAllocation.port_id == Port.id)
         .where(
-            models.Port.device_owner == DEVICE_OWNER_ROUTER_INTERFACE,
-            models.IPAllocation.subnet_id == fixed.subnet_id,
-            models.Router.external_network_id == floating.floating_network_id,
+            Port.device_owner == DEVICE_OWNER_ROUTER_INTERFACE,
+            IPAllocation.subnet_id == fixed.subnet_id,
+            Router.external_network_id == floating.floating_network_id,
         )
-        .order_by(models.Router.created_at)
+        .order_by(Router.created_at)
     ).all()
     if not legs:
         raise NotFound(
@@ -167,7 +169,7 @@ def _router_between(session: Session, floating: models.FloatingIP, fixed: models
             f"Therefore, cannot associate Port {fixed.port_id} with a Floating IP.",
             kind="ExternalGatewayForFloatingIPNotFound",
         )
-    gateway = session.get_one(models.Subnet, fixed.subnet_id).gateway_ip
+    gateway = session.get_one(Subnet, fixed.subnet_id).gateway_ip
     return str(next((leg.id for leg in legs if leg.ip_address == gateway), legs[0].id))
 
 

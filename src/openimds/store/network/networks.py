@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.network import DEVICE_OWNER_DHCP
-from openimds.store import models
+from openimds.store.models.networks import Network
+from openimds.store.models.ports import Port
+from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network import ports
 from openimds.store.network.finding import find_own, project_for, require_admin
 
@@ -46,10 +48,10 @@ COLUMNS = {
 NULLABLE = ("provider:physical_network", "provider:segmentation_id")
 
 
-def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.Network:
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Network:
     """Raises Forbidden, BadRequest (provider attributes), Conflict (a segment in use)."""
     _check_rights(caller, attributes, current=None)
-    network = models.Network(
+    network = Network(
         id=str(uuid.uuid4()),
         project_id=project_for(caller, dict(attributes)),
         provider_network_type="local",
@@ -63,11 +65,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     return network
 
 
-def update(
-    session: Session, caller: Caller, network_id: str, attributes: Mapping[str, Any], now: datetime
-) -> models.Network:
+def update(session: Session, caller: Caller, network_id: str, attributes: Mapping[str, Any], now: datetime) -> Network:
     """Raises NotFound, Forbidden, BadRequest, Conflict (no longer shared or external while others use it)."""
-    network = find_own(session, caller, models.Network, network_id)
+    network = find_own(session, caller, Network, network_id)
     _check_rights(caller, attributes, current=network)
     if network.shared and attributes.get("shared") is False:
         _refuse_with_foreign_ports(session, network)
@@ -84,8 +84,8 @@ def update(
 
 def delete(session: Session, caller: Caller, network_id: str, now: datetime) -> None:
     """With its subnets and its DHCP ports. Raises NotFound; Conflict when other ports are on it."""
-    network = find_own(session, caller, models.Network, network_id)
-    on_it = session.scalars(sa.select(models.Port).where(models.Port.network_id == network.id)).all()
+    network = find_own(session, caller, Network, network_id)
+    on_it = session.scalars(sa.select(Port).where(Port.network_id == network.id)).all()
     holders = [port for port in on_it if port.device_owner != DEVICE_OWNER_DHCP]
     if holders:
         raise Conflict(
@@ -102,26 +102,26 @@ def delete(session: Session, caller: Caller, network_id: str, now: datetime) -> 
     session.flush()
 
 
-def _set_columns(network: models.Network, attributes: Mapping[str, Any]) -> None:
+def _set_columns(network: Network, attributes: Mapping[str, Any]) -> None:
     for name, column in COLUMNS.items():
         if name in attributes and (attributes[name] is not None or name in NULLABLE):
             setattr(network, column, attributes[name])
 
 
-def _check_rights(caller: Caller, attributes: Mapping[str, Any], current: models.Network | None) -> None:
+def _check_rights(caller: Caller, attributes: Mapping[str, Any], current: Network | None) -> None:
     """Clients may say what is so anyway (`shared: false`) without being operators."""
     for name in OPERATORS_ONLY:
         if name in attributes and attributes[name] not in (_value(current, name), None):
             require_admin(caller, dict(attributes), name)
 
 
-def _value(network: models.Network | None, name: str) -> Any:
+def _value(network: Network | None, name: str) -> Any:
     if network is not None:
         return getattr(network, COLUMNS[name])
     return False if name in ("shared", "router:external") else None
 
 
-def _check_segment(session: Session, network: models.Network) -> None:
+def _check_segment(session: Session, network: Network) -> None:
     """What a provider network must name, and that no other network is the same segment."""
     kind, physical, segment = (
         network.provider_network_type,
@@ -142,12 +142,12 @@ def _check_segment(session: Session, network: models.Network) -> None:
         _refuse_used_segment(session, network)
 
 
-def _refuse_used_segment(session: Session, network: models.Network) -> None:
-    same = sa.select(models.Network.id).where(
-        models.Network.id != network.id,
-        models.Network.provider_network_type == network.provider_network_type,
-        models.Network.provider_physical_network.is_not_distinct_from(network.provider_physical_network),
-        models.Network.provider_segmentation_id.is_not_distinct_from(network.provider_segmentation_id),
+def _refuse_used_segment(session: Session, network: Network) -> None:
+    same = sa.select(Network.id).where(
+        Network.id != network.id,
+        Network.provider_network_type == network.provider_network_type,
+        Network.provider_physical_network.is_not_distinct_from(network.provider_physical_network),
+        Network.provider_segmentation_id.is_not_distinct_from(network.provider_segmentation_id),
     )
     with session.no_autoflush:
         if session.scalar(same.limit(1)) is not None:
@@ -158,15 +158,13 @@ def _refuse_used_segment(session: Session, network: models.Network) -> None:
             )
 
 
-def _check_mtu(network: models.Network, mtu: int | None) -> None:
+def _check_mtu(network: Network, mtu: int | None) -> None:
     if mtu is not None and mtu < IPV6_MINIMUM_MTU and any(s.ip_version == 6 for s in network.subnets):
         raise _invalid("mtu", f"{mtu} is less than {IPV6_MINIMUM_MTU}, which the network's IPv6 subnets need")
 
 
-def _refuse_with_foreign_ports(session: Session, network: models.Network) -> None:
-    foreign = sa.select(models.Port.id).where(
-        models.Port.network_id == network.id, models.Port.project_id.not_in([network.project_id, ""])
-    )
+def _refuse_with_foreign_ports(session: Session, network: Network) -> None:
+    foreign = sa.select(Port.id).where(Port.network_id == network.id, Port.project_id.not_in([network.project_id, ""]))
     if session.scalar(foreign.limit(1)) is not None:
         raise Conflict(
             f"Unable to reconfigure sharing settings for network {network.name}. Multiple tenants are using it.",
@@ -174,9 +172,9 @@ def _refuse_with_foreign_ports(session: Session, network: models.Network) -> Non
         )
 
 
-def _refuse_with_gateways(session: Session, network: models.Network) -> None:
-    used = sa.select(models.Router.id).where(models.Router.external_network_id == network.id)
-    floating = sa.select(models.FloatingIP.id).where(models.FloatingIP.floating_network_id == network.id)
+def _refuse_with_gateways(session: Session, network: Network) -> None:
+    used = sa.select(Router.id).where(Router.external_network_id == network.id)
+    floating = sa.select(FloatingIP.id).where(FloatingIP.floating_network_id == network.id)
     if session.scalar(used.limit(1)) is not None or session.scalar(floating.limit(1)) is not None:
         raise Conflict(
             f"External network {network.id} cannot be updated to be made non-external, since it has existing gateway "

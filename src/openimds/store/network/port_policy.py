@@ -7,14 +7,15 @@ from typing import Any
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
-from openimds.store import models
+from openimds.store.models.networks import Network
+from openimds.store.models.ports import Port
 from openimds.store.network.finding import require_admin
 
 OPERATORS_ONLY = ("binding:host_id", "binding:profile")
 NETWORK_OWNERS_ONLY = ("mac_address", "port_security_enabled", "allowed_address_pairs")
 
 
-def check_create(caller: Caller, network: models.Network, attributes: Mapping[str, Any]) -> None:
+def check_create(caller: Caller, network: Network, attributes: Mapping[str, Any]) -> None:
     """Raises Forbidden."""
     require_admin(caller, dict(attributes), *OPERATORS_ONLY)
     if caller.owns(network.project_id):
@@ -28,7 +29,7 @@ def check_create(caller: Caller, network: models.Network, attributes: Mapping[st
     _refuse_owners_attributes(network, attributes)
 
 
-def check_update(caller: Caller, network: models.Network, port: models.Port, attributes: Mapping[str, Any]) -> None:
+def check_update(caller: Caller, network: Network, port: Port, attributes: Mapping[str, Any]) -> None:
     """Raises Forbidden, or Conflict for what a port that a router holds must keep."""
     require_admin(caller, dict(attributes), *OPERATORS_ONLY)
     if not caller.owns(network.project_id):
@@ -51,7 +52,7 @@ def check_update(caller: Caller, network: models.Network, port: models.Port, att
             )
 
 
-def check_consistent(port: models.Port) -> None:
+def check_consistent(port: Port) -> None:
     """Raises BadRequest or Conflict when the port's settings contradict each other."""
     if port.port_security_enabled:
         return
@@ -69,7 +70,7 @@ def check_consistent(port: models.Port) -> None:
         )
 
 
-def _refuse_owners_attributes(network: models.Network, attributes: Mapping[str, Any]) -> None:
+def _refuse_owners_attributes(network: Network, attributes: Mapping[str, Any]) -> None:
     used = [name for name in NETWORK_OWNERS_ONLY if attributes.get(name)]
     if "port_security_enabled" in attributes:
         used = list(dict.fromkeys([*used, "port_security_enabled"]))
@@ -84,7 +85,7 @@ def _refuse_owners_attributes(network: models.Network, attributes: Mapping[str, 
         )
 
 
-def _differs(port: models.Port, name: str, value: Any) -> bool:
+def _differs(port: Port, name: str, value: Any) -> bool:
     """Clients send back what they read: an attribute that stays the same needs no right."""
     if name == "fixed_ips":
         had = {ip.ip_address for ip in port.fixed_ips}

@@ -24,7 +24,9 @@ from openimds.resources.network import (
     DEVICE_OWNER_ROUTER_GATEWAY,
     DEVICE_OWNER_ROUTER_INTERFACE,
 )
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP
 from openimds.store.network import allocation, port_policy, security_groups
 from openimds.store.network.finding import find, find_own, project_for
 
@@ -55,15 +57,15 @@ PLAIN_COLUMNS = {
 """Attribute → column, where the value is kept as it is given."""
 
 
-def create_port(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.Port:
+def create_port(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Port:
     """Make a port with its addresses, its MAC and, unless told otherwise, its project's default security group.
 
     Raises NotFound (network), BadRequest (fixed_ips, mac_address …), Conflict (address or MAC in use, pools exhausted),
     Forbidden (what only the network's owner or an administrator may set).
     """
-    network = find(session, caller, models.Network, attributes["network_id"])
+    network = find(session, caller, Network, attributes["network_id"])
     port_policy.check_create(caller, network, attributes)
-    port = models.Port(
+    port = Port(
         id=attributes.get("id") or str(uuid.uuid4()),
         network_id=network.id,
         project_id=_project(caller, network, attributes),
@@ -88,12 +90,10 @@ def create_port(session: Session, caller: Caller, attributes: Mapping[str, Any],
     return port
 
 
-def update_port(
-    session: Session, caller: Caller, port_id: str, attributes: Mapping[str, Any], now: datetime
-) -> models.Port:
+def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapping[str, Any], now: datetime) -> Port:
     """Change what is named; the rest stays. The same errors as `create_port`."""
-    port = find_own(session, caller, models.Port, port_id)
-    network = session.get_one(models.Network, port.network_id)
+    port = find_own(session, caller, Port, port_id)
+    network = session.get_one(Network, port.network_id)
     port_policy.check_update(caller, network, port, attributes)
     was = _plugging(port)
     _set_columns(port, attributes)
@@ -117,7 +117,7 @@ def update_port(
 
 def delete_port(session: Session, port_id: str, now: datetime) -> None:
     """Remove a port and free its addresses; floating IPs that lead to it stay, free. Gone already is success."""
-    port = session.get(models.Port, port_id)
+    port = session.get(Port, port_id)
     if port is None:
         return
     free_floating_ips(session, port.id, now)
@@ -127,7 +127,7 @@ def delete_port(session: Session, port_id: str, now: datetime) -> None:
 
 def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetime) -> None:
     """The same at a person's wish: not what belongs to a router or a floating IP. Raises NotFound, Conflict."""
-    port = find_own(session, caller, models.Port, port_id)
+    port = find_own(session, caller, Port, port_id)
     if port.device_owner in OWNED_BY_ROUTERS:
         raise Conflict(
             f"Port {port.id} cannot be deleted directly via the port API: it has device owner {port.device_owner}.",
@@ -136,26 +136,26 @@ def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetim
     delete_port(session, port.id, now)
 
 
-def bind_port(session: Session, port: models.Port, *, host: str, device_id: str, device_owner: str) -> None:
+def bind_port(session: Session, port: Port, *, host: str, device_id: str, device_owner: str) -> None:
     """Give the port to a device on a host; it turns ACTIVE when all of `provisioning` has reported."""
     port.host, port.device_id, port.device_owner = host, device_id, device_owner
     unplug(session, port)
 
 
-def unbind_port(session: Session, port: models.Port) -> None:
+def unbind_port(session: Session, port: Port) -> None:
     """Take the port from its device; it keeps its addresses."""
     bind_port(session, port, host="", device_id="", device_owner="")
 
 
-def ports_of_device(session: Session, device_id: str) -> Sequence[models.Port]:
+def ports_of_device(session: Session, device_id: str) -> Sequence[Port]:
     """All ports of a server or a router, oldest first."""
-    rows = sa.select(models.Port).where(models.Port.device_id == device_id)
-    return session.scalars(rows.order_by(models.Port.created_at, models.Port.id)).all()
+    rows = sa.select(Port).where(Port.device_id == device_id)
+    return session.scalars(rows.order_by(Port.created_at, Port.id)).all()
 
 
 def provisioned(session: Session, port_id: str, entity: str) -> None:
     """One part of the port (`dhcp`, `l2`) is in place; ACTIVE when none is missing. Said twice, it is as said once."""
-    port = session.get(models.Port, port_id)
+    port = session.get(Port, port_id)
     if port is None:
         return
     port.provisioning = [missing for missing in port.provisioning if missing != entity]
@@ -165,13 +165,13 @@ def provisioned(session: Session, port_id: str, entity: str) -> None:
 
 def unplugged(session: Session, port_id: str) -> None:
     """The port's device is gone from its host: DOWN until `l2` is reported again."""
-    port = session.get(models.Port, port_id)
+    port = session.get(Port, port_id)
     if port is not None:
         port.status = "DOWN"
         port.provisioning = [*(e for e in port.provisioning if e != "l2"), "l2"] if _is_plugged_somewhere(port) else []
 
 
-def unplug(session: Session, port: models.Port) -> None:
+def unplug(session: Session, port: Port) -> None:
     """All parts of the port are to report (again), before it is ACTIVE."""
     port.status = "DOWN"
     port.provisioning = _entities(session, port)
@@ -179,14 +179,14 @@ def unplug(session: Session, port: models.Port) -> None:
 
 def free_floating_ips(session: Session, port_id: str, now: datetime, gone: frozenset[str] | None = None) -> None:
     """Floating IPs that lead to the port (or to one of the addresses that it lost) lead nowhere any more."""
-    for floating in session.scalars(sa.select(models.FloatingIP).where(models.FloatingIP.port_id == port_id)):
+    for floating in session.scalars(sa.select(FloatingIP).where(FloatingIP.port_id == port_id)):
         if gone is None or floating.fixed_ip_address in gone:
             floating.port_id = floating.fixed_ip_address = floating.router_id = None
             floating.updated_at = now
     session.flush()
 
 
-def _project(caller: Caller, network: models.Network, attributes: Mapping[str, Any]) -> str:
+def _project(caller: Caller, network: Network, attributes: Mapping[str, Any]) -> str:
     """A port of openimds' own belongs to no project (`project_id` given as empty), a DHCP port to its network's."""
     if caller.is_admin and attributes.get("project_id") == "":
         return ""
@@ -211,13 +211,11 @@ def _mac_address(session: Session, network_id: str, wanted: str | None) -> str:
 
 
 def _mac_taken(session: Session, network_id: str, mac_address: str) -> bool:
-    taken = sa.select(models.Port.id).where(
-        models.Port.network_id == network_id, models.Port.mac_address == mac_address
-    )
+    taken = sa.select(Port.id).where(Port.network_id == network_id, Port.mac_address == mac_address)
     return session.scalar(taken) is not None
 
 
-def _set_columns(port: models.Port, attributes: Mapping[str, Any]) -> None:
+def _set_columns(port: Port, attributes: Mapping[str, Any]) -> None:
     for name, column in PLAIN_COLUMNS.items():
         value = attributes.get(name)
         if value is not None:
@@ -233,11 +231,11 @@ def _set_columns(port: models.Port, attributes: Mapping[str, Any]) -> None:
 
 
 def _set_security_groups(
-    session: Session, caller: Caller, port: models.Port, wanted: Sequence[str] | None, now: datetime
+    session: Session, caller: Caller, port: Port, wanted: Sequence[str] | None, now: datetime
 ) -> None:
     if wanted is not None:
         for group_id in wanted:
-            find(session, caller, models.SecurityGroup, group_id)
+            find(session, caller, SecurityGroup, group_id)
         port.security_group_ids = list(dict.fromkeys(wanted))
     elif port.port_security_enabled and not port.device_owner.startswith(NETWORK_OWNER_PREFIX) and port.project_id:
         port.security_group_ids = [security_groups.ensure_default(session, port.project_id, now).id]
@@ -257,7 +255,7 @@ def _merged_options(now: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[
 
 
 def _change_addresses(
-    session: Session, port: models.Port, network: models.Network, wanted: Sequence[dict[str, Any]] | None
+    session: Session, port: Port, network: Network, wanted: Sequence[dict[str, Any]] | None
 ) -> frozenset[str]:
     """Give the port these addresses instead; the ones that it lost."""
     before = {ip.ip_address for ip in port.fixed_ips}
@@ -268,15 +266,15 @@ def _change_addresses(
     return frozenset(before - {ip.ip_address for ip in port.fixed_ips})
 
 
-def _plugging(port: models.Port) -> tuple[str, str, str]:
+def _plugging(port: Port) -> tuple[str, str, str]:
     return port.host, port.device_id, port.device_owner
 
 
-def _is_plugged_somewhere(port: models.Port) -> bool:
+def _is_plugged_somewhere(port: Port) -> bool:
     return bool(port.host) or port.device_owner.startswith(NETWORK_OWNER_PREFIX)
 
 
-def _entities(session: Session, port: models.Port) -> list[str]:
+def _entities(session: Session, port: Port) -> list[str]:
     """Who has to report before the port is ACTIVE: whoever plugs it, and for an instance the DHCP server."""
     if port.device_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX) and port.host:
         return ["l2", "dhcp"] if _has_dhcp(session, port) else ["l2"]
@@ -285,7 +283,7 @@ def _entities(session: Session, port: models.Port) -> list[str]:
     return ["l2"] if port.host else []
 
 
-def _has_dhcp(session: Session, port: models.Port) -> bool:
+def _has_dhcp(session: Session, port: Port) -> bool:
     subnet_ids = [ip.subnet_id for ip in port.fixed_ips]
-    served = sa.select(models.Subnet.id).where(models.Subnet.id.in_(subnet_ids), models.Subnet.enable_dhcp)
+    served = sa.select(Subnet.id).where(Subnet.id.in_(subnet_ids), Subnet.enable_dhcp)
     return session.scalar(served.limit(1)) is not None

@@ -9,7 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import QuotaExceeded
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP, Router
 
 UNLIMITED = -1
 
@@ -28,12 +30,12 @@ LIMITS: Mapping[str, int] = {
 """Against a script that has gone wild, not to share out a cloud. 0: openimds has no such thing."""
 
 MODELS: Mapping[str, type[Any]] = {
-    "network": models.Network,
-    "subnet": models.Subnet,
-    "port": models.Port,
-    "router": models.Router,
-    "floatingip": models.FloatingIP,
-    "security_group": models.SecurityGroup,
+    "network": Network,
+    "subnet": Subnet,
+    "port": Port,
+    "router": Router,
+    "floatingip": FloatingIP,
+    "security_group": SecurityGroup,
 }
 
 

@@ -9,7 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network.rendering import (
     floating_ip_json,
     network_json,
@@ -20,10 +22,10 @@ from openimds.store.network.rendering import (
 )
 
 SIMPLE: Mapping[type[Any], Callable[..., dict[str, Any]]] = {
-    models.Network: network_json,
-    models.Subnet: subnet_json,
-    models.Port: port_json,
-    models.SecurityGroup: security_group_json,
+    Network: network_json,
+    Subnet: subnet_json,
+    Port: port_json,
+    SecurityGroup: security_group_json,
 }
 
 
@@ -32,9 +34,9 @@ def render(session: Session, rows: Sequence[Any], *, is_admin: bool) -> list[dic
     if not rows:
         return []
     kind = type(rows[0])
-    if kind is models.Router:
+    if kind is Router:
         return _routers(session, rows, is_admin=is_admin)
-    if kind is models.FloatingIP:
+    if kind is FloatingIP:
         return _floating_ips(session, rows, is_admin=is_admin)
     return [SIMPLE[kind](row, is_admin=is_admin) for row in rows]
 
@@ -47,21 +49,21 @@ def _among(column: Any, ids: Sequence[str]) -> sa.ColumnElement[bool]:
     return column.in_(ids) if len(ids) <= MANY else sa.true()
 
 
-def _routers(session: Session, rows: Sequence[models.Router], *, is_admin: bool) -> list[dict[str, Any]]:
+def _routers(session: Session, rows: Sequence[Router], *, is_admin: bool) -> list[dict[str, Any]]:
     gateways = session.scalars(
-        sa.select(models.Port)
+        sa.select(Port)
         .where(
-            models.Port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY,
-            _among(models.Port.device_id, [row.id for row in rows if row.external_network_id]),
+            Port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY,
+            _among(Port.device_id, [row.id for row in rows if row.external_network_id]),
         )
-        .options(selectinload(models.Port.fixed_ips))
+        .options(selectinload(Port.fixed_ips))
     )
     by_router = {port.device_id: port for port in gateways}
     return [router_json(row, by_router.get(row.id), is_admin=is_admin) for row in rows]
 
 
-def _floating_ips(session: Session, rows: Sequence[models.FloatingIP], *, is_admin: bool) -> list[dict[str, Any]]:
+def _floating_ips(session: Session, rows: Sequence[FloatingIP], *, is_admin: bool) -> list[dict[str, Any]]:
     wanted = [row.port_id for row in rows if row.port_id]
-    ports = session.scalars(sa.select(models.Port).where(_among(models.Port.id, wanted)))
+    ports = session.scalars(sa.select(Port).where(_among(Port.id, wanted)))
     by_id = {port.id: port for port in ports}
     return [floating_ip_json(row, by_id.get(row.port_id or ""), is_admin=is_admin) for row in rows]

@@ -6,7 +6,10 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from openimds.store import models
+from openimds.store.models.agents import Agent
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port, SecurityGroup
+from openimds.store.models.routers import FloatingIP, Router
 
 DEFAULT_ZONE = "nova"
 DEFAULT_DNS_DOMAIN = "openstacklocal."
@@ -18,7 +21,7 @@ def time_text(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def network_json(row: models.Network, *, is_admin: bool) -> dict[str, Any]:
+def network_json(row: Network, *, is_admin: bool) -> dict[str, Any]:
     """A network. `provider:*` is an operator's."""
     shown = {
         **_common(row),
@@ -43,7 +46,7 @@ def network_json(row: models.Network, *, is_admin: bool) -> dict[str, Any]:
     return shown
 
 
-def subnet_json(row: models.Subnet, *, is_admin: bool) -> dict[str, Any]:
+def subnet_json(row: Subnet, *, is_admin: bool) -> dict[str, Any]:
     """A subnet."""
     del is_admin
     return {
@@ -65,7 +68,7 @@ def subnet_json(row: models.Subnet, *, is_admin: bool) -> dict[str, Any]:
     }
 
 
-def port_json(row: models.Port, *, is_admin: bool) -> dict[str, Any]:
+def port_json(row: Port, *, is_admin: bool) -> dict[str, Any]:
     """A port. Where it is bound is an operator's to know."""
     shown = {
         **_common(row),
@@ -92,7 +95,7 @@ def port_json(row: models.Port, *, is_admin: bool) -> dict[str, Any]:
     return shown
 
 
-def router_json(row: models.Router, gateway: models.Port | None, *, is_admin: bool) -> dict[str, Any]:
+def router_json(row: Router, gateway: Port | None, *, is_admin: bool) -> dict[str, Any]:
     """A router, with the port that is its gateway."""
     del is_admin
     external = None
@@ -119,7 +122,7 @@ def router_json(row: models.Router, gateway: models.Port | None, *, is_admin: bo
     }
 
 
-def floating_ip_json(row: models.FloatingIP, port: models.Port | None, *, is_admin: bool) -> dict[str, Any]:
+def floating_ip_json(row: FloatingIP, port: Port | None, *, is_admin: bool) -> dict[str, Any]:
     """A floating IP, with the port it leads to."""
     del is_admin
     return {
@@ -138,7 +141,7 @@ def floating_ip_json(row: models.FloatingIP, port: models.Port | None, *, is_adm
     }
 
 
-def security_group_json(row: models.SecurityGroup, *, is_admin: bool) -> dict[str, Any]:
+def security_group_json(row: SecurityGroup, *, is_admin: bool) -> dict[str, Any]:
     """A security group. It has no rules: openimds does not enforce any, and says so when one is created."""
     del is_admin
     return {
@@ -149,7 +152,7 @@ def security_group_json(row: models.SecurityGroup, *, is_admin: bool) -> dict[st
     }
 
 
-def agent_json(row: models.Agent, *, alive: bool) -> dict[str, Any]:
+def agent_json(row: Agent, *, alive: bool) -> dict[str, Any]:
     """An agent. Times without the zone's letter, as Neutron's agents list has them."""
     return {
         "id": row.id,
@@ -184,7 +187,7 @@ def _common(row: Any, *, name: bool = True, revision: int | None = None) -> dict
     }
 
 
-def _dns_assignment(row: models.Port) -> list[dict[str, str]]:
+def _dns_assignment(row: Port) -> list[dict[str, str]]:
     return [_dns_record(row.dns_name, ip.ip_address) for ip in row.fixed_ips]
 
 
@@ -193,7 +196,7 @@ def _dns_record(dns_name: str, address: str) -> dict[str, str]:
     return {"ip_address": address, "hostname": hostname, "fqdn": f"{hostname}.{DEFAULT_DNS_DOMAIN}"}
 
 
-def _port_details(port: models.Port) -> dict[str, Any]:
+def _port_details(port: Port) -> dict[str, Any]:
     return {
         "name": port.name,
         "network_id": port.network_id,

@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port
+from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network import ports, routers
 from openimds.store.network.finding import find, find_own
 
@@ -23,7 +25,7 @@ def add(session: Session, caller: Caller, router_id: str, which: Mapping[str, An
 
     Raises NotFound, BadRequest, and Conflict when the subnet overlaps one that the router has.
     """
-    router = find_own(session, caller, models.Router, router_id)
+    router = find_own(session, caller, Router, router_id)
     if which.get("port_id") and which.get("subnet_id"):
         raise _bad("port_id", "Cannot specify both subnet-id and port-id")
     if which.get("port_id"):
@@ -39,11 +41,11 @@ def add(session: Session, caller: Caller, router_id: str, which: Mapping[str, An
 
 def remove(session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """The reverse of `add`. Raises NotFound; Conflict while a floating IP or an extra route needs the leg."""
-    router = find_own(session, caller, models.Router, router_id)
+    router = find_own(session, caller, Router, router_id)
     if not which.get("port_id") and not which.get("subnet_id"):
         raise _bad("subnet_id", "Either subnet_id or port_id must be specified")
     port = _leg(session, router, which)
-    subnets = [session.get_one(models.Subnet, ip.subnet_id) for ip in port.fixed_ips]
+    subnets = [session.get_one(Subnet, ip.subnet_id) for ip in port.fixed_ips]
     routers.refuse_gone_nexthops(router, [subnet.cidr for subnet in subnets])
     for subnet in subnets:
         _refuse_needed_by_floating_ip(session, router, subnet)
@@ -54,11 +56,9 @@ def remove(session: Session, caller: Caller, router_id: str, which: Mapping[str,
     return answer
 
 
-def _attach_subnet(
-    session: Session, caller: Caller, router: models.Router, subnet_id: str, now: datetime
-) -> models.Port:
-    subnet = find(session, caller, models.Subnet, subnet_id)
-    find_own(session, caller, models.Network, subnet.network_id)
+def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: str, now: datetime) -> Port:
+    subnet = find(session, caller, Subnet, subnet_id)
+    find_own(session, caller, Network, subnet.network_id)
     if not subnet.gateway_ip:
         raise _bad("subnet_id", f"Subnet for router interface must have a gateway IP: {subnet.id} has none")
     routers.refuse_overlap(router, subnet, routers.connected_subnets(session, router.id))
@@ -73,8 +73,8 @@ def _attach_subnet(
     return ports.create_port(session, SYSTEM, values, now)
 
 
-def _attach_port(session: Session, caller: Caller, router: models.Router, port_id: str) -> models.Port:
-    port = find_own(session, caller, models.Port, port_id)
+def _attach_port(session: Session, caller: Caller, router: Router, port_id: str) -> Port:
+    port = find_own(session, caller, Port, port_id)
     if port.device_id:
         raise Conflict(
             f"Unable to complete operation on port {port.id} for network {port.network_id}. Port already has an "
@@ -83,7 +83,7 @@ def _attach_port(session: Session, caller: Caller, router: models.Router, port_i
         )
     if not port.fixed_ips:
         raise _bad("port_id", f"Router port must have at least one fixed IP: port {port.id} has none")
-    subnets = [session.get_one(models.Subnet, ip.subnet_id) for ip in port.fixed_ips]
+    subnets = [session.get_one(Subnet, ip.subnet_id) for ip in port.fixed_ips]
     if sum(subnet.ip_version == 4 for subnet in subnets) > 1:
         raise _bad("port_id", f"Cannot have multiple IPv4 subnets on router port {port.id}")
     connected = routers.connected_subnets(session, router.id)
@@ -96,7 +96,7 @@ def _attach_port(session: Session, caller: Caller, router: models.Router, port_i
     return port
 
 
-def _leg(session: Session, router: models.Router, which: Mapping[str, Any]) -> models.Port:
+def _leg(session: Session, router: Router, which: Mapping[str, Any]) -> Port:
     for port in routers.interfaces(session, router.id):
         on = {ip.subnet_id for ip in port.fixed_ips}
         if which.get("port_id") in (None, port.id) and which.get("subnet_id", None) in {None, *on}:
@@ -111,8 +111,8 @@ def _leg(session: Session, router: models.Router, which: Mapping[str, Any]) -> m
     )
 
 
-def _refuse_needed_by_floating_ip(session: Session, router: models.Router, subnet: models.Subnet) -> None:
-    for floating in session.scalars(sa.select(models.FloatingIP).where(models.FloatingIP.router_id == router.id)):
+def _refuse_needed_by_floating_ip(session: Session, router: Router, subnet: Subnet) -> None:
+    for floating in session.scalars(sa.select(FloatingIP).where(FloatingIP.router_id == router.id)):
         if floating.fixed_ip_address and ip_address(floating.fixed_ip_address) in ip_network(subnet.cidr):
             raise Conflict(
                 f"Router interface for subnet {subnet.id} on router {router.id} cannot be deleted, as it is required "
@@ -121,7 +121,7 @@ def _refuse_needed_by_floating_ip(session: Session, router: models.Router, subne
             )
 
 
-def _described(router: models.Router, port: models.Port, subnet_id: str | None) -> dict[str, Any]:
+def _described(router: Router, port: Port, subnet_id: str | None) -> dict[str, Any]:
     subnet_ids = [ip.subnet_id for ip in port.fixed_ips]
     return {
         "id": router.id,

@@ -14,16 +14,18 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import Port
+from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network import ports
 from openimds.store.network.finding import find, find_own, project_for, require_admin
 
 COLUMNS = ("name", "description", "admin_state_up", "tags")
 
 
-def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.Router:
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Router:
     """Raises NotFound (external network), BadRequest, Conflict, Forbidden."""
-    router = models.Router(
+    router = Router(
         id=str(uuid.uuid4()), project_id=project_for(caller, dict(attributes)), created_at=now, updated_at=now
     )
     _set_columns(router, attributes)
@@ -36,11 +38,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     return router
 
 
-def update(
-    session: Session, caller: Caller, router_id: str, attributes: Mapping[str, Any], now: datetime
-) -> models.Router:
+def update(session: Session, caller: Caller, router_id: str, attributes: Mapping[str, Any], now: datetime) -> Router:
     """Raises NotFound, BadRequest, Forbidden; Conflict when floating IPs or routes need the gateway that would go."""
-    router = find_own(session, caller, models.Router, router_id)
+    router = find_own(session, caller, Router, router_id)
     _set_columns(router, attributes)
     if "external_gateway_info" in attributes:
         wanted = attributes["external_gateway_info"]
@@ -58,7 +58,7 @@ def update(
 
 def delete(session: Session, caller: Caller, router_id: str, now: datetime) -> None:
     """With its gateway. Raises NotFound; Conflict while subnets are attached or floating IPs pass through it."""
-    router = find_own(session, caller, models.Router, router_id)
+    router = find_own(session, caller, Router, router_id)
     if interfaces(session, router.id):
         raise Conflict(f"Router {router.id} still has ports", kind="RouterInUse")
     router.routes = []
@@ -67,22 +67,20 @@ def delete(session: Session, caller: Caller, router_id: str, now: datetime) -> N
     session.flush()
 
 
-def interfaces(session: Session, router_id: str) -> list[models.Port]:
+def interfaces(session: Session, router_id: str) -> list[Port]:
     """Its ports on internal networks."""
     return [p for p in ports.ports_of_device(session, router_id) if p.device_owner == DEVICE_OWNER_ROUTER_INTERFACE]
 
 
-def gateway_port(session: Session, router_id: str) -> models.Port | None:
+def gateway_port(session: Session, router_id: str) -> Port | None:
     """Its port on the external network."""
     legs = [p for p in ports.ports_of_device(session, router_id) if p.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]
     return legs[0] if legs else None
 
 
-def set_gateway(
-    session: Session, caller: Caller, router: models.Router, wanted: Mapping[str, Any], now: datetime
-) -> None:
+def set_gateway(session: Session, caller: Caller, router: Router, wanted: Mapping[str, Any], now: datetime) -> None:
     """`{"network_id": …, "enable_snat": true, "external_fixed_ips": [{"subnet_id": …, "ip_address": …}]}`"""
-    network = find(session, caller, models.Network, wanted["network_id"])
+    network = find(session, caller, Network, wanted["network_id"])
     if not network.external:
         raise BadRequest(
             "external_gateway_info",
@@ -105,12 +103,12 @@ def set_gateway(
     session.flush()
 
 
-def clear_gateway(session: Session, router: models.Router, now: datetime) -> None:
+def clear_gateway(session: Session, router: Router, now: datetime) -> None:
     """Take the router off the external network. Nothing to do is success."""
     port = gateway_port(session, router.id)
     if port is None:
         return
-    through = sa.select(models.FloatingIP.id).where(models.FloatingIP.router_id == router.id)
+    through = sa.select(FloatingIP.id).where(FloatingIP.router_id == router.id)
     if session.scalar(through.limit(1)) is not None:
         raise Conflict(
             f"Gateway cannot be updated for router {router.id}, since a gateway to external network {port.network_id} "
@@ -124,17 +122,17 @@ def clear_gateway(session: Session, router: models.Router, now: datetime) -> Non
     session.flush()
 
 
-def connected_subnets(session: Session, router_id: str) -> list[models.Subnet]:
+def connected_subnets(session: Session, router_id: str) -> list[Subnet]:
     """The subnets that the router has an address in, outside included."""
     ids = {ip.subnet_id for port in ports.ports_of_device(session, router_id) for ip in port.fixed_ips}
-    return list(session.scalars(sa.select(models.Subnet).where(models.Subnet.id.in_(ids))))
+    return list(session.scalars(sa.select(Subnet).where(Subnet.id.in_(ids))))
 
 
 def change_routes(
     session: Session, caller: Caller, router_id: str, changes: Mapping[str, Sequence[Mapping[str, str]]], now: datetime
-) -> models.Router:
+) -> Router:
     """`{"add": [route …], "remove": [route …]}`: add what is not there, remove what is."""
-    router = find_own(session, caller, models.Router, router_id)
+    router = find_own(session, caller, Router, router_id)
     removed = [dict(route) for route in changes.get("remove", ())]
     kept = [route for route in router.routes if route not in removed]
     added = [dict(route) for route in changes.get("add", ()) if dict(route) not in kept]
@@ -144,7 +142,7 @@ def change_routes(
     return router
 
 
-def refuse_gone_nexthops(router: models.Router, gone: Sequence[str]) -> None:
+def refuse_gone_nexthops(router: Router, gone: Sequence[str]) -> None:
     """`gone`: CIDRs that the router is about to leave. Raises Conflict when an extra route's next hop is in one."""
     for route in router.routes:
         for cidr in gone:
@@ -156,13 +154,13 @@ def refuse_gone_nexthops(router: models.Router, gone: Sequence[str]) -> None:
                 )
 
 
-def _set_columns(router: models.Router, attributes: Mapping[str, Any]) -> None:
+def _set_columns(router: Router, attributes: Mapping[str, Any]) -> None:
     for name in COLUMNS:
         if attributes.get(name) is not None:
             setattr(router, name, attributes[name])
 
 
-def _operators_settings(router: models.Router, wanted: Mapping[str, Any]) -> list[str]:
+def _operators_settings(router: Router, wanted: Mapping[str, Any]) -> list[str]:
     """What in the request is not so already and only an operator may choose."""
     names = []
     if wanted.get("external_fixed_ips"):
@@ -173,9 +171,7 @@ def _operators_settings(router: models.Router, wanted: Mapping[str, Any]) -> lis
     return names
 
 
-def _make_gateway(
-    session: Session, router: models.Router, network: models.Network, wanted: Mapping[str, Any], now: datetime
-) -> None:
+def _make_gateway(session: Session, router: Router, network: Network, wanted: Mapping[str, Any], now: datetime) -> None:
     if not network.subnets:
         raise BadRequest(
             "external_gateway_info",
@@ -195,13 +191,13 @@ def _make_gateway(
     ports.create_port(session, SYSTEM, values, now)
 
 
-def _refuse_overlap_outside(session: Session, router: models.Router, network: models.Network) -> None:
+def _refuse_overlap_outside(session: Session, router: Router, network: Network) -> None:
     inside = [s for s in connected_subnets(session, router.id) if s.network_id != network.id]
     for outer in network.subnets:
         refuse_overlap(router, outer, inside)
 
 
-def refuse_overlap(router: models.Router, subnet: models.Subnet, others: Sequence[models.Subnet]) -> None:
+def refuse_overlap(router: Router, subnet: Subnet, others: Sequence[Subnet]) -> None:
     """Raises Conflict when the router could not tell which of two subnets an address is in."""
     net = ip_network(subnet.cidr)
     for other in others:
@@ -213,7 +209,7 @@ def refuse_overlap(router: models.Router, subnet: models.Subnet, others: Sequenc
             )
 
 
-def _set_routes(session: Session, router: models.Router, routes: Sequence[Mapping[str, str]]) -> None:
+def _set_routes(session: Session, router: Router, routes: Sequence[Mapping[str, str]]) -> None:
     if not routes:
         router.routes = []
         return
@@ -228,8 +224,8 @@ def _set_routes(session: Session, router: models.Router, routes: Sequence[Mappin
     router.routes = [{"destination": route["destination"], "nexthop": route["nexthop"]} for route in routes]
 
 
-def _refuse_needed_by_routes(session: Session, router: models.Router, port: models.Port) -> None:
-    subnets = [session.get_one(models.Subnet, ip.subnet_id) for ip in port.fixed_ips]
+def _refuse_needed_by_routes(session: Session, router: Router, port: Port) -> None:
+    subnets = [session.get_one(Subnet, ip.subnet_id) for ip in port.fixed_ips]
     refuse_gone_nexthops(router, [subnet.cidr for subnet in subnets])
 
 

@@ -12,18 +12,16 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import Conflict
-from openimds.store import models
+from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.network.finding import find_own, project_for
 
 DEFAULT = "default"
 
 
-def ensure_default(session: Session, project_id: str, now: datetime) -> models.SecurityGroup:
+def ensure_default(session: Session, project_id: str, now: datetime) -> SecurityGroup:
     """The project's group `default`; made when it is not there yet, as Neutron does."""
     group = session.scalar(
-        sa.select(models.SecurityGroup)
-        .where(models.SecurityGroup.project_id == project_id, models.SecurityGroup.name == DEFAULT)
-        .limit(1)
+        sa.select(SecurityGroup).where(SecurityGroup.project_id == project_id, SecurityGroup.name == DEFAULT).limit(1)
     )
     if group is None:
         group = _new(project_id, {"name": DEFAULT, "description": "Default security group"}, now)
@@ -34,13 +32,11 @@ def ensure_default(session: Session, project_id: str, now: datetime) -> models.S
 
 def has_default(session: Session, project_id: str) -> bool:
     """Is the project's default group there?"""
-    known = sa.select(models.SecurityGroup.id).where(
-        models.SecurityGroup.project_id == project_id, models.SecurityGroup.name == DEFAULT
-    )
+    known = sa.select(SecurityGroup.id).where(SecurityGroup.project_id == project_id, SecurityGroup.name == DEFAULT)
     return session.scalar(known.limit(1)) is not None
 
 
-def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.SecurityGroup:
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> SecurityGroup:
     """Raises Conflict for a second `default`."""
     project_id = project_for(caller, dict(attributes))
     ensure_default(session, project_id, now)
@@ -54,9 +50,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 
 def update(
     session: Session, caller: Caller, group_id: str, attributes: Mapping[str, Any], now: datetime
-) -> models.SecurityGroup:
+) -> SecurityGroup:
     """Name and description. Raises NotFound; Conflict for the default group's name."""
-    group = find_own(session, caller, models.SecurityGroup, group_id)
+    group = find_own(session, caller, SecurityGroup, group_id)
     name = attributes.get("name", group.name)
     if group.name == DEFAULT and name != DEFAULT:
         raise Conflict("Updating default security group not allowed.", kind="SecurityGroupCannotUpdateDefault")
@@ -70,15 +66,13 @@ def update(
 def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> None:
     """Raises NotFound; Conflict for the default group and for one that a port has."""
     del now
-    group = find_own(session, caller, models.SecurityGroup, group_id)
+    group = find_own(session, caller, SecurityGroup, group_id)
     if group.name == DEFAULT and not caller.is_admin:
         raise Conflict(
             "Insufficient rights for removing default security group.", kind="SecurityGroupCannotRemoveDefault"
         )
     ports = session.execute(
-        sa.select(models.Port.id, models.Port.security_group_ids).where(
-            sa.cast(models.Port.security_group_ids, sa.Text).contains(group_id)
-        )
+        sa.select(Port.id, Port.security_group_ids).where(sa.cast(Port.security_group_ids, sa.Text).contains(group_id))
     )
     if any(group_id in row.security_group_ids for row in ports):
         raise Conflict(f"Security Group {group_id} in use.", kind="SecurityGroupInUse")
@@ -86,8 +80,8 @@ def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> No
     session.flush()
 
 
-def _new(project_id: str, attributes: Mapping[str, Any], now: datetime) -> models.SecurityGroup:
-    return models.SecurityGroup(
+def _new(project_id: str, attributes: Mapping[str, Any], now: datetime) -> SecurityGroup:
+    return SecurityGroup(
         id=str(uuid.uuid4()),
         project_id=project_id,
         name=attributes.get("name") or "",

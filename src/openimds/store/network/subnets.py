@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store import models
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.network import addresses, allocation
 from openimds.store.network.addresses import Net, Span
 from openimds.store.network.finding import find_own, project_for
@@ -25,15 +26,15 @@ LONGEST_DHCP_PREFIX = {4: 30, 6: 126}
 """Beyond it there is no room for a gateway, a DHCP server and a client."""
 
 
-def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> models.Subnet:
+def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Subnet:
     """Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, ipv6 modes), Conflict."""
-    network = find_own(session, caller, models.Network, attributes["network_id"])
+    network = find_own(session, caller, Network, attributes["network_id"])
     net = ip_network(attributes["cidr"])
     version = attributes.get("ip_version", net.version)
     _check_versions(attributes, net, version)
     _refuse_overlap(network, net)
     gateway = _gateway(attributes, net)
-    subnet = models.Subnet(
+    subnet = Subnet(
         id=str(uuid.uuid4()),
         network_id=network.id,
         project_id=project_for(caller, {"project_id": network.project_id, **attributes}),
@@ -64,11 +65,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     return subnet
 
 
-def update(
-    session: Session, caller: Caller, subnet_id: str, attributes: Mapping[str, Any], now: datetime
-) -> models.Subnet:
+def update(session: Session, caller: Caller, subnet_id: str, attributes: Mapping[str, Any], now: datetime) -> Subnet:
     """Raises NotFound, BadRequest, Conflict (the gateway's address is a router's and cannot change)."""
-    subnet = find_own(session, caller, models.Subnet, subnet_id)
+    subnet = find_own(session, caller, Subnet, subnet_id)
     net = ip_network(subnet.cidr)
     if "gateway_ip" in attributes and attributes["gateway_ip"] != subnet.gateway_ip:
         _change_gateway(session, subnet, net, attributes)
@@ -91,8 +90,8 @@ def update(
 
 def delete(session: Session, caller: Caller, subnet_id: str, now: datetime) -> None:
     """DHCP ports and automatic addresses let go of it. Raises NotFound; Conflict when another port has an address."""
-    subnet = find_own(session, caller, models.Subnet, subnet_id)
-    rows = session.scalars(sa.select(models.IPAllocation).where(models.IPAllocation.subnet_id == subnet.id)).all()
+    subnet = find_own(session, caller, Subnet, subnet_id)
+    rows = session.scalars(sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet.id)).all()
     if any(_holds(row, subnet) for row in rows):
         raise Conflict(
             f"Unable to complete operation on subnet {subnet.id}: One or more ports have an IP allocation from this "
@@ -102,14 +101,14 @@ def delete(session: Session, caller: Caller, subnet_id: str, now: datetime) -> N
     for row in rows:
         row.port.fixed_ips.remove(row)
     session.flush()
-    network = session.get_one(models.Network, subnet.network_id)
+    network = session.get_one(Network, subnet.network_id)
     network.updated_at = now
     network.subnets.remove(subnet)
     session.delete(subnet)
     session.flush()
 
 
-def _holds(row: models.IPAllocation, subnet: models.Subnet) -> bool:
+def _holds(row: IPAllocation, subnet: Subnet) -> bool:
     if row.port.device_owner == DEVICE_OWNER_DHCP:
         return False
     return not allocation.is_automatic(subnet) or row.port.device_owner in allocation.ROUTER_OWNERS
@@ -126,7 +125,7 @@ def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> No
         raise _invalid("cidr", f"{net} is not a range that hosts can have")
 
 
-def _refuse_overlap(network: models.Network, net: Net) -> None:
+def _refuse_overlap(network: Network, net: Net) -> None:
     other = addresses.first_overlap(net, [subnet.cidr for subnet in network.subnets])
     if other:
         raise _invalid(
@@ -151,7 +150,7 @@ def _checked_gateway(gateway: str, net: Net) -> str:
     return gateway
 
 
-def _change_gateway(session: Session, subnet: models.Subnet, net: Net, attributes: Mapping[str, Any]) -> None:
+def _change_gateway(session: Session, subnet: Subnet, net: Net, attributes: Mapping[str, Any]) -> None:
     holder = allocation.owner_of(session, subnet.id, subnet.gateway_ip) if subnet.gateway_ip else None
     if holder is not None and holder.device_owner == DEVICE_OWNER_ROUTER_INTERFACE:
         raise Conflict(
@@ -214,7 +213,7 @@ def _refuse_gateway_in_pools(gateway: str, spans: Sequence[Span]) -> None:
         )
 
 
-def _check_modes(subnet: models.Subnet, net: Net) -> None:
+def _check_modes(subnet: Subnet, net: Net) -> None:
     ra, address = subnet.ipv6_ra_mode, subnet.ipv6_address_mode
     if not ra and not address:
         return
@@ -229,14 +228,14 @@ def _check_modes(subnet: models.Subnet, net: Net) -> None:
                                "which requires the prefix to be /64")  # fmt: skip
 
 
-def _check_dhcp(subnet: models.Subnet, net: Net) -> None:
+def _check_dhcp(subnet: Subnet, net: Net) -> None:
     if subnet.enable_dhcp and net.prefixlen > LONGEST_DHCP_PREFIX[subnet.ip_version]:
         raise _invalid(
             "cidr", f"Subnet {net} has a prefix length that is incompatible with DHCP service enabled (enable_dhcp)"
         )
 
 
-def _check_contents(subnet: models.Subnet) -> None:
+def _check_contents(subnet: Subnet) -> None:
     for server in subnet.dns_nameservers:
         if ip_address(server).version != subnet.ip_version:
             raise _invalid("dns_nameservers", f"{server} is not an IPv{subnet.ip_version} address")
@@ -248,9 +247,9 @@ def _check_contents(subnet: models.Subnet) -> None:
             )
 
 
-def _address_present_ports(session: Session, subnet: models.Subnet) -> None:
+def _address_present_ports(session: Session, subnet: Subnet) -> None:
     """A new subnet with automatic addresses: the devices that are on the network already make themselves one."""
-    for port in session.scalars(sa.select(models.Port).where(models.Port.network_id == subnet.network_id)):
+    for port in session.scalars(sa.select(Port).where(Port.network_id == subnet.network_id)):
         if port.device_owner not in allocation.ROUTER_OWNERS:
             allocation.add_automatic(session, port, subnet)
 

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, OpenimdsError
-from openimds.store import models
 from openimds.store.engine import utc_now
+from openimds.store.models.ports import IPAllocation
 from openimds.store.network import ports
 from openimds.store.network.service import NetworkStore
 
@@ -286,7 +286,7 @@ def test_in_somebody_elses_transaction(cloud: Any) -> None:
             ports.delete_port(session, port.id, utc_now())
         ports.delete_port(session, "gone-already", utc_now())
     with cloud.store.read() as session:
-        assert session.scalar(sa.select(sa.func.count()).select_from(models.IPAllocation)) == 0
+        assert session.scalar(sa.select(sa.func.count()).select_from(IPAllocation)) == 0
 
 
 def test_quota(store: Any) -> None:

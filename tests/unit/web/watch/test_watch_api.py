@@ -15,20 +15,21 @@ import sqlalchemy as sa
 from tests.unit.web.network.conftest import URL
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.store import models
 from openimds.store.engine import Store, utc_now
+from openimds.store.models.networks import Network
+from openimds.store.models.servers import Server, ServerConsole
 from openimds.web.control.watch import Bell
 
 ROOT = "/openimds/v1"
 ALL = "network,subnet,port,router,floatingip,server"
 WRITE = """
 import sys, uuid
-from openimds.store import models
+from openimds.store.models.networks import Network
 from openimds.store.engine import Store, utc_now
 from openimds.web.control.watch import Bell
 store = Store(sys.argv[1])
 with store.write() as session:
-    session.add(models.Network(id=str(uuid.uuid4()), project_id="p", name="other", created_at=utc_now(), updated_at=utc_now()))
+    session.add(Network(id=str(uuid.uuid4()), project_id="p", name="other", created_at=utc_now(), updated_at=utc_now()))
 print("committed", flush=True)
 """
 
@@ -48,7 +49,7 @@ def tell(person: Any, method: str, path: str, body: Any = None, status: int = 20
 def add_server(store: Store, server_id: str = "11111111-1111-4111-8111-111111111111") -> str:
     with store.write() as session:
         session.add(
-            models.Server(
+            Server(
                 id=server_id,
                 project_id="p",
                 user_id="u",
@@ -155,7 +156,7 @@ class TestReports:
             answer = agent.http.request("PUT", path, content=text, headers=headers)
             assert answer.status_code == 204, answer.text
             with store.read() as session:
-                assert session.get_one(models.ServerConsole, server_id).output == kept
+                assert session.get_one(ServerConsole, server_id).output == kept
         answer = agent.http.request("PUT", path, content=b"x" * (256 * 1024 + 1), headers=headers)
         assert answer.status_code == 413
         assert store.revision() == before
@@ -257,8 +258,8 @@ class TestWaiting:
     @staticmethod
     def add_network(store: Store) -> None:
         with store.write() as session:
-            number = session.execute(sa.select(sa.func.count()).select_from(models.Network)).scalar_one()
-            session.add(models.Network(id=f"n{number}", project_id="p", created_at=utc_now(), updated_at=utc_now()))
+            number = session.execute(sa.select(sa.func.count()).select_from(Network)).scalar_one()
+            session.add(Network(id=f"n{number}", project_id="p", created_at=utc_now(), updated_at=utc_now()))
 
     @staticmethod
     def tell(app: Any, story: Any) -> None:

@@ -1,0 +1,9 @@
+"""The tables, SQLite and PostgreSQL alike.
+
+Whoever imports one of these modules has the tables of all of them: tables refer to each other by name, and
+`Base.metadata` must be whole when a database is made or migrated.
+"""
+
+from openimds.store.models import agents, base, compute, identity, images, networks, ports, revisions, routers, servers
+
+__all__ = ["agents", "base", "compute", "identity", "images", "networks", "ports", "revisions", "routers", "servers"]
