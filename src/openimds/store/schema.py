@@ -30,12 +30,19 @@ def upgrade(store: Store) -> None:
     _make_folder(store)
     with store.translated_errors(), store.engine.connect() as connection:
         if store.is_sqlite:
+            # Most steps make a table anew, and dropping the former one would delete what refers to it. Said before the
+            # transaction, in which it would be ignored, to a connection that nobody has afterwards.
+            connection.detach()
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
             # Two programs may start on a fresh folder at the same moment: one makes the tables, the other waits.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(8775)"))
-        _refuse_newer(MigrationContext.configure(connection).get_current_revision())
+        before = MigrationContext.configure(connection).get_current_revision()
+        _refuse_newer(before)
         command.upgrade(_config(connection), "head")
+        if store.is_sqlite and before != newest():
+            _refuse_dangling(connection)
         if connection.scalar(sa.select(RevisionCounter.id).where(RevisionCounter.id == 1)) is None:
             connection.execute(sa.insert(RevisionCounter).values(id=1, value=0, floor=0))
         connection.commit()
@@ -47,6 +54,14 @@ def _refuse_newer(step: str | None) -> None:
         raise StoreUnavailable(
             f"the tables are at {step}, which a newer openimds made; this one knows {max(known)} at most: install the newer "
             "one again, or put back the copy of the database that was made before the upgrade"
+        )
+
+
+def _refuse_dangling(connection: sa.Connection) -> None:
+    tables = sorted({row[0] for row in connection.exec_driver_sql("PRAGMA foreign_key_check")})
+    if tables:
+        raise StoreUnavailable(
+            f"the tables stay as they were: after the upgrade rows of {', '.join(tables)} would refer to what is not there"
         )
 
 

@@ -1,0 +1,86 @@
+"""A step of the version after this one, on a store in use: every row survives it, and who has the store open goes on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from openimds.resources.errors import StoreUnavailable
+from openimds.store import schema
+from openimds.store.bootstrap import bootstrap
+from openimds.store.engine import Store, utc_now
+from openimds.store.models import RoleAssignment, User
+
+HEAD = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "9999"
+down_revision = "{before}"
+
+
+def upgrade() -> None:
+"""
+ANEW = """
+    with op.batch_alter_table("users", recreate="always") as users:  # as SQLite takes most changes: a table made anew
+        users.add_column(sa.Column("nickname", sa.String(255)))
+"""
+LOSING = """
+    op.execute("DELETE FROM users")
+"""
+
+
+@pytest.fixture
+def take_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[Callable[[str], Store]]:
+    """What a program of the next version does at its start, when its step does this; the store as it has it open."""
+    opened = Store(str(store.url))
+
+    def take(body: str) -> Store:
+        further = tmp_path / "migrations"
+        shutil.copytree(schema.MIGRATIONS, further)
+        (further / "versions" / "9999_next.py").write_text(HEAD.format(before=schema.newest()) + body)
+        monkeypatch.setattr(schema, "MIGRATIONS", further)
+        schema.upgrade(opened)
+        return opened
+
+    yield take
+    opened.close()
+
+
+def names(store: Store) -> tuple[set[str], int]:
+    """The users', and how many roles they have."""
+    with store.read() as session:
+        assigned = session.execute(sa.select(sa.func.count()).select_from(RoleAssignment)).scalar_one()
+        return set(session.scalars(sa.select(User.name))), assigned
+
+
+def test_a_table_is_made_anew_and_what_refers_to_it_stays(
+    store: Store, tmp_path: Path, take_step: Callable[[str], Store]
+) -> None:
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    before = names(store)
+    assert before[1] > 0
+    upgraded = take_step(ANEW)
+    assert schema.current(upgraded) == "9999"
+    assert names(upgraded) == before
+    with upgraded.read() as session:
+        assert session.scalar(sa.text("SELECT count(nickname) FROM users")) == 0
+        assert session.scalar(sa.text("PRAGMA foreign_keys")) == 1
+    # Who of the version before has it open goes on.
+    with store.write() as session:
+        session.execute(sa.select(User).where(User.name == "admin")).scalar_one().description = "still written"
+    assert names(store) == before
+
+
+def test_a_step_that_would_leave_rows_behind_changes_nothing(
+    store: Store, tmp_path: Path, take_step: Callable[[str], Store]
+) -> None:
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    before, step = names(store), schema.newest()
+    with pytest.raises(StoreUnavailable, match=r"the tables stay as they were: .* role_assignments would refer"):
+        take_step(LOSING)
+    assert (names(store), schema.current(store)) == (before, step)
