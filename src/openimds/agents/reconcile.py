@@ -6,9 +6,7 @@ order: an event only says that it is worth looking.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -17,13 +15,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from openimds.agents.mirrored import Mirror, View
-
-RETRY_SECONDS = 1.0
-"""After a round in which something failed."""
-SLICE_THINGS = 8
-"""So many things of a full round are looked at before the next look at what is new."""
-PAUSE_PER_WORK = 9
+from openimds.agents.mirrored import View
 
 logger = structlog.get_logger(__name__)
 Wanted = TypeVar("Wanted")
@@ -106,7 +98,8 @@ class Rounds(Generic[Wanted]):
         self._seen: tuple[View, int] | None = None
         """The view that `_wanted` is of, and its revision."""
         self._wanted: Mapping[str, Wanted] = {}
-        self._made: dict[str, Wanted] = {}
+        self._tried: dict[str, Wanted | None] = {}
+        """By thing that may be there: the wanted value that it was looked at for last; None: it could not be removed."""
         self._failures: dict[str, str] = {}
         self.steps = 0
         """How many looks at a thing ended, but for those that failed once more: it grows while there is progress. Any
@@ -117,24 +110,37 @@ class Rounds(Generic[Wanted]):
         """How many are wanted, as the last look saw it."""
         return len(self._wanted)
 
+    @property
+    def failing(self) -> frozenset[str]:
+        """The ids of what failed when it was looked at last. `look` tries it again when its wanted value is new, when
+        others touched it, or when it is told to.
+        """
+        return frozenset(self._failures.keys() - {self._trade.kind})
+
     def pids(self) -> frozenset[int]:
         return frozenset(self._trade.pids())
 
     def everything(self, view: View) -> frozenset[str]:
         """The ids of all that is wanted, was made or is there. The settings may be new, so what is wanted is asked anew."""
         self._seen = None
-        known = {*self._made, *self._failures} - {self._trade.kind}
-        return frozenset({*self._wanted_in(view), *known, *self._trade.there()})
+        return frozenset({*self._wanted_in(view), *self._tried, *self._trade.there()})
 
     def round(self, view: View, *, everything: bool) -> RoundReport:
-        """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new."""
-        return self.look(view, self.everything(view) if everything else (), tidy=everything)
+        """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new,
+        and at those that failed.
+        """
+        return self.look(view, self.everything(view) if everything else self.failing, tidy=everything)
 
-    def look(self, view: View, also: Collection[str] = (), *, tidy: bool = False) -> RoundReport:
-        """At the things whose wanted value is new, at those that others may have touched, and then at `also`."""
+    def look(
+        self, view: View, also: Collection[str] = (), *, later: Collection[str] = (), tidy: bool = False
+    ) -> RoundReport:
+        """At the things whose wanted value is new, at those that others may have touched, and then at `also`. One of
+        `later` that was never looked at is not new.
+        """
         started = time.monotonic()
         wanted = self._wanted_in(view)
-        new = [key for key, value in wanted.items() if key not in self._made or self._made[key] is not value]
+        in_turn = {*later, *also}
+        new = [key for key, value in wanted.items() if self._is_new(key, value, in_turn)]
         changes: dict[str, tuple[str, ...]] = {}
         for key in dict.fromkeys([*new, *(key for key in (*self.notices.take(), *also) if key in wanted)]):
             changes[key] = self._make(key, wanted[key])
@@ -151,34 +157,46 @@ class Rounds(Generic[Wanted]):
         )
 
     def _wanted_in(self, view: View) -> Mapping[str, Wanted]:
-        """A view never changes; a value that is as it was made stays the same object, so that comparing it is quick."""
+        """A view never changes; a value that is as it was looked at stays the same object, so that comparing it is quick."""
         seen = self._seen
         if seen is None or seen[0] is not view or seen[1] != view.revision:
-            made, fresh = self._made, self._trade.wanted(view)
-            self._wanted = {key: made[key] if made.get(key) == value else value for key, value in fresh.items()}
+            fresh = self._trade.wanted(view)
+            self._wanted = {key: self._known(key, value) for key, value in fresh.items()}
             self._seen = (view, view.revision)
         return self._wanted
 
+    def _known(self, key: str, value: Wanted) -> Wanted:
+        tried = self._tried.get(key)
+        return tried if tried is not None and tried == value else value
+
+    def _is_new(self, key: str, value: Wanted, in_turn: Collection[str]) -> bool:
+        """But for what was never looked at and has its turn anyway."""
+        return self._tried.get(key) is not value and (key in self._tried or key not in in_turn)
+
     def _gone(self, wanted: Mapping[str, Wanted], also: Collection[str]) -> set[str]:
-        known = {*self._made, *self._failures} - {self._trade.kind}
+        known = {key for key, tried in self._tried.items() if tried is not None}
         return (known | set(also)) - set(wanted)
 
     def _make(self, key: str, value: Wanted) -> tuple[str, ...]:
-        self._made.pop(key, None)
-        had_failed = key in self._failures
         with self.notices.looking_at(key):
-            words = self._attempt(key, lambda: self._trade.make(key, value))
-        if key not in self._failures:
-            self._made[key] = value
-        if key not in self._failures or not had_failed:
-            self.steps += 1
+            words = self._step(key, lambda: self._trade.make(key, value))
+        self._tried[key] = value
         return words
 
     def _remove(self, key: str, view: View) -> tuple[str, ...]:
-        words = self._attempt(key, lambda: self._trade.remove(key, view))
-        if key not in self._failures:
-            self._made.pop(key, None)
+        words = self._step(key, lambda: self._trade.remove(key, view))
+        if key in self._failures:
+            self._tried[key] = None
+        else:
+            self._tried.pop(key, None)
             self.notices.forget(key)
+        return words
+
+    def _step(self, key: str, work: Callable[[], Iterable[str]]) -> tuple[str, ...]:
+        had_failed = key in self._failures
+        words = self._attempt(key, work)
+        if key not in self._failures or not had_failed:
+            self.steps += 1
         return words
 
     def _attempt(self, key: str, work: Callable[[], Iterable[str]]) -> tuple[str, ...]:
@@ -201,130 +219,3 @@ class Rounds(Generic[Wanted]):
                 "failed; will be tried again", error=sentence, exc_info=unforeseen, **{self._trade.kind: key}
             )
         self._failures[key] = sentence
-
-
-class Loop(Generic[Wanted]):
-    """Calls for a round at every change, and for another after a failure.
-
-    A full round begins every `interval_seconds`. It goes by slices, and what is new comes first in each, so that a host
-    with many things serves a new one at once; and it takes a tenth of the time at most.
-    """
-
-    def __init__(
-        self,
-        rounds: Rounds[Wanted],
-        mirror: Mirror,
-        interval_seconds: float,
-        watch: Callable[[Iterable[int]], None] = lambda _pids: None,
-    ) -> None:
-        """`watch` is told after every round which processes should be running."""
-        self._rounds = rounds
-        self._watch = watch
-        self._mirror = mirror
-        self._full = _FullRound(interval_seconds)
-        self._woken = threading.Event()
-        self._stopping = False
-        self.last_report: RoundReport | None = None
-        """Replaced whole: any thread may read it."""
-        self.last_change: RoundReport | None = None
-        """The newest round that changed something."""
-        self.first_round_done = threading.Event()
-        self.full_rounds = 0
-        """How many have ended."""
-        self.full_round_milliseconds: float | None = None
-        """How long the last of them took."""
-
-    @property
-    def steps(self) -> int:
-        """As `Rounds.steps`."""
-        return self._rounds.steps
-
-    @property
-    def things(self) -> int:
-        return self._rounds.things
-
-    def run(self) -> None:
-        """Until `stop`."""
-        self._mirror.subscribe(self._on_change)
-        while not self._stopping:
-            self._woken.clear()
-            self._woken.wait(self._round())
-
-    def look_at_news(self) -> None:
-        """At once: the notices have some."""
-        self._woken.set()
-
-    def look_at_everything(self) -> None:
-        """At once: the settings are new, or a notice was lost."""
-        self._full.is_due = True
-        self._woken.set()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._woken.set()
-
-    def _round(self) -> float:
-        """Seconds to the next one. An empty view that only means "not heard yet" takes nothing away."""
-        view = self._mirror.view()
-        if view.revision < 0:
-            return RETRY_SECONDS
-        if self._full.should_begin():
-            self._full.begin(self._rounds.everything(view))
-        report = self._rounds.look(view, self._full.next_slice(), tidy=self._full.at_end)
-        self.last_report = report
-        if report.changes:
-            self.last_change = report
-        if report.changes or self._full.at_end:
-            self._watch(self._rounds.pids())
-        if self._full.at_end:
-            self.full_round_milliseconds = round(self._full.finish() * 1000, 1)
-            self.full_rounds += 1
-            self.first_round_done.set()
-        pause = self._full.seconds_to_next()
-        news = self._rounds.notices.seconds_to_next
-        pause = pause if news is None else min(pause, news)
-        return min(pause, RETRY_SECONDS) if report.failures else pause
-
-    def _on_change(self, _view: object) -> None:
-        self._woken.set()
-
-
-class _FullRound:
-    """How far a full round has come, and when the next one begins."""
-
-    def __init__(self, interval_seconds: float) -> None:
-        self.is_due = True
-        self._interval_seconds = interval_seconds
-        self._left: deque[str] | None = None
-        """None: no full round is under way."""
-        self._began = 0.0
-        self._next = 0.0
-
-    @property
-    def at_end(self) -> bool:
-        return self._left is not None and not self._left
-
-    def should_begin(self) -> bool:
-        return self.is_due or (self._left is None and time.monotonic() >= self._next)
-
-    def begin(self, keys: Iterable[str]) -> None:
-        self.is_due = False
-        self._left = deque(sorted(keys))
-        self._began = time.monotonic()
-
-    def next_slice(self) -> list[str]:
-        left = self._left or deque()
-        return [left.popleft() for _ in range(min(SLICE_THINGS, len(left)))]
-
-    def finish(self) -> float:
-        """The seconds that it took."""
-        self._left = None
-        ended = time.monotonic()
-        took = ended - self._began
-        self._next = ended + max(self._interval_seconds, took * PAUSE_PER_WORK)
-        return took
-
-    def seconds_to_next(self) -> float:
-        if self._left is not None:
-            return 0.0
-        return max(0.0, self._next - time.monotonic())

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import structlog
 
-from openimds.agents.reconcile import Loop, RoundReport, Rounds, Trade
+from openimds.agents.loop import Loop
+from openimds.agents.reconcile import RoundReport, Rounds, Trade
 from openimds.client.control import ControlClient
 from openimds.client.mirror import Mirror
 from openimds.config import AgentConfig

@@ -4,11 +4,13 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import pytest
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.fakes import FakeMirror, FakeView
+from openimds.agents.loop import SLICE_THINGS, Loop
 from openimds.agents.mirrored import View
-from openimds.agents.reconcile import SLICE_THINGS, Loop, Rounds
+from openimds.agents.reconcile import Rounds
 
 
 @dataclass
@@ -141,6 +143,67 @@ def test_new_things_do_not_wait_for_the_end_of_a_full_round() -> None:
         pass
     assert pots.done[-1] == "tidy"
     assert {f"make {name}" for name in pots.sizes} <= set(pots.done)
+
+
+def test_first_round_looks_at_each_thing_once_and_ends_though_all_of_them_fail() -> None:
+    names = [f"p{number:02}" for number in range(3 * SLICE_THINGS)]
+    pots = Pots(sizes=dict.fromkeys(names, 1), shelf={"old": 1}, cracked={*names, "old"})
+    loop = Loop(Rounds(pots), FakeMirror(FakeView()), interval_seconds=60)
+    while not loop.first_round_done.is_set():
+        before = loop.steps
+        loop._round()
+        assert loop.steps > before or loop.first_round_done.is_set()
+    assert sorted(pots.done) == sorted(["remove old", "tidy", *(f"make {name}" for name in names)])
+    assert loop.full_rounds == 1
+    assert loop.last_report is not None
+    assert set(loop.last_report.failures) == {*names, "old"}
+
+
+def test_what_failed_is_tried_again_one_at_a_time_and_what_is_new_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("openimds.agents.loop.RETRY_SECONDS", 0.0)
+    pots = Pots(sizes={"a": 1, "b": 1}, cracked={"a", "b"})
+    view = FakeView()
+    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop._round()
+    pots.done.clear()
+    assert loop._round() == 0
+    pots.sizes["new"] = 1
+    view.revision += 1
+    pots.cracked.clear()
+    loop._round()
+    assert pots.done == ["make a", "make new", "make b"]
+    assert loop.last_report is not None
+    assert set(loop.last_report.failures) == {"a"}
+    while loop._round() == 0:
+        pass
+    assert loop.last_report.failures == {}
+    assert loop.full_rounds == 1
+
+
+def test_full_round_that_is_called_for_again_and_again_comes_to_everything() -> None:
+    pots = Pots(sizes={f"p{number:02}": 1 for number in range(3 * SLICE_THINGS)})
+    loop = Loop(Rounds(pots), FakeMirror(FakeView()), interval_seconds=60)
+    for _ in range(3):
+        loop.look_at_everything()
+        loop._round()
+    assert pots.shelf == pots.sizes
+
+
+def test_thing_that_was_removed_and_is_wanted_again_does_not_wait_for_the_next_full_round() -> None:
+    pots = Pots(sizes={f"p{number:02}": 1 for number in range(3 * SLICE_THINGS)})
+    view = FakeView()
+    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop._round()
+    del pots.sizes["p00"]
+    view.revision += 1
+    loop._round()
+    assert "p00" not in pots.shelf
+    pots.sizes["p00"] = 1
+    view.revision += 1
+    loop._round()
+    assert "p00" in pots.shelf
 
 
 def test_steps_grow_with_what_is_done_and_not_with_what_fails_again() -> None:
