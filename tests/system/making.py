@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity.v3 import Password
 from keystoneauth1.session import Session
 from tests.system.cloud import Cloud
+from tests.waiting import HANG_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Maker:
     """Of one cloud, as its administrator."""
 
     cloud: Cloud
+    auth_url: str | None = None
+    """Of another control API on the same store; None: the cloud's own."""
 
     def network(self, name: str, cidr: str) -> Network:
         """A network with one subnet and DHCP."""
@@ -55,27 +59,46 @@ class Maker:
     def unset_property(self, server_id: str, name: str) -> None:
         self.delete("compute", f"/servers/{server_id}/metadata/{name}")
 
+    def give(self, port_id: str, subnet_id: str, addresses: Iterable[str]) -> None:
+        """The port has these addresses, and no others."""
+        fixed = [{"subnet_id": subnet_id, "ip_address": address} for address in addresses]
+        self.put("network", f"/v2.0/ports/{port_id}", {"port": {"fixed_ips": fixed}})
+
+    def revision(self) -> int:
+        """The newest, whatever it is of."""
+        return int(self.asked("instance-metadata", "/snapshot?kinds=network")["revision"])
+
+    def revision_of_ports(self, after: int) -> int:
+        """Of the last change of a port that is known; `after` when there was none."""
+        changes = self.asked("instance-metadata", f"/changes?after={after}&kinds=port&timeout=0")["changes"]
+        return max((int(change["revision"]) for change in changes), default=after)
+
     def made(self, service: str, path: str, **body: Any) -> Any:
         """POST; what the answer has under the same name."""
         (name,) = body
-        return self._done(self._services[service].post(path, json=body)).json()[name]
+        return self.call(service, "POST", path, body)[name]
 
     def put(self, service: str, path: str, body: dict[str, Any]) -> Any:
-        return self._done(self._services[service].put(path, json=body)).json()
+        return self.call(service, "PUT", path, body)
 
     def delete(self, service: str, path: str) -> None:
-        self._done(self._services[service].delete(path))
+        self.call(service, "DELETE", path)
 
     def asked(self, service: str, path: str) -> Any:
-        return self._done(self._services[service].get(path)).json()
+        return self.call(service, "GET", path)
+
+    def call(
+        self, service: str, method: str, path: str, body: object = None, *, microversion: str | None = None
+    ) -> Any:
+        """The answer's JSON; None when it has none. One of 400 or above is an AssertionError. `microversion`: compute's."""
+        headers = {"OpenStack-API-Version": f"compute {microversion}"} if microversion else {}
+        adapter = Adapter(self._session, service_type=service, raise_exc=False)
+        answer = adapter.request(path, method, headers=headers, **({} if body is None else {"json": body}))
+        assert answer.ok, f"{method} {answer.request.url}: {answer.status_code}: {answer.text}"
+        return answer.json() if answer.content else None
 
     @cached_property
-    def _services(self) -> dict[str, Adapter]:
+    def _session(self) -> Session:
         clouds = yaml.safe_load((self.cloud.state_dir / "etc" / "clouds.yaml").read_text())["clouds"]
-        session = Session(auth=Password(**clouds["openimds"]["auth"]))
-        return {kind: Adapter(session, service_type=kind, raise_exc=False) for kind in ("compute", "network", "image")}
-
-    @staticmethod
-    def _done(answer: Any) -> Any:
-        assert answer.ok, f"{answer.request.method} {answer.request.url}: {answer.status_code}: {answer.text}"
-        return answer
+        auth = clouds["openimds"]["auth"] | ({"auth_url": self.auth_url} if self.auth_url else {})
+        return Session(auth=Password(**auth), timeout=HANG_SECONDS)

@@ -1,22 +1,16 @@
-"""Guests that ask from inside their instances' namespaces, and the control API's REST, for tests that move addresses."""
+"""Guests that ask from inside their instances' namespaces, for tests that move addresses."""
 
 from __future__ import annotations
 
 import http.client
-import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import cycle
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from keystoneauth1.adapter import Adapter
-
-from openimds.client.session import connect
 from openimds.linux import netlink, netns
-from openimds.resources.auth import AuthOptions
 from openimds.wiring.state import Route
 
 METADATA = "169.254.169.254"
@@ -143,52 +137,3 @@ def _told(connection: http.client.HTTPConnection, path: str, keeping: str) -> To
     connection.request("GET", path, headers={"Connection": keeping})
     answer = connection.getresponse()
     return Told(answer.status, answer.read(), answer.getheader("Retry-After"))
-
-
-class Rest:
-    """The control API as its administrator asks it; `auth_url` may be another process' on the same store."""
-
-    def __init__(self, clouds_yaml: Path, auth_url: str | None = None) -> None:
-        text = clouds_yaml.read_text()
-        self.auth_url = auth_url or _value(text, "auth_url")
-        self._session = connect(
-            AuthOptions(
-                auth_url=self.auth_url,
-                username=_value(text, "username"),
-                password=_value(text, "password"),
-                project_name=_value(text, "project_name"),
-            )
-        )
-
-    def call(self, service: str, method: str, path: str, body: object = None, *, version: str | None = None) -> Any:
-        """The answer's JSON; None when it has none. An answer of 400 or above is an exception."""
-        adapter = Adapter(self._session, service_type=service)
-        headers = {"OpenStack-API-Version": f"compute {version}"} if version else {}
-        answer = adapter.request(path, method, headers=headers, **({} if body is None else {"json": body}))
-        return answer.json() if answer.content else None
-
-    def network(self, method: str, path: str, body: object = None) -> Any:
-        return self.call("network", method, f"/v2.0{path}", body)
-
-    def give(self, port_id: str, subnet_id: str, addresses: tuple[str, ...]) -> None:
-        """The port has these addresses, and no others."""
-        fixed = [{"subnet_id": subnet_id, "ip_address": address} for address in addresses]
-        self.network("PUT", f"/ports/{port_id}", {"port": {"fixed_ips": fixed}})
-
-    def revision_of_ports(self, after: int) -> int:
-        """Of the last change of a port that is known; `after` when there was none."""
-        path = f"/changes?after={after}&kinds=port&timeout=0"
-        changes = self.call("instance-metadata", "GET", path)["changes"]
-        return max((int(change["revision"]) for change in changes), default=after)
-
-    def revision(self) -> int:
-        return int(self.call("instance-metadata", "GET", "/snapshot?kinds=network")["revision"])
-
-    def close(self) -> None:
-        self._session.session.close()
-
-
-def _value(text: str, name: str) -> str:
-    found = re.search(rf"(?m)^\s+{name}: \"?([^\"\n]+)\"?$", text)
-    assert found is not None, f"clouds.yaml has no {name}"
-    return found.group(1)

@@ -20,7 +20,8 @@ from functools import partial
 from typing import Any
 
 from tests.system.cloud import Cloud
-from tests.system.moving import Guest, Rest, Told
+from tests.system.making import Maker, Network
+from tests.system.moving import Guest, Told
 from tests.waiting import HANG_SECONDS, until
 
 SUBNET = "10.77.0.0/24"
@@ -35,7 +36,7 @@ class Stage:
     cloud: Cloud
     metadata_proxy: str
     metrics_port: int
-    rest: Rest
+    maker: Maker
     guests: list[Guest]
     network_id: str
     subnet_id: str
@@ -73,7 +74,7 @@ class Stage:
     def _are_served(self, *, keeps: bool) -> bool:
         return {told.status for told in self.ask(DOCUMENTS[0], keeps=keeps, from_all=True)} == {200}
 
-    def rotate(self, rest: Rest | None = None) -> None:
+    def rotate(self, maker: Maker | None = None) -> None:
         """At the control API every guest's addresses are the next one's; then the guests themselves change.
 
         Between the two a guest still sends from an address that is another's at the control API. Where the address alone
@@ -84,19 +85,19 @@ class Stage:
             [guest.home, *(guest.addresses[:2] if self.metadata_proxy == "direct" else ())] for guest in self.guests
         ]
         with self._polled(sources):
-            self._give(rest or self.rest, [addresses[-1], *addresses[:-1]])
+            self._give(maker or self.maker, [addresses[-1], *addresses[:-1]])
         self.settle([addresses[-1], *addresses[:-1]])
         self.moves += sum(len(guest.addresses) for guest in self.guests)
 
-    def _give(self, rest: Rest, addresses: list[tuple[str, ...]]) -> None:
+    def _give(self, maker: Maker, addresses: list[tuple[str, ...]]) -> None:
         first = self.guests[0]
-        self.give(first, (), rest)  # an address belongs to one port at a time
+        self.give(first, (), maker)  # an address belongs to one port at a time
         for guest, new in list(zip(self.guests, addresses, strict=True))[1:]:
-            self.give(guest, new, rest)
-        self.give(first, addresses[0], rest)
+            self.give(guest, new, maker)
+        self.give(first, addresses[0], maker)
 
-    def give(self, guest: Guest, addresses: tuple[str, ...], rest: Rest | None = None) -> None:
-        (rest or self.rest).give(guest.port_id, self.subnet_id, (guest.home, *addresses))
+    def give(self, guest: Guest, addresses: tuple[str, ...], maker: Maker | None = None) -> None:
+        (maker or self.maker).give(guest.port_id, self.subnet_id, (guest.home, *addresses))
 
     @contextmanager
     def _polled(self, sources: list[list[str]]) -> Iterator[None]:
@@ -120,7 +121,7 @@ class Stage:
 
     def until_heard(self) -> None:
         """The agent has heard of all that was changed of ports by now."""
-        self.heard = self.rest.revision_of_ports(self.heard)
+        self.heard = self.maker.revision_of_ports(self.heard)
         until(lambda: self.figure("knowledge_revision") >= self.heard, "the agent hears of the ports")
 
     def until_seen(self, guest: Guest, document: str, new: str) -> None:
@@ -137,16 +138,16 @@ class Stage:
 
 
 def build(cloud: Cloud, metadata_proxy: str, metrics_port: int) -> Stage:
-    rest = Rest(cloud.state_dir / "etc" / "clouds.yaml")
-    network = {"name": "n", "port_security_enabled": False}
-    network_id = rest.network("POST", "/networks", {"network": network})["network"]["id"]
-    subnet = {"network_id": network_id, "cidr": SUBNET, "ip_version": 4}
-    subnet_id = rest.network("POST", "/subnets", {"subnet": subnet})["subnet"]["id"]
-    guests = [_boot(cloud, rest, network_id, number) for number in range(GUESTS)]
+    maker = Maker(cloud)
+    network_id = maker.made("network", "/v2.0/networks", network={"name": "n", "port_security_enabled": False})["id"]
+    network = Network(network_id, maker.subnet(network_id, ip_version=4, cidr=SUBNET))
+    guests = [_boot(maker, network, number) for number in range(GUESTS)]
     for guest in guests:
         cloud.wait_booted(guest.server_id, guest.canary)
         guest.settle(SUBNET)
-    stage = Stage(cloud, metadata_proxy, metrics_port, rest, guests, network_id, subnet_id, heard=rest.revision())
+    stage = Stage(
+        cloud, metadata_proxy, metrics_port, maker, guests, network.id, network.subnet_id, heard=maker.revision()
+    )
     addresses = addresses_from(101)
     for guest, address in zip(guests, addresses, strict=True):
         stage.give(guest, address)
@@ -156,21 +157,13 @@ def build(cloud: Cloud, metadata_proxy: str, metrics_port: int) -> Stage:
     return stage
 
 
-def _boot(cloud: Cloud, rest: Rest, network_id: str, number: int) -> Guest:
+def _boot(maker: Maker, network: Network, number: int) -> Guest:
     canary = f"canary-{number}-{secrets.token_hex(6)}"
-    port = {"network_id": network_id}
-    port_id = rest.network("POST", "/ports", {"port": port})["port"]["id"]
-    image = rest.call("image", "GET", "/v2/images")["images"][0]["id"]
-    flavor = rest.call("compute", "GET", "/flavors")["flavors"][0]["id"]
-    server = {
-        "name": canary,
-        "imageRef": image,
-        "flavorRef": flavor,
-        "networks": [{"port": port_id}],
-        "user_data": base64.b64encode(canary.encode()).decode(),
-    }
-    server_id = rest.call("compute", "POST", "/servers", {"server": server}, version="2.37")["server"]["id"]
-    return Guest(f"{cloud.prefix}qvm-{server_id}", port_id, canary, server_id=server_id, home=f"10.77.0.{201 + number}")
+    port_id = maker.made("network", "/v2.0/ports", port={"network_id": network.id})["id"]
+    user_data = base64.b64encode(canary.encode()).decode()
+    server_id = maker.server(canary, network, networks=[{"port": port_id}], user_data=user_data)
+    namespace = f"{maker.cloud.prefix}qvm-{server_id}"
+    return Guest(namespace, port_id, canary, server_id=server_id, home=f"10.77.0.{201 + number}")
 
 
 def addresses_from(first: int) -> list[tuple[str, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +13,14 @@ import pytest
 from tests.pids import pid_in
 from tests.system.cloud import Cloud
 from tests.system.making import Maker
+from tests.system.option_files import set_option
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.config.programs import PROGRAMS
 
 URL = "http://169.254.169.254/latest/meta-data/hostname"
+ENDINGS = {"direct": "json", "haproxy": "conf"}
+"""Of the files of either kind."""
 WAYS = list(product((True, False), repeat=2))
 """enable_isolated_metadata, force_metadata."""
 
@@ -72,8 +74,8 @@ def pair(cloud: Cloud) -> Pair:
 
 def set_ways(cloud: Cloud, *, isolated: bool, force: bool) -> None:
     file = cloud.state_dir / "etc" / "dhcp_agent.ini"
-    text = re.sub(r"(?m)^force_metadata = .*$", f"force_metadata = {force}", file.read_text())
-    file.write_text(re.sub(r"(?m)^enable_isolated_metadata = .*$", f"enable_isolated_metadata = {isolated}", text))
+    set_option(file, "force_metadata", str(force))
+    set_option(file, "enable_isolated_metadata", str(isolated))
     cloud.reread("dhcp-agent")
 
 
@@ -81,7 +83,7 @@ def set_ways(cloud: Cloud, *, isolated: bool, force: bool) -> None:
 def test_the_ways_are_chosen_while_it_runs(pair: Pair, metadata_proxy: str, isolated: bool, force: bool) -> None:
     before = pair.others()
     set_ways(pair.cloud, isolated=isolated, force=force)
-    ending = {"direct": "json", "haproxy": "conf"}[metadata_proxy]
+    ending = ENDINGS[metadata_proxy]
     expected = pair.listeners(isolated=isolated, force=force)
     until(lambda: pair.cloud.proxy_files(ending) == expected, f"listeners for {expected}")
     is_served = isolated or force
@@ -96,11 +98,11 @@ def test_from_one_kind_to_the_other_and_back(pair: Pair) -> None:
     cloud = pair.cloud
     set_ways(cloud, isolated=True, force=False)
     until(lambda: pair.hostname(pair.lonely, 9) == "lonely.novalocal", "served without a router")
-    for kind, ending in (("haproxy", "conf"), ("direct", "json"), ("haproxy", "conf")):
+    for kind in ("haproxy", "direct", "haproxy"):
         before = pair.others()
         cloud.choose_metadata_proxy(kind)
         expected = pair.listeners(isolated=True, force=False)
-        until(lambda ending=ending, of=expected: cloud.proxy_files(ending) == of, f"{kind} everywhere")  # type: ignore[misc]
+        until(lambda ending=ENDINGS[kind], of=expected: cloud.proxy_files(ending) == of, f"{kind} everywhere")  # type: ignore[misc]
         assert pair.hostname(pair.lonely) == "lonely.novalocal"
         assert pair.hostname(pair.routed) == "routed.novalocal"
         assert pair.others() == before
@@ -111,3 +113,30 @@ def test_who_connects_while_the_agent_is_dead_waits_for_the_next(pair: Pair) -> 
     os.kill(pair.cloud.part("metadata-agent")["pid"], signal.SIGKILL)
     assert pair.hostname(pair.lonely) == "lonely.novalocal"
     assert pair.hostname(pair.routed) == "routed.novalocal"
+
+
+@pytest.mark.parametrize(("of_networks", "of_routers"), [("haproxy", "direct"), ("direct", "haproxy")])
+def test_one_kind_in_networks_namespaces_and_the_other_in_routers(
+    pair: Pair, of_networks: str, of_routers: str
+) -> None:
+    """The last ones: what they write into the agents' own files outweighs what the others write for both."""
+    cloud = pair.cloud
+    set_ways(cloud, isolated=True, force=False)
+    etc = cloud.state_dir / "etc"
+    set_option(etc / "dhcp_agent.ini", "metadata_proxy", of_networks)
+    set_option(etc / "l3_agent.ini", "metadata_proxy", of_routers)
+    cloud.reread("dhcp-agent", "l3-agent")
+    expected = {of_networks: [pair.lonely_network], of_routers: [pair.router]}
+    until(
+        lambda: {kind: cloud.proxy_files(ending) for kind, ending in ENDINGS.items()} == expected,
+        f"{of_networks} for networks, {of_routers} for routers",
+    )
+    until(lambda: pair.hostname(pair.lonely, 9) == "lonely.novalocal", "served without a router")
+    assert pair.hostname(pair.routed) == "routed.novalocal"
+    program = {"direct": "openimds", "haproxy": "haproxy"}
+    for kind, namespace, port in (
+        (of_networks, f"qdhcp-{pair.lonely_network}", 80),
+        (of_routers, f"qrouter-{pair.router}", 9697),
+    ):
+        users = cloud.inside(namespace, "ss", "-Hlntp", f"sport = :{port}")
+        assert [name for name in program.values() if name in users] == [program[kind]]

@@ -19,7 +19,7 @@ import pytest
 from tests.ports import free_ports
 from tests.system.cloud import BIN, METADATA_PROXIES, Cloud
 from tests.system.conftest import unstarted_cloud
-from tests.system.moving import Rest
+from tests.system.making import Maker
 from tests.system.moving_stage import DOCUMENTS, SUBNET, Stage, addresses_from, build
 from tests.waiting import HANG_SECONDS, until
 
@@ -51,8 +51,6 @@ def stage(request: pytest.FixtureRequest, only_root: None) -> Iterator[Stage]:
     finally:
         for guest in stage.guests if stage is not None else ():
             guest.close()
-        if stage is not None:
-            stage.rest.close()
         cloud.remove()
 
 
@@ -74,10 +72,10 @@ def test_what_is_set_anew_is_not_seen_old_again(stage: Stage) -> None:
     guest = stage.guests[0]
     server = f"/servers/{guest.server_id}"
     for number in range(CHANGES):
-        stage.rest.call("compute", "POST", f"{server}/metadata", {"metadata": {"number": f"number-{number}"}})
+        stage.maker.set_properties(guest.server_id, number=f"number-{number}")
         stage.until_seen(guest, DOCUMENTS[2], f'"number-{number}"')
         names = {"name": f"name-{number}", "hostname": f"{guest.canary}-host-{number}"}
-        stage.rest.call("compute", "PUT", server, {"server": names}, version="2.90")
+        stage.maker.call("compute", "PUT", server, {"server": names}, microversion="2.90")
         stage.until_seen(guest, DOCUMENTS[2], f'"name-{number}"')
         stage.until_seen(guest, DOCUMENTS[1], f"-host-{number}")
 
@@ -85,7 +83,7 @@ def test_what_is_set_anew_is_not_seen_old_again(stage: Stage) -> None:
 def test_a_rebuilt_server_never_gets_what_it_was_built_with_before(stage: Stage) -> None:
     guest = stage.guests[1]
     server = f"/servers/{guest.server_id}"
-    image = stage.rest.call("image", "GET", "/v2/images")["images"][0]["id"]
+    image = stage.maker.asked("image", "/v2/images")["images"][0]["id"]
     for number in range(REBUILDS):
         name, word = f"{guest.canary}-built-{number}", f"{guest.canary} built-{number}"
         wanted = {
@@ -95,9 +93,9 @@ def test_a_rebuilt_server_never_gets_what_it_was_built_with_before(stage: Stage)
             "metadata": {"built": f"built-{number}"},
             "user_data": base64.b64encode(word.encode()).decode(),
         }
-        stage.rest.call("compute", "POST", f"{server}/action", {"rebuild": wanted}, version="2.90")
+        stage.maker.call("compute", "POST", f"{server}/action", {"rebuild": wanted}, microversion="2.90")
         stage.cloud.wait_booted(guest.server_id, name)  # it has asked what its name is: by then the new data are out
-        until(lambda: stage.rest.call("compute", "GET", server)["server"]["status"] == "ACTIVE", "it is active again")
+        until(lambda: stage.maker.asked("compute", server)["server"]["status"] == "ACTIVE", "it is active again")
         guest.settle(SUBNET)
         guest.take(guest.addresses).result()
         for document, new in zip(DOCUMENTS, (word, name, f'"built-{number}"'), strict=True):
@@ -152,7 +150,7 @@ def test_an_agent_that_starts_while_the_control_api_is_away(stage: Stage) -> Non
 
 def test_a_deleted_port_s_address_is_given_out_again(stage: Stage) -> None:
     gone, heir = stage.guests.pop(), stage.guests[0]
-    stage.rest.network("DELETE", f"/ports/{gone.port_id}")
+    stage.maker.delete("network", f"/v2.0/ports/{gone.port_id}")
     stage.give(heir, gone.addresses)
     heir.take(gone.addresses).result()
     stage.cloud.inside(f"qdhcp-{stage.network_id}", "ip", "neigh", "flush", "to", SUBNET)
@@ -179,7 +177,7 @@ def _stopped(cloud: Cloud, part: str) -> Iterator[None]:
 
 
 @contextmanager
-def _other_control_api(cloud: Cloud) -> Iterator[Rest]:
+def _other_control_api(cloud: Cloud) -> Iterator[Maker]:
     """Another process on the same store, that our agents do not know of."""
     (port,) = free_ports(1)
     own = cloud.state_dir.parent / "other.conf"
@@ -187,12 +185,10 @@ def _other_control_api(cloud: Cloud) -> Iterator[Rest]:
     files = [f"--config-file={file}" for file in (cloud.state_dir / "etc" / "nova.conf", own)]
     log = (cloud.state_dir.parent / "other.log").open("w")
     process = subprocess.Popen([str(BIN / "openimds"), "control-api", *files], stdout=log, stderr=log)
-    rest = Rest(cloud.state_dir / "etc" / "clouds.yaml", f"http://127.0.0.1:{port}/v3")
     try:
         until(lambda: _answers(port), "the other control API answers")
-        yield rest
+        yield Maker(cloud, f"http://127.0.0.1:{port}/v3")
     finally:
-        rest.close()
         process.terminate()
         process.wait(HANG_SECONDS)
         log.close()

@@ -9,14 +9,12 @@ from __future__ import annotations
 import base64
 import re
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 from tests.ports import free_ports
 from tests.system.cloud import Cloud
 from tests.system.making import Maker, Network
-from tests.system.moving import Rest
 from tests.waiting import until
 
 pytestmark = [pytest.mark.usefixtures("metadata_proxy"), pytest.mark.timeout(300)]
@@ -31,7 +29,6 @@ PREFIX = "fd00:8::/64"
 class Stage:
     cloud: Cloud
     maker: Maker
-    rest: Rest
     metrics_port: int
     victim: str
     port: dict[str, object]
@@ -48,7 +45,7 @@ class Stage:
 
     def until_heard(self) -> None:
         """The metadata agent has heard of all there is by now."""
-        newest = self.rest.revision_of_ports(0)
+        newest = self.maker.revision_of_ports(0)
         until(lambda: self._heard() >= newest, "the agent hears of the ports")
 
     def _heard(self) -> float:
@@ -70,8 +67,8 @@ def up_options(metrics_port: int, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.fixture(scope="module")
-def stage(cloud: Cloud, metrics_port: int) -> Iterator[Stage]:
-    maker, rest = Maker(cloud), Rest(cloud.state_dir / "etc" / "clouds.yaml")
+def stage(cloud: Cloud, metrics_port: int) -> Stage:
+    maker = Maker(cloud)
     own, theirs = maker.network("own", "10.8.0.0/24"), maker.network("theirs", "10.9.0.0/24")
     modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
     own_v6 = Network(own.id, maker.subnet(own.id, ip_version=6, cidr=PREFIX, **modes))
@@ -79,8 +76,7 @@ def stage(cloud: Cloud, metrics_port: int) -> Iterator[Stage]:
     victim = maker.server("victim", own, user_data=base64.b64encode(CANARY.encode()).decode())
     cloud.wait_booted(victim, "victim")
     (port,) = maker.asked("network", f"/v2.0/ports?device_id={victim}")["ports"]
-    yield Stage(cloud, maker, rest, metrics_port, victim, port, theirs)
-    rest.close()
+    return Stage(cloud, maker, metrics_port, victim, port, theirs)
 
 
 def test_what_a_neighbour_says_of_its_own_ports_is_nothing_to_others(stage: Stage, metadata_proxy: str) -> None:

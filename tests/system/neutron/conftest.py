@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.system.cloud import Cloud, run
 from tests.system.making import Maker
+from tests.system.option_files import set_option
 from tests.waiting import HANG_SECONDS, INSTALL_SECONDS
 
 REPOSITORY = Path(__file__).parents[3]
@@ -81,15 +81,3 @@ def stage(stock_python: Path, cloud: Cloud) -> Stage:
     cloud.wait_booted(server, "vm")
     cloud.wait_booted(other, "other")
     return Stage(cloud, stock_python, network=network.id, router=router, server=server, other=other)
-
-
-def set_option(file: Path, name: str, value: str) -> None:
-    """In [DEFAULT]."""
-    text = re.sub(rf"(?m)^{name} *=.*\n", "", file.read_text())
-    file.write_text(text.replace("[DEFAULT]\n", f"[DEFAULT]\n{name} = {value}\n", 1))
-
-
-def option(file: Path, name: str) -> str:
-    found = re.search(rf"(?m)^{name} *= *(\S+)", file.read_text())
-    assert found, f"{file} has no {name}"
-    return found.group(1)

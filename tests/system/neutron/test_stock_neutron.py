@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from tests.system.cloud import run
-from tests.system.neutron.conftest import STOCK, Stage, option, set_option
+from tests.system.neutron.conftest import STOCK, Stage
+from tests.system.option_files import option, set_option
 from tests.waiting import until
 
 OWN = "http://169.254.169.254"
