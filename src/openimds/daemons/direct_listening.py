@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from openimds.agents.metadata.listening import Door, KeptSockets, Listening, Places
 from openimds.http.rules import Limits
 from openimds.http.server import GuestServer, Listener
+from openimds.identity.source import guest_at
 from openimds.identity.syn import source_mac
 from openimds.linux import netns
 from openimds.linux.listeners import Connected, Opened, Place, is_listener_at, open_listeners, saved_syn
@@ -59,7 +61,10 @@ class _Server:
         self._limits = limits
 
     async def open(self, tag: str, listening: socket.socket) -> None:
-        await self._server.open(Listener(socket=listening, tag=tag, limits=self._limits, source_mac=_mac_of))
+        guest_of = partial(guest_at, tag)
+        await self._server.open(
+            Listener(socket=listening, tag=tag, limits=self._limits, source_mac=_mac_of, guest_of=guest_of)
+        )
 
     async def close(self, listening: socket.socket) -> None:
         await self._server.close(listening)

@@ -99,6 +99,10 @@ class DirectService:
     def __init__(self, parts: DirectParts) -> None:
         self._parts = parts
         self._secrets: tuple[str, ...] = (parts.shared_secret,)
+        rate = _rate(parts.rate_limit)
+        self._rates = Rates(rate, time.monotonic)
+        self.strangers = Strangers(rate, time.monotonic)
+        """Told here of malformed requests, and by the HTTP server of those that it could not even read."""
         self._identity = DirectIdentity(
             parts.mirror,
             parts.ports,
@@ -107,6 +111,7 @@ class DirectService:
             clock=time.monotonic,
             belief=parts.belief,
             count=parts.measures.searched,
+            tell=self.strangers.heard,
         )
         self._forwarding = DirectForwarding(
             parts.upstream,
@@ -122,10 +127,6 @@ class DirectService:
         self._learning: asyncio.Task[None] | None = None
         self._learn_again_at = 0.0
         self._age_watch: asyncio.TimerHandle | None = None
-        rate = _rate(parts.rate_limit)
-        self._rates = Rates(rate, time.monotonic)
-        self.strangers = Strangers(rate, time.monotonic)
-        """Told here of malformed requests, and by the HTTP server of those that it could not even read."""
         self._service = self._build()
         self._loop: asyncio.AbstractEventLoop
 
@@ -166,7 +167,7 @@ class DirectService:
 
     def answer(self, request: Request) -> Answer | Awaitable[Answer]:
         """At once where all is in memory. Never raises."""
-        wait = self.strangers.wait_seconds(request.listener, request.mac or request.peer)
+        wait = self.strangers.wait_seconds(request.listener, request.mac, request.peer)
         if wait:
             return self._too_often(request, wait)
         response = self._service.serve(request) if self._settings is not None else self._learn_and_answer(request)
@@ -195,7 +196,7 @@ class DirectService:
     def _count(self, request: Request, response: Answer) -> Answer:
         self._parts.measures.answered(response.status)
         if response.status in _MALFORMED:
-            self.strangers.refused(request.listener, request.mac or request.peer, request.peer)
+            self.strangers.refused(request.listener, request.mac, request.peer)
         return response
 
     async def _learn_and_answer(self, request: Request) -> Answer:

@@ -22,6 +22,8 @@ _log = structlog.get_logger(__name__)
 
 SourceMac = Callable[[Any], str]
 """(a connection's socket) → the MAC that opened it, or nothing."""
+GuestOf = Callable[[str, str], str]
+"""(MAC or nothing, peer) → who that is: whose connections are counted together."""
 
 
 class Phase(Enum):
@@ -73,9 +75,11 @@ class Connection(asyncio.Protocol):
         repeats: Repeats | None = None,
         *,
         source_mac: SourceMac | None = None,
+        guest_of: GuestOf | None = None,
     ) -> None:
         self._owner = owner
         self._source_mac = source_mac
+        self._guest_of = guest_of or _by_mac
         self._asker = b""
         self._hops: Hops | None = None
         """While what was written last may go fewer hops than usual."""
@@ -86,15 +90,15 @@ class Connection(asyncio.Protocol):
         self._conversation: Conversation | None = None
         """Once there are bytes that did not come before."""
         self._peer_port = 0
-        self._mac = ""
         self._current: Incoming | None = None
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
         self._writing_paused = False
         self._peer_finished = False
         self.peer = ""
+        self.mac = ""
         self.guest = ""
-        """Who is told apart from others by this: a MAC, or where there is none an address."""
+        """Who is told apart from others by this."""
         self.is_of_guests = source_mac is not None
         self.phase = Phase.IDLE
         self.deadline = 0.0
@@ -108,8 +112,8 @@ class Connection(asyncio.Protocol):
         self.peer, self._peer_port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
         if self.is_of_guests and len(name) == 4 and name[3]:
             self.peer = f"{self.peer.partition('%')[0]}%{_device_of(transport.get_extra_info('socket'))}"
-        self._mac = self._read_mac()
-        self.guest = self._mac or self.peer
+        self.mac = self._read_mac()
+        self.guest = self._guest_of(self.mac, self.peer)
         self._enter(Phase.IDLE)
         turned_away = self._owner.admit(self)
         if turned_away is not None:
@@ -193,7 +197,7 @@ class Connection(asyncio.Protocol):
     def _conversing(self) -> Conversation:
         if self._conversation is None:
             self._conversation = Conversation(
-                self._limits, peer=self.peer, peer_port=self._peer_port, listener=self.listener, mac=self._mac
+                self._limits, peer=self.peer, peer_port=self._peer_port, listener=self.listener, mac=self.mac
             )
         return self._conversation
 
@@ -377,6 +381,10 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and self._transport is not None:
             self._reading_paused = False
             self._transport.resume_reading()
+
+
+def _by_mac(mac: str, peer: str) -> str:
+    return mac or peer
 
 
 def _device_of(connected: Any) -> str:

@@ -20,17 +20,17 @@ _log = structlog.get_logger(__name__)
 class Strangers(Protocol):
     """web.guest.strangers.Strangers: who has had too much refused waits before it is listened to again."""
 
-    def refused(self, listener: str, guest: str, address: str) -> None: ...
-    def wait_seconds(self, listener: str, guest: str) -> int:
+    def refused(self, listener: str, mac: str, peer: str) -> None: ...
+    def wait_seconds(self, listener: str, mac: str, peer: str) -> int:
         """0: it may ask."""
 
 
 class Everybody:
     """Where guests do not come themselves nobody waits: a peer is then a proxy, with many guests behind it."""
 
-    def refused(self, listener: str, guest: str, address: str) -> None: ...
+    def refused(self, listener: str, mac: str, peer: str) -> None: ...
 
-    def wait_seconds(self, _listener: str, _guest: str) -> int:
+    def wait_seconds(self, _listener: str, _mac: str, _peer: str) -> int:
         return 0
 
 

@@ -45,8 +45,9 @@ class Connections:
 
     total: int = 20_000
     per_peer: int = 256
-    """For one guest at one listener: its MAC where the listener tells it, whatever addresses it uses; else its TCP
-    address. Two networks' guests may have the same. Unix sockets have no peers to tell apart."""
+    """For one guest at one listener: its MAC where the listener tells it, whatever addresses it uses (unless the
+    listener tells guests apart in another way); else its TCP address. Two networks' guests may have the same. Unix
+    sockets have no peers to tell apart."""
     per_network: int = 4000
     """For all guests of one network or router, where the listener tells their MACs: who owns a network may switch port
     security off, and send from as many MACs as he likes."""

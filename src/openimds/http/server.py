@@ -22,7 +22,7 @@ from typing import TypeVar
 import structlog
 
 from openimds.http.answers import http_date
-from openimds.http.connection import Connection, SourceMac
+from openimds.http.connection import Connection, GuestOf, SourceMac
 from openimds.http.messages import Answer, Handler, sentence
 from openimds.http.refusals import Everybody, RefusalLog, Strangers
 from openimds.http.repeats import Repeats, Room
@@ -51,6 +51,8 @@ class Listener:
     """For TCP. A peer whose handshake is not done within the time-out for a head is gone again."""
     source_mac: SourceMac | None = None
     """For TCP: who opened a connection, asked once for each; peers are then told apart by it."""
+    guest_of: GuestOf | None = None
+    """Where the MAC alone does not tell them apart."""
 
 
 class GuestServer:
@@ -98,7 +100,14 @@ class GuestServer:
         repeats = Repeats(self._room)
 
         def connect() -> Connection:
-            return Connection(self, listener.limits, listener.tag, repeats, source_mac=listener.source_mac)
+            return Connection(
+                self,
+                listener.limits,
+                listener.tag,
+                repeats,
+                source_mac=listener.source_mac,
+                guest_of=listener.guest_of,
+            )
 
         listener.socket.setblocking(False)
         if listener.socket.family == sockets.AF_UNIX:
@@ -149,7 +158,9 @@ class GuestServer:
 
     def admit(self, connection: Connection) -> Answer | None:
         """Count a new connection in; where there are too many, or its guest must wait, what it is told instead."""
-        wait = self._strangers.wait_seconds(connection.listener, connection.guest) if connection.is_of_guests else 0
+        wait = 0
+        if connection.is_of_guests:
+            wait = self._strangers.wait_seconds(connection.listener, connection.mac, connection.peer)
         if wait:
             self._refusals.note(connection.listener, 429)
             return sentence(429, "Too many requests. Try again later.", (b"Retry-After", b"%d" % wait))
@@ -162,7 +173,7 @@ class GuestServer:
         """Something of it could not be read."""
         self._refusals.note(connection.listener, status)
         if connection.is_of_guests:
-            self._strangers.refused(connection.listener, connection.guest, connection.peer)
+            self._strangers.refused(connection.listener, connection.mac, connection.peer)
 
     def _count_in(self, connection: Connection) -> bool:
         """False when there are too many."""

@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 _EUI64_FILLER = b"\xff\xfe"
 _UNIVERSAL_BIT = 0x02
+_CHOSEN_BITS = 64
 
 Address = IPv4Address | IPv6Address
 
@@ -29,6 +30,21 @@ def parse_address(text: str) -> Address:
 def device_in(text: str) -> str:
     """The device that a link-local address came in by: `fe80::1%qr-01e7ee7b-98` → `qr-01e7ee7b-98`; empty without."""
     return text.partition("%")[2]
+
+
+def guest_at(listener: str, mac: str, peer: str) -> str:
+    """Who is told apart from whom at a listener (`network:<id>` or `router:<id>`), where something is counted that is
+    not a port's. `peer`: an address, of a link-local one with its device behind a `%`. Raises ValueError.
+
+    On a network a MAC is one port's, whatever addresses that has. Behind a router each network's owner chooses its MACs,
+    so that they may be those of another's guests: there the address tells as well, of IPv6 its /64, in which a guest
+    chooses addresses as it likes.
+    """
+    if not mac or not listener.startswith("router:"):
+        return mac or peer
+    address = parse_address(peer)
+    place = int(address) >> _CHOSEN_BITS if address.version == 6 else int(address)
+    return f"{mac} {address.version}:{place:x}%{device_in(peer)}"
 
 
 def canonical(text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -25,7 +26,7 @@ from openimds.http.listen import tcp_listener
 from openimds.http.messages import Response
 from openimds.http.rules import Connections
 from openimds.http.server import GuestServer, Listener
-from openimds.identity.source import Address
+from openimds.identity.source import Address, guest_at
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance
@@ -301,7 +302,12 @@ async def cloud(
     opened = {tag: tcp_listener(host, 0) for tag in listeners}
     doors = {tag: one.getsockname()[1] for tag, one in opened.items()}
     service.start()
-    await server.start([Listener(socket=one, tag=tag, source_mac=source_mac) for tag, one in opened.items()])
+    await server.start(
+        [
+            Listener(socket=one, tag=tag, source_mac=source_mac, guest_of=partial(guest_at, tag))
+            for tag, one in opened.items()
+        ]
+    )
     guests: list[Guest] = []
     try:
         if control.offered and not control.records_away:

@@ -22,15 +22,28 @@ from tests.unit.daemons.direct_cloud import (
     instance,
     port,
 )
+from tests.waiting import HANG_SECONDS
 
 from openimds.agents.metadata.belief import Belief
 from openimds.config.values import RateLimit
 from openimds.http.messages import Request
 from openimds.identity.signature import sign
+from openimds.resources.network import Port
 
 NAME = "/latest/meta-data/hostname"
 A_AT_1 = port(A, MAC_A, "127.0.0.1")
 B_AT_2 = port(B, MAC_B, "127.0.0.2")
+
+
+def leg(network: str, router: str = "r1") -> Port:
+    return Port(
+        id=f"leg-{network}",
+        network_id=network,
+        project_id="p1",
+        mac_address="fa:16:3e:ff:ff:01",
+        device_id=router,
+        device_owner="network:router_interface",
+    )
 
 
 def run(coming: Coroutine[Any, Any, None]) -> None:
@@ -470,5 +483,55 @@ def test_requests_of_whom_nobody_knows_are_counted() -> None:
             assert [(await stranger.ask(NAME))[0] for _ in range(6)] == [404] * 4 + [429] * 2
             other = await there.guest(MAC_B, address="127.0.0.2")
             assert await other.ask(NAME) == (200, b"vm-b.novalocal")
+
+    run(play())
+
+
+def test_who_was_nobody_and_has_a_port_now_is_answered_at_once() -> None:
+    async def play() -> None:
+        async with cloud(ports=[B_AT_2], rate_limit=STRICT) as there:
+            early = await there.guest(MAC_A)
+            assert [(await early.ask(NAME))[0] for _ in range(6)] == [404] * 4 + [429] * 2
+            there.mirror.hear(B_AT_2, A_AT_1)
+            await there.until(lambda: there.service.strangers.wait_seconds("network:n1", MAC_A, "127.0.0.1") == 0)
+            assert await early.ask(NAME) == (200, b"vm-a.novalocal")
+            assert await (await there.guest(MAC_A)).ask(NAME) == (200, b"vm-a.novalocal")
+
+    run(play())
+
+
+def test_not_yet_is_not_counted() -> None:
+    """The control API is away for as long as many requests take; when it is back, nobody has to wait for having asked."""
+
+    async def play() -> None:
+        control, belief = FakeControl(away=True), Belief(hold_seconds=0.001)
+        async with cloud(control=control, rate_limit=STRICT, belief=belief) as there:
+            early = await there.guest(MAC_A)
+            assert [(await early.ask(NAME))[0] for _ in range(10)] == [503] * 10
+            control.real, control.away = [A_AT_1], False
+            status = 503
+            async with asyncio.timeout(HANG_SECONDS):
+                while status == 503:  # what the control API was a moment ago is remembered for a moment
+                    status, _ = await early.ask(NAME)
+            assert status == 200
+
+    run(play())
+
+
+def test_behind_a_router_another_networks_guest_of_the_same_mac_locks_nobody_out() -> None:
+    """Two projects' networks at one router: each may choose the MACs of its own ports."""
+
+    async def play() -> None:
+        twin = replace(B_AT_2, network_id="n2", mac_address=MAC_A)
+        legs = [leg("n1"), leg("n2")]
+        async with cloud(ports=[A_AT_1, twin, *legs], listeners=("router:r1",), rate_limit=STRICT, per_peer=6) as there:
+            for _ in range(5):
+                said = await (await there.guest(MAC_A, listener="router:r1", address="127.0.0.2")).ask_last(
+                    b"\x01\r\n\r\n"
+                )
+            assert said.startswith(b"HTTP/1.1 429 ")
+            for _ in range(6):
+                victim = await there.guest(MAC_A, listener="router:r1")
+            assert await victim.ask(NAME) == (200, b"vm-a.novalocal")
 
     run(play())

@@ -59,13 +59,17 @@ class DirectIdentity:
         clock: Callable[[], float],
         belief: Belief,
         count: Callable[[str], None] = lambda _outcome: None,
+        tell: Callable[[frozenset[str]], None] = lambda _touched: None,
     ) -> None:
-        """`count` is told every search's outcome: found, none, several, unknown."""
+        """`count` is told every search's outcome: found, none, several, unknown; `tell`: the MACs and router ids of
+        which something changed.
+        """
         self._mirror = mirror
         self._neighbours = neighbours
         self._executor = executor
         self._max_age_seconds = belief.max_age_seconds
         self._count = count
+        self._tell = tell
         self._holding = Holding(belief.hold_seconds)
         self._looks = Looks(
             ports, executor=executor, clock=clock, is_watched=self._keeps_up, found_seconds=belief.found_seconds
@@ -98,11 +102,13 @@ class DirectIdentity:
     def trusts(self, binding: Binding) -> bool:
         """May a request be answered by what was found before? Asked at every request."""
         mirror = self._mirror  # as `_keeps_up`, without the calls
+        view = mirror.view()
         return (
             binding.good
             and mirror.connected
             and mirror.age_seconds <= self._max_age_seconds
-            and mirror.view().ports is self._indexed_ports
+            and view.ports is self._indexed_ports
+            and view.subnets is self._indexed_subnets
         )
 
     def _keeps_up(self) -> bool:
@@ -155,6 +161,7 @@ class DirectIdentity:
         for one in touched:
             for key in tuple(self._touched_by.get(one, ())):
                 self._forget(key)
+        self._tell(touched)
         self._holding.heard(touched)
 
     def _hear(self, view: View) -> None:

@@ -118,17 +118,13 @@ class ByBinding:
         try:
             return self._bindings.at_once(*where) or await self._bindings.find(*where)
         except NobodyAsks as nobody:
-            self._count_stranger(request)
+            self._rules.strangers.refused(request.listener, request.mac, request.peer)
             facts = _place(request) | {"outcome": nobody.outcome, "reason": str(nobody)}
             raise NotServed(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts) from None
-        except NotKnownYet as unknown:
-            self._count_stranger(request)
+        except NotKnownYet as unknown:  # not counted: not yet is never no, and it was held for as long as that goes
             facts = _place(request) | {"outcome": "unknown", "reason": str(unknown)}
             sentence = "It cannot be told yet which instance asks. Try again."
             raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, sentence, _RETRY, facts=facts) from None
-
-    def _count_stranger(self, request: GuestRequest) -> None:
-        self._rules.strangers.refused(request.listener, request.mac or request.peer, request.peer)
 
     def _limit(self, bucket: Bucket | None, binding: Binding) -> None:
         if bucket is None or self._rules.rates.allows(bucket):
