@@ -1,0 +1,39 @@
+"""What the kernel has told a socket, in words: for tests in which nobody may have changed anything."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+
+from openimds.linux import netlink
+from openimds.linux.rtnetlink import BUFFER_BYTES, messages
+
+
+def _hex(payload: bytes) -> str:
+    return payload.hex()
+
+
+_SAID: Mapping[int, tuple[str, Callable[[bytes], object]]] = {
+    netlink.RTM_NEWLINK: ("link is", netlink.link_value),
+    netlink.RTM_DELLINK: ("link is no more", netlink.link_value),
+    netlink.RTM_NEWADDR: ("address is", netlink._address_value),
+    netlink.RTM_DELADDR: ("address is no more", netlink._address_value),
+    netlink.RTM_NEWROUTE: ("route is", _hex),
+    netlink.RTM_DELROUTE: ("route is no more", _hex),
+}
+
+
+def heard(told: socket.socket) -> list[str]:
+    """All that waits to be read, an entry a message; nothing is waited for."""
+    found: list[str] = []
+    while True:
+        try:
+            found += _in_words(told.recv(BUFFER_BYTES, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return found
+
+
+def _in_words(datagram: bytes) -> Iterator[str]:
+    for kind, _flags, payload in messages(datagram):
+        what, read = _SAID.get(kind, (f"message of kind {kind}:", _hex))
+        yield f"{what} {read(payload)}"

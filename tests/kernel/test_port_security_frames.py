@@ -1,0 +1,140 @@
+"""Frame by frame: which of a liar's arrive."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import pytest
+from tests.kernel import port_security_stage
+from tests.kernel.frames import (
+    OTHER_MAC,
+    OWN_MAC,
+    PADDING,
+    TAGGED,
+    advertisement,
+    arp_reply,
+    neighbour,
+    probe,
+    router_advertisement,
+    udp,
+    udp6,
+)
+from tests.kernel.port_security_stage import LIAR, VICTIM, dropped, filters, port
+from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS
+
+from openimds.linux import netns
+from openimds.linux.port_security import PortSecurityTable
+from openimds.resources.network import AddressPair
+
+pytestmark = pytest.mark.kernel
+
+security = port_security_stage.security
+
+
+def arrives(host: Host, frame: bytes) -> bool:
+    """Whether the victim's device sees this very frame."""
+
+    def opened() -> socket.socket:
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        raw.bind(("eth0", 0))
+        return raw
+
+    receiver: socket.socket = netns.in_namespace(host.namespace(f"n{VICTIM}"), opened)
+    sender: socket.socket = netns.in_namespace(host.namespace(f"n{LIAR}"), opened)
+    marker = b"\xff" * 6 + OWN_MAC + b"\x08\x06" + arp_reply(OWN_MAC, "10.7.0.1")[14:] + b"end"
+    with receiver, sender:
+        receiver.settimeout(HANG_SECONDS)
+        sender.send(frame)
+        sender.send(marker)  # passes: when it is there, the frame is or never will be
+        return _seen(receiver.recv, frame, marker)
+
+
+def _seen(receive: Callable[[int], bytes], frame: bytes, marker: bytes) -> bool:
+    while True:
+        got = receive(2000)
+        if got.startswith(frame):
+            return True
+        if got.startswith(marker):
+            return False
+
+
+FRAMES = [
+    ("ARP for its own address", arp_reply(OWN_MAC, "10.7.0.1"), True),
+    ("ARP for another's", arp_reply(OWN_MAC, "10.7.0.2"), False),
+    ("ARP for the metadata service", arp_reply(OWN_MAC, "169.254.169.254"), False),
+    ("ARP for the gateway", arp_reply(OWN_MAC, "10.7.0.254"), False),
+    ("ARP with another's MAC inside", arp_reply(b"\xfa\x16\x3e\x00\x00\x02", "10.7.0.1"), False),
+    ("neighbour advertisement of its own address", advertisement("fd00:7::1"), True),
+    ("… of its own link-local address", advertisement("fe80::f816:3eff:fe00:1"), True),
+    ("… of a link-local address without a MAC", advertisement("fe80::1234:5678:9abc:def0"), True),
+    ("… of another's", advertisement("fd00:7::2"), False),
+    ("… of another's link-local address", advertisement("fe80::f816:3eff:fe00:2"), False),
+    ("… of the metadata service", advertisement("fe80::a9fe:a9fe"), False),
+    ("… of the metadata service behind an extension header", neighbour(136, "fe80::a9fe:a9fe", options=PADDING), False),
+    ("… of the gateway", advertisement("fd00:7::fe"), False),
+    ("detection of a duplicate of its own address", probe("fd00:7::1"), True),
+    ("… of its own link-local address", probe("fe80::f816:3eff:fe00:1"), True),
+    ("… of a link-local address without a MAC", probe("fe80::1234:5678:9abc:def0"), True),
+    ("… of the metadata service", probe("fe80::a9fe:a9fe"), False),
+    ("… of the gateway", probe("fd00:7::fe"), False),
+    ("… of another's", probe("fe80::f816:3eff:fe00:2"), False),
+    ("router advertisement", router_advertisement(), False),
+    ("router advertisement behind an extension header", router_advertisement(PADDING), False),
+    ("IPv6 redirect", neighbour(137, "fd00:7::1"), False),
+    ("router solicitation", neighbour(133, "::"), True),
+    ("DHCP question", udp(68, 67), True),
+    ("DHCP answer", udp(67, 68), False),
+    ("DHCP answer from another port", udp(6767, 68), False),
+    ("DHCPv6 question", udp6(546, 547), True),
+    ("DHCPv6 answer", udp6(547, 546), False),
+    ("DHCPv6 answer from another port", udp6(5470, 546), False),
+    ("own address", udp(4000, 4000), True),
+    ("another's address", udp(4000, 4000, "10.7.0.2"), False),
+    ("an address of nobody's", udp(4000, 4000, "192.0.2.9"), False),
+    ("no address", udp(4000, 4000, "0.0.0.0"), False),
+    ("the metadata service's address", udp(80, 4000, "169.254.169.254"), False),
+    ("the gateway's address", udp(4000, 4000, "10.7.0.254"), False),
+    ("another's MAC", udp(4000, 4000, mac=OTHER_MAC), False),
+    ("another's MAC and address", udp(4000, 4000, "10.7.0.2", OTHER_MAC), False),
+    ("another's IPv6 address", udp6(4000, 4000, "fd00:7::2"), False),
+    ("another's link-local address", udp6(4000, 4000, "fe80::f816:3eff:fe00:2"), False),
+    ("the metadata service's IPv6 address", udp6(80, 4000, "fe80::a9fe:a9fe"), False),
+    ("the gateway's IPv6 address", udp6(4000, 4000, "fd00:7::fe"), False),
+    ("VLAN tag", TAGGED, False),
+]
+
+
+@pytest.mark.parametrize(("what", "frame", "expected"), FRAMES, ids=[what for what, _, _ in FRAMES])
+def test_frames(host: Host, security: PortSecurityTable, what: str, frame: bytes, expected: bool) -> None:
+    """Really sent; seen to arrive, or not to arrive and to be counted."""
+    before = dropped(host)
+    assert arrives(host, frame) is expected, what
+    if not expected:
+        assert dropped(host) > before
+
+
+@pytest.mark.parametrize("frame", [*[frame for _, frame, expected in FRAMES if not expected][:3], udp(67, 68)])
+def test_a_port_without_port_security_may_send_anything(host: Host, security: PortSecurityTable, frame: bytes) -> None:
+    security.apply(filters(port(host, LIAR, secure=False), port(host, VICTIM)))
+    assert arrives(host, frame)
+
+
+def test_pairs_open_what_they_name_and_no_more(host: Host, security: PortSecurityTable) -> None:
+    pairs = (AddressPair("10.7.0.0/24"), AddressPair("fd00:7::/64"), AddressPair("10.7.0.9", "fa:16:3e:00:00:02"))
+    security.apply(filters(port(host, LIAR, pairs=pairs), port(host, VICTIM)))
+    assert arrives(host, udp(4000, 4000, "10.7.0.77"))
+    assert arrives(host, arp_reply(OWN_MAC, "10.7.0.77"))
+    assert arrives(host, advertisement("fd00:7::77"))
+    assert arrives(host, udp(4000, 4000, "10.7.0.9", OTHER_MAC))
+    for refused in (
+        udp(4000, 4000, "10.7.0.77", OTHER_MAC),
+        udp(4000, 4000, "10.7.0.254"),
+        arp_reply(OWN_MAC, "10.7.0.254"),
+        advertisement("fd00:7::fe"),
+        udp(4000, 4000, "10.8.0.1"),
+    ):
+        before = dropped(host)
+        assert not arrives(host, refused)
+        assert dropped(host) > before
