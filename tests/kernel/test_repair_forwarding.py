@@ -17,7 +17,8 @@ import shlex, subprocess, sys, threading
 from pathlib import Path
 from types import SimpleNamespace
 from tests.waiting import HANG_SECONDS, until
-from openimds.agents.reconcile import Loop, Rounds
+from openimds.agents.loop import Loop
+from openimds.agents.reconcile import Rounds
 from openimds.linux.events import HostEvents
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
