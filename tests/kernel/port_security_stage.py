@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from tests.kernel import stage
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.linux.errors import ProgramError
 from openimds.linux.port_security import PortSecurityTable
 from openimds.linux.programs import run
 from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
@@ -68,14 +68,8 @@ def security(host: Host) -> PortSecurityTable:
 
 
 def pings(host: Host, *arguments: str) -> bool:
-    """Once. A positive is to be waited for: the kernel makes the route to an address that was just added a moment later,
-    and an answer that came before is lost.
-    """
-    try:
-        run(["ping", "-c", "1", "-W", "1", *arguments], namespace=host.namespace(f"n{LIAR}"))
-    except ProgramError:
-        return False
-    return True
+    """The liar, once."""
+    return stage.pings(host.namespace(f"n{LIAR}"), *arguments)
 
 
 def dropped(host: Host) -> int:

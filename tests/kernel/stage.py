@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from openimds.linux.errors import ProgramError
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.programs import run
@@ -29,6 +30,17 @@ class Host:
 
     def tap(self, number: int = 0) -> str:
         return f"tap{self.tag}{number}"
+
+
+def pings(namespace: str, *arguments: str) -> bool:
+    """Once. A positive is to be waited for: the kernel makes the route to an address that was just added, and lets a
+    device that was just plugged forward, a moment later; what is sent before is lost.
+    """
+    try:
+        run(["ping", "-c", "1", "-W", "1", *arguments], namespace=namespace)
+    except ProgramError:
+        return False
+    return True
 
 
 def traces() -> set[str]:

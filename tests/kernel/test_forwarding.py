@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ pytestmark = pytest.mark.kernel
 STORY = """
 import sys
 from pathlib import Path
+from tests.kernel.stage import pings
+from tests.waiting import until
 from openimds.linux.cleanup import remove_everything
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
@@ -29,8 +32,8 @@ for n in (1, 2):
     device = Device(name="eth0", host_name=f"taptest{n}", bridge="brqtest", mac_address=f"fa:16:3e:00:00:0{n}", mtu=1442,
                     addresses=frozenset({f"10.7.0.{n}/24", f"fd00:7::{n}/64"}))
     kernel.apply(NamespaceState(name=f"n{n}", devices=(device,)))
-run(["ping", "-c", "1", "-W", "2", "10.7.0.2"], namespace="n1")
-run(["ping", "-c", "1", "-W", "2", "fd00:7::2"], namespace="n1")
+for address in ("10.7.0.2", "fd00:7::2"):
+    until(lambda: pings("n1", address))
 assert kernel.ensure_bridge(bridge) == ()
 assert "brqtest" in run(["iptables-save"])
 remove_everything(ledger, "lab")
@@ -52,6 +55,7 @@ def test_a_host_that_drops_what_it_forwards(tmp_path: Path) -> None:
     script = tmp_path / "story.py"
     script.write_text(STORY)
     argv = ["unshare", "--net", "--mount", "sh", "-c", HOST, "sh", sys.executable, str(script), str(tmp_path / "owned")]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=2 * HANG_SECONDS, check=False, env=environment)
     assert "all of it is true" in done.stdout, done.stderr + done.stdout
     assert "let the host's firewall pass what stays on bridge brqtest" in done.stdout

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 import structlog
-from tests.kernel.stage import Host
-from tests.waiting import HANG_SECONDS
+from tests.kernel.stage import Host, pings
+from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux import netns
 from openimds.linux.cleanup import remove_everything
@@ -84,7 +84,7 @@ def test_a_setting_that_this_kernel_lacks_is_nothing_to_do(host: Host) -> None:
 def test_changes_only_what_differs_and_keeps_counters(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
-    run(["ping", "-c", "1", "-W", "1", "192.168.40.1"], namespace=wanted.name)
+    until(lambda: pings(wanted.name, "192.168.40.1"))
     own = next(line for line in run(["iptables-save", "-c"], namespace=wanted.name).splitlines() if " own" in line[8:])
     assert not own.startswith("[0:0]")
     more = Rules({**wanted.ipv4_rules.tables, "filter": (*wanted.ipv4_rules.tables["filter"], "-A OUTPUT -j ACCEPT")})
@@ -180,7 +180,7 @@ def test_two_namespaces_on_one_bridge_reach_each_other_untracked(host: Host) -> 
             addresses=frozenset({f"10.7.0.{number}/24"}),
         )
         host.kernel.apply(NamespaceState(name=host.namespace(f"n{number}"), devices=(device,)))
-    run(["ping", "-c", "1", "-W", "2", "10.7.0.2"], namespace=host.namespace("n1"))
+    until(lambda: pings(host.namespace("n1"), "10.7.0.2"))
     assert host.kernel.neighbours(host.namespace("n1"), "eth0") == {"10.7.0.2": "fa:16:3e:00:00:02"}
     assert "10.7.0.2" not in run(["conntrack", "-L"])
 

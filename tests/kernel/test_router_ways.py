@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, router_stage
-from tests.kernel.stage import Host
+from tests.kernel.stage import Host, pings
 from tests.waiting import until
 
 from openimds.linux.programs import ProgramError, run
@@ -120,7 +120,7 @@ def test_nobody_reaches_the_proxys_port_by_the_routers_own_addresses(stage: Stag
         namespace=namespace,
     )
     for address in ADDRESSES:
-        run(["ping", "-c", "1", "-W", "5", address], namespace=namespace)
+        until(lambda address=address: pings(namespace, address))  # type: ignore[misc]
         before = dropped(stage, address)
         tried = run(["python3", "-c", MARKED, address, "9697"], namespace=namespace)
         assert tried.strip() == "TimeoutError", (address, tried)
