@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 Note = tuple[Literal["netns", "link", "process", "chain", "table", "host"], str]
@@ -17,7 +15,7 @@ FORWARDING: Note = ("host", "forwarding")
 
 
 class Attributions:
-    """Key ↔ notes. Not for two threads at once, but for the block: each thread has its own."""
+    """Key ↔ notes. Not for two threads at once; each has a present key of its own."""
 
     def __init__(self) -> None:
         self._keys: dict[Note, set[str]] = defaultdict(set)
@@ -26,23 +24,22 @@ class Attributions:
 
     @property
     def key(self) -> str | None:
-        """Whose block the calling thread is in."""
+        """Whose things the calling thread looks at."""
         found: str | None = getattr(self._present, "key", None)
         return found
 
-    @contextmanager
-    def of(self, key: str) -> Iterator[None]:
-        """What is noted in the block is `key`'s, and nothing else is from its end on."""
-        before = self._notes.get(key, set())
-        self._present.key, self._notes[key] = key, set()
-        try:
-            yield
-        finally:
-            self._present.key = None
-            self._drop(key, before - self._notes[key])
+    def begin(self, key: str) -> None:
+        """What the calling thread notes until `end` is `key`'s, and nothing else is from then on."""
+        self._present.key, self._present.before = key, self._notes.get(key, set())
+        self._notes[key] = set()
+
+    def end(self) -> None:
+        key, before = self._present.key, self._present.before
+        self._present.key = None
+        self._drop(key, before - self._notes.get(key, set()))
 
     def note(self, note: Note) -> bool:
-        """Whether it was noted: outside any block nobody asks for it."""
+        """Whether it was noted: without a present key nobody asks for it."""
         key = self.key
         if key is None:
             return False

@@ -7,12 +7,16 @@ the address is somebody else's, does nothing about the answer. Only when there i
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import socket
 import struct
+import time
 from ipaddress import IPv6Address
 from random import SystemRandom
 
-from openimds.linux import netlink
+from openimds.linux import netlink, netns
+from openimds.linux.heard_sockets import Heard, HeardSockets
 
 ASK_SECONDS = 10.0
 SECONDS_PER_CONTEST = 0.02
@@ -21,6 +25,7 @@ SOLICITATION, ADVERTISEMENT = 135, 136
 ICMP6_FILTER, FILTER_WORDS = 1, 8
 SOURCE_LINK_ADDRESS = 1
 SO_BINDTODEVICE = 25
+NO_DEVICE = frozenset({errno.ENODEV, errno.ENXIO})
 NEIGHBOUR_HOPS = 255
 """RFC 4861, 7.1: it came from no farther than this link."""
 
@@ -39,6 +44,8 @@ class Contest:
         self._group = (str(IPv6Address(b"\xff\x02" + bytes(9) + b"\x01\xff" + self._target[-3:])), 0, 0, link.index)
         self._question = _solicitation(self._target, link.mac_address)
         self._is_waiting = self._is_answered = False
+        self.has_device = True
+        """False: it is gone; one of the same name is another."""
         self._next = 0.0
         self.conversation = _opened(device, link.index)
 
@@ -62,9 +69,61 @@ class Contest:
         self._is_answered = False
         try:
             self.conversation.sendto(self._question, self._group)
-        except OSError:  # the device is down, or has no address to ask from
+        except OSError as error:  # the device is down, or has no address to ask from
+            self.has_device = error.errno not in NO_DEVICE
             return
         self._is_waiting = True
+
+
+At = tuple[str, str]
+"""Namespace and device."""
+
+
+class Contests:
+    """All of a host. Not for two threads at once."""
+
+    def __init__(self, sockets: HeardSockets) -> None:
+        self._sockets = sockets
+        self._asked: dict[At, tuple[int, Contest]] = {}
+        """The descriptor, and what is asked by it."""
+        self._silent: set[At] = set()
+
+    def begin(self, namespace: str, device: str, address: str) -> None:
+        """Unless it has begun. Where nobody can be asked nothing happens."""
+        if (namespace, device) not in self._asked:
+            with contextlib.suppress(netns.NamespaceMissingError, OSError):
+                contest = netns.in_namespace(namespace, lambda: Contest(device, address))
+                descriptor = self._sockets.add(Heard(contest.conversation, contest.hear))
+                self._asked[namespace, device] = (descriptor, contest)
+
+    def take_silence(self, namespace: str, device: str) -> bool:
+        """Whether nobody has answered since this was asked last."""
+        is_silent = (namespace, device) in self._silent
+        self._silent.discard((namespace, device))
+        return is_silent
+
+    def end(self, namespace: str, device: str) -> None:
+        """Idempotent."""
+        self._silent.discard((namespace, device))
+        descriptor, _contest = self._asked.pop((namespace, device), (None, None))
+        if descriptor is not None:
+            self._sockets.remove(descriptor)
+
+    def end_in(self, namespace: str) -> None:
+        for at in {at for at in (*self._asked, *self._silent) if at[0] == namespace}:
+            self.end(*at)
+
+    def step(self) -> list[str]:
+        """Asks for all whose time it is. The namespaces to look at: of those that have found nobody, or lost the device."""
+        found = []
+        for at, (_descriptor, contest) in list(self._asked.items()):
+            if contest.step(time.monotonic(), len(self._asked)):
+                self._silent.add(at)
+                found.append(at[0])
+            elif not contest.has_device:
+                self.end(*at)
+                found.append(at[0])
+        return found
 
 
 def _opened(device: str, index: int) -> socket.socket:

@@ -7,6 +7,8 @@ import select
 import threading
 from collections.abc import Callable, Iterable
 
+from openimds.linux.spare_descriptors import is_spare
+
 
 class ProcessDeaths:
     """Calls `on_death` with the watched processes that have ended, each once, on a thread of its own."""
@@ -59,10 +61,14 @@ class ProcessDeaths:
                 self._on_death(frozenset(dead))
 
     def _add(self, pid: int) -> bool:
+        """False: it is gone. One too many is not watched."""
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
+        if not is_spare(descriptor):
+            os.close(descriptor)
+            return True
         self._descriptors[pid] = descriptor
         self._epoll.register(descriptor, select.EPOLLIN)
         return True

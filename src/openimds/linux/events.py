@@ -6,36 +6,28 @@ made up for by the next full round. A namespace is heard of by a socket of its o
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
-import select
-import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.linux import heard_changes, netns
 from openimds.linux.attributions import FORWARDING, Attributions, Note
-from openimds.linux.contested import Contest
-from openimds.linux.inotify import Folders
-from openimds.linux.kept_files import IsRight, KeptFiles, ipv6_off, runs, unchanged, wanted_settings
+from openimds.linux.contested import Contests
+from openimds.linux.heard_namespaces import HeardNamespaces
+from openimds.linux.heard_sockets import Heard, HeardSockets
+from openimds.linux.kept_files import IsRight, KeptFiles, ipv6_off, runs, unchanged
 from openimds.linux.news import News
-from openimds.linux.rtnetlink import BUFFER_BYTES, NETLINK_NETFILTER, opened
+from openimds.linux.rtnetlink import NETLINK_NETFILTER, opened
+from openimds.linux.watched_folders import WatchedFolders
 
 READING_SECONDS = 3.0
 """Between two readings of what tells nobody when it changes: settings and stopped programs."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """A socket, and what is concluded from whatever comes in on it."""
-
-    conversation: socket.socket
-    notes: Callable[[bytes], Iterable[Note]]
+NOTES_AT_A_TIME = 64
+PAUSE_SECONDS = 0.001
+"""Between two such lots, in which others get on."""
 
 
 class HostEvents:
@@ -44,18 +36,15 @@ class HostEvents:
     def __init__(self) -> None:
         self._attributions = Attributions()
         self._news = News()
-        self._sockets: dict[int, _Heard] = {}
-        self._namespaces: dict[str, tuple[object, tuple[int, ...]]] = {}
-        """By name: which one it was, and the descriptors of its sockets."""
+        self._sockets = HeardSockets()
+        self._namespaces = HeardNamespaces(self._sockets)
+        self._contests = Contests(self._sockets)
         self._kept_files = KeptFiles()
-        self._contests: dict[tuple[str, str], tuple[int, Contest]] = {}
-        """By namespace and device: the descriptor, and what is asked by it."""
-        self._silent: set[tuple[str, str]] = set()
+        self._folders = WatchedFolders()
         self._next_reading = 0.0
-        self._folders = Folders()
-        self._roots: tuple[Path, ...] = ()
+        self._unread: list[Note] = []
+        """What is left of the reading under way."""
         self._lock = threading.RLock()
-        self._epoll = select.epoll()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
         self._on_news: Callable[[], None] = lambda: None
         self._on_lost: Callable[[], None] = lambda: None
@@ -69,15 +58,12 @@ class HostEvents:
         `on_news`: `take` has something; `on_lost`: something was missed, everything should be looked at.
         """
         self._on_news, self._on_lost = on_news, on_lost
-        self._roots = tuple(folders)
-        self._epoll.register(self._end, select.EPOLLIN)
-        self._epoll.register(self._folders.descriptor, select.EPOLLIN)
+        self._sockets.wait_also_for(self._end)
+        self._sockets.wait_also_for(self._folders.descriptor)
         with self._lock:
-            self._add(_Heard(opened(groups=heard_changes.RTMGRP_LINK), heard_changes.links))
-            self._add(_Heard(opened(NETLINK_NETFILTER, heard_changes.NFT_GROUP), heard_changes.host_rules))
-            self._folders.watch(netns.NETNS_DIR)
-            for root in self._roots:
-                self._watch_root(root)
+            self._sockets.add(Heard(opened(groups=heard_changes.RTMGRP_LINK), heard_changes.links))
+            self._sockets.add(Heard(opened(NETLINK_NETFILTER, heard_changes.NFT_GROUP), heard_changes.host_rules))
+            self._folders.watch(folders, [netns.NETNS_DIR])
         self._thread.start()
 
     def close(self) -> None:
@@ -85,14 +71,9 @@ class HostEvents:
         if self._thread.is_alive():
             self._thread.join()
         with self._lock:
-            for name in list(self._namespaces):
-                self._close_namespace(name)
-            for heard in self._sockets.values():
-                heard.conversation.close()
-            self._sockets.clear()
+            self._sockets.close()
             self._kept_files.close()
             self._folders.close()
-            self._epoll.close()
             os.close(self._end)
 
     # What an agent's loop asks (agents.reconcile.Notices) -----------------------------------------------------------
@@ -100,15 +81,20 @@ class HostEvents:
     @contextmanager
     def looking_at(self, key: str) -> Iterator[None]:
         """What is looked at in the block is `key`'s: from now on it is heard of."""
-        with self._attributions.of(key):
+        with self._lock:
+            self._attributions.begin(key)
+        try:
             yield
+        finally:
+            with self._lock:
+                self._attributions.end()
 
     def forget(self, key: str) -> None:
         with self._lock:
             self._attributions.forget(key)
             self._news.forget(key)
             for name in [name for name in self._namespaces if not self._attributions.keys(("netns", name))]:
-                self._close_namespace(name)
+                self._let_go(name)
 
     def take(self) -> frozenset[str]:
         """The keys of what was touched, but for those that were named a moment ago: they come later."""
@@ -123,26 +109,20 @@ class HostEvents:
 
     # What the kernel's and the programs' keepers note ---------------------------------------------------------------
 
-    def namespace(
-        self, name: str, *, is_guests: bool, with_rules: bool, settings: Mapping[str, str] | None = None
-    ) -> None:
+    def namespace(self, name: str, *, is_guests: bool, with_rules: bool, settings_differ: Callable[[], bool]) -> None:
         """This one is about to be looked at. In a guest's own the guest changes what it likes: only its removal is
-        heard of. `settings` as it should have them: `{"net.ipv4.ip_forward": "1"}`.
+        heard of. `settings_differ`: asked every 3 s, whether a setting is not as it should be.
         """
-        stamp = (netns.identity(name), with_rules, settings or {})
         with self._lock:
-            if not self._attributions.note(("netns", name)) or stamp[0] is None or is_guests:
-                return
-            if self._namespaces.get(name, (None, ()))[0] == stamp:
-                return
-            self._close_namespace(name)
-            with contextlib.suppress(netns.NamespaceMissingError, OSError):
-                self._open_namespace(name, stamp)
+            if self._attributions.note(("netns", name)) and not is_guests:
+                if self._namespaces.is_another(name):
+                    self._let_go(name)
+                self._namespaces.hear(name, with_rules=with_rules, settings_differ=settings_differ)
 
     def left(self, name: str) -> None:
         """This namespace is about to be removed: a socket would keep it in being."""
         with self._lock:
-            self._close_namespace(name)
+            self._let_go(name)
 
     def link(self, name: str, *, without_ipv6: bool = False) -> None:
         """A device of the root namespace. `without_ipv6`: the host is to have no address on it."""
@@ -162,22 +142,15 @@ class HostEvents:
     def contested(self, namespace: str, device: str, address: str) -> bool:
         """Another host has this IPv6 address of the device. Whether nobody has answered for it of late, told once."""
         with self._lock:
-            at = (namespace, device)
-            is_silent = at in self._silent
-            self._silent.discard(at)
-            if at not in self._contests and self._attributions.note(("netns", namespace)):
-                with contextlib.suppress(netns.NamespaceMissingError, OSError):
-                    contest = netns.in_namespace(namespace, lambda: Contest(device, address))
-                    self._contests[at] = (self._add(_Heard(contest.conversation, contest.hear)), contest)
+            is_silent = self._contests.take_silence(namespace, device)
+            if self._attributions.note(("netns", namespace)):
+                self._contests.begin(namespace, device, address)
             return is_silent
 
     def uncontested(self, namespace: str, device: str) -> None:
         """The address is ours, or is not there."""
         with self._lock:
-            self._silent.discard((namespace, device))
-            descriptor, _contest = self._contests.pop((namespace, device), (None, None))
-            if descriptor is not None:
-                self._close_socket(descriptor)
+            self._contests.end(namespace, device)
 
     def look_again(self) -> None:
         """What was looked at just now may not have been seen as it is."""
@@ -192,7 +165,7 @@ class HostEvents:
     def settle(self) -> None:
         """All that was done until now will be seen by the look that follows: it calls for no other."""
         with self._lock:
-            lost = self._hear([descriptor for descriptor, _events in self._epoll.poll(0)])
+            lost = self._hear(self._sockets.ready(0))
             self._news.discard(self._attributions.key or "")
         if lost:
             self._on_lost()
@@ -200,22 +173,24 @@ class HostEvents:
     def died(self, pids: Iterable[int]) -> None:
         """These processes have ended."""
         with self._lock:
-            found = [self._attributions.keys(("process", str(pid))) for pid in pids]
-            for keys in found:
-                self._news.add(keys)
-        (self._on_news if all(found) else self._on_lost)()
+            notes: list[Note] = [("process", str(pid)) for pid in pids]
+            self._touch(notes)
+            are_known = all(self._attributions.keys(note) for note in notes)
+        (self._on_news if are_known else self._on_lost)()
 
     # The thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            pause = max(0.0, self._next_reading - time.monotonic())
-            ready = [descriptor for descriptor, _events in self._epoll.poll(pause)]
+            pause = PAUSE_SECONDS if self._unread else max(0.0, self._next_reading - time.monotonic())
+            ready = self._sockets.ready(pause)
             if self._end in ready:
                 return
             with self._lock:
                 lost = self._hear(ready)
-                self._read_files()
+                if not self._unread and time.monotonic() >= self._next_reading:
+                    lost = self._begin_reading() or lost
+                self._read_on()
                 has_news = bool(self._news)
             if lost:
                 self._on_lost()
@@ -229,103 +204,49 @@ class HostEvents:
             if descriptor == self._folders.descriptor:
                 self._hear_folders()
             elif descriptor in self._sockets:
-                lost = self._drain(self._sockets[descriptor]) or lost
-        lost, self._folders.overflowed = lost or self._folders.overflowed, False
-        return lost
-
-    def _read_files(self) -> None:
-        if time.monotonic() < self._next_reading:
-            return
-        for note in self._kept_files.notes:
-            if not self._attributions.keys(note):
-                self._kept_files.drop(note)
-            elif note[0] != "netns":  # else not in this thread's namespace
-                self._kept_files.come(note)
-        for note in self._kept_files.wrong():
-            self._news.add(self._attributions.keys(note))
-        self._ask_for_contested()
-        self._next_reading = time.monotonic() + READING_SECONDS
-
-    def _ask_for_contested(self) -> None:
-        for at, (_descriptor, contest) in self._contests.items():
-            if contest.step(time.monotonic(), len(self._contests)):
-                self._silent.add(at)
-                self._news.add(self._attributions.keys(("netns", at[0])))
-
-    def _drain(self, heard: _Heard) -> bool:
-        """Whether something was missed: the kernel says ENOBUFS once."""
-        lost = False
-        while True:
-            try:
-                datagram = heard.conversation.recv(BUFFER_BYTES, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return lost
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    return True
-                lost = True
-                continue
-            for note in heard.notes(datagram):
-                self._news.add(self._attributions.keys(note))
+                notes, missed = self._sockets.drain(descriptor)
+                self._touch(notes)
+                lost = lost or missed
+        return self._folders.take_overflow() or lost
 
     def _hear_folders(self) -> None:
-        for path, is_new_folder in self._folders.changed():
-            if path.parent == netns.NETNS_DIR:
-                self._hear_namespace(path.name)
+        for folder, name in self._folders.changed():
+            if folder != netns.NETNS_DIR:
+                self._news.add([name.split(".")[0]])
                 continue
-            root = next((root for root in self._roots if root in path.parents), None)
-            if root is None:
-                continue
-            self._news.add([path.relative_to(root).parts[0].split(".")[0]])
-            if is_new_folder and path.parent == root:
-                self._folders.watch(path)
+            if netns.identity(name) is None:
+                self._let_go(name)
+            self._touch([("netns", name)])
 
-    def _hear_namespace(self, name: str) -> None:
-        known = self._namespaces.get(name)
-        if known is not None and netns.identity(name) is None:
-            self._close_namespace(name)
-        self._news.add(self._attributions.keys(("netns", name)))
+    def _begin_reading(self) -> bool:
+        """Of what nobody tells of. Whether something was missed."""
+        self._next_reading = time.monotonic() + READING_SECONDS
+        self._unread = [*self._kept_files.notes, *(("netns", name) for name in self._namespaces)]
+        self._touch(("netns", name) for name in self._contests.step())
+        return self._folders.watch_new_ones()
 
-    # Sockets --------------------------------------------------------------------------------------------------------
+    def _read_on(self) -> None:
+        """Some at a time: whoever notes something in the meantime does not wait until all are read."""
+        self._touch(note for note in self._unread[:NOTES_AT_A_TIME] if not self._is_right(note))
+        del self._unread[:NOTES_AT_A_TIME]
+
+    def _is_right(self, note: Note) -> bool:
+        if note[0] == "netns":
+            return self._namespaces.is_right(note[1])
+        if not self._attributions.keys(note):
+            self._kept_files.drop(note)
+        self._kept_files.come(note)
+        return self._kept_files.is_right(note)
+
+    def _touch(self, notes: Iterable[Note]) -> None:
+        for note in notes:
+            self._news.add(self._attributions.keys(note))
 
     def _note(self, note: Note, files: Callable[[], list[tuple[Path, IsRight]]] = list) -> None:
         with self._lock:
             if self._attributions.note(note) and note not in self._kept_files and (found := files()):
                 self._kept_files.keep(note, found)
 
-    def _open_namespace(self, name: str, stamp: tuple[object, bool, Mapping[str, str]]) -> None:
-        _identity, with_rules, settings = stamp
-        note: Note = ("netns", name)
-
-        def inside() -> list[socket.socket]:
-            self._kept_files.keep(note, wanted_settings(settings))
-            route = [opened(groups=heard_changes.RTMGRP_ALL)]
-            return [*route, opened(NETLINK_NETFILTER, heard_changes.NFT_GROUP)] if with_rules else route
-
-        conversations = netns.in_namespace(name, inside)
-        self._namespaces[name] = (stamp, tuple(self._add(_Heard(one, lambda _: [note])) for one in conversations))
-
-    def _close_namespace(self, name: str) -> None:
-        self._kept_files.drop(("netns", name))
-        _stamp, descriptors = self._namespaces.pop(name, (None, ()))
-        for descriptor in descriptors:
-            self._close_socket(descriptor)
-        for namespace, device in [at for at in self._contests if at[0] == name]:
-            self.uncontested(namespace, device)
-
-    def _close_socket(self, descriptor: int) -> None:
-        self._epoll.unregister(descriptor)
-        self._sockets.pop(descriptor).conversation.close()
-
-    def _add(self, heard: _Heard) -> int:
-        descriptor = heard.conversation.fileno()
-        self._sockets[descriptor] = heard
-        self._epoll.register(descriptor, select.EPOLLIN)
-        return descriptor
-
-    def _watch_root(self, root: Path) -> None:
-        root.mkdir(parents=True, exist_ok=True, mode=0o755)
-        self._folders.watch(root)
-        for folder in root.iterdir():
-            if folder.is_dir():
-                self._folders.watch(folder)
+    def _let_go(self, namespace: str) -> None:
+        self._namespaces.let_go(namespace)
+        self._contests.end_in(namespace)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
-IN_Q_OVERFLOW, IN_IGNORED, IN_ISDIR = 0x4000, 0x8000, 0x40000000
+IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x1000000, 0x40000000
 CHANGES = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
 BUFFER_BYTES = 1 << 16
 
@@ -27,15 +27,24 @@ class Folders:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
         self._folders: dict[int, Path] = {}
+        self._numbers: dict[Path, int] = {}
         self.overflowed = False
         """Something was missed since this was last set to False."""
 
     def watch(self, folder: Path) -> bool:
-        """Whether it is heard of now: it may not be there, or be one too many (fs.inotify.max_user_watches)."""
-        number: int = _libc.inotify_add_watch(self.descriptor, os.fsencode(folder), CHANGES)
-        if number < 0:
+        """Whether this one was not heard of and is from now on. One of that name which was moved away is no more.
+
+        It may not be there, or be one too many (fs.inotify.max_user_watches).
+        """
+        number: int = _libc.inotify_add_watch(self.descriptor, os.fsencode(folder), CHANGES | IN_ONLYDIR)
+        if number < 0 or self._folders.get(number) == folder:
             return False
-        self._folders[number] = folder
+        former = self._numbers.pop(folder, None)
+        if former is not None:
+            del self._folders[former]
+            _libc.inotify_rm_watch(self.descriptor, former)  # nothing to do where the folder was deleted
+        self._numbers.pop(self._folders.get(number, folder), None)
+        self._folders[number], self._numbers[folder] = folder, number
         return True
 
     def changed(self) -> Iterator[tuple[Path, bool]]:
@@ -56,9 +65,9 @@ class Folders:
             name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
             at += _EVENT.size + length
             self.overflowed = self.overflowed or bool(mask & IN_Q_OVERFLOW)
-            if mask & IN_IGNORED:
-                self._folders.pop(number, None)
             folder = self._folders.get(number)
+            if mask & IN_IGNORED and folder is not None:
+                del self._folders[number], self._numbers[folder]
             if folder is not None and name:
                 yield folder / os.fsdecode(name), bool(mask & IN_ISDIR and mask & (IN_CREATE | IN_MOVED_TO))
 

@@ -192,7 +192,8 @@ class Kernel:
             return
         has_rules = bool(wanted.ipv4_rules.tables or wanted.ipv6_rules.tables)
         is_guests = wanted.owner_uid is not None
-        self._events.namespace(wanted.name, is_guests=is_guests, with_rules=has_rules, settings=wanted.sysctls)
+        differ = partial(self.windows.settings_differ, wanted.name, wanted.sysctls)
+        self._events.namespace(wanted.name, is_guests=is_guests, with_rules=has_rules, settings_differ=differ)
         for device in wanted.devices:
             self._events.link(device.host_name)
             self._events.link(device.bridge)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import socket
 import sys
 from collections.abc import Collection, Mapping
@@ -18,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from openimds.linux import netns
 from openimds.linux.firewall import read_rules
 from openimds.linux.nft_generation import counts_iptables, ruleset_generation
 from openimds.wiring.diff import Family
@@ -45,7 +45,7 @@ def ruleset_here() -> Ruleset | None:
     generation = ruleset_generation() if counts_iptables() else None
     if generation is None:
         return None
-    return Ruleset(_cookie_here() or -os.stat("/proc/thread-self/ns/net").st_ino, generation)
+    return Ruleset(_cookie_here() or -netns.own_identity()[1], generation)
 
 
 def _cookie_here() -> int | None:

@@ -102,12 +102,8 @@ def _open_in_turn(wanted: Sequence[tuple[Place, ListenAddress]]) -> Iterator[Ope
 
 
 def _require(place: Place) -> None:
-    if _own_namespace() != place.inode:
+    if netns.own_identity()[1] != place.inode:
         raise netns.NamespaceMissingError(f"{place.namespace} is another namespace than the one that was meant")
-
-
-def _own_namespace() -> int:
-    return os.stat("/proc/thread-self/ns/net").st_ino
 
 
 def _listener(address: ListenAddress) -> socket.socket:

@@ -74,6 +74,6 @@ def delete_veths(namespace: str, only: str | None = None) -> list[str]:
             netlink.delete_link(link.index)
 
     found = netns.in_namespace(namespace, inner)
-    hosts = [netlink.link_at(link.peer_index) for link in found if link.peer_index is not None]
+    hosts = [netlink.host_end(link) for link in found]
     netns.in_namespace(namespace, delete)
-    return [host.name for host in hosts if host is not None and host.kind == "veth"]
+    return [host.name for host in hosts if host is not None]

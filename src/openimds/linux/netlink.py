@@ -141,6 +141,16 @@ def link_at(index: int) -> Link | None:
     return _one_link(_link_body(index))
 
 
+def host_end(link: Link) -> Link | None:
+    """The other end of a pair, if it is in the root namespace, by a thread there; indexes may repeat, so it must also
+    point back.
+    """
+    if link.peer_index is None or not link.peer_elsewhere:
+        return None
+    host = link_at(link.peer_index)
+    return host if host is not None and host.kind == "veth" and host.peer_index == link.index else None
+
+
 def _one_link(body: bytes) -> Link | None:
     try:
         found = ask(RTM_GETLINK, 0, body + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))

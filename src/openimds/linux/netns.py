@@ -62,14 +62,22 @@ def identity(name: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def in_namespace(name: str, work: Callable[[], _Result]) -> _Result:
+def own_identity() -> tuple[int, int]:
+    """Of the namespace that the calling thread is in."""
+    status = os.stat("/proc/thread-self/ns/net")
+    return status.st_dev, status.st_ino
+
+
+def in_namespace(name: str, work: Callable[[], _Result], only: tuple[int, int] | None = None) -> _Result:
     """Do `work` on a new thread that has entered the namespace; its result or its exception.
 
-    Raises NamespaceMissingError when there is no such namespace.
+    Raises NamespaceMissingError when there is no such namespace, or it is not the one with the identity `only`.
     """
 
     def inside() -> _Result:
         enter(name)
+        if only is not None and own_identity() != only:
+            raise NamespaceMissingError(f"{name} is another network namespace than it was")
         return work()
 
     return _on_thread(f"in {name}", inside)

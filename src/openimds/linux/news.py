@@ -44,7 +44,8 @@ class News:
         self._touched.update(late)
         for key in late:
             del self._later[key]
-        due = frozenset(key for key in self._touched if self._next_look.get(key, 0.0) <= now)
+        self._next_look = {key: at for key, at in self._next_look.items() if at > now}  # keys of no thing come too
+        due = frozenset(self._touched - self._next_look.keys())
         self._touched -= due
         self._next_look.update(dict.fromkeys(due, now + LOOKS_APART_SECONDS))
         return due

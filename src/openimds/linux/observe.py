@@ -10,6 +10,7 @@ from openimds.linux import netlink, netns
 from openimds.linux.known_rules import KnownRules, ruleset_here
 from openimds.linux.netlink import Address, Link
 from openimds.linux.windows import Windows
+from openimds.wiring.addresses import link_local
 from openimds.wiring.diff import Family
 from openimds.wiring.state import Device, NamespaceState, Route, Rules
 
@@ -137,11 +138,8 @@ def _guests_device(wanted: Device, host: _Host) -> Device:
 
 
 def _host_end(link: Link) -> _Host:
-    """The other end, if it is in the root namespace; indexes may repeat, so it must also point back here."""
-    if link.peer_index is None or not link.peer_elsewhere:
-        return _Host(None, "")
-    host = netlink.link_at(link.peer_index)
-    if host is None or host.kind != "veth" or host.peer_index != link.index:
+    host = netlink.host_end(link)
+    if host is None:
         return _Host(None, "")
     bridge = netlink.link_at(host.master_index) if host.master_index else None
     return _Host(host, bridge.name if bridge else "")
@@ -151,13 +149,4 @@ def is_automatic(address: Address, link: Link) -> bool:
     """Made by the kernel: from an advertisement, or the link-local one from the MAC (RFC 4291, appendix A)."""
     if not address.permanent:
         return True
-    return str(ip_interface(address.interface).ip) == link_local_of(link.mac_address)
-
-
-def link_local_of(mac_address: str) -> str | None:
-    """`fa:16:3e:00:00:01` → `fe80::f816:3eff:fe00:1`"""
-    if not mac_address:
-        return None
-    parts = bytes.fromhex(mac_address.replace(":", ""))
-    host = bytes([parts[0] ^ 0x02, *parts[1:3], 0xFF, 0xFE, *parts[3:6]])
-    return str(ip_interface(b"\xfe\x80" + bytes(6) + host).ip)
+    return bool(link.mac_address) and str(ip_interface(address.interface).ip) == link_local(link.mac_address)

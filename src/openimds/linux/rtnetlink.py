@@ -111,12 +111,24 @@ class Conversation:
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._socket = opened(protocol)
         try:
+            # Heard by the kernel, and nobody else is heard: a guest's root may send to any socket of its namespace.
+            self._socket.connect((0, 0))
             # Without strict checks (before Linux 4.20) the kernel ignores what a dump should be limited to.
             self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         except OSError as error:
             if error.errno != errno.ENOPROTOOPT:
                 self._socket.close()
                 raise
+
+    def fileno(self) -> int:
+        """-1: it is closed."""
+        return self._socket.fileno()
+
+    @property
+    def port(self) -> int:
+        """By which others could send to it."""
+        found: int = self._socket.getsockname()[0]
+        return found
 
     def ask(self, kind: int, flags: int, body: bytes) -> list[Message]:
         """One request, and what is said to it. Raises OSError with the kernel's number."""
@@ -145,7 +157,9 @@ class Conversation:
         """Until the acknowledgement or a dump's end, and without it."""
         said, interrupted = b"", False
         while True:
-            datagram = self._socket.recv(BUFFER_BYTES)
+            datagram, _ancillary, marks, _sender = self._socket.recvmsg(BUFFER_BYTES)
+            if marks & socket.MSG_TRUNC:
+                raise OSError(errno.EMSGSIZE, "a message of the kernel's is longer than was thought possible")
             for at, length, kind, flags in _heads(datagram):
                 interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):

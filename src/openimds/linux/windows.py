@@ -7,23 +7,23 @@ system calls instead of a thread. Whatever is asked is asked of the kernel: noth
 
 from __future__ import annotations
 
-import os
-import resource
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from hashlib import blake2b
+from typing import Generic, TypeVar
 
 from openimds.linux import netlink, netns
 from openimds.linux.listening_sockets import NETLINK_SOCK_DIAG
 from openimds.linux.netlink import Address, Dump, Link
 from openimds.linux.rtnetlink import Conversation
-from openimds.linux.sysctl import MAX_SETTING_BYTES, read_wanted, sysctl_path
+from openimds.linux.setting_files import SettingFiles
+from openimds.linux.spare_descriptors import is_spare
+from openimds.linux.sysctl import read_wanted
 from openimds.wiring.state import Route
 
-DESCRIPTORS_PER_WINDOW = 16
-"""At most, more or less: two sockets, and a file for each setting."""
+DIGEST_BYTES = 16
 
 Value = TypeVar("Value")
 
@@ -35,40 +35,47 @@ class Window:
         """Raises OSError, NamespaceMissingError."""
         self.name = name
         self.identity = identity
-        self._settings: dict[str, int] = {}
-        """Key → an open file."""
+        self.setting_files = SettingFiles()
         self._links: _Meaning[tuple[Link, ...]] = _Meaning()
         self._addresses: _Meaning[tuple[Address, ...]] = _Meaning()
         self._routes: _Meaning[frozenset[Route]] = _Meaning()
-        self._route, self.sock_diag = netns.in_namespace(name, _conversations)
+        self._route, self.sock_diag = netns.in_namespace(name, _conversations, identity)
 
     def links(self) -> tuple[Link, ...]:
         """The same object as the last time, if nothing is new; so with the others."""
-        return self._links.of(self._dump(netlink.LINKS), netlink.links_in)
+        said = self._dump(netlink.LINKS)
+        return self._links.of([said], None, lambda: netlink.links_in(said))
 
     def addresses(self) -> tuple[Address, ...]:
-        return self._addresses.of(self._dump(netlink.ADDRESSES), netlink.addresses_in)
+        said = self._dump(netlink.ADDRESSES)
+        return self._addresses.of([said], None, lambda: netlink.addresses_in(said))
 
     def routes(self, links: tuple[Link, ...]) -> frozenset[Route]:
         """`links`: the devices that they may go by."""
         said: dict[int, bytes] = {family: self._table(dump) for family, dump in netlink.MAIN_TABLES.items()}
-        names = {link.index: link.name for link in links}
-        return self._routes.of((said, names), lambda _: _routes(said, names))
+        return self._routes.of([*said.values()], links, lambda: _routes(said, links))
 
     def settings(self, wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
         """As `read_wanted`."""
-        found = {key: text for key in wanted if (text := self._setting(key)) is not None}
+        found = {key: text for key in wanted if (text := self.setting_files.text(key)) is not None}
         missing = {key: value for key, value in wanted.items() if key not in found}
         if not missing:
             return found
-        return found | netns.in_namespace(self.name, lambda: self._open_settings(missing, device_names))
+
+        def read() -> dict[str, str]:
+            self.setting_files.keep(missing, device_names)
+            return read_wanted(missing, device_names)
+
+        return found | netns.in_namespace(self.name, read, self.identity)
+
+    @property
+    def may_stay(self) -> bool:
+        return all(is_spare(conversation.fileno()) for conversation in (self._route, self.sock_diag))
 
     def close(self) -> None:
         for conversation in (self._route, self.sock_diag):
             conversation.close()
-        for descriptor in self._settings.values():
-            os.close(descriptor)
-        self._settings.clear()
+        self.setting_files.close()
 
     def _dump(self, dump: Dump) -> bytes:
         return self._route.dump(dump.kind, dump.body)
@@ -81,31 +88,10 @@ class Window:
                 return b""
             raise
 
-    def _setting(self, key: str) -> str | None:
-        """None: it is not open, or was of a device that is gone."""
-        descriptor = self._settings.get(key)
-        if descriptor is None:
-            return None
-        try:
-            return os.pread(descriptor, MAX_SETTING_BYTES, 0).decode().strip()
-        except OSError:
-            os.close(self._settings.pop(key))
-            return None
-
-    def _open_settings(self, wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
-        """By a thread that has entered the namespace."""
-        for key in wanted:
-            try:
-                descriptor = os.open(sysctl_path(key, device_names), os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            self._settings[key] = descriptor
-        return read_wanted(wanted, device_names)
-
 
 class Windows:
-    """Opened when they are first looked through, and again for a namespace made anew; no more than this process has
-    descriptors for: further ones are closed after each look. For any thread.
+    """Opened when they are first looked through, and again for a namespace made anew; those that this process has no
+    descriptors to spare for are closed after each look. For any thread.
     """
 
     def __init__(self) -> None:
@@ -124,7 +110,7 @@ class Windows:
                 self.close(name)
                 raise
             finally:
-                if len(self._open) * DESCRIPTORS_PER_WINDOW > resource.getrlimit(resource.RLIMIT_NOFILE)[0]:
+                if not window.may_stay:
                     self.close(name)
 
     def close(self, name: str) -> None:
@@ -133,6 +119,11 @@ class Windows:
             window = self._open.pop(name, None)
             if window is not None:
                 window.close()
+
+    def settings_differ(self, name: str, wanted: Mapping[str, str]) -> bool:
+        """Whether a setting, as far as one can see without entering, is another than is wanted. Waits for no look."""
+        window = self._open.get(name)
+        return window is not None and window.setting_files.differ(wanted)
 
     def _open_at(self, name: str) -> Window:
         identity = netns.identity(name)
@@ -147,15 +138,19 @@ class Windows:
 
 
 class _Meaning(Generic[Value]):
-    """Of what was read last: the same bytes mean the same."""
+    """Of what was read last: the same bytes mean the same. A digest of them is kept: an answer takes some kilobytes, and
+    there are a thousand namespaces.
+    """
 
     def __init__(self) -> None:
-        self._said: Any = None
+        self._said: tuple[object, ...] = ()
         self._value: Value | None = None
 
-    def of(self, said: Any, meaning: Callable[[Any], Value]) -> Value:
-        if self._value is None or said != self._said:
-            self._said, self._value = said, meaning(said)
+    def of(self, said: Sequence[bytes], given: object, meaning: Callable[[], Value]) -> Value:
+        """`given`: what the meaning depends on besides."""
+        stamp = (given, *(blake2b(one, digest_size=DIGEST_BYTES).digest() for one in said))
+        if self._value is None or stamp != self._said:
+            self._said, self._value = stamp, meaning()
         return self._value
 
 
@@ -173,5 +168,6 @@ def _conversations() -> tuple[Conversation, Conversation]:
         raise
 
 
-def _routes(said: Mapping[int, bytes], names: Mapping[int, str]) -> frozenset[Route]:
+def _routes(said: Mapping[int, bytes], links: tuple[Link, ...]) -> frozenset[Route]:
+    names = {link.index: link.name for link in links}
     return frozenset[Route]().union(*(netlink.routes_in(dump, family, names) for family, dump in said.items()))

@@ -1,0 +1,199 @@
+"""What stays open in namespaces so that a look is cheap: it goes with them, is never believed in place of the kernel, and
+is done without where it cannot be had.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.linux import listening_sockets, netns
+from openimds.linux.events import HostEvents
+from openimds.linux.insides import Insides
+from openimds.linux.kernel import Kernel
+from openimds.linux.programs import run
+from openimds.linux.rtnetlink import HEADER, NLMSG_DONE, Conversation
+from openimds.wiring.listeners import ListenAddress
+from openimds.wiring.state import Bridge, Device, NamespaceState, Rules
+
+pytestmark = pytest.mark.kernel
+
+MANY = 200
+SETTINGS = {"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.arp_ignore": "1"}
+
+
+@pytest.fixture
+def events() -> Iterator[HostEvents]:
+    made = HostEvents()
+    yield made
+    made.close()
+
+
+def _descriptors() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: HostEvents, tmp_path: Path) -> None:
+    """Half of them by others' hand."""
+    kernel = Kernel(host.ledger, host.prefix, events)
+    insides = Insides(kernel.windows)
+    events.start([tmp_path / "dhcp"], lambda: None, lambda: None)
+    wanted = NamespaceState(name=host.namespace("qrouter-1"), sysctls=SETTINGS, ipv4_rules=Rules({"filter": ()}))
+    before = _descriptors()
+    for number in range(MANY):
+        key = f"key{number}"
+        with events.looking_at(key):
+            assert kernel.apply(wanted)
+            assert kernel.apply(wanted) == ()
+            insides.look_inside(wanted.name, [ListenAddress("127.0.0.1", 80)])
+        assert _descriptors() > before
+        if number % 2:
+            netns.take_name(wanted.name)
+        kernel.remove_namespace(wanted.name)
+        events.forget(key)
+    until(lambda: _descriptors() == before)
+    assert kernel.actual(wanted.name) is None
+
+
+SMALL_STORY = """
+import os, resource, sys
+from pathlib import Path
+from openimds.linux.deaths import ProcessDeaths
+from openimds.linux.events import HostEvents
+from openimds.linux.insides import Insides
+from openimds.linux.kernel import Kernel
+from openimds.linux.ledger import Ledger
+from openimds.wiring.listeners import ListenAddress
+from openimds.wiring.state import NamespaceState
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+events = HostEvents()
+kernel = Kernel(Ledger(Path(sys.argv[1])), "lab", events)
+insides = Insides(kernel.windows)
+events.start([], lambda: None, lambda: None)
+deaths = ProcessDeaths(lambda _pids: None)
+names = [f"small{n}" for n in range(40)]
+for turn in range(2):
+    for name in names:
+        sysctls = {f"net.ipv4.conf.{where}.{key}": "1" for where in ("all", "default", "lo")
+                   for key in ("arp_ignore", "arp_announce", "arp_filter", "arp_notify", "log_martians", "rp_filter")}
+        with events.looking_at(name):
+            made = kernel.apply(NamespaceState(name=name, sysctls=sysctls))
+            assert bool(made) == (turn == 0), made
+            insides.look_inside(name, [ListenAddress("127.0.0.1", 80)])
+    deaths.watch([os.getpid()] + [int(pid) for pid in os.listdir("/proc") if pid.isdigit()][:80])
+    assert len(os.listdir("/proc/self/fd")) < 50
+for name in names:
+    kernel.remove_namespace(name)
+deaths.close()
+events.close()
+print("all of it is true")
+"""
+
+
+def test_few_open_files_are_enough_and_it_is_said_once(tmp_path: Path) -> None:
+    done = _in_a_host_of_its_own(SMALL_STORY, tmp_path)
+    assert "all of it is true" in done.stdout, done.stderr + done.stdout
+    assert (done.stdout + done.stderr).count("too few open files are allowed") == 1
+
+
+def _in_a_host_of_its_own(story: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    script = tmp_path / "story.py"
+    script.write_text(story)
+    host = 'mount -t tmpfs none /run/netns; ip link set lo up; exec "$@"'
+    argv = ["unshare", "--net", "--mount", "sh", "-c", host, "sh", sys.executable, str(script), str(tmp_path / "owned")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run(argv, capture_output=True, text=True, timeout=HANG_SECONDS, check=False, env=environment)
+
+
+def test_only_the_kernel_is_listened_to(host: Host) -> None:
+    """Root of a guest's namespace may send to every netlink socket in it."""
+    wanted = NamespaceState(name=host.namespace("guest"), owner_uid=200000)
+    host.kernel.apply(wanted)
+    conversation = netns.in_namespace(wanted.name, Conversation)
+    with closing(conversation):
+        lie = HEADER.pack(HEADER.size + 4, NLMSG_DONE, 0, 1, 0) + bytes(4)
+        with (
+            netns.in_namespace(wanted.name, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)) as forger,
+            pytest.raises(ConnectionRefusedError),
+        ):
+            forger.sendto(lie, (conversation.port, 0))
+
+
+def test_a_device_made_anew_is_heard_of(host: Host, events: HostEvents) -> None:
+    """Its settings too: the files of the former one say nothing any more."""
+    heard: list[frozenset[str]] = []
+    kernel = Kernel(host.ledger, host.prefix, events)
+    kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
+    device = Device(
+        name=host.tap(),
+        host_name=host.tap(),
+        bridge=host.bridge(),
+        mac_address="fa:16:3e:0a:0b:0c",
+        mtu=1442,
+        addresses=frozenset({"192.168.40.1/24"}),
+    )
+    key = f"net.ipv4.conf.{device.name}.rp_filter"
+    wanted = NamespaceState(name=host.namespace("qrouter-1"), devices=(device,), sysctls={key: "1"})
+    events.start([], lambda: heard.append(events.take()), lambda: None)
+    for _ in range(2):
+        with events.looking_at("r"):
+            kernel.apply(wanted)
+        run(["ip", "link", "delete", device.host_name])
+        with events.looking_at("r"):
+            assert kernel.apply(wanted)
+        heard.clear()
+        run(["sysctl", "-q", "-w", f"{key}=0"], namespace=wanted.name)
+        until(lambda: any("r" in keys for keys in heard))
+
+
+def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = NamespaceState(name=host.namespace("qdhcp-1"))
+    host.kernel.apply(wanted)
+
+    def no_module(_family: int) -> Iterator[tuple[tuple[str, int], int]]:
+        raise FileNotFoundError(2, "no tcp_diag")
+
+    with netns.in_namespace(wanted.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
+        inode = os.fstat(made.fileno()).st_ino
+        monkeypatch.setattr(listening_sockets, "_asked", no_module)
+        listening_sockets.knows_listeners.cache_clear()
+        try:
+            insides = Insides(host.kernel.windows)
+            for port, inodes in ((8080, {("127.0.0.1", 8080): frozenset({inode})}), (8081, {})):
+                assert insides.look_inside(wanted.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
+        finally:
+            listening_sockets.knows_listeners.cache_clear()
+
+
+def test_rules_that_nobody_counts_are_read_at_each_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where iptables is the old one, the number of the nftables ruleset says nothing of its rules."""
+    monkeypatch.setattr("openimds.linux.known_rules.counts_iptables", lambda: False)
+    wanted = NamespaceState(name=host.namespace("qrouter-1"), ipv4_rules=Rules({"filter": ("-A INPUT -j ACCEPT",)}))
+    assert host.kernel.apply(wanted)
+    assert host.kernel.apply(wanted) == ()
+    run(["iptables", "-F", "INPUT"], namespace=wanted.name)
+    assert host.kernel.apply(wanted)
+
+
+def test_what_changes_while_it_is_listed_is_listed_again(host: Host) -> None:
+    """Every list is of one moment, whatever somebody does meanwhile."""
+    wanted = NamespaceState(name=host.namespace("qdhcp-1"))
+    host.kernel.apply(wanted)
+    add = "for n in $(seq 300); do ip link add d$n type dummy; ip link delete d$n; done"
+    with subprocess.Popen(["ip", "netns", "exec", wanted.name, "sh", "-c", add]) as changing:
+        while changing.poll() is None:
+            with host.kernel.windows.at(wanted.name) as window:
+                names = [link.name for link in window.links()]
+            assert names[0] == "lo"
+            assert len(names) <= 2
+            assert len(set(names)) == len(names)
