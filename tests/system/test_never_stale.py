@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from tests.ports import free_ports
@@ -109,7 +111,7 @@ def test_a_rebuilt_server_never_gets_what_it_was_built_with_before(stage: Stage)
 def test_while_the_news_are_cut_off(stage: Stage) -> None:
     """Our control API stands still, another of the same cloud moves the addresses: the agent cannot hear of it."""
     with _other_control_api(stage.cloud) as elsewhere:
-        with _stopped(stage.cloud, "control-api"):
+        with _control_api_stopped(stage.cloud):
             if stage.metadata_proxy == "haproxy":
                 until(lambda: stage.figure("knowledge_age_seconds") > MAX_STALENESS_SECONDS, "the knowledge is old")
                 until(lambda: "too old to be believed" in stage.cloud.log("metadata-agent"), "the agent says so")
@@ -124,7 +126,7 @@ def test_while_the_news_are_cut_off(stage: Stage) -> None:
 def test_who_is_not_known_yet_is_held_and_then_answered(stage: Stage) -> None:
     with _other_control_api(stage.cloud) as elsewhere:
         new = addresses_from(21)
-        with _stopped(stage.cloud, "control-api"):
+        with _control_api_stopped(stage.cloud):
             for guest, address in zip(stage.guests, new, strict=True):
                 stage.give(guest, address, elsewhere)
             stage.settle(new)
@@ -140,7 +142,7 @@ def test_an_agent_that_starts_while_the_control_api_is_away(stage: Stage) -> Non
     cloud = stage.cloud
     said = cloud.log("metadata-agent").count("the control API is lost")
     before = cloud.part("metadata-agent")["pid"]
-    with _stopped(cloud, "control-api"):
+    with _control_api_stopped(cloud):
         os.kill(before, signal.SIGTERM)
         until(lambda: cloud.part("metadata-agent")["pid"] not in (None, before), "another agent is started")
         assert {told.status for told in stage.ask(DOCUMENTS[0])} <= {503}
@@ -167,13 +169,35 @@ def test_a_deleted_port_s_address_is_given_out_again(stage: Stage) -> None:
 
 
 @contextmanager
-def _stopped(cloud: Cloud, part: str) -> Iterator[None]:
-    pid = cloud.part(part)["pid"]
-    os.kill(pid, signal.SIGSTOP)
+def _control_api_stopped(cloud: Cloud) -> Iterator[None]:
+    """Between two of its writes: stopped within one it would keep the other control API from writing."""
+    pid = cloud.part("control-api")["pid"]
+    until(lambda: _is_stopped_between_writes(cloud, pid), "the control API is stopped, and the store can be written")
     try:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def _is_stopped_between_writes(cloud: Cloud, pid: int) -> bool:
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: {_state(task) for task in Path(f"/proc/{pid}/task").iterdir()} == {"T"}, "its threads stand still")
+    with closing(sqlite3.connect(cloud.state_dir / "openimds.sqlite", timeout=0, isolation_level=None)) as store:
+        try:
+            store.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
+            return False
+        store.execute("ROLLBACK")
+    return True
+
+
+def _state(task: Path) -> str:
+    """proc_pid_stat(5); empty when it has ended meanwhile."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 @contextmanager
