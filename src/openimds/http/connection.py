@@ -109,6 +109,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
+        if name is None:
+            self.phase = Phase.LINGER
+            self._transport.abort()  # reset by its peer before it was accepted: nobody is there to be answered
+            return
         self.peer, self._peer_port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
         if self.is_of_guests and len(name) == 4 and name[3]:
             self.peer = f"{self.peer.partition('%')[0]}%{_device_of(transport.get_extra_info('socket'))}"
@@ -176,7 +180,7 @@ class Connection(asyncio.Protocol):
             self._refuse(Refusal(408, f"The request's {self.phase.value} took too long."))
         elif self.phase is Phase.ANSWER:
             self._give_up_answer()
-        elif self.phase is Phase.IDLE:
+        elif self.phase is Phase.IDLE and not self._transport.get_write_buffer_size():
             self._transport.close()
         else:
             self._transport.abort()
@@ -336,9 +340,9 @@ class Connection(asyncio.Protocol):
             return
         if self._peer_finished or not transport.can_write_eof():
             transport.close()
-            return
-        transport.write_eof()
-        self._resume_reading()
+        else:
+            transport.write_eof()
+            self._resume_reading()
         self._enter(Phase.LINGER)
         if transport.get_write_buffer_size():
             self.deadline += self._owner.timeouts.write

@@ -266,6 +266,60 @@ def test_large_answers_to_a_slow_reader_arrive_whole():
     uvloop.run(main())
 
 
+@pytest.mark.parametrize("half_closed", [False, True])
+@pytest.mark.parametrize("last", [b"", b"Connection: close\r\n"])
+def test_who_does_not_take_an_answer_is_let_go(last: bytes, half_closed: bool):
+    """Also of one that is too short for the transport to tell that its peer is slow."""
+
+    async def main() -> None:
+        short = Timeouts(head=0.05, body=0.05, idle=0.05, answer=HANG_SECONDS, write=0.05, linger=0.05)
+        answer = Response(status=200, body=bytes(30_000))
+        listener = tcp_listener("127.0.0.1", 0)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        server = GuestServer(lambda _request: answer, timeouts=short)
+        await server.start([Listener(socket=listener)])
+        with socket.socket() as guest:
+            guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            guest.connect(listener.getsockname())
+            await settles(server, 1)
+            guest.send(b"GET /x HTTP/1.1\r\nHost: a\r\n" + last + b"\r\n")
+            if half_closed:
+                guest.shutdown(socket.SHUT_WR)
+            await settles(server, 0)
+        await server.stop(1)
+
+    uvloop.run(main())
+
+
+def test_who_is_gone_before_it_is_accepted_is_not_asked_who_it_was():
+    async def main() -> None:
+        failures: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: failures.append(context))
+        listener, asked = tcp_listener("127.0.0.1", 0), list[Request]()
+
+        def note(request: Request) -> Response:
+            asked.append(request)
+            return echo(request)
+
+        server = GuestServer(note)
+        await server.start([Listener(socket=listener, source_mac=lambda _connected: "fa:16:3e:00:00:01")])
+        port = listener.getsockname()[1]
+        for _ in range(20):
+            gone = socket.create_connection(("127.0.0.1", port))
+            gone.send(GET)
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+        assert (await talk(port, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))).startswith(
+            b"HTTP/1.1 200"
+        )
+        await settles(server, 0)
+        assert not failures
+        assert {request.peer for request in asked} == {"127.0.0.1"}
+        await server.stop(1)
+
+    uvloop.run(main())
+
+
 def test_stopping_finishes_what_is_under_way_and_takes_nothing_new():
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
