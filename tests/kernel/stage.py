@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.waiting import HANG_SECONDS
+
 from openimds.linux.errors import ProgramError
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
@@ -44,9 +46,8 @@ def pings(namespace: str, *arguments: str) -> bool:
 
 
 def traces() -> set[str]:
-    """Everything of ours that could stay behind, a line each."""
-    return {
-        *run(["ip", "netns", "list"]).splitlines(),
-        *run(["ip", "-o", "link"]).splitlines(),
-        *run(["nft", "list", "tables"]).splitlines(),
-    }
+    """Everything of ours that could stay behind, a line each. While the kernel takes many namespaces away, it lets these
+    wait: longer than an agent would.
+    """
+    asked = (["ip", "netns", "list"], ["ip", "-o", "link"], ["nft", "list", "tables"])
+    return {line for argv in asked for line in run(argv, timeout_seconds=HANG_SECONDS).splitlines()}
