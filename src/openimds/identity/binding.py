@@ -51,7 +51,7 @@ class Source:
     mac: str
     """Lower case; empty when it is not known."""
     device: str = ""
-    """By which a link-local address came into the router's namespace (`qr-…`); empty when it is not known."""
+    """By which a link-local address came into the router's namespace; empty when it is not known."""
 
     def __str__(self) -> str:
         where = f"network {self.network_id}" if self.network_id else f"router {self.router_id}"
@@ -71,7 +71,8 @@ class Binding:
 def source_of(listener: str, address: Address, mac: str, device: str = "") -> Source:
     """A listener's tag is `network:<id>` or `router:<id>`. Raises ValueError for any other.
 
-    Of devices only a router's internal ones say more than the listener does.
+    A network's listener says more than any device. Behind a router nobody comes in by another device than an interface
+    on a network that it serves: not from outside, by its gateway.
     """
     kind, _, scope_id = listener.partition(":")
     if kind not in ("network", "router") or not scope_id:
@@ -81,7 +82,7 @@ def source_of(listener: str, address: Address, mac: str, device: str = "") -> So
         router_id=scope_id if kind == "router" else None,
         address=address,
         mac=mac.lower(),
-        device=device if device.startswith("qr-") else "",
+        device=device if kind == "router" else "",
     )
 
 

@@ -170,6 +170,7 @@ def test_a_link_local_address_is_on_the_network_that_it_came_in_by(claim: Port) 
     assert asks("router:r1", "fe80::7", MAC_A, ports, LEG.router_device_name) == "victim"
     assert asks("router:r1", "fe80::7", MAC_A, ports, EVIL_LEG.router_device_name) == "evil"
     assert asks("router:r1", "fe80::7", MAC_A, shared_router(claim), LEG.router_device_name) == "none"
+    assert asks("router:r1", "fe80::7", MAC_A, ports, "qg-11111111-11") == "none"  # from outside
     assert asks("router:r1", "fe80::7", MAC_A, ports) == "several"  # it is not known by which
     assert asks("network:n1", "fe80::7", MAC_A, ports, "tap59c6e1f0-1e") == "victim"
 
