@@ -12,7 +12,6 @@ from tests.waiting import HANG_SECONDS
 
 from openimds.config.programs import PROGRAMS
 from openimds.daemons.socket_store import MOST_SOCKETS
-from openimds.linux.windows import DESCRIPTORS_PER_WINDOW
 
 FOLDER = Path(__file__).parents[3] / "packaging" / "systemd"
 OF_A_NEWER_SYSTEMD = ("FileDescriptorStorePreserve",)
@@ -74,5 +73,6 @@ def test_the_metadata_agents_sockets_are_kept() -> None:
 
 @pytest.mark.parametrize("program", ["dhcp-agent", "l3-agent"])
 def test_an_agent_may_have_open_what_a_thousand_namespaces_take(program: str) -> None:
-    # Watched settings' files are no more than half of what is allowed.
-    assert int(unit(program)["Service"]["LimitNOFILE"]) > 2 * 1000 * DESCRIPTORS_PER_WINDOW
+    per_namespace = 20  # some sockets, and a file for each setting
+    # What stays open is no more than half of what is allowed.
+    assert int(unit(program)["Service"]["LimitNOFILE"]) // 2 > 1000 * per_namespace

@@ -13,7 +13,7 @@ from openimds.resources.errors import StoreUnavailable
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
 from openimds.store.engine import Store, utc_now
-from openimds.store.models import RoleAssignment, User
+from openimds.store.models.identity import RoleAssignment, User
 
 HEAD = """
 import sqlalchemy as sa
