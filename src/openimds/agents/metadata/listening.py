@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from openimds.agents.metadata.wanted_listeners import Sign, WantedFolder
+from openimds.agents.metadata.wanted_listeners import Namespaces, WantedFolder
 from openimds.wiring.listeners import ListenAddress, WantedListeners
 
 LOOK_SECONDS = 0.02
@@ -92,12 +92,12 @@ class Listening:
 
     def __init__(self, places: Places, server: Server, sockets: Sockets, kept: KeptSockets) -> None:
         self._folder = WantedFolder(places.wanted)
-        self._namespaces = Sign(places.namespaces)
+        self._namespaces = Namespaces(places.namespaces)
         self._server = server
         self._sockets = sockets
         self._kept = kept
         self._inodes: dict[str, int | None] = {}
-        """Of namespaces, as they were at the last look at them."""
+        """Of namespaces, as they were when they were looked at last."""
         self._heeded: dict[str, WantedListeners] = {}
         """By file: what `_open` was made of. The same object: nothing is new."""
         self._open: dict[str, dict[Door, socket.socket]] = {}
@@ -136,7 +136,7 @@ class Listening:
 
     async def look(self, *, is_full: bool = True) -> None:
         """Make what is open what is wanted. What cannot be had is said, and the rest is there. A look that is not full
-        takes namespaces for what they were if none came or went, and does not try again what failed.
+        takes a namespace for what it was if its mount point is the same, and does not try again what failed.
         """
         wanted = await asyncio.to_thread(self._wanted, is_full=is_full)
         missing, gone = self._differences(wanted, [door.file for door in self._failures] if is_full else ())
@@ -174,7 +174,7 @@ class Listening:
         return missing, gone
 
     def _has_changed(self) -> bool:
-        return self._folder.sign.has_changed() or self._namespaces.has_changed()
+        return self._folder.sign.has_changed() or self._namespaces.sign.has_changed()
 
     async def _look_safely(self, *, is_full: bool) -> None:
         try:
@@ -186,8 +186,10 @@ class Listening:
 
     def _wanted(self, *, is_full: bool) -> dict[str, WantedListeners]:
         """By file. What is wanted in a namespace that is no more is not."""
-        if is_full or self._namespaces.has_changed():
-            self._namespaces.note()
+        if is_full or self._namespaces.sign.has_changed():
+            for name in self._namespaces.read():
+                self._inodes.pop(name, None)
+        if is_full:
             self._inodes = {}
         return {
             file: wanted

@@ -49,6 +49,23 @@ class Sign:
             return 0
 
 
+class Namespaces:
+    """Whether there is another than before behind a name: told by its mount point's inode, from one listing of a folder in
+    which a thousand may be, without a look at each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.sign = Sign(folder)
+        self._folder = folder
+        self._mount_points: dict[str, int] = {}
+
+    def read(self) -> frozenset[str]:
+        """The names that came, went or were made anew since the last call."""
+        self.sign.note()
+        before, self._mount_points = self._mount_points, {entry.name: entry.inode() for entry in _listed(self._folder)}
+        return frozenset(name for name, _inode in before.items() ^ self._mount_points.items())
+
+
 class WantedFolder:
     """Files are read when they are new. For one thread at a time."""
 
@@ -70,12 +87,17 @@ class WantedFolder:
         return {name.removesuffix(SUFFIX): one.wanted for name, one in found.items() if one.wanted is not None}
 
     def _entries(self) -> list[os.DirEntry[str]]:
-        try:
-            entries = list(os.scandir(self._folder))
-        except FileNotFoundError:
-            return []
+        entries = _listed(self._folder)
         # What begins with a dot is being written.
         return [entry for entry in entries if entry.name.endswith(SUFFIX) and not entry.name.startswith(".")]
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int, int] | None:
