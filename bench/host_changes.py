@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bench.host_networks import NETWORKS, STATE, Place
-from openimds.linux import netlink, netns
+from openimds.linux import netns
+from openimds.linux.addresses import addresses
 from openimds.linux.heard_changes import RTMGRP_ALL, RTMGRP_LINK
+from openimds.linux.links import link_value
 from openimds.linux.programs import end_process, run
 from openimds.linux.rtnetlink import messages, opened
 
@@ -89,7 +91,7 @@ def all_notifications() -> Iterator[Callable[[], int]]:
 
 
 def _name(message: bytes) -> str:
-    return netlink.link_value(message).name
+    return link_value(message).name
 
 
 def _waiting(listening: socket.socket) -> Iterator[bytes]:
@@ -114,5 +116,5 @@ def wait_until_settled() -> None:
 
 
 def _is_settling(place: Place) -> bool:
-    found = netns.in_namespace(place.namespace, netlink.addresses)
+    found = netns.in_namespace(place.namespace, addresses)
     return any(address.tentative and not address.duplicate for address in found)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-from openimds.linux import netlink
+from openimds.linux.addresses import RTM_DELADDR, RTM_NEWADDR, address_value
+from openimds.linux.links import RTM_DELLINK, RTM_NEWLINK, link_value
+from openimds.linux.routes import RTM_DELROUTE, RTM_NEWROUTE
 from openimds.linux.rtnetlink import BUFFER_BYTES, messages
 
 
@@ -14,12 +16,12 @@ def _hex(payload: bytes) -> str:
 
 
 _SAID: Mapping[int, tuple[str, Callable[[bytes], object]]] = {
-    netlink.RTM_NEWLINK: ("link is", netlink.link_value),
-    netlink.RTM_DELLINK: ("link is no more", netlink.link_value),
-    netlink.RTM_NEWADDR: ("address is", netlink._address_value),
-    netlink.RTM_DELADDR: ("address is no more", netlink._address_value),
-    netlink.RTM_NEWROUTE: ("route is", _hex),
-    netlink.RTM_DELROUTE: ("route is no more", _hex),
+    RTM_NEWLINK: ("link is", link_value),
+    RTM_DELLINK: ("link is no more", link_value),
+    RTM_NEWADDR: ("address is", address_value),
+    RTM_DELADDR: ("address is no more", address_value),
+    RTM_NEWROUTE: ("route is", _hex),
+    RTM_DELROUTE: ("route is no more", _hex),
 }
 
 

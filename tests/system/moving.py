@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TypeVar
 
-from openimds.linux import netlink, netns
+from openimds.linux import netns
+from openimds.linux.addresses import add_address, addresses, delete_address
+from openimds.linux.links import all_links
+from openimds.linux.routes import put_route
 from openimds.wiring.state import Route
 
 METADATA = "169.254.169.254"
@@ -57,12 +60,12 @@ class Guest:
 
         def work() -> None:
             link = self._link()
-            for one in netlink.addresses():
+            for one in addresses():
                 if one.link_index == link and ":" not in one.interface:
-                    netlink.delete_address(link, one.interface)
-            netlink.add_address(link, f"{self.home}/32")  # with its last address a device loses its routes
+                    delete_address(link, one.interface)
+            add_address(link, f"{self.home}/32")  # with its last address a device loses its routes
             for to in (f"{METADATA}/32", subnet):
-                netlink.put_route(Route(destination=to, gateway=None, device=""), link)
+                put_route(Route(destination=to, gateway=None, device=""), link)
 
         self.inside(work).result()
 
@@ -73,9 +76,9 @@ class Guest:
         def work() -> None:
             link = self._link()
             for address in before:
-                netlink.delete_address(link, f"{address}/32")
+                delete_address(link, f"{address}/32")
             for address in addresses:
-                netlink.add_address(link, f"{address}/32")
+                add_address(link, f"{address}/32")
 
         return self.inside(work)
 
@@ -126,7 +129,7 @@ class Guest:
         return _told(connection, path, "keep-alive")
 
     def _link(self) -> int:
-        return next(link.index for link in netlink.all_links() if link.name != "lo")
+        return next(link.index for link in all_links() if link.name != "lo")
 
 
 def _connection(address: str) -> http.client.HTTPConnection:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 
-from openimds.linux import netlink, sysctl
+from openimds.linux import sysctl
 from openimds.linux.conntrack import ConntrackExemption
 from openimds.linux.forwarding import BridgedForwarding
 from openimds.linux.ledger import Ledger
+from openimds.linux.links import add_bridge, delete_link, has_ports, link_named, set_link
 from openimds.wiring.state import Bridge
 
 BRIDGE_PREFIX = "brq"
@@ -24,11 +25,11 @@ class Bridges:
     def ensure(self, bridge: Bridge) -> tuple[str, ...]:
         """The changes made, in words. Raises OSError, ProgramError."""
         done = []
-        link = netlink.link_named(bridge.name)
+        link = link_named(bridge.name)
         if link is None:
             self._ledger.note("link", bridge.name)
             _add_once(bridge)
-            link = netlink.link_named(bridge.name)
+            link = link_named(bridge.name)
             done.append(f"create bridge {bridge.name}")
         if link is None:
             raise OSError(errno.ENODEV, f"bridge {bridge.name} went away while it was made")
@@ -38,7 +39,7 @@ class Bridges:
             done.append(f"let the host's firewall pass what stays on bridge {bridge.name}")
         sysctl.silence_ipv6(bridge.name)
         if link.mtu != bridge.mtu or not link.up:
-            netlink.set_link(link.index, mtu=bridge.mtu, up=True)
+            set_link(link.index, mtu=bridge.mtu, up=True)
             done.append(f"set bridge {bridge.name} up, mtu {bridge.mtu}")
         return tuple(done)
 
@@ -49,11 +50,11 @@ class Bridges:
 
     def remove(self, name: str) -> bool:
         """Whether it is gone: one that still has ports stays. Idempotent."""
-        link = netlink.link_named(name)
+        link = link_named(name)
         if link is not None:
-            if netlink.has_ports(link.index):
+            if has_ports(link.index):
                 return False
-            netlink.delete_link(link.index)
+            delete_link(link.index)
         self._exemption.remove(name)
         self._forwarding.remove(name)
         self._ledger.forget("link", name)
@@ -62,13 +63,13 @@ class Bridges:
     def names(self) -> set[str]:
         """Those of this system that exist."""
         noted = {name for name in self._ledger.names("link") if name.startswith(BRIDGE_PREFIX)}
-        found = (netlink.link_named(name) for name in noted)
+        found = (link_named(name) for name in noted)
         return {link.name for link in found if link is not None and link.kind == "bridge"}
 
 
 def _add_once(bridge: Bridge) -> None:
     try:
-        netlink.add_bridge(bridge.name, bridge.mtu)
+        add_bridge(bridge.name, bridge.mtu)
     except OSError as error:
         if error.errno != errno.EEXIST:  # another agent of this host was faster
             raise

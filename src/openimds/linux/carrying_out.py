@@ -6,10 +6,13 @@ import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from openimds.linux import netlink, netns, sysctl
+from openimds.linux import netns, sysctl
+from openimds.linux.addresses import add_address, delete_address
 from openimds.linux.firewall import replace_table
 from openimds.linux.ledger import Ledger
+from openimds.linux.links import add_veth, delete_link, link_named, set_link
 from openimds.linux.namespaces import create_namespace, delete_veths
+from openimds.linux.routes import delete_route, put_route
 from openimds.wiring import diff
 from openimds.wiring.state import Device, NamespaceState
 
@@ -38,13 +41,13 @@ class Executor:
             case diff.AddAddress(device_name, address):
                 # Only a shared link-local address (fe80::a9fe:a9fe) may be somebody else's: Neutron gave us the others.
                 detect = address.lower().startswith("fe80")
-                netlink.add_address(self._index_of(device_name), address, detect_duplicates=detect)
+                add_address(self._index_of(device_name), address, detect_duplicates=detect)
             case diff.RemoveAddress(device_name, address):
-                netlink.delete_address(self._index_of(device_name), address)
+                delete_address(self._index_of(device_name), address)
             case diff.PutRoute(route):
-                netlink.put_route(route, self._index_of(route.device))
+                put_route(route, self._index_of(route.device))
             case diff.RemoveRoute(route):
-                netlink.delete_route(route, self._index_of(route.device))
+                delete_route(route, self._index_of(route.device))
 
     def _do_outside(self, change: diff.Change) -> None:
         match change:
@@ -61,7 +64,7 @@ class Executor:
 
     def _index_of(self, name: str) -> int:
         """By a thread that has entered the namespace."""
-        link = netlink.link_named(name)
+        link = link_named(name)
         if link is None:
             raise OSError(errno.ENODEV, f"there is no device {name} in {self.wanted.name}")
         return link.index
@@ -70,14 +73,14 @@ class Executor:
         netns.in_namespace(self.wanted.name, lambda: work(self._index_of(name)))
 
     def _add_device(self, device: Device) -> None:
-        bridge = netlink.link_named(device.bridge)
+        bridge = link_named(device.bridge)
         if bridge is None:
             raise OSError(errno.ENODEV, f"there is no bridge {device.bridge}")
-        stale = netlink.link_named(device.host_name)
+        stale = link_named(device.host_name)
         if stale is not None:  # half of a pair from before, or one that was moved elsewhere
-            netlink.delete_link(stale.index)
+            delete_link(stale.index)
         self.ledger.note("link", device.host_name)
-        netlink.add_veth(
+        add_veth(
             host_name=device.host_name,
             mtu=device.mtu,
             inner_name=device.name,
@@ -88,19 +91,19 @@ class Executor:
 
     def _plug(self, device: Device, bridge_index: int) -> None:
         sysctl.silence_ipv6(device.host_name)
-        host = netlink.link_named(device.host_name)
+        host = link_named(device.host_name)
         if host is None:
             raise OSError(errno.ENODEV, f"there is no device {device.host_name}")
-        netlink.set_link(host.index, master_index=bridge_index, mtu=device.mtu, up=device.up)
+        set_link(host.index, master_index=bridge_index, mtu=device.mtu, up=device.up)
         if device.addresses is not None:  # else the instance switches its NIC on by itself
-            self._on_link(device.name, lambda index: netlink.set_link(index, up=device.up))
+            self._on_link(device.name, lambda index: set_link(index, up=device.up))
 
     def _adjust_device(self, device: Device, what: tuple[str, ...]) -> None:
         mtu = device.mtu if "mtu" in what else None
         mac_address = device.mac_address if "mac_address" in what else None
         if mtu is not None or mac_address is not None:
-            self._on_link(device.name, lambda index: netlink.set_link(index, mtu=mtu, mac_address=mac_address))
-        bridge = netlink.link_named(device.bridge)
+            self._on_link(device.name, lambda index: set_link(index, mtu=mtu, mac_address=mac_address))
+        bridge = link_named(device.bridge)
         if bridge is None:
             raise OSError(errno.ENODEV, f"there is no bridge {device.bridge}")
         self._plug(device, bridge.index)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from openimds.linux import netlink, netns
+from openimds.linux import netns
 from openimds.linux.conntrack import table_name
 from openimds.linux.errors import ProgramError, WiringError
 from openimds.linux.firewall import nft_delete, nft_list
 from openimds.linux.forwarding import remove_rules
 from openimds.linux.ledger import Ledger
+from openimds.linux.links import delete_links
 
 TABLE_FAMILIES = ("bridge", "inet")
 """`bridge`: port security; `inet`: the exemption from connection tracking."""
@@ -51,7 +52,7 @@ def _end_programs(namespaces: Iterable[str]) -> Iterable[str]:
 
 
 def _remove_links(ledger: Ledger, names: Iterable[str]) -> Iterable[str]:
-    removed = netlink.delete_links(names)
+    removed = delete_links(names)
     for name in names:
         ledger.forget("link", name)
     return [f"device {name}" for name in sorted(removed)]

@@ -15,8 +15,9 @@ import time
 from ipaddress import IPv6Address
 from random import SystemRandom
 
-from openimds.linux import netlink, netns
+from openimds.linux import netns
 from openimds.linux.heard_sockets import Heard, HeardSockets
+from openimds.linux.links import link_named
 
 ASK_SECONDS = 10.0
 SECONDS_PER_CONTEST = 0.02
@@ -37,7 +38,7 @@ class Contest:
     """To be made by a thread in the namespace. Raises OSError."""
 
     def __init__(self, device: str, address: str) -> None:
-        link = netlink.link_named(device)
+        link = link_named(device)
         if link is None:
             raise OSError(f"there is no device {device}")
         self._target = IPv6Address(address).packed

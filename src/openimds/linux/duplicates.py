@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_interface
 
-from openimds.linux import netlink, netns
+from openimds.linux import netns
+from openimds.linux.addresses import add_address, delete_address
+from openimds.linux.links import link_named
 from openimds.linux.windows import Window
 
 
@@ -39,9 +41,9 @@ def detect_again(namespace: str, device: str, interface: str) -> None:
     """
 
     def work() -> None:
-        link = netlink.link_named(device)
+        link = link_named(device)
         if link is not None:
-            netlink.delete_address(link.index, interface)
-            netlink.add_address(link.index, interface, detect_duplicates=True)
+            delete_address(link.index, interface)
+            add_address(link.index, interface, detect_duplicates=True)
 
     netns.in_namespace(namespace, work)

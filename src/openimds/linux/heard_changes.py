@@ -6,8 +6,8 @@ import re
 import sys
 from collections.abc import Iterator
 
-from openimds.linux import netlink
 from openimds.linux.attributions import FORWARDING, Note
+from openimds.linux.links import RTM_DELLINK, RTM_NEWLINK, link_value
 from openimds.linux.rtnetlink import NFNL_SUBSYS_NFTABLES, Attributes, as_text, attributes, messages
 
 RTMGRP_LINK = 0x1
@@ -28,8 +28,8 @@ _BRIDGE = re.compile(rb"brq[0-9A-Za-z-]{1,12}(?=\0)")
 def links(datagram: bytes) -> Iterator[Note]:
     """rtnetlink's, of the root namespace."""
     for kind, _flags, payload in messages(datagram):
-        if kind in (netlink.RTM_NEWLINK, netlink.RTM_DELLINK):
-            yield ("link", netlink.link_value(payload).name)
+        if kind in (RTM_NEWLINK, RTM_DELLINK):
+            yield ("link", link_value(payload).name)
 
 
 def host_rules(datagram: bytes) -> Iterator[Note]:

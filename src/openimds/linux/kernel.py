@@ -8,7 +8,7 @@ from functools import partial
 from ipaddress import ip_interface
 from itertools import groupby
 
-from openimds.linux import duplicates, netlink, netns, sysctl
+from openimds.linux import duplicates, netns, sysctl
 from openimds.linux.bridges import Bridges
 from openimds.linux.carrying_out import Executor, Inside
 from openimds.linux.conntrack import table_name
@@ -17,8 +17,9 @@ from openimds.linux.events import HostEvents
 from openimds.linux.forwarding import SWITCHES
 from openimds.linux.known_rules import KnownRules
 from openimds.linux.ledger import Ledger
+from openimds.linux.links import Link, all_links, link_named, set_link
 from openimds.linux.namespaces import delete_veths
-from openimds.linux.netlink import Link
+from openimds.linux.neighbours import neighbours
 from openimds.linux.observe import Observer
 from openimds.linux.windows import Windows
 from openimds.wiring import diff
@@ -122,8 +123,8 @@ class Kernel:
         """IP address → MAC address that the namespace has heard of on this device; empty if there is no such."""
 
         def read() -> dict[str, str]:
-            link = netlink.link_named(device)
-            return netlink.neighbours(link.index) if link else {}
+            link = link_named(device)
+            return neighbours(link.index) if link else {}
 
         try:
             return netns.in_namespace(namespace, read)
@@ -154,7 +155,7 @@ class Kernel:
 
     def links(self, namespace: str | None = None) -> dict[str, Link]:
         """By name; None: the root namespace. Raises NamespaceMissingError."""
-        found = netlink.all_links() if namespace is None else netns.in_namespace(namespace, netlink.all_links)
+        found = all_links() if namespace is None else netns.in_namespace(namespace, all_links)
         return {link.name: link for link in found}
 
     def plug(self, host_name: str, bridge: str) -> bool:
@@ -166,12 +167,12 @@ class Kernel:
             self._events.link(host_name, without_ipv6=True)
             self._events.link(bridge)
         try:
-            link, master = netlink.link_named(host_name), netlink.link_named(bridge)
+            link, master = link_named(host_name), link_named(bridge)
             if link is None or master is None:
                 return False
             sysctl.silence_ipv6(host_name)
             if link.master_index != master.index or not link.up:
-                netlink.set_link(link.index, master_index=master.index, up=True)
+                set_link(link.index, master_index=master.index, up=True)
         except OSError as error:
             raise WiringError(host_name, [f"plug into {bridge}: {error}"]) from error
         return True

@@ -7,10 +7,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from openimds.linux import netlink, netns, sysctl
+from openimds.linux import netns, sysctl
 from openimds.linux.errors import ProgramError
 from openimds.linux.ledger import Ledger
-from openimds.linux.netlink import Link
+from openimds.linux.links import Link, all_links, delete_link, host_end, link_named, set_link
 from openimds.linux.programs import run
 
 HOLDER_SECONDS = 5.0
@@ -32,9 +32,9 @@ def create_namespace(name: str, ledger: Ledger, owner_uid: int | None = None) ->
         _create_owned(name, owner_uid)
 
     def prepare() -> None:
-        loopback = netlink.link_named("lo")
+        loopback = link_named("lo")
         if loopback is not None:
-            netlink.set_link(loopback.index, up=True)
+            set_link(loopback.index, up=True)
         # Without it the kernel takes all other addresses of a subnet away with the first one.
         sysctl.write_sysctl("net.ipv4.conf.all.promote_secondaries", "1")
 
@@ -67,13 +67,13 @@ def delete_veths(namespace: str, only: str | None = None) -> list[str]:
     """
 
     def inner() -> list[Link]:
-        return [link for link in netlink.all_links() if link.kind == "veth" and only in (None, link.name)]
+        return [link for link in all_links() if link.kind == "veth" and only in (None, link.name)]
 
     def delete() -> None:
         for link in found:
-            netlink.delete_link(link.index)
+            delete_link(link.index)
 
     found = netns.in_namespace(namespace, inner)
-    hosts = [netlink.host_end(link) for link in found]
+    hosts = [host_end(link) for link in found]
     netns.in_namespace(namespace, delete)
     return [host.name for host in hosts if host is not None]

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 
-from openimds.linux import netlink, netns
+from openimds.linux import netns
+from openimds.linux.addresses import Address
 from openimds.linux.known_rules import KnownRules, ruleset_here
-from openimds.linux.netlink import Address, Link
+from openimds.linux.links import Link, host_end, link_at
 from openimds.linux.windows import Windows
 from openimds.wiring.addresses import link_local
 from openimds.wiring.diff import Family
@@ -138,10 +139,10 @@ def _guests_device(wanted: Device, host: _Host) -> Device:
 
 
 def _host_end(link: Link) -> _Host:
-    host = netlink.host_end(link)
+    host = host_end(link)
     if host is None:
         return _Host(None, "")
-    bridge = netlink.link_at(host.master_index) if host.master_index else None
+    bridge = link_at(host.master_index) if host.master_index else None
     return _Host(host, bridge.name if bridge else "")
 
 

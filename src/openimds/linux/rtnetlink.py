@@ -14,6 +14,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 
 NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES = 12, 10
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR = 0x1, 0x4, 0x10
@@ -21,6 +22,8 @@ NLM_F_DUMP = 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
+GONE = frozenset({errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT})
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TYPE_MASK = 0x3FFF
 """An attribute's type without the flags "nested" and "network byte order"."""
 BUFFER_BYTES = 1 << 16
@@ -36,6 +39,14 @@ _NUMBER = struct.Struct("=i")
 Message = tuple[int, bytes]
 """Its kind, and what follows the header."""
 Attributes = dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A request for a list."""
+
+    kind: int
+    body: bytes
 
 
 class DumpInterruptedError(Exception):
@@ -176,6 +187,20 @@ def ask(kind: int, flags: int, body: bytes, *, protocol: int = socket.NETLINK_RO
         if flags & NLM_F_DUMP == NLM_F_DUMP:
             return [(kind, payload) for kind, _flags, payload in messages(conversation.dump(kind, body))]
         return conversation.ask(kind, flags, body)
+
+
+def gone_is_fine(kind: int, body: bytes) -> None:
+    """Takes something away that may not be there any more. Raises OSError."""
+    try:
+        ask(kind, 0, body)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+
+
+def spelled(packed: bytes) -> str:
+    """An IP address of four or sixteen bytes."""
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def _check(payload: bytes) -> None:

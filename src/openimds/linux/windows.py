@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from openimds.linux import netlink, netns
+from openimds.linux import netns
+from openimds.linux.addresses import ADDRESSES, Address, addresses_in
+from openimds.linux.links import LINKS, Link, links_in
 from openimds.linux.listening_sockets import NETLINK_SOCK_DIAG
-from openimds.linux.netlink import Address, Dump, Link
-from openimds.linux.rtnetlink import Conversation
+from openimds.linux.routes import MAIN_TABLES, NO_TABLE, routes_in
+from openimds.linux.rtnetlink import Conversation, Dump
 from openimds.linux.setting_files import SettingFiles
 from openimds.linux.spare_descriptors import is_spare
 from openimds.linux.sysctl import read_wanted
@@ -43,16 +45,16 @@ class Window:
 
     def links(self) -> tuple[Link, ...]:
         """The same object as the last time, if nothing is new; so with the others."""
-        said = self._dump(netlink.LINKS)
-        return self._links.of([said], None, lambda: netlink.links_in(said))
+        said = self._dump(LINKS)
+        return self._links.of([said], None, lambda: links_in(said))
 
     def addresses(self) -> tuple[Address, ...]:
-        said = self._dump(netlink.ADDRESSES)
-        return self._addresses.of([said], None, lambda: netlink.addresses_in(said))
+        said = self._dump(ADDRESSES)
+        return self._addresses.of([said], None, lambda: addresses_in(said))
 
     def routes(self, links: tuple[Link, ...]) -> frozenset[Route]:
         """`links`: the devices that they may go by."""
-        said: dict[int, bytes] = {family: self._table(dump) for family, dump in netlink.MAIN_TABLES.items()}
+        said: dict[int, bytes] = {family: self._table(dump) for family, dump in MAIN_TABLES.items()}
         return self._routes.of([*said.values()], links, lambda: _routes(said, links))
 
     def settings(self, wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
@@ -84,7 +86,7 @@ class Window:
         try:
             return self._dump(dump)
         except OSError as error:
-            if error.errno in netlink.NO_TABLE:
+            if error.errno in NO_TABLE:
                 return b""
             raise
 
@@ -170,4 +172,4 @@ def _conversations() -> tuple[Conversation, Conversation]:
 
 def _routes(said: Mapping[int, bytes], links: tuple[Link, ...]) -> frozenset[Route]:
     names = {link.index: link.name for link in links}
-    return frozenset[Route]().union(*(netlink.routes_in(dump, family, names) for family, dump in said.items()))
+    return frozenset[Route]().union(*(routes_in(dump, family, names) for family, dump in said.items()))
