@@ -11,20 +11,22 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any
 
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 from tests.compat.stage import Stage as ApiStage
 from tests.ports import free_port
-from tests.security.cloud import GUESTS, NETWORK, SECRET, TWICE, Guest, instances_document
-from tests.security.opinion import Answer, answers
+from tests.security.cloud import NETWORK, SECRET, Guest, instances_document
+from tests.security.known_ports import NoMorePorts, ports_of_guests
+from tests.security.opinion import Answer
+from tests.security.served import SHORT
+from tests.security.transcript import Line, Transcript, ask_whole
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.metadata.finder import Finder
@@ -36,13 +38,9 @@ from openimds.http.client import Pool, Upstream
 from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
 from openimds.http.rules import Connections, Limits, Timeouts
 from openimds.http.server import GuestServer, Listener
-from openimds.identity.source import Address
-from openimds.resources.network import FixedIP, Port, Subnet
 from openimds.wiring.haproxy import Proxy, ProxySettings, haproxy_config
 from openimds.wiring.haproxy import Timeouts as ProxyTimeouts
 from openimds.wiring.listeners import ListenAddress, Scope
-
-T = TypeVar("T")
 
 
 class Lines:
@@ -50,108 +48,6 @@ class Lines:
 
     def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
         return lambda request_id, ms: structlog.get_logger().info(event, request_id=request_id, ms=ms, **facts)
-
-
-SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
-"""So that tests of slowness are quick."""
-
-
-@dataclass
-class Transcript:
-    """What one connection was told."""
-
-    asker: Guest | None
-    raw: bytearray = field(default_factory=bytearray)
-    sent: bytearray = field(default_factory=bytearray)
-    is_whole: bool = False
-    """The server closed: what came must be complete answers."""
-
-    def judge(self) -> None:
-        """No answer has another instance's canary in it, and h11 can read what came."""
-        for guest in GUESTS:
-            if guest is not self.asker:
-                told = [secret for secret in guest.secrets if secret in self.raw]
-                assert not told, f"{self.asker and self.asker.label} was told {told} by {bytes(self.sent[:500])!r}"
-        if self.is_whole:
-            self.answers()
-
-    def answers(self) -> list[Answer]:
-        method = bytes(self.sent[:32]).split(b" ")[0].decode("latin-1")
-        return answers(bytes(self.raw), [method])
-
-
-class Line:
-    """A guest's connection."""
-
-    def __init__(self, raw: socket.socket, transcript: Transcript) -> None:
-        self.socket = raw
-        self.transcript = transcript
-
-    def send(self, data: bytes) -> None:
-        self.transcript.sent += data
-        self.socket.sendall(data)
-
-    def read(self) -> bytes:
-        """The next bytes; empty at the end."""
-        data = self.socket.recv(65536)
-        self.transcript.raw += data
-        self.transcript.is_whole = self.transcript.is_whole or not data
-        return data
-
-    def finish(self) -> bytes:
-        """All that is answered until the server closes."""
-        try:
-            while self.read():
-                pass
-        except ConnectionResetError:
-            self.transcript.is_whole = True
-        self.socket.close()
-        return bytes(self.transcript.raw)
-
-
-@dataclass
-class Ports:
-    """The mirror of a cloud in which both guests are on one network, and one address is two ports'."""
-
-    ports: Mapping[str, Port]
-    subnets: Mapping[str, Subnet] = field(default_factory=dict)
-    revision: int = 1
-    connected: bool = True
-    age_seconds: float = 0
-
-    def view(self) -> Ports:
-        return self
-
-    def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
-        return None
-
-
-class NoMorePorts:
-    """The control API knows nothing beyond the mirror."""
-
-    def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
-        return ()
-
-    def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
-        return ()
-
-
-def ports_of_guests() -> Ports:
-    ports = [_port(f"port-{guest.label}", guest, guest.address) for guest in GUESTS]
-    ports += [_port(f"twice-{guest.label}", guest, TWICE) for guest in GUESTS]
-    return Ports({port.id: port for port in ports})
-
-
-def _port(port_id: str, guest: Guest, address: str) -> Port:
-    return Port(
-        id=port_id,
-        network_id=NETWORK,
-        project_id=guest.project_id,
-        mac_address=f"fa:16:3e:00:00:0{guest.number}",
-        fixed_ips=(FixedIP("s", address),),
-        device_id=guest.uuid,
-        device_owner="compute:nova",
-    )
 
 
 class Cloud:
@@ -214,13 +110,13 @@ class Cloud:
         return self._line(raw, asker)
 
     def ask_api(self, asker: Guest | None, data: bytes) -> list[Answer]:
-        return _whole(self.connect_api(asker), data)
+        return ask_whole(self.connect_api(asker), data)
 
     def ask_agent(self, asker: Guest | None, data: bytes) -> list[Answer]:
-        return _whole(self.connect_agent(asker), data)
+        return ask_whole(self.connect_agent(asker), data)
 
     def ask_proxy(self, asker: Guest | None, data: bytes, address: str = "") -> list[Answer]:
-        return _whole(self.connect_proxy(asker, address), data)
+        return ask_whole(self.connect_proxy(asker, address), data)
 
     def judge(self) -> None:
         """Every answer since the last time."""
@@ -305,12 +201,6 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _whole(line: Line, data: bytes) -> list[Answer]:
-    line.send(data)
-    line.finish()
-    return line.transcript.answers()
-
-
 @contextmanager
 def cloud_in(folder: Path) -> Iterator[Cloud]:
     cloud = Cloud(folder)
@@ -319,39 +209,3 @@ def cloud_in(folder: Path) -> Iterator[Cloud]:
         yield cloud
     finally:
         cloud.stop()
-
-
-class Served:
-    """One server on an event loop of its own thread: `with Served(make_service, Connections()) as served`."""
-
-    def __init__(self, make_service: Callable[[], Any], connections: Connections, tls: Any = None) -> None:
-        self._make_service = make_service
-        self._connections = connections
-        self._tls = tls
-        self.loop = uvloop.new_event_loop()
-        self.server: GuestServer
-        self.port = 0
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(HANG_SECONDS)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        asyncio.run_coroutine_threadsafe(self.server.stop(0.5), self.loop).result(HANG_SECONDS)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(HANG_SECONDS)
-        self.loop.close()
-
-    def settle(self, connections: int) -> None:
-        until(lambda: self.server.connection_count == connections)
-
-    def settle_draining(self) -> None:
-        until(lambda: self.server.draining)
-
-    async def _start(self) -> None:
-        listener = tcp_listener("127.0.0.1", 0)
-        self.port = listener.getsockname()[1]
-        self.server = GuestServer(self._make_service().handle, timeouts=SHORT, connections=self._connections)
-        await self.server.start([Listener(socket=listener, tag="tcp", limits=LIMITS, tls=self._tls)])

@@ -12,7 +12,7 @@ import pytest
 from tests.compat.stage import Stage
 from tests.security.cloud import ALPHA, BETA, GUESTS, Guest, instances_document, request
 from tests.security.opinion import Answer, answers
-from tests.security.stage import Served
+from tests.security.served import Served
 from tests.security.test_identity import FORGED
 from tests.waiting import HANG_SECONDS
 

@@ -1,0 +1,55 @@
+"""One server on an event loop of its own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, Self
+
+import uvloop
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.daemons.guest_worker import LIMITS
+from openimds.http.listen import tcp_listener
+from openimds.http.rules import Connections, Timeouts
+from openimds.http.server import GuestServer, Listener
+
+SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
+"""So that tests of slowness are quick."""
+
+
+class Served:
+    """`with Served(make_service, Connections()) as served`."""
+
+    def __init__(self, make_service: Callable[[], Any], connections: Connections, tls: Any = None) -> None:
+        self._make_service = make_service
+        self._connections = connections
+        self._tls = tls
+        self.loop = uvloop.new_event_loop()
+        self.server: GuestServer
+        self.port = 0
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(HANG_SECONDS)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.server.stop(0.5), self.loop).result(HANG_SECONDS)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(HANG_SECONDS)
+        self.loop.close()
+
+    def settle(self, connections: int) -> None:
+        until(lambda: self.server.connection_count == connections)
+
+    def settle_draining(self) -> None:
+        until(lambda: self.server.draining)
+
+    async def _start(self) -> None:
+        listener = tcp_listener("127.0.0.1", 0)
+        self.port = listener.getsockname()[1]
+        self.server = GuestServer(self._make_service().handle, timeouts=SHORT, connections=self._connections)
+        await self.server.start([Listener(socket=listener, tag="tcp", limits=LIMITS, tls=self._tls)])
