@@ -2,7 +2,7 @@
 
 Imported by `daemons/` and `cli/` alone. Four steps, one file each:
 
-- `options.py`, `agent_options.py`: which options there are, with help texts, ranges and old names;
+- `…_options.py`, put together from `sections.py`: which options there are, with help texts, ranges and old names;
 - `reading.py`: a file's lines, with their numbers; `loading.py`: files → checked values;
 - `programs.py`: one table: a program, its files, its options, and how its value is built;
 - `validation.py`, `sample.py`: what `openimds config validate` and `config sample` say, from the same table.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from oslo_config import cfg, types
 
-from openimds.config.options import DEFAULT, Section, keystone_section, old, seconds, strict_options
+from openimds.config.guest_options import strict_options
+from openimds.config.keystone_options import keystone_section
+from openimds.config.sections import DEFAULT, Section, old, seconds
 
 KEYSTONE_AUTHTOKEN = keystone_section(
     "keystone_authtoken",

@@ -8,11 +8,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from openimds.config import agent_options, options
+from openimds.config import agent_options, common_options, metadata_options
 from openimds.config.identity_v3 import led_to_v3
 from openimds.config.loading import OptionValues
-from openimds.config.options import DEFAULT, Section
 from openimds.config.reading import ConfigError
+from openimds.config.sections import DEFAULT, Section
 from openimds.config.values import (
     ComputeAgentConfig,
     ControlApiConfig,
@@ -47,7 +47,7 @@ def common(program: str, values: OptionValues) -> dict[str, Any]:
     return {
         "program": program,
         "config_files": tuple(file.path for file in values.files),
-        "state_path": _absolute(values, options.COMMON, "state_path"),
+        "state_path": _absolute(values, common_options.COMMON, "state_path"),
         "host": values[DEFAULT, "host"],
         "namespace_prefix": values[DEFAULT, "namespace_prefix"],
         "log": LogConfig(debug=values[DEFAULT, "debug"], format=values[DEFAULT, "log_format"]),
@@ -74,7 +74,7 @@ def control_api(values: OptionValues, fields: Common) -> ControlApiConfig:
 
 def metadata_api(values: OptionValues, fields: Common) -> MetadataApiConfig:
     if "metadata" not in values[DEFAULT, "enabled_apis"]:
-        place = values.where(options.NOVA, "enabled_apis")
+        place = values.where(metadata_options.NOVA, "enabled_apis")
         raise ConfigError([f"{place}: does not name `metadata`: the metadata API is switched off; add it to serve it"])
     secrets = (
         values["neutron", "metadata_proxy_shared_secret"],
@@ -247,7 +247,7 @@ def _vendor_data(values: OptionValues) -> VendorDataConfig:
         dynamic_read_timeout_seconds=values["api", "vendordata_dynamic_read_timeout"],
         dynamic_failure_fatal=values["api", "vendordata_dynamic_failure_fatal"],
         dynamic_ssl_certfile=values["api", "vendordata_dynamic_ssl_certfile"] or None,
-        dynamic_auth=_auth(values, options.VENDORDATA_AUTH) if authenticated else None,
+        dynamic_auth=_auth(values, metadata_options.VENDORDATA_AUTH) if authenticated else None,
     )
 
 
@@ -255,7 +255,7 @@ def _target(values: OptionValues, text: str) -> tuple[str, str]:
     """`cmdb@https://cmdb.example/vd` → (`cmdb`, `https://cmdb.example/vd`)"""
     name, at, url = text.partition("@")
     if not (name and at and url.startswith(("http://", "https://"))):
-        place = values.where(options.NOVA_API, "vendordata_dynamic_targets")
+        place = values.where(metadata_options.NOVA_API, "vendordata_dynamic_targets")
         raise ConfigError([f"{place}: is not valid: {text!r} is not of the form name@http://…"])
     return name, url
 
@@ -290,7 +290,7 @@ def _tls(values: OptionValues) -> TlsFiles | None:
         return None
     missing = [name for name in ("ssl_cert_file", "ssl_key_file") if not values["wsgi", name]]
     if missing:
-        place = values.where(options.NOVA, "enabled_ssl_apis")
+        place = values.where(metadata_options.NOVA, "enabled_ssl_apis")
         raise ConfigError([f"{place}: names `metadata`, so [wsgi] {name} must be set" for name in missing])
     authority = values["wsgi", "ssl_ca_file"]
     return TlsFiles(

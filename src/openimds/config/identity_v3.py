@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from openimds.config.loading import OptionValues
-from openimds.config.options import Section
+from openimds.config.sections import Section
 
 
 def led_to_v3(auth_url: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from oslo_config import cfg
 
-from openimds.config.options import DEFAULT, Section
 from openimds.config.reading import Assignment, ConfigError, ConfigFile, read_files, readable_by_oslo
+from openimds.config.sections import DEFAULT, Section
 
 _REASONS = (
     (re.compile(r"invalid literal for int\(\) with base \d+: (?P<value>.+)"), "is no whole number"),

@@ -6,10 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from openimds.config import agent_options, building, options
+from openimds.config import (
+    agent_options,
+    building,
+    common_options,
+    control_options,
+    document_options,
+    guest_options,
+    metadata_options,
+)
 from openimds.config.identity_v3 import addresses_led_to_v3
 from openimds.config.loading import OptionValues, load
-from openimds.config.options import Section
+from openimds.config.sections import Section
 from openimds.config.validation import likely_misspellings
 from openimds.config.values import (
     CommonConfig,
@@ -47,7 +55,7 @@ class Program(Generic[ConfigT_co]):
         return self.build(values, building.common(self.name, values) | {"warnings": warnings})
 
 
-_AGENT = (options.COMMON, options.METRICS, agent_options.AGENT, agent_options.KEYSTONE_AUTHTOKEN)
+_AGENT = (common_options.COMMON, common_options.METRICS, agent_options.AGENT, agent_options.KEYSTONE_AUTHTOKEN)
 _PROXIES = (
     agent_options.RESYNC,
     agent_options.METADATA_PROXY,
@@ -61,12 +69,12 @@ CONTROL_API: Program[ControlApiConfig] = Program(
     summary="The OpenStack subset that people and agents talk to: identity, network, compute, image.",
     files=("nova.conf",),
     sections=(
-        options.COMMON,
-        options.METRICS,
-        options.DATABASE,
-        options.CONTROL_API,
-        options.DOCUMENTS,
-        options.IMDS,
+        common_options.COMMON,
+        common_options.METRICS,
+        common_options.DATABASE,
+        control_options.CONTROL_API,
+        document_options.DOCUMENTS,
+        document_options.IMDS,
     ),
     build=building.control_api,
 )
@@ -75,17 +83,17 @@ METADATA_API: Program[MetadataApiConfig] = Program(
     summary="Answers a signed request with the instance's documents.",
     files=("nova.conf",),
     sections=(
-        options.COMMON,
-        options.METRICS,
-        options.DATABASE,
-        options.NOVA,
-        options.WSGI,
-        options.GUEST_REQUESTS,
-        options.NOVA_NEUTRON,
-        options.DOCUMENTS,
-        options.NOVA_API,
-        options.IMDS,
-        options.VENDORDATA_AUTH,
+        common_options.COMMON,
+        common_options.METRICS,
+        common_options.DATABASE,
+        metadata_options.NOVA,
+        metadata_options.WSGI,
+        guest_options.GUEST_REQUESTS,
+        metadata_options.NOVA_NEUTRON,
+        document_options.DOCUMENTS,
+        metadata_options.NOVA_API,
+        document_options.IMDS,
+        metadata_options.VENDORDATA_AUTH,
     ),
     build=building.metadata_api,
 )
@@ -97,7 +105,7 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
         *_AGENT,
         agent_options.METADATA_SOCKET,
         agent_options.METADATA_AGENT,
-        options.GUEST_REQUESTS,
+        guest_options.GUEST_REQUESTS,
         agent_options.CONNECTIONS_PER_GUEST,
         agent_options.RATE_LIMITING,
     ),

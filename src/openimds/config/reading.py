@@ -10,7 +10,7 @@ from pathlib import Path
 
 from oslo_config import iniparser
 
-from openimds.config.options import DEFAULT
+from openimds.config.sections import DEFAULT
 
 
 class ConfigError(Exception):

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from oslo_config import cfg, types
 
 from openimds.config.loading import spellings
-from openimds.config.options import DEFAULT, Section
 from openimds.config.programs import Program
+from openimds.config.sections import DEFAULT, Section
 from openimds.config.values import CommonConfig
 
 WIDTH = 100

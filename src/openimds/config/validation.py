@@ -10,8 +10,8 @@ from typing import ClassVar, Protocol
 
 from openimds.config.identity_v3 import addresses_led_to_v3
 from openimds.config.loading import load, spellings
-from openimds.config.options import DEFAULT, Section
 from openimds.config.reading import Assignment, ConfigError, ConfigFile
+from openimds.config.sections import DEFAULT, Section
 
 ALIKE = 0.85
 """difflib's ratio from which on a name counts as a misspelling of another: `service_metadata_porxy` has 0.95;
