@@ -19,6 +19,7 @@ from openimds.agents.metadata.belief import Belief
 from openimds.agents.metadata.direct_identity import DirectIdentity
 from openimds.agents.metadata.direct_looks import OF_ONE_PLACE
 from openimds.agents.metadata.edges import ControlAwayError
+from openimds.agents.metadata.holding import Holding
 from openimds.client.view import View
 from openimds.identity.binding import NobodyAsks, NotKnownYet
 from openimds.identity.source import Address
@@ -304,5 +305,34 @@ def test_a_network_of_many_unknown_macs_keeps_no_other_network_waiting() -> None
         assert (await other).port.id == "b"
         outcomes = await asyncio.gather(*flood, return_exceptions=True)
         assert all(isinstance(one, NobodyAsks) for one in outcomes)
+
+    play(world, scene)
+
+
+def test_a_change_of_subnets_alone_wakes_who_is_held_and_ends_what_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address is in a subnet of n1 that goes: then it may be on n2 as well, where its port is; and when it comes back,
+    that is over.
+    """
+    monkeypatch.setattr(direct_identity, "Holding", lambda seconds: Holding(seconds, 300))
+    legs = [replace(interface("r1", network), fixed_ips=(FixedIP(f"s-{network}", "-"),)) for network in ("n1", "n2")]
+    there = port("a", MAC_A, network_id="n2")
+    home = {"s-n1": Subnet(id="s-n1", network_id="n1", project_id="p1", cidr="10.0.0.0/24")}
+    world = World(away=True, real_subnets=home)
+
+    async def scene(identity: DirectIdentity) -> None:
+        world.hear(there, *legs)
+        asking = asyncio.create_task(identity.find("router:r1", "10.0.0.5", MAC_A))
+        await until_async(lambda: len(world.looks) > 0)
+        assert not asking.done()
+        world.real_subnets = {}
+        world.hear(there, *legs)
+        binding = await asking
+        assert binding.port.id == "a"
+        assert identity.trusts(binding)
+        world.real_subnets = home
+        world.now = replace(world.now, subnets=home)
+        assert not identity.trusts(binding)  # also before anybody told
+        identity.refresh()
+        assert not binding.good
 
     play(world, scene)
