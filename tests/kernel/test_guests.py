@@ -14,7 +14,8 @@ from tests.waiting import until
 
 from openimds.linux import netns
 from openimds.linux.errors import ProgramError
-from openimds.linux.guests import GuestSettings, NetnsGuests
+from openimds.linux.guest_container import GuestSettings
+from openimds.linux.guests import NetnsGuests
 from openimds.linux.programs import run
 from openimds.wiring.guest import GuestBoot, GuestState
 from openimds.wiring.state import Bridge, Device, NamespaceState

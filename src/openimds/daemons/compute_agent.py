@@ -20,7 +20,8 @@ from openimds.daemons.heartbeat import Identity
 from openimds.daemons.reconciling import Agent, serve
 from openimds.daemons.running import CannotStartError, begin
 from openimds.linux.events import HostEvents
-from openimds.linux.guests import GuestSettings, NetnsGuests
+from openimds.linux.guest_container import GuestSettings
+from openimds.linux.guests import NetnsGuests
 from openimds.linux.kernel import Kernel
 from openimds.linux.ledger import Ledger
 from openimds.linux.port_security import PortSecurityTable

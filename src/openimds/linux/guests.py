@@ -23,6 +23,7 @@ from pathlib import Path
 
 from openimds.linux import netns
 from openimds.linux.errors import ProgramError
+from openimds.linux.guest_container import PATH, GuestSettings, as_guest_root, container
 from openimds.wiring.guest import GuestBoot, GuestState
 
 SCRIPTS = Path(__file__).parent / "guest"
@@ -32,23 +33,6 @@ FIRST_WORDS = "openimds guest: booting"
 """Of boot.sh."""
 START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 5.0
-STAND_IN = "/mnt"
-"""Where the guest's folder is mounted, in a private mount namespace, before the guest's user takes over: that user may
-not pass the folders above it."""
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuestSettings:
-    first_uid: int
-    metadata_tries: int
-    metadata_delay_seconds: float
-    request_timeout_seconds: float
-    memory_bytes: int
-    """Address space of one process."""
-    processes: int
-    file_bytes: int = 256 * 1024 * 1024
-    """The largest file it may write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,38 +130,30 @@ class NetnsGuests:
         """The host's number of the guest's process 1."""
         user_namespace = files.enter_context(_user_namespace_of(boot.namespace))
         told, tell = os.pipe()
-        texts = {
-            "nics": _pipe_with(boot.nics),
-            "boot.sh": _pipe_with((SCRIPTS / "boot.sh").read_text()),
-            "dhcp.sh": _pipe_with((SCRIPTS / "dhcp.sh").read_text()),
-        }
-        argv = [
-            *_as_guest_root(boot.namespace, user_namespace, rootfs, self.settings),
-            *_container(texts, tell, self.settings),
-        ]
-        inherited = (user_namespace, tell, *texts.values())
-        try:
-            # `setsid --fork` ends at once: the guest is nobody's child, and outlives whoever started it.
-            subprocess.run(
-                ["setsid", "--fork", *argv],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                cwd="/",
-                env={"PATH": PATH},
-                check=True,
-            )
-        except (OSError, subprocess.CalledProcessError) as error:
-            os.close(told)
-            raise ProgramError("setsid", f"cannot start a guest: {error}") from error
-        finally:
-            for descriptor in (tell, *texts.values()):
-                os.close(descriptor)
-        try:
-            return _told_pid(told, rootfs.parent / "console.log")
-        finally:
-            os.close(told)
+        files.callback(os.close, told)
+        with contextlib.ExitStack() as inherited:
+            inherited.callback(os.close, tell)
+            texts = {"nics": boot.nics} | {name: (SCRIPTS / name).read_text() for name in ("boot.sh", "dhcp.sh")}
+            pipes = {name: _pipe_with(text, inherited) for name, text in texts.items()}
+            argv = [
+                *as_guest_root(boot.namespace, user_namespace, rootfs, self.settings),
+                *container(pipes, tell, self.settings),
+            ]
+            try:
+                # `setsid --fork` ends at once: the guest is nobody's child, and outlives whoever started it.
+                subprocess.run(
+                    ["setsid", "--fork", *argv],
+                    pass_fds=(user_namespace, tell, *pipes.values()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=console,
+                    cwd="/",
+                    env={"PATH": PATH},
+                    check=True,
+                )
+            except (OSError, subprocess.CalledProcessError) as error:
+                raise ProgramError("setsid", f"cannot start a guest: {error}") from error
+        return _told_pid(told, rootfs.parent / "console.log")
 
     def _wait_booting(self, server_id: str, pid: int) -> None:
         """Until the boot script speaks. Raises ProgramError with what bwrap said if it never comes to that."""
@@ -193,63 +169,6 @@ class NetnsGuests:
             return _Started(*(int(word) for word in (self._dir / server_id / "boot.pid").read_text().split()))
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
-
-
-def _as_guest_root(namespace: str, user_namespace: int, rootfs: Path, settings: GuestSettings) -> list[str]:
-    """Puts the guest's folder where its user may reach it, then becomes that user, within limits."""
-    mounted = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-    return [
-        *("unshare", "--mount", "--", "sh", "-c", mounted, "sh", str(rootfs), STAND_IN),
-        "prlimit",
-        f"--nproc={settings.processes}",
-        f"--as={settings.memory_bytes}",
-        f"--fsize={settings.file_bytes}",
-        "--nofile=1024",
-        "--core=0",
-        *("nsenter", f"--user=/proc/self/fd/{user_namespace}", f"--net={netns.namespace_path(namespace)}"),
-        *("--setuid", "0", "--setgid", "0", "--"),
-    ]
-
-
-def _container(texts: dict[str, int], tell: int, settings: GuestSettings) -> list[str]:
-    scripts = [
-        word
-        for name, text in texts.items()
-        for word in ("--perms", "0555", "--ro-bind-data", str(text), f"/run/openimds/{name}")
-    ]
-    delay = str(max(1, round(settings.metadata_delay_seconds * 100)))
-    environment = {
-        "PATH": PATH,
-        "HOME": "/root",
-        "TERM": "linux",
-        "METADATA_TRIES": str(settings.metadata_tries),
-        "METADATA_DELAY_CENTISECONDS": delay,
-        "REQUEST_TIMEOUT_SECONDS": f"{settings.request_timeout_seconds:g}",
-    }
-    return [
-        *("bwrap", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--new-session", "--info-fd", str(tell)),
-        *("--bind", STAND_IN, "/", *_system_folders(), "--proc", "/proc", "--dev", "/dev"),
-        *("--tmpfs", "/run", "--dir", "/etc", "--dir", "/root"),
-        *("--ro-bind-try", "/etc/alternatives", "/etc/alternatives"),
-        *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-        *scripts,
-        "--clearenv",
-        *(word for name, value in environment.items() for word in ("--setenv", name, value)),
-        *("--chdir", "/", "--", "sh", "/run/openimds/boot.sh"),
-    ]
-
-
-def _system_folders() -> list[str]:
-    """The host's programs and libraries, read-only. Each is a mount, also where the host has a link (/bin): a mount
-    point stays in its place, whatever the guest does to its files.
-    """
-    folders = [path for name in ("bin", "sbin", "lib", "lib32", "lib64") if (path := Path("/", name)).is_dir()]
-    return [
-        "--ro-bind",
-        "/usr",
-        "/usr",
-        *(word for path in folders for word in ("--ro-bind", str(path.resolve()), str(path))),
-    ]
 
 
 @contextlib.contextmanager
@@ -273,12 +192,15 @@ def _user_namespace_of(namespace: str) -> Iterator[int]:
         os.close(owner)
 
 
-def _pipe_with(text: str) -> int:
-    """The reading end of a pipe that holds the text (at most 64 KiB: a pipe's size)."""
+def _pipe_with(text: str, files: contextlib.ExitStack) -> int:
+    """The reading end of a pipe that holds the text. Raises ProgramError: it is more than a pipe holds (64 KiB)."""
     reading, writing = os.pipe()
+    files.callback(os.close, reading)
+    said = text.encode()
     try:
         os.set_blocking(writing, False)
-        os.write(writing, text.encode())
+        if os.write(writing, said) < len(said):
+            raise ProgramError("guest", f"what it is to be told at its start is too long: {len(said)} bytes")
     finally:
         os.close(writing)
     return reading
