@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.linux.attributions import Note
-from openimds.linux.spare_descriptors import is_spare
+from openimds.linux.spare_descriptors import open_to_stay
 from openimds.linux.sysctl import sysctl_path
 
 MAX_BYTES = 1024
@@ -41,7 +41,7 @@ class KeptFiles:
     def keep(self, note: Note, files: Iterable[tuple[Path, IsRight]]) -> None:
         """In place of what was kept under this note."""
         self.drop(note)
-        self._kept[note] = [_Kept(path, _opened(path), is_right) for path, is_right in files]
+        self._kept[note] = [_Kept(path, open_to_stay(path), is_right) for path, is_right in files]
 
     @property
     def notes(self) -> list[Note]:
@@ -62,7 +62,7 @@ class KeptFiles:
         """Open what was not there at first."""
         for one in self._kept.get(note, ()):
             if one.descriptor is None:
-                one.descriptor = _opened(one.path)
+                one.descriptor = open_to_stay(one.path)
 
     def close(self) -> None:
         for note in self.notes:
@@ -75,17 +75,6 @@ class KeptFiles:
             return one.is_right(os.pread(one.descriptor, MAX_BYTES, 0))
         except OSError:
             return True
-
-
-def _opened(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    if is_spare(descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None
 
 
 def ipv6_off(device: str) -> list[tuple[Path, IsRight]]:

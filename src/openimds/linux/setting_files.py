@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 
-from openimds.linux.spare_descriptors import is_spare
+from openimds.linux.spare_descriptors import open_to_stay
 from openimds.linux.sysctl import MAX_SETTING_BYTES, sysctl_path
 
 
@@ -23,7 +23,7 @@ class SettingFiles:
     def keep(self, keys: Iterable[str], device_names: frozenset[str]) -> None:
         """By a thread in the namespace. What is not there, or one too many, is left out."""
         for key in keys:
-            descriptor = _opened(key, device_names)
+            descriptor = open_to_stay(sysctl_path(key, device_names))
             if descriptor is not None:
                 with self._lock:
                     self._forget(key)
@@ -54,14 +54,3 @@ class SettingFiles:
         descriptor = self._open.pop(key, None)
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _opened(key: str, device_names: frozenset[str]) -> int | None:
-    try:
-        descriptor = os.open(sysctl_path(key, device_names), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    if is_spare(descriptor):
-        return descriptor
-    os.close(descriptor)
-    return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import resource
+from pathlib import Path
 
 import structlog
 
@@ -17,6 +19,18 @@ def is_spare(descriptor: int) -> bool:
         return True
     _tell(limit)
     return False
+
+
+def open_to_stay(path: Path) -> int | None:
+    """To be read. None: it is not there or cannot be opened, or is one too many."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if is_spare(descriptor):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 @functools.cache
