@@ -39,6 +39,7 @@ with atheris.instrument_imports(include=["openimds"]) if atheris else contextlib
     from openimds.http.messages import Answer
     from openimds.http.repeats import Repeats
     from openimds.http.server import GuestServer
+    from openimds.http.writing import AnswerWriter
 
 MAX_BYTES = 4096
 _HOSTNAME = "/latest/meta-data/hostname"
@@ -73,14 +74,16 @@ def seeds() -> list[bytes]:
     return found
 
 
-class Noting(Connection):
+class NotingWriter(AnswerWriter):
     """Notes which methods it answers: h11 must know whether a body follows."""
+
+    __slots__ = ("methods",)
 
     methods: list[str]
 
-    def _write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
+    def write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
         self.methods.append(method)
-        super()._write(answer, method, keep_alive=keep_alive)
+        super().write(answer, method, keep_alive=keep_alive)
 
 
 class NotingRepeats(Repeats):
@@ -110,16 +113,17 @@ class Server:
     def said(self, pieces: list[bytes]) -> tuple[bytes, list[str]]:
         """What a connection answers to these pieces and its end, and to which methods."""
         transport = Written()
-        connection = Noting(self._server, LIMITS, "fuzz", self._repeats)
-        connection.methods = self._repeats.methods = []
+        connection = Connection(self._server, LIMITS, "fuzz", self._repeats)
         connection.connection_made(transport)
+        connection._writer = writer = NotingWriter(transport, "fuzz")
+        writer.methods = self._repeats.methods = []
         for piece in pieces:
             connection.data_received(piece)
             self._settle(connection)
         connection.eof_received()
         self._settle(connection)
         connection.connection_lost(None)
-        return bytes(transport.raw), connection.methods
+        return bytes(transport.raw), writer.methods
 
     def _settle(self, connection: Connection) -> None:
         while (task := connection._task) is not None:
@@ -142,7 +146,7 @@ class Written(asyncio.Transport):
     """Keeps what is written."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__({"peername": ""})
         self.raw = bytearray()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import socket as sockets
 import time
-from collections.abc import Callable, Coroutine
-from enum import Enum
+from collections.abc import Coroutine
 from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.http.answers import CONTINUE, FAILED, http_date, render
-from openimds.http.conversation import Conversation, Incoming, Stage
-from openimds.http.hops import Hops
+from openimds.http.answers import CONTINUE, http_date
+from openimds.http.conversation import Conversation, Incoming
+from openimds.http.handling import handled, handled_later
 from openimds.http.messages import Answer, Handler, sentence
+from openimds.http.peers import GuestOf, Peer, SourceMac, peer_of
+from openimds.http.phases import PHASE_OF_STAGE, Phase
 from openimds.http.repeats import Repeats
 from openimds.http.rules import Limits, Refusal, Timeouts
+from openimds.http.writing import AnswerWriter
 
 _log = structlog.get_logger(__name__)
-
-SourceMac = Callable[[Any], str]
-"""(a connection's socket) → the MAC that opened it, or nothing."""
-GuestOf = Callable[[str, str], str]
-"""(MAC or nothing, peer) → who that is: whose connections are counted together."""
-
-
-class Phase(Enum):
-    """What the deadline is for."""
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    ANSWER = "answer"
-    WRITE = "write"
-    LINGER = "linger"
-
-
-_LONGEST_DEVICE_NAME = 16
-
-_PHASE_OF_STAGE = {Stage.IDLE: Phase.IDLE, Stage.HEAD: Phase.HEAD, Stage.BODY: Phase.BODY}
-
-
 _IDLE = Phase.IDLE
 
 
@@ -79,27 +57,22 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self._owner = owner
         self._source_mac = source_mac
-        self._guest_of = guest_of or _by_mac
+        self._guest_of = guest_of
         self._asker = b""
-        self._hops: Hops | None = None
-        """While what was written last may go fewer hops than usual."""
         self._repeats = repeats or Repeats()
         self._limits = limits
         self.listener = listener
         self._transport: asyncio.Transport | None = None
+        self._writer: AnswerWriter
+        """From `connection_made` on."""
         self._conversation: Conversation | None = None
         """Once there are bytes that did not come before."""
-        self._peer_port = 0
         self._current: Incoming | None = None
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
         self._writing_paused = False
         self._peer_finished = False
-        self.peer = ""
-        self.mac = ""
-        self.guest = ""
-        """Who is told apart from others by this."""
-        self.is_of_guests = source_mac is not None
+        self.peer = Peer()
         self.phase = Phase.IDLE
         self.deadline = 0.0
         """In the loop's time; the server looks at it from time to time."""
@@ -108,27 +81,24 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        name = transport.get_extra_info("peername")
-        if name is None:
+        if transport.get_extra_info("peername") is None:
             self.phase = Phase.LINGER
             self._transport.abort()  # reset by its peer before it was accepted: nobody is there to be answered
             return
-        self.peer, self._peer_port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
-        if self.is_of_guests and len(name) == 4 and name[3]:
-            self.peer = f"{self.peer.partition('%')[0]}%{_device_of(transport.get_extra_info('socket'))}"
-        self.mac = self._read_mac()
-        self.guest = self._guest_of(self.mac, self.peer)
+        self._writer = AnswerWriter(self._transport, self.listener)
+        self.peer = peer_of(transport, self._source_mac, self._guest_of)
+        self._asker = self.peer.key
         self._enter(Phase.IDLE)
         turned_away = self._owner.admit(self)
         if turned_away is not None:
-            self._write(turned_away, "GET", keep_alive=False)
+            self._writer.write(turned_away, "GET", keep_alive=False)
             self._transport.close()
             self.phase = Phase.LINGER
 
     def data_received(self, data: bytes) -> None:
         # Every call less counts here: what came before in the same bytes is answered in these lines.
         owner, transport = self._owner, self._transport
-        if self.phase is _IDLE and transport is not None and not owner.draining and self._hops is None:
+        if self.phase is _IDLE and transport is not None and not owner.draining and self._writer.hops is None:
             try:
                 repeated = self._repeats.answer(data, owner.date, self._asker)
             except Exception:  # noqa: BLE001 - it is asked again in the careful way
@@ -200,17 +170,11 @@ class Connection(asyncio.Protocol):
 
     def _conversing(self) -> Conversation:
         if self._conversation is None:
+            peer = self.peer
             self._conversation = Conversation(
-                self._limits, peer=self.peer, peer_port=self._peer_port, listener=self.listener, mac=self.mac
+                self._limits, peer=peer.address, peer_port=peer.port, listener=self.listener, mac=peer.mac
             )
         return self._conversation
-
-    def _read_mac(self) -> str:
-        if self._source_mac is None or self._transport is None:
-            return ""
-        mac = self._source_mac(self._transport.get_extra_info("socket"))
-        self._asker = f"{self.peer} {mac}\n".encode()
-        return mac
 
     # Requests -----------------------------------------------------------------------------------------------------
 
@@ -233,52 +197,29 @@ class Connection(asyncio.Protocol):
     def _handle(self, incoming: Incoming) -> bool:
         """Call the handler; True when its answer is already written and the next request may follow."""
         self.phase = Phase.ANSWER
-        try:
-            result = self._owner.handler(incoming.request)
-        except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
-            _log.exception("a request failed", listener=self.listener)
-            result = FAILED
+        result = handled(self._owner.handler, incoming.request, self.listener)
         if isinstance(result, Coroutine):
             self._enter(Phase.ANSWER)
             self._task = self._owner.loop.create_task(self._answer_later(result))
             return False
-        return self._answer(cast(Answer, result))
+        return self._answer(result)
 
     async def _answer_later(self, coming: Coroutine[Any, Any, Answer]) -> None:
-        try:
-            answer = await coming
-        except asyncio.CancelledError:
-            raise
-        except Exception:  # noqa: BLE001 - whatever a handler does, its guest gets an answer
-            _log.exception("a request failed", listener=self.listener)
-            answer = FAILED
+        answer = await handled_later(coming, self.listener)
         self._task = None
         if self._answer(answer):
             self._advance()
 
     def _answer(self, answer: Answer) -> bool:
-        if self._must_settle(answer):
+        if self._transport is not None and self._writer.must_settle(answer):
             self._enter(Phase.ANSWER)
             self._task = self._owner.loop.create_task(self._answer_settled(answer))
             return False
         return self._answer_now(answer)
 
-    def _must_settle(self, answer: Answer) -> bool:
-        """Would this answer, or what is still on its way, go another number of hops than it should?"""
-        if self._transport is None:
-            return False
-        hops = self._hops
-        if hops is None:
-            if getattr(answer, "hop_limit", None) is None:
-                return False
-            hops = Hops(self._transport)
-        return not hops.settled
-
     async def _answer_settled(self, answer: Answer) -> None:
-        transport = self._transport
-        if transport is not None:
-            # Not settled in time: this answer goes no farther than the one before it, which is not acknowledged.
-            await (self._hops or Hops(transport)).settle()
+        # Not settled in time: this answer goes no farther than the one before it, which is not acknowledged.
+        await self._writer.settle()
         self._task = None
         if self._answer_now(answer):
             self._advance()
@@ -292,9 +233,9 @@ class Connection(asyncio.Protocol):
         # Of a server that stops, `Connection: close` is not the answer to the request's own bytes.
         learnt = self._learn(incoming, answer) if incoming.head and not self._owner.draining else None
         if learnt is not None:
-            self._send(learnt, answer)
+            self._writer.send(learnt, answer)
         else:
-            self._write(answer, incoming.request.method, keep_alive=keep_alive)
+            self._writer.write(answer, incoming.request.method, keep_alive=keep_alive)
         if not keep_alive:
             self._finish()
             return False
@@ -320,7 +261,7 @@ class Connection(asyncio.Protocol):
         conversation = self._conversing()
         if conversation.take_continue() and self._transport is not None:
             self._transport.write(CONTINUE)
-        phase = _PHASE_OF_STAGE[conversation.stage]
+        phase = PHASE_OF_STAGE[conversation.stage]
         if phase is not self.phase:
             self._enter(phase)
         self._resume_reading()
@@ -330,7 +271,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, refusal: Refusal) -> None:
         _log.debug("request refused", status=refusal.status, reason=refusal.sentence, listener=self.listener)
         self._owner.refused(self, refusal.status)
-        self._write(sentence(refusal.status, refusal.sentence), "GET", keep_alive=False)
+        self._writer.write(sentence(refusal.status, refusal.sentence), "GET", keep_alive=False)
         self._finish()
 
     def _finish(self) -> None:
@@ -347,31 +288,6 @@ class Connection(asyncio.Protocol):
         if transport.get_write_buffer_size():
             self.deadline += self._owner.timeouts.write
 
-    # Bytes --------------------------------------------------------------------------------------------------------
-
-    def _write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
-        if self._transport is None:
-            return
-        try:
-            data = render(answer, method=method, keep_alive=keep_alive, now=time.time())
-        except ValueError:
-            _log.exception("an answer could not be written", listener=self.listener)
-            data = render(FAILED, method=method, keep_alive=keep_alive, now=time.time())
-        self._send(data, answer)
-
-    def _send(self, data: bytes, answer: Answer) -> None:
-        if self._transport is not None:
-            self._set_hops(self._transport, getattr(answer, "hop_limit", None))
-            self._transport.write(data)
-
-    def _set_hops(self, transport: asyncio.Transport, hop_limit: int | None) -> None:
-        if self._hops is not None and self._hops.settled:
-            self._hops.restore()
-            self._hops = None
-        if hop_limit is not None:
-            self._hops = self._hops or Hops(transport)
-            self._hops.lower(hop_limit)
-
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.deadline = self._owner.loop.time() + getattr(self._owner.timeouts, phase.value)
@@ -385,18 +301,3 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and self._transport is not None:
             self._reading_paused = False
             self._transport.resume_reading()
-
-
-def _by_mac(mac: str, peer: str) -> str:
-    return mac or peer
-
-
-def _device_of(connected: Any) -> str:
-    """The device by which a link-local peer came in, as the socket's own namespace names it: Linux binds the connection to
-    it. Empty when there is none.
-    """
-    try:
-        name: bytes = connected.getsockopt(sockets.SOL_SOCKET, sockets.SO_BINDTODEVICE, _LONGEST_DEVICE_NAME)
-    except OSError:
-        return ""  # it has gone since
-    return name.partition(b"\0")[0].decode("ascii", "replace")

@@ -22,8 +22,9 @@ from typing import TypeVar
 import structlog
 
 from openimds.http.answers import http_date
-from openimds.http.connection import Connection, GuestOf, SourceMac
+from openimds.http.connection import Connection
 from openimds.http.messages import Answer, Handler, sentence
+from openimds.http.peers import GuestOf, SourceMac
 from openimds.http.refusals import Everybody, RefusalLog, Strangers
 from openimds.http.repeats import Repeats, Room
 from openimds.http.rules import Connections, Limits, Timeouts
@@ -158,9 +159,8 @@ class GuestServer:
 
     def admit(self, connection: Connection) -> Answer | None:
         """Count a new connection in; where there are too many, or its guest must wait, what it is told instead."""
-        wait = 0
-        if connection.is_of_guests:
-            wait = self._strangers.wait_seconds(connection.listener, connection.mac, connection.peer)
+        peer = connection.peer
+        wait = self._strangers.wait_seconds(connection.listener, peer.mac, peer.address) if peer.is_guest else 0
         if wait:
             self._refusals.note(connection.listener, 429)
             return sentence(429, "Too many requests. Try again later.", (b"Retry-After", b"%d" % wait))
@@ -172,18 +172,19 @@ class GuestServer:
     def refused(self, connection: Connection, status: int) -> None:
         """Something of it could not be read."""
         self._refusals.note(connection.listener, status)
-        if connection.is_of_guests:
-            self._strangers.refused(connection.listener, connection.mac, connection.peer)
+        peer = connection.peer
+        if peer.is_guest:
+            self._strangers.refused(connection.listener, peer.mac, peer.address)
 
     def _count_in(self, connection: Connection) -> bool:
         """False when there are too many."""
-        caps, listener = self._caps, connection.listener
-        guest = (listener, connection.guest)  # an address or a MAC is one guest's on its own network alone
+        caps, listener, peer = self._caps, connection.listener, connection.peer
+        guest = (listener, peer.guest)  # an address or a MAC is one guest's on its own network alone
         if len(self._connections) >= caps.total:
             return False
-        if connection.guest and self._of_guest[guest] >= caps.per_peer:
+        if peer.guest and self._of_guest[guest] >= caps.per_peer:
             return False
-        if connection.is_of_guests and self._of_listener[listener] >= caps.per_network:
+        if peer.is_guest and self._of_listener[listener] >= caps.per_network:
             return False
         self._connections.add(connection)
         self._of_guest[guest] += 1
@@ -194,7 +195,7 @@ class GuestServer:
         if connection not in self._connections:
             return
         self._connections.remove(connection)
-        _count_out(self._of_guest, (connection.listener, connection.guest))
+        _count_out(self._of_guest, (connection.listener, connection.peer.guest))
         _count_out(self._of_listener, connection.listener)
         if self._empty is not None and not self._connections:
             self._empty.set()
