@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,11 +142,16 @@ class ComputeAgent:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Reports every server as it is wanted, until the block ends."""
+        """Beats, and reports every server as it is wanted, until the block ends."""
+        self.heartbeat()
         stop = threading.Event()
 
         def work() -> None:
+            beaten = time.monotonic()
             while not stop.wait(0.05):
+                if time.monotonic() - beaten > 1:  # or a slow client finds the host down (agent_down_time)
+                    self.heartbeat()
+                    beaten = time.monotonic()
                 for server in self.servers().values():
                     wanted = server["wanted_power_state"]
                     self.report_generation(server["id"], server["boot_generation"], wanted)

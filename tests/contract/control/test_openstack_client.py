@@ -75,7 +75,6 @@ def test_the_story(openstack: Client, agent: ComputeAgent) -> None:
     openstack("network create test1")
     openstack("subnet create --network test1 --subnet-range 192.168.40.0/24 test1-v4")
     openstack("keypair create --public-key id.pub mykey")
-    agent.heartbeat()
     with agent.at_work():
         openstack(
             "server create --image guest --flavor m1.tiny --network test1 --key-name mykey "
