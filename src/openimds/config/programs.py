@@ -9,6 +9,8 @@ from typing import Any, Generic, TypeVar
 from openimds.config import (
     agent_options,
     building,
+    building_agents,
+    building_apis,
     common_options,
     control_options,
     document_options,
@@ -76,7 +78,7 @@ CONTROL_API: Program[ControlApiConfig] = Program(
         document_options.DOCUMENTS,
         document_options.IMDS,
     ),
-    build=building.control_api,
+    build=building_apis.control_api,
 )
 METADATA_API: Program[MetadataApiConfig] = Program(
     name="metadata-api",
@@ -95,7 +97,7 @@ METADATA_API: Program[MetadataApiConfig] = Program(
         document_options.IMDS,
         metadata_options.VENDORDATA_AUTH,
     ),
-    build=building.metadata_api,
+    build=building_apis.metadata_api,
 )
 METADATA_AGENT: Program[MetadataAgentConfig] = Program(
     name="metadata-agent",
@@ -109,28 +111,28 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
         agent_options.CONNECTIONS_PER_GUEST,
         agent_options.RATE_LIMITING,
     ),
-    build=building.metadata_agent,
+    build=building_agents.metadata_agent,
 )
 DHCP_AGENT: Program[DhcpAgentConfig] = Program(
     name="dhcp-agent",
     summary="Keeps the qdhcp- namespaces: dnsmasq, and metadata on isolated networks.",
     files=("neutron.conf", "dhcp_agent.ini"),
     sections=(*_AGENT, agent_options.DHCP_AGENT, *_PROXIES),
-    build=building.dhcp_agent,
+    build=building_agents.dhcp_agent,
 )
 L3_AGENT: Program[L3AgentConfig] = Program(
     name="l3-agent",
     summary="Keeps the qrouter- namespaces: forwarding, NAT, and metadata through the router.",
     files=("neutron.conf", "l3_agent.ini"),
     sections=(*_AGENT, agent_options.L3_AGENT, *_PROXIES),
-    build=building.l3_agent,
+    build=building_agents.l3_agent,
 )
 COMPUTE_AGENT: Program[ComputeAgentConfig] = Program(
     name="compute-agent",
     summary="Plugs instances' ports, runs instances by a driver, and keeps port security.",
     files=("neutron.conf", "compute_agent.ini"),
     sections=(*_AGENT, agent_options.RESYNC, agent_options.COMPUTE_AGENT, agent_options.GUEST),
-    build=building.compute_agent,
+    build=building_agents.compute_agent,
 )
 
 PROGRAMS: Mapping[str, Program[CommonConfig]] = {
