@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 from tests.waiting import HANG_SECONDS, until
 
+from openimds.daemons import part_processes, processes, supervisor
 from openimds.daemons import parts as parts_module
-from openimds.daemons import processes, supervisor
+from openimds.daemons import supervised as supervised_module
 from openimds.daemons.kept_sockets import KeptSockets
 from openimds.daemons.parts import Part
 from openimds.daemons.processes import Process
@@ -128,7 +129,7 @@ def running(folder: StateFolder) -> Iterator[Callable[[Part], Supervisor]]:
 def orphaned(killed: Supervisor) -> None:
     """As if the supervisor were killed; but this process stays the parent of its parts, and must reap them."""
     killed.close()
-    child = killed._supervised["a"].child
+    child = killed._roster["a"].child
     assert child is not None
     threading.Thread(target=child.wait, daemon=True).start()
 
@@ -161,7 +162,7 @@ def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateFol
 
 
 def test_a_part_that_never_becomes_ready(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "READY_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(supervised_module, "READY_TIMEOUT_SECONDS", 0.3)
     supervised = Supervisor([part(folder, "a", SILENT)], folder)
     with pytest.raises(CannotStartError, match=r"a: not ready within 0\.3 s; it said nothing"):
         supervised.start([["a"]])
@@ -173,7 +174,9 @@ def test_a_part_that_never_becomes_ready(folder: StateFolder, monkeypatch: pytes
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Lets seconds pass for the supervisor."""
     passed = [0.0]
-    monkeypatch.setattr(supervisor, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    for module in (supervisor, supervised_module, part_processes):
+        monkeypatch.setattr(module, "time", clock)
 
     def go(seconds: float) -> None:
         passed[0] += seconds
@@ -191,7 +194,7 @@ def test_a_part_that_asks_for_more_time_gets_it(folder: StateFolder, later: Call
 
     def hear(line: str) -> None:
         told.append(line)
-        later(supervisor.READY_TIMEOUT_SECONDS + 30)
+        later(supervised_module.READY_TIMEOUT_SECONDS + 30)
         (folder.run / "go-on").touch()
 
     supervised = Supervisor([slow_part(folder, asks_seconds=300)], folder, hear)
