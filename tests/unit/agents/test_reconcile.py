@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from tests.waiting import HANG_SECONDS, until
@@ -10,7 +11,7 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.agents.fakes import FakeMirror, FakeView
 from openimds.agents.loop import SLICE_THINGS, Loop
 from openimds.agents.mirrored import View
-from openimds.agents.reconcile import Rounds
+from openimds.agents.reconcile import NoNotices, Rounds
 
 
 @dataclass
@@ -216,3 +217,82 @@ def test_steps_grow_with_what_is_done_and_not_with_what_fails_again() -> None:
     pots.cracked.clear()
     rounds.round(FakeView(), everything=False)
     assert rounds.steps == 4
+
+
+@pytest.mark.parametrize("removal_fails", [False, True])
+def test_thing_that_was_there_before_and_changes_does_not_wait_for_its_turn(removal_fails: bool) -> None:
+    names = [f"p{number:02}" for number in range(3 * SLICE_THINGS)]
+    pots = Pots(sizes=dict.fromkeys(names, 1))
+    view = FakeView()
+    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    while not loop.first_round_done.is_set():
+        loop._round()
+    last = names[-1]
+    if removal_fails:
+        del pots.sizes[last]
+        pots.cracked.add(last)
+        view.revision += 1
+        loop._round()
+        pots.cracked.clear()
+    loop.look_at_everything()
+    loop._round()
+    pots.sizes[last] = 2
+    view.revision += 1
+    loop._round()
+    assert pots.shelf[last] == 2
+
+
+def test_what_is_mended_in_between_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openimds.agents.loop.RETRY_SECONDS", 0.0)
+    pots = Pots(sizes={"a": 1, "b": 1, "c": 1}, cracked={"a", "b", "c"})
+    view = FakeView()
+    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop._round()
+    pots.done.clear()
+    pots.cracked.discard("b")
+    pots.sizes["b"] = 2
+    view.revision += 1
+    for _ in range(3):
+        loop._round()
+    assert pots.done == ["make b", "make a", "make c"]
+
+
+def test_full_rounds_take_a_tenth_of_the_time_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("openimds.agents.loop.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    class SlowPots(Pots):
+        def tidy(self, view: View) -> Iterable[str]:
+            clock.now += 10
+            return super().tidy(view)
+
+    pots = SlowPots(sizes={"a": 1})
+    loop = Loop(Rounds(pots), FakeMirror(FakeView()), interval_seconds=60)
+    assert loop._round() == 90
+    clock.now += 89
+    loop._round()
+    assert pots.done.count("tidy") == 1
+    clock.now += 1
+    loop._round()
+    assert pots.done.count("tidy") == 2
+
+
+class Forgotten(NoNotices):
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def forget(self, key: str) -> None:
+        self.keys.append(key)
+
+
+def test_what_is_gone_is_not_heard_of_any_longer() -> None:
+    pots, notices = Pots(sizes={"a": 1, "b": 1}), Forgotten()
+    rounds = Rounds(pots, notices)
+    rounds.round(FakeView(), everything=True)
+    pots.sizes.clear()
+    pots.cracked.add("a")
+    rounds.round(FakeView(), everything=True)
+    assert notices.keys == ["b"]
+    pots.cracked.clear()
+    rounds.round(FakeView(), everything=True)
+    assert notices.keys == ["b", "a"]

@@ -95,6 +95,13 @@ def test_who_asks(listener: str, address: str, mac: str, who: str) -> None:
     assert asks(listener, address, mac) == who
 
 
+def test_a_networks_listener_says_more_than_any_device() -> None:
+    """Equal looks are one."""
+    address = ip_address("fe80::7")
+    assert source_of("network:n1", address, MAC_A, "tap0") == source_of("network:n1", address, MAC_A)
+    assert source_of("router:r1", address, MAC_A, "qr-1") != source_of("router:r1", address, MAC_A)
+
+
 def test_two_ports_with_one_mac_and_address_are_nobody() -> None:
     twin = replace(A, id="twin")
     assert asks("network:n1", "10.0.0.5", MAC_A, PORTS | {"twin": twin}) == "several"
@@ -182,6 +189,12 @@ def test_on_one_network_a_pair_of_its_own_project_does_not_make_a_port_nobody(pa
         assert asks(listener, "10.0.0.5", MAC_A, shared_router(VICTIM, other)) == "victim"
         assert asks(listener, "10.0.0.6", MAC_B, shared_router(VICTIM, other)) == "other"
     assert asks("network:n1", "10.0.0.5", MAC_A, shared_router(other)) == "other"  # nobody's own: the pair counts
+
+
+def test_a_pair_of_its_own_project_on_another_network_tells_nothing() -> None:
+    other = port("other", MAC_B, "10.3.0.6", network="n3", pairs=(AddressPair("fe80::/10", MAC_A),))
+    assert asks("router:r1", "fe80::7", MAC_A, shared_router(VICTIM)) == "victim"
+    assert asks("router:r1", "fe80::7", MAC_A, shared_router(VICTIM, other)) == "several"
 
 
 @pytest.mark.parametrize("pair", ["10.0.0.5", "0.0.0.0/0"])

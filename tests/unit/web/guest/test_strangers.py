@@ -31,7 +31,9 @@ def test_who_is_refused_too_often_waits_and_is_heard_again() -> None:
     assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 2
     assert counted.wait_seconds("network:n2", MAC, "10.0.0.5") == 0
     assert counted.wait_seconds(NETWORK, "fa:16:3e:00:00:0b", "10.0.0.5") == 0
-    clock.now += 2
+    clock.now += 1.5
+    assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 1  # whole seconds, and never too few
+    clock.now += 0.5
     assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
     counted.refused(NETWORK, MAC, "10.0.0.5")
     counted.refused(NETWORK, MAC, "10.0.0.5")
@@ -43,6 +45,16 @@ def test_without_limits_or_of_another_ip_version_nobody_waits() -> None:
         for _ in range(50):
             counted.refused(NETWORK, MAC, address)
         assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
+
+
+def test_who_has_no_address_is_not_counted() -> None:
+    """Reset before it was accepted."""
+    counted = Strangers(rate(), Clock())
+    for listener in (NETWORK, "router:r1"):
+        for _ in range(50):
+            counted.refused(listener, MAC, "")
+        assert counted.wait_seconds(listener, MAC, "") == 0
+        assert counted.wait_seconds(listener, MAC, "10.0.0.5") == 0
 
 
 def test_many_strangers_take_no_more_memory(monkeypatch) -> None:
