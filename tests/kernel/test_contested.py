@@ -1,0 +1,81 @@
+"""Asking another host for an address that it has: it answers for as long as it has it, and nobody else's word counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from ipaddress import IPv6Address
+
+import pytest
+from tests.kernel.stage import Host
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.linux import contested, netns
+from openimds.linux.contested import ADVERTISEMENT, Contest, Contests
+from openimds.linux.heard_sockets import HeardSockets
+from openimds.linux.programs import run
+from openimds.wiring.state import Bridge, Device, NamespaceState
+
+pytestmark = pytest.mark.kernel
+
+CONTESTED = "fe80::a9fe:a9fe"
+
+
+@pytest.fixture
+def asker(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """In the namespace `asker`; on the same segment `other` has the address."""
+    monkeypatch.setattr(contested, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(contested, "SECONDS_PER_CONTEST", 0.0)
+    bridge = Bridge(name=host.bridge(), mtu=1442)
+    host.kernel.ensure_bridge(bridge)
+    asking = Device(
+        name=host.tap(1),
+        host_name=host.tap(1),
+        bridge=bridge.name,
+        mac_address="fa:16:3e:00:00:01",
+        mtu=1442,
+        addresses=frozenset({"fe80::1/64"}),
+    )
+    having = replace(
+        asking,
+        name=host.tap(2),
+        host_name=host.tap(2),
+        mac_address="fa:16:3e:00:00:02",
+        addresses=frozenset({f"{CONTESTED}/64"}),
+    )
+    for name, device in (("asker", asking), ("other", having)):
+        host.kernel.apply(NamespaceState(name=host.namespace(name), devices=(device,)))
+    until(lambda: not any("tentative" in _addresses(host, name) for name in ("asker", "other")))
+    yield asking
+    for name in ("asker", "other"):
+        host.kernel.remove_namespace(host.namespace(name))
+
+
+def _addresses(host: Host, name: str) -> str:
+    return run(["ip", "-6", "addr"], namespace=host.namespace(name))
+
+
+def test_who_has_it_is_heard_until_it_has_it_no_more(host: Host, asker: Device) -> None:
+    namespace, sockets = host.namespace("asker"), HeardSockets()
+    with closing(sockets):
+        contests = Contests(sockets)
+        contests.begin(namespace, asker.name, CONTESTED)
+        for _ in range(5):
+            assert contests.step() == []
+            for descriptor in sockets.ready(HANG_SECONDS):
+                sockets.drain(descriptor)
+        assert not contests.take_silence(namespace, asker.name)
+        host.kernel.remove_namespace(host.namespace("other"))
+        until(lambda: contests.step() == [namespace])
+        assert contests.take_silence(namespace, asker.name)
+        assert not contests.take_silence(namespace, asker.name)
+        contests.end(namespace, asker.name)
+
+
+def test_whose_address_is_another_has_not_answered(host: Host, asker: Device) -> None:
+    contest = netns.in_namespace(host.namespace("asker"), lambda: Contest(asker.name, "fe80::dead"))
+    with closing(contest.conversation):
+        assert not contest.step(1.0, 1)
+        contest.hear(bytes([ADVERTISEMENT]) + bytes(7) + IPv6Address(CONTESTED).packed)
+        assert contest.step(1.0, 1)
