@@ -1,0 +1,200 @@
+"""A metadata agent between a real unix socket and a real (small) metadata API, and what it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+from tests.waiting import HANG_SECONDS
+
+from openimds.agents.metadata.edges import ControlAwayError
+from openimds.agents.metadata.finder import Finder
+from openimds.agents.metadata.measures import Measures
+from openimds.agents.metadata.service import MetadataService
+from openimds.agents.metadata.shares import OF_ONE_GUEST
+from openimds.daemons.metadata_upstream import PooledUpstream
+from openimds.http.client import Pool, Upstream
+from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
+from openimds.http.messages import Request, Response, sentence
+from openimds.http.server import GuestServer, Listener
+from openimds.identity.headers import HeaderError, instance_claim
+from openimds.identity.signature import verify
+from openimds.identity.source import Address
+from openimds.resources.network import FixedIP, Port, Subnet
+
+VM1, VM2 = str(uuid.uuid4()), str(uuid.uuid4())
+NET1, NET2 = str(uuid.uuid4()), str(uuid.uuid4())
+GZIPPED = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
+
+
+def port(port_id: str, network: str, instance: str, project: str) -> Port:
+    return Port(
+        id=port_id,
+        network_id=network,
+        project_id=project,
+        mac_address="fa:16:3e:00:00:01",
+        fixed_ips=(FixedIP("s", "10.0.0.5"),),
+        device_id=instance,
+        device_owner="compute:nova",
+    )
+
+
+@dataclass
+class Cloud:
+    """A mirror that knows two tenants' instances with the same address, and a control API that is away."""
+
+    ports_by_id: Mapping[str, Port] = field(
+        default_factory=lambda: {"p1": port("p1", NET1, VM1, "one"), "p2": port("p2", NET2, VM2, "two")}
+    )
+    connected: bool = True
+    age_seconds: float = 0
+    revision: int = 1
+
+    def view(self) -> CloudView:
+        return CloudView(self.ports_by_id)
+
+    def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
+        return None
+
+    found: Sequence[Port] | None = None
+    """What Neutron says, when it answers although nothing is watched."""
+
+    def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        if self.found is not None:
+            return self.found
+        if not self.connected:
+            raise ControlAwayError("the control API is away")
+        return []
+
+    def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        return []
+
+
+@dataclass
+class CloudView:
+    ports: Mapping[str, Port]
+    subnets: Mapping[str, Subnet] = field(default_factory=dict)
+    revision: int = 1
+
+
+@dataclass
+class FakeApi:
+    """Answers who asks, once the signature is good; keeps what it was sent."""
+
+    secret: str = "shared"
+    seen: list[Request] = field(default_factory=list)
+    held: asyncio.Event = field(default_factory=asyncio.Event)
+    full: asyncio.Event = field(default_factory=asyncio.Event)
+    """As many are held as one guest may have on their way."""
+
+    async def __call__(self, request: Request) -> Response:
+        self.seen.append(request)
+        try:
+            claim = instance_claim(request.headers)
+        except HeaderError as error:
+            return sentence(400, str(error))
+        if not verify([self.secret], claim.instance_id, claim.signature):
+            return sentence(403, "Invalid proxy request signature.")
+        if claim.instance_id not in (VM1, VM2):
+            return sentence(404, "Not found.")
+        if request.target == b"/zipped":
+            return Response(status=200, headers=((b"Content-Encoding", b"gzip"),), body=GZIPPED)
+        if request.target == b"/held":
+            if len(self.seen) == OF_ONE_GUEST:
+                self.full.set()
+            await self.held.wait()
+        text = f"{claim.instance_id} {claim.tenant_id} {claim.address} {request.method} {request.target.decode()}"
+        return Response(
+            status=200,
+            headers=((b"Content-Type", b"text/plain; charset=UTF-8"), (b"Server", b"internal-name")),
+            body=text.encode() + b" " + request.body,
+        )
+
+
+@dataclass
+class Lines:
+    """A request log that keeps what it is given."""
+
+    kept: list[dict[str, object]] = field(default_factory=list)
+
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        return lambda request_id, ms: self.kept.append(
+            {"event": event, "level": level, "request_id": request_id, "ms": ms, **facts}
+        )
+
+
+@dataclass
+class Agent:
+    path: Path
+    api: FakeApi
+    service: MetadataService
+    upstream: PooledUpstream
+    registry: CollectorRegistry
+    log: Lines
+
+    async def send(self, data: bytes) -> bytes:
+        """Raw bytes in, everything until the connection's end out."""
+        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        writer.write(data)
+        async with asyncio.timeout(HANG_SECONDS):
+            answer = await reader.read()
+        writer.close()
+        return answer
+
+    async def ask(self, target: str = "/openstack", *headers: str, method: str = "GET", body: bytes = b"") -> bytes:
+        lines = [f"{method} {target} HTTP/1.1", "Host: 169.254.169.254", "Connection: close", *headers]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        return await self.send("\r\n".join([*lines, "", ""]).encode() + body)
+
+
+@asynccontextmanager
+async def running(
+    tmp_path: Path, cloud: Cloud | None = None, *, api_up: bool = True, secret: str = "shared"
+) -> AsyncIterator[Agent]:
+    api = FakeApi()
+    listener = tcp_listener("127.0.0.1", 0)
+    api_port = listener.getsockname()[1]
+    api_server = GuestServer(api)
+    if api_up:
+        await api_server.start([Listener(socket=listener)])
+    else:
+        listener.close()
+    world = cloud or Cloud()
+    pool = Pool(Upstream(host="127.0.0.1", port=api_port))
+    loop = asyncio.get_running_loop()
+    registry = CollectorRegistry()
+    with ThreadPoolExecutor(2) as executor:
+        finder = Finder(world, world, world, executor=executor, clock=loop.time)
+        upstream = PooledUpstream(pool)
+        log = Lines()
+        service = MetadataService(
+            finder, upstream, secret=secret, measures=Measures(registry), log=log, clock=loop.time
+        )
+        server = GuestServer(service.answer)
+        path = tmp_path / "metadata_proxy"
+        await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
+        try:
+            yield Agent(path, api, service, upstream, registry, log)
+        finally:
+            await server.stop(1)
+            await pool.close()
+            if api_up:
+                await api_server.stop(1)
+
+
+FROM_NET1 = (f"X-Neutron-Network-ID: {NET1}", "X-Forwarded-For: 10.0.0.5")
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split()[1])
+
+
+def body_of(answer: bytes) -> bytes:
+    return answer.partition(b"\r\n\r\n")[2]
