@@ -92,7 +92,7 @@ for turn in range(2):
             assert bool(made) == (turn == 0), made
             insides.look_inside(name, [ListenAddress("127.0.0.1", 80)])
     deaths.watch([os.getpid()] + [int(pid) for pid in os.listdir("/proc") if pid.isdigit()][:80])
-    assert len(os.listdir("/proc/self/fd")) < 50
+    assert len(os.listdir("/proc/self/fd")) < 60
 for name in names:
     kernel.remove_namespace(name)
 deaths.close()

@@ -66,7 +66,7 @@ class ProcessDeaths:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
-        if not is_spare(descriptor):
+        if not is_spare(descriptor, hears=True):
             os.close(descriptor)
             return True
         self._descriptors[pid] = descriptor

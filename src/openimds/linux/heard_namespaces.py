@@ -46,7 +46,7 @@ class HeardNamespaces:
         self.let_go(name)
         with contextlib.suppress(netns.NamespaceMissingError, OSError):
             identity, opened_there = netns.in_namespace(name, lambda: (netns.own_identity(), _opened(with_rules)))
-            if all(is_spare(one.fileno()) for one in opened_there):
+            if all(is_spare(one.fileno(), hears=True) for one in opened_there):
                 note: Note = ("netns", name)
                 descriptors = tuple(self._sockets.add(Heard(one, lambda _: [note])) for one in opened_there)
                 self._known[name] = _Namespace(identity, with_rules, descriptors, settings_differ)

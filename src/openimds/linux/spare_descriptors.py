@@ -1,4 +1,8 @@
-"""What stays open only makes looks quicker: it takes half of the descriptors that this process may have, and no more."""
+"""How many of the descriptors that this process may have are taken by what stays open between looks.
+
+What others change is heard of first of all: at 7 of 8. What only makes looks quicker, or is read between them, stops
+earlier: at 3 of 4, so that it never keeps a later namespace from being heard. The rest is for work.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,10 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-def is_spare(descriptor: int) -> bool:
+def is_spare(descriptor: int, *, hears: bool = False) -> bool:
     """Whether this one may stay open. The kernel gives the lowest free number, so it says how many are in use."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if descriptor < limit // 2:
+    if descriptor < (limit * 7 // 8 if hears else limit * 3 // 4):
         return True
     _tell(limit)
     return False
