@@ -19,7 +19,7 @@ import structlog
 from openimds.agents.metadata.wanted_listeners import Namespaces, WantedFolder
 from openimds.wiring.listeners import ListenAddress, WantedListeners
 
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.01
 FULL_LOOK_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
@@ -136,7 +136,8 @@ class Listening:
 
     async def look(self, *, is_full: bool = True) -> None:
         """Make what is open what is wanted. What cannot be had is said, and the rest is there. A look that is not full
-        takes a namespace for what it was if its mount point is the same, and does not try again what failed.
+        takes a namespace for what it was if its mount point is the same, a file if it is the same one, and does not try
+        again what failed.
         """
         wanted = await asyncio.to_thread(self._wanted, is_full=is_full)
         missing, gone = self._differences(wanted, [door.file for door in self._failures] if is_full else ())
@@ -193,7 +194,7 @@ class Listening:
             self._inodes = {}
         return {
             file: wanted
-            for file, wanted in self._folder.read().items()
+            for file, wanted in self._folder.read(is_full=is_full).items()
             if self._inode(wanted.namespace) == wanted.namespace_inode
         }
 

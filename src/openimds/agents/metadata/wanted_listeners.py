@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -19,9 +20,16 @@ that is younger than some ticks is not believed to be the last."""
 log = structlog.get_logger(__name__)
 
 
+class _Stamp(NamedTuple):
+    inode: int
+    modified_at: int
+    """In nanoseconds."""
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Read:
-    stamp: tuple[int, int, int]
+    stamp: _Stamp
     wanted: WantedListeners | None
     """None: the file is bad, and was complained of."""
 
@@ -74,13 +82,19 @@ class WantedFolder:
         self._folder = folder
         self._files: dict[str, _Read] = {}
 
-    def read(self) -> Mapping[str, WantedListeners]:
-        """By file name without `.json`. Bad files are left out, and said once."""
+    def read(self, *, is_full: bool = True) -> Mapping[str, WantedListeners]:
+        """By file name without `.json`. Bad files are left out, and said once.
+
+        Not full: a file that is the same one (its agent replaces files, and never writes into one) is as it was.
+        """
         self.sign.note()
         found: dict[str, _Read] = {}
         for entry in self._entries():
-            stamp = _stamp(entry)
             known = self._files.get(entry.name)
+            if known and not is_full and known.stamp.inode == entry.inode():
+                found[entry.name] = known
+                continue
+            stamp = _stamp(entry)
             if stamp is not None:
                 found[entry.name] = known if known and known.stamp == stamp else _read(Path(entry.path), stamp)
         self._files = found
@@ -100,15 +114,15 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _stamp(entry: os.DirEntry[str]) -> tuple[int, int, int] | None:
+def _stamp(entry: os.DirEntry[str]) -> _Stamp | None:
     try:
         status = entry.stat()
     except FileNotFoundError:
         return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    return _Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
-def _read(path: Path, stamp: tuple[int, int, int]) -> _Read:
+def _read(path: Path, stamp: _Stamp) -> _Read:
     try:
         return _Read(stamp, parse_listeners(path.read_text()))
     except (ListenersFileError, OSError, UnicodeDecodeError) as error:
