@@ -71,6 +71,7 @@ def seeds() -> list[bytes]:
         request("GET", _HOSTNAME, keep | {"X-Openstack-Request-Id": "req-00000000-0000-4000-8000-000000000000"} | claim)
     )
     found.append(request("GET", _HOSTNAME, {"X-Metadata-Provider": BETA.uuid} | claim))
+    found.append(request("GET", "/", keep | claim) + request("HEAD", _HOSTNAME, claim))
     return found
 
 
@@ -87,9 +88,16 @@ class NotingWriter(AnswerWriter):
 
 
 class NotingRepeats(Repeats):
-    """Likewise, of what is answered again: always GET."""
+    """Likewise, of what is learnt and of what is answered again: always GET."""
 
     methods: list[str]
+
+    def learn(
+        self, head: bytes, answer: Answer, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
+    ) -> bytes | None:
+        learnt = super().learn(head, answer, date, asker, keep_alive=keep_alive)
+        self.methods += ["GET"] * (learnt is not None)
+        return learnt
 
     def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> tuple[bytes, bool] | None:
         answer = super().answer(data, date, asker)
