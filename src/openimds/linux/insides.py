@@ -63,15 +63,12 @@ class Insides:
 
     def sockets_of(self, pid: int) -> frozenset[int]:
         """The inodes of a process's sockets; none when it is gone."""
-        found = set()
         try:
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                target = os.readlink(entry.path)
-                if target.startswith("socket:["):
-                    found.add(int(target[8:-1]))
+            numbers = os.listdir(f"/proc/{pid}/fd")
         except OSError:
-            return frozenset(found)
-        return frozenset(found)
+            return frozenset()
+        targets = [_target(f"/proc/{pid}/fd/{number}") for number in numbers]
+        return frozenset(int(target[8:-1]) for target in targets if target.startswith("socket:["))
 
     def _listening_at(self, window: Window, addresses: Collection[ListenAddress]) -> Listening:
         if not knows_listeners():
@@ -79,3 +76,11 @@ class Insides:
             return {place: found[place] for one in addresses if (place := (one.host, one.port)) in found}
         asked = {(one.host, one.port): listener_at(window.sock_diag, one) for one in addresses}
         return {place: frozenset({inode}) for place, inode in asked.items() if inode is not None}
+
+
+def _target(descriptor: str) -> str:
+    """Empty: it was closed meanwhile, as connections are all the time."""
+    try:
+        return os.readlink(descriptor)
+    except OSError:
+        return ""
