@@ -13,7 +13,7 @@ _Value = TypeVar("_Value")
 def difference(before: Mapping[str, _Value], after: Mapping[str, _Value]) -> tuple[list[_Value], list[_Value]]:
     """The values that are in `before` alone, and those in `after` alone.
 
-    Values that were not replaced are recognised by identity, in one pass that runs no line of Python: 0.04 µs each.
+    Values that were not replaced are recognised by identity, in one pass that runs no line of Python.
     """
     if before is after:
         return [], []
