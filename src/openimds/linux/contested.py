@@ -21,7 +21,7 @@ from openimds.linux.links import link_named
 
 ASK_SECONDS = 10.0
 SECONDS_PER_CONTEST = 0.02
-"""With many, each is asked for more rarely: an answer takes some 100 µs of this host and the other."""
+"""With many, each is asked for more rarely: an answer is work for this host and the other."""
 SOLICITATION, ADVERTISEMENT = 135, 136
 ICMP6_FILTER, FILTER_WORDS = 1, 8
 SOURCE_LINK_ADDRESS = 1

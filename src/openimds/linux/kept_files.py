@@ -1,7 +1,7 @@
 """Files below /proc whose change nobody tells of: kept open, and read again from time to time.
 
-An open file of /proc/<pid> shows that process, whoever reads it, and does not keep it in being. Reading one takes a
-microsecond. Namespaces' settings: setting_files.py.
+An open file of /proc/<pid> shows that process, whoever reads it, and does not keep it in being. Namespaces'
+settings: setting_files.py.
 """
 
 from __future__ import annotations

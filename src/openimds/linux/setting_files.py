@@ -1,5 +1,5 @@
 """A namespace's settings, read through files of /proc/sys/net that stay open: each shows the setting of the namespace
-that it was opened in, whichever thread reads it. It keeps no namespace in being. Reading one takes a microsecond.
+that it was opened in, whichever thread reads it. It keeps no namespace in being.
 """
 
 from __future__ import annotations
