@@ -74,6 +74,8 @@ class FakePortsApi:
     def __init__(self, view: FakeView, first: int = 1) -> None:
         """`first` is the first port's number: of taps that live beside others' it is drawn by lot."""
         self._view = view
+        self._ports: dict[str, Port] = {}
+        """Those that it made; a view may be older."""
         self._numbers = itertools.count(first)
         self.calls: list[str] = []
         self.broken = False
@@ -81,7 +83,8 @@ class FakePortsApi:
 
     def ports(self, **filters: Any) -> list[Port]:
         self._call(f"list ports {sorted(filters)}")
-        return [p for p in self._view.ports.values() if all(getattr(p, key) == value for key, value in filters.items())]
+        known = {**self._ports, **self._view.ports}
+        return [p for p in known.values() if all(getattr(p, key) == value for key, value in filters.items())]
 
     def create_port(self, body: Mapping[str, Any]) -> Port:
         self._call(f"create port {body['device_owner']} on {body['network_id']}")
@@ -96,20 +99,26 @@ class FakePortsApi:
             device_owner=body["device_owner"],
             host=body["binding:host_id"],
         )
-        self._view.add(port)
+        self._put(port)
         return port
 
     def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port:
         self._call(f"update port {port_id}")
-        port = replace(self._view.ports[port_id], fixed_ips=self._allocated(body["fixed_ips"]))
-        self._view.add(port)
+        known = self._view.ports.get(port_id) or self._ports[port_id]
+        port = replace(known, fixed_ips=self._allocated(body["fixed_ips"]))
+        self._put(port)
         return port
 
     def delete_port(self, port_id: str) -> None:
         self._call(f"delete port {port_id}")
         self._view.ports.pop(port_id, None)
+        self._ports.pop(port_id, None)
 
-    def port_provisioned(self, port_id: str, entity: str) -> None:
+    def _put(self, port: Port) -> None:
+        self._ports[port.id] = port
+        self._view.add(port)
+
+    def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         self._call(f"port {port_id} has {entity}")
 
     def __str__(self) -> str:

@@ -1,54 +1,64 @@
-"""Tells the control API that this agent's part of a port is in place, once for each time that it is asked for."""
+"""Provisioning blocks (Neutron's term): an agent reports that its entity of a port (`l2`, `dhcp`) is in place.
+
+Reports are level-triggered. An agent reports in every pass in which the control API shows that it still waits for the
+entity, so nothing that the control API does to a port (bind, detach, restore a backup) can leave the port DOWN.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
-from openimds.resources.network import FixedIP, Port
+from openimds.resources.network import Port
 
 Entity = Literal["dhcp", "l2"]
 
+REPEAT_SECONDS = 5.0
+"""A report about the same state of a port is repeated after this time: the answer, or its effect, may have been lost."""
+
 
 class ProvisioningApi(Protocol):
-    def port_provisioned(self, port_id: str, entity: Entity) -> None: ...
+    def port_provisioned(self, port_id: str, entity: Entity, binding_generation: int | None = None) -> None: ...
 
 
 class NotReportedError(Exception):
-    """Some ports could not be reported; they will be again."""
+    """Some ports could not be reported. The next pass reports them again."""
 
 
-class Provisioning:
-    """A port that is ACTIVE misses nothing. One that is not is reported once as it is now; when it turned ACTIVE and
-    away again (unplugged, a new address) it is reported anew.
-    """
+class ProvisioningBlocks:
+    """Sends the reports. It remembers the last one of each port only to avoid repeating it in quick succession."""
 
-    def __init__(self, api: ProvisioningApi) -> None:
+    def __init__(self, api: ProvisioningApi, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
-        self._told: dict[tuple[str, Entity], tuple[str, tuple[FixedIP, ...]]] = {}
+        self._clock = clock
+        self._sent: dict[tuple[str, Entity], tuple[Port, float]] = {}
 
     def report(self, ports: Iterable[Port], entity: Entity) -> None:
-        """Goes on after a failure; raises NotReportedError at the end."""
+        """Report `entity` of each port that awaits it. Continues after a failure; raises NotReportedError at the end."""
         failures = []
         for port in ports:
             try:
                 self._report(port, entity)
-            except Exception as error:  # noqa: BLE001 - which errors there are is the client's business
-                if getattr(error, "status", None) != 404:  # it was deleted meanwhile
+            except Exception as error:  # noqa: BLE001 - the client decides which errors exist
+                if getattr(error, "status", None) != 404:  # deleted meanwhile
                     failures.append(f"port {port.id}: {error}")
         if failures:
             raise NotReportedError("; ".join(failures))
 
     def _report(self, port: Port, entity: Entity) -> None:
-        key, stamp = (port.id, entity), (port.mac_address, port.fixed_ips)
-        if port.status == "ACTIVE":
-            self._told.pop(key, None)
-        elif self._told.get(key) != stamp:
-            self._api.port_provisioned(port.id, entity)
-            self._told[key] = stamp
+        key, now = (port.id, entity), self._clock()
+        if not port.awaits(entity):
+            self._sent.pop(key, None)
+            return
+        shown, sent_at = self._sent.get(key, (None, 0.0))
+        if shown is port and now - sent_at < REPEAT_SECONDS:
+            return
+        self._api.port_provisioned(port.id, entity, port.binding_generation or None)
+        self._sent[key] = (port, now)
 
     def forget_all_but(self, port_ids: Iterable[str]) -> None:
-        """Ports that are no more."""
+        """Drop the memory of deleted ports."""
         kept = set(port_ids)
-        for key in [key for key in self._told if key[0] not in kept]:
-            del self._told[key]
+        for key in [key for key in self._sent if key[0] not in kept]:
+            del self._sent[key]

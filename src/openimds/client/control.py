@@ -85,12 +85,14 @@ class ControlClient:
         with _readable("the changes"):
             return Changes(int(answer["revision"]), tuple(_change(entry) for entry in answer["changes"]))
 
-    def port_provisioned(self, port_id: str, entity: str) -> None:
+    def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         """`entity`: `dhcp` or `l2`, the part of the port that is in place."""
-        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body={"entity": entity}))
+        body = {"entity": entity, **_about(binding_generation)}
+        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body=body))
 
-    def port_unplugged(self, port_id: str) -> None:
-        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/unplugged"))
+    def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
+        body = _about(binding_generation)
+        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/unplugged", body=body or None))
 
     def report_server(
         self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None
@@ -220,6 +222,10 @@ def _next_query(links: Any) -> Mapping[str, Any] | None:
 
 def _safe(part: str) -> str:
     return quote(part, safe="")
+
+
+def _about(binding_generation: int | None) -> dict[str, int]:
+    return {} if binding_generation is None else {"binding_generation": binding_generation}
 
 
 class _readable:  # noqa: N801 - reads as a block's name

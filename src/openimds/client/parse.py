@@ -12,6 +12,7 @@ from sys import intern
 from typing import Any
 
 from openimds.resources.network import (
+    BINDING_ATTRIBUTE,
     AddressPair,
     AllocationPool,
     ExternalGateway,
@@ -69,6 +70,10 @@ def subnet(body: Json) -> Subnet:
 
 
 def port(body: Json) -> Port:
+    """The device is that of the recorded attachment where the cloud shows it: tenants can write Neutron's fields."""
+    binding = body.get(BINDING_ATTRIBUTE)
+    device = body if binding is None else binding
+    blocks = None if binding is None else binding.get("provisioning_blocks")
     return Port(
         id=_text(body, "id"),
         network_id=intern(_text(body, "network_id")),
@@ -76,8 +81,8 @@ def port(body: Json) -> Port:
         name=body.get("name") or "",
         mac_address=_text(body, "mac_address"),
         fixed_ips=_fixed_ips(body.get("fixed_ips")),
-        device_id=body.get("device_id") or "",
-        device_owner=intern(body.get("device_owner") or ""),
+        device_id=device.get("device_id") or "",
+        device_owner=intern(device.get("device_owner") or ""),
         host=intern(body.get("binding:host_id") or ""),
         admin_state_up=bool(body.get("admin_state_up", True)),
         status=intern(body.get("status") or "DOWN"),
@@ -92,6 +97,8 @@ def port(body: Json) -> Port:
             for option in body.get("extra_dhcp_opts") or ()
         ),
         dns_name=body.get("dns_name") or "",
+        binding_generation=int(binding.get("generation") or 0) if binding else 0,
+        provisioning_blocks=None if blocks is None else _shared(tuple(map(intern, blocks))),
     )
 
 
@@ -131,6 +138,7 @@ def server(body: Json) -> Server:
         wanted_power_state=_text(body, "wanted_power_state"),
         boot_generation=int(body.get("boot_generation") or 0),
         port_ids=tuple(body.get("port_ids") or ()),
+        status=intern(body.get("status") or ""),
     )
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 DEVICE_OWNER_DHCP = "network:dhcp"
 DEVICE_OWNER_ROUTER_INTERFACE = "network:router_interface"
 DEVICE_OWNER_ROUTER_GATEWAY = "network:router_gateway"
 DEVICE_OWNER_FLOATING_IP = "network:floatingip"
 DEVICE_OWNER_COMPUTE_PREFIX = "compute:"
+
+NETWORK_OWNER_PREFIX = "network:"
+"""Device owners of the network service itself. Tenants cannot set them."""
+
+BINDING_ATTRIBUTE = "openimds:binding"
+"""A port's attribute for administrators and agents: the recorded attachment and the state of its binding."""
 
 DEVICE_ID_CHARS = 11
 """How many characters of an id a device's name carries: IFNAMSIZ is 16 with the closing NUL."""
@@ -87,6 +93,21 @@ class ExtraDhcpOption:
     ip_version: int = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """The association of a port with a device, recorded by the call that made it: server boot, interface attach, router
+    interface or gateway, floating IP, DHCP agent. It is never derived from a port's `device_id` and `device_owner`,
+    because tenants can write these.
+    """
+
+    device_owner: str = ""
+    """`compute:<zone>`, `network:router_interface` … Empty if the port is not attached."""
+    device_id: str = ""
+
+
+UNATTACHED = Attachment()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     id: str
@@ -96,7 +117,9 @@ class Port:
     mac_address: str
     fixed_ips: tuple[FixedIP, ...] = ()
     device_id: str = ""
+    """Of the recorded attachment where the cloud has it (openimds), else Neutron's `device_id`."""
     device_owner: str = ""
+    """As `device_id`."""
     host: str = ""
     """`binding:host_id`."""
     admin_state_up: bool = True
@@ -107,11 +130,22 @@ class Port:
     security_group_ids: tuple[str, ...] = ()
     extra_dhcp_options: tuple[ExtraDhcpOption, ...] = ()
     dns_name: str = ""
+    binding_generation: int = 0
+    """Counts the port's bindings. A report about an earlier binding has no effect."""
+    provisioning_blocks: tuple[str, ...] | None = field(default=None, compare=False)
+    """Entities (`l2`, `dhcp`) that must still report before the port is ACTIVE. The list only shrinks within one
+    binding generation, so it does not take part in comparisons. None if the cloud does not show it."""
 
     @property
     def tap_name(self) -> str:
         """`tap01e7ee7b-98`: an instance's or a DHCP port's device on the host."""
         return f"tap{self.id[:DEVICE_ID_CHARS]}"
+
+    def awaits(self, entity: str) -> bool:
+        """Whether the control API still waits for the report of `entity` (`l2`, `dhcp`)."""
+        if self.status == "ACTIVE":
+            return False
+        return self.provisioning_blocks is None or entity in self.provisioning_blocks
 
     @property
     def router_device_name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,9 @@ class Server:
     """Counts every start that a person asked for (create, reboot, start, rebuild): a new number is a new boot."""
     port_ids: tuple[str, ...] = ()
     """In the order of the NICs."""
+    status: str = field(default="", compare=False)
+    """Nova's status, as the control API shows it. It changes nothing that the agent configures, so it does not take part
+    in comparisons."""
 
 
 def instance_namespace(server_id: str, prefix: str = "") -> str:

@@ -22,9 +22,9 @@ AT_ONCE = 250
 """So many instances one read is of: with their user data, which may be 64 KiB, they are in memory several times."""
 
 _PORTS = Query(
-    ("p.id", "p.device_id", "p.project_id", "p.network_id"),
+    ("p.id", "p.attached_id", "p.project_id", "p.network_id"),
     "ip_allocations a JOIN ports p ON p.id = a.port_id"
-    " WHERE a.ip_address = :address AND SUBSTR(p.device_owner, 1, 8) = 'compute:'",
+    " WHERE a.ip_address = :address AND SUBSTR(p.attached_owner, 1, 8) = 'compute:'",
 )
 _IMPORTED = Query(
     ("id", "project_id", "imported_document"),

@@ -24,7 +24,7 @@ _CHANGED = Query(
     ("kind", "object_id"),
     "(SELECT DISTINCT kind, object_id FROM changes WHERE revision > :revision AND kind IN :kinds LIMIT :many) AS changed",
 )
-_PLUGGED = Query(("device_id",), "ports WHERE id IN :ids AND SUBSTR(device_owner, 1, 8) = 'compute:'")
+_PLUGGED = Query(("attached_id",), "ports WHERE id IN :ids AND SUBSTR(attached_owner, 1, 8) = 'compute:'")
 _RENAMED = Query(("id",), "security_groups WHERE id IN :ids AND updated_at > created_at")
 
 

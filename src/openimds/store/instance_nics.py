@@ -55,19 +55,19 @@ class _Address(NamedTuple):
 
 _ADDRESSES = Query(
     (
-        "p.device_id", "p.created_at", "p.id", "p.mac_address", "p.network_id", "p.security_group_ids", "n.mtu",
+        "p.attached_id", "p.created_at", "p.id", "p.mac_address", "p.network_id", "p.security_group_ids", "n.mtu",
         "a.position", "a.ip_address", "s.id", "s.ip_version", "s.cidr", "s.gateway_ip", "s.dns_nameservers",
         "s.host_routes", "s.enable_dhcp", "s.ipv6_address_mode",
     ),
     "ports p LEFT JOIN networks n ON n.id = p.network_id LEFT JOIN ip_allocations a ON a.port_id = p.id"
     " LEFT JOIN subnets s ON s.id = a.subnet_id"
-    " WHERE p.device_id IN :server_ids AND SUBSTR(p.device_owner, 1, 8) = 'compute:'",
+    " WHERE p.attached_id IN :server_ids AND SUBSTR(p.attached_owner, 1, 8) = 'compute:'",
 )  # fmt: skip
 _SERVED = Query(
     ("a.subnet_id",),
     "ports p JOIN ip_allocations a ON a.port_id = p.id"
     # Literally so, as the index of DHCP ports is.
-    " WHERE p.device_owner = 'network:dhcp' AND p.network_id IN :network_ids",
+    " WHERE p.attached_owner = 'network:dhcp' AND p.network_id IN :network_ids",
 )
 _FLOATING = Query(
     ("port_id", "fixed_ip_address", "created_at", "id", "floating_ip_address"),

@@ -80,16 +80,16 @@ class WatchStore:
         """`Store.on_commit`: this process's commits, at once."""
         return self._store.on_commit(listener)
 
-    def port_provisioned(self, port_id: str, entity: str) -> None:
+    def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         """Raises NotFound."""
         with self._store.write(self._clock()) as session:
             _require(session, Port, port_id, "Port")
-            ports.provisioned(session, port_id, entity)
+            ports.provisioned(session, port_id, entity, binding_generation)
 
-    def port_unplugged(self, port_id: str) -> None:
-        """Gone already is success: its device is gone as well."""
+    def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
+        """A deleted port is success: its device is gone as well."""
         with self._store.write(self._clock()) as session:
-            ports.unplugged(session, port_id)
+            ports.unplugged(session, port_id, binding_generation)
 
     def report_server(self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None) -> None:
         """Raises NotFound, BadRequest."""

@@ -333,6 +333,42 @@ def test_instance_actions_and_password(admin: Session, server: dict[str, Any]) -
     assert admin.call("DELETE", path).status_code == 204
 
 
+def test_port_of_another_project_cannot_be_attached(
+    cloud: Cloud, admin: Session, agent: ComputeAgent, server: dict[str, Any]
+) -> None:
+    """A network's owner sees the ports of others on it. Neither a boot nor os-interface takes one."""
+    other = cloud.member("porter")
+    shared = make_network(other, "10.21.0.0/24", "porters")
+    port = admin.post("/network/v2.0/ports", {"port": {"network_id": shared["id"]}})["port"]
+    assert other.get(f"/network/v2.0/ports/{port['id']}")
+    refused = other.refused(400, "POST", SERVERS, body(other, None, networks=[{"port": port["id"]}]), V)
+    assert "not usable" in refused
+    mine = create(other, shared)
+    agent.report(mine["id"])
+    attach = {"interfaceAttachment": {"port_id": port["id"]}}
+    for session in (other, admin):
+        assert "not usable" in session.refused(400, "POST", f"{SERVERS}/{mine['id']}/os-interface", attach, V)
+    assert admin.get(f"/network/v2.0/ports/{port['id']}")["port"]["device_id"] == ""
+    other.call("DELETE", f"{SERVERS}/{mine['id']}")
+
+
+def test_forged_port_shows_nowhere_at_the_server(
+    cloud: Cloud, admin: Session, network: dict[str, Any], server: dict[str, Any]
+) -> None:
+    """Its fields claim the server; only the boot and the attach call can join a port to it."""
+    path = f"{SERVERS}/{server['id']}"
+    before = show(admin, server["id"])["addresses"]
+    claim = {"network_id": network["id"], "device_id": server["id"], "device_owner": "compute:nova"}
+    port = admin.post("/network/v2.0/ports", {"port": claim})["port"]
+    assert port["device_id"] == server["id"]
+    assert show(admin, server["id"])["addresses"] == before
+    assert [nic["port_id"] for nic in admin.get(f"{path}/os-interface", V)["interfaceAttachments"]] != [port["id"]]
+    address = port["fixed_ips"][0]["ip_address"]
+    assert admin.get(f"{SERVERS}?ip=^{address}$", V)["servers"] == []
+    admin.refused(404, "DELETE", f"{path}/os-interface/{port['id']}", None, V)
+    admin.call("DELETE", f"/network/v2.0/ports/{port['id']}")
+
+
 def test_another_projects_server_is_not_there(cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
     user = cloud.member("oleg")
     path = f"{SERVERS}/{server['id']}"

@@ -91,7 +91,7 @@ def network(store: Store) -> None:
             )
         )
         session.flush()
-        session.add(port("p", "10.0.0.11", device_id="vm", device_owner="compute:nova"))
+        session.add(port("p", "10.0.0.11", attached_id="vm", attached_owner="compute:nova"))
 
 
 @dataclass
@@ -132,12 +132,12 @@ class TestPorts:
 
     def test_one_that_changes_hands(self, watcher: Watcher) -> None:
         def give(session: Session) -> None:
-            session.get_one(Port, "p").device_id = "vm2"
+            session.get_one(Port, "p").attached_id = "vm2"
 
         assert watcher.hears(give) == ({"vm2"}, {"p"}, set())  # vm is known by the port, which its record names
 
     def test_a_new_one_and_one_that_is_deleted(self, watcher: Watcher) -> None:
-        plugged = {"device_id": "vm", "device_owner": "compute:nova"}
+        plugged = {"attached_id": "vm", "attached_owner": "compute:nova"}
         assert watcher.hears(lambda session: session.add(port("q", "10.0.0.13", **plugged))) == ({"vm"}, {"q"}, set())
         assert watcher.hears(lambda session: session.delete(session.get_one(Port, "q"))) == (set(), {"q"}, set())
 
@@ -160,7 +160,7 @@ class TestPorts:
         assert watcher.hears(take_away) == ({"vm"}, {"p"}, set())
 
     def test_a_routers_is_no_instances(self, watcher: Watcher) -> None:
-        owner = {"device_id": "r", "device_owner": "network:router_interface"}
+        owner = {"attached_id": "r", "attached_owner": "network:router_interface"}
         assert watcher.hears(lambda session: session.add(port("q", "10.0.0.14", **owner))) == (set(), {"q"}, set())
 
 
@@ -183,7 +183,7 @@ class TestNetworks:
         assert delete == (set(), set(), {"n"})
 
     def test_a_dhcp_port_says_whether_the_subnet_is_served(self, watcher: Watcher) -> None:
-        dhcp = port("d", "10.0.0.15", device_id="dhcp-1", device_owner="network:dhcp")
+        dhcp = port("d", "10.0.0.15", attached_id="dhcp-1", attached_owner="network:dhcp")
         assert watcher.hears(lambda session: session.add(dhcp)) == (set(), {"d"}, {"n"})
 
         def lose_an_address(session: Session) -> None:
@@ -195,10 +195,10 @@ class TestNetworks:
         assert gone.hears(lambda session: session.delete(session.get_one(Port, "d"))) == (set(), {"d"}, {"n"})
 
     def test_a_port_that_is_no_dhcp_port_any_more(self, watcher: Watcher) -> None:
-        watcher.hears(lambda session: session.add(port("d", "10.0.0.16", device_owner="network:dhcp")))
+        watcher.hears(lambda session: session.add(port("d", "10.0.0.16", attached_owner="network:dhcp")))
 
         def other_owner(session: Session) -> None:
-            session.get_one(Port, "d").device_owner = ""
+            session.get_one(Port, "d").attached_owner = ""
 
         assert watcher.hears(other_owner) == (set(), {"d"}, {"n"})
 

@@ -118,6 +118,18 @@ def test_a_port():
     )
 
 
+def test_recorded_attachment_replaces_the_fields_that_tenants_write():
+    body = {"id": "p", "network_id": "n", "project_id": "t", "mac_address": "fa:16:3e:00:00:01"}
+    claim = {"device_id": "victim", "device_owner": "network:router_interface"}
+    binding = {"device_id": "", "device_owner": "", "generation": 4, "provisioning_blocks": ["dhcp"]}
+    port = parse.port({**body, **claim, "openimds:binding": binding})
+    assert (port.device_id, port.device_owner) == ("", "")
+    assert (port.binding_generation, port.provisioning_blocks) == (4, ("dhcp",))
+    neutrons = parse.port({**body, **claim})
+    assert (neutrons.device_id, neutrons.device_owner) == ("victim", "network:router_interface")
+    assert (neutrons.binding_generation, neutrons.provisioning_blocks) == (0, None)
+
+
 def test_a_router_a_floating_ip_and_a_server():
     gateway = {
         "network_id": "out",

@@ -29,7 +29,7 @@ TIMES = {"created_at": NOW, "updated_at": NOW}
 
 
 def port(port_id: str, mac: str, *addresses: tuple[str, str], **more: Any) -> Port:
-    fields = {"device_id": SERVER, "device_owner": "compute:nova", "security_group_ids": ["sg1"]} | more
+    fields = {"attached_id": SERVER, "attached_owner": "compute:nova", "security_group_ids": ["sg1"]} | more
     return Port(
         id=port_id,
         network_id=NET,
@@ -93,7 +93,9 @@ def filled(store: Store) -> InstanceStore:
         session.flush()
         session.add(port(SECOND_PORT, "fa:16:3e:00:00:02", (V4, "10.0.0.6"), security_group_ids=["sg2", "sg1", "gone"]))
         session.add(port(PORT, "fa:16:3e:00:00:01", (V6, "2001:db8::5"), (V4, "10.0.0.5")))
-        session.add(port("dhcp", "fa:16:3e:00:00:09", (V4, "10.0.0.2"), device_owner="network:dhcp", device_id="dhcp"))
+        session.add(
+            port("dhcp", "fa:16:3e:00:00:09", (V4, "10.0.0.2"), attached_owner="network:dhcp", attached_id="dhcp")
+        )
         session.flush()
         session.add(
             FloatingIP(
@@ -308,3 +310,19 @@ def test_what_is_wrong_in_a_document_is_named_and_nothing_is_kept(
 def test_a_document_without_instances(store: Store) -> None:
     with pytest.raises(BadRequest, match="a list `instances`"):
         InstanceStore(store).import_instances({})
+
+
+@pytest.mark.parametrize("attached", [{}, {"attached_id": "r1", "attached_owner": "network:router_interface"}])
+def test_port_that_only_claims_the_server_shows_in_no_document(
+    store: Store, filled: InstanceStore, attached: dict[str, str]
+) -> None:
+    """A row with another project's server in the fields that tenants write."""
+    before = filled.instance(SERVER)
+    claim = {"device_id": SERVER, "device_owner": "compute:nova", "attached_id": "", "attached_owner": ""} | attached
+    forged = port("forged", "fa:16:3e:00:00:0f", (V4, "10.0.0.66"), security_group_ids=["sg2"], **claim)
+    forged.project_id = "p2"
+    with store.write() as session:
+        session.add(forged)
+    assert filled.instance(SERVER) == before
+    assert filled.instance_ids_by_address("10.0.0.66") == ()
+    assert filled.ports_by_provider("lb-1", "10.0.0.66") == ()

@@ -28,15 +28,19 @@ class FakeServersApi:
     status: int | None = 204
     """What it answers; None: nothing at all."""
     said: list[str] = field(default_factory=list)
+    generations: list[tuple[str, int | None]] = field(default_factory=list)
+    """(report, binding generation) of each report about a port."""
     consoles: dict[str, str] = field(default_factory=dict)
 
-    def port_provisioned(self, port_id: str, entity: str) -> None:
+    def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         self._hear(f"port {port_id[:8]} has {entity}")
+        self.generations.append((entity, binding_generation))
         if not self.waits_for_dhcp:
             self.view.add(replace(self.view.ports[port_id], status="ACTIVE"))
 
-    def port_unplugged(self, port_id: str) -> None:
+    def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
         self._hear(f"port {port_id[:8]} is unplugged")
+        self.generations.append(("unplugged", binding_generation))
 
     def report_server(
         self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None

@@ -14,6 +14,8 @@ import structlog
 
 from openimds.agents.compute.edges import Guests, ServersApi
 from openimds.agents.compute.wanted import WantedServer
+from openimds.agents.provisioning import REPEAT_SECONDS
+from openimds.resources.server import Server
 from openimds.wiring.guest import GuestBoot
 
 RUNNING, STOPPED, ERROR = "running", "stopped", "error"
@@ -49,7 +51,8 @@ class Power:
         self._waiting_since: dict[tuple[str, int], float] = {}
         self._failed: dict[str, Outcome] = {}
         """Boots that could not be started: tried again only when a person asks for it."""
-        self._told: dict[str, Outcome] = {}
+        self._sent: dict[str, tuple[Outcome, Server, float]] = {}
+        """The last report of each server, the server as it was shown then, and when."""
         self.report: Mapping[str, Mapping[str, object]] = {}
         """By server; replaced whole."""
 
@@ -58,14 +61,14 @@ class Power:
         words: list[str] = []
         outcome = self._act(wanted, words)
         self._note(wanted, outcome)
-        if outcome is not None and self._told.get(wanted.server.id) != outcome:
-            self._tell(wanted.server.id, outcome)
+        if outcome is not None and self._is_to_report(wanted.server, outcome):
+            self._report(wanted.server, outcome)
         return words
 
     def forget(self, server_id: str) -> None:
         """It is no more."""
         self._failed.pop(server_id, None)
-        self._told.pop(server_id, None)
+        self._sent.pop(server_id, None)
         self._waiting_since = {key: since for key, since in self._waiting_since.items() if key[0] != server_id}
         self.report = {key: value for key, value in self.report.items() if key != server_id}
 
@@ -73,7 +76,7 @@ class Power:
         """None: the boot is not due yet."""
         server = wanted.server
         if server.driver == "external":
-            return _external_outcome(wanted)
+            return self._external_outcome(wanted)
         if server.wanted_power_state != RUNNING:
             if self._guests.stop(server.id):
                 words.append(f"stop boot {server.boot_generation}")
@@ -124,10 +127,26 @@ class Power:
         logger.info("a server boots", server_id=server.id, generation=server.boot_generation)
         return Outcome(server.boot_generation, RUNNING)
 
-    def _tell(self, server_id: str, outcome: Outcome) -> None:
+    def _external_outcome(self, wanted: WantedServer) -> Outcome | None:
+        """Another program runs the server. It counts as running once all its ports are in place, until it is stopped."""
+        server = wanted.server
+        if server.wanted_power_state != RUNNING:
+            return Outcome(server.boot_generation, STOPPED)
+        if wanted.missing_ports and server.status != "ACTIVE":
+            return None
+        return Outcome(server.boot_generation, RUNNING)
+
+    def _is_to_report(self, server: Server, outcome: Outcome) -> bool:
+        """Level-triggered, as in agents/provisioning.py: reported until the control API shows the effect."""
+        sent, shown, sent_at = self._sent.get(server.id, (None, None, 0.0))
+        if sent != outcome:
+            return True
+        return _awaits(server, outcome) and (shown is not server or self._clock() - sent_at >= REPEAT_SECONDS)
+
+    def _report(self, server: Server, outcome: Outcome) -> None:
         try:
             self._api.report_server(
-                server_id,
+                server.id,
                 boot_generation=outcome.generation,
                 power_state=outcome.power_state,
                 fault=outcome.fault,
@@ -135,7 +154,7 @@ class Power:
         except Exception as error:
             if getattr(error, "status", None) != 404:  # deleted meanwhile
                 raise
-        self._told[server_id] = outcome
+        self._sent[server.id] = (outcome, server, self._clock())
 
     def _note(self, wanted: WantedServer, outcome: Outcome | None) -> None:
         entry: dict[str, object] = {"generation": wanted.server.boot_generation}
@@ -148,7 +167,13 @@ class Power:
             self.report = {**self.report, wanted.server.id: entry}
 
 
-def _external_outcome(wanted: WantedServer) -> Outcome:
-    """Another program runs it; it counts as running when its ports are there."""
-    off = wanted.server.wanted_power_state != RUNNING
-    return Outcome(wanted.server.boot_generation, STOPPED if off or wanted.missing_ports else RUNNING)
+_STARTING = frozenset({"BUILD", "REBOOT", "HARD_REBOOT", "REBUILD"})
+
+
+def _awaits(server: Server, outcome: Outcome) -> bool:
+    """Whether the server, as the control API shows it, still lacks the effect of this report."""
+    starting = server.status in _STARTING or (server.status == "SHUTOFF" and server.wanted_power_state == RUNNING)
+    if outcome.power_state == STOPPED:
+        stopping = server.wanted_power_state == STOPPED and server.status != "SHUTOFF"
+        return starting or stopping or server.status == "ACTIVE"
+    return starting

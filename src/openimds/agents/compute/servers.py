@@ -10,7 +10,7 @@ from openimds.agents.compute.edges import Edges
 from openimds.agents.compute.power import Power
 from openimds.agents.compute.wanted import WantedServer, wanted_servers
 from openimds.agents.mirrored import View
-from openimds.agents.provisioning import Provisioning
+from openimds.agents.provisioning import ProvisioningBlocks
 from openimds.resources.network import Port
 from openimds.resources.server import instance_namespace
 
@@ -40,11 +40,11 @@ class Servers:
         self._edges = edges
         self._settings = settings
         self._power = power
-        self._provisioning = Provisioning(edges.api)
+        self._provisioning = ProvisioningBlocks(edges.api)
         self._wanted: Mapping[str, WantedServer] = {}
         self._plugged: dict[str, WantedServer] = {}
-        self._unplugged: set[str] = set()
-        """Ports whose device is gone, which the control API has not been told of yet."""
+        self._unplugged: dict[str, int] = {}
+        """Ports whose device has disappeared and was not reported yet, with the binding that it belonged to."""
         self._lock = threading.RLock()
 
     @property
@@ -75,7 +75,7 @@ class Servers:
             self._plugged[key] = wanted
             self._tell_unplugged()
             self._provisioning.report(self._ports_in_place(wanted), "l2")
-            return [*words, *self._power.step(wanted)]
+            return [*words, *self._power.step(self._as_shown(key, wanted))]
 
     def remove(self, key: str, view: View) -> Iterable[str]:
         """The server, its files and its wires are no more."""
@@ -85,7 +85,7 @@ class Servers:
             self._power.forget(key)
             before = self._plugged.pop(key, None)
             if before is not None:
-                self._unplugged |= {port.id for port in before.ports if port.id in view.ports}
+                self._unplugged |= {port.id: port.binding_generation for port in before.ports if port.id in view.ports}
                 self._drop({one.tap for one in before.filters})
             self._tell_unplugged()
         return [f"remove server {key}"]
@@ -102,9 +102,14 @@ class Servers:
         with self._lock:
             for key, wanted in self._plugged.items():
                 try:
-                    self._power.step(wanted)
+                    self._power.step(self._as_shown(key, wanted))
                 except Exception as error:  # noqa: BLE001 - one server's trouble is not the others'
                     tell(key, error)
+
+    def _as_shown(self, key: str, wanted: WantedServer) -> WantedServer:
+        """The newest value that equals `wanted`: its server has the newest status."""
+        shown = self._wanted.get(key)
+        return shown if shown is not None and shown == wanted else wanted
 
     def _secure(self, wanted: WantedServer) -> list[str]:
         """Before anything is plugged in: no packet leaves unlooked at."""
@@ -128,20 +133,22 @@ class Servers:
 
     def _note_detached(self, before: WantedServer | None, wanted: WantedServer) -> list[str]:
         """Ports that were taken off the server, or whose port security was switched off."""
-        self._unplugged -= {port.id for port in wanted.ports}
+        for port in wanted.ports:
+            self._unplugged.pop(port.id, None)
         if before is None:
             return []
-        self._unplugged |= set(before.server.port_ids) - set(wanted.server.port_ids)
+        kept = set(wanted.server.port_ids)
+        self._unplugged |= {port.id: port.binding_generation for port in before.ports if port.id not in kept}
         return self._drop({one.tap for one in before.filters} - {one.tap for one in wanted.filters})
 
     def _drop(self, taps: set[str]) -> list[str]:
         return [word for tap in sorted(taps) for word in self._edges.security.drop(tap)]
 
     def _tell_unplugged(self) -> None:
-        for port_id in sorted(self._unplugged):
+        for port_id, binding_generation in sorted(self._unplugged.items()):
             try:
-                self._edges.api.port_unplugged(port_id)
+                self._edges.api.port_unplugged(port_id, binding_generation or None)
             except Exception as error:
-                if getattr(error, "status", None) != 404:  # it was deleted: nobody misses its news
+                if getattr(error, "status", None) != 404:  # deleted meanwhile
                     raise
-            self._unplugged.discard(port_id)
+            del self._unplugged[port_id]

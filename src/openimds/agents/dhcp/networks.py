@@ -14,7 +14,7 @@ from openimds.agents.dhcp.edges import Kernel, PortsApi, Run
 from openimds.agents.dhcp.own_port import OwnPorts
 from openimds.agents.dhcp.server import DhcpServers, Served, forget_files
 from openimds.agents.mirrored import View
-from openimds.agents.provisioning import Provisioning
+from openimds.agents.provisioning import ProvisioningBlocks
 from openimds.agents.proxies import MetadataProxies, Namespaces, Programs
 from openimds.agents.shared_address import SharedAddress
 from openimds.agents.steps import Steps
@@ -93,7 +93,7 @@ class DhcpNetworks:
         self._servers = DhcpServers(edges.programs, edges.run)
         self._proxies = MetadataProxies(edges.programs, edges.namespaces)
         self._shared_address = SharedAddress(edges.kernel)
-        self._provisioning = Provisioning(edges.api)
+        self._provisioning = ProvisioningBlocks(edges.api)
         self._idle_bridges: set[str] = set()
         self._plans: dict[str, _Plan] = {}
         self._warned_options: frozenset[tuple[str, str]] = frozenset()
@@ -131,7 +131,6 @@ class DhcpNetworks:
         steps.end()
         self._provisioning.report([dhcp.dhcp_port], "l2")
         self._provisioning.report(_guests(dhcp), "dhcp")
-        self._own_ports.settle(key, wanted.ports)
         self._tell(key, self._facts(plan))
         return steps.changes
 

@@ -15,8 +15,6 @@ class OwnPorts:
     def __init__(self, api: PortsApi, host: str) -> None:
         self._api = api
         self._host = host
-        self._made: dict[str, Port] = {}
-        """By network: as the API answered; a view may still be older than that."""
 
     def ensure(
         self, network: Network, subnets: Iterable[Subnet], known: Iterable[Port]
@@ -25,7 +23,7 @@ class OwnPorts:
         subnets = tuple(subnets)
         port = own_dhcp_port(known, self._host, network.id)
         if port is None or wanted_fixed_ips(subnets, port) is not None:
-            port = self._made.get(network.id) or self._listed(network.id)
+            port = self._listed(network.id)
         fixed_ips = wanted_fixed_ips(subnets, port)
         if port is not None and fixed_ips is None:
             return port, ()
@@ -35,26 +33,20 @@ class OwnPorts:
         else:
             port = self._api.update_port(port.id, {"fixed_ips": _spelled(fixed_ips or ())})
             words = f"change DHCP port {port.id} ({', '.join(port.ip_addresses)})"
-        self._made[network.id] = port
         return port, (words,)
-
-    def settle(self, network_id: str, known: Iterable[Port]) -> None:
-        """The view has caught up with what was made, or has gone on from there."""
-        made = self._made.get(network_id)
-        if made is not None and any(port.id == made.id and port.fixed_ips == made.fixed_ips for port in known):
-            del self._made[network_id]
 
     def delete(self, network_id: str, known: Iterable[Port]) -> tuple[str, ...]:
         """Idempotent."""
-        port = own_dhcp_port(known, self._host, network_id) or self._made.get(network_id)
+        port = own_dhcp_port(known, self._host, network_id) or self._listed(network_id)
         if port is None:
             return ()
         self._api.delete_port(port.id)
-        self._made.pop(network_id, None)
         return (f"delete DHCP port {port.id}",)
 
     def _listed(self, network_id: str) -> Port | None:
-        """Asked once more before one is made: another run of this agent may have been faster than the watch."""
+        """The view may be older than the last pass, or than another run of this agent. The control API is asked instead of a
+        memory, because anybody may delete the port there.
+        """
         device_id = dhcp_device_id(self._host, network_id)
         found = self._api.ports(network_id=network_id, device_owner=DEVICE_OWNER_DHCP, device_id=device_id)
         return own_dhcp_port(found, self._host, network_id)

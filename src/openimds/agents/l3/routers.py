@@ -12,7 +12,7 @@ from openimds.agents.l3.advertiser import Advertiser
 from openimds.agents.l3.edges import Announce, Kernel, Run
 from openimds.agents.l3.neighbours import Announcements, Translations
 from openimds.agents.mirrored import View
-from openimds.agents.provisioning import Provisioning, ProvisioningApi
+from openimds.agents.provisioning import ProvisioningApi, ProvisioningBlocks
 from openimds.agents.proxies import MetadataProxies, Namespaces, Programs
 from openimds.agents.shared_address import SharedAddress
 from openimds.agents.steps import Steps
@@ -72,7 +72,7 @@ class Routers:
         self._advertiser = Advertiser(edges.programs)
         self._translations = Translations(edges.run)
         self._shared_address = SharedAddress(edges.kernel)
-        self._provisioning = Provisioning(edges.api)
+        self._provisioning = ProvisioningBlocks(edges.api)
 
     def wanted(self, view: View) -> Mapping[str, RouterParts]:
         ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)

@@ -9,7 +9,9 @@ from openimds.identity.source import Address
 
 def ask_networks(ports: Ports, router_id: str, address: Address, device: str = "") -> list[str]:
     """As `identity.reach.Behind.networks`; none when there is no such router. Raises ControlAwayError."""
-    interfaces = [port for port in ports.ports({"device_id": router_id}) if is_router_interface(port)]
+    found = ports.ports({"device_id": router_id})
+    # The query matches text that tenants can write. The decoded port has the recorded attachment.
+    interfaces = [port for port in found if is_router_interface(port) and port.device_id == router_id]
     networks = {port.network_id for port in interfaces}
     if len(networks) < 2:
         return sorted(networks)  # the one, whatever its subnets are

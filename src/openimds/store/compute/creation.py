@@ -118,7 +118,7 @@ def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now
         flavor=flavor,
         image=image,
         keypair=_keypair(session, asker.user_id, new.key_name),
-        nics=resolve_nics(session, caller, new.nics, optional=new.nics_optional),
+        nics=resolve_nics(session, caller, new.nics, project_id=asker.project_id, optional=new.nics_optional),
         security_groups=[{"id": group.id, "name": group.name} for group in groups],
     )
 

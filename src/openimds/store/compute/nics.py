@@ -15,28 +15,29 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.compute import Interface, NicAsked
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
-from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX
+from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Attachment
 from openimds.store.models.networks import Network
 from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.models.servers import Server
 from openimds.store.network.finding import find
-from openimds.store.network.ports import bind_port, create_port, delete_port, ports_of_device, unbind_port
+from openimds.store.network.ports import attach_port, create_port, delete_port, detach_port, ports_of_device
 from openimds.store.network.security_groups import ensure_default
 
 
 def resolve_nics(
-    session: Session, caller: Caller, asked: tuple[NicAsked, ...] | None, *, optional: bool
+    session: Session, caller: Caller, asked: tuple[NicAsked, ...] | None, *, project_id: str, optional: bool
 ) -> list[NicAsked]:
-    """What is asked for, with everything that it names looked at. None: the one network that the project can see.
+    """The requested NICs, after all ports and networks that they name were checked. `asked` None selects the only network
+    that the project can use. `project_id`: the server's.
 
-    Raises BadRequest for a network or port that is not there, Conflict for a port in use or too many networks to choose
-    from, Forbidden for somebody else's external network.
+    Raises BadRequest for a network or port that does not exist and for a port of another project, Conflict for a port in
+    use or for several networks to choose from, Forbidden for an external network of another project.
     """
     if asked is None:
         return _only_network(session, caller, optional=optional)
     for nic in asked:
         if nic.port_id:
-            _check_port(session, caller, nic)
+            _check_port(session, caller, nic, project_id)
         elif nic.network_id:
             _check_network(session, caller, nic.network_id)
     return list(asked)
@@ -60,7 +61,7 @@ def plug(session: Session, caller: Caller, server: Server, nics: Sequence[NicAsk
 def unplug_one(session: Session, server: Server, port_id: str, now: datetime) -> None:
     """Take one NIC from the server. Raises NotFound when it has no such NIC."""
     port = session.get(Port, port_id)
-    if port is None or port.device_id != server.id:
+    if port is None or port.attached_id != server.id:
         raise NotFound(f"Interface {port_id} of instance {server.id} could not be found.")
     _let_go(session, server, port, now)
     server.nic_order = [known for known in server.nic_order if known != port_id]
@@ -124,14 +125,15 @@ def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[N
     return [NicAsked(network_id=network.id) for network in found if network.subnets]
 
 
-def _check_port(session: Session, caller: Caller, nic: NicAsked) -> None:
+def _check_port(session: Session, caller: Caller, nic: NicAsked, project_id: str) -> None:
     assert nic.port_id is not None
     try:
         port = find(session, caller, Port, nic.port_id)
     except NotFound as error:
         raise BadRequest("networks", f"networks: {error.message}") from error
-    if port.device_id:
-        raise Conflict(f"Port {port.id} is still in use: it belongs to the device {port.device_id}.")
+    if port.project_id != project_id:
+        raise BadRequest("networks", f"networks: Port {port.id} not usable: it belongs to another project.")
+    _refuse_in_use(port)
     if nic.fixed_ip:
         raise BadRequest("networks", "Specified fixed_ip together with a port; the port has its addresses already.")
 
@@ -151,15 +153,20 @@ def _plug_one(session: Session, caller: Caller, server: Server, nic: NicAsked, n
     owner = f"{DEVICE_OWNER_COMPUTE_PREFIX}{server.availability_zone or ''}"
     if nic.port_id:
         port = session.get_one(Port, nic.port_id)
-        if port.device_id:
-            raise Conflict(f"Port {port.id} is still in use: it belongs to the device {port.device_id}.")
+        _refuse_in_use(port)
     else:
         port = _new_port(session, caller, server, nic, now)
-    bind_port(session, port, host=server.host, device_id=server.id, device_owner=owner)
+    attach_port(session, port, Attachment(owner, server.id), host=server.host)
     if not port.dns_name:
         port.dns_name = server.hostname
     port.updated_at = now
     return port
+
+
+def _refuse_in_use(port: Port) -> None:
+    device_id = port.attached_id or port.device_id
+    if device_id:
+        raise Conflict(f"Port {port.id} is still in use: it belongs to the device {device_id}.")
 
 
 def _new_port(session: Session, caller: Caller, server: Server, nic: NicAsked, now: datetime) -> Port:
@@ -179,7 +186,7 @@ def _let_go(session: Session, server: Server, port: Port, now: datetime) -> None
     if port.id in server.ports_of_server:
         delete_port(session, port.id, now)
         return
-    unbind_port(session, port)
+    detach_port(session, port)
     if port.dns_name == server.hostname:
         port.dns_name = ""
     port.updated_at = now

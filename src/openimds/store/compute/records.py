@@ -71,7 +71,7 @@ def _record(row: Server, addresses: tuple[ServerAddress, ...], ec2_number: int) 
 
 
 def _addresses(session: Session, rows: Sequence[Server]) -> Mapping[str, list[ServerAddress]]:
-    wanted = sa.select(Port).where(Port.device_id.in_([row.id for row in rows]))
+    wanted = sa.select(Port).where(Port.attached_id.in_([row.id for row in rows]))
     ports = {port.id: port for port in session.scalars(wanted)}
     names = _network_names(session, {port.network_id for port in ports.values()})
     floating: dict[tuple[str, str], list[str]] = defaultdict(list)

@@ -4,6 +4,7 @@ An agent is told `wanted_power_state` and `boot_generation`; it reports what bec
 
     BUILD, REBOOT, HARD_REBOOT, REBUILD  + running → ACTIVE
     ACTIVE with a stop asked for         + stopped → SHUTOFF
+    any start asked for                  + stopped → SHUTOFF (the boot ended before it was reported as running)
     SHUTOFF with a start asked for       + running → ACTIVE
     any                                  + error   → ERROR, with the fault
 """
@@ -43,9 +44,19 @@ def report_server(
         set_fault(row, fault or "The compute agent could not run the server and did not say why.", now)
     elif power_state == RUNNING and row.wanted_power_state == RUNNING:
         _set_active(row, now)
-    elif power_state == STOPPED and (row.wanted_power_state == STOPPED or row.status == "ACTIVE"):
-        # A guest that powered itself off is left off, until a person starts it.
-        _set(row, status="SHUTOFF", task_state=None, fault=None, wanted_power_state=STOPPED)
+    elif power_state == STOPPED and _may_stop(row):
+        # A guest that powered itself off stays off until a person starts it.
+        launched_at = row.launched_at or (now if row.wanted_power_state == RUNNING else None)
+        _set(row, status="SHUTOFF", task_state=None, fault=None, wanted_power_state=STOPPED, launched_at=launched_at)
+
+
+def _may_stop(row: Server) -> bool:
+    """A boot may end before it was reported as running. Agents of release 0.1 report an external server as stopped while
+    its ports are not in place.
+    """
+    if row.wanted_power_state == STOPPED or row.status == "ACTIVE":
+        return True
+    return row.status != "ERROR" and row.driver != "external"
 
 
 def put_console(session: Session, server_id: str, text: str) -> None:

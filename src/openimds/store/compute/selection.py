@@ -121,8 +121,8 @@ def _tags_fit(query: ServerQuery, tags: set[str]) -> bool:
 
 def _addresses(session: Session, ids: Sequence[str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
-    asked = sa.select(Port.device_id, IPAllocation.ip_address).join(IPAllocation, IPAllocation.port_id == Port.id)
-    for server_id, address in session.execute(asked.where(Port.device_id.in_(ids))):
+    asked = sa.select(Port.attached_id, IPAllocation.ip_address).join(IPAllocation, IPAllocation.port_id == Port.id)
+    for server_id, address in session.execute(asked.where(Port.attached_id.in_(ids))):
         found[server_id].append(address)
     return found
 

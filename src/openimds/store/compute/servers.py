@@ -112,7 +112,7 @@ class Servers:
             if not row.host:
                 raise Conflict(f"Cannot 'attach_interface' instance {server_id}: it has no host.")
             asked = None if nic.network_id is None and nic.port_id is None else (nic,)
-            wanted = resolve_nics(session, caller, asked, optional=False)
+            wanted = resolve_nics(session, caller, asked, project_id=row.project_id, optional=False)
             note_action(session, row, "attach_interface", asker)
             port = plug(session, caller, row, wanted, utc_now())[0]
             return interface_value(port, nic.tag)

@@ -15,7 +15,7 @@ from openimds.resources.network import DEVICE_OWNER_DHCP
 from openimds.store.models.base import NAME, UUID, Base, Watched
 from openimds.store.watched_kinds import ADDRESSING
 
-_IS_DHCP = text(f"device_owner = '{DEVICE_OWNER_DHCP}'")
+_IS_DHCP = text(f"attached_owner = '{DEVICE_OWNER_DHCP}'")
 
 
 class Port(Watched, Base):
@@ -35,7 +35,13 @@ class Port(Watched, Base):
     admin_state_up: Mapped[bool] = mapped_column(default=True)
     status: Mapped[str] = mapped_column(String(16), default="DOWN")
     device_id: Mapped[str] = mapped_column(String(255), default="", index=True)
+    """Free text of the port's owner, for display and filters only. See `attached_id`."""
     device_owner: Mapped[str] = mapped_column(String(255), default="")
+    """As `device_id`."""
+    attached_owner: Mapped[str] = mapped_column(String(255), default="", server_default="")
+    """The recorded attachment (resources.network.Attachment). Only `attach_port` and `detach_port` of
+    store/network/ports.py write it."""
+    attached_id: Mapped[str] = mapped_column(String(255), default="", server_default="", index=True)
     host: Mapped[str] = mapped_column(NAME, default="")
     vnic_type: Mapped[str] = mapped_column(String(64), default="normal")
     binding_profile: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -44,8 +50,10 @@ class Port(Watched, Base):
     security_group_ids: Mapped[list[Any]] = mapped_column(default=list)
     extra_dhcp_opts: Mapped[list[Any]] = mapped_column(default=list)
     dns_name: Mapped[str] = mapped_column(NAME, default="")
+    binding_generation: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Counts how often `provisioning` was reset. Agents name it in their reports."""
     provisioning: Mapped[list[Any]] = mapped_column(default=list)
-    """Entities (`dhcp`, `l2`) that have not reported yet; the port is ACTIVE when it is empty and it is bound."""
+    """Entities (`dhcp`, `l2`) that have not reported yet. The port is ACTIVE when the list is empty and it is bound."""
     tags: Mapped[list[Any]] = mapped_column(default=list)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -55,8 +63,8 @@ class Port(Watched, Base):
 
     def watched(self) -> Iterator[tuple[str, str]]:
         yield "port", self.id
-        owners = inspect_row(self).attrs.device_owner.history
-        if DEVICE_OWNER_DHCP in {self.device_owner, *(owners.deleted or ())}:
+        owners = inspect_row(self).attrs.attached_owner.history
+        if DEVICE_OWNER_DHCP in {self.attached_owner, *(owners.deleted or ())}:
             yield ADDRESSING, self.network_id
 
 
@@ -89,7 +97,7 @@ class IPAllocation(Base):
 
     def watched(self) -> Iterator[tuple[str, str]]:
         yield "port", self.port_id or self.port.id
-        if getattr(self.port, "device_owner", None) == DEVICE_OWNER_DHCP:
+        if getattr(self.port, "attached_owner", None) == DEVICE_OWNER_DHCP:
             yield ADDRESSING, self.network_id
 
 

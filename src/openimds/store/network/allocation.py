@@ -156,7 +156,7 @@ def _given(session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequ
     for index, entry in enumerate(wanted):
         if index not in chosen:
             subnet = _subnet_of(port, subnets, str(entry.get("subnet_id")))
-            if is_automatic(subnet) and port.device_owner not in ROUTER_OWNERS:
+            if is_automatic(subnet) and port.attached_owner not in ROUTER_OWNERS:
                 continue  # _automatic adds it
             kept = before.pop(subnet.id, None)
             if kept and all(kept != c.ip_address for c in chosen.values()):
@@ -212,7 +212,7 @@ def _check_fits(subnet: Subnet, address: str, port: Port) -> None:
             f"fixed_ips: IP address {address} is not a valid IP for subnet {subnet.id} ({subnet.cidr}).",
             kind="InvalidIpForSubnet",
         )
-    if is_automatic(subnet) and port.device_owner not in ROUTER_OWNERS:
+    if is_automatic(subnet) and port.attached_owner not in ROUTER_OWNERS:
         own = addresses.eui64_address(net, port.mac_address)
         if address != own:
             raise BadRequest(
@@ -225,7 +225,7 @@ def _check_fits(subnet: Subnet, address: str, port: Port) -> None:
 
 def _automatic(session: Session, port: Port, subnets: Sequence[Subnet], chosen: Sequence[Chosen]) -> list[Chosen]:
     """The addresses that the port's device makes itself; a router's are its gateways' and are given."""
-    if port.device_owner in ROUTER_OWNERS:
+    if port.attached_owner in ROUTER_OWNERS:
         return []
     had = {c.subnet.id for c in chosen}
     made = [

@@ -58,11 +58,22 @@ def find_own(session: Session, caller: Caller, model: type[Row], row_id: str) ->
     if isinstance(row, Port):
         owners.add(session.get_one(Network, row.network_id).project_id)
     if not any(caller.owns(owner) for owner in owners):
-        raise Forbidden(
-            f"{NAMES[model]} {row_id} belongs to another project: it may be used, not changed.",
-            kind="PolicyNotAuthorized",
-        )
+        raise _belongs_to_another(model, row_id)
     return row
+
+
+def find_owned(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+    """The row, if it belongs to the caller's project: owning its network is not enough. Raises as `find_own`."""
+    row = find(session, caller, model, row_id)
+    if not caller.owns(row.project_id):
+        raise _belongs_to_another(model, row_id)
+    return row
+
+
+def _belongs_to_another(model: type[Any], row_id: str) -> Forbidden:
+    return Forbidden(
+        f"{NAMES[model]} {row_id} belongs to another project: it may be used, not changed.", kind="PolicyNotAuthorized"
+    )
 
 
 def not_found(model: type[Any], row_id: str) -> NotFound:

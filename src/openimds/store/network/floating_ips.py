@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
-from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.networks import Network, Subnet
 from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.models.routers import FloatingIP, Router
@@ -28,7 +28,8 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     if attributes.get("floating_ip_address"):
         require_admin(caller, dict(attributes), "floating_ip_address")
     row_id = str(uuid.uuid4())
-    outer = ports.create_port(session, SYSTEM, _outer_port(network, row_id, attributes), now)
+    attachment = Attachment(DEVICE_OWNER_FLOATING_IP, row_id)
+    outer = ports.create_port(session, SYSTEM, _outer_port(network, row_id, attributes), now, attachment)
     address = next((ip.ip_address for ip in outer.fixed_ips if ":" not in ip.ip_address), None)
     if address is None:
         raise _bad("floating_network_id", f"External network {network.id} does not contain any IPv4 subnet")
@@ -154,10 +155,10 @@ def _router_between(session: Session, floating: FloatingIP, fixed: IPAllocation)
     """
     legs = session.execute(
         sa.select(Router.id, IPAllocation.ip_address)
-        .join(Port, Port.device_id == Router.id)
+        .join(Port, Port.attached_id == Router.id)
         .join(IPAllocation, IPAllocation.port_id == Port.id)
         .where(
-            Port.device_owner == DEVICE_OWNER_ROUTER_INTERFACE,
+            Port.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE,
             IPAllocation.subnet_id == fixed.subnet_id,
             Router.external_network_id == floating.floating_network_id,
         )

@@ -86,7 +86,7 @@ def delete(session: Session, caller: Caller, network_id: str, now: datetime) -> 
     """With its subnets and its DHCP ports. Raises NotFound; Conflict when other ports are on it."""
     network = find_own(session, caller, Network, network_id)
     on_it = session.scalars(sa.select(Port).where(Port.network_id == network.id)).all()
-    holders = [port for port in on_it if port.device_owner != DEVICE_OWNER_DHCP]
+    holders = [port for port in on_it if port.attached_owner != DEVICE_OWNER_DHCP]
     if holders:
         raise Conflict(
             f"Unable to complete operation on network {network.id}. There are one or more ports still in use on the "

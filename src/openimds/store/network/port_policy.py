@@ -1,23 +1,35 @@
-"""Who may set what on a port, and which settings do not go together (Neutron's default policy)."""
+"""The policy of ports: who may set which attribute, and which attributes exclude each other.
+
+It follows Neutron's default policy, with one difference: a network's owner cannot set a `network:*` device owner either.
+"""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
+from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, NETWORK_OWNER_PREFIX
 from openimds.store.models.networks import Network
 from openimds.store.models.ports import Port
+from openimds.store.models.routers import Router
+from openimds.store.models.servers import Server
 from openimds.store.network.finding import require_admin
 
 OPERATORS_ONLY = ("binding:host_id", "binding:profile")
 NETWORK_OWNERS_ONLY = ("mac_address", "port_security_enabled", "allowed_address_pairs")
+DEVICE = ("device_id", "device_owner")
 
 
 def check_create(caller: Caller, network: Network, attributes: Mapping[str, Any]) -> None:
     """Raises Forbidden."""
     require_admin(caller, dict(attributes), *OPERATORS_ONLY)
+    _refuse_network_owner(caller, attributes)
     if caller.owns(network.project_id):
         return
     if not network.shared:
@@ -30,8 +42,10 @@ def check_create(caller: Caller, network: Network, attributes: Mapping[str, Any]
 
 
 def check_update(caller: Caller, network: Network, port: Port, attributes: Mapping[str, Any]) -> None:
-    """Raises Forbidden, or Conflict for what a port that a router holds must keep."""
+    """Raises Forbidden, or Conflict for attributes that an attached port must keep."""
     require_admin(caller, dict(attributes), *OPERATORS_ONLY)
+    if attributes.get("device_owner") != port.device_owner:
+        _refuse_network_owner(caller, attributes)
     if not caller.owns(network.project_id):
         changed = {name: value for name, value in attributes.items() if _differs(port, name, value)}
         _refuse_owners_attributes(network, changed)
@@ -43,12 +57,25 @@ def check_update(caller: Caller, network: Network, port: Port, attributes: Mappi
                 "so its mac_address must stay.",
                 kind="PortBound",
             )
-    if port.device_owner in ("network:router_interface", "network:router_gateway") and not caller.is_admin:
-        fixed = [name for name in ("device_id", "device_owner", "fixed_ips") if name in attributes]
-        if fixed:
+    if not caller.is_admin:
+        _refuse_attached(port, attributes)
+
+
+def check_device(session: Session, caller: Caller, project_id: str, attributes: Mapping[str, Any]) -> None:
+    """`project_id`: the port's. Raises Conflict if `device_id` names a server or a router of another project.
+
+    Text that names nothing is free, as in Neutron. Other spellings of a UUID count as the UUID.
+    """
+    device_id = attributes.get("device_id")
+    if not device_id or caller.is_admin:
+        return
+    spellings = {str(device_id), _as_uuid(str(device_id))}
+    for model in (Server, Router):
+        owners = set(session.scalars(sa.select(model.project_id).where(model.id.in_(spellings))))
+        if owners - {project_id}:
             raise Conflict(
-                f"Port {port.id} belongs to router {port.device_id}: {', '.join(fixed)} change through the router.",
-                kind="PortInUse",
+                f"The following device_id {device_id} is not owned by your tenant or matches another tenants router.",
+                kind="DeviceIDNotOwnedByTenant",
             )
 
 
@@ -74,8 +101,6 @@ def _refuse_owners_attributes(network: Network, attributes: Mapping[str, Any]) -
     used = [name for name in NETWORK_OWNERS_ONLY if attributes.get(name)]
     if "port_security_enabled" in attributes:
         used = list(dict.fromkeys([*used, "port_security_enabled"]))
-    if str(attributes.get("device_owner") or "").startswith("network:"):
-        used.append("device_owner")
     if any(entry.get("ip_address") for entry in attributes.get("fixed_ips") or ()):
         used.append("fixed_ips:ip_address")
     if used:
@@ -83,6 +108,40 @@ def _refuse_owners_attributes(network: Network, attributes: Mapping[str, Any]) -
             f"{', '.join(used)}: only the owner of network {network.id} or an administrator may set this.",
             kind="PolicyNotAuthorized",
         )
+
+
+def _refuse_network_owner(caller: Caller, attributes: Mapping[str, Any]) -> None:
+    device_owner = str(attributes.get("device_owner") or "")
+    if device_owner.strip().casefold().startswith(NETWORK_OWNER_PREFIX) and not caller.is_admin:
+        raise Forbidden(
+            f"device_owner: only an administrator or a service may set {device_owner[:64]!r}. Routers and floating IPs "
+            "create such ports themselves.",
+            kind="PolicyNotAuthorized",
+        )
+
+
+def _refuse_attached(port: Port, attributes: Mapping[str, Any]) -> None:
+    """The device of an attached port changes through the device; clients may send back what they read."""
+    held = [name for name in DEVICE if name in attributes and (attributes[name] or "") != getattr(port, name)]
+    if port.attached_owner.startswith(NETWORK_OWNER_PREFIX):
+        held += [name for name in ("fixed_ips",) if name in attributes]
+        through = f"device {port.attached_id} ({port.attached_owner})"
+    elif port.attached_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX):
+        through = f"server {port.attached_id}, which detaches it"
+    else:
+        return
+    if held:
+        raise Conflict(
+            f"Port {port.id} is attached to {through}: {', '.join(held)} cannot be changed here.", kind="PortInUse"
+        )
+
+
+def _as_uuid(text: str) -> str:
+    """`{7F…}`, `urn:uuid:7f…` → `7f…`; any other text as it is."""
+    try:
+        return str(uuid.UUID(text.strip()))
+    except ValueError:
+        return text
 
 
 def _differs(port: Port, name: str, value: Any) -> bool:

@@ -23,19 +23,21 @@ from openimds.resources.network import (
     DEVICE_OWNER_FLOATING_IP,
     DEVICE_OWNER_ROUTER_GATEWAY,
     DEVICE_OWNER_ROUTER_INTERFACE,
+    NETWORK_OWNER_PREFIX,
+    UNATTACHED,
+    Attachment,
 )
 from openimds.store.models.networks import Network, Subnet
 from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.models.routers import FloatingIP
+from openimds.store.models.servers import Server
 from openimds.store.network import allocation, port_policy, security_groups
-from openimds.store.network.finding import find, find_own, project_for
+from openimds.store.network.finding import find, find_own, find_owned, project_for
 
 MAC_BASE = "fa:16:3e"
 """Neutron's `base_mac`: an OUI of its own, the rest random."""
 
 MAC_TRIES = 16
-
-NETWORK_OWNER_PREFIX = "network:"
 
 OWNED_BY_ROUTERS = frozenset({DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_FLOATING_IP})
 """Ports that live and die with something else, and are deleted through it."""
@@ -57,29 +59,44 @@ PLAIN_COLUMNS = {
 """Attribute → column, where the value is kept as it is given."""
 
 
-def create_port(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Port:
-    """Make a port with its addresses, its MAC and, unless told otherwise, its project's default security group.
+def create_port(
+    session: Session,
+    caller: Caller,
+    attributes: Mapping[str, Any],
+    now: datetime,
+    attachment: Attachment = UNATTACHED,
+) -> Port:
+    """Create a port with its addresses, its MAC and, by default, its project's default security group.
 
-    Raises NotFound (network), BadRequest (fixed_ips, mac_address …), Conflict (address or MAC in use, pools exhausted),
-    Forbidden (what only the network's owner or an administrator may set).
+    `attachment` is given by the calls that attach the port themselves. Without it only administrators and services can
+    attach the port (`_set_by_operator`).
+
+    Raises NotFound (network), BadRequest (fixed_ips, mac_address …), Conflict (address or MAC in use, pools exhausted,
+    device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
     """
     network = find(session, caller, Network, attributes["network_id"])
     port_policy.check_create(caller, network, attributes)
+    project_id = _project(caller, network, attributes)
+    port_policy.check_device(session, caller, project_id, attributes)
     port = Port(
         id=attributes.get("id") or str(uuid.uuid4()),
         network_id=network.id,
-        project_id=_project(caller, network, attributes),
+        project_id=project_id,
         mac_address=_mac_address(session, network.id, attributes.get("mac_address")),
         port_security_enabled=network.port_security_enabled,
         device_id="",
         device_owner="",
         host="",
         status="DOWN",
+        attached_owner="",
+        attached_id="",
+        binding_generation=1,
         extra_dhcp_opts=attributes.get("extra_dhcp_opts") or [],
         created_at=now,
         updated_at=now,
     )
     _set_columns(port, attributes)
+    _record(port, attachment if attachment.device_owner else _set_by_operator(session, caller, port))
     _set_security_groups(session, caller, port, attributes.get("security_groups"), now)
     port_policy.check_consistent(port)
     session.add(port)
@@ -92,11 +109,13 @@ def create_port(session: Session, caller: Caller, attributes: Mapping[str, Any],
 
 def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapping[str, Any], now: datetime) -> Port:
     """Change what is named; the rest stays. The same errors as `create_port`."""
-    port = find_own(session, caller, Port, port_id)
+    port = find_owned(session, caller, Port, port_id)
     network = session.get_one(Network, port.network_id)
     port_policy.check_update(caller, network, port, attributes)
-    was = _plugging(port)
+    port_policy.check_device(session, caller, port.project_id, attributes)
+    binding, addressing = _binding(port), _addressing(port)
     _set_columns(port, attributes)
+    _follow_operator(session, caller, port)
     if "mac_address" in attributes and attributes["mac_address"] != port.mac_address:
         port.mac_address = _mac_address(session, network.id, attributes["mac_address"])
     if attributes.get("security_groups") is not None:
@@ -107,8 +126,8 @@ def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapp
     if "fixed_ips" in attributes:
         gone = _change_addresses(session, port, network, attributes["fixed_ips"])
         free_floating_ips(session, port.id, now, gone)
-    if _plugging(port) != was:
-        unplug(session, port)
+    if _binding(port) != binding or (port.provisioning and _addressing(port) != addressing):
+        restart_provisioning(session, port)
     if session.is_modified(port):
         port.updated_at = now
     session.flush()
@@ -128,53 +147,59 @@ def delete_port(session: Session, port_id: str, now: datetime) -> None:
 def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetime) -> None:
     """The same at a person's wish: not what belongs to a router or a floating IP. Raises NotFound, Conflict."""
     port = find_own(session, caller, Port, port_id)
-    if port.device_owner in OWNED_BY_ROUTERS:
+    if port.attached_owner in OWNED_BY_ROUTERS:
         raise Conflict(
-            f"Port {port.id} cannot be deleted directly via the port API: it has device owner {port.device_owner}.",
+            f"Port {port.id} cannot be deleted directly via the port API: it has device owner {port.attached_owner}.",
             kind="ServicePortInUse",
         )
     delete_port(session, port.id, now)
 
 
-def bind_port(session: Session, port: Port, *, host: str, device_id: str, device_owner: str) -> None:
-    """Give the port to a device on a host; it turns ACTIVE when all of `provisioning` has reported."""
-    port.host, port.device_id, port.device_owner = host, device_id, device_owner
-    unplug(session, port)
+def attach_port(session: Session, port: Port, attachment: Attachment, *, host: str) -> None:
+    """Attach the port to a device on a host. It becomes ACTIVE when all entities of `provisioning` have reported."""
+    port.host, port.device_id, port.device_owner = host, attachment.device_id, attachment.device_owner
+    _record(port, attachment)
+    restart_provisioning(session, port)
 
 
-def unbind_port(session: Session, port: Port) -> None:
-    """Take the port from its device; it keeps its addresses."""
-    bind_port(session, port, host="", device_id="", device_owner="")
+def detach_port(session: Session, port: Port) -> None:
+    """Detach the port from its device. It keeps its addresses."""
+    attach_port(session, port, UNATTACHED, host="")
 
 
 def ports_of_device(session: Session, device_id: str) -> Sequence[Port]:
-    """All ports of a server or a router, oldest first."""
-    rows = sa.select(Port).where(Port.device_id == device_id)
+    """All ports that are attached to a server or a router, oldest first."""
+    rows = sa.select(Port).where(Port.attached_id == device_id)
     return session.scalars(rows.order_by(Port.created_at, Port.id)).all()
 
 
-def provisioned(session: Session, port_id: str, entity: str) -> None:
-    """One part of the port (`dhcp`, `l2`) is in place; ACTIVE when none is missing. Said twice, it is as said once."""
+def provisioned(session: Session, port_id: str, entity: str, binding_generation: int | None = None) -> None:
+    """Remove one provisioning block (`dhcp`, `l2`). The port is ACTIVE when none is left. Idempotent.
+
+    A report about an earlier binding has no effect. Agents of release 0.1 send no generation.
+    """
     port = session.get(Port, port_id)
-    if port is None:
+    if port is None or not _is_current(port, binding_generation):
         return
     port.provisioning = [missing for missing in port.provisioning if missing != entity]
-    if not port.provisioning and _is_plugged_somewhere(port):
+    if not port.provisioning and _is_bound(port):
         port.status = "ACTIVE"
 
 
-def unplugged(session: Session, port_id: str) -> None:
-    """The port's device is gone from its host: DOWN until `l2` is reported again."""
+def unplugged(session: Session, port_id: str, binding_generation: int | None = None) -> None:
+    """The port's device has disappeared from its host: DOWN until `l2` is reported again. As `provisioned`."""
     port = session.get(Port, port_id)
-    if port is not None:
+    if port is not None and _is_current(port, binding_generation):
         port.status = "DOWN"
-        port.provisioning = [*(e for e in port.provisioning if e != "l2"), "l2"] if _is_plugged_somewhere(port) else []
+        port.provisioning = [*(e for e in port.provisioning if e != "l2"), "l2"] if _is_bound(port) else []
+        port.binding_generation += 1
 
 
-def unplug(session: Session, port: Port) -> None:
-    """All parts of the port are to report (again), before it is ACTIVE."""
+def restart_provisioning(session: Session, port: Port) -> None:
+    """All entities must report again before the port is ACTIVE. Reports that are on their way have no effect."""
     port.status = "DOWN"
     port.provisioning = _entities(session, port)
+    port.binding_generation += 1
 
 
 def free_floating_ips(session: Session, port_id: str, now: datetime, gone: frozenset[str] | None = None) -> None:
@@ -237,7 +262,7 @@ def _set_security_groups(
         for group_id in wanted:
             find(session, caller, SecurityGroup, group_id)
         port.security_group_ids = list(dict.fromkeys(wanted))
-    elif port.port_security_enabled and not port.device_owner.startswith(NETWORK_OWNER_PREFIX) and port.project_id:
+    elif port.port_security_enabled and not port.attached_owner.startswith(NETWORK_OWNER_PREFIX) and port.project_id:
         port.security_group_ids = [security_groups.ensure_default(session, port.project_id, now).id]
     else:
         port.security_group_ids = []
@@ -260,27 +285,59 @@ def _change_addresses(
     """Give the port these addresses instead; the ones that it lost."""
     before = {ip.ip_address for ip in port.fixed_ips}
     chosen = allocation.choose(session, port, network.subnets, wanted or [])
-    if port.device_owner == DEVICE_OWNER_ROUTER_INTERFACE and not chosen:
+    if port.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE and not chosen:
         raise BadRequest("fixed_ips", "fixed_ips: a router's interface must have an address.", kind="BadRequest")
     allocation.assign(session, port, chosen)
     return frozenset(before - {ip.ip_address for ip in port.fixed_ips})
 
 
-def _plugging(port: Port) -> tuple[str, str, str]:
-    return port.host, port.device_id, port.device_owner
+def _record(port: Port, attachment: Attachment) -> None:
+    port.attached_owner, port.attached_id = attachment.device_owner, attachment.device_id
 
 
-def _is_plugged_somewhere(port: Port) -> bool:
-    return bool(port.host) or port.device_owner.startswith(NETWORK_OWNER_PREFIX)
+def _set_by_operator(session: Session, caller: Caller, port: Port) -> Attachment:
+    """The attachment that an administrator or a service makes by the attributes alone: a DHCP agent's port, and the port
+    of an instance that another compute service runs. Servers and routers of this store have calls for it.
+    """
+    attachment = Attachment(port.device_owner, port.device_id)
+    if caller.is_admin and port.device_owner == DEVICE_OWNER_DHCP:
+        return attachment
+    if caller.is_admin and port.device_id and port.device_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX):
+        server = session.get(Server, port.device_id)
+        if server is None or (server.imported_document and server.project_id == port.project_id):
+            return attachment
+    return UNATTACHED
+
+
+def _follow_operator(session: Session, caller: Caller, port: Port) -> None:
+    """An operator's new device_id or device_owner replaces the attachment that it contradicts."""
+    if caller.is_admin and (port.attached_owner, port.attached_id) != (port.device_owner, port.device_id):
+        _record(port, _set_by_operator(session, caller, port))
+
+
+def _binding(port: Port) -> tuple[str, str, str]:
+    return port.host, port.attached_owner, port.attached_id
+
+
+def _addressing(port: Port) -> tuple[str, frozenset[str]]:
+    return port.mac_address, frozenset(ip.ip_address for ip in port.fixed_ips)
+
+
+def _is_current(port: Port, binding_generation: int | None) -> bool:
+    return binding_generation in {None, port.binding_generation}
+
+
+def _is_bound(port: Port) -> bool:
+    return bool(port.host) or port.attached_owner.startswith(NETWORK_OWNER_PREFIX)
 
 
 def _entities(session: Session, port: Port) -> list[str]:
-    """Who has to report before the port is ACTIVE: whoever plugs it, and for an instance the DHCP server."""
-    if port.device_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX) and port.host:
-        return ["l2", "dhcp"] if _has_dhcp(session, port) else ["l2"]
-    if port.device_owner in (DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY):
+    """The agent that plugs the port, and the DHCP agent unless the port is the network service's own."""
+    if port.attached_owner in (DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY):
         return ["l2"]
-    return ["l2"] if port.host else []
+    if not port.host:
+        return []
+    return ["l2", "dhcp"] if _has_dhcp(session, port) else ["l2"]
 
 
 def _has_dhcp(session: Session, port: Port) -> bool:

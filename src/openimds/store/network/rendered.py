@@ -53,12 +53,12 @@ def _routers(session: Session, rows: Sequence[Router], *, is_admin: bool) -> lis
     gateways = session.scalars(
         sa.select(Port)
         .where(
-            Port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY,
-            _among(Port.device_id, [row.id for row in rows if row.external_network_id]),
+            Port.attached_owner == DEVICE_OWNER_ROUTER_GATEWAY,
+            _among(Port.attached_id, [row.id for row in rows if row.external_network_id]),
         )
         .options(selectinload(Port.fixed_ips))
     )
-    by_router = {port.device_id: port for port in gateways}
+    by_router = {port.attached_id: port for port in gateways}
     return [router_json(row, by_router.get(row.id), is_admin=is_admin) for row in rows]
 
 

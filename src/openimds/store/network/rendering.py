@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
+from openimds.resources.network import BINDING_ATTRIBUTE
 from openimds.store.models.agents import Agent
 from openimds.store.models.networks import Network, Subnet
 from openimds.store.models.ports import Port, SecurityGroup
@@ -92,6 +93,12 @@ def port_json(row: Port, *, is_admin: bool) -> dict[str, Any]:
         shown["binding:profile"] = row.binding_profile
         shown["binding:vif_type"] = "bridge" if row.host else "unbound"
         shown["binding:vif_details"] = {"port_filter": True, "connectivity": "l2"} if row.host else {}
+        shown[BINDING_ATTRIBUTE] = {
+            "device_id": row.attached_id,
+            "device_owner": row.attached_owner,
+            "generation": row.binding_generation,
+            "provisioning_blocks": row.provisioning,
+        }
     return shown
 
 

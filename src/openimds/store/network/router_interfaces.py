@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
-from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.networks import Network, Subnet
 from openimds.store.models.ports import Port
 from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network import ports, routers
-from openimds.store.network.finding import find, find_own
+from openimds.store.network.finding import find, find_own, find_owned
 
 
 def add(session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -70,15 +70,16 @@ def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: 
         "device_owner": DEVICE_OWNER_ROUTER_INTERFACE,
         "port_security_enabled": False,
     }
-    return ports.create_port(session, SYSTEM, values, now)
+    return ports.create_port(session, SYSTEM, values, now, _attachment(router))
 
 
 def _attach_port(session: Session, caller: Caller, router: Router, port_id: str) -> Port:
-    port = find_own(session, caller, Port, port_id)
-    if port.device_id:
+    port = find_owned(session, caller, Port, port_id)
+    device_id = port.attached_id or port.device_id
+    if device_id:
         raise Conflict(
             f"Unable to complete operation on port {port.id} for network {port.network_id}. Port already has an "
-            f"attached device {port.device_id}.",
+            f"attached device {device_id}.",
             kind="PortInUse",
         )
     if not port.fixed_ips:
@@ -92,8 +93,12 @@ def _attach_port(session: Session, caller: Caller, router: Router, port_id: str)
     port.security_group_ids = []
     port.allowed_address_pairs = []
     port.port_security_enabled = False
-    ports.bind_port(session, port, host=port.host, device_id=router.id, device_owner=DEVICE_OWNER_ROUTER_INTERFACE)
+    ports.attach_port(session, port, _attachment(router), host=port.host)
     return port
+
+
+def _attachment(router: Router) -> Attachment:
+    return Attachment(DEVICE_OWNER_ROUTER_INTERFACE, router.id)
 
 
 def _leg(session: Session, router: Router, which: Mapping[str, Any]) -> Port:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict
-from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.networks import Network, Subnet
 from openimds.store.models.ports import Port
 from openimds.store.models.routers import FloatingIP, Router
@@ -69,12 +69,12 @@ def delete(session: Session, caller: Caller, router_id: str, now: datetime) -> N
 
 def interfaces(session: Session, router_id: str) -> list[Port]:
     """Its ports on internal networks."""
-    return [p for p in ports.ports_of_device(session, router_id) if p.device_owner == DEVICE_OWNER_ROUTER_INTERFACE]
+    return [p for p in ports.ports_of_device(session, router_id) if p.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE]
 
 
 def gateway_port(session: Session, router_id: str) -> Port | None:
     """Its port on the external network."""
-    legs = [p for p in ports.ports_of_device(session, router_id) if p.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]
+    legs = [p for p in ports.ports_of_device(session, router_id) if p.attached_owner == DEVICE_OWNER_ROUTER_GATEWAY]
     return legs[0] if legs else None
 
 
@@ -188,7 +188,7 @@ def _make_gateway(session: Session, router: Router, network: Network, wanted: Ma
     }
     if wanted.get("external_fixed_ips"):
         values["fixed_ips"] = wanted["external_fixed_ips"]
-    ports.create_port(session, SYSTEM, values, now)
+    ports.create_port(session, SYSTEM, values, now, Attachment(DEVICE_OWNER_ROUTER_GATEWAY, router.id))
 
 
 def _refuse_overlap_outside(session: Session, router: Router, network: Network) -> None:

@@ -109,9 +109,9 @@ def delete(session: Session, caller: Caller, subnet_id: str, now: datetime) -> N
 
 
 def _holds(row: IPAllocation, subnet: Subnet) -> bool:
-    if row.port.device_owner == DEVICE_OWNER_DHCP:
+    if row.port.attached_owner == DEVICE_OWNER_DHCP:
         return False
-    return not allocation.is_automatic(subnet) or row.port.device_owner in allocation.ROUTER_OWNERS
+    return not allocation.is_automatic(subnet) or row.port.attached_owner in allocation.ROUTER_OWNERS
 
 
 def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> None:
@@ -152,7 +152,7 @@ def _checked_gateway(gateway: str, net: Net) -> str:
 
 def _change_gateway(session: Session, subnet: Subnet, net: Net, attributes: Mapping[str, Any]) -> None:
     holder = allocation.owner_of(session, subnet.id, subnet.gateway_ip) if subnet.gateway_ip else None
-    if holder is not None and holder.device_owner == DEVICE_OWNER_ROUTER_INTERFACE:
+    if holder is not None and holder.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE:
         raise Conflict(
             f"Current gateway ip {subnet.gateway_ip} already in use by port {holder.id}. Unable to update.",
             kind="GatewayIpInUse",
@@ -250,7 +250,7 @@ def _check_contents(subnet: Subnet) -> None:
 def _address_present_ports(session: Session, subnet: Subnet) -> None:
     """A new subnet with automatic addresses: the devices that are on the network already make themselves one."""
     for port in session.scalars(sa.select(Port).where(Port.network_id == subnet.network_id)):
-        if port.device_owner not in allocation.ROUTER_OWNERS:
+        if port.attached_owner not in allocation.ROUTER_OWNERS:
             allocation.add_automatic(session, port, subnet)
 
 

@@ -10,6 +10,7 @@ import pytest
 from openimds.agents.compute import ComputeSettings, Edges, Power, Servers
 from openimds.agents.compute.fakes import FakeComputeKernel, FakeGuests, FakePortSecurity, FakeServersApi
 from openimds.agents.fakes import FakeView
+from openimds.agents.provisioning import REPEAT_SECONDS
 from openimds.agents.reconcile import RoundReport, Rounds
 from openimds.resources.network import FixedIP, Network, Port, Subnet
 from openimds.resources.server import Server
@@ -225,7 +226,7 @@ def test_a_server_that_was_deleted_meanwhile_is_no_failure(stage: Stage) -> None
 
 def test_an_external_server_is_plugged_when_its_tap_comes(stage: Stage) -> None:
     stage.server(driver="external")
-    assert stage.settle() == "boot 1 of vm1 is stopped"
+    assert stage.settle() == ""
     stage.kernel.taps.add(PORT.tap_name)
     stage.round(everything=True)
     stage.settle()
@@ -233,6 +234,64 @@ def test_an_external_server_is_plugged_when_its_tap_comes(stage: Stage) -> None:
     assert stage.api.said[-2:] == ["port 01e7ee7b has l2", "boot 1 of vm1 is running"]
     assert stage.kernel.states == {}
     assert not stage.guests.boots
+
+
+def test_new_port_of_a_running_external_server_does_not_stop_it(stage: Stage) -> None:
+    stage.kernel.taps.add(PORT.tap_name)
+    stage.server(driver="external", status="BUILD")
+    stage.round(everything=True)
+    stage.settle()
+    assert stage.api.said[-1] == "boot 1 of vm1 is running"
+    attached = dataclasses.replace(PORT, id="02e7ee7b-0000-4000-8000-000000000000", mac_address="fa:16:3e:00:00:02")
+    stage.view.add(attached)
+    stage.server(port_ids=(PORT.id, attached.id), status="ACTIVE")
+    assert stage.settle() == ""
+    stage.servers.watch_power(not_expected)
+    assert stage.api.said[-1] == "boot 1 of vm1 is running"
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted", "running", "report"),
+    [
+        ("BUILD", "running", True, "running"),
+        ("HARD_REBOOT", "running", True, "running"),
+        ("SHUTOFF", "running", True, "running"),
+        ("REBUILD", "running", False, "stopped"),
+        ("ACTIVE", "running", False, "stopped"),
+        ("ACTIVE", "stopped", True, "stopped"),
+    ],
+)
+def test_boot_is_reported_until_the_control_api_shows_it(
+    stage: Stage, status: str, wanted: str, running: bool, report: str
+) -> None:
+    """A control API may forget a report: its database was restored, or the report was about an older state."""
+    stage.settle()
+    stage.guests.states["vm1"] = GuestState(1, running=running)
+    stage.servers.watch_power(not_expected)
+    before = len(stage.api.said)
+    stage.server(status=status, wanted_power_state=wanted)
+    stage.round(everything=True)
+    assert stage.api.said[before:][-1:] == [f"boot 1 of vm1 is {report}"]
+    before = len(stage.api.said)
+    stage.servers.watch_power(not_expected)
+    assert stage.api.said[before:] == []
+    stage.now += REPEAT_SECONDS
+    stage.servers.watch_power(not_expected)
+    assert stage.api.said[before:] == [f"boot 1 of vm1 is {report}"]
+    stage.server(status="ACTIVE" if report == "running" else "SHUTOFF", wanted_power_state=report)
+    stage.round(everything=True)
+    stage.now += REPEAT_SECONDS
+    stage.servers.watch_power(not_expected)
+    assert len(stage.api.said) == before + 1
+
+
+def test_late_report_of_a_detached_port_names_its_binding(stage: Stage) -> None:
+    stage.view.add(dataclasses.replace(PORT, binding_generation=3))
+    stage.settle()
+    stage.server(port_ids=())
+    stage.view.add(dataclasses.replace(PORT, binding_generation=4, device_id="vm2"))
+    stage.settle()
+    assert stage.api.generations[-1] == ("unplugged", 3)
 
 
 def test_an_unknown_driver_and_a_malformed_port_are_named(stage: Stage) -> None:

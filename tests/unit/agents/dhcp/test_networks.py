@@ -106,7 +106,7 @@ def test_new_subnet_changes_the_port_and_restarts_dnsmasq(stage: Stage) -> None:
     stage.round()
     stage.view.add(replace(SUBNET, id="more", cidr="10.0.0.0/24", gateway_ip="10.0.0.1"))
     stage.round()
-    assert stage.api.calls[0] == "update port 00000001-0000-4000-8000-0000000000dc"
+    assert stage.api.calls[1] == "update port 00000001-0000-4000-8000-0000000000dc"
     assert stage.programs.events == [f"stop dnsmasq in {NAMESPACE}", f"start dnsmasq in {NAMESPACE}"]
     assert "10.0.0.2/24" in str(stage.kernel)
 
@@ -117,6 +117,15 @@ def test_stale_view_does_not_make_a_second_port(stage: Stage) -> None:
     assert stage.round(everything=True).failures == {}
     assert "create" not in str(stage.api)
     stage.view.add(made)
+
+
+def test_port_deleted_before_the_view_showed_it_is_created_again(stage: Stage) -> None:
+    """An agent that remembers the port it created would serve a port that no longer exists."""
+    stage.round()
+    stage.api.delete_port("00000001-0000-4000-8000-0000000000dc")
+    assert stage.round(everything=True).failures == {}
+    assert "create port network:dhcp" in str(stage.api)
+    assert "00000002-0000-4000-8000-0000000000dc" in stage.view.ports
 
 
 def test_port_made_by_an_earlier_run_is_found(stage: Stage) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, OpenimdsError
+from openimds.resources.network import BINDING_ATTRIBUTE, Attachment
 from openimds.store.engine import utc_now
 from openimds.store.models.ports import IPAllocation
 from openimds.store.network import ports
@@ -176,10 +177,45 @@ class TestProvisioning:
         self.report(cloud, port["id"], "l2")
         assert cloud.show("port", port["id"])["status"] == "ACTIVE"
 
-    @staticmethod
-    def report(cloud: Any, port_id: str, entity: str) -> None:
+    def test_report_of_an_earlier_binding_has_no_effect(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
+        earlier = port[BINDING_ATTRIBUTE]["generation"]
+        operator.change("port", port["id"], binding__host_id="node2")
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity, earlier)
         with cloud.store.write() as session:
-            ports.provisioned(session, port_id, entity)
+            ports.unplugged(session, port["id"], earlier)
+        shown = operator.show("port", port["id"])
+        assert (shown["status"], shown[BINDING_ATTRIBUTE]["provisioning_blocks"]) == ("DOWN", ["l2", "dhcp"])
+        current = shown[BINDING_ATTRIBUTE]["generation"]
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity, current)
+        assert operator.show("port", port["id"])["status"] == "ACTIVE"
+        with cloud.store.write() as session:
+            ports.unplugged(session, port["id"], earlier)
+        assert operator.show("port", port["id"])["status"] == "ACTIVE"
+
+    def test_new_addresses_while_provisioning_await_new_reports(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
+        self.report(cloud, port["id"], "dhcp")
+        cloud.change("port", port["id"], fixed_ips=[{"ip_address": "10.0.0.77"}])
+        shown = operator.show("port", port["id"])[BINDING_ATTRIBUTE]
+        assert shown["provisioning_blocks"] == ["l2", "dhcp"]
+        assert shown["generation"] > port[BINDING_ATTRIBUTE]["generation"]
+
+    def test_new_addresses_of_an_active_port_leave_it_active(self, cloud: Any, operator: Any) -> None:
+        network, _ = cloud.net()
+        port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity)
+        assert cloud.change("port", port["id"], fixed_ips=[{"ip_address": "10.0.0.77"}])["status"] == "ACTIVE"
+
+    @staticmethod
+    def report(cloud: Any, port_id: str, entity: str, binding_generation: int | None = None) -> None:
+        with cloud.store.write() as session:
+            ports.provisioned(session, port_id, entity, binding_generation)
 
 
 class TestRights:
@@ -208,7 +244,7 @@ class TestRights:
             {"port_security_enabled": False},
             {"allowed_address_pairs": [{"ip_address": "10.0.0.1"}]},
         ):
-            with pytest.raises(Forbidden, match="only the owner of network"):
+            with pytest.raises(Forbidden, match=r"only (the owner of network|an administrator or a service)"):
                 stranger.make("port", network_id=network["id"], **wanted)
             with pytest.raises((Forbidden, Conflict)):
                 stranger.change("port", port["id"], **wanted)
@@ -278,7 +314,7 @@ def test_in_somebody_elses_transaction(cloud: Any) -> None:
     with cloud.store.write() as session:
         for _ in range(3):
             port = ports.create_port(session, SYSTEM, {"network_id": network["id"], "project_id": "p"}, utc_now())
-            ports.bind_port(session, port, host="node1", device_id="vm1", device_owner="compute:nova")
+            ports.attach_port(session, port, Attachment("compute:nova", "vm1"), host="node1")
         assert [p.provisioning for p in ports.ports_of_device(session, "vm1")] == [["l2", "dhcp"]] * 3
     assert cloud.store.revision() == before + 1
     with cloud.store.write() as session:

@@ -23,7 +23,9 @@ from openimds.web.control.app import Service, Services, build_app
 from openimds.web.control.context import Context
 
 URL = "http://testserver"
-ROLES = {"member": "member", "stranger": "member", "operator": "admin", "agent": "service"}
+ROLES = {"member": "member", "reader": "reader", "stranger": "member", "operator": "admin", "agent": "service"}
+PROJECTS = {"reader": "member-project"}
+"""Of those tokens whose project is not named after them."""
 
 
 class Names:
@@ -32,9 +34,8 @@ class Names:
     def context(self, token: str, request_id: str) -> Context:
         if token not in ROLES:
             raise Unauthorized("The token is unknown.")
-        return Context(
-            user_id=token, project_id=f"{token}-project", roles=frozenset({ROLES[token]}), request_id=request_id
-        )
+        project_id = PROJECTS.get(token, f"{token}-project")
+        return Context(user_id=token, project_id=project_id, roles=frozenset({ROLES[token]}), request_id=request_id)
 
 
 @dataclass
@@ -121,6 +122,11 @@ def http(app: FastAPI) -> Iterator[Http]:
 @pytest.fixture
 def member(http: Http) -> Person:
     return Person(http, "member")
+
+
+@pytest.fixture
+def reader(http: Http) -> Person:
+    return Person(http, "reader")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from openimds.resources.errors import BadRequest, PayloadTooLarge
 from openimds.web.control.context import agents_only
 from openimds.web.control.watch.bell import Bell, Source
-from openimds.web.control.watch.bodies import Heartbeat, Provisioned, Report
+from openimds.web.control.watch.bodies import Heartbeat, Provisioned, Report, Unplugged
 from openimds.web.control.watch.instances import Instances
 from openimds.web.control.watch.instances import router as instances_router
 
@@ -24,9 +24,9 @@ MAX_CONSOLE_BYTES = 256 * 1024
 class Reports(Protocol):
     """What agents tell."""
 
-    def port_provisioned(self, port_id: str, entity: str) -> None: ...
+    def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None: ...
 
-    def port_unplugged(self, port_id: str) -> None: ...
+    def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None: ...
 
     def report_server(self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None) -> None: ...
 
@@ -90,11 +90,11 @@ async def _awaited(
 def _ports(routes: APIRouter, store: Reports) -> None:
     @routes.post("/ports/{port_id}/provisioned", status_code=204)
     def port_provisioned(port_id: str, body: Provisioned) -> None:
-        store.port_provisioned(port_id, body.entity)
+        store.port_provisioned(port_id, body.entity, body.binding_generation)
 
     @routes.post("/ports/{port_id}/unplugged", status_code=204)
-    def port_unplugged(port_id: str) -> None:
-        store.port_unplugged(port_id)
+    def port_unplugged(port_id: str, body: Unplugged | None = None) -> None:
+        store.port_unplugged(port_id, body.binding_generation if body else None)
 
     @routes.put("/agents/{binary}/{host}", status_code=204)
     def heartbeat(binary: str, host: str, body: Heartbeat) -> None:

@@ -16,10 +16,19 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
-class Provisioned(BaseModel):
-    """`{"entity": "l2"}`"""
+_Generation = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Unplugged(BaseModel):
+    """`{"binding_generation": 3}`: the binding that the report is about. Agents of release 0.1 do not name it."""
 
     model_config = ConfigDict(extra="forbid")
+    binding_generation: _Generation | None = None
+
+
+class Provisioned(Unplugged):
+    """`{"entity": "l2", "binding_generation": 3}`"""
+
     entity: Literal["dhcp", "l2"]
 
 
