@@ -43,7 +43,7 @@ def give_ports(store: Store, project: str, ids: Sequence[str]) -> None:
             port = str(uuid.uuid4())
             mac = f"fa:16:3e:{place >> 16:02x}:{place >> 8 & 255:02x}:{place & 255:02x}"
             row = {"id": port, "network_id": network, "mac_address": mac, "security_group_ids": [group], **owned}
-            connection.execute(sa.insert(Port), {"device_id": instance_id, "device_owner": "compute:nova", **row})
+            connection.execute(sa.insert(Port), {"attached_id": instance_id, "attached_owner": "compute:nova", **row})
             addresses = ((four, str(ip_address(_FIRST_ADDRESS + place))), (six, f"fd00::{place + 16:x}"))
             rows = [
                 {"port_id": port, "subnet_id": one, "network_id": network, "ip_address": address, "position": order}

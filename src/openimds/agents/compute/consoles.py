@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from openimds.agents.compute.edges import Guests, ServersApi
 
 INTERVAL_SECONDS = 0.3
 TAIL_BYTES = 256 * 1024
+REPEAT_SECONDS = 300.0
+"""An unchanged tail is sent again after this time: the control API may have lost it with a restored database."""
 CUT_BYTES = 1024 * 1024
 """A console file that has grown beyond this is emptied: a guest that prints without end must not fill the disk."""
 
@@ -27,6 +31,7 @@ class Tail:
     offset: int = 0
     tail: bytes = b""
     is_sent: bool = False
+    sent_at: float = 0.0
 
     def read(self, path: Path) -> None:
         """Raises FileNotFoundError."""
@@ -47,8 +52,9 @@ class Tail:
 class Consoles:
     """Not for several threads at once."""
 
-    def __init__(self, api: ServersApi, guests: Guests) -> None:
+    def __init__(self, api: ServersApi, guests: Guests, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
+        self._clock = clock
         self._guests = guests
         self._tails: dict[str, Tail] = {}
         self._failing = False
@@ -62,7 +68,8 @@ class Consoles:
                 tail.read(self._guests.console_file(server_id))
             except FileNotFoundError:
                 continue
-            if not tail.is_sent and not self._send(server_id, tail):
+            is_due = not tail.is_sent or self._clock() - tail.sent_at >= REPEAT_SECONDS
+            if is_due and not self._send(server_id, tail):
                 return
 
     def _send(self, server_id: str, tail: Tail) -> bool:
@@ -73,7 +80,7 @@ class Consoles:
             if getattr(error, "status", None) != 404:  # deleted meanwhile
                 self._note_failing(error)
                 return False
-        tail.is_sent = True
+        tail.is_sent, tail.sent_at = True, self._clock()
         self._failing = False
         return True
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.compute.consoles import CUT_BYTES, TAIL_BYTES, Consoles
+from openimds.agents.compute.consoles import CUT_BYTES, REPEAT_SECONDS, TAIL_BYTES, Consoles
 from openimds.agents.compute.fakes import FakeGuests, FakeServersApi
 from openimds.agents.fakes import FakeView
 from openimds.wiring.guest import GuestState
@@ -18,11 +18,17 @@ def api() -> FakeServersApi:
 
 
 @pytest.fixture
-def consoles(api: FakeServersApi, tmp_path: Path) -> Consoles:
+def clock() -> list[float]:
+    """The time, for tests to move."""
+    return [0.0]
+
+
+@pytest.fixture
+def consoles(api: FakeServersApi, tmp_path: Path, clock: list[float]) -> Consoles:
     guests = FakeGuests(tmp_path)
     guests.states["vm1"] = GuestState(1, running=True)
     guests.states["vm2"] = GuestState(1, running=True)
-    return Consoles(api, guests)
+    return Consoles(api, guests, clock=lambda: clock[0])
 
 
 def test_sends_what_is_new_and_only_then(api: FakeServersApi, consoles: Consoles, tmp_path: Path) -> None:
@@ -37,6 +43,18 @@ def test_sends_what_is_new_and_only_then(api: FakeServersApi, consoles: Consoles
     consoles.send_news()
     assert api.said == ["console of vm1: 8 characters", "console of vm1: 19 characters"]
     assert api.consoles["vm1"] == "booting\nvm1 login:\n"
+
+
+def test_unchanged_console_is_sent_again_after_a_while(
+    api: FakeServersApi, consoles: Consoles, tmp_path: Path, clock: list[float]
+) -> None:
+    """A control API whose database was restored has lost it."""
+    (tmp_path / "vm1").write_text("booting\n")
+    consoles.send_news()
+    clock[0] = REPEAT_SECONDS
+    consoles.send_news()
+    consoles.send_news()
+    assert api.said == ["console of vm1: 8 characters"] * 2
 
 
 def test_a_new_boot_begins_anew(api: FakeServersApi, consoles: Consoles, tmp_path: Path) -> None:
