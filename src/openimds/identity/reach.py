@@ -1,12 +1,16 @@
-"""Which network somebody behind a router is on.
+"""The networks that a client behind a router can be on.
 
 Rules of this file:
 
-1. An address inside a subnet that the router has an interface on is that subnet's network's alone: what is sent back to
-   it goes there and nowhere else, and subnets of one router do not overlap (Neutron refuses that). Whatever ports of the
-   router's other networks say of the address (an address pair, a subnet of theirs that the router is not on) is nothing.
-2. An IPv6 link-local address is on the network of the device that it came in by, where that is known.
-3. Any other address (behind a guest, by a static route) may be on each of the router's networks.
+1. Only interfaces that act for their network count (`resources.network.is_gateway`). A router that another project
+   attached to a shared network identifies no guest of that network: its owner could lead a guest's address elsewhere by
+   an extra route.
+2. An address inside a subnet that the router has an interface on is that subnet's network's alone: answers to it go
+   there and nowhere else, and subnets of one router do not overlap (Neutron refuses that). What ports of the router's
+   other networks claim of the address (an address pair, a subnet that the router is not on) has no effect. If the
+   interface does not count, the address is on no network.
+3. An IPv6 link-local address is on the network of the device that it came in by, where that is known.
+4. Any other address (behind a guest, by a static route) may be on each of the networks that count.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from typing import TypeVar
 
 from openimds.identity.difference import difference
 from openimds.identity.source import Address
-from openimds.resources.network import Port, Subnet
+from openimds.resources.network import Port, Subnet, is_gateway
 
 _ROUTER_PORT_OWNERS = frozenset(
     {
@@ -50,12 +54,14 @@ class Behind:
         by_device: defaultdict[str, set[str]] = defaultdict(set)
         by_prefix: defaultdict[tuple[int, int], defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for port in interfaces:
-            by_device[port.router_device_name].add(port.network_id)
             for fixed in port.fixed_ips:
                 subnet = subnets.get(fixed.subnet_id)
                 if subnet is not None:
                     version, host_bits, prefix = _prefix(subnet.cidr)
-                    by_prefix[version, host_bits][prefix].add(port.network_id)
+                    networks = by_prefix[version, host_bits][prefix]  # also without a network: rule 2
+                    if is_gateway(port, subnet):
+                        networks.add(port.network_id)
+                        by_device[port.router_device_name].add(port.network_id)
         self._everywhere = _NOWHERE.union(*by_device.values())
         self._by_device = {name: frozenset(networks) for name, networks in by_device.items()}
         self._by_prefix = tuple(
@@ -71,11 +77,11 @@ class Behind:
         version, number = address.version, int(address)
         if version == 6 and address.is_link_local:
             return self._by_device.get(device, _NOWHERE) if device else self._everywhere
-        at_home = _NOWHERE
+        connected: frozenset[str] | None = None
         for of_version, host_bits, networks in self._by_prefix:
-            if of_version == version:
-                at_home |= networks.get(number >> host_bits, _NOWHERE)
-        return at_home or self._everywhere
+            if of_version == version and (found := networks.get(number >> host_bits)) is not None:
+                connected = found | (connected or _NOWHERE)
+        return self._everywhere if connected is None else connected
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 DEVICE_OWNER_DHCP = "network:dhcp"
 DEVICE_OWNER_ROUTER_INTERFACE = "network:router_interface"
@@ -184,6 +185,19 @@ class FloatingIP:
     fixed_ip_address: str | None = None
     port_id: str | None = None
     router_id: str | None = None
+
+
+def is_gateway(port: Port, subnet: Subnet) -> bool:
+    """Whether a router's interface acts for the subnet's network: it has the subnet's gateway address, or it belongs to
+    the subnet's project.
+
+    Any project may attach its router to a network that is shared with it, by a port of its own. Such a router may route
+    its own traffic there. It does not identify the network's guests, and it advertises nothing to them.
+    """
+    if port.project_id == subnet.project_id:
+        return True
+    gateway = ip_address(subnet.gateway_ip) if subnet.gateway_ip else None
+    return any(fixed.subnet_id == subnet.id and ip_address(fixed.ip_address) == gateway for fixed in port.fixed_ips)
 
 
 def dhcp_namespace(network_id: str, prefix: str = "") -> str:

@@ -58,8 +58,12 @@ def is_router_interface(port: Port) -> bool:
 
 def is_metadata_network(subnets: Iterable[Subnet]) -> bool:
     """Whether a subnet lies inside 169.254.0.0/16: a network made for metadata alone (`enable_metadata_network`)."""
-    networks = (ipaddress.IPv4Network(subnet.cidr, strict=False) for subnet in subnets if subnet.ip_version == 4)
-    return any(network.subnet_of(LINK_LOCAL_NETWORK) for network in networks)
+    return any(is_link_local_range(subnet.cidr) for subnet in subnets if subnet.ip_version == 4)
+
+
+def is_link_local_range(cidr: str) -> bool:
+    """Whether the IPv4 range lies inside 169.254.0.0/16."""
+    return ipaddress.IPv4Network(cidr, strict=False).subnet_of(LINK_LOCAL_NETWORK)
 
 
 def needs_proxy(dhcp: DhcpNetwork, choice: MetadataChoice) -> bool:
@@ -77,12 +81,17 @@ def needs_proxy(dhcp: DhcpNetwork, choice: MetadataChoice) -> bool:
 
 
 def metadata_network_router(dhcp: DhcpNetwork, choice: MetadataChoice) -> str | None:
-    """The router behind a metadata network: its guests sit on the router's other networks, so the proxy says
-    `X-Neutron-Router-ID` there. None on ordinary networks.
+    """The router behind a metadata network: its guests sit on the router's other networks, so the proxy sends
+    `X-Neutron-Router-ID` there. None on ordinary networks, and on networks that also have other IPv4 subnets: a project
+    could add a metadata subnet to a network of its own that another project's router serves.
     """
-    if not (choice.enable_isolated_metadata and choice.enable_metadata_network and is_metadata_network(dhcp.subnets)):
+    if not (choice.enable_isolated_metadata and choice.enable_metadata_network):
         return None
-    return min((port.device_id for port in dhcp.ports if is_router_interface(port)), default=None)
+    ranges = [subnet.cidr for subnet in dhcp.subnets if subnet.ip_version == 4]
+    if not ranges or not all(is_link_local_range(cidr) for cidr in ranges):
+        return None
+    routers = (port.device_id for port in dhcp.ports if is_router_interface(port))
+    return min(routers, default=None)
 
 
 def way_to_metadata(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataChoice) -> WayToMetadata:

@@ -42,8 +42,8 @@ def radvd_config(view: RouterView) -> str:
 
 
 def _advertised(view: RouterView, port: Port) -> tuple[Subnet, ...]:
-    subnets = (view.subnets[fixed.subnet_id] for fixed in port.fixed_ips if fixed.subnet_id in view.subnets)
-    return tuple(subnet for subnet in subnets if subnet.ip_version == 6 and subnet.ipv6_ra_mode)
+    """Only by an interface that acts for the network: another project's router does not become its default router."""
+    return tuple(subnet for subnet in view.gateway_subnets(port) if subnet.ip_version == 6 and subnet.ipv6_ra_mode)
 
 
 def _interface(view: RouterView, port: Port) -> str:

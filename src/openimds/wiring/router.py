@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
+from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet, is_gateway
 from openimds.wiring.dhcp_network import is_inside, port_without_ipv6
 
 
@@ -50,8 +50,14 @@ class RouterView:
             if fixed.subnet_id in self.subnets
         )
 
-    def has_ipv6(self, port: Port) -> bool:
-        return any(":" in address for address in port.ip_addresses)
+    def gateway_subnets(self, port: Port) -> tuple[Subnet, ...]:
+        """The subnets that this interface acts for (`resources.network.is_gateway`), in the order of its fixed IPs."""
+        subnets = (self.subnets[fixed.subnet_id] for fixed in port.fixed_ips if fixed.subnet_id in self.subnets)
+        return tuple(subnet for subnet in subnets if is_gateway(port, subnet))
+
+    def serves_ipv6(self, port: Port) -> bool:
+        """Whether guests may find the metadata service at its IPv6 address on this interface."""
+        return any(subnet.ip_version == 6 for subnet in self.gateway_subnets(port))
 
     def device_towards(self, next_hop: str) -> str | None:
         """The device of the port that has `next_hop` on its link."""

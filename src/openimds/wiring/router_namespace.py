@@ -56,7 +56,7 @@ def _device(view: RouterView, port: Port, metadata: RouterMetadata) -> Device:
     addresses = set(view.interface_addresses(port))
     if port is view.gateway_port:
         addresses.update(external_only(view.floating_ips))
-    elif metadata.enable_metadata_proxy and view.has_ipv6(port):
+    elif metadata.enable_metadata_proxy and view.serves_ipv6(port):
         addresses.add(METADATA_IPV6_ON_DEVICE)
     network = view.networks[port.network_id]
     return Device(

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openimds.identity.lookup import PortIndex, is_asker
-from openimds.resources.network import FixedIP, Port
+from openimds.resources.network import FixedIP, Port, Subnet
+
+SUBNETS = {"s": Subnet(id="s", network_id="net-1", project_id="t", cidr="10.0.0.0/24", gateway_ip="10.0.0.1")}
 
 
 def port(
@@ -36,7 +38,7 @@ def interface(port_id: str, network: str, router: str) -> Port:
 
 def index_of(*ports: Port) -> PortIndex:
     index = PortIndex()
-    index.update({each.id: each for each in ports}, {})
+    index.update({each.id: each for each in ports}, SUBNETS)
     return index
 
 
@@ -134,7 +136,7 @@ def test_however_it_came_about_the_index_is_that_of_its_ports(steps):
             name: interface(name, network, "r1") if is_router else port(name, network, ip)
             for name, (network, ip, is_router) in step.items()
         }
-        index.update(ports, {})
+        index.update(ports, SUBNETS)
     fresh = index_of(*ports.values())
     assert len(index) == len(ports)
     for network in ("net-1", "net-2"):

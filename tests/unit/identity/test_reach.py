@@ -10,9 +10,11 @@ import pytest
 from openimds.identity.reach import Reach, is_router_interface
 from openimds.resources.network import FixedIP, Port, Subnet
 
+GATEWAY = "192.0.2.1"
 
-def subnet(subnet_id: str, network: str, cidr: str) -> Subnet:
-    return Subnet(id=subnet_id, network_id=network, project_id="p", cidr=cidr)
+
+def subnet(subnet_id: str, network: str, cidr: str, *, project: str = "p", gateway: str | None = None) -> Subnet:
+    return Subnet(id=subnet_id, network_id=network, project_id=project, cidr=cidr, gateway_ip=gateway)
 
 
 def leg(port_id: str, network: str, *subnet_ids: str, router: str = "r1") -> Port:
@@ -21,7 +23,7 @@ def leg(port_id: str, network: str, *subnet_ids: str, router: str = "r1") -> Por
         network_id=network,
         project_id="p",
         mac_address="fa:16:3e:ff:ff:01",
-        fixed_ips=tuple(FixedIP(subnet_id, "-") for subnet_id in subnet_ids),
+        fixed_ips=tuple(FixedIP(subnet_id, GATEWAY) for subnet_id in subnet_ids),
         device_id=router,
         device_owner="network:router_interface",
     )
@@ -71,6 +73,22 @@ def test_networks(address: str, device: str, networks: set[str]) -> None:
     assert reach_of(*LEGS).networks("r1", ip_address(address), device) == networks
 
 
+@pytest.mark.parametrize(("gateway", "counts"), [("192.0.2.9", False), (None, False), (GATEWAY, True)])
+def test_interface_on_another_projects_network_counts_only_as_its_gateway(gateway: str | None, counts: bool) -> None:
+    """A member attaches its router to a shared network and leads a guest's address to itself by an extra route."""
+    subnets = SUBNETS | {"a4": subnet("a4", "a", "10.0.0.0/24", project="other", gateway=gateway)}
+    subnets |= {"a6": subnet("a6", "a", "fd00:a::/64", project="other")}
+    reach = Reach()
+    for one in LEGS:
+        reach.add(one)
+    reach.know(subnets)
+    shared = {"a"} if counts else set()
+    assert reach.networks("r1", ip_address("10.0.0.7")) == shared
+    assert reach.networks("r1", ip_address("10.9.0.7")) == {"b", "c"} | shared  # on a subnet that the router is not on
+    assert reach.networks("r1", ip_address("fe80::1"), "qr-11111111-11") == shared
+    assert reach.networks("r1", ip_address("fd00:a::7")) == set()
+
+
 def test_another_router_has_no_networks() -> None:
     assert reach_of(*LEGS).networks("r2", ip_address("10.0.0.7")) == frozenset()
 
@@ -95,6 +113,8 @@ def test_subnets_that_come_or_go_concern_their_routers() -> None:
     assert reach.know(dict(SUBNETS)) == set()
     assert reach.know({one: value for one, value in SUBNETS.items() if one != "a6"}) == {"r1"}
     assert reach.networks("r1", ip_address("fd00:a::7")) == {"a", "b", "c"}
+    other_gateway = SUBNETS | {"b4": subnet("b4", "b", "10.0.1.0/25", gateway=GATEWAY)}
+    assert reach.know(other_gateway) == {"r1", "r2"}
     assert reach.know({one: value for one, value in SUBNETS.items() if one != "b4"}) == {"r1", "r2"}
 
 
@@ -126,9 +146,9 @@ def looked_up_plainly(
     legs: list[Port], subnets: dict[str, Subnet], router: str, address: IPv4Address | IPv6Address
 ) -> set[str]:
     own = [one for one in legs if one.device_id == router]
-    on = [(one.network_id, fixed.subnet_id) for one in own for fixed in one.fixed_ips if fixed.subnet_id in subnets]
-    home = {network for network, one in on if address in ip_network(subnets[one].cidr, strict=False)}
-    return home or {one.network_id for one in own}
+    on = [(one, subnets[fixed.subnet_id]) for one in own for fixed in one.fixed_ips if fixed.subnet_id in subnets]
+    home = [(one, at) for one, at in on if address in ip_network(at.cidr, strict=False)]
+    return {one.network_id for one, at in home or on if at.project_id == one.project_id or at.gateway_ip == GATEWAY}
 
 
 def test_whatever_changed_before_it_says_what_a_plain_search_says() -> None:
@@ -150,7 +170,8 @@ def test_whatever_changed_before_it_says_what_a_plain_search_says() -> None:
                 subnets = dict(subnets)
                 one = f"s{chance.randrange(5)}"
                 if subnets.pop(one, None) is None:
-                    subnets[one] = subnet(one, "-", chance.choice(CIDRS))
+                    project, gateway = chance.choice(("p", "other")), chance.choice((GATEWAY, "192.0.2.9", None))
+                    subnets[one] = subnet(one, "-", chance.choice(CIDRS), project=project, gateway=gateway)
                 reach.know(subnets)
             for router in ("r0", "r1"):
                 for text in ASKERS:

@@ -61,15 +61,8 @@ def _fill(connection: sa.Connection) -> None:
     add("routers", id=ROUTER, project_id=VICTIM, external_network_id="outside")
     for number, (name, (project, network, owner, device, _made)) in enumerate(PORTS.items()):
         mac = f"fa:16:3e:00:00:{number:02x}"
-        add(
-            "ports",
-            id=name,
-            project_id=project,
-            network_id=network,
-            device_owner=owner,
-            device_id=device,
-            mac_address=mac,
-        )
+        row = {"project_id": project, "network_id": network, "device_owner": owner, "device_id": device}
+        add("ports", id=name, mac_address=mac, host="node1" if name == "dhcp" else "", **row)
     add("floating_ips", id="fip", project_id=VICTIM, floating_network_id="outside", floating_port_id="floating")
     connection.execute(tables.tables["revision_counter"].insert().values(id=1, value=7, floor=3))
 

@@ -75,6 +75,12 @@ def test_metadata_network_speaks_for_its_router() -> None:
     assert metadata_network_router(dhcp_network(ROUTER_PORT, subnets=(SUBNET, subnet_v6())), BOTH) is None
 
 
+def test_metadata_subnet_beside_another_one_speaks_for_no_router() -> None:
+    """A project can add such a subnet to its own network, which another project's router may serve."""
+    dhcp = dhcp_network(ROUTER_PORT, METADATA_ROUTER_PORT, subnets=(SUBNET, METADATA_SUBNET))
+    assert metadata_network_router(dhcp, BOTH) is None
+
+
 @pytest.mark.parametrize(
     ("ports", "choice", "way", "next_hop"),
     [

@@ -55,6 +55,14 @@ def test_nothing_to_advertise() -> None:
     assert radvd_config(router_view(router=replace(ROUTER, admin_state_up=False), internal=(PORT,))) == ""
 
 
+def test_router_of_another_project_advertises_nothing_on_a_shared_network() -> None:
+    beside = replace(PORT, fixed_ips=(FixedIP("subnet-6", "2001:db8::66"),), project_id="other")
+    subnet = subnet_v6(ipv6_ra_mode="slaac")
+    assert radvd_config(router_view(internal=(beside,), subnets=(subnet,))) == ""
+    as_gateway = replace(PORT, project_id="other")
+    assert radvd_config(router_view(internal=(as_gateway,), subnets=(subnet,))) == config("slaac")
+
+
 def test_command_line() -> None:
     daemon = radvd("r1", "qrouter-r1", SETTINGS)
     assert " ".join(daemon.argv) == ("radvd -C /s/ra/r1.radvd.conf -p /s/external/pids/r1.pid.radvd -m syslog -u radvd")

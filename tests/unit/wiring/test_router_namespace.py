@@ -103,3 +103,9 @@ def test_ipv6_network_has_the_service_beside_the_gateway() -> None:
     )
     off = router_namespace_state(view, RouterMetadata(enable_metadata_proxy=False))
     assert off.devices[0].addresses == frozenset({"2001:db8::1/64"})
+
+
+def test_interface_on_another_projects_network_does_not_take_the_service_address() -> None:
+    beside = replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-6", "2001:db8::66"),), project_id="other")
+    state = router_namespace_state(router_view(internal=(beside,), gateway=None, subnets=(subnet_v6(),)), METADATA)
+    assert state.devices[0].addresses == frozenset({"2001:db8::66/64"})

@@ -67,7 +67,7 @@ def _wanted(server: Server, view: View, namespace_prefix: str, owner_uid: int) -
 
 def _known_ports(server: Server, view: View) -> list[Port]:
     found = [view.ports[port_id] for port_id in server.port_ids if port_id in view.ports]
-    return [port for port in found if port.network_id in view.networks]
+    return [port for port in found if port.network_id in view.networks and port.device_id == server.id]
 
 
 def _device(server: Server, port: Port, network: Network) -> Device:

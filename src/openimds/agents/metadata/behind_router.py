@@ -13,7 +13,7 @@ def ask_networks(ports: Ports, router_id: str, address: Address, device: str = "
     # The query matches text that tenants can write. The decoded port has the recorded attachment.
     interfaces = [port for port in found if is_router_interface(port) and port.device_id == router_id]
     networks = {port.network_id for port in interfaces}
-    if len(networks) < 2:
-        return sorted(networks)  # the one, whatever its subnets are
+    if not networks:
+        return []
     subnets = {subnet.id: subnet for subnet in ports.subnets({"network_id": sorted(networks)})}
     return sorted(Behind(interfaces, subnets).networks(address, device))

@@ -149,12 +149,13 @@ def _refuse_second(session: Session, floating: FloatingIP, port: Port, address: 
 
 
 def _router_between(session: Session, floating: FloatingIP, fixed: IPAllocation) -> str:
-    """The router with a leg on the fixed IP's subnet and its gateway on the floating IP's network.
+    """The router with an interface on the fixed IP's subnet and its gateway on the floating IP's network.
 
-    Where there are several, the one that has the subnet's gateway address.
+    The router that has the subnet's gateway address comes first. Without it only routers of the port's project count:
+    another project may have attached its router to a shared network.
     """
     legs = session.execute(
-        sa.select(Router.id, IPAllocation.ip_address)
+        sa.select(Router.id, Router.project_id, IPAllocation.ip_address)
         .join(Port, Port.attached_id == Router.id)
         .join(IPAllocation, IPAllocation.port_id == Port.id)
         .where(
@@ -164,14 +165,18 @@ def _router_between(session: Session, floating: FloatingIP, fixed: IPAllocation)
         )
         .order_by(Router.created_at)
     ).all()
-    if not legs:
+    gateway = session.get_one(Subnet, fixed.subnet_id).gateway_ip
+    project_id = session.get_one(Port, fixed.port_id).project_id
+    fitting = [leg for leg in legs if leg.ip_address == gateway] or [
+        leg for leg in legs if leg.project_id == project_id
+    ]
+    if not fitting:
         raise NotFound(
             f"External network {floating.floating_network_id} is not reachable from subnet {fixed.subnet_id}. "
             f"Therefore, cannot associate Port {fixed.port_id} with a Floating IP.",
             kind="ExternalGatewayForFloatingIPNotFound",
         )
-    gateway = session.get_one(Subnet, fixed.subnet_id).gateway_ip
-    return str(next((leg.id for leg in legs if leg.ip_address == gateway), legs[0].id))
+    return str(fitting[0].id)
 
 
 def _bad(field: str, reason: str) -> BadRequest:

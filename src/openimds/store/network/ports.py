@@ -113,9 +113,10 @@ def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapp
     network = session.get_one(Network, port.network_id)
     port_policy.check_update(caller, network, port, attributes)
     port_policy.check_device(session, caller, port.project_id, attributes)
-    binding, addressing = _binding(port), _addressing(port)
+    binding, addressing, device = _binding(port), _addressing(port), (port.device_owner, port.device_id)
     _set_columns(port, attributes)
-    _follow_operator(session, caller, port)
+    if caller.is_admin and (port.device_owner, port.device_id) != device:
+        _record(port, _set_by_operator(session, caller, port))
     if "mac_address" in attributes and attributes["mac_address"] != port.mac_address:
         port.mac_address = _mac_address(session, network.id, attributes["mac_address"])
     if attributes.get("security_groups") is not None:
@@ -307,12 +308,6 @@ def _set_by_operator(session: Session, caller: Caller, port: Port) -> Attachment
         if server is None or (server.imported_document and server.project_id == port.project_id):
             return attachment
     return UNATTACHED
-
-
-def _follow_operator(session: Session, caller: Caller, port: Port) -> None:
-    """An operator's new device_id or device_owner replaces the attachment that it contradicts."""
-    if caller.is_admin and (port.attached_owner, port.attached_id) != (port.device_owner, port.device_id):
-        _record(port, _set_by_operator(session, caller, port))
 
 
 def _binding(port: Port) -> tuple[str, str, str]:

@@ -90,6 +90,7 @@ def _attach_port(session: Session, caller: Caller, router: Router, port_id: str)
     connected = routers.connected_subnets(session, router.id)
     for subnet in subnets:
         routers.refuse_overlap(router, subnet, connected)
+    routers.refuse_diversion(caller, router.routes, subnets)
     port.security_group_ids = []
     port.allowed_address_pairs = []
     port.port_security_enabled = False

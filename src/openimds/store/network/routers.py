@@ -33,7 +33,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     session.flush()
     if attributes.get("external_gateway_info"):
         set_gateway(session, caller, router, attributes["external_gateway_info"], now)
-    _set_routes(session, router, attributes.get("routes") or [])
+    _set_routes(session, caller, router, attributes.get("routes") or [])
     session.flush()
     return router
 
@@ -49,7 +49,7 @@ def update(session: Session, caller: Caller, router_id: str, attributes: Mapping
         else:
             clear_gateway(session, router, now)
     if "routes" in attributes:
-        _set_routes(session, router, attributes["routes"] or [])
+        _set_routes(session, caller, router, attributes["routes"] or [])
     if session.is_modified(router):
         router.updated_at = now
     session.flush()
@@ -136,7 +136,7 @@ def change_routes(
     removed = [dict(route) for route in changes.get("remove", ())]
     kept = [route for route in router.routes if route not in removed]
     added = [dict(route) for route in changes.get("add", ()) if dict(route) not in kept]
-    _set_routes(session, router, [*kept, *added])
+    _set_routes(session, caller, router, [*kept, *added])
     router.updated_at = now
     session.flush()
     return router
@@ -152,6 +152,18 @@ def refuse_gone_nexthops(router: Router, gone: Sequence[str]) -> None:
                     f"one or more routes ({route['destination']} via {route['nexthop']}).",
                     kind="RouterInterfaceInUseByRoute",
                 )
+
+
+def refuse_diversion(caller: Caller, routes: Sequence[Mapping[str, str]], connected: Sequence[Subnet]) -> None:
+    """Raises BadRequest when an extra route leads addresses of another project's connected subnet elsewhere. A shorter
+    prefix does not: the subnet's own route wins.
+    """
+    foreign = [ip_network(subnet.cidr) for subnet in connected if not caller.owns(subnet.project_id)]
+    for route in routes:
+        target = ip_network(route["destination"])
+        for net in foreign:
+            if target.version == net.version and target.prefixlen >= net.prefixlen and target.overlaps(net):
+                raise _invalid_route(route, "the destination belongs to a subnet of another project")
 
 
 def _set_columns(router: Router, attributes: Mapping[str, Any]) -> None:
@@ -209,11 +221,12 @@ def refuse_overlap(router: Router, subnet: Subnet, others: Sequence[Subnet]) -> 
             )
 
 
-def _set_routes(session: Session, router: Router, routes: Sequence[Mapping[str, str]]) -> None:
+def _set_routes(session: Session, caller: Caller, router: Router, routes: Sequence[Mapping[str, str]]) -> None:
     if not routes:
         router.routes = []
         return
-    nets = [ip_network(subnet.cidr) for subnet in connected_subnets(session, router.id)]
+    connected = connected_subnets(session, router.id)
+    nets = [ip_network(subnet.cidr) for subnet in connected]
     own = {ip.ip_address for port in ports.ports_of_device(session, router.id) for ip in port.fixed_ips}
     for route in routes:
         nexthop = ip_address(route["nexthop"])
@@ -221,6 +234,7 @@ def _set_routes(session: Session, router: Router, routes: Sequence[Mapping[str, 
             raise _invalid_route(route, "the nexthop is not connected with router")
         if str(nexthop) in own:
             raise _invalid_route(route, "the nexthop is used by router")
+    refuse_diversion(caller, routes, connected)
     router.routes = [{"destination": route["destination"], "nexthop": route["nexthop"]} for route in routes]
 
 

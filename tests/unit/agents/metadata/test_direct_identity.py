@@ -27,6 +27,7 @@ from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
 
 MAC_A, MAC_B = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b"
 AT = ("network:n1", "10.0.0.5")
+SUBNETS = {"s": Subnet(id="s", network_id="n1", project_id="p", cidr="10.0.0.0/24")}
 
 
 def port(port_id: str, mac: str, address: str = "10.0.0.5", **more: Any) -> Port:
@@ -188,7 +189,7 @@ def test_a_second_port_with_the_same_mac_and_address_ends_the_binding() -> None:
 
 def test_a_router_that_leaves_a_network_knows_its_guests_no_more() -> None:
     a, leg = port("a", MAC_A), interface("r1", "n1")
-    world = World(real=[a])
+    world = World(real=[a], real_subnets=SUBNETS)
     world.hear(a, leg)
 
     async def scene(identity: DirectIdentity) -> None:
@@ -316,7 +317,8 @@ def test_a_change_of_subnets_alone_wakes_who_is_held_and_ends_what_was_kept(monk
     monkeypatch.setattr(direct_identity, "Holding", lambda seconds: Holding(seconds, 300))
     legs = [replace(interface("r1", network), fixed_ips=(FixedIP(f"s-{network}", "-"),)) for network in ("n1", "n2")]
     there = port("a", MAC_A, network_id="n2")
-    home = {"s-n1": Subnet(id="s-n1", network_id="n1", project_id="p1", cidr="10.0.0.0/24")}
+    other = {"s-n2": Subnet(id="s-n2", network_id="n2", project_id="p", cidr="10.1.0.0/24")}
+    home = other | {"s-n1": Subnet(id="s-n1", network_id="n1", project_id="p", cidr="10.0.0.0/24")}
     world = World(away=True, real_subnets=home)
 
     async def scene(identity: DirectIdentity) -> None:
@@ -324,7 +326,7 @@ def test_a_change_of_subnets_alone_wakes_who_is_held_and_ends_what_was_kept(monk
         asking = asyncio.create_task(identity.find("router:r1", "10.0.0.5", MAC_A))
         await until_async(lambda: len(world.looks) > 0)
         assert not asking.done()
-        world.real_subnets = {}
+        world.real_subnets = other
         world.hear(there, *legs)
         binding = await asking
         assert binding.port.id == "a"

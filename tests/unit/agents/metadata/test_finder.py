@@ -22,6 +22,7 @@ from openimds.resources.network import FixedIP, Port, Subnet
 NETWORK = Origin(network_id="net-1", router_id=None, address="")
 ROUTER = Origin(network_id=None, router_id="r1", address="")
 FIVE = ip_address("10.0.0.5")
+SUBNETS = {"s": Subnet(id="s", network_id="net-1", project_id="t", cidr="10.0.0.0/24")}
 
 
 def port(
@@ -122,7 +123,7 @@ def test_what_the_mirror_knows_needs_no_look():
 
 def test_through_a_router():
     inner = port("i", "10.0.0.1", device_id="r1", device_owner="network:router_interface")
-    world = World(mirrored={"p1": port("p1"), "i": inner})
+    world = World(mirrored={"p1": port("p1"), "i": inner}, subnets=SUBNETS)
     assert find(world, ROUTER) == ["p1"]
 
 
@@ -134,7 +135,7 @@ def test_a_port_the_mirror_has_not_heard_of_is_found_by_a_look():
 
 def test_a_look_through_a_router_asks_for_its_networks_first():
     inner = port("i", "10.0.0.1", device_id="r1", device_owner="network:router_interface")
-    world = World(real=[inner, port("p1"), port("p2", network="net-2")])
+    world = World(real=[inner, port("p1"), port("p2", network="net-2")], subnets=SUBNETS)
     assert find(world, ROUTER) == ["p1"]
     assert world.looks[0] == {"device_id": "r1"}
 

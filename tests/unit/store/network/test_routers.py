@@ -21,6 +21,49 @@ def detach(cloud: Any, router: dict[str, Any], **which: str) -> dict[str, Any]:
     return answer
 
 
+class TestRoutersOfOthersOnASharedNetwork:
+    """A member attaches its own router to a network that another project shares, by a port of its own."""
+
+    @pytest.fixture
+    def shared(self, operator: Any) -> dict[str, Any]:
+        network = operator.make("network", name="shared", shared=True, project_id="owner")
+        operator.make("subnet", network_id=network["id"], cidr="10.0.0.0/24", project_id="owner")
+        return dict(network)
+
+    def test_extra_route_cannot_divert_addresses_of_the_network(self, cloud: Any, shared: dict[str, Any]) -> None:
+        router = cloud.make("router", name="r")
+        _, subnet = cloud.net("10.1.0.0/24")
+        attach(cloud, router, subnet_id=subnet["id"])
+        leg = cloud.make("port", network_id=shared["id"])
+        attach(cloud, router, port_id=leg["id"])
+        for destination in ("10.0.0.7/32", "10.0.0.0/24"):
+            with pytest.raises(BadRequest, match="belongs to a subnet of another project"):
+                cloud.change("router", router["id"], routes=[{"destination": destination, "nexthop": "10.1.0.9"}])
+        cloud.change("router", router["id"], routes=[{"destination": "10.0.0.0/8", "nexthop": "10.1.0.9"}])
+
+    def test_interface_cannot_come_after_such_a_route(self, cloud: Any, shared: dict[str, Any]) -> None:
+        router = cloud.make("router", name="r")
+        _, subnet = cloud.net("10.1.0.0/24")
+        attach(cloud, router, subnet_id=subnet["id"])
+        cloud.change("router", router["id"], routes=[{"destination": "10.0.0.7/32", "nexthop": "10.1.0.9"}])
+        leg = cloud.make("port", network_id=shared["id"])
+        with pytest.raises(BadRequest, match="belongs to a subnet of another project"):
+            attach(cloud, router, port_id=leg["id"])
+
+    def test_floating_ip_of_another_project_does_not_pass_it(
+        self, cloud: Any, stranger: Any, shared: dict[str, Any]
+    ) -> None:
+        outside, _ = cloud.outside()
+        router = cloud.make("router", name="r", external_gateway_info={"network_id": outside["id"]})
+        attach(cloud, router, port_id=cloud.make("port", network_id=shared["id"])["id"])
+        victim = stranger.make("port", network_id=shared["id"])
+        with pytest.raises(NotFound, match="not reachable from subnet"):
+            stranger.make("floatingip", floating_network_id=outside["id"], port_id=victim["id"])
+        own = cloud.make("port", network_id=shared["id"])
+        floating = cloud.make("floatingip", floating_network_id=outside["id"], port_id=own["id"])
+        assert floating["router_id"] == router["id"]
+
+
 class TestInterfaces:
     def test_by_subnet_takes_the_gateway_address(self, cloud: Any) -> None:
         network, subnet = cloud.net("192.168.40.0/24")

@@ -158,6 +158,17 @@ class TestDevices:
         port = operator.make("port", network_id=network, **device)
         assert attachment(operator, port["id"]) == device
 
+    def test_change_by_an_operator_does_not_adopt_a_members_text(
+        self, member: Any, operator: Any, network: str
+    ) -> None:
+        label = {"device_id": str(uuid.uuid4()), "device_owner": "compute:nova"}
+        port = member.make("port", network_id=network, **label)
+        operator.put(f"/ports/{port['id']}", {"port": {"name": "x", "binding:host_id": "node1", **label}})
+        assert attachment(operator, port["id"]) == NOT_ATTACHED
+        other = label | {"device_id": str(uuid.uuid4())}
+        operator.put(f"/ports/{port['id']}", {"port": other})
+        assert attachment(operator, port["id"]) == other
+
     def test_members_see_no_binding(self, member: Any, network: str) -> None:
         assert BINDING_ATTRIBUTE not in member.make("port", network_id=network)
 

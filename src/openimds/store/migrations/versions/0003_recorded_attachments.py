@@ -30,6 +30,7 @@ _ports = sa.table(
     sa.column("id"),
     sa.column("project_id"),
     sa.column("network_id"),
+    sa.column("host"),
     sa.column("device_id"),
     sa.column("device_owner"),
     sa.column("attached_id"),
@@ -107,8 +108,8 @@ def _made_by_service(connection: sa.Connection) -> Iterator[tuple[str, str, str]
             and port.project_id == ""
             and port.network_id == router.external_network_id,
             "network:floatingip": outer.get(port.id) == port.device_id,
-            # On another project's network nobody but agents could set a network owner.
-            "network:dhcp": port.project_id == networks.get(port.network_id),
+            # Only agents bind ports to hosts.
+            "network:dhcp": port.host != "" and port.project_id == networks.get(port.network_id),
         }
         kind = "compute:" if port.device_owner.startswith("compute:") else port.device_owner
         if made.get(kind):
