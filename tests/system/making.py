@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import requests
 import yaml
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.identity.v3 import Password
@@ -23,11 +25,22 @@ class Network:
 
 @dataclass(frozen=True)
 class Maker:
-    """Of one cloud, as its administrator."""
+    """Of one cloud, as its administrator or as a member of a project (`member`)."""
 
     cloud: Cloud
     auth_url: str | None = None
     """Of another control API on the same store; None: the cloud's own."""
+    auth: Mapping[str, str] = field(default_factory=dict)
+    """The values that differ from the administrator's credentials in clouds.yaml."""
+
+    def member(self, name: str) -> Maker:
+        """A new project and its only user, who has the role `member` and no other role. For administrators."""
+        password = secrets.token_urlsafe()
+        project = self.made("identity", "/projects", project={"name": name})["id"]
+        user = self.made("identity", "/users", user={"name": name, "password": password})["id"]
+        (role,) = self.asked("identity", "/roles?name=member")["roles"]
+        self.call("identity", "PUT", f"/projects/{project}/users/{user}/roles/{role['id']}")
+        return replace(self, auth={"username": name, "password": password, "project_name": name})
 
     def network(self, name: str, cidr: str) -> Network:
         """A network with one subnet and DHCP."""
@@ -91,14 +104,20 @@ class Maker:
         self, service: str, method: str, path: str, body: object = None, *, microversion: str | None = None
     ) -> Any:
         """The answer's JSON; None when it has none. One of 400 or above is an AssertionError. `microversion`: compute's."""
-        headers = {"OpenStack-API-Version": f"compute {microversion}"} if microversion else {}
-        adapter = Adapter(self._session, service_type=service, raise_exc=False)
-        answer = adapter.request(path, method, headers=headers, **({} if body is None else {"json": body}))
+        answer = self.answer(service, method, path, body, microversion=microversion)
         assert answer.ok, f"{method} {answer.request.url}: {answer.status_code}: {answer.text}"
         return answer.json() if answer.content else None
+
+    def answer(
+        self, service: str, method: str, path: str, body: object = None, *, microversion: str | None = None
+    ) -> requests.Response:
+        """The answer itself, whatever its status is."""
+        headers = {"OpenStack-API-Version": f"compute {microversion}"} if microversion else {}
+        adapter = Adapter(self._session, service_type=service, raise_exc=False)
+        return adapter.request(path, method, headers=headers, **({} if body is None else {"json": body}))
 
     @cached_property
     def _session(self) -> Session:
         clouds = yaml.safe_load((self.cloud.state_dir / "etc" / "clouds.yaml").read_text())["clouds"]
-        auth = clouds["openimds"]["auth"] | ({"auth_url": self.auth_url} if self.auth_url else {})
+        auth = clouds["openimds"]["auth"] | ({"auth_url": self.auth_url} if self.auth_url else {}) | dict(self.auth)
         return Session(auth=Password(**auth), timeout=HANG_SECONDS)
