@@ -142,7 +142,11 @@ class Servers:
         return self._drop({one.tap for one in before.filters} - {one.tap for one in wanted.filters})
 
     def _drop(self, taps: set[str]) -> list[str]:
-        return [word for tap in sorted(taps) for word in self._edges.security.drop(tap)]
+        """Remove the rules of taps, except those of ports that another server of this host has now."""
+        if not taps:
+            return []
+        used = {one.tap for wanted in self._wanted.values() for one in wanted.filters}
+        return [word for tap in sorted(taps - used) for word in self._edges.security.drop(tap)]
 
     def _tell_unplugged(self) -> None:
         for port_id, binding_generation in sorted(self._unplugged.items()):

@@ -199,6 +199,27 @@ def test_a_detached_port_is_reported(stage: Stage) -> None:
     assert stage.security.filters == {}
 
 
+def test_port_of_a_deleted_server_that_is_reused_keeps_its_rules(stage: Stage) -> None:
+    stage.settle()
+    stage.view.remove(SERVER)
+    stage.view.add(dataclasses.replace(SERVER, id="vm2"), dataclasses.replace(PORT, binding_generation=3))
+    stage.round()
+    assert set(stage.security.filters) == {PORT.tap_name}
+    assert set(stage.kernel.states) == {"qvm-vm2"}
+
+
+@pytest.mark.parametrize("other", ["vm0", "vm2"])
+def test_port_that_is_attached_to_another_server_keeps_its_rules(stage: Stage, other: str) -> None:
+    stage.view.remove(SERVER)
+    for server_id in sorted(("vm1", other)):
+        stage.view.add(dataclasses.replace(SERVER, id=server_id, port_ids=() if server_id == other else (PORT.id,)))
+    stage.settle()
+    stage.server(port_ids=())
+    stage.view.add(dataclasses.replace(SERVER, id=other))
+    stage.round()
+    assert set(stage.security.filters) == {PORT.tap_name}
+
+
 def test_a_guest_that_does_not_start_is_reported_once(stage: Stage) -> None:
     stage.guests.broken = "bwrap: no space left on device"
     assert stage.settle() == ("port 01e7ee7b has l2\nboot 1 of vm1 is error: bwrap: no space left on device")
