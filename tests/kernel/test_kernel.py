@@ -195,3 +195,16 @@ def test_down_after_a_crash(host: Host) -> None:
     assert f"device {host.bridge()}" in removed
     assert sleeper.wait(timeout=HANG_SECONDS) != 0
     assert remove_everything(host.ledger, host.prefix) == ()
+
+
+def test_unplugged_tap_is_on_no_bridge_and_down(host: Host) -> None:
+    host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
+    host.ledger.note("link", host.tap())
+    run(["ip", "tuntap", "add", host.tap(), "mode", "tap"])
+    assert host.kernel.plug(host.tap(), host.bridge())
+    plugged = host.kernel.links()
+    assert (plugged[host.tap()].master_index, plugged[host.tap()].up) == (plugged[host.bridge()].index, True)
+    assert host.kernel.unplug(host.tap()) == (f"unplug {host.tap()}",)
+    link = host.kernel.links()[host.tap()]
+    assert (link.master_index, link.up) == (None, False)
+    assert host.kernel.unplug(host.tap()) == ()

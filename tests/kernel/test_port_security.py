@@ -88,6 +88,6 @@ def test_what_is_right_is_left_alone_and_what_is_broken_is_repaired(host: Host, 
     run(["nft", "delete", *table.split()])
     assert security.apply(wanted)
     assert security.apply(wanted) == ()
-    assert security.taps() == {one.tap for one in wanted}
+    assert PortSecurityTable(host.prefix).taps() == {one.tap for one in wanted}
     assert security.apply(wanted[:1]) == (f"remove port security of {wanted[1].tap}",)
-    assert security.taps() == {wanted[0].tap}
+    assert PortSecurityTable(host.prefix).taps() == {wanted[0].tap}

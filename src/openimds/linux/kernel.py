@@ -177,6 +177,20 @@ class Kernel:
             raise WiringError(host_name, [f"plug into {bridge}: {error}"]) from error
         return True
 
+    def unplug(self, host_name: str) -> tuple[str, ...]:
+        """Take a device off its bridge, and down, so that the host's own stack hears nothing of it. Idempotent.
+
+        The changes made, in words. Raises WiringError.
+        """
+        try:
+            link = link_named(host_name)
+            if link is None or not link.master_index:
+                return ()
+            set_link(link.index, master_index=0, up=False)
+        except OSError as error:
+            raise WiringError(host_name, [f"unplug: {_reason(error)}"]) from error
+        return (f"unplug {host_name}",)
+
     def _changes(self, wanted: NamespaceState) -> tuple[diff.Change, ...]:
         actual = self._observer.observe(wanted)
         right = self._right.get(wanted.name)

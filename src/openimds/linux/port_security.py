@@ -67,8 +67,10 @@ class PortSecurityTable:
             return (self._remove(tap),)
 
     def taps(self) -> set[str]:
-        """Those that have a chain."""
-        return set(chains_in(nft_list("bridge", self._table) or "")) - {BASE_CHAIN}
+        """Those that have a chain. Raises ProgramError."""
+        with self._lock:
+            self._refresh()
+            return set(self._present)
 
     def _refresh(self) -> None:
         if self._reading.should_begin():

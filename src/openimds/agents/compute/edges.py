@@ -31,6 +31,9 @@ class Kernel(Protocol):
     def plug(self, host_name: str, bridge: str) -> bool:
         """Another program's tap; False: there is none of this name."""
 
+    def unplug(self, host_name: str) -> tuple[str, ...]:
+        """The device, if there is one, is on no bridge and down; the changes made, in words."""
+
 
 class PortSecurity(Protocol):
     def put(self, wanted: PortFilter) -> tuple[str, ...]:
@@ -38,6 +41,9 @@ class PortSecurity(Protocol):
 
     def drop(self, tap: str) -> tuple[str, ...]:
         """Its port is no more."""
+
+    def taps(self) -> set[str]:
+        """Those that have rules."""
 
     def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
         """All ports' rules, and no others; looked up, not believed."""

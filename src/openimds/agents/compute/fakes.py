@@ -73,6 +73,9 @@ class FakeComputeKernel(FakeKernel):
             self.plugged[host_name] = bridge
         return host_name in self.taps
 
+    def unplug(self, host_name: str) -> tuple[str, ...]:
+        return (f"unplug {host_name}",) if self.plugged.pop(host_name, None) else ()
+
 
 class FakePortSecurity:
     def __init__(self) -> None:
@@ -86,6 +89,9 @@ class FakePortSecurity:
 
     def drop(self, tap: str) -> tuple[str, ...]:
         return (f"remove port security of {tap}",) if self.filters.pop(tap, None) else ()
+
+    def taps(self) -> set[str]:
+        return set(self.filters)
 
     def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
         ports = list(wanted)

@@ -86,13 +86,16 @@ class Servers:
             before = self._plugged.pop(key, None)
             if before is not None:
                 self._unplugged |= {port.id: port.binding_generation for port in before.ports if port.id in view.ports}
+                self._take_off_bridges({port.tap_name for port in before.ports})
                 self._drop({one.tap for one in before.filters})
             self._tell_unplugged()
         return [f"remove server {key}"]
 
     def tidy(self, view: View) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
-        return self._edges.security.apply(one for wanted in self._wanted.values() for one in wanted.filters)
+        words = self._take_off_bridges(self._edges.security.taps())
+        filters = (one for wanted in self._wanted.values() for one in wanted.filters)
+        return [*words, *self._edges.security.apply(filters)]
 
     def pids(self) -> Iterable[int]:
         return self._edges.guests.pids()
@@ -139,7 +142,17 @@ class Servers:
             return []
         kept = set(wanted.server.port_ids)
         self._unplugged |= {port.id: port.binding_generation for port in before.ports if port.id not in kept}
-        return self._drop({one.tap for one in before.filters} - {one.tap for one in wanted.filters})
+        words = self._take_off_bridges({port.tap_name for port in before.ports if port.id not in kept})
+        return [*words, *self._drop({one.tap for one in before.filters} - {one.tap for one in wanted.filters})]
+
+    def _take_off_bridges(self, taps: set[str]) -> list[str]:
+        """Taps of ports that no server of this host has now. Another program's tap outlives its port, and a tap without
+        rules may send anything.
+        """
+        if not taps:
+            return []
+        used = {port.tap_name for wanted in self._wanted.values() for port in wanted.ports}
+        return [word for tap in sorted(taps - used) for word in self._edges.kernel.unplug(tap)]
 
     def _drop(self, taps: set[str]) -> list[str]:
         """Remove the rules of taps, except those of ports that another server of this host has now."""

@@ -271,6 +271,41 @@ def test_new_port_of_a_running_external_server_does_not_stop_it(stage: Stage) ->
     assert stage.api.said[-1] == "boot 1 of vm1 is running"
 
 
+def test_tap_of_an_external_server_leaves_its_bridge_before_its_rules_go(stage: Stage) -> None:
+    let_go = (f"unplug {PORT.tap_name}", f"remove port security of {PORT.tap_name}")
+    stage.kernel.taps.add(PORT.tap_name)
+    stage.server(driver="external")
+    stage.settle()
+    stage.server(port_ids=())
+    assert stage.round().changes["vm1"] == let_go
+    assert stage.kernel.plugged == {}
+    stage.server(port_ids=(PORT.id,))
+    stage.settle()
+    stage.view.remove(SERVER)
+    stage.round()
+    assert (stage.kernel.plugged, stage.security.filters) == ({}, {})
+
+
+def test_tap_whose_port_was_detached_while_the_agent_was_away_leaves_its_bridge(stage: Stage) -> None:
+    stage.kernel.taps.add(PORT.tap_name)
+    stage.server(driver="external")
+    stage.settle()
+    stage.server(port_ids=())
+    stage.restart()
+    stage.round(everything=True)
+    assert (stage.kernel.plugged, stage.security.filters) == ({}, {})
+
+
+def test_tap_whose_port_security_is_switched_off_stays_on_its_bridge(stage: Stage) -> None:
+    stage.kernel.taps.add(PORT.tap_name)
+    stage.server(driver="external")
+    stage.settle()
+    stage.view.add(dataclasses.replace(PORT, port_security_enabled=False))
+    stage.round(everything=True)
+    assert stage.security.filters == {}
+    assert set(stage.kernel.plugged) == {PORT.tap_name}
+
+
 @pytest.mark.parametrize(
     ("status", "wanted", "running", "report"),
     [
