@@ -68,6 +68,7 @@ test-clients: test-packages
 	@scripts/make-neutron >/dev/null
 	@for suite in bookworm trixie; do scripts/make-debian-root $$suite >/dev/null; done
 	@scripts/make-openimds-root >/dev/null
+	@scripts/make-qemu-guest >/dev/null
 
 .PHONY: system
 system: test-clients ## Whole systems: an instance asks 169.254.169.254; the openstack client

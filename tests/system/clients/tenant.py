@@ -41,15 +41,8 @@ class Tenant:
         self._maker = Maker(cloud)
         self.network: Network = self._maker.network("lan", RANGE)
         self._maker.router("edge", self.network)
-        self._make_flavor()
+        self._maker.external_flavor(EXTERNAL)
         self._maker.made("compute", "/os-keypairs", keypair={"name": "mykey", "public_key": self.public_key})
-
-    def _make_flavor(self) -> None:
-        """Of servers that the compute agent boots nothing for."""
-        asked = {"name": EXTERNAL, "ram": 256, "vcpus": 1, "disk": 0}
-        flavor = self._maker.made("compute", "/flavors", flavor=asked)
-        spec = {"openimds:driver": "external"}
-        self._maker.made("compute", f"/flavors/{flavor['id']}/os-extra_specs", extra_specs=spec)
 
     @property
     def public_key(self) -> str:
