@@ -27,6 +27,8 @@ from openimds.wiring.addresses import METADATA_IPV4, METADATA_IPV6, link_local
 
 DROP = "counter drop"
 LINK_LOCAL = "fe80::/64"
+NO_MAC = "00:00:00:00:00:00"
+"""The source MAC of no frame."""
 EUI64_MASK, EUI64_VALUE = "::ff:ff00:0", "::ff:fe00:0"
 """`ff:fe` in the middle of an interface id: an address that has a MAC in it."""
 CLAIMS = ("icmpv6 type nd-neighbor-advert", "ip6 saddr :: icmpv6 type nd-neighbor-solicit")
@@ -72,6 +74,12 @@ def port_filter(port: Port, subnets: Iterable[Subnet]) -> PortFilter | None:
         sources=tuple(dict.fromkeys(sources)),
         forbidden=(METADATA_IPV4, METADATA_IPV6, *sorted(gateways)),
     )
+
+
+def closed_filter(port: Port) -> PortFilter:
+    """The filter of a port whose own rules cannot be made: nothing may be sent. Raises ValueError for the device name."""
+    tap = _checked(_DEVICE, port.tap_name, "device name")
+    return PortFilter(tap=tap, mac_address=NO_MAC, sources=(), forbidden=(METADATA_IPV4, METADATA_IPV6))
 
 
 def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:

@@ -8,7 +8,7 @@ from openimds.agents.mirrored import View
 from openimds.resources.network import Network, Port
 from openimds.resources.server import Server, instance_namespace
 from openimds.wiring.guest import nic_name, nic_plan
-from openimds.wiring.port_security import PortFilter, port_filter
+from openimds.wiring.port_security import PortFilter, closed_filter, port_filter
 from openimds.wiring.state import Bridge, Device, NamespaceState
 
 
@@ -83,12 +83,13 @@ def _device(server: Server, port: Port, network: Network) -> Device:
 
 
 def _filters(ports: tuple[Port, ...], view: View) -> tuple[tuple[PortFilter, ...], str | None]:
-    """The rules of its ports, and what is malformed in one of them."""
-    found = []
+    """The rules of its ports, and the first fault of a malformed one, which may send nothing."""
+    found, faults = [], []
     for port in ports:
         subnets = [subnet for subnet in view.subnets.values() if subnet.network_id == port.network_id]
         try:
             found.append(port_filter(port, subnets))
         except ValueError as error:
-            return (), f"port {port.id}: {error}"
-    return tuple(one for one in found if one is not None), None
+            faults.append(f"port {port.id}: {error}")
+            found.append(closed_filter(port))
+    return tuple(one for one in found if one is not None), faults[0] if faults else None

@@ -15,6 +15,7 @@ from openimds.agents.reconcile import RoundReport, Rounds
 from openimds.resources.network import FixedIP, Network, Port, Subnet
 from openimds.resources.server import Server
 from openimds.wiring.guest import GuestState
+from openimds.wiring.port_security import closed_filter
 
 NETWORK = Network(id="net00000-0000-4000-8000-000000000000", name="n", project_id="p", mtu=1442)
 SUBNET = Subnet(id="s", network_id=NETWORK.id, project_id="p", cidr="10.7.0.0/24", gateway_ip="10.7.0.1")
@@ -202,7 +203,9 @@ def test_a_detached_port_is_reported(stage: Stage) -> None:
 def test_port_of_a_deleted_server_that_is_reused_keeps_its_rules(stage: Stage) -> None:
     stage.settle()
     stage.view.remove(SERVER)
-    stage.view.add(dataclasses.replace(SERVER, id="vm2"), dataclasses.replace(PORT, binding_generation=3))
+    stage.view.add(
+        dataclasses.replace(SERVER, id="vm2"), dataclasses.replace(PORT, binding_generation=3, device_id="vm2")
+    )
     stage.round()
     assert set(stage.security.filters) == {PORT.tap_name}
     assert set(stage.kernel.states) == {"qvm-vm2"}
@@ -215,7 +218,7 @@ def test_port_that_is_attached_to_another_server_keeps_its_rules(stage: Stage, o
         stage.view.add(dataclasses.replace(SERVER, id=server_id, port_ids=() if server_id == other else (PORT.id,)))
     stage.settle()
     stage.server(port_ids=())
-    stage.view.add(dataclasses.replace(SERVER, id=other))
+    stage.view.add(dataclasses.replace(SERVER, id=other), dataclasses.replace(PORT, device_id=other))
     stage.round()
     assert set(stage.security.filters) == {PORT.tap_name}
 
@@ -357,3 +360,13 @@ def test_an_unknown_driver_and_a_malformed_port_are_named(stage: Stage) -> None:
     stage.view.add(dataclasses.replace(PORT, mac_address="nonsense"))
     assert "is no MAC address" in stage.round().failures["vm1"]
     assert stage.kernel.states == {}
+
+
+def test_port_that_becomes_malformed_may_send_nothing(stage: Stage) -> None:
+    """A full round removes the rules that it does not want, and a tap without rules may send anything."""
+    stage.settle()
+    assert stage.security.filters[PORT.tap_name].mac_address == PORT.mac_address
+    stage.view.add(dataclasses.replace(PORT, mac_address="nonsense"))
+    stage.round(everything=True)
+    assert stage.security.filters[PORT.tap_name] == closed_filter(PORT)
+    assert stage.security.filters[PORT.tap_name].sources == ()
