@@ -8,6 +8,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from openimds.resources.errors import Forbidden, NotFound, Unauthorized
+from openimds.web.control.errors import is_under
 
 ROLE_ADMIN = "admin"
 ROLE_MEMBER = "member"
@@ -55,13 +56,16 @@ class Authenticator(Protocol):
 
 
 def current(request: Request) -> Context:
-    """FastAPI dependency: the caller. Raises Unauthorized (401) without a good X-Auth-Token."""
+    """FastAPI dependency: the caller. Raises Unauthorized (401) without a good X-Auth-Token.
+
+    `request.url` is not used: its path depends on the header `Host` in some versions of Starlette.
+    """
     token = request.headers.get("x-auth-token", "")
     if not token:
         raise Unauthorized("The request you have made requires authentication: it carries no X-Auth-Token.")
     authenticator: Authenticator = request.app.state.authenticator
     context = authenticator.context(token, request_id(request))
-    if request.method not in READING and not request.url.path.startswith(IDENTITY):
+    if request.method not in READING and not is_under(request.scope["path"], IDENTITY):
         _require_writer(context)
     return context
 

@@ -96,18 +96,18 @@ def install(app: FastAPI) -> None:
 
     async def domain(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.OpenimdsError)
-        problem = problem_of(error, request.url.path)
+        problem = problem_of(error, request.scope["path"])
         if problem.status in TOLD_IN_THE_LOG:
             log.warning("a request failed", request_id=request.state.request_id, reason=error.message)
-        return answer(request.url.path, problem)
+        return answer(request.scope["path"], problem)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request.url.path, Problem(400, invalid_input(error)))
+        return answer(request.scope["path"], Problem(400, invalid_input(error)))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer(request.url.path, _routing_problem(request, error))
+        return answer(request.scope["path"], _routing_problem(request, error))
 
     app.add_exception_handler(errors.OpenimdsError, domain)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -119,7 +119,7 @@ def problem_of(error: errors.OpenimdsError, path: str = "") -> Problem:
     if isinstance(error, NotAcceptable):
         return Problem(406, error.message, error.kind)
     if isinstance(error, errors.QuotaExceeded):
-        return Problem(409 if _under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
+        return Problem(409 if is_under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
     for kind, status in STATUSES:
         if isinstance(error, kind):
             return Problem(status, error.message, error.kind, HEADERS.get(status))
@@ -145,7 +145,7 @@ def invalid_input(error: RequestValidationError) -> str:
 
 
 def _routing_problem(request: Request, error: HTTPException) -> Problem:
-    path = request.url.path
+    path = request.scope["path"]
     if error.status_code == HTTPStatus.NOT_FOUND:
         return Problem(404, f"{path} could not be found: this call is not part of what openimds serves.")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -157,16 +157,17 @@ def _routing_problem(request: Request, error: HTTPException) -> Problem:
 
 def _form(path: str, problem: Problem) -> dict[str, Any]:
     title = HTTPStatus(problem.status).phrase
-    if _under(path, NETWORK):
+    if is_under(path, NETWORK):
         kind = problem.kind or NEUTRON_TYPES.get(problem.status, title.replace(" ", ""))
         return {"NeutronError": {"type": kind, "message": problem.message, "detail": ""}}
-    if _under(path, COMPUTE):
+    if is_under(path, COMPUTE):
         fault = NOVA_FAULTS.get(problem.status, "computeFault")
         return {fault: {"code": problem.status, "message": problem.message}}
-    if _under(path, IMAGE):
+    if is_under(path, IMAGE):
         return {"message": problem.message, "code": f"{problem.status} {title}", "title": title}
     return {"error": {"code": problem.status, "title": title, "message": problem.message}}
 
 
-def _under(path: str, root: str) -> bool:
+def is_under(path: str, root: str) -> bool:
+    """Whether `path` is `root` or a path below it."""
     return path == root or path.startswith(root + "/")
