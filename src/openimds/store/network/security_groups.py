@@ -40,8 +40,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     """Raises Conflict for a second `default`."""
     project_id = project_for(caller, dict(attributes))
     ensure_default(session, project_id, now)
-    if attributes.get("name") == DEFAULT:
-        raise Conflict("Default security group already exists.", kind="SecurityGroupDefaultAlreadyExists")
+    _refuse_default(attributes.get("name") or "")
     group = _new(project_id, attributes, now)
     session.add(group)
     session.flush()
@@ -51,11 +50,13 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 def update(
     session: Session, caller: Caller, group_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> SecurityGroup:
-    """Name and description. Raises NotFound; Conflict for the default group's name."""
+    """Name and description. Raises NotFound; Conflict for the default group's name, and for `default` as a new name."""
     group = find_own(session, caller, SecurityGroup, group_id)
     name = attributes.get("name", group.name)
     if group.name == DEFAULT and name != DEFAULT:
         raise Conflict("Updating default security group not allowed.", kind="SecurityGroupCannotUpdateDefault")
+    if name != group.name:
+        _refuse_default(name)
     group.name = name
     group.description = attributes.get("description", group.description) or ""
     group.updated_at = now
@@ -78,6 +79,12 @@ def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> No
         raise Conflict(f"Security Group {group_id} in use.", kind="SecurityGroupInUse")
     session.delete(group)
     session.flush()
+
+
+def _refuse_default(name: str) -> None:
+    """In every case of letters, as Neutron."""
+    if name.lower() == DEFAULT:
+        raise Conflict("Default security group already exists.", kind="SecurityGroupDefaultAlreadyExists")
 
 
 def _new(project_id: str, attributes: Mapping[str, Any], now: datetime) -> SecurityGroup:

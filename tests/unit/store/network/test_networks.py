@@ -108,6 +108,19 @@ class TestSecurityGroups:
         with pytest.raises(NotFound):
             cloud.show("security_group", group["id"])
 
+    @pytest.mark.parametrize("name", ["default", "Default"])
+    def test_no_second_group_takes_the_name_of_the_default_group(self, cloud: Any, name: str) -> None:
+        default = cloud.network.list("security_group", cloud.caller, ListQuery()).items[0]
+        group = cloud.make("security_group", name="web")
+        for attempt in (
+            lambda: cloud.change("security_group", group["id"], name=name),
+            lambda: cloud.make("security_group", name=name),
+        ):
+            with pytest.raises(Conflict) as caught:
+                attempt()
+            assert caught.value.kind == "SecurityGroupDefaultAlreadyExists"
+        assert cloud.change("security_group", default["id"], name="default", description="d")["description"] == "d"
+
 
 class TestTags:
     def test_changes(self, cloud: Any) -> None:
