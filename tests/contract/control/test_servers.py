@@ -233,6 +233,17 @@ def test_bad_input_names_the_field(admin: Session, network: dict[str, Any]) -> N
     create(admin, network, user_data=longest)
 
 
+def test_private_flavor_boots_for_administrators_only(cloud: Cloud, admin: Session, agent: ComputeAgent) -> None:
+    private = {"name": "gpu", "id": "77", "ram": 64, "vcpus": 1, "disk": 1, "os-flavor-access:is_public": False}
+    admin.post("/compute/v2.1/flavors", {"flavor": private})
+    user = cloud.member("fritz")
+    refused = user.refused(400, "POST", SERVERS, body(user, None, flavorRef="77"), V)
+    assert refused == "flavorRef: Flavor 77 could not be found."
+    made = create(admin, None, flavorRef="77")
+    assert show(admin, made["id"])["flavor"]["original_name"] == "gpu"
+    admin.call("DELETE", f"{SERVERS}/{made['id']}")
+
+
 def test_what_is_not_offered_is_refused_in_words(admin: Session, network: dict[str, Any]) -> None:
     volume = [{"boot_index": 0, "uuid": str(uuid.uuid4()), "source_type": "volume", "destination_type": "volume"}]
     for more in ({"block_device_mapping_v2": volume}, {"adminPass": "x"}, {"trusted_image_certificates": ["x"]}):

@@ -13,13 +13,14 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
 from openimds.resources.compute import DRIVER_EXTRA_SPEC, Asker, ComputeHost, Flavor, NewServer, NicAsked
-from openimds.resources.errors import BadRequest, NotFound, QuotaExceeded
-from openimds.store.compute.flavors import flavor_row, flavor_value
+from openimds.resources.errors import BadRequest, QuotaExceeded
+from openimds.store.compute.flavors import flavor_value
 from openimds.store.compute.hosts import choose_hosts, compute_hosts
 from openimds.store.compute.naming import hostname_from, new_reservation_id, nth
 from openimds.store.compute.nics import plug, resolve_nics, resolve_security_groups
 from openimds.store.compute.reports import set_fault
 from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
+from openimds.store.models.compute import Flavor as FlavorRow
 from openimds.store.models.compute import Keypair
 from openimds.store.models.images import Image
 from openimds.store.models.servers import Server
@@ -108,10 +109,7 @@ _FOR_EVERYBODY = frozenset({"public", "community"})
 
 
 def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now: datetime) -> _Resolved:
-    try:
-        flavor = flavor_value(flavor_row(session, new.flavor_id))
-    except NotFound as error:
-        raise BadRequest("flavorRef", f"flavorRef: {error.message}") from error
+    flavor = _flavor(session, new.flavor_id, asker)
     image = image_for_server(session, new.image_id, asker, flavor.embedded()) if new.image_id else None
     groups = resolve_security_groups(session, caller, new.security_groups, now)
     return _Resolved(
@@ -121,6 +119,14 @@ def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now
         nics=resolve_nics(session, caller, new.nics, project_id=asker.project_id, optional=new.nics_optional),
         security_groups=[{"id": group.id, "name": group.name} for group in groups],
     )
+
+
+def _flavor(session: Session, flavor_id: str, asker: Asker) -> Flavor:
+    """A private flavor is for administrators only. For others it does not exist."""
+    flavor = session.get(FlavorRow, flavor_id)
+    if flavor is None or not (flavor.is_public or asker.is_admin):
+        raise BadRequest("flavorRef", f"flavorRef: Flavor {flavor_id} could not be found.")
+    return flavor_value(flavor)
 
 
 def _keypair(session: Session, user_id: str, name: str | None) -> Keypair | None:
