@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -30,6 +30,16 @@ class Collection:
     """Attributes that are no column of their own."""
     options: tuple[Any, ...] = ()
     """Loader options for what rendering needs."""
+
+    def without(self, hidden: Iterable[str]) -> Collection:
+        """The collection for callers who do not see these attributes: they select no row and are no sort keys."""
+        hidden = frozenset(hidden)
+        columns = {name: column for name, column in self.columns.items() if name not in hidden}
+        return replace(self, columns=columns, filters={**self.filters, **dict.fromkeys(hidden, _nothing)})
+
+
+def _nothing(_values: Sequence[str]) -> sa.ColumnElement[bool]:
+    return sa.false()
 
 
 def page(

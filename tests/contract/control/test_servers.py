@@ -423,6 +423,20 @@ def test_filters_and_paging(cloud: Cloud, agent: ComputeAgent) -> None:
         assert field in user.refused(400, "GET", f"{SERVERS}?{query}")
 
 
+def test_hosts_select_and_sort_for_administrators_only(
+    cloud: Cloud, admin: Session, agent: ComputeAgent, server: dict[str, Any]
+) -> None:
+    user = cloud.member("hugo")
+    made = create(user, None)
+    for host in ("node1", "node9"):
+        assert [item["id"] for item in user.get(f"{SERVERS}?host={host}")["servers"]] == [made["id"]]
+    for key in ("host", "node"):
+        refused = user.refused(403, "GET", f"{SERVERS}?sort_key=name&sort_key={key}")
+        assert refused == f"Only administrators can sort servers by {key}"
+    assert server["id"] in {item["id"] for item in admin.get(f"{SERVERS}?host=node1&sort_key=host")["servers"]}
+    assert admin.get(f"{SERVERS}?host=node9")["servers"] == []
+
+
 def test_microversions(cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
     answer = admin.call("GET", f"{SERVERS}/{server['id']}", version="2.46")
     assert answer.headers["OpenStack-API-Version"] == "compute 2.46"

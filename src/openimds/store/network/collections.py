@@ -226,3 +226,13 @@ COLLECTIONS: Mapping[str, Collection] = {
         },
     ),
 }
+
+OPERATORS_ONLY: Mapping[str, Sequence[str]] = {
+    "network": ("provider:network_type", "provider:physical_network", "provider:segmentation_id"),
+    "port": ("binding:host_id",),
+}
+"""Attributes that only administrators and services see."""
+
+COLLECTIONS_OF_MEMBERS: Mapping[str, Collection] = {
+    kind: collection.without(OPERATORS_ONLY.get(kind, ())) for kind, collection in COLLECTIONS.items()
+}

@@ -26,7 +26,7 @@ from openimds.store.network import (
     security_groups,
     subnets,
 )
-from openimds.store.network.collections import COLLECTIONS
+from openimds.store.network.collections import COLLECTIONS, COLLECTIONS_OF_MEMBERS
 from openimds.store.network.finding import find, find_own, visible_to
 from openimds.store.network.rendered import render
 
@@ -74,7 +74,7 @@ class NetworkStore:
         """One page of what the caller may see."""
         if kind == "security_group":
             self._ensure_default_group(caller.project_id)
-        collection = COLLECTIONS[kind]
+        collection = (COLLECTIONS if caller.is_admin else COLLECTIONS_OF_MEMBERS)[kind]
         with self._store.read() as session:
             rows, more = listing.page(session, collection, query, visible_to(caller, collection.model))
             return Page(tuple(render(session, rows, is_admin=caller.is_admin)), more)

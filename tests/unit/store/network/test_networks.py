@@ -169,6 +169,32 @@ class TestLists:
         assert operator.names("port", binding__host_id="node9") == []
 
     @pytest.mark.parametrize(
+        ("kind", "attribute", "value"),
+        [
+            ("network", "provider:network_type", "vlan"),
+            ("network", "provider:physical_network", "physnet1"),
+            ("network", "provider:segmentation_id", "123"),
+            ("port", "binding:host_id", "node7"),
+        ],
+    )
+    def test_attributes_of_operators_select_and_sort_for_operators_only(
+        self, cloud: Any, operator: Any, kind: str, attribute: str, value: str
+    ) -> None:
+        segment = {"network_type": "vlan", "physical_network": "physnet1", "segmentation_id": 123}
+        provider = {f"provider:{name}": value for name, value in segment.items()}
+        network = operator.make("network", name="seen", project_id=cloud.caller.project_id, **provider)["id"]
+        project = cloud.caller.project_id
+        operator.make("port", name="seen", network_id=network, project_id=project, binding__host_id="node7")
+        assert cloud.names(kind) == ["seen"]
+        assert operator.names(kind, **{attribute: value}) == ["seen"]
+        assert cloud.names(kind, **{attribute: value}) == []
+        assert cloud.names(kind, **{attribute: [value, "other"]}) == []
+        by_attribute = ListQuery(sort=((attribute, False),))
+        assert operator.network.list(kind, operator.caller, by_attribute).items
+        with pytest.raises(BadRequest, match="sort_key"):
+            cloud.network.list(kind, cloud.caller, by_attribute)
+
+    @pytest.mark.parametrize(
         ("filters", "field"),
         [
             ({"colour": "red"}, "colour"),

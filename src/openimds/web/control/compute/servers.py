@@ -30,6 +30,7 @@ STATUSES_OF = {
     "HARD_REBOOT": ("HARD_REBOOT",),
     "REBUILD": ("REBUILD",),
 }
+SORT_KEYS_OF_ADMINISTRATORS = frozenset({"host", "node"})
 NO_SUCH_STATUS = ("-",)
 """A status that no server has: Nova lists nothing for one that it does not know."""
 
@@ -94,7 +95,7 @@ def filters(  # one parameter a filter
         tags_any=_listed(tags_any),
         not_tags_all=_listed(not_tags),
         not_tags_any=_listed(not_tags_any),
-        sort=_sort(request),
+        sort=_sort(request, caller),
         host=host if caller.is_admin else None,
         user_id=user_id if caller.is_admin else None,
     )
@@ -166,8 +167,11 @@ def _next(request: Request, service: ComputeService, path: str, last_id: str | N
     return {"servers_links": [next_link(f"{service.url}/{path}", request.query_params.multi_items(), last_id)]}
 
 
-def _sort(request: Request) -> tuple[tuple[str, bool], ...]:
+def _sort(request: Request, caller: Context) -> tuple[tuple[str, bool], ...]:
     keys = request.query_params.getlist("sort_key")
+    for key in SORT_KEYS_OF_ADMINISTRATORS.intersection(keys):
+        if not caller.is_admin:
+            raise Forbidden(f"Only administrators can sort servers by {key}")
     directions = request.query_params.getlist("sort_dir")
     for direction in directions:
         if direction not in {"asc", "desc"}:
