@@ -333,6 +333,37 @@ def test_rebuild(admin: Session, agent: ComputeAgent, server: dict[str, Any]) ->
     assert "user_data" in admin.refused(400, "POST", path, {"rebuild": asked}, "2.56")
 
 
+def bootable(session: Session, **attributes: str) -> str:
+    """A new active image; its id."""
+    plain = {"name": "i", "container_format": "bare", "disk_format": "raw"}
+    image_id = str(session.post("/image/v2/images", plain | attributes)["id"])
+    binary = {"Content-Type": "application/octet-stream"}
+    uploaded = session.call("PUT", f"/image/v2/images/{image_id}/file", data=b"x", headers=binary)
+    assert uploaded.status_code == 204, uploaded.text
+    return image_id
+
+
+def test_kernel_and_ramdisk_count_if_they_are_images_that_the_project_sees(
+    cloud: Cloud, admin: Session, agent: ComputeAgent
+) -> None:
+    agent.heartbeat()
+    user = cloud.member("kira")
+    own, public, foreign = bootable(user), bootable(admin, visibility="public"), bootable(admin)
+    for given, taken in (
+        ((own, public), (own, public)),
+        ((own.upper(), foreign), (own, "")),
+        (("x" * 300, str(uuid.uuid4())), ("", "")),
+        (("\x00", ""), ("", "")),
+    ):
+        image = bootable(user, kernel_id=given[0], ramdisk_id=given[1])
+        made = create(user, None, imageRef=bootable(user))
+        agent.report(made["id"])
+        assert act(user, made, {"rebuild": {"imageRef": image}}) == 202
+        for server_id in (create(user, None, imageRef=image)["id"], made["id"]):
+            shown = show(admin, server_id)
+            assert (shown["OS-EXT-SRV-ATTR:kernel_id"], shown["OS-EXT-SRV-ATTR:ramdisk_id"]) == taken
+
+
 def test_instance_actions_and_password(admin: Session, server: dict[str, Any]) -> None:
     act(admin, server, {"os-stop": None})
     actions = admin.get(f"{SERVERS}/{server['id']}/os-instance-actions", V)["instanceActions"]

@@ -40,6 +40,8 @@ class _Resolved:
 
     flavor: Flavor
     image: Image | None
+    kernel_id: str | None
+    ramdisk_id: str | None
     keypair: Keypair | None
     nics: list[NicAsked]
     security_groups: list[dict[str, str]]
@@ -76,8 +78,8 @@ def create_servers(
 
 def image_for_server(session: Session, image_id: str, asker: Asker, flavor: Mapping[str, Any]) -> Image:
     """The image, if this project may boot from it and the flavor is large enough. Raises BadRequest."""
-    image = session.get(Image, image_id)
-    if image is None or not (asker.is_admin or image.owner == asker.project_id or image.visibility in _FOR_EVERYBODY):
+    image = _visible_image(session, image_id, asker)
+    if image is None:
         raise BadRequest("imageRef", "imageRef: Can not find requested image")
     if image.status != "active":
         raise BadRequest("imageRef", f"imageRef: Image {image_id} is not active.")
@@ -86,6 +88,17 @@ def image_for_server(session: Session, image_id: str, asker: Asker, flavor: Mapp
     if flavor["disk"] and image.min_disk_gib > flavor["disk"]:
         raise BadRequest("flavorRef", "flavorRef: Flavor's disk is smaller than the minimum size of the image.")
     return image
+
+
+def part_of_image(session: Session, image: Image, name: str, asker: Asker) -> str | None:
+    """The id in the image's property `kernel_id` or `ramdisk_id`. Any text can be there: only the UUID of an image that
+    this project may boot from counts.
+    """
+    try:
+        part = _visible_image(session, str(uuid.UUID(image.properties.get(name, ""))), asker)
+    except ValueError:
+        return None
+    return part.id if part else None
 
 
 def image_block_devices(image_id: str | None, flavor: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,6 +121,13 @@ def image_block_devices(image_id: str | None, flavor: Mapping[str, Any]) -> list
 _FOR_EVERYBODY = frozenset({"public", "community"})
 
 
+def _visible_image(session: Session, image_id: str, asker: Asker) -> Image | None:
+    image = session.get(Image, image_id)
+    if image is None or not (asker.is_admin or image.owner == asker.project_id or image.visibility in _FOR_EVERYBODY):
+        return None
+    return image
+
+
 def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now: datetime) -> _Resolved:
     flavor = _flavor(session, new.flavor_id, asker)
     image = image_for_server(session, new.image_id, asker, flavor.embedded()) if new.image_id else None
@@ -115,6 +135,8 @@ def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now
     return _Resolved(
         flavor=flavor,
         image=image,
+        kernel_id=part_of_image(session, image, "kernel_id", asker) if image else None,
+        ramdisk_id=part_of_image(session, image, "ramdisk_id", asker) if image else None,
         keypair=_keypair(session, asker.user_id, new.key_name),
         nics=resolve_nics(session, caller, new.nics, project_id=asker.project_id, optional=new.nics_optional),
         security_groups=[{"id": group.id, "name": group.name} for group in groups],
@@ -156,7 +178,6 @@ def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: dateti
     name = nth(new.name, index, new.max_count)
     hostname = nth(new.hostname, index, new.max_count) if new.hostname else hostname_from(name, server_id)
     flavor = found.flavor.embedded()
-    image_properties: Mapping[str, Any] = found.image.properties if found.image else {}
     return Server(
         id=server_id,
         project_id=asker.project_id,
@@ -178,8 +199,8 @@ def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: dateti
         config_drive=new.config_drive,
         launch_index=index,
         root_device_name=ROOT_DEVICE,
-        kernel_id=image_properties.get("kernel_id") or None,
-        ramdisk_id=image_properties.get("ramdisk_id") or None,
+        kernel_id=found.kernel_id,
+        ramdisk_id=found.ramdisk_id,
         block_devices=image_block_devices(found.image.id if found.image else None, flavor),
         devices=[],
         dedicated_cpus=[],

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from openimds.resources import compute as nouns
 from openimds.resources.compute import Asker
 from openimds.resources.errors import BadRequest, Conflict
-from openimds.store.compute.creation import image_block_devices, image_for_server
+from openimds.store.compute.creation import image_block_devices, image_for_server, part_of_image
 from openimds.store.compute.records import VM_STATES, server_records
 from openimds.store.compute.servers import note_action, unlocked_server
 from openimds.store.ec2_ids import IMAGE, assign_ec2_number
@@ -94,8 +94,8 @@ def _check(row: Server, action: str, states: set[str], *, while_busy: bool = Fal
 def _take_image(session: Session, row: Server, image_id: str, asker: Asker) -> None:
     image = image_for_server(session, image_id, asker, row.flavor)
     row.image_id = image.id
-    row.kernel_id = image.properties.get("kernel_id") or None
-    row.ramdisk_id = image.properties.get("ramdisk_id") or None
+    row.kernel_id = part_of_image(session, image, "kernel_id", asker)
+    row.ramdisk_id = part_of_image(session, image, "ramdisk_id", asker)
     row.block_devices = image_block_devices(image.id, row.flavor)
     for known in (row.image_id, row.kernel_id, row.ramdisk_id):
         if known:
