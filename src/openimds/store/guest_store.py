@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 
 import msgspec
 
@@ -25,6 +26,17 @@ _PORTS = Query(
     ("p.id", "p.attached_id", "p.project_id", "p.network_id"),
     "ip_allocations a JOIN ports p ON p.id = a.port_id"
     " WHERE a.ip_address = :address AND SUBSTR(p.attached_owner, 1, 8) = 'compute:'",
+)
+_HOLDERS = Query(
+    ("p.id", "p.attached_id", "p.network_id"),
+    "ip_allocations a JOIN ports p ON p.id = a.port_id LEFT JOIN servers v ON v.id = p.attached_id"
+    " WHERE a.ip_address = :address AND SUBSTR(p.attached_owner, 1, 8) = 'compute:'"
+    " AND (v.id IS NULL OR v.project_id = p.project_id)",
+)
+_OPERATORS_SUBNETS = Query(
+    ("s.network_id", "s.cidr"),
+    "subnets s JOIN networks n ON n.id = s.network_id"
+    " WHERE s.ip_version = :version AND (n.shared OR n.external OR n.provider_network_type <> 'local')",
 )
 _IMPORTED = Query(
     ("id", "project_id", "imported_document"),
@@ -77,11 +89,17 @@ class GuestStore:
         return self.instances(ids)
 
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]:
-        """Every instance that has this fixed IP on some network: more than one is nobody's identity."""
+        """Every instance that has this fixed IP on some network: more than one identifies none of them.
+
+        Members choose the addresses on their own networks. If an operator's network contains the address, only ports on
+        operators' networks count. A port of another project than its instance's never counts.
+        """
         with self._database.read() as transaction:
-            ports = sorted(transaction.rows(_PORTS, address=address))
-            imported = [port.instance_id for port in _imported_ports(transaction, address, None)]
-        return tuple(dict.fromkeys([*(server_id for _id, server_id, *_rest in ports), *imported]))
+            networks = _operators_networks(transaction, address)
+            ports = sorted(transaction.rows(_HOLDERS, address=address))
+            held = [server_id for _id, server_id, network in ports if networks is None or network in networks]
+            imported = [port.instance_id for port in _imported_ports(transaction, address, networks)]
+        return tuple(dict.fromkeys([*held, *imported]))
 
     def ports_by_provider(self, provider_id: str, address: str) -> tuple[AskingPort, ...] | None:
         """The ports with this address on the networks that the provider serves; None when it serves none."""
@@ -136,6 +154,16 @@ def _assign_ec2_number(transaction: Transaction, kind: str, object_id: str) -> N
         kind=kind,
         object_id=object_id,
     )
+
+
+def _operators_networks(transaction: Transaction, address: str) -> set[str] | None:
+    """The networks whose attributes only operators can set: shared, external, not `local`. None if no subnet of them
+    contains the address.
+    """
+    subnets = transaction.rows(_OPERATORS_SUBNETS, version=6 if ":" in address else 4)
+    if not any(ip_address(address) in ip_network(cidr) for _network, cidr in subnets):
+        return None
+    return {network_id for network_id, _cidr in subnets}
 
 
 def _imported_ports(transaction: Transaction, address: str, networks: set[str] | None) -> Iterator[AskingPort]:

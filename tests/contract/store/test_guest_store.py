@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from tests.unit.store.test_instances import IMPORTED, PORT, SECOND_PORT, SERVER
+from tests.unit.store.test_instances import IMPORTED, PORT, SECOND_PORT, SERVER, TIMES
 from tests.unit.store.test_instances import filled as fill
 
 from openimds.resources.errors import StoreUnavailable
@@ -13,6 +15,8 @@ from openimds.store.database import Database
 from openimds.store.engine import Store, utc_now
 from openimds.store.instance_changes import InstanceChanges
 from openimds.store.instances import AskingPort, InstanceStore
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.models.revisions import Change
 from openimds.store.models.servers import Server
 from openimds.store.schema_version import is_newest
@@ -75,6 +79,67 @@ def test_who_has_an_address(instances: InstanceStore) -> None:
     assert instances.instance_ids_by_address("10.9.9.%") == ()
     assert instances.ports_by_provider("lb-1", "10.0.0.6") == (AskingPort(SERVER, "p1"),)
     assert instances.ports_by_provider("lb-2", "10.0.0.6") is None
+
+
+def _add_network(store: Store, name: str, cidr: str, address: str, instance_id: str, **attributes: Any) -> None:
+    """A network `name` with a subnet, and on it a port of the project `name` that the instance has."""
+    with store.write() as session:
+        session.add(Network(id=name, project_id=name, **attributes, **TIMES))
+        session.flush()
+        version = 6 if ":" in cidr else 4
+        subnet = {"network_id": name, "project_id": name, "allocation_pools": [], **TIMES}
+        session.add(Subnet(id=name, ip_version=version, cidr=cidr, **subnet))
+        session.flush()
+        allocation = IPAllocation(subnet_id=name, ip_address=address, network_id=name)
+        attached = {"attached_owner": "compute:nova", "attached_id": instance_id}
+        port = {"id": name, "network_id": name, "project_id": name, "mac_address": "fa:16:3e:00:00:77"}
+        session.add(Port(**port, fixed_ips=[allocation], **attached, **TIMES))
+
+
+OPERATORS_NETWORKS: list[dict[str, Any]] = [
+    {"shared": True},
+    {"external": True},
+    {"provider_network_type": "flat", "provider_physical_network": "physnet1"},
+]
+
+
+class TestAddressWithoutProxy:
+    @pytest.mark.parametrize("attributes", OPERATORS_NETWORKS)
+    @pytest.mark.parametrize("cidr", ["10.0.0.0/16", "10.0.0.4/30"])
+    def test_only_ports_on_operators_networks_count(
+        self, store: Store, instances: InstanceStore, attributes: dict[str, Any], cidr: str
+    ) -> None:
+        instances.import_instances({"instances": [_imported_on("10.0.0.5", "elsewhere")]})
+        assert instances.instance_ids_by_address("10.0.0.5") == (SERVER, IMPORTED["uuid"])
+        _add_network(store, "operator", cidr, "10.0.0.7", "other", **attributes)
+        assert instances.instance_ids_by_address("10.0.0.5") == ()
+        assert instances.instance_ids_by_address("10.0.0.7") == ("other",)
+        instances.import_instances({"instances": [_imported_on("10.0.0.5", "operator")]})
+        assert instances.instance_ids_by_address("10.0.0.5") == (IMPORTED["uuid"],)
+
+    @pytest.mark.parametrize("attributes", OPERATORS_NETWORKS)
+    def test_address_outside_operators_networks_counts_on_every_network(
+        self, store: Store, instances: InstanceStore, attributes: dict[str, Any]
+    ) -> None:
+        _add_network(store, "operator", "192.0.2.0/24", "192.0.2.9", "other", **attributes)
+        _add_network(store, "operator6", "2001:db8:1::/64", "2001:db8:1::9", "other", **attributes)
+        assert instances.instance_ids_by_address("10.0.0.5") == (SERVER,)
+        assert instances.instance_ids_by_address("2001:db8::5") == (SERVER,)
+        assert instances.instance_ids_by_address("2001:db8:1::9") == ("other",)
+
+    def test_network_of_a_member_counts_as_any_other(self, store: Store, instances: InstanceStore) -> None:
+        _add_network(store, "member", "10.0.0.0/24", "10.0.0.5", "other")
+        assert set(instances.instance_ids_by_address("10.0.0.5")) == {SERVER, "other"}
+
+    def test_port_of_another_project_than_its_instance_does_not_count(
+        self, store: Store, instances: InstanceStore
+    ) -> None:
+        _add_network(store, "forger", "10.5.0.0/24", "10.5.0.5", SERVER)
+        assert instances.instance_ids_by_address("10.5.0.5") == ()
+
+
+def _imported_on(address: str, network_id: str) -> dict[str, Any]:
+    return IMPORTED | {"neutron_ports": [{"network_id": network_id, "fixed_ips": [{"ip_address": address}]}]}
 
 
 def test_a_password_is_a_change_of_its_server(store: Store, instances: InstanceStore) -> None:
