@@ -17,7 +17,7 @@ from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
 from openimds.store.image_data import Upload, remove_data
-from openimds.store.models.images import Image
+from openimds.store.models.images import DeletedImage, Image
 
 LISTED_TO_ALL = ("public",)
 SHOWN_TO_ALL = ("public", "community")
@@ -52,17 +52,19 @@ class ImageStore:
             return image_value(_visible(session, image_id, asker))
 
     def create(self, fields: Mapping[str, Any], image_id: str | None, asker: Asker) -> nouns.Image:
-        """`fields`: columns. Raises Conflict for an id that is taken."""
+        """`fields`: columns. Raises Conflict for an id that an image has or had."""
         now = utc_now()
         row = Image(id=image_id or str(uuid.uuid4()), status="queued", created_at=now, updated_at=now, **fields)
         _check_publicity(row, asker)
         try:
             with self._store.write() as session:
+                if session.get(DeletedImage, row.id) is not None:
+                    raise _taken(row.id)
                 session.add(row)
                 session.flush()
                 assign_ec2_number(session, IMAGE, row.id)
         except IntegrityError as error:
-            raise Conflict(f"Image ID {row.id} already exists!") from error
+            raise _taken(row.id) from error
         return image_value(row)
 
     def update(self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], asker: Asker) -> nouns.Image:
@@ -83,6 +85,7 @@ class ImageStore:
             row = _own(session, image_id, asker)
             if row.protected:
                 raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
+            session.add(DeletedImage(id=row.id, deleted_at=utc_now()))
             session.delete(row)
         remove_data(self._dir, image_id)
 
@@ -133,6 +136,10 @@ def image_value(row: Image) -> nouns.Image:
         created_at=row.created_at,
         updated_at=row.updated_at,
     )
+
+
+def _taken(image_id: str) -> Conflict:
+    return Conflict(f"Image ID {image_id} already exists!")
 
 
 def _visible(session: Session, image_id: str, asker: Asker) -> Image:

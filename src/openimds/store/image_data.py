@@ -48,14 +48,14 @@ class Upload:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-            self._part.replace(self._dir / self._image_id)
         except OSError as error:
             raise self._unavailable(error) from error
         with self._store.write() as session:
             row = session.get(Image, self._image_id)
-            if row is None:
-                remove_data(self._dir, self._image_id)
+            if row is None or row.status != "saving":
+                self._part.unlink(missing_ok=True)
                 raise NotFound(f"Image {self._image_id} was deleted while its data was uploaded.")
+            self._publish()
             row.status = "active"
             row.size_bytes = self._size
             row.checksum = self._checksum.hexdigest()
@@ -72,6 +72,13 @@ class Upload:
             row = session.get(Image, self._image_id)
             if row is not None and row.status == "saving":
                 row.status = "queued"
+
+    def _publish(self) -> None:
+        """Under the write lock, so that the file is the data of the image whose row becomes active."""
+        try:
+            self._part.replace(self._dir / self._image_id)
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def _unavailable(self, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(

@@ -12,6 +12,12 @@ import requests
 from tests.contract.control.stage import Cloud, Session
 from tests.waiting import HANG_SECONDS
 
+from openimds.resources.compute import Asker
+from openimds.resources.errors import NotFound
+from openimds.store.engine import utc_now
+from openimds.store.image import ImageStore
+from openimds.store.models.images import Image
+
 IMAGES = "/image/v2/images"
 PATCH = "application/openstack-images-v2.1-json-patch"
 DATA = bytes(range(256)) * 1000
@@ -57,6 +63,36 @@ def test_an_image_s_life(cloud: Cloud, user: Session) -> None:
     assert user.call("DELETE", f"{IMAGES}/{image['id']}").status_code == 204
     user.refused(404, "GET", f"{IMAGES}/{image['id']}")
     assert not (cloud.state / "images" / image["id"]).exists()
+
+
+def test_id_of_a_deleted_image_is_not_taken_again(cloud: Cloud, admin: Session, user: Session) -> None:
+    public = make(admin, visibility="public")["id"]
+    assert admin.call("DELETE", f"{IMAGES}/{public}").status_code == 204
+    for session in (user, admin):
+        for spelled in (public, public.upper(), public.replace("-", "")):
+            refused = session.refused(409, "POST", IMAGES, {"id": spelled, "name": "i1", "visibility": "community"})
+            assert refused == f"Image ID {public} already exists!"
+    admin.refused(404, "GET", f"{IMAGES}/{public}")
+
+
+def test_upload_of_a_deleted_image_activates_no_image(cloud: Cloud, user: Session) -> None:
+    """Its data has no image, even if one with the same id came from elsewhere into the database."""
+    image_id = make(user)["id"]
+    asker = Asker(user_id=user.user_id, project_id=user.project_id, request_id="r")
+    images = ImageStore(cloud.store, cloud.state / "images")
+    begun = images.begin_upload(image_id, asker)
+    begun.write(b"evil")
+    images.delete(image_id, asker)
+    with cloud.store.write() as session:
+        now = utc_now()
+        session.add(Image(id=image_id, owner=user.project_id, status="active", created_at=now, updated_at=now))
+    data = cloud.state / "images" / image_id
+    data.write_bytes(b"good")
+    with pytest.raises(NotFound, match="was deleted while its data was uploaded"):
+        begun.finish()
+    begun.abort()
+    assert user.call("GET", f"{IMAGES}/{image_id}/file").content == b"good"
+    assert [path.name for path in data.parent.glob(f"{image_id}*")] == [image_id]
 
 
 def test_changes(user: Session) -> None:

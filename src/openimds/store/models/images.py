@@ -34,3 +34,11 @@ class Image(Base):
     tags: Mapped[list[Any]] = mapped_column(default=list)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
+
+
+class DeletedImage(Base):
+    """The id of a deleted image. Scripts and servers refer to images by their ids, so no other image gets one of these."""
+
+    __tablename__ = "deleted_images"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    deleted_at: Mapped[datetime]
