@@ -319,6 +319,24 @@ def test_update_lock_and_security_groups(cloud: Cloud, agent: ComputeAgent) -> N
     assert user.call("DELETE", f"{SERVERS}/{server['id']}").status_code == 204
 
 
+def test_owner_cannot_unlock_what_an_administrator_locked(cloud: Cloud, admin: Session, agent: ComputeAgent) -> None:
+    user = cloud.member("lola")
+    server = create(user, None)
+    path = f"{SERVERS}/{server['id']}"
+    assert act(user, server, {"lock": None}) == 202
+    assert act(admin, server, {"unlock": None}) == 202  # an administrator unlocks every lock
+    assert act(user, server, {"lock": None}) == 202
+    assert act(admin, server, {"lock": None}) == 202
+    assert act(user, server, {"lock": None}) == 202  # changes nothing
+    assert "administrator" in user.refused(403, "POST", f"{path}/action", {"unlock": None})
+    assert show(user, server["id"])["locked"] is True
+    user.refused(409, "DELETE", path)
+    assert act(admin, server, {"unlock": None}) == 202
+    assert act(user, server, {"lock": None}) == 202
+    assert act(user, server, {"unlock": None}) == 202
+    assert user.call("DELETE", path).status_code == 204
+
+
 def test_rebuild(admin: Session, agent: ComputeAgent, server: dict[str, Any]) -> None:
     image = server["image"]["id"]
     asked = {"imageRef": image, "name": "again", "user_data": base64.b64encode(b"two").decode(), "metadata": {"x": "y"}}

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from openimds.resources import compute as nouns
 from openimds.resources.caller import Caller
 from openimds.resources.compute import Asker
-from openimds.resources.errors import Conflict, NotFound
+from openimds.resources.errors import Conflict, Forbidden, NotFound
 from openimds.store.compute.creation import create_servers
 from openimds.store.compute.nics import (
     interface_value,
@@ -29,6 +29,9 @@ from openimds.store.engine import Store, utc_now
 from openimds.store.models.ports import SecurityGroup
 from openimds.store.models.servers import Server, ServerAction, ServerConsole, ServerPassword
 from openimds.store.network.ports import ports_of_device
+
+LOCKED_BY_OWNER = "owner"
+LOCKED_BY_ADMIN = "admin"
 
 
 class Servers:
@@ -93,10 +96,21 @@ class Servers:
             session.delete(row)
 
     def set_locked(self, server_id: str, locked: bool, asker: Asker) -> None:
+        """As Nova: the owner's lock of a locked server changes nothing. Raises Forbidden for the owner's unlock of an
+        administrator's lock.
+        """
         with self._store.write() as session:
             row = own_server(session, server_id, asker)
+            is_owner = row.project_id == asker.project_id
+            if locked and row.locked and is_owner:
+                return
+            if not locked and row.locked_by == LOCKED_BY_ADMIN and not asker.is_admin:
+                raise Forbidden(
+                    f"Instance {server_id} is locked by an administrator: only an administrator unlocks it."
+                )
             note_action(session, row, "lock" if locked else "unlock", asker)
             row.locked = locked
+            row.locked_by = (LOCKED_BY_OWNER if is_owner else LOCKED_BY_ADMIN) if locked else None
 
     # NICs ---------------------------------------------------------------------------------------------------------
 

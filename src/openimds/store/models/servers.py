@@ -62,6 +62,8 @@ class Server(Watched, Base):
     access_ip_v6: Mapped[str | None] = mapped_column(String(64))
     tags: Mapped[list[Any]] = mapped_column(default=list)
     locked: Mapped[bool] = mapped_column(default=False)
+    locked_by: Mapped[str | None] = mapped_column(String(8))
+    """`owner`: a caller of the server's project. `admin`: an administrator of another one."""
     host: Mapped[str] = mapped_column(NAME, default="")
     driver: Mapped[str] = mapped_column(String(16), default="netns")
     status: Mapped[str] = mapped_column(String(32), default="BUILD")
