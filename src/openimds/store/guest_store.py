@@ -17,7 +17,7 @@ from openimds.store.statements import Query
 
 PROVIDER_TAG = "metadata-provider="
 """A subnet with the tag `metadata-provider=lb-1` is served by the metadata provider `lb-1`. Neutron's plug-ins with
-such providers keep this as `advanced_service_providers` of the subnet."""
+such providers keep this as `advanced_service_providers` of the subnet. Only administrators and services change it."""
 
 AT_ONCE = 250
 """So many instances one read is of: with their user data, which may be 64 KiB, they are in memory several times."""

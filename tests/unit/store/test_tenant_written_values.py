@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,17 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from structlog.testing import capture_logs
 
 from openimds.store import schema
 from openimds.store.engine import Store
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "shared": {"shared": True},
+    "external": {"external": True},
+    "flat": {"provider_network_type": "flat"},
+}
 
 
 @pytest.fixture
@@ -21,6 +30,11 @@ def old_store(tmp_path: Path) -> Iterator[Store]:
         command.upgrade(schema._config(connection), "0003")
         add(connection, "servers", id="locked", locked=True)
         add(connection, "servers", id="open", locked=False)
+        for network, attributes in NETWORKS.items():
+            add(connection, "networks", id=network, **{"provider_network_type": "local"} | attributes)
+            tags = json.dumps(["a", f"metadata-provider=of-{network}"])
+            add(connection, "subnets", id=f"subnet of {network}", network_id=network, project_id="p1", tags=tags)
+        add(connection, "subnets", id="untagged", network_id="plain", tags="[]")
         connection.commit()
     yield store
     store.close()
@@ -40,3 +54,15 @@ def test_earlier_locks_belong_to_the_owner(old_store: Store) -> None:
     with old_store.engine.connect() as connection:
         locks = connection.execute(sa.text("SELECT id, locked_by FROM servers")).all()
     assert {row.id: row.locked_by for row in locks} == {"locked": "owner", "open": None}
+
+
+def test_provider_tags_that_members_could_set_are_logged(old_store: Store) -> None:
+    with capture_logs() as logs:
+        schema.upgrade(old_store)
+        schema.upgrade(old_store)
+    (found,) = [entry for entry in logs if entry["event"] == "metadata provider tag found on a network of a project"]
+    assert (found["subnet_id"], found["project_id"], found["tag"]) == (
+        "subnet of plain",
+        "p1",
+        "metadata-provider=of-plain",
+    )

@@ -152,6 +152,8 @@ class NetworkStore:
         with self._store.write(now) as session:
             row = find_own(session, caller, COLLECTIONS[kind].model, resource_id)
             tags = list(dict.fromkeys(change(list(row.tags))))
+            if kind == "subnet":
+                subnets.check_tags(caller, row.tags, tags)
             if tags != row.tags:
                 row.tags = tags
                 row.updated_at = now

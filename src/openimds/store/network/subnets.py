@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
-from openimds.resources.errors import BadRequest, Conflict
+from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.store.guest_store import PROVIDER_TAG
 from openimds.store.models.networks import Network, Subnet
 from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.network import addresses, allocation
@@ -27,8 +28,9 @@ LONGEST_DHCP_PREFIX = {4: 30, 6: 126}
 
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Subnet:
-    """Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, ipv6 modes), Conflict."""
+    """Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, ipv6 modes), Conflict, Forbidden."""
     network = find_own(session, caller, Network, attributes["network_id"])
+    check_tags(caller, (), attributes.get("tags") or ())
     net = ip_network(attributes["cidr"])
     version = attributes.get("ip_version", net.version)
     _check_versions(attributes, net, version)
@@ -106,6 +108,17 @@ def delete(session: Session, caller: Caller, subnet_id: str, now: datetime) -> N
     network.subnets.remove(subnet)
     session.delete(subnet)
     session.flush()
+
+
+def check_tags(caller: Caller, before: Sequence[str], after: Sequence[str]) -> None:
+    """Raises Forbidden if a caller other than an administrator or a service changes which metadata providers serve the
+    subnet.
+    """
+    changed = sorted(tag for tag in {*before} ^ {*after} if tag.startswith(PROVIDER_TAG))
+    if changed and not caller.is_admin:
+        raise Forbidden(
+            f"tags: only an administrator may add or remove {', '.join(changed)}.", kind="PolicyNotAuthorized"
+        )
 
 
 def _holds(row: IPAllocation, subnet: Subnet) -> bool:

@@ -243,6 +243,53 @@ def test_tags(member: Any, net: Any) -> None:
     assert member.put(f"/routers/{router['id']}/tags", {"tags": ["x"]}) == {"tags": ["x"]}
 
 
+PROVIDER = "metadata-provider=lb-1"
+
+
+class TestProviderTags:
+    def test_members_cannot_add_one(self, member: Any, net: Any) -> None:
+        body = {"network_id": net["network"]["id"], "cidr": "10.9.0.0/24", "tags": ["a", PROVIDER]}
+        path = f"/subnets/{net['subnet']['id']}/tags"
+        answers = (
+            member.post("/subnets", {"subnet": body}, 403),
+            member.post("/subnets", {"subnets": [{**body, "tags": []}, {**body, "cidr": "10.8.0.0/24"}]}, 403),
+            member.put(path, {"tags": [PROVIDER]}, 403),
+            member.post(path, {"tags": [PROVIDER]}, 403),
+            member.put(f"{path}/metadata-provider%3Dlb-1", None, 403),
+        )
+        assert {answer["NeutronError"]["type"] for answer in answers} == {"PolicyNotAuthorized"}
+        assert [subnet["tags"] for subnet in member.get("/subnets")["subnets"]] == [[]]
+
+    def test_members_keep_one(self, member: Any, operator: Any, net: Any) -> None:
+        path = f"/subnets/{net['subnet']['id']}/tags"
+        operator.put(f"{path}/metadata-provider%3Dlb-1", None, 201)
+        for answer in (
+            member.put(path, {"tags": ["a"]}, 403),
+            member.put(path, {"tags": ["metadata-provider=lb-2"]}, 403),
+            member.put(path, {"tags": [PROVIDER, "metadata-provider=lb-2"]}, 403),
+            member.delete(f"{path}/metadata-provider%3Dlb-1", 403),
+            member.delete(path, 403),
+        ):
+            assert answer["NeutronError"]["type"] == "PolicyNotAuthorized"
+        assert member.put(path, {"tags": ["a", PROVIDER]}) == {"tags": ["a", PROVIDER]}
+        assert member.post(path, {"tags": ["b", PROVIDER]}, 201) == {"tags": ["a", PROVIDER, "b"]}
+        member.delete(f"{path}/a")
+        assert member.get(path) == {"tags": [PROVIDER, "b"]}
+
+    def test_administrators_and_services_set_them(self, operator: Any, agent: Any, net: Any) -> None:
+        path = f"/subnets/{net['subnet']['id']}/tags"
+        for number, caller in enumerate((operator, agent)):
+            cidr = f"10.{number + 1}.0.0/24"
+            made = caller.make("subnet", network_id=net["network"]["id"], cidr=cidr, tags=[PROVIDER])
+            assert made["tags"] == [PROVIDER]
+            assert caller.put(path, {"tags": [PROVIDER]}) == {"tags": [PROVIDER]}
+            caller.delete(path)
+
+    def test_members_tag_other_resources_so(self, member: Any, net: Any) -> None:
+        path = f"/networks/{net['network']['id']}/tags"
+        assert member.put(path, {"tags": [PROVIDER]}) == {"tags": [PROVIDER]}
+
+
 def test_floating_ips(member: Any, operator: Any, net: Any) -> None:
     public = operator.make("network", name="public", **{"router:external": True})
     operator.make("subnet", network_id=public["id"], cidr="203.0.113.0/24", enable_dhcp=False)
