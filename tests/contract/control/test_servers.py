@@ -393,6 +393,31 @@ def test_instance_actions_and_password(admin: Session, server: dict[str, Any]) -
     assert admin.call("DELETE", path).status_code == 204
 
 
+def test_hostname_of_another_projects_port_is_no_dns_name(cloud: Cloud, admin: Session, agent: ComputeAgent) -> None:
+    """Neither at the boot nor at a later attachment. The server gets its ports without a name."""
+    agent.heartbeat()
+    shared = admin.post("/network/v2.0/networks", {"network": {"name": "names", "shared": True}})["network"]
+    subnet = {"network_id": shared["id"], "cidr": "10.23.0.0/24", "ip_version": 4}
+    admin.post("/network/v2.0/subnets", {"subnet": subnet})
+    victim, other = cloud.member("vera"), cloud.member("otis")
+
+    def names(session: Session, server: dict[str, Any]) -> list[str]:
+        ports = session.get(f"/network/v2.0/ports?device_id={server['id']}")["ports"]
+        return [port["dns_name"] for port in ports]
+
+    assert names(victim, create(victim, shared, name="db")) == ["db"]
+    made = create(other, shared, name="DB")
+    assert names(other, made) == [""]
+    agent.report(made["id"])
+    attach = {"interfaceAttachment": {"net_id": shared["id"]}}
+    other.post(f"{SERVERS}/{made['id']}/os-interface", attach, V)
+    assert names(other, made) == ["", ""]
+    assert names(victim, create(victim, shared, name="db")) == ["db"]
+    assert names(other, create(other, shared, name="localhost")) == [""]
+    assert names(other, create(other, shared, name="host-10-23-0-2")) == [""]
+    assert names(other, create(other, shared, name="web")) == ["web"]
+
+
 def test_port_of_another_project_cannot_be_attached(
     cloud: Cloud, admin: Session, agent: ComputeAgent, server: dict[str, Any]
 ) -> None:

@@ -19,6 +19,7 @@ from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Attachment
 from openimds.store.models.networks import Network
 from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.models.servers import Server
+from openimds.store.network import dns_names
 from openimds.store.network.finding import find
 from openimds.store.network.ports import attach_port, create_port, delete_port, detach_port, ports_of_device
 from openimds.store.network.security_groups import ensure_default
@@ -157,7 +158,7 @@ def _plug_one(session: Session, caller: Caller, server: Server, nic: NicAsked, n
     else:
         port = _new_port(session, caller, server, nic, now)
     attach_port(session, port, Attachment(owner, server.id), host=server.host)
-    if not port.dns_name:
+    if not port.dns_name and dns_names.is_usable(session, port, server.hostname):
         port.dns_name = server.hostname
     port.updated_at = now
     return port

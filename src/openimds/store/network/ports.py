@@ -31,7 +31,7 @@ from openimds.store.models.networks import Network, Subnet
 from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.models.routers import FloatingIP
 from openimds.store.models.servers import Server
-from openimds.store.network import allocation, port_policy, security_groups
+from openimds.store.network import allocation, dns_names, port_policy, security_groups
 from openimds.store.network.finding import find, find_own, find_owned, project_for
 
 MAC_BASE = "fa:16:3e"
@@ -71,7 +71,7 @@ def create_port(
     `attachment` is given by the calls that attach the port themselves. Without it only administrators and services can
     attach the port (`_set_by_operator`).
 
-    Raises NotFound (network), BadRequest (fixed_ips, mac_address …), Conflict (address or MAC in use, pools exhausted,
+    Raises NotFound (network), BadRequest (fixed_ips, dns_name …), Conflict (address, MAC or name in use, pools exhausted,
     device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
     """
     network = find(session, caller, Network, attributes["network_id"])
@@ -103,6 +103,7 @@ def create_port(
     session.flush()
     wanted = attributes.get("fixed_ips")
     allocation.assign(session, port, allocation.choose(session, port, network.subnets, wanted))
+    dns_names.check(session, port)
     port.provisioning = _entities(session, port)
     return port
 
@@ -114,6 +115,7 @@ def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapp
     port_policy.check_update(caller, network, port, attributes)
     port_policy.check_device(session, caller, port.project_id, attributes)
     binding, addressing, device = _binding(port), _addressing(port), (port.device_owner, port.device_id)
+    dns_name = port.dns_name
     _set_columns(port, attributes)
     if caller.is_admin and (port.device_owner, port.device_id) != device:
         _record(port, _set_by_operator(session, caller, port))
@@ -127,6 +129,9 @@ def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapp
     if "fixed_ips" in attributes:
         gone = _change_addresses(session, port, network, attributes["fixed_ips"])
         free_floating_ips(session, port.id, now, gone)
+        dns_names.check_meaning(port)
+    if port.dns_name != dns_name:
+        dns_names.check(session, port)
     if _binding(port) != binding or (port.provisioning and _addressing(port) != addressing):
         restart_provisioning(session, port)
     if session.is_modified(port):

@@ -269,6 +269,71 @@ class TestRights:
             operator.make("network", name="nobodys")
 
 
+class TestDnsNames:
+    @pytest.fixture
+    def shared(self, operator: Any) -> str:
+        """A network that all projects use."""
+        network = operator.make("network", name="shared", shared=True, project_id="op")["id"]
+        operator.make("subnet", network_id=network, cidr="10.0.0.0/24", project_id="op")
+        operator.make("subnet", network_id=network, cidr="2001:db8::/64", project_id="op")
+        return str(network)
+
+    @pytest.mark.parametrize("spelling", ["db", "DB", "db."])
+    def test_name_of_another_projects_port_is_a_conflict(
+        self, cloud: Any, stranger: Any, operator: Any, shared: str, spelling: str
+    ) -> None:
+        victim = cloud.make("port", network_id=shared, dns_name="db")
+        with pytest.raises(Conflict, match="dns_name"):
+            stranger.make("port", network_id=shared, dns_name=spelling)
+        other = stranger.make("port", network_id=shared, dns_name="web")
+        for caller in (stranger, operator):
+            with pytest.raises(Conflict, match="dns_name"):
+                caller.change("port", other["id"], dns_name=spelling)
+        assert stranger.show("port", other["id"])["dns_name"] == "web"
+        assert cloud.change("port", victim["id"], dns_name="db", name="x")["dns_name"] == "db"
+        cloud.change("port", victim["id"], dns_name="")
+        assert stranger.change("port", other["id"], dns_name=spelling)["dns_name"] == spelling
+
+    def test_own_ports_and_other_networks_may_have_it(self, cloud: Any, stranger: Any, shared: str) -> None:
+        cloud.make("port", network_id=shared, dns_name="db")
+        assert cloud.make("port", network_id=shared, dns_name="db")["dns_name"] == "db"
+        network, _ = stranger.net("10.1.0.0/24")
+        assert stranger.make("port", network_id=network["id"], dns_name="db")["dns_name"] == "db"
+
+    @pytest.mark.parametrize(
+        "name",
+        ["localhost", "LOCALHOST", "wpad", "wpad.", "isatap", "host-10-0-0-2", "Host-10-0-0-2", "host-2001-db8--2"],
+    )
+    def test_names_that_mean_something_else_are_refused(
+        self, cloud: Any, operator: Any, shared: str, name: str
+    ) -> None:
+        for caller in (cloud, operator):
+            fixed = {"network_id": shared, "fixed_ips": [{"ip_address": "10.0.0.9"}], "project_id": "op"}
+            attributes = fixed if caller is operator else {"network_id": shared, "fixed_ips": []}
+            with pytest.raises(BadRequest) as caught:
+                caller.make("port", dns_name=name, **attributes)
+            assert caught.value.field == "dns_name"
+        port = cloud.make("port", network_id=shared, fixed_ips=[])
+        with pytest.raises(BadRequest) as caught:
+            cloud.change("port", port["id"], dns_name=name)
+        assert caught.value.field == "dns_name"
+
+    @pytest.mark.parametrize("name", ["host-1", "host-10-0-0", "host-a-b-c-d", "host", "host-10-0-0-256", "wpad2"])
+    def test_names_that_only_look_like_it_are_accepted(self, cloud: Any, shared: str, name: str) -> None:
+        assert cloud.make("port", network_id=shared, dns_name=name)["dns_name"] == name
+
+    def test_default_name_of_an_own_address_goes_with_the_address(self, cloud: Any) -> None:
+        network, _ = cloud.net("10.0.0.0/24")
+        cloud.make("subnet", network_id=network["id"], cidr="2001:db8::/64")
+        both = [{"ip_address": "10.0.0.9"}, {"ip_address": "2001:db8::5"}]
+        port = cloud.make("port", network_id=network["id"], fixed_ips=both, dns_name="host-10-0-0-9")
+        cloud.change("port", port["id"], dns_name="host-2001-db8--5")
+        with pytest.raises(BadRequest) as caught:
+            cloud.change("port", port["id"], fixed_ips=both[:1])
+        assert caught.value.field == "dns_name"
+        cloud.change("port", port["id"], fixed_ips=both[:1], dns_name="host-10-0-0-9")
+
+
 def test_security_groups_and_port_security(cloud: Any, stranger: Any) -> None:
     network, _ = cloud.net()
     mine = cloud.make("security_group", name="web")
