@@ -30,7 +30,7 @@ from openimds.identity.source import Address, guest_at
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance
-from openimds.resources.network import FixedIP, Port, Subnet
+from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Subnet
 from openimds.resources.touched import Touched
 from openimds.web.guest.freshness import Pace
 
@@ -63,6 +63,15 @@ def port(instance_id: str, mac: str, *addresses: str) -> Port:
     )
 
 
+def interface_subnet(port: Port) -> Subnet | None:
+    """The subnet of a router's interface, of the interface's own project."""
+    if port.device_owner != DEVICE_OWNER_ROUTER_INTERFACE:
+        return None
+    return Subnet(
+        id=port.fixed_ips[0].subnet_id, network_id=port.network_id, project_id=port.project_id, cidr="192.0.2.0/24"
+    )
+
+
 @dataclass
 class FakeMirror:
     """As client.mirror.Mirror; `hear` is the news' arrival."""
@@ -80,7 +89,8 @@ class FakeMirror:
         callback(self.now)
 
     def hear(self, *ports: Port) -> None:
-        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports})
+        subnets = {one.id: one for one in map(interface_subnet, ports) if one is not None}
+        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=subnets)
         for callback in self.callbacks:
             callback(self.now)
 
@@ -116,7 +126,7 @@ class FakeControl:
         return found
 
     def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
-        return []
+        return [one for one in map(interface_subnet, self.real) if one is not None]
 
     def mac_of(self, _network_id: str | None, _router_id: str | None, address: Address) -> str | None:
         """The neighbour table."""

@@ -8,7 +8,7 @@ from typing import Any
 import uvloop
 from tests.unit.daemons.direct_cloud import MAC_A, MAC_B, A, B, port
 
-from openimds.resources.network import Port
+from openimds.resources.network import FixedIP, Port
 
 NAME = "/latest/meta-data/hostname"
 A_AT_1 = port(A, MAC_A, "127.0.0.1")
@@ -21,6 +21,7 @@ def leg(network: str, router: str = "r1") -> Port:
         network_id=network,
         project_id="p1",
         mac_address="fa:16:3e:ff:ff:01",
+        fixed_ips=(FixedIP(f"s-{network}", "192.0.2.1"),),
         device_id=router,
         device_owner="network:router_interface",
     )
