@@ -20,14 +20,14 @@ from typing import Any
 from bench.host_changes import REPAIRS, REPAIRS_OF_A_KIND, all_notifications, repairs, until, wait_until_settled
 from bench.host_networks import NETWORKS, PORTS_PER_NETWORK, PREFIX, STATE, Place, put_network
 from bench.told_to_end import until_told_to_end
-from openimds.client.fake import PASSWORD, FakeControl
-from openimds.linux import netns
-from openimds.linux.cleanup import remove_everything
-from openimds.linux.insides import Insides
-from openimds.linux.ledger import Ledger
-from openimds.linux.windows import Windows
-from openimds.wiring.addresses import METADATA_IPV4
-from openimds.wiring.listeners import ListenAddress
+from openimds.client.testing import PASSWORD, FakeControl
+from openimds.linux.configure.cleanup import remove_everything
+from openimds.linux.configure.ownership import Ledger
+from openimds.linux.netns import netns
+from openimds.linux.netns.handles import Windows
+from openimds.linux.netns.probe import Insides
+from openimds.netconfig.addresses import METADATA_IPV4
+from openimds.netconfig.listener_file import ListenAddress
 
 BUILD_SECONDS = 200.0
 FURTHER_NETWORKS = 5

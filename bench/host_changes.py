@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bench.host_networks import NETWORKS, STATE, Place
-from openimds.linux import netns
-from openimds.linux.addresses import addresses
-from openimds.linux.heard_changes import RTMGRP_ALL, RTMGRP_LINK
-from openimds.linux.links import link_value
-from openimds.linux.programs import end_process, run
-from openimds.linux.rtnetlink import messages, opened
+from openimds.linux.monitor.netlink_events import RTMGRP_ALL, RTMGRP_LINK
+from openimds.linux.netlink.addresses import addresses
+from openimds.linux.netlink.links import link_value
+from openimds.linux.netlink.socket import messages, opened
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import end_process, run
 
 REPAIRS_OF_A_KIND = 3
 HEARD_BYTES = 8 << 20

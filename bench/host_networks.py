@@ -7,11 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from openimds.client.fake import FakeControl
-from openimds.linux import netns
-from openimds.linux.programs import is_alive, run
+from openimds.client.testing import FakeControl
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import is_alive, run
+from openimds.netconfig.dhcp_network import dhcp_device_id
 from openimds.resources.network import dhcp_namespace
-from openimds.wiring.dhcp_network import dhcp_device_id
 
 NETWORKS = int(os.environ.get("BENCH_NETWORKS", "1000"))
 """Fewer to try the benchmark itself."""

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 
 from bench.burst import PATHS
 from bench.storm_rows import GUESTS, Guest, bridge
-from openimds.linux.netns import CLONE_NEWNET
+from openimds.linux.netns.netns import CLONE_NEWNET
 
 ROUND_SECONDS = 90.0
 """The longest that all guests together may take."""

@@ -17,9 +17,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from openimds.linux.cleanup import remove_everything
+from openimds.linux.configure.cleanup import remove_everything
+from openimds.linux.configure.ownership import Ledger
 from openimds.linux.errors import WiringError
-from openimds.linux.ledger import Ledger
 
 MARK = "OPENIMDS_TEST_RUN"
 _janitors: list[Janitor] = []

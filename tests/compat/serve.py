@@ -27,9 +27,9 @@ if not __package__:  # run as a script: only the folder of this file is on the p
 
 from tests.compat.stage import CONFIGS, Stage
 
-from openimds.daemons.guest_worker import LIMITS
-from openimds.http.listen import ListenError, tcp_listener
-from openimds.http.server import GuestServer, Listener
+from openimds.http.server.server import GuestServer, Listener
+from openimds.http.sockets import ListenError, tcp_listener
+from openimds.programs.metadata_api.worker import LIMITS
 from openimds.resources.errors import OpenimdsError
 
 

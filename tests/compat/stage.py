@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from openimds.imds.authenticators import ByAddress, BySignature, Identification
+from openimds.imds.handler import GuestService
+from openimds.imds.instance_cache import Records
+from openimds.imds.session_tokens import TokenSettings
+from openimds.imds.vendordata import Target, Vendors
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.instance import Instance
 from openimds.resources.touched import Touched
 from openimds.resources.vendor import VendorAnswer
 from openimds.store.engine import Store
-from openimds.store.instances import AskingPort, InstanceStore
+from openimds.store.importer.store import AskingPort, InstanceStore
 from openimds.store.schema import upgrade
-from openimds.web.guest.asking import ByAddress, BySignature, Identification
-from openimds.web.guest.records import Records
-from openimds.web.guest.service import GuestService
-from openimds.web.guest.sessions import TokenSettings
-from openimds.web.guest.vendors import Target, Vendors
 
 CONFIGS = ("cache", "nocache", "dynvd", "direct")
 VENDOR_DATA = {"cloud": "peer-cloud", "n": 1}

@@ -10,10 +10,10 @@ from tests.compat.compare import Got, mismatch
 from tests.compat.recordings import Case, Expectations, load_cases, load_instances
 from tests.compat.stage import Stage
 
-from openimds.daemons.guest_worker import LIMITS
-from openimds.http.conversation import Conversation
-from openimds.http.rules import Refusal
-from openimds.web.guest.service import GuestService
+from openimds.http.server.limits import Refusal
+from openimds.http.server.request_parser import Conversation
+from openimds.imds.handler import GuestService
+from openimds.programs.metadata_api.worker import LIMITS
 
 CASES = load_cases()
 GROUPS = sorted({(case.config, case.group) for case in CASES})

@@ -11,9 +11,9 @@ from tests.compat.recordings import Case, Expectations, load_cases, load_instanc
 from tests.compat.stage import CONFIGS, Stage
 from tests.waiting import HANG_SECONDS
 
-from openimds.daemons.guest_worker import LIMITS
-from openimds.http.listen import tcp_listener
-from openimds.http.server import GuestServer, Listener
+from openimds.http.server.server import GuestServer, Listener
+from openimds.http.sockets import tcp_listener
+from openimds.programs.metadata_api.worker import LIMITS
 
 CASES = load_cases()
 

@@ -11,9 +11,9 @@ import pytest
 from tests import janitor
 from tests.kernel.stage import Host, traces
 
-from openimds.linux.cleanup import remove_everything
-from openimds.linux.kernel import Kernel
-from openimds.linux.ledger import Ledger
+from openimds.linux.configure.cleanup import remove_everything
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.ownership import Ledger
 
 
 @pytest.fixture(autouse=True)

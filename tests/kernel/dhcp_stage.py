@@ -19,15 +19,15 @@ from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
-from openimds.agents.fakes import FakePortsApi, FakeView
-from openimds.agents.reconcile import Rounds
-from openimds.linux.insides import Insides
-from openimds.linux.programs import Daemons, ProgramError, run
+from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.testing import FakePortsApi, FakeView
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import Daemons, ProgramError, run
+from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.netconfig.dnsmasq_command import DnsmasqSettings
+from openimds.netconfig.haproxy import ProxySettings
+from openimds.netconfig.namespace_state import Device, NamespaceState
 from openimds.resources.network import FixedIP, Network, Port, Subnet, dhcp_namespace
-from openimds.wiring.dhcp_network import MetadataChoice
-from openimds.wiring.dnsmasq import DnsmasqSettings
-from openimds.wiring.haproxy import ProxySettings
-from openimds.wiring.state import Device, NamespaceState
 
 FORCED = MetadataChoice(force_metadata=True)
 GUEST_SCRIPT = """#!/bin/sh

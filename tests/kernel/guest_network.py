@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from tests.kernel.stage import Host
 
-from openimds.linux import netns
-from openimds.linux.programs import Daemons
-from openimds.wiring.state import Bridge, Daemon, Device, NamespaceState
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import Daemons
+from openimds.netconfig.namespace_state import Bridge, Daemon, Device, NamespaceState
 
 SERVER_IP = "192.168.40.2"
 USER_DATA = '#!/bin/sh\necho "user data says: $(hostname) $(id -u)"\n'

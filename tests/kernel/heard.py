@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-from openimds.linux.addresses import RTM_DELADDR, RTM_NEWADDR, address_value
-from openimds.linux.links import RTM_DELLINK, RTM_NEWLINK, link_value
-from openimds.linux.routes import RTM_DELROUTE, RTM_NEWROUTE
-from openimds.linux.rtnetlink import BUFFER_BYTES, messages
+from openimds.linux.netlink.addresses import RTM_DELADDR, RTM_NEWADDR, address_value
+from openimds.linux.netlink.links import RTM_DELLINK, RTM_NEWLINK, link_value
+from openimds.linux.netlink.routes import RTM_DELROUTE, RTM_NEWROUTE
+from openimds.linux.netlink.socket import BUFFER_BYTES, messages
 
 
 def _hex(payload: bytes) -> str:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from tests.kernel.dhcp_stage import Stage, network_stage
 from tests.kernel.stage import Host
 
-from openimds.agents.fakes import FakePortsApi
 from openimds.agents.l3 import Edges, L3Settings, Routers
-from openimds.agents.reconcile import Rounds
-from openimds.linux.announce import announce
-from openimds.linux.insides import Insides
-from openimds.linux.programs import Daemons, run
+from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.testing import FakePortsApi
+from openimds.linux.configure.gratuitous_arp import announce
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import Daemons, run
+from openimds.netconfig.radvd import RadvdSettings
+from openimds.netconfig.router_view import RouterMetadata
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Router, Subnet, router_namespace
-from openimds.wiring.radvd import RadvdSettings
-from openimds.wiring.router import RouterMetadata
 
 
 @dataclass

@@ -17,15 +17,14 @@ from typing import Any
 import uvloop
 from tests.waiting import HANG_SECONDS
 
-from openimds.daemons.direct_listening import DirectListening, start_direct
 from openimds.http.messages import Request, Response
-from openimds.http.rules import Connections, Limits
-from openimds.http.server import GuestServer
-from openimds.linux import netns
-from openimds.linux.insides import Insides
-from openimds.linux.programs import run
-from openimds.linux.windows import Windows
-from openimds.wiring.listeners import (
+from openimds.http.server.limits import Connections, Limits
+from openimds.http.server.server import GuestServer
+from openimds.linux.netns import netns
+from openimds.linux.netns.handles import Windows
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import run
+from openimds.netconfig.listener_file import (
     ListenAddress,
     Scope,
     WantedListeners,
@@ -33,6 +32,7 @@ from openimds.wiring.listeners import (
     render_listeners,
     with_indexes,
 )
+from openimds.programs.metadata_agent.direct_listeners import DirectListening, start_direct
 
 V4 = ListenAddress("169.254.169.254", 80)
 V6 = ListenAddress("fe80::a9fe:a9fe", 80, "eth0")

@@ -13,7 +13,7 @@ from tests.kernel.listening import KeptHere, listening
 from tests.kernel.metadata_server import Asked, MetadataServer
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.proxies import direct
+from openimds.agents.metadata_proxy import direct
 from openimds.http.messages import Request, Response
 
 METADATA_PROXIES = ("direct", "haproxy")

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tests.waiting import HANG_SECONDS
 
-from openimds.linux.programs import run
+from openimds.linux.process.daemons import run
 
 
 @dataclass(frozen=True)

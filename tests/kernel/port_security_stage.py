@@ -9,11 +9,11 @@ from tests.kernel import stage
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.linux.port_security import PortSecurityTable
-from openimds.linux.programs import run
+from openimds.linux.firewall.port_security import PortSecurityTable
+from openimds.linux.process.daemons import run
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
+from openimds.netconfig.port_security import PortFilter, port_filter
 from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
-from openimds.wiring.port_security import PortFilter, port_filter
-from openimds.wiring.state import Bridge, Device, NamespaceState
 
 SUBNETS = [
     Subnet(id="s", network_id="n", project_id="p", cidr="10.7.0.0/24", gateway_ip="10.7.0.254"),

@@ -15,10 +15,10 @@ from tests.kernel.test_network_agents import Cloud
 from tests.pids import pid_in
 from tests.waiting import until
 
-from openimds.linux import netns
-from openimds.linux.programs import is_alive, run
-from openimds.wiring import dhcp_namespace, router_namespace
-from openimds.wiring.state import NamespaceState, Rules
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import is_alive, run
+from openimds.netconfig import dhcp_namespace, router_namespace
+from openimds.netconfig.namespace_state import NamespaceState, Rules
 
 AN_HOUR = "resync_interval = 3600\n"
 SUBNET_V6 = {

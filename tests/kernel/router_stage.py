@@ -16,12 +16,16 @@ from tests.kernel.stage import Host
 from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.fakes import FakePortsApi, FakeView
 from openimds.agents.l3 import Edges, L3Settings, Routers
-from openimds.agents.reconcile import Rounds
-from openimds.linux.announce import announce
-from openimds.linux.insides import Insides
-from openimds.linux.programs import Daemons, ProgramError, run
+from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.testing import FakePortsApi, FakeView
+from openimds.linux.configure.gratuitous_arp import announce
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import Daemons, ProgramError, run
+from openimds.netconfig.haproxy import ProxySettings
+from openimds.netconfig.namespace_state import Device, NamespaceState, Route
+from openimds.netconfig.radvd import RadvdSettings
+from openimds.netconfig.router_view import RouterMetadata
 from openimds.resources.network import (
     DEVICE_OWNER_ROUTER_GATEWAY,
     DEVICE_OWNER_ROUTER_INTERFACE,
@@ -34,10 +38,6 @@ from openimds.resources.network import (
     Subnet,
     router_namespace,
 )
-from openimds.wiring.haproxy import ProxySettings
-from openimds.wiring.radvd import RadvdSettings
-from openimds.wiring.router import RouterMetadata
-from openimds.wiring.state import Device, NamespaceState, Route
 
 OUTSIDE = "203.0.113.200"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from tests.waiting import HANG_SECONDS
 
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.ownership import Ledger
 from openimds.linux.errors import ProgramError
-from openimds.linux.kernel import Kernel
-from openimds.linux.ledger import Ledger
-from openimds.linux.programs import run
+from openimds.linux.process.daemons import run
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from tests.kernel.guest_network import MetadataStandIn, documents, serve_dhcp
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.client.fake import PASSWORD, FakeControl
-from openimds.linux import netns
-from openimds.linux.programs import run
+from openimds.client.testing import PASSWORD, FakeControl
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
 
 pytestmark = pytest.mark.kernel
 

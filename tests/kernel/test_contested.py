@@ -11,11 +11,12 @@ import pytest
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux import contested, netns
-from openimds.linux.contested import ADVERTISEMENT, Contest, Contests
-from openimds.linux.heard_sockets import HeardSockets
-from openimds.linux.programs import run
-from openimds.wiring.state import Bridge, Device, NamespaceState
+from openimds.linux.configure import neighbour_probe
+from openimds.linux.configure.neighbour_probe import ADVERTISEMENT, Contest, Contests
+from openimds.linux.monitor.heard_sockets import HeardSockets
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 
 pytestmark = pytest.mark.kernel
 
@@ -25,8 +26,8 @@ CONTESTED = "fe80::a9fe:a9fe"
 @pytest.fixture
 def asker(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """In the namespace `asker`; on the same segment `other` has the address."""
-    monkeypatch.setattr(contested, "ASK_SECONDS", 0.0)
-    monkeypatch.setattr(contested, "SECONDS_PER_CONTEST", 0.0)
+    monkeypatch.setattr(neighbour_probe, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(neighbour_probe, "SECONDS_PER_CONTEST", 0.0)
     bridge = Bridge(name=host.bridge(), mtu=1442)
     host.kernel.ensure_bridge(bridge)
     asking = Device(

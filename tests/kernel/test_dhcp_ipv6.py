@@ -13,10 +13,10 @@ from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.programs import run
+from openimds.linux.process.daemons import run
+from openimds.netconfig.addresses import link_local
+from openimds.netconfig.namespace_state import Device, NamespaceState
 from openimds.resources.network import Port, Subnet
-from openimds.wiring.addresses import link_local
-from openimds.wiring.state import Device, NamespaceState
 
 pytestmark = pytest.mark.kernel
 

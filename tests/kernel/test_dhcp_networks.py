@@ -15,9 +15,9 @@ from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.linux.programs import ProgramError, is_alive, run
+from openimds.linux.process.daemons import ProgramError, is_alive, run
+from openimds.netconfig.dhcp_network import MetadataChoice
 from openimds.resources.network import Subnet
-from openimds.wiring.dhcp_network import MetadataChoice
 
 pytestmark = pytest.mark.kernel
 

@@ -16,10 +16,10 @@ from tests.kernel.listening import KeptHere, listening
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux import netns
-from openimds.linux.programs import is_alive, run
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import is_alive, run
+from openimds.netconfig.listener_file import listeners_file
 from openimds.resources.network import Subnet
-from openimds.wiring.listeners import listeners_file
 
 pytestmark = pytest.mark.kernel
 

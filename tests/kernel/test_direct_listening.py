@@ -12,9 +12,9 @@ from tests.kernel.listening import V4, V6, Agent, KeptHere, ask, is_open, listen
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux import netns
-from openimds.linux.programs import run
-from openimds.wiring.listeners import ListenAddress, Scope, listeners_file
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
+from openimds.netconfig.listener_file import ListenAddress, Scope, listeners_file
 
 pytestmark = pytest.mark.kernel
 

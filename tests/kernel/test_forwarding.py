@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 from tests.kernel.stage import pings
 from tests.waiting import until
-from openimds.linux.cleanup import remove_everything
-from openimds.linux.kernel import Kernel
-from openimds.linux.ledger import Ledger
-from openimds.linux.programs import run
-from openimds.wiring.state import Bridge, Device, NamespaceState
+from openimds.linux.configure.cleanup import remove_everything
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.ownership import Ledger
+from openimds.linux.process.daemons import run
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 
 before = [run([program]) for program in ("iptables-save", "ip6tables-save")]
 ledger = Ledger(Path(sys.argv[1]))

@@ -12,13 +12,13 @@ from tests.kernel.guest_network import KEY, SERVER_IP, MetadataStandIn, document
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.linux import netns
 from openimds.linux.errors import ProgramError
-from openimds.linux.guest_container import GuestSettings
-from openimds.linux.guests import NetnsGuests
-from openimds.linux.programs import run
-from openimds.wiring.guest import GuestBoot, GuestState
-from openimds.wiring.state import Bridge, Device, NamespaceState
+from openimds.linux.netns import netns
+from openimds.linux.netns_driver.bubblewrap import GuestSettings
+from openimds.linux.netns_driver.driver import NetnsGuests
+from openimds.linux.process.daemons import run
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
+from openimds.netconfig.netns_instance import GuestBoot, GuestState
 
 pytestmark = pytest.mark.kernel
 

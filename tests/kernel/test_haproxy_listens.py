@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import pytest
 from tests.kernel.stage import Host
 
-from openimds.agents.proxies import MetadataProxies
-from openimds.linux import netns
-from openimds.linux.insides import Insides
-from openimds.linux.programs import Daemons
-from openimds.wiring.haproxy import Proxy, ProxySettings, config_file, haproxy, router_proxy
-from openimds.wiring.state import Daemon, NamespaceState
+from openimds.agents.metadata_proxy import MetadataProxies
+from openimds.linux.netns import netns
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import Daemons
+from openimds.netconfig.haproxy import Proxy, ProxySettings, config_file, haproxy, router_proxy
+from openimds.netconfig.namespace_state import Daemon, NamespaceState
 
 pytestmark = pytest.mark.kernel
 PORT, ELSEWHERE = 9697, 9698

@@ -13,8 +13,8 @@ from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.http.messages import Answer, Request, Response
-from openimds.linux import netns
-from openimds.linux.programs import run
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
 
 pytestmark = pytest.mark.kernel
 

@@ -10,11 +10,11 @@ import structlog
 from tests.kernel.stage import Host, pings
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux import netns
-from openimds.linux.cleanup import remove_everything
+from openimds.linux.configure.cleanup import remove_everything
 from openimds.linux.errors import ProgramError, WiringError
-from openimds.linux.programs import run
-from openimds.wiring.state import Bridge, Device, NamespaceState, Route, Rules
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState, Route, Rules
 
 pytestmark = pytest.mark.kernel
 

@@ -14,8 +14,8 @@ from tests.kernel.repair_stage import AN_HOUR
 from tests.kernel.test_network_agents import Cloud
 from tests.waiting import until
 
-from openimds.linux import netns
-from openimds.linux.programs import run
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
 
 pytestmark = pytest.mark.kernel
 

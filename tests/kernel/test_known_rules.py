@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from tests.kernel.stage import Host
 
-from openimds.linux import known_rules, netns
-from openimds.linux.firewall import read_rules
-from openimds.linux.kernel import Kernel
-from openimds.linux.known_rules import KnownRules
-from openimds.linux.programs import run
-from openimds.wiring.diff import Family
-from openimds.wiring.state import NamespaceState, Rules
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.firewall import ruleset_cache
+from openimds.linux.firewall.iptables import read_rules
+from openimds.linux.firewall.ruleset_cache import KnownRules
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
+from openimds.netconfig.diff import Family
+from openimds.netconfig.namespace_state import NamespaceState, Rules
 
 pytestmark = pytest.mark.kernel
 
@@ -38,7 +39,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(family)
         return read_rules(namespace, family)
 
-    monkeypatch.setattr(known_rules, "read_rules", counted)
+    monkeypatch.setattr(ruleset_cache, "read_rules", counted)
     return found
 
 
@@ -72,11 +73,11 @@ def test_a_namespace_of_the_same_name_with_as_many_changes_is_another(host: Host
     before = json.loads(file_of(host).read_text())
     netns.take_name(wanted.name)
     run(["ip", "netns", "add", wanted.name])
-    now = netns.in_namespace(wanted.name, known_rules.ruleset_here)
+    now = netns.in_namespace(wanted.name, ruleset_cache.ruleset_here)
     assert now is not None
     while now.generation < before["generation"]:
         run(["iptables", "-A", "INPUT", "-j", "DROP"], namespace=wanted.name)
-        now = netns.in_namespace(wanted.name, known_rules.ruleset_here)
+        now = netns.in_namespace(wanted.name, ruleset_cache.ruleset_here)
         assert now is not None
     assert now.cookie != before["cookie"]
     file_of(host).write_text(json.dumps({**before, "generation": now.generation}))

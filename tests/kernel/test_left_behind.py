@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.waiting import until
 
-from openimds.linux import netns
+from openimds.linux.netns import netns
 
 RUN = """
 import subprocess, time
-from openimds.wiring.state import NamespaceState
+from openimds.netconfig.namespace_state import NamespaceState
 
 def test_that_does_not_end(host):
     name = f"{host.prefix}qrouter-1"

@@ -10,11 +10,11 @@ from collections import defaultdict
 import pytest
 from tests.kernel.stage import Host
 
-from openimds.linux import listening_sockets as asked
-from openimds.linux import netns
-from openimds.linux.insides import Insides
-from openimds.wiring.listeners import ListenAddress
-from openimds.wiring.state import NamespaceState
+from openimds.linux.netlink import sock_diag as asked
+from openimds.linux.netns import netns
+from openimds.linux.netns.probe import Insides
+from openimds.netconfig.listener_file import ListenAddress
+from openimds.netconfig.namespace_state import NamespaceState
 
 pytestmark = pytest.mark.kernel
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tests.kernel.listening import V4, want
 from tests.kernel.stage import Host
-from tests.unit.daemons.metadata_stage import Stage, agent_stage
+from tests.unit.programs.metadata_api.metadata_stage import Stage, agent_stage
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux import netns
-from openimds.linux.programs import run
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import run
 
 pytestmark = pytest.mark.kernel
 

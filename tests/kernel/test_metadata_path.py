@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.stage import Host
-from tests.unit.daemons.metadata_stage import NET, Stage, agent_stage, port
+from tests.unit.programs.metadata_api.metadata_stage import NET, Stage, agent_stage, port
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.programs import Daemons, run
-from openimds.wiring.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
-from openimds.wiring.listeners import ListenAddress, Scope
+from openimds.linux.process.daemons import Daemons, run
+from openimds.netconfig.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
+from openimds.netconfig.listener_file import ListenAddress, Scope
 
 pytestmark = pytest.mark.kernel
 

@@ -9,10 +9,10 @@ import pytest
 from tests.kernel.lab import lab_stage
 from tests.kernel.stage import Host
 
-from openimds.linux.conntrack import table_name
-from openimds.linux.port_security import PortSecurityTable
-from openimds.linux.programs import run
-from openimds.wiring.port_security import port_filter
+from openimds.linux.firewall.notrack import table_name
+from openimds.linux.firewall.port_security import PortSecurityTable
+from openimds.linux.process.daemons import run
+from openimds.netconfig.port_security import port_filter
 
 pytestmark = pytest.mark.kernel
 

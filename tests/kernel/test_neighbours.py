@@ -7,8 +7,8 @@ from ipaddress import ip_address
 import pytest
 from tests.kernel.stage import Host
 
-from openimds.daemons.metadata_upstream import NamespaceNeighbours
-from openimds.linux.programs import run
+from openimds.linux.process.daemons import run
+from openimds.programs.metadata_agent.adapters import NamespaceNeighbours
 from openimds.resources.network import dhcp_namespace, router_namespace
 
 pytestmark = pytest.mark.kernel

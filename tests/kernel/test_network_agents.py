@@ -17,10 +17,10 @@ from tests.kernel.stage import Host
 from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.client.fake import PASSWORD, FakeControl
-from openimds.linux.programs import is_alive, run
+from openimds.client.testing import PASSWORD, FakeControl
+from openimds.linux.process.daemons import is_alive, run
+from openimds.netconfig.dhcp_network import dhcp_device_id
 from openimds.resources.network import dhcp_namespace, router_namespace
-from openimds.wiring.dhcp_network import dhcp_device_id
 
 pytestmark = pytest.mark.kernel
 

@@ -17,15 +17,15 @@ from tests.waiting import until
 
 from openimds.agents.dhcp import DhcpNetworks
 from openimds.agents.dhcp import Edges as DhcpEdges
-from openimds.agents.fakes import FakePortsApi
-from openimds.agents.l3.neighbours import Translations
-from openimds.agents.reconcile import Rounds
-from openimds.daemons.without_ipv6 import told_whether_ipv6
+from openimds.agents.l3.address_changes import Translations
+from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.testing import FakePortsApi
 from openimds.linux import sysctl
-from openimds.linux.insides import Insides
-from openimds.linux.programs import Daemons, ProgramError, is_alive, run
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import Daemons, ProgramError, is_alive, run
+from openimds.netconfig.dhcp_network import MetadataChoice
 from openimds.resources.network import FloatingIP, Port, Subnet
-from openimds.wiring.dhcp_network import MetadataChoice
+from openimds.runtime.without_ipv6 import told_whether_ipv6
 
 pytestmark = pytest.mark.kernel
 

@@ -17,8 +17,8 @@ from tests.kernel.port_security_stage import (
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.linux.port_security import PortSecurityTable
-from openimds.linux.programs import run
+from openimds.linux.firewall.port_security import PortSecurityTable
+from openimds.linux.process.daemons import run
 from openimds.resources.network import AddressPair
 
 pytestmark = pytest.mark.kernel

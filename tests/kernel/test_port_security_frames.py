@@ -24,8 +24,8 @@ from tests.kernel.port_security_stage import LIAR, VICTIM, dropped, filters, por
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS
 
-from openimds.linux import netns
-from openimds.linux.port_security import PortSecurityTable
+from openimds.linux.firewall.port_security import PortSecurityTable
+from openimds.linux.netns import netns
 from openimds.resources.network import AddressPair
 
 pytestmark = pytest.mark.kernel

@@ -13,7 +13,7 @@ from tests.kernel.repair_stage import AN_HOUR, Wired
 from tests.kernel.test_network_agents import Cloud
 from tests.waiting import until
 
-from openimds.wiring.listeners import listeners_file
+from openimds.netconfig.listener_file import listeners_file
 
 pytestmark = pytest.mark.kernel
 

@@ -17,12 +17,12 @@ import shlex, subprocess, sys, threading
 from pathlib import Path
 from types import SimpleNamespace
 from tests.waiting import HANG_SECONDS, until
-from openimds.agents.loop import Loop
-from openimds.agents.reconcile import Rounds
-from openimds.linux.events import HostEvents
-from openimds.linux.kernel import Kernel
-from openimds.linux.ledger import Ledger
-from openimds.wiring.state import Bridge
+from openimds.agents.reconciler.scheduler import Loop
+from openimds.agents.reconciler.reconciler import Rounds
+from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.ownership import Ledger
+from openimds.netconfig.namespace_state import Bridge
 
 SWITCH = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 RULE = '-A FORWARD -i brqtest -o brqtest -m comment --comment "openimds: bridged" -j ACCEPT'

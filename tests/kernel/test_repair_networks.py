@@ -12,9 +12,9 @@ from tests.kernel.repair_stage import AN_HOUR, SUBNET_V6, Wired, other_settings
 from tests.kernel.test_network_agents import Cloud
 from tests.waiting import until
 
-from openimds.linux.programs import end_process, is_alive, run
-from openimds.wiring import dhcp_namespace
-from openimds.wiring.state import Bridge, Device, NamespaceState
+from openimds.linux.process.daemons import end_process, is_alive, run
+from openimds.netconfig import dhcp_namespace
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 
 pytestmark = pytest.mark.kernel
 

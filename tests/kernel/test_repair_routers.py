@@ -12,11 +12,11 @@ from tests.kernel.heard import heard
 from tests.kernel.repair_stage import Wired, other_settings
 from tests.waiting import until
 
-from openimds.linux import netns
-from openimds.linux.heard_changes import RTMGRP_ALL
-from openimds.linux.programs import end_process, run
-from openimds.linux.rtnetlink import opened
-from openimds.wiring import router_namespace
+from openimds.linux.monitor.netlink_events import RTMGRP_ALL
+from openimds.linux.netlink.socket import opened
+from openimds.linux.netns import netns
+from openimds.linux.process.daemons import end_process, run
+from openimds.netconfig import router_namespace
 
 pytestmark = pytest.mark.kernel
 

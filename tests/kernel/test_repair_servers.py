@@ -10,10 +10,10 @@ from tests.kernel import test_compute_agent
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.client.fake import FakeControl
-from openimds.linux.conntrack import table_name
-from openimds.linux.firewall import nft_list
-from openimds.linux.programs import is_alive, run
+from openimds.client.testing import FakeControl
+from openimds.linux.firewall.iptables import nft_list
+from openimds.linux.firewall.notrack import table_name
+from openimds.linux.process.daemons import is_alive, run
 
 pytestmark = pytest.mark.kernel
 

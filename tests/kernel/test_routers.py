@@ -16,13 +16,10 @@ from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, pid_of, r
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.programs import ProgramError, is_alive, run
-from openimds.resources.network import (
-    FixedIP,
-    Subnet,
-)
-from openimds.wiring.haproxy import RateLimit
-from openimds.wiring.router import RouterMetadata
+from openimds.linux.process.daemons import ProgramError, is_alive, run
+from openimds.netconfig.haproxy import RateLimit
+from openimds.netconfig.router_view import RouterMetadata
+from openimds.resources.network import FixedIP, Subnet
 
 pytestmark = pytest.mark.kernel
 

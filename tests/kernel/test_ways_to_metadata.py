@@ -12,9 +12,9 @@ from tests.kernel.lab import Lab, lab_stage
 from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 
-from openimds.linux.programs import is_alive, run
+from openimds.linux.process.daemons import is_alive, run
+from openimds.netconfig.dhcp_network import MetadataChoice
 from openimds.resources.network import Network, Subnet
-from openimds.wiring.dhcp_network import MetadataChoice
 
 pytestmark = [pytest.mark.kernel, in_both("lab")]
 

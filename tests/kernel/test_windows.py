@@ -17,14 +17,15 @@ import pytest
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux import listening_sockets, netns
-from openimds.linux.events import HostEvents
-from openimds.linux.insides import Insides
-from openimds.linux.kernel import Kernel
-from openimds.linux.programs import run
-from openimds.linux.rtnetlink import HEADER, NLMSG_DONE, Conversation
-from openimds.wiring.listeners import ListenAddress
-from openimds.wiring.state import Bridge, Device, NamespaceState, Rules
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.netlink import sock_diag
+from openimds.linux.netlink.socket import HEADER, NLMSG_DONE, Conversation
+from openimds.linux.netns import netns
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import run
+from openimds.netconfig.listener_file import ListenAddress
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState, Rules
 
 pytestmark = pytest.mark.kernel
 
@@ -68,13 +69,13 @@ def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: Host
 SMALL_STORY = """
 import os, resource, sys
 from pathlib import Path
-from openimds.linux.deaths import ProcessDeaths
-from openimds.linux.events import HostEvents
-from openimds.linux.insides import Insides
-from openimds.linux.kernel import Kernel
-from openimds.linux.ledger import Ledger
-from openimds.wiring.listeners import ListenAddress
-from openimds.wiring.state import NamespaceState
+from openimds.linux.monitor.process_exit import ProcessDeaths
+from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.netns.probe import Insides
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.ownership import Ledger
+from openimds.netconfig.listener_file import ListenAddress
+from openimds.netconfig.namespace_state import NamespaceState
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 events = HostEvents()
@@ -205,19 +206,19 @@ def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monk
 
     with netns.in_namespace(wanted.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
         inode = os.fstat(made.fileno()).st_ino
-        monkeypatch.setattr(listening_sockets, "_asked", no_module)
-        listening_sockets.knows_listeners.cache_clear()
+        monkeypatch.setattr(sock_diag, "_asked", no_module)
+        sock_diag.knows_listeners.cache_clear()
         try:
             insides = Insides(host.kernel.windows)
             for port, inodes in ((8080, {("127.0.0.1", 8080): frozenset({inode})}), (8081, {})):
                 assert insides.look_inside(wanted.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
         finally:
-            listening_sockets.knows_listeners.cache_clear()
+            sock_diag.knows_listeners.cache_clear()
 
 
 def test_rules_that_nobody_counts_are_read_at_each_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where iptables is the old one, the number of the nftables ruleset says nothing of its rules."""
-    monkeypatch.setattr("openimds.linux.known_rules.counts_iptables", lambda: False)
+    monkeypatch.setattr("openimds.linux.firewall.ruleset_cache.counts_iptables", lambda: False)
     wanted = NamespaceState(name=host.namespace("qrouter-1"), ipv4_rules=Rules({"filter": ("-A INPUT -j ACCEPT",)}))
     assert host.kernel.apply(wanted)
     assert host.kernel.apply(wanted) == ()

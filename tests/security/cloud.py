@@ -9,7 +9,7 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from openimds.identity.signature import sign
+from openimds.guest_identity.signature import sign
 
 SECRET = "the shared secret"
 NETWORK = "2a9a3b1e-6b8e-4b8f-9d53-3c1c0a5c7e11"

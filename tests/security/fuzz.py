@@ -34,12 +34,12 @@ with atheris.instrument_imports(include=["openimds"]) if atheris else contextlib
     from tests.security.cloud import ALPHA, BETA, instances_document, request
     from tests.security.opinion import answers
 
-    from openimds.daemons.guest_worker import LIMITS
-    from openimds.http.connection import Connection
     from openimds.http.messages import Answer
-    from openimds.http.repeats import Repeats
-    from openimds.http.server import GuestServer
-    from openimds.http.writing import AnswerWriter
+    from openimds.http.server.connection import Connection
+    from openimds.http.server.response_cache import Repeats
+    from openimds.http.server.server import GuestServer
+    from openimds.http.server.writing import AnswerWriter
+    from openimds.programs.metadata_api.worker import LIMITS
 
 MAX_BYTES = 4096
 _HOSTNAME = "/latest/meta-data/hostname"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.security.cloud import GUESTS, NETWORK, TWICE, Guest
 
-from openimds.identity.source import Address
+from openimds.guest_identity.addresses import Address
 from openimds.resources.network import FixedIP, Port, Subnet
 
 

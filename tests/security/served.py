@@ -10,10 +10,10 @@ from typing import Any, Self
 import uvloop
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.daemons.guest_worker import LIMITS
-from openimds.http.listen import tcp_listener
-from openimds.http.rules import Connections, Timeouts
-from openimds.http.server import GuestServer, Listener
+from openimds.http.server.limits import Connections, Timeouts
+from openimds.http.server.server import GuestServer, Listener
+from openimds.http.sockets import tcp_listener
+from openimds.programs.metadata_api.worker import LIMITS
 
 SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
 """So that tests of slowness are quick."""

@@ -29,18 +29,18 @@ from tests.security.served import SHORT
 from tests.security.transcript import Line, Transcript, ask_whole
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.metadata.finder import Finder
-from openimds.agents.metadata.measures import Measures
-from openimds.agents.metadata.service import MetadataService
-from openimds.daemons.guest_worker import LIMITS
-from openimds.daemons.metadata_upstream import PooledUpstream
-from openimds.http.client import Pool, Upstream
-from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
-from openimds.http.rules import Connections, Limits, Timeouts
-from openimds.http.server import GuestServer, Listener
-from openimds.wiring.haproxy import Proxy, ProxySettings, haproxy_config
-from openimds.wiring.haproxy import Timeouts as ProxyTimeouts
-from openimds.wiring.listeners import ListenAddress, Scope
+from openimds.agents.metadata.lookup.resolver import Finder
+from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.proxy.proxy_handler import MetadataService
+from openimds.http.client.pool import Pool, Upstream
+from openimds.http.server.limits import Connections, Limits, Timeouts
+from openimds.http.server.server import GuestServer, Listener
+from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
+from openimds.netconfig.haproxy import Proxy, ProxySettings, haproxy_config
+from openimds.netconfig.haproxy import Timeouts as ProxyTimeouts
+from openimds.netconfig.listener_file import ListenAddress, Scope
+from openimds.programs.metadata_agent.adapters import PooledUpstream
+from openimds.programs.metadata_api.worker import LIMITS
 
 
 class Lines:

@@ -10,7 +10,7 @@ from tests.contract.control.stage import Cloud, Session, control_api
 from tests.security.cloud import ALPHA, BETA, GUESTS, instances_document
 from tests.waiting import HANG_SECONDS
 
-from openimds.store.instances import InstanceStore
+from openimds.store.importer.store import InstanceStore
 
 
 @pytest.fixture(scope="module")

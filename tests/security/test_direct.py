@@ -16,9 +16,9 @@ from tests.security.served import Served
 from tests.security.test_identity import FORGED
 from tests.waiting import HANG_SECONDS
 
-from openimds.http.rules import Connections
-from openimds.web.guest.asking import ByAddress
-from openimds.web.guest.service import GuestService
+from openimds.http.server.limits import Connections
+from openimds.imds.authenticators import ByAddress
+from openimds.imds.handler import GuestService
 
 HOSTNAME = "/latest/meta-data/hostname"
 ALLOWED = ("169.254.169.254", "[fe80::a9fe:a9fe]", "metadata.example")

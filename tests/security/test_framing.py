@@ -9,9 +9,9 @@ from tests.security.cloud import ALPHA, BETA, request
 from tests.security.stage import Cloud
 from tests.waiting import HANG_SECONDS
 
-from openimds.daemons.guest_worker import LIMITS
-from openimds.http.conversation import Conversation
-from openimds.http.rules import Refusal
+from openimds.http.server.limits import Refusal
+from openimds.http.server.request_parser import Conversation
+from openimds.programs.metadata_api.worker import LIMITS
 
 HOSTNAME = "/latest/meta-data/hostname"
 CLAIM = "".join(f"{name}: {value}\r\n" for name, value in ALPHA.claim.items()).encode()

@@ -10,7 +10,7 @@ from tests.security.cloud import ALPHA, BETA, NETWORK, NOBODY, SECRET, TWICE, re
 from tests.security.opinion import Answer
 from tests.security.stage import Cloud
 
-from openimds.identity.signature import matching_secret, sign
+from openimds.guest_identity.signature import matching_secret, sign
 
 HOSTNAME = "/latest/meta-data/hostname"
 
@@ -161,7 +161,7 @@ def test_28_a_signature_is_compared_whole_wherever_it_differs(monkeypatch: pytes
         compared.append(given)
         return ours == given
 
-    monkeypatch.setattr("openimds.identity.signature.hmac.compare_digest", compare)
+    monkeypatch.setattr("openimds.guest_identity.signature.hmac.compare_digest", compare)
     good = sign("new", "id")
     for signature in (good, "0" + good[1:], good[:-1] + "0", "", "x" * 64):
         compared.clear()

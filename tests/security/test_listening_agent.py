@@ -10,9 +10,9 @@ import uvloop
 from tests.security.cloud import ALPHA, BETA
 from tests.security.opinion import answers
 from tests.security.test_identity import FORGED, spellings
-from tests.unit.daemons.direct_cloud import MAC_A, MAC_B, FakeControl, cloud, instance, port
+from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, FakeControl, cloud, instance, port
 
-from openimds.config.values import RateLimit
+from openimds.config.settings import RateLimit
 
 HOSTNAME = "/latest/meta-data/hostname"
 HEAD = b"GET /latest/meta-data/hostname HTTP/1.1\r\nHost: 169.254.169.254\r\n"

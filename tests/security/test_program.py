@@ -20,9 +20,9 @@ from tests.security.cloud import ALPHA, BETA, SECRET, instances_document, reques
 from tests.security.opinion import Answer, answers
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.identity.signature import sign
+from openimds.guest_identity.signature import sign
 from openimds.store.engine import Store
-from openimds.store.instances import InstanceStore
+from openimds.store.importer.store import InstanceStore
 from openimds.store.schema import upgrade
 
 HOSTNAME = "/latest/meta-data/hostname"

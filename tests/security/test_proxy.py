@@ -11,7 +11,7 @@ from tests.security.stage import Cloud, cloud_in
 from tests.security.test_identity import FORGED
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.wiring.haproxy import RateLimit, Timeouts
+from openimds.netconfig.haproxy import RateLimit, Timeouts
 
 HOSTNAME = "/latest/meta-data/hostname"
 LIMIT = RateLimit(base_window_seconds=60, base_requests=240, burst_window_seconds=10, burst_requests=60)

@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.security.cloud import ALPHA, BETA, SECRET
 
-from openimds.agents.metadata.forwarding import Asker, headers_to_api
-from openimds.http.conversation import Conversation
+from openimds.agents.metadata.proxy.forwarding import Asker, headers_to_api
+from openimds.guest_identity.addresses import parse_address
+from openimds.guest_identity.headers import HeaderError, instance_claim, is_identity_claim, origin, provider_claim
+from openimds.guest_identity.request_policy import strict_refusal
+from openimds.guest_identity.signature import sign, verify
 from openimds.http.messages import Request
-from openimds.http.rules import Limits, Refusal
-from openimds.identity.headers import HeaderError, instance_claim, is_identity_claim, origin, provider_claim
-from openimds.identity.signature import sign, verify
-from openimds.identity.source import parse_address
-from openimds.identity.strict import strict_refusal
+from openimds.http.server.limits import Limits, Refusal
+from openimds.http.server.request_parser import Conversation
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.resources.network import Port
 

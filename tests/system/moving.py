@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TypeVar
 
-from openimds.linux import netns
-from openimds.linux.addresses import add_address, addresses, delete_address
-from openimds.linux.links import all_links
-from openimds.linux.routes import put_route
-from openimds.wiring.state import Route
+from openimds.linux.netlink.addresses import add_address, addresses, delete_address
+from openimds.linux.netlink.links import all_links
+from openimds.linux.netlink.routes import put_route
+from openimds.linux.netns import netns
+from openimds.netconfig.namespace_state import Route
 
 METADATA = "169.254.169.254"
 PATIENCE_SECONDS = 60.0

@@ -18,7 +18,7 @@ from tests.system.cloud import Cloud
 from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.identity.signature import sign
+from openimds.guest_identity.signature import sign
 
 PASSWORD = "http://169.254.169.254/openstack/latest/password"
 IMPORTED = "6f0c1de4-3c52-4a53-9c1c-5f1ac3b1a009"

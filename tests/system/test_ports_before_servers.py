@@ -16,7 +16,7 @@ from tests.system.making import Maker, Network
 from tests.system.qemu_guest import META_DATA, USER_DATA, QemuGuest, qemu_guest, tap
 from tests.waiting import until
 
-from openimds.daemons import processes
+from openimds.linux.process import identity
 
 EXTERNAL = "m1.external"
 TIMED_OUT = "boots without its ports being in place"
@@ -82,7 +82,7 @@ class Stage:
 
     def kill(self, part: str) -> None:
         """By SIGKILL, and until the supervisor has started it again."""
-        before = processes.find(self.cloud.part(part)["pid"])
+        before = identity.find(self.cloud.part(part)["pid"])
         assert before is not None
         before.send(signal.SIGKILL)
 

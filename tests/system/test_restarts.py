@@ -17,7 +17,7 @@ from tests.system.making import Maker
 from tests.system.pollers import Pollers, polling
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.daemons import processes
+from openimds.linux.process import identity
 
 HOST = "169.254.169.254"
 SCRIPT = Path(__file__).with_name("polling.py")
@@ -72,13 +72,13 @@ def guests(running: Cloud, server: str) -> Iterator[Pollers]:
         yield made
 
 
-def agent(cloud: Cloud, name: str = "metadata-agent") -> processes.Process:
-    found = processes.find(cloud.part(name)["pid"])
+def agent(cloud: Cloud, name: str = "metadata-agent") -> identity.Process:
+    found = identity.find(cloud.part(name)["pid"])
     assert found is not None
     return found
 
 
-def until_replaced(cloud: Cloud, before: processes.Process, name: str = "metadata-agent") -> None:
+def until_replaced(cloud: Cloud, before: identity.Process, name: str = "metadata-agent") -> None:
     def is_replaced() -> bool:
         part = cloud.part(name)
         return bool(part["pid"] != before.pid and part["state"] == "running")

@@ -12,7 +12,7 @@ from tests.ports import free_ports
 from tests.system.cloud import Cloud
 from tests.waiting import until
 
-from openimds.daemons import processes
+from openimds.linux.process import identity
 
 PARTS = ("control-api", "metadata-api", "metadata-agent", "dhcp-agent", "l3-agent", "compute-agent")
 
@@ -120,7 +120,7 @@ def test_down_after_the_supervisor_was_killed(fresh_cloud: Cloud) -> None:
     os.kill(fresh_cloud.supervisor_pid(), signal.SIGKILL)
     said = fresh_cloud.openimds("down").stdout
     assert "stopped: compute-agent" in said
-    assert not [pid for pid in pids if processes.find(pid)]
+    assert not [pid for pid in pids if identity.find(pid)]
     assert (fresh_cloud.state_dir / "openimds.sqlite").exists()
     assert "nothing was left" in fresh_cloud.openimds("down").stdout
     assert {fresh_cloud.part(name)["state"] for name in PARTS} == {"stopped"}
@@ -180,8 +180,8 @@ def test_ctrl_c_takes_everything_down(fresh_cloud: Cloud) -> None:
     pids = [fresh_cloud.part(name)["pid"] for name in PARTS]
     supervisor = fresh_cloud.supervisor_pid()
     os.kill(supervisor, signal.SIGINT)
-    until(lambda: not processes.find(supervisor), "the supervisor has ended")
-    assert not [pid for pid in pids if processes.find(pid)]
+    until(lambda: not identity.find(supervisor), "the supervisor has ended")
+    assert not [pid for pid in pids if identity.find(pid)]
 
 
 def test_a_second_system_needs_a_prefix_of_its_own(fresh_cloud: Cloud) -> None:

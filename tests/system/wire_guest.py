@@ -10,7 +10,7 @@ from tests.system.cloud import Cloud
 from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS
 
-from openimds.linux.netns import in_namespace
+from openimds.linux.netns.netns import in_namespace
 
 HOST = "169.254.169.254"
 HOSTNAME = b"/latest/meta-data/hostname"

@@ -20,19 +20,19 @@ class LazyCommand:
 
 
 _COMMANDS: Mapping[str, LazyCommand] = {
-    "up": LazyCommand("machine", "up", "Run everything on this machine."),
-    "down": LazyCommand("machine", "down", "Stop everything on this machine and remove what it made."),
-    "status": LazyCommand("machine", "status", "Show the parts of this machine and what each last did."),
-    "restart": LazyCommand("machine", "restart", "Start one part again, with the configuration as it is now."),
+    "up": LazyCommand("up", "up", "Run everything on this machine."),
+    "down": LazyCommand("up", "down", "Stop everything on this machine and remove what it made."),
+    "status": LazyCommand("up", "status", "Show the parts of this machine and what each last did."),
+    "restart": LazyCommand("up", "restart", "Start one part again, with the configuration as it is now."),
     "control-api": LazyCommand("programs", "control_api", "Serve identity, network, compute and image."),
     "metadata-api": LazyCommand("programs", "metadata_api", "Serve the instances' documents."),
     "metadata-agent": LazyCommand("programs", "metadata_agent", "Find out who asks, sign, and forward."),
     "dhcp-agent": LazyCommand("programs", "dhcp_agent", "Keep DHCP, and metadata on isolated networks."),
     "l3-agent": LazyCommand("programs", "l3_agent", "Keep routers, and metadata through them."),
     "compute-agent": LazyCommand("programs", "compute_agent", "Plug and run instances."),
-    "config": LazyCommand("configuration", "config", "Show or check configuration files."),
-    "import": LazyCommand("importing", "import_", "Take in instances that were made elsewhere."),
-    "db": LazyCommand("database", "db", "Look after the database."),
+    "config": LazyCommand("config", "config", "Show or check configuration files."),
+    "import": LazyCommand("import_", "import_", "Take in instances that were made elsewhere."),
+    "db": LazyCommand("db", "db", "Look after the database."),
     "version": LazyCommand("version", "version", "Show the version."),
 }
 

@@ -12,10 +12,20 @@ import structlog
 from openimds.cli.main import CommandFailedError
 from openimds.config import ConfigError
 from openimds.config.programs import PROGRAMS, Program
-from openimds.config.values import CommonConfig
-from openimds.daemons.running import CannotStartError, begin
+from openimds.config.settings import CommonConfig
+from openimds.runtime.lifecycle import CannotStartError, begin
 
 log = structlog.get_logger("openimds.cli")
+
+MODULES = {
+    "control-api": "control_api.main",
+    "metadata-api": "metadata_api.main",
+    "metadata-agent": "metadata_agent.main",
+    "dhcp-agent": "dhcp_agent",
+    "l3-agent": "l3_agent",
+    "compute-agent": "compute_agent",
+}
+"""The module below openimds.programs whose `run` is the program."""
 
 CONFIG_DIR = Path("/etc/openimds")
 """Where a program looks when no --config-file is given."""
@@ -46,7 +56,7 @@ def run_program(program: Program[CommonConfig], config_files: tuple[str, ...]) -
     except ConfigError as error:
         raise CommandFailedError(str(error)) from error
     begin(config)
-    module = importlib.import_module(f"openimds.daemons.{program.name.replace('-', '_')}")
+    module = importlib.import_module(f"openimds.programs.{MODULES[program.name]}")
     try:
         code = module.run(config)
     except CannotStartError as error:

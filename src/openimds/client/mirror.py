@@ -14,7 +14,7 @@ from typing import Protocol
 
 import structlog
 
-from openimds.client.control import Changes, Snapshot
+from openimds.client.control_client import Changes, Snapshot
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
 from openimds.client.view import View, changed, view_of
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from openimds.client.control import Change, Snapshot
+from openimds.client.control_client import Change, Snapshot
 from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.resources.server import Server
 

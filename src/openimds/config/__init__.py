@@ -10,6 +10,7 @@ Imported by `daemons/` and `cli/` alone. Four steps, one file each:
 
 from __future__ import annotations
 
+from openimds.config.ini_reader import ConfigError
 from openimds.config.programs import (
     load_compute_agent,
     load_control_api,
@@ -18,8 +19,7 @@ from openimds.config.programs import (
     load_metadata_agent,
     load_metadata_api,
 )
-from openimds.config.reading import ConfigError
-from openimds.config.values import (
+from openimds.config.settings import (
     AgentConfig,
     CommonConfig,
     ComputeAgentConfig,

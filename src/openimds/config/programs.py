@@ -6,22 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from openimds.config import (
-    agent_options,
-    building,
-    building_agents,
-    building_apis,
-    common_options,
-    control_options,
-    document_options,
-    guest_options,
-    metadata_options,
-)
-from openimds.config.identity_v3 import addresses_led_to_v3
-from openimds.config.loading import OptionValues, load
-from openimds.config.sections import Section
-from openimds.config.validation import likely_misspellings
-from openimds.config.values import (
+from openimds.config.builders import agents as build_agents
+from openimds.config.builders import apis as build_apis
+from openimds.config.builders import common as build_common
+from openimds.config.builders.identity_v3 import addresses_led_to_v3
+from openimds.config.loader import OptionValues, load
+from openimds.config.options import Section, agents, common, control_api, documents, guest_options, metadata_api
+from openimds.config.settings import (
     CommonConfig,
     ComputeAgentConfig,
     ControlApiConfig,
@@ -30,6 +21,7 @@ from openimds.config.values import (
     MetadataAgentConfig,
     MetadataApiConfig,
 )
+from openimds.config.validator import likely_misspellings
 
 ConfigT_co = TypeVar("ConfigT_co", bound=CommonConfig, covariant=True)
 
@@ -54,16 +46,16 @@ class Program(Generic[ConfigT_co]):
             *addresses_led_to_v3(values, self.sections),
             *likely_misspellings(values.files, all_sections()),
         )
-        return self.build(values, building.common(self.name, values) | {"warnings": warnings})
+        return self.build(values, build_common.common(self.name, values) | {"warnings": warnings})
 
 
-_AGENT = (common_options.COMMON, common_options.METRICS, agent_options.AGENT, agent_options.KEYSTONE_AUTHTOKEN)
+_AGENT = (common.COMMON, common.METRICS, agents.AGENT, agents.KEYSTONE_AUTHTOKEN)
 _PROXIES = (
-    agent_options.RESYNC,
-    agent_options.METADATA_PROXY,
-    agent_options.METADATA_SOCKET,
-    agent_options.METADATA_HAPROXY,
-    agent_options.RATE_LIMITING,
+    agents.RESYNC,
+    agents.METADATA_PROXY,
+    agents.METADATA_SOCKET,
+    agents.METADATA_HAPROXY,
+    agents.RATE_LIMITING,
 )
 
 CONTROL_API: Program[ControlApiConfig] = Program(
@@ -71,33 +63,33 @@ CONTROL_API: Program[ControlApiConfig] = Program(
     summary="The OpenStack subset that people and agents talk to: identity, network, compute, image.",
     files=("nova.conf",),
     sections=(
-        common_options.COMMON,
-        common_options.METRICS,
-        common_options.DATABASE,
-        control_options.CONTROL_API,
-        document_options.DOCUMENTS,
-        document_options.IMDS,
+        common.COMMON,
+        common.METRICS,
+        common.DATABASE,
+        control_api.CONTROL_API,
+        documents.DOCUMENTS,
+        documents.IMDS,
     ),
-    build=building_apis.control_api,
+    build=build_apis.control_api,
 )
 METADATA_API: Program[MetadataApiConfig] = Program(
     name="metadata-api",
     summary="Answers a signed request with the instance's documents.",
     files=("nova.conf",),
     sections=(
-        common_options.COMMON,
-        common_options.METRICS,
-        common_options.DATABASE,
-        metadata_options.NOVA,
-        metadata_options.WSGI,
+        common.COMMON,
+        common.METRICS,
+        common.DATABASE,
+        metadata_api.NOVA,
+        metadata_api.WSGI,
         guest_options.GUEST_REQUESTS,
-        metadata_options.NOVA_NEUTRON,
-        document_options.DOCUMENTS,
-        metadata_options.NOVA_API,
-        document_options.IMDS,
-        metadata_options.VENDORDATA_AUTH,
+        metadata_api.NOVA_NEUTRON,
+        documents.DOCUMENTS,
+        metadata_api.NOVA_API,
+        documents.IMDS,
+        metadata_api.VENDORDATA_AUTH,
     ),
-    build=building_apis.metadata_api,
+    build=build_apis.metadata_api,
 )
 METADATA_AGENT: Program[MetadataAgentConfig] = Program(
     name="metadata-agent",
@@ -105,34 +97,34 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
     files=("neutron.conf", "metadata_agent.ini"),
     sections=(
         *_AGENT,
-        agent_options.METADATA_SOCKET,
-        agent_options.METADATA_AGENT,
+        agents.METADATA_SOCKET,
+        agents.METADATA_AGENT,
         guest_options.GUEST_REQUESTS,
-        agent_options.CONNECTIONS_PER_GUEST,
-        agent_options.RATE_LIMITING,
+        agents.CONNECTIONS_PER_GUEST,
+        agents.RATE_LIMITING,
     ),
-    build=building_agents.metadata_agent,
+    build=build_agents.metadata_agent,
 )
 DHCP_AGENT: Program[DhcpAgentConfig] = Program(
     name="dhcp-agent",
     summary="Keeps the qdhcp- namespaces: dnsmasq, and metadata on isolated networks.",
     files=("neutron.conf", "dhcp_agent.ini"),
-    sections=(*_AGENT, agent_options.DHCP_AGENT, *_PROXIES),
-    build=building_agents.dhcp_agent,
+    sections=(*_AGENT, agents.DHCP_AGENT, *_PROXIES),
+    build=build_agents.dhcp_agent,
 )
 L3_AGENT: Program[L3AgentConfig] = Program(
     name="l3-agent",
     summary="Keeps the qrouter- namespaces: forwarding, NAT, and metadata through the router.",
     files=("neutron.conf", "l3_agent.ini"),
-    sections=(*_AGENT, agent_options.L3_AGENT, *_PROXIES),
-    build=building_agents.l3_agent,
+    sections=(*_AGENT, agents.L3_AGENT, *_PROXIES),
+    build=build_agents.l3_agent,
 )
 COMPUTE_AGENT: Program[ComputeAgentConfig] = Program(
     name="compute-agent",
     summary="Plugs instances' ports, runs instances by a driver, and keeps port security.",
     files=("neutron.conf", "compute_agent.ini"),
-    sections=(*_AGENT, agent_options.RESYNC, agent_options.COMPUTE_AGENT, agent_options.GUEST),
-    build=building_agents.compute_agent,
+    sections=(*_AGENT, agents.RESYNC, agents.COMPUTE_AGENT, agents.GUEST),
+    build=build_agents.compute_agent,
 )
 
 PROGRAMS: Mapping[str, Program[CommonConfig]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from openimds.metadata.interfaces_file import interfaces_file
+from openimds.metadata.injected_files import interfaces_file
 from openimds.resources.instance import Instance
 
 FOLDER = "content"

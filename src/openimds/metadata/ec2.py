@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from openimds.metadata.block_devices import block_device_mapping
-from openimds.metadata.decision import TEXT, Answer, not_found
+from openimds.metadata.outcome import TEXT, Answer, not_found
 from openimds.metadata.reading import Reading
 from openimds.metadata.tags import readable_tags
 from openimds.metadata.versions import EC2_VERSIONS, ec2_listing, is_since, resolve

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from http import HTTPStatus
 
-from openimds.metadata.decision import Answer
+from openimds.metadata.outcome import Answer
 
 ETAG = "ETag"
 _ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')

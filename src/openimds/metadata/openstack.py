@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from openimds.metadata.content import FOLDER, content_files
-from openimds.metadata.decision import HTML, JSON, TEXT, Answer, AskVendors, Decision, not_found
 from openimds.metadata.etags import weak_etag
 from openimds.metadata.json_text import json_bytes
 from openimds.metadata.meta_data import RANDOM_SEED, meta_data
 from openimds.metadata.network_data import network_data
+from openimds.metadata.outcome import HTML, JSON, TEXT, Answer, AskVendors, Decision, not_found
 from openimds.metadata.reading import Reading
-from openimds.metadata.vendor_data import vendor_data2
+from openimds.metadata.vendordata import vendor_data2
 from openimds.metadata.versions import (
     FOLSOM,
     GRIZZLY,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from openimds.metadata.decision import HTML, Answer, Decision, Refusal, StorePassword
+from openimds.metadata.outcome import HTML, Answer, Decision, Refusal, StorePassword
 from openimds.resources.instance import Instance
 
 MAX_PASSWORD_BYTES = 1020

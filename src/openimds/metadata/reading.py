@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openimds.metadata.policy import Policy
+from openimds.metadata.imds_options import Policy
 from openimds.resources.instance import Instance
 
 

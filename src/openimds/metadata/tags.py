@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from openimds.metadata.policy import PREFIX, Policy, policy_of
+from openimds.metadata.imds_options import PREFIX, Policy, policy_of
 
 _NO_NAMES = frozenset({".", "..", "_index", "_name"})
 """What a path cannot have as a name, EC2's own reserved one, and that of a label (ec2.py)."""

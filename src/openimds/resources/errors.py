@@ -1,5 +1,5 @@
 """What can go wrong in the domain, in few words. Each edge that answers people turns these into its own form in one
-place (web/control/errors.py, cli); the message is a sentence for whoever asked: what was tried, on what, what to do.
+place (control_api/error_handlers.py, cli); the message is a sentence for whoever asked: what was tried, on what, what to do.
 """
 
 from __future__ import annotations

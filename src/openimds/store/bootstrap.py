@@ -20,7 +20,7 @@ from openimds.resources.errors import StoreUnavailable
 from openimds.store.engine import Store
 from openimds.store.models.compute import Flavor
 from openimds.store.models.identity import Project, Role, RoleAssignment, User
-from openimds.store.models.images import Image
+from openimds.store.models.image import Image
 from openimds.store.network.security_groups import ensure_default
 from openimds.store.passwords import hash_password, verify_password
 

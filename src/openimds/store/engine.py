@@ -26,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import RevisionGone as RevisionGoneError
 from openimds.resources.errors import StoreUnavailable as StoreUnavailableError
-from openimds.store.changes import (
+from openimds.store.change_log import (
     ChangeRecord,
     ChangeRecorder,
     changes_after,
@@ -34,9 +34,9 @@ from openimds.store.changes import (
     refuse_bulk_writes,
     refuse_flush,
 )
-from openimds.store.database import BUSY_TIMEOUT_SECONDS, Database
 from openimds.store.models.base import Base
 from openimds.store.models.revisions import Change, RevisionCounter
+from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, Database
 
 POOL_SIZE = 20
 MAX_OVERFLOW = 40

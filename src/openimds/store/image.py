@@ -16,8 +16,8 @@ from openimds.resources.compute import Asker
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
-from openimds.store.image_data import Upload, remove_data
-from openimds.store.models.images import DeletedImage, Image
+from openimds.store.image_upload import Upload, remove_data
+from openimds.store.models.image import DeletedImage, Image
 
 LISTED_TO_ALL = ("public",)
 SHOWN_TO_ALL = ("public", "community")

@@ -12,7 +12,7 @@ from typing import Any
 
 from openimds.resources.instance import Nic, NicAddress, NicSubnet
 from openimds.resources.network import HostRoute
-from openimds.store.statements import shared
+from openimds.store.raw.statements import shared
 
 Json = Mapping[str, Any]
 

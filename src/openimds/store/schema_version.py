@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store.database import Database
-from openimds.store.statements import Query
+from openimds.store.raw.database import Database
+from openimds.store.raw.statements import Query
 
 _STEPS = Path(__file__).parent / "migrations" / "versions"
 _STEP = Query(("version_num",), "alembic_version")

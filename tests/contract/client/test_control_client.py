@@ -17,11 +17,11 @@ import pytest
 from tests.ports import free_port
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.client.control import ControlClient
+from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError, RevisionGoneError
-from openimds.client.fake import FakeControl
 from openimds.client.mirror import Mirror
 from openimds.client.session import connect
+from openimds.client.testing import FakeControl
 from openimds.resources.auth import AuthOptions
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tests.contract.client.without_watch import Door, door_to
 from tests.contract.control.stage import SERVICE_PASSWORD, Session, control_api
-from tests.unit.daemons import metadata_stage
-from tests.unit.daemons.metadata_stage import agent_stage
+from tests.unit.programs.metadata_api import metadata_stage
+from tests.unit.programs.metadata_api.metadata_stage import agent_stage
 from tests.waiting import until
 
-from openimds.client.control import ControlClient
+from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.resources.auth import AuthOptions
 

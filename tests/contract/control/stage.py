@@ -16,8 +16,8 @@ import uvicorn
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.config import load_control_api
-from openimds.daemons import control_parts
-from openimds.http.listen import tcp_listener
+from openimds.http.sockets import tcp_listener
+from openimds.programs.control_api import wiring
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
 from openimds.store.engine import Store, utc_now
@@ -178,7 +178,7 @@ def control_api(state: Path) -> Iterator[Cloud]:
     schema.upgrade(store)
     bootstrap(store, ADMIN_PASSWORD, SERVICE_PASSWORD, config.images_dir, utc_now())
     _make_passwords_cheap(store)
-    parts = control_parts.build_parts(config, store, prometheus_client.CollectorRegistry(), CHEAP_ROUNDS)
+    parts = wiring.build_parts(config, store, prometheus_client.CollectorRegistry(), CHEAP_ROUNDS)
     server = uvicorn.Server(
         uvicorn.Config(
             parts.app,

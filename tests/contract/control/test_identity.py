@@ -10,10 +10,10 @@ import requests
 from tests.contract.control.stage import ADMIN_PASSWORD, Cloud, Session, password_login, sentence
 from tests.waiting import HANG_SECONDS
 
+from openimds.control_api.identity import TokenService
+from openimds.control_api.identity.tokens import TokenSealer
 from openimds.store.engine import utc_now
 from openimds.store.identity import IdentityStore
-from openimds.web.control.identity import TokenService
-from openimds.web.control.identity.tokens import TokenSealer
 
 
 def test_discovery_leads_everybody_to_v3(cloud: Cloud) -> None:

@@ -16,7 +16,7 @@ from openimds.resources.compute import Asker
 from openimds.resources.errors import NotFound
 from openimds.store.engine import utc_now
 from openimds.store.image import ImageStore
-from openimds.store.models.images import Image
+from openimds.store.models.image import Image
 
 IMAGES = "/image/v2/images"
 PATCH = "application/openstack-images-v2.1-json-patch"

@@ -13,14 +13,14 @@ import pytest
 from tests.contract.control.stage import SERVICE_PASSWORD, Cloud, ComputeAgent, Session
 from tests.waiting import HANG_SECONDS
 
-from openimds.client.fake import FakeControl
-from openimds.client.instances import RemoteInstances
+from openimds.client.instance_records import RemoteInstances
 from openimds.client.session import connect
+from openimds.client.testing import FakeControl
 from openimds.metadata.reading import DocumentSettings
 from openimds.resources.auth import AuthOptions
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.touched import Touched
-from openimds.store.instances import InstanceStore
+from openimds.store.importer.store import InstanceStore
 
 ROOT = "/openimds/v1"
 CALLS: list[tuple[str, str, Any]] = [

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.store.test_instances import IMPORTED, PORT, SECOND_PORT, SERVER, TIMES
-from tests.unit.store.test_instances import filled as fill
+from tests.unit.store.importer.test_store import IMPORTED, PORT, SECOND_PORT, SERVER, TIMES
+from tests.unit.store.importer.test_store import filled as fill
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import InjectedFile, Instance, NicAddress
 from openimds.resources.network import HostRoute
-from openimds.store.database import Database
 from openimds.store.engine import Store, utc_now
-from openimds.store.instance_changes import InstanceChanges
-from openimds.store.instances import AskingPort, InstanceStore
+from openimds.store.importer.store import AskingPort, InstanceStore
+from openimds.store.models.network import IPAllocation, Port
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.models.revisions import Change
 from openimds.store.models.servers import Server
+from openimds.store.raw.database import Database
+from openimds.store.raw.instance_changes import InstanceChanges
 from openimds.store.schema_version import is_newest
 
 

@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store.database import Database
 from openimds.store.engine import Store
-from openimds.store.instance_changes import InstanceChanges
-from openimds.store.instances import InstanceStore
+from openimds.store.importer.store import InstanceStore
+from openimds.store.models.network import IPAllocation, Port, SecurityGroup
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import IPAllocation, Port, SecurityGroup
 from openimds.store.models.routers import FloatingIP
+from openimds.store.raw.database import Database
+from openimds.store.raw.instance_changes import InstanceChanges
 
 NOW = datetime(2026, 11, 22)  # noqa: DTZ001 - as the tables have it
 SERVER = "11111111-2222-4333-8444-555555555501"

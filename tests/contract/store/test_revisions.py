@@ -19,14 +19,14 @@ from tests.waiting import HANG_SECONDS
 from openimds.resources.caller import Caller
 from openimds.resources.errors import RevisionGone
 from openimds.store import schema
-from openimds.store.changes import changes_after, newest_revision
+from openimds.store.change_log import changes_after, newest_revision
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.base import Base
 from openimds.store.models.compute import Flavor
+from openimds.store.models.network import IPAllocation, Port
 from openimds.store.models.networks import Network
-from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.models.revisions import Change
-from openimds.store.network.service import NetworkStore
+from openimds.store.network.network_store import NetworkStore
 
 from . import writer
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from openimds.resources.errors import StoreUnavailable
 from openimds.store import engine, schema
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.images import Image
+from openimds.store.models.image import Image
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts a small file system")
 

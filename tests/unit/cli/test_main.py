@@ -43,7 +43,7 @@ def test_help_waits_for_nothing_large() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = set(done.stderr.split())
     assert "openimds.cli.main" in loaded
-    assert {"openimds.config", "openimds.daemons", "openimds.store", "openimds.web"} & loaded == set()
+    assert {"openimds.config", "openimds.programs", "openimds.store", "openimds.control_api"} & loaded == set()
     assert {"cryptography", "fastapi", "oslo_config", "pydantic", "requests", "sqlalchemy", "uvloop"} & loaded == set()
 
 

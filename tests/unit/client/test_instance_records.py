@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openimds.client.instances import _RECORDS
-from openimds.metadata.policy import Policy
+from openimds.client.instance_records import _RECORDS
+from openimds.control_api.watch.instance_records import _told
+from openimds.metadata.context import settings_form, settings_of
+from openimds.metadata.imds_options import Policy
 from openimds.metadata.reading import DocumentSettings
-from openimds.metadata.settings_form import settings_form, settings_of
 from openimds.resources.instance import Ec2Ids, Instance
 from openimds.resources.network import HostRoute
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.instances import InstanceStore
-from openimds.web.control.watch.instances import _told
+from openimds.store.importer.store import InstanceStore
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 st.register_type_strategy(str, TEXT)

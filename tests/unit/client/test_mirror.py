@@ -9,11 +9,11 @@ import pytest
 from structlog.testing import capture_logs
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.client.control import ControlClient
+from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
-from openimds.client.fake import FakeControl
 from openimds.client.mirror import Mirror
 from openimds.client.session import connect, led_to_v3
+from openimds.client.testing import FakeControl
 from openimds.client.view import View
 
 KINDS = ("network", "port", "router")
@@ -238,7 +238,7 @@ def test_it_is_not_connected_before_it_has_the_new_view(fake, mirror):
 
 
 def test_a_list_that_never_ends_is_not_followed_for_ever(fake, client, monkeypatch):
-    monkeypatch.setattr("openimds.client.control.MAX_PAGES", 3)
+    monkeypatch.setattr("openimds.client.control_client.MAX_PAGES", 3)
     asked: list[object] = []
     link = [{"rel": "next", "href": "http://neutron/ports?marker=p1"}]
 

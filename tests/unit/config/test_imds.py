@@ -8,7 +8,7 @@ import pytest
 
 from openimds import config
 from openimds.config import ConfigError
-from openimds.metadata.policy import Policy, TokenMode
+from openimds.metadata.imds_options import Policy, TokenMode
 
 
 def load(folder: Path, text: str) -> config.MetadataApiConfig:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.decision import Refusal
 from openimds.metadata.ec2 import decide_ec2
+from openimds.metadata.outcome import Refusal
 from openimds.resources.instance import Ec2Ids, InstanceKey, Nic, NicAddress, NicSubnet
 
 KEY = InstanceKey("mykey", "ssh", "ssh-rsa A")

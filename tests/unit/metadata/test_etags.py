@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.decision import TEXT, Answer
 from openimds.metadata.etags import etag_of, strong_etag, unless_known, weak_etag, with_etag
+from openimds.metadata.outcome import TEXT, Answer
 
 DOCUMENT = with_etag(Answer(200, TEXT, b"vm.novalocal"))
 ETAG = etag_of(DOCUMENT) or ""

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from openimds.metadata.decision import Answer, AskVendors, Refusal
 from openimds.metadata.openstack import DOCUMENTS, decide_openstack, is_password, listed_documents
+from openimds.metadata.outcome import Answer, AskVendors, Refusal
 from openimds.metadata.reading import DocumentSettings
 from openimds.metadata.versions import OPENSTACK_VERSIONS
 from openimds.resources.instance import InjectedFile

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.decision import HTML, Answer, Refusal, StorePassword
+from openimds.metadata.outcome import HTML, Answer, Refusal, StorePassword
 from openimds.metadata.password import MAX_PASSWORD_BYTES, decide_password, password_refused, password_stored
 
 

@@ -12,8 +12,8 @@ from openimds.store.bootstrap import GUEST_BYTES, bootstrap
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.compute import Flavor
 from openimds.store.models.identity import Project, Role, RoleAssignment, User
-from openimds.store.models.images import Image
-from openimds.store.models.ports import SecurityGroup
+from openimds.store.models.image import Image
+from openimds.store.models.network import SecurityGroup
 from openimds.store.passwords import verify_password
 
 

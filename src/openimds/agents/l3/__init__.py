@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from openimds.agents.l3.routers import Edges, L3Settings, Routers
+from openimds.agents.l3.router_handler import Edges, L3Settings, Routers
 
 __all__ = ["Edges", "L3Settings", "Routers"]

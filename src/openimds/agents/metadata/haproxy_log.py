@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from openimds.agents.metadata.edges import RequestLog
+from openimds.agents.metadata.protocols import RequestLog
 
 MAX_LINE_CHARS = 2048
 BATCH = 256

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import structlog
 
-from openimds.agents.metadata.edges import Mirror
-from openimds.agents.metadata.measures import Measures
+from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.protocols import Mirror
 
 LOOK_SECONDS = 0.1
 

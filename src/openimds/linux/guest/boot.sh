@@ -4,7 +4,7 @@
 # It runs as the instance's root: in its own user, mount, host name, process and network namespaces, where nothing of
 # the host can be written. Everything that it prints is the instance's console.
 #
-# /run/openimds/nics        what the instance has to do for each NIC, a line each (wiring/guest.py)
+# /run/openimds/nics        what the instance has to do for each NIC, a line each (netconfig/netns_instance.py)
 # METADATA_TRIES, METADATA_DELAY_CENTISECONDS, REQUEST_TIMEOUT_SECONDS
 umask 022
 

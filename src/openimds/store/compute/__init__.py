@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from openimds.store.compute.agent_reports import put_console, report_server, server_wire
 from openimds.store.compute.flavors import Flavors
-from openimds.store.compute.hosts import Hosts
 from openimds.store.compute.keypairs import Keypairs
-from openimds.store.compute.power import Power
-from openimds.store.compute.reports import put_console, report_server, server_wire
+from openimds.store.compute.power_actions import Power
+from openimds.store.compute.scheduling import Hosts
 from openimds.store.compute.servers import Servers
 from openimds.store.engine import Store
 

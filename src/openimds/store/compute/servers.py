@@ -13,8 +13,7 @@ from openimds.resources import compute as nouns
 from openimds.resources.caller import Caller
 from openimds.resources.compute import Asker
 from openimds.resources.errors import Conflict, Forbidden, NotFound
-from openimds.store.compute.creation import create_servers
-from openimds.store.compute.nics import (
+from openimds.store.compute.interfaces import (
     interface_value,
     interfaces,
     plug,
@@ -23,10 +22,11 @@ from openimds.store.compute.nics import (
     unplug_all,
     unplug_one,
 )
-from openimds.store.compute.records import server_records
-from openimds.store.compute.selection import select_ids
+from openimds.store.compute.server_create import create_servers
+from openimds.store.compute.server_query import select_ids
+from openimds.store.compute.server_records import server_records
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.ports import SecurityGroup
+from openimds.store.models.network import SecurityGroup
 from openimds.store.models.servers import Server, ServerAction, ServerConsole, ServerPassword
 from openimds.store.network.ports import ports_of_device
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from openimds.store.engine import Store
 from openimds.store.identity.assignments import Assignments
 from openimds.store.identity.credentials import Credentials
-from openimds.store.identity.principals import Projects, Roles, Users
+from openimds.store.identity.users_projects_roles import Projects, Roles, Users
 from openimds.store.passwords import ROUNDS
 
 

@@ -8,7 +8,7 @@ from openimds.resources import identity as nouns
 from openimds.resources.errors import NotFound
 from openimds.resources.identity import SYSTEM_TARGET
 from openimds.store.engine import Store
-from openimds.store.identity.principals import (
+from openimds.store.identity.users_projects_roles import (
     project_row,
     project_value,
     role_row,

@@ -13,7 +13,7 @@ from openimds.resources import identity as nouns
 from openimds.resources.errors import NotFound, Unauthorized
 from openimds.resources.identity import IMPLIED_ROLES, SYSTEM_TARGET
 from openimds.store.engine import Store
-from openimds.store.identity.principals import project_value, role_value, user_value
+from openimds.store.identity.users_projects_roles import project_value, role_value, user_value
 from openimds.store.models.identity import Project, RevokedToken, Role, RoleAssignment, User
 from openimds.store.passwords import verify_password
 

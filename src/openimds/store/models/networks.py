@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from openimds.store.change_kinds import ADDRESSING
 from openimds.store.models.base import NAME, UUID, Base, Watched
-from openimds.store.watched_kinds import ADDRESSING
 
 
 class Network(Watched, Base):

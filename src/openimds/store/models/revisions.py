@@ -1,4 +1,4 @@
-"""The revisions of what is watched (store/changes.py writes them)."""
+"""The revisions of what is watched (store/change_log.py writes them)."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Forbidden
-from openimds.resources.listing import ListQuery
-from openimds.store.listing import as_bool
+from openimds.resources.query import ListQuery
 from openimds.store.models.agents import Agent
-from openimds.store.network.finding import not_found
-from openimds.store.network.rendering import agent_json
+from openimds.store.network.access import not_found
+from openimds.store.network.serializers import agent_json
+from openimds.store.pagination import as_bool
 
 DOWN_AFTER = timedelta(seconds=20)
 """Neutron's agent_down_time, when nothing else is configured: an agent whose heartbeat is older is not alive."""

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import BadRequest, Conflict
-from openimds.store.models.ports import Port
+from openimds.store.models.network import Port
 
 RESERVED = frozenset({"isatap", "localhost", "wpad"})
 """Guests look these up by themselves: their own loopback, a web proxy, a tunnel."""

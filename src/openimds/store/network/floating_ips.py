@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
+from openimds.store.models.network import IPAllocation, Port
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import IPAllocation, Port
 from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network import ports
-from openimds.store.network.finding import find, find_own, project_for, require_admin
+from openimds.store.network.access import find, find_own, project_for, require_admin
 
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> FloatingIP:

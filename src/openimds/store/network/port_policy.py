@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, NETWORK_OWNER_PREFIX
+from openimds.store.models.network import Port
 from openimds.store.models.networks import Network
-from openimds.store.models.ports import Port
 from openimds.store.models.routers import Router
 from openimds.store.models.servers import Server
-from openimds.store.network.finding import require_admin
+from openimds.store.network.access import require_admin
 
 OPERATORS_ONLY = ("binding:host_id", "binding:profile")
 NETWORK_OWNERS_ONLY = ("mac_address", "port_security_enabled", "allowed_address_pairs")

@@ -1,6 +1,6 @@
 """Ports: made, bound, changed and removed in a session that the caller holds (`Store.write()`).
 
-`attributes` are in Neutron's names and already of the right form (web/control/network/attributes.py checks requests;
+`attributes` are in Neutron's names and already of the right form (control_api/network/attributes.py checks requests;
 code of ours that makes ports gives the same): `network_id`, `fixed_ips`, `mac_address`, `device_id`, `binding:host_id` …
 """
 
@@ -27,12 +27,12 @@ from openimds.resources.network import (
     UNATTACHED,
     Attachment,
 )
+from openimds.store.models.network import Port, SecurityGroup
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.models.routers import FloatingIP
 from openimds.store.models.servers import Server
-from openimds.store.network import allocation, dns_names, port_policy, security_groups
-from openimds.store.network.finding import find, find_own, find_owned, project_for
+from openimds.store.network import dns_names, ipam, port_policy, security_groups
+from openimds.store.network.access import find, find_own, find_owned, project_for
 
 MAC_BASE = "fa:16:3e"
 """Neutron's `base_mac`: an OUI of its own, the rest random."""
@@ -102,7 +102,7 @@ def create_port(
     session.add(port)
     session.flush()
     wanted = attributes.get("fixed_ips")
-    allocation.assign(session, port, allocation.choose(session, port, network.subnets, wanted))
+    ipam.assign(session, port, ipam.choose(session, port, network.subnets, wanted))
     dns_names.check(session, port)
     port.provisioning = _entities(session, port)
     return port
@@ -290,10 +290,10 @@ def _change_addresses(
 ) -> frozenset[str]:
     """Give the port these addresses instead; the ones that it lost."""
     before = {ip.ip_address for ip in port.fixed_ips}
-    chosen = allocation.choose(session, port, network.subnets, wanted or [])
+    chosen = ipam.choose(session, port, network.subnets, wanted or [])
     if port.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE and not chosen:
         raise BadRequest("fixed_ips", "fixed_ips: a router's interface must have an address.", kind="BadRequest")
-    allocation.assign(session, port, chosen)
+    ipam.assign(session, port, chosen)
     return frozenset(before - {ip.ip_address for ip in port.fixed_ips})
 
 

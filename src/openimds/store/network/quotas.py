@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.errors import QuotaExceeded
+from openimds.store.models.network import Port, SecurityGroup
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.models.routers import FloatingIP, Router
 
 UNLIMITED = -1

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY
+from openimds.store.models.network import Port, SecurityGroup
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import Port, SecurityGroup
 from openimds.store.models.routers import FloatingIP, Router
-from openimds.store.network.rendering import (
+from openimds.store.network.serializers import (
     floating_ip_json,
     network_json,
     port_json,

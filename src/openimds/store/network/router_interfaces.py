@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, Attachment
+from openimds.store.models.network import Port
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import Port
 from openimds.store.models.routers import FloatingIP, Router
 from openimds.store.network import ports, routers
-from openimds.store.network.finding import find, find_own, find_owned
+from openimds.store.network.access import find, find_own, find_owned
 
 
 def add(session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime) -> dict[str, Any]:

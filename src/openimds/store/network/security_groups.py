@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import Conflict
-from openimds.store.models.ports import Port, SecurityGroup
-from openimds.store.network.finding import find_own, project_for
+from openimds.store.models.network import Port, SecurityGroup
+from openimds.store.network.access import find_own, project_for
 
 DEFAULT = "default"
 

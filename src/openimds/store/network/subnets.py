@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store.guest_store import PROVIDER_TAG
+from openimds.store.models.network import IPAllocation, Port
 from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.ports import IPAllocation, Port
-from openimds.store.network import addresses, allocation
-from openimds.store.network.addresses import Net, Span
-from openimds.store.network.finding import find_own, project_for
+from openimds.store.network import ip_math, ipam
+from openimds.store.network.access import find_own, project_for
+from openimds.store.network.ip_math import Net, Span
+from openimds.store.raw.metadata_store import PROVIDER_TAG
 
 SLAAC_PREFIX_LENGTH = 64
 LONGEST_DHCP_PREFIX = {4: 30, 6: 126}
@@ -62,7 +62,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     session.add(subnet)
     network.updated_at = now
     session.flush()
-    if allocation.is_automatic(subnet):
+    if ipam.is_automatic(subnet):
         _address_present_ports(session, subnet)
     return subnet
 
@@ -124,7 +124,7 @@ def check_tags(caller: Caller, before: Sequence[str], after: Sequence[str]) -> N
 def _holds(row: IPAllocation, subnet: Subnet) -> bool:
     if row.port.attached_owner == DEVICE_OWNER_DHCP:
         return False
-    return not allocation.is_automatic(subnet) or row.port.attached_owner in allocation.ROUTER_OWNERS
+    return not ipam.is_automatic(subnet) or row.port.attached_owner in ipam.ROUTER_OWNERS
 
 
 def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> None:
@@ -139,7 +139,7 @@ def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> No
 
 
 def _refuse_overlap(network: Network, net: Net) -> None:
-    other = addresses.first_overlap(net, [subnet.cidr for subnet in network.subnets])
+    other = ip_math.first_overlap(net, [subnet.cidr for subnet in network.subnets])
     if other:
         raise _invalid(
             "cidr",
@@ -149,7 +149,7 @@ def _refuse_overlap(network: Network, net: Net) -> None:
 
 def _gateway(attributes: Mapping[str, Any], net: Net) -> str | None:
     if "gateway_ip" not in attributes:
-        return addresses.default_gateway(net)
+        return ip_math.default_gateway(net)
     if attributes["gateway_ip"] is None:
         return None
     return _checked_gateway(str(ip_address(attributes["gateway_ip"])), net)
@@ -157,14 +157,14 @@ def _gateway(attributes: Mapping[str, Any], net: Net) -> str | None:
 
 def _checked_gateway(gateway: str, net: Net) -> str:
     value = ip_address(gateway)
-    if value.version != net.version or value not in net or int(value) not in addresses.usable(net):
+    if value.version != net.version or value not in net or int(value) not in ip_math.usable(net):
         # Neutron also takes one from outside the subnet; a guest would then have no route to it.
         raise _invalid("gateway_ip", f"Gateway {gateway} is not valid on subnet {net}")
     return gateway
 
 
 def _change_gateway(session: Session, subnet: Subnet, net: Net, attributes: Mapping[str, Any]) -> None:
-    holder = allocation.owner_of(session, subnet.id, subnet.gateway_ip) if subnet.gateway_ip else None
+    holder = ipam.owner_of(session, subnet.id, subnet.gateway_ip) if subnet.gateway_ip else None
     if holder is not None and holder.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE:
         raise Conflict(
             f"Current gateway ip {subnet.gateway_ip} already in use by port {holder.id}. Unable to update.",
@@ -173,21 +173,20 @@ def _change_gateway(session: Session, subnet: Subnet, net: Net, attributes: Mapp
     new = attributes["gateway_ip"]
     gateway = _checked_gateway(str(ip_address(new)), net) if new else None
     if gateway and attributes.get("allocation_pools") is None:
-        _refuse_gateway_in_pools(gateway, allocation.pools(subnet))
+        _refuse_gateway_in_pools(gateway, ipam.pools(subnet))
     subnet.gateway_ip = gateway
 
 
 def _pools(net: Net, gateway: str | None, wanted: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]]:
     if wanted is None:
-        spans = addresses.default_pools(net, gateway)
+        spans = ip_math.default_pools(net, gateway)
     else:
         spans = [_checked_pool(pool, net) for pool in wanted]
         _refuse_overlapping_pools(spans)
         if gateway:
             _refuse_gateway_in_pools(gateway, spans)
     return [
-        {"start": addresses.text(span.first, net.version), "end": addresses.text(span.last, net.version)}
-        for span in spans
+        {"start": ip_math.text(span.first, net.version), "end": ip_math.text(span.last, net.version)} for span in spans
     ]
 
 
@@ -201,7 +200,7 @@ def _checked_pool(pool: Mapping[str, str], net: Net) -> Span:
             kind="InvalidAllocationPool",
         )
     span = Span(int(start), int(end))
-    usable = addresses.usable(net)
+    usable = ip_math.usable(net)
     if span.first not in usable or span.last not in usable:
         raise BadRequest(
             "allocation_pools",
@@ -219,7 +218,7 @@ def _refuse_overlapping_pools(spans: Sequence[Span]) -> None:
 
 
 def _refuse_gateway_in_pools(gateway: str, spans: Sequence[Span]) -> None:
-    if any(addresses.number(gateway) in span for span in spans):
+    if any(ip_math.number(gateway) in span for span in spans):
         raise Conflict(
             f"Gateway ip {gateway} conflicts with the subnet's allocation pools: it lies inside of one.",
             kind="GatewayConflictWithAllocationPools",
@@ -236,7 +235,7 @@ def _check_modes(subnet: Subnet, net: Net) -> None:
         raise _invalid(
             "ipv6_ra_mode", f"ipv6_ra_mode set to '{ra}' with ipv6_address_mode set to '{address}' is not valid"
         )
-    if (address or ra) in allocation.AUTOMATIC_MODES and net.prefixlen != SLAAC_PREFIX_LENGTH:
+    if (address or ra) in ipam.AUTOMATIC_MODES and net.prefixlen != SLAAC_PREFIX_LENGTH:
         raise _invalid("cidr", f"Invalid CIDR {net} for IPv6 address mode. OpenStack uses the EUI-64 address format, "
                                "which requires the prefix to be /64")  # fmt: skip
 
@@ -263,8 +262,8 @@ def _check_contents(subnet: Subnet) -> None:
 def _address_present_ports(session: Session, subnet: Subnet) -> None:
     """A new subnet with automatic addresses: the devices that are on the network already make themselves one."""
     for port in session.scalars(sa.select(Port).where(Port.network_id == subnet.network_id)):
-        if port.attached_owner not in allocation.ROUTER_OWNERS:
-            allocation.add_automatic(session, port, subnet)
+        if port.attached_owner not in ipam.ROUTER_OWNERS:
+            ipam.add_automatic(session, port, subnet)
 
 
 def _invalid(field: str, reason: str) -> BadRequest:

@@ -13,19 +13,19 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.metadata.edges import ControlAwayError
-from openimds.agents.metadata.finder import Finder
-from openimds.agents.metadata.measures import Measures
-from openimds.agents.metadata.service import MetadataService
-from openimds.agents.metadata.shares import OF_ONE_GUEST
-from openimds.daemons.metadata_upstream import PooledUpstream
-from openimds.http.client import Pool, Upstream
-from openimds.http.listen import UnixAccess, tcp_listener, unix_listener
+from openimds.agents.metadata.lookup.resolver import Finder
+from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.protocols import ControlAwayError
+from openimds.agents.metadata.proxy.per_key_limiter import OF_ONE_GUEST
+from openimds.agents.metadata.proxy.proxy_handler import MetadataService
+from openimds.guest_identity.addresses import Address
+from openimds.guest_identity.headers import HeaderError, instance_claim
+from openimds.guest_identity.signature import verify
+from openimds.http.client.pool import Pool, Upstream
 from openimds.http.messages import Request, Response, sentence
-from openimds.http.server import GuestServer, Listener
-from openimds.identity.headers import HeaderError, instance_claim
-from openimds.identity.signature import verify
-from openimds.identity.source import Address
+from openimds.http.server.server import GuestServer, Listener
+from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
+from openimds.programs.metadata_agent.adapters import PooledUpstream
 from openimds.resources.network import FixedIP, Port, Subnet
 
 VM1, VM2 = str(uuid.uuid4()), str(uuid.uuid4())

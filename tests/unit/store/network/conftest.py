@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from openimds.resources.caller import SYSTEM, Caller
-from openimds.resources.listing import ListQuery
+from openimds.resources.query import ListQuery
 from openimds.store.engine import Store
-from openimds.store.network.service import NetworkStore
+from openimds.store.network.network_store import NetworkStore
 
 PROJECT = "11111111111111111111111111111111"
 OTHER_PROJECT = "22222222222222222222222222222222"

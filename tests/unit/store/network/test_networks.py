@@ -9,10 +9,10 @@ import pytest
 
 from openimds.resources.caller import SYSTEM
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
-from openimds.resources.listing import ListQuery
+from openimds.resources.query import ListQuery
 from openimds.store.engine import Store, utc_now
 from openimds.store.network import agents
-from openimds.store.network.service import NetworkStore
+from openimds.store.network.network_store import NetworkStore
 
 
 def test_a_network_as_its_owner_and_as_an_operator_sees_it(cloud: Any, operator: Any) -> None:

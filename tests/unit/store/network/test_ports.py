@@ -12,9 +12,9 @@ from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, OpenimdsError
 from openimds.resources.network import BINDING_ATTRIBUTE, Attachment
 from openimds.store.engine import utc_now
-from openimds.store.models.ports import IPAllocation
+from openimds.store.models.network import IPAllocation
 from openimds.store.network import ports
-from openimds.store.network.service import NetworkStore
+from openimds.store.network.network_store import NetworkStore
 
 HOST = {"binding__host_id": "node1", "device_owner": "compute:nova", "device_id": "vm"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
-from openimds.resources.listing import ListQuery
+from openimds.resources.query import ListQuery
 
 
 def attach(cloud: Any, router: dict[str, Any], **which: str) -> dict[str, Any]:

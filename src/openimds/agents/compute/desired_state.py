@@ -1,0 +1,95 @@
+"""What this host should have of a server, from what the control API says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from openimds.agents.protocols import View
+from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
+from openimds.netconfig.netns_instance import nic_name, nic_plan
+from openimds.netconfig.port_security import PortFilter, closed_filter, port_filter
+from openimds.resources.network import Network, Port
+from openimds.resources.server import Server, instance_namespace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedServer:
+    """Equal values: nothing has to be done."""
+
+    server: Server
+    ports: tuple[Port, ...]
+    """Those of its ports that are known, in the order of the NICs."""
+    bridges: tuple[Bridge, ...]
+    namespace: NamespaceState
+    filters: tuple[PortFilter, ...]
+    nics: str
+    """wiring.guest.nic_plan"""
+    fault: str | None = None
+    """Why it cannot be wired."""
+
+    @property
+    def missing_ports(self) -> tuple[str, ...]:
+        """Not there yet, or not in place yet: the ports that a boot waits for."""
+        active = {port.id for port in self.ports if port.status == "ACTIVE" or not port.admin_state_up}
+        return tuple(port_id for port_id in self.server.port_ids if port_id not in active)
+
+
+def wanted_servers(view: View, *, host: str, namespace_prefix: str, owner_uid: int) -> dict[str, WantedServer]:
+    """This host's servers, by id."""
+    return {
+        server.id: _wanted(server, view, namespace_prefix, owner_uid)
+        for server in view.servers.values()
+        if server.host == host
+    }
+
+
+def _wanted(server: Server, view: View, namespace_prefix: str, owner_uid: int) -> WantedServer:
+    wired = [(port, view.networks[port.network_id]) for port in _known_ports(server, view)]
+    ports = tuple(port for port, _ in wired)
+    bridges = dict.fromkeys(Bridge(name=network.bridge_name, mtu=network.mtu) for _, network in wired)
+    namespace = NamespaceState(
+        name=instance_namespace(server.id, namespace_prefix),
+        devices=tuple(_device(server, port, network) for port, network in wired),
+        routes=None,
+        owner_uid=owner_uid,
+    )
+    filters, fault = _filters(ports, view)
+    return WantedServer(
+        server=server,
+        ports=ports,
+        bridges=tuple(bridges),
+        namespace=namespace,
+        filters=filters,
+        fault=fault,
+        nics="".join(nic_plan(nic_name(server.port_ids.index(port.id)), port, view.subnets) for port in ports),
+    )
+
+
+def _known_ports(server: Server, view: View) -> list[Port]:
+    found = [view.ports[port_id] for port_id in server.port_ids if port_id in view.ports]
+    return [port for port in found if port.network_id in view.networks and port.device_id == server.id]
+
+
+def _device(server: Server, port: Port, network: Network) -> Device:
+    return Device(
+        name=nic_name(server.port_ids.index(port.id)),
+        host_name=port.tap_name,
+        bridge=network.bridge_name,
+        mac_address=port.mac_address,
+        mtu=network.mtu,
+        addresses=None,
+        up=port.admin_state_up,
+    )
+
+
+def _filters(ports: tuple[Port, ...], view: View) -> tuple[tuple[PortFilter, ...], str | None]:
+    """The rules of its ports, and the first fault of a malformed one, which may send nothing."""
+    found, faults = [], []
+    for port in ports:
+        subnets = [subnet for subnet in view.subnets.values() if subnet.network_id == port.network_id]
+        try:
+            found.append(port_filter(port, subnets))
+        except ValueError as error:
+            faults.append(f"port {port.id}: {error}")
+            found.append(closed_filter(port))
+    return tuple(one for one in found if one is not None), faults[0] if faults else None

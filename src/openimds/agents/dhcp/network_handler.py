@@ -1,0 +1,263 @@
+"""The DHCP agent's trade: a network with DHCP gets its port, its bridge, its namespace, its proxy and its dnsmasq."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from openimds.agents.dhcp.dhcp_port import OwnPorts
+from openimds.agents.dhcp.dnsmasq_manager import DhcpServers, Served, forget_files
+from openimds.agents.dhcp.protocols import Kernel, PortsApi, Run
+from openimds.agents.ipv6_metadata_address import SharedAddress
+from openimds.agents.metadata_proxy import MetadataProxies, Namespaces, Programs
+from openimds.agents.protocols import View
+from openimds.agents.provisioning_blocks import ProvisioningBlocks
+from openimds.agents.reconciler.steps import Steps
+from openimds.netconfig.dhcp_namespace import dhcp_namespace_state, network_bridge, serves_ipv6
+from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataChoice, wants_dhcp
+from openimds.netconfig.dnsmasq_command import DnsmasqPaths, DnsmasqSettings, dnsmasq
+from openimds.netconfig.dnsmasq_files import dnsmasq_files, refused_options
+from openimds.netconfig.haproxy import Proxy, ProxySettings, network_proxy
+from openimds.netconfig.metadata_path import metadata_network_router, needs_proxy, way_to_metadata
+from openimds.netconfig.namespace_state import Daemon, NamespaceState
+from openimds.resources.network import Network, Port, Subnet, dhcp_namespace
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpSettings:
+    """What the DHCP agent is told. May be replaced while it runs."""
+
+    host: str
+    state_path: Path
+    namespace_prefix: str = ""
+    metadata: MetadataChoice
+    dnsmasq: DnsmasqSettings
+    proxy: ProxySettings
+    has_ipv6: bool = True
+    """Whether this host's kernel knows IPv6; where not, IPv6 subnets are left out and IPv4 is served."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkParts:
+    """What the control API says of a network. Equal values: nothing has to be done."""
+
+    network: Network
+    subnets: tuple[Subnet, ...]
+    ports: tuple[Port, ...]
+    settings: DhcpSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What follows from a network's parts and its DHCP port, and from nothing else."""
+
+    parts: NetworkParts
+    port: Port
+    dhcp: DhcpNetwork
+    state: NamespaceState
+    proxy: Proxy | None
+    """None: it needs none."""
+    served: Served
+    ways: Mapping[str, Mapping[str, object]]
+    """To metadata, by subnet: for the heartbeat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edges:
+    api: PortsApi
+    kernel: Kernel
+    programs: Programs
+    namespaces: Namespaces
+    run: Run
+
+
+class DhcpNetworks:
+    """agents.reconcile.Trade of networks."""
+
+    kind = "network"
+
+    def __init__(self, edges: Edges, settings: DhcpSettings) -> None:
+        self.settings = settings
+        """Replaced whole; the next full round heeds it."""
+        self.report: Mapping[str, Mapping[str, object]] = {}
+        """By network: what is true of it. Replaced whole; for the heartbeat."""
+        self._kernel = edges.kernel
+        self._own_ports = OwnPorts(edges.api, settings.host)
+        self._servers = DhcpServers(edges.programs, edges.run)
+        self._proxies = MetadataProxies(edges.programs, edges.namespaces)
+        self._shared_address = SharedAddress(edges.kernel)
+        self._provisioning = ProvisioningBlocks(edges.api)
+        self._idle_bridges: set[str] = set()
+        self._plans: dict[str, _Plan] = {}
+        self._warned_options: frozenset[tuple[str, str]] = frozenset()
+
+    # The trade ----------------------------------------------------------------------------------------------------
+
+    def wanted(self, view: View) -> Mapping[str, NetworkParts]:
+        subnets, ports = _by_network(view.subnets.values()), _by_network(view.ports.values())
+        return {
+            network.id: NetworkParts(network, subnets[network.id], ports[network.id], self.settings)
+            for network in view.networks.values()
+            if wants_dhcp(network, subnets[network.id])
+        }
+
+    def there(self) -> set[str]:
+        start = dhcp_namespace("", self.settings.namespace_prefix)
+        return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
+
+    def make(self, key: str, wanted: NetworkParts) -> Iterable[str]:
+        port, words = self._own_ports.ensure(wanted.network, wanted.subnets, wanted.ports)
+        plan, settings = self._plan(key, wanted, port), wanted.settings
+        dhcp, state, proxy = plan.dhcp, plan.state, plan.proxy
+        steps = Steps()
+        steps.do(lambda: (*words, *self._kernel.ensure_bridge(network_bridge(dhcp))))
+        steps.do(lambda: self._kernel.apply(state))
+        # The proxy first: a guest that has its address asks at once.
+        if proxy:
+            steps.do(lambda: self._proxies.keep(proxy, settings.proxy))
+        steps.do(lambda: self._servers.keep(plan.served))
+        if not proxy:
+            steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
+        steps.do(lambda: self._shared_address.look(key, state))
+        if proxy:
+            steps.do(lambda: self._proxies.confirm(proxy, settings.proxy))
+        steps.end()
+        self._provisioning.report([dhcp.dhcp_port], "l2")
+        self._provisioning.report(_guests(dhcp), "dhcp")
+        self._tell(key, self._facts(plan))
+        return steps.changes
+
+    def remove(self, key: str, view: View) -> Iterable[str]:
+        settings = self.settings
+        namespace = dhcp_namespace(key, settings.namespace_prefix)
+        paths = DnsmasqPaths.of(settings.state_path, key)
+        was_there = namespace in self._kernel.namespaces()
+        self._proxies.drop(key, namespace, settings.proxy)
+        self._servers.drop(key, _any_dnsmasq(paths, namespace))
+        self._kernel.remove_namespace(namespace)
+        forget_files(paths)
+        self._shared_address.forget(key)
+        self._plans.pop(key, None)
+        self.report = {network_id: facts for network_id, facts in self.report.items() if network_id != key}
+        deleted = self._own_ports.delete(key, (port for port in view.ports.values() if port.network_id == key))
+        return ((f"remove {namespace}",) if was_there else ()) + deleted
+
+    def tidy(self, view: View) -> Iterable[str]:
+        """Bridges of networks that are no more, once nothing is plugged into them. Seen idle in two full rounds: the
+        view may be older than what another agent of this host has just begun to wire.
+        """
+        self._provisioning.forget_all_but(view.ports)
+        wanted = {network.bridge_name for network in view.networks.values()}
+        idle = self._kernel.bridges() - wanted
+        removed = [name for name in sorted(idle & self._idle_bridges) if self._kernel.remove_bridge(name)]
+        self._idle_bridges = idle - set(removed)
+        return [f"remove bridge {name}" for name in removed]
+
+    def pids(self) -> Iterable[int]:
+        return [*self._servers.pids, *self._proxies.pids]
+
+    # Parts of it --------------------------------------------------------------------------------------------------
+
+    def _warn_of_options(self, dhcp: DhcpNetwork) -> None:
+        refused = frozenset(refused_options(dhcp))
+        for port_id, name in sorted(refused - self._warned_options):
+            logger.warning("extra DHCP option is not allowed and is left out", port_id=port_id, option=repr(name)[:64])
+        self._warned_options |= refused
+
+    def _plan(self, key: str, wanted: NetworkParts, port: Port) -> _Plan:
+        """A network that is as it was has the same."""
+        plan = self._plans.get(key)
+        if plan is None or plan.parts is not wanted or plan.port != port:
+            self._plans[key] = plan = _planned(wanted, port)
+            self._warn_of_options(plan.dhcp)
+        return plan
+
+    def _tell(self, key: str, facts: Mapping[str, object]) -> None:
+        if self.report.get(key) != facts:
+            self.report = {**self.report, key: facts}
+
+    def _facts(self, plan: _Plan) -> Mapping[str, object]:
+        return {
+            "namespace": plan.state.name,
+            "dhcp_port": plan.port.id,
+            "addresses": list(plan.dhcp.dhcp_port.ip_addresses),
+            "metadata_proxy": plan.proxy is not None,
+            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(plan.dhcp.network.id, ())),
+            "way_to_metadata": plan.ways,
+        }
+
+
+Thing = TypeVar("Thing", Subnet, Port)
+
+
+def _by_network(things: Iterable[Thing]) -> Mapping[str, tuple[Thing, ...]]:
+    grouped: dict[str, list[Thing]] = defaultdict(list)
+    for thing in things:
+        grouped[thing.network_id].append(thing)
+    found: dict[str, tuple[Thing, ...]] = defaultdict(tuple)
+    found.update({key: tuple(sorted(group, key=lambda thing: thing.id)) for key, group in grouped.items()})
+    return found
+
+
+def _with_own_port(parts: NetworkParts, own: Port) -> DhcpNetwork:
+    others = [port for port in parts.ports if port.id != own.id]
+    ports = tuple(sorted([*others, own], key=lambda port: port.id))
+    dhcp = DhcpNetwork(network=parts.network, subnets=parts.subnets, ports=ports, dhcp_port=own)
+    return dhcp if parts.settings.has_ipv6 else dhcp.without_ipv6()
+
+
+def _planned(parts: NetworkParts, port: Port) -> _Plan:
+    dhcp, settings = _with_own_port(parts, port), parts.settings
+    has_proxy = needs_proxy(dhcp, settings.metadata)
+    ways = {subnet.id: way_to_metadata(dhcp, subnet, settings.metadata) for subnet in dhcp.subnets}
+    return _Plan(
+        parts=parts,
+        port=port,
+        dhcp=dhcp,
+        state=dhcp_namespace_state(dhcp, has_proxy=has_proxy, namespace_prefix=settings.namespace_prefix),
+        proxy=_proxy(dhcp, settings) if has_proxy else None,
+        served=_served(dhcp, settings),
+        ways={
+            subnet_id: {"way": way.way.value, "next_hop": way.next_hop, "reason": way.reason}
+            for subnet_id, way in ways.items()
+        },
+    )
+
+
+def _proxy(dhcp: DhcpNetwork, settings: DhcpSettings) -> Proxy:
+    return network_proxy(
+        name=dhcp.network.id,
+        namespace=dhcp_namespace(dhcp.network.id, settings.namespace_prefix),
+        device=dhcp.device_name,
+        has_ipv6=serves_ipv6(dhcp),
+        router_id=metadata_network_router(dhcp, settings.metadata),
+    )
+
+
+def _served(dhcp: DhcpNetwork, settings: DhcpSettings) -> Served:
+    paths = DnsmasqPaths.of(settings.state_path, dhcp.network.id)
+    namespace = dhcp_namespace(dhcp.network.id, settings.namespace_prefix)
+    daemon = dnsmasq(dhcp, paths, settings.dnsmasq, namespace)
+    return Served(dhcp, daemon, dnsmasq_files(dhcp, settings.dnsmasq, settings.metadata), paths)
+
+
+def _any_dnsmasq(paths: DnsmasqPaths, namespace: str) -> Daemon:
+    """Enough of it to find it in its namespace: with which subnets it was started nobody knows any more."""
+    return Daemon(name="dnsmasq", argv=("dnsmasq",), pid_file=paths.pid, namespace=namespace)
+
+
+def _guests(dhcp: DhcpNetwork) -> Iterable[Port]:
+    """Those that wait for this agent: whoever has an address on a served subnet and is not the network's own."""
+    served = {subnet.id for subnet in dhcp.served_subnets}
+    return [
+        port
+        for port in dhcp.ports
+        if not port.device_owner.startswith("network:") and any(f.subnet_id in served for f in port.fixed_ips)
+    ]

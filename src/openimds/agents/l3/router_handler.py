@@ -1,0 +1,183 @@
+"""The L3 agent's trade: a router gets its namespace, its devices, its firewall and its proxy."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from openimds.agents.ipv6_metadata_address import SharedAddress
+from openimds.agents.l3.address_changes import Announcements, Translations
+from openimds.agents.l3.protocols import Announce, Kernel, Run
+from openimds.agents.l3.radvd_manager import Advertiser
+from openimds.agents.metadata_proxy import MetadataProxies, Namespaces, Programs
+from openimds.agents.protocols import View
+from openimds.agents.provisioning_blocks import ProvisioningApi, ProvisioningBlocks
+from openimds.agents.reconciler.steps import Steps
+from openimds.netconfig.haproxy import Proxy, ProxySettings, router_proxy
+from openimds.netconfig.metadata_path import is_router_interface
+from openimds.netconfig.radvd import RadvdSettings
+from openimds.netconfig.router_namespace import router_bridges, router_namespace_state, unreachable_routes
+from openimds.netconfig.router_view import RouterMetadata, RouterView
+from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, FloatingIP, Port, Router, router_namespace
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class L3Settings:
+    """What the L3 agent is told. May be replaced while it runs."""
+
+    namespace_prefix: str = ""
+    metadata: RouterMetadata
+    proxy: ProxySettings
+    advertisements: RadvdSettings
+    has_ipv6: bool = True
+    """Whether this host's kernel knows IPv6; where not, routers do IPv4 alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouterParts:
+    """What the control API says of a router. Equal values: nothing has to be done."""
+
+    view: RouterView
+    settings: L3Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edges:
+    api: ProvisioningApi
+    kernel: Kernel
+    programs: Programs
+    namespaces: Namespaces
+    run: Run
+    announce: Announce
+
+
+class Routers:
+    """agents.reconcile.Trade of routers."""
+
+    kind = "router"
+
+    def __init__(self, edges: Edges, settings: L3Settings) -> None:
+        self.settings = settings
+        """Replaced whole; the next full round heeds it."""
+        self.report: Mapping[str, Mapping[str, object]] = {}
+        """By router: what is true of it. Replaced whole; for the heartbeat."""
+        self._kernel = edges.kernel
+        self._proxies = MetadataProxies(edges.programs, edges.namespaces)
+        self._announcements = Announcements(edges.announce)
+        self._advertiser = Advertiser(edges.programs)
+        self._translations = Translations(edges.run)
+        self._shared_address = SharedAddress(edges.kernel)
+        self._provisioning = ProvisioningBlocks(edges.api)
+
+    def wanted(self, view: View) -> Mapping[str, RouterParts]:
+        ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)
+        views = (_router_view(view, one, ports[one.id], floating_ips[one.id]) for one in view.routers.values())
+        return {
+            found.router.id: RouterParts(found if self.settings.has_ipv6 else found.without_ipv6(), self.settings)
+            for found in views
+        }
+
+    def there(self) -> set[str]:
+        start = router_namespace("", self.settings.namespace_prefix)
+        return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
+
+    def make(self, key: str, wanted: RouterParts) -> Iterable[str]:
+        router, settings = wanted.view, wanted.settings
+        state = router_namespace_state(router, settings.metadata, settings.namespace_prefix)
+        steps = Steps()
+        for bridge in router_bridges(router):
+            steps.do(lambda bridge=bridge: self._kernel.ensure_bridge(bridge))  # type: ignore[misc]
+        steps.do(lambda: self._kernel.apply(state))
+        proxy = _proxy(wanted, state.name)
+        if proxy is None:
+            steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
+        else:
+            steps.do(lambda: self._proxies.keep(proxy, settings.proxy))
+        steps.do(lambda: self._advertiser.keep(router, state.name, settings.advertisements))
+        steps.do(lambda: self._announcements.make(key, state))
+        if proxy is not None:
+            steps.do(lambda: self._proxies.confirm(proxy, settings.proxy))
+        self._translations.end(router, state.name)
+        steps.do(lambda: self._shared_address.look(key, state))
+        steps.end()
+        self._provisioning.report(router.ports, "l2")
+        self.report = {**self.report, key: self._facts(wanted, state.name)}
+        return steps.changes
+
+    def remove(self, key: str, view: View) -> Iterable[str]:
+        namespace = router_namespace(key, self.settings.namespace_prefix)
+        was_there = namespace in self._kernel.namespaces()
+        self._proxies.drop(key, namespace, self.settings.proxy)
+        self._advertiser.drop(key, namespace, self.settings.advertisements)
+        self._kernel.remove_namespace(namespace)
+        self._announcements.forget(key)
+        self._translations.forget(key)
+        self._shared_address.forget(key)
+        self.report = {router_id: facts for router_id, facts in self.report.items() if router_id != key}
+        return (f"remove {namespace}",) if was_there else ()
+
+    def tidy(self, view: View) -> Iterable[str]:
+        self._provisioning.forget_all_but(view.ports)
+        return ()
+
+    def pids(self) -> Iterable[int]:
+        return [*self._proxies.pids, *self._advertiser.pids.values()]
+
+    def _facts(self, wanted: RouterParts, namespace: str) -> Mapping[str, object]:
+        router = wanted.view
+        return {
+            "namespace": namespace,
+            "devices": {port.router_device_name: list(port.ip_addresses) for port in router.ports},
+            "floating_ips": {one.floating_ip_address: one.fixed_ip_address for one in router.floating_ips},
+            "metadata_proxy": wanted.settings.metadata.enable_metadata_proxy and bool(router.internal_ports),
+            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(router.router.id, ())),
+            "unreachable_routes": list(unreachable_routes(router)),
+        }
+
+
+def _proxy(wanted: RouterParts, namespace: str) -> Proxy | None:
+    """Only for guests: a router without an internal network has none."""
+    router, settings = wanted.view, wanted.settings
+    if not (settings.metadata.enable_metadata_proxy and router.internal_ports and router.router.admin_state_up):
+        return None
+    port, mark = settings.metadata.metadata_port, settings.metadata.access_mark
+    proxy = router_proxy(name=router.router.id, namespace=namespace, port=port, access_mark=mark)
+    if settings.has_ipv6:
+        return proxy
+    return replace(proxy, addresses=tuple(one for one in proxy.addresses if not one.is_ipv6))
+
+
+def _ports_by_router(view: View) -> Mapping[str, list[Port]]:
+    found: dict[str, list[Port]] = defaultdict(list)
+    for port in view.ports.values():
+        if port.device_id and (is_router_interface(port) or port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY):
+            found[port.device_id].append(port)
+    return found
+
+
+def _floating_ips_by_router(view: View) -> Mapping[str, list[FloatingIP]]:
+    found: dict[str, list[FloatingIP]] = defaultdict(list)
+    for floating in view.floating_ips.values():
+        if floating.router_id and floating.fixed_ip_address:
+            found[floating.router_id].append(floating)
+    return found
+
+
+def _router_view(view: View, router: Router, ports: list[Port], floating_ips: list[FloatingIP]) -> RouterView:
+    """A port whose network the view does not have yet waits for it."""
+    known = sorted((port for port in ports if port.network_id in view.networks), key=lambda port: port.id)
+    external = [port for port in known if port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]
+    subnet_ids = {fixed.subnet_id for port in known for fixed in port.fixed_ips}
+    return RouterView(
+        router=router,
+        internal_ports=tuple(port for port in known if port not in external),
+        gateway_port=external[0] if external else None,
+        subnets={subnet_id: view.subnets[subnet_id] for subnet_id in sorted(subnet_ids) if subnet_id in view.subnets},
+        networks={port.network_id: view.networks[port.network_id] for port in known},
+        floating_ips=tuple(sorted(floating_ips, key=lambda floating: floating.id)) if external else (),
+    )

@@ -1,0 +1,1 @@
+"""Opens and closes the metadata agent's listeners in namespaces."""

@@ -1,0 +1,1 @@
+"""Resolves the client of a request to a port."""

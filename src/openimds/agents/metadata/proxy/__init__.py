@@ -1,0 +1,1 @@
+"""Signs requests and forwards them to the metadata API."""

@@ -1,0 +1,9 @@
+"""What takes the guests' metadata requests in a namespace, kept by the DHCP and the L3 agent alike."""
+
+from __future__ import annotations
+
+from openimds.agents.metadata_proxy.driver import MetadataProxies
+from openimds.agents.metadata_proxy.haproxy import Programs
+from openimds.agents.metadata_proxy.protocols import Namespaces
+
+__all__ = ["MetadataProxies", "Namespaces", "Programs"]

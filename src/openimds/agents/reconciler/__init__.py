@@ -1,0 +1,1 @@
+"""Reconciles the desired state with the actual state."""

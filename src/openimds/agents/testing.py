@@ -1,0 +1,293 @@
+"""The edges of the DHCP and the L3 agent, in memory. They print themselves as text, and tests expect that text."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from openimds.agents.ipv6_metadata_address import Detected
+from openimds.netconfig.haproxy import Proxy
+from openimds.netconfig.listener_file import ListenAddress
+from openimds.netconfig.namespace_state import Bridge, Daemon, NamespaceState
+from openimds.resources.network import FixedIP, FloatingIP, Network, Port, Router, Subnet
+from openimds.resources.server import Server
+
+
+@dataclass
+class FakeView:
+    """Mutable, unlike the real one: a test adds and takes away."""
+
+    revision: int = 1
+    networks: dict[str, Network] = field(default_factory=dict)
+    subnets: dict[str, Subnet] = field(default_factory=dict)
+    ports: dict[str, Port] = field(default_factory=dict)
+    routers: dict[str, Router] = field(default_factory=dict)
+    floating_ips: dict[str, FloatingIP] = field(default_factory=dict)
+    servers: dict[str, Server] = field(default_factory=dict)
+
+    def add(self, *things: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
+        """A thing of the same id is replaced."""
+        for thing in things:
+            self._table(thing)[thing.id] = thing
+        self.revision += 1
+
+    def remove(self, *things: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
+        for thing in things:
+            self._table(thing).pop(thing.id, None)
+        self.revision += 1
+
+    def _table(self, thing: object) -> dict[str, Any]:
+        tables: dict[type, dict[str, Any]] = {
+            Network: self.networks,
+            Subnet: self.subnets,
+            Port: self.ports,
+            Router: self.routers,
+            FloatingIP: self.floating_ips,
+            Server: self.servers,
+        }
+        return tables[type(thing)]
+
+
+class FakeMirror:
+    def __init__(self, view: FakeView) -> None:
+        self._view = view
+        self._callbacks: list[Callable[[object], None]] = []
+
+    def view(self) -> FakeView:
+        return self._view
+
+    def subscribe(self, callback: Callable[[object], None], /) -> None:
+        self._callbacks.append(callback)
+
+    def tell(self) -> None:
+        """Something changed."""
+        for callback in self._callbacks:
+            callback(self._view)
+
+
+class FakePortsApi:
+    """Ports as the control API makes them: written straight into a view, the lowest free addresses first."""
+
+    def __init__(self, view: FakeView, first: int = 1) -> None:
+        """`first` is the first port's number: of taps that live beside others' it is drawn by lot."""
+        self._view = view
+        self._ports: dict[str, Port] = {}
+        """Those that it made; a view may be older."""
+        self._numbers = itertools.count(first)
+        self.calls: list[str] = []
+        self.broken = False
+        """Every call fails."""
+
+    def ports(self, **filters: Any) -> list[Port]:
+        self._call(f"list ports {sorted(filters)}")
+        known = {**self._ports, **self._view.ports}
+        return [p for p in known.values() if all(getattr(p, key) == value for key, value in filters.items())]
+
+    def create_port(self, body: Mapping[str, Any]) -> Port:
+        self._call(f"create port {body['device_owner']} on {body['network_id']}")
+        number = next(self._numbers)
+        port = Port(
+            id=f"{number:08x}-0000-4000-8000-0000000000dc",
+            network_id=body["network_id"],
+            project_id=body["project_id"],
+            mac_address=f"fa:16:3e:dc:00:{number % 256:02x}",
+            fixed_ips=self._allocated(body["fixed_ips"]),
+            device_id=body["device_id"],
+            device_owner=body["device_owner"],
+            host=body["binding:host_id"],
+        )
+        self._put(port)
+        return port
+
+    def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port:
+        self._call(f"update port {port_id}")
+        known = self._view.ports.get(port_id) or self._ports[port_id]
+        port = replace(known, fixed_ips=self._allocated(body["fixed_ips"]))
+        self._put(port)
+        return port
+
+    def delete_port(self, port_id: str) -> None:
+        self._call(f"delete port {port_id}")
+        self._view.ports.pop(port_id, None)
+        self._ports.pop(port_id, None)
+
+    def _put(self, port: Port) -> None:
+        self._ports[port.id] = port
+        self._view.add(port)
+
+    def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
+        self._call(f"port {port_id} has {entity}")
+
+    def __str__(self) -> str:
+        return "\n".join(self.calls)
+
+    def _call(self, words: str) -> None:
+        if self.broken:
+            raise ConnectionError("the control API is away")
+        self.calls.append(words)
+
+    def _allocated(self, wanted: Iterable[Mapping[str, str]]) -> tuple[FixedIP, ...]:
+        return tuple(
+            FixedIP(one["subnet_id"], one.get("ip_address") or self._free_address(one["subnet_id"])) for one in wanted
+        )
+
+    def _free_address(self, subnet_id: str) -> str:
+        taken = {fixed.ip_address for port in self._view.ports.values() for fixed in port.fixed_ips}
+        start = self._view.subnets[subnet_id].cidr.split("/")[0]
+        prefix = start if ":" in start else start.rsplit(".", 1)[0] + "."
+        return next(f"{prefix}{n}" for n in range(2, 250) if f"{prefix}{n}" not in taken)
+
+
+class FakeKernel:
+    """Remembers what is wanted, and says what is new in it."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, NamespaceState] = {}
+        self.made_bridges: set[str] = set()
+        self.plugged_bridges: set[str] = set()
+        """Those that are not removed: somebody else's device is on them."""
+        self.detected: dict[str, Detected] = {}
+        """By namespace: what detection has found of the metadata service's address. Not named: it is ours."""
+        self.detections: list[str] = []
+        """The namespaces in which it was begun again."""
+
+    def namespaces(self) -> set[str]:
+        return set(self.states)
+
+    def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
+        old = self.states.get(wanted.name)
+        self.states[wanted.name] = wanted
+        if old == wanted:
+            return ()
+        return (f"change {wanted.name}",) if old else (f"create {wanted.name}",)
+
+    def remove_namespace(self, name: str) -> None:
+        self.states.pop(name, None)
+
+    def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]:
+        if bridge.name in self.made_bridges:
+            return ()
+        self.made_bridges.add(bridge.name)
+        return (f"create bridge {bridge.name}",)
+
+    def remove_bridge(self, name: str) -> bool:
+        if name in self.plugged_bridges:
+            return False
+        self.made_bridges.discard(name)
+        return True
+
+    def bridges(self) -> set[str]:
+        return set(self.made_bridges)
+
+    def detection(self, namespace: str, device: str, interface: str) -> Detected | None:
+        return self.detected.get(namespace)
+
+    def detect_again(self, namespace: str, device: str, interface: str) -> None:
+        self.detections.append(namespace)
+
+    def __str__(self) -> str:
+        """`qdhcp-…: tap…(192.168.40.2/24)`, a line a namespace."""
+        return "\n".join(f"{name}: {_devices(state)}" for name, state in sorted(self.states.items()))
+
+
+def _devices(state: NamespaceState) -> str:
+    return " ".join(f"{device.name}({' '.join(sorted(device.addresses or ()))})" for device in state.devices)
+
+
+@dataclass(frozen=True)
+class FakeInside:
+    inode: int
+    device_indexes: Mapping[str, int]
+    listening: Mapping[tuple[str, int], frozenset[int]]
+    has_ipv6: bool
+
+
+class FakeNamespaces:
+    """Namespaces as the metadata agent's listeners are in them."""
+
+    def __init__(self) -> None:
+        self.inode = 4026532257
+        self.sockets_at: dict[tuple[str, int], frozenset[int]] = {}
+        """(address, port) → sockets, in every namespace alike."""
+        self.sockets: dict[int, frozenset[int]] = {}
+        """By process."""
+        self.lets_in = True
+        self.has_ipv6 = True
+
+    def listen(self, proxy: Proxy, pid: int) -> None:
+        """The process opens a socket of its own at each of the proxy's addresses."""
+        places = [(address.host, address.port) for address in proxy.addresses]
+        made = {place: frozenset({pid * 100 + number}) for number, place in enumerate(places)}
+        self.sockets_at |= {place: self.sockets_at.get(place, frozenset()) | found for place, found in made.items()}
+        self.sockets[pid] = self.sockets.get(pid, frozenset()).union(*made.values())
+
+    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+        devices = {address.device for address in addresses if address.device}
+        asked = {(address.host, address.port) for address in addresses}
+        found = {place: frozenset({min(inodes)}) for place, inodes in self.sockets_at.items() if place in asked}
+        return FakeInside(self.inode, dict.fromkeys(devices, 2), found, self.has_ipv6)
+
+    def listening(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
+        return self.sockets_at
+
+    def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
+        return self.lets_in
+
+    def sockets_of(self, pid: int) -> frozenset[int]:
+        return self.sockets.get(pid, frozenset())
+
+
+class ListeningNamespaces(FakeNamespaces):
+    """Where every process listens at whatever is asked for."""
+
+    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+        self.sockets_at |= dict.fromkeys([(address.host, address.port) for address in addresses], frozenset({1}))
+        return super().look_inside(namespace, addresses)
+
+    def sockets_of(self, pid: int) -> frozenset[int]:
+        return frozenset({1})
+
+
+class FakePrograms:
+    """Programs by their pid file; `run` notes the commands that end by themselves."""
+
+    def __init__(self) -> None:
+        self._pids = itertools.count(100)
+        self.alive: dict[Daemon, int] = {}
+        self.events: list[str] = []
+
+    def running(self, daemon: Daemon) -> int | None:
+        return self.alive.get(daemon)
+
+    def start(self, daemon: Daemon) -> int:
+        self.alive[daemon] = next(self._pids)
+        daemon.pid_file.parent.mkdir(parents=True, exist_ok=True)
+        daemon.pid_file.write_text(f"{self.alive[daemon]}\n")
+        self.events.append(f"start {daemon.name} in {daemon.namespace}")
+        return self.alive[daemon]
+
+    def stop(self, daemon: Daemon) -> None:
+        if self.alive.pop(daemon, None):
+            self.events.append(f"stop {daemon.name} in {daemon.namespace}")
+
+    def send(self, daemon: Daemon, sent: signal.Signals) -> bool:
+        self.events.append(f"{sent.name} to {daemon.name} in {daemon.namespace}")
+        return daemon in self.alive
+
+    def end_strays(self, daemon: Daemon) -> None:
+        for other in [other for other in self.alive if _is_stray(other, daemon)]:
+            self.stop(other)
+
+    def run(self, argv: Sequence[str], *, namespace: str | None = None) -> str:
+        self.events.append(f"{' '.join(argv)} in {namespace}")
+        return ""
+
+    def __str__(self) -> str:
+        return "\n".join(self.events)
+
+
+def _is_stray(other: Daemon, daemon: Daemon) -> bool:
+    return other != daemon and other.namespace == daemon.namespace and other.name == daemon.name

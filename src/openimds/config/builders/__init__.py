@@ -1,0 +1,1 @@
+"""Builds the settings of each program from its options."""

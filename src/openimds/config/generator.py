@@ -1,0 +1,117 @@
+"""Every option, written down: as a configuration file to start from, and as a page of the documentation."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+
+from oslo_config import cfg, types
+
+from openimds.config.loader import spellings
+from openimds.config.options import DEFAULT, Section
+from openimds.config.programs import Program
+from openimds.config.settings import CommonConfig
+
+WIDTH = 100
+
+_INTRODUCTION = """\
+Written by `make docs` from the options themselves; `openimds config sample PROGRAM` prints the same as a file, and
+`openimds config validate FILE` checks one.
+
+Each program takes `--config-file` any number of times; later files win. The files have neutron's and nova's names and
+options, so that existing ones can be used as they are. Old spellings are taken, with a warning that tells the new one.
+A file without any `[section]` line is taken as `[DEFAULT]`, with a warning. `$state_path` in a value is replaced; write
+`$$` for a plain dollar sign."""
+
+
+def sample_text(programs: Sequence[Program[CommonConfig]]) -> str:
+    """A file with every option of `programs`, each commented out and at its default."""
+    names = " and ".join(program.name for program in programs)
+    files = ", ".join(dict.fromkeys(file for program in programs for file in program.files))
+    lines = [f"# Options of {names}, read from {files}.", ""]
+    for section, options in merged(programs).items():
+        lines.append(f"[{section.name}]")
+        lines += _comment(section.help)
+        for option in options:
+            lines += ["", *_comment(option.help), *_comment(" ".join(facts(section.name, option)))]
+            lines.append(f"#{option.dest} = {shown_default(option)}".rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+def reference_page(programs: Mapping[str, Program[CommonConfig]]) -> str:
+    """docs/configuration.md."""
+    lines = [
+        "# Configuration reference",
+        "",
+        _INTRODUCTION,
+        "",
+    ]
+    for program in programs.values():
+        files = ", ".join(f"`{file}`" for file in program.files)
+        lines += [f"## openimds {program.name}", "", f"{program.summary} Reads {files}.", ""]
+        for section, options in merged([program]).items():
+            lines += _section_table(section, options)
+    return "\n".join(lines)
+
+
+def merged(programs: Sequence[Program[CommonConfig]]) -> dict[Section, tuple[cfg.Opt, ...]]:
+    """Sections of the same name put together, each option once, [DEFAULT] first."""
+    helps: dict[str, str] = {}
+    options: dict[str, dict[str, cfg.Opt]] = {DEFAULT: {}}
+    for program in programs:
+        for section in program.sections:
+            helps[section.name] = helps.get(section.name) or section.help
+            options.setdefault(section.name, {}).update({option.dest: option for option in section.options})
+    return {Section(name, (), helps.get(name, "")): tuple(found.values()) for name, found in options.items() if found}
+
+
+def facts(section: str, option: cfg.Opt) -> Iterator[str]:
+    """What the help text does not say: choices, range, old names."""
+    if choices := _choices(option):
+        yield f"One of: {choices}."
+    low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
+    if low is not None or high is not None:
+        yield f"Range: {_number(low)} to {_number(high)}."
+    _, *older = dict.fromkeys(spellings(section, option))
+    if older:
+        yield "Old names: " + ", ".join(f"[{group}] {name}" for group, name in older) + "."
+
+
+def shown_default(option: cfg.Opt) -> str:
+    """The default as one would write it."""
+    default = option.sample_default if option.sample_default is not None else option.default
+    if default is None:
+        return ""
+    return ",".join(str(item) for item in default) if isinstance(default, list) else str(default)
+
+
+def _section_table(section: Section, options: Sequence[cfg.Opt]) -> list[str]:
+    lines = [f"### [{section.name}]", ""]
+    if section.help:
+        lines += [section.help, ""]
+    lines += ["| option | default | what |", "| --- | --- | --- |"]
+    for option in options:
+        text = " ".join([option.help or "", *facts(section.name, option)]).replace("|", "\\|")
+        default = shown_default(option)
+        lines.append(f"| `{option.dest}` | {f'`{default}`' if default else ''} | {text} |")
+    return [*lines, ""]
+
+
+def _choices(option: cfg.Opt) -> str:
+    kind = option.type.item_type if isinstance(option.type, types.List) else option.type
+    choices = getattr(kind, "choices", None)
+    if not choices:
+        return ""
+    described = choices.items() if isinstance(choices, Mapping) else [(choice, None) for choice in choices]
+    return ", ".join(f"{choice} ({words})" if words else str(choice) for choice, words in described)
+
+
+def _number(bound: float | None) -> str:
+    if bound is None:
+        return "any"
+    return str(int(bound)) if float(bound).is_integer() else str(bound)
+
+
+def _comment(text: str | None) -> list[str]:
+    return textwrap.wrap(text or "", WIDTH, initial_indent="# ", subsequent_indent="# ")

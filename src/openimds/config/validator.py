@@ -1,0 +1,162 @@
+"""What is odd about a configuration file: options that nothing here reads, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from openimds.config.builders.identity_v3 import addresses_led_to_v3
+from openimds.config.ini_reader import Assignment, ConfigError, ConfigFile
+from openimds.config.loader import load, spellings
+from openimds.config.options import DEFAULT, Section
+
+ALIKE = 0.85
+"""difflib's ratio from which on a name counts as a misspelling of another: `service_metadata_porxy` has 0.95;
+nova's and neutron's own other options stay below it (the tests hold a list of such pairs)."""
+
+Name = tuple[str, str]
+"""(section, option)"""
+
+ELSEWHERE: frozenset[Name] = frozenset(
+    (DEFAULT, option)
+    for option in (
+        # What stands in nearly every nova.conf and neutron agent's file and has no meaning here.
+        "verbose",
+        "log_dir",
+        "log_file",
+        "use_syslog",
+        "use_stderr",
+        "transport_url",
+        "rpc_backend",
+        "auth_strategy",
+        "interface_driver",
+        "dhcp_driver",
+        "my_ip",
+        "use_namespaces",
+        "root_helper",
+        "lock_path",
+        "metadata_host",
+        "metadata_port",
+    )
+)
+"""Known from OpenStack, read by nothing here, and no sign of a mistake."""
+
+
+class ReadsFiles(Protocol):
+    """A program, as programs.py has them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def files(self) -> tuple[str, ...]: ...
+    @property
+    def sections(self) -> tuple[Section, ...]: ...
+    def load(self, files: Sequence[str], /) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something about a file."""
+
+    ERROR: ClassVar[str] = "error"
+    """A program would not start with it."""
+    WARNING: ClassVar[str] = "warning"
+    level: str
+    sentence: str
+
+
+def validate_files(
+    files: Sequence[str], programs: Mapping[str, ReadsFiles], program: str | None = None
+) -> tuple[Finding, ...]:
+    """What is wrong with or odd about `files`: read together by `program`, or each alone by those that read its name.
+
+    A file of another name is checked against all programs.
+    """
+    everything = [section for each in programs.values() for section in each.sections]
+    if program:
+        readers: Sequence[ReadsFiles] = [programs[program]]
+        found = list(_checked(files, readers, everything))
+        return tuple(found if _has_errors(found) else found + _unusable(programs[program], files))
+    return tuple(finding for file in files for finding in _checked([file], _readers(file, programs), everything))
+
+
+def _checked(files: Sequence[str], readers: Sequence[ReadsFiles], everything: Sequence[Section]) -> Iterator[Finding]:
+    try:
+        # One after the other: two programs may have an option of the same name, and mean something of their own by it.
+        read = [(load(files, reader.sections), reader.sections) for reader in readers]
+    except ConfigError as error:
+        yield from (Finding(Finding.ERROR, problem) for problem in error.problems)
+        return
+    warnings = [one for values, sections in read for one in (*values.warnings, *addresses_led_to_v3(values, sections))]
+    for warning in dict.fromkeys(warnings):
+        yield Finding(Finding.WARNING, warning)
+    names = known_names(section for reader in readers for section in reader.sections)
+    all_names = known_names(everything)
+    reader_names = ", ".join(reader.name for reader in readers)
+    for found in unknown_options(read[0][0].files, names):
+        what = f"{found.place}: [{found.section}] {found.option} is not read by {reader_names}"
+        meant = nearest(found, names)
+        elsewhere = " (another program does)" if (found.section, found.option) in all_names else ""
+        yield Finding(Finding.WARNING, what + (f"; was {_shown(meant)} meant?" if meant else elsewhere))
+
+
+def _has_errors(findings: Iterable[Finding]) -> bool:
+    return any(finding.level == Finding.ERROR for finding in findings)
+
+
+def _unusable(program: ReadsFiles, files: Sequence[str]) -> list[Finding]:
+    """Values that are valid each and make no configuration together: something needed is missing."""
+    try:
+        program.load(files)
+    except ConfigError as error:
+        return [Finding(Finding.ERROR, problem) for problem in error.problems]
+    return []
+
+
+def _readers(file: str, programs: Mapping[str, ReadsFiles]) -> Sequence[ReadsFiles]:
+    stem = Path(file).stem
+    named = [program for program in programs.values() if any(Path(own).stem == stem for own in program.files)]
+    return named or list(programs.values())
+
+
+def likely_misspellings(files: Iterable[ConfigFile], known: Sequence[Section]) -> Iterator[str]:
+    """A sentence for each option that nothing reads and that looks like a known one."""
+    names = known_names(known)
+    for found in unknown_options(files, names):
+        if meant := nearest(found, names):
+            yield f"{found.place}: [{found.section}] {found.option} is not an option; was {_shown(meant)} meant?"
+
+
+def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iterator[Assignment]:
+    """What is set and not in `names`."""
+    for file in files:
+        for found in file.assignments:
+            if (found.section, found.option) not in names | ELSEWHERE:
+                yield found
+
+
+def known_names(sections: Iterable[Section]) -> frozenset[Name]:
+    """All spellings of all options."""
+    return frozenset(
+        name for section in sections for option in section.options for name in spellings(section.name, option)
+    )
+
+
+def nearest(found: Assignment, names: Iterable[Name]) -> Name | None:
+    """The known option that was probably meant: the same name in another section, or a name almost like it."""
+    by_option: dict[str, list[Name]] = {}
+    for name in sorted(names):
+        by_option.setdefault(name[1], []).append(name)
+    alike = difflib.get_close_matches(found.option, by_option, n=1, cutoff=ALIKE)
+    if not alike:
+        return None
+    candidates = by_option[alike[0]]
+    same_section = [name for name in candidates if name[0] == found.section]
+    return (same_section or candidates)[0]
+
+
+def _shown(name: Name) -> str:
+    return f"[{name[0]}] {name[1]}"

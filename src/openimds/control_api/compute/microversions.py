@@ -1,0 +1,98 @@
+"""Microversions: which one a request wants, which ones there are, and the version documents that say so."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Depends, Request
+
+from openimds.control_api.error_handlers import NotAcceptable
+from openimds.control_api.middleware import add_answer_header
+from openimds.resources.errors import BadRequest
+
+
+class Microversion(NamedTuple):
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+OLDEST = Microversion(2, 1)
+NEWEST = Microversion(2, 96)
+
+HEADER = "openstack-api-version"
+OLD_HEADER = "x-openstack-nova-api-version"
+
+_VERSION = re.compile(r"([1-9]\d{0,3})\.(0|[1-9]\d{0,3})")
+
+
+def wanted_version(current: str | None, old: str | None) -> Microversion:
+    """From the two headers, `compute 2.90` and `2.90`; without either the oldest.
+
+    Raises BadRequest for what is no version, NotAcceptable (406) for one that is not served.
+    """
+    text = _of_compute(current) or (old.strip() if old else None)
+    if text is None:
+        return OLDEST
+    if text == "latest":
+        return NEWEST
+    match = _VERSION.fullmatch(text)
+    if match is None:
+        raise BadRequest(
+            HEADER, f"API Version String {text!r} is of invalid format. Must be of format MajorNum.MinorNum."
+        )
+    version = Microversion(int(match[1]), int(match[2]))
+    if not OLDEST <= version <= NEWEST:
+        raise NotAcceptable(f"Version {text} is not supported by the API. Minimum is {OLDEST} and maximum is {NEWEST}.")
+    return version
+
+
+def negotiated(request: Request) -> Microversion:
+    """FastAPI dependency: the request's microversion; the answer's headers tell it, errors' too."""
+    version = wanted_version(request.headers.get(HEADER), request.headers.get(OLD_HEADER))
+    add_answer_header(request, "OpenStack-API-Version", f"compute {version}")
+    add_answer_header(request, "X-OpenStack-Nova-API-Version", str(version))
+    add_answer_header(request, "Vary", "OpenStack-API-Version, X-OpenStack-Nova-API-Version")
+    return version
+
+
+Version = Annotated[Microversion, Depends(negotiated)]
+"""An endpoint's parameter: the microversion that the request wants."""
+
+
+def versions_router(public_url: str) -> APIRouter:
+    """`/compute` and `/compute/v2.1`: asked without a token."""
+    routes = APIRouter(tags=["compute"])
+
+    @routes.get("/compute")
+    def all_versions() -> dict[str, Any]:
+        return {"versions": [version_document(public_url)]}
+
+    @routes.get("/compute/v2.1")
+    def one_version() -> dict[str, Any]:
+        media = {"base": "application/json", "type": "application/vnd.openstack.compute+json;version=2.1"}
+        return {"version": {**version_document(public_url), "media-types": [media]}}
+
+    return routes
+
+
+def version_document(public_url: str) -> dict[str, Any]:
+    return {
+        "id": "v2.1",
+        "status": "CURRENT",
+        "version": str(NEWEST),
+        "min_version": str(OLDEST),
+        "updated": "2013-07-23T11:33:21Z",
+        "links": [{"rel": "self", "href": f"{public_url}/compute/v2.1/"}],
+    }
+
+
+def _of_compute(header: str | None) -> str | None:
+    for part in (header or "").split(","):
+        service, _, version = part.strip().partition(" ")
+        if service.lower() == "compute" and version:
+            return version.strip()
+    return None

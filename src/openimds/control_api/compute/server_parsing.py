@@ -1,0 +1,252 @@
+"""A body → what it asks for, in the store's words. Whatever has the wrong form, or is not offered, is told here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from openimds.control_api.compute.microversions import Microversion
+from openimds.control_api.compute.schemas import NetworkRef, PersonalityFile, RebuildFields, ServerCreate, ServerFields
+from openimds.resources.compute import NewServer, NicAsked, Rebuild
+from openimds.resources.errors import BadRequest, Forbidden, NotSupported
+
+USER_DATA_MAX_CHARS = 65535
+"""Of its base64 form, as Nova counts."""
+
+MAX_METADATA_ITEMS = 128
+MAX_PERSONALITY_FILES = 5
+MAX_PERSONALITY_BYTES = 10 * 1024
+MAX_SERVERS_AT_ONCE = 1000
+
+CREATE_SINCE = {
+    "description": (2, 19),
+    "tags": (2, 52),
+    "trusted_image_certificates": (2, 63),
+    "host": (2, 74),
+    "hypervisor_hostname": (2, 74),
+    "hostname": (2, 90),
+}
+CREATE_UNTIL = {"personality": (2, 56)}
+
+REBUILD_SINCE = {
+    "description": (2, 19),
+    "key_name": (2, 54),
+    "user_data": (2, 57),
+    "trusted_image_certificates": (2, 63),
+    "hostname": (2, 90),
+}
+REBUILD_UNTIL = {"personality": (2, 56)}
+
+UPDATE_SINCE = {"description": (2, 19), "hostname": (2, 90)}
+
+NO_VOLUMES = "openimds has no block storage: a server boots from an image onto its host's own disk."
+NO_PASSWORD = "openimds sets no password in a server: leave adminPass out and use a keypair or user data."  # noqa: S105
+NO_CERTIFICATES = "openimds does not check image signatures: leave trusted_image_certificates out."
+
+
+def new_server(body: ServerCreate, version: Microversion, *, admin: bool) -> NewServer:
+    """Raises BadRequest, Forbidden, NotSupported."""
+    asked = body.server
+    check_fields(asked, version, CREATE_SINCE, CREATE_UNTIL, "server")
+    _refuse(body, asked)
+    zone, host = _placement(asked, admin=admin)
+    least, most = _counts(asked)
+    check_metadata(asked.metadata)
+    return NewServer(
+        name=asked.name,
+        hostname=asked.hostname,
+        description=asked.description,
+        image_id=_image(asked),
+        flavor_id=asked.flavor_ref,
+        key_name=asked.key_name,
+        user_data=decoded_user_data(asked.user_data),
+        metadata=asked.metadata,
+        personality=personality_files(asked.personality),
+        availability_zone=zone,
+        host=host,
+        nics=_nics(asked.networks, version, single=most == 1),
+        nics_optional=asked.networks is None,
+        security_groups=tuple(dict.fromkeys(group.name for group in asked.security_groups or ())) or ("default",),
+        config_drive=bool(asked.config_drive),
+        tags=tuple(dict.fromkeys(asked.tags or ())),
+        access_ip_v4=asked.access_ip_v4 or None,
+        access_ip_v6=asked.access_ip_v6 or None,
+        min_count=least,
+        max_count=most,
+    )
+
+
+def rebuild(asked: RebuildFields, version: Microversion) -> Rebuild:
+    """Raises BadRequest, NotSupported."""
+    check_fields(asked, version, REBUILD_SINCE, REBUILD_UNTIL, "rebuild")
+    if asked.admin_pass is not None:
+        raise NotSupported(NO_PASSWORD)
+    if asked.trusted_image_certificates:
+        raise NotSupported(NO_CERTIFICATES)
+    check_metadata(asked.metadata or {})
+    named = asked.model_fields_set
+    return Rebuild(
+        image_id=asked.image_ref,
+        name=asked.name,
+        hostname=asked.hostname,
+        description=asked.description,
+        clear_description="description" in named and asked.description is None,
+        metadata=asked.metadata,
+        personality=personality_files(asked.personality) if asked.personality is not None else None,
+        user_data=decoded_user_data(asked.user_data),
+        clear_user_data="user_data" in named and asked.user_data is None,
+        key_name=asked.key_name,
+        clear_key="key_name" in named and asked.key_name is None,
+        access_ip_v4=asked.access_ip_v4,
+        access_ip_v6=asked.access_ip_v6,
+    )
+
+
+def check_fields(
+    asked: BaseModel,
+    version: Microversion,
+    since: Mapping[str, tuple[int, int]],
+    until: Mapping[str, tuple[int, int]],
+    where: str,
+) -> None:
+    """Raises BadRequest for a field that this microversion does not know yet, or no longer."""
+    for field in sorted(asked.model_fields_set):
+        if field in since and version < since[field]:
+            major, minor = since[field]
+            raise BadRequest(f"{where}.{field}", f"is known from microversion {major}.{minor} on, this is {version}")
+        if field in until and version > until[field]:
+            major, minor = until[field]
+            raise BadRequest(f"{where}.{field}", f"is known up to microversion {major}.{minor}, this is {version}")
+
+
+def check_metadata(metadata: Mapping[str, str]) -> None:
+    if len(metadata) > MAX_METADATA_ITEMS:
+        raise Forbidden(f"Maximum number of metadata items exceeds {MAX_METADATA_ITEMS}")
+
+
+def decoded_user_data(text: str | None) -> bytes | None:
+    """Raises BadRequest for what is too long or is no base64."""
+    if text is None:
+        return None
+    if len(text) > USER_DATA_MAX_CHARS:
+        raise BadRequest(
+            "user_data",
+            f"user_data: User data too large. It must be no more than {USER_DATA_MAX_CHARS} bytes in base64.",
+        )
+    return _from_base64("user_data", text)
+
+
+def personality_files(files: Sequence[PersonalityFile] | None) -> tuple[Mapping[str, str], ...]:
+    """Raises BadRequest for contents that are no base64, Forbidden for more than may be injected."""
+    if len(files or ()) > MAX_PERSONALITY_FILES:
+        raise Forbidden(f"Personality file limit exceeded: at most {MAX_PERSONALITY_FILES} files.")
+    kept: list[Mapping[str, str]] = []
+    for index, file in enumerate(files or ()):
+        contents = _from_base64(f"personality[{index}].contents", file.contents)
+        if len(contents) > MAX_PERSONALITY_BYTES:
+            raise Forbidden(f"Personality content limit exceeded: {file.path} has over {MAX_PERSONALITY_BYTES} bytes.")
+        kept.append({"path": file.path, "contents": base64.b64encode(contents).decode()})
+    return tuple(kept)
+
+
+def _refuse(body: ServerCreate, asked: ServerFields) -> None:
+    if body.scheduler_hints or body.old_scheduler_hints:
+        raise NotSupported("Scheduler hints are not supported: name an availability zone or a host instead.")
+    if asked.admin_pass is not None:
+        raise NotSupported(NO_PASSWORD)
+    if asked.trusted_image_certificates:
+        raise NotSupported(NO_CERTIFICATES)
+    if asked.block_device_mapping:
+        raise NotSupported(NO_VOLUMES)
+
+
+def _image(asked: ServerFields) -> str | None:
+    """The image's id: from imageRef, an id or (as Nova still takes it) a URL that ends in one, or the one block device."""
+    image_id = (asked.image_ref or "").rstrip("/").rsplit("/", 1)[-1] or None
+    for device in asked.block_device_mapping_v2 or ():
+        is_root = device.source_type == "image" and device.destination_type == "local" and str(device.boot_index) == "0"
+        if not is_root or device.tag:
+            raise NotSupported(NO_VOLUMES)
+        if image_id is not None and device.uuid != image_id:
+            raise BadRequest("block_device_mapping_v2", "its boot device is not the image that imageRef names")
+        image_id = device.uuid
+    if image_id is None:
+        raise BadRequest("imageRef", "imageRef: Invalid imageRef provided: a server needs an image to boot from.")
+    return image_id
+
+
+def _placement(asked: ServerFields, *, admin: bool) -> tuple[str | None, str | None]:
+    """Zone and host. An administrator may write `zone:host` as the zone."""
+    zone, _, zone_host = (asked.availability_zone or "").partition(":")
+    host = asked.host or asked.hypervisor_hostname or zone_host.partition(":")[0] or None
+    if host and not admin:
+        raise Forbidden(
+            "Policy doesn't allow compute:servers:create:requested_destination: only an administrator names a host."
+        )
+    return zone or None, host
+
+
+def _counts(asked: ServerFields) -> tuple[int, int]:
+    least = asked.min_count or 1
+    most = asked.max_count or least
+    if least > most:
+        raise BadRequest("min_count", "min_count must be <= max_count")
+    if most > MAX_SERVERS_AT_ONCE:
+        raise BadRequest("max_count", f"at most {MAX_SERVERS_AT_ONCE} servers are made by one request")
+    return least, most
+
+
+def _nics(
+    networks: list[NetworkRef] | str | None, version: Microversion, *, single: bool
+) -> tuple[NicAsked, ...] | None:
+    """None where the one network of the project is to be taken."""
+    if networks is None:
+        if version >= (2, 37):
+            raise BadRequest("networks", "networks: is required from microversion 2.37 on: a list, auto or none")
+        return None
+    if isinstance(networks, str):
+        if version < (2, 37):
+            raise BadRequest("networks", "networks: auto and none are known from microversion 2.37 on")
+        return () if networks == "none" else None
+    if not networks:
+        return None if version < (2, 37) else ()
+    return tuple(_nic(index, ref, version, single=single) for index, ref in enumerate(networks))
+
+
+def _nic(index: int, ref: NetworkRef, version: Microversion, *, single: bool) -> NicAsked:
+    where = f"networks[{index}]"
+    if ref.tag and (version < (2, 32) or (2, 37) <= version < (2, 42)):
+        raise BadRequest(f"{where}.tag", f"is not known at microversion {version}; it is from 2.42 on")
+    if not ref.port and not ref.uuid:
+        raise BadRequest(where, "Bad networks format: network uuid is not given")
+    if ref.fixed_ip and not ref.uuid:
+        raise BadRequest(where, "fixed_ip needs the network's uuid")
+    if not single and (ref.port or ref.fixed_ip):
+        raise BadRequest(where, "Unable to launch multiple instances with a single configured port ID or fixed IP")
+    return NicAsked(network_id=None if ref.port else ref.uuid, port_id=ref.port, fixed_ip=ref.fixed_ip, tag=ref.tag)
+
+
+def _from_base64(field: str, text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(field, f"{field}: content cannot be decoded: it is not base64") from error
+
+
+def changes(asked: Any, version: Microversion) -> dict[str, Any]:
+    """`PUT /servers/{id}`'s body as columns. Raises BadRequest for fields of later microversions."""
+    check_fields(asked, version, UPDATE_SINCE, {}, "server")
+    named = asked.model_fields_set
+    fields = {
+        name: getattr(asked, name)
+        for name in ("name", "description", "hostname", "access_ip_v4", "access_ip_v6")
+        if name in named and (name == "description" or getattr(asked, name) is not None)
+    }
+    for name in ("access_ip_v4", "access_ip_v6"):
+        if fields.get(name) == "":
+            fields[name] = None
+    return fields

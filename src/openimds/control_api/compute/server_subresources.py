@@ -1,0 +1,254 @@
+"""What hangs below a server: metadata, tags, interfaces, addresses, security groups, password, the list of actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from openimds.control_api.compute import server_view
+from openimds.control_api.compute.microversions import Microversion, Version
+from openimds.control_api.compute.protocols import ComputeService
+from openimds.control_api.compute.schemas import MAX_TAGS, Attach, MetadataBody, MetadataItem, Tag, TagsBody
+from openimds.control_api.compute.server_parsing import check_metadata
+from openimds.control_api.compute.servers import asker_of
+from openimds.control_api.context import ProjectCaller
+from openimds.resources.compute import InstanceAction, Interface, NicAsked
+from openimds.resources.errors import BadRequest, NotFound
+
+
+def router(service: ComputeService) -> APIRouter:
+    routes = APIRouter(prefix="/servers/{server_id}")
+    _metadata(routes, service)
+    _tags(routes, service)
+    _interfaces(routes, service)
+    _addresses(routes, service)
+    _left_by_guest(routes, service)
+    _actions(routes, service)
+    return routes
+
+
+def _metadata(routes: APIRouter, service: ComputeService) -> None:
+    servers = service.store.servers
+
+    @routes.get("/metadata")
+    def list_metadata(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
+        return {"metadata": dict(servers.get(server_id, asker_of(caller)).metadata)}
+
+    @routes.post("/metadata")
+    def merge_metadata(caller: ProjectCaller, server_id: str, body: MetadataBody) -> dict[str, Any]:
+        return {"metadata": _changed(caller, server_id, lambda known: {**known, **body.metadata})}
+
+    @routes.put("/metadata")
+    def replace_metadata(caller: ProjectCaller, server_id: str, body: MetadataBody) -> dict[str, Any]:
+        return {"metadata": _changed(caller, server_id, lambda _: body.metadata)}
+
+    @routes.get("/metadata/{key}")
+    def show_item(caller: ProjectCaller, server_id: str, key: str) -> dict[str, Any]:
+        known = servers.get(server_id, asker_of(caller)).metadata
+        if key not in known:
+            raise NotFound("Metadata item was not found")
+        return {"meta": {key: known[key]}}
+
+    @routes.put("/metadata/{key}")
+    def set_item(caller: ProjectCaller, server_id: str, key: str, body: MetadataItem) -> dict[str, Any]:
+        if key not in body.meta:
+            raise BadRequest("meta", "Request body and URI mismatch: the key in both must be the same")
+        _changed(caller, server_id, lambda known: {**known, **body.meta})
+        return {"meta": body.meta}
+
+    @routes.delete("/metadata/{key}", status_code=204)
+    def delete_item(caller: ProjectCaller, server_id: str, key: str) -> None:
+        def without(known: Any) -> Any:
+            if key not in known:
+                raise NotFound("Metadata item was not found")
+            return {name: value for name, value in known.items() if name != key}
+
+        _changed(caller, server_id, without)
+
+    def _changed(caller: ProjectCaller, server_id: str, change: Any) -> dict[str, str]:
+        def checked(known: Any) -> Any:
+            after = change(known)
+            check_metadata(after)
+            return after
+
+        return dict(servers.change_mapping(server_id, checked, asker_of(caller)))
+
+
+def _tags(routes: APIRouter, service: ComputeService) -> None:
+    servers = service.store.servers
+
+    @routes.get("/tags")
+    def list_tags(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
+        _since(version, (2, 26))
+        return {"tags": list(servers.get(server_id, asker_of(caller)).tags)}
+
+    @routes.put("/tags")
+    def replace_tags(caller: ProjectCaller, version: Version, server_id: str, body: TagsBody) -> dict[str, Any]:
+        _since(version, (2, 26))
+        wanted = list(dict.fromkeys(body.tags))
+        return {"tags": list(servers.change_tags(server_id, lambda _: wanted, asker_of(caller)))}
+
+    @routes.delete("/tags", status_code=204)
+    def delete_tags(caller: ProjectCaller, version: Version, server_id: str) -> None:
+        _since(version, (2, 26))
+        servers.change_tags(server_id, lambda _: [], asker_of(caller))
+
+    @routes.get("/tags/{tag}", status_code=204)
+    def check_tag(caller: ProjectCaller, version: Version, server_id: str, tag: str) -> None:
+        _since(version, (2, 26))
+        if tag not in servers.get(server_id, asker_of(caller)).tags:
+            raise NotFound(f"Server {server_id} has no tag '{tag}'")
+
+    @routes.put("/tags/{tag}")
+    def add_tag(caller: ProjectCaller, version: Version, server_id: str, tag: Tag) -> Response:
+        _since(version, (2, 26))
+        known = servers.get(server_id, asker_of(caller)).tags
+        after = servers.change_tags(server_id, lambda tags: list(dict.fromkeys([*tags, tag])), asker_of(caller))
+        if len(after) > MAX_TAGS:
+            raise BadRequest("tag", f"The number of tags exceeded the per-server limit {MAX_TAGS}")
+        return Response(status_code=204 if tag in known else 201)
+
+    @routes.delete("/tags/{tag}", status_code=204)
+    def delete_tag(caller: ProjectCaller, version: Version, server_id: str, tag: str) -> None:
+        _since(version, (2, 26))
+
+        def without(tags: Any) -> list[str]:
+            if tag not in tags:
+                raise NotFound(f"Server {server_id} has no tag '{tag}'")
+            return [known for known in tags if known != tag]
+
+        servers.change_tags(server_id, without, asker_of(caller))
+
+
+def _interfaces(routes: APIRouter, service: ComputeService) -> None:
+    servers = service.store.servers
+
+    @routes.get("/os-interface")
+    def list_interfaces(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
+        found = servers.interfaces(server_id, asker_of(caller))
+        return {"interfaceAttachments": [_interface(item, version) for item in found]}
+
+    @routes.get("/os-interface/{port_id}")
+    def show_interface(caller: ProjectCaller, version: Version, server_id: str, port_id: str) -> dict[str, Any]:
+        for item in servers.interfaces(server_id, asker_of(caller)):
+            if item.port_id == port_id:
+                return {"interfaceAttachment": _interface(item, version)}
+        raise NotFound(f"Instance {server_id} does not have a port with id {port_id}")
+
+    @routes.post("/os-interface")
+    def attach(caller: ProjectCaller, version: Version, server_id: str, body: Attach) -> dict[str, Any]:
+        asked = body.interface
+        if asked.tag is not None:
+            _since(version, (2, 49), field="interfaceAttachment.tag")
+        if asked.net_id and asked.port_id:
+            raise BadRequest("interfaceAttachment", "Must not input both network_id and port_id")
+        if asked.fixed_ips and not asked.net_id:
+            raise BadRequest("interfaceAttachment.fixed_ips", "Must input network_id when request IP address")
+        fixed_ip = asked.fixed_ips[0].ip_address if asked.fixed_ips else None
+        nic = NicAsked(network_id=asked.net_id, port_id=asked.port_id, fixed_ip=fixed_ip, tag=asked.tag)
+        return {"interfaceAttachment": _interface(servers.attach(server_id, nic, asker_of(caller)), version)}
+
+    @routes.delete("/os-interface/{port_id}", status_code=202)
+    def detach(caller: ProjectCaller, server_id: str, port_id: str) -> Response:
+        servers.detach(server_id, port_id, asker_of(caller))
+        return Response(status_code=202)
+
+
+def _addresses(routes: APIRouter, service: ComputeService) -> None:
+    servers = service.store.servers
+
+    @routes.get("/ips")
+    def list_addresses(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
+        found = server_view.addresses(servers.get(server_id, asker_of(caller)).addresses)
+        return {"addresses": {name: _plain(listed) for name, listed in found.items()}}
+
+    @routes.get("/ips/{network_name}")
+    def addresses_on(caller: ProjectCaller, server_id: str, network_name: str) -> dict[str, Any]:
+        found = server_view.addresses(servers.get(server_id, asker_of(caller)).addresses)
+        if network_name not in found:
+            raise NotFound(f"Instance is not a member of specified network {network_name}")
+        return {network_name: _plain(found[network_name])}
+
+    @routes.get("/os-security-groups")
+    def list_security_groups(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
+        asker = asker_of(caller)
+        project_id = servers.get(server_id, asker).project_id
+        found = servers.security_groups(server_id, asker)
+        return {"security_groups": [{**group, "tenant_id": project_id, "rules": []} for group in found]}
+
+    @routes.get("/os-volume_attachments")
+    def list_volumes(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
+        servers.get(server_id, asker_of(caller))
+        return {"volumeAttachments": []}
+
+
+def _left_by_guest(routes: APIRouter, service: ComputeService) -> None:
+    servers = service.store.servers
+
+    @routes.get("/os-server-password")
+    def show_password(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
+        return {"password": servers.password(server_id, asker_of(caller))}
+
+    @routes.delete("/os-server-password", status_code=204)
+    def clear_password(caller: ProjectCaller, server_id: str) -> None:
+        servers.clear_password(server_id, asker_of(caller))
+
+
+def _actions(routes: APIRouter, service: ComputeService) -> None:
+    servers = service.store.servers
+
+    @routes.get("/os-instance-actions")
+    def list_actions(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
+        found = servers.actions(server_id, asker_of(caller))
+        return {"instanceActions": [_action(item, version) for item in found]}
+
+    @routes.get("/os-instance-actions/{request_id}")
+    def show_action(caller: ProjectCaller, version: Version, server_id: str, request_id: str) -> dict[str, Any]:
+        for item in servers.actions(server_id, asker_of(caller)):
+            if item.request_id == request_id:
+                return {"instanceAction": {**_action(item, version), "events": []}}
+        raise NotFound(f"Action {request_id} of instance {server_id} could not be found.")
+
+
+def _plain(listed: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"version": item["version"], "addr": item["addr"]} for item in listed]
+
+
+def _interface(item: Interface, version: Microversion) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "port_state": item.status,
+        "fixed_ips": [dict(fixed) for fixed in item.fixed_ips],
+        "port_id": item.port_id,
+        "net_id": item.network_id,
+        "mac_addr": item.mac_address,
+    }
+    if version >= (2, 70):
+        shown["tag"] = item.tag
+    return shown
+
+
+def _action(item: InstanceAction, version: Microversion) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "action": item.action,
+        "instance_uuid": item.server_id,
+        "request_id": item.request_id,
+        "user_id": item.user_id,
+        "project_id": item.project_id,
+        "start_time": item.started_at.strftime("%Y-%m-%dT%H:%M:%S.%f"),
+        "message": None,
+    }
+    if version >= (2, 58):
+        shown["updated_at"] = shown["start_time"]
+    return shown
+
+
+def _since(version: Microversion, first: tuple[int, int], field: str | None = None) -> None:
+    """Calls that a microversion does not have are not there; fields that it does not have are wrong."""
+    if version >= first:
+        return
+    sentence = f"is known from microversion {first[0]}.{first[1]} on, this is {version}"
+    if field is not None:
+        raise BadRequest(field, sentence)
+    raise NotFound(f"This call {sentence}.")

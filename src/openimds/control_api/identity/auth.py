@@ -1,0 +1,160 @@
+"""`/v3/auth`: tokens made, checked and given back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from fastapi.responses import JSONResponse, Response
+
+from openimds.control_api.context import AUTHENTICATED, Caller, Context
+from openimds.control_api.identity import views
+from openimds.control_api.identity.protocols import IdentityService
+from openimds.control_api.identity.schemas import AuthBody, DomainRef, IdentityPart, ProjectRef, ScopePart
+from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, Unauthorized
+from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, SYSTEM_TARGET, Scope, Standing, Token
+
+SubjectToken = Annotated[str, Header(alias="X-Subject-Token")]
+
+
+def router(service: IdentityService) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post("/auth/tokens", status_code=201)
+    def create_token(body: AuthBody, nocatalog: str | None = None) -> Response:
+        user_id, parent = _identify(service, body.auth.identity)
+        scope = _scope(service, body.auth.scope, user_id, parent)
+        standing = service.credentials.standing(user_id, scope)
+        text, token = service.tokens.issue(user_id, scope, tuple(body.auth.identity.methods), parent)
+        return _token_answer(service, text, token, standing, with_catalog=nocatalog is None, status=201)
+
+    @routes.get("/auth/tokens")
+    def show_token(caller: Caller, subject: SubjectToken, nocatalog: str | None = None) -> Response:
+        token, standing = _subject(service, caller, subject)
+        return _token_answer(service, subject, token, standing, with_catalog=nocatalog is None, status=200)
+
+    @routes.head("/auth/tokens")
+    def check_token(caller: Caller, subject: SubjectToken) -> Response:
+        _subject(service, caller, subject)
+        return Response(status_code=200, headers={"X-Subject-Token": subject, "Vary": "X-Auth-Token"})
+
+    @routes.delete("/auth/tokens", status_code=204)
+    def revoke_token(caller: Caller, subject: SubjectToken) -> None:
+        token, _ = _subject(service, caller, subject)
+        service.credentials.revoke(token)
+
+    @routes.get("/auth/projects")
+    def my_projects(caller: Caller) -> dict[str, Any]:
+        found = [item for item in service.assignments.projects_of(caller.user_id) if item.enabled]
+        url = service.catalog.public_url
+        return {"projects": [views.project(item, url) for item in found], "links": _links(url, "auth/projects")}
+
+    @routes.get("/auth/domains", dependencies=AUTHENTICATED)
+    def my_domains() -> dict[str, Any]:
+        return {"domains": [], "links": _links(service.catalog.public_url, "auth/domains")}
+
+    @routes.get("/auth/system")
+    def my_system(caller: Caller) -> dict[str, Any]:
+        held = service.assignments.list(user_id=caller.user_id, target=SYSTEM_TARGET)
+        return {
+            "system": [{"all": True}] if held else [],
+            "links": _links(service.catalog.public_url, "auth/system"),
+        }
+
+    return routes
+
+
+def _identify(service: IdentityService, identity: IdentityPart) -> tuple[str, Token | None]:
+    """Who it is, and the token that says so if it was a token."""
+    unknown = [method for method in identity.methods if method not in {"password", "token"}]
+    if unknown:
+        raise NotSupported(f"Authentication by {unknown[0]} is not supported: use password or token.")
+    if "token" in identity.methods:
+        if identity.token is None:
+            raise BadRequest("auth.identity.token", "the method token needs it")
+        token, _ = service.tokens.check(identity.token.id.get_secret_value())
+        return token.user_id, token
+    if identity.password is None:
+        raise BadRequest("auth.identity.password", "the method password needs it")
+    user = identity.password.user
+    if not user.id and not (user.name and user.domain):
+        raise BadRequest("auth.identity.password.user", "needs an id, or a name with a domain")
+    _only_default_domain(user.domain)
+    password = user.password.get_secret_value()
+    return service.credentials.check_password(password, user_id=user.id, name=user.name), None
+
+
+def _scope(
+    service: IdentityService, asked: ScopePart | str | dict[str, Any] | None, user_id: str, parent: Token | None
+) -> Scope:
+    if asked in ("unscoped", {"unscoped": {}}):
+        return Scope()
+    if asked is None:
+        return parent.scope if parent else _default_scope(service, user_id)
+    if not isinstance(asked, ScopePart):
+        raise BadRequest("auth.scope", "is a project, the system, or unscoped")
+    if asked.system:
+        return Scope(system=True)
+    if asked.project:
+        return Scope(project_id=_project_id(service, asked.project))
+    if asked.domain or asked.trust:
+        raise Unauthorized(
+            "Only a project or the system can be a token's scope: nobody has a role on a domain or trust."
+        )
+    return Scope()
+
+
+def _default_scope(service: IdentityService, user_id: str) -> Scope:
+    """Without a word on scope: the user's default project if there is one and it can be had, else none."""
+    project_id = service.users.get(user_id).default_project_id
+    if project_id is None:
+        return Scope()
+    try:
+        service.credentials.standing(user_id, Scope(project_id=project_id))
+    except Unauthorized:
+        return Scope()
+    return Scope(project_id=project_id)
+
+
+def _project_id(service: IdentityService, project: ProjectRef) -> str:
+    if project.id:
+        return project.id
+    if not project.name or not project.domain:
+        raise BadRequest("auth.scope.project", "needs an id, or a name with a domain")
+    _only_default_domain(project.domain)
+    try:
+        return service.credentials.project_id_by_name(project.name)
+    except NotFound as error:
+        raise Unauthorized(error.message) from error
+
+
+def _only_default_domain(domain: DomainRef | None) -> None:
+    if domain and (domain.id or DOMAIN_ID, domain.name or DOMAIN_NAME) != (DOMAIN_ID, DOMAIN_NAME):
+        raise Unauthorized(
+            f"There is one domain, {DOMAIN_NAME} (id {DOMAIN_ID}), and no {domain.name or domain.id}: "
+            "mind upper and lower case."
+        )
+
+
+def _subject(service: IdentityService, caller: Context, subject: str) -> tuple[Token, Standing]:
+    """The token asked about: one's own, or anybody's for services and administrators."""
+    try:
+        token, standing = service.tokens.check(subject)
+    except Unauthorized as error:
+        raise NotFound(f"This is not a recognized token. {error.message}") from error
+    if not caller.is_service and token.user_id != caller.user_id:
+        raise Forbidden("You are not authorized to perform the requested action: identity:validate_token.")
+    return token, standing
+
+
+def _token_answer(
+    service: IdentityService, text: str, token: Token, standing: Standing, *, with_catalog: bool, status: int
+) -> Response:
+    body = views.token(token, standing, service.catalog.entries())
+    if not with_catalog:
+        body.pop("catalog", None)
+    return JSONResponse({"token": body}, status, headers={"X-Subject-Token": text, "Vary": "X-Auth-Token"})
+
+
+def _links(public_url: str, path: str) -> dict[str, str | None]:
+    return {"next": None, "previous": None, "self": f"{public_url}/v3/{path}"}

@@ -1,0 +1,163 @@
+"""`/images`: listed, made, shown, changed, deleted; their tags."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
+
+from openimds.control_api.context import Context, ProjectCaller
+from openimds.control_api.image.protocols import ImageService, asker_of
+from openimds.control_api.image.schema import columns_of, image_document, image_id_of, patched
+from openimds.control_api.pagination import Page, Paging, page
+from openimds.resources.errors import BadRequest, Forbidden, NotFound, PayloadTooLarge
+from openimds.resources.image import Image, ImageQuery
+
+PATCH_TYPES = frozenset(
+    {"application/openstack-images-v2.1-json-patch", "application/openstack-images-v2.0-json-patch"}
+)
+EQUAL = ("id", "name", "status", "owner", "container_format", "disk_format", "checksum", "os_hash_value")
+"""Attributes that a query may give, alone or as `in:one,two`."""
+
+KNOWN = frozenset({*EQUAL, "visibility", "protected", "os_hidden", "tag", "size_min", "size_max", "limit", "marker",
+                   "sort", "sort_key", "sort_dir", "member_status", "created_at", "updated_at"})  # fmt: skip
+MAX_BODY_BYTES = 1024 * 1024
+
+
+async def json_body(request: Request) -> Any:
+    """FastAPI dependency: the body as JSON, whatever its type is called. Raises BadRequest, PayloadTooLarge."""
+    body = await request.body()
+    if len(body) > MAX_BODY_BYTES:
+        raise PayloadTooLarge(f"The body has over {MAX_BODY_BYTES} bytes.")
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise BadRequest("body", f"Malformed JSON in request body: {error}") from error
+
+
+JsonBody = Annotated[Any, Depends(json_body)]
+
+
+def router(service: ImageService) -> APIRouter:
+    routes = APIRouter()
+    _images(routes, service)
+    _tags(routes, service)
+    return routes
+
+
+def _images(routes: APIRouter, service: ImageService) -> None:
+    @routes.get("/images")
+    def list_images(request: Request, caller: ProjectCaller, paging: Paging) -> dict[str, Any]:
+        found = page(service.images.list(_query(request, caller)), paging)
+        shown: dict[str, Any] = {"images": [image_document(image) for image in found.items]}
+        return {**shown, "first": "/v2/images", "schema": "/v2/schemas/images", **_next(request, found)}
+
+    @routes.post("/images", status_code=201)
+    def create_image(caller: ProjectCaller, body: JsonBody) -> Response:
+        if not isinstance(body, dict):
+            raise BadRequest("body", "is an object with the image's attributes")
+        attributes = dict(body)
+        image_id = image_id_of(attributes.pop("id")) if attributes.get("id") else None
+        owner = attributes.pop("owner", None) or caller.project_id
+        if owner != caller.project_id and not caller.is_admin:
+            raise Forbidden(f"You are not permitted to create images owned by '{owner}'.")
+        columns = {"visibility": "shared", "tags": [], **columns_of(attributes), "owner": owner}
+        image = service.images.create(columns, image_id, asker_of(caller))
+        location = f"{service.public_url}/image/v2/images/{image.id}"
+        return JSONResponse(image_document(image), 201, headers={"Location": location})
+
+    @routes.get("/images/{image_id}")
+    def show_image(caller: ProjectCaller, image_id: str) -> dict[str, Any]:
+        return image_document(service.images.get(image_id, asker_of(caller)))
+
+    @routes.patch("/images/{image_id}")
+    def update_image(request: Request, caller: ProjectCaller, image_id: str, body: JsonBody) -> dict[str, Any]:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in PATCH_TYPES:
+            raise BadRequest("Content-Type", f"is one of {', '.join(sorted(PATCH_TYPES))}, not {kind}")
+        changed = service.images.update(image_id, lambda image: patched(image, body), asker_of(caller))
+        return image_document(changed)
+
+    @routes.delete("/images/{image_id}", status_code=204)
+    def delete_image(caller: ProjectCaller, image_id: str) -> None:
+        service.images.delete(image_id, asker_of(caller))
+
+
+def _tags(routes: APIRouter, service: ImageService) -> None:
+    @routes.put("/images/{image_id}/tags/{tag}", status_code=204)
+    def add_tag(caller: ProjectCaller, image_id: str, tag: str) -> None:
+        operation = [{"op": "add", "path": "/tags/-", "value": tag}]
+        service.images.update(image_id, lambda image: patched(image, operation), asker_of(caller))
+
+    @routes.delete("/images/{image_id}/tags/{tag}", status_code=204)
+    def delete_tag(caller: ProjectCaller, image_id: str, tag: str) -> None:
+        def without(image: Image) -> dict[str, Any]:
+            if tag not in image.tags:
+                raise NotFound(f"Image {image_id} has no tag {tag}.")
+            return {"tags": [known for known in image.tags if known != tag]}
+
+        service.images.update(image_id, without, asker_of(caller))
+
+
+def _query(request: Request, caller: Context) -> ImageQuery:
+    asked = request.query_params
+    visibility = asked.get("visibility")
+    return ImageQuery(
+        project_id=caller.project_id,
+        everybodys=caller.is_admin,
+        equal={name: _values(asked[name]) for name in EQUAL if name in asked},
+        visibility=visibility,
+        protected=_boolean("protected", asked.get("protected")),
+        hidden=bool(_boolean("os_hidden", asked.get("os_hidden"))),
+        tags=tuple(asked.getlist("tag")),
+        properties={name: value for name, value in asked.items() if name not in KNOWN},
+        size_min=_number("size_min", asked.get("size_min")),
+        size_max=_number("size_max", asked.get("size_max")),
+        sort=_sort(asked.get("sort"), asked.getlist("sort_key"), asked.getlist("sort_dir")),
+    )
+
+
+def _values(text: str) -> tuple[str, ...]:
+    return tuple(text[3:].split(",")) if text.startswith("in:") else (text,)
+
+
+def _sort(sort: str | None, keys: Sequence[str], directions: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    """`sort=name:asc,status:desc`, or `sort_key` and `sort_dir` in turn."""
+    if sort:
+        parts = [part.partition(":") for part in sort.split(",")]
+        pairs = [(key, direction or "desc") for key, _, direction in parts]
+    else:
+        padded = [*directions, *([directions[-1]] if directions else ["desc"]) * len(keys)]
+        pairs = list(zip(keys, padded, strict=False))
+    for _, direction in pairs:
+        if direction not in {"asc", "desc"}:
+            raise BadRequest("sort_dir", f"is asc or desc, not {direction}")
+    return tuple((key, direction == "desc") for key, direction in pairs)
+
+
+def _boolean(name: str, text: str | None) -> bool | None:
+    if text is None:
+        return None
+    if text.lower() not in {"true", "false"}:
+        raise BadRequest(name, "is true or false")
+    return text.lower() == "true"
+
+
+def _number(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise BadRequest(name, "is a whole number") from error
+
+
+def _next(request: Request, found: Page[Image]) -> dict[str, str]:
+    if not found.more or not found.items:
+        return {}
+    kept = [(name, value) for name, value in request.query_params.multi_items() if name != "marker"]
+    return {"next": f"/v2/images?{urlencode([*kept, ('marker', found.items[-1].id)])}"}

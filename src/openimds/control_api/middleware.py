@@ -1,0 +1,145 @@
+"""What happens around every request: its id, its path's spelling, its log line, its count, and the last resort."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from fastapi import Request
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from openimds.control_api.error_handlers import INTERNAL, Problem, answer
+
+log = structlog.get_logger(__name__)
+
+REQUEST_ID = re.compile(rb"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+QUIET_PATHS = frozenset({"/metrics", "/healthcheck", "/openimds/v1/changes"})
+"""Asked all the time by machines: logged at debug level."""
+
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+"""The largest request that means anything: a server with all the user data and files that it may have is below 200 KiB."""
+UNLIMITED_END = "/file"
+"""Image data, which is streamed to disk."""
+
+ANSWER_HEADERS = "answer_headers"
+
+
+def add_answer_header(request: Request, name: str, value: str) -> None:
+    """This header goes with the answer, whichever it turns out to be: an endpoint's or an error's."""
+    known: list[tuple[bytes, bytes]] = request.scope["state"].setdefault(ANSWER_HEADERS, [])
+    known.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+
+
+class Metrics:
+    """The counters of one app."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Two apps in one process need two registries."""
+        self.registry = registry
+        self.requests = Counter(
+            "openimds_control_requests_total", "Requests answered", ["service", "status"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "openimds_control_request_seconds", "Time to answer", ["service"], registry=self.registry
+        )
+
+
+class Access:
+    """ASGI middleware. Outermost, so that no answer leaves without a request id and no error shows its insides."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self._app, self._metrics, scope, send).run(receive)
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, scope: Scope, send: Send) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._send = send
+        self._scope = _without_trailing_slash(scope)
+        self._request_id = f"req-{uuid.uuid4()}"
+        self._status = 0
+        self._scope.setdefault("state", {})["request_id"] = self._request_id
+
+    async def run(self, receive: Receive) -> None:
+        started = time.perf_counter()
+        limited = receive if self._scope["path"].endswith(UNLIMITED_END) else _limited(receive)
+        try:
+            await self._app(self._scope, limited, self._send_with_id)
+        except Exception:
+            log.exception("a request failed unexpectedly", request_id=self._request_id, path=self._scope["path"])
+            if not self._status:
+                problem = answer(self._scope["path"], Problem(500, INTERNAL))
+                await problem(self._scope, receive, self._send_with_id)
+        self._note(time.perf_counter() - started)
+
+    async def _send_with_id(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = int(message["status"])
+            headers = list(message.get("headers", ()))
+            headers.append((b"x-openstack-request-id", self._request_id.encode()))
+            if self._scope["path"].startswith("/compute"):
+                headers.append((b"x-compute-request-id", self._request_id.encode()))
+            headers.extend(self._scope["state"].get(ANSWER_HEADERS, ()))
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    def _note(self, seconds: float) -> None:
+        path = self._scope["path"]
+        service = path.split("/", 2)[1] or "root"
+        service = service if service in {"v3", "network", "compute", "image", "openimds"} else "other"
+        self._metrics.requests.labels(service, str(self._status)).inc()
+        if path not in QUIET_PATHS:  # a long poll's waiting is not slowness
+            self._metrics.seconds.labels(service).observe(seconds)
+        line = log.debug if path in QUIET_PATHS else log.info
+        line("request answered", **self._facts(seconds))
+
+    def _facts(self, seconds: float) -> dict[str, Any]:
+        facts: dict[str, Any] = {
+            "request_id": self._request_id,
+            "method": self._scope["method"],
+            "path": self._scope["path"],
+            "status": self._status,
+            "ms": round(seconds * 1000, 1),
+        }
+        for name, value in self._scope["headers"]:
+            if name == b"x-openstack-request-id" and REQUEST_ID.fullmatch(value):
+                facts["global_request_id"] = value.decode()
+        return facts
+
+
+def _limited(receive: Receive) -> Receive:
+    """The same, until the body has become too long. The exception is one that FastAPI lets pass."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > MAX_BODY_BYTES:
+            close = {"Connection": "close"}  # or the rest of it would still be read, for as long as it comes
+            raise HTTPException(413, f"The request's body has over {MAX_BODY_BYTES} bytes.", close)
+        return message
+
+    return counted
+
+
+def _without_trailing_slash(scope: Scope) -> Scope:
+    """OpenStack's services answer `/v3/` and `/v3` alike, and so do we, without a redirect that would lose a body."""
+    path = scope["path"]
+    return {**scope, "path": path.rstrip("/") or "/"} if path.endswith("/") else dict(scope)

@@ -1,0 +1,29 @@
+"""The network service: Neutron's API v2.0, as much of it as shapes what an instance learns."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends
+
+from openimds.control_api.network import admin, crud_routes, discovery, router_actions, tags, versions
+from openimds.control_api.network.asking import no_if_match
+from openimds.control_api.network.protocols import NetworkOperations
+
+
+def router(store: NetworkOperations, public_url: str) -> APIRouter:
+    """Everything below `/network`: mount it there. `public_url` is the listener's, as clients reach it."""
+    routes = APIRouter(tags=["network"])
+    versions.add_to(routes, public_url)
+    v2 = APIRouter(prefix="/v2.0")
+    for part in (
+        discovery.router(),
+        tags.router(store),
+        router_actions.router(store),  # after the tags: it answers for every other PUT below a router
+        admin.router(store, store),
+    ):
+        v2.include_router(part, dependencies=[Depends(no_if_match)])
+    v2.include_router(crud_routes.router(store))
+    routes.include_router(v2)
+    return routes
+
+
+__all__ = ["NetworkOperations", "router"]

@@ -1,0 +1,192 @@
+"""What a request may say of each resource: one table a kind. Requests are checked by it, and /openapi.json is made of it.
+
+What Neutron has and openimds has not is taken where it says what is so anyway (`qos_policy_id: null`), and refused in
+words otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from openimds.control_api.network import validators
+from openimds.control_api.network.validators import Check, ListOf, Maybe, Number, OneOf, Struct
+from openimds.resources.errors import NotSupported
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """One attribute of a request's body."""
+
+    check: Check
+    create: bool = True
+    """May it be given when the resource is made?"""
+    update: bool = True
+    """May it be changed afterwards?"""
+    required: bool = False
+    """Must it be given when the resource is made?"""
+    kept: bool = True
+    """False: it is checked and then left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """An attribute that openimds does not have: only these values, which mean that it is not used."""
+
+    values: tuple[Any, ...]
+
+    def __call__(self, field: str, value: Any) -> Any:
+        if value in self.values:
+            return value
+        raise NotSupported(f"openimds does not have {field}: leave it out.", kind="HTTPNotImplemented")
+
+
+def _unused(*values: Any) -> Attribute:
+    return Attribute(check=Only((None, *values)), kept=False)
+
+
+TEXT = Attribute(check=validators.text)
+NULLABLE_TEXT = Attribute(check=validators.text_or_null)
+FLAG = Attribute(check=validators.boolean)
+OWNER = Attribute(check=validators.project_id, update=False)
+TAGS = Attribute(check=ListOf(validators.tag), update=False)
+
+COMMON: Mapping[str, Attribute] = {
+    "name": NULLABLE_TEXT,
+    "description": NULLABLE_TEXT,
+    "project_id": OWNER,
+    "tenant_id": OWNER,
+    "tags": TAGS,
+}
+
+ROUTE = Struct({"destination": validators.cidr, "nexthop": validators.address}, frozenset({"destination", "nexthop"}))
+POOL = Struct({"start": validators.address, "end": validators.address}, frozenset({"start", "end"}))
+PAIR = Struct(
+    {"ip_address": validators.address_or_cidr, "mac_address": validators.mac_or_null}, frozenset({"ip_address"})
+)
+IPV6_MODE = Attribute(check=Maybe(OneOf(("slaac", "dhcpv6-stateful", "dhcpv6-stateless"))), update=False)
+
+NETWORK: Mapping[str, Attribute] = {
+    **COMMON,
+    "admin_state_up": FLAG,
+    "shared": FLAG,
+    "router:external": FLAG,
+    "mtu": Attribute(check=Number(68, 65535)),
+    "port_security_enabled": FLAG,
+    "dns_domain": TEXT,
+    "provider:network_type": Attribute(
+        check=Maybe(OneOf(("local", "flat", "vlan", "vxlan", "gre", "geneve"))), update=False
+    ),
+    "provider:physical_network": Attribute(check=validators.text_or_null, update=False),
+    "provider:segmentation_id": Attribute(check=Maybe(Number(0, 2**24 - 1)), update=False),
+    "is_default": _unused(False),
+    "vlan_transparent": _unused(False),
+    "qos_policy_id": _unused(),
+    "availability_zone_hints": _unused([], ["nova"]),
+    "segments": _unused([]),
+}
+
+SUBNET: Mapping[str, Attribute] = {
+    **COMMON,
+    "network_id": Attribute(check=validators.uuid, update=False, required=True),
+    "cidr": Attribute(check=validators.cidr, update=False, required=True),
+    "ip_version": Attribute(check=OneOf((4, 6)), update=False),
+    "gateway_ip": Attribute(check=validators.address_or_null),
+    "allocation_pools": Attribute(check=ListOf(POOL)),
+    "enable_dhcp": FLAG,
+    "ipv6_ra_mode": IPV6_MODE,
+    "ipv6_address_mode": IPV6_MODE,
+    "dns_nameservers": Attribute(check=ListOf(validators.address)),
+    "host_routes": Attribute(check=ListOf(ROUTE)),
+    "prefixlen": _unused(),
+    "subnetpool_id": _unused(),
+    "use_default_subnetpool": _unused(False),
+    "segment_id": _unused(),
+    "service_types": _unused([]),
+    "dns_publish_fixed_ip": _unused(False),
+}
+
+PORT: Mapping[str, Attribute] = {
+    **COMMON,
+    "network_id": Attribute(check=validators.uuid, update=False, required=True),
+    "admin_state_up": FLAG,
+    "mac_address": Attribute(check=validators.mac_or_null),
+    "fixed_ips": Attribute(check=validators.fixed_ips),
+    "device_id": NULLABLE_TEXT,
+    "device_owner": NULLABLE_TEXT,
+    "security_groups": Attribute(check=ListOf(validators.uuid)),
+    "port_security_enabled": FLAG,
+    "allowed_address_pairs": Attribute(check=ListOf(PAIR)),
+    "extra_dhcp_opts": Attribute(check=ListOf(validators.dhcp_option)),
+    "dns_name": Attribute(check=validators.dns_name),
+    "binding:host_id": NULLABLE_TEXT,
+    "binding:vnic_type": Attribute(check=OneOf(("normal",))),
+    "binding:profile": Attribute(check=validators.json_object),
+    "qos_policy_id": _unused(),
+    "dns_domain": _unused(""),
+    "numa_affinity_policy": _unused(),
+    "propagate_uplink_status": _unused(False),
+    "hints": _unused({}),
+    "device_profile": _unused(""),
+    "mac_learning_enabled": _unused(False),
+}
+
+ROUTER: Mapping[str, Attribute] = {
+    **COMMON,
+    "admin_state_up": FLAG,
+    "external_gateway_info": Attribute(check=validators.gateway_info),
+    "routes": Attribute(check=ListOf(ROUTE)),
+    "distributed": _unused(False),
+    "ha": _unused(False),
+    "flavor_id": _unused(""),
+    "service_type_id": _unused(),
+    "availability_zone_hints": _unused([], ["nova"]),
+    "enable_ndp_proxy": _unused(False),
+    "enable_default_route_bfd": _unused(False),
+    "enable_default_route_ecmp": _unused(False),
+}
+
+FLOATING_IP: Mapping[str, Attribute] = {
+    **{name: attribute for name, attribute in COMMON.items() if name != "name"},
+    "floating_network_id": Attribute(check=validators.uuid, update=False, required=True),
+    "floating_ip_address": Attribute(check=validators.address_or_null, update=False),
+    "subnet_id": Attribute(check=validators.uuid_or_null, update=False),
+    "port_id": Attribute(check=validators.uuid_or_null),
+    "fixed_ip_address": Attribute(check=validators.address_or_null),
+    "qos_policy_id": _unused(),
+    "dns_name": _unused(""),
+    "dns_domain": _unused(""),
+    "distributed": _unused(False),
+}
+
+SECURITY_GROUP: Mapping[str, Attribute] = {
+    **COMMON,
+    "name": Attribute(check=validators.text),
+    "stateful": _unused(True),
+    "shared": _unused(False),
+}
+
+KINDS: Mapping[str, Mapping[str, Attribute]] = {
+    "network": NETWORK,
+    "subnet": SUBNET,
+    "port": PORT,
+    "router": ROUTER,
+    "floatingip": FLOATING_IP,
+    "security_group": SECURITY_GROUP,
+}
+
+COLLECTIONS: Mapping[str, str] = {
+    "networks": "network",
+    "subnets": "subnet",
+    "ports": "port",
+    "routers": "router",
+    "floatingips": "floatingip",
+    "security-groups": "security_group",
+}
+"""The path's word → the kind."""
+
+
+def plural(kind: str) -> str:
+    """The envelope of many: `security_group` → `security_groups`."""
+    return f"{kind}s"

@@ -1,0 +1,83 @@
+"""Query parameters → ListQuery; a page → its links."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from openimds.control_api.network.validators import boolean
+from openimds.resources.errors import BadRequest
+from openimds.resources.query import ListQuery, Page
+
+Pairs = Sequence[tuple[str, str]]
+
+RESERVED = frozenset({"fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir"})
+MAX_LIMIT = 1000
+"""Items of one page when the client asks for pages. Without `limit` it gets all, as Neutron's default is."""
+
+
+def parsed(pairs: Pairs) -> ListQuery:
+    """Raises BadRequest naming the parameter."""
+    filters: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name not in RESERVED:
+            filters.setdefault(name, []).append(value)
+    return ListQuery(
+        filters={name: tuple(values) for name, values in filters.items()},
+        sort=_sort(_values(pairs, "sort_key"), _values(pairs, "sort_dir")),
+        limit=_limit(_values(pairs, "limit")),
+        marker=next(iter(_values(pairs, "marker")), None),
+        reverse=any(boolean("page_reverse", value) for value in _values(pairs, "page_reverse")),
+    )
+
+
+def wanted_fields(pairs: Pairs) -> frozenset[str]:
+    """`?fields=id&fields=name`; empty: all."""
+    return frozenset(_values(pairs, "fields"))
+
+
+def narrowed(item: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
+    """Only these attributes of an item."""
+    return {name: value for name, value in item.items() if not fields or name in fields}
+
+
+def links(url: str, pairs: Pairs, query: ListQuery, page: Page) -> list[dict[str, str]]:
+    """`[{"rel": "next", "href": …}, {"rel": "previous", "href": …}]`, those that there are."""
+    if query.limit is None or not page.items:
+        return []
+    kept = [(name, value) for name, value in pairs if name not in ("marker", "page_reverse")]
+    found = []
+    if page.more or query.reverse:
+        found.append({"rel": "next", "href": _href(url, [*kept, ("marker", page.items[-1]["id"])])})
+    if (query.marker is not None and not query.reverse) or (query.reverse and page.more):
+        first = [*kept, ("marker", page.items[0]["id"]), ("page_reverse", "True")]
+        found.append({"rel": "previous", "href": _href(url, first)})
+    return found
+
+
+def _href(url: str, pairs: Iterable[tuple[str, str]]) -> str:
+    return f"{url}?{urlencode(list(pairs))}"
+
+
+def _values(pairs: Pairs, wanted: str) -> list[str]:
+    return [value for name, value in pairs if name == wanted]
+
+
+def _sort(keys: Sequence[str], directions: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    if len(directions) > len(keys):
+        raise BadRequest("sort_dir", "The number of sort_keys and sort_dirs must be same.", kind="HTTPBadRequest")
+    for direction in directions:
+        if direction not in ("asc", "desc"):
+            message = f"sort_dir: '{direction}' is not a direction; there are asc and desc."
+            raise BadRequest("sort_dir", message, kind="HTTPBadRequest")
+    padded = [*directions, *["asc"] * (len(keys) - len(directions))]
+    return tuple((key, direction == "desc") for key, direction in zip(keys, padded, strict=True))
+
+
+def _limit(values: Sequence[str]) -> int | None:
+    if not values:
+        return None
+    if not values[0].isdecimal():
+        raise BadRequest("limit", f"limit: '{values[0]}' is not a whole number of 0 or more.", kind="HTTPBadRequest")
+    return min(int(values[0]), MAX_LIMIT) or None

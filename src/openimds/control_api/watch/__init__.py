@@ -1,0 +1,1 @@
+"""The extension for agents: list, watch, report (docs/design/watch.md)."""

@@ -1,0 +1,201 @@
+"""The metadata API, without its transport: a request in, an answer out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ssl import RAND_bytes
+from typing import Any
+
+from openimds.guest_identity.headers import INSTANCE_ID, header_names, values
+from openimds.imds.authenticators import Asker, Identification, NotServed
+from openimds.imds.carrying_out import CarryingOut, Passwords
+from openimds.imds.delegation import Elsewhere, Reply
+from openimds.imds.document_cache import Calendar, Documents
+from openimds.imds.excuses import excuse
+from openimds.imds.instance_cache import Records
+from openimds.imds.messages import GuestRequest, GuestResponse
+from openimds.imds.rendered_document import Rendered, Seeds
+from openimds.imds.request_ids import new_request_id, request_id
+from openimds.imds.request_log import RequestLog, StructuredLog
+from openimds.imds.response import ANNOUNCES_A_BODY, Finishing, Trace
+from openimds.imds.session_tokens import Sessions, TokenSettings
+from openimds.imds.vendordata import Vendors
+from openimds.metadata.etags import unless_known, with_etag
+from openimds.metadata.outcome import Answer, AskVendors, Refusal, StorePassword
+from openimds.metadata.paths import MalformedTargetError, Path, parse_path
+from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.router import DocumentRequest, forbid_options, public_answer
+from openimds.resources.errors import StoreUnavailable
+
+_READS = ("GET", "HEAD")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What is different at every request."""
+
+    random_bytes: Callable[[int], bytes] = os.urandom
+    many_random_bytes: Callable[[int], bytes] = RAND_bytes
+    """For random seeds, thousands at a time: OpenSSL's generator, AES-256 in counter mode, takes a fifteenth of the
+    kernel's time. It is seeded, every 7 minutes anew, from the kernel, and a forked process has another."""
+    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class GuestService:
+    """`await service.handle(request)`. Of one event loop."""
+
+    def __init__(  # noqa: PLR0913 - the parts that a daemon joins
+        self,
+        *,
+        identification: Identification,
+        records: Records,
+        passwords: Passwords | None,
+        settings: DocumentSettings,
+        executor: Executor,
+        vendors: Vendors | None = None,
+        tokens: TokenSettings | None = None,
+        world: World | None = None,
+        request_log: RequestLog | None = None,
+    ) -> None:
+        """Without `tokens` there are none: their calls are answered as nova does, which does not know them.
+
+        Without `passwords` none is stored here: askers bring with them who does.
+        """
+        self._identification = identification
+        world = world or World()
+        self._records = records
+        calendar = Calendar(world.utc_now)
+        self._documents = Documents(records, settings, calendar=calendar, random_bytes=world.random_bytes)
+        self._seeds = Seeds(world.many_random_bytes)
+        tokens = tokens or TokenSettings()
+        self._is_behind_agent = tokens.is_behind_agent
+        self._sessions = Sessions(
+            tokens,
+            settings.policy,
+            now=lambda: world.utc_now().timestamp(),
+            random_bytes=world.random_bytes,
+        )
+        self._carrying_out = CarryingOut(
+            records=records, passwords=passwords, vendors=vendors, settings=settings, executor=executor
+        )
+        self._finishing = Finishing(
+            calendar=calendar,
+            seeds=self._seeds,
+            sessions=self._sessions,
+            request_log=request_log or StructuredLog(),
+            is_behind_agent=self._is_behind_agent,
+        )
+
+    def serve(self, request: GuestRequest) -> GuestResponse | Coroutine[Any, Any, GuestResponse]:
+        """The answer; where it takes what is not in memory, later. Never raises: whatever goes wrong becomes an answer
+        here, and nowhere else.
+        """
+        # Where guests come themselves an id in the request is of their own making, and could be another's.
+        followed_as = request_id(request.headers) if self._is_behind_agent else new_request_id()
+        trace = Trace(followed_as, time.monotonic(), header_names(request.headers))
+        try:
+            answer = self._begin(request, trace)
+        except Exception as error:  # noqa: BLE001 - see above
+            answer = excuse(error, request, trace)
+        if isinstance(answer, Answer):
+            return self._finishing.finish(request, answer, trace)
+        return self._finish_later(request, answer, trace)
+
+    async def handle(self, request: GuestRequest) -> GuestResponse:
+        """As `serve`, for who can wait."""
+        answer = self.serve(request)
+        return answer if isinstance(answer, GuestResponse) else await answer
+
+    async def _finish_later(
+        self, request: GuestRequest, coming: Coroutine[Any, Any, Answer], trace: Trace
+    ) -> GuestResponse:
+        try:
+            answer = await self._here_or_elsewhere(request, coming, trace)
+        except asyncio.CancelledError:
+            self._finishing.give_up(request, trace)
+            raise
+        except Exception as error:  # noqa: BLE001 - see `serve`
+            answer = excuse(error, request, trace)
+        return self._finishing.finish(request, answer, trace)
+
+    async def _here_or_elsewhere(
+        self, request: GuestRequest, coming: Coroutine[Any, Any, Answer], trace: Trace
+    ) -> Answer | Reply:
+        try:
+            return await coming
+        except Elsewhere as elsewhere:
+            trace.instance_id, trace.asker = elsewhere.instance_id, None
+            trace.facts = {**elsewhere.facts, "forwarded": True}
+            try:
+                return await elsewhere.ask(request, trace.request_id)
+            finally:
+                if request.method not in _READS:
+                    # It may have changed (its password): whoever asks next, before the news of it, is not told otherwise.
+                    self._records.forget_instance(elsewhere.instance_id)
+
+    def retire(self) -> None:
+        """Another service takes over: what this one prepared is not given again."""
+        self._finishing.retire()
+
+    def _begin(self, request: GuestRequest, trace: Trace) -> Answer | Coroutine[Any, Any, Answer]:
+        """Raises Refusal."""
+        forbid_options(request.method)
+        try:
+            path = parse_path(request.target)
+        except MalformedTargetError as error:
+            raise Refusal(400, str(error)) from None
+        asker = None if path.is_public else self._identification.at_once(request)
+        if asker is None:
+            return self._identify(request, path, trace)
+        return self._decide(request, path, asker, trace)
+
+    async def _identify(self, request: GuestRequest, path: Path, trace: Trace) -> Answer:
+        asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
+        if asker is None:
+            return _reread(public_answer(request.method), request)
+        answer = self._decide(request, path, asker, trace)
+        return answer if isinstance(answer, Answer) else await answer
+
+    def _decide(
+        self, request: GuestRequest, path: Path, asker: Asker, trace: Trace
+    ) -> Answer | Coroutine[Any, Any, Answer]:
+        trace.instance_id, trace.asker, trace.facts = asker.instance.id, asker, asker.facts
+        token = self._sessions.admit(request, path, asker.instance)
+        if token is not None:
+            return token
+        has_body = not trace.header_names.isdisjoint(ANNOUNCES_A_BODY)
+        asked = DocumentRequest(method=request.method, path=path, body=request.body if has_body else None)
+        found = self._documents.find(asked, asker)
+        if isinstance(found, Rendered):
+            trace.rendered = found
+            return _reread(found.again(self._seeds), request)
+        if isinstance(found, Answer):
+            return _reread(found, request)
+        return self._carry_out(found, asker, request)
+
+    async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
+        """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
+        if self._is_behind_agent and not values(request.headers, INSTANCE_ID):
+            return None
+        try:
+            return await self._identification.asker(request)
+        except NotServed:
+            raise
+        except (Refusal, StoreUnavailable):
+            return None
+
+    async def _carry_out(self, wanted: StorePassword | AskVendors, asker: Asker, request: GuestRequest) -> Answer:
+        return _reread(await self._carrying_out.carry_out(wanted, asker), request)
+
+
+def _reread(answer: Answer, request: GuestRequest) -> Answer:
+    """With an ETag; 304 for who has it already."""
+    if request.method not in _READS:
+        return answer
+    return unless_known(with_etag(answer), ",".join(values(request.headers, "If-None-Match")))

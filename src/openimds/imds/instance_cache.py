@@ -1,0 +1,208 @@
+"""What the store said, kept until the store says that it changed.
+
+A request that asks what is in memory touches no database. What a change may show in is dropped by `forget`, which
+freshness.py calls a few milliseconds after the change. An answer that was on its way from the store at that moment is
+given to those who wait for it, who asked before, and is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, defaultdict
+from collections.abc import Awaitable, Callable, Hashable, Iterable
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+from openimds.imds.rendered_document import Rendered
+from openimds.resources.errors import StoreUnavailable
+from openimds.resources.instance import Instance
+from openimds.resources.touched import Touched
+
+T = TypeVar("T")
+
+MAX_RECORDS = 20_000
+MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for a store that answers nobody."""
+LONGEST_SECONDS = 20.0
+"""How long it waits for a busy one, in the queue behind others."""
+
+
+class Record:
+    """One answer of the store. `good` turns False when it is dropped, for those who still hold it."""
+
+    __slots__ = ("__weakref__", "answer", "documents", "good", "key", "used")
+
+    def __init__(self, key: Hashable, answer: Any) -> None:
+        self.key = key
+        self.answer = answer
+        self.good = True
+        self.used = False
+        """Since somebody last looked for a record to drop. Cheaper to set than a place in a queue to change."""
+        self.documents: dict[Hashable, Rendered] = {}
+        """What was rendered from it."""
+
+
+class Records:
+    """Answers by question. Of one event loop."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        max_records: int = MAX_RECORDS,
+        max_document_bytes: int = MAX_DOCUMENT_BYTES,
+        instances: Callable[[str], Awaitable[Instance | None]] | None = None,
+    ) -> None:
+        """`instances`: how instances are had; None: by the question, as everything else."""
+        self._executor = executor
+        self._instances = instances
+        self._max_records = max_records
+        self._max_document_bytes = max_document_bytes
+        self._document_bytes = 0
+        self._heard = 0.0
+        """When the store answered last, in the loop's time."""
+        self._records: OrderedDict[Hashable, Record] = OrderedDict()
+        self._asking: dict[Hashable, asyncio.Future[Record]] = {}
+        self._of_port: defaultdict[str, set[Hashable]] = defaultdict(set)
+        self._of_network: defaultdict[str, set[Hashable]] = defaultdict(set)
+        self._of_no_instance: set[Hashable] = set()
+        """Answers that any port, server or subnet may change: which addresses are whose."""
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    async def ask(self, key: Hashable, question: Callable[[], T]) -> T:
+        """The store's answer, from memory if it is there. Raises StoreUnavailable when it is not and the store is away.
+
+        Keys of instances are `("instance", id)`.
+        """
+        answer: T = (await self.record(key, question)).answer
+        return answer
+
+    def known(self, key: Hashable) -> Record | None:
+        """What is in memory."""
+        record = self._records.get(key)
+        if record is not None:
+            record.used = True
+        return record
+
+    async def record(self, key: Hashable, question: Callable[[], object]) -> Record:
+        """As `ask`, with what is known about the answer."""
+        record = self.known(key)
+        if record is not None:
+            return record
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._asking[key] = asyncio.ensure_future(self._ask(key, question))
+        return await self._patiently(asking)
+
+    async def _patiently(self, asking: asyncio.Future[Record]) -> Record:
+        now = asyncio.get_running_loop().time
+        began = now()
+        while True:
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    return await asyncio.shield(asking)
+            except TimeoutError:
+                silent = now() - max(self._heard, began)
+                if silent >= PATIENCE_SECONDS or now() - began >= LONGEST_SECONDS:
+                    raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
+
+    def keep_document(self, record: Record, key: Hashable, rendered: Rendered) -> None:
+        """Remember what was rendered, within bounds: the records that were used longest ago lose theirs first."""
+        if not record.good:
+            return
+        record.documents[key] = rendered
+        self._document_bytes += rendered.size
+        if self._document_bytes > self._max_document_bytes:
+            for old in self._records.values():
+                self._forget_documents(old)
+                if self._document_bytes <= self._max_document_bytes // 2:
+                    return
+
+    def forget(self, touched: Touched) -> None:
+        """Drop what may have changed."""
+        if touched.is_nothing:
+            return
+        if touched.everything:
+            keys = {*self._records, *self._asking}
+        else:
+            keys = {("instance", instance_id) for instance_id in touched.instance_ids} | self._of_no_instance
+            keys |= {key for key in self._asking if key not in self._records}
+            keys.update(*(self._of_port.get(port_id, ()) for port_id in touched.port_ids))
+            keys.update(*(self._of_network.get(network_id, ()) for network_id in touched.network_ids))
+        self._drop(keys)
+
+    def forget_instance(self, instance_id: str) -> None:
+        """It was changed from here."""
+        self._drop([("instance", instance_id)])
+
+    async def _ask(self, key: Hashable, question: Callable[[], object]) -> Record:
+        here = asyncio.current_task()
+        try:
+            answer = await self._answer(key, question)
+            self._heard = asyncio.get_running_loop().time()
+            record = Record(key, answer)
+            if self._asking.get(key) is here:
+                self._keep(record)
+            else:
+                record.good = False  # something changed meanwhile
+            return record
+        finally:
+            if self._asking.get(key) is here:
+                del self._asking[key]
+
+    async def _answer(self, key: Hashable, question: Callable[[], object]) -> object:
+        if self._instances is not None and isinstance(key, tuple) and _is_instance(key):
+            return await self._instances(key[1])
+        return await asyncio.get_running_loop().run_in_executor(self._executor, question)
+
+    def _keep(self, record: Record) -> None:
+        self._records[record.key] = record
+        if isinstance(record.answer, Instance):
+            for nic in record.answer.nics:
+                self._of_port[nic.port_id].add(record.key)
+                self._of_network[nic.network_id].add(record.key)
+        elif not _is_instance(record.key):
+            self._of_no_instance.add(record.key)
+        if len(self._records) > self._max_records:
+            self._drop([self._least_used()])
+
+    def _least_used(self) -> Hashable:
+        """The oldest record that was not used since it was here last."""
+        while True:
+            key, record = next(iter(self._records.items()))
+            if not record.used:
+                return key
+            record.used = False
+            self._records.move_to_end(key)
+
+    def _drop(self, keys: Iterable[Hashable]) -> None:
+        for key in keys:
+            self._asking.pop(key, None)
+            record = self._records.pop(key, None)
+            if record is None:
+                continue
+            record.good = False
+            self._forget_documents(record)
+            self._of_no_instance.discard(key)
+            if isinstance(record.answer, Instance):
+                for nic in record.answer.nics:
+                    _discard(self._of_port, nic.port_id, key)
+                    _discard(self._of_network, nic.network_id, key)
+
+    def _forget_documents(self, record: Record) -> None:
+        self._document_bytes -= sum(rendered.size for rendered in record.documents.values())
+        record.documents.clear()
+
+
+def _is_instance(key: Hashable) -> bool:
+    return isinstance(key, tuple) and key[0] == "instance"
+
+
+def _discard(index: dict[str, set[Hashable]], place: str, key: Hashable) -> None:
+    found = index.get(place)
+    if found is not None:
+        found.discard(key)
+        if not found:
+            del index[place]

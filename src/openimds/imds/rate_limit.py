@@ -1,0 +1,83 @@
+"""Requests that no port's bucket counts: malformed ones, and those of guests that nobody knows.
+
+They are counted by what is known of who sends them (`identity.source.guest_at`). The limits are those of a port. Whom
+news concern begins anew: nobody knew it, and now somebody may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from math import ceil
+
+from openimds.guest_identity.addresses import guest_at
+from openimds.guest_identity.token_bucket import Bucket
+from openimds.imds.rates import Rate
+
+MAX_STRANGERS = 20_000
+"""Of the oldest it is forgotten what it asked."""
+
+_Key = tuple[str, str]
+
+
+@dataclass(slots=True)
+class _Stranger:
+    bucket: Bucket
+    known_by: frozenset[str]
+    """Its MAC, and the router that it is behind."""
+    waits_until: float = 0.0
+
+
+class Strangers:
+    """`clock` gives seconds that never go back. `mac`: empty where it is not known. `peer`: an address."""
+
+    def __init__(self, rate: Rate | None, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._known: dict[_Key, _Stranger] = {}
+        self._known_by: dict[str, set[_Key]] = {}
+
+    def refused(self, listener: str, mac: str, peer: str) -> None:
+        """Count a request."""
+        rate = self._rate
+        if rate is None or not peer or (6 if ":" in peer else 4) not in rate.ip_versions:
+            return
+        now = self._clock()
+        key = (listener, guest_at(listener, mac, peer))
+        stranger = self._known.get(key) or self._enter(key, _Stranger(Bucket(rate.windows, now), _words(listener, mac)))
+        if not stranger.bucket.take(now):
+            stranger.waits_until = now + stranger.bucket.retry_after_seconds
+
+    def wait_seconds(self, listener: str, mac: str, peer: str) -> int:
+        """For how long nothing that it asks shall be read; 0: it may ask."""
+        if not self._known or not peer:
+            return 0
+        stranger = self._known.get((listener, guest_at(listener, mac, peer)))
+        return max(0, ceil(stranger.waits_until - self._clock())) if stranger is not None else 0
+
+    def heard(self, touched: AbstractSet[str]) -> None:
+        """Of ports with these MACs, or behind these routers, something changed."""
+        for word in self._known_by.keys() & touched:
+            for key in tuple(self._known_by[word]):
+                self._forget(key)
+
+    def _enter(self, key: _Key, stranger: _Stranger) -> _Stranger:
+        if len(self._known) >= MAX_STRANGERS:
+            self._forget(next(iter(self._known)))
+        self._known[key] = stranger
+        for word in stranger.known_by:
+            self._known_by.setdefault(word, set()).add(key)
+        return stranger
+
+    def _forget(self, key: _Key) -> None:
+        for word in self._known.pop(key).known_by:
+            others = self._known_by[word]
+            others.discard(key)
+            if not others:
+                del self._known_by[word]
+
+
+def _words(listener: str, mac: str) -> frozenset[str]:
+    kind, _, scope_id = listener.partition(":")
+    return frozenset({mac, scope_id} if kind == "router" else {mac})

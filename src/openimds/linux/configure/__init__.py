@@ -1,0 +1,1 @@
+"""Makes the host's network match the desired state."""

@@ -1,0 +1,1 @@
+"""Reports changes that others make to the host."""

@@ -1,0 +1,89 @@
+"""What a message of the kernel's says of: whose things to look at again."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+
+from openimds.linux.monitor.resource_index import FORWARDING, Note
+from openimds.linux.netlink.links import RTM_DELLINK, RTM_NEWLINK, link_value
+from openimds.linux.netlink.socket import NFNL_SUBSYS_NFTABLES, Attributes, as_text, attributes, messages
+
+RTMGRP_LINK = 0x1
+RTMGRP_ALL = RTMGRP_LINK | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
+"""Links, and IPv4's and IPv6's addresses, routes and settings (RTNLGRP_IPV4_NETCONF is group 24: forwarding …)."""
+NFT_GROUP = 1 << 6
+"""NFNLGRP_NFTABLES is group 7; group n is bit n - 1."""
+NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE, NFT_DELSETELEM = 2, 3, 5, 6, 8, 14
+NFTA_TABLE, NFTA_RULE_CHAIN, NFTA_CHAIN_NAME, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3, 3
+NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE = 1, 1
+NFGENMSG_BYTES = 4
+NFPROTO_INET, NFPROTO_IPV4, NFPROTO_BRIDGE, NFPROTO_IPV6 = 1, 2, 7, 10
+
+_BRIDGE = re.compile(rb"brq[0-9A-Za-z-]{1,12}(?=\0)")
+"""A bridge's name wherever it stands in a rule: `-i brq2ca23c47-9d`."""
+
+
+def links(datagram: bytes) -> Iterator[Note]:
+    """rtnetlink's, of the root namespace."""
+    for kind, _flags, payload in messages(datagram):
+        if kind in (RTM_NEWLINK, RTM_DELLINK):
+            yield ("link", link_value(payload).name)
+
+
+def host_rules(datagram: bytes) -> Iterator[Note]:
+    """nftables', of the root namespace. What an agent adds there by itself is not told of, or names but that one port."""
+    for kind, _flags, payload in messages(datagram):
+        if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < NFGENMSG_BYTES:
+            continue
+        family, what, found = payload[0], kind & 0xFF, attributes(payload, NFGENMSG_BYTES)
+        if family == NFPROTO_BRIDGE:
+            yield from _port_security(what, found)
+        elif family == NFPROTO_INET:
+            yield from _exemption(what, found)
+        elif family in (NFPROTO_IPV4, NFPROTO_IPV6):
+            yield from _forwarding(what, found, payload)
+
+
+def _port_security(what: int, found: Attributes) -> Iterator[Note]:
+    if what in (NFT_NEWRULE, NFT_DELRULE):
+        yield ("chain", as_text(found.get(NFTA_RULE_CHAIN)))
+    elif what in (NFT_NEWCHAIN, NFT_DELCHAIN):
+        yield ("chain", as_text(found.get(NFTA_CHAIN_NAME)))
+    elif what == NFT_DELSETELEM:
+        yield from (("chain", name) for name in _device_names(found))
+
+
+def _exemption(what: int, found: Attributes) -> Iterator[Note]:
+    if what in (NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE):
+        yield ("table", as_text(found.get(NFTA_TABLE)))
+    elif what == NFT_DELSETELEM:
+        yield from (("link", name) for name in _device_names(found))
+
+
+def _forwarding(what: int, found: Attributes, payload: bytes) -> Iterator[Note]:
+    """iptables': a rule that is gone is told of whole; a chain that came, or whose policy is another, by its name."""
+    if what == NFT_DELRULE and as_text(found.get(NFTA_RULE_CHAIN)) == "FORWARD":
+        yield from (("link", name.decode()) for name in set(_BRIDGE.findall(payload)))
+    elif what == NFT_NEWCHAIN and as_text(found.get(NFTA_CHAIN_NAME)) == "FORWARD":
+        yield FORWARDING
+
+
+def _device_names(found: Attributes) -> Iterator[str]:
+    """Of the elements of a set of type ifname: each is a name, filled up to 16 bytes."""
+    listed = found.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")
+    for element in _in_turn(listed):
+        key = attributes(attributes(element).get(NFTA_SET_ELEM_KEY, b"")).get(NFTA_DATA_VALUE)
+        yield as_text(key)
+
+
+def _in_turn(nested: bytes) -> Iterator[bytes]:
+    """Values of a list, all of which have the same type."""
+    at = 0
+    while at + 4 <= len(nested):
+        length = int.from_bytes(nested[at : at + 2], sys.byteorder)
+        if length < 4:
+            break
+        yield nested[at + 4 : at + length]
+        at += (length + 3) & ~3

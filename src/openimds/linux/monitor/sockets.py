@@ -1,0 +1,83 @@
+"""What others do inside namespaces: heard by a socket of each, opened in it, and read from its settings."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from openimds.linux.fd_budget import is_spare
+from openimds.linux.monitor import netlink_events
+from openimds.linux.monitor.heard_sockets import Heard, HeardSockets
+from openimds.linux.monitor.resource_index import Note
+from openimds.linux.netlink.socket import NETLINK_NETFILTER, opened
+from openimds.linux.netns import netns
+
+
+@dataclass(slots=True)
+class _Namespace:
+    identity: tuple[int, int]
+    with_rules: bool
+    descriptors: tuple[int, ...]
+    settings_differ: Callable[[], bool]
+
+
+class HeardNamespaces:
+    """By name. Not for two threads at once."""
+
+    def __init__(self, sockets: HeardSockets) -> None:
+        self._sockets = sockets
+        self._known: dict[str, _Namespace] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def is_another(self, name: str) -> bool:
+        """Than the one of that name that is heard of."""
+        known = self._known.get(name)
+        return known is not None and known.identity != netns.identity(name)
+
+    def hear(self, name: str, *, with_rules: bool, settings_differ: Callable[[], bool]) -> None:
+        """From now on. Nothing happens where there is none, or are no descriptors to spare."""
+        known = self._known.get(name)
+        if known is not None and known.with_rules == with_rules:
+            known.settings_differ = settings_differ
+            return
+        self.let_go(name)
+        with contextlib.suppress(netns.NamespaceMissingError, OSError):
+            identity, opened_there = netns.in_namespace(name, lambda: (netns.own_identity(), _opened(with_rules)))
+            if all(is_spare(one.fileno(), hears=True) for one in opened_there):
+                note: Note = ("netns", name)
+                descriptors = tuple(self._sockets.add(Heard(one, lambda _: [note])) for one in opened_there)
+                self._known[name] = _Namespace(identity, with_rules, descriptors, settings_differ)
+            else:
+                _close(opened_there)
+
+    def let_go(self, name: str) -> None:
+        """A socket would keep a namespace in being. Idempotent."""
+        known = self._known.pop(name, None)
+        for descriptor in known.descriptors if known is not None else ():
+            self._sockets.remove(descriptor)
+
+    def is_right(self, name: str) -> bool:
+        """As far as its settings say."""
+        known = self._known.get(name)
+        return known is None or not known.settings_differ()
+
+
+def _opened(with_rules: bool) -> list[socket.socket]:
+    """By a thread in the namespace. Raises OSError."""
+    found = [opened(groups=netlink_events.RTMGRP_ALL)]
+    try:
+        if with_rules:
+            found.append(opened(NETLINK_NETFILTER, netlink_events.NFT_GROUP))
+    except OSError:
+        _close(found)
+        raise
+    return found
+
+
+def _close(conversations: list[socket.socket]) -> None:
+    for conversation in conversations:
+        conversation.close()

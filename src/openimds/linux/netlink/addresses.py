@@ -1,0 +1,102 @@
+"""What this system says to the kernel about IP addresses: rtnetlink(7).
+
+Every function speaks to the namespace of the thread that calls it; `ADDRESSES` can be asked of a `Conversation` too.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
+
+from openimds.linux.netlink.socket import (
+    FAMILIES,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    Dump,
+    as_number,
+    ask,
+    attribute,
+    attributes,
+    gone_is_fine,
+    messages,
+    number,
+    spelled,
+)
+
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
+IFA_F_NODAD = 0x02
+IFA_F_DADFAILED = 0x08
+IFA_F_TENTATIVE = 0x40
+IFA_F_PERMANENT = 0x80
+SCOPE_UNIVERSE = 0
+
+_ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg: family, prefix length, flags, scope, index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    link_index: int
+    interface: str
+    """`192.168.40.2/24`"""
+    permanent: bool
+    """Not one that the kernel made from a router's advertisement."""
+    tentative: bool = False
+    """IPv6: whether it is somebody else's is not known yet (also after `duplicate`)."""
+    duplicate: bool = False
+    """IPv6: duplicate address detection has found it elsewhere (RFC 4862, 5.4)."""
+
+
+ADDRESSES = Dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
+
+
+def addresses() -> list[Address]:
+    return [address_value(payload) for _kind, payload in ask(ADDRESSES.kind, NLM_F_DUMP, ADDRESSES.body)]
+
+
+def addresses_in(dump: bytes) -> tuple[Address, ...]:
+    """Of what `ADDRESSES` was answered with."""
+    return tuple(address_value(payload) for _kind, _flags, payload in messages(dump))
+
+
+def address_value(payload: bytes) -> Address:
+    _family, prefix_length, flags, _scope, index = _ADDRESS.unpack_from(payload)
+    found = attributes(payload, _ADDRESS.size)
+    address = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+    flags = as_number(found.get(IFA_FLAGS)) or flags
+    return Address(
+        link_index=index,
+        interface=f"{spelled(address)}/{prefix_length}",
+        permanent=bool(flags & IFA_F_PERMANENT),
+        tentative=bool(flags & IFA_F_TENTATIVE),
+        duplicate=bool(flags & IFA_F_DADFAILED),
+    )
+
+
+def add_address(link_index: int, interface: str, *, detect_duplicates: bool = False) -> None:
+    """Idempotent. `detect_duplicates`: IPv6 only; without it the address can be used at once."""
+    wanted = ip_interface(interface)
+    body = _address_body(link_index, wanted)
+    if wanted.version == 4 and wanted.network.prefixlen < 31:  # RFC 3021: no broadcast there
+        body += attribute(IFA_BROADCAST, wanted.network.broadcast_address.packed)
+    if wanted.version == 6 and not detect_duplicates:
+        body += number(IFA_FLAGS, IFA_F_NODAD)
+    try:
+        ask(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise
+
+
+def delete_address(link_index: int, interface: str) -> None:
+    """Idempotent."""
+    gone_is_fine(RTM_DELADDR, _address_body(link_index, ip_interface(interface)))
+
+
+def _address_body(link_index: int, wanted: IPv4Interface | IPv6Interface) -> bytes:
+    head = _ADDRESS.pack(FAMILIES[wanted.version == 6], wanted.network.prefixlen, 0, SCOPE_UNIVERSE, link_index)
+    return head + attribute(IFA_LOCAL, wanted.ip.packed) + attribute(IFA_ADDRESS, wanted.ip.packed)

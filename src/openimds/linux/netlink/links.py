@@ -1,0 +1,198 @@
+"""What this system says to the kernel about links (devices): rtnetlink(7).
+
+Every function speaks to the namespace of the thread that calls it; `LINKS` can be asked of a `Conversation` too.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from openimds.linux.netlink.socket import (
+    GONE,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    Dump,
+    as_number,
+    as_text,
+    ask,
+    attribute,
+    attributes,
+    gone_is_fine,
+    messages,
+    nested,
+    number,
+    text,
+)
+from openimds.linux.netns import netns
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 4, 5, 10, 18
+IFLA_GROUP, IFLA_NET_NS_FD, IFLA_EXT_MASK, IFLA_LINK_NETNSID = 27, 28, 29, 37
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 1, 5, 23
+VETH_INFO_PEER = 1
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+IFF_UP = 0x1
+
+_LINK = struct.Struct("=BBHiII")
+"""struct ifinfomsg: family, padding, type, index, flags, which flags to change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    name: str
+    index: int
+    kind: str | None
+    """`veth`, `bridge` …"""
+    mac_address: str
+    mtu: int
+    up: bool
+    master_index: int | None
+    peer_index: int | None
+    """A veth's other end, in its namespace."""
+    peer_elsewhere: bool
+    """The other end is in another namespace than this one."""
+
+
+def all_links() -> list[Link]:
+    return _links()
+
+
+def has_ports(master_index: int) -> bool:
+    """Whether anything is plugged into a bridge; also said when links come and go so fast that nobody can tell."""
+    try:
+        return any(link.master_index == master_index for link in _links(number(IFLA_MASTER, master_index)))
+    except BlockingIOError:
+        return True
+
+
+def _links(only: bytes = b"") -> list[Link]:
+    """A kernel before 4.20 does not heed `only`."""
+    return [link_value(payload) for _kind, payload in ask(RTM_GETLINK, NLM_F_DUMP, LINKS.body + only)]
+
+
+def links_in(dump: bytes) -> tuple[Link, ...]:
+    """Of what `LINKS` was answered with."""
+    return tuple(link_value(payload) for _kind, _flags, payload in messages(dump))
+
+
+def link_named(name: str) -> Link | None:
+    return _one_link(_link_body() + text(IFLA_IFNAME, name))
+
+
+def link_at(index: int) -> Link | None:
+    return _one_link(_link_body(index))
+
+
+def host_end(link: Link) -> Link | None:
+    """The other end of a pair, if it is in the root namespace, by a thread there; indexes may repeat, so it must also
+    point back.
+    """
+    if link.peer_index is None or not link.peer_elsewhere:
+        return None
+    host = link_at(link.peer_index)
+    return host if host is not None and host.kind == "veth" and host.peer_index == link.index else None
+
+
+def _one_link(body: bytes) -> Link | None:
+    try:
+        found = ask(RTM_GETLINK, 0, body + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
+    return link_value(found[0][1]) if found else None
+
+
+def link_value(payload: bytes) -> Link:
+    """Of an RTM_NEWLINK or RTM_DELLINK message."""
+    _family, _pad, _type, index, flags, _change = _LINK.unpack_from(payload)
+    found = attributes(payload, _LINK.size)
+    kind = as_text(attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND)) or None
+    return Link(
+        name=as_text(found.get(IFLA_IFNAME)),
+        index=index,
+        kind=kind,
+        mac_address=found.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=as_number(found.get(IFLA_MTU)) or 0,
+        up=bool(flags & IFF_UP),
+        master_index=as_number(found.get(IFLA_MASTER)),
+        peer_index=as_number(found.get(IFLA_LINK)) if kind == "veth" else None,
+        peer_elsewhere=IFLA_LINK_NETNSID in found,
+    )
+
+
+def _link_body(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return _LINK.pack(socket.AF_UNSPEC, 0, 0, index, flags, change)
+
+
+LINKS = Dump(RTM_GETLINK, _link_body() + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))
+
+
+def add_bridge(name: str, mtu: int) -> None:
+    """No spanning tree, no forward delay (a new port carries at once), no multicast snooping (nobody queries)."""
+    settings = {
+        IFLA_BR_STP_STATE: struct.pack("=I", 0),
+        IFLA_BR_FORWARD_DELAY: struct.pack("=I", 0),
+        IFLA_BR_MCAST_SNOOPING: b"\0",
+    }
+    information = text(IFLA_INFO_KIND, "bridge") + nested(IFLA_INFO_DATA, settings)
+    body = _link_body() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + attribute(IFLA_LINKINFO, information)
+    ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def add_veth(*, host_name: str, mtu: int, inner_name: str, inner_mac: str, inner_namespace: str) -> None:
+    """The host's end here, the other end directly in its namespace, so that both may have one name."""
+    descriptor = os.open(netns.namespace_path(inner_namespace), os.O_RDONLY | os.O_CLOEXEC)
+    inner = text(IFLA_IFNAME, inner_name) + number(IFLA_MTU, mtu) + number(IFLA_NET_NS_FD, descriptor)
+    peer = _link_body() + inner + attribute(IFLA_ADDRESS, _mac_bytes(inner_mac))
+    information = text(IFLA_INFO_KIND, "veth") + nested(IFLA_INFO_DATA, {VETH_INFO_PEER: peer})
+    body = _link_body() + text(IFLA_IFNAME, host_name) + number(IFLA_MTU, mtu) + attribute(IFLA_LINKINFO, information)
+    try:
+        ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+    finally:
+        os.close(descriptor)
+
+
+def set_link(
+    index: int,
+    *,
+    up: bool | None = None,
+    mtu: int | None = None,
+    mac_address: str | None = None,
+    master_index: int | None = None,
+) -> None:
+    """What is None stays."""
+    body = _link_body(index) if up is None else _link_body(index, IFF_UP if up else 0, IFF_UP)
+    body += number(IFLA_MTU, mtu) if mtu is not None else b""
+    body += attribute(IFLA_ADDRESS, _mac_bytes(mac_address)) if mac_address is not None else b""
+    body += number(IFLA_MASTER, master_index) if master_index is not None else b""
+    ask(RTM_NEWLINK, 0, body)
+
+
+def delete_link(index: int) -> None:
+    """Idempotent."""
+    gone_is_fine(RTM_DELLINK, _link_body(index))
+
+
+def delete_links(names: Iterable[str]) -> set[str]:
+    """The names of those that were there. All at once, as one group of devices: a thousand cost what a few do, while one
+    after the other waits for every processor each time. Either end of a pair takes both.
+    """
+    group = secrets.randbits(31) | 1 << 30  # nobody else's, and not 0, which all devices belong to
+    there = {link.name: link.index for link in map(link_named, names) if link is not None}
+    for index in there.values():
+        gone_is_fine(RTM_NEWLINK, _link_body(index) + number(IFLA_GROUP, group))
+    if there:
+        gone_is_fine(RTM_DELLINK, _link_body() + number(IFLA_GROUP, group))
+    return set(there)
+
+
+def _mac_bytes(mac_address: str) -> bytes:
+    return bytes.fromhex(mac_address.replace(":", ""))

@@ -1,0 +1,175 @@
+"""Windows into namespaces: what they have is seen through them without entering.
+
+A netlink socket speaks to the namespace that it was opened in, and an open file of /proc/sys/net is that namespace's
+setting, whichever thread asks. So a namespace is entered once, and a look at it that finds nothing new costs a few
+system calls instead of a thread. Whatever is asked is asked of the kernel: nothing is remembered but what bytes mean.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Generic, TypeVar
+
+from openimds.linux.fd_budget import is_spare
+from openimds.linux.netlink.addresses import ADDRESSES, Address, addresses_in
+from openimds.linux.netlink.links import LINKS, Link, links_in
+from openimds.linux.netlink.routes import MAIN_TABLES, NO_TABLE, routes_in
+from openimds.linux.netlink.sock_diag import NETLINK_SOCK_DIAG
+from openimds.linux.netlink.socket import Conversation, Dump
+from openimds.linux.netns import netns
+from openimds.linux.netns.setting_files import SettingFiles
+from openimds.linux.sysctl import read_wanted
+from openimds.netconfig.namespace_state import Route
+
+DIGEST_BYTES = 16
+
+Value = TypeVar("Value")
+
+
+class Window:
+    """Into one namespace; by no later one of the same name. Not for two threads at once."""
+
+    def __init__(self, name: str, identity: tuple[int, int]) -> None:
+        """Raises OSError, NamespaceMissingError."""
+        self.name = name
+        self.identity = identity
+        self.setting_files = SettingFiles()
+        self._links: _Meaning[tuple[Link, ...]] = _Meaning()
+        self._addresses: _Meaning[tuple[Address, ...]] = _Meaning()
+        self._routes: _Meaning[frozenset[Route]] = _Meaning()
+        self._route, self.sock_diag = netns.in_namespace(name, _conversations, identity)
+
+    def links(self) -> tuple[Link, ...]:
+        """The same object as the last time, if nothing is new; so with the others."""
+        said = self._dump(LINKS)
+        return self._links.of([said], None, lambda: links_in(said))
+
+    def addresses(self) -> tuple[Address, ...]:
+        said = self._dump(ADDRESSES)
+        return self._addresses.of([said], None, lambda: addresses_in(said))
+
+    def routes(self, links: tuple[Link, ...]) -> frozenset[Route]:
+        """`links`: the devices that they may go by."""
+        said: dict[int, bytes] = {family: self._table(dump) for family, dump in MAIN_TABLES.items()}
+        return self._routes.of([*said.values()], links, lambda: _routes(said, links))
+
+    def settings(self, wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
+        """As `read_wanted`."""
+        found = {key: text for key in wanted if (text := self.setting_files.text(key)) is not None}
+        missing = {key: value for key, value in wanted.items() if key not in found}
+        if not missing:
+            return found
+
+        def read() -> dict[str, str]:
+            self.setting_files.keep(missing, device_names)
+            return read_wanted(missing, device_names)
+
+        return found | netns.in_namespace(self.name, read, self.identity)
+
+    @property
+    def may_stay(self) -> bool:
+        return all(is_spare(conversation.fileno()) for conversation in (self._route, self.sock_diag))
+
+    def close(self) -> None:
+        for conversation in (self._route, self.sock_diag):
+            conversation.close()
+        self.setting_files.close()
+
+    def _dump(self, dump: Dump) -> bytes:
+        return self._route.dump(dump.kind, dump.body)
+
+    def _table(self, dump: Dump) -> bytes:
+        try:
+            return self._dump(dump)
+        except OSError as error:
+            if error.errno in NO_TABLE:
+                return b""
+            raise
+
+
+class Windows:
+    """Opened when they are first looked through, and again for a namespace made anew; those that this process has no
+    descriptors to spare for are closed after each look. For any thread.
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, Window] = {}
+        self._lock = threading.RLock()
+        weakref.finalize(self, _close_all, self._open)
+
+    @contextmanager
+    def at(self, name: str) -> Iterator[Window]:
+        """Raises NamespaceMissingError."""
+        with self._lock:
+            window = self._open_at(name)
+            try:
+                yield window
+            except BaseException:  # half an answer may be left in a socket
+                self.close(name)
+                raise
+            finally:
+                if not window.may_stay:
+                    self.close(name)
+
+    def close(self, name: str) -> None:
+        """It would keep a namespace in being that is about to be removed. Idempotent."""
+        with self._lock:
+            window = self._open.pop(name, None)
+            if window is not None:
+                window.close()
+
+    def settings_differ(self, name: str, wanted: Mapping[str, str]) -> bool:
+        """Whether a setting, as far as one can see without entering, is another than is wanted. Waits for no look."""
+        window = self._open.get(name)
+        return window is not None and window.setting_files.differ(wanted)
+
+    def _open_at(self, name: str) -> Window:
+        identity = netns.identity(name)
+        window = self._open.get(name)
+        if window is not None and window.identity == identity:
+            return window
+        self.close(name)
+        if identity is None:
+            raise netns.NamespaceMissingError(f"there is no network namespace {name}")
+        self._open[name] = window = Window(name, identity)
+        return window
+
+
+class _Meaning(Generic[Value]):
+    """Of what was read last: the same bytes mean the same. A digest of them is kept: an answer takes some kilobytes, and
+    there are a thousand namespaces.
+    """
+
+    def __init__(self) -> None:
+        self._said: tuple[object, ...] = ()
+        self._value: Value | None = None
+
+    def of(self, said: Sequence[bytes], given: object, meaning: Callable[[], Value]) -> Value:
+        """`given`: what the meaning depends on besides."""
+        stamp = (given, *(blake2b(one, digest_size=DIGEST_BYTES).digest() for one in said))
+        if self._value is None or stamp != self._said:
+            self._said, self._value = stamp, meaning()
+        return self._value
+
+
+def _close_all(windows: dict[str, Window]) -> None:
+    for window in windows.values():
+        window.close()
+
+
+def _conversations() -> tuple[Conversation, Conversation]:
+    route = Conversation()
+    try:
+        return route, Conversation(NETLINK_SOCK_DIAG)
+    except OSError:
+        route.close()
+        raise
+
+
+def _routes(said: Mapping[int, bytes], links: tuple[Link, ...]) -> frozenset[Route]:
+    names = {link.index: link.name for link in links}
+    return frozenset[Route]().union(*(routes_in(dump, family, names) for family, dump in said.items()))

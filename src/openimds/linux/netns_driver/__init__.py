@@ -1,0 +1,1 @@
+"""The netns compute driver: instances that are namespaces."""

@@ -1,0 +1,242 @@
+"""What an instance may send: the text of its chain in the host's nftables table (family bridge).
+
+    table bridge openimds {
+        map instances { type ifname : verdict; elements = { "tap01e7ee7b-98" : jump tap01e7ee7b-98 } }
+        chain prerouting { type filter hook prerouting priority filter; policy accept; iifname vmap @instances }
+        chain tap01e7ee7b-98 { … }
+    }
+
+The metadata service knows an instance by the address its packets come from, so no instance may send from another's.
+1. Only from its own MAC, and from its own addresses or its allowed address pairs.
+2. ARP, neighbour advertisements and duplicate address detection only for these: who asks for another's address at the
+   moment that its owner does takes it from the owner (RFC 4862, 5.4.3).
+3. Never as the metadata service or as the subnet's gateway, whatever the pairs say.
+4. Never as a DHCP server, from whatever port, or an IPv6 router: a client looks only at the port that it is sent to.
+5. Nothing but ARP, IPv4 and IPv6.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from openimds.netconfig.addresses import METADATA_IPV4, METADATA_IPV6, link_local
+from openimds.resources.network import Port, Subnet
+
+DROP = "counter drop"
+LINK_LOCAL = "fe80::/64"
+NO_MAC = "00:00:00:00:00:00"
+"""The source MAC of no frame."""
+EUI64_MASK, EUI64_VALUE = "::ff:ff00:0", "::ff:fe00:0"
+"""`ff:fe` in the middle of an interface id: an address that has a MAC in it."""
+CLAIMS = ("icmpv6 type nd-neighbor-advert", "ip6 saddr :: icmpv6 type nd-neighbor-solicit")
+"""What says of its target address: this is mine."""
+UNSPECIFIED_MAY = "{ mld-listener-report, nd-router-solicit, mld2-listener-report }"
+"""What else an instance sends before it has an address (RFC 4862, 5.4)."""
+
+_MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
+_DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
+_COUNTER = re.compile(r"counter packets \d+ bytes \d+")
+_CHAIN = re.compile(r"chain (\S+) \{\n(.*?)\n\t\}", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortFilter:
+    """What one tap may send."""
+
+    tap: str
+    mac_address: str
+    sources: tuple[tuple[str, str], ...]
+    """(MAC, CIDR) that it may send from: its fixed IPs, then its allowed address pairs."""
+    forbidden: tuple[str, ...]
+    """Addresses that it may never send from: the metadata service's and the gateways'."""
+
+
+def port_filter(port: Port, subnets: Iterable[Subnet]) -> PortFilter | None:
+    """None: port security is off for this port. `subnets`: all of its network. Raises ValueError on a malformed port.
+
+    A gateway that is the port's own fixed IP (an instance that routes) is its own.
+    """
+    if not port.port_security_enabled:
+        return None
+    mac = _checked(_MAC, port.mac_address.lower(), "MAC address")
+    sources = [(mac, _cidr(address)) for address in port.ip_addresses]
+    for pair in port.allowed_address_pairs:
+        pair_mac = _checked(_MAC, (pair.mac_address or mac).lower(), "MAC address of a pair")
+        sources.append((pair_mac, _cidr(pair.ip_address)))
+    own = {str(ip_address(address)) for address in port.ip_addresses}
+    gateways = {str(ip_address(subnet.gateway_ip)) for subnet in subnets if subnet.gateway_ip} - own
+    return PortFilter(
+        tap=_checked(_DEVICE, port.tap_name, "device name"),
+        mac_address=mac,
+        sources=tuple(dict.fromkeys(sources)),
+        forbidden=(METADATA_IPV4, METADATA_IPV6, *sorted(gateways)),
+    )
+
+
+def closed_filter(port: Port) -> PortFilter:
+    """The filter of a port whose own rules cannot be made: nothing may be sent. Raises ValueError for the device name."""
+    tap = _checked(_DEVICE, port.tap_name, "device name")
+    return PortFilter(tap=tap, mac_address=NO_MAC, sources=(), forbidden=(METADATA_IPV4, METADATA_IPV6))
+
+
+def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
+    """What goes into the text of a firewall is looked at once more, wherever it came from."""
+    if not pattern.fullmatch(text):
+        raise ValueError(f"port security: {text!r} is no {what}")
+    return text
+
+
+def _cidr(address: str) -> str:
+    network = ip_network(address, strict=False)
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def table_text(table: str) -> str:
+    """The frame; may be applied again at any time."""
+    return (
+        f"add table bridge {table}\n"
+        f"add map bridge {table} instances {{ type ifname : verdict; }}\n"
+        f"add chain bridge {table} prerouting {{ type filter hook prerouting priority filter; policy accept; }}\n"
+        f"flush chain bridge {table} prerouting\n"
+        f"add rule bridge {table} prerouting iifname vmap @instances\n"
+    )
+
+
+def chain_text(table: str, wanted: PortFilter) -> str:
+    """Sets one port's chain, whole; to be applied in one transaction."""
+    chain = f"bridge {table} {wanted.tap}"
+    rules = "".join(f"add rule {chain} {line}\n" for line in chain_lines(wanted))
+    element = f'add element bridge {table} instances {{ "{wanted.tap}" : jump {wanted.tap} }}\n'
+    return f"add chain {chain}\nflush chain {chain}\n{rules}{element}"
+
+
+def removal_text(table: str, tap: str) -> str:
+    """Takes one port's chain away; the chain must be there. The first line makes the second sure to succeed."""
+    element = f'bridge {table} instances {{ "{tap}" : jump {tap} }}'
+    return f"add element {element}\ndelete element {element}\ndelete chain bridge {table} {tap}\n"
+
+
+def chain_lines(wanted: PortFilter) -> tuple[str, ...]:
+    """The rules in the spelling that `nft list` prints (without its counts)."""
+    macs = sorted({wanted.mac_address, *(mac for mac, _ in wanted.sources)})
+    return (
+        f"ether saddr != {_one_or_set(macs)} {DROP}",
+        *_arp_lines(wanted),
+        *_ipv4_lines(wanted),
+        *_ipv6_lines(wanted, macs),
+        DROP,
+    )
+
+
+def _arp_lines(wanted: PortFilter) -> list[str]:
+    """RFC 5227 probes (sender 0.0.0.0) are let through: they ask and claim nothing."""
+    probe = f"ether saddr {wanted.mac_address} arp operation request arp saddr ether {wanted.mac_address}"
+    return [
+        f"arp saddr ip {_one_or_set(_of_version(4, wanted.forbidden))} {DROP}",
+        *(
+            f"ether saddr {mac} arp saddr ether {mac} arp saddr ip {addresses} accept"
+            for mac, addresses in _by_mac(4, wanted.sources)
+        ),
+        f"{probe} arp saddr ip 0.0.0.0 accept",
+        f"ether type arp {DROP}",
+    ]
+
+
+def _ipv4_lines(wanted: PortFilter) -> list[str]:
+    return [
+        f"ip saddr {_one_or_set(_of_version(4, wanted.forbidden))} {DROP}",
+        f"ether type ip udp dport 68 {DROP}",
+        f"ether saddr {wanted.mac_address} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
+        *(f"ether saddr {mac} ip saddr {addresses} accept" for mac, addresses in _by_mac(4, wanted.sources)),
+        f"ether type ip {DROP}",
+    ]
+
+
+def _ipv6_lines(wanted: PortFilter, macs: Sequence[str]) -> list[str]:
+    """A link-local address with a MAC in it must hold a MAC of this port; one without may be any (RFC 7217)."""
+    sources = dict(_by_mac_lists(6, [*((mac, link_local(mac)) for mac in macs), *wanted.sources]))
+    targets = _of_version(6, {cidr for cidrs in sources.values() for cidr in cidrs})
+    return [
+        f"ip6 saddr {_one_or_set(_of_version(6, wanted.forbidden))} {DROP}",
+        *(
+            line
+            for mac, own in sources.items()
+            for line in (
+                f"ether saddr {mac} ip6 saddr != {_one_or_set(_of_version(6, ['::', LINK_LOCAL, *own]))} {DROP}",
+                f"ether saddr {mac} ip6 saddr & {EUI64_MASK} == {EUI64_VALUE} ip6 saddr != {_one_or_set(own)} {DROP}",
+            )
+        ),
+        f"icmpv6 type {{ nd-router-advert, nd-redirect }} {DROP}",
+        f"ether type ip6 udp dport 546 {DROP}",
+        *(line for claim in CLAIMS for line in _claim_lines(claim, wanted, targets)),
+        f"ip6 saddr :: icmpv6 type {UNSPECIFIED_MAY} accept",
+        f"ip6 saddr :: {DROP}",
+        "ether type ip6 accept",
+    ]
+
+
+def _claim_lines(claim: str, wanted: PortFilter, targets: Sequence[str]) -> list[str]:
+    return [
+        *(f"{claim} {_target_in(address)} {DROP}" for address in _of_version(6, wanted.forbidden)),
+        *(" ".join(filter(None, (claim, _target_in(cidr), "accept"))) for cidr in targets),
+        f"{claim} {_target_in(LINK_LOCAL)} @th,152,16 != 0xfffe accept",
+        f"{claim} {DROP}",
+    ]
+
+
+def _target_in(cidr: str) -> str:
+    """The target address of a neighbour advertisement or solicitation, 8 bytes into it: older nft has no word for it.
+
+    `fe80::/64` → `@th,64,64 0xfe80000000000000`
+    """
+    network = ip_network(cidr)
+    if network.prefixlen == 0:
+        return ""
+    value = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+    return f"@th,64,{network.prefixlen} {value:#x}"
+
+
+def _of_version(version: int, addresses: Iterable[str]) -> list[str]:
+    found = {address for address in addresses if ip_network(address).version == version}
+    return sorted(found, key=lambda address: (int(ip_network(address).network_address), address))
+
+
+def _by_mac(version: int, sources: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """(MAC, `192.168.40.5` or `{ 192.168.40.5, 10.0.0.0/24 }`)."""
+    return [(mac, _one_or_set(addresses)) for mac, addresses in _by_mac_lists(version, sources)]
+
+
+def _by_mac_lists(version: int, sources: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
+    grouped: dict[str, list[str]] = {}
+    for mac, cidr in sources:
+        grouped.setdefault(mac, []).append(cidr)
+    found = [(mac, _of_version(version, addresses)) for mac, addresses in sorted(grouped.items())]
+    return [(mac, addresses) for mac, addresses in found if addresses]
+
+
+def _one_or_set(items: Sequence[str]) -> str:
+    """Overlapping ranges are one range to nft; so what another of them holds is left out."""
+    networks = [item for item in items if not any(_lies_in(item, other) for other in items)]
+    return networks[0] if len(networks) == 1 else "{ " + ", ".join(networks) + " }"
+
+
+def _lies_in(item: str, other: str) -> bool:
+    if item == other or _MAC.fullmatch(item):
+        return False
+    inner, outer = ip_network(item), ip_network(other)
+    return (
+        inner.version == outer.version
+        and int(outer.network_address) <= int(inner.network_address)
+        and int(inner.broadcast_address) <= int(outer.broadcast_address)
+    )
+
+
+def chains_in(listing: str) -> dict[str, tuple[str, ...]]:
+    """The chains of `nft list table`'s output, as `chain_lines` spells them."""
+    found = {}
+    for name, body in _CHAIN.findall(listing + "\n"):
+        found[name] = tuple(_COUNTER.sub("counter", line.strip()) for line in body.splitlines() if line.strip())
+    return found

@@ -1,0 +1,138 @@
+"""`openimds compute-agent`: joins the compute agent's rules and loops with the kernel, the guests and the control API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from openimds import config as configuration
+from openimds.agents.compute import ComputeSettings, Consoles, Edges, Power, Servers
+from openimds.agents.compute.console_log import INTERVAL_SECONDS as CONSOLE_SECONDS
+from openimds.client.control_client import ControlClient
+from openimds.client.session import connect
+from openimds.config import ComputeAgentConfig
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.ownership import Ledger
+from openimds.linux.firewall.port_security import PortSecurityTable
+from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.netns_driver.bubblewrap import GuestSettings
+from openimds.linux.netns_driver.driver import NetnsGuests
+from openimds.programs.reconcile_agent import Agent, serve
+from openimds.runtime.heartbeat import Identity
+from openimds.runtime.lifecycle import CannotStartError, begin
+
+KINDS = ("network", "subnet", "port", "server")
+PROGRAMS = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "bwrap": "bubblewrap",
+    "busybox": "busybox",
+    "curl": "curl",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+}
+"""What it runs, and the Debian package that has it."""
+POWER_SECONDS = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+def run(config: ComputeAgentConfig) -> int:
+    """Until SIGTERM. The exit code. What runs goes on. Raises CannotStartError."""
+    begin(config)
+    os.umask(0o022)
+    _check_programs()
+    client = ControlClient(connect(config.auth), region=config.auth.region_name)
+    guests = NetnsGuests(config.state_path / "instances", guest_settings(config))
+    events = HostEvents()
+    edges = Edges(
+        api=client,
+        kernel=Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events),
+        security=PortSecurityTable(config.namespace_prefix, events),
+        guests=guests,
+    )
+    power = Power(client, guests, vif_plugging_timeout_seconds=config.vif_plugging_timeout_seconds)
+    servers = Servers(edges, settings_of(config), power)
+    consoles = Consoles(client, guests)
+
+    def reload() -> None:
+        fresh = configuration.load_compute_agent(config.config_files)
+        guests.settings = guest_settings(fresh)
+        power.vif_plugging_timeout_seconds = fresh.vif_plugging_timeout_seconds
+
+    agent = Agent(
+        config=config,
+        identity=Identity(binary="openimds-compute-agent", host=config.host, agent_type="Compute agent"),
+        client=client,
+        kinds=KINDS,
+        trade=servers,
+        interval_seconds=config.resync_interval_seconds,
+        reload=reload,
+        events=events,
+    )
+    failures = _Once()
+    with (
+        repeating("power", POWER_SECONDS, lambda: servers.watch_power(failures.tell)),
+        repeating("consoles", CONSOLE_SECONDS, consoles.send_news),
+    ):
+        return serve(agent)
+
+
+def settings_of(config: ComputeAgentConfig) -> ComputeSettings:
+    return ComputeSettings(host=config.host, namespace_prefix=config.namespace_prefix, owner_uid=config.guest_uid)
+
+
+def guest_settings(config: ComputeAgentConfig) -> GuestSettings:
+    return GuestSettings(
+        first_uid=config.guest_uid,
+        metadata_tries=config.guest_metadata_tries,
+        metadata_delay_seconds=config.guest_metadata_delay_seconds,
+        request_timeout_seconds=config.guest_request_timeout_seconds,
+        memory_bytes=config.guest_memory_bytes,
+        processes=config.guest_processes,
+    )
+
+
+@contextmanager
+def repeating(name: str, seconds: float, work: Callable[[], None]) -> Iterator[None]:
+    """`work` again and again on a thread of its own, while the block runs."""
+    stopping = threading.Event()
+
+    def body() -> None:
+        while not stopping.wait(seconds):
+            try:
+                work()
+            except Exception:
+                log.exception("an error of our own; going on", thread=name)
+
+    thread = threading.Thread(target=body, name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(timeout=5)
+
+
+class _Once:
+    """Says of each server what failed, when it is news."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, str] = {}
+
+    def tell(self, server_id: str, error: Exception) -> None:
+        if self._said.get(server_id) != str(error):
+            self._said[server_id] = str(error)
+            log.warning("failed; will be tried again", server=server_id, error=str(error))
+
+
+def _check_programs() -> None:
+    missing = {program: package for program, package in PROGRAMS.items() if shutil.which(program) is None}
+    if missing:
+        packages = " ".join(sorted(set(missing.values())))
+        raise CannotStartError(f"not installed: {', '.join(sorted(missing))}; try: apt-get install {packages}")

@@ -1,0 +1,137 @@
+"""The control API's parts put together: stores, token keys, services, the application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import prometheus_client
+import structlog
+from cryptography.fernet import Fernet
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from openimds import config as configuration
+from openimds.config import ConfigError, ControlApiConfig
+from openimds.control_api import compute, identity, image, network
+from openimds.control_api.app import Service, Services, build_app
+from openimds.control_api.watch import routes
+from openimds.programs.control_api.document_settings import FollowedSettings
+from openimds.runtime.lifecycle import CannotStartError
+from openimds.store.compute import ComputeStore
+from openimds.store.engine import Store, utc_now
+from openimds.store.identity import IdentityStore
+from openimds.store.image import ImageStore
+from openimds.store.importer.store import InstanceStore
+from openimds.store.network.network_store import NetworkStore
+from openimds.store.passwords import ROUNDS
+from openimds.store.raw.instance_changes import InstanceChanges
+from openimds.store.watch_store import WatchStore
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    app: FastAPI
+    public_url: str
+    read_again: Callable[[], None]
+    """The token keys, and the settings that documents are rendered with."""
+    prune_revoked: Callable[[datetime], int]
+    """Takes the time (UTC without zone), returns how many were forgotten."""
+    end_long_polls: Callable[[], None]
+    """Answer all of them now, and every further one at once: the program is about to end. On any thread."""
+
+
+def build_parts(
+    config: ControlApiConfig,
+    store: Store,
+    registry: CollectorRegistry = prometheus_client.REGISTRY,
+    password_rounds: int = ROUNDS,
+) -> Parts:
+    """Raises CannotStartError when the token keys cannot be read or made."""
+    identities = IdentityStore(store, password_rounds)
+    sealer = _sealer(config.token_keys_file)
+    life = timedelta(seconds=config.token_expiration_seconds)
+    tokens = identity.TokenService(sealer, identities.credentials, utc_now, life)
+    url = config.public_url
+    identity_service = identity.IdentityService(
+        users=identities.users,
+        projects=identities.projects,
+        roles=identities.roles,
+        assignments=identities.assignments,
+        credentials=identities.credentials,
+        tokens=tokens,
+        catalog=identity.Catalog(url, config.region),
+    )
+    agent_down_after = timedelta(seconds=config.agent_down_seconds)
+    compute_service = compute.ComputeService(ComputeStore(store, config.agent_down_seconds), url)
+    image_service = image.ImageService(ImageStore(store, config.images_dir), url)
+    watching = WatchStore(store)
+    bell = routes.Bell(watching)
+    settings = FollowedSettings(config.documents)
+    instances = routes.Instances(InstanceStore(store), InstanceChanges(store.database), settings.current, bell)
+    app = build_app(
+        Services(
+            authenticator=tokens,
+            routers=(
+                Service("", identity.router(identity_service)),
+                Service("/network", network.router(NetworkStore(store, agent_down_after=agent_down_after), url)),
+                Service("", compute.router(compute_service)),
+                Service("", image.router(image_service)),
+                Service("/openimds/v1", routes.router(watching, bell)),
+                Service("/openimds/v1", routes.instances_router(instances)),
+            ),
+            healthy=store.revision,
+            registry=registry,
+        )
+    )
+
+    def read_again() -> None:
+        sealer.replace_keys(read_token_keys(config.token_keys_file))
+        log.info("token keys read again", file=str(config.token_keys_file))
+        try:
+            settings.take_over(configuration.load_control_api(config.config_files).documents)
+        except ConfigError as error:
+            log.warning("what metadata agents render documents with was not read again", error=str(error))
+
+    return Parts(
+        app=app,
+        public_url=url,
+        read_again=read_again,
+        prune_revoked=identities.credentials.prune_revoked,
+        end_long_polls=bell.close,
+    )
+
+
+def read_token_keys(path: Path) -> list[bytes]:
+    """One Fernet key a line, the newest first; empty lines and # comments are passed over. Raises OSError."""
+    lines = [line.strip() for line in path.read_bytes().splitlines()]
+    return [line for line in lines if line and not line.startswith(b"#")]
+
+
+def _sealer(path: Path) -> identity.TokenSealer:
+    try:
+        _make_token_keys(path)
+        return identity.TokenSealer(read_token_keys(path))
+    except OSError as error:
+        raise CannotStartError(f"the token keys file {path} cannot be used: {error.strerror}") from error
+    except ValueError as error:
+        raise CannotStartError(
+            f"the token keys file {path} must hold Fernet keys (32 bytes in URL-safe base64), one a line"
+        ) from error
+
+
+def _make_token_keys(path: Path) -> None:
+    """A first key, where there is no file yet. With several replicas, give all of them the same file."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(Fernet.generate_key() + b"\n")
+    log.info("a first token key was made", file=str(path))

@@ -1,0 +1,83 @@
+"""`openimds dhcp-agent`: joins the DHCP agent's rules and loops with the kernel, the programs and the control API."""
+
+from __future__ import annotations
+
+import os
+
+from openimds import config as configuration
+from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
+from openimds.client.control_client import ControlClient
+from openimds.client.session import connect
+from openimds.config import DhcpAgentConfig
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.ownership import Ledger
+from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.netns.probe import Insides
+from openimds.linux.process.daemons import Daemons
+from openimds.linux.process.daemons import run as run_program
+from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.netconfig.dnsmasq_command import DnsmasqSettings
+from openimds.programs.proxy_settings import proxy_settings
+from openimds.programs.reconcile_agent import Agent, serve
+from openimds.runtime.heartbeat import Identity
+from openimds.runtime.host_checks import is_closed_to_others
+from openimds.runtime.lifecycle import begin
+from openimds.runtime.without_ipv6 import told_whether_ipv6
+
+KINDS = ("network", "subnet", "port")
+FOLDERS = ("dhcp", "ns-metadata-proxy", "external/pids")
+"""Below the state folder: where an edit by somebody else is heard of."""
+
+
+def run(config: DhcpAgentConfig) -> int:
+    """Until SIGTERM. The exit code."""
+    begin(config)
+    os.umask(0o022)  # dnsmasq, which is not root, must be able to read its files
+    client = ControlClient(connect(config.auth), region=config.auth.region_name)
+    events = HostEvents()
+    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events)
+    namespaces = Insides(kernel.windows)
+    edges = Edges(api=client, kernel=kernel, programs=Daemons(events), namespaces=namespaces, run=run_program)
+    networks = DhcpNetworks(edges, settings_of(config))
+
+    def reload() -> None:
+        networks.settings = settings_of(configuration.load_dhcp_agent(config.config_files))
+
+    return serve(
+        Agent(
+            config=config,
+            identity=Identity(binary="openimds-dhcp-agent", host=config.host, agent_type="DHCP agent"),
+            client=client,
+            kinds=KINDS,
+            trade=networks,
+            interval_seconds=config.resync_interval_seconds,
+            reload=reload,
+            events=events,
+            folders=[config.state_path / folder for folder in FOLDERS],
+        )
+    )
+
+
+def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
+    return DhcpSettings(
+        host=config.host,
+        state_path=config.state_path,
+        namespace_prefix=config.namespace_prefix,
+        metadata=MetadataChoice(
+            force_metadata=config.force_metadata,
+            enable_isolated_metadata=config.enable_isolated_metadata,
+            enable_metadata_network=config.enable_metadata_network,
+        ),
+        dnsmasq=DnsmasqSettings(
+            dns_domain=config.dns_domain,
+            lease_seconds=config.dhcp_lease_seconds,
+            lease_max=config.dnsmasq_lease_max,
+            dns_forwarders=config.dnsmasq_dns_servers,
+            broadcast_reply=config.dhcp_broadcast_reply,
+            use_host_resolvers=config.dnsmasq_local_resolv,
+            extra_config_file=config.dnsmasq_config_file,
+            user="root" if is_closed_to_others(config.state_path) else None,
+        ),
+        proxy=proxy_settings(config.proxy, config.state_path),
+        has_ipv6=told_whether_ipv6(),
+    )

@@ -1,0 +1,1 @@
+"""The main program of the metadata agent and its wiring."""

@@ -1,0 +1,101 @@
+"""The metadata agent's edges, made of the real things: the pool, the control API's client, the kernel."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+
+from openimds.agents.metadata.protocols import Answer, ControlAwayError, Headers, UpstreamAwayError
+from openimds.client.control_client import ControlClient
+from openimds.client.errors import ControlApiError
+from openimds.config import MetadataAgentConfig
+from openimds.guest_identity.addresses import Address
+from openimds.http.client.pool import Ask, Pool, Upstream, UpstreamError
+from openimds.linux.configure.configurator import Kernel
+from openimds.linux.netns.netns import NamespaceMissingError
+from openimds.resources.network import Port, Subnet, dhcp_namespace, router_namespace
+from openimds.runtime.lifecycle import CannotStartError
+
+ANSWER_SECONDS = 28.0
+"""Below HAProxy's 32 s for a server, so that a guest gets our sentence and not its 504."""
+
+
+class PooledUpstream:
+    """The metadata API over the pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __str__(self) -> str:
+        return str(self._pool.upstream)
+
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+        try:
+            return await self._pool.request(
+                Ask(method=method, target=target, headers=headers, body=body), ANSWER_SECONDS
+            )
+        except UpstreamError as error:
+            raise UpstreamAwayError(str(error)) from None
+
+
+class NeutronPorts:
+    """Neutron's lists of ports and subnets."""
+
+    def __init__(self, client: ControlClient) -> None:
+        self._client = client
+
+    def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        try:
+            found = self._client.ports(**filters)
+            self._client.note_narrow_sight()
+            return found
+        except ControlApiError as error:
+            raise ControlAwayError(str(error)) from None
+
+    def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        try:
+            return self._client.subnets(**filters)
+        except ControlApiError as error:
+            raise ControlAwayError(str(error)) from None
+
+
+class NamespaceNeighbours:
+    """This host's `qdhcp-` and `qrouter-` namespaces' neighbour tables."""
+
+    def __init__(self, kernel: Kernel, namespace_prefix: str) -> None:
+        self._kernel = kernel
+        self._prefix = namespace_prefix
+
+    def mac_of(self, network_id: str | None, router_id: str | None, address: Address) -> str | None:
+        if network_id:
+            namespace = dhcp_namespace(network_id, self._prefix)
+        else:
+            namespace = router_namespace(router_id or "", self._prefix)
+        try:
+            tables = [self._kernel.neighbours(namespace, device) for device in self._kernel.links(namespace)]
+        except (NamespaceMissingError, OSError):
+            return None  # no such namespace here, or not for us to enter
+        macs = {table[str(address)] for table in tables if str(address) in table}
+        return macs.pop() if len(macs) == 1 else None  # on two links at once: nobody can tell which
+
+
+def upstream_of(config: MetadataAgentConfig) -> Upstream:
+    """Raises CannotStartError when a certificate cannot be read."""
+    tls = _tls(config) if config.nova_metadata_protocol == "https" else None
+    return Upstream(host=config.nova_metadata_host, port=config.nova_metadata_port, tls=tls)
+
+
+def _tls(config: MetadataAgentConfig) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=config.auth_ca_cert)
+        if config.nova_metadata_insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if config.nova_client_cert and config.nova_client_priv_key:
+            context.load_cert_chain(config.nova_client_cert, config.nova_client_priv_key)
+    except (OSError, ssl.SSLError) as error:
+        raise CannotStartError(
+            "a certificate for the metadata API cannot be read (auth_ca_cert, nova_client_cert, nova_client_priv_key): "
+            f"{error}"
+        ) from None
+    return context

@@ -1,0 +1,86 @@
+"""`metadata_proxy = direct`, the listening part: joins the folder of wanted listeners with the kernel, the HTTP server and
+the service manager that keeps the sockets.
+
+The metadata agent needs no option for it: where files say so, it listens; where none is, nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from openimds.agents.metadata.listeners.manager import Door, KeptSockets, Listening, Places
+from openimds.guest_identity.addresses import guest_at
+from openimds.guest_identity.syn import source_mac
+from openimds.http.server.limits import Limits
+from openimds.http.server.server import GuestServer, Listener
+from openimds.linux.netns import netns
+from openimds.linux.netns.sockets import Connected, Opened, Place, is_listener_at, open_listeners, saved_syn
+from openimds.netconfig.listener_file import FOLDER
+
+
+class DirectListening:
+    """
+    direct = await start_direct(config.state_path, server, kept)
+    …
+    await direct.stop()
+    """
+
+    def __init__(self, listening: Listening) -> None:
+        self.listening = listening
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when all that is wanted at this moment is listened on, as far as it can be had."""
+        await self.listening.look()
+        self._task = asyncio.get_running_loop().create_task(self.listening.run())
+
+    async def stop(self) -> None:
+        """Open and close no more. What is open is the server's to end."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+
+async def start_direct(state_path: Path, server: GuestServer, kept: KeptSockets, limits: Limits) -> DirectListening:
+    """`server` has been started. After it, `kept.close_untaken()` closes what is wanted no more."""
+    places = Places(wanted=state_path / FOLDER, namespaces=netns.NETNS_DIR)
+    direct = DirectListening(Listening(places, _Server(server, limits), _Sockets(), kept))
+    await direct.start()
+    return direct
+
+
+class _Server:
+    def __init__(self, server: GuestServer, limits: Limits) -> None:
+        self._server = server
+        self._limits = limits
+
+    async def open(self, tag: str, listening: socket.socket) -> None:
+        guest_of = partial(guest_at, tag)
+        await self._server.open(
+            Listener(socket=listening, tag=tag, limits=self._limits, source_mac=_mac_of, guest_of=guest_of)
+        )
+
+    async def close(self, listening: socket.socket) -> None:
+        await self._server.close(listening)
+
+
+def _mac_of(connected: Connected) -> str:
+    return source_mac(saved_syn(connected))
+
+
+class _Sockets:
+    def open(self, doors: Sequence[Door]) -> Sequence[Opened]:
+        return open_listeners([(Place(door.namespace, door.inode), door.address) for door in doors])
+
+    def fits(self, kept: socket.socket, door: Door) -> bool:
+        return is_listener_at(kept, Place(door.namespace, door.inode), door.address)
+
+    def inode(self, namespace: str) -> int | None:
+        found = netns.identity(namespace)
+        return found[1] if found else None

@@ -1,0 +1,1 @@
+"""The main program of the metadata API and its wiring."""

@@ -1,0 +1,76 @@
+"""`openimds metadata-api`: answers signed requests with instances' documents."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from multiprocessing import get_context
+
+import structlog
+import uvloop
+
+from openimds.config import Listen, MetadataApiConfig
+from openimds.http.sockets import ListenError, tcp_listener
+from openimds.programs.metadata_api.tls import server_context
+from openimds.programs.metadata_api.wiring import plan_service
+from openimds.programs.metadata_api.worker import GuestWorker, be_worker
+from openimds.resources.errors import StoreUnavailable
+from openimds.runtime import metrics, sd_notify
+from openimds.runtime.fdstore import KeptSockets
+from openimds.runtime.kept_listener import kept_listener
+from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.metrics_folder import metrics_folder
+from openimds.runtime.prefork import Parent, Work, run_workers
+from openimds.store.raw.database import Database
+from openimds.store.schema_version import is_newest, upgrade_store
+
+log = structlog.get_logger(__name__)
+
+
+def run(config: MetadataApiConfig) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. Raises CannotStartError."""
+    plan = plan_service(config)
+    server_context(config.tls)  # a certificate that cannot be used is said here, once
+    if plan.secrets == ("",):
+        log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
+    _prepare_store(config.database_url)
+    kept = KeptSockets.inherited()
+    listener = kept_listener(
+        config.listen, kept, hint=" ([DEFAULT] metadata_listen and metadata_listen_port say where)"
+    )
+    status = _listener(config.metrics) if config.metrics else None
+    place = f"{config.listen.host}:{config.listen.port}"
+    if config.workers > 1:
+        check = Database(config.database_url).revision
+        parent = Parent(
+            status=lambda registry: metrics.served_by_loop(registry, status, check),
+            on_ready=lambda: sd_notify.ready(listens=place, workers=config.workers),
+        )
+        work = Work(function=be_worker, arguments=(config, listener), count=config.workers)
+        with kept.renewing(), metrics_folder(config.state_path, config.program) as figures:
+            return run_workers(work, parent, figures)
+    worker = GuestWorker(config, plan, listener, status)
+    with kept.renewing(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(worker.serve(on_ready=lambda: sd_notify.ready(listens=place)))
+    return 0
+
+
+def _prepare_store(url: str) -> None:
+    try:
+        database = Database(url)
+        if not is_newest(database):
+            from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 - rarely needed
+
+            # In a process of its own: what takes steps would stay in this one, 35 MiB.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+                processes.submit(upgrade_store, url).result()
+        database.close()
+    except StoreUnavailable as error:
+        raise CannotStartError(error.message) from None
+
+
+def _listener(listen: Listen) -> socket.socket:
+    try:
+        return tcp_listener(listen.host, listen.port)
+    except ListenError as error:
+        raise CannotStartError(str(error)) from None

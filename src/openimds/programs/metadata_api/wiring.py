@@ -1,0 +1,158 @@
+"""Joining the metadata API's parts: the store, the rules' settings, vendors, the service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from openimds.config import DocumentsConfig, MetadataApiConfig, VendorDataConfig
+from openimds.imds.authenticators import ByAddress, BySignature, Identification
+from openimds.imds.handler import GuestService
+from openimds.imds.instance_cache import Records
+from openimds.imds.instance_loader import Together
+from openimds.imds.invalidation import Freshness
+from openimds.imds.request_log import RequestLog
+from openimds.imds.session_tokens import TokenSettings
+from openimds.imds.vendordata import Patience, Target, Vendors
+from openimds.metadata.imds_options import TokenMode
+from openimds.metadata.reading import DocumentSettings
+from openimds.programs.vendordata_file import static_vendor_data
+from openimds.runtime.lifecycle import CannotStartError
+from openimds.store.raw.database import Database
+from openimds.store.raw.instance_changes import InstanceChanges
+from openimds.store.raw.metadata_store import GuestStore
+
+STATIC = "StaticJSON"
+DYNAMIC = "DynamicJSON"
+
+STORE_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """All that a worker needs to build its service; made, and its mistakes found, before any worker starts."""
+
+    settings: DocumentSettings
+    secrets: tuple[str, ...] | None
+    """None: instances are known by their address."""
+    tokens: TokenSettings
+    vendors: Callable[[], Vendors] | None
+    vendor_file: Path | None
+    """What `settings.static_vendor_data` was read from; None: from no file."""
+    strict_hosts: tuple[str, ...] | None = None
+    """Where instances are known by their address: the Hosts they may name; None: any."""
+
+
+def document_settings(config: DocumentsConfig) -> DocumentSettings:
+    """What documents are rendered with: here, and by metadata agents that the control API tells. Raises
+    CannotStartError with a sentence.
+    """
+    unknown = sorted(set(config.vendor_data_providers) - {STATIC, DYNAMIC})
+    if unknown:
+        raise CannotStartError(
+            f"[api] vendordata_providers names {', '.join(unknown)}: only {STATIC} and {DYNAMIC} are supported"
+        )
+    is_static = STATIC in config.vendor_data_providers
+    return DocumentSettings(
+        dhcp_domain=config.dhcp_domain,
+        static_vendor_data=static_vendor_data(config.vendor_data_file) if is_static else None,
+        dynamic_vendor_data=DYNAMIC in config.vendor_data_providers,
+        policy=config.policy,
+    )
+
+
+def vendor_file(config: DocumentsConfig) -> Path | None:
+    """What the static vendor data are read from; None: from no file."""
+    return config.vendor_data_file if STATIC in config.vendor_data_providers else None
+
+
+def plan_service(config: MetadataApiConfig) -> ServicePlan:
+    """Raises CannotStartError with a sentence."""
+    vendor_data = config.vendor_data
+    settings = document_settings(config.documents)
+    return ServicePlan(
+        settings=settings,
+        tokens=_tokens(config),
+        secrets=_secrets(config),
+        vendors=(lambda: _vendors(vendor_data)) if settings.dynamic_vendor_data else None,
+        vendor_file=vendor_file(config.documents),
+        strict_hosts=config.strict_hosts,
+    )
+
+
+class Memory:
+    """What one worker knows: it outlives services, which come and go with configurations."""
+
+    def __init__(self, database: Database) -> None:
+        self.instances = GuestStore(database)
+        self.threads = ThreadPoolExecutor(STORE_THREADS, "store")
+        together = Together(self.threads, lambda ids: self.instances.instances(ids)[1])
+        self.records = Records(self.threads, instances=together.instance)
+        self.freshness = Freshness(InstanceChanges(database), self.records.forget)
+
+
+def build_service(plan: ServicePlan, memory: Memory, request_log: RequestLog | None = None) -> GuestService:
+    """One worker's service, for one event loop."""
+    instances, records = memory.instances, memory.records
+    identification: Identification = (
+        ByAddress(instances, records, plan.strict_hosts)
+        if plan.secrets is None
+        else BySignature(instances, records, plan.secrets)
+    )
+    return GuestService(
+        identification=identification,
+        records=records,
+        passwords=instances,
+        settings=plan.settings,
+        executor=memory.threads,
+        request_log=request_log,
+        tokens=plan.tokens,
+        vendors=plan.vendors() if plan.vendors else None,
+    )
+
+
+def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
+    if not config.service_metadata_proxy:
+        return None
+    if config.shared_secrets:
+        return config.shared_secrets
+    if not config.allow_empty_shared_secret:
+        raise CannotStartError(
+            "[neutron] metadata_proxy_shared_secret is empty: anybody who reaches this port could sign for any instance. "
+            "Set the same secret here and in metadata_agent.ini, or write allow_empty_shared_secret = true to go "
+            "without one"
+        )
+    return ("",)
+
+
+def _tokens(config: MetadataApiConfig) -> TokenSettings:
+    required = TokenMode.REQUIRED in (config.documents.policy.http_tokens, config.documents.policy.openstack_tokens)
+    if required and not config.shared_secrets:
+        raise CannotStartError(
+            "[imds] requires session tokens, and they are made from [neutron] metadata_proxy_shared_secret, which is "
+            "empty: set it (with service_metadata_proxy = false it is used for nothing else)"
+        )
+    return TokenSettings(secrets=config.shared_secrets, is_behind_agent=config.service_metadata_proxy)
+
+
+def _vendors(config: VendorDataConfig) -> Vendors:
+    # Most deployments have no such targets: their workers do without the 7 MiB of an HTTP client.
+    from keystoneauth1.session import Session  # noqa: PLC0415
+
+    from openimds.client.session import connect  # noqa: PLC0415
+    from openimds.client.vendordata import VendorTimeouts, vendor_post  # noqa: PLC0415
+
+    session = connect(config.dynamic_auth) if config.dynamic_auth else Session(app_name="openimds")
+    timeouts = VendorTimeouts(
+        connect_seconds=config.dynamic_connect_timeout_seconds, read_seconds=config.dynamic_read_timeout_seconds
+    )
+    return Vendors(
+        [Target(name, url) for name, url in config.dynamic_targets],
+        vendor_post(session, timeouts, config.dynamic_ssl_certfile),
+        Patience(
+            seconds=config.dynamic_connect_timeout_seconds + config.dynamic_read_timeout_seconds,
+            failure_is_fatal=config.dynamic_failure_fatal,
+        ),
+    )

@@ -1,0 +1,127 @@
+"""What people do with a server's power: reboot, stop, start, rebuild. A start that a person asked for is a new
+boot_generation; the status that follows is set when the agent reports (reports.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy.orm import Session
+
+from openimds.resources import compute as nouns
+from openimds.resources.compute import Asker
+from openimds.resources.errors import BadRequest, Conflict
+from openimds.store.compute.server_create import image_block_devices, image_for_server, part_of_image
+from openimds.store.compute.server_records import VM_STATES, server_records
+from openimds.store.compute.servers import note_action, unlocked_server
+from openimds.store.ec2_ids import IMAGE, assign_ec2_number
+from openimds.store.engine import Store, utc_now
+from openimds.store.models.compute import Keypair
+from openimds.store.models.servers import Server
+
+
+class Power:
+    """Each raises NotFound, and Conflict where the server's state does not allow it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def reboot(self, server_id: str, hard: bool, asker: Asker) -> None:
+        def change(row: Server) -> None:
+            states = {"active", "stopped", "error"} if hard else {"active"}
+            _check(row, "reboot", states, while_busy=hard)
+            _boot(row, "HARD_REBOOT" if hard else "REBOOT", "rebooting_hard" if hard else "rebooting")
+
+        self._act(server_id, "reboot", asker, change)
+
+    def stop(self, server_id: str, asker: Asker) -> None:
+        def change(row: Server) -> None:
+            _check(row, "stop", {"active", "error"})
+            row.wanted_power_state = "stopped"
+            row.task_state = "powering-off"
+
+        self._act(server_id, "stop", asker, change)
+
+    def start(self, server_id: str, asker: Asker) -> None:
+        def change(row: Server) -> None:
+            _check(row, "start", {"stopped"})
+            _boot(row, "SHUTOFF", "powering-on")
+
+        self._act(server_id, "start", asker, change)
+
+    def rebuild(self, server_id: str, asked: nouns.Rebuild, asker: Asker) -> nouns.ServerRecord:
+        """The server with other contents, on the same host with the same NICs. One that is stopped stays stopped."""
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            _check(row, "rebuild", {"active", "stopped", "error"})
+            note_action(session, row, "rebuild", asker)
+            _take_image(session, row, asked.image_id, asker)
+            _take_key(session, row, asked, asker)
+            _take_fields(row, asked)
+            if row.status != "SHUTOFF":
+                _boot(row, "REBUILD", "rebuilding")
+            row.updated_at = utc_now()
+            session.flush()
+            return server_records(session, [row])[0]
+
+    def _act(self, server_id: str, action: str, asker: Asker, change: Callable[[Server], None]) -> None:
+        with self._store.write() as session:
+            row = unlocked_server(session, server_id, asker)
+            change(row)
+            row.updated_at = utc_now()
+            note_action(session, row, action, asker)
+
+
+def _boot(row: Server, status: str, task_state: str) -> None:
+    row.boot_generation += 1
+    row.wanted_power_state = "running"
+    row.status = status
+    row.task_state = task_state
+    row.fault = None
+
+
+def _check(row: Server, action: str, states: set[str], *, while_busy: bool = False) -> None:
+    """Nova's words for it. `while_busy`: also while another action is under way."""
+    state = VM_STATES.get(row.status, "active")
+    if state not in states:
+        raise Conflict(f"Cannot '{action}' instance {row.id} while it is in vm_state {state}")
+    if row.task_state is not None and not while_busy:
+        raise Conflict(f"Cannot '{action}' instance {row.id} while it is in task_state {row.task_state}")
+    if not row.host:
+        raise Conflict(f"Cannot '{action}' instance {row.id}: it is not ready, it never had a host. Delete it.")
+
+
+def _take_image(session: Session, row: Server, image_id: str, asker: Asker) -> None:
+    image = image_for_server(session, image_id, asker, row.flavor)
+    row.image_id = image.id
+    row.kernel_id = part_of_image(session, image, "kernel_id", asker)
+    row.ramdisk_id = part_of_image(session, image, "ramdisk_id", asker)
+    row.block_devices = image_block_devices(image.id, row.flavor)
+    for known in (row.image_id, row.kernel_id, row.ramdisk_id):
+        if known:
+            assign_ec2_number(session, IMAGE, known)
+
+
+def _take_key(session: Session, row: Server, asked: nouns.Rebuild, asker: Asker) -> None:
+    if asked.clear_key:
+        row.key_name = row.key_type = row.public_key = None
+    elif asked.key_name is not None:
+        keypair = session.get(Keypair, (asker.user_id, asked.key_name))
+        if keypair is None:
+            raise BadRequest("key_name", f"Invalid key_name provided: there is no keypair {asked.key_name}.")
+        row.key_name, row.key_type, row.public_key = keypair.name, keypair.type, keypair.public_key
+
+
+def _take_fields(row: Server, asked: nouns.Rebuild) -> None:
+    row.name = asked.name or row.name
+    row.hostname = asked.hostname or row.hostname
+    row.access_ip_v4 = asked.access_ip_v4 or row.access_ip_v4
+    row.access_ip_v6 = asked.access_ip_v6 or row.access_ip_v6
+    if asked.clear_description or asked.description is not None:
+        row.description = asked.description
+    if asked.metadata is not None:
+        row.metadata_ = dict(asked.metadata)
+    if asked.personality is not None:
+        row.personality = [dict(item) for item in asked.personality]
+    if asked.clear_user_data or asked.user_data is not None:
+        row.user_data = asked.user_data

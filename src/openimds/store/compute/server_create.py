@@ -1,0 +1,240 @@
+"""Making servers: everything that is named is looked up, a host is chosen, ports are made, in one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.caller import Caller
+from openimds.resources.compute import DRIVER_EXTRA_SPEC, Asker, ComputeHost, Flavor, NewServer, NicAsked
+from openimds.resources.errors import BadRequest, QuotaExceeded
+from openimds.store.compute.agent_reports import set_fault
+from openimds.store.compute.flavors import flavor_value
+from openimds.store.compute.interfaces import plug, resolve_nics, resolve_security_groups
+from openimds.store.compute.naming import hostname_from, new_reservation_id, nth
+from openimds.store.compute.scheduling import choose_hosts, compute_hosts
+from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
+from openimds.store.models.compute import Flavor as FlavorRow
+from openimds.store.models.compute import Keypair
+from openimds.store.models.image import Image
+from openimds.store.models.servers import Server
+
+MAX_SERVERS_PER_PROJECT = 10_000
+ROOT_DEVICE = "/dev/vda"
+
+NO_HOST = (
+    "No valid host was found. No compute host that is alive fits the request: "
+    "look at `openstack compute service list`, and at the availability zone and host that were asked for."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resolved:
+    """Everything that a request names, found."""
+
+    flavor: Flavor
+    image: Image | None
+    kernel_id: str | None
+    ramdisk_id: str | None
+    keypair: Keypair | None
+    nics: list[NicAsked]
+    security_groups: list[dict[str, str]]
+
+
+def create_servers(
+    session: Session, new: NewServer, asker: Asker, now: datetime, agent_down_after: timedelta
+) -> list[Server]:
+    """Raises BadRequest, NotFound, Conflict or QuotaExceeded, and then nothing was made.
+
+    Without a host that fits, the servers are made nevertheless, in ERROR with a fault that says so, as Nova does.
+    """
+    caller = Caller(project_id=asker.project_id, is_admin=asker.is_admin)
+    resolved = _resolve(session, new, asker, caller, now)
+    _check_quota(session, asker.project_id, new.max_count)
+    hosts = compute_hosts(session, agent_down_after)
+    _check_zone(hosts, new.availability_zone)
+    chosen = choose_hosts(hosts, new.max_count, zone=new.availability_zone, name=new.host)
+    reservation_id = new_reservation_id()
+    made = []
+    for index in range(new.max_count):
+        server = _row(new, resolved, asker, index, now)
+        server.reservation_id = reservation_id
+        session.add(server)
+        _number(session, server)
+        if chosen:
+            _place(session, caller, server, chosen[index], resolved.nics, now)
+        else:
+            set_fault(server, NO_HOST, now)
+        made.append(server)
+    session.flush()
+    return made
+
+
+def image_for_server(session: Session, image_id: str, asker: Asker, flavor: Mapping[str, Any]) -> Image:
+    """The image, if this project may boot from it and the flavor is large enough. Raises BadRequest."""
+    image = _visible_image(session, image_id, asker)
+    if image is None:
+        raise BadRequest("imageRef", "imageRef: Can not find requested image")
+    if image.status != "active":
+        raise BadRequest("imageRef", f"imageRef: Image {image_id} is not active.")
+    if image.min_ram_mib > flavor["ram"]:
+        raise BadRequest("flavorRef", "flavorRef: Flavor's memory is too small for requested image.")
+    if flavor["disk"] and image.min_disk_gib > flavor["disk"]:
+        raise BadRequest("flavorRef", "flavorRef: Flavor's disk is smaller than the minimum size of the image.")
+    return image
+
+
+def part_of_image(session: Session, image: Image, name: str, asker: Asker) -> str | None:
+    """The id in the image's property `kernel_id` or `ramdisk_id`. Any text can be there: only the UUID of an image that
+    this project may boot from counts.
+    """
+    try:
+        part = _visible_image(session, str(uuid.UUID(image.properties.get(name, ""))), asker)
+    except ValueError:
+        return None
+    return part.id if part else None
+
+
+def image_block_devices(image_id: str | None, flavor: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Nova's block device mappings of a server without volumes: the image's root, then ephemeral, then swap."""
+    found: list[dict[str, Any]] = []
+    local = {"destination_type": "local", "delete_on_termination": True}
+    if image_id:
+        found.append(
+            {**local, "source_type": "image", "boot_index": 0, "image_id": image_id, "device_name": ROOT_DEVICE}
+        )
+    letters = iter("bcdef")
+    for size, guest_format in ((flavor["ephemeral"], None), (flavor["swap"], "swap")):
+        if size:
+            device = f"/dev/vd{next(letters)}"
+            blank = {"source_type": "blank", "boot_index": -1, "volume_size": size}
+            found.append({**local, **blank, "guest_format": guest_format, "device_name": device})
+    return found
+
+
+_FOR_EVERYBODY = frozenset({"public", "community"})
+
+
+def _visible_image(session: Session, image_id: str, asker: Asker) -> Image | None:
+    image = session.get(Image, image_id)
+    if image is None or not (asker.is_admin or image.owner == asker.project_id or image.visibility in _FOR_EVERYBODY):
+        return None
+    return image
+
+
+def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now: datetime) -> _Resolved:
+    flavor = _flavor(session, new.flavor_id, asker)
+    image = image_for_server(session, new.image_id, asker, flavor.embedded()) if new.image_id else None
+    groups = resolve_security_groups(session, caller, new.security_groups, now)
+    return _Resolved(
+        flavor=flavor,
+        image=image,
+        kernel_id=part_of_image(session, image, "kernel_id", asker) if image else None,
+        ramdisk_id=part_of_image(session, image, "ramdisk_id", asker) if image else None,
+        keypair=_keypair(session, asker.user_id, new.key_name),
+        nics=resolve_nics(session, caller, new.nics, project_id=asker.project_id, optional=new.nics_optional),
+        security_groups=[{"id": group.id, "name": group.name} for group in groups],
+    )
+
+
+def _flavor(session: Session, flavor_id: str, asker: Asker) -> Flavor:
+    """A private flavor is for administrators only. For others it does not exist."""
+    flavor = session.get(FlavorRow, flavor_id)
+    if flavor is None or not (flavor.is_public or asker.is_admin):
+        raise BadRequest("flavorRef", f"flavorRef: Flavor {flavor_id} could not be found.")
+    return flavor_value(flavor)
+
+
+def _keypair(session: Session, user_id: str, name: str | None) -> Keypair | None:
+    if name is None:
+        return None
+    row = session.get(Keypair, (user_id, name))
+    if row is None:
+        raise BadRequest("key_name", f"Invalid key_name provided: there is no keypair {name}.")
+    return row
+
+
+def _check_quota(session: Session, project_id: str, more: int) -> None:
+    used = session.scalar(sa.select(sa.func.count()).select_from(Server).where(Server.project_id == project_id))
+    if (used or 0) + more > MAX_SERVERS_PER_PROJECT:
+        raise QuotaExceeded(
+            f"Quota exceeded for instances: Requested {more}, but already used {used} of {MAX_SERVERS_PER_PROJECT}."
+        )
+
+
+def _check_zone(hosts: list[ComputeHost], zone: str | None) -> None:
+    if zone is not None and hosts and zone not in {host.zone for host in hosts}:
+        raise BadRequest("availability_zone", "availability_zone: The requested availability zone is not available")
+
+
+def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: datetime) -> Server:
+    server_id = str(uuid.uuid4())
+    name = nth(new.name, index, new.max_count)
+    hostname = nth(new.hostname, index, new.max_count) if new.hostname else hostname_from(name, server_id)
+    flavor = found.flavor.embedded()
+    return Server(
+        id=server_id,
+        project_id=asker.project_id,
+        user_id=asker.user_id,
+        name=name,
+        hostname=hostname,
+        description=new.description,
+        image_id=found.image.id if found.image else None,
+        flavor=flavor,
+        availability_zone=new.availability_zone,
+        pinned_zone=new.availability_zone,
+        key_name=found.keypair.name if found.keypair else None,
+        key_type=found.keypair.type if found.keypair else None,
+        public_key=found.keypair.public_key if found.keypair else None,
+        user_data=new.user_data,
+        metadata_=dict(new.metadata),
+        personality=[dict(item) for item in new.personality],
+        security_groups=found.security_groups,
+        config_drive=new.config_drive,
+        launch_index=index,
+        root_device_name=ROOT_DEVICE,
+        kernel_id=found.kernel_id,
+        ramdisk_id=found.ramdisk_id,
+        block_devices=image_block_devices(found.image.id if found.image else None, flavor),
+        devices=[],
+        dedicated_cpus=[],
+        nic_order=[],
+        ports_of_server=[],
+        nic_tags={},
+        access_ip_v4=new.access_ip_v4,
+        access_ip_v6=new.access_ip_v6,
+        tags=list(new.tags),
+        locked=False,
+        host="",
+        driver="netns",
+        status="BUILD",
+        task_state="scheduling",
+        wanted_power_state="running",
+        boot_generation=1,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _number(session: Session, server: Server) -> None:
+    session.flush()
+    assign_ec2_number(session, INSTANCE, server.id)
+    for image_id in (server.image_id, server.kernel_id, server.ramdisk_id):
+        if image_id:
+            assign_ec2_number(session, IMAGE, image_id)
+
+
+def _place(
+    session: Session, caller: Caller, server: Server, host: ComputeHost, nics: list[NicAsked], now: datetime
+) -> None:
+    server.host = host.name
+    server.availability_zone = host.zone
+    server.driver = str(server.flavor["extra_specs"].get(DRIVER_EXTRA_SPEC) or host.driver)
+    server.task_state = "spawning"
+    plug(session, caller, server, nics, now)

@@ -1,0 +1,1 @@
+"""Imports instances that were made elsewhere."""

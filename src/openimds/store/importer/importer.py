@@ -1,0 +1,165 @@
+"""Instances that were not made here: a document of them becomes servers.
+
+An instance with `uuid` is in nova's own form, any other in the form for people (instance_form.py). Nova's:
+
+{"instances": [{"uuid": …, "project_id": …, "hostname": …, "display_name": …, "flavor_name": …, "metadata": {…},
+  "user_data_b64": …, "key_name": …, "key_type": …, "public_key": …, "ec2_ids": {…}, "network_info": [nova's VIFs],
+  "neutron_ports": […], "device_metadata": nova's object, "numa_topology": nova's object,
+  "block_device_mappings": […], "security_groups": [{"name": …}], "system_metadata": {"password_0": …}, …}]}
+
+All but `uuid`, `project_id` and `hostname` may be missing or null.
+"""
+
+from __future__ import annotations
+
+import binascii
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from openimds.resources.errors import BadRequest, Conflict
+from openimds.store.ec2_ids import IMAGE, INSTANCE, reserve_ec2_number
+from openimds.store.engine import utc_now
+from openimds.store.importer.fields import Fields
+from openimds.store.importer.schema import in_novas_form
+from openimds.store.models.servers import Server, ServerPassword
+from openimds.store.nova_objects import dedicated_cpus_from_topology, devices_from_metadata, nics_from_network_info
+
+_EC2_IDS = ("instance_id", "ami_id", "kernel_id", "ramdisk_id")
+
+
+def instances_in(document: Mapping[str, Any]) -> Iterator[Fields]:
+    """The document's instances, one by one. Raises BadRequest."""
+    instances = document.get("instances")
+    if not isinstance(instances, list):
+        raise BadRequest("instances", "the document must be an object with a list `instances`")
+    seen: dict[str, str] = {}
+    for place, instance in enumerate(instances):
+        given = Fields.of(instance, f"instances[{place}]")
+        fields = given if "uuid" in given.values else in_novas_form(given)
+        server_id = _uuid(fields)
+        if server_id in seen:
+            raise given.wrong(
+                "uuid" if fields is given else "id", f"{server_id} is the id of {seen[server_id]} as well"
+            )
+        seen[server_id] = given.place
+        yield fields
+
+
+def import_server(session: Session, fields: Fields) -> str:
+    """Make or replace one server; its id. Raises BadRequest, Conflict for one that was made in this cloud."""
+    server_id = _uuid(fields)
+    server = session.get(Server, server_id)
+    if server is not None and server.imported_document is None:
+        raise Conflict(f"{fields.place}: {server_id} is an instance of this cloud: it was not imported, and stays")
+    if server is None:
+        server = Server(id=server_id, created_at=utc_now())
+        session.add(server)
+    for name, value in _columns(fields).items():
+        setattr(server, name, value)
+    session.flush()
+    _reserve_ec2_ids(session, server)
+    _import_password(session, server_id, fields)
+    return server_id
+
+
+def _columns(fields: Fields) -> dict[str, Any]:
+    now = utc_now()
+    return {
+        "project_id": fields.text("project_id"),
+        "user_id": fields.optional_text("user_id") or "",
+        "name": fields.optional_text("display_name") or fields.text("hostname"),
+        "hostname": fields.text("hostname"),
+        "image_id": fields.optional_text("image_ref") or None,
+        "flavor": {"name": fields.optional_text("flavor_name") or ""},
+        "availability_zone": fields.optional_text("availability_zone"),
+        "key_name": fields.optional_text("key_name") or None,
+        "key_type": fields.optional_text("key_type"),
+        "public_key": fields.optional_text("public_key"),
+        "user_data": _user_data(fields),
+        "metadata_": fields.texts("metadata"),
+        "security_groups": fields.objects("security_groups"),
+        "launch_index": fields.number("launch_index"),
+        "reservation_id": fields.optional_text("reservation_id"),
+        "root_device_name": fields.optional_text("root_device_name"),
+        "kernel_id": fields.optional_text("kernel_id"),
+        "ramdisk_id": fields.optional_text("ramdisk_id"),
+        "block_devices": fields.objects("block_device_mappings"),
+        "personality": fields.objects("personality"),
+        "devices": fields.read("device_metadata", devices_from_metadata),
+        "dedicated_cpus": fields.read("numa_topology", dedicated_cpus_from_topology),
+        "imported_document": _kept(fields),
+        "driver": "external",
+        "status": "ACTIVE",
+        "updated_at": now,
+        "launched_at": now,
+    }
+
+
+def _kept(fields: Fields) -> dict[str, Any]:
+    """What has no column: the network as it was there, and nova's ids and defaults."""
+    fields.read("network_info", lambda vifs: nics_from_network_info(vifs or ()))
+    kept: dict[str, Any] = {
+        "network_info": fields.objects("network_info"),
+        "neutron_ports": [_port(port) for port in fields.parts("neutron_ports")],
+        "default_ephemeral_device": fields.optional_text("default_ephemeral_device"),
+        "default_swap_device": fields.optional_text("default_swap_device"),
+        "boot_roles": fields.texts("system_metadata").get("boot_roles"),
+    }
+    given = fields.part("ec2_ids")
+    if given is not None:
+        kept["ec2_ids"] = {name: given.optional_text(name) for name in _EC2_IDS}
+    return kept
+
+
+def _port(port: Fields) -> dict[str, Any]:
+    return {
+        "network_id": port.text("network_id"),
+        "fixed_ips": [{"ip_address": fixed.text("ip_address")} for fixed in port.parts("fixed_ips")],
+    }
+
+
+def _uuid(fields: Fields) -> str:
+    text = fields.text("uuid")
+    try:
+        UUID(text)
+    except ValueError:
+        raise fields.wrong("uuid", f"{text!r} is not a UUID") from None
+    return text
+
+
+def _user_data(fields: Fields) -> bytes | None:
+    text = fields.optional_text("user_data_b64")
+    if text is None:
+        return None
+    try:
+        return b64decode(text, validate=True)
+    except binascii.Error:
+        raise fields.wrong("user_data_b64", "it is not base64") from None
+
+
+def _reserve_ec2_ids(session: Session, server: Server) -> None:
+    given = (server.imported_document or {}).get("ec2_ids") or {}
+    reserve_ec2_number(session, INSTANCE, server.id, given.get("instance_id"))
+    for image_id, ec2_id in (
+        (server.image_id, given.get("ami_id")),
+        (server.kernel_id, given.get("kernel_id")),
+        (server.ramdisk_id, given.get("ramdisk_id")),
+    ):
+        if image_id:
+            reserve_ec2_number(session, IMAGE, image_id, ec2_id)
+
+
+def _import_password(session: Session, server_id: str, fields: Fields) -> None:
+    """In nova it is cut into system_metadata's password_0 … password_3."""
+    pieces = {name: text for name, text in fields.texts("system_metadata").items() if name.startswith("password_")}
+    text = "".join(pieces[name] for name in sorted(pieces))
+    old = session.get(ServerPassword, server_id)
+    if old is not None:
+        session.delete(old)
+        session.flush()
+    if text:
+        session.add(ServerPassword(server_id=server_id, password=text))

@@ -1,0 +1,232 @@
+"""The form in which people describe instances (docs/guide/import.md), led to nova's own form, which is then imported.
+
+Everything is checked here, so that what is wrong is named as it was written: `instances[3].ports[0].mac_address`.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_network
+from typing import Any
+from uuid import UUID
+
+from openimds.resources.network import DEVICE_ID_CHARS
+from openimds.store.importer.fields import Fields
+
+_MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+_EC2_ID = re.compile(r"[a-z]+-[0-9a-f]{8}")
+_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,253}[A-Za-z0-9])?")
+_KEY_TYPES = ("ssh", "x509")
+_ADDRESS_MODES = ("slaac", "dhcpv6-stateful", "dhcpv6-stateless")
+
+_SAME_NAME = ("project_id", "user_id", "hostname", "metadata", "launch_index", "availability_zone", "reservation_id",
+              "root_device_name", "kernel_id", "ramdisk_id")  # fmt: skip
+_INSTANCE = frozenset({*_SAME_NAME, "id", "name", "flavor", "image_id", "key", "user_data", "user_data_base64",
+                       "security_groups", "ec2_ids", "ports", "block_devices", "files", "password",
+                       "default_ephemeral_device", "default_swap_device"})  # fmt: skip
+_PORT = frozenset({"id", "network_id", "mac_address", "mtu", "device_name", "vif_type", "tags", "vlan", "subnets"})
+_SUBNET = frozenset({"cidr", "gateway_ip", "addresses", "dns_nameservers", "host_routes", "enable_dhcp",
+                     "ipv6_address_mode"})  # fmt: skip
+
+
+def in_novas_form(fields: Fields) -> Fields:
+    """One instance, in nova's names and shapes. Raises BadRequest naming the place."""
+    fields.only(_INSTANCE)
+    hostname = fields.text("hostname")
+    if not _HOSTNAME.fullmatch(hostname):
+        raise fields.wrong("hostname", f"{hostname[:80]!r} is no host name")
+    ports = list(fields.parts("ports"))
+    values: dict[str, Any] = {name: fields.values.get(name) for name in _SAME_NAME}
+    values |= {
+        "uuid": _uuid(fields, "id"),
+        "display_name": fields.optional_text("name"),
+        "flavor_name": fields.optional_text("flavor"),
+        "image_ref": fields.optional_text("image_id"),
+        "user_data_b64": _user_data(fields),
+        "security_groups": [{"name": name} for name in fields.strings("security_groups")],
+        "ec2_ids": _ec2_ids(fields),
+        "network_info": [_vif(port) for port in ports],
+        "neutron_ports": [_neutron_port(port) for port in ports],
+        "device_metadata": _device_metadata(ports),
+        "block_device_mappings": [_block_device(mapping) for mapping in fields.parts("block_devices")],
+        "personality": [{"path": file.text("path"), "contents": _contents(file)} for file in fields.parts("files")],
+        "default_ephemeral_device": fields.optional_text("default_ephemeral_device"),
+        "default_swap_device": fields.optional_text("default_swap_device"),
+        "system_metadata": {"password_0": password} if (password := fields.optional_text("password")) else {},
+    }
+    return Fields(values | _key(fields), fields.place)
+
+
+def _uuid(fields: Fields, name: str) -> str:
+    text = fields.text(name)
+    try:
+        return str(UUID(text))
+    except ValueError:
+        raise fields.wrong(name, f"{text!r} is not a UUID") from None
+
+
+def _key(fields: Fields) -> dict[str, Any]:
+    key = fields.part("key")
+    if key is None:
+        return {}
+    key.only(frozenset({"name", "type", "public_key"}))
+    kind = key.optional_text("type") or "ssh"
+    if kind not in _KEY_TYPES:
+        raise key.wrong("type", f"{kind!r} is neither ssh nor x509")
+    return {"key_name": key.text("name"), "key_type": kind, "public_key": key.text("public_key")}
+
+
+def _user_data(fields: Fields) -> str | None:
+    """As base64. `user_data` is text, `user_data_base64` any bytes."""
+    text, encoded = fields.optional_text("user_data"), fields.optional_text("user_data_base64")
+    if text is None:
+        return None if encoded is None else b64encode(fields.base64("user_data_base64")).decode()
+    if encoded is not None:
+        raise fields.wrong("user_data", "give it as text or as user_data_base64, not both")
+    return b64encode(text.encode()).decode()
+
+
+def _contents(file: Fields) -> str:
+    file.only(frozenset({"path", "contents_base64"}))
+    return b64encode(file.base64("contents_base64")).decode()
+
+
+def _ec2_ids(fields: Fields) -> dict[str, str | None] | None:
+    """None: they are given at the first read, as to any instance."""
+    given = fields.part("ec2_ids")
+    if given is None:
+        return None
+    names = ("instance_id", "ami_id", "kernel_id", "ramdisk_id")
+    given.only(frozenset(names))
+    ids = {name: given.optional_text(name) for name in names}
+    for name, text in ids.items():
+        if text is not None and not _EC2_ID.fullmatch(text):
+            raise given.wrong(name, f"{text!r} is not like i-0000002a")
+    given.text("instance_id")
+    return ids
+
+
+def _vif(port: Fields) -> dict[str, Any]:
+    """Nova's cache entry of a port."""
+    port.only(_PORT)
+    port_id = _uuid(port, "id")
+    return {
+        "id": port_id,
+        "address": _mac_address(port),
+        "type": port.optional_text("vif_type") or "bridge",
+        "devname": port.optional_text("device_name") or f"tap{port_id[:DEVICE_ID_CHARS]}",
+        "network": {
+            "id": _uuid(port, "network_id"),
+            "meta": {"mtu": _mtu(port)},
+            "subnets": [_subnet(subnet) for subnet in port.parts("subnets")],
+        },
+    }
+
+
+def _mac_address(port: Fields) -> str:
+    text = port.text("mac_address").lower()
+    if not _MAC_ADDRESS.fullmatch(text):
+        raise port.wrong("mac_address", f"{text!r} is not like fa:16:3e:00:00:01")
+    return text
+
+
+def _mtu(port: Fields) -> int | None:
+    mtu = port.number("mtu")
+    if not 0 <= mtu <= 65535:
+        raise port.wrong("mtu", f"{mtu} is not between 1 and 65535")
+    return mtu or None
+
+
+def _neutron_port(port: Fields) -> dict[str, Any]:
+    addresses = [text for subnet in port.parts("subnets") for text, _floating in _addresses(subnet)]
+    return {
+        "id": _uuid(port, "id"),
+        "network_id": _uuid(port, "network_id"),
+        "mac_address": _mac_address(port),
+        "fixed_ips": [{"ip_address": address} for address in addresses],
+    }
+
+
+def _subnet(subnet: Fields) -> dict[str, Any]:
+    subnet.only(_SUBNET)
+    cidr = subnet.parsed("cidr", lambda text: str(ip_network(text)), "a network like 10.0.0.0/24")
+    gateway = subnet.optional_text("gateway_ip")
+    if gateway is not None:
+        gateway = subnet.parsed("gateway_ip", _address, "an address")
+    mode = subnet.optional_text("ipv6_address_mode")
+    if mode is not None and mode not in _ADDRESS_MODES:
+        raise subnet.wrong("ipv6_address_mode", f"{mode!r} is none of {', '.join(_ADDRESS_MODES)}")
+    enable_dhcp = subnet.flag("enable_dhcp")
+    return {
+        "cidr": cidr,
+        "version": ip_network(cidr).version,
+        "gateway": {"address": gateway},
+        "ips": [
+            {"address": address, "floating_ips": [{"address": text} for text in floating]}
+            for address, floating in _addresses(subnet)
+        ],
+        "dns": [{"address": text} for text in subnet.strings("dns_nameservers", _checked(_address, "an address"))],
+        "routes": [_route(route) for route in subnet.parts("host_routes")],
+        # Where Neutron has DHCP, a DHCP port has an address on the subnet, and nova notes it.
+        "meta": {"enable_dhcp": enable_dhcp, "ipv6_address_mode": mode}
+        | ({"dhcp_server": gateway or "unknown"} if enable_dhcp else {}),
+    }
+
+
+def _addresses(subnet: Fields) -> list[tuple[str, list[str]]]:
+    """(fixed address, its floating addresses): `10.0.0.5`, or `{ip_address: 10.0.0.5, floating_ips: […]}`."""
+    network = ip_network(subnet.parsed("cidr", lambda text: str(ip_network(text)), "a network like 10.0.0.0/24"))
+    found = []
+    for fixed in subnet.parts("addresses", single="ip_address"):
+        fixed.only(frozenset({"ip_address", "floating_ips"}))
+        address = fixed.parsed("ip_address", _address, "an address")
+        if ip_address(address) not in network:
+            raise fixed.wrong("ip_address", f"{address} is not in {network}")
+        found.append((address, fixed.strings("floating_ips", _checked(_address, "an address"))))
+    return found
+
+
+def _route(route: Fields) -> dict[str, Any]:
+    route.only(frozenset({"destination", "nexthop"}))
+    destination = route.parsed("destination", lambda text: str(ip_network(text)), "a network like 10.9.0.0/16")
+    return {"cidr": destination, "gateway": {"address": route.parsed("nexthop", _address, "an address")}}
+
+
+def _address(text: str) -> str:
+    return str(ip_address(text))
+
+
+def _checked(reader: Callable[[str], str], what: str) -> Callable[[str], str]:
+    """A reader for each of many texts; its ValueError says what it wanted."""
+
+    def read(text: str) -> str:
+        try:
+            return reader(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not {what}") from None
+
+    return read
+
+
+def _device_metadata(ports: list[Fields]) -> dict[str, Any] | None:
+    """Ports with tags: their NICs are named in meta_data.json's `devices`."""
+    tagged = [port for port in ports if port.values.get("tags") is not None]
+    devices = [_object("NetworkInterfaceMetadata", _tagged(port)) for port in tagged]
+    return _object("InstanceDeviceMetadata", {"devices": devices}) if devices else None
+
+
+def _tagged(port: Fields) -> dict[str, Any]:
+    vlan = port.number("vlan")
+    return {"mac": _mac_address(port), "tags": port.strings("tags")} | ({"vlan": vlan} if vlan else {})
+
+
+def _object(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"nova_object.name": name, "nova_object.data": dict(data)}
+
+
+def _block_device(mapping: Fields) -> dict[str, Any]:
+    names = ("device_name", "source_type", "destination_type", "guest_format")
+    mapping.only(frozenset(names))
+    return {name: mapping.optional_text(name) for name in names}

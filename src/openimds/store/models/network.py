@@ -1,0 +1,116 @@
+"""Neutron's ports: their addresses, and the security groups that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint, text
+from sqlalchemy import inspect as inspect_row
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from openimds.resources.network import DEVICE_OWNER_DHCP
+from openimds.store.change_kinds import ADDRESSING
+from openimds.store.models.base import NAME, UUID, Base, Watched
+
+_IS_DHCP = text(f"attached_owner = '{DEVICE_OWNER_DHCP}'")
+
+
+class Port(Watched, Base):
+    __tablename__ = "ports"
+    __table_args__ = (
+        UniqueConstraint("network_id", "mac_address"),
+        Index("ix_dhcp_ports", "network_id", sqlite_where=_IS_DHCP, postgresql_where=_IS_DHCP),
+    )
+    watch_kind = "port"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    revision_number: Mapped[int] = mapped_column(BigInteger, default=0)
+    network_id: Mapped[str] = mapped_column(ForeignKey("networks.id"), index=True)
+    project_id: Mapped[str] = mapped_column(UUID, index=True)
+    name: Mapped[str] = mapped_column(NAME, default="")
+    description: Mapped[str] = mapped_column(NAME, default="")
+    mac_address: Mapped[str] = mapped_column(String(17))
+    admin_state_up: Mapped[bool] = mapped_column(default=True)
+    status: Mapped[str] = mapped_column(String(16), default="DOWN")
+    device_id: Mapped[str] = mapped_column(String(255), default="", index=True)
+    """Free text of the port's owner, for display and filters only. See `attached_id`."""
+    device_owner: Mapped[str] = mapped_column(String(255), default="")
+    """As `device_id`."""
+    attached_owner: Mapped[str] = mapped_column(String(255), default="", server_default="")
+    """The recorded attachment (resources.network.Attachment). Only `attach_port` and `detach_port` of
+    store/network/ports.py write it."""
+    attached_id: Mapped[str] = mapped_column(String(255), default="", server_default="", index=True)
+    host: Mapped[str] = mapped_column(NAME, default="")
+    vnic_type: Mapped[str] = mapped_column(String(64), default="normal")
+    binding_profile: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    port_security_enabled: Mapped[bool] = mapped_column(default=True)
+    allowed_address_pairs: Mapped[list[Any]] = mapped_column(default=list)
+    security_group_ids: Mapped[list[Any]] = mapped_column(default=list)
+    extra_dhcp_opts: Mapped[list[Any]] = mapped_column(default=list)
+    dns_name: Mapped[str] = mapped_column(NAME, default="")
+    binding_generation: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Counts how often `provisioning` was reset. Agents name it in their reports."""
+    provisioning: Mapped[list[Any]] = mapped_column(default=list)
+    """Entities (`dhcp`, `l2`) that have not reported yet. The port is ACTIVE when the list is empty and it is bound."""
+    tags: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    fixed_ips: Mapped[list[IPAllocation]] = relationship(
+        back_populates="port", cascade="all, delete-orphan", order_by="IPAllocation.position"
+    )
+
+    def watched(self) -> Iterator[tuple[str, str]]:
+        yield "port", self.id
+        owners = inspect_row(self).attrs.attached_owner.history
+        if DEVICE_OWNER_DHCP in {self.attached_owner, *(owners.deleted or ())}:
+            yield ADDRESSING, self.network_id
+
+
+def address_sort_key(address: str) -> str:
+    """`192.168.40.1` → `000000000000000000000000c0a82801`."""
+    return f"{int(ip_address(address)):032x}"
+
+
+def _sort_key_of_row(context: Any) -> str:
+    return address_sort_key(context.get_current_parameters()["ip_address"])
+
+
+class IPAllocation(Base):
+    """One fixed IP. The unique constraint is what makes it impossible to hand an address out twice."""
+
+    __tablename__ = "ip_allocations"
+    __table_args__ = (
+        UniqueConstraint("subnet_id", "ip_address"),
+        Index("ix_ip_network", "ip_address", "network_id"),
+        Index("ix_ip_subnet_order", "subnet_id", "sort_key"),
+    )
+    port_id: Mapped[str] = mapped_column(ForeignKey("ports.id", ondelete="CASCADE"), primary_key=True)
+    ip_address: Mapped[str] = mapped_column(String(64), primary_key=True)
+    subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.id"), index=True)
+    network_id: Mapped[str] = mapped_column(UUID)
+    sort_key: Mapped[str] = mapped_column(String(32), default=_sort_key_of_row)
+    """The address as 32 hexadecimal digits: text that sorts as the address does, so that free ones are found fast."""
+    position: Mapped[int] = mapped_column(default=0)
+    port: Mapped[Port] = relationship(back_populates="fixed_ips")
+
+    def watched(self) -> Iterator[tuple[str, str]]:
+        yield "port", self.port_id or self.port.id
+        if getattr(self.port, "attached_owner", None) == DEVICE_OWNER_DHCP:
+            yield ADDRESSING, self.network_id
+
+
+class SecurityGroup(Base):
+    __tablename__ = "security_groups"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    project_id: Mapped[str] = mapped_column(UUID, index=True)
+    name: Mapped[str] = mapped_column(NAME)
+    description: Mapped[str] = mapped_column(NAME, default="")
+    tags: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    def watched(self) -> Iterator[tuple[str, str]]:
+        """By the metadata API, whose documents name groups; agents do not hear of this kind."""
+        yield "security_group", self.id

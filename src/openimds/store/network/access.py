@@ -1,0 +1,110 @@
+"""Rows by id, as a caller may see them; what may be seen; what may be changed."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.caller import Caller
+from openimds.resources.errors import BadRequest, Forbidden, NotFound
+from openimds.store.models.agents import Agent
+from openimds.store.models.network import Port, SecurityGroup
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.routers import FloatingIP, Router
+
+Row = TypeVar("Row", Network, Subnet, Port, Router, FloatingIP, SecurityGroup)
+
+NAMES: dict[type[Any], str] = {
+    Network: "Network",
+    Subnet: "Subnet",
+    Port: "Port",
+    Router: "Router",
+    FloatingIP: "Floating IP",
+    SecurityGroup: "Security group",
+    Agent: "Agent",
+}
+
+
+def visible_to(caller: Caller, model: type[Any]) -> sa.ColumnElement[bool]:
+    """The condition that leaves what a caller may see: its own, and what is shared with it."""
+    if caller.is_admin:
+        return sa.true()
+    own = sa.and_(model.project_id == caller.project_id, model.project_id != "")
+    if model is Network:
+        return sa.or_(own, Network.shared, Network.external)
+    if model is Subnet:
+        open_networks = sa.select(Network.id).where(sa.or_(Network.shared, Network.external))
+        return sa.or_(own, Subnet.network_id.in_(open_networks))
+    if model is Port:  # a network's owner sees who is on it
+        own_networks = sa.select(Network.id).where(Network.project_id == caller.project_id)
+        return sa.or_(own, Port.network_id.in_(own_networks))
+    return own
+
+
+def find(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+    """The row, if the caller may see it. Raises NotFound."""
+    row = session.scalar(sa.select(model).where(model.id == row_id, visible_to(caller, model)))
+    if row is None:
+        raise not_found(model, row_id)
+    return row
+
+
+def find_own(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+    """The row, if the caller may change it. Raises NotFound, or Forbidden where it may only see it."""
+    row = find(session, caller, model, row_id)
+    owners = {row.project_id}
+    if isinstance(row, Port):
+        owners.add(session.get_one(Network, row.network_id).project_id)
+    if not any(caller.owns(owner) for owner in owners):
+        raise _belongs_to_another(model, row_id)
+    return row
+
+
+def find_owned(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+    """The row, if it belongs to the caller's project: owning its network is not enough. Raises as `find_own`."""
+    row = find(session, caller, model, row_id)
+    if not caller.owns(row.project_id):
+        raise _belongs_to_another(model, row_id)
+    return row
+
+
+def _belongs_to_another(model: type[Any], row_id: str) -> Forbidden:
+    return Forbidden(
+        f"{NAMES[model]} {row_id} belongs to another project: it may be used, not changed.", kind="PolicyNotAuthorized"
+    )
+
+
+def not_found(model: type[Any], row_id: str) -> NotFound:
+    """Neutron's sentence and name for it: `PortNotFound`, `Port 7… could not be found.`"""
+    name = NAMES[model]
+    kind = "".join(word[0].upper() + word[1:] for word in name.split()) + "NotFound"
+    return NotFound(f"{name} {row_id} could not be found.", kind=kind)
+
+
+def project_for(caller: Caller, attributes: dict[str, Any]) -> str:
+    """The project that a new resource belongs to: the caller's, or the one that an administrator names."""
+    named = attributes.get("project_id") or attributes.get("tenant_id")
+    if named and named != caller.project_id and not caller.is_admin:
+        raise Forbidden(
+            "project_id: only an administrator may create something for another project.", kind="PolicyNotAuthorized"
+        )
+    project_id = str(named or caller.project_id)
+    if not project_id:
+        raise BadRequest(
+            "project_id",
+            "project_id: the token has no project's scope, so the request must name the project.",
+            kind="BadRequest",
+        )
+    return project_id
+
+
+def require_admin(caller: Caller, attributes: dict[str, Any], *names: str) -> None:
+    """Raises Forbidden when a caller sets one of these attributes without being an administrator."""
+    used = [name for name in names if name in attributes]
+    if used and not caller.is_admin:
+        raise Forbidden(
+            f"{', '.join(used)}: only an administrator may set this.",
+            kind="PolicyNotAuthorized",
+        )

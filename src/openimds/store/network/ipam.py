@@ -1,0 +1,252 @@
+"""Which addresses a port gets. Runs under the store's write lock, so what is free here stays free until the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from openimds.resources.errors import BadRequest, Conflict
+from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.store.models.network import IPAllocation, Port
+from openimds.store.models.networks import Subnet
+from openimds.store.network import ip_math
+from openimds.store.network.ip_math import Span
+
+AUTOMATIC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
+ROUTER_OWNERS = frozenset({DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY})
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An address that a port is to have."""
+
+    subnet: Subnet
+    ip_address: str
+
+
+def is_automatic(subnet: Subnet) -> bool:
+    """Do devices make their own addresses in it (from their MAC)?"""
+    return subnet.ipv6_address_mode in AUTOMATIC_MODES
+
+
+def choose(
+    session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequence[dict[str, Any]] | None
+) -> list[Chosen]:
+    """The addresses for a port on a network with these subnets.
+
+    `wanted` is the request's fixed_ips; None: one IPv4 and one IPv6 address, where the network has them; empty: none.
+    Raises BadRequest (field fixed_ips) and Conflict (an address in use, a subnet exhausted).
+    """
+    if wanted is not None and not wanted:
+        return []
+    chosen: list[Chosen] = []
+    if wanted is None:
+        for version in (4, 6):
+            pooled = [s for s in subnets if s.ip_version == version and not is_automatic(s)]
+            if pooled:
+                chosen.append(_from_any(session, pooled, chosen))
+    else:
+        chosen.extend(_given(session, port, subnets, wanted))
+    return [*chosen, *_automatic(session, port, subnets, chosen)]
+
+
+def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
+    """Make the port's allocations these; those that stay are not touched."""
+    kept = {row.ip_address: row for row in port.fixed_ips}
+    rows = []
+    for position, choice in enumerate(chosen):
+        row = kept.get(choice.ip_address) or IPAllocation(
+            ip_address=choice.ip_address, subnet_id=choice.subnet.id, network_id=port.network_id
+        )
+        row.position = position
+        rows.append(row)
+    port.fixed_ips = rows
+    session.flush()
+
+
+def add_automatic(session: Session, port: Port, subnet: Subnet) -> None:
+    """Give a port its address in a subnet with automatic addresses that is newer than the port."""
+    kept = [Chosen(session.get_one(Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
+    assign(session, port, [*kept, *_automatic(session, port, [subnet], kept)])
+
+
+def pools(subnet: Subnet) -> list[Span]:
+    """The subnet's allocation pools, as spans."""
+    return [Span(ip_math.number(pool["start"]), ip_math.number(pool["end"])) for pool in subnet.allocation_pools]
+
+
+def used_in(session: Session, subnet_id: str, span: Span) -> int:
+    """How many addresses of the span are handed out."""
+    rows = sa.select(sa.func.count()).where(
+        IPAllocation.subnet_id == subnet_id,
+        IPAllocation.sort_key.between(f"{span.first:032x}", f"{span.last:032x}"),
+    )
+    return session.execute(rows).scalar_one()
+
+
+def owner_of(session: Session, subnet_id: str, address: str) -> Port | None:
+    """The port that has this address."""
+    row = session.scalar(
+        sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet_id, IPAllocation.ip_address == address)
+    )
+    return row.port if row else None
+
+
+def _from_any(session: Session, subnets: Sequence[Subnet], taken: Iterable[Chosen]) -> Chosen:
+    """The lowest free address of the first subnet that has one."""
+    for subnet in subnets:
+        reserved = _not_in_rows(session, subnet, taken)
+        for pool in pools(subnet):
+            free = _lowest_free(session, subnet.id, pool, reserved)
+            if free is not None:
+                return Chosen(subnet, ip_math.text(free, subnet.ip_version))
+    names = ", ".join(f"{s.id} ({s.cidr})" for s in subnets)
+    raise Conflict(
+        f"No more IP addresses available on network {subnets[0].network_id}: the pools of {names} are exhausted.",
+        kind="IpAddressGenerationFailure",
+    )
+
+
+def _not_in_rows(session: Session, subnet: Subnet, taken: Iterable[Chosen]) -> set[int]:
+    """The chosen addresses of a subnet, but for those that the port has already and keeps."""
+    chosen = [c.ip_address for c in taken if c.subnet.id == subnet.id]
+    return {ip_math.number(address) for address in chosen if owner_of(session, subnet.id, address) is None}
+
+
+def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int]) -> int | None:
+    """Bisects for the end of the pool's full beginning: a few counts on an index, however large the pool is.
+
+    `reserved` are addresses that are about to be handed out and are in no row yet.
+    """
+
+    def taken(start: int, end: int) -> int:
+        part = Span(pool.first + start, pool.first + end - 1)
+        return used_in(session, subnet_id, part) + sum(number in part for number in reserved)
+
+    used = taken(0, pool.size)
+    if used >= pool.size:
+        return None
+    # All of the first `full` are taken; one of the first `beyond` is free. Without holes one question decides it.
+    full, beyond, middle = 0, used + 1, used
+    while beyond - full > 1:
+        if taken(full, middle) == middle - full:
+            full = middle
+        else:
+            beyond = middle
+        middle = (full + beyond) // 2
+    return pool.first + full
+
+
+def _given(session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequence[dict[str, Any]]) -> list[Chosen]:
+    """What the request names: explicit addresses first, so that a pool never hands one of them out."""
+    chosen: dict[int, Chosen] = {}
+    for index, entry in enumerate(wanted):
+        if entry.get("ip_address"):
+            chosen[index] = _explicit(session, port, subnets, entry)
+    _refuse_repeated(chosen.values())
+    before = {row.subnet_id: row.ip_address for row in reversed(port.fixed_ips)}
+    for index, entry in enumerate(wanted):
+        if index not in chosen:
+            subnet = _subnet_of(port, subnets, str(entry.get("subnet_id")))
+            if is_automatic(subnet) and port.attached_owner not in ROUTER_OWNERS:
+                continue  # _automatic adds it
+            kept = before.pop(subnet.id, None)
+            if kept and all(kept != c.ip_address for c in chosen.values()):
+                chosen[index] = Chosen(subnet, kept)
+            else:
+                chosen[index] = _from_any(session, [subnet], chosen.values())
+    return [chosen[index] for index in sorted(chosen)]
+
+
+def _explicit(session: Session, port: Port, subnets: Sequence[Subnet], entry: dict[str, Any]) -> Chosen:
+    address = str(ip_address(entry["ip_address"]))
+    if entry.get("subnet_id"):
+        subnet = _subnet_of(port, subnets, entry["subnet_id"])
+    else:
+        subnet = _subnet_holding(port, subnets, address)
+    _check_fits(subnet, address, port)
+    owner = owner_of(session, subnet.id, address)
+    if owner is not None and owner.id != port.id:
+        raise Conflict(
+            f"IP address {address} already allocated in subnet {subnet.id}.", kind="IpAddressAlreadyAllocated"
+        )
+    return Chosen(subnet, address)
+
+
+def _subnet_of(port: Port, subnets: Sequence[Subnet], subnet_id: str) -> Subnet:
+    for subnet in subnets:
+        if subnet.id == subnet_id:
+            return subnet
+    raise BadRequest(
+        "fixed_ips",
+        f"Invalid input for operation: fixed_ips: subnet {subnet_id} is not a subnet of network {port.network_id}.",
+        kind="InvalidInput",
+    )
+
+
+def _subnet_holding(port: Port, subnets: Sequence[Subnet], address: str) -> Subnet:
+    for subnet in subnets:
+        if ip_address(address) in ip_network(subnet.cidr):
+            return subnet
+    raise BadRequest(
+        "fixed_ips",
+        f"fixed_ips: IP address {address} is not a valid IP for any subnet on network {port.network_id}.",
+        kind="InvalidIpForNetwork",
+    )
+
+
+def _check_fits(subnet: Subnet, address: str, port: Port) -> None:
+    net = ip_network(subnet.cidr)
+    value = ip_address(address)
+    if value not in net or int(value) not in ip_math.usable(net):
+        raise BadRequest(
+            "fixed_ips",
+            f"fixed_ips: IP address {address} is not a valid IP for subnet {subnet.id} ({subnet.cidr}).",
+            kind="InvalidIpForSubnet",
+        )
+    if is_automatic(subnet) and port.attached_owner not in ROUTER_OWNERS:
+        own = ip_math.eui64_address(net, port.mac_address)
+        if address != own:
+            raise BadRequest(
+                "fixed_ips",
+                f"fixed_ips: IPv6 address {address} can not be directly assigned to a port on subnet {subnet.id} "
+                f"since the subnet is configured for automatic addresses; this port's is {own}.",
+                kind="AllocationOnAutoAddressSubnet",
+            )
+
+
+def _automatic(session: Session, port: Port, subnets: Sequence[Subnet], chosen: Sequence[Chosen]) -> list[Chosen]:
+    """The addresses that the port's device makes itself; a router's are its gateways' and are given."""
+    if port.attached_owner in ROUTER_OWNERS:
+        return []
+    had = {c.subnet.id for c in chosen}
+    made = [
+        Chosen(subnet, ip_math.eui64_address(ip_network(subnet.cidr), port.mac_address))
+        for subnet in subnets
+        if is_automatic(subnet) and subnet.id not in had
+    ]
+    for choice in made:
+        owner = owner_of(session, choice.subnet.id, choice.ip_address)
+        if owner is not None and owner.id != port.id:
+            raise Conflict(
+                f"IP address {choice.ip_address} already allocated in subnet {choice.subnet.id}.",
+                kind="IpAddressAlreadyAllocated",
+            )
+    return made
+
+
+def _refuse_repeated(chosen: Iterable[Chosen]) -> None:
+    seen: set[str] = set()
+    for choice in chosen:
+        if choice.ip_address in seen:
+            raise BadRequest(
+                "fixed_ips",
+                f"Invalid input for operation: fixed_ips: IP address {choice.ip_address} is named twice.",
+                kind="InvalidInput",
+            )
+        seen.add(choice.ip_address)

@@ -1,0 +1,1 @@
+"""The driver-level path of the metadata workers, without SQLAlchemy."""

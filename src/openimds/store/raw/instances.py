@@ -1,0 +1,208 @@
+"""From servers' rows to the Instances that their documents are rendered from: a few queries, for however many."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from sys import intern
+from typing import Any, NamedTuple
+
+import msgspec
+
+from openimds.resources.instance import BlockDevice, Ec2Ids, InjectedFile, Instance, InstanceKey, Nic, TaggedDevice
+from openimds.store.ec2_text import IMAGE, INSTANCE, ec2_text
+from openimds.store.nova_objects import nics_from_network_info
+from openimds.store.raw.database import Transaction
+from openimds.store.raw.network_info import Plugged, plugged_of
+from openimds.store.raw.statements import Query, shared
+
+
+class _Server(NamedTuple):
+    """A row of `servers`, with the instance's password and numbers. What is JSON is text, bytes are hexadecimal."""
+
+    id: str
+    project_id: str
+    name: str
+    hostname: str
+    flavor: str
+    image_id: str | None
+    launch_index: int
+    launched_at: str | None
+    availability_zone: str | None
+    reservation_id: str | None
+    key_name: str | None
+    key_type: str | None
+    public_key: str | None
+    user_data: str | None
+    metadata: str
+    personality: str
+    security_groups: str
+    root_device_name: str | None
+    kernel_id: str | None
+    ramdisk_id: str | None
+    block_devices: str
+    devices: str
+    dedicated_cpus: str
+    nic_order: str
+    nic_tags: str
+    imported_document: str | None
+    password: str | None
+    number: int | None
+    image_number: int | None
+    kernel_number: int | None
+    ramdisk_number: int | None
+
+
+_SERVERS = Query(
+    (
+        "s.id", "s.project_id", "s.name", "s.hostname", "s.flavor", "s.image_id", "s.launch_index",
+        "CAST(s.launched_at AS TEXT)",
+        "s.availability_zone", "s.reservation_id", "s.key_name", "s.key_type", "s.public_key",
+        "CASE WHEN s.user_data IS NOT NULL THEN HEX(s.user_data) END", "s.metadata", "s.personality",
+        "s.security_groups", "s.root_device_name", "s.kernel_id", "s.ramdisk_id", "s.block_devices", "s.devices",
+        "s.dedicated_cpus", "s.nic_order", "s.nic_tags", "s.imported_document", "w.password", "i.number", "m.number",
+        "k.number", "r.number",
+    ),
+    "servers s LEFT JOIN server_passwords w ON w.server_id = s.id"
+    f" LEFT JOIN ec2_ids i ON i.kind = '{INSTANCE}' AND i.object_id = s.id"
+    f" LEFT JOIN ec2_ids m ON m.kind = '{IMAGE}' AND m.object_id = s.image_id"
+    f" LEFT JOIN ec2_ids k ON k.kind = '{IMAGE}' AND k.object_id = s.kernel_id"
+    f" LEFT JOIN ec2_ids r ON r.kind = '{IMAGE}' AND r.object_id = s.ramdisk_id"
+    " WHERE s.id IN :ids",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Found:
+    """What a read of instances found."""
+
+    instances: dict[str, Instance] = field(default_factory=dict)
+    missing: list[tuple[str, str]] = field(default_factory=list)
+    """The (kind, uuid) that have no EC2 number yet and need one."""
+
+
+def _json(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        # Half a surrogate pair: what somebody could store is served, though UTF-8 cannot tell it.
+        return json.loads(text)
+
+
+def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
+    """Server id → all that its documents tell.
+
+    A server that was imported keeps the network it came with until the store holds ports for it.
+    """
+    servers = [_Server._make(row) for row in transaction.rows(_SERVERS, ids=sorted(set(ids)))]
+    plugged = plugged_of(transaction, {row.id: _json(row.nic_order) or () for row in servers}) if servers else {}
+    found = Found()
+    for server in servers:
+        found.instances[server.id] = _instance(server, plugged.get(server.id), found.missing)
+    return found
+
+
+def _seconds(stored: str | None) -> float | None:
+    """`2026-11-21 23:19:57.612317`, which is UTC."""
+    return datetime.fromisoformat(stored).replace(tzinfo=UTC).timestamp() if stored else None
+
+
+def _instance(server: _Server, plugged: Plugged | None, missing: list[tuple[str, str]]) -> Instance:
+    imported: Mapping[str, Any] = _json(server.imported_document or "null") or {}
+    given_groups = tuple(intern(str(group.get("name"))) for group in _json(server.security_groups) or ())
+    devices: list[Mapping[str, Any]] = _json(server.devices) or []
+    nics = plugged.nics if plugged else nics_from_network_info(imported.get("network_info") or ())
+    return Instance(
+        id=server.id,
+        project_id=intern(server.project_id),
+        name=server.name,
+        hostname=server.hostname,
+        ec2_ids=_ec2_ids(server, imported, missing),
+        flavor_name=intern(str(_json(server.flavor).get("name", ""))),
+        image_id=shared(server.image_id),
+        launch_index=server.launch_index,
+        launched_at=_seconds(server.launched_at),
+        availability_zone=shared(server.availability_zone),
+        reservation_id=server.reservation_id,
+        key=_key(server),
+        user_data=None if server.user_data is None else bytes.fromhex(server.user_data),
+        metadata={intern(name): value for name, value in (_json(server.metadata) or {}).items()},
+        files=tuple(
+            InjectedFile(file["path"], b64decode(file.get("contents") or ""))
+            for file in _json(server.personality) or ()
+        ),
+        security_groups=plugged.security_groups if plugged else given_groups,
+        nics=nics,
+        root_device_name=shared(server.root_device_name),
+        default_ephemeral_device=imported.get("default_ephemeral_device"),
+        default_swap_device=imported.get("default_swap_device"),
+        block_devices=tuple(_block_device(mapping) for mapping in _json(server.block_devices) or ()),
+        devices=(*_devices(devices), *_tagged_nics(_json(server.nic_tags) or {}, devices, nics)),
+        dedicated_cpus=tuple(_json(server.dedicated_cpus) or ()),
+        boot_roles=imported.get("boot_roles") or "",
+        password=server.password,
+    )
+
+
+def _key(server: _Server) -> InstanceKey | None:
+    if not server.key_name:
+        return None
+    return InstanceKey(intern(server.key_name), intern(server.key_type or "ssh"), shared(server.public_key))
+
+
+def _ec2_ids(server: _Server, imported: Mapping[str, Any], missing: list[tuple[str, str]]) -> Ec2Ids:
+    given = imported.get("ec2_ids")
+    if given is not None:
+        return Ec2Ids(**given)
+
+    def text(prefix: str, object_id: str | None, number: int | None) -> str | None:
+        if object_id and number is None:
+            missing.append((INSTANCE if prefix == "i" else IMAGE, object_id))
+        return ec2_text(prefix, number or 0) if object_id else None
+
+    return Ec2Ids(
+        instance_id=text("i", server.id, server.number),
+        ami_id=text("ami", server.image_id, server.image_number),
+        kernel_id=text("aki", server.kernel_id, server.kernel_number),
+        ramdisk_id=text("ari", server.ramdisk_id, server.ramdisk_number),
+    )
+
+
+def _block_device(mapping: Mapping[str, Any]) -> BlockDevice:
+    return BlockDevice(
+        source_type=shared(mapping.get("source_type")),
+        destination_type=shared(mapping.get("destination_type")),
+        device_name=shared(mapping.get("device_name")),
+        guest_format=shared(mapping.get("guest_format")),
+    )
+
+
+def _devices(devices: Iterable[Mapping[str, Any]]) -> Iterable[TaggedDevice]:
+    for device in devices:
+        tags = device.get("tags")
+        yield TaggedDevice(
+            type=device["type"],
+            bus=shared(device.get("bus")),
+            address=shared(device.get("address")),
+            tags=None if tags is None else tuple(map(intern, tags)),
+            mac_address=device.get("mac"),
+            vlan=device.get("vlan"),
+            vf_trusted=bool(device.get("vf_trusted")),
+            serial=device.get("serial"),
+            path=device.get("path"),
+            share_id=device.get("share_id"),
+            share_tag=device.get("share_tag"),
+        )
+
+
+def _tagged_nics(
+    tags: Mapping[str, str], devices: Iterable[Mapping[str, Any]], nics: Iterable[Nic]
+) -> Iterable[TaggedDevice]:
+    """Ports that were given a tag and that nobody has told a place on a bus: nova says `none` for it."""
+    told = {device.get("mac") for device in devices}
+    for nic in nics:
+        if nic.port_id in tags and nic.mac_address not in told:
+            yield TaggedDevice(type="nic", mac_address=nic.mac_address, tags=(tags[nic.port_id],))

@@ -1,0 +1,162 @@
+"""What agents list, watch and report (docs/design/watch.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, selectinload
+
+from openimds.resources.errors import BadRequest, NotFound, RevisionGone
+from openimds.store.change_log import ChangeRecord, changes_after, newest_revision
+from openimds.store.compute.agent_reports import put_console, report_server, server_wire
+from openimds.store.engine import Store, utc_now
+from openimds.store.models.network import Port
+from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.routers import FloatingIP, Router
+from openimds.store.models.servers import Server
+from openimds.store.network import agents, ports
+from openimds.store.network.rendered import render
+from openimds.store.port_snapshot import all_ports
+from openimds.store.raw.instance_changes import KINDS as DOCUMENT_KINDS
+
+NETWORK_MODELS: Mapping[str, type[Any]] = {
+    "network": Network,
+    "subnet": Subnet,
+    "port": Port,
+    "router": Router,
+    "floatingip": FloatingIP,
+}
+KINDS = (*NETWORK_MODELS, "server")
+HEARD = tuple(dict.fromkeys((*KINDS, *DOCUMENT_KINDS)))
+"""With those that agents do not hear of by themselves (store/raw/instance_changes.py)."""
+
+LOADS: Mapping[str, tuple[Any, ...]] = {
+    "network": (selectinload(Network.subnets),),
+    "port": (selectinload(Port.fixed_ips),),
+}
+CHUNK = 500
+"""How many ids are asked for in one statement."""
+
+
+class WatchStore:
+    """All of it as an administrator sees it: the API lets only agents in."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], datetime] = utc_now) -> None:
+        self._store = store
+        self._clock = clock
+
+    def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[Any]]]:
+        """(revision, kind → all objects, plain or already JSON (msgspec.Raw)). Raises BadRequest for an unknown kind."""
+        _check_kinds(kinds)
+        with self._store.read() as session:
+            return newest_revision(session), {kind: _all_objects(session, kind) for kind in kinds}
+
+    def changes(self, after: int, kinds: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
+        """(newest revision, what changed since `after`, oldest first); does not wait. Raises RevisionGone."""
+        _check_kinds(kinds)
+        with self._store.read() as session:
+            records = changes_after(session, after, kinds)
+            objects = {kind: _objects(session, kind, _living(records, kind)) for kind in kinds}
+            return newest_revision(session), [_change(record, objects) for record in records]
+
+    def touched_since(self, revision: int) -> tuple[int, frozenset[str]]:
+        """(newest revision, the kinds that changed after `revision`): cheap, for deciding whom to wake.
+
+        Where that is not known, all kinds may have.
+        """
+        with self._store.read() as session:
+            newest = newest_revision(session)
+            if newest == revision:
+                return newest, frozenset()
+            try:
+                return newest, frozenset(record.kind for record in changes_after(session, revision, HEARD))
+            except RevisionGone:
+                return newest, frozenset(HEARD)
+
+    def on_commit(self, listener: Callable[[int], None]) -> Callable[[], None]:
+        """`Store.on_commit`: this process's commits, at once."""
+        return self._store.on_commit(listener)
+
+    def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
+        """Raises NotFound."""
+        with self._store.write(self._clock()) as session:
+            _require(session, Port, port_id, "Port")
+            ports.provisioned(session, port_id, entity, binding_generation)
+
+    def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
+        """A deleted port is success: its device is gone as well."""
+        with self._store.write(self._clock()) as session:
+            ports.unplugged(session, port_id, binding_generation)
+
+    def report_server(self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None) -> None:
+        """Raises NotFound, BadRequest."""
+        with self._store.write(self._clock()) as session:
+            report_server(session, server_id, boot_generation, power_state, fault)
+
+    def put_console(self, server_id: str, text: str) -> None:
+        """Raises NotFound, PayloadTooLarge."""
+        with self._store.write(self._clock()) as session:
+            put_console(session, server_id, text)
+
+    def heartbeat(self, binary: str, host: str, report: Mapping[str, Any]) -> None:
+        """`report`: `agent_type`, `started_at` (datetime, UTC without zone), `configurations`."""
+        now = self._clock()
+        with self._store.write(now) as session:
+            agents.heartbeat(session, binary, host, report, now)
+
+
+def _check_kinds(kinds: Sequence[str]) -> None:
+    for kind in kinds:
+        if kind not in KINDS:
+            raise BadRequest(
+                "kinds", f"kinds: '{kind}' is not a kind that can be watched; there are {', '.join(KINDS)}."
+            )
+
+
+def _require(session: Session, model: type[Any], row_id: str, name: str) -> None:
+    if session.get(model, row_id) is None:
+        raise NotFound(f"{name} {row_id} could not be found.")
+
+
+def _all_objects(session: Session, kind: str) -> list[Any]:
+    if kind == "server":
+        return [server_wire(row) for row in session.scalars(sa.select(Server).order_by(Server.id))]
+    if kind == "port":
+        return all_ports(session)
+    model = NETWORK_MODELS[kind]
+    rows = session.scalars(sa.select(model).order_by(model.id).options(*LOADS.get(kind, ()))).all()
+    return render(session, rows, is_admin=True)
+
+
+def _objects(session: Session, kind: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By id, those that are there."""
+    found: dict[str, dict[str, Any]] = {}
+    for start in range(0, len(ids), CHUNK):
+        for shown in _some(session, kind, ids[start : start + CHUNK]):
+            found[shown["id"]] = shown
+    return found
+
+
+def _some(session: Session, kind: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    if kind == "server":
+        rows = session.scalars(sa.select(Server).where(Server.id.in_(ids)))
+        return [server_wire(row) for row in rows]
+    model = NETWORK_MODELS[kind]
+    found = session.scalars(sa.select(model).where(model.id.in_(ids)).options(*LOADS.get(kind, ()))).all()
+    return render(session, found, is_admin=True)
+
+
+def _living(records: Sequence[ChangeRecord], kind: str) -> list[str]:
+    return [record.object_id for record in records if record.kind == kind and not record.deleted]
+
+
+def _change(record: ChangeRecord, objects: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "revision": record.revision,
+        "kind": record.kind,
+        "id": record.object_id,
+        "object": objects[record.kind].get(record.object_id),
+    }

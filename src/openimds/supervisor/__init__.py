@@ -1,0 +1,1 @@
+"""`openimds up`: starts, watches and restarts the programs of one machine."""

@@ -1,0 +1,192 @@
+"""Runs the parts of one machine: starts them in order, restarts what dies, stops all of them.
+
+1. One thread, one loop; it waits for the ends of processes (pidfd), for their READY=1, for signals and for timers.
+2. Parts are sessions of their own and write to their own log: a supervisor that is killed leaves them running, and
+   the next one adopts them by their pid files, if they were started with the same configuration.
+3. It keeps the sockets that parts ask it to keep (socket_store.py): a part that is started again gets them back.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from openimds.linux.process import identity
+from openimds.runtime.lifecycle import CannotStartError
+from openimds.supervisor import log_rotation, service_spec
+from openimds.supervisor.hearing import Hearing
+from openimds.supervisor.process_table import PartProcesses
+from openimds.supervisor.roster import Roster
+from openimds.supervisor.service import Supervised, last_words
+from openimds.supervisor.service_spec import Part
+from openimds.supervisor.state_dir import StateFolder
+
+log = structlog.get_logger(__name__)
+
+STOP_GRACE_SECONDS = 10
+LOG_BYTES = 32 * 1024 * 1024
+"""A log file that is larger becomes the older one: each part has two of them at most."""
+LOG_LOOK_SECONDS = 5.0
+RENEWAL_SECONDS = 5.0
+"""How long parts of an earlier supervisor, before they are replaced, are given to tell this one of their sockets."""
+
+
+class Supervisor:
+    def __init__(
+        self, planned: Sequence[Part], folder: StateFolder, say: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        """`say` is told how far a part is in `start`: `dhcp-agent: 120 of 200 networks`."""
+        self._folder = folder
+        self._roster = Roster(planned, folder)
+        self._selector = selectors.DefaultSelector()
+        self._hearing = Hearing(self._roster, say)
+        self._selector.register(self._hearing.socket, selectors.EVENT_READ, self._hearing.hear)
+        self._processes = PartProcesses(
+            self._roster, self._selector, notify_path=folder.notify_socket, hear=self._hearing.hear
+        )
+        self._stop_asked = False
+        self._logs_due = 0.0
+
+    def adopt(self) -> tuple[str, ...]:
+        """Take over parts that an earlier supervisor left running with the same configuration; their names.
+
+        Ones that it left with another configuration, or not ready, are stopped.
+        """
+        before = {entry.get("name"): entry for entry in self._folder.read_status().get("parts", [])}
+        for each in self._roster:
+            process = identity.noted(each.part.pid_file)
+            if process is None:
+                continue
+            known = before.get(each.part.name, {})
+            each.digest = service_spec.digest(each.part)
+            same = (known.get("pid"), known.get("state"), known.get("digest"))
+            if same == (process.pid, "running", each.digest) and process.argv() == each.part.argv:
+                self._processes.watch(each, process, state="running", since=str(known.get("since", "")))
+            else:
+                log.info("a part of an earlier start is replaced", part=each.part.name, pid=process.pid)
+                each.process = process
+                self._hear_sockets(each, int(known.get("kept_sockets", 0)))
+                each.process = None
+                identity.end([process], STOP_GRACE_SECONDS)
+        return tuple(each.part.name for each in self._roster if each.state == "running")
+
+    def start(self, stages: Sequence[Sequence[str]]) -> None:
+        """Start what does not run yet, stage by stage. Raises CannotStartError when a part does not become ready."""
+        self._roster.is_starting = True
+        for stage in stages:
+            members = [self._roster[name] for name in stage]
+            for each in members:
+                if each.state != "running":
+                    self._processes.start(each)
+            self._until_ready(members)
+            if self._stop_asked:
+                return
+        self._roster.is_starting = False
+
+    def run(self) -> None:
+        """Keep all parts running until somebody asks to stop."""
+        while not self._stop_asked:
+            self._turn(min(self._processes.seconds_to_next_restart(), max(0.0, self._logs_due - time.monotonic())))
+            for each in self._processes.due():
+                if not self._stop_asked:
+                    self._processes.restart(each)
+            self._bound_logs()
+
+    def ask_to_stop(self) -> None:
+        """From a signal handler."""
+        self._stop_asked = True
+
+    @property
+    def stop_asked(self) -> bool:
+        return self._stop_asked
+
+    def stop(self, stages: Sequence[Sequence[str]]) -> None:
+        """Stop all parts, stage by stage from the last."""
+        for stage in reversed(stages):
+            members = [self._roster[name] for name in stage]
+            alive = [each for each in members if each.process]
+            killed = identity.end([each.process for each in alive if each.process], STOP_GRACE_SECONDS)
+            for each in alive:
+                if each.process in killed:
+                    log.warning("a part had to be killed: it did not stop in time", part=each.part.name)
+                self._processes.reap(each)
+                each.part.pid_file.unlink(missing_ok=True)
+            for each in members:
+                each.sockets.close()
+                each.state = "stopped"
+        self._roster.note()
+
+    def close(self) -> None:
+        for each in self._roster:
+            each.sockets.close()
+        self._hearing.close()
+        self._selector.close()
+
+    @contextmanager
+    def heeding_signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP (the terminal went away) ask to stop."""
+        reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        handled = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, lambda *_: self.ask_to_stop()) for number in handled}
+        wakeup = signal.set_wakeup_fd(writing)
+        self._selector.register(reading, selectors.EVENT_READ, lambda: os.read(reading, 64))
+        try:
+            yield
+        finally:
+            self._selector.unregister(reading)
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            os.close(reading)
+            os.close(writing)
+
+    def report(self) -> list[dict[str, Any]]:
+        """Of each part what `Supervised.report` gives."""
+        return self._roster.report()
+
+    # One turn of the loop --------------------------------------------------------------------------------------
+
+    def _turn(self, timeout_seconds: float | None) -> None:
+        for key, _ in self._selector.select(timeout_seconds):
+            handle: Callable[[], object] = key.data
+            handle()
+
+    def _until_ready(self, members: Sequence[Supervised]) -> None:
+        while not self._stop_asked:
+            starting = [each for each in members if each.state == "starting"]
+            if not starting:
+                break
+            late = [each for each in starting if each.ready_by <= time.monotonic()]
+            if late:
+                names = ", ".join(each.shown for each in late)
+                seconds = late[0].ready_by - late[0].started_at
+                raise CannotStartError(f"{names}: not ready within {_whole(seconds)} s; {last_words(late[0].part)}")
+            self._turn(min(each.ready_by for each in starting) - time.monotonic())
+        for each in members:
+            if each.state == "waiting":
+                raise CannotStartError(f"{each.part.name} did not start ({each.last_exit}): {last_words(each.part)}")
+
+    def _hear_sockets(self, each: Supervised, count: int) -> None:
+        """Wait until a running part has told of so many sockets; one that stopped telling is not waited for long."""
+        deadline = time.monotonic() + RENEWAL_SECONDS
+        while len(each.sockets) < count and (left := deadline - time.monotonic()) > 0:
+            self._turn(left)
+
+    def _bound_logs(self) -> None:
+        if self._logs_due > time.monotonic():
+            return
+        self._logs_due = time.monotonic() + LOG_LOOK_SECONDS
+        for path in (self._folder.log_file("supervisor"), *(each.part.log_file for each in self._roster)):
+            log_rotation.bound(path, LOG_BYTES)
+
+
+def _whole(seconds: float) -> str:
+    """`60`, `0.3`"""
+    return f"{seconds:.0f}" if seconds >= 1 else f"{seconds:.1f}"

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.unit.netconfig.cloud import (
+    EXTERNAL,
+    EXTERNAL_SUBNET,
+    FLOATING,
+    GATEWAY_PORT,
+    NETWORK,
+    ROUTER,
+    ROUTER_PORT,
+    SUBNET,
+    subnet_v6,
+)
+
+from openimds.agents.l3 import Edges, L3Settings, Routers
+from openimds.agents.reconciler.reconciler import RoundReport, Rounds
+from openimds.agents.testing import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
+from openimds.netconfig.haproxy import ProxySettings
+from openimds.netconfig.radvd import RadvdSettings
+from openimds.netconfig.router_view import RouterMetadata
+from openimds.resources.network import FixedIP
+
+NAMESPACE = "qrouter-router-1"
+
+
+@dataclass
+class Stage:
+    view: FakeView
+    api: FakePortsApi
+    kernel: FakeKernel
+    programs: FakePrograms
+    routers: Routers
+    rounds: Rounds
+    announced: list[str]
+
+    def round(self, *, everything: bool = False) -> RoundReport:
+        self.api.calls.clear()
+        self.programs.events.clear()
+        self.announced.clear()
+        report = self.rounds.round(self.view, everything=everything)
+        assert report.failures == {}
+        return report
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    view = FakeView()
+    view.add(NETWORK, SUBNET, EXTERNAL, EXTERNAL_SUBNET, ROUTER, ROUTER_PORT, GATEWAY_PORT)
+    api, kernel, programs = FakePortsApi(view), FakeKernel(), FakePrograms()
+    announced: list[str] = []
+    settings = L3Settings(
+        metadata=RouterMetadata(),
+        proxy=ProxySettings(state_path=tmp_path, agent_socket=tmp_path / "agent", log_socket=tmp_path / "log"),
+        advertisements=RadvdSettings(state_path=tmp_path),
+    )
+    edges = Edges(
+        api=api,
+        kernel=kernel,
+        programs=programs,
+        namespaces=ListeningNamespaces(),
+        run=programs.run,
+        announce=lambda namespace, device, address: announced.append(f"{address} at {device} in {namespace}"),
+    )
+    routers = Routers(edges, settings)
+    return Stage(view, api, kernel, programs, routers, Rounds(routers), announced)
+
+
+def test_router_is_made_announced_and_reported(stage: Stage) -> None:
+    stage.round()
+    assert str(stage.kernel) == f"{NAMESPACE}: qr-bbbbbbbb-bb(192.168.40.1/24) qg-cccccccc-cc(203.0.113.5/24)"
+    assert stage.programs.events == [f"start haproxy in {NAMESPACE}"]
+    assert stage.announced == [
+        f"203.0.113.5 at qg-cccccccc-cc in {NAMESPACE}",
+        f"192.168.40.1 at qr-bbbbbbbb-bb in {NAMESPACE}",
+    ]
+    assert stage.api.calls == [f"port {ROUTER_PORT.id} has l2", f"port {GATEWAY_PORT.id} has l2"]
+    assert stage.routers.report["router-1"]["metadata_proxy"] is True
+
+
+def test_nothing_is_done_twice(stage: Stage) -> None:
+    stage.round()
+    assert stage.round(everything=True).changes == {}
+    assert stage.api.calls == stage.programs.events == stage.announced == []
+
+
+def test_floating_ip_comes_moves_and_goes(stage: Stage) -> None:
+    stage.round()
+    stage.view.add(FLOATING)
+    stage.round()
+    assert stage.announced == [f"203.0.113.50 at qg-cccccccc-cc in {NAMESPACE}"]
+    stage.view.add(replace(FLOATING, fixed_ip_address="192.168.40.6"))
+    stage.round()
+    assert stage.programs.events == [
+        f"conntrack -D --orig-dst 203.0.113.50 in {NAMESPACE}",
+        f"conntrack -D --orig-src 192.168.40.5 --reply-dst 203.0.113.50 in {NAMESPACE}",
+    ]
+    stage.view.add(replace(FLOATING, fixed_ip_address=None, router_id=None))
+    stage.round()
+    assert "203.0.113.50" not in str(stage.kernel)
+
+
+def test_nothing_to_forget_is_no_failure(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(argv: object, *, namespace: str | None = None) -> str:
+        raise RuntimeError("conntrack: 0 flow entries have been deleted")
+
+    monkeypatch.setattr(stage.routers._translations, "_run", refuse)
+    stage.view.add(FLOATING)
+    stage.round()
+    stage.view.remove(FLOATING)
+    stage.round()
+
+
+def test_last_internal_network_takes_the_proxy_along(stage: Stage) -> None:
+    stage.round()
+    stage.view.remove(ROUTER_PORT)
+    stage.round()
+    assert stage.programs.events == [f"stop haproxy in {NAMESPACE}"]
+    assert str(stage.kernel) == f"{NAMESPACE}: qg-cccccccc-cc(203.0.113.5/24)"
+
+
+def test_port_of_an_unknown_network_waits_for_it(stage: Stage) -> None:
+    stage.view.remove(NETWORK)
+    stage.round()
+    assert "qr-" not in str(stage.kernel)
+
+
+def test_switched_off_router_and_proxy(stage: Stage) -> None:
+    stage.round()
+    stage.view.add(replace(ROUTER, admin_state_up=False))
+    stage.round()
+    assert str(stage.kernel) == f"{NAMESPACE}: "
+    assert stage.programs.events == [f"stop haproxy in {NAMESPACE}"]
+
+
+def test_new_settings_reach_every_router(stage: Stage) -> None:
+    stage.round()
+    stage.routers.settings = replace(stage.routers.settings, metadata=RouterMetadata(enable_metadata_proxy=False))
+    assert "stop haproxy" in stage.round(everything=True).changes["router-1"]
+
+
+def test_ipv6_network_is_advertised_until_it_goes(stage: Stage) -> None:
+    stage.view.add(subnet_v6(ipv6_ra_mode="slaac"))
+    stage.view.add(replace(ROUTER_PORT, fixed_ips=(*ROUTER_PORT.fixed_ips, FixedIP("subnet-6", "2001:db8::1"))))
+    stage.round()
+    assert f"start radvd in {NAMESPACE}" in stage.programs.events
+    stage.view.add(subnet_v6(ipv6_ra_mode="dhcpv6-stateless"))
+    stage.round()
+    assert stage.programs.events == [f"stop radvd in {NAMESPACE}", f"start radvd in {NAMESPACE}"]
+    stage.view.add(ROUTER_PORT)
+    stage.round()
+    assert stage.programs.events == [f"stop radvd in {NAMESPACE}"]
+
+
+def test_deleted_router_goes_whole_and_a_crashs_leftovers_too(stage: Stage) -> None:
+    stage.round()
+    stage.view.remove(ROUTER)
+    report = stage.round()
+    assert report.changes == {"router-1": (f"remove {NAMESPACE}",)}
+    assert stage.kernel.states == {}
+    assert stage.programs.alive == {}
+    assert stage.routers.report == {}

@@ -1,0 +1,332 @@
+"""A cloud in memory for the agent that answers guests itself: ports, records, a metadata API; and guests on the
+loopback whose MAC is what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from tests.waiting import HANG_SECONDS, until_async
+
+from openimds.agents.metadata.direct_handler import DirectParts, DirectService
+from openimds.agents.metadata.lookup.policy import Belief
+from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.protocols import Answer, ControlAwayError, Headers, Reply, UpstreamAwayError
+from openimds.agents.metadata.throttled_log import Complaints
+from openimds.client.view import View
+from openimds.config.settings import RateLimit
+from openimds.guest_identity.addresses import Address, guest_at
+from openimds.http.messages import Response
+from openimds.http.server.limits import Connections
+from openimds.http.server.server import GuestServer, Listener
+from openimds.http.sockets import tcp_listener
+from openimds.imds.invalidation import Pace
+from openimds.metadata.reading import DocumentSettings
+from openimds.resources.errors import NotOffered, StoreUnavailable
+from openimds.resources.instance import Ec2Ids, Instance
+from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Subnet
+from openimds.resources.touched import Touched
+
+SECRET = "s3cret"
+MAC_A, MAC_B = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b"
+A, B = "11111111-2222-4333-8444-555555555501", "11111111-2222-4333-8444-555555555502"
+
+
+def instance(instance_id: str, name: str, **more: Any) -> Instance:
+    return Instance(
+        id=instance_id,
+        project_id="p1",
+        name=name,
+        hostname=name,
+        ec2_ids=Ec2Ids(instance_id="i-00000001"),
+        flavor_name="m1.tiny",
+        **more,
+    )
+
+
+def port(instance_id: str, mac: str, *addresses: str) -> Port:
+    return Port(
+        id=f"port-of-{instance_id[-2:]}-{mac[-2:]}",
+        network_id="n1",
+        project_id="p1",
+        mac_address=mac,
+        fixed_ips=tuple(FixedIP("s", address) for address in addresses),
+        device_id=instance_id,
+        device_owner="compute:nova",
+    )
+
+
+def interface_subnet(port: Port) -> Subnet | None:
+    """The subnet of a router's interface, of the interface's own project."""
+    if port.device_owner != DEVICE_OWNER_ROUTER_INTERFACE:
+        return None
+    return Subnet(
+        id=port.fixed_ips[0].subnet_id, network_id=port.network_id, project_id=port.project_id, cidr="192.0.2.0/24"
+    )
+
+
+@dataclass
+class FakeMirror:
+    """As client.mirror.Mirror; `hear` is the news' arrival."""
+
+    connected: bool = True
+    age_seconds: float = 0
+    callbacks: list[Callable[[Any], None]] = field(default_factory=list)
+    now: View = field(default_factory=lambda: View(revision=0))
+
+    def view(self) -> View:
+        return self.now
+
+    def subscribe(self, callback: Callable[[Any], None]) -> None:
+        self.callbacks.append(callback)
+        callback(self.now)
+
+    def hear(self, *ports: Port) -> None:
+        subnets = {one.id: one for one in map(interface_subnet, ports) if one is not None}
+        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=subnets)
+        for callback in self.callbacks:
+            callback(self.now)
+
+
+@dataclass
+class FakeControl:
+    """Neutron's port list and the extension with records, as two interfaces of one."""
+
+    real: list[Port] = field(default_factory=list)
+    away: bool = False
+    looks: int = 0
+    instances: dict[str, Instance] = field(default_factory=dict)
+    offered: bool = True
+    records_away: bool = False
+    asked: list[str] = field(default_factory=list)
+    revision: int = 1
+    dynamic_vendor_data: bool = False
+    age_seconds: float = 0
+    is_followed: bool = False
+    """The first word, that everything may have changed, has been said: what is asked for from now on is kept."""
+
+    def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
+        self.looks += 1
+        if self.away:
+            raise ControlAwayError("the control API is away")
+        found = self.real
+        if "network_id" in filters:
+            found = [one for one in found if one.network_id in filters["network_id"]]
+        if "mac_address" in filters:
+            found = [one for one in found if one.mac_address == filters["mac_address"]]
+        if "device_id" in filters:
+            found = [one for one in found if one.device_id == filters["device_id"]]
+        return found
+
+    def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
+        return [one for one in map(interface_subnet, self.real) if one is not None]
+
+    def mac_of(self, _network_id: str | None, _router_id: str | None, address: Address) -> str | None:
+        """The neighbour table."""
+        return next((one.mac_address for one in self.real if str(address) in one.ip_addresses), None)
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def follow_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
+
+    def settings(self) -> DocumentSettings:
+        self._check()
+        return DocumentSettings(dynamic_vendor_data=self.dynamic_vendor_data)
+
+    def instance(self, instance_id: str) -> Instance | None:
+        self._check()
+        self.asked.append(instance_id)
+        return self.instances.get(instance_id)
+
+    def newest(self) -> int:
+        self._check()
+        self.is_followed = True
+        return self.revision
+
+    def after(self, revision: int | None) -> Touched:
+        self._check()
+        return Touched(revision=self.revision, everything=revision != self.revision)
+
+    def change(self, changed: Instance) -> None:
+        self.instances[changed.id] = changed
+        self.revision += 1
+
+    def _check(self) -> None:
+        if not self.offered:
+            raise NotOffered("no such extension")
+        if self.records_away:
+            raise StoreUnavailable("the control API is away")
+
+
+@dataclass
+class FakeApi:
+    """The metadata API: what it was asked; it answers when it may."""
+
+    asked: list[tuple[str, bytes, dict[bytes, bytes], bytes]] = field(default_factory=list)
+    away: bool = False
+    headers: Headers = ((b"Content-Type", b"text/plain"),)
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+        if self.away:
+            raise UpstreamAwayError("http://api:8775 cannot be reached")
+        self.asked.append((method, target, {name.lower(): value for name, value in headers}, body))
+        number = len(self.asked)
+        await self.open.wait()
+        return Reply(status=200, headers=self.headers, body=b"from the API %d" % number)
+
+
+@dataclass
+class Lines:
+    """A request log that can be read."""
+
+    facts: list[dict[str, object]] = field(default_factory=list)
+
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
+        def write(request_id: str, _milliseconds: float) -> None:
+            self.facts.append({"event": event, "level": level, "request_id": request_id, **facts})
+
+        return write
+
+
+@dataclass
+class Guest:
+    """One connection."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    head: bytes = b""
+
+    async def ask(self, target: str, method: str = "GET", *headers: str, body: bytes = b"") -> tuple[int, bytes]:
+        await self.send(target, method, *headers, body=body)
+        return await self.read()
+
+    async def send(self, target: str, method: str = "GET", *headers: str, body: bytes = b"") -> None:
+        lines = [f"{method} {target} HTTP/1.1", "Host: 169.254.169.254", *headers]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        self.writer.write("\r\n".join((*lines, "", "")).encode() + body)
+        await self.writer.drain()
+
+    async def ask_last(self, data: bytes) -> bytes:
+        """Send these bytes, and read until the server closes."""
+        self.writer.write(data)
+        async with asyncio.timeout(HANG_SECONDS):
+            return await self.reader.read()
+
+    async def read(self) -> tuple[int, bytes]:
+        async with asyncio.timeout(HANG_SECONDS):
+            self.head = await self.reader.readuntil(b"\r\n\r\n")
+            length = int(self.head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            return int(self.head.split()[1]), await self.reader.readexactly(length)
+
+
+@dataclass
+class Cloud:
+    """Everything there is."""
+
+    mirror: FakeMirror
+    control: FakeControl
+    api: FakeApi
+    lines: Lines
+    service: DirectService
+    server: GuestServer
+    doors: dict[str, int]
+    """The loopback's port of each listener."""
+    macs: list[str]
+    sockets: list[Any]
+    guests: list[Guest]
+
+    async def guest(self, mac: str, *, listener: str = "network:n1", address: str = "127.0.0.1") -> Guest:
+        """A connection from this address and MAC."""
+        self.macs.append(mac)
+        door = self.doors[listener]
+        here = "::1" if ":" in address else "127.0.0.1"
+        guest = Guest(*await asyncio.open_connection(here, door, local_addr=(address, 0)))
+        self.guests.append(guest)
+        await until_async(lambda: not self.macs, "the server has taken it, and its MAC with it")
+        return guest
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        await until_async(condition)
+
+
+@asynccontextmanager
+async def cloud(
+    *,
+    ports: Sequence[Port] = (),
+    listeners: Sequence[str] = ("network:n1",),
+    control: FakeControl | None = None,
+    strict_hosts: tuple[str, ...] | None = None,
+    rate_limit: RateLimit | None = None,
+    per_peer: int = 256,
+    belief: Belief | None = None,
+    host: str = "127.0.0.1",
+) -> AsyncIterator[Cloud]:
+    control = control or FakeControl()
+    control.real = list(ports)
+    control.instances = {A: instance(A, "vm-a"), B: instance(B, "vm-b")} | control.instances
+    mirror, api, lines = FakeMirror(), FakeApi(), Lines()
+    mirror.hear(*ports)
+    executor = ThreadPoolExecutor(4)
+    service = DirectService(
+        DirectParts(
+            mirror=mirror,
+            ports=control,
+            neighbours=control,
+            source=control,
+            pace=Pace(),
+            upstream=api,
+            shared_secret=SECRET,
+            strict_hosts=strict_hosts,
+            rate_limit=rate_limit,
+            executor=executor,
+            measures=Measures(CollectorRegistry()),
+            complaints=Complaints(time.monotonic),
+            request_log=lines,
+            belief=belief or Belief(hold_seconds=20),
+        )
+    )
+    macs: list[str] = []
+    sockets: list[Any] = []
+
+    def source_mac(connection: Any) -> str:
+        sockets.append(connection)
+        return macs.pop(0)
+
+    server = GuestServer(
+        service.handler(lambda _request: Response(status=500)),
+        connections=Connections(per_peer=per_peer),
+        strangers=service.strangers,
+    )
+    opened = {tag: tcp_listener(host, 0) for tag in listeners}
+    doors = {tag: one.getsockname()[1] for tag, one in opened.items()}
+    service.start()
+    await server.start(
+        [
+            Listener(socket=one, tag=tag, source_mac=source_mac, guest_of=partial(guest_at, tag))
+            for tag, one in opened.items()
+        ]
+    )
+    guests: list[Guest] = []
+    try:
+        if control.offered and not control.records_away:
+            await until_async(lambda: control.is_followed)
+        yield Cloud(mirror, control, api, lines, service, server, doors, macs, sockets, guests)
+    finally:
+        for guest in guests:
+            guest.writer.close()
+            await asyncio.gather(guest.writer.wait_closed(), return_exceptions=True)
+        await server.stop(1)
+        service.stop()
+        executor.shutdown()

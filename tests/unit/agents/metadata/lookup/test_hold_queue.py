@@ -1,0 +1,137 @@
+"""Whoever is held is judged again when news concern it, and not when they concern others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from openimds.agents.metadata.lookup.hold_queue import Holding, OvertakenError
+from openimds.guest_identity.port_match import NotKnownYet
+from openimds.resources.network import Port
+
+LONG_SECONDS = 300.0
+"""Nothing here waits for it."""
+
+
+def port(port_id: str) -> Port:
+    return Port(id=port_id, network_id="n", project_id="t", mac_address="fa:16:3e:00:00:01")
+
+
+class Cloud:
+    """Ports by the MAC of who waits for them; counts how often it was looked."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, Port] = {}
+        self.looks: Counter[str] = Counter()
+
+    def judge(self, mac: str) -> Callable[[], Awaitable[Port]]:
+        async def judged() -> Port:
+            self.looks[mac] += 1
+            if mac not in self.known:
+                raise NotKnownYet(f"nothing is known of {mac}")
+            return self.known[mac]
+
+        return judged
+
+
+async def _settled(cloud: Cloud) -> None:
+    """The loop turns until nobody looks any more."""
+    before = -1
+    while before != cloud.looks.total():
+        before = cloud.looks.total()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+
+def test_a_storm_of_changes_makes_everybody_look_but_for_himself() -> None:
+    """1,000 are held while 5,000 ports change: were all of them woken each time, that would be 5,000,000 looks."""
+
+    async def scene() -> None:
+        cloud, holding = Cloud(), Holding(LONG_SECONDS, LONG_SECONDS)
+        macs = [f"mac-{number}" for number in range(1000)]
+        waiting = [asyncio.create_task(holding.held(cloud.judge(mac), {mac})) for mac in macs]
+        await _settled(cloud)
+        assert cloud.looks.total() == 1000
+        for number in range(5000):
+            mac = f"mac-{number}"
+            cloud.known[mac] = port(mac)
+            holding.heard({mac})
+            await asyncio.sleep(0)
+        assert [found.id for found in await asyncio.gather(*waiting)] == macs
+        assert set(cloud.looks.values()) == {2}
+        assert not holding.holds
+
+    asyncio.run(scene())
+
+
+def test_one_of_several_things_it_is_known_by_is_enough() -> None:
+    async def scene() -> None:
+        cloud, holding = Cloud(), Holding(LONG_SECONDS, LONG_SECONDS)
+        waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac", "router"}))
+        await _settled(cloud)
+        holding.heard({"another"})
+        await _settled(cloud)
+        assert cloud.looks["mac"] == 1
+        holding.heard({"another", "router"})
+        await _settled(cloud)
+        assert cloud.looks["mac"] == 2
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert not holding.holds
+
+    asyncio.run(scene())
+
+
+def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
+    async def scene() -> None:
+        cloud, holding = Cloud(), Holding(LONG_SECONDS, LONG_SECONDS)
+        judge = cloud.judge("mac")
+
+        async def slow() -> Port:
+            try:
+                return await judge()
+            finally:
+                if cloud.looks["mac"] == 1:
+                    cloud.known["mac"] = port("p")
+                    holding.heard({"mac"})
+
+        assert (await holding.held(slow, {"mac"})).id == "p"
+        assert cloud.looks["mac"] == 2
+
+    asyncio.run(scene())
+
+
+def test_an_overtaken_judgement_is_made_again_at_once() -> None:
+    async def scene() -> None:
+        results: list[Exception | Port] = [OvertakenError(), port("p")]
+
+        async def judge() -> Port:
+            result = results.pop(0)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        assert (await Holding(LONG_SECONDS, LONG_SECONDS).held(judge, {"mac"})).id == "p"
+
+    asyncio.run(scene())
+
+
+def test_without_news_it_is_judged_again_after_a_while() -> None:
+    async def scene() -> None:
+        cloud, holding = Cloud(), Holding(LONG_SECONDS, 0.001)
+        waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac"}))
+        while cloud.looks["mac"] < 3:  # noqa: ASYNC110 - nothing tells of a look
+            await asyncio.sleep(0.001)
+        cloud.known["mac"] = port("p")
+        assert (await waiting).id == "p"
+
+    asyncio.run(scene())
+
+
+def test_when_the_time_is_over_it_says_why() -> None:
+    cloud = Cloud()
+    with pytest.raises(NotKnownYet, match=r"held for 0\.01 s: nothing is known of mac"):
+        asyncio.run(Holding(0.01).held(cloud.judge("mac"), {"mac"}))

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.control_api.compute.key_generation import fingerprint, make_ssh_key
+from openimds.resources.errors import BadRequest
+
+ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMYXwQyZ9mXW3kUPv"
+
+
+def test_a_fingerprint_does_not_depend_on_the_comment() -> None:
+    assert (
+        fingerprint("ssh", ED25519)
+        == fingerprint("ssh", ED25519 + " me at home")
+        == ("61:04:35:d5:1a:f3:c8:b4:32:00:12:c2:fb:be:fa:43")
+    )
+
+
+def test_a_made_key_shows_nothing_of_itself() -> None:
+    key = make_ssh_key()
+    assert "PRIVATE" in key.private_key
+    assert "PRIVATE" not in repr(key)
+
+
+@pytest.mark.parametrize("kind", ["ssh", "x509"])
+@pytest.mark.parametrize("text", ["", "x", "ssh-rsa", "ssh-rsa x", "ssh-rsa AAAA", f"{ED25519}\n{ED25519}"])
+def test_what_is_no_key(kind: str, text: str) -> None:
+    with pytest.raises(BadRequest, match="public_key"):
+        fingerprint(kind, text)

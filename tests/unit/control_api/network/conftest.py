@@ -1,0 +1,145 @@
+"""The network service over a real store, as three callers see it: a member, another project's member, an operator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from openimds.control_api import network
+from openimds.control_api.app import Service, Services, build_app
+from openimds.control_api.context import Context
+from openimds.control_api.watch import routes
+from openimds.resources.errors import Unauthorized
+from openimds.store import schema
+from openimds.store.engine import Store
+from openimds.store.network.network_store import NetworkStore
+from openimds.store.watch_store import WatchStore
+
+URL = "http://testserver"
+ROLES = {"member": "member", "reader": "reader", "stranger": "member", "operator": "admin", "agent": "service"}
+PROJECTS = {"reader": "member-project"}
+"""Of those tokens whose project is not named after them."""
+
+
+class Names:
+    """An Authenticator whose tokens are names; everybody's project has the same name."""
+
+    def context(self, token: str, request_id: str) -> Context:
+        if token not in ROLES:
+            raise Unauthorized("The token is unknown.")
+        project_id = PROJECTS.get(token, f"{token}-project")
+        return Context(user_id=token, project_id=project_id, roles=frozenset({ROLES[token]}), request_id=request_id)
+
+
+@dataclass
+class Http:
+    """Calls an application without a socket, one call at a time."""
+
+    app: FastAPI
+    runner: asyncio.Runner
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return self.runner.run(self._request(method, path, **options))
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    async def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url=URL) as client:
+            return await client.request(method, path, **options)
+
+
+@dataclass
+class Person:
+    """Somebody with a token."""
+
+    http: Http
+    token: str
+
+    def call(self, method: str, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        headers = {"X-Auth-Token": self.token, **options.pop("headers", {})}
+        return self.http.request(method, path, json=body, headers=headers, **options)
+
+    def get(self, path: str, status: int = 200) -> Any:
+        return self._json(self.call("GET", f"/network/v2.0{path}"), status)
+
+    def post(self, path: str, body: Any, status: int = 201) -> Any:
+        return self._json(self.call("POST", f"/network/v2.0{path}", body), status)
+
+    def put(self, path: str, body: Any = None, status: int = 200) -> Any:
+        return self._json(self.call("PUT", f"/network/v2.0{path}", body), status)
+
+    def delete(self, path: str, status: int = 204) -> Any:
+        return self._json(self.call("DELETE", f"/network/v2.0{path}"), status)
+
+    def make(self, kind: str, **attributes: Any) -> Any:
+        path = {"security_group": "security-groups"}.get(kind, f"{kind}s")
+        return self.post(f"/{path}", {kind: attributes})[kind]
+
+    @staticmethod
+    def _json(answer: httpx.Response, status: int) -> Any:
+        assert answer.status_code == status, answer.text
+        return answer.json() if answer.content else None
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
+    schema.upgrade(made)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bell(store: Store) -> routes.Bell:
+    return routes.Bell(WatchStore(store))
+
+
+@pytest.fixture
+def app(store: Store, bell: routes.Bell) -> FastAPI:
+    routers = (
+        Service("/network", network.router(NetworkStore(store), URL)),
+        Service("/openimds/v1", routes.router(WatchStore(store), bell)),
+    )
+    services = Services(authenticator=Names(), routers=routers, healthy=store.revision, registry=CollectorRegistry())
+    return build_app(services)
+
+
+@pytest.fixture
+def http(app: FastAPI) -> Iterator[Http]:
+    with asyncio.Runner() as runner:
+        yield Http(app, runner)
+
+
+@pytest.fixture
+def member(http: Http) -> Person:
+    return Person(http, "member")
+
+
+@pytest.fixture
+def reader(http: Http) -> Person:
+    return Person(http, "reader")
+
+
+@pytest.fixture
+def stranger(http: Http) -> Person:
+    return Person(http, "stranger")
+
+
+@pytest.fixture
+def operator(http: Http) -> Person:
+    return Person(http, "operator")
+
+
+@pytest.fixture
+def agent(http: Http) -> Person:
+    return Person(http, "agent")

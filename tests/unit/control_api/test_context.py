@@ -1,0 +1,53 @@
+"""The caller of a request, and what its role may do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from starlette.datastructures import URL
+
+from openimds.control_api.context import Context, current
+from openimds.resources.errors import Forbidden
+
+
+class HostUrlRequest(Request):
+    """A request whose URL is what a Starlette makes of `Host: x/v3` that does not check the header."""
+
+    @property
+    def url(self) -> URL:
+        return URL(f"http://x/v3{self.scope['path']}")
+
+
+class Readers:
+    """An authenticator that takes every token as a reader's."""
+
+    def context(self, token: str, request_id: str) -> Context:
+        return Context(user_id=token, project_id="p1", roles=frozenset({"reader"}), request_id=request_id)
+
+
+def request(path: str, kind: type[Request] = Request) -> Request:
+    app = FastAPI()
+    app.state.authenticator = Readers()
+    scope: dict[str, Any] = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"", "headers": [(b"x-auth-token", b"rita")],
+        "server": ("127.0.0.1", 5000), "app": app,
+    }  # fmt: skip
+    return kind(scope)
+
+
+@pytest.mark.parametrize("path", ["/v3", "/v3/auth/tokens"])
+def test_reader_may_change_its_own_identity(path: str) -> None:
+    assert current(request(path)).user_id == "rita"
+
+
+@pytest.mark.parametrize("path", ["/network/v2.0/networks", "/v3x", "/v30/users"])
+def test_reader_changes_nothing_elsewhere(path: str) -> None:
+    with pytest.raises(Forbidden):
+        current(request(path))
+
+
+def test_host_header_does_not_make_a_path_one_of_identity() -> None:
+    with pytest.raises(Forbidden):
+        current(request("/network/v2.0/networks", HostUrlRequest))

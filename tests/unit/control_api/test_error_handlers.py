@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from openimds.control_api.error_handlers import NotAcceptable, Problem, answer, problem_of
+from openimds.resources import errors
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.BadRequest("name", "is missing"), 400),
+        (errors.Unauthorized("who?"), 401),
+        (errors.Forbidden("no"), 403),
+        (errors.NotFound("gone"), 404),
+        (NotAcceptable("2.999"), 406),
+        (errors.Conflict("taken"), 409),
+        (errors.RevisionGone("list again"), 410),
+        (errors.PayloadTooLarge("much"), 413),
+        (errors.NotSupported("not here"), 501),
+        (errors.StoreUnavailable("disk full"), 503),
+    ],
+)
+def test_an_error_has_one_status(error: errors.OpenimdsError, status: int) -> None:
+    problem = problem_of(error)
+    assert problem.status == status
+    assert problem.message == error.message
+
+
+def test_a_quota_is_409_for_neutron_and_403_elsewhere() -> None:
+    over = errors.QuotaExceeded("too many")
+    assert problem_of(over, "/network/v2.0/ports").status == 409
+    assert problem_of(over, "/compute/v2.1/servers").status == 403
+
+
+def test_an_error_nobody_gave_a_status_tells_nothing_of_itself() -> None:
+    problem = problem_of(errors.OpenimdsError("select * from secrets"))
+    assert problem.status == 500
+    assert "secrets" not in problem.message
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/v3/users", {"error": {"code": 404, "title": "Not Found", "message": "gone"}}),
+        ("/network/v2.0/ports", {"NeutronError": {"type": "PortNotFound", "message": "gone", "detail": ""}}),
+        ("/compute/v2.1/servers", {"itemNotFound": {"code": 404, "message": "gone"}}),
+        ("/image/v2/images", {"message": "gone", "code": "404 Not Found", "title": "Not Found"}),
+        ("/openimds/v1/snapshot", {"error": {"code": 404, "title": "Not Found", "message": "gone"}}),
+        ("/computer", {"error": {"code": 404, "title": "Not Found", "message": "gone"}}),
+    ],
+)
+def test_each_service_has_its_form(path: str, form: dict[str, object]) -> None:
+    made = answer(path, Problem(404, "gone", "PortNotFound"))
+    assert json.loads(bytes(made.body)) == form
+
+
+def test_a_status_that_nova_has_no_name_for_is_a_compute_fault() -> None:
+    assert "computeFault" in json.loads(bytes(answer("/compute/v2.1/servers", Problem(406, "no")).body))

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.control_api.pagination import MAX_LIMIT, PagingAsked, next_link, page, paging_asked
+from openimds.resources.errors import BadRequest
+
+ITEMS = ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "items", "more"),
+    [
+        (PagingAsked(10), ITEMS, False),
+        (PagingAsked(2), ["a", "b"], True),
+        (PagingAsked(2, "b"), ["c", "d"], False),
+        (PagingAsked(1, "b"), ["c"], True),
+        (PagingAsked(2, "d"), [], False),
+    ],
+)
+def test_a_page(asked: PagingAsked, items: list[str], more: bool) -> None:
+    found = page(ITEMS, asked, key=lambda item: item)
+    assert (list(found.items), found.more) == (items, more)
+
+
+def test_a_marker_that_is_not_there() -> None:
+    with pytest.raises(BadRequest, match="marker"):
+        page(ITEMS, PagingAsked(1, "z"), key=lambda item: item)
+
+
+def test_limits() -> None:
+    assert paging_asked(None).limit == MAX_LIMIT
+    assert paging_asked(0).limit == MAX_LIMIT
+    assert paging_asked(10**9).limit == MAX_LIMIT
+
+
+def test_the_next_page_is_the_same_question() -> None:
+    link = next_link("http://c/servers", [("name", "a b"), ("marker", "old"), ("limit", "2")], "new")
+    assert link == {"rel": "next", "href": "http://c/servers?name=a+b&limit=2&marker=new"}

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.guest_identity.privileged import PRIVILEGED, is_privileged, was_privileged
+
+
+@pytest.mark.parametrize(("port", "expected"), [(0, False), (1, True), (1023, True), (1024, False), (65535, False)])
+def test_ports(port: int, expected: bool) -> None:
+    assert is_privileged(port) is expected
+
+
+@pytest.mark.parametrize("name", [PRIVILEGED, PRIVILEGED.lower(), PRIVILEGED.upper()])
+def test_as_the_hop_before_says(name: str) -> None:
+    assert was_privileged(((name.encode(), b"1"),))
+    assert not was_privileged(((name.replace("-", "_").encode(), b"1"),))
+    assert not was_privileged(())

@@ -1,0 +1,62 @@
+"""A list that the kernel says was interrupted is asked for again."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import closing
+
+import pytest
+
+from openimds.linux.netlink import socket
+from openimds.linux.netlink.socket import HEADER, NLM_F_DUMP_INTR, NLMSG_DONE, Conversation
+
+NEW_LINK, GET_LINK = 16, 18
+
+
+def said(kind: int, payload: bytes, flags: int = 0) -> bytes:
+    return HEADER.pack(HEADER.size + len(payload), kind, flags, 1, 0) + payload
+
+
+class Kernel:
+    """In place of the socket: says these datagrams, one at a time."""
+
+    def __init__(self, *datagrams: bytes) -> None:
+        self._datagrams = deque(datagrams)
+        self.asked = 0
+
+    def send(self, _question: bytes) -> None:
+        self.asked += 1
+
+    def recvmsg(self, _size: int) -> tuple[bytes, list[object], int, None]:
+        return self._datagrams.popleft(), [], 0, None
+
+    def close(self) -> None: ...
+
+
+END = said(NLMSG_DONE, bytes(4))
+
+
+def dumped(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> bytes:
+    monkeypatch.setattr(socket, "DUMP_PAUSE_SECONDS", 0)
+    with closing(Conversation()) as conversation:
+        conversation._socket.close()
+        monkeypatch.setattr(conversation, "_socket", kernel)
+        return conversation.dump(GET_LINK, b"")
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_what_changed_while_it_was_listed_is_listed_again(monkeypatch: pytest.MonkeyPatch, at_end: bool) -> None:
+    old, new = said(NEW_LINK, b"old."), said(NEW_LINK, b"new.")
+    marked = said(NEW_LINK, b"old.", 0 if at_end else NLM_F_DUMP_INTR)
+    marked_end = said(NLMSG_DONE, bytes(4), NLM_F_DUMP_INTR if at_end else 0)
+    kernel = Kernel(old, marked, marked_end, new, new + END)
+    assert dumped(monkeypatch, kernel) == new + new
+    assert kernel.asked == 2
+
+
+def test_what_never_rests_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = said(NLMSG_DONE, bytes(4), NLM_F_DUMP_INTR)
+    kernel = Kernel(*[interrupted] * socket.DUMP_TRIES)
+    with pytest.raises(OSError, match="changed faster than it could be read"):
+        dumped(monkeypatch, kernel)
+    assert kernel.asked == socket.DUMP_TRIES

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.metadata.imds_options import PROPERTIES, Policy, TokenMode, mistakes, policy_of
+
+DEFAULT = Policy(http_put_response_hop_limit=2)
+
+
+def test_nothing_said() -> None:
+    assert policy_of({}, DEFAULT) is DEFAULT
+    assert policy_of({"team": "red", "HttpTokens": "required"}, DEFAULT) is DEFAULT
+
+
+def test_everything_said() -> None:
+    said = {
+        "imds:HttpTokens": "required",
+        "imds:OpenStackTokens": "Required",
+        "imds:HttpEndpoint": "disabled",
+        "imds:HttpPutResponseHopLimit": "64",
+        "imds:InstanceMetadataTags": " ENABLED ",
+        "imds:RootOnly": "enabled",
+        "imds:UserDataMinutes": "30",
+    }
+    assert set(said) == set(PROPERTIES)
+    assert policy_of(said, DEFAULT) == Policy(
+        http_tokens=TokenMode.REQUIRED,
+        openstack_tokens=TokenMode.REQUIRED,
+        http_endpoint=False,
+        http_put_response_hop_limit=64,
+        instance_metadata_tags=True,
+        root_only=True,
+        user_data_minutes=30,
+    )
+    assert list(mistakes(said)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("imds:HttpTokens", "requierd"),
+        ("imds:HttpTokens", ""),
+        ("imds:OpenStackTokens", "off"),
+        ("imds:HttpEndpoint", "no"),
+        ("imds:HttpPutResponseHopLimit", "0"),
+        ("imds:HttpPutResponseHopLimit", "65"),
+        ("imds:HttpPutResponseHopLimit", "two"),
+        ("imds:InstanceMetadataTags", "true"),
+        ("imds:httptokens", "required"),
+    ],
+)
+def test_what_cannot_be_read_counts_as_not_set_and_is_told(name: str, value: str) -> None:
+    said = {"team": "red", name: value}
+    assert policy_of(said, DEFAULT) == DEFAULT
+    ((told, sentence),) = mistakes(said)
+    assert told == name
+    assert sentence.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "result"),
+    [("required", "off", "required"), ("optional", "off", "optional"), ("optional", "required", "required"),
+     ("off", "optional", "optional")],
+)  # fmt: skip
+def test_enforced(default: str, asked: str, result: str) -> None:
+    strict = Policy(http_tokens=TokenMode(default), openstack_tokens=TokenMode.REQUIRED, tokens_are_enforced=True)
+    policy = policy_of({"imds:HttpTokens": asked, "imds:OpenStackTokens": "optional"}, strict)
+    assert policy.http_tokens is TokenMode(result)
+    assert policy.openstack_tokens is TokenMode.REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("default", "asked", "result"), [(0, "10", 10), (30, "10", 10), (30, "60", 30), (30, "0", 30), (0, "0", 0)]
+)
+def test_enforced_times(default: int, asked: str, result: int) -> None:
+    strict = Policy(user_data_minutes=default, root_only=True, tokens_are_enforced=True)
+    policy = policy_of({"imds:UserDataMinutes": asked, "imds:RootOnly": "disabled"}, strict)
+    assert policy.user_data_minutes == result
+    assert policy.root_only
+
+
+def test_who_gives_tokens() -> None:
+    assert DEFAULT.gives_tokens
+    assert not Policy(http_tokens=TokenMode.OFF).gives_tokens
+    assert Policy(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED).gives_tokens

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+
+from openimds.metadata.outcome import Answer, Decision, Refusal, StorePassword
+from openimds.metadata.paths import parse_path
+from openimds.metadata.router import DocumentRequest, decide, forbid_options, public_answer
+
+
+def ask(reading, method: str, target: bytes, body: bytes | None = b"") -> Decision:
+    return decide(DocumentRequest(method=method, path=parse_path(target), body=body), reading)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "target", [b"/", b"/openstack", b"/latest/meta-data/hostname", b"/openstack/latest/meta_data.json"]
+)
+def test_reading(reading_of, method: str, target: bytes) -> None:
+    assert isinstance(ask(reading_of(), method, target), Answer)
+
+
+def test_the_password_can_be_posted(reading_of) -> None:
+    assert ask(reading_of(), "POST", b"/openstack/latest/password", b"pw") == StorePassword("pw")
+    answer = ask(reading_of(password="x"), "GET", b"/openstack/latest/password")
+    assert isinstance(answer, Answer)
+    assert answer.body == b"x"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("POST", b"/openstack/latest/meta_data.json", 405),
+        ("PUT", b"/", 405),
+        ("get", b"/latest/meta-data/hostname", 405),
+        ("FOO", b"/latest/meta-data/nope", 404),
+        ("PUT", b"/latest/api/token", 404),
+        ("PUT", b"/openstack/latest/password", 400),
+        ("HEAD", b"/openstack/latest/password", 400),
+        ("POST", b"/openstack/2012-08-10/password", 404),
+        ("OPTIONS", b"/openstack/latest/password", 405),
+        ("OPTIONS", b"/nope", 405),
+    ],
+)
+def test_refusals(reading_of, method: str, target: bytes, status: int) -> None:
+    with pytest.raises(Refusal) as refused:
+        ask(reading_of(), method, target)
+    assert refused.value.status == status
+    assert bool(refused.value.headers) == (status == 405)
+
+
+def test_the_public_root() -> None:
+    assert public_answer("HEAD").body.startswith(b"1.0\n")
+    with pytest.raises(Refusal):
+        public_answer("DELETE")
+
+
+def test_options() -> None:
+    forbid_options("GET")
+    with pytest.raises(Refusal):
+        forbid_options("OPTIONS")

@@ -1,0 +1,153 @@
+"""The table of IMDSv2: who gets a token, who may read."""
+
+from __future__ import annotations
+
+import pytest
+
+from openimds.metadata.imds_options import Policy, TokenMode
+from openimds.metadata.outcome import Refusal
+from openimds.metadata.paths import parse_path
+from openimds.metadata.session_policy import IssueToken, Presented, Session, admit, token_answer
+
+OPTIONAL = Policy()
+REQUIRED = Policy(http_tokens=TokenMode.REQUIRED)
+BOTH = Policy(http_tokens=TokenMode.REQUIRED, openstack_tokens=TokenMode.REQUIRED)
+OPENSTACK_ALONE = Policy(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED)
+OFF = Policy(http_tokens=TokenMode.OFF)
+DISABLED = Policy(http_endpoint=False)
+
+TOKEN = b"/latest/api/token"
+LEAF = b"/latest/meta-data/hostname"
+DOCUMENT = b"/openstack/latest/meta_data.json"
+PASSWORD = b"/openstack/latest/password"
+
+GOOD = Session(presented=Presented.GOOD)
+BAD = Session(presented=Presented.BAD)
+NOTHING = Session()
+TTL = Session(ttl_seconds=60)
+
+
+def outcome(method: str, target: bytes, policy: Policy, session: Session) -> int | IssueToken | None:
+    try:
+        return admit(method, parse_path(target), policy, session)
+    except Refusal as refusal:
+        return refusal.status
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "session", "expected"),
+    [
+        ("PUT", TOKEN, TTL, IssueToken(60, 1)),
+        ("PUT", b"/ec2/latest/api/token/", TTL, IssueToken(60, 1)),
+        ("PUT", b"//latest/./api/token", TTL, IssueToken(60, 1)),
+        ("PUT", TOKEN, Session(ttl_seconds=60, presented=Presented.BAD), IssueToken(60, 1)),
+        ("PUT", TOKEN, NOTHING, 400),
+        ("PUT", TOKEN, Session(ttl_seconds=60, is_forwarded=True), 403),
+        ("PUT", b"/2021-03-23/api/token", TTL, 403),
+        ("PUT", b"/2009-04-04/api/token", TTL, 403),
+        ("PUT", b"/1.0/api/token", TTL, 403),
+        ("GET", b"/2009-04-04/api/token", NOTHING, None),
+        ("PUT", b"/nonsense/api/token", TTL, None),
+        ("PUT", b"/openstack/latest/api/token", TTL, None),
+        ("PUT", b"/latest/api/token/x", TTL, None),
+        ("GET", TOKEN, NOTHING, 405),
+        ("GET", TOKEN, GOOD, 405),
+        ("HEAD", TOKEN, NOTHING, 405),
+        ("POST", TOKEN, TTL, 405),
+        ("put", TOKEN, TTL, 405),
+        ("DELETE", TOKEN, NOTHING, 405),
+        ("PUT", LEAF, NOTHING, None),
+    ],
+)
+def test_asking_for_a_token(method: str, target: bytes, session: Session, expected: object) -> None:
+    assert outcome(method, target, OPTIONAL, session) == expected
+
+
+@pytest.mark.parametrize(
+    ("policy", "target", "statuses"),
+    [
+        # with nothing, a good one, a bad one
+        (OPTIONAL, LEAF, (None, None, 401)),
+        (OPTIONAL, DOCUMENT, (None, None, 401)),
+        (REQUIRED, LEAF, (401, None, 401)),
+        (REQUIRED, b"/", (401, None, 401)),
+        (REQUIRED, b"/ec2/1.0/meta-data", (401, None, 401)),
+        (REQUIRED, b"/openstack/../latest/user-data", (401, None, 401)),
+        (REQUIRED, b"/openstac%6b/%2e%2e/latest/user-data", (401, None, 401)),
+        (REQUIRED, DOCUMENT, (None, None, 401)),
+        (BOTH, DOCUMENT, (401, None, 401)),
+        (BOTH, LEAF, (401, None, 401)),
+        (OPENSTACK_ALONE, LEAF, (None, None, None)),
+        (OPENSTACK_ALONE, DOCUMENT, (401, None, 401)),
+        (OFF, LEAF, (None, None, None)),
+        (OFF, DOCUMENT, (None, None, None)),
+        (DISABLED, LEAF, (403, 403, 403)),
+        (DISABLED, DOCUMENT, (403, 403, 403)),
+        (DISABLED, b"/", (403, 403, 403)),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_reading(method: str, policy: Policy, target: bytes, statuses: tuple[int | None, ...]) -> None:
+    assert tuple(outcome(method, target, policy, session) for session in (NOTHING, GOOD, BAD)) == statuses
+
+
+def test_the_password_is_shut_like_its_tree() -> None:
+    assert outcome("POST", PASSWORD, BOTH, NOTHING) == 401
+    assert outcome("POST", PASSWORD, BOTH, GOOD) is None
+    assert outcome("POST", PASSWORD, REQUIRED, NOTHING) is None
+
+
+def test_other_methods_are_refused_as_ever() -> None:
+    assert outcome("DELETE", LEAF, BOTH, NOTHING) is None
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_off_is_as_if_there_were_none(method: str) -> None:
+    assert outcome(method, TOKEN, OFF, TTL) is None
+    assert outcome(method, TOKEN, DISABLED, TTL) == 403
+
+
+def test_a_token_where_openstack_alone_needs_one() -> None:
+    assert outcome("PUT", TOKEN, OPENSTACK_ALONE, TTL) == IssueToken(60, 1)
+
+
+def test_the_answer() -> None:
+    answer = token_answer("abc", 60, 2)
+    assert (answer.status, answer.body, answer.content_type) == (200, b"abc", "text/plain; charset=UTF-8")
+    assert dict(answer.headers) == {
+        "X-aws-ec2-metadata-token-ttl-seconds": "60",
+        "Cache-Control": "no-store",
+        "X-Openimds-Hop-Limit": "2",
+    }
+
+
+def test_405_says_what_can_be_done() -> None:
+    with pytest.raises(Refusal) as refused:
+        admit("GET", parse_path(TOKEN), OPTIONAL, NOTHING)
+    assert refused.value.headers == (("Allow", "PUT"),)
+
+
+ROOT_ONLY = Policy(root_only=True)
+CLOSING = Policy(user_data_minutes=10)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])
+@pytest.mark.parametrize("target", [LEAF, DOCUMENT, TOKEN, PASSWORD, b"/", b"/nope"])
+def test_where_only_root_may_ask(method: str, target: bytes) -> None:
+    assert outcome(method, target, ROOT_ONLY, TTL) == 403
+    assert outcome(method, target, ROOT_ONLY, Session(is_roots=True, ttl_seconds=60)) != 403
+
+
+@pytest.mark.parametrize("target", [b"/latest/user-data", b"/2009-04-04/user-data/", b"/openstack/latest/user_data"])
+def test_user_data_are_closed_some_time_after_the_launch(target: bytes) -> None:
+    for age, expected in ((None, None), (0.0, None), (599.9, None), (600.0, 403), (1e9, 403)):
+        assert outcome("GET", target, CLOSING, Session(age_seconds=age)) == expected
+        assert outcome("HEAD", target, CLOSING, Session(age_seconds=age)) == expected
+    assert outcome("GET", target, OPTIONAL, Session(age_seconds=1e9)) is None
+
+
+@pytest.mark.parametrize(
+    "target", [LEAF, DOCUMENT, b"/openstack/latest/user-data", b"/latest/user_data", b"/user-data"]
+)
+def test_everything_else_stays_open(target: bytes) -> None:
+    assert outcome("GET", target, CLOSING, Session(age_seconds=1e9)) is None

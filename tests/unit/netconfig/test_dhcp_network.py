@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.netconfig.cloud import DHCP_PORT, GUEST_PORT, NETWORK, SUBNET, dhcp_network, subnet_v6
+
+from openimds.netconfig.dhcp_network import dhcp_device_id, own_dhcp_port, wanted_fixed_ips, wants_dhcp
+from openimds.resources.network import FixedIP
+
+OTHER = replace(SUBNET, id="subnet-5", cidr="192.168.50.0/24")
+
+
+def test_device_id_is_neutrons() -> None:
+    # python -c 'import uuid; print(uuid.uuid5(uuid.NAMESPACE_DNS, "node1"))'
+    expected = f"dhcp8461c769-9756-5dd2-a662-868702182d0e-{NETWORK.id}"
+    assert dhcp_device_id("node1", NETWORK.id) == expected
+    assert dhcp_device_id("node1.example.org", NETWORK.id) == expected
+
+
+def test_own_port_is_told_from_another_hosts() -> None:
+    foreign = replace(DHCP_PORT, id="0", device_id=dhcp_device_id("node2", NETWORK.id))
+    later = replace(DHCP_PORT, id="f")
+    assert own_dhcp_port([later, foreign, GUEST_PORT, DHCP_PORT], "node1", NETWORK.id) == DHCP_PORT
+    assert own_dhcp_port([foreign, GUEST_PORT], "node1", NETWORK.id) is None
+
+
+@pytest.mark.parametrize(
+    ("subnets", "port", "wanted"),
+    [
+        ([SUBNET], None, (FixedIP("subnet-4", ""),)),
+        ([SUBNET], DHCP_PORT, None),
+        ([SUBNET, OTHER], DHCP_PORT, (FixedIP("subnet-4", "192.168.40.121"), FixedIP("subnet-5", ""))),
+        ([replace(SUBNET, enable_dhcp=False), OTHER], DHCP_PORT, (FixedIP("subnet-5", ""),)),
+    ],
+    ids=["no port yet", "as it should be", "a subnet more", "one goes, one comes"],
+)
+def test_wanted_fixed_ips(subnets, port, wanted) -> None:
+    assert wanted_fixed_ips(subnets, port) == wanted
+
+
+def test_only_subnets_with_an_address_are_served() -> None:
+    dhcp = dhcp_network(subnets=(SUBNET, OTHER, replace(SUBNET, id="subnet-off", enable_dhcp=False), subnet_v6()))
+    assert dhcp.served_subnets == (SUBNET,)
+    assert dhcp.device_name == "tap01e7ee7b-98"
+    assert dhcp.own_address(SUBNET) == "192.168.40.121"
+
+
+@pytest.mark.parametrize(
+    ("network", "subnets", "wants"),
+    [
+        (NETWORK, [SUBNET], True),
+        (NETWORK, [], False),
+        (NETWORK, [replace(SUBNET, enable_dhcp=False)], False),
+        (replace(NETWORK, admin_state_up=False), [SUBNET], False),
+    ],
+)
+def test_wants_dhcp(network, subnets, wants) -> None:
+    assert wants_dhcp(network, subnets) is wants

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.unit.netconfig.cloud import DHCP_PORT, GUEST_PORT, ROUTER_PORT, SUBNET, dhcp_network, subnet_v6
+
+from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.netconfig.metadata_path import (
+    Way,
+    isolated_subnets,
+    metadata_network_router,
+    needs_proxy,
+    way_to_metadata,
+)
+from openimds.resources.network import FixedIP
+
+NONE = MetadataChoice()
+FORCED = MetadataChoice(force_metadata=True)
+ISOLATED = MetadataChoice(enable_isolated_metadata=True)
+BOTH = MetadataChoice(enable_isolated_metadata=True, enable_metadata_network=True)
+NETWORK_ALONE = MetadataChoice(enable_metadata_network=True)
+
+METADATA_SUBNET = replace(SUBNET, id="subnet-m", cidr="169.254.169.252/30", gateway_ip="169.254.169.253")
+METADATA_DHCP_PORT = replace(DHCP_PORT, fixed_ips=(FixedIP("subnet-m", "169.254.169.254"),))
+METADATA_ROUTER_PORT = replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-m", "169.254.169.253"),))
+
+
+@pytest.mark.parametrize(
+    ("ports", "isolated"),
+    [
+        ([], {"subnet-4"}),
+        ([GUEST_PORT], {"subnet-4"}),
+        ([ROUTER_PORT], set()),
+        ([replace(ROUTER_PORT, device_owner="network:router_interface_distributed")], set()),
+        ([replace(ROUTER_PORT, device_owner="network:ha_router_replicated_interface")], set()),
+        ([replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-4", "192.168.40.9"),))], {"subnet-4"}),
+    ],
+    ids=["no port", "a guest", "a router", "distributed", "replicated", "a router beside the gateway"],
+)
+def test_isolated(ports, isolated) -> None:
+    assert isolated_subnets([SUBNET], ports) == isolated
+
+
+def test_subnet_without_a_gateway_is_isolated() -> None:
+    assert isolated_subnets([replace(SUBNET, gateway_ip=None)], [ROUTER_PORT]) == {"subnet-4"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "alone", "routed", "metadata_network"),
+    [
+        (NONE, False, False, False),
+        (FORCED, True, True, True),
+        (ISOLATED, True, False, False),
+        (BOTH, True, False, True),
+        (NETWORK_ALONE, False, False, False),
+    ],
+    ids=["none", "force_metadata", "enable_isolated_metadata", "both", "enable_metadata_network alone"],
+)
+def test_proxy_in_the_dhcp_namespace(choice, alone, routed, metadata_network) -> None:
+    assert needs_proxy(dhcp_network(GUEST_PORT), choice) is alone
+    assert needs_proxy(dhcp_network(ROUTER_PORT), choice) is routed
+    behind_router = dhcp_network(METADATA_ROUTER_PORT, subnets=(METADATA_SUBNET,), dhcp_port=METADATA_DHCP_PORT)
+    assert needs_proxy(behind_router, choice) is metadata_network
+
+
+def test_no_proxy_before_the_port_has_an_address() -> None:
+    assert not needs_proxy(dhcp_network(dhcp_port=replace(DHCP_PORT, fixed_ips=())), FORCED)
+
+
+def test_metadata_network_speaks_for_its_router() -> None:
+    dhcp = dhcp_network(METADATA_ROUTER_PORT, subnets=(METADATA_SUBNET,), dhcp_port=METADATA_DHCP_PORT)
+    assert metadata_network_router(dhcp, BOTH) == "router-1"
+    assert metadata_network_router(dhcp, FORCED) is None
+    assert metadata_network_router(dhcp_network(ROUTER_PORT, subnets=(SUBNET, subnet_v6())), BOTH) is None
+
+
+def test_metadata_subnet_beside_another_one_speaks_for_no_router() -> None:
+    """A project can add such a subnet to its own network, which another project's router may serve."""
+    dhcp = dhcp_network(ROUTER_PORT, METADATA_ROUTER_PORT, subnets=(SUBNET, METADATA_SUBNET))
+    assert metadata_network_router(dhcp, BOTH) is None
+
+
+@pytest.mark.parametrize(
+    ("ports", "choice", "way", "next_hop"),
+    [
+        ((), FORCED, Way.DHCP, "192.168.40.121"),
+        ((ROUTER_PORT,), FORCED, Way.DHCP, "192.168.40.121"),
+        ((), ISOLATED, Way.DHCP, "192.168.40.121"),
+        ((ROUTER_PORT,), ISOLATED, Way.ROUTER, "192.168.40.1"),
+        ((ROUTER_PORT,), NONE, Way.ROUTER, "192.168.40.1"),
+        ((), NONE, Way.NONE, None),
+    ],
+)
+def test_way(ports, choice, way, next_hop) -> None:
+    found = way_to_metadata(dhcp_network(*ports), SUBNET, choice)
+    assert (found.way, found.next_hop) == (way, next_hop)
+
+
+@pytest.mark.parametrize(
+    ("subnet", "choice", "words"),
+    [
+        (SUBNET, NONE, "both force_metadata and enable_isolated_metadata are off"),
+        (replace(SUBNET, gateway_ip=None), NONE, "the subnet names none"),
+        (replace(SUBNET, enable_dhcp=False), ISOLATED, "DHCP is off"),
+        (replace(SUBNET, id="subnet-new"), ISOLATED, "no address on subnet subnet-new yet"),
+    ],
+)
+def test_reason_names_what_is_missing(subnet, choice, words) -> None:
+    assert words in way_to_metadata(dhcp_network(subnets=(subnet,)), subnet, choice).reason

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.unit.netconfig.cloud import (
+    EXTERNAL_SUBNET,
+    FLOATING,
+    GATEWAY_PORT,
+    ROUTER,
+    ROUTER_PORT,
+    SUBNET,
+    router_view,
+    subnet_v6,
+)
+
+from openimds.netconfig.namespace_state import Bridge, Device, Route
+from openimds.netconfig.router_namespace import router_bridges, router_namespace_state, unreachable_routes
+from openimds.netconfig.router_view import RouterMetadata
+from openimds.resources.network import FixedIP, HostRoute
+
+METADATA = RouterMetadata()
+
+
+def test_devices_and_default_route() -> None:
+    state = router_namespace_state(router_view(floating_ips=(FLOATING,)), METADATA, "lab-")
+    assert state.name == "lab-qrouter-router-1"
+    assert state.devices == (
+        Device(
+            name="qr-bbbbbbbb-bb",
+            host_name="tapbbbbbbbb-bb",
+            bridge="brq2720a749-03",
+            mac_address="fa:16:3e:00:00:01",
+            mtu=1442,
+            addresses=frozenset({"192.168.40.1/24"}),
+        ),
+        Device(
+            name="qg-cccccccc-cc",
+            host_name="tapcccccccc-cc",
+            bridge="brqeeeeeeee-ee",
+            mac_address="fa:16:3e:00:00:02",
+            mtu=1500,
+            addresses=frozenset({"203.0.113.5/24", "203.0.113.50/32"}),
+        ),
+    )
+    assert state.routes == frozenset({Route("0.0.0.0/0", "203.0.113.1", "qg-cccccccc-cc")})
+    assert state.sysctls["net.ipv4.ip_forward"] == "1"
+    assert router_bridges(router_view()) == (
+        Bridge(name="brq2720a749-03", mtu=1442),
+        Bridge(name="brqeeeeeeee-ee", mtu=1500),
+    )
+
+
+def test_extra_routes_by_the_link_of_their_next_hop() -> None:
+    routes = (
+        HostRoute("10.9.0.0/16", "192.168.40.9"),
+        HostRoute("10.8.0.0/16", "172.16.0.1"),
+        HostRoute("0.0.0.0/0", "192.168.40.7"),
+    )
+    view = router_view(router=replace(ROUTER, routes=routes))
+    assert router_namespace_state(view, METADATA).routes == frozenset(
+        {
+            Route("10.9.0.0/16", "192.168.40.9", "qr-bbbbbbbb-bb"),
+            Route("0.0.0.0/0", "192.168.40.7", "qr-bbbbbbbb-bb"),
+        }
+    )
+    assert unreachable_routes(view) == ("10.8.0.0/16",)
+
+
+def test_switched_off_router_has_no_devices() -> None:
+    state = router_namespace_state(router_view(router=replace(ROUTER, admin_state_up=False)), METADATA)
+    assert state.devices == ()
+    assert state.routes == frozenset()
+
+
+def test_no_gateway_no_default_route() -> None:
+    state = router_namespace_state(router_view(gateway=None), METADATA)
+    assert state.routes == frozenset()
+    assert len(state.devices) == 1
+
+
+def test_own_address_is_nobodys_gateway() -> None:
+    subnet = replace(EXTERNAL_SUBNET, gateway_ip="203.0.113.5")
+    assert router_namespace_state(router_view(subnets=(SUBNET, subnet)), METADATA).routes == frozenset()
+
+
+def test_port_of_an_unknown_subnet_waits() -> None:
+    state = router_namespace_state(router_view(subnets=(EXTERNAL_SUBNET,)), METADATA)
+    assert state.devices[0].addresses == frozenset()
+
+
+def test_ipv6_network_has_the_service_beside_the_gateway() -> None:
+    port = replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-6", "2001:db8::1"),))
+    outside = subnet_v6("subnet-e6", cidr="2001:db8:e::/64", gateway_ip="2001:db8:e::1")
+    gateway = replace(GATEWAY_PORT, fixed_ips=(*GATEWAY_PORT.fixed_ips, FixedIP("subnet-e6", "2001:db8:e::5")))
+    view = router_view(internal=(port,), gateway=gateway, subnets=(subnet_v6(), EXTERNAL_SUBNET, outside))
+    state = router_namespace_state(view, METADATA)
+    assert state.devices[0].addresses == frozenset({"2001:db8::1/64", "fe80::a9fe:a9fe/64"})
+    assert state.routes == frozenset(
+        {
+            Route("0.0.0.0/0", "203.0.113.1", "qg-cccccccc-cc"),
+            Route("::/0", "2001:db8:e::1", "qg-cccccccc-cc"),
+        }
+    )
+    off = router_namespace_state(view, RouterMetadata(enable_metadata_proxy=False))
+    assert off.devices[0].addresses == frozenset({"2001:db8::1/64"})
+
+
+def test_interface_on_another_projects_network_does_not_take_the_service_address() -> None:
+    beside = replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-6", "2001:db8::66"),), project_id="other")
+    state = router_namespace_state(router_view(internal=(beside,), gateway=None, subnets=(subnet_v6(),)), METADATA)
+    assert state.devices[0].addresses == frozenset({"2001:db8::66/64"})

@@ -1,0 +1,161 @@
+"""The program as it is started: its socket, its log, its signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.unit.programs.metadata_api.metadata_stage import NET, Stage, agent_stage, port
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.client.testing import PASSWORD
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    with agent_stage(tmp_path) as made:
+        yield made
+
+
+def test_a_guest_is_answered_and_a_moved_address_is_the_new_owners(stage: Stage):
+    stage.start()
+    assert stage.ask() == (200, "vm-1 tenant-of-vm-1")
+    stage.control.delete("port", "p1")
+    stage.control.put("port", port("p2", "vm-2"))
+    until(lambda: stage.ask() == (200, "vm-2 tenant-of-vm-2"))
+    assert stage.ask("10.0.0.6")[0] == 404
+    until(lambda: stage.events("request answered"))
+    line = stage.events("request answered")[0]
+    assert (line["request_id"], line["instance_id"], line["network_id"]) == ("req-10.0.0.5", "vm-1", NET)
+    assert stage.events("takes our signature")
+    until(lambda: stage.control.calls)
+    beat = stage.control.calls[0]
+    assert beat.path == "/agents/openimds-metadata-agent/node1"
+    assert json.loads(beat.body)["agent_type"] == "Metadata agent"
+    assert stat.S_IMODE(stage.socket.stat().st_mode) == 0o644
+    assert stage.stop() == 0
+    assert "shared" not in stage.log.replace("shared_secret", "").replace("shared secret", "")
+    assert PASSWORD not in stage.log
+
+
+def test_it_goes_on_while_the_control_api_is_away_and_starts_without_it(stage: Stage):
+    stage.start()
+    stage.control.fail_with(503)
+    assert stage.ask() == (200, "vm-1 tenant-of-vm-1")
+    assert stage.ask("10.0.0.6")[0] == 503
+    stage.control.fail_with(None)
+    until(lambda: stage.ask("10.0.0.6")[0] == 404)
+    assert len(stage.events("the control API is lost")) <= 1
+
+
+def test_the_namespace_proxies_log_is_in_its_log(stage: Stage):
+    stage.start()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as haproxy:
+        haproxy.sendto(
+            b'{"request_id": "req-7", "status": 200, "source": "10.0.0.5"}', str(stage.folder / "haproxy_log")
+        )
+    until(lambda: stage.events("namespace proxy: request"))
+    assert stage.events("namespace proxy: request")[0]["request_id"] == "req-7"
+
+
+def test_two_different_secrets_are_said_at_the_start_and_mended_by_sighup(stage: Stage):
+    """The seeds' files: SECRET_KEY in one, SECRETE_KEY in the other."""
+    stage.api.secret = "SECRET_KEY"
+    stage.configure("SECRETE_KEY")
+    stage.start()
+    until(lambda: stage.events("refused our signature"))
+    assert stage.ask()[0] == 403
+    stage.configure("SECRET_KEY")
+    assert stage.process
+    stage.process.send_signal(signal.SIGHUP)
+    until(lambda: stage.events("was read again"))
+    assert stage.ask()[0] == 200
+    assert "SECRETE_KEY" not in stage.log
+
+
+def test_a_second_one_is_told_who_is_there(stage: Stage):
+    stage.start()
+    second = subprocess.run(stage.command(), capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    assert second.returncode != 0
+    assert f"another process listens on {stage.socket}" in second.stderr
+    assert stage.ask()[0] == 200
+
+
+def test_killed_and_started_again_it_takes_its_socket_back(stage: Stage):
+    stage.start()
+    assert stage.process
+    stage.process.kill()
+    stage.process.wait()
+    (stage.folder / "log").write_text("")
+    stage.start()
+    assert stage.ask()[0] == 200
+    assert stage.stop() == 0
+
+
+def test_several_workers_share_the_socket_and_a_dead_one_is_replaced(stage: Stage):
+    stage.configure("shared", "metadata_workers = 2")
+    stage.start()
+    assert stage.process
+    until(lambda: len(children(stage.process.pid)) == 2)  # type: ignore[union-attr]
+    assert {stage.ask()[0] for _ in range(10)} == {200}
+    before = children(stage.process.pid)
+    os.kill(min(before), signal.SIGKILL)
+    until(lambda: len(children(stage.process.pid) - before) == 1)  # type: ignore[union-attr]
+    until(lambda: stage.ask()[0] == 200)
+    assert stage.events("is started again")
+    assert stage.stop() == 0
+
+
+def test_the_figures_of_all_workers_are_summed(stage: Stage):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    stage.configure("shared", f"metadata_workers = 2\n[metrics]\nport = {port}")
+    stage.start()
+    assert {stage.ask()[0] for _ in range(10)} == {200}
+
+    def answered() -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANG_SECONDS) as page:
+            lines = page.read().decode().splitlines()
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith("openimds_metadata_agent_requests_total")
+        )
+
+    until(lambda: answered() == 10)
+
+
+def test_workers_end_with_a_killed_parent(stage: Stage):
+    stage.configure("shared", "metadata_workers = 2")
+    stage.start()
+    assert stage.process
+    workers = children(stage.process.pid)
+    stage.process.kill()
+    stage.process.wait()
+    until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
+    (left,) = (stage.folder / "metrics").iterdir()
+    stage.start()
+    until(lambda: [folder for folder in (stage.folder / "metrics").iterdir() if folder != left] and not left.exists())
+    until(lambda: len(stage.events("ready")) == 2, lambda: stage.log)
+    stage.process.terminate()
+    assert stage.process.wait(HANG_SECONDS) == 0
+    assert not list((stage.folder / "metrics").iterdir())
+
+
+def test_an_unknown_user_is_a_sentence(stage: Stage):
+    stage.configure("shared", "metadata_proxy_user = nobody-of-this-name")
+    failed = subprocess.run(stage.command(), capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
+    assert failed.returncode != 0
+    assert "metadata_proxy_user: there is no user 'nobody-of-this-name'" in failed.stderr
+
+
+def children(pid: int) -> set[int]:
+    """The workers; multiprocessing has a helper of its own beside them."""
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {int(child) for child in pids if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}

@@ -1,0 +1,83 @@
+"""The metadata agent's unix sockets over a restart: the same ones, as long as they are what is at their paths."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from openimds.config import MetadataAgentConfig, load_metadata_agent
+from openimds.http.sockets import is_bound_at
+from openimds.programs.metadata_agent.sockets import AgentSockets, open_sockets
+from openimds.runtime.fdstore import KeptSockets
+from openimds.runtime.lifecycle import CannotStartError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> MetadataAgentConfig:
+    file = tmp_path / "agent.ini"
+    file.write_text(
+        f"[DEFAULT]\nstate_path = {tmp_path}\nmetadata_proxy_shared_secret = s\n"
+        "[keystone_authtoken]\nauth_url = http://127.0.0.1:5000/v3\nusername = u\npassword = p\n"
+    )
+    return load_metadata_agent([str(file)])
+
+
+@pytest.fixture
+def before(config: MetadataAgentConfig) -> Iterator[AgentSockets]:
+    """What a process had that is gone now; the service manager has copies."""
+    sockets = open_sockets(config, KeptSockets({}, ""))
+    sockets.guests.listen()
+    yield sockets
+    close(sockets)
+
+
+def close(sockets: AgentSockets) -> None:
+    sockets.guests.close()
+    sockets.haproxy_log.close()
+
+
+def kept_of(sockets: AgentSockets) -> KeptSockets:
+    return KeptSockets(
+        {"metadata_proxy": [sockets.guests.dup()], "haproxy_log": [sockets.haproxy_log.dup()]}, notify_address=""
+    )
+
+
+def test_they_go_on_with_what_waits_in_their_queues(config: MetadataAgentConfig, before: AgentSockets) -> None:
+    with (
+        socket.socket(socket.AF_UNIX) as guest,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxy,
+    ):
+        guest.connect(str(config.socket_path))
+        proxy.sendto(b"line", str(config.haproxy_log_socket))
+        now = open_sockets(replace(config, socket_mode="all"), kept_of(before))
+        accepted, _ = now.guests.accept()
+        accepted.close()
+        assert now.haproxy_log.recv(100) == b"line"
+    assert stat.S_IMODE(config.socket_path.stat().st_mode) == 0o666
+    close(now)
+
+
+def test_one_whose_file_is_gone_is_made_anew(config: MetadataAgentConfig, before: AgentSockets) -> None:
+    config.socket_path.unlink()
+    now = open_sockets(config, kept_of(before))
+    now.guests.listen()
+    assert is_bound_at(now.guests, config.socket_path)
+    assert not is_bound_at(before.guests, config.socket_path)
+    assert is_bound_at(now.haproxy_log, config.haproxy_log_socket)
+    close(now)
+
+
+def test_somebody_elses_socket_at_the_path_is_left_to_him(config: MetadataAgentConfig, before: AgentSockets) -> None:
+    config.socket_path.unlink()
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(config.socket_path))
+        foreign.listen()
+        kept = kept_of(before)
+        with pytest.raises(CannotStartError, match="another process listens on"):
+            open_sockets(config, kept)
+        kept.close_untaken()

@@ -1,0 +1,167 @@
+"""The metadata agent as a process, between a control API and a metadata API that tests can tell what to do."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.client.testing import PASSWORD, FakeControl
+from openimds.guest_identity.signature import verify
+
+NET = "2ca23c47-9d00-4b9c-9246-aed05c19fe49"
+
+
+def port(port_id: str, instance: str, ip: str = "10.0.0.5") -> dict[str, object]:
+    return {
+        "id": port_id,
+        "network_id": NET,
+        "project_id": f"tenant-of-{instance}",
+        "mac_address": "fa:16:3e:00:00:05",
+        "fixed_ips": [{"subnet_id": "s", "ip_address": ip}],
+        "device_id": instance,
+        "device_owner": "compute:nova",
+    }
+
+
+class MetadataApi(ThreadingHTTPServer):
+    daemon_threads = True
+    secret = "shared"
+    gone: set[str] = set()  # noqa: RUF012 - replaced, never changed
+    """Instances that it does not know any more."""
+
+
+class _Api(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: MetadataApi
+
+    def do_GET(self) -> None:
+        instance = self.headers["X-Instance-ID"]
+        good = verify([self.server.secret], instance, self.headers["X-Instance-ID-Signature"])
+        known = instance.startswith("vm") and instance not in self.server.gone
+        status = 403 if not good else 200 if known else 404
+        body = (
+            f"{instance} {self.headers['X-Tenant-ID']}".encode()
+            if status == 200
+            else b"Invalid proxy request signature."
+        )
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+
+@dataclass
+class Stage:
+    """A state folder, a control API, a metadata API and the agent's process between them."""
+
+    folder: Path
+    control: FakeControl
+    api: MetadataApi
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / "metadata_proxy"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "metadata_agent.ini"
+
+    def configure(self, secret: str = "shared", *lines: str) -> None:
+        self.file.write_text(
+            "\n".join(
+                [
+                    "[DEFAULT]",
+                    f"state_path = {self.folder}",
+                    "host = node1",
+                    "log_format = json",
+                    "nova_metadata_host = 127.0.0.1",
+                    f"nova_metadata_port = {self.api.server_address[1]}",
+                    f"metadata_proxy_shared_secret = {secret}",
+                    *lines,
+                    "[agent]",
+                    "report_interval = 0.2",
+                    "[keystone_authtoken]",
+                    f"auth_url = {self.control.url}/v3",
+                    "username = agent",
+                    f"password = {PASSWORD}",
+                    "project_name = service",
+                    "",
+                ]
+            )
+        )
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "openimds", "metadata-agent", "--config-file", str(self.file)]
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(self.command(), stderr=log, stdout=log)
+        until(lambda: '"event": "ready"' in self.log, lambda: self.log)
+
+    def stop(self) -> int:
+        assert self.process
+        self.process.terminate()
+        return self.process.wait(HANG_SECONDS)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def events(self, words: str) -> list[dict[str, object]]:
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if words in str(line["event"])]
+
+    def ask(self, ip: str = "10.0.0.5") -> tuple[int, str]:
+        request = (
+            f"GET /latest/meta-data/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Neutron-Network-ID: {NET}\r\n"
+            f"X-Forwarded-For: {ip}\r\nX-Openstack-Request-Id: req-{ip}\r\n\r\n"
+        )
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(HANG_SECONDS)
+            client.connect(str(self.socket))
+            client.sendall(request.encode())
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2].decode()
+
+
+class closing_server:  # noqa: N801 - reads as a block's name
+    def __init__(self, server: MetadataApi) -> None:
+        self.server = server
+
+    def __enter__(self) -> MetadataApi:
+        Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        return self.server
+
+    def __exit__(self, *_error: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def agent_stage(folder: Path) -> Iterator[Stage]:
+    """Configured and not yet started; ended whatever happens."""
+    with FakeControl() as control, closing_server(MetadataApi(("127.0.0.1", 0), _Api)) as api:
+        control.put("port", port("p1", "vm-1"))
+        made = Stage(folder, control, api)
+        made.configure()
+        try:
+            yield made
+        finally:
+            if made.process is not None and made.process.poll() is None:
+                made.process.kill()
+                made.process.wait()

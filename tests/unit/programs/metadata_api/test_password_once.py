@@ -1,0 +1,82 @@
+"""The password is stored once, however many workers of however many metadata APIs it is posted to at once."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from tests.unit.programs.metadata_api.test_main import ID, SECRET, Program
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.guest_identity.signature import sign
+from openimds.store import schema
+from openimds.store.engine import Store
+from openimds.store.importer.store import InstanceStore
+
+PATH = "/openstack/latest/password"
+POSTS = 24
+
+
+def ask(port: int, method: str = "GET", body: str | None = None) -> tuple[int, str]:
+    headers = {"X-Instance-ID": ID, "X-Tenant-ID": "p1", "X-Instance-ID-Signature": sign(SECRET, ID)}
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)) as connection:
+        connection.request(method, PATH, body, headers)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+
+
+def all_say(port: int, text: str) -> bool:
+    """Several connections: every worker is asked."""
+    return {ask(port) for _ in range(8)} == {(200, text)}
+
+
+@pytest.fixture
+def replicas(tmp_path: Path) -> Iterator[list[Program]]:
+    """Two metadata APIs with two workers each, on one store."""
+    state = tmp_path / "state"
+    state.mkdir()
+    store = Store(f"sqlite:///{state}/openimds.sqlite")
+    schema.upgrade(store)
+    InstanceStore(store).import_instances({"instances": [{"uuid": ID, "project_id": "p1", "hostname": "vm"}]})
+    store.close()
+    programs = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state").symlink_to(state)
+        programs.append(Program(tmp_path / name))
+    try:
+        for program in programs:
+            program.start(default="metadata_workers = 2")
+        for program in programs:
+            program.wait_ready()
+        yield programs
+    finally:
+        for program in programs:
+            program.kill()
+
+
+def test_the_first_of_many_wins(replicas: list[Program]) -> None:
+    for program in replicas:  # all of them have the instance, without a password, in memory
+        assert {ask(program.port) for _ in range(8)} == {(200, "")}
+    together = Barrier(POSTS, timeout=HANG_SECONDS)
+
+    def post(number: int) -> tuple[int, str]:
+        port = replicas[number % 2].port
+        together.wait()
+        return ask(port, "POST", f"password {number}")[0], f"password {number}"
+
+    with ThreadPoolExecutor(POSTS) as threads:
+        answers = list(threads.map(post, range(POSTS)))
+    won = [text for status, text in answers if status == 200]
+    assert len(won) == 1
+    assert {status for status, _ in answers} == {200, 409}
+    for program in replicas:
+        until(partial(all_say, program.port, won[0]))
+        assert ask(program.port, "POST", "another")[0] == 409
+    assert [program.stop() for program in replicas] == [0, 0]

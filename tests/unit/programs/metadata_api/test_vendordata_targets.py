@@ -1,0 +1,93 @@
+"""The metadata API with real targets: one that answers, one that is silent, one that fails."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.unit.programs.metadata_api.test_main import ID, Program, program
+from tests.waiting import HANG_SECONDS
+
+__all__ = ["program"]  # the fixture
+
+PATH = "/openstack/latest/vendor_data2.json"
+
+
+class Target(BaseHTTPRequestHandler):
+    asked = 0
+
+    def do_POST(self) -> None:
+        type(self).asked += 1
+        question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = json.dumps({"hello": question["instance-id"]}).encode()
+        self.send_response(500 if self.path == "/fails" else 200)
+        self.send_header("Cache-Control", "max-age=60")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def targets() -> Iterator[tuple[str, socket.socket]]:
+    """(a target that answers, the socket of one that takes questions and never answers)."""
+    Target.asked = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Target) as server, socket.create_server(("127.0.0.1", 0)) as silent:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", silent
+        server.shutdown()
+
+
+def url_of(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def options(named: str, *more: str) -> str:
+    lines = ("vendordata_providers = StaticJSON, DynamicJSON", f"vendordata_dynamic_targets = {named}",
+             *more)  # fmt: skip
+    return "\n".join(lines)
+
+
+def test_slow_and_failing_targets(program: Program) -> None:
+    with targets() as (good, silent):
+        patience = f"vendordata_dynamic_read_timeout = {HANG_SECONDS:.0f}"
+        program.start(api=options(f"good@{good}/, bad@{good}/fails, slow@{url_of(silent)}/", patience))
+        program.wait_ready()
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(program.get, PATH)
+            with silent.accept()[0]:  # the silent one has been asked
+                for _ in range(10):  # whoever does not want vendor data does not wait for it
+                    assert program.get("/latest/meta-data/hostname")[0] == 200
+                assert not asking.done()
+            silent.close()
+            status, body = asking.result()
+        assert status == 200
+        assert json.loads(body) == {"static": {}, "good": {"hello": ID}, "bad": {}, "slow": {}}
+        asked = Target.asked
+        assert json.loads(program.get(PATH)[1])["good"] == {"hello": ID}
+        assert Target.asked == asked + 1  # the failing one alone: the good one's answer is kept
+        assert program.stop() == 0
+
+
+def test_patience_with_a_silent_target_ends(program: Program) -> None:
+    with targets() as (good, silent):
+        patience = ("vendordata_dynamic_connect_timeout = 1", "vendordata_dynamic_read_timeout = 1")
+        program.start(api=options(f"good@{good}/, slow@{url_of(silent)}/", *patience))
+        program.wait_ready()
+        assert json.loads(program.get(PATH)[1])["slow"] == {}
+        assert program.stop() == 0
+
+
+def test_a_fatal_failure(program: Program) -> None:
+    with targets() as (good, _silent):
+        program.start(api=options(f"bad@{good}/fails", "vendordata_dynamic_failure_fatal = true"))
+        program.wait_ready()
+        assert program.get(PATH)[0] == 503
+        assert program.get("/openstack/latest/vendor_data.json")[0] == 200

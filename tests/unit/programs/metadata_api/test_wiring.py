@@ -1,0 +1,31 @@
+"""From the configuration to what a worker is built of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openimds import config
+from openimds.programs.metadata_api.wiring import plan_service
+from openimds.runtime.lifecycle import CannotStartError
+
+
+def load(folder: Path, text: str) -> config.MetadataApiConfig:
+    file = folder / "nova.conf"
+    file.write_text(text)
+    return config.load_metadata_api([str(file)])
+
+
+def test_the_secrets_that_tokens_are_made_from(tmp_path: Path) -> None:
+    text = "[neutron]\nservice_metadata_proxy = {}\nmetadata_proxy_shared_secret = a\nmetadata_proxy_shared_secret_previous = b\n"
+    for proxied in (True, False):
+        plan = plan_service(load(tmp_path, text.format(proxied)))
+        assert (tuple(plan.tokens.secrets), plan.tokens.is_behind_agent) == (("a", "b"), proxied)
+
+
+@pytest.mark.parametrize("option", ["http_tokens", "openstack_tokens"])
+def test_required_without_a_secret(tmp_path: Path, option: str) -> None:
+    loaded = load(tmp_path, f"[imds]\n{option} = required\n")
+    with pytest.raises(CannotStartError, match="metadata_proxy_shared_secret"):
+        plan_service(loaded)

@@ -1,0 +1,414 @@
+"""The supervisor on small programs of its own: readiness, restarts, adoption, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.linux.process import identity
+from openimds.linux.process.identity import Process
+from openimds.runtime.fdstore import KeptSockets
+from openimds.runtime.lifecycle import CannotStartError
+from openimds.supervisor import process_table, supervisor
+from openimds.supervisor import service as supervised_module
+from openimds.supervisor import service_spec as parts_module
+from openimds.supervisor.service_spec import Part
+from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.supervisor import Supervisor
+
+READY = textwrap.dedent("""\
+    import os, signal, socket, sys, time
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    channel.connect(os.environ["NOTIFY_SOCKET"])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    channel.send(b"READY=1")
+    while True: signal.pause()
+""")
+KEEPS = textwrap.dedent("""\
+    import os, signal, socket, sys, threading, time
+    from openimds.runtime import sd_notify as notify
+    from openimds.runtime.fdstore import KeptSockets
+    kept = KeptSockets.inherited()
+    listeners = [kept.take(f"listener{n}") or socket.create_server(("127.0.0.1", 0)) for n in range(3)]
+    for n, listener in enumerate(listeners):
+        kept.put(f"listener{n}", listener)
+    def renew():
+        while True:
+            kept.renew()
+            time.sleep(0.01)
+    threading.Thread(target=renew, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    print(os.getpid(), *(listener.getsockname()[1] for listener in listeners), flush=True)
+    notify.send("READY=1")
+    while True: signal.pause()
+""")
+"""It never accepts: who connects waits in a queue."""
+FAILS = 'import sys; sys.exit("cannot listen on 127.0.0.1:1")'
+SILENT = "import time; time.sleep(60)"
+SLOW = textwrap.dedent("""\
+    import os, pathlib, signal, sys, time
+    from openimds.runtime import sd_notify as notify
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    go_on, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+    notify.extend_start(seconds, "120 of 200 networks") if seconds else notify.send("STATUS=120 of 200 networks")
+    while not go_on.exists(): time.sleep(0.01)
+    notify.ready()
+    while True: signal.pause()
+""")
+"""It is ready when there is a file, and says before how much more time it wants."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[StateFolder]:
+    folder = StateFolder(tmp_path / "state")
+    folder.prepare()
+    (folder.etc / "a.ini").write_text("")
+    yield folder
+    for pid_file in folder.run.glob("*.pid"):
+        left = identity.noted(pid_file)
+        if left:
+            left.send(signal.SIGKILL)
+            left.wait(HANG_SECONDS)
+
+
+def part(folder: StateFolder, name: str, script: str) -> Part:
+    return Part(
+        name=name,
+        argv=(sys.executable, "-c", script),
+        log_file=folder.log_file(name),
+        pid_file=folder.pid_file(name),
+        files=(str(folder.etc / "a.ini"),),
+        listens="-",
+    )
+
+
+def entry(folder: StateFolder, name: str) -> dict[str, Any]:
+    found = [part for part in folder.read_status().get("parts", []) if part["name"] == name]
+    return found[0] if found else {}
+
+
+@pytest.fixture
+def running(folder: StateFolder) -> Iterator[Callable[[Part], Supervisor]]:
+    """Supervises one part in a thread until the test ends."""
+    started: list[tuple[Supervisor, threading.Thread, str]] = []
+
+    def run(part: Part) -> Supervisor:
+        supervised = Supervisor([part], folder)
+        supervised.start([[part.name]])
+        thread = threading.Thread(target=supervised.run)
+        thread.start()
+        started.append((supervised, thread, part.name))
+        return supervised
+
+    yield run
+    for supervised, thread, name in started:
+        supervised.ask_to_stop()
+        # The loop sleeps until something happens to a part.
+        process = identity.noted(folder.pid_file(name))
+        if process:
+            process.send(signal.SIGKILL)
+        thread.join(HANG_SECONDS)
+        assert not thread.is_alive()
+        supervised.stop([[name]])
+        supervised.close()
+
+
+def orphaned(killed: Supervisor) -> None:
+    """As if the supervisor were killed; but this process stays the parent of its parts, and must reap them."""
+    killed.close()
+    child = killed._roster["a"].child
+    assert child is not None
+    threading.Thread(target=child.wait, daemon=True).start()
+
+
+def pid_of(folder: StateFolder, name: str) -> int:
+    return int(entry(folder, name).get("pid") or 0)
+
+
+def test_parts_are_ready_stage_by_stage(folder: StateFolder) -> None:
+    supervised = Supervisor([part(folder, "a", READY), part(folder, "b", READY)], folder)
+    supervised.start([["a"], ["b"]])
+    report = {each["name"]: each for each in supervised.report()}
+    assert report["a"]["state"] == report["b"]["state"] == "running"
+    assert identity.noted(folder.pid_file("a")) is not None
+    supervised.stop([["a"], ["b"]])
+    supervised.close()
+    assert {each["state"] for each in supervised.report()} == {"stopped"}
+    assert not list(folder.run.glob("*.pid"))
+    assert not identity.find(report["a"]["pid"])
+
+
+def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateFolder) -> None:
+    supervised = Supervisor([part(folder, "control-api", FAILS)], folder)
+    with pytest.raises(CannotStartError) as raised:
+        supervised.start([["control-api"]])
+    supervised.stop([["control-api"]])
+    supervised.close()
+    assert "control-api did not start (exit code 1): cannot listen on 127.0.0.1:1" in str(raised.value)
+    assert str(folder.log_file("control-api")) in str(raised.value)
+
+
+def test_a_part_that_never_becomes_ready(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervised_module, "READY_TIMEOUT_SECONDS", 0.3)
+    supervised = Supervisor([part(folder, "a", SILENT)], folder)
+    with pytest.raises(CannotStartError, match=r"a: not ready within 0\.3 s; it said nothing"):
+        supervised.start([["a"]])
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass for the supervisor."""
+    passed = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    for module in (supervisor, supervised_module, process_table):
+        monkeypatch.setattr(module, "time", clock)
+
+    def go(seconds: float) -> None:
+        passed[0] += seconds
+
+    return go
+
+
+def slow_part(folder: StateFolder, *, asks_seconds: float) -> Part:
+    made = part(folder, "a", SLOW)
+    return replace(made, argv=(*made.argv, str(folder.run / "go-on"), str(asks_seconds)))
+
+
+def test_a_part_that_asks_for_more_time_gets_it(folder: StateFolder, later: Callable[[float], None]) -> None:
+    told: list[str] = []
+
+    def hear(line: str) -> None:
+        told.append(line)
+        later(supervised_module.READY_TIMEOUT_SECONDS + 30)
+        (folder.run / "go-on").touch()
+
+    supervised = Supervisor([slow_part(folder, asks_seconds=300)], folder, hear)
+    supervised.start([["a"]])
+    assert told == ["a: 120 of 200 networks"]
+    assert (entry(folder, "a")["state"], entry(folder, "a")["said"]) == ("running", "")
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+@pytest.mark.parametrize(("asks_seconds", "after_seconds"), [(0, 61), (300, 301)])
+def test_a_part_that_asks_no_more_has_failed(
+    folder: StateFolder, later: Callable[[float], None], asks_seconds: float, after_seconds: float
+) -> None:
+    supervised = Supervisor([slow_part(folder, asks_seconds=asks_seconds)], folder, lambda _: later(after_seconds))
+    with pytest.raises(CannotStartError, match=r"a \(120 of 200 networks\): not ready within \d+ s"):
+        supervised.start([["a"]])
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+def test_a_short_extension_takes_no_time_away(folder: StateFolder, later: Callable[[float], None]) -> None:
+    def hear(_line: str) -> None:
+        later(30)
+        (folder.run / "go-on").touch()
+
+    supervised = Supervisor([slow_part(folder, asks_seconds=1)], folder, hear)
+    supervised.start([["a"]])
+    supervised.stop([["a"]])
+    supervised.close()
+
+
+def test_a_killed_part_is_started_again(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    running(part(folder, "a", READY))
+    before = pid_of(folder, "a")
+    os.kill(before, signal.SIGKILL)
+    until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
+    assert entry(folder, "a")["restarts"] == 1
+    assert entry(folder, "a")["last_exit"] == "killed by SIGKILL"
+
+
+def test_a_restart_that_was_asked_for_is_no_death(
+    folder: StateFolder, running: Callable[[Part], Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "RESTART_DELAYS_SECONDS", (60,))
+    running(part(folder, "a", READY))
+    before = pid_of(folder, "a")
+    folder.restart_request("a").touch()
+    os.kill(before, signal.SIGTERM)
+    until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
+    assert not folder.restart_request("a").exists()
+
+
+def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", READY)], folder)
+    first.start([["a"]])
+    pid = pid_of(folder, "a")
+    orphaned(first)
+
+    second = Supervisor([part(folder, "a", READY)], folder)
+    assert second.adopt() == ("a",)
+    second.start([["a"]])
+    assert pid_of(folder, "a") == pid
+    second.stop([["a"]])
+    second.close()
+    assert not identity.find(pid)
+
+
+def test_a_part_with_another_configuration_is_replaced(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", READY)], folder)
+    first.start([["a"]])
+    pid = pid_of(folder, "a")
+    orphaned(first)
+
+    (folder.etc / "a.ini").write_text("[DEFAULT]\ndebug = True\n")
+    second = Supervisor([part(folder, "a", READY)], folder)
+    assert second.adopt() == ()
+    assert not identity.find(pid)
+    second.start([["a"]])
+    assert pid_of(folder, "a") != pid
+    second.stop([["a"]])
+    second.close()
+
+
+def test_an_adopted_part_is_watched_too(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    first = Supervisor([part(folder, "a", READY)], folder)
+    first.start([["a"]])
+    before = pid_of(folder, "a")
+    orphaned(first)
+
+    second = Supervisor([part(folder, "a", READY)], folder)
+    second.adopt()
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    os.kill(before, signal.SIGKILL)
+    until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
+    second.ask_to_stop()
+    os.kill(pid_of(folder, "a"), signal.SIGKILL)
+    thread.join(HANG_SECONDS)
+    second.stop([["a"]])
+    second.close()
+
+
+def said(folder: StateFolder) -> list[list[str]]:
+    """The lines of the part that keeps sockets: its pid, and the ports of its sockets."""
+    lines = (line.split() for line in folder.log_file("a").read_text().splitlines())
+    return [words for words in lines if len(words) == 4 and all(word.isdigit() for word in words)]
+
+
+def test_sockets_outlive_a_killed_part(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    running(part(folder, "a", KEEPS))
+    ((pid, *ports),) = said(folder)
+    assert entry(folder, "a")["kept_sockets"] == 3
+    clients = [socket.create_connection(("127.0.0.1", int(port))) for port in ports]
+    os.kill(int(pid), signal.SIGKILL)
+    clients += [socket.create_connection(("127.0.0.1", int(port))) for port in ports]
+    until(lambda: pid_of(folder, "a") not in (0, int(pid)) and entry(folder, "a")["state"] == "running")
+    assert said(folder)[1][1:] == ports
+    for client in clients:
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):  # neither refused nor reset: it waits
+            client.recv(1)
+        client.close()
+
+
+def test_sockets_of_an_adopted_part_are_kept_too(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", KEEPS)], folder)
+    first.start([["a"]])
+    ((pid, *ports),) = said(folder)
+    orphaned(first)
+
+    second = Supervisor([part(folder, "a", KEEPS)], folder)
+    assert second.adopt() == ("a",)
+    thread = threading.Thread(target=second.run)
+    thread.start()
+    until(lambda: entry(folder, "a")["kept_sockets"] == 3)
+    os.kill(int(pid), signal.SIGKILL)
+    until(lambda: len(said(folder)) == 2 and entry(folder, "a")["state"] == "running")
+    assert said(folder)[1][1:] == ports
+    second.ask_to_stop()
+    os.kill(pid_of(folder, "a"), signal.SIGKILL)
+    thread.join(HANG_SECONDS)
+    second.stop([["a"]])
+    second.close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", int(ports[0])))
+
+
+def test_sockets_outlive_a_part_that_is_replaced(folder: StateFolder) -> None:
+    first = Supervisor([part(folder, "a", KEEPS)], folder)
+    first.start([["a"]])
+    ((_, *ports),) = said(folder)
+    orphaned(first)
+
+    (folder.etc / "a.ini").write_text("[DEFAULT]\ndebug = True\n")
+    second = Supervisor([part(folder, "a", KEEPS)], folder)
+    assert second.adopt() == ()
+    second.start([["a"]])
+    assert said(folder)[1][1:] == ports
+    second.stop([["a"]])
+    second.close()
+
+
+def test_only_parts_are_heard(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+    running(part(folder, "a", KEEPS))
+    with socket.create_server(("127.0.0.1", 0)) as foreign:
+        kept = KeptSockets({}, str(folder.notify_socket))
+        kept.put("listener0", foreign)
+        kept.forget("listener1")
+        kept.close()
+    before = pid_of(folder, "a")
+    os.kill(before, signal.SIGKILL)
+    until(lambda: len(said(folder)) == 2 and entry(folder, "a")["state"] == "running")
+    assert said(folder)[0][1:] == said(folder)[1][1:]
+
+
+def test_signals_ask_to_stop(folder: StateFolder) -> None:
+    supervised = Supervisor([part(folder, "a", READY)], folder)
+    with supervised.heeding_signals():
+        supervised.start([["a"]])
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        supervised.run()
+    supervised.stop([["a"]])
+    supervised.close()
+    assert supervised.stop_asked
+
+
+def test_a_pid_that_is_another_process_by_now_is_not_taken(folder: StateFolder) -> None:
+    identity.note(Process(os.getpid(), 1), folder.pid_file("a"))
+    assert identity.noted(folder.pid_file("a")) is None
+
+
+def test_a_stubborn_process_is_killed() -> None:
+    script = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        process = identity.find(child.pid)
+        assert process is not None
+        assert identity.end([process], 0.1) == [process]
+        assert child.wait(HANG_SECONDS) == -signal.SIGKILL
+    assert identity.end([process], 0.1) == []
+
+
+def test_log_files_are_bounded(
+    folder: StateFolder, running: Callable[[Part], Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 1000)
+    monkeypatch.setattr(supervisor, "LOG_LOOK_SECONDS", 0.01)
+    talks = READY.replace("while True: signal.pause()", "while True: print('line', flush=True); time.sleep(0.001)")
+    running(part(folder, "a", talks))
+    older = folder.log / "a.log.1"
+    until(older.exists)
+    first = older.stat().st_ino
+    until(lambda: older.stat().st_ino != first)
+    assert "line" in older.read_text().splitlines()

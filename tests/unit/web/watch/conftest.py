@@ -1,5 +1,0 @@
-"""The same stage as the network service's."""
-
-from tests.unit.web.network.conftest import agent, app, bell, http, member, operator, store
-
-__all__ = ["agent", "app", "bell", "http", "member", "operator", "store"]
