@@ -11,10 +11,8 @@ import sqlalchemy as sa
 
 from openimds.store.ec2_ids import INSTANCE
 from openimds.store.engine import Store
-from openimds.store.models.compute import Ec2Id
-from openimds.store.models.network import IPAllocation, Port, SecurityGroup, address_sort_key
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Ec2Id, Server
+from openimds.store.models.network import IPAllocation, Network, Port, SecurityGroup, Subnet, address_sort_key
 
 _FIRST_NUMBER = 1_000_000
 _FIRST_ADDRESS = int(ip_address("10.0.0.10"))

@@ -16,8 +16,7 @@ from openimds.store.ec2_ids import INSTANCE
 from openimds.store.engine import Store
 from openimds.store.importer.store import InstanceStore
 from openimds.store.models.compute import Ec2Id
-from openimds.store.models.network import IPAllocation, Port, SecurityGroup, address_sort_key
-from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.network import IPAllocation, Network, Port, SecurityGroup, Subnet, address_sort_key
 
 NETWORKS = 200
 GUESTS_PER_NETWORK = 5

@@ -13,10 +13,8 @@ from openimds.imds.handler import GuestService
 from openimds.imds.instance_cache import Records
 from openimds.imds.session_tokens import TokenSettings
 from openimds.imds.vendordata import Target, Vendors
-from openimds.metadata.reading import DocumentSettings
-from openimds.resources.instance import Instance
-from openimds.resources.touched import Touched
-from openimds.resources.vendor import VendorAnswer
+from openimds.metadata.context import DocumentSettings
+from openimds.resources.instance import Instance, Touched, VendorAnswer
 from openimds.store.engine import Store
 from openimds.store.importer.store import AskingPort, InstanceStore
 from openimds.store.schema import upgrade

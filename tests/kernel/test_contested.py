@@ -13,7 +13,7 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.configure import neighbour_probe
 from openimds.linux.configure.neighbour_probe import ADVERTISEMENT, Contest, Contests
-from openimds.linux.monitor.heard_sockets import HeardSockets
+from openimds.linux.monitor.sockets import HeardSockets
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState

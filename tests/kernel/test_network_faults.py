@@ -25,7 +25,7 @@ from openimds.linux.netns.probe import Insides
 from openimds.linux.process.daemons import Daemons, ProgramError, is_alive, run
 from openimds.netconfig.dhcp_network import MetadataChoice
 from openimds.resources.network import FloatingIP, Port, Subnet
-from openimds.runtime.without_ipv6 import told_whether_ipv6
+from openimds.runtime.host_checks import told_whether_ipv6
 
 pytestmark = pytest.mark.kernel
 

@@ -35,10 +35,9 @@ with atheris.instrument_imports(include=["openimds"]) if atheris else contextlib
     from tests.security.opinion import answers
 
     from openimds.http.messages import Answer
-    from openimds.http.server.connection import Connection
+    from openimds.http.server.connection import AnswerWriter, Connection
     from openimds.http.server.response_cache import Repeats
     from openimds.http.server.server import GuestServer
-    from openimds.http.server.writing import AnswerWriter
     from openimds.programs.metadata_api.worker import LIMITS
 
 MAX_BYTES = 4096

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.security.cloud import ALPHA, BETA, SECRET
 
-from openimds.agents.metadata.proxy.forwarding import Asker, headers_to_api
+from openimds.agents.metadata.proxy.headers import Asker, headers_to_api
 from openimds.guest_identity.addresses import parse_address
 from openimds.guest_identity.headers import HeaderError, instance_claim, is_identity_claim, origin, provider_claim
 from openimds.guest_identity.request_policy import strict_refusal

@@ -10,7 +10,7 @@ from tests.security.cloud import ALPHA, BETA, Guest, instances_document, request
 from tests.security.opinion import Answer
 from tests.security.stage import Cloud
 
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Touched
 
 TOKEN_PATH = "/latest/api/token"
 HOSTNAME = "/latest/meta-data/hostname"

@@ -1,4 +1,7 @@
-"""`openimds`: which commands there are, and how errors reach the person."""
+"""`openimds`: which commands there are, and how errors reach the person.
+
+`openimds version`
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import click
+
+from openimds import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +38,7 @@ _COMMANDS: Mapping[str, LazyCommand] = {
     "config": LazyCommand("config", "config", "Show or check configuration files."),
     "import": LazyCommand("import_", "import_", "Take in instances that were made elsewhere."),
     "db": LazyCommand("db", "db", "Look after the database."),
-    "version": LazyCommand("version", "version", "Show the version."),
+    "version": LazyCommand("main", "version", "Show the version."),
 }
 
 
@@ -78,3 +83,8 @@ class CommandFailedError(click.ClickException):
 def main() -> None:
     """The program `openimds`. Exit codes: 0 done, 1 it could not be done, 2 it was not understood."""
     openimds(prog_name="openimds")
+
+
+@click.command(help="Show the version.")
+def version() -> None:
+    click.echo(f"openimds {__version__}")

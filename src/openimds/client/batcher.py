@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Instance
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Instance, Touched
 
 log = structlog.get_logger(__name__)
 

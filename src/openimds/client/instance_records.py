@@ -1,11 +1,14 @@
-"""Instances' records from the control API's extension (docs/design/watch.md), for an agent that answers guests itself."""
+"""Instances' records from the control API's extension (docs/design/watch.md), for an agent that answers guests itself.
+
+Which instances' records to fetch before their guests ask: those with a port on this host that has just changed.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -16,12 +19,12 @@ from keystoneauth1.session import Session
 
 from openimds.client.batcher import Found, Questions
 from openimds.client.errors import ControlApiError, NoWatchError
+from openimds.client.mirror import View
 from openimds.client.rest import Call, Service
-from openimds.metadata.context import settings_of
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings, settings_of
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Instance
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Instance, Touched
+from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Port
 
 log = structlog.get_logger(__name__)
 
@@ -207,3 +210,31 @@ def _decoded(decoder: msgspec.json.Decoder[Any], content: bytes, what: str) -> A
         return decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise StoreUnavailable(f"the control API's answer with {what} cannot be read: {error}") from None
+
+
+class Prefetch:
+    """`mirror.subscribe(Prefetch(host, instances.prefetch).heard)`: the mirror's thread calls it with every new view."""
+
+    def __init__(self, host: str, fetch_ahead: Callable[[Iterable[str]], None]) -> None:
+        self._host = host
+        self._fetch_ahead = fetch_ahead
+        self._ports: Mapping[str, Port] = {}
+
+    def heard(self, view: View) -> None:
+        before, self._ports = self._ports, view.ports
+        if view.ports is before:
+            return
+        wanted = {
+            port.device_id
+            for port_id, port in view.ports.items()
+            if before.get(port_id) is not port and self._is_ours(port)
+        }
+        if wanted:
+            self._fetch_ahead(wanted)
+
+    def _is_ours(self, port: Port) -> bool:
+        return (
+            port.host == self._host
+            and bool(port.device_id)
+            and port.device_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX)
+        )

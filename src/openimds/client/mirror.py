@@ -1,4 +1,6 @@
-"""A copy of what an agent needs to know, kept up by a thread: snapshot first, then the watch, for ever.
+"""What a mirror knows, as one value.
+
+A copy of what an agent needs to know, kept up by a thread: snapshot first, then the watch, for ever.
 
 While the control API is away the last view stays; the thread goes on trying, and says once that it is lost and once
 that it is back. How old the view may be is counted from when the question was asked that was answered last: whatever
@@ -9,14 +11,63 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.client.control_client import Changes, Snapshot
+from openimds.client.control_client import Change, Changes, Snapshot
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
-from openimds.client.view import View, changed, view_of
+from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
+from openimds.resources.server import Server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The mirrored kinds at one revision, by id; kinds that are not mirrored are empty. Never changed in place."""
+
+    revision: int = -1
+    """-1: nothing is known yet."""
+    networks: Mapping[str, Network] = field(default_factory=dict)
+    subnets: Mapping[str, Subnet] = field(default_factory=dict)
+    ports: Mapping[str, Port] = field(default_factory=dict)
+    routers: Mapping[str, Router] = field(default_factory=dict)
+    floating_ips: Mapping[str, FloatingIP] = field(default_factory=dict)
+    servers: Mapping[str, Server] = field(default_factory=dict)
+
+
+_FIELD_OF_KIND = {
+    "network": "networks",
+    "subnet": "subnets",
+    "port": "ports",
+    "router": "routers",
+    "floatingip": "floating_ips",
+    "server": "servers",
+}
+
+
+def view_of(snapshot: Snapshot) -> View:
+    fields: dict[str, Any] = {_FIELD_OF_KIND[kind]: objects for kind, objects in snapshot.objects.items()}
+    return View(revision=snapshot.revision, **fields)
+
+
+def changed(view: View, revision: int, changes: Iterable[Change]) -> View:
+    """The view after these changes. Tables that did not change, and values in those that did, stay the same objects."""
+    tables: dict[str, dict[str, Any]] = {name: cast(Any, getattr(view, name)) for name in _FIELD_OF_KIND.values()}
+    copied: set[str] = set()
+    for change in changes:
+        name = _FIELD_OF_KIND[change.kind]
+        if name not in copied:
+            tables[name] = dict(tables[name])
+            copied.add(name)
+        if change.object is None:
+            tables[name].pop(change.id, None)
+        else:
+            tables[name][change.id] = change.object
+    fields: dict[str, Any] = dict(tables)
+    return View(revision=revision, **fields)
+
 
 _log = structlog.get_logger(__name__)
 

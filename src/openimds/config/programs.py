@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 from openimds.config.builders import agents as build_agents
 from openimds.config.builders import apis as build_apis
 from openimds.config.builders import common as build_common
-from openimds.config.builders.identity_v3 import addresses_led_to_v3
+from openimds.config.builders.common import addresses_led_to_v3
 from openimds.config.loader import OptionValues, load
-from openimds.config.options import Section, agents, common, control_api, documents, guest_options, metadata_api
+from openimds.config.options import Section, agents, common, control_api, documents, metadata_api
 from openimds.config.settings import (
     CommonConfig,
     ComputeAgentConfig,
@@ -82,7 +82,7 @@ METADATA_API: Program[MetadataApiConfig] = Program(
         common.DATABASE,
         metadata_api.NOVA,
         metadata_api.WSGI,
-        guest_options.GUEST_REQUESTS,
+        documents.GUEST_REQUESTS,
         metadata_api.NOVA_NEUTRON,
         documents.DOCUMENTS,
         metadata_api.NOVA_API,
@@ -99,7 +99,7 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
         *_AGENT,
         agents.METADATA_SOCKET,
         agents.METADATA_AGENT,
-        guest_options.GUEST_REQUESTS,
+        documents.GUEST_REQUESTS,
         agents.CONNECTIONS_PER_GUEST,
         agents.RATE_LIMITING,
     ),

@@ -6,6 +6,10 @@ Rules of this file:
    join the two, which is how a guest's own copy would slip through.
 2. An identity header that arrives twice is refused by name: whichever copy one took, it might be the forged one.
 3. When identity headers are passed on, every spelling of them is dropped first, then ours are set.
+
+Did the guest's own request carry X-Forwarded-For? Then a proxy in the guest passes on what somebody else sent.
+
+Does root of the guest ask? Only root opens a connection from a port below 1024 (Linux: net.ipv4.ip_unprivileged_port_start).
 """
 
 from __future__ import annotations
@@ -187,3 +191,33 @@ def is_identity_claim(name: bytes) -> bool:
     """Is this a header that says who asks, in whatever spelling (`x_instance_id`, `X-INSTANCE-ID`)?"""
     plain = name.strip().lower().replace(b"_", b"-")
     return plain in _CLAIMS or plain.startswith(_CLAIM_PREFIXES)
+
+
+GUEST_FORWARDED = "X-Openimds-Guest-Forwarded"
+"""Says so from hop to hop: our namespace proxies replace the guest's X-Forwarded-For by their own, and set this."""
+
+
+def was_forwarded(headers: Headers, *, own_addresses: int) -> bool:
+    """`own_addresses`: how many addresses in X-Forwarded-For are not the guest's but of the hops since.
+
+    At the metadata agent 1: stock neutron's namespace proxies append theirs behind what the guest sent. At the
+    metadata API 1 behind an agent, 0 where guests come themselves, whose own word on hops in between is none.
+    """
+    if values(headers, "Forwarded") or (own_addresses and values(headers, GUEST_FORWARDED)):
+        return True
+    return sum(len(value.split(",")) for value in values(headers, FORWARDED_FOR)) > own_addresses
+
+
+PRIVILEGED = "X-Openimds-Guest-Privileged"
+"""Says so from hop to hop. Our namespace proxies drop a guest's own and set this where it is true; on nearly all requests
+it is not, which so stay equal to each other, byte for byte."""
+FIRST_UNPRIVILEGED_PORT = 1024
+
+
+def is_privileged(port: int) -> bool:
+    return 0 < port < FIRST_UNPRIVILEGED_PORT
+
+
+def was_privileged(headers: Headers) -> bool:
+    """As the hop before says."""
+    return bool(values(headers, PRIVILEGED))

@@ -21,8 +21,7 @@ from openimds.imds.authenticators import Asker, NotServed
 from openimds.imds.delegation import Elsewhere, Reply
 from openimds.imds.instance_cache import Record, Records
 from openimds.imds.messages import GuestRequest
-from openimds.imds.rate_limit import Strangers
-from openimds.imds.rates import Rates
+from openimds.imds.rate_limit import Rates, Strangers
 from openimds.metadata.outcome import NOT_FOUND_SENTENCE
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Instance

@@ -10,9 +10,9 @@ from itertools import count
 from openimds.imds.authenticators import Asker
 from openimds.imds.instance_cache import Records
 from openimds.imds.rendered_document import RandomBytes, Rendered, SeedPlace
+from openimds.metadata.context import DocumentSettings, Reading
 from openimds.metadata.etags import with_etag
 from openimds.metadata.outcome import Answer, Decision
-from openimds.metadata.reading import DocumentSettings, Reading
 from openimds.metadata.router import DocumentRequest, decide
 from openimds.resources.instance import Instance
 

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 
 from openimds.imds.rendered_document import Rendered
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Instance
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Instance, Touched
 
 T = TypeVar("T")
 

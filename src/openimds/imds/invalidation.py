@@ -15,9 +15,9 @@ from typing import Protocol
 
 import structlog
 
-from openimds.imds.measures import STORE_AWAY
+from openimds.imds.metrics import STORE_AWAY
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Touched
 
 log = structlog.get_logger(__name__)
 

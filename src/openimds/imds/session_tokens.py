@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from openimds.guest_identity.forwarded import was_forwarded
-from openimds.guest_identity.headers import HeaderError, single
-from openimds.guest_identity.privileged import is_privileged, was_privileged
+from openimds.guest_identity.headers import HeaderError, is_privileged, single, was_forwarded, was_privileged
 from openimds.guest_identity.session_tokens import NONCE_BYTES, is_good_token, issue_token, parse_ttl
 from openimds.imds.messages import GuestRequest
 from openimds.metadata.imds_options import Policy, TokenMode, mistakes, policy_of

@@ -21,7 +21,7 @@ from prometheus_client import Counter
 
 from openimds.metadata.outcome import Refusal
 from openimds.resources.errors import PeerFailed
-from openimds.resources.vendor import VendorAnswer
+from openimds.resources.instance import VendorAnswer
 
 log = structlog.get_logger(__name__)
 

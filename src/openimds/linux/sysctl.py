@@ -1,4 +1,7 @@
-"""Kernel settings of the calling thread's network namespace (`/proc/sys/net` shows each thread its own)."""
+"""Kernel settings of the calling thread's network namespace (`/proc/sys/net` shows each thread its own).
+
+Whether this kernel knows IPv6 at all.
+"""
 
 from __future__ import annotations
 
@@ -99,3 +102,10 @@ def silence_ipv6(device: str) -> None:
     """The host itself must never speak on a tenant's segment: no link-local address on this device."""
     if read_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", frozenset({device})) == "0":
         write_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", "1", frozenset({device}))
+
+
+def kernel_has_ipv6() -> bool:
+    """False: built without it, or started with `ipv6.disable=1`. A sysctl that switches it off is another matter:
+    our namespaces have their own.
+    """
+    return (PROC_SYS / "net/ipv6/conf").is_dir()

@@ -1,4 +1,6 @@
-"""The EC2 tree, `/<version>/meta-data/…` and `/<version>/user-data`: one table of what each version adds.
+"""The server's metadata as EC2's instance tags, meta-data/tags/instance/<Key>, where its owner allows it.
+
+The EC2 tree, `/<version>/meta-data/…` and `/<version>/user-data`: one table of what each version adds.
 
 A row gives the leaves below its key; listings are made from the leaves. `public-keys` is the odd one, as it was at
 Amazon: its listing says `0=mykey` for a sub-tree that is found at `public-keys/0/`. That label is itself readable at
@@ -10,12 +12,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from openimds.metadata.block_devices import block_device_mapping
+from openimds.metadata.context import Reading
+from openimds.metadata.devices import block_device_mapping
+from openimds.metadata.imds_options import PREFIX, Policy, policy_of
 from openimds.metadata.outcome import TEXT, Answer, not_found
-from openimds.metadata.reading import Reading
-from openimds.metadata.tags import readable_tags
 from openimds.metadata.versions import EC2_VERSIONS, ec2_listing, is_since, resolve
 from openimds.resources.instance import NicAddress
+
+_NO_NAMES = frozenset({".", "..", "_index", "_name"})
+"""What a path cannot have as a name, EC2's own reserved one, and that of a label (ec2.py)."""
+
+
+def readable_tags(metadata: Mapping[str, str], default: Policy) -> dict[str, str]:
+    """Empty unless the instance allows it. Left out: properties that set its policy, and keys that no path can name."""
+    if not policy_of(metadata, default).instance_metadata_tags:
+        return {}
+    return {key: value for key, value in metadata.items() if not key.startswith(PREFIX) and _is_name(key)}
+
+
+def _is_name(key: str) -> bool:
+    return bool(key) and key.isascii() and key.isprintable() and "/" not in key and key not in _NO_NAMES
+
 
 META_DATA = "meta-data"
 USER_DATA = "user-data"

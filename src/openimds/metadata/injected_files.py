@@ -1,15 +1,18 @@
 """The interfaces(5) file that nova hands to a guest for networks with `flat_injected`: content/0000.
 
 Debian's form, with the words and blanks of nova's template, since images compare it.
+
+Files that meta_data.json names and `content/NNNN` gives: the interfaces file first, then what the user injected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from openimds.metadata.network_data import first_subnets
-from openimds.resources.instance import Nic, NicSubnet
+from openimds.resources.instance import Instance, Nic, NicSubnet
 
 _HEAD = """\
 # Injected by Nova on instance boot
@@ -61,3 +64,30 @@ def _family_lines(device: str, nic: Nic, subnet: NicSubnet) -> list[str]:
     if subnet.dns_nameservers:
         lines.append(f"    dns-nameservers {' '.join(subnet.dns_nameservers)}")
     return lines
+
+
+FOLDER = "content"
+
+
+@dataclass(frozen=True, slots=True)
+class ContentFile:
+    number: str
+    """`0000`"""
+    path: str | None
+    """Where the guest shall put it; None for the interfaces file."""
+    contents: bytes = field(repr=False)
+
+    @property
+    def content_path(self) -> str:
+        """`/content/0000`"""
+        return f"/{FOLDER}/{self.number}"
+
+
+def content_files(instance: Instance) -> list[ContentFile]:
+    """All of them, in the order of their numbers."""
+    unnumbered: list[tuple[str | None, bytes]] = []
+    interfaces = interfaces_file(instance.nics)
+    if interfaces is not None:
+        unnumbered.append((None, interfaces.encode()))
+    unnumbered += [(file.path, file.contents) for file in instance.files]
+    return [ContentFile(f"{number:04}", path, contents) for number, (path, contents) in enumerate(unnumbered)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
-from openimds.metadata.content import content_files
+from openimds.metadata.context import Reading
 from openimds.metadata.devices import devices_document
-from openimds.metadata.reading import Reading
+from openimds.metadata.injected_files import content_files
 from openimds.metadata.versions import GRIZZLY, LIBERTY, NEWTON_ONE, VICTORIA, is_since
 
 RANDOM_SEED = "random_seed"

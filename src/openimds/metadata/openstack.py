@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from openimds.metadata.content import FOLDER, content_files
+from openimds.metadata.context import Reading
 from openimds.metadata.etags import weak_etag
-from openimds.metadata.json_text import json_bytes
+from openimds.metadata.injected_files import FOLDER, content_files
 from openimds.metadata.meta_data import RANDOM_SEED, meta_data
 from openimds.metadata.network_data import network_data
-from openimds.metadata.outcome import HTML, JSON, TEXT, Answer, AskVendors, Decision, not_found
-from openimds.metadata.reading import Reading
+from openimds.metadata.outcome import HTML, JSON, TEXT, Answer, AskVendors, Decision, json_bytes, not_found
 from openimds.metadata.vendordata import vendor_data2
 from openimds.metadata.versions import (
     FOLSOM,

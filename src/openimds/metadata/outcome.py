@@ -1,10 +1,15 @@
-"""What becomes of a request: an answer, or one thing that an edge must do first."""
+"""What becomes of a request: an answer, or one thing that an edge must do first.
+
+JSON as nova writes it: one line, `, ` and `: ` between, everything beyond ASCII escaped.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 TEXT = "text/plain; charset=UTF-8"
 JSON = "application/json"
@@ -84,3 +89,8 @@ def method_not_allowed(*allowed: str) -> Refusal:
 def _is_zero_weight(parameter: str) -> bool:
     name, _, value = parameter.partition("=")
     return name.strip() == "q" and value.strip() in ("0", "0.0", "0.00", "0.000")
+
+
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    r"""`{"a": "café"}` → `{"a": "caf\u00e9"}`"""
+    return json.dumps(document).encode()

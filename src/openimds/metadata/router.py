@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from openimds.metadata.context import Reading
 from openimds.metadata.ec2 import decide_ec2
 from openimds.metadata.openstack import decide_openstack, is_password
 from openimds.metadata.outcome import TEXT, Answer, Decision, method_not_allowed
 from openimds.metadata.password import decide_password
 from openimds.metadata.paths import OPENSTACK, Path
-from openimds.metadata.reading import Reading
 from openimds.metadata.versions import ec2_listing
 
 _READ_METHODS = ("GET", "HEAD")

@@ -6,9 +6,8 @@ from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
-from openimds.metadata.json_text import json_bytes
-from openimds.metadata.outcome import JSON, Answer
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings
+from openimds.metadata.outcome import JSON, Answer, json_bytes
 from openimds.resources.instance import Instance
 
 STATIC = "static"

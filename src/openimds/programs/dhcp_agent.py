@@ -20,9 +20,8 @@ from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.programs.proxy_settings import proxy_settings
 from openimds.programs.reconcile_agent import Agent, serve
 from openimds.runtime.heartbeat import Identity
-from openimds.runtime.host_checks import is_closed_to_others
+from openimds.runtime.host_checks import is_closed_to_others, told_whether_ipv6
 from openimds.runtime.lifecycle import begin
-from openimds.runtime.without_ipv6 import told_whether_ipv6
 
 KINDS = ("network", "subnet", "port")
 FOLDERS = ("dhcp", "ns-metadata-proxy", "external/pids")

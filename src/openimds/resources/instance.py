@@ -2,13 +2,17 @@
 
 The network part is a snapshot of the ports' addresses in the shape in which documents show them, so that rendering
 needs no other resource.
+
+What a span of revisions changed, as far as instances' documents can tell.
+
+What a dynamic vendor data target says of an instance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from openimds.resources.network import HostRoute
 
@@ -148,3 +152,29 @@ class Instance:
     """The roles of the user who made it, comma separated: for dynamic vendor data alone."""
     password: str | None = field(default=None, repr=False)
     """What the guest posted, encrypted by it for its user; None until then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Touched:
+    """Everything that was read before `revision` and has to do with one of these may be wrong now."""
+
+    revision: int
+    everything: bool = False
+    """It cannot be told what changed: all of it may have."""
+    instance_ids: frozenset[str] = frozenset()
+    port_ids: frozenset[str] = frozenset()
+    network_ids: frozenset[str] = frozenset()
+
+    @property
+    def is_nothing(self) -> bool:
+        return not (self.everything or self.instance_ids or self.port_ids or self.network_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class VendorAnswer:
+    content: Any
+    """The JSON value; None: it answered without a body."""
+    size_bytes: int = 0
+    """As it was sent."""
+    fresh_seconds: float = 0
+    """So long it may be told again without asking; 0: not at all."""

@@ -15,8 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import ORMExecuteState, Session
 
 from openimds.resources.errors import RevisionGone
-from openimds.store.models.base import Base, Watched
-from openimds.store.models.revisions import Change, RevisionCounter
+from openimds.store.models.base import Base, Change, RevisionCounter, Watched
 
 WATCHED_TABLES = frozenset(
     str(mapper.class_.__tablename__) for mapper in Base.registry.mappers if hasattr(mapper.class_, "watched")

@@ -1,12 +1,22 @@
-"""EC2's short ids: a small number for each uuid, given once and never again to another."""
+"""EC2's short ids as text, and the two kinds of numbers behind them.
+
+EC2's short ids: a small number for each uuid, given once and never again to another.
+"""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from openimds.store.ec2_text import IMAGE, INSTANCE
 from openimds.store.models.compute import Ec2Id
+
+INSTANCE = "instance"
+IMAGE = "image"
+
+
+def ec2_text(prefix: str, number: int) -> str:
+    """`ec2_text("i", 42)` → `i-0000002a`"""
+    return f"{prefix}-{number:08x}"
 
 
 def ec2_number(session: Session, kind: str, object_id: str) -> int | None:
@@ -35,6 +45,3 @@ def reserve_ec2_number(session: Session, kind: str, object_id: str, ec2_id: str 
     if ec2_number(session, kind, object_id) is None and session.get(Ec2Id, (kind, number)) is None:
         session.add(Ec2Id(kind=kind, number=number, object_id=object_id))
         session.flush()
-
-
-__all__ = ["IMAGE", "INSTANCE", "assign_ec2_number", "ec2_number", "reserve_ec2_number"]

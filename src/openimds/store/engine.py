@@ -34,8 +34,7 @@ from openimds.store.change_log import (
     refuse_bulk_writes,
     refuse_flush,
 )
-from openimds.store.models.base import Base
-from openimds.store.models.revisions import Change, RevisionCounter
+from openimds.store.models.base import Base, Change, RevisionCounter
 from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, Database
 
 POOL_SIZE = 20

@@ -17,7 +17,7 @@ from alembic.script import ScriptDirectory
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.store.engine import Store
-from openimds.store.models.revisions import RevisionCounter
+from openimds.store.models.base import RevisionCounter
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 

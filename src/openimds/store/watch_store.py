@@ -13,12 +13,10 @@ from openimds.resources.errors import BadRequest, NotFound, RevisionGone
 from openimds.store.change_log import ChangeRecord, changes_after, newest_revision
 from openimds.store.compute.agent_reports import put_console, report_server, server_wire
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.network import Port
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.routers import FloatingIP, Router
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Server
+from openimds.store.models.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.store.network import agents, ports
-from openimds.store.network.rendered import render
+from openimds.store.network.serializers import render
 from openimds.store.port_snapshot import all_ports
 from openimds.store.raw.instance_changes import KINDS as DOCUMENT_KINDS
 

@@ -16,7 +16,7 @@ from openimds.linux.configure.ownership import Ledger
 from openimds.linux.errors import WiringError
 from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
-from openimds.runtime import metrics_folder
+from openimds.runtime import metrics
 from openimds.runtime.lifecycle import CannotStartError
 from openimds.supervisor.state_dir import StateFolder
 
@@ -43,7 +43,7 @@ def down(state_dir: Path, say: Say, *, purge: bool) -> None:
     stopped = stop_parts(folder)
     if stopped:
         say("stopped: " + ", ".join(stopped))
-    shutil.rmtree(folder.path / metrics_folder.FOLDER, ignore_errors=True)  # what killed ones left
+    shutil.rmtree(folder.path / metrics.FOLDER, ignore_errors=True)  # what killed ones left
     removed = remove_what_agents_made(folder, namespace_prefix(folder))
     say(f"removed {len(removed)} namespaces, devices and tables" if removed else "nothing was left to remove")
     folder.supervisor_pid_file.unlink(missing_ok=True)

@@ -16,8 +16,7 @@ from openimds.linux.process.identity import Process
 from openimds.runtime.lifecycle import CannotStartError
 from openimds.supervisor import service_spec
 from openimds.supervisor.notify_socket import allow_many_descriptors
-from openimds.supervisor.roster import Roster
-from openimds.supervisor.service import Supervised, exit_reason, now
+from openimds.supervisor.service import Roster, Supervised, exit_reason, now
 from openimds.supervisor.spawn import Child, Start, start
 
 log = structlog.get_logger(__name__)

@@ -1,11 +1,15 @@
-"""A part under the supervisor: what becomes of it, how it ended, and what it said last."""
+"""A part under the supervisor: what becomes of it, how it ended, and what it said last.
+
+The parts of one machine under one supervisor, and the notes of them that `openimds status` reads.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +18,7 @@ from openimds.linux.process.identity import Process
 from openimds.supervisor.notify_socket import SocketStore
 from openimds.supervisor.service_spec import Deaths, Part
 from openimds.supervisor.spawn import Child
+from openimds.supervisor.state_dir import StateFolder
 
 READY_TIMEOUT_SECONDS = 60
 """For a part that does not ask for more (EXTEND_TIMEOUT_USEC, sd_notify(3))."""
@@ -110,3 +115,33 @@ def last_words(part: Part) -> str:
 def now() -> str:
     """`2026-05-01T10:00:00Z`"""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Roster:
+    """In the order in which they were planned."""
+
+    def __init__(self, planned: Sequence[Part], folder: StateFolder) -> None:
+        self.folder = folder
+        self.is_starting = False
+        """Whoever asked for the parts still waits until all are ready."""
+        self._supervised = {part.name: Supervised(part) for part in planned}
+        self._since = now()
+
+    def __iter__(self) -> Iterator[Supervised]:
+        return iter(self._supervised.values())
+
+    def __getitem__(self, name: str) -> Supervised:
+        return self._supervised[name]
+
+    def with_pid(self, pid: int) -> Supervised | None:
+        return next((each for each in self if each.process is not None and each.process.pid == pid), None)
+
+    def report(self) -> list[dict[str, Any]]:
+        return [each.report() for each in self]
+
+    def note(self) -> None:
+        """Write down how things are."""
+        status = {"supervisor": os.getpid(), "since": self._since, "parts": self.report()}
+        # A full disk must not end the supervision; `status` then shows what was known before.
+        with contextlib.suppress(OSError):
+            self.folder.write_status(status)

@@ -20,7 +20,7 @@ from openimds.linux.process import identity
 from openimds.resources.errors import OpenimdsError
 from openimds.runtime.lifecycle import CannotStartError
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.agents import Agent
+from openimds.store.models.base import Agent
 from openimds.supervisor.state_dir import StateFolder
 
 RESTART_TIMEOUT_SECONDS = 60

@@ -1,4 +1,6 @@
-"""Runs the parts of one machine: starts them in order, restarts what dies, stops all of them.
+"""What the parts tell their supervisor: how far their start is, that they are ready, which sockets it is to keep.
+
+Runs the parts of one machine: starts them in order, restarts what dies, stops all of them.
 
 1. One thread, one loop; it waits for the ends of processes (pidfd), for their READY=1, for signals and for timers.
 2. Parts are sessions of their own and write to their own log: a supervisor that is killed leaves them running, and
@@ -21,14 +23,63 @@ import structlog
 from openimds.linux.process import identity
 from openimds.runtime.lifecycle import CannotStartError
 from openimds.supervisor import log_rotation, service_spec
-from openimds.supervisor.hearing import Hearing
+from openimds.supervisor.notify_socket import Message, NotifySocket
 from openimds.supervisor.process_table import PartProcesses
-from openimds.supervisor.roster import Roster
-from openimds.supervisor.service import Supervised, last_words
+from openimds.supervisor.service import Roster, Supervised, last_words
 from openimds.supervisor.service_spec import Part
 from openimds.supervisor.state_dir import StateFolder
 
 log = structlog.get_logger(__name__)
+
+
+class Hearing:
+    """Of one loop: `hear` when there is something to read."""
+
+    def __init__(self, roster: Roster, say: Callable[[str], None]) -> None:
+        """`say` is told how far a part is while somebody waits for it."""
+        self._roster = roster
+        self._say = say
+        with roster.folder.problems_told():
+            self.socket = NotifySocket(roster.folder.notify_socket)
+
+    def hear(self) -> None:
+        """All that was said until now."""
+        changed = False
+        for message in self.socket.messages():
+            each = self._roster.with_pid(message.pid)
+            if each is None:
+                message.close()
+            else:
+                changed |= self._apply(message, each)
+        if changed:
+            self._roster.note()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def _apply(self, message: Message, each: Supervised) -> bool:
+        """Whether it is news."""
+        before = len(each.sockets)
+        each.sockets.apply(message)
+        changed = len(each.sockets) != before
+        if each.state != "starting":
+            return changed
+        said = each.said
+        changed |= each.hear_of_start(message.fields)
+        if each.said and each.said != said:
+            self._tell_progress(each)
+        if message.fields.get("READY") != "1":
+            return changed
+        each.state = "running"
+        log.info("a part is ready", part=each.part.name, pid=message.pid)
+        return True
+
+    def _tell_progress(self, each: Supervised) -> None:
+        if self._roster.is_starting:
+            self._say(f"{each.part.name}: {each.said}")
+        else:  # whom to say it to may be gone
+            log.info("a part's start goes on", part=each.part.name, said=each.said)
+
 
 STOP_GRACE_SECONDS = 10
 LOG_BYTES = 32 * 1024 * 1024

@@ -16,10 +16,10 @@ from tests.waiting import HANG_SECONDS
 from openimds.client.instance_records import RemoteInstances
 from openimds.client.session import connect
 from openimds.client.testing import FakeControl
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings
 from openimds.resources.auth import AuthOptions
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Touched
 from openimds.store.importer.store import InstanceStore
 
 ROOT = "/openimds/v1"

@@ -13,10 +13,9 @@ from openimds.resources.instance import InjectedFile, Instance, NicAddress
 from openimds.resources.network import HostRoute
 from openimds.store.engine import Store, utc_now
 from openimds.store.importer.store import AskingPort, InstanceStore
-from openimds.store.models.network import IPAllocation, Port
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.revisions import Change
-from openimds.store.models.servers import Server
+from openimds.store.models.base import Change
+from openimds.store.models.compute import Server
+from openimds.store.models.network import IPAllocation, Network, Port, Subnet
 from openimds.store.raw.database import Database
 from openimds.store.raw.instance_changes import InstanceChanges
 from openimds.store.schema_version import is_newest

@@ -21,11 +21,9 @@ from openimds.resources.errors import RevisionGone
 from openimds.store import schema
 from openimds.store.change_log import changes_after, newest_revision
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.base import Base
+from openimds.store.models.base import Base, Change
 from openimds.store.models.compute import Flavor
-from openimds.store.models.network import IPAllocation, Port
-from openimds.store.models.networks import Network
-from openimds.store.models.revisions import Change
+from openimds.store.models.network import IPAllocation, Network, Port
 from openimds.store.network.network_store import NetworkStore
 
 from . import writer

@@ -6,7 +6,7 @@ import sys
 import uuid
 
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.networks import Network
+from openimds.store.models.network import Network
 
 
 def write(store: Store, name: str, count: int) -> None:

@@ -17,7 +17,7 @@ from openimds.cli.main import openimds
 from openimds.resources.instance import Instance
 from openimds.store.engine import Store
 from openimds.store.importer.store import InstanceStore
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Server
 
 ROOT = Path(__file__).parents[3]
 GUIDE = ROOT / "docs" / "guide" / "import.md"

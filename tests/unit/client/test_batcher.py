@@ -10,12 +10,11 @@ import pytest
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.batcher import MANY, Found, Questions
-from openimds.client.prefetch import Prefetch
-from openimds.client.view import View
+from openimds.client.instance_records import Prefetch
+from openimds.client.mirror import View
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Ec2Ids, Instance, Nic
+from openimds.resources.instance import Ec2Ids, Instance, Nic, Touched
 from openimds.resources.network import Port
-from openimds.resources.touched import Touched
 
 
 def instance(instance_id: str, name: str = "vm") -> Instance:

@@ -8,7 +8,7 @@ import pytest
 
 from openimds.client import decoders
 from openimds.client.control_client import Change, Snapshot
-from openimds.client.view import View, changed, view_of
+from openimds.client.mirror import View, changed, view_of
 from openimds.resources.network import (
     AddressPair,
     AllocationPool,

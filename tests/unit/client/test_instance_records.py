@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from openimds.client.instance_records import _RECORDS
 from openimds.control_api.watch.instance_records import _told
-from openimds.metadata.context import settings_form, settings_of
+from openimds.metadata.context import DocumentSettings, settings_form, settings_of
 from openimds.metadata.imds_options import Policy
-from openimds.metadata.reading import DocumentSettings
 from openimds.resources.instance import Ec2Ids, Instance
 from openimds.resources.network import HostRoute
 from openimds.store import schema

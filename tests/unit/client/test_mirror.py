@@ -11,10 +11,9 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
-from openimds.client.mirror import Mirror
+from openimds.client.mirror import Mirror, View
 from openimds.client.session import connect, led_to_v3
 from openimds.client.testing import FakeControl
-from openimds.client.view import View
 
 KINDS = ("network", "port", "router")
 

@@ -16,7 +16,7 @@ from keystoneauth1.token_endpoint import Token
 
 from openimds.client.vendordata import MAX_ANSWER_BYTES, VendorTimeouts, vendor_post
 from openimds.resources.errors import PeerFailed
-from openimds.resources.vendor import VendorAnswer
+from openimds.resources.instance import VendorAnswer
 
 QUESTION = {"instance-id": "i", "user-data": None}
 

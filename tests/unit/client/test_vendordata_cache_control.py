@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.client.cache_control import LONGEST_SECONDS, fresh_seconds
+from openimds.client.vendordata import LONGEST_SECONDS, fresh_seconds
 
 
 @pytest.mark.parametrize(

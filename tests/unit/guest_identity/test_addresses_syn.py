@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.guest_identity.syn import source_mac
+from openimds.guest_identity.addresses import source_mac
 
 ETHERNET = bytes.fromhex("fa163e00000b fa163e00000a")
 IPV4 = bytes.fromhex("4500003c4bd040004006e97f0a0000050a000001")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.guest_identity.forwarded import was_forwarded
+from openimds.guest_identity.headers import was_forwarded
 
 HOP = (b"x-forwarded-for", b"10.0.0.5")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.guest_identity.privileged import PRIVILEGED, is_privileged, was_privileged
+from openimds.guest_identity.headers import PRIVILEGED, is_privileged, was_privileged
 
 
 @pytest.mark.parametrize(("port", "expected"), [(0, False), (1, True), (1023, True), (1024, False), (65535, False)])

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from openimds.resources.errors import NotFound, StoreUnavailable
-from openimds.resources.instance import Ec2Ids, Instance
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Ec2Ids, Instance, Touched
 
 SECRET = "s3cret"
 

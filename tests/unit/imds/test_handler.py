@@ -19,9 +19,9 @@ from openimds.imds.handler import GuestService
 from openimds.imds.instance_cache import Records
 from openimds.imds.messages import GuestResponse
 from openimds.imds.vendordata import Patience, Target, Vendors
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings
 from openimds.resources.errors import PeerFailed
-from openimds.resources.vendor import VendorAnswer
+from openimds.resources.instance import VendorAnswer
 
 SECRET = "s3cret"
 ID = "11111111-2222-4333-8444-555555555501"

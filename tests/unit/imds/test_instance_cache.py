@@ -12,8 +12,7 @@ from openimds.imds.instance_cache import Records
 from openimds.imds.rendered_document import Rendered
 from openimds.metadata.outcome import Answer
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Nic
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Nic, Touched
 
 
 def test_memory_has_an_end(threads) -> None:

@@ -8,7 +8,7 @@ from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.imds.invalidation import Freshness, Pace
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Touched
 
 
 class Changes:

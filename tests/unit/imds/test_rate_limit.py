@@ -4,8 +4,7 @@ import pytest
 
 from openimds.guest_identity.token_bucket import Window
 from openimds.imds import rate_limit
-from openimds.imds.rate_limit import Strangers
-from openimds.imds.rates import Rate
+from openimds.imds.rate_limit import Rate, Strangers
 
 NETWORK, MAC = "network:n1", "fa:16:3e:00:00:0a"
 

@@ -12,7 +12,7 @@ import pytest
 
 from openimds.imds.handler import World
 from openimds.imds.rendered_document import DRAWN_TOGETHER, Seeds
-from openimds.imds.request_ids import new_request_id
+from openimds.imds.request_log import new_request_id
 
 SEED_BYTES = 512
 

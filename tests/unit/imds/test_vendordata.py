@@ -14,7 +14,7 @@ from tests.waiting import HANG_SECONDS, until_async
 from openimds.imds.vendordata import THREADS_OF_A_TARGET, KeptAnswers, Patience, Target, Vendors
 from openimds.metadata.outcome import Refusal
 from openimds.resources.errors import PeerFailed
-from openimds.resources.vendor import VendorAnswer
+from openimds.resources.instance import VendorAnswer
 
 
 class Targets:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openimds.metadata.reading import DocumentSettings, Reading
+from openimds.metadata.context import DocumentSettings, Reading
 from openimds.resources.instance import Ec2Ids, Instance
 
 BARE = Instance(

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from openimds.metadata.block_devices import block_device_mapping
+from openimds.metadata.devices import block_device_mapping
 from openimds.resources.instance import BlockDevice
 
 

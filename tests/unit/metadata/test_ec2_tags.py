@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from openimds.metadata.context import DocumentSettings
 from openimds.metadata.imds_options import Policy
 from openimds.metadata.outcome import Answer, Refusal
 from openimds.metadata.paths import parse_path
-from openimds.metadata.reading import DocumentSettings
 from openimds.metadata.router import DocumentRequest, decide
 
 TAGS = {"Name": "web 1", "cost.center": "42", "with space": "", "imds:InstanceMetadataTags": "enabled"}

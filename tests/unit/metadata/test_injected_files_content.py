@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from openimds.metadata.content import content_files
-from openimds.metadata.injected_files import interfaces_file
+from openimds.metadata.injected_files import content_files, interfaces_file
 from openimds.metadata.meta_data import meta_data
 from openimds.resources.instance import InjectedFile, Nic, NicAddress, NicSubnet
 

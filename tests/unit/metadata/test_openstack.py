@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from openimds.metadata.context import DocumentSettings
 from openimds.metadata.openstack import DOCUMENTS, decide_openstack, is_password, listed_documents
 from openimds.metadata.outcome import Answer, AskVendors, Refusal
-from openimds.metadata.reading import DocumentSettings
 from openimds.metadata.versions import OPENSTACK_VERSIONS
 from openimds.resources.instance import InjectedFile
 

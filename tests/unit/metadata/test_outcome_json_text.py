@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from openimds.metadata.json_text import json_bytes
+from openimds.metadata.outcome import json_bytes
 
 
 def test_as_nova_writes_it() -> None:

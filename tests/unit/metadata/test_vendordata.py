@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings
 from openimds.metadata.vendordata import vendor_data2, vendor_question
 
 

@@ -13,8 +13,7 @@ import pytest
 from tests.ports import free_port
 
 from openimds.config import Listen
-from openimds.runtime.fdstore import KeptSockets
-from openimds.runtime.kept_listener import kept_listener
+from openimds.runtime.fdstore import KeptSockets, kept_listener
 from openimds.runtime.lifecycle import CannotStartError
 from openimds.supervisor.notify_socket import NotifySocket, SocketStore
 

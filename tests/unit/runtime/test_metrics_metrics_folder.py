@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from openimds.runtime.lifecycle import CannotStartError
-from openimds.runtime.metrics_folder import metrics_folder
+from openimds.runtime.metrics import metrics_folder
 
 
 def test_it_is_there_while_the_program_runs_and_only_its_owners(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from openimds.linux.process import identity
 from openimds.store import schema
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.agents import Agent
+from openimds.store.models.base import Agent
 from openimds.supervisor.state_dir import StateFolder
 from openimds.supervisor.status import SHOWN_FAILURES, machine_status, status_text
 

@@ -30,15 +30,12 @@ from openimds.imds.connection_authenticator import ByBinding, GuestRules
 from openimds.imds.handler import GuestService
 from openimds.imds.instance_cache import Records
 from openimds.imds.invalidation import Changes, Freshness, Pace
-from openimds.imds.rate_limit import Strangers
-from openimds.imds.rates import Rate, Rates
-from openimds.imds.request_ids import new_request_id
-from openimds.imds.request_log import REQUEST_ANSWERED, RequestLog, logged_path
+from openimds.imds.rate_limit import Rate, Rates, Strangers
+from openimds.imds.request_log import REQUEST_ANSWERED, RequestLog, logged_path, new_request_id
 from openimds.imds.session_tokens import TokenSettings
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Instance
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Instance, Touched
 
 log = structlog.get_logger(__name__)
 

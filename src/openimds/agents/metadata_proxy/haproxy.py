@@ -1,4 +1,6 @@
-"""Keeps namespaces' HAProxies running with the configuration that is wanted.
+"""Whether a process listens where it should, as the kernel says inside the namespace; not as its command line does.
+
+Keeps namespaces' HAProxies running with the configuration that is wanted.
 
 A new configuration is taken by a new process beside the old one: both listen (SO_REUSEPORT), then the old one is told
 to finish what it has. Connections that wait in its queue move over (`net.ipv4.tcp_migrate_req`, set in the namespace),
@@ -17,10 +19,39 @@ from pathlib import Path
 from typing import Protocol
 
 from openimds.agents.atomic_write import write_if_changed
-from openimds.agents.metadata_proxy.held import HeldListeners
 from openimds.agents.metadata_proxy.protocols import ListenerAwayError, Namespaces
 from openimds.netconfig.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
+from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import Daemon
+
+
+class HeldListeners:
+    """The kernel names one socket an address. Which process has it is looked up when it is another than before."""
+
+    def __init__(self, namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
+        self._own: dict[str, tuple[int, frozenset[int]]] = {}
+        """By proxy: a process, and its sockets as they were looked up last."""
+
+    def missing(self, proxy: Proxy, pid: int) -> tuple[ListenAddress, ...]:
+        """The proxy's addresses that the process `pid` does not listen at, but for those of IPv6 in a kernel without.
+
+        Raises what looking into a namespace raises.
+        """
+        inside = self._namespaces.look_inside(proxy.namespace, proxy.addresses)
+        expected = [one for one in proxy.addresses if inside.has_ipv6 or not one.is_ipv6]
+        known, own = self._own.get(proxy.name, (0, frozenset[int]()))
+        if known == pid and all(inside.listening.get((one.host, one.port), frozenset()) & own for one in expected):
+            return ()
+        own = self._namespaces.sockets_of(pid)
+        self._own[proxy.name] = (pid, own)
+        # Others may share an address (SO_REUSEPORT), and be the one that the kernel named.
+        there = self._namespaces.listening(proxy.namespace)
+        return tuple(one for one in expected if not there.get((one.host, one.port), frozenset()) & own)
+
+    def forget(self, name: str) -> None:
+        self._own.pop(name, None)
+
 
 CONFIG_MODE = 0o640
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from oslo_config import cfg, types
 
 from openimds.config.options import DEFAULT, Section, old, seconds
-from openimds.config.options.guest_options import strict_options
+from openimds.config.options.documents import strict_options
 from openimds.config.options.keystone import keystone_section
 
 KEYSTONE_AUTHTOKEN = keystone_section(

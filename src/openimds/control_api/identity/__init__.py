@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from openimds.control_api.identity import assignments, auth, catalog_calls, users_projects_roles, versions
+from openimds.control_api.identity import assignments, auth, catalog, users_projects_roles, versions
 from openimds.control_api.identity.catalog import Catalog
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.identity.tokens import TokenSealer, TokenService
@@ -16,7 +16,7 @@ def router(service: IdentityService) -> APIRouter:
     routes.include_router(versions.router(service.catalog.public_url))
     v3 = APIRouter(prefix="/v3")
     v3.include_router(auth.router(service))
-    v3.include_router(catalog_calls.router(service.catalog))
+    v3.include_router(catalog.router(service.catalog))
     v3.include_router(assignments.router(service))
     v3.include_router(users_projects_roles.router(service))
     routes.include_router(v3)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from openimds.control_api.network import admin, crud_routes, discovery, router_actions, tags, versions
-from openimds.control_api.network.asking import no_if_match
+from openimds.control_api.network import admin, crud_routes, discovery, router_actions, tags
 from openimds.control_api.network.protocols import NetworkOperations
+from openimds.control_api.network.request_params import no_if_match
 
 
 def router(store: NetworkOperations, public_url: str) -> APIRouter:
     """Everything below `/network`: mount it there. `public_url` is the listener's, as clients reach it."""
     routes = APIRouter(tags=["network"])
-    versions.add_to(routes, public_url)
+    discovery.add_to(routes, public_url)
     v2 = APIRouter(prefix="/v2.0")
     for part in (
         discovery.router(),

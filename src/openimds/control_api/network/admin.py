@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from openimds.control_api.network import request_params
-from openimds.control_api.network.asking import Asker, Query
 from openimds.control_api.network.protocols import Agents, Figures
+from openimds.control_api.network.request_params import Asker, Query
 from openimds.resources.errors import NotFound, NotSupported
 
 ZONES = [{"name": "nova", "resource": resource, "state": "available"} for resource in ("network", "router")]

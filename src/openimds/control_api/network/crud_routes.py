@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from openimds.control_api.network import body_validation, request_params
-from openimds.control_api.network.asking import Asker, IfRevision, JsonBody, Query
 from openimds.control_api.network.attributes import COLLECTIONS, plural
 from openimds.control_api.network.openapi import request_schema
 from openimds.control_api.network.protocols import Resources
+from openimds.control_api.network.request_params import Asker, IfRevision, JsonBody, Query
 
 
 def router(store: Resources) -> APIRouter:

@@ -1,4 +1,7 @@
-"""Neutron's extensions, as far as openimds has them; clients look here for what they may ask."""
+"""Neutron's extensions, as far as openimds has them; clients look here for what they may ask.
+
+Version discovery of the network service. It is public, as Neutron's is.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from openimds.control_api.network.asking import Asker
+from openimds.control_api.network.attributes import COLLECTIONS, plural
+from openimds.control_api.network.request_params import Asker
 from openimds.resources.errors import NotFound
 
 UPDATED = "2026-01-01T00:00:00-00:00"
@@ -73,3 +77,25 @@ def router() -> APIRouter:
 
 def _shown(alias: str, name: str, description: str) -> dict[str, Any]:
     return {"alias": alias, "name": name, "description": description, "updated": UPDATED, "links": []}
+
+
+def add_to(routes: APIRouter, public_url: str) -> None:
+    """`/network` and `/network/v2.0` themselves. `public_url`: `http://127.0.0.1:5000`, without a slash at its end."""
+    root = f"{public_url}/network"
+
+    @routes.get("")
+    def versions() -> dict[str, Any]:
+        link = {"rel": "self", "href": f"{root}/v2.0/"}
+        return {"versions": [{"id": "v2.0", "status": "CURRENT", "links": [link]}]}
+
+    @routes.get("/v2.0")
+    def resources() -> dict[str, Any]:
+        shown = [
+            {
+                "name": kind,
+                "collection": plural(kind),
+                "links": [{"rel": "self", "href": f"{root}/v2.0/{path}"}],
+            }
+            for path, kind in COLLECTIONS.items()
+        ]
+        return {"resources": shown}

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from openimds.control_api.network import body_validation, validators
-from openimds.control_api.network.asking import Asker, JsonBody
 from openimds.control_api.network.attributes import ROUTE
 from openimds.control_api.network.protocols import RouterActions
+from openimds.control_api.network.request_params import Asker, JsonBody
 from openimds.resources.errors import BadRequest, NotSupported
 
 INTERFACE = validators.Struct({"subnet_id": validators.uuid_or_null, "port_id": validators.uuid_or_null})

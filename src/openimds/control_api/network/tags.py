@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from openimds.control_api.network import validators
-from openimds.control_api.network.asking import Asker, JsonBody
 from openimds.control_api.network.attributes import COLLECTIONS
 from openimds.control_api.network.protocols import Tags
+from openimds.control_api.network.request_params import Asker, JsonBody
 from openimds.resources.errors import BadRequest, NotFound
 
 MAX_TAGS = 50

@@ -21,10 +21,8 @@ from starlette.concurrency import run_in_threadpool
 from openimds.control_api.context import agents_only
 from openimds.control_api.watch.long_poll import Bell
 from openimds.control_api.watch.schemas import InstanceIds
-from openimds.metadata.context import settings_form
-from openimds.metadata.reading import DocumentSettings
-from openimds.resources.instance import Instance
-from openimds.resources.touched import Touched
+from openimds.metadata.context import DocumentSettings, settings_form
+from openimds.resources.instance import Instance, Touched
 
 log = structlog.get_logger(__name__)
 

@@ -1,25 +1,113 @@
-"""One connection: the I/O around a Conversation."""
+"""Calling the handler: whatever it does, its guest gets an answer.
+
+What a connection waits for: each phase has its own time-out (rules.Timeouts has a field of each one's name).
+
+Writing one connection's answers: as bytes, and each as many hops far as it may go.
+
+One connection: the I/O around a Conversation.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Coroutine
+from enum import Enum
 from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.http.messages import Answer, Handler, sentence
-from openimds.http.server.handling import handled, handled_later
+from openimds.http.messages import Answer, Handler, Request, sentence
 from openimds.http.server.limits import Limits, Refusal, Timeouts
 from openimds.http.server.peer import GuestOf, Peer, SourceMac, peer_of
-from openimds.http.server.phases import PHASE_OF_STAGE, Phase
-from openimds.http.server.request_parser import Conversation, Incoming
-from openimds.http.server.response import CONTINUE, http_date
+from openimds.http.server.request_parser import Conversation, Incoming, Stage
+from openimds.http.server.response import CONTINUE, FAILED, http_date, render
 from openimds.http.server.response_cache import Repeats
-from openimds.http.server.writing import AnswerWriter
+from openimds.http.server.socket_ttl import Hops
 
 _log = structlog.get_logger(__name__)
+
+
+def handled(handler: Handler, request: Request, listener: str) -> Answer | Coroutine[Any, Any, Answer]:
+    """The handler's answer, or what will be it (`handled_later`)."""
+    try:
+        return cast(Answer | Coroutine[Any, Any, Answer], handler(request))
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception("a request failed", listener=listener)
+        return FAILED
+
+
+async def handled_later(coming: Coroutine[Any, Any, Answer], listener: str) -> Answer:
+    try:
+        return await coming
+    except asyncio.CancelledError:
+        raise
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception("a request failed", listener=listener)
+        return FAILED
+
+
+class Phase(Enum):
+    """What the deadline is for."""
+
+    IDLE = "idle"
+    HEAD = "head"
+    BODY = "body"
+    ANSWER = "answer"
+    WRITE = "write"
+    LINGER = "linger"
+
+
+PHASE_OF_STAGE = {Stage.IDLE: Phase.IDLE, Stage.HEAD: Phase.HEAD, Stage.BODY: Phase.BODY}
+
+
+class AnswerWriter:
+    """Of one connection, as long as it lasts."""
+
+    __slots__ = ("_listener", "_transport", "hops")
+
+    def __init__(self, transport: asyncio.Transport, listener: str) -> None:
+        self._transport = transport
+        self._listener = listener
+        self.hops: Hops | None = None
+        """While what was written last may go fewer hops than usual."""
+
+    def write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
+        """One that cannot be written becomes a 500."""
+        try:
+            data = render(answer, method=method, keep_alive=keep_alive, now=time.time())
+        except ValueError:
+            _log.exception("an answer could not be written", listener=self._listener)
+            data = render(FAILED, method=method, keep_alive=keep_alive, now=time.time())
+        self.send(data, answer)
+
+    def send(self, data: bytes, answer: Answer) -> None:
+        """`data`: the answer's bytes."""
+        self._set_hops(getattr(answer, "hop_limit", None))
+        self._transport.write(data)
+
+    def must_settle(self, answer: Answer) -> bool:
+        """Would this answer, or what is still on its way, go another number of hops than it should?"""
+        hops = self.hops
+        if hops is None:
+            if getattr(answer, "hop_limit", None) is None:
+                return False
+            hops = Hops(self._transport)
+        return not hops.settled
+
+    async def settle(self) -> None:
+        """Wait until what was written is acknowledged; not for long (hops.py)."""
+        await (self.hops or Hops(self._transport)).settle()
+
+    def _set_hops(self, hop_limit: int | None) -> None:
+        if self.hops is not None and self.hops.settled:
+            self.hops.restore()
+            self.hops = None
+        if hop_limit is not None:
+            self.hops = self.hops or Hops(self._transport)
+            self.hops.lower(hop_limit)
+
+
 _IDLE = Phase.IDLE
 
 

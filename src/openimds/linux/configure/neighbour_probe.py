@@ -15,7 +15,7 @@ import time
 from ipaddress import IPv6Address
 from random import SystemRandom
 
-from openimds.linux.monitor.heard_sockets import Heard, HeardSockets
+from openimds.linux.monitor.sockets import Heard, HeardSockets
 from openimds.linux.netlink.links import link_named
 from openimds.linux.netns import netns
 

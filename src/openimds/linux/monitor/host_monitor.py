@@ -16,11 +16,10 @@ from pathlib import Path
 from openimds.linux.configure.neighbour_probe import Contests
 from openimds.linux.monitor import netlink_events
 from openimds.linux.monitor.debounce import News
-from openimds.linux.monitor.heard_sockets import Heard, HeardSockets
+from openimds.linux.monitor.inotify import WatchedFolders
 from openimds.linux.monitor.proc_poll import IsRight, KeptFiles, ipv6_off, runs, unchanged
 from openimds.linux.monitor.resource_index import FORWARDING, Attributions, Note
-from openimds.linux.monitor.sockets import HeardNamespaces
-from openimds.linux.monitor.watched_folders import WatchedFolders
+from openimds.linux.monitor.sockets import Heard, HeardNamespaces, HeardSockets
 from openimds.linux.netlink.socket import NETLINK_NETFILTER, opened
 from openimds.linux.netns import netns
 

@@ -1,4 +1,7 @@
-"""Windows into namespaces: what they have is seen through them without entering.
+"""A namespace's settings, read through files of /proc/sys/net that stay open: each shows the setting of the namespace
+that it was opened in, whichever thread reads it. It keeps no namespace in being.
+
+Windows into namespaces: what they have is seen through them without entering.
 
 A netlink socket speaks to the namespace that it was opened in, and an open file of /proc/sys/net is that namespace's
 setting, whichever thread asks. So a namespace is entered once, and a look at it that finds nothing new costs a few
@@ -7,23 +10,68 @@ system calls instead of a thread. Whatever is asked is asked of the kernel: noth
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from openimds.linux.fd_budget import is_spare
+from openimds.linux.fd_budget import is_spare, open_to_stay
 from openimds.linux.netlink.addresses import ADDRESSES, Address, addresses_in
 from openimds.linux.netlink.links import LINKS, Link, links_in
 from openimds.linux.netlink.routes import MAIN_TABLES, NO_TABLE, routes_in
 from openimds.linux.netlink.sock_diag import NETLINK_SOCK_DIAG
 from openimds.linux.netlink.socket import Conversation, Dump
 from openimds.linux.netns import netns
-from openimds.linux.netns.setting_files import SettingFiles
-from openimds.linux.sysctl import read_wanted
+from openimds.linux.sysctl import MAX_SETTING_BYTES, read_wanted, sysctl_path
 from openimds.netconfig.namespace_state import Route
+
+
+class SettingFiles:
+    """For any thread."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+        """By key (`net.ipv4.ip_forward`)."""
+        self._lock = threading.Lock()
+
+    def keep(self, keys: Iterable[str], device_names: frozenset[str]) -> None:
+        """By a thread in the namespace. What is not there, or one too many, is left out."""
+        for key in keys:
+            descriptor = open_to_stay(sysctl_path(key, device_names))
+            if descriptor is not None:
+                with self._lock:
+                    self._forget(key)
+                    self._open[key] = descriptor
+
+    def text(self, key: str) -> str | None:
+        """None: it is not kept, or was of a device that is gone."""
+        with self._lock:
+            descriptor = self._open.get(key)
+            if descriptor is None:
+                return None
+            try:
+                return os.pread(descriptor, MAX_SETTING_BYTES, 0).decode().strip()
+            except OSError:
+                self._forget(key)
+                return None
+
+    def differ(self, wanted: Mapping[str, str]) -> bool:
+        """Whether one that is kept has another value than is wanted."""
+        return any(self.text(key) not in (None, value) for key, value in wanted.items())
+
+    def close(self) -> None:
+        with self._lock:
+            for key in list(self._open):
+                self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        descriptor = self._open.pop(key, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
 
 DIGEST_BYTES = 16
 

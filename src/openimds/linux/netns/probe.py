@@ -7,10 +7,10 @@ import socket
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from openimds.linux.ipv6 import kernel_has_ipv6
 from openimds.linux.netlink.sock_diag import Listening, knows_listeners, listener_at, listening_sockets
 from openimds.linux.netns import netns
 from openimds.linux.netns.handles import Window, Windows
+from openimds.linux.sysctl import kernel_has_ipv6
 from openimds.netconfig.listener_file import ListenAddress
 
 PROBE_SECONDS = 0.5

@@ -12,7 +12,7 @@ from dataclasses import replace
 import structlog
 
 from openimds.config import DocumentsConfig
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings
 from openimds.programs.metadata_api.wiring import document_settings, vendor_file
 from openimds.programs.vendordata_file import LOOK_SECONDS, VendorFile
 from openimds.resources.errors import NotFound

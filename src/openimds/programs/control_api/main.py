@@ -16,8 +16,7 @@ from openimds.config import ControlApiConfig
 from openimds.programs.control_api.wiring import Parts, build_parts
 from openimds.resources.errors import OpenimdsError, StoreUnavailable
 from openimds.runtime import metrics, sd_notify
-from openimds.runtime.fdstore import KeptSockets
-from openimds.runtime.kept_listener import kept_listener
+from openimds.runtime.fdstore import KeptSockets, kept_listener
 from openimds.runtime.lifecycle import CannotStartError, Signals
 from openimds.store import schema
 from openimds.store.engine import Store, utc_now

@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from openimds.agents.metadata.listeners.manager import Door, KeptSockets, Listening, Places
-from openimds.guest_identity.addresses import guest_at
-from openimds.guest_identity.syn import source_mac
+from openimds.guest_identity.addresses import guest_at, source_mac
 from openimds.http.server.limits import Limits
 from openimds.http.server.server import GuestServer, Listener
 from openimds.linux.netns import netns

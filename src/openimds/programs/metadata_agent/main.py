@@ -14,7 +14,7 @@ from openimds.programs.metadata_agent.worker import AgentWorker
 from openimds.runtime import metrics, sd_notify
 from openimds.runtime.fdstore import KeptSockets
 from openimds.runtime.lifecycle import CannotStartError, begin
-from openimds.runtime.metrics_folder import metrics_folder
+from openimds.runtime.metrics import metrics_folder
 from openimds.runtime.prefork import Parent, Work, run_workers
 from openimds.supervisor.notify_socket import allow_many_descriptors
 

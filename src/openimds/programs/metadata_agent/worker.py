@@ -19,16 +19,14 @@ from prometheus_client import REGISTRY
 from openimds import config as configuration
 from openimds.agents.metadata.direct_handler import DirectParts, DirectService
 from openimds.agents.metadata.haproxy_log import HaproxyLog
-from openimds.agents.metadata.knowledge import Knowledge
 from openimds.agents.metadata.lookup.policy import Belief
 from openimds.agents.metadata.lookup.resolver import Finder
-from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.metrics import Knowledge, Measures
 from openimds.agents.metadata.proxy.proxy_handler import MetadataService
 from openimds.agents.metadata.signature_check import run_self_test
 from openimds.client.control_client import ControlClient
-from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, RemoteInstances
+from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, Prefetch, RemoteInstances
 from openimds.client.mirror import Mirror
-from openimds.client.prefetch import Prefetch
 from openimds.client.session import connect
 from openimds.config import ConfigError, MetadataAgentConfig
 from openimds.http.client.pool import Pool, PoolSettings

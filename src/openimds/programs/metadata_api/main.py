@@ -16,10 +16,9 @@ from openimds.programs.metadata_api.wiring import plan_service
 from openimds.programs.metadata_api.worker import GuestWorker, be_worker
 from openimds.resources.errors import StoreUnavailable
 from openimds.runtime import metrics, sd_notify
-from openimds.runtime.fdstore import KeptSockets
-from openimds.runtime.kept_listener import kept_listener
+from openimds.runtime.fdstore import KeptSockets, kept_listener
 from openimds.runtime.lifecycle import CannotStartError
-from openimds.runtime.metrics_folder import metrics_folder
+from openimds.runtime.metrics import metrics_folder
 from openimds.runtime.prefork import Parent, Work, run_workers
 from openimds.store.raw.database import Database
 from openimds.store.schema_version import is_newest, upgrade_store

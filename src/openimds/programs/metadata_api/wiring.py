@@ -16,8 +16,8 @@ from openimds.imds.invalidation import Freshness
 from openimds.imds.request_log import RequestLog
 from openimds.imds.session_tokens import TokenSettings
 from openimds.imds.vendordata import Patience, Target, Vendors
+from openimds.metadata.context import DocumentSettings
 from openimds.metadata.imds_options import TokenMode
-from openimds.metadata.reading import DocumentSettings
 from openimds.programs.vendordata_file import static_vendor_data
 from openimds.runtime.lifecycle import CannotStartError
 from openimds.store.raw.database import Database

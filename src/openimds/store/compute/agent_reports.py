@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import BadRequest, NotFound, PayloadTooLarge
 from openimds.store.engine import utc_now
-from openimds.store.models.servers import Server, ServerConsole
+from openimds.store.models.compute import Server, ServerConsole
 
 CONSOLE_MAX_BYTES = 256 * 1024
 

@@ -16,9 +16,8 @@ from openimds.resources.caller import Caller
 from openimds.resources.compute import Interface, NicAsked
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Attachment
-from openimds.store.models.network import Port, SecurityGroup
-from openimds.store.models.networks import Network
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Server
+from openimds.store.models.network import Network, Port, SecurityGroup
 from openimds.store.network import dns_names
 from openimds.store.network.access import find
 from openimds.store.network.ports import attach_port, create_port, delete_port, detach_port, ports_of_device

@@ -16,8 +16,7 @@ from openimds.store.compute.server_records import VM_STATES, server_records
 from openimds.store.compute.servers import note_action, unlocked_server
 from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.compute import Keypair
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Keypair, Server
 
 
 class Power:

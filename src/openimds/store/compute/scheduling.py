@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from openimds.resources import compute as nouns
 from openimds.resources.compute import COMPUTE_AGENT_BINARY, DEFAULT_ZONE
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.agents import Agent
-from openimds.store.models.servers import Server
+from openimds.store.models.base import Agent
+from openimds.store.models.compute import Server
 
 
 class Hosts:

@@ -1,7 +1,13 @@
-"""Making servers: everything that is named is looked up, a host is chosen, ports are made, in one transaction."""
+"""Names that a server gets: its own among several, its host name, its reservation.
+
+Making servers: everything that is named is looked up, a host is chosen, ports are made, in one transaction.
+"""
 
 from __future__ import annotations
 
+import re
+import secrets
+import string
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +23,32 @@ from openimds.resources.errors import BadRequest, QuotaExceeded
 from openimds.store.compute.agent_reports import set_fault
 from openimds.store.compute.flavors import flavor_value
 from openimds.store.compute.interfaces import plug, resolve_nics, resolve_security_groups
-from openimds.store.compute.naming import hostname_from, new_reservation_id, nth
 from openimds.store.compute.scheduling import choose_hosts, compute_hosts
 from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
 from openimds.store.models.compute import Flavor as FlavorRow
-from openimds.store.models.compute import Keypair
+from openimds.store.models.compute import Keypair, Server
 from openimds.store.models.image import Image
-from openimds.store.models.servers import Server
+
+HOSTNAME_MAX_CHARS = 63
+
+
+def nth(name: str, index: int, count: int) -> str:
+    """`web` alone; `web-1`, `web-2` … where several are made at once."""
+    return name if count == 1 else f"{name}-{index + 1}"
+
+
+def hostname_from(name: str, server_id: str) -> str:
+    """`My web.1` → `my-web-1`, as Nova makes it; a name of which nothing is left gives `server-<id>`."""
+    dashed = re.sub(r"[\s_.]", "-", name)
+    plain = re.sub(r"[^\w-]+", "", dashed, flags=re.ASCII).lower()
+    return plain[:HOSTNAME_MAX_CHARS].strip("-") or f"server-{server_id}"
+
+
+def new_reservation_id() -> str:
+    """`r-x1y2z3ab`"""
+    alphabet = string.ascii_lowercase + string.digits
+    return "r-" + "".join(secrets.choice(alphabet) for _ in range(8))
+
 
 MAX_SERVERS_PER_PROJECT = 10_000
 ROOT_DEVICE = "/dev/vda"

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.compute import ServerQuery
 from openimds.resources.errors import BadRequest
+from openimds.store.models.compute import Server
 from openimds.store.models.network import IPAllocation, Port
-from openimds.store.models.servers import Server
 
 SORT_COLUMNS: Mapping[str, Any] = {
     "created_at": Server.created_at,

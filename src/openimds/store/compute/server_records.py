@@ -11,11 +11,8 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.compute import ServerAddress, ServerRecord
 from openimds.store.ec2_ids import INSTANCE
-from openimds.store.models.compute import Ec2Id
-from openimds.store.models.network import Port
-from openimds.store.models.networks import Network
-from openimds.store.models.routers import FloatingIP
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Ec2Id, Server
+from openimds.store.models.network import FloatingIP, Network, Port
 
 VM_STATES = {"SHUTOFF": "stopped", "ERROR": "error", "BUILD": "building"}
 POWER_STATES = {"SHUTOFF": 4, "ERROR": 0, "BUILD": 0}

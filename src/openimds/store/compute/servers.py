@@ -26,8 +26,8 @@ from openimds.store.compute.server_create import create_servers
 from openimds.store.compute.server_query import select_ids
 from openimds.store.compute.server_records import server_records
 from openimds.store.engine import Store, utc_now
+from openimds.store.models.compute import Server, ServerAction, ServerConsole, ServerPassword
 from openimds.store.models.network import SecurityGroup
-from openimds.store.models.servers import Server, ServerAction, ServerConsole, ServerPassword
 from openimds.store.network.ports import ports_of_device
 
 LOCKED_BY_OWNER = "owner"

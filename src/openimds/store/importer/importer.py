@@ -25,7 +25,7 @@ from openimds.store.ec2_ids import IMAGE, INSTANCE, reserve_ec2_number
 from openimds.store.engine import utc_now
 from openimds.store.importer.fields import Fields
 from openimds.store.importer.schema import in_novas_form
-from openimds.store.models.servers import Server, ServerPassword
+from openimds.store.models.compute import Server, ServerPassword
 from openimds.store.nova_objects import dedicated_cpus_from_topology, devices_from_metadata, nics_from_network_info
 
 _EC2_IDS = ("instance_id", "ami_id", "kernel_id", "ramdisk_id")

@@ -1,14 +1,18 @@
-"""What Nova's servers are made with, and the small numbers that EC2 clients know them by."""
+"""What Nova's servers are made with, and the small numbers that EC2 clients know them by.
+
+Nova's servers, and what they have said.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from openimds.store.models.base import NAME, UUID, Base
+from openimds.store.models.base import NAME, UUID, Base, Watched
 
 
 class Flavor(Base):
@@ -46,3 +50,102 @@ class Ec2Id(Base):
     kind: Mapped[str] = mapped_column(String(16), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     object_id: Mapped[str] = mapped_column(UUID)
+
+
+class Server(Watched, Base):
+    """What a person asked for, and what became of it. The columns that only documents read are nova's own shapes."""
+
+    __tablename__ = "servers"
+    watch_kind = "server"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    revision_number: Mapped[int] = mapped_column(BigInteger, default=0)
+    project_id: Mapped[str] = mapped_column(UUID, index=True)
+    user_id: Mapped[str] = mapped_column(UUID)
+    name: Mapped[str] = mapped_column(NAME)
+    hostname: Mapped[str] = mapped_column(NAME)
+    description: Mapped[str | None] = mapped_column(NAME)
+    image_id: Mapped[str | None] = mapped_column(UUID)
+    flavor: Mapped[dict[str, Any]]
+    """The flavor as it was at creation: id, name, ram, vcpus, disk, ephemeral, swap, extra_specs."""
+    availability_zone: Mapped[str | None] = mapped_column(NAME)
+    """Its host's; before it has one, what was asked for."""
+    pinned_zone: Mapped[str | None] = mapped_column(NAME)
+    """The availability zone that was asked for, if one was."""
+    key_name: Mapped[str | None] = mapped_column(NAME)
+    key_type: Mapped[str | None] = mapped_column(String(8))
+    public_key: Mapped[str | None] = mapped_column(Text)
+    user_data: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The bytes, decoded."""
+    metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
+    personality: Mapped[list[Any]] = mapped_column(default=list)
+    """[{"path": …, "contents": base64}]"""
+    security_groups: Mapped[list[Any]] = mapped_column(default=list)
+    """[{"id": …, "name": …}] as given at creation."""
+    config_drive: Mapped[bool] = mapped_column(default=False)
+    launch_index: Mapped[int] = mapped_column(default=0)
+    reservation_id: Mapped[str | None] = mapped_column(String(64))
+    root_device_name: Mapped[str | None] = mapped_column(String(64))
+    kernel_id: Mapped[str | None] = mapped_column(UUID)
+    ramdisk_id: Mapped[str | None] = mapped_column(UUID)
+    block_devices: Mapped[list[Any]] = mapped_column(default=list)
+    """nova's block device mappings: source_type, destination_type, device_name, guest_format, boot_index, image_id …"""
+    devices: Mapped[list[Any]] = mapped_column(default=list)
+    """Tagged NICs and disks: [{"type", "bus", "address", "mac" | "serial"/"path", "tags", "vlan", "vf_trusted"}]"""
+    dedicated_cpus: Mapped[list[Any]] = mapped_column(default=list)
+    nic_order: Mapped[list[Any]] = mapped_column(default=list)
+    """Port ids in the order of the NICs."""
+    ports_of_server: Mapped[list[Any]] = mapped_column(default=list)
+    """Port ids that the server's creation made, and its deletion deletes (ports given by the user stay)."""
+    nic_tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """port id → tag"""
+    access_ip_v4: Mapped[str | None] = mapped_column(String(64))
+    access_ip_v6: Mapped[str | None] = mapped_column(String(64))
+    tags: Mapped[list[Any]] = mapped_column(default=list)
+    locked: Mapped[bool] = mapped_column(default=False)
+    locked_by: Mapped[str | None] = mapped_column(String(8))
+    """`owner`: a caller of the server's project. `admin`: an administrator of another one."""
+    host: Mapped[str] = mapped_column(NAME, default="")
+    driver: Mapped[str] = mapped_column(String(16), default="netns")
+    status: Mapped[str] = mapped_column(String(32), default="BUILD")
+    """Nova's: BUILD, ACTIVE, REBOOT, HARD_REBOOT, REBUILD, SHUTOFF, ERROR."""
+    task_state: Mapped[str | None] = mapped_column(String(64))
+    wanted_power_state: Mapped[str] = mapped_column(String(16), default="running")
+    boot_generation: Mapped[int] = mapped_column(default=1)
+    fault: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """{"code": 500, "created": …, "message": …}"""
+    imported_document: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """Set by `openimds import instances`: network_info and ids as given, where the store holds no ports for it."""
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    launched_at: Mapped[datetime | None]
+
+
+class ServerPassword(Base):
+    """The admin password that the guest posted, once. A table of its own: the primary key decides who was first."""
+
+    __tablename__ = "server_passwords"
+    server_id: Mapped[str] = mapped_column(ForeignKey("servers.id", ondelete="CASCADE"), primary_key=True)
+    password: Mapped[str] = mapped_column(Text)
+
+    def watched(self) -> Iterator[tuple[str, str]]:
+        yield "server", self.server_id
+
+
+class ServerConsole(Base):
+    """The tail of a server's console, pushed by its compute agent."""
+
+    __tablename__ = "server_consoles"
+    server_id: Mapped[str] = mapped_column(ForeignKey("servers.id", ondelete="CASCADE"), primary_key=True)
+    output: Mapped[str] = mapped_column(Text)
+
+
+class ServerAction(Base):
+    """nova's instance actions: one row a request."""
+
+    __tablename__ = "server_actions"
+    request_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    server_id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    action: Mapped[str] = mapped_column(String(32))
+    user_id: Mapped[str] = mapped_column(UUID)
+    project_id: Mapped[str] = mapped_column(UUID)
+    started_at: Mapped[datetime]

@@ -1,4 +1,9 @@
-"""Neutron's ports: their addresses, and the security groups that they name."""
+"""Neutron's ports: their addresses, and the security groups that they name.
+
+Neutron's networks and their subnets.
+
+Neutron's routers and floating IPs.
+"""
 
 from __future__ import annotations
 
@@ -114,3 +119,102 @@ class SecurityGroup(Base):
     def watched(self) -> Iterator[tuple[str, str]]:
         """By the metadata API, whose documents name groups; agents do not hear of this kind."""
         yield "security_group", self.id
+
+
+class Network(Watched, Base):
+    __tablename__ = "networks"
+    watch_kind = "network"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    revision_number: Mapped[int] = mapped_column(BigInteger, default=0)
+    project_id: Mapped[str] = mapped_column(UUID, index=True)
+    name: Mapped[str] = mapped_column(NAME, default="")
+    description: Mapped[str] = mapped_column(NAME, default="")
+    admin_state_up: Mapped[bool] = mapped_column(default=True)
+    shared: Mapped[bool] = mapped_column(default=False)
+    external: Mapped[bool] = mapped_column(default=False)
+    mtu: Mapped[int] = mapped_column(default=1500)
+    port_security_enabled: Mapped[bool] = mapped_column(default=True)
+    dns_domain: Mapped[str] = mapped_column(NAME, default="")
+    provider_network_type: Mapped[str] = mapped_column(String(32), default="local")
+    provider_physical_network: Mapped[str | None] = mapped_column(NAME)
+    provider_segmentation_id: Mapped[int | None]
+    tags: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    subnets: Mapped[list[Subnet]] = relationship(back_populates="network", order_by="Subnet.created_at")
+
+
+class Subnet(Watched, Base):
+    __tablename__ = "subnets"
+    watch_kind = "subnet"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    revision_number: Mapped[int] = mapped_column(BigInteger, default=0)
+    network_id: Mapped[str] = mapped_column(ForeignKey("networks.id"), index=True)
+    project_id: Mapped[str] = mapped_column(UUID, index=True)
+    name: Mapped[str] = mapped_column(NAME, default="")
+    description: Mapped[str] = mapped_column(NAME, default="")
+    ip_version: Mapped[int]
+    cidr: Mapped[str] = mapped_column(String(64))
+    gateway_ip: Mapped[str | None] = mapped_column(String(64))
+    enable_dhcp: Mapped[bool] = mapped_column(default=True)
+    ipv6_ra_mode: Mapped[str | None] = mapped_column(String(32))
+    ipv6_address_mode: Mapped[str | None] = mapped_column(String(32))
+    allocation_pools: Mapped[list[Any]]
+    """[{"start": ip, "end": ip}]"""
+    dns_nameservers: Mapped[list[Any]] = mapped_column(default=list)
+    host_routes: Mapped[list[Any]] = mapped_column(default=list)
+    """[{"destination": cidr, "nexthop": ip}]"""
+    tags: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    network: Mapped[Network] = relationship(back_populates="subnets")
+
+    def watched(self) -> Iterator[tuple[str, str]]:
+        yield "subnet", self.id
+        yield ADDRESSING, self.network_id or self.network.id
+
+
+class Router(Watched, Base):
+    """Its interfaces are ports (`network:router_interface`, `network:router_gateway`) whose device_id is its id."""
+
+    __tablename__ = "routers"
+    watch_kind = "router"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    revision_number: Mapped[int] = mapped_column(BigInteger, default=0)
+    project_id: Mapped[str] = mapped_column(UUID, index=True)
+    name: Mapped[str] = mapped_column(NAME, default="")
+    description: Mapped[str] = mapped_column(NAME, default="")
+    admin_state_up: Mapped[bool] = mapped_column(default=True)
+    external_network_id: Mapped[str | None] = mapped_column(ForeignKey("networks.id"))
+    enable_snat: Mapped[bool] = mapped_column(default=True)
+    routes: Mapped[list[Any]] = mapped_column(default=list)
+    """[{"destination": cidr, "nexthop": ip}]"""
+    tags: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
+class FloatingIP(Watched, Base):
+    """Its address is held by a port of its own (`network:floatingip`) on the external network."""
+
+    __tablename__ = "floating_ips"
+    watch_kind = "floatingip"
+    id: Mapped[str] = mapped_column(UUID, primary_key=True)
+    revision_number: Mapped[int] = mapped_column(BigInteger, default=0)
+    project_id: Mapped[str] = mapped_column(UUID, index=True)
+    description: Mapped[str] = mapped_column(NAME, default="")
+    floating_network_id: Mapped[str] = mapped_column(ForeignKey("networks.id"), index=True)
+    floating_ip_address: Mapped[str] = mapped_column(String(64))
+    floating_port_id: Mapped[str] = mapped_column(UUID)
+    port_id: Mapped[str | None] = mapped_column(ForeignKey("ports.id"), index=True)
+    fixed_ip_address: Mapped[str | None] = mapped_column(String(64))
+    router_id: Mapped[str | None] = mapped_column(UUID, index=True)
+    tags: Mapped[list[Any]] = mapped_column(default=list)
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    def watched(self) -> Iterator[tuple[str, str]]:
+        yield "floatingip", self.id
+        history = inspect_row(self).attrs.port_id.history
+        for port_id in {self.port_id, *(history.deleted or ())} - {None}:
+            yield "port", port_id

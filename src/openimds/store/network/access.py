@@ -9,10 +9,8 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Forbidden, NotFound
-from openimds.store.models.agents import Agent
-from openimds.store.models.network import Port, SecurityGroup
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.routers import FloatingIP, Router
+from openimds.store.models.base import Agent
+from openimds.store.models.network import FloatingIP, Network, Port, Router, SecurityGroup, Subnet
 
 Row = TypeVar("Row", Network, Subnet, Port, Router, FloatingIP, SecurityGroup)
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Forbidden
 from openimds.resources.query import ListQuery
-from openimds.store.models.agents import Agent
+from openimds.store.models.base import Agent
 from openimds.store.network.access import not_found
 from openimds.store.network.serializers import agent_json
 from openimds.store.pagination import as_bool

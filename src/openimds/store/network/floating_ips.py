@@ -13,9 +13,7 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
-from openimds.store.models.network import IPAllocation, Port
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.routers import FloatingIP, Router
+from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, Subnet
 from openimds.store.network import ports
 from openimds.store.network.access import find, find_own, project_for, require_admin
 

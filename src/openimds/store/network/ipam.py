@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store.models.network import IPAllocation, Port
-from openimds.store.models.networks import Subnet
+from openimds.store.models.network import IPAllocation, Port, Subnet
 from openimds.store.network import ip_math
 from openimds.store.network.ip_math import Span
 

@@ -11,9 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import selectinload
 
 from openimds.resources.errors import BadRequest
-from openimds.store.models.network import IPAllocation, Port, SecurityGroup
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.routers import FloatingIP, Router
+from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, SecurityGroup, Subnet
 from openimds.store.pagination import Collection, Filter, as_bool, constant
 
 

@@ -19,7 +19,6 @@ from openimds.store.network import (
     floating_ips,
     networks,
     ports,
-    quotas,
     router_interfaces,
     routers,
     security_groups,
@@ -28,7 +27,7 @@ from openimds.store.network import (
 )
 from openimds.store.network.access import find, find_own, visible_to
 from openimds.store.network.list_specs import COLLECTIONS, COLLECTIONS_OF_MEMBERS
-from openimds.store.network.rendered import render
+from openimds.store.network.serializers import render
 
 Create = Callable[[Session, Caller, Mapping[str, Any], datetime], Any]
 Update = Callable[[Session, Caller, str, Mapping[str, Any], datetime], Any]
@@ -62,7 +61,7 @@ class NetworkStore:
         store: Store,
         *,
         clock: Callable[[], datetime] = utc_now,
-        limits: Mapping[str, int] = quotas.LIMITS,
+        limits: Mapping[str, int] = usage.LIMITS,
         agent_down_after: timedelta = agents.DOWN_AFTER,
     ) -> None:
         self._store = store
@@ -91,7 +90,7 @@ class NetworkStore:
             rows = []
             for attributes in bodies:
                 rows.append(OPERATIONS[kind].create(session, caller, attributes, now))
-                quotas.check(session, kind, rows[-1].project_id, self._limits)
+                usage.check(session, kind, rows[-1].project_id, self._limits)
         with self._store.read() as session:
             fresh = [find(session, caller, COLLECTIONS[kind].model, row.id) for row in rows]
             return render(session, fresh, is_admin=caller.is_admin)
@@ -180,7 +179,7 @@ class NetworkStore:
         if not caller.owns(project_id):
             raise NotFound(f"Project {project_id} could not be found.", kind="ProjectNotFound")
         with self._store.read() as session:
-            return quotas.details(session, project_id, self._limits)
+            return usage.details(session, project_id, self._limits)
 
     def quota_limits(self) -> dict[str, int]:
         """The limits, alike for all projects."""

@@ -13,9 +13,7 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.network import DEVICE_OWNER_DHCP
-from openimds.store.models.network import Port
-from openimds.store.models.networks import Network
-from openimds.store.models.routers import FloatingIP, Router
+from openimds.store.models.network import FloatingIP, Network, Port, Router
 from openimds.store.network import ports
 from openimds.store.network.access import find_own, project_for, require_admin
 

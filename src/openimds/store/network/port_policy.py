@@ -15,10 +15,8 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, NETWORK_OWNER_PREFIX
-from openimds.store.models.network import Port
-from openimds.store.models.networks import Network
-from openimds.store.models.routers import Router
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Server
+from openimds.store.models.network import Network, Port, Router
 from openimds.store.network.access import require_admin
 
 OPERATORS_ONLY = ("binding:host_id", "binding:profile")

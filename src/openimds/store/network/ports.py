@@ -27,10 +27,8 @@ from openimds.resources.network import (
     UNATTACHED,
     Attachment,
 )
-from openimds.store.models.network import Port, SecurityGroup
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.routers import FloatingIP
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Server
+from openimds.store.models.network import FloatingIP, Network, Port, SecurityGroup, Subnet
 from openimds.store.network import dns_names, ipam, port_policy, security_groups
 from openimds.store.network.access import find, find_own, find_owned, project_for
 

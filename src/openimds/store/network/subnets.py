@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store.models.network import IPAllocation, Port
-from openimds.store.models.networks import Network, Subnet
+from openimds.store.models.network import IPAllocation, Network, Port, Subnet
 from openimds.store.network import ip_math, ipam
 from openimds.store.network.access import find_own, project_for
 from openimds.store.network.ip_math import Net, Span

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.touched import Touched
+from openimds.resources.instance import Touched
 from openimds.store.change_kinds import ADDRESSING
 from openimds.store.raw.database import Database, Transaction
 from openimds.store.raw.statements import Query

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from openimds.resources.instance import BlockDevice, Ec2Ids, InjectedFile, Instance, InstanceKey, Nic, TaggedDevice
-from openimds.store.ec2_text import IMAGE, INSTANCE, ec2_text
+from openimds.store.ec2_ids import IMAGE, INSTANCE, ec2_text
 from openimds.store.nova_objects import nics_from_network_info
 from openimds.store.raw.database import Transaction
 from openimds.store.raw.network_info import Plugged, plugged_of

@@ -20,7 +20,7 @@ from openimds.agents.metadata.lookup.policy import Belief
 from openimds.agents.metadata.metrics import Measures
 from openimds.agents.metadata.protocols import Answer, ControlAwayError, Headers, Reply, UpstreamAwayError
 from openimds.agents.metadata.throttled_log import Complaints
-from openimds.client.view import View
+from openimds.client.mirror import View
 from openimds.config.settings import RateLimit
 from openimds.guest_identity.addresses import Address, guest_at
 from openimds.http.messages import Response
@@ -28,11 +28,10 @@ from openimds.http.server.limits import Connections
 from openimds.http.server.server import GuestServer, Listener
 from openimds.http.sockets import tcp_listener
 from openimds.imds.invalidation import Pace
-from openimds.metadata.reading import DocumentSettings
+from openimds.metadata.context import DocumentSettings
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Ec2Ids, Instance
+from openimds.resources.instance import Ec2Ids, Instance, Touched
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Subnet
-from openimds.resources.touched import Touched
 
 SECRET = "s3cret"
 MAC_A, MAC_B = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b"

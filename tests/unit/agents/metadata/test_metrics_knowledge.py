@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from openimds.agents.metadata.knowledge import Knowledge
-from openimds.agents.metadata.metrics import Measures
-from openimds.client.view import View
+from openimds.agents.metadata.metrics import Knowledge, Measures
+from openimds.client.mirror import View
 
 
 @dataclass

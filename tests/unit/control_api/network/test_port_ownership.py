@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from openimds.resources.network import BINDING_ATTRIBUTE
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Server
 
 NETWORK_OWNERS = (
     "network:dhcp",

@@ -17,14 +17,14 @@ from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.control_api.watch.routes import Bell
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.networks import Network
-from openimds.store.models.servers import Server, ServerConsole
+from openimds.store.models.compute import Server, ServerConsole
+from openimds.store.models.network import Network
 
 ROOT = "/openimds/v1"
 ALL = "network,subnet,port,router,floatingip,server"
 WRITE = """
 import sys, uuid
-from openimds.store.models.networks import Network
+from openimds.store.models.network import Network
 from openimds.store.engine import Store, utc_now
 from openimds.control_api.watch.long_poll import Bell
 store = Store(sys.argv[1])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openimds.linux.monitor.watched_folders import WatchedFolders
+from openimds.linux.monitor.inotify import WatchedFolders
 
 
 @pytest.fixture

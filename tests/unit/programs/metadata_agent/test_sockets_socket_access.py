@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from openimds.programs.metadata_agent.socket_access import ProxyAccount, proxy_account, socket_access
+from openimds.programs.metadata_agent.sockets import ProxyAccount, proxy_account, socket_access
 from openimds.runtime.lifecycle import CannotStartError
 
 AGENTS_OWN = ProxyAccount(user_id=None, group_id=None)

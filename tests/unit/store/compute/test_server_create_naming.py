@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.store.compute.naming import hostname_from, new_reservation_id, nth
+from openimds.store.compute.server_create import hostname_from, new_reservation_id, nth
 
 
 @pytest.mark.parametrize(

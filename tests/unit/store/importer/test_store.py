@@ -14,10 +14,8 @@ from openimds.resources.instance import InjectedFile, InstanceKey, NicAddress, T
 from openimds.resources.network import HostRoute
 from openimds.store.engine import Store
 from openimds.store.importer.store import AskingPort, InstanceStore
-from openimds.store.models.network import IPAllocation, Port, SecurityGroup
-from openimds.store.models.networks import Network, Subnet
-from openimds.store.models.routers import FloatingIP
-from openimds.store.models.servers import Server
+from openimds.store.models.compute import Server
+from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, SecurityGroup, Subnet
 
 NOW = datetime(2026, 11, 21)  # noqa: DTZ001 - as the tables hold it
 SERVER = "d8e02d56-2648-49a3-bf97-6be8f1204f38"

@@ -1,4 +1,7 @@
-"""Questions to the control API about who is somewhere by some MAC: equal ones at the same moment are one."""
+"""Neutron's answer to where somebody behind a router may be, for those whom the mirror does not know.
+
+Questions to the control API about who is somewhere by some MAC: equal ones at the same moment are one.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,28 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from openimds.agents.metadata.lookup.behind_router import ask_networks
 from openimds.agents.metadata.lookup.hold_queue import OvertakenError
 from openimds.agents.metadata.lookup.policy import AWAY_SECONDS, NOBODY_SECONDS
 from openimds.agents.metadata.lookup.ttl_cache import Recent
 from openimds.agents.metadata.protocols import ControlAwayError, Ports
 from openimds.agents.metadata.proxy.per_key_limiter import Shares
+from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.port_match import Source, matching
+from openimds.guest_identity.router_networks import Behind, is_router_interface
 from openimds.resources.network import Port
+
+
+def ask_networks(ports: Ports, router_id: str, address: Address, device: str = "") -> list[str]:
+    """As `identity.reach.Behind.networks`; none when there is no such router. Raises ControlAwayError."""
+    found = ports.ports({"device_id": router_id})
+    # The query matches text that tenants can write. The decoded port has the recorded attachment.
+    interfaces = [port for port in found if is_router_interface(port) and port.device_id == router_id]
+    networks = {port.network_id for port in interfaces}
+    if not networks:
+        return []
+    subnets = {subnet.id: subnet for subnet in ports.subnets({"network_id": sorted(networks)})}
+    return sorted(Behind(interfaces, subnets).networks(address, device))
+
 
 OF_ONE_PLACE = 4
 """Questions about one network's or router's guests at a time, half of the threads there are: who owns a network may have them ask from as many

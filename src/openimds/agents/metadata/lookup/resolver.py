@@ -17,7 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from openimds.agents.metadata.lookup.behind_router import ask_networks
 from openimds.agents.metadata.lookup.hold_queue import Holding
 from openimds.agents.metadata.lookup.policy import (
     AWAY_SECONDS,
@@ -26,6 +25,7 @@ from openimds.agents.metadata.lookup.policy import (
     NOBODY_SECONDS,
     Belief,
 )
+from openimds.agents.metadata.lookup.port_queries import ask_networks
 from openimds.agents.metadata.lookup.ttl_cache import Recent
 from openimds.agents.metadata.protocols import ControlAwayError, Mirror, Neighbours, Ports, View
 from openimds.guest_identity.addresses import Address, mac_from_eui64

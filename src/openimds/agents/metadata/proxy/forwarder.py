@@ -14,13 +14,11 @@ from typing import Protocol
 
 from openimds.agents.metadata.metrics import Measures
 from openimds.agents.metadata.protocols import Answer, GuestRequest, Headers, Reply, Upstream, UpstreamAwayError
-from openimds.agents.metadata.proxy.forwarding import REQUEST_ID, Asker, headers_to_api, reply_of
+from openimds.agents.metadata.proxy.headers import REQUEST_ID, Asker, headers_to_api, reply_of
 from openimds.agents.metadata.proxy.per_key_limiter import Shares
 from openimds.agents.metadata.throttled_log import Complaints
-from openimds.guest_identity.forwarded import GUEST_FORWARDED
-from openimds.guest_identity.headers import FORWARDED_FOR
+from openimds.guest_identity.headers import FORWARDED_FOR, GUEST_FORWARDED, PRIVILEGED, is_privileged
 from openimds.guest_identity.port_match import Binding
-from openimds.guest_identity.privileged import PRIVILEGED, is_privileged
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.metadata.session_policy import HOP_LIMIT
 

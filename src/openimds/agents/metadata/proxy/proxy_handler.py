@@ -18,8 +18,7 @@ from openimds.agents.metadata.protocols import (
     Upstream,
     UpstreamAwayError,
 )
-from openimds.agents.metadata.proxy.forwarding import REQUEST_ID, reply_of
-from openimds.agents.metadata.proxy.headers import Heard, Hearing, without_id
+from openimds.agents.metadata.proxy.headers import REQUEST_ID, Heard, Hearing, reply_of, without_id
 from openimds.agents.metadata.proxy.per_key_limiter import Shares
 from openimds.agents.metadata.throttled_log import Complaints
 from openimds.guest_identity import headers as names

@@ -20,7 +20,7 @@ from openimds.agents.metadata.lookup.hold_queue import Holding
 from openimds.agents.metadata.lookup.policy import Belief
 from openimds.agents.metadata.lookup.port_queries import OF_ONE_PLACE
 from openimds.agents.metadata.protocols import ControlAwayError
-from openimds.client.view import View
+from openimds.client.mirror import View
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.port_match import NobodyAsks, NotKnownYet
 from openimds.resources.network import AddressPair, FixedIP, Port, Subnet

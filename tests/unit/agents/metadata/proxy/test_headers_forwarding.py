@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from openimds.agents.metadata.protocols import Reply
-from openimds.agents.metadata.proxy.forwarding import Asker, headers_to_api, reply_of
+from openimds.agents.metadata.proxy.headers import Asker, headers_to_api, reply_of
 from openimds.resources.network import Port
 
 PORT = Port(id="p", network_id="n", project_id="t", mac_address="fa:16:3e:00:00:01", device_id="vm")
