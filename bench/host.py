@@ -22,10 +22,10 @@ from bench.host_networks import NETWORKS, PORTS_PER_NETWORK, PREFIX, STATE, Plac
 from bench.told_to_end import until_told_to_end
 from openimds.client.testing import PASSWORD, FakeControl
 from openimds.linux.configure.cleanup import remove_everything
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.netns import netns
-from openimds.linux.netns.handles import Windows
-from openimds.linux.netns.probe import Insides
+from openimds.linux.netns.handles import NamespaceHandles
+from openimds.linux.netns.probe import NamespaceProbe
 from openimds.netconfig.addresses import METADATA_IPV4
 from openimds.netconfig.listener_file import ListenAddress
 
@@ -114,7 +114,7 @@ def _seconds_to_listener(control: FakeControl, number: int) -> float:
     until(lambda: netns.exists(place.namespace), 60)
     began = time.perf_counter()
     address = ListenAddress(METADATA_IPV4, 80)
-    until(lambda: Insides(Windows()).connects(place.namespace, address), 60)
+    until(lambda: NamespaceProbe(NamespaceHandles()).connects(place.namespace, address), 60)
     return time.perf_counter() - began
 
 
@@ -155,7 +155,7 @@ class _Agent:
 
     def listening_sockets(self) -> int:
         """The internet sockets that it has in others' namespaces."""
-        return len(Insides(Windows()).sockets_of(self.process.pid) & _listening_inodes())
+        return len(NamespaceProbe(NamespaceHandles()).sockets_of(self.process.pid) & _listening_inodes())
 
     def resident_mib(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
@@ -193,7 +193,7 @@ def _agent(control: FakeControl, name: str, more: str) -> Iterator[_Agent]:
 
 
 def _listening_inodes() -> frozenset[int]:
-    looks = (Insides(Windows()).listening(Place(number).namespace) for number in range(NETWORKS))
+    looks = (NamespaceProbe(NamespaceHandles()).listening(Place(number).namespace) for number in range(NETWORKS))
     return frozenset(inode for found in looks for inodes in found.values() for inode in inodes)
 
 
@@ -204,5 +204,5 @@ def _clean_up() -> None:
             pid = int(file.read_text())
             if str(STATE) in Path(f"/proc/{pid}/cmdline").read_text():
                 os.kill(pid, signal.SIGKILL)
-    remove_everything(Ledger(STATE / "owned"), PREFIX)
+    remove_everything(OwnershipRecord(STATE / "owned"), PREFIX)
     shutil.rmtree(STATE, ignore_errors=True)

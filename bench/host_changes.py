@@ -13,7 +13,7 @@ from bench.host_networks import NETWORKS, STATE, Place
 from openimds.linux.monitor.netlink_events import RTMGRP_ALL, RTMGRP_LINK
 from openimds.linux.netlink.addresses import addresses
 from openimds.linux.netlink.links import link_value
-from openimds.linux.netlink.socket import messages, opened
+from openimds.linux.netlink.socket import messages, open_socket
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import end_process, run
 
@@ -75,9 +75,9 @@ def all_notifications() -> Iterator[Callable[[], int]]:
     """How many came since the beginning of the block, in any of the namespaces or of their devices on the host."""
     places = [Place(number) for number in range(NETWORKS)]
     names = {name for place in places for name in (place.device, place.bridge)}
-    host = opened(groups=RTMGRP_LINK)
+    host = open_socket(groups=RTMGRP_LINK)
     host.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, HEARD_BYTES)
-    inside = [netns.in_namespace(place.namespace, lambda: opened(groups=RTMGRP_ALL)) for place in places]
+    inside = [netns.in_namespace(place.namespace, lambda: open_socket(groups=RTMGRP_ALL)) for place in places]
 
     def count() -> int:
         on_host = sum(1 for data in _waiting(host) for _kind, _flags, one in messages(data) if _name(one) in names)

@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 from openimds.linux.configure.cleanup import remove_everything
-from openimds.linux.configure.ownership import Ledger
-from openimds.linux.errors import WiringError
+from openimds.linux.configure.ownership import OwnershipRecord
+from openimds.linux.errors import ConfigureError
 
 MARK = "OPENIMDS_TEST_RUN"
 _janitors: list[Janitor] = []
@@ -112,8 +112,8 @@ def _end_marked(mark: str) -> None:
 
 
 def _remove_host(folder: str, prefix: str) -> None:
-    with contextlib.suppress(WiringError):
-        remove_everything(Ledger(Path(folder) / "owned"), prefix)
+    with contextlib.suppress(ConfigureError):
+        remove_everything(OwnershipRecord(Path(folder) / "owned"), prefix)
 
 
 def _remove_cloud(state_dir: str) -> None:

@@ -27,7 +27,7 @@ if not __package__:  # run as a script: only the folder of this file is on the p
 
 from tests.compat.stage import CONFIGS, Stage
 
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import ListenError, tcp_listener
 from openimds.programs.metadata_api.worker import LIMITS
 from openimds.resources.errors import OpenimdsError
@@ -35,7 +35,7 @@ from openimds.resources.errors import OpenimdsError
 
 async def serve(stage: Stage, config: str, port: int) -> None:
     """Until SIGTERM or SIGINT."""
-    server = GuestServer(stage.service(config).handle)
+    server = HttpServer(stage.service(config).handle)
     await server.start([Listener(socket=tcp_listener("127.0.0.1", port), tag="tcp", limits=LIMITS)])
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openimds.imds.authenticators import ByAddress, BySignature, Identification
-from openimds.imds.handler import GuestService
-from openimds.imds.instance_cache import Records
+from openimds.imds.authenticators import AddressAuthenticator, Authenticator, SignatureAuthenticator
+from openimds.imds.handler import MetadataHandler
+from openimds.imds.instance_cache import InstanceCache
 from openimds.imds.session_tokens import TokenSettings
-from openimds.imds.vendordata import Target, Vendors
+from openimds.imds.vendordata import Target, VendordataTargets
 from openimds.metadata.context import DocumentSettings
-from openimds.resources.instance import Instance, Touched, VendorAnswer
+from openimds.resources.instance import ChangeSet, Instance, VendorAnswer
 from openimds.store.engine import Store
-from openimds.store.importer.store import AskingPort, InstanceStore
+from openimds.store.importer.store import InstanceStore, PortIdentity
 from openimds.store.schema import upgrade
 
 CONFIGS = ("cache", "nocache", "dynvd", "direct")
@@ -41,7 +41,7 @@ class LoopbackIsMain:
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]:
         return (self.main_id,) if address in ("127.0.0.1", "::1") else self.store.instance_ids_by_address(address)
 
-    def ports_by_provider(self, provider_id: str, address: str) -> tuple[AskingPort, ...] | None:
+    def ports_by_provider(self, provider_id: str, address: str) -> tuple[PortIdentity, ...] | None:
         return self.store.ports_by_provider(provider_id, address)
 
 
@@ -54,31 +54,31 @@ class Stage:
     store: Store = field(init=False)
     instances: InstanceStore = field(init=False)
     threads: ThreadPoolExecutor = field(init=False)
-    records: Records = field(init=False)
+    records: InstanceCache = field(init=False)
 
     def __post_init__(self) -> None:
         self.store = Store(f"sqlite:///{self.folder}/openimds.sqlite")
         upgrade(self.store)
         self.instances = InstanceStore(self.store)
         self.threads = ThreadPoolExecutor(4)
-        self.records = Records(self.threads)
+        self.records = InstanceCache(self.threads)
         self.reset()
 
     def reset(self) -> None:
         """The instances as they came: without passwords."""
         self.instances.import_instances(self.document)
-        self.records.forget(Touched(revision=0, everything=True))
+        self.records.forget(ChangeSet(revision=0, everything=True))
 
-    def service(self, config: str) -> GuestService:
+    def service(self, config: str) -> MetadataHandler:
         """For the event loop that runs."""
-        self.records = records = Records(self.threads)
-        return GuestService(
+        self.records = records = InstanceCache(self.threads)
+        return MetadataHandler(
             identification=self._identification(config, records),
             records=records,
             passwords=self.instances,
             settings=DocumentSettings(static_vendor_data=VENDOR_DATA, dynamic_vendor_data=config == "dynvd"),
             executor=self.threads,
-            vendors=Vendors([Target("testsvc", "http://testsvc")], echo),
+            vendors=VendordataTargets([Target("testsvc", "http://testsvc")], echo),
             tokens=TokenSettings(
                 secrets=[self.document.get("metadata_proxy_shared_secret") or "direct"],
                 is_behind_agent=config != "direct",
@@ -95,7 +95,7 @@ class Stage:
         self.threads.shutdown()
         self.store.close()
 
-    def _identification(self, config: str, records: Records) -> Identification:
+    def _identification(self, config: str, records: InstanceCache) -> Authenticator:
         if config == "direct":
-            return ByAddress(LoopbackIsMain(self.instances, self._main_id()), records)
-        return BySignature(self.instances, records, [self.document["metadata_proxy_shared_secret"]])
+            return AddressAuthenticator(LoopbackIsMain(self.instances, self._main_id()), records)
+        return SignatureAuthenticator(self.instances, records, [self.document["metadata_proxy_shared_secret"]])

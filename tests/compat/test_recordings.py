@@ -10,9 +10,9 @@ from tests.compat.compare import Got, mismatch
 from tests.compat.recordings import Case, Expectations, load_cases, load_instances
 from tests.compat.stage import Stage
 
-from openimds.http.server.limits import Refusal
-from openimds.http.server.request_parser import Conversation
-from openimds.imds.handler import GuestService
+from openimds.http.server.limits import HttpError
+from openimds.http.server.request_parser import RequestParser
+from openimds.imds.handler import MetadataHandler
 from openimds.programs.metadata_api.worker import LIMITS
 
 CASES = load_cases()
@@ -52,12 +52,12 @@ async def _replay(stage: Stage, config: str, cases: list[Case]) -> list[str]:
     return failures
 
 
-async def _ask(service: GuestService, case: Case) -> Got:
-    conversation = Conversation(LIMITS, peer="127.0.0.1")
+async def _ask(service: MetadataHandler, case: Case) -> Got:
+    conversation = RequestParser(LIMITS, peer="127.0.0.1")
     conversation.receive(case.request_bytes)
     try:
         incoming = conversation.next()
-    except Refusal as refusal:
+    except HttpError as refusal:
         return Got(refusal.status, {}, refusal.sentence.encode())
     assert incoming is not None, f"{case} is not complete"
     response = await service.handle(incoming.request)

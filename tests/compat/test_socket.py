@@ -11,7 +11,7 @@ from tests.compat.recordings import Case, Expectations, load_cases, load_instanc
 from tests.compat.stage import CONFIGS, Stage
 from tests.waiting import HANG_SECONDS
 
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
 from openimds.programs.metadata_api.worker import LIMITS
 
@@ -36,7 +36,7 @@ def test_answers_like_nova_over_a_socket(stage: Stage, config: str) -> None:
 async def _replay(stage: Stage, config: str, cases: list[Case]) -> list[str]:
     listener = tcp_listener("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    server = GuestServer(stage.service(config).handle)
+    server = HttpServer(stage.service(config).handle)
     await server.start([Listener(socket=listener, limits=LIMITS)])
     expectations = Expectations()
     failures = []

@@ -12,8 +12,8 @@ from tests import janitor
 from tests.kernel.stage import Host, traces
 
 from openimds.linux.configure.cleanup import remove_everything
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +26,11 @@ def only_root() -> None:
 def host(tmp_path: Path) -> Iterator[Host]:
     tag = secrets.token_hex(3)
     before = traces()
-    ledger = Ledger(tmp_path / "owned")
+    ledger = OwnershipRecord(tmp_path / "owned")
     prefix = f"t{tag}-"
     janitor.note_host(tmp_path, prefix)
     try:
-        yield Host(Kernel(ledger, prefix), ledger, prefix, tmp_path, tag)
+        yield Host(NetworkConfigurator(ledger, prefix), ledger, prefix, tmp_path, tag)
     finally:
         remove_everything(ledger, prefix)
         janitor.forget(tmp_path)

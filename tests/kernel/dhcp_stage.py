@@ -18,18 +18,18 @@ from tests.kernel.stage import Host
 from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
-from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.dhcp import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
+from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi, FakeView
-from openimds.linux.netns.probe import Insides
-from openimds.linux.process.daemons import Daemons, ProgramError, run
-from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process.daemons import PidFileDaemons, ProgramError, run
+from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.netconfig.namespace_state import Device, NamespaceState
 from openimds.resources.network import FixedIP, Network, Port, Subnet, dhcp_namespace
 
-FORCED = MetadataChoice(force_metadata=True)
+FORCED = MetadataOptions(force_metadata=True)
 GUEST_SCRIPT = """#!/bin/sh
 env > "$LEASE_FILE"
 """
@@ -41,8 +41,8 @@ class Stage:
 
     host: Host
     view: FakeView
-    networks: DhcpNetworks
-    rounds: Rounds
+    networks: DhcpNetworkHandler
+    rounds: Reconciler
     network: Network
     subnet: Subnet
     server: MetadataServer
@@ -155,11 +155,11 @@ def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage
             is_direct=metadata_proxy == DIRECT,
         ),
     )
-    edges = Edges(
+    edges = DhcpAdapters(
         api=FakePortsApi(view, int(host.tag, 16)),
         kernel=host.kernel,
-        programs=Daemons(),
-        namespaces=Insides(host.kernel.windows),
+        programs=PidFileDaemons(),
+        namespaces=NamespaceProbe(host.kernel.windows),
         run=run,
     )
     try:
@@ -167,8 +167,8 @@ def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage
             MetadataServer(folder / "agent", folder / "log") as server,
             taking_requests(metadata_proxy, server, folder),
         ):
-            networks = DhcpNetworks(edges, settings)
-            yield Stage(host, view, networks, Rounds(networks), network, subnet, server, folder)
+            networks = DhcpNetworkHandler(edges, settings)
+            yield Stage(host, view, networks, Reconciler(networks), network, subnet, server, folder)
     finally:
         run(["rm", "-rf", str(folder)])
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from tests.kernel.stage import Host
 
 from openimds.linux.netns import netns
-from openimds.linux.process.daemons import Daemons
+from openimds.linux.process.daemons import PidFileDaemons
 from openimds.netconfig.namespace_state import Bridge, Daemon, Device, NamespaceState
 
 SERVER_IP = "192.168.40.2"
@@ -59,7 +59,7 @@ class MetadataStandIn:
 
         server = HTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
         server.socket.close()
-        server.socket = netns.in_namespace(self.namespace, _listener)
+        server.socket = netns.run_in(self.namespace, _listener)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -108,5 +108,5 @@ def serve_dhcp(host: Host, *, bridge: str, leases: Mapping[str, str]) -> str:
         "--bind-interfaces",
         "--conf-file=/dev/null",
     ]
-    Daemons().start(Daemon(name="dnsmasq", argv=tuple(argv), pid_file=folder / "pid", namespace=namespace))
+    PidFileDaemons().start(Daemon(name="dnsmasq", argv=tuple(argv), pid_file=folder / "pid", namespace=namespace))
     return namespace

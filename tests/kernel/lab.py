@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from tests.kernel.dhcp_stage import Stage, network_stage
 from tests.kernel.stage import Host
 
-from openimds.agents.l3 import Edges, L3Settings, Routers
-from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
+from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi
 from openimds.linux.configure.gratuitous_arp import announce
-from openimds.linux.netns.probe import Insides
-from openimds.linux.process.daemons import Daemons, run
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process.daemons import PidFileDaemons, run
 from openimds.netconfig.radvd import RadvdSettings
 from openimds.netconfig.router_view import RouterMetadata
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Router, Subnet, router_namespace
@@ -24,8 +24,8 @@ from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, P
 @dataclass
 class Lab:
     network: Stage
-    routers: Routers
-    router_rounds: Rounds
+    routers: RouterHandler
+    router_rounds: Reconciler
     router: Router
 
     @property
@@ -64,14 +64,14 @@ def lab_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Lab]:
             proxy=network.networks.settings.proxy,
             advertisements=RadvdSettings(state_path=network.folder, user="radvd"),
         )
-        edges = Edges(
+        edges = L3Adapters(
             api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # beside the network's own
             kernel=host.kernel,
-            programs=Daemons(),
-            namespaces=Insides(host.kernel.windows),
+            programs=PidFileDaemons(),
+            namespaces=NamespaceProbe(host.kernel.windows),
             run=run,
             announce=announce,
         )
-        routers = Routers(edges, settings)
+        routers = RouterHandler(edges, settings)
         router = Router(id=f"{host.tag}ff-eeee-4000-8000-000000000001", name="r1", project_id="p")
-        yield Lab(network, routers, Rounds(routers), router)
+        yield Lab(network, routers, Reconciler(routers), router)

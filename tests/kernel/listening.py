@@ -18,11 +18,11 @@ import uvloop
 from tests.waiting import HANG_SECONDS
 
 from openimds.http.messages import Request, Response
-from openimds.http.server.limits import Connections, Limits
-from openimds.http.server.server import GuestServer
+from openimds.http.server.limits import ConnectionLimits, Limits
+from openimds.http.server.server import HttpServer
 from openimds.linux.netns import netns
-from openimds.linux.netns.handles import Windows
-from openimds.linux.netns.probe import Insides
+from openimds.linux.netns.handles import NamespaceHandles
+from openimds.linux.netns.probe import NamespaceProbe
 from openimds.linux.process.daemons import run
 from openimds.netconfig.listener_file import (
     ListenAddress,
@@ -32,7 +32,7 @@ from openimds.netconfig.listener_file import (
     render_listeners,
     with_indexes,
 )
-from openimds.programs.metadata_agent.direct_listeners import DirectListening, start_direct
+from openimds.programs.metadata_agent.direct_listeners import DirectListeners, start_direct
 
 V4 = ListenAddress("169.254.169.254", 80)
 V6 = ListenAddress("fe80::a9fe:a9fe", 80, "eth0")
@@ -68,9 +68,9 @@ class KeptHere:
 class Agent:
     """A server on a thread of its own."""
 
-    direct: DirectListening
+    direct: DirectListeners
     loop: asyncio.AbstractEventLoop
-    server: GuestServer
+    server: HttpServer
 
     def call(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self.loop).result(HANG_SECONDS)
@@ -86,7 +86,7 @@ def listening(state_path: Path, kept: KeptHere) -> Iterator[Agent]:
     ready, stop = threading.Event(), threading.Event()
 
     async def main() -> None:
-        server = GuestServer(answer, connections=Connections(per_peer=10_000))
+        server = HttpServer(answer, connections=ConnectionLimits(per_peer=10_000))
         await server.start([])
         direct = await start_direct(state_path, server, kept, Limits())
         started.append(Agent(direct, asyncio.get_running_loop(), server))
@@ -109,8 +109,8 @@ def want(
     state_path: Path, namespace: str, *addresses: ListenAddress, scope: Scope = Scope.NETWORK, name: str = ""
 ) -> Path:
     """Say so in a file, as the agents do."""
-    windows = Windows()
-    inside = Insides(windows).look_inside(namespace, addresses)
+    windows = NamespaceHandles()
+    inside = NamespaceProbe(windows).look_inside(namespace, addresses)
     windows.close(namespace)
     wanted = WantedListeners(
         scope=scope,
@@ -138,7 +138,7 @@ def ask(namespace: str, host: str, port: int = 80) -> str:
         assert head.startswith(b"HTTP/1.1 200"), whole
         return body.decode()
 
-    return netns.in_namespace(namespace, talk)
+    return netns.run_in(namespace, talk)
 
 
 def is_open(namespace: str, host: str = V4.host, port: int = 80) -> bool:

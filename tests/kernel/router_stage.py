@@ -16,12 +16,12 @@ from tests.kernel.stage import Host
 from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.l3 import Edges, L3Settings, Routers
-from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
+from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi, FakeView
 from openimds.linux.configure.gratuitous_arp import announce
-from openimds.linux.netns.probe import Insides
-from openimds.linux.process.daemons import Daemons, ProgramError, run
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process.daemons import PidFileDaemons, ProgramError, run
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.netconfig.namespace_state import Device, NamespaceState, Route
 from openimds.netconfig.radvd import RadvdSettings
@@ -48,8 +48,8 @@ class Stage:
 
     host: Host
     view: FakeView
-    routers: Routers
-    rounds: Rounds
+    routers: RouterHandler
+    rounds: Reconciler
     router: Router
     server: MetadataServer
     folder: Path
@@ -120,11 +120,11 @@ def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]
         ),
         advertisements=RadvdSettings(state_path=folder, user="radvd"),
     )
-    edges = Edges(
+    edges = L3Adapters(
         api=FakePortsApi(view, int(host.tag, 16)),
         kernel=host.kernel,
-        programs=Daemons(),
-        namespaces=Insides(host.kernel.windows),
+        programs=PidFileDaemons(),
+        namespaces=NamespaceProbe(host.kernel.windows),
         run=run,
         announce=announce,
     )
@@ -133,8 +133,8 @@ def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]
             MetadataServer(folder / "agent", folder / "log") as server,
             taking_requests(metadata_proxy, server, folder),
         ):
-            routers = Routers(edges, settings)
-            made = Stage(host, view, routers, Rounds(routers), router, server, folder, ports, {}, "")
+            routers = RouterHandler(edges, settings)
+            made = Stage(host, view, routers, Reconciler(routers), router, server, folder, ports, {}, "")
             made.round()
             made.guests["a"] = plug(host, view, ports["a"], "10.0.1.7/24", "10.0.1.1")
             made.guests["b"] = plug(host, view, ports["b"], "10.0.2.7/24", "10.0.2.1")

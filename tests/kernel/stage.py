@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tests.waiting import HANG_SECONDS
 
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.errors import ProgramError
 from openimds.linux.process.daemons import run
 
@@ -17,8 +17,8 @@ from openimds.linux.process.daemons import run
 class Host:
     """This machine, as one test may use it."""
 
-    kernel: Kernel
-    ledger: Ledger
+    kernel: NetworkConfigurator
+    ledger: OwnershipRecord
     prefix: str
     state_path: Path
     tag: str

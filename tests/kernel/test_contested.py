@@ -12,8 +12,8 @@ from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.configure import neighbour_probe
-from openimds.linux.configure.neighbour_probe import ADVERTISEMENT, Contest, Contests
-from openimds.linux.monitor.sockets import HeardSockets
+from openimds.linux.configure.neighbour_probe import ADVERTISEMENT, Contest, NeighbourProbes
+from openimds.linux.monitor.sockets import EventSockets
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
@@ -58,9 +58,9 @@ def _addresses(host: Host, name: str) -> str:
 
 
 def test_who_has_it_is_heard_until_it_has_it_no_more(host: Host, asker: Device) -> None:
-    namespace, sockets = host.namespace("asker"), HeardSockets()
+    namespace, sockets = host.namespace("asker"), EventSockets()
     with closing(sockets):
-        contests = Contests(sockets)
+        contests = NeighbourProbes(sockets)
         contests.begin(namespace, asker.name, CONTESTED)
         for _ in range(5):
             assert contests.step() == []
@@ -75,7 +75,7 @@ def test_who_has_it_is_heard_until_it_has_it_no_more(host: Host, asker: Device) 
 
 
 def test_whose_address_is_another_has_not_answered(host: Host, asker: Device) -> None:
-    contest = netns.in_namespace(host.namespace("asker"), lambda: Contest(asker.name, "fe80::dead"))
+    contest = netns.run_in(host.namespace("asker"), lambda: Contest(asker.name, "fe80::dead"))
     with closing(contest.conversation):
         assert not contest.step(1.0, 1)
         contest.hear(bytes([ADVERTISEMENT]) + bytes(7) + IPv6Address(CONTESTED).packed)

@@ -16,7 +16,7 @@ from tests.kernel.stage import Host
 from tests.waiting import until
 
 from openimds.linux.process.daemons import ProgramError, is_alive, run
-from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.resources.network import Subnet
 
 pytestmark = pytest.mark.kernel
@@ -128,7 +128,7 @@ def test_new_proxy_configuration_loses_no_request(stage: Stage) -> None:
 def test_metadata_switched_off_takes_address_and_proxy_away(stage: Stage) -> None:
     stage.round(everything=True)
     haproxy = pid_of(stage, "haproxy")
-    stage.networks.settings = replace(stage.networks.settings, metadata=MetadataChoice())
+    stage.networks.settings = replace(stage.networks.settings, metadata=MetadataOptions())
     stage.round(everything=True)
     assert not is_alive(haproxy)
     assert "169.254.169.254" not in run(["ip", "addr"], namespace=stage.namespace)

@@ -79,7 +79,7 @@ class Polling:
                     self.answers[str(error)] += 1
                 stop.wait(0.002)
 
-        thread = threading.Thread(target=netns.in_namespace, args=(guest, ask))
+        thread = threading.Thread(target=netns.run_in, args=(guest, ask))
         thread.start()
         try:
             yield

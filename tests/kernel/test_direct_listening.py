@@ -142,7 +142,7 @@ def test_a_port_that_is_taken_is_told_and_had_when_it_is_free(
         taken.listen()
         return taken
 
-    taken = netns.in_namespace(namespace, take)
+    taken = netns.run_in(namespace, take)
     want(tmp_path, namespace, V4)
     until(lambda: agent.direct.listening.failures)
     assert "is taken by another program" in agent.direct.listening.failures[f"network:{namespace}"]
@@ -160,7 +160,7 @@ def test_who_connects_while_no_agent_runs_is_served_by_the_next(
     want(tmp_path, namespace, V4, V6)
     with listening(tmp_path, kept):
         until(lambda: len(kept.store) == 2)
-    waiting = netns.in_namespace(guest, lambda: socket.create_connection((V4.host, 80), HANG_SECONDS))
+    waiting = netns.run_in(guest, lambda: socket.create_connection((V4.host, 80), HANG_SECONDS))
     waiting.sendall(b"GET / HTTP/1.0\r\n\r\n")
     kept.restart()
     with listening(tmp_path, kept) as agent, waiting:

@@ -18,14 +18,14 @@ from pathlib import Path
 from tests.kernel.stage import pings
 from tests.waiting import until
 from openimds.linux.configure.cleanup import remove_everything
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 
 before = [run([program]) for program in ("iptables-save", "ip6tables-save")]
-ledger = Ledger(Path(sys.argv[1]))
-kernel = Kernel(ledger, "lab")
+ledger = OwnershipRecord(Path(sys.argv[1]))
+kernel = NetworkConfigurator(ledger, "lab")
 bridge = Bridge(name="brqtest", mtu=1442)
 print(kernel.ensure_bridge(bridge))
 for n in (1, 2):

@@ -15,10 +15,10 @@ from tests.waiting import until
 from openimds.linux.errors import ProgramError
 from openimds.linux.netns import netns
 from openimds.linux.netns_driver.bubblewrap import GuestSettings
-from openimds.linux.netns_driver.driver import NetnsGuests
+from openimds.linux.netns_driver.driver import NetnsDriver
 from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
-from openimds.netconfig.netns_instance import GuestBoot, GuestState
+from openimds.netconfig.netns_instance import BootSpec, BootState
 
 pytestmark = pytest.mark.kernel
 
@@ -35,8 +35,8 @@ MAC = "fa:16:3e:00:00:05"
 SERVER = "11111111-0000-4000-8000-000000000000"
 
 
-def guests_of(host: Host, settings: GuestSettings = SETTINGS) -> NetnsGuests:
-    return NetnsGuests(host.state_path / "instances", settings)
+def guests_of(host: Host, settings: GuestSettings = SETTINGS) -> NetnsDriver:
+    return NetnsDriver(host.state_path / "instances", settings)
 
 
 def machine(host: Host, name: str = "vm", mac: str = MAC, tap: int = 5) -> str:
@@ -50,16 +50,16 @@ def machine(host: Host, name: str = "vm", mac: str = MAC, tap: int = 5) -> str:
     return wanted.name
 
 
-def boot(namespace: str, generation: int = 1, nics: str = "eth0 dhcp4\n", server_id: str = SERVER) -> GuestBoot:
-    return GuestBoot(server_id=server_id, generation=generation, namespace=namespace, nics=nics)
+def boot(namespace: str, generation: int = 1, nics: str = "eth0 dhcp4\n", server_id: str = SERVER) -> BootSpec:
+    return BootSpec(server_id=server_id, generation=generation, namespace=namespace, nics=nics)
 
 
-def console(guests: NetnsGuests, server_id: str = SERVER) -> str:
+def console(guests: NetnsDriver, server_id: str = SERVER) -> str:
     return guests.console_file(server_id).read_text()
 
 
 @contextmanager
-def booted(host: Host, answers: dict[str, str]) -> Iterator[NetnsGuests]:
+def booted(host: Host, answers: dict[str, str]) -> Iterator[NetnsDriver]:
     """Through DHCP and metadata, up to its login line."""
     dhcp = serve_dhcp(host, bridge=host.bridge(), leases={MAC: "192.168.40.5"})
     namespace = machine(host)
@@ -81,7 +81,7 @@ def test_boots_through_dhcp_and_metadata(host: Host) -> None:
         assert "user data says: vm1 0" in said
         assert f"authorized key 0: {KEY}" in said
         assert said.endswith("vm1 login:\n")
-        assert guests.state(SERVER) == GuestState(1, running=True)
+        assert guests.state(SERVER) == BootState(1, running=True)
         routes = run(["ip", "route"], namespace=host.namespace("vm"))
         assert f"169.254.169.254 via {SERVER_IP} dev eth0" in routes
         assert "default via 192.168.40.1 dev eth0" in routes
@@ -166,11 +166,11 @@ def test_a_guest_outlives_its_agent_and_is_found_again(host: Host) -> None:
     namespace = machine(host)
     guests = guests_of(host)
     guests.start(boot(namespace, 7, nics="eth0 auto\n"))
-    assert guests_of(host).state(SERVER) == GuestState(7, running=True)
+    assert guests_of(host).state(SERVER) == BootState(7, running=True)
     until(lambda: "login:" in console(guests))
     assert guests_of(host).stop(SERVER)
     assert not guests_of(host).stop(SERVER)
-    assert guests.state(SERVER) == GuestState(7, running=False)
+    assert guests.state(SERVER) == BootState(7, running=False)
     assert netns.processes_in(namespace) == set()
     guests.remove(SERVER)
     guests.remove(SERVER)
@@ -183,7 +183,7 @@ def test_a_reused_pid_is_not_a_guest(host: Host) -> None:
     folder.mkdir(parents=True)
     (folder / "boot.pid").write_text(f"{os.getpid()} 1 3\n")
     guests = guests_of(host)
-    assert guests.state(SERVER) == GuestState(3, running=False)
+    assert guests.state(SERVER) == BootState(3, running=False)
     assert not guests.stop(SERVER)
 
 
@@ -193,7 +193,7 @@ def test_a_reboot_ends_the_old_boot(host: Host) -> None:
     guests.start(boot(namespace, 1, nics="eth0 auto\n"))
     old = netns.processes_in(namespace)
     guests.start(boot(namespace, 2, nics="eth0 auto\n"))
-    assert guests.state(SERVER) == GuestState(2, running=True)
+    assert guests.state(SERVER) == BootState(2, running=True)
     until(lambda: not old & netns.processes_in(namespace))
     guests.stop(SERVER)
 
@@ -205,7 +205,7 @@ def test_a_guest_that_ends_by_itself_counts_as_stopped(host: Host) -> None:
     until(lambda: "login:" in console(guests))
     (pid,) = guests.pids()
     os.kill(pid, signal.SIGKILL)
-    until(lambda: guests.state(SERVER) == GuestState(1, running=False))
+    until(lambda: guests.state(SERVER) == BootState(1, running=False))
     assert guests.pids() == set()
 
 

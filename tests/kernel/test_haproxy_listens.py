@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import pytest
 from tests.kernel.stage import Host
 
-from openimds.agents.metadata_proxy import MetadataProxies
+from openimds.agents.metadata_proxy import MetadataProxyDriver
 from openimds.linux.netns import netns
-from openimds.linux.netns.probe import Insides
-from openimds.linux.process.daemons import Daemons
-from openimds.netconfig.haproxy import Proxy, ProxySettings, config_file, haproxy, router_proxy
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process.daemons import PidFileDaemons
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec, config_file, haproxy, router_proxy
 from openimds.netconfig.namespace_state import Daemon, NamespaceState
 
 pytestmark = pytest.mark.kernel
@@ -23,8 +23,8 @@ PORT, ELSEWHERE = 9697, 9698
 
 @dataclass(frozen=True)
 class Kept:
-    proxies: MetadataProxies
-    proxy: Proxy
+    proxies: MetadataProxyDriver
+    proxy: ProxySpec
     settings: ProxySettings
     daemon: Daemon
 
@@ -36,12 +36,12 @@ class Kept:
 
     def run_with(self, before: str, after: str) -> int:
         """Let one run that read a configuration which differs; the file is the right one, and older. Its pid."""
-        Daemons().stop(self.daemon)
+        PidFileDaemons().stop(self.daemon)
         file = config_file(self.proxy.name, self.settings)
         right = file.read_text()
         assert before in right
         file.write_text(right.replace(before, after))
-        pid = Daemons().start(self.daemon)
+        pid = PidFileDaemons().start(self.daemon)
         file.write_text(right)
         os.utime(file, (0, 0))
         return pid
@@ -51,7 +51,7 @@ class Kept:
             with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
                 return probe.connect_ex((host, PORT)) == 0
 
-        return netns.in_namespace(self.proxy.namespace, connect)
+        return netns.run_in(self.proxy.namespace, connect)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def kept(host: Host) -> Iterator[Kept]:
     folder = host.state_path
     settings = ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log")
     proxy = router_proxy(name="r1", namespace=namespace, port=PORT, access_mark=0)
-    proxies = MetadataProxies(Daemons(), Insides(host.kernel.windows))
+    proxies = MetadataProxyDriver(PidFileDaemons(), NamespaceProbe(host.kernel.windows))
     one = Kept(proxies, proxy, settings, haproxy("r1", namespace, settings))
     one.keep()
     yield one
@@ -100,7 +100,7 @@ def test_another_programs_socket_at_the_address_is_not_its_own(kept: Kept) -> No
         return made
 
     pid = kept.run_with(f":{PORT}", f":{ELSEWHERE}")
-    with netns.in_namespace(kept.proxy.namespace, listen):
+    with netns.run_in(kept.proxy.namespace, listen):
         words = kept.keep()
     assert words == (
         f"replace haproxy, which does not listen on 0.0.0.0:{PORT} and [::]:{PORT} (pid {pid} → {kept.pid()})",

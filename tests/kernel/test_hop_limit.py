@@ -93,10 +93,10 @@ def guest(host: Host, tmp_path: Path) -> Iterator[Guest]:
         run(["ip", "addr", "add", address, "dev", device], namespace=name)
         run(["ip", "link", "set", device, "up"], namespace=name)
     run(["ip", "route", "add", "default", "via", "10.99.0.1"], namespace=container)
-    netns.in_namespace(instance, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
+    netns.run_in(instance, lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
     run(["nft", "-f", "-"], namespace=instance, stdin=CONTAINER_NAT)
     kept = KeptHere()
-    raw = netns.in_namespace(instance, _sniffer)
+    raw = netns.run_in(instance, _sniffer)
     try:
         with listening(tmp_path, kept) as agent:
             agent.server.handler = answer
@@ -124,7 +124,7 @@ def _sniffer() -> socket.socket:
 
 
 def _connect(namespace: str, host: str = V4.host) -> socket.socket:
-    return netns.in_namespace(namespace, lambda: socket.create_connection((host, 80), HANG_SECONDS))
+    return netns.run_in(namespace, lambda: socket.create_connection((host, 80), HANG_SECONDS))
 
 
 def _ask(connection: socket.socket, method: str, target: str = "/") -> bytes:

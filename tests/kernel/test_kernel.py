@@ -11,7 +11,7 @@ from tests.kernel.stage import Host, pings
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.configure.cleanup import remove_everything
-from openimds.linux.errors import ProgramError, WiringError
+from openimds.linux.errors import ConfigureError, ProgramError
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState, Route, Rules
@@ -130,7 +130,7 @@ def test_goes_on_after_a_failure_and_names_all(host: Host) -> None:
     wanted = router_like(host)
     orphan = dataclasses.replace(wanted.devices[0], name="qg-x", host_name=host.tap(7), bridge="brq-none")
     host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
-    with pytest.raises(WiringError) as caught:
+    with pytest.raises(ConfigureError) as caught:
         host.kernel.apply(dataclasses.replace(wanted, devices=(orphan, *wanted.devices)))
     assert "there is no bridge brq-none" in str(caught.value)
     actual = host.kernel.actual(wanted.name)
@@ -141,7 +141,7 @@ def test_goes_on_after_a_failure_and_names_all(host: Host) -> None:
 def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
-    sleeper = netns.in_namespace(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
+    sleeper = netns.run_in(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
     assert netns.processes_in(wanted.name) == {sleeper.pid}
     host.kernel.remove_namespace(wanted.name)
     assert sleeper.wait(timeout=HANG_SECONDS) != 0
@@ -189,7 +189,7 @@ def test_down_after_a_crash(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
     host.ledger.note("link", "brqneverwas")
-    sleeper = netns.in_namespace(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
+    sleeper = netns.run_in(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
     removed = remove_everything(host.ledger, host.prefix)
     assert f"namespace {wanted.name}" in removed
     assert f"device {host.bridge()}" in removed

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.kernel.stage import Host
 
-from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.configurator import NetworkConfigurator
 from openimds.linux.firewall import ruleset_cache
 from openimds.linux.firewall.iptables import read_rules
-from openimds.linux.firewall.ruleset_cache import KnownRules
+from openimds.linux.firewall.ruleset_cache import RulesetCache
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import run
 from openimds.netconfig.diff import Family
@@ -43,8 +43,8 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def next_process(host: Host) -> Kernel:
-    return Kernel(host.ledger, host.prefix, known_rules=KnownRules(host.state_path / "rules"))
+def next_process(host: Host) -> NetworkConfigurator:
+    return NetworkConfigurator(host.ledger, host.prefix, known_rules=RulesetCache(host.state_path / "rules"))
 
 
 def file_of(host: Host) -> Path:
@@ -73,11 +73,11 @@ def test_a_namespace_of_the_same_name_with_as_many_changes_is_another(host: Host
     before = json.loads(file_of(host).read_text())
     netns.take_name(wanted.name)
     run(["ip", "netns", "add", wanted.name])
-    now = netns.in_namespace(wanted.name, ruleset_cache.ruleset_here)
+    now = netns.run_in(wanted.name, ruleset_cache.ruleset_here)
     assert now is not None
     while now.generation < before["generation"]:
         run(["iptables", "-A", "INPUT", "-j", "DROP"], namespace=wanted.name)
-        now = netns.in_namespace(wanted.name, ruleset_cache.ruleset_here)
+        now = netns.run_in(wanted.name, ruleset_cache.ruleset_here)
         assert now is not None
     assert now.cookie != before["cookie"]
     file_of(host).write_text(json.dumps({**before, "generation": now.generation}))
@@ -127,7 +127,7 @@ def test_a_namespace_that_is_gone_leaves_no_file(host: Host) -> None:
 
 def test_nor_one_that_went_while_nobody_looked(host: Host) -> None:
     next_process(host).apply(router(host))
-    known = KnownRules(host.state_path / "rules")
+    known = RulesetCache(host.state_path / "rules")
     known.forget_all_but({router(host).name})
     assert file_of(host).exists()
     known.forget_all_but(())

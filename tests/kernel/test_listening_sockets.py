@@ -12,7 +12,7 @@ from tests.kernel.stage import Host
 
 from openimds.linux.netlink import sock_diag as asked
 from openimds.linux.netns import netns
-from openimds.linux.netns.probe import Insides
+from openimds.linux.netns.probe import NamespaceProbe
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import NamespaceState
 
@@ -43,7 +43,7 @@ def test_netlink_and_proc_say_the_same(host: Host) -> None:
         assert all(len(inodes) == 2 for inodes in found.values())
         assert found == from_proc
 
-    netns.in_namespace(wanted.name, look)
+    netns.run_in(wanted.name, look)
 
 
 def test_one_address_is_asked_for_from_outside(host: Host) -> None:
@@ -57,15 +57,15 @@ def test_one_address_is_asked_for_from_outside(host: Host) -> None:
         return made
 
     def inodes(*addresses: ListenAddress) -> dict[tuple[str, int], frozenset[int]]:
-        return Insides(host.kernel.windows).look_inside(wanted.name, addresses).listening
+        return NamespaceProbe(host.kernel.windows).look_inside(wanted.name, addresses).listening
 
     one = ListenAddress("127.0.0.1", 8080)
     others = (ListenAddress("127.0.0.1", 8081), ListenAddress("0.0.0.0", 8080), ListenAddress("::1", 8080))
     assert inodes(one, *others) == {}
-    with netns.in_namespace(wanted.name, lambda: listen(socket.AF_INET, "127.0.0.1", 8080)) as made:
+    with netns.run_in(wanted.name, lambda: listen(socket.AF_INET, "127.0.0.1", 8080)) as made:
         assert inodes(one, *others) == {("127.0.0.1", 8080): frozenset({os.fstat(made.fileno()).st_ino})}
     assert inodes(one, *others) == {}
-    with netns.in_namespace(wanted.name, lambda: listen(socket.AF_INET6, "::", 8080)):  # it takes IPv4's too
+    with netns.run_in(wanted.name, lambda: listen(socket.AF_INET6, "::", 8080)):  # it takes IPv4's too
         assert set(inodes(one, *others, ListenAddress("::", 8080))) == {("::", 8080)}
     with listen(socket.AF_INET, "127.0.0.1", 0) as here:  # in another namespace
         assert inodes(ListenAddress("127.0.0.1", here.getsockname()[1])) == {}

@@ -44,7 +44,7 @@ def heard(stage: Stage) -> dict[str, Any]:
 
 
 def connect(namespace: str) -> socket.socket:
-    return netns.in_namespace(namespace, lambda: socket.create_connection((V4.host, V4.port), HANG_SECONDS))
+    return netns.run_in(namespace, lambda: socket.create_connection((V4.host, V4.port), HANG_SECONDS))
 
 
 def refused(namespace: str) -> bool:
@@ -75,7 +75,7 @@ def test_the_heartbeat_sets_listeners_against_the_wanted_ones_and_names_failures
         taken.listen()
         return taken
 
-    with netns.in_namespace(namespace, take):
+    with netns.run_in(namespace, take):
         want(stage.folder, namespace, V4)
         stage.start()
         until(lambda: heard(stage).get("listen_failures"))

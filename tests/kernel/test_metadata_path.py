@@ -12,8 +12,8 @@ from tests.kernel.stage import Host
 from tests.unit.programs.metadata_api.metadata_stage import NET, Stage, agent_stage, port
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.process.daemons import Daemons, run
-from openimds.netconfig.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
+from openimds.linux.process.daemons import PidFileDaemons, run
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec, config_file, haproxy, haproxy_config
 from openimds.netconfig.listener_file import ListenAddress, Scope
 
 pytestmark = pytest.mark.kernel
@@ -43,14 +43,14 @@ def namespace(host: Host, stage: Stage) -> Iterator[str]:
     settings = ProxySettings(
         state_path=stage.folder, agent_socket=stage.socket, log_socket=stage.folder / "haproxy_log"
     )
-    proxy = Proxy(
+    proxy = ProxySpec(
         name=NET, namespace=name, scope=Scope.NETWORK, scope_id=NET, addresses=(ListenAddress("127.0.0.1", 9697),)
     )
     file = config_file(NET, settings)
     file.parent.mkdir(parents=True)
     file.write_text(haproxy_config(proxy, settings))
     (stage.folder / "external" / "pids").mkdir(parents=True)
-    daemons = Daemons()
+    daemons = PidFileDaemons()
     daemon = haproxy(NET, name, settings)
     stage.start()
     daemons.start(daemon)

@@ -15,17 +15,17 @@ from tests.kernel.lab import Lab, lab_stage
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.agents.dhcp import DhcpNetworks
-from openimds.agents.dhcp import Edges as DhcpEdges
-from openimds.agents.l3.address_changes import Translations
-from openimds.agents.reconciler.reconciler import Rounds
+from openimds.agents.dhcp import DhcpAdapters as DhcpEdges
+from openimds.agents.dhcp import DhcpNetworkHandler
+from openimds.agents.l3.address_changes import FloatingIpConntrack
+from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi
 from openimds.linux import sysctl
-from openimds.linux.netns.probe import Insides
-from openimds.linux.process.daemons import Daemons, ProgramError, is_alive, run
-from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process.daemons import PidFileDaemons, ProgramError, is_alive, run
+from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.resources.network import FloatingIP, Port, Subnet
-from openimds.runtime.host_checks import told_whether_ipv6
+from openimds.runtime.host_checks import check_ipv6
 
 pytestmark = pytest.mark.kernel
 
@@ -48,12 +48,12 @@ def restarted(stage: Stage, run_program: object = run) -> None:
     edges = DhcpEdges(
         api=FakePortsApi(stage.view, int(stage.host.tag, 16) + 1000),
         kernel=stage.host.kernel,
-        programs=Daemons(),
-        namespaces=Insides(stage.host.kernel.windows),
+        programs=PidFileDaemons(),
+        namespaces=NamespaceProbe(stage.host.kernel.windows),
         run=run_program,  # type: ignore[arg-type]
     )
-    stage.networks = DhcpNetworks(edges, stage.networks.settings)
-    stage.rounds = Rounds(stage.networks)
+    stage.networks = DhcpNetworkHandler(edges, stage.networks.settings)
+    stage.rounds = Reconciler(stage.networks)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "garbage"])
@@ -129,7 +129,7 @@ def test_without_conntrack_floating_ips_come_and_go_and_it_is_said_once(
     def without(argv: Sequence[str], *, namespace: str | None = None) -> str:
         raise ProgramError(argv[0], "is not installed (looked in PATH)")
 
-    lab.routers._translations = Translations(without)
+    lab.routers._translations = FloatingIpConntrack(without)
     floating = FloatingIP(
         id="f",
         project_id="p",
@@ -180,7 +180,7 @@ def test_a_kernel_without_ipv6_serves_ipv4(lab: Lab) -> None:
     lab.round()
     guest = stage.boot(port)
     assert curl(guest) == "hello"
-    choice = MetadataChoice()
+    choice = MetadataOptions()
     stage.networks.settings = replace(stage.networks.settings, metadata=choice)
     lab.round()
     stage.configure(guest)
@@ -201,15 +201,15 @@ def test_a_kernel_without_ipv6_serves_ipv4(lab: Lab) -> None:
 def test_a_kernel_without_ipv6_is_recognised_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told_whether_ipv6.cache_clear()
-    assert told_whether_ipv6()
-    told_whether_ipv6.cache_clear()
+    check_ipv6.cache_clear()
+    assert check_ipv6()
+    check_ipv6.cache_clear()
     (tmp_path / "net/ipv4/conf").mkdir(parents=True)
     monkeypatch.setattr(sysctl, "PROC_SYS", tmp_path)
-    assert not told_whether_ipv6()
-    assert not told_whether_ipv6()
+    assert not check_ipv6()
+    assert not check_ipv6()
     assert capsys.readouterr().out.count("this kernel has no IPv6") == 1
-    told_whether_ipv6.cache_clear()
+    check_ipv6.cache_clear()
 
 
 def test_ipv6_that_somebody_switched_off_in_a_namespace_is_switched_on(lab: Lab) -> None:

@@ -41,8 +41,8 @@ def arrives(host: Host, frame: bytes) -> bool:
         raw.bind(("eth0", 0))
         return raw
 
-    receiver: socket.socket = netns.in_namespace(host.namespace(f"n{VICTIM}"), opened)
-    sender: socket.socket = netns.in_namespace(host.namespace(f"n{LIAR}"), opened)
+    receiver: socket.socket = netns.run_in(host.namespace(f"n{VICTIM}"), opened)
+    sender: socket.socket = netns.run_in(host.namespace(f"n{LIAR}"), opened)
     marker = b"\xff" * 6 + OWN_MAC + b"\x08\x06" + arp_reply(OWN_MAC, "10.7.0.1")[14:] + b"end"
     with receiver, sender:
         receiver.settimeout(HANG_SECONDS)

@@ -17,11 +17,11 @@ import shlex, subprocess, sys, threading
 from pathlib import Path
 from types import SimpleNamespace
 from tests.waiting import HANG_SECONDS, until
-from openimds.agents.reconciler.scheduler import Loop
-from openimds.agents.reconciler.reconciler import Rounds
-from openimds.linux.monitor.host_monitor import HostEvents
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
+from openimds.agents.reconciler.scheduler import Scheduler
+from openimds.agents.reconciler.reconciler import Reconciler
+from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.netconfig.namespace_state import Bridge
 
 SWITCH = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -48,9 +48,9 @@ class Mirror:
 def passes(): return RULE in subprocess.run(["iptables", "-S", "FORWARD"], capture_output=True, text=True).stdout
 
 
-events = HostEvents()
-kernel = Kernel(Ledger(Path(sys.argv[1])), "lab", events)
-loop = Loop(Rounds(OneBridge(), events), Mirror(), 3600)
+events = HostMonitor()
+kernel = NetworkConfigurator(OwnershipRecord(Path(sys.argv[1])), "lab", events)
+loop = Scheduler(Reconciler(OneBridge(), events), Mirror(), 3600)
 events.start([], loop.look_at_news, lambda: None)
 threading.Thread(target=loop.run, daemon=True).start()
 until(loop.first_round_done.is_set)

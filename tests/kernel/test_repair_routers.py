@@ -13,7 +13,7 @@ from tests.kernel.repair_stage import Wired, other_settings
 from tests.waiting import until
 
 from openimds.linux.monitor.netlink_events import RTMGRP_ALL
-from openimds.linux.netlink.socket import opened
+from openimds.linux.netlink.socket import open_socket
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import end_process, run
 from openimds.netconfig import router_namespace
@@ -58,13 +58,13 @@ def test_removed_namespace_of_a_router_is_made_again(router: Wired) -> None:
 
 
 def test_full_round_touches_nothing_that_is_right(router: Wired) -> None:
-    netns.in_namespace(router.namespace, _knock)
+    netns.run_in(router.namespace, _knock)
     until(lambda: any(not rule.startswith("[0:0]") for rule in _rules(_saved(router))))
     counted = _saved(router)
     pids, written = router.pids(), [path.stat().st_mtime_ns for path in (*router.files, *router.pid_files.values())]
     rounds = router.cloud.l3.facts()["full_rounds"]
     _settle(router)
-    with closing(netns.in_namespace(router.namespace, lambda: opened(groups=RTMGRP_ALL))) as told:
+    with closing(netns.run_in(router.namespace, lambda: open_socket(groups=RTMGRP_ALL))) as told:
         router.cloud.l3.send(signal.SIGHUP)
         until(lambda: router.cloud.l3.facts()["full_rounds"] > rounds)
         assert heard(told) == []

@@ -17,7 +17,7 @@ from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.process.daemons import ProgramError, is_alive, run
-from openimds.netconfig.haproxy import RateLimit
+from openimds.netconfig.haproxy import HaproxyRateLimit
 from openimds.netconfig.router_view import RouterMetadata
 from openimds.resources.network import FixedIP, Subnet
 
@@ -195,7 +195,7 @@ def test_guests_own_claims_never_pass(stage: Stage) -> None:
 
 
 def test_rate_limit_answers_429_and_says_when_to_ask_again(stage: Stage) -> None:
-    limit = RateLimit(base_window_seconds=60, base_requests=100, burst_window_seconds=10, burst_requests=30)
+    limit = HaproxyRateLimit(base_window_seconds=60, base_requests=100, burst_window_seconds=10, burst_requests=30)
     proxy = replace(stage.routers.settings.proxy, rate_limit=limit)
     stage.routers.settings = replace(stage.routers.settings, proxy=proxy)
     stage.round()

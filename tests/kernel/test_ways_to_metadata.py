@@ -13,7 +13,7 @@ from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 
 from openimds.linux.process.daemons import is_alive, run
-from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.resources.network import Network, Subnet
 
 pytestmark = [pytest.mark.kernel, in_both("lab")]
@@ -46,7 +46,7 @@ def lab(request: pytest.FixtureRequest, host: Host) -> Iterator[Lab]:
 
 
 def choose(lab: Lab, *, isolated: bool, force: bool) -> None:
-    choice = MetadataChoice(enable_isolated_metadata=isolated, force_metadata=force)
+    choice = MetadataOptions(enable_isolated_metadata=isolated, force_metadata=force)
     lab.network.networks.settings = replace(lab.network.networks.settings, metadata=choice)
 
 
@@ -145,7 +145,7 @@ def test_a_network_made_for_metadata_names_the_router_behind_it(lab: Lab) -> Non
     choose(lab, isolated=True, force=False)
     lab.round()
     assert "169.254.169.254" not in run(["ip", "addr"], namespace=lab.network.namespace)
-    choice = MetadataChoice(enable_isolated_metadata=True, enable_metadata_network=True)
+    choice = MetadataOptions(enable_isolated_metadata=True, enable_metadata_network=True)
     lab.network.networks.settings = replace(lab.network.networks.settings, metadata=choice)
     lab.round()
     assert "169.254.169.254/16" in run(["ip", "addr"], namespace=lab.network.namespace)

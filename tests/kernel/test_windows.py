@@ -17,12 +17,12 @@ import pytest
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netlink import sock_diag
-from openimds.linux.netlink.socket import HEADER, NLMSG_DONE, Conversation
+from openimds.linux.netlink.socket import HEADER, NLMSG_DONE, NetlinkSocket
 from openimds.linux.netns import netns
-from openimds.linux.netns.probe import Insides
+from openimds.linux.netns.probe import NamespaceProbe
 from openimds.linux.process.daemons import run
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState, Rules
@@ -34,8 +34,8 @@ SETTINGS = {"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.arp_ignore": "1"}
 
 
 @pytest.fixture
-def events() -> Iterator[HostEvents]:
-    made = HostEvents()
+def events() -> Iterator[HostMonitor]:
+    made = HostMonitor()
     yield made
     made.close()
 
@@ -44,10 +44,10 @@ def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: HostEvents, tmp_path: Path) -> None:
+def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: HostMonitor, tmp_path: Path) -> None:
     """Half of them by others' hand."""
-    kernel = Kernel(host.ledger, host.prefix, events)
-    insides = Insides(kernel.windows)
+    kernel = NetworkConfigurator(host.ledger, host.prefix, events)
+    insides = NamespaceProbe(kernel.windows)
     events.start([tmp_path / "dhcp"], lambda: None, lambda: None)
     wanted = NamespaceState(name=host.namespace("qrouter-1"), sysctls=SETTINGS, ipv4_rules=Rules({"filter": ()}))
     before = _descriptors()
@@ -69,20 +69,20 @@ def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: Host
 SMALL_STORY = """
 import os, resource, sys
 from pathlib import Path
-from openimds.linux.monitor.process_exit import ProcessDeaths
-from openimds.linux.monitor.host_monitor import HostEvents
-from openimds.linux.netns.probe import Insides
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.monitor.process_exit import ProcessExitWatcher
+from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import NamespaceState
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-events = HostEvents()
-kernel = Kernel(Ledger(Path(sys.argv[1])), "lab", events)
-insides = Insides(kernel.windows)
+events = HostMonitor()
+kernel = NetworkConfigurator(OwnershipRecord(Path(sys.argv[1])), "lab", events)
+insides = NamespaceProbe(kernel.windows)
 events.start([], lambda: None, lambda: None)
-deaths = ProcessDeaths(lambda _pids: None)
+deaths = ProcessExitWatcher(lambda _pids: None)
 names = [f"small{n}" for n in range(40)]
 for turn in range(2):
     for name in names:
@@ -121,20 +121,20 @@ def test_only_the_kernel_is_listened_to(host: Host) -> None:
     """Root of a guest's namespace may send to every netlink socket in it."""
     wanted = NamespaceState(name=host.namespace("guest"), owner_uid=200000)
     host.kernel.apply(wanted)
-    conversation = netns.in_namespace(wanted.name, Conversation)
+    conversation = netns.run_in(wanted.name, NetlinkSocket)
     with closing(conversation):
         lie = HEADER.pack(HEADER.size + 4, NLMSG_DONE, 0, 1, 0) + bytes(4)
         with (
-            netns.in_namespace(wanted.name, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)) as forger,
+            netns.run_in(wanted.name, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)) as forger,
             pytest.raises(ConnectionRefusedError),
         ):
             forger.sendto(lie, (conversation.port, 0))
 
 
-def test_a_device_made_anew_is_heard_of(host: Host, events: HostEvents) -> None:
+def test_a_device_made_anew_is_heard_of(host: Host, events: HostMonitor) -> None:
     """Its settings too: the files of the former one say nothing any more."""
     heard: list[frozenset[str]] = []
-    kernel = Kernel(host.ledger, host.prefix, events)
+    kernel = NetworkConfigurator(host.ledger, host.prefix, events)
     kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
     device = Device(
         name=host.tap(),
@@ -204,12 +204,12 @@ def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monk
     def no_module(_family: int) -> Iterator[tuple[tuple[str, int], int]]:
         raise FileNotFoundError(2, "no tcp_diag")
 
-    with netns.in_namespace(wanted.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
+    with netns.run_in(wanted.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
         inode = os.fstat(made.fileno()).st_ino
         monkeypatch.setattr(sock_diag, "_asked", no_module)
         sock_diag.knows_listeners.cache_clear()
         try:
-            insides = Insides(host.kernel.windows)
+            insides = NamespaceProbe(host.kernel.windows)
             for port, inodes in ((8080, {("127.0.0.1", 8080): frozenset({inode})}), (8081, {})):
                 assert insides.look_inside(wanted.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
         finally:

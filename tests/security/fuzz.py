@@ -35,9 +35,9 @@ with atheris.instrument_imports(include=["openimds"]) if atheris else contextlib
     from tests.security.opinion import answers
 
     from openimds.http.messages import Answer
-    from openimds.http.server.connection import AnswerWriter, Connection
-    from openimds.http.server.response_cache import Repeats
-    from openimds.http.server.server import GuestServer
+    from openimds.http.server.connection import Connection, ResponseWriter
+    from openimds.http.server.response_cache import ResponseCache
+    from openimds.http.server.server import HttpServer
     from openimds.programs.metadata_api.worker import LIMITS
 
 MAX_BYTES = 4096
@@ -74,7 +74,7 @@ def seeds() -> list[bytes]:
     return found
 
 
-class NotingWriter(AnswerWriter):
+class NotingWriter(ResponseWriter):
     """Notes which methods it answers: h11 must know whether a body follows."""
 
     __slots__ = ("methods",)
@@ -86,7 +86,7 @@ class NotingWriter(AnswerWriter):
         super().write(answer, method, keep_alive=keep_alive)
 
 
-class NotingRepeats(Repeats):
+class NotingRepeats(ResponseCache):
     """Likewise, of what is learnt and of what is answered again: always GET."""
 
     methods: list[str]
@@ -111,7 +111,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         stage = Stage(folder, instances_document())
         stage.threads = Inline()  # type: ignore[assignment]
-        self._server = GuestServer(stage.service("cache").handle)
+        self._server = HttpServer(stage.service("cache").handle)
         self._server.loop = self._loop
         self._repeats = NotingRepeats()
         for guest in (ALPHA, BETA):  # both are in memory from now on, and alpha has a password

@@ -10,8 +10,8 @@ from typing import Any, Self
 import uvloop
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.http.server.limits import Connections, Timeouts
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.limits import ConnectionLimits, Timeouts
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
 from openimds.programs.metadata_api.worker import LIMITS
 
@@ -22,12 +22,12 @@ SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
 class Served:
     """`with Served(make_service, Connections()) as served`."""
 
-    def __init__(self, make_service: Callable[[], Any], connections: Connections, tls: Any = None) -> None:
+    def __init__(self, make_service: Callable[[], Any], connections: ConnectionLimits, tls: Any = None) -> None:
         self._make_service = make_service
         self._connections = connections
         self._tls = tls
         self.loop = uvloop.new_event_loop()
-        self.server: GuestServer
+        self.server: HttpServer
         self.port = 0
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
 
@@ -51,5 +51,5 @@ class Served:
     async def _start(self) -> None:
         listener = tcp_listener("127.0.0.1", 0)
         self.port = listener.getsockname()[1]
-        self.server = GuestServer(self._make_service().handle, timeouts=SHORT, connections=self._connections)
+        self.server = HttpServer(self._make_service().handle, timeouts=SHORT, connections=self._connections)
         await self.server.start([Listener(socket=listener, tag="tcp", limits=LIMITS, tls=self._tls)])

@@ -29,15 +29,14 @@ from tests.security.served import SHORT
 from tests.security.transcript import Line, Transcript, ask_whole
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.metadata.lookup.resolver import Finder
-from openimds.agents.metadata.metrics import Measures
-from openimds.agents.metadata.proxy.proxy_handler import MetadataService
+from openimds.agents.metadata.lookup.resolver import PortResolver
+from openimds.agents.metadata.metrics import Metrics
+from openimds.agents.metadata.proxy.proxy_handler import ProxyHandler
 from openimds.http.client.pool import Pool, Upstream
-from openimds.http.server.limits import Connections, Limits, Timeouts
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
-from openimds.netconfig.haproxy import Proxy, ProxySettings, haproxy_config
-from openimds.netconfig.haproxy import Timeouts as ProxyTimeouts
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec, ProxyTimeouts, haproxy_config
 from openimds.netconfig.listener_file import ListenAddress, Scope
 from openimds.programs.metadata_agent.adapters import PooledUpstream
 from openimds.programs.metadata_api.worker import LIMITS
@@ -58,12 +57,12 @@ class Cloud:
         self.transcripts: list[Transcript] = []
         self.api_stage = ApiStage(folder, instances_document())
         self.ports = ports_of_guests()
-        self.agent: MetadataService
+        self.agent: ProxyHandler
         self.api_port = 0
         self.proxy_port = 0
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._servers: list[GuestServer] = []
+        self._servers: list[HttpServer] = []
         self._pool: Pool
         self._haproxy: subprocess.Popen[bytes] | None = None
         self._executor = ThreadPoolExecutor(2)
@@ -136,7 +135,7 @@ class Cloud:
         listener = tcp_listener("127.0.0.1", 0)
         port: int = listener.getsockname()[1]
         service = self.api_stage.service("cache")
-        server = GuestServer(service.handle, timeouts=SHORT, connections=Connections(per_peer=20_000))
+        server = HttpServer(service.handle, timeouts=SHORT, connections=ConnectionLimits(per_peer=20_000))
         await server.start([Listener(socket=listener, tag="tcp", limits=LIMITS)])
         self._servers.append(server)
         return port
@@ -147,7 +146,7 @@ class Cloud:
         listener = tcp_listener("127.0.0.1", 0)
         port: int = listener.getsockname()[1]
         patience = Timeouts(head=HANG_SECONDS, body=HANG_SECONDS)
-        server = GuestServer(self.api_stage.service("cache").handle, timeouts=patience)
+        server = HttpServer(self.api_stage.service("cache").handle, timeouts=patience)
         self.do(server.start([Listener(socket=listener, tag="tcp", limits=LIMITS)]))
         try:
             yield port
@@ -156,16 +155,16 @@ class Cloud:
 
     async def _start_agent(self) -> None:
         self._pool = Pool(Upstream(host="127.0.0.1", port=self.api_port))
-        finder = Finder(self.ports, NoMorePorts(), self.ports, executor=self._executor, clock=time.monotonic)
-        self.agent = MetadataService(
+        finder = PortResolver(self.ports, NoMorePorts(), self.ports, executor=self._executor, clock=time.monotonic)
+        self.agent = ProxyHandler(
             finder,
             PooledUpstream(self._pool),
             secret=SECRET,
-            measures=Measures(CollectorRegistry()),
+            measures=Metrics(CollectorRegistry()),
             log=Lines(),
             clock=time.monotonic,
         )
-        server = GuestServer(self.agent.answer, timeouts=SHORT)
+        server = HttpServer(self.agent.answer, timeouts=SHORT)
         listener = unix_listener(self.agent_socket, UnixAccess(mode=0o666))
         await server.start([Listener(socket=listener, tag="proxy", limits=Limits(body_bytes=256 * 1024))])
         self._servers.append(server)
@@ -186,7 +185,7 @@ def start_haproxy(folder: Path, agent: Path, port: int, **settings: Any) -> subp
     (place / "external" / "pids").mkdir(parents=True)
     settings.setdefault("timeouts", ProxyTimeouts(http_request_seconds=1))
     made = ProxySettings(state_path=place, agent_socket=agent, log_socket=place / "log", **settings)
-    proxy = Proxy(
+    proxy = ProxySpec(
         name=NETWORK, namespace="", scope=Scope.NETWORK, scope_id=NETWORK, addresses=(ListenAddress("127.0.0.1", port),)
     )
     file = place / "haproxy.conf"

@@ -16,9 +16,9 @@ from tests.security.served import Served
 from tests.security.test_identity import FORGED
 from tests.waiting import HANG_SECONDS
 
-from openimds.http.server.limits import Connections
-from openimds.imds.authenticators import ByAddress
-from openimds.imds.handler import GuestService
+from openimds.http.server.limits import ConnectionLimits
+from openimds.imds.authenticators import AddressAuthenticator
+from openimds.imds.handler import MetadataHandler
 
 HOSTNAME = "/latest/meta-data/hostname"
 ALLOWED = ("169.254.169.254", "[fe80::a9fe:a9fe]", "metadata.example")
@@ -29,9 +29,9 @@ class Direct(Stage):
 
     strict_hosts: tuple[str, ...] | None = None
 
-    def service(self, config: str = "direct") -> GuestService:
+    def service(self, config: str = "direct") -> MetadataHandler:
         service = super().service(config)
-        service._identification = ByAddress(self.instances, self.records, self.strict_hosts)
+        service._identification = AddressAuthenticator(self.instances, self.records, self.strict_hosts)
         return service
 
 
@@ -40,7 +40,7 @@ def direct(folder: Path, strict_hosts: tuple[str, ...] | None) -> Iterator[Serve
     stage = Direct(folder, instances_document())
     stage.strict_hosts = strict_hosts
     try:
-        with Served(stage.service, Connections(per_peer=20)) as served:
+        with Served(stage.service, ConnectionLimits(per_peer=20)) as served:
             yield served
     finally:
         stage.close()
@@ -128,7 +128,7 @@ def test_21_connections_of_one_guest_are_capped_and_others_served(plain: Served)
 
 def test_16_a_drain_finishes_what_is_under_way(tmp_path: Path) -> None:
     stage = Direct(tmp_path, instances_document())
-    with Served(stage.service, Connections()) as served:
+    with Served(stage.service, ConnectionLimits()) as served:
         line = socket.create_connection(("127.0.0.1", served.port), HANG_SECONDS, (ALPHA.address, 0))
         line.sendall(b"GET " + HOSTNAME.encode() + b" HTTP/1.1\r\n")
         served.settle(1)

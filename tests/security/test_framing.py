@@ -9,8 +9,8 @@ from tests.security.cloud import ALPHA, BETA, request
 from tests.security.stage import Cloud
 from tests.waiting import HANG_SECONDS
 
-from openimds.http.server.limits import Refusal
-from openimds.http.server.request_parser import Conversation
+from openimds.http.server.limits import HttpError
+from openimds.http.server.request_parser import RequestParser
 from openimds.programs.metadata_api.worker import LIMITS
 
 HOSTNAME = "/latest/meta-data/hostname"
@@ -133,16 +133,16 @@ def test_13_every_length_of_a_header() -> None:
     """Of 64 KiB: the claim is read as it was sent, or the request is refused."""
     for padding in range(1, 65_600, 7):
         head = b"GET / HTTP/1.1\r\nX-Padding: " + b"p" * padding + b"\r\n" + CLAIM + b"\r\n"
-        conversation = Conversation(LIMITS)
+        conversation = RequestParser(LIMITS)
         for start in range(0, len(head), 16_384):
             conversation.receive(head[start : start + 16_384])
         assert _who(conversation) in (ALPHA.uuid.encode(), 431)
 
 
-def _who(conversation: Conversation) -> bytes | int | None:
+def _who(conversation: RequestParser) -> bytes | int | None:
     try:
         incoming = conversation.next()
-    except Refusal as refusal:
+    except HttpError as refusal:
         return refusal.status
     return incoming.request.header(b"x-instance-id") if incoming else None
 

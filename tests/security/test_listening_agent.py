@@ -12,12 +12,12 @@ from tests.security.opinion import answers
 from tests.security.test_identity import FORGED, spellings
 from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, FakeControl, cloud, instance, port
 
-from openimds.config.settings import RateLimit
+from openimds.config.settings import RateLimitOptions
 
 HOSTNAME = "/latest/meta-data/hostname"
 HEAD = b"GET /latest/meta-data/hostname HTTP/1.1\r\nHost: 169.254.169.254\r\n"
 PORTS = (port(ALPHA.uuid, MAC_A, ALPHA.address), port(BETA.uuid, MAC_B, BETA.address))
-LIMIT = RateLimit(
+LIMIT = RateLimitOptions(
     ip_versions=frozenset({4, 6}),
     base_window_seconds=86400,
     base_requests=28,

@@ -11,10 +11,10 @@ from tests.security.stage import Cloud, cloud_in
 from tests.security.test_identity import FORGED
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.netconfig.haproxy import RateLimit, Timeouts
+from openimds.netconfig.haproxy import HaproxyRateLimit, ProxyTimeouts
 
 HOSTNAME = "/latest/meta-data/hostname"
-LIMIT = RateLimit(base_window_seconds=60, base_requests=240, burst_window_seconds=10, burst_requests=60)
+LIMIT = HaproxyRateLimit(base_window_seconds=60, base_requests=240, burst_window_seconds=10, burst_requests=60)
 BOOT_REQUESTS = 28
 
 
@@ -56,7 +56,7 @@ def test_20_a_boot_passes_and_a_flood_does_not(guarded: Cloud) -> None:
 def patient(tmp_path) -> Iterator[Cloud]:
     """With neutron's time-outs."""
     with cloud_in(tmp_path) as cloud:
-        cloud.start_proxy(timeouts=Timeouts())
+        cloud.start_proxy(timeouts=ProxyTimeouts())
         yield cloud
         cloud.judge()
 

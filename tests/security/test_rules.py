@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.security.cloud import ALPHA, BETA, SECRET
 
-from openimds.agents.metadata.proxy.headers import Asker, headers_to_api
+from openimds.agents.metadata.proxy.headers import IdentifiedClient, signed_headers
 from openimds.guest_identity.addresses import parse_address
 from openimds.guest_identity.headers import HeaderError, instance_claim, is_identity_claim, origin, provider_claim
-from openimds.guest_identity.request_policy import strict_refusal
+from openimds.guest_identity.request_policy import rejection_reason
 from openimds.guest_identity.signature import sign, verify
 from openimds.http.messages import Request
-from openimds.http.server.limits import Limits, Refusal
-from openimds.http.server.request_parser import Conversation
+from openimds.http.server.limits import HttpError, Limits
+from openimds.http.server.request_parser import RequestParser
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.resources.network import Port
 
@@ -48,7 +48,7 @@ def messages(draw: st.DrawFn) -> bytes:
 
 def heard(pieces: Sequence[bytes]) -> tuple[list[Request], int | None]:
     """The requests in these pieces, and the status of the refusal that ends them."""
-    conversation, found = Conversation(Limits(header_bytes=4096)), []
+    conversation, found = RequestParser(Limits(header_bytes=4096)), []
     try:
         for piece in pieces:
             conversation.receive(piece)
@@ -56,7 +56,7 @@ def heard(pieces: Sequence[bytes]) -> tuple[list[Request], int | None]:
                 found.append(incoming.request)
                 if not incoming.keep_alive:
                     return found, None
-    except Refusal as refusal:
+    except HttpError as refusal:
         return found, refusal.status
     return found, None
 
@@ -98,7 +98,7 @@ def test_identity_headers_are_read_or_refused(given_headers: list[tuple[bytes, b
             read(given_headers)
         except HeaderError:
             continue
-    strict_refusal(given_headers, ("a",))
+    rejection_reason(given_headers, ("a",))
 
 
 @settings(max_examples=1000, deadline=None)
@@ -118,8 +118,8 @@ def test_a_claim_beside_ours_is_ours_or_refused(given_headers: list[tuple[bytes,
 @given(headers)
 def test_an_agent_says_of_a_guest_only_what_it_knows(given_headers: list[tuple[bytes, bytes]]) -> None:
     port = Port(id="p", network_id="n", project_id=ALPHA.project_id, mac_address="m", device_id=ALPHA.uuid)
-    asker = Asker(port=port, address=parse_address(ALPHA.address))
-    passed = headers_to_api(given_headers, asker, SECRET)
+    asker = IdentifiedClient(port=port, address=parse_address(ALPHA.address))
+    passed = signed_headers(given_headers, asker, SECRET)
     said = [(name, value) for name, value in passed if is_identity_claim(name) and name != GUEST_FORWARDED]
     assert said == [(name.encode(), ALPHA.claim[name].encode()) for name in
                     ("X-Forwarded-For", "X-Instance-ID", "X-Tenant-ID", "X-Instance-ID-Signature")]  # fmt: skip

@@ -10,7 +10,7 @@ from tests.security.cloud import ALPHA, BETA, Guest, instances_document, request
 from tests.security.opinion import Answer
 from tests.security.stage import Cloud
 
-from openimds.resources.instance import Touched
+from openimds.resources.instance import ChangeSet
 
 TOKEN_PATH = "/latest/api/token"
 HOSTNAME = "/latest/meta-data/hostname"
@@ -27,7 +27,7 @@ def set_properties(cloud: Cloud, **properties: str) -> None:
     alpha = next(entry for entry in document["instances"] if entry["uuid"] == ALPHA.uuid)
     alpha["metadata"] |= {f"imds:{name}": value for name, value in properties.items()}
     cloud.api_stage.instances.import_instances(document)
-    cloud.api_stage.records.forget(Touched(revision=0, everything=True))
+    cloud.api_stage.records.forget(ChangeSet(revision=0, everything=True))
 
 
 def ask(cloud: Cloud, path: str, headers: dict[str, str] | None = None, *, method: str = "GET") -> Answer:

@@ -10,7 +10,7 @@ from tests.system.cloud import Cloud
 from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS
 
-from openimds.linux.netns.netns import in_namespace
+from openimds.linux.netns.netns import run_in
 
 HOST = "169.254.169.254"
 HOSTNAME = b"/latest/meta-data/hostname"
@@ -42,7 +42,7 @@ class Guest:
         def connected() -> socket.socket:
             return socket.create_connection((HOST, 80), HANG_SECONDS, (source, port) if port or source else None)
 
-        return in_namespace(f"{self.cloud.prefix}qvm-{self.id}", connected)
+        return run_in(f"{self.cloud.prefix}qvm-{self.id}", connected)
 
     def send(self, *pieces: bytes, port: int = 0, source: str = "") -> bytes:
         """All that comes back until the service closes."""

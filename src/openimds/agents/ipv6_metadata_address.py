@@ -37,7 +37,7 @@ class Detection(Protocol):
     def detect_again(self, namespace: str, device: str, interface: str) -> None: ...
 
 
-class SharedAddress:
+class Ipv6MetadataAddress:
     """Whose it is, seen by the kernel's duplicate address detection; looked for again from time to time, so that it is
     taken back when the other has gone. A duplicate is no failure.
     """

@@ -9,7 +9,7 @@ from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.resources.server import Server
 
 
-class View(Protocol):
+class CloudView(Protocol):
     """The state as it was at one revision. Mappings by id."""
 
     @property
@@ -30,8 +30,8 @@ class View(Protocol):
     def servers(self) -> Mapping[str, Server]: ...
 
 
-class Mirror(Protocol):
-    def view(self) -> View: ...
+class CloudMirror(Protocol):
+    def view(self) -> CloudView: ...
 
     def subscribe(self, callback: Callable[[object], None], /) -> None:
         """`callback` is called with every new view, on a thread of the mirror's."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openimds.agents.ipv6_metadata_address import Detected
-from openimds.netconfig.haproxy import Proxy
+from openimds.netconfig.haproxy import ProxySpec
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import Bridge, Daemon, NamespaceState
 from openimds.resources.network import FixedIP, FloatingIP, Network, Port, Router, Subnet
@@ -217,7 +217,7 @@ class FakeNamespaces:
         self.lets_in = True
         self.has_ipv6 = True
 
-    def listen(self, proxy: Proxy, pid: int) -> None:
+    def listen(self, proxy: ProxySpec, pid: int) -> None:
         """The process opens a socket of its own at each of the proxy's addresses."""
         places = [(address.host, address.port) for address in proxy.addresses]
         made = {place: frozenset({pid * 100 + number}) for number, place in enumerate(places)}

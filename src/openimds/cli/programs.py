@@ -13,7 +13,7 @@ from openimds.cli.main import CommandFailedError
 from openimds.config import ConfigError
 from openimds.config.programs import PROGRAMS, Program
 from openimds.config.settings import CommonConfig
-from openimds.runtime.lifecycle import CannotStartError, begin
+from openimds.runtime.lifecycle import StartupError, begin
 
 log = structlog.get_logger("openimds.cli")
 
@@ -59,7 +59,7 @@ def run_program(program: Program[CommonConfig], config_files: tuple[str, ...]) -
     module = importlib.import_module(f"openimds.programs.{MODULES[program.name]}")
     try:
         code = module.run(config)
-    except CannotStartError as error:
+    except StartupError as error:
         raise CommandFailedError(str(error)) from error
     except Exception:
         log.exception("the program ended by a fault of its own")

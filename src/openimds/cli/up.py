@@ -10,7 +10,7 @@ import click
 
 from openimds.cli.main import CommandFailedError
 from openimds.config.programs import PROGRAMS
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.supervisor.state_dir import DEFAULT
 
 _state_dir = click.option(
@@ -82,7 +82,7 @@ def _up(options: object, say: Callable[[str], None], serving: Callable[[], None]
     assert isinstance(options, UpOptions)
     try:
         bring_up(options, say, serving)
-    except CannotStartError as error:
+    except StartupError as error:
         if options.detached:
             say(f"openimds: {error}")
         else:
@@ -99,7 +99,7 @@ def down(*, state_dir: Path, purge: bool) -> None:
 
     try:
         take_down(state_dir, click.echo, purge=purge)
-    except CannotStartError as error:
+    except StartupError as error:
         raise CommandFailedError(str(error)) from error
 
 
@@ -121,5 +121,5 @@ def restart(*, state_dir: Path, part: str) -> None:
 
     try:
         restart_part(state_dir, part, click.echo)
-    except CannotStartError as error:
+    except StartupError as error:
         raise CommandFailedError(str(error)) from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Instance, Touched
+from openimds.resources.instance import ChangeSet, Instance
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class BatchResult:
     """An answer of many: `instances` has None for those that are not there, and nothing for those it cannot tell."""
 
     revision: int
@@ -46,10 +46,10 @@ class _Question:
     answer: Future[Instance | None] = field(default_factory=Future)
 
 
-class Questions:
+class RecordBatcher:
     """Threads may share it. `fetch` takes ids, at most MANY, and raises StoreUnavailable."""
 
-    def __init__(self, fetch: Callable[[Sequence[str]], Found]) -> None:
+    def __init__(self, fetch: Callable[[Sequence[str]], BatchResult]) -> None:
         self._fetch = fetch
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -94,7 +94,7 @@ class Questions:
             self._wanted.update(dict.fromkeys(instance_ids))
             self._begin_ahead()
 
-    def heard(self, touched: Touched) -> None:
+    def heard(self, touched: ChangeSet) -> None:
         """From now on nothing is told that was read before this."""
         with self._changed:
             self._heard = touched.revision
@@ -161,7 +161,7 @@ class Questions:
             if question is not None:
                 question.answer.set_exception(error)
 
-    def _settle(self, ids: Sequence[str], found: Found) -> None:
+    def _settle(self, ids: Sequence[str], found: BatchResult) -> None:
         settled: list[tuple[str, _Question]] = []
         with self._changed:
             for instance_id in ids:
@@ -179,14 +179,14 @@ class Questions:
         for instance_id, question in settled:
             _tell(instance_id, question, found)
 
-    def _keep_ahead(self, instance_id: str, question: _Question, found: Found) -> None:
+    def _keep_ahead(self, instance_id: str, question: _Question, found: BatchResult) -> None:
         instance = found.instances.get(instance_id)
         if question.is_awaited or instance is None or not 0 <= self._heard <= found.revision:
             return
         self._ahead[instance_id] = (found.revision, instance)
 
 
-def _tell(instance_id: str, question: _Question, found: Found) -> None:
+def _tell(instance_id: str, question: _Question, found: BatchResult) -> None:
     if found.revision < question.at_least:
         sentence = f"the record of instance {instance_id} is of revision {found.revision}, and newer news are known"
         question.answer.set_exception(StoreUnavailable(sentence))
@@ -197,7 +197,7 @@ def _tell(instance_id: str, question: _Question, found: Found) -> None:
         question.answer.set_result(found.instances[instance_id])
 
 
-def _concerns(touched: Touched, read_at: int, instance: Instance) -> bool:
+def _concerns(touched: ChangeSet, read_at: int, instance: Instance) -> bool:
     if read_at >= touched.revision:
         return False
     return instance.id in touched.instance_ids or any(

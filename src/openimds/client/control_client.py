@@ -17,7 +17,7 @@ from keystoneauth1.session import Session
 
 from openimds.client import decoders
 from openimds.client.errors import ControlApiError
-from openimds.client.rest import Call, Service
+from openimds.client.rest import RestCall, RestClient
 from openimds.resources.network import Network, Port, Router, Subnet
 
 _log = structlog.get_logger(__name__)
@@ -62,8 +62,8 @@ class ControlClient:
     """Threads may share it. Every method raises ControlApiError."""
 
     def __init__(self, session: Session, *, region: str | None = None) -> None:
-        self._watch = Service(session, "instance-metadata", region=region)
-        self._network = Service(session, "network", region=region, version="2.0")
+        self._watch = RestClient(session, "instance-metadata", region=region)
+        self._network = RestClient(session, "network", region=region, version="2.0")
         self._session = session
         self._sees_enough: bool | None = None
 
@@ -71,7 +71,7 @@ class ControlClient:
 
     def snapshot(self, kinds: Sequence[str]) -> Snapshot:
         """Raises NoWatchError when the cloud has no watch."""
-        content = self._watch.content(Call(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
+        content = self._watch.content(RestCall(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
         with _readable("the snapshot"):
             answer = _SNAPSHOT.decode(content)
             return Snapshot(answer.revision, {kind: _parsed(kind, answer.objects.get(kind, ())) for kind in kinds})
@@ -80,7 +80,7 @@ class ControlClient:
         """Waits up to `timeout_seconds` for a change. Raises RevisionGoneError when a snapshot is due."""
         query = {"after": after, "kinds": ",".join(kinds), "timeout": f"{timeout_seconds:g}"}
         answer = self._watch.ask(
-            Call(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
+            RestCall(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
         )
         with _readable("the changes"):
             return Changes(int(answer["revision"]), tuple(_change(entry) for entry in answer["changes"]))
@@ -88,23 +88,23 @@ class ControlClient:
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         """`entity`: `dhcp` or `l2`, the part of the port that is in place."""
         body = {"entity": entity, **_about(binding_generation)}
-        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body=body))
+        self._watch.ask(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body=body))
 
     def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
         body = _about(binding_generation)
-        self._watch.ask(Call(method="POST", path=f"/ports/{_safe(port_id)}/unplugged", body=body or None))
+        self._watch.ask(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/unplugged", body=body or None))
 
     def report_server(
         self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None
     ) -> None:
         """`power_state`: `running`, `stopped` or `error`."""
         body = {"boot_generation": boot_generation, "power_state": power_state, "fault": fault}
-        self._watch.ask(Call(method="PUT", path=f"/servers/{_safe(server_id)}/report", body=body))
+        self._watch.ask(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/report", body=body))
 
     def put_console(self, server_id: str, text: str) -> None:
         """The console's tail; what is beyond 256 KiB of it is cut from the front."""
         tail = text.encode("utf-8", "replace")[-MAX_CONSOLE_BYTES:].decode("utf-8", "ignore").encode()
-        self._watch.ask(Call(method="PUT", path=f"/servers/{_safe(server_id)}/console", body=tail))
+        self._watch.ask(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/console", body=tail))
 
     def heartbeat(
         self,
@@ -122,21 +122,21 @@ class ControlClient:
             "started_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "configurations": dict(configurations),
         }
-        self._watch.ask(Call(method="PUT", path=f"/agents/{_safe(binary)}/{_safe(host)}", body=body))
+        self._watch.ask(RestCall(method="PUT", path=f"/agents/{_safe(binary)}/{_safe(host)}", body=body))
 
     # Neutron's own calls ------------------------------------------------------------------------------------------
 
     def create_port(self, body: Mapping[str, Any]) -> Port:
         """`body` without envelope: `{"network_id": …, "device_owner": "network:dhcp", …}`."""
-        return self._one_port(Call(method="POST", path="/ports", body={"port": dict(body)}))
+        return self._one_port(RestCall(method="POST", path="/ports", body={"port": dict(body)}))
 
     def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port:
-        return self._one_port(Call(method="PUT", path=f"/ports/{_safe(port_id)}", body={"port": dict(body)}))
+        return self._one_port(RestCall(method="PUT", path=f"/ports/{_safe(port_id)}", body={"port": dict(body)}))
 
     def delete_port(self, port_id: str) -> None:
         """A port that is gone already is deleted."""
         try:
-            self._network.ask(Call(method="DELETE", path=f"/ports/{_safe(port_id)}"))
+            self._network.ask(RestCall(method="DELETE", path=f"/ports/{_safe(port_id)}"))
         except ControlApiError as error:
             if error.status != 404:
                 raise
@@ -171,7 +171,7 @@ class ControlClient:
     def routers(self, **filters: Any) -> list[Router]:
         return [decoders.router(body) for body in self._listed("routers", filters)]
 
-    def _one_port(self, call: Call) -> Port:
+    def _one_port(self, call: RestCall) -> Port:
         answer = self._network.ask(call)
         with _readable("the port"):
             return decoders.port(answer["port"])
@@ -185,7 +185,7 @@ class ControlClient:
             pages += 1
             if pages > MAX_PAGES:
                 raise ControlApiError(f"the list of {collection} goes on after {MAX_PAGES} pages: it is not followed")
-            answer = self._network.ask(Call(method="GET", path=f"/{collection}", query=query))
+            answer = self._network.ask(RestCall(method="GET", path=f"/{collection}", query=query))
             with _readable(f"the list of {collection}"):
                 page = list(answer[collection])
                 found += page

@@ -17,13 +17,13 @@ import msgspec
 import structlog
 from keystoneauth1.session import Session
 
-from openimds.client.batcher import Found, Questions
+from openimds.client.batcher import BatchResult, RecordBatcher
 from openimds.client.errors import ControlApiError, NoWatchError
 from openimds.client.mirror import View
-from openimds.client.rest import Call, Service
+from openimds.client.rest import RestCall, RestClient
 from openimds.metadata.context import DocumentSettings, settings_of
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Instance, Touched
+from openimds.resources.instance import ChangeSet, Instance
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Port
 
 log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ NOT_OFFERED_SECONDS = 60.0
 """A cloud without the extension is asked for it again after this time: it may have been upgraded."""
 
 
-class RemoteInstances:
+class InstanceRecordSource:
     """`start()`, then any thread may ask. Every question raises StoreUnavailable, or NotOffered (which is one) where the
     cloud has no such extension: then every request is to be forwarded.
 
@@ -47,10 +47,10 @@ class RemoteInstances:
     """
 
     def __init__(self, session: Session, *, region: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
-        self._service = Service(session, "instance-metadata", region=region)
+        self._service = RestClient(session, "instance-metadata", region=region)
         self._poll_seconds = poll_seconds
-        self._questions = Questions(self._fetch)
-        self._news: Touched | None = None
+        self._questions = RecordBatcher(self._fetch)
+        self._news: ChangeSet | None = None
         """What the newest poll heard after revision `_heard`, until `after` is asked for it."""
         self._heard = -1
         self._settings_lock = threading.Lock()
@@ -96,7 +96,7 @@ class RemoteInstances:
         self._questions.heard(self._news)
         return self._news.revision
 
-    def after(self, revision: int | None) -> Touched:
+    def after(self, revision: int | None) -> ChangeSet:
         """What changed after `revision`; everything, when it is None or so far back."""
         news, self._news = self._news, None
         if news is None or revision is None or revision != self._heard:
@@ -121,17 +121,19 @@ class RemoteInstances:
 
     # The calls ----------------------------------------------------------------------------------------------------
 
-    def _fetch(self, instance_ids: Sequence[str]) -> Found:
-        call = Call(
+    def _fetch(self, instance_ids: Sequence[str]) -> BatchResult:
+        call = RestCall(
             method="POST", path="/instances", body={"instance_ids": instance_ids}, timeout_seconds=ANSWER_SECONDS
         )
         answer = _decoded(_RECORDS, self._ask(call), "instances' records")
-        return Found(answer.revision, answer.instances)
+        return BatchResult(answer.revision, answer.instances)
 
-    def _poll(self, after: int | None, wait_seconds: float) -> Touched:
+    def _poll(self, after: int | None, wait_seconds: float) -> ChangeSet:
         asked_at = time.monotonic()
         query = {"after": after, "timeout": f"{wait_seconds:g}", "settings": self._settings_digest or None}
-        call = Call(method="GET", path="/instance_changes", query=query, timeout_seconds=wait_seconds + GRACE_SECONDS)
+        call = RestCall(
+            method="GET", path="/instance_changes", query=query, timeout_seconds=wait_seconds + GRACE_SECONDS
+        )
         try:
             answer = _decoded(_CHANGES, self._ask(call), "instances' changes")
             self._heed_settings(answer.settings)
@@ -139,7 +141,7 @@ class RemoteInstances:
             self._questions.deaf()
             raise
         self._true_at = asked_at
-        return Touched(
+        return ChangeSet(
             revision=answer.revision,
             everything=answer.everything,
             instance_ids=frozenset(answer.instance_ids),
@@ -158,14 +160,14 @@ class RemoteInstances:
             callback(settings)
 
     def _fetch_settings(self) -> None:
-        content = self._ask(Call(method="GET", path="/guest_settings", timeout_seconds=ANSWER_SECONDS))
+        content = self._ask(RestCall(method="GET", path="/guest_settings", timeout_seconds=ANSWER_SECONDS))
         try:
             answer = json.loads(content)
             self._settings, self._settings_digest = settings_of(answer["settings"]), str(answer["digest"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreUnavailable(f"the control API's guest settings cannot be read: {error!r}") from None
 
-    def _ask(self, call: Call) -> bytes:
+    def _ask(self, call: RestCall) -> bytes:
         if time.monotonic() < self._not_offered_until:
             raise NotOffered(_NOT_OFFERED)
         try:

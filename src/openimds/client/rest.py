@@ -20,7 +20,7 @@ _SENTENCE_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class RestCall:
     """What is asked. `body` is JSON when it is a mapping, sent as it is when it is bytes."""
 
     method: str
@@ -30,7 +30,7 @@ class Call:
     timeout_seconds: float | None = None
 
 
-class Service:
+class RestClient:
     """One service of the catalog."""
 
     def __init__(self, session: Session, service_type: str, *, region: str | None, version: str | None = None) -> None:
@@ -44,7 +44,7 @@ class Service:
             raise_exc=False,
         )
 
-    def ask(self, call: Call) -> Any:
+    def ask(self, call: RestCall) -> Any:
         """The answer's JSON, None when it has none. Raises ControlApiError."""
         content = self.content(call)
         if not content:
@@ -54,14 +54,14 @@ class Service:
         except (ValueError, msgspec.DecodeError):
             raise ControlApiError(f"{self._name(call)}: the answer is not JSON") from None
 
-    def content(self, call: Call) -> bytes:
+    def content(self, call: RestCall) -> bytes:
         """The answer's body as it came. Raises ControlApiError."""
         response = self._send(call)
         if response.status_code >= 400:
             raise self._failure(call, response)
         return response.content
 
-    def _send(self, call: Call) -> requests.Response:
+    def _send(self, call: RestCall) -> requests.Response:
         options: dict[str, Any] = {"params": {name: value for name, value in call.query.items() if value is not None}}
         if isinstance(call.body, bytes):
             options |= {"data": call.body, "headers": {"Content-Type": "text/plain"}}
@@ -78,11 +78,11 @@ class Service:
             raise ControlApiError(f"{self._name(call)}: {_first_line(error)}", status) from None
         return response
 
-    def _failure(self, call: Call, response: requests.Response) -> ControlApiError:
+    def _failure(self, call: RestCall, response: requests.Response) -> ControlApiError:
         kind = RevisionGoneError if response.status_code == 410 else ControlApiError
         return kind(f"{self._name(call)}: {response.status_code}: {_said(response)}", response.status_code)
 
-    def _name(self, call: Call) -> str:
+    def _name(self, call: RestCall) -> str:
         return f"{call.method} {call.path} of the {self.service_type} service"
 
 

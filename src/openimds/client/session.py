@@ -18,7 +18,7 @@ CALL_TIMEOUT_SECONDS = 15.0
 def connect(auth: AuthOptions) -> Session:
     """A session that gets its token at the first call, and a new one when it is refused or about to expire."""
     plugin = generic.Password(
-        auth_url=led_to_v3(auth.auth_url),
+        auth_url=with_v3_suffix(auth.auth_url),
         username=auth.username,
         password=auth.password,
         user_domain_name=auth.user_domain_name,
@@ -29,7 +29,7 @@ def connect(auth: AuthOptions) -> Session:
     return Session(auth=plugin, verify=verify, timeout=CALL_TIMEOUT_SECONDS, app_name="openimds")
 
 
-def led_to_v3(auth_url: str) -> str:
+def with_v3_suffix(auth_url: str) -> str:
     """`http://controller:5000/v2.0` → `http://controller:5000/v3`, with a warning; others as they are."""
     led = re.sub(r"/v2\.0/*$", "/v3", auth_url)
     if led != auth_url:

@@ -33,7 +33,7 @@ from openimds.config.settings import (
     MetadataAgentConfig,
     MetadataApiConfig,
     MetadataProxyConfig,
-    RateLimit,
+    RateLimitOptions,
     TlsFiles,
     VendorDataConfig,
 )
@@ -53,7 +53,7 @@ __all__ = [
     "MetadataAgentConfig",
     "MetadataApiConfig",
     "MetadataProxyConfig",
-    "RateLimit",
+    "RateLimitOptions",
     "TlsFiles",
     "VendorDataConfig",
     "load_compute_agent",

@@ -22,7 +22,7 @@ class ConfigError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Assignment:
+class IniEntry:
     """`option = value` in a file."""
 
     path: str
@@ -40,7 +40,7 @@ class Assignment:
 class ConfigFile:
     path: str
     text: str
-    assignments: tuple[Assignment, ...]
+    assignments: tuple[IniEntry, ...]
     headerless: bool
     """Something is set before the first `[section]`: taken as [DEFAULT]. Guides and posts often leave it out."""
 
@@ -103,20 +103,20 @@ class _Lines(iniparser.BaseParser):
         self._path = path
         self._section = ""
         self._started_at = 0
-        self.assignments: list[Assignment] = []
+        self.assignments: list[IniEntry] = []
 
     def _split_key_value(self, line: str) -> tuple[str, list[str]]:
         self._started_at = self.lineno
         return super()._split_key_value(line)
 
     def assignment(self, key: str, value: list[str]) -> None:
-        self.assignments.append(Assignment(self._path, self._started_at, self._section, key))
+        self.assignments.append(IniEntry(self._path, self._started_at, self._section, key))
 
     def new_section(self, section: str) -> None:
         self._section = section
 
-    def normalised(self) -> Iterator[Assignment]:
+    def normalised(self) -> Iterator[IniEntry]:
         """With sections as oslo.config compares them (lower case, but for DEFAULT, which stands where none is)."""
         for found in self.assignments:
             section = DEFAULT if found.section in ("", DEFAULT) else found.section.lower()
-            yield Assignment(found.path, found.line, section, found.option.replace("-", "_"))
+            yield IniEntry(found.path, found.line, section, found.option.replace("-", "_"))

@@ -10,7 +10,7 @@ from typing import Any
 
 from oslo_config import cfg
 
-from openimds.config.ini_reader import Assignment, ConfigError, ConfigFile, read_files, readable_by_oslo
+from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry, read_files, readable_by_oslo
 from openimds.config.options import DEFAULT, Section
 
 _REASONS = (
@@ -93,7 +93,7 @@ def place_of(section: str, option: cfg.Opt, files: Iterable[ConfigFile]) -> str:
     return f"{found.place}: [{found.section}] {found.option}"
 
 
-def _last_assignment(names: Sequence[tuple[str, str]], files: Iterable[ConfigFile]) -> Assignment | None:
+def _last_assignment(names: Sequence[tuple[str, str]], files: Iterable[ConfigFile]) -> IniEntry | None:
     for file in reversed(tuple(files)):
         for name in names:
             matching = [found for found in file.assignments if (found.section, found.option) == name]

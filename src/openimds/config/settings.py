@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from openimds.metadata.imds_options import Policy
+from openimds.metadata.imds_options import ImdsOptions
 from openimds.resources.auth import AuthOptions
 
 
@@ -53,7 +53,7 @@ class DocumentsConfig:
     """`StaticJSON`, `DynamicJSON`."""
     vendor_data_file: Path | None
     """`[api] vendordata_jsonfile_path`"""
-    policy: Policy
+    policy: ImdsOptions
     """`[imds]`"""
 
 
@@ -157,7 +157,7 @@ class MetadataAgentConfig(AgentConfig):
     """With `metadata_proxy = direct`; 0: as many as there are."""
     strict_hosts: tuple[str, ...] | None
     """With `metadata_proxy = direct`: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
-    rate_limit: RateLimit | None
+    rate_limit: RateLimitOptions | None
     """With `metadata_proxy = direct`: how often one port may ask."""
 
 
@@ -173,7 +173,7 @@ class HaproxyTimeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimit:
+class RateLimitOptions:
     """`[metadata_rate_limiting]`: requests of one address in a window; beyond either, 429."""
 
     ip_versions: frozenset[int]
@@ -198,7 +198,7 @@ class MetadataProxyConfig:
     """0: as many as the proxy has."""
     strict_hosts: tuple[str, ...] | None
     """The Hosts that guests may name, and nothing forwarded; None: whatever they send."""
-    rate_limit: RateLimit | None
+    rate_limit: RateLimitOptions | None
     haproxy_log_socket: Path
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from openimds.config.builders.common import addresses_led_to_v3
-from openimds.config.ini_reader import Assignment, ConfigError, ConfigFile
+from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry
 from openimds.config.loader import load, spellings
 from openimds.config.options import DEFAULT, Section
 
@@ -130,7 +130,7 @@ def likely_misspellings(files: Iterable[ConfigFile], known: Sequence[Section]) -
             yield f"{found.place}: [{found.section}] {found.option} is not an option; was {_shown(meant)} meant?"
 
 
-def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iterator[Assignment]:
+def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iterator[IniEntry]:
     """What is set and not in `names`."""
     for file in files:
         for found in file.assignments:
@@ -145,7 +145,7 @@ def known_names(sections: Iterable[Section]) -> frozenset[Name]:
     )
 
 
-def nearest(found: Assignment, names: Iterable[Name]) -> Name | None:
+def nearest(found: IniEntry, names: Iterable[Name]) -> Name | None:
     """The known option that was probably meant: the same name in another section, or a name almost like it."""
     by_option: dict[str, list[Name]] = {}
     for name in sorted(names):

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from openimds import __version__
 from openimds.control_api import error_handlers
 from openimds.control_api.context import Authenticator
-from openimds.control_api.middleware import Access, Metrics
+from openimds.control_api.middleware import Metrics, RequestMiddleware
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def build_app(services: Services) -> FastAPI:
     )
     app.state.authenticator = services.authenticator
     metrics = Metrics(services.registry)
-    app.add_middleware(Access, metrics=metrics)
+    app.add_middleware(RequestMiddleware, metrics=metrics)
     error_handlers.install(app)
     for service in services.routers:
         app.include_router(service.router, prefix=service.prefix)

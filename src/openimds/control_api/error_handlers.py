@@ -78,7 +78,7 @@ INTERNAL = "An unexpected error prevented the server from answering; try again. 
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ErrorResponse:
     """A failed request, before it has a service's form."""
 
     status: int
@@ -103,7 +103,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request.scope["path"], Problem(400, invalid_input(error)))
+        return answer(request.scope["path"], ErrorResponse(400, invalid_input(error)))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -114,19 +114,19 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, http)
 
 
-def problem_of(error: errors.OpenimdsError, path: str = "") -> Problem:
+def problem_of(error: errors.OpenimdsError, path: str = "") -> ErrorResponse:
     """The status that an error of the domain means."""
     if isinstance(error, NotAcceptable):
-        return Problem(406, error.message, error.kind)
+        return ErrorResponse(406, error.message, error.kind)
     if isinstance(error, errors.QuotaExceeded):
-        return Problem(409 if is_under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
+        return ErrorResponse(409 if is_under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
     for kind, status in STATUSES:
         if isinstance(error, kind):
-            return Problem(status, error.message, error.kind, HEADERS.get(status))
-    return Problem(500, INTERNAL)
+            return ErrorResponse(status, error.message, error.kind, HEADERS.get(status))
+    return ErrorResponse(500, INTERNAL)
 
 
-def answer(path: str, problem: Problem) -> JSONResponse:
+def answer(path: str, problem: ErrorResponse) -> JSONResponse:
     """`problem` in the form of the service that `path` belongs to."""
     return JSONResponse(_form(path, problem), problem.status, dict(problem.headers or {}))
 
@@ -144,18 +144,18 @@ def invalid_input(error: RequestValidationError) -> str:
     return f"Invalid input for field {field}: {str(first['msg']).removeprefix('Value error, ')}"
 
 
-def _routing_problem(request: Request, error: HTTPException) -> Problem:
+def _routing_problem(request: Request, error: HTTPException) -> ErrorResponse:
     path = request.scope["path"]
     if error.status_code == HTTPStatus.NOT_FOUND:
-        return Problem(404, f"{path} could not be found: this call is not part of what openimds serves.")
+        return ErrorResponse(404, f"{path} could not be found: this call is not part of what openimds serves.")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        return Problem(405, f"{request.method} is not something that {path} takes.", headers=error.headers)
+        return ErrorResponse(405, f"{request.method} is not something that {path} takes.", headers=error.headers)
     if error.status_code == HTTPStatus.BAD_REQUEST:
-        return Problem(400, "The request's body could not be read as JSON.")
-    return Problem(error.status_code, str(error.detail), headers=error.headers)
+        return ErrorResponse(400, "The request's body could not be read as JSON.")
+    return ErrorResponse(error.status_code, str(error.detail), headers=error.headers)
 
 
-def _form(path: str, problem: Problem) -> dict[str, Any]:
+def _form(path: str, problem: ErrorResponse) -> dict[str, Any]:
     title = HTTPStatus(problem.status).phrase
     if is_under(path, NETWORK):
         kind = problem.kind or NEUTRON_TYPES.get(problem.status, title.replace(" ", ""))

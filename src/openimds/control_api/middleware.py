@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openimds.control_api.error_handlers import INTERNAL, Problem, answer
+from openimds.control_api.error_handlers import INTERNAL, ErrorResponse, answer
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class Metrics:
         )
 
 
-class Access:
+class RequestMiddleware:
     """ASGI middleware. Outermost, so that no answer leaves without a request id and no error shows its insides."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -84,7 +84,7 @@ class _Exchange:
         except Exception:
             log.exception("a request failed unexpectedly", request_id=self._request_id, path=self._scope["path"])
             if not self._status:
-                problem = answer(self._scope["path"], Problem(500, INTERNAL))
+                problem = answer(self._scope["path"], ErrorResponse(500, INTERNAL))
                 await problem(self._scope, receive, self._send_with_id)
         self._note(time.perf_counter() - started)
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class PagingAsked:
+class PageParams:
     limit: int
     marker: str | None = None
     """The id of the last item of the page before."""
@@ -31,15 +31,15 @@ class Page(Generic[T]):
     """Is there a page after it?"""
 
 
-def paging_asked(limit: Annotated[int | None, Query(ge=0)] = None, marker: str | None = None) -> PagingAsked:
+def paging_asked(limit: Annotated[int | None, Query(ge=0)] = None, marker: str | None = None) -> PageParams:
     """FastAPI dependency. `limit=0` is no limit of the client's own, as Nova has it."""
-    return PagingAsked(min(limit or MAX_LIMIT, MAX_LIMIT), marker or None)
+    return PageParams(min(limit or MAX_LIMIT, MAX_LIMIT), marker or None)
 
 
-Paging = Annotated[PagingAsked, Depends(paging_asked)]
+Paging = Annotated[PageParams, Depends(paging_asked)]
 
 
-def page(items: Sequence[T], asked: PagingAsked, key: Callable[[T], str] = lambda item: getattr(item, "id")) -> Page[T]:  # noqa: B009
+def page(items: Sequence[T], asked: PageParams, key: Callable[[T], str] = lambda item: getattr(item, "id")) -> Page[T]:  # noqa: B009
     """The items after the marker, at most `limit`. Raises BadRequest for a marker that is not in the collection."""
     start = 0
     if asked.marker is not None:

@@ -35,7 +35,7 @@ def device_in(text: str) -> str:
     return text.partition("%")[2]
 
 
-def guest_at(listener: str, mac: str, peer: str) -> str:
+def client_key(listener: str, mac: str, peer: str) -> str:
     """Who is told apart from whom at a listener (`network:<id>` or `router:<id>`), where something is counted that is
     not a port's. `peer`: an address, of a link-local one with its device behind a `%`. Raises ValueError.
 

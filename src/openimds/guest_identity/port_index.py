@@ -10,25 +10,25 @@ from collections.abc import Hashable, Iterator, Mapping
 
 from openimds.guest_identity.addresses import Address, canonical
 from openimds.guest_identity.mapping_diff import difference
-from openimds.guest_identity.router_networks import Reach, discard, is_router_interface
+from openimds.guest_identity.router_networks import RouterNetworks, discard, is_router_interface
 from openimds.resources.network import Port, Subnet
 
 _NETWORK_OWNED = "network:"
 """Ports of the network itself (DHCP, routers, floating IPs): behind them is no instance."""
 
 
-def is_asker(port: Port) -> bool:
+def is_instance_port(port: Port) -> bool:
     """Can an instance stand behind this port?"""
     return bool(port.device_id) and not port.device_owner.startswith(_NETWORK_OWNED)
 
 
-class PortIndex:
+class AddressIndex:
     """Ports by (network, address) and (network, MAC), and routers' networks. One thread's own."""
 
     def __init__(self) -> None:
         self._ports: dict[str, Port] = {}
         self._by_place: dict[tuple[str, str], dict[str, Port]] = {}
-        self._reach = Reach()
+        self._reach = RouterNetworks()
 
     def __len__(self) -> int:
         return len(self._ports)
@@ -71,7 +71,7 @@ class PortIndex:
 
 
 def _keys(port: Port) -> list[tuple[str, str]]:
-    return [(port.network_id, place) for place in sorted(_places(port))] if is_asker(port) else []
+    return [(port.network_id, place) for place in sorted(_places(port))] if is_instance_port(port) else []
 
 
 def _places(port: Port) -> set[str]:

@@ -21,14 +21,14 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.mapping_diff import difference
-from openimds.guest_identity.port_index import is_asker
-from openimds.guest_identity.router_networks import Reach, discard, is_router_interface
+from openimds.guest_identity.port_index import is_instance_port
+from openimds.guest_identity.router_networks import RouterNetworks, discard, is_router_interface
 from openimds.resources.network import AddressPair, Port, Subnet
 
 _SLAAC_PREFIX_BITS = 64
 
 
-class NobodyAsks(Exception):
+class NoSinglePort(Exception):
     """It is known that no instance's port, or more than one, asks from there: a final no. A sentence for the log."""
 
     def __init__(self, outcome: str, sentence: str) -> None:
@@ -37,12 +37,12 @@ class NobodyAsks(Exception):
         """`none` or `several`."""
 
 
-class NotKnownYet(Exception):
+class PortNotReady(Exception):
     """It cannot be told now who asks: the guest shall ask again. A sentence for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ClientSource:
     """Where a connection came from. One of the two ids is set."""
 
     network_id: str | None
@@ -62,13 +62,13 @@ class Source:
 class Binding:
     """Who asks from a source, as long as nothing was heard that could change it."""
 
-    source: Source
+    source: ClientSource
     port: Port
     good: bool = True
     """May more than one request be answered by it? Turns False, once and for all, for everybody who holds it."""
 
 
-def source_of(listener: str, address: Address, mac: str, device: str = "") -> Source:
+def source_of(listener: str, address: Address, mac: str, device: str = "") -> ClientSource:
     """A listener's tag is `network:<id>` or `router:<id>`. Raises ValueError for any other.
 
     A network's listener says more than any device. Behind a router nobody comes in by another device than an interface
@@ -77,7 +77,7 @@ def source_of(listener: str, address: Address, mac: str, device: str = "") -> So
     kind, _, scope_id = listener.partition(":")
     if kind not in ("network", "router") or not scope_id:
         raise ValueError(f"the listener {listener!r} is neither a network's nor a router's")
-    return Source(
+    return ClientSource(
         network_id=scope_id if kind == "network" else None,
         router_id=scope_id if kind == "router" else None,
         address=address,
@@ -86,13 +86,13 @@ def source_of(listener: str, address: Address, mac: str, device: str = "") -> So
     )
 
 
-class BindingIndex:
+class MacIndex:
     """Ports by (network, MAC), and routers' networks: what is known, kept up. One thread's own."""
 
     def __init__(self) -> None:
         self._ports: dict[str, Port] = {}
         self._by_mac: dict[tuple[str, str], dict[str, Port]] = {}
-        self._reach = Reach()
+        self._reach = RouterNetworks()
 
     def update(self, ports: Mapping[str, Port], subnets: Mapping[str, Subnet]) -> frozenset[str]:
         """Hold exactly these. → what `touched_between` says of the ports before and these, and routers on other subnets
@@ -109,13 +109,13 @@ class BindingIndex:
         """Whether it is one of these, and not an older or a newer one of the same id."""
         return self._ports.get(port.id) is port
 
-    def networks(self, source: Source) -> frozenset[str]:
+    def networks(self, source: ClientSource) -> frozenset[str]:
         """The networks that it may be on."""
         if source.network_id:
             return frozenset({source.network_id})
         return self._reach.networks(source.router_id or "", source.address, source.device)
 
-    def candidates(self, source: Source) -> tuple[Port, ...]:
+    def candidates(self, source: ClientSource) -> tuple[Port, ...]:
         """The ports that match. Only one of them is an identity."""
         if not source.mac:
             return ()
@@ -144,7 +144,7 @@ def touched_between(before: Mapping[str, Port], after: Mapping[str, Port]) -> fr
     return _all_touched(*difference(before, after))
 
 
-def matching(ports: Iterable[Port], source: Source) -> tuple[Port, ...]:
+def matching(ports: Iterable[Port], source: ClientSource) -> tuple[Port, ...]:
     """Of these ports, all on networks that it may be on, the ones that may send from this address and MAC."""
     own, granted = [], []
     for port in ports:
@@ -159,15 +159,15 @@ def matching(ports: Iterable[Port], source: Source) -> tuple[Port, ...]:
     return (*own, *granted)
 
 
-def the_one(found: tuple[Port, ...], source: Source) -> Port:
+def the_one(found: tuple[Port, ...], source: ClientSource) -> Port:
     """Raises NobodyAsks when it is not exactly one, NotKnownYet when it is one that no instance has yet."""
     if not found:
-        raise NobodyAsks("none", f"no instance's port has {source}")
+        raise NoSinglePort("none", f"no instance's port has {source}")
     if len(found) > 1:
         names = ", ".join(sorted(port.id for port in found))
-        raise NobodyAsks("several", f"more than one port has {source}: {names}")
-    if not is_asker(found[0]):
-        raise NotKnownYet(f"the port {found[0].id} with {source} is not bound to an instance yet")
+        raise NoSinglePort("several", f"more than one port has {source}: {names}")
+    if not is_instance_port(found[0]):
+        raise PortNotReady(f"the port {found[0].id} with {source} is not bound to an instance yet")
     return found[0]
 
 
@@ -176,7 +176,7 @@ def _grants(other: Port, owner: Port) -> bool:
     return other.project_id == owner.project_id and other.network_id == owner.network_id
 
 
-def _is_its_own(port: Port, source: Source) -> bool:
+def _is_its_own(port: Port, source: ClientSource) -> bool:
     if port.mac_address.lower() != source.mac:
         return False
     address = source.address
@@ -186,7 +186,7 @@ def _is_its_own(port: Port, source: Source) -> bool:
     return address in own or any(_shares_prefix(address, one) for one in own)
 
 
-def _is_pair_of(pair: AddressPair, port: Port, source: Source) -> bool:
+def _is_pair_of(pair: AddressPair, port: Port, source: ClientSource) -> bool:
     if (pair.mac_address or port.mac_address).lower() != source.mac:
         return False
     return source.address in ip_network(pair.ip_address, strict=False)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from openimds.guest_identity.headers import Headers, is_identity_claim, values
 
 
-def strict_refusal(headers: Headers, allowed_hosts: Collection[str]) -> str | None:
+def rejection_reason(headers: Headers, allowed_hosts: Collection[str]) -> str | None:
     """Why such a request is refused (403), None when it is not.
 
     `allowed_hosts`: as in `Host`, without port: `169.254.169.254`, `[fe80::a9fe:a9fe]`, `metadata.example`.

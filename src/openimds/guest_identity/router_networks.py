@@ -44,7 +44,7 @@ def is_router_interface(port: Port) -> bool:
     return port.device_owner in _ROUTER_PORT_OWNERS
 
 
-class Behind:
+class RouterSubnets:
     """One router's networks, prepared: a request asks for nothing but what a table has."""
 
     __slots__ = ("_by_device", "_by_prefix", "_everywhere")
@@ -85,7 +85,7 @@ class Behind:
 
 
 @dataclass(slots=True)
-class Reach:
+class RouterNetworks:
     """All routers' interfaces and the subnets that they are on. One thread's own."""
 
     _subnets: Mapping[str, Subnet] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class Reach:
     """Router id → port id → port."""
     _routers_on: dict[str, dict[str, str]] = field(default_factory=dict)
     """Subnet id → port id → router id."""
-    _prepared: dict[str, Behind] = field(default_factory=dict)
+    _prepared: dict[str, RouterSubnets] = field(default_factory=dict)
     """By router id: of those that were asked for since they changed."""
 
     def networks(self, router_id: str, address: Address, device: str = "") -> frozenset[str]:
@@ -103,7 +103,7 @@ class Reach:
             interfaces = self._interfaces.get(router_id)
             if interfaces is None:
                 return _NOWHERE  # and nothing remembered: anybody may ask for any router
-            behind = self._prepared[router_id] = Behind(interfaces.values(), self._subnets)
+            behind = self._prepared[router_id] = RouterSubnets(interfaces.values(), self._subnets)
         return behind.networks(address, device)
 
     def add(self, port: Port) -> None:

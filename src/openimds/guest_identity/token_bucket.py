@@ -12,17 +12,17 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class RateWindow:
     requests: int
     seconds: int
 
 
-class Bucket:
+class TokenBucket:
     """Of one port, all its addresses and IP versions together. Times are seconds that never go back."""
 
     __slots__ = ("_at", "_left", "_windows")
 
-    def __init__(self, windows: tuple[Window, ...], now: float) -> None:
+    def __init__(self, windows: tuple[RateWindow, ...], now: float) -> None:
         self._windows = windows
         self._left = [float(window.requests) for window in windows]
         self._at = now

@@ -68,7 +68,7 @@ Handler = Callable[[Request], Answer | Awaitable[Answer]]
 """A handler answers at once (a plain function: the fast path) or later (a coroutine function)."""
 
 
-def sentence(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
+def text_response(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
     """An answer that says one sentence as text/plain."""
     return Response(status=status, headers=((b"Content-Type", TEXT), *headers), body=text.encode())
 

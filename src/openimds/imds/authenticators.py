@@ -18,13 +18,13 @@ from openimds.guest_identity.headers import (
     provider_claim,
     values,
 )
-from openimds.guest_identity.request_policy import strict_refusal
+from openimds.guest_identity.request_policy import rejection_reason
 from openimds.guest_identity.signature import matching_secret
-from openimds.imds.delegation import AskThere
-from openimds.imds.instance_cache import Record, Records
+from openimds.imds.delegation import UpstreamCall
+from openimds.imds.instance_cache import CacheEntry, InstanceCache
 from openimds.imds.messages import GuestRequest
-from openimds.imds.metrics import TALLY
-from openimds.metadata.outcome import Refusal, not_found
+from openimds.imds.metrics import METRICS
+from openimds.metadata.outcome import MetadataError, not_found
 from openimds.resources.instance import Instance
 
 log = structlog.get_logger(__name__)
@@ -49,10 +49,10 @@ class Instances(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class AuthenticatedInstance:
     """The instance, and the address it asks from as far as somebody said it."""
 
-    record: Record
+    record: CacheEntry
     """The instance's, with what was rendered from it."""
     address: str | None
     secret: str = ""
@@ -61,7 +61,7 @@ class Asker:
     """For the log line: what is known of where the request came from."""
     still: Callable[[], bool] | None = None
     """May the same bytes on the same connection be answered again? Asked each time. None: that is not known."""
-    elsewhere: AskThere | None = None
+    elsewhere: UpstreamCall | None = None
     """Who changes things and asks vendors; None: this service itself."""
 
     @property
@@ -70,7 +70,7 @@ class Asker:
         return instance
 
 
-class NotServed(Refusal):
+class AuthError(MetadataError):
     """Refused for who asks, or how often: not even `/`, which anybody may read, is shown."""
 
     def __init__(
@@ -86,31 +86,31 @@ class NotServed(Refusal):
         self.facts = facts
 
 
-class Identification(Protocol):
-    def at_once(self, request: GuestRequest) -> Asker | None:
+class Authenticator(Protocol):
+    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
         """From what is in memory; None: `asker` is to be asked, which may have to wait. Raises Refusal."""
 
-    async def asker(self, request: GuestRequest) -> Asker:
+    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
         """Raises Refusal: 400 for headers, 403 for signatures, 404 for whom nobody knows; or Elsewhere."""
 
 
-class BySignature:
+class SignatureAuthenticator:
     """`service_metadata_proxy = True`: a metadata agent found out who asks, and signed it."""
 
-    def __init__(self, instances: Instances, records: Records, secrets: Sequence[str]) -> None:
+    def __init__(self, instances: Instances, records: InstanceCache, secrets: Sequence[str]) -> None:
         """`secrets`: the current shared secret first."""
         self._instances = instances
         self._records = records
         self._secrets = tuple(secrets)
 
-    def at_once(self, request: GuestRequest) -> Asker | None:
+    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
         claim = _claim(request)
         record = self._records.known(("instance", claim.instance_id)) if isinstance(claim, InstanceClaim) else None
         if not isinstance(claim, InstanceClaim) or record is None:
             return None
         return self._asker(claim, record, self._verify(claim.instance_id, claim.signature))
 
-    async def asker(self, request: GuestRequest) -> Asker:
+    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
         claim = _claim(request)
         if isinstance(claim, ProviderClaim):
             self._verify(claim.provider_id, claim.signature)
@@ -122,20 +122,20 @@ class BySignature:
         """The name of the secret."""
         place = matching_secret(self._secrets, signed_id, signature)
         name = "none" if place is None else _SECRET_NAMES[min(place, 1)]
-        TALLY.signed(name)
+        METRICS.signed(name)
         if place is None:
             log.warning(
                 "a request's signature does not fit: metadata_proxy_shared_secret here ([neutron] of nova.conf) and at "
                 "the metadata agent (metadata_agent.ini) must be the same",
                 signed_id=signed_id[:64],
             )
-            raise Refusal(403, BAD_SIGNATURE)
+            raise MetadataError(403, BAD_SIGNATURE)
         return name
 
-    async def _record(self, instance_id: str) -> Record:
+    async def _record(self, instance_id: str) -> CacheEntry:
         return await self._records.record(("instance", instance_id), lambda: self._instances.instance(instance_id))
 
-    def _asker(self, claim: InstanceClaim, record: Record, secret: str = "") -> Asker:
+    def _asker(self, claim: InstanceClaim, record: CacheEntry, secret: str = "") -> AuthenticatedInstance:
         instance: Instance | None = record.answer
         if instance is None:
             log.info("a signed request names an instance that is not known", instance_id=claim.instance_id[:64])
@@ -143,16 +143,16 @@ class BySignature:
         if instance.project_id != claim.tenant_id:
             log.warning("a signed request names another project than its instance's", instance_id=claim.instance_id)
             raise not_found()
-        return Asker(record, claim.address, secret)
+        return AuthenticatedInstance(record, claim.address, secret)
 
-    async def _asker_by_provider(self, provider_id: str, address: str) -> Asker:
+    async def _asker_by_provider(self, provider_id: str, address: str) -> AuthenticatedInstance:
         ports = await self._records.ask(
             ("provider", provider_id, address), lambda: self._instances.ports_by_provider(provider_id, address)
         )
         if ports is None:
-            raise Refusal(400, f"Could not find any subnets for provider {provider_id}")
+            raise MetadataError(400, f"Could not find any subnets for provider {provider_id}")
         if len(ports) != 1:
-            raise Refusal(
+            raise MetadataError(
                 400, f"Expected a single port matching provider {provider_id} and IP {address}. Found {len(ports)}."
             )
         port = ports[0]
@@ -166,25 +166,27 @@ def _claim(request: GuestRequest) -> InstanceClaim | ProviderClaim:
     try:
         return provider_claim(request.headers) or instance_claim(request.headers)
     except HeaderError as error:
-        raise Refusal(400, str(error)) from None
+        raise MetadataError(400, str(error)) from None
 
 
-class ByAddress:
+class AddressAuthenticator:
     """`service_metadata_proxy = False`: guests reach this server themselves, on one flat network."""
 
-    def __init__(self, instances: Instances, records: Records, strict_hosts: Collection[str] | None = None) -> None:
+    def __init__(
+        self, instances: Instances, records: InstanceCache, strict_hosts: Collection[str] | None = None
+    ) -> None:
         """`strict_hosts`: the Hosts that requests may name; None: requests are taken as they come."""
         self._instances = instances
         self._records = records
         self._strict_hosts = strict_hosts
 
-    def at_once(self, request: GuestRequest) -> Asker | None:
+    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
         """None: on one flat network few ask at a time."""
 
-    async def asker(self, request: GuestRequest) -> Asker:
-        refusal = strict_refusal(request.headers, self._strict_hosts) if self._strict_hosts is not None else None
+    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
+        refusal = rejection_reason(request.headers, self._strict_hosts) if self._strict_hosts is not None else None
         if refusal is not None:
-            raise Refusal(403, refusal)
+            raise MetadataError(403, refusal)
         if values(request.headers, INSTANCE_ID):
             log.warning("X-Instance-ID is ignored: service_metadata_proxy is off", peer=request.peer)
         try:
@@ -199,4 +201,4 @@ class ByAddress:
         record = await self._records.record(("instance", ids[0]), lambda: self._instances.instance(ids[0]))
         if record.answer is None:
             raise not_found()
-        return Asker(record, address)
+        return AuthenticatedInstance(record, address)

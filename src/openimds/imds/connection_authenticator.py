@@ -14,14 +14,14 @@ from typing import Protocol
 
 import structlog
 
-from openimds.guest_identity.port_match import Binding, NobodyAsks, NotKnownYet
-from openimds.guest_identity.request_policy import strict_refusal
-from openimds.guest_identity.token_bucket import Bucket
-from openimds.imds.authenticators import Asker, NotServed
-from openimds.imds.delegation import Elsewhere, Reply
-from openimds.imds.instance_cache import Record, Records
+from openimds.guest_identity.port_match import Binding, NoSinglePort, PortNotReady
+from openimds.guest_identity.request_policy import rejection_reason
+from openimds.guest_identity.token_bucket import TokenBucket
+from openimds.imds.authenticators import AuthenticatedInstance, AuthError
+from openimds.imds.delegation import DelegateUpstream, Reply
+from openimds.imds.instance_cache import CacheEntry, InstanceCache
 from openimds.imds.messages import GuestRequest
-from openimds.imds.rate_limit import Rates, Strangers
+from openimds.imds.rate_limit import PortRateLimiter, UnknownClientLimiter
 from openimds.metadata.outcome import NOT_FOUND_SENTENCE
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Instance
@@ -58,18 +58,18 @@ class GuestRules:
 
     strict_hosts: Collection[str] | None
     """The Hosts that requests may name, and nothing forwarded; None: requests are taken as they come."""
-    rates: Rates
-    strangers: Strangers
+    rates: PortRateLimiter
+    strangers: UnknownClientLimiter
     """Where requests of whom nobody knows are counted."""
 
 
-class ByBinding:
+class ConnectionAuthenticator:
     """An Identification. `clock` gives seconds that never go back."""
 
     def __init__(
         self,
         bindings: Bindings,
-        records: Records,
+        records: InstanceCache,
         source: RecordSource,
         upstream: Upstream,
         rules: GuestRules,
@@ -82,10 +82,10 @@ class ByBinding:
         self._rules = rules
         self._clock = clock
         self._vain_until = 0.0
-        self._askers: dict[Binding, tuple[Record, Bucket | None, Asker]] = {}
+        self._askers: dict[Binding, tuple[CacheEntry, TokenBucket | None, AuthenticatedInstance]] = {}
         """Made of these; a boot asks some thirty things in a row."""
 
-    def at_once(self, request: GuestRequest) -> Asker | None:
+    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
         """Where the binding and the record are in memory. Raises NotServed (403, 404, 429)."""
         self._refuse_forwarded(request)
         binding = self._bindings.at_once(request.listener, request.peer, request.mac)
@@ -97,7 +97,7 @@ class ByBinding:
         self._refuse_other_project(record, binding)
         return self._asker(request, binding, record, bucket)
 
-    async def asker(self, request: GuestRequest) -> Asker:
+    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
         """Raises NotServed (403, 404, 429, 503) or Elsewhere."""
         self._refuse_forwarded(request)
         binding = await self._binding(request)
@@ -108,34 +108,34 @@ class ByBinding:
 
     def _refuse_forwarded(self, request: GuestRequest) -> None:
         hosts = self._rules.strict_hosts
-        refusal = strict_refusal(request.headers, hosts) if hosts is not None else None
+        refusal = rejection_reason(request.headers, hosts) if hosts is not None else None
         if refusal is not None:
-            raise NotServed(HTTPStatus.FORBIDDEN, refusal, facts=_place(request))
+            raise AuthError(HTTPStatus.FORBIDDEN, refusal, facts=_place(request))
 
     async def _binding(self, request: GuestRequest) -> Binding:
         where = (request.listener, request.peer, request.mac)
         try:
             return self._bindings.at_once(*where) or await self._bindings.find(*where)
-        except NobodyAsks as nobody:
+        except NoSinglePort as nobody:
             self._rules.strangers.refused(request.listener, request.mac, request.peer)
             facts = _place(request) | {"outcome": nobody.outcome, "reason": str(nobody)}
-            raise NotServed(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts) from None
-        except NotKnownYet as unknown:  # not counted: not yet is never no, and it was held for as long as that goes
+            raise AuthError(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts) from None
+        except PortNotReady as unknown:  # not counted: not yet is never no, and it was held for as long as that goes
             facts = _place(request) | {"outcome": "unknown", "reason": str(unknown)}
             sentence = "It cannot be told yet which instance asks. Try again."
-            raise NotServed(HTTPStatus.SERVICE_UNAVAILABLE, sentence, _RETRY, facts=facts) from None
+            raise AuthError(HTTPStatus.SERVICE_UNAVAILABLE, sentence, _RETRY, facts=facts) from None
 
-    def _limit(self, bucket: Bucket | None, binding: Binding) -> None:
+    def _limit(self, bucket: TokenBucket | None, binding: Binding) -> None:
         if bucket is None or self._rules.rates.allows(bucket):
             return
-        raise NotServed(
+        raise AuthError(
             HTTPStatus.TOO_MANY_REQUESTS,
             "Too many requests. Try again later.",
             (("Retry-After", str(bucket.retry_after_seconds)),),
             facts=_facts(binding) | {"instance_id": binding.port.device_id, "reason": "the port's bucket is empty"},
         )
 
-    async def _record(self, binding: Binding) -> Record:
+    async def _record(self, binding: Binding) -> CacheEntry:
         """The instance's. Raises Elsewhere when there is none here, NotServed for another project's."""
         instance_id = binding.port.device_id
         key = ("instance", instance_id)
@@ -151,15 +151,17 @@ class ByBinding:
         self._refuse_other_project(record, binding)
         return record
 
-    def _refuse_other_project(self, record: Record, binding: Binding) -> None:
+    def _refuse_other_project(self, record: CacheEntry, binding: Binding) -> None:
         if record.answer.project_id != binding.port.project_id:
             facts = _facts(binding) | {"reason": "the port is of another project than its instance"}
-            raise NotServed(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts)
+            raise AuthError(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts)
 
-    def _elsewhere(self, binding: Binding) -> Elsewhere:
-        return Elsewhere(partial(self._upstream.ask, binding), binding.port.device_id, _facts(binding))
+    def _elsewhere(self, binding: Binding) -> DelegateUpstream:
+        return DelegateUpstream(partial(self._upstream.ask, binding), binding.port.device_id, _facts(binding))
 
-    def _asker(self, request: GuestRequest, binding: Binding, record: Record, bucket: Bucket | None) -> Asker:
+    def _asker(
+        self, request: GuestRequest, binding: Binding, record: CacheEntry, bucket: TokenBucket | None
+    ) -> AuthenticatedInstance:
         if not request.mac:
             return self._new_asker(request, binding, record, bucket)  # the binding is of this one request
         kept = self._askers.get(binding)
@@ -171,8 +173,10 @@ class ByBinding:
         self._askers[binding] = (record, bucket, asker)
         return asker
 
-    def _new_asker(self, request: GuestRequest, binding: Binding, record: Record, bucket: Bucket | None) -> Asker:
-        return Asker(
+    def _new_asker(
+        self, request: GuestRequest, binding: Binding, record: CacheEntry, bucket: TokenBucket | None
+    ) -> AuthenticatedInstance:
+        return AuthenticatedInstance(
             record,
             str(binding.source.address),
             facts=_facts(binding),
@@ -181,7 +185,7 @@ class ByBinding:
             elsewhere=partial(self._upstream.ask, binding),
         )
 
-    def _still(self, binding: Binding, bucket: Bucket | None) -> Callable[[], bool]:
+    def _still(self, binding: Binding, bucket: TokenBucket | None) -> Callable[[], bool]:
         trusts, allows = self._bindings.trusts, self._rules.rates.allows
         if bucket is None:
             return partial(trusts, binding)

@@ -21,14 +21,14 @@ class Reply(Protocol):
     def hop_limit(self) -> int | None: ...
 
 
-AskThere = Callable[[GuestRequest, str], Awaitable[Reply]]
+UpstreamCall = Callable[[GuestRequest, str], Awaitable[Reply]]
 """(request, its id) → the answer. Never raises: that nobody answers is an answer too."""
 
 
-class Elsewhere(Exception):
+class DelegateUpstream(Exception):
     """Who asks is known, but not what it is to be told."""
 
-    def __init__(self, ask: AskThere, instance_id: str, facts: Mapping[str, object]) -> None:
+    def __init__(self, ask: UpstreamCall, instance_id: str, facts: Mapping[str, object]) -> None:
         super().__init__(f"the answer for {instance_id} is to be had elsewhere")
         self.ask = ask
         self.instance_id = instance_id

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from openimds.imds.authenticators import Asker
-from openimds.imds.instance_cache import Records
-from openimds.imds.rendered_document import RandomBytes, Rendered, SeedPlace
-from openimds.metadata.context import DocumentSettings, Reading
+from openimds.imds.authenticators import AuthenticatedInstance
+from openimds.imds.instance_cache import InstanceCache
+from openimds.imds.rendered_document import RandomBytes, RenderedDocument, SeedProbe
+from openimds.metadata.context import DocumentSettings, RenderContext
 from openimds.metadata.etags import with_etag
-from openimds.metadata.outcome import Answer, Decision
-from openimds.metadata.router import DocumentRequest, decide
+from openimds.metadata.outcome import Document, Outcome
+from openimds.metadata.router import DocumentRequest, route
 from openimds.resources.instance import Instance
 
 _READS = ("GET", "HEAD")
@@ -50,12 +50,12 @@ def _day_of(now: datetime) -> Day:
     return Day(begins.strftime("%Y-%m-%d"), begins, ends, ends.timestamp())
 
 
-class Documents:
+class DocumentCache:
     """Of one service: its settings are in what it renders."""
 
     def __init__(
         self,
-        records: Records,
+        records: InstanceCache,
         settings: DocumentSettings,
         *,
         calendar: Calendar,
@@ -67,33 +67,33 @@ class Documents:
         self._random_bytes = random_bytes
         self._number = next(_numbers)
 
-    def find(self, asked: DocumentRequest, asker: Asker) -> Rendered | Decision:
+    def find(self, asked: DocumentRequest, asker: AuthenticatedInstance) -> RenderedDocument | Outcome:
         """What becomes of the request; Rendered when it is a document that may be kept. Raises Refusal."""
         today = self._calendar.today().name
         if asked.method not in _READS:
-            return decide(asked, self._reading(asker, today, self._random_bytes))
+            return route(asked, self._reading(asker, today, self._random_bytes))
         key = self._key(asked, asker, today)
         kept = asker.record.documents.get(key)
         if kept is not None:
             return kept
-        place = SeedPlace()
-        decision = decide(asked, self._reading(asker, today, place.random_bytes))
-        if not isinstance(decision, Answer) or decision.status != 200:
+        place = SeedProbe()
+        decision = route(asked, self._reading(asker, today, place.random_bytes))
+        if not isinstance(decision, Document) or decision.status != 200:
             return decision
         rendered = place.rendered(decision if place.is_used else with_etag(decision))
         if rendered is None:
-            return decide(asked, self._reading(asker, today, self._random_bytes))
+            return route(asked, self._reading(asker, today, self._random_bytes))
         self._records.keep_document(asker.record, key, rendered)
         return rendered
 
-    def _key(self, asked: DocumentRequest, asker: Asker, today: str) -> Hashable:
+    def _key(self, asked: DocumentRequest, asker: AuthenticatedInstance, today: str) -> Hashable:
         # An address shows only in documents of an instance that has none of its own.
         address = None if _has_ipv4(asker.instance) else asker.address
         # HEAD is refused where GET is not: a key of its own. Other settings: other documents.
         return (self._number, today, asked.method, asked.path.tree, asked.path.parts, address)
 
-    def _reading(self, asker: Asker, today: str, random_bytes: RandomBytes) -> Reading:
-        return Reading(
+    def _reading(self, asker: AuthenticatedInstance, today: str, random_bytes: RandomBytes) -> RenderContext:
+        return RenderContext(
             instance=asker.instance,
             settings=self._settings,
             today=today,

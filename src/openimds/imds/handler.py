@@ -16,19 +16,19 @@ from ssl import RAND_bytes
 from typing import Any, Protocol
 
 from openimds.guest_identity.headers import INSTANCE_ID, header_names, values
-from openimds.imds.authenticators import Asker, Identification, NotServed
-from openimds.imds.delegation import Elsewhere, Reply
-from openimds.imds.document_cache import Calendar, Documents
-from openimds.imds.instance_cache import Records
+from openimds.imds.authenticators import AuthenticatedInstance, Authenticator, AuthError
+from openimds.imds.delegation import DelegateUpstream, Reply
+from openimds.imds.document_cache import Calendar, DocumentCache
+from openimds.imds.instance_cache import InstanceCache
 from openimds.imds.messages import GuestRequest, GuestResponse
-from openimds.imds.rendered_document import Rendered, Seeds
+from openimds.imds.rendered_document import RandomSeeds, RenderedDocument
 from openimds.imds.request_log import RequestLog, StructuredLog, new_request_id, request_id
-from openimds.imds.response import ANNOUNCES_A_BODY, Finishing, Trace, excuse
-from openimds.imds.session_tokens import Sessions, TokenSettings
-from openimds.imds.vendordata import Vendors
+from openimds.imds.response import ANNOUNCES_A_BODY, RequestTrace, ResponseBuilder, error_response
+from openimds.imds.session_tokens import SessionTokens, TokenSettings
+from openimds.imds.vendordata import VendordataTargets
 from openimds.metadata.context import DocumentSettings
-from openimds.metadata.etags import unless_known, with_etag
-from openimds.metadata.outcome import Answer, AskVendors, Refusal, StorePassword, not_found
+from openimds.metadata.etags import not_modified_or, with_etag
+from openimds.metadata.outcome import AskVendors, Document, MetadataError, StorePassword, not_found
 from openimds.metadata.password import password_refused, password_stored
 from openimds.metadata.paths import MalformedTargetError, Path, parse_path
 from openimds.metadata.router import DocumentRequest, forbid_options, public_answer
@@ -49,9 +49,9 @@ class CarryingOut:
     def __init__(
         self,
         *,
-        records: Records,
+        records: InstanceCache,
         passwords: Passwords | None,
-        vendors: Vendors | None,
+        vendors: VendordataTargets | None,
         settings: DocumentSettings,
         executor: Executor,
     ) -> None:
@@ -62,10 +62,10 @@ class CarryingOut:
         self._settings = settings
         self._executor = executor
 
-    async def carry_out(self, wanted: StorePassword | AskVendors, asker: Asker) -> Answer:
+    async def carry_out(self, wanted: StorePassword | AskVendors, asker: AuthenticatedInstance) -> Document:
         """Raises Elsewhere where the asker has others for it; Refusal; StoreUnavailable."""
         if asker.elsewhere is not None:
-            raise Elsewhere(asker.elsewhere, asker.instance.id, asker.facts)
+            raise DelegateUpstream(asker.elsewhere, asker.instance.id, asker.facts)
         match wanted:
             case StorePassword(text):
                 return await self._store_password(asker.instance.id, text)
@@ -73,10 +73,10 @@ class CarryingOut:
                 said = await self._vendors.ask(vendor_question(asker.instance)) if self._vendors else {}
                 return vendor_data2(self._settings, said)
 
-    async def _store_password(self, instance_id: str, text: str) -> Answer:
+    async def _store_password(self, instance_id: str, text: str) -> Document:
         loop = asyncio.get_running_loop()
         if self._passwords is None:
-            raise Refusal(503, "No passwords can be stored here.")
+            raise MetadataError(503, "No passwords can be stored here.")
         try:
             stored = await loop.run_in_executor(self._executor, self._passwords.set_password_once, instance_id, text)
         except NotFound:
@@ -91,7 +91,7 @@ _READS = ("GET", "HEAD")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class Environment:
     """What is different at every request."""
 
     random_bytes: Callable[[int], bytes] = os.urandom
@@ -101,20 +101,20 @@ class World:
     utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-class GuestService:
+class MetadataHandler:
     """`await service.handle(request)`. Of one event loop."""
 
     def __init__(  # noqa: PLR0913 - the parts that a daemon joins
         self,
         *,
-        identification: Identification,
-        records: Records,
+        identification: Authenticator,
+        records: InstanceCache,
         passwords: Passwords | None,
         settings: DocumentSettings,
         executor: Executor,
-        vendors: Vendors | None = None,
+        vendors: VendordataTargets | None = None,
         tokens: TokenSettings | None = None,
-        world: World | None = None,
+        world: Environment | None = None,
         request_log: RequestLog | None = None,
     ) -> None:
         """Without `tokens` there are none: their calls are answered as nova does, which does not know them.
@@ -122,14 +122,14 @@ class GuestService:
         Without `passwords` none is stored here: askers bring with them who does.
         """
         self._identification = identification
-        world = world or World()
+        world = world or Environment()
         self._records = records
         calendar = Calendar(world.utc_now)
-        self._documents = Documents(records, settings, calendar=calendar, random_bytes=world.random_bytes)
-        self._seeds = Seeds(world.many_random_bytes)
+        self._documents = DocumentCache(records, settings, calendar=calendar, random_bytes=world.random_bytes)
+        self._seeds = RandomSeeds(world.many_random_bytes)
         tokens = tokens or TokenSettings()
         self._is_behind_agent = tokens.is_behind_agent
-        self._sessions = Sessions(
+        self._sessions = SessionTokens(
             tokens,
             settings.policy,
             now=lambda: world.utc_now().timestamp(),
@@ -138,7 +138,7 @@ class GuestService:
         self._carrying_out = CarryingOut(
             records=records, passwords=passwords, vendors=vendors, settings=settings, executor=executor
         )
-        self._finishing = Finishing(
+        self._finishing = ResponseBuilder(
             calendar=calendar,
             seeds=self._seeds,
             sessions=self._sessions,
@@ -152,12 +152,12 @@ class GuestService:
         """
         # Where guests come themselves an id in the request is of their own making, and could be another's.
         followed_as = request_id(request.headers) if self._is_behind_agent else new_request_id()
-        trace = Trace(followed_as, time.monotonic(), header_names(request.headers))
+        trace = RequestTrace(followed_as, time.monotonic(), header_names(request.headers))
         try:
             answer = self._begin(request, trace)
         except Exception as error:  # noqa: BLE001 - see above
-            answer = excuse(error, request, trace)
-        if isinstance(answer, Answer):
+            answer = error_response(error, request, trace)
+        if isinstance(answer, Document):
             return self._finishing.finish(request, answer, trace)
         return self._finish_later(request, answer, trace)
 
@@ -167,7 +167,7 @@ class GuestService:
         return answer if isinstance(answer, GuestResponse) else await answer
 
     async def _finish_later(
-        self, request: GuestRequest, coming: Coroutine[Any, Any, Answer], trace: Trace
+        self, request: GuestRequest, coming: Coroutine[Any, Any, Document], trace: RequestTrace
     ) -> GuestResponse:
         try:
             answer = await self._here_or_elsewhere(request, coming, trace)
@@ -175,15 +175,15 @@ class GuestService:
             self._finishing.give_up(request, trace)
             raise
         except Exception as error:  # noqa: BLE001 - see `serve`
-            answer = excuse(error, request, trace)
+            answer = error_response(error, request, trace)
         return self._finishing.finish(request, answer, trace)
 
     async def _here_or_elsewhere(
-        self, request: GuestRequest, coming: Coroutine[Any, Any, Answer], trace: Trace
-    ) -> Answer | Reply:
+        self, request: GuestRequest, coming: Coroutine[Any, Any, Document], trace: RequestTrace
+    ) -> Document | Reply:
         try:
             return await coming
-        except Elsewhere as elsewhere:
+        except DelegateUpstream as elsewhere:
             trace.instance_id, trace.asker = elsewhere.instance_id, None
             trace.facts = {**elsewhere.facts, "forwarded": True}
             try:
@@ -197,28 +197,28 @@ class GuestService:
         """Another service takes over: what this one prepared is not given again."""
         self._finishing.retire()
 
-    def _begin(self, request: GuestRequest, trace: Trace) -> Answer | Coroutine[Any, Any, Answer]:
+    def _begin(self, request: GuestRequest, trace: RequestTrace) -> Document | Coroutine[Any, Any, Document]:
         """Raises Refusal."""
         forbid_options(request.method)
         try:
             path = parse_path(request.target)
         except MalformedTargetError as error:
-            raise Refusal(400, str(error)) from None
+            raise MetadataError(400, str(error)) from None
         asker = None if path.is_public else self._identification.at_once(request)
         if asker is None:
             return self._identify(request, path, trace)
         return self._decide(request, path, asker, trace)
 
-    async def _identify(self, request: GuestRequest, path: Path, trace: Trace) -> Answer:
+    async def _identify(self, request: GuestRequest, path: Path, trace: RequestTrace) -> Document:
         asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
         if asker is None:
             return _reread(public_answer(request.method), request)
         answer = self._decide(request, path, asker, trace)
-        return answer if isinstance(answer, Answer) else await answer
+        return answer if isinstance(answer, Document) else await answer
 
     def _decide(
-        self, request: GuestRequest, path: Path, asker: Asker, trace: Trace
-    ) -> Answer | Coroutine[Any, Any, Answer]:
+        self, request: GuestRequest, path: Path, asker: AuthenticatedInstance, trace: RequestTrace
+    ) -> Document | Coroutine[Any, Any, Document]:
         trace.instance_id, trace.asker, trace.facts = asker.instance.id, asker, asker.facts
         token = self._sessions.admit(request, path, asker.instance)
         if token is not None:
@@ -226,30 +226,32 @@ class GuestService:
         has_body = not trace.header_names.isdisjoint(ANNOUNCES_A_BODY)
         asked = DocumentRequest(method=request.method, path=path, body=request.body if has_body else None)
         found = self._documents.find(asked, asker)
-        if isinstance(found, Rendered):
+        if isinstance(found, RenderedDocument):
             trace.rendered = found
             return _reread(found.again(self._seeds), request)
-        if isinstance(found, Answer):
+        if isinstance(found, Document):
             return _reread(found, request)
         return self._carry_out(found, asker, request)
 
-    async def _asker_of_public(self, request: GuestRequest) -> Asker | None:
+    async def _asker_of_public(self, request: GuestRequest) -> AuthenticatedInstance | None:
         """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
         if self._is_behind_agent and not values(request.headers, INSTANCE_ID):
             return None
         try:
             return await self._identification.asker(request)
-        except NotServed:
+        except AuthError:
             raise
-        except (Refusal, StoreUnavailable):
+        except (MetadataError, StoreUnavailable):
             return None
 
-    async def _carry_out(self, wanted: StorePassword | AskVendors, asker: Asker, request: GuestRequest) -> Answer:
+    async def _carry_out(
+        self, wanted: StorePassword | AskVendors, asker: AuthenticatedInstance, request: GuestRequest
+    ) -> Document:
         return _reread(await self._carrying_out.carry_out(wanted, asker), request)
 
 
-def _reread(answer: Answer, request: GuestRequest) -> Answer:
+def _reread(answer: Document, request: GuestRequest) -> Document:
     """With an ETag; 304 for who has it already."""
     if request.method not in _READS:
         return answer
-    return unless_known(with_etag(answer), ",".join(values(request.headers, "If-None-Match")))
+    return not_modified_or(with_etag(answer), ",".join(values(request.headers, "If-None-Match")))

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
-from openimds.imds.rendered_document import Rendered
+from openimds.imds.rendered_document import RenderedDocument
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Instance, Touched
+from openimds.resources.instance import ChangeSet, Instance
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ LONGEST_SECONDS = 20.0
 """How long it waits for a busy one, in the queue behind others."""
 
 
-class Record:
+class CacheEntry:
     """One answer of the store. `good` turns False when it is dropped, for those who still hold it."""
 
     __slots__ = ("__weakref__", "answer", "documents", "good", "key", "used")
@@ -38,11 +38,11 @@ class Record:
         self.good = True
         self.used = False
         """Since somebody last looked for a record to drop. Cheaper to set than a place in a queue to change."""
-        self.documents: dict[Hashable, Rendered] = {}
+        self.documents: dict[Hashable, RenderedDocument] = {}
         """What was rendered from it."""
 
 
-class Records:
+class InstanceCache:
     """Answers by question. Of one event loop."""
 
     def __init__(
@@ -60,8 +60,8 @@ class Records:
         self._document_bytes = 0
         self._heard = 0.0
         """When the store answered last, in the loop's time."""
-        self._records: OrderedDict[Hashable, Record] = OrderedDict()
-        self._asking: dict[Hashable, asyncio.Future[Record]] = {}
+        self._records: OrderedDict[Hashable, CacheEntry] = OrderedDict()
+        self._asking: dict[Hashable, asyncio.Future[CacheEntry]] = {}
         self._of_port: defaultdict[str, set[Hashable]] = defaultdict(set)
         self._of_network: defaultdict[str, set[Hashable]] = defaultdict(set)
         self._of_no_instance: set[Hashable] = set()
@@ -78,14 +78,14 @@ class Records:
         answer: T = (await self.record(key, question)).answer
         return answer
 
-    def known(self, key: Hashable) -> Record | None:
+    def known(self, key: Hashable) -> CacheEntry | None:
         """What is in memory."""
         record = self._records.get(key)
         if record is not None:
             record.used = True
         return record
 
-    async def record(self, key: Hashable, question: Callable[[], object]) -> Record:
+    async def record(self, key: Hashable, question: Callable[[], object]) -> CacheEntry:
         """As `ask`, with what is known about the answer."""
         record = self.known(key)
         if record is not None:
@@ -95,7 +95,7 @@ class Records:
             asking = self._asking[key] = asyncio.ensure_future(self._ask(key, question))
         return await self._patiently(asking)
 
-    async def _patiently(self, asking: asyncio.Future[Record]) -> Record:
+    async def _patiently(self, asking: asyncio.Future[CacheEntry]) -> CacheEntry:
         now = asyncio.get_running_loop().time
         began = now()
         while True:
@@ -107,7 +107,7 @@ class Records:
                 if silent >= PATIENCE_SECONDS or now() - began >= LONGEST_SECONDS:
                     raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
 
-    def keep_document(self, record: Record, key: Hashable, rendered: Rendered) -> None:
+    def keep_document(self, record: CacheEntry, key: Hashable, rendered: RenderedDocument) -> None:
         """Remember what was rendered, within bounds: the records that were used longest ago lose theirs first."""
         if not record.good:
             return
@@ -119,7 +119,7 @@ class Records:
                 if self._document_bytes <= self._max_document_bytes // 2:
                     return
 
-    def forget(self, touched: Touched) -> None:
+    def forget(self, touched: ChangeSet) -> None:
         """Drop what may have changed."""
         if touched.is_nothing:
             return
@@ -136,12 +136,12 @@ class Records:
         """It was changed from here."""
         self._drop([("instance", instance_id)])
 
-    async def _ask(self, key: Hashable, question: Callable[[], object]) -> Record:
+    async def _ask(self, key: Hashable, question: Callable[[], object]) -> CacheEntry:
         here = asyncio.current_task()
         try:
             answer = await self._answer(key, question)
             self._heard = asyncio.get_running_loop().time()
-            record = Record(key, answer)
+            record = CacheEntry(key, answer)
             if self._asking.get(key) is here:
                 self._keep(record)
             else:
@@ -156,7 +156,7 @@ class Records:
             return await self._instances(key[1])
         return await asyncio.get_running_loop().run_in_executor(self._executor, question)
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, record: CacheEntry) -> None:
         self._records[record.key] = record
         if isinstance(record.answer, Instance):
             for nic in record.answer.nics:
@@ -190,7 +190,7 @@ class Records:
                     _discard(self._of_port, nic.port_id, key)
                     _discard(self._of_network, nic.network_id, key)
 
-    def _forget_documents(self, record: Record) -> None:
+    def _forget_documents(self, record: CacheEntry) -> None:
         self._document_bytes -= sum(rendered.size for rendered in record.documents.values())
         record.documents.clear()
 

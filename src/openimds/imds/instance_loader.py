@@ -24,7 +24,7 @@ Read = Callable[[Collection[str]], Mapping[str, Instance | None]]
 _Waiting = Mapping[str, "asyncio.Future[Instance | None]"]
 
 
-class Together:
+class BatchLoader:
     """Of one event loop."""
 
     def __init__(self, executor: Executor, read: Read) -> None:

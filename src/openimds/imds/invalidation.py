@@ -17,13 +17,13 @@ import structlog
 
 from openimds.imds.metrics import STORE_AWAY
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Touched
+from openimds.resources.instance import ChangeSet
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class PollIntervals:
     look_seconds: float = 0.02
     """Between two questions; 0 for a source whose `newest` waits for news."""
     away_seconds: float = 2.0
@@ -32,20 +32,22 @@ class Pace:
     """Between a question that failed and the next."""
 
 
-class Changes(Protocol):
+class ChangeFeed(Protocol):
     """The store. Both raise StoreUnavailable, and may block."""
 
     def newest(self) -> int: ...
-    def after(self, revision: int | None) -> Touched: ...
+    def after(self, revision: int | None) -> ChangeSet: ...
 
 
-class Freshness:
+class ChangePoller:
     """`heard` is called on the event loop with everything that changes from `start` on."""
 
-    def __init__(self, changes: Changes, heard: Callable[[Touched], None], pace: Pace | None = None) -> None:
+    def __init__(
+        self, changes: ChangeFeed, heard: Callable[[ChangeSet], None], pace: PollIntervals | None = None
+    ) -> None:
         self._changes = changes
         self._heard = heard
-        self._pace = pace or Pace()
+        self._pace = pace or PollIntervals()
         self._stopped = threading.Event()
         self._revision: int | None = None
         self._answered_at = time.monotonic()

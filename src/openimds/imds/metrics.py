@@ -34,7 +34,7 @@ STORE_AWAY = Gauge(
 FLUSH_SECONDS = 0.05
 
 
-class Tally:
+class MetricsBuffer:
     """Of one event loop. `flush` before anybody reads the figures."""
 
     def __init__(self) -> None:
@@ -100,5 +100,5 @@ def _sort_into(buckets: list[int], took: list[float]) -> None:
         buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
 
 
-TALLY = Tally()
+METRICS = MetricsBuffer()
 """A process's."""

@@ -13,29 +13,29 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import ceil
 
-from openimds.guest_identity.addresses import Address, guest_at
-from openimds.guest_identity.token_bucket import Bucket, Window
+from openimds.guest_identity.addresses import Address, client_key
+from openimds.guest_identity.token_bucket import RateWindow, TokenBucket
 
 MAX_BUCKETS = 20_000
 """A port whose bucket was dropped begins with a full one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    windows: tuple[Window, ...]
+class RateLimit:
+    windows: tuple[RateWindow, ...]
     ip_versions: frozenset[int]
     """Requests over others are not counted."""
 
 
-class Rates:
+class PortRateLimiter:
     """`clock` gives seconds that never go back."""
 
-    def __init__(self, rate: Rate | None, clock: Callable[[], float]) -> None:
+    def __init__(self, rate: RateLimit | None, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._clock = clock
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
-    def bucket(self, port_id: str, address: Address) -> Bucket | None:
+    def bucket(self, port_id: str, address: Address) -> TokenBucket | None:
         """The port's, for IPv4 and IPv6 together; None: it may ask as often as it likes."""
         rate = self._rate
         if rate is None or address.version not in rate.ip_versions:
@@ -44,10 +44,10 @@ class Rates:
         if bucket is None:
             if len(self._buckets) >= MAX_BUCKETS:
                 del self._buckets[next(iter(self._buckets))]
-            bucket = self._buckets[port_id] = Bucket(rate.windows, self._clock())
+            bucket = self._buckets[port_id] = TokenBucket(rate.windows, self._clock())
         return bucket
 
-    def allows(self, bucket: Bucket | None) -> bool:
+    def allows(self, bucket: TokenBucket | None) -> bool:
         """May one more request be answered? It is counted if so."""
         return bucket is None or bucket.take(self._clock())
 
@@ -60,16 +60,16 @@ _Key = tuple[str, str]
 
 @dataclass(slots=True)
 class _Stranger:
-    bucket: Bucket
+    bucket: TokenBucket
     known_by: frozenset[str]
     """Its MAC, and the router that it is behind."""
     waits_until: float = 0.0
 
 
-class Strangers:
+class UnknownClientLimiter:
     """`clock` gives seconds that never go back. `mac`: empty where it is not known. `peer`: an address."""
 
-    def __init__(self, rate: Rate | None, clock: Callable[[], float]) -> None:
+    def __init__(self, rate: RateLimit | None, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._clock = clock
         self._known: dict[_Key, _Stranger] = {}
@@ -81,8 +81,10 @@ class Strangers:
         if rate is None or not peer or (6 if ":" in peer else 4) not in rate.ip_versions:
             return
         now = self._clock()
-        key = (listener, guest_at(listener, mac, peer))
-        stranger = self._known.get(key) or self._enter(key, _Stranger(Bucket(rate.windows, now), _words(listener, mac)))
+        key = (listener, client_key(listener, mac, peer))
+        stranger = self._known.get(key) or self._enter(
+            key, _Stranger(TokenBucket(rate.windows, now), _words(listener, mac))
+        )
         if not stranger.bucket.take(now):
             stranger.waits_until = now + stranger.bucket.retry_after_seconds
 
@@ -90,7 +92,7 @@ class Strangers:
         """For how long nothing that it asks shall be read; 0: it may ask."""
         if not self._known or not peer:
             return 0
-        stranger = self._known.get((listener, guest_at(listener, mac, peer)))
+        stranger = self._known.get((listener, client_key(listener, mac, peer)))
         return max(0, ceil(stranger.waits_until - self._clock())) if stranger is not None else 0
 
     def heard(self, touched: AbstractSet[str]) -> None:

@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from openimds.metadata.outcome import Answer
+from openimds.metadata.outcome import Document
 
 DRAWN_TOGETHER = 64
 
@@ -21,10 +21,10 @@ RandomBytes = Callable[[int], bytes]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class Rendered:
+class RenderedDocument:
     """An answer that may be given again; its body is whole, or has a place where new random bytes belong."""
 
-    answer: Answer
+    answer: Document
     before: bytes = b""
     after: bytes = b""
     seed_bytes: int = 0
@@ -34,15 +34,15 @@ class Rendered:
     def size(self) -> int:
         return len(self.answer.body) + len(self.before) + len(self.after)
 
-    def again(self, seeds: Seeds) -> Answer:
+    def again(self, seeds: RandomSeeds) -> Document:
         """The answer; its body is new at every call if it has a random part."""
         if not self.seed_bytes:
             return self.answer
         body = b"".join((self.before, seeds.text(self.seed_bytes), self.after))
-        return Answer(self.answer.status, self.answer.content_type, body, self.answer.headers)
+        return Document(self.answer.status, self.answer.content_type, body, self.answer.headers)
 
 
-class Seeds:
+class RandomSeeds:
     """Random bytes as base64, each given once. Drawn for many documents together: a draw has a price of its own.
 
     Base64 of random bytes is random letters. So letters are drawn, which costs half of drawing bytes and encoding them.
@@ -82,7 +82,7 @@ class Seeds:
         return bytes(text)
 
 
-class SeedPlace:
+class SeedProbe:
     """Stands for the random bytes while a document is rendered, so that their place in it can be found."""
 
     def __init__(self) -> None:
@@ -97,12 +97,12 @@ class SeedPlace:
         self._given.append(os.urandom(count))
         return self._given[-1]
 
-    def rendered(self, answer: Answer) -> Rendered | None:
+    def rendered(self, answer: Document) -> RenderedDocument | None:
         """The answer with its place for random bytes; None when it cannot be told where they went."""
         if not self._given:
-            return Rendered(answer)
+            return RenderedDocument(answer)
         before, found, after = answer.body.partition(b64encode(self._given[0]))
         if len(self._given) > 1 or not found or b64encode(self._given[0]) in after:
             return None
-        bodiless = Answer(answer.status, answer.content_type, b"", answer.headers)
-        return Rendered(bodiless, before, after, len(self._given[0]))
+        bodiless = Document(answer.status, answer.content_type, b"", answer.headers)
+        return RenderedDocument(bodiless, before, after, len(self._given[0]))

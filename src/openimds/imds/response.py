@@ -18,16 +18,16 @@ from weakref import ref
 import structlog
 
 from openimds.guest_identity.headers import REQUEST_ID, values
-from openimds.imds.authenticators import Asker
+from openimds.imds.authenticators import AuthenticatedInstance
 from openimds.imds.delegation import Reply
 from openimds.imds.document_cache import Calendar
-from openimds.imds.instance_cache import Record
+from openimds.imds.instance_cache import CacheEntry
 from openimds.imds.messages import GuestRequest, GuestResponse
-from openimds.imds.metrics import TALLY
-from openimds.imds.rendered_document import Rendered, Seeds
+from openimds.imds.metrics import METRICS
+from openimds.imds.rendered_document import RandomSeeds, RenderedDocument
 from openimds.imds.request_log import REQUEST_ANSWERED, REQUEST_GIVEN_UP, Line, RequestLog, logged_path, new_request_id
-from openimds.imds.session_tokens import Sessions
-from openimds.metadata.outcome import TRY_AGAIN_SENTENCE, Answer, Refusal, refusal_answer
+from openimds.imds.session_tokens import SessionTokens
+from openimds.metadata.outcome import TRY_AGAIN_SENTENCE, Document, MetadataError, error_document
 from openimds.metadata.session_policy import HOP_LIMIT
 from openimds.resources.errors import StoreUnavailable
 
@@ -36,22 +36,22 @@ Again = Callable[[bytes], tuple[bytes, bytes, bytes, bytes] | None]
 
 
 @dataclass(slots=True)
-class Lease:
+class ServiceGeneration:
     """Turns False for all that a service prepared, when another service with other settings takes over."""
 
     valid: bool = True
 
 
 @dataclass(slots=True, kw_only=True)  # frozen ones take three times as long to make
-class Repeat:
+class CachedResponse:
     """An answer to be given again and again."""
 
-    record: ref[Record]
-    rendered: ref[Rendered]
+    record: ref[CacheEntry]
+    rendered: ref[RenderedDocument]
     """Not held by this: what a guest asked for once, of a record that is gone, would take memory for ever."""
-    seeds: Seeds
+    seeds: RandomSeeds
     line: Line
-    lease: Lease
+    lease: ServiceGeneration
     until: float
     """Seconds since the epoch: documents tell what day it is."""
     secret: str
@@ -84,7 +84,7 @@ class Repeat:
         seconds = time() - started
         if seconds < 0:
             seconds = 0.0  # the clock was set
-        TALLY.repeated(self.secret, seconds)
+        METRICS.repeated(self.secret, seconds)
         line(shown_id, seconds * 1000)
         return request_id, before, seed, after
 
@@ -96,7 +96,7 @@ _REQUEST_ID = REQUEST_ID.encode()
 
 
 @dataclass(slots=True)
-class Trace:
+class RequestTrace:
     """What is known of a request, as far as it came."""
 
     request_id: str
@@ -107,36 +107,42 @@ class Trace:
     instance_id: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     """For the log line."""
-    asker: Asker | None = None
-    rendered: Rendered | None = None
+    asker: AuthenticatedInstance | None = None
+    rendered: RenderedDocument | None = None
     """What the answer was taken from, when it can be again."""
 
 
-class Finishing:
+class ResponseBuilder:
     """Of one service."""
 
     def __init__(
-        self, *, calendar: Calendar, seeds: Seeds, sessions: Sessions, request_log: RequestLog, is_behind_agent: bool
+        self,
+        *,
+        calendar: Calendar,
+        seeds: RandomSeeds,
+        sessions: SessionTokens,
+        request_log: RequestLog,
+        is_behind_agent: bool,
     ) -> None:
         self._calendar = calendar
         self._seeds = seeds
         self._sessions = sessions
         self._log = request_log
         self._is_behind_agent = is_behind_agent
-        self._lease = Lease()
+        self._lease = ServiceGeneration()
 
-    def finish(self, request: GuestRequest, answer: Answer | Reply, trace: Trace) -> GuestResponse:
+    def finish(self, request: GuestRequest, answer: Document | Reply, trace: RequestTrace) -> GuestResponse:
         """Counted and logged; a reply from elsewhere stays as it is."""
-        TALLY.answered(answer.status, monotonic() - trace.started)
+        METRICS.answered(answer.status, monotonic() - trace.started)
         became = {"status": answer.status, "bytes": len(answer.body)}
         line = self._write_line(request, REQUEST_ANSWERED, trace, became)
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, Document):
             return GuestResponse(
                 status=answer.status, headers=tuple(answer.headers), body=answer.body, hop_limit=answer.hop_limit
             )
         return self._response(answer, trace, self._again(request, answer, trace, line))
 
-    def give_up(self, request: GuestRequest, trace: Trace) -> None:
+    def give_up(self, request: GuestRequest, trace: RequestTrace) -> None:
         """Its guest hung up, or waited too long; what was asked may have been done all the same."""
         self._write_line(request, REQUEST_GIVEN_UP, trace, {})
 
@@ -144,7 +150,7 @@ class Finishing:
         """Nothing that was finished here is given again."""
         self._lease.valid = False
 
-    def _response(self, answer: Answer, trace: Trace, again: Again | None) -> GuestResponse:
+    def _response(self, answer: Document, trace: RequestTrace, again: Again | None) -> GuestResponse:
         headers, hop_limit = [(b"Content-Type", answer.content_type.encode())], None
         for name, value in answer.headers:
             if name == HOP_LIMIT and not self._is_behind_agent:
@@ -156,14 +162,14 @@ class Finishing:
             status=answer.status, headers=tuple(headers), body=answer.body, again=again, hop_limit=hop_limit
         )
 
-    def _write_line(self, request: GuestRequest, event: str, trace: Trace, became: Mapping[str, object]) -> Line:
+    def _write_line(self, request: GuestRequest, event: str, trace: RequestTrace, became: Mapping[str, object]) -> Line:
         """→ what writes such a line again."""
         asked = {"method": request.method, "path": logged_path(request.target)}
         line = self._log.line(event, {"instance_id": trace.instance_id, **trace.facts, **asked, **became})
         line(trace.request_id, (monotonic() - trace.started) * 1000)
         return line
 
-    def _again(self, request: GuestRequest, answer: Answer, trace: Trace, line: Line) -> Again | None:
+    def _again(self, request: GuestRequest, answer: Document, trace: RequestTrace, line: Line) -> Again | None:
         asker, rendered = trace.asker, trace.rendered
         if asker is None or rendered is None or (request.method, answer.status) != ("GET", 200):
             return None
@@ -174,7 +180,7 @@ class Finishing:
             return None  # the bytes tell neither the port nor the hour
         if not trace.header_names.isdisjoint(_CHANGES_THE_ANSWER):
             return None
-        return Repeat(
+        return CachedResponse(
             record=ref(asker.record),
             rendered=ref(rendered),
             seeds=self._seeds,
@@ -190,21 +196,23 @@ class Finishing:
 log = structlog.get_logger(__name__)
 
 
-def excuse(error: Exception, request: GuestRequest, trace: Trace) -> Answer:
+def error_response(error: Exception, request: GuestRequest, trace: RequestTrace) -> Document:
     """A Refusal in its own words; 503 while the store is away; 500, and the error in the log, for what nobody foresaw."""
-    if isinstance(error, Refusal):
+    if isinstance(error, MetadataError):
         trace.facts = getattr(error, "facts", trace.facts)
-        return refusal_answer(error, _accept(request))
+        return error_document(error, _accept(request))
     if isinstance(error, StoreUnavailable):
         log.warning("a request could not be answered", reason=error.message, request_id=trace.request_id)
-        return refusal_answer(_try_again_later(), _accept(request))
+        return error_document(_try_again_later(), _accept(request))
     log.error("a request failed", request_id=trace.request_id, instance_id=trace.instance_id, exc_info=error)
-    return refusal_answer(Refusal(500, TRY_AGAIN_SENTENCE), _accept(request))
+    return error_document(MetadataError(500, TRY_AGAIN_SENTENCE), _accept(request))
 
 
 def _accept(request: GuestRequest) -> str | None:
     return ",".join(values(request.headers, "Accept")) or None
 
 
-def _try_again_later() -> Refusal:
-    return Refusal(503, "The metadata cannot be read just now. Please try your request again.", (("Retry-After", "1"),))
+def _try_again_later() -> MetadataError:
+    return MetadataError(
+        503, "The metadata cannot be read just now. Please try your request again.", (("Retry-After", "1"),)
+    )

@@ -10,10 +10,19 @@ import structlog
 from openimds.guest_identity.headers import HeaderError, is_privileged, single, was_forwarded, was_privileged
 from openimds.guest_identity.session_tokens import NONCE_BYTES, is_good_token, issue_token, parse_ttl
 from openimds.imds.messages import GuestRequest
-from openimds.metadata.imds_options import Policy, TokenMode, mistakes, policy_of
-from openimds.metadata.outcome import Answer, Refusal
+from openimds.metadata.imds_options import ImdsOptions, TokenMode, invalid_properties, policy_of
+from openimds.metadata.outcome import Document, MetadataError
 from openimds.metadata.paths import Path
-from openimds.metadata.session_policy import TOKEN, TTL, IssueToken, Presented, Session, admit, is_sealed, token_answer
+from openimds.metadata.session_policy import (
+    TOKEN,
+    TTL,
+    IssueToken,
+    Session,
+    TokenState,
+    check_session,
+    is_sealed,
+    token_answer,
+)
 from openimds.resources.instance import Instance
 
 log = structlog.get_logger(__name__)
@@ -31,13 +40,13 @@ class TokenSettings:
     """False: guests come themselves, and X-Forwarded-For is of their own making."""
 
 
-class Sessions:
+class SessionTokens:
     """`admit` is asked before any document is."""
 
     def __init__(
         self,
         settings: TokenSettings,
-        defaults: Policy,
+        defaults: ImdsOptions,
         *,
         now: Callable[[], float],
         random_bytes: Callable[[int], bytes],
@@ -49,7 +58,7 @@ class Sessions:
         self._random_bytes = random_bytes
         self._told: set[tuple[str, str, str]] = set()
 
-    def admit(self, request: GuestRequest, path: Path, instance: Instance) -> Answer | None:
+    def admit(self, request: GuestRequest, path: Path, instance: Instance) -> Document | None:
         """The answer to a request for a token; None: go on to the document. Raises Refusal (400, 401, 403, 405)."""
         policy = self.policy(instance)
         if instance.metadata:
@@ -57,18 +66,18 @@ class Sessions:
         try:
             session = self._session(request, instance)
         except HeaderError as error:
-            raise Refusal(400, str(error)) from None
+            raise MetadataError(400, str(error)) from None
         if is_sealed(path, policy, session.age_seconds):
             log.warning("user data were asked for after their time", instance_id=instance.id)
-        wanted = admit(request.method, path, policy, session)
+        wanted = check_session(request.method, path, policy, session)
         return None if wanted is None else self._issue(wanted, instance.id)
 
-    def policy(self, instance: Instance) -> Policy:
+    def policy(self, instance: Instance) -> ImdsOptions:
         return policy_of(instance.metadata, self._defaults) if instance.metadata else self._defaults
 
     def _session(self, request: GuestRequest, instance: Instance) -> Session:
         token = single(request.headers, TOKEN)
-        presented = Presented.NOTHING if token is None else self._judge(token, instance.id)
+        presented = TokenState.NOTHING if token is None else self._judge(token, instance.id)
         now = Session(
             presented=presented,
             is_roots=self._is_roots(request),
@@ -87,13 +96,13 @@ class Sessions:
             return was_privileged(request.headers)
         return is_privileged(request.peer_port)
 
-    def _judge(self, token: str, instance_id: str) -> Presented:
+    def _judge(self, token: str, instance_id: str) -> TokenState:
         good = is_good_token(self._settings.secrets, instance_id, token.strip(" \t"), now=self._now())
-        return Presented.GOOD if good else Presented.BAD
+        return TokenState.GOOD if good else TokenState.BAD
 
-    def _issue(self, wanted: IssueToken, instance_id: str) -> Answer:
+    def _issue(self, wanted: IssueToken, instance_id: str) -> Document:
         if not self._settings.secrets:
-            raise Refusal(503, "No tokens can be given: the metadata API has no shared secret.")
+            raise MetadataError(503, "No tokens can be given: the metadata API has no shared secret.")
         token = issue_token(
             self._settings.secrets[0],
             instance_id,
@@ -103,7 +112,7 @@ class Sessions:
         return token_answer(token, wanted.ttl_seconds, wanted.hop_limit)
 
     def _tell_mistakes(self, instance_id: str, metadata: Mapping[str, str]) -> None:
-        for name, sentence in mistakes(metadata):
+        for name, sentence in invalid_properties(metadata):
             mistake = (instance_id, name, metadata[name])
             if mistake in self._told:
                 continue
@@ -118,6 +127,6 @@ class Sessions:
             )
 
 
-def _without_secret(defaults: Policy) -> Policy:
+def _without_secret(defaults: ImdsOptions) -> ImdsOptions:
     optional = defaults.http_tokens is TokenMode.OPTIONAL
     return replace(defaults, http_tokens=TokenMode.OFF) if optional else defaults

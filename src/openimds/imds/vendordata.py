@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from prometheus_client import Counter
 
-from openimds.metadata.outcome import Refusal
+from openimds.metadata.outcome import MetadataError
 from openimds.resources.errors import PeerFailed
 from openimds.resources.instance import VendorAnswer
 
@@ -46,7 +46,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class VendordataTimeouts:
     """How failures of targets are taken."""
 
     seconds: float = 10.0
@@ -54,12 +54,14 @@ class Patience:
     failure_is_fatal: bool = False
 
 
-class Vendors:
+class VendordataTargets:
     """All targets. Of one event loop."""
 
-    def __init__(self, targets: Sequence[Target], post: PostQuestion, patience: Patience | None = None) -> None:
+    def __init__(
+        self, targets: Sequence[Target], post: PostQuestion, patience: VendordataTimeouts | None = None
+    ) -> None:
         """Of two targets with one name the first counts."""
-        patience = patience or Patience()
+        patience = patience or VendordataTimeouts()
         named = {target.name: target for target in reversed(targets)}
         self._failure_is_fatal = patience.failure_is_fatal
         self._asked = [_Asked(target, post, patience.seconds) for target in reversed(named.values())]
@@ -71,7 +73,7 @@ class Vendors:
         failed = [asked.name for asked, answer in zip(self._asked, answers, strict=True) if answer is None]
         if failed and self._failure_is_fatal:
             sentence = f"The vendor data service {failed[0]} does not answer."
-            raise Refusal(503, sentence, (("Retry-After", "1"),))
+            raise MetadataError(503, sentence, (("Retry-After", "1"),))
         return {asked.name: _content(answer) for asked, answer in zip(self._asked, answers, strict=True)}
 
 

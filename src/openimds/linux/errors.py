@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class WiringError(Exception):
+class ConfigureError(Exception):
     """Some of what was wanted of a namespace could not be made; the rest was."""
 
     def __init__(self, subject: str, failures: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-def is_spare(descriptor: int, *, hears: bool = False) -> bool:
+def within_budget(descriptor: int, *, hears: bool = False) -> bool:
     """Whether this one may stay open. The kernel gives the lowest free number, so it says how many are in use."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptor < (limit * 7 // 8 if hears else limit * 3 // 4):
@@ -31,7 +31,7 @@ def open_to_stay(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
-    if is_spare(descriptor):
+    if within_budget(descriptor):
         return descriptor
     os.close(descriptor)
     return None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openimds.metadata.imds_options import Policy, TokenMode
+from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.resources.instance import Instance
 
 
@@ -28,12 +28,12 @@ class DocumentSettings:
     """vendor_data.json's content; None when the StaticJSON provider is not configured, which makes it a 404."""
     dynamic_vendor_data: bool = False
     """vendor_data2.json also has what the configured targets answer."""
-    policy: Policy = field(default_factory=Policy)
+    policy: ImdsOptions = field(default_factory=ImdsOptions)
     """Of instances whose properties say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class RenderContext:
     """One instance, read by somebody on some day."""
 
     instance: Instance
@@ -80,7 +80,7 @@ def settings_of(form: Mapping[str, Any]) -> DocumentSettings:
         dhcp_domain=str(form["dhcp_domain"]),
         static_vendor_data=None if vendor_data is None else dict(vendor_data),
         dynamic_vendor_data=bool(form["dynamic_vendor_data"]),
-        policy=Policy(
+        policy=ImdsOptions(
             http_tokens=TokenMode(policy["http_tokens"]),
             openstack_tokens=TokenMode(policy["openstack_tokens"]),
             http_endpoint=bool(policy["http_endpoint"]),

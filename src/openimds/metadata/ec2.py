@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from openimds.metadata.context import Reading
+from openimds.metadata.context import RenderContext
 from openimds.metadata.devices import block_device_mapping
-from openimds.metadata.imds_options import PREFIX, Policy, policy_of
-from openimds.metadata.outcome import TEXT, Answer, not_found
+from openimds.metadata.imds_options import PREFIX, ImdsOptions, policy_of
+from openimds.metadata.outcome import TEXT, Document, not_found
 from openimds.metadata.versions import EC2_VERSIONS, ec2_listing, is_since, resolve
 from openimds.resources.instance import NicAddress
 
@@ -23,7 +23,7 @@ _NO_NAMES = frozenset({".", "..", "_index", "_name"})
 """What a path cannot have as a name, EC2's own reserved one, and that of a label (ec2.py)."""
 
 
-def readable_tags(metadata: Mapping[str, str], default: Policy) -> dict[str, str]:
+def readable_tags(metadata: Mapping[str, str], default: ImdsOptions) -> dict[str, str]:
     """Empty unless the instance allows it. Left out: properties that set its policy, and keys that no path can name."""
     if not policy_of(metadata, default).instance_metadata_tags:
         return {}
@@ -48,41 +48,41 @@ class Row:
     key: str
     """Under meta-data/."""
     since: str
-    leaves: Callable[[Reading], Leaves]
+    leaves: Callable[[RenderContext], Leaves]
     """Empty: this instance has no such key."""
 
 
-def _leaf(value: Callable[[Reading], object]) -> Callable[[Reading], Leaves]:
+def _leaf(value: Callable[[RenderContext], object]) -> Callable[[RenderContext], Leaves]:
     return lambda reading: {"": value(reading)}
 
 
-def _leaf_if_set(value: Callable[[Reading], str | None]) -> Callable[[Reading], Leaves]:
-    def leaves(reading: Reading) -> Leaves:
+def _leaf_if_set(value: Callable[[RenderContext], str | None]) -> Callable[[RenderContext], Leaves]:
+    def leaves(reading: RenderContext) -> Leaves:
         found = value(reading)
         return {"": found} if found else {}
 
     return leaves
 
 
-def _public_keys(reading: Reading) -> Leaves:
+def _public_keys(reading: RenderContext) -> Leaves:
     key = reading.instance.key
     return {} if key is None else {f"0/{_LABEL}": f"0={key.name}", "0/openssh-key": key.public_key}
 
 
-def _addresses(reading: Reading) -> Iterator[NicAddress]:
+def _addresses(reading: RenderContext) -> Iterator[NicAddress]:
     return (address for nic in reading.instance.nics for subnet in nic.subnets for address in subnet.addresses)
 
 
-def _local_ipv4(reading: Reading) -> str | None:
+def _local_ipv4(reading: RenderContext) -> str | None:
     fixed = (address.ip_address for address in _addresses(reading) if ":" not in address.ip_address)
     return next(fixed, reading.address)
 
 
-def _public_ipv4(reading: Reading) -> str:
+def _public_ipv4(reading: RenderContext) -> str:
     return next((floating for address in _addresses(reading) for floating in address.floating_ips), "")
 
 
-def _tags(reading: Reading) -> Leaves:
+def _tags(reading: RenderContext) -> Leaves:
     tags = readable_tags(reading.instance.metadata, reading.settings.policy)
     return {f"instance/{key}": value for key, value in tags.items()}
 
@@ -114,7 +114,7 @@ TABLE = (
 )
 
 
-def decide_ec2(reading: Reading, parts: tuple[str, ...]) -> Answer:
+def ec2_document(reading: RenderContext, parts: tuple[str, ...]) -> Document:
     """(`latest`, `meta-data`, `hostname`) → the host name. Raises Refusal (404) for what is not there."""
     if not parts:
         return _text("\n".join(ec2_listing()))
@@ -126,13 +126,13 @@ def decide_ec2(reading: Reading, parts: tuple[str, ...]) -> Answer:
         case ():
             return _text(f"{META_DATA}/" if user_data is None else f"{META_DATA}/\n{USER_DATA}")
         case (word,) if word == USER_DATA and user_data is not None:
-            return Answer(200, TEXT, user_data)
+            return Document(200, TEXT, user_data)
         case (word, *below) if word == META_DATA:
             return _text(_at("/".join(below), _leaves_of(reading, version, below[0] if below else None)))
     raise not_found()
 
 
-def _leaves_of(reading: Reading, version: str, key: str | None) -> dict[str, str]:
+def _leaves_of(reading: RenderContext, version: str, key: str | None) -> dict[str, str]:
     """Every readable path under meta-data/ and its text; only those of the row `key` if one is named."""
     return {
         f"{row.key}/{path}" if path else row.key: str(value)
@@ -160,5 +160,5 @@ def _listed(name: str, prefix: str, leaves: Mapping[str, str]) -> str:
     return leaves.get(f"{place}/{_LABEL}", f"{name}/")
 
 
-def _text(text: str) -> Answer:
-    return Answer(200, TEXT, text.encode())
+def _text(text: str) -> Document:
+    return Document(200, TEXT, text.encode())

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from http import HTTPStatus
 
-from openimds.metadata.outcome import Answer
+from openimds.metadata.outcome import Document
 
 ETAG = "ETag"
 _ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
@@ -29,21 +29,21 @@ def weak_etag(stable: bytes) -> tuple[str, str]:
     return ETAG, f"W/{strong_etag(stable)[1]}"
 
 
-def with_etag(answer: Answer) -> Answer:
+def with_etag(answer: Document) -> Document:
     """The answer with an ETag, if it is a document and has none yet."""
     if answer.status != 200 or etag_of(answer) is not None:
         return answer
     return replace(answer, headers=(*answer.headers, strong_etag(answer.body)))
 
 
-def etag_of(answer: Answer) -> str | None:
+def etag_of(answer: Document) -> str | None:
     for name, value in answer.headers:
         if name == ETAG:
             return value
     return None
 
 
-def unless_known(answer: Answer, if_none_match: str | None) -> Answer:
+def not_modified_or(answer: Document, if_none_match: str | None) -> Document:
     """The answer, or 304 when the asker says that it has this very document."""
     etag = etag_of(answer) if if_none_match else None
     if not if_none_match or etag is None or not _names(if_none_match, etag):

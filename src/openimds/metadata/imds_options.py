@@ -36,7 +36,7 @@ _STRICTNESS = (TokenMode.OFF, TokenMode.OPTIONAL, TokenMode.REQUIRED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class ImdsOptions:
     """Of one instance; as the deployment's default, of those that say nothing."""
 
     http_tokens: TokenMode = TokenMode.OPTIONAL
@@ -100,7 +100,7 @@ PROPERTIES: Mapping[str, Property] = {
 """Values are read in any letter case."""
 
 
-def policy_of(metadata: Mapping[str, str], default: Policy) -> Policy:
+def policy_of(metadata: Mapping[str, str], default: ImdsOptions) -> ImdsOptions:
     """The policy of a server with these properties; one that cannot be read counts as not set."""
     changes = {
         known.field: known.values[word]
@@ -113,7 +113,7 @@ def policy_of(metadata: Mapping[str, str], default: Policy) -> Policy:
     return _at_least(asked, default) if default.tokens_are_enforced else asked
 
 
-def mistakes(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def invalid_properties(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """(property, a sentence) for each that is ours and cannot be read: a misspelt name, a value that is none."""
     for name, value in metadata.items():
         known = PROPERTIES.get(name)
@@ -123,7 +123,7 @@ def mistakes(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             yield name, f"{name} is no property of the metadata service; there are {', '.join(PROPERTIES)}"
 
 
-def _at_least(asked: Policy, default: Policy) -> Policy:
+def _at_least(asked: ImdsOptions, default: ImdsOptions) -> ImdsOptions:
     return replace(
         asked,
         http_tokens=max(asked.http_tokens, default.http_tokens, key=lambda mode: mode.strictness),

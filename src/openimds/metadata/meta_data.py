@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
-from openimds.metadata.context import Reading
+from openimds.metadata.context import RenderContext
 from openimds.metadata.devices import devices_document
 from openimds.metadata.injected_files import content_files
 from openimds.metadata.versions import GRIZZLY, LIBERTY, NEWTON_ONE, VICTORIA, is_since
@@ -14,7 +14,7 @@ RANDOM_SEED = "random_seed"
 RANDOM_SEED_BYTES = 512
 
 
-def meta_data(reading: Reading, version: str) -> dict[str, Any]:
+def meta_data(reading: RenderContext, version: str) -> dict[str, Any]:
     """The document in this version. `random_seed` is new at every call."""
     instance = reading.instance
     document: dict[str, Any] = {"uuid": instance.id}
@@ -38,7 +38,7 @@ def meta_data(reading: Reading, version: str) -> dict[str, Any]:
     return document
 
 
-def _files(reading: Reading) -> dict[str, Any]:
+def _files(reading: RenderContext) -> dict[str, Any]:
     files = content_files(reading.instance)
     document: dict[str, Any] = {}
     injected = [{"path": file.path, "content_path": file.content_path} for file in files if file.path is not None]
@@ -50,7 +50,7 @@ def _files(reading: Reading) -> dict[str, Any]:
     return document
 
 
-def _keys(reading: Reading) -> dict[str, Any]:
+def _keys(reading: RenderContext) -> dict[str, Any]:
     key = reading.instance.key
     if key is None or key.public_key is None:
         return {}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from openimds.metadata.context import Reading
+from openimds.metadata.context import RenderContext
 from openimds.metadata.etags import weak_etag
 from openimds.metadata.injected_files import FOLDER, content_files
 from openimds.metadata.meta_data import RANDOM_SEED, meta_data
 from openimds.metadata.network_data import network_data
-from openimds.metadata.outcome import HTML, JSON, TEXT, Answer, AskVendors, Decision, json_bytes, not_found
+from openimds.metadata.outcome import HTML, JSON, TEXT, AskVendors, Document, Outcome, json_bytes, not_found
 from openimds.metadata.vendordata import vendor_data2
 from openimds.metadata.versions import (
     FOLSOM,
@@ -28,7 +28,7 @@ PASSWORD = "password"  # noqa: S105 - a document's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class DocumentSpec:
     """One row of the table: what stands at `/openstack/<version>/<name>`."""
 
     name: str
@@ -37,54 +37,56 @@ class Document:
     """The first version whose listing names it; None: readable, never listed."""
     readable_since: str
     """network_data.json is answered in versions from before it was thought of, as nova does."""
-    decide: Callable[[Reading, str], Decision]
-    """(reading, version) → decision. Raises Refusal when this instance has no such document."""
-    is_listed: Callable[[Reading], bool] = lambda _reading: True
+    decide: Callable[[RenderContext, str], Outcome]
+    """(reading, version) → decision. Raises MetadataError when this instance has no such document."""
+    is_listed: Callable[[RenderContext], bool] = lambda _reading: True
 
 
-def _meta_data(reading: Reading, version: str) -> Answer:
+def _meta_data(reading: RenderContext, version: str) -> Document:
     document = meta_data(reading, version)
     stable = {name: value for name, value in document.items() if name != RANDOM_SEED}
-    return Answer(200, JSON, json_bytes(document), (weak_etag(json_bytes(stable)),))
+    return Document(200, JSON, json_bytes(document), (weak_etag(json_bytes(stable)),))
 
 
-def _user_data(reading: Reading, _version: str) -> Answer:
+def _user_data(reading: RenderContext, _version: str) -> Document:
     if reading.instance.user_data is None:
         raise not_found()
-    return Answer(200, TEXT, reading.instance.user_data)
+    return Document(200, TEXT, reading.instance.user_data)
 
 
-def _has_user_data(reading: Reading) -> bool:
+def _has_user_data(reading: RenderContext) -> bool:
     return reading.instance.user_data is not None
 
 
-def _password(reading: Reading, _version: str) -> Answer:
-    return Answer(200, HTML, (reading.instance.password or "").encode())
+def _password(reading: RenderContext, _version: str) -> Document:
+    return Document(200, HTML, (reading.instance.password or "").encode())
 
 
-def _vendor_data(reading: Reading, _version: str) -> Answer:
+def _vendor_data(reading: RenderContext, _version: str) -> Document:
     content = reading.settings.static_vendor_data
     if content is None:
         raise not_found()
-    return Answer(200, JSON, json_bytes(content))
+    return Document(200, JSON, json_bytes(content))
 
 
-def _network_data(reading: Reading, _version: str) -> Answer:
+def _network_data(reading: RenderContext, _version: str) -> Document:
     # text/plain although it is JSON: clients have seen nova send it so since 2015.
-    return Answer(200, TEXT, json_bytes(network_data(reading.instance.nics)))
+    return Document(200, TEXT, json_bytes(network_data(reading.instance.nics)))
 
 
-def _vendor_data2(reading: Reading, _version: str) -> Decision:
+def _vendor_data2(reading: RenderContext, _version: str) -> Outcome:
     return AskVendors() if reading.settings.dynamic_vendor_data else vendor_data2(reading.settings, {})
 
 
-def _version(reading: Reading, version: str) -> Answer:
+def _version(reading: RenderContext, version: str) -> Document:
     return _listing(listed_documents(reading, version))
 
 
 DOCUMENTS = (
-    Document(name="meta_data.json", content_type=JSON, listed_since=FOLSOM, readable_since=FOLSOM, decide=_meta_data),
-    Document(
+    DocumentSpec(
+        name="meta_data.json", content_type=JSON, listed_since=FOLSOM, readable_since=FOLSOM, decide=_meta_data
+    ),
+    DocumentSpec(
         name="user_data",
         content_type=TEXT,
         listed_since=FOLSOM,
@@ -92,28 +94,28 @@ DOCUMENTS = (
         decide=_user_data,
         is_listed=_has_user_data,
     ),
-    Document(name=PASSWORD, content_type=HTML, listed_since=GRIZZLY, readable_since=GRIZZLY, decide=_password),
-    Document(
+    DocumentSpec(name=PASSWORD, content_type=HTML, listed_since=GRIZZLY, readable_since=GRIZZLY, decide=_password),
+    DocumentSpec(
         name="vendor_data.json", content_type=JSON, listed_since=HAVANA, readable_since=HAVANA, decide=_vendor_data
     ),
-    Document(
+    DocumentSpec(
         name="network_data.json", content_type=TEXT, listed_since=LIBERTY, readable_since=FOLSOM, decide=_network_data
     ),
-    Document(
+    DocumentSpec(
         name="vendor_data2.json",
         content_type=JSON,
         listed_since=NEWTON_TWO,
         readable_since=NEWTON_TWO,
         decide=_vendor_data2,
     ),
-    Document(name="version", content_type=TEXT, listed_since=None, readable_since=FOLSOM, decide=_version),
+    DocumentSpec(name="version", content_type=TEXT, listed_since=None, readable_since=FOLSOM, decide=_version),
 )
 """In the order in which listings name them."""
 
 _BY_NAME = {document.name: document for document in DOCUMENTS}
 
 
-def listed_documents(reading: Reading, version: str) -> list[str]:
+def listed_documents(reading: RenderContext, version: str) -> list[str]:
     """What the version's listing names."""
     return [
         document.name
@@ -124,8 +126,8 @@ def listed_documents(reading: Reading, version: str) -> list[str]:
     ]
 
 
-def decide_openstack(reading: Reading, parts: tuple[str, ...]) -> Decision:
-    """(`latest`, `user_data`) → the user data. Raises Refusal (404) for what is not there."""
+def openstack_document(reading: RenderContext, parts: tuple[str, ...]) -> Outcome:
+    """(`latest`, `user_data`) → the user data. Raises MetadataError (404) for what is not there."""
     if not parts:
         return _listing(openstack_listing(reading.today))
     if parts[0] == FOLDER:
@@ -143,12 +145,12 @@ def is_password(parts: tuple[str, ...]) -> bool:
     return version is not None and parts[1:] == (PASSWORD,) and is_since(version, _BY_NAME[PASSWORD].readable_since)
 
 
-def _content(reading: Reading, parts: tuple[str, ...]) -> Answer:
+def _content(reading: RenderContext, parts: tuple[str, ...]) -> Document:
     for file in content_files(reading.instance):
         if parts == (file.number,):
-            return Answer(200, TEXT, file.contents)
+            return Document(200, TEXT, file.contents)
     raise not_found()
 
 
-def _listing(names: Iterable[str]) -> Answer:
-    return Answer(200, TEXT, "\n".join(names).encode())
+def _listing(names: Iterable[str]) -> Document:
+    return Document(200, TEXT, "\n".join(names).encode())

@@ -20,7 +20,7 @@ TRY_AGAIN_SENTENCE = "An unknown error has occurred. Please try your request aga
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Document:
     """An HTTP answer. For HEAD it is the one of GET: whoever writes it leaves the body out and keeps its length."""
 
     status: int
@@ -41,10 +41,10 @@ class AskVendors:
     """Ask the dynamic vendor data targets, then answer `vendor_data2()` with what they said."""
 
 
-Decision = Answer | StorePassword | AskVendors
+Outcome = Document | StorePassword | AskVendors
 
 
-class Refusal(Exception):
+class MetadataError(Exception):
     """Ends a request with an error. Raised by rules, turned into an answer in one place: `refusal_answer`."""
 
     def __init__(self, status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
@@ -54,7 +54,7 @@ class Refusal(Exception):
         self.headers = headers
 
 
-def refusal_answer(refusal: Refusal, accept: str | None) -> Answer:
+def error_document(refusal: MetadataError, accept: str | None) -> Document:
     """`404 Not Found`, an empty line and the sentence; as JSON when that is what the client asks for.
 
     {"message": "The resource could not be found.", "code": "404 Not Found", "title": "Not Found"}
@@ -63,8 +63,8 @@ def refusal_answer(refusal: Refusal, accept: str | None) -> Answer:
     code = f"{refusal.status} {title}"
     if wants_json(accept):
         document = {"message": refusal.sentence, "code": code, "title": title}
-        return Answer(refusal.status, JSON, json.dumps(document).encode(), refusal.headers)
-    return Answer(refusal.status, TEXT, f"{code}\n\n{refusal.sentence}\n".encode(), refusal.headers)
+        return Document(refusal.status, JSON, json.dumps(document).encode(), refusal.headers)
+    return Document(refusal.status, TEXT, f"{code}\n\n{refusal.sentence}\n".encode(), refusal.headers)
 
 
 def wants_json(accept: str | None) -> bool:
@@ -76,14 +76,14 @@ def wants_json(accept: str | None) -> bool:
     )
 
 
-def not_found() -> Refusal:
+def not_found() -> MetadataError:
     """The same words for everything that is not there, or not for this asker to see."""
-    return Refusal(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE)
+    return MetadataError(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE)
 
 
-def method_not_allowed(*allowed: str) -> Refusal:
+def method_not_allowed(*allowed: str) -> MetadataError:
     listed = ", ".join(allowed)
-    return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"Only {listed} can be used here.", (("Allow", listed),))
+    return MetadataError(HTTPStatus.METHOD_NOT_ALLOWED, f"Only {listed} can be used here.", (("Allow", listed),))
 
 
 def _is_zero_weight(parameter: str) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from openimds.metadata.context import Reading
-from openimds.metadata.ec2 import decide_ec2
-from openimds.metadata.openstack import decide_openstack, is_password
-from openimds.metadata.outcome import TEXT, Answer, Decision, method_not_allowed
+from openimds.metadata.context import RenderContext
+from openimds.metadata.ec2 import ec2_document
+from openimds.metadata.openstack import is_password, openstack_document
+from openimds.metadata.outcome import TEXT, Document, Outcome, method_not_allowed
 from openimds.metadata.password import decide_password
 from openimds.metadata.paths import OPENSTACK, Path
 from openimds.metadata.versions import ec2_listing
@@ -25,22 +25,22 @@ class DocumentRequest:
     """None when a request that may carry a body did not say how long it is."""
 
 
-def decide(request: DocumentRequest, reading: Reading) -> Decision:
+def route(request: DocumentRequest, reading: RenderContext) -> Outcome:
     """Raises Refusal: 404 for what is not there, then 405 for what cannot be done to it."""
     forbid_options(request.method)
     parts = request.path.parts
     if request.path.tree == OPENSTACK and is_password(parts):
         return decide_password(reading.instance, request.method, request.body)
-    read = decide_openstack if request.path.tree == OPENSTACK else decide_ec2
+    read = openstack_document if request.path.tree == OPENSTACK else ec2_document
     decision = read(reading, parts)
     _only_reads(request.method)
     return decision
 
 
-def public_answer(method: str) -> Answer:
+def public_answer(method: str) -> Document:
     """`/`, which anybody may read. Raises Refusal (405)."""
     _only_reads(method)
-    return Answer(200, TEXT, "\n".join(ec2_listing()).encode())
+    return Document(200, TEXT, "\n".join(ec2_listing()).encode())
 
 
 def forbid_options(method: str) -> None:

@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from openimds.metadata.imds_options import Policy, TokenMode
+from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.metadata.openstack import is_password
-from openimds.metadata.outcome import TEXT, Answer, Refusal, method_not_allowed
+from openimds.metadata.outcome import TEXT, Document, MetadataError, method_not_allowed
 from openimds.metadata.paths import EC2, OPENSTACK, Path
 from openimds.metadata.versions import LATEST
 
@@ -28,7 +28,7 @@ _USER_DATA = {EC2: ("user-data",), OPENSTACK: ("user_data",)}
 _DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|1\.0", re.ASCII)
 
 
-class Presented(enum.Enum):
+class TokenState(enum.Enum):
     """The token that came with a request."""
 
     NOTHING = enum.auto()
@@ -41,7 +41,7 @@ class Presented(enum.Enum):
 class Session:
     """What a request's headers say, read and judged by whoever has the secrets."""
 
-    presented: Presented = Presented.NOTHING
+    presented: TokenState = TokenState.NOTHING
     ttl_seconds: int | None = None
     """How long a token is asked for; None when that is not said, or not between 1 and 21600."""
     is_forwarded: bool = False
@@ -60,53 +60,57 @@ class IssueToken:
     hop_limit: int
 
 
-def admit(method: str, path: Path, policy: Policy, session: Session) -> IssueToken | None:
+def check_session(method: str, path: Path, policy: ImdsOptions, session: Session) -> IssueToken | None:
     """None: go on to the document. Raises Refusal (400, 401, 403, 405)."""
     if not policy.http_endpoint:
-        raise Refusal(HTTPStatus.FORBIDDEN, "The metadata service is switched off for this instance.")
+        raise MetadataError(HTTPStatus.FORBIDDEN, "The metadata service is switched off for this instance.")
     if policy.root_only and not session.is_roots:
-        raise Refusal(HTTPStatus.FORBIDDEN, "Only root may ask here: send the request from a port below 1024.")
+        raise MetadataError(HTTPStatus.FORBIDDEN, "Only root may ask here: send the request from a port below 1024.")
     if is_sealed(path, policy, session.age_seconds):
-        raise Refusal(HTTPStatus.FORBIDDEN, "The user data are closed: the time in which they could be read is over.")
+        raise MetadataError(
+            HTTPStatus.FORBIDDEN, "The user data are closed: the time in which they could be read is over."
+        )
     if not policy.gives_tokens:
         return None
     if path.tree == EC2 and path.parts[1:] == _TOKEN_PATH:
         if path.parts[0] == LATEST:
             return _asked_for_token(method, policy, session)
         if method == "PUT" and _DATED.fullmatch(path.parts[0]):
-            raise Refusal(HTTPStatus.FORBIDDEN, "Tokens are given at /latest/api/token alone.")
+            raise MetadataError(HTTPStatus.FORBIDDEN, "Tokens are given at /latest/api/token alone.")
     if method in ("GET", "HEAD") or (path.tree == OPENSTACK and is_password(path.parts)):
         _check_token(path.tree, policy, session)
     return None
 
 
-def is_sealed(path: Path, policy: Policy, age_seconds: float | None) -> bool:
+def is_sealed(path: Path, policy: ImdsOptions, age_seconds: float | None) -> bool:
     """Is this the user data of an instance whose time to read them is over?"""
     if not policy.user_data_minutes or age_seconds is None or path.parts[1:] != _USER_DATA[path.tree]:
         return False
     return age_seconds >= policy.user_data_minutes * 60
 
 
-def token_answer(token: str, ttl_seconds: int, hop_limit: int) -> Answer:
+def token_answer(token: str, ttl_seconds: int, hop_limit: int) -> Document:
     headers = ((TTL, str(ttl_seconds)), ("Cache-Control", "no-store"), (HOP_LIMIT, str(hop_limit)))
-    return Answer(HTTPStatus.OK, TEXT, token.encode(), headers)
+    return Document(HTTPStatus.OK, TEXT, token.encode(), headers)
 
 
-def _asked_for_token(method: str, policy: Policy, session: Session) -> IssueToken:
+def _asked_for_token(method: str, policy: ImdsOptions, session: Session) -> IssueToken:
     if method != "PUT":
         raise method_not_allowed("PUT")
     if session.is_forwarded:
-        raise Refusal(HTTPStatus.FORBIDDEN, "A token is not given to a request that was forwarded.")
+        raise MetadataError(HTTPStatus.FORBIDDEN, "A token is not given to a request that was forwarded.")
     if session.ttl_seconds is None:
-        raise Refusal(HTTPStatus.BAD_REQUEST, f"{TTL} must be a whole number from 1 to 21600.")
+        raise MetadataError(HTTPStatus.BAD_REQUEST, f"{TTL} must be a whole number from 1 to 21600.")
     return IssueToken(session.ttl_seconds, policy.http_put_response_hop_limit)
 
 
-def _check_token(tree: str, policy: Policy, session: Session) -> None:
-    if session.presented is Presented.GOOD:
+def _check_token(tree: str, policy: ImdsOptions, session: Session) -> None:
+    if session.presented is TokenState.GOOD:
         return
     mode = policy.openstack_tokens if tree == OPENSTACK else policy.http_tokens
-    if session.presented is Presented.BAD and mode is not TokenMode.OFF:
-        raise Refusal(HTTPStatus.UNAUTHORIZED, f"{TOKEN} is not a good token: get a new one at /latest/api/token.")
+    if session.presented is TokenState.BAD and mode is not TokenMode.OFF:
+        raise MetadataError(
+            HTTPStatus.UNAUTHORIZED, f"{TOKEN} is not a good token: get a new one at /latest/api/token."
+        )
     if mode is TokenMode.REQUIRED:
-        raise Refusal(HTTPStatus.UNAUTHORIZED, f"A token is required: PUT /latest/api/token, then send {TOKEN}.")
+        raise MetadataError(HTTPStatus.UNAUTHORIZED, f"A token is required: PUT /latest/api/token, then send {TOKEN}.")

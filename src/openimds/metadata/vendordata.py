@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from openimds.metadata.context import DocumentSettings
-from openimds.metadata.outcome import JSON, Answer, json_bytes
+from openimds.metadata.outcome import JSON, Document, json_bytes
 from openimds.resources.instance import Instance
 
 STATIC = "static"
 
 
-def vendor_data2(settings: DocumentSettings, said: Mapping[str, Any]) -> Answer:
+def vendor_data2(settings: DocumentSettings, said: Mapping[str, Any]) -> Document:
     """`{"static": …}` and what each dynamic target said, under its name; a target cannot replace `static`."""
     document: dict[str, Any] = {} if settings.static_vendor_data is None else {STATIC: settings.static_vendor_data}
     document |= {name: answer for name, answer in said.items() if name not in document}
-    return Answer(200, JSON, json_bytes(document))
+    return Document(200, JSON, json_bytes(document))
 
 
 def vendor_question(instance: Instance) -> dict[str, Any]:

@@ -14,7 +14,7 @@ _HOST_NAMESPACE = uuid.NAMESPACE_DNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetadataChoice:
+class MetadataOptions:
     """`dhcp_agent.ini`: when the proxy runs in the DHCP namespace."""
 
     force_metadata: bool = False

@@ -187,7 +187,7 @@ def _nearest_first(routes: frozenset[Route]) -> list[Route]:
     return sorted(routes, key=lambda route: (route.gateway is not None, route.destination, route.device))
 
 
-def in_words(change: Change) -> str:  # noqa: C901 - a table: one case a kind of change
+def describe(change: Change) -> str:  # noqa: C901 - a table: one case a kind of change
     """For logs and errors: `add address 192.168.40.2/24 on tap01e7ee7b-98`."""
     match change:
         case CreateNamespace(name, _):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from openimds.netconfig.addresses import METADATA_IPV4
-from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataChoice
+from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions
 from openimds.netconfig.dhcp_options import option_line
 from openimds.netconfig.dnsmasq_command import (
     DnsmasqSettings,
@@ -17,7 +17,7 @@ from openimds.netconfig.dnsmasq_command import (
     hands_out_addresses,
     subnet_tag,
 )
-from openimds.netconfig.metadata_path import way_to_metadata
+from openimds.netconfig.metadata_path import metadata_path
 from openimds.resources.network import HostRoute, Port, Subnet
 
 _DEFAULT_ROUTE = "0.0.0.0/0"
@@ -45,7 +45,7 @@ class DnsmasqFiles:
     options: str
 
 
-def dnsmasq_files(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: MetadataChoice) -> DnsmasqFiles:
+def dnsmasq_files(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: MetadataOptions) -> DnsmasqFiles:
     """All that dnsmasq re-reads on SIGHUP."""
     leases = tuple(wanted_leases(dhcp))
     return DnsmasqFiles(
@@ -66,7 +66,7 @@ def wanted_leases(dhcp: DhcpNetwork) -> Iterator[Lease]:
                 yield Lease(port, served[fixed.subnet_id], fixed.ip_address, hostname)
 
 
-def host_routes(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataChoice) -> tuple[HostRoute, ...]:
+def host_routes(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> tuple[HostRoute, ...]:
     """What option 121 carries to a guest of an IPv4 subnet; empty: option 3 alone is enough.
 
     A client that takes option 121 ignores option 3 (RFC 3442), so the default route is said again.
@@ -74,7 +74,7 @@ def host_routes(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataChoice) -> tu
     gateway = _default_gateway(subnet)
     own = tuple(route for route in subnet.host_routes if route.destination != _DEFAULT_ROUTE)
     siblings = tuple(HostRoute(other.cidr, _ON_LINK) for other in dhcp.subnets if _is_sibling(other, subnet))
-    next_hop = way_to_metadata(dhcp, subnet, choice).next_hop
+    next_hop = metadata_path(dhcp, subnet, choice).next_hop
     metadata = HostRoute(f"{METADATA_IPV4}/32", next_hop or "")
     is_said = next_hop is None or any(route.destination == metadata.destination for route in own)
     routes = (*siblings, *own) if is_said else (*siblings, *own, metadata)
@@ -119,7 +119,7 @@ def _name_line(lease: Lease, settings: DnsmasqSettings) -> str:
     return f"{lease.ip_address}\t{names}\n"
 
 
-def _option_lines(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: MetadataChoice) -> Iterator[str]:
+def _option_lines(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: MetadataOptions) -> Iterator[str]:
     for subnet in dhcp.served_subnets:
         if subnet.ip_version == 4:
             yield from _subnet_options_v4(dhcp, subnet, choice)
@@ -130,7 +130,7 @@ def _option_lines(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: Metadata
         yield from (line for line in lines if line is not None)
 
 
-def _subnet_options_v4(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataChoice) -> Iterator[str]:
+def _subnet_options_v4(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> Iterator[str]:
     tag = f"tag:{subnet_tag(subnet)}"
     # An option without a value is not sent. Left out, dnsmasq would name itself: as a DNS server that can resolve
     # nothing beyond this network (a guest waits 30 s for it), as a router that does not forward.

@@ -44,7 +44,7 @@ _TOO_MANY = "Too many requests. Ask again later."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
+class ProxyTimeouts:
     """`[metadata_haproxy]`, in seconds, with neutron's defaults."""
 
     connect_seconds: int = 30
@@ -55,7 +55,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimit:
+class HaproxyRateLimit:
     """`[metadata_rate_limiting]`: requests of one address within a window; more are answered 429."""
 
     ip_versions: frozenset[int] = frozenset({4, 6})
@@ -79,16 +79,16 @@ class ProxySettings:
     user: str = ""
     """Empty: the agent's own."""
     group: str = ""
-    timeouts: Timeouts = Timeouts()
+    timeouts: ProxyTimeouts = ProxyTimeouts()
     connections_per_guest: int = 256
     """Of one address; 0: as many as there are."""
     strict_hosts: tuple[str, ...] | None = None
     """The Hosts that guests may name, and nothing forwarded; None: whatever they send."""
-    rate_limit: RateLimit | None = None
+    rate_limit: HaproxyRateLimit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proxy:
+class ProxySpec:
     """One namespace's proxy. `name` names its files: the network's or the router's whose namespace it is in."""
 
     name: str
@@ -101,10 +101,10 @@ class Proxy:
     """What the namespace's firewall lets in marks its packets so; 0: it lets everything in."""
 
 
-def network_proxy(*, name: str, namespace: str, device: str, has_ipv6: bool, router_id: str | None = None) -> Proxy:
+def network_proxy(*, name: str, namespace: str, device: str, has_ipv6: bool, router_id: str | None = None) -> ProxySpec:
     """In a DHCP namespace, on the metadata service's own addresses."""
     ipv6 = (ListenAddress(METADATA_IPV6, METADATA_PORT, device),) if has_ipv6 else ()
-    return Proxy(
+    return ProxySpec(
         name=name,
         namespace=namespace,
         scope=Scope.ROUTER if router_id else Scope.NETWORK,
@@ -113,9 +113,9 @@ def network_proxy(*, name: str, namespace: str, device: str, has_ipv6: bool, rou
     )
 
 
-def router_proxy(*, name: str, namespace: str, port: int, access_mark: int) -> Proxy:
+def router_proxy(*, name: str, namespace: str, port: int, access_mark: int) -> ProxySpec:
     """In a router's namespace, on the port that requests are redirected to; the firewall keeps others from it."""
-    return Proxy(
+    return ProxySpec(
         name=name,
         namespace=namespace,
         scope=Scope.ROUTER,
@@ -139,7 +139,7 @@ def haproxy(name: str, namespace: str, settings: ProxySettings) -> Daemon:
     )
 
 
-def haproxy_config(proxy: Proxy, settings: ProxySettings) -> str:
+def haproxy_config(proxy: ProxySpec, settings: ProxySettings) -> str:
     """The whole file."""
     sections = [_global(proxy, settings), _defaults(proxy, settings.timeouts), *_tables(settings)]
     return "\n".join([*("\n".join(section) + "\n" for section in sections), "\n".join(_listen(proxy, settings)), ""])
@@ -149,7 +149,7 @@ def _pid_file(name: str, settings: ProxySettings) -> Path:
     return settings.state_path / "external" / "pids" / f"{name}.pid.haproxy"
 
 
-def _global(proxy: Proxy, settings: ProxySettings) -> list[str]:
+def _global(proxy: ProxySpec, settings: ProxySettings) -> list[str]:
     return [
         "global",
         f"    log {settings.log_socket} len 2048 format raw local0 info",
@@ -162,7 +162,7 @@ def _global(proxy: Proxy, settings: ProxySettings) -> list[str]:
     ]
 
 
-def _defaults(proxy: Proxy, timeouts: Timeouts) -> list[str]:
+def _defaults(proxy: ProxySpec, timeouts: ProxyTimeouts) -> list[str]:
     return [
         "defaults",
         "    mode http",
@@ -184,7 +184,7 @@ def _defaults(proxy: Proxy, timeouts: Timeouts) -> list[str]:
     ]
 
 
-def _log_line(proxy: Proxy) -> str:
+def _log_line(proxy: ProxySpec) -> str:
     """`{"request_id": "req-…", "network_id": "…", "source": "10.0.0.5", "method": "GET", "status": 200, …}`
 
     What the guest wrote comes last and is cut, so that a datagram is always a whole JSON object.
@@ -196,7 +196,7 @@ def _log_line(proxy: Proxy) -> str:
     )
 
 
-def _listen(proxy: Proxy, settings: ProxySettings) -> list[str]:
+def _listen(proxy: ProxySpec, settings: ProxySettings) -> list[str]:
     return [
         "listen listener",
         *(f"    bind {_bind(address)}" for address in proxy.addresses),
@@ -249,7 +249,7 @@ def _strictness(hosts: tuple[str, ...] | None) -> Iterator[str]:
         yield f'http-request return status 403 content-type text/plain string "{text}" if {condition}'
 
 
-def _rate_tables(limit: RateLimit | None) -> Iterator[list[str]]:
+def _rate_tables(limit: HaproxyRateLimit | None) -> Iterator[list[str]]:
     if limit is None:
         return
     for name, seconds in (("base", limit.base_window_seconds), ("burst", limit.burst_window_seconds)):
@@ -260,7 +260,7 @@ def _rate_tables(limit: RateLimit | None) -> Iterator[list[str]]:
         ]
 
 
-def _limits(limit: RateLimit | None) -> Iterator[str]:
+def _limits(limit: HaproxyRateLimit | None) -> Iterator[str]:
     if limit is None:
         return
     which = _address_condition(limit.ip_versions)

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataChoice
+from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, Port, Subnet
 
 LINK_LOCAL_NETWORK = ipaddress.IPv4Network("169.254.0.0/16")
@@ -18,7 +18,7 @@ REPLICATED_INTERFACE = "network:ha_router_replicated_interface"
 """A highly available router's port, in a real Neutron."""
 
 
-class Way(enum.Enum):
+class PathKind(enum.Enum):
     """Through which namespace a guest's request to 169.254.169.254 goes."""
 
     DHCP = "dhcp"
@@ -27,10 +27,10 @@ class Way(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class WayToMetadata:
+class MetadataPath:
     """`WayToMetadata(Way.DHCP, "192.168.40.121", "no router has the gateway …")`"""
 
-    way: Way
+    way: PathKind
     next_hop: str | None
     """Where DHCP option 121 sends 169.254.169.254/32."""
     reason: str
@@ -66,7 +66,7 @@ def is_link_local_range(cidr: str) -> bool:
     return ipaddress.IPv4Network(cidr, strict=False).subnet_of(LINK_LOCAL_NETWORK)
 
 
-def needs_proxy(dhcp: DhcpNetwork, choice: MetadataChoice) -> bool:
+def needs_proxy(dhcp: DhcpNetwork, choice: MetadataOptions) -> bool:
     """Whether the metadata proxy runs in this network's DHCP namespace."""
     if not dhcp.served_subnets:
         return False
@@ -80,7 +80,7 @@ def needs_proxy(dhcp: DhcpNetwork, choice: MetadataChoice) -> bool:
     )
 
 
-def metadata_network_router(dhcp: DhcpNetwork, choice: MetadataChoice) -> str | None:
+def metadata_network_router(dhcp: DhcpNetwork, choice: MetadataOptions) -> str | None:
     """The router behind a metadata network: its guests sit on the router's other networks, so the proxy sends
     `X-Neutron-Router-ID` there. None on ordinary networks, and on networks that also have other IPv4 subnets: a project
     could add a metadata subnet to a network of its own that another project's router serves.
@@ -94,20 +94,22 @@ def metadata_network_router(dhcp: DhcpNetwork, choice: MetadataChoice) -> str | 
     return min(routers, default=None)
 
 
-def way_to_metadata(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataChoice) -> WayToMetadata:
+def metadata_path(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> MetadataPath:
     """Which way a guest of `subnet` is told to go, before any guest exists."""
     isolated = subnet.id in isolated_subnets(dhcp.subnets, dhcp.ports)
     served = subnet in dhcp.served_subnets
     if served and choice.force_metadata:
-        return WayToMetadata(Way.DHCP, dhcp.own_address(subnet), "force_metadata is on")
+        return MetadataPath(PathKind.DHCP, dhcp.own_address(subnet), "force_metadata is on")
     if served and isolated and choice.enable_isolated_metadata:
-        return WayToMetadata(Way.DHCP, dhcp.own_address(subnet), f"no router has {_gateway(subnet)} on this network")
+        return MetadataPath(
+            PathKind.DHCP, dhcp.own_address(subnet), f"no router has {_gateway(subnet)} on this network"
+        )
     if not isolated:
-        return WayToMetadata(Way.ROUTER, subnet.gateway_ip, f"a router has {_gateway(subnet)} on this network")
-    return WayToMetadata(Way.NONE, None, _why_none(subnet, choice))
+        return MetadataPath(PathKind.ROUTER, subnet.gateway_ip, f"a router has {_gateway(subnet)} on this network")
+    return MetadataPath(PathKind.NONE, None, _why_none(subnet, choice))
 
 
-def _why_none(subnet: Subnet, choice: MetadataChoice) -> str:
+def _why_none(subnet: Subnet, choice: MetadataOptions) -> str:
     alone = f"no router has {_gateway(subnet)} on this network"
     if not subnet.enable_dhcp:
         return f"{alone}, and DHCP is off on subnet {subnet.id}, so nothing can serve it there"

@@ -11,7 +11,7 @@ SLAAC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GuestBoot:
+class BootSpec:
     """One start of an instance."""
 
     server_id: str
@@ -22,7 +22,7 @@ class GuestBoot:
 
 
 @dataclass(frozen=True, slots=True)
-class GuestState:
+class BootState:
     generation: int
     """Of the newest boot that was started."""
     running: bool

@@ -11,20 +11,20 @@ from contextlib import contextmanager
 import structlog
 
 from openimds import config as configuration
-from openimds.agents.compute import ComputeSettings, Consoles, Edges, Power, Servers
+from openimds.agents.compute import Adapters, ComputeSettings, ConsoleUploader, PowerManager, ServerHandler
 from openimds.agents.compute.console_log import INTERVAL_SECONDS as CONSOLE_SECONDS
 from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.config import ComputeAgentConfig
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.firewall.port_security import PortSecurityTable
-from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netns_driver.bubblewrap import GuestSettings
-from openimds.linux.netns_driver.driver import NetnsGuests
-from openimds.programs.reconcile_agent import Agent, serve
+from openimds.linux.netns_driver.driver import NetnsDriver
+from openimds.programs.reconcile_agent import AgentSpec, serve
 from openimds.runtime.heartbeat import Identity
-from openimds.runtime.lifecycle import CannotStartError, begin
+from openimds.runtime.lifecycle import StartupError, begin
 
 KINDS = ("network", "subnet", "port", "server")
 PROGRAMS = {
@@ -48,24 +48,24 @@ def run(config: ComputeAgentConfig) -> int:
     os.umask(0o022)
     _check_programs()
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    guests = NetnsGuests(config.state_path / "instances", guest_settings(config))
-    events = HostEvents()
-    edges = Edges(
+    guests = NetnsDriver(config.state_path / "instances", guest_settings(config))
+    events = HostMonitor()
+    edges = Adapters(
         api=client,
-        kernel=Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events),
+        kernel=NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events),
         security=PortSecurityTable(config.namespace_prefix, events),
         guests=guests,
     )
-    power = Power(client, guests, vif_plugging_timeout_seconds=config.vif_plugging_timeout_seconds)
-    servers = Servers(edges, settings_of(config), power)
-    consoles = Consoles(client, guests)
+    power = PowerManager(client, guests, vif_plugging_timeout_seconds=config.vif_plugging_timeout_seconds)
+    servers = ServerHandler(edges, settings_of(config), power)
+    consoles = ConsoleUploader(client, guests)
 
     def reload() -> None:
         fresh = configuration.load_compute_agent(config.config_files)
         guests.settings = guest_settings(fresh)
         power.vif_plugging_timeout_seconds = fresh.vif_plugging_timeout_seconds
 
-    agent = Agent(
+    agent = AgentSpec(
         config=config,
         identity=Identity(binary="openimds-compute-agent", host=config.host, agent_type="Compute agent"),
         client=client,
@@ -135,4 +135,4 @@ def _check_programs() -> None:
     missing = {program: package for program, package in PROGRAMS.items() if shutil.which(program) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
-        raise CannotStartError(f"not installed: {', '.join(sorted(missing))}; try: apt-get install {packages}")
+        raise StartupError(f"not installed: {', '.join(sorted(missing))}; try: apt-get install {packages}")

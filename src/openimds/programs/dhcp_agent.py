@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 
 from openimds import config as configuration
-from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
+from openimds.agents.dhcp import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
 from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.config import DhcpAgentConfig
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
-from openimds.linux.monitor.host_monitor import HostEvents
-from openimds.linux.netns.probe import Insides
-from openimds.linux.process.daemons import Daemons
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
+from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process.daemons import PidFileDaemons
 from openimds.linux.process.daemons import run as run_program
-from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.programs.proxy_settings import proxy_settings
-from openimds.programs.reconcile_agent import Agent, serve
+from openimds.programs.reconcile_agent import AgentSpec, serve
 from openimds.runtime.heartbeat import Identity
-from openimds.runtime.host_checks import is_closed_to_others, told_whether_ipv6
+from openimds.runtime.host_checks import check_ipv6, is_closed_to_others
 from openimds.runtime.lifecycle import begin
 
 KINDS = ("network", "subnet", "port")
@@ -33,17 +33,19 @@ def run(config: DhcpAgentConfig) -> int:
     begin(config)
     os.umask(0o022)  # dnsmasq, which is not root, must be able to read its files
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    events = HostEvents()
-    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events)
-    namespaces = Insides(kernel.windows)
-    edges = Edges(api=client, kernel=kernel, programs=Daemons(events), namespaces=namespaces, run=run_program)
-    networks = DhcpNetworks(edges, settings_of(config))
+    events = HostMonitor()
+    kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events)
+    namespaces = NamespaceProbe(kernel.windows)
+    edges = DhcpAdapters(
+        api=client, kernel=kernel, programs=PidFileDaemons(events), namespaces=namespaces, run=run_program
+    )
+    networks = DhcpNetworkHandler(edges, settings_of(config))
 
     def reload() -> None:
         networks.settings = settings_of(configuration.load_dhcp_agent(config.config_files))
 
     return serve(
-        Agent(
+        AgentSpec(
             config=config,
             identity=Identity(binary="openimds-dhcp-agent", host=config.host, agent_type="DHCP agent"),
             client=client,
@@ -62,7 +64,7 @@ def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
         host=config.host,
         state_path=config.state_path,
         namespace_prefix=config.namespace_prefix,
-        metadata=MetadataChoice(
+        metadata=MetadataOptions(
             force_metadata=config.force_metadata,
             enable_isolated_metadata=config.enable_isolated_metadata,
             enable_metadata_network=config.enable_metadata_network,
@@ -78,5 +80,5 @@ def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
             user="root" if is_closed_to_others(config.state_path) else None,
         ),
         proxy=proxy_settings(config.proxy, config.state_path),
-        has_ipv6=told_whether_ipv6(),
+        has_ipv6=check_ipv6(),
     )

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from openimds import config as configuration
-from openimds.agents.l3 import Edges, L3Settings, Routers
+from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
 from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.config import L3AgentConfig
-from openimds.linux.configure.configurator import Kernel
+from openimds.linux.configure.configurator import NetworkConfigurator
 from openimds.linux.configure.gratuitous_arp import announce
-from openimds.linux.configure.ownership import Ledger
-from openimds.linux.firewall.ruleset_cache import KnownRules
-from openimds.linux.monitor.host_monitor import HostEvents
-from openimds.linux.netns.probe import Insides
-from openimds.linux.process.daemons import Daemons
+from openimds.linux.configure.ownership import OwnershipRecord
+from openimds.linux.firewall.ruleset_cache import RulesetCache
+from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process.daemons import PidFileDaemons
 from openimds.linux.process.daemons import run as run_program
 from openimds.netconfig.radvd import RadvdSettings
 from openimds.netconfig.router_view import RouterMetadata
 from openimds.programs.proxy_settings import proxy_settings
-from openimds.programs.reconcile_agent import Agent, serve
+from openimds.programs.reconcile_agent import AgentSpec, serve
 from openimds.runtime.heartbeat import Identity
-from openimds.runtime.host_checks import is_closed_to_others, told_whether_ipv6
+from openimds.runtime.host_checks import check_ipv6, is_closed_to_others
 from openimds.runtime.lifecycle import begin
 
 KINDS = ("network", "subnet", "port", "router", "floatingip")
@@ -32,25 +32,27 @@ def run(config: L3AgentConfig) -> int:
     """Until SIGTERM. The exit code."""
     begin(config)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    events = HostEvents()
-    known_rules = KnownRules(config.state_path / "rules")
-    kernel = Kernel(Ledger(config.state_path / "owned"), config.namespace_prefix, events, known_rules)
+    events = HostMonitor()
+    known_rules = RulesetCache(config.state_path / "rules")
+    kernel = NetworkConfigurator(
+        OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events, known_rules
+    )
     known_rules.forget_all_but(kernel.namespaces())
-    edges = Edges(
+    edges = L3Adapters(
         api=client,
         kernel=kernel,
-        programs=Daemons(events),
-        namespaces=Insides(kernel.windows),
+        programs=PidFileDaemons(events),
+        namespaces=NamespaceProbe(kernel.windows),
         run=run_program,
         announce=announce,
     )
-    routers = Routers(edges, settings_of(config))
+    routers = RouterHandler(edges, settings_of(config))
 
     def reload() -> None:
         routers.settings = settings_of(configuration.load_l3_agent(config.config_files))
 
     return serve(
-        Agent(
+        AgentSpec(
             config=config,
             identity=Identity(binary="openimds-l3-agent", host=config.host, agent_type="L3 agent"),
             client=client,
@@ -73,7 +75,7 @@ def settings_of(config: L3AgentConfig) -> L3Settings:
             access_mark=config.metadata_access_mark,
         ),
         proxy=proxy_settings(config.proxy, config.state_path),
-        has_ipv6=told_whether_ipv6(),
+        has_ipv6=check_ipv6(),
         advertisements=RadvdSettings(
             state_path=config.state_path, user=None if is_closed_to_others(config.state_path) else "radvd"
         ),

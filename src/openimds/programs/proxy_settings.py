@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from openimds.config import MetadataProxyConfig
-from openimds.netconfig.haproxy import ProxySettings, RateLimit, Timeouts
+from openimds.netconfig.haproxy import HaproxyRateLimit, ProxySettings, ProxyTimeouts
 
 
 def proxy_settings(config: MetadataProxyConfig, state_path: Path) -> ProxySettings:
@@ -23,8 +23,8 @@ def proxy_settings(config: MetadataProxyConfig, state_path: Path) -> ProxySettin
     )
 
 
-def _timeouts(config: MetadataProxyConfig) -> Timeouts:
-    return Timeouts(
+def _timeouts(config: MetadataProxyConfig) -> ProxyTimeouts:
+    return ProxyTimeouts(
         connect_seconds=config.timeouts.connect,
         client_seconds=config.timeouts.client,
         server_seconds=config.timeouts.server,
@@ -33,11 +33,11 @@ def _timeouts(config: MetadataProxyConfig) -> Timeouts:
     )
 
 
-def _rate_limit(config: MetadataProxyConfig) -> RateLimit | None:
+def _rate_limit(config: MetadataProxyConfig) -> HaproxyRateLimit | None:
     limit = config.rate_limit
     if limit is None:
         return None
-    return RateLimit(
+    return HaproxyRateLimit(
         ip_versions=limit.ip_versions,
         base_window_seconds=limit.base_window_seconds,
         base_requests=limit.base_requests,

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from openimds.agents.reconciler.reconciler import RoundReport, Rounds, Trade
-from openimds.agents.reconciler.scheduler import Loop
+from openimds.agents.reconciler.reconciler import PassReport, Reconciler, ResourceHandler
+from openimds.agents.reconciler.scheduler import Scheduler
 from openimds.client.control_client import ControlClient
 from openimds.client.mirror import Mirror
 from openimds.config import AgentConfig
-from openimds.linux.monitor.host_monitor import HostEvents
-from openimds.linux.monitor.process_exit import ProcessDeaths
+from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.monitor.process_exit import ProcessExitWatcher
 from openimds.runtime import metrics, sd_notify
 from openimds.runtime.heartbeat import Heartbeat, Identity
 from openimds.runtime.lifecycle import Signals
@@ -31,7 +31,7 @@ TELLING_SECONDS = 2.0
 log = structlog.get_logger(__name__)
 
 
-class Reporting(Trade[Any], Protocol):
+class ReportingHandler(ResourceHandler[Any], Protocol):
     """A trade that can say what is true of each of its things."""
 
     @property
@@ -39,29 +39,29 @@ class Reporting(Trade[Any], Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agent:
+class AgentSpec:
     """An agent, but for its wheels."""
 
     config: AgentConfig
     identity: Identity
     client: ControlClient
     kinds: Sequence[str]
-    trade: Reporting
+    trade: ReportingHandler
     interval_seconds: float
     reload: Callable[[], None]
     """Read the configuration again, and give the trade its new settings."""
-    events: HostEvents
+    events: HostMonitor
     """The kernel's and the programs' keepers note in it what they look at."""
     folders: Sequence[Path] = ()
     """Where the trade keeps its files: `<id>.conf`, `<id>/host`."""
 
 
-def serve(agent: Agent) -> int:
+def serve(agent: AgentSpec) -> int:
     """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
     allow_many_descriptors()  # some stay open for each namespace
     mirror = Mirror(agent.client, agent.kinds)
-    deaths = ProcessDeaths(agent.events.died)
-    loop = Loop(Rounds(agent.trade, agent.events), mirror, agent.interval_seconds, deaths.watch)
+    deaths = ProcessExitWatcher(agent.events.died)
+    loop = Scheduler(Reconciler(agent.trade, agent.events), mirror, agent.interval_seconds, deaths.watch)
     heartbeat = Heartbeat(
         agent.client, agent.identity, lambda: _facts(agent, loop), agent.config.report_interval_seconds
     )
@@ -89,7 +89,7 @@ def serve(agent: Agent) -> int:
     return 1 if failed.is_set() else 0
 
 
-def _run_loop(loop: Loop[Any], signals: Signals, failed: threading.Event) -> None:
+def _run_loop(loop: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:
     try:
         loop.run()
     except Exception:
@@ -99,7 +99,7 @@ def _run_loop(loop: Loop[Any], signals: Signals, failed: threading.Event) -> Non
         signals.stopped.set()
 
 
-def _announce_when_ready(agent: Agent, loop: Loop[Any], signals: Signals, failed: threading.Event) -> None:
+def _announce_when_ready(agent: AgentSpec, loop: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:
     """After the first full round: what this host should have, it has. Never, when the loop has ended by an error."""
     progress = Progress(agent.trade.kind, time.monotonic())
     while not signals.stopped.is_set() and not loop.first_round_done.wait(0.1):
@@ -127,7 +127,7 @@ class Progress:
         return f"{min(steps, things)} of {things} {self._kind}s"
 
 
-def _facts(agent: Agent, loop: Loop[Any]) -> Mapping[str, Any]:
+def _facts(agent: AgentSpec, loop: Scheduler[Any]) -> Mapping[str, Any]:
     """What `openimds status` shows first comes first."""
     kind, last = agent.trade.kind, loop.last_report
     if last is None:
@@ -143,7 +143,7 @@ def _facts(agent: Agent, loop: Loop[Any]) -> Mapping[str, Any]:
     }
 
 
-def _change_facts(report: RoundReport) -> Mapping[str, Any]:
+def _change_facts(report: PassReport) -> Mapping[str, Any]:
     return {
         "at": report.ended_at.isoformat(timespec="milliseconds"),
         "changes": {key: list(words) for key, words in report.changes.items()},

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 log = structlog.get_logger(__name__)
 
@@ -24,17 +24,17 @@ def static_vendor_data(path: Path | None) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise CannotStartError(
+        raise StartupError(
             f"[api] vendordata_jsonfile_path: {path} cannot be read: {error.strerror}; make it readable or unset it"
         ) from None
     except ValueError as error:
-        raise CannotStartError(f"[api] vendordata_jsonfile_path: {path} is not JSON: {error}") from None
+        raise StartupError(f"[api] vendordata_jsonfile_path: {path} is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise CannotStartError(f"[api] vendordata_jsonfile_path: {path} must hold a JSON object")
+        raise StartupError(f"[api] vendordata_jsonfile_path: {path} must hold a JSON object")
     return content
 
 
-class VendorFile:
+class StaticVendorData:
     """A file that may be edited while it is served. A broken one says so once, and the last good content stays."""
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ class VendorFile:
         self._stamp = stamp
         try:
             content = static_vendor_data(self._path)
-        except CannotStartError as error:
+        except StartupError as error:
             log.warning("the vendor data file is broken; what it held before is served on", reason=str(error))
             return None
         if content == self._content:

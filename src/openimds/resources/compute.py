@@ -16,7 +16,7 @@ DRIVER_EXTRA_SPEC = "openimds:driver"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asker:
+class Requester:
     """On whose behalf something is done, and in which request."""
 
     user_id: str
@@ -77,7 +77,7 @@ class ComputeHost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NicAsked:
+class NicRequest:
     """One entry of `networks` when a server is made, or an interface to attach. Either a port or a network."""
 
     network_id: str | None = None
@@ -103,7 +103,7 @@ class NewServer:
     """({"path": …, "contents": base64}, …)"""
     availability_zone: str | None = None
     host: str | None = None
-    nics: tuple[NicAsked, ...] | None = None
+    nics: tuple[NicRequest, ...] | None = None
     """None: the project's one network; empty: none at all."""
     nics_optional: bool = True
     """Where `nics` is None: is a server without a network good enough when there is none to choose?"""

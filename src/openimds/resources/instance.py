@@ -155,7 +155,7 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Touched:
+class ChangeSet:
     """Everything that was read before `revision` and has to do with one of these may be wrong now."""
 
     revision: int

@@ -24,7 +24,7 @@ import structlog
 from openimds.config import Listen
 from openimds.http.server.server import BACKLOG
 from openimds.http.sockets import ListenError, tcp_listener
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ RENEWAL_SECONDS = 1.0
 """How often `renewing` looks whether another service manager is there."""
 
 
-class KeptSockets:
+class FdStore:
     """By name: printable ASCII characters without a colon, such as `network.<uuid>.4`.
 
     >>> kept = KeptSockets.inherited()
@@ -61,7 +61,7 @@ class KeptSockets:
             log.debug("no service manager keeps sockets: NOTIFY_SOCKET is not set; a restart refuses who connects then")
 
     @classmethod
-    def inherited(cls) -> KeptSockets:
+    def inherited(cls) -> FdStore:
         """What this process was started with. Takes LISTEN_… out of the environment: children have no part in it."""
         count, names, pid = (os.environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"))
         given: dict[str, list[socket.socket]] = {}
@@ -232,7 +232,7 @@ def _file_of(address: str) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
-def kept_listener(listen: Listen, kept: KeptSockets, *, hint: str = "") -> socket.socket:
+def inherited_or_new_listener(listen: Listen, kept: FdStore, *, hint: str = "") -> socket.socket:
     """The listener that the process before has left, or a new one; kept from now on.
 
     It is the program's only kept socket: others, such as one on a place that was configured before, are closed.
@@ -249,7 +249,7 @@ def kept_listener(listen: Listen, kept: KeptSockets, *, hint: str = "") -> socke
     try:
         made = tcp_listener(listen.host, listen.port)
     except ListenError as error:
-        raise CannotStartError(f"{error}{hint}") from None
+        raise StartupError(f"{error}{hint}") from None
     made.listen(BACKLOG)
     kept.put(name, made)
     return made

@@ -32,7 +32,7 @@ logger = structlog.get_logger(__name__)
 
 
 @functools.cache
-def told_whether_ipv6() -> bool:
+def check_ipv6() -> bool:
     """Asked and said once: a kernel does not learn it later."""
     if kernel_has_ipv6():
         return True

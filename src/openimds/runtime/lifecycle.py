@@ -21,7 +21,7 @@ PIPE_BYTES = 1 << 16
 log = structlog.get_logger(__name__)
 
 
-class CannotStartError(Exception):
+class StartupError(Exception):
     """The program cannot do its job. The message says why, and what to do."""
 
 

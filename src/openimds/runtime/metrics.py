@@ -22,8 +22,8 @@ from pathlib import Path
 import prometheus_client
 
 from openimds.config import Listen
-from openimds.http.server.server import GuestServer, Listener
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.http.server.server import HttpServer, Listener
+from openimds.runtime.lifecycle import StartupError
 from openimds.runtime.status_pages import StatusPages
 
 
@@ -59,7 +59,7 @@ def served(listen: Listen | None) -> Iterator[None]:
     try:
         server = ThreadingHTTPServer((listen.host, listen.port), _Handler)
     except OSError as error:
-        raise CannotStartError(
+        raise StartupError(
             f"cannot listen on {listen.host}:{listen.port} for metrics: {error.strerror}; set [metrics] port"
         ) from error
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
@@ -78,7 +78,7 @@ async def served_by_loop(
     if listening is None:
         yield
         return
-    server = GuestServer(StatusPages(registry, check).handle)
+    server = HttpServer(StatusPages(registry, check).handle)
     await server.start([Listener(socket=listening, tag="metrics")])
     try:
         yield
@@ -116,7 +116,7 @@ def _made(parent: Path, program: str) -> tuple[Path, int]:
         finally:
             os.close(looking)
     except OSError as error:
-        raise CannotStartError(
+        raise StartupError(
             f"workers cannot keep their figures in {parent}: {(error.strerror or str(error)).lower()}; make it writable "
             f"for the user of {program}, set another state_path, or metadata_workers = 1"
         ) from error

@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from openimds.runtime import sd_notify
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ _processes = multiprocessing.get_context("spawn")  # no fork of a process that h
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class WorkerSpec:
     """What each worker does: `function(number, on_ready, *arguments)`, until SIGTERM.
 
     It is a module's function, as each worker is a new interpreter. Listening sockets may be among the arguments.
@@ -55,7 +55,7 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parent:
+class ParentHooks:
     """What the parent does besides."""
 
     status: Callable[[CollectorRegistry], AbstractAsyncContextManager[None]]
@@ -65,7 +65,7 @@ class Parent:
     """Called some times a second."""
 
 
-def run_workers(work: Work, parent: Parent, figures: Path) -> int:
+def run_workers(work: WorkerSpec, parent: ParentHooks, figures: Path) -> int:
     """Until SIGTERM or SIGINT; the exit code. `figures`: an empty folder for what the workers count (metrics_folder.py).
 
     Raises CannotStartError when a worker does not come up.
@@ -96,7 +96,7 @@ class _Worker:
 
 
 class _Pool:
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: WorkerSpec) -> None:
         self._work = work
         self._workers: list[_Worker] = []
         self._earliest_restart = 0.0
@@ -108,7 +108,7 @@ class _Pool:
         deadline = time.monotonic() + START_SECONDS
         for worker in self._workers:
             if not worker.serves.wait(max(0.0, deadline - time.monotonic())):
-                raise CannotStartError("a worker does not come up; its log says why")
+                raise StartupError("a worker does not come up; its log says why")
 
     def look(self) -> None:
         """Start again what died, and have it read the files that the others have read since."""
@@ -156,7 +156,7 @@ class _Pool:
         return _Worker(number, process, serves)
 
 
-def _be_worker(work: Work, number: int, serves: Event) -> None:
+def _be_worker(work: WorkerSpec, number: int, serves: Event) -> None:
     """A worker's whole life."""
     os.environ.pop("NOTIFY_SOCKET", None)  # the parent speaks for all
     threading.Thread(target=_stop_without_parent, name="parent", daemon=True).start()
@@ -170,7 +170,7 @@ def _stop_without_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _watch(pool: _Pool, parent: Parent) -> None:
+async def _watch(pool: _Pool, parent: ParentHooks) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

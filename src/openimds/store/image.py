@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from openimds.resources import image as nouns
-from openimds.resources.compute import Asker
+from openimds.resources.compute import Requester
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
@@ -47,11 +47,11 @@ class ImageStore:
         self._store = store
         self._dir = images_dir
 
-    def get(self, image_id: str, asker: Asker) -> nouns.Image:
+    def get(self, image_id: str, asker: Requester) -> nouns.Image:
         with self._store.read() as session:
             return image_value(_visible(session, image_id, asker))
 
-    def create(self, fields: Mapping[str, Any], image_id: str | None, asker: Asker) -> nouns.Image:
+    def create(self, fields: Mapping[str, Any], image_id: str | None, asker: Requester) -> nouns.Image:
         """`fields`: columns. Raises Conflict for an id that an image has or had."""
         now = utc_now()
         row = Image(id=image_id or str(uuid.uuid4()), status="queued", created_at=now, updated_at=now, **fields)
@@ -67,7 +67,9 @@ class ImageStore:
             raise _taken(row.id) from error
         return image_value(row)
 
-    def update(self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], asker: Asker) -> nouns.Image:
+    def update(
+        self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], asker: Requester
+    ) -> nouns.Image:
         """`change` is given the image as it is, and answers the columns that become different."""
         with self._store.write() as session:
             row = _own(session, image_id, asker)
@@ -79,7 +81,7 @@ class ImageStore:
             row.updated_at = utc_now()
         return image_value(row)
 
-    def delete(self, image_id: str, asker: Asker) -> None:
+    def delete(self, image_id: str, asker: Requester) -> None:
         """Raises Forbidden for a protected one. Servers that were made from it go on."""
         with self._store.write() as session:
             row = _own(session, image_id, asker)
@@ -89,7 +91,7 @@ class ImageStore:
             session.delete(row)
         remove_data(self._dir, image_id)
 
-    def begin_upload(self, image_id: str, asker: Asker) -> Upload:
+    def begin_upload(self, image_id: str, asker: Requester) -> Upload:
         """Raises Conflict for an image that has data, or is being given some. End it by `finish` or `abort`."""
         with self._store.write() as session:
             row = _own(session, image_id, asker)
@@ -100,7 +102,7 @@ class ImageStore:
             row.status = "saving"
         return Upload(self._store, self._dir, image_id)
 
-    def data(self, image_id: str, asker: Asker) -> Path | None:
+    def data(self, image_id: str, asker: Requester) -> Path | None:
         """The file with the image's bytes; None when it has none (yet)."""
         with self._store.read() as session:
             row = _visible(session, image_id, asker)
@@ -142,21 +144,21 @@ def _taken(image_id: str) -> Conflict:
     return Conflict(f"Image ID {image_id} already exists!")
 
 
-def _visible(session: Session, image_id: str, asker: Asker) -> Image:
+def _visible(session: Session, image_id: str, asker: Requester) -> Image:
     row = session.get(Image, image_id)
     if row is None or not (asker.is_admin or row.owner == asker.project_id or row.visibility in SHOWN_TO_ALL):
         raise NotFound(f"No image found with ID {image_id}")
     return row
 
 
-def _own(session: Session, image_id: str, asker: Asker) -> Image:
+def _own(session: Session, image_id: str, asker: Requester) -> Image:
     row = _visible(session, image_id, asker)
     if not asker.is_admin and row.owner != asker.project_id:
         raise Forbidden(f"Image {image_id} belongs to another project: you are not permitted to change it.")
     return row
 
 
-def _check_publicity(row: Image, asker: Asker) -> None:
+def _check_publicity(row: Image, asker: Requester) -> None:
     if row.visibility == "public" and not asker.is_admin:
         raise Forbidden(
             "You are not authorized to complete publicize_image action: only an administrator makes images public."

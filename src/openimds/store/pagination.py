@@ -20,7 +20,7 @@ FALSE_WORDS = frozenset({"false", "0", "f", "no", "n", "off"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collection:
+class ListSpec:
     """What can be filtered and sorted by, for one kind of row."""
 
     model: type[Any]
@@ -31,7 +31,7 @@ class Collection:
     options: tuple[Any, ...] = ()
     """Loader options for what rendering needs."""
 
-    def without(self, hidden: Iterable[str]) -> Collection:
+    def without(self, hidden: Iterable[str]) -> ListSpec:
         """The collection for callers who do not see these attributes: they select no row and are no sort keys."""
         hidden = frozenset(hidden)
         columns = {name: column for name, column in self.columns.items() if name not in hidden}
@@ -43,7 +43,7 @@ def _nothing(_values: Sequence[str]) -> sa.ColumnElement[bool]:
 
 
 def page(
-    session: Session, collection: Collection, query: ListQuery, visible: sa.ColumnElement[bool]
+    session: Session, collection: ListSpec, query: ListQuery, visible: sa.ColumnElement[bool]
 ) -> tuple[list[Any], bool]:
     """The rows of one page, and whether there are more beyond. Raises BadRequest (a filter, sort key, limit, marker)."""
     statement = sa.select(collection.model).where(visible, *_conditions(collection, query))
@@ -90,7 +90,7 @@ def constant(value: Any) -> Filter:
     return condition
 
 
-def _conditions(collection: Collection, query: ListQuery) -> list[sa.ColumnElement[bool]]:
+def _conditions(collection: ListSpec, query: ListQuery) -> list[sa.ColumnElement[bool]]:
     conditions = []
     unknown = []
     for name, values in query.filters.items():
@@ -120,7 +120,7 @@ def _converted(name: str, column: Any, value: str) -> Any:
     return value or None
 
 
-def _order(collection: Collection, query: ListQuery) -> list[tuple[sa.ColumnElement[Any], bool]]:
+def _order(collection: ListSpec, query: ListQuery) -> list[tuple[sa.ColumnElement[Any], bool]]:
     """(sortable expression, descending?) … the id last, so that the order is total."""
     order = []
     for name, descending in query.sort:
@@ -144,7 +144,7 @@ def _sortable(column: Any) -> sa.ColumnElement[Any]:
 
 def _marker(
     session: Session,
-    collection: Collection,
+    collection: ListSpec,
     marker: str,
     visible: sa.ColumnElement[bool],
     order: Sequence[tuple[sa.ColumnElement[Any], bool]],

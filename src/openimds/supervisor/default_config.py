@@ -14,7 +14,7 @@ ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstSettings:
+class DefaultConfig:
     """What the files say."""
 
     state_path: Path
@@ -30,7 +30,7 @@ class FirstSettings:
     shared_secret: str = field(repr=False)
 
 
-def configuration_files(settings: FirstSettings) -> Mapping[str, str]:
+def configuration_files(settings: DefaultConfig) -> Mapping[str, str]:
     """File name → text."""
     return {
         "nova.conf": _nova(settings),
@@ -98,7 +98,7 @@ def url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _nova(settings: FirstSettings) -> str:
+def _nova(settings: DefaultConfig) -> str:
     return f"""\
 # The control API and the metadata API. `openimds config sample nova.conf` shows every option.
 [DEFAULT]
@@ -117,7 +117,7 @@ metadata_proxy_shared_secret = {settings.shared_secret}
 """
 
 
-def _neutron(settings: FirstSettings) -> str:
+def _neutron(settings: DefaultConfig) -> str:
     return f"""\
 # Read by all agents, before each one's own file.
 [DEFAULT]
@@ -136,7 +136,7 @@ project_name = service
 """
 
 
-def _metadata_agent(settings: FirstSettings) -> str:
+def _metadata_agent(settings: DefaultConfig) -> str:
     return f"""\
 [DEFAULT]
 nova_metadata_host = {reachable(settings.listen)}

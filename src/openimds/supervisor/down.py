@@ -12,13 +12,13 @@ import structlog
 from openimds.config import ConfigError
 from openimds.config.programs import PROGRAMS
 from openimds.linux.configure.cleanup import remove_everything
-from openimds.linux.configure.ownership import Ledger
-from openimds.linux.errors import WiringError
+from openimds.linux.configure.ownership import OwnershipRecord
+from openimds.linux.errors import ConfigureError
 from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
 from openimds.runtime import metrics
-from openimds.runtime.lifecycle import CannotStartError
-from openimds.supervisor.state_dir import StateFolder
+from openimds.runtime.lifecycle import StartupError
+from openimds.supervisor.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +34,7 @@ def down(state_dir: Path, say: Say, *, purge: bool) -> None:
 
     The state (store, images, configuration) is kept unless `purge`. Raises CannotStartError.
     """
-    folder = StateFolder(state_dir.absolute())
+    folder = StateDir(state_dir.absolute())
     if not folder.path.exists():
         say(f"nothing is up in {folder.path}: there is no such folder")
         return
@@ -55,7 +55,7 @@ def down(state_dir: Path, say: Say, *, purge: bool) -> None:
         say(f"the state is kept in {folder.path}")
 
 
-def stop_parts(folder: StateFolder) -> list[str]:
+def stop_parts(folder: StateDir) -> list[str]:
     """Stop every part that runs with this folder's files, whoever started it; their names."""
     found = _parts_running(folder)
     for process in identity.end([process for _, process in found], PART_GRACE_SECONDS):
@@ -65,17 +65,15 @@ def stop_parts(folder: StateFolder) -> list[str]:
     return sorted({name for name, _ in found})
 
 
-def remove_what_agents_made(folder: StateFolder, prefix: str) -> tuple[str, ...]:
+def remove_what_agents_made(folder: StateDir, prefix: str) -> tuple[str, ...]:
     """Namespaces with all that runs in them, devices, firewall tables. Raises CannotStartError with what stayed."""
     try:
-        return remove_everything(Ledger(folder.path / "owned"), prefix)
-    except WiringError as error:
-        raise CannotStartError(
-            f"not everything could be removed: {error}; run `{folder.command('down')}` again"
-        ) from error
+        return remove_everything(OwnershipRecord(folder.path / "owned"), prefix)
+    except ConfigureError as error:
+        raise StartupError(f"not everything could be removed: {error}; run `{folder.command('down')}` again") from error
 
 
-def namespace_prefix(folder: StateFolder) -> str:
+def namespace_prefix(folder: StateDir) -> str:
     """As the folder's files say."""
     names = ("neutron.conf", "compute_agent.ini", "up.conf")
     files = [str(folder.etc / name) for name in names if (folder.etc / name).exists()]
@@ -85,7 +83,7 @@ def namespace_prefix(folder: StateFolder) -> str:
         return ""
 
 
-def _stop_supervisor(folder: StateFolder) -> bool:
+def _stop_supervisor(folder: StateDir) -> bool:
     supervisor = identity.noted(folder.supervisor_pid_file)
     if supervisor is None:
         return False
@@ -98,7 +96,7 @@ def _stop_supervisor(folder: StateFolder) -> bool:
     return True
 
 
-def _parts_running(folder: StateFolder) -> list[tuple[str, Process]]:
+def _parts_running(folder: StateDir) -> list[tuple[str, Process]]:
     """By their command lines: a supervisor that was killed between a start and the note of it left no pid file."""
     own_files = f"{folder.etc}/"
     found = []

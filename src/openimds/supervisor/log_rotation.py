@@ -21,7 +21,7 @@ def older(path: Path) -> Path:
     return path.with_name(f"{path.name}.1")
 
 
-def bound(path: Path, limit_bytes: int) -> bool:
+def rotate(path: Path, limit_bytes: int) -> bool:
     """Whether it was too large, and is empty now. What cannot be copied (a full disk) is given up for the bound."""
     try:
         with path.open("r+b") as file:

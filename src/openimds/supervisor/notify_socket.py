@@ -78,7 +78,7 @@ class NotifySocket:
         self.path.unlink(missing_ok=True)
 
 
-class SocketStore:
+class FdStoreServer:
     """The sockets of one part, by name."""
 
     def __init__(self) -> None:

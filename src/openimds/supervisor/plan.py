@@ -21,11 +21,11 @@ from openimds.config import (
     MetadataApiConfig,
 )
 from openimds.config.programs import PROGRAMS
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.supervisor import default_config, service_spec
-from openimds.supervisor.default_config import FirstSettings
-from openimds.supervisor.service_spec import Part
-from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.default_config import DefaultConfig
+from openimds.supervisor.service_spec import ServiceSpec
+from openimds.supervisor.state_dir import StateDir
 
 OVERRIDING_FILE = "up.conf"
 METADATA_PROXY = "direct"
@@ -56,7 +56,7 @@ class Plan:
     """What is to run."""
 
     configs: Mapping[str, CommonConfig]
-    parts: tuple[Part, ...]
+    parts: tuple[ServiceSpec, ...]
 
     @property
     def control(self) -> ControlApiConfig:
@@ -71,7 +71,7 @@ class Plan:
         return {"control-api": self.control.listen, "metadata-api": metadata.listen}
 
 
-def plan(options: UpOptions, folder: StateFolder) -> Plan:
+def plan(options: UpOptions, folder: StateDir) -> Plan:
     """Write the missing files, read all of them, and say what is to run. Raises CannotStartError."""
     _write_missing_files(options, folder)
     readers = {name: program.files for name, program in PROGRAMS.items()}
@@ -86,7 +86,7 @@ def plan(options: UpOptions, folder: StateFolder) -> Plan:
     configs = _load_all(files)
     for config_value in configs.values():
         if config_value.state_path != folder.path:
-            raise CannotStartError(
+            raise StartupError(
                 f"{config_value.program} would keep its state in {config_value.state_path}, not in {folder.path}: "
                 f"set state_path = {folder.path} in its files, or give that folder with --state-dir"
             )
@@ -96,8 +96,8 @@ def plan(options: UpOptions, folder: StateFolder) -> Plan:
 # The files -------------------------------------------------------------------------------------------------------
 
 
-def _write_missing_files(options: UpOptions, folder: StateFolder) -> None:
-    first = FirstSettings(
+def _write_missing_files(options: UpOptions, folder: StateDir) -> None:
+    first = DefaultConfig(
         state_path=folder.path,
         listen=options.listen or "127.0.0.1",
         control_port=options.control_port or 5000,
@@ -118,20 +118,20 @@ def _write_missing_files(options: UpOptions, folder: StateFolder) -> None:
     folder.write_secret_file(OVERRIDING_FILE, _overriding(options, folder))
 
 
-def _keep_pairs_together(missing: Sequence[str], folder: StateFolder) -> None:
+def _keep_pairs_together(missing: Sequence[str], folder: StateDir) -> None:
     """Two of the files share a secret: with one of them gone, a new one could not match."""
     pair = {"nova.conf", "metadata_agent.ini"}
     gone = pair & set(missing)
     if len(gone) == 1:
         (name,) = gone
         (other,) = pair - gone
-        raise CannotStartError(
+        raise StartupError(
             f"{folder.etc / name} is missing, and its secret must be the one in {folder.etc / other}: put it back, or "
             "remove both to have both written anew"
         )
 
 
-def _overriding(options: UpOptions, folder: StateFolder) -> str:
+def _overriding(options: UpOptions, folder: StateDir) -> str:
     """The options given to this start, said over the files."""
     given = (options.listen, options.control_port, options.metadata_port)
     say = partial(
@@ -147,7 +147,7 @@ def _overriding(options: UpOptions, folder: StateFolder) -> str:
     )
 
 
-def _listeners_in_files(folder: StateFolder) -> Mapping[str, Listen]:
+def _listeners_in_files(folder: StateDir) -> Mapping[str, Listen]:
     files = [str(folder.etc / "nova.conf")]
     try:
         return {
@@ -155,7 +155,7 @@ def _listeners_in_files(folder: StateFolder) -> Mapping[str, Listen]:
             "metadata-api": config.load_metadata_api(files).listen,
         }
     except ConfigError as error:
-        raise CannotStartError(str(error)) from error
+        raise StartupError(str(error)) from error
 
 
 def _load_all(files: Mapping[str, Sequence[str]]) -> dict[str, CommonConfig]:
@@ -167,7 +167,7 @@ def _load_all(files: Mapping[str, Sequence[str]]) -> dict[str, CommonConfig]:
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     if problems:
-        raise CannotStartError("\n".join(problems))
+        raise StartupError("\n".join(problems))
     return configs
 
 
@@ -181,8 +181,8 @@ def _proxy_user() -> str:
 # The parts -------------------------------------------------------------------------------------------------------
 
 
-def _part(name: str, files: Sequence[str], value: CommonConfig, folder: StateFolder) -> Part:
-    return Part(
+def _part(name: str, files: Sequence[str], value: CommonConfig, folder: StateDir) -> ServiceSpec:
+    return ServiceSpec(
         name=name,
         argv=service_spec.part_argv(name, files),
         log_file=folder.log_file(name),

@@ -13,20 +13,20 @@ import structlog
 
 from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.supervisor import service_spec
 from openimds.supervisor.notify_socket import allow_many_descriptors
-from openimds.supervisor.service import Roster, Supervised, exit_reason, now
-from openimds.supervisor.spawn import Child, Start, start
+from openimds.supervisor.service import Service, ServiceRegistry, exit_reason, now
+from openimds.supervisor.spawn import Child, SpawnSpec, spawn
 
 log = structlog.get_logger(__name__)
 
 
-class PartProcesses:
+class ProcessTable:
     """Of one loop: it waits for their ends at `selector`, and calls what it finds there."""
 
     def __init__(
-        self, roster: Roster, selector: selectors.BaseSelector, *, notify_path: Path, hear: Callable[[], None]
+        self, roster: ServiceRegistry, selector: selectors.BaseSelector, *, notify_path: Path, hear: Callable[[], None]
     ) -> None:
         """`hear`: take in what parts said until now."""
         self._roster = roster
@@ -35,7 +35,7 @@ class PartProcesses:
         self._hear = hear
         self._open_files = allow_many_descriptors()
 
-    def start(self, each: Supervised) -> None:
+    def start(self, each: Service) -> None:
         """Raises CannotStartError."""
         each.restart_at = None
         each.digest = service_spec.digest(each.part)
@@ -50,14 +50,14 @@ class PartProcesses:
             identity.note(process, each.part.pid_file)
         self.watch(each, process, state="starting", since=now())
 
-    def watch(self, each: Supervised, process: Process, *, state: str, since: str) -> None:
+    def watch(self, each: Service, process: Process, *, state: str, since: str) -> None:
         """It is this process from now on, until that ends."""
         each.begin(process, state=state, since=since)
         each.pidfd = os.pidfd_open(process.pid)
         self._selector.register(each.pidfd, selectors.EVENT_READ, lambda: self._died(each))
         self._roster.note()
 
-    def reap(self, each: Supervised) -> None:
+    def reap(self, each: Service) -> None:
         """Its process has ended: how."""
         if each.pidfd is not None:
             self._selector.unregister(each.pidfd)
@@ -71,36 +71,36 @@ class PartProcesses:
         due = [each.restart_at for each in self._roster if each.restart_at is not None]
         return max(0.0, min(due, default=math.inf) - time.monotonic())
 
-    def due(self) -> Iterator[Supervised]:
+    def due(self) -> Iterator[Service]:
         """Those whose time to be started again has come."""
         return (each for each in self._roster if each.restart_at is not None and each.restart_at <= time.monotonic())
 
-    def restart(self, each: Supervised) -> None:
+    def restart(self, each: Service) -> None:
         """What cannot be started is tried again later."""
         each.restarts += 1
         try:
             self.start(each)
-        except CannotStartError as error:
+        except StartupError as error:
             each.deaths = each.deaths.after_one_more(0)
             each.restart_at = time.monotonic() + each.deaths.delay_seconds
             log.error("a part cannot be started", part=each.part.name, error=str(error))  # noqa: TRY400
 
-    def _spawn(self, each: Supervised) -> Child:
+    def _spawn(self, each: Service) -> Child:
         with self._roster.folder.problems_told():
             output = each.part.log_file.open("ab")
         with output:
-            what = Start(
+            what = SpawnSpec(
                 argv=each.part.argv,
                 environment=os.environ | {"NOTIFY_SOCKET": str(self._notify_path)},
                 output=output.fileno(),
                 open_files=self._open_files,
             )
             try:
-                return start(what, each.sockets)
+                return spawn(what, each.sockets)
             except OSError as error:
-                raise CannotStartError(f"{each.part.name} cannot be started: {error.strerror}") from error
+                raise StartupError(f"{each.part.name} cannot be started: {error.strerror}") from error
 
-    def _died(self, each: Supervised) -> None:
+    def _died(self, each: Service) -> None:
         self._hear()  # what it said before it ended
         pid = each.process.pid if each.process else None
         self.reap(each)

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from openimds.linux.process.identity import Process
-from openimds.supervisor.notify_socket import SocketStore
-from openimds.supervisor.service_spec import Deaths, Part
+from openimds.supervisor.notify_socket import FdStoreServer
+from openimds.supervisor.service_spec import RestartBackoff, ServiceSpec
 from openimds.supervisor.spawn import Child
-from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.state_dir import StateDir
 
 READY_TIMEOUT_SECONDS = 60
 """For a part that does not ask for more (EXTEND_TIMEOUT_USEC, sd_notify(3))."""
@@ -26,10 +26,10 @@ MOST_EXTENSION_SECONDS = 3600
 
 
 @dataclass(slots=True)
-class Supervised:
+class Service:
     """A part, and what becomes of it."""
 
-    part: Part
+    part: ServiceSpec
     state: str = "not started"
     """`starting`, `running`, `waiting` (to be started again), `stopped`."""
     process: Process | None = None
@@ -39,7 +39,7 @@ class Supervised:
     since: str = ""
     started_at: float = 0.0
     restart_at: float | None = None
-    deaths: Deaths = field(default_factory=Deaths)
+    deaths: RestartBackoff = field(default_factory=RestartBackoff)
     restarts: int = 0
     last_exit: str = ""
     digest: str = ""
@@ -48,7 +48,7 @@ class Supervised:
     """STATUS= of it, in its own words."""
     ready_by: float = 0.0
     """When a start that has not ended has failed; time.monotonic."""
-    sockets: SocketStore = field(default_factory=SocketStore)
+    sockets: FdStoreServer = field(default_factory=FdStoreServer)
 
     @property
     def shown(self) -> str:
@@ -102,7 +102,7 @@ def exit_reason(child: Child | None) -> str:
     return f"killed by signal {-code}"
 
 
-def last_words(part: Part) -> str:
+def last_log_line(part: ServiceSpec) -> str:
     """The last thing that a part said, and where all of it is."""
     try:
         lines = part.log_file.read_text(errors="replace").splitlines()
@@ -117,23 +117,23 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class Roster:
+class ServiceRegistry:
     """In the order in which they were planned."""
 
-    def __init__(self, planned: Sequence[Part], folder: StateFolder) -> None:
+    def __init__(self, planned: Sequence[ServiceSpec], folder: StateDir) -> None:
         self.folder = folder
         self.is_starting = False
         """Whoever asked for the parts still waits until all are ready."""
-        self._supervised = {part.name: Supervised(part) for part in planned}
+        self._supervised = {part.name: Service(part) for part in planned}
         self._since = now()
 
-    def __iter__(self) -> Iterator[Supervised]:
+    def __iter__(self) -> Iterator[Service]:
         return iter(self._supervised.values())
 
-    def __getitem__(self, name: str) -> Supervised:
+    def __getitem__(self, name: str) -> Service:
         return self._supervised[name]
 
-    def with_pid(self, pid: int) -> Supervised | None:
+    def with_pid(self, pid: int) -> Service | None:
         return next((each for each in self if each.process is not None and each.process.pid == pid), None)
 
     def report(self) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from openimds import __version__
 
-STAGES: tuple[tuple[str, ...], ...] = (
+START_ORDER: tuple[tuple[str, ...], ...] = (
     ("control-api", "metadata-api"),
     ("metadata-agent", "dhcp-agent", "l3-agent", "compute-agent"),
 )
@@ -23,7 +23,7 @@ STEADY_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class ServiceSpec:
     """One program under `up`."""
 
     name: str
@@ -37,14 +37,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Deaths:
+class RestartBackoff:
     """How often a part has died, all in all and in a row."""
 
     total: int = 0
     in_a_row: int = 0
 
-    def after_one_more(self, lived_seconds: float) -> Deaths:
-        return Deaths(self.total + 1, 1 if lived_seconds >= STEADY_SECONDS else self.in_a_row + 1)
+    def after_one_more(self, lived_seconds: float) -> RestartBackoff:
+        return RestartBackoff(self.total + 1, 1 if lived_seconds >= STEADY_SECONDS else self.in_a_row + 1)
 
     @property
     def delay_seconds(self) -> float:
@@ -66,7 +66,7 @@ def part_argv(name: str, files: Sequence[str]) -> tuple[str, ...]:
     return program_argv([name, *options])
 
 
-def digest(part: Part) -> str:
+def digest(part: ServiceSpec) -> str:
     """Of what the part is, or would be, started with: version, command line, configuration as it is now.
 
     A running part that was started with another one must be replaced. Empty when a file cannot be read.

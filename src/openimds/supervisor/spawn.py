@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from openimds.runtime.fdstore import FIRST_FD
-from openimds.supervisor.notify_socket import SocketStore
+from openimds.supervisor.notify_socket import FdStoreServer
 
 _SHELL = "/bin/sh"
 _STEP = 'cd / && ulimit -S -n "$0" && exec "$@"'
@@ -32,7 +32,7 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class SpawnSpec:
     argv: Sequence[str]
     environment: Mapping[str, str]
     output: int
@@ -41,7 +41,7 @@ class Start:
     """The soft limit of open files, for a part without kept sockets; one with them gets all that it may have."""
 
 
-def start(what: Start, sockets: SocketStore) -> Child:
+def spawn(what: SpawnSpec, sockets: FdStoreServer) -> Child:
     """In a session of its own, in `/`. Raises OSError; a program that is not there is exit code 127."""
     kept = sockets.descriptors
     environment = {name: value for name, value in what.environment.items() if not name.startswith("LISTEN_")}

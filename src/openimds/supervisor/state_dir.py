@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 DEFAULT = Path("/var/lib/openimds")
 
@@ -28,7 +28,7 @@ LEAST_FREE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class StateFolder:
+class StateDir:
     path: Path
 
     def command(self, words: str) -> str:
@@ -74,7 +74,7 @@ class StateFolder:
         """Make the folders. Raises CannotStartError with a sentence when the disk or the folder does not allow it."""
         longest = len(os.fsencode(self.path / "metadata_proxy"))
         if longest > SOCKET_PATH_BYTES:
-            raise CannotStartError(
+            raise StartupError(
                 f"the path of the state folder {self.path} is too long for the sockets in it "
                 f"({longest} bytes, {SOCKET_PATH_BYTES} are possible): choose a shorter one with --state-dir"
             )
@@ -88,7 +88,7 @@ class StateFolder:
             probe.unlink()
             space = os.statvfs(self.path)
         if space.f_bavail * space.f_frsize < LEAST_FREE_BYTES:
-            raise CannotStartError(
+            raise StartupError(
                 f"the state folder {self.path} is on a full disk ({space.f_bavail * space.f_frsize // 1024} KiB are "
                 "free, 16 MiB are needed): free some space, or choose another folder with --state-dir"
             )
@@ -99,7 +99,7 @@ class StateFolder:
         try:
             yield
         except OSError as error:
-            raise CannotStartError(
+            raise StartupError(
                 f"the state folder {self.path} cannot be written: {(error.strerror or str(error)).lower()} "
                 f"({error.filename or self.path}): make it writable, or choose another one with --state-dir"
             ) from error
@@ -116,7 +116,7 @@ class StateFolder:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise CannotStartError(
+                raise StartupError(
                     f"openimds is up already in {self.path}: see `{self.command('status')}`, or take it down with "
                     f"`{self.command('down')}`"
                 ) from error

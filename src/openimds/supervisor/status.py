@@ -18,10 +18,10 @@ from openimds.config import ConfigError, load_control_api
 from openimds.config.programs import PROGRAMS
 from openimds.linux.process import identity
 from openimds.resources.errors import OpenimdsError
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.base import Agent
-from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.state_dir import StateDir
 
 RESTART_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.05
@@ -58,7 +58,7 @@ class MachineStatus:
 
 def machine_status(state_dir: Path) -> MachineStatus:
     """From the supervisor's notes, checked against the processes that there are, and from the agents' heartbeats."""
-    folder = StateFolder(state_dir.absolute())
+    folder = StateDir(state_dir.absolute())
     notes = {str(part.get("name")): part for part in folder.read_status().get("parts", [])}
     supervisor = identity.noted(folder.supervisor_pid_file)
     heartbeats = _heartbeats(folder)
@@ -84,7 +84,7 @@ def status_text(machine: MachineStatus) -> str:
 
 def _headline(machine: MachineStatus) -> str:
     """What there is, and what to do about it if that is not all."""
-    folder = StateFolder(machine.state_dir)
+    folder = StateDir(machine.state_dir)
     up, down = f"`{folder.command('up --detach')}`", f"`{folder.command('down')}`"
     running = sum(part.pid is not None for part in machine.parts)
     if machine.supervisor_pid:
@@ -107,15 +107,15 @@ def _headline(machine: MachineStatus) -> str:
 
 def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None:
     """End the part and wait until the supervisor has it running again. Raises CannotStartError."""
-    folder = StateFolder(state_dir.absolute())
+    folder = StateDir(state_dir.absolute())
     if identity.noted(folder.supervisor_pid_file) is None:
-        raise CannotStartError(
+        raise StartupError(
             f"no supervisor runs in {folder.path}: nobody would start {name} again; `{folder.command('up --detach')}` "
             "starts it, and takes over what runs"
         )
     before = identity.noted(folder.pid_file(name))
     if before is None:
-        raise CannotStartError(f"{name} does not run now; see `{folder.command('status')}`")
+        raise StartupError(f"{name} does not run now; see `{folder.command('status')}`")
     with folder.problems_told():
         folder.restart_request(name).touch()
     before.send(signal.SIGTERM)
@@ -127,11 +127,11 @@ def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None
             say(f"{name} runs again, as process {note['pid']}")
             return
         if note.get("state") == "waiting" and note.get("last_exit", "").endswith("code 1") and not before.is_alive():
-            raise CannotStartError(f"{name} did not start again: {_last_log_line(folder.log_file(name))}")
+            raise StartupError(f"{name} did not start again: {_last_log_line(folder.log_file(name))}")
         time.sleep(POLL_SECONDS)
     said = f" ({note['said']})" if note.get("said") else ""
     waited = f"{time.monotonic() - started:.0f} s"
-    raise CannotStartError(f"{name} is not ready after {waited}{said}: see {folder.log_file(name)}")
+    raise StartupError(f"{name} is not ready after {waited}{said}: see {folder.log_file(name)}")
 
 
 def _may_start_until(note: Mapping[str, Any], pid_before: int) -> float:
@@ -140,13 +140,13 @@ def _may_start_until(note: Mapping[str, Any], pid_before: int) -> float:
     return float(note.get("ready_by", 0)) if is_starting else 0.0
 
 
-def _note_of(name: str, folder: StateFolder) -> Mapping[str, Any]:
+def _note_of(name: str, folder: StateDir) -> Mapping[str, Any]:
     """What the supervisor noted of a part."""
     empty: dict[str, Any] = {}
     return next((part for part in folder.read_status().get("parts", []) if part.get("name") == name), empty)
 
 
-def _part_status(name: str, folder: StateFolder, note: Mapping[str, Any], heartbeats: Mapping[str, str]) -> PartStatus:
+def _part_status(name: str, folder: StateDir, note: Mapping[str, Any], heartbeats: Mapping[str, str]) -> PartStatus:
     process = identity.noted(folder.pid_file(name))
     state = str(note.get("state", "not started"))
     if process is None and state in ("running", "starting"):
@@ -165,7 +165,7 @@ def _part_status(name: str, folder: StateFolder, note: Mapping[str, Any], heartb
     )
 
 
-def _heartbeats(folder: StateFolder) -> dict[str, str]:
+def _heartbeats(folder: StateDir) -> dict[str, str]:
     """Program → what its agent said of itself last: `2 s ago: networks=2 …`. Empty when the store cannot be asked."""
     files = [str(folder.etc / file) for file in ("nova.conf", "up.conf") if (folder.etc / file).exists()]
     if not files:

@@ -21,21 +21,21 @@ from typing import Any
 import structlog
 
 from openimds.linux.process import identity
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.supervisor import log_rotation, service_spec
 from openimds.supervisor.notify_socket import Message, NotifySocket
-from openimds.supervisor.process_table import PartProcesses
-from openimds.supervisor.service import Roster, Supervised, last_words
-from openimds.supervisor.service_spec import Part
-from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.process_table import ProcessTable
+from openimds.supervisor.service import Service, ServiceRegistry, last_log_line
+from openimds.supervisor.service_spec import ServiceSpec
+from openimds.supervisor.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
 
 
-class Hearing:
+class NotifyReceiver:
     """Of one loop: `hear` when there is something to read."""
 
-    def __init__(self, roster: Roster, say: Callable[[str], None]) -> None:
+    def __init__(self, roster: ServiceRegistry, say: Callable[[str], None]) -> None:
         """`say` is told how far a part is while somebody waits for it."""
         self._roster = roster
         self._say = say
@@ -57,7 +57,7 @@ class Hearing:
     def close(self) -> None:
         self.socket.close()
 
-    def _apply(self, message: Message, each: Supervised) -> bool:
+    def _apply(self, message: Message, each: Service) -> bool:
         """Whether it is news."""
         before = len(each.sockets)
         each.sockets.apply(message)
@@ -74,7 +74,7 @@ class Hearing:
         log.info("a part is ready", part=each.part.name, pid=message.pid)
         return True
 
-    def _tell_progress(self, each: Supervised) -> None:
+    def _tell_progress(self, each: Service) -> None:
         if self._roster.is_starting:
             self._say(f"{each.part.name}: {each.said}")
         else:  # whom to say it to may be gone
@@ -91,15 +91,15 @@ RENEWAL_SECONDS = 5.0
 
 class Supervisor:
     def __init__(
-        self, planned: Sequence[Part], folder: StateFolder, say: Callable[[str], None] = lambda _line: None
+        self, planned: Sequence[ServiceSpec], folder: StateDir, say: Callable[[str], None] = lambda _line: None
     ) -> None:
         """`say` is told how far a part is in `start`: `dhcp-agent: 120 of 200 networks`."""
         self._folder = folder
-        self._roster = Roster(planned, folder)
+        self._roster = ServiceRegistry(planned, folder)
         self._selector = selectors.DefaultSelector()
-        self._hearing = Hearing(self._roster, say)
+        self._hearing = NotifyReceiver(self._roster, say)
         self._selector.register(self._hearing.socket, selectors.EVENT_READ, self._hearing.hear)
-        self._processes = PartProcesses(
+        self._processes = ProcessTable(
             self._roster, self._selector, notify_path=folder.notify_socket, hear=self._hearing.hear
         )
         self._stop_asked = False
@@ -209,7 +209,7 @@ class Supervisor:
             handle: Callable[[], object] = key.data
             handle()
 
-    def _until_ready(self, members: Sequence[Supervised]) -> None:
+    def _until_ready(self, members: Sequence[Service]) -> None:
         while not self._stop_asked:
             starting = [each for each in members if each.state == "starting"]
             if not starting:
@@ -218,13 +218,13 @@ class Supervisor:
             if late:
                 names = ", ".join(each.shown for each in late)
                 seconds = late[0].ready_by - late[0].started_at
-                raise CannotStartError(f"{names}: not ready within {_whole(seconds)} s; {last_words(late[0].part)}")
+                raise StartupError(f"{names}: not ready within {_whole(seconds)} s; {last_log_line(late[0].part)}")
             self._turn(min(each.ready_by for each in starting) - time.monotonic())
         for each in members:
             if each.state == "waiting":
-                raise CannotStartError(f"{each.part.name} did not start ({each.last_exit}): {last_words(each.part)}")
+                raise StartupError(f"{each.part.name} did not start ({each.last_exit}): {last_log_line(each.part)}")
 
-    def _hear_sockets(self, each: Supervised, count: int) -> None:
+    def _hear_sockets(self, each: Service, count: int) -> None:
         """Wait until a running part has told of so many sockets; one that stopped telling is not waited for long."""
         deadline = time.monotonic() + RENEWAL_SECONDS
         while len(each.sockets) < count and (left := deadline - time.monotonic()) > 0:
@@ -235,7 +235,7 @@ class Supervisor:
             return
         self._logs_due = time.monotonic() + LOG_LOOK_SECONDS
         for path in (self._folder.log_file("supervisor"), *(each.part.log_file for each in self._roster)):
-            log_rotation.bound(path, LOG_BYTES)
+            log_rotation.rotate(path, LOG_BYTES)
 
 
 def _whole(seconds: float) -> str:

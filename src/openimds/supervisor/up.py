@@ -22,15 +22,15 @@ from openimds.linux.firewall.notrack import table_name
 from openimds.linux.process import identity
 from openimds.resources.errors import OpenimdsError
 from openimds.runtime import log_config, sd_notify
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
 from openimds.store.engine import Store, utc_now
 from openimds.supervisor import default_config, down, preflight
 from openimds.supervisor.default_config import CLOUD
 from openimds.supervisor.plan import Plan, UpOptions, plan
-from openimds.supervisor.service_spec import STAGES
-from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.service_spec import START_ORDER
+from openimds.supervisor.state_dir import StateDir
 from openimds.supervisor.supervisor import Supervisor
 
 Say = Callable[[str], None]
@@ -42,15 +42,15 @@ def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
     `say` shows a line to the person; `serving` is called when all parts are ready. Raises CannotStartError.
     """
     for problem in preflight.problems():
-        raise CannotStartError(problem)
-    folder = StateFolder(options.state_dir.absolute())
+        raise StartupError(problem)
+    folder = StateDir(options.state_dir.absolute())
     folder.prepare()
     with folder.locked():
         log_config.configure(LogConfig(debug=options.debug, format="console"), "up", _log_stream(options, folder))
         supervise(plan(options, folder), folder, say, serving)
 
 
-def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[], None]) -> None:
+def supervise(planned: Plan, folder: StateDir, say: Say, serving: Callable[[], None]) -> None:
     """Run the plan until a signal asks to stop."""
     _refuse_a_neighbour(folder, planned.configs["compute-agent"].namespace_prefix)
     supervisor = Supervisor(planned.parts, folder, say)
@@ -61,7 +61,7 @@ def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[]
             adopted = supervisor.adopt()
             _prepare_store(planned, folder, adopted)
             try:
-                supervisor.start(STAGES)
+                supervisor.start(START_ORDER)
                 if not supervisor.stop_asked:
                     say(start_report(supervisor.report(), folder))
                     serving()
@@ -69,7 +69,7 @@ def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[]
                     supervisor.run()
                 say("stopping …")
             finally:
-                supervisor.stop(STAGES)
+                supervisor.stop(START_ORDER)
                 down.remove_what_agents_made(folder, planned.configs["compute-agent"].namespace_prefix)
         say("everything is down; the state is kept in " + str(folder.path))
     finally:
@@ -77,7 +77,7 @@ def supervise(planned: Plan, folder: StateFolder, say: Say, serving: Callable[[]
         folder.supervisor_pid_file.unlink(missing_ok=True)
 
 
-def _refuse_a_neighbour(folder: StateFolder, prefix: str) -> None:
+def _refuse_a_neighbour(folder: StateDir, prefix: str) -> None:
     """Two systems on one machine are kept apart by their prefixes: without one they would take away each other's
     firewall tables. A table that is there, while this folder's last system ended cleanly, is somebody else's.
     """
@@ -85,14 +85,14 @@ def _refuse_a_neighbour(folder: StateFolder, prefix: str) -> None:
     name = table_name(prefix)
     there = [family for family in TABLE_FAMILIES if nft_list(family, name) is not None]
     if there and not left:
-        raise CannotStartError(
+        raise StartupError(
             f"another openimds seems to run on this machine with the same namespace prefix ({prefix or 'none'}): the "
             f"firewall table `{there[0]} {name}` is there. Choose another prefix with --namespace-prefix; if nothing "
             f"else runs, remove it with `nft delete table {there[0]} {name}`"
         )
 
 
-def start_report(report: Sequence[Mapping[str, object]], folder: StateFolder) -> str:
+def start_report(report: Sequence[Mapping[str, object]], folder: StateDir) -> str:
     """What is told when everything runs."""
     table = PrettyTable(["part", "pid", "listens on", "log"])
     table.set_style(TableStyle.PLAIN_COLUMNS)
@@ -110,16 +110,16 @@ def start_report(report: Sequence[Mapping[str, object]], folder: StateFolder) ->
 # The store -------------------------------------------------------------------------------------------------------
 
 
-def _prepare_store(planned: Plan, folder: StateFolder, adopted: Sequence[str]) -> None:
+def _prepare_store(planned: Plan, folder: StateDir, adopted: Sequence[str]) -> None:
     """Ports, tables, first users, clouds.yaml. Raises CannotStartError."""
     free = {name: listen for name, listen in planned.listeners.items() if name not in adopted}
     for problem in preflight.taken_ports(free):
-        raise CannotStartError(problem)
+        raise StartupError(problem)
     admin_password = _admin_password(planned.control, folder)
     try:
         _fill_store(planned, admin_password)
     except OpenimdsError as error:
-        raise CannotStartError(error.message) from error
+        raise StartupError(error.message) from error
 
 
 def _fill_store(planned: Plan, admin_password: str) -> None:
@@ -136,7 +136,7 @@ def _fill_store(planned: Plan, admin_password: str) -> None:
         store.close()
 
 
-def _admin_password(control: ControlApiConfig, folder: StateFolder) -> str:
+def _admin_password(control: ControlApiConfig, folder: StateDir) -> str:
     """The password in clouds.yaml, which is written if there is none; its auth_url is kept right."""
     auth_url = f"{control.public_url}/v3"
     if not folder.clouds_file.exists():
@@ -147,7 +147,7 @@ def _admin_password(control: ControlApiConfig, folder: StateFolder) -> str:
     try:
         password = str(yaml.safe_load(text)["clouds"][CLOUD]["auth"]["password"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise CannotStartError(
+        raise StartupError(
             f"{folder.clouds_file} does not hold the password of the cloud `{CLOUD}`: repair it, or remove it to have "
             "one with a new password written"
         ) from error
@@ -157,7 +157,7 @@ def _admin_password(control: ControlApiConfig, folder: StateFolder) -> str:
     return password
 
 
-def _log_stream(options: UpOptions, folder: StateFolder) -> TextIO:
+def _log_stream(options: UpOptions, folder: StateDir) -> TextIO:
     """Where the supervisor logs: its log file, and the terminal if there is one."""
     file = folder.log_file("supervisor").open("a", encoding="utf-8")
     if not options.detached:

@@ -12,7 +12,7 @@ import requests
 from tests.contract.control.stage import Cloud, Session
 from tests.waiting import HANG_SECONDS
 
-from openimds.resources.compute import Asker
+from openimds.resources.compute import Requester
 from openimds.resources.errors import NotFound
 from openimds.store.engine import utc_now
 from openimds.store.image import ImageStore
@@ -78,7 +78,7 @@ def test_id_of_a_deleted_image_is_not_taken_again(cloud: Cloud, admin: Session, 
 def test_upload_of_a_deleted_image_activates_no_image(cloud: Cloud, user: Session) -> None:
     """Its data has no image, even if one with the same id came from elsewhere into the database."""
     image_id = make(user)["id"]
-    asker = Asker(user_id=user.user_id, project_id=user.project_id, request_id="r")
+    asker = Requester(user_id=user.user_id, project_id=user.project_id, request_id="r")
     images = ImageStore(cloud.store, cloud.state / "images")
     begun = images.begin_upload(image_id, asker)
     begun.write(b"evil")

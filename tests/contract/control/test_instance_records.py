@@ -13,13 +13,13 @@ import pytest
 from tests.contract.control.stage import SERVICE_PASSWORD, Cloud, ComputeAgent, Session
 from tests.waiting import HANG_SECONDS
 
-from openimds.client.instance_records import RemoteInstances
+from openimds.client.instance_records import InstanceRecordSource
 from openimds.client.session import connect
 from openimds.client.testing import FakeControl
 from openimds.metadata.context import DocumentSettings
 from openimds.resources.auth import AuthOptions
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Touched
+from openimds.resources.instance import ChangeSet
 from openimds.store.importer.store import InstanceStore
 
 ROOT = "/openimds/v1"
@@ -38,9 +38,9 @@ def auth_of(cloud: Cloud) -> AuthOptions:
 
 
 @pytest.fixture(scope="module")
-def remote(cloud: Cloud) -> Iterator[RemoteInstances]:
+def remote(cloud: Cloud) -> Iterator[InstanceRecordSource]:
     session = connect(auth_of(cloud))
-    instances = RemoteInstances(session, poll_seconds=5)
+    instances = InstanceRecordSource(session, poll_seconds=5)
     instances.start()
     yield instances
     instances.close()
@@ -103,7 +103,7 @@ class TestWho:
         session = connect(
             AuthOptions(auth_url=f"{cloud.url}/v3", username="nobody", password="nobody", project_name="nobody")
         )
-        instances = RemoteInstances(session)
+        instances = InstanceRecordSource(session)
         with pytest.raises(StoreUnavailable, match=r"403: .* role service or admin") as refused:
             instances.after(None)
         assert not isinstance(refused.value, NotOffered)
@@ -112,7 +112,7 @@ class TestWho:
 
 class TestRecords:
     def test_many_ids_are_what_the_store_has(
-        self, cloud: Cloud, remote: RemoteInstances, server: dict[str, Any]
+        self, cloud: Cloud, remote: InstanceRecordSource, server: dict[str, Any]
     ) -> None:
         store = InstanceStore(cloud.store)
         gone = str(uuid.uuid4())
@@ -134,7 +134,7 @@ class TestRecords:
     def test_ids_that_are_none(self, admin: Session, ids: Any) -> None:
         assert "instance_ids" in admin.refused(400, "POST", f"{ROOT}/instances", {"instance_ids": ids})
 
-    def test_a_record_that_utf_8_cannot_tell(self, cloud: Cloud, remote: RemoteInstances) -> None:
+    def test_a_record_that_utf_8_cannot_tell(self, cloud: Cloud, remote: InstanceRecordSource) -> None:
         instance_id = str(uuid.uuid4())
         document = {"uuid": instance_id, "project_id": "p", "hostname": "vm", "metadata": {"a": "\ud800"}}
         InstanceStore(cloud.store).import_instances({"instances": [document]})
@@ -144,13 +144,13 @@ class TestRecords:
 
 class TestNews:
     @pytest.fixture
-    def hears(self, remote: RemoteInstances) -> Any:
+    def hears(self, remote: InstanceRecordSource) -> Any:
         """Waits while a change is made, and tells what it was said to touch, in sum."""
 
-        def hears(change: Any) -> Touched:
+        def hears(change: Any) -> ChangeSet:
             before = remote.after(None).revision
             change()
-            seen: list[Touched] = []
+            seen: list[ChangeSet] = []
 
             def quiet() -> bool:
                 while remote.newest() == before:
@@ -199,7 +199,7 @@ class TestNews:
         assert answer["everything"] is False
 
     def test_an_instance_that_is_imported_into_another_project(
-        self, cloud: Cloud, remote: RemoteInstances, hears: Any
+        self, cloud: Cloud, remote: InstanceRecordSource, hears: Any
     ) -> None:
         """What the first project told it goes with it, the password too; and both are heard of."""
         store = InstanceStore(cloud.store)
@@ -216,7 +216,7 @@ class TestNews:
         assert (told.project_id, told.user_data, told.password) == ("two", b"two", None)
 
     def test_a_projects_and_a_users_name_are_in_no_document(
-        self, cloud: Cloud, admin: Session, remote: RemoteInstances, server: dict[str, Any]
+        self, cloud: Cloud, admin: Session, remote: InstanceRecordSource, server: dict[str, Any]
     ) -> None:
         before = admin.get(f"{ROOT}/instance_changes")["revision"]
         told = remote.ask(server["id"]).result(HANG_SECONDS)
@@ -252,7 +252,7 @@ class TestSettings:
         again = admin.call("GET", f"{ROOT}/guest_settings", headers={"If-None-Match": etag})
         assert (again.status_code, again.content) == (304, b"")
 
-    def test_the_agents_and_how_it_hears_of_others(self, remote: RemoteInstances, cloud: Cloud) -> None:
+    def test_the_agents_and_how_it_hears_of_others(self, remote: InstanceRecordSource, cloud: Cloud) -> None:
         assert remote.settings() == DocumentSettings()
         heard: list[DocumentSettings] = []
         remote.follow_settings(heard.append)
@@ -268,7 +268,7 @@ class TestSettings:
 def test_a_cloud_without_the_extension_says_so_at_once() -> None:
     with FakeControl() as fake:  # it has the watch, and not this
         session = connect(fake.auth)
-        instances = RemoteInstances(session)
+        instances = InstanceRecordSource(session)
         instances.start()
         for question in (lambda: instances.after(None), instances.settings, lambda: instances.instance("vm")):
             with pytest.raises(NotOffered, match="tells no instances' records"):
@@ -281,7 +281,7 @@ def test_a_control_api_that_is_away() -> None:
     with FakeControl() as fake:
         auth = fake.auth
     session = connect(auth)
-    instances = RemoteInstances(session)
+    instances = InstanceRecordSource(session)
     with pytest.raises(StoreUnavailable) as away:
         instances.after(None)
     assert not isinstance(away.value, NotOffered)

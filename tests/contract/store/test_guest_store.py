@@ -12,7 +12,7 @@ from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import InjectedFile, Instance, NicAddress
 from openimds.resources.network import HostRoute
 from openimds.store.engine import Store, utc_now
-from openimds.store.importer.store import AskingPort, InstanceStore
+from openimds.store.importer.store import InstanceStore, PortIdentity
 from openimds.store.models.base import Change
 from openimds.store.models.compute import Server
 from openimds.store.models.network import IPAllocation, Network, Port, Subnet
@@ -76,7 +76,7 @@ def test_who_has_an_address(instances: InstanceStore) -> None:
     assert instances.instance_ids_by_address("10.0.0.5") == (SERVER,)
     assert instances.instance_ids_by_address("10.9.9.9") == (IMPORTED["uuid"],)
     assert instances.instance_ids_by_address("10.9.9.%") == ()
-    assert instances.ports_by_provider("lb-1", "10.0.0.6") == (AskingPort(SERVER, "p1"),)
+    assert instances.ports_by_provider("lb-1", "10.0.0.6") == (PortIdentity(SERVER, "p1"),)
     assert instances.ports_by_provider("lb-2", "10.0.0.6") is None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from openimds.agents.ipv6_metadata_address import SharedAddress
+from openimds.agents.ipv6_metadata_address import Ipv6MetadataAddress
 from openimds.agents.testing import FakeKernel
 from openimds.netconfig.addresses import METADATA_IPV6_ON_DEVICE
 from openimds.netconfig.namespace_state import Device, NamespaceState
@@ -30,7 +30,7 @@ STATE = NamespaceState(name="qdhcp-n", devices=(DEVICE,))
 
 def test_left_to_the_other_and_taken_back(capsys: pytest.CaptureFixture[str]) -> None:
     kernel = FakeKernel()
-    shared = SharedAddress(kernel)
+    shared = Ipv6MetadataAddress(kernel)
     elsewhere = []
     for found in (Found(under_way=True), Found(failed=True), Found(under_way=True), Found(failed=True), Found()):
         kernel.detected["qdhcp-n"] = found
@@ -43,7 +43,7 @@ def test_left_to_the_other_and_taken_back(capsys: pytest.CaptureFixture[str]) ->
 
 def test_tries_to_take_it_back_become_rare() -> None:
     kernel, now = FakeKernel(), 0.0
-    shared = SharedAddress(kernel, clock=lambda: now)
+    shared = Ipv6MetadataAddress(kernel, clock=lambda: now)
     kernel.detected["qdhcp-n"] = Found(failed=True)
     tried_at = []
     for now in range(3000):
@@ -56,7 +56,7 @@ def test_tries_to_take_it_back_become_rare() -> None:
 
 def test_after_it_was_ours_the_tries_begin_anew() -> None:
     kernel, now = FakeKernel(), 0.0
-    shared = SharedAddress(kernel, clock=lambda: now)
+    shared = Ipv6MetadataAddress(kernel, clock=lambda: now)
     for at, found in (
         (0.0, Found(failed=True)),
         (9.0, Found()),
@@ -70,7 +70,7 @@ def test_after_it_was_ours_the_tries_begin_anew() -> None:
 
 def test_one_that_nobody_answers_for_is_tried_at_once() -> None:
     kernel = FakeKernel()
-    shared = SharedAddress(kernel, clock=lambda: 0.0)
+    shared = Ipv6MetadataAddress(kernel, clock=lambda: 0.0)
     for unanswered, tried in ((False, 0), (True, 1), (False, 1), (True, 2)):
         kernel.detected["qdhcp-n"] = Found(failed=True, unanswered=unanswered)
         shared.look("n", STATE)
@@ -80,7 +80,7 @@ def test_one_that_nobody_answers_for_is_tried_at_once() -> None:
 def test_a_namespace_without_the_address_is_not_looked_at() -> None:
     kernel = FakeKernel()
     kernel.detected["qdhcp-n"] = Found(failed=True)
-    shared = SharedAddress(kernel)
+    shared = Ipv6MetadataAddress(kernel)
     shared.look("n", NamespaceState(name="qdhcp-n"))
     assert shared.elsewhere == {"n": frozenset()}
     shared.forget("n")

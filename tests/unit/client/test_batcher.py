@@ -9,11 +9,11 @@ from concurrent.futures import Future
 import pytest
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.client.batcher import MANY, Found, Questions
+from openimds.client.batcher import MANY, BatchResult, RecordBatcher
 from openimds.client.instance_records import Prefetch
 from openimds.client.mirror import View
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Ec2Ids, Instance, Nic, Touched
+from openimds.resources.instance import ChangeSet, Ec2Ids, Instance, Nic
 from openimds.resources.network import Port
 
 
@@ -38,14 +38,16 @@ class Upstream:
         self.gate = threading.Event()
         self.gate.set()
 
-    def fetch(self, ids: Sequence[str]) -> Found:
+    def fetch(self, ids: Sequence[str]) -> BatchResult:
         self.requests.append(list(ids))
         revision, name = self.revision, self.name
         self.asked.release()
         assert self.gate.wait(HANG_SECONDS)
         if self.error:
             raise self.error
-        return Found(revision, {i: None if i == "gone" else instance(i, name) for i in ids if i not in self.untold})
+        return BatchResult(
+            revision, {i: None if i == "gone" else instance(i, name) for i in ids if i not in self.untold}
+        )
 
 
 @pytest.fixture
@@ -54,8 +56,8 @@ def upstream() -> Upstream:
 
 
 @pytest.fixture
-def questions(upstream: Upstream) -> Iterator[Questions]:
-    made = Questions(upstream.fetch)
+def questions(upstream: Upstream) -> Iterator[RecordBatcher]:
+    made = RecordBatcher(upstream.fetch)
     made.start()
     yield made
     upstream.gate.set()
@@ -66,7 +68,7 @@ def answer(question: Future[Instance | None]) -> Instance | None:
     return question.result(HANG_SECONDS)
 
 
-def test_many_at_once_are_few_requests_and_each_id_is_asked_once(upstream: Upstream, questions: Questions) -> None:
+def test_many_at_once_are_few_requests_and_each_id_is_asked_once(upstream: Upstream, questions: RecordBatcher) -> None:
     asked = {f"vm-{number}": [] for number in range(1000)}  # type: dict[str, list[Future[Instance | None]]]
     for _ in range(3):
         for instance_id, futures in asked.items():
@@ -78,7 +80,7 @@ def test_many_at_once_are_few_requests_and_each_id_is_asked_once(upstream: Upstr
     assert set(ids) == set(asked)
 
 
-def test_who_asks_while_it_is_on_its_way_shares_it(upstream: Upstream, questions: Questions) -> None:
+def test_who_asks_while_it_is_on_its_way_shares_it(upstream: Upstream, questions: RecordBatcher) -> None:
     upstream.gate.clear()
     first = questions.ask("a")
     assert upstream.asked.acquire(timeout=HANG_SECONDS)
@@ -88,13 +90,13 @@ def test_who_asks_while_it_is_on_its_way_shares_it(upstream: Upstream, questions
     assert upstream.requests == [["a"]]
 
 
-def test_what_was_read_before_the_news_is_asked_again(upstream: Upstream, questions: Questions) -> None:
-    questions.heard(Touched(revision=5, everything=True))
+def test_what_was_read_before_the_news_is_asked_again(upstream: Upstream, questions: RecordBatcher) -> None:
+    questions.heard(ChangeSet(revision=5, everything=True))
     upstream.gate.clear()
     questions.ask("a")
     assert upstream.asked.acquire(timeout=HANG_SECONDS)
     upstream.revision, upstream.name = 6, "new"
-    questions.heard(Touched(revision=6, instance_ids=frozenset({"a"})))
+    questions.heard(ChangeSet(revision=6, instance_ids=frozenset({"a"})))
     later = questions.ask("a")
     upstream.gate.set()
     found = answer(later)
@@ -103,13 +105,13 @@ def test_what_was_read_before_the_news_is_asked_again(upstream: Upstream, questi
     assert upstream.requests == [["a"], ["a"]]
 
 
-def test_an_answer_that_stays_too_old_is_none(upstream: Upstream, questions: Questions) -> None:
-    questions.heard(Touched(revision=9, everything=True))
+def test_an_answer_that_stays_too_old_is_none(upstream: Upstream, questions: RecordBatcher) -> None:
+    questions.heard(ChangeSet(revision=9, everything=True))
     with pytest.raises(StoreUnavailable, match="newer news"):
         answer(questions.ask("a"))
 
 
-def test_gone_untold_and_away(upstream: Upstream, questions: Questions) -> None:
+def test_gone_untold_and_away(upstream: Upstream, questions: RecordBatcher) -> None:
     assert answer(questions.ask("gone")) is None
     upstream.untold = {"odd"}
     with pytest.raises(NotOffered, match="odd"):
@@ -124,7 +126,7 @@ def test_gone_untold_and_away(upstream: Upstream, questions: Questions) -> None:
     assert answer(questions.ask("a")) == instance("a")
 
 
-def test_the_end_tells_whoever_waits(upstream: Upstream, questions: Questions) -> None:
+def test_the_end_tells_whoever_waits(upstream: Upstream, questions: RecordBatcher) -> None:
     upstream.gate.clear()
     waiting = questions.ask("a")
     questions.close()
@@ -134,9 +136,9 @@ def test_the_end_tells_whoever_waits(upstream: Upstream, questions: Questions) -
 
 class TestAhead:
     @pytest.fixture
-    def ready(self, upstream: Upstream, questions: Questions) -> Questions:
+    def ready(self, upstream: Upstream, questions: RecordBatcher) -> RecordBatcher:
         """`a` and `b` are here already."""
-        questions.heard(Touched(revision=5, everything=True))
+        questions.heard(ChangeSet(revision=5, everything=True))
         questions.fetch_ahead(["a", "b", "gone"])
         # A question of the same request as theirs, or of a later one, is answered when theirs are kept.
         answer(questions.ask("last"))
@@ -144,42 +146,44 @@ class TestAhead:
         upstream.requests.clear()
         return questions
 
-    def test_no_request_when_the_guest_asks(self, upstream: Upstream, ready: Questions) -> None:
+    def test_no_request_when_the_guest_asks(self, upstream: Upstream, ready: RecordBatcher) -> None:
         assert answer(ready.ask("a")) == instance("a")
         assert upstream.requests == []
 
     @pytest.mark.parametrize(
         "news",
         [
-            Touched(revision=6, everything=True),
-            Touched(revision=6, instance_ids=frozenset({"a"})),
-            Touched(revision=6, port_ids=frozenset({"port-a"})),
-            Touched(revision=6, network_ids=frozenset({"net"})),
+            ChangeSet(revision=6, everything=True),
+            ChangeSet(revision=6, instance_ids=frozenset({"a"})),
+            ChangeSet(revision=6, port_ids=frozenset({"port-a"})),
+            ChangeSet(revision=6, network_ids=frozenset({"net"})),
         ],
     )
-    def test_news_drop_it(self, upstream: Upstream, ready: Questions, news: Touched) -> None:
+    def test_news_drop_it(self, upstream: Upstream, ready: RecordBatcher, news: ChangeSet) -> None:
         upstream.revision, upstream.name = 6, "new"
         ready.heard(news)
         found = answer(ready.ask("a"))
         assert found is not None
         assert found.name == "new"
 
-    def test_news_of_others_and_of_what_it_was_read_after_do_not(self, upstream: Upstream, ready: Questions) -> None:
-        ready.heard(Touched(revision=5, instance_ids=frozenset({"a"})))
-        ready.heard(Touched(revision=6, instance_ids=frozenset({"c"})))
+    def test_news_of_others_and_of_what_it_was_read_after_do_not(
+        self, upstream: Upstream, ready: RecordBatcher
+    ) -> None:
+        ready.heard(ChangeSet(revision=5, instance_ids=frozenset({"a"})))
+        ready.heard(ChangeSet(revision=6, instance_ids=frozenset({"c"})))
         assert answer(ready.ask("a")) == instance("a")
         assert upstream.requests == []
 
-    def test_without_news_nothing_is_kept(self, upstream: Upstream, ready: Questions) -> None:
+    def test_without_news_nothing_is_kept(self, upstream: Upstream, ready: RecordBatcher) -> None:
         ready.deaf()
         ready.fetch_ahead(["c"])
         assert answer(ready.ask("a")) == instance("a")
         assert upstream.requests == [["a"]]
-        ready.heard(Touched(revision=5))  # they come again
+        ready.heard(ChangeSet(revision=5))  # they come again
         until_known(ready, {"b", "c"})
 
 
-def until_known(questions: Questions, ids: set[str]) -> None:
+def until_known(questions: RecordBatcher, ids: set[str]) -> None:
     """`fetch_ahead` waits for nobody: look until the senders have put them down."""
     until(lambda: ids <= questions._ahead.keys(), "they are fetched")
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from openimds.client.instance_records import _RECORDS
 from openimds.control_api.watch.instance_records import _told
 from openimds.metadata.context import DocumentSettings, settings_form, settings_of
-from openimds.metadata.imds_options import Policy
+from openimds.metadata.imds_options import ImdsOptions
 from openimds.resources.instance import Ec2Ids, Instance
 from openimds.resources.network import HostRoute
 from openimds.store import schema
@@ -81,7 +81,7 @@ VALUES = st.recursive(
     st.builds(
         DocumentSettings,
         static_vendor_data=st.none() | st.dictionaries(st.text(max_size=4), VALUES, max_size=3),
-        policy=st.builds(Policy),
+        policy=st.builds(ImdsOptions),
     )
 )
 @settings(max_examples=200, deadline=None)

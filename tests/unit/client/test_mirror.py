@@ -12,7 +12,7 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
 from openimds.client.mirror import Mirror, View
-from openimds.client.session import connect, led_to_v3
+from openimds.client.session import connect, with_v3_suffix
 from openimds.client.testing import FakeControl
 
 KINDS = ("network", "port", "router")
@@ -189,9 +189,9 @@ def test_ports_are_made_changed_and_deleted(fake, client):
 
 
 def test_v2_is_led_to_v3():
-    assert led_to_v3("http://controller:5000/v2.0") == "http://controller:5000/v3"
-    assert led_to_v3("http://controller:5000/v2.0/") == "http://controller:5000/v3"
-    assert led_to_v3("http://controller:5000/v3") == "http://controller:5000/v3"
+    assert with_v3_suffix("http://controller:5000/v2.0") == "http://controller:5000/v3"
+    assert with_v3_suffix("http://controller:5000/v2.0/") == "http://controller:5000/v3"
+    assert with_v3_suffix("http://controller:5000/v3") == "http://controller:5000/v3"
 
 
 def test_a_cloud_without_watch_is_not_waited_for():

@@ -8,7 +8,7 @@ import pytest
 
 from openimds import config
 from openimds.config import ConfigError
-from openimds.metadata.imds_options import Policy, TokenMode
+from openimds.metadata.imds_options import ImdsOptions, TokenMode
 
 
 def load(folder: Path, text: str) -> config.MetadataApiConfig:
@@ -18,7 +18,7 @@ def load(folder: Path, text: str) -> config.MetadataApiConfig:
 
 
 def test_by_default(tmp_path: Path) -> None:
-    assert load(tmp_path, "[neutron]\n").documents.policy == Policy()
+    assert load(tmp_path, "[neutron]\n").documents.policy == ImdsOptions()
 
 
 def test_everything(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_everything(tmp_path: Path) -> None:
         "user_data_minutes = 15\n",
     )
     assert loaded.warnings == ()
-    assert loaded.documents.policy == Policy(
+    assert loaded.documents.policy == ImdsOptions(
         http_tokens=TokenMode.REQUIRED,
         openstack_tokens=TokenMode.REQUIRED,
         tokens_are_enforced=True,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from openimds.config.ini_reader import Assignment
+from openimds.config.ini_reader import IniEntry
 from openimds.config.programs import PROGRAMS, all_sections
 from openimds.config.validator import Finding, known_names, nearest, validate_files
 
@@ -75,7 +75,7 @@ def test_together_files_may_lack_what_alone_they_need_not_have(tmp_path: Path) -
      "service_plugins", "allow_overlapping_ips", "ha_vrrp_auth_type", "metadata_host_path", "connection_debug"],
 )  # fmt: skip
 def test_the_fields_other_options_are_no_misspellings(name: str) -> None:
-    found = Assignment("f", 1, "DEFAULT", name)
+    found = IniEntry("f", 1, "DEFAULT", name)
     assert nearest(found, known_names(all_sections())) is None
 
 
@@ -90,7 +90,7 @@ def test_the_fields_other_options_are_no_misspellings(name: str) -> None:
     ],
 )
 def test_misspellings_are_recognised(section: str, option: str, meant: tuple[str, str]) -> None:
-    assert nearest(Assignment("f", 1, section, option), known_names(all_sections())) == meant
+    assert nearest(IniEntry("f", 1, section, option), known_names(all_sections())) == meant
 
 
 def test_a_file_of_any_name_is_checked_against_all_programs(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openimds.control_api.error_handlers import NotAcceptable, Problem, answer, problem_of
+from openimds.control_api.error_handlers import ErrorResponse, NotAcceptable, answer, problem_of
 from openimds.resources import errors
 
 
@@ -53,9 +53,9 @@ def test_an_error_nobody_gave_a_status_tells_nothing_of_itself() -> None:
     ],
 )
 def test_each_service_has_its_form(path: str, form: dict[str, object]) -> None:
-    made = answer(path, Problem(404, "gone", "PortNotFound"))
+    made = answer(path, ErrorResponse(404, "gone", "PortNotFound"))
     assert json.loads(bytes(made.body)) == form
 
 
 def test_a_status_that_nova_has_no_name_for_is_a_compute_fault() -> None:
-    assert "computeFault" in json.loads(bytes(answer("/compute/v2.1/servers", Problem(406, "no")).body))
+    assert "computeFault" in json.loads(bytes(answer("/compute/v2.1/servers", ErrorResponse(406, "no")).body))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.control_api.pagination import MAX_LIMIT, PagingAsked, next_link, page, paging_asked
+from openimds.control_api.pagination import MAX_LIMIT, PageParams, next_link, page, paging_asked
 from openimds.resources.errors import BadRequest
 
 ITEMS = ["a", "b", "c", "d"]
@@ -11,21 +11,21 @@ ITEMS = ["a", "b", "c", "d"]
 @pytest.mark.parametrize(
     ("asked", "items", "more"),
     [
-        (PagingAsked(10), ITEMS, False),
-        (PagingAsked(2), ["a", "b"], True),
-        (PagingAsked(2, "b"), ["c", "d"], False),
-        (PagingAsked(1, "b"), ["c"], True),
-        (PagingAsked(2, "d"), [], False),
+        (PageParams(10), ITEMS, False),
+        (PageParams(2), ["a", "b"], True),
+        (PageParams(2, "b"), ["c", "d"], False),
+        (PageParams(1, "b"), ["c"], True),
+        (PageParams(2, "d"), [], False),
     ],
 )
-def test_a_page(asked: PagingAsked, items: list[str], more: bool) -> None:
+def test_a_page(asked: PageParams, items: list[str], more: bool) -> None:
     found = page(ITEMS, asked, key=lambda item: item)
     assert (list(found.items), found.more) == (items, more)
 
 
 def test_a_marker_that_is_not_there() -> None:
     with pytest.raises(BadRequest, match="marker"):
-        page(ITEMS, PagingAsked(1, "z"), key=lambda item: item)
+        page(ITEMS, PageParams(1, "z"), key=lambda item: item)
 
 
 def test_limits() -> None:

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openimds.guest_identity.port_index import PortIndex, is_asker
+from openimds.guest_identity.port_index import AddressIndex, is_instance_port
 from openimds.resources.network import FixedIP, Port, Subnet
 
 SUBNETS = {"s": Subnet(id="s", network_id="net-1", project_id="t", cidr="10.0.0.0/24", gateway_ip="10.0.0.1")}
@@ -36,8 +36,8 @@ def interface(port_id: str, network: str, router: str) -> Port:
     return port(port_id, network, "10.0.0.1", device_id=router, device_owner="network:router_interface")
 
 
-def index_of(*ports: Port) -> PortIndex:
-    index = PortIndex()
+def index_of(*ports: Port) -> AddressIndex:
+    index = AddressIndex()
     index.update({each.id: each for each in ports}, SUBNETS)
     return index
 
@@ -86,10 +86,10 @@ def test_addresses_are_compared_as_addresses():
 
 def test_behind_the_networks_own_ports_is_no_instance():
     for owner in ("network:dhcp", "network:router_interface", "network:floatingip", "network:distributed"):
-        assert not is_asker(port("01", device_owner=owner))
-    assert not is_asker(port("01", device_id=""))
-    assert is_asker(port("01", device_owner=""))
-    assert is_asker(port("01", device_owner="baremetal:none"))
+        assert not is_instance_port(port("01", device_owner=owner))
+    assert not is_instance_port(port("01", device_id=""))
+    assert is_instance_port(port("01", device_owner=""))
+    assert is_instance_port(port("01", device_owner="baremetal:none"))
     assert index_of(port("01", device_owner="network:dhcp")).on_network("net-1", "10.0.0.5") == ()
 
 
@@ -129,7 +129,7 @@ PORTS = st.dictionaries(
 
 @given(st.lists(PORTS, max_size=5))
 def test_however_it_came_about_the_index_is_that_of_its_ports(steps):
-    index = PortIndex()
+    index = AddressIndex()
     ports: dict[str, Port] = {}
     for step in steps:
         ports = {

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 
 from openimds.guest_identity.addresses import parse_address
-from openimds.guest_identity.port_match import BindingIndex, NobodyAsks, NotKnownYet, source_of, the_one
+from openimds.guest_identity.port_match import MacIndex, NoSinglePort, PortNotReady, source_of, the_one
 from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
 
 MAC_A, MAC_B, MAC_V = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b", "00:00:5e:00:01:01"
@@ -53,12 +53,12 @@ SUBNETS = {
 
 def asks(listener: str, address: str, mac: str, ports: dict[str, Port] | None = None, device: str = "") -> str:
     """The port's id, or the outcome."""
-    index = BindingIndex()
+    index = MacIndex()
     index.update(PORTS if ports is None else ports, SUBNETS)
     source = source_of(listener, parse_address(address), mac, device)
     try:
         return the_one(index.candidates(source), source).id
-    except NobodyAsks as nobody:
+    except NoSinglePort as nobody:
         return nobody.outcome
 
 
@@ -108,12 +108,12 @@ def test_two_ports_with_one_mac_and_address_are_nobody() -> None:
 
 
 def test_a_port_without_an_instance_is_not_known_yet() -> None:
-    with pytest.raises(NotKnownYet, match="not bound"):
+    with pytest.raises(PortNotReady, match="not bound"):
         asks("network:n1", "10.0.0.5", MAC_A, {"a": replace(A, device_id="", device_owner="")})
 
 
 def test_an_update_tells_whom_it_may_concern() -> None:
-    index = BindingIndex()
+    index = MacIndex()
     assert MAC_A in index.update(PORTS, {})
     assert index.update(dict(PORTS), {}) == frozenset()
     moved = replace(B, mac_address="fa:16:3e:00:00:0c")
@@ -213,7 +213,7 @@ def test_two_owners_are_nobody_whatever_pairs_there_are() -> None:
 
 
 def test_a_subnet_that_goes_concerns_its_router() -> None:
-    index = BindingIndex()
+    index = MacIndex()
     ports = shared_router(VICTIM)
     index.update(ports, SUBNETS)
     assert index.update(ports, {}) == {"r1"}

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from openimds.guest_identity.router_networks import Reach, is_router_interface
+from openimds.guest_identity.router_networks import RouterNetworks, is_router_interface
 from openimds.resources.network import FixedIP, Port, Subnet
 
 GATEWAY = "192.0.2.1"
@@ -41,8 +41,8 @@ SUBNETS = {
 }
 
 
-def reach_of(*legs: Port) -> Reach:
-    reach = Reach()
+def reach_of(*legs: Port) -> RouterNetworks:
+    reach = RouterNetworks()
     for one in legs:
         reach.add(one)
     reach.know(SUBNETS)
@@ -78,7 +78,7 @@ def test_interface_on_another_projects_network_counts_only_as_its_gateway(gatewa
     """A member attaches its router to a shared network and leads a guest's address to itself by an extra route."""
     subnets = SUBNETS | {"a4": subnet("a4", "a", "10.0.0.0/24", project="other", gateway=gateway)}
     subnets |= {"a6": subnet("a6", "a", "fd00:a::/64", project="other")}
-    reach = Reach()
+    reach = RouterNetworks()
     for one in LEGS:
         reach.add(one)
     reach.know(subnets)
@@ -155,7 +155,7 @@ def test_whatever_changed_before_it_says_what_a_plain_search_says() -> None:
     """Overlaps, several subnets on a port, one on two ports, subnets that are not known, in any order of news."""
     chance = random.Random(3)
     for _ in range(40):
-        reach, legs, subnets = Reach(), dict[str, Port](), dict[str, Subnet]()
+        reach, legs, subnets = RouterNetworks(), dict[str, Port](), dict[str, Subnet]()
         for _ in range(12):
             if chance.random() < 0.5:
                 port_id = f"{chance.randrange(4):08}"

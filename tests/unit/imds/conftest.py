@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from openimds.resources.errors import NotFound, StoreUnavailable
-from openimds.resources.instance import Ec2Ids, Instance, Touched
+from openimds.resources.instance import ChangeSet, Ec2Ids, Instance
 
 SECRET = "s3cret"
 
@@ -31,7 +31,7 @@ class FakeInstances:
     away: bool = False
     asked: int = 0
     """How many questions came, looks at the revision not counted."""
-    heard: Callable[[Touched], None] = lambda _touched: None
+    heard: Callable[[ChangeSet], None] = lambda _touched: None
     """Told of every change at once."""
 
     def revision(self) -> int:
@@ -64,14 +64,14 @@ class FakeInstances:
     def put(self, instance: Instance) -> None:
         self.instances[instance.id] = instance
         self.number += 1
-        self.heard(Touched(revision=self.number, instance_ids=frozenset({instance.id})))
+        self.heard(ChangeSet(revision=self.number, instance_ids=frozenset({instance.id})))
 
     def newest(self) -> int:
         return self.revision()
 
-    def after(self, revision: int | None) -> Touched:
+    def after(self, revision: int | None) -> ChangeSet:
         self._answer()
-        return Touched(revision=self.number, everything=revision != self.number)
+        return ChangeSet(revision=self.number, everything=revision != self.number)
 
     def _count(self) -> None:
         self._answer()

@@ -14,11 +14,11 @@ import pytest
 import structlog
 
 from openimds.guest_identity.signature import sign
-from openimds.imds.authenticators import Asker, ByAddress, BySignature
-from openimds.imds.handler import GuestService
-from openimds.imds.instance_cache import Records
+from openimds.imds.authenticators import AddressAuthenticator, AuthenticatedInstance, SignatureAuthenticator
+from openimds.imds.handler import MetadataHandler
+from openimds.imds.instance_cache import InstanceCache
 from openimds.imds.messages import GuestResponse
-from openimds.imds.vendordata import Patience, Target, Vendors
+from openimds.imds.vendordata import Target, VendordataTargets, VendordataTimeouts
 from openimds.metadata.context import DocumentSettings
 from openimds.resources.errors import PeerFailed
 from openimds.resources.instance import VendorAnswer
@@ -58,12 +58,12 @@ def play(instances, threads) -> Callable[..., list[GuestResponse]]:
         return asyncio.run(_play(steps, options))
 
     async def _play(steps: tuple[Ask | Callable[[], None], ...], options: dict[str, Any]) -> list[GuestResponse]:
-        records = Records(threads)
+        records = InstanceCache(threads)
         instances.heard = records.forget
-        service = GuestService(
-            identification=BySignature(instances, records, options.get("secrets", [SECRET]))
+        service = MetadataHandler(
+            identification=SignatureAuthenticator(instances, records, options.get("secrets", [SECRET]))
             if options.get("signed", True)
-            else ByAddress(instances, records),
+            else AddressAuthenticator(instances, records),
             records=records,
             passwords=instances,
             settings=DocumentSettings(dynamic_vendor_data="vendors" in options),
@@ -92,14 +92,14 @@ def test_a_request_whose_guest_hung_up_is_in_the_log(instances, threads) -> None
         def at_once(self, _request: object) -> None:
             """Nobody is known here."""
 
-        async def asker(self, _request: object) -> Asker:
+        async def asker(self, _request: object) -> AuthenticatedInstance:
             await asyncio.Event().wait()
             raise AssertionError
 
     async def main() -> None:
-        service = GuestService(
+        service = MetadataHandler(
             identification=Waiting(),
-            records=Records(threads),
+            records=InstanceCache(threads),
             passwords=instances,
             settings=DocumentSettings(),
             executor=threads,
@@ -348,7 +348,7 @@ def test_by_address(play, instances) -> None:
 VENDOR_DATA2 = b"/openstack/latest/vendor_data2.json"
 
 
-def vendors_saying(said: Mapping[str, Any], **options: Any) -> Callable[[], Vendors]:
+def vendors_saying(said: Mapping[str, Any], **options: Any) -> Callable[[], VendordataTargets]:
     def post(url: str, _question: Mapping[str, Any]) -> VendorAnswer:
         answer = said[url]
         if isinstance(answer, Exception):
@@ -356,7 +356,7 @@ def vendors_saying(said: Mapping[str, Any], **options: Any) -> Callable[[], Vend
         return VendorAnswer(answer)
 
     targets = [Target("a", "http://a"), Target("b", "http://b"), Target("a", "http://never")]
-    return lambda: Vendors(targets, post, Patience(**options))
+    return lambda: VendordataTargets(targets, post, VendordataTimeouts(**options))
 
 
 def test_dynamic_vendor_data(play) -> None:

@@ -8,16 +8,16 @@ import pytest
 from tests.waiting import HANG_SECONDS
 
 from openimds.imds import instance_cache as module
-from openimds.imds.instance_cache import Records
-from openimds.imds.rendered_document import Rendered
-from openimds.metadata.outcome import Answer
+from openimds.imds.instance_cache import InstanceCache
+from openimds.imds.rendered_document import RenderedDocument
+from openimds.metadata.outcome import Document
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Nic, Touched
+from openimds.resources.instance import ChangeSet, Nic
 
 
 def test_memory_has_an_end(threads) -> None:
     async def scene() -> None:
-        records = Records(threads, max_records=2)
+        records = InstanceCache(threads, max_records=2)
         questions: list[str] = []
 
         def question(key: str) -> str:
@@ -36,7 +36,7 @@ def test_memory_has_an_end(threads) -> None:
 
 def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
     async def scene() -> None:
-        records = Records(threads)
+        records = InstanceCache(threads)
         asked, gate = threading.Event(), threading.Event()
 
         def slow() -> str:
@@ -48,7 +48,7 @@ def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
         await asyncio.to_thread(asked.wait, 10)
         second = asyncio.create_task(records.ask(("instance", "i"), slow))
         await asyncio.sleep(0)
-        records.forget(Touched(revision=2, port_ids=frozenset({"p"})))  # nobody knows yet whose port it is
+        records.forget(ChangeSet(revision=2, port_ids=frozenset({"p"})))  # nobody knows yet whose port it is
         assert await records.ask(("instance", "i"), lambda: "new") == "new"
         gate.set()
         assert (await first).answer == await second == "old"
@@ -61,23 +61,23 @@ def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
 @pytest.mark.parametrize(
     ("touched", "is_dropped"),
     [
-        (Touched(revision=2), False),
-        (Touched(revision=2, everything=True), True),
-        (Touched(revision=2, instance_ids=frozenset({"other"}), port_ids=frozenset({"other"})), False),
-        (Touched(revision=2, instance_ids=frozenset({"i"})), True),
-        (Touched(revision=2, port_ids=frozenset({"p2"})), True),
-        (Touched(revision=2, network_ids=frozenset({"n1"})), True),
-        (Touched(revision=2, network_ids=frozenset({"n2"})), False),
+        (ChangeSet(revision=2), False),
+        (ChangeSet(revision=2, everything=True), True),
+        (ChangeSet(revision=2, instance_ids=frozenset({"other"}), port_ids=frozenset({"other"})), False),
+        (ChangeSet(revision=2, instance_ids=frozenset({"i"})), True),
+        (ChangeSet(revision=2, port_ids=frozenset({"p2"})), True),
+        (ChangeSet(revision=2, network_ids=frozenset({"n1"})), True),
+        (ChangeSet(revision=2, network_ids=frozenset({"n2"})), False),
     ],
 )
-def test_what_a_change_drops(instances, threads, touched: Touched, is_dropped: bool) -> None:
+def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dropped: bool) -> None:
     nics = tuple(
         Nic(port_id=port, mac_address=None, vif_type=None, device_name=None, network_id="n1") for port in ("p1", "p2")
     )
     instance = replace(next(iter(instances.instances.values())), id="i", nics=nics)
 
     async def scene() -> None:
-        records = Records(threads)
+        records = InstanceCache(threads)
         record = await records.record(("instance", "i"), lambda: instance)
         address = await records.record(("address", "10.0.0.5"), lambda: ("i",))
         records.forget(touched)
@@ -90,13 +90,13 @@ def test_what_a_change_drops(instances, threads, touched: Touched, is_dropped: b
 
 def test_documents_have_an_end(threads) -> None:
     async def scene() -> None:
-        records = Records(threads, max_document_bytes=250)
+        records = InstanceCache(threads, max_document_bytes=250)
         kept = [await records.record(name, lambda: None) for name in "abc"]
         for record in kept:
-            records.keep_document(record, "x", Rendered(Answer(200, "text/plain", bytes(100))))
+            records.keep_document(record, "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
         assert [len(record.documents) for record in kept] == [0, 0, 1]
-        records.forget(Touched(revision=1, everything=True))
-        records.keep_document(kept[0], "x", Rendered(Answer(200, "text/plain", bytes(100))))
+        records.forget(ChangeSet(revision=1, everything=True))
+        records.keep_document(kept[0], "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
         assert not kept[0].documents
 
     asyncio.run(scene())
@@ -107,7 +107,7 @@ def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
     gate = threading.Event()
 
     async def scene() -> None:
-        records = Records(threads)
+        records = InstanceCache(threads)
         with pytest.raises(StoreUnavailable):
             await records.ask("a", lambda: gate.wait(HANG_SECONDS))
         gate.set()
@@ -121,7 +121,7 @@ def test_a_question_that_fails_is_asked_again(threads) -> None:
         raise StoreUnavailable("away")
 
     async def scene() -> None:
-        records = Records(threads)
+        records = InstanceCache(threads)
         with pytest.raises(StoreUnavailable):
             await records.ask("a", fail)
         assert await records.ask("a", lambda: 1) == 1

@@ -10,8 +10,8 @@ from threading import Event
 import pytest
 from tests.waiting import HANG_SECONDS
 
-from openimds.imds.instance_cache import Records
-from openimds.imds.instance_loader import AT_ONCE, Together
+from openimds.imds.instance_cache import InstanceCache
+from openimds.imds.instance_loader import AT_ONCE, BatchLoader
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance
 
@@ -43,16 +43,16 @@ def _instance(instance_id: str) -> Instance:
     )
 
 
-def run(source: Source, test: Callable[[Together], Awaitable[None]]) -> None:
+def run(source: Source, test: Callable[[BatchLoader], Awaitable[None]]) -> None:
     async def under_way() -> None:
         with ThreadPoolExecutor(1) as threads:
             async with asyncio.timeout(HANG_SECONDS):
-                await test(Together(threads, source.read))
+                await test(BatchLoader(threads, source.read))
 
     asyncio.run(under_way())
 
 
-async def _ask(together: Together, source: Source, ids: list[str]) -> list[asyncio.Task[Instance | None]]:
+async def _ask(together: BatchLoader, source: Source, ids: list[str]) -> list[asyncio.Task[Instance | None]]:
     """The first of them is being read, the others wait, when this returns."""
     asked = [asyncio.create_task(together.instance(ids[0]))]
     assert await asyncio.to_thread(source.began.wait, HANG_SECONDS)
@@ -64,7 +64,7 @@ async def _ask(together: Together, source: Source, ids: list[str]) -> list[async
 def test_what_is_asked_during_a_read_is_read_together() -> None:
     source = Source()
 
-    async def test(together: Together) -> None:
+    async def test(together: BatchLoader) -> None:
         asked = await _ask(together, source, ["a", "b", "c", "nobody"])
         source.gate.set()
         found = await asyncio.gather(*asked)
@@ -77,7 +77,7 @@ def test_what_is_asked_during_a_read_is_read_together() -> None:
 def test_who_asks_during_a_read_of_the_same_instance_gets_a_later_one() -> None:
     source = Source()
 
-    async def test(together: Together) -> None:
+    async def test(together: BatchLoader) -> None:
         asked = await _ask(together, source, ["a", "a", "b", "b"])
         source.gate.set()
         found = await asyncio.gather(*asked)
@@ -92,7 +92,7 @@ def test_not_more_at_once_than_would_make_the_first_wait() -> None:
     source = Source()
     ids = [f"i{number}" for number in range(2 * AT_ONCE + 1)]
 
-    async def test(together: Together) -> None:
+    async def test(together: BatchLoader) -> None:
         asked = await _ask(together, source, ids)
         source.gate.set()
         await asyncio.gather(*asked)
@@ -105,7 +105,7 @@ def test_an_instance_that_cannot_be_told_takes_no_other_with_it() -> None:
     source = Source()
     source.broken = frozenset({"b"})
 
-    async def test(together: Together) -> None:
+    async def test(together: BatchLoader) -> None:
         asked = await _ask(together, source, ["a", "b", "c"])
         source.gate.set()
         a, b, c = await asyncio.gather(*asked, return_exceptions=True)
@@ -119,7 +119,7 @@ def test_a_store_that_is_away_is_said_to_all_that_wait_and_asked_again_later() -
     source = Source()
     source.away = True
 
-    async def test(together: Together) -> None:
+    async def test(together: BatchLoader) -> None:
         asked = await _ask(together, source, ["a", "b", "c"])
         source.gate.set()
         said = await asyncio.gather(*asked, return_exceptions=True)
@@ -134,7 +134,7 @@ def test_a_store_that_is_away_is_said_to_all_that_wait_and_asked_again_later() -
 def test_one_that_waits_no_longer_leaves_the_others_their_answer() -> None:
     source = Source()
 
-    async def test(together: Together) -> None:
+    async def test(together: BatchLoader) -> None:
         asked = await _ask(together, source, ["a", "b", "b"])
         asked[1].cancel()
         source.gate.set()
@@ -149,9 +149,9 @@ def test_records_ask_for_instances_together_and_for_all_else_alone() -> None:
     source = Source()
     source.gate.set()
 
-    async def test(together: Together) -> None:
+    async def test(together: BatchLoader) -> None:
         with ThreadPoolExecutor(1) as threads:
-            records = Records(threads, instances=together.instance)
+            records = InstanceCache(threads, instances=together.instance)
             assert await records.ask(("instance", "a"), lambda: _instance("by the question")) == _instance("a")
             assert await records.ask(("address", "a"), lambda: "by the question") == "by the question"
             assert source.reads == [{"a"}]

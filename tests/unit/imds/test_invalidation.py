@@ -6,9 +6,9 @@ import threading
 import structlog
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.imds.invalidation import Freshness, Pace
+from openimds.imds.invalidation import ChangePoller, PollIntervals
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Touched
+from openimds.resources.instance import ChangeSet
 
 
 class Changes:
@@ -23,14 +23,14 @@ class Changes:
             raise StoreUnavailable("gone")
         return self.revision
 
-    def after(self, revision: int | None) -> Touched:
+    def after(self, revision: int | None) -> ChangeSet:
         if self.away:
             raise StoreUnavailable("gone")
         if self.broken:
             self.broken = False
             raise RuntimeError("a mistake of ours")
         self.asked_after.append(revision)
-        return Touched(revision=self.revision, everything=revision is None)
+        return ChangeSet(revision=self.revision, everything=revision is None)
 
 
 class SilentChanges(Changes):
@@ -40,7 +40,7 @@ class SilentChanges(Changes):
         super().__init__()
         self.gate = gate
 
-    def after(self, revision: int | None) -> Touched:
+    def after(self, revision: int | None) -> ChangeSet:
         self.gate.wait(HANG_SECONDS)
         return super().after(revision)
 
@@ -48,8 +48,8 @@ class SilentChanges(Changes):
 def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
     async def scene() -> None:
         changes = Changes()
-        heard: list[Touched] = []
-        fresh = Freshness(changes, heard.append, Pace(look_seconds=0.001))
+        heard: list[ChangeSet] = []
+        fresh = ChangePoller(changes, heard.append, PollIntervals(look_seconds=0.001))
         fresh.start()
         await until_async(lambda: len(heard) == 1)
         assert heard[0].everything
@@ -78,7 +78,7 @@ def test_a_silent_store_is_away() -> None:
     async def scene() -> None:
         gate = threading.Event()
         changes = SilentChanges(gate)
-        fresh = Freshness(changes, lambda _touched: None, Pace(away_seconds=0.02))
+        fresh = ChangePoller(changes, lambda _touched: None, PollIntervals(away_seconds=0.02))
         fresh.start()
         await until_async(lambda: fresh.store_is_away)
         gate.set()

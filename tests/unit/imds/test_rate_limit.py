@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.guest_identity.token_bucket import Window
+from openimds.guest_identity.token_bucket import RateWindow
 from openimds.imds import rate_limit
-from openimds.imds.rate_limit import Rate, Strangers
+from openimds.imds.rate_limit import RateLimit, UnknownClientLimiter
 
 NETWORK, MAC = "network:n1", "fa:16:3e:00:00:0a"
 
@@ -16,13 +16,13 @@ class Clock:
         return self.now
 
 
-def rate(*ip_versions: int) -> Rate:
-    return Rate(windows=(Window(3, 30), Window(2, 4)), ip_versions=frozenset(ip_versions or (4, 6)))
+def rate(*ip_versions: int) -> RateLimit:
+    return RateLimit(windows=(RateWindow(3, 30), RateWindow(2, 4)), ip_versions=frozenset(ip_versions or (4, 6)))
 
 
 def test_who_is_refused_too_often_waits_and_is_heard_again() -> None:
     clock = Clock()
-    counted = Strangers(rate(), clock)
+    counted = UnknownClientLimiter(rate(), clock)
     for _ in range(2):
         counted.refused(NETWORK, MAC, "10.0.0.5")
         assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
@@ -40,7 +40,10 @@ def test_who_is_refused_too_often_waits_and_is_heard_again() -> None:
 
 
 def test_without_limits_or_of_another_ip_version_nobody_waits() -> None:
-    for counted, address in ((Strangers(None, Clock()), "10.0.0.5"), (Strangers(rate(4), Clock()), "fe80::5")):
+    for counted, address in (
+        (UnknownClientLimiter(None, Clock()), "10.0.0.5"),
+        (UnknownClientLimiter(rate(4), Clock()), "fe80::5"),
+    ):
         for _ in range(50):
             counted.refused(NETWORK, MAC, address)
         assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
@@ -48,7 +51,7 @@ def test_without_limits_or_of_another_ip_version_nobody_waits() -> None:
 
 def test_who_has_no_address_is_not_counted() -> None:
     """Reset before it was accepted."""
-    counted = Strangers(rate(), Clock())
+    counted = UnknownClientLimiter(rate(), Clock())
     for listener in (NETWORK, "router:r1"):
         for _ in range(50):
             counted.refused(listener, MAC, "")
@@ -58,7 +61,7 @@ def test_who_has_no_address_is_not_counted() -> None:
 
 def test_many_strangers_take_no_more_memory(monkeypatch) -> None:
     monkeypatch.setattr(rate_limit, "MAX_STRANGERS", 10)
-    counted = Strangers(rate(), Clock())
+    counted = UnknownClientLimiter(rate(), Clock())
     for number in range(100):
         for _ in range(3):
             counted.refused(NETWORK, f"mac {number}", "10.0.0.5")
@@ -77,7 +80,7 @@ ROUTER = "router:r1"
     [("10.0.0.6", False), ("fd00::1", False), ("fd00:0:0:1::9", False), ("fe80::1%qr-b", False), ("10.0.0.5", True)],
 )
 def test_behind_a_router_somebody_elses_network_may_have_the_same_mac(other: str, is_same: bool) -> None:
-    counted = Strangers(rate(), Clock())
+    counted = UnknownClientLimiter(rate(), Clock())
     for _ in range(3):
         counted.refused(ROUTER, MAC, "10.0.0.5")
     assert bool(counted.wait_seconds(ROUTER, MAC, other)) == is_same
@@ -85,7 +88,7 @@ def test_behind_a_router_somebody_elses_network_may_have_the_same_mac(other: str
 
 @pytest.mark.parametrize(("one", "other"), [("fd00::1", "fd00::2"), ("fe80::1%qr-a", "fe80::2%qr-a")])
 def test_another_address_of_its_own_choice_helps_nobody(one: str, other: str) -> None:
-    counted = Strangers(rate(), Clock())
+    counted = UnknownClientLimiter(rate(), Clock())
     for _ in range(3):
         counted.refused(ROUTER, MAC, one)
     assert counted.wait_seconds(ROUTER, MAC, other) > 0
@@ -103,7 +106,7 @@ def test_another_address_of_its_own_choice_helps_nobody(one: str, other: str) ->
     ],
 )
 def test_whom_news_concern_begins_anew(listener: str, touched: set[str], begins_anew: bool) -> None:
-    counted = Strangers(rate(), Clock())
+    counted = UnknownClientLimiter(rate(), Clock())
     for _ in range(3):
         counted.refused(listener, MAC, "10.0.0.5")
     counted.heard(touched)

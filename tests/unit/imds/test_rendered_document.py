@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
-from openimds.imds.handler import World
-from openimds.imds.rendered_document import DRAWN_TOGETHER, Seeds
+from openimds.imds.handler import Environment
+from openimds.imds.rendered_document import DRAWN_TOGETHER, RandomSeeds
 from openimds.imds.request_log import new_request_id
 
 SEED_BYTES = 512
@@ -19,7 +19,7 @@ SEED_BYTES = 512
 
 @pytest.mark.parametrize("size", [1, 2, 3, 510, 511, 512])
 def test_a_seed_is_base64_of_so_many_bytes(size: int) -> None:
-    seeds = Seeds(World().many_random_bytes)
+    seeds = RandomSeeds(Environment().many_random_bytes)
     given = [b64decode(seeds.text(size), validate=True) for _ in range(2 * DRAWN_TOGETHER)]
     assert {len(one) for one in given} == {size}
 
@@ -35,7 +35,7 @@ def test_every_value_of_every_letter_is_as_likely(size: int, bits: tuple[int, ..
             return bytes(next(at_the_end) for _ in range(count))
         return b"".join(bytes([next(anywhere)]) * (count // DRAWN_TOGETHER) for _ in range(DRAWN_TOGETHER))
 
-    seeds = Seeds(random_bytes)
+    seeds = RandomSeeds(random_bytes)
     given = [seeds.text(size) for _ in range(256 * 8)]
     for place, count in enumerate(bits):
         letters = Counter(one[place] for one in given)
@@ -44,20 +44,20 @@ def test_every_value_of_every_letter_is_as_likely(size: int, bits: tuple[int, ..
 
 
 def test_no_seed_is_given_twice() -> None:
-    seeds = Seeds(World().many_random_bytes)
+    seeds = RandomSeeds(Environment().many_random_bytes)
     given = [seeds.text(SEED_BYTES) for _ in range(8 * DRAWN_TOGETHER)]
     assert len(set(given)) == len(given)
 
 
 def test_every_byte_is_about_as_frequent() -> None:
     """256 values, 4,096 expected of each; 20 standard deviations are never met by chance."""
-    counts = Counter(World().many_random_bytes(1 << 20))
+    counts = Counter(Environment().many_random_bytes(1 << 20))
     assert len(counts) == 256
     assert all(abs(count - 4096) < 20 * 64 for count in counts.values())
 
 
 def test_a_forked_child_gives_nothing_that_its_parent_gives() -> None:
-    seeds = Seeds(World().many_random_bytes)
+    seeds = RandomSeeds(Environment().many_random_bytes)
     ours = {seeds.text(SEED_BYTES), new_request_id().encode()}
     reading, writing = os.pipe()
     child = os.fork()

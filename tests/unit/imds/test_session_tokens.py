@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import pytest
 import structlog
 
-from openimds.imds.session_tokens import Sessions, TokenSettings
-from openimds.metadata.imds_options import Policy, TokenMode
-from openimds.metadata.outcome import Answer, Refusal
+from openimds.imds.session_tokens import SessionTokens, TokenSettings
+from openimds.metadata.imds_options import ImdsOptions, TokenMode
+from openimds.metadata.outcome import Document, MetadataError
 from openimds.metadata.paths import parse_path
 from openimds.resources.instance import Ec2Ids, Instance
 
@@ -47,15 +47,17 @@ class Clock:
         return self.now
 
 
-def worker(clock: Clock, *secrets: str, defaults: Policy | None = None, is_behind_agent: bool = True) -> Sessions:
+def worker(
+    clock: Clock, *secrets: str, defaults: ImdsOptions | None = None, is_behind_agent: bool = True
+) -> SessionTokens:
     settings = TokenSettings(secrets=secrets, is_behind_agent=is_behind_agent)
-    return Sessions(settings, defaults or Policy(), now=clock, random_bytes=os.urandom)
+    return SessionTokens(settings, defaults or ImdsOptions(), now=clock, random_bytes=os.urandom)
 
 
-def admitted(sessions: Sessions, ask: Ask, instance: Instance = VM) -> Answer | int | None:
+def admitted(sessions: SessionTokens, ask: Ask, instance: Instance = VM) -> Document | int | None:
     try:
         return sessions.admit(ask, parse_path(ask.target), instance)
-    except Refusal as refusal:
+    except MetadataError as refusal:
         return refusal.status
 
 
@@ -63,9 +65,9 @@ def put(*headers: tuple[bytes, bytes], ttl: bytes = b"60") -> Ask:
     return Ask("PUT", TOKEN_PATH, ((b"x-aws-EC2-metadata-token-ttl-seconds", ttl), *headers))
 
 
-def token(sessions: Sessions, instance: Instance = VM) -> bytes:
+def token(sessions: SessionTokens, instance: Instance = VM) -> bytes:
     answer = admitted(sessions, put(), instance)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Document)
     return answer.body
 
 
@@ -117,14 +119,14 @@ def test_headers_twice(clock) -> None:
 def test_forwarded(clock) -> None:
     flag, one, two = (b"X-Openimds-Guest-Forwarded", b"1"), (b"X-Forwarded-For", b"10.0.0.5"), (b"Forwarded", b"for=x")
     behind, direct = worker(clock, "s"), worker(clock, "s", is_behind_agent=False)
-    assert isinstance(admitted(behind, put(one)), Answer)
-    assert isinstance(admitted(direct, put()), Answer)
+    assert isinstance(admitted(behind, put(one)), Document)
+    assert isinstance(admitted(direct, put()), Document)
     assert [admitted(behind, put(one, flag)), admitted(behind, put(one, two)), admitted(direct, put(one))] == [403] * 3
 
 
 def test_the_hop_limit_is_told(clock) -> None:
     answer = admitted(worker(clock, "s"), put(), replace(VM, metadata={"imds:HttpPutResponseHopLimit": "3"}))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Document)
     assert dict(answer.headers)["X-Openimds-Hop-Limit"] == "3"
 
 
@@ -135,7 +137,7 @@ def test_without_a_secret(clock) -> None:
     assert admitted(sessions, with_token(b"x")) is None
     assert admitted(sessions, Ask(), STRICT) == 401
     assert admitted(sessions, put(), STRICT) == 503
-    assert admitted(worker(clock, defaults=Policy(http_tokens=TokenMode.REQUIRED)), Ask()) == 401
+    assert admitted(worker(clock, defaults=ImdsOptions(http_tokens=TokenMode.REQUIRED)), Ask()) == 401
 
 
 def test_a_property_that_cannot_be_read_is_told_once(clock) -> None:

@@ -11,8 +11,8 @@ import pytest
 import structlog
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.imds.vendordata import THREADS_OF_A_TARGET, KeptAnswers, Patience, Target, Vendors
-from openimds.metadata.outcome import Refusal
+from openimds.imds.vendordata import THREADS_OF_A_TARGET, KeptAnswers, Target, VendordataTargets, VendordataTimeouts
+from openimds.metadata.outcome import MetadataError
 from openimds.resources.errors import PeerFailed
 from openimds.resources.instance import VendorAnswer
 
@@ -28,8 +28,8 @@ class Targets:
         self.asked.append((url, question["instance-id"]))
         return self.does[url]()
 
-    def vendors(self, **patience: Any) -> Vendors:
-        return Vendors([Target(name, name) for name in self.does], self.post, Patience(**patience))
+    def vendors(self, **patience: Any) -> VendordataTargets:
+        return VendordataTargets([Target(name, name) for name in self.does], self.post, VendordataTimeouts(**patience))
 
 
 def question(instance: str = "i1", **more: str) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def test_a_failure_is_not_kept_and_is_told_once() -> None:
 
 def test_fatal_failures() -> None:
     vendors = Targets(a=says(1), b=fails).vendors
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(MetadataError) as refused:
         asyncio.run(vendors(failure_is_fatal=True).ask(question()))
     assert refused.value.status == 503
 

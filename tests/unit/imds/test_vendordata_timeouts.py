@@ -11,11 +11,11 @@ import pytest
 from tests.waiting import HANG_SECONDS
 
 from openimds.imds import instance_cache as module
-from openimds.imds.instance_cache import Records
+from openimds.imds.instance_cache import InstanceCache
 from openimds.resources.errors import StoreUnavailable
 
 
-async def _asked(records: Records, gate: Event) -> object:
+async def _asked(records: InstanceCache, gate: Event) -> object:
     try:
         return await records.ask("a", lambda: gate.wait(HANG_SECONDS))
     finally:
@@ -27,7 +27,7 @@ def test_a_store_that_answers_others_is_waited_for(monkeypatch: pytest.MonkeyPat
     gate = Event()
 
     async def test() -> None:
-        records = Records(threads)
+        records = InstanceCache(threads)
         records._heard = math.inf  # just now, whenever one looks
         asyncio.get_running_loop().call_later(4 * 0.05, gate.set)
         assert await _asked(records, gate) is True
@@ -41,7 +41,7 @@ def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_SECONDS", 0.1)
 
     async def test() -> None:
-        records = Records(threads)
+        records = InstanceCache(threads)
         records._heard = math.inf
         with pytest.raises(StoreUnavailable, match="did not answer within"):
             await _asked(records, Event())

@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from openimds.linux.fd_budget import is_spare
+from openimds.linux.fd_budget import within_budget
 
 
 @pytest.mark.parametrize(
@@ -15,5 +15,5 @@ def test_what_hears_of_changes_is_the_last_to_be_given_up(
 ) -> None:
     """Or namespaces made late would not be heard of because the windows into the first ones are kept open."""
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (100, 100))
-    assert is_spare(descriptor) is quickens
-    assert is_spare(descriptor, hears=True) is hears
+    assert within_budget(descriptor) is quickens
+    assert within_budget(descriptor, hears=True) is hears

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openimds.metadata.context import DocumentSettings, Reading
+from openimds.metadata.context import DocumentSettings, RenderContext
 from openimds.resources.instance import Ec2Ids, Instance
 
 BARE = Instance(
@@ -20,11 +20,11 @@ BARE = Instance(
 
 
 @pytest.fixture
-def reading_of() -> Callable[..., Reading]:
+def reading_of() -> Callable[..., RenderContext]:
     """A reading of an instance with nothing set but what is given."""
 
-    def make(settings: DocumentSettings | None = None, **attributes: Any) -> Reading:
-        return Reading(
+    def make(settings: DocumentSettings | None = None, **attributes: Any) -> RenderContext:
+        return RenderContext(
             instance=replace(BARE, **attributes),
             settings=settings or DocumentSettings(),
             today="2026-11-21",

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.ec2 import decide_ec2
-from openimds.metadata.outcome import Refusal
+from openimds.metadata.ec2 import ec2_document
+from openimds.metadata.outcome import MetadataError
 from openimds.resources.instance import Ec2Ids, InstanceKey, Nic, NicAddress, NicSubnet
 
 KEY = InstanceKey("mykey", "ssh", "ssh-rsa A")
 
 
 def text(reading, *parts: str) -> str:
-    return decide_ec2(reading, parts).body.decode()
+    return ec2_document(reading, parts).body.decode()
 
 
 def nic(*addresses: NicAddress) -> Nic:
@@ -102,7 +102,7 @@ def test_security_groups_are_a_name_a_line(reading_of) -> None:
 def test_user_data(reading_of) -> None:
     reading = reading_of(user_data=b"\x00\xff")
     assert text(reading, "latest") == "meta-data/\nuser-data"
-    assert decide_ec2(reading, ("latest", "user-data")).body == b"\x00\xff"
+    assert ec2_document(reading, ("latest", "user-data")).body == b"\x00\xff"
     assert text(reading_of(), "latest") == "meta-data/"
     assert text(reading_of(user_data=b""), "latest", "user-data") == ""
 
@@ -129,6 +129,6 @@ def test_versions(reading_of) -> None:
     ],
 )
 def test_what_is_not_there(reading_of, path: str) -> None:
-    with pytest.raises(Refusal) as refused:
-        decide_ec2(reading_of(), tuple(path.split("/")))
+    with pytest.raises(MetadataError) as refused:
+        ec2_document(reading_of(), tuple(path.split("/")))
     assert refused.value.status == 404

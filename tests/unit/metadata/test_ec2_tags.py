@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from openimds.metadata.context import DocumentSettings
-from openimds.metadata.imds_options import Policy
-from openimds.metadata.outcome import Answer, Refusal
+from openimds.metadata.imds_options import ImdsOptions
+from openimds.metadata.outcome import Document, MetadataError
 from openimds.metadata.paths import parse_path
-from openimds.metadata.router import DocumentRequest, decide
+from openimds.metadata.router import DocumentRequest, route
 
 TAGS = {"Name": "web 1", "cost.center": "42", "with space": "", "imds:InstanceMetadataTags": "enabled"}
 ROOT = b"/latest/meta-data/"
@@ -14,10 +14,10 @@ ROOT = b"/latest/meta-data/"
 
 def read(reading, target: bytes) -> bytes | int:
     try:
-        answer = decide(DocumentRequest(method="GET", path=parse_path(target)), reading)
-    except Refusal as refusal:
+        answer = route(DocumentRequest(method="GET", path=parse_path(target)), reading)
+    except MetadataError as refusal:
         return refusal.status
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Document)
     return answer.body
 
 
@@ -40,7 +40,7 @@ def test_allowed(reading_of) -> None:
 
 
 def test_by_the_deployments_default(reading_of) -> None:
-    settings = DocumentSettings(policy=Policy(instance_metadata_tags=True))
+    settings = DocumentSettings(policy=ImdsOptions(instance_metadata_tags=True))
     assert read(reading_of(settings, metadata={"a": "b"}), ROOT + b"tags/instance/a") == b"b"
     refused = {"a": "b", "imds:InstanceMetadataTags": "disabled"}
     assert read(reading_of(settings, metadata=refused), ROOT + b"tags/instance/a") == 404

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.etags import etag_of, strong_etag, unless_known, weak_etag, with_etag
-from openimds.metadata.outcome import TEXT, Answer
+from openimds.metadata.etags import etag_of, not_modified_or, strong_etag, weak_etag, with_etag
+from openimds.metadata.outcome import TEXT, Document
 
-DOCUMENT = with_etag(Answer(200, TEXT, b"vm.novalocal"))
+DOCUMENT = with_etag(Document(200, TEXT, b"vm.novalocal"))
 ETAG = etag_of(DOCUMENT) or ""
 
 
@@ -16,7 +16,7 @@ def test_an_etag_follows_the_bytes() -> None:
 
 
 def test_only_documents_have_one() -> None:
-    assert etag_of(with_etag(Answer(404, TEXT, b"x"))) is None
+    assert etag_of(with_etag(Document(404, TEXT, b"x"))) is None
     assert with_etag(DOCUMENT) is DOCUMENT
 
 
@@ -28,15 +28,15 @@ def test_only_documents_have_one() -> None:
     ],
 )  # fmt: skip
 def test_if_none_match(sent: str | None, status: int) -> None:
-    answer = unless_known(DOCUMENT, sent)
+    answer = not_modified_or(DOCUMENT, sent)
     assert answer.status == status
     assert answer.body == (b"" if status == 304 else DOCUMENT.body)
     assert etag_of(answer) == ETAG
 
 
 def test_weak_ones_match_alike() -> None:
-    weak = Answer(200, TEXT, b"seed 1", (weak_etag(b"stable"),))
+    weak = Document(200, TEXT, b"seed 1", (weak_etag(b"stable"),))
     assert etag_of(with_etag(weak)) == weak_etag(b"stable")[1]
-    assert unless_known(weak, weak_etag(b"stable")[1]).status == 304
-    assert unless_known(weak, strong_etag(b"stable")[1]).status == 304
-    assert unless_known(Answer(404, TEXT, b""), "*").status == 404
+    assert not_modified_or(weak, weak_etag(b"stable")[1]).status == 304
+    assert not_modified_or(weak, strong_etag(b"stable")[1]).status == 304
+    assert not_modified_or(Document(404, TEXT, b""), "*").status == 404

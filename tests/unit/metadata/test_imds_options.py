@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.imds_options import PROPERTIES, Policy, TokenMode, mistakes, policy_of
+from openimds.metadata.imds_options import PROPERTIES, ImdsOptions, TokenMode, invalid_properties, policy_of
 
-DEFAULT = Policy(http_put_response_hop_limit=2)
+DEFAULT = ImdsOptions(http_put_response_hop_limit=2)
 
 
 def test_nothing_said() -> None:
@@ -23,7 +23,7 @@ def test_everything_said() -> None:
         "imds:UserDataMinutes": "30",
     }
     assert set(said) == set(PROPERTIES)
-    assert policy_of(said, DEFAULT) == Policy(
+    assert policy_of(said, DEFAULT) == ImdsOptions(
         http_tokens=TokenMode.REQUIRED,
         openstack_tokens=TokenMode.REQUIRED,
         http_endpoint=False,
@@ -32,7 +32,7 @@ def test_everything_said() -> None:
         root_only=True,
         user_data_minutes=30,
     )
-    assert list(mistakes(said)) == []
+    assert list(invalid_properties(said)) == []
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_everything_said() -> None:
 def test_what_cannot_be_read_counts_as_not_set_and_is_told(name: str, value: str) -> None:
     said = {"team": "red", name: value}
     assert policy_of(said, DEFAULT) == DEFAULT
-    ((told, sentence),) = mistakes(said)
+    ((told, sentence),) = invalid_properties(said)
     assert told == name
     assert sentence.startswith(name)
 
@@ -63,7 +63,7 @@ def test_what_cannot_be_read_counts_as_not_set_and_is_told(name: str, value: str
      ("off", "optional", "optional")],
 )  # fmt: skip
 def test_enforced(default: str, asked: str, result: str) -> None:
-    strict = Policy(http_tokens=TokenMode(default), openstack_tokens=TokenMode.REQUIRED, tokens_are_enforced=True)
+    strict = ImdsOptions(http_tokens=TokenMode(default), openstack_tokens=TokenMode.REQUIRED, tokens_are_enforced=True)
     policy = policy_of({"imds:HttpTokens": asked, "imds:OpenStackTokens": "optional"}, strict)
     assert policy.http_tokens is TokenMode(result)
     assert policy.openstack_tokens is TokenMode.REQUIRED
@@ -73,7 +73,7 @@ def test_enforced(default: str, asked: str, result: str) -> None:
     ("default", "asked", "result"), [(0, "10", 10), (30, "10", 10), (30, "60", 30), (30, "0", 30), (0, "0", 0)]
 )
 def test_enforced_times(default: int, asked: str, result: int) -> None:
-    strict = Policy(user_data_minutes=default, root_only=True, tokens_are_enforced=True)
+    strict = ImdsOptions(user_data_minutes=default, root_only=True, tokens_are_enforced=True)
     policy = policy_of({"imds:UserDataMinutes": asked, "imds:RootOnly": "disabled"}, strict)
     assert policy.user_data_minutes == result
     assert policy.root_only
@@ -81,5 +81,5 @@ def test_enforced_times(default: int, asked: str, result: int) -> None:
 
 def test_who_gives_tokens() -> None:
     assert DEFAULT.gives_tokens
-    assert not Policy(http_tokens=TokenMode.OFF).gives_tokens
-    assert Policy(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED).gives_tokens
+    assert not ImdsOptions(http_tokens=TokenMode.OFF).gives_tokens
+    assert ImdsOptions(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED).gives_tokens

@@ -5,17 +5,17 @@ import json
 import pytest
 
 from openimds.metadata.context import DocumentSettings
-from openimds.metadata.openstack import DOCUMENTS, decide_openstack, is_password, listed_documents
-from openimds.metadata.outcome import Answer, AskVendors, Refusal
+from openimds.metadata.openstack import DOCUMENTS, is_password, listed_documents, openstack_document
+from openimds.metadata.outcome import AskVendors, Document, MetadataError
 from openimds.metadata.versions import OPENSTACK_VERSIONS
 from openimds.resources.instance import InjectedFile
 
 ALL = ["meta_data.json", "user_data", "password", "vendor_data.json", "network_data.json", "vendor_data2.json"]
 
 
-def read(reading, *parts: str) -> Answer:
-    decision = decide_openstack(reading, parts)
-    assert isinstance(decision, Answer)
+def read(reading, *parts: str) -> Document:
+    decision = openstack_document(reading, parts)
+    assert isinstance(decision, Document)
     return decision
 
 
@@ -48,8 +48,8 @@ def test_listings(reading_of, version: str, listed: list[str]) -> None:
 def test_every_document_in_every_version(reading_of, document, version: str) -> None:
     reading = reading_of(user_data=b"\x00\xff")
     if version < document.readable_since:
-        with pytest.raises(Refusal):
-            decide_openstack(reading, (version, document.name))
+        with pytest.raises(MetadataError):
+            openstack_document(reading, (version, document.name))
     else:
         answer = read(reading, version, document.name)
         assert (answer.status, answer.content_type) == (200, document.content_type)
@@ -70,8 +70,8 @@ def test_every_document_in_every_version(reading_of, document, version: str) -> 
     ],
 )
 def test_what_is_not_there(reading_of, parts: tuple[str, ...]) -> None:
-    with pytest.raises(Refusal) as refused:
-        decide_openstack(reading_of(files=(InjectedFile("/a", b"x"),)), parts)
+    with pytest.raises(MetadataError) as refused:
+        openstack_document(reading_of(files=(InjectedFile("/a", b"x"),)), parts)
     assert refused.value.status == 404
 
 
@@ -84,13 +84,13 @@ def test_vendor_data(reading_of) -> None:
     static = reading_of(DocumentSettings(static_vendor_data={"a": 1}))
     assert json.loads(read(static, "latest", "vendor_data.json").body) == {"a": 1}
     assert json.loads(read(static, "latest", "vendor_data2.json").body) == {"static": {"a": 1}}
-    with pytest.raises(Refusal):
-        decide_openstack(reading_of(DocumentSettings(static_vendor_data=None)), ("latest", "vendor_data.json"))
+    with pytest.raises(MetadataError):
+        openstack_document(reading_of(DocumentSettings(static_vendor_data=None)), ("latest", "vendor_data.json"))
 
 
 def test_dynamic_vendor_data_must_be_asked_for(reading_of) -> None:
     reading = reading_of(DocumentSettings(dynamic_vendor_data=True))
-    assert decide_openstack(reading, ("latest", "vendor_data2.json")) == AskVendors()
+    assert openstack_document(reading, ("latest", "vendor_data2.json")) == AskVendors()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openimds.metadata.outcome import JSON, TEXT, method_not_allowed, not_found, refusal_answer, wants_json
+from openimds.metadata.outcome import JSON, TEXT, error_document, method_not_allowed, not_found, wants_json
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ def test_accept(accept: str | None, json_wanted: bool) -> None:
 
 
 def test_a_refusal_as_text() -> None:
-    answer = refusal_answer(not_found(), None)
+    answer = error_document(not_found(), None)
     assert (answer.status, answer.content_type) == (404, TEXT)
     assert answer.body == b"404 Not Found\n\nThe resource could not be found.\n"
 
 
 def test_a_refusal_as_json() -> None:
-    answer = refusal_answer(method_not_allowed("GET", "HEAD"), "application/json")
+    answer = error_document(method_not_allowed("GET", "HEAD"), "application/json")
     assert (answer.status, answer.content_type, answer.headers) == (405, JSON, (("Allow", "GET, HEAD"),))
     assert json.loads(answer.body) == {
         "message": "Only GET, HEAD can be used here.",

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.imds_options import Policy, TokenMode
-from openimds.metadata.outcome import Refusal
+from openimds.metadata.imds_options import ImdsOptions, TokenMode
+from openimds.metadata.outcome import MetadataError
 from openimds.metadata.paths import parse_path
-from openimds.metadata.session_policy import IssueToken, Presented, Session, admit, token_answer
+from openimds.metadata.session_policy import IssueToken, Session, TokenState, check_session, token_answer
 
-OPTIONAL = Policy()
-REQUIRED = Policy(http_tokens=TokenMode.REQUIRED)
-BOTH = Policy(http_tokens=TokenMode.REQUIRED, openstack_tokens=TokenMode.REQUIRED)
-OPENSTACK_ALONE = Policy(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED)
-OFF = Policy(http_tokens=TokenMode.OFF)
-DISABLED = Policy(http_endpoint=False)
+OPTIONAL = ImdsOptions()
+REQUIRED = ImdsOptions(http_tokens=TokenMode.REQUIRED)
+BOTH = ImdsOptions(http_tokens=TokenMode.REQUIRED, openstack_tokens=TokenMode.REQUIRED)
+OPENSTACK_ALONE = ImdsOptions(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED)
+OFF = ImdsOptions(http_tokens=TokenMode.OFF)
+DISABLED = ImdsOptions(http_endpoint=False)
 
 TOKEN = b"/latest/api/token"
 LEAF = b"/latest/meta-data/hostname"
 DOCUMENT = b"/openstack/latest/meta_data.json"
 PASSWORD = b"/openstack/latest/password"
 
-GOOD = Session(presented=Presented.GOOD)
-BAD = Session(presented=Presented.BAD)
+GOOD = Session(presented=TokenState.GOOD)
+BAD = Session(presented=TokenState.BAD)
 NOTHING = Session()
 TTL = Session(ttl_seconds=60)
 
 
-def outcome(method: str, target: bytes, policy: Policy, session: Session) -> int | IssueToken | None:
+def outcome(method: str, target: bytes, policy: ImdsOptions, session: Session) -> int | IssueToken | None:
     try:
-        return admit(method, parse_path(target), policy, session)
-    except Refusal as refusal:
+        return check_session(method, parse_path(target), policy, session)
+    except MetadataError as refusal:
         return refusal.status
 
 
@@ -40,7 +40,7 @@ def outcome(method: str, target: bytes, policy: Policy, session: Session) -> int
         ("PUT", TOKEN, TTL, IssueToken(60, 1)),
         ("PUT", b"/ec2/latest/api/token/", TTL, IssueToken(60, 1)),
         ("PUT", b"//latest/./api/token", TTL, IssueToken(60, 1)),
-        ("PUT", TOKEN, Session(ttl_seconds=60, presented=Presented.BAD), IssueToken(60, 1)),
+        ("PUT", TOKEN, Session(ttl_seconds=60, presented=TokenState.BAD), IssueToken(60, 1)),
         ("PUT", TOKEN, NOTHING, 400),
         ("PUT", TOKEN, Session(ttl_seconds=60, is_forwarded=True), 403),
         ("PUT", b"/2021-03-23/api/token", TTL, 403),
@@ -87,7 +87,7 @@ def test_asking_for_a_token(method: str, target: bytes, session: Session, expect
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_reading(method: str, policy: Policy, target: bytes, statuses: tuple[int | None, ...]) -> None:
+def test_reading(method: str, policy: ImdsOptions, target: bytes, statuses: tuple[int | None, ...]) -> None:
     assert tuple(outcome(method, target, policy, session) for session in (NOTHING, GOOD, BAD)) == statuses
 
 
@@ -122,13 +122,13 @@ def test_the_answer() -> None:
 
 
 def test_405_says_what_can_be_done() -> None:
-    with pytest.raises(Refusal) as refused:
-        admit("GET", parse_path(TOKEN), OPTIONAL, NOTHING)
+    with pytest.raises(MetadataError) as refused:
+        check_session("GET", parse_path(TOKEN), OPTIONAL, NOTHING)
     assert refused.value.headers == (("Allow", "PUT"),)
 
 
-ROOT_ONLY = Policy(root_only=True)
-CLOSING = Policy(user_data_minutes=10)
+ROOT_ONLY = ImdsOptions(root_only=True)
+CLOSING = ImdsOptions(user_data_minutes=10)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from openimds.netconfig.diff import changes, in_words
+from openimds.netconfig.diff import changes, describe
 from openimds.netconfig.namespace_state import Device, NamespaceState, Route, Rules
 
 DEVICE = Device(
@@ -29,7 +29,7 @@ STATE = NamespaceState(
 
 
 def words(wanted: NamespaceState, actual: NamespaceState | None) -> list[str]:
-    return [in_words(change) for change in changes(wanted, actual)]
+    return [describe(change) for change in changes(wanted, actual)]
 
 
 def test_from_nothing_protection_comes_first() -> None:

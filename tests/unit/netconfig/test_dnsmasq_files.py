@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 from tests.unit.netconfig.cloud import DHCP_PORT, GUEST_PORT, ROUTER_PORT, SUBNET, dhcp_network, subnet_v6
 
-from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataChoice
+from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.netconfig.dnsmasq_files import DnsmasqFiles, dnsmasq_files, host_routes, refused_options
 from openimds.resources.network import ExtraDhcpOption, FixedIP, HostRoute
 
-OFF = MetadataChoice()
-FORCED = MetadataChoice(force_metadata=True)
+OFF = MetadataOptions()
+FORCED = MetadataOptions(force_metadata=True)
 TAG = "tag:subnet-subnet-4"
 
 
-def files(dhcp: DhcpNetwork, choice: MetadataChoice = OFF, **settings: str) -> DnsmasqFiles:
+def files(dhcp: DhcpNetwork, choice: MetadataOptions = OFF, **settings: str) -> DnsmasqFiles:
     return dnsmasq_files(dhcp, DnsmasqSettings(**settings), choice)  # type: ignore[arg-type]
 
 

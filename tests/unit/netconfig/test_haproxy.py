@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from openimds.netconfig.haproxy import (
     GUEST_CLAIMS,
+    HaproxyRateLimit,
     ProxySettings,
-    RateLimit,
-    Timeouts,
+    ProxyTimeouts,
     config_file,
     haproxy,
     haproxy_config,
@@ -25,7 +25,7 @@ SETTINGS = ProxySettings(
     agent_socket=Path("/var/lib/openimds/metadata_proxy"),
     log_socket=Path("/var/lib/openimds/haproxy_log"),
 )
-LIMIT = RateLimit(base_window_seconds=60, base_requests=240, burst_window_seconds=10, burst_requests=60)
+LIMIT = HaproxyRateLimit(base_window_seconds=60, base_requests=240, burst_window_seconds=10, burst_requests=60)
 NETWORK = network_proxy(name="n1", namespace="qdhcp-n1", device="tap1", has_ipv6=True)
 ROUTER = router_proxy(name="r1", namespace="qrouter-r1", port=9697, access_mark=1)
 
@@ -85,7 +85,7 @@ def test_that_the_guest_itself_was_forwarding_is_noted_before_its_word_is_delete
 
 
 def test_user_group_and_timeouts() -> None:
-    timeouts = Timeouts(
+    timeouts = ProxyTimeouts(
         connect_seconds=1, client_seconds=2, server_seconds=3, http_request_seconds=4, http_keep_alive_seconds=5
     )
     found = lines(haproxy_config(ROUTER, replace(SETTINGS, user="nobody", group="nogroup", timeouts=timeouts)))

@@ -5,21 +5,21 @@ from dataclasses import replace
 import pytest
 from tests.unit.netconfig.cloud import DHCP_PORT, GUEST_PORT, ROUTER_PORT, SUBNET, dhcp_network, subnet_v6
 
-from openimds.netconfig.dhcp_network import MetadataChoice
+from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.netconfig.metadata_path import (
-    Way,
+    PathKind,
     isolated_subnets,
     metadata_network_router,
+    metadata_path,
     needs_proxy,
-    way_to_metadata,
 )
 from openimds.resources.network import FixedIP
 
-NONE = MetadataChoice()
-FORCED = MetadataChoice(force_metadata=True)
-ISOLATED = MetadataChoice(enable_isolated_metadata=True)
-BOTH = MetadataChoice(enable_isolated_metadata=True, enable_metadata_network=True)
-NETWORK_ALONE = MetadataChoice(enable_metadata_network=True)
+NONE = MetadataOptions()
+FORCED = MetadataOptions(force_metadata=True)
+ISOLATED = MetadataOptions(enable_isolated_metadata=True)
+BOTH = MetadataOptions(enable_isolated_metadata=True, enable_metadata_network=True)
+NETWORK_ALONE = MetadataOptions(enable_metadata_network=True)
 
 METADATA_SUBNET = replace(SUBNET, id="subnet-m", cidr="169.254.169.252/30", gateway_ip="169.254.169.253")
 METADATA_DHCP_PORT = replace(DHCP_PORT, fixed_ips=(FixedIP("subnet-m", "169.254.169.254"),))
@@ -84,16 +84,16 @@ def test_metadata_subnet_beside_another_one_speaks_for_no_router() -> None:
 @pytest.mark.parametrize(
     ("ports", "choice", "way", "next_hop"),
     [
-        ((), FORCED, Way.DHCP, "192.168.40.121"),
-        ((ROUTER_PORT,), FORCED, Way.DHCP, "192.168.40.121"),
-        ((), ISOLATED, Way.DHCP, "192.168.40.121"),
-        ((ROUTER_PORT,), ISOLATED, Way.ROUTER, "192.168.40.1"),
-        ((ROUTER_PORT,), NONE, Way.ROUTER, "192.168.40.1"),
-        ((), NONE, Way.NONE, None),
+        ((), FORCED, PathKind.DHCP, "192.168.40.121"),
+        ((ROUTER_PORT,), FORCED, PathKind.DHCP, "192.168.40.121"),
+        ((), ISOLATED, PathKind.DHCP, "192.168.40.121"),
+        ((ROUTER_PORT,), ISOLATED, PathKind.ROUTER, "192.168.40.1"),
+        ((ROUTER_PORT,), NONE, PathKind.ROUTER, "192.168.40.1"),
+        ((), NONE, PathKind.NONE, None),
     ],
 )
 def test_way(ports, choice, way, next_hop) -> None:
-    found = way_to_metadata(dhcp_network(*ports), SUBNET, choice)
+    found = metadata_path(dhcp_network(*ports), SUBNET, choice)
     assert (found.way, found.next_hop) == (way, next_hop)
 
 
@@ -107,4 +107,4 @@ def test_way(ports, choice, way, next_hop) -> None:
     ],
 )
 def test_reason_names_what_is_missing(subnet, choice, words) -> None:
-    assert words in way_to_metadata(dhcp_network(subnets=(subnet,)), subnet, choice).reason
+    assert words in metadata_path(dhcp_network(subnets=(subnet,)), subnet, choice).reason

@@ -13,7 +13,7 @@ import pytest
 import structlog
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.reconciler.reconciler import RoundReport
+from openimds.agents.reconciler.reconciler import PassReport
 from openimds.programs import reconcile_agent
 from openimds.programs.reconcile_agent import TELLING_SECONDS, Progress, _announce_when_ready
 from openimds.runtime.lifecycle import Signals
@@ -28,7 +28,7 @@ def announced(*, first_round_done: bool, failed: bool) -> bool:
         broken.set()
     if failed or not first_round_done:
         signals.stopped.set()
-    loop = SimpleNamespace(first_round_done=done, last_report=RoundReport(things=1, ended_at=datetime.now(UTC)))
+    loop = SimpleNamespace(first_round_done=done, last_report=PassReport(things=1, ended_at=datetime.now(UTC)))
     agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
     with structlog.testing.capture_logs() as logs:
         _announce_when_ready(cast("Any", agent), cast("Any", loop), signals, broken)
@@ -61,7 +61,7 @@ def test_the_starter_is_asked_for_more_time_until_the_agent_is_ready(
     monkeypatch.setattr(reconcile_agent, "TELLING_SECONDS", 0)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     done, signals = threading.Event(), Signals()
-    report = RoundReport(things=200, ended_at=datetime.now(UTC))
+    report = PassReport(things=200, ended_at=datetime.now(UTC))
     loop = SimpleNamespace(first_round_done=done, last_report=report, steps=120, things=200)
     agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as starter:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import structlog
 
-from openimds.programs.vendordata_file import VendorFile
+from openimds.programs.vendordata_file import StaticVendorData
 
 
 def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "vendor.json"
     path.write_text('{"a": 1}')
-    file = VendorFile(path, {"a": 1})
+    file = StaticVendorData(path, {"a": 1})
     assert (file.look(), file.look()) == (None, None)
     path.write_text('{"a": 22}')
     assert file.look() == {"a": 22}
@@ -26,13 +26,13 @@ def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
 def test_it_changed_between_the_start_and_the_first_look(tmp_path: Path) -> None:
     path = tmp_path / "vendor.json"
     path.write_text('{"a": 2}')
-    assert VendorFile(path, {"a": 1}).look() == {"a": 2}
+    assert StaticVendorData(path, {"a": 1}).look() == {"a": 2}
 
 
 def test_a_broken_file_is_told_once_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "vendor.json"
     path.write_text('{"a": 1}')
-    file = VendorFile(path, {"a": 1})
+    file = StaticVendorData(path, {"a": 1})
     file.look()
     with structlog.testing.capture_logs() as logs:
         for text in ("{", "[1, 2]"):

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tests.waiting import HANG_SECONDS
 
-from openimds.runtime.fdstore import KeptSockets
+from openimds.runtime.fdstore import FdStore
 
-Keep = Callable[[dict[str, list[socket.socket]]], KeptSockets]
+Keep = Callable[[dict[str, list[socket.socket]]], FdStore]
 Message = tuple[set[str], list[socket.socket]]
 
 
@@ -57,10 +57,10 @@ def keeper(tmp_path: Path) -> Iterator[Keeper]:
 @pytest.fixture
 def keep(keeper: Keeper) -> Iterator[Keep]:
     """A process's side, started with some sockets."""
-    made: list[KeptSockets] = []
+    made: list[FdStore] = []
 
-    def make(given: dict[str, list[socket.socket]]) -> KeptSockets:
-        made.append(KeptSockets(given, str(keeper.path)))
+    def make(given: dict[str, list[socket.socket]]) -> FdStore:
+        made.append(FdStore(given, str(keeper.path)))
         return made[-1]
 
     yield make
@@ -121,13 +121,13 @@ def test_more_sockets_than_a_queue_holds(keeper: Keeper, keep: Keep, listener: s
 @pytest.mark.parametrize("name", ["", "a:b", "a\nb", "ü"])
 def test_names_that_the_protocol_does_not_take(name: str, listener: socket.socket) -> None:
     with pytest.raises(ValueError, match="kept socket cannot be named"):
-        KeptSockets({}, "").put(name, listener)
+        FdStore({}, "").put(name, listener)
 
 
 def test_without_a_service_manager_nothing_is_kept(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"):
         monkeypatch.delenv(name, raising=False)
-    kept = KeptSockets.inherited()
+    kept = FdStore.inherited()
     assert kept.take("a") is None
     kept.put("a", listener)
     kept.renew()
@@ -136,7 +136,7 @@ def test_without_a_service_manager_nothing_is_kept(listener: socket.socket, monk
 
 
 def test_a_service_manager_that_is_gone_is_no_error(tmp_path: Path, listener: socket.socket) -> None:
-    kept = KeptSockets({}, str(tmp_path / "gone"))
+    kept = FdStore({}, str(tmp_path / "gone"))
     kept.put("a", listener)
     kept.renew()
 
@@ -186,9 +186,9 @@ def test_another_keeper_at_the_same_path_is_given_everything(
 CHILD = """
 import os, sys
 from tests.waiting import HANG_SECONDS
-from openimds.runtime.fdstore import KeptSockets
+from openimds.runtime.fdstore import FdStore
 os.environ["LISTEN_PID"] = str(os.getpid() + int(sys.argv[1]))
-kept = KeptSockets.inherited()
+kept = FdStore.inherited()
 found = kept.take("one"), kept.take("two")
 print([each and each.getsockname()[1] for each in found])
 print(any(name.startswith("LISTEN_") for name in os.environ), any(each and each.get_inheritable() for each in found))

@@ -13,12 +13,12 @@ import pytest
 from tests.ports import free_port
 
 from openimds.config import Listen
-from openimds.runtime.fdstore import KeptSockets, kept_listener
-from openimds.runtime.lifecycle import CannotStartError
-from openimds.supervisor.notify_socket import NotifySocket, SocketStore
+from openimds.runtime.fdstore import FdStore, inherited_or_new_listener
+from openimds.runtime.lifecycle import StartupError
+from openimds.supervisor.notify_socket import FdStoreServer, NotifySocket
 
 
-def held_by(store: SocketStore) -> dict[str, list[socket.socket]]:
+def held_by(store: FdStoreServer) -> dict[str, list[socket.socket]]:
     """What a process is started with."""
     pairs = zip(store.names, store.descriptors, strict=True)
     return {name: [socket.socket(fileno=os.dup(descriptor))] for name, descriptor in pairs}
@@ -29,7 +29,7 @@ class Manager:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "notify"
-        self.store = SocketStore()
+        self.store = FdStoreServer()
         self._socket = NotifySocket(self.path)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._hear)
@@ -56,8 +56,8 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 def leave_listener(place: Listen, manager: Manager) -> None:
     """What a process does that ends then."""
-    with closing(KeptSockets({}, str(manager.path))) as kept:
-        kept_listener(place, kept).close()
+    with closing(FdStore({}, str(manager.path))) as kept:
+        inherited_or_new_listener(place, kept).close()
         kept.wait_heard()
 
 
@@ -66,8 +66,8 @@ def test_the_next_process_has_the_same_queue(manager: Manager) -> None:
     leave_listener(place, manager)
     with (
         socket.create_connection((place.host, place.port)) as waiting,  # nobody accepts now
-        closing(KeptSockets(held_by(manager.store), str(manager.path))) as kept,
-        kept_listener(place, kept) as listener,
+        closing(FdStore(held_by(manager.store), str(manager.path))) as kept,
+        inherited_or_new_listener(place, kept) as listener,
     ):
         accepted, peer = listener.accept()
         accepted.close()
@@ -78,8 +78,8 @@ def test_the_same_port_on_another_address_is_had_at_once(manager: Manager) -> No
     port = free_port()
     leave_listener(Listen(host="127.0.0.1", port=port), manager)
     with (
-        closing(KeptSockets(held_by(manager.store), str(manager.path))) as kept,
-        kept_listener(Listen(host="0.0.0.0", port=port), kept) as listener,
+        closing(FdStore(held_by(manager.store), str(manager.path))) as kept,
+        inherited_or_new_listener(Listen(host="0.0.0.0", port=port), kept) as listener,
     ):
         assert listener.getsockname() == ("0.0.0.0", port)
         kept.wait_heard()
@@ -89,5 +89,5 @@ def test_the_same_port_on_another_address_is_had_at_once(manager: Manager) -> No
 def test_a_taken_port_is_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(CannotStartError, match=rf"port {port} on 127.0.0.1 is taken .*\(here\)"):
-            kept_listener(Listen(host="127.0.0.1", port=port), KeptSockets({}, ""), hint=" (here)")
+        with pytest.raises(StartupError, match=rf"port {port} on 127.0.0.1 is taken .*\(here\)"):
+            inherited_or_new_listener(Listen(host="127.0.0.1", port=port), FdStore({}, ""), hint=" (here)")

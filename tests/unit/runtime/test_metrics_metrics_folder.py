@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.runtime.metrics import metrics_folder
 
 
@@ -31,6 +31,6 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "metrics").write_text("a file")
     before = len(list(Path("/proc/self/fd").iterdir()))
     sentence = r"cannot keep their figures in .*/metrics: file exists; .* state_path"
-    with pytest.raises(CannotStartError, match=sentence), metrics_folder(tmp_path, "metadata-api"):
+    with pytest.raises(StartupError, match=sentence), metrics_folder(tmp_path, "metadata-api"):
         pass
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -8,14 +8,14 @@ from openimds import config
 from openimds.config.programs import PROGRAMS
 from openimds.supervisor.default_config import (
     CLOUD,
-    FirstSettings,
+    DefaultConfig,
     clouds_yaml,
     configuration_files,
     overriding_file,
     with_auth_url,
 )
 
-SETTINGS = FirstSettings(
+SETTINGS = DefaultConfig(
     state_path=Path("/s"),
     listen="127.0.0.1",
     control_port=5001,

@@ -6,13 +6,21 @@ from pathlib import Path
 import pytest
 
 from openimds.config.programs import PROGRAMS
-from openimds.supervisor.service_spec import STAGES, STEADY_SECONDS, Deaths, Part, digest, part_argv, routed
+from openimds.supervisor.service_spec import (
+    START_ORDER,
+    STEADY_SECONDS,
+    RestartBackoff,
+    ServiceSpec,
+    digest,
+    part_argv,
+    routed,
+)
 
 READERS = {name: program.files for name, program in PROGRAMS.items()}
 
 
 def test_every_program_is_started_once() -> None:
-    assert sorted(name for stage in STAGES for name in stage) == sorted(PROGRAMS)
+    assert sorted(name for stage in START_ORDER for name in stage) == sorted(PROGRAMS)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +40,7 @@ def test_which_programs_a_file_is_for(given: str, programs: tuple[str, ...], pat
 
 
 def test_the_wait_grows_with_deaths_in_a_row_and_begins_anew_after_a_steady_time() -> None:
-    deaths, waits = Deaths(), []
+    deaths, waits = RestartBackoff(), []
     for _ in range(9):
         deaths = deaths.after_one_more(lived_seconds=1)
         waits.append(deaths.delay_seconds)
@@ -46,7 +54,7 @@ def test_the_wait_grows_with_deaths_in_a_row_and_begins_anew_after_a_steady_time
 def test_a_digest_tells_another_start_from_the_same_one(tmp_path: Path) -> None:
     file = tmp_path / "a.ini"
     file.write_text("x")
-    part = Part(
+    part = ServiceSpec(
         name="dhcp-agent", argv=part_argv("dhcp-agent", [str(file)]), log_file=tmp_path, pid_file=tmp_path,
         files=(str(file),), listens="-",
     )  # fmt: skip

@@ -12,18 +12,18 @@ from openimds.linux.process import identity
 from openimds.store import schema
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.base import Agent
-from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.state_dir import StateDir
 from openimds.supervisor.status import SHOWN_FAILURES, machine_status, status_text
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> StateFolder:
-    made = StateFolder(tmp_path / "state")
+def folder(tmp_path: Path) -> StateDir:
+    made = StateDir(tmp_path / "state")
     made.prepare()
     return made
 
 
-def heartbeat(folder: StateFolder, configurations: Mapping[str, Any]) -> None:
+def heartbeat(folder: StateDir, configurations: Mapping[str, Any]) -> None:
     """Of the metadata agent, which runs: this process stands for it."""
     url = f"sqlite:///{folder.path}/openimds.sqlite"
     (folder.etc / "nova.conf").write_text(f"[DEFAULT]\nstate_path = {folder.path}\n[database]\nconnection = {url}\n")
@@ -46,13 +46,13 @@ def heartbeat(folder: StateFolder, configurations: Mapping[str, Any]) -> None:
     note(folder, "metadata-agent", state="running")
 
 
-def note(folder: StateFolder, name: str, **facts: object) -> None:
+def note(folder: StateDir, name: str, **facts: object) -> None:
     this = identity.find_own()
     identity.note(this, folder.pid_file(name))
     folder.write_status({"parts": [{"name": name, "pid": this.pid, **facts}]})
 
 
-def row(folder: StateFolder, name: str) -> list[str]:
+def row(folder: StateDir, name: str) -> list[str]:
     """The part's line, and the lines that belong to it."""
     lines = status_text(machine_status(folder.path)).splitlines()
     begin = next(index for index, line in enumerate(lines) if line.startswith(name))
@@ -60,13 +60,13 @@ def row(folder: StateFolder, name: str) -> list[str]:
     return [lines[begin], *(line for line in rest if line.startswith(("network ", "router ", "and ")))]
 
 
-def test_the_metadata_agents_listeners_are_set_against_the_wanted_ones(folder: StateFolder) -> None:
+def test_the_metadata_agents_listeners_are_set_against_the_wanted_ones(folder: StateDir) -> None:
     heartbeat(folder, {"listeners": 3, "listeners_wanted": 3, "ports": 7, "listen_failures": {}})
     (line,) = row(folder, "metadata-agent")
     assert "listeners=3 of 3 ports=7" in line
 
 
-def test_listeners_that_are_not_there_are_named(folder: StateFolder) -> None:
+def test_listeners_that_are_not_there_are_named(folder: StateDir) -> None:
     sentence = "169.254.169.254:80 in qdhcp-n1 is taken by another program, which does not share it; stop that"
     failures = {"network:n1": sentence, "router:r1": "cannot listen on 0.0.0.0:9697 in qrouter-r1: Permission denied"}
     heartbeat(folder, {"listeners": 1, "listeners_wanted": 3, "ports": 7, "listen_failures": failures})
@@ -75,7 +75,7 @@ def test_listeners_that_are_not_there_are_named(folder: StateFolder) -> None:
     assert named == [f"network n1: {sentence}", f"router r1: {failures['router:r1']}"]
 
 
-def test_of_many_some_are_named(folder: StateFolder) -> None:
+def test_of_many_some_are_named(folder: StateDir) -> None:
     failures = {f"network:n{number}": "no" for number in range(SHOWN_FAILURES + 3)}
     heartbeat(folder, {"listeners": 0, "listeners_wanted": len(failures), "listen_failures": failures})
     _, *named = row(folder, "metadata-agent")
@@ -83,7 +83,7 @@ def test_of_many_some_are_named(folder: StateFolder) -> None:
     assert len(named) == SHOWN_FAILURES + 1
 
 
-def test_a_start_that_goes_on_is_shown(folder: StateFolder) -> None:
+def test_a_start_that_goes_on_is_shown(folder: StateDir) -> None:
     note(folder, "dhcp-agent", state="starting", said="120 of 200 networks")
     (line,) = row(folder, "dhcp-agent")
     assert line.rstrip().endswith(" 120 of 200 networks")
@@ -95,7 +95,7 @@ def test_where_nothing_is_up_it_says_how_to_begin(tmp_path: Path) -> None:
     assert said.endswith(f"`openimds up --detach --state-dir {tmp_path}/nowhere` makes it and starts everything")
 
 
-def test_a_dead_supervisor_is_told_with_what_runs_and_what_to_do(folder: StateFolder) -> None:
+def test_a_dead_supervisor_is_told_with_what_runs_and_what_to_do(folder: StateDir) -> None:
     heartbeat(folder, {})
     folder.supervisor_pid_file.write_text("4194305\n1\n")  # beyond the highest possible process id
     said = status_text(machine_status(folder.path)).splitlines()[0]
@@ -104,7 +104,7 @@ def test_a_dead_supervisor_is_told_with_what_runs_and_what_to_do(folder: StateFo
     assert f"`openimds down --state-dir {folder.path}` stops and removes everything" in said
 
 
-def test_a_system_that_died_whole_is_told_from_one_that_was_taken_down(folder: StateFolder) -> None:
+def test_a_system_that_died_whole_is_told_from_one_that_was_taken_down(folder: StateDir) -> None:
     folder.write_status({"supervisor": 4194305, "parts": [{"name": "l3-agent", "pid": 4194305, "state": "running"}]})
     folder.supervisor_pid_file.write_text("4194305\n1\n")
     said = status_text(machine_status(folder.path))

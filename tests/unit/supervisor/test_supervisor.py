@@ -21,13 +21,13 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
-from openimds.runtime.fdstore import KeptSockets
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.fdstore import FdStore
+from openimds.runtime.lifecycle import StartupError
 from openimds.supervisor import process_table, supervisor
 from openimds.supervisor import service as supervised_module
 from openimds.supervisor import service_spec as parts_module
-from openimds.supervisor.service_spec import Part
-from openimds.supervisor.state_dir import StateFolder
+from openimds.supervisor.service_spec import ServiceSpec
+from openimds.supervisor.state_dir import StateDir
 from openimds.supervisor.supervisor import Supervisor
 
 READY = textwrap.dedent("""\
@@ -41,8 +41,8 @@ READY = textwrap.dedent("""\
 KEEPS = textwrap.dedent("""\
     import os, signal, socket, sys, threading, time
     from openimds.runtime import sd_notify as notify
-    from openimds.runtime.fdstore import KeptSockets
-    kept = KeptSockets.inherited()
+    from openimds.runtime.fdstore import FdStore
+    kept = FdStore.inherited()
     listeners = [kept.take(f"listener{n}") or socket.create_server(("127.0.0.1", 0)) for n in range(3)]
     for n, listener in enumerate(listeners):
         kept.put(f"listener{n}", listener)
@@ -73,8 +73,8 @@ SLOW = textwrap.dedent("""\
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[StateFolder]:
-    folder = StateFolder(tmp_path / "state")
+def folder(tmp_path: Path) -> Iterator[StateDir]:
+    folder = StateDir(tmp_path / "state")
     folder.prepare()
     (folder.etc / "a.ini").write_text("")
     yield folder
@@ -85,8 +85,8 @@ def folder(tmp_path: Path) -> Iterator[StateFolder]:
             left.wait(HANG_SECONDS)
 
 
-def part(folder: StateFolder, name: str, script: str) -> Part:
-    return Part(
+def part(folder: StateDir, name: str, script: str) -> ServiceSpec:
+    return ServiceSpec(
         name=name,
         argv=(sys.executable, "-c", script),
         log_file=folder.log_file(name),
@@ -96,17 +96,17 @@ def part(folder: StateFolder, name: str, script: str) -> Part:
     )
 
 
-def entry(folder: StateFolder, name: str) -> dict[str, Any]:
+def entry(folder: StateDir, name: str) -> dict[str, Any]:
     found = [part for part in folder.read_status().get("parts", []) if part["name"] == name]
     return found[0] if found else {}
 
 
 @pytest.fixture
-def running(folder: StateFolder) -> Iterator[Callable[[Part], Supervisor]]:
+def running(folder: StateDir) -> Iterator[Callable[[ServiceSpec], Supervisor]]:
     """Supervises one part in a thread until the test ends."""
     started: list[tuple[Supervisor, threading.Thread, str]] = []
 
-    def run(part: Part) -> Supervisor:
+    def run(part: ServiceSpec) -> Supervisor:
         supervised = Supervisor([part], folder)
         supervised.start([[part.name]])
         thread = threading.Thread(target=supervised.run)
@@ -135,11 +135,11 @@ def orphaned(killed: Supervisor) -> None:
     threading.Thread(target=child.wait, daemon=True).start()
 
 
-def pid_of(folder: StateFolder, name: str) -> int:
+def pid_of(folder: StateDir, name: str) -> int:
     return int(entry(folder, name).get("pid") or 0)
 
 
-def test_parts_are_ready_stage_by_stage(folder: StateFolder) -> None:
+def test_parts_are_ready_stage_by_stage(folder: StateDir) -> None:
     supervised = Supervisor([part(folder, "a", READY), part(folder, "b", READY)], folder)
     supervised.start([["a"], ["b"]])
     report = {each["name"]: each for each in supervised.report()}
@@ -152,9 +152,9 @@ def test_parts_are_ready_stage_by_stage(folder: StateFolder) -> None:
     assert not identity.find(report["a"]["pid"])
 
 
-def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateFolder) -> None:
+def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateDir) -> None:
     supervised = Supervisor([part(folder, "control-api", FAILS)], folder)
-    with pytest.raises(CannotStartError) as raised:
+    with pytest.raises(StartupError) as raised:
         supervised.start([["control-api"]])
     supervised.stop([["control-api"]])
     supervised.close()
@@ -162,10 +162,10 @@ def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateFol
     assert str(folder.log_file("control-api")) in str(raised.value)
 
 
-def test_a_part_that_never_becomes_ready(folder: StateFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_never_becomes_ready(folder: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervised_module, "READY_TIMEOUT_SECONDS", 0.3)
     supervised = Supervisor([part(folder, "a", SILENT)], folder)
-    with pytest.raises(CannotStartError, match=r"a: not ready within 0\.3 s; it said nothing"):
+    with pytest.raises(StartupError, match=r"a: not ready within 0\.3 s; it said nothing"):
         supervised.start([["a"]])
     supervised.stop([["a"]])
     supervised.close()
@@ -185,12 +185,12 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return go
 
 
-def slow_part(folder: StateFolder, *, asks_seconds: float) -> Part:
+def slow_part(folder: StateDir, *, asks_seconds: float) -> ServiceSpec:
     made = part(folder, "a", SLOW)
     return replace(made, argv=(*made.argv, str(folder.run / "go-on"), str(asks_seconds)))
 
 
-def test_a_part_that_asks_for_more_time_gets_it(folder: StateFolder, later: Callable[[float], None]) -> None:
+def test_a_part_that_asks_for_more_time_gets_it(folder: StateDir, later: Callable[[float], None]) -> None:
     told: list[str] = []
 
     def hear(line: str) -> None:
@@ -208,16 +208,16 @@ def test_a_part_that_asks_for_more_time_gets_it(folder: StateFolder, later: Call
 
 @pytest.mark.parametrize(("asks_seconds", "after_seconds"), [(0, 61), (300, 301)])
 def test_a_part_that_asks_no_more_has_failed(
-    folder: StateFolder, later: Callable[[float], None], asks_seconds: float, after_seconds: float
+    folder: StateDir, later: Callable[[float], None], asks_seconds: float, after_seconds: float
 ) -> None:
     supervised = Supervisor([slow_part(folder, asks_seconds=asks_seconds)], folder, lambda _: later(after_seconds))
-    with pytest.raises(CannotStartError, match=r"a \(120 of 200 networks\): not ready within \d+ s"):
+    with pytest.raises(StartupError, match=r"a \(120 of 200 networks\): not ready within \d+ s"):
         supervised.start([["a"]])
     supervised.stop([["a"]])
     supervised.close()
 
 
-def test_a_short_extension_takes_no_time_away(folder: StateFolder, later: Callable[[float], None]) -> None:
+def test_a_short_extension_takes_no_time_away(folder: StateDir, later: Callable[[float], None]) -> None:
     def hear(_line: str) -> None:
         later(30)
         (folder.run / "go-on").touch()
@@ -228,7 +228,7 @@ def test_a_short_extension_takes_no_time_away(folder: StateFolder, later: Callab
     supervised.close()
 
 
-def test_a_killed_part_is_started_again(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+def test_a_killed_part_is_started_again(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
     running(part(folder, "a", READY))
     before = pid_of(folder, "a")
     os.kill(before, signal.SIGKILL)
@@ -238,7 +238,7 @@ def test_a_killed_part_is_started_again(folder: StateFolder, running: Callable[[
 
 
 def test_a_restart_that_was_asked_for_is_no_death(
-    folder: StateFolder, running: Callable[[Part], Supervisor], monkeypatch: pytest.MonkeyPatch
+    folder: StateDir, running: Callable[[ServiceSpec], Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts_module, "RESTART_DELAYS_SECONDS", (60,))
     running(part(folder, "a", READY))
@@ -249,7 +249,7 @@ def test_a_restart_that_was_asked_for_is_no_death(
     assert not folder.restart_request("a").exists()
 
 
-def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateFolder) -> None:
+def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateDir) -> None:
     first = Supervisor([part(folder, "a", READY)], folder)
     first.start([["a"]])
     pid = pid_of(folder, "a")
@@ -264,7 +264,7 @@ def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateFolder) -> N
     assert not identity.find(pid)
 
 
-def test_a_part_with_another_configuration_is_replaced(folder: StateFolder) -> None:
+def test_a_part_with_another_configuration_is_replaced(folder: StateDir) -> None:
     first = Supervisor([part(folder, "a", READY)], folder)
     first.start([["a"]])
     pid = pid_of(folder, "a")
@@ -280,7 +280,7 @@ def test_a_part_with_another_configuration_is_replaced(folder: StateFolder) -> N
     second.close()
 
 
-def test_an_adopted_part_is_watched_too(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+def test_an_adopted_part_is_watched_too(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
     first = Supervisor([part(folder, "a", READY)], folder)
     first.start([["a"]])
     before = pid_of(folder, "a")
@@ -299,13 +299,13 @@ def test_an_adopted_part_is_watched_too(folder: StateFolder, running: Callable[[
     second.close()
 
 
-def said(folder: StateFolder) -> list[list[str]]:
+def said(folder: StateDir) -> list[list[str]]:
     """The lines of the part that keeps sockets: its pid, and the ports of its sockets."""
     lines = (line.split() for line in folder.log_file("a").read_text().splitlines())
     return [words for words in lines if len(words) == 4 and all(word.isdigit() for word in words)]
 
 
-def test_sockets_outlive_a_killed_part(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+def test_sockets_outlive_a_killed_part(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
     running(part(folder, "a", KEEPS))
     ((pid, *ports),) = said(folder)
     assert entry(folder, "a")["kept_sockets"] == 3
@@ -321,7 +321,7 @@ def test_sockets_outlive_a_killed_part(folder: StateFolder, running: Callable[[P
         client.close()
 
 
-def test_sockets_of_an_adopted_part_are_kept_too(folder: StateFolder) -> None:
+def test_sockets_of_an_adopted_part_are_kept_too(folder: StateDir) -> None:
     first = Supervisor([part(folder, "a", KEEPS)], folder)
     first.start([["a"]])
     ((pid, *ports),) = said(folder)
@@ -344,7 +344,7 @@ def test_sockets_of_an_adopted_part_are_kept_too(folder: StateFolder) -> None:
         socket.create_connection(("127.0.0.1", int(ports[0])))
 
 
-def test_sockets_outlive_a_part_that_is_replaced(folder: StateFolder) -> None:
+def test_sockets_outlive_a_part_that_is_replaced(folder: StateDir) -> None:
     first = Supervisor([part(folder, "a", KEEPS)], folder)
     first.start([["a"]])
     ((_, *ports),) = said(folder)
@@ -359,10 +359,10 @@ def test_sockets_outlive_a_part_that_is_replaced(folder: StateFolder) -> None:
     second.close()
 
 
-def test_only_parts_are_heard(folder: StateFolder, running: Callable[[Part], Supervisor]) -> None:
+def test_only_parts_are_heard(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
     running(part(folder, "a", KEEPS))
     with socket.create_server(("127.0.0.1", 0)) as foreign:
-        kept = KeptSockets({}, str(folder.notify_socket))
+        kept = FdStore({}, str(folder.notify_socket))
         kept.put("listener0", foreign)
         kept.forget("listener1")
         kept.close()
@@ -372,7 +372,7 @@ def test_only_parts_are_heard(folder: StateFolder, running: Callable[[Part], Sup
     assert said(folder)[0][1:] == said(folder)[1][1:]
 
 
-def test_signals_ask_to_stop(folder: StateFolder) -> None:
+def test_signals_ask_to_stop(folder: StateDir) -> None:
     supervised = Supervisor([part(folder, "a", READY)], folder)
     with supervised.heeding_signals():
         supervised.start([["a"]])
@@ -383,7 +383,7 @@ def test_signals_ask_to_stop(folder: StateFolder) -> None:
     assert supervised.stop_asked
 
 
-def test_a_pid_that_is_another_process_by_now_is_not_taken(folder: StateFolder) -> None:
+def test_a_pid_that_is_another_process_by_now_is_not_taken(folder: StateDir) -> None:
     identity.note(Process(os.getpid(), 1), folder.pid_file("a"))
     assert identity.noted(folder.pid_file("a")) is None
 
@@ -401,7 +401,7 @@ def test_a_stubborn_process_is_killed() -> None:
 
 
 def test_log_files_are_bounded(
-    folder: StateFolder, running: Callable[[Part], Supervisor], monkeypatch: pytest.MonkeyPatch
+    folder: StateDir, running: Callable[[ServiceSpec], Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "LOG_BYTES", 1000)
     monkeypatch.setattr(supervisor, "LOG_LOOK_SECONDS", 0.01)

@@ -6,9 +6,9 @@ guests print; `edges.py` says what all of it needs of the rest of the world.
 
 from __future__ import annotations
 
-from openimds.agents.compute.console_log import Consoles
-from openimds.agents.compute.power_manager import Power
-from openimds.agents.compute.protocols import Edges
-from openimds.agents.compute.server_handler import ComputeSettings, Servers
+from openimds.agents.compute.console_log import ConsoleUploader
+from openimds.agents.compute.power_manager import PowerManager
+from openimds.agents.compute.protocols import Adapters
+from openimds.agents.compute.server_handler import ComputeSettings, ServerHandler
 
-__all__ = ["ComputeSettings", "Consoles", "Edges", "Power", "Servers"]
+__all__ = ["Adapters", "ComputeSettings", "ConsoleUploader", "PowerManager", "ServerHandler"]

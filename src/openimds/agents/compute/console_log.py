@@ -23,7 +23,7 @@ logger = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class Tail:
+class ConsoleTail:
     """The end of one console file, and how far it has been read."""
 
     inode: int = 0
@@ -49,20 +49,20 @@ class Tail:
             self.offset = 0
 
 
-class Consoles:
+class ConsoleUploader:
     """Not for several threads at once."""
 
     def __init__(self, api: ServersApi, guests: Guests, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._clock = clock
         self._guests = guests
-        self._tails: dict[str, Tail] = {}
+        self._tails: dict[str, ConsoleTail] = {}
         self._failing = False
 
     def send_news(self) -> None:
         """Of every guest that printed something. What could not be sent is sent the next time."""
         present = self._guests.servers()
-        self._tails = {server_id: self._tails.get(server_id, Tail()) for server_id in present}
+        self._tails = {server_id: self._tails.get(server_id, ConsoleTail()) for server_id in present}
         for server_id, tail in self._tails.items():
             try:
                 tail.read(self._guests.console_file(server_id))
@@ -72,7 +72,7 @@ class Consoles:
             if is_due and not self._send(server_id, tail):
                 return
 
-    def _send(self, server_id: str, tail: Tail) -> bool:
+    def _send(self, server_id: str, tail: ConsoleTail) -> bool:
         """False: the control API is away, and there is no sense in trying with the next one."""
         try:
             self._api.put_console(server_id, tail.tail.decode("utf-8", "replace"))

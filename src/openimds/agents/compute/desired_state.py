@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from openimds.agents.protocols import View
+from openimds.agents.protocols import CloudView
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 from openimds.netconfig.netns_instance import nic_name, nic_plan
 from openimds.netconfig.port_security import PortFilter, closed_filter, port_filter
@@ -13,7 +13,7 @@ from openimds.resources.server import Server, instance_namespace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WantedServer:
+class DesiredServer:
     """Equal values: nothing has to be done."""
 
     server: Server
@@ -34,7 +34,7 @@ class WantedServer:
         return tuple(port_id for port_id in self.server.port_ids if port_id not in active)
 
 
-def wanted_servers(view: View, *, host: str, namespace_prefix: str, owner_uid: int) -> dict[str, WantedServer]:
+def desired_servers(view: CloudView, *, host: str, namespace_prefix: str, owner_uid: int) -> dict[str, DesiredServer]:
     """This host's servers, by id."""
     return {
         server.id: _wanted(server, view, namespace_prefix, owner_uid)
@@ -43,7 +43,7 @@ def wanted_servers(view: View, *, host: str, namespace_prefix: str, owner_uid: i
     }
 
 
-def _wanted(server: Server, view: View, namespace_prefix: str, owner_uid: int) -> WantedServer:
+def _wanted(server: Server, view: CloudView, namespace_prefix: str, owner_uid: int) -> DesiredServer:
     wired = [(port, view.networks[port.network_id]) for port in _known_ports(server, view)]
     ports = tuple(port for port, _ in wired)
     bridges = dict.fromkeys(Bridge(name=network.bridge_name, mtu=network.mtu) for _, network in wired)
@@ -54,7 +54,7 @@ def _wanted(server: Server, view: View, namespace_prefix: str, owner_uid: int) -
         owner_uid=owner_uid,
     )
     filters, fault = _filters(ports, view)
-    return WantedServer(
+    return DesiredServer(
         server=server,
         ports=ports,
         bridges=tuple(bridges),
@@ -65,7 +65,7 @@ def _wanted(server: Server, view: View, namespace_prefix: str, owner_uid: int) -
     )
 
 
-def _known_ports(server: Server, view: View) -> list[Port]:
+def _known_ports(server: Server, view: CloudView) -> list[Port]:
     found = [view.ports[port_id] for port_id in server.port_ids if port_id in view.ports]
     return [port for port in found if port.network_id in view.networks and port.device_id == server.id]
 
@@ -82,7 +82,7 @@ def _device(server: Server, port: Port, network: Network) -> Device:
     )
 
 
-def _filters(ports: tuple[Port, ...], view: View) -> tuple[tuple[PortFilter, ...], str | None]:
+def _filters(ports: tuple[Port, ...], view: CloudView) -> tuple[tuple[PortFilter, ...], str | None]:
     """The rules of its ports, and the first fault of a malformed one, which may send nothing."""
     found, faults = [], []
     for port in ports:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from openimds.agents.provisioning_blocks import ProvisioningApi
 from openimds.netconfig.namespace_state import Bridge, NamespaceState
-from openimds.netconfig.netns_instance import GuestBoot, GuestState
+from openimds.netconfig.netns_instance import BootSpec, BootState
 from openimds.netconfig.port_security import PortFilter
 
 
@@ -53,8 +53,8 @@ class Guests(Protocol):
     """The netns driver. `start` raises an error whose text says why the guest did not come up."""
 
     def servers(self) -> set[str]: ...
-    def state(self, server_id: str) -> GuestState | None: ...
-    def start(self, boot: GuestBoot) -> None: ...
+    def state(self, server_id: str) -> BootState | None: ...
+    def start(self, boot: BootSpec) -> None: ...
     def stop(self, server_id: str) -> bool: ...
     def forget_boot(self, server_id: str) -> None: ...
     def remove(self, server_id: str) -> None: ...
@@ -65,7 +65,7 @@ class Guests(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edges:
+class Adapters:
     api: ServersApi
     kernel: Kernel
     security: PortSecurity

@@ -6,10 +6,10 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from openimds.agents.compute.desired_state import WantedServer, wanted_servers
-from openimds.agents.compute.power_manager import Power
-from openimds.agents.compute.protocols import Edges
-from openimds.agents.protocols import View
+from openimds.agents.compute.desired_state import DesiredServer, desired_servers
+from openimds.agents.compute.power_manager import PowerManager
+from openimds.agents.compute.protocols import Adapters
+from openimds.agents.protocols import CloudView
 from openimds.agents.provisioning_blocks import ProvisioningBlocks
 from openimds.resources.network import Port
 from openimds.resources.server import instance_namespace
@@ -31,18 +31,18 @@ class NotRunnableError(Exception):
     """A server that this agent cannot run."""
 
 
-class Servers:
+class ServerHandler:
     """One lock for wires and power: what boots is wired, and what is taken away is off."""
 
     kind = "server"
 
-    def __init__(self, edges: Edges, settings: ComputeSettings, power: Power) -> None:
+    def __init__(self, edges: Adapters, settings: ComputeSettings, power: PowerManager) -> None:
         self._edges = edges
         self._settings = settings
         self._power = power
         self._provisioning = ProvisioningBlocks(edges.api)
-        self._wanted: Mapping[str, WantedServer] = {}
-        self._plugged: dict[str, WantedServer] = {}
+        self._wanted: Mapping[str, DesiredServer] = {}
+        self._plugged: dict[str, DesiredServer] = {}
         self._unplugged: dict[str, int] = {}
         """Ports whose device has disappeared and was not reported yet, with the binding that it belonged to."""
         self._lock = threading.RLock()
@@ -52,8 +52,8 @@ class Servers:
         """What is true of each server, for the heartbeat."""
         return self._power.report
 
-    def wanted(self, view: View) -> Mapping[str, WantedServer]:
-        self._wanted = wanted_servers(
+    def wanted(self, view: CloudView) -> Mapping[str, DesiredServer]:
+        self._wanted = desired_servers(
             view,
             host=self._settings.host,
             namespace_prefix=self._settings.namespace_prefix,
@@ -66,7 +66,7 @@ class Servers:
         spaces = {name.removeprefix(prefix) for name in self._edges.kernel.namespaces() if name.startswith(prefix)}
         return spaces | self._edges.guests.servers() | set(self._plugged)
 
-    def make(self, key: str, wanted: WantedServer) -> Iterable[str]:
+    def make(self, key: str, wanted: DesiredServer) -> Iterable[str]:
         if wanted.fault:
             raise NotRunnableError(wanted.fault)
         with self._lock:
@@ -77,7 +77,7 @@ class Servers:
             self._provisioning.report(self._ports_in_place(wanted), "l2")
             return [*words, *self._power.step(self._as_shown(key, wanted))]
 
-    def remove(self, key: str, view: View) -> Iterable[str]:
+    def remove(self, key: str, view: CloudView) -> Iterable[str]:
         """The server, its files and its wires are no more."""
         with self._lock:
             self._edges.guests.remove(key)
@@ -91,7 +91,7 @@ class Servers:
             self._tell_unplugged()
         return [f"remove server {key}"]
 
-    def tidy(self, view: View) -> Iterable[str]:
+    def tidy(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
         words = self._take_off_bridges(self._edges.security.taps())
         filters = (one for wanted in self._wanted.values() for one in wanted.filters)
@@ -109,16 +109,16 @@ class Servers:
                 except Exception as error:  # noqa: BLE001 - one server's trouble is not the others'
                     tell(key, error)
 
-    def _as_shown(self, key: str, wanted: WantedServer) -> WantedServer:
+    def _as_shown(self, key: str, wanted: DesiredServer) -> DesiredServer:
         """The newest value that equals `wanted`: its server has the newest status."""
         shown = self._wanted.get(key)
         return shown if shown is not None and shown == wanted else wanted
 
-    def _secure(self, wanted: WantedServer) -> list[str]:
+    def _secure(self, wanted: DesiredServer) -> list[str]:
         """Before anything is plugged in: no packet leaves unlooked at."""
         return [word for one in wanted.filters for word in self._edges.security.put(one)]
 
-    def _plug(self, wanted: WantedServer) -> list[str]:
+    def _plug(self, wanted: DesiredServer) -> list[str]:
         words = [word for bridge in wanted.bridges for word in self._edges.kernel.ensure_bridge(bridge)]
         if wanted.server.driver == EXTERNAL:
             return words
@@ -128,13 +128,13 @@ class Servers:
             self._edges.guests.forget_boot(wanted.server.id)
         return [*words, *self._edges.kernel.apply(wanted.namespace)]
 
-    def _ports_in_place(self, wanted: WantedServer) -> list[Port]:
+    def _ports_in_place(self, wanted: DesiredServer) -> list[Port]:
         if wanted.server.driver == NETNS:
             return list(wanted.ports)
         devices = {device.host_name: device.bridge for device in wanted.namespace.devices}
         return [port for port in wanted.ports if self._edges.kernel.plug(port.tap_name, devices[port.tap_name])]
 
-    def _note_detached(self, before: WantedServer | None, wanted: WantedServer) -> list[str]:
+    def _note_detached(self, before: DesiredServer | None, wanted: DesiredServer) -> list[str]:
         """Ports that were taken off the server, or whose port security was switched off."""
         for port in wanted.ports:
             self._unplugged.pop(port.id, None)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from openimds.agents.testing import FakeKernel, FakeView
-from openimds.netconfig.netns_instance import GuestBoot, GuestState
+from openimds.netconfig.netns_instance import BootSpec, BootState
 from openimds.netconfig.port_security import PortFilter
 
 
@@ -106,31 +106,31 @@ class FakeGuests:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.states: dict[str, GuestState] = {}
-        self.boots: list[GuestBoot] = []
+        self.states: dict[str, BootState] = {}
+        self.boots: list[BootSpec] = []
         self.broken: str | None = None
         """Why no guest starts."""
 
     def servers(self) -> set[str]:
         return set(self.states)
 
-    def state(self, server_id: str) -> GuestState | None:
+    def state(self, server_id: str) -> BootState | None:
         return self.states.get(server_id)
 
     def pids(self) -> set[int]:
         return set()
 
-    def start(self, boot: GuestBoot) -> None:
+    def start(self, boot: BootSpec) -> None:
         if self.broken:
             raise RuntimeError(self.broken)
         self.boots.append(boot)
-        self.states[boot.server_id] = GuestState(boot.generation, running=True)
+        self.states[boot.server_id] = BootState(boot.generation, running=True)
 
     def stop(self, server_id: str) -> bool:
         found = self.states.get(server_id)
         if found is None or not found.running:
             return False
-        self.states[server_id] = GuestState(found.generation, running=False)
+        self.states[server_id] = BootState(found.generation, running=False)
         return True
 
     def forget_boot(self, server_id: str) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from openimds.agents.dhcp.network_handler import DhcpNetworks, DhcpSettings, Edges
+from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
 
-__all__ = ["DhcpNetworks", "DhcpSettings", "Edges"]
+__all__ = ["DhcpAdapters", "DhcpNetworkHandler", "DhcpSettings"]

@@ -9,7 +9,7 @@ from openimds.netconfig.dhcp_network import dhcp_device_id, own_dhcp_port, wante
 from openimds.resources.network import DEVICE_OWNER_DHCP, FixedIP, Network, Port, Subnet
 
 
-class OwnPorts:
+class DhcpPorts:
     """Makes, changes and deletes the DHCP ports of one host. Every method raises the API's errors."""
 
     def __init__(self, api: PortsApi, host: str) -> None:

@@ -22,7 +22,7 @@ from openimds.netconfig.namespace_state import Daemon
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class DnsmasqInstance:
     """One network's server as it should be."""
 
     dhcp: DhcpNetwork
@@ -31,7 +31,7 @@ class Served:
     paths: DnsmasqPaths
 
 
-class DhcpServers:
+class DnsmasqManager:
     """Says in words what it changed; nothing when all is right."""
 
     def __init__(self, programs: Programs, run: Run) -> None:
@@ -42,7 +42,7 @@ class DhcpServers:
         self._none_stale: dict[str, tuple[DhcpNetwork, str, str]] = {}
         """By network: with which hosts' and leases' texts no lease was in the way."""
 
-    def keep(self, served: Served) -> tuple[str, ...]:
+    def keep(self, served: DnsmasqInstance) -> tuple[str, ...]:
         """Raises what starting a program raises, and OSError."""
         network_id = served.dhcp.network.id
         former = _read_or_empty(served.paths.hosts)
@@ -71,7 +71,7 @@ class DhcpServers:
         self._read.pop(network_id, None)
         self._none_stale.pop(network_id, None)
 
-    def _release(self, served: Served, former: str) -> tuple[str, ...]:
+    def _release(self, served: DnsmasqInstance, former: str) -> tuple[str, ...]:
         """`former`: the hosts' file as it was."""
         network_id, text = served.dhcp.network.id, _read_or_empty(served.paths.leases)
         if self._none_stale.get(network_id) == (served.dhcp, former, text):
@@ -89,7 +89,7 @@ class DhcpServers:
             return (*self._start_without(served, stale), f"because a lease could not be released: {error}")
         return tuple(f"release the lease of {one.ip_address} ({one.mac_address or one.client_id})" for one in stale)
 
-    def _start_without(self, served: Served, stale: tuple[HeldLease, ...]) -> tuple[str, ...]:
+    def _start_without(self, served: DnsmasqInstance, stale: tuple[HeldLease, ...]) -> tuple[str, ...]:
         """Dnsmasq keeps its leases in mind and reads the file only at its start."""
         addresses = {lease.ip_address for lease in stale}
         self._programs.stop(served.daemon)
@@ -114,7 +114,7 @@ def _read_or_empty(path: Path) -> str:
         return ""
 
 
-def _write(served: Served) -> None:
+def _write(served: DnsmasqInstance) -> None:
     write_if_changed(served.paths.hosts, served.files.hosts)
     write_if_changed(served.paths.names, served.files.names)
     write_if_changed(served.paths.options, served.files.options)

@@ -10,20 +10,20 @@ from typing import TypeVar
 
 import structlog
 
-from openimds.agents.dhcp.dhcp_port import OwnPorts
-from openimds.agents.dhcp.dnsmasq_manager import DhcpServers, Served, forget_files
+from openimds.agents.dhcp.dhcp_port import DhcpPorts
+from openimds.agents.dhcp.dnsmasq_manager import DnsmasqInstance, DnsmasqManager, forget_files
 from openimds.agents.dhcp.protocols import Kernel, PortsApi, Run
-from openimds.agents.ipv6_metadata_address import SharedAddress
-from openimds.agents.metadata_proxy import MetadataProxies, Namespaces, Programs
-from openimds.agents.protocols import View
+from openimds.agents.ipv6_metadata_address import Ipv6MetadataAddress
+from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces, Programs
+from openimds.agents.protocols import CloudView
 from openimds.agents.provisioning_blocks import ProvisioningBlocks
-from openimds.agents.reconciler.steps import Steps
+from openimds.agents.reconciler.steps import ErrorCollector
 from openimds.netconfig.dhcp_namespace import dhcp_namespace_state, network_bridge, serves_ipv6
-from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataChoice, wants_dhcp
+from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions, wants_dhcp
 from openimds.netconfig.dnsmasq_command import DnsmasqPaths, DnsmasqSettings, dnsmasq
 from openimds.netconfig.dnsmasq_files import dnsmasq_files, refused_options
-from openimds.netconfig.haproxy import Proxy, ProxySettings, network_proxy
-from openimds.netconfig.metadata_path import metadata_network_router, needs_proxy, way_to_metadata
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec, network_proxy
+from openimds.netconfig.metadata_path import metadata_network_router, metadata_path, needs_proxy
 from openimds.netconfig.namespace_state import Daemon, NamespaceState
 from openimds.resources.network import Network, Port, Subnet, dhcp_namespace
 
@@ -37,7 +37,7 @@ class DhcpSettings:
     host: str
     state_path: Path
     namespace_prefix: str = ""
-    metadata: MetadataChoice
+    metadata: MetadataOptions
     dnsmasq: DnsmasqSettings
     proxy: ProxySettings
     has_ipv6: bool = True
@@ -45,7 +45,7 @@ class DhcpSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class NetworkParts:
+class DhcpNetworkSpec:
     """What the control API says of a network. Equal values: nothing has to be done."""
 
     network: Network
@@ -55,22 +55,22 @@ class NetworkParts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
+class _NetworkPlan:
     """What follows from a network's parts and its DHCP port, and from nothing else."""
 
-    parts: NetworkParts
+    parts: DhcpNetworkSpec
     port: Port
     dhcp: DhcpNetwork
     state: NamespaceState
-    proxy: Proxy | None
+    proxy: ProxySpec | None
     """None: it needs none."""
-    served: Served
+    served: DnsmasqInstance
     ways: Mapping[str, Mapping[str, object]]
     """To metadata, by subnet: for the heartbeat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edges:
+class DhcpAdapters:
     api: PortsApi
     kernel: Kernel
     programs: Programs
@@ -78,32 +78,32 @@ class Edges:
     run: Run
 
 
-class DhcpNetworks:
+class DhcpNetworkHandler:
     """agents.reconcile.Trade of networks."""
 
     kind = "network"
 
-    def __init__(self, edges: Edges, settings: DhcpSettings) -> None:
+    def __init__(self, edges: DhcpAdapters, settings: DhcpSettings) -> None:
         self.settings = settings
         """Replaced whole; the next full round heeds it."""
         self.report: Mapping[str, Mapping[str, object]] = {}
         """By network: what is true of it. Replaced whole; for the heartbeat."""
         self._kernel = edges.kernel
-        self._own_ports = OwnPorts(edges.api, settings.host)
-        self._servers = DhcpServers(edges.programs, edges.run)
-        self._proxies = MetadataProxies(edges.programs, edges.namespaces)
-        self._shared_address = SharedAddress(edges.kernel)
+        self._own_ports = DhcpPorts(edges.api, settings.host)
+        self._servers = DnsmasqManager(edges.programs, edges.run)
+        self._proxies = MetadataProxyDriver(edges.programs, edges.namespaces)
+        self._shared_address = Ipv6MetadataAddress(edges.kernel)
         self._provisioning = ProvisioningBlocks(edges.api)
         self._idle_bridges: set[str] = set()
-        self._plans: dict[str, _Plan] = {}
+        self._plans: dict[str, _NetworkPlan] = {}
         self._warned_options: frozenset[tuple[str, str]] = frozenset()
 
     # The trade ----------------------------------------------------------------------------------------------------
 
-    def wanted(self, view: View) -> Mapping[str, NetworkParts]:
+    def wanted(self, view: CloudView) -> Mapping[str, DhcpNetworkSpec]:
         subnets, ports = _by_network(view.subnets.values()), _by_network(view.ports.values())
         return {
-            network.id: NetworkParts(network, subnets[network.id], ports[network.id], self.settings)
+            network.id: DhcpNetworkSpec(network, subnets[network.id], ports[network.id], self.settings)
             for network in view.networks.values()
             if wants_dhcp(network, subnets[network.id])
         }
@@ -112,11 +112,11 @@ class DhcpNetworks:
         start = dhcp_namespace("", self.settings.namespace_prefix)
         return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
 
-    def make(self, key: str, wanted: NetworkParts) -> Iterable[str]:
+    def make(self, key: str, wanted: DhcpNetworkSpec) -> Iterable[str]:
         port, words = self._own_ports.ensure(wanted.network, wanted.subnets, wanted.ports)
         plan, settings = self._plan(key, wanted, port), wanted.settings
         dhcp, state, proxy = plan.dhcp, plan.state, plan.proxy
-        steps = Steps()
+        steps = ErrorCollector()
         steps.do(lambda: (*words, *self._kernel.ensure_bridge(network_bridge(dhcp))))
         steps.do(lambda: self._kernel.apply(state))
         # The proxy first: a guest that has its address asks at once.
@@ -134,7 +134,7 @@ class DhcpNetworks:
         self._tell(key, self._facts(plan))
         return steps.changes
 
-    def remove(self, key: str, view: View) -> Iterable[str]:
+    def remove(self, key: str, view: CloudView) -> Iterable[str]:
         settings = self.settings
         namespace = dhcp_namespace(key, settings.namespace_prefix)
         paths = DnsmasqPaths.of(settings.state_path, key)
@@ -149,7 +149,7 @@ class DhcpNetworks:
         deleted = self._own_ports.delete(key, (port for port in view.ports.values() if port.network_id == key))
         return ((f"remove {namespace}",) if was_there else ()) + deleted
 
-    def tidy(self, view: View) -> Iterable[str]:
+    def tidy(self, view: CloudView) -> Iterable[str]:
         """Bridges of networks that are no more, once nothing is plugged into them. Seen idle in two full rounds: the
         view may be older than what another agent of this host has just begun to wire.
         """
@@ -171,7 +171,7 @@ class DhcpNetworks:
             logger.warning("extra DHCP option is not allowed and is left out", port_id=port_id, option=repr(name)[:64])
         self._warned_options |= refused
 
-    def _plan(self, key: str, wanted: NetworkParts, port: Port) -> _Plan:
+    def _plan(self, key: str, wanted: DhcpNetworkSpec, port: Port) -> _NetworkPlan:
         """A network that is as it was has the same."""
         plan = self._plans.get(key)
         if plan is None or plan.parts is not wanted or plan.port != port:
@@ -183,7 +183,7 @@ class DhcpNetworks:
         if self.report.get(key) != facts:
             self.report = {**self.report, key: facts}
 
-    def _facts(self, plan: _Plan) -> Mapping[str, object]:
+    def _facts(self, plan: _NetworkPlan) -> Mapping[str, object]:
         return {
             "namespace": plan.state.name,
             "dhcp_port": plan.port.id,
@@ -206,18 +206,18 @@ def _by_network(things: Iterable[Thing]) -> Mapping[str, tuple[Thing, ...]]:
     return found
 
 
-def _with_own_port(parts: NetworkParts, own: Port) -> DhcpNetwork:
+def _with_own_port(parts: DhcpNetworkSpec, own: Port) -> DhcpNetwork:
     others = [port for port in parts.ports if port.id != own.id]
     ports = tuple(sorted([*others, own], key=lambda port: port.id))
     dhcp = DhcpNetwork(network=parts.network, subnets=parts.subnets, ports=ports, dhcp_port=own)
     return dhcp if parts.settings.has_ipv6 else dhcp.without_ipv6()
 
 
-def _planned(parts: NetworkParts, port: Port) -> _Plan:
+def _planned(parts: DhcpNetworkSpec, port: Port) -> _NetworkPlan:
     dhcp, settings = _with_own_port(parts, port), parts.settings
     has_proxy = needs_proxy(dhcp, settings.metadata)
-    ways = {subnet.id: way_to_metadata(dhcp, subnet, settings.metadata) for subnet in dhcp.subnets}
-    return _Plan(
+    ways = {subnet.id: metadata_path(dhcp, subnet, settings.metadata) for subnet in dhcp.subnets}
+    return _NetworkPlan(
         parts=parts,
         port=port,
         dhcp=dhcp,
@@ -231,7 +231,7 @@ def _planned(parts: NetworkParts, port: Port) -> _Plan:
     )
 
 
-def _proxy(dhcp: DhcpNetwork, settings: DhcpSettings) -> Proxy:
+def _proxy(dhcp: DhcpNetwork, settings: DhcpSettings) -> ProxySpec:
     return network_proxy(
         name=dhcp.network.id,
         namespace=dhcp_namespace(dhcp.network.id, settings.namespace_prefix),
@@ -241,11 +241,11 @@ def _proxy(dhcp: DhcpNetwork, settings: DhcpSettings) -> Proxy:
     )
 
 
-def _served(dhcp: DhcpNetwork, settings: DhcpSettings) -> Served:
+def _served(dhcp: DhcpNetwork, settings: DhcpSettings) -> DnsmasqInstance:
     paths = DnsmasqPaths.of(settings.state_path, dhcp.network.id)
     namespace = dhcp_namespace(dhcp.network.id, settings.namespace_prefix)
     daemon = dnsmasq(dhcp, paths, settings.dnsmasq, namespace)
-    return Served(dhcp, daemon, dnsmasq_files(dhcp, settings.dnsmasq, settings.metadata), paths)
+    return DnsmasqInstance(dhcp, daemon, dnsmasq_files(dhcp, settings.dnsmasq, settings.metadata), paths)
 
 
 def _any_dnsmasq(paths: DnsmasqPaths, namespace: str) -> Daemon:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from openimds.agents.l3.router_handler import Edges, L3Settings, Routers
+from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 
-__all__ = ["Edges", "L3Settings", "Routers"]
+__all__ = ["L3Adapters", "L3Settings", "RouterHandler"]

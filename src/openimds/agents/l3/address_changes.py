@@ -14,7 +14,7 @@ from openimds.netconfig.router_view import RouterView
 logger = structlog.get_logger(__name__)
 
 
-class Announcements:
+class GratuitousArp:
     """A neighbour that had an address from somebody else before would go on sending there until its entry is old."""
 
     def __init__(self, announce: Announce) -> None:
@@ -34,7 +34,7 @@ class Announcements:
         self._announced.pop(router_id, None)
 
 
-class Translations:
+class FloatingIpConntrack:
     """A connection that was translated once goes on being translated after its floating IP was taken away."""
 
     def __init__(self, run: Run) -> None:

@@ -8,7 +8,7 @@ from openimds.netconfig.radvd import RadvdSettings, radvd, radvd_config, radvd_f
 from openimds.netconfig.router_view import RouterView
 
 
-class Advertiser:
+class RadvdManager:
     """Says in words what it changed; nothing when all is right."""
 
     def __init__(self, programs: Programs) -> None:

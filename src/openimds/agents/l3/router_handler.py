@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from openimds.agents.ipv6_metadata_address import SharedAddress
-from openimds.agents.l3.address_changes import Announcements, Translations
+from openimds.agents.ipv6_metadata_address import Ipv6MetadataAddress
+from openimds.agents.l3.address_changes import FloatingIpConntrack, GratuitousArp
 from openimds.agents.l3.protocols import Announce, Kernel, Run
-from openimds.agents.l3.radvd_manager import Advertiser
-from openimds.agents.metadata_proxy import MetadataProxies, Namespaces, Programs
-from openimds.agents.protocols import View
+from openimds.agents.l3.radvd_manager import RadvdManager
+from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces, Programs
+from openimds.agents.protocols import CloudView
 from openimds.agents.provisioning_blocks import ProvisioningApi, ProvisioningBlocks
-from openimds.agents.reconciler.steps import Steps
-from openimds.netconfig.haproxy import Proxy, ProxySettings, router_proxy
+from openimds.agents.reconciler.steps import ErrorCollector
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec, router_proxy
 from openimds.netconfig.metadata_path import is_router_interface
 from openimds.netconfig.radvd import RadvdSettings
 from openimds.netconfig.router_namespace import router_bridges, router_namespace_state, unreachable_routes
@@ -39,7 +39,7 @@ class L3Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class RouterParts:
+class RouterSpec:
     """What the control API says of a router. Equal values: nothing has to be done."""
 
     view: RouterView
@@ -47,7 +47,7 @@ class RouterParts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edges:
+class L3Adapters:
     api: ProvisioningApi
     kernel: Kernel
     programs: Programs
@@ -56,29 +56,29 @@ class Edges:
     announce: Announce
 
 
-class Routers:
+class RouterHandler:
     """agents.reconcile.Trade of routers."""
 
     kind = "router"
 
-    def __init__(self, edges: Edges, settings: L3Settings) -> None:
+    def __init__(self, edges: L3Adapters, settings: L3Settings) -> None:
         self.settings = settings
         """Replaced whole; the next full round heeds it."""
         self.report: Mapping[str, Mapping[str, object]] = {}
         """By router: what is true of it. Replaced whole; for the heartbeat."""
         self._kernel = edges.kernel
-        self._proxies = MetadataProxies(edges.programs, edges.namespaces)
-        self._announcements = Announcements(edges.announce)
-        self._advertiser = Advertiser(edges.programs)
-        self._translations = Translations(edges.run)
-        self._shared_address = SharedAddress(edges.kernel)
+        self._proxies = MetadataProxyDriver(edges.programs, edges.namespaces)
+        self._announcements = GratuitousArp(edges.announce)
+        self._advertiser = RadvdManager(edges.programs)
+        self._translations = FloatingIpConntrack(edges.run)
+        self._shared_address = Ipv6MetadataAddress(edges.kernel)
         self._provisioning = ProvisioningBlocks(edges.api)
 
-    def wanted(self, view: View) -> Mapping[str, RouterParts]:
+    def wanted(self, view: CloudView) -> Mapping[str, RouterSpec]:
         ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)
         views = (_router_view(view, one, ports[one.id], floating_ips[one.id]) for one in view.routers.values())
         return {
-            found.router.id: RouterParts(found if self.settings.has_ipv6 else found.without_ipv6(), self.settings)
+            found.router.id: RouterSpec(found if self.settings.has_ipv6 else found.without_ipv6(), self.settings)
             for found in views
         }
 
@@ -86,10 +86,10 @@ class Routers:
         start = router_namespace("", self.settings.namespace_prefix)
         return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
 
-    def make(self, key: str, wanted: RouterParts) -> Iterable[str]:
+    def make(self, key: str, wanted: RouterSpec) -> Iterable[str]:
         router, settings = wanted.view, wanted.settings
         state = router_namespace_state(router, settings.metadata, settings.namespace_prefix)
-        steps = Steps()
+        steps = ErrorCollector()
         for bridge in router_bridges(router):
             steps.do(lambda bridge=bridge: self._kernel.ensure_bridge(bridge))  # type: ignore[misc]
         steps.do(lambda: self._kernel.apply(state))
@@ -109,7 +109,7 @@ class Routers:
         self.report = {**self.report, key: self._facts(wanted, state.name)}
         return steps.changes
 
-    def remove(self, key: str, view: View) -> Iterable[str]:
+    def remove(self, key: str, view: CloudView) -> Iterable[str]:
         namespace = router_namespace(key, self.settings.namespace_prefix)
         was_there = namespace in self._kernel.namespaces()
         self._proxies.drop(key, namespace, self.settings.proxy)
@@ -121,14 +121,14 @@ class Routers:
         self.report = {router_id: facts for router_id, facts in self.report.items() if router_id != key}
         return (f"remove {namespace}",) if was_there else ()
 
-    def tidy(self, view: View) -> Iterable[str]:
+    def tidy(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
         return ()
 
     def pids(self) -> Iterable[int]:
         return [*self._proxies.pids, *self._advertiser.pids.values()]
 
-    def _facts(self, wanted: RouterParts, namespace: str) -> Mapping[str, object]:
+    def _facts(self, wanted: RouterSpec, namespace: str) -> Mapping[str, object]:
         router = wanted.view
         return {
             "namespace": namespace,
@@ -140,7 +140,7 @@ class Routers:
         }
 
 
-def _proxy(wanted: RouterParts, namespace: str) -> Proxy | None:
+def _proxy(wanted: RouterSpec, namespace: str) -> ProxySpec | None:
     """Only for guests: a router without an internal network has none."""
     router, settings = wanted.view, wanted.settings
     if not (settings.metadata.enable_metadata_proxy and router.internal_ports and router.router.admin_state_up):
@@ -152,7 +152,7 @@ def _proxy(wanted: RouterParts, namespace: str) -> Proxy | None:
     return replace(proxy, addresses=tuple(one for one in proxy.addresses if not one.is_ipv6))
 
 
-def _ports_by_router(view: View) -> Mapping[str, list[Port]]:
+def _ports_by_router(view: CloudView) -> Mapping[str, list[Port]]:
     found: dict[str, list[Port]] = defaultdict(list)
     for port in view.ports.values():
         if port.device_id and (is_router_interface(port) or port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY):
@@ -160,7 +160,7 @@ def _ports_by_router(view: View) -> Mapping[str, list[Port]]:
     return found
 
 
-def _floating_ips_by_router(view: View) -> Mapping[str, list[FloatingIP]]:
+def _floating_ips_by_router(view: CloudView) -> Mapping[str, list[FloatingIP]]:
     found: dict[str, list[FloatingIP]] = defaultdict(list)
     for floating in view.floating_ips.values():
         if floating.router_id and floating.fixed_ip_address:
@@ -168,7 +168,7 @@ def _floating_ips_by_router(view: View) -> Mapping[str, list[FloatingIP]]:
     return found
 
 
-def _router_view(view: View, router: Router, ports: list[Port], floating_ips: list[FloatingIP]) -> RouterView:
+def _router_view(view: CloudView, router: Router, ports: list[Port], floating_ips: list[FloatingIP]) -> RouterView:
     """A port whose network the view does not have yet waits for it."""
     known = sorted((port for port in ports if port.network_id in view.networks), key=lambda port: port.id)
     external = [port for port in known if port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]

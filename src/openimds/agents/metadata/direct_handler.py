@@ -16,30 +16,28 @@ from typing import Any, Protocol
 
 import structlog
 
-from openimds.agents.metadata.lookup.direct_resolver import DirectIdentity, WatchedMirror
-from openimds.agents.metadata.lookup.policy import Belief
-from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.lookup.direct_resolver import DirectPortResolver, WatchedMirror
+from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import Neighbours, Ports, Upstream
-from openimds.agents.metadata.proxy.forwarder import DirectForwarding
-from openimds.agents.metadata.throttled_log import Complaints
-from openimds.config.settings import RateLimit
+from openimds.agents.metadata.proxy.forwarder import Forwarder
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.headers import REQUEST_ID
-from openimds.guest_identity.token_bucket import Window
-from openimds.http.messages import Answer, Handler, Request, sentence
-from openimds.imds.connection_authenticator import ByBinding, GuestRules
-from openimds.imds.handler import GuestService
-from openimds.imds.instance_cache import Records
-from openimds.imds.invalidation import Changes, Freshness, Pace
-from openimds.imds.rate_limit import Rate, Rates, Strangers
+from openimds.http.messages import Answer, Handler, Request, text_response
+from openimds.imds.connection_authenticator import ConnectionAuthenticator, GuestRules
+from openimds.imds.handler import MetadataHandler
+from openimds.imds.instance_cache import InstanceCache
+from openimds.imds.invalidation import ChangeFeed, ChangePoller, PollIntervals
+from openimds.imds.rate_limit import PortRateLimiter, RateLimit, UnknownClientLimiter
 from openimds.imds.request_log import REQUEST_ANSWERED, RequestLog, logged_path, new_request_id
 from openimds.imds.session_tokens import TokenSettings
 from openimds.metadata.context import DocumentSettings
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Instance, Touched
+from openimds.resources.instance import ChangeSet, Instance
 
 log = structlog.get_logger(__name__)
 
-_EVERYTHING = Touched(revision=0, everything=True)
+_EVERYTHING = ChangeSet(revision=0, everything=True)
 RECORD_THREADS = 64
 """That many instances' first requests are asked about together."""
 _DIRECT = ("network:", "router:")
@@ -52,7 +50,7 @@ LEARN_SECONDS = 1.0
 """How long settings that could not be had are not asked for again."""
 
 
-class Source(Changes, Protocol):
+class Source(ChangeFeed, Protocol):
     """client.instances.RemoteInstances."""
 
     def start(self) -> None: ...
@@ -67,14 +65,14 @@ class Source(Changes, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DirectParts:
+class DirectDependencies:
     """What it is made of."""
 
     mirror: WatchedMirror
     ports: Ports
     neighbours: Neighbours
     source: Source
-    pace: Pace
+    pace: PollIntervals
     """Of the source's news."""
     upstream: Upstream
     shared_secret: str
@@ -83,24 +81,24 @@ class DirectParts:
     rate_limit: RateLimit | None
     executor: Executor
     """For looks at the control API and at neighbour tables."""
-    measures: Measures
-    complaints: Complaints
+    measures: Metrics
+    complaints: ThrottledLog
     request_log: RequestLog
-    belief: Belief
+    belief: LookupPolicy
     """Records are believed as long as who has an address."""
 
 
-class DirectService:
+class DirectHandler:
     """`answer` is the HTTP server's handler. Of one event loop."""
 
-    def __init__(self, parts: DirectParts) -> None:
+    def __init__(self, parts: DirectDependencies) -> None:
         self._parts = parts
         self._secrets: tuple[str, ...] = (parts.shared_secret,)
-        rate = _rate(parts.rate_limit)
-        self._rates = Rates(rate, time.monotonic)
-        self.strangers = Strangers(rate, time.monotonic)
+        rate = parts.rate_limit
+        self._rates = PortRateLimiter(rate, time.monotonic)
+        self.strangers = UnknownClientLimiter(rate, time.monotonic)
         """Told here of malformed requests, and by the HTTP server of those that it could not even read."""
-        self._identity = DirectIdentity(
+        self._identity = DirectPortResolver(
             parts.mirror,
             parts.ports,
             parts.neighbours,
@@ -110,7 +108,7 @@ class DirectService:
             count=parts.measures.searched,
             tell=self.strangers.heard,
         )
-        self._forwarding = DirectForwarding(
+        self._forwarding = Forwarder(
             parts.upstream,
             secret=parts.shared_secret,
             measures=parts.measures,
@@ -118,8 +116,8 @@ class DirectService:
             clock=time.monotonic,
         )
         self._threads = ThreadPoolExecutor(RECORD_THREADS, "record")
-        self._records = Records(self._threads)
-        self._freshness = Freshness(parts.source, self._records.forget, parts.pace)
+        self._records = InstanceCache(self._threads)
+        self._freshness = ChangePoller(parts.source, self._records.forget, parts.pace)
         self._settings: DocumentSettings | None = None
         self._learning: asyncio.Task[None] | None = None
         self._learn_again_at = 0.0
@@ -188,7 +186,7 @@ class DirectService:
         self._parts.request_log.line(REQUEST_ANSWERED, facts)(request_id, 0.0)
         self._parts.measures.answered(429)
         headers = ((b"Retry-After", b"%d" % wait), (REQUEST_ID.encode(), request_id.encode()))
-        return sentence(429, "Too many requests. Try again later.", *headers)
+        return text_response(429, "Too many requests. Try again later.", *headers)
 
     def _count(self, request: Request, response: Answer) -> Answer:
         self._parts.measures.answered(response.status)
@@ -203,9 +201,9 @@ class DirectService:
     async def _counted(self, request: Request, coming: Coroutine[Any, Any, Answer]) -> Answer:
         return self._count(request, await coming)
 
-    def _build(self) -> GuestService:
+    def _build(self) -> MetadataHandler:
         parts = self._parts
-        identification = ByBinding(
+        identification = ConnectionAuthenticator(
             self._identity,
             self._records,
             _Readable(parts.source, self._settings, parts.belief.max_age_seconds),
@@ -213,7 +211,7 @@ class DirectService:
             GuestRules(strict_hosts=parts.strict_hosts, rates=self._rates, strangers=self.strangers),
             time.monotonic,
         )
-        return GuestService(
+        return MetadataHandler(
             identification=identification,
             records=self._records,
             passwords=None,
@@ -280,13 +278,3 @@ class _Readable:
         if self._source.age_seconds > self._max_age_seconds:
             raise StoreUnavailable("nobody has told for too long what has changed")
         return self._source.instance(instance_id)
-
-
-def _rate(limit: RateLimit | None) -> Rate | None:
-    if limit is None:
-        return None
-    windows = (
-        Window(limit.base_requests, limit.base_window_seconds),
-        Window(limit.burst_requests, limit.burst_window_seconds),
-    )
-    return Rate(windows=windows, ip_versions=limit.ip_versions)

@@ -16,7 +16,7 @@ from openimds.agents.metadata.protocols import Mirror
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class Measures:
+class Metrics:
     """Registered once a process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -76,10 +76,10 @@ LOOK_SECONDS = 0.1
 _log = structlog.get_logger(__name__)
 
 
-class Knowledge:
+class StalenessMonitor:
     """`limits`: seconds by option's name. Where there is no watch nothing is known, and nothing is old."""
 
-    def __init__(self, mirror: Mirror, limits: Mapping[str, float], measures: Measures) -> None:
+    def __init__(self, mirror: Mirror, limits: Mapping[str, float], measures: Metrics) -> None:
         self._mirror = mirror
         self._limits = limits
         self._measures = measures

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import structlog
 
 from openimds.agents.metadata.protocols import Answer, Upstream, UpstreamAwayError
-from openimds.agents.metadata.throttled_log import Complaints
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity import headers as names
 from openimds.guest_identity.signature import sign
 
@@ -22,7 +22,7 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
-async def run_self_test(upstream: Upstream, secret: Callable[[], str], complaints: Complaints) -> int:
+async def check_signature(upstream: Upstream, secret: Callable[[], str], complaints: ThrottledLog) -> int:
     """Ask until there is an answer, then say in words what it means. Returns its status."""
     pause = _FIRST_PAUSE_SECONDS
     while True:
@@ -50,7 +50,7 @@ def _headers(secret: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in pairs]
 
 
-def _explain(answer: Answer, upstream: str, complaints: Complaints) -> None:
+def _explain(answer: Answer, upstream: str, complaints: ThrottledLog) -> None:
     if answer.status == 403:
         complaints.secrets_differ(upstream)
     elif answer.status == 404:

@@ -15,7 +15,7 @@ _AGAIN_AFTER_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class Complaints:
+class ThrottledLog:
     """`clock` gives seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

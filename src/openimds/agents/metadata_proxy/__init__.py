@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from openimds.agents.metadata_proxy.driver import MetadataProxies
+from openimds.agents.metadata_proxy.driver import MetadataProxyDriver
 from openimds.agents.metadata_proxy.haproxy import Programs
 from openimds.agents.metadata_proxy.protocols import Namespaces
 
-__all__ = ["MetadataProxies", "Namespaces", "Programs"]
+__all__ = ["MetadataProxyDriver", "Namespaces", "Programs"]

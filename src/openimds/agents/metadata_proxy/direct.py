@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from openimds.agents.atomic_write import write_if_changed
-from openimds.agents.metadata_proxy.protocols import Inside, ListenerAwayError, Namespaces
-from openimds.netconfig.haproxy import Proxy, ProxySettings
+from openimds.agents.metadata_proxy.protocols import Namespaces, NamespaceSnapshot, NotListeningError
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec
 from openimds.netconfig.listener_file import (
     ListenAddress,
     WantedListeners,
@@ -22,7 +22,7 @@ must not hold up everything else."""
 _ASK_AGAIN_SECONDS = 0.005
 
 
-class DirectKeeper:
+class DirectDriver:
     """Says in words what it changed; nothing when all is right."""
 
     def __init__(self, namespaces: Namespaces) -> None:
@@ -30,10 +30,10 @@ class DirectKeeper:
         self._patience = PATIENCE_SECONDS
         self._let_in: dict[str, frozenset[int]] = {}
         """By proxy: the sockets that a connection came about to. While they are the same, none is made again."""
-        self._seen: dict[str, Inside] = {}
+        self._seen: dict[str, NamespaceSnapshot] = {}
         """By proxy: what `keep` has just seen, for the `confirm` that follows it."""
 
-    def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+    def keep(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Raises OSError, and what looking into a namespace raises."""
         self._seen[proxy.name] = inside = self._namespaces.look_inside(proxy.namespace, proxy.addresses)
         wanted = WantedListeners(
@@ -46,13 +46,13 @@ class DirectKeeper:
         changed = write_if_changed(listeners_file(proxy.name, settings.state_path), render_listeners(wanted), FILE_MODE)
         return ("ask the metadata agent to listen",) if changed else ()
 
-    def confirm(self, proxy: Proxy, other_pid: int | None = None) -> None:
+    def confirm(self, proxy: ProxySpec, other_pid: int | None = None) -> None:
         """Wait until guests' requests are taken, by others than `other_pid`. Raises ListenerAwayError."""
         deadline = time.monotonic() + self._patience
         while missing := self._missing(proxy, other_pid):
             if time.monotonic() >= deadline:
                 self._patience = 0.0
-                raise ListenerAwayError(
+                raise NotListeningError(
                     f"nothing listens on {' and '.join(missing)} in {proxy.namespace}, which the metadata agent should"
                     " do: is openimds metadata-agent running on this host?"
                 )
@@ -68,7 +68,7 @@ class DirectKeeper:
         file.unlink(missing_ok=True)
         return ("ask the metadata agent to listen no more",) if was_there else ()
 
-    def _missing(self, proxy: Proxy, other_pid: int | None) -> list[str]:
+    def _missing(self, proxy: ProxySpec, other_pid: int | None) -> list[str]:
         """A connection is made by IPv4 alone: while the kernel looks for a duplicate of an IPv6 address, and for ever
         when there is one, nobody reaches it; that must not keep guests from the other.
         """
@@ -87,5 +87,5 @@ class DirectKeeper:
         self._let_in[proxy.name] = frozenset() if missing else listening
         return missing
 
-    def _connects(self, proxy: Proxy, address: ListenAddress) -> bool:
+    def _connects(self, proxy: ProxySpec, address: ListenAddress) -> bool:
         return self._namespaces.connects(proxy.namespace, address, proxy.access_mark)

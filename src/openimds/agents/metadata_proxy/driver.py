@@ -8,31 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from openimds.agents.metadata_proxy.direct import DirectKeeper
-from openimds.agents.metadata_proxy.haproxy import Programs, ProxyKeeper
+from openimds.agents.metadata_proxy.direct import DirectDriver
+from openimds.agents.metadata_proxy.haproxy import HaproxyDriver, Programs
 from openimds.agents.metadata_proxy.protocols import Namespaces
-from openimds.netconfig.haproxy import Proxy, ProxySettings
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec
 
 
-class MetadataProxies:
+class MetadataProxyDriver:
     """Says in words what it changed; nothing when all is right."""
 
     def __init__(self, programs: Programs, namespaces: Namespaces) -> None:
-        self._haproxy = ProxyKeeper(programs, namespaces)
-        self._direct = DirectKeeper(namespaces)
+        self._haproxy = HaproxyDriver(programs, namespaces)
+        self._direct = DirectDriver(namespaces)
 
     @property
     def pids(self) -> Iterable[int]:
         """The HAProxies that should be running."""
         return self._haproxy.pids.values()
 
-    def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+    def keep(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Raises what starting a program or looking into a namespace raises, and OSError."""
         if settings.is_direct:
             return self._direct.keep(proxy, settings)
         return self._haproxy.keep(proxy, settings) + self._direct.drop(proxy.name, settings)
 
-    def confirm(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+    def confirm(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """To be called after `keep`, before ports are reported: requests are taken. Raises ListenerAwayError."""
         if not settings.is_direct:
             return ()

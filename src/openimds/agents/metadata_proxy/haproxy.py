@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 from openimds.agents.atomic_write import write_if_changed
-from openimds.agents.metadata_proxy.protocols import ListenerAwayError, Namespaces
-from openimds.netconfig.haproxy import Proxy, ProxySettings, config_file, haproxy, haproxy_config
+from openimds.agents.metadata_proxy.protocols import Namespaces, NotListeningError
+from openimds.netconfig.haproxy import ProxySettings, ProxySpec, config_file, haproxy, haproxy_config
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import Daemon
 
 
-class HeldListeners:
+class SocketOwnership:
     """The kernel names one socket an address. Which process has it is looked up when it is another than before."""
 
     def __init__(self, namespaces: Namespaces) -> None:
@@ -33,7 +33,7 @@ class HeldListeners:
         self._own: dict[str, tuple[int, frozenset[int]]] = {}
         """By proxy: a process, and its sockets as they were looked up last."""
 
-    def missing(self, proxy: Proxy, pid: int) -> tuple[ListenAddress, ...]:
+    def missing(self, proxy: ProxySpec, pid: int) -> tuple[ListenAddress, ...]:
         """The proxy's addresses that the process `pid` does not listen at, but for those of IPv6 in a kernel without.
 
         Raises what looking into a namespace raises.
@@ -66,18 +66,18 @@ class Programs(Protocol):
     def end_strays(self, daemon: Daemon) -> None: ...
 
 
-class ProxyKeeper:
+class HaproxyDriver:
     """Says in words what it changed; nothing when all is right."""
 
     def __init__(self, programs: Programs, namespaces: Namespaces) -> None:
         self._programs = programs
-        self._held = HeldListeners(namespaces)
+        self._held = SocketOwnership(namespaces)
         self.pids: dict[str, int] = {}
         """By proxy: which process should be running."""
         self._replacements: dict[str, int] = {}
         """By proxy: the process that took the place of one that did not listen."""
 
-    def keep(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+    def keep(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Raises what starting a program or looking into a namespace raises, OSError, and ListenerAwayError."""
         daemon = haproxy(proxy.name, proxy.namespace, settings)
         path = config_file(proxy.name, settings)
@@ -96,10 +96,10 @@ class ProxyKeeper:
         self.pids[proxy.name] = pid
         return ()
 
-    def running(self, proxy: Proxy, settings: ProxySettings) -> int | None:
+    def running(self, proxy: ProxySpec, settings: ProxySettings) -> int | None:
         return self._programs.running(haproxy(proxy.name, proxy.namespace, settings))
 
-    def retire(self, proxy: Proxy, settings: ProxySettings) -> tuple[str, ...]:
+    def retire(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Another one listens: finish what is under way, then end. Idempotent; a crash between its steps is made good
         by the next call.
         """
@@ -127,10 +127,10 @@ class ProxyKeeper:
         path.unlink(missing_ok=True)
         return ("stop haproxy",) if was_there else ()
 
-    def _replace_deaf(self, proxy: Proxy, daemon: Daemon, pid: int, where: str) -> tuple[str, ...]:
+    def _replace_deaf(self, proxy: ProxySpec, daemon: Daemon, pid: int, where: str) -> tuple[str, ...]:
         """Once: what a new process does not mend, a third one would not either."""
         if self._replacements.get(proxy.name) == pid:
-            raise ListenerAwayError(f"haproxy (pid {pid}) does not listen on {where} in {proxy.namespace}")
+            raise NotListeningError(f"haproxy (pid {pid}) does not listen on {where} in {proxy.namespace}")
         self.pids[proxy.name] = self._replacements[proxy.name] = new_pid = self._replace(daemon, pid)
         return (f"replace haproxy, which does not listen on {where} (pid {pid} → {new_pid})",)
 

@@ -8,11 +8,11 @@ from typing import Protocol
 from openimds.netconfig.listener_file import ListenAddress
 
 
-class ListenerAwayError(Exception):
+class NotListeningError(Exception):
     """Nothing takes the guests' requests in a namespace yet."""
 
 
-class Inside(Protocol):
+class NamespaceSnapshot(Protocol):
     """What a namespace has at this moment."""
 
     @property
@@ -30,7 +30,7 @@ class Inside(Protocol):
 class Namespaces(Protocol):
     """The kernel's."""
 
-    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> Inside:
+    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
         """At who listens at these addresses, and at their devices."""
 
     def listening(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:

@@ -15,13 +15,13 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from openimds.agents.protocols import View
+from openimds.agents.protocols import CloudView
 
 logger = structlog.get_logger(__name__)
 Wanted = TypeVar("Wanted")
 
 
-class Trade(Protocol[Wanted]):
+class ResourceHandler(Protocol[Wanted]):
     """What an agent makes and keeps: things of one kind, each known by an id. Values compare equal when nothing
     has to be done.
     """
@@ -29,7 +29,7 @@ class Trade(Protocol[Wanted]):
     kind: str
     """For logs: `network`, `router`."""
 
-    def wanted(self, view: View) -> Mapping[str, Wanted]: ...
+    def wanted(self, view: CloudView) -> Mapping[str, Wanted]: ...
 
     def there(self) -> set[str]:
         """The ids of those that this host has anything of."""
@@ -37,17 +37,17 @@ class Trade(Protocol[Wanted]):
     def make(self, key: str, wanted: Wanted) -> Iterable[str]:
         """Idempotent. The changes made, in words; raises with all that failed, after the rest was done."""
 
-    def remove(self, key: str, view: View) -> Iterable[str]:
+    def remove(self, key: str, view: CloudView) -> Iterable[str]:
         """Idempotent."""
 
-    def tidy(self, view: View) -> Iterable[str]:
+    def tidy(self, view: CloudView) -> Iterable[str]:
         """What no single thing owns; once a full round."""
 
     def pids(self) -> Iterable[int]:
         """The programs that should be running; whose end calls for a look."""
 
 
-class Notices(Protocol):
+class ChangeSource(Protocol):
     """Hears what others do to what an agent made."""
 
     def looking_at(self, key: str) -> AbstractContextManager[None]:
@@ -63,7 +63,7 @@ class Notices(Protocol):
         """When to `take` again; None: when there is news."""
 
 
-class NoNotices:
+class NoChangeSource:
     """Hears of nothing: full rounds find what others did."""
 
     seconds_to_next: float | None = None
@@ -78,7 +78,7 @@ class NoNotices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundReport:
+class PassReport:
     """What one round found and did. It ends up in the heartbeat."""
 
     things: int
@@ -89,13 +89,13 @@ class RoundReport:
     ended_at: datetime
 
 
-class Rounds(Generic[Wanted]):
+class Reconciler(Generic[Wanted]):
     """Not for two threads at once."""
 
-    def __init__(self, trade: Trade[Wanted], notices: Notices | None = None) -> None:
-        self.notices: Notices = notices or NoNotices()
+    def __init__(self, trade: ResourceHandler[Wanted], notices: ChangeSource | None = None) -> None:
+        self.notices: ChangeSource = notices or NoChangeSource()
         self._trade = trade
-        self._seen: tuple[View, int] | None = None
+        self._seen: tuple[CloudView, int] | None = None
         """The view that `_wanted` is of, and its revision."""
         self._wanted: Mapping[str, Wanted] = {}
         self._tried: dict[str, Wanted | None] = {}
@@ -120,20 +120,20 @@ class Rounds(Generic[Wanted]):
     def pids(self) -> frozenset[int]:
         return frozenset(self._trade.pids())
 
-    def everything(self, view: View) -> frozenset[str]:
+    def everything(self, view: CloudView) -> frozenset[str]:
         """The ids of all that is wanted, was made or is there. The settings may be new, so what is wanted is asked anew."""
         self._seen = None
         return frozenset({*self._wanted_in(view), *self._tried, *self._trade.there()})
 
-    def round(self, view: View, *, everything: bool) -> RoundReport:
+    def round(self, view: CloudView, *, everything: bool) -> PassReport:
         """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new,
         and at those that failed.
         """
         return self.look(view, self.everything(view) if everything else self.failing, tidy=everything)
 
     def look(
-        self, view: View, also: Collection[str] = (), *, later: Collection[str] = (), tidy: bool = False
-    ) -> RoundReport:
+        self, view: CloudView, also: Collection[str] = (), *, later: Collection[str] = (), tidy: bool = False
+    ) -> PassReport:
         """At the things whose wanted value is new, at those that others may have touched, and then at `also`. One of
         `later` that was never looked at is not new.
         """
@@ -148,7 +148,7 @@ class Rounds(Generic[Wanted]):
             changes[key] = self._remove(key, view)
         if tidy:
             changes[self._trade.kind] = self._attempt(self._trade.kind, lambda: self._trade.tidy(view))
-        return RoundReport(
+        return PassReport(
             things=len(wanted),
             changes={key: words for key, words in changes.items() if words},
             failures=dict(self._failures),
@@ -156,7 +156,7 @@ class Rounds(Generic[Wanted]):
             ended_at=datetime.now(UTC),
         )
 
-    def _wanted_in(self, view: View) -> Mapping[str, Wanted]:
+    def _wanted_in(self, view: CloudView) -> Mapping[str, Wanted]:
         """A view never changes; a value that is as it was looked at stays the same object, so that comparing it is quick."""
         seen = self._seen
         if seen is None or seen[0] is not view or seen[1] != view.revision:
@@ -183,7 +183,7 @@ class Rounds(Generic[Wanted]):
         self._tried[key] = value
         return words
 
-    def _remove(self, key: str, view: View) -> tuple[str, ...]:
+    def _remove(self, key: str, view: CloudView) -> tuple[str, ...]:
         words = self._step(key, lambda: self._trade.remove(key, view))
         if key in self._failures:
             self._tried[key] = None

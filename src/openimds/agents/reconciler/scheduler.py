@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Generic
 
-from openimds.agents.protocols import Mirror
-from openimds.agents.reconciler.reconciler import RoundReport, Rounds, Wanted
+from openimds.agents.protocols import CloudMirror
+from openimds.agents.reconciler.reconciler import PassReport, Reconciler, Wanted
 
 RETRY_SECONDS = 1.0
 """Between a failure, or the end of the tries after it, and the next try."""
@@ -19,7 +19,7 @@ SLICE_THINGS = 8
 PAUSE_PER_WORK = 9
 
 
-class Loop(Generic[Wanted]):
+class Scheduler(Generic[Wanted]):
     """A full round begins every `interval_seconds`. It goes by slices, and what is new comes first in each, so that a
     host with many things serves a new one at once; and it takes a tenth of the time at most. It comes to each thing once,
     whether that fails or not: between full rounds failures are tried again, one at a time.
@@ -27,8 +27,8 @@ class Loop(Generic[Wanted]):
 
     def __init__(
         self,
-        rounds: Rounds[Wanted],
-        mirror: Mirror,
+        rounds: Reconciler[Wanted],
+        mirror: CloudMirror,
         interval_seconds: float,
         watch: Callable[[Iterable[int]], None] = lambda _pids: None,
     ) -> None:
@@ -36,13 +36,13 @@ class Loop(Generic[Wanted]):
         self._rounds = rounds
         self._watch = watch
         self._mirror = mirror
-        self._full = _FullRound(interval_seconds)
-        self._retries = _Retries()
+        self._full = _Resync(interval_seconds)
+        self._retries = _RetryQueue()
         self._woken = threading.Event()
         self._stopping = False
-        self.last_report: RoundReport | None = None
+        self.last_report: PassReport | None = None
         """Replaced whole: any thread may read it."""
-        self.last_change: RoundReport | None = None
+        self.last_change: PassReport | None = None
         """The newest round that changed something."""
         self.first_round_done = threading.Event()
         self.full_rounds = 0
@@ -102,14 +102,14 @@ class Loop(Generic[Wanted]):
     def _end_full_round(self) -> None:
         self.full_round_milliseconds = round(self._full.finish() * 1000, 1)
         self.full_rounds += 1
-        self._retries = _Retries()
+        self._retries = _RetryQueue()
         self.first_round_done.set()
 
     def _on_change(self, _view: object) -> None:
         self._woken.set()
 
 
-class _FullRound:
+class _Resync:
     """How far a full round has come, and when the next one begins."""
 
     def __init__(self, interval_seconds: float) -> None:
@@ -161,7 +161,7 @@ class _FullRound:
         return max(0.0, self._next - time.monotonic())
 
 
-class _Retries:
+class _RetryQueue:
     """What failed is tried again after a while. One at a time: it may fail slowly, and what is new waits for it."""
 
     def __init__(self) -> None:

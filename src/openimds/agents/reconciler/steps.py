@@ -9,7 +9,7 @@ class StepsFailedError(Exception):
     """Some parts could not be made; the others were. The message has them all."""
 
 
-class Steps:
+class ErrorCollector:
     def __init__(self) -> None:
         self.changes: list[str] = []
         """What was done, in words."""

@@ -18,7 +18,7 @@ from openimds.config.settings import (
     L3AgentConfig,
     MetadataAgentConfig,
     MetadataProxyConfig,
-    RateLimit,
+    RateLimitOptions,
 )
 
 HAPROXY_LOG_SOCKET = "haproxy_log"
@@ -135,11 +135,11 @@ def _proxy(values: OptionValues, fields: Common) -> MetadataProxyConfig:
     )
 
 
-def _rate_limit(values: OptionValues) -> RateLimit | None:
+def _rate_limit(values: OptionValues) -> RateLimitOptions | None:
     section = "metadata_rate_limiting"
     if not values[section, "rate_limit_enabled"]:
         return None
-    return RateLimit(
+    return RateLimitOptions(
         ip_versions=frozenset(values[section, "ip_versions"]),
         base_window_seconds=values[section, "base_window_duration"],
         base_requests=values[section, "base_query_rate_limit"],

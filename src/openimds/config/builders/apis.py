@@ -17,7 +17,7 @@ from openimds.config.settings import (
     TlsFiles,
     VendorDataConfig,
 )
-from openimds.metadata.imds_options import Policy, TokenMode
+from openimds.metadata.imds_options import ImdsOptions, TokenMode
 
 
 def control_api(values: OptionValues, fields: Common) -> ControlApiConfig:
@@ -71,8 +71,8 @@ def _documents(values: OptionValues) -> DocumentsConfig:
     )
 
 
-def _policy(values: OptionValues) -> Policy:
-    return Policy(
+def _policy(values: OptionValues) -> ImdsOptions:
+    return ImdsOptions(
         http_tokens=TokenMode(values["imds", "http_tokens"]),
         openstack_tokens=TokenMode(values["imds", "openstack_tokens"]),
         tokens_are_enforced=values["imds", "enforce_tokens"],

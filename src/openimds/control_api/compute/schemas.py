@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from openimds.metadata.imds_options import mistakes
+from openimds.metadata.imds_options import invalid_properties
 
 METADATA_MAX_CHARS = 255
 TAG_MAX_CHARS = 60
@@ -60,7 +60,7 @@ def _metadata_key(text: str) -> str:
 
 def _readable_properties(metadata: dict[str, str]) -> dict[str, str]:
     """Those that the metadata service reads (`imds:HttpTokens`): a misspelt one would leave open what was to be shut."""
-    for _name, sentence in mistakes(metadata):
+    for _name, sentence in invalid_properties(metadata):
         raise ValueError(sentence)
     return metadata
 

@@ -22,9 +22,9 @@ from openimds.control_api.compute.schemas import (
     SecurityGroupRef,
 )
 from openimds.control_api.compute.server_parsing import rebuild
-from openimds.control_api.compute.servers import asker_of
+from openimds.control_api.compute.servers import requester
 from openimds.control_api.context import ProjectCaller
-from openimds.resources.compute import Asker
+from openimds.resources.compute import Requester
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
 ACCEPTED = 202
@@ -48,7 +48,7 @@ Model = TypeVar("Model", bound=BaseModel)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
     server_id: str
-    asker: Asker
+    asker: Requester
     version: Microversion
     name: str
     value: Any
@@ -71,7 +71,7 @@ def router(service: ComputeService) -> APIRouter:
         if len(body) != 1:
             raise BadRequest("body", "There should be exactly one action in the body: its name is the one key.")
         ((name, value),) = body.items()
-        asker = asker_of(caller)
+        asker = requester(caller)
         service.store.servers.get(server_id, asker)
         if name in GONE:
             raise NotFound(f"The action {name} is gone from Nova since 2.44: ask the network service for it.")

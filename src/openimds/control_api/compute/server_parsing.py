@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from openimds.control_api.compute.microversions import Microversion
 from openimds.control_api.compute.schemas import NetworkRef, PersonalityFile, RebuildFields, ServerCreate, ServerFields
-from openimds.resources.compute import NewServer, NicAsked, Rebuild
+from openimds.resources.compute import NewServer, NicRequest, Rebuild
 from openimds.resources.errors import BadRequest, Forbidden, NotSupported
 
 USER_DATA_MAX_CHARS = 65535
@@ -202,7 +202,7 @@ def _counts(asked: ServerFields) -> tuple[int, int]:
 
 def _nics(
     networks: list[NetworkRef] | str | None, version: Microversion, *, single: bool
-) -> tuple[NicAsked, ...] | None:
+) -> tuple[NicRequest, ...] | None:
     """None where the one network of the project is to be taken."""
     if networks is None:
         if version >= (2, 37):
@@ -217,7 +217,7 @@ def _nics(
     return tuple(_nic(index, ref, version, single=single) for index, ref in enumerate(networks))
 
 
-def _nic(index: int, ref: NetworkRef, version: Microversion, *, single: bool) -> NicAsked:
+def _nic(index: int, ref: NetworkRef, version: Microversion, *, single: bool) -> NicRequest:
     where = f"networks[{index}]"
     if ref.tag and (version < (2, 32) or (2, 37) <= version < (2, 42)):
         raise BadRequest(f"{where}.tag", f"is not known at microversion {version}; it is from 2.42 on")
@@ -227,7 +227,7 @@ def _nic(index: int, ref: NetworkRef, version: Microversion, *, single: bool) ->
         raise BadRequest(where, "fixed_ip needs the network's uuid")
     if not single and (ref.port or ref.fixed_ip):
         raise BadRequest(where, "Unable to launch multiple instances with a single configured port ID or fixed IP")
-    return NicAsked(network_id=None if ref.port else ref.uuid, port_id=ref.port, fixed_ip=ref.fixed_ip, tag=ref.tag)
+    return NicRequest(network_id=None if ref.port else ref.uuid, port_id=ref.port, fixed_ip=ref.fixed_ip, tag=ref.tag)
 
 
 def _from_base64(field: str, text: str) -> bytes:

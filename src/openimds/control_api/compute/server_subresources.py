@@ -12,9 +12,9 @@ from openimds.control_api.compute.microversions import Microversion, Version
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import MAX_TAGS, Attach, MetadataBody, MetadataItem, Tag, TagsBody
 from openimds.control_api.compute.server_parsing import check_metadata
-from openimds.control_api.compute.servers import asker_of
+from openimds.control_api.compute.servers import requester
 from openimds.control_api.context import ProjectCaller
-from openimds.resources.compute import InstanceAction, Interface, NicAsked
+from openimds.resources.compute import InstanceAction, Interface, NicRequest
 from openimds.resources.errors import BadRequest, NotFound
 
 
@@ -34,7 +34,7 @@ def _metadata(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/metadata")
     def list_metadata(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        return {"metadata": dict(servers.get(server_id, asker_of(caller)).metadata)}
+        return {"metadata": dict(servers.get(server_id, requester(caller)).metadata)}
 
     @routes.post("/metadata")
     def merge_metadata(caller: ProjectCaller, server_id: str, body: MetadataBody) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _metadata(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/metadata/{key}")
     def show_item(caller: ProjectCaller, server_id: str, key: str) -> dict[str, Any]:
-        known = servers.get(server_id, asker_of(caller)).metadata
+        known = servers.get(server_id, requester(caller)).metadata
         if key not in known:
             raise NotFound("Metadata item was not found")
         return {"meta": {key: known[key]}}
@@ -73,7 +73,7 @@ def _metadata(routes: APIRouter, service: ComputeService) -> None:
             check_metadata(after)
             return after
 
-        return dict(servers.change_mapping(server_id, checked, asker_of(caller)))
+        return dict(servers.change_mapping(server_id, checked, requester(caller)))
 
 
 def _tags(routes: APIRouter, service: ComputeService) -> None:
@@ -82,30 +82,30 @@ def _tags(routes: APIRouter, service: ComputeService) -> None:
     @routes.get("/tags")
     def list_tags(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
         _since(version, (2, 26))
-        return {"tags": list(servers.get(server_id, asker_of(caller)).tags)}
+        return {"tags": list(servers.get(server_id, requester(caller)).tags)}
 
     @routes.put("/tags")
     def replace_tags(caller: ProjectCaller, version: Version, server_id: str, body: TagsBody) -> dict[str, Any]:
         _since(version, (2, 26))
         wanted = list(dict.fromkeys(body.tags))
-        return {"tags": list(servers.change_tags(server_id, lambda _: wanted, asker_of(caller)))}
+        return {"tags": list(servers.change_tags(server_id, lambda _: wanted, requester(caller)))}
 
     @routes.delete("/tags", status_code=204)
     def delete_tags(caller: ProjectCaller, version: Version, server_id: str) -> None:
         _since(version, (2, 26))
-        servers.change_tags(server_id, lambda _: [], asker_of(caller))
+        servers.change_tags(server_id, lambda _: [], requester(caller))
 
     @routes.get("/tags/{tag}", status_code=204)
     def check_tag(caller: ProjectCaller, version: Version, server_id: str, tag: str) -> None:
         _since(version, (2, 26))
-        if tag not in servers.get(server_id, asker_of(caller)).tags:
+        if tag not in servers.get(server_id, requester(caller)).tags:
             raise NotFound(f"Server {server_id} has no tag '{tag}'")
 
     @routes.put("/tags/{tag}")
     def add_tag(caller: ProjectCaller, version: Version, server_id: str, tag: Tag) -> Response:
         _since(version, (2, 26))
-        known = servers.get(server_id, asker_of(caller)).tags
-        after = servers.change_tags(server_id, lambda tags: list(dict.fromkeys([*tags, tag])), asker_of(caller))
+        known = servers.get(server_id, requester(caller)).tags
+        after = servers.change_tags(server_id, lambda tags: list(dict.fromkeys([*tags, tag])), requester(caller))
         if len(after) > MAX_TAGS:
             raise BadRequest("tag", f"The number of tags exceeded the per-server limit {MAX_TAGS}")
         return Response(status_code=204 if tag in known else 201)
@@ -119,7 +119,7 @@ def _tags(routes: APIRouter, service: ComputeService) -> None:
                 raise NotFound(f"Server {server_id} has no tag '{tag}'")
             return [known for known in tags if known != tag]
 
-        servers.change_tags(server_id, without, asker_of(caller))
+        servers.change_tags(server_id, without, requester(caller))
 
 
 def _interfaces(routes: APIRouter, service: ComputeService) -> None:
@@ -127,12 +127,12 @@ def _interfaces(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-interface")
     def list_interfaces(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
-        found = servers.interfaces(server_id, asker_of(caller))
+        found = servers.interfaces(server_id, requester(caller))
         return {"interfaceAttachments": [_interface(item, version) for item in found]}
 
     @routes.get("/os-interface/{port_id}")
     def show_interface(caller: ProjectCaller, version: Version, server_id: str, port_id: str) -> dict[str, Any]:
-        for item in servers.interfaces(server_id, asker_of(caller)):
+        for item in servers.interfaces(server_id, requester(caller)):
             if item.port_id == port_id:
                 return {"interfaceAttachment": _interface(item, version)}
         raise NotFound(f"Instance {server_id} does not have a port with id {port_id}")
@@ -147,12 +147,12 @@ def _interfaces(routes: APIRouter, service: ComputeService) -> None:
         if asked.fixed_ips and not asked.net_id:
             raise BadRequest("interfaceAttachment.fixed_ips", "Must input network_id when request IP address")
         fixed_ip = asked.fixed_ips[0].ip_address if asked.fixed_ips else None
-        nic = NicAsked(network_id=asked.net_id, port_id=asked.port_id, fixed_ip=fixed_ip, tag=asked.tag)
-        return {"interfaceAttachment": _interface(servers.attach(server_id, nic, asker_of(caller)), version)}
+        nic = NicRequest(network_id=asked.net_id, port_id=asked.port_id, fixed_ip=fixed_ip, tag=asked.tag)
+        return {"interfaceAttachment": _interface(servers.attach(server_id, nic, requester(caller)), version)}
 
     @routes.delete("/os-interface/{port_id}", status_code=202)
     def detach(caller: ProjectCaller, server_id: str, port_id: str) -> Response:
-        servers.detach(server_id, port_id, asker_of(caller))
+        servers.detach(server_id, port_id, requester(caller))
         return Response(status_code=202)
 
 
@@ -161,26 +161,26 @@ def _addresses(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/ips")
     def list_addresses(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        found = server_view.addresses(servers.get(server_id, asker_of(caller)).addresses)
+        found = server_view.addresses(servers.get(server_id, requester(caller)).addresses)
         return {"addresses": {name: _plain(listed) for name, listed in found.items()}}
 
     @routes.get("/ips/{network_name}")
     def addresses_on(caller: ProjectCaller, server_id: str, network_name: str) -> dict[str, Any]:
-        found = server_view.addresses(servers.get(server_id, asker_of(caller)).addresses)
+        found = server_view.addresses(servers.get(server_id, requester(caller)).addresses)
         if network_name not in found:
             raise NotFound(f"Instance is not a member of specified network {network_name}")
         return {network_name: _plain(found[network_name])}
 
     @routes.get("/os-security-groups")
     def list_security_groups(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        asker = asker_of(caller)
+        asker = requester(caller)
         project_id = servers.get(server_id, asker).project_id
         found = servers.security_groups(server_id, asker)
         return {"security_groups": [{**group, "tenant_id": project_id, "rules": []} for group in found]}
 
     @routes.get("/os-volume_attachments")
     def list_volumes(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        servers.get(server_id, asker_of(caller))
+        servers.get(server_id, requester(caller))
         return {"volumeAttachments": []}
 
 
@@ -189,11 +189,11 @@ def _left_by_guest(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-server-password")
     def show_password(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        return {"password": servers.password(server_id, asker_of(caller))}
+        return {"password": servers.password(server_id, requester(caller))}
 
     @routes.delete("/os-server-password", status_code=204)
     def clear_password(caller: ProjectCaller, server_id: str) -> None:
-        servers.clear_password(server_id, asker_of(caller))
+        servers.clear_password(server_id, requester(caller))
 
 
 def _actions(routes: APIRouter, service: ComputeService) -> None:
@@ -201,12 +201,12 @@ def _actions(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-instance-actions")
     def list_actions(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
-        found = servers.actions(server_id, asker_of(caller))
+        found = servers.actions(server_id, requester(caller))
         return {"instanceActions": [_action(item, version) for item in found]}
 
     @routes.get("/os-instance-actions/{request_id}")
     def show_action(caller: ProjectCaller, version: Version, server_id: str, request_id: str) -> dict[str, Any]:
-        for item in servers.actions(server_id, asker_of(caller)):
+        for item in servers.actions(server_id, requester(caller)):
             if item.request_id == request_id:
                 return {"instanceAction": {**_action(item, version), "events": []}}
         raise NotFound(f"Action {request_id} of instance {server_id} could not be found.")

@@ -15,8 +15,8 @@ from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import ServerCreate, ServerUpdate
 from openimds.control_api.compute.server_parsing import changes, new_server
 from openimds.control_api.context import Context, ProjectCaller
-from openimds.control_api.pagination import Paging, PagingAsked, next_link
-from openimds.resources.compute import Asker, ServerQuery
+from openimds.control_api.pagination import PageParams, Paging, next_link
+from openimds.resources.compute import Requester, ServerQuery
 from openimds.resources.errors import BadRequest, Forbidden
 
 TRUE_WORDS = frozenset({"1", "t", "true", "on", "y", "yes"})
@@ -35,9 +35,9 @@ NO_SUCH_STATUS = ("-",)
 """A status that no server has: Nova lists nothing for one that it does not know."""
 
 
-def asker_of(caller: Context) -> Asker:
+def requester(caller: Context) -> Requester:
     """The caller, in the store's words."""
-    return Asker(
+    return Requester(
         user_id=caller.user_id, project_id=caller.project_id, request_id=caller.request_id, is_admin=caller.is_admin
     )
 
@@ -112,7 +112,7 @@ def router(service: ComputeService) -> APIRouter:
     def create_server(caller: ProjectCaller, version: Version, body: ServerCreate) -> Response:
         if not caller.project_id:
             raise BadRequest("X-Auth-Token", "a server needs a project: authenticate with a project's scope")
-        made = service.store.servers.create(new_server(body, version, admin=caller.is_admin), asker_of(caller))
+        made = service.store.servers.create(new_server(body, version, admin=caller.is_admin), requester(caller))
         first = made[0]
         if body.server.return_reservation_id:
             return JSONResponse({"reservation_id": first.reservation_id}, 202)
@@ -141,23 +141,23 @@ def router(service: ComputeService) -> APIRouter:
 
     @routes.get("/servers/{server_id}")
     def show_server(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
-        server = service.store.servers.get(server_id, asker_of(caller))
+        server = service.store.servers.get(server_id, requester(caller))
         return {"server": server_view.full(server, service, version, admin=caller.is_admin)}
 
     @routes.put("/servers/{server_id}")
     def update_server(caller: ProjectCaller, version: Version, server_id: str, body: ServerUpdate) -> dict[str, Any]:
         fields = changes(body.server, version)
-        server = service.store.servers.update(server_id, fields, asker_of(caller))
+        server = service.store.servers.update(server_id, fields, requester(caller))
         return {"server": server_view.full(server, service, version, admin=caller.is_admin)}
 
     @routes.delete("/servers/{server_id}", status_code=204)
     def delete_server(caller: ProjectCaller, server_id: str) -> None:
-        service.store.servers.delete(server_id, asker_of(caller))
+        service.store.servers.delete(server_id, requester(caller))
 
     return routes
 
 
-def _paged(query: ServerQuery, paging: PagingAsked) -> ServerQuery:
+def _paged(query: ServerQuery, paging: PageParams) -> ServerQuery:
     return replace(query, limit=paging.limit, marker=paging.marker)
 
 

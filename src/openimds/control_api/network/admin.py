@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter
 
 from openimds.control_api.network import request_params
-from openimds.control_api.network.protocols import Agents, Figures
-from openimds.control_api.network.request_params import Asker, Query
+from openimds.control_api.network.protocols import Agents, UsageStore
+from openimds.control_api.network.request_params import CallerDep, Query
 from openimds.resources.errors import NotFound, NotSupported
 
 ZONES = [{"name": "nova", "resource": resource, "state": "available"} for resource in ("network", "router")]
 
 
-def router(agents: Agents, figures: Figures) -> APIRouter:
+def router(agents: Agents, figures: UsageStore) -> APIRouter:
     """`/agents`, `/quotas`, `/availability_zones`, `/network-ip-availabilities`, `/security-group-rules`."""
     routes = APIRouter()
     _agents(routes, agents)
@@ -26,84 +26,84 @@ def router(agents: Agents, figures: Figures) -> APIRouter:
 
 def _agents(routes: APIRouter, store: Agents) -> None:
     @routes.get("/agents")
-    def list_agents(asker: Asker, pairs: Query) -> dict[str, Any]:
+    def list_agents(asker: CallerDep, pairs: Query) -> dict[str, Any]:
         fields = request_params.wanted_fields(pairs)
         return {
             "agents": [request_params.narrowed(a, fields) for a in store.agents(asker, request_params.parsed(pairs))]
         }
 
     @routes.get("/agents/{agent_id}")
-    def show_agent(agent_id: str, asker: Asker) -> dict[str, Any]:
+    def show_agent(agent_id: str, asker: CallerDep) -> dict[str, Any]:
         return {"agent": store.agent(asker, agent_id)}
 
     @routes.delete("/agents/{agent_id}", status_code=204)
-    def delete_agent(agent_id: str, asker: Asker) -> None:
+    def delete_agent(agent_id: str, asker: CallerDep) -> None:
         store.delete_agent(asker, agent_id)
 
     @routes.put("/agents/{agent_id}")
-    def update_agent(agent_id: str, asker: Asker) -> None:
+    def update_agent(agent_id: str, asker: CallerDep) -> None:
         store.agent(asker, agent_id)
         raise NotSupported(
             "openimds' agents cannot be set administratively down or described: stop the program instead."
         )
 
 
-def _quotas(routes: APIRouter, store: Figures) -> None:
+def _quotas(routes: APIRouter, store: UsageStore) -> None:
     @routes.get("/quotas")
-    def list_quotas(asker: Asker) -> dict[str, Any]:
+    def list_quotas(asker: CallerDep) -> dict[str, Any]:
         del asker
         return {"quotas": []}  # no project has limits of its own
 
     @routes.get("/quotas/{project_id}")
     @routes.get("/quotas/{project_id}/default")
-    def show_quota(project_id: str, asker: Asker) -> dict[str, Any]:
+    def show_quota(project_id: str, asker: CallerDep) -> dict[str, Any]:
         store.quota_details(asker, project_id)
         return {"quota": dict(store.quota_limits())}
 
     @routes.get("/quotas/{project_id}/details")
     @routes.get("/quotas/{project_id}/details.json")
-    def quota_details(project_id: str, asker: Asker) -> dict[str, Any]:
+    def quota_details(project_id: str, asker: CallerDep) -> dict[str, Any]:
         return {"quota": dict(store.quota_details(asker, project_id))}
 
     @routes.put("/quotas/{project_id}")
     @routes.delete("/quotas/{project_id}")
-    def change_quota(project_id: str, asker: Asker) -> None:
+    def change_quota(project_id: str, asker: CallerDep) -> None:
         del asker
         raise NotSupported(f"openimds' quotas are read-only and alike for all projects ({project_id}).")
 
 
-def _figures(routes: APIRouter, store: Figures) -> None:
+def _figures(routes: APIRouter, store: UsageStore) -> None:
     @routes.get("/availability_zones")
-    def list_availability_zones(asker: Asker, pairs: Query) -> dict[str, Any]:
+    def list_availability_zones(asker: CallerDep, pairs: Query) -> dict[str, Any]:
         del asker
         filters = request_params.parsed(pairs).filters
         shown = [z for z in ZONES if all(z.get(name) in values for name, values in filters.items())]
         return {"availability_zones": shown}
 
     @routes.get("/network-ip-availabilities")
-    def list_ip_availabilities(asker: Asker, pairs: Query) -> dict[str, Any]:
+    def list_ip_availabilities(asker: CallerDep, pairs: Query) -> dict[str, Any]:
         found = store.ip_availabilities(asker, request_params.parsed(pairs))
         return {"network_ip_availabilities": list(found)}
 
     @routes.get("/network-ip-availabilities/{network_id}")
-    def show_ip_availability(network_id: str, asker: Asker) -> dict[str, Any]:
+    def show_ip_availability(network_id: str, asker: CallerDep) -> dict[str, Any]:
         return {"network_ip_availability": store.ip_availability(asker, network_id)}
 
 
 def _rules(routes: APIRouter) -> None:
     @routes.get("/security-group-rules")
-    def list_rules(asker: Asker) -> dict[str, Any]:
+    def list_rules(asker: CallerDep) -> dict[str, Any]:
         del asker
         return {"security_group_rules": []}
 
     @routes.get("/security-group-rules/{rule_id}")
     @routes.delete("/security-group-rules/{rule_id}")
-    def no_rule(rule_id: str, asker: Asker) -> None:
+    def no_rule(rule_id: str, asker: CallerDep) -> None:
         del asker
         raise NotFound(f"Security group rule {rule_id} could not be found.", kind="SecurityGroupRuleNotFound")
 
     @routes.post("/security-group-rules")
-    def create_rule(asker: Asker) -> None:
+    def create_rule(asker: CallerDep) -> None:
         del asker
         raise NotSupported(
             "openimds keeps security groups' names but does not enforce rules yet, so it takes none: "

@@ -31,7 +31,7 @@ class Attribute:
 
 
 @dataclass(frozen=True, slots=True)
-class Only:
+class MustBeUnset:
     """An attribute that openimds does not have: only these values, which mean that it is not used."""
 
     values: tuple[Any, ...]
@@ -43,7 +43,7 @@ class Only:
 
 
 def _unused(*values: Any) -> Attribute:
-    return Attribute(check=Only((None, *values)), kept=False)
+    return Attribute(check=MustBeUnset((None, *values)), kept=False)
 
 
 TEXT = Attribute(check=validators.text)

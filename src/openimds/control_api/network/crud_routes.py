@@ -10,7 +10,7 @@ from openimds.control_api.network import body_validation, request_params
 from openimds.control_api.network.attributes import COLLECTIONS, plural
 from openimds.control_api.network.openapi import request_schema
 from openimds.control_api.network.protocols import Resources
-from openimds.control_api.network.request_params import Asker, IfRevision, JsonBody, Query
+from openimds.control_api.network.request_params import CallerDep, IfRevision, JsonBody, Query
 
 
 def router(store: Resources) -> APIRouter:
@@ -26,7 +26,7 @@ def _reading(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
     many = plural(kind)
 
     @routes.get(f"/{path}", name=f"list_{many}")
-    def list_(request: Request, asker: Asker, pairs: Query) -> dict[str, Any]:
+    def list_(request: Request, asker: CallerDep, pairs: Query) -> dict[str, Any]:
         query, fields = request_params.parsed(pairs), request_params.wanted_fields(pairs)
         page = store.list(kind, asker, query)
         answer: dict[str, Any] = {many: [request_params.narrowed(item, fields) for item in page.items]}
@@ -36,7 +36,7 @@ def _reading(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
         return answer
 
     @routes.get(f"/{path}/{{resource_id}}", name=f"show_{kind}")
-    def show(resource_id: str, asker: Asker, pairs: Query) -> dict[str, Any]:
+    def show(resource_id: str, asker: CallerDep, pairs: Query) -> dict[str, Any]:
         return {
             kind: request_params.narrowed(store.show(kind, asker, resource_id), request_params.wanted_fields(pairs))
         }
@@ -46,16 +46,16 @@ def _writing(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
     many = plural(kind)
 
     @routes.post(f"/{path}", status_code=201, name=f"create_{kind}", openapi_extra=request_schema(kind, creating=True))
-    def create(asker: Asker, body: JsonBody) -> dict[str, Any]:
+    def create(asker: CallerDep, body: JsonBody) -> dict[str, Any]:
         wanted, is_list = body_validation.to_create(kind, body)
         made = store.create(kind, asker, wanted)
         return {many: list(made)} if is_list else {kind: made[0]}
 
     @routes.put(f"/{path}/{{resource_id}}", name=f"update_{kind}", openapi_extra=request_schema(kind, creating=False))
-    def update(resource_id: str, asker: Asker, body: JsonBody, if_revision: IfRevision) -> dict[str, Any]:
+    def update(resource_id: str, asker: CallerDep, body: JsonBody, if_revision: IfRevision) -> dict[str, Any]:
         wanted = body_validation.to_update(kind, body)
         return {kind: store.update(kind, asker, resource_id, wanted, if_revision=if_revision)}
 
     @routes.delete(f"/{path}/{{resource_id}}", status_code=204, name=f"delete_{kind}")
-    def delete(resource_id: str, asker: Asker, if_revision: IfRevision) -> None:
+    def delete(resource_id: str, asker: CallerDep, if_revision: IfRevision) -> None:
         store.delete(kind, asker, resource_id, if_revision=if_revision)

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from openimds.control_api.network.attributes import COLLECTIONS, plural
-from openimds.control_api.network.request_params import Asker
+from openimds.control_api.network.request_params import CallerDep
 from openimds.resources.errors import NotFound
 
 UPDATED = "2026-01-01T00:00:00-00:00"
@@ -59,12 +59,12 @@ def router() -> APIRouter:
     known = {alias: _shown(alias, *texts) for alias, texts in EXTENSIONS.items()}
 
     @routes.get("/extensions")
-    def list_extensions(asker: Asker) -> dict[str, Any]:
+    def list_extensions(asker: CallerDep) -> dict[str, Any]:
         del asker
         return {"extensions": list(known.values())}
 
     @routes.get("/extensions/{alias}")
-    def show_extension(alias: str, asker: Asker) -> dict[str, Any]:
+    def show_extension(alias: str, asker: CallerDep) -> dict[str, Any]:
         del asker
         if alias not in known:
             raise NotFound(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from openimds.control_api.network import validators
-from openimds.control_api.network.attributes import KINDS, Only
+from openimds.control_api.network.attributes import KINDS, MustBeUnset
 from openimds.control_api.network.validators import Check, ListOf, Maybe, Number, OneOf, Struct
 
 SIMPLE: dict[Check, dict[str, Any]] = {
@@ -70,7 +70,7 @@ def schema(check: Check) -> dict[str, Any]:
         return {"type": "integer", "minimum": check.least, "maximum": check.most}
     if isinstance(check, OneOf):
         return {"enum": list(check.values)}
-    if isinstance(check, Only):
+    if isinstance(check, MustBeUnset):
         return {"enum": list(check.values)}
     if isinstance(check, Maybe):
         return {"anyOf": [schema(check.check), {"type": "null"}]}

@@ -57,7 +57,7 @@ class Agents(Protocol):
     def delete_agent(self, caller: Caller, agent_id: str) -> None: ...
 
 
-class Figures(Protocol):
+class UsageStore(Protocol):
     """Quotas, and how full networks are."""
 
     def quota_limits(self) -> Mapping[str, int]: ...
@@ -69,5 +69,5 @@ class Figures(Protocol):
     def ip_availability(self, caller: Caller, network_id: str) -> dict[str, Any]: ...
 
 
-class NetworkOperations(Resources, Tags, RouterActions, Agents, Figures, Protocol):
+class NetworkOperations(Resources, Tags, RouterActions, Agents, UsageStore, Protocol):
     """All of it: `store.network.service.NetworkStore` is one."""

@@ -96,7 +96,7 @@ def caller_of(asker: context.Caller) -> Caller:
     return Caller(project_id=asker.project_id, is_admin=asker.is_service)
 
 
-def pairs_of(request: Request) -> Pairs:
+def query_params(request: Request) -> Pairs:
     """The query's parameters, in order, repetitions and all."""
     return request.query_params.multi_items()
 
@@ -117,7 +117,7 @@ def no_if_match(request: Request, if_match: Annotated[str | None, Header()] = No
         raise NotSupported("openimds takes If-Match for the update and the delete of a resource only.")
 
 
-Asker = Annotated[Caller, Depends(caller_of)]
-Query = Annotated[Pairs, Depends(pairs_of)]
+CallerDep = Annotated[Caller, Depends(caller_of)]
+Query = Annotated[Pairs, Depends(query_params)]
 IfRevision = Annotated[int | None, Depends(if_revision_of)]
 JsonBody = Annotated[Any, Body()]

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from openimds.control_api.network import validators
 from openimds.control_api.network.attributes import COLLECTIONS
 from openimds.control_api.network.protocols import Tags
-from openimds.control_api.network.request_params import Asker, JsonBody
+from openimds.control_api.network.request_params import CallerDep, JsonBody
 from openimds.resources.errors import BadRequest, NotFound
 
 MAX_TAGS = 50
@@ -28,38 +28,38 @@ def router(store: Tags) -> APIRouter:
 
 def _all_tags(routes: APIRouter, store: Tags, path: str, kind: str) -> None:
     @routes.get(f"/{path}/{{resource_id}}/tags", name=f"list_tags_of_{kind}")
-    def list_tags(resource_id: str, asker: Asker) -> dict[str, Any]:
+    def list_tags(resource_id: str, asker: CallerDep) -> dict[str, Any]:
         return {"tags": list(store.tags(kind, asker, resource_id))}
 
     @routes.put(f"/{path}/{{resource_id}}/tags", name=f"replace_tags_of_{kind}")
-    def replace_tags(resource_id: str, asker: Asker, body: JsonBody) -> dict[str, Any]:
+    def replace_tags(resource_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
         wanted = _tags(body)
         return {"tags": list(store.change_tags(kind, asker, resource_id, lambda _: wanted))}
 
     @routes.post(f"/{path}/{{resource_id}}/tags", status_code=201, name=f"add_tags_to_{kind}")
-    def add_tags(resource_id: str, asker: Asker, body: JsonBody) -> dict[str, Any]:
+    def add_tags(resource_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
         more = _tags(body)
         return {"tags": list(store.change_tags(kind, asker, resource_id, lambda tags: _limited([*tags, *more])))}
 
     @routes.delete(f"/{path}/{{resource_id}}/tags", status_code=204, name=f"remove_tags_of_{kind}")
-    def remove_tags(resource_id: str, asker: Asker) -> None:
+    def remove_tags(resource_id: str, asker: CallerDep) -> None:
         store.change_tags(kind, asker, resource_id, lambda _: [])
 
 
 def _one_tag(routes: APIRouter, store: Tags, path: str, kind: str) -> None:
     @routes.get(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=204, name=f"check_tag_of_{kind}")
-    def check_tag(resource_id: str, tag: str, asker: Asker) -> None:
+    def check_tag(resource_id: str, tag: str, asker: CallerDep) -> None:
         if tag not in store.tags(kind, asker, resource_id):
             raise _no_tag(tag, resource_id)
 
     @routes.put(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=201, name=f"add_tag_to_{kind}")
-    def add_tag(resource_id: str, tag: str, asker: Asker) -> Response:
+    def add_tag(resource_id: str, tag: str, asker: CallerDep) -> Response:
         checked = validators.tag("tag", tag)
         store.change_tags(kind, asker, resource_id, lambda tags: _limited([*tags, checked]))
         return Response(status_code=201)
 
     @routes.delete(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=204, name=f"remove_tag_of_{kind}")
-    def remove_tag(resource_id: str, tag: str, asker: Asker) -> None:
+    def remove_tag(resource_id: str, tag: str, asker: CallerDep) -> None:
         def without(tags: Sequence[str]) -> list[str]:
             if tag not in tags:
                 raise _no_tag(tag, resource_id)

@@ -19,10 +19,10 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from openimds.control_api.context import agents_only
-from openimds.control_api.watch.long_poll import Bell
+from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.control_api.watch.schemas import InstanceIds
 from openimds.metadata.context import DocumentSettings, settings_form
-from openimds.resources.instance import Instance, Touched
+from openimds.resources.instance import ChangeSet, Instance
 
 log = structlog.get_logger(__name__)
 
@@ -40,13 +40,13 @@ class Records(Protocol):
     def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]: ...
 
 
-class InstanceNews(Protocol):
+class RecordChanges(Protocol):
     """`store.instance_changes.InstanceChanges` is one. Raises StoreUnavailable."""
 
     kinds: frozenset[str]
     """Of the changes that a document may show."""
 
-    def after(self, revision: int | None) -> Touched: ...
+    def after(self, revision: int | None) -> ChangeSet: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,10 @@ class Instances:
     """What the extension is made of."""
 
     records: Records
-    news: InstanceNews
+    news: RecordChanges
     settings: Callable[[], DocumentSettings]
     """The same object as long as nothing changed; cheap. Raises NotFound while they cannot be told."""
-    bell: Bell
+    bell: ChangeNotifier
 
 
 def router(parts: Instances) -> APIRouter:

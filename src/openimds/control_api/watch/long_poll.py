@@ -41,7 +41,7 @@ class _Waiter:
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Bell:
+class ChangeNotifier:
     """Of one event loop; all methods but `close` are called on it."""
 
     def __init__(self, source: Source) -> None:

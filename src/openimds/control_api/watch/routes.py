@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from openimds.control_api.context import agents_only
 from openimds.control_api.watch.instance_records import Instances
 from openimds.control_api.watch.instance_records import router as instances_router
-from openimds.control_api.watch.long_poll import Bell, Source
+from openimds.control_api.watch.long_poll import ChangeNotifier, Source
 from openimds.control_api.watch.schemas import Heartbeat, Provisioned, Report, Unplugged
 from openimds.resources.errors import BadRequest, PayloadTooLarge
 
@@ -43,16 +43,16 @@ class Watching(Source, Reports, Protocol):
     def changes(self, after: int, kinds: Sequence[str]) -> tuple[int, list[dict[str, Any]]]: ...
 
 
-def router(store: Watching, bell: Bell | None = None) -> APIRouter:
+def router(store: Watching, bell: ChangeNotifier | None = None) -> APIRouter:
     """Everything below `/openimds/v1`: mount it there. Closing the bell ends all long polls."""
     routes = APIRouter(tags=["watch"], dependencies=[Depends(agents_only)])
-    _watching(routes, store, bell or Bell(store))
+    _watching(routes, store, bell or ChangeNotifier(store))
     _ports(routes, store)
     _servers(routes, store)
     return routes
 
 
-def _watching(routes: APIRouter, store: Watching, bell: Bell) -> None:
+def _watching(routes: APIRouter, store: Watching, bell: ChangeNotifier) -> None:
     @routes.get("/snapshot")
     def snapshot(kinds: str) -> Response:
         revision, objects = store.snapshot(_kinds(kinds))
@@ -75,7 +75,7 @@ def _json(value: Mapping[str, Any]) -> Response:
 
 
 async def _awaited(
-    store: Watching, bell: Bell, kinds: list[str], after: int, timeout_seconds: float
+    store: Watching, bell: ChangeNotifier, kinds: list[str], after: int, timeout_seconds: float
 ) -> tuple[int, list[dict[str, Any]]]:
     """The first changes after `after`; none when the time is over, or this program is about to end."""
     deadline = time.monotonic() + timeout_seconds
@@ -140,4 +140,4 @@ def _kinds(text: str) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-__all__ = ["Bell", "Instances", "Watching", "instances_router", "router"]
+__all__ = ["ChangeNotifier", "Instances", "Watching", "instances_router", "router"]

@@ -11,7 +11,7 @@ import httptools
 from openimds.http.messages import Response
 
 
-class BrokenError(Exception):
+class ConnectionBrokenError(Exception):
     """The connection ended, or what came is no response. `answer_began`: part of a response had come."""
 
     def __init__(self, sentence: str, *, answer_began: bool) -> None:
@@ -19,10 +19,10 @@ class BrokenError(Exception):
         self.answer_began = answer_began
 
 
-class Exchange(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """Carries one request at a time."""
 
-    def __init__(self, max_response_bytes: int, on_lost: Callable[[Exchange], None]) -> None:
+    def __init__(self, max_response_bytes: int, on_lost: Callable[[ClientConnection], None]) -> None:
         self._max_bytes = max_response_bytes
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -43,7 +43,7 @@ class Exchange(asyncio.Protocol):
         """Send a rendered request; `waiter` gets its response, or BrokenError, or TimeoutError from `expire`."""
         transport = self._transport
         if transport is None or transport.is_closing():
-            waiter.set_exception(BrokenError("the connection was closed", answer_began=False))
+            waiter.set_exception(ConnectionBrokenError("the connection was closed", answer_began=False))
             return
         self._waiter = waiter
         self._response = _IncomingResponse(is_head=method == "HEAD", max_bytes=self._max_bytes)
@@ -95,7 +95,7 @@ class Exchange(asyncio.Protocol):
     def _fail(self, sentence: str) -> None:
         if self._waiter is not None and not self._waiter.done():
             began = self._response is not None and self._response.began
-            self._waiter.set_exception(BrokenError(sentence, answer_began=began))
+            self._waiter.set_exception(ConnectionBrokenError(sentence, answer_began=began))
         self.close()
 
 

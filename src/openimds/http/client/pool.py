@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from openimds.http.client.connection import BrokenError, Exchange
+from openimds.http.client.connection import ClientConnection, ConnectionBrokenError
 from openimds.http.messages import Response
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
@@ -65,7 +65,7 @@ class PoolSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class ClientRequest:
     """What is asked. Host and Content-Length are added."""
 
     method: str
@@ -81,8 +81,8 @@ class Pool:
         self.upstream = upstream
         self._settings = settings or PoolSettings()
         self._slots = asyncio.Semaphore(self._settings.max_connections)
-        self._idle: deque[Exchange] = deque()
-        self._all: set[Exchange] = set()
+        self._idle: deque[ClientConnection] = deque()
+        self._all: set[ClientConnection] = set()
         self._closed = False
         self._sweeper: asyncio.TimerHandle | None = None
         self._host = b" HTTP/1.1\r\nHost: %b\r\n" % upstream.authority.encode()
@@ -91,7 +91,7 @@ class Pool:
     def connection_count(self) -> int:
         return len(self._all)
 
-    async def request(self, ask: Ask, timeout_seconds: float) -> Response:
+    async def request(self, ask: ClientRequest, timeout_seconds: float) -> Response:
         """The whole answer. Raises UpstreamError, also when `timeout_seconds` are over (looked at every 0.25 s)."""
         data = _render(ask, self._host)
         deadline = asyncio.get_running_loop().time() + timeout_seconds
@@ -106,7 +106,7 @@ class Pool:
                 if kept is not None:
                     try:
                         return await self._send(kept, ask.method, data, deadline)
-                    except BrokenError as error:
+                    except ConnectionBrokenError as error:
                         if error.answer_began:
                             raise self._failure(error) from None
                 return await self._send_on_new(ask.method, data, deadline)
@@ -130,10 +130,10 @@ class Pool:
             fresh = await self._connect()
         try:
             return await self._send(fresh, method, data, deadline)
-        except BrokenError as error:
+        except ConnectionBrokenError as error:
             raise self._failure(error) from None
 
-    async def _send(self, connection: Exchange, method: str, data: bytes, deadline: float) -> Response:
+    async def _send(self, connection: ClientConnection, method: str, data: bytes, deadline: float) -> Response:
         waiter: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         connection.deadline = deadline
         if self._sweeper is None:
@@ -155,12 +155,12 @@ class Pool:
             connection.expire(now)
         self._sweeper = loop.call_later(_SWEEP_SECONDS, self._sweep) if self._all else None
 
-    async def _connect(self) -> Exchange:
+    async def _connect(self) -> ClientConnection:
         loop = asyncio.get_running_loop()
         upstream = self.upstream
 
-        def make() -> Exchange:
-            return Exchange(self._settings.max_response_bytes, self._forget)
+        def make() -> ClientConnection:
+            return ClientConnection(self._settings.max_response_bytes, self._forget)
 
         try:
             async with asyncio.timeout(self._settings.connect_seconds):
@@ -174,7 +174,7 @@ class Pool:
         self._all.add(connection)
         return connection
 
-    def _take_idle(self) -> Exchange | None:
+    def _take_idle(self) -> ClientConnection | None:
         oldest_good = asyncio.get_running_loop().time() - self._settings.idle_seconds
         while self._idle:
             connection = self._idle.pop()
@@ -183,23 +183,23 @@ class Pool:
             connection.close()
         return None
 
-    def _keep(self, connection: Exchange) -> None:
+    def _keep(self, connection: ClientConnection) -> None:
         if not connection.reusable or self._closed:
             connection.close()
             return
         connection.idle_since = asyncio.get_running_loop().time()
         self._idle.append(connection)
 
-    def _forget(self, connection: Exchange) -> None:
+    def _forget(self, connection: ClientConnection) -> None:
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
-    def _failure(self, error: BrokenError) -> UpstreamError:
+    def _failure(self, error: ConnectionBrokenError) -> UpstreamError:
         return UpstreamError(f"{self.upstream} broke off: {error}")
 
 
-def _render(ask: Ask, version_and_host: bytes) -> bytes:
+def _render(ask: ClientRequest, version_and_host: bytes) -> bytes:
     parts = [ask.method.encode(), b" ", ask.target or b"/", version_and_host]
     for name, value in ask.headers:
         parts += (name, b": ", value, b"\r\n")

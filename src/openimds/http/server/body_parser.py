@@ -11,7 +11,7 @@ import re
 from typing import Protocol
 
 from openimds.http.server.head_parser import Head
-from openimds.http.server.limits import Limits, Refusal
+from openimds.http.server.limits import HttpError, Limits
 
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?")
 _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
@@ -85,12 +85,12 @@ class ChunkedBody:
 
     def _check_overhead(self, more: int) -> None:
         if self._overhead + more > self._limits.chunk_overhead_bytes:
-            raise Refusal(400, f"The chunks' framing is larger than {self._limits.chunk_overhead_bytes} bytes.")
+            raise HttpError(400, f"The chunks' framing is larger than {self._limits.chunk_overhead_bytes} bytes.")
 
     def _start_chunk(self, line: bytes) -> None:
         match = _CHUNK_LINE.fullmatch(line)
         if match is None:
-            raise Refusal(400, "A chunk's size cannot be read.")
+            raise HttpError(400, "A chunk's size cannot be read.")
         size = int(match[1], 16)
         if len(self._body) + size > self._limits.body_bytes:
             raise _too_large(self._limits)
@@ -103,7 +103,7 @@ class ChunkedBody:
         if len(buffer) < size + 2:
             return False
         if buffer[size : size + 2] != b"\r\n":
-            raise Refusal(400, "A chunk is not as long as its size says.")
+            raise HttpError(400, "A chunk is not as long as its size says.")
         self._body += buffer[:size]
         del buffer[: size + 2]
         self._chunk_left = None
@@ -112,8 +112,8 @@ class ChunkedBody:
 
 def _check_trailer(line: bytes) -> None:
     if _TRAILER_LINE.fullmatch(line) is None:
-        raise Refusal(400, "A trailer field cannot be read.")
+        raise HttpError(400, "A trailer field cannot be read.")
 
 
-def _too_large(limits: Limits) -> Refusal:
-    return Refusal(413, f"The body is larger than {limits.body_bytes} bytes.")
+def _too_large(limits: Limits) -> HttpError:
+    return HttpError(413, f"The body is larger than {limits.body_bytes} bytes.")

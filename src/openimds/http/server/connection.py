@@ -17,18 +17,18 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.http.messages import Answer, Handler, Request, sentence
-from openimds.http.server.limits import Limits, Refusal, Timeouts
+from openimds.http.messages import Answer, Handler, Request, text_response
+from openimds.http.server.limits import HttpError, Limits, Timeouts
 from openimds.http.server.peer import GuestOf, Peer, SourceMac, peer_of
-from openimds.http.server.request_parser import Conversation, Incoming, Stage
+from openimds.http.server.request_parser import ParsedRequest, ParserState, RequestParser
 from openimds.http.server.response import CONTINUE, FAILED, http_date, render
-from openimds.http.server.response_cache import Repeats
-from openimds.http.server.socket_ttl import Hops
+from openimds.http.server.response_cache import ResponseCache
+from openimds.http.server.socket_ttl import SocketTtl
 
 _log = structlog.get_logger(__name__)
 
 
-def handled(handler: Handler, request: Request, listener: str) -> Answer | Coroutine[Any, Any, Answer]:
+def call_handler(handler: Handler, request: Request, listener: str) -> Answer | Coroutine[Any, Any, Answer]:
     """The handler's answer, or what will be it (`handled_later`)."""
     try:
         return cast(Answer | Coroutine[Any, Any, Answer], handler(request))
@@ -37,7 +37,7 @@ def handled(handler: Handler, request: Request, listener: str) -> Answer | Corou
         return FAILED
 
 
-async def handled_later(coming: Coroutine[Any, Any, Answer], listener: str) -> Answer:
+async def await_handler(coming: Coroutine[Any, Any, Answer], listener: str) -> Answer:
     try:
         return await coming
     except asyncio.CancelledError:
@@ -47,7 +47,7 @@ async def handled_later(coming: Coroutine[Any, Any, Answer], listener: str) -> A
         return FAILED
 
 
-class Phase(Enum):
+class ConnectionState(Enum):
     """What the deadline is for."""
 
     IDLE = "idle"
@@ -58,10 +58,14 @@ class Phase(Enum):
     LINGER = "linger"
 
 
-PHASE_OF_STAGE = {Stage.IDLE: Phase.IDLE, Stage.HEAD: Phase.HEAD, Stage.BODY: Phase.BODY}
+PHASE_OF_STAGE = {
+    ParserState.IDLE: ConnectionState.IDLE,
+    ParserState.HEAD: ConnectionState.HEAD,
+    ParserState.BODY: ConnectionState.BODY,
+}
 
 
-class AnswerWriter:
+class ResponseWriter:
     """Of one connection, as long as it lasts."""
 
     __slots__ = ("_listener", "_transport", "hops")
@@ -69,7 +73,7 @@ class AnswerWriter:
     def __init__(self, transport: asyncio.Transport, listener: str) -> None:
         self._transport = transport
         self._listener = listener
-        self.hops: Hops | None = None
+        self.hops: SocketTtl | None = None
         """While what was written last may go fewer hops than usual."""
 
     def write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
@@ -92,23 +96,23 @@ class AnswerWriter:
         if hops is None:
             if getattr(answer, "hop_limit", None) is None:
                 return False
-            hops = Hops(self._transport)
+            hops = SocketTtl(self._transport)
         return not hops.settled
 
     async def settle(self) -> None:
         """Wait until what was written is acknowledged; not for long (hops.py)."""
-        await (self.hops or Hops(self._transport)).settle()
+        await (self.hops or SocketTtl(self._transport)).settle()
 
     def _set_hops(self, hop_limit: int | None) -> None:
         if self.hops is not None and self.hops.settled:
             self.hops.restore()
             self.hops = None
         if hop_limit is not None:
-            self.hops = self.hops or Hops(self._transport)
+            self.hops = self.hops or SocketTtl(self._transport)
             self.hops.lower(hop_limit)
 
 
-_IDLE = Phase.IDLE
+_IDLE = ConnectionState.IDLE
 
 
 class Owner(Protocol):
@@ -138,7 +142,7 @@ class Connection(asyncio.Protocol):
         owner: Owner,
         limits: Limits,
         listener: str,
-        repeats: Repeats | None = None,
+        repeats: ResponseCache | None = None,
         *,
         source_mac: SourceMac | None = None,
         guest_of: GuestOf | None = None,
@@ -147,21 +151,21 @@ class Connection(asyncio.Protocol):
         self._source_mac = source_mac
         self._guest_of = guest_of
         self._asker = b""
-        self._repeats = repeats or Repeats()
+        self._repeats = repeats or ResponseCache()
         self._limits = limits
         self.listener = listener
         self._transport: asyncio.Transport | None = None
-        self._writer: AnswerWriter
+        self._writer: ResponseWriter
         """From `connection_made` on."""
-        self._conversation: Conversation | None = None
+        self._conversation: RequestParser | None = None
         """Once there are bytes that did not come before."""
-        self._current: Incoming | None = None
+        self._current: ParsedRequest | None = None
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
         self._writing_paused = False
         self._peer_finished = False
         self.peer = Peer()
-        self.phase = Phase.IDLE
+        self.phase = ConnectionState.IDLE
         self.deadline = 0.0
         """In the loop's time; the server looks at it from time to time."""
 
@@ -170,18 +174,18 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if transport.get_extra_info("peername") is None:
-            self.phase = Phase.LINGER
+            self.phase = ConnectionState.LINGER
             self._transport.abort()  # reset by its peer before it was accepted: nobody is there to be answered
             return
-        self._writer = AnswerWriter(self._transport, self.listener)
+        self._writer = ResponseWriter(self._transport, self.listener)
         self.peer = peer_of(transport, self._source_mac, self._guest_of)
         self._asker = self.peer.key
-        self._enter(Phase.IDLE)
+        self._enter(ConnectionState.IDLE)
         turned_away = self._owner.admit(self)
         if turned_away is not None:
             self._writer.write(turned_away, "GET", keep_alive=False)
             self._transport.close()
-            self.phase = Phase.LINGER
+            self.phase = ConnectionState.LINGER
 
     def data_received(self, data: bytes) -> None:
         # Every call less counts here: what came before in the same bytes is answered in these lines.
@@ -199,7 +203,7 @@ class Connection(asyncio.Protocol):
                 if not stays:
                     self._finish()
                 return
-        if self.phase is Phase.LINGER:
+        if self.phase is ConnectionState.LINGER:
             return
         conversation = self._conversing()
         conversation.receive(data)
@@ -221,11 +225,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        self._enter(Phase.WRITE)
+        self._enter(ConnectionState.WRITE)
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        if self.phase is Phase.WRITE and self._current is None:
+        if self.phase is ConnectionState.WRITE and self._current is None:
             self._advance()
 
     # The server's calls -------------------------------------------------------------------------------------------
@@ -234,18 +238,18 @@ class Connection(asyncio.Protocol):
         """The deadline is over."""
         if self._transport is None:
             return
-        if self.phase in (Phase.HEAD, Phase.BODY):
-            self._refuse(Refusal(408, f"The request's {self.phase.value} took too long."))
-        elif self.phase is Phase.ANSWER:
+        if self.phase in (ConnectionState.HEAD, ConnectionState.BODY):
+            self._refuse(HttpError(408, f"The request's {self.phase.value} took too long."))
+        elif self.phase is ConnectionState.ANSWER:
             self._give_up_answer()
-        elif self.phase is Phase.IDLE and not self._transport.get_write_buffer_size():
+        elif self.phase is ConnectionState.IDLE and not self._transport.get_write_buffer_size():
             self._transport.close()
         else:
             self._transport.abort()
 
     def drain(self, idle_seconds: float) -> None:
         """Close soon if nothing is under way; else the answer under way says that it is the last."""
-        if self._transport is None or self.phase is not Phase.IDLE:
+        if self._transport is None or self.phase is not ConnectionState.IDLE:
             return
         if idle_seconds > 0:
             self.deadline = min(self.deadline, self._owner.loop.time() + idle_seconds)
@@ -256,10 +260,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _conversing(self) -> Conversation:
+    def _conversing(self) -> RequestParser:
         if self._conversation is None:
             peer = self.peer
-            self._conversation = Conversation(
+            self._conversation = RequestParser(
                 self._limits, peer=peer.address, peer_port=peer.port, listener=self.listener, mac=peer.mac
             )
         return self._conversation
@@ -269,10 +273,10 @@ class Connection(asyncio.Protocol):
     def _advance(self) -> None:
         """Answer what is complete, as long as answers come at once and the peer takes them."""
         conversation = self._conversing()
-        while self._transport is not None and not self._writing_paused and self.phase is not Phase.LINGER:
+        while self._transport is not None and not self._writing_paused and self.phase is not ConnectionState.LINGER:
             try:
                 incoming = conversation.next()
-            except Refusal as refusal:
+            except HttpError as refusal:
                 self._refuse(refusal)
                 return
             if incoming is None:
@@ -282,25 +286,25 @@ class Connection(asyncio.Protocol):
             if not self._handle(incoming):
                 return
 
-    def _handle(self, incoming: Incoming) -> bool:
+    def _handle(self, incoming: ParsedRequest) -> bool:
         """Call the handler; True when its answer is already written and the next request may follow."""
-        self.phase = Phase.ANSWER
-        result = handled(self._owner.handler, incoming.request, self.listener)
+        self.phase = ConnectionState.ANSWER
+        result = call_handler(self._owner.handler, incoming.request, self.listener)
         if isinstance(result, Coroutine):
-            self._enter(Phase.ANSWER)
+            self._enter(ConnectionState.ANSWER)
             self._task = self._owner.loop.create_task(self._answer_later(result))
             return False
         return self._answer(result)
 
     async def _answer_later(self, coming: Coroutine[Any, Any, Answer]) -> None:
-        answer = await handled_later(coming, self.listener)
+        answer = await await_handler(coming, self.listener)
         self._task = None
         if self._answer(answer):
             self._advance()
 
     def _answer(self, answer: Answer) -> bool:
         if self._transport is not None and self._writer.must_settle(answer):
-            self._enter(Phase.ANSWER)
+            self._enter(ConnectionState.ANSWER)
             self._task = self._owner.loop.create_task(self._answer_settled(answer))
             return False
         return self._answer_now(answer)
@@ -329,7 +333,7 @@ class Connection(asyncio.Protocol):
             return False
         return not self._writing_paused
 
-    def _learn(self, incoming: Incoming, answer: Answer) -> bytes | None:
+    def _learn(self, incoming: ParsedRequest, answer: Answer) -> bytes | None:
         return self._repeats.learn(
             incoming.head, answer, http_date(time.time()), self._asker, keep_alive=incoming.keep_alive
         )
@@ -339,7 +343,7 @@ class Connection(asyncio.Protocol):
         if task is not None:
             task.cancel()
         _log.warning("a handler did not answer in time", listener=self.listener, seconds=self._owner.timeouts.answer)
-        if self._answer(sentence(503, "The answer took too long. Try again.", (b"Retry-After", b"1"))):
+        if self._answer(text_response(503, "The answer took too long. Try again.", (b"Retry-After", b"1"))):
             self._advance()
 
     def _wait_for_more(self) -> None:
@@ -353,13 +357,13 @@ class Connection(asyncio.Protocol):
         if phase is not self.phase:
             self._enter(phase)
         self._resume_reading()
-        if phase is Phase.IDLE and self._owner.draining and self._transport is not None:
+        if phase is ConnectionState.IDLE and self._owner.draining and self._transport is not None:
             self._transport.close()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: HttpError) -> None:
         _log.debug("request refused", status=refusal.status, reason=refusal.sentence, listener=self.listener)
         self._owner.refused(self, refusal.status)
-        self._writer.write(sentence(refusal.status, refusal.sentence), "GET", keep_alive=False)
+        self._writer.write(text_response(refusal.status, refusal.sentence), "GET", keep_alive=False)
         self._finish()
 
     def _finish(self) -> None:
@@ -372,11 +376,11 @@ class Connection(asyncio.Protocol):
         else:
             transport.write_eof()
             self._resume_reading()
-        self._enter(Phase.LINGER)
+        self._enter(ConnectionState.LINGER)
         if transport.get_write_buffer_size():
             self.deadline += self._owner.timeouts.write
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: ConnectionState) -> None:
         self.phase = phase
         self.deadline = self._owner.loop.time() + getattr(self._owner.timeouts, phase.value)
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 import httptools
 
 from openimds.http.messages import RawHeaders
-from openimds.http.server.limits import Limits, Refusal, keeps_alive
+from openimds.http.server.limits import HttpError, Limits, keeps_alive
 
 HEAD_END = b"\r\n\r\n"
 
@@ -47,7 +47,7 @@ def parse_head(raw: bytes, limits: Limits) -> Head:
     line, _, block = raw.partition(b"\r\n")
     method, target, version = _request_line(line, limits)
     if len(block) > limits.header_bytes:
-        raise Refusal(431, f"The header is larger than {limits.header_bytes} bytes.")
+        raise HttpError(431, f"The header is larger than {limits.header_bytes} bytes.")
     headers = _headers(block or b"\r\n", limits)
     framing = _framing(headers, version)
     return Head(
@@ -76,25 +76,25 @@ def check_unfinished(raw: bytes | bytearray, checked: int, limits: Limits) -> No
     `checked`: so many bytes of it were looked at before.
     """
     if raw.count(b"\n", checked) != raw.count(b"\r\n", max(0, checked - 1)):
-        raise Refusal(400, "A line ends in a bare line feed.")
+        raise HttpError(400, "A line ends in a bare line feed.")
     if len(raw) <= limits.request_line_bytes:
         return
     line_end = raw.find(b"\r\n", 0, limits.request_line_bytes + 2)
     if line_end < 0:
-        raise Refusal(414, f"The request line is longer than {limits.request_line_bytes} bytes.")
+        raise HttpError(414, f"The request line is longer than {limits.request_line_bytes} bytes.")
     if len(raw) - line_end - 2 > limits.header_bytes:
-        raise Refusal(431, f"The header is larger than {limits.header_bytes} bytes.")
+        raise HttpError(431, f"The header is larger than {limits.header_bytes} bytes.")
 
 
 def _request_line(line: bytes, limits: Limits) -> tuple[bytes, bytes, bytes]:
     if len(line) > limits.request_line_bytes:
-        raise Refusal(414, f"The request line is longer than {limits.request_line_bytes} bytes.")
+        raise HttpError(414, f"The request line is longer than {limits.request_line_bytes} bytes.")
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        raise Refusal(400, "The request line is not METHOD TARGET HTTP/1.1.")
+        raise HttpError(400, "The request line is not METHOD TARGET HTTP/1.1.")
     method, target, major, minor = match.groups()
     if major != b"1" or minor not in b"01":
-        raise Refusal(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
+        raise HttpError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
     return method, target, major + b"." + minor
 
 
@@ -104,7 +104,7 @@ def _origin_form(method: bytes, target: bytes) -> bytes:
         return target
     match = _ABSOLUTE.match(target)
     if match is None:
-        raise Refusal(400, "The request target does not start with a slash.")
+        raise HttpError(400, "The request target does not start with a slash.")
     rest = target[match.end() :]
     return rest if rest.startswith(b"/") else b"/" + rest
 
@@ -124,9 +124,9 @@ def _headers(block: bytes, limits: Limits) -> RawHeaders:
     except httptools.HttpParserUpgrade:
         pass  # an Upgrade that we do not take up: the request is answered as if it were not there
     except httptools.HttpParserError as error:
-        raise Refusal(400, f"The header cannot be read: {error}.") from None
+        raise HttpError(400, f"The header cannot be read: {error}.") from None
     if len(collector.pairs) > limits.header_count:
-        raise Refusal(431, f"There are more than {limits.header_count} header fields.")
+        raise HttpError(431, f"There are more than {limits.header_count} header fields.")
     return tuple(collector.pairs)
 
 
@@ -146,29 +146,29 @@ def _framing(headers: RawHeaders, version: bytes) -> _Framing:
         if read is not None:
             read(framing, value.rstrip(b" \t"))
     if framing.hosts > 1:
-        raise Refusal(400, "Multiple Host headers found within request.")
+        raise HttpError(400, "Multiple Host headers found within request.")
     if framing.chunked and version == b"1.0":
-        raise Refusal(400, "Transfer-Encoding is not part of HTTP/1.0.")
+        raise HttpError(400, "Transfer-Encoding is not part of HTTP/1.0.")
     return framing
 
 
 def _read_length(framing: _Framing, value: bytes) -> None:
     if not value.isdigit() or len(value) > 15:
-        raise Refusal(400, "Content-Length is not a number.")
+        raise HttpError(400, "Content-Length is not a number.")
     framing.content_length = int(value)
 
 
 def _read_transfer_encoding(framing: _Framing, value: bytes) -> None:
     if framing.chunked:
-        raise Refusal(400, "Multiple Transfer-Encoding headers found within request.")
+        raise HttpError(400, "Multiple Transfer-Encoding headers found within request.")
     if value.lower() != b"chunked":
-        raise Refusal(501, "Transfer-Encoding other than chunked is not understood.")
+        raise HttpError(501, "Transfer-Encoding other than chunked is not understood.")
     framing.chunked = True
 
 
 def _read_expect(framing: _Framing, value: bytes) -> None:
     if value.lower() != b"100-continue":
-        raise Refusal(417, "Expect other than 100-continue cannot be met.")
+        raise HttpError(417, "Expect other than 100-continue cannot be met.")
     framing.expects_continue = True
 
 

@@ -40,7 +40,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Connections:
+class ConnectionLimits:
     """How many connections at once."""
 
     total: int = 20_000
@@ -53,7 +53,7 @@ class Connections:
     security off, and send from as many MACs as he likes."""
 
 
-class Refusal(Exception):
+class HttpError(Exception):
     """The message is not acceptable; the connection ends after this answer, as nothing behind it can be trusted."""
 
     def __init__(self, status: int, sentence: str) -> None:

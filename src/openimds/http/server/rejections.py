@@ -17,7 +17,7 @@ LOG_SECONDS = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class Strangers(Protocol):
+class ClientBans(Protocol):
     """web.guest.strangers.Strangers: who has had too much refused waits before it is listened to again."""
 
     def refused(self, listener: str, mac: str, peer: str) -> None: ...
@@ -25,7 +25,7 @@ class Strangers(Protocol):
         """0: it may ask."""
 
 
-class Everybody:
+class NoBans:
     """Where guests do not come themselves nobody waits: a peer is then a proxy, with many guests behind it."""
 
     def refused(self, listener: str, mac: str, peer: str) -> None: ...
@@ -34,7 +34,7 @@ class Everybody:
         return 0
 
 
-class RefusalLog:
+class RejectionLog:
     """The first refusal of a listener is told at once; those of the minute after it together. `clock`: seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -15,10 +15,10 @@ from enum import Enum
 from openimds.http.messages import Request
 from openimds.http.server.body_parser import BodyReader, body_reader
 from openimds.http.server.head_parser import HEAD_END, Head, check_unfinished, parse_guests_head, parse_head
-from openimds.http.server.limits import Limits, Refusal
+from openimds.http.server.limits import HttpError, Limits
 
 
-class Stage(Enum):
+class ParserState(Enum):
     """What the connection waits for."""
 
     IDLE = "a request"
@@ -27,7 +27,7 @@ class Stage(Enum):
 
 
 @dataclass(slots=True)  # frozen ones take three times as long to make
-class Incoming:
+class ParsedRequest:
     """A complete request, and whether another one may follow it."""
 
     request: Request
@@ -36,7 +36,7 @@ class Incoming:
     """Its very bytes, when it is a GET without a body."""
 
 
-class Conversation:
+class RequestParser:
     """The receiving half of one connection."""
 
     def __init__(
@@ -62,15 +62,15 @@ class Conversation:
         return len(self._buffer)
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> ParserState:
         if self._head is not None:
-            return Stage.BODY
-        return Stage.HEAD if self._buffer else Stage.IDLE
+            return ParserState.BODY
+        return ParserState.HEAD if self._buffer else ParserState.IDLE
 
     def receive(self, data: bytes) -> None:
         self._buffer += data
 
-    def next(self) -> Incoming | None:
+    def next(self) -> ParsedRequest | None:
         """The next complete request, or None until more is received. Raises Refusal."""
         if self._head is None and not self._start():
             return None
@@ -81,7 +81,7 @@ class Conversation:
         self._head = self._reader = None
         self._owes_continue = False
         raw = self._raw if reader is None and head.method == "GET" else b""
-        return Incoming(self._request(head, body), head.keep_alive, raw)
+        return ParsedRequest(self._request(head, body), head.keep_alive, raw)
 
     def take_continue(self) -> bool:
         """Does the sender wait for `100 Continue` before it sends the body? True once a request."""
@@ -125,7 +125,7 @@ class Conversation:
         buffer = self._buffer
         while buffer.startswith(b"\r\n"):
             if self._skipped_empty_line:
-                raise Refusal(400, "There is more than one empty line before the request.")
+                raise HttpError(400, "There is more than one empty line before the request.")
             self._skipped_empty_line = True
             del buffer[:2]
         return bool(buffer) and buffer != b"\r"

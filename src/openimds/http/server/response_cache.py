@@ -43,7 +43,7 @@ class _Kept:
     """What it counts for in the room."""
 
 
-class Room:
+class CacheBudget:
     """What several Repeats may hold together. When it is full, the one that holds most forgets everything, and learns
     anew from what still comes: a guest with many new requests is at the expense of its own listener's.
     """
@@ -52,9 +52,9 @@ class Room:
         self._max_bytes = max_bytes
         self._bytes = 0
         """What is held, or more: one that has gone took its share with it unnoticed."""
-        self._repeats: WeakSet[Repeats] = WeakSet()
+        self._repeats: WeakSet[ResponseCache] = WeakSet()
 
-    def enter(self, repeats: Repeats) -> None:
+    def enter(self, repeats: ResponseCache) -> None:
         self._repeats.add(repeats)
 
     def take(self, more: int) -> None:
@@ -67,15 +67,15 @@ class Room:
         self._bytes = sum(one.bytes for one in self._repeats)
 
 
-class Repeats:
+class ResponseCache:
     """Shared by the connections of one listener.
 
     `asker`: what tells the listener's guests apart, empty where their requests' bytes do. It ends with a line break and
     has no other, so that no two askers' requests are ever the same key.
     """
 
-    def __init__(self, room: Room | None = None) -> None:
-        self._room = room or Room()
+    def __init__(self, room: CacheBudget | None = None) -> None:
+        self._room = room or CacheBudget()
         self._room.enter(self)
         self._kept: dict[bytes, _Kept] = {}
         self.bytes = 0

@@ -21,13 +21,13 @@ from typing import TypeVar
 
 import structlog
 
-from openimds.http.messages import Answer, Handler, sentence
+from openimds.http.messages import Answer, Handler, text_response
 from openimds.http.server.connection import Connection
-from openimds.http.server.limits import Connections, Limits, Timeouts
+from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
 from openimds.http.server.peer import GuestOf, SourceMac
-from openimds.http.server.rejections import Everybody, RefusalLog, Strangers
+from openimds.http.server.rejections import ClientBans, NoBans, RejectionLog
 from openimds.http.server.response import http_date
-from openimds.http.server.response_cache import Repeats, Room
+from openimds.http.server.response_cache import CacheBudget, ResponseCache
 
 BACKLOG = 4096
 """Deep from the first moment: a burst of a thousand guests waits in the queue and is not refused. The kernel cuts it
@@ -56,7 +56,7 @@ class Listener:
     """Where the MAC alone does not tell them apart."""
 
 
-class GuestServer:
+class HttpServer:
     """Serves any number of listeners on the running event loop."""
 
     def __init__(
@@ -64,19 +64,19 @@ class GuestServer:
         handler: Handler,
         *,
         timeouts: Timeouts | None = None,
-        connections: Connections | None = None,
-        strangers: Strangers | None = None,
+        connections: ConnectionLimits | None = None,
+        strangers: ClientBans | None = None,
     ) -> None:
         """`strangers`: which guests must wait, of listeners that tell MACs."""
         self.handler = handler
         self.timeouts = timeouts or Timeouts()
         self.draining = False
         self.date, self.idle_deadline = http_date(time.time()), 0.0
-        self._caps = connections or Connections()
+        self._caps = connections or ConnectionLimits()
         self._connections: set[Connection] = set()
-        self._room = Room()
-        self._strangers: Strangers = Everybody() if strangers is None else strangers
-        self._refusals = RefusalLog(time.monotonic)
+        self._room = CacheBudget()
+        self._strangers: ClientBans = NoBans() if strangers is None else strangers
+        self._refusals = RejectionLog(time.monotonic)
         self._of_guest: Counter[tuple[str, str]] = Counter()
         self._of_listener: Counter[str] = Counter()
         self._servers: dict[sockets.socket, asyncio.Server] = {}
@@ -98,7 +98,7 @@ class GuestServer:
 
     async def open(self, listener: Listener) -> None:
         """Accept on one more socket, as `start` does. Some thousands of them are cheap: 1 KB and 20 µs each."""
-        repeats = Repeats(self._room)
+        repeats = ResponseCache(self._room)
 
         def connect() -> Connection:
             return Connection(
@@ -163,10 +163,10 @@ class GuestServer:
         wait = self._strangers.wait_seconds(connection.listener, peer.mac, peer.address) if peer.is_guest else 0
         if wait:
             self._refusals.note(connection.listener, 429)
-            return sentence(429, "Too many requests. Try again later.", (b"Retry-After", b"%d" % wait))
+            return text_response(429, "Too many requests. Try again later.", (b"Retry-After", b"%d" % wait))
         if not self._count_in(connection):
             self._refusals.note(connection.listener, 503)
-            return sentence(503, "Too many connections.", (b"Retry-After", b"1"))
+            return text_response(503, "Too many connections.", (b"Retry-After", b"1"))
         return None
 
     def refused(self, connection: Connection, status: int) -> None:

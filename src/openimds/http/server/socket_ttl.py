@@ -24,7 +24,7 @@ _IPV4 = (sockets.IPPROTO_IP, sockets.IP_TTL)
 _IPV6 = (sockets.IPPROTO_IPV6, sockets.IPV6_UNICAST_HOPS)
 
 
-class Hops:
+class SocketTtl:
     """Of one connection over TCP; on a unix socket nothing has an effect."""
 
     def __init__(self, transport: asyncio.Transport) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface
 
-from openimds.linux.firewall.ruleset_cache import KnownRules, ruleset_here
+from openimds.linux.firewall.ruleset_cache import RulesetCache, ruleset_here
 from openimds.linux.netlink.addresses import Address
 from openimds.linux.netlink.links import Link, host_end, link_at
 from openimds.linux.netns import netns
-from openimds.linux.netns.handles import Windows
+from openimds.linux.netns.handles import NamespaceHandles
 from openimds.netconfig.addresses import link_local
 from openimds.netconfig.diff import Family
 from openimds.netconfig.namespace_state import Device, NamespaceState, Route, Rules
@@ -39,10 +39,10 @@ class _Host:
     bridge: str
 
 
-class Observer:
+class StateReader:
     """Looks at namespaces; one that is as it was, for whom the same is wanted, is the same object. For one thread."""
 
-    def __init__(self, windows: Windows, known_rules: KnownRules) -> None:
+    def __init__(self, windows: NamespaceHandles, known_rules: RulesetCache) -> None:
         self._windows = windows
         self._known_rules = known_rules
         self._last: dict[str, tuple[NamespaceState, _Seen, NamespaceState]] = {}
@@ -71,7 +71,7 @@ class Observer:
     def _look(self, wanted: NamespaceState) -> _Seen:
         families = families_of(wanted)
         with self._windows.at(wanted.name) as window:
-            ruleset = netns.in_namespace(wanted.name, ruleset_here) if families else None
+            ruleset = netns.run_in(wanted.name, ruleset_here) if families else None
             links = window.links()
             names = frozenset(link.name for link in links) | {device.name for device in wanted.devices}
             return _Seen(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from openimds.linux import sysctl
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.firewall.iptables import replace_table
 from openimds.linux.netlink.addresses import add_address, delete_address
 from openimds.linux.netlink.links import add_veth, delete_link, link_named, set_link
@@ -22,11 +22,11 @@ Inside = diff.SetSysctl | diff.AddAddress | diff.RemoveAddress | diff.PutRoute |
 
 
 @dataclass(frozen=True, slots=True)
-class Executor:
+class ChangeApplier:
     """On one namespace. Raises OSError, ProgramError, NamespaceMissingError, MissingSettingError."""
 
     wanted: NamespaceState
-    ledger: Ledger
+    ledger: OwnershipRecord
 
     def do(self, change: diff.Change) -> None:
         """An `Inside` change by a thread that has entered the namespace, any other by one that has not."""
@@ -71,7 +71,7 @@ class Executor:
         return link.index
 
     def _on_link(self, name: str, work: Callable[[int], None]) -> None:
-        netns.in_namespace(self.wanted.name, lambda: work(self._index_of(name)))
+        netns.run_in(self.wanted.name, lambda: work(self._index_of(name)))
 
     def _add_device(self, device: Device) -> None:
         bridge = link_named(device.bridge)

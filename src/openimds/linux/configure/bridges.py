@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 
 from openimds.linux import sysctl
-from openimds.linux.configure.ownership import Ledger
-from openimds.linux.firewall.bridge_forward import BridgedForwarding
-from openimds.linux.firewall.notrack import ConntrackExemption
+from openimds.linux.configure.ownership import OwnershipRecord
+from openimds.linux.firewall.bridge_forward import BridgeForwardRule
+from openimds.linux.firewall.notrack import BridgeNotrack
 from openimds.linux.netlink.links import add_bridge, delete_link, has_ports, link_named, set_link
 from openimds.netconfig.namespace_state import Bridge
 
@@ -17,10 +17,10 @@ BRIDGE_PREFIX = "brq"
 class Bridges:
     """`prefix` is the option `namespace_prefix`."""
 
-    def __init__(self, ledger: Ledger, prefix: str) -> None:
+    def __init__(self, ledger: OwnershipRecord, prefix: str) -> None:
         self._ledger = ledger
-        self._exemption = ConntrackExemption(prefix)
-        self._forwarding = BridgedForwarding()
+        self._exemption = BridgeNotrack(prefix)
+        self._forwarding = BridgeForwardRule()
 
     def ensure(self, bridge: Bridge) -> tuple[str, ...]:
         """The changes made, in words. Raises OSError, ProgramError."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from openimds.linux.configure.ownership import Ledger
-from openimds.linux.errors import ProgramError, WiringError
+from openimds.linux.configure.ownership import OwnershipRecord
+from openimds.linux.errors import ConfigureError, ProgramError
 from openimds.linux.firewall.bridge_forward import remove_rules
 from openimds.linux.firewall.iptables import nft_delete, nft_list
 from openimds.linux.firewall.notrack import table_name
@@ -17,7 +17,7 @@ TABLE_FAMILIES = ("bridge", "inet")
 """`bridge`: port security; `inet`: the exemption from connection tracking."""
 
 
-def remove_everything(ledger: Ledger, prefix: str = "") -> tuple[str, ...]:
+def remove_everything(ledger: OwnershipRecord, prefix: str = "") -> tuple[str, ...]:
     """Namespaces with the processes in them, devices, bridges, firewall tables; what was removed, in words.
 
     Idempotent. `prefix` is the option `namespace_prefix`. Goes on after a failure and raises WiringError with all.
@@ -35,14 +35,14 @@ def remove_everything(ledger: Ledger, prefix: str = "") -> tuple[str, ...]:
     for family in TABLE_FAMILIES:
         _try(partial(_remove_table, family, table_name(prefix)), done, failures)
     if failures:
-        raise WiringError("clean up", failures)
+        raise ConfigureError("clean up", failures)
     return tuple(done)
 
 
 def _try(work: Callable[[], Iterable[str]], done: list[str], failures: list[str]) -> None:
     try:
         done += work()
-    except (OSError, ProgramError, WiringError) as error:
+    except (OSError, ProgramError, ConfigureError) as error:
         failures.append(str(error))
 
 
@@ -51,21 +51,21 @@ def _end_programs(namespaces: Iterable[str]) -> Iterable[str]:
     return ()
 
 
-def _remove_links(ledger: Ledger, names: Iterable[str]) -> Iterable[str]:
+def _remove_links(ledger: OwnershipRecord, names: Iterable[str]) -> Iterable[str]:
     removed = delete_links(names)
     for name in names:
         ledger.forget("link", name)
     return [f"device {name}" for name in sorted(removed)]
 
 
-def _remove_namespace(ledger: Ledger, name: str) -> Iterable[str]:
+def _remove_namespace(ledger: OwnershipRecord, name: str) -> Iterable[str]:
     there = name in netns.all_names()
     netns.take_name(name)
     ledger.forget("netns", name)
     return [f"namespace {name}"] if there else []
 
 
-def _remove_forwarding(ledger: Ledger) -> Iterable[str]:
+def _remove_forwarding(ledger: OwnershipRecord) -> Iterable[str]:
     removed = remove_rules(ledger.names("link"))
     return [f"rules of the host's FORWARD chains for {', '.join(removed)}"] if removed else []
 

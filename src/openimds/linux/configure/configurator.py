@@ -10,19 +10,19 @@ from itertools import groupby
 
 from openimds.linux import sysctl
 from openimds.linux.configure import dad
-from openimds.linux.configure.actual_state import Observer
-from openimds.linux.configure.apply import Executor, Inside
+from openimds.linux.configure.actual_state import StateReader
+from openimds.linux.configure.apply import ChangeApplier, Inside
 from openimds.linux.configure.bridges import Bridges
-from openimds.linux.configure.ownership import Ledger
-from openimds.linux.errors import ProgramError, WiringError
+from openimds.linux.configure.ownership import OwnershipRecord
+from openimds.linux.errors import ConfigureError, ProgramError
 from openimds.linux.firewall.bridge_forward import SWITCHES
 from openimds.linux.firewall.notrack import table_name
-from openimds.linux.firewall.ruleset_cache import KnownRules
-from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.firewall.ruleset_cache import RulesetCache
+from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netlink.links import Link, all_links, link_named, set_link
 from openimds.linux.netlink.neighbours import neighbours
 from openimds.linux.netns import netns
-from openimds.linux.netns.handles import Windows
+from openimds.linux.netns.handles import NamespaceHandles
 from openimds.linux.netns.lifecycle import delete_veths
 from openimds.netconfig import diff
 from openimds.netconfig.namespace_state import Bridge, NamespaceState
@@ -31,7 +31,7 @@ ROUNDS = 3
 """A change may undo another (the kernel drops routes with their device): look again, but not for ever."""
 
 
-class Kernel:
+class NetworkConfigurator:
     """The host's kernel, through which all namespaces and bridges of this system are made and removed.
 
     `prefix` is the option `namespace_prefix`; it names the host's nftables table. `events` are told what is looked at.
@@ -39,16 +39,20 @@ class Kernel:
     """
 
     def __init__(
-        self, ledger: Ledger, prefix: str = "", events: HostEvents | None = None, known_rules: KnownRules | None = None
+        self,
+        ledger: OwnershipRecord,
+        prefix: str = "",
+        events: HostMonitor | None = None,
+        known_rules: RulesetCache | None = None,
     ) -> None:
         self._ledger = ledger
         self._events = events
         self._table = table_name(prefix)
         self._bridges = Bridges(ledger, prefix)
-        self._known_rules = known_rules or KnownRules()
-        self.windows = Windows()
+        self._known_rules = known_rules or RulesetCache()
+        self.windows = NamespaceHandles()
         """Through which the namespaces are looked at."""
-        self._observer = Observer(self.windows, self._known_rules)
+        self._observer = StateReader(self.windows, self._known_rules)
         self._right: dict[str, tuple[NamespaceState, NamespaceState]] = {}
         """By namespace: what was wanted, and what was there, when nothing had to be done."""
 
@@ -58,7 +62,7 @@ class Kernel:
 
     def actual(self, name: str, like: NamespaceState | None = None) -> NamespaceState | None:
         """What is there; `like` says which sysctls and firewall families to read."""
-        return Observer(self.windows, KnownRules()).observe(like or NamespaceState(name=name))
+        return StateReader(self.windows, RulesetCache()).observe(like or NamespaceState(name=name))
 
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError with all that failed; what could be done is done."""
@@ -73,9 +77,9 @@ class Kernel:
             if failures:
                 break
         if not failures:
-            failures = [f"{diff.in_words(change)} does not last" for change in self._changes(wanted)]
+            failures = [f"{diff.describe(change)} does not last" for change in self._changes(wanted)]
         if failures:
-            raise WiringError(wanted.name, failures)
+            raise ConfigureError(wanted.name, failures)
         return tuple(done)
 
     def remove_namespace(self, name: str) -> None:
@@ -92,7 +96,7 @@ class Kernel:
         try:
             netns.take_name(name)
         except OSError as error:
-            raise WiringError(name, [f"remove the namespace: {_reason(error)}"]) from error
+            raise ConfigureError(name, [f"remove the namespace: {_reason(error)}"]) from error
         self._ledger.forget("netns", name)
         self._known_rules.forget(name)
 
@@ -105,7 +109,7 @@ class Kernel:
         try:
             return self._bridges.ensure(bridge)
         except (OSError, ProgramError) as error:
-            raise WiringError(bridge.name, [str(error)]) from error
+            raise ConfigureError(bridge.name, [str(error)]) from error
         finally:
             if self._events and self._bridges.is_overdue:
                 self._events.look_again()
@@ -115,7 +119,7 @@ class Kernel:
         try:
             return self._bridges.remove(name)
         except (OSError, ProgramError) as error:
-            raise WiringError(name, [str(error)]) from error
+            raise ConfigureError(name, [str(error)]) from error
 
     def bridges(self) -> set[str]:
         """Those of this system that exist."""
@@ -129,17 +133,17 @@ class Kernel:
             return neighbours(link.index) if link else {}
 
         try:
-            return netns.in_namespace(namespace, read)
+            return netns.run_in(namespace, read)
         except netns.NamespaceMissingError:
             return {}
 
-    def detection(self, namespace: str, device: str, interface: str) -> dad.Detection | None:
+    def detection(self, namespace: str, device: str, interface: str) -> dad.DadState | None:
         """How far duplicate address detection has come; None: there is no such address. Raises WiringError."""
         try:
             with self.windows.at(namespace) as window:
                 found = dad.detection(window, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
-            raise WiringError(namespace, [f"look at {interface} on {device}: {error}"]) from error
+            raise ConfigureError(namespace, [f"look at {interface} on {device}: {error}"]) from error
         if self._events is None or (found is not None and found.under_way):
             return found
         if found is None or not found.failed:
@@ -153,11 +157,11 @@ class Kernel:
         try:
             dad.detect_again(namespace, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
-            raise WiringError(namespace, [f"set {interface} on {device} again: {error}"]) from error
+            raise ConfigureError(namespace, [f"set {interface} on {device} again: {error}"]) from error
 
     def links(self, namespace: str | None = None) -> dict[str, Link]:
         """By name; None: the root namespace. Raises NamespaceMissingError."""
-        found = all_links() if namespace is None else netns.in_namespace(namespace, all_links)
+        found = all_links() if namespace is None else netns.run_in(namespace, all_links)
         return {link.name: link for link in found}
 
     def plug(self, host_name: str, bridge: str) -> bool:
@@ -176,7 +180,7 @@ class Kernel:
             if link.master_index != master.index or not link.up:
                 set_link(link.index, master_index=master.index, up=True)
         except OSError as error:
-            raise WiringError(host_name, [f"plug into {bridge}: {error}"]) from error
+            raise ConfigureError(host_name, [f"plug into {bridge}: {error}"]) from error
         return True
 
     def unplug(self, host_name: str) -> tuple[str, ...]:
@@ -190,7 +194,7 @@ class Kernel:
                 return ()
             set_link(link.index, master_index=0, up=False)
         except OSError as error:
-            raise WiringError(host_name, [f"unplug: {_reason(error)}"]) from error
+            raise ConfigureError(host_name, [f"unplug: {_reason(error)}"]) from error
         return (f"unplug {host_name}",)
 
     def _changes(self, wanted: NamespaceState) -> tuple[diff.Change, ...]:
@@ -219,30 +223,30 @@ class Kernel:
     def _carry_out(self, wanted: NamespaceState, ordered: tuple[diff.Change, ...], done: list[str]) -> list[str]:
         """Goes on after a failure; what failed, in words."""
         failures: list[str] = []
-        executor = Executor(wanted, self._ledger)
+        executor = ChangeApplier(wanted, self._ledger)
         for is_inside, group in groupby(ordered, key=lambda change: isinstance(change, Inside)):
             work = partial(_do_all, executor, tuple(group), done, failures)
             try:
-                netns.in_namespace(wanted.name, work) if is_inside else work()
+                netns.run_in(wanted.name, work) if is_inside else work()
             except netns.NamespaceMissingError as error:  # it could not be made, or somebody removed it
                 failures.append(str(error))
                 break
         return failures
 
 
-def _do_all(executor: Executor, several: Iterable[diff.Change], done: list[str], failures: list[str]) -> None:
+def _do_all(executor: ChangeApplier, several: Iterable[diff.Change], done: list[str], failures: list[str]) -> None:
     """Goes on after a failure, but not without the namespace."""
     for change in several:
         try:
             executor.do(change)
         except sysctl.MissingSettingError:
             continue
-        except (OSError, ProgramError, WiringError, netns.NamespaceMissingError) as error:
-            failures.append(f"{diff.in_words(change)}: {_reason(error)}")
+        except (OSError, ProgramError, ConfigureError, netns.NamespaceMissingError) as error:
+            failures.append(f"{diff.describe(change)}: {_reason(error)}")
             if isinstance(change, diff.CreateNamespace):
                 break
         else:
-            done.append(diff.in_words(change))
+            done.append(diff.describe(change))
 
 
 def _reason(error: Exception) -> str:

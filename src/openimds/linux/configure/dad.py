@@ -11,11 +11,11 @@ from ipaddress import ip_interface
 from openimds.linux.netlink.addresses import add_address, delete_address
 from openimds.linux.netlink.links import link_named
 from openimds.linux.netns import netns
-from openimds.linux.netns.handles import Window
+from openimds.linux.netns.handles import NamespaceHandle
 
 
 @dataclass(frozen=True, slots=True)
-class Detection:
+class DadState:
     """What is known of an address by now. Neither flag: it is ours."""
 
     failed: bool
@@ -24,13 +24,13 @@ class Detection:
     """It failed, but by now nobody answers for the address."""
 
 
-def detection(window: Window, device: str, interface: str) -> Detection | None:
+def detection(window: NamespaceHandle, device: str, interface: str) -> DadState | None:
     """`interface`: `fe80::a9fe:a9fe/64`. None: it is not there. Raises OSError."""
     address = str(ip_interface(interface).ip)
     index = next((link.index for link in window.links() if link.name == device), None)
     for found in window.addresses():
         if found.link_index == index and found.interface.partition("/")[0] == address:
-            return Detection(found.duplicate, found.tentative and not found.duplicate)
+            return DadState(found.duplicate, found.tentative and not found.duplicate)
     return None
 
 
@@ -46,4 +46,4 @@ def detect_again(namespace: str, device: str, interface: str) -> None:
             delete_address(link.index, interface)
             add_address(link.index, interface, detect_duplicates=True)
 
-    netns.in_namespace(namespace, work)
+    netns.run_in(namespace, work)

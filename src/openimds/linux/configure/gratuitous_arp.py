@@ -16,7 +16,7 @@ REQUEST, REPLY = 1, 2
 
 def announce(namespace: str, device: str, address: str) -> None:
     """At once, without waiting for anybody. Raises OSError (no such device, it is down) and NamespaceMissingError."""
-    netns.in_namespace(namespace, lambda: _send(device, ipaddress.IPv4Address(address).packed))
+    netns.run_in(namespace, lambda: _send(device, ipaddress.IPv4Address(address).packed))
 
 
 def _send(device: str, address: bytes) -> None:

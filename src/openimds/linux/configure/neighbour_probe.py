@@ -15,7 +15,7 @@ import time
 from ipaddress import IPv6Address
 from random import SystemRandom
 
-from openimds.linux.monitor.sockets import Heard, HeardSockets
+from openimds.linux.monitor.sockets import EventSocket, EventSockets
 from openimds.linux.netlink.links import link_named
 from openimds.linux.netns import netns
 
@@ -80,10 +80,10 @@ At = tuple[str, str]
 """Namespace and device."""
 
 
-class Contests:
+class NeighbourProbes:
     """All of a host. Not for two threads at once."""
 
-    def __init__(self, sockets: HeardSockets) -> None:
+    def __init__(self, sockets: EventSockets) -> None:
         self._sockets = sockets
         self._asked: dict[At, tuple[int, Contest]] = {}
         """The descriptor, and what is asked by it."""
@@ -93,8 +93,8 @@ class Contests:
         """Unless it has begun. Where nobody can be asked nothing happens."""
         if (namespace, device) not in self._asked:
             with contextlib.suppress(netns.NamespaceMissingError, OSError):
-                contest = netns.in_namespace(namespace, lambda: Contest(device, address))
-                descriptor = self._sockets.add(Heard(contest.conversation, contest.hear))
+                contest = netns.run_in(namespace, lambda: Contest(device, address))
+                descriptor = self._sockets.add(EventSocket(contest.conversation, contest.hear))
                 self._asked[namespace, device] = (descriptor, contest)
 
     def take_silence(self, namespace: str, device: str) -> bool:

@@ -14,7 +14,7 @@ OwnedKind = Literal["netns", "link"]
 """`link`: a device in the root namespace (a bridge, or the host's end of a veth pair)."""
 
 
-class Ledger:
+class OwnershipRecord:
     """One empty file a name: `owned/netns/qdhcp-…`, `owned/link/brq…`. Creating and unlinking are atomic, so
     several agents may share it.
     """

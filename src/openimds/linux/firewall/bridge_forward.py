@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from openimds.linux.errors import ProgramError
-from openimds.linux.netlink.nft_genid import Reading
+from openimds.linux.netlink.nft_genid import GenerationReader
 from openimds.linux.process.daemons import run
 
 COMMENT = "openimds: bridged"
@@ -28,14 +28,14 @@ SWITCHES = {
 _OURS = re.compile(rf'-A FORWARD -i (\S+) -o \1 -m comment --comment "{COMMENT}" -j ACCEPT')
 
 
-class BridgedForwarding:
+class BridgeForwardRule:
     """The host's chains are read again when its rules or the two switches were changed."""
 
     def __init__(self) -> None:
         self._passing: dict[str, set[str]] = {}
         """By program, the bridges that have their rule; a program that is missing here drops nothing."""
         self._switches: tuple[str, ...] = ()
-        self._reading = Reading()
+        self._reading = GenerationReader()
         self._lock = threading.Lock()
 
     @property

@@ -12,7 +12,7 @@ import re
 import threading
 
 from openimds.linux.firewall.iptables import nft_apply, nft_list
-from openimds.linux.netlink.nft_genid import Reading
+from openimds.linux.netlink.nft_genid import GenerationReader
 from openimds.netconfig.port_security import chains_in
 
 
@@ -36,14 +36,14 @@ def exemption_text(table: str) -> str:
     )
 
 
-class ConntrackExemption:
+class BridgeNotrack:
     """Whether a bridge is exempt is asked of the kernel again when its ruleset was changed: others may flush it."""
 
     def __init__(self, prefix: str) -> None:
         self._table = table_name(prefix)
         self._exempt: set[str] = set()
         self._has_table = False
-        self._reading = Reading()
+        self._reading = GenerationReader()
         self._lock = threading.Lock()
 
     @property

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from openimds.linux.firewall.iptables import nft_apply, nft_list
 from openimds.linux.firewall.notrack import table_name
-from openimds.linux.monitor.host_monitor import HostEvents
-from openimds.linux.netlink.nft_genid import Reading
+from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.netlink.nft_genid import GenerationReader
 from openimds.netconfig.port_security import PortFilter, chain_lines, chain_text, chains_in, removal_text, table_text
 
 BASE_CHAIN = "prerouting"
@@ -18,11 +18,11 @@ BASE_LINES = ("type filter hook prerouting priority filter; policy accept;", "ii
 class PortSecurityTable:
     """`prefix` is the option `namespace_prefix`. `events` are told which chains are looked at."""
 
-    def __init__(self, prefix: str = "", events: HostEvents | None = None) -> None:
+    def __init__(self, prefix: str = "", events: HostMonitor | None = None) -> None:
         self._events = events
         self._table = table_name(prefix)
         self._lock = threading.Lock()
-        self._reading = Reading()
+        self._reading = GenerationReader()
         self._is_framed = False
         """The base chain is there and leads to the ports' own."""
         self._known: dict[str, tuple[str, ...]] = {}

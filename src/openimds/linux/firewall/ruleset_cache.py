@@ -57,7 +57,7 @@ def _cookie_here() -> int | None:
     return int.from_bytes(cookie, sys.byteorder)
 
 
-class KnownRules:
+class RulesetCache:
     """For one thread at a time, and one process for each namespace."""
 
     def __init__(self, folder: Path | None = None) -> None:

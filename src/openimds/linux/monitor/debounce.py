@@ -10,7 +10,7 @@ LOOKS_APART_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 2.0
 
 
-class News:
+class Debouncer:
     """Not for two threads at once."""
 
     def __init__(self) -> None:

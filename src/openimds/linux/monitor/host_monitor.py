@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openimds.linux.configure.neighbour_probe import Contests
+from openimds.linux.configure.neighbour_probe import NeighbourProbes
 from openimds.linux.monitor import netlink_events
-from openimds.linux.monitor.debounce import News
-from openimds.linux.monitor.inotify import WatchedFolders
-from openimds.linux.monitor.proc_poll import IsRight, KeptFiles, ipv6_off, runs, unchanged
-from openimds.linux.monitor.resource_index import FORWARDING, Attributions, Note
-from openimds.linux.monitor.sockets import Heard, HeardNamespaces, HeardSockets
-from openimds.linux.netlink.socket import NETLINK_NETFILTER, opened
+from openimds.linux.monitor.debounce import Debouncer
+from openimds.linux.monitor.inotify import DirectoryWatcher
+from openimds.linux.monitor.proc_poll import IsRight, PolledFiles, ipv6_off, runs, unchanged
+from openimds.linux.monitor.resource_index import FORWARDING, ResourceIndex, WatchKey
+from openimds.linux.monitor.sockets import EventSocket, EventSockets, NamespaceSockets
+from openimds.linux.netlink.socket import NETLINK_NETFILTER, open_socket
 from openimds.linux.netns import netns
 
 READING_SECONDS = 3.0
@@ -30,19 +30,19 @@ PAUSE_SECONDS = 0.001
 """Between two such lots, in which others get on."""
 
 
-class HostEvents:
+class HostMonitor:
     """Listens from `start` to `close`; the other methods may be called before, by any thread."""
 
     def __init__(self) -> None:
-        self._attributions = Attributions()
-        self._news = News()
-        self._sockets = HeardSockets()
-        self._namespaces = HeardNamespaces(self._sockets)
-        self._contests = Contests(self._sockets)
-        self._kept_files = KeptFiles()
-        self._folders = WatchedFolders()
+        self._attributions = ResourceIndex()
+        self._news = Debouncer()
+        self._sockets = EventSockets()
+        self._namespaces = NamespaceSockets(self._sockets)
+        self._contests = NeighbourProbes(self._sockets)
+        self._kept_files = PolledFiles()
+        self._folders = DirectoryWatcher()
         self._next_reading = 0.0
-        self._unread: list[Note] = []
+        self._unread: list[WatchKey] = []
         """What is left of the reading under way."""
         self._lock = threading.RLock()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
@@ -61,8 +61,10 @@ class HostEvents:
         self._sockets.wait_also_for(self._end)
         self._sockets.wait_also_for(self._folders.descriptor)
         with self._lock:
-            self._sockets.add(Heard(opened(groups=netlink_events.RTMGRP_LINK), netlink_events.links))
-            self._sockets.add(Heard(opened(NETLINK_NETFILTER, netlink_events.NFT_GROUP), netlink_events.host_rules))
+            self._sockets.add(EventSocket(open_socket(groups=netlink_events.RTMGRP_LINK), netlink_events.links))
+            self._sockets.add(
+                EventSocket(open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP), netlink_events.host_rules)
+            )
             self._folders.watch(folders, [netns.NETNS_DIR])
         self._thread.start()
 
@@ -173,7 +175,7 @@ class HostEvents:
     def died(self, pids: Iterable[int]) -> None:
         """These processes have ended."""
         with self._lock:
-            notes: list[Note] = [("process", str(pid)) for pid in pids]
+            notes: list[WatchKey] = [("process", str(pid)) for pid in pids]
             self._touch(notes)
             are_known = all(self._attributions.keys(note) for note in notes)
         (self._on_news if are_known else self._on_lost)()
@@ -230,7 +232,7 @@ class HostEvents:
         self._touch(note for note in self._unread[:NOTES_AT_A_TIME] if not self._is_right(note))
         del self._unread[:NOTES_AT_A_TIME]
 
-    def _is_right(self, note: Note) -> bool:
+    def _is_right(self, note: WatchKey) -> bool:
         if note[0] == "netns":
             return self._namespaces.is_right(note[1])
         if not self._attributions.keys(note):
@@ -238,11 +240,11 @@ class HostEvents:
         self._kept_files.come(note)
         return self._kept_files.is_right(note)
 
-    def _touch(self, notes: Iterable[Note]) -> None:
+    def _touch(self, notes: Iterable[WatchKey]) -> None:
         for note in notes:
             self._news.add(self._attributions.keys(note))
 
-    def _note(self, note: Note, files: Callable[[], list[tuple[Path, IsRight]]] = list) -> None:
+    def _note(self, note: WatchKey, files: Callable[[], list[tuple[Path, IsRight]]] = list) -> None:
         with self._lock:
             if self._attributions.note(note) and note not in self._kept_files and (found := files()):
                 self._kept_files.keep(note, found)

@@ -22,7 +22,7 @@ _EVENT = struct.Struct("=iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Folders:
+class Inotify:
     """Not for two threads at once. A file that is kept open and written to (dnsmasq's leases) is not heard of."""
 
     def __init__(self) -> None:
@@ -79,11 +79,11 @@ class Folders:
         os.close(self.descriptor)
 
 
-class WatchedFolders:
+class DirectoryWatcher:
     """Each with the folders in it. Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._folders = Folders()
+        self._folders = Inotify()
         self._own: tuple[Path, ...] = ()
         self._others: tuple[Path, ...] = ()
 

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-from openimds.linux.monitor.resource_index import FORWARDING, Note
+from openimds.linux.monitor.resource_index import FORWARDING, WatchKey
 from openimds.linux.netlink.links import RTM_DELLINK, RTM_NEWLINK, link_value
 from openimds.linux.netlink.socket import NFNL_SUBSYS_NFTABLES, Attributes, as_text, attributes, messages
 
@@ -25,14 +25,14 @@ _BRIDGE = re.compile(rb"brq[0-9A-Za-z-]{1,12}(?=\0)")
 """A bridge's name wherever it stands in a rule: `-i brq2ca23c47-9d`."""
 
 
-def links(datagram: bytes) -> Iterator[Note]:
+def links(datagram: bytes) -> Iterator[WatchKey]:
     """rtnetlink's, of the root namespace."""
     for kind, _flags, payload in messages(datagram):
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             yield ("link", link_value(payload).name)
 
 
-def host_rules(datagram: bytes) -> Iterator[Note]:
+def host_rules(datagram: bytes) -> Iterator[WatchKey]:
     """nftables', of the root namespace. What an agent adds there by itself is not told of, or names but that one port."""
     for kind, _flags, payload in messages(datagram):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < NFGENMSG_BYTES:
@@ -46,7 +46,7 @@ def host_rules(datagram: bytes) -> Iterator[Note]:
             yield from _forwarding(what, found, payload)
 
 
-def _port_security(what: int, found: Attributes) -> Iterator[Note]:
+def _port_security(what: int, found: Attributes) -> Iterator[WatchKey]:
     if what in (NFT_NEWRULE, NFT_DELRULE):
         yield ("chain", as_text(found.get(NFTA_RULE_CHAIN)))
     elif what in (NFT_NEWCHAIN, NFT_DELCHAIN):
@@ -55,14 +55,14 @@ def _port_security(what: int, found: Attributes) -> Iterator[Note]:
         yield from (("chain", name) for name in _device_names(found))
 
 
-def _exemption(what: int, found: Attributes) -> Iterator[Note]:
+def _exemption(what: int, found: Attributes) -> Iterator[WatchKey]:
     if what in (NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE):
         yield ("table", as_text(found.get(NFTA_TABLE)))
     elif what == NFT_DELSETELEM:
         yield from (("link", name) for name in _device_names(found))
 
 
-def _forwarding(what: int, found: Attributes, payload: bytes) -> Iterator[Note]:
+def _forwarding(what: int, found: Attributes, payload: bytes) -> Iterator[WatchKey]:
     """iptables': a rule that is gone is told of whole; a chain that came, or whose policy is another, by its name."""
     if what == NFT_DELRULE and as_text(found.get(NFTA_RULE_CHAIN)) == "FORWARD":
         yield from (("link", name.decode()) for name in set(_BRIDGE.findall(payload)))

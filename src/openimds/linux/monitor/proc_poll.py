@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.linux.fd_budget import open_to_stay
-from openimds.linux.monitor.resource_index import Note
+from openimds.linux.monitor.resource_index import WatchKey
 from openimds.linux.sysctl import sysctl_path
 
 MAX_BYTES = 1024
@@ -29,36 +29,36 @@ class _Kept:
     is_right: IsRight
 
 
-class KeptFiles:
+class PolledFiles:
     """Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._kept: dict[Note, list[_Kept]] = {}
+        self._kept: dict[WatchKey, list[_Kept]] = {}
 
-    def __contains__(self, note: Note) -> bool:
+    def __contains__(self, note: WatchKey) -> bool:
         return note in self._kept
 
-    def keep(self, note: Note, files: Iterable[tuple[Path, IsRight]]) -> None:
+    def keep(self, note: WatchKey, files: Iterable[tuple[Path, IsRight]]) -> None:
         """In place of what was kept under this note."""
         self.drop(note)
         self._kept[note] = [_Kept(path, open_to_stay(path), is_right) for path, is_right in files]
 
     @property
-    def notes(self) -> list[Note]:
+    def notes(self) -> list[WatchKey]:
         return list(self._kept)
 
-    def drop(self, note: Note) -> None:
+    def drop(self, note: WatchKey) -> None:
         for one in self._kept.pop(note, ()):
             if one.descriptor is not None:
                 os.close(one.descriptor)
 
-    def is_right(self, note: Note) -> bool:
+    def is_right(self, note: WatchKey) -> bool:
         """Whether all of its files are. One that cannot be read any more is: its device or process has gone, which others
         tell of.
         """
         return all(self._is_right(one) for one in self._kept.get(note, ()))
 
-    def come(self, note: Note) -> None:
+    def come(self, note: WatchKey) -> None:
         """Open what was not there at first."""
         for one in self._kept.get(note, ()):
             if one.descriptor is None:

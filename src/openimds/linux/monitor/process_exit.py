@@ -7,10 +7,10 @@ import select
 import threading
 from collections.abc import Callable, Iterable
 
-from openimds.linux.fd_budget import is_spare
+from openimds.linux.fd_budget import within_budget
 
 
-class ProcessDeaths:
+class ProcessExitWatcher:
     """Calls `on_death` with the watched processes that have ended, each once, on a thread of its own."""
 
     def __init__(self, on_death: Callable[[frozenset[int]], None]) -> None:
@@ -66,7 +66,7 @@ class ProcessDeaths:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
-        if not is_spare(descriptor, hears=True):
+        if not within_budget(descriptor, hears=True):
             os.close(descriptor)
             return True
         self._descriptors[pid] = descriptor

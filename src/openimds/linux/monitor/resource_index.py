@@ -6,20 +6,20 @@ import threading
 from collections import defaultdict
 from typing import Literal
 
-Note = tuple[Literal["netns", "link", "process", "chain", "table", "host"], str]
+WatchKey = tuple[Literal["netns", "link", "process", "chain", "table", "host"], str]
 """`("netns", "qdhcp-…")`, `("link", "brq…")` of the root namespace, `("process", "4711")`, `("chain", "tap…")` of the
 bridge family's table, `("table", "openimds")` of family inet.
 """
-FORWARDING: Note = ("host", "forwarding")
+FORWARDING: WatchKey = ("host", "forwarding")
 """Whether the host's firewall looks at bridged packets, and what it does with those that no rule names."""
 
 
-class Attributions:
+class ResourceIndex:
     """Key ↔ notes. Not for two threads at once; each has a present key of its own."""
 
     def __init__(self) -> None:
-        self._keys: dict[Note, set[str]] = defaultdict(set)
-        self._notes: dict[str, set[Note]] = {}
+        self._keys: dict[WatchKey, set[str]] = defaultdict(set)
+        self._notes: dict[str, set[WatchKey]] = {}
         self._present = threading.local()
 
     @property
@@ -38,7 +38,7 @@ class Attributions:
         self._present.key = None
         self._drop(key, before - self._notes.get(key, set()))
 
-    def note(self, note: Note) -> bool:
+    def note(self, note: WatchKey) -> bool:
         """Whether it was noted: without a present key nobody asks for it."""
         key = self.key
         if key is None:
@@ -50,10 +50,10 @@ class Attributions:
     def forget(self, key: str) -> None:
         self._drop(key, self._notes.pop(key, set()))
 
-    def keys(self, note: Note) -> frozenset[str]:
+    def keys(self, note: WatchKey) -> frozenset[str]:
         return frozenset(self._keys.get(note, ()))
 
-    def _drop(self, key: str, notes: set[Note]) -> None:
+    def _drop(self, key: str, notes: set[WatchKey]) -> None:
         for note in notes:
             self._keys[note].discard(key)
             if not self._keys[note]:

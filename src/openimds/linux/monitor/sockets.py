@@ -12,26 +12,26 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from openimds.linux.fd_budget import is_spare
+from openimds.linux.fd_budget import within_budget
 from openimds.linux.monitor import netlink_events
-from openimds.linux.monitor.resource_index import Note
-from openimds.linux.netlink.socket import BUFFER_BYTES, NETLINK_NETFILTER, opened
+from openimds.linux.monitor.resource_index import WatchKey
+from openimds.linux.netlink.socket import BUFFER_BYTES, NETLINK_NETFILTER, open_socket
 from openimds.linux.netns import netns
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class EventSocket:
     """A socket, and what is concluded from whatever comes in on it."""
 
     conversation: socket.socket
-    notes: Callable[[bytes], Iterable[Note]]
+    notes: Callable[[bytes], Iterable[WatchKey]]
 
 
-class HeardSockets:
+class EventSockets:
     """Not for two threads at once, but for `ready`."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, Heard] = {}
+        self._heard: dict[int, EventSocket] = {}
         self._epoll = select.epoll()
 
     def __contains__(self, descriptor: int) -> bool:
@@ -41,7 +41,7 @@ class HeardSockets:
         """Something else that can be read, by somebody else."""
         self._epoll.register(descriptor, select.EPOLLIN)
 
-    def add(self, heard: Heard) -> int:
+    def add(self, heard: EventSocket) -> int:
         """Its descriptor."""
         descriptor = heard.conversation.fileno()
         self._heard[descriptor] = heard
@@ -56,9 +56,9 @@ class HeardSockets:
         """The descriptors that have something; after so many seconds none."""
         return [descriptor for descriptor, _events in self._epoll.poll(seconds)]
 
-    def drain(self, descriptor: int) -> tuple[list[Note], bool]:
+    def drain(self, descriptor: int) -> tuple[list[WatchKey], bool]:
         """What has come in, and whether something was missed: the kernel says ENOBUFS once."""
-        heard, notes, missed = self._heard[descriptor], list[Note](), False
+        heard, notes, missed = self._heard[descriptor], list[WatchKey](), False
         while True:
             try:
                 notes += heard.notes(heard.conversation.recv(BUFFER_BYTES, socket.MSG_DONTWAIT))
@@ -84,10 +84,10 @@ class _Namespace:
     settings_differ: Callable[[], bool]
 
 
-class HeardNamespaces:
+class NamespaceSockets:
     """By name. Not for two threads at once."""
 
-    def __init__(self, sockets: HeardSockets) -> None:
+    def __init__(self, sockets: EventSockets) -> None:
         self._sockets = sockets
         self._known: dict[str, _Namespace] = {}
 
@@ -107,10 +107,10 @@ class HeardNamespaces:
             return
         self.let_go(name)
         with contextlib.suppress(netns.NamespaceMissingError, OSError):
-            identity, opened_there = netns.in_namespace(name, lambda: (netns.own_identity(), _opened(with_rules)))
-            if all(is_spare(one.fileno(), hears=True) for one in opened_there):
-                note: Note = ("netns", name)
-                descriptors = tuple(self._sockets.add(Heard(one, lambda _: [note])) for one in opened_there)
+            identity, opened_there = netns.run_in(name, lambda: (netns.own_identity(), _opened(with_rules)))
+            if all(within_budget(one.fileno(), hears=True) for one in opened_there):
+                note: WatchKey = ("netns", name)
+                descriptors = tuple(self._sockets.add(EventSocket(one, lambda _: [note])) for one in opened_there)
                 self._known[name] = _Namespace(identity, with_rules, descriptors, settings_differ)
             else:
                 _close(opened_there)
@@ -129,10 +129,10 @@ class HeardNamespaces:
 
 def _opened(with_rules: bool) -> list[socket.socket]:
     """By a thread in the namespace. Raises OSError."""
-    found = [opened(groups=netlink_events.RTMGRP_ALL)]
+    found = [open_socket(groups=netlink_events.RTMGRP_ALL)]
     try:
         if with_rules:
-            found.append(opened(NETLINK_NETFILTER, netlink_events.NFT_GROUP))
+            found.append(open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP))
     except OSError:
         _close(found)
         raise

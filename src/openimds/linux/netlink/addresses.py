@@ -20,10 +20,10 @@ from openimds.linux.netlink.socket import (
     ask,
     attribute,
     attributes,
-    gone_is_fine,
+    delete_if_exists,
+    format_address,
     messages,
     number,
-    spelled,
 )
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -70,7 +70,7 @@ def address_value(payload: bytes) -> Address:
     flags = as_number(found.get(IFA_FLAGS)) or flags
     return Address(
         link_index=index,
-        interface=f"{spelled(address)}/{prefix_length}",
+        interface=f"{format_address(address)}/{prefix_length}",
         permanent=bool(flags & IFA_F_PERMANENT),
         tentative=bool(flags & IFA_F_TENTATIVE),
         duplicate=bool(flags & IFA_F_DADFAILED),
@@ -94,7 +94,7 @@ def add_address(link_index: int, interface: str, *, detect_duplicates: bool = Fa
 
 def delete_address(link_index: int, interface: str) -> None:
     """Idempotent."""
-    gone_is_fine(RTM_DELADDR, _address_body(link_index, ip_interface(interface)))
+    delete_if_exists(RTM_DELADDR, _address_body(link_index, ip_interface(interface)))
 
 
 def _address_body(link_index: int, wanted: IPv4Interface | IPv6Interface) -> bytes:

@@ -23,7 +23,7 @@ from openimds.linux.netlink.socket import (
     ask,
     attribute,
     attributes,
-    gone_is_fine,
+    delete_if_exists,
     messages,
     nested,
     number,
@@ -178,7 +178,7 @@ def set_link(
 
 def delete_link(index: int) -> None:
     """Idempotent."""
-    gone_is_fine(RTM_DELLINK, _link_body(index))
+    delete_if_exists(RTM_DELLINK, _link_body(index))
 
 
 def delete_links(names: Iterable[str]) -> set[str]:
@@ -188,9 +188,9 @@ def delete_links(names: Iterable[str]) -> set[str]:
     group = secrets.randbits(31) | 1 << 30  # nobody else's, and not 0, which all devices belong to
     there = {link.name: link.index for link in map(link_named, names) if link is not None}
     for index in there.values():
-        gone_is_fine(RTM_NEWLINK, _link_body(index) + number(IFLA_GROUP, group))
+        delete_if_exists(RTM_NEWLINK, _link_body(index) + number(IFLA_GROUP, group))
     if there:
-        gone_is_fine(RTM_DELLINK, _link_body() + number(IFLA_GROUP, group))
+        delete_if_exists(RTM_DELLINK, _link_body() + number(IFLA_GROUP, group))
     return set(there)
 
 

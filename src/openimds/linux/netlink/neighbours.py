@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from openimds.linux.netlink.socket import FAMILIES, NLM_F_DUMP, ask, attributes, spelled
+from openimds.linux.netlink.socket import FAMILIES, NLM_F_DUMP, ask, attributes, format_address
 
 RTM_GETNEIGH = 30
 NDA_DST, NDA_LLADDR = 1, 2
@@ -27,5 +27,5 @@ def neighbours(link_index: int) -> dict[str, str]:
             values = attributes(payload, _NEIGHBOUR.size)
             is_known = bool(values.get(NDA_LLADDR)) and not state & NEIGHBOUR_USELESS
             if is_known and index == link_index and its_family == family:
-                found[spelled(values[NDA_DST])] = values[NDA_LLADDR].hex(":")
+                found[format_address(values[NDA_DST])] = values[NDA_LLADDR].hex(":")
     return found

@@ -42,7 +42,7 @@ def counts_iptables() -> bool:
         return False
 
 
-class Reading:
+class GenerationReader:
     """When rules of the root namespace should be read again: when somebody changed any there, and for a tenth of the
     time at most. Not for two threads at once.
     """

@@ -20,10 +20,10 @@ from openimds.linux.netlink.socket import (
     ask,
     attribute,
     attributes,
-    gone_is_fine,
+    delete_if_exists,
+    format_address,
     messages,
     number,
-    spelled,
 )
 from openimds.netconfig.namespace_state import Route
 
@@ -64,7 +64,9 @@ def _route_value(payload: bytes, family: int, names: Mapping[int, str]) -> Route
         return None
     anywhere = bytes(4) if family == socket.AF_INET else bytes(16)
     gateway = found.get(RTA_GATEWAY)
-    return Route(f"{spelled(found.get(RTA_DST, anywhere))}/{length}", spelled(gateway) if gateway else None, device)
+    return Route(
+        f"{format_address(found.get(RTA_DST, anywhere))}/{length}", format_address(gateway) if gateway else None, device
+    )
 
 
 def put_route(route: Route, link_index: int) -> None:
@@ -76,7 +78,7 @@ def put_route(route: Route, link_index: int) -> None:
 def delete_route(route: Route, link_index: int) -> None:
     """Idempotent."""
     scope = SCOPE_UNIVERSE if ":" in route.destination else SCOPE_ANY
-    gone_is_fine(RTM_DELROUTE, _route_body(route, link_index, 0, scope))
+    delete_if_exists(RTM_DELROUTE, _route_body(route, link_index, 0, scope))
 
 
 def _route_body(route: Route, link_index: int, protocol: int, scope: int) -> bytes:

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 
-from openimds.linux.netlink.socket import NLM_F_DUMP, Conversation, ask
+from openimds.linux.netlink.socket import NLM_F_DUMP, NetlinkSocket, ask
 from openimds.netconfig.listener_file import ListenAddress
 
 NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY = 4, 20
@@ -37,7 +37,7 @@ Listening = dict[tuple[str, int], frozenset[int]]
 """(address, port) → the inodes of the sockets that listen there."""
 
 
-def listener_at(conversation: Conversation, address: ListenAddress) -> int | None:
+def listener_at(conversation: NetlinkSocket, address: ListenAddress) -> int | None:
     """The inode of a socket that listens there; None: there is none. Of several (SO_REUSEPORT) it is always the same one
     while they are the same. A link-local address must have its device's index.
 

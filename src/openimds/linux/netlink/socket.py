@@ -106,21 +106,21 @@ def _heads(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
         at += (length + 3) & ~3
 
 
-def opened(protocol: int = socket.NETLINK_ROUTE, groups: int = 0) -> socket.socket:
+def open_socket(protocol: int = socket.NETLINK_ROUTE, groups: int = 0) -> socket.socket:
     """It speaks to the namespace of the thread that opens it, for ever. `groups`: notifications to hear (a mask)."""
     conversation = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     conversation.bind((0, groups))
     return conversation
 
 
-class Conversation:
+class NetlinkSocket:
     """A socket that goes on speaking to the namespace of the thread that opened it, whichever thread asks.
 
     Not for two threads at once. What raises may leave half an answer behind: close it then.
     """
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
-        self._socket = opened(protocol)
+        self._socket = open_socket(protocol)
         try:
             # Heard by the kernel, and nobody else is heard: a guest's root may send to any socket of its namespace.
             self._socket.connect((0, 0))
@@ -183,13 +183,13 @@ class Conversation:
 
 def ask(kind: int, flags: int, body: bytes, *, protocol: int = socket.NETLINK_ROUTE) -> list[Message]:
     """One request in the calling thread's namespace, and what is said to it. Raises OSError with the kernel's number."""
-    with closing(Conversation(protocol)) as conversation:
+    with closing(NetlinkSocket(protocol)) as conversation:
         if flags & NLM_F_DUMP == NLM_F_DUMP:
             return [(kind, payload) for kind, _flags, payload in messages(conversation.dump(kind, body))]
         return conversation.ask(kind, flags, body)
 
 
-def gone_is_fine(kind: int, body: bytes) -> None:
+def delete_if_exists(kind: int, body: bytes) -> None:
     """Takes something away that may not be there any more. Raises OSError."""
     try:
         ask(kind, 0, body)
@@ -198,7 +198,7 @@ def gone_is_fine(kind: int, body: bytes) -> None:
             raise
 
 
-def spelled(packed: bytes) -> str:
+def format_address(packed: bytes) -> str:
     """An IP address of four or sixteen bytes."""
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 

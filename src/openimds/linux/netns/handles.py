@@ -18,18 +18,18 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from openimds.linux.fd_budget import is_spare, open_to_stay
+from openimds.linux.fd_budget import open_to_stay, within_budget
 from openimds.linux.netlink.addresses import ADDRESSES, Address, addresses_in
 from openimds.linux.netlink.links import LINKS, Link, links_in
 from openimds.linux.netlink.routes import MAIN_TABLES, NO_TABLE, routes_in
 from openimds.linux.netlink.sock_diag import NETLINK_SOCK_DIAG
-from openimds.linux.netlink.socket import Conversation, Dump
+from openimds.linux.netlink.socket import Dump, NetlinkSocket
 from openimds.linux.netns import netns
 from openimds.linux.sysctl import MAX_SETTING_BYTES, read_wanted, sysctl_path
 from openimds.netconfig.namespace_state import Route
 
 
-class SettingFiles:
+class SysctlFiles:
     """For any thread."""
 
     def __init__(self) -> None:
@@ -78,18 +78,18 @@ DIGEST_BYTES = 16
 Value = TypeVar("Value")
 
 
-class Window:
+class NamespaceHandle:
     """Into one namespace; by no later one of the same name. Not for two threads at once."""
 
     def __init__(self, name: str, identity: tuple[int, int]) -> None:
         """Raises OSError, NamespaceMissingError."""
         self.name = name
         self.identity = identity
-        self.setting_files = SettingFiles()
-        self._links: _Meaning[tuple[Link, ...]] = _Meaning()
-        self._addresses: _Meaning[tuple[Address, ...]] = _Meaning()
-        self._routes: _Meaning[frozenset[Route]] = _Meaning()
-        self._route, self.sock_diag = netns.in_namespace(name, _conversations, identity)
+        self.setting_files = SysctlFiles()
+        self._links: _ParseCache[tuple[Link, ...]] = _ParseCache()
+        self._addresses: _ParseCache[tuple[Address, ...]] = _ParseCache()
+        self._routes: _ParseCache[frozenset[Route]] = _ParseCache()
+        self._route, self.sock_diag = netns.run_in(name, _conversations, identity)
 
     def links(self) -> tuple[Link, ...]:
         """The same object as the last time, if nothing is new; so with the others."""
@@ -116,11 +116,11 @@ class Window:
             self.setting_files.keep(missing, device_names)
             return read_wanted(missing, device_names)
 
-        return found | netns.in_namespace(self.name, read, self.identity)
+        return found | netns.run_in(self.name, read, self.identity)
 
     @property
     def may_stay(self) -> bool:
-        return all(is_spare(conversation.fileno()) for conversation in (self._route, self.sock_diag))
+        return all(within_budget(conversation.fileno()) for conversation in (self._route, self.sock_diag))
 
     def close(self) -> None:
         for conversation in (self._route, self.sock_diag):
@@ -139,18 +139,18 @@ class Window:
             raise
 
 
-class Windows:
+class NamespaceHandles:
     """Opened when they are first looked through, and again for a namespace made anew; those that this process has no
     descriptors to spare for are closed after each look. For any thread.
     """
 
     def __init__(self) -> None:
-        self._open: dict[str, Window] = {}
+        self._open: dict[str, NamespaceHandle] = {}
         self._lock = threading.RLock()
         weakref.finalize(self, _close_all, self._open)
 
     @contextmanager
-    def at(self, name: str) -> Iterator[Window]:
+    def at(self, name: str) -> Iterator[NamespaceHandle]:
         """Raises NamespaceMissingError."""
         with self._lock:
             window = self._open_at(name)
@@ -175,7 +175,7 @@ class Windows:
         window = self._open.get(name)
         return window is not None and window.setting_files.differ(wanted)
 
-    def _open_at(self, name: str) -> Window:
+    def _open_at(self, name: str) -> NamespaceHandle:
         identity = netns.identity(name)
         window = self._open.get(name)
         if window is not None and window.identity == identity:
@@ -183,11 +183,11 @@ class Windows:
         self.close(name)
         if identity is None:
             raise netns.NamespaceMissingError(f"there is no network namespace {name}")
-        self._open[name] = window = Window(name, identity)
+        self._open[name] = window = NamespaceHandle(name, identity)
         return window
 
 
-class _Meaning(Generic[Value]):
+class _ParseCache(Generic[Value]):
     """Of what was read last: the same bytes mean the same. A digest of them is kept: an answer takes some kilobytes, and
     there are a thousand namespaces.
     """
@@ -204,15 +204,15 @@ class _Meaning(Generic[Value]):
         return self._value
 
 
-def _close_all(windows: dict[str, Window]) -> None:
+def _close_all(windows: dict[str, NamespaceHandle]) -> None:
     for window in windows.values():
         window.close()
 
 
-def _conversations() -> tuple[Conversation, Conversation]:
-    route = Conversation()
+def _conversations() -> tuple[NetlinkSocket, NetlinkSocket]:
+    route = NetlinkSocket()
     try:
-        return route, Conversation(NETLINK_SOCK_DIAG)
+        return route, NetlinkSocket(NETLINK_SOCK_DIAG)
     except OSError:
         route.close()
         raise

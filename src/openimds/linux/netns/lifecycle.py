@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from openimds.linux import sysctl
-from openimds.linux.configure.ownership import Ledger
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.errors import ProgramError
 from openimds.linux.netlink.links import Link, all_links, delete_link, host_end, link_named, set_link
 from openimds.linux.netns import netns
@@ -18,7 +18,7 @@ HOLDER_SECONDS = 5.0
 IDS_OF_A_USER_NAMESPACE = 65536
 
 
-def create_namespace(name: str, ledger: Ledger, owner_uid: int | None = None) -> None:
+def create_namespace(name: str, ledger: OwnershipRecord, owner_uid: int | None = None) -> None:
     """With its loopback up; `owner_uid` as in NamespaceState. Raises ProgramError, OSError.
 
     A mount point that a crash left behind is cleared first.
@@ -39,7 +39,7 @@ def create_namespace(name: str, ledger: Ledger, owner_uid: int | None = None) ->
         # Without it the kernel takes all other addresses of a subnet away with the first one.
         sysctl.write_sysctl("net.ipv4.conf.all.promote_secondaries", "1")
 
-    netns.in_namespace(name, prepare)
+    netns.run_in(name, prepare)
 
 
 def _create_owned(name: str, owner_uid: int) -> None:
@@ -74,7 +74,7 @@ def delete_veths(namespace: str, only: str | None = None) -> list[str]:
         for link in found:
             delete_link(link.index)
 
-    found = netns.in_namespace(namespace, inner)
+    found = netns.run_in(namespace, inner)
     hosts = [host_end(link) for link in found]
-    netns.in_namespace(namespace, delete)
+    netns.run_in(namespace, delete)
     return [host.name for host in hosts if host is not None]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from openimds.linux.errors import WiringError
+from openimds.linux.errors import ConfigureError
 
 NETNS_DIR = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
@@ -68,7 +68,7 @@ def own_identity() -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def in_namespace(name: str, work: Callable[[], _Result], only: tuple[int, int] | None = None) -> _Result:
+def run_in(name: str, work: Callable[[], _Result], only: tuple[int, int] | None = None) -> _Result:
     """Do `work` on a new thread that has entered the namespace; its result or its exception.
 
     Raises NamespaceMissingError when there is no such namespace, or it is not the one with the identity `only`.
@@ -175,7 +175,7 @@ def has_sockets(name: str) -> bool:
     thousand processes run, unlike `processes_in`.
     """
     try:
-        return in_namespace(name, lambda: any(_in_use(line) for file in SOCKSTAT for line in _lines(file)))
+        return run_in(name, lambda: any(_in_use(line) for file in SOCKSTAT for line in _lines(file)))
     except NamespaceMissingError:
         return False
 
@@ -217,7 +217,7 @@ def kill_processes_in(*names: str, grace_seconds: float = 1.0) -> None:
             return
     left = ", ".join(str(pid) for pid in sorted(processes_in(*names)))
     if left:
-        raise WiringError(", ".join(names), [f"these processes do not end: {left}"])
+        raise ConfigureError(", ".join(names), [f"these processes do not end: {left}"])
 
 
 def _signal_all(pids: Iterable[int], sent: signal.Signals) -> None:

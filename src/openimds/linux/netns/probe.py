@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from openimds.linux.netlink.sock_diag import Listening, knows_listeners, listener_at, listening_sockets
 from openimds.linux.netns import netns
-from openimds.linux.netns.handles import Window, Windows
+from openimds.linux.netns.handles import NamespaceHandle, NamespaceHandles
 from openimds.linux.sysctl import kernel_has_ipv6
 from openimds.netconfig.listener_file import ListenAddress
 
@@ -18,7 +18,7 @@ _NOWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Inside:
+class NamespaceSnapshot:
     """What a namespace has."""
 
     inode: int
@@ -29,22 +29,22 @@ class Inside:
     has_ipv6: bool
 
 
-class Insides:
-    def __init__(self, windows: Windows) -> None:
+class NamespaceProbe:
+    def __init__(self, windows: NamespaceHandles) -> None:
         self._windows = windows
 
-    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> Inside:
+    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
         """Raises NamespaceMissingError, OSError."""
         with self._windows.at(namespace) as window:
             devices = {address.device for address in addresses if address.device}
             links = {link.name: link.index for link in window.links()} if devices else {}
             indexes = {device: links.get(device, 0) for device in devices}
             meant = [replace(one, device_index=indexes.get(one.device, 0)) for one in addresses]
-            return Inside(window.identity[1], indexes, self._listening_at(window, meant), kernel_has_ipv6())
+            return NamespaceSnapshot(window.identity[1], indexes, self._listening_at(window, meant), kernel_has_ipv6())
 
     def listening(self, namespace: str) -> Listening:
         """All of them. Raises NamespaceMissingError."""
-        return netns.in_namespace(namespace, listening_sockets)
+        return netns.run_in(namespace, listening_sockets)
 
     def connects(self, namespace: str, address: ListenAddress, mark: int = 0) -> bool:
         """Whether a TCP connection from inside the namespace to the address comes about. `mark`: SO_MARK, by which the
@@ -59,7 +59,7 @@ class Insides:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
                 return probe.connect_ex((_NOWHERE.get(address.host, address.host), address.port)) == 0
 
-        return netns.in_namespace(namespace, connect)
+        return netns.run_in(namespace, connect)
 
     def sockets_of(self, pid: int) -> frozenset[int]:
         """The inodes of a process's sockets; none when it is gone."""
@@ -70,7 +70,7 @@ class Insides:
         targets = [_target(f"/proc/{pid}/fd/{number}") for number in numbers]
         return frozenset(int(target[8:-1]) for target in targets if target.startswith("socket:["))
 
-    def _listening_at(self, window: Window, addresses: Collection[ListenAddress]) -> Listening:
+    def _listening_at(self, window: NamespaceHandle, addresses: Collection[ListenAddress]) -> Listening:
         if not knows_listeners():
             found = self.listening(window.name)
             return {place: found[place] for one in addresses if (place := (one.host, one.port)) in found}

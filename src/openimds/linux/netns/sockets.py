@@ -32,7 +32,7 @@ _MAX_SYN_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NamespaceRef:
     """A namespace, and no later one of the same name."""
 
     namespace: str
@@ -47,7 +47,7 @@ class Opened:
     failure: str = ""
 
 
-def open_listeners(wanted: Sequence[tuple[Place, ListenAddress]]) -> list[Opened]:
+def open_listeners(wanted: Sequence[tuple[NamespaceRef, ListenAddress]]) -> list[Opened]:
     """One for each that is wanted, in order. Those of one namespace should follow each other: it is entered once.
 
     The address need not be there yet (IP_FREEBIND); of a link-local one, the device must. SO_REUSEPORT: another
@@ -60,7 +60,7 @@ def open_listeners(wanted: Sequence[tuple[Place, ListenAddress]]) -> list[Opened
     return opened
 
 
-def is_listener_at(kept: socket.socket, place: Place, address: ListenAddress) -> bool:
+def is_listener_at(kept: socket.socket, place: NamespaceRef, address: ListenAddress) -> bool:
     """Whether this socket, which another process opened, is the one that is wanted. False also for what is no such."""
     try:
         return _namespace_of(kept) == place.inode and kept.getsockname()[:2] == (_spelt(kept, address), address.port)
@@ -85,8 +85,8 @@ def saved_syn(connected: Connected) -> bytes:
         return b""
 
 
-def _open_in_turn(wanted: Sequence[tuple[Place, ListenAddress]]) -> Iterator[Opened]:
-    at: Place | None = None
+def _open_in_turn(wanted: Sequence[tuple[NamespaceRef, ListenAddress]]) -> Iterator[Opened]:
+    at: NamespaceRef | None = None
     for place, address in wanted:
         try:
             if place != at:
@@ -101,7 +101,7 @@ def _open_in_turn(wanted: Sequence[tuple[Place, ListenAddress]]) -> Iterator[Ope
             yield Opened(None, _sentence(place, address, error))
 
 
-def _require(place: Place) -> None:
+def _require(place: NamespaceRef) -> None:
     if netns.own_identity()[1] != place.inode:
         raise netns.NamespaceMissingError(f"{place.namespace} is another namespace than the one that was meant")
 
@@ -147,7 +147,7 @@ def _namespace_of(kept: socket.socket) -> int:
         os.close(descriptor)
 
 
-def _sentence(place: Place, address: ListenAddress, error: OSError) -> str:
+def _sentence(place: NamespaceRef, address: ListenAddress, error: OSError) -> str:
     if error.errno == errno.EAFNOSUPPORT and address.is_ipv6:
         return NO_IPV6
     if error.errno == errno.EADDRINUSE:

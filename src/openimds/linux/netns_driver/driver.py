@@ -24,7 +24,7 @@ from pathlib import Path
 from openimds.linux.errors import ProgramError
 from openimds.linux.netns import netns
 from openimds.linux.netns_driver.bubblewrap import PATH, GuestSettings, as_guest_root, container
-from openimds.netconfig.netns_instance import GuestBoot, GuestState
+from openimds.netconfig.netns_instance import BootSpec, BootState
 
 SCRIPTS = Path(__file__).parent / "guest"
 NS_GET_USERNS = 0xB701
@@ -48,7 +48,7 @@ class _Started:
         return _start_ticks(self.pid) == self.start_ticks
 
 
-class NetnsGuests:
+class NetnsDriver:
     """All guests of this host, in `<state_path>/instances`. Not for several threads at the same guest."""
 
     def __init__(self, instances_dir: Path, settings: GuestSettings) -> None:
@@ -63,17 +63,17 @@ class NetnsGuests:
         except FileNotFoundError:
             return set()
 
-    def state(self, server_id: str) -> GuestState | None:
+    def state(self, server_id: str) -> BootState | None:
         """None: it was never started here."""
         started = self._started(server_id)
-        return GuestState(started.generation, started.is_alive()) if started else None
+        return BootState(started.generation, started.is_alive()) if started else None
 
     def pids(self) -> set[int]:
         """The host's number of process 1 of each guest that runs."""
         found = (self._started(server_id) for server_id in self.servers())
         return {started.pid for started in found if started is not None and started.is_alive()}
 
-    def start(self, boot: GuestBoot) -> None:
+    def start(self, boot: BootSpec) -> None:
         """Ends what still runs of an older boot. Raises ProgramError with a sentence."""
         self.stop(boot.server_id)
         netns.kill_processes_in(boot.namespace, grace_seconds=0.2)
@@ -126,7 +126,7 @@ class NetnsGuests:
             rootfs.mkdir(mode=0o755)
             os.chown(rootfs, self.settings.first_uid, self.settings.first_uid)
 
-    def _launch(self, boot: GuestBoot, rootfs: Path, console: int, files: contextlib.ExitStack) -> int:
+    def _launch(self, boot: BootSpec, rootfs: Path, console: int, files: contextlib.ExitStack) -> int:
         """The host's number of the guest's process 1."""
         user_namespace = files.enter_context(_user_namespace_of(boot.namespace))
         told, tell = os.pipe()

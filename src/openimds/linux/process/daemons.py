@@ -10,11 +10,11 @@ import time
 from collections.abc import Sequence
 
 from openimds.linux.errors import ProgramError
-from openimds.linux.monitor.host_monitor import HostEvents
+from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netns import netns
 from openimds.netconfig.namespace_state import Daemon
 
-__all__ = ["Daemons", "ProgramError", "end_process", "is_alive", "run"]
+__all__ = ["PidFileDaemons", "ProgramError", "end_process", "is_alive", "run"]
 
 STDERR_TAIL_CHARS = 600
 POLL_SECONDS = 0.01
@@ -32,7 +32,7 @@ def run(
     if namespace is None:
         return _run_here(argv, stdin, timeout_seconds)
     try:
-        return netns.in_namespace(namespace, lambda: _run_here(argv, stdin, timeout_seconds))
+        return netns.run_in(namespace, lambda: _run_here(argv, stdin, timeout_seconds))
     except netns.NamespaceMissingError as error:
         raise ProgramError(argv[0], str(error)) from error
 
@@ -73,13 +73,13 @@ def _state(pid: int) -> str:
         return "X"
 
 
-class Daemons:
+class PidFileDaemons:
     """Programs that go on when their agent ends. Each turns itself into a daemon and writes its own pid file.
 
     `events` are told which processes are found running.
     """
 
-    def __init__(self, events: HostEvents | None = None) -> None:
+    def __init__(self, events: HostMonitor | None = None) -> None:
         self._events = events
 
     def running(self, daemon: Daemon) -> int | None:

@@ -14,14 +14,14 @@ import structlog
 from openimds.config import DocumentsConfig
 from openimds.metadata.context import DocumentSettings
 from openimds.programs.metadata_api.wiring import document_settings, vendor_file
-from openimds.programs.vendordata_file import LOOK_SECONDS, VendorFile
+from openimds.programs.vendordata_file import LOOK_SECONDS, StaticVendorData
 from openimds.resources.errors import NotFound
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 log = structlog.get_logger(__name__)
 
 
-class FollowedSettings:
+class ReloadingDocumentSettings:
     """Threads may share it. Settings that cannot be read are told to nobody, and agents ask the metadata API; what they
     were before stays as long as it can.
     """
@@ -31,7 +31,7 @@ class FollowedSettings:
         self._look_at = 0.0
         self._config = config
         self._settings: DocumentSettings | None = None
-        self._file: VendorFile | None = None
+        self._file: StaticVendorData | None = None
         self.take_over(config)
 
     def current(self) -> DocumentSettings:
@@ -49,7 +49,7 @@ class FollowedSettings:
         with self._lock:
             try:
                 self._read(config)
-            except CannotStartError as error:
+            except StartupError as error:
                 log.error("metadata agents are not told how to render documents", reason=str(error))  # noqa: TRY400
 
     def _read(self, config: DocumentsConfig) -> None:
@@ -59,11 +59,11 @@ class FollowedSettings:
         path = vendor_file(config)
         content = settings.static_vendor_data
         self._config, self._settings = config, settings
-        self._file = VendorFile(path, content) if path is not None and content is not None else None
+        self._file = StaticVendorData(path, content) if path is not None and content is not None else None
 
     def _look(self) -> None:
         if self._settings is None:
-            with suppress(CannotStartError):
+            with suppress(StartupError):
                 self._read(self._config)
                 log.info("metadata agents are told how to render documents")
         elif self._file is not None and (content := self._file.look()) is not None:

@@ -13,11 +13,11 @@ import structlog
 import uvicorn
 
 from openimds.config import ControlApiConfig
-from openimds.programs.control_api.wiring import Parts, build_parts
+from openimds.programs.control_api.wiring import ControlApi, build_parts
 from openimds.resources.errors import OpenimdsError, StoreUnavailable
 from openimds.runtime import metrics, sd_notify
-from openimds.runtime.fdstore import KeptSockets, kept_listener
-from openimds.runtime.lifecycle import CannotStartError, Signals
+from openimds.runtime.fdstore import FdStore, inherited_or_new_listener
+from openimds.runtime.lifecycle import Signals, StartupError
 from openimds.store import schema
 from openimds.store.engine import Store, utc_now
 
@@ -32,8 +32,8 @@ def run(config: ControlApiConfig) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. SIGHUP reads the token keys again, and the settings that metadata agents are told. Raises CannotStartError."""
     store = _prepared_store(config.database_url)
     parts = build_parts(config, store)
-    kept = KeptSockets.inherited()
-    listener = kept_listener(config.listen, kept, hint=" ([control_api] listen and port say where)")
+    kept = FdStore.inherited()
+    listener = inherited_or_new_listener(config.listen, kept, hint=" ([control_api] listen and port say where)")
     with (
         kept.renewing(),
         metrics.served(config.metrics),
@@ -51,13 +51,13 @@ def _prepared_store(url: str) -> Store:
     try:
         schema.upgrade(store)
     except StoreUnavailable as error:
-        raise CannotStartError(error.message) from None
+        raise StartupError(error.message) from None
     log.info("the store is ready", version=schema.newest())
     return store
 
 
 @contextmanager
-def _serving(parts: Parts, listener: socket.socket, stopped: threading.Event) -> Iterator[None]:
+def _serving(parts: ControlApi, listener: socket.socket, stopped: threading.Event) -> Iterator[None]:
     """Run uvicorn on a thread of its own, so that signals stay ours; ready once it answers."""
     server = uvicorn.Server(
         uvicorn.Config(
@@ -94,7 +94,7 @@ def _serving(parts: Parts, listener: socket.socket, stopped: threading.Event) ->
 
 
 @contextmanager
-def _pruning(config: ControlApiConfig, store: Store, parts: Parts, stopped: threading.Event) -> Iterator[None]:
+def _pruning(config: ControlApiConfig, store: Store, parts: ControlApi, stopped: threading.Event) -> Iterator[None]:
     """Every ten minutes: forget old changes, and revocations of tokens that have expired anyhow."""
 
     def prune() -> None:

@@ -19,8 +19,8 @@ from openimds.config import ConfigError, ControlApiConfig
 from openimds.control_api import compute, identity, image, network
 from openimds.control_api.app import Service, Services, build_app
 from openimds.control_api.watch import routes
-from openimds.programs.control_api.document_settings import FollowedSettings
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.programs.control_api.document_settings import ReloadingDocumentSettings
+from openimds.runtime.lifecycle import StartupError
 from openimds.store.compute import ComputeStore
 from openimds.store.engine import Store, utc_now
 from openimds.store.identity import IdentityStore
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class ControlApi:
     app: FastAPI
     public_url: str
     read_again: Callable[[], None]
@@ -51,7 +51,7 @@ def build_parts(
     store: Store,
     registry: CollectorRegistry = prometheus_client.REGISTRY,
     password_rounds: int = ROUNDS,
-) -> Parts:
+) -> ControlApi:
     """Raises CannotStartError when the token keys cannot be read or made."""
     identities = IdentityStore(store, password_rounds)
     sealer = _sealer(config.token_keys_file)
@@ -71,8 +71,8 @@ def build_parts(
     compute_service = compute.ComputeService(ComputeStore(store, config.agent_down_seconds), url)
     image_service = image.ImageService(ImageStore(store, config.images_dir), url)
     watching = WatchStore(store)
-    bell = routes.Bell(watching)
-    settings = FollowedSettings(config.documents)
+    bell = routes.ChangeNotifier(watching)
+    settings = ReloadingDocumentSettings(config.documents)
     instances = routes.Instances(InstanceStore(store), InstanceChanges(store.database), settings.current, bell)
     app = build_app(
         Services(
@@ -98,7 +98,7 @@ def build_parts(
         except ConfigError as error:
             log.warning("what metadata agents render documents with was not read again", error=str(error))
 
-    return Parts(
+    return ControlApi(
         app=app,
         public_url=url,
         read_again=read_again,
@@ -118,9 +118,9 @@ def _sealer(path: Path) -> identity.TokenSealer:
         _make_token_keys(path)
         return identity.TokenSealer(read_token_keys(path))
     except OSError as error:
-        raise CannotStartError(f"the token keys file {path} cannot be used: {error.strerror}") from error
+        raise StartupError(f"the token keys file {path} cannot be used: {error.strerror}") from error
     except ValueError as error:
-        raise CannotStartError(
+        raise StartupError(
             f"the token keys file {path} must hold Fernet keys (32 bytes in URL-safe base64), one a line"
         ) from error
 

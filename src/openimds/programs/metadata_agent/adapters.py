@@ -10,11 +10,11 @@ from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError
 from openimds.config import MetadataAgentConfig
 from openimds.guest_identity.addresses import Address
-from openimds.http.client.pool import Ask, Pool, Upstream, UpstreamError
-from openimds.linux.configure.configurator import Kernel
+from openimds.http.client.pool import ClientRequest, Pool, Upstream, UpstreamError
+from openimds.linux.configure.configurator import NetworkConfigurator
 from openimds.linux.netns.netns import NamespaceMissingError
 from openimds.resources.network import Port, Subnet, dhcp_namespace, router_namespace
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 ANSWER_SECONDS = 28.0
 """Below HAProxy's 32 s for a server, so that a guest gets our sentence and not its 504."""
@@ -32,7 +32,7 @@ class PooledUpstream:
     async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
         try:
             return await self._pool.request(
-                Ask(method=method, target=target, headers=headers, body=body), ANSWER_SECONDS
+                ClientRequest(method=method, target=target, headers=headers, body=body), ANSWER_SECONDS
             )
         except UpstreamError as error:
             raise UpstreamAwayError(str(error)) from None
@@ -62,7 +62,7 @@ class NeutronPorts:
 class NamespaceNeighbours:
     """This host's `qdhcp-` and `qrouter-` namespaces' neighbour tables."""
 
-    def __init__(self, kernel: Kernel, namespace_prefix: str) -> None:
+    def __init__(self, kernel: NetworkConfigurator, namespace_prefix: str) -> None:
         self._kernel = kernel
         self._prefix = namespace_prefix
 
@@ -94,7 +94,7 @@ def _tls(config: MetadataAgentConfig) -> ssl.SSLContext:
         if config.nova_client_cert and config.nova_client_priv_key:
             context.load_cert_chain(config.nova_client_cert, config.nova_client_priv_key)
     except (OSError, ssl.SSLError) as error:
-        raise CannotStartError(
+        raise StartupError(
             "a certificate for the metadata API cannot be read (auth_ca_cert, nova_client_cert, nova_client_priv_key): "
             f"{error}"
         ) from None

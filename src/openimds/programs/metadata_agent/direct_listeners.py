@@ -13,23 +13,23 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from openimds.agents.metadata.listeners.manager import Door, KeptSockets, Listening, Places
-from openimds.guest_identity.addresses import guest_at, source_mac
+from openimds.agents.metadata.listeners.manager import KeptSockets, ListenerManager, ListenerSpec, WatchedPaths
+from openimds.guest_identity.addresses import client_key, source_mac
 from openimds.http.server.limits import Limits
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.server import HttpServer, Listener
 from openimds.linux.netns import netns
-from openimds.linux.netns.sockets import Connected, Opened, Place, is_listener_at, open_listeners, saved_syn
+from openimds.linux.netns.sockets import Connected, NamespaceRef, Opened, is_listener_at, open_listeners, saved_syn
 from openimds.netconfig.listener_file import FOLDER
 
 
-class DirectListening:
+class DirectListeners:
     """
     direct = await start_direct(config.state_path, server, kept)
     …
     await direct.stop()
     """
 
-    def __init__(self, listening: Listening) -> None:
+    def __init__(self, listening: ListenerManager) -> None:
         self.listening = listening
         self._task: asyncio.Task[None] | None = None
 
@@ -46,21 +46,21 @@ class DirectListening:
                 await self._task
 
 
-async def start_direct(state_path: Path, server: GuestServer, kept: KeptSockets, limits: Limits) -> DirectListening:
+async def start_direct(state_path: Path, server: HttpServer, kept: KeptSockets, limits: Limits) -> DirectListeners:
     """`server` has been started. After it, `kept.close_untaken()` closes what is wanted no more."""
-    places = Places(wanted=state_path / FOLDER, namespaces=netns.NETNS_DIR)
-    direct = DirectListening(Listening(places, _Server(server, limits), _Sockets(), kept))
+    places = WatchedPaths(wanted=state_path / FOLDER, namespaces=netns.NETNS_DIR)
+    direct = DirectListeners(ListenerManager(places, _Server(server, limits), _Sockets(), kept))
     await direct.start()
     return direct
 
 
 class _Server:
-    def __init__(self, server: GuestServer, limits: Limits) -> None:
+    def __init__(self, server: HttpServer, limits: Limits) -> None:
         self._server = server
         self._limits = limits
 
     async def open(self, tag: str, listening: socket.socket) -> None:
-        guest_of = partial(guest_at, tag)
+        guest_of = partial(client_key, tag)
         await self._server.open(
             Listener(socket=listening, tag=tag, limits=self._limits, source_mac=_mac_of, guest_of=guest_of)
         )
@@ -74,11 +74,11 @@ def _mac_of(connected: Connected) -> str:
 
 
 class _Sockets:
-    def open(self, doors: Sequence[Door]) -> Sequence[Opened]:
-        return open_listeners([(Place(door.namespace, door.inode), door.address) for door in doors])
+    def open(self, doors: Sequence[ListenerSpec]) -> Sequence[Opened]:
+        return open_listeners([(NamespaceRef(door.namespace, door.inode), door.address) for door in doors])
 
-    def fits(self, kept: socket.socket, door: Door) -> bool:
-        return is_listener_at(kept, Place(door.namespace, door.inode), door.address)
+    def fits(self, kept: socket.socket, door: ListenerSpec) -> bool:
+        return is_listener_at(kept, NamespaceRef(door.namespace, door.inode), door.address)
 
     def inode(self, namespace: str) -> int | None:
         found = netns.identity(namespace)

@@ -10,12 +10,12 @@ from openimds.config import MetadataAgentConfig
 from openimds.http.sockets import ListenError, tcp_listener
 from openimds.programs.metadata_agent.adapters import upstream_of
 from openimds.programs.metadata_agent.sockets import AgentSockets, open_sockets
-from openimds.programs.metadata_agent.worker import AgentWorker
+from openimds.programs.metadata_agent.worker import MetadataAgentWorker
 from openimds.runtime import metrics, sd_notify
-from openimds.runtime.fdstore import KeptSockets
-from openimds.runtime.lifecycle import CannotStartError, begin
+from openimds.runtime.fdstore import FdStore
+from openimds.runtime.lifecycle import StartupError, begin
 from openimds.runtime.metrics import metrics_folder
-from openimds.runtime.prefork import Parent, Work, run_workers
+from openimds.runtime.prefork import ParentHooks, WorkerSpec, run_workers
 from openimds.supervisor.notify_socket import allow_many_descriptors
 
 log = structlog.get_logger(__name__)
@@ -25,18 +25,18 @@ def run(config: MetadataAgentConfig) -> int:
     """Until SIGTERM. The exit code. Raises CannotStartError."""
     upstream_of(config)  # what is wrong with it is said here, once
     allow_many_descriptors()
-    kept = KeptSockets.inherited()
+    kept = FdStore.inherited()
     sockets = open_sockets(config, kept)
     if not config.shared_secret:
         log.warning("metadata_proxy_shared_secret is empty: anybody who reaches the metadata API can sign as we do")
     if config.workers > 1:
         return _run_workers(config, sockets, kept)
     with metrics.served(config.metrics):
-        AgentWorker(config, sockets, 0).run(lambda: _tell_ready(config, kept), kept)
+        MetadataAgentWorker(config, sockets, 0).run(lambda: _tell_ready(config, kept), kept)
     return 0
 
 
-def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: KeptSockets) -> int:
+def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: FdStore) -> int:
     log.info(
         "several workers serve the namespace proxies; in namespaces themselves they do not listen: "
         "metadata_proxy = direct of the DHCP and L3 agents takes metadata_workers = 1",
@@ -45,13 +45,13 @@ def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: KeptS
     try:
         status = tcp_listener(config.metrics.host, config.metrics.port) if config.metrics else None
     except ListenError as error:
-        raise CannotStartError(str(error)) from None
-    parent = Parent(
+        raise StartupError(str(error)) from None
+    parent = ParentHooks(
         status=lambda registry: metrics.served_by_loop(registry, status, lambda: None),
         on_ready=lambda: _tell_ready(config, kept),
         on_look=kept.renew,
     )
-    work = Work(function=_be_worker, arguments=(config, sockets), count=config.workers)
+    work = WorkerSpec(function=_be_worker, arguments=(config, sockets), count=config.workers)
     with metrics_folder(config.state_path, config.program) as figures:
         return run_workers(work, parent, figures)
 
@@ -59,9 +59,9 @@ def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: KeptS
 def _be_worker(number: int, on_ready: Callable[[], None], config: MetadataAgentConfig, sockets: AgentSockets) -> None:
     """The whole life of one of several (workers.py). Its parent keeps the sockets."""
     begin(config)
-    AgentWorker(config, sockets, number).run(on_ready, None)
+    MetadataAgentWorker(config, sockets, number).run(on_ready, None)
 
 
-def _tell_ready(config: MetadataAgentConfig, kept: KeptSockets) -> None:
+def _tell_ready(config: MetadataAgentConfig, kept: FdStore) -> None:
     kept.close_untaken()
     sd_notify.ready(listens=str(config.socket_path), metadata_api=str(upstream_of(config)), workers=config.workers)

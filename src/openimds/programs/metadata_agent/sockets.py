@@ -17,8 +17,8 @@ import structlog
 
 from openimds.config import MetadataAgentConfig
 from openimds.http.sockets import ListenError, UnixAccess, datagram_listener, give_access, is_bound_at, unix_listener
-from openimds.runtime.fdstore import KeptSockets
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.fdstore import FdStore
+from openimds.runtime.lifecycle import StartupError
 
 _MODES = {"user": 0o644, "group": 0o664, "all": 0o666}
 
@@ -36,11 +36,11 @@ def proxy_account(user: str, group: str) -> ProxyAccount:
     try:
         user_id = None if not user else int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
     except KeyError:
-        raise CannotStartError(f"metadata_proxy_user: there is no user {user!r} on this machine") from None
+        raise StartupError(f"metadata_proxy_user: there is no user {user!r} on this machine") from None
     try:
         group_id = None if not group else int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise CannotStartError(f"metadata_proxy_group: there is no group {group!r} on this machine") from None
+        raise StartupError(f"metadata_proxy_group: there is no group {group!r} on this machine") from None
     return ProxyAccount(user_id=user_id, group_id=group_id)
 
 
@@ -72,7 +72,7 @@ class AgentSockets:
     haproxy_log: socket.socket
 
 
-def open_sockets(config: MetadataAgentConfig, kept: KeptSockets) -> AgentSockets:
+def open_sockets(config: MetadataAgentConfig, kept: FdStore) -> AgentSockets:
     """Both, kept from now on. Raises CannotStartError."""
     access = socket_access(config.socket_mode, proxy_account(config.proxy_user, config.proxy_group))
     # Who may log may only write: the same people, and nobody needs to read.
@@ -82,9 +82,9 @@ def open_sockets(config: MetadataAgentConfig, kept: KeptSockets) -> AgentSockets
         guests = _Opening("metadata_proxy", config.socket_path, access, unix_listener).open(kept)
         haproxy_log = _Opening("haproxy_log", config.haproxy_log_socket, log_access, datagram_listener).open(kept)
     except ListenError as error:
-        raise CannotStartError(str(error)) from None
+        raise StartupError(str(error)) from None
     except OSError as error:
-        raise CannotStartError(f"cannot make {config.socket_path.parent}: {error.strerror}") from None
+        raise StartupError(f"cannot make {config.socket_path.parent}: {error.strerror}") from None
     haproxy_log.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LOG_QUEUE_BYTES)
     haproxy_log.setblocking(False)
     return AgentSockets(guests, haproxy_log)
@@ -97,7 +97,7 @@ class _Opening:
     access: UnixAccess
     bind: Callable[[Path, UnixAccess], socket.socket]
 
-    def open(self, kept: KeptSockets) -> socket.socket:
+    def open(self, kept: FdStore) -> socket.socket:
         found = kept.take(self.name)
         if found is not None and is_bound_at(found, self.path):
             give_access(self.path, self.access)

@@ -17,29 +17,32 @@ import uvloop
 from prometheus_client import REGISTRY
 
 from openimds import config as configuration
-from openimds.agents.metadata.direct_handler import DirectParts, DirectService
+from openimds.agents.metadata.direct_handler import DirectDependencies, DirectHandler
 from openimds.agents.metadata.haproxy_log import HaproxyLog
-from openimds.agents.metadata.lookup.policy import Belief
-from openimds.agents.metadata.lookup.resolver import Finder
-from openimds.agents.metadata.metrics import Knowledge, Measures
-from openimds.agents.metadata.proxy.proxy_handler import MetadataService
-from openimds.agents.metadata.signature_check import run_self_test
+from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.agents.metadata.lookup.resolver import PortResolver
+from openimds.agents.metadata.metrics import Metrics, StalenessMonitor
+from openimds.agents.metadata.proxy.proxy_handler import ProxyHandler
+from openimds.agents.metadata.signature_check import check_signature
 from openimds.client.control_client import ControlClient
-from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, Prefetch, RemoteInstances
+from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, InstanceRecordSource, Prefetch
 from openimds.client.mirror import Mirror
 from openimds.client.session import connect
 from openimds.config import ConfigError, MetadataAgentConfig
+from openimds.config.settings import RateLimitOptions
+from openimds.guest_identity.token_bucket import RateWindow
 from openimds.http.client.pool import Pool, PoolSettings
-from openimds.http.server.limits import Connections, Limits
-from openimds.http.server.server import GuestServer, Listener
-from openimds.imds.invalidation import Pace
-from openimds.linux.configure.configurator import Kernel
-from openimds.linux.configure.ownership import Ledger
+from openimds.http.server.limits import ConnectionLimits, Limits
+from openimds.http.server.server import HttpServer, Listener
+from openimds.imds.invalidation import PollIntervals
+from openimds.imds.rate_limit import RateLimit
+from openimds.linux.configure.configurator import NetworkConfigurator
+from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.programs.metadata_agent.adapters import NamespaceNeighbours, NeutronPorts, PooledUpstream, upstream_of
-from openimds.programs.metadata_agent.direct_listeners import DirectListening, start_direct
+from openimds.programs.metadata_agent.direct_listeners import DirectListeners, start_direct
 from openimds.programs.metadata_agent.sockets import AgentSockets
 from openimds.runtime import sd_notify
-from openimds.runtime.fdstore import KeptSockets
+from openimds.runtime.fdstore import FdStore
 from openimds.runtime.heartbeat import Heartbeat, Identity
 from openimds.runtime.request_log import BufferedRequestLog
 
@@ -54,12 +57,12 @@ FIRST_VIEW_SECONDS = 5.0
 MAX_UPSTREAM_CONNECTIONS = 128
 _LOOK_THREADS = 8
 _LIMITS = Limits(body_bytes=256 * 1024)
-_NEWS = Pace(look_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)
+_NEWS = PollIntervals(look_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)
 
 log = structlog.get_logger(__name__)
 
 
-class AgentWorker:
+class MetadataAgentWorker:
     """Until SIGTERM or SIGINT; SIGHUP reads the shared secret again."""
 
     def __init__(self, config: MetadataAgentConfig, sockets: AgentSockets, number: int) -> None:
@@ -71,11 +74,11 @@ class AgentWorker:
         self._client = ControlClient(self._session, region=config.auth.region_name)
         self._mirror = Mirror(self._client, KINDS, poll_seconds=self._poll_seconds())
         self._request_log = BufferedRequestLog(config.log, config.program)
-        self._measures = Measures(REGISTRY)
+        self._measures = Metrics(REGISTRY)
         self._tasks: set[asyncio.Task[object]] = set()
-        self._listening: DirectListening | None = None
+        self._listening: DirectListeners | None = None
 
-    def run(self, on_ready: Callable[[], None], kept: KeptSockets | None) -> None:
+    def run(self, on_ready: Callable[[], None], kept: FdStore | None) -> None:
         """`kept`: where this very process has its sockets kept; None: it is one of several, and its parent does that."""
         heartbeat = Heartbeat(
             self._client,
@@ -91,7 +94,7 @@ class AgentWorker:
         heartbeat.stop()
         self._mirror.stop()
 
-    async def _serve(self, on_ready: Callable[[], None], kept: KeptSockets | None) -> None:
+    async def _serve(self, on_ready: Callable[[], None], kept: FdStore | None) -> None:
         loop = asyncio.get_running_loop()
         stopped = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -101,7 +104,7 @@ class AgentWorker:
         service = self._service(PooledUpstream(pool), executor)
         direct = self._direct(service, PooledUpstream(pool), executor) if kept is not None else None
         loop.add_signal_handler(signal.SIGHUP, self._reload, service, direct)
-        server = GuestServer(
+        server = HttpServer(
             service.answer if direct is None else direct.handler(otherwise=service.answer),
             connections=guest_connections(self._config.connections_per_guest),
             strangers=direct.strangers if direct is not None else None,
@@ -109,7 +112,7 @@ class AgentWorker:
         await server.start([self._listener()])
         if self._is_first:
             self._start_aside(service, PooledUpstream(pool))
-        self._do_aside(Knowledge(self._mirror, self._limits(), self._measures).follow())
+        self._do_aside(StalenessMonitor(self._mirror, self._limits(), self._measures).follow())
         if direct is not None and kept is not None:
             direct.start()
             self._listening = await start_direct(self._config.state_path, server, kept, _LIMITS)
@@ -129,8 +132,8 @@ class AgentWorker:
         self._request_log.flush()
         executor.shutdown(wait=False, cancel_futures=True)
 
-    def _service(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> MetadataService:
-        finder = Finder(
+    def _service(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> ProxyHandler:
+        finder = PortResolver(
             self._mirror,
             NeutronPorts(self._client),
             self._neighbours(),
@@ -140,7 +143,7 @@ class AgentWorker:
         )
         finder.start()
         self._mirror.subscribe(finder.hear)
-        return MetadataService(
+        return ProxyHandler(
             finder,
             upstream,
             secret=self._config.shared_secret,
@@ -149,13 +152,13 @@ class AgentWorker:
             clock=time.monotonic,
         )
 
-    def _direct(
-        self, service: MetadataService, upstream: PooledUpstream, executor: ThreadPoolExecutor
-    ) -> DirectService:
-        source = RemoteInstances(self._session, region=self._config.auth.region_name, poll_seconds=self._poll_seconds())
+    def _direct(self, service: ProxyHandler, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> DirectHandler:
+        source = InstanceRecordSource(
+            self._session, region=self._config.auth.region_name, poll_seconds=self._poll_seconds()
+        )
         self._mirror.subscribe(Prefetch(self._config.host, source.prefetch).heard)
-        return DirectService(
-            DirectParts(
+        return DirectHandler(
+            DirectDependencies(
                 mirror=self._mirror,
                 ports=NeutronPorts(self._client),
                 neighbours=self._neighbours(),
@@ -164,7 +167,7 @@ class AgentWorker:
                 upstream=upstream,
                 shared_secret=self._config.shared_secret,
                 strict_hosts=self._config.strict_hosts,
-                rate_limit=self._config.rate_limit,
+                rate_limit=rate_limit(self._config.rate_limit),
                 executor=executor,
                 measures=self._measures,
                 complaints=service.complaints,
@@ -173,8 +176,8 @@ class AgentWorker:
             )
         )
 
-    def _belief(self, max_age_seconds: float) -> Belief:
-        return Belief(found_seconds=self._config.lookup_cache_seconds, max_age_seconds=max_age_seconds)
+    def _belief(self, max_age_seconds: float) -> LookupPolicy:
+        return LookupPolicy(found_seconds=self._config.lookup_cache_seconds, max_age_seconds=max_age_seconds)
 
     def _poll_seconds(self) -> float:
         """Often enough that what is kept up does not look too old between two polls."""
@@ -187,23 +190,23 @@ class AgentWorker:
         }
 
     def _neighbours(self) -> NamespaceNeighbours:
-        kernel = Kernel(Ledger(self._config.state_path / "owned"), self._config.namespace_prefix)
+        kernel = NetworkConfigurator(OwnershipRecord(self._config.state_path / "owned"), self._config.namespace_prefix)
         return NamespaceNeighbours(kernel, self._config.namespace_prefix)
 
     def _listener(self) -> Listener:
         return Listener(socket=self._sockets.guests, tag="metadata_proxy", limits=_LIMITS, backlog=self._config.backlog)
 
-    def _start_aside(self, service: MetadataService, upstream: PooledUpstream) -> None:
+    def _start_aside(self, service: ProxyHandler, upstream: PooledUpstream) -> None:
         datagrams = self._sockets.haproxy_log
         asyncio.get_running_loop().add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
-        self._do_aside(run_self_test(upstream, lambda: service.secret, service.complaints))
+        self._do_aside(check_signature(upstream, lambda: service.secret, service.complaints))
 
     def _do_aside(self, coming: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(coming)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _reload(self, service: MetadataService, direct: DirectService | None) -> None:
+    def _reload(self, service: ProxyHandler, direct: DirectHandler | None) -> None:
         """The secret may change while we run; everything else takes a restart, which loses no request."""
         try:
             secret = configuration.load_metadata_agent(self._config.config_files).shared_secret
@@ -228,12 +231,23 @@ class AgentWorker:
         }
 
 
-def guest_connections(per_guest: int) -> Connections:
+def rate_limit(options: RateLimitOptions | None) -> RateLimit | None:
+    """The limit of each port in direct mode. None if the option group is off."""
+    if options is None:
+        return None
+    windows = (
+        RateWindow(options.base_requests, options.base_window_seconds),
+        RateWindow(options.burst_requests, options.burst_window_seconds),
+    )
+    return RateLimit(windows=windows, ip_versions=options.ip_versions)
+
+
+def guest_connections(per_guest: int) -> ConnectionLimits:
     """By the option `connections_per_guest`: 0 is as many as there are."""
-    return Connections(per_peer=per_guest or Connections().total)
+    return ConnectionLimits(per_peer=per_guest or ConnectionLimits().total)
 
 
-async def _renew(kept: KeptSockets) -> None:
+async def _renew(kept: FdStore) -> None:
     while True:
         await asyncio.sleep(RENEWAL_SECONDS)
         await asyncio.to_thread(kept.renew)

@@ -13,13 +13,13 @@ from openimds.config import Listen, MetadataApiConfig
 from openimds.http.sockets import ListenError, tcp_listener
 from openimds.programs.metadata_api.tls import server_context
 from openimds.programs.metadata_api.wiring import plan_service
-from openimds.programs.metadata_api.worker import GuestWorker, be_worker
+from openimds.programs.metadata_api.worker import MetadataApiWorker, be_worker
 from openimds.resources.errors import StoreUnavailable
 from openimds.runtime import metrics, sd_notify
-from openimds.runtime.fdstore import KeptSockets, kept_listener
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.fdstore import FdStore, inherited_or_new_listener
+from openimds.runtime.lifecycle import StartupError
 from openimds.runtime.metrics import metrics_folder
-from openimds.runtime.prefork import Parent, Work, run_workers
+from openimds.runtime.prefork import ParentHooks, WorkerSpec, run_workers
 from openimds.store.raw.database import Database
 from openimds.store.schema_version import is_newest, upgrade_store
 
@@ -33,22 +33,22 @@ def run(config: MetadataApiConfig) -> int:
     if plan.secrets == ("",):
         log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
     _prepare_store(config.database_url)
-    kept = KeptSockets.inherited()
-    listener = kept_listener(
+    kept = FdStore.inherited()
+    listener = inherited_or_new_listener(
         config.listen, kept, hint=" ([DEFAULT] metadata_listen and metadata_listen_port say where)"
     )
     status = _listener(config.metrics) if config.metrics else None
     place = f"{config.listen.host}:{config.listen.port}"
     if config.workers > 1:
         check = Database(config.database_url).revision
-        parent = Parent(
+        parent = ParentHooks(
             status=lambda registry: metrics.served_by_loop(registry, status, check),
             on_ready=lambda: sd_notify.ready(listens=place, workers=config.workers),
         )
-        work = Work(function=be_worker, arguments=(config, listener), count=config.workers)
+        work = WorkerSpec(function=be_worker, arguments=(config, listener), count=config.workers)
         with kept.renewing(), metrics_folder(config.state_path, config.program) as figures:
             return run_workers(work, parent, figures)
-    worker = GuestWorker(config, plan, listener, status)
+    worker = MetadataApiWorker(config, plan, listener, status)
     with kept.renewing(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(worker.serve(on_ready=lambda: sd_notify.ready(listens=place)))
     return 0
@@ -65,11 +65,11 @@ def _prepare_store(url: str) -> None:
                 processes.submit(upgrade_store, url).result()
         database.close()
     except StoreUnavailable as error:
-        raise CannotStartError(error.message) from None
+        raise StartupError(error.message) from None
 
 
 def _listener(listen: Listen) -> socket.socket:
     try:
         return tcp_listener(listen.host, listen.port)
     except ListenError as error:
-        raise CannotStartError(str(error)) from None
+        raise StartupError(str(error)) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 
 from openimds.config import TlsFiles
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 
 def server_context(files: TlsFiles | None) -> ssl.SSLContext | None:
@@ -20,7 +20,7 @@ def server_context(files: TlsFiles | None) -> ssl.SSLContext | None:
         try:
             context.load_verify_locations(files.client_authority)
         except (OSError, ssl.SSLError) as error:
-            raise CannotStartError(f"[wsgi] ssl_ca_file: {files.client_authority} cannot be used: {error}") from None
+            raise StartupError(f"[wsgi] ssl_ca_file: {files.client_authority} cannot be used: {error}") from None
     return context
 
 
@@ -29,7 +29,7 @@ def load_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
-        raise CannotStartError(
+        raise StartupError(
             f"[wsgi] ssl_cert_file {files.certificate} and ssl_key_file {files.key} cannot be used: {error}; they must "
             "be PEM, readable, without a passphrase, and belong together"
         ) from None

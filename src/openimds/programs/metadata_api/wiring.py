@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.config import DocumentsConfig, MetadataApiConfig, VendorDataConfig
-from openimds.imds.authenticators import ByAddress, BySignature, Identification
-from openimds.imds.handler import GuestService
-from openimds.imds.instance_cache import Records
-from openimds.imds.instance_loader import Together
-from openimds.imds.invalidation import Freshness
+from openimds.imds.authenticators import AddressAuthenticator, Authenticator, SignatureAuthenticator
+from openimds.imds.handler import MetadataHandler
+from openimds.imds.instance_cache import InstanceCache
+from openimds.imds.instance_loader import BatchLoader
+from openimds.imds.invalidation import ChangePoller
 from openimds.imds.request_log import RequestLog
 from openimds.imds.session_tokens import TokenSettings
-from openimds.imds.vendordata import Patience, Target, Vendors
+from openimds.imds.vendordata import Target, VendordataTargets, VendordataTimeouts
 from openimds.metadata.context import DocumentSettings
 from openimds.metadata.imds_options import TokenMode
 from openimds.programs.vendordata_file import static_vendor_data
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 from openimds.store.raw.database import Database
 from openimds.store.raw.instance_changes import InstanceChanges
-from openimds.store.raw.metadata_store import GuestStore
+from openimds.store.raw.metadata_store import MetadataStore
 
 STATIC = "StaticJSON"
 DYNAMIC = "DynamicJSON"
@@ -31,14 +31,14 @@ STORE_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class ServicePlan:
+class ServiceConfig:
     """All that a worker needs to build its service; made, and its mistakes found, before any worker starts."""
 
     settings: DocumentSettings
     secrets: tuple[str, ...] | None
     """None: instances are known by their address."""
     tokens: TokenSettings
-    vendors: Callable[[], Vendors] | None
+    vendors: Callable[[], VendordataTargets] | None
     vendor_file: Path | None
     """What `settings.static_vendor_data` was read from; None: from no file."""
     strict_hosts: tuple[str, ...] | None = None
@@ -51,7 +51,7 @@ def document_settings(config: DocumentsConfig) -> DocumentSettings:
     """
     unknown = sorted(set(config.vendor_data_providers) - {STATIC, DYNAMIC})
     if unknown:
-        raise CannotStartError(
+        raise StartupError(
             f"[api] vendordata_providers names {', '.join(unknown)}: only {STATIC} and {DYNAMIC} are supported"
         )
     is_static = STATIC in config.vendor_data_providers
@@ -68,11 +68,11 @@ def vendor_file(config: DocumentsConfig) -> Path | None:
     return config.vendor_data_file if STATIC in config.vendor_data_providers else None
 
 
-def plan_service(config: MetadataApiConfig) -> ServicePlan:
+def plan_service(config: MetadataApiConfig) -> ServiceConfig:
     """Raises CannotStartError with a sentence."""
     vendor_data = config.vendor_data
     settings = document_settings(config.documents)
-    return ServicePlan(
+    return ServiceConfig(
         settings=settings,
         tokens=_tokens(config),
         secrets=_secrets(config),
@@ -82,26 +82,26 @@ def plan_service(config: MetadataApiConfig) -> ServicePlan:
     )
 
 
-class Memory:
+class WorkerState:
     """What one worker knows: it outlives services, which come and go with configurations."""
 
     def __init__(self, database: Database) -> None:
-        self.instances = GuestStore(database)
+        self.instances = MetadataStore(database)
         self.threads = ThreadPoolExecutor(STORE_THREADS, "store")
-        together = Together(self.threads, lambda ids: self.instances.instances(ids)[1])
-        self.records = Records(self.threads, instances=together.instance)
-        self.freshness = Freshness(InstanceChanges(database), self.records.forget)
+        together = BatchLoader(self.threads, lambda ids: self.instances.instances(ids)[1])
+        self.records = InstanceCache(self.threads, instances=together.instance)
+        self.freshness = ChangePoller(InstanceChanges(database), self.records.forget)
 
 
-def build_service(plan: ServicePlan, memory: Memory, request_log: RequestLog | None = None) -> GuestService:
+def build_service(plan: ServiceConfig, memory: WorkerState, request_log: RequestLog | None = None) -> MetadataHandler:
     """One worker's service, for one event loop."""
     instances, records = memory.instances, memory.records
-    identification: Identification = (
-        ByAddress(instances, records, plan.strict_hosts)
+    identification: Authenticator = (
+        AddressAuthenticator(instances, records, plan.strict_hosts)
         if plan.secrets is None
-        else BySignature(instances, records, plan.secrets)
+        else SignatureAuthenticator(instances, records, plan.secrets)
     )
-    return GuestService(
+    return MetadataHandler(
         identification=identification,
         records=records,
         passwords=instances,
@@ -119,7 +119,7 @@ def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
     if config.shared_secrets:
         return config.shared_secrets
     if not config.allow_empty_shared_secret:
-        raise CannotStartError(
+        raise StartupError(
             "[neutron] metadata_proxy_shared_secret is empty: anybody who reaches this port could sign for any instance. "
             "Set the same secret here and in metadata_agent.ini, or write allow_empty_shared_secret = true to go "
             "without one"
@@ -130,14 +130,14 @@ def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
 def _tokens(config: MetadataApiConfig) -> TokenSettings:
     required = TokenMode.REQUIRED in (config.documents.policy.http_tokens, config.documents.policy.openstack_tokens)
     if required and not config.shared_secrets:
-        raise CannotStartError(
+        raise StartupError(
             "[imds] requires session tokens, and they are made from [neutron] metadata_proxy_shared_secret, which is "
             "empty: set it (with service_metadata_proxy = false it is used for nothing else)"
         )
     return TokenSettings(secrets=config.shared_secrets, is_behind_agent=config.service_metadata_proxy)
 
 
-def _vendors(config: VendorDataConfig) -> Vendors:
+def _vendors(config: VendorDataConfig) -> VendordataTargets:
     # Most deployments have no such targets: their workers do without the 7 MiB of an HTTP client.
     from keystoneauth1.session import Session  # noqa: PLC0415
 
@@ -148,10 +148,10 @@ def _vendors(config: VendorDataConfig) -> Vendors:
     timeouts = VendorTimeouts(
         connect_seconds=config.dynamic_connect_timeout_seconds, read_seconds=config.dynamic_read_timeout_seconds
     )
-    return Vendors(
+    return VendordataTargets(
         [Target(name, url) for name, url in config.dynamic_targets],
         vendor_post(session, timeouts, config.dynamic_ssl_certfile),
-        Patience(
+        VendordataTimeouts(
             seconds=config.dynamic_connect_timeout_seconds + config.dynamic_read_timeout_seconds,
             failure_is_fatal=config.dynamic_failure_fatal,
         ),

@@ -18,14 +18,14 @@ from prometheus_client import REGISTRY
 from openimds import config as configuration
 from openimds.config import ConfigError, MetadataApiConfig
 from openimds.http.messages import Answer, Request
-from openimds.http.server.limits import Connections, Limits
-from openimds.http.server.server import GuestServer, Listener
-from openimds.imds.metrics import TALLY
+from openimds.http.server.limits import ConnectionLimits, Limits
+from openimds.http.server.server import HttpServer, Listener
+from openimds.imds.metrics import METRICS
 from openimds.programs.metadata_api.tls import load_certificate, server_context
-from openimds.programs.metadata_api.wiring import Memory, ServicePlan, build_service, plan_service
-from openimds.programs.vendordata_file import VendorFile
+from openimds.programs.metadata_api.wiring import ServiceConfig, WorkerState, build_service, plan_service
+from openimds.programs.vendordata_file import StaticVendorData
 from openimds.runtime import sd_notify
-from openimds.runtime.lifecycle import CannotStartError, begin
+from openimds.runtime.lifecycle import StartupError, begin
 from openimds.runtime.request_log import BufferedRequestLog
 from openimds.runtime.status_pages import StatusPages
 from openimds.store.raw.database import Database
@@ -44,23 +44,23 @@ LIMITS = Limits(header_bytes=65 * 1024)
 def be_worker(_number: int, on_ready: Callable[[], None], config: MetadataApiConfig, listener: socket.socket) -> None:
     """The whole life of one of several (workers.py)."""
     begin(config)
-    worker = GuestWorker(config, plan_service(config), listener, None)
+    worker = MetadataApiWorker(config, plan_service(config), listener, None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(worker.serve(on_ready=on_ready))
 
 
-class GuestWorker:
+class MetadataApiWorker:
     """Serves `listener`, and `metrics` when there is one, until it is told to stop."""
 
     def __init__(
-        self, config: MetadataApiConfig, plan: ServicePlan, listener: socket.socket, metrics: socket.socket | None
+        self, config: MetadataApiConfig, plan: ServiceConfig, listener: socket.socket, metrics: socket.socket | None
     ) -> None:
         self._config = config
         self._plan = plan
         self._listener = listener
         self._metrics = metrics
         self._database = Database(config.database_url)
-        self._memory = Memory(self._database)
+        self._memory = WorkerState(self._database)
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._service = build_service(plan, self._memory, self._request_log)
         self._vendor_watch: asyncio.Task[None] | None = None
@@ -71,7 +71,7 @@ class GuestWorker:
         """Until SIGTERM or SIGINT. SIGHUP reads the configuration again: secrets, vendor data, the domain, the certificate."""
         sys.setswitchinterval(SWITCH_SECONDS)
         self._memory.freshness.start()
-        server = GuestServer(self._handle, connections=self._connections())
+        server = HttpServer(self._handle, connections=self._connections())
         await server.start([Listener(socket=self._listener, tag="tcp", limits=LIMITS, tls=self._tls)])
         pages = await self._serve_status()
         self._heed_signals()
@@ -88,23 +88,23 @@ class GuestWorker:
             await pages.stop(0)
         self._memory.freshness.stop()
         self._request_log.flush()
-        TALLY.flush()
+        METRICS.flush()
         self._database.close()
 
     def _handle(self, request: Request) -> Answer | Awaitable[Answer]:
         return self._service.serve(request)  # which is another one after a reload
 
-    async def _serve_status(self) -> GuestServer | None:
+    async def _serve_status(self) -> HttpServer | None:
         if self._metrics is None:
             return None
-        server = GuestServer(StatusPages(REGISTRY, self._memory.instances.revision, TALLY.flush).handle)
+        server = HttpServer(StatusPages(REGISTRY, self._memory.instances.revision, METRICS.flush).handle)
         await server.start([Listener(socket=self._metrics, tag="metrics")])
         return server
 
-    def _connections(self) -> Connections:
+    def _connections(self) -> ConnectionLimits:
         # Behind agents few peers have many connections; guests that come themselves get a share each.
-        default = Connections()
-        return default if self._plan.secrets is None else Connections(per_peer=default.total)
+        default = ConnectionLimits()
+        return default if self._plan.secrets is None else ConnectionLimits(per_peer=default.total)
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -120,12 +120,12 @@ class GuestWorker:
             self._follow_vendor_file()
             if self._tls is not None and config.tls is not None:
                 load_certificate(self._tls, config.tls)
-        except (ConfigError, CannotStartError) as error:
+        except (ConfigError, StartupError) as error:
             log.error("the configuration was not read again", error=str(error))  # noqa: TRY400 - a sentence says it
             return
         log.info("the configuration was read again")
 
-    def _take_over(self, plan: ServicePlan) -> None:
+    def _take_over(self, plan: ServiceConfig) -> None:
         retired, self._service = self._service, build_service(plan, self._memory, self._request_log)
         retired.retire()
 
@@ -135,7 +135,7 @@ class GuestWorker:
             self._vendor_watch.cancel()
         path, content = self._plan.vendor_file, self._plan.settings.static_vendor_data
         if path is not None and content is not None:
-            watch = VendorFile(path, content).watch(self._serve_vendor_data)
+            watch = StaticVendorData(path, content).watch(self._serve_vendor_data)
             self._vendor_watch = asyncio.get_running_loop().create_task(watch)
 
     def _serve_vendor_data(self, content: Mapping[str, Any]) -> None:

@@ -13,20 +13,20 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
-from openimds.resources.compute import Interface, NicAsked
+from openimds.resources.compute import Interface, NicRequest
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Attachment
 from openimds.store.models.compute import Server
 from openimds.store.models.network import Network, Port, SecurityGroup
 from openimds.store.network import dns_names
-from openimds.store.network.access import find
+from openimds.store.network.access import get_visible
 from openimds.store.network.ports import attach_port, create_port, delete_port, detach_port, ports_of_device
 from openimds.store.network.security_groups import ensure_default
 
 
 def resolve_nics(
-    session: Session, caller: Caller, asked: tuple[NicAsked, ...] | None, *, project_id: str, optional: bool
-) -> list[NicAsked]:
+    session: Session, caller: Caller, asked: tuple[NicRequest, ...] | None, *, project_id: str, optional: bool
+) -> list[NicRequest]:
     """The requested NICs, after all ports and networks that they name were checked. `asked` None selects the only network
     that the project can use. `project_id`: the server's.
 
@@ -43,7 +43,7 @@ def resolve_nics(
     return list(asked)
 
 
-def plug(session: Session, caller: Caller, server: Server, nics: Sequence[NicAsked], now: datetime) -> list[Port]:
+def plug(session: Session, caller: Caller, server: Server, nics: Sequence[NicRequest], now: datetime) -> list[Port]:
     """Give the server, which has its host, these NICs after those that it has. Raises Conflict: pools exhausted …"""
     ports = [_plug_one(session, caller, server, nic, now) for nic in nics]
     server.nic_order = [*server.nic_order, *(port.id for port in ports)]
@@ -112,7 +112,7 @@ def tagged_devices(session: Session, server: Server) -> list[dict[str, Any]]:
     ]
 
 
-def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[NicAsked]:
+def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[NicRequest]:
     """Nova's choice: of the project's own networks and the shared ones, if there is just one."""
     usable = sa.select(Network).where(
         sa.or_(Network.project_id == caller.project_id, Network.shared), ~Network.external
@@ -122,13 +122,13 @@ def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[N
         raise Conflict("Multiple possible networks found, use a Network ID to be more specific.")
     if not found and not optional:
         raise BadRequest("networks", "Unable to automatically allocate a network: the project has none; name one.")
-    return [NicAsked(network_id=network.id) for network in found if network.subnets]
+    return [NicRequest(network_id=network.id) for network in found if network.subnets]
 
 
-def _check_port(session: Session, caller: Caller, nic: NicAsked, project_id: str) -> None:
+def _check_port(session: Session, caller: Caller, nic: NicRequest, project_id: str) -> None:
     assert nic.port_id is not None
     try:
-        port = find(session, caller, Port, nic.port_id)
+        port = get_visible(session, caller, Port, nic.port_id)
     except NotFound as error:
         raise BadRequest("networks", f"networks: {error.message}") from error
     if port.project_id != project_id:
@@ -140,7 +140,7 @@ def _check_port(session: Session, caller: Caller, nic: NicAsked, project_id: str
 
 def _check_network(session: Session, caller: Caller, network_id: str) -> None:
     try:
-        network = find(session, caller, Network, network_id)
+        network = get_visible(session, caller, Network, network_id)
     except NotFound as error:
         raise BadRequest("networks", f"networks: {error.message}") from error
     if network.external and not network.shared and not caller.owns(network.project_id):
@@ -149,7 +149,7 @@ def _check_network(session: Session, caller: Caller, network_id: str) -> None:
         raise BadRequest("networks", f"networks: Network {network_id} requires a subnet in order to boot instances on.")
 
 
-def _plug_one(session: Session, caller: Caller, server: Server, nic: NicAsked, now: datetime) -> Port:
+def _plug_one(session: Session, caller: Caller, server: Server, nic: NicRequest, now: datetime) -> Port:
     owner = f"{DEVICE_OWNER_COMPUTE_PREFIX}{server.availability_zone or ''}"
     if nic.port_id:
         port = session.get_one(Port, nic.port_id)
@@ -169,7 +169,7 @@ def _refuse_in_use(port: Port) -> None:
         raise Conflict(f"Port {port.id} is still in use: it belongs to the device {device_id}.")
 
 
-def _new_port(session: Session, caller: Caller, server: Server, nic: NicAsked, now: datetime) -> Port:
+def _new_port(session: Session, caller: Caller, server: Server, nic: NicRequest, now: datetime) -> Port:
     attributes: dict[str, Any] = {
         "network_id": nic.network_id,
         "project_id": server.project_id,

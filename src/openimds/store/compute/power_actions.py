@@ -9,7 +9,7 @@ from collections.abc import Callable
 from sqlalchemy.orm import Session
 
 from openimds.resources import compute as nouns
-from openimds.resources.compute import Asker
+from openimds.resources.compute import Requester
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.store.compute.server_create import image_block_devices, image_for_server, part_of_image
 from openimds.store.compute.server_records import VM_STATES, server_records
@@ -25,7 +25,7 @@ class Power:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def reboot(self, server_id: str, hard: bool, asker: Asker) -> None:
+    def reboot(self, server_id: str, hard: bool, asker: Requester) -> None:
         def change(row: Server) -> None:
             states = {"active", "stopped", "error"} if hard else {"active"}
             _check(row, "reboot", states, while_busy=hard)
@@ -33,7 +33,7 @@ class Power:
 
         self._act(server_id, "reboot", asker, change)
 
-    def stop(self, server_id: str, asker: Asker) -> None:
+    def stop(self, server_id: str, asker: Requester) -> None:
         def change(row: Server) -> None:
             _check(row, "stop", {"active", "error"})
             row.wanted_power_state = "stopped"
@@ -41,14 +41,14 @@ class Power:
 
         self._act(server_id, "stop", asker, change)
 
-    def start(self, server_id: str, asker: Asker) -> None:
+    def start(self, server_id: str, asker: Requester) -> None:
         def change(row: Server) -> None:
             _check(row, "start", {"stopped"})
             _boot(row, "SHUTOFF", "powering-on")
 
         self._act(server_id, "start", asker, change)
 
-    def rebuild(self, server_id: str, asked: nouns.Rebuild, asker: Asker) -> nouns.ServerRecord:
+    def rebuild(self, server_id: str, asked: nouns.Rebuild, asker: Requester) -> nouns.ServerRecord:
         """The server with other contents, on the same host with the same NICs. One that is stopped stays stopped."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
@@ -63,7 +63,7 @@ class Power:
             session.flush()
             return server_records(session, [row])[0]
 
-    def _act(self, server_id: str, action: str, asker: Asker, change: Callable[[Server], None]) -> None:
+    def _act(self, server_id: str, action: str, asker: Requester, change: Callable[[Server], None]) -> None:
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             change(row)
@@ -90,7 +90,7 @@ def _check(row: Server, action: str, states: set[str], *, while_busy: bool = Fal
         raise Conflict(f"Cannot '{action}' instance {row.id}: it is not ready, it never had a host. Delete it.")
 
 
-def _take_image(session: Session, row: Server, image_id: str, asker: Asker) -> None:
+def _take_image(session: Session, row: Server, image_id: str, asker: Requester) -> None:
     image = image_for_server(session, image_id, asker, row.flavor)
     row.image_id = image.id
     row.kernel_id = part_of_image(session, image, "kernel_id", asker)
@@ -101,7 +101,7 @@ def _take_image(session: Session, row: Server, image_id: str, asker: Asker) -> N
             assign_ec2_number(session, IMAGE, known)
 
 
-def _take_key(session: Session, row: Server, asked: nouns.Rebuild, asker: Asker) -> None:
+def _take_key(session: Session, row: Server, asked: nouns.Rebuild, asker: Requester) -> None:
     if asked.clear_key:
         row.key_name = row.key_type = row.public_key = None
     elif asked.key_name is not None:

@@ -47,7 +47,7 @@ def compute_hosts(session: Session, down_after: timedelta) -> list[nouns.Compute
     ]
 
 
-def choose_hosts(
+def schedule(
     hosts: list[nouns.ComputeHost], count: int, *, zone: str | None, name: str | None
 ) -> list[nouns.ComputeHost]:
     """A host for each of `count` servers, always the one with the fewest; empty when there is none to choose from."""

@@ -18,12 +18,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
-from openimds.resources.compute import DRIVER_EXTRA_SPEC, Asker, ComputeHost, Flavor, NewServer, NicAsked
+from openimds.resources.compute import DRIVER_EXTRA_SPEC, ComputeHost, Flavor, NewServer, NicRequest, Requester
 from openimds.resources.errors import BadRequest, QuotaExceeded
 from openimds.store.compute.agent_reports import set_fault
 from openimds.store.compute.flavors import flavor_value
 from openimds.store.compute.interfaces import plug, resolve_nics, resolve_security_groups
-from openimds.store.compute.scheduling import choose_hosts, compute_hosts
+from openimds.store.compute.scheduling import compute_hosts, schedule
 from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
 from openimds.store.models.compute import Flavor as FlavorRow
 from openimds.store.models.compute import Keypair, Server
@@ -68,12 +68,12 @@ class _Resolved:
     kernel_id: str | None
     ramdisk_id: str | None
     keypair: Keypair | None
-    nics: list[NicAsked]
+    nics: list[NicRequest]
     security_groups: list[dict[str, str]]
 
 
 def create_servers(
-    session: Session, new: NewServer, asker: Asker, now: datetime, agent_down_after: timedelta
+    session: Session, new: NewServer, asker: Requester, now: datetime, agent_down_after: timedelta
 ) -> list[Server]:
     """Raises BadRequest, NotFound, Conflict or QuotaExceeded, and then nothing was made.
 
@@ -84,7 +84,7 @@ def create_servers(
     _check_quota(session, asker.project_id, new.max_count)
     hosts = compute_hosts(session, agent_down_after)
     _check_zone(hosts, new.availability_zone)
-    chosen = choose_hosts(hosts, new.max_count, zone=new.availability_zone, name=new.host)
+    chosen = schedule(hosts, new.max_count, zone=new.availability_zone, name=new.host)
     reservation_id = new_reservation_id()
     made = []
     for index in range(new.max_count):
@@ -101,7 +101,7 @@ def create_servers(
     return made
 
 
-def image_for_server(session: Session, image_id: str, asker: Asker, flavor: Mapping[str, Any]) -> Image:
+def image_for_server(session: Session, image_id: str, asker: Requester, flavor: Mapping[str, Any]) -> Image:
     """The image, if this project may boot from it and the flavor is large enough. Raises BadRequest."""
     image = _visible_image(session, image_id, asker)
     if image is None:
@@ -115,7 +115,7 @@ def image_for_server(session: Session, image_id: str, asker: Asker, flavor: Mapp
     return image
 
 
-def part_of_image(session: Session, image: Image, name: str, asker: Asker) -> str | None:
+def part_of_image(session: Session, image: Image, name: str, asker: Requester) -> str | None:
     """The id in the image's property `kernel_id` or `ramdisk_id`. Any text can be there: only the UUID of an image that
     this project may boot from counts.
     """
@@ -146,14 +146,14 @@ def image_block_devices(image_id: str | None, flavor: Mapping[str, Any]) -> list
 _FOR_EVERYBODY = frozenset({"public", "community"})
 
 
-def _visible_image(session: Session, image_id: str, asker: Asker) -> Image | None:
+def _visible_image(session: Session, image_id: str, asker: Requester) -> Image | None:
     image = session.get(Image, image_id)
     if image is None or not (asker.is_admin or image.owner == asker.project_id or image.visibility in _FOR_EVERYBODY):
         return None
     return image
 
 
-def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now: datetime) -> _Resolved:
+def _resolve(session: Session, new: NewServer, asker: Requester, caller: Caller, now: datetime) -> _Resolved:
     flavor = _flavor(session, new.flavor_id, asker)
     image = image_for_server(session, new.image_id, asker, flavor.embedded()) if new.image_id else None
     groups = resolve_security_groups(session, caller, new.security_groups, now)
@@ -168,7 +168,7 @@ def _resolve(session: Session, new: NewServer, asker: Asker, caller: Caller, now
     )
 
 
-def _flavor(session: Session, flavor_id: str, asker: Asker) -> Flavor:
+def _flavor(session: Session, flavor_id: str, asker: Requester) -> Flavor:
     """A private flavor is for administrators only. For others it does not exist."""
     flavor = session.get(FlavorRow, flavor_id)
     if flavor is None or not (flavor.is_public or asker.is_admin):
@@ -198,7 +198,7 @@ def _check_zone(hosts: list[ComputeHost], zone: str | None) -> None:
         raise BadRequest("availability_zone", "availability_zone: The requested availability zone is not available")
 
 
-def _row(new: NewServer, found: _Resolved, asker: Asker, index: int, now: datetime) -> Server:
+def _row(new: NewServer, found: _Resolved, asker: Requester, index: int, now: datetime) -> Server:
     server_id = str(uuid.uuid4())
     name = nth(new.name, index, new.max_count)
     hostname = nth(new.hostname, index, new.max_count) if new.hostname else hostname_from(name, server_id)
@@ -256,7 +256,7 @@ def _number(session: Session, server: Server) -> None:
 
 
 def _place(
-    session: Session, caller: Caller, server: Server, host: ComputeHost, nics: list[NicAsked], now: datetime
+    session: Session, caller: Caller, server: Server, host: ComputeHost, nics: list[NicRequest], now: datetime
 ) -> None:
     server.host = host.name
     server.availability_zone = host.zone

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources import compute as nouns
 from openimds.resources.caller import Caller
-from openimds.resources.compute import Asker
+from openimds.resources.compute import Requester
 from openimds.resources.errors import Conflict, Forbidden, NotFound
 from openimds.store.compute.interfaces import (
     interface_value,
@@ -41,7 +41,7 @@ class Servers:
         self._store = store
         self._down_after = timedelta(seconds=agent_down_seconds)
 
-    def create(self, new: nouns.NewServer, asker: Asker) -> list[nouns.ServerRecord]:
+    def create(self, new: nouns.NewServer, asker: Requester) -> list[nouns.ServerRecord]:
         now = utc_now()
         with self._store.write() as session:
             rows = create_servers(session, new, asker, now, self._down_after)
@@ -50,11 +50,11 @@ class Servers:
             session.flush()
             return server_records(session, rows)
 
-    def get(self, server_id: str, asker: Asker) -> nouns.ServerRecord:
+    def get(self, server_id: str, asker: Requester) -> nouns.ServerRecord:
         with self._store.read() as session:
             return server_records(session, [own_server(session, server_id, asker)])[0]
 
-    def update(self, server_id: str, fields: Mapping[str, Any], asker: Asker) -> nouns.ServerRecord:
+    def update(self, server_id: str, fields: Mapping[str, Any], asker: Requester) -> nouns.ServerRecord:
         """`fields`: columns of the table: name, description, hostname, access_ip_v4, access_ip_v6, metadata_, tags."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
@@ -67,7 +67,7 @@ class Servers:
             return server_records(session, [row])[0]
 
     def change_mapping(
-        self, server_id: str, change: Callable[[Mapping[str, str]], Mapping[str, str]], asker: Asker
+        self, server_id: str, change: Callable[[Mapping[str, str]], Mapping[str, str]], asker: Requester
     ) -> Mapping[str, str]:
         """The server's metadata after `change`, which is given what is there. One transaction, so nothing is lost."""
         with self._store.write() as session:
@@ -78,7 +78,7 @@ class Servers:
             return after
 
     def change_tags(
-        self, server_id: str, change: Callable[[Sequence[str]], Sequence[str]], asker: Asker
+        self, server_id: str, change: Callable[[Sequence[str]], Sequence[str]], asker: Requester
     ) -> tuple[str, ...]:
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
@@ -87,7 +87,7 @@ class Servers:
                 row.tags = after
             return tuple(after)
 
-    def delete(self, server_id: str, asker: Asker) -> None:
+    def delete(self, server_id: str, asker: Requester) -> None:
         """The row goes at once and leaves a tombstone: the agents take the rest down."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
@@ -95,7 +95,7 @@ class Servers:
             unplug_all(session, row, utc_now())
             session.delete(row)
 
-    def set_locked(self, server_id: str, locked: bool, asker: Asker) -> None:
+    def set_locked(self, server_id: str, locked: bool, asker: Requester) -> None:
         """As Nova: the owner's lock of a locked server changes nothing. Raises Forbidden for the owner's unlock of an
         administrator's lock.
         """
@@ -114,11 +114,11 @@ class Servers:
 
     # NICs ---------------------------------------------------------------------------------------------------------
 
-    def interfaces(self, server_id: str, asker: Asker) -> list[nouns.Interface]:
+    def interfaces(self, server_id: str, asker: Requester) -> list[nouns.Interface]:
         with self._store.read() as session:
             return interfaces(session, own_server(session, server_id, asker))
 
-    def attach(self, server_id: str, nic: nouns.NicAsked, asker: Asker) -> nouns.Interface:
+    def attach(self, server_id: str, nic: nouns.NicRequest, asker: Requester) -> nouns.Interface:
         """Raises Conflict while the server has no host, BadRequest for what is not there."""
         caller = Caller(project_id=asker.project_id, is_admin=asker.is_admin)
         with self._store.write() as session:
@@ -131,20 +131,20 @@ class Servers:
             port = plug(session, caller, row, wanted, utc_now())[0]
             return interface_value(port, nic.tag)
 
-    def detach(self, server_id: str, port_id: str, asker: Asker) -> None:
+    def detach(self, server_id: str, port_id: str, asker: Requester) -> None:
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             unplug_one(session, row, port_id, utc_now())
             note_action(session, row, "detach_interface", asker)
 
-    def security_groups(self, server_id: str, asker: Asker) -> Sequence[Mapping[str, str]]:
+    def security_groups(self, server_id: str, asker: Requester) -> Sequence[Mapping[str, str]]:
         """[{"id", "name", "description"}]: those that the server was made with or was given since."""
         with self._store.read() as session:
             row = own_server(session, server_id, asker)
             known = [(group, session.get(SecurityGroup, group["id"])) for group in row.security_groups]
             return [{**group, "description": found.description if found else ""} for group, found in known]
 
-    def change_security_group(self, server_id: str, name: str, member: bool, asker: Asker) -> None:
+    def change_security_group(self, server_id: str, name: str, member: bool, asker: Requester) -> None:
         """Add the server's ports to a group of the project, or take them out of it."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
@@ -160,7 +160,7 @@ class Servers:
 
     # What the guest left ------------------------------------------------------------------------------------------
 
-    def console(self, server_id: str, asker: Asker) -> str:
+    def console(self, server_id: str, asker: Requester) -> str:
         """Its tail; empty while there is none. Raises Conflict for a server that never had a host."""
         with self._store.read() as session:
             row = own_server(session, server_id, asker)
@@ -169,13 +169,13 @@ class Servers:
                 raise Conflict(f"Instance {server_id} is not ready: it has no host, so it has no console.")
             return output.output if output else ""
 
-    def password(self, server_id: str, asker: Asker) -> str:
+    def password(self, server_id: str, asker: Requester) -> str:
         with self._store.read() as session:
             own_server(session, server_id, asker)
             row = session.get(ServerPassword, server_id)
             return row.password if row else ""
 
-    def clear_password(self, server_id: str, asker: Asker) -> None:
+    def clear_password(self, server_id: str, asker: Requester) -> None:
         with self._store.write() as session:
             own_server(session, server_id, asker)
             row = session.get(ServerPassword, server_id)
@@ -184,7 +184,7 @@ class Servers:
 
     # What people did ----------------------------------------------------------------------------------------------
 
-    def actions(self, server_id: str, asker: Asker) -> list[nouns.InstanceAction]:
+    def actions(self, server_id: str, asker: Requester) -> list[nouns.InstanceAction]:
         """Newest first; those of a deleted server are kept."""
         with self._store.read() as session:
             wanted = sa.select(ServerAction).where(ServerAction.server_id == server_id)
@@ -214,14 +214,14 @@ class Servers:
             return server_records(session, [rows[server_id] for server_id in ids]), more
 
 
-def own_server(session: Session, server_id: str, asker: Asker) -> Server:
+def own_server(session: Session, server_id: str, asker: Requester) -> Server:
     row = session.get(Server, server_id)
     if row is None or not (asker.is_admin or row.project_id == asker.project_id):
         raise _not_found(server_id)
     return row
 
 
-def unlocked_server(session: Session, server_id: str, asker: Asker) -> Server:
+def unlocked_server(session: Session, server_id: str, asker: Requester) -> Server:
     """Raises Conflict for a locked one, unless an administrator asks."""
     row = own_server(session, server_id, asker)
     if row.locked and not asker.is_admin:
@@ -229,7 +229,7 @@ def unlocked_server(session: Session, server_id: str, asker: Asker) -> Server:
     return row
 
 
-def note_action(session: Session, row: Server, action: str, asker: Asker) -> None:
+def note_action(session: Session, row: Server, action: str, asker: Requester) -> None:
     if session.get(ServerAction, (asker.request_id, row.id)) is None:
         session.add(
             ServerAction(

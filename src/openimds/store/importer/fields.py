@@ -17,14 +17,14 @@ MAX_NUMBER = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class FieldReader:
     """An object of the document and where it stands. Every method raises BadRequest for a value of another type."""
 
     values: Mapping[str, Any]
     place: str
 
     @classmethod
-    def of(cls, value: object, place: str) -> Fields:
+    def of(cls, value: object, place: str) -> FieldReader:
         if not isinstance(value, Mapping):
             raise BadRequest(place, f"{place} must be an object")
         return cls(value, place)
@@ -108,19 +108,19 @@ class Fields:
         """A list of objects; empty when missing."""
         return [dict(part.values) for part in self.parts(name)]
 
-    def parts(self, name: str, single: str | None = None) -> Iterator[Fields]:
+    def parts(self, name: str, single: str | None = None) -> Iterator[FieldReader]:
         """The objects of a list, each knowing its place. `single`: a text stands for an object with this one field."""
         value = self.values.get(name)
         if not isinstance(value, list | None):
             raise self.wrong(name, "it must be a list of objects")
         for place, part in enumerate(value or ()):
             whole = {single: part} if single is not None and isinstance(part, str) else part
-            yield Fields.of(whole, f"{self.place}.{name}[{place}]")
+            yield FieldReader.of(whole, f"{self.place}.{name}[{place}]")
 
-    def part(self, name: str) -> Fields | None:
+    def part(self, name: str) -> FieldReader | None:
         """An object; None when missing."""
         value = self.values.get(name)
-        return None if value is None else Fields.of(value, f"{self.place}.{name}")
+        return None if value is None else FieldReader.of(value, f"{self.place}.{name}")
 
     def read(self, name: str, reader: Callable[[Any], T]) -> T:
         """What `reader` makes of the value. Raises BadRequest when it stumbles over it."""

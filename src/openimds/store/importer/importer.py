@@ -23,23 +23,23 @@ from sqlalchemy.orm import Session
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.store.ec2_ids import IMAGE, INSTANCE, reserve_ec2_number
 from openimds.store.engine import utc_now
-from openimds.store.importer.fields import Fields
-from openimds.store.importer.schema import in_novas_form
+from openimds.store.importer.fields import FieldReader
+from openimds.store.importer.schema import to_nova_form
 from openimds.store.models.compute import Server, ServerPassword
 from openimds.store.nova_objects import dedicated_cpus_from_topology, devices_from_metadata, nics_from_network_info
 
 _EC2_IDS = ("instance_id", "ami_id", "kernel_id", "ramdisk_id")
 
 
-def instances_in(document: Mapping[str, Any]) -> Iterator[Fields]:
+def instances_in(document: Mapping[str, Any]) -> Iterator[FieldReader]:
     """The document's instances, one by one. Raises BadRequest."""
     instances = document.get("instances")
     if not isinstance(instances, list):
         raise BadRequest("instances", "the document must be an object with a list `instances`")
     seen: dict[str, str] = {}
     for place, instance in enumerate(instances):
-        given = Fields.of(instance, f"instances[{place}]")
-        fields = given if "uuid" in given.values else in_novas_form(given)
+        given = FieldReader.of(instance, f"instances[{place}]")
+        fields = given if "uuid" in given.values else to_nova_form(given)
         server_id = _uuid(fields)
         if server_id in seen:
             raise given.wrong(
@@ -49,7 +49,7 @@ def instances_in(document: Mapping[str, Any]) -> Iterator[Fields]:
         yield fields
 
 
-def import_server(session: Session, fields: Fields) -> str:
+def import_server(session: Session, fields: FieldReader) -> str:
     """Make or replace one server; its id. Raises BadRequest, Conflict for one that was made in this cloud."""
     server_id = _uuid(fields)
     server = session.get(Server, server_id)
@@ -66,7 +66,7 @@ def import_server(session: Session, fields: Fields) -> str:
     return server_id
 
 
-def _columns(fields: Fields) -> dict[str, Any]:
+def _columns(fields: FieldReader) -> dict[str, Any]:
     now = utc_now()
     return {
         "project_id": fields.text("project_id"),
@@ -99,7 +99,7 @@ def _columns(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _kept(fields: Fields) -> dict[str, Any]:
+def _kept(fields: FieldReader) -> dict[str, Any]:
     """What has no column: the network as it was there, and nova's ids and defaults."""
     fields.read("network_info", lambda vifs: nics_from_network_info(vifs or ()))
     kept: dict[str, Any] = {
@@ -115,14 +115,14 @@ def _kept(fields: Fields) -> dict[str, Any]:
     return kept
 
 
-def _port(port: Fields) -> dict[str, Any]:
+def _port(port: FieldReader) -> dict[str, Any]:
     return {
         "network_id": port.text("network_id"),
         "fixed_ips": [{"ip_address": fixed.text("ip_address")} for fixed in port.parts("fixed_ips")],
     }
 
 
-def _uuid(fields: Fields) -> str:
+def _uuid(fields: FieldReader) -> str:
     text = fields.text("uuid")
     try:
         UUID(text)
@@ -131,7 +131,7 @@ def _uuid(fields: Fields) -> str:
     return text
 
 
-def _user_data(fields: Fields) -> bytes | None:
+def _user_data(fields: FieldReader) -> bytes | None:
     text = fields.optional_text("user_data_b64")
     if text is None:
         return None
@@ -153,7 +153,7 @@ def _reserve_ec2_ids(session: Session, server: Server) -> None:
             reserve_ec2_number(session, IMAGE, image_id, ec2_id)
 
 
-def _import_password(session: Session, server_id: str, fields: Fields) -> None:
+def _import_password(session: Session, server_id: str, fields: FieldReader) -> None:
     """In nova it is cut into system_metadata's password_0 … password_3."""
     pieces = {name: text for name, text in fields.texts("system_metadata").items() if name.startswith("password_")}
     text = "".join(pieces[name] for name in sorted(pieces))

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from openimds.resources.network import DEVICE_ID_CHARS
-from openimds.store.importer.fields import Fields
+from openimds.store.importer.fields import FieldReader
 
 _MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _EC2_ID = re.compile(r"[a-z]+-[0-9a-f]{8}")
@@ -31,7 +31,7 @@ _SUBNET = frozenset({"cidr", "gateway_ip", "addresses", "dns_nameservers", "host
                      "ipv6_address_mode"})  # fmt: skip
 
 
-def in_novas_form(fields: Fields) -> Fields:
+def to_nova_form(fields: FieldReader) -> FieldReader:
     """One instance, in nova's names and shapes. Raises BadRequest naming the place."""
     fields.only(_INSTANCE)
     hostname = fields.text("hostname")
@@ -56,10 +56,10 @@ def in_novas_form(fields: Fields) -> Fields:
         "default_swap_device": fields.optional_text("default_swap_device"),
         "system_metadata": {"password_0": password} if (password := fields.optional_text("password")) else {},
     }
-    return Fields(values | _key(fields), fields.place)
+    return FieldReader(values | _key(fields), fields.place)
 
 
-def _uuid(fields: Fields, name: str) -> str:
+def _uuid(fields: FieldReader, name: str) -> str:
     text = fields.text(name)
     try:
         return str(UUID(text))
@@ -67,7 +67,7 @@ def _uuid(fields: Fields, name: str) -> str:
         raise fields.wrong(name, f"{text!r} is not a UUID") from None
 
 
-def _key(fields: Fields) -> dict[str, Any]:
+def _key(fields: FieldReader) -> dict[str, Any]:
     key = fields.part("key")
     if key is None:
         return {}
@@ -78,7 +78,7 @@ def _key(fields: Fields) -> dict[str, Any]:
     return {"key_name": key.text("name"), "key_type": kind, "public_key": key.text("public_key")}
 
 
-def _user_data(fields: Fields) -> str | None:
+def _user_data(fields: FieldReader) -> str | None:
     """As base64. `user_data` is text, `user_data_base64` any bytes."""
     text, encoded = fields.optional_text("user_data"), fields.optional_text("user_data_base64")
     if text is None:
@@ -88,12 +88,12 @@ def _user_data(fields: Fields) -> str | None:
     return b64encode(text.encode()).decode()
 
 
-def _contents(file: Fields) -> str:
+def _contents(file: FieldReader) -> str:
     file.only(frozenset({"path", "contents_base64"}))
     return b64encode(file.base64("contents_base64")).decode()
 
 
-def _ec2_ids(fields: Fields) -> dict[str, str | None] | None:
+def _ec2_ids(fields: FieldReader) -> dict[str, str | None] | None:
     """None: they are given at the first read, as to any instance."""
     given = fields.part("ec2_ids")
     if given is None:
@@ -108,7 +108,7 @@ def _ec2_ids(fields: Fields) -> dict[str, str | None] | None:
     return ids
 
 
-def _vif(port: Fields) -> dict[str, Any]:
+def _vif(port: FieldReader) -> dict[str, Any]:
     """Nova's cache entry of a port."""
     port.only(_PORT)
     port_id = _uuid(port, "id")
@@ -125,21 +125,21 @@ def _vif(port: Fields) -> dict[str, Any]:
     }
 
 
-def _mac_address(port: Fields) -> str:
+def _mac_address(port: FieldReader) -> str:
     text = port.text("mac_address").lower()
     if not _MAC_ADDRESS.fullmatch(text):
         raise port.wrong("mac_address", f"{text!r} is not like fa:16:3e:00:00:01")
     return text
 
 
-def _mtu(port: Fields) -> int | None:
+def _mtu(port: FieldReader) -> int | None:
     mtu = port.number("mtu")
     if not 0 <= mtu <= 65535:
         raise port.wrong("mtu", f"{mtu} is not between 1 and 65535")
     return mtu or None
 
 
-def _neutron_port(port: Fields) -> dict[str, Any]:
+def _neutron_port(port: FieldReader) -> dict[str, Any]:
     addresses = [text for subnet in port.parts("subnets") for text, _floating in _addresses(subnet)]
     return {
         "id": _uuid(port, "id"),
@@ -149,7 +149,7 @@ def _neutron_port(port: Fields) -> dict[str, Any]:
     }
 
 
-def _subnet(subnet: Fields) -> dict[str, Any]:
+def _subnet(subnet: FieldReader) -> dict[str, Any]:
     subnet.only(_SUBNET)
     cidr = subnet.parsed("cidr", lambda text: str(ip_network(text)), "a network like 10.0.0.0/24")
     gateway = subnet.optional_text("gateway_ip")
@@ -175,7 +175,7 @@ def _subnet(subnet: Fields) -> dict[str, Any]:
     }
 
 
-def _addresses(subnet: Fields) -> list[tuple[str, list[str]]]:
+def _addresses(subnet: FieldReader) -> list[tuple[str, list[str]]]:
     """(fixed address, its floating addresses): `10.0.0.5`, or `{ip_address: 10.0.0.5, floating_ips: […]}`."""
     network = ip_network(subnet.parsed("cidr", lambda text: str(ip_network(text)), "a network like 10.0.0.0/24"))
     found = []
@@ -188,7 +188,7 @@ def _addresses(subnet: Fields) -> list[tuple[str, list[str]]]:
     return found
 
 
-def _route(route: Fields) -> dict[str, Any]:
+def _route(route: FieldReader) -> dict[str, Any]:
     route.only(frozenset({"destination", "nexthop"}))
     destination = route.parsed("destination", lambda text: str(ip_network(text)), "a network like 10.9.0.0/16")
     return {"cidr": destination, "gateway": {"address": route.parsed("nexthop", _address, "an address")}}
@@ -210,14 +210,14 @@ def _checked(reader: Callable[[str], str], what: str) -> Callable[[str], str]:
     return read
 
 
-def _device_metadata(ports: list[Fields]) -> dict[str, Any] | None:
+def _device_metadata(ports: list[FieldReader]) -> dict[str, Any] | None:
     """Ports with tags: their NICs are named in meta_data.json's `devices`."""
     tagged = [port for port in ports if port.values.get("tags") is not None]
     devices = [_object("NetworkInterfaceMetadata", _tagged(port)) for port in tagged]
     return _object("InstanceDeviceMetadata", {"devices": devices}) if devices else None
 
 
-def _tagged(port: Fields) -> dict[str, Any]:
+def _tagged(port: FieldReader) -> dict[str, Any]:
     vlan = port.number("vlan")
     return {"mac": _mac_address(port), "tags": port.strings("tags")} | ({"vlan": vlan} if vlan else {})
 
@@ -226,7 +226,7 @@ def _object(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return {"nova_object.name": name, "nova_object.data": dict(data)}
 
 
-def _block_device(mapping: Fields) -> dict[str, Any]:
+def _block_device(mapping: FieldReader) -> dict[str, Any]:
     names = ("device_name", "source_type", "destination_type", "guest_format")
     mapping.only(frozenset(names))
     return {name: mapping.optional_text(name) for name in names}

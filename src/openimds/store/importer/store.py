@@ -8,14 +8,14 @@ from typing import Any
 
 from openimds.store.engine import Store
 from openimds.store.importer.importer import import_server, instances_in
-from openimds.store.raw.metadata_store import AskingPort, GuestStore
+from openimds.store.raw.metadata_store import MetadataStore, PortIdentity
 
 
 class _UndoneError(Exception):
     """Nothing is wrong: a dry run ends like this."""
 
 
-class InstanceStore(GuestStore):
+class InstanceStore(MetadataStore):
     """Threads may share it."""
 
     def __init__(self, store: Store) -> None:
@@ -37,4 +37,4 @@ class InstanceStore(GuestStore):
         return tuple(imported)
 
 
-__all__ = ["AskingPort", "InstanceStore"]
+__all__ = ["InstanceStore", "PortIdentity"]

@@ -41,7 +41,7 @@ def visible_to(caller: Caller, model: type[Any]) -> sa.ColumnElement[bool]:
     return own
 
 
-def find(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+def get_visible(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
     """The row, if the caller may see it. Raises NotFound."""
     row = session.scalar(sa.select(model).where(model.id == row_id, visible_to(caller, model)))
     if row is None:
@@ -49,9 +49,9 @@ def find(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row
     return row
 
 
-def find_own(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+def get_owned(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
     """The row, if the caller may change it. Raises NotFound, or Forbidden where it may only see it."""
-    row = find(session, caller, model, row_id)
+    row = get_visible(session, caller, model, row_id)
     owners = {row.project_id}
     if isinstance(row, Port):
         owners.add(session.get_one(Network, row.network_id).project_id)
@@ -60,9 +60,9 @@ def find_own(session: Session, caller: Caller, model: type[Row], row_id: str) ->
     return row
 
 
-def find_owned(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+def get_owned_strictly(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
     """The row, if it belongs to the caller's project: owning its network is not enough. Raises as `find_own`."""
-    row = find(session, caller, model, row_id)
+    row = get_visible(session, caller, model, row_id)
     if not caller.owns(row.project_id):
         raise _belongs_to_another(model, row_id)
     return row

@@ -15,12 +15,12 @@ from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, Subnet
 from openimds.store.network import ports
-from openimds.store.network.access import find, find_own, project_for, require_admin
+from openimds.store.network.access import get_owned, get_visible, project_for, require_admin
 
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> FloatingIP:
     """Raises NotFound (network, port, no router between them), BadRequest, Conflict, Forbidden."""
-    network = find(session, caller, Network, attributes["floating_network_id"])
+    network = get_visible(session, caller, Network, attributes["floating_network_id"])
     if not network.external:
         raise _bad("floating_network_id", f"Network {network.id} is not a valid external network")
     if attributes.get("floating_ip_address"):
@@ -56,7 +56,7 @@ def update(
     session: Session, caller: Caller, floating_ip_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> FloatingIP:
     """`port_id` null frees it; another leads it there. The errors of `create`."""
-    floating = find_own(session, caller, FloatingIP, floating_ip_id)
+    floating = get_owned(session, caller, FloatingIP, floating_ip_id)
     if attributes.get("description") is not None:
         floating.description = attributes["description"]
     if attributes.get("port_id"):
@@ -73,7 +73,7 @@ def update(
 
 def delete(session: Session, caller: Caller, floating_ip_id: str, now: datetime) -> None:
     """With the port that held its address. Raises NotFound."""
-    floating = find_own(session, caller, FloatingIP, floating_ip_id)
+    floating = get_owned(session, caller, FloatingIP, floating_ip_id)
     outer_id = floating.floating_port_id
     session.delete(floating)
     session.flush()
@@ -96,7 +96,7 @@ def _outer_port(network: Network, row_id: str, attributes: Mapping[str, Any]) ->
 
 
 def _lead_to(session: Session, caller: Caller, floating: FloatingIP, attributes: Mapping[str, Any]) -> None:
-    port = find(session, caller, Port, attributes["port_id"])
+    port = get_visible(session, caller, Port, attributes["port_id"])
     if port.project_id != floating.project_id and not caller.is_admin:
         raise _bad(
             "port_id",

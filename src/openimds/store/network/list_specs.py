@@ -12,7 +12,7 @@ from sqlalchemy.orm import selectinload
 
 from openimds.resources.errors import BadRequest
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, SecurityGroup, Subnet
-from openimds.store.pagination import Collection, Filter, as_bool, constant
+from openimds.store.pagination import Filter, ListSpec, as_bool, constant
 
 
 def _columns(model: type[Any], **more: Any) -> dict[str, Any]:
@@ -162,8 +162,8 @@ def _floating_ip_columns() -> dict[str, Any]:
     return _columns(row, **{name: getattr(row, name) for name in names})
 
 
-COLLECTIONS: Mapping[str, Collection] = {
-    "network": Collection(
+COLLECTIONS: Mapping[str, ListSpec] = {
+    "network": ListSpec(
         model=Network,
         columns=_network_columns(),
         filters={
@@ -176,7 +176,7 @@ COLLECTIONS: Mapping[str, Collection] = {
         },
         options=(selectinload(Network.subnets),),
     ),
-    "subnet": Collection(
+    "subnet": ListSpec(
         model=Subnet,
         columns=_subnet_columns(),
         filters={
@@ -187,7 +187,7 @@ COLLECTIONS: Mapping[str, Collection] = {
             "segment_id": constant(""),
         },
     ),
-    "port": Collection(
+    "port": ListSpec(
         model=Port,
         columns=_port_columns(),
         filters={
@@ -198,7 +198,7 @@ COLLECTIONS: Mapping[str, Collection] = {
         },
         options=(selectinload(Port.fixed_ips),),
     ),
-    "router": Collection(
+    "router": ListSpec(
         model=Router,
         columns=_columns(Router, name=Router.name, admin_state_up=Router.admin_state_up),
         filters={
@@ -209,12 +209,12 @@ COLLECTIONS: Mapping[str, Collection] = {
             "external_gateway_info.network_id": _gateway_network,
         },
     ),
-    "floatingip": Collection(
+    "floatingip": ListSpec(
         model=FloatingIP,
         columns=_floating_ip_columns(),
         filters={**_tag_filters(FloatingIP), "status": _floating_status},
     ),
-    "security_group": Collection(
+    "security_group": ListSpec(
         model=SecurityGroup,
         columns=_columns(SecurityGroup, name=SecurityGroup.name),
         filters={
@@ -231,6 +231,6 @@ OPERATORS_ONLY: Mapping[str, Sequence[str]] = {
 }
 """Attributes that only administrators and services see."""
 
-COLLECTIONS_OF_MEMBERS: Mapping[str, Collection] = {
+COLLECTIONS_OF_MEMBERS: Mapping[str, ListSpec] = {
     kind: collection.without(OPERATORS_ONLY.get(kind, ())) for kind, collection in COLLECTIONS.items()
 }

@@ -25,7 +25,7 @@ from openimds.store.network import (
     subnets,
     usage,
 )
-from openimds.store.network.access import find, find_own, visible_to
+from openimds.store.network.access import get_owned, get_visible, visible_to
 from openimds.store.network.list_specs import COLLECTIONS, COLLECTIONS_OF_MEMBERS
 from openimds.store.network.serializers import render
 
@@ -81,7 +81,7 @@ class NetworkStore:
     def show(self, kind: str, caller: Caller, resource_id: str) -> dict[str, Any]:
         """One resource. Raises NotFound."""
         with self._store.read() as session:
-            return self._rendered(session, caller, find(session, caller, COLLECTIONS[kind].model, resource_id))
+            return self._rendered(session, caller, get_visible(session, caller, COLLECTIONS[kind].model, resource_id))
 
     def create(self, kind: str, caller: Caller, bodies: Sequence[Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
         """All of them or, when one cannot be made, none."""
@@ -92,7 +92,7 @@ class NetworkStore:
                 rows.append(OPERATIONS[kind].create(session, caller, attributes, now))
                 usage.check(session, kind, rows[-1].project_id, self._limits)
         with self._store.read() as session:
-            fresh = [find(session, caller, COLLECTIONS[kind].model, row.id) for row in rows]
+            fresh = [get_visible(session, caller, COLLECTIONS[kind].model, row.id) for row in rows]
             return render(session, fresh, is_admin=caller.is_admin)
 
     def update(
@@ -141,7 +141,7 @@ class NetworkStore:
     def tags(self, kind: str, caller: Caller, resource_id: str) -> Sequence[str]:
         """A resource's tags."""
         with self._store.read() as session:
-            return list(find(session, caller, COLLECTIONS[kind].model, resource_id).tags)
+            return list(get_visible(session, caller, COLLECTIONS[kind].model, resource_id).tags)
 
     def change_tags(
         self, kind: str, caller: Caller, resource_id: str, change: Callable[[Sequence[str]], Sequence[str]]
@@ -149,7 +149,7 @@ class NetworkStore:
         """Give it the tags that `change` makes of those that it has."""
         now = self._clock()
         with self._store.write(now) as session:
-            row = find_own(session, caller, COLLECTIONS[kind].model, resource_id)
+            row = get_owned(session, caller, COLLECTIONS[kind].model, resource_id)
             tags = list(dict.fromkeys(change(list(row.tags))))
             if kind == "subnet":
                 subnets.check_tags(caller, row.tags, tags)
@@ -201,7 +201,7 @@ class NetworkStore:
         """Writers come one at a time: what holds here holds until the transaction's end."""
         if if_revision is None:
             return
-        row = find(session, caller, COLLECTIONS[kind].model, resource_id)
+        row = get_visible(session, caller, COLLECTIONS[kind].model, resource_id)
         current = self._rendered(session, caller, row)["revision_number"]
         if current != if_revision:
             raise PreconditionFailed(

@@ -15,7 +15,7 @@ from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.network import DEVICE_OWNER_DHCP
 from openimds.store.models.network import FloatingIP, Network, Port, Router
 from openimds.store.network import ports
-from openimds.store.network.access import find_own, project_for, require_admin
+from openimds.store.network.access import get_owned, project_for, require_admin
 
 OPERATORS_ONLY = (
     "shared",
@@ -65,7 +65,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 
 def update(session: Session, caller: Caller, network_id: str, attributes: Mapping[str, Any], now: datetime) -> Network:
     """Raises NotFound, Forbidden, BadRequest, Conflict (no longer shared or external while others use it)."""
-    network = find_own(session, caller, Network, network_id)
+    network = get_owned(session, caller, Network, network_id)
     _check_rights(caller, attributes, current=network)
     if network.shared and attributes.get("shared") is False:
         _refuse_with_foreign_ports(session, network)
@@ -82,7 +82,7 @@ def update(session: Session, caller: Caller, network_id: str, attributes: Mappin
 
 def delete(session: Session, caller: Caller, network_id: str, now: datetime) -> None:
     """With its subnets and its DHCP ports. Raises NotFound; Conflict when other ports are on it."""
-    network = find_own(session, caller, Network, network_id)
+    network = get_owned(session, caller, Network, network_id)
     on_it = session.scalars(sa.select(Port).where(Port.network_id == network.id)).all()
     holders = [port for port in on_it if port.attached_owner != DEVICE_OWNER_DHCP]
     if holders:

@@ -30,7 +30,7 @@ from openimds.resources.network import (
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, Network, Port, SecurityGroup, Subnet
 from openimds.store.network import dns_names, ipam, port_policy, security_groups
-from openimds.store.network.access import find, find_own, find_owned, project_for
+from openimds.store.network.access import get_owned, get_owned_strictly, get_visible, project_for
 
 MAC_BASE = "fa:16:3e"
 """Neutron's `base_mac`: an OUI of its own, the rest random."""
@@ -72,7 +72,7 @@ def create_port(
     Raises NotFound (network), BadRequest (fixed_ips, dns_name …), Conflict (address, MAC or name in use, pools exhausted,
     device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
     """
-    network = find(session, caller, Network, attributes["network_id"])
+    network = get_visible(session, caller, Network, attributes["network_id"])
     port_policy.check_create(caller, network, attributes)
     project_id = _project(caller, network, attributes)
     port_policy.check_device(session, caller, project_id, attributes)
@@ -108,7 +108,7 @@ def create_port(
 
 def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapping[str, Any], now: datetime) -> Port:
     """Change what is named; the rest stays. The same errors as `create_port`."""
-    port = find_owned(session, caller, Port, port_id)
+    port = get_owned_strictly(session, caller, Port, port_id)
     network = session.get_one(Network, port.network_id)
     port_policy.check_update(caller, network, port, attributes)
     port_policy.check_device(session, caller, port.project_id, attributes)
@@ -150,7 +150,7 @@ def delete_port(session: Session, port_id: str, now: datetime) -> None:
 
 def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetime) -> None:
     """The same at a person's wish: not what belongs to a router or a floating IP. Raises NotFound, Conflict."""
-    port = find_own(session, caller, Port, port_id)
+    port = get_owned(session, caller, Port, port_id)
     if port.attached_owner in OWNED_BY_ROUTERS:
         raise Conflict(
             f"Port {port.id} cannot be deleted directly via the port API: it has device owner {port.attached_owner}.",
@@ -264,7 +264,7 @@ def _set_security_groups(
 ) -> None:
     if wanted is not None:
         for group_id in wanted:
-            find(session, caller, SecurityGroup, group_id)
+            get_visible(session, caller, SecurityGroup, group_id)
         port.security_group_ids = list(dict.fromkeys(wanted))
     elif port.port_security_enabled and not port.attached_owner.startswith(NETWORK_OWNER_PREFIX) and port.project_id:
         port.security_group_ids = [security_groups.ensure_default(session, port.project_id, now).id]

@@ -15,7 +15,7 @@ from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.store.network import ports, routers
-from openimds.store.network.access import find, find_own, find_owned
+from openimds.store.network.access import get_owned, get_owned_strictly, get_visible
 
 
 def add(session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def add(session: Session, caller: Caller, router_id: str, which: Mapping[str, An
 
     Raises NotFound, BadRequest, and Conflict when the subnet overlaps one that the router has.
     """
-    router = find_own(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id)
     if which.get("port_id") and which.get("subnet_id"):
         raise _bad("port_id", "Cannot specify both subnet-id and port-id")
     if which.get("port_id"):
@@ -39,7 +39,7 @@ def add(session: Session, caller: Caller, router_id: str, which: Mapping[str, An
 
 def remove(session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """The reverse of `add`. Raises NotFound; Conflict while a floating IP or an extra route needs the leg."""
-    router = find_own(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id)
     if not which.get("port_id") and not which.get("subnet_id"):
         raise _bad("subnet_id", "Either subnet_id or port_id must be specified")
     port = _leg(session, router, which)
@@ -55,8 +55,8 @@ def remove(session: Session, caller: Caller, router_id: str, which: Mapping[str,
 
 
 def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: str, now: datetime) -> Port:
-    subnet = find(session, caller, Subnet, subnet_id)
-    find_own(session, caller, Network, subnet.network_id)
+    subnet = get_visible(session, caller, Subnet, subnet_id)
+    get_owned(session, caller, Network, subnet.network_id)
     if not subnet.gateway_ip:
         raise _bad("subnet_id", f"Subnet for router interface must have a gateway IP: {subnet.id} has none")
     routers.refuse_overlap(router, subnet, routers.connected_subnets(session, router.id))
@@ -72,7 +72,7 @@ def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: 
 
 
 def _attach_port(session: Session, caller: Caller, router: Router, port_id: str) -> Port:
-    port = find_owned(session, caller, Port, port_id)
+    port = get_owned_strictly(session, caller, Port, port_id)
     device_id = port.attached_id or port.device_id
     if device_id:
         raise Conflict(

@@ -16,7 +16,7 @@ from openimds.resources.errors import BadRequest, Conflict
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.store.network import ports
-from openimds.store.network.access import find, find_own, project_for, require_admin
+from openimds.store.network.access import get_owned, get_visible, project_for, require_admin
 
 COLUMNS = ("name", "description", "admin_state_up", "tags")
 
@@ -38,7 +38,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 
 def update(session: Session, caller: Caller, router_id: str, attributes: Mapping[str, Any], now: datetime) -> Router:
     """Raises NotFound, BadRequest, Forbidden; Conflict when floating IPs or routes need the gateway that would go."""
-    router = find_own(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id)
     _set_columns(router, attributes)
     if "external_gateway_info" in attributes:
         wanted = attributes["external_gateway_info"]
@@ -56,7 +56,7 @@ def update(session: Session, caller: Caller, router_id: str, attributes: Mapping
 
 def delete(session: Session, caller: Caller, router_id: str, now: datetime) -> None:
     """With its gateway. Raises NotFound; Conflict while subnets are attached or floating IPs pass through it."""
-    router = find_own(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id)
     if interfaces(session, router.id):
         raise Conflict(f"Router {router.id} still has ports", kind="RouterInUse")
     router.routes = []
@@ -78,7 +78,7 @@ def gateway_port(session: Session, router_id: str) -> Port | None:
 
 def set_gateway(session: Session, caller: Caller, router: Router, wanted: Mapping[str, Any], now: datetime) -> None:
     """`{"network_id": …, "enable_snat": true, "external_fixed_ips": [{"subnet_id": …, "ip_address": …}]}`"""
-    network = find(session, caller, Network, wanted["network_id"])
+    network = get_visible(session, caller, Network, wanted["network_id"])
     if not network.external:
         raise BadRequest(
             "external_gateway_info",
@@ -130,7 +130,7 @@ def change_routes(
     session: Session, caller: Caller, router_id: str, changes: Mapping[str, Sequence[Mapping[str, str]]], now: datetime
 ) -> Router:
     """`{"add": [route …], "remove": [route …]}`: add what is not there, remove what is."""
-    router = find_own(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id)
     removed = [dict(route) for route in changes.get("remove", ())]
     kept = [route for route in router.routes if route not in removed]
     added = [dict(route) for route in changes.get("add", ()) if dict(route) not in kept]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import Conflict
 from openimds.store.models.network import Port, SecurityGroup
-from openimds.store.network.access import find_own, project_for
+from openimds.store.network.access import get_owned, project_for
 
 DEFAULT = "default"
 
@@ -51,7 +51,7 @@ def update(
     session: Session, caller: Caller, group_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> SecurityGroup:
     """Name and description. Raises NotFound; Conflict for the default group's name, and for `default` as a new name."""
-    group = find_own(session, caller, SecurityGroup, group_id)
+    group = get_owned(session, caller, SecurityGroup, group_id)
     name = attributes.get("name", group.name)
     if group.name == DEFAULT and name != DEFAULT:
         raise Conflict("Updating default security group not allowed.", kind="SecurityGroupCannotUpdateDefault")
@@ -67,7 +67,7 @@ def update(
 def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> None:
     """Raises NotFound; Conflict for the default group and for one that a port has."""
     del now
-    group = find_own(session, caller, SecurityGroup, group_id)
+    group = get_owned(session, caller, SecurityGroup, group_id)
     if group.name == DEFAULT and not caller.is_admin:
         raise Conflict(
             "Insufficient rights for removing default security group.", kind="SecurityGroupCannotRemoveDefault"

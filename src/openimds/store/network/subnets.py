@@ -17,7 +17,7 @@ from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
 from openimds.store.models.network import IPAllocation, Network, Port, Subnet
 from openimds.store.network import ip_math, ipam
-from openimds.store.network.access import find_own, project_for
+from openimds.store.network.access import get_owned, project_for
 from openimds.store.network.ip_math import Net, Span
 from openimds.store.raw.metadata_store import PROVIDER_TAG
 
@@ -28,7 +28,7 @@ LONGEST_DHCP_PREFIX = {4: 30, 6: 126}
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Subnet:
     """Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, ipv6 modes), Conflict, Forbidden."""
-    network = find_own(session, caller, Network, attributes["network_id"])
+    network = get_owned(session, caller, Network, attributes["network_id"])
     check_tags(caller, (), attributes.get("tags") or ())
     net = ip_network(attributes["cidr"])
     version = attributes.get("ip_version", net.version)
@@ -68,7 +68,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 
 def update(session: Session, caller: Caller, subnet_id: str, attributes: Mapping[str, Any], now: datetime) -> Subnet:
     """Raises NotFound, BadRequest, Conflict (the gateway's address is a router's and cannot change)."""
-    subnet = find_own(session, caller, Subnet, subnet_id)
+    subnet = get_owned(session, caller, Subnet, subnet_id)
     net = ip_network(subnet.cidr)
     if "gateway_ip" in attributes and attributes["gateway_ip"] != subnet.gateway_ip:
         _change_gateway(session, subnet, net, attributes)
@@ -91,7 +91,7 @@ def update(session: Session, caller: Caller, subnet_id: str, attributes: Mapping
 
 def delete(session: Session, caller: Caller, subnet_id: str, now: datetime) -> None:
     """DHCP ports and automatic addresses let go of it. Raises NotFound; Conflict when another port has an address."""
-    subnet = find_own(session, caller, Subnet, subnet_id)
+    subnet = get_owned(session, caller, Subnet, subnet_id)
     rows = session.scalars(sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet.id)).all()
     if any(_holds(row, subnet) for row in rows):
         raise Conflict(

@@ -16,7 +16,7 @@ from openimds.resources.errors import Forbidden, QuotaExceeded
 from openimds.resources.query import ListQuery
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, SecurityGroup, Subnet
 from openimds.store.network import ip_math, ipam
-from openimds.store.network.access import find
+from openimds.store.network.access import get_visible
 
 
 def listed(session: Session, caller: Caller, query: ListQuery) -> list[dict[str, Any]]:
@@ -31,7 +31,7 @@ def listed(session: Session, caller: Caller, query: ListQuery) -> list[dict[str,
 def shown(session: Session, caller: Caller, network_id: str) -> dict[str, Any]:
     """Raises NotFound, Forbidden."""
     _require_operator(caller)
-    return _network(session, find(session, caller, Network, network_id), set())
+    return _network(session, get_visible(session, caller, Network, network_id), set())
 
 
 def _require_operator(caller: Caller) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.resources.instance import Touched
+from openimds.resources.instance import ChangeSet
 from openimds.store.change_kinds import ADDRESSING
 from openimds.store.raw.database import Database, Transaction
 from openimds.store.raw.statements import Query
@@ -48,17 +48,17 @@ class InstanceChanges:
             self.close()
             raise
 
-    def after(self, revision: int | None) -> Touched:
+    def after(self, revision: int | None) -> ChangeSet:
         """What changed after `revision`; everything, when it is None or so far back. Raises StoreUnavailable."""
         with self._database.read() as transaction:
             newest, floor = transaction.rows(_COUNTER)[0]
             if revision == newest:
-                return Touched(revision=newest)
+                return ChangeSet(revision=newest)
             if revision is None or not floor <= revision <= newest:
-                return Touched(revision=newest, everything=True)
+                return ChangeSet(revision=newest, everything=True)
             changed = transaction.rows(_CHANGED, revision=revision, kinds=list(KINDS), many=MANY + 1)
             if len(changed) > MANY:
-                return Touched(revision=newest, everything=True)
+                return ChangeSet(revision=newest, everything=True)
             return _touched(transaction, newest, changed)
 
     def close(self) -> None:
@@ -84,16 +84,16 @@ class InstanceChanges:
         return self._newest
 
 
-def _touched(transaction: Transaction, newest: int, changed: Iterable[tuple[str, str]]) -> Touched:
+def _touched(transaction: Transaction, newest: int, changed: Iterable[tuple[str, str]]) -> ChangeSet:
     ids: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for kind, object_id in changed:
         ids[kind].add(object_id)
     if ids["security_group"] and transaction.rows(_RENAMED, ids=list(ids["security_group"])):
         # Renamed, for all that is known: rare, and not asked further.
-        return Touched(revision=newest, everything=True)
+        return ChangeSet(revision=newest, everything=True)
     ports = list(ids["port"])
     plugged = {server_id for (server_id,) in transaction.rows(_PLUGGED, ids=ports)} if ports else set()
-    return Touched(
+    return ChangeSet(
         revision=newest,
         instance_ids=frozenset(ids["server"] | plugged),
         port_ids=frozenset(ports),

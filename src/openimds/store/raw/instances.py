@@ -16,7 +16,7 @@ from openimds.resources.instance import BlockDevice, Ec2Ids, InjectedFile, Insta
 from openimds.store.ec2_ids import IMAGE, INSTANCE, ec2_text
 from openimds.store.nova_objects import nics_from_network_info
 from openimds.store.raw.database import Transaction
-from openimds.store.raw.network_info import Plugged, plugged_of
+from openimds.store.raw.network_info import NetworkInfo, network_info_of
 from openimds.store.raw.statements import Query, shared
 
 
@@ -98,7 +98,7 @@ def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
     A server that was imported keeps the network it came with until the store holds ports for it.
     """
     servers = [_Server._make(row) for row in transaction.rows(_SERVERS, ids=sorted(set(ids)))]
-    plugged = plugged_of(transaction, {row.id: _json(row.nic_order) or () for row in servers}) if servers else {}
+    plugged = network_info_of(transaction, {row.id: _json(row.nic_order) or () for row in servers}) if servers else {}
     found = Found()
     for server in servers:
         found.instances[server.id] = _instance(server, plugged.get(server.id), found.missing)
@@ -110,7 +110,7 @@ def _seconds(stored: str | None) -> float | None:
     return datetime.fromisoformat(stored).replace(tzinfo=UTC).timestamp() if stored else None
 
 
-def _instance(server: _Server, plugged: Plugged | None, missing: list[tuple[str, str]]) -> Instance:
+def _instance(server: _Server, plugged: NetworkInfo | None, missing: list[tuple[str, str]]) -> Instance:
     imported: Mapping[str, Any] = _json(server.imported_document or "null") or {}
     given_groups = tuple(intern(str(group.get("name"))) for group in _json(server.security_groups) or ())
     devices: list[Mapping[str, Any]] = _json(server.devices) or []

@@ -49,14 +49,14 @@ _HAS_PASSWORD = Query(("1",), "server_passwords WHERE server_id = :id")
 
 
 @dataclass(frozen=True, slots=True)
-class AskingPort:
+class PortIdentity:
     """The port that an address belongs to, as far as it says who asks."""
 
     instance_id: str
     project_id: str
 
 
-class GuestStore:
+class MetadataStore:
     """Threads may share it."""
 
     def __init__(self, database: Database) -> None:
@@ -101,7 +101,7 @@ class GuestStore:
             imported = [port.instance_id for port in _imported_ports(transaction, address, networks)]
         return tuple(dict.fromkeys([*held, *imported]))
 
-    def ports_by_provider(self, provider_id: str, address: str) -> tuple[AskingPort, ...] | None:
+    def ports_by_provider(self, provider_id: str, address: str) -> tuple[PortIdentity, ...] | None:
         """The ports with this address on the networks that the provider serves; None when it serves none."""
         tag = f"{PROVIDER_TAG}{provider_id}"
         with self._database.read() as transaction:
@@ -110,7 +110,7 @@ class GuestStore:
             if not networks:
                 return None
             ports = sorted(transaction.rows(_PORTS, address=address))
-            asking = [AskingPort(server, project) for _id, server, project, network in ports if network in networks]
+            asking = [PortIdentity(server, project) for _id, server, project, network in ports if network in networks]
             return (*asking, *_imported_ports(transaction, address, networks))
 
     def set_password_once(self, instance_id: str, text: str) -> bool:
@@ -166,10 +166,10 @@ def _operators_networks(transaction: Transaction, address: str) -> set[str] | No
     return {network_id for network_id, _cidr in subnets}
 
 
-def _imported_ports(transaction: Transaction, address: str, networks: set[str] | None) -> Iterator[AskingPort]:
+def _imported_ports(transaction: Transaction, address: str, networks: set[str] | None) -> Iterator[PortIdentity]:
     """Ports of instances that came with their network: they have no rows of their own."""
     for server_id, project_id, document in sorted(transaction.rows(_IMPORTED, like=f'%"{address}"%')):
         for port in (msgspec.json.decode(document) or {}).get("neutron_ports") or ():
             on_network = networks is None or port["network_id"] in networks
             if on_network and any(fixed["ip_address"] == address for fixed in port["fixed_ips"]):
-                yield AskingPort(server_id, project_id)
+                yield PortIdentity(server_id, project_id)

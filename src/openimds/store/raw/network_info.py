@@ -23,7 +23,7 @@ _json = msgspec.json.decode
 
 
 @dataclass(frozen=True, slots=True)
-class Plugged:
+class NetworkInfo:
     """What a server has by its ports."""
 
     nics: tuple[Nic, ...]
@@ -77,7 +77,7 @@ _GROUPS = Query(("id", "name"), "security_groups WHERE id IN :group_ids")
 
 
 @dataclass(frozen=True, slots=True)
-class _Surroundings:
+class _Related:
     """What NICs are made of besides their ports."""
 
     with_dhcp_server: frozenset[str]
@@ -94,7 +94,7 @@ class _Port:
     group_ids: Sequence[str]
 
 
-def plugged_of(transaction: Transaction, orders: Mapping[str, Sequence[str]]) -> dict[str, Plugged]:
+def network_info_of(transaction: Transaction, orders: Mapping[str, Sequence[str]]) -> dict[str, NetworkInfo]:
     """`orders`: server id → port ids in the order of its NICs; a port that it does not name comes last.
 
     By server id; a server without ports is not among them. As many queries for many servers as for one.
@@ -104,7 +104,7 @@ def plugged_of(transaction: Transaction, orders: Mapping[str, Sequence[str]]) ->
         return {}
     around = _surroundings(transaction, [port for owned in ports.values() for port in owned])
     return {
-        server_id: Plugged(tuple(_nic(port, around) for port in owned), _group_names(owned, around))
+        server_id: NetworkInfo(tuple(_nic(port, around) for port in owned), _group_names(owned, around))
         for server_id, owned in ports.items()
     }
 
@@ -129,10 +129,10 @@ def _age(about: _Address) -> tuple[Any, str]:
     return about.created_at, about.port_id
 
 
-def _surroundings(transaction: Transaction, ports: Sequence[_Port]) -> _Surroundings:
+def _surroundings(transaction: Transaction, ports: Sequence[_Port]) -> _Related:
     groups = {group for port in ports for group in port.group_ids}
     networks = {port.about.network_id for port in ports}
-    return _Surroundings(
+    return _Related(
         with_dhcp_server=frozenset(row[0] for row in transaction.rows(_SERVED, network_ids=list(networks))),
         floating=_floating(transaction, [port.about.port_id for port in ports]),
         group_names=dict(transaction.rows(_GROUPS, group_ids=list(groups))) if groups else {},
@@ -147,12 +147,12 @@ def _floating(transaction: Transaction, port_ids: list[str]) -> dict[tuple[str, 
     return found
 
 
-def _group_names(ports: Iterable[_Port], around: _Surroundings) -> tuple[str, ...]:
+def _group_names(ports: Iterable[_Port], around: _Related) -> tuple[str, ...]:
     ids = [group for port in ports for group in port.group_ids]
     return tuple(dict.fromkeys(around.group_names[group] for group in ids if group in around.group_names))
 
 
-def _nic(port: _Port, around: _Surroundings) -> Nic:
+def _nic(port: _Port, around: _Related) -> Nic:
     of_subnet: dict[str, list[_Address]] = {}
     for address in port.addresses:
         if address.subnet_id is not None:
@@ -169,7 +169,7 @@ def _nic(port: _Port, around: _Surroundings) -> Nic:
     )
 
 
-def _subnet(addresses: Sequence[_Address], around: _Surroundings) -> NicSubnet:
+def _subnet(addresses: Sequence[_Address], around: _Related) -> NicSubnet:
     subnet = addresses[0]
     return NicSubnet(
         ip_version=subnet.ip_version,
@@ -187,6 +187,6 @@ def _subnet(addresses: Sequence[_Address], around: _Surroundings) -> NicSubnet:
     )
 
 
-def _address(one: _Address, around: _Surroundings) -> NicAddress:
+def _address(one: _Address, around: _Related) -> NicAddress:
     fixed = str(one.ip_address)
     return NicAddress(fixed, tuple(around.floating.get((one.port_id, fixed), ())))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.compute.console_log import CUT_BYTES, REPEAT_SECONDS, TAIL_BYTES, Consoles
+from openimds.agents.compute.console_log import CUT_BYTES, REPEAT_SECONDS, TAIL_BYTES, ConsoleUploader
 from openimds.agents.compute.testing import FakeGuests, FakeServersApi
 from openimds.agents.testing import FakeView
-from openimds.netconfig.netns_instance import GuestState
+from openimds.netconfig.netns_instance import BootState
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def clock() -> list[float]:
 
 
 @pytest.fixture
-def consoles(api: FakeServersApi, tmp_path: Path, clock: list[float]) -> Consoles:
+def consoles(api: FakeServersApi, tmp_path: Path, clock: list[float]) -> ConsoleUploader:
     guests = FakeGuests(tmp_path)
-    guests.states["vm1"] = GuestState(1, running=True)
-    guests.states["vm2"] = GuestState(1, running=True)
-    return Consoles(api, guests, clock=lambda: clock[0])
+    guests.states["vm1"] = BootState(1, running=True)
+    guests.states["vm2"] = BootState(1, running=True)
+    return ConsoleUploader(api, guests, clock=lambda: clock[0])
 
 
-def test_sends_what_is_new_and_only_then(api: FakeServersApi, consoles: Consoles, tmp_path: Path) -> None:
+def test_sends_what_is_new_and_only_then(api: FakeServersApi, consoles: ConsoleUploader, tmp_path: Path) -> None:
     consoles.send_news()
     assert api.said == []
     file = tmp_path / "vm1"
@@ -46,7 +46,7 @@ def test_sends_what_is_new_and_only_then(api: FakeServersApi, consoles: Consoles
 
 
 def test_unchanged_console_is_sent_again_after_a_while(
-    api: FakeServersApi, consoles: Consoles, tmp_path: Path, clock: list[float]
+    api: FakeServersApi, consoles: ConsoleUploader, tmp_path: Path, clock: list[float]
 ) -> None:
     """A control API whose database was restored has lost it."""
     (tmp_path / "vm1").write_text("booting\n")
@@ -57,7 +57,7 @@ def test_unchanged_console_is_sent_again_after_a_while(
     assert api.said == ["console of vm1: 8 characters"] * 2
 
 
-def test_a_new_boot_begins_anew(api: FakeServersApi, consoles: Consoles, tmp_path: Path) -> None:
+def test_a_new_boot_begins_anew(api: FakeServersApi, consoles: ConsoleUploader, tmp_path: Path) -> None:
     file = tmp_path / "vm1"
     file.write_text("first\n")
     consoles.send_news()
@@ -67,7 +67,9 @@ def test_a_new_boot_begins_anew(api: FakeServersApi, consoles: Consoles, tmp_pat
     assert api.consoles["vm1"] == "second boot\n"
 
 
-def test_a_guest_that_prints_without_end_fills_no_disk(api: FakeServersApi, consoles: Consoles, tmp_path: Path) -> None:
+def test_a_guest_that_prints_without_end_fills_no_disk(
+    api: FakeServersApi, consoles: ConsoleUploader, tmp_path: Path
+) -> None:
     file = tmp_path / "vm1"
     file.write_text("x" * (CUT_BYTES + 1) + "the end\n")
     consoles.send_news()
@@ -79,7 +81,7 @@ def test_a_guest_that_prints_without_end_fills_no_disk(api: FakeServersApi, cons
     assert api.consoles["vm1"].endswith("xxthe end\nand more\n")
 
 
-def test_what_could_not_be_sent_is_sent_later(api: FakeServersApi, consoles: Consoles, tmp_path: Path) -> None:
+def test_what_could_not_be_sent_is_sent_later(api: FakeServersApi, consoles: ConsoleUploader, tmp_path: Path) -> None:
     (tmp_path / "vm1").write_text("one\n")
     (tmp_path / "vm2").write_bytes(b"two \xff\n")
     api.status = 503
@@ -90,7 +92,9 @@ def test_what_could_not_be_sent_is_sent_later(api: FakeServersApi, consoles: Con
     assert api.consoles == {"vm1": "one\n", "vm2": "two �\n"}
 
 
-def test_a_deleted_servers_console_is_nobodys_loss(api: FakeServersApi, consoles: Consoles, tmp_path: Path) -> None:
+def test_a_deleted_servers_console_is_nobodys_loss(
+    api: FakeServersApi, consoles: ConsoleUploader, tmp_path: Path
+) -> None:
     (tmp_path / "vm1").write_text("one\n")
     api.status = 404
     consoles.send_news()

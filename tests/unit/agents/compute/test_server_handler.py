@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.compute import ComputeSettings, Edges, Power, Servers
+from openimds.agents.compute import Adapters, ComputeSettings, PowerManager, ServerHandler
 from openimds.agents.compute.testing import FakeComputeKernel, FakeGuests, FakePortSecurity, FakeServersApi
 from openimds.agents.provisioning_blocks import REPEAT_SECONDS
-from openimds.agents.reconciler.reconciler import RoundReport, Rounds
+from openimds.agents.reconciler.reconciler import PassReport, Reconciler
 from openimds.agents.testing import FakeView
-from openimds.netconfig.netns_instance import GuestState
+from openimds.netconfig.netns_instance import BootState
 from openimds.netconfig.port_security import closed_filter
 from openimds.resources.network import FixedIP, Network, Port, Subnet
 from openimds.resources.server import Server
@@ -57,12 +57,12 @@ class Stage:
 
     def restart(self) -> None:
         """The agent ends and starts anew; what it made stays."""
-        edges = Edges(api=self.api, kernel=self.kernel, security=self.security, guests=self.guests)
-        power = Power(self.api, self.guests, vif_plugging_timeout_seconds=TIMEOUT, clock=lambda: self.now)
-        self.servers = Servers(edges, ComputeSettings(host="node1", owner_uid=231072), power)
-        self.rounds = Rounds(self.servers)
+        edges = Adapters(api=self.api, kernel=self.kernel, security=self.security, guests=self.guests)
+        power = PowerManager(self.api, self.guests, vif_plugging_timeout_seconds=TIMEOUT, clock=lambda: self.now)
+        self.servers = ServerHandler(edges, ComputeSettings(host="node1", owner_uid=231072), power)
+        self.rounds = Reconciler(self.servers)
 
-    def round(self, *, everything: bool = False) -> RoundReport:
+    def round(self, *, everything: bool = False) -> PassReport:
         return self.rounds.round(self.view, everything=everything)
 
     def settle(self) -> str:
@@ -136,7 +136,7 @@ def test_reboot_stop_and_start(stage: Stage) -> None:
     assert stage.settle() == "boot 2 of vm1 is running"
     stage.server(wanted_power_state="stopped")
     assert stage.settle() == "boot 2 of vm1 is stopped"
-    assert stage.guests.states["vm1"] == GuestState(2, running=False)
+    assert stage.guests.states["vm1"] == BootState(2, running=False)
     stage.server(wanted_power_state="running", boot_generation=3)
     assert stage.settle() == "boot 3 of vm1 is running"
 
@@ -147,7 +147,7 @@ def test_a_reboot_ends_the_old_boot_while_it_waits(stage: Stage) -> None:
     stage.view.add(dataclasses.replace(PORT, status="DOWN"))
     stage.server(boot_generation=2)
     stage.round()
-    assert stage.guests.states["vm1"] == GuestState(1, running=False)
+    assert stage.guests.states["vm1"] == BootState(1, running=False)
 
 
 def test_a_guest_that_ends_by_itself_is_off_and_stays_off(stage: Stage) -> None:
@@ -325,7 +325,7 @@ def test_boot_is_reported_until_the_control_api_shows_it(
 ) -> None:
     """A control API may forget a report: its database was restored, or the report was about an older state."""
     stage.settle()
-    stage.guests.states["vm1"] = GuestState(1, running=running)
+    stage.guests.states["vm1"] = BootState(1, running=running)
     stage.servers.watch_power(not_expected)
     before = len(stage.api.said)
     stage.server(status=status, wanted_power_state=wanted)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tests.unit.netconfig.cloud import GUEST_PORT, NETWORK, ROUTER_PORT, SUBNET
 
-from openimds.agents.dhcp import DhcpNetworks, DhcpSettings, Edges
-from openimds.agents.reconciler.reconciler import RoundReport, Rounds
+from openimds.agents.dhcp import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
+from openimds.agents.reconciler.reconciler import PassReport, Reconciler
 from openimds.agents.testing import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
-from openimds.netconfig.dhcp_network import MetadataChoice, dhcp_device_id
+from openimds.netconfig.dhcp_network import MetadataOptions, dhcp_device_id
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.resources.network import FixedIP
@@ -24,26 +24,26 @@ class Stage:
     api: FakePortsApi
     kernel: FakeKernel
     programs: FakePrograms
-    networks: DhcpNetworks
-    rounds: Rounds
+    networks: DhcpNetworkHandler
+    rounds: Reconciler
     folder: Path
 
-    def round(self, *, everything: bool = False) -> RoundReport:
+    def round(self, *, everything: bool = False) -> PassReport:
         self.api.calls.clear()
         self.programs.events.clear()
         return self.rounds.round(self.view, everything=everything)
 
     def restart(self) -> None:
         """The agent, not what it made."""
-        edges = Edges(
+        edges = DhcpAdapters(
             api=self.api,
             kernel=self.kernel,
             programs=self.programs,
             namespaces=ListeningNamespaces(),
             run=self.programs.run,
         )
-        self.networks = DhcpNetworks(edges, self.networks.settings)
-        self.rounds = Rounds(self.networks)
+        self.networks = DhcpNetworkHandler(edges, self.networks.settings)
+        self.rounds = Reconciler(self.networks)
 
 
 @pytest.fixture
@@ -54,14 +54,15 @@ def stage(tmp_path: Path) -> Stage:
     settings = DhcpSettings(
         host="node1",
         state_path=tmp_path,
-        metadata=MetadataChoice(force_metadata=True),
+        metadata=MetadataOptions(force_metadata=True),
         dnsmasq=DnsmasqSettings(),
         proxy=ProxySettings(state_path=tmp_path, agent_socket=tmp_path / "agent", log_socket=tmp_path / "log"),
     )
-    networks = DhcpNetworks(
-        Edges(api=api, kernel=kernel, programs=programs, namespaces=ListeningNamespaces(), run=programs.run), settings
+    networks = DhcpNetworkHandler(
+        DhcpAdapters(api=api, kernel=kernel, programs=programs, namespaces=ListeningNamespaces(), run=programs.run),
+        settings,
     )
-    return Stage(view, api, kernel, programs, networks, Rounds(networks), tmp_path)
+    return Stage(view, api, kernel, programs, networks, Reconciler(networks), tmp_path)
 
 
 def test_network_is_made_and_its_ports_are_reported_last(stage: Stage) -> None:
@@ -143,7 +144,7 @@ def test_port_made_by_an_earlier_run_is_found(stage: Stage) -> None:
 
 
 def test_isolated_metadata_follows_the_router(stage: Stage) -> None:
-    stage.networks.settings = replace(stage.networks.settings, metadata=MetadataChoice(enable_isolated_metadata=True))
+    stage.networks.settings = replace(stage.networks.settings, metadata=MetadataOptions(enable_isolated_metadata=True))
     stage.round()
     assert f"start haproxy in {NAMESPACE}" in stage.programs.events
     stage.view.add(ROUTER_PORT)

@@ -16,8 +16,8 @@ from tests.unit.netconfig.cloud import (
     subnet_v6,
 )
 
-from openimds.agents.l3 import Edges, L3Settings, Routers
-from openimds.agents.reconciler.reconciler import RoundReport, Rounds
+from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
+from openimds.agents.reconciler.reconciler import PassReport, Reconciler
 from openimds.agents.testing import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.netconfig.radvd import RadvdSettings
@@ -33,11 +33,11 @@ class Stage:
     api: FakePortsApi
     kernel: FakeKernel
     programs: FakePrograms
-    routers: Routers
-    rounds: Rounds
+    routers: RouterHandler
+    rounds: Reconciler
     announced: list[str]
 
-    def round(self, *, everything: bool = False) -> RoundReport:
+    def round(self, *, everything: bool = False) -> PassReport:
         self.api.calls.clear()
         self.programs.events.clear()
         self.announced.clear()
@@ -57,7 +57,7 @@ def stage(tmp_path: Path) -> Stage:
         proxy=ProxySettings(state_path=tmp_path, agent_socket=tmp_path / "agent", log_socket=tmp_path / "log"),
         advertisements=RadvdSettings(state_path=tmp_path),
     )
-    edges = Edges(
+    edges = L3Adapters(
         api=api,
         kernel=kernel,
         programs=programs,
@@ -65,8 +65,8 @@ def stage(tmp_path: Path) -> Stage:
         run=programs.run,
         announce=lambda namespace, device, address: announced.append(f"{address} at {device} in {namespace}"),
     )
-    routers = Routers(edges, settings)
-    return Stage(view, api, kernel, programs, routers, Rounds(routers), announced)
+    routers = RouterHandler(edges, settings)
+    return Stage(view, api, kernel, programs, routers, Reconciler(routers), announced)
 
 
 def test_router_is_made_announced_and_reported(stage: Stage) -> None:

@@ -13,17 +13,17 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.metadata.lookup.resolver import Finder
-from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.lookup.resolver import PortResolver
+from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import ControlAwayError
 from openimds.agents.metadata.proxy.per_key_limiter import OF_ONE_GUEST
-from openimds.agents.metadata.proxy.proxy_handler import MetadataService
+from openimds.agents.metadata.proxy.proxy_handler import ProxyHandler
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.headers import HeaderError, instance_claim
 from openimds.guest_identity.signature import verify
 from openimds.http.client.pool import Pool, Upstream
-from openimds.http.messages import Request, Response, sentence
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.messages import Request, Response, text_response
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
 from openimds.programs.metadata_agent.adapters import PooledUpstream
 from openimds.resources.network import FixedIP, Port, Subnet
@@ -98,11 +98,11 @@ class FakeApi:
         try:
             claim = instance_claim(request.headers)
         except HeaderError as error:
-            return sentence(400, str(error))
+            return text_response(400, str(error))
         if not verify([self.secret], claim.instance_id, claim.signature):
-            return sentence(403, "Invalid proxy request signature.")
+            return text_response(403, "Invalid proxy request signature.")
         if claim.instance_id not in (VM1, VM2):
-            return sentence(404, "Not found.")
+            return text_response(404, "Not found.")
         if request.target == b"/zipped":
             return Response(status=200, headers=((b"Content-Encoding", b"gzip"),), body=GZIPPED)
         if request.target == b"/held":
@@ -133,7 +133,7 @@ class Lines:
 class Agent:
     path: Path
     api: FakeApi
-    service: MetadataService
+    service: ProxyHandler
     upstream: PooledUpstream
     registry: CollectorRegistry
     log: Lines
@@ -161,7 +161,7 @@ async def running(
     api = FakeApi()
     listener = tcp_listener("127.0.0.1", 0)
     api_port = listener.getsockname()[1]
-    api_server = GuestServer(api)
+    api_server = HttpServer(api)
     if api_up:
         await api_server.start([Listener(socket=listener)])
     else:
@@ -171,13 +171,11 @@ async def running(
     loop = asyncio.get_running_loop()
     registry = CollectorRegistry()
     with ThreadPoolExecutor(2) as executor:
-        finder = Finder(world, world, world, executor=executor, clock=loop.time)
+        finder = PortResolver(world, world, world, executor=executor, clock=loop.time)
         upstream = PooledUpstream(pool)
         log = Lines()
-        service = MetadataService(
-            finder, upstream, secret=secret, measures=Measures(registry), log=log, clock=loop.time
-        )
-        server = GuestServer(service.answer)
+        service = ProxyHandler(finder, upstream, secret=secret, measures=Metrics(registry), log=log, clock=loop.time)
+        server = HttpServer(service.answer)
         path = tmp_path / "metadata_proxy"
         await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
         try:

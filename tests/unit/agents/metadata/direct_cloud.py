@@ -15,22 +15,23 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.agents.metadata.direct_handler import DirectParts, DirectService
-from openimds.agents.metadata.lookup.policy import Belief
-from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.direct_handler import DirectDependencies, DirectHandler
+from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import Answer, ControlAwayError, Headers, Reply, UpstreamAwayError
-from openimds.agents.metadata.throttled_log import Complaints
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.client.mirror import View
-from openimds.config.settings import RateLimit
-from openimds.guest_identity.addresses import Address, guest_at
+from openimds.config.settings import RateLimitOptions
+from openimds.guest_identity.addresses import Address, client_key
 from openimds.http.messages import Response
-from openimds.http.server.limits import Connections
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.limits import ConnectionLimits
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
-from openimds.imds.invalidation import Pace
+from openimds.imds.invalidation import PollIntervals
 from openimds.metadata.context import DocumentSettings
+from openimds.programs.metadata_agent import worker
 from openimds.resources.errors import NotOffered, StoreUnavailable
-from openimds.resources.instance import Ec2Ids, Instance, Touched
+from openimds.resources.instance import ChangeSet, Ec2Ids, Instance
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Subnet
 
 SECRET = "s3cret"
@@ -149,9 +150,9 @@ class FakeControl:
         self.is_followed = True
         return self.revision
 
-    def after(self, revision: int | None) -> Touched:
+    def after(self, revision: int | None) -> ChangeSet:
         self._check()
-        return Touched(revision=self.revision, everything=revision != self.revision)
+        return ChangeSet(revision=self.revision, everything=revision != self.revision)
 
     def change(self, changed: Instance) -> None:
         self.instances[changed.id] = changed
@@ -238,8 +239,8 @@ class Cloud:
     control: FakeControl
     api: FakeApi
     lines: Lines
-    service: DirectService
-    server: GuestServer
+    service: DirectHandler
+    server: HttpServer
     doors: dict[str, int]
     """The loopback's port of each listener."""
     macs: list[str]
@@ -267,9 +268,9 @@ async def cloud(
     listeners: Sequence[str] = ("network:n1",),
     control: FakeControl | None = None,
     strict_hosts: tuple[str, ...] | None = None,
-    rate_limit: RateLimit | None = None,
+    rate_limit: RateLimitOptions | None = None,
     per_peer: int = 256,
-    belief: Belief | None = None,
+    belief: LookupPolicy | None = None,
     host: str = "127.0.0.1",
 ) -> AsyncIterator[Cloud]:
     control = control or FakeControl()
@@ -278,22 +279,22 @@ async def cloud(
     mirror, api, lines = FakeMirror(), FakeApi(), Lines()
     mirror.hear(*ports)
     executor = ThreadPoolExecutor(4)
-    service = DirectService(
-        DirectParts(
+    service = DirectHandler(
+        DirectDependencies(
             mirror=mirror,
             ports=control,
             neighbours=control,
             source=control,
-            pace=Pace(),
+            pace=PollIntervals(),
             upstream=api,
             shared_secret=SECRET,
             strict_hosts=strict_hosts,
-            rate_limit=rate_limit,
+            rate_limit=worker.rate_limit(rate_limit),
             executor=executor,
-            measures=Measures(CollectorRegistry()),
-            complaints=Complaints(time.monotonic),
+            measures=Metrics(CollectorRegistry()),
+            complaints=ThrottledLog(time.monotonic),
             request_log=lines,
-            belief=belief or Belief(hold_seconds=20),
+            belief=belief or LookupPolicy(hold_seconds=20),
         )
     )
     macs: list[str] = []
@@ -303,9 +304,9 @@ async def cloud(
         sockets.append(connection)
         return macs.pop(0)
 
-    server = GuestServer(
+    server = HttpServer(
         service.handler(lambda _request: Response(status=500)),
-        connections=Connections(per_peer=per_peer),
+        connections=ConnectionLimits(per_peer=per_peer),
         strangers=service.strangers,
     )
     opened = {tag: tcp_listener(host, 0) for tag in listeners}
@@ -313,7 +314,7 @@ async def cloud(
     service.start()
     await server.start(
         [
-            Listener(socket=one, tag=tag, source_mac=source_mac, guest_of=partial(guest_at, tag))
+            Listener(socket=one, tag=tag, source_mac=source_mac, guest_of=partial(client_key, tag))
             for tag, one in opened.items()
         ]
     )

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, A, B, cloud, instance, port
 from tests.unit.agents.metadata.direct_guests import A_AT_1, B_AT_2, NAME, run
 
-from openimds.agents.metadata.lookup.policy import Belief
+from openimds.agents.metadata.lookup.policy import LookupPolicy
 from openimds.http.messages import Request
 
 
@@ -142,7 +142,7 @@ def test_a_port_that_no_instance_has_yet_is_waited_for() -> None:
 
 def test_who_stays_unknown_is_told_to_ask_again() -> None:
     async def play() -> None:
-        async with cloud(belief=Belief(hold_seconds=0.05)) as there:
+        async with cloud(belief=LookupPolicy(hold_seconds=0.05)) as there:
             there.control.away = True
             guest = await there.guest(MAC_A)
             assert (await guest.ask(NAME))[0] == 503
@@ -203,7 +203,7 @@ def test_what_was_not_kept_up_for_too_long_is_not_told_any_longer() -> None:
     """Who asks: 503. What a record says: the metadata API is asked instead."""
 
     async def play() -> None:
-        async with cloud(ports=[A_AT_1], belief=Belief(max_age_seconds=300, hold_seconds=0.05)) as there:
+        async with cloud(ports=[A_AT_1], belief=LookupPolicy(max_age_seconds=300, hold_seconds=0.05)) as there:
             guest = await there.guest(MAC_A)
             assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
             there.control.age_seconds = 301

@@ -11,13 +11,13 @@ from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, A, B, FakeCont
 from tests.unit.agents.metadata.direct_guests import A_AT_1, B_AT_2, NAME, leg, run
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.metadata.lookup.policy import Belief
-from openimds.config.settings import RateLimit
+from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.config.settings import RateLimitOptions
 
 
 def test_a_ports_bucket_is_one_for_all_its_addresses_and_repeats() -> None:
     async def play() -> None:
-        limit = RateLimit(
+        limit = RateLimitOptions(
             ip_versions=frozenset({4, 6}),
             base_window_seconds=86400,
             base_requests=40,
@@ -87,7 +87,7 @@ def test_a_forwarded_token_keeps_its_hop_limit() -> None:
     run(play())
 
 
-STRICT = RateLimit(
+STRICT = RateLimitOptions(
     ip_versions=frozenset({4, 6}), base_window_seconds=600, base_requests=3, burst_window_seconds=600, burst_requests=3
 )
 
@@ -142,7 +142,7 @@ def test_not_yet_is_not_counted() -> None:
     """The control API is away for as long as many requests take; when it is back, nobody has to wait for having asked."""
 
     async def play() -> None:
-        control, belief = FakeControl(away=True), Belief(hold_seconds=0.001)
+        control, belief = FakeControl(away=True), LookupPolicy(hold_seconds=0.001)
         async with cloud(control=control, rate_limit=STRICT, belief=belief) as there:
             early = await there.guest(MAC_A)
             assert [(await early.ask(NAME))[0] for _ in range(10)] == [503] * 10

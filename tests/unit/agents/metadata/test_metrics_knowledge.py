@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from openimds.agents.metadata.metrics import Knowledge, Measures
+from openimds.agents.metadata.metrics import Metrics, StalenessMonitor
 from openimds.client.mirror import View
 
 
@@ -23,7 +23,7 @@ class Mirror:
 
 def test_it_is_said_once_that_it_is_too_old_and_once_that_it_is_over() -> None:
     mirror, registry = Mirror(), CollectorRegistry()
-    knowledge = Knowledge(mirror, {"short": 300, "long": 3600, "none": float("inf")}, Measures(registry))
+    knowledge = StalenessMonitor(mirror, {"short": 300, "long": 3600, "none": float("inf")}, Metrics(registry))
     said = []
     for age in (10.0, 301.0, 400.0, 4000.0, 5000.0, 1.0, 2.0):
         mirror.age_seconds = age
@@ -37,7 +37,7 @@ def test_it_is_said_once_that_it_is_too_old_and_once_that_it_is_over() -> None:
 
 
 def test_where_nothing_was_ever_heard_nothing_is_old() -> None:
-    knowledge = Knowledge(Mirror(age_seconds=1e6, revision=-1), {"short": 300}, Measures(CollectorRegistry()))
+    knowledge = StalenessMonitor(Mirror(age_seconds=1e6, revision=-1), {"short": 300}, Metrics(CollectorRegistry()))
     with capture_logs() as lines:
         knowledge.look()
     assert lines == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from openimds.agents.metadata.throttled_log import SECRETS_DIFFER, Complaints
+from openimds.agents.metadata.throttled_log import SECRETS_DIFFER, ThrottledLog
 
 
 def test_a_wrong_secret_is_said_once_a_minute_however_many_ask() -> None:
     now = [0.0]
-    complaints = Complaints(lambda: now[0])
+    complaints = ThrottledLog(lambda: now[0])
     with capture_logs() as logs:
         for second in range(121):
             now[0] = float(second)
@@ -19,7 +19,7 @@ def test_a_wrong_secret_is_said_once_a_minute_however_many_ask() -> None:
 
 
 def test_a_metadata_api_that_is_back_is_said_once_and_its_next_absence_at_once() -> None:
-    complaints = Complaints(lambda: 0.0)
+    complaints = ThrottledLog(lambda: 0.0)
     with capture_logs() as logs:
         for _ in range(2):
             complaints.upstream_away("refused")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.metadata_proxy import MetadataProxies
+from openimds.agents.metadata_proxy import MetadataProxyDriver
 from openimds.agents.metadata_proxy import direct as keeper_of_files
-from openimds.agents.metadata_proxy.protocols import ListenerAwayError
+from openimds.agents.metadata_proxy.protocols import NotListeningError
 from openimds.agents.testing import FakeNamespaces, FakePrograms, ListeningNamespaces
 from openimds.netconfig.haproxy import ProxySettings, config_file, network_proxy, router_proxy
 from openimds.netconfig.listener_file import listeners_file, parse_listeners
@@ -45,7 +45,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_says_where_to_listen(direct: ProxySettings) -> None:
-    proxies = MetadataProxies(programs := FakePrograms(), FakeNamespaces())
+    proxies = MetadataProxyDriver(programs := FakePrograms(), FakeNamespaces())
     assert proxies.keep(PROXY, direct) == ("ask the metadata agent to listen",)
     assert proxies.keep(PROXY, direct) == ()
     file = listeners_file("n1", direct.state_path)
@@ -65,7 +65,7 @@ def test_a_file_says_where_to_listen(direct: ProxySettings) -> None:
 
 
 def test_a_namespace_made_anew_is_another_text(direct: ProxySettings) -> None:
-    proxies = MetadataProxies(FakePrograms(), namespaces := FakeNamespaces())
+    proxies = MetadataProxyDriver(FakePrograms(), namespaces := FakeNamespaces())
     proxies.keep(PROXY, direct)
     namespaces.inode += 1
     assert proxies.keep(PROXY, direct) == ("ask the metadata agent to listen",)
@@ -73,26 +73,26 @@ def test_a_namespace_made_anew_is_another_text(direct: ProxySettings) -> None:
 
 
 def test_confirmed_when_all_of_it_listens(direct: ProxySettings) -> None:
-    proxies = MetadataProxies(FakePrograms(), namespaces := FakeNamespaces())
+    proxies = MetadataProxyDriver(FakePrograms(), namespaces := FakeNamespaces())
     proxies.keep(PROXY, direct)
-    with pytest.raises(ListenerAwayError, match=r"nothing listens on 169\.254\.169\.254:80 and \[fe80::a9fe:a9fe%tap1"):
+    with pytest.raises(NotListeningError, match=r"nothing listens on 169\.254\.169\.254:80 and \[fe80::a9fe:a9fe%tap1"):
         proxies.confirm(PROXY, direct)
     namespaces.sockets_at = {("169.254.169.254", 80): frozenset({7})}
-    with pytest.raises(ListenerAwayError, match=r"nothing listens on \[fe80::a9fe:a9fe%tap1\]:80 in qdhcp-n1"):
+    with pytest.raises(NotListeningError, match=r"nothing listens on \[fe80::a9fe:a9fe%tap1\]:80 in qdhcp-n1"):
         proxies.confirm(PROXY, direct)
     namespaces.sockets_at = BOTH
     assert proxies.confirm(PROXY, direct) == ()
 
 
 def test_a_listener_that_nobody_reaches_is_none(direct: ProxySettings) -> None:
-    proxies = MetadataProxies(FakePrograms(), namespaces := FakeNamespaces())
+    proxies = MetadataProxyDriver(FakePrograms(), namespaces := FakeNamespaces())
     namespaces.sockets_at, namespaces.lets_in = BOTH, False
-    with pytest.raises(ListenerAwayError):
+    with pytest.raises(NotListeningError):
         proxies.confirm(PROXY, direct)
 
 
 def test_without_ipv6_in_the_kernel_ipv4_is_enough(direct: ProxySettings) -> None:
-    proxies = MetadataProxies(FakePrograms(), namespaces := FakeNamespaces())
+    proxies = MetadataProxyDriver(FakePrograms(), namespaces := FakeNamespaces())
     namespaces.sockets_at, namespaces.has_ipv6 = {("0.0.0.0", 9697): frozenset({7})}, False
     assert proxies.confirm(ROUTER, direct) == ()
 
@@ -100,12 +100,12 @@ def test_without_ipv6_in_the_kernel_ipv4_is_enough(direct: ProxySettings) -> Non
 def test_haproxy_goes_when_the_agent_listens_and_not_before(
     direct: ProxySettings, haproxy: ProxySettings, signals: list[tuple[int, int]]
 ) -> None:
-    proxies = MetadataProxies(programs := FakePrograms(), namespaces := FakeNamespaces())
+    proxies = MetadataProxyDriver(programs := FakePrograms(), namespaces := FakeNamespaces())
     proxies.keep(PROXY, haproxy)
     assert proxies.confirm(PROXY, haproxy) == ()
     namespaces.sockets_at, namespaces.sockets = BOTH, {100: frozenset({7, 8})}  # HAProxy's own
     proxies.keep(PROXY, direct)
-    with pytest.raises(ListenerAwayError):
+    with pytest.raises(NotListeningError):
         proxies.confirm(PROXY, direct)
     assert (list(proxies.pids), signals) == ([100], [])
     namespaces.sockets_at = {place: found | {9} for place, found in BOTH.items()}
@@ -117,7 +117,7 @@ def test_haproxy_goes_when_the_agent_listens_and_not_before(
 
 
 def test_the_file_goes_when_haproxy_runs(direct: ProxySettings, haproxy: ProxySettings) -> None:
-    proxies = MetadataProxies(FakePrograms(), ListeningNamespaces())
+    proxies = MetadataProxyDriver(FakePrograms(), ListeningNamespaces())
     proxies.keep(PROXY, direct)
     assert proxies.keep(PROXY, haproxy) == ("start haproxy (pid 100)", "ask the metadata agent to listen no more")
     assert proxies.keep(PROXY, haproxy) == ()

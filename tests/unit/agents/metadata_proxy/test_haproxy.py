@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.metadata_proxy.haproxy import ProxyKeeper
-from openimds.agents.metadata_proxy.protocols import ListenerAwayError
+from openimds.agents.metadata_proxy.haproxy import HaproxyDriver
+from openimds.agents.metadata_proxy.protocols import NotListeningError
 from openimds.agents.testing import FakeNamespaces, FakePrograms
-from openimds.netconfig.haproxy import ProxySettings, Timeouts, config_file, haproxy, router_proxy
+from openimds.netconfig.haproxy import ProxySettings, ProxyTimeouts, config_file, haproxy, router_proxy
 
 PROXY = router_proxy(name="r1", namespace="qrouter-r1", port=9697, access_mark=1)
 
@@ -36,7 +36,7 @@ def listening(*pids: int) -> FakeNamespaces:
 
 
 def test_one_that_does_not_listen_is_replaced(settings: ProxySettings, signals: list[tuple[int, int]]) -> None:
-    keeper = ProxyKeeper(FakePrograms(), listening(7, 101))
+    keeper = HaproxyDriver(FakePrograms(), listening(7, 101))
     keeper.keep(PROXY, settings)
     words = "replace haproxy, which does not listen on 0.0.0.0:9697 and [::]:9697 (pid 100 → 101)"
     assert keeper.keep(PROXY, settings) == (words,)
@@ -45,7 +45,7 @@ def test_one_that_does_not_listen_is_replaced(settings: ProxySettings, signals: 
 
 
 def test_one_that_listens_at_half_of_it_is_replaced(settings: ProxySettings, signals: list[tuple[int, int]]) -> None:
-    keeper = ProxyKeeper(FakePrograms(), namespaces := listening(100, 101))
+    keeper = HaproxyDriver(FakePrograms(), namespaces := listening(100, 101))
     keeper.keep(PROXY, settings)
     assert keeper.keep(PROXY, settings) == ()
     namespaces.sockets_at["::", 9697] -= namespaces.sockets[100]
@@ -53,17 +53,17 @@ def test_one_that_listens_at_half_of_it_is_replaced(settings: ProxySettings, sig
 
 
 def test_what_a_new_process_does_not_mend_is_said(settings: ProxySettings, signals: list[tuple[int, int]]) -> None:
-    keeper = ProxyKeeper(FakePrograms(), listening(7))
+    keeper = HaproxyDriver(FakePrograms(), listening(7))
     keeper.keep(PROXY, settings)
     keeper.keep(PROXY, settings)
     for _ in range(2):
-        with pytest.raises(ListenerAwayError, match=r"haproxy \(pid 101\) does not listen on 0\.0\.0\.0:9697 and"):
+        with pytest.raises(NotListeningError, match=r"haproxy \(pid 101\) does not listen on 0\.0\.0\.0:9697 and"):
             keeper.keep(PROXY, settings)
     assert signals == [(100, signal.SIGUSR1)]
 
 
 def test_without_ipv6_in_the_kernel_ipv4_is_enough(settings: ProxySettings) -> None:
-    keeper = ProxyKeeper(FakePrograms(), namespaces := listening())
+    keeper = HaproxyDriver(FakePrograms(), namespaces := listening())
     namespaces.has_ipv6 = False
     del namespaces.sockets_at["::", 9697]
     keeper.keep(PROXY, settings)
@@ -71,20 +71,20 @@ def test_without_ipv6_in_the_kernel_ipv4_is_enough(settings: ProxySettings) -> N
 
 
 def test_started_once_and_left_alone(settings: ProxySettings) -> None:
-    keeper = ProxyKeeper(programs := FakePrograms(), listening())
+    keeper = HaproxyDriver(programs := FakePrograms(), listening())
     assert keeper.keep(PROXY, settings) == ("start haproxy (pid 100)",)
     assert config_file("r1", settings).stat().st_mode & 0o777 == 0o640
     assert keeper.keep(PROXY, settings) == ()
-    assert ProxyKeeper(programs, listening()).keep(PROXY, settings) == ()  # after a restart of the agent
+    assert HaproxyDriver(programs, listening()).keep(PROXY, settings) == ()  # after a restart of the agent
     assert str(programs) == "start haproxy in qrouter-r1"
 
 
 def test_new_configuration_is_taken_beside_the_old_process(
     settings: ProxySettings, signals: list[tuple[int, int]]
 ) -> None:
-    keeper = ProxyKeeper(FakePrograms(), listening())
+    keeper = HaproxyDriver(FakePrograms(), listening())
     keeper.keep(PROXY, settings)
-    changed = replace(settings, timeouts=Timeouts(server_seconds=9))
+    changed = replace(settings, timeouts=ProxyTimeouts(server_seconds=9))
     assert keeper.keep(PROXY, changed) == ("reload haproxy (pid 100 → 101)",)
     assert signals == [(100, signal.SIGUSR1)]
     assert keeper.keep(PROXY, changed) == ()
@@ -92,18 +92,18 @@ def test_new_configuration_is_taken_beside_the_old_process(
 
 def test_agent_that_died_between_writing_and_reloading(settings: ProxySettings, signals: list[tuple[int, int]]) -> None:
     programs = FakePrograms()
-    ProxyKeeper(programs, listening()).keep(PROXY, settings)
+    HaproxyDriver(programs, listening()).keep(PROXY, settings)
     pid_file = haproxy("r1", "qrouter-r1", settings).pid_file
     os.utime(pid_file, (0, 0))
-    assert ProxyKeeper(programs, listening()).keep(PROXY, settings) == ("reload haproxy (pid 100 → 101)",)
+    assert HaproxyDriver(programs, listening()).keep(PROXY, settings) == ("reload haproxy (pid 100 → 101)",)
 
 
 def test_refused_configuration_leaves_the_old_process_and_is_tried_again(
     settings: ProxySettings, signals: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keeper = ProxyKeeper(programs := FakePrograms(), listening())
+    keeper = HaproxyDriver(programs := FakePrograms(), listening())
     keeper.keep(PROXY, settings)
-    changed = replace(settings, timeouts=Timeouts(server_seconds=9))
+    changed = replace(settings, timeouts=ProxyTimeouts(server_seconds=9))
     with monkeypatch.context() as patch:
         patch.setattr(programs, "start", _refuse)
         with pytest.raises(RuntimeError):
@@ -114,7 +114,7 @@ def test_refused_configuration_leaves_the_old_process_and_is_tried_again(
 
 
 def test_dropped(settings: ProxySettings) -> None:
-    keeper = ProxyKeeper(programs := FakePrograms(), listening())
+    keeper = HaproxyDriver(programs := FakePrograms(), listening())
     keeper.keep(PROXY, settings)
     assert keeper.drop("r1", "qrouter-r1", settings) == ("stop haproxy",)
     assert keeper.drop("r1", "qrouter-r1", settings) == ()

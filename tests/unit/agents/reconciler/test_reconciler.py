@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.protocols import View
-from openimds.agents.reconciler.reconciler import NoNotices, Rounds
-from openimds.agents.reconciler.scheduler import SLICE_THINGS, Loop
+from openimds.agents.protocols import CloudView
+from openimds.agents.reconciler.reconciler import NoChangeSource, Reconciler
+from openimds.agents.reconciler.scheduler import SLICE_THINGS, Scheduler
 from openimds.agents.testing import FakeMirror, FakeView
 
 
@@ -24,7 +24,7 @@ class Pots:
     cracked: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
 
-    def wanted(self, view: View) -> Mapping[str, int]:
+    def wanted(self, view: CloudView) -> Mapping[str, int]:
         return dict(self.sizes)
 
     def there(self) -> set[str]:
@@ -39,14 +39,14 @@ class Pots:
         self.shelf[key] = wanted
         return (f"size {wanted}",)
 
-    def remove(self, key: str, view: View) -> Iterable[str]:
+    def remove(self, key: str, view: CloudView) -> Iterable[str]:
         self.done.append(f"remove {key}")
         if key in self.cracked:
             raise ValueError(f"{key} is stuck")
         del self.shelf[key]
         return ("gone",)
 
-    def tidy(self, view: View) -> Iterable[str]:
+    def tidy(self, view: CloudView) -> Iterable[str]:
         self.done.append("tidy")
         return ()
 
@@ -56,7 +56,7 @@ class Pots:
 
 def test_only_what_is_new_is_looked_at() -> None:
     pots = Pots(sizes={"a": 1, "b": 1})
-    rounds = Rounds(pots)
+    rounds = Reconciler(pots)
     rounds.round(FakeView(), everything=True)
     pots.done.clear()
     pots.sizes["b"] = 2
@@ -68,7 +68,7 @@ def test_only_what_is_new_is_looked_at() -> None:
 
 def test_full_round_repairs_and_takes_away_what_nobody_wants() -> None:
     pots = Pots(sizes={"a": 1}, shelf={"old": 9})
-    rounds = Rounds(pots)
+    rounds = Reconciler(pots)
     report = rounds.round(FakeView(), everything=True)
     assert pots.done == ["make a", "remove old", "tidy"]
     assert report.changes == {"a": ("size 1",), "old": ("gone",)}
@@ -79,7 +79,7 @@ def test_full_round_repairs_and_takes_away_what_nobody_wants() -> None:
 
 def test_one_failure_keeps_nobody_else_waiting_and_is_tried_again() -> None:
     pots = Pots(sizes={"a": 1, "b": 1}, cracked={"a"})
-    rounds = Rounds(pots)
+    rounds = Reconciler(pots)
     report = rounds.round(FakeView(), everything=False)
     assert report.failures == {"a": "a cracked"}
     assert pots.shelf == {"b": 1}
@@ -92,7 +92,7 @@ def test_one_failure_keeps_nobody_else_waiting_and_is_tried_again() -> None:
 
 def test_removal_that_failed_is_tried_again() -> None:
     pots = Pots(sizes={"a": 1})
-    rounds = Rounds(pots)
+    rounds = Reconciler(pots)
     rounds.round(FakeView(), everything=False)
     pots.sizes.clear()
     pots.cracked.add("a")
@@ -107,7 +107,7 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
     mirror = FakeMirror(view)
     pots = Pots(sizes={"a": 1}, shelf={"old": 1})
     watched: list[list[int]] = []
-    loop = Loop(Rounds(pots), mirror, 60, lambda pids: watched.append(sorted(pids)))
+    loop = Scheduler(Reconciler(pots), mirror, 60, lambda pids: watched.append(sorted(pids)))
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
     assert not loop.first_round_done.wait(0.05)
@@ -131,7 +131,7 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
 def test_new_things_do_not_wait_for_the_end_of_a_full_round() -> None:
     pots = Pots(sizes={f"p{number:02}": 1 for number in range(40)})
     view = FakeView()
-    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(view), interval_seconds=60)
     loop._round()  # the first: everything is new
     pots.done.clear()
     loop.look_at_everything()
@@ -149,7 +149,7 @@ def test_new_things_do_not_wait_for_the_end_of_a_full_round() -> None:
 def test_first_round_looks_at_each_thing_once_and_ends_though_all_of_them_fail() -> None:
     names = [f"p{number:02}" for number in range(3 * SLICE_THINGS)]
     pots = Pots(sizes=dict.fromkeys(names, 1), shelf={"old": 1}, cracked={*names, "old"})
-    loop = Loop(Rounds(pots), FakeMirror(FakeView()), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(FakeView()), interval_seconds=60)
     while not loop.first_round_done.is_set():
         before = loop.steps
         loop._round()
@@ -166,7 +166,7 @@ def test_what_failed_is_tried_again_one_at_a_time_and_what_is_new_comes_first(
     monkeypatch.setattr("openimds.agents.reconciler.scheduler.RETRY_SECONDS", 0.0)
     pots = Pots(sizes={"a": 1, "b": 1}, cracked={"a", "b"})
     view = FakeView()
-    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(view), interval_seconds=60)
     loop._round()
     pots.done.clear()
     assert loop._round() == 0
@@ -185,7 +185,7 @@ def test_what_failed_is_tried_again_one_at_a_time_and_what_is_new_comes_first(
 
 def test_full_round_that_is_called_for_again_and_again_comes_to_everything() -> None:
     pots = Pots(sizes={f"p{number:02}": 1 for number in range(3 * SLICE_THINGS)})
-    loop = Loop(Rounds(pots), FakeMirror(FakeView()), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(FakeView()), interval_seconds=60)
     for _ in range(3):
         loop.look_at_everything()
         loop._round()
@@ -195,7 +195,7 @@ def test_full_round_that_is_called_for_again_and_again_comes_to_everything() -> 
 def test_thing_that_was_removed_and_is_wanted_again_does_not_wait_for_the_next_full_round() -> None:
     pots = Pots(sizes={f"p{number:02}": 1 for number in range(3 * SLICE_THINGS)})
     view = FakeView()
-    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(view), interval_seconds=60)
     loop._round()
     del pots.sizes["p00"]
     view.revision += 1
@@ -209,7 +209,7 @@ def test_thing_that_was_removed_and_is_wanted_again_does_not_wait_for_the_next_f
 
 def test_steps_grow_with_what_is_done_and_not_with_what_fails_again() -> None:
     pots = Pots(sizes={"a": 1, "b": 1, "c": 1}, cracked={"b"})
-    rounds = Rounds(pots)
+    rounds = Reconciler(pots)
     rounds.round(FakeView(), everything=False)
     assert (rounds.steps, rounds.things) == (3, 3)
     rounds.round(FakeView(), everything=False)
@@ -224,7 +224,7 @@ def test_thing_that_was_there_before_and_changes_does_not_wait_for_its_turn(remo
     names = [f"p{number:02}" for number in range(3 * SLICE_THINGS)]
     pots = Pots(sizes=dict.fromkeys(names, 1))
     view = FakeView()
-    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(view), interval_seconds=60)
     while not loop.first_round_done.is_set():
         loop._round()
     last = names[-1]
@@ -246,7 +246,7 @@ def test_what_is_mended_in_between_is_not_tried_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr("openimds.agents.reconciler.scheduler.RETRY_SECONDS", 0.0)
     pots = Pots(sizes={"a": 1, "b": 1, "c": 1}, cracked={"a", "b", "c"})
     view = FakeView()
-    loop = Loop(Rounds(pots), FakeMirror(view), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(view), interval_seconds=60)
     loop._round()
     pots.done.clear()
     pots.cracked.discard("b")
@@ -262,12 +262,12 @@ def test_full_rounds_take_a_tenth_of_the_time_at_most(monkeypatch: pytest.Monkey
     monkeypatch.setattr("openimds.agents.reconciler.scheduler.time", SimpleNamespace(monotonic=lambda: clock.now))
 
     class SlowPots(Pots):
-        def tidy(self, view: View) -> Iterable[str]:
+        def tidy(self, view: CloudView) -> Iterable[str]:
             clock.now += 10
             return super().tidy(view)
 
     pots = SlowPots(sizes={"a": 1})
-    loop = Loop(Rounds(pots), FakeMirror(FakeView()), interval_seconds=60)
+    loop = Scheduler(Reconciler(pots), FakeMirror(FakeView()), interval_seconds=60)
     assert loop._round() == 90
     clock.now += 89
     loop._round()
@@ -277,7 +277,7 @@ def test_full_rounds_take_a_tenth_of_the_time_at_most(monkeypatch: pytest.Monkey
     assert pots.done.count("tidy") == 2
 
 
-class Forgotten(NoNotices):
+class Forgotten(NoChangeSource):
     def __init__(self) -> None:
         self.keys: list[str] = []
 
@@ -287,7 +287,7 @@ class Forgotten(NoNotices):
 
 def test_what_is_gone_is_not_heard_of_any_longer() -> None:
     pots, notices = Pots(sizes={"a": 1, "b": 1}), Forgotten()
-    rounds = Rounds(pots, notices)
+    rounds = Reconciler(pots, notices)
     rounds.round(FakeView(), everything=True)
     pots.sizes.clear()
     pots.cracked.add("a")

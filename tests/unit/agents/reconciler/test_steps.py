@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.agents.reconciler.steps import Steps, StepsFailedError
+from openimds.agents.reconciler.steps import ErrorCollector, StepsFailedError
 
 
 def fails(words: str) -> tuple[str, ...]:
@@ -10,7 +10,7 @@ def fails(words: str) -> tuple[str, ...]:
 
 
 def test_what_fails_keeps_nothing_from_being_done() -> None:
-    steps = Steps()
+    steps = ErrorCollector()
     steps.do(lambda: ("one",))
     steps.do(lambda: fails("two"))
     steps.do(lambda: ("three",))
@@ -20,7 +20,7 @@ def test_what_fails_keeps_nothing_from_being_done() -> None:
 
 
 def test_all_that_failed_is_said() -> None:
-    steps = Steps()
+    steps = ErrorCollector()
     steps.do(lambda: fails("one"))
     steps.do(lambda: fails("two"))
     with pytest.raises(StepsFailedError, match="one; two"):
@@ -28,4 +28,4 @@ def test_all_that_failed_is_said() -> None:
 
 
 def test_nothing_failed() -> None:
-    Steps().end()
+    ErrorCollector().end()

@@ -100,12 +100,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def bell(store: Store) -> routes.Bell:
-    return routes.Bell(WatchStore(store))
+def bell(store: Store) -> routes.ChangeNotifier:
+    return routes.ChangeNotifier(WatchStore(store))
 
 
 @pytest.fixture
-def app(store: Store, bell: routes.Bell) -> FastAPI:
+def app(store: Store, bell: routes.ChangeNotifier) -> FastAPI:
     routers = (
         Service("/network", network.router(NetworkStore(store), URL)),
         Service("/openimds/v1", routes.router(WatchStore(store), bell)),

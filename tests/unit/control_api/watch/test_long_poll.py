@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.control_api.watch.long_poll import Bell
+from openimds.control_api.watch.long_poll import ChangeNotifier
 
 
 class Quiet:
@@ -24,7 +24,7 @@ class Quiet:
 
 def test_closing_wakes_everybody_and_nobody_waits_any_more() -> None:
     async def story() -> None:
-        bell = Bell(Quiet())
+        bell = ChangeNotifier(Quiet())
         an_hour = 3600
         waiting = [asyncio.create_task(bell.wait(frozenset({"port"}), 0, an_hour)) for _ in range(3)]
         await until_async(lambda: len(bell._waiters) == 3)
@@ -37,6 +37,6 @@ def test_closing_wakes_everybody_and_nobody_waits_any_more() -> None:
 
 
 def test_one_that_nobody_waited_at_can_be_closed() -> None:
-    bell = Bell(Quiet())
+    bell = ChangeNotifier(Quiet())
     bell.close()
     assert bell.is_closed

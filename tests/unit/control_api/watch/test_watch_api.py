@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tests.unit.control_api.network.conftest import URL
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.control_api.watch.routes import Bell
+from openimds.control_api.watch.routes import ChangeNotifier
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.compute import Server, ServerConsole
 from openimds.store.models.network import Network
@@ -26,7 +26,7 @@ WRITE = """
 import sys, uuid
 from openimds.store.models.network import Network
 from openimds.store.engine import Store, utc_now
-from openimds.control_api.watch.long_poll import Bell
+from openimds.control_api.watch.long_poll import ChangeNotifier
 store = Store(sys.argv[1])
 with store.write() as session:
     session.add(Network(id=str(uuid.uuid4()), project_id="p", name="other", created_at=utc_now(), updated_at=utc_now()))
@@ -178,7 +178,7 @@ class TestReports:
 class TestWaiting:
     """On one event loop, as the program has it."""
 
-    def test_time_over(self, app: Any, bell: Bell) -> None:
+    def test_time_over(self, app: Any, bell: ChangeNotifier) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             waiting = asyncio.create_task(client.get("/changes?after=0&kinds=port&timeout=0.3"))
             await until_async(lambda: bell._waiters, "it waits")
@@ -187,7 +187,7 @@ class TestWaiting:
         self.tell(app, story)
 
     def test_fifty_agents_wait_and_one_commit_wakes_those_whom_it_concerns(
-        self, app: Any, bell: Bell, store: Store
+        self, app: Any, bell: ChangeNotifier, store: Store
     ) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             concerned = [
@@ -209,7 +209,7 @@ class TestWaiting:
 
         self.tell(app, story)
 
-    def test_another_process_is_heard_of_soon(self, app: Any, bell: Bell, store: Store) -> None:
+    def test_another_process_is_heard_of_soon(self, app: Any, bell: ChangeNotifier, store: Store) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             waiting = asyncio.create_task(client.get("/changes?after=0&kinds=network&timeout=60"))
             await until_async(lambda: bell._waiters, "it waits")
@@ -239,7 +239,7 @@ class TestWaiting:
 
         self.tell(app, story)
 
-    def test_a_store_that_goes_away_is_said_and_comes_back(self, app: Any, bell: Bell, store: Store) -> None:
+    def test_a_store_that_goes_away_is_said_and_comes_back(self, app: Any, bell: ChangeNotifier, store: Store) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             waiting = asyncio.create_task(client.get("/changes?after=0&kinds=network&timeout=60"))
             await until_async(lambda: bell._waiters, "it waits")

@@ -11,12 +11,12 @@ import pytest
 import uvloop
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.http.client.pool import Ask, Pool, PoolSettings, Upstream, UpstreamError
+from openimds.http.client.pool import ClientRequest, Pool, PoolSettings, Upstream, UpstreamError
 from openimds.http.messages import Request, Response
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, unix_listener
 
-GET = Ask(method="GET", target=b"/x")
+GET = ClientRequest(method="GET", target=b"/x")
 
 
 async def settles(pool: Pool, connections: int) -> None:
@@ -112,7 +112,7 @@ def test_the_answer_to_head_has_no_body():
     async def main() -> None:
         async with scripted([b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", OK]) as (upstream, _):
             pool = Pool(upstream)
-            response = await pool.request(Ask(method="HEAD", target=b"/"), HANG_SECONDS)
+            response = await pool.request(ClientRequest(method="HEAD", target=b"/"), HANG_SECONDS)
             assert (response.status, response.body) == (200, b"")
             assert (b"Content-Length", b"5000") in response.headers
             assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
@@ -151,7 +151,7 @@ def test_a_stale_connection_is_tried_once_more_for_get_and_never_used_for_post()
             # The second head is hung up on, the third answered.
             assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             assert len(heads) == 3
-            await pool.request(Ask(method="POST", target=b"/p", body=b""), HANG_SECONDS)
+            await pool.request(ClientRequest(method="POST", target=b"/p", body=b""), HANG_SECONDS)
             await settles(pool, 2)
             assert b"Content-Length: 0\r\n" in heads[3]
             await pool.close()
@@ -242,15 +242,15 @@ def test_connections_are_bounded(tmp_path: Path):
             return Response(status=200, body=request.body or request.target)
 
         path = tmp_path / "sock"
-        server = GuestServer(answer)
+        server = HttpServer(answer)
         await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
         pool = Pool(Upstream(path=path), PoolSettings(max_connections=4))
-        asks = [Ask(method="GET", target=b"/%d" % n) for n in range(50)]
+        asks = [ClientRequest(method="GET", target=b"/%d" % n) for n in range(50)]
         responses = await asyncio.gather(*(pool.request(ask, HANG_SECONDS) for ask in asks))
         assert [response.body for response in responses] == [ask.target for ask in asks]
         assert most <= 4
         big = bytes(range(256)) * 100
-        assert (await pool.request(Ask(method="POST", target=b"/", body=big), HANG_SECONDS)).body == big
+        assert (await pool.request(ClientRequest(method="POST", target=b"/", body=big), HANG_SECONDS)).body == big
         await pool.close()
         await server.stop(1)
 
@@ -261,8 +261,8 @@ def test_a_line_break_cannot_split_a_request():
     async def main() -> None:
         pool = Pool(Upstream(host="127.0.0.1", port=1))
         for ask in (
-            Ask(method="GET", target=b"/ HTTP/1.1\r\nX: y"),
-            Ask(method="GET", target=b"/", headers=((b"X", b"a\r\nb: c"),)),
+            ClientRequest(method="GET", target=b"/ HTTP/1.1\r\nX: y"),
+            ClientRequest(method="GET", target=b"/", headers=((b"X", b"a\r\nb: c"),)),
         ):
             with pytest.raises(ValueError, match="line break"):
                 await pool.request(ask, 1)

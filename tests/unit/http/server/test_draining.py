@@ -9,22 +9,22 @@ import uvloop
 from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.http.messages import Request, Response
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-async def serve(name: str, listener: socket.socket) -> GuestServer:
+async def serve(name: str, listener: socket.socket) -> HttpServer:
     def answer(_request: Request) -> Response:
         return Response(status=200, body=name.encode())
 
-    server = GuestServer(answer)
+    server = HttpServer(answer)
     await server.start([Listener(socket=listener)])
     return server
 
 
-async def begun(server: GuestServer) -> None:
+async def begun(server: HttpServer) -> None:
     """Until the server stops accepting."""
     await until_async(lambda: server.draining)
 

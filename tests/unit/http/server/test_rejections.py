@@ -9,8 +9,8 @@ import uvloop
 from tests.waiting import HANG_SECONDS
 
 from openimds.http.messages import Response
-from openimds.http.server.rejections import LOG_SECONDS, RefusalLog
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.rejections import LOG_SECONDS, RejectionLog
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
 
 
@@ -23,7 +23,7 @@ class Clock:
 
 def test_the_first_is_told_at_once_and_those_after_it_together() -> None:
     clock = Clock()
-    log = RefusalLog(clock)
+    log = RejectionLog(clock)
     with structlog.testing.capture_logs() as lines:
         for _ in range(1000):
             log.note("network:n1", 400)
@@ -47,7 +47,7 @@ def test_the_first_is_told_at_once_and_those_after_it_together() -> None:
 def test_over_a_socket_nothing_that_the_peer_wrote_is_told() -> None:
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
-        server = GuestServer(lambda _request: Response(status=200))
+        server = HttpServer(lambda _request: Response(status=200))
         await server.start([Listener(socket=listener, tag="tcp")])
         for _ in range(3):
             reader, writer = await asyncio.open_connection(*listener.getsockname())

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openimds.http.messages import Request
-from openimds.http.server.limits import Limits, Refusal
-from openimds.http.server.request_parser import Conversation, Stage
+from openimds.http.server.limits import HttpError, Limits
+from openimds.http.server.request_parser import ParserState, RequestParser
 
 SMALL = Limits(request_line_bytes=100, header_bytes=400, header_count=5, body_bytes=20, chunk_overhead_bytes=64)
 
 
 def requests_of(data: bytes, limits: Limits = SMALL, piece: int = 0) -> list[Request]:
     """Everything that comes out, fed whole or in pieces of `piece` bytes."""
-    conversation = Conversation(limits, peer="10.0.0.5", listener="tag")
+    conversation = RequestParser(limits, peer="10.0.0.5", listener="tag")
     found = []
     size = piece or len(data) or 1
     for start in range(0, len(data), size):
@@ -29,7 +29,7 @@ def requests_of(data: bytes, limits: Limits = SMALL, piece: int = 0) -> list[Req
 
 
 def refusal_of(data: bytes, limits: Limits = SMALL) -> int:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(HttpError) as caught:
         requests_of(data, limits)
     assert str(caught.value) == caught.value.sentence
     return caught.value.status
@@ -193,17 +193,17 @@ def test_refused_chunks(framing, status):
 
 
 def test_stages():
-    conversation = Conversation(SMALL)
+    conversation = RequestParser(SMALL)
     stages = [conversation.stage]
     for piece in (b"POST / HTTP/1.1\r\n", b"Content-Length: 2\r\n\r\n", b"ab"):
         conversation.receive(piece)
         conversation.next()
         stages.append(conversation.stage)
-    assert stages == [Stage.IDLE, Stage.HEAD, Stage.BODY, Stage.IDLE]
+    assert stages == [ParserState.IDLE, ParserState.HEAD, ParserState.BODY, ParserState.IDLE]
 
 
 def test_continue_is_owed_once_and_only_while_the_body_is_missing():
-    conversation = Conversation(SMALL)
+    conversation = RequestParser(SMALL)
     conversation.receive(b"POST / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n")
     assert conversation.next() is None
     assert conversation.take_continue()
@@ -229,7 +229,7 @@ def test_continue_is_owed_once_and_only_while_the_body_is_missing():
     ],
 )
 def test_keep_alive(head, keep_alive):
-    conversation = Conversation(SMALL)
+    conversation = RequestParser(SMALL)
     conversation.receive(head)
     incoming = conversation.next()
     assert incoming is not None
@@ -237,7 +237,7 @@ def test_keep_alive(head, keep_alive):
 
 
 def outcome(data: bytes, cuts: list[int]) -> list[object]:
-    conversation = Conversation(SMALL)
+    conversation = RequestParser(SMALL)
     found: list[object] = []
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     try:
@@ -245,7 +245,7 @@ def outcome(data: bytes, cuts: list[int]) -> list[object]:
             conversation.receive(data[start:end])
             while incoming := conversation.next():
                 found.append(incoming)
-    except Refusal as refusal:
+    except HttpError as refusal:
         found.append(refusal.status)
     return found
 
@@ -267,13 +267,13 @@ def test_any_bytes_give_requests_or_a_refusal(data):
 def test_one_empty_line_before_a_request_is_forgiven_and_no_second_however_they_arrive():
     assert [request.target for request in requests_of(b"\r\n" + GET + b"\r\n" + GET)] == [b"/openstack"] * 2
     for piece in range(4):
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(HttpError) as caught:
             requests_of(b"\r\n\r\n" + GET, piece=piece)
         assert caught.value.status == 400
 
 
 def test_guests_that_send_the_same_bytes_are_told_apart_and_judged_by_their_own_limits():
-    first, second = (Conversation(SMALL, peer=f"10.0.0.{n}", peer_port=n, mac=f"fa:16:3e:00:00:0{n}") for n in (1, 2))
+    first, second = (RequestParser(SMALL, peer=f"10.0.0.{n}", peer_port=n, mac=f"fa:16:3e:00:00:0{n}") for n in (1, 2))
     asked = []
     for conversation in (first, second):
         conversation.receive(GET)
@@ -281,8 +281,8 @@ def test_guests_that_send_the_same_bytes_are_told_apart_and_judged_by_their_own_
         assert incoming is not None
         asked.append((incoming.request.peer, incoming.request.peer_port, incoming.request.mac, incoming.request.target))
     assert asked == [(f"10.0.0.{n}", n, f"fa:16:3e:00:00:0{n}", b"/openstack") for n in (1, 2)]
-    narrow = Conversation(replace(SMALL, header_bytes=4), mac="fa:16:3e:00:00:03")
+    narrow = RequestParser(replace(SMALL, header_bytes=4), mac="fa:16:3e:00:00:03")
     for _ in range(2):
         narrow.receive(GET)
-        with pytest.raises(Refusal):
+        with pytest.raises(HttpError):
             narrow.next()

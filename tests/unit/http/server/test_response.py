@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.http.messages import Response, sentence
+from openimds.http.messages import Response, text_response
 from openimds.http.server.response import render
 
 NOW = 1795302540.0  # 2026-11-21 23:09:00 UTC
@@ -59,6 +59,6 @@ def test_a_line_break_cannot_split_an_answer(header):
 
 
 def test_sentence():
-    response = sentence(503, "Again.", (b"Retry-After", b"1"))
+    response = text_response(503, "Again.", (b"Retry-After", b"1"))
     assert dict(response.headers) == {b"Content-Type": b"text/plain; charset=UTF-8", b"Retry-After": b"1"}
     assert response.body == b"Again."

@@ -10,8 +10,8 @@ import uvloop
 from tests.waiting import HANG_SECONDS
 
 from openimds.http.messages import Request
-from openimds.http.server.response_cache import Repeats, Room
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.response_cache import CacheBudget, ResponseCache
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
 
 ID = b"req-11111111-2222-4333-8444-555555555501"
@@ -41,7 +41,7 @@ def with_id(value: bytes, name: bytes = b"X-Openstack-Request-Id") -> bytes:
 
 
 def test_equal_bytes_but_for_the_id_are_answered() -> None:
-    repeats, answer = Repeats(), Answer()
+    repeats, answer = ResponseCache(), Answer()
     repeats.learn(with_id(ID), answer, DATE)
     assert repeats.answer(with_id(OTHER), DATE) == (
         b"HTTP/1.1 200 OK\r\nDate: " + DATE + b"\r\nContent-Type: x\r\nContent-Length: 3\r\nConnection: keep-alive\r\n"
@@ -75,7 +75,7 @@ def test_equal_bytes_but_for_the_id_are_answered() -> None:
     ],
 )
 def test_anything_else_is_read(data: bytes) -> None:
-    repeats = Repeats()
+    repeats = ResponseCache()
     repeats.learn(with_id(ID), Answer(), DATE)
     assert repeats.answer(data, DATE) is None
 
@@ -93,26 +93,26 @@ def test_anything_else_is_read(data: bytes) -> None:
     ],
 )
 def test_what_is_not_learnt(data: bytes, answer: Answer) -> None:
-    repeats = Repeats()
+    repeats = ResponseCache()
     repeats.learn(data, answer, DATE)
     assert repeats.answer(data, DATE) is None
 
 
 def test_without_an_id_a_new_one_is_given() -> None:
-    repeats = Repeats()
+    repeats = ResponseCache()
     repeats.learn(head(), Answer(), DATE)
     answer, _ = repeats.answer(head(), DATE) or (b"", True)
     assert OTHER in answer
 
 
 def test_an_id_of_a_guests_own_making_is_read() -> None:
-    repeats = Repeats()
+    repeats = ResponseCache()
     repeats.learn(with_id(ID), Answer(), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n")
     assert repeats.answer(with_id(ID), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n") is None
 
 
 def test_an_answer_of_another_length_is_an_error() -> None:
-    repeats, answer = Repeats(), Answer()
+    repeats, answer = ResponseCache(), Answer()
     repeats.learn(head(), answer, DATE)
     answer.body = b"abcd"
     repeats.learn(with_id(ID), answer, DATE)
@@ -122,8 +122,8 @@ def test_an_answer_of_another_length_is_an_error() -> None:
 
 
 def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> None:
-    room = Room(100_000)
-    quiet, loud = Repeats(room), Repeats(room)
+    room = CacheBudget(100_000)
+    quiet, loud = ResponseCache(room), ResponseCache(room)
     quiet.learn(with_id(ID), Answer(), DATE)
     for number in range(1000):
         loud.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
@@ -132,7 +132,7 @@ def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> N
 
 
 def test_what_is_learnt_again_and_again_takes_its_room_once() -> None:
-    repeats, answer = Repeats(), Answer()
+    repeats, answer = ResponseCache(), Answer()
     for _ in range(3):
         repeats.learn(with_id(ID), answer, DATE)
     once = repeats.bytes
@@ -142,12 +142,12 @@ def test_what_is_learnt_again_and_again_takes_its_room_once() -> None:
 
 
 def test_a_listener_that_has_gone_leaves_its_room() -> None:
-    room = Room(100_000)
+    room = CacheBudget(100_000)
     for _ in range(100):
-        gone = Repeats(room)
+        gone = ResponseCache(room)
         for number in range(50):
             gone.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
-    stays = Repeats(room)
+    stays = ResponseCache(room)
     del gone
     for number in range(50):
         stays.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
@@ -163,7 +163,7 @@ def test_over_a_socket_the_handler_is_asked_once() -> None:
 
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
-        server = GuestServer(handler)
+        server = HttpServer(handler)
         await server.start([Listener(socket=listener)])
         reader, writer = await asyncio.open_connection(*listener.getsockname())
         bodies = []
@@ -199,7 +199,7 @@ def test_who_asks_for_the_end_of_the_connection_is_answered_without_being_read()
 
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
-        server = GuestServer(handler)
+        server = HttpServer(handler)
         await server.start([Listener(socket=listener)])
         door = listener.getsockname()
         for closing in (head(b"Connection: close"), head().replace(b"HTTP/1.1", b"HTTP/1.0")):

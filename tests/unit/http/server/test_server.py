@@ -14,8 +14,8 @@ import uvloop
 from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.http.messages import Handler, Request, Response
-from openimds.http.server.limits import Connections, Limits, Timeouts
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -51,12 +51,12 @@ async def served(
     handler: Handler,
     *,
     timeouts: Timeouts | None = None,
-    connections: Connections | None = None,
+    connections: ConnectionLimits | None = None,
     limits: Limits | None = None,
-) -> AsyncIterator[tuple[GuestServer, int]]:
+) -> AsyncIterator[tuple[HttpServer, int]]:
     listener = tcp_listener("127.0.0.1", 0)
     port = listener.getsockname()[1]
-    server = GuestServer(handler, timeouts=timeouts, connections=connections)
+    server = HttpServer(handler, timeouts=timeouts, connections=connections)
     await server.start([Listener(socket=listener, tag="t", limits=limits or Limits())])
     try:
         yield server, port
@@ -75,7 +75,7 @@ async def talk(port: int, data: bytes, *, seconds: float = HANG_SECONDS) -> byte
     return answer
 
 
-async def settles(server: GuestServer, connections: int) -> None:
+async def settles(server: HttpServer, connections: int) -> None:
     await until_async(lambda: server.connection_count == connections)
 
 
@@ -197,7 +197,7 @@ def test_a_handler_that_takes_too_long_is_given_up():
 
 def test_connections_over_the_cap_hear_so_and_others_go_on():
     async def main() -> None:
-        async with served(echo, connections=Connections(per_peer=2)) as (server, port):
+        async with served(echo, connections=ConnectionLimits(per_peer=2)) as (server, port):
             kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
             await settles(server, 2)
             assert (await talk(port, b"")).startswith(b"HTTP/1.1 503 ")
@@ -276,7 +276,7 @@ def test_who_does_not_take_an_answer_is_let_go(last: bytes, half_closed: bool):
         answer = Response(status=200, body=bytes(30_000))
         listener = tcp_listener("127.0.0.1", 0)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        server = GuestServer(lambda _request: answer, timeouts=short)
+        server = HttpServer(lambda _request: answer, timeouts=short)
         await server.start([Listener(socket=listener)])
         with socket.socket() as guest:
             guest.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
@@ -301,7 +301,7 @@ def test_who_is_gone_before_it_is_accepted_is_not_asked_who_it_was():
             asked.append(request)
             return echo(request)
 
-        server = GuestServer(note)
+        server = HttpServer(note)
         await server.start([Listener(socket=listener, source_mac=lambda _connected: "fa:16:3e:00:00:01")])
         port = listener.getsockname()[1]
         for _ in range(20):
@@ -325,7 +325,7 @@ def test_stopping_finishes_what_is_under_way_and_takes_nothing_new():
         listener = tcp_listener("127.0.0.1", 0)
         port = listener.getsockname()[1]
         gated = Gated()
-        server = GuestServer(gated.answer)
+        server = HttpServer(gated.answer)
         await server.start([Listener(socket=listener)])
         idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", port)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -394,7 +394,7 @@ def test_what_waits_at_a_closed_listener_stays_for_who_holds_the_same_socket():
 
 def test_a_burst_of_a_thousand_connections_loses_nothing():
     async def main() -> None:
-        async with served(slowly(0.01), connections=Connections(per_peer=2000)) as (_, port):
+        async with served(slowly(0.01), connections=ConnectionLimits(per_peer=2000)) as (_, port):
 
             async def one() -> bool:
                 return (await talk(port, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
@@ -407,7 +407,7 @@ def test_a_burst_of_a_thousand_connections_loses_nothing():
 def test_a_unix_socket(tmp_path: Path):
     async def main() -> None:
         path = tmp_path / "metadata_proxy"
-        server = GuestServer(echo)
+        server = HttpServer(echo)
         await server.start([Listener(socket=unix_listener(path, UnixAccess()), tag="unix")])
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(GET)

@@ -14,8 +14,8 @@ import uvloop
 from tests.waiting import HANG_SECONDS
 
 from openimds.http.messages import Request, Response
-from openimds.http.server.limits import Connections
-from openimds.http.server.server import GuestServer, Listener
+from openimds.http.server.limits import ConnectionLimits
+from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
 
 ID = b"req-11111111-2222-4333-8444-555555555501"
@@ -71,7 +71,7 @@ async def served(guests: Guests, host: str = "127.0.0.1", **caps: int) -> AsyncI
     """Two listeners: their ports."""
     sockets = [tcp_listener(host, 0), tcp_listener(host, 0)]
     ports = [one.getsockname()[1] for one in sockets]
-    server = GuestServer(guests.answer, connections=Connections(**caps))
+    server = HttpServer(guests.answer, connections=ConnectionLimits(**caps))
     await server.start(
         [
             Listener(socket=one, tag=f"network:{place}", source_mac=guests.source_mac)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from openimds.linux.monitor.inotify import WatchedFolders
+from openimds.linux.monitor.inotify import DirectoryWatcher
 
 
 @pytest.fixture
-def folders() -> Iterator[WatchedFolders]:
-    made = WatchedFolders()
+def folders() -> Iterator[DirectoryWatcher]:
+    made = DirectoryWatcher()
     yield made
     made.close()
 
@@ -21,7 +21,7 @@ def _edit(path: Path) -> None:
     path.write_text("edited")
 
 
-def test_files_and_those_of_folders_belong_to_a_name(folders: WatchedFolders, tmp_path: Path) -> None:
+def test_files_and_those_of_folders_belong_to_a_name(folders: DirectoryWatcher, tmp_path: Path) -> None:
     root, other = tmp_path / "dhcp", tmp_path / "netns"
     (root / "first").mkdir(parents=True)
     other.mkdir()
@@ -39,7 +39,7 @@ def test_files_and_those_of_folders_belong_to_a_name(folders: WatchedFolders, tm
 
 @pytest.mark.parametrize("is_moved", [False, True])
 def test_a_folder_in_the_place_of_a_watched_one_is_watched(
-    folders: WatchedFolders, tmp_path: Path, is_moved: bool
+    folders: DirectoryWatcher, tmp_path: Path, is_moved: bool
 ) -> None:
     root = tmp_path / "state" / "dhcp"
     folders.watch([root], [])
@@ -61,7 +61,7 @@ def test_a_folder_in_the_place_of_a_watched_one_is_watched(
         assert set(folders.changed()) == set()
 
 
-def test_one_that_is_gone_is_made_again_unless_it_is_somebody_elses(folders: WatchedFolders, tmp_path: Path) -> None:
+def test_one_that_is_gone_is_made_again_unless_it_is_somebody_elses(folders: DirectoryWatcher, tmp_path: Path) -> None:
     own, other = tmp_path / "dhcp", tmp_path / "netns"
     folders.watch([own], [other])
     assert not other.exists()

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 from tests.waiting import until
 
-from openimds.linux.monitor.proc_poll import KeptFiles, runs, unchanged
-from openimds.linux.monitor.resource_index import Note
+from openimds.linux.monitor.proc_poll import PolledFiles, runs, unchanged
+from openimds.linux.monitor.resource_index import WatchKey
 
-NOTE: Note = ("process", "1")
+NOTE: WatchKey = ("process", "1")
 
 
 @pytest.fixture
-def kept() -> Iterator[KeptFiles]:
-    with closing(KeptFiles()) as files:
+def kept() -> Iterator[PolledFiles]:
+    with closing(PolledFiles()) as files:
         yield files
 
 
 @pytest.mark.parametrize("name", ["sleep", "a) T (b"])
-def test_a_process_that_is_stopped_is_seen(kept: KeptFiles, tmp_path: Path, name: str) -> None:
+def test_a_process_that_is_stopped_is_seen(kept: PolledFiles, tmp_path: Path, name: str) -> None:
     """Whatever it is called."""
     program = tmp_path / name
     program.symlink_to("/bin/sleep")
@@ -42,7 +42,7 @@ def test_a_process_that_is_stopped_is_seen(kept: KeptFiles, tmp_path: Path, name
     assert kept.is_right(NOTE)  # its end is told of by others
 
 
-def test_what_reads_otherwise_than_the_last_time_is_news_once(kept: KeptFiles, tmp_path: Path) -> None:
+def test_what_reads_otherwise_than_the_last_time_is_news_once(kept: PolledFiles, tmp_path: Path) -> None:
     switch, other = tmp_path / "switch", tmp_path / "other"
     switch.write_text("0\n")
     other.write_text("0\n")
@@ -53,7 +53,7 @@ def test_what_reads_otherwise_than_the_last_time_is_news_once(kept: KeptFiles, t
     assert kept.is_right(NOTE)
 
 
-def test_a_file_that_comes_later_is_opened_then_and_is_news(kept: KeptFiles, tmp_path: Path) -> None:
+def test_a_file_that_comes_later_is_opened_then_and_is_news(kept: PolledFiles, tmp_path: Path) -> None:
     switch = tmp_path / "switch"
     kept.keep(NOTE, unchanged([switch]))
     assert kept.is_right(NOTE)
@@ -68,7 +68,7 @@ def _opened(path: Path) -> int:
     return sum(one.is_symlink() and one.readlink() == path for one in Path("/proc/self/fd").iterdir())
 
 
-def test_nothing_stays_open_of_what_was_kept_before(kept: KeptFiles, tmp_path: Path) -> None:
+def test_nothing_stays_open_of_what_was_kept_before(kept: PolledFiles, tmp_path: Path) -> None:
     switch = tmp_path / "switch"
     switch.write_text("0\n")
     for _ in range(3):

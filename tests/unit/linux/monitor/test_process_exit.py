@@ -5,12 +5,12 @@ import threading
 
 from tests.waiting import HANG_SECONDS
 
-from openimds.linux.monitor.process_exit import ProcessDeaths
+from openimds.linux.monitor.process_exit import ProcessExitWatcher
 
 
 def test_each_watched_end_is_heard() -> None:
     heard = threading.Semaphore(0)
-    deaths = ProcessDeaths(lambda pids: heard.release(len(pids)))
+    deaths = ProcessExitWatcher(lambda pids: heard.release(len(pids)))
     first, second, third = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
     try:
         deaths.watch([first.pid, second.pid])
@@ -31,7 +31,7 @@ def test_each_watched_end_is_heard() -> None:
 
 def test_one_that_is_gone_already_counts() -> None:
     heard = threading.Semaphore(0)
-    deaths = ProcessDeaths(lambda pids: heard.release(len(pids)))
+    deaths = ProcessExitWatcher(lambda pids: heard.release(len(pids)))
     process = subprocess.Popen(["true"])
     process.wait()
     deaths.watch([process.pid])

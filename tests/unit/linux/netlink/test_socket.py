@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from openimds.linux.netlink import socket
-from openimds.linux.netlink.socket import HEADER, NLM_F_DUMP_INTR, NLMSG_DONE, Conversation
+from openimds.linux.netlink.socket import HEADER, NLM_F_DUMP_INTR, NLMSG_DONE, NetlinkSocket
 
 NEW_LINK, GET_LINK = 16, 18
 
@@ -38,7 +38,7 @@ END = said(NLMSG_DONE, bytes(4))
 
 def dumped(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> bytes:
     monkeypatch.setattr(socket, "DUMP_PAUSE_SECONDS", 0)
-    with closing(Conversation()) as conversation:
+    with closing(NetlinkSocket()) as conversation:
         conversation._socket.close()
         monkeypatch.setattr(conversation, "_socket", kernel)
         return conversation.dump(GET_LINK, b"")

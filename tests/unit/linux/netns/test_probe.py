@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from openimds.linux.netns.handles import Windows
-from openimds.linux.netns.probe import Insides
+from openimds.linux.netns.handles import NamespaceHandles
+from openimds.linux.netns.probe import NamespaceProbe
 
 
 def test_a_connection_that_ends_while_a_process_is_looked_at_hides_no_other_socket(
@@ -23,10 +23,10 @@ def test_a_connection_that_ends_while_a_process_is_looked_at_hides_no_other_sock
     with socket.socket() as ended, socket.socket() as listening:
         assert ended.fileno() < listening.fileno()
         monkeypatch.setattr(os, "readlink", read)
-        found = Insides(Windows()).sockets_of(os.getpid())
+        found = NamespaceProbe(NamespaceHandles()).sockets_of(os.getpid())
         assert os.fstat(listening.fileno()).st_ino in found
         assert os.fstat(ended.fileno()).st_ino not in found
 
 
 def test_a_process_that_is_gone_has_none() -> None:
-    assert Insides(Windows()).sockets_of(2**22 + 1) == frozenset()
+    assert NamespaceProbe(NamespaceHandles()).sockets_of(2**22 + 1) == frozenset()

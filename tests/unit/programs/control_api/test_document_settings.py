@@ -10,7 +10,7 @@ from tests.waiting import until
 from openimds import config
 from openimds.config import DocumentsConfig
 from openimds.programs.control_api import document_settings
-from openimds.programs.control_api.document_settings import FollowedSettings
+from openimds.programs.control_api.document_settings import ReloadingDocumentSettings
 from openimds.programs.metadata_api.wiring import plan_service
 from openimds.resources.errors import NotFound
 
@@ -38,7 +38,7 @@ def test_both_programs_read_the_same(tmp_path: Path) -> None:
         "vendordata_providers = StaticJSON,DynamicJSON\n[imds]\nopenstack_tokens = required\n"
         "[neutron]\nservice_metadata_proxy = true\nmetadata_proxy_shared_secret = s\n",
     )
-    told = FollowedSettings(config.load_control_api([path]).documents).current()
+    told = ReloadingDocumentSettings(config.load_control_api([path]).documents).current()
     assert told == plan_service(config.load_metadata_api([path])).settings
     assert told.static_vendor_data == {"a": 1}
 
@@ -46,7 +46,7 @@ def test_both_programs_read_the_same(tmp_path: Path) -> None:
 def test_the_file_is_followed_and_a_broken_one_is_not(tmp_path: Path) -> None:
     file = tmp_path / "vd.json"
     file.write_text('{"a": 1}')
-    followed = FollowedSettings(documents(tmp_path, f"[api]\nvendordata_jsonfile_path = {file}\n"))
+    followed = ReloadingDocumentSettings(documents(tmp_path, f"[api]\nvendordata_jsonfile_path = {file}\n"))
     first = followed.current()
     assert followed.current() is first
     file.write_text("{")
@@ -57,7 +57,7 @@ def test_the_file_is_followed_and_a_broken_one_is_not(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_told_to_nobody_until_it_can(tmp_path: Path) -> None:
     file = tmp_path / "vd.json"
-    followed = FollowedSettings(documents(tmp_path, f"[api]\nvendordata_jsonfile_path = {file}\n"))
+    followed = ReloadingDocumentSettings(documents(tmp_path, f"[api]\nvendordata_jsonfile_path = {file}\n"))
     with pytest.raises(NotFound, match="see the log"):
         followed.current()
     file.write_text("{}")
@@ -65,7 +65,7 @@ def test_what_cannot_be_read_is_told_to_nobody_until_it_can(tmp_path: Path) -> N
 
 
 def test_a_configuration_that_cannot_be_used_leaves_what_was(tmp_path: Path) -> None:
-    followed = FollowedSettings(documents(tmp_path, "[api]\ndhcp_domain = one\n"))
+    followed = ReloadingDocumentSettings(documents(tmp_path, "[api]\ndhcp_domain = one\n"))
     followed.take_over(documents(tmp_path, "[api]\ndhcp_domain = two\nvendordata_jsonfile_path = /no/file\n"))
     assert followed.current().dhcp_domain == "one"
     followed.take_over(documents(tmp_path, "[api]\ndhcp_domain = three\n"))

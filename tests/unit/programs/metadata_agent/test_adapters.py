@@ -20,7 +20,7 @@ from openimds.agents.metadata.protocols import UpstreamAwayError
 from openimds.config import MetadataAgentConfig, load_metadata_agent
 from openimds.http.client.pool import Pool
 from openimds.programs.metadata_agent.adapters import PooledUpstream, upstream_of
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 
 def make_certificate(folder: Path, name: str) -> tuple[str, str]:
@@ -105,5 +105,5 @@ def test_our_own_certificate_is_shown(config, tmp_path):
 
 
 def test_a_certificate_that_cannot_be_read_is_a_sentence(config, tmp_path):
-    with pytest.raises(CannotStartError, match="auth_ca_cert"):
+    with pytest.raises(StartupError, match="auth_ca_cert"):
         upstream_of(replace(config, auth_ca_cert=str(tmp_path / "none")))

@@ -13,8 +13,8 @@ import pytest
 from openimds.config import MetadataAgentConfig, load_metadata_agent
 from openimds.http.sockets import is_bound_at
 from openimds.programs.metadata_agent.sockets import AgentSockets, open_sockets
-from openimds.runtime.fdstore import KeptSockets
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.fdstore import FdStore
+from openimds.runtime.lifecycle import StartupError
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def config(tmp_path: Path) -> MetadataAgentConfig:
 @pytest.fixture
 def before(config: MetadataAgentConfig) -> Iterator[AgentSockets]:
     """What a process had that is gone now; the service manager has copies."""
-    sockets = open_sockets(config, KeptSockets({}, ""))
+    sockets = open_sockets(config, FdStore({}, ""))
     sockets.guests.listen()
     yield sockets
     close(sockets)
@@ -41,8 +41,8 @@ def close(sockets: AgentSockets) -> None:
     sockets.haproxy_log.close()
 
 
-def kept_of(sockets: AgentSockets) -> KeptSockets:
-    return KeptSockets(
+def kept_of(sockets: AgentSockets) -> FdStore:
+    return FdStore(
         {"metadata_proxy": [sockets.guests.dup()], "haproxy_log": [sockets.haproxy_log.dup()]}, notify_address=""
     )
 
@@ -78,6 +78,6 @@ def test_somebody_elses_socket_at_the_path_is_left_to_him(config: MetadataAgentC
         foreign.bind(str(config.socket_path))
         foreign.listen()
         kept = kept_of(before)
-        with pytest.raises(CannotStartError, match="another process listens on"):
+        with pytest.raises(StartupError, match="another process listens on"):
             open_sockets(config, kept)
         kept.close_untaken()

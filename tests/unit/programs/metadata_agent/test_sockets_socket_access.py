@@ -7,7 +7,7 @@ import os
 import pytest
 
 from openimds.programs.metadata_agent.sockets import ProxyAccount, proxy_account, socket_access
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 AGENTS_OWN = ProxyAccount(user_id=None, group_id=None)
 
@@ -33,5 +33,5 @@ def test_modes(mode, account, bits, group):
 def test_names_and_numbers():
     assert proxy_account("", "") == AGENTS_OWN
     assert proxy_account("nobody", "nogroup") == proxy_account("65534", "65534")
-    with pytest.raises(CannotStartError, match="metadata_proxy_group: there is no group 'none-such'"):
+    with pytest.raises(StartupError, match="metadata_proxy_group: there is no group 'none-such'"):
         proxy_account("", "none-such")

@@ -8,7 +8,7 @@ import pytest
 
 from openimds import config
 from openimds.programs.metadata_api.wiring import plan_service
-from openimds.runtime.lifecycle import CannotStartError
+from openimds.runtime.lifecycle import StartupError
 
 
 def load(folder: Path, text: str) -> config.MetadataApiConfig:
@@ -27,5 +27,5 @@ def test_the_secrets_that_tokens_are_made_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["http_tokens", "openstack_tokens"])
 def test_required_without_a_secret(tmp_path: Path, option: str) -> None:
     loaded = load(tmp_path, f"[imds]\n{option} = required\n")
-    with pytest.raises(CannotStartError, match="metadata_proxy_shared_secret"):
+    with pytest.raises(StartupError, match="metadata_proxy_shared_secret"):
         plan_service(loaded)

@@ -13,7 +13,7 @@ from openimds.resources.errors import BadRequest, NotFound
 from openimds.resources.instance import InjectedFile, InstanceKey, NicAddress, TaggedDevice
 from openimds.resources.network import HostRoute
 from openimds.store.engine import Store
-from openimds.store.importer.store import AskingPort, InstanceStore
+from openimds.store.importer.store import InstanceStore, PortIdentity
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, SecurityGroup, Subnet
 
@@ -179,7 +179,7 @@ def test_by_address(filled: InstanceStore) -> None:
 
 
 def test_by_provider(filled: InstanceStore) -> None:
-    assert filled.ports_by_provider("lb-1", "10.0.0.6") == (AskingPort(SERVER, "p1"),)
+    assert filled.ports_by_provider("lb-1", "10.0.0.6") == (PortIdentity(SERVER, "p1"),)
     assert filled.ports_by_provider("lb-1", "10.0.0.77") == ()
     assert filled.ports_by_provider("lb-2", "10.0.0.6") is None
 

@@ -34,7 +34,7 @@ class _Read:
     """None: the file is bad, and was complained of."""
 
 
-class Sign:
+class MtimeWatch:
     """Of changes in a folder: one stat."""
 
     def __init__(self, folder: Path) -> None:
@@ -57,13 +57,13 @@ class Sign:
             return 0
 
 
-class Namespaces:
+class NamespaceDirWatch:
     """Whether there is another than before behind a name: told by its mount point's inode, from one listing of a folder in
     which a thousand may be, without a look at each.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.sign = Sign(folder)
+        self.sign = MtimeWatch(folder)
         self._folder = folder
         self._mount_points: dict[str, int] = {}
 
@@ -74,11 +74,11 @@ class Namespaces:
         return frozenset(name for name, _inode in before.items() ^ self._mount_points.items())
 
 
-class WantedFolder:
+class ListenerFiles:
     """Files are read when they are new. For one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self.sign = Sign(folder)
+        self.sign = MtimeWatch(folder)
         self._folder = folder
         self._files: dict[str, _Read] = {}
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import structlog
 
-from openimds.agents.metadata.listeners.files import Namespaces, WantedFolder
+from openimds.agents.metadata.listeners.files import ListenerFiles, NamespaceDirWatch
 from openimds.netconfig.listener_file import ListenAddress, WantedListeners
 
 LOOK_SECONDS = 0.01
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ListenerSpec:
     """One listening socket, as it is wanted. Equal doors are the same door."""
 
     file: str
@@ -52,10 +52,10 @@ class Opened(Protocol):
 class Sockets(Protocol):
     """The kernel's. Called on a thread."""
 
-    def open(self, doors: Sequence[Door]) -> Sequence[Opened]:
+    def open(self, doors: Sequence[ListenerSpec]) -> Sequence[Opened]:
         """Listening sockets, in order."""
 
-    def fits(self, kept: socket.socket, door: Door) -> bool:
+    def fits(self, kept: socket.socket, door: ListenerSpec) -> bool:
         """Whether a socket that was kept is this door's."""
 
     def inode(self, namespace: str) -> int | None:
@@ -78,7 +78,7 @@ class Server(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
+class WatchedPaths:
     """What is looked at."""
 
     wanted: Path
@@ -87,12 +87,12 @@ class Places:
     """/run/netns"""
 
 
-class Listening:
+class ListenerManager:
     """Belongs to the event loop. `look` once, then `run`."""
 
-    def __init__(self, places: Places, server: Server, sockets: Sockets, kept: KeptSockets) -> None:
-        self._folder = WantedFolder(places.wanted)
-        self._namespaces = Namespaces(places.namespaces)
+    def __init__(self, places: WatchedPaths, server: Server, sockets: Sockets, kept: KeptSockets) -> None:
+        self._folder = ListenerFiles(places.wanted)
+        self._namespaces = NamespaceDirWatch(places.namespaces)
         self._server = server
         self._sockets = sockets
         self._kept = kept
@@ -100,9 +100,9 @@ class Listening:
         """Of namespaces, as they were when they were looked at last."""
         self._heeded: dict[str, WantedListeners] = {}
         """By file: what `_open` was made of. The same object: nothing is new."""
-        self._open: dict[str, dict[Door, socket.socket]] = {}
+        self._open: dict[str, dict[ListenerSpec, socket.socket]] = {}
         """By file."""
-        self._failures: dict[Door, str] = {}
+        self._failures: dict[ListenerSpec, str] = {}
         self._said: set[str] = set()
 
     @property
@@ -158,7 +158,7 @@ class Listening:
 
     def _differences(
         self, wanted: Mapping[str, WantedListeners], again: Iterable[str]
-    ) -> tuple[list[Door], list[Door]]:
+    ) -> tuple[list[ListenerSpec], list[ListenerSpec]]:
         """The doors to open, those of one namespace together, and the doors to close."""
         new = [file for file, value in wanted.items() if self._heeded.get(file) is not value]
         looked_at = dict.fromkeys([*new, *(file for file in again if file in wanted)])
@@ -203,7 +203,7 @@ class Listening:
             self._inodes[namespace] = self._sockets.inode(namespace)
         return self._inodes[namespace]
 
-    def _taken(self, missing: Sequence[Door]) -> dict[Door, socket.socket]:
+    def _taken(self, missing: Sequence[ListenerSpec]) -> dict[ListenerSpec, socket.socket]:
         """From the process before this one."""
         found = {}
         for door in missing:
@@ -217,9 +217,9 @@ class Listening:
                 self._kept.forget(door.kept_name)
         return found
 
-    def _opened(self, missing: Sequence[Door]) -> dict[Door, socket.socket]:
-        found: dict[Door, socket.socket] = {}
-        failures: dict[Door, str] = {}
+    def _opened(self, missing: Sequence[ListenerSpec]) -> dict[ListenerSpec, socket.socket]:
+        found: dict[ListenerSpec, socket.socket] = {}
+        failures: dict[ListenerSpec, str] = {}
         for door, opened in zip(missing, self._sockets.open(missing) if missing else (), strict=True):
             if opened.socket is not None:
                 found[door] = opened.socket
@@ -228,15 +228,15 @@ class Listening:
         self._note(failures)
         return found
 
-    def _keep(self, opened: Mapping[Door, socket.socket]) -> None:
+    def _keep(self, opened: Mapping[ListenerSpec, socket.socket]) -> None:
         for door, listening in opened.items():
             self._kept.put(door.kept_name, listening)
 
-    def _forget(self, gone: Sequence[Door]) -> None:
+    def _forget(self, gone: Sequence[ListenerSpec]) -> None:
         for door in gone:
             self._kept.forget(door.kept_name)
 
-    def _note(self, failures: Mapping[Door, str]) -> None:
+    def _note(self, failures: Mapping[ListenerSpec, str]) -> None:
         """The same sentence about many (no IPv6) is said once."""
         self._failures |= failures
         now = {*self._failures.values()}
@@ -244,7 +244,7 @@ class Listening:
             log.warning("cannot listen; will be tried again", reason=failure)
         self._said = now
 
-    async def _close(self, gone: Sequence[Door]) -> None:
+    async def _close(self, gone: Sequence[ListenerSpec]) -> None:
         for door in gone:
             await self._server.close(self._open[door.file].pop(door))
             if not self._open[door.file]:
@@ -252,6 +252,6 @@ class Listening:
         await asyncio.to_thread(self._forget, gone)
 
 
-def _doors(file: str, wanted: WantedListeners) -> Iterable[Door]:
+def _doors(file: str, wanted: WantedListeners) -> Iterable[ListenerSpec]:
     for address in wanted.addresses:
-        yield Door(file, wanted.tag, wanted.namespace, wanted.namespace_inode, address)
+        yield ListenerSpec(file, wanted.tag, wanted.namespace, wanted.namespace_inode, address)

@@ -19,17 +19,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-from openimds.agents.metadata.lookup.hold_queue import Holding
-from openimds.agents.metadata.lookup.policy import KNOWN_LOOK_SECONDS, LOOK_SECONDS, Belief
-from openimds.agents.metadata.lookup.port_queries import Looks
+from openimds.agents.metadata.lookup.hold_queue import HoldQueue
+from openimds.agents.metadata.lookup.policy import KNOWN_LOOK_SECONDS, LOOK_SECONDS, LookupPolicy
+from openimds.agents.metadata.lookup.port_queries import PortQueries
 from openimds.agents.metadata.protocols import ControlAwayError, Mirror, Neighbours, Ports, View
 from openimds.guest_identity.addresses import device_in, parse_address
 from openimds.guest_identity.port_match import (
     Binding,
-    BindingIndex,
-    NobodyAsks,
-    NotKnownYet,
-    Source,
+    ClientSource,
+    MacIndex,
+    NoSinglePort,
+    PortNotReady,
     source_of,
     the_one,
     touched_between,
@@ -46,7 +46,7 @@ class WatchedMirror(Mirror, Protocol):
         """Calls back with every new view, from a thread of its own."""
 
 
-class DirectIdentity:
+class DirectPortResolver:
     """Belongs to the event loop; looks run on `executor`. `clock` gives seconds that never go back."""
 
     def __init__(  # noqa: PLR0913 - the parts that a daemon joins
@@ -57,7 +57,7 @@ class DirectIdentity:
         *,
         executor: Executor,
         clock: Callable[[], float],
-        belief: Belief,
+        belief: LookupPolicy,
         count: Callable[[str], None] = lambda _outcome: None,
         tell: Callable[[frozenset[str]], None] = lambda _touched: None,
     ) -> None:
@@ -70,11 +70,11 @@ class DirectIdentity:
         self._max_age_seconds = belief.max_age_seconds
         self._count = count
         self._tell = tell
-        self._holding = Holding(belief.hold_seconds)
-        self._looks = Looks(
+        self._holding = HoldQueue(belief.hold_seconds)
+        self._looks = PortQueries(
             ports, executor=executor, clock=clock, is_watched=self._keeps_up, found_seconds=belief.found_seconds
         )
-        self._index = BindingIndex()
+        self._index = MacIndex()
         self._indexed_ports: object = None
         self._indexed_subnets: object = None
         self._bindings: dict[_Key, Binding] = {}
@@ -130,16 +130,16 @@ class DirectIdentity:
         source = source_of(listener, parse_address(peer), mac, device_in(peer))
         try:
             binding = await self._find((listener, peer, mac), source)
-        except NobodyAsks as nobody:
+        except NoSinglePort as nobody:
             self._count(nobody.outcome)
             raise
-        except NotKnownYet:
+        except PortNotReady:
             self._count("unknown")
             raise
         self._count("found")
         return binding
 
-    async def _find(self, key: _Key, source: Source) -> Binding:
+    async def _find(self, key: _Key, source: ClientSource) -> Binding:
         if source.mac:
             port = await self._holding.held(lambda: self._judge(source), _touching(source))
             return self._bound(key, source, port)
@@ -173,7 +173,7 @@ class DirectIdentity:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self.refresh)
 
-    async def _judge(self, source: Source) -> Port:
+    async def _judge(self, source: ClientSource) -> Port:
         """Raises NobodyAsks, NotKnownYet, OvertakenError."""
         self.refresh()
         known = self._index.candidates(source)
@@ -186,17 +186,17 @@ class DirectIdentity:
             if is_believed:
                 return the_one(known, source)
             known_last = f"what was known of {source} is too old" if known else f"nothing is known of {source}"
-            raise NotKnownYet(f"{known_last}, and {error}") from None
+            raise PortNotReady(f"{known_last}, and {error}") from None
 
-    async def _by_neighbours(self, listener: str, source: Source) -> Source:
+    async def _by_neighbours(self, listener: str, source: ClientSource) -> ClientSource:
         mac = await asyncio.get_running_loop().run_in_executor(
             self._executor, self._neighbours.mac_of, source.network_id, source.router_id, source.address
         )
         if not mac:
-            raise NotKnownYet(f"neither the connection nor the neighbour table tells the MAC of {source}")
+            raise PortNotReady(f"neither the connection nor the neighbour table tells the MAC of {source}")
         return source_of(listener, source.address, mac, source.device)
 
-    def _bound(self, key: _Key, source: Source, port: Port) -> Binding:
+    def _bound(self, key: _Key, source: ClientSource, port: Port) -> Binding:
         """Kept only where the mirror has this very port: of no other would it be heard that it is gone."""
         self._forget(key)
         if not self._index.holds(port):
@@ -222,6 +222,6 @@ class DirectIdentity:
                     del self._touched_by[one]
 
 
-def _touching(source: Source) -> tuple[str, ...]:
+def _touching(source: ClientSource) -> tuple[str, ...]:
     """What this source is known by in what the index says is touched."""
     return (source.mac, source.router_id) if source.router_id else (source.mac,)

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from openimds.guest_identity.port_match import NotKnownYet
+from openimds.guest_identity.port_match import PortNotReady
 from openimds.resources.network import Port
 
 AGAIN_SECONDS = 1.0
 """After this time it is judged again without news: the control API may answer by now."""
 
 
-class OvertakenError(Exception):
+class StaleResultError(Exception):
     """Something changed while the question was under way: what it found may be old already."""
 
 
@@ -24,7 +24,7 @@ class _Waiter:
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Holding:
+class HoldQueue:
     """Belongs to the event loop. In a boot storm a thousand wait while thousands of ports change: news wake only those
     whom they can concern, and what was not seen to concern somebody is found out after `again_seconds` all the same.
     """
@@ -50,7 +50,7 @@ class Holding:
 
         `by`: in the words that `heard` is told, all that a change must touch to change the judgement.
         """
-        reasons: list[NotKnownYet] = []
+        reasons: list[PortNotReady] = []
         waiter = _Waiter(frozenset(by))
         self._enter(waiter)
         try:
@@ -60,7 +60,7 @@ class Holding:
             if not patience.expired():
                 raise
             reason = f": {reasons[-1]}" if reasons else ""
-            raise NotKnownYet(f"held for {self._hold_seconds:g} s{reason}") from None
+            raise PortNotReady(f"held for {self._hold_seconds:g} s{reason}") from None
         finally:
             self._leave(waiter)
 
@@ -75,14 +75,14 @@ class Holding:
             if not others:
                 del self._waiting[one]
 
-    async def _told(self, judge: Callable[[], Awaitable[Port]], waiter: _Waiter, reasons: list[NotKnownYet]) -> Port:
+    async def _told(self, judge: Callable[[], Awaitable[Port]], waiter: _Waiter, reasons: list[PortNotReady]) -> Port:
         while True:
             waiter.news.clear()  # before it is judged: what is heard meanwhile may change the judgement
             try:
                 return await judge()
-            except OvertakenError:
+            except StaleResultError:
                 continue
-            except NotKnownYet as reason:
+            except PortNotReady as reason:
                 reasons[:] = [reason]
                 await self._some_time(waiter.news)
 

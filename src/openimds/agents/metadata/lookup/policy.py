@@ -9,7 +9,7 @@ HOLD_SECONDS = 8.0
 """Below the 10 s that cloud-init waits for an answer."""
 FOUND_SECONDS = 2.0
 """A boot's requests come in one go."""
-NOBODY_SECONDS = 1.0
+NEGATIVE_TTL_SECONDS = 1.0
 """How long it is believed that nobody is there. The mirror is asked first and hears of a new port at once."""
 LOOK_SECONDS = 8.0
 """How long a look at the control API may take."""
@@ -20,7 +20,7 @@ AWAY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Belief:
+class LookupPolicy:
     found_seconds: float = FOUND_SECONDS
     """How long a look's find is believed where there is no watch (a real Neutron)."""
     max_age_seconds: float = inf

@@ -10,18 +10,18 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
-from openimds.agents.metadata.lookup.hold_queue import OvertakenError
-from openimds.agents.metadata.lookup.policy import AWAY_SECONDS, NOBODY_SECONDS
-from openimds.agents.metadata.lookup.ttl_cache import Recent
+from openimds.agents.metadata.lookup.hold_queue import StaleResultError
+from openimds.agents.metadata.lookup.policy import AWAY_SECONDS, NEGATIVE_TTL_SECONDS
+from openimds.agents.metadata.lookup.ttl_cache import TtlCache
 from openimds.agents.metadata.protocols import ControlAwayError, Ports
-from openimds.agents.metadata.proxy.per_key_limiter import Shares
+from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
 from openimds.guest_identity.addresses import Address
-from openimds.guest_identity.port_match import Source, matching
-from openimds.guest_identity.router_networks import Behind, is_router_interface
+from openimds.guest_identity.port_match import ClientSource, matching
+from openimds.guest_identity.router_networks import RouterSubnets, is_router_interface
 from openimds.resources.network import Port
 
 
-def ask_networks(ports: Ports, router_id: str, address: Address, device: str = "") -> list[str]:
+def router_networks(ports: Ports, router_id: str, address: Address, device: str = "") -> list[str]:
     """As `identity.reach.Behind.networks`; none when there is no such router. Raises ControlAwayError."""
     found = ports.ports({"device_id": router_id})
     # The query matches text that tenants can write. The decoded port has the recorded attachment.
@@ -30,7 +30,7 @@ def ask_networks(ports: Ports, router_id: str, address: Address, device: str = "
     if not networks:
         return []
     subnets = {subnet.id: subnet for subnet in ports.subnets({"network_id": sorted(networks)})}
-    return sorted(Behind(interfaces, subnets).networks(address, device))
+    return sorted(RouterSubnets(interfaces, subnets).networks(address, device))
 
 
 OF_ONE_PLACE = 4
@@ -42,15 +42,15 @@ changed."""
 
 
 @dataclass(slots=True, eq=False)
-class _Look:
-    source: Source
+class _Query:
+    source: ClientSource
     task: asyncio.Task[tuple[Port, ...]] = field(init=False)
     is_overtaken: bool = False
     is_asked: bool = False
     """Its turn came."""
 
 
-class Looks:
+class PortQueries:
     """Belongs to the event loop. `is_watched`: is there a living watch, so that finds need not be remembered?"""
 
     def __init__(
@@ -67,14 +67,14 @@ class Looks:
         self._clock = clock
         self._is_watched = is_watched
         self._found_seconds = found_seconds
-        self._under_way: dict[Source, _Look] = {}
-        self._hearing: set[_Look] = set()
+        self._under_way: dict[ClientSource, _Query] = {}
+        self._hearing: set[_Query] = set()
         """These, and those that have just ended."""
-        self._recent: Recent[Source, tuple[Port, ...]] = Recent(clock)
+        self._recent: TtlCache[ClientSource, tuple[Port, ...]] = TtlCache(clock)
         self._away_until = 0.0
-        self._turns = Shares(OF_ONE_PLACE)
+        self._turns = PerKeyLimiter(OF_ONE_PLACE)
 
-    async def look(self, source: Source, seconds: float) -> tuple[Port, ...]:
+    async def look(self, source: ClientSource, seconds: float) -> tuple[Port, ...]:
         """The ports that match. Raises ControlAwayError, also after `seconds`, or OvertakenError."""
         recent = self._recent.get(source)
         if recent is not None and not (recent and self._is_watched()):
@@ -91,7 +91,7 @@ class Looks:
             self._away_until = self._clock() + AWAY_SECONDS
             raise ControlAwayError(f"the control API did not answer within {seconds:g} s") from None
         if look.is_overtaken:
-            raise OvertakenError
+            raise StaleResultError
         return found
 
     def overtake(self, touched: Collection[str]) -> None:
@@ -101,15 +101,15 @@ class Looks:
                 look.is_overtaken = True
                 self._end(look)
 
-    def _begin(self, source: Source) -> _Look:
-        look = _Look(source)
+    def _begin(self, source: ClientSource) -> _Query:
+        look = _Query(source)
         look.task = asyncio.get_running_loop().create_task(self._ask(look))
         look.task.add_done_callback(lambda _task: self._looked(look))
         self._under_way[source] = look
         self._hearing.add(look)
         return look
 
-    def _looked(self, look: _Look) -> None:
+    def _looked(self, look: _Query) -> None:
         self._end(look)
         look.task.get_loop().call_later(_HEARS_SECONDS, self._hearing.discard, look)
         if look.task.cancelled() or look.task.exception() is not None:
@@ -117,18 +117,18 @@ class Looks:
         elif not look.is_overtaken:
             self._remember(look.source, look.task.result())
 
-    def _end(self, look: _Look) -> None:
+    def _end(self, look: _Query) -> None:
         """Who asks from now on does not join it."""
         if self._under_way.get(look.source) is look:
             del self._under_way[look.source]
 
-    def _remember(self, source: Source, found: tuple[Port, ...]) -> None:
+    def _remember(self, source: ClientSource, found: tuple[Port, ...]) -> None:
         if not found:
-            self._recent.put(source, found, NOBODY_SECONDS)
+            self._recent.put(source, found, NEGATIVE_TTL_SECONDS)
         elif not self._is_watched():
             self._recent.put(source, found, self._found_seconds)
 
-    async def _ask(self, look: _Look) -> tuple[Port, ...]:
+    async def _ask(self, look: _Query) -> tuple[Port, ...]:
         place = look.source.router_id or look.source.network_id or ""
         await self._turns.take(place)
         try:
@@ -138,7 +138,7 @@ class Looks:
         finally:
             self._turns.give_back(place)
 
-    def _ask_here(self, source: Source) -> tuple[Port, ...]:
+    def _ask_here(self, source: ClientSource) -> tuple[Port, ...]:
         """On a thread. The MAC is nearly always the port's own; else it is in one of the network's address pairs, which
         Neutron cannot be asked for, and which the mirror has where there is one.
         """
@@ -152,7 +152,7 @@ class Looks:
         everybody = self._ports.ports({"network_id": networks})
         return matching([port for port in everybody if port.network_id in networks], source)
 
-    def _networks(self, source: Source) -> list[str]:
+    def _networks(self, source: ClientSource) -> list[str]:
         if source.network_id:
             return [source.network_id]
-        return ask_networks(self._ports, source.router_id or "", source.address, source.device)
+        return router_networks(self._ports, source.router_id or "", source.address, source.device)

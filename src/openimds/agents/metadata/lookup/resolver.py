@@ -17,26 +17,26 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from openimds.agents.metadata.lookup.hold_queue import Holding
+from openimds.agents.metadata.lookup.hold_queue import HoldQueue
 from openimds.agents.metadata.lookup.policy import (
     AWAY_SECONDS,
     KNOWN_LOOK_SECONDS,
     LOOK_SECONDS,
-    NOBODY_SECONDS,
-    Belief,
+    NEGATIVE_TTL_SECONDS,
+    LookupPolicy,
 )
-from openimds.agents.metadata.lookup.port_queries import ask_networks
-from openimds.agents.metadata.lookup.ttl_cache import Recent
+from openimds.agents.metadata.lookup.port_queries import router_networks
+from openimds.agents.metadata.lookup.ttl_cache import TtlCache
 from openimds.agents.metadata.protocols import ControlAwayError, Mirror, Neighbours, Ports, View
 from openimds.guest_identity.addresses import Address, mac_from_eui64
 from openimds.guest_identity.headers import Origin
-from openimds.guest_identity.port_index import PortIndex, is_asker
-from openimds.guest_identity.port_match import NobodyAsks, NotKnownYet
+from openimds.guest_identity.port_index import AddressIndex, is_instance_port
+from openimds.guest_identity.port_match import NoSinglePort, PortNotReady
 from openimds.resources.network import Port
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ClientLocation:
     """Where a request came from. `mac` instead of the address where the address is link-local."""
 
     network_id: str | None
@@ -49,7 +49,7 @@ class Place:
         return f"{self.mac or self.address} on {where}"
 
 
-class Finder:
+class PortResolver:
     """Belongs to the event loop; looks run on `executor`."""
 
     def __init__(
@@ -60,22 +60,22 @@ class Finder:
         *,
         executor: Executor,
         clock: Callable[[], float],
-        belief: Belief | None = None,
+        belief: LookupPolicy | None = None,
     ) -> None:
         self._mirror = mirror
         self._ports = ports
         self._neighbours = neighbours
         self._executor = executor
         self._clock = clock
-        self._belief = belief or Belief()
-        self._holding = Holding(self._belief.hold_seconds)
+        self._belief = belief or LookupPolicy()
+        self._holding = HoldQueue(self._belief.hold_seconds)
         self._away_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._index = PortIndex()
+        self._index = AddressIndex()
         self._indexed: tuple[object, object] = (None, None)
         """The ports and subnets that the index is of."""
-        self._looks: dict[Place, asyncio.Task[tuple[Port, ...]]] = {}
-        self._recent: Recent[Place, tuple[Port, ...]] = Recent(clock)
+        self._looks: dict[ClientLocation, asyncio.Task[tuple[Port, ...]]] = {}
+        self._recent: TtlCache[ClientLocation, tuple[Port, ...]] = TtlCache(clock)
 
     def start(self) -> None:
         """From the event loop; then `hear` may be called."""
@@ -102,7 +102,7 @@ class Finder:
     async def find(self, origin: Origin, address: Address) -> Port:
         """The port that asks. Raises NobodyAsks, or NotKnownYet after a while."""
         if not origin.network_id and not origin.router_id:
-            raise NobodyAsks("none", "the request says neither which network nor which router it came through")
+            raise NoSinglePort("none", "the request says neither which network nor which router it came through")
         place = await self._place(origin, address)
         return await self._holding.held(lambda: self._judge(place), _touching(place))
 
@@ -117,14 +117,14 @@ class Finder:
         self._recent.forget(place)
         return await self.find(origin, address)
 
-    async def _place(self, origin: Origin, address: Address) -> Place:
+    async def _place(self, origin: Origin, address: Address) -> ClientLocation:
         mac = mac_from_eui64(address)
         if mac is None and address.version == 6 and address.is_link_local:
             loop = asyncio.get_running_loop()
             mac = await loop.run_in_executor(
                 self._executor, self._neighbours.mac_of, origin.network_id, origin.router_id, address
             )
-        return Place(origin.network_id, origin.router_id, address, mac.lower() if mac else None)
+        return ClientLocation(origin.network_id, origin.router_id, address, mac.lower() if mac else None)
 
     def refresh(self) -> None:
         """Bring the index to the mirror's newest view: cheap when little changed, a second for the first 100,000."""
@@ -134,7 +134,7 @@ class Finder:
             self._indexed = (view.ports, view.subnets)
             self._holding.heard(touched)
 
-    async def _judge(self, place: Place) -> Port:
+    async def _judge(self, place: ClientLocation) -> Port:
         known = self._known(place)
         if known and self._keeps_up():
             return _only(known, place)
@@ -145,7 +145,7 @@ class Finder:
             if is_believed:
                 return _only(known, place)
             known_last = f"what was known of {place} is too old" if known else f"nothing is known of {place}"
-            raise NotKnownYet(f"{known_last}, and {error}") from None
+            raise PortNotReady(f"{known_last}, and {error}") from None
 
     def _keeps_up(self) -> bool:
         return self._mirror.connected and self._is_fresh()
@@ -153,7 +153,7 @@ class Finder:
     def _is_fresh(self) -> bool:
         return self._mirror.age_seconds <= self._belief.max_age_seconds
 
-    def _known(self, place: Place) -> tuple[Port, ...]:
+    def _known(self, place: ClientLocation) -> tuple[Port, ...]:
         self.refresh()
         return self._at(place.network_id, place.router_id, place.mac or str(place.address), place.address)
 
@@ -162,7 +162,7 @@ class Finder:
             return self._index.on_network(network_id, at)
         return self._index.behind_router(router_id or "", at, address)
 
-    async def _look(self, place: Place, seconds: float) -> tuple[Port, ...]:
+    async def _look(self, place: ClientLocation, seconds: float) -> tuple[Port, ...]:
         """Every port there that could be an instance's. Raises ControlAwayError, also after `seconds`."""
         recent = self._recent.get(place)
         if recent is not None and not (recent and self._keeps_up()):
@@ -182,26 +182,26 @@ class Finder:
             self._away_until = self._clock() + AWAY_SECONDS
             raise ControlAwayError(f"the control API did not answer within {seconds:g} s") from None
 
-    def _looked(self, place: Place, task: asyncio.Task[tuple[Port, ...]]) -> None:
+    def _looked(self, place: ClientLocation, task: asyncio.Task[tuple[Port, ...]]) -> None:
         self._looks.pop(place, None)
         if task.cancelled() or task.exception() is not None:
             self._away_until = self._clock() + AWAY_SECONDS
             return
         found = task.result()
         if not found:
-            self._recent.put(place, found, NOBODY_SECONDS)
+            self._recent.put(place, found, NEGATIVE_TTL_SECONDS)
         elif not self._mirror.connected:
             self._recent.put(place, found, self._belief.found_seconds)
 
-    async def _ask(self, place: Place) -> tuple[Port, ...]:
+    async def _ask(self, place: ClientLocation) -> tuple[Port, ...]:
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._ask_here, place)
 
-    def _ask_here(self, place: Place) -> tuple[Port, ...]:
+    def _ask_here(self, place: ClientLocation) -> tuple[Port, ...]:
         """On a thread."""
         if place.network_id:
             networks = [place.network_id]
         else:
-            networks = ask_networks(self._ports, place.router_id or "", place.address)
+            networks = router_networks(self._ports, place.router_id or "", place.address)
         if not networks:
             return ()  # no filter at all would mean every network
         at = {"mac_address": place.mac} if place.mac else {"fixed_ips": f"ip_address={place.address}"}
@@ -211,19 +211,19 @@ class Finder:
         )
 
 
-def _touching(place: Place) -> tuple[object, ...]:
+def _touching(place: ClientLocation) -> tuple[object, ...]:
     """What the index says is touched when it may answer otherwise about this place."""
     at = place.mac or str(place.address)
     return ((place.network_id, at),) if place.network_id else (at, place.router_id)
 
 
-def _only(found: tuple[Port, ...], place: Place) -> Port:
+def _only(found: tuple[Port, ...], place: ClientLocation) -> Port:
     if not found:
-        raise NobodyAsks("none", f"no instance's port has {place}")
-    askers = [port for port in found if is_asker(port)]
+        raise NoSinglePort("none", f"no instance's port has {place}")
+    askers = [port for port in found if is_instance_port(port)]
     if len(askers) > 1:
         names = ", ".join(sorted(port.id for port in askers))
-        raise NobodyAsks("several", f"more than one port has {place}: {names}")
+        raise NoSinglePort("several", f"more than one port has {place}: {names}")
     if not askers:
-        raise NotKnownYet(f"the port {found[0].id} with {place} is not bound to an instance yet")
+        raise PortNotReady(f"the port {found[0].id} with {place} is not bound to an instance yet")
     return askers[0]

@@ -11,7 +11,7 @@ Value = TypeVar("Value")
 MAX_ENTRIES = 4096
 
 
-class Recent(Generic[Key, Value]):
+class TtlCache(Generic[Key, Value]):
     """A small table whose entries end by themselves. `clock` gives seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import Answer, GuestRequest, Headers, Reply, Upstream, UpstreamAwayError
-from openimds.agents.metadata.proxy.headers import REQUEST_ID, Asker, headers_to_api, reply_of
-from openimds.agents.metadata.proxy.per_key_limiter import Shares
-from openimds.agents.metadata.throttled_log import Complaints
+from openimds.agents.metadata.proxy.headers import REQUEST_ID, IdentifiedClient, guest_response, signed_headers
+from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.headers import FORWARDED_FOR, GUEST_FORWARDED, PRIVILEGED, is_privileged
 from openimds.guest_identity.port_match import Binding
 from openimds.metadata.paths import MalformedTargetError, parse_path
@@ -45,7 +45,7 @@ class DirectReply(Reply):
     """So many hops may it go."""
 
 
-class DirectForwarding:
+class Forwarder:
     """Belongs to the event loop. `clock` gives seconds that never go back."""
 
     def __init__(
@@ -53,15 +53,15 @@ class DirectForwarding:
         upstream: Upstream,
         *,
         secret: str,
-        measures: Measures,
-        complaints: Complaints,
+        measures: Metrics,
+        complaints: ThrottledLog,
         clock: Callable[[], float],
     ) -> None:
         self._upstream = upstream
         self._measures = measures
         self._complaints = complaints
         self._clock = clock
-        self._shares = Shares()
+        self._shares = PerKeyLimiter()
         self._under_way: dict[Hashable, asyncio.Task[DirectReply]] = {}
         self.secret = secret
         """May be replaced while it runs: the next request is signed with the new one."""
@@ -89,8 +89,8 @@ class DirectForwarding:
         if is_privileged(request.peer_port):
             known.append((_PRIVILEGED, b"1"))
         theirs = [(name, value) for name, value in request.headers if name.lower() not in _OURS_TO_SAY]
-        asker = Asker(port=binding.port, address=binding.source.address)
-        return headers_to_api((*theirs, *known), asker, self.secret)
+        asker = IdentifiedClient(port=binding.port, address=binding.source.address)
+        return signed_headers((*theirs, *known), asker, self.secret)
 
     async def _ask_in_turn(
         self, binding: Binding, request: DirectRequest, signed: Headers, request_id: str
@@ -117,7 +117,7 @@ class DirectForwarding:
         if answer.status == 403 and b"signature" in answer.body.lower():
             self._measures.refused_signatures.inc()
             self._complaints.secrets_differ(str(self._upstream))
-        reply = reply_of(answer, request_id)
+        reply = guest_response(answer, request_id)
         return DirectReply(status=reply.status, headers=reply.headers, body=reply.body, hop_limit=_hop_limit(answer))
 
 

@@ -55,14 +55,14 @@ _TO_GUEST = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asker:
+class IdentifiedClient:
     """Who asks."""
 
     port: Port
     address: Address
 
 
-def headers_to_api(guest_headers: Headers, asker: Asker, secret: str) -> list[tuple[bytes, bytes]]:
+def signed_headers(guest_headers: Headers, asker: IdentifiedClient, secret: str) -> list[tuple[bytes, bytes]]:
     """The guest's headers that may pass, and ours: who asks, signed. The request's id is not among them."""
     instance_id = asker.port.device_id
     ours = (
@@ -77,7 +77,7 @@ def headers_to_api(guest_headers: Headers, asker: Asker, secret: str) -> list[tu
     return passed + [(name.encode(), value.encode("latin-1", "replace")) for name, value in ours]
 
 
-def reply_of(answer: Answer, request_id: str) -> Reply:
+def guest_response(answer: Answer, request_id: str) -> Reply:
     """The API's answer as the guest gets it: status, body and what describes the body are unchanged."""
     return Reply(
         status=answer.status,
@@ -98,7 +98,7 @@ _REQUEST_ID = REQUEST_ID.lower()
 
 
 @dataclass(slots=True, eq=False)
-class Heard:
+class ParsedHeaders:
     """Where a request comes from, and what of its headers goes on."""
 
     headers: Headers
@@ -114,7 +114,9 @@ class Heard:
     def to_api(self, port: Port, secret: str) -> tuple[tuple[bytes, bytes], ...]:
         """The headers of the signed request, without the request's id; made anew for another port or secret."""
         if port is not self._port or secret is not self._secret:
-            self._to_api = tuple(headers_to_api(self.headers, Asker(port=port, address=self.address), secret))
+            self._to_api = tuple(
+                signed_headers(self.headers, IdentifiedClient(port=port, address=self.address), secret)
+            )
             self._port, self._secret = port, secret
         return self._to_api
 
@@ -126,13 +128,13 @@ def without_id(headers: Headers) -> tuple[Headers, bytes]:
     return headers, b""
 
 
-class Hearing:
+class HeaderCache:
     """`hear(headers)`."""
 
     def __init__(self) -> None:
-        self._heard: dict[Headers, Heard] = {}
+        self._heard: dict[Headers, ParsedHeaders] = {}
 
-    def hear(self, headers: Headers) -> Heard:
+    def hear(self, headers: Headers) -> ParsedHeaders:
         """`headers`: without the request's id. Raises HeaderError."""
         heard = self._heard.get(headers)
         if heard is None:
@@ -140,7 +142,7 @@ class Hearing:
             self._remember(headers, heard)
         return heard
 
-    def _remember(self, headers: Headers, heard: Heard) -> None:
+    def _remember(self, headers: Headers, heard: ParsedHeaders) -> None:
         if sum(len(name) + len(value) for name, value in headers) > MAX_BYTES:
             return
         if len(self._heard) >= MAX_ENTRIES:
@@ -148,7 +150,7 @@ class Hearing:
         self._heard[headers] = heard
 
 
-def _read(headers: Headers) -> Heard:
+def _read(headers: Headers) -> ParsedHeaders:
     where = origin(headers)
     try:
         address = parse_address(where.address)
@@ -156,5 +158,5 @@ def _read(headers: Headers) -> Heard:
         raise HeaderError("X-Forwarded-For", f"X-Forwarded-For: {error}.") from None
     mac = mac_from_eui64(address)
     if mac is None and address.version == 6 and address.is_link_local:
-        return Heard(headers, where, address, None)
-    return Heard(headers, where, address, mac or str(address))
+        return ParsedHeaders(headers, where, address, None)
+    return ParsedHeaders(headers, where, address, mac or str(address))

@@ -15,7 +15,7 @@ OF_ONE_GUEST = 16
 """Requests of one guest on their way at once: of 128 connections, so that it takes eight such guests to fill them."""
 
 
-class Shares:
+class PerKeyLimiter:
     """Belongs to one event loop. A guest is its port's id: IPv4 and IPv6 together."""
 
     def __init__(self, of_one_guest: int = OF_ONE_GUEST) -> None:

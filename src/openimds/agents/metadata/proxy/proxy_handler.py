@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from openimds.agents.metadata.lookup.resolver import Finder
-from openimds.agents.metadata.metrics import Measures
+from openimds.agents.metadata.lookup.resolver import PortResolver
+from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import (
     Answer,
     GuestRequest,
@@ -18,12 +18,12 @@ from openimds.agents.metadata.protocols import (
     Upstream,
     UpstreamAwayError,
 )
-from openimds.agents.metadata.proxy.headers import REQUEST_ID, Heard, Hearing, reply_of, without_id
-from openimds.agents.metadata.proxy.per_key_limiter import Shares
-from openimds.agents.metadata.throttled_log import Complaints
+from openimds.agents.metadata.proxy.headers import REQUEST_ID, HeaderCache, ParsedHeaders, guest_response, without_id
+from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity import headers as names
 from openimds.guest_identity.headers import HeaderError, Origin, values
-from openimds.guest_identity.port_match import NobodyAsks, NotKnownYet
+from openimds.guest_identity.port_match import NoSinglePort, PortNotReady
 from openimds.resources.network import Port
 
 _TEXT = (b"Content-Type", b"text/plain; charset=UTF-8")
@@ -34,23 +34,23 @@ _ID = re.compile(rb"[0-9A-Za-z_.:-]{1,64}")
 
 
 @dataclass(slots=True)
-class _Followed:
+class _RequestTrace:
     """A request on its way, and what is known of it so far, for its log line."""
 
     request_id: str
     facts: dict[str, object] = field(default_factory=dict)
 
 
-class MetadataService:
+class ProxyHandler:
     """`answer` is the HTTP server's handler."""
 
     def __init__(
         self,
-        finder: Finder,
+        finder: PortResolver,
         upstream: Upstream,
         *,
         secret: str,
-        measures: Measures,
+        measures: Metrics,
         log: RequestLog,
         clock: Callable[[], float],
     ) -> None:
@@ -59,9 +59,9 @@ class MetadataService:
         self._measures = measures
         self._log = log
         self._clock = clock
-        self._hearing = Hearing()
-        self._shares = Shares()
-        self.complaints = Complaints(clock)
+        self._hearing = HeaderCache()
+        self._shares = PerKeyLimiter()
+        self.complaints = ThrottledLog(clock)
         self.secret = secret
         """May be replaced while it runs: the next request is signed with the new one."""
 
@@ -69,7 +69,7 @@ class MetadataService:
         """The metadata API's answer, or a sentence of our own: 400, 404, 405, 411, 503."""
         began_at = self._clock()
         headers, last = without_id(request.headers)
-        followed = _Followed(_request_id(last, headers))
+        followed = _RequestTrace(_request_id(last, headers))
         reply = await self._answer(request, headers, followed)
         self._measures.answered(reply.status)
         facts = followed.facts
@@ -79,7 +79,7 @@ class MetadataService:
         self._log.line("request answered", facts)(followed.request_id, (self._clock() - began_at) * 1000)
         return reply
 
-    async def _answer(self, request: GuestRequest, headers: Headers, followed: _Followed) -> Reply:
+    async def _answer(self, request: GuestRequest, headers: Headers, followed: _RequestTrace) -> Reply:
         refusal = _refused_method(request)
         if refusal is not None:
             return refusal
@@ -95,10 +95,10 @@ class MetadataService:
             self._measures.lookups.labels("malformed").inc()
             followed.facts["reason"] = str(error)
             return _sentence(400, str(error))
-        except NobodyAsks as error:
+        except NoSinglePort as error:
             followed.facts["reason"] = str(error)
             return _sentence(404, "The resource could not be found.")
-        except NotKnownYet as error:
+        except PortNotReady as error:
             followed.facts["reason"] = str(error)
             return _sentence(503, "It cannot be told yet which instance asks. Try again.", _RETRY)
         reply = await self._ask_as(port, heard, request, followed)
@@ -107,7 +107,7 @@ class MetadataService:
         other = await self._moved_to(heard, port)
         return reply if other is None else await self._ask_as(other, heard, request, followed)
 
-    async def _ask_as(self, port: Port, heard: Heard, request: GuestRequest, followed: _Followed) -> Reply:
+    async def _ask_as(self, port: Port, heard: ParsedHeaders, request: GuestRequest, followed: _RequestTrace) -> Reply:
         followed.facts["instance_id"] = port.device_id
         if not self._shares.try_take(port.id):
             await self._shares.take(port.id)
@@ -116,24 +116,24 @@ class MetadataService:
         finally:
             self._shares.give_back(port.id)
 
-    async def _moved_to(self, heard: Heard, port: Port) -> Port | None:
+    async def _moved_to(self, heard: ParsedHeaders, port: Port) -> Port | None:
         """Another port that has the address by now, when the metadata API knows nothing and `port` is an earlier find.
 
         An instance that is gone is answered 404: then what was found of its address is not believed any longer.
         """
         try:
             found = await self._finder.find_anew(heard.origin, heard.address)
-        except (NobodyAsks, NotKnownYet):
+        except (NoSinglePort, PortNotReady):
             return None
         return None if found is None or found.device_id == port.device_id else found
 
-    async def _find(self, heard: Heard) -> Port:
+    async def _find(self, heard: ParsedHeaders) -> Port:
         try:
             port = await self._finder.find(heard.origin, heard.address)
-        except NobodyAsks as error:
+        except NoSinglePort as error:
             self._measures.lookups.labels(error.outcome).inc()
             raise
-        except NotKnownYet:
+        except PortNotReady:
             self._measures.lookups.labels("unknown").inc()
             raise
         self._measures.found.inc()
@@ -157,10 +157,10 @@ class MetadataService:
         if _is_refused_signature(answer):
             self._measures.refused_signatures.inc()
             self.complaints.secrets_differ(str(self._upstream))
-        return reply_of(answer, request_id)
+        return guest_response(answer, request_id)
 
 
-def _note_origin(where: Origin, followed: _Followed) -> None:
+def _note_origin(where: Origin, followed: _RequestTrace) -> None:
     if where.network_id:
         followed.facts["network_id"] = where.network_id
     if where.router_id:

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openimds.agents.metadata.listeners.files import Namespaces, WantedFolder
+from openimds.agents.metadata.listeners.files import ListenerFiles, NamespaceDirWatch
 from openimds.netconfig.listener_file import parse_listeners
 
 
 def test_names_that_came_went_or_were_made_anew(tmp_path: Path) -> None:
     folder = tmp_path / "netns"
-    namespaces = Namespaces(folder)
+    namespaces = NamespaceDirWatch(folder)
     assert namespaces.read() == frozenset()
     folder.mkdir()
     for name in ("same", "anew", "gone"):
@@ -29,7 +29,7 @@ def text(inode: int) -> str:
 
 
 def test_a_file_is_read_when_it_is_another_one_and_in_a_full_look_when_it_has_changed(tmp_path: Path) -> None:
-    folder, file, other = WantedFolder(tmp_path), tmp_path / "n1.json", tmp_path / ".n1.json"
+    folder, file, other = ListenerFiles(tmp_path), tmp_path / "n1.json", tmp_path / ".n1.json"
     file.write_text(text(1))
     first = folder.read(is_full=False)["n1"]
     assert folder.read()["n1"] is folder.read(is_full=False)["n1"] is first

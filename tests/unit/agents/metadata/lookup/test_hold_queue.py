@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from openimds.agents.metadata.lookup.hold_queue import Holding, OvertakenError
-from openimds.guest_identity.port_match import NotKnownYet
+from openimds.agents.metadata.lookup.hold_queue import HoldQueue, StaleResultError
+from openimds.guest_identity.port_match import PortNotReady
 from openimds.resources.network import Port
 
 LONG_SECONDS = 300.0
@@ -31,7 +31,7 @@ class Cloud:
         async def judged() -> Port:
             self.looks[mac] += 1
             if mac not in self.known:
-                raise NotKnownYet(f"nothing is known of {mac}")
+                raise PortNotReady(f"nothing is known of {mac}")
             return self.known[mac]
 
         return judged
@@ -50,7 +50,7 @@ def test_a_storm_of_changes_makes_everybody_look_but_for_himself() -> None:
     """1,000 are held while 5,000 ports change: were all of them woken each time, that would be 5,000,000 looks."""
 
     async def scene() -> None:
-        cloud, holding = Cloud(), Holding(LONG_SECONDS, LONG_SECONDS)
+        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
         macs = [f"mac-{number}" for number in range(1000)]
         waiting = [asyncio.create_task(holding.held(cloud.judge(mac), {mac})) for mac in macs]
         await _settled(cloud)
@@ -69,7 +69,7 @@ def test_a_storm_of_changes_makes_everybody_look_but_for_himself() -> None:
 
 def test_one_of_several_things_it_is_known_by_is_enough() -> None:
     async def scene() -> None:
-        cloud, holding = Cloud(), Holding(LONG_SECONDS, LONG_SECONDS)
+        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
         waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac", "router"}))
         await _settled(cloud)
         holding.heard({"another"})
@@ -87,7 +87,7 @@ def test_one_of_several_things_it_is_known_by_is_enough() -> None:
 
 def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
     async def scene() -> None:
-        cloud, holding = Cloud(), Holding(LONG_SECONDS, LONG_SECONDS)
+        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
         judge = cloud.judge("mac")
 
         async def slow() -> Port:
@@ -106,7 +106,7 @@ def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
 
 def test_an_overtaken_judgement_is_made_again_at_once() -> None:
     async def scene() -> None:
-        results: list[Exception | Port] = [OvertakenError(), port("p")]
+        results: list[Exception | Port] = [StaleResultError(), port("p")]
 
         async def judge() -> Port:
             result = results.pop(0)
@@ -114,14 +114,14 @@ def test_an_overtaken_judgement_is_made_again_at_once() -> None:
                 raise result
             return result
 
-        assert (await Holding(LONG_SECONDS, LONG_SECONDS).held(judge, {"mac"})).id == "p"
+        assert (await HoldQueue(LONG_SECONDS, LONG_SECONDS).held(judge, {"mac"})).id == "p"
 
     asyncio.run(scene())
 
 
 def test_without_news_it_is_judged_again_after_a_while() -> None:
     async def scene() -> None:
-        cloud, holding = Cloud(), Holding(LONG_SECONDS, 0.001)
+        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, 0.001)
         waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac"}))
         while cloud.looks["mac"] < 3:  # noqa: ASYNC110 - nothing tells of a look
             await asyncio.sleep(0.001)
@@ -133,5 +133,5 @@ def test_without_news_it_is_judged_again_after_a_while() -> None:
 
 def test_when_the_time_is_over_it_says_why() -> None:
     cloud = Cloud()
-    with pytest.raises(NotKnownYet, match=r"held for 0\.01 s: nothing is known of mac"):
-        asyncio.run(Holding(0.01).held(cloud.judge("mac"), {"mac"}))
+    with pytest.raises(PortNotReady, match=r"held for 0\.01 s: nothing is known of mac"):
+        asyncio.run(HoldQueue(0.01).held(cloud.judge("mac"), {"mac"}))

@@ -11,12 +11,12 @@ from ipaddress import ip_address
 
 import pytest
 
-from openimds.agents.metadata.lookup.policy import Belief
-from openimds.agents.metadata.lookup.resolver import Finder
+from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.agents.metadata.lookup.resolver import PortResolver
 from openimds.agents.metadata.protocols import ControlAwayError
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.headers import Origin
-from openimds.guest_identity.port_match import NobodyAsks, NotKnownYet
+from openimds.guest_identity.port_match import NoSinglePort, PortNotReady
 from openimds.resources.network import FixedIP, Port, Subnet
 
 NETWORK = Origin(network_id="net-1", router_id=None, address="")
@@ -104,7 +104,7 @@ def passes(each: Port, filters: Mapping[str, str | Sequence[str]]) -> bool:
 
 async def found(world: World, origin: Origin, address: Address, times: int = 1) -> list[str]:
     with ThreadPoolExecutor(2) as executor:
-        finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+        finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
         finds = asyncio.gather(*(finder.find(origin, address) for _ in range(times)))
         await asyncio.sleep(0)
         world.held.set()
@@ -142,14 +142,14 @@ def test_a_look_through_a_router_asks_for_its_networks_first():
 
 def test_a_router_without_networks_finds_nobody_and_not_everybody():
     world = World(real=[port("p1")])
-    with pytest.raises(NobodyAsks):
+    with pytest.raises(NoSinglePort):
         find(world, ROUTER)
     assert world.looks == [{"device_id": "r1"}]
 
 
 def test_neither_network_nor_router_finds_nobody():
     world = World(mirrored={"p1": port("p1")}, real=[port("p1")])
-    with pytest.raises(NobodyAsks):
+    with pytest.raises(NoSinglePort):
         find(world, Origin(network_id=None, router_id=None, address=""))
     assert world.looks == []
 
@@ -162,10 +162,10 @@ def test_equal_looks_at_one_moment_are_one():
 
 
 def test_nobody_and_several():
-    with pytest.raises(NobodyAsks) as nobody:
+    with pytest.raises(NoSinglePort) as nobody:
         find(World())
     assert nobody.value.outcome == "none"
-    with pytest.raises(NobodyAsks, match="p1, p2") as several:
+    with pytest.raises(NoSinglePort, match="p1, p2") as several:
         find(World(mirrored={"p1": port("p1"), "p2": port("p2")}))
     assert several.value.outcome == "several"
 
@@ -173,7 +173,7 @@ def test_nobody_and_several():
 def test_while_the_control_api_is_away_the_known_are_served_and_the_unknown_hear_not_yet():
     world = World(mirrored={"p1": port("p1")}, connected=False, away=True)
     assert find(world) == ["p1"]
-    with pytest.raises(NotKnownYet):
+    with pytest.raises(PortNotReady):
         find(world, address=ip_address("10.0.0.6"))
 
 
@@ -186,12 +186,12 @@ def test_a_moved_address_is_never_answered_with_the_old_owner():
     async def main() -> None:
         world = World(mirrored={"p1": port("p1")})
         with ThreadPoolExecutor(1) as executor:
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
             assert (await finder.find(NETWORK, FIVE)).id == "p1"
             world.mirrored = {"p2": port("p2")}
             assert (await finder.find(NETWORK, FIVE)).id == "p2"
             world.mirrored = {}
-            with pytest.raises(NobodyAsks):
+            with pytest.raises(NoSinglePort):
                 await finder.find(NETWORK, FIVE)
 
     asyncio.run(main())
@@ -201,9 +201,9 @@ def test_nobody_is_believed_for_a_second_and_a_find_for_two_without_a_watch():
     async def main() -> None:
         world = World(connected=False)
         with ThreadPoolExecutor(1) as executor:
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
             for _ in range(3):
-                with pytest.raises(NobodyAsks):
+                with pytest.raises(NoSinglePort):
                     await finder.find(NETWORK, FIVE)
             assert len(world.looks) == 1
             world.real = [port("p1")]
@@ -223,7 +223,7 @@ def test_a_guest_that_hangs_up_does_not_end_the_look_of_others():
         world = World(real=[port("p1")])
         world.held.clear()
         with ThreadPoolExecutor(1) as executor:
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
             first = asyncio.ensure_future(finder.find(NETWORK, FIVE))
             second = asyncio.ensure_future(finder.find(NETWORK, FIVE))
             await asyncio.sleep(0)
@@ -240,7 +240,7 @@ def test_link_local_addresses_by_the_mac_inside_or_by_the_neighbours():
     world = World(mirrored={"p1": port("p1")})
     assert find(world, address=ip_address("fe80::f816:3eff:fe54:9388")) == ["p1"]
     private = ip_address("fe80::1234:5678:9abc:def0")
-    with pytest.raises(NobodyAsks):
+    with pytest.raises(NoSinglePort):
         find(world, address=private)
     world.neighbours = {str(private): "FA:16:3E:54:93:88"}
     assert find(world, address=private) == ["p1"]
@@ -250,11 +250,11 @@ def test_link_local_addresses_by_the_mac_inside_or_by_the_neighbours():
 
 
 def test_what_was_not_kept_up_for_too_long_is_looked_up_or_not_told():
-    belief = Belief(max_age_seconds=300, hold_seconds=0.05)
+    belief = LookupPolicy(max_age_seconds=300, hold_seconds=0.05)
 
     async def asked(world: World) -> str:
         with ThreadPoolExecutor(2) as executor:
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock, belief=belief)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock, belief=belief)
             assert (finder.at_once(NETWORK, FIVE, str(FIVE)) is None) == (
                 not world.connected or world.age_seconds > 300
             )
@@ -265,7 +265,7 @@ def test_what_was_not_kept_up_for_too_long_is_looked_up_or_not_told():
     assert asyncio.run(asked(World(mirrored=old, real=[port("p2")], age_seconds=301))) == "p2"
     assert asyncio.run(asked(World(mirrored=old, away=True, connected=False, age_seconds=300))) == "p1"
     for connected in (True, False):
-        with pytest.raises(NotKnownYet, match="too old"):
+        with pytest.raises(PortNotReady, match="too old"):
             asyncio.run(asked(World(mirrored=old, away=True, connected=connected, age_seconds=301)))
 
 
@@ -273,7 +273,7 @@ def test_a_port_that_no_instance_has_yet_is_held_and_answered_once_one_has():
     async def main() -> None:
         world = World(real=[port("p1", device_id="")])
         with ThreadPoolExecutor(1) as executor:
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
             finder.start()
             asking = asyncio.ensure_future(finder.find(NETWORK, FIVE))
             async with asyncio.timeout(20):
@@ -295,7 +295,7 @@ def test_who_is_held_is_told_by_the_news_that_its_port_has_gone(origin: Origin) 
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
             finder.start()
             asking = asyncio.ensure_future(finder.find(origin, FIVE))
             async with asyncio.timeout(20):
@@ -303,7 +303,7 @@ def test_who_is_held_is_told_by_the_news_that_its_port_has_gone(origin: Origin) 
                     await asyncio.sleep(0.005)
             world.mirrored, world.real = {"i1": interface}, [interface]
             finder.hear(world)
-            with pytest.raises(NobodyAsks):
+            with pytest.raises(NoSinglePort):
                 await asking
 
     asyncio.run(main())
@@ -314,11 +314,11 @@ def test_a_port_that_no_instance_gets_is_never_a_no():
 
     async def main() -> None:
         with ThreadPoolExecutor(1) as executor:
-            belief = Belief(hold_seconds=0.05)
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock, belief=belief)
+            belief = LookupPolicy(hold_seconds=0.05)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock, belief=belief)
             await finder.find(NETWORK, FIVE)
 
-    with pytest.raises(NotKnownYet, match="not bound to an instance yet"):
+    with pytest.raises(PortNotReady, match="not bound to an instance yet"):
         asyncio.run(main())
 
 
@@ -326,7 +326,7 @@ def test_what_was_found_without_a_watch_is_not_believed_when_it_is_back():
     async def main() -> None:
         world = World(connected=False, real=[port("p1")])
         with ThreadPoolExecutor(1) as executor:
-            finder = Finder(world, Neutron(world), world, executor=executor, clock=world.clock)
+            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
             assert (await finder.find(NETWORK, FIVE)).id == "p1"
             world.connected, world.real = True, [port("p2")]
             assert (await finder.find(NETWORK, FIVE)).id == "p2"
@@ -378,7 +378,7 @@ def test_an_address_that_is_nobodys_yet_is_not_another_networks(is_watched: bool
     world.connected = is_watched
     if not is_watched:
         world.mirrored = {}
-    with pytest.raises(NobodyAsks):
+    with pytest.raises(NoSinglePort):
         find(world, ROUTER)
 
 

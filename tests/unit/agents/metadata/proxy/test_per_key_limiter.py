@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from openimds.agents.metadata.proxy.per_key_limiter import Shares
+from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
 
 
 def test_who_waits_comes_in_order_and_a_guest_waits_for_nobody_else() -> None:
     async def main() -> None:
-        shares = Shares(of_one_guest=1)
+        shares = PerKeyLimiter(of_one_guest=1)
         assert shares.try_take("a")
         assert not shares.try_take("a")
         assert shares.try_take("b")
@@ -38,7 +38,7 @@ def test_who_waits_comes_in_order_and_a_guest_waits_for_nobody_else() -> None:
 @pytest.mark.parametrize("given_first", [False, True])
 def test_who_goes_while_it_waits_takes_no_place_with_it(given_first: bool) -> None:
     async def main() -> None:
-        shares = Shares(of_one_guest=1)
+        shares = PerKeyLimiter(of_one_guest=1)
         assert shares.try_take("a")
         waiting = asyncio.ensure_future(shares.take("a"))
         await asyncio.sleep(0)

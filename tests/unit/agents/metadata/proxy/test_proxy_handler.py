@@ -24,7 +24,7 @@ from tests.unit.agents.metadata.agent_stage import (
 from tests.waiting import HANG_SECONDS
 
 from openimds.agents.metadata.proxy.per_key_limiter import OF_ONE_GUEST
-from openimds.agents.metadata.signature_check import run_self_test
+from openimds.agents.metadata.signature_check import check_signature
 from openimds.agents.metadata.throttled_log import SECRETS_DIFFER
 from openimds.guest_identity.headers import values
 
@@ -199,7 +199,7 @@ def test_the_self_test_says_what_it_found(tmp_path, secret, words):
     async def main() -> None:
         async with running(tmp_path, secret=secret) as agent:
             with capture_logs() as logs:
-                await run_self_test(agent.upstream, lambda: secret, agent.service.complaints)
+                await check_signature(agent.upstream, lambda: secret, agent.service.complaints)
             assert words in logs[-1]["event"]
 
     uvloop.run(main())
