@@ -26,7 +26,7 @@ from openimds.linux.netns import netns
 from openimds.linux.netns_driver.bubblewrap import PATH, GuestSettings, as_guest_root, container
 from openimds.netconfig.netns_instance import BootSpec, BootState
 
-SCRIPTS = Path(__file__).parent / "guest"
+SCRIPTS = Path(__file__).parent
 NS_GET_USERNS = 0xB701
 """ioctl_ns(2)"""
 FIRST_WORDS = "openimds guest: booting"
