@@ -21,7 +21,7 @@ from openimds.linux.monitor.process_exit import ProcessExitWatcher
 from openimds.runtime import metrics, sd_notify
 from openimds.runtime.heartbeat import Heartbeat, Identity
 from openimds.runtime.lifecycle import Signals
-from openimds.supervisor.notify_socket import allow_many_descriptors
+from openimds.runtime.rlimits import raise_nofile
 
 EXTENSION_SECONDS = 60.0
 """A first round that does nothing new for so long has failed."""
@@ -58,7 +58,7 @@ class AgentSpec:
 
 def serve(agent: AgentSpec) -> int:
     """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
-    allow_many_descriptors()  # some stay open for each namespace
+    raise_nofile()  # some stay open for each namespace
     mirror = Mirror(agent.client, agent.kinds)
     deaths = ProcessExitWatcher(agent.events.died)
     loop = Scheduler(Reconciler(agent.trade, agent.events), mirror, agent.interval_seconds, deaths.watch)

@@ -6,7 +6,6 @@ Only what a service manager does with FDSTORE=1, FDSTOREREMOVE=1 and FDNAME; the
 from __future__ import annotations
 
 import array
-import contextlib
 import os
 import resource
 import socket
@@ -129,14 +128,6 @@ class FdStoreServer:
         for descriptor in self._kept.pop(name, ()):
             os.close(descriptor)
             self._count -= 1
-
-
-def allow_many_descriptors() -> int:
-    """Raise this process's limit of open files as far as it may; what it was."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return soft
 
 
 def _room() -> int:

@@ -14,8 +14,8 @@ import structlog
 from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
 from openimds.runtime.lifecycle import StartupError
+from openimds.runtime.rlimits import raise_nofile
 from openimds.supervisor import service_spec
-from openimds.supervisor.notify_socket import allow_many_descriptors
 from openimds.supervisor.service import Service, ServiceRegistry, exit_reason, now
 from openimds.supervisor.spawn import Child, SpawnSpec, spawn
 
@@ -33,7 +33,7 @@ class ProcessTable:
         self._selector = selector
         self._notify_path = notify_path
         self._hear = hear
-        self._open_files = allow_many_descriptors()
+        self._open_files = raise_nofile()
 
     def start(self, each: Service) -> None:
         """Raises CannotStartError."""

@@ -16,7 +16,7 @@ from openimds.runtime.fdstore import FdStore
 from openimds.runtime.lifecycle import StartupError, begin
 from openimds.runtime.metrics import metrics_folder
 from openimds.runtime.prefork import ParentHooks, WorkerSpec, run_workers
-from openimds.supervisor.notify_socket import allow_many_descriptors
+from openimds.runtime.rlimits import raise_nofile
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 def run(config: MetadataAgentConfig) -> int:
     """Until SIGTERM. The exit code. Raises CannotStartError."""
     upstream_of(config)  # what is wrong with it is said here, once
-    allow_many_descriptors()
+    raise_nofile()
     kept = FdStore.inherited()
     sockets = open_sockets(config, kept)
     if not config.shared_secret:
