@@ -1,9 +1,10 @@
-"""The text of a namespace's HAProxy: it takes the guests' requests, says where they came from, and hands them on.
+"""The configuration of a namespace's HAProxy, which receives the guests' requests, adds their origin and forwards them.
 
 Rules of this file:
 
-1. Whatever a guest writes of who or where it is never passes, in whatever spelling: it is deleted first, then set.
-2. A configuration depends on nothing but its arguments; an equal text means that nothing has to be reloaded.
+1. No header by which a guest claims an identity or an origin passes, in any spelling. HAProxy deletes these headers
+   first and then sets its own.
+2. A configuration depends on nothing but its arguments. If the text is unchanged, nothing has to be reloaded.
 """
 
 from __future__ import annotations
@@ -20,27 +21,29 @@ from openimds.netconfig.namespace_state import Daemon
 MAX_CONNECTIONS = 2048
 BACKLOG = 4096
 RETRIES = 3
-"""They follow each other at once: a unix socket refuses at once. While an agent is restarted the requests wait in its
-socket's queue, if whoever starts it keeps the socket; if nobody does, the guest gets 503 and asks again."""
+"""The retries follow without a pause, because connect() to a unix socket without a listener fails immediately. During a
+restart of the agent, requests wait in the socket's queue if the service manager keeps the socket open. Otherwise the
+client gets 503 and retries."""
 TABLE_SIZE = 100_000
 
-# HAProxy sees header names in lower case. `_` for `-`: some servers behind a proxy read both as one.
-_IDENTITY_CLAIMS = (
+# HAProxy matches header names in lower case. The patterns accept `_` for `-`, because some servers behind a proxy treat
+# both as the same character (CGI variables).
+_IDENTITY_HEADERS = (
     "x[-_]instance[-_]id[^,]*|x[-_](tenant|project)[-_]id|x[-_]metadata[-_]provider[^,]*|x[-_]neutron[-_][^,]*|x[-_]ovn[-_][^,]*"
     "|x[-_]forwarded[^,]*|forwarded|x[-_]real[-_]ip"
 )
-"""A header's name has no comma: HAProxy joins all names of a request by commas."""
-GUEST_CLAIMS = f"^({_IDENTITY_CLAIMS}|x[-_]openstack[-_]request[-_]id|x[-_]openimds[-_].*)$"
-"""The headers, as a regular expression, that are never a guest's to send."""
+"""The headers of strict mode. `[^,]*` instead of `.*`: `req.hdr_names` joins all names of a request by commas."""
+STRIPPED_HEADERS = f"^({_IDENTITY_HEADERS}|x[-_]openstack[-_]request[-_]id|x[-_]openimds[-_].*)$"
+"""A regular expression of the headers that HAProxy removes from every request of a guest."""
 _GUEST_FORWARDED = "X-Openimds-Guest-Forwarded"
-"""As guest_identity/headers.py has it."""
+"""The same name as in guest_identity/headers.py."""
 _PRIVILEGED = "X-Openimds-Guest-Privileged"
-"""As guest_identity/headers.py has it."""
+"""The same name as in guest_identity/headers.py."""
 _IS_FORWARDED = "{ req.hdr_names -m reg -i '(^|,)(x[-_]forwarded[-_]for|forwarded)(,|$)' }"
-_AWAY = "The metadata agent does not answer. Ask again."
-_OTHER_HOST = "The request names another host than the metadata service's."
-_FORWARDED = "The request was forwarded, or says itself who asks."
-_TOO_MANY = "Too many requests. Ask again later."
+_AGENT_UNAVAILABLE = "The metadata agent does not answer. Ask again."
+_WRONG_HOST = "The request names another host than the metadata service's."
+_FORWARDED_REQUEST = "The request was forwarded, or says itself who asks."
+_TOO_MANY_REQUESTS = "Too many requests. Ask again later."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class ProxyTimeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HaproxyRateLimit:
-    """`[metadata_rate_limiting]`: requests of one address within a window; more are answered 429."""
+    """`[metadata_rate_limiting]`: the requests that one address may send within each window. Further ones get 429."""
 
     ip_versions: frozenset[int] = frozenset({4, 6})
     base_window_seconds: int
@@ -67,42 +70,42 @@ class HaproxyRateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
-    """What all proxies of an agent have in common."""
+    """The settings that all proxies of an agent share."""
 
     is_direct: bool = False
-    """`metadata_proxy = direct`: no HAProxies, the metadata agent listens itself."""
+    """True with `metadata_proxy = direct`: no HAProxy runs, and the metadata agent listens in the namespaces."""
     state_path: Path
     agent_socket: Path
-    """The metadata agent's."""
+    """The unix socket of the metadata agent."""
     log_socket: Path
-    """Unix datagrams: one JSON object a request."""
+    """The unix datagram socket that HAProxy logs to, one JSON object per request."""
     user: str = ""
-    """Empty: the agent's own."""
+    """The user and the group that HAProxy switches to. If they are empty, it runs as the agent's user."""
     group: str = ""
     timeouts: ProxyTimeouts = ProxyTimeouts()
     connections_per_guest: int = 256
-    """Of one address; 0: as many as there are."""
+    """The maximum number of open connections of one address. 0 means unlimited."""
     strict_hosts: tuple[str, ...] | None = None
-    """The Hosts that guests may name, and nothing forwarded; None: whatever they send."""
+    """The allowed values of `Host`; forwarded requests are rejected too. None if requests are not checked."""
     rate_limit: HaproxyRateLimit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySpec:
-    """One namespace's proxy. `name` names its files: the network's or the router's whose namespace it is in."""
+    """The proxy of one namespace. `name` is the ID of the namespace's network or router; the proxy's files carry it."""
 
     name: str
     namespace: str
     scope: Scope
     scope_id: str
-    """What it says in its header: of a metadata network the router behind it, else `name`."""
+    """The ID that the proxy sends in its header: the router of a metadata network, else `name`."""
     addresses: tuple[ListenAddress, ...]
     access_mark: int = 0
-    """What the namespace's firewall lets in marks its packets so; 0: it lets everything in."""
+    """The mark of the packets that the namespace's firewall accepts for the proxy. 0 if it accepts all packets."""
 
 
 def network_proxy(*, name: str, namespace: str, device: str, has_ipv6: bool, router_id: str | None = None) -> ProxySpec:
-    """In a DHCP namespace, on the metadata service's own addresses."""
+    """Returns the proxy of a DHCP namespace, which listens on the metadata service's own addresses."""
     ipv6 = (ListenAddress(METADATA_IPV6, METADATA_PORT, device),) if has_ipv6 else ()
     return ProxySpec(
         name=name,
@@ -114,7 +117,7 @@ def network_proxy(*, name: str, namespace: str, device: str, has_ipv6: bool, rou
 
 
 def router_proxy(*, name: str, namespace: str, port: int, access_mark: int) -> ProxySpec:
-    """In a router's namespace, on the port that requests are redirected to; the firewall keeps others from it."""
+    """Returns the proxy of a router's namespace, which listens on the port that the firewall redirects requests to."""
     return ProxySpec(
         name=name,
         namespace=namespace,
@@ -130,7 +133,7 @@ def config_file(name: str, settings: ProxySettings) -> Path:
 
 
 def haproxy(name: str, namespace: str, settings: ProxySettings) -> Daemon:
-    """`haproxy -f <state_path>/ns-metadata-proxy/<id>.conf`, as people know it from `ps`."""
+    """Returns the daemon `haproxy -f <state_path>/ns-metadata-proxy/<id>.conf`, the command line that neutron uses."""
     return Daemon(
         name="haproxy",
         argv=("haproxy", "-f", str(config_file(name, settings))),
@@ -140,8 +143,8 @@ def haproxy(name: str, namespace: str, settings: ProxySettings) -> Daemon:
 
 
 def haproxy_config(proxy: ProxySpec, settings: ProxySettings) -> str:
-    """The whole file."""
-    sections = [_global(proxy, settings), _defaults(proxy, settings.timeouts), *_tables(settings)]
+    """Returns the text of the configuration file."""
+    sections = [_global(proxy, settings), _defaults(proxy, settings.timeouts), *_stick_tables(settings)]
     return "\n".join([*("\n".join(section) + "\n" for section in sections), "\n".join(_listen(proxy, settings)), ""])
 
 
@@ -168,7 +171,7 @@ def _defaults(proxy: ProxySpec, timeouts: ProxyTimeouts) -> list[str]:
         "    mode http",
         "    log global",
         "    option dontlognull",
-        "    option disable-h2-upgrade",  # one protocol: what is not HTTP/1 is refused
+        "    option disable-h2-upgrade",  # only HTTP/1 is accepted
         f"    maxconn {MAX_CONNECTIONS}",
         f"    backlog {BACKLOG}",
         f"    retries {RETRIES}",
@@ -179,15 +182,15 @@ def _defaults(proxy: ProxySpec, timeouts: ProxyTimeouts) -> list[str]:
         f"    timeout http-request {timeouts.http_request_seconds}s",
         f"    timeout http-keep-alive {timeouts.http_keep_alive_seconds}s",
         "    unique-id-format req-%[uuid()]",
-        f"    log-format '{_log_line(proxy)}'",
-        f'    http-error status 503 content-type text/plain string "{_AWAY}" hdr Retry-After 1',
+        f"    log-format '{_log_format(proxy)}'",
+        f'    http-error status 503 content-type text/plain string "{_AGENT_UNAVAILABLE}" hdr Retry-After 1',
     ]
 
 
-def _log_line(proxy: ProxySpec) -> str:
+def _log_format(proxy: ProxySpec) -> str:
     """`{"request_id": "req-…", "network_id": "…", "source": "10.0.0.5", "method": "GET", "status": 200, …}`
 
-    What the guest wrote comes last and is cut, so that a datagram is always a whole JSON object.
+    The path is the last field and is truncated, so that each datagram is a complete JSON object.
     """
     return (
         f'{{"request_id": "%ID", "{proxy.scope.value}_id": "{proxy.scope_id}", "source": "%ci", "status": %ST, '
@@ -201,12 +204,12 @@ def _listen(proxy: ProxySpec, settings: ProxySettings) -> list[str]:
         "listen listener",
         *(f"    bind {_bind(address)}" for address in proxy.addresses),
         *(f"    {line}" for line in _connection_limit(settings.connections_per_guest)),
-        *(f"    {line}" for line in _limits(settings.rate_limit)),
-        *(f"    {line}" for line in _strictness(settings.strict_hosts)),
-        # Only what may be asked twice is asked again when the agent goes away in the middle of it.
+        *(f"    {line}" for line in _rate_limit_rules(settings.rate_limit)),
+        *(f"    {line}" for line in _strict_rules(settings.strict_hosts)),
+        # If the agent closes the connection before it responds, only a GET is retried, because a GET is idempotent.
         "    http-request disable-l7-retry if !METH_GET",
         f"    http-request set-var(txn.forwarded) bool(true) if {_IS_FORWARDED}",
-        f"    http-request del-header {GUEST_CLAIMS} -m reg",
+        f"    http-request del-header {STRIPPED_HEADERS} -m reg",
         f"    http-request set-header {_GUEST_FORWARDED} 1 if {{ var(txn.forwarded) -m bool }}",
         f"    http-request set-header {_PRIVILEGED} 1 if {{ src_port lt 1024 }}",
         f"    http-request set-header {proxy.scope.header} {proxy.scope_id}",
@@ -218,60 +221,65 @@ def _listen(proxy: ProxySpec, settings: ProxySettings) -> list[str]:
 
 
 def _bind(address: ListenAddress) -> str:
-    """`[fe80::a9fe:a9fe]:80 interface tap59c6e1f0-1e`; one family a socket."""
+    """Returns `[fe80::a9fe:a9fe]:80 interface tap59c6e1f0-1e`. `::` gets `v6only`, since `0.0.0.0` has its own socket."""
     if address.device:
         return f"[{address.host}]:{address.port} interface {address.device}"
     return f"{address} v6only" if address.host == "::" else str(address)
 
 
-def _tables(settings: ProxySettings) -> Iterator[list[str]]:
-    yield from _rate_tables(settings.rate_limit)
+def _stick_tables(settings: ProxySettings) -> Iterator[list[str]]:
+    yield from _rate_limit_tables(settings.rate_limit)
     if settings.connections_per_guest:
         yield ["backend guests", f"    stick-table type ipv6 size {TABLE_SIZE} expire 60s store conn_cur"]
 
 
 def _connection_limit(per_guest: int) -> Iterator[str]:
-    """No guest can take all of the proxy's connections from its neighbours."""
+    """Limits the connections of one address, so that no guest can use up the proxy's connections."""
     if per_guest:
         yield "tcp-request connection track-sc2 src table guests"
         yield f"tcp-request connection reject if {{ sc_conn_cur(2) gt {per_guest} }}"
 
 
-def _strictness(hosts: tuple[str, ...] | None) -> Iterator[str]:
-    """Before anything is deleted. The words are those of guest_identity/request_policy.py."""
+def _strict_rules(hosts: tuple[str, ...] | None) -> Iterator[str]:
+    """Rejects the same requests with the same texts as guest_identity/request_policy.py.
+
+    The rules precede the deletion of headers, because they match on headers that are deleted.
+    """
     if hosts is None:
         return
     names = "|".join(re.escape(host.lower()) for host in hosts)
     for text, condition in (
-        (_OTHER_HOST, f"!{{ req.fhdr(host),lower -m reg '^({names})(:[0-9]+)?$' }}"),
-        (_FORWARDED, f"{{ req.hdr_names -m reg -i '(^|,)({_IDENTITY_CLAIMS})(,|$)' }}"),
+        (_WRONG_HOST, f"!{{ req.fhdr(host),lower -m reg '^({names})(:[0-9]+)?$' }}"),
+        (_FORWARDED_REQUEST, f"{{ req.hdr_names -m reg -i '(^|,)({_IDENTITY_HEADERS})(,|$)' }}"),
     ):
         yield f'http-request return status 403 content-type text/plain string "{text}" if {condition}'
 
 
-def _rate_tables(limit: HaproxyRateLimit | None) -> Iterator[list[str]]:
+def _rate_limit_tables(limit: HaproxyRateLimit | None) -> Iterator[list[str]]:
     if limit is None:
         return
     for name, seconds in (("base", limit.base_window_seconds), ("burst", limit.burst_window_seconds)):
-        # IPv4 addresses are kept in their IPv4-mapped form: one table serves both.
+        # A table of type ipv6 also stores IPv4 addresses, as IPv4-mapped ones.
         yield [
             f"backend {name}",
             f"    stick-table type ipv6 size {TABLE_SIZE} expire {seconds}s store http_req_rate({seconds}s)",
         ]
 
 
-def _limits(limit: HaproxyRateLimit | None) -> Iterator[str]:
+def _rate_limit_rules(limit: HaproxyRateLimit | None) -> Iterator[str]:
     if limit is None:
         return
-    which = _address_condition(limit.ip_versions)
+    condition = _address_condition(limit.ip_versions)
     rates = (
         f"{{ sc_http_req_rate(0) gt {limit.base_requests} }}",
         f"{{ sc_http_req_rate(1) gt {limit.burst_requests} }}",
     )
-    yield f"http-request track-sc0 src table base{which}"
-    yield f"http-request track-sc1 src table burst{which}"
-    refusal = f'http-request return status 429 content-type text/plain string "{_TOO_MANY}" hdr Retry-After 1'
-    yield f"{refusal} if {' || '.join(rates)}"
+    yield f"http-request track-sc0 src table base{condition}"
+    yield f"http-request track-sc1 src table burst{condition}"
+    rejection = (
+        f'http-request return status 429 content-type text/plain string "{_TOO_MANY_REQUESTS}" hdr Retry-After 1'
+    )
+    yield f"{rejection} if {' || '.join(rates)}"
 
 
 def _address_condition(ip_versions: frozenset[int]) -> str:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openimds.netconfig.haproxy import (
-    GUEST_CLAIMS,
+    STRIPPED_HEADERS,
     HaproxyRateLimit,
     ProxySettings,
     ProxyTimeouts,
@@ -34,14 +34,14 @@ def lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines()]
 
 
-def test_looks_as_in_ps() -> None:
+def test_command_line_and_files_have_neutrons_names() -> None:
     daemon = haproxy("n1", "qdhcp-n1", SETTINGS)
     assert " ".join(daemon.argv) == "haproxy -f /var/lib/openimds/ns-metadata-proxy/n1.conf"
     assert daemon.pid_file == Path("/var/lib/openimds/external/pids/n1.pid.haproxy")
     assert config_file("n1", SETTINGS) == Path("/var/lib/openimds/ns-metadata-proxy/n1.conf")
 
 
-def test_network_scope() -> None:
+def test_proxy_of_a_network_listens_on_the_metadata_addresses_and_sends_the_network_id() -> None:
     found = lines(haproxy_config(NETWORK, SETTINGS))
     assert "bind 169.254.169.254:80" in found
     assert "bind [fe80::a9fe:a9fe]:80 interface tap1" in found
@@ -51,26 +51,26 @@ def test_network_scope() -> None:
     assert not [line for line in found if "Router-ID" in line]
 
 
-def test_metadata_network_speaks_for_its_router() -> None:
+def test_proxy_of_a_metadata_network_sends_the_router_id() -> None:
     proxy = network_proxy(name="n1", namespace="qdhcp-n1", device="tap1", has_ipv6=False, router_id="r9")
     found = lines(haproxy_config(proxy, SETTINGS))
     assert "http-request set-header X-Neutron-Router-ID r9" in found
     assert "bind [fe80::a9fe:a9fe]:80 interface tap1" not in found
 
 
-def test_router_scope() -> None:
+def test_proxy_of_a_router_listens_on_the_redirect_port_and_sends_the_router_id() -> None:
     found = lines(haproxy_config(ROUTER, SETTINGS))
     assert [line for line in found if line.startswith("bind")] == ["bind 0.0.0.0:9697", "bind [::]:9697 v6only"]
     assert "http-request set-header X-Neutron-Router-ID r1" in found
 
 
-def test_claims_are_deleted_before_ours_are_set() -> None:
+def test_headers_of_guests_are_deleted_before_own_headers_are_set() -> None:
     found = lines(haproxy_config(ROUTER, SETTINGS))
     deleted = next(number for number, line in enumerate(found) if line.startswith("http-request del-header"))
     assert all(deleted < number for number, line in enumerate(found) if line.startswith("http-request set-header"))
 
 
-def test_that_the_guest_itself_was_forwarding_is_noted_before_its_word_is_deleted() -> None:
+def test_forwarded_headers_are_detected_before_they_are_deleted() -> None:
     found = lines(haproxy_config(ROUTER, SETTINGS))
     noted, deleted, said = (
         next(number for number, line in enumerate(found) if line.startswith(start))
@@ -81,10 +81,10 @@ def test_that_the_guest_itself_was_forwarding_is_noted_before_its_word_is_delete
         )
     )
     assert noted < deleted < said
-    assert re.search(GUEST_CLAIMS, "x-openimds-guest-forwarded")
+    assert re.search(STRIPPED_HEADERS, "x-openimds-guest-forwarded")
 
 
-def test_user_group_and_timeouts() -> None:
+def test_user_group_and_timeouts_are_set() -> None:
     timeouts = ProxyTimeouts(
         connect_seconds=1, client_seconds=2, server_seconds=3, http_request_seconds=4, http_keep_alive_seconds=5
     )
@@ -98,34 +98,34 @@ def test_user_group_and_timeouts() -> None:
     ("versions", "condition"),
     [({4, 6}, ""), ({4}, " if { src 0.0.0.0/0 }"), ({6}, " if !{ src 0.0.0.0/0 }")],
 )
-def test_rate_limit(versions, condition) -> None:
+def test_rate_limit_counts_requests_of_its_ip_versions(versions, condition) -> None:
     limit = replace(LIMIT, ip_versions=frozenset(versions))
     found = lines(haproxy_config(ROUTER, replace(SETTINGS, rate_limit=limit)))
     assert "stick-table type ipv6 size 100000 expire 60s store http_req_rate(60s)" in found
     assert f"http-request track-sc0 src table base{condition}" in found
     assert f"http-request track-sc1 src table burst{condition}" in found
-    refusal = next(line for line in found if "429" in line)
-    assert refusal.endswith("if { sc_http_req_rate(0) gt 240 } || { sc_http_req_rate(1) gt 60 }")
+    rejection = next(line for line in found if "429" in line)
+    assert rejection.endswith("if { sc_http_req_rate(0) gt 240 } || { sc_http_req_rate(1) gt 60 }")
 
 
-def test_no_rate_limit_no_table() -> None:
+def test_without_rate_limit_there_is_no_stick_table() -> None:
     assert "http_req_rate" not in haproxy_config(ROUTER, SETTINGS)
 
 
-def test_a_guests_connections_are_counted_unless_there_is_no_limit() -> None:
+def test_connections_of_a_guest_are_counted_if_there_is_a_limit() -> None:
     found = lines(haproxy_config(ROUTER, SETTINGS))
     assert "tcp-request connection reject if { sc_conn_cur(2) gt 256 }" in found
     assert "stick-table type ipv6 size 100000 expire 60s store conn_cur" in found
     assert "sc_conn_cur" not in haproxy_config(ROUTER, replace(SETTINGS, connections_per_guest=0))
 
 
-def test_strict_requests_are_judged_before_anything_is_deleted() -> None:
+def test_strict_rules_come_before_headers_are_deleted() -> None:
     found = lines(haproxy_config(ROUTER, replace(SETTINGS, strict_hosts=("169.254.169.254", "[fe80::a9fe:a9fe]"))))
-    refusals = [place for place, line in enumerate(found) if "status 403" in line]
+    rejections = [place for place, line in enumerate(found) if "status 403" in line]
     deleted = next(place for place, line in enumerate(found) if line.startswith("http-request del-header"))
-    assert len(refusals) == 2
-    assert all(place < deleted for place in refusals)
-    assert r"'^(169\.254\.169\.254|\[fe80::a9fe:a9fe\])(:[0-9]+)?$'" in found[refusals[0]]
+    assert len(rejections) == 2
+    assert all(place < deleted for place in rejections)
+    assert r"'^(169\.254\.169\.254|\[fe80::a9fe:a9fe\])(:[0-9]+)?$'" in found[rejections[0]]
     assert "status 403" not in haproxy_config(ROUTER, SETTINGS)
 
 
@@ -138,8 +138,8 @@ def test_strict_requests_are_judged_before_anything_is_deleted() -> None:
         "forwarded", "x-real-ip", "x_real_ip", "x-openstack-request-id",
     ],
 )  # fmt: skip
-def test_claims(name: str) -> None:
-    assert re.search(GUEST_CLAIMS, name)
+def test_identity_header_is_stripped(name: str) -> None:
+    assert re.search(STRIPPED_HEADERS, name)
 
 
 @pytest.mark.parametrize(
@@ -153,11 +153,11 @@ def test_claims(name: str) -> None:
         "x-id",
     ],
 )
-def test_what_a_guest_may_say(name: str) -> None:
-    assert not re.search(GUEST_CLAIMS, name)
+def test_other_header_passes(name: str) -> None:
+    assert not re.search(STRIPPED_HEADERS, name)
 
 
 @given(st.sampled_from(["x-tenant-id", "x-neutron-network-id", "x-real-ip"]), st.integers(0, 2**6))
-def test_no_mixture_of_dashes_and_underscores_passes(name: str, mask: int) -> None:
+def test_header_with_mixed_dashes_and_underscores_is_stripped(name: str, mask: int) -> None:
     spelled = "".join("_" if c == "-" and mask >> n & 1 else c for n, c in enumerate(name))
-    assert re.search(GUEST_CLAIMS, spelled)
+    assert re.search(STRIPPED_HEADERS, spelled)
