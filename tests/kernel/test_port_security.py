@@ -91,3 +91,18 @@ def test_what_is_right_is_left_alone_and_what_is_broken_is_repaired(host: Host, 
     assert PortSecurityTable(host.prefix).taps() == {one.tap for one in wanted}
     assert security.apply(wanted[:1]) == (f"remove port security of {wanted[1].tap}",)
     assert PortSecurityTable(host.prefix).taps() == {wanted[0].tap}
+
+
+def test_table_of_an_earlier_release_gets_the_sets_of_fragments(host: Host, security: PortSecurityTable) -> None:
+    """Its base chain is complete, so the table counted as set up, and no port's chain could be added."""
+    (listed,) = [line.split() for line in run(["nft", "list", "tables"]).splitlines() if host.tag in line]
+    name = listed[-1]
+    earlier = (
+        f"table bridge {name} {{ map instances {{ type ifname : verdict; }}\n"
+        "chain prerouting { type filter hook prerouting priority filter; policy accept; iifname vmap @instances } }"
+    )
+    run(["sh", "-c", f"nft delete table bridge {name} && printf '%s' '{earlier}' | nft -f -"])
+    both = filters(port(host, LIAR), port(host, VICTIM))
+    assert len(PortSecurityTable(host.prefix).apply(both)) == 2
+    assert PortSecurityTable(host.prefix).apply(both) == ()
+    until(lambda: pings(host, "10.7.0.2"))

@@ -13,10 +13,16 @@ from tests.kernel.frames import (
     PADDING,
     TAGGED,
     advertisement,
+    arp_probe,
     arp_reply,
+    bootrequest,
+    fragments,
+    ipv6,
     neighbour,
     probe,
     router_advertisement,
+    snap,
+    tagged,
     udp,
     udp6,
 )
@@ -60,6 +66,9 @@ def _seen(receive: Callable[[int], bytes], frame: bytes, marker: bytes) -> bool:
             return False
 
 
+DHCPV6_ANSWER = b"\x11\x00\x01\x04" + bytes(4) + b"\x02\x23\x02\x22\x00\x48\x12\x34" + b"x" * 64
+"""A destination options header of 8 bytes, then UDP from port 547 to 546."""
+
 FRAMES = [
     ("ARP for its own address", arp_reply(OWN_MAC, "10.7.0.1"), True),
     ("ARP for another's", arp_reply(OWN_MAC, "10.7.0.2"), False),
@@ -84,7 +93,7 @@ FRAMES = [
     ("router advertisement behind an extension header", router_advertisement(PADDING), False),
     ("IPv6 redirect", neighbour(137, "fd00:7::1"), False),
     ("router solicitation", neighbour(133, "::"), True),
-    ("DHCP question", udp(68, 67), True),
+    ("DHCP question", bootrequest(OWN_MAC), True),
     ("DHCP answer", udp(67, 68), False),
     ("DHCP answer from another port", udp(6767, 68), False),
     ("DHCPv6 question", udp6(546, 547), True),
@@ -103,7 +112,51 @@ FRAMES = [
     ("the metadata service's IPv6 address", udp6(80, 4000, "fe80::a9fe:a9fe"), False),
     ("the gateway's IPv6 address", udp6(4000, 4000, "fd00:7::fe"), False),
     ("VLAN tag", TAGGED, False),
+    ("DHCP answer in an 802.1Q tag", tagged(udp(67, 68), (0x8100, 5)), False),
+    ("… in a priority tag (VID 0)", tagged(udp(67, 68), (0x8100, 0x2000)), False),
+    ("… in an 802.1ad tag", tagged(udp(67, 68), (0x88A8, 5)), False),
+    ("… in nested tags", tagged(udp(67, 68), (0x88A8, 5), (0x8100, 6)), False),
+    ("… in nested tags with VID 0", tagged(udp(67, 68), (0x8100, 0), (0x8100, 0)), False),
+    ("… in LLC and SNAP headers", snap(udp(67, 68)), False),
+    ("own address in an 802.1Q tag", tagged(udp(4000, 4000), (0x8100, 5)), False),
+    ("own address in LLC and SNAP headers", snap(udp(4000, 4000)), False),
+    ("IPv6 of its own in a priority tag", tagged(udp6(4000, 4000), (0x8100, 0)), False),
+    ("router advertisement in a tag", tagged(router_advertisement(), (0x8100, 5)), False),
+    ("ARP of its own in a tag", tagged(arp_reply(OWN_MAC, "10.7.0.1"), (0x8100, 5)), False),
+    ("ARP probe for its own address", arp_probe("10.7.0.1"), True),
+    ("ARP probe for another's address", arp_probe("10.7.0.2"), False),
+    ("ARP probe for the metadata service", arp_probe("169.254.169.254"), False),
+    (
+        "ARP with addresses of another length",
+        arp_reply(OWN_MAC, "10.7.0.1").replace(b"\x06\x04", b"\x06\x06", 1),
+        False,
+    ),
+    ("DHCP message from its own address", bootrequest(OWN_MAC, source="10.7.0.1"), True),
+    ("DHCP message in another's name", bootrequest(OTHER_MAC), False),
+    ("… from its own address", bootrequest(OTHER_MAC, source="10.7.0.1"), False),
+    ("… from another port", bootrequest(OTHER_MAC, source="10.7.0.1", from_port=5000), False),
+    ("… without a hardware address", bootrequest(OTHER_MAC, source="10.7.0.1", hlen=0), False),
+    ("DHCPv6 decline", udp6(546, 547, payload=b"\x09\x00\x00\x01"), False),
+    ("DHCPv6 release", udp6(546, 547, payload=b"\x08\x00\x00\x01"), False),
+    ("DHCPv6 solicit", udp6(546, 547, payload=b"\x01\x00\x00\x01"), True),
 ]
+LONG = b"x" * 64
+DATAGRAMS = [
+    ("IPv4 of its own", udp(4000, 4000, payload=LONG), 16, True),
+    ("IPv6 of its own", udp6(4000, 4000, payload=LONG), 16, True),
+    ("ping of its own", ipv6("fe80::f816:3eff:fe00:1", 58, b"\x80\x00\x00\x00\x00\x01\x00\x01" + LONG), 16, True),
+    ("another's address", udp(4000, 4000, "10.7.0.2", payload=LONG), 16, False),
+    ("another's IPv6 address", udp6(4000, 4000, "fd00:7::2", payload=LONG), 16, False),
+    ("DHCP answer", udp(67, 68, payload=LONG), 16, False),
+    ("DHCP answer without its header in the first", udp(67, 68, payload=LONG), 0, False),
+    ("DHCP message in another's name", bootrequest(OTHER_MAC, source="10.7.0.1"), 16, False),
+    ("DHCPv6 answer", udp6(547, 546, payload=LONG), 16, False),
+    ("DHCPv6 answer behind options", ipv6("fe80::f816:3eff:fe00:1", 60, DHCPV6_ANSWER), 8, False),
+    ("router advertisement behind options", router_advertisement(PADDING), 8, False),
+    ("neighbour advertisement behind options", neighbour(136, "fe80::a9fe:a9fe", options=PADDING), 8, False),
+    ("its own advertisement behind options", neighbour(136, "fd00:7::1", options=PADDING), 8, False),
+]
+"""(What, the whole frame, bytes of payload in the first fragment, whether both arrive)."""
 
 
 @pytest.mark.parametrize(("what", "frame", "expected"), FRAMES, ids=[what for what, _, _ in FRAMES])
@@ -113,6 +166,21 @@ def test_frames(host: Host, security: PortSecurityTable, what: str, frame: bytes
     assert arrives(host, frame) is expected, what
     if not expected:
         assert dropped(host) > before
+
+
+@pytest.mark.parametrize(
+    ("number", "frame", "first_bytes", "expected"),
+    [(number, *values[1:]) for number, values in enumerate(DATAGRAMS)],
+    ids=[what for what, *_ in DATAGRAMS],
+)
+def test_fragments(
+    host: Host, security: PortSecurityTable, number: int, frame: bytes, first_bytes: int, expected: bool
+) -> None:
+    """A first fragment must show the transport header; later ones pass only after it."""
+    first, second = fragments(frame, first_bytes, number=100 + number)
+    assert not arrives(host, second), "a later fragment alone"
+    assert arrives(host, first) is expected
+    assert arrives(host, second) is expected
 
 
 @pytest.mark.parametrize("frame", [*[frame for _, frame, expected in FRAMES if not expected][:3], udp(67, 68)])

@@ -6,13 +6,18 @@
         chain tap01e7ee7b-98 { … }
     }
 
-The metadata service knows an instance by the address its packets come from, so no instance may send from another's.
-1. Only from its own MAC, and from its own addresses or its allowed address pairs.
-2. ARP, neighbour advertisements and duplicate address detection only for these: who asks for another's address at the
-   moment that its owner does takes it from the owner (RFC 4862, 5.4.3).
-3. Never as the metadata service or as the subnet's gateway, whatever the pairs say.
-4. Never as a DHCP server, from whatever port, or an IPv6 router: a client looks only at the port that it is sent to.
-5. Nothing but ARP, IPv4 and IPv6.
+The metadata service identifies an instance by the address of its packets, so no instance may send from another's.
+1. An instance sends only from its own MAC, and from its own addresses or its allowed address pairs.
+2. It sends ARP announcements and probes, neighbour advertisements and duplicate address detection only for these: a probe
+   for another instance's address takes the address from its owner (RFC 5227, 2.1; RFC 4862, 5.4.3).
+3. It never sends as the metadata service or as the subnet's gateway, whatever the pairs say.
+4. It never sends as a DHCP server or an IPv6 router, from any port: a client looks only at the destination port.
+5. Its DHCP messages name its own MAC (`chaddr`): a DHCPDECLINE with another's MAC takes that instance's address away. It
+   sends no DHCPv6 DECLINE or RELEASE, since a DUID proves nothing.
+6. It sends untagged ARP, IPv4 and IPv6 frames only. A rule on `ip saddr` also matches inside an 802.1Q tag that the device
+   has taken off, and a rule on `ether type ip` does not.
+7. The first fragment of a datagram holds the transport header (RFC 7112), else no rule could look at it. Later fragments
+   pass only after such a first one, by the table's sets of accepted datagrams.
 """
 
 from __future__ import annotations
@@ -33,8 +38,25 @@ EUI64_MASK, EUI64_VALUE = "::ff:ff00:0", "::ff:fe00:0"
 """`ff:fe` in the middle of an interface id: an address that has a MAC in it."""
 CLAIMS = ("icmpv6 type nd-neighbor-advert", "ip6 saddr :: icmpv6 type nd-neighbor-solicit")
 """What says of its target address: this is mine."""
+READABLE = "@th,0,64 & 0x0 == 0x0"
+"""True if the packet holds 8 bytes of the transport header. A rule whose field is missing does not match."""
+HEADERS_KNOWN = "meta l4proto != 255"
+"""True if the chain of extension headers is complete: the kernel knows the transport protocol."""
+DATAGRAMS_IPV4 = "iifname . ip saddr . ip daddr . ip id"
+DATAGRAMS_IPV6 = "iifname . ip6 saddr . ip6 daddr . frag id"
+SETS = {"datagrams4": DATAGRAMS_IPV4, "datagrams6": DATAGRAMS_IPV6}
+"""The sets of accepted first fragments."""
+DATAGRAM_MILLISECONDS, DATAGRAMS = 500, 65536
+"""How long later fragments of a datagram pass, and the size of each set."""
+FIRST_FRAGMENTS = "limit rate 10000/second burst 10000 packets"
+"""Per port and rule, so that one instance cannot fill the sets."""
+BOOTREQUEST = "@th,64,24 0x10106"
+"""op BOOTREQUEST, htype Ethernet, hlen 6 (RFC 2131)."""
 UNSPECIFIED_MAY = "{ mld-listener-report, nd-router-solicit, mld2-listener-report }"
 """What else an instance sends before it has an address (RFC 4862, 5.4)."""
+
+ARP_OF_ETHERNET = (("htype", "1"), ("ptype", "ip"), ("hlen", "6"), ("plen", "4"), ("operation", "{ request, reply }"))
+"""The only ARP whose sender fields stand where the rules look for them."""
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
@@ -99,7 +121,12 @@ def table_text(table: str) -> str:
     return (
         f"add table bridge {table}\n"
         f"add map bridge {table} instances {{ type ifname : verdict; }}\n"
-        f"add chain bridge {table} prerouting {{ type filter hook prerouting priority filter; policy accept; }}\n"
+        + "".join(
+            f"add set bridge {table} {name} {{ typeof {key}; size {DATAGRAMS}; flags dynamic,timeout;"
+            f" timeout {DATAGRAM_MILLISECONDS}ms; }}\n"
+            for name, key in SETS.items()
+        )
+        + f"add chain bridge {table} prerouting {{ type filter hook prerouting priority filter; policy accept; }}\n"
         f"flush chain bridge {table} prerouting\n"
         f"add rule bridge {table} prerouting iifname vmap @instances\n"
     )
@@ -124,6 +151,7 @@ def chain_lines(wanted: PortFilter) -> tuple[str, ...]:
     macs = sorted({wanted.mac_address, *(mac for mac, _ in wanted.sources)})
     return (
         f"ether saddr != {_one_or_set(macs)} {DROP}",
+        f"ether type != {{ ip, arp, ip6 }} {DROP}",
         *_arp_lines(wanted),
         *_ipv4_lines(wanted),
         *_ipv6_lines(wanted, macs),
@@ -132,15 +160,11 @@ def chain_lines(wanted: PortFilter) -> tuple[str, ...]:
 
 
 def _arp_lines(wanted: PortFilter) -> list[str]:
-    """RFC 5227 probes (sender 0.0.0.0) are let through: they ask and claim nothing."""
-    probe = f"ether saddr {wanted.mac_address} arp operation request arp saddr ether {wanted.mac_address}"
+    """An RFC 5227 probe (sender 0.0.0.0) asks for the address that the sender is about to take."""
     return [
+        *(f"arp {field} != {value} {DROP}" for field, value in ARP_OF_ETHERNET),
         f"arp saddr ip {_one_or_set(_of_version(4, wanted.forbidden))} {DROP}",
-        *(
-            f"ether saddr {mac} arp saddr ether {mac} arp saddr ip {addresses} accept"
-            for mac, addresses in _by_mac(4, wanted.sources)
-        ),
-        f"{probe} arp saddr ip 0.0.0.0 accept",
+        *(line for mac, addresses in _by_mac(4, wanted.sources) for line in _own_arp(mac, addresses)),
         f"ether type arp {DROP}",
     ]
 
@@ -148,9 +172,13 @@ def _arp_lines(wanted: PortFilter) -> list[str]:
 def _ipv4_lines(wanted: PortFilter) -> list[str]:
     return [
         f"ip saddr {_one_or_set(_of_version(4, wanted.forbidden))} {DROP}",
+        f"ip frag-off & 8191 != 0 {DATAGRAMS_IPV4} @datagrams4 accept",
+        f"ip frag-off & 8191 != 0 {DROP}",
         f"ether type ip udp dport 68 {DROP}",
-        f"ether saddr {wanted.mac_address} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
-        *(f"ether saddr {mac} ip saddr {addresses} accept" for mac, addresses in _by_mac(4, wanted.sources)),
+        _own_bootrequest(wanted.mac_address, "0.0.0.0", "udp sport 68 udp dport 67"),
+        *(_own_bootrequest(mac, addresses, "udp dport 67") for mac, addresses in _by_mac(4, wanted.sources)),
+        f"ether type ip udp dport 67 {DROP}",
+        *(line for mac, addresses in _by_mac(4, wanted.sources) for line in _own_datagrams(mac, addresses)),
         f"ether type ip {DROP}",
     ]
 
@@ -169,12 +197,16 @@ def _ipv6_lines(wanted: PortFilter, macs: Sequence[str]) -> list[str]:
                 f"ether saddr {mac} ip6 saddr & {EUI64_MASK} == {EUI64_VALUE} ip6 saddr != {_one_or_set(own)} {DROP}",
             )
         ),
+        f"exthdr frag exists frag frag-off != 0 {DATAGRAMS_IPV6} @datagrams6 accept",
+        f"exthdr frag exists frag frag-off != 0 {DROP}",
         f"icmpv6 type {{ nd-router-advert, nd-redirect }} {DROP}",
         f"ether type ip6 udp dport 546 {DROP}",
+        f"ether type ip6 udp dport 547 @th,64,8 {{ 0x8, 0x9 }} {DROP}",
         *(line for claim in CLAIMS for line in _claim_lines(claim, wanted, targets)),
         f"ip6 saddr :: icmpv6 type {UNSPECIFIED_MAY} accept",
         f"ip6 saddr :: {DROP}",
-        "ether type ip6 accept",
+        f"exthdr frag missing {HEADERS_KNOWN} accept",
+        f"exthdr frag exists {HEADERS_KNOWN} {READABLE} {FIRST_FRAGMENTS} update @datagrams6 {{ {DATAGRAMS_IPV6} }} accept",
     ]
 
 
@@ -197,6 +229,36 @@ def _target_in(cidr: str) -> str:
         return ""
     value = int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
     return f"@th,64,{network.prefixlen} {value:#x}"
+
+
+def _own_arp(mac: str, addresses: str) -> tuple[str, str]:
+    """ARP from one of its addresses, and probes for them."""
+    sender = f"ether saddr {mac} arp"
+    return (
+        f"{sender} saddr ether {mac} arp saddr ip {addresses} accept",
+        f"{sender} operation request arp saddr ether {mac} arp saddr ip 0.0.0.0 arp daddr ip {addresses} accept",
+    )
+
+
+def _own_datagrams(mac: str, addresses: str) -> tuple[str, str]:
+    """Whole datagrams, and first fragments."""
+    sender = f"ether saddr {mac} ip saddr {addresses}"
+    remember = f"{FIRST_FRAGMENTS} update @datagrams4 {{ {DATAGRAMS_IPV4} }}"
+    return (
+        f"ip frag-off & 16383 == 0 {sender} accept",
+        f"ip frag-off & 16383 == 8192 {sender} {READABLE} {remember} accept",
+    )
+
+
+def _own_bootrequest(mac_address: str, sources: str, ports: str) -> str:
+    """Accepts a whole message to a DHCP server whose `chaddr` is this MAC."""
+    sender = f"ether saddr {mac_address} ip saddr {sources} ip frag-off & 16383 == 0"
+    return f"{sender} {ports} {BOOTREQUEST} @th,288,48 {_number(mac_address)} accept"
+
+
+def _number(mac_address: str) -> str:
+    """`fa:16:3e:00:00:01` → `0xfa163e000001`."""
+    return f"{int(mac_address.replace(':', ''), 16):#x}"
 
 
 def _of_version(version: int, addresses: Iterable[str]) -> list[str]:

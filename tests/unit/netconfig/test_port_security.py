@@ -32,20 +32,34 @@ def test_a_port_without_port_security_has_no_filter():
 def test_own_addresses_only():
     assert lines_of(PORT) == (
         "ether saddr != fa:16:3e:00:00:01 counter drop",
+        "ether type != { ip, arp, ip6 } counter drop",
+        "arp htype != 1 counter drop",
+        "arp ptype != ip counter drop",
+        "arp hlen != 6 counter drop",
+        "arp plen != 4 counter drop",
+        "arp operation != { request, reply } counter drop",
         "arp saddr ip { 10.7.0.254, 169.254.169.254 } counter drop",
         "ether saddr fa:16:3e:00:00:01 arp saddr ether fa:16:3e:00:00:01 arp saddr ip 10.7.0.1 accept",
-        "ether saddr fa:16:3e:00:00:01 arp operation request arp saddr ether fa:16:3e:00:00:01 arp saddr ip 0.0.0.0 accept",
+        "ether saddr fa:16:3e:00:00:01 arp operation request arp saddr ether fa:16:3e:00:00:01 arp saddr ip 0.0.0.0 arp daddr ip 10.7.0.1 accept",
         "ether type arp counter drop",
         "ip saddr { 10.7.0.254, 169.254.169.254 } counter drop",
+        "ip frag-off & 8191 != 0 iifname . ip saddr . ip daddr . ip id @datagrams4 accept",
+        "ip frag-off & 8191 != 0 counter drop",
         "ether type ip udp dport 68 counter drop",
-        "ether saddr fa:16:3e:00:00:01 ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept",
-        "ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 accept",
+        "ether saddr fa:16:3e:00:00:01 ip saddr 0.0.0.0 ip frag-off & 16383 == 0 udp sport 68 udp dport 67 @th,64,24 0x10106 @th,288,48 0xfa163e000001 accept",
+        "ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 ip frag-off & 16383 == 0 udp dport 67 @th,64,24 0x10106 @th,288,48 0xfa163e000001 accept",
+        "ether type ip udp dport 67 counter drop",
+        "ip frag-off & 16383 == 0 ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 accept",
+        "ip frag-off & 16383 == 8192 ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 @th,0,64 & 0x0 == 0x0 limit rate 10000/second burst 10000 packets update @datagrams4 { iifname . ip saddr . ip daddr . ip id } accept",
         "ether type ip counter drop",
         "ip6 saddr fe80::a9fe:a9fe counter drop",
         "ether saddr fa:16:3e:00:00:01 ip6 saddr != { ::, fd00:7::1, fe80::/64 } counter drop",
         "ether saddr fa:16:3e:00:00:01 ip6 saddr & ::ff:ff00:0 == ::ff:fe00:0 ip6 saddr != { fd00:7::1, fe80::f816:3eff:fe00:1 } counter drop",
+        "exthdr frag exists frag frag-off != 0 iifname . ip6 saddr . ip6 daddr . frag id @datagrams6 accept",
+        "exthdr frag exists frag frag-off != 0 counter drop",
         "icmpv6 type { nd-router-advert, nd-redirect } counter drop",
         "ether type ip6 udp dport 546 counter drop",
+        "ether type ip6 udp dport 547 @th,64,8 { 0x8, 0x9 } counter drop",
         "icmpv6 type nd-neighbor-advert @th,64,128 0xfe8000000000000000000000a9fea9fe counter drop",
         "icmpv6 type nd-neighbor-advert @th,64,128 0xfd000007000000000000000000000001 accept",
         "icmpv6 type nd-neighbor-advert @th,64,128 0xfe80000000000000f8163efffe000001 accept",
@@ -58,7 +72,8 @@ def test_own_addresses_only():
         "ip6 saddr :: icmpv6 type nd-neighbor-solicit counter drop",
         "ip6 saddr :: icmpv6 type { mld-listener-report, nd-router-solicit, mld2-listener-report } accept",
         "ip6 saddr :: counter drop",
-        "ether type ip6 accept",
+        "exthdr frag missing meta l4proto != 255 accept",
+        "exthdr frag exists meta l4proto != 255 @th,0,64 & 0x0 == 0x0 limit rate 10000/second burst 10000 packets update @datagrams6 { iifname . ip6 saddr . ip6 daddr . frag id } accept",
         "counter drop",
     )
 
@@ -67,14 +82,15 @@ def test_address_pairs_are_bound_to_their_mac():
     pairs = (AddressPair("10.8.0.0/16"), AddressPair("10.7.0.1/32"), AddressPair("0.0.0.0/0", "FA:16:3E:00:00:99"))
     lines = lines_of(dataclasses.replace(PORT, allowed_address_pairs=pairs))
     assert lines[0] == "ether saddr != { fa:16:3e:00:00:01, fa:16:3e:00:00:99 } counter drop"
-    assert "ether saddr fa:16:3e:00:00:01 ip saddr { 10.7.0.1, 10.8.0.0/16 } accept" in lines
-    assert "ether saddr fa:16:3e:00:00:99 ip saddr 0.0.0.0/0 accept" in lines
+    whole = "ip frag-off & 16383 == 0"
+    assert f"{whole} ether saddr fa:16:3e:00:00:01 ip saddr {{ 10.7.0.1, 10.8.0.0/16 }} accept" in lines
+    assert f"{whole} ether saddr fa:16:3e:00:00:99 ip saddr 0.0.0.0/0 accept" in lines
 
 
 def test_any_pair_still_claims_neither_gateway_nor_metadata_service():
     lines = lines_of(dataclasses.replace(PORT, allowed_address_pairs=(AddressPair("::/0"), AddressPair("0.0.0.0/0"))))
     assert lines.index("ip saddr { 10.7.0.254, 169.254.169.254 } counter drop") < lines.index(
-        "ether saddr fa:16:3e:00:00:01 ip saddr 0.0.0.0/0 accept"
+        "ip frag-off & 16383 == 0 ether saddr fa:16:3e:00:00:01 ip saddr 0.0.0.0/0 accept"
     )
     assert "icmpv6 type nd-neighbor-advert accept" in lines
 

@@ -9,7 +9,15 @@ from openimds.linux.firewall.iptables import nft_apply, nft_list
 from openimds.linux.firewall.notrack import table_name
 from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netlink.nft_genid import GenerationReader
-from openimds.netconfig.port_security import PortFilter, chain_lines, chain_text, chains_in, removal_text, table_text
+from openimds.netconfig.port_security import (
+    SETS,
+    PortFilter,
+    chain_lines,
+    chain_text,
+    chains_in,
+    removal_text,
+    table_text,
+)
 
 BASE_CHAIN = "prerouting"
 BASE_LINES = ("type filter hook prerouting priority filter; policy accept;", "iifname vmap @instances")
@@ -82,7 +90,9 @@ class PortSecurityTable:
     def _look(self) -> None:
         listing = nft_list("bridge", self._table) or ""
         found = chains_in(listing)
-        self._is_framed = framed = found.pop(BASE_CHAIN, None) == BASE_LINES
+        # Release 0.1 made the table without the sets.
+        has_sets = all(f"\tset {name} {{" in listing for name in SETS)
+        self._is_framed = framed = found.pop(BASE_CHAIN, None) == BASE_LINES and has_sets
         self._known = {tap: lines for tap, lines in found.items() if framed and f'"{tap}" : jump {tap}' in listing}
         self._present = set(found)
 
