@@ -114,7 +114,7 @@ def _seconds_to_listener(control: FakeControl, number: int) -> float:
     until(lambda: netns.exists(place.namespace), 60)
     began = time.perf_counter()
     address = ListenAddress(METADATA_IPV4, 80)
-    until(lambda: NamespaceProbe(NamespaceHandles()).connects(place.namespace, address), 60)
+    until(lambda: NamespaceProbe(NamespaceHandles()).can_connect(place.namespace, address), 60)
     return time.perf_counter() - began
 
 
@@ -193,7 +193,9 @@ def _agent(control: FakeControl, name: str, more: str) -> Iterator[_Agent]:
 
 
 def _listening_inodes() -> frozenset[int]:
-    looks = (NamespaceProbe(NamespaceHandles()).listening(Place(number).namespace) for number in range(NETWORKS))
+    looks = (
+        NamespaceProbe(NamespaceHandles()).listening_sockets(Place(number).namespace) for number in range(NETWORKS)
+    )
     return frozenset(inode for found in looks for inodes in found.values() for inode in inodes)
 
 

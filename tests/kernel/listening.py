@@ -110,7 +110,7 @@ def want(
 ) -> Path:
     """Say so in a file, as the agents do."""
     windows = NamespaceHandles()
-    inside = NamespaceProbe(windows).look_inside(namespace, addresses)
+    inside = NamespaceProbe(windows).snapshot(namespace, addresses)
     windows.close(namespace)
     wanted = WantedListeners(
         scope=scope,

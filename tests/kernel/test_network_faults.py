@@ -151,7 +151,7 @@ def test_without_conntrack_floating_ips_come_and_go_and_it_is_said_once(
 def ends_with(lab: Lab, floating: FloatingIP) -> None:
     """The connections of a floating IP that comes and goes."""
     stage = lab.network
-    (found,) = (one.view for one in lab.routers.wanted(stage.view).values())
+    (found,) = (one.view for one in lab.routers.desired(stage.view).values())
     lab.routers._translations.end(replace(found, floating_ips=(floating,)), lab.qrouter)
     lab.routers._translations.end(found, lab.qrouter)
 

@@ -32,11 +32,11 @@ VIEW = SimpleNamespace(revision=1)
 
 class OneBridge:
     kind = "network"
-    def wanted(self, view): return {"n": "brqtest"}
-    def there(self): return set()
-    def make(self, key, wanted): return kernel.ensure_bridge(Bridge(name=wanted, mtu=1442))
-    def remove(self, key, view): return ()
-    def tidy(self, view): return ()
+    def desired(self, view): return {"n": "brqtest"}
+    def actual(self): return set()
+    def ensure(self, key, wanted): return kernel.ensure_bridge(Bridge(name=wanted, mtu=1442))
+    def delete(self, key, view): return ()
+    def cleanup(self, view): return ()
     def pids(self): return ()
 
 
@@ -51,9 +51,9 @@ def passes(): return RULE in subprocess.run(["iptables", "-S", "FORWARD"], captu
 events = HostMonitor()
 kernel = NetworkConfigurator(OwnershipRecord(Path(sys.argv[1])), "lab", events)
 loop = Scheduler(Reconciler(OneBridge(), events), Mirror(), 3600)
-events.start([], loop.look_at_news, lambda: None)
+events.start([], loop.wake, lambda: None)
 threading.Thread(target=loop.run, daemon=True).start()
-until(loop.first_round_done.is_set)
+until(loop.first_resync_done.is_set)
 assert passes() == (sys.argv[2] == "dropped")
 for command in sys.argv[3:]:
     subprocess.run(shlex.split(command), check=True)

@@ -53,10 +53,10 @@ def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: Host
     before = _descriptors()
     for number in range(MANY):
         key = f"key{number}"
-        with events.looking_at(key):
+        with events.recording(key):
             assert kernel.apply(wanted)
             assert kernel.apply(wanted) == ()
-            insides.look_inside(wanted.name, [ListenAddress("127.0.0.1", 80)])
+            insides.snapshot(wanted.name, [ListenAddress("127.0.0.1", 80)])
         assert _descriptors() > before
         if number % 2:
             netns.take_name(wanted.name)
@@ -88,10 +88,10 @@ for turn in range(2):
     for name in names:
         sysctls = {f"net.ipv4.conf.{where}.{key}": "1" for where in ("all", "default", "lo")
                    for key in ("arp_ignore", "arp_announce", "arp_filter", "arp_notify", "log_martians", "rp_filter")}
-        with events.looking_at(name):
+        with events.recording(name):
             made = kernel.apply(NamespaceState(name=name, sysctls=sysctls))
             assert bool(made) == (turn == 0), made
-            insides.look_inside(name, [ListenAddress("127.0.0.1", 80)])
+            insides.snapshot(name, [ListenAddress("127.0.0.1", 80)])
     deaths.watch([os.getpid()] + [int(pid) for pid in os.listdir("/proc") if pid.isdigit()][:80])
     assert len(os.listdir("/proc/self/fd")) < 60
 for name in names:
@@ -148,10 +148,10 @@ def test_a_device_made_anew_is_heard_of(host: Host, events: HostMonitor) -> None
     wanted = NamespaceState(name=host.namespace("qrouter-1"), devices=(device,), sysctls={key: "1"})
     events.start([], lambda: heard.append(events.take()), lambda: None)
     for _ in range(2):
-        with events.looking_at("r"):
+        with events.recording("r"):
             kernel.apply(wanted)
         run(["ip", "link", "delete", device.host_name])
-        with events.looking_at("r"):
+        with events.recording("r"):
             assert kernel.apply(wanted)
         heard.clear()
         run(["sysctl", "-q", "-w", f"{key}=0"], namespace=wanted.name)
@@ -211,7 +211,7 @@ def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monk
         try:
             insides = NamespaceProbe(host.kernel.windows)
             for port, inodes in ((8080, {("127.0.0.1", 8080): frozenset({inode})}), (8081, {})):
-                assert insides.look_inside(wanted.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
+                assert insides.snapshot(wanted.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
         finally:
             sock_diag.knows_listeners.cache_clear()
 

@@ -18,23 +18,23 @@ Once the other does not answer for it any more, there is one at once."""
 logger = structlog.get_logger(__name__)
 
 
-class Detected(Protocol):
+class DadState(Protocol):
     @property
-    def failed(self) -> bool:
+    def is_duplicate(self) -> bool:
         """Somebody else has the address."""
 
     @property
-    def under_way(self) -> bool:
+    def is_tentative(self) -> bool:
         """The kernel is still asking."""
 
     @property
-    def unanswered(self) -> bool:
+    def is_unanswered(self) -> bool:
         """Somebody else had it, and answers for it no more."""
 
 
-class Detection(Protocol):
-    def detection(self, namespace: str, device: str, interface: str) -> Detected | None: ...
-    def detect_again(self, namespace: str, device: str, interface: str) -> None: ...
+class DadControl(Protocol):
+    def dad_state(self, namespace: str, device: str, interface: str) -> DadState | None: ...
+    def restart_dad(self, namespace: str, device: str, interface: str) -> None: ...
 
 
 class Ipv6MetadataAddress:
@@ -42,7 +42,7 @@ class Ipv6MetadataAddress:
     taken back when the other has gone. A duplicate is no failure.
     """
 
-    def __init__(self, kernel: Detection, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, kernel: DadControl, clock: Callable[[], float] = time.monotonic) -> None:
         self._kernel = kernel
         self._clock = clock
         self._tries: dict[tuple[str, str], tuple[float, float]] = {}
@@ -66,14 +66,14 @@ class Ipv6MetadataAddress:
         self.elsewhere = {other: devices for other, devices in self.elsewhere.items() if other != key}
 
     def _is_elsewhere(self, namespace: str, device: str, *, was: bool) -> bool:
-        found = self._kernel.detection(namespace, device, METADATA_IPV6_ON_DEVICE)
-        if found is None or found.under_way:
+        found = self._kernel.dad_state(namespace, device, METADATA_IPV6_ON_DEVICE)
+        if found is None or found.is_tentative:
             return was
-        if found.failed:
-            self._try_at_times(namespace, device, at_once=found.unanswered)
+        if found.is_duplicate:
+            self._try_at_times(namespace, device, at_once=found.is_unanswered)
         else:
             self._tries.pop((namespace, device), None)
-        return found.failed
+        return found.is_duplicate
 
     def _try_at_times(self, namespace: str, device: str, *, at_once: bool) -> None:
         now = self._clock()
@@ -81,7 +81,7 @@ class Ipv6MetadataAddress:
         if at_once or now >= due:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             due = now + pause
-            self._kernel.detect_again(namespace, device, METADATA_IPV6_ON_DEVICE)
+            self._kernel.restart_dad(namespace, device, METADATA_IPV6_ON_DEVICE)
         self._tries[namespace, device] = (due, pause)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from openimds.agents.ipv6_metadata_address import Detected
+from openimds.agents.ipv6_metadata_address import DadState
 from openimds.netconfig.haproxy import ProxySpec
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import Bridge, Daemon, NamespaceState
@@ -149,9 +149,9 @@ class FakeKernel:
         self.made_bridges: set[str] = set()
         self.plugged_bridges: set[str] = set()
         """Those that are not removed: somebody else's device is on them."""
-        self.detected: dict[str, Detected] = {}
+        self.dad_states: dict[str, DadState] = {}
         """By namespace: what detection has found of the metadata service's address. Not named: it is ours."""
-        self.detections: list[str] = []
+        self.dad_restarts: list[str] = []
         """The namespaces in which it was begun again."""
 
     def namespaces(self) -> set[str]:
@@ -182,11 +182,11 @@ class FakeKernel:
     def bridges(self) -> set[str]:
         return set(self.made_bridges)
 
-    def detection(self, namespace: str, device: str, interface: str) -> Detected | None:
-        return self.detected.get(namespace)
+    def dad_state(self, namespace: str, device: str, interface: str) -> DadState | None:
+        return self.dad_states.get(namespace)
 
-    def detect_again(self, namespace: str, device: str, interface: str) -> None:
-        self.detections.append(namespace)
+    def restart_dad(self, namespace: str, device: str, interface: str) -> None:
+        self.dad_restarts.append(namespace)
 
     def __str__(self) -> str:
         """`qdhcp-…: tap…(192.168.40.2/24)`, a line a namespace."""
@@ -224,16 +224,16 @@ class FakeNamespaces:
         self.sockets_at |= {place: self.sockets_at.get(place, frozenset()) | found for place, found in made.items()}
         self.sockets[pid] = self.sockets.get(pid, frozenset()).union(*made.values())
 
-    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
         devices = {address.device for address in addresses if address.device}
         asked = {(address.host, address.port) for address in addresses}
         found = {place: frozenset({min(inodes)}) for place, inodes in self.sockets_at.items() if place in asked}
         return FakeInside(self.inode, dict.fromkeys(devices, 2), found, self.has_ipv6)
 
-    def listening(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
+    def listening_sockets(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
         return self.sockets_at
 
-    def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
+    def can_connect(self, namespace: str, address: ListenAddress, mark: int) -> bool:
         return self.lets_in
 
     def sockets_of(self, pid: int) -> frozenset[int]:
@@ -243,9 +243,9 @@ class FakeNamespaces:
 class ListeningNamespaces(FakeNamespaces):
     """Where every process listens at whatever is asked for."""
 
-    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
         self.sockets_at |= dict.fromkeys([(address.host, address.port) for address in addresses], frozenset({1}))
-        return super().look_inside(namespace, addresses)
+        return super().snapshot(namespace, addresses)
 
     def sockets_of(self, pid: int) -> frozenset[int]:
         return frozenset({1})
@@ -259,7 +259,7 @@ class FakePrograms:
         self.alive: dict[Daemon, int] = {}
         self.events: list[str] = []
 
-    def running(self, daemon: Daemon) -> int | None:
+    def running_pid(self, daemon: Daemon) -> int | None:
         return self.alive.get(daemon)
 
     def start(self, daemon: Daemon) -> int:
@@ -273,11 +273,11 @@ class FakePrograms:
         if self.alive.pop(daemon, None):
             self.events.append(f"stop {daemon.name} in {daemon.namespace}")
 
-    def send(self, daemon: Daemon, sent: signal.Signals) -> bool:
+    def send_signal(self, daemon: Daemon, sent: signal.Signals) -> bool:
         self.events.append(f"{sent.name} to {daemon.name} in {daemon.namespace}")
         return daemon in self.alive
 
-    def end_strays(self, daemon: Daemon) -> None:
+    def stop_stale(self, daemon: Daemon) -> None:
         for other in [other for other in self.alive if _is_stray(other, daemon)]:
             self.stop(other)
 

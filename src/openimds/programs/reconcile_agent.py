@@ -68,13 +68,13 @@ def serve(agent: AgentSpec) -> int:
 
     def reload() -> None:
         agent.reload()
-        loop.look_at_everything()
+        loop.request_resync()
         log.info("the configuration was read again")
 
     with Signals.heeded(on_reload=reload) as signals, metrics.served(agent.config.metrics):
         failed = threading.Event()
         worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="rounds", daemon=True)
-        agent.events.start(agent.folders, loop.look_at_news, loop.look_at_everything)
+        agent.events.start(agent.folders, loop.wake, loop.request_resync)
         mirror.start()
         worker.start()
         _announce_when_ready(agent, loop, signals, failed)
@@ -102,11 +102,11 @@ def _run_loop(loop: Scheduler[Any], signals: Signals, failed: threading.Event) -
 def _announce_when_ready(agent: AgentSpec, loop: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:
     """After the first full round: what this host should have, it has. Never, when the loop has ended by an error."""
     progress = Progress(agent.trade.kind, time.monotonic())
-    while not signals.stopped.is_set() and not loop.first_round_done.wait(0.1):
+    while not signals.stopped.is_set() and not loop.first_resync_done.wait(0.1):
         status = progress.news(loop.steps, loop.things, time.monotonic())
         if status:
             sd_notify.extend_start(EXTENSION_SECONDS, status)
-    if loop.first_round_done.is_set() and loop.last_report is not None and not failed.is_set():
+    if loop.first_resync_done.is_set() and loop.last_report is not None and not failed.is_set():
         sd_notify.ready(**{f"{agent.trade.kind}s": loop.last_report.things, "failures": len(loop.last_report.failures)})
 
 

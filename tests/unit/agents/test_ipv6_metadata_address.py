@@ -12,9 +12,9 @@ from openimds.netconfig.namespace_state import Device, NamespaceState
 
 @dataclass(frozen=True)
 class Found:
-    failed: bool = False
-    under_way: bool = False
-    unanswered: bool = False
+    is_duplicate: bool = False
+    is_tentative: bool = False
+    is_unanswered: bool = False
 
 
 DEVICE = Device(
@@ -32,8 +32,14 @@ def test_left_to_the_other_and_taken_back(capsys: pytest.CaptureFixture[str]) ->
     kernel = FakeKernel()
     shared = Ipv6MetadataAddress(kernel)
     elsewhere = []
-    for found in (Found(under_way=True), Found(failed=True), Found(under_way=True), Found(failed=True), Found()):
-        kernel.detected["qdhcp-n"] = found
+    for found in (
+        Found(is_tentative=True),
+        Found(is_duplicate=True),
+        Found(is_tentative=True),
+        Found(is_duplicate=True),
+        Found(),
+    ):
+        kernel.dad_states["qdhcp-n"] = found
         assert shared.look("n", STATE) == ()
         elsewhere.append(bool(shared.elsewhere["n"]))
     assert elsewhere == [False, True, True, True, False]
@@ -44,12 +50,12 @@ def test_left_to_the_other_and_taken_back(capsys: pytest.CaptureFixture[str]) ->
 def test_tries_to_take_it_back_become_rare() -> None:
     kernel, now = FakeKernel(), 0.0
     shared = Ipv6MetadataAddress(kernel, clock=lambda: now)
-    kernel.detected["qdhcp-n"] = Found(failed=True)
+    kernel.dad_states["qdhcp-n"] = Found(is_duplicate=True)
     tried_at = []
     for now in range(3000):
-        before = len(kernel.detections)
+        before = len(kernel.dad_restarts)
         shared.look("n", STATE)
-        if len(kernel.detections) > before:
+        if len(kernel.dad_restarts) > before:
             tried_at.append(now)
     assert tried_at == [5, 15, 35, 75, 155, 315, 635, 1235, 1835, 2435]
 
@@ -58,28 +64,28 @@ def test_after_it_was_ours_the_tries_begin_anew() -> None:
     kernel, now = FakeKernel(), 0.0
     shared = Ipv6MetadataAddress(kernel, clock=lambda: now)
     for at, found in (
-        (0.0, Found(failed=True)),
+        (0.0, Found(is_duplicate=True)),
         (9.0, Found()),
-        (10.0, Found(failed=True)),
-        (14.0, Found(failed=True)),
+        (10.0, Found(is_duplicate=True)),
+        (14.0, Found(is_duplicate=True)),
     ):
-        now, kernel.detected["qdhcp-n"] = at, found
+        now, kernel.dad_states["qdhcp-n"] = at, found
         shared.look("n", STATE)
-    assert kernel.detections == []
+    assert kernel.dad_restarts == []
 
 
 def test_one_that_nobody_answers_for_is_tried_at_once() -> None:
     kernel = FakeKernel()
     shared = Ipv6MetadataAddress(kernel, clock=lambda: 0.0)
-    for unanswered, tried in ((False, 0), (True, 1), (False, 1), (True, 2)):
-        kernel.detected["qdhcp-n"] = Found(failed=True, unanswered=unanswered)
+    for is_unanswered, tried in ((False, 0), (True, 1), (False, 1), (True, 2)):
+        kernel.dad_states["qdhcp-n"] = Found(is_duplicate=True, is_unanswered=is_unanswered)
         shared.look("n", STATE)
-        assert len(kernel.detections) == tried
+        assert len(kernel.dad_restarts) == tried
 
 
 def test_a_namespace_without_the_address_is_not_looked_at() -> None:
     kernel = FakeKernel()
-    kernel.detected["qdhcp-n"] = Found(failed=True)
+    kernel.dad_states["qdhcp-n"] = Found(is_duplicate=True)
     shared = Ipv6MetadataAddress(kernel)
     shared.look("n", NamespaceState(name="qdhcp-n"))
     assert shared.elsewhere == {"n": frozenset()}

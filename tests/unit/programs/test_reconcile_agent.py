@@ -19,16 +19,16 @@ from openimds.programs.reconcile_agent import TELLING_SECONDS, Progress, _announ
 from openimds.runtime.lifecycle import Signals
 
 
-def announced(*, first_round_done: bool, failed: bool) -> bool:
+def announced(*, first_resync_done: bool, failed: bool) -> bool:
     """With a loop that has looked at some things, and then came to its end of the first round or not."""
     done, broken, signals = threading.Event(), threading.Event(), Signals()
-    if first_round_done:
+    if first_resync_done:
         done.set()
     if failed:
         broken.set()
-    if failed or not first_round_done:
+    if failed or not first_resync_done:
         signals.stopped.set()
-    loop = SimpleNamespace(first_round_done=done, last_report=PassReport(things=1, ended_at=datetime.now(UTC)))
+    loop = SimpleNamespace(first_resync_done=done, last_report=PassReport(things=1, ended_at=datetime.now(UTC)))
     agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
     with structlog.testing.capture_logs() as logs:
         _announce_when_ready(cast("Any", agent), cast("Any", loop), signals, broken)
@@ -36,14 +36,14 @@ def announced(*, first_round_done: bool, failed: bool) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("first_round_done", "failed", "ready"),
+    ("first_resync_done", "failed", "ready"),
     [(True, False, True), (False, False, False), (False, True, False), (True, True, False)],
 )
 def test_ready_means_a_whole_round_and_a_loop_that_goes_on(
-    monkeypatch: pytest.MonkeyPatch, *, first_round_done: bool, failed: bool, ready: bool
+    monkeypatch: pytest.MonkeyPatch, *, first_resync_done: bool, failed: bool, ready: bool
 ) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert announced(first_round_done=first_round_done, failed=failed) == ready
+    assert announced(first_resync_done=first_resync_done, failed=failed) == ready
 
 
 def test_a_first_round_is_told_of_while_it_goes_on() -> None:
@@ -62,7 +62,7 @@ def test_the_starter_is_asked_for_more_time_until_the_agent_is_ready(
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     done, signals = threading.Event(), Signals()
     report = PassReport(things=200, ended_at=datetime.now(UTC))
-    loop = SimpleNamespace(first_round_done=done, last_report=report, steps=120, things=200)
+    loop = SimpleNamespace(first_resync_done=done, last_report=report, steps=120, things=200)
     agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as starter:
         starter.bind(str(tmp_path / "notify"))

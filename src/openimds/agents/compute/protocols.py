@@ -36,10 +36,10 @@ class Kernel(Protocol):
 
 
 class PortSecurity(Protocol):
-    def put(self, wanted: PortFilter) -> tuple[str, ...]:
+    def ensure(self, wanted: PortFilter) -> tuple[str, ...]:
         """One port's rules; does nothing when they are known to be in place."""
 
-    def drop(self, tap: str) -> tuple[str, ...]:
+    def remove(self, tap: str) -> tuple[str, ...]:
         """Its port is no more."""
 
     def taps(self) -> set[str]:

@@ -52,7 +52,7 @@ class ServerHandler:
         """What is true of each server, for the heartbeat."""
         return self._power.report
 
-    def wanted(self, view: CloudView) -> Mapping[str, DesiredServer]:
+    def desired(self, view: CloudView) -> Mapping[str, DesiredServer]:
         self._wanted = desired_servers(
             view,
             host=self._settings.host,
@@ -61,12 +61,12 @@ class ServerHandler:
         )
         return self._wanted
 
-    def there(self) -> set[str]:
+    def actual(self) -> set[str]:
         prefix = instance_namespace("", self._settings.namespace_prefix)
         spaces = {name.removeprefix(prefix) for name in self._edges.kernel.namespaces() if name.startswith(prefix)}
         return spaces | self._edges.guests.servers() | set(self._plugged)
 
-    def make(self, key: str, wanted: DesiredServer) -> Iterable[str]:
+    def ensure(self, key: str, wanted: DesiredServer) -> Iterable[str]:
         if wanted.fault:
             raise NotRunnableError(wanted.fault)
         with self._lock:
@@ -77,7 +77,7 @@ class ServerHandler:
             self._provisioning.report(self._ports_in_place(wanted), "l2")
             return [*words, *self._power.step(self._as_shown(key, wanted))]
 
-    def remove(self, key: str, view: CloudView) -> Iterable[str]:
+    def delete(self, key: str, view: CloudView) -> Iterable[str]:
         """The server, its files and its wires are no more."""
         with self._lock:
             self._edges.guests.remove(key)
@@ -91,7 +91,7 @@ class ServerHandler:
             self._tell_unplugged()
         return [f"remove server {key}"]
 
-    def tidy(self, view: CloudView) -> Iterable[str]:
+    def cleanup(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
         words = self._take_off_bridges(self._edges.security.taps())
         filters = (one for wanted in self._wanted.values() for one in wanted.filters)
@@ -116,7 +116,7 @@ class ServerHandler:
 
     def _secure(self, wanted: DesiredServer) -> list[str]:
         """Before anything is plugged in: no packet leaves unlooked at."""
-        return [word for one in wanted.filters for word in self._edges.security.put(one)]
+        return [word for one in wanted.filters for word in self._edges.security.ensure(one)]
 
     def _plug(self, wanted: DesiredServer) -> list[str]:
         words = [word for bridge in wanted.bridges for word in self._edges.kernel.ensure_bridge(bridge)]
@@ -159,7 +159,7 @@ class ServerHandler:
         if not taps:
             return []
         used = {one.tap for wanted in self._wanted.values() for one in wanted.filters}
-        return [word for tap in sorted(taps - used) for word in self._edges.security.drop(tap)]
+        return [word for tap in sorted(taps - used) for word in self._edges.security.remove(tap)]
 
     def _tell_unplugged(self) -> None:
         for port_id, binding_generation in sorted(self._unplugged.items()):

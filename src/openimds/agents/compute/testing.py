@@ -81,13 +81,13 @@ class FakePortSecurity:
     def __init__(self) -> None:
         self.filters: dict[str, PortFilter] = {}
 
-    def put(self, wanted: PortFilter) -> tuple[str, ...]:
+    def ensure(self, wanted: PortFilter) -> tuple[str, ...]:
         if self.filters.get(wanted.tap) == wanted:
             return ()
         self.filters[wanted.tap] = wanted
         return (f"set port security of {wanted.tap}",)
 
-    def drop(self, tap: str) -> tuple[str, ...]:
+    def remove(self, tap: str) -> tuple[str, ...]:
         return (f"remove port security of {tap}",) if self.filters.pop(tap, None) else ()
 
     def taps(self) -> set[str]:
@@ -96,8 +96,8 @@ class FakePortSecurity:
     def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
         ports = list(wanted)
         gone = set(self.filters) - {one.tap for one in ports}
-        return tuple(word for one in ports for word in self.put(one)) + tuple(
-            word for tap in sorted(gone) for word in self.drop(tap)
+        return tuple(word for one in ports for word in self.ensure(one)) + tuple(
+            word for tap in sorted(gone) for word in self.remove(tap)
         )
 
 

@@ -47,14 +47,14 @@ class DnsmasqManager:
         network_id = served.dhcp.network.id
         former = _read_or_empty(served.paths.hosts)
         _write(served)
-        pid = self._programs.running(served.daemon)
+        pid = self._programs.running_pid(served.daemon)
         words: tuple[str, ...] = ()
         if pid is None:
-            self._programs.end_strays(served.daemon)  # one with another command line holds the port
+            self._programs.stop_stale(served.daemon)  # one with another command line holds the port
             pid = self._programs.start(served.daemon)
             words = (f"start dnsmasq (pid {pid})",)
         elif self._read.get(network_id) != (pid, served.files):
-            self._programs.send(served.daemon, signal.SIGHUP)
+            self._programs.send_signal(served.daemon, signal.SIGHUP)
             words = (f"let dnsmasq (pid {pid}) read its files",)
         self._read[network_id] = (pid, served.files)
         return (*words, *self._release(served, former))
@@ -67,7 +67,7 @@ class DnsmasqManager:
     def drop(self, network_id: str, daemon: Daemon) -> None:
         """Idempotent. Its files stay until `forget_files`."""
         self._programs.stop(daemon)
-        self._programs.end_strays(daemon)
+        self._programs.stop_stale(daemon)
         self._read.pop(network_id, None)
         self._none_stale.pop(network_id, None)
 

@@ -100,7 +100,7 @@ class DhcpNetworkHandler:
 
     # The trade ----------------------------------------------------------------------------------------------------
 
-    def wanted(self, view: CloudView) -> Mapping[str, DhcpNetworkSpec]:
+    def desired(self, view: CloudView) -> Mapping[str, DhcpNetworkSpec]:
         subnets, ports = _by_network(view.subnets.values()), _by_network(view.ports.values())
         return {
             network.id: DhcpNetworkSpec(network, subnets[network.id], ports[network.id], self.settings)
@@ -108,11 +108,11 @@ class DhcpNetworkHandler:
             if wants_dhcp(network, subnets[network.id])
         }
 
-    def there(self) -> set[str]:
+    def actual(self) -> set[str]:
         start = dhcp_namespace("", self.settings.namespace_prefix)
         return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
 
-    def make(self, key: str, wanted: DhcpNetworkSpec) -> Iterable[str]:
+    def ensure(self, key: str, wanted: DhcpNetworkSpec) -> Iterable[str]:
         port, words = self._own_ports.ensure(wanted.network, wanted.subnets, wanted.ports)
         plan, settings = self._plan(key, wanted, port), wanted.settings
         dhcp, state, proxy = plan.dhcp, plan.state, plan.proxy
@@ -134,7 +134,7 @@ class DhcpNetworkHandler:
         self._tell(key, self._facts(plan))
         return steps.changes
 
-    def remove(self, key: str, view: CloudView) -> Iterable[str]:
+    def delete(self, key: str, view: CloudView) -> Iterable[str]:
         settings = self.settings
         namespace = dhcp_namespace(key, settings.namespace_prefix)
         paths = DnsmasqPaths.of(settings.state_path, key)
@@ -149,7 +149,7 @@ class DhcpNetworkHandler:
         deleted = self._own_ports.delete(key, (port for port in view.ports.values() if port.network_id == key))
         return ((f"remove {namespace}",) if was_there else ()) + deleted
 
-    def tidy(self, view: CloudView) -> Iterable[str]:
+    def cleanup(self, view: CloudView) -> Iterable[str]:
         """Bridges of networks that are no more, once nothing is plugged into them. Seen idle in two full rounds: the
         view may be older than what another agent of this host has just begun to wire.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from openimds.agents.ipv6_metadata_address import Detection
+from openimds.agents.ipv6_metadata_address import DadControl
 from openimds.agents.provisioning_blocks import ProvisioningApi
 from openimds.netconfig.namespace_state import Bridge, NamespaceState
 from openimds.resources.network import Port
@@ -20,7 +20,7 @@ class PortsApi(ProvisioningApi, Protocol):
     def delete_port(self, port_id: str) -> None: ...
 
 
-class Kernel(Detection, Protocol):
+class Kernel(DadControl, Protocol):
     def namespaces(self) -> set[str]: ...
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]: ...
     def remove_namespace(self, name: str) -> None: ...

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from openimds.agents.ipv6_metadata_address import Detection
+from openimds.agents.ipv6_metadata_address import DadControl
 from openimds.netconfig.namespace_state import Bridge, NamespaceState
 
 
-class Kernel(Detection, Protocol):
+class Kernel(DadControl, Protocol):
     def namespaces(self) -> set[str]: ...
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]: ...
     def remove_namespace(self, name: str) -> None: ...

@@ -24,20 +24,20 @@ class RadvdManager:
             return self.drop(router_id, namespace, settings)
         daemon = radvd(router_id, namespace, settings)
         is_new = write_if_changed(radvd_file(router_id, settings), config)
-        pid = self._programs.running(daemon)
+        pid = self._programs.running_pid(daemon)
         if pid is not None and not is_new:
             self.pids[router_id] = pid
             return ()
         # Started anew, not told to read again: by then it has given up the right to read in a closed folder.
         self._programs.stop(daemon)
-        self._programs.end_strays(daemon)
+        self._programs.stop_stale(daemon)
         self.pids[router_id] = self._programs.start(daemon)
         return (f"start radvd (pid {self.pids[router_id]})",)
 
     def drop(self, router_id: str, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
         """Idempotent."""
         path, daemon = radvd_file(router_id, settings), radvd(router_id, namespace, settings)
-        if not path.exists() and self._programs.running(daemon) is None:
+        if not path.exists() and self._programs.running_pid(daemon) is None:
             return ()
         self.pids.pop(router_id, None)
         self._programs.stop(daemon)

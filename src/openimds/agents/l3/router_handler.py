@@ -74,7 +74,7 @@ class RouterHandler:
         self._shared_address = Ipv6MetadataAddress(edges.kernel)
         self._provisioning = ProvisioningBlocks(edges.api)
 
-    def wanted(self, view: CloudView) -> Mapping[str, RouterSpec]:
+    def desired(self, view: CloudView) -> Mapping[str, RouterSpec]:
         ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)
         views = (_router_view(view, one, ports[one.id], floating_ips[one.id]) for one in view.routers.values())
         return {
@@ -82,11 +82,11 @@ class RouterHandler:
             for found in views
         }
 
-    def there(self) -> set[str]:
+    def actual(self) -> set[str]:
         start = router_namespace("", self.settings.namespace_prefix)
         return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
 
-    def make(self, key: str, wanted: RouterSpec) -> Iterable[str]:
+    def ensure(self, key: str, wanted: RouterSpec) -> Iterable[str]:
         router, settings = wanted.view, wanted.settings
         state = router_namespace_state(router, settings.metadata, settings.namespace_prefix)
         steps = ErrorCollector()
@@ -109,7 +109,7 @@ class RouterHandler:
         self.report = {**self.report, key: self._facts(wanted, state.name)}
         return steps.changes
 
-    def remove(self, key: str, view: CloudView) -> Iterable[str]:
+    def delete(self, key: str, view: CloudView) -> Iterable[str]:
         namespace = router_namespace(key, self.settings.namespace_prefix)
         was_there = namespace in self._kernel.namespaces()
         self._proxies.drop(key, namespace, self.settings.proxy)
@@ -121,7 +121,7 @@ class RouterHandler:
         self.report = {router_id: facts for router_id, facts in self.report.items() if router_id != key}
         return (f"remove {namespace}",) if was_there else ()
 
-    def tidy(self, view: CloudView) -> Iterable[str]:
+    def cleanup(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
         return ()
 

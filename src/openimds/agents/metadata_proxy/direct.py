@@ -35,7 +35,7 @@ class DirectDriver:
 
     def keep(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Raises OSError, and what looking into a namespace raises."""
-        self._seen[proxy.name] = inside = self._namespaces.look_inside(proxy.namespace, proxy.addresses)
+        self._seen[proxy.name] = inside = self._namespaces.snapshot(proxy.namespace, proxy.addresses)
         wanted = WantedListeners(
             scope=proxy.scope,
             scope_id=proxy.scope_id,
@@ -72,8 +72,8 @@ class DirectDriver:
         """A connection is made by IPv4 alone: while the kernel looks for a duplicate of an IPv6 address, and for ever
         when there is one, nobody reaches it; that must not keep guests from the other.
         """
-        inside = self._seen.pop(proxy.name, None) or self._namespaces.look_inside(proxy.namespace, proxy.addresses)
-        there = self._namespaces.listening(proxy.namespace) if other_pid else inside.listening
+        inside = self._seen.pop(proxy.name, None) or self._namespaces.snapshot(proxy.namespace, proxy.addresses)
+        there = self._namespaces.listening_sockets(proxy.namespace) if other_pid else inside.listening
         others = self._namespaces.sockets_of(other_pid) if other_pid else frozenset()
         expected = [address for address in proxy.addresses if inside.has_ipv6 or not address.is_ipv6]
         sockets = {one: there.get((one.host, one.port), frozenset()) - others for one in expected}
@@ -88,4 +88,4 @@ class DirectDriver:
         return missing
 
     def _connects(self, proxy: ProxySpec, address: ListenAddress) -> bool:
-        return self._namespaces.connects(proxy.namespace, address, proxy.access_mark)
+        return self._namespaces.can_connect(proxy.namespace, address, proxy.access_mark)

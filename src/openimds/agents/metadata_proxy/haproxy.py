@@ -38,7 +38,7 @@ class SocketOwnership:
 
         Raises what looking into a namespace raises.
         """
-        inside = self._namespaces.look_inside(proxy.namespace, proxy.addresses)
+        inside = self._namespaces.snapshot(proxy.namespace, proxy.addresses)
         expected = [one for one in proxy.addresses if inside.has_ipv6 or not one.is_ipv6]
         known, own = self._own.get(proxy.name, (0, frozenset[int]()))
         if known == pid and all(inside.listening.get((one.host, one.port), frozenset()) & own for one in expected):
@@ -46,7 +46,7 @@ class SocketOwnership:
         own = self._namespaces.sockets_of(pid)
         self._own[proxy.name] = (pid, own)
         # Others may share an address (SO_REUSEPORT), and be the one that the kernel named.
-        there = self._namespaces.listening(proxy.namespace)
+        there = self._namespaces.listening_sockets(proxy.namespace)
         return tuple(one for one in expected if not there.get((one.host, one.port), frozenset()) & own)
 
     def forget(self, name: str) -> None:
@@ -59,11 +59,11 @@ CONFIG_MODE = 0o640
 class Programs(Protocol):
     """Programs that go on when their agent ends."""
 
-    def running(self, daemon: Daemon) -> int | None: ...
+    def running_pid(self, daemon: Daemon) -> int | None: ...
     def start(self, daemon: Daemon) -> int: ...
     def stop(self, daemon: Daemon) -> None: ...
-    def send(self, daemon: Daemon, sent: signal.Signals) -> bool: ...
-    def end_strays(self, daemon: Daemon) -> None: ...
+    def send_signal(self, daemon: Daemon, sent: signal.Signals) -> bool: ...
+    def stop_stale(self, daemon: Daemon) -> None: ...
 
 
 class HaproxyDriver:
@@ -82,9 +82,9 @@ class HaproxyDriver:
         daemon = haproxy(proxy.name, proxy.namespace, settings)
         path = config_file(proxy.name, settings)
         write_if_changed(path, haproxy_config(proxy, settings), CONFIG_MODE)
-        pid = self._programs.running(daemon)
+        pid = self._programs.running_pid(daemon)
         if pid is None:
-            self._programs.end_strays(daemon)
+            self._programs.stop_stale(daemon)
             self.pids[proxy.name] = self._programs.start(daemon)
             return (f"start haproxy (pid {self.pids[proxy.name]})",)
         if _is_older(daemon.pid_file, path):
@@ -97,14 +97,14 @@ class HaproxyDriver:
         return ()
 
     def running(self, proxy: ProxySpec, settings: ProxySettings) -> int | None:
-        return self._programs.running(haproxy(proxy.name, proxy.namespace, settings))
+        return self._programs.running_pid(haproxy(proxy.name, proxy.namespace, settings))
 
     def retire(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Another one listens: finish what is under way, then end. Idempotent; a crash between its steps is made good
         by the next call.
         """
         daemon = haproxy(proxy.name, proxy.namespace, settings)
-        pid = self._programs.running(daemon)
+        pid = self._programs.running_pid(daemon)
         self.pids.pop(proxy.name, None)
         self._held.forget(proxy.name)
         self._replacements.pop(proxy.name, None)
@@ -119,7 +119,7 @@ class HaproxyDriver:
         """Idempotent."""
         daemon = haproxy(name, namespace, settings)
         path = config_file(name, settings)
-        was_there = path.exists() or self._programs.running(daemon) is not None
+        was_there = path.exists() or self._programs.running_pid(daemon) is not None
         self.pids.pop(name, None)
         self._held.forget(name)
         self._replacements.pop(name, None)

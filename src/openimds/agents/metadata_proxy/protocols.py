@@ -30,13 +30,13 @@ class NamespaceSnapshot(Protocol):
 class Namespaces(Protocol):
     """The kernel's."""
 
-    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
+    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
         """At who listens at these addresses, and at their devices."""
 
-    def listening(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
+    def listening_sockets(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
         """(address, port) → the inodes of all sockets that listen there. Slow where there are many namespaces."""
 
-    def connects(self, namespace: str, address: ListenAddress, mark: int) -> bool:
+    def can_connect(self, namespace: str, address: ListenAddress, mark: int) -> bool:
         """From inside the namespace, with packets of this mark."""
 
     def sockets_of(self, pid: int) -> frozenset[int]:

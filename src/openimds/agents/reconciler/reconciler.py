@@ -29,18 +29,18 @@ class ResourceHandler(Protocol[Wanted]):
     kind: str
     """For logs: `network`, `router`."""
 
-    def wanted(self, view: CloudView) -> Mapping[str, Wanted]: ...
+    def desired(self, view: CloudView) -> Mapping[str, Wanted]: ...
 
-    def there(self) -> set[str]:
+    def actual(self) -> set[str]:
         """The ids of those that this host has anything of."""
 
-    def make(self, key: str, wanted: Wanted) -> Iterable[str]:
+    def ensure(self, key: str, wanted: Wanted) -> Iterable[str]:
         """Idempotent. The changes made, in words; raises with all that failed, after the rest was done."""
 
-    def remove(self, key: str, view: CloudView) -> Iterable[str]:
+    def delete(self, key: str, view: CloudView) -> Iterable[str]:
         """Idempotent."""
 
-    def tidy(self, view: CloudView) -> Iterable[str]:
+    def cleanup(self, view: CloudView) -> Iterable[str]:
         """What no single thing owns; once a full round."""
 
     def pids(self) -> Iterable[int]:
@@ -50,7 +50,7 @@ class ResourceHandler(Protocol[Wanted]):
 class ChangeSource(Protocol):
     """Hears what others do to what an agent made."""
 
-    def looking_at(self, key: str) -> AbstractContextManager[None]:
+    def recording(self, key: str) -> AbstractContextManager[None]:
         """Whatever is looked at in the block belongs to `key`, and is heard of from then on."""
 
     def forget(self, key: str) -> None: ...
@@ -63,12 +63,12 @@ class ChangeSource(Protocol):
         """When to `take` again; None: when there is news."""
 
 
-class NoChangeSource:
+class NoChanges:
     """Hears of nothing: full rounds find what others did."""
 
     seconds_to_next: float | None = None
 
-    def looking_at(self, _key: str) -> AbstractContextManager[None]:
+    def recording(self, _key: str) -> AbstractContextManager[None]:
         return nullcontext()
 
     def forget(self, key: str) -> None: ...
@@ -93,7 +93,7 @@ class Reconciler(Generic[Wanted]):
     """Not for two threads at once."""
 
     def __init__(self, trade: ResourceHandler[Wanted], notices: ChangeSource | None = None) -> None:
-        self.notices: ChangeSource = notices or NoChangeSource()
+        self.notices: ChangeSource = notices or NoChanges()
         self._trade = trade
         self._seen: tuple[CloudView, int] | None = None
         """The view that `_wanted` is of, and its revision."""
@@ -123,7 +123,7 @@ class Reconciler(Generic[Wanted]):
     def everything(self, view: CloudView) -> frozenset[str]:
         """The ids of all that is wanted, was made or is there. The settings may be new, so what is wanted is asked anew."""
         self._seen = None
-        return frozenset({*self._wanted_in(view), *self._tried, *self._trade.there()})
+        return frozenset({*self._wanted_in(view), *self._tried, *self._trade.actual()})
 
     def round(self, view: CloudView, *, everything: bool) -> PassReport:
         """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new,
@@ -147,7 +147,7 @@ class Reconciler(Generic[Wanted]):
         for key in sorted(self._gone(wanted, also)):
             changes[key] = self._remove(key, view)
         if tidy:
-            changes[self._trade.kind] = self._attempt(self._trade.kind, lambda: self._trade.tidy(view))
+            changes[self._trade.kind] = self._attempt(self._trade.kind, lambda: self._trade.cleanup(view))
         return PassReport(
             things=len(wanted),
             changes={key: words for key, words in changes.items() if words},
@@ -160,7 +160,7 @@ class Reconciler(Generic[Wanted]):
         """A view never changes; a value that is as it was looked at stays the same object, so that comparing it is quick."""
         seen = self._seen
         if seen is None or seen[0] is not view or seen[1] != view.revision:
-            fresh = self._trade.wanted(view)
+            fresh = self._trade.desired(view)
             self._wanted = {key: self._known(key, value) for key, value in fresh.items()}
             self._seen = (view, view.revision)
         return self._wanted
@@ -178,13 +178,13 @@ class Reconciler(Generic[Wanted]):
         return (known | set(also)) - set(wanted)
 
     def _make(self, key: str, value: Wanted) -> tuple[str, ...]:
-        with self.notices.looking_at(key):
-            words = self._step(key, lambda: self._trade.make(key, value))
+        with self.notices.recording(key):
+            words = self._step(key, lambda: self._trade.ensure(key, value))
         self._tried[key] = value
         return words
 
     def _remove(self, key: str, view: CloudView) -> tuple[str, ...]:
-        words = self._step(key, lambda: self._trade.remove(key, view))
+        words = self._step(key, lambda: self._trade.delete(key, view))
         if key in self._failures:
             self._tried[key] = None
         else:

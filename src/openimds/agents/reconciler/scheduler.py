@@ -44,7 +44,7 @@ class Scheduler(Generic[Wanted]):
         """Replaced whole: any thread may read it."""
         self.last_change: PassReport | None = None
         """The newest round that changed something."""
-        self.first_round_done = threading.Event()
+        self.first_resync_done = threading.Event()
         self.full_rounds = 0
         """How many have ended."""
         self.full_round_milliseconds: float | None = None
@@ -66,11 +66,11 @@ class Scheduler(Generic[Wanted]):
             self._woken.clear()
             self._woken.wait(self._round())
 
-    def look_at_news(self) -> None:
+    def wake(self) -> None:
         """At once: the notices have some."""
         self._woken.set()
 
-    def look_at_everything(self) -> None:
+    def request_resync(self) -> None:
         """At once: the settings are new, or a notice was lost."""
         self._full.is_due = True
         self._woken.set()
@@ -103,7 +103,7 @@ class Scheduler(Generic[Wanted]):
         self.full_round_milliseconds = round(self._full.finish() * 1000, 1)
         self.full_rounds += 1
         self._retries = _RetryQueue()
-        self.first_round_done.set()
+        self.first_resync_done.set()
 
     def _on_change(self, _view: object) -> None:
         self._woken.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 
-class StepsFailedError(Exception):
+class CombinedError(Exception):
     """Some parts could not be made; the others were. The message has them all."""
 
 
@@ -22,9 +22,9 @@ class ErrorCollector:
             self._failures.append(error)
 
     def end(self) -> None:
-        """Raises what the one failed step raised, or StepsFailedError with what all of them said."""
+        """Raises what the one failed step raised, or CombinedError with what all of them said."""
         if len(self._failures) == 1:
             raise self._failures[0]
         if self._failures:
             said = "; ".join(str(error) or type(error).__name__ for error in self._failures)
-            raise StepsFailedError(said) from self._failures[0]
+            raise CombinedError(said) from self._failures[0]

@@ -137,25 +137,25 @@ class NetworkConfigurator:
         except netns.NamespaceMissingError:
             return {}
 
-    def detection(self, namespace: str, device: str, interface: str) -> dad.DadState | None:
+    def dad_state(self, namespace: str, device: str, interface: str) -> dad.DadState | None:
         """How far duplicate address detection has come; None: there is no such address. Raises WiringError."""
         try:
             with self.windows.at(namespace) as window:
-                found = dad.detection(window, device, interface)
+                found = dad.dad_state(window, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
             raise ConfigureError(namespace, [f"look at {interface} on {device}: {error}"]) from error
-        if self._events is None or (found is not None and found.under_way):
+        if self._events is None or (found is not None and found.is_tentative):
             return found
-        if found is None or not found.failed:
+        if found is None or not found.is_duplicate:
             self._events.uncontested(namespace, device)
             return found
         address = str(ip_interface(interface).ip)
-        return replace(found, unanswered=self._events.contested(namespace, device, address))
+        return replace(found, is_unanswered=self._events.contested(namespace, device, address))
 
-    def detect_again(self, namespace: str, device: str, interface: str) -> None:
+    def restart_dad(self, namespace: str, device: str, interface: str) -> None:
         """Of an address that was found to be somebody else's. Raises WiringError."""
         try:
-            dad.detect_again(namespace, device, interface)
+            dad.restart_dad(namespace, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
             raise ConfigureError(namespace, [f"set {interface} on {device} again: {error}"]) from error
 

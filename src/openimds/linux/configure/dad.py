@@ -18,13 +18,13 @@ from openimds.linux.netns.handles import NamespaceHandle
 class DadState:
     """What is known of an address by now. Neither flag: it is ours."""
 
-    failed: bool
-    under_way: bool
-    unanswered: bool = False
+    is_duplicate: bool
+    is_tentative: bool
+    is_unanswered: bool = False
     """It failed, but by now nobody answers for the address."""
 
 
-def detection(window: NamespaceHandle, device: str, interface: str) -> DadState | None:
+def dad_state(window: NamespaceHandle, device: str, interface: str) -> DadState | None:
     """`interface`: `fe80::a9fe:a9fe/64`. None: it is not there. Raises OSError."""
     address = str(ip_interface(interface).ip)
     index = next((link.index for link in window.links() if link.name == device), None)
@@ -34,7 +34,7 @@ def detection(window: NamespaceHandle, device: str, interface: str) -> DadState 
     return None
 
 
-def detect_again(namespace: str, device: str, interface: str) -> None:
+def restart_dad(namespace: str, device: str, interface: str) -> None:
     """Take the address away and set it anew: while it is looked for, nothing is answered for it.
 
     Raises OSError, NamespaceMissingError.

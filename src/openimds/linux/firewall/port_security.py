@@ -40,7 +40,7 @@ class PortSecurityTable:
         self._as_listed: dict[tuple[str, ...], tuple[str, ...]] = {}
         """Another version of nft may spell our lines otherwise: what it said after we had set them."""
 
-    def put(self, wanted: PortFilter) -> tuple[str, ...]:
+    def ensure(self, wanted: PortFilter) -> tuple[str, ...]:
         """One port's chain, before its device is plugged in; nothing is done when it is in place.
 
         Raises ProgramError.
@@ -66,7 +66,7 @@ class PortSecurityTable:
                 self._learn_spelling(ports)
             return tuple(done)
 
-    def drop(self, tap: str) -> tuple[str, ...]:
+    def remove(self, tap: str) -> tuple[str, ...]:
         """Its port is no more. Idempotent. Raises ProgramError."""
         with self._lock:
             self._refresh()

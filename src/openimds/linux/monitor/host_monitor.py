@@ -81,7 +81,7 @@ class HostMonitor:
     # What an agent's loop asks (agents.reconcile.Notices) -----------------------------------------------------------
 
     @contextmanager
-    def looking_at(self, key: str) -> Iterator[None]:
+    def recording(self, key: str) -> Iterator[None]:
         """What is looked at in the block is `key`'s: from now on it is heard of."""
         with self._lock:
             self._attributions.begin(key)

@@ -33,7 +33,7 @@ class NamespaceProbe:
     def __init__(self, windows: NamespaceHandles) -> None:
         self._windows = windows
 
-    def look_inside(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
+    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
         """Raises NamespaceMissingError, OSError."""
         with self._windows.at(namespace) as window:
             devices = {address.device for address in addresses if address.device}
@@ -42,11 +42,11 @@ class NamespaceProbe:
             meant = [replace(one, device_index=indexes.get(one.device, 0)) for one in addresses]
             return NamespaceSnapshot(window.identity[1], indexes, self._listening_at(window, meant), kernel_has_ipv6())
 
-    def listening(self, namespace: str) -> Listening:
+    def listening_sockets(self, namespace: str) -> Listening:
         """All of them. Raises NamespaceMissingError."""
         return netns.run_in(namespace, listening_sockets)
 
-    def connects(self, namespace: str, address: ListenAddress, mark: int = 0) -> bool:
+    def can_connect(self, namespace: str, address: ListenAddress, mark: int = 0) -> bool:
         """Whether a TCP connection from inside the namespace to the address comes about. `mark`: SO_MARK, by which the
         namespace's firewall knows whom to let in. Raises NamespaceMissingError.
         """
@@ -72,7 +72,7 @@ class NamespaceProbe:
 
     def _listening_at(self, window: NamespaceHandle, addresses: Collection[ListenAddress]) -> Listening:
         if not knows_listeners():
-            found = self.listening(window.name)
+            found = self.listening_sockets(window.name)
             return {place: found[place] for one in addresses if (place := (one.host, one.port)) in found}
         asked = {(one.host, one.port): listener_at(window.sock_diag, one) for one in addresses}
         return {place: frozenset({inode}) for place, inode in asked.items() if inode is not None}

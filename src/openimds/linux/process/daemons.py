@@ -82,7 +82,7 @@ class PidFileDaemons:
     def __init__(self, events: HostMonitor | None = None) -> None:
         self._events = events
 
-    def running(self, daemon: Daemon) -> int | None:
+    def running_pid(self, daemon: Daemon) -> int | None:
         """Its pid, if it is alive, is really this program (pids are used again) and is in its namespace. One that somebody
         has stopped (SIGSTOP) takes requests and answers none: it does not run.
         """
@@ -103,7 +103,7 @@ class PidFileDaemons:
         run(daemon.argv, namespace=daemon.namespace, timeout_seconds=timeout_seconds)
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            pid = self.running(daemon)
+            pid = self.running_pid(daemon)
             if pid is not None:
                 return pid
             time.sleep(POLL_SECONDS)
@@ -122,20 +122,20 @@ class PidFileDaemons:
             end_process(pid, grace_seconds=grace_seconds)
         daemon.pid_file.unlink(missing_ok=True)
 
-    def end_strays(self, daemon: Daemon) -> None:
+    def stop_stale(self, daemon: Daemon) -> None:
         """End what else runs under the same program's name in the same namespace: one that was started with another
         command line, or whose pid file somebody removed.
         """
         if not netns.has_sockets(daemon.namespace):
             return  # whoever would be in the way has some; a new namespace's /proc need not be searched
-        recorded = self.running(daemon)
+        recorded = self.running_pid(daemon)
         for pid in netns.processes_in(daemon.namespace):
             if pid != recorded and _command_line(pid)[:1] == daemon.argv[:1]:
                 end_process(pid)
 
-    def send(self, daemon: Daemon, sent: signal.Signals) -> bool:
+    def send_signal(self, daemon: Daemon, sent: signal.Signals) -> bool:
         """Whether there was somebody to send to."""
-        pid = self.running(daemon)
+        pid = self.running_pid(daemon)
         if pid is None:
             return False
         os.kill(pid, sent)

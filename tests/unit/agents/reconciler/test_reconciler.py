@@ -9,7 +9,7 @@ import pytest
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.protocols import CloudView
-from openimds.agents.reconciler.reconciler import NoChangeSource, Reconciler
+from openimds.agents.reconciler.reconciler import NoChanges, Reconciler
 from openimds.agents.reconciler.scheduler import SLICE_THINGS, Scheduler
 from openimds.agents.testing import FakeMirror, FakeView
 
@@ -24,13 +24,13 @@ class Pots:
     cracked: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
 
-    def wanted(self, view: CloudView) -> Mapping[str, int]:
+    def desired(self, view: CloudView) -> Mapping[str, int]:
         return dict(self.sizes)
 
-    def there(self) -> set[str]:
+    def actual(self) -> set[str]:
         return set(self.shelf)
 
-    def make(self, key: str, wanted: int) -> Iterable[str]:
+    def ensure(self, key: str, wanted: int) -> Iterable[str]:
         self.done.append(f"make {key}")
         if key in self.cracked:
             raise ValueError(f"{key} cracked")
@@ -39,14 +39,14 @@ class Pots:
         self.shelf[key] = wanted
         return (f"size {wanted}",)
 
-    def remove(self, key: str, view: CloudView) -> Iterable[str]:
+    def delete(self, key: str, view: CloudView) -> Iterable[str]:
         self.done.append(f"remove {key}")
         if key in self.cracked:
             raise ValueError(f"{key} is stuck")
         del self.shelf[key]
         return ("gone",)
 
-    def tidy(self, view: CloudView) -> Iterable[str]:
+    def cleanup(self, view: CloudView) -> Iterable[str]:
         self.done.append("tidy")
         return ()
 
@@ -110,17 +110,17 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
     loop = Scheduler(Reconciler(pots), mirror, 60, lambda pids: watched.append(sorted(pids)))
     thread = threading.Thread(target=loop.run, daemon=True)
     thread.start()
-    assert not loop.first_round_done.wait(0.05)
+    assert not loop.first_resync_done.wait(0.05)
     assert pots.shelf == {"old": 1}
     view.revision = 1
     mirror.tell()
-    assert loop.first_round_done.wait(HANG_SECONDS)
+    assert loop.first_resync_done.wait(HANG_SECONDS)
     pots.sizes["b"] = 1
     view.revision += 1
     mirror.tell()
     until(lambda: pots.shelf == {"a": 1, "b": 1})
     pots.shelf["b"] = 9
-    loop.look_at_everything()
+    loop.request_resync()
     until(lambda: pots.shelf == {"a": 1, "b": 1})
     until(lambda: watched[-1] == [1])
     loop.stop()
@@ -134,7 +134,7 @@ def test_new_things_do_not_wait_for_the_end_of_a_full_round() -> None:
     loop = Scheduler(Reconciler(pots), FakeMirror(view), interval_seconds=60)
     loop._round()  # the first: everything is new
     pots.done.clear()
-    loop.look_at_everything()
+    loop.request_resync()
     loop._round()
     pots.sizes["new"] = 1
     view.revision += 1
@@ -150,10 +150,10 @@ def test_first_round_looks_at_each_thing_once_and_ends_though_all_of_them_fail()
     names = [f"p{number:02}" for number in range(3 * SLICE_THINGS)]
     pots = Pots(sizes=dict.fromkeys(names, 1), shelf={"old": 1}, cracked={*names, "old"})
     loop = Scheduler(Reconciler(pots), FakeMirror(FakeView()), interval_seconds=60)
-    while not loop.first_round_done.is_set():
+    while not loop.first_resync_done.is_set():
         before = loop.steps
         loop._round()
-        assert loop.steps > before or loop.first_round_done.is_set()
+        assert loop.steps > before or loop.first_resync_done.is_set()
     assert sorted(pots.done) == sorted(["remove old", "tidy", *(f"make {name}" for name in names)])
     assert loop.full_rounds == 1
     assert loop.last_report is not None
@@ -187,7 +187,7 @@ def test_full_round_that_is_called_for_again_and_again_comes_to_everything() -> 
     pots = Pots(sizes={f"p{number:02}": 1 for number in range(3 * SLICE_THINGS)})
     loop = Scheduler(Reconciler(pots), FakeMirror(FakeView()), interval_seconds=60)
     for _ in range(3):
-        loop.look_at_everything()
+        loop.request_resync()
         loop._round()
     assert pots.shelf == pots.sizes
 
@@ -225,7 +225,7 @@ def test_thing_that_was_there_before_and_changes_does_not_wait_for_its_turn(remo
     pots = Pots(sizes=dict.fromkeys(names, 1))
     view = FakeView()
     loop = Scheduler(Reconciler(pots), FakeMirror(view), interval_seconds=60)
-    while not loop.first_round_done.is_set():
+    while not loop.first_resync_done.is_set():
         loop._round()
     last = names[-1]
     if removal_fails:
@@ -234,7 +234,7 @@ def test_thing_that_was_there_before_and_changes_does_not_wait_for_its_turn(remo
         view.revision += 1
         loop._round()
         pots.cracked.clear()
-    loop.look_at_everything()
+    loop.request_resync()
     loop._round()
     pots.sizes[last] = 2
     view.revision += 1
@@ -262,9 +262,9 @@ def test_full_rounds_take_a_tenth_of_the_time_at_most(monkeypatch: pytest.Monkey
     monkeypatch.setattr("openimds.agents.reconciler.scheduler.time", SimpleNamespace(monotonic=lambda: clock.now))
 
     class SlowPots(Pots):
-        def tidy(self, view: CloudView) -> Iterable[str]:
+        def cleanup(self, view: CloudView) -> Iterable[str]:
             clock.now += 10
-            return super().tidy(view)
+            return super().cleanup(view)
 
     pots = SlowPots(sizes={"a": 1})
     loop = Scheduler(Reconciler(pots), FakeMirror(FakeView()), interval_seconds=60)
@@ -277,7 +277,7 @@ def test_full_rounds_take_a_tenth_of_the_time_at_most(monkeypatch: pytest.Monkey
     assert pots.done.count("tidy") == 2
 
 
-class Forgotten(NoChangeSource):
+class Forgotten(NoChanges):
     def __init__(self) -> None:
         self.keys: list[str] = []
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.agents.reconciler.steps import ErrorCollector, StepsFailedError
+from openimds.agents.reconciler.steps import CombinedError, ErrorCollector
 
 
 def fails(words: str) -> tuple[str, ...]:
@@ -23,7 +23,7 @@ def test_all_that_failed_is_said() -> None:
     steps = ErrorCollector()
     steps.do(lambda: fails("one"))
     steps.do(lambda: fails("two"))
-    with pytest.raises(StepsFailedError, match="one; two"):
+    with pytest.raises(CombinedError, match="one; two"):
         steps.end()
 
 
