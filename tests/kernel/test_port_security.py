@@ -95,11 +95,12 @@ def test_what_is_right_is_left_alone_and_what_is_broken_is_repaired(host: Host, 
 
 def test_table_of_an_earlier_release_gets_the_sets_of_fragments(host: Host, security: PortSecurityTable) -> None:
     """Its base chain is complete, so the table counted as set up, and no port's chain could be added."""
-    (listed,) = [line.split() for line in run(["nft", "list", "tables"]).splitlines() if host.tag in line]
+    tables = [line.split() for line in run(["nft", "list", "tables"]).splitlines()]
+    (listed,) = [words for words in tables if words[1] == "bridge" and host.tag in words[2]]
     name = listed[-1]
     earlier = (
         f"table bridge {name} {{ map instances {{ type ifname : verdict; }}\n"
-        "chain prerouting { type filter hook prerouting priority filter; policy accept; iifname vmap @instances } }"
+        "chain prerouting { type filter hook prerouting priority filter; policy accept; iifname vmap @instances; } }"
     )
     run(["sh", "-c", f"nft delete table bridge {name} && printf '%s' '{earlier}' | nft -f -"])
     both = filters(port(host, LIAR), port(host, VICTIM))
