@@ -17,6 +17,7 @@ from tests.kernel.port_security_stage import (
 from tests.kernel.stage import Host
 from tests.waiting import until
 
+from openimds.linux.firewall.iptables import nft_apply
 from openimds.linux.firewall.port_security import PortSecurityTable
 from openimds.linux.process.daemons import run
 from openimds.resources.network import AddressPair
@@ -99,10 +100,12 @@ def test_table_of_an_earlier_release_gets_the_sets_of_fragments(host: Host, secu
     (listed,) = [words for words in tables if words[1] == "bridge" and host.tag in words[2]]
     name = listed[-1]
     earlier = (
-        f"table bridge {name} {{ map instances {{ type ifname : verdict; }}\n"
-        "chain prerouting { type filter hook prerouting priority filter; policy accept; iifname vmap @instances; } }"
+        f"delete table bridge {name}\nadd table bridge {name}\n"
+        f"add map bridge {name} instances {{ type ifname : verdict; }}\n"
+        f"add chain bridge {name} prerouting {{ type filter hook prerouting priority filter; policy accept; }}\n"
+        f"add rule bridge {name} prerouting iifname vmap @instances\n"
     )
-    run(["sh", "-c", f"nft delete table bridge {name} && printf '%s' '{earlier}' | nft -f -"])
+    nft_apply(earlier)
     both = filters(port(host, LIAR), port(host, VICTIM))
     assert len(PortSecurityTable(host.prefix).apply(both)) == 2
     assert PortSecurityTable(host.prefix).apply(both) == ()
