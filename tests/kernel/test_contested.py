@@ -11,8 +11,8 @@ import pytest
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.configure import neighbour_probe
-from openimds.linux.configure.neighbour_probe import ADVERTISEMENT, Contest, NeighbourProbes
+from openimds.linux.configure import dad
+from openimds.linux.configure.dad import ADVERTISEMENT, Contest, NeighbourProbes
 from openimds.linux.monitor.sockets import EventSockets
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import run
@@ -26,8 +26,8 @@ CONTESTED = "fe80::a9fe:a9fe"
 @pytest.fixture
 def asker(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """In the namespace `asker`; on the same segment `other` has the address."""
-    monkeypatch.setattr(neighbour_probe, "ASK_SECONDS", 0.0)
-    monkeypatch.setattr(neighbour_probe, "SECONDS_PER_CONTEST", 0.0)
+    monkeypatch.setattr(dad, "ASK_SECONDS", 0.0)
+    monkeypatch.setattr(dad, "SECONDS_PER_CONTEST", 0.0)
     bridge = Bridge(name=host.bridge(), mtu=1442)
     host.kernel.ensure_bridge(bridge)
     asking = Device(

@@ -10,20 +10,18 @@ from itertools import groupby
 
 from openimds.linux import sysctl
 from openimds.linux.configure import dad
-from openimds.linux.configure.actual_state import StateReader
-from openimds.linux.configure.apply import ChangeApplier, Inside
 from openimds.linux.configure.bridges import Bridges
+from openimds.linux.configure.namespace import ChangeApplier, Inside, StateReader, delete_veths
 from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.errors import ConfigureError, ProgramError
 from openimds.linux.firewall.bridge_forward import SWITCHES
 from openimds.linux.firewall.notrack import table_name
 from openimds.linux.firewall.ruleset_cache import RulesetCache
 from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.netlink.addresses import neighbours
 from openimds.linux.netlink.links import Link, all_links, link_named, set_link
-from openimds.linux.netlink.neighbours import neighbours
 from openimds.linux.netns import netns
 from openimds.linux.netns.handles import NamespaceHandles
-from openimds.linux.netns.lifecycle import delete_veths
 from openimds.netconfig import diff
 from openimds.netconfig.namespace_state import Bridge, NamespaceState
 

@@ -1,6 +1,10 @@
 """What this system says to the kernel about IP addresses: rtnetlink(7).
 
 Every function speaks to the namespace of the thread that calls it; `ADDRESSES` can be asked of a `Conversation` too.
+
+Who has which IP address on a link, as the kernel has heard it: rtnetlink(7).
+
+Every function speaks to the namespace of the thread that calls it.
 """
 
 from __future__ import annotations
@@ -100,3 +104,25 @@ def delete_address(link_index: int, interface: str) -> None:
 def _address_body(link_index: int, wanted: IPv4Interface | IPv6Interface) -> bytes:
     head = _ADDRESS.pack(FAMILIES[wanted.version == 6], wanted.network.prefixlen, 0, SCOPE_UNIVERSE, link_index)
     return head + attribute(IFA_LOCAL, wanted.ip.packed) + attribute(IFA_ADDRESS, wanted.ip.packed)
+
+
+RTM_GETNEIGH = 30
+NDA_DST, NDA_LLADDR = 1, 2
+NEIGHBOUR_USELESS = 0x01 | 0x20 | 0x40
+"""NUD_INCOMPLETE, NUD_FAILED, NUD_NOARP: no address that anybody has confirmed."""
+
+_NEIGHBOUR = struct.Struct("=BBHiHBB")
+"""struct ndmsg: family, padding (2), index, state, flags, type."""
+
+
+def neighbours(link_index: int) -> dict[str, str]:
+    """IP address → MAC address, of those that have answered."""
+    found: dict[str, str] = {}
+    for family in FAMILIES:
+        for _kind, payload in ask(RTM_GETNEIGH, NLM_F_DUMP, _NEIGHBOUR.pack(family, 0, 0, 0, 0, 0, 0)):
+            its_family, _pad, _pad2, index, state, _flags, _type = _NEIGHBOUR.unpack_from(payload)
+            values = attributes(payload, _NEIGHBOUR.size)
+            is_known = bool(values.get(NDA_LLADDR)) and not state & NEIGHBOUR_USELESS
+            if is_known and index == link_index and its_family == family:
+                found[format_address(values[NDA_DST])] = values[NDA_LLADDR].hex(":")
+    return found
