@@ -18,7 +18,7 @@ from tests.kernel.stage import Host
 from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.dhcp import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
+from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi, FakeView
 from openimds.linux.netns.probe import NamespaceProbe

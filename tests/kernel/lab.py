@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tests.kernel.dhcp_stage import Stage, network_stage
 from tests.kernel.stage import Host
 
-from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
+from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi
 from openimds.linux.configure.gratuitous_arp import announce

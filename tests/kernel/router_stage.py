@@ -16,7 +16,7 @@ from tests.kernel.stage import Host
 from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
+from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi, FakeView
 from openimds.linux.configure.gratuitous_arp import announce

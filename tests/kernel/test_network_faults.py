@@ -15,8 +15,8 @@ from tests.kernel.lab import Lab, lab_stage
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.agents.dhcp import DhcpAdapters as DhcpEdges
-from openimds.agents.dhcp import DhcpNetworkHandler
+from openimds.agents.dhcp.network_handler import DhcpAdapters as DhcpEdges
+from openimds.agents.dhcp.network_handler import DhcpNetworkHandler
 from openimds.agents.l3.address_changes import FloatingIpConntrack
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import structlog
 
+from openimds.agents.protocols import NetworkConfigurator
 from openimds.netconfig.addresses import METADATA_IPV6, METADATA_IPV6_ON_DEVICE
 from openimds.netconfig.namespace_state import NamespaceState
 
@@ -18,31 +18,12 @@ Once the other does not answer for it any more, there is one at once."""
 logger = structlog.get_logger(__name__)
 
 
-class DadState(Protocol):
-    @property
-    def is_duplicate(self) -> bool:
-        """Somebody else has the address."""
-
-    @property
-    def is_tentative(self) -> bool:
-        """The kernel is still asking."""
-
-    @property
-    def is_unanswered(self) -> bool:
-        """Somebody else had it, and answers for it no more."""
-
-
-class DadControl(Protocol):
-    def dad_state(self, namespace: str, device: str, interface: str) -> DadState | None: ...
-    def restart_dad(self, namespace: str, device: str, interface: str) -> None: ...
-
-
 class Ipv6MetadataAddress:
     """Whose it is, seen by the kernel's duplicate address detection; looked for again from time to time, so that it is
     taken back when the other has gone. A duplicate is no failure.
     """
 
-    def __init__(self, kernel: DadControl, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, kernel: NetworkConfigurator, clock: Callable[[], float] = time.monotonic) -> None:
         self._kernel = kernel
         self._clock = clock
         self._tries: dict[tuple[str, str], tuple[float, float]] = {}

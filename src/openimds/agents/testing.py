@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from openimds.agents.ipv6_metadata_address import DadState
+from openimds.agents.protocols import DadState
 from openimds.netconfig.haproxy import ProxySpec
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import Bridge, Daemon, NamespaceState
@@ -149,6 +149,10 @@ class FakeKernel:
         self.made_bridges: set[str] = set()
         self.plugged_bridges: set[str] = set()
         """Those that are not removed: somebody else's device is on them."""
+        self.taps: set[str] = set()
+        """The taps that other programs made."""
+        self.plugged: dict[str, str] = {}
+        """The bridge of each plugged tap."""
         self.dad_states: dict[str, DadState] = {}
         """By namespace: what detection has found of the metadata service's address. Not named: it is ours."""
         self.dad_restarts: list[str] = []
@@ -157,12 +161,12 @@ class FakeKernel:
     def namespaces(self) -> set[str]:
         return set(self.states)
 
-    def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
-        old = self.states.get(wanted.name)
-        self.states[wanted.name] = wanted
-        if old == wanted:
+    def apply(self, desired: NamespaceState) -> tuple[str, ...]:
+        old = self.states.get(desired.name)
+        self.states[desired.name] = desired
+        if old == desired:
             return ()
-        return (f"change {wanted.name}",) if old else (f"create {wanted.name}",)
+        return (f"change {desired.name}",) if old else (f"create {desired.name}",)
 
     def remove_namespace(self, name: str) -> None:
         self.states.pop(name, None)
@@ -181,6 +185,14 @@ class FakeKernel:
 
     def bridges(self) -> set[str]:
         return set(self.made_bridges)
+
+    def plug(self, host_name: str, bridge: str) -> bool:
+        if host_name in self.taps:
+            self.plugged[host_name] = bridge
+        return host_name in self.taps
+
+    def unplug(self, host_name: str) -> tuple[str, ...]:
+        return (f"unplug {host_name}",) if self.plugged.pop(host_name, None) else ()
 
     def dad_state(self, namespace: str, device: str, interface: str) -> DadState | None:
         return self.dad_states.get(namespace)

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 import structlog
 
 from openimds import config as configuration
-from openimds.agents.compute import Adapters, ComputeSettings, ConsoleUploader, PowerManager, ServerHandler
 from openimds.agents.compute.console_log import INTERVAL_SECONDS as CONSOLE_SECONDS
+from openimds.agents.compute.console_log import ConsoleUploader
+from openimds.agents.compute.power_manager import PowerManager
+from openimds.agents.compute.protocols import Adapters
+from openimds.agents.compute.server_handler import ComputeSettings, ServerHandler
 from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.config import ComputeAgentConfig

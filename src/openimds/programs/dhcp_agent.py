@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from openimds import config as configuration
-from openimds.agents.dhcp import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
+from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
 from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.config import DhcpAgentConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openimds import config as configuration
-from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
+from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.config import L3AgentConfig

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from openimds.agents.protocols import NetworkConfigurator
 from openimds.agents.provisioning_blocks import ProvisioningApi
-from openimds.netconfig.namespace_state import Bridge, NamespaceState
 from openimds.netconfig.netns_instance import BootSpec, BootState
 from openimds.netconfig.port_security import PortFilter
 
@@ -21,18 +21,6 @@ class ServersApi(ProvisioningApi, Protocol):
         self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None
     ) -> None: ...
     def put_console(self, server_id: str, text: str) -> None: ...
-
-
-class Kernel(Protocol):
-    def namespaces(self) -> set[str]: ...
-    def apply(self, wanted: NamespaceState) -> tuple[str, ...]: ...
-    def remove_namespace(self, name: str) -> None: ...
-    def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]: ...
-    def plug(self, host_name: str, bridge: str) -> bool:
-        """Another program's tap; False: there is none of this name."""
-
-    def unplug(self, host_name: str) -> tuple[str, ...]:
-        """The device, if there is one, is on no bridge and down; the changes made, in words."""
 
 
 class PortSecurity(Protocol):
@@ -67,6 +55,6 @@ class Guests(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapters:
     api: ServersApi
-    kernel: Kernel
+    kernel: NetworkConfigurator
     security: PortSecurity
     guests: Guests

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from openimds.agents.testing import FakeKernel, FakeView
+from openimds.agents.testing import FakeView
 from openimds.netconfig.netns_instance import BootSpec, BootState
 from openimds.netconfig.port_security import PortFilter
 
@@ -58,23 +58,6 @@ class FakeServersApi:
 
     def __str__(self) -> str:
         return "\n".join(self.said)
-
-
-class FakeComputeKernel(FakeKernel):
-    """With other programs' taps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taps: set[str] = set()
-        self.plugged: dict[str, str] = {}
-
-    def plug(self, host_name: str, bridge: str) -> bool:
-        if host_name in self.taps:
-            self.plugged[host_name] = bridge
-        return host_name in self.taps
-
-    def unplug(self, host_name: str) -> tuple[str, ...]:
-        return (f"unplug {host_name}",) if self.plugged.pop(host_name, None) else ()
 
 
 class FakePortSecurity:

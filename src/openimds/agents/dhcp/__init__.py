@@ -1,7 +1,7 @@
-"""The DHCP agent: `qdhcp-` namespaces, dnsmasq, and metadata on isolated networks."""
+"""The DHCP agent: `qdhcp-` namespaces, dnsmasq, and metadata on isolated networks.
 
-from __future__ import annotations
+Modules, in reading order:
 
-from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
-
-__all__ = ["DhcpAdapters", "DhcpNetworkHandler", "DhcpSettings"]
+- `network_handler`: the handler of networks with DHCP, and their DHCP ports.
+- `dnsmasq_manager`: starts and reloads dnsmasq, and releases stale leases.
+"""

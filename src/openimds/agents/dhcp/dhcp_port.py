@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
-from openimds.agents.dhcp.protocols import PortsApi
+from openimds.agents.provisioning_blocks import ProvisioningApi
 from openimds.netconfig.dhcp_network import dhcp_device_id, own_dhcp_port, wanted_fixed_ips
 from openimds.resources.network import DEVICE_OWNER_DHCP, FixedIP, Network, Port, Subnet
+
+
+class PortsApi(ProvisioningApi, Protocol):
+    """The control API, or a real Neutron. Bodies without envelope."""
+
+    def ports(self, **filters: Any) -> list[Port]: ...
+    def create_port(self, body: Mapping[str, Any]) -> Port: ...
+    def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port: ...
+    def delete_port(self, port_id: str) -> None: ...
 
 
 class DhcpPorts:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.agents.atomic_write import write_if_changed
-from openimds.agents.dhcp.protocols import Run
-from openimds.agents.metadata_proxy import Programs
+from openimds.agents.protocols import DaemonManager, RunProgram
 from openimds.netconfig.dhcp_network import DhcpNetwork
 from openimds.netconfig.dnsmasq_command import DnsmasqPaths
 from openimds.netconfig.dnsmasq_files import DnsmasqFiles, wanted_leases
@@ -34,7 +33,7 @@ class DnsmasqInstance:
 class DnsmasqManager:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, programs: Programs, run: Run) -> None:
+    def __init__(self, programs: DaemonManager, run: RunProgram) -> None:
         self._programs = programs
         self._run = run
         self._read: dict[str, tuple[int, DnsmasqFiles]] = {}

@@ -10,12 +10,11 @@ from typing import TypeVar
 
 import structlog
 
-from openimds.agents.dhcp.dhcp_port import DhcpPorts
+from openimds.agents.dhcp.dhcp_port import DhcpPorts, PortsApi
 from openimds.agents.dhcp.dnsmasq_manager import DnsmasqInstance, DnsmasqManager, forget_files
-from openimds.agents.dhcp.protocols import Kernel, PortsApi, Run
 from openimds.agents.ipv6_metadata_address import Ipv6MetadataAddress
-from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces, Programs
-from openimds.agents.protocols import CloudView
+from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces
+from openimds.agents.protocols import CloudView, DaemonManager, NetworkConfigurator, RunProgram
 from openimds.agents.provisioning_blocks import ProvisioningBlocks
 from openimds.agents.reconciler.steps import ErrorCollector
 from openimds.netconfig.dhcp_namespace import dhcp_namespace_state, network_bridge, serves_ipv6
@@ -72,10 +71,10 @@ class _NetworkPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhcpAdapters:
     api: PortsApi
-    kernel: Kernel
-    programs: Programs
+    kernel: NetworkConfigurator
+    programs: DaemonManager
     namespaces: Namespaces
-    run: Run
+    run: RunProgram
 
 
 class DhcpNetworkHandler:

@@ -1,7 +1,7 @@
-"""The L3 agent: `qrouter-` namespaces, NAT, and metadata through the router."""
+"""The L3 agent: `qrouter-` namespaces, NAT, and metadata through the router.
 
-from __future__ import annotations
+Modules, in reading order:
 
-from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
-
-__all__ = ["L3Adapters", "L3Settings", "RouterHandler"]
+- `router_handler`: the handler of routers, gratuitous ARP and conntrack deletion.
+- `radvd_manager`: starts and stops radvd.
+"""

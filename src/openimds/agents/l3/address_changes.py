@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from typing import Protocol
 
 import structlog
 
-from openimds.agents.l3.protocols import Announce, Run
+from openimds.agents.protocols import RunProgram
 from openimds.netconfig.namespace_state import NamespaceState
 from openimds.netconfig.router_view import RouterView
 
 logger = structlog.get_logger(__name__)
+
+
+class Announce(Protocol):
+    """Gratuitous ARP: the address is at this device now."""
+
+    def __call__(self, namespace: str, device: str, address: str) -> None: ...
 
 
 class GratuitousArp:
@@ -37,7 +44,7 @@ class GratuitousArp:
 class FloatingIpConntrack:
     """A connection that was translated once goes on being translated after its floating IP was taken away."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunProgram) -> None:
         self._run = run
         self._floating: dict[str, frozenset[tuple[str, str]]] = {}
         """By router: (floating address, fixed address)."""

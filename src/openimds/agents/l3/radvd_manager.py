@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openimds.agents.atomic_write import write_if_changed
-from openimds.agents.metadata_proxy import Programs
+from openimds.agents.protocols import DaemonManager
 from openimds.netconfig.radvd import RadvdSettings, radvd, radvd_config, radvd_file
 from openimds.netconfig.router_view import RouterView
 
@@ -11,7 +11,7 @@ from openimds.netconfig.router_view import RouterView
 class RadvdManager:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: DaemonManager) -> None:
         self._programs = programs
         self.pids: dict[str, int] = {}
         """By router: which process should be running."""

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from openimds.agents.ipv6_metadata_address import Ipv6MetadataAddress
-from openimds.agents.l3.address_changes import FloatingIpConntrack, GratuitousArp
-from openimds.agents.l3.protocols import Announce, Kernel, Run
+from openimds.agents.l3.address_changes import Announce, FloatingIpConntrack, GratuitousArp
 from openimds.agents.l3.radvd_manager import RadvdManager
-from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces, Programs
-from openimds.agents.protocols import CloudView
+from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces
+from openimds.agents.protocols import CloudView, DaemonManager, NetworkConfigurator, RunProgram
 from openimds.agents.provisioning_blocks import ProvisioningApi, ProvisioningBlocks
 from openimds.agents.reconciler.steps import ErrorCollector
 from openimds.netconfig.haproxy import ProxySettings, ProxySpec, router_proxy
@@ -49,10 +48,10 @@ class RouterSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class L3Adapters:
     api: ProvisioningApi
-    kernel: Kernel
-    programs: Programs
+    kernel: NetworkConfigurator
+    programs: DaemonManager
     namespaces: Namespaces
-    run: Run
+    run: RunProgram
     announce: Announce
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from openimds.agents.metadata_proxy.driver import MetadataProxyDriver
-from openimds.agents.metadata_proxy.haproxy import Programs
 from openimds.agents.metadata_proxy.protocols import Namespaces
 
-__all__ = ["MetadataProxyDriver", "Namespaces", "Programs"]
+__all__ = ["MetadataProxyDriver", "Namespaces"]

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from openimds.agents.metadata_proxy.direct import DirectDriver
-from openimds.agents.metadata_proxy.haproxy import HaproxyDriver, Programs
+from openimds.agents.metadata_proxy.haproxy import HaproxyDriver
 from openimds.agents.metadata_proxy.protocols import Namespaces
+from openimds.agents.protocols import DaemonManager
 from openimds.netconfig.haproxy import ProxySettings, ProxySpec
 
 
 class MetadataProxyDriver:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, programs: Programs, namespaces: Namespaces) -> None:
+    def __init__(self, programs: DaemonManager, namespaces: Namespaces) -> None:
         self._haproxy = HaproxyDriver(programs, namespaces)
         self._direct = DirectDriver(namespaces)
 

@@ -16,10 +16,10 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import Protocol
 
 from openimds.agents.atomic_write import write_if_changed
 from openimds.agents.metadata_proxy.protocols import Namespaces, NotListeningError
+from openimds.agents.protocols import DaemonManager
 from openimds.netconfig.haproxy import ProxySettings, ProxySpec, config_file, haproxy, haproxy_config
 from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import Daemon
@@ -56,20 +56,10 @@ class SocketOwnership:
 CONFIG_MODE = 0o640
 
 
-class Programs(Protocol):
-    """Programs that go on when their agent ends."""
-
-    def running_pid(self, daemon: Daemon) -> int | None: ...
-    def start(self, daemon: Daemon) -> int: ...
-    def stop(self, daemon: Daemon) -> None: ...
-    def send_signal(self, daemon: Daemon, sent: signal.Signals) -> bool: ...
-    def stop_stale(self, daemon: Daemon) -> None: ...
-
-
 class HaproxyDriver:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, programs: Programs, namespaces: Namespaces) -> None:
+    def __init__(self, programs: DaemonManager, namespaces: Namespaces) -> None:
         self._programs = programs
         self._held = SocketOwnership(namespaces)
         self.pids: dict[str, int] = {}

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.compute import Adapters, ComputeSettings, PowerManager, ServerHandler
-from openimds.agents.compute.testing import FakeComputeKernel, FakeGuests, FakePortSecurity, FakeServersApi
+from openimds.agents.compute.power_manager import PowerManager
+from openimds.agents.compute.protocols import Adapters
+from openimds.agents.compute.server_handler import ComputeSettings, ServerHandler
+from openimds.agents.compute.testing import FakeGuests, FakePortSecurity, FakeServersApi
 from openimds.agents.provisioning_blocks import REPEAT_SECONDS
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler
-from openimds.agents.testing import FakeView
+from openimds.agents.testing import FakeKernel, FakeView
 from openimds.netconfig.netns_instance import BootState
 from openimds.netconfig.port_security import closed_filter
 from openimds.resources.network import FixedIP, Network, Port, Subnet
@@ -50,7 +52,7 @@ class Stage:
         self.view = FakeView()
         self.view.add(NETWORK, SUBNET, PORT, SERVER)
         self.api = FakeServersApi(self.view)
-        self.kernel = FakeComputeKernel()
+        self.kernel = FakeKernel()
         self.guests = FakeGuests(folder)
         self.security = FakePortSecurity()
         self.restart()

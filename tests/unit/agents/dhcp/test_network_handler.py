@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.unit.netconfig.cloud import GUEST_PORT, NETWORK, ROUTER_PORT, SUBNET
 
-from openimds.agents.dhcp import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
+from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler
 from openimds.agents.testing import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
 from openimds.netconfig.dhcp_network import MetadataOptions, dhcp_device_id

@@ -16,7 +16,7 @@ from tests.unit.netconfig.cloud import (
     subnet_v6,
 )
 
-from openimds.agents.l3 import L3Adapters, L3Settings, RouterHandler
+from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler
 from openimds.agents.testing import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
 from openimds.netconfig.haproxy import ProxySettings
