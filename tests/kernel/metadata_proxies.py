@@ -13,7 +13,7 @@ from tests.kernel.listening import KeptHere, listening
 from tests.kernel.metadata_server import Asked, MetadataServer
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.metadata_proxy import direct
+from openimds.agents import metadata_proxy
 from openimds.http.messages import Request, Response
 
 METADATA_PROXIES = ("direct", "haproxy")
@@ -39,7 +39,7 @@ def taking_requests(kind: str, server: MetadataServer, folder: Path) -> Iterator
     kept = KeptHere()
     try:
         # However busy the machine is, a round waits for its listener.
-        with mock.patch.object(direct, "PATIENCE_SECONDS", HANG_SECONDS), listening(folder, kept) as agent:
+        with mock.patch.object(metadata_proxy, "PATIENCE_SECONDS", HANG_SECONDS), listening(folder, kept) as agent:
             agent.server.handler = partial(_remembered, server)
             yield
     finally:

@@ -17,7 +17,7 @@ from tests.waiting import until
 
 from openimds.agents.dhcp.network_handler import DhcpAdapters as DhcpEdges
 from openimds.agents.dhcp.network_handler import DhcpNetworkHandler
-from openimds.agents.l3.address_changes import FloatingIpConntrack
+from openimds.agents.l3.router_handler import FloatingIpConntrack
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi
 from openimds.linux import sysctl

@@ -9,8 +9,7 @@ from concurrent.futures import Future
 import pytest
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.client.batcher import MANY, BatchResult, RecordBatcher
-from openimds.client.instance_records import Prefetch
+from openimds.client.instance_records import MANY, BatchResult, Prefetch, RecordBatcher
 from openimds.client.mirror import View
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet, Ec2Ids, Instance, Nic

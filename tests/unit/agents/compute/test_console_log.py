@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from openimds.agents.compute.console_log import CUT_BYTES, REPEAT_SECONDS, TAIL_BYTES, ConsoleUploader
-from openimds.agents.compute.testing import FakeGuests, FakeServersApi
-from openimds.agents.testing import FakeView
+from openimds.agents.testing import FakeGuests, FakeServersApi, FakeView
 from openimds.netconfig.netns_instance import BootState
 
 

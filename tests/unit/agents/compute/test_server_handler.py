@@ -10,10 +10,9 @@ import pytest
 from openimds.agents.compute.power_manager import PowerManager
 from openimds.agents.compute.protocols import Adapters
 from openimds.agents.compute.server_handler import ComputeSettings, ServerHandler
-from openimds.agents.compute.testing import FakeGuests, FakePortSecurity, FakeServersApi
 from openimds.agents.provisioning_blocks import REPEAT_SECONDS
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler
-from openimds.agents.testing import FakeKernel, FakeView
+from openimds.agents.testing import FakeGuests, FakeKernel, FakePortSecurity, FakeServersApi, FakeView
 from openimds.netconfig.netns_instance import BootState
 from openimds.netconfig.port_security import closed_filter
 from openimds.resources.network import FixedIP, Network, Port, Subnet

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.metadata_proxy import MetadataProxyDriver
-from openimds.agents.metadata_proxy import direct as keeper_of_files
-from openimds.agents.metadata_proxy.protocols import NotListeningError
+from openimds.agents import metadata_proxy as keeper_of_files
+from openimds.agents.metadata_proxy import MetadataProxyDriver, NotListeningError
 from openimds.agents.testing import FakeNamespaces, FakePrograms, ListeningNamespaces
 from openimds.netconfig.haproxy import ProxySettings, config_file, network_proxy, router_proxy
 from openimds.netconfig.listener_file import listeners_file, parse_listeners

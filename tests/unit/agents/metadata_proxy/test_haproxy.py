@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openimds.agents.metadata_proxy.haproxy import HaproxyDriver
-from openimds.agents.metadata_proxy.protocols import NotListeningError
+from openimds.agents.metadata_proxy import HaproxyDriver, NotListeningError
 from openimds.agents.testing import FakeNamespaces, FakePrograms
 from openimds.netconfig.haproxy import ProxySettings, ProxyTimeouts, config_file, haproxy, router_proxy
 

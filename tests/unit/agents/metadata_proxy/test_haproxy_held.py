@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openimds.agents.metadata_proxy.haproxy import SocketOwnership
+from openimds.agents.metadata_proxy import SocketOwnership
 from openimds.agents.testing import FakeNamespaces
 from openimds.netconfig.haproxy import router_proxy
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.agents.reconciler.steps import CombinedError, ErrorCollector
+from openimds.agents.reconciler.reconciler import CombinedError, ErrorCollector
 
 
 def fails(words: str) -> tuple[str, ...]:
