@@ -63,6 +63,21 @@ def test_a_floating_ip_leads_in_and_shows_in_the_metadata(cloud: Cloud, outside:
     until(lambda: not reaches(outside, floating), "the floating IP leads nowhere")
 
 
+def test_internal_network_is_not_reached_from_outside(cloud: Cloud, outside: str) -> None:
+    """Another project's router on the external network could lead an extra route to it."""
+    server = cloud.line("openstack server show vm -f value -c id").strip()
+    router = cloud.json("openstack router show r")["external_gateway_info"]["external_fixed_ips"][0]["ip_address"]
+    (inside,) = cloud.json("openstack server show vm")["addresses"]["n"]
+    until(lambda: reaches(f"{cloud.prefix}qvm-{server}", OUTSIDE), "the instance reaches the outside")
+    run(["ip", "-n", outside, "route", "add", "10.9.0.0/24", "via", router])
+    assert not reaches(outside, inside)
+    cloud.line("openstack router set --disable-snat --external-gateway public r")
+    until(lambda: reaches(outside, inside), "a router without a shared address routes both ways")
+    cloud.line("openstack router set --enable-snat --external-gateway public r")
+    until(lambda: not reaches(outside, inside), "the internal network is closed again")
+    run(["ip", "-n", outside, "route", "del", "10.9.0.0/24"])
+
+
 def test_nobody_outside_reaches_the_metadata_port(cloud: Cloud, outside: str) -> None:
     gateway = cloud.json("openstack router show r")["external_gateway_info"]["external_fixed_ips"][0]["ip_address"]
     asked = ["ip", "netns", "exec", outside, "curl", "-s", "-m", "2", "-o", "/dev/null", f"http://{gateway}:9697/"]

@@ -3,7 +3,9 @@
 - Requests to the metadata service that come in by an internal device are marked and redirected to the proxy's port;
   nothing else reaches that port (Launchpad 1865036), and none of them is ever forwarded.
 - Floating IPs are 1:1: the address is translated both ways, also from inside the router's own networks.
-- What else leaves by the external device takes the router's external address.
+- Other packets that leave by the external device take the router's external address. With such a shared address no
+  connection from outside is routed to an internal network: other projects' routers are on the same external network, and
+  any of them could lead an extra route here.
 
 What a `qrouter-…` namespace looks like.
 """
@@ -32,7 +34,7 @@ def ipv4_rules(view: RouterView, metadata: RouterMetadata) -> Rules:
         *_shared_source(view),
     )
     mangle = (*_mark_metadata(service, metadata), *_mark_external(view))
-    return _rules(nat=nat, mangle=mangle, filtering=tuple(_guard(service, metadata)))
+    return _rules(nat=nat, mangle=mangle, filtering=(*_guard(service, metadata), *_close_external(view)))
 
 
 def ipv6_rules(metadata: RouterMetadata) -> Rules:
@@ -99,6 +101,13 @@ def _shared_source(view: RouterView) -> Iterator[str]:
     yield _source(f"-o {view.gateway_port.router_device_name}", address)
     # A guest that speaks to a floating IP of its own router gets its answer back through the router.
     yield _source(f"-m mark ! --mark {EXTERNAL_MARK} -m conntrack --ctstate DNAT", address)
+
+
+def _close_external(view: RouterView) -> Iterator[str]:
+    gateway, port = view.router.external_gateway, view.gateway_port
+    if gateway is not None and port is not None and gateway.enable_snat:
+        new = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
+        yield f"-A FORWARD -i {port.router_device_name} {new} -j DROP"
 
 
 def _source(matching: str, address: str) -> str:

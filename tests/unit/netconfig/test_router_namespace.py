@@ -136,6 +136,7 @@ def test_router_with_everything() -> None:
             "-A INPUT -m mark --mark 0x1/0xffff -j ACCEPT",
             "-A INPUT -p tcp -m tcp --dport 9697 -j DROP",
             "-A FORWARD -d 169.254.169.254/32 -j REJECT --reject-with icmp-port-unreachable",
+            "-A FORWARD -i qg-cccccccc-cc -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP",
         ),
     }
 
@@ -150,6 +151,7 @@ def test_without_snat() -> None:
     gateway = ExternalGateway(network_id="x", enable_snat=False)
     tables = ipv4_rules(router_view(router=replace(ROUTER, external_gateway=gateway)), METADATA).tables
     assert tables["nat"][1:] == ("-A POSTROUTING ! -o qg-cccccccc-cc -m conntrack ! --ctstate DNAT -j ACCEPT",)
+    assert not [rule for rule in tables["filter"] if "qg-" in rule]
 
 
 def test_gateway_with_ipv6_alone_translates_nothing() -> None:
