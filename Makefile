@@ -35,7 +35,7 @@ test-packages: install
 	@scripts/install-debian-packages tests
 
 .PHONY: check
-check: .venv/.installed ## Format, lint, types, import contracts
+check: .venv/.installed site ## Format, lint, types, import contracts, links of the documentation
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -85,11 +85,18 @@ format: .venv/.installed ## Format, and mend what lint can mend
 	@$(BIN)/ruff check --fix .
 
 .PHONY: docs
-docs: .venv/.installed ## Write the generated pages of docs/
+docs: .venv/.installed ## Write the generated pages and pictures of docs/, and build the site in build/site
+	@scripts/install-debian-packages docs
 	@$(BIN)/python scripts/write-docs
+	@$(MAKE) site
+
+# A dead link and a page without a place in the navigation are errors.
+.PHONY: site
+site: .venv/.installed
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs -d build/doctrees . build/site
 
 .PHONY: lock
-lock: ## Write the lock files anew from pyproject.toml
+lock: ## Write the lock files from pyproject.toml
 	@scripts/write-locks
 
 .PHONY: clean
