@@ -54,7 +54,7 @@ class Stage:
         return dhcp_namespace(self.network.id, self.host.prefix)
 
     def round(self, *, everything: bool = False) -> list[str]:
-        report = self.rounds.round(self.view, everything=everything)
+        report = self.rounds.run_pass(self.view, full=everything)
         assert not report.failures
         return [word for words in report.changes.values() for word in words]
 
@@ -155,19 +155,19 @@ def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage
             is_direct=metadata_proxy == DIRECT,
         ),
     )
-    edges = DhcpAdapters(
+    adapters = DhcpAdapters(
         api=FakePortsApi(view, int(host.tag, 16)),
-        kernel=host.kernel,
-        programs=PidFileDaemons(),
-        namespaces=NamespaceProbe(host.kernel.windows),
-        run=run,
+        configurator=host.kernel,
+        daemons=PidFileDaemons(),
+        probe=NamespaceProbe(host.kernel.windows),
+        run_program=run,
     )
     try:
         with (
             MetadataServer(folder / "agent", folder / "log") as server,
             taking_requests(metadata_proxy, server, folder),
         ):
-            networks = DhcpNetworkHandler(edges, settings)
+            networks = DhcpNetworkHandler(adapters, settings)
             yield Stage(host, view, networks, Reconciler(networks), network, subnet, server, folder)
     finally:
         run(["rm", "-rf", str(folder)])

@@ -50,7 +50,7 @@ class Lab:
     def round(self) -> list[str]:
         """A full one of both agents."""
         words = self.network.round(everything=True)
-        report = self.router_rounds.round(self.network.view, everything=True)
+        report = self.router_rounds.run_pass(self.network.view, full=True)
         assert not report.failures
         return [*words, *(word for said in report.changes.values() for word in said)]
 
@@ -64,14 +64,14 @@ def lab_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Lab]:
             proxy=network.networks.settings.proxy,
             advertisements=RadvdSettings(state_path=network.folder, user="radvd"),
         )
-        edges = L3Adapters(
+        adapters = L3Adapters(
             api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # beside the network's own
-            kernel=host.kernel,
-            programs=PidFileDaemons(),
-            namespaces=NamespaceProbe(host.kernel.windows),
-            run=run,
+            configurator=host.kernel,
+            daemons=PidFileDaemons(),
+            probe=NamespaceProbe(host.kernel.windows),
+            run_program=run,
             announce=announce,
         )
-        routers = RouterHandler(edges, settings)
+        routers = RouterHandler(adapters, settings)
         router = Router(id=f"{host.tag}ff-eeee-4000-8000-000000000001", name="r1", project_id="p")
         yield Lab(network, routers, Reconciler(routers), router)

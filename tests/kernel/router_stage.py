@@ -62,7 +62,7 @@ class Stage:
         return router_namespace(self.router.id, self.host.prefix)
 
     def round(self, *, everything: bool = True) -> list[str]:
-        report = self.rounds.round(self.view, everything=everything)
+        report = self.rounds.run_pass(self.view, full=everything)
         assert not report.failures
         return [word for words in report.changes.values() for word in words]
 
@@ -120,12 +120,12 @@ def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]
         ),
         advertisements=RadvdSettings(state_path=folder, user="radvd"),
     )
-    edges = L3Adapters(
+    adapters = L3Adapters(
         api=FakePortsApi(view, int(host.tag, 16)),
-        kernel=host.kernel,
-        programs=PidFileDaemons(),
-        namespaces=NamespaceProbe(host.kernel.windows),
-        run=run,
+        configurator=host.kernel,
+        daemons=PidFileDaemons(),
+        probe=NamespaceProbe(host.kernel.windows),
+        run_program=run,
         announce=announce,
     )
     try:
@@ -133,7 +133,7 @@ def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]
             MetadataServer(folder / "agent", folder / "log") as server,
             taking_requests(metadata_proxy, server, folder),
         ):
-            routers = RouterHandler(edges, settings)
+            routers = RouterHandler(adapters, settings)
             made = Stage(host, view, routers, Reconciler(routers), router, server, folder, ports, {}, "")
             made.round()
             made.guests["a"] = plug(host, view, ports["a"], "10.0.1.7/24", "10.0.1.1")

@@ -93,7 +93,7 @@ def test_a_port_is_reported_when_the_listener_is_there(lab: Lab, kept: KeptHere)
     add_ipv6(lab)
     rounds, view, folder = lab.network.rounds, lab.network.view, lab.network.folder
     api = lab.network.networks._provisioning._api
-    report = rounds.round(view, everything=True)
+    report = rounds.run_pass(view, full=True)
     (sentence,) = report.failures.values()
     assert sentence.startswith("nothing listens on 169.254.169.254:80 and [fe80::a9fe:a9fe%tap")
     assert sentence.endswith("is openimds metadata-agent running on this host?")
@@ -101,7 +101,7 @@ def test_a_port_is_reported_when_the_listener_is_there(lab: Lab, kept: KeptHere)
     guest = lab.network.plug(port)
     assert lab.network.lease(guest)["ip"] == "192.168.40.77"  # the rest works
     with listening(folder, kept):
-        until(lambda: not rounds.round(view, everything=True).failures)
+        until(lambda: not rounds.run_pass(view, full=True).failures)
         assert f"port {port.id} has dhcp" in str(api)
         lab.network.configure(guest)
         assert curl(guest) == f"network:{lab.network.network.id} 192.168.40.77 {port.mac_address}"
@@ -131,7 +131,7 @@ def test_a_guest_behind_a_router_and_nobody_by_another_way(lab: Lab, kept: KeptH
         assert curl(guest, "--max-time", "1", url="http://192.168.40.1:9697/", check=False) == ""
         assert lab.round() == []
         lab.network.view.remove(lab.router)
-        lab.router_rounds.round(lab.network.view, everything=True)
+        lab.router_rounds.run_pass(lab.network.view, full=True)
         until(lambda: not listeners_file(lab.router.id, lab.network.folder).exists())
 
 
@@ -176,7 +176,7 @@ def test_while_no_agent_listens_haproxy_goes_on(lab: Lab) -> None:
     lab.network.round(everything=True)
     guest = lab.network.boot(port)
     choose(lab, is_direct=True)
-    assert lab.network.rounds.round(lab.network.view, everything=True).failures
+    assert lab.network.rounds.run_pass(lab.network.view, full=True).failures
     assert curl(guest) == "hello"
 
 

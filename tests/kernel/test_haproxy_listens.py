@@ -29,7 +29,7 @@ class Kept:
     daemon: Daemon
 
     def keep(self) -> tuple[str, ...]:
-        return self.proxies.keep(self.proxy, self.settings)
+        return self.proxies.ensure(self.proxy, self.settings)
 
     def pid(self) -> int:
         return int(self.daemon.pid_file.read_text())
@@ -65,7 +65,7 @@ def kept(host: Host) -> Iterator[Kept]:
     one = Kept(proxies, proxy, settings, haproxy("r1", namespace, settings))
     one.keep()
     yield one
-    proxies.drop("r1", namespace, settings)
+    proxies.remove("r1", namespace, settings)
     netns.kill_processes_in(namespace)
 
 

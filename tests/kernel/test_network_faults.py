@@ -45,14 +45,14 @@ def kill(pid: int) -> None:
 
 def restarted(stage: Stage, run_program: object = run) -> None:
     """The DHCP agent, which knows nothing of before."""
-    edges = DhcpEdges(
+    adapters = DhcpEdges(
         api=FakePortsApi(stage.view, int(stage.host.tag, 16) + 1000),
-        kernel=stage.host.kernel,
-        programs=PidFileDaemons(),
-        namespaces=NamespaceProbe(stage.host.kernel.windows),
-        run=run_program,  # type: ignore[arg-type]
+        configurator=stage.host.kernel,
+        daemons=PidFileDaemons(),
+        probe=NamespaceProbe(stage.host.kernel.windows),
+        run_program=run_program,  # type: ignore[arg-type]
     )
-    stage.networks = DhcpNetworkHandler(edges, stage.networks.settings)
+    stage.networks = DhcpNetworkHandler(adapters, stage.networks.settings)
     stage.rounds = Reconciler(stage.networks)
 
 
@@ -152,8 +152,8 @@ def ends_with(lab: Lab, floating: FloatingIP) -> None:
     """The connections of a floating IP that comes and goes."""
     stage = lab.network
     (found,) = (one.view for one in lab.routers.desired(stage.view).values())
-    lab.routers._translations.end(replace(found, floating_ips=(floating,)), lab.qrouter)
-    lab.routers._translations.end(found, lab.qrouter)
+    lab.routers._translations.delete_stale(replace(found, floating_ips=(floating,)), lab.qrouter)
+    lab.routers._translations.delete_stale(found, lab.qrouter)
 
 
 def both_versions(stage: Stage) -> tuple[Subnet, Port]:

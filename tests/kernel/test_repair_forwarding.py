@@ -58,7 +58,7 @@ assert passes() == (sys.argv[2] == "dropped")
 for command in sys.argv[3:]:
     subprocess.run(shlex.split(command), check=True)
 until(passes)
-assert loop.full_rounds == 1
+assert loop.resync_count == 1
 loop.stop()
 events.close()
 print("all of it is true")

@@ -31,7 +31,7 @@ class Ipv6MetadataAddress:
         self.elsewhere: Mapping[str, frozenset[str]] = {}
         """By network or router: the devices on which another host answers. Replaced whole."""
 
-    def look(self, key: str, state: NamespaceState) -> tuple[str, ...]:
+    def check(self, key: str, state: NamespaceState) -> tuple[str, ...]:
         """No words: nothing that is ours was changed. Raises what looking raises."""
         before = self.elsewhere.get(key, frozenset())
         devices = [device.name for device in state.devices if METADATA_IPV6_ON_DEVICE in (device.addresses or ())]

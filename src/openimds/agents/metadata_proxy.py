@@ -63,7 +63,7 @@ class NamespaceSnapshot(Protocol):
     def has_ipv6(self) -> bool: ...
 
 
-class Namespaces(Protocol):
+class NamespaceProbe(Protocol):
     """The kernel's."""
 
     def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
@@ -82,7 +82,7 @@ class Namespaces(Protocol):
 class SocketOwnership:
     """The kernel names one socket an address. Which process has it is looked up when it is another than before."""
 
-    def __init__(self, namespaces: Namespaces) -> None:
+    def __init__(self, namespaces: NamespaceProbe) -> None:
         self._namespaces = namespaces
         self._own: dict[str, tuple[int, frozenset[int]]] = {}
         """By proxy: a process, and its sockets as they were looked up last."""
@@ -113,7 +113,7 @@ CONFIG_MODE = 0o640
 class HaproxyDriver:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, programs: DaemonManager, namespaces: Namespaces) -> None:
+    def __init__(self, programs: DaemonManager, namespaces: NamespaceProbe) -> None:
         self._programs = programs
         self._held = SocketOwnership(namespaces)
         self.pids: dict[str, int] = {}
@@ -121,7 +121,7 @@ class HaproxyDriver:
         self._replacements: dict[str, int] = {}
         """By proxy: the process that took the place of one that did not listen."""
 
-    def keep(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
+    def ensure(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Raises what starting a program or looking into a namespace raises, OSError, and ListenerAwayError."""
         daemon = haproxy(proxy.name, proxy.namespace, settings)
         path = config_file(proxy.name, settings)
@@ -159,7 +159,7 @@ class HaproxyDriver:
         config_file(proxy.name, settings).unlink(missing_ok=True)
         return (f"retire haproxy (pid {pid})",) if pid is not None else ()
 
-    def drop(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
+    def remove(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
         """Idempotent."""
         daemon = haproxy(name, namespace, settings)
         path = config_file(name, settings)
@@ -206,7 +206,7 @@ _ASK_AGAIN_SECONDS = 0.005
 class DirectDriver:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, namespaces: Namespaces) -> None:
+    def __init__(self, namespaces: NamespaceProbe) -> None:
         self._namespaces = namespaces
         self._patience = PATIENCE_SECONDS
         self._let_in: dict[str, frozenset[int]] = {}
@@ -214,7 +214,7 @@ class DirectDriver:
         self._seen: dict[str, NamespaceSnapshot] = {}
         """By proxy: what `keep` has just seen, for the `confirm` that follows it."""
 
-    def keep(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
+    def ensure(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Raises OSError, and what looking into a namespace raises."""
         self._seen[proxy.name] = inside = self._namespaces.snapshot(proxy.namespace, proxy.addresses)
         wanted = WantedListeners(
@@ -227,7 +227,7 @@ class DirectDriver:
         changed = write_if_changed(listeners_file(proxy.name, settings.state_path), render_listeners(wanted), FILE_MODE)
         return ("ask the metadata agent to listen",) if changed else ()
 
-    def confirm(self, proxy: ProxySpec, other_pid: int | None = None) -> None:
+    def wait_until_listening(self, proxy: ProxySpec, other_pid: int | None = None) -> None:
         """Wait until guests' requests are taken, by others than `other_pid`. Raises ListenerAwayError."""
         deadline = time.monotonic() + self._patience
         while missing := self._missing(proxy, other_pid):
@@ -240,7 +240,7 @@ class DirectDriver:
             time.sleep(_ASK_AGAIN_SECONDS)
         self._patience = PATIENCE_SECONDS
 
-    def drop(self, name: str, settings: ProxySettings) -> tuple[str, ...]:
+    def remove(self, name: str, settings: ProxySettings) -> tuple[str, ...]:
         """Idempotent."""
         self._let_in.pop(name, None)
         self._seen.pop(name, None)
@@ -275,7 +275,7 @@ class DirectDriver:
 class MetadataProxyDriver:
     """Says in words what it changed; nothing when all is right."""
 
-    def __init__(self, programs: DaemonManager, namespaces: Namespaces) -> None:
+    def __init__(self, programs: DaemonManager, namespaces: NamespaceProbe) -> None:
         self._haproxy = HaproxyDriver(programs, namespaces)
         self._direct = DirectDriver(namespaces)
 
@@ -284,19 +284,19 @@ class MetadataProxyDriver:
         """The HAProxies that should be running."""
         return self._haproxy.pids.values()
 
-    def keep(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
+    def ensure(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """Raises what starting a program or looking into a namespace raises, and OSError."""
         if settings.is_direct:
-            return self._direct.keep(proxy, settings)
-        return self._haproxy.keep(proxy, settings) + self._direct.drop(proxy.name, settings)
+            return self._direct.ensure(proxy, settings)
+        return self._haproxy.ensure(proxy, settings) + self._direct.remove(proxy.name, settings)
 
-    def confirm(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
+    def wait_until_listening(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
         """To be called after `keep`, before ports are reported: requests are taken. Raises ListenerAwayError."""
         if not settings.is_direct:
             return ()
-        self._direct.confirm(proxy, self._haproxy.running(proxy, settings))
+        self._direct.wait_until_listening(proxy, self._haproxy.running(proxy, settings))
         return self._haproxy.retire(proxy, settings)
 
-    def drop(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
+    def remove(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
         """Idempotent."""
-        return self._haproxy.drop(name, namespace, settings) + self._direct.drop(name, settings)
+        return self._haproxy.remove(name, namespace, settings) + self._direct.remove(name, settings)

@@ -1,6 +1,6 @@
 """The edges of the DHCP and the L3 agent, in memory. They print themselves as text, and tests expect that text.
 
-The compute agent's edges, in memory. They print themselves as text, and tests expect that text.
+The compute agent's adapters, in memory. They print themselves as text, and tests expect that text.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class FakeMirror:
     def subscribe(self, callback: Callable[[object], None], /) -> None:
         self._callbacks.append(callback)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Something changed."""
         for callback in self._callbacks:
             callback(self._view)
@@ -87,7 +87,7 @@ class FakePortsApi:
         self.broken = False
         """Every call fails."""
 
-    def ports(self, **filters: Any) -> list[Port]:
+    def list_ports(self, **filters: Any) -> list[Port]:
         self._call(f"list ports {sorted(filters)}")
         known = {**self._ports, **self._view.ports}
         return [p for p in known.values() if all(getattr(p, key) == value for key, value in filters.items())]
@@ -147,7 +147,7 @@ class FakePortsApi:
         return next(f"{prefix}{n}" for n in range(2, 250) if f"{prefix}{n}" not in taken)
 
 
-class FakeKernel:
+class FakeNetworkConfigurator:
     """Remembers what is wanted, and says what is new in it."""
 
     def __init__(self) -> None:
@@ -216,14 +216,14 @@ def _devices(state: NamespaceState) -> str:
 
 
 @dataclass(frozen=True)
-class FakeInside:
+class FakeNamespaceSnapshot:
     inode: int
     device_indexes: Mapping[str, int]
     listening: Mapping[tuple[str, int], frozenset[int]]
     has_ipv6: bool
 
 
-class FakeNamespaces:
+class FakeNamespaceProbe:
     """Namespaces as the metadata agent's listeners are in them."""
 
     def __init__(self) -> None:
@@ -232,7 +232,7 @@ class FakeNamespaces:
         """(address, port) → sockets, in every namespace alike."""
         self.sockets: dict[int, frozenset[int]] = {}
         """By process."""
-        self.lets_in = True
+        self.accepts_connections = True
         self.has_ipv6 = True
 
     def listen(self, proxy: ProxySpec, pid: int) -> None:
@@ -242,26 +242,26 @@ class FakeNamespaces:
         self.sockets_at |= {place: self.sockets_at.get(place, frozenset()) | found for place, found in made.items()}
         self.sockets[pid] = self.sockets.get(pid, frozenset()).union(*made.values())
 
-    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeNamespaceSnapshot:
         devices = {address.device for address in addresses if address.device}
         asked = {(address.host, address.port) for address in addresses}
         found = {place: frozenset({min(inodes)}) for place, inodes in self.sockets_at.items() if place in asked}
-        return FakeInside(self.inode, dict.fromkeys(devices, 2), found, self.has_ipv6)
+        return FakeNamespaceSnapshot(self.inode, dict.fromkeys(devices, 2), found, self.has_ipv6)
 
     def listening_sockets(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
         return self.sockets_at
 
     def can_connect(self, namespace: str, address: ListenAddress, mark: int) -> bool:
-        return self.lets_in
+        return self.accepts_connections
 
     def sockets_of(self, pid: int) -> frozenset[int]:
         return self.sockets.get(pid, frozenset())
 
 
-class ListeningNamespaces(FakeNamespaces):
+class AlwaysListeningProbe(FakeNamespaceProbe):
     """Where every process listens at whatever is asked for."""
 
-    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeInside:
+    def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeNamespaceSnapshot:
         self.sockets_at |= dict.fromkeys([(address.host, address.port) for address in addresses], frozenset({1}))
         return super().snapshot(namespace, addresses)
 
@@ -269,7 +269,7 @@ class ListeningNamespaces(FakeNamespaces):
         return frozenset({1})
 
 
-class FakePrograms:
+class FakeDaemonManager:
     """Programs by their pid file; `run` notes the commands that end by themselves."""
 
     def __init__(self) -> None:
@@ -384,7 +384,7 @@ class FakePortSecurity:
         )
 
 
-class FakeGuests:
+class FakeComputeDriver:
     """Guests whose consoles are files in `folder`."""
 
     def __init__(self, folder: Path) -> None:

@@ -71,7 +71,7 @@ class ControlClient:
 
     def snapshot(self, kinds: Sequence[str]) -> Snapshot:
         """Raises NoWatchError when the cloud has no watch."""
-        content = self._watch.content(RestCall(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
+        content = self._watch.request(RestCall(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
         with _readable("the snapshot"):
             answer = _SNAPSHOT.decode(content)
             return Snapshot(answer.revision, {kind: _parsed(kind, answer.objects.get(kind, ())) for kind in kinds})
@@ -79,7 +79,7 @@ class ControlClient:
     def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes:
         """Waits up to `timeout_seconds` for a change. Raises RevisionGoneError when a snapshot is due."""
         query = {"after": after, "kinds": ",".join(kinds), "timeout": f"{timeout_seconds:g}"}
-        answer = self._watch.ask(
+        answer = self._watch.request_json(
             RestCall(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
         )
         with _readable("the changes"):
@@ -88,25 +88,25 @@ class ControlClient:
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         """`entity`: `dhcp` or `l2`, the part of the port that is in place."""
         body = {"entity": entity, **_about(binding_generation)}
-        self._watch.ask(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body=body))
+        self._watch.request_json(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body=body))
 
     def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
         body = _about(binding_generation)
-        self._watch.ask(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/unplugged", body=body or None))
+        self._watch.request_json(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/unplugged", body=body or None))
 
     def report_server(
         self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None
     ) -> None:
         """`power_state`: `running`, `stopped` or `error`."""
         body = {"boot_generation": boot_generation, "power_state": power_state, "fault": fault}
-        self._watch.ask(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/report", body=body))
+        self._watch.request_json(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/report", body=body))
 
     def put_console(self, server_id: str, text: str) -> None:
         """The console's tail; what is beyond 256 KiB of it is cut from the front."""
         tail = text.encode("utf-8", "replace")[-MAX_CONSOLE_BYTES:].decode("utf-8", "ignore").encode()
-        self._watch.ask(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/console", body=tail))
+        self._watch.request_json(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/console", body=tail))
 
-    def heartbeat(
+    def send_heartbeat(
         self,
         binary: str,
         host: str,
@@ -122,7 +122,7 @@ class ControlClient:
             "started_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "configurations": dict(configurations),
         }
-        self._watch.ask(RestCall(method="PUT", path=f"/agents/{_safe(binary)}/{_safe(host)}", body=body))
+        self._watch.request_json(RestCall(method="PUT", path=f"/agents/{_safe(binary)}/{_safe(host)}", body=body))
 
     # Neutron's own calls ------------------------------------------------------------------------------------------
 
@@ -136,16 +136,16 @@ class ControlClient:
     def delete_port(self, port_id: str) -> None:
         """A port that is gone already is deleted."""
         try:
-            self._network.ask(RestCall(method="DELETE", path=f"/ports/{_safe(port_id)}"))
+            self._network.request_json(RestCall(method="DELETE", path=f"/ports/{_safe(port_id)}"))
         except ControlApiError as error:
             if error.status != 404:
                 raise
 
-    def ports(self, **filters: Any) -> list[Port]:
+    def list_ports(self, **filters: Any) -> list[Port]:
         """Neutron's filters: `network_id="…"`, `device_id="…"`, `fixed_ips="ip_address=10.0.0.5"`; lists repeat."""
         return [decoders.port(body) for body in self._listed("ports", filters)]
 
-    def note_narrow_sight(self) -> None:
+    def warn_if_role_is_missing(self) -> None:
         """Says, once, when our user's roles let Neutron show it no other project's ports. Raises nothing."""
         auth = self._session.auth
         if self._sees_enough is not None or not isinstance(auth, BaseIdentityPlugin):
@@ -162,17 +162,17 @@ class ControlClient:
                 roles=sorted(roles),
             )
 
-    def networks(self, **filters: Any) -> list[Network]:
+    def list_networks(self, **filters: Any) -> list[Network]:
         return [decoders.network(body) for body in self._listed("networks", filters)]
 
-    def subnets(self, **filters: Any) -> list[Subnet]:
+    def list_subnets(self, **filters: Any) -> list[Subnet]:
         return [decoders.subnet(body) for body in self._listed("subnets", filters)]
 
-    def routers(self, **filters: Any) -> list[Router]:
+    def list_routers(self, **filters: Any) -> list[Router]:
         return [decoders.router(body) for body in self._listed("routers", filters)]
 
     def _one_port(self, call: RestCall) -> Port:
-        answer = self._network.ask(call)
+        answer = self._network.request_json(call)
         with _readable("the port"):
             return decoders.port(answer["port"])
 
@@ -185,7 +185,7 @@ class ControlClient:
             pages += 1
             if pages > MAX_PAGES:
                 raise ControlApiError(f"the list of {collection} goes on after {MAX_PAGES} pages: it is not followed")
-            answer = self._network.ask(RestCall(method="GET", path=f"/{collection}", query=query))
+            answer = self._network.request_json(RestCall(method="GET", path=f"/{collection}", query=query))
             with _readable(f"the list of {collection}"):
                 page = list(answer[collection])
                 found += page

@@ -26,7 +26,7 @@ import structlog
 from keystoneauth1.session import Session
 
 from openimds.client.errors import ControlApiError, NoWatchError
-from openimds.client.mirror import View
+from openimds.client.mirror import CloudView
 from openimds.client.rest import RestCall, RestClient
 from openimds.metadata.context import DocumentSettings, settings_of
 from openimds.resources.errors import NotOffered, StoreUnavailable
@@ -91,7 +91,7 @@ class RecordBatcher:
         for question in left:
             question.answer.set_exception(StoreUnavailable("this program is about to end"))
 
-    def ask(self, instance_id: str) -> Future[Instance | None]:
+    def load(self, instance_id: str) -> Future[Instance | None]:
         """The future raises StoreUnavailable, NotOffered."""
         with self._changed:
             ahead = self._ahead.pop(instance_id, None)
@@ -103,13 +103,13 @@ class RecordBatcher:
             question.is_awaited = True
             return question.answer
 
-    def fetch_ahead(self, instance_ids: Iterable[str]) -> None:
+    def prefetch(self, instance_ids: Iterable[str]) -> None:
         """As many as there is room for; once news come, for until then nobody would say that a record is wrong."""
         with self._changed:
             self._wanted.update(dict.fromkeys(instance_ids))
             self._begin_ahead()
 
-    def heard(self, touched: ChangeSet) -> None:
+    def on_changes(self, touched: ChangeSet) -> None:
         """From now on nothing is told that was read before this."""
         with self._changed:
             self._heard = touched.revision
@@ -121,7 +121,7 @@ class RecordBatcher:
                     del self._ahead[key]
             self._begin_ahead()
 
-    def deaf(self) -> None:
+    def on_feed_lost(self) -> None:
         """News do not come any more: what was fetched ahead may be wrong."""
         with self._changed:
             self._heard = -1
@@ -241,7 +241,7 @@ class InstanceRecordSource:
     def __init__(self, session: Session, *, region: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
         self._service = RestClient(session, "instance-metadata", region=region)
         self._poll_seconds = poll_seconds
-        self._questions = RecordBatcher(self._fetch)
+        self._batcher = RecordBatcher(self._fetch)
         self._news: ChangeSet | None = None
         """What the newest poll heard after revision `_heard`, until `after` is asked for it."""
         self._heard = -1
@@ -258,34 +258,34 @@ class InstanceRecordSource:
         return time.monotonic() - self._true_at
 
     def start(self) -> None:
-        self._questions.start()
+        self._batcher.start()
 
     def close(self) -> None:
-        self._questions.close()
+        self._batcher.close()
 
     # Records ------------------------------------------------------------------------------------------------------
 
     def instance(self, instance_id: str) -> Instance | None:
         """Blocks. Questions of the same few milliseconds are one request."""
         try:
-            return self._questions.ask(instance_id).result(2 * ANSWER_SECONDS)
+            return self._batcher.load(instance_id).result(2 * ANSWER_SECONDS)
         except FutureTimeoutError:
             raise StoreUnavailable(f"no record of instance {instance_id} within {2 * ANSWER_SECONDS:g} s") from None
 
-    def ask(self, instance_id: str) -> Future[Instance | None]:
+    def instance_future(self, instance_id: str) -> Future[Instance | None]:
         """As `instance`, without a thread that waits."""
-        return self._questions.ask(instance_id)
+        return self._batcher.load(instance_id)
 
     def prefetch(self, instance_ids: Iterable[str]) -> None:
         """Does not wait: have these ready for the first who asks. Nothing is fetched while news do not come."""
-        self._questions.fetch_ahead(instance_ids)
+        self._batcher.prefetch(instance_ids)
 
     # News ---------------------------------------------------------------------------------------------------------
 
     def newest(self) -> int:
         """Waits up to `poll_seconds` for something after what `after` told last; the newest revision."""
         self._news = self._poll(self._heard, self._poll_seconds)
-        self._questions.heard(self._news)
+        self._batcher.on_changes(self._news)
         return self._news.revision
 
     def after(self, revision: int | None) -> ChangeSet:
@@ -294,7 +294,7 @@ class InstanceRecordSource:
         if news is None or revision is None or revision != self._heard:
             news = self._poll(revision, 0)
         self._heard = news.revision
-        self._questions.heard(news)
+        self._batcher.on_changes(news)
         return news
 
     # Settings -----------------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ class InstanceRecordSource:
             assert self._settings is not None
             return self._settings
 
-    def follow_settings(self, callback: Callable[[DocumentSettings], None]) -> None:
+    def subscribe_settings(self, callback: Callable[[DocumentSettings], None]) -> None:
         """Call this, in the thread that asks `newest`, whenever they have changed."""
         self._settings_heard.append(callback)
 
@@ -330,7 +330,7 @@ class InstanceRecordSource:
             answer = _decoded(_CHANGES, self._ask(call), "instances' changes")
             self._heed_settings(answer.settings)
         except StoreUnavailable:
-            self._questions.deaf()
+            self._batcher.on_feed_lost()
             raise
         self._true_at = asked_at
         return ChangeSet(
@@ -363,7 +363,7 @@ class InstanceRecordSource:
         if time.monotonic() < self._not_offered_until:
             raise NotOffered(_NOT_OFFERED)
         try:
-            return self._service.content(call)
+            return self._service.request(call)
         except NoWatchError as error:
             raise self._not_offered(str(error)) from None
         except ControlApiError as error:
@@ -406,15 +406,15 @@ def _decoded(decoder: msgspec.json.Decoder[Any], content: bytes, what: str) -> A
         raise StoreUnavailable(f"the control API's answer with {what} cannot be read: {error}") from None
 
 
-class Prefetch:
-    """`mirror.subscribe(Prefetch(host, instances.prefetch).heard)`: the mirror's thread calls it with every new view."""
+class Prefetcher:
+    """`mirror.subscribe(Prefetcher(host, instances.prefetch).heard)`: the mirror's thread calls it with every new view."""
 
     def __init__(self, host: str, fetch_ahead: Callable[[Iterable[str]], None]) -> None:
         self._host = host
         self._fetch_ahead = fetch_ahead
         self._ports: Mapping[str, Port] = {}
 
-    def heard(self, view: View) -> None:
+    def on_view(self, view: CloudView) -> None:
         before, self._ports = self._ports, view.ports
         if view.ports is before:
             return

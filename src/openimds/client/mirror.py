@@ -24,7 +24,7 @@ from openimds.resources.server import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class CloudView:
     """The mirrored kinds at one revision, by id; kinds that are not mirrored are empty. Never changed in place."""
 
     revision: int = -1
@@ -47,12 +47,12 @@ _FIELD_OF_KIND = {
 }
 
 
-def view_of(snapshot: Snapshot) -> View:
+def view_from_snapshot(snapshot: Snapshot) -> CloudView:
     fields: dict[str, Any] = {_FIELD_OF_KIND[kind]: objects for kind, objects in snapshot.objects.items()}
-    return View(revision=snapshot.revision, **fields)
+    return CloudView(revision=snapshot.revision, **fields)
 
 
-def changed(view: View, revision: int, changes: Iterable[Change]) -> View:
+def apply_changes(view: CloudView, revision: int, changes: Iterable[Change]) -> CloudView:
     """The view after these changes. Tables that did not change, and values in those that did, stay the same objects."""
     tables: dict[str, dict[str, Any]] = {name: cast(Any, getattr(view, name)) for name in _FIELD_OF_KIND.values()}
     copied: set[str] = set()
@@ -66,7 +66,7 @@ def changed(view: View, revision: int, changes: Iterable[Change]) -> View:
         else:
             tables[name][change.id] = change.object
     fields: dict[str, Any] = dict(tables)
-    return View(revision=revision, **fields)
+    return CloudView(revision=revision, **fields)
 
 
 _log = structlog.get_logger(__name__)
@@ -78,27 +78,27 @@ _NO_WATCH_PAUSE_SECONDS = 60.0
 _STOP_LOOK_SECONDS = 0.02
 
 
-class Watched(Protocol):
+class WatchClient(Protocol):
     """What a mirror asks of the control API (client.control.ControlClient)."""
 
     def snapshot(self, kinds: Sequence[str]) -> Snapshot: ...
     def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes: ...
 
 
-class Mirror:
+class CloudMirror:
     """`start()`, then `view()` from any thread."""
 
-    def __init__(self, client: Watched, kinds: Sequence[str], *, poll_seconds: float = POLL_SECONDS) -> None:
+    def __init__(self, client: WatchClient, kinds: Sequence[str], *, poll_seconds: float = POLL_SECONDS) -> None:
         self._client = client
         self._kinds = tuple(kinds)
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
-        self._view = View()
+        self._view = CloudView()
         self._stopping = threading.Event()
         self._polling = threading.Event()
         """Nobody is kept waiting by the thread, and it holds nothing."""
         self._thread = threading.Thread(target=self._run, name="mirror", daemon=True)
-        self._callbacks: list[Callable[[View], None]] = []
+        self._callbacks: list[Callable[[CloudView], None]] = []
         self._list_again = True
         self._failures = 0
         self._no_watch = False
@@ -116,7 +116,7 @@ class Mirror:
                 return
             self._thread.join(_STOP_LOOK_SECONDS)
 
-    def view(self) -> View:
+    def view(self) -> CloudView:
         """The newest view; its revision is -1 until the first snapshot."""
         return self._view
 
@@ -126,7 +126,7 @@ class Mirror:
             self._changed.wait_for(lambda: self._view.revision >= 0 or self._no_watch, timeout)
         return self._view.revision >= 0
 
-    def subscribe(self, callback: Callable[[View], None]) -> None:
+    def subscribe(self, callback: Callable[[CloudView], None]) -> None:
         """Call this with every new view, in the mirror's thread; with the present one at once if there is one."""
         self._callbacks.append(callback)
         if self._view.revision >= 0:
@@ -143,12 +143,12 @@ class Mirror:
         return time.monotonic() - self._true_at
 
     @property
-    def waits_for_news(self) -> bool:
+    def is_polling(self) -> bool:
         """A long poll is under way."""
         return self._polling.is_set()
 
     @property
-    def without_watch(self) -> bool:
+    def watch_unavailable(self) -> bool:
         """The cloud has no watch: it must be asked question by question."""
         return self._no_watch
 
@@ -176,14 +176,16 @@ class Mirror:
     def _step(self) -> None:
         asked_at = time.monotonic()
         if self._list_again:
-            view = view_of(self._client.snapshot(self._kinds))
+            view = view_from_snapshot(self._client.snapshot(self._kinds))
             self._list_again = False
             self._publish(view, asked_at, differs=True)
             return
         answer = self._poll()
         if self._stopping.is_set():
             return
-        self._publish(changed(self._view, answer.revision, answer.changes), asked_at, differs=bool(answer.changes))
+        self._publish(
+            apply_changes(self._view, answer.revision, answer.changes), asked_at, differs=bool(answer.changes)
+        )
 
     def _poll(self) -> Changes:
         self._polling.set()
@@ -192,7 +194,7 @@ class Mirror:
         finally:
             self._polling.clear()
 
-    def _publish(self, view: View, asked_at: float, *, differs: bool) -> None:
+    def _publish(self, view: CloudView, asked_at: float, *, differs: bool) -> None:
         with self._changed:
             self._view = view
             self._true_at = asked_at
@@ -202,7 +204,7 @@ class Mirror:
             for callback in self._callbacks:
                 self._tell(callback, view)
 
-    def _tell(self, callback: Callable[[View], None], view: View) -> None:
+    def _tell(self, callback: Callable[[CloudView], None], view: CloudView) -> None:
         try:
             callback(view)
         except Exception:  # noqa: BLE001 - one listener's error is not the mirror's

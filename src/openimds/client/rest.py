@@ -44,9 +44,9 @@ class RestClient:
             raise_exc=False,
         )
 
-    def ask(self, call: RestCall) -> Any:
+    def request_json(self, call: RestCall) -> Any:
         """The answer's JSON, None when it has none. Raises ControlApiError."""
-        content = self.content(call)
+        content = self.request(call)
         if not content:
             return None
         try:
@@ -54,7 +54,7 @@ class RestClient:
         except (ValueError, msgspec.DecodeError):
             raise ControlApiError(f"{self._name(call)}: the answer is not JSON") from None
 
-    def content(self, call: RestCall) -> bytes:
+    def request(self, call: RestCall) -> bytes:
         """The answer's body as it came. Raises ControlApiError."""
         response = self._send(call)
         if response.status_code >= 400:

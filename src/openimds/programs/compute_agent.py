@@ -14,7 +14,7 @@ from openimds import config as configuration
 from openimds.agents.compute.console_log import INTERVAL_SECONDS as CONSOLE_SECONDS
 from openimds.agents.compute.console_log import ConsoleUploader
 from openimds.agents.compute.power_manager import PowerManager
-from openimds.agents.compute.protocols import Adapters
+from openimds.agents.compute.protocols import ComputeAdapters
 from openimds.agents.compute.server_handler import ComputeSettings, ServerHandler
 from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
@@ -53,14 +53,14 @@ def run(config: ComputeAgentConfig) -> int:
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     guests = NetnsDriver(config.state_path / "instances", guest_settings(config))
     events = HostMonitor()
-    edges = Adapters(
+    adapters = ComputeAdapters(
         api=client,
-        kernel=NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events),
-        security=PortSecurityTable(config.namespace_prefix, events),
-        guests=guests,
+        configurator=NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events),
+        port_security=PortSecurityTable(config.namespace_prefix, events),
+        driver=guests,
     )
     power = PowerManager(client, guests, vif_plugging_timeout_seconds=config.vif_plugging_timeout_seconds)
-    servers = ServerHandler(edges, settings_of(config), power)
+    servers = ServerHandler(adapters, settings_of(config), power)
     consoles = ConsoleUploader(client, guests)
 
     def reload() -> None:
@@ -80,8 +80,8 @@ def run(config: ComputeAgentConfig) -> int:
     )
     failures = _Once()
     with (
-        repeating("power", POWER_SECONDS, lambda: servers.watch_power(failures.tell)),
-        repeating("consoles", CONSOLE_SECONDS, consoles.send_news),
+        repeating("power", POWER_SECONDS, lambda: servers.step_power(failures.tell)),
+        repeating("consoles", CONSOLE_SECONDS, consoles.upload_changed),
     ):
         return serve(agent)
 

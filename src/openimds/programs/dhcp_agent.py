@@ -36,10 +36,10 @@ def run(config: DhcpAgentConfig) -> int:
     events = HostMonitor()
     kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events)
     namespaces = NamespaceProbe(kernel.windows)
-    edges = DhcpAdapters(
-        api=client, kernel=kernel, programs=PidFileDaemons(events), namespaces=namespaces, run=run_program
+    adapters = DhcpAdapters(
+        api=client, configurator=kernel, daemons=PidFileDaemons(events), probe=namespaces, run_program=run_program
     )
-    networks = DhcpNetworkHandler(edges, settings_of(config))
+    networks = DhcpNetworkHandler(adapters, settings_of(config))
 
     def reload() -> None:
         networks.settings = settings_of(configuration.load_dhcp_agent(config.config_files))

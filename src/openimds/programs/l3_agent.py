@@ -38,15 +38,15 @@ def run(config: L3AgentConfig) -> int:
         OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events, known_rules
     )
     known_rules.forget_all_but(kernel.namespaces())
-    edges = L3Adapters(
+    adapters = L3Adapters(
         api=client,
-        kernel=kernel,
-        programs=PidFileDaemons(events),
-        namespaces=NamespaceProbe(kernel.windows),
-        run=run_program,
+        configurator=kernel,
+        daemons=PidFileDaemons(events),
+        probe=NamespaceProbe(kernel.windows),
+        run_program=run_program,
         announce=announce,
     )
-    routers = RouterHandler(edges, settings_of(config))
+    routers = RouterHandler(adapters, settings_of(config))
 
     def reload() -> None:
         routers.settings = settings_of(configuration.load_l3_agent(config.config_files))

@@ -14,7 +14,7 @@ import structlog
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler, ResourceHandler
 from openimds.agents.reconciler.scheduler import Scheduler
 from openimds.client.control_client import ControlClient
-from openimds.client.mirror import Mirror
+from openimds.client.mirror import CloudMirror
 from openimds.config import AgentConfig
 from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.monitor.process_exit import ProcessExitWatcher
@@ -59,7 +59,7 @@ class AgentSpec:
 def serve(agent: AgentSpec) -> int:
     """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
     raise_nofile()  # some stay open for each namespace
-    mirror = Mirror(agent.client, agent.kinds)
+    mirror = CloudMirror(agent.client, agent.kinds)
     deaths = ProcessExitWatcher(agent.events.died)
     loop = Scheduler(Reconciler(agent.trade, agent.events), mirror, agent.interval_seconds, deaths.watch)
     heartbeat = Heartbeat(
@@ -103,11 +103,13 @@ def _announce_when_ready(agent: AgentSpec, loop: Scheduler[Any], signals: Signal
     """After the first full round: what this host should have, it has. Never, when the loop has ended by an error."""
     progress = Progress(agent.trade.kind, time.monotonic())
     while not signals.stopped.is_set() and not loop.first_resync_done.wait(0.1):
-        status = progress.news(loop.steps, loop.things, time.monotonic())
+        status = progress.news(loop.completed_count, loop.resource_count, time.monotonic())
         if status:
             sd_notify.extend_start(EXTENSION_SECONDS, status)
     if loop.first_resync_done.is_set() and loop.last_report is not None and not failed.is_set():
-        sd_notify.ready(**{f"{agent.trade.kind}s": loop.last_report.things, "failures": len(loop.last_report.failures)})
+        sd_notify.ready(
+            **{f"{agent.trade.kind}s": loop.last_report.resource_count, "failures": len(loop.last_report.failures)}
+        )
 
 
 class Progress:
@@ -133,12 +135,12 @@ def _facts(agent: AgentSpec, loop: Scheduler[Any]) -> Mapping[str, Any]:
     if last is None:
         return {f"{kind}s": 0}
     return {
-        f"{kind}s": last.things,
+        f"{kind}s": last.resource_count,
         "last_change": _change_facts(loop.last_change) if loop.last_change else None,
         "failures": dict(last.failures),
         "last_round_milliseconds": last.milliseconds,
-        "full_rounds": loop.full_rounds,
-        "full_round_milliseconds": loop.full_round_milliseconds,
+        "full_rounds": loop.resync_count,
+        "full_round_milliseconds": loop.resync_milliseconds,
         f"by_{kind}": dict(agent.trade.report),
     }
 

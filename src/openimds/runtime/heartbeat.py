@@ -47,7 +47,7 @@ class Heartbeat:
 
     def beat(self) -> None:
         """One; raises ControlApiError."""
-        self._client.heartbeat(
+        self._client.send_heartbeat(
             self._identity.binary,
             self._identity.host,
             agent_type=self._identity.agent_type,

@@ -19,7 +19,7 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError, RevisionGoneError
-from openimds.client.mirror import Mirror
+from openimds.client.mirror import CloudMirror
 from openimds.client.session import connect
 from openimds.client.testing import FakeControl
 from openimds.resources.auth import AuthOptions
@@ -112,7 +112,7 @@ def test_changes_are_in_the_order_they_were_made(cloud: Cloud):
     changes = cloud.client.changes(before, ("port",), 5)
     assert changes.revision > before
     (change,) = [each for each in changes.changes if each.id == made.id]
-    assert change.object == cloud.client.ports(id=made.id)[0]
+    assert change.object == cloud.client.list_ports(id=made.id)[0]
     assert change.object.name == "b"
     cloud.client.delete_port(made.id)
     (deleted,) = [each for each in cloud.client.changes(changes.revision, ("port",), 5).changes if each.id == made.id]
@@ -132,7 +132,7 @@ def test_a_change_ends_the_waiting(cloud: Cloud):
     with connected(cloud.auth, cloud.network_id) as other, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(other.client.changes, revision, KINDS, 60)
         for _ in range(3):
-            cloud.client.ports(id="nobody's")  # others are answered meanwhile
+            cloud.client.list_ports(id="nobody's")  # others are answered meanwhile
         assert not waiting.done()
         made = cloud.client.create_port({"network_id": cloud.network_id, "device_owner": "network:dhcp"})
         assert made.id in {change.id for change in waiting.result().changes}
@@ -164,14 +164,14 @@ def test_ports_by_where_they_are(cloud: Cloud):
         {"network_id": [cloud.network_id, str(uuid.uuid4())], "mac_address": "fa:16:3e:00:00:77"},
         {"device_id": "vm-1"},
     ):
-        assert cloud.client.ports(**filters) == [made]
-    assert cloud.client.ports(network_id=str(uuid.uuid4()), fixed_ips="ip_address=10.7.0.77") == []
-    assert cloud.client.ports(network_id=[cloud.network_id], fixed_ips="ip_address=10.7.0.78") == []
+        assert cloud.client.list_ports(**filters) == [made]
+    assert cloud.client.list_ports(network_id=str(uuid.uuid4()), fixed_ips="ip_address=10.7.0.77") == []
+    assert cloud.client.list_ports(network_id=[cloud.network_id], fixed_ips="ip_address=10.7.0.78") == []
     cloud.client.delete_port(made.id)
 
 
 def test_a_mirror_follows(cloud: Cloud):
-    mirror = Mirror(cloud.client, ("port", "network"), poll_seconds=1)
+    mirror = CloudMirror(cloud.client, ("port", "network"), poll_seconds=1)
     mirror.start()
     try:
         assert mirror.wait_ready(HANG_SECONDS)
@@ -190,7 +190,7 @@ def test_reports_of_agents_are_taken(cloud: Cloud):
         cloud.client.port_provisioned(made.id, entity)
     cloud.client.port_unplugged(made.id)
     cloud.client.delete_port(made.id)
-    cloud.client.heartbeat(
+    cloud.client.send_heartbeat(
         "openimds-metadata-agent",
         "node1",
         agent_type="Metadata agent",

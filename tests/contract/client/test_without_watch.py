@@ -137,7 +137,7 @@ def test_a_neutron_that_answers_in_pages(stage: Stage) -> None:
     made = {stage.port(f"vm-{number}", f"10.0.0.{number}") for number in range(10, 15)}
     stage.door.page_size = 2
     session = connect(auth)
-    found = ControlClient(session).ports(network_id=[stage.network], device_owner="compute:nova")
+    found = ControlClient(session).list_ports(network_id=[stage.network], device_owner="compute:nova")
     session.session.close()
     assert {port.id for port in found} == made
     assert len(found) == len(made)

@@ -116,7 +116,7 @@ class TestRecords:
     ) -> None:
         store = InstanceStore(cloud.store)
         gone = str(uuid.uuid4())
-        asked = [remote.ask(instance_id) for instance_id in (server["id"], gone)]
+        asked = [remote.instance_future(instance_id) for instance_id in (server["id"], gone)]
         found = asked[0].result(HANG_SECONDS)
         assert found == store.instance(server["id"])
         assert found is not None
@@ -219,7 +219,7 @@ class TestNews:
         self, cloud: Cloud, admin: Session, remote: InstanceRecordSource, server: dict[str, Any]
     ) -> None:
         before = admin.get(f"{ROOT}/instance_changes")["revision"]
-        told = remote.ask(server["id"]).result(HANG_SECONDS)
+        told = remote.instance_future(server["id"]).result(HANG_SECONDS)
         for kind, name, own in (("project", "projects", admin.project_id), ("user", "users", admin.user_id)):
             path = f"/v3/{name}/{own}"
             old = admin.get(path)[kind]["name"]
@@ -255,7 +255,7 @@ class TestSettings:
     def test_the_agents_and_how_it_hears_of_others(self, remote: InstanceRecordSource, cloud: Cloud) -> None:
         assert remote.settings() == DocumentSettings()
         heard: list[DocumentSettings] = []
-        remote.follow_settings(heard.append)
+        remote.subscribe_settings(heard.append)
         remote.after(None)
         conf = cloud.state / "nova.conf"
         conf.write_text(f"{conf.read_text()}[api]\ndhcp_domain = example.org\n")

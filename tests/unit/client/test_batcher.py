@@ -9,8 +9,8 @@ from concurrent.futures import Future
 import pytest
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.client.instance_records import MANY, BatchResult, Prefetch, RecordBatcher
-from openimds.client.mirror import View
+from openimds.client.instance_records import MANY, BatchResult, Prefetcher, RecordBatcher
+from openimds.client.mirror import CloudView
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet, Ec2Ids, Instance, Nic
 from openimds.resources.network import Port
@@ -71,7 +71,7 @@ def test_many_at_once_are_few_requests_and_each_id_is_asked_once(upstream: Upstr
     asked = {f"vm-{number}": [] for number in range(1000)}  # type: dict[str, list[Future[Instance | None]]]
     for _ in range(3):
         for instance_id, futures in asked.items():
-            futures.append(questions.ask(instance_id))
+            futures.append(questions.load(instance_id))
     for instance_id, futures in asked.items():
         assert [answer(future) for future in futures] == [instance(instance_id)] * 3
     ids = [instance_id for request in upstream.requests for instance_id in request]
@@ -81,22 +81,22 @@ def test_many_at_once_are_few_requests_and_each_id_is_asked_once(upstream: Upstr
 
 def test_who_asks_while_it_is_on_its_way_shares_it(upstream: Upstream, questions: RecordBatcher) -> None:
     upstream.gate.clear()
-    first = questions.ask("a")
+    first = questions.load("a")
     assert upstream.asked.acquire(timeout=HANG_SECONDS)
-    second = questions.ask("a")
+    second = questions.load("a")
     upstream.gate.set()
     assert answer(first) == answer(second) == instance("a")
     assert upstream.requests == [["a"]]
 
 
 def test_what_was_read_before_the_news_is_asked_again(upstream: Upstream, questions: RecordBatcher) -> None:
-    questions.heard(ChangeSet(revision=5, everything=True))
+    questions.on_changes(ChangeSet(revision=5, everything=True))
     upstream.gate.clear()
-    questions.ask("a")
+    questions.load("a")
     assert upstream.asked.acquire(timeout=HANG_SECONDS)
     upstream.revision, upstream.name = 6, "new"
-    questions.heard(ChangeSet(revision=6, instance_ids=frozenset({"a"})))
-    later = questions.ask("a")
+    questions.on_changes(ChangeSet(revision=6, instance_ids=frozenset({"a"})))
+    later = questions.load("a")
     upstream.gate.set()
     found = answer(later)
     assert found is not None
@@ -105,29 +105,29 @@ def test_what_was_read_before_the_news_is_asked_again(upstream: Upstream, questi
 
 
 def test_an_answer_that_stays_too_old_is_none(upstream: Upstream, questions: RecordBatcher) -> None:
-    questions.heard(ChangeSet(revision=9, everything=True))
+    questions.on_changes(ChangeSet(revision=9, everything=True))
     with pytest.raises(StoreUnavailable, match="newer news"):
-        answer(questions.ask("a"))
+        answer(questions.load("a"))
 
 
 def test_gone_untold_and_away(upstream: Upstream, questions: RecordBatcher) -> None:
-    assert answer(questions.ask("gone")) is None
+    assert answer(questions.load("gone")) is None
     upstream.untold = {"odd"}
     with pytest.raises(NotOffered, match="odd"):
-        answer(questions.ask("odd"))
+        answer(questions.load("odd"))
     upstream.error = StoreUnavailable("the control API is away")
     with pytest.raises(StoreUnavailable, match="is away"):
-        answer(questions.ask("a"))
+        answer(questions.load("a"))
     upstream.error = RuntimeError("a mistake of ours")
     with pytest.raises(StoreUnavailable, match="RuntimeError"):
-        answer(questions.ask("a"))
+        answer(questions.load("a"))
     upstream.error = None
-    assert answer(questions.ask("a")) == instance("a")
+    assert answer(questions.load("a")) == instance("a")
 
 
 def test_the_end_tells_whoever_waits(upstream: Upstream, questions: RecordBatcher) -> None:
     upstream.gate.clear()
-    waiting = questions.ask("a")
+    waiting = questions.load("a")
     questions.close()
     with pytest.raises(StoreUnavailable, match="about to end"):
         answer(waiting)
@@ -137,16 +137,16 @@ class TestAhead:
     @pytest.fixture
     def ready(self, upstream: Upstream, questions: RecordBatcher) -> RecordBatcher:
         """`a` and `b` are here already."""
-        questions.heard(ChangeSet(revision=5, everything=True))
-        questions.fetch_ahead(["a", "b", "gone"])
+        questions.on_changes(ChangeSet(revision=5, everything=True))
+        questions.prefetch(["a", "b", "gone"])
         # A question of the same request as theirs, or of a later one, is answered when theirs are kept.
-        answer(questions.ask("last"))
+        answer(questions.load("last"))
         until_known(questions, {"a", "b"})
         upstream.requests.clear()
         return questions
 
     def test_no_request_when_the_guest_asks(self, upstream: Upstream, ready: RecordBatcher) -> None:
-        assert answer(ready.ask("a")) == instance("a")
+        assert answer(ready.load("a")) == instance("a")
         assert upstream.requests == []
 
     @pytest.mark.parametrize(
@@ -160,25 +160,25 @@ class TestAhead:
     )
     def test_news_drop_it(self, upstream: Upstream, ready: RecordBatcher, news: ChangeSet) -> None:
         upstream.revision, upstream.name = 6, "new"
-        ready.heard(news)
-        found = answer(ready.ask("a"))
+        ready.on_changes(news)
+        found = answer(ready.load("a"))
         assert found is not None
         assert found.name == "new"
 
     def test_news_of_others_and_of_what_it_was_read_after_do_not(
         self, upstream: Upstream, ready: RecordBatcher
     ) -> None:
-        ready.heard(ChangeSet(revision=5, instance_ids=frozenset({"a"})))
-        ready.heard(ChangeSet(revision=6, instance_ids=frozenset({"c"})))
-        assert answer(ready.ask("a")) == instance("a")
+        ready.on_changes(ChangeSet(revision=5, instance_ids=frozenset({"a"})))
+        ready.on_changes(ChangeSet(revision=6, instance_ids=frozenset({"c"})))
+        assert answer(ready.load("a")) == instance("a")
         assert upstream.requests == []
 
     def test_without_news_nothing_is_kept(self, upstream: Upstream, ready: RecordBatcher) -> None:
-        ready.deaf()
-        ready.fetch_ahead(["c"])
-        assert answer(ready.ask("a")) == instance("a")
+        ready.on_feed_lost()
+        ready.prefetch(["c"])
+        assert answer(ready.load("a")) == instance("a")
         assert upstream.requests == [["a"]]
-        ready.heard(ChangeSet(revision=5))  # they come again
+        ready.on_changes(ChangeSet(revision=5))  # they come again
         until_known(ready, {"b", "c"})
 
 
@@ -200,15 +200,15 @@ def test_ports_that_change_on_this_host_are_fetched_ahead() -> None:
         )
 
     wanted: list[set[str]] = []
-    prefetch = Prefetch("here", lambda ids: wanted.append(set(ids)))
+    prefetch = Prefetcher("here", lambda ids: wanted.append(set(ids)))
     ports = {
         "a": port("a"),
         "b": port("b", host="there"),
         "d": port("d", owner="network:dhcp"),
         "e": port("e", device=""),
     }
-    prefetch.heard(View(revision=1, ports=ports))
-    prefetch.heard(View(revision=2, ports=ports))
-    prefetch.heard(View(revision=3, ports={**ports, "c": port("c")}))
-    prefetch.heard(View(revision=4, ports={**ports, "c": port("c"), "b": port("b")}))
+    prefetch.on_view(CloudView(revision=1, ports=ports))
+    prefetch.on_view(CloudView(revision=2, ports=ports))
+    prefetch.on_view(CloudView(revision=3, ports={**ports, "c": port("c")}))
+    prefetch.on_view(CloudView(revision=4, ports={**ports, "c": port("c"), "b": port("b")}))
     assert wanted == [{"vm-a"}, {"vm-c"}, {"vm-b", "vm-c"}]

@@ -8,7 +8,7 @@ import pytest
 
 from openimds.client import decoders
 from openimds.client.control_client import Change, Snapshot
-from openimds.client.mirror import View, changed, view_of
+from openimds.client.mirror import CloudView, apply_changes, view_from_snapshot
 from openimds.resources.network import (
     AddressPair,
     AllocationPool,
@@ -176,10 +176,10 @@ def test_what_cannot_be_read_is_named(kind: str, body: Any, words: str):
 
 def test_views_share_what_did_not_change():
     one, two = Network(id="1", name="", project_id=""), Network(id="2", name="", project_id="")
-    first = view_of(Snapshot(5, {"network": {"1": one}, "port": {}}))
-    second = changed(first, 6, [Change(6, "network", "2", two)])
-    third = changed(second, 7, [Change(7, "network", "1", None), Change(7, "network", "gone", None)])
+    first = view_from_snapshot(Snapshot(5, {"network": {"1": one}, "port": {}}))
+    second = apply_changes(first, 6, [Change(6, "network", "2", two)])
+    third = apply_changes(second, 7, [Change(7, "network", "1", None), Change(7, "network", "gone", None)])
     assert (first.revision, second.revision, third.revision) == (5, 6, 7)
     assert [sorted(view.networks) for view in (first, second, third)] == [["1"], ["1", "2"], ["2"]]
     assert second.ports is first.ports
-    assert View().revision == -1
+    assert CloudView().revision == -1

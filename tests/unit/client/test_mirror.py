@@ -11,7 +11,7 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
-from openimds.client.mirror import Mirror, View
+from openimds.client.mirror import CloudMirror, CloudView
 from openimds.client.session import connect, with_v3_suffix
 from openimds.client.testing import FakeControl
 
@@ -45,8 +45,8 @@ def client(fake: FakeControl) -> Iterator[ControlClient]:
 
 
 @pytest.fixture
-def mirror(client: ControlClient) -> Iterator[Mirror]:
-    mirror = Mirror(client, KINDS, poll_seconds=0.5)
+def mirror(client: ControlClient) -> Iterator[CloudMirror]:
+    mirror = CloudMirror(client, KINDS, poll_seconds=0.5)
     mirror.start()
     yield mirror
     mirror.stop(5)
@@ -76,9 +76,9 @@ def test_after_a_gap_it_lists_again(fake, mirror):
 
 
 def test_subscribers_hear_of_every_view_and_their_errors_harm_nobody(fake, mirror):
-    views: list[View] = []
+    views: list[CloudView] = []
 
-    def broken(_view: View) -> None:
+    def broken(_view: CloudView) -> None:
         raise RuntimeError("not me")
 
     assert mirror.wait_ready(HANG_SECONDS)
@@ -101,12 +101,12 @@ def test_lost_and_found(fake, mirror):
 
 
 def test_a_long_poll_does_not_hold_up_the_end(client):
-    mirror = Mirror(client, KINDS, poll_seconds=20)
+    mirror = CloudMirror(client, KINDS, poll_seconds=20)
     mirror.start()
     assert mirror.wait_ready(HANG_SECONDS)
-    until(lambda: mirror.waits_for_news)
+    until(lambda: mirror.is_polling)
     mirror.stop(HANG_SECONDS)
-    assert mirror.waits_for_news, "the end did not wait for the poll's"
+    assert mirror.is_polling, "the end did not wait for the poll's"
 
 
 def test_a_revoked_token_is_renewed(fake, client):
@@ -143,12 +143,12 @@ def test_a_cloud_without_watch():
         client = ControlClient(session)
         with pytest.raises(NoWatchError):
             client.snapshot(KINDS)
-        mirror = Mirror(client, KINDS)
+        mirror = CloudMirror(client, KINDS)
         mirror.start()
-        until(lambda: mirror.without_watch)
+        until(lambda: mirror.watch_unavailable)
         mirror.stop(5)
-        assert [found.id for found in client.ports(network_id="net-1", fixed_ips="ip_address=10.0.0.5")] == ["p1"]
-        assert client.ports(network_id="net-2") == []
+        assert [found.id for found in client.list_ports(network_id="net-1", fixed_ips="ip_address=10.0.0.5")] == ["p1"]
+        assert client.list_ports(network_id="net-2") == []
         session.session.close()
 
 
@@ -163,7 +163,7 @@ def test_what_agents_say(fake, client):
     client.port_unplugged("p1")
     client.report_server("vm-1", boot_generation=2, power_state="running")
     client.put_console("vm-1", "x" * 300_000 + "end")
-    client.heartbeat(
+    client.send_heartbeat(
         "openimds-dhcp-agent",
         "node1",
         agent_type="DHCP agent",
@@ -185,7 +185,7 @@ def test_ports_are_made_changed_and_deleted(fake, client):
     assert client.update_port(made.id, {"name": "x"}).name == "x"
     client.delete_port(made.id)
     client.delete_port(made.id)
-    assert client.ports(device_owner="network:dhcp") == []
+    assert client.list_ports(device_owner="network:dhcp") == []
 
 
 def test_v2_is_led_to_v3():
@@ -197,10 +197,10 @@ def test_v2_is_led_to_v3():
 def test_a_cloud_without_watch_is_not_waited_for():
     with FakeControl(watch=False) as neutron:
         session = connect(neutron.auth)
-        mirror = Mirror(ControlClient(session), KINDS)
+        mirror = CloudMirror(ControlClient(session), KINDS)
         mirror.start()
         assert not mirror.wait_ready(3600)
-        assert mirror.without_watch
+        assert mirror.watch_unavailable
         mirror.stop(5)
         session.session.close()
 
@@ -247,7 +247,7 @@ def test_a_list_that_never_ends_is_not_followed_for_ever(fake, client, monkeypat
 
     monkeypatch.setattr(client._network, "ask", ask)
     with pytest.raises(ControlApiError, match="goes on after 3 pages"):
-        client.ports()
+        client.list_ports()
     assert len(asked) == 3
 
 
@@ -258,7 +258,7 @@ def test_a_user_who_is_shown_its_own_project_s_ports_only_is_told_so_once():
             session = connect(neutron.auth)
             client = ControlClient(session)
             with capture_logs() as lines:
-                client.note_narrow_sight()
-                client.note_narrow_sight()
+                client.warn_if_role_is_missing()
+                client.warn_if_role_is_missing()
             assert [line["roles"] for line in lines] == [["member"]] * said
             session.session.close()

@@ -28,7 +28,7 @@ def announced(*, first_resync_done: bool, failed: bool) -> bool:
         broken.set()
     if failed or not first_resync_done:
         signals.stopped.set()
-    loop = SimpleNamespace(first_resync_done=done, last_report=PassReport(things=1, ended_at=datetime.now(UTC)))
+    loop = SimpleNamespace(first_resync_done=done, last_report=PassReport(resource_count=1, ended_at=datetime.now(UTC)))
     agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
     with structlog.testing.capture_logs() as logs:
         _announce_when_ready(cast("Any", agent), cast("Any", loop), signals, broken)
@@ -61,8 +61,8 @@ def test_the_starter_is_asked_for_more_time_until_the_agent_is_ready(
     monkeypatch.setattr(reconcile_agent, "TELLING_SECONDS", 0)
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     done, signals = threading.Event(), Signals()
-    report = PassReport(things=200, ended_at=datetime.now(UTC))
-    loop = SimpleNamespace(first_resync_done=done, last_report=report, steps=120, things=200)
+    report = PassReport(resource_count=200, ended_at=datetime.now(UTC))
+    loop = SimpleNamespace(first_resync_done=done, last_report=report, completed_count=120, resource_count=200)
     agent = SimpleNamespace(trade=SimpleNamespace(kind="network"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as starter:
         starter.bind(str(tmp_path / "notify"))
@@ -71,7 +71,7 @@ def test_the_starter_is_asked_for_more_time_until_the_agent_is_ready(
         announcing = threading.Thread(target=_announce_when_ready, args=arguments)
         announcing.start()
         assert starter.recv(1000) == b"EXTEND_TIMEOUT_USEC=60000000\nSTATUS=120 of 200 networks"
-        loop.steps = 130
+        loop.completed_count = 130
         assert starter.recv(1000).endswith(b"STATUS=130 of 200 networks")
         done.set()
         assert starter.recv(1000) == b"READY=1\nSTATUS="

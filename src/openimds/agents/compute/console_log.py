@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from openimds.agents.compute.protocols import Guests, ServersApi
+from openimds.agents.compute.protocols import ComputeDriver, ServersApi
 
 INTERVAL_SECONDS = 0.3
 TAIL_BYTES = 256 * 1024
@@ -52,14 +52,14 @@ class ConsoleTail:
 class ConsoleUploader:
     """Not for several threads at once."""
 
-    def __init__(self, api: ServersApi, guests: Guests, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, api: ServersApi, guests: ComputeDriver, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._clock = clock
         self._guests = guests
         self._tails: dict[str, ConsoleTail] = {}
         self._failing = False
 
-    def send_news(self) -> None:
+    def upload_changed(self) -> None:
         """Of every guest that printed something. What could not be sent is sent the next time."""
         present = self._guests.servers()
         self._tails = {server_id: self._tails.get(server_id, ConsoleTail()) for server_id in present}

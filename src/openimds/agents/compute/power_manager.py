@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from openimds.agents.compute.desired_state import DesiredServer
-from openimds.agents.compute.protocols import Guests, ServersApi
+from openimds.agents.compute.protocols import ComputeDriver, ServersApi
 from openimds.agents.provisioning_blocks import REPEAT_SECONDS
 from openimds.netconfig.netns_instance import BootSpec
 from openimds.resources.server import Server
@@ -39,7 +39,7 @@ class PowerManager:
     def __init__(
         self,
         api: ServersApi,
-        guests: Guests,
+        guests: ComputeDriver,
         *,
         vif_plugging_timeout_seconds: float,
         clock: Callable[[], float] = time.monotonic,

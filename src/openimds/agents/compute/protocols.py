@@ -37,7 +37,7 @@ class PortSecurity(Protocol):
         """All ports' rules, and no others; looked up, not believed."""
 
 
-class Guests(Protocol):
+class ComputeDriver(Protocol):
     """The netns driver. `start` raises an error whose text says why the guest did not come up."""
 
     def servers(self) -> set[str]: ...
@@ -53,8 +53,8 @@ class Guests(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Adapters:
+class ComputeAdapters:
     api: ServersApi
-    kernel: NetworkConfigurator
-    security: PortSecurity
-    guests: Guests
+    configurator: NetworkConfigurator
+    port_security: PortSecurity
+    driver: ComputeDriver

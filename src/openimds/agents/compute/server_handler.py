@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from openimds.agents.compute.desired_state import DesiredServer, desired_servers
 from openimds.agents.compute.power_manager import PowerManager
-from openimds.agents.compute.protocols import Adapters
+from openimds.agents.compute.protocols import ComputeAdapters
 from openimds.agents.protocols import CloudView
 from openimds.agents.provisioning_blocks import ProvisioningBlocks
 from openimds.resources.network import Port
@@ -36,11 +36,11 @@ class ServerHandler:
 
     kind = "server"
 
-    def __init__(self, edges: Adapters, settings: ComputeSettings, power: PowerManager) -> None:
-        self._edges = edges
+    def __init__(self, adapters: ComputeAdapters, settings: ComputeSettings, power: PowerManager) -> None:
+        self._adapters = adapters
         self._settings = settings
         self._power = power
-        self._provisioning = ProvisioningBlocks(edges.api)
+        self._provisioning = ProvisioningBlocks(adapters.api)
         self._wanted: Mapping[str, DesiredServer] = {}
         self._plugged: dict[str, DesiredServer] = {}
         self._unplugged: dict[str, int] = {}
@@ -63,8 +63,10 @@ class ServerHandler:
 
     def actual(self) -> set[str]:
         prefix = instance_namespace("", self._settings.namespace_prefix)
-        spaces = {name.removeprefix(prefix) for name in self._edges.kernel.namespaces() if name.startswith(prefix)}
-        return spaces | self._edges.guests.servers() | set(self._plugged)
+        spaces = {
+            name.removeprefix(prefix) for name in self._adapters.configurator.namespaces() if name.startswith(prefix)
+        }
+        return spaces | self._adapters.driver.servers() | set(self._plugged)
 
     def ensure(self, key: str, wanted: DesiredServer) -> Iterable[str]:
         if wanted.fault:
@@ -80,8 +82,8 @@ class ServerHandler:
     def delete(self, key: str, view: CloudView) -> Iterable[str]:
         """The server, its files and its wires are no more."""
         with self._lock:
-            self._edges.guests.remove(key)
-            self._edges.kernel.remove_namespace(instance_namespace(key, self._settings.namespace_prefix))
+            self._adapters.driver.remove(key)
+            self._adapters.configurator.remove_namespace(instance_namespace(key, self._settings.namespace_prefix))
             self._power.forget(key)
             before = self._plugged.pop(key, None)
             if before is not None:
@@ -93,14 +95,14 @@ class ServerHandler:
 
     def cleanup(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
-        words = self._take_off_bridges(self._edges.security.taps())
+        words = self._take_off_bridges(self._adapters.port_security.taps())
         filters = (one for wanted in self._wanted.values() for one in wanted.filters)
-        return [*words, *self._edges.security.apply(filters)]
+        return [*words, *self._adapters.port_security.apply(filters)]
 
     def pids(self) -> Iterable[int]:
-        return self._edges.guests.pids()
+        return self._adapters.driver.pids()
 
-    def watch_power(self, tell: Callable[[str, Exception], None]) -> None:
+    def step_power(self, tell: Callable[[str, Exception], None]) -> None:
         """Between two rounds: a boot that has waited long enough, a guest that ended. `tell`: what failed, of whom."""
         with self._lock:
             for key, wanted in self._plugged.items():
@@ -116,23 +118,25 @@ class ServerHandler:
 
     def _secure(self, wanted: DesiredServer) -> list[str]:
         """Before anything is plugged in: no packet leaves unlooked at."""
-        return [word for one in wanted.filters for word in self._edges.security.ensure(one)]
+        return [word for one in wanted.filters for word in self._adapters.port_security.ensure(one)]
 
     def _plug(self, wanted: DesiredServer) -> list[str]:
-        words = [word for bridge in wanted.bridges for word in self._edges.kernel.ensure_bridge(bridge)]
+        words = [word for bridge in wanted.bridges for word in self._adapters.configurator.ensure_bridge(bridge)]
         if wanted.server.driver == EXTERNAL:
             return words
         if wanted.server.driver != NETNS:
             raise NotRunnableError(f"there is no driver {wanted.server.driver!r} here: use netns or external")
-        if wanted.namespace.name not in self._edges.kernel.namespaces():
-            self._edges.guests.forget_boot(wanted.server.id)
-        return [*words, *self._edges.kernel.apply(wanted.namespace)]
+        if wanted.namespace.name not in self._adapters.configurator.namespaces():
+            self._adapters.driver.forget_boot(wanted.server.id)
+        return [*words, *self._adapters.configurator.apply(wanted.namespace)]
 
     def _ports_in_place(self, wanted: DesiredServer) -> list[Port]:
         if wanted.server.driver == NETNS:
             return list(wanted.ports)
         devices = {device.host_name: device.bridge for device in wanted.namespace.devices}
-        return [port for port in wanted.ports if self._edges.kernel.plug(port.tap_name, devices[port.tap_name])]
+        return [
+            port for port in wanted.ports if self._adapters.configurator.plug(port.tap_name, devices[port.tap_name])
+        ]
 
     def _note_detached(self, before: DesiredServer | None, wanted: DesiredServer) -> list[str]:
         """Ports that were taken off the server, or whose port security was switched off."""
@@ -152,19 +156,19 @@ class ServerHandler:
         if not taps:
             return []
         used = {port.tap_name for wanted in self._wanted.values() for port in wanted.ports}
-        return [word for tap in sorted(taps - used) for word in self._edges.kernel.unplug(tap)]
+        return [word for tap in sorted(taps - used) for word in self._adapters.configurator.unplug(tap)]
 
     def _drop(self, taps: set[str]) -> list[str]:
         """Remove the rules of taps, except those of ports that another server of this host has now."""
         if not taps:
             return []
         used = {one.tap for wanted in self._wanted.values() for one in wanted.filters}
-        return [word for tap in sorted(taps - used) for word in self._edges.security.remove(tap)]
+        return [word for tap in sorted(taps - used) for word in self._adapters.port_security.remove(tap)]
 
     def _tell_unplugged(self) -> None:
         for port_id, binding_generation in sorted(self._unplugged.items()):
             try:
-                self._edges.api.port_unplugged(port_id, binding_generation or None)
+                self._adapters.api.port_unplugged(port_id, binding_generation or None)
             except Exception as error:
                 if getattr(error, "status", None) != 404:  # deleted meanwhile
                     raise

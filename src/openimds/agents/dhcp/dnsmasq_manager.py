@@ -41,7 +41,7 @@ class DnsmasqManager:
         self._none_stale: dict[str, tuple[DhcpNetwork, str, str]] = {}
         """By network: with which hosts' and leases' texts no lease was in the way."""
 
-    def keep(self, served: DnsmasqInstance) -> tuple[str, ...]:
+    def ensure(self, served: DnsmasqInstance) -> tuple[str, ...]:
         """Raises what starting a program raises, and OSError."""
         network_id = served.dhcp.network.id
         former = _read_or_empty(served.paths.hosts)
@@ -63,8 +63,8 @@ class DnsmasqManager:
         """Which processes should be running."""
         return frozenset(pid for pid, _files in self._read.values())
 
-    def drop(self, network_id: str, daemon: Daemon) -> None:
-        """Idempotent. Its files stay until `forget_files`."""
+    def remove(self, network_id: str, daemon: Daemon) -> None:
+        """Idempotent. Its files stay until `delete_files`."""
         self._programs.stop(daemon)
         self._programs.stop_stale(daemon)
         self._read.pop(network_id, None)
@@ -98,7 +98,7 @@ class DnsmasqManager:
         return (f"start dnsmasq (pid {pid}) without the leases of {', '.join(sorted(addresses))}",)
 
 
-def forget_files(paths: DnsmasqPaths) -> None:
+def delete_files(paths: DnsmasqPaths) -> None:
     """Idempotent."""
     for path in (paths.hosts, paths.names, paths.options, paths.leases, paths.pid, paths.interface):
         path.unlink(missing_ok=True)

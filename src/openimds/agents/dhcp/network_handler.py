@@ -13,9 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from openimds.agents.dhcp.dnsmasq_manager import DnsmasqInstance, DnsmasqManager, forget_files
+from openimds.agents.dhcp.dnsmasq_manager import DnsmasqInstance, DnsmasqManager, delete_files
 from openimds.agents.ipv6_metadata_address import Ipv6MetadataAddress
-from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces
+from openimds.agents.metadata_proxy import MetadataProxyDriver, NamespaceProbe
 from openimds.agents.protocols import CloudView, DaemonManager, NetworkConfigurator, RunProgram
 from openimds.agents.provisioning_blocks import ProvisioningApi, ProvisioningBlocks
 from openimds.agents.reconciler.reconciler import ErrorCollector
@@ -39,7 +39,7 @@ from openimds.resources.network import DEVICE_OWNER_DHCP, FixedIP, Network, Port
 class PortsApi(ProvisioningApi, Protocol):
     """The control API, or a real Neutron. Bodies without envelope."""
 
-    def ports(self, **filters: Any) -> list[Port]: ...
+    def list_ports(self, **filters: Any) -> list[Port]: ...
     def create_port(self, body: Mapping[str, Any]) -> Port: ...
     def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port: ...
     def delete_port(self, port_id: str) -> None: ...
@@ -84,7 +84,7 @@ class DhcpPorts:
         memory, because anybody may delete the port there.
         """
         device_id = dhcp_device_id(self._host, network_id)
-        found = self._api.ports(network_id=network_id, device_owner=DEVICE_OWNER_DHCP, device_id=device_id)
+        found = self._api.list_ports(network_id=network_id, device_owner=DEVICE_OWNER_DHCP, device_id=device_id)
         return own_dhcp_port(found, self._host, network_id)
 
     def _body(self, network: Network, fixed_ips: Iterable[FixedIP]) -> dict[str, object]:
@@ -152,10 +152,10 @@ class _NetworkPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhcpAdapters:
     api: PortsApi
-    kernel: NetworkConfigurator
-    programs: DaemonManager
-    namespaces: Namespaces
-    run: RunProgram
+    configurator: NetworkConfigurator
+    daemons: DaemonManager
+    probe: NamespaceProbe
+    run_program: RunProgram
 
 
 class DhcpNetworkHandler:
@@ -163,17 +163,17 @@ class DhcpNetworkHandler:
 
     kind = "network"
 
-    def __init__(self, edges: DhcpAdapters, settings: DhcpSettings) -> None:
+    def __init__(self, adapters: DhcpAdapters, settings: DhcpSettings) -> None:
         self.settings = settings
         """Replaced whole; the next full round heeds it."""
         self.report: Mapping[str, Mapping[str, object]] = {}
         """By network: what is true of it. Replaced whole; for the heartbeat."""
-        self._kernel = edges.kernel
-        self._own_ports = DhcpPorts(edges.api, settings.host)
-        self._servers = DnsmasqManager(edges.programs, edges.run)
-        self._proxies = MetadataProxyDriver(edges.programs, edges.namespaces)
-        self._shared_address = Ipv6MetadataAddress(edges.kernel)
-        self._provisioning = ProvisioningBlocks(edges.api)
+        self._kernel = adapters.configurator
+        self._own_ports = DhcpPorts(adapters.api, settings.host)
+        self._servers = DnsmasqManager(adapters.daemons, adapters.run_program)
+        self._proxies = MetadataProxyDriver(adapters.daemons, adapters.probe)
+        self._shared_address = Ipv6MetadataAddress(adapters.configurator)
+        self._provisioning = ProvisioningBlocks(adapters.api)
         self._idle_bridges: set[str] = set()
         self._plans: dict[str, _NetworkPlan] = {}
         self._warned_options: frozenset[tuple[str, str]] = frozenset()
@@ -201,13 +201,13 @@ class DhcpNetworkHandler:
         steps.do(lambda: self._kernel.apply(state))
         # The proxy first: a guest that has its address asks at once.
         if proxy:
-            steps.do(lambda: self._proxies.keep(proxy, settings.proxy))
-        steps.do(lambda: self._servers.keep(plan.served))
+            steps.do(lambda: self._proxies.ensure(proxy, settings.proxy))
+        steps.do(lambda: self._servers.ensure(plan.served))
         if not proxy:
-            steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
-        steps.do(lambda: self._shared_address.look(key, state))
+            steps.do(lambda: self._proxies.remove(key, state.name, settings.proxy))
+        steps.do(lambda: self._shared_address.check(key, state))
         if proxy:
-            steps.do(lambda: self._proxies.confirm(proxy, settings.proxy))
+            steps.do(lambda: self._proxies.wait_until_listening(proxy, settings.proxy))
         steps.end()
         self._provisioning.report([dhcp.dhcp_port], "l2")
         self._provisioning.report(_guests(dhcp), "dhcp")
@@ -219,10 +219,10 @@ class DhcpNetworkHandler:
         namespace = dhcp_namespace(key, settings.namespace_prefix)
         paths = DnsmasqPaths.of(settings.state_path, key)
         was_there = namespace in self._kernel.namespaces()
-        self._proxies.drop(key, namespace, settings.proxy)
-        self._servers.drop(key, _any_dnsmasq(paths, namespace))
+        self._proxies.remove(key, namespace, settings.proxy)
+        self._servers.remove(key, _any_dnsmasq(paths, namespace))
         self._kernel.remove_namespace(namespace)
-        forget_files(paths)
+        delete_files(paths)
         self._shared_address.forget(key)
         self._plans.pop(key, None)
         self.report = {network_id: facts for network_id, facts in self.report.items() if network_id != key}

@@ -16,12 +16,12 @@ class RadvdManager:
         self.pids: dict[str, int] = {}
         """By router: which process should be running."""
 
-    def keep(self, view: RouterView, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
+    def ensure(self, view: RouterView, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
         """Raises what starting a program raises, and OSError."""
         config = radvd_config(view)
         router_id = view.router.id
         if not config:
-            return self.drop(router_id, namespace, settings)
+            return self.remove(router_id, namespace, settings)
         daemon = radvd(router_id, namespace, settings)
         is_new = write_if_changed(radvd_file(router_id, settings), config)
         pid = self._programs.running_pid(daemon)
@@ -34,7 +34,7 @@ class RadvdManager:
         self.pids[router_id] = self._programs.start(daemon)
         return (f"start radvd (pid {self.pids[router_id]})",)
 
-    def drop(self, router_id: str, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
+    def remove(self, router_id: str, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
         """Idempotent."""
         path, daemon = radvd_file(router_id, settings), radvd(router_id, namespace, settings)
         if not path.exists() and self._programs.running_pid(daemon) is None:

@@ -15,7 +15,7 @@ import structlog
 
 from openimds.agents.ipv6_metadata_address import Ipv6MetadataAddress
 from openimds.agents.l3.radvd_manager import RadvdManager
-from openimds.agents.metadata_proxy import MetadataProxyDriver, Namespaces
+from openimds.agents.metadata_proxy import MetadataProxyDriver, NamespaceProbe
 from openimds.agents.protocols import CloudView, DaemonManager, NetworkConfigurator, RunProgram
 from openimds.agents.provisioning_blocks import ProvisioningApi, ProvisioningBlocks
 from openimds.agents.reconciler.reconciler import ErrorCollector
@@ -44,7 +44,7 @@ class GratuitousArp:
         self._announced: dict[str, frozenset[tuple[str, str]]] = {}
         """By router: (device, address)."""
 
-    def make(self, router_id: str, state: NamespaceState) -> tuple[str, ...]:
+    def announce_new(self, router_id: str, state: NamespaceState) -> tuple[str, ...]:
         """No change of ours, so no words. For every IPv4 address that is new since the last time. Raises what announcing raises."""
         addresses = frozenset(_ipv4_addresses(state))
         for device, address in sorted(addresses - self._announced.get(router_id, frozenset())):
@@ -65,7 +65,7 @@ class FloatingIpConntrack:
         """By router: (floating address, fixed address)."""
         self._complained = False
 
-    def end(self, view: RouterView, namespace: str) -> None:
+    def delete_stale(self, view: RouterView, namespace: str) -> None:
         """Those by floating IPs which are no more, or are another instance's now."""
         pairs = frozenset((one.floating_ip_address, one.fixed_ip_address or "") for one in view.floating_ips)
         for floating, fixed in sorted(self._floating.get(view.router.id, frozenset()) - pairs):
@@ -122,10 +122,10 @@ class RouterSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class L3Adapters:
     api: ProvisioningApi
-    kernel: NetworkConfigurator
-    programs: DaemonManager
-    namespaces: Namespaces
-    run: RunProgram
+    configurator: NetworkConfigurator
+    daemons: DaemonManager
+    probe: NamespaceProbe
+    run_program: RunProgram
     announce: Announce
 
 
@@ -134,18 +134,18 @@ class RouterHandler:
 
     kind = "router"
 
-    def __init__(self, edges: L3Adapters, settings: L3Settings) -> None:
+    def __init__(self, adapters: L3Adapters, settings: L3Settings) -> None:
         self.settings = settings
         """Replaced whole; the next full round heeds it."""
         self.report: Mapping[str, Mapping[str, object]] = {}
         """By router: what is true of it. Replaced whole; for the heartbeat."""
-        self._kernel = edges.kernel
-        self._proxies = MetadataProxyDriver(edges.programs, edges.namespaces)
-        self._announcements = GratuitousArp(edges.announce)
-        self._advertiser = RadvdManager(edges.programs)
-        self._translations = FloatingIpConntrack(edges.run)
-        self._shared_address = Ipv6MetadataAddress(edges.kernel)
-        self._provisioning = ProvisioningBlocks(edges.api)
+        self._kernel = adapters.configurator
+        self._proxies = MetadataProxyDriver(adapters.daemons, adapters.probe)
+        self._announcements = GratuitousArp(adapters.announce)
+        self._advertiser = RadvdManager(adapters.daemons)
+        self._translations = FloatingIpConntrack(adapters.run_program)
+        self._shared_address = Ipv6MetadataAddress(adapters.configurator)
+        self._provisioning = ProvisioningBlocks(adapters.api)
 
     def desired(self, view: CloudView) -> Mapping[str, RouterSpec]:
         ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)
@@ -168,15 +168,15 @@ class RouterHandler:
         steps.do(lambda: self._kernel.apply(state))
         proxy = _proxy(wanted, state.name)
         if proxy is None:
-            steps.do(lambda: self._proxies.drop(key, state.name, settings.proxy))
+            steps.do(lambda: self._proxies.remove(key, state.name, settings.proxy))
         else:
-            steps.do(lambda: self._proxies.keep(proxy, settings.proxy))
-        steps.do(lambda: self._advertiser.keep(router, state.name, settings.advertisements))
-        steps.do(lambda: self._announcements.make(key, state))
+            steps.do(lambda: self._proxies.ensure(proxy, settings.proxy))
+        steps.do(lambda: self._advertiser.ensure(router, state.name, settings.advertisements))
+        steps.do(lambda: self._announcements.announce_new(key, state))
         if proxy is not None:
-            steps.do(lambda: self._proxies.confirm(proxy, settings.proxy))
-        self._translations.end(router, state.name)
-        steps.do(lambda: self._shared_address.look(key, state))
+            steps.do(lambda: self._proxies.wait_until_listening(proxy, settings.proxy))
+        self._translations.delete_stale(router, state.name)
+        steps.do(lambda: self._shared_address.check(key, state))
         steps.end()
         self._provisioning.report(router.ports, "l2")
         self.report = {**self.report, key: self._facts(wanted, state.name)}
@@ -185,8 +185,8 @@ class RouterHandler:
     def delete(self, key: str, view: CloudView) -> Iterable[str]:
         namespace = router_namespace(key, self.settings.namespace_prefix)
         was_there = namespace in self._kernel.namespaces()
-        self._proxies.drop(key, namespace, self.settings.proxy)
-        self._advertiser.drop(key, namespace, self.settings.advertisements)
+        self._proxies.remove(key, namespace, self.settings.proxy)
+        self._advertiser.remove(key, namespace, self.settings.advertisements)
         self._kernel.remove_namespace(namespace)
         self._announcements.forget(key)
         self._translations.forget(key)

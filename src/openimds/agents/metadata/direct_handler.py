@@ -61,7 +61,7 @@ class Source(ChangeFeed, Protocol):
     def age_seconds(self) -> float:
         """All news up to so long ago, or later, have been heard."""
 
-    def follow_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
+    def subscribe_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +129,7 @@ class DirectHandler:
         """From the event loop."""
         self._loop = asyncio.get_running_loop()
         self._identity.start()
-        self._parts.source.follow_settings(self._hear)
+        self._parts.source.subscribe_settings(self._hear)
         self._parts.source.start()
         self._freshness.start()
         self._begin_learning()

@@ -83,7 +83,7 @@ class NoChanges:
 class PassReport:
     """What one round found and did. It ends up in the heartbeat."""
 
-    things: int
+    resource_count: int
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
     """Of all things, also of those that this round did not look at."""
@@ -94,8 +94,8 @@ class PassReport:
 class Reconciler(Generic[Wanted]):
     """Not for two threads at once."""
 
-    def __init__(self, trade: ResourceHandler[Wanted], notices: ChangeSource | None = None) -> None:
-        self.notices: ChangeSource = notices or NoChanges()
+    def __init__(self, trade: ResourceHandler[Wanted], change_source: ChangeSource | None = None) -> None:
+        self.change_source: ChangeSource = change_source or NoChanges()
         self._trade = trade
         self._seen: tuple[CloudView, int] | None = None
         """The view that `_wanted` is of, and its revision."""
@@ -103,12 +103,12 @@ class Reconciler(Generic[Wanted]):
         self._tried: dict[str, Wanted | None] = {}
         """By thing that may be there: the wanted value that it was looked at for last; None: it could not be removed."""
         self._failures: dict[str, str] = {}
-        self.steps = 0
+        self.completed_count = 0
         """How many looks at a thing ended, but for those that failed once more: it grows while there is progress. Any
         thread may read it."""
 
     @property
-    def things(self) -> int:
+    def resource_count(self) -> int:
         """How many are wanted, as the last look saw it."""
         return len(self._wanted)
 
@@ -122,19 +122,19 @@ class Reconciler(Generic[Wanted]):
     def pids(self) -> frozenset[int]:
         return frozenset(self._trade.pids())
 
-    def everything(self, view: CloudView) -> frozenset[str]:
+    def all_keys(self, view: CloudView) -> frozenset[str]:
         """The ids of all that is wanted, was made or is there. The settings may be new, so what is wanted is asked anew."""
         self._seen = None
         return frozenset({*self._wanted_in(view), *self._tried, *self._trade.actual()})
 
-    def round(self, view: CloudView, *, everything: bool) -> PassReport:
+    def run_pass(self, view: CloudView, *, full: bool) -> PassReport:
         """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new,
         and at those that failed.
         """
-        return self.look(view, self.everything(view) if everything else self.failing, tidy=everything)
+        return self.reconcile(view, self.all_keys(view) if full else self.failing, cleanup=full)
 
-    def look(
-        self, view: CloudView, also: Collection[str] = (), *, later: Collection[str] = (), tidy: bool = False
+    def reconcile(
+        self, view: CloudView, also: Collection[str] = (), *, later: Collection[str] = (), cleanup: bool = False
     ) -> PassReport:
         """At the things whose wanted value is new, at those that others may have touched, and then at `also`. One of
         `later` that was never looked at is not new.
@@ -144,14 +144,14 @@ class Reconciler(Generic[Wanted]):
         in_turn = {*later, *also}
         new = [key for key, value in wanted.items() if self._is_new(key, value, in_turn)]
         changes: dict[str, tuple[str, ...]] = {}
-        for key in dict.fromkeys([*new, *(key for key in (*self.notices.take(), *also) if key in wanted)]):
+        for key in dict.fromkeys([*new, *(key for key in (*self.change_source.take(), *also) if key in wanted)]):
             changes[key] = self._make(key, wanted[key])
         for key in sorted(self._gone(wanted, also)):
             changes[key] = self._remove(key, view)
-        if tidy:
+        if cleanup:
             changes[self._trade.kind] = self._attempt(self._trade.kind, lambda: self._trade.cleanup(view))
         return PassReport(
-            things=len(wanted),
+            resource_count=len(wanted),
             changes={key: words for key, words in changes.items() if words},
             failures=dict(self._failures),
             milliseconds=round((time.monotonic() - started) * 1000, 1),
@@ -180,7 +180,7 @@ class Reconciler(Generic[Wanted]):
         return (known | set(also)) - set(wanted)
 
     def _make(self, key: str, value: Wanted) -> tuple[str, ...]:
-        with self.notices.recording(key):
+        with self.change_source.recording(key):
             words = self._step(key, lambda: self._trade.ensure(key, value))
         self._tried[key] = value
         return words
@@ -191,14 +191,14 @@ class Reconciler(Generic[Wanted]):
             self._tried[key] = None
         else:
             self._tried.pop(key, None)
-            self.notices.forget(key)
+            self.change_source.forget(key)
         return words
 
     def _step(self, key: str, work: Callable[[], Iterable[str]]) -> tuple[str, ...]:
         had_failed = key in self._failures
         words = self._attempt(key, work)
         if key not in self._failures or not had_failed:
-            self.steps += 1
+            self.completed_count += 1
         return words
 
     def _attempt(self, key: str, work: Callable[[], Iterable[str]]) -> tuple[str, ...]:

@@ -45,19 +45,19 @@ class Scheduler(Generic[Wanted]):
         self.last_change: PassReport | None = None
         """The newest round that changed something."""
         self.first_resync_done = threading.Event()
-        self.full_rounds = 0
+        self.resync_count = 0
         """How many have ended."""
-        self.full_round_milliseconds: float | None = None
+        self.resync_milliseconds: float | None = None
         """How long the last of them took."""
 
     @property
-    def steps(self) -> int:
+    def completed_count(self) -> int:
         """As `Rounds.steps`."""
-        return self._rounds.steps
+        return self._rounds.completed_count
 
     @property
-    def things(self) -> int:
-        return self._rounds.things
+    def resource_count(self) -> int:
+        return self._rounds.resource_count
 
     def run(self) -> None:
         """Until `stop`."""
@@ -67,7 +67,7 @@ class Scheduler(Generic[Wanted]):
             self._woken.wait(self._round())
 
     def wake(self) -> None:
-        """At once: the notices have some."""
+        """At once: the change_source have some."""
         self._woken.set()
 
     def request_resync(self) -> None:
@@ -85,9 +85,9 @@ class Scheduler(Generic[Wanted]):
         if view.revision < 0:
             return RETRY_SECONDS
         if self._full.should_begin():
-            self._full.begin(self._rounds.everything(view))
+            self._full.begin(self._rounds.all_keys(view))
         also = self._full.next_slice() if self._full.is_under_way else self._retries.next_slice(self._rounds.failing)
-        report = self._rounds.look(view, also, later=self._full.later, tidy=self._full.at_end)
+        report = self._rounds.reconcile(view, also, later=self._full.later, cleanup=self._full.at_end)
         self.last_report = report
         if report.changes:
             self.last_change = report
@@ -95,13 +95,13 @@ class Scheduler(Generic[Wanted]):
             self._watch(self._rounds.pids())
         if self._full.at_end:
             self._end_full_round()
-        news = self._rounds.notices.seconds_to_next
+        news = self._rounds.change_source.seconds_to_next
         retry = self._retries.seconds_to_next(self._rounds.failing)
         return min(self._full.seconds_to_next(), retry, math.inf if news is None else news)
 
     def _end_full_round(self) -> None:
-        self.full_round_milliseconds = round(self._full.finish() * 1000, 1)
-        self.full_rounds += 1
+        self.resync_milliseconds = round(self._full.finish() * 1000, 1)
+        self.resync_count += 1
         self._retries = _RetryQueue()
         self.first_resync_done.set()
 

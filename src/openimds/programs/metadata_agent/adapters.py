@@ -46,15 +46,15 @@ class NeutronPorts:
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         try:
-            found = self._client.ports(**filters)
-            self._client.note_narrow_sight()
+            found = self._client.list_ports(**filters)
+            self._client.warn_if_role_is_missing()
             return found
         except ControlApiError as error:
             raise ControlAwayError(str(error)) from None
 
     def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
         try:
-            return self._client.subnets(**filters)
+            return self._client.list_subnets(**filters)
         except ControlApiError as error:
             raise ControlAwayError(str(error)) from None
 

@@ -25,8 +25,8 @@ from openimds.agents.metadata.metrics import Metrics, StalenessMonitor
 from openimds.agents.metadata.proxy.proxy_handler import ProxyHandler
 from openimds.agents.metadata.signature_check import check_signature
 from openimds.client.control_client import ControlClient
-from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, InstanceRecordSource, Prefetch
-from openimds.client.mirror import Mirror
+from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, InstanceRecordSource, Prefetcher
+from openimds.client.mirror import CloudMirror
 from openimds.client.session import connect
 from openimds.config import ConfigError, MetadataAgentConfig
 from openimds.config.settings import RateLimitOptions
@@ -72,7 +72,7 @@ class MetadataAgentWorker:
         self._is_first = number == 0
         self._session = connect(config.auth)
         self._client = ControlClient(self._session, region=config.auth.region_name)
-        self._mirror = Mirror(self._client, KINDS, poll_seconds=self._poll_seconds())
+        self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds())
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._measures = Metrics(REGISTRY)
         self._tasks: set[asyncio.Task[object]] = set()
@@ -156,7 +156,7 @@ class MetadataAgentWorker:
         source = InstanceRecordSource(
             self._session, region=self._config.auth.region_name, poll_seconds=self._poll_seconds()
         )
-        self._mirror.subscribe(Prefetch(self._config.host, source.prefetch).heard)
+        self._mirror.subscribe(Prefetcher(self._config.host, source.prefetch).on_view)
         return DirectHandler(
             DirectDependencies(
                 mirror=self._mirror,

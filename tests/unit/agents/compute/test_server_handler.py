@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from openimds.agents.compute.power_manager import PowerManager
-from openimds.agents.compute.protocols import Adapters
+from openimds.agents.compute.protocols import ComputeAdapters
 from openimds.agents.compute.server_handler import ComputeSettings, ServerHandler
 from openimds.agents.provisioning_blocks import REPEAT_SECONDS
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler
-from openimds.agents.testing import FakeGuests, FakeKernel, FakePortSecurity, FakeServersApi, FakeView
+from openimds.agents.testing import (
+    FakeComputeDriver,
+    FakeNetworkConfigurator,
+    FakePortSecurity,
+    FakeServersApi,
+    FakeView,
+)
 from openimds.netconfig.netns_instance import BootState
 from openimds.netconfig.port_security import closed_filter
 from openimds.resources.network import FixedIP, Network, Port, Subnet
@@ -51,20 +57,22 @@ class Stage:
         self.view = FakeView()
         self.view.add(NETWORK, SUBNET, PORT, SERVER)
         self.api = FakeServersApi(self.view)
-        self.kernel = FakeKernel()
-        self.guests = FakeGuests(folder)
+        self.kernel = FakeNetworkConfigurator()
+        self.guests = FakeComputeDriver(folder)
         self.security = FakePortSecurity()
         self.restart()
 
     def restart(self) -> None:
         """The agent ends and starts anew; what it made stays."""
-        edges = Adapters(api=self.api, kernel=self.kernel, security=self.security, guests=self.guests)
+        adapters = ComputeAdapters(
+            api=self.api, configurator=self.kernel, port_security=self.security, driver=self.guests
+        )
         power = PowerManager(self.api, self.guests, vif_plugging_timeout_seconds=TIMEOUT, clock=lambda: self.now)
-        self.servers = ServerHandler(edges, ComputeSettings(host="node1", owner_uid=231072), power)
+        self.servers = ServerHandler(adapters, ComputeSettings(host="node1", owner_uid=231072), power)
         self.rounds = Reconciler(self.servers)
 
     def round(self, *, everything: bool = False) -> PassReport:
-        return self.rounds.round(self.view, everything=everything)
+        return self.rounds.run_pass(self.view, full=everything)
 
     def settle(self) -> str:
         """Rounds until nothing is said any more; what was said."""
@@ -115,10 +123,10 @@ def test_boots_without_its_ports_after_a_while(stage: Stage) -> None:
     stage.api.waits_for_dhcp = True
     stage.round()
     stage.now = TIMEOUT - 0.1
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     assert not stage.guests.boots
     stage.now = TIMEOUT
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     assert len(stage.guests.boots) == 1
     assert stage.api.said[-1] == "boot 1 of vm1 is running"
 
@@ -154,7 +162,7 @@ def test_a_reboot_ends_the_old_boot_while_it_waits(stage: Stage) -> None:
 def test_a_guest_that_ends_by_itself_is_off_and_stays_off(stage: Stage) -> None:
     stage.settle()
     stage.guests.stop("vm1")
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     assert stage.api.said[-1] == "boot 1 of vm1 is stopped"
     stage.settle()
     assert len(stage.guests.boots) == 1
@@ -237,7 +245,7 @@ def test_what_could_not_be_reported_is_reported_later(stage: Stage) -> None:
     stage.api.status = None
     assert stage.round().failures
     stage.now = TIMEOUT
-    stage.servers.watch_power(lambda key, error: None)
+    stage.servers.step_power(lambda key, error: None)
     stage.api.status = 204
     assert stage.settle() == "port 01e7ee7b has l2\nboot 1 of vm1 is running"
 
@@ -271,7 +279,7 @@ def test_new_port_of_a_running_external_server_does_not_stop_it(stage: Stage) ->
     stage.view.add(attached)
     stage.server(port_ids=(PORT.id, attached.id), status="ACTIVE")
     assert stage.settle() == ""
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     assert stage.api.said[-1] == "boot 1 of vm1 is running"
 
 
@@ -327,21 +335,21 @@ def test_boot_is_reported_until_the_control_api_shows_it(
     """A control API may forget a report: its database was restored, or the report was about an older state."""
     stage.settle()
     stage.guests.states["vm1"] = BootState(1, running=running)
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     before = len(stage.api.said)
     stage.server(status=status, wanted_power_state=wanted)
     stage.round(everything=True)
     assert stage.api.said[before:][-1:] == [f"boot 1 of vm1 is {report}"]
     before = len(stage.api.said)
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     assert stage.api.said[before:] == []
     stage.now += REPEAT_SECONDS
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     assert stage.api.said[before:] == [f"boot 1 of vm1 is {report}"]
     stage.server(status="ACTIVE" if report == "running" else "SHUTOFF", wanted_power_state=report)
     stage.round(everything=True)
     stage.now += REPEAT_SECONDS
-    stage.servers.watch_power(not_expected)
+    stage.servers.step_power(not_expected)
     assert len(stage.api.said) == before + 1
 
 

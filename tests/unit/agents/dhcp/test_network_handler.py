@@ -8,7 +8,13 @@ from tests.unit.netconfig.cloud import GUEST_PORT, NETWORK, ROUTER_PORT, SUBNET
 
 from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler
-from openimds.agents.testing import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
+from openimds.agents.testing import (
+    AlwaysListeningProbe,
+    FakeDaemonManager,
+    FakeNetworkConfigurator,
+    FakePortsApi,
+    FakeView,
+)
 from openimds.netconfig.dhcp_network import MetadataOptions, dhcp_device_id
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.netconfig.haproxy import ProxySettings
@@ -22,8 +28,8 @@ GUEST = replace(GUEST_PORT, status="DOWN")
 class Stage:
     view: FakeView
     api: FakePortsApi
-    kernel: FakeKernel
-    programs: FakePrograms
+    kernel: FakeNetworkConfigurator
+    programs: FakeDaemonManager
     networks: DhcpNetworkHandler
     rounds: Reconciler
     folder: Path
@@ -31,18 +37,18 @@ class Stage:
     def round(self, *, everything: bool = False) -> PassReport:
         self.api.calls.clear()
         self.programs.events.clear()
-        return self.rounds.round(self.view, everything=everything)
+        return self.rounds.run_pass(self.view, full=everything)
 
     def restart(self) -> None:
         """The agent, not what it made."""
-        edges = DhcpAdapters(
+        adapters = DhcpAdapters(
             api=self.api,
-            kernel=self.kernel,
-            programs=self.programs,
-            namespaces=ListeningNamespaces(),
-            run=self.programs.run,
+            configurator=self.kernel,
+            daemons=self.programs,
+            probe=AlwaysListeningProbe(),
+            run_program=self.programs.run,
         )
-        self.networks = DhcpNetworkHandler(edges, self.networks.settings)
+        self.networks = DhcpNetworkHandler(adapters, self.networks.settings)
         self.rounds = Reconciler(self.networks)
 
 
@@ -50,7 +56,7 @@ class Stage:
 def stage(tmp_path: Path) -> Stage:
     view = FakeView()
     view.add(NETWORK, SUBNET, GUEST)
-    api, kernel, programs = FakePortsApi(view), FakeKernel(), FakePrograms()
+    api, kernel, programs = FakePortsApi(view), FakeNetworkConfigurator(), FakeDaemonManager()
     settings = DhcpSettings(
         host="node1",
         state_path=tmp_path,
@@ -59,7 +65,9 @@ def stage(tmp_path: Path) -> Stage:
         proxy=ProxySettings(state_path=tmp_path, agent_socket=tmp_path / "agent", log_socket=tmp_path / "log"),
     )
     networks = DhcpNetworkHandler(
-        DhcpAdapters(api=api, kernel=kernel, programs=programs, namespaces=ListeningNamespaces(), run=programs.run),
+        DhcpAdapters(
+            api=api, configurator=kernel, daemons=programs, probe=AlwaysListeningProbe(), run_program=programs.run
+        ),
         settings,
     )
     return Stage(view, api, kernel, programs, networks, Reconciler(networks), tmp_path)

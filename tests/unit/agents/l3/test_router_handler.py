@@ -18,7 +18,13 @@ from tests.unit.netconfig.cloud import (
 
 from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 from openimds.agents.reconciler.reconciler import PassReport, Reconciler
-from openimds.agents.testing import FakeKernel, FakePortsApi, FakePrograms, FakeView, ListeningNamespaces
+from openimds.agents.testing import (
+    AlwaysListeningProbe,
+    FakeDaemonManager,
+    FakeNetworkConfigurator,
+    FakePortsApi,
+    FakeView,
+)
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.netconfig.radvd import RadvdSettings
 from openimds.netconfig.router_view import RouterMetadata
@@ -31,8 +37,8 @@ NAMESPACE = "qrouter-router-1"
 class Stage:
     view: FakeView
     api: FakePortsApi
-    kernel: FakeKernel
-    programs: FakePrograms
+    kernel: FakeNetworkConfigurator
+    programs: FakeDaemonManager
     routers: RouterHandler
     rounds: Reconciler
     announced: list[str]
@@ -41,7 +47,7 @@ class Stage:
         self.api.calls.clear()
         self.programs.events.clear()
         self.announced.clear()
-        report = self.rounds.round(self.view, everything=everything)
+        report = self.rounds.run_pass(self.view, full=everything)
         assert report.failures == {}
         return report
 
@@ -50,22 +56,22 @@ class Stage:
 def stage(tmp_path: Path) -> Stage:
     view = FakeView()
     view.add(NETWORK, SUBNET, EXTERNAL, EXTERNAL_SUBNET, ROUTER, ROUTER_PORT, GATEWAY_PORT)
-    api, kernel, programs = FakePortsApi(view), FakeKernel(), FakePrograms()
+    api, kernel, programs = FakePortsApi(view), FakeNetworkConfigurator(), FakeDaemonManager()
     announced: list[str] = []
     settings = L3Settings(
         metadata=RouterMetadata(),
         proxy=ProxySettings(state_path=tmp_path, agent_socket=tmp_path / "agent", log_socket=tmp_path / "log"),
         advertisements=RadvdSettings(state_path=tmp_path),
     )
-    edges = L3Adapters(
+    adapters = L3Adapters(
         api=api,
-        kernel=kernel,
-        programs=programs,
-        namespaces=ListeningNamespaces(),
-        run=programs.run,
+        configurator=kernel,
+        daemons=programs,
+        probe=AlwaysListeningProbe(),
+        run_program=programs.run,
         announce=lambda namespace, device, address: announced.append(f"{address} at {device} in {namespace}"),
     )
-    routers = RouterHandler(edges, settings)
+    routers = RouterHandler(adapters, settings)
     return Stage(view, api, kernel, programs, routers, Reconciler(routers), announced)
 
 

@@ -20,7 +20,7 @@ from openimds.agents.metadata.lookup.policy import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import Answer, ControlAwayError, Headers, Reply, UpstreamAwayError
 from openimds.agents.metadata.throttled_log import ThrottledLog
-from openimds.client.mirror import View
+from openimds.client.mirror import CloudView
 from openimds.config.settings import RateLimitOptions
 from openimds.guest_identity.addresses import Address, client_key
 from openimds.http.messages import Response
@@ -79,9 +79,9 @@ class FakeMirror:
     connected: bool = True
     age_seconds: float = 0
     callbacks: list[Callable[[Any], None]] = field(default_factory=list)
-    now: View = field(default_factory=lambda: View(revision=0))
+    now: CloudView = field(default_factory=lambda: CloudView(revision=0))
 
-    def view(self) -> View:
+    def view(self) -> CloudView:
         return self.now
 
     def subscribe(self, callback: Callable[[Any], None]) -> None:
@@ -90,7 +90,7 @@ class FakeMirror:
 
     def hear(self, *ports: Port) -> None:
         subnets = {one.id: one for one in map(interface_subnet, ports) if one is not None}
-        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=subnets)
+        self.now = CloudView(revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=subnets)
         for callback in self.callbacks:
             callback(self.now)
 
@@ -134,7 +134,7 @@ class FakeControl:
 
     def start(self) -> None: ...
     def close(self) -> None: ...
-    def follow_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
+    def subscribe_settings(self, callback: Callable[[DocumentSettings], None]) -> None: ...
 
     def settings(self) -> DocumentSettings:
         self._check()

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from openimds.agents.metadata.metrics import Metrics, StalenessMonitor
-from openimds.client.mirror import View
+from openimds.client.mirror import CloudView
 
 
 @dataclass
@@ -17,8 +17,8 @@ class Mirror:
     revision: int = 7
     connected: bool = True
 
-    def view(self) -> View:
-        return View(revision=self.revision)
+    def view(self) -> CloudView:
+        return CloudView(revision=self.revision)
 
 
 def test_it_is_said_once_that_it_is_too_old_and_once_that_it_is_over() -> None:

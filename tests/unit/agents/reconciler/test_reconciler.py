@@ -57,35 +57,35 @@ class Pots:
 def test_only_what_is_new_is_looked_at() -> None:
     pots = Pots(sizes={"a": 1, "b": 1})
     rounds = Reconciler(pots)
-    rounds.round(FakeView(), everything=True)
+    rounds.run_pass(FakeView(), full=True)
     pots.done.clear()
     pots.sizes["b"] = 2
-    report = rounds.round(FakeView(), everything=False)
+    report = rounds.run_pass(FakeView(), full=False)
     assert pots.done == ["make b"]
     assert report.changes == {"b": ("size 2",)}
-    assert report.things == 2
+    assert report.resource_count == 2
 
 
 def test_full_round_repairs_and_takes_away_what_nobody_wants() -> None:
     pots = Pots(sizes={"a": 1}, shelf={"old": 9})
     rounds = Reconciler(pots)
-    report = rounds.round(FakeView(), everything=True)
+    report = rounds.run_pass(FakeView(), full=True)
     assert pots.done == ["make a", "remove old", "tidy"]
     assert report.changes == {"a": ("size 1",), "old": ("gone",)}
     pots.shelf["a"] = 7
-    assert rounds.round(FakeView(), everything=False).changes == {}
-    assert rounds.round(FakeView(), everything=True).changes == {"a": ("size 1",)}
+    assert rounds.run_pass(FakeView(), full=False).changes == {}
+    assert rounds.run_pass(FakeView(), full=True).changes == {"a": ("size 1",)}
 
 
 def test_one_failure_keeps_nobody_else_waiting_and_is_tried_again() -> None:
     pots = Pots(sizes={"a": 1, "b": 1}, cracked={"a"})
     rounds = Reconciler(pots)
-    report = rounds.round(FakeView(), everything=False)
+    report = rounds.run_pass(FakeView(), full=False)
     assert report.failures == {"a": "a cracked"}
     assert pots.shelf == {"b": 1}
     pots.cracked.clear()
     pots.done.clear()
-    report = rounds.round(FakeView(), everything=False)
+    report = rounds.run_pass(FakeView(), full=False)
     assert pots.done == ["make a"]
     assert report.failures == {}
 
@@ -93,13 +93,13 @@ def test_one_failure_keeps_nobody_else_waiting_and_is_tried_again() -> None:
 def test_removal_that_failed_is_tried_again() -> None:
     pots = Pots(sizes={"a": 1})
     rounds = Reconciler(pots)
-    rounds.round(FakeView(), everything=False)
+    rounds.run_pass(FakeView(), full=False)
     pots.sizes.clear()
     pots.cracked.add("a")
-    assert rounds.round(FakeView(), everything=False).failures == {"a": "a is stuck"}
+    assert rounds.run_pass(FakeView(), full=False).failures == {"a": "a is stuck"}
     pots.cracked.clear()
-    assert rounds.round(FakeView(), everything=False).changes == {"a": ("gone",)}
-    assert rounds.round(FakeView(), everything=False).changes == {}
+    assert rounds.run_pass(FakeView(), full=False).changes == {"a": ("gone",)}
+    assert rounds.run_pass(FakeView(), full=False).changes == {}
 
 
 def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
@@ -113,11 +113,11 @@ def test_loop_waits_for_knowledge_heeds_changes_and_stops() -> None:
     assert not loop.first_resync_done.wait(0.05)
     assert pots.shelf == {"old": 1}
     view.revision = 1
-    mirror.tell()
+    mirror.notify()
     assert loop.first_resync_done.wait(HANG_SECONDS)
     pots.sizes["b"] = 1
     view.revision += 1
-    mirror.tell()
+    mirror.notify()
     until(lambda: pots.shelf == {"a": 1, "b": 1})
     pots.shelf["b"] = 9
     loop.request_resync()
@@ -151,11 +151,11 @@ def test_first_round_looks_at_each_thing_once_and_ends_though_all_of_them_fail()
     pots = Pots(sizes=dict.fromkeys(names, 1), shelf={"old": 1}, cracked={*names, "old"})
     loop = Scheduler(Reconciler(pots), FakeMirror(FakeView()), interval_seconds=60)
     while not loop.first_resync_done.is_set():
-        before = loop.steps
+        before = loop.completed_count
         loop._round()
-        assert loop.steps > before or loop.first_resync_done.is_set()
+        assert loop.completed_count > before or loop.first_resync_done.is_set()
     assert sorted(pots.done) == sorted(["remove old", "tidy", *(f"make {name}" for name in names)])
-    assert loop.full_rounds == 1
+    assert loop.resync_count == 1
     assert loop.last_report is not None
     assert set(loop.last_report.failures) == {*names, "old"}
 
@@ -180,7 +180,7 @@ def test_what_failed_is_tried_again_one_at_a_time_and_what_is_new_comes_first(
     while loop._round() == 0:
         pass
     assert loop.last_report.failures == {}
-    assert loop.full_rounds == 1
+    assert loop.resync_count == 1
 
 
 def test_full_round_that_is_called_for_again_and_again_comes_to_everything() -> None:
@@ -210,13 +210,13 @@ def test_thing_that_was_removed_and_is_wanted_again_does_not_wait_for_the_next_f
 def test_steps_grow_with_what_is_done_and_not_with_what_fails_again() -> None:
     pots = Pots(sizes={"a": 1, "b": 1, "c": 1}, cracked={"b"})
     rounds = Reconciler(pots)
-    rounds.round(FakeView(), everything=False)
-    assert (rounds.steps, rounds.things) == (3, 3)
-    rounds.round(FakeView(), everything=False)
-    assert rounds.steps == 3
+    rounds.run_pass(FakeView(), full=False)
+    assert (rounds.completed_count, rounds.resource_count) == (3, 3)
+    rounds.run_pass(FakeView(), full=False)
+    assert rounds.completed_count == 3
     pots.cracked.clear()
-    rounds.round(FakeView(), everything=False)
-    assert rounds.steps == 4
+    rounds.run_pass(FakeView(), full=False)
+    assert rounds.completed_count == 4
 
 
 @pytest.mark.parametrize("removal_fails", [False, True])
@@ -288,11 +288,11 @@ class Forgotten(NoChanges):
 def test_what_is_gone_is_not_heard_of_any_longer() -> None:
     pots, notices = Pots(sizes={"a": 1, "b": 1}), Forgotten()
     rounds = Reconciler(pots, notices)
-    rounds.round(FakeView(), everything=True)
+    rounds.run_pass(FakeView(), full=True)
     pots.sizes.clear()
     pots.cracked.add("a")
-    rounds.round(FakeView(), everything=True)
+    rounds.run_pass(FakeView(), full=True)
     assert notices.keys == ["b"]
     pots.cracked.clear()
-    rounds.round(FakeView(), everything=True)
+    rounds.run_pass(FakeView(), full=True)
     assert notices.keys == ["b", "a"]

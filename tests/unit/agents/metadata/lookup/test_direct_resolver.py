@@ -20,7 +20,7 @@ from openimds.agents.metadata.lookup.hold_queue import HoldQueue
 from openimds.agents.metadata.lookup.policy import LookupPolicy
 from openimds.agents.metadata.lookup.port_queries import OF_ONE_PLACE
 from openimds.agents.metadata.protocols import ControlAwayError
-from openimds.client.mirror import View
+from openimds.client.mirror import CloudView
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.port_match import NoSinglePort, PortNotReady
 from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
@@ -49,7 +49,7 @@ def interface(router: str, network: str) -> Port:
 class World:
     """What the mirror knows, and what the control API says when it is let."""
 
-    now: View = field(default_factory=lambda: View(revision=1))
+    now: CloudView = field(default_factory=lambda: CloudView(revision=1))
     connected: bool = True
     age_seconds: float = 0
     real: list[Port] = field(default_factory=list)
@@ -62,7 +62,7 @@ class World:
     def __post_init__(self) -> None:
         self.open.set()
 
-    def view(self) -> View:
+    def view(self) -> CloudView:
         return self.now
 
     def subscribe(self, callback: Callable[[Any], None]) -> None:
@@ -70,7 +70,9 @@ class World:
         callback(self.now)
 
     def hear(self, *ports: Port) -> None:
-        self.now = View(revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=self.real_subnets)
+        self.now = CloudView(
+            revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=self.real_subnets
+        )
         for callback in self.callbacks:
             callback(self.now)
 
