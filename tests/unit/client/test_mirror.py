@@ -241,11 +241,11 @@ def test_a_list_that_never_ends_is_not_followed_for_ever(fake, client, monkeypat
     asked: list[object] = []
     link = [{"rel": "next", "href": "http://neutron/ports?marker=p1"}]
 
-    def ask(call: object) -> object:
+    def request_json(call: object) -> object:
         asked.append(call)
         return {"ports": [port("p1")], "ports_links": link}
 
-    monkeypatch.setattr(client._network, "ask", ask)
+    monkeypatch.setattr(client._network, "request_json", request_json)
     with pytest.raises(ControlApiError, match="goes on after 3 pages"):
         client.list_ports()
     assert len(asked) == 3
