@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from bench.host_networks import NETWORKS, STATE, Place
 from openimds.linux.monitor.netlink_events import RTMGRP_ALL, RTMGRP_LINK
-from openimds.linux.netlink.addresses import addresses
-from openimds.linux.netlink.links import link_value
-from openimds.linux.netlink.socket import messages, open_socket
+from openimds.linux.netlink.addresses import all_addresses
+from openimds.linux.netlink.links import parse_link
+from openimds.linux.netlink.socket import open_socket, parse_messages
 from openimds.linux.netns import netns
-from openimds.linux.process.daemons import end_process, run
+from openimds.linux.process.daemons import run, terminate
 
 REPAIRS_OF_A_KIND = 3
 HEARD_BYTES = 8 << 20
@@ -53,7 +53,7 @@ REPAIRS = {
     "file edited": _Foreign(
         lambda p: (p.folder / "host").write_text("#\n"), lambda p: (p.folder / "host").read_text() != "#\n"
     ),
-    "dnsmasq killed": _Foreign(lambda p: end_process(p.pid(), grace_seconds=0), lambda p: p.pid() != 0),
+    "dnsmasq killed": _Foreign(lambda p: terminate(p.pid(), grace_seconds=0), lambda p: p.pid() != 0),
     "namespace deleted": _Foreign(
         lambda p: run(["ip", "netns", "del", p.namespace]), lambda p: _has_address(p) and p.pid() != 0
     ),
@@ -77,10 +77,12 @@ def all_notifications() -> Iterator[Callable[[], int]]:
     names = {name for place in places for name in (place.device, place.bridge)}
     host = open_socket(groups=RTMGRP_LINK)
     host.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, HEARD_BYTES)
-    inside = [netns.in_namespace(place.namespace, lambda: open_socket(groups=RTMGRP_ALL)) for place in places]
+    inside = [netns.run_in(place.namespace, lambda: open_socket(groups=RTMGRP_ALL)) for place in places]
 
     def count() -> int:
-        on_host = sum(1 for data in _waiting(host) for _kind, _flags, one in messages(data) if _name(one) in names)
+        on_host = sum(
+            1 for data in _waiting(host) for _kind, _flags, one in parse_messages(data) if _name(one) in names
+        )
         return on_host + sum(1 for listening in inside for _data in _waiting(listening))
 
     try:
@@ -91,7 +93,7 @@ def all_notifications() -> Iterator[Callable[[], int]]:
 
 
 def _name(message: bytes) -> str:
-    return link_value(message).name
+    return parse_link(message).name
 
 
 def _waiting(listening: socket.socket) -> Iterator[bytes]:
@@ -116,5 +118,5 @@ def wait_until_settled() -> None:
 
 
 def _is_settling(place: Place) -> bool:
-    found = netns.in_namespace(place.namespace, addresses)
+    found = netns.run_in(place.namespace, all_addresses)
     return any(address.tentative and not address.duplicate for address in found)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator, Mapping
 
-from openimds.linux.netlink.addresses import RTM_DELADDR, RTM_NEWADDR, address_value
-from openimds.linux.netlink.links import RTM_DELLINK, RTM_NEWLINK, link_value
+from openimds.linux.netlink.addresses import RTM_DELADDR, RTM_NEWADDR, parse_address
+from openimds.linux.netlink.links import RTM_DELLINK, RTM_NEWLINK, parse_link
 from openimds.linux.netlink.routes import RTM_DELROUTE, RTM_NEWROUTE
-from openimds.linux.netlink.socket import BUFFER_BYTES, messages
+from openimds.linux.netlink.socket import BUFFER_BYTES, parse_messages
 
 
 def _hex(payload: bytes) -> str:
@@ -16,10 +16,10 @@ def _hex(payload: bytes) -> str:
 
 
 _SAID: Mapping[int, tuple[str, Callable[[bytes], object]]] = {
-    RTM_NEWLINK: ("link is", link_value),
-    RTM_DELLINK: ("link is no more", link_value),
-    RTM_NEWADDR: ("address is", address_value),
-    RTM_DELADDR: ("address is no more", address_value),
+    RTM_NEWLINK: ("link is", parse_link),
+    RTM_DELLINK: ("link is no more", parse_link),
+    RTM_NEWADDR: ("address is", parse_address),
+    RTM_DELADDR: ("address is no more", parse_address),
     RTM_NEWROUTE: ("route is", _hex),
     RTM_DELROUTE: ("route is no more", _hex),
 }
@@ -36,6 +36,6 @@ def heard(told: socket.socket) -> list[str]:
 
 
 def _in_words(datagram: bytes) -> Iterator[str]:
-    for kind, _flags, payload in messages(datagram):
+    for kind, _flags, payload in parse_messages(datagram):
         what, read = _SAID.get(kind, (f"message of kind {kind}:", _hex))
         yield f"{what} {read(payload)}"

@@ -172,7 +172,7 @@ def test_a_servers_life(cloud: Cloud) -> None:
 
         cloud.control.delete("server", cloud.server_id)
         cloud.control.delete("port", cloud.port_id)
-        until(lambda: not cloud.folder.exists() and cloud.namespace not in netns.all_names())
+        until(lambda: not cloud.folder.exists() and cloud.namespace not in netns.list_names())
         until(lambda: f"tap{cloud.port_id[:11]}" not in run(["nft", "list", "ruleset"]))
         assert cloud.stop_agent() == 0
 

@@ -12,7 +12,7 @@ from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.configure import dad
-from openimds.linux.configure.dad import ADVERTISEMENT, Contest, NeighbourProbes
+from openimds.linux.configure.dad import ND_NEIGHBOR_ADVERT, NeighbourProbe, NeighbourProbes
 from openimds.linux.monitor.sockets import EventSockets
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import run
@@ -75,8 +75,8 @@ def test_who_has_it_is_heard_until_it_has_it_no_more(host: Host, asker: Device) 
 
 
 def test_whose_address_is_another_has_not_answered(host: Host, asker: Device) -> None:
-    contest = netns.run_in(host.namespace("asker"), lambda: Contest(asker.name, "fe80::dead"))
+    contest = netns.run_in(host.namespace("asker"), lambda: NeighbourProbe(asker.name, "fe80::dead"))
     with closing(contest.conversation):
         assert not contest.step(1.0, 1)
-        contest.hear(bytes([ADVERTISEMENT]) + bytes(7) + IPv6Address(CONTESTED).packed)
+        contest.hear(bytes([ND_NEIGHBOR_ADVERT]) + bytes(7) + IPv6Address(CONTESTED).packed)
         assert contest.step(1.0, 1)

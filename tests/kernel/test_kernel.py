@@ -145,7 +145,7 @@ def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
     assert netns.processes_in(wanted.name) == {sleeper.pid}
     host.kernel.remove_namespace(wanted.name)
     assert sleeper.wait(timeout=HANG_SECONDS) != 0
-    assert wanted.name not in netns.all_names()
+    assert wanted.name not in netns.list_names()
     assert host.tap() not in host.kernel.links()
     host.kernel.remove_namespace(wanted.name)
     assert host.kernel.remove_bridge(host.bridge())

@@ -71,7 +71,7 @@ def test_a_namespace_of_the_same_name_with_as_many_changes_is_another(host: Host
     wanted = router(host)
     next_process(host).apply(wanted)
     before = json.loads(file_of(host).read_text())
-    netns.take_name(wanted.name)
+    netns.delete(wanted.name)
     run(["ip", "netns", "add", wanted.name])
     now = netns.run_in(wanted.name, ruleset_cache.ruleset_here)
     assert now is not None

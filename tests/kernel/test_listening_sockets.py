@@ -37,7 +37,7 @@ def test_netlink_and_proc_say_the_same(host: Host) -> None:
             opened.enter_context(socket.create_connection(("127.0.0.1", 8080)))
             found = asked.listening_sockets()
             from_proc = defaultdict(set)
-            for key, inode in asked._in_proc():
+            for key, inode in asked._read_proc_net_tcp():
                 from_proc[key].add(inode)
         assert set(found) == {("127.0.0.1", 8080), ("::1", 8080), ("::", 8080)}
         assert all(len(inodes) == 2 for inodes in found.values())
@@ -76,5 +76,5 @@ def test_a_namespace_made_anew_is_looked_at_anew(host: Host) -> None:
     for _ in range(2):
         assert host.kernel.apply(wanted)
         assert host.kernel.apply(wanted) == ()
-        netns.take_name(wanted.name)  # by others
+        netns.delete(wanted.name)  # by others
     assert host.kernel.actual(wanted.name) is None

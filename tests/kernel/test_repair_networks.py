@@ -12,7 +12,7 @@ from tests.kernel.repair_stage import AN_HOUR, SUBNET_V6, Wired, other_settings
 from tests.kernel.test_network_agents import Cloud
 from tests.waiting import until
 
-from openimds.linux.process.daemons import end_process, is_alive, run
+from openimds.linux.process.daemons import is_alive, run, terminate
 from openimds.netconfig import dhcp_namespace
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 
@@ -48,7 +48,7 @@ def test_each_setting_of_a_network_is_repaired(network: Wired) -> None:
 @pytest.mark.parametrize("program", ["dnsmasq", "haproxy"])
 def test_networks_program_is_started_again(network: Wired, program: str) -> None:
     before = network.pids()
-    network.is_repaired(lambda: end_process(before[program], grace_seconds=0), restarts=True)
+    network.is_repaired(lambda: terminate(before[program], grace_seconds=0), restarts=True)
     now = network.pids()
     assert {name for name in now if now[name] != before[name]} == {program}
 

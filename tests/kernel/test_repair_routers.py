@@ -15,7 +15,7 @@ from tests.waiting import until
 from openimds.linux.monitor.netlink_events import RTMGRP_ALL
 from openimds.linux.netlink.socket import open_socket
 from openimds.linux.netns import netns
-from openimds.linux.process.daemons import end_process, run
+from openimds.linux.process.daemons import run, terminate
 from openimds.netconfig import router_namespace
 
 pytestmark = pytest.mark.kernel
@@ -48,7 +48,7 @@ def test_each_setting_of_a_router_is_repaired(router: Wired) -> None:
 @pytest.mark.parametrize("program", ["haproxy", "radvd"])
 def test_routers_program_is_started_again(router: Wired, program: str) -> None:
     before = router.pids()
-    router.is_repaired(lambda: end_process(before[program], grace_seconds=0), restarts=True)
+    router.is_repaired(lambda: terminate(before[program], grace_seconds=0), restarts=True)
     now = router.pids()
     assert {name for name in now if now[name] != before[name]} == {program}
 

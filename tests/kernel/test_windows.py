@@ -59,7 +59,7 @@ def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: Host
             insides.snapshot(wanted.name, [ListenAddress("127.0.0.1", 80)])
         assert _descriptors() > before
         if number % 2:
-            netns.take_name(wanted.name)
+            netns.delete(wanted.name)
         kernel.remove_namespace(wanted.name)
         events.forget(key)
     until(lambda: _descriptors() == before)
@@ -207,18 +207,18 @@ def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monk
     with netns.run_in(wanted.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
         inode = os.fstat(made.fileno()).st_ino
         monkeypatch.setattr(sock_diag, "_asked", no_module)
-        sock_diag.knows_listeners.cache_clear()
+        sock_diag.has_sock_diag.cache_clear()
         try:
             insides = NamespaceProbe(host.kernel.windows)
             for port, inodes in ((8080, {("127.0.0.1", 8080): frozenset({inode})}), (8081, {})):
                 assert insides.snapshot(wanted.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
         finally:
-            sock_diag.knows_listeners.cache_clear()
+            sock_diag.has_sock_diag.cache_clear()
 
 
 def test_rules_that_nobody_counts_are_read_at_each_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where iptables is the old one, the number of the nftables ruleset says nothing of its rules."""
-    monkeypatch.setattr("openimds.linux.firewall.ruleset_cache.counts_iptables", lambda: False)
+    monkeypatch.setattr("openimds.linux.firewall.ruleset_cache.iptables_uses_nftables", lambda: False)
     wanted = NamespaceState(name=host.namespace("qrouter-1"), ipv4_rules=Rules({"filter": ("-A INPUT -j ACCEPT",)}))
     assert host.kernel.apply(wanted)
     assert host.kernel.apply(wanted) == ()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import TypeVar
 
-from openimds.linux.netlink.addresses import add_address, addresses, delete_address
+from openimds.linux.netlink.addresses import add_address, all_addresses, delete_address
 from openimds.linux.netlink.links import all_links
 from openimds.linux.netlink.routes import put_route
 from openimds.linux.netns import netns
@@ -60,7 +60,7 @@ class Guest:
 
         def work() -> None:
             link = self._link()
-            for one in addresses():
+            for one in all_addresses():
                 if one.link_index == link and ":" not in one.interface:
                     delete_address(link, one.interface)
             add_address(link, f"{self.home}/32")  # with its last address a device loses its routes

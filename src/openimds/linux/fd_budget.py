@@ -21,11 +21,11 @@ def within_budget(descriptor: int, *, hears: bool = False) -> bool:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptor < (limit * 7 // 8 if hears else limit * 3 // 4):
         return True
-    _tell(limit)
+    _log_exceeded(limit)
     return False
 
 
-def open_to_stay(path: Path) -> int | None:
+def open_within_budget(path: Path) -> int | None:
     """To be read. None: it is not there or cannot be opened, or is one too many."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -38,7 +38,7 @@ def open_to_stay(path: Path) -> int | None:
 
 
 @functools.cache
-def _tell(limit: int) -> None:
+def _log_exceeded(limit: int) -> None:
     log.warning(
         "too few open files are allowed to hear at once of all that others change: some of it is found by the next full"
         " round only; raise LimitNOFILE (ulimit -n)",

@@ -22,7 +22,7 @@ class MissingSettingError(Exception):
     """This kernel has no such setting: there is nothing to do."""
 
 
-_told_missing: set[str] = set()
+_logged_missing: set[str] = set()
 """Settings that this kernel lacks, and that the log has already said so of."""
 
 
@@ -48,7 +48,7 @@ def read_sysctl(key: str, device_names: frozenset[str] = frozenset()) -> str | N
         os.close(descriptor)
 
 
-def read_wanted(wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
+def read_desired(wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
     """The wanted settings as they are. One that this kernel has not (IPv6 switched off, a kernel of before it was thought
     of) reads as it is wanted, since there is nothing to do about it; one of a device that is not there yet is left out.
     """
@@ -56,21 +56,21 @@ def read_wanted(wanted: Mapping[str, str], device_names: frozenset[str]) -> dict
     for key, value in wanted.items():
         is_now = read_sysctl(key, device_names)
         if is_now is None and _is_unknown(key, device_names):
-            _tell_missing(key, device_names)
+            _log_missing(key, device_names)
             is_now = value
         if is_now is not None:
             found[key] = is_now
     return found
 
 
-def write_wanted(key: str, value: str, device_names: frozenset[str]) -> None:
+def write_desired(key: str, value: str, device_names: frozenset[str]) -> None:
     """Raises OSError, and MissingSettingError when this kernel has no such setting."""
     try:
         write_sysctl(key, value, device_names)
     except FileNotFoundError:
         if not _is_unknown(key, device_names):
             raise
-        _tell_missing(key, device_names)
+        _log_missing(key, device_names)
         raise MissingSettingError(key) from None
 
 
@@ -84,11 +84,11 @@ def _device_in(key: str, device_names: frozenset[str]) -> str | None:
     return next((name for name in device_names if f".{name}." in key), None)
 
 
-def _tell_missing(key: str, device_names: frozenset[str]) -> None:
+def _log_missing(key: str, device_names: frozenset[str]) -> None:
     name = _device_in(key, device_names)
     setting = key if name is None else key.replace(f".{name}.", ".<device>.")
-    if setting not in _told_missing:
-        _told_missing.add(setting)
+    if setting not in _logged_missing:
+        _logged_missing.add(setting)
         log.warning("this kernel has no such setting; going on without it", setting=setting)
 
 
@@ -98,7 +98,7 @@ def write_sysctl(key: str, value: str, device_names: frozenset[str] = frozenset(
         setting.write(value)
 
 
-def silence_ipv6(device: str) -> None:
+def disable_ipv6(device: str) -> None:
     """The host itself must never speak on a tenant's segment: no link-local address on this device."""
     if read_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", frozenset({device})) == "0":
         write_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", "1", frozenset({device}))

@@ -37,13 +37,13 @@ _PLAIN_VALUE = re.compile(r"[\x20-\x7e]{0,255}")
 
 def option_line(tag: str, option: ExtraDhcpOption) -> str | None:
     """`tag:port-…,option:bootfile-name,pxelinux.0`; None when the option is not allowed."""
-    name = _spelling(option.name, option.ip_version)
+    name = _option_name(option.name, option.ip_version)
     if name is None or not _PLAIN_VALUE.fullmatch(option.value):
         return None
     return f"tag:{tag},{name},{option.value}" if option.value else f"tag:{tag},{name}"
 
 
-def _spelling(name: str, ip_version: int) -> str | None:
+def _option_name(name: str, ip_version: int) -> str | None:
     family, names, reserved = (
         ("option", _NAMES_V4, _RESERVED_CODES_V4) if ip_version == 4 else ("option6", _NAMES_V6, _RESERVED_CODES_V6)
     )

@@ -178,11 +178,11 @@ def _route_changes(wanted: NamespaceState, found: NamespaceState) -> Iterator[Ch
     if wanted.routes is None:
         return
     there = found.routes or frozenset()
-    yield from (PutRoute(route) for route in _nearest_first(wanted.routes - there))
-    yield from (RemoveRoute(route) for route in _nearest_first(there - wanted.routes))
+    yield from (PutRoute(route) for route in _on_link_first(wanted.routes - there))
+    yield from (RemoveRoute(route) for route in _on_link_first(there - wanted.routes))
 
 
-def _nearest_first(routes: frozenset[Route]) -> list[Route]:
+def _on_link_first(routes: frozenset[Route]) -> list[Route]:
     """Routes without a gateway before those whose gateway may only be reached through them."""
     return sorted(routes, key=lambda route: (route.gateway is not None, route.destination, route.device))
 

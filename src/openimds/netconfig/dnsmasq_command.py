@@ -99,7 +99,7 @@ def dnsmasq(dhcp: DhcpNetwork, paths: DnsmasqPaths, settings: DnsmasqSettings, n
         f"--dhcp-option-force=option:mtu,{dhcp.network.mtu}",
         *_ranges(dhcp, settings),
         *_advertisements(dhcp),
-        *_choices(settings),
+        *_optional_arguments(settings),
     )
     return Daemon(name="dnsmasq", argv=argv, pid_file=paths.pid, namespace=namespace)
 
@@ -170,7 +170,7 @@ def _ipv6_modes(subnet: Subnet) -> str:
     return "ra-only"
 
 
-def _choices(settings: DnsmasqSettings) -> tuple[str, ...]:
+def _optional_arguments(settings: DnsmasqSettings) -> tuple[str, ...]:
     domain = (f"--domain={settings.dns_domain}",) if settings.dns_domain else ()
     forwarders = tuple(f"--server={address}" for address in settings.dns_forwarders)
     broadcast = ("--dhcp-broadcast",) if settings.broadcast_reply else ()

@@ -21,7 +21,7 @@ from openimds.netconfig.metadata_path import metadata_path
 from openimds.resources.network import HostRoute, Port, Subnet
 
 _DEFAULT_ROUTE = "0.0.0.0/0"
-_ON_LINK = "0.0.0.0"
+_ON_LINK_NEXT_HOP = "0.0.0.0"
 _MICROSOFT_ROUTES = "249"  # What Windows took before it knew option 121; the same bytes.
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
@@ -47,7 +47,7 @@ class DnsmasqFiles:
 
 def dnsmasq_files(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: MetadataOptions) -> DnsmasqFiles:
     """All that dnsmasq re-reads on SIGHUP."""
-    leases = tuple(wanted_leases(dhcp))
+    leases = tuple(desired_leases(dhcp))
     return DnsmasqFiles(
         hosts="".join(_host_line(lease, settings) for lease in leases if hands_out_addresses(lease.subnet)),
         names="".join(_name_line(lease, settings) for lease in leases),
@@ -55,7 +55,7 @@ def dnsmasq_files(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: Metadata
     )
 
 
-def wanted_leases(dhcp: DhcpNetwork) -> Iterator[Lease]:
+def desired_leases(dhcp: DhcpNetwork) -> Iterator[Lease]:
     """Every port's every address on a served subnet, in a steady order."""
     served = {subnet.id: subnet for subnet in dhcp.served_subnets}
     taken: set[str] = set()
@@ -73,7 +73,7 @@ def host_routes(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> t
     """
     gateway = _default_gateway(subnet)
     own = tuple(route for route in subnet.host_routes if route.destination != _DEFAULT_ROUTE)
-    siblings = tuple(HostRoute(other.cidr, _ON_LINK) for other in dhcp.subnets if _is_sibling(other, subnet))
+    siblings = tuple(HostRoute(other.cidr, _ON_LINK_NEXT_HOP) for other in dhcp.subnets if _is_sibling(other, subnet))
     next_hop = metadata_path(dhcp, subnet, choice).next_hop
     metadata = HostRoute(f"{METADATA_IPV4}/32", next_hop or "")
     is_said = next_hop is None or any(route.destination == metadata.destination for route in own)
@@ -81,7 +81,7 @@ def host_routes(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> t
     return (*routes, HostRoute(_DEFAULT_ROUTE, gateway)) if routes and gateway else routes
 
 
-def refused_options(dhcp: DhcpNetwork) -> tuple[tuple[str, str], ...]:
+def rejected_options(dhcp: DhcpNetwork) -> tuple[tuple[str, str], ...]:
     """(port id, option name) of the extra options that are not handed out: not allowed, or not one plain line."""
     return tuple(
         (port.id, option.name)

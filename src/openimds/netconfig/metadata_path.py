@@ -106,10 +106,10 @@ def metadata_path(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) ->
         )
     if not isolated:
         return MetadataPath(PathKind.ROUTER, subnet.gateway_ip, f"a router has {_gateway(subnet)} on this network")
-    return MetadataPath(PathKind.NONE, None, _why_none(subnet, choice))
+    return MetadataPath(PathKind.NONE, None, _unserved_reason(subnet, choice))
 
 
-def _why_none(subnet: Subnet, choice: MetadataOptions) -> str:
+def _unserved_reason(subnet: Subnet, choice: MetadataOptions) -> str:
     alone = f"no router has {_gateway(subnet)} on this network"
     if not subnet.enable_dhcp:
         return f"{alone}, and DHCP is off on subnet {subnet.id}, so nothing can serve it there"

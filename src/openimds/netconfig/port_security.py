@@ -84,10 +84,10 @@ def port_filter(port: Port, subnets: Iterable[Subnet]) -> PortFilter | None:
     if not port.port_security_enabled:
         return None
     mac = _checked(_MAC, port.mac_address.lower(), "MAC address")
-    sources = [(mac, _cidr(address)) for address in port.ip_addresses]
+    sources = [(mac, _to_cidr(address)) for address in port.ip_addresses]
     for pair in port.allowed_address_pairs:
         pair_mac = _checked(_MAC, (pair.mac_address or mac).lower(), "MAC address of a pair")
-        sources.append((pair_mac, _cidr(pair.ip_address)))
+        sources.append((pair_mac, _to_cidr(pair.ip_address)))
     own = {str(ip_address(address)) for address in port.ip_addresses}
     gateways = {str(ip_address(subnet.gateway_ip)) for subnet in subnets if subnet.gateway_ip} - own
     return PortFilter(
@@ -111,7 +111,7 @@ def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
     return text
 
 
-def _cidr(address: str) -> str:
+def _to_cidr(address: str) -> str:
     network = ip_network(address, strict=False)
     return str(network.network_address) if network.num_addresses == 1 else str(network)
 

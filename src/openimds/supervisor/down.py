@@ -58,7 +58,7 @@ def down(state_dir: Path, say: Say, *, purge: bool) -> None:
 def stop_parts(folder: StateDir) -> list[str]:
     """Stop every part that runs with this folder's files, whoever started it; their names."""
     found = _parts_running(folder)
-    for process in identity.end([process for _, process in found], PART_GRACE_SECONDS):
+    for process in identity.terminate([process for _, process in found], PART_GRACE_SECONDS):
         log.warning("a part had to be killed: it did not stop in time", pid=process.pid)
     for name in PROGRAMS:
         folder.pid_file(name).unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def namespace_prefix(folder: StateDir) -> str:
 
 
 def _stop_supervisor(folder: StateDir) -> bool:
-    supervisor = identity.noted(folder.supervisor_pid_file)
+    supervisor = identity.read_pid_file(folder.supervisor_pid_file)
     if supervisor is None:
         return False
     supervisor.send(signal.SIGTERM)
@@ -100,7 +100,7 @@ def _parts_running(folder: StateDir) -> list[tuple[str, Process]]:
     """By their command lines: a supervisor that was killed between a start and the note of it left no pid file."""
     own_files = f"{folder.etc}/"
     found = []
-    for process in identity.running():
+    for process in identity.all_processes():
         argv = process.argv()
         name = next((word for word in argv[1:4] if word in PROGRAMS), None)
         if name and "--config-file" in argv and any(word.startswith(own_files) for word in argv):

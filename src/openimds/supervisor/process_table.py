@@ -47,7 +47,7 @@ class ProcessTable:
             self._died(each)
             return
         with self._roster.folder.problems_told():
-            identity.note(process, each.part.pid_file)
+            identity.write_pid_file(process, each.part.pid_file)
         self.watch(each, process, state="starting", since=now())
 
     def watch(self, each: Service, process: Process, *, state: str, since: str) -> None:

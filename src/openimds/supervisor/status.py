@@ -60,7 +60,7 @@ def machine_status(state_dir: Path) -> MachineStatus:
     """From the supervisor's notes, checked against the processes that there are, and from the agents' heartbeats."""
     folder = StateDir(state_dir.absolute())
     notes = {str(part.get("name")): part for part in folder.read_status().get("parts", [])}
-    supervisor = identity.noted(folder.supervisor_pid_file)
+    supervisor = identity.read_pid_file(folder.supervisor_pid_file)
     heartbeats = _heartbeats(folder)
     return MachineStatus(
         state_dir=folder.path,
@@ -108,12 +108,12 @@ def _headline(machine: MachineStatus) -> str:
 def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None:
     """End the part and wait until the supervisor has it running again. Raises CannotStartError."""
     folder = StateDir(state_dir.absolute())
-    if identity.noted(folder.supervisor_pid_file) is None:
+    if identity.read_pid_file(folder.supervisor_pid_file) is None:
         raise StartupError(
             f"no supervisor runs in {folder.path}: nobody would start {name} again; `{folder.command('up --detach')}` "
             "starts it, and takes over what runs"
         )
-    before = identity.noted(folder.pid_file(name))
+    before = identity.read_pid_file(folder.pid_file(name))
     if before is None:
         raise StartupError(f"{name} does not run now; see `{folder.command('status')}`")
     with folder.problems_told():
@@ -147,7 +147,7 @@ def _note_of(name: str, folder: StateDir) -> Mapping[str, Any]:
 
 
 def _part_status(name: str, folder: StateDir, note: Mapping[str, Any], heartbeats: Mapping[str, str]) -> PartStatus:
-    process = identity.noted(folder.pid_file(name))
+    process = identity.read_pid_file(folder.pid_file(name))
     state = str(note.get("state", "not started"))
     if process is None and state in ("running", "starting"):
         state = "dead"

@@ -112,7 +112,7 @@ class Supervisor:
         """
         before = {entry.get("name"): entry for entry in self._folder.read_status().get("parts", [])}
         for each in self._roster:
-            process = identity.noted(each.part.pid_file)
+            process = identity.read_pid_file(each.part.pid_file)
             if process is None:
                 continue
             known = before.get(each.part.name, {})
@@ -125,7 +125,7 @@ class Supervisor:
                 each.process = process
                 self._hear_sockets(each, int(known.get("kept_sockets", 0)))
                 each.process = None
-                identity.end([process], STOP_GRACE_SECONDS)
+                identity.terminate([process], STOP_GRACE_SECONDS)
         return tuple(each.part.name for each in self._roster if each.state == "running")
 
     def start(self, stages: Sequence[Sequence[str]]) -> None:
@@ -163,7 +163,7 @@ class Supervisor:
         for stage in reversed(stages):
             members = [self._roster[name] for name in stage]
             alive = [each for each in members if each.process]
-            killed = identity.end([each.process for each in alive if each.process], STOP_GRACE_SECONDS)
+            killed = identity.terminate([each.process for each in alive if each.process], STOP_GRACE_SECONDS)
             for each in alive:
                 if each.process in killed:
                     log.warning("a part had to be killed: it did not stop in time", part=each.part.name)

@@ -54,8 +54,8 @@ def supervise(planned: Plan, folder: StateDir, say: Say, serving: Callable[[], N
     """Run the plan until a signal asks to stop."""
     _refuse_a_neighbour(folder, planned.configs["compute-agent"].namespace_prefix)
     supervisor = Supervisor(planned.parts, folder, say)
-    this = identity.find_own()
-    identity.note(this, folder.supervisor_pid_file)
+    this = identity.current()
+    identity.write_pid_file(this, folder.supervisor_pid_file)
     try:
         with supervisor.heeding_signals():
             adopted = supervisor.adopt()

@@ -7,7 +7,7 @@ from tests.unit.netconfig.cloud import DHCP_PORT, GUEST_PORT, ROUTER_PORT, SUBNE
 
 from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
-from openimds.netconfig.dnsmasq_files import DnsmasqFiles, dnsmasq_files, host_routes, refused_options
+from openimds.netconfig.dnsmasq_files import DnsmasqFiles, dnsmasq_files, host_routes, rejected_options
 from openimds.resources.network import ExtraDhcpOption, FixedIP, HostRoute
 
 OFF = MetadataOptions()
@@ -130,4 +130,4 @@ def test_extra_options_are_tagged_and_bad_ones_left_out() -> None:
     found = files(dhcp)
     assert found.hosts.splitlines()[1].startswith(f"fa:16:3e:00:00:05,set:port-{guest.id},")
     assert found.options.splitlines()[-1] == f"tag:port-{guest.id},option:bootfile-name,pxelinux.0"
-    assert refused_options(dhcp) == ((guest.id, "mtu"),)
+    assert rejected_options(dhcp) == ((guest.id, "mtu"),)

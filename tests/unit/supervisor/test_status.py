@@ -47,8 +47,8 @@ def heartbeat(folder: StateDir, configurations: Mapping[str, Any]) -> None:
 
 
 def note(folder: StateDir, name: str, **facts: object) -> None:
-    this = identity.find_own()
-    identity.note(this, folder.pid_file(name))
+    this = identity.current()
+    identity.write_pid_file(this, folder.pid_file(name))
     folder.write_status({"parts": [{"name": name, "pid": this.pid, **facts}]})
 
 

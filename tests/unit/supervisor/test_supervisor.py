@@ -79,7 +79,7 @@ def folder(tmp_path: Path) -> Iterator[StateDir]:
     (folder.etc / "a.ini").write_text("")
     yield folder
     for pid_file in folder.run.glob("*.pid"):
-        left = identity.noted(pid_file)
+        left = identity.read_pid_file(pid_file)
         if left:
             left.send(signal.SIGKILL)
             left.wait(HANG_SECONDS)
@@ -118,7 +118,7 @@ def running(folder: StateDir) -> Iterator[Callable[[ServiceSpec], Supervisor]]:
     for supervised, thread, name in started:
         supervised.ask_to_stop()
         # The loop sleeps until something happens to a part.
-        process = identity.noted(folder.pid_file(name))
+        process = identity.read_pid_file(folder.pid_file(name))
         if process:
             process.send(signal.SIGKILL)
         thread.join(HANG_SECONDS)
@@ -144,7 +144,7 @@ def test_parts_are_ready_stage_by_stage(folder: StateDir) -> None:
     supervised.start([["a"], ["b"]])
     report = {each["name"]: each for each in supervised.report()}
     assert report["a"]["state"] == report["b"]["state"] == "running"
-    assert identity.noted(folder.pid_file("a")) is not None
+    assert identity.read_pid_file(folder.pid_file("a")) is not None
     supervised.stop([["a"], ["b"]])
     supervised.close()
     assert {each["state"] for each in supervised.report()} == {"stopped"}
@@ -384,8 +384,8 @@ def test_signals_ask_to_stop(folder: StateDir) -> None:
 
 
 def test_a_pid_that_is_another_process_by_now_is_not_taken(folder: StateDir) -> None:
-    identity.note(Process(os.getpid(), 1), folder.pid_file("a"))
-    assert identity.noted(folder.pid_file("a")) is None
+    identity.write_pid_file(Process(os.getpid(), 1), folder.pid_file("a"))
+    assert identity.read_pid_file(folder.pid_file("a")) is None
 
 
 def test_a_stubborn_process_is_killed() -> None:
@@ -395,9 +395,9 @@ def test_a_stubborn_process_is_killed() -> None:
         child.stdout.readline()
         process = identity.find(child.pid)
         assert process is not None
-        assert identity.end([process], 0.1) == [process]
+        assert identity.terminate([process], 0.1) == [process]
         assert child.wait(HANG_SECONDS) == -signal.SIGKILL
-    assert identity.end([process], 0.1) == []
+    assert identity.terminate([process], 0.1) == []
 
 
 def test_log_files_are_bounded(

@@ -15,7 +15,7 @@ from openimds.agents.atomic_write import write_if_changed
 from openimds.agents.protocols import DaemonManager, RunProgram
 from openimds.netconfig.dhcp_network import DhcpNetwork
 from openimds.netconfig.dnsmasq_command import DnsmasqPaths
-from openimds.netconfig.dnsmasq_files import DnsmasqFiles, wanted_leases
+from openimds.netconfig.dnsmasq_files import DnsmasqFiles, desired_leases
 from openimds.netconfig.dnsmasq_leases import HeldLease, parse_hosts, parse_leases, stale_leases, without_leases
 from openimds.netconfig.namespace_state import Daemon
 
@@ -76,7 +76,7 @@ class DnsmasqManager:
         if self._none_stale.get(network_id) == (served.dhcp, former, text):
             return ()
         held = parse_leases(text)
-        wanted = {lease.ip_address: lease.port.mac_address.lower() for lease in wanted_leases(served.dhcp)}
+        wanted = {lease.ip_address: lease.port.mac_address.lower() for lease in desired_leases(served.dhcp)}
         stale = tuple(stale_leases(held.leases, wanted, parse_hosts(former)))
         if not stale:
             self._none_stale[network_id] = (served.dhcp, former, text)

@@ -29,7 +29,7 @@ from openimds.netconfig.dhcp_network import (
     wants_dhcp,
 )
 from openimds.netconfig.dnsmasq_command import DnsmasqPaths, DnsmasqSettings, dnsmasq
-from openimds.netconfig.dnsmasq_files import dnsmasq_files, refused_options
+from openimds.netconfig.dnsmasq_files import dnsmasq_files, rejected_options
 from openimds.netconfig.haproxy import ProxySettings, ProxySpec, network_proxy
 from openimds.netconfig.metadata_path import metadata_network_router, metadata_path, needs_proxy
 from openimds.netconfig.namespace_state import Daemon, NamespaceState
@@ -246,7 +246,7 @@ class DhcpNetworkHandler:
     # Parts of it --------------------------------------------------------------------------------------------------
 
     def _warn_of_options(self, dhcp: DhcpNetwork) -> None:
-        refused = frozenset(refused_options(dhcp))
+        refused = frozenset(rejected_options(dhcp))
         for port_id, name in sorted(refused - self._warned_options):
             logger.warning("extra DHCP option is not allowed and is left out", port_id=port_id, option=repr(name)[:64])
         self._warned_options |= refused

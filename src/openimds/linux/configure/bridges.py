@@ -8,7 +8,7 @@ from openimds.linux import sysctl
 from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.firewall.bridge_forward import BridgeForwardRule
 from openimds.linux.firewall.notrack import BridgeNotrack
-from openimds.linux.netlink.links import add_bridge, delete_link, has_ports, link_named, set_link
+from openimds.linux.netlink.links import add_bridge, delete_link, has_ports, link_by_name, set_link
 from openimds.netconfig.namespace_state import Bridge
 
 BRIDGE_PREFIX = "brq"
@@ -25,11 +25,11 @@ class Bridges:
     def ensure(self, bridge: Bridge) -> tuple[str, ...]:
         """The changes made, in words. Raises OSError, ProgramError."""
         done = []
-        link = link_named(bridge.name)
+        link = link_by_name(bridge.name)
         if link is None:
             self._ledger.note("link", bridge.name)
             _add_once(bridge)
-            link = link_named(bridge.name)
+            link = link_by_name(bridge.name)
             done.append(f"create bridge {bridge.name}")
         if link is None:
             raise OSError(errno.ENODEV, f"bridge {bridge.name} went away while it was made")
@@ -37,7 +37,7 @@ class Bridges:
             done.append(f"exempt bridge {bridge.name} from connection tracking")
         if self._forwarding.add(bridge.name):
             done.append(f"let the host's firewall pass what stays on bridge {bridge.name}")
-        sysctl.silence_ipv6(bridge.name)
+        sysctl.disable_ipv6(bridge.name)
         if link.mtu != bridge.mtu or not link.up:
             set_link(link.index, mtu=bridge.mtu, up=True)
             done.append(f"set bridge {bridge.name} up, mtu {bridge.mtu}")
@@ -50,7 +50,7 @@ class Bridges:
 
     def remove(self, name: str) -> bool:
         """Whether it is gone: one that still has ports stays. Idempotent."""
-        link = link_named(name)
+        link = link_by_name(name)
         if link is not None:
             if has_ports(link.index):
                 return False
@@ -63,7 +63,7 @@ class Bridges:
     def names(self) -> set[str]:
         """Those of this system that exist."""
         noted = {name for name in self._ledger.names("link") if name.startswith(BRIDGE_PREFIX)}
-        found = (link_named(name) for name in noted)
+        found = (link_by_name(name) for name in noted)
         return {link.name for link in found if link is not None and link.kind == "bridge"}
 
 

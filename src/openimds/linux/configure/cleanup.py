@@ -27,7 +27,7 @@ def remove_everything(ledger: OwnershipRecord, prefix: str = "") -> tuple[str, .
     namespaces = sorted(ledger.names("netns"))
     links = sorted(ledger.names("link"))
     # What takes long is done for all at once: ending programs, and waiting for the kernel to let devices go.
-    _try(partial(_end_programs, namespaces), done, failures)
+    _try(partial(_kill_processes, namespaces), done, failures)
     _try(partial(_remove_forwarding, ledger), done, failures)
     _try(partial(_remove_links, ledger, links), done, failures)
     for name in namespaces:
@@ -46,7 +46,7 @@ def _try(work: Callable[[], Iterable[str]], done: list[str], failures: list[str]
         failures.append(str(error))
 
 
-def _end_programs(namespaces: Iterable[str]) -> Iterable[str]:
+def _kill_processes(namespaces: Iterable[str]) -> Iterable[str]:
     netns.kill_processes_in(*namespaces)
     return ()
 
@@ -59,8 +59,8 @@ def _remove_links(ledger: OwnershipRecord, names: Iterable[str]) -> Iterable[str
 
 
 def _remove_namespace(ledger: OwnershipRecord, name: str) -> Iterable[str]:
-    there = name in netns.all_names()
-    netns.take_name(name)
+    there = name in netns.list_names()
+    netns.delete(name)
     ledger.forget("netns", name)
     return [f"namespace {name}"] if there else []
 

@@ -11,7 +11,7 @@ from itertools import groupby
 from openimds.linux import sysctl
 from openimds.linux.configure import dad
 from openimds.linux.configure.bridges import Bridges
-from openimds.linux.configure.namespace import ChangeApplier, Inside, StateReader, delete_veths
+from openimds.linux.configure.namespace import ChangeApplier, InNamespaceChange, StateReader, delete_veths
 from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.errors import ConfigureError, ProgramError
 from openimds.linux.firewall.bridge_forward import SWITCHES
@@ -19,13 +19,13 @@ from openimds.linux.firewall.notrack import table_name
 from openimds.linux.firewall.ruleset_cache import RulesetCache
 from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netlink.addresses import neighbours
-from openimds.linux.netlink.links import Link, all_links, link_named, set_link
+from openimds.linux.netlink.links import Link, all_links, link_by_name, set_link
 from openimds.linux.netns import netns
 from openimds.linux.netns.handles import NamespaceHandles
 from openimds.netconfig import diff
 from openimds.netconfig.namespace_state import Bridge, NamespaceState
 
-ROUNDS = 3
+MAX_PASSES = 3
 """A change may undo another (the kernel drops routes with their device): look again, but not for ever."""
 
 
@@ -56,7 +56,7 @@ class NetworkConfigurator:
 
     def namespaces(self) -> set[str]:
         """Those of this system that exist."""
-        return self._ledger.names("netns") & netns.all_names()
+        return self._ledger.names("netns") & netns.list_names()
 
     def actual(self, name: str, like: NamespaceState | None = None) -> NamespaceState | None:
         """What is there; `like` says which sysctls and firewall families to read."""
@@ -66,7 +66,7 @@ class NetworkConfigurator:
         """The changes made, in words. Raises WiringError with all that failed; what could be done is done."""
         done: list[str] = []
         failures: list[str] = []
-        for _ in range(ROUNDS):
+        for _ in range(MAX_PASSES):
             self._listen(wanted)
             ordered = self._changes(wanted)
             if not ordered:
@@ -92,7 +92,7 @@ class NetworkConfigurator:
             for host_name in delete_veths(name):
                 self._ledger.forget("link", host_name)
         try:
-            netns.take_name(name)
+            netns.delete(name)
         except OSError as error:
             raise ConfigureError(name, [f"remove the namespace: {_reason(error)}"]) from error
         self._ledger.forget("netns", name)
@@ -127,7 +127,7 @@ class NetworkConfigurator:
         """IP address → MAC address that the namespace has heard of on this device; empty if there is no such."""
 
         def read() -> dict[str, str]:
-            link = link_named(device)
+            link = link_by_name(device)
             return neighbours(link.index) if link else {}
 
         try:
@@ -171,10 +171,10 @@ class NetworkConfigurator:
             self._events.link(host_name, without_ipv6=True)
             self._events.link(bridge)
         try:
-            link, master = link_named(host_name), link_named(bridge)
+            link, master = link_by_name(host_name), link_by_name(bridge)
             if link is None or master is None:
                 return False
-            sysctl.silence_ipv6(host_name)
+            sysctl.disable_ipv6(host_name)
             if link.master_index != master.index or not link.up:
                 set_link(link.index, master_index=master.index, up=True)
         except OSError as error:
@@ -187,7 +187,7 @@ class NetworkConfigurator:
         The changes made, in words. Raises WiringError.
         """
         try:
-            link = link_named(host_name)
+            link = link_by_name(host_name)
             if link is None or not link.master_index:
                 return ()
             set_link(link.index, master_index=0, up=False)
@@ -222,8 +222,8 @@ class NetworkConfigurator:
         """Goes on after a failure; what failed, in words."""
         failures: list[str] = []
         executor = ChangeApplier(wanted, self._ledger)
-        for is_inside, group in groupby(ordered, key=lambda change: isinstance(change, Inside)):
-            work = partial(_do_all, executor, tuple(group), done, failures)
+        for is_inside, group in groupby(ordered, key=lambda change: isinstance(change, InNamespaceChange)):
+            work = partial(_apply_all, executor, tuple(group), done, failures)
             try:
                 netns.run_in(wanted.name, work) if is_inside else work()
             except netns.NamespaceMissingError as error:  # it could not be made, or somebody removed it
@@ -232,7 +232,7 @@ class NetworkConfigurator:
         return failures
 
 
-def _do_all(executor: ChangeApplier, several: Iterable[diff.Change], done: list[str], failures: list[str]) -> None:
+def _apply_all(executor: ChangeApplier, several: Iterable[diff.Change], done: list[str], failures: list[str]) -> None:
     """Goes on after a failure, but not without the namespace."""
     for change in several:
         try:

@@ -22,7 +22,7 @@ from random import SystemRandom
 
 from openimds.linux.monitor.sockets import EventSocket, EventSockets
 from openimds.linux.netlink.addresses import add_address, delete_address
-from openimds.linux.netlink.links import link_named
+from openimds.linux.netlink.links import link_by_name
 from openimds.linux.netns import netns
 from openimds.linux.netns.handles import NamespaceHandle
 
@@ -54,7 +54,7 @@ def restart_dad(namespace: str, device: str, interface: str) -> None:
     """
 
     def work() -> None:
-        link = link_named(device)
+        link = link_by_name(device)
         if link is not None:
             delete_address(link.index, interface)
             add_address(link.index, interface, detect_duplicates=True)
@@ -62,26 +62,26 @@ def restart_dad(namespace: str, device: str, interface: str) -> None:
     netns.run_in(namespace, work)
 
 
-ASK_SECONDS = 10.0
-SECONDS_PER_CONTEST = 0.02
+PROBE_INTERVAL_SECONDS = 10.0
+SECONDS_PER_PROBE = 0.02
 """With many, each is asked for more rarely: an answer is work for this host and the other."""
-SOLICITATION, ADVERTISEMENT = 135, 136
+ND_NEIGHBOR_SOLICIT, ND_NEIGHBOR_ADVERT = 135, 136
 ICMP6_FILTER, FILTER_WORDS = 1, 8
-SOURCE_LINK_ADDRESS = 1
+ND_OPT_SOURCE_LINKADDR = 1
 SO_BINDTODEVICE = 25
-NO_DEVICE = frozenset({errno.ENODEV, errno.ENXIO})
-NEIGHBOUR_HOPS = 255
+NO_DEVICE_ERRNOS = frozenset({errno.ENODEV, errno.ENXIO})
+ND_HOP_LIMIT = 255
 """RFC 4861, 7.1: it came from no farther than this link."""
 
 _random = SystemRandom()
 """Two hosts that ask in the same moment would both find nobody, again and again."""
 
 
-class Contest:
+class NeighbourProbe:
     """To be made by a thread in the namespace. Raises OSError."""
 
     def __init__(self, device: str, address: str) -> None:
-        link = link_named(device)
+        link = link_by_name(device)
         if link is None:
             raise OSError(f"there is no device {device}")
         self._target = IPv6Address(address).packed
@@ -91,11 +91,11 @@ class Contest:
         self.has_device = True
         """False: it is gone; one of the same name is another."""
         self._next = 0.0
-        self.conversation = _opened(device, link.index)
+        self.conversation = _open_icmpv6_socket(device, link.index)
 
     def hear(self, datagram: bytes) -> tuple[()]:
         """Of all that is advertised on the link. It calls for no look."""
-        if datagram[:1] == bytes([ADVERTISEMENT]) and datagram[8:24] == self._target:
+        if datagram[:1] == bytes([ND_NEIGHBOR_ADVERT]) and datagram[8:24] == self._target:
             self._is_answered = True
         return ()
 
@@ -105,7 +105,7 @@ class Contest:
         if was_waiting and not self._is_answered:
             return True
         if now >= self._next:
-            self._next = now + max(ASK_SECONDS, contests * SECONDS_PER_CONTEST) * _random.uniform(0.8, 1.2)
+            self._next = now + max(PROBE_INTERVAL_SECONDS, contests * SECONDS_PER_PROBE) * _random.uniform(0.8, 1.2)
             self._ask()
         return False
 
@@ -114,12 +114,12 @@ class Contest:
         try:
             self.conversation.sendto(self._question, self._group)
         except OSError as error:  # the device is down, or has no address to ask from
-            self.has_device = error.errno not in NO_DEVICE
+            self.has_device = error.errno not in NO_DEVICE_ERRNOS
             return
         self._is_waiting = True
 
 
-At = tuple[str, str]
+ProbeKey = tuple[str, str]
 """Namespace and device."""
 
 
@@ -128,15 +128,15 @@ class NeighbourProbes:
 
     def __init__(self, sockets: EventSockets) -> None:
         self._sockets = sockets
-        self._asked: dict[At, tuple[int, Contest]] = {}
+        self._asked: dict[ProbeKey, tuple[int, NeighbourProbe]] = {}
         """The descriptor, and what is asked by it."""
-        self._silent: set[At] = set()
+        self._silent: set[ProbeKey] = set()
 
     def begin(self, namespace: str, device: str, address: str) -> None:
         """Unless it has begun. Where nobody can be asked nothing happens."""
         if (namespace, device) not in self._asked:
             with contextlib.suppress(netns.NamespaceMissingError, OSError):
-                contest = netns.run_in(namespace, lambda: Contest(device, address))
+                contest = netns.run_in(namespace, lambda: NeighbourProbe(device, address))
                 descriptor = self._sockets.add(EventSocket(contest.conversation, contest.hear))
                 self._asked[namespace, device] = (descriptor, contest)
 
@@ -170,15 +170,15 @@ class NeighbourProbes:
         return found
 
 
-def _opened(device: str, index: int) -> socket.socket:
+def _open_icmpv6_socket(device: str, index: int) -> socket.socket:
     conversation = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_ICMPV6)
     try:
         conversation.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, device.encode() + b"\0")
         conversation.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
-        conversation.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, NEIGHBOUR_HOPS)
+        conversation.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ND_HOP_LIMIT)
         conversation.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, 0)
         blocked = [0xFFFFFFFF] * FILTER_WORDS
-        blocked[ADVERTISEMENT >> 5] &= ~(1 << (ADVERTISEMENT & 31))
+        blocked[ND_NEIGHBOR_ADVERT >> 5] &= ~(1 << (ND_NEIGHBOR_ADVERT & 31))
         conversation.setsockopt(socket.IPPROTO_ICMPV6, ICMP6_FILTER, struct.pack(f"={FILTER_WORDS}I", *blocked))
     except OSError:
         conversation.close()
@@ -189,4 +189,4 @@ def _opened(device: str, index: int) -> socket.socket:
 def _solicitation(target: bytes, mac_address: str) -> bytes:
     """The kernel puts the checksum in."""
     own = bytes.fromhex(mac_address.replace(":", ""))
-    return struct.pack("!BBHI", SOLICITATION, 0, 0, 0) + target + bytes([SOURCE_LINK_ADDRESS, 1]) + own
+    return struct.pack("!BBHI", ND_NEIGHBOR_SOLICIT, 0, 0, 0) + target + bytes([ND_OPT_SOURCE_LINKADDR, 1]) + own

@@ -22,17 +22,17 @@ def table_name(prefix: str) -> str:
     return f"openimds_{cleaned}" if cleaned else "openimds"
 
 
-CHAIN, UNTRACKED = "untracked", "iifname @bridges notrack"
+CHAIN, NOTRACK_RULE = "untracked", "iifname @bridges notrack"
 
 
-def exemption_text(table: str) -> str:
+def table_text(table: str) -> str:
     """The frame; may be applied again at any time."""
     return (
         f"add table inet {table}\n"
         f"add set inet {table} bridges {{ type ifname; }}\n"
         f"add chain inet {table} {CHAIN} {{ type filter hook prerouting priority raw; policy accept; }}\n"
         f"flush chain inet {table} {CHAIN}\n"
-        f"add rule inet {table} {CHAIN} {UNTRACKED}\n"
+        f"add rule inet {table} {CHAIN} {NOTRACK_RULE}\n"
     )
 
 
@@ -75,7 +75,7 @@ class BridgeNotrack:
         if not self._reading.should_begin():
             return
         listed = self._listed() or ""
-        self._has_table = _is_framed(listed)
+        self._has_table = _is_complete(listed)
         self._exempt = set(re.findall(r'"([^"]+)"', listed)) if self._has_table else set()
         self._reading.ended()
 
@@ -84,10 +84,10 @@ class BridgeNotrack:
 
     def _text_to_add(self, bridge: str) -> str:
         element = f"add element inet {self._table} bridges {{ {bridge} }}\n"
-        return element if self._has_table else exemption_text(self._table) + element
+        return element if self._has_table else table_text(self._table) + element
 
 
-def _is_framed(listed: str) -> bool:
+def _is_complete(listed: str) -> bool:
     """The chain does what it should and nothing else. How nft spells its priority depends on the version."""
     first, *rules = chains_in(listed).get(CHAIN, ("",))
-    return first.endswith("policy accept;") and rules == [UNTRACKED]
+    return first.endswith("policy accept;") and rules == [NOTRACK_RULE]

@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from openimds.linux.firewall.iptables import read_rules
-from openimds.linux.netlink.nft_genid import counts_iptables, ruleset_generation
+from openimds.linux.netlink.nft_genid import iptables_uses_nftables, ruleset_generation
 from openimds.linux.netns import netns
 from openimds.netconfig.diff import Family
 from openimds.netconfig.namespace_state import Rules
@@ -42,10 +42,10 @@ class Ruleset:
 
 def ruleset_here() -> Ruleset | None:
     """Of the calling thread's namespace; None: this kernel cannot say, or iptables is not the one that counts."""
-    generation = ruleset_generation() if counts_iptables() else None
+    generation = ruleset_generation() if iptables_uses_nftables() else None
     if generation is None:
         return None
-    return Ruleset(_cookie_here() or -netns.own_identity()[1], generation)
+    return Ruleset(_cookie_here() or -netns.current_identity()[1], generation)
 
 
 def _cookie_here() -> int | None:

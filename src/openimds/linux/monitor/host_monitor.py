@@ -19,13 +19,20 @@ from openimds.linux.configure.dad import NeighbourProbes
 from openimds.linux.monitor import netlink_events
 from openimds.linux.monitor.resource_index import FORWARDING, ResourceIndex, WatchKey
 from openimds.linux.monitor.sockets import EventSocket, EventSockets, NamespaceSockets
-from openimds.linux.monitor.watched_files import DirectoryWatcher, IsRight, PolledFiles, ipv6_off, runs, unchanged
+from openimds.linux.monitor.watched_files import (
+    DirectoryWatcher,
+    IsExpected,
+    PolledFiles,
+    ipv6_disabled,
+    not_stopped,
+    unchanged,
+)
 from openimds.linux.netlink.socket import NETLINK_NETFILTER, open_socket
 from openimds.linux.netns import netns
 
-LOOKS_APART_SECONDS = 0.5
+MIN_INTERVAL_SECONDS = 0.5
 """Between two looks at one thing because of news."""
-LOOK_AGAIN_SECONDS = 2.0
+RECHECK_SECONDS = 2.0
 
 
 class Debouncer:
@@ -44,7 +51,7 @@ class Debouncer:
         self._touched.update(keys)
 
     def add_later(self, key: str) -> None:
-        self._later[key] = time.monotonic() + LOOK_AGAIN_SECONDS
+        self._later[key] = time.monotonic() + RECHECK_SECONDS
 
     def discard(self, key: str) -> None:
         """It is about to be looked at."""
@@ -65,7 +72,7 @@ class Debouncer:
         self._next_look = {key: at for key, at in self._next_look.items() if at > now}  # keys of no thing come too
         due = frozenset(self._touched - self._next_look.keys())
         self._touched -= due
-        self._next_look.update(dict.fromkeys(due, now + LOOKS_APART_SECONDS))
+        self._next_look.update(dict.fromkeys(due, now + MIN_INTERVAL_SECONDS))
         return due
 
     @property
@@ -75,10 +82,10 @@ class Debouncer:
         return max(0.0, min(times) - time.monotonic()) if times else None
 
 
-READING_SECONDS = 3.0
+POLL_SECONDS = 3.0
 """Between two readings of what tells nobody when it changes: settings and stopped programs."""
-NOTES_AT_A_TIME = 64
-PAUSE_SECONDS = 0.001
+KEYS_PER_BATCH = 64
+BATCH_PAUSE_SECONDS = 0.001
 """Between two such lots, in which others get on."""
 
 
@@ -113,9 +120,13 @@ class HostMonitor:
         self._sockets.wait_also_for(self._end)
         self._sockets.wait_also_for(self._folders.descriptor)
         with self._lock:
-            self._sockets.add(EventSocket(open_socket(groups=netlink_events.RTMGRP_LINK), netlink_events.links))
             self._sockets.add(
-                EventSocket(open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP), netlink_events.host_rules)
+                EventSocket(open_socket(groups=netlink_events.RTMGRP_LINK), netlink_events.parse_link_events)
+            )
+            self._sockets.add(
+                EventSocket(
+                    open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP), netlink_events.parse_ruleset_events
+                )
             )
             self._folders.watch(folders, [netns.NETNS_DIR])
         self._thread.start()
@@ -180,10 +191,10 @@ class HostMonitor:
 
     def link(self, name: str, *, without_ipv6: bool = False) -> None:
         """A device of the root namespace. `without_ipv6`: the host is to have no address on it."""
-        self._note(("link", name), lambda: ipv6_off(name) if without_ipv6 else [])
+        self._note(("link", name), lambda: ipv6_disabled(name) if without_ipv6 else [])
 
     def process(self, pid: int) -> None:
-        self._note(("process", str(pid)), lambda: runs(pid))
+        self._note(("process", str(pid)), lambda: not_stopped(pid))
 
     def chain(self, tap: str) -> None:
         """A port's chain in the host's table of family bridge."""
@@ -236,7 +247,7 @@ class HostMonitor:
 
     def _run(self) -> None:
         while True:
-            pause = PAUSE_SECONDS if self._unread else max(0.0, self._next_reading - time.monotonic())
+            pause = BATCH_PAUSE_SECONDS if self._unread else max(0.0, self._next_reading - time.monotonic())
             ready = self._sockets.ready(pause)
             if self._end in ready:
                 return
@@ -274,15 +285,15 @@ class HostMonitor:
 
     def _begin_reading(self) -> bool:
         """Of what nobody tells of. Whether something was missed."""
-        self._next_reading = time.monotonic() + READING_SECONDS
+        self._next_reading = time.monotonic() + POLL_SECONDS
         self._unread = [*self._kept_files.notes, *(("netns", name) for name in self._namespaces)]
         self._touch(("netns", name) for name in self._contests.step())
         return self._folders.watch_new_ones()
 
     def _read_on(self) -> None:
         """Some at a time: whoever notes something in the meantime does not wait until all are read."""
-        self._touch(note for note in self._unread[:NOTES_AT_A_TIME] if not self._is_right(note))
-        del self._unread[:NOTES_AT_A_TIME]
+        self._touch(note for note in self._unread[:KEYS_PER_BATCH] if not self._is_right(note))
+        del self._unread[:KEYS_PER_BATCH]
 
     def _is_right(self, note: WatchKey) -> bool:
         if note[0] == "netns":
@@ -296,7 +307,7 @@ class HostMonitor:
         for note in notes:
             self._news.add(self._attributions.keys(note))
 
-    def _note(self, note: WatchKey, files: Callable[[], list[tuple[Path, IsRight]]] = list) -> None:
+    def _note(self, note: WatchKey, files: Callable[[], list[tuple[Path, IsExpected]]] = list) -> None:
         with self._lock:
             if self._attributions.note(note) and note not in self._kept_files and (found := files()):
                 self._kept_files.keep(note, found)

@@ -7,8 +7,14 @@ import sys
 from collections.abc import Iterator
 
 from openimds.linux.monitor.resource_index import FORWARDING, WatchKey
-from openimds.linux.netlink.links import RTM_DELLINK, RTM_NEWLINK, link_value
-from openimds.linux.netlink.socket import NFNL_SUBSYS_NFTABLES, Attributes, as_text, attributes, messages
+from openimds.linux.netlink.links import RTM_DELLINK, RTM_NEWLINK, parse_link
+from openimds.linux.netlink.socket import (
+    NFNL_SUBSYS_NFTABLES,
+    Attributes,
+    parse_attributes,
+    parse_messages,
+    parse_string,
+)
 
 RTMGRP_LINK = 0x1
 RTMGRP_ALL = RTMGRP_LINK | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
@@ -25,60 +31,60 @@ _BRIDGE = re.compile(rb"brq[0-9A-Za-z-]{1,12}(?=\0)")
 """A bridge's name wherever it stands in a rule: `-i brq2ca23c47-9d`."""
 
 
-def links(datagram: bytes) -> Iterator[WatchKey]:
+def parse_link_events(datagram: bytes) -> Iterator[WatchKey]:
     """rtnetlink's, of the root namespace."""
-    for kind, _flags, payload in messages(datagram):
+    for kind, _flags, payload in parse_messages(datagram):
         if kind in (RTM_NEWLINK, RTM_DELLINK):
-            yield ("link", link_value(payload).name)
+            yield ("link", parse_link(payload).name)
 
 
-def host_rules(datagram: bytes) -> Iterator[WatchKey]:
+def parse_ruleset_events(datagram: bytes) -> Iterator[WatchKey]:
     """nftables', of the root namespace. What an agent adds there by itself is not told of, or names but that one port."""
-    for kind, _flags, payload in messages(datagram):
+    for kind, _flags, payload in parse_messages(datagram):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < NFGENMSG_BYTES:
             continue
-        family, what, found = payload[0], kind & 0xFF, attributes(payload, NFGENMSG_BYTES)
+        family, what, found = payload[0], kind & 0xFF, parse_attributes(payload, NFGENMSG_BYTES)
         if family == NFPROTO_BRIDGE:
-            yield from _port_security(what, found)
+            yield from _bridge_table_keys(what, found)
         elif family == NFPROTO_INET:
-            yield from _exemption(what, found)
+            yield from _inet_table_keys(what, found)
         elif family in (NFPROTO_IPV4, NFPROTO_IPV6):
-            yield from _forwarding(what, found, payload)
+            yield from _forward_chain_keys(what, found, payload)
 
 
-def _port_security(what: int, found: Attributes) -> Iterator[WatchKey]:
+def _bridge_table_keys(what: int, found: Attributes) -> Iterator[WatchKey]:
     if what in (NFT_NEWRULE, NFT_DELRULE):
-        yield ("chain", as_text(found.get(NFTA_RULE_CHAIN)))
+        yield ("chain", parse_string(found.get(NFTA_RULE_CHAIN)))
     elif what in (NFT_NEWCHAIN, NFT_DELCHAIN):
-        yield ("chain", as_text(found.get(NFTA_CHAIN_NAME)))
+        yield ("chain", parse_string(found.get(NFTA_CHAIN_NAME)))
     elif what == NFT_DELSETELEM:
         yield from (("chain", name) for name in _device_names(found))
 
 
-def _exemption(what: int, found: Attributes) -> Iterator[WatchKey]:
+def _inet_table_keys(what: int, found: Attributes) -> Iterator[WatchKey]:
     if what in (NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE):
-        yield ("table", as_text(found.get(NFTA_TABLE)))
+        yield ("table", parse_string(found.get(NFTA_TABLE)))
     elif what == NFT_DELSETELEM:
         yield from (("link", name) for name in _device_names(found))
 
 
-def _forwarding(what: int, found: Attributes, payload: bytes) -> Iterator[WatchKey]:
+def _forward_chain_keys(what: int, found: Attributes, payload: bytes) -> Iterator[WatchKey]:
     """iptables': a rule that is gone is told of whole; a chain that came, or whose policy is another, by its name."""
-    if what == NFT_DELRULE and as_text(found.get(NFTA_RULE_CHAIN)) == "FORWARD":
+    if what == NFT_DELRULE and parse_string(found.get(NFTA_RULE_CHAIN)) == "FORWARD":
         yield from (("link", name.decode()) for name in set(_BRIDGE.findall(payload)))
-    elif what == NFT_NEWCHAIN and as_text(found.get(NFTA_CHAIN_NAME)) == "FORWARD":
+    elif what == NFT_NEWCHAIN and parse_string(found.get(NFTA_CHAIN_NAME)) == "FORWARD":
         yield FORWARDING
 
 
 def _device_names(found: Attributes) -> Iterator[str]:
     """Of the elements of a set of type ifname: each is a name, filled up to 16 bytes."""
     listed = found.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")
-    for element in _in_turn(listed):
-        key = attributes(attributes(element).get(NFTA_SET_ELEM_KEY, b"")).get(NFTA_DATA_VALUE)
-        yield as_text(key)
+    for element in _list_items(listed):
+        key = parse_attributes(parse_attributes(element).get(NFTA_SET_ELEM_KEY, b"")).get(NFTA_DATA_VALUE)
+        yield parse_string(key)
 
 
-def _in_turn(nested: bytes) -> Iterator[bytes]:
+def _list_items(nested: bytes) -> Iterator[bytes]:
     """Values of a list, all of which have the same type."""
     at = 0
     while at + 4 <= len(nested):

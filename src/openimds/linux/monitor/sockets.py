@@ -77,7 +77,7 @@ class EventSockets:
 
 
 @dataclass(slots=True)
-class _Namespace:
+class _WatchedNamespace:
     identity: tuple[int, int]
     with_rules: bool
     descriptors: tuple[int, ...]
@@ -89,7 +89,7 @@ class NamespaceSockets:
 
     def __init__(self, sockets: EventSockets) -> None:
         self._sockets = sockets
-        self._known: dict[str, _Namespace] = {}
+        self._known: dict[str, _WatchedNamespace] = {}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._known)
@@ -107,13 +107,13 @@ class NamespaceSockets:
             return
         self.let_go(name)
         with contextlib.suppress(netns.NamespaceMissingError, OSError):
-            identity, opened_there = netns.run_in(name, lambda: (netns.own_identity(), _opened(with_rules)))
+            identity, opened_there = netns.run_in(name, lambda: (netns.current_identity(), _open_sockets(with_rules)))
             if all(within_budget(one.fileno(), hears=True) for one in opened_there):
                 note: WatchKey = ("netns", name)
                 descriptors = tuple(self._sockets.add(EventSocket(one, lambda _: [note])) for one in opened_there)
-                self._known[name] = _Namespace(identity, with_rules, descriptors, settings_differ)
+                self._known[name] = _WatchedNamespace(identity, with_rules, descriptors, settings_differ)
             else:
-                _close(opened_there)
+                _close_all(opened_there)
 
     def let_go(self, name: str) -> None:
         """A socket would keep a namespace in being. Idempotent."""
@@ -127,18 +127,18 @@ class NamespaceSockets:
         return known is None or not known.settings_differ()
 
 
-def _opened(with_rules: bool) -> list[socket.socket]:
+def _open_sockets(with_rules: bool) -> list[socket.socket]:
     """By a thread in the namespace. Raises OSError."""
     found = [open_socket(groups=netlink_events.RTMGRP_ALL)]
     try:
         if with_rules:
             found.append(open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP))
     except OSError:
-        _close(found)
+        _close_all(found)
         raise
     return found
 
 
-def _close(conversations: list[socket.socket]) -> None:
+def _close_all(conversations: list[socket.socket]) -> None:
     for conversation in conversations:
         conversation.close()

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from openimds.linux.fd_budget import open_to_stay
+from openimds.linux.fd_budget import open_within_budget
 from openimds.linux.monitor.resource_index import WatchKey
 from openimds.linux.sysctl import sysctl_path
 
 IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO, IN_CREATE, IN_DELETE = 0x8, 0x40, 0x80, 0x100, 0x200
 IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_ISDIR = 0x4000, 0x8000, 0x1000000, 0x40000000
-CHANGES = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
+EVENT_MASK = IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
 BUFFER_BYTES = 1 << 16
 
 _EVENT = struct.Struct("=iIII")
@@ -50,7 +50,7 @@ class Inotify:
 
         It may not be there, or be one too many (fs.inotify.max_user_watches).
         """
-        number: int = _libc.inotify_add_watch(self.descriptor, os.fsencode(folder), CHANGES | IN_ONLYDIR)
+        number: int = _libc.inotify_add_watch(self.descriptor, os.fsencode(folder), EVENT_MASK | IN_ONLYDIR)
         if number < 0 or self._folders.get(number) == folder:
             return False
         former = self._numbers.pop(folder, None)
@@ -154,30 +154,30 @@ class DirectoryWatcher:
 MAX_BYTES = 1024
 STOPPED = b"T"
 
-IsRight = Callable[[bytes], bool]
+IsExpected = Callable[[bytes], bool]
 
 
 @dataclass(slots=True)
-class _Kept:
+class _PolledFile:
     path: Path
     descriptor: int | None
     """None: there is no such file yet; it may come."""
-    is_right: IsRight
+    is_right: IsExpected
 
 
 class PolledFiles:
     """Not for two threads at once."""
 
     def __init__(self) -> None:
-        self._kept: dict[WatchKey, list[_Kept]] = {}
+        self._kept: dict[WatchKey, list[_PolledFile]] = {}
 
     def __contains__(self, note: WatchKey) -> bool:
         return note in self._kept
 
-    def keep(self, note: WatchKey, files: Iterable[tuple[Path, IsRight]]) -> None:
+    def keep(self, note: WatchKey, files: Iterable[tuple[Path, IsExpected]]) -> None:
         """In place of what was kept under this note."""
         self.drop(note)
-        self._kept[note] = [_Kept(path, open_to_stay(path), is_right) for path, is_right in files]
+        self._kept[note] = [_PolledFile(path, open_within_budget(path), is_right) for path, is_right in files]
 
     @property
     def notes(self) -> list[WatchKey]:
@@ -198,13 +198,13 @@ class PolledFiles:
         """Open what was not there at first."""
         for one in self._kept.get(note, ()):
             if one.descriptor is None:
-                one.descriptor = open_to_stay(one.path)
+                one.descriptor = open_within_budget(one.path)
 
     def close(self) -> None:
         for note in self.notes:
             self.drop(note)
 
-    def _is_right(self, one: _Kept) -> bool:
+    def _is_right(self, one: _PolledFile) -> bool:
         if one.descriptor is None:
             return True
         try:
@@ -213,24 +213,24 @@ class PolledFiles:
             return True
 
 
-def ipv6_off(device: str) -> list[tuple[Path, IsRight]]:
+def ipv6_disabled(device: str) -> list[tuple[Path, IsExpected]]:
     """The host has no IPv6 address on it."""
     return [
         (sysctl_path(f"net.ipv6.conf.{device}.disable_ipv6", frozenset({device})), lambda text: text.strip() == b"1")
     ]
 
 
-def runs(pid: int) -> list[tuple[Path, IsRight]]:
+def not_stopped(pid: int) -> list[tuple[Path, IsExpected]]:
     """It is not stopped (SIGSTOP)."""
     return [(Path(f"/proc/{pid}/stat"), lambda text: text.rpartition(b")")[2].split(None, 1)[0] != STOPPED)]
 
 
-def unchanged(paths: Iterable[Path]) -> list[tuple[Path, IsRight]]:
+def unchanged(paths: Iterable[Path]) -> list[tuple[Path, IsExpected]]:
     """What is read is what was read the last time; that a file has come counts as news."""
-    return [(path, _Same(path).is_same) for path in paths]
+    return [(path, _PreviousContent(path).is_same) for path in paths]
 
 
-class _Same:
+class _PreviousContent:
     def __init__(self, path: Path) -> None:
         self._last = path.read_bytes() if path.exists() else None
 

@@ -20,14 +20,14 @@ from openimds.linux.netlink.socket import (
     NLM_F_DUMP,
     NLM_F_EXCL,
     Dump,
-    as_number,
-    ask,
-    attribute,
-    attributes,
     delete_if_exists,
     format_address,
-    messages,
-    number,
+    pack_attribute,
+    pack_u32,
+    parse_attributes,
+    parse_messages,
+    parse_u32,
+    request,
 )
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
@@ -36,9 +36,9 @@ IFA_F_NODAD = 0x02
 IFA_F_DADFAILED = 0x08
 IFA_F_TENTATIVE = 0x40
 IFA_F_PERMANENT = 0x80
-SCOPE_UNIVERSE = 0
+RT_SCOPE_UNIVERSE = 0
 
-_ADDRESS = struct.Struct("=BBBBI")
+_IFADDRMSG = struct.Struct("=BBBBI")
 """struct ifaddrmsg: family, prefix length, flags, scope, index."""
 
 
@@ -55,23 +55,23 @@ class Address:
     """IPv6: duplicate address detection has found it elsewhere (RFC 4862, 5.4)."""
 
 
-ADDRESSES = Dump(RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0))
+ADDRESS_DUMP = Dump(RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0))
 
 
-def addresses() -> list[Address]:
-    return [address_value(payload) for _kind, payload in ask(ADDRESSES.kind, NLM_F_DUMP, ADDRESSES.body)]
+def all_addresses() -> list[Address]:
+    return [parse_address(payload) for _kind, payload in request(ADDRESS_DUMP.kind, NLM_F_DUMP, ADDRESS_DUMP.body)]
 
 
-def addresses_in(dump: bytes) -> tuple[Address, ...]:
+def parse_addresses(dump: bytes) -> tuple[Address, ...]:
     """Of what `ADDRESSES` was answered with."""
-    return tuple(address_value(payload) for _kind, _flags, payload in messages(dump))
+    return tuple(parse_address(payload) for _kind, _flags, payload in parse_messages(dump))
 
 
-def address_value(payload: bytes) -> Address:
-    _family, prefix_length, flags, _scope, index = _ADDRESS.unpack_from(payload)
-    found = attributes(payload, _ADDRESS.size)
+def parse_address(payload: bytes) -> Address:
+    _family, prefix_length, flags, _scope, index = _IFADDRMSG.unpack_from(payload)
+    found = parse_attributes(payload, _IFADDRMSG.size)
     address = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
-    flags = as_number(found.get(IFA_FLAGS)) or flags
+    flags = parse_u32(found.get(IFA_FLAGS)) or flags
     return Address(
         link_index=index,
         interface=f"{format_address(address)}/{prefix_length}",
@@ -86,11 +86,11 @@ def add_address(link_index: int, interface: str, *, detect_duplicates: bool = Fa
     wanted = ip_interface(interface)
     body = _address_body(link_index, wanted)
     if wanted.version == 4 and wanted.network.prefixlen < 31:  # RFC 3021: no broadcast there
-        body += attribute(IFA_BROADCAST, wanted.network.broadcast_address.packed)
+        body += pack_attribute(IFA_BROADCAST, wanted.network.broadcast_address.packed)
     if wanted.version == 6 and not detect_duplicates:
-        body += number(IFA_FLAGS, IFA_F_NODAD)
+        body += pack_u32(IFA_FLAGS, IFA_F_NODAD)
     try:
-        ask(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
+        request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
     except OSError as error:
         if error.errno != errno.EEXIST:
             raise
@@ -102,16 +102,16 @@ def delete_address(link_index: int, interface: str) -> None:
 
 
 def _address_body(link_index: int, wanted: IPv4Interface | IPv6Interface) -> bytes:
-    head = _ADDRESS.pack(FAMILIES[wanted.version == 6], wanted.network.prefixlen, 0, SCOPE_UNIVERSE, link_index)
-    return head + attribute(IFA_LOCAL, wanted.ip.packed) + attribute(IFA_ADDRESS, wanted.ip.packed)
+    head = _IFADDRMSG.pack(FAMILIES[wanted.version == 6], wanted.network.prefixlen, 0, RT_SCOPE_UNIVERSE, link_index)
+    return head + pack_attribute(IFA_LOCAL, wanted.ip.packed) + pack_attribute(IFA_ADDRESS, wanted.ip.packed)
 
 
 RTM_GETNEIGH = 30
 NDA_DST, NDA_LLADDR = 1, 2
-NEIGHBOUR_USELESS = 0x01 | 0x20 | 0x40
+UNCONFIRMED_STATES = 0x01 | 0x20 | 0x40
 """NUD_INCOMPLETE, NUD_FAILED, NUD_NOARP: no address that anybody has confirmed."""
 
-_NEIGHBOUR = struct.Struct("=BBHiHBB")
+_NDMSG = struct.Struct("=BBHiHBB")
 """struct ndmsg: family, padding (2), index, state, flags, type."""
 
 
@@ -119,10 +119,10 @@ def neighbours(link_index: int) -> dict[str, str]:
     """IP address → MAC address, of those that have answered."""
     found: dict[str, str] = {}
     for family in FAMILIES:
-        for _kind, payload in ask(RTM_GETNEIGH, NLM_F_DUMP, _NEIGHBOUR.pack(family, 0, 0, 0, 0, 0, 0)):
-            its_family, _pad, _pad2, index, state, _flags, _type = _NEIGHBOUR.unpack_from(payload)
-            values = attributes(payload, _NEIGHBOUR.size)
-            is_known = bool(values.get(NDA_LLADDR)) and not state & NEIGHBOUR_USELESS
+        for _kind, payload in request(RTM_GETNEIGH, NLM_F_DUMP, _NDMSG.pack(family, 0, 0, 0, 0, 0, 0)):
+            its_family, _pad, _pad2, index, state, _flags, _type = _NDMSG.unpack_from(payload)
+            values = parse_attributes(payload, _NDMSG.size)
+            is_known = bool(values.get(NDA_LLADDR)) and not state & UNCONFIRMED_STATES
             if is_known and index == link_index and its_family == family:
                 found[format_address(values[NDA_DST])] = values[NDA_LLADDR].hex(":")
     return found

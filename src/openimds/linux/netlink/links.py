@@ -13,21 +13,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from openimds.linux.netlink.socket import (
-    GONE,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
+    NOT_FOUND_ERRNOS,
     Dump,
-    as_number,
-    as_text,
-    ask,
-    attribute,
-    attributes,
     delete_if_exists,
-    messages,
-    nested,
-    number,
-    text,
+    pack_attribute,
+    pack_nested,
+    pack_string,
+    pack_u32,
+    parse_attributes,
+    parse_messages,
+    parse_string,
+    parse_u32,
+    request,
 )
 from openimds.linux.netns import netns
 
@@ -40,7 +40,7 @@ VETH_INFO_PEER = 1
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFF_UP = 0x1
 
-_LINK = struct.Struct("=BBHiII")
+_IFINFOMSG = struct.Struct("=BBHiII")
 """struct ifinfomsg: family, padding, type, index, flags, which flags to change."""
 
 
@@ -61,33 +61,33 @@ class Link:
 
 
 def all_links() -> list[Link]:
-    return _links()
+    return _dump_links()
 
 
 def has_ports(master_index: int) -> bool:
     """Whether anything is plugged into a bridge; also said when links come and go so fast that nobody can tell."""
     try:
-        return any(link.master_index == master_index for link in _links(number(IFLA_MASTER, master_index)))
+        return any(link.master_index == master_index for link in _dump_links(pack_u32(IFLA_MASTER, master_index)))
     except BlockingIOError:
         return True
 
 
-def _links(only: bytes = b"") -> list[Link]:
+def _dump_links(only: bytes = b"") -> list[Link]:
     """A kernel before 4.20 does not heed `only`."""
-    return [link_value(payload) for _kind, payload in ask(RTM_GETLINK, NLM_F_DUMP, LINKS.body + only)]
+    return [parse_link(payload) for _kind, payload in request(RTM_GETLINK, NLM_F_DUMP, LINK_DUMP.body + only)]
 
 
-def links_in(dump: bytes) -> tuple[Link, ...]:
+def parse_links(dump: bytes) -> tuple[Link, ...]:
     """Of what `LINKS` was answered with."""
-    return tuple(link_value(payload) for _kind, _flags, payload in messages(dump))
+    return tuple(parse_link(payload) for _kind, _flags, payload in parse_messages(dump))
 
 
-def link_named(name: str) -> Link | None:
-    return _one_link(_link_body() + text(IFLA_IFNAME, name))
+def link_by_name(name: str) -> Link | None:
+    return _get_link(_link_body() + pack_string(IFLA_IFNAME, name))
 
 
-def link_at(index: int) -> Link | None:
-    return _one_link(_link_body(index))
+def link_by_index(index: int) -> Link | None:
+    return _get_link(_link_body(index))
 
 
 def host_end(link: Link) -> Link | None:
@@ -96,43 +96,43 @@ def host_end(link: Link) -> Link | None:
     """
     if link.peer_index is None or not link.peer_elsewhere:
         return None
-    host = link_at(link.peer_index)
+    host = link_by_index(link.peer_index)
     return host if host is not None and host.kind == "veth" and host.peer_index == link.index else None
 
 
-def _one_link(body: bytes) -> Link | None:
+def _get_link(body: bytes) -> Link | None:
     try:
-        found = ask(RTM_GETLINK, 0, body + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))
+        found = request(RTM_GETLINK, 0, body + pack_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))
     except OSError as error:
-        if error.errno in GONE:
+        if error.errno in NOT_FOUND_ERRNOS:
             return None
         raise
-    return link_value(found[0][1]) if found else None
+    return parse_link(found[0][1]) if found else None
 
 
-def link_value(payload: bytes) -> Link:
+def parse_link(payload: bytes) -> Link:
     """Of an RTM_NEWLINK or RTM_DELLINK message."""
-    _family, _pad, _type, index, flags, _change = _LINK.unpack_from(payload)
-    found = attributes(payload, _LINK.size)
-    kind = as_text(attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND)) or None
+    _family, _pad, _type, index, flags, _change = _IFINFOMSG.unpack_from(payload)
+    found = parse_attributes(payload, _IFINFOMSG.size)
+    kind = parse_string(parse_attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND)) or None
     return Link(
-        name=as_text(found.get(IFLA_IFNAME)),
+        name=parse_string(found.get(IFLA_IFNAME)),
         index=index,
         kind=kind,
         mac_address=found.get(IFLA_ADDRESS, b"").hex(":"),
-        mtu=as_number(found.get(IFLA_MTU)) or 0,
+        mtu=parse_u32(found.get(IFLA_MTU)) or 0,
         up=bool(flags & IFF_UP),
-        master_index=as_number(found.get(IFLA_MASTER)),
-        peer_index=as_number(found.get(IFLA_LINK)) if kind == "veth" else None,
+        master_index=parse_u32(found.get(IFLA_MASTER)),
+        peer_index=parse_u32(found.get(IFLA_LINK)) if kind == "veth" else None,
         peer_elsewhere=IFLA_LINK_NETNSID in found,
     )
 
 
 def _link_body(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
-    return _LINK.pack(socket.AF_UNSPEC, 0, 0, index, flags, change)
+    return _IFINFOMSG.pack(socket.AF_UNSPEC, 0, 0, index, flags, change)
 
 
-LINKS = Dump(RTM_GETLINK, _link_body() + number(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))
+LINK_DUMP = Dump(RTM_GETLINK, _link_body() + pack_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS))
 
 
 def add_bridge(name: str, mtu: int) -> None:
@@ -142,20 +142,30 @@ def add_bridge(name: str, mtu: int) -> None:
         IFLA_BR_FORWARD_DELAY: struct.pack("=I", 0),
         IFLA_BR_MCAST_SNOOPING: b"\0",
     }
-    information = text(IFLA_INFO_KIND, "bridge") + nested(IFLA_INFO_DATA, settings)
-    body = _link_body() + text(IFLA_IFNAME, name) + number(IFLA_MTU, mtu) + attribute(IFLA_LINKINFO, information)
-    ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+    information = pack_string(IFLA_INFO_KIND, "bridge") + pack_nested(IFLA_INFO_DATA, settings)
+    body = (
+        _link_body()
+        + pack_string(IFLA_IFNAME, name)
+        + pack_u32(IFLA_MTU, mtu)
+        + pack_attribute(IFLA_LINKINFO, information)
+    )
+    request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def add_veth(*, host_name: str, mtu: int, inner_name: str, inner_mac: str, inner_namespace: str) -> None:
     """The host's end here, the other end directly in its namespace, so that both may have one name."""
     descriptor = os.open(netns.namespace_path(inner_namespace), os.O_RDONLY | os.O_CLOEXEC)
-    inner = text(IFLA_IFNAME, inner_name) + number(IFLA_MTU, mtu) + number(IFLA_NET_NS_FD, descriptor)
-    peer = _link_body() + inner + attribute(IFLA_ADDRESS, _mac_bytes(inner_mac))
-    information = text(IFLA_INFO_KIND, "veth") + nested(IFLA_INFO_DATA, {VETH_INFO_PEER: peer})
-    body = _link_body() + text(IFLA_IFNAME, host_name) + number(IFLA_MTU, mtu) + attribute(IFLA_LINKINFO, information)
+    inner = pack_string(IFLA_IFNAME, inner_name) + pack_u32(IFLA_MTU, mtu) + pack_u32(IFLA_NET_NS_FD, descriptor)
+    peer = _link_body() + inner + pack_attribute(IFLA_ADDRESS, _mac_bytes(inner_mac))
+    information = pack_string(IFLA_INFO_KIND, "veth") + pack_nested(IFLA_INFO_DATA, {VETH_INFO_PEER: peer})
+    body = (
+        _link_body()
+        + pack_string(IFLA_IFNAME, host_name)
+        + pack_u32(IFLA_MTU, mtu)
+        + pack_attribute(IFLA_LINKINFO, information)
+    )
     try:
-        ask(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
+        request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body)
     finally:
         os.close(descriptor)
 
@@ -170,10 +180,10 @@ def set_link(
 ) -> None:
     """What is None stays."""
     body = _link_body(index) if up is None else _link_body(index, IFF_UP if up else 0, IFF_UP)
-    body += number(IFLA_MTU, mtu) if mtu is not None else b""
-    body += attribute(IFLA_ADDRESS, _mac_bytes(mac_address)) if mac_address is not None else b""
-    body += number(IFLA_MASTER, master_index) if master_index is not None else b""
-    ask(RTM_NEWLINK, 0, body)
+    body += pack_u32(IFLA_MTU, mtu) if mtu is not None else b""
+    body += pack_attribute(IFLA_ADDRESS, _mac_bytes(mac_address)) if mac_address is not None else b""
+    body += pack_u32(IFLA_MASTER, master_index) if master_index is not None else b""
+    request(RTM_NEWLINK, 0, body)
 
 
 def delete_link(index: int) -> None:
@@ -186,11 +196,11 @@ def delete_links(names: Iterable[str]) -> set[str]:
     after the other waits for every processor each time. Either end of a pair takes both.
     """
     group = secrets.randbits(31) | 1 << 30  # nobody else's, and not 0, which all devices belong to
-    there = {link.name: link.index for link in map(link_named, names) if link is not None}
+    there = {link.name: link.index for link in map(link_by_name, names) if link is not None}
     for index in there.values():
-        delete_if_exists(RTM_NEWLINK, _link_body(index) + number(IFLA_GROUP, group))
+        delete_if_exists(RTM_NEWLINK, _link_body(index) + pack_u32(IFLA_GROUP, group))
     if there:
-        delete_if_exists(RTM_DELLINK, _link_body() + number(IFLA_GROUP, group))
+        delete_if_exists(RTM_DELLINK, _link_body() + pack_u32(IFLA_GROUP, group))
     return set(there)
 
 

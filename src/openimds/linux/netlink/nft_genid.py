@@ -12,29 +12,29 @@ import struct
 import time
 
 from openimds.linux.errors import ProgramError
-from openimds.linux.netlink.socket import NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, ask, attributes
+from openimds.linux.netlink.socket import NETLINK_NETFILTER, NFNL_SUBSYS_NFTABLES, parse_attributes, request
 from openimds.linux.process.daemons import run
 
 NFT_MSG_GETGEN = 16
 NFTA_GEN_ID = 1
-PAUSE_PER_READING = 9
+PAUSE_PER_READ = 9
 
-_BODY = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
+_NFGENMSG = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 """struct nfgenmsg: family, version, resource."""
 
 
 def ruleset_generation() -> int | None:
     """Of the calling thread's namespace; None: this kernel cannot say."""
     try:
-        answers = ask((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN, 0, _BODY, protocol=NETLINK_NETFILTER)
+        answers = request((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN, 0, _NFGENMSG, protocol=NETLINK_NETFILTER)
     except OSError:
         return None
-    number = attributes(answers[0][1], len(_BODY)).get(NFTA_GEN_ID) if answers else None
+    number = parse_attributes(answers[0][1], len(_NFGENMSG)).get(NFTA_GEN_ID) if answers else None
     return int.from_bytes(number, "big") if number else None
 
 
 @functools.cache
-def counts_iptables() -> bool:
+def iptables_uses_nftables() -> bool:
     """Whether a change by iptables makes the number another one."""
     try:
         return "nf_tables" in run(["iptables", "-V"])
@@ -66,7 +66,7 @@ class GenerationReader:
 
     def ended(self) -> None:
         self._generation, began = self._begun
-        self._next = time.monotonic() + PAUSE_PER_READING * (time.monotonic() - began)
+        self._next = time.monotonic() + PAUSE_PER_READ * (time.monotonic() - began)
 
     def note_own_change(self) -> None:
         """A transaction of our own that what was read is known to include, if nobody else's came between."""

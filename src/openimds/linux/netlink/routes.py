@@ -16,51 +16,51 @@ from openimds.linux.netlink.socket import (
     NLM_F_CREATE,
     NLM_F_REPLACE,
     Dump,
-    as_number,
-    ask,
-    attribute,
-    attributes,
     delete_if_exists,
     format_address,
-    messages,
-    number,
+    pack_attribute,
+    pack_u32,
+    parse_attributes,
+    parse_messages,
+    parse_u32,
+    request,
 )
 from openimds.netconfig.namespace_state import Route
 
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_TABLE = 1, 4, 5, 15
-ROUTE_TABLE_MAIN = 254
-ROUTE_UNICAST = 1
-ROUTE_PROTO_KERNEL = 2
-ROUTE_PROTO_STATIC = 4
-ROUTE_PROTO_RA = 9
-SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_ANY = 0, 253, 255
+RT_TABLE_MAIN = 254
+RTN_UNICAST = 1
+RTPROT_KERNEL = 2
+RTPROT_STATIC = 4
+RTPROT_RA = 9
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 
-_ROUTE = struct.Struct("=BBBBBBBBI")
+_RTMSG = struct.Struct("=BBBBBBBBI")
 """struct rtmsg: family, destination's and source's prefix length, tos, table, protocol, scope, type, flags."""
 
-MAIN_TABLES = {
-    family: Dump(RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, ROUTE_TABLE_MAIN, 0, 0, 0, 0)) for family in FAMILIES
+MAIN_TABLE_DUMPS = {
+    family: Dump(RTM_GETROUTE, _RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0)) for family in FAMILIES
 }
-NO_TABLE = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
+NO_TABLE_ERRNOS = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 """Also where the kernel has not made the table yet."""
 
 
-def routes_in(dump: bytes, family: int, names: Mapping[int, str]) -> frozenset[Route]:
+def parse_routes(dump: bytes, family: int, names: Mapping[int, str]) -> frozenset[Route]:
     """The main table's unicast routes that somebody set: not the kernel's own nor a router advertisement's. `names`:
     of devices, by index.
     """
-    found = (_route_value(payload, family, names) for _kind, _flags, payload in messages(dump))
+    found = (_parse_route(payload, family, names) for _kind, _flags, payload in parse_messages(dump))
     return frozenset(route for route in found if route is not None)
 
 
-def _route_value(payload: bytes, family: int, names: Mapping[int, str]) -> Route | None:
-    its_family, length, _source, _tos, table, protocol, _scope, kind, _flags = _ROUTE.unpack_from(payload)
-    if (its_family, kind) != (family, ROUTE_UNICAST) or protocol in (ROUTE_PROTO_KERNEL, ROUTE_PROTO_RA):
+def _parse_route(payload: bytes, family: int, names: Mapping[int, str]) -> Route | None:
+    its_family, length, _source, _tos, table, protocol, _scope, kind, _flags = _RTMSG.unpack_from(payload)
+    if (its_family, kind) != (family, RTN_UNICAST) or protocol in (RTPROT_KERNEL, RTPROT_RA):
         return None
-    found = attributes(payload, _ROUTE.size)
-    device = names.get(as_number(found.get(RTA_OIF)) or 0)
-    if device is None or (as_number(found.get(RTA_TABLE)) or table) != ROUTE_TABLE_MAIN:
+    found = parse_attributes(payload, _RTMSG.size)
+    device = names.get(parse_u32(found.get(RTA_OIF)) or 0)
+    if device is None or (parse_u32(found.get(RTA_TABLE)) or table) != RT_TABLE_MAIN:
         return None
     anywhere = bytes(4) if family == socket.AF_INET else bytes(16)
     gateway = found.get(RTA_GATEWAY)
@@ -71,21 +71,21 @@ def _route_value(payload: bytes, family: int, names: Mapping[int, str]) -> Route
 
 def put_route(route: Route, link_index: int) -> None:
     """Adds it, or lets it take the place of the one to the same destination."""
-    scope = SCOPE_LINK if route.gateway is None and ":" not in route.destination else SCOPE_UNIVERSE
-    ask(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_body(route, link_index, ROUTE_PROTO_STATIC, scope))
+    scope = RT_SCOPE_LINK if route.gateway is None and ":" not in route.destination else RT_SCOPE_UNIVERSE
+    request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_body(route, link_index, RTPROT_STATIC, scope))
 
 
 def delete_route(route: Route, link_index: int) -> None:
     """Idempotent."""
-    scope = SCOPE_UNIVERSE if ":" in route.destination else SCOPE_ANY
+    scope = RT_SCOPE_UNIVERSE if ":" in route.destination else RT_SCOPE_NOWHERE
     delete_if_exists(RTM_DELROUTE, _route_body(route, link_index, 0, scope))
 
 
 def _route_body(route: Route, link_index: int, protocol: int, scope: int) -> bytes:
     to = ip_network(route.destination)
     family = FAMILIES[to.version == 6]
-    kind = ROUTE_UNICAST if protocol else 0
-    body = _ROUTE.pack(family, to.prefixlen, 0, 0, ROUTE_TABLE_MAIN, protocol, scope, kind, 0)
-    body += attribute(RTA_DST, to.network_address.packed) if to.prefixlen else b""
-    body += attribute(RTA_GATEWAY, ip_address(route.gateway).packed) if route.gateway is not None else b""
-    return body + number(RTA_OIF, link_index)
+    kind = RTN_UNICAST if protocol else 0
+    body = _RTMSG.pack(family, to.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, kind, 0)
+    body += pack_attribute(RTA_DST, to.network_address.packed) if to.prefixlen else b""
+    body += pack_attribute(RTA_GATEWAY, ip_address(route.gateway).packed) if route.gateway is not None else b""
+    return body + pack_u32(RTA_OIF, link_index)

@@ -22,19 +22,19 @@ NLM_F_DUMP = 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
-GONE = frozenset({errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT})
+NOT_FOUND_ERRNOS = frozenset({errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT})
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TYPE_MASK = 0x3FFF
 """An attribute's type without the flags "nested" and "network byte order"."""
 BUFFER_BYTES = 1 << 16
-DUMP_TRIES = 60
-DUMP_PAUSE_SECONDS = 0.0005
+MAX_DUMP_ATTEMPTS = 60
+DUMP_BACKOFF_SECONDS = 0.0005
 """After the first try, and more with each: whoever changes things that fast is to come to an end."""
 
 HEADER = struct.Struct("=IHHII")
 """Length, kind, flags, sequence number, port."""
-_ATTRIBUTE = struct.Struct("=HH")
-_NUMBER = struct.Struct("=i")
+_ATTRIBUTE_HEADER = struct.Struct("=HH")
+_ERROR_CODE = struct.Struct("=i")
 
 Message = tuple[int, bytes]
 """Its kind, and what follows the header."""
@@ -53,27 +53,27 @@ class DumpInterruptedError(Exception):
     """What was listed changed meanwhile: the list may lack something."""
 
 
-def attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
+def pack_attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE_HEADER.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
-def text(kind: int, value: str) -> bytes:
-    return attribute(kind, value.encode() + b"\0")
+def pack_string(kind: int, value: str) -> bytes:
+    return pack_attribute(kind, value.encode() + b"\0")
 
 
-def number(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack("=I", value))
+def pack_u32(kind: int, value: int) -> bytes:
+    return pack_attribute(kind, struct.pack("=I", value))
 
 
-def nested(kind: int, values: Mapping[int, bytes]) -> bytes:
-    return attribute(kind, b"".join(attribute(inner, value) for inner, value in values.items()))
+def pack_nested(kind: int, values: Mapping[int, bytes]) -> bytes:
+    return pack_attribute(kind, b"".join(pack_attribute(inner, value) for inner, value in values.items()))
 
 
-def attributes(payload: bytes, start: int = 0) -> Attributes:
+def parse_attributes(payload: bytes, start: int = 0) -> Attributes:
     """Type → value, of what begins at `start`."""
     found, at, end = {}, start, len(payload)
     while at + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(payload, at)
+        length, kind = _ATTRIBUTE_HEADER.unpack_from(payload, at)
         if length < 4:
             break
         found[kind & TYPE_MASK] = payload[at + 4 : at + length]
@@ -81,21 +81,21 @@ def attributes(payload: bytes, start: int = 0) -> Attributes:
     return found
 
 
-def as_number(value: bytes | None) -> int | None:
+def parse_u32(value: bytes | None) -> int | None:
     return None if value is None else int.from_bytes(value[:4], "little" if struct.pack("=H", 1)[0] else "big")
 
 
-def as_text(value: bytes | None) -> str:
+def parse_string(value: bytes | None) -> str:
     return "" if value is None else value.rstrip(b"\0").decode(errors="replace")
 
 
-def messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
+def parse_messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Kind, flags and payload of each."""
-    for at, length, kind, flags in _heads(datagram):
+    for at, length, kind, flags in _message_headers(datagram):
         yield kind, flags, datagram[at + HEADER.size : at + length]
 
 
-def _heads(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
+def _message_headers(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Where each message begins, its length with the header, kind and flags."""
     at = 0
     while at + HEADER.size <= len(datagram):
@@ -144,13 +144,13 @@ class NetlinkSocket:
     def ask(self, kind: int, flags: int, body: bytes) -> list[Message]:
         """One request, and what is said to it. Raises OSError with the kernel's number."""
         self._send(kind, flags | NLM_F_ACK, body)
-        return [(kind, payload) for kind, _flags, payload in messages(self._answer())]
+        return [(kind, payload) for kind, _flags, payload in parse_messages(self._answer())]
 
     def dump(self, kind: int, body: bytes) -> bytes:
         """The messages as they came; the same while what is listed is the same. Raises OSError."""
-        for tried in range(DUMP_TRIES):
+        for tried in range(MAX_DUMP_ATTEMPTS):
             if tried:
-                time.sleep(tried * DUMP_PAUSE_SECONDS)
+                time.sleep(tried * DUMP_BACKOFF_SECONDS)
             self._send(kind, NLM_F_DUMP, body)
             try:
                 return self._answer()
@@ -171,30 +171,30 @@ class NetlinkSocket:
             datagram, _ancillary, marks, _sender = self._socket.recvmsg(BUFFER_BYTES)
             if marks & socket.MSG_TRUNC:
                 raise OSError(errno.EMSGSIZE, "a message of the kernel's is longer than was thought possible")
-            for at, length, kind, flags in _heads(datagram):
+            for at, length, kind, flags in _message_headers(datagram):
                 interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
-                    _check(datagram[at + HEADER.size : at + length])
+                    _raise_for_error(datagram[at + HEADER.size : at + length])
                     if interrupted:
                         raise DumpInterruptedError
                     return said + datagram[:at]
             said += datagram
 
 
-def ask(kind: int, flags: int, body: bytes, *, protocol: int = socket.NETLINK_ROUTE) -> list[Message]:
+def request(kind: int, flags: int, body: bytes, *, protocol: int = socket.NETLINK_ROUTE) -> list[Message]:
     """One request in the calling thread's namespace, and what is said to it. Raises OSError with the kernel's number."""
     with closing(NetlinkSocket(protocol)) as conversation:
         if flags & NLM_F_DUMP == NLM_F_DUMP:
-            return [(kind, payload) for kind, _flags, payload in messages(conversation.dump(kind, body))]
+            return [(kind, payload) for kind, _flags, payload in parse_messages(conversation.dump(kind, body))]
         return conversation.ask(kind, flags, body)
 
 
 def delete_if_exists(kind: int, body: bytes) -> None:
     """Takes something away that may not be there any more. Raises OSError."""
     try:
-        ask(kind, 0, body)
+        request(kind, 0, body)
     except OSError as error:
-        if error.errno not in GONE:
+        if error.errno not in NOT_FOUND_ERRNOS:
             raise
 
 
@@ -203,8 +203,8 @@ def format_address(packed: bytes) -> str:
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
-def _check(payload: bytes) -> None:
+def _raise_for_error(payload: bytes) -> None:
     """An acknowledgement is an error whose number is 0."""
-    code = -_NUMBER.unpack_from(payload)[0] if len(payload) >= _NUMBER.size else 0
+    code = -_ERROR_CODE.unpack_from(payload)[0] if len(payload) >= _ERROR_CODE.size else 0
     if code:
         raise OSError(code, os.strerror(code))

@@ -18,14 +18,14 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
-from openimds.linux.fd_budget import open_to_stay, within_budget
-from openimds.linux.netlink.addresses import ADDRESSES, Address, addresses_in
-from openimds.linux.netlink.links import LINKS, Link, links_in
-from openimds.linux.netlink.routes import MAIN_TABLES, NO_TABLE, routes_in
+from openimds.linux.fd_budget import open_within_budget, within_budget
+from openimds.linux.netlink.addresses import ADDRESS_DUMP, Address, parse_addresses
+from openimds.linux.netlink.links import LINK_DUMP, Link, parse_links
+from openimds.linux.netlink.routes import MAIN_TABLE_DUMPS, NO_TABLE_ERRNOS, parse_routes
 from openimds.linux.netlink.sock_diag import NETLINK_SOCK_DIAG
 from openimds.linux.netlink.socket import Dump, NetlinkSocket
 from openimds.linux.netns import netns
-from openimds.linux.sysctl import MAX_SETTING_BYTES, read_wanted, sysctl_path
+from openimds.linux.sysctl import MAX_SETTING_BYTES, read_desired, sysctl_path
 from openimds.netconfig.namespace_state import Route
 
 
@@ -40,7 +40,7 @@ class SysctlFiles:
     def keep(self, keys: Iterable[str], device_names: frozenset[str]) -> None:
         """By a thread in the namespace. What is not there, or one too many, is left out."""
         for key in keys:
-            descriptor = open_to_stay(sysctl_path(key, device_names))
+            descriptor = open_within_budget(sysctl_path(key, device_names))
             if descriptor is not None:
                 with self._lock:
                     self._forget(key)
@@ -75,7 +75,7 @@ class SysctlFiles:
 
 DIGEST_BYTES = 16
 
-Value = TypeVar("Value")
+Parsed = TypeVar("Parsed")
 
 
 class NamespaceHandle:
@@ -89,21 +89,21 @@ class NamespaceHandle:
         self._links: _ParseCache[tuple[Link, ...]] = _ParseCache()
         self._addresses: _ParseCache[tuple[Address, ...]] = _ParseCache()
         self._routes: _ParseCache[frozenset[Route]] = _ParseCache()
-        self._route, self.sock_diag = netns.run_in(name, _conversations, identity)
+        self._route, self.sock_diag = netns.run_in(name, _open_sockets, identity)
 
     def links(self) -> tuple[Link, ...]:
         """The same object as the last time, if nothing is new; so with the others."""
-        said = self._dump(LINKS)
-        return self._links.of([said], None, lambda: links_in(said))
+        said = self._dump(LINK_DUMP)
+        return self._links.of([said], None, lambda: parse_links(said))
 
     def addresses(self) -> tuple[Address, ...]:
-        said = self._dump(ADDRESSES)
-        return self._addresses.of([said], None, lambda: addresses_in(said))
+        said = self._dump(ADDRESS_DUMP)
+        return self._addresses.of([said], None, lambda: parse_addresses(said))
 
     def routes(self, links: tuple[Link, ...]) -> frozenset[Route]:
         """`links`: the devices that they may go by."""
-        said: dict[int, bytes] = {family: self._table(dump) for family, dump in MAIN_TABLES.items()}
-        return self._routes.of([*said.values()], links, lambda: _routes(said, links))
+        said: dict[int, bytes] = {family: self._table(dump) for family, dump in MAIN_TABLE_DUMPS.items()}
+        return self._routes.of([*said.values()], links, lambda: _parse_all_routes(said, links))
 
     def settings(self, wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
         """As `read_wanted`."""
@@ -114,7 +114,7 @@ class NamespaceHandle:
 
         def read() -> dict[str, str]:
             self.setting_files.keep(missing, device_names)
-            return read_wanted(missing, device_names)
+            return read_desired(missing, device_names)
 
         return found | netns.run_in(self.name, read, self.identity)
 
@@ -134,7 +134,7 @@ class NamespaceHandle:
         try:
             return self._dump(dump)
         except OSError as error:
-            if error.errno in NO_TABLE:
+            if error.errno in NO_TABLE_ERRNOS:
                 return b""
             raise
 
@@ -187,16 +187,16 @@ class NamespaceHandles:
         return window
 
 
-class _ParseCache(Generic[Value]):
+class _ParseCache(Generic[Parsed]):
     """Of what was read last: the same bytes mean the same. A digest of them is kept: an answer takes some kilobytes, and
     there are a thousand namespaces.
     """
 
     def __init__(self) -> None:
         self._said: tuple[object, ...] = ()
-        self._value: Value | None = None
+        self._value: Parsed | None = None
 
-    def of(self, said: Sequence[bytes], given: object, meaning: Callable[[], Value]) -> Value:
+    def of(self, said: Sequence[bytes], given: object, meaning: Callable[[], Parsed]) -> Parsed:
         """`given`: what the meaning depends on besides."""
         stamp = (given, *(blake2b(one, digest_size=DIGEST_BYTES).digest() for one in said))
         if self._value is None or stamp != self._said:
@@ -209,7 +209,7 @@ def _close_all(windows: dict[str, NamespaceHandle]) -> None:
         window.close()
 
 
-def _conversations() -> tuple[NetlinkSocket, NetlinkSocket]:
+def _open_sockets() -> tuple[NetlinkSocket, NetlinkSocket]:
     route = NetlinkSocket()
     try:
         return route, NetlinkSocket(NETLINK_SOCK_DIAG)
@@ -218,6 +218,6 @@ def _conversations() -> tuple[NetlinkSocket, NetlinkSocket]:
         raise
 
 
-def _routes(said: Mapping[int, bytes], links: tuple[Link, ...]) -> frozenset[Route]:
+def _parse_all_routes(said: Mapping[int, bytes], links: tuple[Link, ...]) -> frozenset[Route]:
     names = {link.index: link.name for link in links}
-    return frozenset[Route]().union(*(routes_in(dump, family, names) for family, dump in said.items()))
+    return frozenset[Route]().union(*(parse_routes(dump, family, names) for family, dump in said.items()))

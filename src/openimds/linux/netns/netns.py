@@ -40,7 +40,7 @@ def exists(name: str) -> bool:
     return identity(name) is not None
 
 
-def all_names() -> set[str]:
+def list_names() -> set[str]:
     try:
         return set(os.listdir(NETNS_DIR))
     except FileNotFoundError:
@@ -62,7 +62,7 @@ def identity(name: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def own_identity() -> tuple[int, int]:
+def current_identity() -> tuple[int, int]:
     """Of the namespace that the calling thread is in."""
     status = os.stat("/proc/thread-self/ns/net")
     return status.st_dev, status.st_ino
@@ -76,14 +76,14 @@ def run_in(name: str, work: Callable[[], _Result], only: tuple[int, int] | None 
 
     def inside() -> _Result:
         enter(name)
-        if only is not None and own_identity() != only:
+        if only is not None and current_identity() != only:
             raise NamespaceMissingError(f"{name} is another network namespace than it was")
         return work()
 
-    return _on_thread(f"in {name}", inside)
+    return _run_on_thread(f"in {name}", inside)
 
 
-def _on_thread(thread_name: str, work: Callable[[], _Result]) -> _Result:
+def _run_on_thread(thread_name: str, work: Callable[[], _Result]) -> _Result:
     """A new one, whose end is waited for."""
     results: list[_Result] = []
     errors: list[BaseException] = []
@@ -116,7 +116,7 @@ def enter(name: str) -> None:
         os.close(descriptor)
 
 
-def make(name: str) -> bool:
+def create(name: str) -> bool:
     """What `ip netns add` does (ip-netns(8)), without a process. Raises OSError; FileExistsError when there is one.
 
     False: nothing was made, for /run/netns is no mount of its own yet, which `ip netns add` makes it for good.
@@ -126,14 +126,14 @@ def make(name: str) -> bool:
     path = NETNS_DIR / name
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
     try:
-        _on_thread("make", lambda: _bind_new_namespace(path))
+        _run_on_thread("make", lambda: _bind_new_namespace(path))
     except OSError:
         path.unlink(missing_ok=True)
         raise
     return True
 
 
-def take_name(name: str) -> None:
+def delete(name: str) -> None:
     """What `ip netns delete` does: the namespace ends with the last that uses it. Idempotent. Raises OSError."""
     path = NETNS_DIR / name
     _libc.umount2(os.fsencode(path), MNT_DETACH)  # it fails where a crash left a plain file
@@ -141,12 +141,12 @@ def take_name(name: str) -> None:
 
 
 def _bind_new_namespace(path: Path) -> None:
-    _checked(_libc.unshare(CLONE_NEWNET), "make a network namespace")
+    _check_result(_libc.unshare(CLONE_NEWNET), "make a network namespace")
     own = b"/proc/thread-self/ns/net"
-    _checked(_libc.mount(own, os.fsencode(path), b"none", MS_BIND, None), f"mount a network namespace at {path}")
+    _check_result(_libc.mount(own, os.fsencode(path), b"none", MS_BIND, None), f"mount a network namespace at {path}")
 
 
-def _checked(result: int, what: str) -> None:
+def _check_result(result: int, what: str) -> None:
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, f"cannot {what}: {os.strerror(code)}")
@@ -175,18 +175,18 @@ def has_sockets(name: str) -> bool:
     thousand processes run, unlike `processes_in`.
     """
     try:
-        return run_in(name, lambda: any(_in_use(line) for file in SOCKSTAT for line in _lines(file)))
+        return run_in(name, lambda: any(_counts_sockets(line) for file in SOCKSTAT for line in _read_lines(file)))
     except NamespaceMissingError:
         return False
 
 
-def _in_use(line: str) -> bool:
+def _counts_sockets(line: str) -> bool:
     """`TCP: inuse 3 orphan 0 …`, `RAW6: inuse 1`; the first line of all counts other families' too."""
     words = line.split()
     return words[1:2] == ["inuse"] and words[2] != "0" and not words[0].startswith("FRAG")
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text().splitlines()
     except FileNotFoundError:  # no IPv6 in this kernel
@@ -198,12 +198,12 @@ def processes_in(*names: str) -> set[int]:
     wanted = {identity(name) for name in names} - {None}
     if not wanted:
         return set()
-    return {pid for pid in _all_pids() if _namespace_of(pid) in wanted}
+    return {pid for pid in _all_pids() if _netns_identity(pid) in wanted}
 
 
 def process_is_in(pid: int, name: str) -> bool:
     wanted = identity(name)
-    return wanted is not None and _namespace_of(pid) == wanted
+    return wanted is not None and _netns_identity(pid) == wanted
 
 
 def kill_processes_in(*names: str, grace_seconds: float = 1.0) -> None:
@@ -241,7 +241,7 @@ def _all_pids() -> list[int]:
     return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
 
 
-def _namespace_of(pid: int) -> tuple[int, int] | None:
+def _netns_identity(pid: int) -> tuple[int, int] | None:
     """A zombie has none any more, and so is not counted."""
     try:
         status = os.stat(f"/proc/{pid}/ns/net")

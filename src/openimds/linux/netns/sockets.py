@@ -40,30 +40,33 @@ class NamespaceRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenResult:
     """Either the socket, which listens, or why there is none."""
 
     socket: socket.socket | None
     failure: str = ""
 
 
-def open_listeners(wanted: Sequence[tuple[NamespaceRef, ListenAddress]]) -> list[Opened]:
+def open_listeners(wanted: Sequence[tuple[NamespaceRef, ListenAddress]]) -> list[OpenResult]:
     """One for each that is wanted, in order. Those of one namespace should follow each other: it is entered once.
 
     The address need not be there yet (IP_FREEBIND); of a link-local one, the device must. SO_REUSEPORT: another
     listener of the same user on the same address may come and go beside it.
     """
-    opened: list[Opened] = []
-    thread = threading.Thread(target=lambda: opened.extend(_open_in_turn(wanted)), name="opens listeners", daemon=True)
+    opened: list[OpenResult] = []
+    thread = threading.Thread(target=lambda: opened.extend(_open_each(wanted)), name="opens listeners", daemon=True)
     thread.start()
     thread.join()
     return opened
 
 
-def is_listener_at(kept: socket.socket, place: NamespaceRef, address: ListenAddress) -> bool:
+def is_listener_for(kept: socket.socket, place: NamespaceRef, address: ListenAddress) -> bool:
     """Whether this socket, which another process opened, is the one that is wanted. False also for what is no such."""
     try:
-        return _namespace_of(kept) == place.inode and kept.getsockname()[:2] == (_spelt(kept, address), address.port)
+        return _netns_inode(kept) == place.inode and kept.getsockname()[:2] == (
+            _expected_host(kept, address),
+            address.port,
+        )
     except OSError:
         return False
 
@@ -85,28 +88,28 @@ def saved_syn(connected: Connected) -> bytes:
         return b""
 
 
-def _open_in_turn(wanted: Sequence[tuple[NamespaceRef, ListenAddress]]) -> Iterator[Opened]:
+def _open_each(wanted: Sequence[tuple[NamespaceRef, ListenAddress]]) -> Iterator[OpenResult]:
     at: NamespaceRef | None = None
     for place, address in wanted:
         try:
             if place != at:
                 at = None
                 netns.enter(place.namespace)
-                _require(place)
+                _require_inode(place)
                 at = place
-            yield Opened(_listener(address))
+            yield OpenResult(_open_listener(address))
         except netns.NamespaceMissingError as error:
-            yield Opened(None, str(error))
+            yield OpenResult(None, str(error))
         except OSError as error:
-            yield Opened(None, _sentence(place, address, error))
+            yield OpenResult(None, _describe_error(place, address, error))
 
 
-def _require(place: NamespaceRef) -> None:
-    if netns.own_identity()[1] != place.inode:
+def _require_inode(place: NamespaceRef) -> None:
+    if netns.current_identity()[1] != place.inode:
         raise netns.NamespaceMissingError(f"{place.namespace} is another namespace than the one that was meant")
 
 
-def _listener(address: ListenAddress) -> socket.socket:
+def _open_listener(address: ListenAddress) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if address.is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -115,7 +118,7 @@ def _listener(address: ListenAddress) -> socket.socket:
         if address.is_ipv6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             made.setsockopt(socket.IPPROTO_IPV6, IPV6_FREEBIND, 1)
-            made.bind((address.host, address.port, 0, _scope_of(address)))
+            made.bind((address.host, address.port, 0, _scope_id(address)))
         else:
             made.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
             made.bind((address.host, address.port))
@@ -126,20 +129,20 @@ def _listener(address: ListenAddress) -> socket.socket:
     return made
 
 
-def _scope_of(address: ListenAddress) -> int:
+def _scope_id(address: ListenAddress) -> int:
     if not address.device:
         return 0
     return address.device_index or socket.if_nametoindex(address.device)
 
 
-def _spelt(kept: socket.socket, address: ListenAddress) -> str:
+def _expected_host(kept: socket.socket, address: ListenAddress) -> str:
     """As getsockname writes it. A link-local address on another device than this one is another address."""
     if address.device and kept.getsockname()[3] != address.device_index:
         return ""
     return kept.getsockname()[0] if kept.getsockname()[0].partition("%")[0] == address.host else address.host
 
 
-def _namespace_of(kept: socket.socket) -> int:
+def _netns_inode(kept: socket.socket) -> int:
     descriptor = fcntl.ioctl(kept.fileno(), SIOCGSKNS)
     try:
         return os.fstat(descriptor).st_ino
@@ -147,7 +150,7 @@ def _namespace_of(kept: socket.socket) -> int:
         os.close(descriptor)
 
 
-def _sentence(place: NamespaceRef, address: ListenAddress, error: OSError) -> str:
+def _describe_error(place: NamespaceRef, address: ListenAddress, error: OSError) -> str:
     if error.errno == errno.EAFNOSUPPORT and address.is_ipv6:
         return NO_IPV6
     if error.errno == errno.EADDRINUSE:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from openimds.linux.netns import netns
 
-STAND_IN = "/mnt"
+ROOTFS_MOUNT = "/mnt"
 """Where the guest's folder is mounted, in a private mount namespace, before the guest's user takes over: that user may
 not pass the folders above it."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -26,11 +26,11 @@ class GuestSettings:
     """The largest file it may write."""
 
 
-def as_guest_root(namespace: str, user_namespace: int, rootfs: Path, settings: GuestSettings) -> list[str]:
+def user_namespace_command(namespace: str, user_namespace: int, rootfs: Path, settings: GuestSettings) -> list[str]:
     """Puts the guest's folder where its user may reach it, then becomes that user, within limits."""
     mounted = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
     return [
-        *("unshare", "--mount", "--", "sh", "-c", mounted, "sh", str(rootfs), STAND_IN),
+        *("unshare", "--mount", "--", "sh", "-c", mounted, "sh", str(rootfs), ROOTFS_MOUNT),
         "prlimit",
         f"--nproc={settings.processes}",
         f"--as={settings.memory_bytes}",
@@ -42,7 +42,7 @@ def as_guest_root(namespace: str, user_namespace: int, rootfs: Path, settings: G
     ]
 
 
-def container(texts: dict[str, int], tell: int, settings: GuestSettings) -> list[str]:
+def bwrap_command(texts: dict[str, int], tell: int, settings: GuestSettings) -> list[str]:
     """Of bubblewrap. `texts`: the descriptors that the guest's scripts are read from; `tell`: one to say its pid on."""
     scripts = [
         word
@@ -60,7 +60,7 @@ def container(texts: dict[str, int], tell: int, settings: GuestSettings) -> list
     }
     return [
         *("bwrap", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--new-session", "--info-fd", str(tell)),
-        *("--bind", STAND_IN, "/", *_system_folders(), "--proc", "/proc", "--dev", "/dev"),
+        *("--bind", ROOTFS_MOUNT, "/", *_system_mounts(), "--proc", "/proc", "--dev", "/dev"),
         *("--tmpfs", "/run", "--dir", "/etc", "--dir", "/root"),
         *("--ro-bind-try", "/etc/alternatives", "/etc/alternatives"),
         *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
@@ -71,7 +71,7 @@ def container(texts: dict[str, int], tell: int, settings: GuestSettings) -> list
     ]
 
 
-def _system_folders() -> list[str]:
+def _system_mounts() -> list[str]:
     """The host's programs and libraries, read-only. Each is a mount, also where the host has a link (/bin): a mount
     point stays in its place, whatever the guest does to its files.
     """

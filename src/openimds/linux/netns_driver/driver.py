@@ -23,20 +23,20 @@ from pathlib import Path
 
 from openimds.linux.errors import ProgramError
 from openimds.linux.netns import netns
-from openimds.linux.netns_driver.bubblewrap import PATH, GuestSettings, as_guest_root, container
+from openimds.linux.netns_driver.bubblewrap import PATH, GuestSettings, bwrap_command, user_namespace_command
 from openimds.netconfig.netns_instance import BootSpec, BootState
 
 SCRIPTS = Path(__file__).parent
 NS_GET_USERNS = 0xB701
 """ioctl_ns(2)"""
-FIRST_WORDS = "openimds guest: booting"
+BOOT_MARKER = "openimds guest: booting"
 """Of boot.sh."""
 START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
+class _BootRecord:
     """What `boot.pid` says: `pid start_ticks generation`."""
 
     pid: int
@@ -134,10 +134,10 @@ class NetnsDriver:
         with contextlib.ExitStack() as inherited:
             inherited.callback(os.close, tell)
             texts = {"nics": boot.nics} | {name: (SCRIPTS / name).read_text() for name in ("boot.sh", "dhcp.sh")}
-            pipes = {name: _pipe_with(text, inherited) for name, text in texts.items()}
+            pipes = {name: _pipe_containing(text, inherited) for name, text in texts.items()}
             argv = [
-                *as_guest_root(boot.namespace, user_namespace, rootfs, self.settings),
-                *container(pipes, tell, self.settings),
+                *user_namespace_command(boot.namespace, user_namespace, rootfs, self.settings),
+                *bwrap_command(pipes, tell, self.settings),
             ]
             try:
                 # `setsid --fork` ends at once: the guest is nobody's child, and outlives whoever started it.
@@ -153,20 +153,20 @@ class NetnsDriver:
                 )
             except (OSError, subprocess.CalledProcessError) as error:
                 raise ProgramError("setsid", f"cannot start a guest: {error}") from error
-        return _told_pid(told, rootfs.parent / "console.log")
+        return _read_child_pid(told, rootfs.parent / "console.log")
 
     def _wait_booting(self, server_id: str, pid: int) -> None:
         """Until the boot script speaks. Raises ProgramError with what bwrap said if it never comes to that."""
         console = self.console_file(server_id)
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while not (said := console.read_text(errors="replace")).startswith(FIRST_WORDS):
+        while not (said := console.read_text(errors="replace")).startswith(BOOT_MARKER):
             if _start_ticks(pid) is None or time.monotonic() > deadline:
                 raise ProgramError("bwrap", f"the guest did not start: {said.strip()[-400:] or 'no reason given'}")
             time.sleep(0.002)
 
-    def _started(self, server_id: str) -> _Started | None:
+    def _started(self, server_id: str) -> _BootRecord | None:
         try:
-            return _Started(*(int(word) for word in (self._dir / server_id / "boot.pid").read_text().split()))
+            return _BootRecord(*(int(word) for word in (self._dir / server_id / "boot.pid").read_text().split()))
         except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
             return None
 
@@ -192,7 +192,7 @@ def _user_namespace_of(namespace: str) -> Iterator[int]:
         os.close(owner)
 
 
-def _pipe_with(text: str, files: contextlib.ExitStack) -> int:
+def _pipe_containing(text: str, files: contextlib.ExitStack) -> int:
     """The reading end of a pipe that holds the text. Raises ProgramError: it is more than a pipe holds (64 KiB)."""
     reading, writing = os.pipe()
     files.callback(os.close, reading)
@@ -206,7 +206,7 @@ def _pipe_with(text: str, files: contextlib.ExitStack) -> int:
     return reading
 
 
-def _told_pid(told: int, console: Path) -> int:
+def _read_child_pid(told: int, console: Path) -> int:
     """What bwrap says on its information pipe: `{"child-pid": 4711, …}`."""
     said = b""
     deadline = time.monotonic() + START_TIMEOUT_SECONDS

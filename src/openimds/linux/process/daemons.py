@@ -14,7 +14,7 @@ from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netns import netns
 from openimds.netconfig.namespace_state import Daemon
 
-__all__ = ["PidFileDaemons", "ProgramError", "end_process", "is_alive", "run"]
+__all__ = ["PidFileDaemons", "ProgramError", "is_alive", "run", "terminate"]
 
 STDERR_TAIL_CHARS = 600
 POLL_SECONDS = 0.01
@@ -86,7 +86,7 @@ class PidFileDaemons:
         """Its pid, if it is alive, is really this program (pids are used again) and is in its namespace. One that somebody
         has stopped (SIGSTOP) takes requests and answers none: it does not run.
         """
-        pid = _pid_in(daemon)
+        pid = _read_pid_file(daemon)
         if pid is None or _state(pid) in (*GONE, STOPPED) or _command_line(pid) != daemon.argv:
             return None
         if not netns.process_is_in(pid, daemon.namespace):
@@ -111,15 +111,15 @@ class PidFileDaemons:
 
     def _end_in_former_namespace(self, daemon: Daemon) -> None:
         """One that goes on in a namespace which has lost its name, where nobody would find it any more."""
-        pid = _pid_in(daemon)
+        pid = _read_pid_file(daemon)
         if pid is not None and _command_line(pid) == daemon.argv and not netns.process_is_in(pid, daemon.namespace):
-            end_process(pid)
+            terminate(pid)
 
     def stop(self, daemon: Daemon, *, grace_seconds: float = 2) -> None:
         """SIGTERM, then SIGKILL. Idempotent; a pid that is another program by now is left alone."""
-        pid = _pid_in(daemon)
+        pid = _read_pid_file(daemon)
         if pid is not None and _command_line(pid) == daemon.argv:
-            end_process(pid, grace_seconds=grace_seconds)
+            terminate(pid, grace_seconds=grace_seconds)
         daemon.pid_file.unlink(missing_ok=True)
 
     def stop_stale(self, daemon: Daemon) -> None:
@@ -131,7 +131,7 @@ class PidFileDaemons:
         recorded = self.running_pid(daemon)
         for pid in netns.processes_in(daemon.namespace):
             if pid != recorded and _command_line(pid)[:1] == daemon.argv[:1]:
-                end_process(pid)
+                terminate(pid)
 
     def send_signal(self, daemon: Daemon, sent: signal.Signals) -> bool:
         """Whether there was somebody to send to."""
@@ -142,7 +142,7 @@ class PidFileDaemons:
         return True
 
 
-def end_process(pid: int, *, grace_seconds: float = 2) -> None:
+def terminate(pid: int, *, grace_seconds: float = 2) -> None:
     """SIGTERM, and after the grace SIGKILL; returns when it is gone. Idempotent."""
     for sent, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         if not is_alive(pid):
@@ -154,7 +154,7 @@ def end_process(pid: int, *, grace_seconds: float = 2) -> None:
             time.sleep(POLL_SECONDS)
 
 
-def _pid_in(daemon: Daemon) -> int | None:
+def _read_pid_file(daemon: Daemon) -> int | None:
     try:
         return int(daemon.pid_file.read_text().strip())
     except (FileNotFoundError, ValueError):

@@ -83,13 +83,13 @@ def find(pid: int) -> Process | None:
     return Process(pid, int(fields[START_TIME_FIELD]))
 
 
-def running() -> list[Process]:
+def all_processes() -> list[Process]:
     """All processes of this machine."""
     pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
     return [process for pid in pids if (process := find(pid))]
 
 
-def end(processes: list[Process], grace_seconds: float) -> list[Process]:
+def terminate(processes: list[Process], grace_seconds: float) -> list[Process]:
     """SIGTERM to all, SIGKILL after the grace to those left. Returns the ones that had to be killed."""
     for process in processes:
         process.send(signal.SIGTERM)
@@ -102,14 +102,14 @@ def end(processes: list[Process], grace_seconds: float) -> list[Process]:
     return stubborn
 
 
-def note(process: Process, pid_file: Path) -> None:
+def write_pid_file(process: Process, pid_file: Path) -> None:
     """Write the pid and the start time, a line each, whole or not at all."""
     draft = pid_file.with_suffix(".new")
     draft.write_text(f"{process.pid}\n{process.started_ticks}\n")
     draft.replace(pid_file)
 
 
-def noted(pid_file: Path) -> Process | None:
+def read_pid_file(pid_file: Path) -> Process | None:
     """The process that a pid file names, if it is still that one."""
     try:
         pid, started = pid_file.read_text().split()
@@ -119,7 +119,7 @@ def noted(pid_file: Path) -> Process | None:
     return process if process.is_alive() else None
 
 
-def find_own() -> Process:
+def current() -> Process:
     """This process."""
     own = find(os.getpid())
     assert own is not None, "/proc does not show this process"

@@ -18,7 +18,7 @@ from openimds.guest_identity.addresses import client_key, source_mac
 from openimds.http.server.limits import Limits
 from openimds.http.server.server import HttpServer, Listener
 from openimds.linux.netns import netns
-from openimds.linux.netns.sockets import Connected, NamespaceRef, Opened, is_listener_at, open_listeners, saved_syn
+from openimds.linux.netns.sockets import Connected, NamespaceRef, OpenResult, is_listener_for, open_listeners, saved_syn
 from openimds.netconfig.listener_file import FOLDER
 
 
@@ -74,11 +74,11 @@ def _mac_of(connected: Connected) -> str:
 
 
 class _Sockets:
-    def open(self, doors: Sequence[ListenerSpec]) -> Sequence[Opened]:
+    def open(self, doors: Sequence[ListenerSpec]) -> Sequence[OpenResult]:
         return open_listeners([(NamespaceRef(door.namespace, door.inode), door.address) for door in doors])
 
     def fits(self, kept: socket.socket, door: ListenerSpec) -> bool:
-        return is_listener_at(kept, NamespaceRef(door.namespace, door.inode), door.address)
+        return is_listener_for(kept, NamespaceRef(door.namespace, door.inode), door.address)
 
     def inode(self, namespace: str) -> int | None:
         found = netns.identity(namespace)

@@ -12,7 +12,7 @@ import pytest
 from tests.waiting import until
 
 from openimds.linux.monitor.resource_index import WatchKey
-from openimds.linux.monitor.watched_files import DirectoryWatcher, PolledFiles, runs, unchanged
+from openimds.linux.monitor.watched_files import DirectoryWatcher, PolledFiles, not_stopped, unchanged
 
 NOTE: WatchKey = ("process", "1")
 
@@ -101,7 +101,7 @@ def test_a_process_that_is_stopped_is_seen(kept: PolledFiles, tmp_path: Path, na
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "1000"]) as process:
         try:
-            kept.keep(NOTE, runs(process.pid))
+            kept.keep(NOTE, not_stopped(process.pid))
             assert kept.is_right(NOTE)
             os.kill(process.pid, signal.SIGSTOP)
             until(lambda: not kept.is_right(NOTE))

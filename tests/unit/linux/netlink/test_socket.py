@@ -56,7 +56,7 @@ def test_what_changed_while_it_was_listed_is_listed_again(monkeypatch: pytest.Mo
 
 def test_what_never_rests_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = said(NLMSG_DONE, bytes(4), NLM_F_DUMP_INTR)
-    kernel = Kernel(*[interrupted] * socket.DUMP_TRIES)
+    kernel = Kernel(*[interrupted] * socket.MAX_DUMP_ATTEMPTS)
     with pytest.raises(OSError, match="changed faster than it could be read"):
         dumped(monkeypatch, kernel)
-    assert kernel.asked == socket.DUMP_TRIES
+    assert kernel.asked == socket.MAX_DUMP_ATTEMPTS
