@@ -26,8 +26,8 @@ CONTESTED = "fe80::a9fe:a9fe"
 @pytest.fixture
 def asker(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """In the namespace `asker`; on the same segment `other` has the address."""
-    monkeypatch.setattr(dad, "ASK_SECONDS", 0.0)
-    monkeypatch.setattr(dad, "SECONDS_PER_CONTEST", 0.0)
+    monkeypatch.setattr(dad, "PROBE_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(dad, "SECONDS_PER_PROBE", 0.0)
     bridge = Bridge(name=host.bridge(), mtu=1442)
     host.kernel.ensure_bridge(bridge)
     asking = Device(

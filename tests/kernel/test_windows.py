@@ -206,7 +206,7 @@ def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monk
 
     with netns.run_in(wanted.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
         inode = os.fstat(made.fileno()).st_ino
-        monkeypatch.setattr(sock_diag, "_asked", no_module)
+        monkeypatch.setattr(sock_diag, "_dump_listeners", no_module)
         sock_diag.has_sock_diag.cache_clear()
         try:
             insides = NamespaceProbe(host.kernel.windows)

@@ -37,7 +37,7 @@ END = said(NLMSG_DONE, bytes(4))
 
 
 def dumped(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> bytes:
-    monkeypatch.setattr(socket, "DUMP_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(socket, "DUMP_BACKOFF_SECONDS", 0)
     with closing(NetlinkSocket()) as conversation:
         conversation._socket.close()
         monkeypatch.setattr(conversation, "_socket", kernel)
