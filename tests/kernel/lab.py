@@ -68,7 +68,7 @@ def lab_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Lab]:
             api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # beside the network's own
             configurator=host.kernel,
             daemons=PidFileDaemons(),
-            probe=NamespaceProbe(host.kernel.windows),
+            probe=NamespaceProbe(host.kernel.handles),
             run_program=run,
             announce=announce,
         )

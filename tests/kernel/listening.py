@@ -109,9 +109,9 @@ def want(
     state_path: Path, namespace: str, *addresses: ListenAddress, scope: Scope = Scope.NETWORK, name: str = ""
 ) -> Path:
     """Say so in a file, as the agents do."""
-    windows = NamespaceHandles()
-    inside = NamespaceProbe(windows).snapshot(namespace, addresses)
-    windows.close(namespace)
+    handles = NamespaceHandles()
+    inside = NamespaceProbe(handles).snapshot(namespace, addresses)
+    handles.close(namespace)
     wanted = WantedListeners(
         scope=scope,
         scope_id=name or namespace,

@@ -124,7 +124,7 @@ def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]
         api=FakePortsApi(view, int(host.tag, 16)),
         configurator=host.kernel,
         daemons=PidFileDaemons(),
-        probe=NamespaceProbe(host.kernel.windows),
+        probe=NamespaceProbe(host.kernel.handles),
         run_program=run,
         announce=announce,
     )

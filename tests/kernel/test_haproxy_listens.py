@@ -61,7 +61,7 @@ def kept(host: Host) -> Iterator[Kept]:
     folder = host.state_path
     settings = ProxySettings(state_path=folder, agent_socket=folder / "agent", log_socket=folder / "log")
     proxy = router_proxy(name="r1", namespace=namespace, port=PORT, access_mark=0)
-    proxies = MetadataProxyDriver(PidFileDaemons(), NamespaceProbe(host.kernel.windows))
+    proxies = MetadataProxyDriver(PidFileDaemons(), NamespaceProbe(host.kernel.handles))
     one = Kept(proxies, proxy, settings, haproxy("r1", namespace, settings))
     one.keep()
     yield one

@@ -57,7 +57,7 @@ def test_one_address_is_asked_for_from_outside(host: Host) -> None:
         return made
 
     def inodes(*addresses: ListenAddress) -> dict[tuple[str, int], frozenset[int]]:
-        return NamespaceProbe(host.kernel.windows).snapshot(wanted.name, addresses).listening
+        return NamespaceProbe(host.kernel.handles).snapshot(wanted.name, addresses).listening
 
     one = ListenAddress("127.0.0.1", 8080)
     others = (ListenAddress("127.0.0.1", 8081), ListenAddress("0.0.0.0", 8080), ListenAddress("::1", 8080))

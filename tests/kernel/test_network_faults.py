@@ -49,7 +49,7 @@ def restarted(stage: Stage, run_program: object = run) -> None:
         api=FakePortsApi(stage.view, int(stage.host.tag, 16) + 1000),
         configurator=stage.host.kernel,
         daemons=PidFileDaemons(),
-        probe=NamespaceProbe(stage.host.kernel.windows),
+        probe=NamespaceProbe(stage.host.kernel.handles),
         run_program=run_program,  # type: ignore[arg-type]
     )
     stage.networks = DhcpNetworkHandler(adapters, stage.networks.settings)

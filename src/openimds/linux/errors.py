@@ -1,4 +1,4 @@
-"""What can go wrong at the kernel's border."""
+"""Errors of the kernel and of external programs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class ConfigureError(Exception):
-    """Some of what was wanted of a namespace could not be made; the rest was."""
+    """Parts of the desired state could not be applied. The other parts were applied."""
 
     def __init__(self, subject: str, failures: Sequence[str]) -> None:
         self.subject = subject
@@ -15,9 +15,9 @@ class ConfigureError(Exception):
 
 
 class ProgramError(Exception):
-    """A program could not be started, ended with an error or did not end in time.
+    """A program could not be started, exited with an error or timed out.
 
-    The message carries the program's name and the tail of what it wrote to stderr, never its standard input.
+    The message contains the program's name and the end of its stderr, never its standard input.
     """
 
     def __init__(self, program: str, reason: str, *, exit_code: int | None = None) -> None:

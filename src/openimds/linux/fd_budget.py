@@ -1,7 +1,8 @@
-"""How many of the descriptors that this process may have are taken by what stays open between looks.
+"""The share of this process's file descriptors that may stay open between reconcile passes.
 
-What others change is heard of first of all: at 7 of 8. What only makes looks quicker, or is read between them, stops
-earlier: at 3 of 4, so that it never keeps a later namespace from being heard. The rest is for work.
+Descriptors on which the kernel reports changes may use 7/8 of RLIMIT_NOFILE. Descriptors that only speed up reads, or
+that are polled, may use 3/4, so that they never displace the event sockets of a namespace that is added later. The
+remaining 1/8 is for everything else.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-def within_budget(descriptor: int, *, hears: bool = False) -> bool:
-    """Whether this one may stay open. The kernel gives the lowest free number, so it says how many are in use."""
+def within_budget(descriptor: int, *, for_events: bool = False) -> bool:
+    """True if a long-lived descriptor is within the budget.
+
+    The kernel assigns the lowest free number, so the number shows how many descriptors are in use.
+    """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if descriptor < (limit * 7 // 8 if hears else limit * 3 // 4):
+    if descriptor < (limit * 7 // 8 if for_events else limit * 3 // 4):
         return True
     _log_exceeded(limit)
     return False
 
 
 def open_within_budget(path: Path) -> int | None:
-    """To be read. None: it is not there or cannot be opened, or is one too many."""
+    """Opens a file for reading. Returns None if it cannot be opened or exceeds the budget."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -40,7 +44,6 @@ def open_within_budget(path: Path) -> int | None:
 @functools.cache
 def _log_exceeded(limit: int) -> None:
     log.warning(
-        "too few open files are allowed to hear at once of all that others change: some of it is found by the next full"
-        " round only; raise LimitNOFILE (ulimit -n)",
+        "file descriptor budget exceeded; some changes are found by the next full pass only; raise LimitNOFILE",
         open_files=limit,
     )

@@ -1,6 +1,6 @@
-"""Kernel settings of the calling thread's network namespace (`/proc/sys/net` shows each thread its own).
+"""Kernel settings of the calling thread's network namespace.
 
-Whether this kernel knows IPv6 at all.
+`/proc/sys/net` shows each thread the settings of its own namespace.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ MAX_SETTING_BYTES = 4096
 
 
 class MissingSettingError(Exception):
-    """This kernel has no such setting: there is nothing to do."""
+    """The kernel does not have this setting, so it cannot be set."""
 
 
 _logged_missing: set[str] = set()
-"""Settings that this kernel lacks, and that the log has already said so of."""
+"""Missing settings that were logged already."""
 
 
 @functools.lru_cache(maxsize=8192)
 def sysctl_path(key: str, device_names: frozenset[str] = frozenset()) -> Path:
-    """`net.ipv4.ip_forward` → `/proc/sys/net/ipv4/ip_forward`. A device's name may itself hold dots."""
+    """Translates `net.ipv4.ip_forward` to `/proc/sys/net/ipv4/ip_forward`.
+
+    `device_names` are needed because the name of a device may contain dots.
+    """
     for name in device_names:
         before, found, after = key.partition(f".{name}.")
         if found:
@@ -37,7 +40,7 @@ def sysctl_path(key: str, device_names: frozenset[str] = frozenset()) -> Path:
 
 
 def read_sysctl(key: str, device_names: frozenset[str] = frozenset()) -> str | None:
-    """None: this kernel has no such setting (IPv6 switched off), or the device is not there yet."""
+    """Returns None if the kernel does not have the setting (IPv6 disabled) or the device does not exist yet."""
     try:
         descriptor = os.open(sysctl_path(key, device_names), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -48,23 +51,25 @@ def read_sysctl(key: str, device_names: frozenset[str] = frozenset()) -> str | N
         os.close(descriptor)
 
 
-def read_desired(wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
-    """The wanted settings as they are. One that this kernel has not (IPv6 switched off, a kernel of before it was thought
-    of) reads as it is wanted, since there is nothing to do about it; one of a device that is not there yet is left out.
+def read_desired(desired: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
+    """Reads the settings in `desired` and returns their actual values.
+
+    A setting that the kernel does not have (IPv6 disabled, older kernel) is returned with its desired value, because it
+    cannot be set. The settings of a device that does not exist yet are left out.
     """
     found = {}
-    for key, value in wanted.items():
-        is_now = read_sysctl(key, device_names)
-        if is_now is None and _is_unknown(key, device_names):
+    for key, value in desired.items():
+        actual = read_sysctl(key, device_names)
+        if actual is None and _is_unknown(key, device_names):
             _log_missing(key, device_names)
-            is_now = value
-        if is_now is not None:
-            found[key] = is_now
+            actual = value
+        if actual is not None:
+            found[key] = actual
     return found
 
 
 def write_desired(key: str, value: str, device_names: frozenset[str]) -> None:
-    """Raises OSError, and MissingSettingError when this kernel has no such setting."""
+    """Writes a setting. Raises OSError, or MissingSettingError if the kernel does not have the setting."""
     try:
         write_sysctl(key, value, device_names)
     except FileNotFoundError:
@@ -75,7 +80,10 @@ def write_desired(key: str, value: str, device_names: frozenset[str]) -> None:
 
 
 def _is_unknown(key: str, device_names: frozenset[str]) -> bool:
-    """Every device has settings for IPv4: where it has these, or none is meant, the kernel itself lacks the setting."""
+    """True if the kernel lacks the setting.
+
+    Every device has IPv4 settings. If the device has them, or the key names no device, the kernel lacks the setting.
+    """
     name = _device_in(key, device_names)
     return name is None or (PROC_SYS / "net/ipv4/conf" / name).exists()
 
@@ -89,23 +97,25 @@ def _log_missing(key: str, device_names: frozenset[str]) -> None:
     setting = key if name is None else key.replace(f".{name}.", ".<device>.")
     if setting not in _logged_missing:
         _logged_missing.add(setting)
-        log.warning("this kernel has no such setting; going on without it", setting=setting)
+        log.warning("kernel setting missing", setting=setting)
 
 
 def write_sysctl(key: str, value: str, device_names: frozenset[str] = frozenset()) -> None:
-    """Raises OSError."""
+    """Writes a setting. Raises OSError."""
     with sysctl_path(key, device_names).open("w") as setting:
         setting.write(value)
 
 
 def disable_ipv6(device: str) -> None:
-    """The host itself must never speak on a tenant's segment: no link-local address on this device."""
+    """Disables IPv6 on a host device, so that the host has no link-local address on a tenant's segment."""
     if read_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", frozenset({device})) == "0":
         write_sysctl(f"net.ipv6.conf.{device}.disable_ipv6", "1", frozenset({device}))
 
 
 def kernel_has_ipv6() -> bool:
-    """False: built without it, or started with `ipv6.disable=1`. A sysctl that switches it off is another matter:
-    our namespaces have their own.
+    """True if the kernel supports IPv6.
+
+    False if the kernel was built without it or started with `ipv6.disable=1`. The host's `disable_ipv6` sysctls do not
+    matter, because the agents' namespaces have their own.
     """
     return (PROC_SYS / "net/ipv6/conf").is_dir()

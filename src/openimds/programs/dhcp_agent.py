@@ -35,7 +35,7 @@ def run(config: DhcpAgentConfig) -> int:
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     events = HostMonitor()
     kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events)
-    namespaces = NamespaceProbe(kernel.windows)
+    namespaces = NamespaceProbe(kernel.handles)
     adapters = DhcpAdapters(
         api=client, configurator=kernel, daemons=PidFileDaemons(events), probe=namespaces, run_program=run_program
     )

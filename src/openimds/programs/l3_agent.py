@@ -42,7 +42,7 @@ def run(config: L3AgentConfig) -> int:
         api=client,
         configurator=kernel,
         daemons=PidFileDaemons(events),
-        probe=NamespaceProbe(kernel.windows),
+        probe=NamespaceProbe(kernel.handles),
         run_program=run_program,
         announce=announce,
     )

@@ -16,4 +16,4 @@ def test_what_hears_of_changes_is_the_last_to_be_given_up(
     """Or namespaces made late would not be heard of because the windows into the first ones are kept open."""
     monkeypatch.setattr(resource, "getrlimit", lambda _which: (100, 100))
     assert within_budget(descriptor) is quickens
-    assert within_budget(descriptor, hears=True) is hears
+    assert within_budget(descriptor, for_events=True) is hears

@@ -67,7 +67,7 @@ def test_the_metadata_agents_listeners_are_set_against_the_wanted_ones(folder: S
 
 
 def test_listeners_that_are_not_there_are_named(folder: StateDir) -> None:
-    sentence = "169.254.169.254:80 in qdhcp-n1 is taken by another program, which does not share it; stop that"
+    sentence = "169.254.169.254:80 in qdhcp-n1 is in use by another program without SO_REUSEPORT; stop that program"
     failures = {"network:n1": sentence, "router:r1": "cannot listen on 0.0.0.0:9697 in qrouter-r1: Permission denied"}
     heartbeat(folder, {"listeners": 1, "listeners_wanted": 3, "ports": 7, "listen_failures": failures})
     line, *named = row(folder, "metadata-agent")

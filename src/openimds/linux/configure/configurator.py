@@ -48,9 +48,9 @@ class NetworkConfigurator:
         self._table = table_name(prefix)
         self._bridges = Bridges(ledger, prefix)
         self._known_rules = known_rules or RulesetCache()
-        self.windows = NamespaceHandles()
+        self.handles = NamespaceHandles()
         """Through which the namespaces are looked at."""
-        self._observer = StateReader(self.windows, self._known_rules)
+        self._observer = StateReader(self.handles, self._known_rules)
         self._right: dict[str, tuple[NamespaceState, NamespaceState]] = {}
         """By namespace: what was wanted, and what was there, when nothing had to be done."""
 
@@ -60,7 +60,7 @@ class NetworkConfigurator:
 
     def actual(self, name: str, like: NamespaceState | None = None) -> NamespaceState | None:
         """What is there; `like` says which sysctls and firewall families to read."""
-        return StateReader(self.windows, RulesetCache()).observe(like or NamespaceState(name=name))
+        return StateReader(self.handles, RulesetCache()).observe(like or NamespaceState(name=name))
 
     def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
         """The changes made, in words. Raises WiringError with all that failed; what could be done is done."""
@@ -84,7 +84,7 @@ class NetworkConfigurator:
         """With all that runs and all that is plugged in it. Idempotent. Raises WiringError."""
         if self._events:
             self._events.left(name)
-        self.windows.close(name)
+        self.handles.close(name)
         self._observer.forget(name)
         self._right.pop(name, None)
         if netns.exists(name):
@@ -138,8 +138,8 @@ class NetworkConfigurator:
     def dad_state(self, namespace: str, device: str, interface: str) -> dad.DadState | None:
         """How far duplicate address detection has come; None: there is no such address. Raises WiringError."""
         try:
-            with self.windows.at(namespace) as window:
-                found = dad.dad_state(window, device, interface)
+            with self.handles.open(namespace) as handle:
+                found = dad.dad_state(handle, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
             raise ConfigureError(namespace, [f"look at {interface} on {device}: {error}"]) from error
         if self._events is None or (found is not None and found.is_tentative):
@@ -211,7 +211,7 @@ class NetworkConfigurator:
             return
         has_rules = bool(wanted.ipv4_rules.tables or wanted.ipv6_rules.tables)
         is_guests = wanted.owner_uid is not None
-        differ = partial(self.windows.settings_differ, wanted.name, wanted.sysctls)
+        differ = partial(self.handles.settings_differ, wanted.name, wanted.sysctls)
         self._events.namespace(wanted.name, is_guests=is_guests, with_rules=has_rules, settings_differ=differ)
         for device in wanted.devices:
             self._events.link(device.host_name)

@@ -37,11 +37,11 @@ class DadState:
     """It failed, but by now nobody answers for the address."""
 
 
-def dad_state(window: NamespaceHandle, device: str, interface: str) -> DadState | None:
+def dad_state(handle: NamespaceHandle, device: str, interface: str) -> DadState | None:
     """`interface`: `fe80::a9fe:a9fe/64`. None: it is not there. Raises OSError."""
     address = str(ip_interface(interface).ip)
-    index = next((link.index for link in window.links() if link.name == device), None)
-    for found in window.addresses():
+    index = next((link.index for link in handle.links() if link.name == device), None)
+    for found in handle.addresses():
         if found.link_index == index and found.interface.partition("/")[0] == address:
             return DadState(found.duplicate, found.tentative and not found.duplicate)
     return None

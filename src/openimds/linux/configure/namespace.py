@@ -68,8 +68,8 @@ class _HostEnd:
 class StateReader:
     """Looks at namespaces; one that is as it was, for whom the same is wanted, is the same object. For one thread."""
 
-    def __init__(self, windows: NamespaceHandles, known_rules: RulesetCache) -> None:
-        self._windows = windows
+    def __init__(self, handles: NamespaceHandles, known_rules: RulesetCache) -> None:
+        self._handles = handles
         self._known_rules = known_rules
         self._last: dict[str, tuple[NamespaceState, _Observation, NamespaceState]] = {}
         """By name: what was wanted, what was seen, and what it was."""
@@ -96,15 +96,15 @@ class StateReader:
 
     def _look(self, wanted: NamespaceState) -> _Observation:
         families = managed_families(wanted)
-        with self._windows.at(wanted.name) as window:
+        with self._handles.open(wanted.name) as handle:
             ruleset = netns.run_in(wanted.name, ruleset_here) if families else None
-            links = window.links()
+            links = handle.links()
             names = frozenset(link.name for link in links) | {device.name for device in wanted.devices}
             return _Observation(
                 links=links,
-                addresses=window.addresses(),
-                routes=window.routes(links) if wanted.routes is not None else frozenset(),
-                settings=window.settings(wanted.sysctls, names),
+                addresses=handle.addresses(),
+                routes=handle.routes(links) if wanted.routes is not None else frozenset(),
+                settings=handle.sysctls(wanted.sysctls, names),
                 hosts=tuple(_read_host_end(link) for link in links if link.kind == "veth"),
                 rules=self._known_rules.rules(wanted.name, families, ruleset) if families else {},
             )

@@ -35,13 +35,13 @@ class BridgeForwardRule:
         self._passing: dict[str, set[str]] = {}
         """By program, the bridges that have their rule; a program that is missing here drops nothing."""
         self._switches: tuple[str, ...] = ()
-        self._reading = GenerationReader()
+        self._generation = GenerationReader()
         self._lock = threading.Lock()
 
     @property
     def is_overdue(self) -> bool:
         """As of nft_generation.Reading, at the last `add`."""
-        return bool(self._passing) and self._reading.is_overdue
+        return bool(self._passing) and self._generation.is_overdue
 
     def add(self, bridge: str) -> bool:
         """Whether anything had to be done. Raises ProgramError."""
@@ -50,7 +50,7 @@ class BridgeForwardRule:
             needed = [program for program, passing in self._passing.items() if bridge not in passing]
             for program in needed:
                 run([program, "-w", "5", "-I", "FORWARD", *_rule(bridge)])
-                self._reading.note_own_change()
+                self._generation.count_own_change()
                 self._passing[program].add(bridge)
             return bool(needed)
 
@@ -67,7 +67,7 @@ class BridgeForwardRule:
         if "1" not in switches:
             self._switches, self._passing = switches, {}
             return
-        if not self._reading.should_begin() and switches == self._switches:
+        if not self._generation.begin() and switches == self._switches:
             return
         self._switches = switches
         self._passing = {}
@@ -75,7 +75,7 @@ class BridgeForwardRule:
             chain = _forward_chain(program)
             if "-P FORWARD DROP" in chain:
                 self._passing[program] = set(_OURS.findall(chain))
-        self._reading.ended()
+        self._generation.finish()
 
 
 def remove_rules(bridges: Iterable[str]) -> tuple[str, ...]:

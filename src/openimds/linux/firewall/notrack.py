@@ -43,13 +43,13 @@ class BridgeNotrack:
         self._table = table_name(prefix)
         self._exempt: set[str] = set()
         self._has_table = False
-        self._reading = GenerationReader()
+        self._generation = GenerationReader()
         self._lock = threading.Lock()
 
     @property
     def is_overdue(self) -> bool:
         """As of nft_generation.Reading, at the last `add`."""
-        return self._reading.is_overdue
+        return self._generation.is_overdue
 
     def add(self, bridge: str) -> bool:
         """Whether anything had to be done. Raises ProgramError."""
@@ -58,7 +58,7 @@ class BridgeNotrack:
             if bridge in self._exempt:
                 return False
             nft_apply(self._text_to_add(bridge))
-            self._reading.note_own_change()
+            self._generation.count_own_change()
             self._has_table = True
             self._exempt.add(bridge)
             return True
@@ -68,16 +68,16 @@ class BridgeNotrack:
             if self._listed() is not None:
                 element = f"inet {self._table} bridges {{ {bridge} }}"
                 nft_apply(f"add element {element}\ndelete element {element}\n")
-                self._reading.note_own_change()
+                self._generation.count_own_change()
             self._exempt.discard(bridge)
 
     def _refresh(self) -> None:
-        if not self._reading.should_begin():
+        if not self._generation.begin():
             return
         listed = self._listed() or ""
         self._has_table = _is_complete(listed)
         self._exempt = set(re.findall(r'"([^"]+)"', listed)) if self._has_table else set()
-        self._reading.ended()
+        self._generation.finish()
 
     def _listed(self) -> str | None:
         return nft_list("inet", self._table)

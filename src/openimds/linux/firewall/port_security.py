@@ -30,7 +30,7 @@ class PortSecurityTable:
         self._events = events
         self._table = table_name(prefix)
         self._lock = threading.Lock()
-        self._reading = GenerationReader()
+        self._generation = GenerationReader()
         self._is_framed = False
         """The base chain is there and leads to the ports' own."""
         self._known: dict[str, tuple[str, ...]] = {}
@@ -81,10 +81,10 @@ class PortSecurityTable:
             return set(self._present)
 
     def _refresh(self) -> None:
-        if self._reading.should_begin():
+        if self._generation.begin():
             self._look()
-            self._reading.ended()
-        elif self._reading.is_overdue and self._events:
+            self._generation.finish()
+        elif self._generation.is_overdue and self._events:
             self._events.look_again()
 
     def _look(self) -> None:
@@ -106,14 +106,14 @@ class PortSecurityTable:
         frame = "" if self._is_framed else table_text(self._table)
         nft_apply(frame + chain_text(self._table, port))
         self._is_framed = True
-        self._reading.note_own_change()
+        self._generation.count_own_change()
         self._known[port.tap] = chain_lines(port)
         self._present.add(port.tap)
         return f"set port security of {port.tap}"
 
     def _remove(self, tap: str) -> str:
         nft_apply(removal_text(self._table, tap))
-        self._reading.note_own_change()
+        self._generation.count_own_change()
         self._known.pop(tap, None)
         self._present.discard(tap)
         return f"remove port security of {tap}"

@@ -66,7 +66,7 @@ class ProcessExitWatcher:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
-        if not within_budget(descriptor, hears=True):
+        if not within_budget(descriptor, for_events=True):
             os.close(descriptor)
             return True
         self._descriptors[pid] = descriptor

@@ -108,7 +108,7 @@ class NamespaceSockets:
         self.let_go(name)
         with contextlib.suppress(netns.NamespaceMissingError, OSError):
             identity, opened_there = netns.run_in(name, lambda: (netns.current_identity(), _open_sockets(with_rules)))
-            if all(within_budget(one.fileno(), hears=True) for one in opened_there):
+            if all(within_budget(one.fileno(), for_events=True) for one in opened_there):
                 note: WatchKey = ("netns", name)
                 descriptors = tuple(self._sockets.add(EventSocket(one, lambda _: [note])) for one in opened_there)
                 self._known[name] = _WatchedNamespace(identity, with_rules, descriptors, settings_differ)

@@ -1,10 +1,7 @@
-"""What this system says to the kernel about IP addresses: rtnetlink(7).
+"""IP addresses of links (RTM_*ADDR) and their neighbours (RTM_GETNEIGH): rtnetlink(7).
 
-Every function speaks to the namespace of the thread that calls it; `ADDRESSES` can be asked of a `Conversation` too.
-
-Who has which IP address on a link, as the kernel has heard it: rtnetlink(7).
-
-Every function speaks to the namespace of the thread that calls it.
+Every function works in the network namespace of the calling thread. `ADDRESS_DUMP` can also be sent on a
+`NetlinkSocket`, which works in the namespace that it was opened in.
 """
 
 from __future__ import annotations
@@ -46,13 +43,13 @@ _IFADDRMSG = struct.Struct("=BBBBI")
 class Address:
     link_index: int
     interface: str
-    """`192.168.40.2/24`"""
+    """Address and prefix length: `192.168.40.2/24`."""
     permanent: bool
-    """Not one that the kernel made from a router's advertisement."""
+    """False if the kernel configured the address from a router advertisement."""
     tentative: bool = False
-    """IPv6: whether it is somebody else's is not known yet (also after `duplicate`)."""
+    """IPv6 only: duplicate address detection has not finished, or has failed."""
     duplicate: bool = False
-    """IPv6: duplicate address detection has found it elsewhere (RFC 4862, 5.4)."""
+    """IPv6 only: duplicate address detection has found the address on another host (RFC 4862, 5.4)."""
 
 
 ADDRESS_DUMP = Dump(RTM_GETADDR, _IFADDRMSG.pack(0, 0, 0, 0, 0))
@@ -63,7 +60,7 @@ def all_addresses() -> list[Address]:
 
 
 def parse_addresses(dump: bytes) -> tuple[Address, ...]:
-    """Of what `ADDRESSES` was answered with."""
+    """Parses the response to `ADDRESS_DUMP`."""
     return tuple(parse_address(payload) for _kind, _flags, payload in parse_messages(dump))
 
 
@@ -82,12 +79,15 @@ def parse_address(payload: bytes) -> Address:
 
 
 def add_address(link_index: int, interface: str, *, detect_duplicates: bool = False) -> None:
-    """Idempotent. `detect_duplicates`: IPv6 only; without it the address can be used at once."""
-    wanted = ip_interface(interface)
-    body = _address_body(link_index, wanted)
-    if wanted.version == 4 and wanted.network.prefixlen < 31:  # RFC 3021: no broadcast there
-        body += pack_attribute(IFA_BROADCAST, wanted.network.broadcast_address.packed)
-    if wanted.version == 6 and not detect_duplicates:
+    """Adds an address. Idempotent.
+
+    `detect_duplicates` applies to IPv6 only. Without it the address is usable immediately.
+    """
+    desired = ip_interface(interface)
+    body = _address_body(link_index, desired)
+    if desired.version == 4 and desired.network.prefixlen < 31:  # RFC 3021: no broadcast there
+        body += pack_attribute(IFA_BROADCAST, desired.network.broadcast_address.packed)
+    if desired.version == 6 and not detect_duplicates:
         body += pack_u32(IFA_FLAGS, IFA_F_NODAD)
     try:
         request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
@@ -97,26 +97,26 @@ def add_address(link_index: int, interface: str, *, detect_duplicates: bool = Fa
 
 
 def delete_address(link_index: int, interface: str) -> None:
-    """Idempotent."""
+    """Removes an address. Idempotent."""
     delete_if_exists(RTM_DELADDR, _address_body(link_index, ip_interface(interface)))
 
 
-def _address_body(link_index: int, wanted: IPv4Interface | IPv6Interface) -> bytes:
-    head = _IFADDRMSG.pack(FAMILIES[wanted.version == 6], wanted.network.prefixlen, 0, RT_SCOPE_UNIVERSE, link_index)
-    return head + pack_attribute(IFA_LOCAL, wanted.ip.packed) + pack_attribute(IFA_ADDRESS, wanted.ip.packed)
+def _address_body(link_index: int, desired: IPv4Interface | IPv6Interface) -> bytes:
+    head = _IFADDRMSG.pack(FAMILIES[desired.version == 6], desired.network.prefixlen, 0, RT_SCOPE_UNIVERSE, link_index)
+    return head + pack_attribute(IFA_LOCAL, desired.ip.packed) + pack_attribute(IFA_ADDRESS, desired.ip.packed)
 
 
 RTM_GETNEIGH = 30
 NDA_DST, NDA_LLADDR = 1, 2
 UNCONFIRMED_STATES = 0x01 | 0x20 | 0x40
-"""NUD_INCOMPLETE, NUD_FAILED, NUD_NOARP: no address that anybody has confirmed."""
+"""NUD_INCOMPLETE, NUD_FAILED and NUD_NOARP: states in which no reply has confirmed the MAC address."""
 
 _NDMSG = struct.Struct("=BBHiHBB")
 """struct ndmsg: family, padding (2), index, state, flags, type."""
 
 
 def neighbours(link_index: int) -> dict[str, str]:
-    """IP address → MAC address, of those that have answered."""
+    """Returns the confirmed entries of the link's neighbour table, as IP address → MAC address."""
     found: dict[str, str] = {}
     for family in FAMILIES:
         for _kind, payload in request(RTM_GETNEIGH, NLM_F_DUMP, _NDMSG.pack(family, 0, 0, 0, 0, 0, 0)):

@@ -1,6 +1,7 @@
-"""What this system says to the kernel about links (devices): rtnetlink(7).
+"""Links (network devices): rtnetlink(7).
 
-Every function speaks to the namespace of the thread that calls it; `LINKS` can be asked of a `Conversation` too.
+Every function works in the network namespace of the calling thread. `LINK_DUMP` can also be sent on a `NetlinkSocket`,
+which works in the namespace that it was opened in.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFF_UP = 0x1
 
 _IFINFOMSG = struct.Struct("=BBHiII")
-"""struct ifinfomsg: family, padding, type, index, flags, which flags to change."""
+"""struct ifinfomsg: family, padding, type, index, flags, mask of the flags to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,9 @@ class Link:
     up: bool
     master_index: int | None
     peer_index: int | None
-    """A veth's other end, in its namespace."""
+    """The index of a veth's other end, in the namespace of that end."""
     peer_elsewhere: bool
-    """The other end is in another namespace than this one."""
+    """True if the other end is in another namespace."""
 
 
 def all_links() -> list[Link]:
@@ -65,20 +66,20 @@ def all_links() -> list[Link]:
 
 
 def has_ports(master_index: int) -> bool:
-    """Whether anything is plugged into a bridge; also said when links come and go so fast that nobody can tell."""
+    """True if a bridge has ports. True also if the list changes too fast to be read completely."""
     try:
         return any(link.master_index == master_index for link in _dump_links(pack_u32(IFLA_MASTER, master_index)))
     except BlockingIOError:
         return True
 
 
-def _dump_links(only: bytes = b"") -> list[Link]:
-    """A kernel before 4.20 does not heed `only`."""
-    return [parse_link(payload) for _kind, payload in request(RTM_GETLINK, NLM_F_DUMP, LINK_DUMP.body + only)]
+def _dump_links(link_filter: bytes = b"") -> list[Link]:
+    """Lists the links of this namespace. Kernels before 4.20 ignore the filter."""
+    return [parse_link(payload) for _kind, payload in request(RTM_GETLINK, NLM_F_DUMP, LINK_DUMP.body + link_filter)]
 
 
 def parse_links(dump: bytes) -> tuple[Link, ...]:
-    """Of what `LINKS` was answered with."""
+    """Parses the response to `LINK_DUMP`."""
     return tuple(parse_link(payload) for _kind, _flags, payload in parse_messages(dump))
 
 
@@ -91,8 +92,9 @@ def link_by_index(index: int) -> Link | None:
 
 
 def host_end(link: Link) -> Link | None:
-    """The other end of a pair, if it is in the root namespace, by a thread there; indexes may repeat, so it must also
-    point back.
+    """Returns the other end of a veth pair if that end is in the root namespace. Must be called in the root namespace.
+
+    Indexes are unique only within a namespace, so the link found must also point back to this one.
     """
     if link.peer_index is None or not link.peer_elsewhere:
         return None
@@ -111,7 +113,7 @@ def _get_link(body: bytes) -> Link | None:
 
 
 def parse_link(payload: bytes) -> Link:
-    """Of an RTM_NEWLINK or RTM_DELLINK message."""
+    """Parses an RTM_NEWLINK or RTM_DELLINK message."""
     _family, _pad, _type, index, flags, _change = _IFINFOMSG.unpack_from(payload)
     found = parse_attributes(payload, _IFINFOMSG.size)
     kind = parse_string(parse_attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND)) or None
@@ -136,7 +138,10 @@ LINK_DUMP = Dump(RTM_GETLINK, _link_body() + pack_u32(IFLA_EXT_MASK, RTEXT_FILTE
 
 
 def add_bridge(name: str, mtu: int) -> None:
-    """No spanning tree, no forward delay (a new port carries at once), no multicast snooping (nobody queries)."""
+    """Adds a bridge without spanning tree, forward delay and multicast snooping.
+
+    A new port forwards immediately. Snooping is off because the network has no multicast querier.
+    """
     settings = {
         IFLA_BR_STP_STATE: struct.pack("=I", 0),
         IFLA_BR_FORWARD_DELAY: struct.pack("=I", 0),
@@ -153,7 +158,10 @@ def add_bridge(name: str, mtu: int) -> None:
 
 
 def add_veth(*, host_name: str, mtu: int, inner_name: str, inner_mac: str, inner_namespace: str) -> None:
-    """The host's end here, the other end directly in its namespace, so that both may have one name."""
+    """Adds a veth pair: the host's end in this namespace, the other end directly in its own.
+
+    Both ends may therefore have the same name.
+    """
     descriptor = os.open(netns.namespace_path(inner_namespace), os.O_RDONLY | os.O_CLOEXEC)
     inner = pack_string(IFLA_IFNAME, inner_name) + pack_u32(IFLA_MTU, mtu) + pack_u32(IFLA_NET_NS_FD, descriptor)
     peer = _link_body() + inner + pack_attribute(IFLA_ADDRESS, _mac_bytes(inner_mac))
@@ -178,7 +186,7 @@ def set_link(
     mac_address: str | None = None,
     master_index: int | None = None,
 ) -> None:
-    """What is None stays."""
+    """Changes the given properties of a link. A property that is None stays as it is."""
     body = _link_body(index) if up is None else _link_body(index, IFF_UP if up else 0, IFF_UP)
     body += pack_u32(IFLA_MTU, mtu) if mtu is not None else b""
     body += pack_attribute(IFLA_ADDRESS, _mac_bytes(mac_address)) if mac_address is not None else b""
@@ -187,15 +195,17 @@ def set_link(
 
 
 def delete_link(index: int) -> None:
-    """Idempotent."""
+    """Deletes a link. Idempotent."""
     delete_if_exists(RTM_DELLINK, _link_body(index))
 
 
 def delete_links(names: Iterable[str]) -> set[str]:
-    """The names of those that were there. All at once, as one group of devices: a thousand cost what a few do, while one
-    after the other waits for every processor each time. Either end of a pair takes both.
+    """Deletes links and returns the names of the existing ones.
+
+    The links are put into one device group and deleted by one request. Deleting a thousand costs as much as deleting a
+    few, while each single deletion waits for every CPU. Deleting either end of a veth pair deletes both.
     """
-    group = secrets.randbits(31) | 1 << 30  # nobody else's, and not 0, which all devices belong to
+    group = secrets.randbits(31) | 1 << 30  # A random group; 0 is the default group of all devices.
     there = {link.name: link.index for link in map(link_by_name, names) if link is not None}
     for index in there.values():
         delete_if_exists(RTM_NEWLINK, _link_body(index) + pack_u32(IFLA_GROUP, group))

@@ -1,7 +1,8 @@
-"""The number of a namespace's nftables ruleset: whoever changes any rule there makes it another one.
+"""The generation number of a namespace's nftables ruleset.
 
-So rules that were read once need not be read again while the number is the same. iptables counts too, where it is the
-one that writes nftables ("iptables v1.8.9 (nf_tables)"), as it is on every distribution of today.
+Every change of a rule increments the number, so rules that were read once are valid as long as it stays the same.
+Changes by iptables count too if it is the nftables variant ("iptables v1.8.9 (nf_tables)"), the default of current
+distributions.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ _NFGENMSG = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 
 
 def ruleset_generation() -> int | None:
-    """Of the calling thread's namespace; None: this kernel cannot say."""
+    """The generation number in the calling thread's namespace. None if the kernel does not report it."""
     try:
-        answers = request((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN, 0, _NFGENMSG, protocol=NETLINK_NETFILTER)
+        replies = request((NFNL_SUBSYS_NFTABLES << 8) | NFT_MSG_GETGEN, 0, _NFGENMSG, protocol=NETLINK_NETFILTER)
     except OSError:
         return None
-    number = parse_attributes(answers[0][1], len(_NFGENMSG)).get(NFTA_GEN_ID) if answers else None
+    number = parse_attributes(replies[0][1], len(_NFGENMSG)).get(NFTA_GEN_ID) if replies else None
     return int.from_bytes(number, "big") if number else None
 
 
 @functools.cache
 def iptables_uses_nftables() -> bool:
-    """Whether a change by iptables makes the number another one."""
+    """True if changes by iptables increment the generation number."""
     try:
         return "nf_tables" in run(["iptables", "-V"])
     except ProgramError:
@@ -43,32 +44,37 @@ def iptables_uses_nftables() -> bool:
 
 
 class GenerationReader:
-    """When rules of the root namespace should be read again: when somebody changed any there, and for a tenth of the
-    time at most. Not for two threads at once.
+    """Decides when the rules of the root namespace are read again: after a change, but during at most a tenth of the
+    time.
+
+    Not thread-safe.
     """
 
     def __init__(self) -> None:
         self._generation: int | None = None
-        self._begun: tuple[int | None, float] = (None, 0.0)
-        self._next = 0.0
+        self._started: tuple[int | None, float] = (None, 0.0)
+        self._earliest = 0.0
         self.is_overdue = False
-        """Somebody has changed rules since the last reading, and it was too early for another."""
+        """The rules have changed since they were last read, and the next read is not due yet."""
 
-    def should_begin(self) -> bool:
-        """A reading that is never said to have `ended` does not count."""
+    def begin(self) -> bool:
+        """True if the caller should read the rules now. The read counts only if `finish` is called after it."""
         now = ruleset_generation()
-        is_as_read = now is not None and now == self._generation
-        self.is_overdue = not is_as_read and time.monotonic() < self._next
-        if is_as_read or self.is_overdue:
+        is_current = now is not None and now == self._generation
+        self.is_overdue = not is_current and time.monotonic() < self._earliest
+        if is_current or self.is_overdue:
             return False
-        self._begun = (now, time.monotonic())
+        self._started = (now, time.monotonic())
         return True
 
-    def ended(self) -> None:
-        self._generation, began = self._begun
-        self._next = time.monotonic() + PAUSE_PER_READ * (time.monotonic() - began)
+    def finish(self) -> None:
+        self._generation, started = self._started
+        self._earliest = time.monotonic() + PAUSE_PER_READ * (time.monotonic() - started)
 
-    def note_own_change(self) -> None:
-        """A transaction of our own that what was read is known to include, if nobody else's came between."""
+    def count_own_change(self) -> None:
+        """Accounts for a transaction of this process, so that its result need not be read.
+
+        If another program changed rules in between, the rules are read again.
+        """
         if self._generation is not None and ruleset_generation() == self._generation + 1:
             self._generation += 1

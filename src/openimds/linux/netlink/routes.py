@@ -1,6 +1,7 @@
-"""What this system says to the kernel about routes: rtnetlink(7).
+"""Routes of the main table: rtnetlink(7).
 
-Every function speaks to the namespace of the thread that calls it; `MAIN_TABLES` can be asked of a `Conversation` too.
+Every function works in the network namespace of the calling thread. `MAIN_TABLE_DUMPS` can also be sent on a
+`NetlinkSocket`, which works in the namespace that it was opened in.
 """
 
 from __future__ import annotations
@@ -37,55 +38,59 @@ RTPROT_RA = 9
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 
 _RTMSG = struct.Struct("=BBBBBBBBI")
-"""struct rtmsg: family, destination's and source's prefix length, tos, table, protocol, scope, type, flags."""
+"""struct rtmsg: family, prefix length of destination and source, tos, table, protocol, scope, type, flags."""
 
 MAIN_TABLE_DUMPS = {
     family: Dump(RTM_GETROUTE, _RTMSG.pack(family, 0, 0, 0, RT_TABLE_MAIN, 0, 0, 0, 0)) for family in FAMILIES
 }
 NO_TABLE_ERRNOS = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
-"""Also where the kernel has not made the table yet."""
+"""Errors of a dump of a routing table that does not exist (yet)."""
 
 
 def parse_routes(dump: bytes, family: int, names: Mapping[int, str]) -> frozenset[Route]:
-    """The main table's unicast routes that somebody set: not the kernel's own nor a router advertisement's. `names`:
-    of devices, by index.
+    """Parses the unicast routes of the main table.
+
+    Routes that the kernel made itself or took from a router advertisement are left out. `names` maps device indexes to
+    names.
     """
     found = (_parse_route(payload, family, names) for _kind, _flags, payload in parse_messages(dump))
     return frozenset(route for route in found if route is not None)
 
 
 def _parse_route(payload: bytes, family: int, names: Mapping[int, str]) -> Route | None:
-    its_family, length, _source, _tos, table, protocol, _scope, kind, _flags = _RTMSG.unpack_from(payload)
-    if (its_family, kind) != (family, RTN_UNICAST) or protocol in (RTPROT_KERNEL, RTPROT_RA):
+    route_family, length, _source, _tos, table, protocol, _scope, kind, _flags = _RTMSG.unpack_from(payload)
+    if (route_family, kind) != (family, RTN_UNICAST) or protocol in (RTPROT_KERNEL, RTPROT_RA):
         return None
     found = parse_attributes(payload, _RTMSG.size)
     device = names.get(parse_u32(found.get(RTA_OIF)) or 0)
     if device is None or (parse_u32(found.get(RTA_TABLE)) or table) != RT_TABLE_MAIN:
         return None
-    anywhere = bytes(4) if family == socket.AF_INET else bytes(16)
+    unspecified = bytes(4) if family == socket.AF_INET else bytes(16)
     gateway = found.get(RTA_GATEWAY)
     return Route(
-        f"{format_address(found.get(RTA_DST, anywhere))}/{length}", format_address(gateway) if gateway else None, device
+        f"{format_address(found.get(RTA_DST, unspecified))}/{length}",
+        format_address(gateway) if gateway else None,
+        device,
     )
 
 
 def put_route(route: Route, link_index: int) -> None:
-    """Adds it, or lets it take the place of the one to the same destination."""
+    """Adds a route, or replaces the route to the same destination."""
     scope = RT_SCOPE_LINK if route.gateway is None and ":" not in route.destination else RT_SCOPE_UNIVERSE
     request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, _route_body(route, link_index, RTPROT_STATIC, scope))
 
 
 def delete_route(route: Route, link_index: int) -> None:
-    """Idempotent."""
+    """Removes a route. Idempotent."""
     scope = RT_SCOPE_UNIVERSE if ":" in route.destination else RT_SCOPE_NOWHERE
     delete_if_exists(RTM_DELROUTE, _route_body(route, link_index, 0, scope))
 
 
 def _route_body(route: Route, link_index: int, protocol: int, scope: int) -> bytes:
-    to = ip_network(route.destination)
-    family = FAMILIES[to.version == 6]
+    destination = ip_network(route.destination)
+    family = FAMILIES[destination.version == 6]
     kind = RTN_UNICAST if protocol else 0
-    body = _RTMSG.pack(family, to.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, kind, 0)
-    body += pack_attribute(RTA_DST, to.network_address.packed) if to.prefixlen else b""
+    body = _RTMSG.pack(family, destination.prefixlen, 0, 0, RT_TABLE_MAIN, protocol, scope, kind, 0)
+    body += pack_attribute(RTA_DST, destination.network_address.packed) if destination.prefixlen else b""
     body += pack_attribute(RTA_GATEWAY, ip_address(route.gateway).packed) if route.gateway is not None else b""
     return body + pack_u32(RTA_OIF, link_index)

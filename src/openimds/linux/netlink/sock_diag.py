@@ -1,8 +1,8 @@
-"""Which TCP sockets listen in a network namespace: sock_diag(7), as `ss -tl` asks.
+"""TCP sockets that listen in a network namespace: sock_diag(7), as used by `ss -tl`.
 
-The kernel finds all of a namespace's by looking at those of all namespaces, and one at an address at once: who keeps
-many namespaces asks for one. /proc/net/tcp says what the list says, but is made from the whole host's table of
-connections: 10 to 20 ms where the list takes a tenth of one.
+The kernel lists the sockets of a namespace by scanning the sockets of all namespaces, while it finds the socket of one
+address by a hash lookup. With many namespaces the lookup is therefore preferred. /proc/net/tcp contains the same list,
+but is built from the connection table of the whole host: 10 to 20 ms where the dump takes 0.1 ms.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ TCP_LISTEN = 10
 UNSUPPORTED_ERRNOS = frozenset({errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EINVAL})
 
 _DUMP_REQUEST = struct.Struct("=BBBBI48x")
-"""struct inet_diag_req_v2: family, protocol, extensions, padding, states (a mask); an id that nothing is asked of."""
+"""struct inet_diag_req_v2: family, protocol, extensions, padding, mask of states, and an id that a dump ignores."""
 _LOOKUP_REQUEST = struct.Struct("=BBBBI2s2x16s16xIII")
-"""The same with an id: the port and the address that are listened at, nobody on the other side, a device, no cookie."""
+"""The same struct with an id: local port and address, no remote end, device index, no cookie."""
 _INET_DIAG_MSG = struct.Struct("=4xH2x16s16x12x16xI")
-"""struct inet_diag_msg: the id's source port and address, and behind expiry, queues and user the inode."""
+"""struct inet_diag_msg: source port and address of the id, and the inode after expiry, queues and user."""
 _STATE_OFFSET = 1
 _PROC_TCP_LISTEN = "0A"
 
 ListeningSockets = dict[tuple[str, int], frozenset[int]]
-"""(address, port) → the inodes of the sockets that listen there."""
+"""(address, port) → inodes of the sockets that listen there."""
 
 
-def find_listener(conversation: NetlinkSocket, address: ListenAddress) -> int | None:
-    """The inode of a socket that listens there; None: there is none. Of several (SO_REUSEPORT) it is always the same one
-    while they are the same. A link-local address must have its device's index.
+def find_listener(sock_diag: NetlinkSocket, address: ListenAddress) -> int | None:
+    """Returns the inode of a socket that listens at the address, or None.
 
-    Raises OSError where the kernel cannot say (`knows_listeners`).
+    If several sockets share the address (SO_REUSEPORT), the result is the same one as long as they stay the same. A
+    link-local address needs the index of its device. Raises OSError if the kernel does not support the lookup
+    (`has_sock_diag`).
     """
     family = socket.AF_INET6 if address.is_ipv6 else socket.AF_INET
     host, port = socket.inet_pton(family, address.host), socket.htons(address.port)
-    its_id = (port.to_bytes(2, sys.byteorder), host, address.device_index, INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE)
-    body = _LOOKUP_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN, *its_id)
+    socket_id = (port.to_bytes(2, sys.byteorder), host, address.device_index, INET_DIAG_NOCOOKIE, INET_DIAG_NOCOOKIE)
+    body = _LOOKUP_REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << TCP_LISTEN, *socket_id)
     try:
-        answers = conversation.ask(SOCK_DIAG_BY_FAMILY, 0, body)
+        replies = sock_diag.request(SOCK_DIAG_BY_FAMILY, 0, body)
     except FileNotFoundError:
         return None
-    for _kind, payload in answers:
+    for _kind, payload in replies:
         found_port, packed, inode = _INET_DIAG_MSG.unpack_from(payload)
-        # One that listens at any address, or of IPv4 at an IPv6 socket, is found too.
+        # The kernel also returns a wildcard socket, and an IPv6 socket for an IPv4 address.
         if (payload[0], payload[_STATE_OFFSET], found_port, packed[: len(host)]) == (family, TCP_LISTEN, port, host):
             return int(inode)
     return None
@@ -61,7 +62,7 @@ def find_listener(conversation: NetlinkSocket, address: ListenAddress) -> int | 
 
 @functools.cache
 def has_sock_diag() -> bool:
-    """Whether this kernel answers `listener_at`; where it does not, it would say that there is none."""
+    """True if the kernel supports `find_listener`. Without support the lookup would report that no socket listens."""
     try:
         any(True for family in (socket.AF_INET, socket.AF_INET6) for _ in _dump_listeners(family))
     except OSError as error:
@@ -72,7 +73,7 @@ def has_sock_diag() -> bool:
 
 
 def listening_sockets() -> ListeningSockets:
-    """Those of the calling thread's namespace."""
+    """Lists the listening sockets of the calling thread's namespace."""
     found: dict[tuple[str, int], set[int]] = defaultdict(set)
     try:
         for family in (socket.AF_INET, socket.AF_INET6):
@@ -95,7 +96,7 @@ def _dump_listeners(family: int) -> Iterator[tuple[tuple[str, int], int]]:
 
 
 def _read_proc_net_tcp() -> Iterator[tuple[tuple[str, int], int]]:
-    """proc_net_tcp(5), where those that listen come first. For a kernel that has no sock_diag for TCP."""
+    """Reads proc_net_tcp(5), for kernels without sock_diag for TCP. Listening sockets come first in the file."""
     for name in ("tcp", "tcp6"):
         try:
             with open(f"/proc/thread-self/net/{name}", encoding="ascii") as table:
@@ -111,6 +112,6 @@ def _read_proc_net_tcp() -> Iterator[tuple[tuple[str, int], int]]:
 
 
 def _parse_proc_address(text: str) -> str:
-    """`FEA9FEA9` is 169.254.169.254: words of four bytes, each as a number of this machine."""
+    """Parses an address: `FEA9FEA9` is 169.254.169.254, in words of four bytes in the machine's byte order."""
     words = struct.pack(f"={len(text) // 8}I", *(int(text[at : at + 8], 16) for at in range(0, len(text), 8)))
     return str(IPv4Address(words) if len(words) == 4 else IPv6Address(words))

@@ -1,8 +1,9 @@
-"""Netlink's messages as they are on the wire: netlink(7), rtnetlink(7), and Linux' include/uapi/linux/netlink.h.
+"""The wire format of netlink and its sockets: netlink(7), rtnetlink(7), include/uapi/linux/netlink.h.
 
-A message is a header, a fixed body of its kind, and attributes (length, type, value, each padded to 4 bytes); an
-attribute's value may be attributes again. Numbers have the machine's byte order. Written out here because an agent
-with a thousand namespaces asks some thousand questions a second, and a general library took a millisecond for each.
+A message consists of a header, a fixed body that depends on the message type, and attributes (length, type, value,
+padded to 4 bytes). The value of an attribute may be a list of attributes. Numbers have the machine's byte order. An
+agent with a thousand namespaces sends several thousand requests per pass; docs/decisions/netlink.md compares this
+module with a general library.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 NOT_FOUND_ERRNOS = frozenset({errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENOENT})
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 TYPE_MASK = 0x3FFF
-"""An attribute's type without the flags "nested" and "network byte order"."""
+"""The bits of an attribute's type, without the flags "nested" and "network byte order"."""
 BUFFER_BYTES = 1 << 16
 MAX_DUMP_ATTEMPTS = 60
 DUMP_BACKOFF_SECONDS = 0.0005
-"""After the first try, and more with each: whoever changes things that fast is to come to an end."""
+"""The pause before a dump is retried. It grows linearly with each attempt, so that the concurrent writer can finish."""
 
 HEADER = struct.Struct("=IHHII")
-"""Length, kind, flags, sequence number, port."""
+"""struct nlmsghdr: length, type, flags, sequence number, port id."""
 _ATTRIBUTE_HEADER = struct.Struct("=HH")
 _ERROR_CODE = struct.Struct("=i")
 
 Message = tuple[int, bytes]
-"""Its kind, and what follows the header."""
+"""Message type, and the payload after the header."""
 Attributes = dict[int, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Dump:
-    """A request for a list."""
+    """A request for a list of objects."""
 
     kind: int
     body: bytes
 
 
 class DumpInterruptedError(Exception):
-    """What was listed changed meanwhile: the list may lack something."""
+    """The listed objects changed during the dump, so the list may be incomplete (NLM_F_DUMP_INTR)."""
 
 
 def pack_attribute(kind: int, value: bytes) -> bytes:
@@ -70,7 +71,7 @@ def pack_nested(kind: int, values: Mapping[int, bytes]) -> bytes:
 
 
 def parse_attributes(payload: bytes, start: int = 0) -> Attributes:
-    """Type → value, of what begins at `start`."""
+    """Parses the attributes that begin at `start`, as type → value."""
     found, at, end = {}, start, len(payload)
     while at + 4 <= end:
         length, kind = _ATTRIBUTE_HEADER.unpack_from(payload, at)
@@ -90,13 +91,13 @@ def parse_string(value: bytes | None) -> str:
 
 
 def parse_messages(datagram: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Kind, flags and payload of each."""
+    """Yields the type, flags and payload of each message."""
     for at, length, kind, flags in _message_headers(datagram):
         yield kind, flags, datagram[at + HEADER.size : at + length]
 
 
 def _message_headers(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Where each message begins, its length with the header, kind and flags."""
+    """Yields the offset, total length, type and flags of each message."""
     at = 0
     while at + HEADER.size <= len(datagram):
         length, kind, flags, _sequence, _port = HEADER.unpack_from(datagram, at)
@@ -107,24 +108,28 @@ def _message_headers(datagram: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def open_socket(protocol: int = socket.NETLINK_ROUTE, groups: int = 0) -> socket.socket:
-    """It speaks to the namespace of the thread that opens it, for ever. `groups`: notifications to hear (a mask)."""
-    conversation = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-    conversation.bind((0, groups))
-    return conversation
+    """Opens a socket, which stays in the network namespace of the thread that opened it.
+
+    `groups` is the mask of the multicast groups to subscribe to.
+    """
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    netlink.bind((0, groups))
+    return netlink
 
 
 class NetlinkSocket:
-    """A socket that goes on speaking to the namespace of the thread that opened it, whichever thread asks.
+    """A socket that works in the namespace of the thread that opened it, from any thread.
 
-    Not for two threads at once. What raises may leave half an answer behind: close it then.
+    Not thread-safe. After an exception a partial response may be left in the socket, so it must be closed.
     """
 
     def __init__(self, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._socket = open_socket(protocol)
         try:
-            # Heard by the kernel, and nobody else is heard: a guest's root may send to any socket of its namespace.
+            # Only messages of the kernel (port 0) are received. A guest's root can send to any socket of its own
+            # namespace.
             self._socket.connect((0, 0))
-            # Without strict checks (before Linux 4.20) the kernel ignores what a dump should be limited to.
+            # Without NETLINK_GET_STRICT_CHK (before Linux 4.20) the kernel ignores the filter of a dump.
             self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         except OSError as error:
             if error.errno != errno.ENOPROTOOPT:
@@ -132,31 +137,31 @@ class NetlinkSocket:
                 raise
 
     def fileno(self) -> int:
-        """-1: it is closed."""
+        """The file descriptor, or -1 if the socket is closed."""
         return self._socket.fileno()
 
     @property
     def port(self) -> int:
-        """By which others could send to it."""
+        """The port id, which other sockets would address."""
         found: int = self._socket.getsockname()[0]
         return found
 
-    def ask(self, kind: int, flags: int, body: bytes) -> list[Message]:
-        """One request, and what is said to it. Raises OSError with the kernel's number."""
+    def request(self, kind: int, flags: int, body: bytes) -> list[Message]:
+        """Sends one request and returns the response messages. Raises OSError with the kernel's error number."""
         self._send(kind, flags | NLM_F_ACK, body)
-        return [(kind, payload) for kind, _flags, payload in parse_messages(self._answer())]
+        return [(kind, payload) for kind, _flags, payload in parse_messages(self._receive())]
 
     def dump(self, kind: int, body: bytes) -> bytes:
-        """The messages as they came; the same while what is listed is the same. Raises OSError."""
-        for tried in range(MAX_DUMP_ATTEMPTS):
-            if tried:
-                time.sleep(tried * DUMP_BACKOFF_SECONDS)
+        """Returns the messages of a dump as bytes. Equal bytes mean an unchanged list. Raises OSError."""
+        for attempt in range(MAX_DUMP_ATTEMPTS):
+            if attempt:
+                time.sleep(attempt * DUMP_BACKOFF_SECONDS)
             self._send(kind, NLM_F_DUMP, body)
             try:
-                return self._answer()
+                return self._receive()
             except DumpInterruptedError:
                 continue
-        raise OSError(errno.EAGAIN, "what was listed changed faster than it could be read")
+        raise OSError(errno.EAGAIN, "the list changed during every attempt to dump it")
 
     def close(self) -> None:
         self._socket.close()
@@ -164,33 +169,36 @@ class NetlinkSocket:
     def _send(self, kind: int, flags: int, body: bytes) -> None:
         self._socket.send(HEADER.pack(HEADER.size + len(body), kind, flags | NLM_F_REQUEST, 1, 0) + body)
 
-    def _answer(self) -> bytes:
-        """Until the acknowledgement or a dump's end, and without it."""
-        said, interrupted = b"", False
+    def _receive(self) -> bytes:
+        """Receives the messages up to the acknowledgement or the end of the dump, which is left out."""
+        received, interrupted = b"", False
         while True:
-            datagram, _ancillary, marks, _sender = self._socket.recvmsg(BUFFER_BYTES)
-            if marks & socket.MSG_TRUNC:
-                raise OSError(errno.EMSGSIZE, "a message of the kernel's is longer than was thought possible")
+            datagram, _ancillary, message_flags, _sender = self._socket.recvmsg(BUFFER_BYTES)
+            if message_flags & socket.MSG_TRUNC:
+                raise OSError(errno.EMSGSIZE, "a netlink message is longer than the receive buffer")
             for at, length, kind, flags in _message_headers(datagram):
                 interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_ERROR, NLMSG_DONE):
                     _raise_for_error(datagram[at + HEADER.size : at + length])
                     if interrupted:
                         raise DumpInterruptedError
-                    return said + datagram[:at]
-            said += datagram
+                    return received + datagram[:at]
+            received += datagram
 
 
 def request(kind: int, flags: int, body: bytes, *, protocol: int = socket.NETLINK_ROUTE) -> list[Message]:
-    """One request in the calling thread's namespace, and what is said to it. Raises OSError with the kernel's number."""
-    with closing(NetlinkSocket(protocol)) as conversation:
+    """Sends one request in the calling thread's namespace and returns the response messages.
+
+    Raises OSError with the kernel's error number.
+    """
+    with closing(NetlinkSocket(protocol)) as netlink:
         if flags & NLM_F_DUMP == NLM_F_DUMP:
-            return [(kind, payload) for kind, _flags, payload in parse_messages(conversation.dump(kind, body))]
-        return conversation.ask(kind, flags, body)
+            return [(kind, payload) for kind, _flags, payload in parse_messages(netlink.dump(kind, body))]
+        return netlink.request(kind, flags, body)
 
 
 def delete_if_exists(kind: int, body: bytes) -> None:
-    """Takes something away that may not be there any more. Raises OSError."""
+    """Sends a deletion, which succeeds if the object is already gone. Raises OSError."""
     try:
         request(kind, 0, body)
     except OSError as error:
@@ -199,12 +207,12 @@ def delete_if_exists(kind: int, body: bytes) -> None:
 
 
 def format_address(packed: bytes) -> str:
-    """An IP address of four or sixteen bytes."""
+    """Formats an IP address of 4 or 16 bytes."""
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
 
 
 def _raise_for_error(payload: bytes) -> None:
-    """An acknowledgement is an error whose number is 0."""
+    """Raises OSError unless the error code is 0, which means an acknowledgement."""
     code = -_ERROR_CODE.unpack_from(payload)[0] if len(payload) >= _ERROR_CODE.size else 0
     if code:
         raise OSError(code, os.strerror(code))

@@ -1,11 +1,8 @@
-"""A namespace's settings, read through files of /proc/sys/net that stay open: each shows the setting of the namespace
-that it was opened in, whichever thread reads it. It keeps no namespace in being.
+"""Open handles to namespaces, which read them without entering.
 
-Windows into namespaces: what they have is seen through them without entering.
-
-A netlink socket speaks to the namespace that it was opened in, and an open file of /proc/sys/net is that namespace's
-setting, whichever thread asks. So a namespace is entered once, and a look at it that finds nothing new costs a few
-system calls instead of a thread. Whatever is asked is asked of the kernel: nothing is remembered but what bytes mean.
+A netlink socket belongs to the namespace that it was opened in, and an open file of /proc/sys/net shows the setting of
+that namespace, from any thread. A namespace is therefore entered once, and reading it again costs a few system calls
+instead of a thread. The kernel's state itself is not cached, only the parsed result of the bytes that it returned.
 """
 
 from __future__ import annotations
@@ -30,24 +27,27 @@ from openimds.netconfig.namespace_state import Route
 
 
 class SysctlFiles:
-    """For any thread."""
+    """Open sysctl files of one namespace. Thread-safe. They do not keep the namespace alive."""
 
     def __init__(self) -> None:
         self._open: dict[str, int] = {}
-        """By key (`net.ipv4.ip_forward`)."""
+        """Setting key (`net.ipv4.ip_forward`) → file descriptor."""
         self._lock = threading.Lock()
 
-    def keep(self, keys: Iterable[str], device_names: frozenset[str]) -> None:
-        """By a thread in the namespace. What is not there, or one too many, is left out."""
+    def open(self, keys: Iterable[str], device_names: frozenset[str]) -> None:
+        """Opens the settings' files. The calling thread must be in the namespace.
+
+        A file that does not exist or exceeds the descriptor budget is left out.
+        """
         for key in keys:
             descriptor = open_within_budget(sysctl_path(key, device_names))
             if descriptor is not None:
                 with self._lock:
-                    self._forget(key)
+                    self._close(key)
                     self._open[key] = descriptor
 
-    def text(self, key: str) -> str | None:
-        """None: it is not kept, or was of a device that is gone."""
+    def read(self, key: str) -> str | None:
+        """Reads a setting. Returns None if its file is not open or its device is gone."""
         with self._lock:
             descriptor = self._open.get(key)
             if descriptor is None:
@@ -55,19 +55,19 @@ class SysctlFiles:
             try:
                 return os.pread(descriptor, MAX_SETTING_BYTES, 0).decode().strip()
             except OSError:
-                self._forget(key)
+                self._close(key)
                 return None
 
-    def differ(self, wanted: Mapping[str, str]) -> bool:
-        """Whether one that is kept has another value than is wanted."""
-        return any(self.text(key) not in (None, value) for key, value in wanted.items())
+    def differ(self, desired: Mapping[str, str]) -> bool:
+        """True if an open setting differs from its desired value."""
+        return any(self.read(key) not in (None, value) for key, value in desired.items())
 
     def close(self) -> None:
         with self._lock:
             for key in list(self._open):
-                self._forget(key)
+                self._close(key)
 
-    def _forget(self, key: str) -> None:
+    def _close(self, key: str) -> None:
         descriptor = self._open.pop(key, None)
         if descriptor is not None:
             os.close(descriptor)
@@ -79,53 +79,55 @@ Parsed = TypeVar("Parsed")
 
 
 class NamespaceHandle:
-    """Into one namespace; by no later one of the same name. Not for two threads at once."""
+    """The open handles of one namespace, which never read a later namespace of the same name. Not thread-safe."""
 
     def __init__(self, name: str, identity: tuple[int, int]) -> None:
         """Raises OSError, NamespaceMissingError."""
         self.name = name
         self.identity = identity
-        self.setting_files = SysctlFiles()
+        self.sysctl_files = SysctlFiles()
         self._links: _ParseCache[tuple[Link, ...]] = _ParseCache()
         self._addresses: _ParseCache[tuple[Address, ...]] = _ParseCache()
         self._routes: _ParseCache[frozenset[Route]] = _ParseCache()
         self._route, self.sock_diag = netns.run_in(name, _open_sockets, identity)
 
     def links(self) -> tuple[Link, ...]:
-        """The same object as the last time, if nothing is new; so with the others."""
-        said = self._dump(LINK_DUMP)
-        return self._links.of([said], None, lambda: parse_links(said))
+        """The links of the namespace. Returns the same object as long as they do not change."""
+        dump = self._dump(LINK_DUMP)
+        return self._links.get([dump], None, lambda: parse_links(dump))
 
     def addresses(self) -> tuple[Address, ...]:
-        said = self._dump(ADDRESS_DUMP)
-        return self._addresses.of([said], None, lambda: parse_addresses(said))
+        """The addresses of all links. Returns the same object as long as they do not change."""
+        dump = self._dump(ADDRESS_DUMP)
+        return self._addresses.get([dump], None, lambda: parse_addresses(dump))
 
     def routes(self, links: tuple[Link, ...]) -> frozenset[Route]:
-        """`links`: the devices that they may go by."""
-        said: dict[int, bytes] = {family: self._table(dump) for family, dump in MAIN_TABLE_DUMPS.items()}
-        return self._routes.of([*said.values()], links, lambda: _parse_all_routes(said, links))
+        """The main table's routes through `links`. Returns the same object as long as they do not change."""
+        dumps: dict[int, bytes] = {family: self._table(dump) for family, dump in MAIN_TABLE_DUMPS.items()}
+        return self._routes.get([*dumps.values()], links, lambda: _parse_all_routes(dumps, links))
 
-    def settings(self, wanted: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
-        """As `read_wanted`."""
-        found = {key: text for key in wanted if (text := self.setting_files.text(key)) is not None}
-        missing = {key: value for key, value in wanted.items() if key not in found}
+    def sysctls(self, desired: Mapping[str, str], device_names: frozenset[str]) -> dict[str, str]:
+        """The values of the desired settings, as `sysctl.read_desired` returns them."""
+        found = {key: text for key in desired if (text := self.sysctl_files.read(key)) is not None}
+        missing = {key: value for key, value in desired.items() if key not in found}
         if not missing:
             return found
 
         def read() -> dict[str, str]:
-            self.setting_files.keep(missing, device_names)
+            self.sysctl_files.open(missing, device_names)
             return read_desired(missing, device_names)
 
         return found | netns.run_in(self.name, read, self.identity)
 
     @property
-    def may_stay(self) -> bool:
-        return all(within_budget(conversation.fileno()) for conversation in (self._route, self.sock_diag))
+    def is_within_budget(self) -> bool:
+        """True if the sockets are within the descriptor budget."""
+        return all(within_budget(netlink.fileno()) for netlink in (self._route, self.sock_diag))
 
     def close(self) -> None:
-        for conversation in (self._route, self.sock_diag):
-            conversation.close()
-        self.setting_files.close()
+        for netlink in (self._route, self.sock_diag):
+            netlink.close()
+        self.sysctl_files.close()
 
     def _dump(self, dump: Dump) -> bytes:
         return self._route.dump(dump.kind, dump.body)
@@ -140,8 +142,10 @@ class NamespaceHandle:
 
 
 class NamespaceHandles:
-    """Opened when they are first looked through, and again for a namespace made anew; those that this process has no
-    descriptors to spare for are closed after each look. For any thread.
+    """The handles of all namespaces. Thread-safe.
+
+    A handle is opened at first use, and again if the namespace was replaced by another one of the same name. Handles
+    that exceed the descriptor budget are closed after each use.
     """
 
     def __init__(self) -> None:
@@ -150,63 +154,64 @@ class NamespaceHandles:
         weakref.finalize(self, _close_all, self._open)
 
     @contextmanager
-    def at(self, name: str) -> Iterator[NamespaceHandle]:
-        """Raises NamespaceMissingError."""
+    def open(self, name: str) -> Iterator[NamespaceHandle]:
+        """The handle of a namespace, for the duration of the block. Raises NamespaceMissingError."""
         with self._lock:
-            window = self._open_at(name)
+            handle = self._current(name)
             try:
-                yield window
-            except BaseException:  # half an answer may be left in a socket
+                yield handle
+            except BaseException:  # a partial response may be left in a socket
                 self.close(name)
                 raise
             finally:
-                if not window.may_stay:
+                if not handle.is_within_budget:
                     self.close(name)
 
     def close(self, name: str) -> None:
-        """It would keep a namespace in being that is about to be removed. Idempotent."""
+        """Closes the handle, which would keep a deleted namespace alive. Idempotent."""
         with self._lock:
-            window = self._open.pop(name, None)
-            if window is not None:
-                window.close()
+            handle = self._open.pop(name, None)
+            if handle is not None:
+                handle.close()
 
-    def settings_differ(self, name: str, wanted: Mapping[str, str]) -> bool:
-        """Whether a setting, as far as one can see without entering, is another than is wanted. Waits for no look."""
-        window = self._open.get(name)
-        return window is not None and window.setting_files.differ(wanted)
+    def settings_differ(self, name: str, desired: Mapping[str, str]) -> bool:
+        """True if an open setting differs from its desired value. Never waits for the lock."""
+        handle = self._open.get(name)
+        return handle is not None and handle.sysctl_files.differ(desired)
 
-    def _open_at(self, name: str) -> NamespaceHandle:
+    def _current(self, name: str) -> NamespaceHandle:
         identity = netns.identity(name)
-        window = self._open.get(name)
-        if window is not None and window.identity == identity:
-            return window
+        handle = self._open.get(name)
+        if handle is not None and handle.identity == identity:
+            return handle
         self.close(name)
         if identity is None:
-            raise netns.NamespaceMissingError(f"there is no network namespace {name}")
-        self._open[name] = window = NamespaceHandle(name, identity)
-        return window
+            raise netns.NamespaceMissingError(f"network namespace {name} does not exist")
+        self._open[name] = handle = NamespaceHandle(name, identity)
+        return handle
 
 
 class _ParseCache(Generic[Parsed]):
-    """Of what was read last: the same bytes mean the same. A digest of them is kept: an answer takes some kilobytes, and
-    there are a thousand namespaces.
+    """The parsed result of the last dump, reused while the dump's bytes are the same.
+
+    Only a digest of the bytes is stored: a dump takes some kilobytes, and there may be a thousand namespaces.
     """
 
     def __init__(self) -> None:
-        self._said: tuple[object, ...] = ()
+        self._key: tuple[object, ...] = ()
         self._value: Parsed | None = None
 
-    def of(self, said: Sequence[bytes], given: object, meaning: Callable[[], Parsed]) -> Parsed:
-        """`given`: what the meaning depends on besides."""
-        stamp = (given, *(blake2b(one, digest_size=DIGEST_BYTES).digest() for one in said))
-        if self._value is None or stamp != self._said:
-            self._said, self._value = stamp, meaning()
+    def get(self, dumps: Sequence[bytes], context: object, parse: Callable[[], Parsed]) -> Parsed:
+        """Returns the cached result, or calls `parse`. `context` is whatever else the result depends on."""
+        key = (context, *(blake2b(dump, digest_size=DIGEST_BYTES).digest() for dump in dumps))
+        if self._value is None or key != self._key:
+            self._key, self._value = key, parse()
         return self._value
 
 
-def _close_all(windows: dict[str, NamespaceHandle]) -> None:
-    for window in windows.values():
-        window.close()
+def _close_all(handles: dict[str, NamespaceHandle]) -> None:
+    for handle in handles.values():
+        handle.close()
 
 
 def _open_sockets() -> tuple[NetlinkSocket, NetlinkSocket]:
@@ -218,6 +223,6 @@ def _open_sockets() -> tuple[NetlinkSocket, NetlinkSocket]:
         raise
 
 
-def _parse_all_routes(said: Mapping[int, bytes], links: tuple[Link, ...]) -> frozenset[Route]:
+def _parse_all_routes(dumps: Mapping[int, bytes], links: tuple[Link, ...]) -> frozenset[Route]:
     names = {link.index: link.name for link in links}
-    return frozenset[Route]().union(*(parse_routes(dump, family, names) for family, dump in said.items()))
+    return frozenset[Route]().union(*(parse_routes(dump, family, names) for family, dump in dumps.items()))

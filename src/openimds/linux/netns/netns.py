@@ -1,8 +1,8 @@
-"""Network namespaces, where `ip netns` keeps them (/run/netns), and work done inside one.
+"""Network namespaces in /run/netns, where `ip netns` keeps them.
 
-Entering is a block on a thread that is discarded: the calling thread never changes its namespace, so no failure can
-leave the process in the wrong one. What the thread opens (sockets, netlink) stays in the namespace; what it starts
-(processes) begins there.
+A namespace is entered by a short-lived thread. The calling thread never changes its namespace, so no failure can leave
+the process in the wrong one. Sockets that the thread opens stay in the namespace, and processes that it starts run
+there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Result = TypeVar("_Result")
 
 
 class NamespaceMissingError(Exception):
-    """There is no namespace of this name."""
+    """The namespace does not exist."""
 
 
 def namespace_path(name: str) -> Path:
@@ -48,9 +48,11 @@ def list_names() -> set[str]:
 
 
 def identity(name: str) -> tuple[int, int] | None:
-    """Device and inode of a namespace: what tells it from a later one of the same name. None: there is none.
+    """Device and inode of a namespace, which distinguish it from a later one of the same name. None if it does not
+    exist.
 
-    After a crash a plain file without a mount may be left: it lies on the tmpfs, not on nsfs, and is no namespace.
+    A crash may leave a plain file without a mount. Such a file is on the tmpfs and not on nsfs, so it is not a
+    namespace.
     """
     try:
         status = os.stat(f"{NETNS_DIR}/{name}")
@@ -63,28 +65,28 @@ def identity(name: str) -> tuple[int, int] | None:
 
 
 def current_identity() -> tuple[int, int]:
-    """Of the namespace that the calling thread is in."""
+    """The identity of the calling thread's namespace."""
     status = os.stat("/proc/thread-self/ns/net")
     return status.st_dev, status.st_ino
 
 
-def run_in(name: str, work: Callable[[], _Result], only: tuple[int, int] | None = None) -> _Result:
-    """Do `work` on a new thread that has entered the namespace; its result or its exception.
+def run_in(name: str, work: Callable[[], _Result], expected_identity: tuple[int, int] | None = None) -> _Result:
+    """Runs `work` on a new thread inside the namespace, and returns its result or raises its exception.
 
-    Raises NamespaceMissingError when there is no such namespace, or it is not the one with the identity `only`.
+    Raises NamespaceMissingError if the namespace does not exist, or if its identity is not `expected_identity`.
     """
 
     def inside() -> _Result:
         enter(name)
-        if only is not None and current_identity() != only:
-            raise NamespaceMissingError(f"{name} is another network namespace than it was")
+        if expected_identity is not None and current_identity() != expected_identity:
+            raise NamespaceMissingError(f"{name} was replaced by another network namespace of the same name")
         return work()
 
     return _run_on_thread(f"in {name}", inside)
 
 
 def _run_on_thread(thread_name: str, work: Callable[[], _Result]) -> _Result:
-    """A new one, whose end is waited for."""
+    """Runs `work` on a new thread and waits for the end."""
     results: list[_Result] = []
     errors: list[BaseException] = []
 
@@ -103,11 +105,11 @@ def _run_on_thread(thread_name: str, work: Callable[[], _Result]) -> _Result:
 
 
 def enter(name: str) -> None:
-    """Moves the calling thread for good: only for one that ends soon. Raises NamespaceMissingError."""
+    """Moves the calling thread into the namespace. The thread must end soon. Raises NamespaceMissingError."""
     try:
         descriptor = os.open(NETNS_DIR / name, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NamespaceMissingError(f"there is no network namespace {name}") from error
+        raise NamespaceMissingError(f"network namespace {name} does not exist") from error
     try:
         if _libc.setns(descriptor, CLONE_NEWNET) != 0:
             code = ctypes.get_errno()
@@ -117,9 +119,10 @@ def enter(name: str) -> None:
 
 
 def create(name: str) -> bool:
-    """What `ip netns add` does (ip-netns(8)), without a process. Raises OSError; FileExistsError when there is one.
+    """Creates a namespace as `ip netns add` does (ip-netns(8)), without a process.
 
-    False: nothing was made, for /run/netns is no mount of its own yet, which `ip netns add` makes it for good.
+    Returns False without creating it if /run/netns is not a mount point yet; the first `ip netns add` makes it one.
+    Raises OSError, and FileExistsError if the namespace exists.
     """
     if not _is_mount(NETNS_DIR):
         return False
@@ -134,9 +137,12 @@ def create(name: str) -> bool:
 
 
 def delete(name: str) -> None:
-    """What `ip netns delete` does: the namespace ends with the last that uses it. Idempotent. Raises OSError."""
+    """Deletes the name, as `ip netns delete` does. Idempotent. Raises OSError.
+
+    The kernel destroys the namespace when the last process and descriptor in it are gone.
+    """
     path = NETNS_DIR / name
-    _libc.umount2(os.fsencode(path), MNT_DETACH)  # it fails where a crash left a plain file
+    _libc.umount2(os.fsencode(path), MNT_DETACH)  # fails if a crash left a plain file
     path.unlink(missing_ok=True)
 
 
@@ -153,7 +159,9 @@ def _check_result(result: int, what: str) -> None:
 
 
 def _is_mount(folder: Path) -> bool:
-    """Also one of the same file system on itself, which st_dev does not tell."""
+    """True if the directory is a mount point, which may be of the same file system as its parent (`st_dev` is equal
+    then).
+    """
     try:
         return _mount_id(folder) != _mount_id(folder.parent)
     except FileNotFoundError:
@@ -161,18 +169,19 @@ def _is_mount(folder: Path) -> bool:
 
 
 def _mount_id(path: Path) -> str:
-    """proc_pid_fdinfo(5)"""
+    """The mount ID from /proc/<pid>/fdinfo (proc_pid_fdinfo(5))."""
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        told = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+        fdinfo = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
     finally:
         os.close(descriptor)
-    return next(line for line in told.splitlines() if line.startswith("mnt_id:"))
+    return next(line for line in fdinfo.splitlines() if line.startswith("mnt_id:"))
 
 
 def has_sockets(name: str) -> bool:
-    """Whether anybody has an internet socket there: of whatever family and kind, listening or not. Quick also where a
-    thousand processes run, unlike `processes_in`.
+    """True if the namespace has an internet socket of any family and type.
+
+    Unlike `processes_in`, the cost does not grow with the number of processes on the host.
     """
     try:
         return run_in(name, lambda: any(_counts_sockets(line) for file in SOCKSTAT for line in _read_lines(file)))
@@ -181,7 +190,10 @@ def has_sockets(name: str) -> bool:
 
 
 def _counts_sockets(line: str) -> bool:
-    """`TCP: inuse 3 orphan 0 …`, `RAW6: inuse 1`; the first line of all counts other families' too."""
+    """Parses a line such as `TCP: inuse 3 orphan 0 …` or `RAW6: inuse 1`.
+
+    The first line ("sockets: used") counts all families and is ignored.
+    """
     words = line.split()
     return words[1:2] == ["inuse"] and words[2] != "0" and not words[0].startswith("FRAG")
 
@@ -189,25 +201,28 @@ def _counts_sockets(line: str) -> bool:
 def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text().splitlines()
-    except FileNotFoundError:  # no IPv6 in this kernel
+    except FileNotFoundError:  # the kernel has no IPv6
         return []
 
 
 def processes_in(*names: str) -> set[int]:
-    """Processes whose network namespace is one of these (this process's own threads are not counted)."""
-    wanted = {identity(name) for name in names} - {None}
-    if not wanted:
+    """The processes in any of these network namespaces. Threads of this process are not counted."""
+    targets = {identity(name) for name in names} - {None}
+    if not targets:
         return set()
-    return {pid for pid in _all_pids() if _netns_identity(pid) in wanted}
+    return {pid for pid in _all_pids() if _netns_identity(pid) in targets}
 
 
 def process_is_in(pid: int, name: str) -> bool:
-    wanted = identity(name)
-    return wanted is not None and _netns_identity(pid) == wanted
+    targets = identity(name)
+    return targets is not None and _netns_identity(pid) == targets
 
 
 def kill_processes_in(*names: str, grace_seconds: float = 1.0) -> None:
-    """SIGTERM, then SIGKILL to what still runs in these namespaces. Raises WiringError when something outlives both."""
+    """Sends SIGTERM to the processes in these namespaces, and SIGKILL after the grace period.
+
+    Raises ConfigureError if a process survives both.
+    """
     for sent, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
         remaining = processes_in(*names)
         if not remaining:
@@ -217,7 +232,7 @@ def kill_processes_in(*names: str, grace_seconds: float = 1.0) -> None:
             return
     left = ", ".join(str(pid) for pid in sorted(processes_in(*names)))
     if left:
-        raise ConfigureError(", ".join(names), [f"these processes do not end: {left}"])
+        raise ConfigureError(", ".join(names), [f"processes survive SIGKILL: {left}"])
 
 
 def _signal_all(pids: Iterable[int], sent: signal.Signals) -> None:
@@ -242,7 +257,7 @@ def _all_pids() -> list[int]:
 
 
 def _netns_identity(pid: int) -> tuple[int, int] | None:
-    """A zombie has none any more, and so is not counted."""
+    """The namespace of a process. None for a zombie, which has no namespace."""
     try:
         status = os.stat(f"/proc/{pid}/ns/net")
     except OSError:

@@ -1,4 +1,4 @@
-"""What is in namespaces besides what `Kernel` makes there: who listens, and whether a connection comes about."""
+"""The listening sockets of a namespace, and connection attempts from inside it."""
 
 from __future__ import annotations
 
@@ -19,36 +19,41 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 @dataclass(frozen=True, slots=True)
 class NamespaceSnapshot:
-    """What a namespace has."""
+    """Devices and listening sockets of a namespace at one time."""
 
     inode: int
     device_indexes: dict[str, int]
-    """0: there is no such device."""
+    """Device name → index, which is 0 if the device does not exist."""
     listening: ListeningSockets
-    """At an address that was asked for; of several sockets there (SO_REUSEPORT) one, the same while they are."""
+    """The sockets that listen at the requested addresses. One socket per address, even if several share it
+    (SO_REUSEPORT).
+    """
     has_ipv6: bool
 
 
 class NamespaceProbe:
-    def __init__(self, windows: NamespaceHandles) -> None:
-        self._windows = windows
+    def __init__(self, handles: NamespaceHandles) -> None:
+        self._handles = handles
 
     def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
-        """Raises NamespaceMissingError, OSError."""
-        with self._windows.at(namespace) as window:
+        """Reads the devices and the listening sockets of `addresses`. Raises NamespaceMissingError, OSError."""
+        with self._handles.open(namespace) as handle:
             devices = {address.device for address in addresses if address.device}
-            links = {link.name: link.index for link in window.links()} if devices else {}
+            links = {link.name: link.index for link in handle.links()} if devices else {}
             indexes = {device: links.get(device, 0) for device in devices}
-            meant = [replace(one, device_index=indexes.get(one.device, 0)) for one in addresses]
-            return NamespaceSnapshot(window.identity[1], indexes, self._listening_at(window, meant), kernel_has_ipv6())
+            resolved = [replace(one, device_index=indexes.get(one.device, 0)) for one in addresses]
+            return NamespaceSnapshot(
+                handle.identity[1], indexes, self._listening_at(handle, resolved), kernel_has_ipv6()
+            )
 
     def listening_sockets(self, namespace: str) -> ListeningSockets:
-        """All of them. Raises NamespaceMissingError."""
+        """All listening sockets of the namespace. Raises NamespaceMissingError."""
         return netns.run_in(namespace, listening_sockets)
 
     def can_connect(self, namespace: str, address: ListenAddress, mark: int = 0) -> bool:
-        """Whether a TCP connection from inside the namespace to the address comes about. `mark`: SO_MARK, by which the
-        namespace's firewall knows whom to let in. Raises NamespaceMissingError.
+        """True if a TCP connection from inside the namespace to the address succeeds. Raises NamespaceMissingError.
+
+        `mark` is the SO_MARK that the namespace's firewall accepts.
         """
 
         def connect() -> bool:
@@ -62,7 +67,7 @@ class NamespaceProbe:
         return netns.run_in(namespace, connect)
 
     def sockets_of(self, pid: int) -> frozenset[int]:
-        """The inodes of a process's sockets; none when it is gone."""
+        """The inodes of a process's sockets. Empty if the process is gone."""
         try:
             numbers = os.listdir(f"/proc/{pid}/fd")
         except OSError:
@@ -70,16 +75,16 @@ class NamespaceProbe:
         targets = [_read_link(f"/proc/{pid}/fd/{number}") for number in numbers]
         return frozenset(int(target[8:-1]) for target in targets if target.startswith("socket:["))
 
-    def _listening_at(self, window: NamespaceHandle, addresses: Collection[ListenAddress]) -> ListeningSockets:
+    def _listening_at(self, handle: NamespaceHandle, addresses: Collection[ListenAddress]) -> ListeningSockets:
         if not has_sock_diag():
-            found = self.listening_sockets(window.name)
-            return {place: found[place] for one in addresses if (place := (one.host, one.port)) in found}
-        asked = {(one.host, one.port): find_listener(window.sock_diag, one) for one in addresses}
-        return {place: frozenset({inode}) for place, inode in asked.items() if inode is not None}
+            listening = self.listening_sockets(handle.name)
+            return {key: listening[key] for one in addresses if (key := (one.host, one.port)) in listening}
+        found = {(one.host, one.port): find_listener(handle.sock_diag, one) for one in addresses}
+        return {key: frozenset({inode}) for key, inode in found.items() if inode is not None}
 
 
 def _read_link(descriptor: str) -> str:
-    """Empty: it was closed meanwhile, as connections are all the time."""
+    """Reads a symbolic link. Returns an empty string if the descriptor was closed in the meantime."""
     try:
         return os.readlink(descriptor)
     except OSError:

@@ -90,7 +90,7 @@ class NetnsDriver:
         draft.replace(record)
 
     def stop(self, server_id: str) -> bool:
-        """Whether it ran. Idempotent: its record stays, so that it counts as started and ended."""
+        """True if it ran. Idempotent: its record stays, so that it counts as started and ended."""
         started = self._started(server_id)
         if started is None or not started.is_alive():
             return False
