@@ -43,16 +43,13 @@ def mirrored_tests(source: Path) -> list[Path]:
             return [UNIT / "test_packages.py"]
     else:
         folder, stem = source.parent, source.stem
-    mirror = UNIT / folder.relative_to(SOURCES)
-    modules = {path.stem for path in folder.glob("*.py")}
-    longer = [f"test_{module}" for module in modules if module.startswith(f"{stem}_")]
-    return [
-        test
-        for test in mirror.glob(f"test_{stem}*.py")
-        if test.stem == f"test_{stem}"
-        or test.stem.startswith(f"test_{stem}_")
-        and not any(test.stem == other or test.stem.startswith(f"{other}_") for other in longer)
-    ]
+    stems = {path.stem for path in folder.glob("*.py")} | {stem}
+    tests = (UNIT / folder.relative_to(SOURCES)).glob(f"test_{stem}*.py")
+    return [test for test in tests if stem == longest_prefix(test.stem.removeprefix("test_"), stems)]
+
+
+def longest_prefix(name: str, stems: set[str]) -> str:
+    return max((stem for stem in stems if name == stem or name.startswith(f"{stem}_")), key=len, default="")
 
 
 def has_code(source: Path) -> bool:
