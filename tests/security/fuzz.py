@@ -34,7 +34,7 @@ with atheris.instrument_imports(include=["openimds"]) if atheris else contextlib
     from tests.security.cloud import ALPHA, BETA, instances_document, request
     from tests.security.opinion import answers
 
-    from openimds.http.messages import Answer
+    from openimds.http.messages import Response
     from openimds.http.server.connection import Connection, ResponseWriter
     from openimds.http.server.response_cache import ResponseCache
     from openimds.http.server.server import HttpServer
@@ -81,7 +81,7 @@ class NotingWriter(ResponseWriter):
 
     methods: list[str]
 
-    def write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
+    def write(self, answer: Response, method: str, *, keep_alive: bool) -> None:
         self.methods.append(method)
         super().write(answer, method, keep_alive=keep_alive)
 
@@ -92,7 +92,7 @@ class NotingRepeats(ResponseCache):
     methods: list[str]
 
     def learn(
-        self, head: bytes, answer: Answer, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
+        self, head: bytes, answer: Response, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
     ) -> bytes | None:
         learnt = super().learn(head, answer, date, asker, keep_alive=keep_alive)
         self.methods += ["GET"] * (learnt is not None)

@@ -1,11 +1,10 @@
-"""A request and its answer, as values."""
+"""A request and its response, as values."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
 """As received: (name, value), in order, names in the sender's letter case."""
@@ -40,36 +39,29 @@ class Request:
         return None
 
 
-class Answer(Protocol):
-    """What a handler gives back. The server adds Date, Content-Length and Connection.
-
-    Two attributes are looked for and need not be there: `again` (repeats.py), and `hop_limit`: so many hops may this
-    answer's packets go, 1 to 255.
-    """
-
-    @property
-    def status(self) -> int: ...
-    @property
-    def headers(self) -> Sequence[tuple[bytes, bytes]]: ...
-    @property
-    def body(self) -> bytes: ...
+Replay = Callable[[bytes], tuple[bytes, bytes, bytes, bytes] | None]
+"""Repeats a response for a request that differs from the first one in the request id alone. Takes the request's id, or
+nothing, and returns the id of the response and the body in three pieces. Returns None if the request must be handled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """The ready-made Answer."""
+    """One response. The server adds Date, Content-Length and Connection, and leaves the body out for HEAD."""
 
     status: int
     headers: Sequence[tuple[bytes, bytes]] = ()
-    body: bytes = b""
+    body: bytes = field(default=b"", repr=False)
+    replay: Replay | None = field(default=None, repr=False)
+    hop_limit: int | None = None
+    """IP TTL (IPv6: hop limit) of the packets of this response, 1 to 255. None for the socket's own."""
 
 
-Handler = Callable[[Request], Answer | Awaitable[Answer]]
-"""A handler answers at once (a plain function: the fast path) or later (a coroutine function)."""
+Handler = Callable[[Request], Response | Awaitable[Response]]
+"""A plain function returns the response (the fast path), a coroutine function returns it later."""
 
 
 def text_response(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
-    """An answer that says one sentence as text/plain."""
+    """A response of one sentence as text/plain."""
     return Response(status=status, headers=((b"Content-Type", TEXT), *headers), body=text.encode())
 
 

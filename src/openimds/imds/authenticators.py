@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -20,9 +20,8 @@ from openimds.guest_identity.headers import (
 )
 from openimds.guest_identity.request_policy import rejection_reason
 from openimds.guest_identity.signature import matching_secret
-from openimds.imds.delegation import UpstreamCall
+from openimds.http.messages import Request, Response
 from openimds.imds.instance_cache import CacheEntry, InstanceCache
-from openimds.imds.messages import GuestRequest
 from openimds.imds.metrics import METRICS
 from openimds.metadata.outcome import MetadataError, not_found
 from openimds.resources.instance import Instance
@@ -46,6 +45,21 @@ class Instances(Protocol):
     def instance(self, instance_id: str) -> Instance | None: ...
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]: ...
     def ports_by_provider(self, provider_id: str, address: str) -> Sequence[AskingPort] | None: ...
+
+
+UpstreamCall = Callable[[Request, str], Awaitable[Response]]
+"""Has a request answered by the metadata API. Takes the request and its id. Never raises: a failure is a response."""
+
+
+class DelegateUpstream(Exception):
+    """The client is known, and the metadata API answers its request: the record is not here, or the request changes it."""
+
+    def __init__(self, forward: UpstreamCall, instance_id: str, facts: Mapping[str, object]) -> None:
+        """`facts`: fields of the log line."""
+        super().__init__(f"a request of the instance {instance_id} is forwarded to the metadata API")
+        self.forward = forward
+        self.instance_id = instance_id
+        self.facts = facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +101,10 @@ class AuthError(MetadataError):
 
 
 class Authenticator(Protocol):
-    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
+    def at_once(self, request: Request) -> AuthenticatedInstance | None:
         """From what is in memory; None: `asker` is to be asked, which may have to wait. Raises Refusal."""
 
-    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
+    async def asker(self, request: Request) -> AuthenticatedInstance:
         """Raises Refusal: 400 for headers, 403 for signatures, 404 for whom nobody knows; or Elsewhere."""
 
 
@@ -103,14 +117,14 @@ class SignatureAuthenticator:
         self._records = records
         self._secrets = tuple(secrets)
 
-    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
+    def at_once(self, request: Request) -> AuthenticatedInstance | None:
         claim = _claim(request)
         record = self._records.known(("instance", claim.instance_id)) if isinstance(claim, InstanceClaim) else None
         if not isinstance(claim, InstanceClaim) or record is None:
             return None
         return self._asker(claim, record, self._verify(claim.instance_id, claim.signature))
 
-    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
+    async def asker(self, request: Request) -> AuthenticatedInstance:
         claim = _claim(request)
         if isinstance(claim, ProviderClaim):
             self._verify(claim.provider_id, claim.signature)
@@ -162,7 +176,7 @@ class SignatureAuthenticator:
         return self._asker(found, await self._record(port.instance_id))
 
 
-def _claim(request: GuestRequest) -> InstanceClaim | ProviderClaim:
+def _claim(request: Request) -> InstanceClaim | ProviderClaim:
     try:
         return provider_claim(request.headers) or instance_claim(request.headers)
     except HeaderError as error:
@@ -180,10 +194,10 @@ class AddressAuthenticator:
         self._records = records
         self._strict_hosts = strict_hosts
 
-    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
+    def at_once(self, request: Request) -> AuthenticatedInstance | None:
         """None: on one flat network few ask at a time."""
 
-    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
+    async def asker(self, request: Request) -> AuthenticatedInstance:
         refusal = rejection_reason(request.headers, self._strict_hosts) if self._strict_hosts is not None else None
         if refusal is not None:
             raise MetadataError(403, refusal)

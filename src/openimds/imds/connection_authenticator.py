@@ -17,10 +17,9 @@ import structlog
 from openimds.guest_identity.port_match import Binding, NoSinglePort, PortNotReady
 from openimds.guest_identity.request_policy import rejection_reason
 from openimds.guest_identity.token_bucket import TokenBucket
-from openimds.imds.authenticators import AuthenticatedInstance, AuthError
-from openimds.imds.delegation import DelegateUpstream, Reply
+from openimds.http.messages import Request, Response
+from openimds.imds.authenticators import AuthenticatedInstance, AuthError, DelegateUpstream
 from openimds.imds.instance_cache import CacheEntry, InstanceCache
-from openimds.imds.messages import GuestRequest
 from openimds.imds.rate_limit import PortRateLimiter, UnknownClientLimiter
 from openimds.metadata.outcome import NOT_FOUND_SENTENCE
 from openimds.resources.errors import StoreUnavailable
@@ -49,7 +48,7 @@ class RecordSource(Protocol):
 
 
 class Upstream(Protocol):
-    async def ask(self, binding: Binding, request: GuestRequest, request_id: str) -> Reply: ...
+    async def ask(self, binding: Binding, request: Request, request_id: str) -> Response: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,7 @@ class ConnectionAuthenticator:
         self._askers: dict[Binding, tuple[CacheEntry, TokenBucket | None, AuthenticatedInstance]] = {}
         """Made of these; a boot asks some thirty things in a row."""
 
-    def at_once(self, request: GuestRequest) -> AuthenticatedInstance | None:
+    def at_once(self, request: Request) -> AuthenticatedInstance | None:
         """Where the binding and the record are in memory. Raises NotServed (403, 404, 429)."""
         self._refuse_forwarded(request)
         binding = self._bindings.at_once(request.listener, request.peer, request.mac)
@@ -97,7 +96,7 @@ class ConnectionAuthenticator:
         self._refuse_other_project(record, binding)
         return self._asker(request, binding, record, bucket)
 
-    async def asker(self, request: GuestRequest) -> AuthenticatedInstance:
+    async def asker(self, request: Request) -> AuthenticatedInstance:
         """Raises NotServed (403, 404, 429, 503) or Elsewhere."""
         self._refuse_forwarded(request)
         binding = await self._binding(request)
@@ -106,13 +105,13 @@ class ConnectionAuthenticator:
         record = await self._record(binding)
         return self._asker(request, binding, record, bucket)
 
-    def _refuse_forwarded(self, request: GuestRequest) -> None:
+    def _refuse_forwarded(self, request: Request) -> None:
         hosts = self._rules.strict_hosts
         refusal = rejection_reason(request.headers, hosts) if hosts is not None else None
         if refusal is not None:
             raise AuthError(HTTPStatus.FORBIDDEN, refusal, facts=_place(request))
 
-    async def _binding(self, request: GuestRequest) -> Binding:
+    async def _binding(self, request: Request) -> Binding:
         where = (request.listener, request.peer, request.mac)
         try:
             return self._bindings.at_once(*where) or await self._bindings.find(*where)
@@ -160,7 +159,7 @@ class ConnectionAuthenticator:
         return DelegateUpstream(partial(self._upstream.ask, binding), binding.port.device_id, _facts(binding))
 
     def _asker(
-        self, request: GuestRequest, binding: Binding, record: CacheEntry, bucket: TokenBucket | None
+        self, request: Request, binding: Binding, record: CacheEntry, bucket: TokenBucket | None
     ) -> AuthenticatedInstance:
         if not request.mac:
             return self._new_asker(request, binding, record, bucket)  # the binding is of this one request
@@ -174,7 +173,7 @@ class ConnectionAuthenticator:
         return asker
 
     def _new_asker(
-        self, request: GuestRequest, binding: Binding, record: CacheEntry, bucket: TokenBucket | None
+        self, request: Request, binding: Binding, record: CacheEntry, bucket: TokenBucket | None
     ) -> AuthenticatedInstance:
         return AuthenticatedInstance(
             record,
@@ -192,7 +191,7 @@ class ConnectionAuthenticator:
         return lambda: trusts(binding) and allows(bucket)
 
 
-def _place(request: GuestRequest) -> dict[str, object]:
+def _place(request: Request) -> dict[str, object]:
     kind, _, scope_id = request.listener.partition(":")
     return {f"{kind}_id": scope_id, "source": request.peer, "mac": request.mac or None}
 

@@ -16,11 +16,10 @@ from ssl import RAND_bytes
 from typing import Any, Protocol
 
 from openimds.guest_identity.headers import INSTANCE_ID, header_names, values
-from openimds.imds.authenticators import AuthenticatedInstance, Authenticator, AuthError
-from openimds.imds.delegation import DelegateUpstream, Reply
+from openimds.http.messages import Request, Response
+from openimds.imds.authenticators import AuthenticatedInstance, Authenticator, AuthError, DelegateUpstream
 from openimds.imds.document_cache import Calendar, DocumentCache
 from openimds.imds.instance_cache import InstanceCache
-from openimds.imds.messages import GuestRequest, GuestResponse
 from openimds.imds.rendered_document import RandomSeeds, RenderedDocument
 from openimds.imds.request_log import RequestLog, StructuredLog, new_request_id, request_id
 from openimds.imds.response import ANNOUNCES_A_BODY, RequestTrace, ResponseBuilder, error_response
@@ -146,7 +145,7 @@ class MetadataHandler:
             is_behind_agent=self._is_behind_agent,
         )
 
-    def serve(self, request: GuestRequest) -> GuestResponse | Coroutine[Any, Any, GuestResponse]:
+    def serve(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
         """The answer; where it takes what is not in memory, later. Never raises: whatever goes wrong becomes an answer
         here, and nowhere else.
         """
@@ -161,14 +160,14 @@ class MetadataHandler:
             return self._finishing.finish(request, answer, trace)
         return self._finish_later(request, answer, trace)
 
-    async def handle(self, request: GuestRequest) -> GuestResponse:
+    async def handle(self, request: Request) -> Response:
         """As `serve`, for who can wait."""
         answer = self.serve(request)
-        return answer if isinstance(answer, GuestResponse) else await answer
+        return answer if isinstance(answer, Response) else await answer
 
     async def _finish_later(
-        self, request: GuestRequest, coming: Coroutine[Any, Any, Document], trace: RequestTrace
-    ) -> GuestResponse:
+        self, request: Request, coming: Coroutine[Any, Any, Document], trace: RequestTrace
+    ) -> Response:
         try:
             answer = await self._here_or_elsewhere(request, coming, trace)
         except asyncio.CancelledError:
@@ -179,15 +178,15 @@ class MetadataHandler:
         return self._finishing.finish(request, answer, trace)
 
     async def _here_or_elsewhere(
-        self, request: GuestRequest, coming: Coroutine[Any, Any, Document], trace: RequestTrace
-    ) -> Document | Reply:
+        self, request: Request, coming: Coroutine[Any, Any, Document], trace: RequestTrace
+    ) -> Document | Response:
         try:
             return await coming
         except DelegateUpstream as elsewhere:
             trace.instance_id, trace.asker = elsewhere.instance_id, None
             trace.facts = {**elsewhere.facts, "forwarded": True}
             try:
-                return await elsewhere.ask(request, trace.request_id)
+                return await elsewhere.forward(request, trace.request_id)
             finally:
                 if request.method not in _READS:
                     # It may have changed (its password): whoever asks next, before the news of it, is not told otherwise.
@@ -197,7 +196,7 @@ class MetadataHandler:
         """Another service takes over: what this one prepared is not given again."""
         self._finishing.retire()
 
-    def _begin(self, request: GuestRequest, trace: RequestTrace) -> Document | Coroutine[Any, Any, Document]:
+    def _begin(self, request: Request, trace: RequestTrace) -> Document | Coroutine[Any, Any, Document]:
         """Raises Refusal."""
         forbid_options(request.method)
         try:
@@ -209,7 +208,7 @@ class MetadataHandler:
             return self._identify(request, path, trace)
         return self._decide(request, path, asker, trace)
 
-    async def _identify(self, request: GuestRequest, path: Path, trace: RequestTrace) -> Document:
+    async def _identify(self, request: Request, path: Path, trace: RequestTrace) -> Document:
         asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
         if asker is None:
             return _reread(public_answer(request.method), request)
@@ -217,7 +216,7 @@ class MetadataHandler:
         return answer if isinstance(answer, Document) else await answer
 
     def _decide(
-        self, request: GuestRequest, path: Path, asker: AuthenticatedInstance, trace: RequestTrace
+        self, request: Request, path: Path, asker: AuthenticatedInstance, trace: RequestTrace
     ) -> Document | Coroutine[Any, Any, Document]:
         trace.instance_id, trace.asker, trace.facts = asker.instance.id, asker, asker.facts
         token = self._sessions.admit(request, path, asker.instance)
@@ -233,7 +232,7 @@ class MetadataHandler:
             return _reread(found, request)
         return self._carry_out(found, asker, request)
 
-    async def _asker_of_public(self, request: GuestRequest) -> AuthenticatedInstance | None:
+    async def _asker_of_public(self, request: Request) -> AuthenticatedInstance | None:
         """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
         if self._is_behind_agent and not values(request.headers, INSTANCE_ID):
             return None
@@ -245,12 +244,12 @@ class MetadataHandler:
             return None
 
     async def _carry_out(
-        self, wanted: StorePassword | AskVendors, asker: AuthenticatedInstance, request: GuestRequest
+        self, wanted: StorePassword | AskVendors, asker: AuthenticatedInstance, request: Request
     ) -> Document:
         return _reread(await self._carrying_out.carry_out(wanted, asker), request)
 
 
-def _reread(answer: Document, request: GuestRequest) -> Document:
+def _reread(answer: Document, request: Request) -> Document:
     """With an ETag; 304 for who has it already."""
     if request.method not in _READS:
         return answer

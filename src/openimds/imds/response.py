@@ -18,11 +18,10 @@ from weakref import ref
 import structlog
 
 from openimds.guest_identity.headers import REQUEST_ID, values
+from openimds.http.messages import Replay, Request, Response
 from openimds.imds.authenticators import AuthenticatedInstance
-from openimds.imds.delegation import Reply
 from openimds.imds.document_cache import Calendar
 from openimds.imds.instance_cache import CacheEntry
-from openimds.imds.messages import GuestRequest, GuestResponse
 from openimds.imds.metrics import METRICS
 from openimds.imds.rendered_document import RandomSeeds, RenderedDocument
 from openimds.imds.request_log import REQUEST_ANSWERED, REQUEST_GIVEN_UP, Line, RequestLog, logged_path, new_request_id
@@ -30,9 +29,6 @@ from openimds.imds.session_tokens import SessionTokens
 from openimds.metadata.outcome import TRY_AGAIN_SENTENCE, Document, MetadataError, error_document
 from openimds.metadata.session_policy import HOP_LIMIT
 from openimds.resources.errors import StoreUnavailable
-
-Again = Callable[[bytes], tuple[bytes, bytes, bytes, bytes] | None]
-"""(the request id that was given, or nothing) → (the id it goes by, the body in three pieces); None: ask properly."""
 
 
 @dataclass(slots=True)
@@ -61,7 +57,7 @@ class CachedResponse:
     takes_ids: bool = True
     """The request's id is of the hop before. False: it is the guest's own, and not taken."""
 
-    def again(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
+    def replay(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
         # What is called stands in variables: calling it where it is takes twice as long.
         record_now, rendered_now, still, line = self.record, self.rendered, self.still, self.line
         started = time()
@@ -131,18 +127,16 @@ class ResponseBuilder:
         self._is_behind_agent = is_behind_agent
         self._lease = ServiceGeneration()
 
-    def finish(self, request: GuestRequest, answer: Document | Reply, trace: RequestTrace) -> GuestResponse:
+    def finish(self, request: Request, answer: Document | Response, trace: RequestTrace) -> Response:
         """Counted and logged; a reply from elsewhere stays as it is."""
         METRICS.answered(answer.status, monotonic() - trace.started)
         became = {"status": answer.status, "bytes": len(answer.body)}
         line = self._write_line(request, REQUEST_ANSWERED, trace, became)
-        if not isinstance(answer, Document):
-            return GuestResponse(
-                status=answer.status, headers=tuple(answer.headers), body=answer.body, hop_limit=answer.hop_limit
-            )
-        return self._response(answer, trace, self._again(request, answer, trace, line))
+        if isinstance(answer, Response):
+            return answer
+        return self._response(answer, trace, self._replay(request, answer, trace, line))
 
-    def give_up(self, request: GuestRequest, trace: RequestTrace) -> None:
+    def give_up(self, request: Request, trace: RequestTrace) -> None:
         """Its guest hung up, or waited too long; what was asked may have been done all the same."""
         self._write_line(request, REQUEST_GIVEN_UP, trace, {})
 
@@ -150,7 +144,7 @@ class ResponseBuilder:
         """Nothing that was finished here is given again."""
         self._lease.valid = False
 
-    def _response(self, answer: Document, trace: RequestTrace, again: Again | None) -> GuestResponse:
+    def _response(self, answer: Document, trace: RequestTrace, replay: Replay | None) -> Response:
         headers, hop_limit = [(b"Content-Type", answer.content_type.encode())], None
         for name, value in answer.headers:
             if name == HOP_LIMIT and not self._is_behind_agent:
@@ -158,18 +152,18 @@ class ResponseBuilder:
             else:
                 headers.append((name.encode(), value.encode()))
         headers.append((_REQUEST_ID, trace.request_id.encode()))
-        return GuestResponse(
-            status=answer.status, headers=tuple(headers), body=answer.body, again=again, hop_limit=hop_limit
+        return Response(
+            status=answer.status, headers=tuple(headers), body=answer.body, replay=replay, hop_limit=hop_limit
         )
 
-    def _write_line(self, request: GuestRequest, event: str, trace: RequestTrace, became: Mapping[str, object]) -> Line:
+    def _write_line(self, request: Request, event: str, trace: RequestTrace, became: Mapping[str, object]) -> Line:
         """→ what writes such a line again."""
         asked = {"method": request.method, "path": logged_path(request.target)}
         line = self._log.line(event, {"instance_id": trace.instance_id, **trace.facts, **asked, **became})
         line(trace.request_id, (monotonic() - trace.started) * 1000)
         return line
 
-    def _again(self, request: GuestRequest, answer: Document, trace: RequestTrace, line: Line) -> Again | None:
+    def _replay(self, request: Request, answer: Document, trace: RequestTrace, line: Line) -> Replay | None:
         asker, rendered = trace.asker, trace.rendered
         if asker is None or rendered is None or (request.method, answer.status) != ("GET", 200):
             return None
@@ -190,13 +184,13 @@ class ResponseBuilder:
             secret=asker.secret,
             still=asker.still,
             takes_ids=self._is_behind_agent,
-        ).again
+        ).replay
 
 
 log = structlog.get_logger(__name__)
 
 
-def error_response(error: Exception, request: GuestRequest, trace: RequestTrace) -> Document:
+def error_response(error: Exception, request: Request, trace: RequestTrace) -> Document:
     """A Refusal in its own words; 503 while the store is away; 500, and the error in the log, for what nobody foresaw."""
     if isinstance(error, MetadataError):
         trace.facts = getattr(error, "facts", trace.facts)
@@ -208,7 +202,7 @@ def error_response(error: Exception, request: GuestRequest, trace: RequestTrace)
     return error_document(MetadataError(500, TRY_AGAIN_SENTENCE), _accept(request))
 
 
-def _accept(request: GuestRequest) -> str | None:
+def _accept(request: Request) -> str | None:
     return ",".join(values(request.headers, "Accept")) or None
 
 

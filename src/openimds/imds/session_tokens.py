@@ -9,7 +9,7 @@ import structlog
 
 from openimds.guest_identity.headers import HeaderError, is_privileged, single, was_forwarded, was_privileged
 from openimds.guest_identity.session_tokens import NONCE_BYTES, is_good_token, issue_token, parse_ttl
-from openimds.imds.messages import GuestRequest
+from openimds.http.messages import Request
 from openimds.metadata.imds_options import ImdsOptions, TokenMode, invalid_properties, policy_of
 from openimds.metadata.outcome import Document, MetadataError
 from openimds.metadata.paths import Path
@@ -58,7 +58,7 @@ class SessionTokens:
         self._random_bytes = random_bytes
         self._told: set[tuple[str, str, str]] = set()
 
-    def admit(self, request: GuestRequest, path: Path, instance: Instance) -> Document | None:
+    def admit(self, request: Request, path: Path, instance: Instance) -> Document | None:
         """The answer to a request for a token; None: go on to the document. Raises Refusal (400, 401, 403, 405)."""
         policy = self.policy(instance)
         if instance.metadata:
@@ -75,7 +75,7 @@ class SessionTokens:
     def policy(self, instance: Instance) -> ImdsOptions:
         return policy_of(instance.metadata, self._defaults) if instance.metadata else self._defaults
 
-    def _session(self, request: GuestRequest, instance: Instance) -> Session:
+    def _session(self, request: Request, instance: Instance) -> Session:
         token = single(request.headers, TOKEN)
         presented = TokenState.NOTHING if token is None else self._judge(token, instance.id)
         now = Session(
@@ -91,7 +91,7 @@ class SessionTokens:
             is_forwarded=was_forwarded(request.headers, own_addresses=int(self._settings.is_behind_agent)),
         )
 
-    def _is_roots(self, request: GuestRequest) -> bool:
+    def _is_roots(self, request: Request) -> bool:
         if self._settings.is_behind_agent:
             return was_privileged(request.headers)
         return is_privileged(request.peer_port)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from openimds.imds.messages import GuestRequest, GuestResponse
+from openimds.http.messages import Request, Response
 from openimds.resources.errors import StoreUnavailable
 
 _TEXT = "text/plain; charset=UTF-8"
@@ -28,19 +28,19 @@ class StatusPages:
         self._registry = registry
         self._check_store = check_store
 
-    async def handle(self, request: GuestRequest) -> GuestResponse:
+    async def handle(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
             return _page(405, "Only GET and HEAD can be used here.", (b"Allow", b"GET, HEAD"))
         match request.target.split(b"?", 1)[0]:
             case b"/metrics":
                 self._count_up()
                 content_type = (b"Content-Type", CONTENT_TYPE_PLAIN_0_0_4.encode())
-                return GuestResponse(status=200, headers=(content_type,), body=generate_latest(self._registry))
+                return Response(status=200, headers=(content_type,), body=generate_latest(self._registry))
             case b"/healthcheck":
                 return await self._health()
         return _page(404, "Here are /metrics and /healthcheck.")
 
-    async def _health(self) -> GuestResponse:
+    async def _health(self) -> Response:
         try:
             await asyncio.to_thread(self._check_store)
         except StoreUnavailable as error:
@@ -48,7 +48,5 @@ class StatusPages:
         return _page(200, "OK")
 
 
-def _page(status: int, text: str, *headers: tuple[bytes, bytes]) -> GuestResponse:
-    return GuestResponse(
-        status=status, headers=((b"Content-Type", _TEXT.encode()), *headers), body=f"{text}\n".encode()
-    )
+def _page(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
+    return Response(status=status, headers=((b"Content-Type", _TEXT.encode()), *headers), body=f"{text}\n".encode())

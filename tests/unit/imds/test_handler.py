@@ -14,10 +14,10 @@ import pytest
 import structlog
 
 from openimds.guest_identity.signature import sign
+from openimds.http.messages import Request, Response
 from openimds.imds.authenticators import AddressAuthenticator, AuthenticatedInstance, SignatureAuthenticator
 from openimds.imds.handler import MetadataHandler
 from openimds.imds.instance_cache import InstanceCache
-from openimds.imds.messages import GuestResponse
 from openimds.imds.vendordata import Target, VendordataTargets, VendordataTimeouts
 from openimds.metadata.context import DocumentSettings
 from openimds.resources.errors import PeerFailed
@@ -29,16 +29,14 @@ HOSTNAME = b"/latest/meta-data/hostname"
 PASSWORD = b"/openstack/latest/password"
 
 
-@dataclass(frozen=True)
-class Ask:
-    target: bytes = HOSTNAME
-    method: str = "GET"
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = b""
-    peer: str = "10.0.0.5"
-    listener: str = "tcp"
-    mac: str = ""
-    peer_port: int = 0
+def request(
+    target: bytes = HOSTNAME,
+    method: str = "GET",
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    body: bytes = b"",
+    peer: str = "10.0.0.5",
+) -> Request:
+    return Request(method=method, target=target, headers=headers, body=body, peer=peer, listener="tcp")
 
 
 def signed(*more: tuple[bytes, bytes], secret: str = SECRET, project: bytes = b"p1", instance_id: str = ID):
@@ -51,13 +49,13 @@ def signed(*more: tuple[bytes, bytes], secret: str = SECRET, project: bytes = b"
 
 
 @pytest.fixture
-def play(instances, threads) -> Callable[..., list[GuestResponse]]:
+def play(instances, threads) -> Callable[..., list[Response]]:
     """Send requests, one after the other, to one service; a function between them is called."""
 
-    def run(*steps: Ask | Callable[[], None], **options: Any) -> list[GuestResponse]:
+    def run(*steps: Request | Callable[[], None], **options: Any) -> list[Response]:
         return asyncio.run(_play(steps, options))
 
-    async def _play(steps: tuple[Ask | Callable[[], None], ...], options: dict[str, Any]) -> list[GuestResponse]:
+    async def _play(steps: tuple[Request | Callable[[], None], ...], options: dict[str, Any]) -> list[Response]:
         records = InstanceCache(threads)
         instances.heard = records.forget
         service = MetadataHandler(
@@ -72,7 +70,7 @@ def play(instances, threads) -> Callable[..., list[GuestResponse]]:
         )
         answers = []
         for step in steps:
-            if isinstance(step, Ask):
+            if isinstance(step, Request):
                 answers.append(await service.handle(step))
             else:
                 step()
@@ -81,7 +79,7 @@ def play(instances, threads) -> Callable[..., list[GuestResponse]]:
     return run
 
 
-def header(answer: GuestResponse, name: bytes) -> bytes | None:
+def header(answer: Response, name: bytes) -> bytes | None:
     return dict(answer.headers).get(name)
 
 
@@ -104,7 +102,7 @@ def test_a_request_whose_guest_hung_up_is_in_the_log(instances, threads) -> None
             settings=DocumentSettings(),
             executor=threads,
         )
-        asking = asyncio.create_task(service.handle(Ask(PASSWORD, "POST")))
+        asking = asyncio.create_task(service.handle(request(PASSWORD, "POST")))
         await asyncio.sleep(0)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -124,8 +122,8 @@ def test_what_is_given_again_keeps_nothing_of_a_record_that_is_gone(play, instan
     def change() -> None:
         instances.put(replace(instances.instances[ID], user_data=b"x"))
 
-    (answer,) = play(Ask(headers=signed()), change)
-    again = answer.again
+    (answer,) = play(request(headers=signed()), change)
+    again = answer.replay
     assert again is not None
     held += [again.__self__.record, again.__self__.rendered]
     gc.collect()
@@ -134,7 +132,7 @@ def test_what_is_given_again_keeps_nothing_of_a_record_that_is_gone(play, instan
 
 
 def test_a_signed_request(play) -> None:
-    (answer,) = play(Ask(headers=signed()))
+    (answer,) = play(request(headers=signed()))
     assert (answer.status, answer.body) == (200, b"vm.novalocal")
     assert header(answer, b"Content-Type") == b"text/plain; charset=UTF-8"
 
@@ -153,24 +151,26 @@ def test_a_signed_request(play) -> None:
 )
 @pytest.mark.parametrize("target", [HOSTNAME, b"/nope"])
 def test_who_is_not_answered(play, target: bytes, headers, status: int, sentence: bytes) -> None:
-    (answer,) = play(Ask(target, headers=headers))
+    (answer,) = play(request(target, headers=headers))
     assert answer.status == status
     assert sentence in answer.body
 
 
 def test_the_order_of_checks_hides_what_is_there(play) -> None:
-    unknown, other = play(Ask(b"/nope", headers=signed(instance_id="x")), Ask(b"/nope", headers=signed(project=b"p2")))
+    unknown, other = play(
+        request(b"/nope", headers=signed(instance_id="x")), request(b"/nope", headers=signed(project=b"p2"))
+    )
     assert unknown.body == other.body
 
 
 def test_the_root_is_everybodys(play) -> None:
-    (answer,) = play(Ask(b"/"))
+    (answer,) = play(request(b"/"))
     assert answer.status == 200
 
 
 def test_a_secret_that_differs_is_said_in_the_log(play) -> None:
     with structlog.testing.capture_logs() as logs:
-        play(Ask(headers=signed(secret="SECRETE_KEY")), secrets=["SECRET_KEY"])
+        play(request(headers=signed(secret="SECRETE_KEY")), secrets=["SECRET_KEY"])
     text = json.dumps(logs)
     assert "metadata_proxy_shared_secret" in text
     assert sign("SECRETE_KEY", ID) not in text
@@ -178,26 +178,26 @@ def test_a_secret_that_differs_is_said_in_the_log(play) -> None:
 
 
 def test_during_a_rotation_both_secrets_are_good(play) -> None:
-    answers = play(Ask(headers=signed(secret="new")), Ask(headers=signed(secret="old")), secrets=["new", "old"])
+    answers = play(request(headers=signed(secret="new")), request(headers=signed(secret="old")), secrets=["new", "old"])
     assert [answer.status for answer in answers] == [200, 200]
 
 
 def test_a_malformed_target(play) -> None:
-    (answer,) = play(Ask(b"latest", headers=signed()))
+    (answer,) = play(request(b"latest", headers=signed()))
     assert answer.status == 400
 
 
 def test_errors_in_json(play) -> None:
-    (answer,) = play(Ask(b"/nope", headers=signed((b"Accept", b"application/json"))))
+    (answer,) = play(request(b"/nope", headers=signed((b"Accept", b"application/json"))))
     assert json.loads(answer.body)["code"] == "404 Not Found"
 
 
 def test_the_request_id_goes_along(play) -> None:
     given = b"req-0a1b2c3d-0000-4000-8000-0123456789ab"
     taken, new, forged = play(
-        Ask(headers=signed((b"X-Openstack-Request-Id", given))),
-        Ask(headers=signed()),
-        Ask(headers=signed((b"X-Openstack-Request-Id", b"req-x\nforged"))),
+        request(headers=signed((b"X-Openstack-Request-Id", given))),
+        request(headers=signed()),
+        request(headers=signed((b"X-Openstack-Request-Id", b"req-x\nforged"))),
     )
     assert header(taken, b"X-Openstack-Request-Id") == given
     ids = {header(answer, b"X-Openstack-Request-Id") for answer in (new, forged)}
@@ -207,7 +207,7 @@ def test_the_request_id_goes_along(play) -> None:
 
 def test_the_log_has_no_bodies(play) -> None:
     with structlog.testing.capture_logs() as logs:
-        play(Ask(PASSWORD + b"?token=hush", "POST", signed((b"Content-Length", b"6")), b"geheim"))
+        play(request(PASSWORD + b"?token=hush", "POST", signed((b"Content-Length", b"6")), b"geheim"))
     (line,) = [line for line in logs if line["event"] == "request answered"]
     assert (line["instance_id"], line["path"], line["status"]) == (ID, PASSWORD.decode(), 200)
     assert "geheim" not in json.dumps(logs)
@@ -215,10 +215,10 @@ def test_the_log_has_no_bodies(play) -> None:
 
 
 def test_a_password_is_stored_once_and_shows_at_once(play) -> None:
-    def post(text: bytes) -> Ask:
-        return Ask(PASSWORD, "POST", signed((b"Content-Length", b"%d" % len(text))), text)
+    def post(text: bytes) -> Request:
+        return request(PASSWORD, "POST", signed((b"Content-Length", b"%d" % len(text))), text)
 
-    read = Ask(PASSWORD, headers=signed())
+    read = request(PASSWORD, headers=signed())
     answers = play(read, post(b"first"), read, post(b"second"), read)
     assert [(answer.status, answer.body) for answer in answers if answer.status != 409] == [
         (200, b""),
@@ -232,15 +232,15 @@ def test_a_password_is_stored_once_and_shows_at_once(play) -> None:
 def test_two_posts_at_the_same_time(play, instances) -> None:
     """The second one is decided by the store, not by what memory says."""
     instances.set_password_once = lambda _id, _text: False
-    (answer,) = play(Ask(PASSWORD, "POST", signed((b"Content-Length", b"1")), b"x"))
+    (answer,) = play(request(PASSWORD, "POST", signed((b"Content-Length", b"1")), b"x"))
     assert answer.status == 409
 
 
 def test_a_password_for_an_instance_that_goes(play, instances) -> None:
     steps = (
-        Ask(headers=signed()),
+        request(headers=signed()),
         instances.instances.clear,
-        Ask(PASSWORD, "POST", signed((b"Content-Length", b"1")), b"x"),
+        request(PASSWORD, "POST", signed((b"Content-Length", b"1")), b"x"),
     )
     assert [answer.status for answer in play(*steps)] == [200, 404]
 
@@ -250,7 +250,7 @@ def test_a_password_for_an_instance_that_goes(play, instances) -> None:
     [(signed(), 411), (signed((b"Transfer-Encoding", b"chunked")), 200), (signed((b"content-length", b"2")), 200)],
 )
 def test_how_long_a_password_is_must_be_said(play, headers, status: int) -> None:
-    (answer,) = play(Ask(PASSWORD, "POST", headers, b"pw"))
+    (answer,) = play(request(PASSWORD, "POST", headers, b"pw"))
     assert answer.status == status
 
 
@@ -258,7 +258,7 @@ def test_a_change_shows_in_the_next_read(play, instances) -> None:
     def rename() -> None:
         instances.put(replace(instances.instances[ID], hostname="renamed"))
 
-    answers = play(Ask(headers=signed()), Ask(headers=signed()), rename, Ask(headers=signed()))
+    answers = play(request(headers=signed()), request(headers=signed()), rename, request(headers=signed()))
     assert [answer.body for answer in answers] == [b"vm.novalocal", b"vm.novalocal", b"renamed.novalocal"]
     assert instances.asked == 2
 
@@ -272,13 +272,13 @@ def test_the_store_away(play, instances) -> None:
 
     other = "11111111-2222-4333-8444-555555555502"
     known, still, unknown, posted, back = play(
-        Ask(headers=signed()),
+        request(headers=signed()),
         leave,
-        Ask(headers=signed()),
-        Ask(headers=signed(instance_id=other)),
-        Ask(PASSWORD, "POST", signed((b"Content-Length", b"1")), b"x"),
+        request(headers=signed()),
+        request(headers=signed(instance_id=other)),
+        request(PASSWORD, "POST", signed((b"Content-Length", b"1")), b"x"),
         come_back,
-        Ask(headers=signed()),
+        request(headers=signed()),
     )
     assert (known.status, still.body, back.status) == (200, b"vm.novalocal", 200)
     for refused in (unknown, posted):
@@ -290,7 +290,7 @@ def test_an_internal_failure_tells_nothing(play, instances) -> None:
         raise RuntimeError("internal detail")
 
     instances.instance = fail
-    (answer,) = play(Ask(headers=signed()))
+    (answer,) = play(request(headers=signed()))
     assert answer.status == 500
     assert b"try your request again" in answer.body
     assert b"detail" not in answer.body
@@ -305,9 +305,9 @@ class Port:
 def test_providers(play, instances) -> None:
     instances.providers["lb"] = {"10.0.0.5": (Port(ID, "p1"),), "10.0.0.6": (Port(ID, "p1"), Port("x", "p2"))}
 
-    def ask(provider: bytes, *addresses: bytes, signature: str | None = None) -> Ask:
+    def ask(provider: bytes, *addresses: bytes, signature: str | None = None) -> Request:
         text = sign(SECRET, provider.decode()) if signature is None else signature
-        return Ask(
+        return request(
             headers=(
                 (b"X-Metadata-Provider", provider),
                 (b"X-Metadata-Provider-Signature", text.encode()),
@@ -331,13 +331,13 @@ def test_by_address(play, instances) -> None:
     instances.addresses |= {"10.0.0.5": (ID,), "10.0.0.6": (ID, "x"), "10.0.0.8": ("gone",)}
     with structlog.testing.capture_logs() as logs:
         answers = play(
-            Ask(peer="10.0.0.5", headers=((b"X-Instance-ID", b"forged"), (b"X-Forwarded-For", b"10.0.0.6"))),
-            Ask(peer="::ffff:10.0.0.5"),
-            Ask(b"/latest/meta-data/local-ipv4", peer="10.0.0.5"),
-            Ask(peer="10.0.0.6"),
-            Ask(peer="10.0.0.7"),
-            Ask(peer="10.0.0.8"),
-            Ask(peer=""),
+            request(peer="10.0.0.5", headers=((b"X-Instance-ID", b"forged"), (b"X-Forwarded-For", b"10.0.0.6"))),
+            request(peer="::ffff:10.0.0.5"),
+            request(b"/latest/meta-data/local-ipv4", peer="10.0.0.5"),
+            request(peer="10.0.0.6"),
+            request(peer="10.0.0.7"),
+            request(peer="10.0.0.8"),
+            request(peer=""),
             signed=False,
         )
     assert [answer.status for answer in answers] == [200, 200, 200, 404, 404, 404, 404]
@@ -361,7 +361,7 @@ def vendors_saying(said: Mapping[str, Any], **options: Any) -> Callable[[], Vend
 
 def test_dynamic_vendor_data(play) -> None:
     vendors = vendors_saying({"http://a": {"x": 1}, "http://b": None})
-    (answer,) = play(Ask(VENDOR_DATA2, headers=signed()), vendors=vendors)
+    (answer,) = play(request(VENDOR_DATA2, headers=signed()), vendors=vendors)
     assert json.loads(answer.body) == {"static": {}, "a": {"x": 1}, "b": {}}
 
 
@@ -370,7 +370,7 @@ def test_a_vendor_that_fails(play, fatal: bool, status: int) -> None:
     said = {"http://a": PeerFailed("refused"), "http://b": {"y": 2}}
     vendors = vendors_saying(said, failure_is_fatal=fatal)
     with structlog.testing.capture_logs() as logs:
-        (answer,) = play(Ask(VENDOR_DATA2, headers=signed()), vendors=vendors)
+        (answer,) = play(request(VENDOR_DATA2, headers=signed()), vendors=vendors)
     assert answer.status == status
     if not fatal:
         assert json.loads(answer.body) == {"static": {}, "a": {}, "b": {"y": 2}}

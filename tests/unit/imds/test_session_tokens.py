@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import structlog
 
+from openimds.http.messages import Request
 from openimds.imds.session_tokens import SessionTokens, TokenSettings
 from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.metadata.outcome import Document, MetadataError
@@ -28,16 +29,13 @@ OTHER = replace(VM, id="11111111-2222-4333-8444-555555555502")
 STRICT = replace(VM, metadata={"imds:HttpTokens": "required"})
 
 
-@dataclass(frozen=True)
-class Ask:
-    method: str = "GET"
-    target: bytes = LEAF
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-    body: bytes = b""
-    peer: str = ""
-    peer_port: int = 0
-    listener: str = "tcp"
-    mac: str = ""
+def request(
+    method: str = "GET",
+    target: bytes = LEAF,
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+    peer_port: int = 0,
+) -> Request:
+    return Request(method=method, target=target, headers=headers, peer_port=peer_port, listener="tcp")
 
 
 class Clock:
@@ -54,15 +52,15 @@ def worker(
     return SessionTokens(settings, defaults or ImdsOptions(), now=clock, random_bytes=os.urandom)
 
 
-def admitted(sessions: SessionTokens, ask: Ask, instance: Instance = VM) -> Document | int | None:
+def admitted(sessions: SessionTokens, ask: Request, instance: Instance = VM) -> Document | int | None:
     try:
         return sessions.admit(ask, parse_path(ask.target), instance)
     except MetadataError as refusal:
         return refusal.status
 
 
-def put(*headers: tuple[bytes, bytes], ttl: bytes = b"60") -> Ask:
-    return Ask("PUT", TOKEN_PATH, ((b"x-aws-EC2-metadata-token-ttl-seconds", ttl), *headers))
+def put(*headers: tuple[bytes, bytes], ttl: bytes = b"60") -> Request:
+    return request("PUT", TOKEN_PATH, ((b"x-aws-EC2-metadata-token-ttl-seconds", ttl), *headers))
 
 
 def token(sessions: SessionTokens, instance: Instance = VM) -> bytes:
@@ -71,8 +69,8 @@ def token(sessions: SessionTokens, instance: Instance = VM) -> bytes:
     return answer.body
 
 
-def with_token(text: bytes, method: str = "GET") -> Ask:
-    return Ask(method, headers=((b"X-Aws-Ec2-Metadata-Token", text),))
+def with_token(text: bytes, method: str = "GET") -> Request:
+    return request(method, headers=((b"X-Aws-Ec2-Metadata-Token", text),))
 
 
 @pytest.fixture
@@ -98,10 +96,10 @@ def test_of_one_instance_and_for_a_time(clock) -> None:
 
 def test_required_by_a_property(clock) -> None:
     sessions = worker(clock, "s")
-    assert admitted(sessions, Ask(), STRICT) == 401
+    assert admitted(sessions, request(), STRICT) == 401
     assert admitted(sessions, with_token(b"nonsense"), STRICT) == 401
     assert admitted(sessions, with_token(token(sessions)), STRICT) is None
-    assert admitted(sessions, Ask(target=b"/openstack/latest/meta_data.json"), STRICT) is None
+    assert admitted(sessions, request(target=b"/openstack/latest/meta_data.json"), STRICT) is None
 
 
 @pytest.mark.parametrize("ttl", [b"0", b"21601", b"-5", b"x", b""])
@@ -113,7 +111,7 @@ def test_headers_twice(clock) -> None:
     sessions = worker(clock, "s")
     assert admitted(sessions, put(put().headers[0])) == 400
     given = with_token(token(sessions)).headers[0]
-    assert admitted(sessions, Ask(headers=(given, given))) == 400
+    assert admitted(sessions, request(headers=(given, given))) == 400
 
 
 def test_forwarded(clock) -> None:
@@ -135,17 +133,17 @@ def test_without_a_secret(clock) -> None:
     sessions = worker(clock)
     assert admitted(sessions, put()) is None, "it goes on to the documents, where nothing is found"
     assert admitted(sessions, with_token(b"x")) is None
-    assert admitted(sessions, Ask(), STRICT) == 401
+    assert admitted(sessions, request(), STRICT) == 401
     assert admitted(sessions, put(), STRICT) == 503
-    assert admitted(worker(clock, defaults=ImdsOptions(http_tokens=TokenMode.REQUIRED)), Ask()) == 401
+    assert admitted(worker(clock, defaults=ImdsOptions(http_tokens=TokenMode.REQUIRED)), request()) == 401
 
 
 def test_a_property_that_cannot_be_read_is_told_once(clock) -> None:
     sessions = worker(clock, "s")
     wrong = replace(VM, metadata={"imds:HttpTokens": "requierd", "team": "red"})
     with structlog.testing.capture_logs() as logs:
-        assert admitted(sessions, Ask(), wrong) is None
-        assert admitted(sessions, Ask(), wrong) is None
+        assert admitted(sessions, request(), wrong) is None
+        assert admitted(sessions, request(), wrong) is None
     (line,) = logs
     assert (line["property"], line["instance_id"]) == ("imds:HttpTokens", VM.id)
     assert "optional, required or off" in line["reason"]
@@ -156,6 +154,6 @@ def test_what_was_told_does_not_grow_for_ever(clock, monkeypatch) -> None:
     sessions = worker(clock, "s")
     with structlog.testing.capture_logs() as logs:
         for number in range(5):
-            admitted(sessions, Ask(), replace(VM, metadata={"imds:HttpTokens": str(number)}))
+            admitted(sessions, request(), replace(VM, metadata={"imds:HttpTokens": str(number)}))
     assert len(logs) == 5
     assert len(sessions._told) <= 2

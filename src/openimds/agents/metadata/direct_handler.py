@@ -23,7 +23,7 @@ from openimds.agents.metadata.protocols import Neighbours, Ports, Upstream
 from openimds.agents.metadata.proxy.forwarder import Forwarder
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.headers import REQUEST_ID
-from openimds.http.messages import Answer, Handler, Request, text_response
+from openimds.http.messages import Handler, Request, Response, text_response
 from openimds.imds.connection_authenticator import ConnectionAuthenticator, GuestRules
 from openimds.imds.handler import MetadataHandler
 from openimds.imds.instance_cache import InstanceCache
@@ -155,12 +155,12 @@ class DirectHandler:
     def handler(self, otherwise: Handler) -> Handler:
         """Answers requests from the namespaces' listeners itself, and has others answered by `otherwise`."""
 
-        def handle(request: Request) -> Answer | Awaitable[Answer]:
+        def handle(request: Request) -> Response | Awaitable[Response]:
             return self.answer(request) if request.listener.startswith(_DIRECT) else otherwise(request)
 
         return handle
 
-    def answer(self, request: Request) -> Answer | Awaitable[Answer]:
+    def answer(self, request: Request) -> Response | Awaitable[Response]:
         """At once where all is in memory. Never raises."""
         wait = self.strangers.wait_seconds(request.listener, request.mac, request.peer)
         if wait:
@@ -170,7 +170,7 @@ class DirectHandler:
             return self._counted(request, response)
         return self._count(request, response)
 
-    def _too_often(self, request: Request, wait: int) -> Answer:
+    def _too_often(self, request: Request, wait: int) -> Response:
         """Its requests were malformed, or nobody's, too often."""
         kind, _, scope_id = request.listener.partition(":")
         request_id = new_request_id()
@@ -188,17 +188,17 @@ class DirectHandler:
         headers = ((b"Retry-After", b"%d" % wait), (REQUEST_ID.encode(), request_id.encode()))
         return text_response(429, "Too many requests. Try again later.", *headers)
 
-    def _count(self, request: Request, response: Answer) -> Answer:
+    def _count(self, request: Request, response: Response) -> Response:
         self._parts.measures.answered(response.status)
         if response.status in _MALFORMED:
             self.strangers.refused(request.listener, request.mac, request.peer)
         return response
 
-    async def _learn_and_answer(self, request: Request) -> Answer:
+    async def _learn_and_answer(self, request: Request) -> Response:
         await self._learn()
         return await self._service.handle(request)
 
-    async def _counted(self, request: Request, coming: Coroutine[Any, Any, Answer]) -> Answer:
+    async def _counted(self, request: Request, coming: Coroutine[Any, Any, Response]) -> Response:
         return self._count(request, await coming)
 
     def _build(self) -> MetadataHandler:

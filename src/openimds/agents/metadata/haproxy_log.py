@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from openimds.agents.metadata.protocols import RequestLog
+from openimds.imds.request_log import RequestLog
 
 MAX_LINE_CHARS = 2048
 BATCH = 256

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from openimds.guest_identity.addresses import Address
+from openimds.http.messages import Response
 from openimds.resources.network import Port, Subnet
 
 Headers = Sequence[tuple[bytes, bytes]]
-
-
-class GuestRequest(Protocol):
-    """A request as the HTTP server hands it over."""
-
-    @property
-    def method(self) -> str: ...
-    @property
-    def target(self) -> bytes: ...
-    @property
-    def headers(self) -> Headers: ...
-    @property
-    def body(self) -> bytes: ...
-
-
-class Answer(Protocol):
-    @property
-    def status(self) -> int: ...
-    @property
-    def headers(self) -> Headers: ...
-    @property
-    def body(self) -> bytes: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer of the agent's own making, or one passed on."""
-
-    status: int
-    headers: Headers = ()
-    body: bytes = b""
 
 
 class UpstreamAwayError(Exception):
@@ -51,17 +20,10 @@ class ControlAwayError(Exception):
     """The control API could not be asked."""
 
 
-class RequestLog(Protocol):
-    """Where lines about requests go, at a price that every request can pay."""
-
-    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
-        """A writer of lines of these facts: (request id, milliseconds). The id is written as it is."""
-
-
 class Upstream(Protocol):
     """The way to the metadata API."""
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
         """Raises UpstreamAwayError."""
 
 

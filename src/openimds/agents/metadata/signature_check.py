@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import structlog
 
-from openimds.agents.metadata.protocols import Answer, Upstream, UpstreamAwayError
+from openimds.agents.metadata.protocols import Upstream, UpstreamAwayError
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity import headers as names
 from openimds.guest_identity.signature import sign
+from openimds.http.messages import Response
 
 NOBODY = "00000000-0000-0000-0000-000000000000"
 """An instance that does not exist: a good signature gets 404 for it, a bad one 403."""
@@ -50,7 +51,7 @@ def _headers(secret: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in pairs]
 
 
-def _explain(answer: Answer, upstream: str, complaints: ThrottledLog) -> None:
+def _explain(answer: Response, upstream: str, complaints: ThrottledLog) -> None:
     if answer.status == 403:
         complaints.secrets_differ(upstream)
     elif answer.status == 404:

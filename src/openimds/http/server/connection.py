@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 
 import structlog
 
-from openimds.http.messages import Answer, Handler, Request, text_response
+from openimds.http.messages import Handler, Request, Response, text_response
 from openimds.http.server.limits import HttpError, Limits, Timeouts
 from openimds.http.server.peer import GuestOf, Peer, SourceMac, peer_of
 from openimds.http.server.request_parser import ParsedRequest, ParserState, RequestParser
@@ -28,16 +28,16 @@ from openimds.http.server.socket_ttl import SocketTtl
 _log = structlog.get_logger(__name__)
 
 
-def call_handler(handler: Handler, request: Request, listener: str) -> Answer | Coroutine[Any, Any, Answer]:
+def call_handler(handler: Handler, request: Request, listener: str) -> Response | Coroutine[Any, Any, Response]:
     """The handler's answer, or what will be it (`handled_later`)."""
     try:
-        return cast(Answer | Coroutine[Any, Any, Answer], handler(request))
+        return cast(Response | Coroutine[Any, Any, Response], handler(request))
     except Exception:  # noqa: BLE001 - see above
         _log.exception("a request failed", listener=listener)
         return FAILED
 
 
-async def await_handler(coming: Coroutine[Any, Any, Answer], listener: str) -> Answer:
+async def await_handler(coming: Coroutine[Any, Any, Response], listener: str) -> Response:
     try:
         return await coming
     except asyncio.CancelledError:
@@ -76,7 +76,7 @@ class ResponseWriter:
         self.hops: SocketTtl | None = None
         """While what was written last may go fewer hops than usual."""
 
-    def write(self, answer: Answer, method: str, *, keep_alive: bool) -> None:
+    def write(self, answer: Response, method: str, *, keep_alive: bool) -> None:
         """One that cannot be written becomes a 500."""
         try:
             data = render(answer, method=method, keep_alive=keep_alive, now=time.time())
@@ -85,16 +85,16 @@ class ResponseWriter:
             data = render(FAILED, method=method, keep_alive=keep_alive, now=time.time())
         self.send(data, answer)
 
-    def send(self, data: bytes, answer: Answer) -> None:
+    def send(self, data: bytes, answer: Response) -> None:
         """`data`: the answer's bytes."""
-        self._set_hops(getattr(answer, "hop_limit", None))
+        self._set_hops(answer.hop_limit)
         self._transport.write(data)
 
-    def must_settle(self, answer: Answer) -> bool:
+    def must_settle(self, answer: Response) -> bool:
         """Would this answer, or what is still on its way, go another number of hops than it should?"""
         hops = self.hops
         if hops is None:
-            if getattr(answer, "hop_limit", None) is None:
+            if answer.hop_limit is None:
                 return False
             hops = SocketTtl(self._transport)
         return not hops.settled
@@ -127,7 +127,7 @@ class Owner(Protocol):
     idle_deadline: float
     """Of a connection that becomes idle at that moment."""
 
-    def admit(self, connection: Connection) -> Answer | None:
+    def admit(self, connection: Connection) -> Response | None:
         """None: it is counted in; else what it is told before it ends."""
 
     def refused(self, connection: Connection, status: int) -> None: ...
@@ -296,27 +296,27 @@ class Connection(asyncio.Protocol):
             return False
         return self._answer(result)
 
-    async def _answer_later(self, coming: Coroutine[Any, Any, Answer]) -> None:
+    async def _answer_later(self, coming: Coroutine[Any, Any, Response]) -> None:
         answer = await await_handler(coming, self.listener)
         self._task = None
         if self._answer(answer):
             self._advance()
 
-    def _answer(self, answer: Answer) -> bool:
+    def _answer(self, answer: Response) -> bool:
         if self._transport is not None and self._writer.must_settle(answer):
             self._enter(ConnectionState.ANSWER)
             self._task = self._owner.loop.create_task(self._answer_settled(answer))
             return False
         return self._answer_now(answer)
 
-    async def _answer_settled(self, answer: Answer) -> None:
+    async def _answer_settled(self, answer: Response) -> None:
         # Not settled in time: this answer goes no farther than the one before it, which is not acknowledged.
         await self._writer.settle()
         self._task = None
         if self._answer_now(answer):
             self._advance()
 
-    def _answer_now(self, answer: Answer) -> bool:
+    def _answer_now(self, answer: Response) -> bool:
         incoming = self._current
         self._current = None
         if incoming is None or self._transport is None:
@@ -333,7 +333,7 @@ class Connection(asyncio.Protocol):
             return False
         return not self._writing_paused
 
-    def _learn(self, incoming: ParsedRequest, answer: Answer) -> bytes | None:
+    def _learn(self, incoming: ParsedRequest, answer: Response) -> bytes | None:
         return self._repeats.learn(
             incoming.head, answer, http_date(time.time()), self._asker, keep_alive=incoming.keep_alive
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from email.utils import formatdate
 
-from openimds.http.messages import Answer, Response, reason_phrase
+from openimds.http.messages import Response, reason_phrase
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -17,7 +17,7 @@ _status_lines: dict[int, bytes] = {}
 _dates: tuple[int, bytes] = (0, b"")
 
 
-def render(answer: Answer, *, method: str, keep_alive: bool, now: float) -> bytes:
+def render(answer: Response, *, method: str, keep_alive: bool, now: float) -> bytes:
     """The whole answer as one piece of bytes. `now`: seconds since the epoch.
 
     The answer to HEAD has the length that GET's would have, and no body: the length of `body`, or what the handler
@@ -42,7 +42,7 @@ def render(answer: Answer, *, method: str, keep_alive: bool, now: float) -> byte
     return b"".join(parts)
 
 
-def render_head(answer: Answer, *, last: bytes, keep_alive: bool) -> tuple[bytes, bytes, bytes] | None:
+def render_head(answer: Response, *, last: bytes, keep_alive: bool) -> tuple[bytes, bytes, bytes] | None:
     """The head of an answer to a GET, in three parts: what comes before the date, from behind it to the
     value of the header `last` (in lower case), which comes last, and this value. None when the answer has not just one
     such header, or a line break in any.

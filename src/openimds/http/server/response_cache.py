@@ -1,6 +1,6 @@
 """Requests whose bytes came before, answered without reading them again: the hot path.
 
-An answer may say how it is given `again`. It is then remembered under the request's very bytes, with one exception: the
+A response may have a `replay`. It is then remembered under the request's very bytes, with one exception: the
 value of X-Openstack-Request-Id, which is new at every request, when it has exactly the form of an id. Equal bytes were
 judged before, by every rule that there is, and would be judged the same; so nothing unread ever gets here.
 """
@@ -8,12 +8,10 @@ judged before, by every rule that there is, and would be judged the same; so not
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 from weakref import WeakSet
 
-from openimds.http.messages import Answer
+from openimds.http.messages import Replay, Response
 from openimds.http.server.response import render_head
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -26,13 +24,10 @@ _ID_BYTES = 40
 _NAME = b"x-openstack-request-id"
 _OVERHEAD_BYTES = 1000
 
-Again = Callable[[bytes], tuple[bytes, bytes, bytes, bytes] | None]
-"""(the request id as given, or empty) → (the request id to answer with, the body in three pieces), or None."""
-
 
 @dataclass(slots=True)  # frozen ones take three times as long to make
 class _Kept:
-    again: Again
+    replay: Replay
     before_date: bytes
     after_date: bytes
     """Up to the request id's value."""
@@ -99,27 +94,27 @@ class ResponseCache:
         kept = self._kept.get(key)
         if kept is None:
             return None
-        again = kept.again
-        given_again = again(given)
-        if given_again is None:
+        replay = kept.replay
+        replayed = replay(given)
+        if replayed is None:
             self._forget(key)
             return None
-        request_id, before, between, after = given_again
+        request_id, before, between, after = replayed
         answer = b"".join((kept.before_date, date, kept.after_date, request_id, b"\r\n\r\n", before, between, after))
         if len(answer) != kept.length:
             raise RuntimeError("an answer that is given again has another length")
         return answer, kept.keep_alive
 
     def learn(
-        self, head: bytes, answer: Answer, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
+        self, head: bytes, answer: Response, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
     ) -> bytes | None:
         """Remember the answer to a request of this head, which had no body and leaves the connection open or does not.
 
         The answer's bytes; None when it is not remembered.
         """
-        again: Any = getattr(answer, "again", None)
+        replay = answer.replay
         key = _key(head, asker)
-        if again is None or key is None:
+        if replay is None or key is None:
             return None
         rendered = render_head(answer, last=_NAME, keep_alive=keep_alive)
         if rendered is None:
@@ -128,7 +123,7 @@ class ResponseCache:
         whole = b"".join((before_date, date, after_date, request_id, b"\r\n\r\n", answer.body))
         self._forget(key)
         taken = len(key) + len(after_date) + _OVERHEAD_BYTES
-        self._kept[key] = _Kept(again, before_date, after_date, len(whole), keep_alive, taken)
+        self._kept[key] = _Kept(replay, before_date, after_date, len(whole), keep_alive, taken)
         self.bytes += taken
         self._room.take(taken)
         return whole

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import structlog
 
-from openimds.http.messages import Answer, Handler, text_response
+from openimds.http.messages import Handler, Response, text_response
 from openimds.http.server.connection import Connection
 from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
 from openimds.http.server.peer import GuestOf, SourceMac
@@ -157,7 +157,7 @@ class HttpServer:
         self._refusals.tell(everything=True)
         await asyncio.sleep(0)
 
-    def admit(self, connection: Connection) -> Answer | None:
+    def admit(self, connection: Connection) -> Response | None:
         """Count a new connection in; where there are too many, or its guest must wait, what it is told instead."""
         peer = connection.peer
         wait = self._strangers.wait_seconds(connection.listener, peer.mac, peer.address) if peer.is_guest else 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping, Sequence
 
-from openimds.agents.metadata.protocols import Answer, ControlAwayError, Headers, UpstreamAwayError
+from openimds.agents.metadata.protocols import ControlAwayError, Headers, UpstreamAwayError
 from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError
 from openimds.config import MetadataAgentConfig
 from openimds.guest_identity.addresses import Address
 from openimds.http.client.pool import ClientRequest, Pool, Upstream, UpstreamError
+from openimds.http.messages import Response
 from openimds.linux.configure.configurator import NetworkConfigurator
 from openimds.linux.netns.netns import NamespaceMissingError
 from openimds.resources.network import Port, Subnet, dhcp_namespace, router_namespace
@@ -29,7 +30,7 @@ class PooledUpstream:
     def __str__(self) -> str:
         return str(self._pool.upstream)
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
         try:
             return await self._pool.request(
                 ClientRequest(method=method, target=target, headers=headers, body=body), ANSWER_SECONDS

@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 
 from openimds import config as configuration
 from openimds.config import ConfigError, MetadataApiConfig
-from openimds.http.messages import Answer, Request
+from openimds.http.messages import Request, Response
 from openimds.http.server.limits import ConnectionLimits, Limits
 from openimds.http.server.server import HttpServer, Listener
 from openimds.imds.metrics import METRICS
@@ -91,7 +91,7 @@ class MetadataApiWorker:
         METRICS.flush()
         self._database.close()
 
-    def _handle(self, request: Request) -> Answer | Awaitable[Answer]:
+    def _handle(self, request: Request) -> Response | Awaitable[Response]:
         return self._service.serve(request)  # which is another one after a reload
 
     async def _serve_status(self) -> HttpServer | None:

@@ -18,7 +18,7 @@ from tests.waiting import HANG_SECONDS, until_async
 from openimds.agents.metadata.direct_handler import DirectDependencies, DirectHandler
 from openimds.agents.metadata.lookup.policy import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics
-from openimds.agents.metadata.protocols import Answer, ControlAwayError, Headers, Reply, UpstreamAwayError
+from openimds.agents.metadata.protocols import ControlAwayError, Headers, UpstreamAwayError
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.client.mirror import CloudView
 from openimds.config.settings import RateLimitOptions
@@ -177,13 +177,13 @@ class FakeApi:
     def __post_init__(self) -> None:
         self.open.set()
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Answer:
+    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
         if self.away:
             raise UpstreamAwayError("http://api:8775 cannot be reached")
         self.asked.append((method, target, {name.lower(): value for name, value in headers}, body))
         number = len(self.asked)
         await self.open.wait()
-        return Reply(status=200, headers=self.headers, body=b"from the API %d" % number)
+        return Response(status=200, headers=self.headers, body=b"from the API %d" % number)
 
 
 @dataclass

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import uvloop
 from tests.waiting import HANG_SECONDS
 
-from openimds.http.messages import Request
+from openimds.http.messages import Request, Response
 from openimds.http.server.response_cache import CacheBudget, ResponseCache
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
@@ -19,17 +20,28 @@ OTHER = b"req-11111111-2222-4333-8444-555555555502"
 DATE = b"Sun, 22 Nov 2026 00:00:00 GMT"
 
 
-@dataclass
-class Answer:
-    status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = ((b"Content-Type", b"x"), (b"X-Openstack-Request-Id", ID))
-    body: bytes = b"abc"
-    asked: list[bytes] = field(default_factory=list)
-    gone: bool = False
+HEADERS = ((b"Content-Type", b"x"), (b"X-Openstack-Request-Id", ID))
 
-    def again(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
-        self.asked.append(given)
-        return None if self.gone else (given or OTHER, b"x", b"y", b"z")
+
+@dataclass
+class Replays:
+    """The handler's part of a replay."""
+
+    ids: list[bytes] = field(default_factory=list)
+    stale: bool = False
+
+    def __call__(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
+        self.ids.append(given)
+        return None if self.stale else (given or OTHER, b"x", b"y", b"z")
+
+    def response(
+        self, status: int = 200, headers: tuple[tuple[bytes, bytes], ...] = HEADERS, body: bytes = b"abc"
+    ) -> Response:
+        return Response(status=status, headers=headers, body=body, replay=self)
+
+
+def replayable(**fields: Any) -> Response:
+    return Replays().response(**fields)
 
 
 def head(*lines: bytes) -> bytes:
@@ -41,17 +53,17 @@ def with_id(value: bytes, name: bytes = b"X-Openstack-Request-Id") -> bytes:
 
 
 def test_equal_bytes_but_for_the_id_are_answered() -> None:
-    repeats, answer = ResponseCache(), Answer()
-    repeats.learn(with_id(ID), answer, DATE)
+    repeats, replays = ResponseCache(), Replays()
+    repeats.learn(with_id(ID), replays.response(), DATE)
     assert repeats.answer(with_id(OTHER), DATE) == (
         b"HTTP/1.1 200 OK\r\nDate: " + DATE + b"\r\nContent-Type: x\r\nContent-Length: 3\r\nConnection: keep-alive\r\n"
         b"X-Openstack-Request-Id: " + OTHER + b"\r\n\r\nxyz",
         True,
     )
-    assert answer.asked == [OTHER]
-    answer.gone = True
+    assert replays.ids == [OTHER]
+    replays.stale = True
     assert repeats.answer(with_id(OTHER), DATE) is None
-    answer.gone = False
+    replays.stale = False
     assert repeats.answer(with_id(OTHER), DATE) is None  # what was gone once is forgotten
 
 
@@ -76,23 +88,23 @@ def test_equal_bytes_but_for_the_id_are_answered() -> None:
 )
 def test_anything_else_is_read(data: bytes) -> None:
     repeats = ResponseCache()
-    repeats.learn(with_id(ID), Answer(), DATE)
+    repeats.learn(with_id(ID), replayable(), DATE)
     assert repeats.answer(data, DATE) is None
 
 
 @pytest.mark.parametrize(
     ("data", "answer"),
     [
-        (with_id(ID, b"x-openstack-request-id"), Answer()),
-        (head(b"X-Openstack-Request-Id: " + ID, b"X-OpenStack-Request-ID: " + ID), Answer()),
-        (with_id(b"something"), Answer()),
-        (head(b"X: " + b"y" * 3000), Answer()),
-        (with_id(ID), Answer(headers=())),
-        (with_id(ID), Answer(status=304)),
-        (with_id(ID), Answer(headers=(*Answer().headers, (b"X", b"a\r\nb")))),
+        (with_id(ID, b"x-openstack-request-id"), replayable()),
+        (head(b"X-Openstack-Request-Id: " + ID, b"X-OpenStack-Request-ID: " + ID), replayable()),
+        (with_id(b"something"), replayable()),
+        (head(b"X: " + b"y" * 3000), replayable()),
+        (with_id(ID), replayable(headers=())),
+        (with_id(ID), replayable(status=304)),
+        (with_id(ID), replayable(headers=(*HEADERS, (b"X", b"a\r\nb")))),
     ],
 )
-def test_what_is_not_learnt(data: bytes, answer: Answer) -> None:
+def test_what_is_not_learnt(data: bytes, answer: Response) -> None:
     repeats = ResponseCache()
     repeats.learn(data, answer, DATE)
     assert repeats.answer(data, DATE) is None
@@ -100,22 +112,21 @@ def test_what_is_not_learnt(data: bytes, answer: Answer) -> None:
 
 def test_without_an_id_a_new_one_is_given() -> None:
     repeats = ResponseCache()
-    repeats.learn(head(), Answer(), DATE)
+    repeats.learn(head(), replayable(), DATE)
     answer, _ = repeats.answer(head(), DATE) or (b"", True)
     assert OTHER in answer
 
 
 def test_an_id_of_a_guests_own_making_is_read() -> None:
     repeats = ResponseCache()
-    repeats.learn(with_id(ID), Answer(), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n")
+    repeats.learn(with_id(ID), replayable(), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n")
     assert repeats.answer(with_id(ID), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n") is None
 
 
 def test_an_answer_of_another_length_is_an_error() -> None:
-    repeats, answer = ResponseCache(), Answer()
-    repeats.learn(head(), answer, DATE)
-    answer.body = b"abcd"
-    repeats.learn(with_id(ID), answer, DATE)
+    repeats, replays = ResponseCache(), Replays()
+    repeats.learn(head(), replays.response(), DATE)
+    repeats.learn(with_id(ID), replays.response(body=b"abcd"), DATE)
     assert repeats.answer(head(), DATE) is not None
     with pytest.raises(RuntimeError):
         repeats.answer(with_id(ID), DATE)
@@ -124,19 +135,19 @@ def test_an_answer_of_another_length_is_an_error() -> None:
 def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> None:
     room = CacheBudget(100_000)
     quiet, loud = ResponseCache(room), ResponseCache(room)
-    quiet.learn(with_id(ID), Answer(), DATE)
+    quiet.learn(with_id(ID), replayable(), DATE)
     for number in range(1000):
-        loud.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
+        loud.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
         assert quiet.bytes + loud.bytes <= 100_000
     assert quiet.answer(with_id(OTHER), DATE) is not None
 
 
 def test_what_is_learnt_again_and_again_takes_its_room_once() -> None:
-    repeats, answer = ResponseCache(), Answer()
+    repeats, replays = ResponseCache(), Replays()
     for _ in range(3):
-        repeats.learn(with_id(ID), answer, DATE)
+        repeats.learn(with_id(ID), replays.response(), DATE)
     once = repeats.bytes
-    answer.gone = True
+    replays.stale = True
     repeats.answer(with_id(OTHER), DATE)
     assert (repeats.bytes, once > 0) == (0, True)
 
@@ -146,20 +157,20 @@ def test_a_listener_that_has_gone_leaves_its_room() -> None:
     for _ in range(100):
         gone = ResponseCache(room)
         for number in range(50):
-            gone.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
+            gone.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
     stays = ResponseCache(room)
     del gone
     for number in range(50):
-        stays.learn(head(b"User-Agent: %d" % number), Answer(), DATE)
+        stays.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
     assert stays.answer(head(b"User-Agent: 0"), DATE) is not None
 
 
 def test_over_a_socket_the_handler_is_asked_once() -> None:
     read: list[Request] = []
 
-    async def handler(request: Request) -> Answer:
+    async def handler(request: Request) -> Response:
         read.append(request)
-        return Answer()
+        return replayable()
 
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
@@ -186,9 +197,9 @@ def test_who_asks_for_the_end_of_the_connection_is_answered_without_being_read()
     """The answer says that it is the last, and the connection ends; a longer one than before is not cut."""
     read: list[Request] = []
 
-    async def handler(request: Request) -> Answer:
+    async def handler(request: Request) -> Response:
         read.append(request)
-        return Answer()
+        return replayable()
 
     async def ask(door: tuple[str, int], data: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*door)

@@ -24,14 +24,7 @@ IPV4 = (socket.IPPROTO_IP, socket.IP_TTL)
 IPV6 = (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
 
 
-@dataclass(frozen=True)
-class Limited:
-    """An answer that may go one hop."""
-
-    status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = HEADERS
-    body: bytes = b"token"
-    hop_limit: int = 1
+TOKEN = Response(status=200, headers=HEADERS, body=b"token", hop_limit=1)
 
 
 @dataclass
@@ -46,24 +39,19 @@ class Guests:
         self.sockets.append(connection)
         return self.macs.pop(0) if self.macs else ""
 
-    def answer(self, request: Request) -> Response | Limited:
+    def answer(self, request: Request) -> Response:
         self.requests.append(request)
         if request.method == "PUT":
-            return Limited()
-        return Repeated(body=f"{request.mac}".encode())
+            return TOKEN
+        return replayable(request.mac.encode())
 
     def hops(self, option: tuple[int, int]) -> int:
         value: int = self.sockets[-1].getsockopt(*option)
         return value
 
 
-@dataclass(frozen=True)
-class Repeated(Response):
-    headers: tuple[tuple[bytes, bytes], ...] = HEADERS
-    status: int = 200
-
-    def again(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
-        return given or ID, self.body, b"", b""
+def replayable(body: bytes) -> Response:
+    return Response(status=200, headers=HEADERS, body=body, replay=lambda given: (given or ID, body, b"", b""))
 
 
 @asynccontextmanager

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 from openimds.agents.metadata.metrics import Metrics
-from openimds.agents.metadata.protocols import Answer, GuestRequest, Headers, Reply, Upstream, UpstreamAwayError
+from openimds.agents.metadata.protocols import Headers, Upstream, UpstreamAwayError
 from openimds.agents.metadata.proxy.headers import REQUEST_ID, IdentifiedClient, guest_response, signed_headers
 from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.headers import FORWARDED_FOR, GUEST_FORWARDED, PRIVILEGED, is_privileged
 from openimds.guest_identity.port_match import Binding
+from openimds.http.messages import Request, Response
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.metadata.session_policy import HOP_LIMIT
 
@@ -28,21 +28,6 @@ _RETRY = (b"Retry-After", b"1")
 _PRIVILEGED = PRIVILEGED.lower().encode()
 _OURS_TO_SAY = frozenset({_PRIVILEGED, GUEST_FORWARDED.lower().encode()})
 """A namespace proxy says these of its guests; there is none here."""
-
-
-class DirectRequest(GuestRequest, Protocol):
-    """One that the guest's own connection brought."""
-
-    @property
-    def peer_port(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectReply(Reply):
-    """The metadata API's answer as the guest gets it, or a sentence of our own."""
-
-    hop_limit: int | None = None
-    """So many hops may it go."""
 
 
 class Forwarder:
@@ -62,11 +47,11 @@ class Forwarder:
         self._complaints = complaints
         self._clock = clock
         self._shares = PerKeyLimiter()
-        self._under_way: dict[Hashable, asyncio.Task[DirectReply]] = {}
+        self._under_way: dict[Hashable, asyncio.Task[Response]] = {}
         self.secret = secret
         """May be replaced while it runs: the next request is signed with the new one."""
 
-    async def ask(self, binding: Binding, request: DirectRequest, request_id: str) -> DirectReply:
+    async def ask(self, binding: Binding, request: Request, request_id: str) -> Response:
         """Never raises: that nobody answers is an answer of ours, 503; so are 405 and 411."""
         refusal = _refused(request, request_id)
         if refusal is not None:
@@ -82,7 +67,7 @@ class Forwarder:
             task.add_done_callback(lambda _task: self._under_way.pop(key, None))
         return _under(request_id, await asyncio.shield(task))  # whoever gives up does not take it from the others
 
-    def _signed(self, binding: Binding, request: DirectRequest) -> Headers:
+    def _signed(self, binding: Binding, request: Request) -> Headers:
         # As behind a namespace proxy: the address we know stands behind whatever the guest wrote, and counts; that root
         # asks is ours alone to say.
         known = [(FORWARDED_FOR.encode(), str(binding.source.address).encode())]
@@ -92,16 +77,14 @@ class Forwarder:
         asker = IdentifiedClient(port=binding.port, address=binding.source.address)
         return signed_headers((*theirs, *known), asker, self.secret)
 
-    async def _ask_in_turn(
-        self, binding: Binding, request: DirectRequest, signed: Headers, request_id: str
-    ) -> DirectReply:
+    async def _ask_in_turn(self, binding: Binding, request: Request, signed: Headers, request_id: str) -> Response:
         await self._shares.take(binding.port.id)
         try:
             return await self._ask_now(request, (*signed, (REQUEST_ID, request_id.encode())), request_id)
         finally:
             self._shares.give_back(binding.port.id)
 
-    async def _ask_now(self, request: DirectRequest, headers: Headers, request_id: str) -> DirectReply:
+    async def _ask_now(self, request: Request, headers: Headers, request_id: str) -> Response:
         began_at = self._clock()
         try:
             # A blank in a target is let in, but not on: not every server finds its end where we do.
@@ -118,10 +101,10 @@ class Forwarder:
             self._measures.refused_signatures.inc()
             self._complaints.secrets_differ(str(self._upstream))
         reply = guest_response(answer, request_id)
-        return DirectReply(status=reply.status, headers=reply.headers, body=reply.body, hop_limit=_hop_limit(answer))
+        return Response(status=reply.status, headers=reply.headers, body=reply.body, hop_limit=_hop_limit(answer))
 
 
-def _may_be_shared(request: DirectRequest) -> bool:
+def _may_be_shared(request: Request) -> bool:
     if request.method != "GET" or request.body:
         return False
     try:
@@ -131,20 +114,20 @@ def _may_be_shared(request: DirectRequest) -> bool:
     return not parts or parts[-1] != _NEW_EACH_TIME
 
 
-def _under(request_id: str, reply: DirectReply) -> DirectReply:
+def _under(request_id: str, reply: Response) -> Response:
     """The same answer to another request."""
     others = tuple((name, value) for name, value in reply.headers if name != REQUEST_ID)
     return replace(reply, headers=(*others, (REQUEST_ID, request_id.encode())))
 
 
-def _hop_limit(answer: Answer) -> int | None:
+def _hop_limit(answer: Response) -> int | None:
     for name, value in answer.headers:
         if name.lower() == _HOP_LIMIT and value.isdigit() and 1 <= int(value) <= 255:
             return int(value)
     return None
 
 
-def _refused(request: DirectRequest, request_id: str) -> DirectReply | None:
+def _refused(request: Request, request_id: str) -> Response | None:
     if request.method in ("TRACE", "CONNECT"):
         return _sentence(request_id, 405, f"{request.method} is not allowed.", (b"Allow", b"GET, HEAD"))
     framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
@@ -153,8 +136,8 @@ def _refused(request: DirectRequest, request_id: str) -> DirectReply | None:
     return None
 
 
-def _sentence(request_id: str, status: int, text: str, *headers: tuple[bytes, bytes]) -> DirectReply:
+def _sentence(request_id: str, status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
     content_type = (b"Content-Type", b"text/plain; charset=UTF-8")
-    return DirectReply(
+    return Response(
         status=status, headers=(content_type, *headers, (REQUEST_ID, request_id.encode())), body=text.encode()
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from openimds.agents.metadata.protocols import Answer, Headers, Reply
+from openimds.agents.metadata.protocols import Headers
 from openimds.guest_identity import headers as names
 from openimds.guest_identity.addresses import Address, mac_from_eui64, parse_address
 from openimds.guest_identity.headers import (
@@ -24,6 +24,7 @@ from openimds.guest_identity.headers import (
     was_privileged,
 )
 from openimds.guest_identity.signature import sign
+from openimds.http.messages import Response
 from openimds.resources.network import Port
 
 REQUEST_ID = names.REQUEST_ID.encode()
@@ -77,9 +78,9 @@ def signed_headers(guest_headers: Headers, asker: IdentifiedClient, secret: str)
     return passed + [(name.encode(), value.encode("latin-1", "replace")) for name, value in ours]
 
 
-def guest_response(answer: Answer, request_id: str) -> Reply:
+def guest_response(answer: Response, request_id: str) -> Response:
     """The API's answer as the guest gets it: status, body and what describes the body are unchanged."""
-    return Reply(
+    return Response(
         status=answer.status,
         headers=(*_passed(answer.headers), (REQUEST_ID, request_id.encode())),
         body=answer.body,

@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 
 from openimds.agents.metadata.lookup.resolver import PortResolver
 from openimds.agents.metadata.metrics import Metrics
-from openimds.agents.metadata.protocols import (
-    Answer,
-    GuestRequest,
-    Headers,
-    Reply,
-    RequestLog,
-    Upstream,
-    UpstreamAwayError,
-)
+from openimds.agents.metadata.protocols import Headers, Upstream, UpstreamAwayError
 from openimds.agents.metadata.proxy.headers import REQUEST_ID, HeaderCache, ParsedHeaders, guest_response, without_id
 from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity import headers as names
 from openimds.guest_identity.headers import HeaderError, Origin, values
 from openimds.guest_identity.port_match import NoSinglePort, PortNotReady
+from openimds.http.messages import Request, Response
+from openimds.imds.request_log import RequestLog
 from openimds.resources.network import Port
 
 _TEXT = (b"Content-Type", b"text/plain; charset=UTF-8")
@@ -65,7 +59,7 @@ class ProxyHandler:
         self.secret = secret
         """May be replaced while it runs: the next request is signed with the new one."""
 
-    async def answer(self, request: GuestRequest) -> Reply:
+    async def answer(self, request: Request) -> Response:
         """The metadata API's answer, or a sentence of our own: 400, 404, 405, 411, 503."""
         began_at = self._clock()
         headers, last = without_id(request.headers)
@@ -79,7 +73,7 @@ class ProxyHandler:
         self._log.line("request answered", facts)(followed.request_id, (self._clock() - began_at) * 1000)
         return reply
 
-    async def _answer(self, request: GuestRequest, headers: Headers, followed: _RequestTrace) -> Reply:
+    async def _answer(self, request: Request, headers: Headers, followed: _RequestTrace) -> Response:
         refusal = _refused_method(request)
         if refusal is not None:
             return refusal
@@ -107,7 +101,7 @@ class ProxyHandler:
         other = await self._moved_to(heard, port)
         return reply if other is None else await self._ask_as(other, heard, request, followed)
 
-    async def _ask_as(self, port: Port, heard: ParsedHeaders, request: GuestRequest, followed: _RequestTrace) -> Reply:
+    async def _ask_as(self, port: Port, heard: ParsedHeaders, request: Request, followed: _RequestTrace) -> Response:
         followed.facts["instance_id"] = port.device_id
         if not self._shares.try_take(port.id):
             await self._shares.take(port.id)
@@ -139,7 +133,7 @@ class ProxyHandler:
         self._measures.found.inc()
         return port
 
-    async def _forward(self, request: GuestRequest, signed: Headers, request_id: str) -> Reply:
+    async def _forward(self, request: Request, signed: Headers, request_id: str) -> Response:
         began_at = self._clock()
         try:
             # A blank in a target is let in, but not on: not every server finds its end where we do.
@@ -179,7 +173,7 @@ def _request_id(last: bytes, headers: Headers) -> str:
     return f"req-{uuid.uuid4()}"
 
 
-def _refused_method(request: GuestRequest) -> Reply | None:
+def _refused_method(request: Request) -> Response | None:
     if request.method in ("TRACE", "CONNECT"):
         return _sentence(405, f"{request.method} is not allowed.", (b"Allow", b"GET, HEAD"))
     framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
@@ -188,10 +182,10 @@ def _refused_method(request: GuestRequest) -> Reply | None:
     return None
 
 
-def _is_refused_signature(answer: Answer) -> bool:
+def _is_refused_signature(answer: Response) -> bool:
     """Nova's 403 says "Invalid proxy request signature." in whatever form was accepted."""
     return answer.status == 403 and b"signature" in answer.body.lower()
 
 
-def _sentence(status: int, text: str, *headers: tuple[bytes, bytes]) -> Reply:
-    return Reply(status=status, headers=(_TEXT, *headers), body=text.encode())
+def _sentence(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
+    return Response(status=status, headers=(_TEXT, *headers), body=text.encode())

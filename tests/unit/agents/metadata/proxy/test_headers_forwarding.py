@@ -6,8 +6,8 @@ from ipaddress import ip_address
 
 import pytest
 
-from openimds.agents.metadata.protocols import Reply
 from openimds.agents.metadata.proxy.headers import IdentifiedClient, guest_response, signed_headers
+from openimds.http.messages import Response
 from openimds.resources.network import Port
 
 PORT = Port(id="p", network_id="n", project_id="t", mac_address="fa:16:3e:00:00:01", device_id="vm")
@@ -52,5 +52,5 @@ def test_what_answers_carry_back() -> None:
         (b"ETag", b'"e"'), (b"Allow", b"PUT"), (b"Retry-After", b"1"), (b"Cache-Control", b"no-store"),
         (b"X-aws-ec2-metadata-token-ttl-seconds", b"60"),
     )  # fmt: skip
-    reply = guest_response(Reply(status=304, headers=(*inner, *outer)), "req-1")
+    reply = guest_response(Response(status=304, headers=(*inner, *outer)), "req-1")
     assert (reply.status, tuple(reply.headers)) == (304, (*outer, (b"X-Openstack-Request-Id", b"req-1")))
