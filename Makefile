@@ -9,6 +9,9 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 KEEP ?=
 ARGS ?=
+# Test processes that run side by side. A test file stays in one process, so that its fixtures are set up once.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help
 help: ## Show this
@@ -34,6 +37,10 @@ test: test-packages check unit compat security kernel system ## Run every test a
 test-packages: install
 	@scripts/install-debian-packages tests
 
+.PHONY: test-quick
+test-quick: .venv/.installed ## Unit, contract and compatibility tests (minutes; the contract tests of PostgreSQL need root)
+	@$(PYTEST) tests/unit tests/contract tests/compat $(ARGS)
+
 .PHONY: check
 check: .venv/.installed site ## Format, lint, types, import contracts, links of the documentation
 	@$(BIN)/ruff format --check .
@@ -43,15 +50,15 @@ check: .venv/.installed site ## Format, lint, types, import contracts, links of 
 
 .PHONY: unit
 unit: .venv/.installed ## Tests of the rules and of single edges: no root, seconds
-	@$(BIN)/python -m pytest tests/unit tests/contract $(ARGS)
+	@$(PYTEST) tests/unit tests/contract $(ARGS)
 
 .PHONY: compat
 compat: .venv/.installed ## Recorded behaviour of nova-api-metadata
-	@$(BIN)/python -m pytest tests/compat $(ARGS)
+	@$(PYTEST) tests/compat $(ARGS)
 
 .PHONY: security
 security: install ## Hostile input: the checklist of docs/security.md, and a fuzz run of a minute
-	@$(BIN)/python -m pytest tests/security $(ARGS)
+	@$(PYTEST) tests/security $(ARGS)
 
 .PHONY: fuzz
 fuzz: .venv/.installed ## Bytes against the server for SECONDS (3600); what fails is kept in build/fuzz
@@ -60,7 +67,7 @@ fuzz: .venv/.installed ## Bytes against the server for SECONDS (3600); what fail
 
 .PHONY: kernel
 kernel: test-packages ## Tests on real namespaces, links, firewall, HAProxy, dnsmasq
-	@$(BIN)/python -m pytest tests/kernel $(ARGS)
+	@$(PYTEST) tests/kernel $(ARGS)
 
 .PHONY: test-clients
 test-clients: test-packages
@@ -72,7 +79,7 @@ test-clients: test-packages
 
 .PHONY: system
 system: test-clients ## Whole systems: an instance asks 169.254.169.254; the openstack client
-	@$(BIN)/python -m pytest tests/system $(ARGS)
+	@$(PYTEST) tests/system $(ARGS)
 
 .PHONY: bench
 bench: install ## Measure, and write bench/RESULTS.md

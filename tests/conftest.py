@@ -1,4 +1,4 @@
-"""For all tests."""
+"""Settings for all tests."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import signal
 
 
 def pytest_configure() -> None:
-    """A run that is told to end ends as by Ctrl-C: every fixture takes away what it made."""
+    """SIGTERM ends a run as Ctrl-C does, so that the fixtures clean up."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)

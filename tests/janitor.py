@@ -1,7 +1,7 @@
-"""Takes away what a test run made when the run itself cannot any more: it was killed.
+"""Cleanup after a test run that was killed.
 
-A process of its own, started when the first thing is noted. It waits for the run's end; whatever was noted and not
-forgotten by then is removed, after every process that has the run's mark in its environment was ended.
+The janitor is a separate process, started with the first registration. It waits until the test process ends. Then it kills
+every process that has the run's mark in its environment, and removes the resources that are still registered.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ _janitors: list[Janitor] = []
 
 
 class Janitor:
-    """What this run has on the machine, told to the process that outlives it."""
+    """The test process's side of the pipe to the cleanup process."""
 
     def __init__(self) -> None:
         os.environ[MARK] = secrets.token_hex(8)
         argv = [sys.executable, __file__, str(os.getpid()), os.environ[MARK]]
-        # Without the mark it would end itself; in a session of its own no terminal's signal reaches it. Nobody waits for
-        # it: it outlives the run, so it is no `Popen`, which would complain of that.
+        # Without the mark, or it would kill itself. In a session of its own, or Ctrl-C would end it. Not a `Popen`, which
+        # warns about a child that is still running at exit: the janitor outlives the run.
         others = {name: value for name, value in os.environ.items() if name != MARK}
         read, self._pipe = os.pipe()
         stdin = [(os.POSIX_SPAWN_DUP2, read, 0)]
         os.posix_spawn(argv[0], argv, others, file_actions=stdin, setsid=True)
         os.close(read)
 
-    def tell(self, what: str, folder: Path, prefix: str) -> None:
+    def send(self, what: str, folder: Path, prefix: str) -> None:
         os.write(self._pipe, (json.dumps([what, str(folder), prefix]) + "\n").encode())
 
 
-def note_host(folder: Path, prefix: str) -> None:
-    """Namespaces, devices and tables by the ledger in `folder`/owned."""
-    _janitor().tell("host", folder, prefix)
+def register_host(folder: Path, prefix: str) -> None:
+    """Registers the namespaces, devices and tables of the ownership record in `folder`/owned."""
+    _janitor().send("host", folder, prefix)
 
 
-def note_cloud(state_dir: Path, prefix: str) -> None:
-    """A whole system, and the folder its state folder lies in."""
-    _janitor().tell("cloud", state_dir, prefix)
+def register_cloud(state_dir: Path, prefix: str) -> None:
+    """Registers a whole system, and the folder that contains its state folder."""
+    _janitor().send("cloud", state_dir, prefix)
 
 
-def forget(folder: Path) -> None:
-    """It is gone."""
-    _janitor().tell("gone", folder, "")
+def unregister(folder: Path) -> None:
+    """Removes the registration of `folder`."""
+    _janitor().send("gone", folder, "")
 
 
 def _janitor() -> Janitor:
@@ -65,35 +65,36 @@ def _janitor() -> Janitor:
 
 
 def main(run: int, mark: str) -> None:
-    noted = _Noted()
-    # The run's end, not the pipe's: a child of the run may hold the pipe open. Before this line it may have ended too.
+    registered = _Registrations()
+    # The end of the process and not of the pipe, which a child of the run may hold open. ProcessLookupError: the run has
+    # ended already.
     with contextlib.suppress(ProcessLookupError):
         pidfd = os.pidfd_open(run)
         waiting = select.poll()
         waiting.register(pidfd, select.POLLIN)
         waiting.register(sys.stdin, select.POLLIN)
         while not any(descriptor == pidfd for descriptor, _ in waiting.poll()):
-            if not noted.read():
+            if not registered.read():
                 waiting.unregister(sys.stdin)
     os.set_blocking(sys.stdin.fileno(), False)
     with contextlib.suppress(BlockingIOError):
-        while noted.read():
+        while registered.read():
             pass
-    if noted.left:
+    if registered.left:
         _end_marked(mark)
-    for folder, (what, prefix) in noted.left.items():
+    for folder, (what, prefix) in registered.left.items():
         _remove_host(folder, prefix) if what == "host" else _remove_cloud(folder)
 
 
-class _Noted:
-    """What is on the machine, as far as the pipe was read."""
+class _Registrations:
+    """The registered resources, read from the pipe."""
 
     def __init__(self) -> None:
         self.left: dict[str, tuple[str, str]] = {}
         self._text = ""
 
     def read(self) -> bool:
-        """What is there; False at the pipe's end."""
+        """Reads the lines that are in the pipe. False at its end."""
         read = os.read(sys.stdin.fileno(), 65536)
         *lines, self._text = (self._text + read.decode()).split("\n")
         for what, folder, prefix in map(json.loads, lines):
@@ -104,7 +105,7 @@ class _Noted:
 
 
 def _end_marked(mark: str) -> None:
-    for _ in range(3):  # what was just being started is seen the next time
+    for _ in range(3):  # a process that is being started is seen in the next pass
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):

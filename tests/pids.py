@@ -1,4 +1,4 @@
-"""Process ids that programs write into files."""
+"""PID files of the programs under test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def pid_in(path: Path) -> int:
-    """0 while there is no such file, and while the program is about to write it: for a moment it is empty."""
+    """The PID in the file. 0 while the file does not exist, or is empty because the program is writing it."""
     try:
         return int(path.read_text())
     except (FileNotFoundError, ValueError):

@@ -1,7 +1,7 @@
-"""What tests wait for, and how long a test may hang.
+"""Waiting for conditions, and the timeouts of the tests.
 
-A test waits for a condition, never for a while: the deadlines here are far away, so that only what hangs reaches them,
-however busy the machine is.
+A test waits for a condition and not for a fixed time. The timeouts are long, so that only a test that hangs reaches them,
+even on a busy machine.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ from collections.abc import Callable
 from typing import TypeVar
 
 HANG_SECONDS = 120.0
-"""Whoever has not come by then never comes."""
+"""The timeout of every wait for the programs under test."""
 INSTALL_SECONDS = 900.0
-"""The same for what is downloaded once a machine."""
+"""The timeout of downloads and builds that each machine needs once."""
 PAUSE_SECONDS = 0.02
 
 T = TypeVar("T")
 
 
-def until(true: Callable[[], T], what: str | Callable[[], str] = "", *, pause_seconds: float = PAUSE_SECONDS) -> T:
-    """Ask again and again until it is true; what it returned then.
+def until(condition: Callable[[], T], what: str | Callable[[], str] = "", *, pause_seconds: float = PAUSE_SECONDS) -> T:
+    """Calls `condition` until it returns a true value, and returns that value.
 
-    `what` is said when it hangs; a function is called at that moment, for example for a log as it is then.
+    Raises AssertionError with `what` after HANG_SECONDS. A function as `what` is called then, for example to read a log.
     """
     deadline = time.monotonic() + HANG_SECONDS
-    while not (answer := true()):
-        assert time.monotonic() < deadline, _in_vain(what)
+    while not (result := condition()):
+        assert time.monotonic() < deadline, _timeout_message(what)
         time.sleep(pause_seconds)
-    return answer
+    return result
 
 
-async def until_async(true: Callable[[], T], what: str | Callable[[], str] = "") -> T:
-    """The same on an event loop, which goes on meanwhile."""
+async def until_async(condition: Callable[[], T], what: str | Callable[[], str] = "") -> T:
+    """`until` for coroutines: the event loop runs between two calls."""
     deadline = time.monotonic() + HANG_SECONDS
-    while not (answer := true()):
-        assert time.monotonic() < deadline, _in_vain(what)
+    while not (result := condition()):
+        assert time.monotonic() < deadline, _timeout_message(what)
         await asyncio.sleep(0.002)
-    return answer
+    return result
 
 
-def _in_vain(what: str | Callable[[], str]) -> str:
+def _timeout_message(what: str | Callable[[], str]) -> str:
     return f"not within {HANG_SECONDS:g} s: {what if isinstance(what, str) else what()}"

@@ -28,11 +28,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
     before = traces()
     ledger = OwnershipRecord(tmp_path / "owned")
     prefix = f"t{tag}-"
-    janitor.note_host(tmp_path, prefix)
+    janitor.register_host(tmp_path, prefix)
     try:
         yield Host(NetworkConfigurator(ledger, prefix), ledger, prefix, tmp_path, tag)
     finally:
         remove_everything(ledger, prefix)
-        janitor.forget(tmp_path)
+        janitor.unregister(tmp_path)
     left = {line for line in traces() - before if tag in line}
     assert not left

@@ -58,7 +58,7 @@ class Cloud:
         shutil.rmtree(self.state_dir.parent, ignore_errors=True)
         if done.returncode != 0:
             raise LineFailedError(done.stdout + done.stderr)
-        janitor.forget(self.state_dir)
+        janitor.unregister(self.state_dir)
         assert self.traces(devices) == []
 
     def devices(self) -> frozenset[str]:

@@ -71,5 +71,5 @@ def unstarted_cloud() -> Cloud:
     control, metadata = free_ports(2)
     made = Cloud(state_dir=root / "state", control_port=control, metadata_port=metadata,
                  prefix=f"t{secrets.token_hex(3)}-")  # fmt: skip
-    janitor.note_cloud(made.state_dir, made.prefix)
+    janitor.register_cloud(made.state_dir, made.prefix)
     return made
