@@ -22,7 +22,7 @@ def test_that_does_not_end(host):
     host.kernel.apply(NamespaceState(name=name))
     program = subprocess.Popen(["ip", "netns", "exec", name, "sleep", "600"])
     print(name, program.pid, flush=True)
-    while True:  # a signal that comes just before one long sleep would be heeded after it
+    while True:  # a signal that comes just before one long sleep would be handled only after it
         time.sleep(0.1)
 """
 

@@ -195,7 +195,7 @@ def test_hangup_takes_the_new_configuration(cloud: Cloud) -> None:
     assert is_alive(dnsmasq)
     cloud.dhcp.configure("force_metadata = perhaps")
     cloud.dhcp.send(signal.SIGHUP)
-    until(lambda: "the configuration was not read again" in cloud.dhcp.log.read_text())
+    until(lambda: "configuration reload failed" in cloud.dhcp.log.read_text())
     assert is_alive(cloud.pid("proxy"))
 
 

@@ -71,7 +71,7 @@ def serve(agent: AgentSpec) -> int:
         loop.request_resync()
         log.info("the configuration was read again")
 
-    with Signals.heeded(on_reload=reload) as signals, metrics.served(agent.config.metrics):
+    with Signals.handled(on_reload=reload) as signals, metrics.serve_in_thread(agent.config.metrics):
         failed = threading.Event()
         worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="rounds", daemon=True)
         agent.events.start(agent.folders, loop.wake, loop.request_resync)

@@ -1,9 +1,8 @@
-"""Sockets that outlive this process: the service manager keeps a copy of each, and the next process gets them back.
+"""The client of the service manager's file descriptor store: listening sockets survive a restart of this process.
 
-systemd's file descriptor store (sd_notify(3) FDSTORE=1, sd_listen_fds(3)); `openimds up` speaks the same protocol.
-A listening socket that is kept has its queue kept: who connects while nobody accepts waits, and is not refused.
-
-A TCP listener that outlives its process: who connects while the program is started again waits, and is not refused.
+The protocol is systemd's (sd_notify(3) FDSTORE=1, sd_listen_fds(3)); `openimds up` implements the manager's side.
+The store keeps the accept queue of a listening socket: a client that connects during the restart waits and is not
+refused.
 """
 
 from __future__ import annotations
@@ -29,118 +28,119 @@ from openimds.runtime.lifecycle import StartupError
 log = structlog.get_logger(__name__)
 
 FIRST_FD = 3
-"""sd_listen_fds(3): the descriptors begin behind standard error, in the order of LISTEN_FDNAMES."""
+"""SD_LISTEN_FDS_START of sd_listen_fds(3): the inherited descriptors follow stderr, in the order of LISTEN_FDNAMES."""
 WIRE_NAME_CHARACTERS = 14
-"""Longer names are told as a digest: LISTEN_FDNAMES holds all of them, and execve(2) takes no string of more than 128
-KiB. More than 8,192 names of this length fit."""
+"""Longer names travel as a digest. LISTEN_FDNAMES holds all names in one environment string, and execve(2) limits a
+string to 128 KiB, which is room for more than 8,192 names of this length."""
 SEND_SECONDS = 5.0
-"""A service manager that is busy takes its time: its queue holds some hundred messages (net.unix.max_dgram_qlen)."""
-RENEWAL_SECONDS = 1.0
-"""How often `renewing` looks whether another service manager is there."""
+"""Send timeout. The manager's queue holds some hundred messages (net.unix.max_dgram_qlen)."""
+REREGISTER_SECONDS = 1.0
+"""Interval at which `reregistering` checks for a new service manager."""
 
 
 class FdStore:
-    """By name: printable ASCII characters without a colon, such as `network.<uuid>.4`.
+    """Sockets in the service manager's store, by name. A name is printable ASCII without a colon.
 
-    >>> kept = KeptSockets.inherited()
-    >>> listener = kept.take("metadata_proxy") or bind_anew()
-    >>> kept.put("metadata_proxy", listener)  # after listen()
-    >>> kept.close_untaken()  # at the end of the start
+    >>> fd_store = FdStore.inherited()
+    >>> listener = fd_store.take("metadata_proxy") or new_listener()
+    >>> fd_store.put("metadata_proxy", listener)  # after listen()
+    >>> fd_store.close_untaken()  # at the end of the start
 
-    For several threads. Without a service manager nothing is kept, and nothing fails.
+    The object is thread-safe. Without a service manager every method succeeds and stores nothing.
     """
 
     def __init__(self, inherited: MutableMapping[str, list[socket.socket]], notify_address: str) -> None:
+        """`inherited` maps names as they stand in LISTEN_FDNAMES to sockets."""
         self._untaken = inherited
         self._address = notify_address
         self._channel: socket.socket | None = None
-        self._manager: tuple[int, ...] | None = _file_of(notify_address)
-        self._put: dict[str, socket.socket] = {}
+        self._manager: tuple[int, ...] | None = _file_identity(notify_address)
+        self._stored: dict[str, socket.socket] = {}
         self._lock = threading.Lock()
         if not notify_address:
-            log.debug("no service manager keeps sockets: NOTIFY_SOCKET is not set; a restart refuses who connects then")
+            log.debug("file descriptor store absent: a restart refuses connections", missing="NOTIFY_SOCKET")
 
     @classmethod
     def inherited(cls) -> FdStore:
-        """What this process was started with. Takes LISTEN_… out of the environment: children have no part in it."""
+        """Reads the sockets from the environment and removes LISTEN_* from it, so that children do not see them."""
         count, names, pid = (os.environ.pop(name, "") for name in ("LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"))
-        given: dict[str, list[socket.socket]] = {}
+        sockets: dict[str, list[socket.socket]] = {}
         if count.isdigit() and pid == str(os.getpid()):
             words = names.split(":")
             for index in range(int(count)):
                 name = words[index] if index < len(words) else ""
-                _adopt(FIRST_FD + index, given.setdefault(name, []))
-        return cls(given, os.environ.get("NOTIFY_SOCKET", ""))
+                _adopt(FIRST_FD + index, sockets.setdefault(name, []))
+        return cls(sockets, os.environ.get("NOTIFY_SOCKET", ""))
 
     @property
     def untaken(self) -> tuple[str, ...]:
-        """The names, as they were told, of sockets that were given and not taken yet."""
+        """The wire names of inherited sockets that `take` has not returned yet."""
         with self._lock:
             return tuple(name for name, sockets in self._untaken.items() if sockets)
 
     def take(self, name: str) -> socket.socket | None:
-        """The socket that an earlier process put; each only once. Its caller owns it, and `forget`s it in the end."""
+        """Returns a socket that an earlier process put, each only once. The caller owns it and calls `forget` later."""
         with self._lock:
-            sockets = self._untaken.get(_told(name))
+            sockets = self._untaken.get(_wire_name(name))
             if not sockets:
                 return None
-            self._put[name] = sockets[0]
+            self._stored[name] = sockets[0]
             return sockets.pop(0)
 
-    def put(self, name: str, kept: socket.socket) -> None:
-        """Have the service manager keep `kept`, a socket that listens already. Raises ValueError for a bad name."""
+    def put(self, name: str, listener: socket.socket) -> None:
+        """Stores a socket that listens already. Raises ValueError for an invalid name."""
         if not _is_valid(name):
-            raise ValueError(f"a kept socket cannot be named {name!r}: printable ASCII without a colon")
+            raise ValueError(f"invalid file descriptor name {name!r}: use printable ASCII without a colon")
         with self._lock:
-            self._put[name] = kept
-            self._store(name, kept)
+            self._stored[name] = listener
+            self._store(name, listener)
 
     def forget(self, name: str) -> None:
-        """The socket is closed for good: the service manager closes its copy as well."""
+        """Removes the name from the store; the manager closes its copy."""
         with self._lock:
-            self._put.pop(name, None)
-            self._send(f"FDSTOREREMOVE=1\nFDNAME={_told(name)}")
+            self._stored.pop(name, None)
+            self._send(f"FDSTOREREMOVE=1\nFDNAME={_wire_name(name)}")
 
     def close_untaken(self) -> tuple[str, ...]:
-        """Close, here and at the service manager, what nobody took; the names as they were told."""
+        """Closes inherited sockets that were not taken, here and in the store. Returns their wire names."""
         with self._lock:
             names = tuple(name for name, sockets in self._untaken.items() if sockets)
             for name in names:
-                for left in self._untaken[name]:
-                    left.close()
+                for untaken in self._untaken[name]:
+                    untaken.close()
             self._untaken.clear()
-            # A name is forgotten as a whole; what was taken of it is given again.
+            # FDSTOREREMOVE removes every socket of a name, so the taken ones of that name are stored again.
             for name in names:
                 self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
-                for put, kept in self._put.items():
-                    if _told(put) == name:
-                        self._store(put, kept)
+                for stored, listener in self._stored.items():
+                    if _wire_name(stored) == name:
+                        self._store(stored, listener)
         return names
 
-    def renew(self) -> None:
-        """Put everything again when somebody else listens on NOTIFY_SOCKET than before: `up` was started again.
+    def reregister(self) -> None:
+        """Stores every socket again if NOTIFY_SOCKET is a new file: the service manager was restarted.
 
-        To be called every second or so; it costs a stat.
+        The check costs one stat(2), and callers repeat it about every second.
         """
         with self._lock:
-            now = _file_of(self._address)
-            if now is None or now == self._manager:
+            manager = _file_identity(self._address)
+            if manager is None or manager == self._manager:
                 return
-            self._manager = now
+            self._manager = manager
             self._drop_channel()
-            for name, kept in self._put.items():
-                self._store(name, kept)
+            for name, listener in self._stored.items():
+                self._store(name, listener)
 
     @contextmanager
-    def renewing(self) -> Iterator[None]:
-        """`renew` every second, on a thread of its own, while the block runs."""
+    def reregistering(self) -> Iterator[None]:
+        """Runs `reregister` every second on a thread while the block runs."""
         ended = threading.Event()
 
-        def look() -> None:
-            while not ended.wait(RENEWAL_SECONDS):
-                self.renew()
+        def poll() -> None:
+            while not ended.wait(REREGISTER_SECONDS):
+                self.reregister()
 
-        thread = threading.Thread(target=look, name="kept sockets", daemon=True)
+        thread = threading.Thread(target=poll, name="fd store", daemon=True)
         if self._address:
             thread.start()
         try:
@@ -148,29 +148,29 @@ class FdStore:
         finally:
             ended.set()
 
-    def wait_heard(self) -> None:
-        """Until the service manager has done all that it was told (sd_notify(3) BARRIER=1), or for some seconds."""
-        heard, told = os.pipe()
+    def barrier(self) -> None:
+        """Waits until the manager has processed all messages (sd_notify(3) BARRIER=1), at most SEND_SECONDS."""
+        read_end, write_end = os.pipe()
         try:
             with self._lock:
-                self._send("BARRIER=1", told)
+                self._send("BARRIER=1", write_end)
         finally:
-            os.close(told)
-        # The manager closes its copy of the other end when it comes to this message.
-        select.select([heard], [], [], SEND_SECONDS)
-        os.close(heard)
+            os.close(write_end)
+        # The manager closes its copy of the write end when it reads this message.
+        select.select([read_end], [], [], SEND_SECONDS)
+        os.close(read_end)
 
     def close(self) -> None:
-        """At this process's end: what is kept stays so."""
+        """Closes the channel to the manager. The stored sockets stay in the store."""
         with self._lock:
             self._drop_channel()
 
-    # Messages, under the lock ----------------------------------------------------------------------------------
+    # Messages; the caller holds the lock ------------------------------------------------------------------------
 
-    def _store(self, name: str, kept: socket.socket) -> None:
-        if kept.fileno() >= 0:
-            # FDPOLL=0: systemd would drop a socket on which it sees a hang-up or an error.
-            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_told(name)}", kept.fileno())
+    def _store(self, name: str, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            # FDPOLL=0, because systemd otherwise drops a socket that reports a hang-up or an error.
+            self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={_wire_name(name)}", listener.fileno())
 
     def _send(self, message: str, descriptor: int | None = None) -> None:
         if not self._address:
@@ -183,12 +183,12 @@ class FdStore:
         except OSError as error:
             self._drop_channel()
             log.warning(
-                "the service manager was not told of a socket; after this process's end it may not be had again",
+                "file descriptor store message not sent: the next process may not inherit the socket",
                 address=self._address, error=str(error), message=message.replace("\n", " "),
             )  # fmt: skip
 
     def _connected(self) -> socket.socket:
-        """Made once: two thousand sockets are two thousand messages."""
+        """The channel, connected once: two thousand sockets are two thousand messages."""
         if self._channel is None:
             self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._channel.settimeout(SEND_SECONDS)
@@ -206,23 +206,26 @@ def _adopt(descriptor: int, into: list[socket.socket]) -> None:
         os.set_inheritable(descriptor, False)
         into.append(socket.socket(fileno=descriptor))
     except OSError as error:
-        log.warning("the service manager gave something that is no socket", descriptor=descriptor, error=str(error))
+        log.warning("inherited descriptor ignored: it is not a socket", descriptor=descriptor, error=str(error))
 
 
-def _told(name: str) -> str:
-    """The name in messages and in LISTEN_FDNAMES: itself, or 72 bits of its digest."""
+def _wire_name(name: str) -> str:
+    """The name in messages and in LISTEN_FDNAMES: the name itself if it is short, or else 72 bits of its digest."""
     if len(name) <= WIRE_NAME_CHARACTERS:
         return name
     return "~" + base64.urlsafe_b64encode(hashlib.blake2b(name.encode(), digest_size=9).digest()).decode()
 
 
 def _is_valid(name: str) -> bool:
-    """As systemd's fdname_is_valid has it."""
+    """The rule of systemd's fdname_is_valid."""
     return bool(name) and all(" " <= character <= "~" and character != ":" for character in name)
 
 
-def _file_of(address: str) -> tuple[int, ...] | None:
-    """Which file a notify socket's path is; None: gone, or it has no path. An inode's number alone is used again."""
+def _file_identity(address: str) -> tuple[int, ...] | None:
+    """Device, inode and ctime of a notify socket's path, because inode numbers are reused.
+
+    Returns None if the file is missing or the address is not a path.
+    """
     if not address.startswith("/"):
         return None
     try:
@@ -232,29 +235,29 @@ def _file_of(address: str) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
-def inherited_or_new_listener(listen: Listen, kept: FdStore, *, hint: str = "") -> socket.socket:
-    """The listener that the process before has left, or a new one; kept from now on.
+def inherited_or_new_listener(listen: Listen, fd_store: FdStore, *, hint: str = "") -> socket.socket:
+    """Returns the TCP listener that the previous process stored, or binds and stores a new one.
 
-    It is the program's only kept socket: others, such as one on a place that was configured before, are closed.
-    Raises CannotStartError; `hint` follows its sentence.
+    The listener is the program's only stored socket: all others, such as one of an earlier configuration, are closed.
+    Raises StartupError; `hint` follows its sentence.
     """
-    name = _name(listen)
-    found = kept.take(name)
-    # Before another one is bound: what is closed here may have the same port, on another address.
-    if kept.close_untaken():
-        kept.wait_heard()
+    name = _listener_name(listen)
+    found = fd_store.take(name)
+    # The untaken sockets are closed before bind(2): one of them may hold the same port on another address.
+    if fd_store.close_untaken():
+        fd_store.barrier()
     if found is not None:
-        log.info("a socket goes on where the process before left it", listens=f"{listen.host}:{listen.port}")
+        log.info("TCP listener inherited from the previous process", listens=f"{listen.host}:{listen.port}")
         return found
     try:
         made = tcp_listener(listen.host, listen.port)
     except ListenError as error:
         raise StartupError(f"{error}{hint}") from None
     made.listen(BACKLOG)
-    kept.put(name, made)
+    fd_store.put(name, made)
     return made
 
 
-def _name(listen: Listen) -> str:
-    """By its place, so that the same place is found again and another is not. Names have no colons."""
+def _listener_name(listen: Listen) -> str:
+    """A name made of address and port, so that only the same place finds the socket. Names have no colons."""
     return f"tcp.{listen.host.replace(':', '_')}.{listen.port}"

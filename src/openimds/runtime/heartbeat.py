@@ -1,4 +1,4 @@
-"""A program's sign of life at the control API, from a thread of its own, for ever."""
+"""The heartbeat of an agent: it reports the agent as alive to the control API, from a thread of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who sends it: `openimds-dhcp-agent` on `node1`, a `DHCP agent`."""
+    """The identity of an agent in Neutron's agent API: `openimds-dhcp-agent` on `node1`, a `DHCP agent`."""
 
     binary: str
     host: str
@@ -26,7 +26,7 @@ class Identity:
 
 
 class Heartbeat:
-    """`facts` is asked for each beat's `configurations`: what is true of the agent, JSON-able."""
+    """Sends a heartbeat every `interval_seconds`; `facts` returns the `configurations` of each, as JSON values."""
 
     def __init__(
         self, client: ControlClient, identity: Identity, facts: Callable[[], Mapping[str, Any]], interval_seconds: float
@@ -37,7 +37,7 @@ class Heartbeat:
         self._interval_seconds = interval_seconds
         self._started_at = datetime.now(UTC)
         self._stopping = threading.Event()
-        self._lost = False
+        self._is_failing = False
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
@@ -46,7 +46,7 @@ class Heartbeat:
         self._stopping.set()
 
     def beat(self) -> None:
-        """One; raises ControlApiError."""
+        """Sends one heartbeat. Raises ControlApiError."""
         self._client.send_heartbeat(
             self._identity.binary,
             self._identity.host,
@@ -60,13 +60,13 @@ class Heartbeat:
             try:
                 self.beat()
             except ControlApiError as error:
-                self._note_lost(error)
+                self._log_first_failure(error)
             else:
-                self._lost = False
+                self._is_failing = False
             self._stopping.wait(self._interval_seconds)
 
-    def _note_lost(self, error: ControlApiError) -> None:
-        """Once: the mirror says when the control API is back."""
-        if not self._lost:
-            log.warning("the control API does not take the heartbeat", error=str(error))
-        self._lost = True
+    def _log_first_failure(self, error: ControlApiError) -> None:
+        """Logs only the first failure of a row. The mirror logs when the control API is back."""
+        if not self._is_failing:
+            log.warning("heartbeat failed", error=str(error))
+        self._is_failing = True

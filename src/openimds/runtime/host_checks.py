@@ -1,7 +1,4 @@
-"""Whether programs that give up root can still read what an agent writes for them.
-
-A host whose kernel knows no IPv6 serves IPv4, and says so.
-"""
+"""Checks of the host that change how an agent configures its programs: folder permissions and IPv6."""
 
 from __future__ import annotations
 
@@ -18,23 +15,21 @@ OTHERS_MAY_PASS = 0o001
 
 
 def is_closed_to_others(folder: Path) -> bool:
-    """Dnsmasq and radvd read their files again after they gave root up. Where a folder on the way is closed to others
-    they must keep it: else they would go on with yesterday's files without a word.
+    """Returns whether users other than the owner cannot traverse the path to `folder`.
+
+    Dnsmasq and radvd reread their files after they dropped root. On a closed path they must keep root, because they
+    would otherwise keep the old contents without an error.
     """
-    way = [folder, *folder.parents]
-    closed = [one for one in way if one.exists() and not one.stat().st_mode & OTHERS_MAY_PASS]
+    closed = [each for each in (folder, *folder.parents) if each.exists() and not each.stat().st_mode & OTHERS_MAY_PASS]
     if closed:
-        log.warning("programs in the namespaces keep root: others cannot pass this folder", folder=str(closed[0]))
+        log.warning("dnsmasq and radvd keep root: other users cannot traverse a folder", folder=str(closed[0]))
     return bool(closed)
-
-
-logger = structlog.get_logger(__name__)
 
 
 @functools.cache
 def check_ipv6() -> bool:
-    """Asked and said once: a kernel does not learn it later."""
+    """Returns whether the kernel has IPv6, and logs its absence once. A running kernel does not change in this."""
     if kernel_has_ipv6():
         return True
-    logger.warning("this kernel has no IPv6: IPv6 subnets are left out here, IPv4 is served")
+    log.warning("IPv6 absent from this kernel: IPv6 subnets are skipped, IPv4 is served")
     return False

@@ -1,7 +1,4 @@
-"""How a program logs: one event a line to stderr, for people or as JSON, and never a secret.
-
-`2026-11-21T10:00:00.123Z info     a port is served by DHCP  [dhcp-agent] network_id=2ca23c47-… port_id=01e7ee7b-…`
-"""
+"""Log configuration: one event per line to stderr, as console text or JSON, with secrets removed."""
 
 from __future__ import annotations
 
@@ -36,17 +33,20 @@ _SECRET_TEXT = re.compile(
 
 
 def configure(log: LogConfig, program: str, stream: TextIO | None = None) -> None:
-    """Set up structlog and the standard library's logging, which libraries use, to write the same lines."""
+    """Configures structlog and the standard library's `logging` to write lines of the same format.
+
+    The lines go to `stream`, or to stderr if it is None.
+    """
     target = stream or sys.stderr
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _program_named(program),
+        _add_program(program),
         structlog.processors.StackInfoRenderer(),
         structlog.processors.format_exc_info,
-        without_secrets,
-        on_one_line,
+        hide_secrets,
+        escape_line_breaks,
     ]
     structlog.configure(
         processors=[
@@ -58,7 +58,7 @@ def configure(log: LogConfig, program: str, stream: TextIO | None = None) -> Non
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    handler = _InOrder(target)
+    handler = _OrderedHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -72,45 +72,45 @@ def configure(log: LogConfig, program: str, stream: TextIO | None = None) -> Non
     logging.captureWarnings(capture=True)
 
 
-def before_every_line(first: Callable[[], None]) -> None:
-    """Call `first` before a line is written: it may have lines of its own to write, which are older."""
-    _first.append(first)
+def before_every_line(callback: Callable[[], None]) -> None:
+    """Registers a callback that runs before each line is written, so that older buffered lines come first."""
+    _callbacks.append(callback)
 
 
-_first: list[Callable[[], None]] = []
+_callbacks: list[Callable[[], None]] = []
 
 
-class _InOrder(logging.StreamHandler[TextIO]):
+class _OrderedHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
-        for first in _first:
-            first()
+        for callback in _callbacks:
+            callback()
         super().emit(record)
 
 
-def without_secrets(_logger: object, _method: str, event: structlog.typing.EventDict) -> Mapping[str, Any]:
-    """Hide values under secret-looking keys, at any depth, and what looks like a secret inside texts."""
-    return {key: _cleaned(key, value) for key, value in event.items()}
+def hide_secrets(_logger: object, _method: str, event: structlog.typing.EventDict) -> Mapping[str, Any]:
+    """Hides the values of keys with the name of a secret, at any depth, and secrets inside text."""
+    return {key: _without_secrets(key, value) for key, value in event.items()}
 
 
-def on_one_line(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """A line stays a line: text that came from outside cannot forge another one."""
+def escape_line_breaks(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escapes line breaks in the event, so that text from a client cannot forge a log line."""
     event["event"] = str(event.get("event", "")).strip().replace("\n", "\\n").replace("\r", "\\r")
     return event
 
 
-def _cleaned(key: object, value: Any) -> Any:
+def _without_secrets(key: object, value: Any) -> Any:
     if isinstance(key, str) and _SECRET_KEY.search(key) and value not in (None, "", True, False):
         return HIDDEN
     if isinstance(value, Mapping):
-        return {inner: _cleaned(inner, item) for inner, item in value.items()}
+        return {inner: _without_secrets(inner, item) for inner, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_cleaned(None, item) for item in value]
+        return [_without_secrets(None, item) for item in value]
     if isinstance(value, str):
         return _SECRET_TEXT.sub(lambda found: f"{found['url'] or found['field']}{HIDDEN}", value)
     return value
 
 
-def _program_named(program: str) -> structlog.typing.Processor:
+def _add_program(program: str) -> structlog.typing.Processor:
     def add(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
         event.setdefault("program", program)
         return event

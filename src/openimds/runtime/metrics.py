@@ -1,13 +1,12 @@
-"""`/metrics` and `/healthcheck` on a port of their own: of a threaded program, or of several workers' parent.
+"""`/metrics` and `/healthcheck` on a listener of their own, which instances cannot reach.
 
-Where several workers of one program keep their numbers for each other: `<state_path>/metrics/<program>.<anything>/`.
-
-Each is held by an flock of its program for as long as that lives, however it ends: what nobody holds is a dead one's, and
-the next start removes it. Two programs of one name may so keep theirs beside each other.
+A threaded program serves them with `serve_in_thread`, an asyncio program with `StatusPages`, and the parent of worker
+processes with `serve_on_loop`. The workers of a program share their metrics in `metrics_folder`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -19,27 +18,69 @@ from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import prometheus_client
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from openimds.config import Listen
+from openimds.http.messages import Request, Response
 from openimds.http.server.server import HttpServer, Listener
+from openimds.resources.errors import StoreUnavailable
 from openimds.runtime.lifecycle import StartupError
-from openimds.runtime.status_pages import StatusPages
+
+_TEXT = "text/plain; charset=UTF-8"
+
+
+class StatusPages:
+    """The request handler of `/metrics` and `/healthcheck` for `HttpServer`."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        check: Callable[[], object],
+        before_metrics: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`check` raises StoreUnavailable and may block. `before_metrics` runs before each `/metrics` response."""
+        self._registry = registry
+        self._check = check
+        self._before_metrics = before_metrics
+
+    async def handle(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return _page(405, "Only GET and HEAD can be used here.", (b"Allow", b"GET, HEAD"))
+        match request.target.split(b"?", 1)[0]:
+            case b"/metrics":
+                self._before_metrics()
+                content_type = (b"Content-Type", CONTENT_TYPE_PLAIN_0_0_4.encode())
+                return Response(status=200, headers=(content_type,), body=generate_latest(self._registry))
+            case b"/healthcheck":
+                return await self._health()
+        return _page(404, "Here are /metrics and /healthcheck.")
+
+    async def _health(self) -> Response:
+        try:
+            await asyncio.to_thread(self._check)
+        except StoreUnavailable as error:
+            return _page(503, error.message)
+        return _page(200, "OK")
+
+
+def _page(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
+    return Response(
+        status=status, headers=((b"Content-Type", _TEXT.encode()), *headers), body=f"{text}\n".encode()
+    )
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Two paths; whoever asks for another hears so."""
-
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer(200, prometheus_client.CONTENT_TYPE_LATEST, prometheus_client.generate_latest())
+            self._respond(200, CONTENT_TYPE_LATEST, generate_latest())
         elif path == "/healthcheck":
-            self._answer(200, "text/plain", b"OK\n")
+            self._respond(200, "text/plain", b"OK\n")
         else:
-            self._answer(404, "text/plain", b"There are /metrics and /healthcheck here.\n")
+            self._respond(404, "text/plain", b"There are /metrics and /healthcheck here.\n")
 
-    def _answer(self, status: int, content_type: str, body: bytes) -> None:
+    def _respond(self, status: int, content_type: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -47,12 +88,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-        """Health checks are no news."""
+        """Does nothing: frequent health checks are not worth log lines."""
 
 
 @contextmanager
-def served(listen: Listen | None) -> Iterator[None]:
-    """While the block runs. None: not at all. Raises CannotStartError when the port is taken."""
+def serve_in_thread(listen: Listen | None) -> Iterator[None]:
+    """Serves both pages while the block runs, unless `listen` is None. Raises StartupError if the port is taken."""
     if listen is None:
         yield
         return
@@ -71,15 +112,18 @@ def served(listen: Listen | None) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def served_by_loop(
-    registry: prometheus_client.CollectorRegistry, listening: socket.socket | None, check: Callable[[], object]
+async def serve_on_loop(
+    registry: CollectorRegistry, listener: socket.socket | None, check: Callable[[], object]
 ) -> AsyncIterator[None]:
-    """While the block runs, on a ready-made socket. `check` raises StoreUnavailable when not all is well."""
-    if listening is None:
+    """Serves both pages on `listener` while the block runs, unless it is None.
+
+    `check` raises StoreUnavailable if the program is not healthy.
+    """
+    if listener is None:
         yield
         return
     server = HttpServer(StatusPages(registry, check).handle)
-    await server.start([Listener(socket=listening, tag="metrics")])
+    await server.start([Listener(socket=listener, tag="metrics")])
     try:
         yield
     finally:
@@ -87,43 +131,49 @@ async def served_by_loop(
 
 
 FOLDER = "metrics"
-"""In the state folder."""
+"""The name of the parent folder in the state folder."""
 
 
 @contextmanager
 def metrics_folder(state_path: Path, program: str) -> Iterator[Path]:
-    """A new folder that only its owner may read, gone after the block. Raises CannotStartError with a sentence."""
-    folder, held = _made(state_path / FOLDER, program)
+    """A new folder `<state_path>/metrics/<program>.<random>/` with mode 0700, removed after the block.
+
+    The program holds an flock(2) on its folder, which the kernel releases when the process ends in any way. Each start
+    removes unlocked folders of its program. Two running programs of the same name have a folder each.
+    Raises StartupError.
+    """
+    folder, lock = _create_locked_folder(state_path / FOLDER, program)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        os.close(lock)
 
 
-def _made(parent: Path, program: str) -> tuple[Path, int]:
-    """The folder and the descriptor that holds it."""
+def _create_locked_folder(parent: Path, program: str) -> tuple[Path, int]:
+    """Returns the folder and the file descriptor that holds its lock."""
     try:
         parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        looking = _open(parent)
+        parent_lock = _open(parent)
         try:
-            fcntl.flock(looking, fcntl.LOCK_EX)  # a folder that another one has just made is not held yet
-            for left in parent.glob(f"{program}.*"):
-                _remove_unless_held(left)
+            # The parent's lock closes the gap between mkdir and flock of another program's folder.
+            fcntl.flock(parent_lock, fcntl.LOCK_EX)
+            for existing in parent.glob(f"{program}.*"):
+                _remove_if_unlocked(existing)
             folder = Path(tempfile.mkdtemp(prefix=f"{program}.", dir=parent))
-            held = _open(folder)
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = _open(folder)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         finally:
-            os.close(looking)
+            os.close(parent_lock)
     except OSError as error:
         raise StartupError(
-            f"workers cannot keep their figures in {parent}: {(error.strerror or str(error)).lower()}; make it writable "
+            f"workers cannot write their metrics to {parent}: {(error.strerror or str(error)).lower()}; make it writable "
             f"for the user of {program}, set another state_path, or metadata_workers = 1"
         ) from error
-    return folder, held
+    return folder, lock
 
 
-def _remove_unless_held(folder: Path) -> None:
+def _remove_if_unlocked(folder: Path) -> None:
     descriptor = _open(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

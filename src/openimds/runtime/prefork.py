@@ -1,7 +1,7 @@
-"""Several processes on the same listening sockets: the kernel gives each connection to one of them.
+"""Worker processes that share listening sockets; the kernel hands each connection to one of them.
 
-The parent starts them, starts again what dies, serves /metrics for all of them, and stops them. A worker whose parent
-is gone stops by itself.
+The parent starts the workers, restarts a dead one, serves `/metrics` for all, and stops them. A worker stops when its
+parent is gone.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from openimds.runtime.lifecycle import StartupError
 log = structlog.get_logger(__name__)
 
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""The environment variable that makes prometheus_client keep a process's numbers in files that others can read."""
+"""The environment variable that makes prometheus_client write the metrics of each process to shared files."""
 
 START_SECONDS = 30.0
 STOP_SECONDS = 8.0
-"""Longer than a worker takes to finish what is under way."""
+"""A time longer than a worker needs to finish its open requests."""
 RESTART_SECONDS = 1.0
-LOOK_SECONDS = 0.25
+CHECK_SECONDS = 0.25
 
-_processes = multiprocessing.get_context("spawn")  # no fork of a process that has threads and an event loop
+_processes = multiprocessing.get_context("spawn")  # because fork(2) is unsafe with threads and an event loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSpec:
-    """What each worker does: `function(number, on_ready, *arguments)`, until SIGTERM.
+    """The main function of each worker: `function(number, on_ready, *arguments)` runs until SIGTERM.
 
-    It is a module's function, as each worker is a new interpreter. Listening sockets may be among the arguments.
+    It must be importable from its module, because each worker is a new interpreter. The arguments may contain listening
+    sockets.
     """
 
     function: Callable[..., None]
@@ -56,22 +57,23 @@ class WorkerSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParentHooks:
-    """What the parent does besides."""
+    """The callbacks that run in the parent process."""
 
     status: Callable[[CollectorRegistry], AbstractAsyncContextManager[None]]
-    """Serves the figures of all workers while the block runs."""
+    """Serves the metrics of all workers while the block runs."""
     on_ready: Callable[[], None]
-    on_look: Callable[[], None] = lambda: None
-    """Called some times a second."""
+    on_check: Callable[[], None] = lambda: None
+    """Runs at every check of the workers, every CHECK_SECONDS."""
 
 
-def run_workers(work: WorkerSpec, parent: ParentHooks, figures: Path) -> int:
-    """Until SIGTERM or SIGINT; the exit code. `figures`: an empty folder for what the workers count (metrics_folder.py).
+def run_workers(spec: WorkerSpec, parent: ParentHooks, metrics_dir: Path) -> int:
+    """Runs the workers until SIGTERM or SIGINT, and returns the exit code.
 
-    Raises CannotStartError when a worker does not come up.
+    `metrics_dir` is an empty folder that the workers write their metrics to (`metrics.metrics_folder`). Raises
+    StartupError if a worker does not become ready.
     """
-    os.environ[METRICS_FOLDER] = str(figures)
-    pool = _Pool(work)
+    os.environ[METRICS_FOLDER] = str(metrics_dir)
+    pool = _Pool(spec)
     try:
         pool.start()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -86,62 +88,62 @@ def run_workers(work: WorkerSpec, parent: ParentHooks, figures: Path) -> int:
 class _Worker:
     number: int
     process: BaseProcess
-    serves: Event
-    reloads: int = 0
-    """How often it was told to read its files again."""
+    is_ready: Event
+    reload_count: int = 0
+    """The number of reloads of the pool that the worker has received SIGHUP for."""
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         if self.process.is_alive() and self.process.pid is not None:
             os.kill(self.process.pid, number)
 
 
 class _Pool:
-    def __init__(self, work: WorkerSpec) -> None:
-        self._work = work
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
         self._workers: list[_Worker] = []
         self._earliest_restart = 0.0
-        self._reloads = 0
+        self._reload_count = 0
 
     def start(self) -> None:
-        """Start all of them and wait until they serve. Raises CannotStartError."""
-        self._workers = [self._start_one(number) for number in range(self._work.count)]
+        """Starts all workers and waits until they are ready. Raises StartupError."""
+        self._workers = [self._start_worker(number) for number in range(self._spec.count)]
         deadline = time.monotonic() + START_SECONDS
         for worker in self._workers:
-            if not worker.serves.wait(max(0.0, deadline - time.monotonic())):
-                raise StartupError("a worker does not come up; its log says why")
+            if not worker.is_ready.wait(max(0.0, deadline - time.monotonic())):
+                raise StartupError(f"worker {worker.number} is not ready after {START_SECONDS:.0f} s; see its log")
 
-    def look(self) -> None:
-        """Start again what died, and have it read the files that the others have read since."""
-        self._pass_on_reloads()
+    def check(self) -> None:
+        """Restarts dead workers, and sends pending reloads to workers that have become ready."""
+        self._send_pending_reloads()
         for index, worker in enumerate(self._workers):
             if worker.process.is_alive():
                 continue
             if time.monotonic() < self._earliest_restart:
                 return
             log.error(
-                "a worker died and is started again",
+                "worker process died and restarts",
                 worker=worker.number, pid=worker.process.pid, exit_code=worker.process.exitcode,
             )  # fmt: skip
             if worker.process.pid is not None:
                 mark_process_dead(worker.process.pid)  # type: ignore[no-untyped-call]
             self._earliest_restart = time.monotonic() + RESTART_SECONDS
-            self._workers[index] = self._start_one(worker.number)
+            self._workers[index] = self._start_worker(worker.number)
 
     def reload(self) -> None:
-        """SIGHUP to all, to those that are starting when they serve: before, it would end them."""
-        self._reloads += 1
-        self._pass_on_reloads()
+        """Sends SIGHUP to every worker. A starting worker receives it once it is ready: earlier, SIGHUP would end it."""
+        self._reload_count += 1
+        self._send_pending_reloads()
 
-    def _pass_on_reloads(self) -> None:
+    def _send_pending_reloads(self) -> None:
         for worker in self._workers:
-            if worker.reloads < self._reloads and worker.serves.is_set():
-                worker.reloads = self._reloads
-                worker.tell(signal.SIGHUP)
+            if worker.reload_count < self._reload_count and worker.is_ready.is_set():
+                worker.reload_count = self._reload_count
+                worker.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
-        """Ask them to stop, and do not wait for ever."""
+        """Sends SIGTERM to all workers, and SIGKILL after STOP_SECONDS."""
         for worker in self._workers:
-            worker.tell(signal.SIGTERM)
+            worker.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         for worker in self._workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -149,23 +151,23 @@ class _Pool:
                 worker.process.kill()
                 worker.process.join()
 
-    def _start_one(self, number: int) -> _Worker:
-        serves = _processes.Event()
-        process = _processes.Process(target=_be_worker, args=(self._work, number, serves), daemon=True)
+    def _start_worker(self, number: int) -> _Worker:
+        is_ready = _processes.Event()
+        process = _processes.Process(target=_run_worker, args=(self._spec, number, is_ready), daemon=True)
         process.start()
-        return _Worker(number, process, serves)
+        return _Worker(number, process, is_ready)
 
 
-def _be_worker(work: WorkerSpec, number: int, serves: Event) -> None:
-    """A worker's whole life."""
-    os.environ.pop("NOTIFY_SOCKET", None)  # the parent speaks for all
-    threading.Thread(target=_stop_without_parent, name="parent", daemon=True).start()
-    work.function(number, serves.set, *work.arguments)
+def _run_worker(spec: WorkerSpec, number: int, is_ready: Event) -> None:
+    """The main function of a worker process."""
+    os.environ.pop("NOTIFY_SOCKET", None)  # only the parent sends notifications
+    threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
+    spec.function(number, is_ready.set, *spec.arguments)
 
 
-def _stop_without_parent() -> None:
+def _stop_with_parent() -> None:
     parent = multiprocessing.parent_process()
-    assert parent is not None, "only workers wait for a parent"
+    assert parent is not None, "only worker processes have a parent"
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -181,13 +183,13 @@ async def _watch(pool: _Pool, parent: ParentHooks) -> None:
     async with parent.status(registry):
         parent.on_ready()
         while not stop.is_set():
-            pool.look()
-            await asyncio.to_thread(parent.on_look)
+            pool.check()
+            await asyncio.to_thread(parent.on_check)
             try:
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(CHECK_SECONDS):
                     await stop.wait()
             except TimeoutError:
                 continue
         sd_notify.stopping()
-        # While the signals are heeded yet: a second SIGTERM must not end this process, and so cut the workers short.
+        # The signal handlers stay installed: a second SIGTERM must not end this process before its workers.
         await asyncio.to_thread(pool.stop)

@@ -1,8 +1,8 @@
-"""Lines about requests, at a price that a busy metadata API can pay: the same forms as every other line (logs.py).
+"""A buffered log of requests in the format of `log_config`, cheap enough for one line per metadata request.
 
-What is the same for equal requests is formatted once and hidden where it looks like a secret, as in other lines, and
-each fact is remembered as it was formatted; a request's id and time are filled in. Lines are gathered and written together: after FLUSH_SECONDS, when there are many,
-before any other line of the program, and at its end.
+The text of a line is formatted once for equal requests, with secrets hidden, and each formatted field is cached. Only
+the request ID and the times are filled in per request. Buffered lines are written after FLUSH_SECONDS, after
+FLUSH_LINES lines, before any other log line of the program, and at its end.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ FLUSH_LINES = 256
 
 
 class BufferedRequestLog:
-    """Of one event loop's thread; `flush` may be called from others."""
+    """The request log of one event loop. All methods run on its thread; `flush` may be called from any thread."""
 
     def __init__(self, log: LogConfig, program: str, stream: TextIO | None = None) -> None:
         self._is_json = log.format == "json"
         self._program = program
         self._stream = stream or sys.stderr
         self._lines: list[str] = []
-        self._flushing = threading.Lock()
-        self._from = self._until = 0.0
-        self._stamp = ""
-        """Of lines written from and until then: a millisecond's all have the same."""
-        self._second, self._stamp_of_second = -1, ""
+        self._flush_lock = threading.Lock()
+        self._timestamp = ""
+        """The timestamp of all lines within one millisecond, from `_valid_from` to `_valid_until`."""
+        self._valid_from = self._valid_until = 0.0
+        self._second, self._second_text = -1, ""
         log_config.before_every_line(self.flush)
 
     def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
-        """A writer of lines of these facts: (request id, milliseconds). `level`: `info` or `warning`."""
+        """Returns a function that writes one line, given (request ID, milliseconds). `level` is `info` or `warning`."""
         is_json = self._is_json
         try:
-            fragments = [_kept_fragment(name, value, is_json) for name, value in facts.items()]
-        except TypeError:  # a list among them
+            fragments = [_cached_fragment(name, value, is_json) for name, value in facts.items()]
+        except TypeError:  # an unhashable value, such as a list
             fragments = [_fragment(name, value, is_json) for name, value in facts.items()]
         before, middle, after = (
             self._json(event, level, fragments) if is_json else self._console(event, level, fragments)
@@ -51,14 +51,14 @@ class BufferedRequestLog:
         ending = '"}\n' if is_json else "\n"
 
         def write(request_id: str, milliseconds: float) -> None:
-            if not self._from <= time.time() < self._until:
-                self._tick()
-            stamp = self._stamp
+            if not self._valid_from <= time.time() < self._valid_until:
+                self._update_timestamp()
+            timestamp = self._timestamp
             lines = self._lines
             if is_json:
-                lines.append(f"{before}{request_id}{middle}{milliseconds:.2f}{after}{stamp}{ending}")
+                lines.append(f"{before}{request_id}{middle}{milliseconds:.2f}{after}{timestamp}{ending}")
             else:
-                lines.append(f"{stamp}{before}{request_id}{middle}{milliseconds:.2f}{after}{ending}")
+                lines.append(f"{timestamp}{before}{request_id}{middle}{milliseconds:.2f}{after}{ending}")
             count = len(lines)
             if count == 1:
                 asyncio.get_running_loop().call_later(FLUSH_SECONDS, self.flush)
@@ -68,21 +68,20 @@ class BufferedRequestLog:
         return write
 
     def flush(self) -> None:
-        with self._flushing:
+        with self._flush_lock:
             chunk = self._lines[:]
-            del self._lines[: len(chunk)]  # the list stays the same: a line that is added meanwhile is not lost
+            del self._lines[: len(chunk)]  # in place, so that a line appended by another thread is not lost
             if chunk:
                 self._stream.write("".join(chunk))
                 self._stream.flush()
 
-    def _tick(self) -> None:
-        """A new millisecond began."""
+    def _update_timestamp(self) -> None:
         second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         milliseconds = nanoseconds // 1_000_000
         if second != self._second:
-            self._second, self._stamp_of_second = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-        self._from, self._until = second + milliseconds / 1000, second + (milliseconds + 1) / 1000
-        self._stamp = f"{self._stamp_of_second}.{milliseconds:03d}000Z"  # six digits, as in other lines
+            self._second, self._second_text = second, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        self._valid_from, self._valid_until = second + milliseconds / 1000, second + (milliseconds + 1) / 1000
+        self._timestamp = f"{self._second_text}.{milliseconds:03d}000Z"  # six digits, as in other lines
 
     def _console(self, event: str, level: str, fragments: Sequence[str]) -> tuple[str, str, str]:
         return f" [{level:<9}] {event} request_id=", f"{''.join(fragments)} ms=", f" program={self._program}"
@@ -93,17 +92,17 @@ class BufferedRequestLog:
 
 
 def _fragment(name: str, value: object, is_json: bool) -> str:
-    """A fact as it stands in a line, hidden where it looks like a secret."""
-    safe = log_config.without_secrets(None, "info", {name: value})
-    return f"{json.dumps(safe, default=str)[1:-1]}, " if is_json else f" {name}={_shown(safe[name])}"
+    """The text of one field, with secrets hidden."""
+    safe = log_config.hide_secrets(None, "info", {name: value})
+    return f"{json.dumps(safe, default=str)[1:-1]}, " if is_json else f" {name}={_console_value(safe[name])}"
 
 
-_kept_fragment = lru_cache(maxsize=8192, typed=True)(_fragment)
-"""The same few values come again and again in other company: this path, that guest."""
+_cached_fragment = lru_cache(maxsize=8192, typed=True)(_fragment)
+"""A cache, because the same few paths and instance IDs recur in different combinations."""
 
 
-def _shown(value: object) -> str:
-    """As the other lines' renderer has it: what could be misread, or break the line, in quotes and escaped."""
+def _console_value(value: object) -> str:
+    """The value as structlog's ConsoleRenderer writes it: quoted and escaped if it is ambiguous or breaks the line."""
     text = str(value)
     if text.isascii() and text.isprintable() and not set(text) & set(" =\"'"):
         return text

@@ -1,4 +1,4 @@
-"""Telling whoever started this program how far it is, in systemd's way (sd_notify(3))."""
+"""Start-up notifications to the service manager (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -11,29 +11,26 @@ log = structlog.get_logger(__name__)
 
 
 def ready(**facts: object) -> None:
-    """Say that this program serves: one `ready` event in the log with `facts`, and READY=1 to the starter if it listens.
-
-    What STATUS= said of the start is over.
-    """
+    """Logs the event `ready` with `facts`, and sends READY=1. The STATUS= of the start is cleared."""
     log.info("ready", **facts)
     send("READY=1\nSTATUS=")
 
 
 def stopping() -> None:
-    """Say that this program was told to stop, and is about to."""
+    """Sends STOPPING=1: the program begins to stop."""
     send("STOPPING=1")
 
 
 def extend_start(seconds: float, status: str) -> None:
-    """Ask for so many more seconds to become ready in, from now on; `status` says in words how far the start is.
+    """Moves the start timeout to `seconds` from now; `status` is the progress of the start in words.
 
-    A starter that had given more time takes nothing away (EXTEND_TIMEOUT_USEC).
+    EXTEND_TIMEOUT_USEC never shortens a timeout that the service manager set later.
     """
     send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1_000_000)}\nSTATUS={status}")
 
 
 def send(message: str) -> None:
-    """Send `message` to NOTIFY_SOCKET; nobody there is no error."""
+    """Sends `message` to NOTIFY_SOCKET. A missing service manager is not an error."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -42,4 +39,4 @@ def send(message: str) -> None:
             channel.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             channel.sendall(message.encode())
         except OSError as error:
-            log.debug("nobody listens on the notify socket", address=address, error=str(error))
+            log.debug("notify socket unreachable", address=address, error=str(error))

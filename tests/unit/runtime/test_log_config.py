@@ -29,11 +29,11 @@ def configured(stream: io.StringIO, form: str = "json", *, debug: bool = False) 
     return logger
 
 
-def test_an_event_is_a_json_line(stream: io.StringIO) -> None:
-    configured(stream).info("a port is served", port_id="p1")
+def test_event_is_written_as_a_json_line(stream: io.StringIO) -> None:
+    configured(stream).info("port served", port_id="p1")
     line = json.loads(stream.getvalue())
     assert (line["event"], line["port_id"], line["program"], line["level"]) == (
-        "a port is served", "p1", "dhcp-agent", "info",
+        "port served", "p1", "dhcp-agent", "info",
     )  # fmt: skip
 
 
@@ -51,37 +51,37 @@ def test_an_event_is_a_json_line(stream: io.StringIO) -> None:
         {"request": ["curl -H 'X-Auth-Token: hunter2' http://x"]},
     ],
 )
-def test_secrets_do_not_reach_the_log(stream: io.StringIO, facts: dict[str, object]) -> None:
+def test_secrets_are_hidden(stream: io.StringIO, facts: dict[str, object]) -> None:
     configured(stream).info("an event", **facts)
     assert "hunter2" not in stream.getvalue()
     assert log_config.HIDDEN in stream.getvalue()
 
 
-def test_what_only_sounds_like_a_secret_is_kept(stream: io.StringIO) -> None:
+def test_values_that_only_resemble_secrets_are_kept(stream: io.StringIO) -> None:
     kept = {"token_expiration_seconds": 3600, "secret_set": True, "password": None, "api": "http://127.0.0.1:8775/x"}
     configured(stream).info("an event", **kept)
     assert kept.items() <= json.loads(stream.getvalue()).items()
 
 
-def test_a_stack_trace_shows_no_local_values(stream: io.StringIO) -> None:
+def test_stack_trace_shows_no_local_values(stream: io.StringIO) -> None:
     log = configured(stream)
     word = "hunter2"
     try:
         raise ValueError(len(word))
     except ValueError:
-        log.exception("it broke")
+        log.exception("operation failed")
     assert "ValueError: 7" in stream.getvalue()
     assert "hunter2'" not in stream.getvalue().replace('word = \\"hunter2\\"', "")
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_text_from_outside_cannot_forge_a_line(stream: io.StringIO, form: str) -> None:
+def test_line_breaks_in_an_event_cannot_forge_a_line(stream: io.StringIO, form: str) -> None:
     log = configured(stream, form)
     log.info("host name\n2026-01-01T00:00:00Z [error] forged", name="a\nb")
     assert len(stream.getvalue().splitlines()) == 1
 
 
-def test_libraries_speak_through_the_same_log(stream: io.StringIO) -> None:
+def test_library_logs_use_the_same_format(stream: io.StringIO) -> None:
     configured(stream, "console")
     logging.getLogger("urllib3").warning("retrying %s", "x")
     logging.getLogger("urllib3").info("not shown")
@@ -89,7 +89,7 @@ def test_libraries_speak_through_the_same_log(stream: io.StringIO) -> None:
     assert "not shown" not in stream.getvalue()
 
 
-def test_debug_is_off_until_asked_for(stream: io.StringIO) -> None:
+def test_debug_events_are_written_only_with_debug(stream: io.StringIO) -> None:
     configured(stream).debug("hidden")
     assert stream.getvalue() == ""
     configured(stream, debug=True).debug("shown")

@@ -17,7 +17,7 @@ FACTS = {"instance_id": None, "method": "GET", "path": '/a b\x1b\n"é', "status"
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -41,7 +41,7 @@ def written(form: str, facts: Mapping[str, object], times: int = 1) -> list[str]
     return stream.getvalue().splitlines()
 
 
-def test_a_json_line_is_like_the_others() -> None:
+def test_json_line_has_the_format_of_other_lines() -> None:
     (line,) = written("json", FACTS)
     found = json.loads(line)
     stamp = found.pop("timestamp")
@@ -53,7 +53,7 @@ def test_a_json_line_is_like_the_others() -> None:
     }  # fmt: skip
 
 
-def test_a_console_line_is_like_the_others() -> None:
+def test_console_line_has_the_format_of_other_lines() -> None:
     (line,) = written("console", FACTS)
     assert line.split("Z ", 1)[1] == (
         "[info     ] request answered request_id=req-0 instance_id=None method=GET "
@@ -62,17 +62,17 @@ def test_a_console_line_is_like_the_others() -> None:
 
 
 @pytest.mark.parametrize("form", ["console", "json"])
-def test_what_looks_like_a_secret_is_hidden(form: str) -> None:
+def test_secrets_are_hidden(form: str) -> None:
     (line,) = written(form, {"path": "/x?password=hunter2", "secret": "hunter2"})
     assert "hunter2" not in line
 
 
-def test_many_lines_do_not_wait_for_the_end(monkeypatch) -> None:
+def test_full_buffer_is_written_before_the_end(monkeypatch) -> None:
     monkeypatch.setattr(request_log, "FLUSH_SECONDS", 3600)
     assert len(written("json", FACTS, 1000)) == 1000
 
 
-def test_lines_keep_their_order_among_others() -> None:
+def test_buffered_lines_precede_later_log_lines() -> None:
     stream = io.StringIO()
     log_config.configure(LogConfig(debug=False, format="json"), "metadata-api", stream)
 
@@ -85,7 +85,7 @@ def test_lines_keep_their_order_among_others() -> None:
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first", "second"]
 
 
-def test_a_warning_says_so_and_equal_facts_are_not_mixed_up() -> None:
+def test_warning_has_its_level_and_equal_facts_of_other_types_are_distinct() -> None:
     stream = io.StringIO()
 
     async def main() -> None:

@@ -48,7 +48,7 @@ KEEPS = textwrap.dedent("""\
         kept.put(f"listener{n}", listener)
     def renew():
         while True:
-            kept.renew()
+            kept.reregister()
             time.sleep(0.01)
     threading.Thread(target=renew, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -35,9 +35,9 @@ def run(config: ControlApiConfig) -> int:
     kept = FdStore.inherited()
     listener = inherited_or_new_listener(config.listen, kept, hint=" ([control_api] listen and port say where)")
     with (
-        kept.renewing(),
-        metrics.served(config.metrics),
-        Signals.heeded(on_reload=parts.read_again) as signals,
+        kept.reregistering(),
+        metrics.serve_in_thread(config.metrics),
+        Signals.handled(on_reload=parts.read_again) as signals,
         _pruning(config, store, parts, signals.stopped),
         _serving(parts, listener, signals.stopped),
     ):

@@ -31,7 +31,7 @@ def run(config: MetadataAgentConfig) -> int:
         log.warning("metadata_proxy_shared_secret is empty: anybody who reaches the metadata API can sign as we do")
     if config.workers > 1:
         return _run_workers(config, sockets, kept)
-    with metrics.served(config.metrics):
+    with metrics.serve_in_thread(config.metrics):
         MetadataAgentWorker(config, sockets, 0).run(lambda: _tell_ready(config, kept), kept)
     return 0
 
@@ -47,9 +47,9 @@ def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: FdSto
     except ListenError as error:
         raise StartupError(str(error)) from None
     parent = ParentHooks(
-        status=lambda registry: metrics.served_by_loop(registry, status, lambda: None),
+        status=lambda registry: metrics.serve_on_loop(registry, status, lambda: None),
         on_ready=lambda: _tell_ready(config, kept),
-        on_look=kept.renew,
+        on_check=kept.reregister,
     )
     work = WorkerSpec(function=_be_worker, arguments=(config, sockets), count=config.workers)
     with metrics_folder(config.state_path, config.program) as figures:

@@ -250,4 +250,4 @@ def guest_connections(per_guest: int) -> ConnectionLimits:
 async def _renew(kept: FdStore) -> None:
     while True:
         await asyncio.sleep(RENEWAL_SECONDS)
-        await asyncio.to_thread(kept.renew)
+        await asyncio.to_thread(kept.reregister)

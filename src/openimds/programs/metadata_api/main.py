@@ -42,14 +42,14 @@ def run(config: MetadataApiConfig) -> int:
     if config.workers > 1:
         check = Database(config.database_url).revision
         parent = ParentHooks(
-            status=lambda registry: metrics.served_by_loop(registry, status, check),
+            status=lambda registry: metrics.serve_on_loop(registry, status, check),
             on_ready=lambda: sd_notify.ready(listens=place, workers=config.workers),
         )
         work = WorkerSpec(function=be_worker, arguments=(config, listener), count=config.workers)
-        with kept.renewing(), metrics_folder(config.state_path, config.program) as figures:
+        with kept.reregistering(), metrics_folder(config.state_path, config.program) as figures:
             return run_workers(work, parent, figures)
     worker = MetadataApiWorker(config, plan, listener, status)
-    with kept.renewing(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with kept.reregistering(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(worker.serve(on_ready=lambda: sd_notify.ready(listens=place)))
     return 0
 

@@ -26,8 +26,8 @@ from openimds.programs.metadata_api.wiring import ServiceConfig, WorkerState, bu
 from openimds.programs.vendordata_file import StaticVendorData
 from openimds.runtime import sd_notify
 from openimds.runtime.lifecycle import StartupError, begin
+from openimds.runtime.metrics import StatusPages
 from openimds.runtime.request_log import BufferedRequestLog
-from openimds.runtime.status_pages import StatusPages
 from openimds.store.raw.database import Database
 
 log = structlog.get_logger(__name__)

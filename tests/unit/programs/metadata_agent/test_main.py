@@ -110,7 +110,7 @@ def test_several_workers_share_the_socket_and_a_dead_one_is_replaced(stage: Stag
     os.kill(min(before), signal.SIGKILL)
     until(lambda: len(children(stage.process.pid) - before) == 1)  # type: ignore[union-attr]
     until(lambda: stage.ask()[0] == 200)
-    assert stage.events("is started again")
+    assert stage.events("worker process died")
     assert stage.stop() == 0
 
 
