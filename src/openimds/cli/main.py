@@ -36,8 +36,8 @@ _COMMANDS: Mapping[str, LazyCommand] = {
     "l3-agent": LazyCommand("programs", "l3_agent", "Keep routers, and metadata through them."),
     "compute-agent": LazyCommand("programs", "compute_agent", "Plug and run instances."),
     "config": LazyCommand("config", "config", "Show or check configuration files."),
-    "import": LazyCommand("import_", "import_", "Take in instances that were made elsewhere."),
-    "db": LazyCommand("db", "db", "Look after the database."),
+    "import": LazyCommand("store", "import_", "Take in instances that were made elsewhere."),
+    "db": LazyCommand("store", "db", "Look after the database."),
     "version": LazyCommand("main", "version", "Show the version."),
 }
 

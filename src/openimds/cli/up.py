@@ -56,8 +56,8 @@ def up(  # noqa: PLR0913 - one argument an option
     detach: bool,
     debug: bool,
 ) -> None:
-    from openimds.supervisor.daemonize import in_background
     from openimds.supervisor.plan import UpOptions
+    from openimds.supervisor.up import in_background
 
     options = UpOptions(
         state_dir=state_dir,

@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from openimds.config.builders import agents as build_agents
-from openimds.config.builders import apis as build_apis
-from openimds.config.builders import common as build_common
-from openimds.config.builders.common import addresses_led_to_v3
+from openimds.config import builders
+from openimds.config.builders import addresses_led_to_v3
 from openimds.config.loader import OptionValues, load
-from openimds.config.options import Section, agents, common, control_api, documents, metadata_api
+from openimds.config.options import Section, agents, apis, common, documents
 from openimds.config.settings import (
     CommonConfig,
     ComputeAgentConfig,
@@ -46,7 +44,7 @@ class Program(Generic[ConfigT_co]):
             *addresses_led_to_v3(values, self.sections),
             *likely_misspellings(values.files, all_sections()),
         )
-        return self.build(values, build_common.common(self.name, values) | {"warnings": warnings})
+        return self.build(values, builders.common(self.name, values) | {"warnings": warnings})
 
 
 _AGENT = (common.COMMON, common.METRICS, agents.AGENT, agents.KEYSTONE_AUTHTOKEN)
@@ -66,11 +64,11 @@ CONTROL_API: Program[ControlApiConfig] = Program(
         common.COMMON,
         common.METRICS,
         common.DATABASE,
-        control_api.CONTROL_API,
+        apis.CONTROL_API,
         documents.DOCUMENTS,
         documents.IMDS,
     ),
-    build=build_apis.control_api,
+    build=builders.control_api,
 )
 METADATA_API: Program[MetadataApiConfig] = Program(
     name="metadata-api",
@@ -80,16 +78,16 @@ METADATA_API: Program[MetadataApiConfig] = Program(
         common.COMMON,
         common.METRICS,
         common.DATABASE,
-        metadata_api.NOVA,
-        metadata_api.WSGI,
+        apis.NOVA,
+        apis.WSGI,
         documents.GUEST_REQUESTS,
-        metadata_api.NOVA_NEUTRON,
+        apis.NOVA_NEUTRON,
         documents.DOCUMENTS,
-        metadata_api.NOVA_API,
+        apis.NOVA_API,
         documents.IMDS,
-        metadata_api.VENDORDATA_AUTH,
+        apis.VENDORDATA_AUTH,
     ),
-    build=build_apis.metadata_api,
+    build=builders.metadata_api,
 )
 METADATA_AGENT: Program[MetadataAgentConfig] = Program(
     name="metadata-agent",
@@ -103,28 +101,28 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
         agents.CONNECTIONS_PER_GUEST,
         agents.RATE_LIMITING,
     ),
-    build=build_agents.metadata_agent,
+    build=builders.metadata_agent,
 )
 DHCP_AGENT: Program[DhcpAgentConfig] = Program(
     name="dhcp-agent",
     summary="Keeps the qdhcp- namespaces: dnsmasq, and metadata on isolated networks.",
     files=("neutron.conf", "dhcp_agent.ini"),
     sections=(*_AGENT, agents.DHCP_AGENT, *_PROXIES),
-    build=build_agents.dhcp_agent,
+    build=builders.dhcp_agent,
 )
 L3_AGENT: Program[L3AgentConfig] = Program(
     name="l3-agent",
     summary="Keeps the qrouter- namespaces: forwarding, NAT, and metadata through the router.",
     files=("neutron.conf", "l3_agent.ini"),
     sections=(*_AGENT, agents.L3_AGENT, *_PROXIES),
-    build=build_agents.l3_agent,
+    build=builders.l3_agent,
 )
 COMPUTE_AGENT: Program[ComputeAgentConfig] = Program(
     name="compute-agent",
     summary="Plugs instances' ports, runs instances by a driver, and keeps port security.",
     files=("neutron.conf", "compute_agent.ini"),
     sections=(*_AGENT, agents.RESYNC, agents.COMPUTE_AGENT, agents.GUEST),
-    build=build_agents.compute_agent,
+    build=builders.compute_agent,
 )
 
 PROGRAMS: Mapping[str, Program[CommonConfig]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from openimds.config.builders.common import addresses_led_to_v3
+from openimds.config.builders import addresses_led_to_v3
 from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry
 from openimds.config.loader import load, spellings
 from openimds.config.options import DEFAULT, Section

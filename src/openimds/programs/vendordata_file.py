@@ -14,7 +14,7 @@ from openimds.runtime.lifecycle import StartupError
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 
 
 def static_vendor_data(path: Path | None) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class StaticVendorData:
             changed = self.look()
             if changed is not None:
                 on_change(changed)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
 
     def look(self) -> Mapping[str, Any] | None:
         """The new content, None when there is none. The first look reads, too: the file may have changed since."""

@@ -1,4 +1,12 @@
-"""What the parts tell their supervisor: how far their start is, that they are ready, which sockets it is to keep.
+"""Log files of bounded size: one that has grown beyond its limit becomes `<name>.1`, in place of an rotated_path one.
+
+Who writes keeps its descriptor (O_APPEND), so the file is copied and emptied under it, as with logrotate's copytruncate:
+that works with several writers, with parts that an earlier supervisor started, and whatever they write. A line written in
+the few microseconds between the last look and the emptying is lost.
+
+The parts' processes: started with their kept sockets, watched, and started again after they died.
+
+What the parts tell their supervisor: how far their start is, that they are ready, which sockets it is to keep.
 
 Runs the parts of one machine: starts them in order, restarts what dies, stops all of them.
 
@@ -10,26 +18,167 @@ Runs the parts of one machine: starts them in order, restarts what dies, stops a
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
 
 from openimds.linux.process import identity
+from openimds.linux.process.identity import Process
 from openimds.runtime.lifecycle import StartupError
-from openimds.supervisor import log_rotation, service_spec
+from openimds.runtime.rlimits import raise_nofile
+from openimds.supervisor import service_spec
 from openimds.supervisor.notify_socket import Message, NotifySocket
-from openimds.supervisor.process_table import ProcessTable
-from openimds.supervisor.service import Service, ServiceRegistry, last_log_line
+from openimds.supervisor.service import Service, ServiceRegistry, exit_reason, last_log_line, now
 from openimds.supervisor.service_spec import ServiceSpec
+from openimds.supervisor.spawn import Child, SpawnSpec, spawn
 from openimds.supervisor.state_dir import StateDir
 
 log = structlog.get_logger(__name__)
+
+CHUNK_BYTES = 1024 * 1024
+
+
+def rotated_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")
+
+
+def rotate_log(path: Path, limit_bytes: int) -> bool:
+    """Whether it was too large, and is empty now. What cannot be copied (a full disk) is given up for the bound."""
+    try:
+        with path.open("r+b") as file:
+            if os.fstat(file.fileno()).st_size <= limit_bytes:
+                return False
+            kept = _keep(path, file.fileno())
+            os.ftruncate(file.fileno(), 0)
+    except OSError:
+        return False  # it is not there, or cannot be written: its writer cannot either
+    if not kept:
+        log.warning("a log file was emptied: there was no room to keep it", file=str(path))
+    return True
+
+
+def _keep(path: Path, descriptor: int) -> bool:
+    """All that is in the file, as the rotated_path one."""
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        with draft.open("wb") as copy:
+            os.fchmod(copy.fileno(), os.fstat(descriptor).st_mode & 0o777)
+            while chunk := os.pread(descriptor, CHUNK_BYTES, copy.tell()):
+                copy.write(chunk)
+        draft.replace(rotated_path(path))
+    except OSError:
+        draft.unlink(missing_ok=True)
+        rotated_path(path).unlink(missing_ok=True)  # gives room
+        return False
+    return True
+
+
+class ProcessTable:
+    """Of one loop: it waits for their ends at `selector`, and calls what it finds there."""
+
+    def __init__(
+        self, roster: ServiceRegistry, selector: selectors.BaseSelector, *, notify_path: Path, hear: Callable[[], None]
+    ) -> None:
+        """`hear`: take in what parts said until now."""
+        self._roster = roster
+        self._selector = selector
+        self._notify_path = notify_path
+        self._hear = hear
+        self._open_files = raise_nofile()
+
+    def start(self, each: Service) -> None:
+        """Raises CannotStartError."""
+        each.restart_at = None
+        each.digest = service_spec.digest(each.part)
+        each.child = self._spawn(each)
+        process = identity.find(each.child.pid)
+        if process is None:
+            # It ended before it could be looked at.
+            each.process = None
+            self._died(each)
+            return
+        with self._roster.folder.problems_told():
+            identity.write_pid_file(process, each.part.pid_file)
+        self.watch(each, process, state="starting", since=now())
+
+    def watch(self, each: Service, process: Process, *, state: str, since: str) -> None:
+        """It is this process from now on, until that ends."""
+        each.begin(process, state=state, since=since)
+        each.pidfd = os.pidfd_open(process.pid)
+        self._selector.register(each.pidfd, selectors.EVENT_READ, lambda: self._died(each))
+        self._roster.note()
+
+    def reap(self, each: Service) -> None:
+        """Its process has ended: how."""
+        if each.pidfd is not None:
+            self._selector.unregister(each.pidfd)
+            os.close(each.pidfd)
+        each.pidfd, each.process = None, None
+        each.last_exit = exit_reason(each.child)
+        each.child = None
+
+    def seconds_to_next_restart(self) -> float:
+        """Infinite: none is due."""
+        due = [each.restart_at for each in self._roster if each.restart_at is not None]
+        return max(0.0, min(due, default=math.inf) - time.monotonic())
+
+    def due(self) -> Iterator[Service]:
+        """Those whose time to be started again has come."""
+        return (each for each in self._roster if each.restart_at is not None and each.restart_at <= time.monotonic())
+
+    def restart(self, each: Service) -> None:
+        """What cannot be started is tried again later."""
+        each.restarts += 1
+        try:
+            self.start(each)
+        except StartupError as error:
+            each.deaths = each.deaths.after_one_more(0)
+            each.restart_at = time.monotonic() + each.deaths.delay_seconds
+            log.error("a part cannot be started", part=each.part.name, error=str(error))  # noqa: TRY400
+
+    def _spawn(self, each: Service) -> Child:
+        with self._roster.folder.problems_told():
+            output = each.part.log_file.open("ab")
+        with output:
+            what = SpawnSpec(
+                argv=each.part.argv,
+                environment=os.environ | {"NOTIFY_SOCKET": str(self._notify_path)},
+                output=output.fileno(),
+                open_files=self._open_files,
+            )
+            try:
+                return spawn(what, each.sockets)
+            except OSError as error:
+                raise StartupError(f"{each.part.name} cannot be started: {error.strerror}") from error
+
+    def _died(self, each: Service) -> None:
+        self._hear()  # what it said before it ended
+        pid = each.process.pid if each.process else None
+        self.reap(each)
+        request = self._roster.folder.restart_request(each.part.name)
+        asked = request.exists()
+        request.unlink(missing_ok=True)
+        each.state = "waiting"
+        each.since = now()
+        if asked:
+            each.restart_at = time.monotonic()
+            log.info("a part is started again, as asked", part=each.part.name, pid=pid)
+        else:
+            each.deaths = each.deaths.after_one_more(time.monotonic() - each.started_at)
+            each.restart_at = time.monotonic() + each.deaths.delay_seconds
+            log.error(
+                "a part died" if self._roster.is_starting else "a part died and will be started again",
+                part=each.part.name, pid=pid, how=each.last_exit, in_seconds=each.deaths.delay_seconds,
+            )  # fmt: skip
+        self._roster.note()
 
 
 class NotifyReceiver:
@@ -83,7 +232,7 @@ class NotifyReceiver:
 
 STOP_GRACE_SECONDS = 10
 LOG_BYTES = 32 * 1024 * 1024
-"""A log file that is larger becomes the older one: each part has two of them at most."""
+"""A log file that is larger becomes the rotated_path one: each part has two of them at most."""
 LOG_LOOK_SECONDS = 5.0
 RENEWAL_SECONDS = 5.0
 """How long parts of an earlier supervisor, before they are replaced, are given to tell this one of their sockets."""
@@ -235,7 +384,7 @@ class Supervisor:
             return
         self._logs_due = time.monotonic() + LOG_LOOK_SECONDS
         for path in (self._folder.log_file("supervisor"), *(each.part.log_file for each in self._roster)):
-            log_rotation.rotate(path, LOG_BYTES)
+            rotate_log(path, LOG_BYTES)
 
 
 def _whole(seconds: float) -> str:

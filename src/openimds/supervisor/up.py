@@ -1,20 +1,28 @@
-"""`openimds up` and `openimds down`: all parts on one machine, and none of them any more."""
+"""What this machine must have before `openimds up` begins: each thing missing is one sentence that says what to do.
+
+A program that goes on in the background once it serves, and tells its starter until then.
+
+`openimds up` and `openimds down`: all parts on one machine, and none of them any more.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import secrets
+import shutil
+import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO, cast
 
 import yaml
 from prettytable import PrettyTable, TableStyle
 
-from openimds.config import ControlApiConfig, LogConfig
+from openimds.config import ControlApiConfig, Listen, LogConfig
 from openimds.config.settings import AgentConfig
 from openimds.linux.configure.cleanup import TABLE_FAMILIES
 from openimds.linux.firewall.iptables import nft_list
@@ -26,14 +34,132 @@ from openimds.runtime.lifecycle import StartupError
 from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
 from openimds.store.engine import Store, utc_now
-from openimds.supervisor import default_config, down, preflight
+from openimds.supervisor import default_config, down
 from openimds.supervisor.default_config import CLOUD
 from openimds.supervisor.plan import Plan, UpOptions, plan
 from openimds.supervisor.service_spec import START_ORDER
 from openimds.supervisor.state_dir import StateDir
 from openimds.supervisor.supervisor import Supervisor
 
+DEBIAN_PACKAGE: Mapping[str, str] = {
+    "bwrap": "bubblewrap",
+    "busybox": "busybox-static",
+    "conntrack": "conntrack",
+    "curl": "curl",
+    "dhcp_release": "dnsmasq-utils",
+    "dnsmasq": "dnsmasq-base",
+    "haproxy": "haproxy",
+    "ip": "iproute2",
+    "ip6tables-restore": "iptables",
+    "iptables-restore": "iptables",
+    "nft": "nftables",
+    "radvd": "radvd",
+}
+"""Program → the Debian package that brings it."""
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def preflight_problems(
+    *, effective_uid: int | None = None, which: Callable[[str], str | None] | None = None
+) -> tuple[str, ...]:
+    """Sentences; none: this machine has what is needed."""
+    if (os.geteuid() if effective_uid is None else effective_uid) != 0:
+        return ("openimds up makes network namespaces, which takes root: run it again as root, or with sudo",)
+    find = which or (lambda program: shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}"))
+    missing = {program for program in DEBIAN_PACKAGE if find(program) is None}
+    return (_missing(missing),) if missing else ()
+
+
+def _missing(programs: Iterable[str]) -> str:
+    names = sorted(programs)
+    packages = sorted({DEBIAN_PACKAGE[name] for name in names})
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"{', '.join(names)} {verb} not installed: run `apt-get install --no-install-recommends {' '.join(packages)}`"
+    )
+
+
+def taken_ports(listeners: Mapping[str, Listen]) -> tuple[str, ...]:
+    """A sentence for each part (name → where it is to listen) whose address and port cannot be had."""
+    return tuple(sentence for part, listen in listeners.items() if (sentence := _taken(part, listen)))
+
+
+def _taken(part: str, listen: Listen) -> str | None:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen(1)
+    except OSError as error:
+        where = f"{listen.host}:{listen.port}"
+        if error.errno == errno.EADDRINUSE:
+            option = {"control-api": "--control-port", "metadata-api": "--metadata-port"}.get(part)
+            other = f" or choose another with {option}" if option else ""
+            return f"{part} cannot listen on {where}: the port is taken by another program; stop that{other}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            return (
+                f"{part} cannot listen on {where}: {listen.host} is no address of this machine (`ip address` shows those); "
+                "choose another with --listen"
+            )
+        return f"{part} cannot listen on {where}: {(error.strerror or str(error)).lower()}"
+    return None
+
+
+SERVING = "\0"
+"""The last thing the starter is told when all is well; anything else before the end of the pipe is a failure."""
+
 Say = Callable[[str], None]
+
+
+def in_background(work: Callable[[Say, Callable[[], None]], int]) -> int:
+    """Run `work(say, serving)` in a session of its own; returns here when it has called `serving`, or has ended.
+
+    What it says is printed here. Returns 0 when it serves, its own code when it ended before.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        # Never back into the caller's code: this process ends here.
+        os._exit(_in_child(work, writing))
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8", errors="replace") as told:
+        text = ""
+        for line in told:
+            text = line
+            print(line.removesuffix(SERVING + "\n"), end="", flush=True)  # noqa: T201 - for the person
+    if text.endswith(SERVING + "\n"):
+        return 0
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status) or 1
+
+
+def _in_child(work: Callable[[Say, Callable[[], None]], int], writing: int) -> int:
+    os.setsid()
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    channel = os.fdopen(writing, "w", encoding="utf-8")
+
+    def say(text: str) -> None:
+        if not channel.closed:
+            print(text, file=channel, flush=True)
+
+    def serving() -> None:
+        say(SERVING)
+        channel.close()
+        # The starter's stderr may be a terminal or a pipe that somebody waits for the end of.
+        sys.stdout.flush()
+
+    try:
+        return work(say, serving)
+    except BaseException as error:  # noqa: BLE001 - the last frame of this process
+        say(f"{type(error).__name__}: {error}")
+        return 1
 
 
 def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
@@ -41,7 +167,7 @@ def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
 
     `say` shows a line to the person; `serving` is called when all parts are ready. Raises CannotStartError.
     """
-    for problem in preflight.problems():
+    for problem in preflight_problems():
         raise StartupError(problem)
     folder = StateDir(options.state_dir.absolute())
     folder.prepare()
@@ -113,7 +239,7 @@ def start_report(report: Sequence[Mapping[str, object]], folder: StateDir) -> st
 def _prepare_store(planned: Plan, folder: StateDir, adopted: Sequence[str]) -> None:
     """Ports, tables, first users, clouds.yaml. Raises CannotStartError."""
     free = {name: listen for name, listen in planned.listeners.items() if name not in adopted}
-    for problem in preflight.taken_ports(free):
+    for problem in taken_ports(free):
         raise StartupError(problem)
     admin_password = _admin_password(planned.control, folder)
     try:

@@ -23,9 +23,9 @@ from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
 from openimds.runtime.fdstore import FdStore
 from openimds.runtime.lifecycle import StartupError
-from openimds.supervisor import process_table, supervisor
 from openimds.supervisor import service as supervised_module
 from openimds.supervisor import service_spec as parts_module
+from openimds.supervisor import supervisor
 from openimds.supervisor.service_spec import ServiceSpec
 from openimds.supervisor.state_dir import StateDir
 from openimds.supervisor.supervisor import Supervisor
@@ -176,7 +176,7 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Lets seconds pass for the supervisor."""
     passed = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
-    for module in (supervisor, supervised_module, process_table):
+    for module in (supervisor, supervised_module):
         monkeypatch.setattr(module, "time", clock)
 
     def go(seconds: float) -> None:

@@ -1,10 +1,17 @@
-"""The control API's parts put together: stores, token keys, services, the application."""
+"""The settings that metadata agents render documents with, as the control API tells them: from the same nova.conf, and
+followed like the metadata API follows them.
+
+The control API's parts put together: stores, token keys, services, the application.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,11 +22,14 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from openimds import config as configuration
-from openimds.config import ConfigError, ControlApiConfig
+from openimds.config import ConfigError, ControlApiConfig, DocumentsConfig
 from openimds.control_api import compute, identity, image, network
 from openimds.control_api.app import Service, Services, build_app
 from openimds.control_api.watch import routes
-from openimds.programs.control_api.document_settings import ReloadingDocumentSettings
+from openimds.metadata.context import DocumentSettings
+from openimds.programs.metadata_api.wiring import document_settings, vendor_file
+from openimds.programs.vendordata_file import CHECK_SECONDS, StaticVendorData
+from openimds.resources.errors import NotFound
 from openimds.runtime.lifecycle import StartupError
 from openimds.store.compute import ComputeStore
 from openimds.store.engine import Store, utc_now
@@ -32,6 +42,55 @@ from openimds.store.raw.instance_changes import InstanceChanges
 from openimds.store.watch_store import WatchStore
 
 log = structlog.get_logger(__name__)
+
+
+class ReloadingDocumentSettings:
+    """Threads may share it. Settings that cannot be read are told to nobody, and agents ask the metadata API; what they
+    were before stays as long as it can.
+    """
+
+    def __init__(self, config: DocumentsConfig) -> None:
+        self._lock = threading.Lock()
+        self._look_at = 0.0
+        self._config = config
+        self._settings: DocumentSettings | None = None
+        self._file: StaticVendorData | None = None
+        self.take_over(config)
+
+    def current(self) -> DocumentSettings:
+        """The same object until something changes. Raises NotFound."""
+        with self._lock:
+            if time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + CHECK_SECONDS
+                self._look()
+            if self._settings is None:
+                raise NotFound("The settings that documents are rendered with cannot be read here: see the log.")
+            return self._settings
+
+    def take_over(self, config: DocumentsConfig) -> None:
+        """As it was read just now."""
+        with self._lock:
+            try:
+                self._read(config)
+            except StartupError as error:
+                log.error("metadata agents are not told how to render documents", reason=str(error))  # noqa: TRY400
+
+    def _read(self, config: DocumentsConfig) -> None:
+        if self._settings is None:
+            self._config = config
+        settings = document_settings(config)
+        path = vendor_file(config)
+        content = settings.static_vendor_data
+        self._config, self._settings = config, settings
+        self._file = StaticVendorData(path, content) if path is not None and content is not None else None
+
+    def _look(self) -> None:
+        if self._settings is None:
+            with suppress(StartupError):
+                self._read(self._config)
+                log.info("metadata agents are told how to render documents")
+        elif self._file is not None and (content := self._file.look()) is not None:
+            self._settings = replace(self._settings, static_vendor_data=content)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

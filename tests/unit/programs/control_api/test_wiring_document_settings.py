@@ -9,15 +9,15 @@ from tests.waiting import until
 
 from openimds import config
 from openimds.config import DocumentsConfig
-from openimds.programs.control_api import document_settings
-from openimds.programs.control_api.document_settings import ReloadingDocumentSettings
+from openimds.programs.control_api import wiring
+from openimds.programs.control_api.wiring import ReloadingDocumentSettings
 from openimds.programs.metadata_api.wiring import plan_service
 from openimds.resources.errors import NotFound
 
 
 @pytest.fixture(autouse=True)
 def _look_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(document_settings, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(wiring, "CHECK_SECONDS", 0.0)
 
 
 def nova_conf(folder: Path, text: str) -> str:

@@ -3,21 +3,21 @@ from __future__ import annotations
 import socket
 
 from openimds.config import Listen
-from openimds.supervisor import preflight
+from openimds.supervisor import up
 
 
 def test_not_root() -> None:
-    (problem,) = preflight.problems(effective_uid=1000)
+    (problem,) = up.preflight_problems(effective_uid=1000)
     assert "as root" in problem
 
 
 def test_missing_programs_are_one_sentence_with_the_packages_to_install() -> None:
     found = {"ip", "nft", "curl", "bwrap", "radvd", "conntrack"}
-    (problem,) = preflight.problems(effective_uid=0, which=lambda name: f"/bin/{name}" if name in found else None)
+    (problem,) = up.preflight_problems(effective_uid=0, which=lambda name: f"/bin/{name}" if name in found else None)
     assert problem.startswith("busybox, dhcp_release, dnsmasq, haproxy")
     assert "`apt-get install --no-install-recommends" in problem
     assert "dnsmasq-base" in problem
-    assert preflight.problems(effective_uid=0, which=lambda name: f"/bin/{name}") == ()
+    assert up.preflight_problems(effective_uid=0, which=lambda name: f"/bin/{name}") == ()
 
 
 def test_a_taken_port_is_named() -> None:
@@ -25,13 +25,13 @@ def test_a_taken_port_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        (problem,) = preflight.taken_ports({"control-api": Listen("127.0.0.1", port)})
+        (problem,) = up.taken_ports({"control-api": Listen("127.0.0.1", port)})
         assert f"control-api cannot listen on 127.0.0.1:{port}: the port is taken" in problem
         assert "--control-port" in problem
-    assert preflight.taken_ports({"control-api": Listen("127.0.0.1", port)}) == ()
+    assert up.taken_ports({"control-api": Listen("127.0.0.1", port)}) == ()
 
 
 def test_an_address_that_is_not_this_machines() -> None:
-    (problem,) = preflight.taken_ports({"metadata-api": Listen("192.0.2.1", 8775)})
+    (problem,) = up.taken_ports({"metadata-api": Listen("192.0.2.1", 8775)})
     assert "metadata-api cannot listen on 192.0.2.1:8775: 192.0.2.1 is no address of this machine" in problem
     assert "choose another with --listen" in problem

@@ -1,1 +1,0 @@
-"""Builds the settings of each program from its options."""
