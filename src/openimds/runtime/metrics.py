@@ -65,9 +65,7 @@ class StatusPages:
 
 
 def _page(status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
-    return Response(
-        status=status, headers=((b"Content-Type", _TEXT.encode()), *headers), body=f"{text}\n".encode()
-    )
+    return Response(status=status, headers=((b"Content-Type", _TEXT.encode()), *headers), body=f"{text}\n".encode())
 
 
 class _Handler(BaseHTTPRequestHandler):
