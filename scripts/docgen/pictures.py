@@ -7,12 +7,19 @@ import re
 import subprocess
 from pathlib import Path
 
+STYLE = (
+    "-Gfontname=Helvetica", "-Gfontsize=12", "-Gnodesep=0.25", "-Granksep=0.45", "-Gpad=0.2", "-Gbgcolor=white",
+    "-Nfontname=Helvetica", "-Nfontsize=11", "-Nshape=box", "-Nstyle=rounded,filled", "-Nfillcolor=#ffffff",
+    "-Efontname=Helvetica", "-Efontsize=9", "-Ecolor=#555555", "-Efontcolor=#333333", "-Earrowsize=0.7",
+)  # fmt: skip
+
 
 def write_pictures(folder: Path) -> None:
     """Draws each `.dot` file of `folder` whose SVG is not current. Needs the program `dot`."""
     for source in sorted(folder.glob("*.dot")):
         if not is_current(source):
-            svg = subprocess.run(["dot", "-Tsvg", str(source)], capture_output=True, text=True, check=True).stdout
+            command = ["dot", "-Tsvg", *STYLE, str(source)]
+            svg = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             _picture(source).write_text(_stamped(svg, source), encoding="utf-8")
 
 
@@ -28,7 +35,8 @@ def _picture(source: Path) -> Path:
 
 def _stamp(source: Path) -> str:
     """The digest of the source. Two versions of Graphviz draw differently, so the SVG itself cannot be compared."""
-    return f"<!-- drawn from {source.name}, sha256 {hashlib.sha256(source.read_bytes()).hexdigest()} -->"
+    digest = hashlib.sha256(source.read_bytes() + " ".join(STYLE).encode()).hexdigest()
+    return f"<!-- drawn from {source.name}, sha256 {digest} -->"
 
 
 def _stamped(svg: str, source: Path) -> str:
