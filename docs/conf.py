@@ -5,6 +5,8 @@ The source folder is the repository, so that a link works on the site and in a c
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sphinx.application import Sphinx
 
 project = "openimds"
@@ -19,6 +21,8 @@ include_patterns = ["*.md", "bench/*.md", "docs/**.md"]
 # Sphinx walks every other folder of the checkout otherwise.
 exclude_patterns = [".*", "build", "demo", "packaging", "scripts", "src", "tests"]
 myst_heading_anchors = 3
+
+DECISIONS = sorted(f"docs/decisions/{page.stem}" for page in Path(__file__).with_name("decisions").glob("*.md"))
 
 CONTENTS = {
     "Use": ["docs/guide/user-guide", "docs/guide/import", "docs/guide/systemd", "docs/configuration"],
@@ -40,7 +44,8 @@ CONTENTS = {
         "docs/design/watch",
         "docs/design/store",
     ],
-    "Maintain": ["CONTRIBUTING", "docs/style", "docs/dependencies", "CHANGELOG"],
+    "Maintain": ["CONTRIBUTING", "docs/map", "docs/style", "docs/dependencies", "CHANGELOG"],
+    "Decisions": DECISIONS,
 }
 """Pages by heading of the navigation. A page that is missing here fails the build."""
 
