@@ -20,7 +20,7 @@ from tests.waiting import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
 METADATA_PROXIES = ("direct", "haproxy")
-REREAD = "the configuration was read again"
+RELOADED = "the configuration was read again"
 
 
 class LineFailedError(AssertionError):
@@ -99,17 +99,19 @@ class Cloud:
         """As an operator does it on a running system: the option, SIGHUP to the agents that heed it. Until it is so."""
         file = self.state_dir / "etc" / "neutron.conf"
         file.write_text(re.sub(r"(?m)^metadata_proxy = .*$", f"metadata_proxy = {kind}", file.read_text()))
-        self.reread("dhcp-agent", "l3-agent")
+        self.reload("dhcp-agent", "l3-agent")
         other = {"direct": "conf", "haproxy": "json"}[kind]
         waiting.until(lambda: not self.proxy_files(other), f"every namespace has its {kind} listener")
 
-    def reread(self, *parts: str) -> None:
+    def reload(self, *parts: str) -> None:
         """SIGHUP, and until each of them has its configuration anew."""
-        said = {part: self.log(part).count(REREAD) for part in parts}
+        said = {part: self.log(part).count(RELOADED) for part in parts}
         for part in parts:
             os.kill(self.part(part)["pid"], signal.SIGHUP)
         for part in parts:
-            waiting.until(lambda part=part: self.log(part).count(REREAD) > said[part], f"{part} reads its files again")  # type: ignore[misc]
+            waiting.until(
+                lambda part=part: self.log(part).count(RELOADED) > said[part], f"{part} reads its files again"
+            )  # type: ignore[misc]
 
     def proxy_files(self, ending: str) -> list[str]:
         """The networks and routers whose namespaces have a HAProxy (`conf`), or whom the agent listens for (`json`)."""

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from tests.system.api_client import ApiClient, Network
 from tests.system.cloud import Cloud
-from tests.system.making import Maker, Network
-from tests.system.moving import Guest, Told
+from tests.system.moving_guest import Guest, Response
 from tests.waiting import HANG_SECONDS, until
 
 SUBNET = "10.77.0.0/24"
@@ -36,7 +36,7 @@ class Stage:
     cloud: Cloud
     metadata_proxy: str
     metrics_port: int
-    maker: Maker
+    api: ApiClient
     guests: list[Guest]
     network_id: str
     subnet_id: str
@@ -45,7 +45,7 @@ class Stage:
     told: Counter[str] = field(default_factory=Counter)
     moves: int = 0
 
-    def judge(self, guest: Guest, told: Told) -> None:
+    def judge(self, guest: Guest, told: Response) -> None:
         """Its own data, or none."""
         others = [one.canary for one in self.guests if one is not guest and one.canary.encode() in told.body]
         assert not others, f"{guest.canary} was told {told}"
@@ -54,7 +54,7 @@ class Stage:
             assert guest.canary.encode() in told.body
         self.told[str(told.status)] += 1
 
-    def ask(self, path: str, *, keeps: bool = False, from_all: bool = False) -> list[Told]:
+    def ask(self, path: str, *, keeps: bool = False, from_all: bool = False) -> list[Response]:
         """All guests at once, from the first or from all of their addresses."""
         asked = [
             (guest, guest.ask(path, keeps=keeps, address=address))
@@ -74,7 +74,7 @@ class Stage:
     def _are_served(self, *, keeps: bool) -> bool:
         return {told.status for told in self.ask(DOCUMENTS[0], keeps=keeps, from_all=True)} == {200}
 
-    def rotate(self, maker: Maker | None = None) -> None:
+    def rotate(self, api: ApiClient | None = None) -> None:
         """At the control API every guest's addresses are the next one's; then the guests themselves change.
 
         Between the two a guest still sends from an address that is another's at the control API. Where the address alone
@@ -85,19 +85,19 @@ class Stage:
             [guest.home, *(guest.addresses[:2] if self.metadata_proxy == "direct" else ())] for guest in self.guests
         ]
         with self._polled(sources):
-            self._give(maker or self.maker, [addresses[-1], *addresses[:-1]])
+            self._give(api or self.api, [addresses[-1], *addresses[:-1]])
         self.settle([addresses[-1], *addresses[:-1]])
         self.moves += sum(len(guest.addresses) for guest in self.guests)
 
-    def _give(self, maker: Maker, addresses: list[tuple[str, ...]]) -> None:
+    def _give(self, api: ApiClient, addresses: list[tuple[str, ...]]) -> None:
         first = self.guests[0]
-        self.give(first, (), maker)  # an address belongs to one port at a time
+        self.give(first, (), api)  # an address belongs to one port at a time
         for guest, new in list(zip(self.guests, addresses, strict=True))[1:]:
-            self.give(guest, new, maker)
-        self.give(first, addresses[0], maker)
+            self.give(guest, new, api)
+        self.give(first, addresses[0], api)
 
-    def give(self, guest: Guest, addresses: tuple[str, ...], maker: Maker | None = None) -> None:
-        (maker or self.maker).give(guest.port_id, self.subnet_id, (guest.home, *addresses))
+    def give(self, guest: Guest, addresses: tuple[str, ...], api: ApiClient | None = None) -> None:
+        (api or self.api).give(guest.port_id, self.subnet_id, (guest.home, *addresses))
 
     @contextmanager
     def _polled(self, sources: list[list[str]]) -> Iterator[None]:
@@ -119,9 +119,9 @@ class Stage:
         # The namespace would believe for a second who had the address before, and answer there: no fault of ours.
         self.cloud.inside(f"qdhcp-{self.network_id}", "ip", "neigh", "flush", "to", SUBNET)
 
-    def until_heard(self) -> None:
+    def wait_for_port_changes(self) -> None:
         """The agent has heard of all that was changed of ports by now."""
-        self.heard = self.maker.revision_of_ports(self.heard)
+        self.heard = self.api.revision_of_ports(self.heard)
         until(lambda: self.figure("knowledge_revision") >= self.heard, "the agent hears of the ports")
 
     def until_seen(self, guest: Guest, document: str, new: str) -> None:
@@ -138,31 +138,29 @@ class Stage:
 
 
 def build(cloud: Cloud, metadata_proxy: str, metrics_port: int) -> Stage:
-    maker = Maker(cloud)
-    network_id = maker.made("network", "/v2.0/networks", network={"name": "n", "port_security_enabled": False})["id"]
-    network = Network(network_id, maker.subnet(network_id, ip_version=4, cidr=SUBNET))
-    guests = [_boot(maker, network, number) for number in range(GUESTS)]
+    api = ApiClient(cloud)
+    network_id = api.create("network", "/v2.0/networks", network={"name": "n", "port_security_enabled": False})["id"]
+    network = Network(network_id, api.subnet(network_id, ip_version=4, cidr=SUBNET))
+    guests = [_boot(api, network, number) for number in range(GUESTS)]
     for guest in guests:
         cloud.wait_booted(guest.server_id, guest.canary)
         guest.settle(SUBNET)
-    stage = Stage(
-        cloud, metadata_proxy, metrics_port, maker, guests, network.id, network.subnet_id, heard=maker.revision()
-    )
+    stage = Stage(cloud, metadata_proxy, metrics_port, api, guests, network.id, network.subnet_id, heard=api.revision())
     addresses = addresses_from(101)
     for guest, address in zip(guests, addresses, strict=True):
         stage.give(guest, address)
     stage.settle(addresses)
-    stage.until_heard()
+    stage.wait_for_port_changes()
     stage.all_served()
     return stage
 
 
-def _boot(maker: Maker, network: Network, number: int) -> Guest:
+def _boot(api: ApiClient, network: Network, number: int) -> Guest:
     canary = f"canary-{number}-{secrets.token_hex(6)}"
-    port_id = maker.made("network", "/v2.0/ports", port={"network_id": network.id})["id"]
+    port_id = api.create("network", "/v2.0/ports", port={"network_id": network.id})["id"]
     user_data = base64.b64encode(canary.encode()).decode()
-    server_id = maker.server(canary, network, networks=[{"port": port_id}], user_data=user_data)
-    namespace = f"{maker.cloud.prefix}qvm-{server_id}"
+    server_id = api.server(canary, network, networks=[{"port": port_id}], user_data=user_data)
+    namespace = f"{api.cloud.prefix}qvm-{server_id}"
     return Guest(namespace, port_id, canary, server_id=server_id, home=f"10.77.0.{201 + number}")
 
 

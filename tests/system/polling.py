@@ -14,7 +14,7 @@ import sys
 import time
 
 POLLERS = 200
-PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 120.0
 PAUSE_SECONDS = 1.0
 PATH = "/latest/meta-data/instance-id"
 
@@ -35,7 +35,7 @@ class Poller:
         while True:
             sent_at = time.monotonic()
             try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(TIMEOUT_SECONDS):
                     await self._ask()
             except (OSError, EOFError, ValueError, TimeoutError) as error:
                 self._tally.failures.append({"sent_at": sent_at, "error": f"{type(error).__name__}: {error}"})

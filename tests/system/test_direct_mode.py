@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from tests.pids import pid_in
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud
-from tests.system.making import Maker
 from tests.system.option_files import set_option
 from tests.waiting import HANG_SECONDS, until
 
@@ -41,9 +41,9 @@ class Pair:
         by_network = [self.lonely_network] * (isolated or force) + [self.routed_network] * force
         return sorted([self.router, *by_network])
 
-    def hostname(self, server: str, patience_seconds: float = HANG_SECONDS) -> str:
+    def hostname(self, server: str, timeout_seconds: float = HANG_SECONDS) -> str:
         """What it is answered; empty where it is not answered."""
-        return self.cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", f"{patience_seconds:g}", URL, check=False)
+        return self.cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", f"{timeout_seconds:g}", URL, check=False)
 
     def others(self) -> dict[str, int]:
         """What goes on as it is: our programs, and each network's dnsmasq."""
@@ -57,13 +57,13 @@ class Pair:
 @pytest.fixture(scope="module")
 def pair(cloud: Cloud) -> Pair:
     set_ways(cloud, isolated=True, force=False)
-    maker = Maker(cloud)
-    lonely, routed = (maker.network(name, "192.168.40.0/24") for name in ("lonely", "routed"))
+    api = ApiClient(cloud)
+    lonely, routed = (api.network(name, "192.168.40.0/24") for name in ("lonely", "routed"))
     made = Pair(
         cloud,
-        router=maker.router("r", routed),
-        lonely=maker.server("lonely", lonely),
-        routed=maker.server("routed", routed),
+        router=api.router("r", routed),
+        lonely=api.server("lonely", lonely),
+        routed=api.server("routed", routed),
         lonely_network=lonely.id,
         routed_network=routed.id,
     )
@@ -76,7 +76,7 @@ def set_ways(cloud: Cloud, *, isolated: bool, force: bool) -> None:
     file = cloud.state_dir / "etc" / "dhcp_agent.ini"
     set_option(file, "force_metadata", str(force))
     set_option(file, "enable_isolated_metadata", str(isolated))
-    cloud.reread("dhcp-agent")
+    cloud.reload("dhcp-agent")
 
 
 @pytest.mark.parametrize(("isolated", "force"), WAYS)
@@ -125,7 +125,7 @@ def test_one_kind_in_networks_namespaces_and_the_other_in_routers(
     etc = cloud.state_dir / "etc"
     set_option(etc / "dhcp_agent.ini", "metadata_proxy", of_networks)
     set_option(etc / "l3_agent.ini", "metadata_proxy", of_routers)
-    cloud.reread("dhcp-agent", "l3-agent")
+    cloud.reload("dhcp-agent", "l3-agent")
     expected = {of_networks: [pair.lonely_network], of_routers: [pair.router]}
     until(
         lambda: {kind: cloud.proxy_files(ending) for kind, ending in ENDINGS.items()} == expected,

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud
-from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.config.programs import PROGRAMS
@@ -51,10 +51,10 @@ class Poller:
 @pytest.fixture(scope="module")
 def server(cloud: Cloud) -> str:
     """A running instance behind a router."""
-    maker = Maker(cloud)
-    network = maker.network("n", "192.168.40.0/24")
-    maker.router("r", network)
-    found = maker.server("vm", network)
+    api = ApiClient(cloud)
+    network = api.network("n", "192.168.40.0/24")
+    api.router("r", network)
+    found = api.server("vm", network)
     cloud.wait_booted(found, "vm")
     return found
 

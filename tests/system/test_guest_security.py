@@ -13,9 +13,9 @@ from collections.abc import Callable
 import pytest
 from tests.security.test_framing import REFUSED
 from tests.security.test_identity import FORGED, spellings
+from tests.system.api_client import ApiClient, Network
 from tests.system.cloud import Cloud, run
-from tests.system.making import Maker, Network
-from tests.system.wire_guest import HOSTNAME, Guest, parsed, request, user_data
+from tests.system.raw_guest import HOSTNAME, Guest, parsed, request, user_data
 from tests.waiting import until
 
 pytestmark = [pytest.mark.usefixtures("metadata_proxy"), pytest.mark.timeout(300)]
@@ -25,17 +25,17 @@ FIRST_PRIVILEGED, FIRST_UNPRIVILEGED = 512, 1024
 
 @pytest.fixture(scope="module")
 def network(cloud: Cloud) -> Network:
-    maker = Maker(cloud)
-    made = maker.network("n", "10.8.0.0/24")
-    maker.router("r", made)
+    api = ApiClient(cloud)
+    made = api.network("n", "10.8.0.0/24")
+    api.router("r", made)
     return made
 
 
 @pytest.fixture(scope="module")
 def guests(cloud: Cloud, network: Network) -> tuple[Guest, Guest]:
-    maker = Maker(cloud)
+    api = ApiClient(cloud)
     made = [
-        Guest(cloud, maker, name, maker.server(name, network, user_data=base64.b64encode(user_data(name)).decode()))
+        Guest(cloud, api, name, api.server(name, network, user_data=base64.b64encode(user_data(name)).decode()))
         for name in ("alpha", "beta")
     ]
     for guest in made:
@@ -144,20 +144,20 @@ def is_refused(connection: socket.socket) -> bool:
 
 
 def test_25_an_address_outside_the_network_is_nobody(guests: tuple[Guest, Guest]) -> None:
-    """Port security lets it not even out; with it off, nobody is known there."""
+    """Port security lets it not even out; with it off, nobody is server there."""
     alpha, _beta = guests
     namespace = f"{alpha.cloud.prefix}qvm-{alpha.id}"
     run(["ip", "-n", namespace, "address", "add", "10.8.0.200/32", "dev", "eth0"])
-    port = alpha.maker.asked("network", f"/v2.0/ports?device_id={alpha.id}")["ports"][0]["id"]
+    port = alpha.api.get("network", f"/v2.0/ports?device_id={alpha.id}")["ports"][0]["id"]
     try:
-        alpha.maker.put(
+        alpha.api.put(
             "network", f"/v2.0/ports/{port}", {"port": {"port_security_enabled": False, "security_groups": []}}
         )
         until(lambda: reaches(lambda: alpha.connect(source="10.8.0.200")), "its packets are let through")
         assert alpha.send(request(HOSTNAME), source="10.8.0.200").startswith(b"HTTP/1.1 404 ")
         assert alpha.ask().body == b"alpha.novalocal"
     finally:
-        alpha.maker.put("network", f"/v2.0/ports/{port}", {"port": {"port_security_enabled": True}})
+        alpha.api.put("network", f"/v2.0/ports/{port}", {"port": {"port_security_enabled": True}})
         run(["ip", "-n", namespace, "address", "del", "10.8.0.200/32", "dev", "eth0"])
 
 

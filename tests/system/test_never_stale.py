@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 from tests.ports import free_ports
+from tests.system.api_client import ApiClient
 from tests.system.cloud import BIN, METADATA_PROXIES, Cloud
 from tests.system.conftest import unstarted_cloud
-from tests.system.making import Maker
 from tests.system.moving_stage import DOCUMENTS, SUBNET, Stage, addresses_from, build
 from tests.waiting import HANG_SECONDS, until
 
@@ -61,7 +61,7 @@ def test_addresses_that_move_thousands_of_times(stage: Stage) -> None:
         stage.rotate()
         if stage.metadata_proxy == "haproxy":
             # The address alone tells who asks: as soon as the agent has heard. With a MAC it is so before.
-            stage.until_heard()
+            stage.wait_for_port_changes()
         stage.ask(DOCUMENTS[number % 3], from_all=True)
         stage.ask(DOCUMENTS[number % 2], keeps=True, from_all=True)
     stage.all_served()
@@ -74,10 +74,10 @@ def test_what_is_set_anew_is_not_seen_old_again(stage: Stage) -> None:
     guest = stage.guests[0]
     server = f"/servers/{guest.server_id}"
     for number in range(CHANGES):
-        stage.maker.set_properties(guest.server_id, number=f"number-{number}")
+        stage.api.set_properties(guest.server_id, number=f"number-{number}")
         stage.until_seen(guest, DOCUMENTS[2], f'"number-{number}"')
         names = {"name": f"name-{number}", "hostname": f"{guest.canary}-host-{number}"}
-        stage.maker.call("compute", "PUT", server, {"server": names}, microversion="2.90")
+        stage.api.call("compute", "PUT", server, {"server": names}, microversion="2.90")
         stage.until_seen(guest, DOCUMENTS[2], f'"name-{number}"')
         stage.until_seen(guest, DOCUMENTS[1], f"-host-{number}")
 
@@ -85,7 +85,7 @@ def test_what_is_set_anew_is_not_seen_old_again(stage: Stage) -> None:
 def test_a_rebuilt_server_never_gets_what_it_was_built_with_before(stage: Stage) -> None:
     guest = stage.guests[1]
     server = f"/servers/{guest.server_id}"
-    image = stage.maker.asked("image", "/v2/images")["images"][0]["id"]
+    image = stage.api.get("image", "/v2/images")["images"][0]["id"]
     for number in range(REBUILDS):
         name, word = f"{guest.canary}-built-{number}", f"{guest.canary} built-{number}"
         wanted = {
@@ -95,9 +95,9 @@ def test_a_rebuilt_server_never_gets_what_it_was_built_with_before(stage: Stage)
             "metadata": {"built": f"built-{number}"},
             "user_data": base64.b64encode(word.encode()).decode(),
         }
-        stage.maker.call("compute", "POST", f"{server}/action", {"rebuild": wanted}, microversion="2.90")
+        stage.api.call("compute", "POST", f"{server}/action", {"rebuild": wanted}, microversion="2.90")
         stage.cloud.wait_booted(guest.server_id, name)  # it has asked what its name is: by then the new data are out
-        until(lambda: stage.maker.asked("compute", server)["server"]["status"] == "ACTIVE", "it is active again")
+        until(lambda: stage.api.get("compute", server)["server"]["status"] == "ACTIVE", "it is active again")
         guest.settle(SUBNET)
         guest.take(guest.addresses).result()
         for document, new in zip(DOCUMENTS, (word, name, f'"built-{number}"'), strict=True):
@@ -152,12 +152,12 @@ def test_an_agent_that_starts_while_the_control_api_is_away(stage: Stage) -> Non
 
 def test_a_deleted_port_s_address_is_given_out_again(stage: Stage) -> None:
     gone, heir = stage.guests.pop(), stage.guests[0]
-    stage.maker.delete("network", f"/v2.0/ports/{gone.port_id}")
+    stage.api.delete("network", f"/v2.0/ports/{gone.port_id}")
     stage.give(heir, gone.addresses)
     heir.take(gone.addresses).result()
     stage.cloud.inside(f"qdhcp-{stage.network_id}", "ip", "neigh", "flush", "to", SUBNET)
     if stage.metadata_proxy == "haproxy":
-        stage.until_heard()
+        stage.wait_for_port_changes()
 
     def is_served() -> bool:
         told = heir.ask(DOCUMENTS[0]).result()
@@ -201,7 +201,7 @@ def _state(task: Path) -> str:
 
 
 @contextmanager
-def _other_control_api(cloud: Cloud) -> Iterator[Maker]:
+def _other_control_api(cloud: Cloud) -> Iterator[ApiClient]:
     """Another process on the same store, that our agents do not know of."""
     (port,) = free_ports(1)
     own = cloud.state_dir.parent / "other.conf"
@@ -211,7 +211,7 @@ def _other_control_api(cloud: Cloud) -> Iterator[Maker]:
     process = subprocess.Popen([str(BIN / "openimds"), "control-api", *files], stdout=log, stderr=log)
     try:
         until(lambda: _answers(port), "the other control API answers")
-        yield Maker(cloud, f"http://127.0.0.1:{port}/v3")
+        yield ApiClient(cloud, f"http://127.0.0.1:{port}/v3")
     finally:
         process.terminate()
         process.wait(HANG_SECONDS)

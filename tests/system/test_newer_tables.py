@@ -8,8 +8,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+from tests.system.api_client import ApiClient
 from tests.system.cloud import BIN, Cloud, run
-from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS, until
 
 import openimds
@@ -34,11 +34,11 @@ def upgrade() -> None:
 def test_programs_of_this_version_go_on_and_none_is_started_again(fresh_cloud: Cloud) -> None:
     cloud = fresh_cloud
     cloud.up("--metadata-proxy", "haproxy")  # every answer is the metadata API's, and of the store
-    maker = Maker(cloud)
-    network = maker.network("n", "192.168.40.0/24")
-    router = maker.router("r", network)
+    api = ApiClient(cloud)
+    network = api.network("n", "192.168.40.0/24")
+    router = api.router("r", network)
     user_data = base64.b64encode(b"canary").decode()
-    vm = maker.server("vm", network, user_data=user_data)
+    vm = api.server("vm", network, user_data=user_data)
     cloud.wait_booted(vm, "vm")
     copy = cloud.state_dir.parent / "copy.sqlite"
     with closing(sqlite3.connect(cloud.state_dir / "openimds.sqlite")) as store, closing(sqlite3.connect(copy)) as kept:
@@ -48,9 +48,9 @@ def test_programs_of_this_version_go_on_and_none_is_started_again(fresh_cloud: C
 
     # Those who run read and write.
     assert asked(cloud, vm, "/latest/user-data") == "canary"
-    maker.set_properties(vm, told="after the upgrade")
+    api.set_properties(vm, told="after the upgrade")
     until(lambda: "after the upgrade" in asked(cloud, vm, "/openstack/latest/meta_data.json"), "what is new is told")
-    other = maker.server("other", network)
+    other = api.server("other", network)
     cloud.wait_booted(other, "other")
     assert asked(cloud, other, "/latest/meta-data/hostname") == "other.novalocal"
 
@@ -67,8 +67,8 @@ def test_programs_of_this_version_go_on_and_none_is_started_again(fresh_cloud: C
         left.unlink()
     shutil.copy(copy, cloud.state_dir / "openimds.sqlite")
     cloud.up()
-    assert [server["id"] for server in maker.asked("compute", "/servers")["servers"]] == [vm]
-    assert [one["id"] for one in maker.asked("network", "/v2.0/routers")["routers"]] == [router]
+    assert [server["id"] for server in api.get("compute", "/servers")["servers"]] == [vm]
+    assert [one["id"] for one in api.get("network", "/v2.0/routers")["routers"]] == [router]
     until(lambda: asked(cloud, vm, "/latest/user-data") == "canary", "the guest is answered")
 
 

@@ -14,8 +14,8 @@ import openstack
 import pytest
 import yaml
 from openstack.connection import Connection
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud
-from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.guest_identity.signature import sign
@@ -39,10 +39,10 @@ class Guest:
 
 @pytest.fixture(scope="module")
 def guest(cloud: Cloud) -> Guest:
-    maker = Maker(cloud)
-    network = maker.network("n", "192.168.77.0/24")
-    maker.router("r", network)
-    found = Guest(cloud, maker.server("vm", network))
+    api = ApiClient(cloud)
+    network = api.network("n", "192.168.77.0/24")
+    api.router("r", network)
+    found = Guest(cloud, api.server("vm", network))
     cloud.wait_booted(found.server_id, "vm")
     return found
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.system.api_client import ApiClient, Network
 from tests.system.cloud import Cloud, run, shown
-from tests.system.making import Maker, Network
-from tests.system.wire_guest import user_data
+from tests.system.raw_guest import user_data
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.resources.network import DEVICE_ID_CHARS
@@ -37,9 +37,9 @@ UNREACHED_SECONDS = 3
 @dataclass(frozen=True, slots=True)
 class Stage:
     cloud: Cloud
-    admin: Maker
-    victim: Maker
-    attacker: Maker
+    admin: ApiClient
+    victim: ApiClient
+    attacker: ApiClient
     network: Network
     side: Network
     """Another network of the victim's. The router has no interface on it."""
@@ -71,8 +71,8 @@ class Stage:
 
     def shown_nics(self) -> list[Any]:
         """The NICs of the victim's server in the compute API."""
-        server = self.victim.asked("compute", f"/servers/{self.server}")["server"]
-        return [server["addresses"], self.victim.asked("compute", f"/servers/{self.server}/os-interface")]
+        server = self.victim.get("compute", f"/servers/{self.server}")["server"]
+        return [server["addresses"], self.victim.get("compute", f"/servers/{self.server}/os-interface")]
 
     def router_devices(self) -> set[str]:
         namespace = f"{self.cloud.prefix}qrouter-{self.router}"
@@ -80,12 +80,12 @@ class Stage:
 
     def status(self, method: str, path: str, port: dict[str, Any]) -> int:
         """The status of the answer to the attacker."""
-        return self.attacker.answer("network", method, path, {"port": port}).status_code
+        return self.attacker.request("network", method, path, {"port": port}).status_code
 
     @contextmanager
     def plain_port(self, **port: Any) -> Iterator[str]:
         """The id of a new port of the attacker's."""
-        made = self.attacker.made("network", "/v2.0/ports", port={"network_id": self.theirs.id, **port})["id"]
+        made = self.attacker.create("network", "/v2.0/ports", port={"network_id": self.theirs.id, **port})["id"]
         try:
             yield made
         finally:
@@ -118,31 +118,31 @@ class Stage:
             self.victim.put("network", f"{where}/remove_router_interface", subnet)
 
     def _is_active(self, port_id: str) -> bool:
-        return bool(self.victim.asked("network", f"/v2.0/ports/{port_id}")["port"]["status"] == "ACTIVE")
+        return bool(self.victim.get("network", f"/v2.0/ports/{port_id}")["port"]["status"] == "ACTIVE")
 
 
 @pytest.fixture(scope="module")
 def stage(cloud: Cloud) -> Stage:
-    admin = Maker(cloud)
+    admin = ApiClient(cloud)
     victim, attacker = admin.member("victim"), admin.member("attacker")
     network, side = victim.network("net", "10.20.0.0/24"), victim.network("side", "10.30.0.0/24")
     router = victim.router("router", network)
     nics = [{"uuid": network.id, "fixed_ip": VICTIM_ADDRESS}]
     server = victim.server("victim", network, networks=nics, user_data=encoded("victim"))
-    (port,) = victim.asked("network", f"/v2.0/ports?device_id={server}")["ports"]
+    (port,) = victim.get("network", f"/v2.0/ports?device_id={server}")["ports"]
 
-    evil = attacker.made("network", "/v2.0/networks", network={"name": "evil"})["id"]
+    evil = attacker.create("network", "/v2.0/networks", network={"name": "evil"})["id"]
     theirs = Network(evil, attacker.subnet(evil, ip_version=4, cidr="10.20.0.0/26", enable_dhcp=False))
     elsewhere = attacker.subnet(evil, ip_version=4, cidr="10.21.0.0/24", enable_dhcp=False)
     attacker.router("own", theirs)
-    group = attacker.made("network", "/v2.0/security-groups", security_group={"name": "evil"})["id"]
+    group = attacker.create("network", "/v2.0/security-groups", security_group={"name": "evil"})["id"]
     twin = {
         "network_id": evil,
         "mac_address": port["mac_address"],
         "fixed_ips": [{"subnet_id": theirs.subnet_id, "ip_address": VICTIM_ADDRESS}],
         "port_security_enabled": False,
     }
-    foe_port = attacker.made("network", "/v2.0/ports", port=twin)["id"]
+    foe_port = attacker.create("network", "/v2.0/ports", port=twin)["id"]
     foe = attacker.server("foe", theirs, networks=[{"port": foe_port}], user_data=encoded("foe"))
     cloud.wait_booted(server, "victim")
     cloud.wait_booted(foe, "foe")
@@ -237,4 +237,4 @@ def test_forged_nic_is_not_plugged_and_changes_no_document(stage: Stage, metadat
         assert stage.shown_nics() == nics
         assert stage.documents() == documents
     query = f"/v2.0/ports?network_id={stage.network.id}&device_owner=network:dhcp"
-    assert [port["status"] for port in stage.admin.asked("network", query)["ports"]] == ["ACTIVE"]
+    assert [port["status"] for port in stage.admin.get("network", query)["ports"]] == ["ACTIVE"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.system.api_client import ApiClient, Network
 from tests.system.cloud import Cloud, shown
-from tests.system.making import Maker, Network
 from tests.system.qemu_guest import META_DATA, USER_DATA, QemuGuest, qemu_guest, tap
 from tests.waiting import until
 
@@ -29,31 +29,31 @@ class Stage:
     """A network on a running system."""
 
     cloud: Cloud
-    maker: Maker
+    api: ApiClient
     network: Network
 
     def port(self) -> str:
         """The id of a port that belongs to no device. The DHCP agent has seen it."""
-        port_id = str(self.maker.port(self.network)["id"])
+        port_id = str(self.api.port(self.network)["id"])
         self.wait_served(port_id)
         return port_id
 
     def update(self, port_id: str, **changes: Any) -> None:
-        self.maker.put("network", f"/v2.0/ports/{port_id}", {"port": changes})
+        self.api.put("network", f"/v2.0/ports/{port_id}", {"port": changes})
 
     def set_address(self, port_id: str, address: str) -> None:
-        self.maker.give(port_id, self.network.subnet_id, [address])
+        self.api.give(port_id, self.network.subnet_id, [address])
 
     def boot(self, name: str, port_id: str, **more: Any) -> str:
         """The id of a server that is booting with this port as its only NIC."""
-        return self.maker.server(name, self.network, networks=[{"port": port_id}], **more)
+        return self.api.server(name, self.network, networks=[{"port": port_id}], **more)
 
     def show_port(self, port_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.maker.asked("network", f"/v2.0/ports/{port_id}")["port"]
+        found: dict[str, Any] = self.api.get("network", f"/v2.0/ports/{port_id}")["port"]
         return found
 
     def status(self, server_id: str) -> str:
-        return str(self.maker.asked("compute", f"/servers/{server_id}")["server"]["status"])
+        return str(self.api.get("compute", f"/servers/{server_id}")["server"]["status"])
 
     def wait_served(self, port_id: str) -> None:
         """The DHCP agent knows the port as the control API shows it."""
@@ -119,13 +119,13 @@ def up_options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def stage(cloud: Cloud) -> Stage:
-    maker = Maker(cloud)
-    return Stage(cloud, maker, maker.network("n", "10.31.0.0/24"))
+    api = ApiClient(cloud)
+    return Stage(cloud, api, api.network("n", "10.31.0.0/24"))
 
 
 @pytest.fixture(scope="module")
 def machine(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    stage.maker.external_flavor(EXTERNAL)
+    stage.api.external_flavor(EXTERNAL)
     port_id, canary = stage.port(), f"canary {secrets.token_hex(8)}"
     encoded = base64.b64encode(canary.encode()).decode()
     server_id = stage.boot("machine", port_id, flavor=EXTERNAL, user_data=encoded)
@@ -150,9 +150,9 @@ def test_port_created_before_its_server_becomes_active(stage: Stage) -> None:
 
 def test_port_attached_to_a_running_server_becomes_active(stage: Stage) -> None:
     port_id = stage.port()
-    server_id = stage.maker.server("extended", stage.network)
+    server_id = stage.api.server("extended", stage.network)
     until(lambda: stage.status(server_id) == "ACTIVE", "the server is ACTIVE")
-    stage.maker.attach(server_id, port_id)
+    stage.api.attach(server_id, port_id)
     stage.wait_running(server_id, port_id)
 
 
@@ -198,10 +198,10 @@ def test_port_that_moves_between_servers_becomes_active(stage: Stage) -> None:
     port_id = stage.port()
     first, second = stage.boot("first", port_id), stage.boot("second", stage.port())
     stage.wait_running(first, port_id)
-    stage.maker.detach(first, port_id)
-    stage.maker.attach(second, port_id)
+    stage.api.detach(first, port_id)
+    stage.api.attach(second, port_id)
     stage.wait_active(port_id)
-    stage.maker.delete("compute", f"/servers/{second}")
+    stage.api.delete("compute", f"/servers/{second}")
     third = stage.boot("third", port_id)
     stage.wait_running(third, port_id)
     stage.cloud.wait_booted(third, "third")
@@ -213,7 +213,7 @@ def test_port_becomes_active_after_a_restart(part: str, stage: Stage) -> None:
     port_id, attached = stage.port(), stage.port()
     stage.cloud.openimds("restart", part)
     server_id = stage.boot("restarted", port_id)
-    stage.maker.attach(server_id, attached)
+    stage.api.attach(server_id, attached)
     stage.wait_running(server_id, port_id)
     stage.wait_active(attached)
 
@@ -235,7 +235,7 @@ def test_virtual_machine_on_a_port_created_before_it_reads_its_own_documents(sta
 def test_second_port_does_not_stop_a_running_virtual_machine(stage: Stage, machine: Machine) -> None:
     stage.wait_running(machine.server_id, machine.port_id)
     second = stage.port()
-    stage.maker.attach(machine.server_id, second)
+    stage.api.attach(machine.server_id, second)
     stage.wait_secured(second)
     assert stage.show_port(second)["status"] == "DOWN"
     assert stage.status(machine.server_id) == "ACTIVE"
@@ -250,9 +250,9 @@ def test_tap_of_a_detached_port_leaves_its_bridge(stage: Stage, machine: Machine
     port_id = stage.port()
     master = Path("/sys/class/net", tap_name(port_id), "master")
     with tap(tap_name(port_id)):
-        stage.maker.attach(machine.server_id, port_id)
+        stage.api.attach(machine.server_id, port_id)
         stage.wait_active(port_id)
         assert master.exists()
-        stage.maker.detach(machine.server_id, port_id)
+        stage.api.detach(machine.server_id, port_id)
         until(lambda: not master.exists(), "the tap is on no bridge")
     assert stage.status(machine.server_id) == "ACTIVE"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud
 from tests.system.conftest import unstarted_cloud
-from tests.system.making import Maker
 from tests.system.pollers import Pollers, polling
 from tests.waiting import HANG_SECONDS, until
 
@@ -54,11 +54,11 @@ def running(way: Way, only_root: None) -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def server(running: Cloud, way: Way) -> str:
-    maker = Maker(running)
-    network = maker.network("n", "192.168.40.0/24")
+    api = ApiClient(running)
+    network = api.network("n", "192.168.40.0/24")
     if way.is_routed:
-        maker.router("r", network)
-    found = maker.server("vm", network)
+        api.router("r", network)
+    found = api.server("vm", network)
     running.wait_booted(found, "vm")
     return found
 
@@ -102,7 +102,7 @@ def test_a_restart_by_command_is_not_noticed(running: Cloud, guests: Pollers) ->
 
 def test_sighup_is_not_noticed(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
-    running.reread("metadata-agent")
+    running.reload("metadata-agent")
     guests.polled_on()
     assert agent(running) == before
     assert guests.tally()["failures"] == []

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.system.api_client import ApiClient
 from tests.system.cloud import METADATA_PROXIES, Cloud
-from tests.system.making import Maker
 from tests.waiting import until
 
 SEEDS = Path(__file__).parents[1] / "data" / "seeds"
@@ -26,10 +26,10 @@ def test_the_two_secrets_of_the_seeds_differ_and_the_log_says_so(fresh_cloud: Cl
         replace_secret(etc / file, secret)
     cloud.openimds("restart", "metadata-api")
     cloud.openimds("restart", "metadata-agent")
-    maker = Maker(cloud)
-    network = maker.network("n", "10.3.0.0/24")
-    maker.router("r", network)
-    server = maker.server("vm", network)
+    api = ApiClient(cloud)
+    network = api.network("n", "10.3.0.0/24")
+    api.router("r", network)
+    server = api.server("vm", network)
 
     # In direct mode documents are the agent's own: what the metadata API has to be asked for is the password.
     asked = {"haproxy": ("/latest/meta-data/",), "direct": ("/openstack/latest/password", "--data", "secret")}

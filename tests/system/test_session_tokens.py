@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud
-from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS, until
 
 METADATA = "http://169.254.169.254"
@@ -29,7 +29,7 @@ class Answer:
 @dataclass(frozen=True)
 class Guest:
     cloud: Cloud
-    maker: Maker
+    api: ApiClient
     id: str
 
     def ask(self, path: str, *headers: str, method: str = "GET") -> Answer:
@@ -55,11 +55,11 @@ class Guest:
 
     def set(self, *properties: str) -> None:
         """`name=value`, as for `openstack server set --property`."""
-        self.maker.set_properties(self.id, **dict(one.split("=", 1) for one in properties))
+        self.api.set_properties(self.id, **dict(one.split("=", 1) for one in properties))
 
     def unset(self, *properties: str) -> None:
         for name in properties:
-            self.maker.unset_property(self.id, name)
+            self.api.unset_property(self.id, name)
 
     def sees(self, path: str, status: int) -> None:
         until(lambda: self.ask(path).status == status, f"{path} is answered {status}")
@@ -67,10 +67,10 @@ class Guest:
 
 @pytest.fixture(scope="module")
 def guests(cloud: Cloud) -> tuple[Guest, Guest]:
-    maker = Maker(cloud)
-    network = maker.network("n", "10.9.0.0/24")
-    maker.router("r", network)
-    a, b = (Guest(cloud, maker, maker.server(name, network)) for name in "ab")
+    api = ApiClient(cloud)
+    network = api.network("n", "10.9.0.0/24")
+    api.router("r", network)
+    a, b = (Guest(cloud, api, api.server(name, network)) for name in "ab")
     cloud.wait_booted(a.id, "a")
     cloud.wait_booted(b.id, "b")
     return a, b

@@ -13,9 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
+from tests.system.api_client import ApiClient, Network
 from tests.system.cloud import Cloud, run
-from tests.system.making import Maker, Network
-from tests.system.wire_guest import user_data
+from tests.system.raw_guest import user_data
 from tests.waiting import HANG_SECONDS, until
 
 pytestmark = [pytest.mark.usefixtures("metadata_proxy"), pytest.mark.timeout(300)]
@@ -45,32 +45,32 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(cloud: Cloud) -> Stage:
-    admin = Maker(cloud)
-    shared = admin.made("network", "/v2.0/networks", network={"name": "shared", "shared": True})["id"]
+    admin = ApiClient(cloud)
+    shared = admin.create("network", "/v2.0/networks", network={"name": "shared", "shared": True})["id"]
     v4 = Network(shared, admin.subnet(shared, ip_version=4, cidr="10.3.0.0/24"))
     modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
     v6 = Network(shared, admin.subnet(shared, ip_version=6, cidr="fd00:8::/64", **modes))
     admin.router("operators", v4, v6)
-    victim_maker, foe_maker = admin.member("victim"), admin.member("foe")
-    victim = victim_maker.server("victim", v4, user_data=base64.b64encode(user_data("victim")).decode())
-    own = foe_maker.network("own", "10.1.0.0/24")
-    router = foe_maker.router("r", own)
-    leg = foe_maker.made("network", "/v2.0/ports", port={"network_id": shared})["id"]
-    foe_maker.put("network", f"/v2.0/routers/{router}/add_router_interface", {"port_id": leg})
+    victim_api, foe_api = admin.member("victim"), admin.member("foe")
+    victim = victim_api.server("victim", v4, user_data=base64.b64encode(user_data("victim")).decode())
+    own = foe_api.network("own", "10.1.0.0/24")
+    router = foe_api.router("r", own)
+    leg = foe_api.create("network", "/v2.0/ports", port={"network_id": shared})["id"]
+    foe_api.put("network", f"/v2.0/routers/{router}/add_router_interface", {"port_id": leg})
     open_port = {"network_id": own.id, "port_security_enabled": False, "fixed_ips": [{"ip_address": GUEST}]}
-    port = foe_maker.made("network", "/v2.0/ports", port=open_port)
-    foe = foe_maker.server("foe", own, networks=[{"port": port["id"]}], user_data=base64.b64encode(b"own").decode())
+    port = foe_api.create("network", "/v2.0/ports", port=open_port)
+    foe = foe_api.server("foe", own, networks=[{"port": port["id"]}], user_data=base64.b64encode(b"own").decode())
     cloud.wait_booted(victim, "victim")
     cloud.wait_booted(foe, "foe")
-    (seen,) = admin.asked("network", f"/v2.0/ports?device_id={victim}")["ports"]
+    (seen,) = admin.get("network", f"/v2.0/ports?device_id={victim}")["ports"]
     (address,) = [one["ip_address"] for one in seen["fixed_ips"] if "." in one["ip_address"]]
     diversion = [{"destination": f"{address}/32", "nexthop": GUEST}]
-    refused = foe_maker.answer("network", "PUT", f"/v2.0/routers/{router}", {"router": {"routes": diversion}})
+    refused = foe_api.request("network", "PUT", f"/v2.0/routers/{router}", {"router": {"routes": diversion}})
     assert refused.status_code == 400
     with closing(sqlite3.connect(cloud.state_dir / "openimds.sqlite", isolation_level=None)) as store:
         store.execute(f"PRAGMA busy_timeout = {HANG_SECONDS * 1000:.0f}")
         store.execute("UPDATE routers SET routes = ? WHERE id = ?", (json.dumps(diversion), router))
-    foe_maker.put("network", f"/v2.0/routers/{router}", {"router": {"name": "forged"}})
+    foe_api.put("network", f"/v2.0/routers/{router}", {"router": {"name": "forged"}})
     made = Stage(cloud, victim, address, seen["mac_address"], router, foe, port["mac_address"])
     until(lambda: f"{address} via {GUEST}" in made.ip(f"qrouter-{router}", "route"), "the route leads to the guest")
     made.ip(f"qvm-{foe}", "route", "replace", "169.254.169.254", "via", GATEWAY, "dev", "eth0")

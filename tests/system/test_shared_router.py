@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 from tests.ports import free_ports
+from tests.system.api_client import ApiClient, Network
 from tests.system.cloud import Cloud
-from tests.system.making import Maker, Network
 from tests.waiting import until
 
 pytestmark = [pytest.mark.usefixtures("metadata_proxy"), pytest.mark.timeout(300)]
@@ -28,7 +28,7 @@ PREFIX = "fd00:8::/64"
 @dataclass(frozen=True, slots=True)
 class Stage:
     cloud: Cloud
-    maker: Maker
+    api: ApiClient
     metrics_port: int
     victim: str
     port: dict[str, object]
@@ -41,11 +41,11 @@ class Stage:
     def claim(self, **port: object) -> str:
         """A port of the other project's, with what its owner says of it; its id."""
         whose = {"network_id": self.theirs.id, "device_id": "evil", "device_owner": "compute:nova"}
-        return str(self.maker.made("network", "/v2.0/ports", port=whose | port)["id"])
+        return str(self.api.create("network", "/v2.0/ports", port=whose | port)["id"])
 
-    def until_heard(self) -> None:
+    def wait_for_port_changes(self) -> None:
         """The metadata agent has heard of all there is by now."""
-        newest = self.maker.revision_of_ports(0)
+        newest = self.api.revision_of_ports(0)
         until(lambda: self._heard() >= newest, "the agent hears of the ports")
 
     def _heard(self) -> float:
@@ -68,15 +68,15 @@ def up_options(metrics_port: int, tmp_path_factory: pytest.TempPathFactory) -> t
 
 @pytest.fixture(scope="module")
 def stage(cloud: Cloud, metrics_port: int) -> Stage:
-    maker = Maker(cloud)
-    own, theirs = maker.network("own", "10.8.0.0/24"), maker.network("theirs", "10.9.0.0/24")
+    api = ApiClient(cloud)
+    own, theirs = api.network("own", "10.8.0.0/24"), api.network("theirs", "10.9.0.0/24")
     modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
-    own_v6 = Network(own.id, maker.subnet(own.id, ip_version=6, cidr=PREFIX, **modes))
-    maker.router("shared", own, own_v6, theirs)
-    victim = maker.server("victim", own, user_data=base64.b64encode(CANARY.encode()).decode())
+    own_v6 = Network(own.id, api.subnet(own.id, ip_version=6, cidr=PREFIX, **modes))
+    api.router("shared", own, own_v6, theirs)
+    victim = api.server("victim", own, user_data=base64.b64encode(CANARY.encode()).decode())
     cloud.wait_booted(victim, "victim")
-    (port,) = maker.asked("network", f"/v2.0/ports?device_id={victim}")["ports"]
-    return Stage(cloud, maker, metrics_port, victim, port, theirs)
+    (port,) = api.get("network", f"/v2.0/ports?device_id={victim}")["ports"]
+    return Stage(cloud, api, metrics_port, victim, port, theirs)
 
 
 def test_what_a_neighbour_says_of_its_own_ports_is_nothing_to_others(stage: Stage, metadata_proxy: str) -> None:
@@ -85,17 +85,17 @@ def test_what_a_neighbour_says_of_its_own_ports_is_nothing_to_others(stage: Stag
         until(lambda url=url: stage.ask(url) == f"{CANARY} 200", f"{url} is served")  # type: ignore[misc]
     mac = stage.port["mac_address"]
     (address,) = [one["ip_address"] for one in stage.port["fixed_ips"] if "." in one["ip_address"]]  # type: ignore[attr-defined]
-    twin = stage.maker.subnet(stage.theirs.id, ip_version=4, cidr="10.8.0.0/16", enable_dhcp=False)
+    twin = stage.api.subnet(stage.theirs.id, ip_version=4, cidr="10.8.0.0/16", enable_dhcp=False)
     pairs = [{"ip_address": "0.0.0.0/0", "mac_address": mac}, {"ip_address": "::/0", "mac_address": mac}]
     claims = [
         stage.claim(allowed_address_pairs=pairs),
         stage.claim(mac_address=mac, fixed_ips=[{"subnet_id": twin, "ip_address": address}]),
     ]
     try:
-        stage.until_heard()
+        stage.wait_for_port_changes()
         for url in urls:
             assert stage.ask(url) == f"{CANARY} 200"
     finally:
         for port_id in claims:
-            stage.maker.delete("network", f"/v2.0/ports/{port_id}")
-        stage.maker.delete("network", f"/v2.0/subnets/{twin}")
+            stage.api.delete("network", f"/v2.0/ports/{port_id}")
+        stage.api.delete("network", f"/v2.0/subnets/{twin}")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.system.clients.whole_guest import Nic
+from tests.system.api_client import ApiClient, Network
+from tests.system.clients.debian_guest import Nic
 from tests.system.cloud import Cloud, run
-from tests.system.making import Maker, Network
 from tests.waiting import until
 
 RANGE = "10.77.0.0/24"
@@ -17,7 +17,7 @@ EXTERNAL = "m1.external"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class ServerRecord:
     """A server as its owner sees it."""
 
     id: str
@@ -38,19 +38,19 @@ class Tenant:
         self.key = folder / "key"
         """RSA: what every client can use, and passwords can be encrypted with."""
         run(["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-C", "owner", "-f", str(self.key)])
-        self._maker = Maker(cloud)
-        self.network: Network = self._maker.network("lan", RANGE)
-        self._maker.router("edge", self.network)
-        self._maker.external_flavor(EXTERNAL)
-        self._maker.made("compute", "/os-keypairs", keypair={"name": "mykey", "public_key": self.public_key})
+        self._api = ApiClient(cloud)
+        self.network: Network = self._api.network("lan", RANGE)
+        self._api.router("edge", self.network)
+        self._api.external_flavor(EXTERNAL)
+        self._api.create("compute", "/os-keypairs", keypair={"name": "mykey", "public_key": self.public_key})
 
     @property
     def public_key(self) -> str:
         return self.key.with_suffix(".pub").read_text().strip()
 
-    def create(self, name: str, flavor: str, user_data: str, properties: dict[str, str] | None = None) -> Known:
+    def create(self, name: str, flavor: str, user_data: str, properties: dict[str, str] | None = None) -> ServerRecord:
         """A server whose port is there; it may be building yet."""
-        server_id = self._maker.server(
+        server_id = self._api.server(
             name,
             self.network,
             flavor=flavor,
@@ -59,9 +59,9 @@ class Tenant:
             user_data=base64.b64encode(user_data.encode()).decode(),
         )
         port = until(lambda: self._ports(server_id), f"{name} has a port")[0]
-        network = self._maker.asked("network", f"/v2.0/networks/{self.network.id}")["network"]
+        network = self._api.get("network", f"/v2.0/networks/{self.network.id}")["network"]
         shown = self.show(server_id)
-        return Known(
+        return ServerRecord(
             id=server_id,
             name=name,
             address=port["fixed_ips"][0]["ip_address"],
@@ -72,25 +72,25 @@ class Tenant:
             user_data=user_data,
         )
 
-    def wait_active(self, known: Known) -> None:
-        until(lambda: self.show(known.id)["status"] == "ACTIVE", f"{known.name} is ACTIVE")
+    def wait_active(self, server: ServerRecord) -> None:
+        until(lambda: self.show(server.id)["status"] == "ACTIVE", f"{server.name} is ACTIVE")
 
-    def wait_reaching(self, known: Known) -> None:
+    def wait_reaching(self, server: ServerRecord) -> None:
         """A guest of the netns driver: its DHCP client is done and it is answered, be it that it must send a token."""
         asks = ("curl", "-s", "-m", "9", "-o", "/dev/null", "http://169.254.169.254/")
-        until(lambda: self.cloud.reaches(f"qvm-{known.id}", *asks), f"{known.name} reaches the metadata service")
+        until(lambda: self.cloud.reaches(f"qvm-{server.id}", *asks), f"{server.name} reaches the metadata service")
 
     def show(self, server_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._maker.asked("compute", f"/servers/{server_id}")["server"]
+        found: dict[str, Any] = self._api.get("compute", f"/servers/{server_id}")["server"]
         return found
 
-    def password(self, known: Known) -> str:
+    def password(self, server: ServerRecord) -> str:
         """What the instance has posted, as its owner reads it."""
-        return str(self._maker.asked("compute", f"/servers/{known.id}/os-server-password")["password"])
+        return str(self._api.get("compute", f"/servers/{server.id}/os-server-password")["password"])
 
-    def clear_password(self, known: Known) -> None:
-        self._maker.delete("compute", f"/servers/{known.id}/os-server-password")
+    def clear_password(self, server: ServerRecord) -> None:
+        self._api.delete("compute", f"/servers/{server.id}/os-server-password")
 
     def _ports(self, server_id: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self._maker.asked("network", f"/v2.0/ports?device_id={server_id}")["ports"]
+        found: list[dict[str, Any]] = self._api.get("network", f"/v2.0/ports?device_id={server_id}")["ports"]
         return found

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud, run
-from tests.system.making import Maker
 from tests.system.option_files import set_option
 from tests.waiting import HANG_SECONDS, INSTALL_SECONDS
 
@@ -72,12 +72,12 @@ def stock_python() -> Path:
 def stage(stock_python: Path, cloud: Cloud) -> Stage:
     set_option(cloud.state_dir / "etc" / "dhcp_agent.ini", "force_metadata", "True")
     cloud.openimds("restart", "dhcp-agent")
-    maker = Maker(cloud)
-    network = maker.network("n", "10.40.0.0/24")
+    api = ApiClient(cloud)
+    network = api.network("n", "10.40.0.0/24")
     modes = {"ipv6_ra_mode": "slaac", "ipv6_address_mode": "slaac"}
-    maker.subnet(network.id, ip_version=6, cidr="fd00::/64", **modes)
-    router = maker.router("r", network)
-    server, other = (maker.server(name, network) for name in ("vm", "other"))
+    api.subnet(network.id, ip_version=6, cidr="fd00::/64", **modes)
+    router = api.router("r", network)
+    server, other = (api.server(name, network) for name in ("vm", "other"))
     cloud.wait_booted(server, "vm")
     cloud.wait_booted(other, "other")
     return Stage(cloud, stock_python, network=network.id, router=router, server=server, other=other)

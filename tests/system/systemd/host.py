@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.clients.whole_guest import WholeGuest, whole_guest
+from tests.system.clients.debian_guest import DebianGuest, debian_guest
 from tests.system.cloud import BIN, run
 from tests.waiting import INSTALL_SECONDS, until
 
@@ -29,7 +29,7 @@ NEXT_VERSION = "99.0.0"
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    guest: WholeGuest
+    guest: DebianGuest
     folder: Path
     """Out here: a copy of its clouds.yaml."""
 
@@ -84,7 +84,7 @@ class Host:
 def booted_host(folder: Path) -> Iterator[Host]:
     """A host that has booted, with a clone of this repository and a wheel in it."""
     root = Path(run([str(ROOT_SCRIPT)], timeout_seconds=INSTALL_SECONDS).stdout.strip())
-    with whole_guest(root, folder / "console") as guest:
+    with debian_guest(root, folder / "console") as guest:
         guest._launched()
         guest.power_on()
         until(lambda: _has_booted(guest), "the host has booted")
@@ -106,7 +106,7 @@ def commands(heading: str) -> str:
     return "\n".join(found)
 
 
-def _has_booted(guest: WholeGuest) -> bool:
+def _has_booted(guest: DebianGuest) -> bool:
     try:
         return guest.inside("systemctl", "is-system-running", check=False).stdout.strip() in {"running", "degraded"}
     except LookupError:

@@ -12,9 +12,9 @@ PATHS = ("instance-id", "local-ipv4", "instance-type", "placement/availability-z
 config = {"ec2_metadata_v1_disabled": True}  # nothing is read without a session token
 fetcher = IMDSFetcher(timeout=60, num_attempts=2, config=config)
 token = fetcher._fetch_metadata_token()
-learnt = {path: fetcher._get_request(f"latest/meta-data/{path}", None, token=token).text for path in PATHS}
-learnt["has-token"] = token is not None
-learnt["credentials"] = InstanceMetadataFetcher(timeout=60, config=config).retrieve_iam_role_credentials()
-learnt["region"] = InstanceMetadataRegionFetcher(timeout=60, config=config).retrieve_region()
-learnt["session-credentials"] = Session().get_credentials() is not None
-print(json.dumps(learnt))
+found = {path: fetcher._get_request(f"latest/meta-data/{path}", None, token=token).text for path in PATHS}
+found["has-token"] = token is not None
+found["credentials"] = InstanceMetadataFetcher(timeout=60, config=config).retrieve_iam_role_credentials()
+found["region"] = InstanceMetadataRegionFetcher(timeout=60, config=config).retrieve_region()
+found["session-credentials"] = Session().get_credentials() is not None
+print(json.dumps(found))

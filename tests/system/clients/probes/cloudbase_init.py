@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
 
-def learnt_by(service: Any) -> dict[str, Any]:
+def read_by(service: Any) -> dict[str, Any]:
     return {
         "loaded": service.load(),
         "instance-id": service.get_instance_id(),
@@ -53,5 +53,5 @@ if sys.argv[1:]:
     openstack.load()
     print(json.dumps(posted(openstack, sys.argv[1].encode())))
 else:
-    learnt = {"openstack": learnt_by(openstack), "ec2": learnt_by(EC2Service())}
-    print(json.dumps(learnt | {"network": network_of(openstack)}))
+    found = {"openstack": read_by(openstack), "ec2": read_by(EC2Service())}
+    print(json.dumps(found | {"network": network_of(openstack)}))

@@ -8,5 +8,5 @@ from os_collect_config import collect, ec2
 
 collect.setup_conf()
 ec2.CONF.set_override("cachedir", "/nonexistent")
-((_, learnt),) = ec2.Collector().collect()
-print(json.dumps(learnt))
+((_, found),) = ec2.Collector().collect()
+print(json.dumps(found))

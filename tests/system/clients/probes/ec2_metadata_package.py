@@ -7,7 +7,7 @@ import json
 from ec2_metadata import ec2_metadata as instance
 
 keys = instance.public_keys
-learnt = {
+found = {
     "ami-id": instance.ami_id,
     "instance-id": instance.instance_id,
     "instance-type": instance.instance_type,
@@ -22,4 +22,4 @@ learnt = {
     "iam": instance.iam_info,
     "spot": instance.spot_instance_action,
 }
-print(json.dumps(learnt))
+print(json.dumps(found))

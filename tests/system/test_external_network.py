@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud, run
-from tests.system.making import Maker
 from tests.waiting import until
 
 OUTSIDE = "203.0.113.200"
@@ -22,11 +22,11 @@ def outside(cloud: Cloud) -> Iterator[str]:
         "openstack subnet create --network public --subnet-range 203.0.113.0/24 --no-dhcp public-v4",
     ):
         cloud.line(line)
-    maker = Maker(cloud)
-    network = maker.network("n", "10.9.0.0/24")
-    maker.router("r", network)
+    api = ApiClient(cloud)
+    network = api.network("n", "10.9.0.0/24")
+    api.router("r", network)
     cloud.line("openstack router set --external-gateway public r")
-    cloud.wait_booted(maker.server("vm", network), "vm")
+    cloud.wait_booted(api.server("vm", network), "vm")
     bridge = "brq" + cloud.line("openstack network show public -f value -c id")[:11]
     name = f"{cloud.prefix}outside"
     device = f"o{name[1:7]}"

@@ -17,8 +17,8 @@ from openimds.linux.netns import netns
 from openimds.netconfig.namespace_state import Route
 
 METADATA = "169.254.169.254"
-PATIENCE_SECONDS = 60.0
-KEPT_PATIENCE_SECONDS = 3.0
+TIMEOUT_SECONDS = 60.0
+KEPT_CONNECTION_TIMEOUT_SECONDS = 3.0
 """A kept connection's other end may be gone without a word: its last packets went to whoever had the address then. And
 where it is still there, its packets may be in TCP's exponential retransmission back-off for up to a minute after the
 address is back: normal TCP. So a guest asks again on a new connection after this time."""
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Response:
     """An answer."""
 
     status: int
@@ -82,23 +82,25 @@ class Guest:
 
         return self.inside(work)
 
-    def ask(self, path: str, *, keeps: bool = False, address: str | None = None) -> Future[Told]:
+    def ask(self, path: str, *, keeps: bool = False, address: str | None = None) -> Future[Response]:
         """On a new connection, or on the one that it keeps from this address, its first one by default."""
         address = address or self.addresses[0]
-        return self.inside(lambda: self._ask_kept(path, address) if keeps else self._ask_anew(path, address))
+        return self.inside(
+            lambda: self._ask_on_kept_connection(path, address) if keeps else self._ask_on_new_connection(path, address)
+        )
 
-    def poll(self, path: str, addresses: Sequence[str], over: threading.Event) -> Future[list[tuple[str, Told]]]:
+    def poll(self, path: str, addresses: Sequence[str], over: threading.Event) -> Future[list[tuple[str, Response]]]:
         """From one after the other of these, a round on new connections and a round on kept ones, until it is `over`.
 
         The answers, each with the address that it was asked from.
         """
 
-        def work() -> list[tuple[str, Told]]:
-            answers: list[tuple[str, Told]] = []
+        def work() -> list[tuple[str, Response]]:
+            answers: list[tuple[str, Response]] = []
             for number, address in enumerate(cycle(addresses)):
                 if over.is_set():
                     break
-                asks = self._ask_kept if number // len(addresses) % 2 else self._ask_anew
+                asks = self._ask_on_kept_connection if number // len(addresses) % 2 else self._ask_on_new_connection
                 answers.append((address, asks(path, address)))
             return answers
 
@@ -109,34 +111,34 @@ class Guest:
             connection.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _ask_anew(self, path: str, address: str) -> Told:
+    def _ask_on_new_connection(self, path: str, address: str) -> Response:
         connection = _connection(address)
         try:
-            return _told(connection, path, "close")
+            return _response(connection, path, "close")
         finally:
             connection.close()
 
-    def _ask_kept(self, path: str, address: str) -> Told:
+    def _ask_on_kept_connection(self, path: str, address: str) -> Response:
         connection = self._kept.get(address)
         if connection is not None and connection.sock is not None:
-            connection.sock.settimeout(KEPT_PATIENCE_SECONDS)
+            connection.sock.settimeout(KEPT_CONNECTION_TIMEOUT_SECONDS)
             try:
-                return _told(connection, path, "keep-alive")
+                return _response(connection, path, "keep-alive")
             except (OSError, http.client.HTTPException):
                 # Closed for idleness while the address was another's, perhaps: as every client does, on a new one.
                 connection.close()
         connection = self._kept[address] = _connection(address)
-        return _told(connection, path, "keep-alive")
+        return _response(connection, path, "keep-alive")
 
     def _link(self) -> int:
         return next(link.index for link in all_links() if link.name != "lo")
 
 
 def _connection(address: str) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(METADATA, 80, timeout=PATIENCE_SECONDS, source_address=(address, 0))
+    return http.client.HTTPConnection(METADATA, 80, timeout=TIMEOUT_SECONDS, source_address=(address, 0))
 
 
-def _told(connection: http.client.HTTPConnection, path: str, keeping: str) -> Told:
+def _response(connection: http.client.HTTPConnection, path: str, keeping: str) -> Response:
     connection.request("GET", path, headers={"Connection": keeping})
     answer = connection.getresponse()
-    return Told(answer.status, answer.read(), answer.getheader("Retry-After"))
+    return Response(answer.status, answer.read(), answer.getheader("Retry-After"))

@@ -6,8 +6,8 @@ import socket
 from dataclasses import dataclass
 
 import h11
+from tests.system.api_client import ApiClient
 from tests.system.cloud import Cloud
-from tests.system.making import Maker
 from tests.waiting import HANG_SECONDS
 
 from openimds.linux.netns.netns import run_in
@@ -28,7 +28,7 @@ class Guest:
     """A server, and its user data: its canary."""
 
     cloud: Cloud
-    maker: Maker
+    api: ApiClient
     name: str
     id: str
 
@@ -59,10 +59,10 @@ class Guest:
         return answer
 
     def set(self, **properties: str) -> None:
-        self.maker.set_properties(self.id, **{f"imds:{name}": value for name, value in properties.items()})
+        self.api.set_properties(self.id, **{f"imds:{name}": value for name, value in properties.items()})
 
     def unset(self, name: str) -> None:
-        self.maker.unset_property(self.id, f"imds:{name}")
+        self.api.unset_property(self.id, f"imds:{name}")
 
 
 def user_data(name: str) -> bytes:

@@ -37,7 +37,7 @@ class Nic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WholeGuest:
+class DebianGuest:
     process: subprocess.Popen[bytes]
     console: Path
 
@@ -106,7 +106,7 @@ class WholeGuest:
 
 
 @contextmanager
-def whole_guest(root: Path, console: Path, *arguments: str) -> Iterator[WholeGuest]:
+def debian_guest(root: Path, console: Path, *arguments: str) -> Iterator[DebianGuest]:
     """A guest that waits to be plugged and powered on. `arguments`: its kernel command line."""
     remove_stale_cgroups()
     cgroup = f"{CGROUP_PREFIX}{secrets.token_hex(4)}"
@@ -116,7 +116,7 @@ def whole_guest(root: Path, console: Path, *arguments: str) -> Iterator[WholeGue
     with console.open("wb") as output:
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
     try:
-        yield WholeGuest(process=process, console=console)
+        yield DebianGuest(process=process, console=console)
     finally:
         process.kill()
         process.wait(HANG_SECONDS)
