@@ -1,4 +1,7 @@
-"""What a test needs and is not about, made by the control API's REST: the openstack client takes a second a line."""
+"""A client of the control API for the set-up of tests.
+
+The openstack client needs about a second for each command line.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +28,16 @@ class Network:
 
 @dataclass(frozen=True)
 class ApiClient:
-    """Of one cloud, as its administrator or as a member of a project (`member`)."""
+    """The requests of the administrator, or of a project member (`member`)."""
 
     cloud: Cloud
     auth_url: str | None = None
-    """Of another control API on the same store; None: the cloud's own."""
+    """The URL of another control API on the same database. None if the requests go to the cloud's own."""
     auth: Mapping[str, str] = field(default_factory=dict)
-    """The values that differ from the administrator's credentials in clouds.yaml."""
+    """Credentials that replace those of the administrator in clouds.yaml."""
 
     def member(self, name: str) -> ApiClient:
-        """A new project and its only user, who has the role `member` and no other role. For administrators."""
+        """Creates a project and a user with only the role `member` in it. Needs the administrator's role."""
         password = secrets.token_urlsafe()
         project = self.create("identity", "/projects", project={"name": name})["id"]
         user = self.create("identity", "/users", user={"name": name, "password": password})["id"]
@@ -43,23 +46,23 @@ class ApiClient:
         return replace(self, auth={"username": name, "password": password, "project_name": name})
 
     def network(self, name: str, cidr: str) -> Network:
-        """A network with one subnet and DHCP."""
+        """Creates a network with one subnet and DHCP."""
         made = self.create("network", "/v2.0/networks", network={"name": name})
         return Network(made["id"], self.subnet(made["id"], ip_version=4, cidr=cidr, name=name))
 
     def subnet(self, network_id: str, **subnet: Any) -> str:
-        """Its id."""
+        """Creates a subnet. Returns its id."""
         return str(self.create("network", "/v2.0/subnets", subnet={"network_id": network_id, **subnet})["id"])
 
     def router(self, name: str, *networks: Network) -> str:
-        """With an interface on each; its id."""
+        """Creates a router with an interface on each network. Returns its id."""
         made = self.create("network", "/v2.0/routers", router={"name": name})
         for network in networks:
             self.put("network", f"/v2.0/routers/{made['id']}/add_router_interface", {"subnet_id": network.subnet_id})
         return str(made["id"])
 
     def port(self, network: Network, **more: Any) -> dict[str, Any]:
-        """A port that belongs to no device; `more`: as the API has it."""
+        """Creates a port without a device. `more` are attributes of the API."""
         made: dict[str, Any] = self.create("network", "/v2.0/ports", port={"network_id": network.id, **more})
         return made
 
@@ -70,14 +73,14 @@ class ApiClient:
         self.delete("compute", f"/servers/{server_id}/os-interface/{port_id}")
 
     def external_flavor(self, name: str) -> None:
-        """Of servers that the compute agent boots nothing for."""
+        """Creates a flavor of the external driver: the compute agent boots nothing for its servers."""
         asked = {"name": name, "ram": 256, "vcpus": 1, "disk": 0}
         flavor = self.create("compute", "/flavors", flavor=asked)
         spec = {"openimds:driver": "external"}
         self.create("compute", f"/flavors/{flavor['id']}/os-extra_specs", extra_specs=spec)
 
     def server(self, name: str, network: Network, *, flavor: str = "m1.tiny", **more: Any) -> str:
-        """Booting; `more`: as the API has it (`user_data`, `metadata`). Its id."""
+        """Creates a server and does not wait for its boot. `more` are attributes of the API. Returns its id."""
         image = self.get("image", "/v2/images?name=guest")["images"][0]["id"]
         flavors = self.get("compute", "/flavors")["flavors"]
         flavor_id = next(one["id"] for one in flavors if one["name"] == flavor)
@@ -90,22 +93,22 @@ class ApiClient:
     def unset_property(self, server_id: str, name: str) -> None:
         self.delete("compute", f"/servers/{server_id}/metadata/{name}")
 
-    def give(self, port_id: str, subnet_id: str, addresses: Iterable[str]) -> None:
-        """The port has these addresses, and no others."""
+    def set_addresses(self, port_id: str, subnet_id: str, addresses: Iterable[str]) -> None:
+        """Replaces all addresses of the port."""
         fixed = [{"subnet_id": subnet_id, "ip_address": address} for address in addresses]
         self.put("network", f"/v2.0/ports/{port_id}", {"port": {"fixed_ips": fixed}})
 
     def revision(self) -> int:
-        """The newest, whatever it is of."""
+        """The newest revision of the store."""
         return int(self.get("instance-metadata", "/snapshot?kinds=network")["revision"])
 
     def revision_of_ports(self, after: int) -> int:
-        """Of the last change of a port that is server; `after` when there was none."""
+        """The revision of the last port change. `after` if no port has changed since."""
         changes = self.get("instance-metadata", f"/changes?after={after}&kinds=port&timeout=0")["changes"]
         return max((int(change["revision"]) for change in changes), default=after)
 
     def create(self, service: str, path: str, **body: Any) -> Any:
-        """POST; what the answer has under the same name."""
+        """Sends a POST request. Returns the resource in the response."""
         (name,) = body
         return self.call(service, "POST", path, body)[name]
 
@@ -121,15 +124,18 @@ class ApiClient:
     def call(
         self, service: str, method: str, path: str, body: object = None, *, microversion: str | None = None
     ) -> Any:
-        """The answer's JSON; None when it has none. One of 400 or above is an AssertionError. `microversion`: compute's."""
-        answer = self.request(service, method, path, body, microversion=microversion)
-        assert answer.ok, f"{method} {answer.request.url}: {answer.status_code}: {answer.text}"
-        return answer.json() if answer.content else None
+        """Sends a request. Returns the decoded JSON, or None if the body is empty.
+
+        Raises AssertionError if the status is 400 or above. `microversion` is the version of the compute API.
+        """
+        response = self.request(service, method, path, body, microversion=microversion)
+        assert response.ok, f"{method} {response.request.url}: {response.status_code}: {response.text}"
+        return response.json() if response.content else None
 
     def request(
         self, service: str, method: str, path: str, body: object = None, *, microversion: str | None = None
     ) -> requests.Response:
-        """The answer itself, whatever its status is."""
+        """Sends a request. Returns the response with any status."""
         headers = {"OpenStack-API-Version": f"compute {microversion}"} if microversion else {}
         adapter = Adapter(self._session, service_type=service, raise_exc=False)
         return adapter.request(path, method, headers=headers, **({} if body is None else {"json": body}))

@@ -1,4 +1,4 @@
-"""A whole system under test, driven as a person drives it: by its command lines."""
+"""A whole system under test, driven by its command lines as by an operator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,53 +24,55 @@ METADATA_PROXIES = ("direct", "haproxy")
 RELOADED = "the configuration was read again"
 
 
-class LineFailedError(AssertionError):
-    """A command line that should have worked."""
+class CommandFailedError(AssertionError):
+    """A command line that failed unexpectedly."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Cloud:
+    """The state folder, ports and prefix of one system."""
+
     state_dir: Path
     control_port: int
     metadata_port: int
     prefix: str
     extra: tuple[str, ...] = ()
-    """More options of `up`."""
+    """Further options of `up`."""
     env: dict[str, str] = field(default_factory=dict)
 
     # The system -------------------------------------------------------------------------------------------------
 
     def up(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """`openimds up --detach` with this cloud's folder, ports and prefix."""
+        """Runs `openimds up --detach` with this cloud's state folder, ports and prefix."""
         return self.openimds(
             "up", "--detach", "--control-port", str(self.control_port), "--metadata-port", str(self.metadata_port),
             "--namespace-prefix", self.prefix, *self.extra, *options, check=check,
         )  # fmt: skip
 
     def openimds(self, command: str, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Any command that takes --state-dir."""
+        """Runs an `openimds` command that has the option --state-dir."""
         argv = [str(BIN / "openimds"), command, "--state-dir", str(self.state_dir), *options]
         return run(argv, env=self._environment(), timeout_seconds=HANG_SECONDS, check=check)
 
     def remove(self) -> None:
-        """Take everything down, whatever state it is in, and look for what stays on the machine."""
+        """Stops the system in any state, and fails if a resource of it is left on the machine."""
         devices = self.devices()
         done = self.openimds("down", "--purge", check=False)
         shutil.rmtree(self.state_dir.parent, ignore_errors=True)
         if done.returncode != 0:
-            raise LineFailedError(done.stdout + done.stderr)
+            raise CommandFailedError(done.stdout + done.stderr)
         janitor.unregister(self.state_dir)
         assert self.traces(devices) == []
 
     def devices(self) -> frozenset[str]:
-        """The devices in the root namespace that the agents noted as theirs."""
+        """The network devices of the root namespace in the agents' ownership record."""
         folder = self.state_dir / "owned" / "link"
         return frozenset(entry.name for entry in folder.iterdir()) if folder.exists() else frozenset()
 
     def traces(self, devices: frozenset[str]) -> list[str]:
-        """What of this system is on the machine: namespaces, `devices`, firewall tables, processes.
+        """The namespaces, `devices`, nftables tables and processes of this system that exist on the machine.
 
-        Only this system's own: others may come and go on the same machine meanwhile.
+        Resources of other systems are ignored, because test processes share the machine.
         """
         names = [line.split()[0] for line in shown("ip", "netns", "list")]
         links = {line.split(":")[1].strip().split("@")[0] for line in shown("ip", "-o", "link")}
@@ -82,7 +85,7 @@ class Cloud:
         ]
 
     def part(self, name: str) -> dict[str, Any]:
-        """What the supervisor notes of a part: pid, state, restarts …"""
+        """The supervisor's status of a program: PID, state, restarts …"""
         status = json.loads((self.state_dir / "run" / "status.json").read_text())
         found: dict[str, Any] = next(part for part in status["parts"] if part["name"] == name)
         return found
@@ -91,12 +94,12 @@ class Cloud:
         return int((self.state_dir / "run" / "supervisor.pid").read_text().split()[0])
 
     def log(self, name: str) -> str:
-        """All of it: of a large one `up` makes an older file."""
+        """The whole log of a program, including the file that `up` has rotated."""
         files = [self.state_dir / "log" / f"{name}.{ending}" for ending in ("log.1", "log")]
         return "".join(path.read_text(errors="replace") for path in files if path.exists())
 
     def choose_metadata_proxy(self, kind: str) -> None:
-        """As an operator does it on a running system: the option, SIGHUP to the agents that heed it. Until it is so."""
+        """Sets the option `metadata_proxy` and reloads the agents, and waits until all listeners are of this kind."""
         file = self.state_dir / "etc" / "neutron.conf"
         file.write_text(re.sub(r"(?m)^metadata_proxy = .*$", f"metadata_proxy = {kind}", file.read_text()))
         self.reload("dhcp-agent", "l3-agent")
@@ -104,49 +107,50 @@ class Cloud:
         waiting.until(lambda: not self.proxy_files(other), f"every namespace has its {kind} listener")
 
     def reload(self, *parts: str) -> None:
-        """SIGHUP, and until each of them has its configuration anew."""
-        said = {part: self.log(part).count(RELOADED) for part in parts}
+        """Sends SIGHUP to the programs, and waits until each of them has reloaded its configuration."""
+        before = {part: self.log(part).count(RELOADED) for part in parts}
         for part in parts:
             os.kill(self.part(part)["pid"], signal.SIGHUP)
         for part in parts:
-            waiting.until(
-                lambda part=part: self.log(part).count(RELOADED) > said[part], f"{part} reads its files again"
-            )  # type: ignore[misc]
+            waiting.until(partial(self._has_reloaded, part, before[part]), f"{part} reloads its files")
+
+    def _has_reloaded(self, part: str, before: int) -> bool:
+        return self.log(part).count(RELOADED) > before
 
     def proxy_files(self, ending: str) -> list[str]:
-        """The networks and routers whose namespaces have a HAProxy (`conf`), or whom the agent listens for (`json`)."""
+        """The ids of the networks and routers with a HAProxy (`conf`) or with a direct listener (`json`)."""
         return sorted(path.stem for path in (self.state_dir / "ns-metadata-proxy").glob(f"*.{ending}"))
 
-    # Its users --------------------------------------------------------------------------------------------------
+    # Clients ----------------------------------------------------------------------------------------------------
 
     def line(self, text: str, *, cwd: Path | None = None, check: bool = True, cloud: str = "openimds") -> str:
-        """A command line as a person types it (`openstack network create test1`); what it wrote to stdout."""
+        """Runs a shell command line such as `openstack network create test1`. Returns stdout."""
         argv = ["/bin/bash", "-c", text]
         return run(argv, env=self._environment(cloud), cwd=cwd, check=check).stdout
 
     def json(self, text: str, *, cwd: Path | None = None) -> Any:
-        """The answer to an `openstack` line, as values."""
+        """The decoded JSON output of an `openstack` command line."""
         return json.loads(self.line(f"{text} -f json", cwd=cwd))
 
     def refused(self, text: str, *, cwd: Path | None = None, cloud: str = "openimds") -> str:
-        """What a line that must fail wrote to stderr."""
+        """Runs a command line that must fail. Returns stderr."""
         done = run(["/bin/bash", "-c", text], env=self._environment(cloud), cwd=cwd, check=False)
         assert done.returncode != 0, f"{text} should have been refused:\n{done.stdout}"
         return done.stderr
 
     def inside(self, namespace: str, *argv: str, check: bool = True) -> str:
-        """What a command says inside `qvm-…`, `qdhcp-…` or `qrouter-…` (without this cloud's prefix)."""
+        """Runs a command in the namespace `qvm-…`, `qdhcp-…` or `qrouter-…`, named without the prefix. Returns stdout."""
         return run(["ip", "netns", "exec", f"{self.prefix}{namespace}", *argv], check=check).stdout
 
     def reaches(self, namespace: str, *argv: str) -> bool:
-        """Whether a command inside succeeds."""
+        """Whether a command in the namespace succeeds."""
         return run(["ip", "netns", "exec", f"{self.prefix}{namespace}", *argv], check=False).returncode == 0
 
     def console(self, server: str) -> str:
         return self.line(f"openstack console log show {shlex.quote(server)}")
 
     def wait_booted(self, server_id: str, hostname: str) -> None:
-        """An instance of the netns driver: its boot is over."""
+        """Waits until an instance of the netns driver has booted."""
         console = self.state_dir / "instances" / server_id / "console.log"
         waiting.until(
             lambda: console.exists() and f"{hostname} login:" in console.read_text(errors="replace"),
@@ -170,16 +174,16 @@ def run(
     timeout_seconds: float = HANG_SECONDS,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command; its output is part of the error when it fails."""
+    """Runs a command. Raises CommandFailedError with the output if `check` is set and the command fails."""
     done = subprocess.run(
         list(argv), env=env, cwd=cwd, timeout=timeout_seconds, capture_output=True, text=True, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
     if check and done.returncode != 0:
-        raise LineFailedError(f"{shlex.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        raise CommandFailedError(f"{shlex.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
     return done
 
 
 def shown(*argv: str) -> list[str]:
-    """The lines that a command shows. One that fails shows nothing, and is an error."""
+    """The non-empty stdout lines of a command, which must succeed."""
     return [line.strip() for line in run(argv).stdout.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""Whole systems: each test module brings one up in a folder of its own, and nothing of it may stay."""
+"""Whole systems: each test module starts one in a state folder of its own, and checks that nothing of it is left."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def only_root() -> None:
 
 @pytest.fixture(scope="module")
 def up_options() -> tuple[str, ...]:
-    """More options of `up` for `cloud`; a module or a folder that needs some has a fixture of this name."""
+    """Further options of `up` for the fixture `cloud`. A module or a folder overrides this fixture."""
     return ()
 
 
 @pytest.fixture(scope="module")
 def cloud(only_root: None, up_options: tuple[str, ...]) -> Iterator[Cloud]:
-    """A running system. Taken down at the end of the module; that nothing of it stays is part of that."""
+    """A running system, which is removed at the end of the module."""
     new = unstarted_cloud()
     try:
         new.up(*up_options)
@@ -45,9 +45,9 @@ def cloud(only_root: None, up_options: tuple[str, ...]) -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module", params=METADATA_PROXIES)
 def metadata_proxy(request: pytest.FixtureRequest, cloud: Cloud) -> str:
-    """What takes guests' requests: every test with this fixture runs for each, on the module's one system.
+    """The mode of the metadata path. Each test with this fixture runs in both modes, on the same system.
 
-    `pytestmark = pytest.mark.usefixtures("metadata_proxy")` does so with all tests of a module.
+    `pytestmark = pytest.mark.usefixtures("metadata_proxy")` applies the fixture to all tests of a module.
     """
     cloud.choose_metadata_proxy(request.param)
     chosen: str = request.param
@@ -56,7 +56,7 @@ def metadata_proxy(request: pytest.FixtureRequest, cloud: Cloud) -> str:
 
 @pytest.fixture
 def fresh_cloud(only_root: None) -> Iterator[Cloud]:
-    """A system that the test brings up itself, as often as it likes."""
+    """A system that the test starts itself."""
     new = unstarted_cloud()
     try:
         yield new
@@ -65,7 +65,7 @@ def fresh_cloud(only_root: None) -> Iterator[Cloud]:
 
 
 def unstarted_cloud() -> Cloud:
-    # Not pytest's tmp_path: unix sockets have short names, and the proxies, which are not root, must get there.
+    # Not pytest's tmp_path: the path of a unix socket has at most 107 characters, and the proxies do not run as root.
     root = Path(tempfile.mkdtemp(prefix="oi-"))
     root.chmod(0o711)
     control, metadata = free_ports(2)

@@ -1,4 +1,4 @@
-"""Guests that ask from inside their instances' namespaces, for tests that move addresses."""
+"""Guests in their instances' namespaces, for tests that move addresses between them."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from openimds.netconfig.namespace_state import Route
 METADATA = "169.254.169.254"
 TIMEOUT_SECONDS = 60.0
 KEPT_CONNECTION_TIMEOUT_SECONDS = 3.0
-"""A kept connection's other end may be gone without a word: its last packets went to whoever had the address then. And
-where it is still there, its packets may be in TCP's exponential retransmission back-off for up to a minute after the
-address is back: normal TCP. So a guest asks again on a new connection after this time."""
+"""The timeout of a request on a kept connection, after which the guest opens a new one.
+
+The last packets of the peer may have gone to the guest that had the address at that time, so that the peer is gone without
+a FIN. Otherwise TCP's exponential retransmission back-off may last up to a minute after the address is back.
+"""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer."""
-
     status: int
     body: bytes
     retry_after: str | None
@@ -37,14 +37,14 @@ class Response:
 
 @dataclass(slots=True)
 class Guest:
-    """One instance: its port, what only its documents hold, and a thread in its namespace."""
+    """An instance with its port, a word that only its documents contain, and a thread in its namespace."""
 
     namespace: str
     port_id: str
     canary: str
     server_id: str
     home: str
-    """Its address that stays."""
+    """The address that is not moved."""
     addresses: tuple[str, ...] = ()
     _thread: ThreadPoolExecutor = field(init=False)
     _kept: dict[str, http.client.HTTPConnection] = field(init=False, default_factory=dict)
@@ -56,21 +56,21 @@ class Guest:
         return self._thread.submit(work)
 
     def settle(self, subnet: str) -> None:
-        """From now on addresses come and go; what the guest got at its boot goes."""
+        """Replaces the addresses of the boot by `home`, with routes that do not depend on the moved addresses."""
 
         def work() -> None:
             link = self._link()
             for one in all_addresses():
                 if one.link_index == link and ":" not in one.interface:
                     delete_address(link, one.interface)
-            add_address(link, f"{self.home}/32")  # with its last address a device loses its routes
+            add_address(link, f"{self.home}/32")  # a device that loses its last address loses its routes
             for to in (f"{METADATA}/32", subnet):
                 put_route(Route(destination=to, gateway=None, device=""), link)
 
         self.inside(work).result()
 
-    def take(self, addresses: tuple[str, ...]) -> Future[None]:
-        """These, instead of those it had."""
+    def use_addresses(self, addresses: tuple[str, ...]) -> Future[None]:
+        """Replaces the moved addresses of the guest's device."""
         before, self.addresses = self.addresses, addresses
 
         def work() -> None:
@@ -83,16 +83,16 @@ class Guest:
         return self.inside(work)
 
     def ask(self, path: str, *, keeps: bool = False, address: str | None = None) -> Future[Response]:
-        """On a new connection, or on the one that it keeps from this address, its first one by default."""
+        """Sends a GET request from `address` (the first moved one by default), on a new or on the kept connection."""
         address = address or self.addresses[0]
         return self.inside(
             lambda: self._ask_on_kept_connection(path, address) if keeps else self._ask_on_new_connection(path, address)
         )
 
     def poll(self, path: str, addresses: Sequence[str], over: threading.Event) -> Future[list[tuple[str, Response]]]:
-        """From one after the other of these, a round on new connections and a round on kept ones, until it is `over`.
+        """Sends requests from these addresses in turn until `over` is set. Returns the responses with their source address.
 
-        The answers, each with the address that it was asked from.
+        New and kept connections alternate after each pass over the addresses.
         """
 
         def work() -> list[tuple[str, Response]]:
@@ -125,7 +125,7 @@ class Guest:
             try:
                 return _response(connection, path, "keep-alive")
             except (OSError, http.client.HTTPException):
-                # Closed for idleness while the address was another's, perhaps: as every client does, on a new one.
+                # The server may have closed the idle connection. Clients retry on a new one.
                 connection.close()
         connection = self._kept[address] = _connection(address)
         return _response(connection, path, "keep-alive")

@@ -1,4 +1,4 @@
-"""The files of options in a cloud's `etc`, as an operator edits them."""
+"""Edits of the configuration files in a cloud's `etc`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def set_option(file: Path, name: str, value: str) -> None:
-    """In [DEFAULT]."""
+    """Sets an option of the section [DEFAULT]."""
     text = re.sub(rf"(?m)^{name} *=.*\n", "", file.read_text())
     file.write_text(text.replace("[DEFAULT]\n", f"[DEFAULT]\n{name} = {value}\n", 1))
 

@@ -1,4 +1,4 @@
-"""Two hundred guests that poll (polling.py, running in one namespace), and what they have been told so far."""
+"""The process that runs 200 polling clients (polling.py) in one namespace, and its counts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from tests.waiting import until
 
 ANSWERS = 400
-"""That many more answers have been had when every one of the pollers has asked anew."""
+"""After this many further responses each polling client has sent another request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pollers:
-    """The polling process."""
+    """The process of polling.py."""
 
     process: subprocess.Popen[str]
 
@@ -30,14 +30,14 @@ class Pollers:
         return found
 
     def polled_on(self) -> None:
-        """All of them go on being answered."""
+        """Waits until each client has received further responses."""
         enough = self.tally()["good"] + ANSWERS
-        until(lambda: self.tally()["good"] >= enough, "the guests are answered")
+        until(lambda: self.tally()["good"] >= enough, "the guests receive responses")
 
 
 @contextmanager
 def polling(*argv: str) -> Iterator[Pollers]:
-    """While all of them are answered; `argv` runs polling.py in the guest's namespace."""
+    """Starts polling.py by `argv`, waits until each client has a response, and kills it at the end."""
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         pollers = Pollers(process)
         try:

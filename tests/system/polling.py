@@ -1,8 +1,8 @@
-"""Many guests' polling in one process, to be run inside an instance's namespace: `python polling.py HOST PORT EXPECTED`.
+"""200 polling clients in one process, run as a script in an instance's namespace: `polling.py HOST PORT EXPECTED`.
 
-Half of them connect anew for every request, half keep their connection. Polls until its standard input ends, and for each
-line there prints one JSON object: how many requests were answered rightly, and what became of each other one. Of the standard
-library alone, and run as a script.
+Half of the clients open a connection for each request, the other half keep theirs. The process prints one JSON object for
+each line of its standard input: the number of correct responses and the failures. It ends with its standard input. It needs
+only the standard library.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATH = "/latest/meta-data/instance-id"
 
 
 class StaleError(Exception):
-    """A kept connection was closed before anything of an answer came: every HTTP client asks again on a new one."""
+    """A kept connection was closed before the first byte of the response. HTTP clients retry on a new connection."""
 
 
 class Poller:
@@ -88,9 +88,9 @@ class Tally:
         self.reopened = 0
         self.failures: list[dict[str, object]] = []
 
-    def tell(self) -> None:
-        told = {"good": self.good, "reopened": self.reopened, "failures": self.failures}
-        sys.stdout.write(json.dumps(told) + "\n")
+    def print(self) -> None:
+        counts = {"good": self.good, "reopened": self.reopened, "failures": self.failures}
+        sys.stdout.write(json.dumps(counts) + "\n")
         sys.stdout.flush()
 
 
@@ -101,10 +101,10 @@ async def main(host: str, port: int, expected: str) -> None:
     for poller in pollers:
         tasks.append(asyncio.create_task(poller.poll()))
         await asyncio.sleep(PAUSE_SECONDS / POLLERS)
-    # A line asks how far it is; the end of the lines ends it.
+    # Each line requests the counts. The end of the input ends the process.
     while line := await asyncio.to_thread(sys.stdin.readline):
         assert line == "\n"
-        tally.tell()
+        tally.print()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""A virtual machine as a guest: a kernel of its own under QEMU, plugged in by a tap as any hypervisor does it.
+"""A virtual machine as a guest: QEMU with a kernel of its own, attached by a tap device as by a hypervisor.
 
-Its disk is the initramfs of scripts/make-qemu-guest, which prints the guest's documents on the serial console. The
-processor is emulated (TCG), so the host needs no /dev/kvm.
+The initramfs of scripts/make-qemu-guest prints the guest's documents on the serial console. The CPU is emulated (TCG), so
+that the host needs no /dev/kvm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class QemuGuest:
     console: Path
 
     def document(self, path: str) -> str:
-        """What the metadata service answered for `path`, as soon as the guest has printed it."""
+        """Waits until the guest has printed the response for `path`, and returns it."""
         return until(partial(self._printed, path), lambda: f"the guest prints {path}; it printed:\n{self._text()}")
 
     def is_running(self) -> bool:
@@ -52,8 +52,9 @@ class QemuGuest:
 
 @contextmanager
 def tap(name: str) -> Iterator[int]:
-    """A tap and its file descriptor. The kernel removes the tap with the last copy of the descriptor, so none is left
-    when the tests are killed.
+    """Creates a tap device and yields its file descriptor.
+
+    The kernel removes the device with the last copy of the descriptor, also when the tests are killed.
     """
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -65,7 +66,7 @@ def tap(name: str) -> Iterator[int]:
 
 @contextmanager
 def qemu_guest(tap_descriptor: int, mac_address: str, console: Path) -> Iterator[QemuGuest]:
-    """A guest that boots, with one NIC (`eth0`) behind the tap. It dies with its parent, also when the tests are killed."""
+    """Boots a guest with one NIC (`eth0`) on the tap. The guest ends with its parent, also when the tests are killed."""
     files = _guest_files()
     argv = [
         "setpriv", "--pdeathsig=KILL", "qemu-system-x86_64", "-machine", "pc,accel=tcg", "-m", f"{MEMORY_MIB}",
@@ -85,5 +86,5 @@ def qemu_guest(tap_descriptor: int, mac_address: str, console: Path) -> Iterator
 
 
 def _guest_files() -> Path:
-    """`make test` makes them beforehand; otherwise they are made now, in some seconds."""
+    """The folder with the kernel and the initramfs. They are built now unless `make test` has built them."""
     return Path(run([str(GUEST_SCRIPT)], timeout_seconds=INSTALL_SECONDS).stdout.strip())

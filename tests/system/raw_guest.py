@@ -1,4 +1,4 @@
-"""A guest that writes its requests byte by byte, on sockets of its own namespace, and reads what comes as h11 does."""
+"""A guest that sends raw bytes from a socket in its namespace. h11 parses the responses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A server, and its user data: its canary."""
+    """A server whose user data are its canary."""
 
     cloud: Cloud
     api: ApiClient
@@ -37,7 +37,7 @@ class Guest:
         return user_data(self.name)
 
     def connect(self, port: int = 0, source: str = "") -> socket.socket:
-        """A connection to the service out of this guest's namespace, from this port of its own."""
+        """Connects to the metadata service from this guest's namespace, source port and source address."""
 
         def connected() -> socket.socket:
             return socket.create_connection((HOST, 80), HANG_SECONDS, (source, port) if port or source else None)
@@ -45,13 +45,13 @@ class Guest:
         return run_in(f"{self.cloud.prefix}qvm-{self.id}", connected)
 
     def send(self, *pieces: bytes, port: int = 0, source: str = "") -> bytes:
-        """All that comes back until the service closes."""
+        """Sends the pieces. Returns all bytes that the service sends until it closes the connection."""
         with self.connect(port, source) as connection:
             try:
                 for piece in pieces:
                     connection.sendall(piece)
             except OSError:
-                pass  # refused before all was sent: what was answered is still there to be read
+                pass  # closed before all was sent; the response can still be read
             return received(connection)
 
     def ask(self, path: bytes = HOSTNAME, *headers: bytes, method: bytes = b"GET", port: int = 0) -> Answer:
@@ -85,7 +85,7 @@ def received(connection: socket.socket) -> bytes:
 
 
 def parsed(raw: bytes, count: int) -> list[Answer]:
-    """As h11 reads it."""
+    """Parses `count` responses with h11. No byte may follow them."""
     found: list[Answer] = []
     for _ in range(count):
         parser = h11.Connection(h11.CLIENT)

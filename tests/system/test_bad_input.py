@@ -1,4 +1,4 @@
-"""What a person gets for a mistake, typed into the real client: the right status and a sentence naming the field."""
+"""Invalid input in the openstack client and in raw requests: the status is right and the message names the field."""
 
 from __future__ import annotations
 
@@ -54,17 +54,19 @@ def made(cloud: Cloud) -> Cloud:
                      ["400", "user_data"], id="too large user data"),
     ],
 )  # fmt: skip
-def test_refused_by_name(made: Cloud, tmp_path: Path, line: str, expected: list[str]) -> None:
+def test_invalid_command_line_fails_with_the_name_of_the_field(
+    made: Cloud, tmp_path: Path, line: str, expected: list[str]
+) -> None:
     (tmp_path / "big").write_bytes(b"#" * 65_536)
-    said = made.refused(f"openstack {line}", cwd=tmp_path)
-    assert all(word.lower() in said.lower() for word in expected), said
+    message = made.refused(f"openstack {line}", cwd=tmp_path)
+    assert all(word.lower() in message.lower() for word in expected), message
 
 
-def test_a_wrong_password_is_401(made: Cloud) -> None:
+def test_wrong_password_is_401(made: Cloud) -> None:
     assert "401" in made.refused("openstack --os-password wrong token issue")
 
 
-def test_another_projects_resource_is_404(made: Cloud) -> None:
+def test_resource_of_another_project_is_404(made: Cloud) -> None:
     made.line("openstack project create other")
     made.line("openstack user create --project other --password pw mallory")
     made.line("openstack role add --project other --user mallory member")
@@ -97,14 +99,16 @@ def test_another_projects_resource_is_404(made: Cloud) -> None:
         ("/compute/v2.1/os-volumes", {}, 501, "no block storage"),
     ],
 )
-def test_raw_requests(made: Cloud, path: str, body: object, status: int, field: str) -> None:
+def test_invalid_raw_request_is_refused_with_the_name_of_the_field(
+    made: Cloud, path: str, body: object, status: int, field: str
+) -> None:
     token = made.line("openstack token issue -f value -c id").strip()
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer, text = post(made, path, data, token)
     assert (answer, field in text) == (status, True), text
 
 
-def test_no_token_and_a_broken_token_are_401(made: Cloud) -> None:
+def test_missing_or_forged_token_is_401(made: Cloud) -> None:
     assert post(made, "/network/v2.0/networks", b"{}", "")[0] == 401
     forged = base64.urlsafe_b64encode(b"\x80" + b"0" * 80).decode()
     assert post(made, "/network/v2.0/networks", b"{}", forged)[0] == 401

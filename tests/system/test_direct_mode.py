@@ -1,4 +1,7 @@
-"""What takes guests' requests, and by which way they come, chosen while the system runs: nothing else is restarted."""
+"""The mode of the metadata path and the namespaces that serve it, changed while the system runs.
+
+A change restarts no other program.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ from openimds.config.programs import PROGRAMS
 
 URL = "http://169.254.169.254/latest/meta-data/hostname"
 ENDINGS = {"direct": "json", "haproxy": "conf"}
-"""Of the files of either kind."""
-WAYS = list(product((True, False), repeat=2))
-"""enable_isolated_metadata, force_metadata."""
+"""The file name endings of the listeners of each mode."""
+ISOLATED_AND_FORCE = list(product((True, False), repeat=2))
+"""The values of enable_isolated_metadata and force_metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two guests with the same addresses: one on a network without a router, one on a network with one."""
+    """Two guests with the same address: one on a network without a router, the other on a network with a router."""
 
     cloud: Cloud
     lonely: str
@@ -37,16 +40,16 @@ class Pair:
     router: str
 
     def listeners(self, *, isolated: bool, force: bool) -> list[str]:
-        """Whose namespaces have one."""
+        """The ids of the networks and routers whose namespaces have a listener."""
         by_network = [self.lonely_network] * (isolated or force) + [self.routed_network] * force
         return sorted([self.router, *by_network])
 
     def hostname(self, server: str, timeout_seconds: float = HANG_SECONDS) -> str:
-        """What it is answered; empty where it is not answered."""
+        """The hostname document that the server reads. Empty if it receives no response."""
         return self.cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", f"{timeout_seconds:g}", URL, check=False)
 
     def others(self) -> dict[str, int]:
-        """What goes on as it is: our programs, and each network's dnsmasq."""
+        """The PIDs that a change of the mode must keep: those of our programs and of each network's dnsmasq."""
         ours = {name: self.cloud.part(name)["pid"] for name in PROGRAMS}
         return ours | {
             str(file): until(partial(pid_in, file), f"{file} is written")
@@ -56,7 +59,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(cloud: Cloud) -> Pair:
-    set_ways(cloud, isolated=True, force=False)
+    set_options(cloud, isolated=True, force=False)
     api = ApiClient(cloud)
     lonely, routed = (api.network(name, "192.168.40.0/24") for name in ("lonely", "routed"))
     made = Pair(
@@ -72,17 +75,19 @@ def pair(cloud: Cloud) -> Pair:
     return made
 
 
-def set_ways(cloud: Cloud, *, isolated: bool, force: bool) -> None:
+def set_options(cloud: Cloud, *, isolated: bool, force: bool) -> None:
     file = cloud.state_dir / "etc" / "dhcp_agent.ini"
     set_option(file, "force_metadata", str(force))
     set_option(file, "enable_isolated_metadata", str(isolated))
     cloud.reload("dhcp-agent")
 
 
-@pytest.mark.parametrize(("isolated", "force"), WAYS)
-def test_the_ways_are_chosen_while_it_runs(pair: Pair, metadata_proxy: str, isolated: bool, force: bool) -> None:
+@pytest.mark.parametrize(("isolated", "force"), ISOLATED_AND_FORCE)
+def test_reload_of_the_dhcp_agent_adds_and_removes_listeners(
+    pair: Pair, metadata_proxy: str, isolated: bool, force: bool
+) -> None:
     before = pair.others()
-    set_ways(pair.cloud, isolated=isolated, force=force)
+    set_options(pair.cloud, isolated=isolated, force=force)
     ending = ENDINGS[metadata_proxy]
     expected = pair.listeners(isolated=isolated, force=force)
     until(lambda: pair.cloud.proxy_files(ending) == expected, f"listeners for {expected}")
@@ -93,10 +98,10 @@ def test_the_ways_are_chosen_while_it_runs(pair: Pair, metadata_proxy: str, isol
     assert pair.others() == before
 
 
-def test_from_one_kind_to_the_other_and_back(pair: Pair) -> None:
-    """After those that ask for a kind: it leaves another one."""
+def test_reload_changes_the_mode_and_back(pair: Pair) -> None:
+    """Comes after the tests with the fixture `metadata_proxy`, because it leaves another mode."""
     cloud = pair.cloud
-    set_ways(cloud, isolated=True, force=False)
+    set_options(cloud, isolated=True, force=False)
     until(lambda: pair.hostname(pair.lonely, 9) == "lonely.novalocal", "served without a router")
     for kind in ("haproxy", "direct", "haproxy"):
         before = pair.others()
@@ -108,7 +113,7 @@ def test_from_one_kind_to_the_other_and_back(pair: Pair) -> None:
         assert pair.others() == before
 
 
-def test_who_connects_while_the_agent_is_dead_waits_for_the_next(pair: Pair) -> None:
+def test_connection_while_the_agent_is_dead_is_served_by_the_next_process(pair: Pair) -> None:
     pair.cloud.choose_metadata_proxy("direct")
     os.kill(pair.cloud.part("metadata-agent")["pid"], signal.SIGKILL)
     assert pair.hostname(pair.lonely) == "lonely.novalocal"
@@ -116,12 +121,10 @@ def test_who_connects_while_the_agent_is_dead_waits_for_the_next(pair: Pair) -> 
 
 
 @pytest.mark.parametrize(("of_networks", "of_routers"), [("haproxy", "direct"), ("direct", "haproxy")])
-def test_one_kind_in_networks_namespaces_and_the_other_in_routers(
-    pair: Pair, of_networks: str, of_routers: str
-) -> None:
-    """The last ones: what they write into the agents' own files outweighs what the others write for both."""
+def test_network_and_router_namespaces_may_have_different_modes(pair: Pair, of_networks: str, of_routers: str) -> None:
+    """Comes last, because the options in the agents' own files override those that the other tests set."""
     cloud = pair.cloud
-    set_ways(cloud, isolated=True, force=False)
+    set_options(cloud, isolated=True, force=False)
     etc = cloud.state_dir / "etc"
     set_option(etc / "dhcp_agent.ini", "metadata_proxy", of_networks)
     set_option(etc / "l3_agent.ini", "metadata_proxy", of_routers)

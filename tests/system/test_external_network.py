@@ -1,4 +1,4 @@
-"""The way out: SNAT and a floating IP, seen from a namespace of our own on the external network's bridge."""
+"""SNAT and floating IPs, tested from a namespace on the external network's bridge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("metadata_proxy")
 
 @pytest.fixture(scope="module")
 def outside(cloud: Cloud) -> Iterator[str]:
-    """A host on the external network, plugged into its bridge by hand."""
+    """The namespace of a host on the external network."""
     for line in (
         "openstack network create --external public",
         "openstack subnet create --network public --subnet-range 203.0.113.0/24 --no-dhcp public-v4",
@@ -46,12 +46,12 @@ def reaches(namespace: str, address: str) -> bool:
     return run(["ip", "netns", "exec", namespace, "ping", "-c1", "-W1", address], check=False).returncode == 0
 
 
-def test_the_instance_gets_out(cloud: Cloud, outside: str) -> None:
+def test_instance_reaches_the_external_network_by_snat(cloud: Cloud, outside: str) -> None:
     server = cloud.line("openstack server show vm -f value -c id").strip()
     until(lambda: reaches(f"{cloud.prefix}qvm-{server}", OUTSIDE), "the instance reaches the outside by SNAT")
 
 
-def test_a_floating_ip_leads_in_and_shows_in_the_metadata(cloud: Cloud, outside: str) -> None:
+def test_floating_ip_reaches_the_instance_and_is_in_its_metadata(cloud: Cloud, outside: str) -> None:
     server = cloud.line("openstack server show vm -f value -c id").strip()
     floating = cloud.json("openstack floating ip create public")["floating_ip_address"]
     assert not reaches(outside, floating)
@@ -60,11 +60,11 @@ def test_a_floating_ip_leads_in_and_shows_in_the_metadata(cloud: Cloud, outside:
     shown = cloud.inside(f"qvm-{server}", "curl", "-sf", "http://169.254.169.254/latest/meta-data/public-ipv4")
     assert shown == floating
     cloud.line(f"openstack server remove floating ip vm {floating}")
-    until(lambda: not reaches(outside, floating), "the floating IP leads nowhere")
+    until(lambda: not reaches(outside, floating), "the floating IP is unreachable")
 
 
 def test_internal_network_is_not_reached_from_outside(cloud: Cloud, outside: str) -> None:
-    """Another project's router on the external network could lead an extra route to it."""
+    """Another project's router on the external network could have an extra route to the internal network."""
     server = cloud.line("openstack server show vm -f value -c id").strip()
     router = cloud.json("openstack router show r")["external_gateway_info"]["external_fixed_ips"][0]["ip_address"]
     (inside,) = cloud.json("openstack server show vm")["addresses"]["n"]
@@ -78,7 +78,7 @@ def test_internal_network_is_not_reached_from_outside(cloud: Cloud, outside: str
     run(["ip", "-n", outside, "route", "del", "10.9.0.0/24"])
 
 
-def test_nobody_outside_reaches_the_metadata_port(cloud: Cloud, outside: str) -> None:
+def test_metadata_port_is_not_reached_from_outside(cloud: Cloud, outside: str) -> None:
     gateway = cloud.json("openstack router show r")["external_gateway_info"]["external_fixed_ips"][0]["ip_address"]
-    asked = ["ip", "netns", "exec", outside, "curl", "-s", "-m", "2", "-o", "/dev/null", f"http://{gateway}:9697/"]
-    assert run(asked, check=False).returncode == 28, "the packets are dropped: a time-out, not an answer or a refusal"
+    argv = ["ip", "netns", "exec", outside, "curl", "-s", "-m", "2", "-o", "/dev/null", f"http://{gateway}:9697/"]
+    assert run(argv, check=False).returncode == 28, "the packets are dropped, so that curl times out"

@@ -1,4 +1,4 @@
-"""Each program is killed (kill -9) while an instance polls: it comes back by itself and nothing else is disturbed."""
+"""Each program is killed by SIGKILL while an instance polls. The program is restarted and nothing else is affected."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from openimds.config.programs import PROGRAMS
 
 URL = "http://169.254.169.254/latest/meta-data/instance-id"
 IN_THE_PATH = {"haproxy": ("metadata-api", "metadata-agent"), "direct": ("metadata-agent",)}
-"""Parts whose death a request in flight can notice; the death of any other may not be noticed at all."""
+"""The programs whose end may fail a request in flight. The end of any other program fails no request."""
 
 
 @dataclass(slots=True)
 class Poller:
-    """A guest that asks again and again; every answer that was not its own instance id is kept."""
+    """A guest that polls its instance id. All other responses are stored in `wrong`."""
 
     argv: list[str]
     expected: str
@@ -50,7 +50,7 @@ class Poller:
 
 @pytest.fixture(scope="module")
 def server(cloud: Cloud) -> str:
-    """A running instance behind a router."""
+    """The id of a running instance behind a router."""
     api = ApiClient(cloud)
     network = api.network("n", "192.168.40.0/24")
     api.router("r", network)
@@ -74,7 +74,7 @@ def poller(cloud: Cloud, server: str) -> Iterator[Poller]:
 
 
 @pytest.mark.parametrize("part", PROGRAMS)
-def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Poller, part: str) -> None:
+def test_killed_program_is_restarted(cloud: Cloud, metadata_proxy: str, poller: Poller, part: str) -> None:
     before = cloud.part(part)
     others = {name: cloud.part(name)["pid"] for name in PROGRAMS if name != part}
     daemons = daemon_pids(cloud)
@@ -82,14 +82,14 @@ def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Pol
     os.kill(before["pid"], signal.SIGKILL)
     until(lambda: cloud.part(part)["pid"] != before["pid"], f"{part} is started again")
     until(lambda: cloud.part(part)["state"] == "running", f"{part} serves again")
-    until(poller.answers_again, "the instance is answered again")
+    until(poller.answers_again, "the instance receives responses again")
     assert {name: cloud.part(name)["pid"] for name in others} == others
-    assert daemon_pids(cloud) == daemons, "dnsmasq, HAProxy and the instance go on untouched"
+    assert daemon_pids(cloud) == daemons, "dnsmasq, HAProxy and the instance are not restarted"
     if part not in IN_THE_PATH[metadata_proxy]:
         assert poller.wrong == []
-    said = [line for line in cloud.log("supervisor").splitlines() if part in line and str(before["pid"]) in line]
-    # Of a part that it took over from another supervisor nobody can tell it how it died.
-    how = [line for line in said if "killed by SIGKILL" in line or "an earlier supervisor started it" in line]
+    lines = [line for line in cloud.log("supervisor").splitlines() if part in line and str(before["pid"]) in line]
+    # The exit status of a program that another supervisor started is unknown.
+    how = [line for line in lines if "killed by SIGKILL" in line or "an earlier supervisor started it" in line]
     assert len(how) == 1, cloud.log("supervisor")
 
 
@@ -99,28 +99,28 @@ def test_a_killed_part_comes_back(cloud: Cloud, metadata_proxy: str, poller: Pol
     indirect=["metadata_proxy"],
 )
 @pytest.mark.usefixtures("metadata_proxy")
-def test_a_killed_program_of_a_namespace_comes_back(cloud: Cloud, poller: Poller, program: str) -> None:
+def test_killed_program_of_a_namespace_is_restarted(cloud: Cloud, poller: Poller, program: str) -> None:
     pid = daemon_pids(cloud)[program]
     os.kill(pid, signal.SIGKILL)
     until(lambda: daemon_pids(cloud).get(program, pid) != pid, f"{program} runs again")
-    until(poller.answers_again, "the instance is answered again")
+    until(poller.answers_again, "the instance receives responses again")
 
 
 @pytest.mark.usefixtures("metadata_proxy")
-def test_a_killed_supervisor_disturbs_nobody_and_the_next_up_takes_over(cloud: Cloud, poller: Poller) -> None:
+def test_up_after_a_killed_supervisor_adopts_the_running_programs(cloud: Cloud, poller: Poller) -> None:
     pids = {name: cloud.part(name)["pid"] for name in PROGRAMS}
     daemons = daemon_pids(cloud)
     os.kill(cloud.supervisor_pid(), signal.SIGKILL)
     cloud.up()
     until(lambda: all(cloud.part(name)["state"] == "running" for name in pids), "all parts run")
-    until(poller.answers_again, "the instance is answered")
+    until(poller.answers_again, "the instance receives responses")
     assert {name: cloud.part(name)["pid"] for name in PROGRAMS} == pids
     assert daemon_pids(cloud) == daemons
     assert poller.wrong == []
 
 
 def daemon_pids(cloud: Cloud) -> dict[str, int]:
-    """The process ids of this cloud's dnsmasq, HAProxy and booted instance."""
+    """The PIDs of this cloud's dnsmasq, HAProxy and instance."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:

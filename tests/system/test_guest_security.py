@@ -1,7 +1,7 @@
-"""The security checklist's rows that a guest can try, from real namespaces, by HAProxy and without: docs/security.md.
+"""Attacks of the checklist in docs/security.md that a guest can try, from real namespaces and in both modes.
 
-Two guests with neighbouring addresses behind one router. Whatever the first one sends, the second one's data are in no
-answer.
+The number in a test's name is the row of the checklist. Two guests have neighbouring addresses behind one router. A response
+to the first guest never contains data of the second.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def own_or_refused(raw: bytes, alpha: Guest, beta: Guest) -> bool:
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_11_12_who_a_guest_says_it_is(guests: tuple[Guest, Guest], name: str) -> None:
+def test_11_12_identity_headers_of_a_guest_are_ignored(guests: tuple[Guest, Guest], name: str) -> None:
     alpha, beta = guests
     for line in spellings(name):
         raw = alpha.send(request(HOSTNAME, line))
@@ -60,7 +60,7 @@ def test_11_12_who_a_guest_says_it_is(guests: tuple[Guest, Guest], name: str) ->
 
 
 @pytest.mark.parametrize("size", [1, 1000, 8000, 16000, 40_000, 65_536])
-def test_13_padded_heads_in_pieces(guests: tuple[Guest, Guest], size: int) -> None:
+def test_13_padded_heads_in_pieces_get_own_data_or_are_refused(guests: tuple[Guest, Guest], size: int) -> None:
     alpha, beta = guests
     whole = request(HOSTNAME, b"X-Pad: " + b"a" * size)
     assert own_or_refused(alpha.send(whole), alpha, beta)
@@ -68,8 +68,8 @@ def test_13_padded_heads_in_pieces(guests: tuple[Guest, Guest], size: int) -> No
 
 
 @pytest.mark.parametrize(("what", "raw"), REFUSED, ids=[what for what, _raw in REFUSED])
-def test_15_ambiguous_framing(guests: tuple[Guest, Guest], what: str, raw: bytes) -> None:
-    """Never an answer to what is smuggled behind it, and the connection ends."""
+def test_15_ambiguous_framing_smuggles_no_request(guests: tuple[Guest, Guest], what: str, raw: bytes) -> None:
+    """The smuggled request gets no response, and the connection is closed."""
     alpha, beta = guests
     answer = alpha.send(raw)
     assert b"beta" not in answer, what
@@ -77,7 +77,7 @@ def test_15_ambiguous_framing(guests: tuple[Guest, Guest], what: str, raw: bytes
     assert answer == b"" or answer.startswith(b"HTTP/1."), what
 
 
-def test_16_pipelined_requests(guests: tuple[Guest, Guest]) -> None:
+def test_16_pipelined_requests_are_answered_in_order(guests: tuple[Guest, Guest]) -> None:
     alpha, _beta = guests
     paths = (HOSTNAME, b"/latest/user-data", b"/nope", HOSTNAME)
     asked = [request(path, last=number == len(paths) - 1) for number, path in enumerate(paths)]
@@ -86,14 +86,14 @@ def test_16_pipelined_requests(guests: tuple[Guest, Guest]) -> None:
     assert [answers[0].body, answers[1].body] == [b"alpha.novalocal", alpha.canary]
 
 
-def test_9_a_token_is_of_one_instance(guests: tuple[Guest, Guest]) -> None:
+def test_9_token_is_valid_for_one_instance(guests: tuple[Guest, Guest]) -> None:
     alpha, beta = guests
     token = alpha.ask(b"/latest/api/token", b"X-aws-ec2-metadata-token-ttl-seconds: 600", method=b"PUT").body
     assert alpha.ask(HOSTNAME, b"X-aws-ec2-metadata-token: " + token).status == 200
     assert beta.ask(HOSTNAME, b"X-aws-ec2-metadata-token: " + token).status == 401
 
 
-def test_18_heads_that_never_end_hold_nobody_up(guests: tuple[Guest, Guest]) -> None:
+def test_18_unfinished_heads_do_not_delay_other_requests(guests: tuple[Guest, Guest]) -> None:
     alpha, beta = guests
     slow = [alpha.connect() for _ in range(20)]
     try:
@@ -106,7 +106,7 @@ def test_18_heads_that_never_end_hold_nobody_up(guests: tuple[Guest, Guest]) -> 
             connection.close()
 
 
-def test_21_connections_of_one_guest_are_capped(guests: tuple[Guest, Guest]) -> None:
+def test_21_connections_of_one_guest_are_limited(guests: tuple[Guest, Guest]) -> None:
     alpha, beta = guests
     tried = [tried_connection(alpha) for _ in range(300)]
     refused = {number for number, connection in enumerate(tried) if connection is None}
@@ -117,16 +117,16 @@ def test_21_connections_of_one_guest_are_capped(guests: tuple[Guest, Guest]) -> 
         return len(refused) >= len(tried) - 257
 
     try:
-        assert beta.ask().body == b"beta.novalocal", "the neighbour is served"
+        assert beta.ask().body == b"beta.novalocal", "the other guest is served"
         until(enough_are_refused, lambda: f"{len(refused)} of {len(tried)} connections are refused")
     finally:
         for connection in held.values():
             connection.close()
-    until(lambda: alpha.send(request(HOSTNAME)).startswith(b"HTTP/1.1 200"), "it is served again")
+    until(lambda: alpha.send(request(HOSTNAME)).startswith(b"HTTP/1.1 200"), "the guest is served again")
 
 
 def tried_connection(guest: Guest) -> socket.socket | None:
-    """None: HAProxy resets it, perhaps before it is told that it stands."""
+    """A new connection. None if HAProxy resets it before `connect` returns."""
     try:
         return guest.connect()
     except ConnectionError:
@@ -134,7 +134,7 @@ def tried_connection(guest: Guest) -> socket.socket | None:
 
 
 def is_refused(connection: socket.socket) -> bool:
-    """Reset, or told so. That it is closed without a word is no refusal: whoever says nothing is closed some time."""
+    """Whether the connection was reset or has a 503. A plain close is not a refusal: idle connections are closed, too."""
     try:
         return connection.recv(100, socket.MSG_DONTWAIT).startswith(b"HTTP/1.1 503 ")
     except BlockingIOError:
@@ -143,8 +143,8 @@ def is_refused(connection: socket.socket) -> bool:
         return True
 
 
-def test_25_an_address_outside_the_network_is_nobody(guests: tuple[Guest, Guest]) -> None:
-    """Port security lets it not even out; with it off, nobody is server there."""
+def test_25_address_outside_the_network_is_not_identified(guests: tuple[Guest, Guest]) -> None:
+    """Port security drops the packets. Without it the response is 404."""
     alpha, _beta = guests
     namespace = f"{alpha.cloud.prefix}qvm-{alpha.id}"
     run(["ip", "-n", namespace, "address", "add", "10.8.0.200/32", "dev", "eth0"])
@@ -153,7 +153,7 @@ def test_25_an_address_outside_the_network_is_nobody(guests: tuple[Guest, Guest]
         alpha.api.put(
             "network", f"/v2.0/ports/{port}", {"port": {"port_security_enabled": False, "security_groups": []}}
         )
-        until(lambda: reaches(lambda: alpha.connect(source="10.8.0.200")), "its packets are let through")
+        until(lambda: reaches(lambda: alpha.connect(source="10.8.0.200")), "port security passes its packets")
         assert alpha.send(request(HOSTNAME), source="10.8.0.200").startswith(b"HTTP/1.1 404 ")
         assert alpha.ask().body == b"alpha.novalocal"
     finally:
@@ -169,7 +169,7 @@ def reaches(connect: Callable[[], socket.socket]) -> bool:
     return True
 
 
-def test_26_user_data_are_closed_after_their_time(guests: tuple[Guest, Guest]) -> None:
+def test_26_user_data_are_refused_after_their_time(guests: tuple[Guest, Guest]) -> None:
     alpha, beta = guests
     assert alpha.ask(b"/latest/user-data").body == alpha.canary
     alpha.set(UserDataMinutes="1440")
@@ -177,27 +177,27 @@ def test_26_user_data_are_closed_after_their_time(guests: tuple[Guest, Guest]) -
     alpha.set(UserDataMinutes="1")
     logs = ("metadata-agent", "metadata-api")
 
-    def told() -> int:
+    def events() -> int:
         return sum(alpha.cloud.log(part).count("user data were asked for after their time") for part in logs)
 
-    before = told()
+    before = events()
     try:
-        until(lambda: alpha.ask(b"/latest/user-data").status == 403, "a minute after its launch it is closed")
+        until(lambda: alpha.ask(b"/latest/user-data").status == 403, "a minute after the launch user data are refused")
         assert alpha.ask(b"/openstack/latest/user_data").status == 403
         assert (alpha.ask().status, beta.ask(b"/latest/user-data").body) == (200, beta.canary)
-        until(lambda: told() > before, "the log says so")
+        until(lambda: events() > before, "the log has the event")
     finally:
         alpha.unset("UserDataMinutes")
-    until(lambda: alpha.ask(b"/latest/user-data").status == 200, "it is open again")
+    until(lambda: alpha.ask(b"/latest/user-data").status == 200, "user data are served again")
 
 
-def test_27_only_root_may_ask_where_that_is_said(guests: tuple[Guest, Guest]) -> None:
+def test_27_root_only_refuses_unprivileged_source_ports(guests: tuple[Guest, Guest]) -> None:
     alpha, beta = guests
     assert alpha.ask().status == 200
     alpha.set(RootOnly="enabled")
     ports = iter(range(FIRST_PRIVILEGED, FIRST_UNPRIVILEGED))
     try:
-        until(lambda: alpha.ask().status == 403, "a port that anybody may use is refused")
+        until(lambda: alpha.ask().status == 403, "an unprivileged port is refused")
         for path in (b"/", b"/openstack/latest/meta_data.json", b"/latest/api/token", b"/nope"):
             assert alpha.ask(path).status == 403
         for spelt in (
@@ -205,11 +205,11 @@ def test_27_only_root_may_ask_where_that_is_said(guests: tuple[Guest, Guest]) ->
             b"x-openimds-guest-privileged: 1",
             b"X_Openimds_Guest_Privileged: 1",
         ):
-            assert alpha.ask(HOSTNAME, spelt).status == 403, "that is not the guest's to say"
+            assert alpha.ask(HOSTNAME, spelt).status == 403, "the header of a guest is ignored"
         assert alpha.ask(port=next(ports)).body == b"alpha.novalocal"
-        assert alpha.ask().status == 403, "also the same bytes, right after"
+        assert alpha.ask().status == 403, "the same bytes from an unprivileged port"
         assert alpha.ask(b"/openstack/latest/password", port=next(ports)).status == 200
         assert beta.ask().status == 200
     finally:
         alpha.unset("RootOnly")
-    until(lambda: alpha.ask().status == 200, "everybody may again")
+    until(lambda: alpha.ask().status == 200, "all source ports are accepted again")

@@ -1,4 +1,4 @@
-"""Another program of a newer version has upgraded the store, while those of this version run on it and guests ask."""
+"""A newer version upgrades the database while programs of this version run."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ down_revision = "{before}"
 
 
 def upgrade() -> None:
-    # What guests' documents are made of and what refers to it, made anew, as SQLite takes most changes.
+    # Recreates tables of the documents, because SQLite needs this for most changes.
     for table in ("servers", "ports"):
         with op.batch_alter_table(table, recreate="always") as altered:
             altered.add_column(sa.Column("of_the_next_version", sa.Integer))
 """
 
 
-def test_programs_of_this_version_go_on_and_none_is_started_again(fresh_cloud: Cloud) -> None:
+def test_running_programs_go_on_and_new_ones_refuse_the_newer_tables(fresh_cloud: Cloud) -> None:
     cloud = fresh_cloud
-    cloud.up("--metadata-proxy", "haproxy")  # every answer is the metadata API's, and of the store
+    cloud.up("--metadata-proxy", "haproxy")  # the metadata API reads the database for every response
     api = ApiClient(cloud)
     network = api.network("n", "192.168.40.0/24")
     router = api.router("r", network)
@@ -41,27 +41,33 @@ def test_programs_of_this_version_go_on_and_none_is_started_again(fresh_cloud: C
     vm = api.server("vm", network, user_data=user_data)
     cloud.wait_booted(vm, "vm")
     copy = cloud.state_dir.parent / "copy.sqlite"
-    with closing(sqlite3.connect(cloud.state_dir / "openimds.sqlite")) as store, closing(sqlite3.connect(copy)) as kept:
-        store.backup(kept)
+    with (
+        closing(sqlite3.connect(cloud.state_dir / "openimds.sqlite")) as store,
+        closing(sqlite3.connect(copy)) as target,
+    ):
+        store.backup(target)
 
     assert "→ 9999" in upgraded_by_a_newer_version(cloud)
 
-    # Those who run read and write.
-    assert asked(cloud, vm, "/latest/user-data") == "canary"
-    api.set_properties(vm, told="after the upgrade")
-    until(lambda: "after the upgrade" in asked(cloud, vm, "/openstack/latest/meta_data.json"), "what is new is told")
+    # The running programs read and write.
+    assert read(cloud, vm, "/latest/user-data") == "canary"
+    api.set_properties(vm, written="after the upgrade")
+    until(
+        lambda: "after the upgrade" in read(cloud, vm, "/openstack/latest/meta_data.json"),
+        "the new property is in the document",
+    )
     other = api.server("other", network)
     cloud.wait_booted(other, "other")
-    assert asked(cloud, other, "/latest/meta-data/hostname") == "other.novalocal"
+    assert read(cloud, other, "/latest/meta-data/hostname") == "other.novalocal"
 
-    # Who starts says that it cannot, and why.
+    # A program that starts refuses with the reason.
     for part in ("metadata-api", "control-api"):
         failed = cloud.openimds("restart", part, check=False)
         assert failed.returncode == 1
         assert "the tables are at 9999, which a newer openimds made" in failed.stdout + failed.stderr + cloud.log(part)
     assert "Traceback" not in cloud.log("metadata-api") + cloud.log("control-api")
 
-    # The way back, as the guide has it: all that was made since is gone.
+    # Downgrade as in the guide: the changes since the backup are lost.
     cloud.openimds("down")
     for left in cloud.state_dir.glob("openimds.sqlite*"):
         left.unlink()
@@ -69,16 +75,16 @@ def test_programs_of_this_version_go_on_and_none_is_started_again(fresh_cloud: C
     cloud.up()
     assert [server["id"] for server in api.get("compute", "/servers")["servers"]] == [vm]
     assert [one["id"] for one in api.get("network", "/v2.0/routers")["routers"]] == [router]
-    until(lambda: asked(cloud, vm, "/latest/user-data") == "canary", "the guest is answered")
+    until(lambda: read(cloud, vm, "/latest/user-data") == "canary", "the guest reads its user data")
 
 
-def asked(cloud: Cloud, server: str, path: str) -> str:
-    """What the guest is answered; empty while it is not."""
+def read(cloud: Cloud, server: str, path: str) -> str:
+    """The body that the guest receives. Empty if there is no response."""
     return cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", f"{HANG_SECONDS:g}", f"{URL}{path}", check=False)
 
 
 def upgraded_by_a_newer_version(cloud: Cloud) -> str:
-    """What its `openimds db upgrade` says."""
+    """The output of the newer version's `openimds db upgrade`."""
     newer = cloud.state_dir.parent / "newer"
     shutil.copytree(Path(openimds.__file__).parent, newer / "openimds", ignore=shutil.ignore_patterns("__pycache__"))
     steps = newer / "openimds" / "store" / "migrations" / "versions"

@@ -1,4 +1,4 @@
-"""The password through the whole path and back by the SDK; instances imported while the system runs."""
+"""Passwords posted by a guest and read by the SDK, and instances imported while the system runs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ IMPORTED = "6f0c1de4-3c52-4a53-9c1c-5f1ac3b1a009"
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """The instance, from inside."""
+    """Requests for the password from the instance's namespace."""
 
     cloud: Cloud
     server_id: str
 
     def ask(self, *more: str) -> tuple[int, str]:
-        said = self.cloud.inside(f"qvm-{self.server_id}", "curl", "-s", "-w", "\n%{http_code}", *more, PASSWORD)
-        body, _, status = said.rpartition("\n")
+        output = self.cloud.inside(f"qvm-{self.server_id}", "curl", "-s", "-w", "\n%{http_code}", *more, PASSWORD)
+        body, _, status = output.rpartition("\n")
         return int(status), body
 
 
@@ -56,8 +56,8 @@ def sdk(cloud: Cloud) -> Iterator[Connection]:
     connection.session.session.close()
 
 
-@pytest.mark.filterwarnings("ignore:")  # the SDK's own, on what it will drop
-def test_a_password_goes_in_once_and_comes_out(metadata_proxy: str, guest: Guest, sdk: Connection) -> None:
+@pytest.mark.filterwarnings("ignore:")  # deprecation warnings of the SDK
+def test_password_is_stored_once_and_read_by_its_owner(metadata_proxy: str, guest: Guest, sdk: Connection) -> None:
     assert guest.ask() == (200, "")
     assert not sdk.compute.get_server_password(guest.server_id)
     assert guest.ask("--data-binary", "x" * 1021)[0] == 400
@@ -68,25 +68,25 @@ def test_a_password_goes_in_once_and_comes_out(metadata_proxy: str, guest: Guest
     assert guest.ask() == (200, secret)
     assert sdk.compute.get_server_password(guest.server_id) == secret
     sdk.compute.clear_server_password(guest.server_id)
-    until(lambda: guest.ask() == (200, ""), "the guest reads that it is cleared")
+    until(lambda: guest.ask() == (200, ""), "the guest reads an empty password")
     assert guest.ask("--data-binary", "second") == (200, "")
     assert sdk.compute.get_server_password(guest.server_id) == "second"
     sdk.compute.clear_server_password(guest.server_id)
-    until(lambda: guest.ask() == (200, ""), "the guest reads that it is cleared")
+    until(lambda: guest.ask() == (200, ""), "the guest reads an empty password")
     assert not any(secret in guest.cloud.log(part) for part in ("metadata-api", "metadata-agent", "control-api"))
 
 
-def test_instances_are_imported_while_the_system_runs(cloud: Cloud, tmp_path: Path) -> None:
+def test_imported_instance_is_served_by_the_running_system(cloud: Cloud, tmp_path: Path) -> None:
     for hostname in ("first", "second"):
         file = tmp_path / "instances.yaml"
         file.write_text(f"instances:\n  - {{id: {IMPORTED}, project_id: p, hostname: {hostname}}}\n")
-        said = cloud.line(f"openimds import instances {file} --state-dir {cloud.state_dir}")
-        assert said == "1 instance imported\n"
+        output = cloud.line(f"openimds import instances {file} --state-dir {cloud.state_dir}")
+        assert output == "1 instance imported\n"
         until(lambda name=hostname: _hostname(cloud) == f"{name}.novalocal", f"{hostname} is served")  # type: ignore[misc]
 
 
 def _hostname(cloud: Cloud) -> str | None:
-    """Of the imported instance, as an agent that signs is answered."""
+    """The hostname of the imported instance in the response to a signed request. None unless it is served."""
     settings = (cloud.state_dir / "etc" / "nova.conf").read_text()
     secret = re.search(r"^metadata_proxy_shared_secret = (.+)$", settings, re.MULTILINE)
     assert secret
@@ -98,7 +98,7 @@ def _hostname(cloud: Cloud) -> str | None:
     return str(json.loads(body)["hostname"]) if answer.status == 200 else None
 
 
-def test_an_idle_system_stops_by_itself(cloud: Cloud) -> None:
-    """The last test here: it ends the system. Waiting long polls hold nobody up until he is killed."""
+def test_idle_system_stops_without_sigkill(cloud: Cloud) -> None:
+    """Comes last, because it stops the system. Waiting long polls do not delay the stop until SIGKILL."""
     cloud.openimds("down")
     assert "had to be killed" not in cloud.log("supervisor")

@@ -201,11 +201,11 @@ def test_forged_router_interface_is_not_plugged_and_reads_no_data(stage: Stage) 
         assert_only_own_data(stage)
         try:
             # Her guest keeps the victim's address. Only the victim's port has it in the control API now.
-            stage.attacker.give(stage.foe_port, stage.elsewhere, ["10.21.0.5"])
+            stage.attacker.set_addresses(stage.foe_port, stage.elsewhere, ["10.21.0.5"])
             until(lambda: stage.ask_as_foe(ATTACKER_GATEWAY).endswith(" 404"), "the metadata agent knows the change")
             assert_only_own_data(stage)
         finally:
-            stage.attacker.give(stage.foe_port, stage.theirs.subnet_id, [VICTIM_ADDRESS])
+            stage.attacker.set_addresses(stage.foe_port, stage.theirs.subnet_id, [VICTIM_ADDRESS])
     until(lambda: stage.router_devices() == devices, "the later interface is removed")
 
 

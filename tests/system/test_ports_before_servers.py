@@ -1,4 +1,4 @@
-"""Ports that exist before their servers: each becomes ACTIVE once it is bound, and no boot waits for its timeout."""
+"""Ports that exist before their servers become ACTIVE once they are bound. No boot waits for its timeout."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Stage:
         self.api.put("network", f"/v2.0/ports/{port_id}", {"port": changes})
 
     def set_address(self, port_id: str, address: str) -> None:
-        self.api.give(port_id, self.network.subnet_id, [address])
+        self.api.set_addresses(port_id, self.network.subnet_id, [address])
 
     def boot(self, name: str, port_id: str, **more: Any) -> str:
         """The id of a server that is booting with this port as its only NIC."""
@@ -56,7 +56,7 @@ class Stage:
         return str(self.api.get("compute", f"/servers/{server_id}")["server"]["status"])
 
     def wait_served(self, port_id: str) -> None:
-        """The DHCP agent knows the port as the control API shows it."""
+        """Waits until the DHCP agent serves the port with the address of the control API."""
         port = self.show_port(port_id)
         hosts = self.cloud.state_dir / "dhcp" / self.network.id / "host"
         start, end = f"{port['mac_address']},", f",{port['fixed_ips'][0]['ip_address']}"
@@ -71,7 +71,7 @@ class Stage:
         until(lambda: self.show_port(port_id)["status"] == "ACTIVE", lambda: f"ACTIVE: {self.show_port(port_id)}")
 
     def wait_running(self, server_id: str, port_id: str) -> None:
-        """The server and the port are ACTIVE, and the boot has not waited for its timeout."""
+        """Waits until the server and the port are ACTIVE. The boot must not wait for its timeout."""
         until(lambda: self.status(server_id) == "ACTIVE", f"server {server_id} is ACTIVE")
         assert self.timeouts(server_id) == []
         self.wait_active(port_id)
@@ -81,7 +81,7 @@ class Stage:
         return [line for line in lines if TIMED_OUT in line and server_id in line]
 
     def kill(self, part: str) -> None:
-        """By SIGKILL, and until the supervisor has started it again."""
+        """Kills a program by SIGKILL, and waits until the supervisor has restarted it."""
         before = identity.find(self.cloud.part(part)["pid"])
         assert before is not None
         before.send(signal.SIGKILL)
@@ -90,10 +90,10 @@ class Stage:
             found = self.cloud.part(part)
             return bool(found["pid"] != before.pid and found["state"] == "running")
 
-        until(is_replaced, f"{part} runs again")
+        until(is_replaced, f"{part} is restarted")
 
     def wait_secured(self, port_id: str) -> None:
-        """The compute agent has the port's rules in force."""
+        """Waits until the compute agent has installed the port's rules."""
         table = f"openimds_{self.cloud.prefix.rstrip('-')}"
         chain = f"chain {tap_name(port_id)} {{"
         until(lambda: chain in shown("nft", "list", "table", "bridge", table), f"the rules of port {port_id}")
@@ -101,7 +101,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A server of the external driver, and the virtual machine that another program runs for it."""
+    """A server of the external driver and its virtual machine."""
 
     server_id: str
     port_id: str
@@ -111,7 +111,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def up_options(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """The DHCP agent serves metadata itself and says the way to it by option 121."""
+    """The DHCP agent serves metadata in the network's namespace and announces the route by option 121."""
     file = tmp_path_factory.mktemp("options") / "dhcp.ini"
     file.write_text("[DEFAULT]\nenable_isolated_metadata = True\n")
     return (f"--config-file=dhcp-agent={file}",)
@@ -246,7 +246,7 @@ def test_second_port_does_not_stop_a_running_virtual_machine(stage: Stage, machi
 
 
 def test_tap_of_a_detached_port_leaves_its_bridge(stage: Stage, machine: Machine) -> None:
-    """The virtual machine still has it, and could send anything without the port's rules."""
+    """The virtual machine still has the tap, and no rules of the port apply to its packets."""
     port_id = stage.port()
     master = Path("/sys/class/net", tap_name(port_id), "master")
     with tap(tap_name(port_id)):

@@ -1,14 +1,14 @@
-"""The metadata agent and the APIs stop, are killed, read their configuration, while 200 guests poll: nobody is refused."""
+"""The metadata agent and the APIs are restarted, killed or reloaded while 200 clients poll. No connection is refused."""
 
 from __future__ import annotations
 
+import pathlib
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from tests.system.api_client import ApiClient
@@ -20,32 +20,32 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.linux.process import identity
 
 HOST = "169.254.169.254"
-SCRIPT = Path(__file__).with_name("polling.py")
+SCRIPT = pathlib.Path(__file__).with_name("polling.py")
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How guests' requests come to the metadata agent."""
+class Path:
+    """The path of requests to the metadata agent."""
 
     proxy: str
     is_routed: bool = False
-    """By the router's namespace; otherwise by the network's."""
+    """Whether requests arrive in the router's namespace instead of the network's."""
 
 
-WAYS = {"haproxy": Way("haproxy"), "direct": Way("direct"), "direct, routed": Way("direct", is_routed=True)}
+PATHS = {"haproxy": Path("haproxy"), "direct": Path("direct"), "direct, routed": Path("direct", is_routed=True)}
 
 
-@pytest.fixture(scope="module", params=WAYS)
-def way(request: pytest.FixtureRequest) -> Way:
-    return WAYS[request.param]
+@pytest.fixture(scope="module", params=PATHS)
+def path(request: pytest.FixtureRequest) -> Path:
+    return PATHS[request.param]
 
 
 @pytest.fixture(scope="module")
-def running(way: Way, only_root: None) -> Iterator[Cloud]:
+def running(path: Path, only_root: None) -> Iterator[Cloud]:
     cloud = unstarted_cloud()
     try:
-        file = cloud.state_dir.parent / "way.ini"
-        file.write_text(f"[DEFAULT]\nmetadata_proxy = {way.proxy}\nforce_metadata = {not way.is_routed}\n")
+        file = cloud.state_dir.parent / "path.ini"
+        file.write_text(f"[DEFAULT]\nmetadata_proxy = {path.proxy}\nforce_metadata = {not path.is_routed}\n")
         cloud.up(f"--config-file=dhcp-agent={file}", f"--config-file=l3-agent={file}")
         yield cloud
     finally:
@@ -53,10 +53,10 @@ def running(way: Way, only_root: None) -> Iterator[Cloud]:
 
 
 @pytest.fixture(scope="module")
-def server(running: Cloud, way: Way) -> str:
+def server(running: Cloud, path: Path) -> str:
     api = ApiClient(running)
     network = api.network("n", "192.168.40.0/24")
-    if way.is_routed:
+    if path.is_routed:
         api.router("r", network)
     found = api.server("vm", network)
     running.wait_booted(found, "vm")
@@ -83,10 +83,10 @@ def until_replaced(cloud: Cloud, before: identity.Process, name: str = "metadata
         part = cloud.part(name)
         return bool(part["pid"] != before.pid and part["state"] == "running")
 
-    until(is_replaced, f"{name} runs again")
+    until(is_replaced, f"{name} is restarted")
 
 
-def test_sigterm_is_not_noticed(running: Cloud, guests: Pollers) -> None:
+def test_sigterm_fails_no_request(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
     before.send(signal.SIGTERM)
     until_replaced(running, before)
@@ -94,13 +94,13 @@ def test_sigterm_is_not_noticed(running: Cloud, guests: Pollers) -> None:
     assert guests.tally()["failures"] == []
 
 
-def test_a_restart_by_command_is_not_noticed(running: Cloud, guests: Pollers) -> None:
+def test_restart_by_command_fails_no_request(running: Cloud, guests: Pollers) -> None:
     running.openimds("restart", "metadata-agent")
     guests.polled_on()
     assert guests.tally()["failures"] == []
 
 
-def test_sighup_is_not_noticed(running: Cloud, guests: Pollers) -> None:
+def test_sighup_fails_no_request(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
     running.reload("metadata-agent")
     guests.polled_on()
@@ -108,11 +108,11 @@ def test_sighup_is_not_noticed(running: Cloud, guests: Pollers) -> None:
     assert guests.tally()["failures"] == []
 
 
-def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Pollers) -> None:
+def test_sigkill_fails_only_requests_in_flight(running: Cloud, guests: Pollers) -> None:
     before = agent(running)
     before.send(signal.SIGKILL)
     assert before.wait(HANG_SECONDS)
-    dead_at = time.monotonic()  # the pollers go by the same clock
+    dead_at = time.monotonic()  # polling.py uses the same clock
     until_replaced(running, before)
     guests.polled_on()
     failures = guests.tally()["failures"]
@@ -121,7 +121,7 @@ def test_kill_9_costs_only_what_was_in_flight(running: Cloud, guests: Pollers) -
 
 
 @pytest.mark.parametrize("name", ["metadata-api", "control-api"])
-def test_an_apis_restart_is_not_noticed_by_guests(name: str, running: Cloud, guests: Pollers) -> None:
+def test_restart_of_an_api_fails_no_request_of_a_guest(name: str, running: Cloud, guests: Pollers) -> None:
     before = agent(running, name)
     before.send(signal.SIGTERM)
     until_replaced(running, before, name)
@@ -131,14 +131,16 @@ def test_an_apis_restart_is_not_noticed_by_guests(name: str, running: Cloud, gue
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("name", ["metadata-api", "control-api"])
-def test_who_connects_to_an_api_that_is_started_again_waits(name: str, number: signal.Signals, running: Cloud) -> None:
+def test_connection_to_a_stopped_api_is_served_by_the_next_process(
+    name: str, number: signal.Signals, running: Cloud
+) -> None:
     ports = {"metadata-api": running.metadata_port, "control-api": running.control_port}
     before = agent(running, name)
     before.send(number)
     assert before.wait(HANG_SECONDS)
     with socket.create_connection(
         ("127.0.0.1", ports[name]), HANG_SECONDS
-    ) as client:  # nobody accepts: it is in the queue
+    ) as client:  # no process accepts: the connection waits in the backlog
         client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
         answer = client.recv(65536)
     assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 300")), answer

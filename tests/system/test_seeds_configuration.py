@@ -1,4 +1,4 @@
-"""The seeds' own configuration files, as printed: they are taken, and their typing error is told in words."""
+"""The configuration files of the seeds are accepted, and the log names their typing error in the secret."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ SEEDS = Path(__file__).parents[1] / "data" / "seeds"
 
 
 @pytest.mark.parametrize("metadata_proxy", METADATA_PROXIES)
-def test_the_two_secrets_of_the_seeds_differ_and_the_log_says_so(fresh_cloud: Cloud, metadata_proxy: str) -> None:
+def test_different_secrets_of_the_seeds_are_logged(fresh_cloud: Cloud, metadata_proxy: str) -> None:
     cloud = fresh_cloud
     cloud.up("--metadata-proxy", metadata_proxy)
     etc = cloud.state_dir / "etc"
     for file, ours in (("nova.conf", "SECRET_KEY"), ("metadata_agent.ini", "SECRETE_KEY")):
         text = (SEEDS / file).read_text()
         assert f"shared_secret = {ours}" in text
-    # Only the secrets: the seeds' host is called `controller`, which this machine does not know.
+    # Only the secrets: the seeds' host `controller` does not resolve on this machine.
     for file, secret in (("nova.conf", "SECRET_KEY"), ("metadata_agent.ini", "SECRETE_KEY")):
         replace_secret(etc / file, secret)
     cloud.openimds("restart", "metadata-api")
@@ -31,7 +31,7 @@ def test_the_two_secrets_of_the_seeds_differ_and_the_log_says_so(fresh_cloud: Cl
     api.router("r", network)
     server = api.server("vm", network)
 
-    # In direct mode documents are the agent's own: what the metadata API has to be asked for is the password.
+    # In direct mode the agent serves documents, and forwards only the password to the metadata API.
     asked = {"haproxy": ("/latest/meta-data/",), "direct": ("/openstack/latest/password", "--data", "secret")}
     path, *more = asked[metadata_proxy]
 

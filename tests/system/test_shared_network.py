@@ -1,7 +1,7 @@
-"""A router that a member attaches to another project's shared network, by a port of its own.
+"""A router that a member attaches to another project's shared network by a port of the member's.
 
-The member's guest behind that router takes the address (and in direct mode the MAC) of a guest on the shared network. The
-API refuses the extra route that leads the answers to the member's guest. The test writes it into the database.
+The member's guest behind the router takes the address and the MAC of a guest on the shared network. The API refuses the
+extra route that would send the responses to the member's guest, so that the test writes the route into the database.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Stage:
     foe_mac: str
 
     def ask(self, server: str, *options: str) -> str:
-        """The answer's body and status."""
+        """The response body and status."""
         argv = ("curl", "-s", "-m", "10", "-w", " %{http_code}", *options, URL)
         return self.cloud.inside(f"qvm-{server}", *argv, check=False)
 
@@ -72,13 +72,15 @@ def stage(cloud: Cloud) -> Stage:
         store.execute("UPDATE routers SET routes = ? WHERE id = ?", (json.dumps(diversion), router))
     foe_api.put("network", f"/v2.0/routers/{router}", {"router": {"name": "forged"}})
     made = Stage(cloud, victim, address, seen["mac_address"], router, foe, port["mac_address"])
-    until(lambda: f"{address} via {GUEST}" in made.ip(f"qrouter-{router}", "route"), "the route leads to the guest")
+    until(
+        lambda: f"{address} via {GUEST}" in made.ip(f"qrouter-{router}", "route"), "the route to the guest is installed"
+    )
     made.ip(f"qvm-{foe}", "route", "replace", "169.254.169.254", "via", GATEWAY, "dev", "eth0")
     made.ip(f"qvm-{foe}", "address", "replace", f"{address}/32", "dev", "lo")
     return made
 
 
-def test_it_gets_only_its_own_data(stage: Stage) -> None:
+def test_guest_with_a_stolen_address_reads_no_data_of_its_owner(stage: Stage) -> None:
     namespace = f"qvm-{stage.foe}"
     until(lambda: stage.ask(stage.foe) == "own 200", "the member's guest reads its own data")
     assert stage.ask(stage.foe, "--interface", stage.address).endswith(" 404")
@@ -92,7 +94,7 @@ def test_it_gets_only_its_own_data(stage: Stage) -> None:
     assert stage.ask(stage.victim) == f"{user_data('victim').decode()} 200"
 
 
-def test_it_becomes_no_default_router_of_the_networks_guests(stage: Stage) -> None:
+def test_member_router_sends_no_router_advertisements(stage: Stage) -> None:
     defaults = stage.ip(f"qvm-{stage.victim}", "-6", "route", "show", "default")
     assert defaults.count("via fe80") <= 1
     radvd = stage.cloud.state_dir / "ra" / f"{stage.router}.radvd.conf"

@@ -1,7 +1,7 @@
-"""One router, two projects' networks: what the one says of its own ports takes nothing from the other's guest.
+"""One router with the networks of two projects: the ports of one project do not affect the guests of the other.
 
-All that the owner of a network may say is said at once, while the guest asks: its MAC, its address on a subnet that the
-router is not on, and address pairs that hold every address there is.
+The other project's ports have the guest's MAC, the guest's address on a subnet without the router, and allowed address pairs
+with all addresses.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class Stage:
         return self.cloud.inside(name, "curl", "-s", "-g", "--max-time", "30", "-w", " %{http_code}", url, check=False)
 
     def claim(self, **port: object) -> str:
-        """A port of the other project's, with what its owner says of it; its id."""
-        whose = {"network_id": self.theirs.id, "device_id": "evil", "device_owner": "compute:nova"}
-        return str(self.api.create("network", "/v2.0/ports", port=whose | port)["id"])
+        """Creates a port of the other project with these attributes. Returns its id."""
+        owner = {"network_id": self.theirs.id, "device_id": "evil", "device_owner": "compute:nova"}
+        return str(self.api.create("network", "/v2.0/ports", port=owner | port)["id"])
 
     def wait_for_port_changes(self) -> None:
-        """The metadata agent has heard of all there is by now."""
+        """Waits until the metadata agent has received all port changes up to now."""
         newest = self.api.revision_of_ports(0)
-        until(lambda: self._heard() >= newest, "the agent hears of the ports")
+        until(lambda: self._seen_revision() >= newest, "the agent receives the port changes")
 
-    def _heard(self) -> float:
+    def _seen_revision(self) -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
             found = re.search(r"(?m)^openimds_metadata_agent_knowledge_revision (\S+)$", answer.read().decode())
         return float(found.group(1)) if found else -1.0
@@ -79,7 +79,7 @@ def stage(cloud: Cloud, metrics_port: int) -> Stage:
     return Stage(cloud, api, metrics_port, victim, port, theirs)
 
 
-def test_what_a_neighbour_says_of_its_own_ports_is_nothing_to_others(stage: Stage, metadata_proxy: str) -> None:
+def test_ports_of_another_project_do_not_take_over_a_guests_identity(stage: Stage, metadata_proxy: str) -> None:
     urls = [V4, V6] if metadata_proxy == "direct" else [V4]
     for url in urls:
         until(lambda url=url: stage.ask(url) == f"{CANARY} 200", f"{url} is served")  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Metadata clients that nobody here wrote."""
+"""Third-party metadata clients."""
 
 from __future__ import annotations
 

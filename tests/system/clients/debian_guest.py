@@ -1,8 +1,8 @@
-"""A whole machine as a guest: its init, DHCP client, cloud-init in all its stages and sshd are Debian's own.
+"""A Debian system as a guest, with Debian's init, DHCP client, cloud-init and sshd.
 
-It runs under systemd-nspawn and is plugged in as another hypervisor would: a tap on the network's bridge (a server of
-the `external` driver). Everything it has dies with one process: its processes live in a PID namespace below it, its
-network namespace has no name, its mounts are in a mount namespace of its own, its disk is in memory.
+The guest runs under systemd-nspawn and is a server of the `external` driver: a tap connects it to the network's bridge. All
+resources of the guest end with one process. Its processes are in a PID namespace below that process, its network namespace has
+no name, its mounts are in a mount namespace of its own, and its disk is in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STALE_SECONDS = 600
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Nic:
     tap: str
-    """The device's name on the host."""
+    """The name of the device on the host."""
     mac_address: str
     mtu: int
 
@@ -42,18 +42,18 @@ class DebianGuest:
     console: Path
 
     def plug(self, nic: Nic) -> None:
-        """Its eth0. As `ip link` has it: the peer is born in the guest's namespace."""
+        """Creates the guest's eth0 as the veth peer of the tap, in the guest's namespace."""
         peer = ["peer", "name", "eth0", "address", nic.mac_address, "mtu", str(nic.mtu), "netns", str(self._launched())]
         run(["ip", "link", "add", nic.tap, "mtu", str(nic.mtu), "type", "veth", *peer])
 
     def power_on(self) -> None:
-        """Let it go on to boot: it waits for its NIC as a machine waits for its cables."""
+        """Starts the boot, which waits for this call so that the NIC exists."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.close()
 
     def inside(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """What root reads in it."""
+        """Runs a command as root in the guest."""
         entered = ["nsenter", f"--target={self._init_pid()}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]
         return run([*entered, "--root", "--wd=/", "env", "-i", "PATH=/usr/sbin:/usr/bin", *argv], check=check)
 
@@ -61,23 +61,23 @@ class DebianGuest:
         return self.inside("cat", path).stdout
 
     def result(self) -> dict[str, Any]:
-        """cloud-init's own word on the boot, when all of its stages have ended."""
+        """Waits until all stages of cloud-init have ended. Returns its result.json."""
         try:
             until(self._has_result, "cloud-init has ended")
         except AssertionError as error:
-            error.add_note(self.story())
+            error.add_note(self.diagnostics())
             raise
         found: dict[str, Any] = json.loads(self.read("/run/cloud-init/result.json"))["v1"]
         return found
 
-    def story(self) -> str:
-        """For a person who looks for what went wrong."""
+    def diagnostics(self) -> str:
+        """The warnings and errors of cloud-init. The console if the guest does not run."""
         if self.process.poll() is not None:
             return self.console.read_text(errors="replace")
-        telling = "WARNING|ERROR|Traceback|url_helper|DataSource|dhc"
-        asked = (("cat", "/run/cloud-init/ds-identify.log"), ("grep", "-E", telling, "/var/log/cloud-init.log"))
+        pattern = "WARNING|ERROR|Traceback|url_helper|DataSource|dhc"
+        commands = (("cat", "/run/cloud-init/ds-identify.log"), ("grep", "-E", pattern, "/var/log/cloud-init.log"))
         try:
-            return "\n".join(self.inside(*argv, check=False).stdout for argv in asked)
+            return "\n".join(self.inside(*argv, check=False).stdout for argv in commands)
         except LookupError:
             return self.console.read_text(errors="replace")
 
@@ -90,14 +90,14 @@ class DebianGuest:
             return False
 
     def _launched(self) -> int:
-        """The process that is first in its namespaces, and becomes nspawn."""
+        """The PID of the first process in the guest's namespaces, which becomes nspawn."""
         until(lambda: len(children(self.process.pid)) == 1, "the guest's launcher runs")
         pid = children(self.process.pid)[0]
         until(lambda: b"waiting" in self.console.read_bytes(), "its namespaces are made")
         return pid
 
     def _init_pid(self) -> int:
-        """Raises LookupError while there is none."""
+        """The PID of the guest's init. Raises LookupError if it does not run yet."""
         for nspawn in children(self.process.pid):
             for init in children(nspawn):
                 if Path(f"/proc/{init}/comm").read_text().strip() == "systemd":
@@ -107,10 +107,10 @@ class DebianGuest:
 
 @contextmanager
 def debian_guest(root: Path, console: Path, *arguments: str) -> Iterator[DebianGuest]:
-    """A guest that waits to be plugged and powered on. `arguments`: its kernel command line."""
+    """A guest before `plug` and `power_on`. `arguments` are words of its kernel command line."""
     remove_stale_cgroups()
     cgroup = f"{CGROUP_PREFIX}{secrets.token_hex(4)}"
-    # It dies with its parent, and all below it with its PID namespace: also when the tests are killed.
+    # The process ends with its parent, also when the tests are killed. Its children end with the PID namespace.
     argv = ["setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL",
             "--mount-proc", str(BOOT_SCRIPT), str(root), cgroup, *arguments]  # fmt: skip
     with console.open("wb") as output:
@@ -124,7 +124,7 @@ def debian_guest(root: Path, console: Path, *arguments: str) -> Iterator[DebianG
 
 
 def debian_root(suite: str) -> Path:
-    """Made by `make test` beforehand, or now: that takes a minute."""
+    """The root file system. It is built now, in about a minute, unless `make test` has built it."""
     return Path(run([str(ROOT_SCRIPT), suite], timeout_seconds=INSTALL_SECONDS).stdout.strip())
 
 
@@ -136,13 +136,13 @@ def children(pid: int) -> list[int]:
 
 
 def cgroup_root() -> Path:
-    """Where the host has the unified hierarchy: alone, or beside the older ones."""
+    """The mount point of the host's cgroup v2 hierarchy."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     return next(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
 
 
 def remove_cgroup(name: str) -> bool:
-    """False while a process is in it. One that is not there is removed."""
+    """Removes a cgroup. False while it contains a process, True if it does not exist."""
     top = cgroup_root() / name
     try:
         for folder, _, _ in os.walk(top, topdown=False):
@@ -153,14 +153,14 @@ def remove_cgroup(name: str) -> bool:
 
 
 def remove_stale_cgroups() -> None:
-    """What tests that were killed have left: empty folders."""
+    """Removes the empty cgroups of test runs that were killed."""
     for folder in cgroup_root().glob(f"{CGROUP_PREFIX}*"):
         if time.time() - folder.stat().st_mtime > STALE_SECONDS:
             remove_cgroup(folder.name)
 
 
 def ssh(key: Path, address: str, command: str) -> list[str]:
-    """A person's own way in."""
+    """The argv that runs a shell command in a guest by SSH."""
     options = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=5",
                "LogLevel=ERROR", "IdentitiesOnly=yes")  # fmt: skip
     named = [word for option in options for word in ("-o", option)]

@@ -1,4 +1,4 @@
-"""What the control API knows of the instances that clients ask about: the tests compare with it."""
+"""The expected metadata of instances, from the control API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTERNAL = "m1.external"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRecord:
-    """A server as its owner sees it."""
+    """The expected values of a server's metadata."""
 
     id: str
     name: str
@@ -31,12 +31,12 @@ class ServerRecord:
 
 
 class Tenant:
-    """A project with a network whose router serves metadata, and a key pair."""
+    """A project with a key pair and a network whose router serves metadata."""
 
     def __init__(self, cloud: Cloud, folder: Path) -> None:
         self.cloud = cloud
         self.key = folder / "key"
-        """RSA: what every client can use, and passwords can be encrypted with."""
+        """An RSA key: all clients support it, and it can encrypt passwords."""
         run(["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-C", "owner", "-f", str(self.key)])
         self._api = ApiClient(cloud)
         self.network: Network = self._api.network("lan", RANGE)
@@ -49,7 +49,7 @@ class Tenant:
         return self.key.with_suffix(".pub").read_text().strip()
 
     def create(self, name: str, flavor: str, user_data: str, properties: dict[str, str] | None = None) -> ServerRecord:
-        """A server whose port is there; it may be building yet."""
+        """Creates a server and waits until its port exists. The server may still be in BUILD."""
         server_id = self._api.server(
             name,
             self.network,
@@ -76,16 +76,16 @@ class Tenant:
         until(lambda: self.show(server.id)["status"] == "ACTIVE", f"{server.name} is ACTIVE")
 
     def wait_reaching(self, server: ServerRecord) -> None:
-        """A guest of the netns driver: its DHCP client is done and it is answered, be it that it must send a token."""
-        asks = ("curl", "-s", "-m", "9", "-o", "/dev/null", "http://169.254.169.254/")
-        until(lambda: self.cloud.reaches(f"qvm-{server.id}", *asks), f"{server.name} reaches the metadata service")
+        """Waits until a guest of the netns driver receives any response, also one with the status 401."""
+        argv = ("curl", "-s", "-m", "9", "-o", "/dev/null", "http://169.254.169.254/")
+        until(lambda: self.cloud.reaches(f"qvm-{server.id}", *argv), f"{server.name} reaches the metadata service")
 
     def show(self, server_id: str) -> dict[str, Any]:
         found: dict[str, Any] = self._api.get("compute", f"/servers/{server_id}")["server"]
         return found
 
     def password(self, server: ServerRecord) -> str:
-        """What the instance has posted, as its owner reads it."""
+        """The password that the instance has posted, read by the owner."""
         return str(self._api.get("compute", f"/servers/{server.id}/os-server-password")["password"])
 
     def clear_password(self, server: ServerRecord) -> None:

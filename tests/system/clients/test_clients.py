@@ -1,5 +1,6 @@
-"""Clients of other people, run in an instance's namespace, by HAProxy and without: what each found, beside what the
-control API knows.
+"""Third-party metadata clients in an instance's namespace, in both modes.
+
+The values that a client reads are compared with those of the control API.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ PROPERTIES = {"imds:HttpTokens": "required", "imds:InstanceMetadataTags": "enabl
 
 @pytest.fixture(scope="module")
 def installed() -> Path:
-    """By `make test` beforehand, or now."""
+    """The folder of the clients. They are installed now unless `make test` has installed them."""
     run([str(HERE.parents[2] / "scripts" / "install-test-clients")], timeout_seconds=INSTALL_SECONDS)
     return BUILT
 
 
 @pytest.fixture(scope="module")
 def open_instance(tenant: Tenant) -> ServerRecord:
-    """Tokens are optional, as a deployment begins."""
+    """An instance with optional tokens, which is the default."""
     return booted(tenant, "open", {"role": "db"})
 
 
 @pytest.fixture(scope="module")
 def strict_instance(tenant: Tenant) -> ServerRecord:
-    """Its EC2 tree answers tokens only; its properties are readable as tags."""
+    """An instance whose EC2 tree requires tokens, with tags enabled."""
     return booted(tenant, "strict", PROPERTIES)
 
 
@@ -52,30 +53,32 @@ def booted(tenant: Tenant, name: str, properties: dict[str, str]) -> ServerRecor
 
 
 def probed(tenant: Tenant, server: ServerRecord, installed: Path, probe: str, *arguments: str) -> Any:
-    """What a probe printed, run in the instance's namespace."""
+    """Runs a probe in the instance's namespace. Returns the decoded last line of its output."""
     argv = [str(installed / "venv" / "bin" / "python"), str(HERE / "probes" / probe), *arguments]
     return json.loads(tenant.cloud.inside(f"qvm-{server.id}", *argv).splitlines()[-1])
 
 
-def test_botocore_with_tokens_required(tenant: Tenant, strict_instance: ServerRecord, installed: Path) -> None:
+def test_botocore_reads_metadata_with_required_tokens(
+    tenant: Tenant, strict_instance: ServerRecord, installed: Path
+) -> None:
     found = probed(tenant, strict_instance, installed, "botocore_fetcher.py")
     assert found["has-token"]
     assert found["instance-id"].startswith("i-")
     assert found["local-ipv4"] == strict_instance.address
     assert found["instance-type"] == strict_instance.flavor
     assert found["placement/availability-zone"] == strict_instance.zone
-    assert found["region"] == strict_instance.zone[:-1], "a region is a zone without its letter, it thinks"
-    assert found["credentials"] == {}, "no roles here: 404, and it goes on without"
+    assert found["region"] == strict_instance.zone[:-1], "botocore takes the zone without its last letter as the region"
+    assert found["credentials"] == {}, "404: there are no IAM roles"
     assert not found["session-credentials"]
 
 
-def test_nothing_is_read_without_a_token_where_it_is_required(tenant: Tenant, strict_instance: ServerRecord) -> None:
+def test_request_without_a_required_token_is_401(tenant: Tenant, strict_instance: ServerRecord) -> None:
     url = "http://169.254.169.254/latest/meta-data/instance-id"
     shown = tenant.cloud.inside(f"qvm-{strict_instance.id}", "curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url)
     assert shown == "401"
 
 
-def test_ec2_metadata_of_pypi(tenant: Tenant, strict_instance: ServerRecord, installed: Path) -> None:
+def test_ec2_metadata_package_reads_metadata(tenant: Tenant, strict_instance: ServerRecord, installed: Path) -> None:
     found = probed(tenant, strict_instance, installed, "ec2_metadata_package.py")
     assert found["instance-id"].startswith("i-")
     assert found["ami-id"].startswith("ami-")
@@ -89,7 +92,7 @@ def test_ec2_metadata_of_pypi(tenant: Tenant, strict_instance: ServerRecord, ins
     assert (found["iam"], found["spot"]) == (None, None)
 
 
-def test_ec2metadata_of_debian(tenant: Tenant, strict_instance: ServerRecord) -> None:
+def test_debians_ec2metadata_reads_metadata(tenant: Tenant, strict_instance: ServerRecord) -> None:
     shown = tenant.cloud.inside(f"qvm-{strict_instance.id}", "ec2metadata")
     found = dict(line.split(": ", 1) for line in shown.splitlines() if ": " in line)
     assert found["instance-id"].startswith("i-")
@@ -103,7 +106,9 @@ def test_ec2metadata_of_debian(tenant: Tenant, strict_instance: ServerRecord) ->
 
 
 @pytest.mark.parametrize("service", ["openstack", "ec2"])
-def test_cloudbase_init(service: str, tenant: Tenant, open_instance: ServerRecord, installed: Path) -> None:
+def test_cloudbase_init_reads_metadata(
+    service: str, tenant: Tenant, open_instance: ServerRecord, installed: Path
+) -> None:
     everything = probed(tenant, open_instance, installed, "cloudbase_init.py")
     found = everything[service]
     assert found["loaded"]
@@ -114,16 +119,18 @@ def test_cloudbase_init(service: str, tenant: Tenant, open_instance: ServerRecor
         assert found["instance-id"].startswith("i-")
     else:
         assert found["instance-id"] == open_instance.id
-        # The MTU is DHCP's business where there is a DHCP server.
+        # With a DHCP server, network_data.json has no MTU: DHCP announces it.
         assert everything["network"] == {"macs": [open_instance.nic.mac_address], "mtus": [None]}
 
 
 def test_cloudbase_init_posts_a_password(tenant: Tenant, open_instance: ServerRecord, installed: Path) -> None:
-    tenant.clear_password(open_instance)  # by the other kind of proxy it has posted one before
-    until(lambda: read_password(tenant, open_instance) == "", "the instance reads that none is set")
+    tenant.clear_password(open_instance)  # the test in the other mode has posted one
+    until(lambda: read_password(tenant, open_instance) == "", "the instance reads an empty password")
     password = secrets.token_urlsafe(12)
     posted = probed(tenant, open_instance, installed, "cloudbase_init.py", password)
-    assert posted == [True, False, True, True, 409], "it can; none was set; it was taken; one is set; it stays"
+    assert posted == [True, False, True, True, 409], (
+        "can post, not set before, accepted, set after, second post refused"
+    )
     key = load_pem_private_key(tenant.key.read_bytes(), password=None)
     assert isinstance(key, RSAPrivateKey)
     encrypted = base64.b64decode(tenant.password(open_instance))
@@ -135,7 +142,7 @@ def read_password(tenant: Tenant, server: ServerRecord) -> str:
     return tenant.cloud.inside(f"qvm-{server.id}", "curl", "-sf", url)
 
 
-def test_os_collect_config(tenant: Tenant, open_instance: ServerRecord, installed: Path) -> None:
+def test_os_collect_config_reads_metadata(tenant: Tenant, open_instance: ServerRecord, installed: Path) -> None:
     found = probed(tenant, open_instance, installed, "collect_ec2.py")
     assert found["instance-id"].startswith("i-")
     assert found["local-hostname"].split(".")[0] == open_instance.name
@@ -146,7 +153,9 @@ def test_os_collect_config(tenant: Tenant, open_instance: ServerRecord, installe
 
 
 @pytest.mark.parametrize("policy", ["open", "strict"])
-def test_aws_sdk_of_npm(policy: str, tenant: Tenant, request: pytest.FixtureRequest, installed: Path) -> None:
+def test_aws_sdk_for_javascript_reads_metadata(
+    policy: str, tenant: Tenant, request: pytest.FixtureRequest, installed: Path
+) -> None:
     server: ServerRecord = request.getfixturevalue(f"{policy}_instance")
     script = (HERE / "probes" / "aws_js.js").read_text()
     argv = ["env", f"NODE_PATH={installed / 'node_modules'}", "node", "--eval", script]
@@ -155,4 +164,4 @@ def test_aws_sdk_of_npm(policy: str, tenant: Tenant, request: pytest.FixtureRequ
     assert found["instance-id"].startswith("i-")
     assert found["local-ipv4"] == server.address
     assert "credentials" not in found
-    assert found["refused"]["status"] == 404, "no roles here: it goes on to the next provider"
+    assert found["refused"]["status"] == 404, "404: there are no IAM roles"

@@ -1,5 +1,6 @@
-"""cloud-init as Debian ships it, in whole guests, by HAProxy and without: what it made of the machine, beside what the
-control API knows.
+"""Debian's cloud-init in Debian guests, in both modes.
+
+The configuration of the guest is compared with the values of the control API.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from tests.system.clients.tenant import EXTERNAL, ServerRecord, Tenant
 
 SUITES = {"bookworm": "22.4", "trixie": "25.1"}
 SOURCES = {"OpenStack": (), "Ec2": ("ci.ds=Ec2",)}
-"""The data source → what the guest's kernel command line has to say. OpenStack is found by the machine's DMI."""
+"""Data source → words of the kernel command line. cloud-init detects OpenStack by the machine's DMI."""
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("suite", SUITES)
-def test_cloud_init_sets_the_machine_up(
+def test_cloud_init_configures_the_guest(
     suite: str, source: str, metadata_proxy: str, tenant: Tenant, tmp_path: Path
 ) -> None:
     root = debian_root(suite)
@@ -28,15 +29,15 @@ def test_cloud_init_sets_the_machine_up(
     server = tenant.create(name, EXTERNAL, user_data(canary))
     with debian_guest(root, tmp_path / "console", *SOURCES[source]) as guest:
         guest.plug(server.nic)
-        tenant.wait_active(server)  # the compute agent has put the tap on its bridge
+        tenant.wait_active(server)  # ACTIVE: the compute agent has attached the tap to its bridge
         guest.power_on()
         result = guest.result()
-        assert result["errors"] == [], guest.story()
-        assert result["datasource"].startswith(f"DataSource{source}"), guest.story()
+        assert result["errors"] == [], guest.diagnostics()
+        assert result["datasource"].startswith(f"DataSource{source}"), guest.diagnostics()
         assert guest.inside("cloud-init", "--version").stdout.split()[-1].startswith(SUITES[suite])
-        _it_learnt_what_the_control_api_knows(guest, source, server)
-        _it_did_what_the_owner_asked_for(guest, server, canary)
-        _the_owner_gets_in(tenant, server, canary)
+        _assert_metadata_is_complete(guest, source, server)
+        _assert_user_data_and_key_are_applied(guest, server, canary)
+        _assert_owner_logs_in(tenant, server, canary)
 
 
 def user_data(canary: str) -> str:
@@ -49,7 +50,7 @@ def user_data(canary: str) -> str:
     )
 
 
-def _it_learnt_what_the_control_api_knows(guest: DebianGuest, source: str, server: ServerRecord) -> None:
+def _assert_metadata_is_complete(guest: DebianGuest, source: str, server: ServerRecord) -> None:
     found = json.loads(guest.read("/run/cloud-init/instance-data-sensitive.json"))
     v1, crawled = found["v1"], found["ds"]
     assert v1["availability_zone"] == server.zone
@@ -66,7 +67,7 @@ def _it_learnt_what_the_control_api_knows(guest: DebianGuest, source: str, serve
         assert [link["ethernet_mac_address"] for link in crawled["network_json"]["links"]] == [server.nic.mac_address]
 
 
-def _it_did_what_the_owner_asked_for(guest: DebianGuest, server: ServerRecord, canary: str) -> None:
+def _assert_user_data_and_key_are_applied(guest: DebianGuest, server: ServerRecord, canary: str) -> None:
     assert guest.inside("hostname").stdout.split(".")[0].strip() == server.name
     assert guest.read("/etc/canary") == canary
     assert guest.read("/root/ran-on").split(".")[0].strip() == server.name
@@ -75,11 +76,11 @@ def _it_did_what_the_owner_asked_for(guest: DebianGuest, server: ServerRecord, c
     assert [address["local"] for address in devices[0]["addr_info"]] == [server.address]
 
 
-def _the_owner_gets_in(tenant: Tenant, server: ServerRecord, canary: str) -> None:
-    """From another machine of the network, where its DHCP server is."""
+def _assert_owner_logs_in(tenant: Tenant, server: ServerRecord, canary: str) -> None:
+    """The owner logs in by SSH from the network's DHCP namespace."""
     command = ssh(tenant.key, server.address, "hostname; sudo cat /etc/canary")
-    said = tenant.cloud.inside(f"qdhcp-{tenant.network.id}", *command).split()
-    assert [said[0].split(".")[0], *said[1:]] == [server.name, canary]
+    words = tenant.cloud.inside(f"qdhcp-{tenant.network.id}", *command).split()
+    assert [words[0].split(".")[0], *words[1:]] == [server.name, canary]
 
 
 def _keys(shown: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Stock neutron beside our parts: its namespace proxy in front of our agent, its agent behind our namespace proxy."""
+"""Stock neutron with openimds: its namespace proxy before our agent, and our namespace proxy before its agent."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ STOCK = Path(__file__).parent / "stock"
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Two instances on a network that is served from its DHCP namespace and through a router."""
+    """Two instances on a network that is served in its DHCP namespace and by a router."""
 
     cloud: Cloud
     python: Path
-    """Stock neutron's."""
+    """The interpreter of the environment with stock neutron."""
     network: str
     router: str
     server: str
@@ -32,7 +32,7 @@ class Stage:
 
     @property
     def folder(self) -> Path:
-        """Where stock neutron's files go: gone with the cloud."""
+        """The folder of stock neutron's files. It is removed with the cloud."""
         return self.cloud.state_dir.parent
 
     @property
@@ -40,14 +40,14 @@ class Stage:
         return f"qdhcp-{self.network}"
 
     def guest(self, *curl: str, server: str | None = None) -> str:
-        """What curl prints in the first instance, or another."""
+        """The output of curl in an instance, by default the first one."""
         return self.cloud.inside(
             f"qvm-{server or self.server}", "curl", "-s", "-m", f"{HANG_SECONDS:g}", *curl, check=False
         )
 
     @contextmanager
     def running(self, *argv: str, log: str, env: Mapping[str, str] | None = None) -> Iterator[None]:
-        """A program of this stage, ended with the block; its output in the file `log` of the folder."""
+        """Runs a program during the block. Its output is in the file `log` of `folder`."""
         with (self.folder / log).open("ab") as output:
             process = subprocess.Popen(argv, stdout=output, stderr=output, env=env)
         try:
@@ -63,7 +63,7 @@ class Stage:
 
 @pytest.fixture(scope="session")
 def stock_python() -> Path:
-    """The interpreter of an environment with stock neutron; made if it is not there (minutes, once a machine)."""
+    """The interpreter of an environment with stock neutron. Each machine builds the environment once, in minutes."""
     done = run([str(REPOSITORY / "scripts" / "make-neutron")], timeout_seconds=INSTALL_SECONDS)
     return Path(done.stdout.strip()) / "bin" / "python"
 

@@ -1,6 +1,6 @@
-"""Either half of the path, taken from stock neutron: its HAProxy with our agent, our HAProxy with its agent.
+"""Each half of the metadata path by stock neutron: its HAProxy with our agent, and our HAProxy with its agent.
 
-Its HAProxies run beside our own listener, of either kind: our agent serves both at once.
+Stock HAProxy runs beside our listener in both modes, and our agent serves both.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINK_LOCAL = "fe80::a9fe:a9fe"
 
 @contextmanager
 def stock_proxy(stage: Stage, kind: str, port: int, *v6: str) -> Iterator[Path]:
-    """Stock neutron's HAProxy in the network's namespace, its configuration written by neutron's own driver."""
+    """Runs stock neutron's HAProxy in the network's namespace with the configuration of neutron's driver."""
     state = stage.folder / f"stock-{kind}"
     state.mkdir(exist_ok=True)
     identifier = stage.network if kind == "network" else stage.router
@@ -37,8 +37,8 @@ def stock_proxy(stage: Stage, kind: str, port: int, *v6: str) -> Iterator[Path]:
         yield Path(written)
 
 
-def said_id(answer: str) -> str | None:
-    """Whose metadata it is."""
+def instance_id(answer: str) -> str | None:
+    """The instance id in a meta_data.json. None if the text is not such a document."""
     try:
         return str(json.loads(answer)["uuid"])
     except (ValueError, KeyError):
@@ -47,28 +47,30 @@ def said_id(answer: str) -> str | None:
 
 @pytest.mark.usefixtures("metadata_proxy")
 @pytest.mark.parametrize(("kind", "port"), [("network", 8081), ("router", 8082)])
-def test_stock_neutrons_haproxy_in_front_of_our_agent(stage: Stage, kind: str, port: int) -> None:
+def test_stock_haproxy_works_with_our_agent(stage: Stage, kind: str, port: int) -> None:
     url = f"{OWN}:{port}"
     with stock_proxy(stage, kind, port) as config:
-        assert "option forwardfor" in config.read_text(), "it is neutron's own, which appends to X-Forwarded-For"
-        until(lambda: said_id(stage.guest(f"{url}{META_DATA}")) == stage.server, "the instance is answered")
-        assert said_id(stage.guest(f"{url}{META_DATA}", server=stage.other)) == stage.other
+        assert "option forwardfor" in config.read_text(), "neutron's HAProxy appends to X-Forwarded-For"
+        until(
+            lambda: instance_id(stage.guest(f"{url}{META_DATA}")) == stage.server, "the instance receives its metadata"
+        )
+        assert instance_id(stage.guest(f"{url}{META_DATA}", server=stage.other)) == stage.other
         other_address = stage.guest(f"{url}/latest/meta-data/local-ipv4", server=stage.other)
         forged = (
             "-H", f"X-Forwarded-For: {other_address}", "-H", f"X-Instance-ID: {stage.other}",
             "-H", f"x_instance_id: {stage.other}", "-H", "X-Neutron-Router-ID: nowhere",
         )  # fmt: skip
         if kind == "network":
-            assert said_id(stage.guest(*forged, f"{url}{META_DATA}")) == stage.server
+            assert instance_id(stage.guest(*forged, f"{url}{META_DATA}")) == stage.server
         assert stage.guest("-o", "/dev/null", "-w", "%{http_code}", f"{url}/no/such/thing") == "404"
         posted = stage.guest("-X", "POST", "-d", "", "-o", "/dev/null", "-w", "%{http_code}", url + META_DATA)
         assert posted == "405"
-        assert said_id(stage.guest(OWN + META_DATA)) == stage.server, "our own listener serves meanwhile"
+        assert instance_id(stage.guest(OWN + META_DATA)) == stage.server, "our listener serves at the same time"
 
 
 @pytest.mark.usefixtures("metadata_proxy")
-def test_stock_neutrons_haproxy_on_ipv6(stage: Stage) -> None:
-    """It says a link-local address; the agent finds who has it by the MAC in it, or by the neighbour table."""
+def test_stock_haproxy_works_with_our_agent_on_ipv6(stage: Stage) -> None:
+    """The client has a link-local address. The agent finds its port by the MAC in the address or by the neighbour table."""
     cloud = stage.cloud
     device = next(
         link["ifname"]
@@ -82,14 +84,14 @@ def test_stock_neutrons_haproxy_on_ipv6(stage: Stage) -> None:
     )
     with stock_proxy(stage, "network", 8083, LINK_LOCAL, device):
         until(
-            lambda: said_id(stage.guest(f"http://[{LINK_LOCAL}%25{guest_device}]:8083{META_DATA}")) == stage.server,
-            "the instance is answered over IPv6",
+            lambda: instance_id(stage.guest(f"http://[{LINK_LOCAL}%25{guest_device}]:8083{META_DATA}")) == stage.server,
+            "the instance receives its metadata over IPv6",
         )
 
 
 @pytest.mark.usefixtures("metadata_proxy")
 @pytest.mark.parametrize("metadata_proxy", ["haproxy"], indirect=True)
-def test_our_haproxy_in_front_of_stock_neutrons_agent(stage: Stage) -> None:
+def test_our_haproxy_works_with_stock_neutrons_agent(stage: Stage) -> None:
     cloud, etc = stage.cloud, stage.cloud.state_dir / "etc"
     socket = stage.folder / "stock_metadata_proxy"
     file = stage.folder / "stock_metadata_agent.ini"
@@ -124,17 +126,17 @@ report_interval = 0
         try:
             until(lambda: socket_of_proxies(stage) == str(socket), "our proxy forwards to stock neutron's agent")
             until(
-                lambda: said_id(stage.guest(OWN + META_DATA)) == stage.server,
-                f"the instance is answered through stock neutron's agent:\n{log.read_text()}",
+                lambda: instance_id(stage.guest(OWN + META_DATA)) == stage.server,
+                f"the instance receives its metadata from stock neutron's agent:\n{log.read_text()}",
             )
-            assert said_id(stage.guest(OWN + META_DATA, server=stage.other)) == stage.other
+            assert instance_id(stage.guest(OWN + META_DATA, server=stage.other)) == stage.other
             forged = ("-H", f"X-Instance-ID: {stage.other}", "-H", f"X-Forwarded-For: {stage.other}")
-            assert said_id(stage.guest(*forged, OWN + META_DATA)) == stage.server
+            assert instance_id(stage.guest(*forged, OWN + META_DATA)) == stage.server
             agents = [line for line in cloud.log("metadata-agent").splitlines() if "request answered" in line]
             before = len(agents)
             assert stage.guest(f"{OWN}/latest/meta-data/instance-id").startswith("i-")
             after = [line for line in cloud.log("metadata-agent").splitlines() if "request answered" in line]
-            assert len(after) == before, "it was stock neutron's agent that answered"
+            assert len(after) == before, "the request went to stock neutron's agent"
         finally:
             set_option(etc / "dhcp_agent.ini", "metadata_proxy_socket", ours)
             cloud.openimds("restart", "dhcp-agent")
@@ -142,7 +144,7 @@ report_interval = 0
 
 
 def socket_of_proxies(stage: Stage) -> str:
-    """Where our HAProxy of the network forwards to."""
+    """The socket that our HAProxy of the network forwards to."""
     config = stage.cloud.state_dir / "ns-metadata-proxy" / f"{stage.network}.conf"
     line = next(line for line in config.read_text().splitlines() if line.strip().startswith("server "))
     return line.split("unix@", 1)[1].split()[0]

@@ -1,4 +1,4 @@
-"""A Debian host with its own systemd as PID 1, in which docs/guide/systemd.md is followed word by word."""
+"""A Debian host with systemd as PID 1, which runs the commands of docs/guide/systemd.md."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ NEXT_VERSION = "99.0.0"
 class Host:
     guest: DebianGuest
     folder: Path
-    """Out here: a copy of its clouds.yaml."""
+    """A folder of the test machine with a copy of the host's clouds.yaml."""
 
     def sh(self, script: str, *, check: bool = True) -> str:
-        """What a root shell in the clone says."""
+        """Runs a root shell script in the clone. Returns stdout."""
         return self.guest.inside("bash", "-euc", f"cd {CLONE}\n{script}", check=check).stdout
 
     def follow(self, heading: str) -> str:
-        """The guide's commands under a heading."""
+        """Runs the guide's commands under a heading. Returns stdout."""
         return self.sh(commands(heading))
 
     def write(self, path: str, content: bytes) -> None:
@@ -47,13 +47,13 @@ class Host:
         assert put.returncode == 0
 
     def openstack(self, line: str) -> str:
-        """A command line of the ordinary client, which sees this host's network alone."""
+        """Runs an `openstack` command line in the host's network namespace. Returns stdout."""
         env = {"PATH": f"{BIN}:/usr/bin", "OS_CLIENT_CONFIG_FILE": str(self.folder / "clouds.yaml")}
         argv = ["nsenter", f"--target={self.guest._init_pid()}", "--net", *shlex.split(f"openstack {line}")]
         return run(argv, env=env | {"OS_CLOUD": "openimds"}).stdout.strip()
 
     def entered(self, namespace: str = "") -> list[str]:
-        """What stands before a command that reads or writes streams in there."""
+        """The argv that enters the host, before a command that uses standard input or output."""
         spaces = ["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
         entered = [
             "nsenter",
@@ -71,7 +71,7 @@ class Host:
         return self.sh(f"systemctl show --value -p {name} {unit}").strip()
 
     def children(self) -> frozenset[str]:
-        """What the agents have started and must not end: `pid command`."""
+        """The processes that outlive an agent's restart, as `PID command`."""
         lines = self.sh("ps -eo pid,args --no-headers").splitlines()
         kinds = ("dnsmasq", "haproxy -f", "udhcpc", "busybox", "bwrap", "openimds-guest")
         return frozenset(" ".join(line.split()) for line in lines if any(kind in line for kind in kinds))
@@ -82,13 +82,14 @@ class Host:
 
 @contextmanager
 def booted_host(folder: Path) -> Iterator[Host]:
-    """A host that has booted, with a clone of this repository and a wheel in it."""
+    """Boots a host that contains a clone of this repository and a wheel."""
     root = Path(run([str(ROOT_SCRIPT)], timeout_seconds=INSTALL_SECONDS).stdout.strip())
     with debian_guest(root, folder / "console") as guest:
         guest._launched()
         guest.power_on()
         until(lambda: _has_booted(guest), "the host has booted")
-        # A container sees /proc/sys read-only. The agents set namespaces' sysctls; the boot, which sets the machine's, is over.
+        # A container has /proc/sys read-only. The agents set sysctls of namespaces. Remounted after the boot, which would set
+        # the machine's sysctls.
         guest.inside("mount", "--options", "remount,bind,rw", "/proc/sys")
         host = Host(guest, folder)
         guest.inside("mkdir", CLONE)
@@ -114,9 +115,7 @@ def _has_booted(guest: DebianGuest) -> bool:
 
 
 def _clone(folder: Path) -> bytes:
-    """As a tar: the packaging, and in `dist` a wheel of the sources as they are now, which is in `this` too; in `next`
-    one of the version after it.
-    """
+    """A tar of the packaging and of the wheels: this version in `dist` and `this`, a later version in `next`."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         this = _wheel(folder / "this", __version__)
@@ -128,7 +127,7 @@ def _clone(folder: Path) -> bytes:
 
 
 def _wheel(build: Path, version: str) -> Path:
-    """The folder that it is in."""
+    """Builds a wheel. Returns its folder."""
     shutil.copytree(REPOSITORY / "src", build / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, build / name)

@@ -1,4 +1,4 @@
-"""The shipped units under a real systemd, installed as docs/guide/systemd.md says: every command of it is run here."""
+"""The systemd units under a real systemd, installed by the commands of docs/guide/systemd.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from openimds import __version__
 from openimds.config.programs import PROGRAMS
 
 pytestmark = [
-    pytest.mark.timeout(1200),  # a root file system may have to be made first
+    pytest.mark.timeout(1200),  # includes the build of a root file system
     pytest.mark.skipif(not shutil.which("systemd-nspawn"), reason="systemd-container is not installed"),
 ]
 
@@ -35,25 +35,25 @@ class Server:
 
 @pytest.fixture(scope="module")
 def host(only_root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """Installed, configured and started by the guide's own commands."""
+    """A host that is installed, configured and started by the guide's commands."""
     with booted_host(tmp_path_factory.mktemp("host")) as booted:
         booted.follow("Install")
         booted.follow("Configure")
-        # Both ways in: the metadata agent itself in networks' namespaces, HAProxy in routers'.
+        # Direct mode in the networks' namespaces, HAProxy in the routers'.
         booted.sh("echo metadata_proxy = direct >>/etc/openimds/dhcp_agent.ini")
         try:
-            said = booted.follow("Start")
+            output = booted.follow("Start")
         except AssertionError as error:
             error.add_note(booted.journal())
             raise
-        assert said.split() == ["active"] * len(UNITS)
+        assert output.split() == ["active"] * len(UNITS)
         (booted.folder / "clouds.yaml").write_text(booted.sh("cat /root/.config/openstack/clouds.yaml"))
         yield booted
 
 
 @pytest.fixture(scope="module")
 def servers(host: Host) -> dict[str, Server]:
-    """One on a network of its own, one behind a router."""
+    """A server on a network without a router, and a server behind a router."""
     for line in (
         "network create alone",
         "subnet create --network alone --subnet-range 10.1.0.0/24 alone",
@@ -93,7 +93,7 @@ def polling(request: pytest.FixtureRequest, host: Host, servers: dict[str, Serve
         yield made
 
 
-def test_the_secrets_lie_where_the_guide_says(host: Host) -> None:
+def test_files_with_secrets_have_the_modes_of_the_guide(host: Host) -> None:
     modes = host.sh("stat -c '%a %U %G %n' /etc/openimds/* /var/lib/openimds-api /root/.config/openstack/clouds.yaml")
     assert {line.rpartition("/")[2]: line.split()[:3] for line in modes.splitlines()} == {
         "nova.conf": ["640", "root", "openimds"],
@@ -103,12 +103,12 @@ def test_the_secrets_lie_where_the_guide_says(host: Host) -> None:
         "clouds.yaml": ["600", "root", "root"],
         "openimds-api": ["750", "openimds", "openimds"],
     }
-    # Nobody else reads the database, the images or the token keys.
+    # Other users cannot read the database, the images or the token keys.
     refused = host.sh("runuser --user haproxy -- ls /var/lib/openimds-api 2>&1", check=False)
     assert "Permission denied" in refused
 
 
-def test_the_apis_have_no_rights_over_the_host(host: Host) -> None:
+def test_apis_have_no_capabilities(host: Host) -> None:
     for name in ("control-api", "metadata-api"):
         pid = host.shown(f"openimds-{name}", "MainPID")
         status = host.sh(f"cat /proc/{pid}/status")
@@ -116,15 +116,15 @@ def test_the_apis_have_no_rights_over_the_host(host: Host) -> None:
         assert host.sh(f"ps -o user= -p {pid}").strip() == "openimds"
 
 
-def test_sockets_are_in_systemds_store(host: Host, servers: dict[str, Server]) -> None:
-    # Two unix sockets, and 169.254.169.254 of the network without a router.
+def test_sockets_are_in_the_fd_store_of_systemd(host: Host, servers: dict[str, Server]) -> None:
+    # Two unix sockets, and the listener of the network without a router.
     assert host.shown("openimds-metadata-agent", "NFileDescriptorStore") == "3"
     for name in ("control-api", "metadata-api"):
         assert host.shown(f"openimds-{name}", "NFileDescriptorStore") == "1"
 
 
 @pytest.mark.parametrize("name", ["metadata-agent", "metadata-api", "control-api"])
-def test_systemctl_restart_is_not_noticed(name: str, host: Host, polling: Pollers) -> None:
+def test_systemctl_restart_fails_no_request(name: str, host: Host, polling: Pollers) -> None:
     before = host.shown(f"openimds-{name}", "MainPID")
     host.sh(f"systemctl restart openimds-{name}")
     assert host.shown(f"openimds-{name}", "MainPID") != before
@@ -132,15 +132,15 @@ def test_systemctl_restart_is_not_noticed(name: str, host: Host, polling: Poller
     assert polling.tally()["failures"] == []
 
 
-def test_kill_9_of_the_metadata_agent_refuses_nobody(host: Host, polling: Pollers) -> None:
+def test_sigkill_of_the_metadata_agent_refuses_no_connection(host: Host, polling: Pollers) -> None:
     unit = "openimds-metadata-agent"
     before = host.shown(unit, "MainPID")
     host.sh(f"kill -9 {before}")
-    until(lambda: host.shown(unit, "MainPID") != before, "systemd has seen it die")
-    dead_at = time.monotonic()  # the pollers go by the same clock
-    until(lambda: _runs_again(host, unit, before), "systemd has started it again")
+    until(lambda: host.shown(unit, "MainPID") != before, "systemd has reaped the process")
+    dead_at = time.monotonic()  # polling.py uses the same clock
+    until(lambda: _runs_again(host, unit, before), "systemd has restarted the agent")
     polling.polled_on()
-    # In flight at that moment: their connection ends without an answer. Refused is none, and later nothing fails.
+    # Requests in flight fail. No connection is refused, and no later request fails.
     failures = polling.tally()["failures"]
     assert [one for one in failures if one["sent_at"] > dead_at or "refused" in one["error"].lower()] == []
 
@@ -150,23 +150,23 @@ def _runs_again(host: Host, unit: str, before: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["dhcp-agent", "l3-agent", "compute-agent"])
-def test_what_an_agent_has_started_outlives_it(name: str, host: Host, servers: dict[str, Server]) -> None:
+def test_processes_of_an_agent_outlive_its_restart(name: str, host: Host, servers: dict[str, Server]) -> None:
     before = host.children()
     assert any("dnsmasq" in child for child in before)
     assert any("haproxy" in child for child in before)
     host.sh(f"systemctl restart openimds-{name}")
     assert host.children() >= before
     for server in servers.values():
-        said = host.sh(f"ip netns exec {server.namespace} curl --silent --fail {METADATA}")
-        assert said == server.instance_id
+        output = host.sh(f"ip netns exec {server.namespace} curl --silent --fail {METADATA}")
+        assert output == server.instance_id
 
 
-def test_an_upgrade_and_the_way_back_are_not_noticed(host: Host, polling: Pollers) -> None:
+def test_upgrade_and_downgrade_fail_no_request(host: Host, polling: Pollers) -> None:
     for wheel, version in (("next", NEXT_VERSION), ("this", __version__)):
         host.sh(f"rm dist/*.whl && cp {wheel}/*.whl dist/")
         before = {unit: host.shown(unit, "MainPID") for unit in UNITS}
-        said = host.follow("Upgrade")
-        assert said.split() == ["active"] * len(UNITS)
+        output = host.follow("Upgrade")
+        assert output.split() == ["active"] * len(UNITS)
         assert version in host.sh("openimds version")
         assert not [unit for unit in UNITS if host.shown(unit, "MainPID") == before[unit]]
         polling.polled_on()

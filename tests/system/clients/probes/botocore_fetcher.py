@@ -1,4 +1,4 @@
-"""What botocore's metadata fetchers learn, as JSON."""
+"""Prints the metadata read by botocore, as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from botocore.utils import IMDSFetcher, InstanceMetadataFetcher, InstanceMetadat
 
 PATHS = ("instance-id", "local-ipv4", "instance-type", "placement/availability-zone")
 
-config = {"ec2_metadata_v1_disabled": True}  # nothing is read without a session token
+config = {"ec2_metadata_v1_disabled": True}  # a request without a session token is an error
 fetcher = IMDSFetcher(timeout=60, num_attempts=2, config=config)
 token = fetcher._fetch_metadata_token()
 found = {path: fetcher._get_request(f"latest/meta-data/{path}", None, token=token).text for path in PATHS}

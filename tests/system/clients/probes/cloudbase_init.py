@@ -1,4 +1,4 @@
-"""What cloudbase-init's services learn, as JSON; with `password`, what comes of posting one, twice."""
+"""Prints the metadata read by cloudbase-init, as JSON. With a password, posts it twice and prints the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def network_of(service: HttpService) -> dict[str, Any]:
 
 
 def posted(service: HttpService, password: bytes) -> list[Any]:
-    """Encrypted for the owner's key, as its plug-in does it."""
+    """Posts the password, encrypted with the owner's key as by the plug-in of cloudbase-init."""
     key = load_ssh_public_key(service.get_user_pwd_encryption_key().encode())
     assert isinstance(key, RSAPublicKey)
     encrypted = base64.b64encode(key.encrypt(password, PKCS1v15()))
@@ -40,7 +40,7 @@ def posted(service: HttpService, password: bytes) -> list[Any]:
 
 
 def status_of_another(service: HttpService) -> int:
-    """One POST without its five retries."""
+    """The status of a POST without the five retries."""
     try:
         service._post_data(service._get_password_path(), b"another")
     except requests.HTTPError as error:

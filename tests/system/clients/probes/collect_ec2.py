@@ -1,4 +1,4 @@
-"""What os-collect-config's collector for EC2 learn, as JSON."""
+"""Prints the metadata read by the EC2 collector of os-collect-config, as JSON."""
 
 from __future__ import annotations
 

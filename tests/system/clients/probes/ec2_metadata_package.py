@@ -1,4 +1,4 @@
-"""What the package ec2-metadata learns, as JSON."""
+"""Prints the metadata read by the package ec2-metadata, as JSON."""
 
 from __future__ import annotations
 

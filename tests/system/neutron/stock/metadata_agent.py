@@ -1,12 +1,12 @@
-"""Run by stock neutron's Python: neutron's own metadata agent, whose Neutron server is a Neutron REST API.
+"""Stock neutron's metadata agent with the Neutron REST API in place of its RPC server. Run by stock neutron's Python.
 
 metadata_agent.py --config-file FILE
 
-The program is neutron's `main`, whole: its configuration, its unix socket, its handler, its lookups, its signature, its
-requests to the metadata API. One thing is put in its place: stock agents ask neutron-server over a message broker
-(`get_ports` of oslo.messaging). Here the transport is oslo.messaging's own in-memory one (`transport_url = fake:/`), and
-its other end, in the same process, answers each `get_ports` by the Neutron REST API's `GET /v2.0/ports` with the same
-filters. OS_AUTH_URL, OS_USERNAME, OS_PASSWORD and OS_PROJECT_NAME say where and as whom.
+The program is neutron's `main` with its configuration, unix socket, handler, lookups, signature and requests to the metadata
+API. Only the message broker is replaced: stock agents send `get_ports` to neutron-server by oslo.messaging. Here the transport
+is the in-memory one of oslo.messaging (`transport_url = fake:/`). A server in the same process forwards `get_ports` to
+`GET /v2.0/ports` of the Neutron REST API with the same filters. OS_AUTH_URL, OS_USERNAME, OS_PASSWORD and OS_PROJECT_NAME
+hold the URL and the credentials.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Filters = Mapping[str, Any]
 
 
 class Plugin:
-    """The server's end of neutron.agent.metadata.agent.MetadataPluginAPI."""
+    """The server side of neutron.agent.metadata.agent.MetadataPluginAPI."""
 
     target = oslo_messaging.Target(version="1.0", namespace=constants.RPC_NAMESPACE_METADATA)
 
@@ -42,7 +42,7 @@ class Plugin:
 
 
 def _query(filters: Filters) -> Sequence[tuple[str, str]]:
-    """The plugin's filters as the REST API has them: `{"fixed_ips": {"ip_address": ["a"]}}` → `fixed_ips=ip_address=a`."""
+    """The filters in the form of the REST API: `{"fixed_ips": {"ip_address": ["a"]}}` → `fixed_ips=ip_address=a`."""
     pairs = [("fixed_ips", f"ip_address={address}") for address in filters.get("fixed_ips", {}).get("ip_address", ())]
     return pairs + [(name, value) for name, values in filters.items() if name != "fixed_ips" for value in values]
 
@@ -66,6 +66,6 @@ class _Proxy(agent.UnixDomainMetadataProxy):  # type: ignore[misc]
         super().run()
 
 
-os.umask(0)  # stock proxies run as the agent's own user; ours, which ask here, do not
+os.umask(0)  # our proxies connect as another user than the agent's, unlike stock proxies
 agent.UnixDomainMetadataProxy = _Proxy
 main()

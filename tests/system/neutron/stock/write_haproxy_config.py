@@ -1,4 +1,4 @@
-"""Run by stock neutron's Python: writes a namespace proxy's configuration with neutron's own driver, prints its path.
+"""Writes a namespace proxy's configuration by neutron's driver, and prints its path. Run by stock neutron's Python.
 
 write_haproxy_config.py STATE_PATH SOCKET network|router ID HOST PORT [HOST_V6 INTERFACE]
 """
@@ -26,7 +26,7 @@ def main(state_path: str, socket: str, kind: str, identifier: str, host: str, po
     cfg.CONF.set_override("metadata_proxy_socket", socket)
     scope = {"network_id": identifier} if kind == "network" else {"router_id": identifier}
     listen = {"bind_address_v6": v6[0], "bind_interface": v6[1]} if v6 else {}
-    # Neutron's own: what spawn_monitored_metadata_proxy calls before it starts HAProxy.
+    # spawn_monitored_metadata_proxy calls this function before it starts HAProxy.
     write = MetadataDriver._get_metadata_proxy_callback(host, int(port), cfg.CONF, **scope, **listen)
     _haproxy, _dash_f, path = write(f"{state_path}/{identifier}.pid")
     print(path)
