@@ -17,7 +17,7 @@ from openimds.linux.configure.gratuitous_arp import announce
 from openimds.linux.netns.probe import NamespaceProbe
 from openimds.linux.process.daemons import PidFileDaemons, run
 from openimds.netconfig.radvd import RadvdSettings
-from openimds.netconfig.router_view import RouterMetadata
+from openimds.netconfig.router_namespace import RouterMetadata
 from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Router, Subnet, router_namespace
 
 

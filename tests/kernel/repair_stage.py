@@ -17,7 +17,7 @@ from tests.waiting import until
 
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import is_alive, run
-from openimds.netconfig import dhcp_namespace, router_namespace
+from openimds.netconfig import dhcp_network, router_namespace
 from openimds.netconfig.namespace_state import NamespaceState, Rules
 
 AN_HOUR = "resync_interval = 3600\n"
@@ -47,7 +47,7 @@ class Wired:
     def state(self) -> NamespaceState | None:
         like = NamespaceState(
             name=self.namespace,
-            sysctls=dhcp_namespace.SYSCTLS | router_namespace.SYSCTLS,
+            sysctls=dhcp_network.SYSCTLS | router_namespace.SYSCTLS,
             ipv4_rules=Rules({"filter": ()}),
             ipv6_rules=Rules({"filter": ()}),
         )

@@ -25,7 +25,7 @@ from openimds.linux.process.daemons import PidFileDaemons, ProgramError, run
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.netconfig.namespace_state import Device, NamespaceState, Route
 from openimds.netconfig.radvd import RadvdSettings
-from openimds.netconfig.router_view import RouterMetadata
+from openimds.netconfig.router_namespace import RouterMetadata
 from openimds.resources.network import (
     DEVICE_OWNER_ROUTER_GATEWAY,
     DEVICE_OWNER_ROUTER_INTERFACE,

@@ -13,7 +13,7 @@ from tests.kernel.test_network_agents import Cloud
 from tests.waiting import until
 
 from openimds.linux.process.daemons import is_alive, run, terminate
-from openimds.netconfig import dhcp_namespace
+from openimds.netconfig import dhcp_network
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 
 pytestmark = pytest.mark.kernel
@@ -41,7 +41,7 @@ def test_network_is_repaired(network: Wired, change: str) -> None:
 
 
 def test_each_setting_of_a_network_is_repaired(network: Wired) -> None:
-    for change in other_settings(dhcp_namespace.SYSCTLS):
+    for change in other_settings(dhcp_network.SYSCTLS):
         network.is_repaired(lambda change=change: network.do(change))  # type: ignore[misc]
 
 

@@ -18,7 +18,7 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.process.daemons import ProgramError, is_alive, run
 from openimds.netconfig.haproxy import HaproxyRateLimit
-from openimds.netconfig.router_view import RouterMetadata
+from openimds.netconfig.router_namespace import RouterMetadata
 from openimds.resources.network import FixedIP, Subnet
 
 pytestmark = pytest.mark.kernel

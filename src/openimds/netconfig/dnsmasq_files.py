@@ -1,15 +1,24 @@
-"""What dnsmasq reads: who has which address (`host`), names (`addn_hosts`) and options (`opts`), as texts."""
+"""The DHCP options that a port's owner may set for its guest: an allow-list.
+
+Whatever is not on it, or holds a character that could end a line of dnsmasq's file, is refused
+(OSSA-2021-005: a newline in an option's value wrote options for other tenants).
+
+What dnsmasq reads: who has which address (`host`), names (`addn_hosts`) and options (`opts`), as texts.
+
+dnsmasq's lease file, and which of its leases stand in another port's way.
+
+dnsmasq does not give an address to its new owner while the old one's lease runs, so such leases are released.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from openimds.netconfig.addresses import METADATA_IPV4
 from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions
-from openimds.netconfig.dhcp_options import option_line
 from openimds.netconfig.dnsmasq_command import (
     DnsmasqSettings,
     advertises,
@@ -18,7 +27,52 @@ from openimds.netconfig.dnsmasq_command import (
     subnet_tag,
 )
 from openimds.netconfig.metadata_path import metadata_path
-from openimds.resources.network import HostRoute, Port, Subnet
+from openimds.resources.network import ExtraDhcpOption, HostRoute, Port, Subnet
+
+# As `dnsmasq --help dhcp` and `--help dhcp6` (2.90) know them.
+_NAMES_V4 = frozenset(
+    """
+    netmask time-offset router dns-server log-server lpr-server boot-file-size domain-name swap-server
+    root-path extension-path ip-forward-enable non-local-source-routing policy-filter max-datagram-reassembly
+    default-ttl mtu all-subnets-local router-discovery router-solicitation static-route trailer-encapsulation
+    arp-timeout ethernet-encap tcp-ttl tcp-keepalive nis-domain nis-server ntp-server netbios-ns netbios-dd
+    netbios-nodetype netbios-scope x-windows-fs x-windows-dm T1 T2 vendor-class nis+-domain nis+-server
+    tftp-server bootfile-name mobile-ip-home smtp-server pop3-server nntp-server irc-server user-class
+    rapid-commit client-arch client-interface-id client-machine-id posix-timezone tzdb-timezone ipv6-only
+    domain-search sip-server classless-static-route vendor-id-encap tftp-server-address server-ip-address
+    """.split()  # noqa: SIM905 - reads better than 60 lines of one word each
+)
+_NAMES_V6 = frozenset(
+    """
+    sip-server-domain sip-server dns-server domain-search nis-server nis+-server nis-domain nis+-domain
+    sntp-server information-refresh-time posix-timezone tzdb-timezone ntp-server bootfile-url bootfile-param
+    """.split()  # noqa: SIM905 - reads better than 60 lines of one word each
+)
+# Those by which a server and its clients agree on a lease; a guest's owner has no say in them.
+_RESERVED_CODES_V4 = frozenset({0, 50, 51, 52, 53, 54, 55, 57, 61, 82, 255})
+_RESERVED_CODES_V6 = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 18, 25, 26})
+_PLAIN_VALUE = re.compile(r"[\x20-\x7e]{0,255}")
+
+
+def option_line(tag: str, option: ExtraDhcpOption) -> str | None:
+    """`tag:port-…,option:bootfile-name,pxelinux.0`; None when the option is not allowed."""
+    name = _option_name(option.name, option.ip_version)
+    if name is None or not _PLAIN_VALUE.fullmatch(option.value):
+        return None
+    return f"tag:{tag},{name},{option.value}" if option.value else f"tag:{tag},{name}"
+
+
+def _option_name(name: str, ip_version: int) -> str | None:
+    family, names, reserved = (
+        ("option", _NAMES_V4, _RESERVED_CODES_V4) if ip_version == 4 else ("option6", _NAMES_V6, _RESERVED_CODES_V6)
+    )
+    if name.isascii() and name.isdigit():
+        code = int(name)
+        if code in reserved or code > (255 if ip_version == 4 else 65535):
+            return None
+        return str(code) if ip_version == 4 else f"option6:{code}"
+    return f"{family}:{name}" if name in names else None
+
 
 _DEFAULT_ROUTE = "0.0.0.0/0"
 _ON_LINK_NEXT_HOP = "0.0.0.0"
@@ -167,3 +221,86 @@ def _is_sibling(other: Subnet, subnet: Subnet) -> bool:
 
 def _port_tag(port: Port) -> str:
     return f"port-{port.id}"
+
+
+_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A line of the lease file. IPv6 leases name their holder by `iaid` and `client_id` (its DUID), not by a MAC."""
+
+    ip_address: str
+    mac_address: str | None
+    client_id: str | None
+    iaid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseFile:
+    leases: tuple[HeldLease, ...]
+    server_duid: str | None
+    """Needed to release an IPv6 lease."""
+
+
+def parse_leases(text: str) -> LeaseFile:
+    """The lease file's text; lines that are not whole (dnsmasq is writing), or are no leases, are left out.
+
+    `1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88`; after a line `duid 00:01:…`, IPv6:
+    `1796000000 1234567 2001:db8::5 vm1 00:01:00:01:…`
+    """
+    duid: str | None = None
+    leases: list[HeldLease] = []
+    for line in text.splitlines():
+        words = line.split()
+        if len(words) == 2 and words[0] == "duid":
+            duid = words[1]
+        elif len(words) == 5 and _is_lease(words, is_ipv6=duid is not None):
+            leases.append(_lease(words, is_ipv6=duid is not None))
+    return LeaseFile(tuple(leases), duid)
+
+
+def without_leases(text: str, addresses: Collection[str]) -> str:
+    """The lease file's text without the lines that lease one of `addresses`."""
+    return "".join(
+        line for line in text.splitlines(keepends=True) if not any(word in addresses for word in line.split()[2:3])
+    )
+
+
+def parse_hosts(text: str) -> dict[str, str]:
+    """Address → MAC of a host file: `fa:16:3e:54:93:88,set:port-…,host-192-168-40-5.openstacklocal,192.168.40.5`."""
+    entries = [line.split(",") for line in text.splitlines() if "," in line]
+    return {entry[-1].strip("[]"): entry[0].lower() for entry in entries}
+
+
+def stale_leases(
+    held: Iterable[HeldLease], wanted: Mapping[str, str], former: Mapping[str, str]
+) -> Iterator[HeldLease]:
+    """The leases that are no longer their holders'. `wanted` and `former`: address → MAC, now and before.
+
+    An IPv6 lease does not tell its holder's MAC: it is stale when its address is nobody's, or another port's than before.
+    """
+    for lease in held:
+        owner = wanted.get(lease.ip_address)
+        holder = lease.mac_address or former.get(lease.ip_address, owner)
+        if owner is None or owner != holder:
+            yield lease
+
+
+def _is_lease(words: list[str], *, is_ipv6: bool) -> bool:
+    _expiry, holder, address, _name, _client = words
+    try:
+        version = ipaddress.ip_address(address).version
+    except ValueError:
+        return False
+    if is_ipv6:
+        return version == 6 and holder.removeprefix("T").isdecimal()
+    return version == 4 and _MAC.fullmatch(holder) is not None
+
+
+def _lease(words: list[str], *, is_ipv6: bool) -> HeldLease:
+    _expiry, holder, address, _name, client = words
+    client_id = None if client == "*" else client
+    if is_ipv6:
+        return HeldLease(address, None, client_id, iaid=holder.removeprefix("T"))
+    return HeldLease(address, holder.lower(), client_id)

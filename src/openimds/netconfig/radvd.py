@@ -8,7 +8,7 @@ from pathlib import Path
 
 from openimds.netconfig.addresses import link_local
 from openimds.netconfig.namespace_state import Daemon
-from openimds.netconfig.router_view import RouterView
+from openimds.netconfig.router_namespace import RouterView
 from openimds.resources.network import Port, Subnet
 
 _AUTONOMOUS = frozenset({"slaac", "dhcpv6-stateless"})

@@ -16,7 +16,7 @@ from openimds.linux.netns.probe import NamespaceProbe
 from openimds.linux.process.daemons import PidFileDaemons
 from openimds.linux.process.daemons import run as run_program
 from openimds.netconfig.radvd import RadvdSettings
-from openimds.netconfig.router_view import RouterMetadata
+from openimds.netconfig.router_namespace import RouterMetadata
 from openimds.programs.proxy_settings import proxy_settings
 from openimds.programs.reconcile_agent import AgentSpec, serve
 from openimds.runtime.heartbeat import Identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from openimds.netconfig.dhcp_network import DhcpNetwork, dhcp_device_id
-from openimds.netconfig.router_view import RouterView
+from openimds.netconfig.router_namespace import RouterView
 from openimds.resources.network import (
     DEVICE_OWNER_DHCP,
     DEVICE_OWNER_ROUTER_GATEWAY,

@@ -3,11 +3,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.unit.netconfig.cloud import DHCP_PORT, GUEST_PORT, ROUTER_PORT, SUBNET, dhcp_network, subnet_v6
 
 from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
-from openimds.netconfig.dnsmasq_files import DnsmasqFiles, dnsmasq_files, host_routes, rejected_options
+from openimds.netconfig.dnsmasq_files import (
+    DnsmasqFiles,
+    HeldLease,
+    dnsmasq_files,
+    host_routes,
+    option_line,
+    parse_hosts,
+    parse_leases,
+    rejected_options,
+    stale_leases,
+    without_leases,
+)
 from openimds.resources.network import ExtraDhcpOption, FixedIP, HostRoute
 
 OFF = MetadataOptions()
@@ -131,3 +144,98 @@ def test_extra_options_are_tagged_and_bad_ones_left_out() -> None:
     assert found.hosts.splitlines()[1].startswith(f"fa:16:3e:00:00:05,set:port-{guest.id},")
     assert found.options.splitlines()[-1] == f"tag:port-{guest.id},option:bootfile-name,pxelinux.0"
     assert rejected_options(dhcp) == ((guest.id, "mtu"),)
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        (ExtraDhcpOption("bootfile-name", "a.efi"), "tag:t,option:bootfile-name,a.efi"),
+        (ExtraDhcpOption("ntp-server", "10.0.0.1,10.0.0.2"), "tag:t,option:ntp-server,10.0.0.1,10.0.0.2"),
+        (ExtraDhcpOption("router", ""), "tag:t,option:router"),
+        (ExtraDhcpOption("150", "10.0.0.1"), "tag:t,150,10.0.0.1"),
+        (ExtraDhcpOption("bootfile-url", "http://x", 6), "tag:t,option6:bootfile-url,http://x"),
+        (ExtraDhcpOption("59", "http://x", 6), "tag:t,option6:59,http://x"),
+    ],
+)
+def test_allowed(option, line) -> None:
+    assert option_line("t", option) == line
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ExtraDhcpOption("bootfile-name", "a\nb"),
+        ExtraDhcpOption("bootfile-name", "a\rb"),
+        ExtraDhcpOption("bootfile-name", "a\0b"),
+        ExtraDhcpOption("bootfile-name", "ä"),
+        ExtraDhcpOption("bootfile-name", "x" * 256),
+        ExtraDhcpOption("bootfile-name\nrouter", "x"),
+        ExtraDhcpOption("no-such-option", "x"),
+        ExtraDhcpOption("54", "10.0.0.1"),
+        ExtraDhcpOption("51", "1"),
+        ExtraDhcpOption("256", "1"),
+        ExtraDhcpOption("٣", "1"),
+        ExtraDhcpOption("", "1"),
+        ExtraDhcpOption("bootfile-name", "x", 6),
+        ExtraDhcpOption("1", "x", 6),
+        ExtraDhcpOption("70000", "x", 6),
+    ],
+    ids=repr,
+)
+def test_refused(option) -> None:
+    assert option_line("t", option) is None
+
+
+@given(st.text(), st.text(), st.sampled_from([4, 6]))
+def test_a_line_stays_a_line(name: str, value: str, version: int) -> None:
+    line = option_line("t", ExtraDhcpOption(name, value, version))
+    assert line is None or (line.isascii() and len(line.splitlines()) == 1)
+
+
+TEXT = """\
+1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88
+1796000000 FA:16:3e:54:93:89 192.168.40.6 * *
+duid 00:01:00:01:2b
+1796000000 1234567 2001:db8::5 vm1 00:01:00:01:aa
+1796000000 T77 2001:db8::6 * 00:01:00:01:bb
+179600
+"""
+FIRST = HeldLease("192.168.40.5", "fa:16:3e:54:93:88", "01:fa:16:3e:54:93:88")
+SECOND = HeldLease("192.168.40.6", "fa:16:3e:54:93:89", None)
+THIRD = HeldLease("2001:db8::5", None, "00:01:00:01:aa", "1234567")
+FOURTH = HeldLease("2001:db8::6", None, "00:01:00:01:bb", "77")
+
+
+def test_file_is_read() -> None:
+    found = parse_leases(TEXT)
+    assert found.leases == (FIRST, SECOND, THIRD, FOURTH)
+    assert found.server_duid == "00:01:00:01:2b"
+
+
+def test_empty_file() -> None:
+    assert parse_leases("").leases == ()
+    assert parse_leases("").server_duid is None
+
+
+def test_stale_are_those_whose_owner_changed_or_went() -> None:
+    wanted = {"192.168.40.5": "fa:16:3e:00:00:01", "192.168.40.6": "fa:16:3e:54:93:89", "2001:db8::5": "x"}
+    held = (FIRST, SECOND, THIRD, FOURTH)
+    assert list(stale_leases(held, wanted, {})) == [FIRST, FOURTH]
+    assert list(stale_leases(held, wanted, {"2001:db8::5": "x", "192.168.40.6": "y"})) == [FIRST, FOURTH]
+    assert list(stale_leases(held, wanted, {"2001:db8::5": "y"})) == [FIRST, THIRD, FOURTH]
+
+
+def test_former_owners_by_the_host_file() -> None:
+    text = "fa:16:3e:54:93:88,set:port-1,vm1.x,192.168.40.5\nFA:16:3e:54:93:89,vm2,[2001:db8::5]\n\n"
+    assert parse_hosts(text) == {"192.168.40.5": "fa:16:3e:54:93:88", "2001:db8::5": "fa:16:3e:54:93:89"}
+
+
+def test_garbage_is_no_lease() -> None:
+    text = "garbage\n1 xx 192.168.40.5 a b\n1 fa:16:3e:00:00:01 nowhere a b\nduid 00:01\n1 x 2001:db8::5 a b\n1 7 10.0.0.1 a b\n"
+    assert parse_leases(text).leases == ()
+
+
+def test_leases_are_taken_out_of_the_text() -> None:
+    kept = without_leases(TEXT, {"192.168.40.5", "2001:db8::6"})
+    assert parse_leases(kept).leases == (SECOND, THIRD)
+    assert parse_leases(kept).server_duid == "00:01:00:01:2b"

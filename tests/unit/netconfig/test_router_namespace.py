@@ -15,13 +15,13 @@ from tests.unit.netconfig.cloud import (
 
 from openimds.netconfig.namespace_state import Bridge, Device, Route
 from openimds.netconfig.router_namespace import (
+    RouterMetadata,
     ipv4_rules,
     ipv6_rules,
     router_bridges,
     router_namespace_state,
     unreachable_routes,
 )
-from openimds.netconfig.router_view import RouterMetadata
 from openimds.resources.network import ExternalGateway, FixedIP, HostRoute
 
 METADATA = RouterMetadata()

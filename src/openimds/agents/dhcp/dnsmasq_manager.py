@@ -15,8 +15,15 @@ from openimds.agents.atomic_write import write_if_changed
 from openimds.agents.protocols import DaemonManager, RunProgram
 from openimds.netconfig.dhcp_network import DhcpNetwork
 from openimds.netconfig.dnsmasq_command import DnsmasqPaths
-from openimds.netconfig.dnsmasq_files import DnsmasqFiles, desired_leases
-from openimds.netconfig.dnsmasq_leases import HeldLease, parse_hosts, parse_leases, stale_leases, without_leases
+from openimds.netconfig.dnsmasq_files import (
+    DnsmasqFiles,
+    HeldLease,
+    desired_leases,
+    parse_hosts,
+    parse_leases,
+    stale_leases,
+    without_leases,
+)
 from openimds.netconfig.namespace_state import Daemon
 
 

@@ -19,12 +19,14 @@ from openimds.agents.metadata_proxy import MetadataProxyDriver, NamespaceProbe
 from openimds.agents.protocols import CloudView, DaemonManager, NetworkConfigurator, RunProgram
 from openimds.agents.provisioning_blocks import ProvisioningApi, ProvisioningBlocks
 from openimds.agents.reconciler.reconciler import ErrorCollector
-from openimds.netconfig.dhcp_namespace import dhcp_namespace_state, network_bridge, serves_ipv6
 from openimds.netconfig.dhcp_network import (
     DhcpNetwork,
     MetadataOptions,
     dhcp_device_id,
+    dhcp_namespace_state,
+    network_bridge,
     own_dhcp_port,
+    serves_ipv6,
     wanted_fixed_ips,
     wants_dhcp,
 )

@@ -27,7 +27,7 @@ from openimds.agents.testing import (
 )
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.netconfig.radvd import RadvdSettings
-from openimds.netconfig.router_view import RouterMetadata
+from openimds.netconfig.router_namespace import RouterMetadata
 from openimds.resources.network import FixedIP
 
 NAMESPACE = "qrouter-router-1"
