@@ -25,9 +25,9 @@ from openimds.linux.netns.handles import NamespaceHandles
 from openimds.linux.netns.probe import NamespaceProbe
 from openimds.linux.process.daemons import run
 from openimds.netconfig.listener_file import (
+    DesiredListeners,
     ListenAddress,
     Scope,
-    WantedListeners,
     listeners_file,
     render_listeners,
     with_indexes,
@@ -112,7 +112,7 @@ def want(
     handles = NamespaceHandles()
     inside = NamespaceProbe(handles).snapshot(namespace, addresses)
     handles.close(namespace)
-    wanted = WantedListeners(
+    wanted = DesiredListeners(
         scope=scope,
         scope_id=name or namespace,
         namespace=namespace,

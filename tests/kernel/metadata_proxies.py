@@ -39,7 +39,10 @@ def taking_requests(kind: str, server: MetadataServer, folder: Path) -> Iterator
     kept = KeptHere()
     try:
         # However busy the machine is, a round waits for its listener.
-        with mock.patch.object(metadata_proxy, "PATIENCE_SECONDS", HANG_SECONDS), listening(folder, kept) as agent:
+        with (
+            mock.patch.object(metadata_proxy, "LISTEN_TIMEOUT_SECONDS", HANG_SECONDS),
+            listening(folder, kept) as agent,
+        ):
             agent.server.handler = partial(_remembered, server)
             yield
     finally:

@@ -224,6 +224,6 @@ def test_the_control_api_may_be_away(cloud: Cloud) -> None:
     until(lambda: cloud.reported(1, "running"))
     cloud.control.fail_with(503)
     os.kill(int(cloud.boot_record().split()[0]), signal.SIGKILL)
-    until(lambda: "will be tried again" in (cloud.host.state_path / "agent.log").read_text())
+    until(lambda: "resource reconcile failed" in (cloud.host.state_path / "agent.log").read_text())
     cloud.control.fail_with(None)
     until(lambda: cloud.reported(1, "stopped"))

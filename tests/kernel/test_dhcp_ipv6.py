@@ -181,7 +181,7 @@ def test_a_second_host_leaves_the_address_to_the_first_and_takes_it_back(
     until(lambda: taken_back(stage))
     stage.round(everything=True)  # detection may have come to its end after the look
     assert stage.networks.report[stage.network.id]["ipv6_metadata_elsewhere"] == []
-    assert "metadata is served here again" in capsys.readouterr().out
+    assert "metadata address taken over" in capsys.readouterr().out
     run(["ip", "neigh", "flush", "all"], namespace=guest)
     until(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello")
 

@@ -129,7 +129,7 @@ def test_without_conntrack_floating_ips_come_and_go_and_it_is_said_once(
     def without(argv: Sequence[str], *, namespace: str | None = None) -> str:
         raise ProgramError(argv[0], "is not installed (looked in PATH)")
 
-    lab.routers._translations = FloatingIpConntrack(without)
+    lab.routers._conntrack = FloatingIpConntrack(without)
     floating = FloatingIP(
         id="f",
         project_id="p",
@@ -152,8 +152,8 @@ def ends_with(lab: Lab, floating: FloatingIP) -> None:
     """The connections of a floating IP that comes and goes."""
     stage = lab.network
     (found,) = (one.view for one in lab.routers.desired(stage.view).values())
-    lab.routers._translations.delete_stale(replace(found, floating_ips=(floating,)), lab.qrouter)
-    lab.routers._translations.delete_stale(found, lab.qrouter)
+    lab.routers._conntrack.delete_stale(replace(found, floating_ips=(floating,)), lab.qrouter)
+    lab.routers._conntrack.delete_stale(found, lab.qrouter)
 
 
 def both_versions(stage: Stage) -> tuple[Subnet, Port]:

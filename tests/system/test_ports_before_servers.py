@@ -19,7 +19,7 @@ from tests.waiting import until
 from openimds.linux.process import identity
 
 EXTERNAL = "m1.external"
-TIMED_OUT = "boots without its ports being in place"
+TIMED_OUT = "boot started with inactive ports"
 AGENTS = ("dhcp-agent", "compute-agent", "control-api")
 ADDRESSES = ("10.31.0.200", "10.31.0.201", "10.31.0.202")
 

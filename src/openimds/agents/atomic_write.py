@@ -1,4 +1,4 @@
-"""Files that programs read: written whole or not at all, and only when they differ."""
+"""Writes the configuration files of other programs: atomically, and only when the content differs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def write_if_changed(path: Path, text: str, mode: int = 0o644) -> bool:
-    """Whether the file had another text (or was not there). Raises OSError."""
+    """Returns True if the file was written because it was absent or had another content. Raises OSError."""
     try:
-        # Bytes: a file that was half written, or is somebody's garbage, may be no text at all.
+        # Compared as bytes, because the present content may not be valid UTF-8.
         if path.read_bytes() == text.encode():
             return False
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""fe80::a9fe:a9fe on a network that several hosts serve: the first one has it, and the others leave it to that one."""
+"""Tracks the owner of fe80::a9fe:a9fe on a network that several hosts serve: the first host keeps the address."""
 
 from __future__ import annotations
 
@@ -11,68 +11,65 @@ from openimds.agents.protocols import NetworkConfigurator
 from openimds.netconfig.addresses import METADATA_IPV6, METADATA_IPV6_ON_DEVICE
 from openimds.netconfig.namespace_state import NamespaceState
 
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 5.0, 600.0
-"""Between two tries to take the address back, which the whole segment hears of; each is twice as long as the one before.
-Once the other does not answer for it any more, there is one at once."""
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 5.0, 600.0
+"""The pause between two attempts to take the address over, which doubles each time because every attempt sends to the
+whole segment. An attempt follows immediately when the other host stops answering."""
 
 logger = structlog.get_logger(__name__)
 
 
 class Ipv6MetadataAddress:
-    """Whose it is, seen by the kernel's duplicate address detection; looked for again from time to time, so that it is
-    taken back when the other has gone. A duplicate is no failure.
+    """Reads the owner from the kernel's duplicate address detection, and restarts the detection from time to time.
+
+    A restart takes the address over when the other host is gone. A duplicate address is not a failure.
     """
 
-    def __init__(self, kernel: NetworkConfigurator, clock: Callable[[], float] = time.monotonic) -> None:
-        self._kernel = kernel
+    def __init__(self, configurator: NetworkConfigurator, clock: Callable[[], float] = time.monotonic) -> None:
+        self._configurator = configurator
         self._clock = clock
-        self._tries: dict[tuple[str, str], tuple[float, float]] = {}
-        """By namespace and device: when to try next, and the pause after it."""
-        self.elsewhere: Mapping[str, frozenset[str]] = {}
-        """By network or router: the devices on which another host answers. Replaced whole."""
+        self._attempts: dict[tuple[str, str], tuple[float, float]] = {}
+        """The time of the next attempt and the pause after it, by (namespace, device)."""
+        self.duplicates: Mapping[str, frozenset[str]] = {}
+        """The devices on which another host has the address, by network or router. Replaced as a whole."""
 
     def check(self, key: str, state: NamespaceState) -> tuple[str, ...]:
-        """No words: nothing that is ours was changed. Raises what looking raises."""
-        before = self.elsewhere.get(key, frozenset())
+        """Updates `duplicates`. Returns no changes, because it configures nothing. Raises the configurator's errors."""
+        before = self.duplicates.get(key, frozenset())
         devices = [device.name for device in state.devices if METADATA_IPV6_ON_DEVICE in (device.addresses or ())]
-        now = frozenset(name for name in devices if self._is_elsewhere(state.name, name, was=name in before))
-        _tell(state.name, before, now)
-        self.elsewhere = {**self.elsewhere, key: now}
-        gone = [(name, device) for name, device in self._tries if name == state.name and device not in now]
-        for one in gone:
-            del self._tries[one]
+        now = frozenset(name for name in devices if self._is_duplicate(state.name, name, before=name in before))
+        _log_changes(state.name, before, now)
+        self.duplicates = {**self.duplicates, key: now}
+        for attempt in [(name, device) for name, device in self._attempts if name == state.name and device not in now]:
+            del self._attempts[attempt]
         return ()
 
     def forget(self, key: str) -> None:
-        self.elsewhere = {other: devices for other, devices in self.elsewhere.items() if other != key}
+        self.duplicates = {other: devices for other, devices in self.duplicates.items() if other != key}
 
-    def _is_elsewhere(self, namespace: str, device: str, *, was: bool) -> bool:
-        found = self._kernel.dad_state(namespace, device, METADATA_IPV6_ON_DEVICE)
-        if found is None or found.is_tentative:
-            return was
-        if found.is_duplicate:
-            self._try_at_times(namespace, device, at_once=found.is_unanswered)
+    def _is_duplicate(self, namespace: str, device: str, *, before: bool) -> bool:
+        dad = self._configurator.dad_state(namespace, device, METADATA_IPV6_ON_DEVICE)
+        if dad is None or dad.is_tentative:
+            return before
+        if dad.is_duplicate:
+            self._restart_when_due(namespace, device, immediately=dad.is_unanswered)
         else:
-            self._tries.pop((namespace, device), None)
-        return found.is_duplicate
+            self._attempts.pop((namespace, device), None)
+        return dad.is_duplicate
 
-    def _try_at_times(self, namespace: str, device: str, *, at_once: bool) -> None:
+    def _restart_when_due(self, namespace: str, device: str, *, immediately: bool) -> None:
         now = self._clock()
-        due, pause = self._tries.get((namespace, device), (now + FIRST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS))
-        if at_once or now >= due:
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        due, pause = self._attempts.get((namespace, device), (now + MIN_PAUSE_SECONDS, MIN_PAUSE_SECONDS))
+        if immediately or now >= due:
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
             due = now + pause
-            self._kernel.restart_dad(namespace, device, METADATA_IPV6_ON_DEVICE)
-        self._tries[namespace, device] = (due, pause)
+            self._configurator.restart_dad(namespace, device, METADATA_IPV6_ON_DEVICE)
+        self._attempts[namespace, device] = (due, pause)
 
 
-def _tell(namespace: str, before: frozenset[str], now: frozenset[str]) -> None:
+def _log_changes(namespace: str, before: frozenset[str], now: frozenset[str]) -> None:
     for device in sorted(now - before):
         logger.info(
-            "another host serves metadata at this address on the network: left to it",
-            address=METADATA_IPV6,
-            namespace=namespace,
-            device=device,
+            "metadata address in use by another host", address=METADATA_IPV6, namespace=namespace, device=device
         )
     for device in sorted(before - now):
-        logger.info("metadata is served here again", address=METADATA_IPV6, namespace=namespace, device=device)
+        logger.info("metadata address taken over", address=METADATA_IPV6, namespace=namespace, device=device)

@@ -1,24 +1,17 @@
-"""What the keepers of proxies ask about namespaces.
+"""The metadata proxy of a namespace: HAProxy, or listeners of the metadata agent (direct mode).
 
-Whether a process listens where it should, as the kernel says inside the namespace; not as its command line does.
+The DHCP and the L3 agent use MetadataProxyDriver, which runs the kind that the option `metadata_proxy` selects:
 
-Keeps namespaces' HAProxies running with the configuration that is wanted.
+- HaproxyDriver runs one HAProxy in the namespace. For a new configuration it starts a new process beside the old one,
+  and then sends SIGUSR1 to the old one, which finishes its connections. It also replaces a process that does not listen
+  on all addresses, because an address was missing at its start. HAProxy's own options for this (`-sf`, master-worker
+  mode) are not used, because they change the command line in `ps`.
+- DirectDriver writes a listener file for the metadata agent, and waits until the agent listens.
 
-A new configuration is taken by a new process beside the old one: both listen (SO_REUSEPORT), then the old one is told
-to finish what it has. Connections that wait in its queue move over (`net.ipv4.tcp_migrate_req`, set in the namespace),
-so none is lost; and the process looks in `ps` as it always did, which `-sf` or a master process would change.
+A change of the kind loses no request. Both kinds set SO_REUSEPORT, so the new one listens before the old one stops, and
+pending connections move to the new listener (`net.ipv4.tcp_migrate_req`).
 
-One that runs without listening where it should is replaced: it read a configuration that is no more, or an address that
-could not be had at its start.
-
-Says in a file what the metadata agent shall listen on in a namespace, and makes sure that it does.
-
-A namespace's metadata proxy, of the kind that the option `metadata_proxy` names; and the way from one to the other.
-
-The new one listens before the old one stops: both have SO_REUSEPORT, and what waits in the queue of the one that goes
-moves over (`net.ipv4.tcp_migrate_req`), so no guest is refused.
-
-What takes the guests' metadata requests in a namespace, kept by the DHCP and the L3 agent alike.
+Whether a process listens is read from the kernel inside the namespace, and not derived from the command line.
 """
 
 from __future__ import annotations
@@ -35,8 +28,8 @@ from openimds.agents.atomic_write import write_if_changed
 from openimds.agents.protocols import DaemonManager
 from openimds.netconfig.haproxy import ProxySettings, ProxySpec, config_file, haproxy, haproxy_config
 from openimds.netconfig.listener_file import (
+    DesiredListeners,
     ListenAddress,
-    WantedListeners,
     listeners_file,
     render_listeners,
     with_indexes,
@@ -45,11 +38,11 @@ from openimds.netconfig.namespace_state import Daemon
 
 
 class NotListeningError(Exception):
-    """Nothing takes the guests' requests in a namespace yet."""
+    """No process accepts metadata requests in the namespace."""
 
 
 class NamespaceSnapshot(Protocol):
-    """What a namespace has at this moment."""
+    """The state of a namespace at one moment."""
 
     @property
     def inode(self) -> int: ...
@@ -57,72 +50,80 @@ class NamespaceSnapshot(Protocol):
     def device_indexes(self) -> Mapping[str, int]: ...
     @property
     def listening(self) -> Mapping[tuple[str, int], frozenset[int]]:
-        """(address, port) → inodes of sockets that listen there: one of those that do, the same while they are."""
+        """The inode of one listening socket, by (address, port). The same socket while the listeners are unchanged."""
 
     @property
     def has_ipv6(self) -> bool: ...
 
 
 class NamespaceProbe(Protocol):
-    """The kernel's."""
+    """Reads the state of namespaces and processes from the kernel."""
 
     def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> NamespaceSnapshot:
-        """At who listens at these addresses, and at their devices."""
+        """Reads the listeners of the addresses, and the indexes of their devices."""
 
     def listening_sockets(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
-        """(address, port) → the inodes of all sockets that listen there. Slow where there are many namespaces."""
+        """The inodes of all listening sockets, by (address, port). Slow if there are many namespaces."""
 
     def can_connect(self, namespace: str, address: ListenAddress, mark: int) -> bool:
-        """From inside the namespace, with packets of this mark."""
+        """Whether a connection from inside the namespace, with packets of this mark, is accepted."""
 
     def sockets_of(self, pid: int) -> frozenset[int]:
-        """Inodes."""
+        """The inodes of a process's sockets."""
 
 
 class SocketOwnership:
-    """The kernel names one socket an address. Which process has it is looked up when it is another than before."""
+    """Checks that a process listens. A snapshot names one socket per address; its owner is looked up when it changes."""
 
-    def __init__(self, namespaces: NamespaceProbe) -> None:
-        self._namespaces = namespaces
-        self._own: dict[str, tuple[int, frozenset[int]]] = {}
-        """By proxy: a process, and its sockets as they were looked up last."""
+    def __init__(self, probe: NamespaceProbe) -> None:
+        self._probe = probe
+        self._sockets: dict[str, tuple[int, frozenset[int]]] = {}
+        """The PID and its sockets at the last lookup, by proxy."""
 
     def missing(self, proxy: ProxySpec, pid: int) -> tuple[ListenAddress, ...]:
-        """The proxy's addresses that the process `pid` does not listen at, but for those of IPv6 in a kernel without.
+        """The addresses of the proxy on which the process does not listen. IPv6 counts only if the kernel supports it.
 
-        Raises what looking into a namespace raises.
+        Raises the probe's errors.
         """
-        inside = self._namespaces.snapshot(proxy.namespace, proxy.addresses)
-        expected = [one for one in proxy.addresses if inside.has_ipv6 or not one.is_ipv6]
-        known, own = self._own.get(proxy.name, (0, frozenset[int]()))
-        if known == pid and all(inside.listening.get((one.host, one.port), frozenset()) & own for one in expected):
+        snapshot = self._probe.snapshot(proxy.namespace, proxy.addresses)
+        expected = [address for address in proxy.addresses if snapshot.has_ipv6 or not address.is_ipv6]
+        cached_pid, sockets = self._sockets.get(proxy.name, (0, frozenset[int]()))
+        if cached_pid == pid and not _unowned(expected, snapshot.listening, sockets):
             return ()
-        own = self._namespaces.sockets_of(pid)
-        self._own[proxy.name] = (pid, own)
-        # Others may share an address (SO_REUSEPORT), and be the one that the kernel named.
-        there = self._namespaces.listening_sockets(proxy.namespace)
-        return tuple(one for one in expected if not there.get((one.host, one.port), frozenset()) & own)
+        sockets = self._probe.sockets_of(pid)
+        self._sockets[proxy.name] = (pid, sockets)
+        # The snapshot may name the socket of another process that shares the address (SO_REUSEPORT).
+        return _unowned(expected, self._probe.listening_sockets(proxy.namespace), sockets)
 
     def forget(self, name: str) -> None:
-        self._own.pop(name, None)
+        self._sockets.pop(name, None)
+
+
+def _unowned(
+    addresses: Iterable[ListenAddress], listening: Mapping[tuple[str, int], frozenset[int]], own: frozenset[int]
+) -> tuple[ListenAddress, ...]:
+    return tuple(one for one in addresses if not listening.get((one.host, one.port), frozenset()) & own)
 
 
 CONFIG_MODE = 0o640
 
 
 class HaproxyDriver:
-    """Says in words what it changed; nothing when all is right."""
+    """Runs HAProxy in namespaces. Methods return a description of each change."""
 
-    def __init__(self, programs: DaemonManager, namespaces: NamespaceProbe) -> None:
+    def __init__(self, programs: DaemonManager, probe: NamespaceProbe) -> None:
         self._programs = programs
-        self._held = SocketOwnership(namespaces)
+        self._ownership = SocketOwnership(probe)
         self.pids: dict[str, int] = {}
-        """By proxy: which process should be running."""
+        """The PID that should be running, by proxy."""
         self._replacements: dict[str, int] = {}
-        """By proxy: the process that took the place of one that did not listen."""
+        """The PID that replaced a process that did not listen, by proxy."""
 
     def ensure(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
-        """Raises what starting a program or looking into a namespace raises, OSError, and ListenerAwayError."""
+        """Starts, reloads or replaces HAProxy.
+
+        Raises OSError, NotListeningError, and the errors of DaemonManager.start and of the probe.
+        """
         daemon = haproxy(proxy.name, proxy.namespace, settings)
         path = config_file(proxy.name, settings)
         write_if_changed(path, haproxy_config(proxy, settings), CONFIG_MODE)
@@ -131,12 +132,12 @@ class HaproxyDriver:
             self._programs.stop_stale(daemon)
             self.pids[proxy.name] = self._programs.start(daemon)
             return (f"start haproxy (pid {self.pids[proxy.name]})",)
-        if _is_older(daemon.pid_file, path):
+        if _is_outdated(daemon.pid_file, path):
             self.pids[proxy.name] = self._replace(daemon, pid)
             return (f"reload haproxy (pid {pid} → {self.pids[proxy.name]})",)
-        missing = self._held.missing(proxy, pid)
+        missing = self._ownership.missing(proxy, pid)
         if missing:
-            return self._replace_deaf(proxy, daemon, pid, " and ".join(map(str, missing)))
+            return self._replace_not_listening(proxy, daemon, pid, " and ".join(map(str, missing)))
         self.pids[proxy.name] = pid
         return ()
 
@@ -144,13 +145,11 @@ class HaproxyDriver:
         return self._programs.running_pid(haproxy(proxy.name, proxy.namespace, settings))
 
     def retire(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
-        """Another one listens: finish what is under way, then end. Idempotent; a crash between its steps is made good
-        by the next call.
-        """
+        """Stops HAProxy gracefully while another process listens. Idempotent, also after a crash between its steps."""
         daemon = haproxy(proxy.name, proxy.namespace, settings)
         pid = self._programs.running_pid(daemon)
         self.pids.pop(proxy.name, None)
-        self._held.forget(proxy.name)
+        self._ownership.forget(proxy.name)
         self._replacements.pop(proxy.name, None)
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -160,29 +159,29 @@ class HaproxyDriver:
         return (f"retire haproxy (pid {pid})",) if pid is not None else ()
 
     def remove(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
-        """Idempotent."""
+        """Stops HAProxy, and deletes its configuration. Idempotent."""
         daemon = haproxy(name, namespace, settings)
         path = config_file(name, settings)
-        was_there = path.exists() or self._programs.running_pid(daemon) is not None
+        existed = path.exists() or self._programs.running_pid(daemon) is not None
         self.pids.pop(name, None)
-        self._held.forget(name)
+        self._ownership.forget(name)
         self._replacements.pop(name, None)
         self._programs.stop(daemon)
         path.unlink(missing_ok=True)
-        return ("stop haproxy",) if was_there else ()
+        return ("stop haproxy",) if existed else ()
 
-    def _replace_deaf(self, proxy: ProxySpec, daemon: Daemon, pid: int, where: str) -> tuple[str, ...]:
-        """Once: what a new process does not mend, a third one would not either."""
+    def _replace_not_listening(self, proxy: ProxySpec, daemon: Daemon, pid: int, missing: str) -> tuple[str, ...]:
+        """Replaces the process once. If the new process does not listen either, raises NotListeningError."""
         if self._replacements.get(proxy.name) == pid:
-            raise NotListeningError(f"haproxy (pid {pid}) does not listen on {where} in {proxy.namespace}")
+            raise NotListeningError(f"haproxy (pid {pid}) does not listen on {missing} in {proxy.namespace}")
         self.pids[proxy.name] = self._replacements[proxy.name] = new_pid = self._replace(daemon, pid)
-        return (f"replace haproxy, which does not listen on {where} (pid {pid} → {new_pid})",)
+        return (f"replace haproxy, which does not listen on {missing} (pid {pid} → {new_pid})",)
 
     def _replace(self, daemon: Daemon, old_pid: int) -> int:
         try:
             new_pid = self._programs.start(daemon)
         except Exception:
-            # The old one goes on: let its pid file say so, and be old, so that the next round tries again.
+            # The old process keeps running. An outdated pid file with its PID makes the next pass try again.
             daemon.pid_file.write_text(f"{old_pid}\n")
             os.utime(daemon.pid_file, (0, 0))
             raise
@@ -191,112 +190,118 @@ class HaproxyDriver:
         return new_pid
 
 
-def _is_older(pid_file: Path, config: Path) -> bool:
-    """The program started before its configuration was written: also after an agent's crash in between."""
+def _is_outdated(pid_file: Path, config: Path) -> bool:
+    """Whether the process started before its configuration was written, also if the agent crashed in between."""
     return pid_file.stat().st_mtime_ns < config.stat().st_mtime_ns
 
 
 FILE_MODE = 0o640
-PATIENCE_SECONDS = 3.0
-"""For the first that does not come. Those after it are not waited for until one is there again: an agent that is away
-must not hold up everything else."""
-_ASK_AGAIN_SECONDS = 0.005
+LISTEN_TIMEOUT_SECONDS = 3.0
+"""The timeout for the first listener that is missing. The timeout is zero after that, until a listener is found again,
+because a metadata agent that is down must not delay every namespace."""
+_POLL_SECONDS = 0.005
 
 
 class DirectDriver:
-    """Says in words what it changed; nothing when all is right."""
+    """Writes listener files for the metadata agent. Methods return a description of each change."""
 
-    def __init__(self, namespaces: NamespaceProbe) -> None:
-        self._namespaces = namespaces
-        self._patience = PATIENCE_SECONDS
-        self._let_in: dict[str, frozenset[int]] = {}
-        """By proxy: the sockets that a connection came about to. While they are the same, none is made again."""
-        self._seen: dict[str, NamespaceSnapshot] = {}
-        """By proxy: what `keep` has just seen, for the `confirm` that follows it."""
+    def __init__(self, probe: NamespaceProbe) -> None:
+        self._probe = probe
+        self._timeout = LISTEN_TIMEOUT_SECONDS
+        self._connected: dict[str, frozenset[int]] = {}
+        """The sockets that accepted a connection, by proxy. The check is not repeated while they are the same."""
+        self._snapshots: dict[str, NamespaceSnapshot] = {}
+        """The snapshot of `ensure`, by proxy, for the call of `wait_until_listening` that follows."""
 
     def ensure(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
-        """Raises OSError, and what looking into a namespace raises."""
-        self._seen[proxy.name] = inside = self._namespaces.snapshot(proxy.namespace, proxy.addresses)
-        wanted = WantedListeners(
+        """Writes the listener file. Raises OSError, and the probe's errors."""
+        self._snapshots[proxy.name] = snapshot = self._probe.snapshot(proxy.namespace, proxy.addresses)
+        desired = DesiredListeners(
             scope=proxy.scope,
             scope_id=proxy.scope_id,
             namespace=proxy.namespace,
-            namespace_inode=inside.inode,
-            addresses=with_indexes(proxy.addresses, inside.device_indexes),
+            namespace_inode=snapshot.inode,
+            addresses=with_indexes(proxy.addresses, snapshot.device_indexes),
         )
-        changed = write_if_changed(listeners_file(proxy.name, settings.state_path), render_listeners(wanted), FILE_MODE)
+        path = listeners_file(proxy.name, settings.state_path)
+        changed = write_if_changed(path, render_listeners(desired), FILE_MODE)
         return ("ask the metadata agent to listen",) if changed else ()
 
     def wait_until_listening(self, proxy: ProxySpec, other_pid: int | None = None) -> None:
-        """Wait until guests' requests are taken, by others than `other_pid`. Raises ListenerAwayError."""
-        deadline = time.monotonic() + self._patience
+        """Waits until a process other than `other_pid` accepts requests. Raises NotListeningError at the timeout."""
+        deadline = time.monotonic() + self._timeout
         while missing := self._missing(proxy, other_pid):
             if time.monotonic() >= deadline:
-                self._patience = 0.0
+                self._timeout = 0.0
                 raise NotListeningError(
                     f"nothing listens on {' and '.join(missing)} in {proxy.namespace}, which the metadata agent should"
                     " do: is openimds metadata-agent running on this host?"
                 )
-            time.sleep(_ASK_AGAIN_SECONDS)
-        self._patience = PATIENCE_SECONDS
+            time.sleep(_POLL_SECONDS)
+        self._timeout = LISTEN_TIMEOUT_SECONDS
 
     def remove(self, name: str, settings: ProxySettings) -> tuple[str, ...]:
-        """Idempotent."""
-        self._let_in.pop(name, None)
-        self._seen.pop(name, None)
+        """Deletes the listener file. Idempotent."""
+        self._connected.pop(name, None)
+        self._snapshots.pop(name, None)
         file = listeners_file(name, settings.state_path)
-        was_there = file.exists()
+        existed = file.exists()
         file.unlink(missing_ok=True)
-        return ("ask the metadata agent to listen no more",) if was_there else ()
+        return ("ask the metadata agent to stop listening",) if existed else ()
 
     def _missing(self, proxy: ProxySpec, other_pid: int | None) -> list[str]:
-        """A connection is made by IPv4 alone: while the kernel looks for a duplicate of an IPv6 address, and for ever
-        when there is one, nobody reaches it; that must not keep guests from the other.
+        """The addresses that do not accept requests.
+
+        Only IPv4 addresses are checked by a connection. An IPv6 address is unreachable during duplicate address
+        detection, and stays so if there is a duplicate. That must not affect requests by IPv4.
         """
-        inside = self._seen.pop(proxy.name, None) or self._namespaces.snapshot(proxy.namespace, proxy.addresses)
-        there = self._namespaces.listening_sockets(proxy.namespace) if other_pid else inside.listening
-        others = self._namespaces.sockets_of(other_pid) if other_pid else frozenset()
-        expected = [address for address in proxy.addresses if inside.has_ipv6 or not address.is_ipv6]
-        sockets = {one: there.get((one.host, one.port), frozenset()) - others for one in expected}
+        snapshot = self._snapshots.pop(proxy.name, None) or self._probe.snapshot(proxy.namespace, proxy.addresses)
+        by_address = self._probe.listening_sockets(proxy.namespace) if other_pid else snapshot.listening
+        others = self._probe.sockets_of(other_pid) if other_pid else frozenset()
+        expected = [address for address in proxy.addresses if snapshot.has_ipv6 or not address.is_ipv6]
+        sockets = {one: by_address.get((one.host, one.port), frozenset()) - others for one in expected}
         listening = frozenset[int]().union(*sockets.values())
         missing = [
             str(address)
-            for address, found in sockets.items()
-            if not found
-            or not (address.is_ipv6 or self._let_in.get(proxy.name) == listening or self._connects(proxy, address))
+            for address, inodes in sockets.items()
+            if not inodes
+            or not (address.is_ipv6 or self._connected.get(proxy.name) == listening or self._connects(proxy, address))
         ]
-        self._let_in[proxy.name] = frozenset() if missing else listening
+        self._connected[proxy.name] = frozenset() if missing else listening
         return missing
 
     def _connects(self, proxy: ProxySpec, address: ListenAddress) -> bool:
-        return self._namespaces.can_connect(proxy.namespace, address, proxy.access_mark)
+        return self._probe.can_connect(proxy.namespace, address, proxy.access_mark)
 
 
 class MetadataProxyDriver:
-    """Says in words what it changed; nothing when all is right."""
+    """Runs the kind of proxy that the settings select. Methods return a description of each change."""
 
-    def __init__(self, programs: DaemonManager, namespaces: NamespaceProbe) -> None:
-        self._haproxy = HaproxyDriver(programs, namespaces)
-        self._direct = DirectDriver(namespaces)
+    def __init__(self, programs: DaemonManager, probe: NamespaceProbe) -> None:
+        self._haproxy = HaproxyDriver(programs, probe)
+        self._direct = DirectDriver(probe)
 
     @property
     def pids(self) -> Iterable[int]:
-        """The HAProxies that should be running."""
+        """The PIDs of the HAProxy processes that should be running."""
         return self._haproxy.pids.values()
 
     def ensure(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
-        """Raises what starting a program or looking into a namespace raises, and OSError."""
+        """Starts or updates the proxy. Raises the errors of HaproxyDriver.ensure or DirectDriver.ensure."""
         if settings.is_direct:
             return self._direct.ensure(proxy, settings)
         return self._haproxy.ensure(proxy, settings) + self._direct.remove(proxy.name, settings)
 
     def wait_until_listening(self, proxy: ProxySpec, settings: ProxySettings) -> tuple[str, ...]:
-        """To be called after `keep`, before ports are reported: requests are taken. Raises ListenerAwayError."""
+        """Waits for the metadata agent, and stops HAProxy after a change to direct mode. Raises NotListeningError.
+
+        Callers use this between `ensure` and the report of the ports.
+        """
         if not settings.is_direct:
             return ()
         self._direct.wait_until_listening(proxy, self._haproxy.running(proxy, settings))
         return self._haproxy.retire(proxy, settings)
 
     def remove(self, name: str, namespace: str, settings: ProxySettings) -> tuple[str, ...]:
-        """Idempotent."""
+        """Stops either kind of proxy. Idempotent."""
         return self._haproxy.remove(name, namespace, settings) + self._direct.remove(name, settings)

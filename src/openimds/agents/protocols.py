@@ -12,11 +12,11 @@ from openimds.resources.server import Server
 
 
 class CloudView(Protocol):
-    """The state as it was at one revision. Mappings by id."""
+    """The state at one revision, as mappings by id."""
 
     @property
     def revision(self) -> int:
-        """Negative: nothing is known yet."""
+        """The revision number; negative until the mirror has loaded."""
 
     @property
     def networks(self) -> Mapping[str, Network]: ...
@@ -36,21 +36,23 @@ class CloudMirror(Protocol):
     def view(self) -> CloudView: ...
 
     def subscribe(self, callback: Callable[[object], None], /) -> None:
-        """`callback` is called with every new view, on a thread of the mirror's."""
+        """Calls `callback` with each new view, on the mirror's thread."""
 
 
 class DadState(Protocol):
+    """The state of duplicate address detection (RFC 4862, 5.4) for one address."""
+
     @property
     def is_duplicate(self) -> bool:
-        """Somebody else has the address."""
+        """Whether another node has the address."""
 
     @property
     def is_tentative(self) -> bool:
-        """The kernel is still asking."""
+        """Whether the detection is still under way."""
 
     @property
     def is_unanswered(self) -> bool:
-        """Somebody else had it, and answers for it no more."""
+        """Whether the other node had the address, and no longer answers neighbour solicitations for it."""
 
 
 class NetworkConfigurator(Protocol):
@@ -61,23 +63,23 @@ class NetworkConfigurator(Protocol):
     def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]: ...
     def remove_bridge(self, name: str) -> bool: ...
     def plug(self, host_name: str, bridge: str) -> bool:
-        """Another program's tap; False: there is none of this name."""
+        """Attaches another program's tap to the bridge. Returns False if no device has this name."""
 
     def unplug(self, host_name: str) -> tuple[str, ...]:
-        """The device, if there is one, is on no bridge and down; the changes made, in words."""
+        """Detaches the device from its bridge and sets it down, if it exists. Returns a description of each change."""
 
     def dad_state(self, namespace: str, device: str, interface: str) -> DadState | None: ...
     def restart_dad(self, namespace: str, device: str, interface: str) -> None: ...
 
 
 class RunProgram(Protocol):
-    """A program, run to its end."""
+    """Runs a program to its end, and returns its output."""
 
     def __call__(self, argv: Sequence[str], *, namespace: str | None = None) -> str: ...
 
 
 class DaemonManager(Protocol):
-    """Programs that go on when their agent ends."""
+    """Starts and stops programs that keep running when the agent exits."""
 
     def running_pid(self, daemon: Daemon) -> int | None: ...
     def start(self, daemon: Daemon) -> int: ...

@@ -15,7 +15,7 @@ from openimds.resources.network import Port
 Entity = Literal["dhcp", "l2"]
 
 REPEAT_SECONDS = 5.0
-"""A report about the same state of a port is repeated after this time: the answer, or its effect, may have been lost."""
+"""A report is repeated after this time if the port has not changed: the report or its effect may have been lost."""
 
 
 class ProvisioningApi(Protocol):
@@ -27,7 +27,7 @@ class NotReportedError(Exception):
 
 
 class ProvisioningBlocks:
-    """Sends the reports. It remembers the last one of each port only to avoid repeating it in quick succession."""
+    """Sends the reports. The last report of each port is cached only to avoid quick repetitions."""
 
     def __init__(self, api: ProvisioningApi, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
@@ -35,7 +35,7 @@ class ProvisioningBlocks:
         self._sent: dict[tuple[str, Entity], tuple[Port, float]] = {}
 
     def report(self, ports: Iterable[Port], entity: Entity) -> None:
-        """Report `entity` of each port that awaits it. Continues after a failure; raises NotReportedError at the end."""
+        """Reports `entity` of each port that awaits it. Continues after a failure; raises NotReportedError at the end."""
         failures = []
         for port in ports:
             try:
@@ -51,14 +51,14 @@ class ProvisioningBlocks:
         if not port.awaits(entity):
             self._sent.pop(key, None)
             return
-        shown, sent_at = self._sent.get(key, (None, 0.0))
-        if shown is port and now - sent_at < REPEAT_SECONDS:
+        sent_port, sent_at = self._sent.get(key, (None, 0.0))
+        if sent_port is port and now - sent_at < REPEAT_SECONDS:
             return
         self._api.port_provisioned(port.id, entity, port.binding_generation or None)
         self._sent[key] = (port, now)
 
     def forget_all_but(self, port_ids: Iterable[str]) -> None:
-        """Drop the memory of deleted ports."""
-        kept = set(port_ids)
-        for key in [key for key in self._sent if key[0] not in kept]:
+        """Drops the cached reports of deleted ports."""
+        existing = set(port_ids)
+        for key in [key for key in self._sent if key[0] not in existing]:
             del self._sent[key]

@@ -1,7 +1,4 @@
-"""The edges of the DHCP and the L3 agent, in memory. They print themselves as text, and tests expect that text.
-
-The compute agent's adapters, in memory. They print themselves as text, and tests expect that text.
-"""
+"""In-memory adapters of the DHCP, L3 and compute agents for tests. Tests compare their text form (`str`)."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from openimds.resources.server import Server
 
 @dataclass
 class FakeView:
-    """Mutable, unlike the real one: a test adds and takes away."""
+    """A mutable CloudView: a test adds and removes resources."""
 
     revision: int = 1
     networks: dict[str, Network] = field(default_factory=dict)
@@ -34,18 +31,18 @@ class FakeView:
     floating_ips: dict[str, FloatingIP] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)
 
-    def add(self, *things: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
-        """A thing of the same id is replaced."""
-        for thing in things:
-            self._table(thing)[thing.id] = thing
+    def add(self, *resources: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
+        """Adds resources, or replaces those with the same id."""
+        for resource in resources:
+            self._table(resource)[resource.id] = resource
         self.revision += 1
 
-    def remove(self, *things: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
-        for thing in things:
-            self._table(thing).pop(thing.id, None)
+    def remove(self, *resources: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
+        for resource in resources:
+            self._table(resource).pop(resource.id, None)
         self.revision += 1
 
-    def _table(self, thing: object) -> dict[str, Any]:
+    def _table(self, resource: object) -> dict[str, Any]:
         tables: dict[type, dict[str, Any]] = {
             Network: self.networks,
             Subnet: self.subnets,
@@ -54,7 +51,7 @@ class FakeView:
             FloatingIP: self.floating_ips,
             Server: self.servers,
         }
-        return tables[type(thing)]
+        return tables[type(resource)]
 
 
 class FakeMirror:
@@ -69,28 +66,28 @@ class FakeMirror:
         self._callbacks.append(callback)
 
     def notify(self) -> None:
-        """Something changed."""
+        """Calls the subscribers."""
         for callback in self._callbacks:
             callback(self._view)
 
 
 class FakePortsApi:
-    """Ports as the control API makes them: written straight into a view, the lowest free addresses first."""
+    """The ports of the control API, written directly into a view. Allocates the lowest free address."""
 
     def __init__(self, view: FakeView, first: int = 1) -> None:
-        """`first` is the first port's number: of taps that live beside others' it is drawn by lot."""
+        """`first` is the number of the first port. It determines the tap's name, which must be unique on the host."""
         self._view = view
         self._ports: dict[str, Port] = {}
-        """Those that it made; a view may be older."""
+        """The created ports. The view may be older."""
         self._numbers = itertools.count(first)
         self.calls: list[str] = []
         self.broken = False
-        """Every call fails."""
+        """Whether every call fails."""
 
     def list_ports(self, **filters: Any) -> list[Port]:
         self._call(f"list ports {sorted(filters)}")
-        known = {**self._ports, **self._view.ports}
-        return [p for p in known.values() if all(getattr(p, key) == value for key, value in filters.items())]
+        ports = {**self._ports, **self._view.ports}
+        return [p for p in ports.values() if all(getattr(p, key) == value for key, value in filters.items())]
 
     def create_port(self, body: Mapping[str, Any]) -> Port:
         self._call(f"create port {body['device_owner']} on {body['network_id']}")
@@ -110,8 +107,8 @@ class FakePortsApi:
 
     def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port:
         self._call(f"update port {port_id}")
-        known = self._view.ports.get(port_id) or self._ports[port_id]
-        port = replace(known, fixed_ips=self._allocated(body["fixed_ips"]))
+        current = self._view.ports.get(port_id) or self._ports[port_id]
+        port = replace(current, fixed_ips=self._allocated(body["fixed_ips"]))
         self._put(port)
         return port
 
@@ -130,14 +127,14 @@ class FakePortsApi:
     def __str__(self) -> str:
         return "\n".join(self.calls)
 
-    def _call(self, words: str) -> None:
+    def _call(self, call: str) -> None:
         if self.broken:
             raise ConnectionError("the control API is away")
-        self.calls.append(words)
+        self.calls.append(call)
 
-    def _allocated(self, wanted: Iterable[Mapping[str, str]]) -> tuple[FixedIP, ...]:
+    def _allocated(self, desired: Iterable[Mapping[str, str]]) -> tuple[FixedIP, ...]:
         return tuple(
-            FixedIP(one["subnet_id"], one.get("ip_address") or self._free_address(one["subnet_id"])) for one in wanted
+            FixedIP(one["subnet_id"], one.get("ip_address") or self._free_address(one["subnet_id"])) for one in desired
         )
 
     def _free_address(self, subnet_id: str) -> str:
@@ -148,21 +145,21 @@ class FakePortsApi:
 
 
 class FakeNetworkConfigurator:
-    """Remembers what is wanted, and says what is new in it."""
+    """Records the desired states, and reports the changes between them."""
 
     def __init__(self) -> None:
         self.states: dict[str, NamespaceState] = {}
         self.made_bridges: set[str] = set()
         self.plugged_bridges: set[str] = set()
-        """Those that are not removed: somebody else's device is on them."""
+        """The bridges that cannot be removed, because a device of another program is attached."""
         self.taps: set[str] = set()
-        """The taps that other programs made."""
+        """The taps of other programs."""
         self.plugged: dict[str, str] = {}
         """The bridge of each plugged tap."""
         self.dad_states: dict[str, DadState] = {}
-        """By namespace: what detection has found of the metadata service's address. Not named: it is ours."""
+        """The state of duplicate address detection for fe80::a9fe:a9fe, by namespace. Absent if there is no duplicate."""
         self.dad_restarts: list[str] = []
-        """The namespaces in which it was begun again."""
+        """The namespaces of the restarts."""
 
     def namespaces(self) -> set[str]:
         return set(self.states)
@@ -207,7 +204,7 @@ class FakeNetworkConfigurator:
         self.dad_restarts.append(namespace)
 
     def __str__(self) -> str:
-        """`qdhcp-…: tap…(192.168.40.2/24)`, a line a namespace."""
+        """Returns one line for each namespace: `qdhcp-…: tap…(192.168.40.2/24)`."""
         return "\n".join(f"{name}: {_devices(state)}" for name, state in sorted(self.states.items()))
 
 
@@ -224,29 +221,29 @@ class FakeNamespaceSnapshot:
 
 
 class FakeNamespaceProbe:
-    """Namespaces as the metadata agent's listeners are in them."""
+    """A NamespaceProbe with the same listening sockets in each namespace."""
 
     def __init__(self) -> None:
         self.inode = 4026532257
         self.sockets_at: dict[tuple[str, int], frozenset[int]] = {}
-        """(address, port) → sockets, in every namespace alike."""
+        """The listening sockets, by (address, port)."""
         self.sockets: dict[int, frozenset[int]] = {}
-        """By process."""
+        """The sockets of each process, by PID."""
         self.accepts_connections = True
         self.has_ipv6 = True
 
     def listen(self, proxy: ProxySpec, pid: int) -> None:
-        """The process opens a socket of its own at each of the proxy's addresses."""
-        places = [(address.host, address.port) for address in proxy.addresses]
-        made = {place: frozenset({pid * 100 + number}) for number, place in enumerate(places)}
-        self.sockets_at |= {place: self.sockets_at.get(place, frozenset()) | found for place, found in made.items()}
-        self.sockets[pid] = self.sockets.get(pid, frozenset()).union(*made.values())
+        """Opens a socket of the process at each of the proxy's addresses."""
+        addresses = [(address.host, address.port) for address in proxy.addresses]
+        opened = {address: frozenset({pid * 100 + number}) for number, address in enumerate(addresses)}
+        self.sockets_at |= {key: self.sockets_at.get(key, frozenset()) | sockets for key, sockets in opened.items()}
+        self.sockets[pid] = self.sockets.get(pid, frozenset()).union(*opened.values())
 
     def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeNamespaceSnapshot:
         devices = {address.device for address in addresses if address.device}
-        asked = {(address.host, address.port) for address in addresses}
-        found = {place: frozenset({min(inodes)}) for place, inodes in self.sockets_at.items() if place in asked}
-        return FakeNamespaceSnapshot(self.inode, dict.fromkeys(devices, 2), found, self.has_ipv6)
+        queried = {(address.host, address.port) for address in addresses}
+        listening = {key: frozenset({min(inodes)}) for key, inodes in self.sockets_at.items() if key in queried}
+        return FakeNamespaceSnapshot(self.inode, dict.fromkeys(devices, 2), listening, self.has_ipv6)
 
     def listening_sockets(self, namespace: str) -> Mapping[tuple[str, int], frozenset[int]]:
         return self.sockets_at
@@ -259,7 +256,7 @@ class FakeNamespaceProbe:
 
 
 class AlwaysListeningProbe(FakeNamespaceProbe):
-    """Where every process listens at whatever is asked for."""
+    """A probe that finds each queried address listening, in each process."""
 
     def snapshot(self, namespace: str, addresses: Collection[ListenAddress]) -> FakeNamespaceSnapshot:
         self.sockets_at |= dict.fromkeys([(address.host, address.port) for address in addresses], frozenset({1}))
@@ -270,7 +267,7 @@ class AlwaysListeningProbe(FakeNamespaceProbe):
 
 
 class FakeDaemonManager:
-    """Programs by their pid file; `run` notes the commands that end by themselves."""
+    """Records the started daemons, and the commands of `run`."""
 
     def __init__(self) -> None:
         self._pids = itertools.count(100)
@@ -312,7 +309,7 @@ def _is_stray(other: Daemon, daemon: Daemon) -> bool:
 
 
 class ApiError(Exception):
-    """As the client's: with the HTTP status, if there was an answer."""
+    """The client's error. `status` is the HTTP status, and None without a response."""
 
     def __init__(self, status: int | None) -> None:
         super().__init__(f"the control API answered {status}")
@@ -321,54 +318,54 @@ class ApiError(Exception):
 
 @dataclass
 class FakeServersApi:
-    """Notes what it is told; a port that is provisioned turns ACTIVE in the view unless it `waits_for_dhcp`."""
+    """Records the reports. A provisioned port becomes ACTIVE in the view, unless `waits_for_dhcp`."""
 
     view: FakeView
     waits_for_dhcp: bool = False
     status: int | None = 204
-    """What it answers; None: nothing at all."""
-    said: list[str] = field(default_factory=list)
+    """The status of each response; None if no response arrives."""
+    reports: list[str] = field(default_factory=list)
     generations: list[tuple[str, int | None]] = field(default_factory=list)
-    """(report, binding generation) of each report about a port."""
+    """The (report, binding generation) of each report about a port."""
     consoles: dict[str, str] = field(default_factory=dict)
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
-        self._hear(f"port {port_id[:8]} has {entity}")
+        self._record(f"port {port_id[:8]} has {entity}")
         self.generations.append((entity, binding_generation))
         if not self.waits_for_dhcp:
             self.view.add(replace(self.view.ports[port_id], status="ACTIVE"))
 
     def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
-        self._hear(f"port {port_id[:8]} is unplugged")
+        self._record(f"port {port_id[:8]} is unplugged")
         self.generations.append(("unplugged", binding_generation))
 
     def report_server(
         self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None
     ) -> None:
-        self._hear(f"boot {boot_generation} of {server_id} is {power_state}" + (f": {fault}" if fault else ""))
+        self._record(f"boot {boot_generation} of {server_id} is {power_state}" + (f": {fault}" if fault else ""))
 
     def put_console(self, server_id: str, text: str) -> None:
-        self._hear(f"console of {server_id}: {len(text)} characters")
+        self._record(f"console of {server_id}: {len(text)} characters")
         self.consoles[server_id] = text
 
-    def _hear(self, what: str) -> None:
+    def _record(self, report: str) -> None:
         if self.status != 204:
             raise ApiError(self.status)
-        self.said.append(what)
+        self.reports.append(report)
 
     def __str__(self) -> str:
-        return "\n".join(self.said)
+        return "\n".join(self.reports)
 
 
 class FakePortSecurity:
     def __init__(self) -> None:
         self.filters: dict[str, PortFilter] = {}
 
-    def ensure(self, wanted: PortFilter) -> tuple[str, ...]:
-        if self.filters.get(wanted.tap) == wanted:
+    def ensure(self, desired: PortFilter) -> tuple[str, ...]:
+        if self.filters.get(desired.tap) == desired:
             return ()
-        self.filters[wanted.tap] = wanted
-        return (f"set port security of {wanted.tap}",)
+        self.filters[desired.tap] = desired
+        return (f"set port security of {desired.tap}",)
 
     def remove(self, tap: str) -> tuple[str, ...]:
         return (f"remove port security of {tap}",) if self.filters.pop(tap, None) else ()
@@ -376,8 +373,8 @@ class FakePortSecurity:
     def taps(self) -> set[str]:
         return set(self.filters)
 
-    def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
-        ports = list(wanted)
+    def apply(self, desired: Iterable[PortFilter]) -> tuple[str, ...]:
+        ports = list(desired)
         gone = set(self.filters) - {one.tap for one in ports}
         return tuple(word for one in ports for word in self.ensure(one)) + tuple(
             word for tap in sorted(gone) for word in self.remove(tap)
@@ -385,14 +382,14 @@ class FakePortSecurity:
 
 
 class FakeComputeDriver:
-    """Guests whose consoles are files in `folder`."""
+    """A driver without instances. The consoles are files in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.states: dict[str, BootState] = {}
         self.boots: list[BootSpec] = []
         self.broken: str | None = None
-        """Why no guest starts."""
+        """The reason why `start` fails; None if it succeeds."""
 
     def servers(self) -> set[str]:
         return set(self.states)

@@ -57,7 +57,7 @@ class ListenAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WantedListeners:
+class DesiredListeners:
     """One namespace's."""
 
     scope: Scope
@@ -85,7 +85,7 @@ def with_indexes(addresses: Sequence[ListenAddress], indexes: Mapping[str, int])
     return tuple(replace(address, device_index=indexes.get(address.device, 0)) for address in addresses)
 
 
-def render_listeners(wanted: WantedListeners) -> str:
+def render_listeners(wanted: DesiredListeners) -> str:
     content = {
         "kind": wanted.scope.value,
         "id": wanted.scope_id,
@@ -96,7 +96,7 @@ def render_listeners(wanted: WantedListeners) -> str:
     return json.dumps(content) + "\n"
 
 
-def parse_listeners(text: str) -> WantedListeners:
+def parse_listeners(text: str) -> DesiredListeners:
     """Raises ListenersFileError."""
     try:
         content = json.loads(text)
@@ -104,7 +104,7 @@ def parse_listeners(text: str) -> WantedListeners:
         raise ListenersFileError(f"is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise ListenersFileError("is no JSON object")
-    return WantedListeners(
+    return DesiredListeners(
         scope=_scope(content),
         scope_id=_word(content, "id"),
         namespace=_file_name(content, "namespace"),

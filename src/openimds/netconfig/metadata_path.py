@@ -30,7 +30,7 @@ class PathKind(enum.Enum):
 class MetadataPath:
     """`WayToMetadata(Way.DHCP, "192.168.40.121", "no router has the gateway …")`"""
 
-    way: PathKind
+    kind: PathKind
     next_hop: str | None
     """Where DHCP option 121 sends 169.254.169.254/32."""
     reason: str

@@ -5,7 +5,7 @@ from pathlib import Path
 from openimds.agents.atomic_write import write_if_changed
 
 
-def test_written_only_when_different(tmp_path: Path) -> None:
+def test_file_is_written_only_if_the_content_differs(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file"
     assert write_if_changed(path, "one", 0o640)
     written_at = path.stat().st_mtime_ns

@@ -11,7 +11,7 @@ from openimds.netconfig.namespace_state import Device, NamespaceState
 
 
 @dataclass(frozen=True)
-class Found:
+class Dad:
     is_duplicate: bool = False
     is_tentative: bool = False
     is_unanswered: bool = False
@@ -28,66 +28,66 @@ DEVICE = Device(
 STATE = NamespaceState(name="qdhcp-n", devices=(DEVICE,))
 
 
-def test_left_to_the_other_and_taken_back(capsys: pytest.CaptureFixture[str]) -> None:
-    kernel = FakeNetworkConfigurator()
-    shared = Ipv6MetadataAddress(kernel)
-    elsewhere = []
-    for found in (
-        Found(is_tentative=True),
-        Found(is_duplicate=True),
-        Found(is_tentative=True),
-        Found(is_duplicate=True),
-        Found(),
+def test_duplicate_address_is_left_to_the_other_host_and_taken_over_later(capsys: pytest.CaptureFixture[str]) -> None:
+    configurator = FakeNetworkConfigurator()
+    address = Ipv6MetadataAddress(configurator)
+    duplicate = []
+    for dad in (
+        Dad(is_tentative=True),
+        Dad(is_duplicate=True),
+        Dad(is_tentative=True),
+        Dad(is_duplicate=True),
+        Dad(),
     ):
-        kernel.dad_states["qdhcp-n"] = found
-        assert shared.check("n", STATE) == ()
-        elsewhere.append(bool(shared.elsewhere["n"]))
-    assert elsewhere == [False, True, True, True, False]
-    said = capsys.readouterr().out
-    assert said.count("another host serves metadata") == said.count("served here again") == 1
+        configurator.dad_states["qdhcp-n"] = dad
+        assert address.check("n", STATE) == ()
+        duplicate.append(bool(address.duplicates["n"]))
+    assert duplicate == [False, True, True, True, False]
+    log = capsys.readouterr().out
+    assert log.count("address in use by another host") == log.count("address taken over") == 1
 
 
-def test_tries_to_take_it_back_become_rare() -> None:
-    kernel, now = FakeNetworkConfigurator(), 0.0
-    shared = Ipv6MetadataAddress(kernel, clock=lambda: now)
-    kernel.dad_states["qdhcp-n"] = Found(is_duplicate=True)
+def test_pause_between_attempts_doubles_up_to_ten_minutes() -> None:
+    configurator, now = FakeNetworkConfigurator(), 0.0
+    address = Ipv6MetadataAddress(configurator, clock=lambda: now)
+    configurator.dad_states["qdhcp-n"] = Dad(is_duplicate=True)
     tried_at = []
     for now in range(3000):
-        before = len(kernel.dad_restarts)
-        shared.check("n", STATE)
-        if len(kernel.dad_restarts) > before:
+        before = len(configurator.dad_restarts)
+        address.check("n", STATE)
+        if len(configurator.dad_restarts) > before:
             tried_at.append(now)
     assert tried_at == [5, 15, 35, 75, 155, 315, 635, 1235, 1835, 2435]
 
 
-def test_after_it_was_ours_the_tries_begin_anew() -> None:
-    kernel, now = FakeNetworkConfigurator(), 0.0
-    shared = Ipv6MetadataAddress(kernel, clock=lambda: now)
-    for at, found in (
-        (0.0, Found(is_duplicate=True)),
-        (9.0, Found()),
-        (10.0, Found(is_duplicate=True)),
-        (14.0, Found(is_duplicate=True)),
+def test_attempts_start_again_after_the_address_was_ours() -> None:
+    configurator, now = FakeNetworkConfigurator(), 0.0
+    address = Ipv6MetadataAddress(configurator, clock=lambda: now)
+    for at, dad in (
+        (0.0, Dad(is_duplicate=True)),
+        (9.0, Dad()),
+        (10.0, Dad(is_duplicate=True)),
+        (14.0, Dad(is_duplicate=True)),
     ):
-        now, kernel.dad_states["qdhcp-n"] = at, found
-        shared.check("n", STATE)
-    assert kernel.dad_restarts == []
+        now, configurator.dad_states["qdhcp-n"] = at, dad
+        address.check("n", STATE)
+    assert configurator.dad_restarts == []
 
 
-def test_one_that_nobody_answers_for_is_tried_at_once() -> None:
-    kernel = FakeNetworkConfigurator()
-    shared = Ipv6MetadataAddress(kernel, clock=lambda: 0.0)
+def test_unanswered_duplicate_is_attempted_immediately() -> None:
+    configurator = FakeNetworkConfigurator()
+    address = Ipv6MetadataAddress(configurator, clock=lambda: 0.0)
     for is_unanswered, tried in ((False, 0), (True, 1), (False, 1), (True, 2)):
-        kernel.dad_states["qdhcp-n"] = Found(is_duplicate=True, is_unanswered=is_unanswered)
-        shared.check("n", STATE)
-        assert len(kernel.dad_restarts) == tried
+        configurator.dad_states["qdhcp-n"] = Dad(is_duplicate=True, is_unanswered=is_unanswered)
+        address.check("n", STATE)
+        assert len(configurator.dad_restarts) == tried
 
 
-def test_a_namespace_without_the_address_is_not_looked_at() -> None:
-    kernel = FakeNetworkConfigurator()
-    kernel.dad_states["qdhcp-n"] = Found(is_duplicate=True)
-    shared = Ipv6MetadataAddress(kernel)
-    shared.check("n", NamespaceState(name="qdhcp-n"))
-    assert shared.elsewhere == {"n": frozenset()}
-    shared.forget("n")
-    assert shared.elsewhere == {}
+def test_namespace_without_the_address_is_skipped() -> None:
+    configurator = FakeNetworkConfigurator()
+    configurator.dad_states["qdhcp-n"] = Dad(is_duplicate=True)
+    address = Ipv6MetadataAddress(configurator)
+    address.check("n", NamespaceState(name="qdhcp-n"))
+    assert address.duplicates == {"n": frozenset()}
+    address.forget("n")
+    assert address.duplicates == {}

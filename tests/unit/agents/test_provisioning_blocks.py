@@ -53,19 +53,19 @@ def test_port_that_awaits_the_entity_is_reported_with_its_binding(stage: Stage) 
 
 
 @pytest.mark.parametrize(
-    "shown", [ACTIVE, replace(WAITING, provisioning_blocks=("l2",)), replace(ACTIVE, status="DOWN")]
+    "port", [ACTIVE, replace(WAITING, provisioning_blocks=("l2",)), replace(ACTIVE, status="DOWN")]
 )
-def test_port_that_does_not_await_the_entity_is_not_reported(stage: Stage, shown: Port) -> None:
-    assert stage.report(shown) == []
+def test_port_that_does_not_await_the_entity_is_not_reported(stage: Stage, port: Port) -> None:
+    assert stage.report(port) == []
 
 
 def test_reset_of_the_control_api_is_reported_again(stage: Stage) -> None:
-    """The fault of ports created before their server: the same addresses, but a new binding."""
+    """Ports created before their server once stayed DOWN: they had the same addresses, but a new binding."""
     assert stage.report(replace(WAITING, binding_generation=1)) == [("dhcp", 1)]
     assert stage.report(replace(WAITING, binding_generation=2)) == [("dhcp", 2)]
 
 
-def test_port_is_reported_again_whenever_it_is_shown_again(stage: Stage) -> None:
+def test_port_is_reported_again_when_the_view_has_a_new_object(stage: Stage) -> None:
     for _ in range(2):
         assert stage.report(replace(WAITING)) == [("dhcp", 3)]
 
@@ -76,7 +76,7 @@ def test_same_view_is_repeated_only_after_a_pause(stage: Stage) -> None:
     assert stage.report(WAITING) == [("dhcp", 3)]
 
 
-def test_forgotten_port_is_reported_at_once(stage: Stage) -> None:
+def test_forgotten_port_is_reported_immediately(stage: Stage) -> None:
     stage.report(WAITING)
     stage.blocks.forget_all_but([WAITING.id])
     assert stage.report(WAITING) == []
@@ -85,9 +85,9 @@ def test_forgotten_port_is_reported_at_once(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(("status", "count"), [("DOWN", 1), ("ACTIVE", 0)])
-def test_status_decides_where_the_cloud_shows_no_blocks(stage: Stage, status: str, count: int) -> None:
-    shown = replace(GUEST_PORT, status=status, provisioning_blocks=None)
-    assert stage.report(shown) == [("dhcp", None)] * count
+def test_status_decides_if_the_api_has_no_provisioning_blocks(stage: Stage, status: str, count: int) -> None:
+    port = replace(GUEST_PORT, status=status, provisioning_blocks=None)
+    assert stage.report(port) == [("dhcp", None)] * count
 
 
 def test_failure_is_raised_after_all_ports_were_tried_and_is_reported_again(stage: Stage) -> None:
@@ -98,6 +98,6 @@ def test_failure_is_raised_after_all_ports_were_tried_and_is_reported_again(stag
     assert stage.report(WAITING) == [("dhcp", 3)]
 
 
-def test_deleted_port_is_no_failure(stage: Stage) -> None:
+def test_deleted_port_is_not_a_failure(stage: Stage) -> None:
     stage.api.error = ApiError(404)
     assert stage.report(WAITING) == []

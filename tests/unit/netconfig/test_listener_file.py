@@ -7,17 +7,17 @@ import pytest
 
 from openimds.netconfig.haproxy import network_proxy, router_proxy
 from openimds.netconfig.listener_file import (
+    DesiredListeners,
     ListenAddress,
     ListenersFileError,
     Scope,
-    WantedListeners,
     listeners_file,
     parse_listeners,
     render_listeners,
     with_indexes,
 )
 
-NETWORK = WantedListeners(
+NETWORK = DesiredListeners(
     scope=Scope.NETWORK,
     scope_id="n1",
     namespace="qdhcp-n1",

@@ -94,7 +94,7 @@ def test_metadata_subnet_beside_another_one_speaks_for_no_router() -> None:
 )
 def test_way(ports, choice, way, next_hop) -> None:
     found = metadata_path(dhcp_network(*ports), SUBNET, choice)
-    assert (found.way, found.next_hop) == (way, next_hop)
+    assert (found.kind, found.next_hop) == (way, next_hop)
 
 
 @pytest.mark.parametrize(

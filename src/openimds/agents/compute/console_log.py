@@ -1,4 +1,4 @@
-"""What guests print, sent to the control API while it grows: the tail, at most every 0.3 s."""
+"""Uploads the tail of each instance's console output to the control API, at most every 0.3 s while it grows."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from openimds.agents.compute.protocols import ComputeDriver, ServersApi
 INTERVAL_SECONDS = 0.3
 TAIL_BYTES = 256 * 1024
 REPEAT_SECONDS = 300.0
-"""An unchanged tail is sent again after this time: the control API may have lost it with a restored database."""
-CUT_BYTES = 1024 * 1024
-"""A console file that has grown beyond this is emptied: a guest that prints without end must not fill the disk."""
+"""An unchanged tail is sent again after this time, because a restored database does not contain it."""
+TRUNCATE_BYTES = 1024 * 1024
+"""A larger console file is truncated, so that an instance that prints without end does not fill the disk."""
 
 logger = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class ConsoleTail:
-    """The end of one console file, and how far it has been read."""
+    """The tail of one console file, and the offset up to which it was read."""
 
     inode: int = 0
-    """A new boot begins a new file."""
+    """The file's inode. Each boot creates a new file."""
     offset: int = 0
     tail: bytes = b""
     is_sent: bool = False
     sent_at: float = 0.0
 
     def read(self, path: Path) -> None:
-        """Raises FileNotFoundError."""
+        """Reads the appended bytes. Raises FileNotFoundError."""
         with path.open("rb") as console:
             status = os.fstat(console.fileno())
             if status.st_ino != self.inode or status.st_size < self.offset:
@@ -44,28 +44,28 @@ class ConsoleTail:
                 self.tail = (self.tail + console.read(TAIL_BYTES))[-TAIL_BYTES:]
                 self.offset = status.st_size
                 self.is_sent = False
-        if self.offset > CUT_BYTES:
+        if self.offset > TRUNCATE_BYTES:
             os.truncate(path, 0)
             self.offset = 0
 
 
 class ConsoleUploader:
-    """Not for several threads at once."""
+    """Uploads console tails. Not thread-safe."""
 
-    def __init__(self, api: ServersApi, guests: ComputeDriver, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, api: ServersApi, driver: ComputeDriver, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
         self._clock = clock
-        self._guests = guests
+        self._driver = driver
         self._tails: dict[str, ConsoleTail] = {}
         self._failing = False
 
     def upload_changed(self) -> None:
-        """Of every guest that printed something. What could not be sent is sent the next time."""
-        present = self._guests.servers()
+        """Uploads the tails that changed. A failed upload is repeated by the next call."""
+        present = self._driver.servers()
         self._tails = {server_id: self._tails.get(server_id, ConsoleTail()) for server_id in present}
         for server_id, tail in self._tails.items():
             try:
-                tail.read(self._guests.console_file(server_id))
+                tail.read(self._driver.console_file(server_id))
             except FileNotFoundError:
                 continue
             is_due = not tail.is_sent or self._clock() - tail.sent_at >= REPEAT_SECONDS
@@ -73,18 +73,18 @@ class ConsoleUploader:
                 return
 
     def _send(self, server_id: str, tail: ConsoleTail) -> bool:
-        """False: the control API is away, and there is no sense in trying with the next one."""
+        """Returns False if the control API cannot be reached, so that the caller does not try the other servers."""
         try:
             self._api.put_console(server_id, tail.tail.decode("utf-8", "replace"))
-        except Exception as error:  # noqa: BLE001 - which errors there are is the client's business
-            if getattr(error, "status", None) != 404:  # deleted meanwhile
-                self._note_failing(error)
+        except Exception as error:  # noqa: BLE001 - the client decides which errors exist
+            if getattr(error, "status", None) != 404:  # the server was deleted
+                self._log_failure(error)
                 return False
         tail.is_sent, tail.sent_at = True, self._clock()
         self._failing = False
         return True
 
-    def _note_failing(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         if not self._failing:
-            logger.warning("consoles cannot be sent; will be tried again", error=str(error))
+            logger.warning("console upload failed", error=str(error))
         self._failing = True

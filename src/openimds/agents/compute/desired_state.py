@@ -1,4 +1,4 @@
-"""What this host should have of a server, from what the control API says."""
+"""The desired state of the servers of this host, derived from the mirror."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from openimds.resources.server import Server, instance_namespace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredServer:
-    """Equal values: nothing has to be done."""
+    """The desired state of a server. Equal values mean that nothing has to be done."""
 
     server: Server
     ports: tuple[Port, ...]
-    """Those of its ports that are known, in the order of the NICs."""
+    """The server's ports that the view contains, in the order of the NICs."""
     bridges: tuple[Bridge, ...]
     namespace: NamespaceState
     filters: tuple[PortFilter, ...]
     nics: str
-    """wiring.guest.nic_plan"""
+    """The NIC plans of all ports: netconfig.netns_instance.nic_plan."""
     fault: str | None = None
-    """Why it cannot be wired."""
+    """The reason why the server cannot be plugged in; None if it can."""
 
     @property
     def missing_ports(self) -> tuple[str, ...]:
-        """Not there yet, or not in place yet: the ports that a boot waits for."""
+        """The ids of the ports that a boot waits for, because they are absent or not ACTIVE."""
         active = {port.id for port in self.ports if port.status == "ACTIVE" or not port.admin_state_up}
         return tuple(port_id for port_id in self.server.port_ids if port_id not in active)
 
 
 def desired_servers(view: CloudView, *, host: str, namespace_prefix: str, owner_uid: int) -> dict[str, DesiredServer]:
-    """This host's servers, by id."""
+    """The desired state of each server of this host, by id."""
     return {
-        server.id: _wanted(server, view, namespace_prefix, owner_uid)
+        server.id: _desired_server(server, view, namespace_prefix, owner_uid)
         for server in view.servers.values()
         if server.host == host
     }
 
 
-def _wanted(server: Server, view: CloudView, namespace_prefix: str, owner_uid: int) -> DesiredServer:
-    wired = [(port, view.networks[port.network_id]) for port in _known_ports(server, view)]
-    ports = tuple(port for port, _ in wired)
-    bridges = dict.fromkeys(Bridge(name=network.bridge_name, mtu=network.mtu) for _, network in wired)
+def _desired_server(server: Server, view: CloudView, namespace_prefix: str, owner_uid: int) -> DesiredServer:
+    nics = [(port, view.networks[port.network_id]) for port in _ports(server, view)]
+    ports = tuple(port for port, _ in nics)
+    bridges = dict.fromkeys(Bridge(name=network.bridge_name, mtu=network.mtu) for _, network in nics)
     namespace = NamespaceState(
         name=instance_namespace(server.id, namespace_prefix),
-        devices=tuple(_device(server, port, network) for port, network in wired),
+        devices=tuple(_device(server, port, network) for port, network in nics),
         routes=None,
         owner_uid=owner_uid,
     )
@@ -65,9 +65,9 @@ def _wanted(server: Server, view: CloudView, namespace_prefix: str, owner_uid: i
     )
 
 
-def _known_ports(server: Server, view: CloudView) -> list[Port]:
-    found = [view.ports[port_id] for port_id in server.port_ids if port_id in view.ports]
-    return [port for port in found if port.network_id in view.networks and port.device_id == server.id]
+def _ports(server: Server, view: CloudView) -> list[Port]:
+    ports = [view.ports[port_id] for port_id in server.port_ids if port_id in view.ports]
+    return [port for port in ports if port.network_id in view.networks and port.device_id == server.id]
 
 
 def _device(server: Server, port: Port, network: Network) -> Device:
@@ -83,13 +83,13 @@ def _device(server: Server, port: Port, network: Network) -> Device:
 
 
 def _filters(ports: tuple[Port, ...], view: CloudView) -> tuple[tuple[PortFilter, ...], str | None]:
-    """The rules of its ports, and the first fault of a malformed one, which may send nothing."""
-    found, faults = [], []
+    """The filters of the ports, and the first fault. A malformed port gets the filter that drops every packet."""
+    filters, faults = [], []
     for port in ports:
         subnets = [subnet for subnet in view.subnets.values() if subnet.network_id == port.network_id]
         try:
-            found.append(port_filter(port, subnets))
+            filters.append(port_filter(port, subnets))
         except ValueError as error:
             faults.append(f"port {port.id}: {error}")
-            found.append(closed_filter(port))
-    return tuple(one for one in found if one is not None), faults[0] if faults else None
+            filters.append(closed_filter(port))
+    return tuple(filter_ for filter_ in filters if filter_ is not None), faults[0] if faults else None

@@ -1,4 +1,4 @@
-"""What the compute agent needs of the rest of the world."""
+"""The adapters that the compute agent uses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openimds.netconfig.port_security import PortFilter
 
 
 class ServersApi(ProvisioningApi, Protocol):
-    """The control API."""
+    """The control API, as the compute agent uses it."""
 
     def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None: ...
     def report_server(
@@ -24,21 +24,23 @@ class ServersApi(ProvisioningApi, Protocol):
 
 
 class PortSecurity(Protocol):
-    def ensure(self, wanted: PortFilter) -> tuple[str, ...]:
-        """One port's rules; does nothing when they are known to be in place."""
+    """The port security rules of this host. Methods return a description of each change."""
+
+    def ensure(self, desired: PortFilter) -> tuple[str, ...]:
+        """Applies the rules of one port, unless the cache shows that they are in place."""
 
     def remove(self, tap: str) -> tuple[str, ...]:
-        """Its port is no more."""
+        """Removes the rules of a tap."""
 
     def taps(self) -> set[str]:
-        """Those that have rules."""
+        """The taps that have rules."""
 
-    def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
-        """All ports' rules, and no others; looked up, not believed."""
+    def apply(self, desired: Iterable[PortFilter]) -> tuple[str, ...]:
+        """Applies the rules of all ports and removes all others. Reads the actual rules instead of the cache."""
 
 
 class ComputeDriver(Protocol):
-    """The netns driver. `start` raises an error whose text says why the guest did not come up."""
+    """The netns driver. `start` raises an error whose message states why the instance did not start."""
 
     def servers(self) -> set[str]: ...
     def state(self, server_id: str) -> BootState | None: ...
@@ -47,7 +49,7 @@ class ComputeDriver(Protocol):
     def forget_boot(self, server_id: str) -> None: ...
     def remove(self, server_id: str) -> None: ...
     def pids(self) -> set[int]:
-        """The process of each guest that runs."""
+        """The PIDs of the running instances."""
 
     def console_file(self, server_id: str) -> Path: ...
 

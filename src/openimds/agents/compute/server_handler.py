@@ -1,4 +1,4 @@
-"""The compute agent's trade: a server gets its bridges, its port security, its namespace with its NICs, and its power."""
+"""The resource handler of servers: their bridges, port security, namespace with NICs, and power state."""
 
 from __future__ import annotations
 
@@ -19,20 +19,24 @@ NETNS, EXTERNAL = "netns", "external"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeSettings:
-    """What the compute agent is told."""
+    """The settings of the compute agent."""
 
     host: str
     namespace_prefix: str = ""
     owner_uid: int
-    """Who a guest's root is on the host."""
+    """The host's uid that root inside an instance is mapped to."""
 
 
 class NotRunnableError(Exception):
-    """A server that this agent cannot run."""
+    """This agent cannot run the server."""
 
 
 class ServerHandler:
-    """One lock for wires and power: what boots is wired, and what is taken away is off."""
+    """The ResourceHandler of servers.
+
+    One lock covers networking and power, so that a server boots only when it is plugged in, and is off before its
+    devices are removed.
+    """
 
     kind = "server"
 
@@ -41,46 +45,46 @@ class ServerHandler:
         self._settings = settings
         self._power = power
         self._provisioning = ProvisioningBlocks(adapters.api)
-        self._wanted: Mapping[str, DesiredServer] = {}
+        self._desired: Mapping[str, DesiredServer] = {}
         self._plugged: dict[str, DesiredServer] = {}
+        """The last applied state of each server."""
         self._unplugged: dict[str, int] = {}
-        """Ports whose device has disappeared and was not reported yet, with the binding that it belonged to."""
+        """The binding generation of each port that is unplugged and not reported yet, by port id."""
         self._lock = threading.RLock()
 
     @property
     def report(self) -> Mapping[str, Mapping[str, object]]:
-        """What is true of each server, for the heartbeat."""
+        """The facts about each server, for the heartbeat."""
         return self._power.report
 
     def desired(self, view: CloudView) -> Mapping[str, DesiredServer]:
-        self._wanted = desired_servers(
+        self._desired = desired_servers(
             view,
             host=self._settings.host,
             namespace_prefix=self._settings.namespace_prefix,
             owner_uid=self._settings.owner_uid,
         )
-        return self._wanted
+        return self._desired
 
     def actual(self) -> set[str]:
         prefix = instance_namespace("", self._settings.namespace_prefix)
-        spaces = {
-            name.removeprefix(prefix) for name in self._adapters.configurator.namespaces() if name.startswith(prefix)
-        }
-        return spaces | self._adapters.driver.servers() | set(self._plugged)
+        namespaces = self._adapters.configurator.namespaces()
+        with_namespace = {name.removeprefix(prefix) for name in namespaces if name.startswith(prefix)}
+        return with_namespace | self._adapters.driver.servers() | set(self._plugged)
 
-    def ensure(self, key: str, wanted: DesiredServer) -> Iterable[str]:
-        if wanted.fault:
-            raise NotRunnableError(wanted.fault)
+    def ensure(self, key: str, desired: DesiredServer) -> Iterable[str]:
+        if desired.fault:
+            raise NotRunnableError(desired.fault)
         with self._lock:
-            words = [*self._secure(wanted), *self._plug(wanted)]
-            words += self._note_detached(self._plugged.get(key), wanted)
-            self._plugged[key] = wanted
-            self._tell_unplugged()
-            self._provisioning.report(self._ports_in_place(wanted), "l2")
-            return [*words, *self._power.step(self._as_shown(key, wanted))]
+            changes = [*self._apply_filters(desired), *self._plug(desired)]
+            changes += self._detach(self._plugged.get(key), desired)
+            self._plugged[key] = desired
+            self._report_unplugged()
+            self._provisioning.report(self._ports_in_place(desired), "l2")
+            return [*changes, *self._power.step(self._current(key, desired))]
 
     def delete(self, key: str, view: CloudView) -> Iterable[str]:
-        """The server, its files and its wires are no more."""
+        """Stops the server, and removes its namespace, files and filters."""
         with self._lock:
             self._adapters.driver.remove(key)
             self._adapters.configurator.remove_namespace(instance_namespace(key, self._settings.namespace_prefix))
@@ -88,88 +92,94 @@ class ServerHandler:
             before = self._plugged.pop(key, None)
             if before is not None:
                 self._unplugged |= {port.id: port.binding_generation for port in before.ports if port.id in view.ports}
-                self._take_off_bridges({port.tap_name for port in before.ports})
-                self._drop({one.tap for one in before.filters})
-            self._tell_unplugged()
+                self._unplug({port.tap_name for port in before.ports})
+                self._remove_filters({filter_.tap for filter_ in before.filters})
+            self._report_unplugged()
         return [f"remove server {key}"]
 
     def cleanup(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
-        words = self._take_off_bridges(self._adapters.port_security.taps())
-        filters = (one for wanted in self._wanted.values() for one in wanted.filters)
-        return [*words, *self._adapters.port_security.apply(filters)]
+        changes = self._unplug(self._adapters.port_security.taps())
+        filters = (filter_ for desired in self._desired.values() for filter_ in desired.filters)
+        return [*changes, *self._adapters.port_security.apply(filters)]
 
     def pids(self) -> Iterable[int]:
         return self._adapters.driver.pids()
 
-    def step_power(self, tell: Callable[[str, Exception], None]) -> None:
-        """Between two rounds: a boot that has waited long enough, a guest that ended. `tell`: what failed, of whom."""
+    def step_power(self, on_error: Callable[[str, Exception], None]) -> None:
+        """Handles expired port timeouts and exited instances between two passes.
+
+        Calls `on_error` with the server id and the error of each failure.
+        """
         with self._lock:
-            for key, wanted in self._plugged.items():
+            for key, desired in self._plugged.items():
                 try:
-                    self._power.step(self._as_shown(key, wanted))
-                except Exception as error:  # noqa: BLE001 - one server's trouble is not the others'
-                    tell(key, error)
+                    self._power.step(self._current(key, desired))
+                except Exception as error:  # noqa: BLE001 - a failing server must not affect the others
+                    on_error(key, error)
 
-    def _as_shown(self, key: str, wanted: DesiredServer) -> DesiredServer:
-        """The newest value that equals `wanted`: its server has the newest status."""
-        shown = self._wanted.get(key)
-        return shown if shown is not None and shown == wanted else wanted
+    def _current(self, key: str, desired: DesiredServer) -> DesiredServer:
+        """The newest value that equals `desired`. Its server has the newest status, which the comparison ignores."""
+        newest = self._desired.get(key)
+        return newest if newest is not None and newest == desired else desired
 
-    def _secure(self, wanted: DesiredServer) -> list[str]:
-        """Before anything is plugged in: no packet leaves unlooked at."""
-        return [word for one in wanted.filters for word in self._adapters.port_security.ensure(one)]
+    def _apply_filters(self, desired: DesiredServer) -> list[str]:
+        """Applies the filters before a device is plugged in, so that no packet bypasses them."""
+        return [change for filter_ in desired.filters for change in self._adapters.port_security.ensure(filter_)]
 
-    def _plug(self, wanted: DesiredServer) -> list[str]:
-        words = [word for bridge in wanted.bridges for word in self._adapters.configurator.ensure_bridge(bridge)]
-        if wanted.server.driver == EXTERNAL:
-            return words
-        if wanted.server.driver != NETNS:
-            raise NotRunnableError(f"there is no driver {wanted.server.driver!r} here: use netns or external")
-        if wanted.namespace.name not in self._adapters.configurator.namespaces():
-            self._adapters.driver.forget_boot(wanted.server.id)
-        return [*words, *self._adapters.configurator.apply(wanted.namespace)]
+    def _plug(self, desired: DesiredServer) -> list[str]:
+        configurator = self._adapters.configurator
+        changes = [change for bridge in desired.bridges for change in configurator.ensure_bridge(bridge)]
+        if desired.server.driver == EXTERNAL:
+            return changes
+        if desired.server.driver != NETNS:
+            raise NotRunnableError(f"there is no driver {desired.server.driver!r} here: use netns or external")
+        if desired.namespace.name not in configurator.namespaces():
+            self._adapters.driver.forget_boot(desired.server.id)
+        return [*changes, *configurator.apply(desired.namespace)]
 
-    def _ports_in_place(self, wanted: DesiredServer) -> list[Port]:
-        if wanted.server.driver == NETNS:
-            return list(wanted.ports)
-        devices = {device.host_name: device.bridge for device in wanted.namespace.devices}
+    def _ports_in_place(self, desired: DesiredServer) -> list[Port]:
+        if desired.server.driver == NETNS:
+            return list(desired.ports)
+        devices = {device.host_name: device.bridge for device in desired.namespace.devices}
         return [
-            port for port in wanted.ports if self._adapters.configurator.plug(port.tap_name, devices[port.tap_name])
+            port for port in desired.ports if self._adapters.configurator.plug(port.tap_name, devices[port.tap_name])
         ]
 
-    def _note_detached(self, before: DesiredServer | None, wanted: DesiredServer) -> list[str]:
-        """Ports that were taken off the server, or whose port security was switched off."""
-        for port in wanted.ports:
+    def _detach(self, before: DesiredServer | None, desired: DesiredServer) -> list[str]:
+        """Unplugs ports that were detached from the server, and removes the filters of ports without port security."""
+        for port in desired.ports:
             self._unplugged.pop(port.id, None)
         if before is None:
             return []
-        kept = set(wanted.server.port_ids)
-        self._unplugged |= {port.id: port.binding_generation for port in before.ports if port.id not in kept}
-        words = self._take_off_bridges({port.tap_name for port in before.ports if port.id not in kept})
-        return [*words, *self._drop({one.tap for one in before.filters} - {one.tap for one in wanted.filters})]
+        attached = set(desired.server.port_ids)
+        self._unplugged |= {port.id: port.binding_generation for port in before.ports if port.id not in attached}
+        changes = self._unplug({port.tap_name for port in before.ports if port.id not in attached})
+        taps_before, taps = ({filter_.tap for filter_ in server.filters} for server in (before, desired))
+        return [*changes, *self._remove_filters(taps_before - taps)]
 
-    def _take_off_bridges(self, taps: set[str]) -> list[str]:
-        """Taps of ports that no server of this host has now. Another program's tap outlives its port, and a tap without
-        rules may send anything.
+    def _unplug(self, taps: set[str]) -> list[str]:
+        """Unplugs the taps of ports that belong to no server of this host.
+
+        A tap of another program outlives its port, and without a filter its packets would not be checked.
         """
         if not taps:
             return []
-        used = {port.tap_name for wanted in self._wanted.values() for port in wanted.ports}
-        return [word for tap in sorted(taps - used) for word in self._adapters.configurator.unplug(tap)]
+        used = {port.tap_name for desired in self._desired.values() for port in desired.ports}
+        return [change for tap in sorted(taps - used) for change in self._adapters.configurator.unplug(tap)]
 
-    def _drop(self, taps: set[str]) -> list[str]:
-        """Remove the rules of taps, except those of ports that another server of this host has now."""
+    def _remove_filters(self, taps: set[str]) -> list[str]:
+        """Removes the filters of taps, except those of ports that now belong to another server of this host."""
         if not taps:
             return []
-        used = {one.tap for wanted in self._wanted.values() for one in wanted.filters}
-        return [word for tap in sorted(taps - used) for word in self._adapters.port_security.remove(tap)]
+        used = {filter_.tap for desired in self._desired.values() for filter_ in desired.filters}
+        return [change for tap in sorted(taps - used) for change in self._adapters.port_security.remove(tap)]
 
-    def _tell_unplugged(self) -> None:
+    def _report_unplugged(self) -> None:
         for port_id, binding_generation in sorted(self._unplugged.items()):
             try:
                 self._adapters.api.port_unplugged(port_id, binding_generation or None)
             except Exception as error:
-                if getattr(error, "status", None) != 404:  # deleted meanwhile
+                if getattr(error, "status", None) != 404:  # the port was deleted
                     raise
             del self._unplugged[port_id]

@@ -1,7 +1,7 @@
-"""Keeps a network's dnsmasq running, with the files it should have read, and with no lease in another port's way.
+"""Keeps the dnsmasq of each network running, reloads its files, and releases leases that block an address.
 
-dnsmasq heeds a pending SIGHUP before it reads the next packet (one thread, and the signal's pipe is looked at first), so
-once `kill` has returned, a guest that asks is answered from the new files: its port may be reported.
+dnsmasq handles a pending SIGHUP before it reads the next packet, because it has one thread and polls the signal pipe
+first. So as soon as `kill` has returned, each request is answered from the new files, and the port may be reported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from openimds.netconfig.namespace_state import Daemon
 
 @dataclass(frozen=True, slots=True)
 class DnsmasqInstance:
-    """One network's server as it should be."""
+    """The desired dnsmasq process of a network, and its files."""
 
     dhcp: DhcpNetwork
     daemon: Daemon
@@ -38,78 +38,81 @@ class DnsmasqInstance:
 
 
 class DnsmasqManager:
-    """Says in words what it changed; nothing when all is right."""
+    """Starts, reloads and stops dnsmasq. Methods return a description of each change."""
 
     def __init__(self, programs: DaemonManager, run: RunProgram) -> None:
         self._programs = programs
         self._run = run
         self._read: dict[str, tuple[int, DnsmasqFiles]] = {}
-        """By network: which process has read what. Unknown after a restart of the agent: then it reads again."""
-        self._none_stale: dict[str, tuple[DhcpNetwork, str, str]] = {}
-        """By network: with which hosts' and leases' texts no lease was in the way."""
+        """The PID and the files that it has read, by network. Empty after a restart of the agent, so dnsmasq reloads."""
+        self._without_stale: dict[str, tuple[DhcpNetwork, str, str]] = {}
+        """The last network, hosts file and lease file that had no stale lease, by network id."""
 
-    def ensure(self, served: DnsmasqInstance) -> tuple[str, ...]:
-        """Raises what starting a program raises, and OSError."""
-        network_id = served.dhcp.network.id
-        former = _read_or_empty(served.paths.hosts)
-        _write(served)
-        pid = self._programs.running_pid(served.daemon)
-        words: tuple[str, ...] = ()
+    def ensure(self, instance: DnsmasqInstance) -> tuple[str, ...]:
+        """Raises OSError, and the errors of DaemonManager.start."""
+        network_id = instance.dhcp.network.id
+        former_hosts = _read_or_empty(instance.paths.hosts)
+        _write(instance)
+        pid = self._programs.running_pid(instance.daemon)
+        changes: tuple[str, ...] = ()
         if pid is None:
-            self._programs.stop_stale(served.daemon)  # one with another command line holds the port
-            pid = self._programs.start(served.daemon)
-            words = (f"start dnsmasq (pid {pid})",)
-        elif self._read.get(network_id) != (pid, served.files):
-            self._programs.send_signal(served.daemon, signal.SIGHUP)
-            words = (f"let dnsmasq (pid {pid}) read its files",)
-        self._read[network_id] = (pid, served.files)
-        return (*words, *self._release(served, former))
+            self._programs.stop_stale(instance.daemon)  # a process with another command line occupies UDP port 67
+            pid = self._programs.start(instance.daemon)
+            changes = (f"start dnsmasq (pid {pid})",)
+        elif self._read.get(network_id) != (pid, instance.files):
+            self._programs.send_signal(instance.daemon, signal.SIGHUP)
+            changes = (f"reload dnsmasq (pid {pid})",)
+        self._read[network_id] = (pid, instance.files)
+        return (*changes, *self._release_stale(instance, former_hosts))
 
     @property
     def pids(self) -> frozenset[int]:
-        """Which processes should be running."""
+        """The PIDs that should be running."""
         return frozenset(pid for pid, _files in self._read.values())
 
     def remove(self, network_id: str, daemon: Daemon) -> None:
-        """Idempotent. Its files stay until `delete_files`."""
+        """Stops dnsmasq. Idempotent. The files remain until `delete_files`."""
         self._programs.stop(daemon)
         self._programs.stop_stale(daemon)
         self._read.pop(network_id, None)
-        self._none_stale.pop(network_id, None)
+        self._without_stale.pop(network_id, None)
 
-    def _release(self, served: DnsmasqInstance, former: str) -> tuple[str, ...]:
-        """`former`: the hosts' file as it was."""
-        network_id, text = served.dhcp.network.id, _read_or_empty(served.paths.leases)
-        if self._none_stale.get(network_id) == (served.dhcp, former, text):
+    def _release_stale(self, instance: DnsmasqInstance, former_hosts: str) -> tuple[str, ...]:
+        """Releases the leases of former owners. `former_hosts` is the hosts file before this pass."""
+        network_id, text = instance.dhcp.network.id, _read_or_empty(instance.paths.leases)
+        if self._without_stale.get(network_id) == (instance.dhcp, former_hosts, text):
             return ()
-        held = parse_leases(text)
-        wanted = {lease.ip_address: lease.port.mac_address.lower() for lease in desired_leases(served.dhcp)}
-        stale = tuple(stale_leases(held.leases, wanted, parse_hosts(former)))
+        actual = parse_leases(text)
+        desired = {lease.ip_address: lease.port.mac_address.lower() for lease in desired_leases(instance.dhcp)}
+        stale = tuple(stale_leases(actual.leases, desired, parse_hosts(former_hosts)))
         if not stale:
-            self._none_stale[network_id] = (served.dhcp, former, text)
+            self._without_stale[network_id] = (instance.dhcp, former_hosts, text)
             return ()
         try:
             for lease in stale:
-                self._run(_release_command(served.dhcp, lease, held.server_duid), namespace=served.daemon.namespace)
-        except Exception as error:  # noqa: BLE001 - whatever the runner raises: it is not installed, it fails
-            return (*self._start_without(served, stale), f"because a lease could not be released: {error}")
-        return tuple(f"release the lease of {one.ip_address} ({one.mac_address or one.client_id})" for one in stale)
+                command = _release_command(instance.dhcp, lease, actual.server_duid)
+                self._run(command, namespace=instance.daemon.namespace)
+        except Exception as error:  # noqa: BLE001 - dhcp_release may be missing or fail
+            return (*self._restart_without(instance, stale), f"because a lease could not be released: {error}")
+        return tuple(
+            f"release the lease of {lease.ip_address} ({lease.mac_address or lease.client_id})" for lease in stale
+        )
 
-    def _start_without(self, served: DnsmasqInstance, stale: tuple[HeldLease, ...]) -> tuple[str, ...]:
-        """Dnsmasq keeps its leases in mind and reads the file only at its start."""
+    def _restart_without(self, instance: DnsmasqInstance, stale: tuple[HeldLease, ...]) -> tuple[str, ...]:
+        """Restarts dnsmasq without the stale leases, because dnsmasq reads the lease file only at its start."""
         addresses = {lease.ip_address for lease in stale}
-        self._programs.stop(served.daemon)
-        write_if_changed(served.paths.leases, without_leases(_read_or_empty(served.paths.leases), addresses))
-        pid = self._programs.start(served.daemon)
-        self._read[served.dhcp.network.id] = (pid, served.files)
+        self._programs.stop(instance.daemon)
+        write_if_changed(instance.paths.leases, without_leases(_read_or_empty(instance.paths.leases), addresses))
+        pid = self._programs.start(instance.daemon)
+        self._read[instance.dhcp.network.id] = (pid, instance.files)
         return (f"start dnsmasq (pid {pid}) without the leases of {', '.join(sorted(addresses))}",)
 
 
 def delete_files(paths: DnsmasqPaths) -> None:
-    """Idempotent."""
+    """Deletes the files of a network's dnsmasq. Idempotent."""
     for path in (paths.hosts, paths.names, paths.options, paths.leases, paths.pid, paths.interface):
         path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # somebody put a file of his own there: it stays
+    with contextlib.suppress(OSError):  # the folder contains a file of another program
         paths.folder.rmdir()
 
 
@@ -120,11 +123,11 @@ def _read_or_empty(path: Path) -> str:
         return ""
 
 
-def _write(served: DnsmasqInstance) -> None:
-    write_if_changed(served.paths.hosts, served.files.hosts)
-    write_if_changed(served.paths.names, served.files.names)
-    write_if_changed(served.paths.options, served.files.options)
-    write_if_changed(served.paths.interface, served.dhcp.device_name)
+def _write(instance: DnsmasqInstance) -> None:
+    write_if_changed(instance.paths.hosts, instance.files.hosts)
+    write_if_changed(instance.paths.names, instance.files.names)
+    write_if_changed(instance.paths.options, instance.files.options)
+    write_if_changed(instance.paths.interface, instance.dhcp.device_name)
 
 
 def _release_command(dhcp: DhcpNetwork, lease: HeldLease, server_duid: str | None) -> tuple[str, ...]:

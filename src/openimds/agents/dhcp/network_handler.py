@@ -1,6 +1,6 @@
-"""The DHCP port of this host on a network: found again by what it is called, made where it is missing.
+"""The resource handler of networks with DHCP: their DHCP port, bridge, namespace, metadata proxy and dnsmasq.
 
-The DHCP agent's trade: a network with DHCP gets its port, its bridge, its namespace, its proxy and its dnsmasq.
+The DHCP port of this host is found by its device id, and created if it is missing.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ from openimds.netconfig.metadata_path import metadata_network_router, metadata_p
 from openimds.netconfig.namespace_state import Daemon, NamespaceState
 from openimds.resources.network import DEVICE_OWNER_DHCP, FixedIP, Network, Port, Subnet, dhcp_namespace
 
+logger = structlog.get_logger(__name__)
+
 
 class PortsApi(ProvisioningApi, Protocol):
-    """The control API, or a real Neutron. Bodies without envelope."""
+    """The ports of the control API or of Neutron. Bodies have no envelope."""
 
     def list_ports(self, **filters: Any) -> list[Port]: ...
     def create_port(self, body: Mapping[str, Any]) -> Port: ...
@@ -48,18 +50,18 @@ class PortsApi(ProvisioningApi, Protocol):
 
 
 class DhcpPorts:
-    """Makes, changes and deletes the DHCP ports of one host. Every method raises the API's errors."""
+    """Creates, updates and deletes the DHCP ports of one host. Each method raises the API's errors."""
 
     def __init__(self, api: PortsApi, host: str) -> None:
         self._api = api
         self._host = host
 
     def ensure(
-        self, network: Network, subnets: Iterable[Subnet], known: Iterable[Port]
+        self, network: Network, subnets: Iterable[Subnet], ports: Iterable[Port]
     ) -> tuple[Port, tuple[str, ...]]:
-        """The port with one address on each DHCP subnet, and what was done for it, in words."""
+        """Returns the port with one address on each DHCP subnet, and a description of each change."""
         subnets = tuple(subnets)
-        port = own_dhcp_port(known, self._host, network.id)
+        port = own_dhcp_port(ports, self._host, network.id)
         if port is None or wanted_fixed_ips(subnets, port) is not None:
             port = self._listed(network.id)
         fixed_ips = wanted_fixed_ips(subnets, port)
@@ -67,23 +69,24 @@ class DhcpPorts:
             return port, ()
         if port is None:
             port = self._api.create_port(self._body(network, fixed_ips or ()))
-            words = f"create DHCP port {port.id} ({', '.join(port.ip_addresses)})"
+            change = f"create DHCP port {port.id} ({', '.join(port.ip_addresses)})"
         else:
-            port = self._api.update_port(port.id, {"fixed_ips": _spelled(fixed_ips or ())})
-            words = f"change DHCP port {port.id} ({', '.join(port.ip_addresses)})"
-        return port, (words,)
+            port = self._api.update_port(port.id, {"fixed_ips": _fixed_ips_body(fixed_ips or ())})
+            change = f"change DHCP port {port.id} ({', '.join(port.ip_addresses)})"
+        return port, (change,)
 
-    def delete(self, network_id: str, known: Iterable[Port]) -> tuple[str, ...]:
-        """Idempotent."""
-        port = own_dhcp_port(known, self._host, network_id) or self._listed(network_id)
+    def delete(self, network_id: str, ports: Iterable[Port]) -> tuple[str, ...]:
+        """Deletes the port. Idempotent."""
+        port = own_dhcp_port(ports, self._host, network_id) or self._listed(network_id)
         if port is None:
             return ()
         self._api.delete_port(port.id)
         return (f"delete DHCP port {port.id}",)
 
     def _listed(self, network_id: str) -> Port | None:
-        """The view may be older than the last pass, or than another run of this agent. The control API is asked instead of a
-        memory, because anybody may delete the port there.
+        """Lists the port from the API, because the view may be older than the last pass or the last run of this agent.
+
+        A cache would not do, because other clients may delete the port.
         """
         device_id = dhcp_device_id(self._host, network_id)
         found = self._api.list_ports(network_id=network_id, device_owner=DEVICE_OWNER_DHCP, device_id=device_id)
@@ -98,23 +101,20 @@ class DhcpPorts:
             "device_owner": DEVICE_OWNER_DHCP,
             "device_id": dhcp_device_id(self._host, network.id),
             "binding:host_id": self._host,
-            "fixed_ips": _spelled(fixed_ips),
+            "fixed_ips": _fixed_ips_body(fixed_ips),
         }
 
 
-def _spelled(fixed_ips: Iterable[FixedIP]) -> list[dict[str, str]]:
+def _fixed_ips_body(fixed_ips: Iterable[FixedIP]) -> list[dict[str, str]]:
     return [
         {"subnet_id": fixed.subnet_id} | ({"ip_address": fixed.ip_address} if fixed.ip_address else {})
         for fixed in fixed_ips
     ]
 
 
-logger = structlog.get_logger(__name__)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhcpSettings:
-    """What the DHCP agent is told. May be replaced while it runs."""
+    """The settings of the DHCP agent. A reload replaces them."""
 
     host: str
     state_path: Path
@@ -123,12 +123,12 @@ class DhcpSettings:
     dnsmasq: DnsmasqSettings
     proxy: ProxySettings
     has_ipv6: bool = True
-    """Whether this host's kernel knows IPv6; where not, IPv6 subnets are left out and IPv4 is served."""
+    """Whether the kernel supports IPv6. If not, the agent serves only IPv4 subnets."""
 
 
 @dataclass(frozen=True, slots=True)
 class DhcpNetworkSpec:
-    """What the control API says of a network. Equal values: nothing has to be done."""
+    """The desired state of a network, from the control API. Equal values mean that nothing has to be done."""
 
     network: Network
     subnets: tuple[Subnet, ...]
@@ -138,17 +138,17 @@ class DhcpNetworkSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _NetworkPlan:
-    """What follows from a network's parts and its DHCP port, and from nothing else."""
+    """The configuration derived from a network's spec and its DHCP port."""
 
-    parts: DhcpNetworkSpec
+    spec: DhcpNetworkSpec
     port: Port
     dhcp: DhcpNetwork
     state: NamespaceState
     proxy: ProxySpec | None
-    """None: it needs none."""
-    served: DnsmasqInstance
-    ways: Mapping[str, Mapping[str, object]]
-    """To metadata, by subnet: for the heartbeat."""
+    """None if the network needs no proxy."""
+    dnsmasq: DnsmasqInstance
+    metadata_paths: Mapping[str, Mapping[str, object]]
+    """The path to the metadata service of each subnet, for the heartbeat."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,26 +161,24 @@ class DhcpAdapters:
 
 
 class DhcpNetworkHandler:
-    """agents.reconcile.Trade of networks."""
+    """The ResourceHandler of networks."""
 
     kind = "network"
 
     def __init__(self, adapters: DhcpAdapters, settings: DhcpSettings) -> None:
         self.settings = settings
-        """Replaced whole; the next full round heeds it."""
+        """The current settings. Replaced as a whole; the next resync applies them."""
         self.report: Mapping[str, Mapping[str, object]] = {}
-        """By network: what is true of it. Replaced whole; for the heartbeat."""
-        self._kernel = adapters.configurator
-        self._own_ports = DhcpPorts(adapters.api, settings.host)
-        self._servers = DnsmasqManager(adapters.daemons, adapters.run_program)
+        """The facts about each network, for the heartbeat. Replaced as a whole."""
+        self._configurator = adapters.configurator
+        self._dhcp_ports = DhcpPorts(adapters.api, settings.host)
+        self._dnsmasq = DnsmasqManager(adapters.daemons, adapters.run_program)
         self._proxies = MetadataProxyDriver(adapters.daemons, adapters.probe)
-        self._shared_address = Ipv6MetadataAddress(adapters.configurator)
+        self._ipv6_address = Ipv6MetadataAddress(adapters.configurator)
         self._provisioning = ProvisioningBlocks(adapters.api)
         self._idle_bridges: set[str] = set()
         self._plans: dict[str, _NetworkPlan] = {}
-        self._warned_options: frozenset[tuple[str, str]] = frozenset()
-
-    # The trade ----------------------------------------------------------------------------------------------------
+        self._logged_options: frozenset[tuple[str, str]] = frozenset()
 
     def desired(self, view: CloudView) -> Mapping[str, DhcpNetworkSpec]:
         subnets, ports = _by_network(view.subnets.values()), _by_network(view.ports.values())
@@ -191,77 +189,77 @@ class DhcpNetworkHandler:
         }
 
     def actual(self) -> set[str]:
-        start = dhcp_namespace("", self.settings.namespace_prefix)
-        return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
+        prefix = dhcp_namespace("", self.settings.namespace_prefix)
+        return {name.removeprefix(prefix) for name in self._configurator.namespaces() if name.startswith(prefix)}
 
-    def ensure(self, key: str, wanted: DhcpNetworkSpec) -> Iterable[str]:
-        port, words = self._own_ports.ensure(wanted.network, wanted.subnets, wanted.ports)
-        plan, settings = self._plan(key, wanted, port), wanted.settings
+    def ensure(self, key: str, desired: DhcpNetworkSpec) -> Iterable[str]:
+        port, port_changes = self._dhcp_ports.ensure(desired.network, desired.subnets, desired.ports)
+        plan, settings = self._plan(key, desired, port), desired.settings
         dhcp, state, proxy = plan.dhcp, plan.state, plan.proxy
         steps = ErrorCollector()
-        steps.do(lambda: (*words, *self._kernel.ensure_bridge(network_bridge(dhcp))))
-        steps.do(lambda: self._kernel.apply(state))
-        # The proxy first: a guest that has its address asks at once.
+        steps.run(lambda: (*port_changes, *self._configurator.ensure_bridge(network_bridge(dhcp))))
+        steps.run(lambda: self._configurator.apply(state))
+        # The proxy starts before dnsmasq, because an instance requests metadata as soon as it has an address.
         if proxy:
-            steps.do(lambda: self._proxies.ensure(proxy, settings.proxy))
-        steps.do(lambda: self._servers.ensure(plan.served))
+            steps.run(lambda: self._proxies.ensure(proxy, settings.proxy))
+        steps.run(lambda: self._dnsmasq.ensure(plan.dnsmasq))
         if not proxy:
-            steps.do(lambda: self._proxies.remove(key, state.name, settings.proxy))
-        steps.do(lambda: self._shared_address.check(key, state))
+            steps.run(lambda: self._proxies.remove(key, state.name, settings.proxy))
+        steps.run(lambda: self._ipv6_address.check(key, state))
         if proxy:
-            steps.do(lambda: self._proxies.wait_until_listening(proxy, settings.proxy))
-        steps.end()
+            steps.run(lambda: self._proxies.wait_until_listening(proxy, settings.proxy))
+        steps.raise_errors()
         self._provisioning.report([dhcp.dhcp_port], "l2")
-        self._provisioning.report(_guests(dhcp), "dhcp")
-        self._tell(key, self._facts(plan))
+        self._provisioning.report(_instance_ports(dhcp), "dhcp")
+        self._update_report(key, self._facts(plan))
         return steps.changes
 
     def delete(self, key: str, view: CloudView) -> Iterable[str]:
         settings = self.settings
         namespace = dhcp_namespace(key, settings.namespace_prefix)
         paths = DnsmasqPaths.of(settings.state_path, key)
-        was_there = namespace in self._kernel.namespaces()
+        existed = namespace in self._configurator.namespaces()
         self._proxies.remove(key, namespace, settings.proxy)
-        self._servers.remove(key, _any_dnsmasq(paths, namespace))
-        self._kernel.remove_namespace(namespace)
+        self._dnsmasq.remove(key, _any_dnsmasq(paths, namespace))
+        self._configurator.remove_namespace(namespace)
         delete_files(paths)
-        self._shared_address.forget(key)
+        self._ipv6_address.forget(key)
         self._plans.pop(key, None)
         self.report = {network_id: facts for network_id, facts in self.report.items() if network_id != key}
-        deleted = self._own_ports.delete(key, (port for port in view.ports.values() if port.network_id == key))
-        return ((f"remove {namespace}",) if was_there else ()) + deleted
+        deleted = self._dhcp_ports.delete(key, (port for port in view.ports.values() if port.network_id == key))
+        return ((f"remove {namespace}",) if existed else ()) + deleted
 
     def cleanup(self, view: CloudView) -> Iterable[str]:
-        """Bridges of networks that are no more, once nothing is plugged into them. Seen idle in two full rounds: the
-        view may be older than what another agent of this host has just begun to wire.
+        """Removes the bridges of deleted networks that have no devices.
+
+        A bridge is removed when it is idle in two resyncs, because the view may be older than the network for which
+        another agent of this host has just created it.
         """
         self._provisioning.forget_all_but(view.ports)
-        wanted = {network.bridge_name for network in view.networks.values()}
-        idle = self._kernel.bridges() - wanted
-        removed = [name for name in sorted(idle & self._idle_bridges) if self._kernel.remove_bridge(name)]
+        desired = {network.bridge_name for network in view.networks.values()}
+        idle = self._configurator.bridges() - desired
+        removed = [name for name in sorted(idle & self._idle_bridges) if self._configurator.remove_bridge(name)]
         self._idle_bridges = idle - set(removed)
         return [f"remove bridge {name}" for name in removed]
 
     def pids(self) -> Iterable[int]:
-        return [*self._servers.pids, *self._proxies.pids]
+        return [*self._dnsmasq.pids, *self._proxies.pids]
 
-    # Parts of it --------------------------------------------------------------------------------------------------
+    def _log_rejected_options(self, dhcp: DhcpNetwork) -> None:
+        rejected = frozenset(rejected_options(dhcp))
+        for port_id, name in sorted(rejected - self._logged_options):
+            logger.warning("extra DHCP option rejected", port_id=port_id, option=repr(name)[:64])
+        self._logged_options |= rejected
 
-    def _warn_of_options(self, dhcp: DhcpNetwork) -> None:
-        refused = frozenset(rejected_options(dhcp))
-        for port_id, name in sorted(refused - self._warned_options):
-            logger.warning("extra DHCP option is not allowed and is left out", port_id=port_id, option=repr(name)[:64])
-        self._warned_options |= refused
-
-    def _plan(self, key: str, wanted: DhcpNetworkSpec, port: Port) -> _NetworkPlan:
-        """A network that is as it was has the same."""
+    def _plan(self, key: str, desired: DhcpNetworkSpec, port: Port) -> _NetworkPlan:
+        """Returns the plan, from the cache if neither the spec nor the DHCP port has changed."""
         plan = self._plans.get(key)
-        if plan is None or plan.parts is not wanted or plan.port != port:
-            self._plans[key] = plan = _planned(wanted, port)
-            self._warn_of_options(plan.dhcp)
+        if plan is None or plan.spec is not desired or plan.port != port:
+            self._plans[key] = plan = _derive_plan(desired, port)
+            self._log_rejected_options(plan.dhcp)
         return plan
 
-    def _tell(self, key: str, facts: Mapping[str, object]) -> None:
+    def _update_report(self, key: str, facts: Mapping[str, object]) -> None:
         if self.report.get(key) != facts:
             self.report = {**self.report, key: facts}
 
@@ -271,44 +269,44 @@ class DhcpNetworkHandler:
             "dhcp_port": plan.port.id,
             "addresses": list(plan.dhcp.dhcp_port.ip_addresses),
             "metadata_proxy": plan.proxy is not None,
-            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(plan.dhcp.network.id, ())),
-            "way_to_metadata": plan.ways,
+            "ipv6_metadata_elsewhere": sorted(self._ipv6_address.duplicates.get(plan.dhcp.network.id, ())),
+            "way_to_metadata": plan.metadata_paths,
         }
 
 
-Thing = TypeVar("Thing", Subnet, Port)
+Resource = TypeVar("Resource", Subnet, Port)
 
 
-def _by_network(things: Iterable[Thing]) -> Mapping[str, tuple[Thing, ...]]:
-    grouped: dict[str, list[Thing]] = defaultdict(list)
-    for thing in things:
-        grouped[thing.network_id].append(thing)
-    found: dict[str, tuple[Thing, ...]] = defaultdict(tuple)
-    found.update({key: tuple(sorted(group, key=lambda thing: thing.id)) for key, group in grouped.items()})
-    return found
+def _by_network(resources: Iterable[Resource]) -> Mapping[str, tuple[Resource, ...]]:
+    groups: dict[str, list[Resource]] = defaultdict(list)
+    for resource in resources:
+        groups[resource.network_id].append(resource)
+    by_network: dict[str, tuple[Resource, ...]] = defaultdict(tuple)
+    by_network.update({key: tuple(sorted(group, key=lambda item: item.id)) for key, group in groups.items()})
+    return by_network
 
 
-def _with_own_port(parts: DhcpNetworkSpec, own: Port) -> DhcpNetwork:
-    others = [port for port in parts.ports if port.id != own.id]
-    ports = tuple(sorted([*others, own], key=lambda port: port.id))
-    dhcp = DhcpNetwork(network=parts.network, subnets=parts.subnets, ports=ports, dhcp_port=own)
-    return dhcp if parts.settings.has_ipv6 else dhcp.without_ipv6()
+def _dhcp_network(spec: DhcpNetworkSpec, dhcp_port: Port) -> DhcpNetwork:
+    others = [port for port in spec.ports if port.id != dhcp_port.id]
+    ports = tuple(sorted([*others, dhcp_port], key=lambda port: port.id))
+    dhcp = DhcpNetwork(network=spec.network, subnets=spec.subnets, ports=ports, dhcp_port=dhcp_port)
+    return dhcp if spec.settings.has_ipv6 else dhcp.without_ipv6()
 
 
-def _planned(parts: DhcpNetworkSpec, port: Port) -> _NetworkPlan:
-    dhcp, settings = _with_own_port(parts, port), parts.settings
+def _derive_plan(spec: DhcpNetworkSpec, port: Port) -> _NetworkPlan:
+    dhcp, settings = _dhcp_network(spec, port), spec.settings
     has_proxy = needs_proxy(dhcp, settings.metadata)
-    ways = {subnet.id: metadata_path(dhcp, subnet, settings.metadata) for subnet in dhcp.subnets}
+    paths = {subnet.id: metadata_path(dhcp, subnet, settings.metadata) for subnet in dhcp.subnets}
     return _NetworkPlan(
-        parts=parts,
+        spec=spec,
         port=port,
         dhcp=dhcp,
         state=dhcp_namespace_state(dhcp, has_proxy=has_proxy, namespace_prefix=settings.namespace_prefix),
         proxy=_proxy(dhcp, settings) if has_proxy else None,
-        served=_served(dhcp, settings),
-        ways={
-            subnet_id: {"way": way.way.value, "next_hop": way.next_hop, "reason": way.reason}
-            for subnet_id, way in ways.items()
+        dnsmasq=_dnsmasq_instance(dhcp, settings),
+        metadata_paths={
+            subnet_id: {"way": path.kind.value, "next_hop": path.next_hop, "reason": path.reason}
+            for subnet_id, path in paths.items()
         },
     )
 
@@ -323,7 +321,7 @@ def _proxy(dhcp: DhcpNetwork, settings: DhcpSettings) -> ProxySpec:
     )
 
 
-def _served(dhcp: DhcpNetwork, settings: DhcpSettings) -> DnsmasqInstance:
+def _dnsmasq_instance(dhcp: DhcpNetwork, settings: DhcpSettings) -> DnsmasqInstance:
     paths = DnsmasqPaths.of(settings.state_path, dhcp.network.id)
     namespace = dhcp_namespace(dhcp.network.id, settings.namespace_prefix)
     daemon = dnsmasq(dhcp, paths, settings.dnsmasq, namespace)
@@ -331,12 +329,12 @@ def _served(dhcp: DhcpNetwork, settings: DhcpSettings) -> DnsmasqInstance:
 
 
 def _any_dnsmasq(paths: DnsmasqPaths, namespace: str) -> Daemon:
-    """Enough of it to find it in its namespace: with which subnets it was started nobody knows any more."""
+    """A Daemon that matches each dnsmasq in the namespace. Its arguments are not known after the network's deletion."""
     return Daemon(name="dnsmasq", argv=("dnsmasq",), pid_file=paths.pid, namespace=namespace)
 
 
-def _guests(dhcp: DhcpNetwork) -> Iterable[Port]:
-    """Those that wait for this agent: whoever has an address on a served subnet and is not the network's own."""
+def _instance_ports(dhcp: DhcpNetwork) -> Iterable[Port]:
+    """The ports that wait for DHCP: those with an address on a served subnet that do not belong to the network itself."""
     served = {subnet.id for subnet in dhcp.served_subnets}
     return [
         port

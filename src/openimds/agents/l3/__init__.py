@@ -2,6 +2,5 @@
 
 Modules, in reading order:
 
-- `router_handler`: the handler of routers, gratuitous ARP and conntrack deletion.
-- `radvd_manager`: starts and stops radvd.
+- `router_handler`: the handler of routers, with radvd, gratuitous ARP and the deletion of conntrack entries.
 """

@@ -1,8 +1,6 @@
-"""Keeps a router's radvd: only where a network wants router advertisements.
+"""The resource handler of routers: their namespace, devices, firewall, metadata proxy and radvd.
 
-What others must hear, and what the kernel must forget, when a router's addresses change.
-
-The L3 agent's trade: a router gets its namespace, its devices, its firewall and its proxy.
+When the addresses of a router change, it also sends gratuitous ARP and deletes conntrack entries.
 """
 
 from __future__ import annotations
@@ -36,15 +34,15 @@ from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, FloatingIP, 
 
 
 class RadvdManager:
-    """Says in words what it changed; nothing when all is right."""
+    """Starts and stops radvd. Methods return a description of each change."""
 
     def __init__(self, programs: DaemonManager) -> None:
         self._programs = programs
         self.pids: dict[str, int] = {}
-        """By router: which process should be running."""
+        """The PID that should be running, by router."""
 
     def ensure(self, view: RouterView, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
-        """Raises what starting a program raises, and OSError."""
+        """Runs radvd if a network of the router needs advertisements. Raises OSError, and DaemonManager.start's errors."""
         config = radvd_config(view)
         router_id = view.router.id
         if not config:
@@ -55,14 +53,14 @@ class RadvdManager:
         if pid is not None and not is_new:
             self.pids[router_id] = pid
             return ()
-        # Started anew, not told to read again: by then it has given up the right to read in a closed folder.
+        # A restart instead of SIGHUP, because radvd has dropped the privileges to read a file in a folder of root.
         self._programs.stop(daemon)
         self._programs.stop_stale(daemon)
         self.pids[router_id] = self._programs.start(daemon)
         return (f"start radvd (pid {self.pids[router_id]})",)
 
     def remove(self, router_id: str, namespace: str, settings: RadvdSettings) -> tuple[str, ...]:
-        """Idempotent."""
+        """Stops radvd. Idempotent."""
         path, daemon = radvd_file(router_id, settings), radvd(router_id, namespace, settings)
         if not path.exists() and self._programs.running_pid(daemon) is None:
             return ()
@@ -76,21 +74,21 @@ logger = structlog.get_logger(__name__)
 
 
 class Announce(Protocol):
-    """Gratuitous ARP: the address is at this device now."""
+    """Sends gratuitous ARP for an address of the device."""
 
     def __call__(self, namespace: str, device: str, address: str) -> None: ...
 
 
 class GratuitousArp:
-    """A neighbour that had an address from somebody else before would go on sending there until its entry is old."""
+    """Announces new addresses, so that neighbours replace the entries of the former owner immediately."""
 
     def __init__(self, announce: Announce) -> None:
         self._announce = announce
         self._announced: dict[str, frozenset[tuple[str, str]]] = {}
-        """By router: (device, address)."""
+        """The announced (device, address) pairs, by router."""
 
     def announce_new(self, router_id: str, state: NamespaceState) -> tuple[str, ...]:
-        """No change of ours, so no words. For every IPv4 address that is new since the last time. Raises what announcing raises."""
+        """Announces the IPv4 addresses that are new since the last call. Returns no changes. Raises Announce's errors."""
         addresses = frozenset(_ipv4_addresses(state))
         for device, address in sorted(addresses - self._announced.get(router_id, frozenset())):
             self._announce(state.name, device, address)
@@ -102,17 +100,17 @@ class GratuitousArp:
 
 
 class FloatingIpConntrack:
-    """A connection that was translated once goes on being translated after its floating IP was taken away."""
+    """Deletes conntrack entries, because the kernel would translate their connections beyond the floating IP's removal."""
 
     def __init__(self, run: RunProgram) -> None:
         self._run = run
         self._floating: dict[str, frozenset[tuple[str, str]]] = {}
-        """By router: (floating address, fixed address)."""
-        self._complained = False
+        """The (floating address, fixed address) pairs, by router."""
+        self._warned = False
 
     def delete_stale(self, view: RouterView, namespace: str) -> None:
-        """Those by floating IPs which are no more, or are another instance's now."""
-        pairs = frozenset((one.floating_ip_address, one.fixed_ip_address or "") for one in view.floating_ips)
+        """Deletes the entries of floating IPs that were removed or moved to another instance."""
+        pairs = frozenset((ip.floating_ip_address, ip.fixed_ip_address or "") for ip in view.floating_ips)
         for floating, fixed in sorted(self._floating.get(view.router.id, frozenset()) - pairs):
             self._delete(namespace, "--orig-dst", floating)
             self._delete(namespace, "--orig-src", fixed, "--reply-dst", floating)
@@ -121,17 +119,17 @@ class FloatingIpConntrack:
     def forget(self, router_id: str) -> None:
         self._floating.pop(router_id, None)
 
-    def _delete(self, namespace: str, *which: str) -> None:
-        """Conntrack ends with an error where there was nothing to delete; where it did not run at all, there is no code."""
+    def _delete(self, namespace: str, *selector: str) -> None:
+        """Runs conntrack, which exits with an error if no entry matches. An error without exit code means it is missing."""
         try:
-            self._run(("conntrack", "-D", *which), namespace=namespace)
-        except Exception as error:  # noqa: BLE001 - whatever the runner raises
-            logger.debug("no connection was ended", namespace=namespace, which=which, error=str(error))
-            if getattr(error, "exit_code", None) is None and not self._complained:
-                self._complained = True
+            self._run(("conntrack", "-D", *selector), namespace=namespace)
+        except Exception as error:  # noqa: BLE001 - the runner decides which errors exist
+            logger.debug("no conntrack entry deleted", namespace=namespace, selector=selector, error=str(error))
+            if getattr(error, "exit_code", None) is None and not self._warned:
+                self._warned = True
                 logger.warning(
-                    "connections by a floating IP that was taken away go on until they end by themselves; "
-                    "install conntrack to have them ended",
+                    "conntrack not available",
+                    effect="connections through removed floating IPs continue until they end: install conntrack",
                     error=str(error),
                 )
 
@@ -146,19 +144,19 @@ def _ipv4_addresses(state: NamespaceState) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class L3Settings:
-    """What the L3 agent is told. May be replaced while it runs."""
+    """The settings of the L3 agent. A reload replaces them."""
 
     namespace_prefix: str = ""
     metadata: RouterMetadata
     proxy: ProxySettings
     advertisements: RadvdSettings
     has_ipv6: bool = True
-    """Whether this host's kernel knows IPv6; where not, routers do IPv4 alone."""
+    """Whether the kernel supports IPv6. If not, routers forward only IPv4."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouterSpec:
-    """What the control API says of a router. Equal values: nothing has to be done."""
+    """The desired state of a router, from the control API. Equal values mean that nothing has to be done."""
 
     view: RouterView
     settings: L3Settings
@@ -175,127 +173,129 @@ class L3Adapters:
 
 
 class RouterHandler:
-    """agents.reconcile.Trade of routers."""
+    """The ResourceHandler of routers."""
 
     kind = "router"
 
     def __init__(self, adapters: L3Adapters, settings: L3Settings) -> None:
         self.settings = settings
-        """Replaced whole; the next full round heeds it."""
+        """The current settings. Replaced as a whole; the next resync applies them."""
         self.report: Mapping[str, Mapping[str, object]] = {}
-        """By router: what is true of it. Replaced whole; for the heartbeat."""
-        self._kernel = adapters.configurator
+        """The facts about each router, for the heartbeat. Replaced as a whole."""
+        self._configurator = adapters.configurator
         self._proxies = MetadataProxyDriver(adapters.daemons, adapters.probe)
-        self._announcements = GratuitousArp(adapters.announce)
-        self._advertiser = RadvdManager(adapters.daemons)
-        self._translations = FloatingIpConntrack(adapters.run_program)
-        self._shared_address = Ipv6MetadataAddress(adapters.configurator)
+        self._gratuitous_arp = GratuitousArp(adapters.announce)
+        self._radvd = RadvdManager(adapters.daemons)
+        self._conntrack = FloatingIpConntrack(adapters.run_program)
+        self._ipv6_address = Ipv6MetadataAddress(adapters.configurator)
         self._provisioning = ProvisioningBlocks(adapters.api)
 
     def desired(self, view: CloudView) -> Mapping[str, RouterSpec]:
         ports, floating_ips = _ports_by_router(view), _floating_ips_by_router(view)
-        views = (_router_view(view, one, ports[one.id], floating_ips[one.id]) for one in view.routers.values())
+        routers = (
+            _router_view(view, router, ports[router.id], floating_ips[router.id]) for router in view.routers.values()
+        )
         return {
-            found.router.id: RouterSpec(found if self.settings.has_ipv6 else found.without_ipv6(), self.settings)
-            for found in views
+            router.router.id: RouterSpec(router if self.settings.has_ipv6 else router.without_ipv6(), self.settings)
+            for router in routers
         }
 
     def actual(self) -> set[str]:
-        start = router_namespace("", self.settings.namespace_prefix)
-        return {name.removeprefix(start) for name in self._kernel.namespaces() if name.startswith(start)}
+        prefix = router_namespace("", self.settings.namespace_prefix)
+        return {name.removeprefix(prefix) for name in self._configurator.namespaces() if name.startswith(prefix)}
 
-    def ensure(self, key: str, wanted: RouterSpec) -> Iterable[str]:
-        router, settings = wanted.view, wanted.settings
+    def ensure(self, key: str, desired: RouterSpec) -> Iterable[str]:
+        router, settings = desired.view, desired.settings
         state = router_namespace_state(router, settings.metadata, settings.namespace_prefix)
         steps = ErrorCollector()
         for bridge in router_bridges(router):
-            steps.do(lambda bridge=bridge: self._kernel.ensure_bridge(bridge))  # type: ignore[misc]
-        steps.do(lambda: self._kernel.apply(state))
-        proxy = _proxy(wanted, state.name)
+            steps.run(lambda bridge=bridge: self._configurator.ensure_bridge(bridge))  # type: ignore[misc]
+        steps.run(lambda: self._configurator.apply(state))
+        proxy = _proxy(desired, state.name)
         if proxy is None:
-            steps.do(lambda: self._proxies.remove(key, state.name, settings.proxy))
+            steps.run(lambda: self._proxies.remove(key, state.name, settings.proxy))
         else:
-            steps.do(lambda: self._proxies.ensure(proxy, settings.proxy))
-        steps.do(lambda: self._advertiser.ensure(router, state.name, settings.advertisements))
-        steps.do(lambda: self._announcements.announce_new(key, state))
+            steps.run(lambda: self._proxies.ensure(proxy, settings.proxy))
+        steps.run(lambda: self._radvd.ensure(router, state.name, settings.advertisements))
+        steps.run(lambda: self._gratuitous_arp.announce_new(key, state))
         if proxy is not None:
-            steps.do(lambda: self._proxies.wait_until_listening(proxy, settings.proxy))
-        self._translations.delete_stale(router, state.name)
-        steps.do(lambda: self._shared_address.check(key, state))
-        steps.end()
+            steps.run(lambda: self._proxies.wait_until_listening(proxy, settings.proxy))
+        self._conntrack.delete_stale(router, state.name)
+        steps.run(lambda: self._ipv6_address.check(key, state))
+        steps.raise_errors()
         self._provisioning.report(router.ports, "l2")
-        self.report = {**self.report, key: self._facts(wanted, state.name)}
+        self.report = {**self.report, key: self._facts(desired, state.name)}
         return steps.changes
 
     def delete(self, key: str, view: CloudView) -> Iterable[str]:
         namespace = router_namespace(key, self.settings.namespace_prefix)
-        was_there = namespace in self._kernel.namespaces()
+        existed = namespace in self._configurator.namespaces()
         self._proxies.remove(key, namespace, self.settings.proxy)
-        self._advertiser.remove(key, namespace, self.settings.advertisements)
-        self._kernel.remove_namespace(namespace)
-        self._announcements.forget(key)
-        self._translations.forget(key)
-        self._shared_address.forget(key)
+        self._radvd.remove(key, namespace, self.settings.advertisements)
+        self._configurator.remove_namespace(namespace)
+        self._gratuitous_arp.forget(key)
+        self._conntrack.forget(key)
+        self._ipv6_address.forget(key)
         self.report = {router_id: facts for router_id, facts in self.report.items() if router_id != key}
-        return (f"remove {namespace}",) if was_there else ()
+        return (f"remove {namespace}",) if existed else ()
 
     def cleanup(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
         return ()
 
     def pids(self) -> Iterable[int]:
-        return [*self._proxies.pids, *self._advertiser.pids.values()]
+        return [*self._proxies.pids, *self._radvd.pids.values()]
 
-    def _facts(self, wanted: RouterSpec, namespace: str) -> Mapping[str, object]:
-        router = wanted.view
+    def _facts(self, desired: RouterSpec, namespace: str) -> Mapping[str, object]:
+        router = desired.view
         return {
             "namespace": namespace,
             "devices": {port.router_device_name: list(port.ip_addresses) for port in router.ports},
-            "floating_ips": {one.floating_ip_address: one.fixed_ip_address for one in router.floating_ips},
-            "metadata_proxy": wanted.settings.metadata.enable_metadata_proxy and bool(router.internal_ports),
-            "ipv6_metadata_elsewhere": sorted(self._shared_address.elsewhere.get(router.router.id, ())),
+            "floating_ips": {ip.floating_ip_address: ip.fixed_ip_address for ip in router.floating_ips},
+            "metadata_proxy": desired.settings.metadata.enable_metadata_proxy and bool(router.internal_ports),
+            "ipv6_metadata_elsewhere": sorted(self._ipv6_address.duplicates.get(router.router.id, ())),
             "unreachable_routes": list(unreachable_routes(router)),
         }
 
 
-def _proxy(wanted: RouterSpec, namespace: str) -> ProxySpec | None:
-    """Only for guests: a router without an internal network has none."""
-    router, settings = wanted.view, wanted.settings
+def _proxy(desired: RouterSpec, namespace: str) -> ProxySpec | None:
+    """The proxy of a router; None without an internal network, because only its instances need the proxy."""
+    router, settings = desired.view, desired.settings
     if not (settings.metadata.enable_metadata_proxy and router.internal_ports and router.router.admin_state_up):
         return None
     port, mark = settings.metadata.metadata_port, settings.metadata.access_mark
     proxy = router_proxy(name=router.router.id, namespace=namespace, port=port, access_mark=mark)
     if settings.has_ipv6:
         return proxy
-    return replace(proxy, addresses=tuple(one for one in proxy.addresses if not one.is_ipv6))
+    return replace(proxy, addresses=tuple(address for address in proxy.addresses if not address.is_ipv6))
 
 
 def _ports_by_router(view: CloudView) -> Mapping[str, list[Port]]:
-    found: dict[str, list[Port]] = defaultdict(list)
+    by_router: dict[str, list[Port]] = defaultdict(list)
     for port in view.ports.values():
         if port.device_id and (is_router_interface(port) or port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY):
-            found[port.device_id].append(port)
-    return found
+            by_router[port.device_id].append(port)
+    return by_router
 
 
 def _floating_ips_by_router(view: CloudView) -> Mapping[str, list[FloatingIP]]:
-    found: dict[str, list[FloatingIP]] = defaultdict(list)
+    by_router: dict[str, list[FloatingIP]] = defaultdict(list)
     for floating in view.floating_ips.values():
         if floating.router_id and floating.fixed_ip_address:
-            found[floating.router_id].append(floating)
-    return found
+            by_router[floating.router_id].append(floating)
+    return by_router
 
 
 def _router_view(view: CloudView, router: Router, ports: list[Port], floating_ips: list[FloatingIP]) -> RouterView:
-    """A port whose network the view does not have yet waits for it."""
-    known = sorted((port for port in ports if port.network_id in view.networks), key=lambda port: port.id)
-    external = [port for port in known if port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]
-    subnet_ids = {fixed.subnet_id for port in known for fixed in port.fixed_ips}
+    """The router, without ports on networks that the view does not contain yet."""
+    usable = sorted((port for port in ports if port.network_id in view.networks), key=lambda port: port.id)
+    external = [port for port in usable if port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]
+    subnet_ids = {fixed.subnet_id for port in usable for fixed in port.fixed_ips}
     return RouterView(
         router=router,
-        internal_ports=tuple(port for port in known if port not in external),
+        internal_ports=tuple(port for port in usable if port not in external),
         gateway_port=external[0] if external else None,
         subnets={subnet_id: view.subnets[subnet_id] for subnet_id in sorted(subnet_ids) if subnet_id in view.subnets},
-        networks={port.network_id: view.networks[port.network_id] for port in known},
+        networks={port.network_id: view.networks[port.network_id] for port in usable},
         floating_ips=tuple(sorted(floating_ips, key=lambda floating: floating.id)) if external else (),
     )

@@ -1,9 +1,9 @@
-"""Rounds: what is wanted, compared with what is there, thing by thing, for ever.
+"""Compares the desired state with the actual state, one resource after the other, and corrects the differences.
 
-Start, update, healing and cleaning up after a crash are the same code. Events may be lost, repeated or come in any
-order: an event only says that it is worth looking.
+Start, update, repair and cleanup after a crash run the same code. Events may be lost, repeated or reordered: an event
+only triggers a comparison.
 
-One thing's parts, made one after the other: what fails keeps the others from nothing.
+A failure of one resource, or of one part of a resource, does not stop the work on the others.
 """
 
 from __future__ import annotations
@@ -20,53 +20,57 @@ import structlog
 from openimds.agents.protocols import CloudView
 
 logger = structlog.get_logger(__name__)
-Wanted = TypeVar("Wanted")
+Desired = TypeVar("Desired")
 
 
-class ResourceHandler(Protocol[Wanted]):
-    """What an agent makes and keeps: things of one kind, each known by an id. Values compare equal when nothing
-    has to be done.
+class ResourceHandler(Protocol[Desired]):
+    """Creates, updates and deletes the resources of one kind. Each resource has an id, the key.
+
+    Equal desired values mean that nothing has to be done.
     """
 
     kind: str
-    """For logs: `network`, `router`."""
+    """The kind's name in logs: `network`, `router`."""
 
-    def desired(self, view: CloudView) -> Mapping[str, Wanted]: ...
+    def desired(self, view: CloudView) -> Mapping[str, Desired]: ...
 
     def actual(self) -> set[str]:
-        """The ids of those that this host has anything of."""
+        """The keys of the resources that have any part on this host."""
 
-    def ensure(self, key: str, wanted: Wanted) -> Iterable[str]:
-        """Idempotent. The changes made, in words; raises with all that failed, after the rest was done."""
+    def ensure(self, key: str, desired: Desired) -> Iterable[str]:
+        """Creates or updates a resource. Idempotent. Returns a description of each change.
+
+        Does all parts, and then raises an error that names each part that failed.
+        """
 
     def delete(self, key: str, view: CloudView) -> Iterable[str]:
-        """Idempotent."""
+        """Deletes a resource. Idempotent. Returns a description of each change."""
 
     def cleanup(self, view: CloudView) -> Iterable[str]:
-        """What no single thing owns; once a full round."""
+        """Deletes leftovers that belong to no single resource. Runs once at the end of a resync."""
 
     def pids(self) -> Iterable[int]:
-        """The programs that should be running; whose end calls for a look."""
+        """The PIDs of the programs that should be running. The exit of one of them triggers a pass."""
 
 
 class ChangeSource(Protocol):
-    """Hears what others do to what an agent made."""
+    """Reports changes that other programs made to the parts of a resource."""
 
     def recording(self, key: str) -> AbstractContextManager[None]:
-        """Whatever is looked at in the block belongs to `key`, and is heard of from then on."""
+        """Attributes everything that is read inside the block to `key`, and watches it from then on."""
 
     def forget(self, key: str) -> None: ...
 
     def take(self) -> Collection[str]:
-        """The keys that somebody may have touched something of, since the last call; also keys of no thing at all."""
+        """Returns the keys that may have changed since the last call. Some of them may belong to no resource."""
 
     @property
     def seconds_to_next(self) -> float | None:
-        """When to `take` again; None: when there is news."""
+        """The time after which `take` is due; None if only an event makes it due."""
 
 
 class NoChanges:
-    """Hears of nothing: full rounds find what others did."""
+    """A ChangeSource without events. Only a resync finds changes made by other programs."""
 
     seconds_to_next: float | None = None
 
@@ -81,168 +85,180 @@ class NoChanges:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassReport:
-    """What one round found and did. It ends up in the heartbeat."""
+    """The result of one reconcile pass. The heartbeat contains it."""
 
     resource_count: int
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
-    """Of all things, also of those that this round did not look at."""
+    """The error of each failing resource, including the resources that this pass skipped."""
     milliseconds: float = 0
     ended_at: datetime
 
 
-class Reconciler(Generic[Wanted]):
-    """Not for two threads at once."""
+class Reconciler(Generic[Desired]):
+    """Runs reconcile passes. Not thread-safe."""
 
-    def __init__(self, trade: ResourceHandler[Wanted], change_source: ChangeSource | None = None) -> None:
+    def __init__(self, handler: ResourceHandler[Desired], change_source: ChangeSource | None = None) -> None:
         self.change_source: ChangeSource = change_source or NoChanges()
-        self._trade = trade
+        self._handler = handler
         self._seen: tuple[CloudView, int] | None = None
-        """The view that `_wanted` is of, and its revision."""
-        self._wanted: Mapping[str, Wanted] = {}
-        self._tried: dict[str, Wanted | None] = {}
-        """By thing that may be there: the wanted value that it was looked at for last; None: it could not be removed."""
+        """The view from which `_desired` was derived, and its revision."""
+        self._desired: Mapping[str, Desired] = {}
+        self._attempted: dict[str, Desired | None] = {}
+        """The desired value of the last attempt for each resource that may exist; None if its deletion failed."""
         self._failures: dict[str, str] = {}
         self.completed_count = 0
-        """How many looks at a thing ended, but for those that failed once more: it grows while there is progress. Any
-        thread may read it."""
+        """The number of attempts, without repeated failures, so that it grows while there is progress. Any thread may
+        read it."""
 
     @property
     def resource_count(self) -> int:
-        """How many are wanted, as the last look saw it."""
-        return len(self._wanted)
+        """The number of desired resources in the last pass."""
+        return len(self._desired)
 
     @property
     def failing(self) -> frozenset[str]:
-        """The ids of what failed when it was looked at last. `look` tries it again when its wanted value is new, when
-        others touched it, or when it is told to.
+        """The keys of the resources that failed at their last attempt.
+
+        `reconcile` retries one of them when its desired value is new, when another program changed it, or when its key is
+        passed.
         """
-        return frozenset(self._failures.keys() - {self._trade.kind})
+        return frozenset(self._failures.keys() - {self._handler.kind})
 
     def pids(self) -> frozenset[int]:
-        return frozenset(self._trade.pids())
+        return frozenset(self._handler.pids())
 
     def all_keys(self, view: CloudView) -> frozenset[str]:
-        """The ids of all that is wanted, was made or is there. The settings may be new, so what is wanted is asked anew."""
+        """The keys of all desired, attempted and actual resources.
+
+        The desired state is derived again, because the settings may have changed.
+        """
         self._seen = None
-        return frozenset({*self._wanted_in(view), *self._tried, *self._trade.actual()})
+        return frozenset({*self._desired_in(view), *self._attempted, *self._handler.actual()})
 
     def run_pass(self, view: CloudView, *, full: bool) -> PassReport:
-        """`everything`: look at each thing, for what others did to it; else only at those whose wanted value is new,
-        and at those that failed.
-        """
+        """Reconciles every resource if `full`, and otherwise only new desired values and failing resources."""
         return self.reconcile(view, self.all_keys(view) if full else self.failing, cleanup=full)
 
     def reconcile(
-        self, view: CloudView, also: Collection[str] = (), *, later: Collection[str] = (), cleanup: bool = False
+        self, view: CloudView, keys: Collection[str] = (), *, pending: Collection[str] = (), cleanup: bool = False
     ) -> PassReport:
-        """At the things whose wanted value is new, at those that others may have touched, and then at `also`. One of
-        `later` that was never looked at is not new.
+        """Reconciles resources with a new desired value, then resources that may have changed, and then `keys`.
+
+        A resource of `pending` that has not been attempted yet does not count as new.
         """
         started = time.monotonic()
-        wanted = self._wanted_in(view)
-        in_turn = {*later, *also}
-        new = [key for key, value in wanted.items() if self._is_new(key, value, in_turn)]
+        desired = self._desired_in(view)
+        scheduled = {*pending, *keys}
+        new = [key for key, value in desired.items() if self._is_new(key, value, scheduled)]
         changes: dict[str, tuple[str, ...]] = {}
-        for key in dict.fromkeys([*new, *(key for key in (*self.change_source.take(), *also) if key in wanted)]):
-            changes[key] = self._make(key, wanted[key])
-        for key in sorted(self._gone(wanted, also)):
-            changes[key] = self._remove(key, view)
+        for key in dict.fromkeys([*new, *(key for key in (*self.change_source.take(), *keys) if key in desired)]):
+            changes[key] = self._ensure(key, desired[key])
+        for key in sorted(self._undesired(desired, keys)):
+            changes[key] = self._delete(key, view)
         if cleanup:
-            changes[self._trade.kind] = self._attempt(self._trade.kind, lambda: self._trade.cleanup(view))
+            changes[self._handler.kind] = self._attempt(self._handler.kind, lambda: self._handler.cleanup(view))
         return PassReport(
-            resource_count=len(wanted),
-            changes={key: words for key, words in changes.items() if words},
+            resource_count=len(desired),
+            changes={key: descriptions for key, descriptions in changes.items() if descriptions},
             failures=dict(self._failures),
             milliseconds=round((time.monotonic() - started) * 1000, 1),
             ended_at=datetime.now(UTC),
         )
 
-    def _wanted_in(self, view: CloudView) -> Mapping[str, Wanted]:
-        """A view never changes; a value that is as it was looked at stays the same object, so that comparing it is quick."""
+    def _desired_in(self, view: CloudView) -> Mapping[str, Desired]:
+        """The desired state of a view. Views are immutable.
+
+        A value that equals the last attempted one is the same object, so that comparing it is cheap.
+        """
         seen = self._seen
         if seen is None or seen[0] is not view or seen[1] != view.revision:
-            fresh = self._trade.desired(view)
-            self._wanted = {key: self._known(key, value) for key, value in fresh.items()}
+            derived = self._handler.desired(view)
+            self._desired = {key: self._interned(key, value) for key, value in derived.items()}
             self._seen = (view, view.revision)
-        return self._wanted
+        return self._desired
 
-    def _known(self, key: str, value: Wanted) -> Wanted:
-        tried = self._tried.get(key)
-        return tried if tried is not None and tried == value else value
+    def _interned(self, key: str, value: Desired) -> Desired:
+        attempted = self._attempted.get(key)
+        return attempted if attempted is not None and attempted == value else value
 
-    def _is_new(self, key: str, value: Wanted, in_turn: Collection[str]) -> bool:
-        """But for what was never looked at and has its turn anyway."""
-        return self._tried.get(key) is not value and (key in self._tried or key not in in_turn)
+    def _is_new(self, key: str, value: Desired, scheduled: Collection[str]) -> bool:
+        """Whether the value was not attempted yet. A scheduled resource that was never attempted waits for its slice."""
+        return self._attempted.get(key) is not value and (key in self._attempted or key not in scheduled)
 
-    def _gone(self, wanted: Mapping[str, Wanted], also: Collection[str]) -> set[str]:
-        known = {key for key, tried in self._tried.items() if tried is not None}
-        return (known | set(also)) - set(wanted)
+    def _undesired(self, desired: Mapping[str, Desired], keys: Collection[str]) -> set[str]:
+        existing = {key for key, attempted in self._attempted.items() if attempted is not None}
+        return (existing | set(keys)) - set(desired)
 
-    def _make(self, key: str, value: Wanted) -> tuple[str, ...]:
+    def _ensure(self, key: str, value: Desired) -> tuple[str, ...]:
         with self.change_source.recording(key):
-            words = self._step(key, lambda: self._trade.ensure(key, value))
-        self._tried[key] = value
-        return words
+            changes = self._step(key, lambda: self._handler.ensure(key, value))
+        self._attempted[key] = value
+        return changes
 
-    def _remove(self, key: str, view: CloudView) -> tuple[str, ...]:
-        words = self._step(key, lambda: self._trade.delete(key, view))
+    def _delete(self, key: str, view: CloudView) -> tuple[str, ...]:
+        changes = self._step(key, lambda: self._handler.delete(key, view))
         if key in self._failures:
-            self._tried[key] = None
+            self._attempted[key] = None
         else:
-            self._tried.pop(key, None)
+            self._attempted.pop(key, None)
             self.change_source.forget(key)
-        return words
+        return changes
 
     def _step(self, key: str, work: Callable[[], Iterable[str]]) -> tuple[str, ...]:
         had_failed = key in self._failures
-        words = self._attempt(key, work)
+        changes = self._attempt(key, work)
         if key not in self._failures or not had_failed:
             self.completed_count += 1
-        return words
+        return changes
 
     def _attempt(self, key: str, work: Callable[[], Iterable[str]]) -> tuple[str, ...]:
         try:
-            words = tuple(work())
-        except Exception as error:  # noqa: BLE001 - one broken thing must not keep the others from being served
-            self._note_failure(key, error)
+            changes = tuple(work())
+        except Exception as error:  # noqa: BLE001 - a failing resource must not stop the pass
+            self._record_failure(key, error)
             return ()
         if self._failures.pop(key, None) is not None:
-            logger.info("works again", **{self._trade.kind: key})
-        if words:
-            logger.info("changed", changes=list(words), **{self._trade.kind: key})
-        return words
+            logger.info("resource recovered", **{self._handler.kind: key})
+        if changes:
+            logger.info("resource changed", changes=list(changes), **{self._handler.kind: key})
+        return changes
 
-    def _note_failure(self, key: str, error: Exception) -> None:
-        sentence = f"{error}" or type(error).__name__
-        if self._failures.get(key) != sentence:
-            unforeseen = isinstance(error, (AttributeError, KeyError, TypeError, AssertionError))
+    def _record_failure(self, key: str, error: Exception) -> None:
+        message = f"{error}" or type(error).__name__
+        if self._failures.get(key) != message:
+            is_programming_error = isinstance(error, (AttributeError, KeyError, TypeError, AssertionError))
             logger.warning(
-                "failed; will be tried again", error=sentence, exc_info=unforeseen, **{self._trade.kind: key}
+                "resource reconcile failed",
+                error=message,
+                exc_info=is_programming_error,
+                **{self._handler.kind: key},
             )
-        self._failures[key] = sentence
+        self._failures[key] = message
 
 
 class CombinedError(Exception):
-    """Some parts could not be made; the others were. The message has them all."""
+    """Several parts of a resource failed. The message contains the message of each."""
 
 
 class ErrorCollector:
+    """Runs the steps of one resource. A failing step does not stop the steps after it."""
+
     def __init__(self) -> None:
         self.changes: list[str] = []
-        """What was done, in words."""
-        self._failures: list[Exception] = []
+        """A description of each change."""
+        self._errors: list[Exception] = []
 
-    def do(self, work: Callable[[], Iterable[str]]) -> None:
+    def run(self, step: Callable[[], Iterable[str]]) -> None:
         try:
-            self.changes += work()
-        except Exception as error:  # noqa: BLE001 - a thing's broken part must not keep its others from being served
-            self._failures.append(error)
+            self.changes += step()
+        except Exception as error:  # noqa: BLE001 - `raise_errors` raises it
+            self._errors.append(error)
 
-    def end(self) -> None:
-        """Raises what the one failed step raised, or CombinedError with what all of them said."""
-        if len(self._failures) == 1:
-            raise self._failures[0]
-        if self._failures:
-            said = "; ".join(str(error) or type(error).__name__ for error in self._failures)
-            raise CombinedError(said) from self._failures[0]
+    def raise_errors(self) -> None:
+        """Raises the error if one step failed, and CombinedError if several failed."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            messages = "; ".join(str(error) or type(error).__name__ for error in self._errors)
+            raise CombinedError(messages) from self._errors[0]

@@ -1,4 +1,4 @@
-"""When rounds are made: at every change, once in a while for everything, and again for what failed."""
+"""Starts reconcile passes: at each change, for a periodic resync, and for retries."""
 
 from __future__ import annotations
 
@@ -10,97 +10,100 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Generic
 
 from openimds.agents.protocols import CloudMirror
-from openimds.agents.reconciler.reconciler import PassReport, Reconciler, Wanted
+from openimds.agents.reconciler.reconciler import Desired, PassReport, Reconciler
 
 RETRY_SECONDS = 1.0
-"""Between a failure, or the end of the tries after it, and the next try."""
-SLICE_THINGS = 8
-"""So many things of a full round are looked at before the next look at what is new."""
-PAUSE_PER_WORK = 9
+"""The pause between a failure and its first retry, and between two rounds of retries."""
+SLICE_SIZE = 8
+"""The number of resources that a resync reconciles before the next pass looks for new desired values."""
+PAUSE_FACTOR = 9
+"""The minimum pause after a resync, as a multiple of its duration: a resync takes at most a tenth of the time."""
 
 
-class Scheduler(Generic[Wanted]):
-    """A full round begins every `interval_seconds`. It goes by slices, and what is new comes first in each, so that a
-    host with many things serves a new one at once; and it takes a tenth of the time at most. It comes to each thing once,
-    whether that fails or not: between full rounds failures are tried again, one at a time.
+class Scheduler(Generic[Desired]):
+    """Starts a resync every `interval_seconds`, and runs it in slices.
+
+    Each slice handles new desired values first, so that they do not wait for the end of a resync. A resync attempts each
+    resource once. Failing resources are retried between resyncs, one in each pass.
     """
 
     def __init__(
         self,
-        rounds: Reconciler[Wanted],
+        reconciler: Reconciler[Desired],
         mirror: CloudMirror,
         interval_seconds: float,
         watch: Callable[[Iterable[int]], None] = lambda _pids: None,
     ) -> None:
-        """`watch` is told after every round which processes should be running."""
-        self._rounds = rounds
+        """`watch` receives the PIDs that should be running, after each pass that may have changed them."""
+        self._reconciler = reconciler
         self._watch = watch
         self._mirror = mirror
-        self._full = _Resync(interval_seconds)
+        self._resync = _Resync(interval_seconds)
         self._retries = _RetryQueue()
         self._woken = threading.Event()
         self._stopping = False
         self.last_report: PassReport | None = None
-        """Replaced whole: any thread may read it."""
+        """The report of the last pass. Replaced as a whole, so any thread may read it."""
         self.last_change: PassReport | None = None
-        """The newest round that changed something."""
+        """The report of the last pass that changed something."""
         self.first_resync_done = threading.Event()
         self.resync_count = 0
-        """How many have ended."""
+        """The number of completed resyncs."""
         self.resync_milliseconds: float | None = None
-        """How long the last of them took."""
+        """The duration of the last completed resync."""
 
     @property
     def completed_count(self) -> int:
-        """As `Rounds.steps`."""
-        return self._rounds.completed_count
+        """The same as Reconciler.completed_count."""
+        return self._reconciler.completed_count
 
     @property
     def resource_count(self) -> int:
-        return self._rounds.resource_count
+        return self._reconciler.resource_count
 
     def run(self) -> None:
-        """Until `stop`."""
+        """Runs passes until `stop` is called."""
         self._mirror.subscribe(self._on_change)
         while not self._stopping:
             self._woken.clear()
-            self._woken.wait(self._round())
+            self._woken.wait(self._run_pass())
 
     def wake(self) -> None:
-        """At once: the change_source have some."""
+        """Starts a pass immediately. The change source calls this when it has changes."""
         self._woken.set()
 
     def request_resync(self) -> None:
-        """At once: the settings are new, or a notice was lost."""
-        self._full.is_due = True
+        """Starts a resync immediately, after a reload of the settings or the loss of an event."""
+        self._resync.is_due = True
         self._woken.set()
 
     def stop(self) -> None:
         self._stopping = True
         self._woken.set()
 
-    def _round(self) -> float:
-        """Seconds to the next one. An empty view that only means "not heard yet" takes nothing away."""
+    def _run_pass(self) -> float:
+        """Runs a pass, and returns the seconds to the next one. A view that is not loaded yet deletes nothing."""
         view = self._mirror.view()
         if view.revision < 0:
             return RETRY_SECONDS
-        if self._full.should_begin():
-            self._full.begin(self._rounds.all_keys(view))
-        also = self._full.next_slice() if self._full.is_under_way else self._retries.next_slice(self._rounds.failing)
-        report = self._rounds.reconcile(view, also, later=self._full.later, cleanup=self._full.at_end)
+        if self._resync.should_begin():
+            self._resync.begin(self._reconciler.all_keys(view))
+        failing = self._reconciler.failing
+        keys = self._resync.next_slice() if self._resync.is_under_way else self._retries.next_slice(failing)
+        report = self._reconciler.reconcile(view, keys, pending=self._resync.pending, cleanup=self._resync.at_end)
         self.last_report = report
         if report.changes:
             self.last_change = report
-        if report.changes or self._full.at_end:
-            self._watch(self._rounds.pids())
-        if self._full.at_end:
-            self._end_full_round()
-        news = self._rounds.change_source.seconds_to_next
-        retry = self._retries.seconds_to_next(self._rounds.failing)
-        return min(self._full.seconds_to_next(), retry, math.inf if news is None else news)
+        if report.changes or self._resync.at_end:
+            self._watch(self._reconciler.pids())
+        if self._resync.at_end:
+            self._end_resync()
+        changes_due = self._reconciler.change_source.seconds_to_next
+        retry_due = self._retries.seconds_to_next(self._reconciler.failing)
+        return min(self._resync.seconds_to_next(), retry_due, math.inf if changes_due is None else changes_due)
 
-    def _end_full_round(self) -> None:
-        self.resync_milliseconds = round(self._full.finish() * 1000, 1)
+    def _end_resync(self) -> None:
+        self.resync_milliseconds = round(self._resync.finish() * 1000, 1)
         self.resync_count += 1
         self._retries = _RetryQueue()
         self.first_resync_done.set()
@@ -110,73 +113,73 @@ class Scheduler(Generic[Wanted]):
 
 
 class _Resync:
-    """How far a full round has come, and when the next one begins."""
+    """The progress of a resync, and the time of the next one."""
 
     def __init__(self, interval_seconds: float) -> None:
         self.is_due = True
         self._interval_seconds = interval_seconds
-        self._left: deque[str] | None = None
-        """None: no full round is under way."""
-        self.later: set[str] = set()
-        """What this one has still to come to."""
+        self._queue: deque[str] | None = None
+        """The keys of the next slices; None if no resync is under way."""
+        self.pending: set[str] = set()
+        """The keys that this resync has not attempted yet."""
         self._began = 0.0
         self._next = 0.0
 
     @property
     def is_under_way(self) -> bool:
-        return self._left is not None
+        return self._queue is not None
 
     @property
     def at_end(self) -> bool:
-        return self._left is not None and not self._left
+        return self._queue is not None and not self._queue
 
     def should_begin(self) -> bool:
-        return self.is_due or (self._left is None and time.monotonic() >= self._next)
+        return self.is_due or (self._queue is None and time.monotonic() >= self._next)
 
     def begin(self, keys: Iterable[str]) -> None:
-        """One that begins before the end of another comes first to what that one had left, so that all have a turn."""
+        """Begins a resync. If another one is under way, its remaining keys come first, so that every key gets its turn."""
         self.is_due = False
-        self.later = set(keys)
-        left = [key for key in self._left or () if key in self.later]
-        self._left = deque(dict.fromkeys([*left, *sorted(self.later)]))
+        self.pending = set(keys)
+        remaining = [key for key in self._queue or () if key in self.pending]
+        self._queue = deque(dict.fromkeys([*remaining, *sorted(self.pending)]))
         self._began = time.monotonic()
 
     def next_slice(self) -> list[str]:
-        left = self._left or deque()
-        slice_ = [left.popleft() for _ in range(min(SLICE_THINGS, len(left)))]
-        self.later.difference_update(slice_)
+        queue = self._queue or deque()
+        slice_ = [queue.popleft() for _ in range(min(SLICE_SIZE, len(queue)))]
+        self.pending.difference_update(slice_)
         return slice_
 
     def finish(self) -> float:
-        """The seconds that it took."""
-        self._left = None
+        """Ends the resync, and returns its duration in seconds."""
+        self._queue = None
         ended = time.monotonic()
-        took = ended - self._began
-        self._next = ended + max(self._interval_seconds, took * PAUSE_PER_WORK)
-        return took
+        duration = ended - self._began
+        self._next = ended + max(self._interval_seconds, duration * PAUSE_FACTOR)
+        return duration
 
     def seconds_to_next(self) -> float:
-        if self._left is not None:
+        if self._queue is not None:
             return 0.0
         return max(0.0, self._next - time.monotonic())
 
 
 class _RetryQueue:
-    """What failed is tried again after a while. One at a time: it may fail slowly, and what is new waits for it."""
+    """Schedules the retries of failing resources, one in each pass, because new desired values wait for a slow retry."""
 
     def __init__(self) -> None:
-        self._left: deque[str] = deque()
+        self._queue: deque[str] = deque()
         self._due: float | None = None
-        """When all that fails by then is tried again; None: nothing fails, or it is being tried."""
+        """The time of the next round of retries; None if nothing fails or a round is under way."""
 
     def next_slice(self, failing: Collection[str]) -> list[str]:
         if self._due is not None and time.monotonic() >= self._due:
-            self._left, self._due = deque(sorted(failing)), None
-        tried = [self._left.popleft()] if self._left else []
-        return [key for key in tried if key in failing]
+            self._queue, self._due = deque(sorted(failing)), None
+        retried = [self._queue.popleft()] if self._queue else []
+        return [key for key in retried if key in failing]
 
     def seconds_to_next(self, failing: Collection[str]) -> float:
-        if self._left:
+        if self._queue:
             return 0.0
         if not failing:
             self._due = None

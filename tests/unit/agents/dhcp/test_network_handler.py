@@ -28,35 +28,35 @@ GUEST = replace(GUEST_PORT, status="DOWN")
 class Stage:
     view: FakeView
     api: FakePortsApi
-    kernel: FakeNetworkConfigurator
+    configurator: FakeNetworkConfigurator
     programs: FakeDaemonManager
     networks: DhcpNetworkHandler
-    rounds: Reconciler
+    reconciler: Reconciler
     folder: Path
 
-    def round(self, *, everything: bool = False) -> PassReport:
+    def run_pass(self, *, full: bool = False) -> PassReport:
         self.api.calls.clear()
         self.programs.events.clear()
-        return self.rounds.run_pass(self.view, full=everything)
+        return self.reconciler.run_pass(self.view, full=full)
 
     def restart(self) -> None:
-        """The agent, not what it made."""
+        """Restarts the agent. The namespaces, ports and programs remain."""
         adapters = DhcpAdapters(
             api=self.api,
-            configurator=self.kernel,
+            configurator=self.configurator,
             daemons=self.programs,
             probe=AlwaysListeningProbe(),
             run_program=self.programs.run,
         )
         self.networks = DhcpNetworkHandler(adapters, self.networks.settings)
-        self.rounds = Reconciler(self.networks)
+        self.reconciler = Reconciler(self.networks)
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Stage:
     view = FakeView()
     view.add(NETWORK, SUBNET, GUEST)
-    api, kernel, programs = FakePortsApi(view), FakeNetworkConfigurator(), FakeDaemonManager()
+    api, configurator, programs = FakePortsApi(view), FakeNetworkConfigurator(), FakeDaemonManager()
     settings = DhcpSettings(
         host="node1",
         state_path=tmp_path,
@@ -66,16 +66,16 @@ def stage(tmp_path: Path) -> Stage:
     )
     networks = DhcpNetworkHandler(
         DhcpAdapters(
-            api=api, configurator=kernel, daemons=programs, probe=AlwaysListeningProbe(), run_program=programs.run
+            api=api, configurator=configurator, daemons=programs, probe=AlwaysListeningProbe(), run_program=programs.run
         ),
         settings,
     )
-    return Stage(view, api, kernel, programs, networks, Reconciler(networks), tmp_path)
+    return Stage(view, api, configurator, programs, networks, Reconciler(networks), tmp_path)
 
 
-def test_network_is_made_and_its_ports_are_reported_last(stage: Stage) -> None:
-    assert stage.round().failures == {}
-    assert str(stage.kernel) == f"{NAMESPACE}: tap00000001-00(169.254.169.254/16 192.168.40.2/24)"
+def test_network_is_created_before_its_ports_are_reported(stage: Stage) -> None:
+    assert stage.run_pass().failures == {}
+    assert str(stage.configurator) == f"{NAMESPACE}: tap00000001-00(169.254.169.254/16 192.168.40.2/24)"
     assert str(stage.programs).splitlines() == [f"start haproxy in {NAMESPACE}", f"start dnsmasq in {NAMESPACE}"]
     assert str(stage.api).splitlines() == [
         "list ports ['device_id', 'device_owner', 'network_id']",
@@ -86,58 +86,58 @@ def test_network_is_made_and_its_ports_are_reported_last(stage: Stage) -> None:
     assert stage.networks.report[NETWORK.id]["metadata_proxy"] is True
 
 
-def test_nothing_is_done_twice(stage: Stage) -> None:
-    stage.round()
-    stage.round()  # the watch tells of the new DHCP port
-    assert stage.round(everything=True).changes == {}
+def test_second_full_pass_changes_nothing(stage: Stage) -> None:
+    stage.run_pass()
+    stage.run_pass()  # the view now contains the new DHCP port
+    assert stage.run_pass(full=True).changes == {}
     assert stage.api.calls == stage.programs.events == []
 
 
-def test_new_guest_is_a_hangup_not_a_restart(stage: Stage) -> None:
-    stage.round()
+def test_new_port_reloads_dnsmasq_without_a_restart(stage: Stage) -> None:
+    stage.run_pass()
     stage.view.add(replace(GUEST, id="new", fixed_ips=(FixedIP(SUBNET.id, "192.168.40.9"),)))
-    stage.round()
+    stage.run_pass()
     assert stage.programs.events == [f"SIGHUP to dnsmasq in {NAMESPACE}"]
     assert stage.api.calls == ["port new has dhcp"]
     hosts = (stage.folder / "dhcp" / NETWORK.id / "host").read_text()
     assert "192.168.40.9" in hosts
 
 
-def test_agent_that_was_restarted_lets_dnsmasq_read_again_and_leaves_the_rest(stage: Stage) -> None:
-    stage.round()
+def test_restarted_agent_only_reloads_dnsmasq(stage: Stage) -> None:
+    stage.run_pass()
     stage.restart()
-    report = stage.round(everything=True)
+    report = stage.run_pass(full=True)
     assert stage.programs.events == [f"SIGHUP to dnsmasq in {NAMESPACE}"]
-    assert report.changes == {NETWORK.id: ("let dnsmasq (pid 101) read its files",)}
+    assert report.changes == {NETWORK.id: ("reload dnsmasq (pid 101)",)}
 
 
 def test_new_subnet_changes_the_port_and_restarts_dnsmasq(stage: Stage) -> None:
-    stage.round()
+    stage.run_pass()
     stage.view.add(replace(SUBNET, id="more", cidr="10.0.0.0/24", gateway_ip="10.0.0.1"))
-    stage.round()
+    stage.run_pass()
     assert stage.api.calls[1] == "update port 00000001-0000-4000-8000-0000000000dc"
     assert stage.programs.events == [f"stop dnsmasq in {NAMESPACE}", f"start dnsmasq in {NAMESPACE}"]
-    assert "10.0.0.2/24" in str(stage.kernel)
+    assert "10.0.0.2/24" in str(stage.configurator)
 
 
-def test_stale_view_does_not_make_a_second_port(stage: Stage) -> None:
-    stage.round()
-    made = stage.view.ports.pop("00000001-0000-4000-8000-0000000000dc")
-    assert stage.round(everything=True).failures == {}
+def test_stale_view_does_not_create_a_second_port(stage: Stage) -> None:
+    stage.run_pass()
+    port = stage.view.ports.pop("00000001-0000-4000-8000-0000000000dc")
+    assert stage.run_pass(full=True).failures == {}
     assert "create" not in str(stage.api)
-    stage.view.add(made)
+    stage.view.add(port)
 
 
 def test_port_deleted_before_the_view_showed_it_is_created_again(stage: Stage) -> None:
-    """An agent that remembers the port it created would serve a port that no longer exists."""
-    stage.round()
+    """An agent that cached the created port would serve a port that no longer exists."""
+    stage.run_pass()
     stage.api.delete_port("00000001-0000-4000-8000-0000000000dc")
-    assert stage.round(everything=True).failures == {}
+    assert stage.run_pass(full=True).failures == {}
     assert "create port network:dhcp" in str(stage.api)
     assert "00000002-0000-4000-8000-0000000000dc" in stage.view.ports
 
 
-def test_port_made_by_an_earlier_run_is_found(stage: Stage) -> None:
+def test_port_created_by_an_earlier_run_is_found(stage: Stage) -> None:
     own = replace(
         GUEST,
         id="own",
@@ -146,78 +146,78 @@ def test_port_made_by_an_earlier_run_is_found(stage: Stage) -> None:
         fixed_ips=(FixedIP(SUBNET.id, "192.168.40.3"),),
     )
     stage.view.add(own)
-    stage.round()
+    stage.run_pass()
     assert "create" not in str(stage.api)
-    assert "192.168.40.3/24" in str(stage.kernel)
+    assert "192.168.40.3/24" in str(stage.configurator)
 
 
 def test_isolated_metadata_follows_the_router(stage: Stage) -> None:
     stage.networks.settings = replace(stage.networks.settings, metadata=MetadataOptions(enable_isolated_metadata=True))
-    stage.round()
+    stage.run_pass()
     assert f"start haproxy in {NAMESPACE}" in stage.programs.events
     stage.view.add(ROUTER_PORT)
-    stage.round()
+    stage.run_pass()
     assert f"stop haproxy in {NAMESPACE}" in stage.programs.events
-    assert "169.254" not in str(stage.kernel)
-    ways = stage.networks.report[NETWORK.id]["way_to_metadata"]
-    assert isinstance(ways, dict)
-    assert ways[SUBNET.id]["way"] == "router"
+    assert "169.254" not in str(stage.configurator)
+    paths = stage.networks.report[NETWORK.id]["way_to_metadata"]
+    assert isinstance(paths, dict)
+    assert paths[SUBNET.id]["way"] == "router"
 
 
-def test_leases_of_other_owners_are_released(stage: Stage) -> None:
-    stage.round()
+def test_leases_of_former_owners_are_released(stage: Stage) -> None:
+    stage.run_pass()
     leases = stage.folder / "dhcp" / NETWORK.id / "leases"
     leases.write_text(
         f"1 {GUEST.mac_address} 192.168.40.5 * *\n1 fa:16:3e:ff:ff:ff 192.168.40.9 * *\n"
         "duid 00:01\n1 77 2001:db8::9 * 00:02\n"
     )
-    stage.round(everything=True)
+    stage.run_pass(full=True)
     assert stage.programs.events == [
         f"dhcp_release tap00000001-00 192.168.40.9 fa:16:3e:ff:ff:ff in {NAMESPACE}",
         f"dhcp_release6 --iface=tap00000001-00 --ip=2001:db8::9 --client-id=00:02 --server-id=00:01 --iaid=77 in {NAMESPACE}",
     ]
 
 
-def test_network_without_dhcp_is_taken_down_whole(stage: Stage) -> None:
-    stage.round()
+def test_network_without_dhcp_is_removed_completely(stage: Stage) -> None:
+    stage.run_pass()
     stage.view.add(replace(SUBNET, enable_dhcp=False))
-    stage.round()
-    assert stage.kernel.states == {}
+    stage.run_pass()
+    assert stage.configurator.states == {}
     assert stage.programs.alive == {}
     assert stage.api.calls == ["delete port 00000001-0000-4000-8000-0000000000dc"]
     assert not (stage.folder / "dhcp" / NETWORK.id).exists()
     assert stage.networks.report == {}
 
 
-def test_what_a_crash_left_is_cleaned_up(stage: Stage) -> None:
-    stage.round()
+def test_leftovers_of_a_crash_are_removed(stage: Stage) -> None:
+    stage.run_pass()
     stage.view.remove(NETWORK, SUBNET)
     stage.restart()
-    stage.round(everything=True)
-    assert stage.kernel.states == {}
+    stage.run_pass(full=True)
+    assert stage.configurator.states == {}
 
 
-def test_idle_bridge_goes_after_two_full_rounds(stage: Stage) -> None:
-    stage.round(everything=True)
+def test_idle_bridge_is_removed_after_two_resyncs(stage: Stage) -> None:
+    stage.run_pass(full=True)
     stage.view.remove(NETWORK, SUBNET)
-    stage.round(everything=True)
-    assert stage.kernel.made_bridges
-    stage.kernel.plugged_bridges = set(stage.kernel.made_bridges)
-    stage.round(everything=True)
-    assert stage.kernel.made_bridges
-    stage.kernel.plugged_bridges = set()
-    stage.round(everything=True)
-    assert stage.kernel.made_bridges == set()
+    stage.run_pass(full=True)
+    assert stage.configurator.made_bridges
+    stage.configurator.plugged_bridges = set(stage.configurator.made_bridges)
+    stage.run_pass(full=True)
+    assert stage.configurator.made_bridges
+    stage.configurator.plugged_bridges = set()
+    stage.run_pass(full=True)
+    assert stage.configurator.made_bridges == set()
 
 
-def test_away_control_api_is_a_failure_that_heals(stage: Stage) -> None:
+def test_network_recovers_when_the_control_api_is_back(stage: Stage) -> None:
     stage.api.broken = True
-    assert "away" in stage.round().failures[NETWORK.id]
+    assert "away" in stage.run_pass().failures[NETWORK.id]
     stage.api.broken = False
-    assert stage.round().failures == {}
+    assert stage.run_pass().failures == {}
 
 
-def test_switched_off_network_is_not_served(stage: Stage) -> None:
+def test_network_with_admin_state_down_is_not_served(stage: Stage) -> None:
     stage.view.add(replace(NETWORK, admin_state_up=False))
-    stage.round(everything=True)
-    assert stage.kernel.states == {}
+    stage.run_pass(full=True)
+    assert stage.configurator.states == {}

@@ -37,17 +37,17 @@ NAMESPACE = "qrouter-router-1"
 class Stage:
     view: FakeView
     api: FakePortsApi
-    kernel: FakeNetworkConfigurator
+    configurator: FakeNetworkConfigurator
     programs: FakeDaemonManager
     routers: RouterHandler
-    rounds: Reconciler
+    reconciler: Reconciler
     announced: list[str]
 
-    def round(self, *, everything: bool = False) -> PassReport:
+    def run_pass(self, *, full: bool = False) -> PassReport:
         self.api.calls.clear()
         self.programs.events.clear()
         self.announced.clear()
-        report = self.rounds.run_pass(self.view, full=everything)
+        report = self.reconciler.run_pass(self.view, full=full)
         assert report.failures == {}
         return report
 
@@ -56,7 +56,7 @@ class Stage:
 def stage(tmp_path: Path) -> Stage:
     view = FakeView()
     view.add(NETWORK, SUBNET, EXTERNAL, EXTERNAL_SUBNET, ROUTER, ROUTER_PORT, GATEWAY_PORT)
-    api, kernel, programs = FakePortsApi(view), FakeNetworkConfigurator(), FakeDaemonManager()
+    api, configurator, programs = FakePortsApi(view), FakeNetworkConfigurator(), FakeDaemonManager()
     announced: list[str] = []
     settings = L3Settings(
         metadata=RouterMetadata(),
@@ -65,19 +65,19 @@ def stage(tmp_path: Path) -> Stage:
     )
     adapters = L3Adapters(
         api=api,
-        configurator=kernel,
+        configurator=configurator,
         daemons=programs,
         probe=AlwaysListeningProbe(),
         run_program=programs.run,
         announce=lambda namespace, device, address: announced.append(f"{address} at {device} in {namespace}"),
     )
     routers = RouterHandler(adapters, settings)
-    return Stage(view, api, kernel, programs, routers, Reconciler(routers), announced)
+    return Stage(view, api, configurator, programs, routers, Reconciler(routers), announced)
 
 
-def test_router_is_made_announced_and_reported(stage: Stage) -> None:
-    stage.round()
-    assert str(stage.kernel) == f"{NAMESPACE}: qr-bbbbbbbb-bb(192.168.40.1/24) qg-cccccccc-cc(203.0.113.5/24)"
+def test_router_is_created_announced_and_reported(stage: Stage) -> None:
+    stage.run_pass()
+    assert str(stage.configurator) == f"{NAMESPACE}: qr-bbbbbbbb-bb(192.168.40.1/24) qg-cccccccc-cc(203.0.113.5/24)"
     assert stage.programs.events == [f"start haproxy in {NAMESPACE}"]
     assert stage.announced == [
         f"203.0.113.5 at qg-cccccccc-cc in {NAMESPACE}",
@@ -87,85 +87,85 @@ def test_router_is_made_announced_and_reported(stage: Stage) -> None:
     assert stage.routers.report["router-1"]["metadata_proxy"] is True
 
 
-def test_nothing_is_done_twice(stage: Stage) -> None:
-    stage.round()
-    assert stage.round(everything=True).changes == {}
+def test_second_full_pass_changes_nothing(stage: Stage) -> None:
+    stage.run_pass()
+    assert stage.run_pass(full=True).changes == {}
     assert stage.api.calls == stage.programs.events == stage.announced == []
 
 
-def test_floating_ip_comes_moves_and_goes(stage: Stage) -> None:
-    stage.round()
+def test_floating_ip_is_announced_moved_and_removed(stage: Stage) -> None:
+    stage.run_pass()
     stage.view.add(FLOATING)
-    stage.round()
+    stage.run_pass()
     assert stage.announced == [f"203.0.113.50 at qg-cccccccc-cc in {NAMESPACE}"]
     stage.view.add(replace(FLOATING, fixed_ip_address="192.168.40.6"))
-    stage.round()
+    stage.run_pass()
     assert stage.programs.events == [
         f"conntrack -D --orig-dst 203.0.113.50 in {NAMESPACE}",
         f"conntrack -D --orig-src 192.168.40.5 --reply-dst 203.0.113.50 in {NAMESPACE}",
     ]
     stage.view.add(replace(FLOATING, fixed_ip_address=None, router_id=None))
-    stage.round()
-    assert "203.0.113.50" not in str(stage.kernel)
+    stage.run_pass()
+    assert "203.0.113.50" not in str(stage.configurator)
 
 
-def test_nothing_to_forget_is_no_failure(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_conntrack_entry_is_not_a_failure(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(argv: object, *, namespace: str | None = None) -> str:
         raise RuntimeError("conntrack: 0 flow entries have been deleted")
 
-    monkeypatch.setattr(stage.routers._translations, "_run", refuse)
+    monkeypatch.setattr(stage.routers._conntrack, "_run", refuse)
     stage.view.add(FLOATING)
-    stage.round()
+    stage.run_pass()
     stage.view.remove(FLOATING)
-    stage.round()
+    stage.run_pass()
 
 
-def test_last_internal_network_takes_the_proxy_along(stage: Stage) -> None:
-    stage.round()
+def test_proxy_stops_with_the_last_internal_network(stage: Stage) -> None:
+    stage.run_pass()
     stage.view.remove(ROUTER_PORT)
-    stage.round()
+    stage.run_pass()
     assert stage.programs.events == [f"stop haproxy in {NAMESPACE}"]
-    assert str(stage.kernel) == f"{NAMESPACE}: qg-cccccccc-cc(203.0.113.5/24)"
+    assert str(stage.configurator) == f"{NAMESPACE}: qg-cccccccc-cc(203.0.113.5/24)"
 
 
-def test_port_of_an_unknown_network_waits_for_it(stage: Stage) -> None:
+def test_port_waits_for_its_network(stage: Stage) -> None:
     stage.view.remove(NETWORK)
-    stage.round()
-    assert "qr-" not in str(stage.kernel)
+    stage.run_pass()
+    assert "qr-" not in str(stage.configurator)
 
 
-def test_switched_off_router_and_proxy(stage: Stage) -> None:
-    stage.round()
+def test_router_with_admin_state_down_has_no_devices_and_no_proxy(stage: Stage) -> None:
+    stage.run_pass()
     stage.view.add(replace(ROUTER, admin_state_up=False))
-    stage.round()
-    assert str(stage.kernel) == f"{NAMESPACE}: "
+    stage.run_pass()
+    assert str(stage.configurator) == f"{NAMESPACE}: "
     assert stage.programs.events == [f"stop haproxy in {NAMESPACE}"]
 
 
-def test_new_settings_reach_every_router(stage: Stage) -> None:
-    stage.round()
+def test_resync_applies_new_settings(stage: Stage) -> None:
+    stage.run_pass()
     stage.routers.settings = replace(stage.routers.settings, metadata=RouterMetadata(enable_metadata_proxy=False))
-    assert "stop haproxy" in stage.round(everything=True).changes["router-1"]
+    assert "stop haproxy" in stage.run_pass(full=True).changes["router-1"]
 
 
-def test_ipv6_network_is_advertised_until_it_goes(stage: Stage) -> None:
+def test_radvd_runs_while_an_ipv6_subnet_needs_it(stage: Stage) -> None:
     stage.view.add(subnet_v6(ipv6_ra_mode="slaac"))
     stage.view.add(replace(ROUTER_PORT, fixed_ips=(*ROUTER_PORT.fixed_ips, FixedIP("subnet-6", "2001:db8::1"))))
-    stage.round()
+    stage.run_pass()
     assert f"start radvd in {NAMESPACE}" in stage.programs.events
     stage.view.add(subnet_v6(ipv6_ra_mode="dhcpv6-stateless"))
-    stage.round()
+    stage.run_pass()
     assert stage.programs.events == [f"stop radvd in {NAMESPACE}", f"start radvd in {NAMESPACE}"]
     stage.view.add(ROUTER_PORT)
-    stage.round()
+    stage.run_pass()
     assert stage.programs.events == [f"stop radvd in {NAMESPACE}"]
 
 
-def test_deleted_router_goes_whole_and_a_crashs_leftovers_too(stage: Stage) -> None:
-    stage.round()
+def test_deleted_router_leaves_nothing(stage: Stage) -> None:
+    stage.run_pass()
     stage.view.remove(ROUTER)
-    report = stage.round()
+    report = stage.run_pass()
     assert report.changes == {"router-1": (f"remove {NAMESPACE}",)}
-    assert stage.kernel.states == {}
+    assert stage.configurator.states == {}
     assert stage.programs.alive == {}
     assert stage.routers.report == {}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
-from openimds.netconfig.listener_file import SUFFIX, ListenersFileError, WantedListeners, parse_listeners
+from openimds.netconfig.listener_file import SUFFIX, DesiredListeners, ListenersFileError, parse_listeners
 
 SETTLED_NANOSECONDS = 50_000_000
 """A change within the same tick of the file system's clock as the one before leaves no trace in the folder's time: one
@@ -30,7 +30,7 @@ class _Stamp(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Read:
     stamp: _Stamp
-    wanted: WantedListeners | None
+    wanted: DesiredListeners | None
     """None: the file is bad, and was complained of."""
 
 
@@ -82,7 +82,7 @@ class ListenerFiles:
         self._folder = folder
         self._files: dict[str, _Read] = {}
 
-    def read(self, *, is_full: bool = True) -> Mapping[str, WantedListeners]:
+    def read(self, *, is_full: bool = True) -> Mapping[str, DesiredListeners]:
         """By file name without `.json`. Bad files are left out, and said once.
 
         Not full: a file that is the same one (its agent replaces files, and never writes into one) is as it was.

@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from openimds.agents.metadata.listeners.files import ListenerFiles, NamespaceDirWatch
-from openimds.netconfig.listener_file import ListenAddress, WantedListeners
+from openimds.netconfig.listener_file import DesiredListeners, ListenAddress
 
 LOOK_SECONDS = 0.01
 FULL_LOOK_SECONDS = 2.0
@@ -98,7 +98,7 @@ class ListenerManager:
         self._kept = kept
         self._inodes: dict[str, int | None] = {}
         """Of namespaces, as they were when they were looked at last."""
-        self._heeded: dict[str, WantedListeners] = {}
+        self._heeded: dict[str, DesiredListeners] = {}
         """By file: what `_open` was made of. The same object: nothing is new."""
         self._open: dict[str, dict[ListenerSpec, socket.socket]] = {}
         """By file."""
@@ -157,7 +157,7 @@ class ListenerManager:
             )  # fmt: skip
 
     def _differences(
-        self, wanted: Mapping[str, WantedListeners], again: Iterable[str]
+        self, wanted: Mapping[str, DesiredListeners], again: Iterable[str]
     ) -> tuple[list[ListenerSpec], list[ListenerSpec]]:
         """The doors to open, those of one namespace together, and the doors to close."""
         new = [file for file, value in wanted.items() if self._heeded.get(file) is not value]
@@ -185,7 +185,7 @@ class ListenerManager:
 
     # On a thread --------------------------------------------------------------------------------------------------
 
-    def _wanted(self, *, is_full: bool) -> dict[str, WantedListeners]:
+    def _wanted(self, *, is_full: bool) -> dict[str, DesiredListeners]:
         """By file. What is wanted in a namespace that is no more is not."""
         if is_full or self._namespaces.sign.has_changed():
             for name in self._namespaces.read():
@@ -252,6 +252,6 @@ class ListenerManager:
         await asyncio.to_thread(self._forget, gone)
 
 
-def _doors(file: str, wanted: WantedListeners) -> Iterable[ListenerSpec]:
+def _doors(file: str, wanted: DesiredListeners) -> Iterable[ListenerSpec]:
     for address in wanted.addresses:
         yield ListenerSpec(file, wanted.tag, wanted.namespace, wanted.namespace_inode, address)
