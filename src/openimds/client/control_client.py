@@ -38,6 +38,8 @@ class Snapshot:
     revision: int
     objects: Mapping[str, Mapping[str, decoders.Resource]]
     """By kind, by id."""
+    unreadable: frozenset[tuple[str, str]] = frozenset()
+    """(kind, id) of the objects that the control API sent and this client could not decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Everything after the revision that was asked for, up to `revision`."""
+    """Everything after the revision that was asked for, up to `revision`. A change whose object cannot be decoded is left
+    out.
+    """
 
     revision: int
     changes: tuple[Change, ...]
@@ -66,6 +70,7 @@ class ControlClient:
         self._network = RestClient(session, "network", region=region, version="2.0")
         self._session = session
         self._sees_enough: bool | None = None
+        self._decoder = _ObjectDecoder()
 
     # The watch ----------------------------------------------------------------------------------------------------
 
@@ -74,16 +79,20 @@ class ControlClient:
         content = self._watch.request(RestCall(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
         with _readable("the snapshot"):
             answer = _SNAPSHOT.decode(content)
-            return Snapshot(answer.revision, {kind: _parsed(kind, answer.objects.get(kind, ())) for kind in kinds})
+        unreadable: set[tuple[str, str]] = set()
+        objects = {kind: self._decoded(kind, answer.objects.get(kind, ()), unreadable) for kind in kinds}
+        return Snapshot(answer.revision, objects, frozenset(unreadable))
 
     def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes:
         """Waits up to `timeout_seconds` for a change. Raises RevisionGoneError when a snapshot is due."""
         query = {"after": after, "kinds": ",".join(kinds), "timeout": f"{timeout_seconds:g}"}
-        answer = self._watch.request_json(
+        content = self._watch.request(
             RestCall(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
         )
         with _readable("the changes"):
-            return Changes(int(answer["revision"]), tuple(_change(entry) for entry in answer["changes"]))
+            answer = _CHANGES.decode(content)
+        found = (self._change(entry) for entry in answer.changes)
+        return Changes(answer.revision, tuple(change for change in found if change is not None))
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         """`entity`: `dhcp` or `l2`, the part of the port that is in place."""
@@ -143,7 +152,7 @@ class ControlClient:
 
     def list_ports(self, **filters: Any) -> list[Port]:
         """Neutron's filters: `network_id="…"`, `device_id="…"`, `fixed_ips="ip_address=10.0.0.5"`; lists repeat."""
-        return [decoders.port(body) for body in self._listed("ports", filters)]
+        return self._resources("port", "ports", filters)
 
     def warn_if_role_is_missing(self) -> None:
         """Says, once, when our user's roles let Neutron show it no other project's ports. Raises nothing."""
@@ -163,13 +172,38 @@ class ControlClient:
             )
 
     def list_networks(self, **filters: Any) -> list[Network]:
-        return [decoders.network(body) for body in self._listed("networks", filters)]
+        return self._resources("network", "networks", filters)
 
     def list_subnets(self, **filters: Any) -> list[Subnet]:
-        return [decoders.subnet(body) for body in self._listed("subnets", filters)]
+        return self._resources("subnet", "subnets", filters)
 
     def list_routers(self, **filters: Any) -> list[Router]:
-        return [decoders.router(body) for body in self._listed("routers", filters)]
+        return self._resources("router", "routers", filters)
+
+    def _resources(self, kind: str, collection: str, filters: Mapping[str, Any]) -> list[Any]:
+        decoded = (self._decoder.decode(kind, body) for body in self._listed(collection, filters))
+        return [resource for resource in decoded if resource is not None]
+
+    def _decoded(
+        self, kind: str, bodies: Iterable[msgspec.Raw], unreadable: set[tuple[str, str]]
+    ) -> dict[str, decoders.Resource]:
+        """Resources by id. The keys of the objects that cannot be decoded are added to `unreadable`."""
+        found: dict[str, decoders.Resource] = {}
+        for raw in bodies:
+            body = _document(raw)
+            resource = self._decoder.decode(kind, body)
+            if resource is None:
+                unreadable.add((kind, _id(body)))
+            else:
+                found[resource.id] = resource
+        return found
+
+    def _change(self, entry: _ChangeEntry) -> Change | None:
+        """None if the object cannot be decoded."""
+        if entry.object == _NULL:
+            return Change(entry.revision, entry.kind, entry.id, None)
+        resource = self._decoder.decode(entry.kind, _document(entry.object))
+        return None if resource is None else Change(entry.revision, entry.kind, entry.id, resource)
 
     def _one_port(self, call: RestCall) -> Port:
         answer = self._network.request_json(call)
@@ -202,16 +236,58 @@ class _Snapshot(msgspec.Struct):
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot)
 
 
-def _parsed(kind: str, bodies: Iterable[msgspec.Raw]) -> dict[str, decoders.Resource]:
-    decode = msgspec.json.Decoder().decode
-    found = (decoders.resource(kind, decode(body)) for body in bodies)
-    return {resource.id: resource for resource in found}
+class _ChangeEntry(msgspec.Struct):
+    revision: int
+    kind: str
+    id: str
+    object: msgspec.Raw
 
 
-def _change(entry: Mapping[str, Any]) -> Change:
-    body = entry["object"]
-    kind = str(entry["kind"])
-    return Change(int(entry["revision"]), kind, str(entry["id"]), decoders.resource(kind, body) if body else None)
+class _Changes(msgspec.Struct):
+    revision: int
+    changes: list[_ChangeEntry]
+
+
+_CHANGES = msgspec.json.Decoder(_Changes)
+_DECODE = msgspec.json.Decoder().decode
+_NULL = msgspec.Raw(b"null")
+_MAX_LOGGED = 1000
+
+
+class _ObjectDecoder:
+    """Decodes objects one by one, so that one malformed object does not hide all others. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._logged: dict[tuple[str, str], str] = {}
+        """(kind, id) → the reason in the log. Lists repeat an object, and the log has it once."""
+
+    def decode(self, kind: str, body: Any) -> decoders.Resource | None:
+        """None if the object cannot be decoded. The log names it and the reason."""
+        try:
+            return decoders.resource(kind, body)
+        except decoders.ParseError as error:
+            self._log(kind, _id(body), str(error))
+            return None
+
+    def _log(self, kind: str, object_id: str, reason: str) -> None:
+        if self._logged.get((kind, object_id)) == reason:
+            return
+        if len(self._logged) >= _MAX_LOGGED:
+            self._logged.clear()
+        self._logged[kind, object_id] = reason
+        _log.warning("object decoding failed", kind=kind, id=object_id, reason=reason)
+
+
+def _document(raw: msgspec.Raw) -> Any:
+    """None if the JSON itself cannot be decoded, such as one with a lone surrogate."""
+    try:
+        return _DECODE(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _id(body: Any) -> str:
+    return str(body.get("id", "")) if isinstance(body, Mapping) else ""
 
 
 def _next_query(links: Any) -> Mapping[str, Any] | None:

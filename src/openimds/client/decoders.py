@@ -93,8 +93,9 @@ def port(body: Json) -> Port:
         ),
         security_group_ids=_shared(tuple(body.get("security_groups") or ())),
         extra_dhcp_options=tuple(
-            ExtraDhcpOption(_text(option, "opt_name"), _text(option, "opt_value"), int(option.get("ip_version") or 4))
+            ExtraDhcpOption(_text(option, "opt_name"), str(option["opt_value"]), int(option.get("ip_version") or 4))
             for option in body.get("extra_dhcp_opts") or ()
+            if option.get("opt_value") is not None
         ),
         dns_name=body.get("dns_name") or "",
         binding_generation=int(binding.get("generation") or 0) if binding else 0,
@@ -130,7 +131,7 @@ def server(body: Json) -> Server:
     """Our own shape: docs/design/watch.md."""
     return Server(
         id=_text(body, "id"),
-        name=_text(body, "name"),
+        name=body.get("name") or "",
         project_id=_project(body),
         hostname=body.get("hostname") or "",
         host=body.get("host") or "",
@@ -162,7 +163,7 @@ def resource(kind: str, body: Json) -> Resource:
         return parser(body)
     except ParseError as error:
         raise ParseError(f"a {kind} {body.get('id', '')}: {error}") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ParseError(f"a {kind} cannot be read: {error}") from None
 
 

@@ -318,7 +318,7 @@ class InstanceRecordSource:
             method="POST", path="/instances", body={"instance_ids": instance_ids}, timeout_seconds=ANSWER_SECONDS
         )
         answer = _decoded(_RECORDS, self._ask(call), "instances' records")
-        return BatchResult(answer.revision, answer.instances)
+        return BatchResult(answer.revision, _instances(answer.instances))
 
     def _poll(self, after: int | None, wait_seconds: float) -> ChangeSet:
         asked_at = time.monotonic()
@@ -383,7 +383,7 @@ _NOT_OFFERED = "this cloud's control API tells no instances' records"
 
 class _Records(msgspec.Struct):
     revision: int
-    instances: dict[str, Instance | None]
+    instances: dict[str, msgspec.Raw]
 
 
 class _Changes(msgspec.Struct):
@@ -397,6 +397,18 @@ class _Changes(msgspec.Struct):
 
 _RECORDS: msgspec.json.Decoder[_Records] = msgspec.json.Decoder(_Records)
 _CHANGES: msgspec.json.Decoder[_Changes] = msgspec.json.Decoder(_Changes)
+_INSTANCE: msgspec.json.Decoder[Instance | None] = msgspec.json.Decoder(Instance | None)
+
+
+def _instances(records: Mapping[str, msgspec.Raw]) -> dict[str, Instance | None]:
+    """By id. A record that cannot be decoded is left out, so that its requests are forwarded to the metadata API."""
+    found: dict[str, Instance | None] = {}
+    for instance_id, record in records.items():
+        try:
+            found[instance_id] = _INSTANCE.decode(record)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.warning("instance record decoding failed", instance_id=instance_id, reason=str(error))
+    return found
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], content: bytes, what: str) -> Any:

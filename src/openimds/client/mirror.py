@@ -47,9 +47,15 @@ _FIELD_OF_KIND = {
 }
 
 
-def view_from_snapshot(snapshot: Snapshot) -> CloudView:
-    fields: dict[str, Any] = {_FIELD_OF_KIND[kind]: objects for kind, objects in snapshot.objects.items()}
-    return CloudView(revision=snapshot.revision, **fields)
+def view_from_snapshot(snapshot: Snapshot, before: CloudView) -> CloudView:
+    """The view of a snapshot. An object that could not be decoded stays as it is in the view before."""
+    tables: dict[str, Any] = {_FIELD_OF_KIND[kind]: dict(objects) for kind, objects in snapshot.objects.items()}
+    for kind, object_id in snapshot.unreadable:
+        name = _FIELD_OF_KIND[kind]
+        known = getattr(before, name).get(object_id)
+        if known is not None:
+            tables[name][object_id] = known
+    return CloudView(revision=snapshot.revision, **tables)
 
 
 def apply_changes(view: CloudView, revision: int, changes: Iterable[Change]) -> CloudView:
@@ -176,7 +182,7 @@ class CloudMirror:
     def _step(self) -> None:
         asked_at = time.monotonic()
         if self._list_again:
-            view = view_from_snapshot(self._client.snapshot(self._kinds))
+            view = view_from_snapshot(self._client.snapshot(self._kinds), self._view)
             self._list_again = False
             self._publish(view, asked_at, differs=True)
             return

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from openimds.control_api.malformed_text import MalformedTextError
 from openimds.resources import errors
 
 log = structlog.get_logger(__name__)
@@ -150,7 +151,7 @@ def _routing_problem(request: Request, error: HTTPException) -> ErrorResponse:
         return ErrorResponse(404, f"{path} could not be found: this call is not part of what openimds serves.")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return ErrorResponse(405, f"{request.method} is not something that {path} takes.", headers=error.headers)
-    if error.status_code == HTTPStatus.BAD_REQUEST:
+    if error.status_code == HTTPStatus.BAD_REQUEST and not isinstance(error, MalformedTextError):
         return ErrorResponse(400, "The request's body could not be read as JSON.")
     return ErrorResponse(error.status_code, str(error.detail), headers=error.headers)
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openimds.control_api.error_handlers import INTERNAL, ErrorResponse, answer
+from openimds.control_api.malformed_text import MalformedTextError, check_target, checked_body
 
 log = structlog.get_logger(__name__)
 
@@ -24,8 +25,10 @@ QUIET_PATHS = frozenset({"/metrics", "/healthcheck", "/openimds/v1/changes"})
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 """The largest request that means anything: a server with all the user data and files that it may have is below 200 KiB."""
-UNLIMITED_END = "/file"
-"""Image data, which is streamed to disk."""
+IMAGE_DATA = re.compile(r"/image/v2/images/[^/]+/file")
+"""Paths whose body is streamed to disk, without a limit here."""
+CONSOLE = re.compile(r"/openimds/v1/servers/[^/]+/console")
+"""Paths whose body is a guest's console, which is no JSON."""
 
 ANSWER_HEADERS = "answer_headers"
 
@@ -78,15 +81,27 @@ class _Exchange:
 
     async def run(self, receive: Receive) -> None:
         started = time.perf_counter()
-        limited = receive if self._scope["path"].endswith(UNLIMITED_END) else _limited(receive)
         try:
-            await self._app(self._scope, limited, self._send_with_id)
+            check_target(self._scope)
+            await self._app(self._scope, self._checked(receive), self._send_with_id)
+        except MalformedTextError as error:
+            await self._refuse(ErrorResponse(400, error.detail), receive)
         except Exception:
             log.exception("a request failed unexpectedly", request_id=self._request_id, path=self._scope["path"])
             if not self._status:
-                problem = answer(self._scope["path"], ErrorResponse(500, INTERNAL))
-                await problem(self._scope, receive, self._send_with_id)
+                await self._refuse(ErrorResponse(500, INTERNAL), receive)
         self._note(time.perf_counter() - started)
+
+    def _checked(self, receive: Receive) -> Receive:
+        """The same, with the limits and checks of this request's body."""
+        path = self._scope["path"]
+        if IMAGE_DATA.fullmatch(path):
+            return receive
+        limited = _limited(receive)
+        return limited if CONSOLE.fullmatch(path) else checked_body(limited)
+
+    async def _refuse(self, problem: ErrorResponse, receive: Receive) -> None:
+        await answer(self._scope["path"], problem)(self._scope, receive, self._send_with_id)
 
     async def _send_with_id(self, message: Message) -> None:
         if message["type"] == "http.response.start":

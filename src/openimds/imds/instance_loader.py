@@ -19,7 +19,9 @@ AT_ONCE = 250
 """Beside a busy event loop, what a read costs is getting the interpreter back after each of its few statements."""
 
 Read = Callable[[Collection[str]], Mapping[str, Instance | None]]
-"""Instances by id, None for those that are not there. Called on a thread. Raises StoreUnavailable."""
+"""Instances by id, None for those that are not there. An instance that cannot be read is left out. Called on a thread.
+Raises StoreUnavailable.
+"""
 
 _Waiting = Mapping[str, "asyncio.Future[Instance | None]"]
 
@@ -67,4 +69,7 @@ class BatchLoader:
                 future.set_exception(error)
         else:
             for instance_id, future in taken.items():
-                future.set_result(found[instance_id])
+                if instance_id in found:
+                    future.set_result(found[instance_id])
+                else:
+                    future.set_exception(StoreUnavailable(f"the store cannot read instance {instance_id}"))

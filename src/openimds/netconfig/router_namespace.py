@@ -265,10 +265,13 @@ def _device(view: RouterView, port: Port, metadata: RouterMetadata) -> Device:
 
 
 def _routes(view: RouterView) -> Iterator[Route]:
+    """Extra routes and default routes. Of extra routes to one destination the last has effect, as in Neutron."""
+    extra: dict[str, Route] = {}
     for route in view.router.routes:
         device = view.device_towards(route.nexthop)
         if device is not None:
-            yield Route(route.destination, route.nexthop, device)
+            extra[route.destination] = Route(route.destination, route.nexthop, device)
+    yield from extra.values()
     explicit = {route.destination for route in view.router.routes}
     for default in _default_routes(view):
         if default.destination not in explicit:

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import RevisionGone as RevisionGoneError
 from openimds.resources.errors import StoreUnavailable as StoreUnavailableError
+from openimds.resources.text import json_document
 from openimds.store.change_log import (
     ChangeRecord,
     ChangeRecorder,
@@ -158,7 +159,11 @@ def utc_now() -> datetime:
 
 
 def _engine_options(*, sqlite: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {"pool_size": POOL_SIZE, "max_overflow": MAX_OVERFLOW}
+    options: dict[str, Any] = {
+        "pool_size": POOL_SIZE,
+        "max_overflow": MAX_OVERFLOW,
+        "json_deserializer": json_document,  # earlier releases stored lone surrogates, which no response can carry
+    }
     if sqlite:
         return {**options, "connect_args": {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}}
     return {**options, "pool_pre_ping": True}

@@ -7,9 +7,8 @@ JSON before the next is read: a list of so many objects would cost memory, and t
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import lru_cache
 from types import SimpleNamespace
@@ -17,11 +16,16 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 from sqlalchemy.orm import Session
 
+from openimds.resources.text import json_document
 from openimds.store.models.network import IPAllocation, Port
 from openimds.store.network.serializers import port_json
 
+log = structlog.get_logger(__name__)
+
+_ENCODE = msgspec.json.Encoder().encode
 _MEMO = 8192
 _ROWS = 1000
 """Fetched at a time."""
@@ -33,15 +37,23 @@ def all_ports(session: Session) -> list[msgspec.Raw]:
     columns = sa.inspect(Port).local_table.columns
     readers = [(column.key, _READERS.get(type(column.type))) for column in columns]
     asked = sa.select(*[_as_kept(column) for column in columns]).order_by(Port.id)
-    encode = msgspec.json.Encoder().encode
     shown = []
     for row in session.execute(asked, execution_options={"yield_per": _ROWS}):
         values = {
             key: value if reader is None else reader(value) for (key, reader), value in zip(readers, row, strict=True)
         }
         port = SimpleNamespace(**values, fixed_ips=addresses.get(values["id"], ()))
-        shown.append(msgspec.Raw(encode(port_json(port, is_admin=True))))  # type: ignore[arg-type]
-    return shown
+        shown.append(encoded("port", port_json(port, is_admin=True)))  # type: ignore[arg-type]
+    return [port for port in shown if port is not None]
+
+
+def encoded(kind: str, shown: Mapping[str, Any]) -> msgspec.Raw | None:
+    """The object as JSON. None if it cannot be encoded: the log names it, and agents see all others."""
+    try:
+        return msgspec.Raw(_ENCODE(shown))
+    except (TypeError, ValueError, OverflowError) as error:
+        log.warning("object encoding failed", kind=kind, id=shown["id"], reason=str(error))
+        return None
 
 
 def _addresses(session: Session) -> dict[str, list[Any]]:
@@ -57,6 +69,6 @@ def _as_kept(column: Any) -> sa.ColumnElement[Any]:
 
 
 _READERS: dict[type[Any], Callable[[str], Any]] = {
-    sa.JSON: lru_cache(_MEMO)(json.loads),
+    sa.JSON: lru_cache(_MEMO)(json_document),
     sa.DateTime: lru_cache(_MEMO)(datetime.fromisoformat),
 }

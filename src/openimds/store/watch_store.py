@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
 
@@ -17,7 +18,7 @@ from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.store.network import agents, ports
 from openimds.store.network.serializers import render
-from openimds.store.port_snapshot import all_ports
+from openimds.store.port_snapshot import all_ports, encoded
 from openimds.store.raw.instance_changes import KINDS as DOCUMENT_KINDS
 
 NETWORK_MODELS: Mapping[str, type[Any]] = {
@@ -46,8 +47,8 @@ class WatchStore:
         self._store = store
         self._clock = clock
 
-    def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[Any]]]:
-        """(revision, kind → all objects, plain or already JSON (msgspec.Raw)). Raises BadRequest for an unknown kind."""
+    def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[msgspec.Raw]]]:
+        """(revision, kind → all objects as JSON). Raises BadRequest for an unknown kind."""
         _check_kinds(kinds)
         with self._store.read() as session:
             return newest_revision(session), {kind: _all_objects(session, kind) for kind in kinds}
@@ -58,7 +59,8 @@ class WatchStore:
         with self._store.read() as session:
             records = changes_after(session, after, kinds)
             objects = {kind: _objects(session, kind, _living(records, kind)) for kind in kinds}
-            return newest_revision(session), [_change(record, objects) for record in records]
+            found = (_change(record, objects) for record in records)
+            return newest_revision(session), [change for change in found if change is not None]
 
     def touched_since(self, revision: int) -> tuple[int, frozenset[str]]:
         """(newest revision, the kinds that changed after `revision`): cheap, for deciding whom to wake.
@@ -119,11 +121,16 @@ def _require(session: Session, model: type[Any], row_id: str, name: str) -> None
         raise NotFound(f"{name} {row_id} could not be found.")
 
 
-def _all_objects(session: Session, kind: str) -> list[Any]:
-    if kind == "server":
-        return [server_wire(row) for row in session.scalars(sa.select(Server).order_by(Server.id))]
+def _all_objects(session: Session, kind: str) -> list[msgspec.Raw]:
     if kind == "port":
         return all_ports(session)
+    found = (encoded(kind, shown) for shown in _shown(session, kind))
+    return [one for one in found if one is not None]
+
+
+def _shown(session: Session, kind: str) -> list[dict[str, Any]]:
+    if kind == "server":
+        return [server_wire(row) for row in session.scalars(sa.select(Server).order_by(Server.id))]
     model = NETWORK_MODELS[kind]
     rows = session.scalars(sa.select(model).order_by(model.id).options(*LOADS.get(kind, ()))).all()
     return render(session, rows, is_admin=True)
@@ -151,10 +158,10 @@ def _living(records: Sequence[ChangeRecord], kind: str) -> list[str]:
     return [record.object_id for record in records if record.kind == kind and not record.deleted]
 
 
-def _change(record: ChangeRecord, objects: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "revision": record.revision,
-        "kind": record.kind,
-        "id": record.object_id,
-        "object": objects[record.kind].get(record.object_id),
-    }
+def _change(record: ChangeRecord, objects: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """None if the object cannot be encoded."""
+    shown = objects[record.kind].get(record.object_id)
+    body = None if shown is None else encoded(record.kind, shown)
+    if shown is not None and body is None:
+        return None
+    return {"revision": record.revision, "kind": record.kind, "id": record.object_id, "object": body}

@@ -187,6 +187,21 @@ def test_attach_and_detach(admin: Session, server: dict[str, Any], agent: Comput
     admin.refused(404, "DELETE", f"{path}/{nic['port_id']}")
 
 
+def test_deleted_port_is_no_nic_of_its_server(admin: Session, network: dict[str, Any], agent: ComputeAgent) -> None:
+    """It stayed in the list of NICs, and every later boot waited for it until the timeout."""
+    ports = [
+        admin.post("/network/v2.0/ports", {"port": {"network_id": network["id"], "name": name}})["port"]["id"]
+        for name in ("kept", "deleted")
+    ]
+    nics = [{"port": port_id, "tag": f"tag{place}"} for place, port_id in enumerate(ports)]
+    made = create(admin, None, networks=nics)
+    assert agent.servers()[made["id"]]["port_ids"] == ports
+    assert admin.call("DELETE", f"/network/v2.0/ports/{ports[1]}").status_code == 204
+    assert agent.servers()[made["id"]]["port_ids"] == ports[:1]
+    attached = admin.get(f"{SERVERS}/{made['id']}/os-interface", V)["interfaceAttachments"]
+    assert [nic["port_id"] for nic in attached] == ports[:1]
+
+
 def test_exhausted_pool(admin: Session, agent: ComputeAgent) -> None:
     small = make_network(admin, "10.8.0.0/30", "small")
     create(admin, small)
@@ -371,7 +386,7 @@ def test_kernel_and_ramdisk_count_if_they_are_images_that_the_project_sees(
         ((own, public), (own, public)),
         ((own.upper(), foreign), (own, "")),
         (("x" * 300, str(uuid.uuid4())), ("", "")),
-        (("\x00", ""), ("", "")),
+        (("\x01", ""), ("", "")),
     ):
         image = bootable(user, kernel_id=given[0], ramdisk_id=given[1])
         made = create(user, None, imageRef=bootable(user))

@@ -158,6 +158,13 @@ def test_a_router_a_floating_ip_and_a_server():
     )  # fmt: skip
 
 
+def test_dhcp_option_without_a_value_is_read():
+    body = {"id": "p", "network_id": "n", "project_id": "t", "mac_address": "fa:16:3e:00:00:01"}
+    options = [{"opt_name": "ntp-server", "opt_value": None}, {"opt_name": "router", "opt_value": ""}]
+    port = decoders.port({**body, "extra_dhcp_opts": options})
+    assert port.extra_dhcp_options == (ExtraDhcpOption("router", ""),)
+
+
 @pytest.mark.parametrize(
     ("kind", "body", "words"),
     [
@@ -176,7 +183,7 @@ def test_what_cannot_be_read_is_named(kind: str, body: Any, words: str):
 
 def test_views_share_what_did_not_change():
     one, two = Network(id="1", name="", project_id=""), Network(id="2", name="", project_id="")
-    first = view_from_snapshot(Snapshot(5, {"network": {"1": one}, "port": {}}))
+    first = view_from_snapshot(Snapshot(5, {"network": {"1": one}, "port": {}}), CloudView())
     second = apply_changes(first, 6, [Change(6, "network", "2", two)])
     third = apply_changes(second, 7, [Change(7, "network", "1", None), Change(7, "network", "gone", None)])
     assert (first.revision, second.revision, third.revision) == (5, 6, 7)

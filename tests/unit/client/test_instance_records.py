@@ -10,8 +10,9 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from openimds.client.instance_records import _RECORDS
+from openimds.client.instance_records import _RECORDS, _instances
 from openimds.control_api.watch.instance_records import _told
 from openimds.metadata.context import DocumentSettings, settings_form, settings_of
 from openimds.metadata.imds_options import ImdsOptions
@@ -32,7 +33,7 @@ def there_and_back(instance: Instance) -> Instance | None:
     told = msgspec.json.encode({"revision": 7, "instances": _told({"vm": instance})})
     answer = _RECORDS.decode(told)
     assert answer.revision == 7
-    return answer.instances["vm"]
+    return _instances(answer.instances)["vm"]
 
 
 @given(st.builds(Instance, launch_index=NUMBERS, dedicated_cpus=st.lists(NUMBERS).map(tuple)))
@@ -42,6 +43,18 @@ def test_any_record(instance: Instance) -> None:
     assert found == instance
     assert found is not None
     assert list(found.metadata) == list(instance.metadata)
+
+
+def test_record_that_cannot_be_decoded_is_left_out():
+    """One malformed record failed the request for all instances that were asked for together."""
+    good = Instance(
+        id="vm", project_id="p", name="vm", hostname="vm", ec2_ids=Ec2Ids(instance_id=None), flavor_name="m1"
+    )
+    records = {**_told({"vm": good, "gone": None}), "malformed": msgspec.Raw(b'{"id": 5}')}
+    answer = _RECORDS.decode(msgspec.json.encode({"revision": 7, "instances": records}))
+    with capture_logs() as lines:
+        assert _instances(answer.instances) == {"vm": good, "gone": None}
+    assert [line["instance_id"] for line in lines] == ["malformed"]
 
 
 @pytest.mark.parametrize("name", ["instances.json", "many_instances.json", "sparse_instances.json"])

@@ -75,6 +75,41 @@ def test_after_a_gap_it_lists_again(fake, mirror):
     until(lambda: "p1" not in mirror.view().ports)
 
 
+def test_object_that_cannot_be_decoded_does_not_stop_the_mirror(fake, mirror):
+    """One port with a DHCP option without a value stopped the mirrors of all agents."""
+    fake.put("port", port("p1"))
+    until(lambda: "p1" in mirror.view().ports)
+    good = mirror.view().ports["p1"]
+    with capture_logs() as lines:
+        fake.put("port", port("p1", mac_address=None))
+        fake.put("port", port("p2", mac_address=None))
+        fake.put("port", port("p3", "10.0.0.7"))
+        until(lambda: "p3" in mirror.view().ports)
+        assert mirror.view().ports["p1"] is good
+        assert "p2" not in mirror.view().ports
+        fake.forget_changes()
+        fake.put("network", {"id": "n1", "name": "net", "tenant_id": "t"})
+        until(lambda: "n1" in mirror.view().networks)
+    assert mirror.view().ports["p1"] is good, "the snapshot replaced the last good version"
+    assert sorted(mirror.view().ports) == ["p1", "p3"]
+    skipped = [line for line in lines if line["event"] == "object decoding failed"]
+    assert [(line["id"], line["reason"]) for line in skipped] == [
+        ("p1", "a port p1: mac_address is missing"),
+        ("p2", "a port p2: mac_address is missing"),
+    ]
+    fake.delete("port", "p1")
+    until(lambda: "p1" not in mirror.view().ports)
+
+
+def test_list_of_a_neutron_without_watch_leaves_out_what_cannot_be_decoded(fake, client):
+    fake.put("port", port("p1", mac_address=None))
+    fake.put("port", port("p2"))
+    with capture_logs() as lines:
+        assert [found.id for found in client.list_ports()] == ["p2"]
+        assert [found.id for found in client.list_ports()] == ["p2"]
+    assert [line["id"] for line in lines] == ["p1"], "the log has each object once"
+
+
 def test_subscribers_hear_of_every_view_and_their_errors_harm_nobody(fake, mirror):
     views: list[CloudView] = []
 

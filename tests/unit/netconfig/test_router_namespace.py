@@ -72,6 +72,15 @@ def test_extra_routes_by_the_link_of_their_next_hop() -> None:
     assert unreachable_routes(view) == ("10.8.0.0/16",)
 
 
+def test_last_of_two_routes_to_one_destination_is_set() -> None:
+    """The kernel has one of them, so an agent that desired both replaced one by the other in every pass."""
+    routes = tuple(HostRoute("10.9.0.0/16", next_hop) for next_hop in ("192.168.40.8", "192.168.40.9", "172.16.0.1"))
+    view = router_view(router=replace(ROUTER, routes=routes), gateway=None)
+    assert router_namespace_state(view, METADATA).routes == frozenset(
+        {Route("10.9.0.0/16", "192.168.40.9", "qr-bbbbbbbb-bb")}
+    )
+
+
 def test_switched_off_router_has_no_devices() -> None:
     state = router_namespace_state(router_view(router=replace(ROUTER, admin_state_up=False)), METADATA)
     assert state.devices == ()

@@ -287,9 +287,12 @@ def _floating_ips_by_router(view: CloudView) -> Mapping[str, list[FloatingIP]]:
 
 
 def _router_view(view: CloudView, router: Router, ports: list[Port], floating_ips: list[FloatingIP]) -> RouterView:
-    """The router, without ports on networks that the view does not contain yet."""
+    """The router, without ports on networks that the view does not contain yet and without interfaces whose
+    `admin_state_up` is false.
+    """
     usable = sorted((port for port in ports if port.network_id in view.networks), key=lambda port: port.id)
     external = [port for port in usable if port.device_owner == DEVICE_OWNER_ROUTER_GATEWAY]
+    usable = [port for port in usable if port.admin_state_up or port in external]
     subnet_ids = {fixed.subnet_id for port in usable for fixed in port.fixed_ips}
     return RouterView(
         router=router,

@@ -24,6 +24,8 @@ MAX_LIST = 1000
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 DHCP_OPTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]{0,63}")
+BLANK_DHCP_OPTIONS = frozenset({"router", "classless-static-route"})
+"""Options that Neutron takes with an empty value, which suppresses them."""
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -236,6 +238,8 @@ def dhcp_option(field: str, value: Any) -> dict[str, Any]:
     option.setdefault("opt_value", None)
     if not DHCP_OPTION_NAME.fullmatch(option["opt_name"]):
         raise invalid(field, f"'{option['opt_name']}' is not a DHCP option's name")
+    if option["opt_value"] == "" and option["opt_name"] not in BLANK_DHCP_OPTIONS:
+        raise invalid(field, f"the value of {option['opt_name']} is empty")
     if option["opt_value"] is not None and CONTROL_CHARACTERS.search(option["opt_value"]):
         raise invalid(field, f"the value of {option['opt_name']} contains control characters")
     if option["ip_version"] not in (4, 6):

@@ -78,13 +78,14 @@ def _records(routes: APIRouter, records: Records) -> None:
 
 
 def _told(found: Mapping[str, Instance | None]) -> dict[str, msgspec.Raw]:
-    """Each as JSON; one with text that UTF-8 cannot tell is left out, and its agent asks the metadata API for it."""
+    """Each as JSON. A record that cannot be encoded is left out, and agents forward its requests to the metadata API."""
     told = {}
     for instance_id, instance in found.items():
         try:
             told[instance_id] = msgspec.Raw(msgspec.json.encode(instance))
-        except UnicodeEncodeError:
-            log.warning("an instance's record has half a surrogate pair and is not told", instance_id=instance_id)
+        except (TypeError, ValueError, OverflowError) as error:
+            reason = type(error).__name__  # its text could quote the record
+            log.warning("instance record encoding failed", instance_id=instance_id, reason=reason)
     return told
 
 

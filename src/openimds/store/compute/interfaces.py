@@ -20,7 +20,15 @@ from openimds.store.models.compute import Server
 from openimds.store.models.network import Network, Port, SecurityGroup
 from openimds.store.network import dns_names
 from openimds.store.network.access import get_visible
-from openimds.store.network.ports import attach_port, create_port, delete_port, detach_port, ports_of_device
+from openimds.store.network.ports import (
+    attach_port,
+    create_port,
+    delete_port,
+    detach_port,
+    ports_of_device,
+    remove_nic,
+    tagged_devices,
+)
 from openimds.store.network.security_groups import ensure_default
 
 
@@ -64,11 +72,7 @@ def unplug_one(session: Session, server: Server, port_id: str, now: datetime) ->
     if port is None or port.attached_id != server.id:
         raise NotFound(f"Interface {port_id} of instance {server.id} could not be found.")
     _let_go(session, server, port, now)
-    server.nic_order = [known for known in server.nic_order if known != port_id]
-    server.nic_tags = {known: tag for known, tag in server.nic_tags.items() if known != port_id}
-    server.ports_of_server = [known for known in server.ports_of_server if known != port_id]
-    session.flush()
-    server.devices = tagged_devices(session, server)
+    remove_nic(session, server, port_id)
 
 
 def unplug_all(session: Session, server: Server, now: datetime) -> None:
@@ -100,16 +104,6 @@ def resolve_security_groups(
 ) -> list[SecurityGroup]:
     """By name or id, among the project's own; `default` is made when it is not there yet. Raises BadRequest."""
     return [_security_group(session, caller, name, now) for name in names]
-
-
-def tagged_devices(session: Session, server: Server) -> list[dict[str, Any]]:
-    """What meta_data.json's `devices` tells of tagged NICs. A NIC of ours sits on no bus that a guest could look up."""
-    tagged = [(session.get(Port, port_id), server.nic_tags.get(port_id)) for port_id in server.nic_order]
-    return [
-        {"type": "nic", "bus": "none", "address": "none", "mac": port.mac_address, "tags": [tag]}
-        for port, tag in tagged
-        if port is not None and tag
-    ]
 
 
 def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[NicRequest]:

@@ -15,8 +15,10 @@ from sqlalchemy.orm import Session
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.store.models.network import Port
 
-RESERVED = frozenset({"isatap", "localhost", "wpad"})
-"""Guests look these up by themselves: their own loopback, a web proxy, a tunnel."""
+RESERVED = frozenset({"data-server", "instance-data", "isatap", "localhost", "wpad"})
+"""Names that guests look up by themselves: metadata services (cloud-init asks `instance-data` for EC2 and `data-server`
+for CloudStack), a tunnel, the own loopback, a web proxy.
+"""
 
 DEFAULT_PREFIX = "host-"
 """The default name of 192.168.40.5 is `host-192-168-40-5`."""
@@ -26,6 +28,12 @@ def check(session: Session, port: Port) -> None:
     """Raises BadRequest if no port may have the port's name; Conflict if a port of another project on the network has
     it.
     """
+    if _has_many_labels(port.dns_name):
+        raise BadRequest(
+            "dns_name",
+            f"Invalid input for operation: dns_name: {port.dns_name} has more than one label.",
+            kind="InvalidInput",
+        )
     check_meaning(port)
     if _is_taken(session, port, port.dns_name):
         raise Conflict(
@@ -46,7 +54,11 @@ def check_meaning(port: Port) -> None:
 
 def is_usable(session: Session, port: Port, name: str) -> bool:
     """Whether the port may have this name."""
-    return not _means_another(port, name) and not _is_taken(session, port, name)
+    return not (_has_many_labels(name) or _means_another(port, name) or _is_taken(session, port, name))
+
+
+def _has_many_labels(name: str) -> bool:
+    return "." in _canonical(name)
 
 
 def _means_another(port: Port, name: str) -> bool:

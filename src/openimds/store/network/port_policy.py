@@ -5,6 +5,7 @@ It follows Neutron's default policy, with one difference: a network's owner cann
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -110,7 +111,7 @@ def _refuse_owners_attributes(network: Network, attributes: Mapping[str, Any]) -
 
 def _refuse_network_owner(caller: Caller, attributes: Mapping[str, Any]) -> None:
     device_owner = str(attributes.get("device_owner") or "")
-    if device_owner.strip().casefold().startswith(NETWORK_OWNER_PREFIX) and not caller.is_admin:
+    if _visible(device_owner).startswith(NETWORK_OWNER_PREFIX) and not caller.is_admin:
         raise Forbidden(
             f"device_owner: only an administrator or a service may set {device_owner[:64]!r}. Routers and floating IPs "
             "create such ports themselves.",
@@ -135,11 +136,17 @@ def _refuse_attached(port: Port, attributes: Mapping[str, Any]) -> None:
 
 
 def _as_uuid(text: str) -> str:
-    """`{7F…}`, `urn:uuid:7f…` → `7f…`; any other text as it is."""
+    """`{7F…}`, `URN:UUID:7f…` → `7f…`; any other text as it is."""
     try:
-        return str(uuid.UUID(text.strip()))
+        return str(uuid.UUID(_visible(text)))
     except ValueError:
         return text
+
+
+def _visible(text: str) -> str:
+    """The text as a reader sees it: in lower case, without spaces, zero-width characters and byte order marks."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(char for char in folded if char.isprintable() and not char.isspace())
 
 
 def _differs(port: Port, name: str, value: Any) -> bool:

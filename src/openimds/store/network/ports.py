@@ -89,7 +89,7 @@ def create_port(
         attached_owner="",
         attached_id="",
         binding_generation=1,
-        extra_dhcp_opts=attributes.get("extra_dhcp_opts") or [],
+        extra_dhcp_opts=_merged_options([], attributes.get("extra_dhcp_opts") or []),
         created_at=now,
         updated_at=now,
     )
@@ -139,13 +139,18 @@ def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapp
 
 
 def delete_port(session: Session, port_id: str, now: datetime) -> None:
-    """Remove a port and free its addresses; floating IPs that lead to it stay, free. Gone already is success."""
+    """Deletes a port, its addresses, and its place among its server's NICs. Floating IPs that lead to it become free.
+    A port that does not exist is no error.
+    """
     port = session.get(Port, port_id)
     if port is None:
         return
     free_floating_ips(session, port.id, now)
+    server = session.get(Server, port.attached_id) if port.attached_id else None
     session.delete(port)
     session.flush()
+    if server is not None:
+        remove_nic(session, server, port_id)
 
 
 def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetime) -> None:
@@ -171,6 +176,25 @@ def detach_port(session: Session, port: Port) -> None:
     attach_port(session, port, UNATTACHED, host="")
 
 
+def remove_nic(session: Session, server: Server, port_id: str) -> None:
+    """Removes a port from the server's list of NICs, which the server's next boot waits for."""
+    server.nic_order = [other for other in server.nic_order if other != port_id]
+    server.nic_tags = {other: tag for other, tag in server.nic_tags.items() if other != port_id}
+    server.ports_of_server = [other for other in server.ports_of_server if other != port_id]
+    session.flush()
+    server.devices = tagged_devices(session, server)
+
+
+def tagged_devices(session: Session, server: Server) -> list[dict[str, Any]]:
+    """The server's tagged NICs, as `devices` of meta_data.json. A NIC has no bus that a guest could look up."""
+    tagged = [(session.get(Port, port_id), server.nic_tags.get(port_id)) for port_id in server.nic_order]
+    return [
+        {"type": "nic", "bus": "none", "address": "none", "mac": port.mac_address, "tags": [tag]}
+        for port, tag in tagged
+        if port is not None and tag
+    ]
+
+
 def ports_of_device(session: Session, device_id: str) -> Sequence[Port]:
     """All ports that are attached to a server or a router, oldest first."""
     rows = sa.select(Port).where(Port.attached_id == device_id)
@@ -178,7 +202,8 @@ def ports_of_device(session: Session, device_id: str) -> Sequence[Port]:
 
 
 def provisioned(session: Session, port_id: str, entity: str, binding_generation: int | None = None) -> None:
-    """Remove one provisioning block (`dhcp`, `l2`). The port is ACTIVE when none is left. Idempotent.
+    """Remove one provisioning block (`dhcp`, `l2`). The port is ACTIVE when none is left and its `admin_state_up` is
+    true. Idempotent.
 
     A report about an earlier binding has no effect. Agents of release 0.1 send no generation.
     """
@@ -186,7 +211,7 @@ def provisioned(session: Session, port_id: str, entity: str, binding_generation:
     if port is None or not _is_current(port, binding_generation):
         return
     port.provisioning = [missing for missing in port.provisioning if missing != entity]
-    if not port.provisioning and _is_bound(port):
+    if not port.provisioning and port.admin_state_up and _is_bound(port):
         port.status = "ACTIVE"
 
 
@@ -273,7 +298,9 @@ def _set_security_groups(
 
 
 def _merged_options(now: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """An update names the options that it sets or (value null) removes; the others stay."""
+    """The options after a request that sets some and, by a null value, removes others. As Neutron, a create with a null
+    value sets nothing.
+    """
     merged = {(o["opt_name"], o["ip_version"]): dict(o) for o in now}
     for option in changes:
         key = (option["opt_name"], option["ip_version"])
@@ -313,8 +340,8 @@ def _set_by_operator(session: Session, caller: Caller, port: Port) -> Attachment
     return UNATTACHED
 
 
-def _binding(port: Port) -> tuple[str, str, str]:
-    return port.host, port.attached_owner, port.attached_id
+def _binding(port: Port) -> tuple[str, str, str, bool]:
+    return port.host, port.attached_owner, port.attached_id, port.admin_state_up
 
 
 def _addressing(port: Port) -> tuple[str, frozenset[str]]:

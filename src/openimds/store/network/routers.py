@@ -44,6 +44,8 @@ def update(session: Session, caller: Caller, router_id: str, attributes: Mapping
         wanted = attributes["external_gateway_info"]
         if wanted and wanted.get("network_id"):
             set_gateway(session, caller, router, wanted, now)
+            if "routes" not in attributes:
+                refuse_diversion(caller, router.routes, connected_subnets(session, router.id))
         else:
             clear_gateway(session, router, now)
     if "routes" in attributes:
@@ -228,6 +230,8 @@ def _set_routes(session: Session, caller: Caller, router: Router, routes: Sequen
     own = {ip.ip_address for port in ports.ports_of_device(session, router.id) for ip in port.fixed_ips}
     for route in routes:
         nexthop = ip_address(route["nexthop"])
+        if nexthop.version != ip_network(route["destination"]).version:
+            raise _invalid_route(route, "the nexthop and the destination are of different IP versions")
         if not any(nexthop in net for net in nets):
             raise _invalid_route(route, "the nexthop is not connected with router")
         if str(nexthop) in own:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from base64 import b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,14 +9,16 @@ from datetime import UTC, datetime
 from sys import intern
 from typing import Any, NamedTuple
 
-import msgspec
+import structlog
 
 from openimds.resources.instance import BlockDevice, Ec2Ids, InjectedFile, Instance, InstanceKey, Nic, TaggedDevice
 from openimds.store.ec2_ids import IMAGE, INSTANCE, ec2_text
 from openimds.store.nova_objects import nics_from_network_info
 from openimds.store.raw.database import Transaction
 from openimds.store.raw.network_info import NetworkInfo, network_info_of
-from openimds.store.raw.statements import Query, shared
+from openimds.store.raw.statements import Query, json_value, shared
+
+log = structlog.get_logger(__name__)
 
 
 class _Server(NamedTuple):
@@ -82,14 +83,8 @@ class Found:
     instances: dict[str, Instance] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
     """The (kind, uuid) that have no EC2 number yet and need one."""
-
-
-def _json(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        # Half a surrogate pair: what somebody could store is served, though UTF-8 cannot tell it.
-        return json.loads(text)
+    unreadable: set[str] = field(default_factory=set)
+    """Ids of the servers whose rows no Instance can be made of."""
 
 
 def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
@@ -98,10 +93,16 @@ def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
     A server that was imported keeps the network it came with until the store holds ports for it.
     """
     servers = [_Server._make(row) for row in transaction.rows(_SERVERS, ids=sorted(set(ids)))]
-    plugged = network_info_of(transaction, {row.id: _json(row.nic_order) or () for row in servers}) if servers else {}
+    plugged = (
+        network_info_of(transaction, {row.id: json_value(row.nic_order) or () for row in servers}) if servers else {}
+    )
     found = Found()
     for server in servers:
-        found.instances[server.id] = _instance(server, plugged.get(server.id), found.missing)
+        try:
+            found.instances[server.id] = _instance(server, plugged.get(server.id), found.missing)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            log.warning("instance rows unreadable", instance_id=server.id, reason=type(error).__name__)
+            found.unreadable.add(server.id)
     return found
 
 
@@ -111,9 +112,9 @@ def _seconds(stored: str | None) -> float | None:
 
 
 def _instance(server: _Server, plugged: NetworkInfo | None, missing: list[tuple[str, str]]) -> Instance:
-    imported: Mapping[str, Any] = _json(server.imported_document or "null") or {}
-    given_groups = tuple(intern(str(group.get("name"))) for group in _json(server.security_groups) or ())
-    devices: list[Mapping[str, Any]] = _json(server.devices) or []
+    imported: Mapping[str, Any] = json_value(server.imported_document or "null") or {}
+    given_groups = tuple(intern(str(group.get("name"))) for group in json_value(server.security_groups) or ())
+    devices: list[Mapping[str, Any]] = json_value(server.devices) or []
     nics = plugged.nics if plugged else nics_from_network_info(imported.get("network_info") or ())
     return Instance(
         id=server.id,
@@ -121,7 +122,7 @@ def _instance(server: _Server, plugged: NetworkInfo | None, missing: list[tuple[
         name=server.name,
         hostname=server.hostname,
         ec2_ids=_ec2_ids(server, imported, missing),
-        flavor_name=intern(str(_json(server.flavor).get("name", ""))),
+        flavor_name=intern(str(json_value(server.flavor).get("name", ""))),
         image_id=shared(server.image_id),
         launch_index=server.launch_index,
         launched_at=_seconds(server.launched_at),
@@ -129,19 +130,19 @@ def _instance(server: _Server, plugged: NetworkInfo | None, missing: list[tuple[
         reservation_id=server.reservation_id,
         key=_key(server),
         user_data=None if server.user_data is None else bytes.fromhex(server.user_data),
-        metadata={intern(name): value for name, value in (_json(server.metadata) or {}).items()},
+        metadata={intern(name): value for name, value in (json_value(server.metadata) or {}).items()},
         files=tuple(
             InjectedFile(file["path"], b64decode(file.get("contents") or ""))
-            for file in _json(server.personality) or ()
+            for file in json_value(server.personality) or ()
         ),
         security_groups=plugged.security_groups if plugged else given_groups,
         nics=nics,
         root_device_name=shared(server.root_device_name),
         default_ephemeral_device=imported.get("default_ephemeral_device"),
         default_swap_device=imported.get("default_swap_device"),
-        block_devices=tuple(_block_device(mapping) for mapping in _json(server.block_devices) or ()),
-        devices=(*_devices(devices), *_tagged_nics(_json(server.nic_tags) or {}, devices, nics)),
-        dedicated_cpus=tuple(_json(server.dedicated_cpus) or ()),
+        block_devices=tuple(_block_device(mapping) for mapping in json_value(server.block_devices) or ()),
+        devices=(*_devices(devices), *_tagged_nics(json_value(server.nic_tags) or {}, devices, nics)),
+        dedicated_cpus=tuple(json_value(server.dedicated_cpus) or ()),
         boot_roles=imported.get("boot_roles") or "",
         password=server.password,
     )

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 
-import msgspec
-
-from openimds.resources.errors import NotFound
+from openimds.resources.errors import NotFound, StoreUnavailable
 from openimds.resources.instance import Instance
 from openimds.store.raw.database import Database, Transaction
 from openimds.store.raw.instances import instances_of
-from openimds.store.raw.statements import Query
+from openimds.store.raw.statements import Query, json_value
 
 PROVIDER_TAG = "metadata-provider="
 """A subnet with the tag `metadata-provider=lb-1` is served by the metadata provider `lb-1`. Neutron's plug-ins with
@@ -67,22 +65,33 @@ class MetadataStore:
         return self._database.revision()
 
     def instance(self, instance_id: str) -> Instance | None:
-        """The instance, None when there is none of this id. Gives it its EC2 ids at the first time."""
-        return self.instances([instance_id])[1][instance_id]
+        """The instance, None when there is none of this id. Gives it its EC2 ids at the first time.
+
+        Raises StoreUnavailable if its rows cannot be read.
+        """
+        found = self.instances([instance_id])[1]
+        if instance_id not in found:
+            raise StoreUnavailable(f"the rows of instance {instance_id} cannot be read; the log has the reason")
+        return found[instance_id]
 
     def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]:
-        """(the revision at which they were read, by id: None for those that are not there), in few queries."""
+        """(the revision at which they were read, by id: None for those that are not there), in few queries.
+
+        An instance whose rows cannot be read is left out.
+        """
         ids = list(instance_ids)
         found: dict[str, Instance] = {}
         missing: list[tuple[str, str]] = []
+        unreadable: set[str] = set()
         with self._database.read() as transaction:
             revision = transaction.revision()
             for start in range(0, len(ids), AT_ONCE):
                 some = instances_of(transaction, ids[start : start + AT_ONCE])
                 found |= some.instances
                 missing += some.missing
+                unreadable |= some.unreadable
         if not missing:
-            return revision, {instance_id: found.get(instance_id) for instance_id in ids}
+            return revision, {one: found.get(one) for one in ids if one not in unreadable}
         with self._database.write() as transaction:
             for kind, object_id in missing:
                 _assign_ec2_number(transaction, kind, object_id)
@@ -106,7 +115,7 @@ class MetadataStore:
         tag = f"{PROVIDER_TAG}{provider_id}"
         with self._database.read() as transaction:
             subnets = transaction.rows(_TAGS, like=f"%{PROVIDER_TAG}%")
-            networks = {network_id for network_id, tags in subnets if tag in (msgspec.json.decode(tags) or ())}
+            networks = {network_id for network_id, tags in subnets if tag in (json_value(tags) or ())}
             if not networks:
                 return None
             ports = sorted(transaction.rows(_PORTS, address=address))
@@ -169,7 +178,7 @@ def _operators_networks(transaction: Transaction, address: str) -> set[str] | No
 def _imported_ports(transaction: Transaction, address: str, networks: set[str] | None) -> Iterator[PortIdentity]:
     """Ports of instances that came with their network: they have no rows of their own."""
     for server_id, project_id, document in sorted(transaction.rows(_IMPORTED, like=f'%"{address}"%')):
-        for port in (msgspec.json.decode(document) or {}).get("neutron_ports") or ():
+        for port in (json_value(document) or {}).get("neutron_ports") or ():
             on_network = networks is None or port["network_id"] in networks
             if on_network and any(fixed["ip_address"] == address for fixed in port["fixed_ips"]):
                 yield PortIdentity(server_id, project_id)

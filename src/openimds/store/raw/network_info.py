@@ -9,17 +9,13 @@ from datetime import datetime
 from sys import intern
 from typing import Any, NamedTuple
 
-import msgspec
-
 from openimds.resources.instance import Nic, NicAddress, NicSubnet
 from openimds.resources.network import DEVICE_ID_CHARS, HostRoute
 from openimds.store.raw.database import Transaction
-from openimds.store.raw.statements import Query, shared
+from openimds.store.raw.statements import Query, json_value, shared
 
 VIF_TYPE = "bridge"
 """Every port of ours is plugged into a Linux bridge."""
-
-_json = msgspec.json.decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +114,7 @@ def _ports(transaction: Transaction, orders: Mapping[str, Sequence[str]]) -> dic
     for addresses in rows.values():
         about = addresses[0]
         given = sorted((one for one in addresses if one.ip_address is not None), key=lambda one: one.position or 0)
-        found[about.server_id].append(_Port(about, given, _json(about.security_group_ids) or ()))
+        found[about.server_id].append(_Port(about, given, json_value(about.security_group_ids) or ()))
     for server_id, owned in found.items():
         places = {port_id: place for place, port_id in enumerate(orders[server_id])}
         owned.sort(key=lambda port: (places.get(port.about.port_id, len(places)), *_age(port.about)))
@@ -176,10 +172,10 @@ def _subnet(addresses: Sequence[_Address], around: _Related) -> NicSubnet:
         cidr=intern(subnet.cidr),
         gateway_ip=shared(subnet.gateway_ip),
         addresses=tuple(_address(one, around) for one in addresses),
-        dns_nameservers=tuple(map(intern, _json(subnet.dns_nameservers) or ())),
+        dns_nameservers=tuple(map(intern, json_value(subnet.dns_nameservers) or ())),
         host_routes=tuple(
             HostRoute(intern(route["destination"]), intern(route["nexthop"]))
-            for route in _json(subnet.host_routes) or ()
+            for route in json_value(subnet.host_routes) or ()
         ),
         enable_dhcp=bool(subnet.enable_dhcp),
         has_dhcp_server=subnet.subnet_id in around.with_dhcp_server,

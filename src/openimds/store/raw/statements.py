@@ -7,6 +7,7 @@ SQLite works while the event loop does.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -56,6 +57,14 @@ statement_once = lru_cache(maxsize=256)(statement_of)
 def shared(text: str | None) -> str | None:
     """The one copy in memory of a text that many instances have alike: a zone's name, a key, a network's id."""
     return None if text is None else intern(text)
+
+
+def json_value(text: str) -> Any:
+    """The value of a JSON column. Documents show a lone surrogate of an old row as nova does."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)
 
 
 def rows_of_json(text: str) -> list[Row]:

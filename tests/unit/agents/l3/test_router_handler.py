@@ -134,6 +134,14 @@ def test_port_waits_for_its_network(stage: Stage) -> None:
     assert "qr-" not in str(stage.configurator)
 
 
+def test_interface_with_admin_state_down_is_removed(stage: Stage) -> None:
+    """As in Neutron. It stayed plugged before."""
+    stage.run_pass()
+    stage.view.add(replace(ROUTER_PORT, admin_state_up=False))
+    stage.run_pass()
+    assert str(stage.configurator) == f"{NAMESPACE}: qg-cccccccc-cc(203.0.113.5/24)"
+
+
 def test_router_with_admin_state_down_has_no_devices_and_no_proxy(stage: Stage) -> None:
     stage.run_pass()
     stage.view.add(replace(ROUTER, admin_state_up=False))

@@ -24,6 +24,9 @@ NETWORK_OWNERS = (
     "network:",
     "Network:router_interface",
     " network:router_gateway",
+    "network\u200b:dhcp",
+    "\ufeffnetwork:dhcp",
+    "\uff4eetwork:dhcp",
 )
 SPELLINGS: tuple[Callable[[str], str], ...] = (
     str,
@@ -32,6 +35,9 @@ SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda text: f"urn:uuid:{text}",
     lambda text: text.replace("-", ""),
     lambda text: f" {text} ",
+    lambda text: f"URN:UUID:{text}",
+    lambda text: f"\u200b{text}\ufeff",
+    lambda text: text[:9] + "\u200b" + text[9:],
 )
 NOT_ATTACHED = {"device_id": "", "device_owner": ""}
 

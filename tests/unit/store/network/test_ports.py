@@ -212,6 +212,21 @@ class TestProvisioning:
             self.report(cloud, port["id"], entity)
         assert cloud.change("port", port["id"], fixed_ips=[{"ip_address": "10.0.0.77"}])["status"] == "ACTIVE"
 
+    def test_port_that_is_administratively_down_is_never_active(self, cloud: Any, operator: Any) -> None:
+        """It stayed ACTIVE. Neutron shows DOWN, and ACTIVE after the agents have reported the port again."""
+        network, _ = cloud.net()
+        port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity)
+        assert cloud.change("port", port["id"], admin_state_up=False)["status"] == "DOWN"
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity)
+        assert cloud.show("port", port["id"])["status"] == "DOWN"
+        assert cloud.change("port", port["id"], admin_state_up=True)["status"] == "DOWN"
+        for entity in ("l2", "dhcp"):
+            self.report(cloud, port["id"], entity)
+        assert cloud.show("port", port["id"])["status"] == "ACTIVE"
+
     @staticmethod
     def report(cloud: Any, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         with cloud.store.write() as session:
@@ -302,7 +317,18 @@ class TestDnsNames:
 
     @pytest.mark.parametrize(
         "name",
-        ["localhost", "LOCALHOST", "wpad", "wpad.", "isatap", "host-10-0-0-2", "Host-10-0-0-2", "host-2001-db8--2"],
+        [
+            "localhost",
+            "LOCALHOST",
+            "wpad",
+            "wpad.",
+            "isatap",
+            "instance-data",
+            "Data-Server",
+            "host-10-0-0-2",
+            "Host-10-0-0-2",
+            "host-2001-db8--2",
+        ],
     )
     def test_names_that_mean_something_else_are_refused(
         self, cloud: Any, operator: Any, shared: str, name: str
@@ -317,6 +343,14 @@ class TestDnsNames:
         with pytest.raises(BadRequest) as caught:
             cloud.change("port", port["id"], dns_name=name)
         assert caught.value.field == "dns_name"
+
+    @pytest.mark.parametrize("name", ["deb.debian.org", "v2.openstacklocal.", "169.254.169.254", "a.b"])
+    def test_name_of_several_labels_is_refused(self, cloud: Any, shared: str, name: str) -> None:
+        with pytest.raises(BadRequest, match="more than one label"):
+            cloud.make("port", network_id=shared, dns_name=name)
+        port = cloud.make("port", network_id=shared)
+        with pytest.raises(BadRequest, match="more than one label"):
+            cloud.change("port", port["id"], dns_name=name)
 
     @pytest.mark.parametrize("name", ["host-1", "host-10-0-0", "host-a-b-c-d", "host", "host-10-0-0-256", "wpad2"])
     def test_names_that_only_look_like_it_are_accepted(self, cloud: Any, shared: str, name: str) -> None:

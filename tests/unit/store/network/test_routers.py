@@ -50,6 +50,20 @@ class TestRoutersOfOthersOnASharedNetwork:
         with pytest.raises(BadRequest, match="belongs to a subnet of another project"):
             attach(cloud, router, port_id=leg["id"])
 
+    def test_gateway_cannot_come_after_such_a_route(self, cloud: Any) -> None:
+        """The route was refused after the gateway, and accepted before it."""
+        public, _ = cloud.outside("203.0.113.0/24")
+        router = cloud.make("router", name="r")
+        _, subnet = cloud.net("10.1.0.0/24")
+        attach(cloud, router, subnet_id=subnet["id"])
+        gateway = {"network_id": public["id"]}
+        cloud.change("router", router["id"], routes=[{"destination": "203.0.113.0/25", "nexthop": "10.1.0.9"}])
+        with pytest.raises(BadRequest, match="belongs to a subnet of another project"):
+            cloud.change("router", router["id"], external_gateway_info=gateway)
+        assert cloud.show("router", router["id"])["external_gateway_info"] is None
+        changed = cloud.change("router", router["id"], external_gateway_info=gateway, routes=[])
+        assert changed["external_gateway_info"]["network_id"] == public["id"]
+
     def test_floating_ip_of_another_project_does_not_pass_it(
         self, cloud: Any, stranger: Any, shared: dict[str, Any]
     ) -> None:
@@ -203,6 +217,22 @@ class TestRoutes:
             cloud.change("router", router["id"], routes=[{**route, "nexthop": "10.0.0.1"}])
         with pytest.raises(Conflict, match="required by one or more routes"):
             detach(cloud, router, subnet_id=subnet["id"])
+
+    @pytest.mark.parametrize("destination", ["::ffff:10.98.0.3/128", "fd98::/64"])
+    def test_destination_of_another_ip_version_than_the_next_hop_is_refused(self, cloud: Any, destination: str) -> None:
+        """The L3 agent failed to set such a route in every pass."""
+        _, subnet = cloud.net("10.0.0.0/24")
+        router = cloud.make("router", name="r1")
+        attach(cloud, router, subnet_id=subnet["id"])
+        with pytest.raises(BadRequest, match="different IP versions"):
+            cloud.change("router", router["id"], routes=[{"destination": destination, "nexthop": "10.0.0.3"}])
+
+    def test_one_destination_may_have_two_next_hops(self, cloud: Any) -> None:
+        _, subnet = cloud.net("10.0.0.0/24")
+        router = cloud.make("router", name="r1")
+        attach(cloud, router, subnet_id=subnet["id"])
+        routes = [{"destination": "10.9.0.0/16", "nexthop": f"10.0.0.{last}"} for last in (8, 9)]
+        assert cloud.change("router", router["id"], routes=routes)["routes"] == routes
 
     def test_one_by_one(self, cloud: Any) -> None:
         _, subnet = cloud.net("10.0.0.0/24")
