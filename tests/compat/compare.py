@@ -1,4 +1,4 @@
-"""Does an answer match what is expected?"""
+"""The comparison of a response with the expected one."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ RANDOM_SEED_BYTES = 512
 
 
 @dataclass(frozen=True)
-class Got:
+class Received:
     status: int
     headers: Mapping[str, str]
-    """Names in lower case."""
+    """Header names are in lower case."""
     body: bytes
 
 
-def mismatch(case: Case, expected: Expected, got: Got) -> str | None:
-    """A line about what does not match, None when all does."""
-    if got.status != expected.status:
-        return f"{case}: {got.status} instead of {expected.status}: {got.body[:120]!r}"
-    if got.status == 405 and "allow" not in got.headers:
+def mismatch(case: Case, expected: Expected, received: Received) -> str | None:
+    """A line about the first difference. None if the response matches."""
+    if received.status != expected.status:
+        return f"{case}: {received.status} instead of {expected.status}: {received.body[:120]!r}"
+    if received.status == 405 and "allow" not in received.headers:
         return f"{case}: 405 without Allow"
-    if expected.content_type is not None and got.headers.get("content-type") != expected.content_type:
-        return f"{case}: type {got.headers.get('content-type')!r} instead of {expected.content_type!r}"
-    if expected.body is not None and not _same_body(expected, got.body):
-        return f"{case}: body\n  {got.body[:2500]!r} instead of\n  {expected.body[:2500]!r}"
+    if expected.content_type is not None and received.headers.get("content-type") != expected.content_type:
+        return f"{case}: type {received.headers.get('content-type')!r} instead of {expected.content_type!r}"
+    if expected.body is not None and not _same_body(expected, received.body):
+        return f"{case}: body\n  {received.body[:2500]!r} instead of\n  {expected.body[:2500]!r}"
     return None
 
 
@@ -43,7 +43,7 @@ def _same_body(expected: Expected, body: bytes) -> bool:
         if not _is_random(ours.pop(name)):
             return False
         theirs.pop(name)
-    # By value, and with the keys in nova's order: but what the user gave (`meta`) came to us sorted.
+    # The values and the order of the top-level keys are compared. The keys of `meta` are sorted in the import file.
     return bool(ours == theirs and list(ours) == list(theirs))
 
 

@@ -1,7 +1,7 @@
-"""Recorded answers of a real nova-api-metadata, and what is expected of us for each.
+"""Recorded responses of a real nova-api-metadata, and the expected response of openimds for each.
 
-Data: data/nova_answers.json (requests as sent, byte for byte, and what came back), data/instances.json (the instances
-behind them). What differs on purpose differs here by rule, never by case; docs/compatibility.md tells why.
+data/nova_answers.json has the requests byte for byte and the responses, data/instances.json has the instances. Deliberate
+differences from nova are rules in this module, not single cases. docs/compatibility.md has the reasons.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ READ_METHODS = ("GET", "HEAD")
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded request and answer."""
+    """A recorded request with its response."""
 
     fields: Mapping[str, Any]
 
@@ -46,7 +46,7 @@ class Case:
         return str(self.fields.get("request_body", "")).encode()
 
     @property
-    def answered_body(self) -> bytes:
+    def response_body(self) -> bytes:
         if "body_b64" in self.fields:
             return base64.b64decode(self.body_b64)
         return str(self.body).encode()
@@ -61,14 +61,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Expected:
-    """`body` and `content_type` are only looked at when they are not None."""
+    """An expected response. `body` and `content_type` are compared unless they are None."""
 
     status: int
     content_type: str | None = None
     body: bytes | None = None
     random_fields: tuple[str, ...] = ()
     difference: str | None = None
-    """Which deliberate difference made it so."""
+    """The deliberate difference from nova. None if there is none."""
 
 
 def load_cases() -> list[Case]:
@@ -82,7 +82,7 @@ def load_instances() -> dict[str, Any]:
 
 
 class Expectations:
-    """Goes along with the cases in their order: passwords have a history."""
+    """The expected responses. `of` is called for the cases in order, because passwords depend on earlier cases."""
 
     def __init__(self) -> None:
         self._passwords: dict[tuple[str, str], bytes] = {}
@@ -94,13 +94,13 @@ class Expectations:
                 return expected
         if case.status != 200:
             return Expected(case.status)
-        return Expected(200, case.content_type, case.answered_body, tuple(case.fields.get("random_fields", ())))
+        return Expected(200, case.content_type, case.response_body, tuple(case.fields.get("random_fields", ())))
 
     def _difference(self, case: Case) -> Expected | None:
         return next((found for rule in DIFFERENCES if (found := rule(case)) is not None), None)
 
     def _password(self, case: Case) -> Expected | None:
-        """The first one that is posted wins at once; nova tells so only when its cache has forgotten."""
+        """A password can be posted once. nova refuses the second post only after its cache entry has expired."""
         if not case.is_for_password or case.status not in (200, 409) or case.method not in ("GET", "POST"):
             return None
         key = (case.config, case.instance)
@@ -135,14 +135,14 @@ def _options(case: Case) -> Expected | None:
 
 
 def _other_methods(case: Case) -> Expected | None:
-    """What nova treats as GET. The password's own 400 for other methods stays."""
+    """nova handles other methods as GET. The password document has 400 for them, as in nova."""
     if case.method in READ_METHODS or case.status != 200 or case.is_for_password:
         return None
     return Expected(405, difference="a method other than GET or HEAD")
 
 
 def _session_token(case: Case) -> Expected | None:
-    """nova knows no session tokens."""
+    """nova has no session tokens."""
     if case.target != "/latest/api/token" or case.status != 404:
         return None
     if case.method == "PUT":
@@ -163,13 +163,13 @@ def _underscores(case: Case) -> Expected | None:
     return None
 
 
-def _asked_from_nowhere(case: Case) -> Expected | None:
-    """nova falls back to the address of whoever filled its cache. Here nothing is told of other askers."""
+def _request_without_an_address(case: Case) -> Expected | None:
+    """nova returns the address of the client that filled its cache. openimds returns no address of another client."""
     if not case.target.endswith("/local-ipv4") or case.values("X-Forwarded-For") or case.config == "direct":
         return None
     if case.body in _addresses_of(case.instance):
         return None
-    return Expected(200, case.content_type, b"None", difference="nothing is told of other askers")
+    return Expected(200, case.content_type, b"None", difference="no address of another client")
 
 
 def _addresses_of(label: str) -> set[str]:
@@ -184,5 +184,5 @@ DIFFERENCES = (
     _underscores,
     _session_token,
     _other_methods,
-    _asked_from_nowhere,
+    _request_without_an_address,
 )

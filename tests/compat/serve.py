@@ -1,10 +1,10 @@
-"""Serve instances as the recorded nova did, for replaying recordings over a socket by hand or by another program.
+"""Serves instances with the configuration of the recorded nova, to replay recordings over a socket.
 
     .venv/bin/python tests/compat/serve.py --instances tests/compat/data/instances.json --config cache --port 18775
 
-The file is in nova's form, with its `metadata_proxy_shared_secret`, or in that of docs/guide/import.md (then --secret).
-Configs: cache and nocache (signed), dynvd (signed, dynamic vendor data that echoes), direct (known by address: loopback
-is the instance marked `main`, or the first). Passwords are forgotten at the end.
+The file has nova's form with `metadata_proxy_shared_secret`, or the form of docs/guide/import.md (then use --secret).
+Configurations: cache and nocache (signed), dynvd (signed, with dynamic vendor data that echo the request), direct
+(identification by address; a loopback address is the instance marked `main`, or the first). Passwords are not kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 import structlog
 import uvloop
 
-if not __package__:  # run as a script: only the folder of this file is on the path
+if not __package__:  # run as a script: sys.path has only the folder of this file
     ROOT = Path(__file__).resolve().parents[2]
     sys.path[:1] = [str(ROOT), str(ROOT / "src")]
 
@@ -34,13 +34,13 @@ from openimds.resources.errors import OpenimdsError
 
 
 async def serve(stage: Stage, config: str, port: int) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Serves until SIGTERM or SIGINT."""
     server = HttpServer(stage.service(config).handle)
     await server.start([Listener(socket=tcp_listener("127.0.0.1", port), tag="tcp", limits=LIMITS)])
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    print(f"serving {config} on 127.0.0.1:{port}", flush=True)  # noqa: T201 - what whoever started it waits for
+    print(f"serving {config} on 127.0.0.1:{port}", flush=True)  # noqa: T201 - the parent process waits for this line
     await stop.wait()
     await server.stop(1)
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--secret", help="instead of the file's metadata_proxy_shared_secret")
     options = parser.parse_args()
-    # A log that whoever started this never reads would fill its pipe, and hold everything up.
+    # A log that the parent process does not read would fill its pipe and block the server.
     errors_only = structlog.make_filtering_bound_logger(logging.ERROR)
     structlog.configure(wrapper_class=errors_only, logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     try:

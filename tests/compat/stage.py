@@ -1,4 +1,4 @@
-"""Our metadata API, configured as the recorded nova was."""
+"""The metadata API with the configuration of the recorded nova."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ VENDOR_DATA = {"cloud": "peer-cloud", "n": 1}
 
 
 def echo(_url: str, question: Mapping[str, Any]) -> VendorAnswer:
-    """The recorded nova's vendor data target."""
+    """The dynamic vendor data of the recorded nova."""
     return VendorAnswer({"service": "testsvc", "you_sent": dict(question)})
 
 
 @dataclass
-class LoopbackIsMain:
-    """The recorded nova's Neutron found the main instance for 127.0.0.1."""
+class MainOnLoopback:
+    """A store that finds the main instance for loopback addresses, as the recorded nova's Neutron did."""
 
     store: InstanceStore
     main_id: str
@@ -47,7 +47,7 @@ class LoopbackIsMain:
 
 @dataclass
 class Stage:
-    """A store with the instances, and the services on top of it."""
+    """A database with the instances, and the handlers on it."""
 
     folder: Path
     document: dict[str, Any]
@@ -65,12 +65,12 @@ class Stage:
         self.reset()
 
     def reset(self) -> None:
-        """The instances as they came: without passwords."""
+        """Imports the instances again, without passwords."""
         self.instances.import_instances(self.document)
         self.records.forget(ChangeSet(revision=0, everything=True))
 
     def service(self, config: str) -> MetadataHandler:
-        """For the event loop that runs."""
+        """A handler for the running event loop."""
         self.records = records = InstanceCache(self.threads)
         return MetadataHandler(
             identification=self._identification(config, records),
@@ -86,7 +86,7 @@ class Stage:
         )
 
     def _main_id(self) -> str:
-        """Of the instance marked `main`, or else the first."""
+        """The id of the instance marked `main`, or of the first instance."""
         entries = self.document["instances"]
         main = next((entry for entry in entries if entry.get("main")), entries[0] if entries else {})
         return str(main.get("uuid") or main.get("id") or "")
@@ -97,5 +97,5 @@ class Stage:
 
     def _identification(self, config: str, records: InstanceCache) -> Authenticator:
         if config == "direct":
-            return AddressAuthenticator(LoopbackIsMain(self.instances, self._main_id()), records)
+            return AddressAuthenticator(MainOnLoopback(self.instances, self._main_id()), records)
         return SignatureAuthenticator(self.instances, records, [self.document["metadata_proxy_shared_secret"]])

@@ -1,6 +1,6 @@
-"""Other instances than the recorded ones, served as a person does it: `tests/compat/serve.py` as a script, from anywhere.
+"""Documents of instances without recordings, served by the script `tests/compat/serve.py`.
 
-What is expected is worked out here from the file alone, by guest-api's rules and none of our own rendering.
+The expected documents are computed in this module from the file, without the rendering code of openimds.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ TYPES = {"bridge", "dvs", "hw_veb", "hyperv", "ovs", "tap", "vhostuser", "vif"}
 Entry = Mapping[str, Any]
 
 
-class Served:
-    """The script on one file in one configuration."""
+class Server:
+    """The process of the script with one file and one configuration."""
 
     def __init__(self, file: Path, config: str, cwd: Path) -> None:
         self.document = json.loads(file.read_text())
@@ -85,26 +85,26 @@ class Served:
 @pytest.fixture(
     scope="module", params=[*((name, "cache") for name in FILES), (FILES[0], "dynvd"), (FILES[1], "direct")]
 )
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     name, config = request.param
-    server = Served(DATA / name, config, tmp_path_factory.mktemp("elsewhere"))
+    server = Server(DATA / name, config, tmp_path_factory.mktemp("elsewhere"))
     yield server
     assert server.stop() == 0
 
 
-def test_meta_data(served: Served) -> None:
+def test_meta_data_matches_the_file(served: Server) -> None:
     for entry in served.entries:
         found = served.json(entry, "/openstack/latest/meta_data.json")
         assert len(base64.b64decode(found.pop("random_seed"), validate=True)) == 512
         assert found == expected_meta_data(entry)
 
 
-def test_network_data(served: Served) -> None:
+def test_network_data_matches_the_file(served: Server) -> None:
     for entry in served.entries:
         assert served.json(entry, "/openstack/latest/network_data.json") == expected_network_data(entry)
 
 
-def test_user_data(served: Served) -> None:
+def test_user_data_matches_the_file(served: Server) -> None:
     for entry in served.entries:
         given = entry["user_data_b64"]
         for path in ("/openstack/latest/user_data", "/latest/user-data"):
@@ -115,10 +115,10 @@ def test_user_data(served: Served) -> None:
         assert ("user-data" in served.text(entry, "/latest/")) == (given is not None)
 
 
-def test_ec2_leaves(served: Served) -> None:
-    asker = "127.0.0.1" if served.config == "direct" else "10.9.8.7"
+def test_ec2_documents_match_the_file(served: Server) -> None:
+    client_address = "127.0.0.1" if served.config == "direct" else "10.9.8.7"
     for entry in served.entries:
-        for name, value in expected_leaves(entry, asker).items():
+        for name, value in expected_leaves(entry, client_address).items():
             assert served.text(entry, f"/latest/meta-data/{name}") == value, name
         listed = served.text(entry, "/latest/meta-data/").split("\n")
         assert listed == sorted(listed)
@@ -126,7 +126,7 @@ def test_ec2_leaves(served: Served) -> None:
         assert ("public-keys/" in listed) == bool(entry["key_name"])
 
 
-def test_block_devices(served: Served) -> None:
+def test_block_devices_match_the_file(served: Server) -> None:
     for entry in served.entries:
         expected = expected_block_devices(entry)
         path = "/latest/meta-data/block-device-mapping/"
@@ -135,7 +135,7 @@ def test_block_devices(served: Served) -> None:
             assert served.text(entry, path + name) == str(device)
 
 
-def test_vendor_data(served: Served) -> None:
+def test_vendor_data_contain_the_static_and_dynamic_data(served: Server) -> None:
     for entry in served.entries:
         found = served.json(entry, "/openstack/latest/vendor_data2.json")
         assert found["static"] == served.json(entry, "/openstack/latest/vendor_data.json")
@@ -147,7 +147,7 @@ def test_vendor_data(served: Served) -> None:
             )  # fmt: skip
 
 
-def test_password(served: Served) -> None:
+def test_password_is_stored_once(served: Server) -> None:
     for entry in served.entries:
         pieces = entry["system_metadata"]
         before = "".join(pieces[name] for name in sorted(pieces))
@@ -162,7 +162,7 @@ def test_password(served: Served) -> None:
         assert served.get(entry, path, "POST", b"y")[0] == 409
 
 
-def test_files_that_cannot_be_served(tmp_path: Path) -> None:
+def test_invalid_file_is_refused_with_the_name_of_the_field(tmp_path: Path) -> None:
     file = tmp_path / "instances.json"
     file.write_text('{"instances": [{"uuid": "x"}], "metadata_proxy_shared_secret": "s"}')
     command = [sys.executable, str(SERVE), "--instances", str(file), "--port", "1"]
@@ -172,7 +172,7 @@ def test_files_that_cannot_be_served(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-# What is expected ---------------------------------------------------------------------------------------------------
+# Expected documents ---------------------------------------------------------------------------------------------------
 
 
 def expected_meta_data(entry: Entry) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def expected_meta_data(entry: Entry) -> dict[str, Any]:
     return document
 
 
-def expected_leaves(entry: Entry, asker: str) -> dict[str, str]:
+def expected_leaves(entry: Entry, client_address: str) -> dict[str, str]:
     ids = entry["ec2_ids"]
     fixed = [ip for vif in entry["network_info"] for subnet in vif["network"]["subnets"] for ip in subnet["ips"]]
     v4 = [ip["address"] for ip in fixed if ip["version"] == 4]
@@ -206,7 +206,7 @@ def expected_leaves(entry: Entry, asker: str) -> dict[str, str]:
         "ami-launch-index": str(entry["launch_index"]),
         "hostname": f"{entry['hostname']}.novalocal",
         "instance-type": entry["flavor_name"],
-        "local-ipv4": v4[0] if v4 else asker,
+        "local-ipv4": v4[0] if v4 else client_address,
         "public-ipv4": floating[0] if floating else "",
         "placement/availability-zone": str(entry["availability_zone"]),
         "reservation-id": str(entry["reservation_id"]),

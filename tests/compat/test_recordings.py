@@ -1,4 +1,4 @@
-"""Every recorded request, through the HTTP parser and the service, without sockets."""
+"""All recorded requests, through the HTTP parser and the handler without sockets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from tests.compat.compare import Got, mismatch
+from tests.compat.compare import Received, mismatch
 from tests.compat.recordings import Case, Expectations, load_cases, load_instances
 from tests.compat.stage import Stage
 
@@ -27,14 +27,14 @@ def stage(tmp_path_factory) -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize(("config", "group"), GROUPS)
-def test_answers_like_nova(stage: Stage, config: str, group: str) -> None:
+def test_responses_match_the_recorded_nova(stage: Stage, config: str, group: str) -> None:
     cases = [case for case in CASES if (case.config, case.group) == (config, group)]
     stage.reset()
     failures = asyncio.run(_replay(stage, config, cases))
     assert not failures, f"{len(failures)} of {len(cases)}:\n" + "\n".join(failures[:20])
 
 
-def test_all_recordings_are_here() -> None:
+def test_recordings_are_complete() -> None:
     assert len(CASES) == 2124
 
 
@@ -48,19 +48,19 @@ async def _replay(stage: Stage, config: str, cases: list[Case]) -> list[str]:
         if failure is not None:
             failures.append(failure)
         if expected.difference:
-            stage.reset()  # what we did and nova did not must not show in what follows
+            stage.reset()  # the different response must not affect the next cases
     return failures
 
 
-async def _ask(service: MetadataHandler, case: Case) -> Got:
+async def _ask(service: MetadataHandler, case: Case) -> Received:
     conversation = RequestParser(LIMITS, peer="127.0.0.1")
     conversation.receive(case.request_bytes)
     try:
         incoming = conversation.next()
     except HttpError as refusal:
-        return Got(refusal.status, {}, refusal.sentence.encode())
+        return Received(refusal.status, {}, refusal.sentence.encode())
     assert incoming is not None, f"{case} is not complete"
     response = await service.handle(incoming.request)
     headers = {name.decode().lower(): value.decode() for name, value in response.headers}
     body = b"" if case.method == "HEAD" else response.body
-    return Got(response.status, headers, body)
+    return Received(response.status, headers, body)

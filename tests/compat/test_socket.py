@@ -1,4 +1,4 @@
-"""The recorded requests, byte for byte over a socket, to the server that guests and agents meet."""
+"""All recorded requests, byte for byte over a socket."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from tests.compat.compare import Got, mismatch
+from tests.compat.compare import Received, mismatch
 from tests.compat.recordings import Case, Expectations, load_cases, load_instances
 from tests.compat.stage import CONFIGS, Stage
 from tests.waiting import HANG_SECONDS
@@ -26,7 +26,7 @@ def stage(tmp_path_factory) -> Iterator[Stage]:
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_answers_like_nova_over_a_socket(stage: Stage, config: str) -> None:
+def test_responses_over_a_socket_match_the_recorded_nova(stage: Stage, config: str) -> None:
     stage.reset()
     cases = [case for case in CASES if case.config == config]
     failures = asyncio.run(_replay(stage, config, cases))
@@ -51,7 +51,7 @@ async def _replay(stage: Stage, config: str, cases: list[Case]) -> list[str]:
     return failures
 
 
-async def _ask(port: int, case: Case) -> Got:
+async def _ask(port: int, case: Case) -> Received:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(case.request_bytes)
     await writer.drain()
@@ -63,4 +63,4 @@ async def _ask(port: int, case: Case) -> Got:
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     if case.method != "HEAD":
         assert int(headers["content-length"]) == len(body), str(case)
-    return Got(int(status_line.split(" ")[1]), headers, body)
+    return Received(int(status_line.split(" ")[1]), headers, body)

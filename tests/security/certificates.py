@@ -1,4 +1,4 @@
-"""Certificates made for a test: an authority, and whom it vouches for."""
+"""A certificate authority and its certificates for tests."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Authority:
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def vouch_for(self, name: str) -> Files:
-        """A certificate for 127.0.0.1, and its key."""
+    def issue(self, name: str) -> Files:
+        """Issues a certificate for 127.0.0.1 with its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(_subject(name), key.public_key(), self._certificate.subject, is_authority=False)
         files = Files(self._folder / f"{name}.crt", self._folder / f"{name}.key")

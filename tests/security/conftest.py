@@ -8,7 +8,7 @@ from tests.security.stage import Cloud, cloud_in
 
 @pytest.fixture(scope="module")
 def running_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """One a test file, with the namespace proxy in front."""
+    """A cloud with a namespace proxy for each test module."""
     with cloud_in(tmp_path_factory.mktemp("security")) as cloud:
         cloud.start_proxy()
         yield cloud
@@ -16,8 +16,8 @@ def running_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 @pytest.fixture
 def cloud(running_cloud: Cloud) -> Iterator[Cloud]:
-    """Passwords are forgotten before each test; every answer in it is judged after it."""
+    """Resets the passwords before each test, and checks all its responses after it."""
     running_cloud.api_stage.reset()
     running_cloud.transcripts.clear()
     yield running_cloud
-    running_cloud.judge()
+    running_cloud.check_transcripts()

@@ -1,10 +1,10 @@
-"""Bytes against the server, guided by coverage: what a guest may send, through the parser, the rules and the documents.
+"""A fuzzer of the metadata API: a guest's bytes go through the parser, the rules and the documents.
 
     python -m tests.security.fuzz --seconds 60 [--folder build/fuzz]
 
-What must hold for whatever is sent, whole and in pieces, and again: it is answered, never by 500; h11 can read every
-answer; nothing of beta's is in any, since only alpha's signature is known; where the bytes were cut makes no difference.
-atheris (libFuzzer) where it is installed; else mutations of the same seeds.
+Each input is sent whole, in pieces and again. No response has the status 500, h11 parses all responses, and no response
+contains data of beta, because the seeds have only alpha's signature. The position of the cuts does not change the statuses.
+The fuzzer is atheris (libFuzzer), guided by coverage. Without atheris it mutates the same seeds at random.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ except ImportError:
 with atheris.instrument_imports(include=["openimds"]) if atheris else contextlib.nullcontext():
     import structlog
     from tests.compat.stage import Stage
-    from tests.security.cloud import ALPHA, BETA, instances_document, request
-    from tests.security.opinion import answers
+    from tests.security.instances import ALPHA, BETA, instances_document, request
+    from tests.security.responses import answers
 
     from openimds.http.messages import Response
     from openimds.http.server.connection import Connection, ResponseWriter
@@ -45,7 +45,7 @@ _HOSTNAME = "/latest/meta-data/hostname"
 
 
 def seeds() -> list[bytes]:
-    """What the fuzzer starts from: what is right, and what is nearly right."""
+    """Valid and almost valid requests as the first inputs."""
     claim = ALPHA.claim
     keep = {"Connection": "keep-alive"}
     paths = (
@@ -74,8 +74,8 @@ def seeds() -> list[bytes]:
     return found
 
 
-class NotingWriter(ResponseWriter):
-    """Notes which methods it answers: h11 must know whether a body follows."""
+class RecordingWriter(ResponseWriter):
+    """Records the methods of the requests. h11 needs them to know whether a response has a body."""
 
     __slots__ = ("methods",)
 
@@ -86,17 +86,17 @@ class NotingWriter(ResponseWriter):
         super().write(answer, method, keep_alive=keep_alive)
 
 
-class NotingRepeats(ResponseCache):
-    """Likewise, of what is learnt and of what is answered again: always GET."""
+class RecordingCache(ResponseCache):
+    """Records GET for each response that the cache stores or serves."""
 
     methods: list[str]
 
     def learn(
         self, head: bytes, answer: Response, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
     ) -> bytes | None:
-        learnt = super().learn(head, answer, date, asker, keep_alive=keep_alive)
-        self.methods += ["GET"] * (learnt is not None)
-        return learnt
+        stored = super().learn(head, answer, date, asker, keep_alive=keep_alive)
+        self.methods += ["GET"] * (stored is not None)
+        return stored
 
     def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> tuple[bytes, bool] | None:
         answer = super().answer(data, date, asker)
@@ -105,7 +105,7 @@ class NotingRepeats(ResponseCache):
 
 
 class Server:
-    """The metadata API's server without sockets: a connection is called as the event loop would call it."""
+    """The server of the metadata API without sockets: the tests call a connection as the event loop does."""
 
     def __init__(self, folder: Path) -> None:
         self._loop = asyncio.new_event_loop()
@@ -113,16 +113,16 @@ class Server:
         stage.threads = Inline()  # type: ignore[assignment]
         self._server = HttpServer(stage.service("cache").handle)
         self._server.loop = self._loop
-        self._repeats = NotingRepeats()
-        for guest in (ALPHA, BETA):  # both are in memory from now on, and alpha has a password
-            self.said([request("POST", "/openstack/latest/password", guest.claim, f"{guest.canary} word".encode())])
+        self._repeats = RecordingCache()
+        for guest in (ALPHA, BETA):  # loads both instances into the cache and sets their passwords
+            self.exchange([request("POST", "/openstack/latest/password", guest.claim, f"{guest.canary} word".encode())])
 
-    def said(self, pieces: list[bytes]) -> tuple[bytes, list[str]]:
-        """What a connection answers to these pieces and its end, and to which methods."""
+    def exchange(self, pieces: list[bytes]) -> tuple[bytes, list[str]]:
+        """Sends the pieces and the end of the stream. Returns the response bytes and the requests' methods."""
         transport = Written()
         connection = Connection(self._server, LIMITS, "fuzz", self._repeats)
         connection.connection_made(transport)
-        connection._writer = writer = NotingWriter(transport, "fuzz")
+        connection._writer = writer = RecordingWriter(transport, "fuzz")
         writer.methods = self._repeats.methods = []
         for piece in pieces:
             connection.data_received(piece)
@@ -138,7 +138,7 @@ class Server:
 
 
 class Inline(Executor):
-    """Does it at once."""
+    """Runs each call in `submit`."""
 
     def submit(self, what: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
         done: Future[Any] = Future()
@@ -150,7 +150,7 @@ class Inline(Executor):
 
 
 class Written(asyncio.Transport):
-    """Keeps what is written."""
+    """Stores the written bytes."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ""})
@@ -187,29 +187,29 @@ class Fuzz:
         self.count = 0
 
     def __call__(self, data: bytes) -> None:
-        """Fails by an AssertionError, or by whatever was not caught."""
+        """Checks one input. Raises AssertionError, or an exception that the server did not catch."""
         self.count += 1
-        whole = self._judged([data])
+        whole = self._statuses([data])
         size = 1 + len(data) % 61
-        in_pieces = self._judged([data[start : start + size] for start in range(0, len(data), size)])
-        again = self._judged([data])
+        in_pieces = self._statuses([data[start : start + size] for start in range(0, len(data), size)])
+        again = self._statuses([data])
         assert whole == again, (whole, again)
-        # Why a request is refused may be seen sooner or later; that it is, and what came before it, is the same.
+        # The cuts may change the reason and thus the status of the final refusal, but no other status.
         assert len(whole) == len(in_pieces), (whole, in_pieces)
         for one, other in zip(whole, in_pieces, strict=True):
             assert one == other or (one >= 400 and other >= 400 and one is whole[-1]), (whole, in_pieces)
 
-    def _judged(self, pieces: list[bytes]) -> list[int]:
-        raw, methods = self._server.said(pieces)
-        told = [secret for secret in BETA.secrets if secret in raw]
-        assert not told, f"beta's {told}"
+    def _statuses(self, pieces: list[bytes]) -> list[int]:
+        raw, methods = self._server.exchange(pieces)
+        leaked = [secret for secret in BETA.secrets if secret in raw]
+        assert not leaked, f"a response contains beta's {leaked}"
         found = answers(raw, methods)
         assert not [answer for answer in found if answer.status == 500], "the server failed"
         return [answer.status for answer in found]
 
 
 def mutated(chosen: random.Random, corpus: list[bytes]) -> bytes:
-    """Without coverage: pieces taken out, doubled, replaced, put together."""
+    """A seed with parts removed, repeated, replaced or combined with another seed."""
     data = bytearray(chosen.choice(corpus))
     for _ in range(chosen.randint(1, 6)):
         place = chosen.randrange(len(data) + 1)
@@ -260,7 +260,7 @@ def run_guided(fuzz: Fuzz, seconds: float, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--folder", type=Path, help="of the corpus, and of inputs that fail; kept")
+    parser.add_argument("--folder", type=Path, help="folder of the corpus and of the failing inputs")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
-"""The guests' whole way on the loopback: HAProxy → metadata agent → metadata API, all real but the kernel's wiring.
+"""The metadata path on the loopback interface: HAProxy → metadata agent → metadata API.
 
-Guests ask from addresses of 127.0.0.0/8, so that no namespace, and no root, is needed. Every byte that anything answers
-is kept with who asked, and judged: `Transcript`.
+Guests send from addresses of 127.0.0.0/8, so that the tests need neither namespaces nor root. A `Transcript` stores all bytes
+of a connection with its client.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from tests.compat.stage import Stage as ApiStage
 from tests.ports import free_port
-from tests.security.cloud import NETWORK, SECRET, Guest, instances_document
-from tests.security.known_ports import NoMorePorts, ports_of_guests
-from tests.security.opinion import Answer
-from tests.security.served import SHORT
-from tests.security.transcript import Line, Transcript, ask_whole
+from tests.security.instances import NETWORK, SECRET, Guest, instances_document
+from tests.security.port_mirror import EmptyControlApi, ports_of_guests
+from tests.security.responses import Answer
+from tests.security.server_thread import SHORT
+from tests.security.transcript import Connection, Transcript, send_and_read
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.agents.metadata.lookup.resolver import PortResolver
@@ -43,14 +43,14 @@ from openimds.programs.metadata_api.worker import LIMITS
 
 
 class Lines:
-    """The agent's request log, where tests can capture it."""
+    """The agent's request log as structlog events, so that tests can capture them."""
 
     def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
         return lambda request_id, ms: structlog.get_logger().info(event, request_id=request_id, ms=ms, **facts)
 
 
 class Cloud:
-    """Runs the servers on an event loop of its own thread."""
+    """The servers, on an event loop in a thread."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -73,63 +73,63 @@ class Cloud:
 
     def start(self) -> None:
         self._thread.start()
-        self.api_port = self.do(self._start_api())
-        self.do(self._start_agent())
+        self.api_port = self.run(self._start_api())
+        self.run(self._start_agent())
 
     def stop(self) -> None:
         if self._haproxy is not None:
             self._haproxy.terminate()
             self._haproxy.wait(HANG_SECONDS)
-        self.do(self._stop_servers())
+        self.run(self._stop_servers())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(HANG_SECONDS)
         self._loop.close()
         self._executor.shutdown()
         self.api_stage.close()
 
-    def do(self, coming: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coming, self._loop).result(HANG_SECONDS)
+    def run(self, coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(HANG_SECONDS)
 
-    # Asking -------------------------------------------------------------------------------------------------------
+    # Requests -----------------------------------------------------------------------------------------------------
 
-    def connect_api(self, asker: Guest | None) -> Line:
-        """Straight to the metadata API, as an agent would for `asker`."""
-        return self._line(socket.create_connection(("127.0.0.1", self.api_port), HANG_SECONDS), asker)
+    def connect_api(self, client: Guest | None) -> Connection:
+        """Connects to the metadata API, as an agent does for `client`."""
+        return self._line(socket.create_connection(("127.0.0.1", self.api_port), HANG_SECONDS), client)
 
-    def connect_agent(self, asker: Guest | None) -> Line:
+    def connect_agent(self, client: Guest | None) -> Connection:
         raw = socket.socket(socket.AF_UNIX)
         raw.settimeout(HANG_SECONDS)
         raw.connect(str(self.agent_socket))
-        return self._line(raw, asker)
+        return self._line(raw, client)
 
-    def connect_proxy(self, asker: Guest | None, address: str = "") -> Line:
-        """As a guest does."""
-        source = address or (asker.address if asker else "127.0.0.1")
+    def connect_proxy(self, client: Guest | None, address: str = "") -> Connection:
+        """Connects to the namespace proxy, as a guest does."""
+        source = address or (client.address if client else "127.0.0.1")
         raw = socket.create_connection(("127.0.0.1", self.proxy_port), HANG_SECONDS, (source, 0))
-        return self._line(raw, asker)
+        return self._line(raw, client)
 
-    def ask_api(self, asker: Guest | None, data: bytes) -> list[Answer]:
-        return ask_whole(self.connect_api(asker), data)
+    def ask_api(self, client: Guest | None, data: bytes) -> list[Answer]:
+        return send_and_read(self.connect_api(client), data)
 
-    def ask_agent(self, asker: Guest | None, data: bytes) -> list[Answer]:
-        return ask_whole(self.connect_agent(asker), data)
+    def ask_agent(self, client: Guest | None, data: bytes) -> list[Answer]:
+        return send_and_read(self.connect_agent(client), data)
 
-    def ask_proxy(self, asker: Guest | None, data: bytes, address: str = "") -> list[Answer]:
-        return ask_whole(self.connect_proxy(asker, address), data)
+    def ask_proxy(self, client: Guest | None, data: bytes, address: str = "") -> list[Answer]:
+        return send_and_read(self.connect_proxy(client, address), data)
 
-    def judge(self) -> None:
-        """Every answer since the last time."""
+    def check_transcripts(self) -> None:
+        """Checks all responses since the last call."""
         transcripts, self.transcripts = self.transcripts, []
         for transcript in transcripts:
-            transcript.judge()
+            transcript.check()
 
-    def _line(self, raw: socket.socket, asker: Guest | None) -> Line:
+    def _line(self, raw: socket.socket, client: Guest | None) -> Connection:
         raw.settimeout(HANG_SECONDS)
-        transcript = Transcript(asker)
+        transcript = Transcript(client)
         self.transcripts.append(transcript)
-        return Line(raw, transcript)
+        return Connection(raw, transcript)
 
-    # Serving ------------------------------------------------------------------------------------------------------
+    # Servers ------------------------------------------------------------------------------------------------------
 
     async def _start_api(self) -> int:
         listener = tcp_listener("127.0.0.1", 0)
@@ -141,21 +141,21 @@ class Cloud:
         return port
 
     @contextmanager
-    def patient_api(self) -> Iterator[int]:
-        """The port of another metadata API, which gives nothing up."""
+    def api_with_long_timeouts(self) -> Iterator[int]:
+        """The port of another metadata API with long timeouts."""
         listener = tcp_listener("127.0.0.1", 0)
         port: int = listener.getsockname()[1]
-        patience = Timeouts(head=HANG_SECONDS, body=HANG_SECONDS)
-        server = HttpServer(self.api_stage.service("cache").handle, timeouts=patience)
-        self.do(server.start([Listener(socket=listener, tag="tcp", limits=LIMITS)]))
+        timeouts = Timeouts(head=HANG_SECONDS, body=HANG_SECONDS)
+        server = HttpServer(self.api_stage.service("cache").handle, timeouts=timeouts)
+        self.run(server.start([Listener(socket=listener, tag="tcp", limits=LIMITS)]))
         try:
             yield port
         finally:
-            self.do(server.stop(0.5))
+            self.run(server.stop(0.5))
 
     async def _start_agent(self) -> None:
         self._pool = Pool(Upstream(host="127.0.0.1", port=self.api_port))
-        finder = PortResolver(self.ports, NoMorePorts(), self.ports, executor=self._executor, clock=time.monotonic)
+        finder = PortResolver(self.ports, EmptyControlApi(), self.ports, executor=self._executor, clock=time.monotonic)
         self.agent = ProxyHandler(
             finder,
             PooledUpstream(self._pool),
@@ -180,7 +180,7 @@ class Cloud:
 
 
 def start_haproxy(folder: Path, agent: Path, port: int, **settings: Any) -> subprocess.Popen[bytes]:
-    """The namespace proxy, as the agents configure it, on a port of the loopback; in the foreground."""
+    """Starts the namespace proxy with the agents' configuration on a port of the loopback interface."""
     place = folder / f"proxy-{port}"
     (place / "external" / "pids").mkdir(parents=True)
     settings.setdefault("timeouts", ProxyTimeouts(http_request_seconds=1))

@@ -1,4 +1,4 @@
-"""Checklist row 4: what cannot be known now is 503 with Retry-After, never 404, and never somebody else's."""
+"""Checklist row 4: an instance that cannot be loaded is 503 with Retry-After, not 404 or another instance's data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.compat.stage import Stage
-from tests.security.cloud import ALPHA, BETA, request
+from tests.security.instances import ALPHA, BETA, request
 from tests.security.stage import Cloud, cloud_in
 
 from openimds.resources.errors import StoreUnavailable
@@ -15,12 +15,12 @@ from openimds.resources.errors import StoreUnavailable
 HOSTNAME = "/latest/meta-data/hostname"
 
 
-class Away:
-    """A store that has gone away."""
+class FailingStore:
+    """A store whose calls all fail."""
 
     def __getattr__(self, name: str) -> object:
         def fail(*_arguments: object) -> object:
-            raise StoreUnavailable("the store is away")
+            raise StoreUnavailable("the store is unavailable")
 
         return fail
 
@@ -30,14 +30,14 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
     with cloud_in(tmp_path) as cloud:
         cloud.start_proxy()
         yield cloud
-        cloud.judge()
+        cloud.check_transcripts()
 
 
-def test_4_while_the_store_is_away(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_4_unavailable_store_is_503_for_uncached_instances(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cloud.ask_proxy(ALPHA, request("GET", HOSTNAME))[0].status == 200
     stage: Stage = cloud.api_stage
-    monkeypatch.setattr(stage.instances, "instance", Away().instance)
-    (known,) = cloud.ask_proxy(ALPHA, request("GET", HOSTNAME))
-    assert known.status == 200
-    (unknown,) = cloud.ask_proxy(BETA, request("GET", HOSTNAME))
-    assert (unknown.status, unknown.header("retry-after")) == (503, "1")
+    monkeypatch.setattr(stage.instances, "instance", FailingStore().instance)
+    (cached,) = cloud.ask_proxy(ALPHA, request("GET", HOSTNAME))
+    assert cached.status == 200
+    (uncached,) = cloud.ask_proxy(BETA, request("GET", HOSTNAME))
+    assert (uncached.status, uncached.header("retry-after")) == (503, "1")

@@ -1,4 +1,4 @@
-"""Checklist rows 11 and 14, where guests reach the metadata API themselves and are known by their address."""
+"""Checklist rows 11, 14, 16 and 21 without an agent: guests connect to the metadata API and are identified by address."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from tests.compat.stage import Stage
-from tests.security.cloud import ALPHA, BETA, GUESTS, Guest, instances_document, request
-from tests.security.opinion import Answer, answers
-from tests.security.served import Served
+from tests.security.instances import ALPHA, BETA, GUESTS, Guest, instances_document, request
+from tests.security.responses import Answer, answers
+from tests.security.server_thread import ServerThread
 from tests.security.test_identity import FORGED
 from tests.waiting import HANG_SECONDS
 
@@ -25,7 +25,7 @@ ALLOWED = ("169.254.169.254", "[fe80::a9fe:a9fe]", "metadata.example")
 
 
 class Direct(Stage):
-    """The metadata API without signatures."""
+    """The metadata API with identification by address."""
 
     strict_hosts: tuple[str, ...] | None = None
 
@@ -36,29 +36,29 @@ class Direct(Stage):
 
 
 @contextmanager
-def direct(folder: Path, strict_hosts: tuple[str, ...] | None) -> Iterator[Served]:
+def direct(folder: Path, strict_hosts: tuple[str, ...] | None) -> Iterator[ServerThread]:
     stage = Direct(folder, instances_document())
     stage.strict_hosts = strict_hosts
     try:
-        with Served(stage.service, ConnectionLimits(per_peer=20)) as served:
+        with ServerThread(stage.service, ConnectionLimits(per_peer=20)) as served:
             yield served
     finally:
         stage.close()
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     with direct(tmp_path_factory.mktemp("direct"), None) as served:
         yield served
 
 
 @pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     with direct(tmp_path_factory.mktemp("strict"), ALLOWED) as served:
         yield served
 
 
-def ask(served: Served, guest: Guest, data: bytes) -> list[Answer]:
+def ask(served: ServerThread, guest: Guest, data: bytes) -> list[Answer]:
     raw = b""
     with socket.create_connection(("127.0.0.1", served.port), HANG_SECONDS, (guest.address, 0)) as line:
         line.sendall(data)
@@ -69,8 +69,8 @@ def ask(served: Served, guest: Guest, data: bytes) -> list[Answer]:
     return answers(raw, [])
 
 
-def test_equal_bytes_of_two_guests_are_two_answers(plain: Served) -> None:
-    """Nothing of what one was told is remembered for the other."""
+def test_same_bytes_of_two_guests_get_different_responses(plain: ServerThread) -> None:
+    """A cached response is served only to its own guest."""
     paths = (HOSTNAME, "/openstack/latest/meta_data.json", "/openstack/latest/user_data")
     data = b"".join(request("GET", path, {"Connection": "keep-alive"}) for path in paths)
     for guest in (ALPHA, BETA) * 10:
@@ -85,7 +85,7 @@ def test_equal_bytes_of_two_guests_are_two_answers(plain: Served) -> None:
         line.close()
 
 
-def test_11_forged_headers_are_ignored_by_default_and_refused_when_strict(plain: Served, strict: Served) -> None:
+def test_11_forged_headers_are_ignored_or_refused_when_strict(plain: ServerThread, strict: ServerThread) -> None:
     for name, value in FORGED.items():
         (answer,) = ask(plain, ALPHA, request("GET", HOSTNAME, {name: value}))
         assert answer.status == 200
@@ -99,20 +99,22 @@ def test_11_forged_headers_are_ignored_by_default_and_refused_when_strict(plain:
     [("169.254.169.254", 200), ("169.254.169.254:80", 200), ("[fe80::a9fe:a9fe]", 200), ("metadata.example", 200),
      ("rebound.example", 403), ("169.254.169.254.rebound.example", 403), ("", 403)],
 )  # fmt: skip
-def test_14_hosts(plain: Served, strict: Served, host: str, status: int) -> None:
+def test_14_unknown_host_is_refused_when_strict(
+    plain: ServerThread, strict: ServerThread, host: str, status: int
+) -> None:
     (answer,) = ask(strict, ALPHA, request("GET", HOSTNAME, {"Host": host}))
     assert answer.status == status
     (answer,) = ask(plain, ALPHA, request("GET", HOSTNAME, {"Host": host}))
     assert answer.status == 200
 
 
-def test_nobody_is_told_of_anybody(plain: Served) -> None:
-    nobody = Guest("nobody", "-", "-", "127.0.7.51", 9)
-    (answer,) = ask(plain, nobody, request("GET", HOSTNAME, FORGED))
+def test_unknown_client_is_404(plain: ServerThread) -> None:
+    unknown = Guest("unknown", "-", "-", "127.0.7.51", 9)
+    (answer,) = ask(plain, unknown, request("GET", HOSTNAME, FORGED))
     assert answer.status == 404
 
 
-def test_21_connections_of_one_guest_are_capped_and_others_served(plain: Served) -> None:
+def test_21_connections_of_one_guest_are_limited(plain: ServerThread) -> None:
     held = [socket.create_connection(("127.0.0.1", plain.port), HANG_SECONDS, (ALPHA.address, 0)) for _ in range(40)]
     try:
         refused = 0
@@ -126,14 +128,14 @@ def test_21_connections_of_one_guest_are_capped_and_others_served(plain: Served)
             line.close()
 
 
-def test_16_a_drain_finishes_what_is_under_way(tmp_path: Path) -> None:
+def test_16_drain_finishes_the_request_in_flight(tmp_path: Path) -> None:
     stage = Direct(tmp_path, instances_document())
-    with Served(stage.service, ConnectionLimits()) as served:
+    with ServerThread(stage.service, ConnectionLimits()) as served:
         line = socket.create_connection(("127.0.0.1", served.port), HANG_SECONDS, (ALPHA.address, 0))
         line.sendall(b"GET " + HOSTNAME.encode() + b" HTTP/1.1\r\n")
-        served.settle(1)
+        served.wait_for_connections(1)
         stopping = asyncio.run_coroutine_threadsafe(served.server.stop(5), served.loop)
-        served.settle_draining()
+        served.wait_until_draining()
         line.sendall(b"Host: a\r\n\r\n")
         (answer,) = answers(line.recv(65536), [])
         assert (answer.status, answer.closes) == (200, True)

@@ -1,12 +1,12 @@
-"""Checklist rows 1-3, 8, 16, 19, 22: ordinary requests, and the edges of what is there."""
+"""Checklist rows 1-3, 8, 16, 17, 19 and 22: paths, methods, pipelining and passwords."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
-from tests.security.cloud import ALPHA, BETA, GUESTS, NETWORK, Guest, request
-from tests.security.opinion import Answer, answers
+from tests.security.instances import ALPHA, BETA, GUESTS, NETWORK, Guest, request
+from tests.security.responses import Answer, answers
 from tests.security.stage import Cloud
 
 
@@ -16,11 +16,11 @@ def get(cloud: Cloud, guest: Guest, path: str, method: str = "GET") -> Answer:
 
 
 JSON = ("/meta_data.json", "/vendor_data.json", "/vendor_data2.json")
-"""What nova says is JSON; network_data.json is text to it."""
+"""The documents with a JSON content type in nova. network_data.json is text there."""
 
 
 @pytest.mark.parametrize("guest", GUESTS, ids=lambda guest: guest.label)
-def test_1_and_2_every_listed_path(cloud: Cloud, guest: Guest) -> None:
+def test_1_and_2_all_listed_paths_exist(cloud: Cloud, guest: Guest) -> None:
     paths = ["/", "/latest", "/openstack", "/openstack/latest", "/latest/user-data"]
     paths += [f"/openstack/latest/{name}" for name in get(cloud, guest, "/openstack/latest").body.decode().split("\n")]
     paths += ec2_paths(cloud, guest, "/latest/meta-data/")
@@ -45,8 +45,8 @@ def ec2_paths(cloud: Cloud, guest: Guest, folder: str) -> list[str]:
     return paths
 
 
-def test_each_document_has_its_owners_canary(cloud: Cloud) -> None:
-    """Otherwise the search for the other's would prove nothing."""
+def test_documents_contain_the_canary(cloud: Cloud) -> None:
+    """Shows that the search for the other instance's canary can fail."""
     for guest in GUESTS:
         for path in ("openstack/latest/meta_data.json", "openstack/latest/user_data", "latest/meta-data/hostname"):
             assert guest.canary.encode() in get(cloud, guest, f"/{path}").body
@@ -61,13 +61,13 @@ def test_each_document_has_its_owners_canary(cloud: Cloud) -> None:
         "/openstack/content/0000", "/openstack/latest/user_data/x",
     ],
 )  # fmt: skip
-def test_3_unknown_paths(cloud: Cloud, path: str) -> None:
+def test_3_unknown_path_is_404(cloud: Cloud, path: str) -> None:
     assert get(cloud, ALPHA, path).status == 404
 
 
 @pytest.mark.parametrize("method", ["DELETE", "PATCH", "PUT", "OPTIONS", "FOO", "get"])
 @pytest.mark.parametrize("path", ["/latest/meta-data/hostname", "/openstack/latest/meta_data.json", "/"])
-def test_8_other_methods(cloud: Cloud, method: str, path: str) -> None:
+def test_8_other_method_is_405(cloud: Cloud, method: str, path: str) -> None:
     (answer,) = cloud.ask_proxy(ALPHA, request(method, path, {"Content-Length": "0"}))
     assert answer.status == 405
     assert answer.header("allow") == "GET, HEAD"
@@ -75,8 +75,8 @@ def test_8_other_methods(cloud: Cloud, method: str, path: str) -> None:
 
 @pytest.mark.parametrize("target", ["/", "/latest/meta-data/hostname", "/nope", "*"])
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
-def test_8_trace_and_connect_end_the_connection(cloud: Cloud, target: str, method: str) -> None:
-    """The metadata API says of what is not there that it is not there, as nova does; guests never get so far."""
+def test_8_trace_and_connect_close_the_connection(cloud: Cloud, target: str, method: str) -> None:
+    """The metadata API answers an unknown path with 404, as nova does. The agent refuses these methods before it forwards."""
     data = request(method, target, {"Connection": "keep-alive", **ALPHA.claim}) + request("GET", "/", ALPHA.claim)
     scope = {"X-Neutron-Network-ID": NETWORK, "X-Forwarded-For": ALPHA.address}
     (from_agent,) = cloud.ask_agent(ALPHA, request(method, target, {"Connection": "keep-alive", **scope}) + data)
@@ -85,7 +85,7 @@ def test_8_trace_and_connect_end_the_connection(cloud: Cloud, target: str, metho
     assert (from_api.status, from_api.closes) == ({"/nope": 404, "*": 400}.get(target, 405), True)
 
 
-def test_16_pipelined_requests_are_answered_in_order_by_one_identity(cloud: Cloud) -> None:
+def test_16_pipelined_requests_are_answered_in_order(cloud: Cloud) -> None:
     paths = ["/latest/meta-data/hostname", "/openstack/latest/user_data", "/nope", "/latest/meta-data/instance-id"] * 5
     for guest in GUESTS:
         line = cloud.connect_proxy(guest)
@@ -96,11 +96,11 @@ def test_16_pipelined_requests_are_answered_in_order_by_one_identity(cloud: Clou
         assert [(one.status, one.body) for one in got[:-1]] == [(one.status, one.body) for one in single]
 
 
-def test_16_pipelined_requests_of_two_instances_over_one_connection_of_an_agent(cloud: Cloud) -> None:
-    """A pooled connection carries everybody's requests: each is answered for who it is signed for."""
+def test_16_pipelined_requests_of_two_instances_get_their_own_data(cloud: Cloud) -> None:
+    """A pooled connection carries requests for both instances. Each response belongs to the signed instance."""
     pairs = [ALPHA, BETA, BETA, ALPHA, BETA] * 20
     line = cloud.connect_api(None)
-    cloud.transcripts.remove(line.transcript)  # both canaries are in it, and checked here
+    cloud.transcripts.remove(line.transcript)  # it contains both canaries and is checked below
     path = "/openstack/latest/meta_data.json"
     line.send(b"".join(request("GET", path, {"Connection": "keep-alive", **guest.claim}) for guest in pairs))
     line.send(request("GET", "/"))
@@ -111,7 +111,7 @@ def test_16_pipelined_requests_of_two_instances_over_one_connection_of_an_agent(
         assert not [secret for secret in other.secrets if secret in answer.body]
 
 
-def test_19_password(cloud: Cloud) -> None:
+def test_19_password_is_stored_once(cloud: Cloud) -> None:
     path = "/openstack/latest/password"
     steps = [
         ("GET", b"", 200), ("POST", b"canary-of-alpha: encrypted", 200), ("POST", b"another", 409), ("GET", b"", 200),
@@ -124,7 +124,7 @@ def test_19_password(cloud: Cloud) -> None:
     assert get(cloud, BETA, path).body == b""
 
 
-def test_17_a_password_is_at_most_1020_bytes(cloud: Cloud) -> None:
+def test_17_password_is_at_most_1020_bytes(cloud: Cloud) -> None:
     path = "/openstack/latest/password"
     assert cloud.ask_proxy(ALPHA, request("POST", path, body=b"x" * 1021))[0].status == 400
     assert get(cloud, ALPHA, path).body == b""
@@ -144,7 +144,7 @@ def test_17_a_password_is_at_most_1020_bytes(cloud: Cloud) -> None:
         ("/latest/meta-data/%2568ostname", 404),
     ],
 )  # fmt: skip
-def test_22_paths(cloud: Cloud, target: str, status: int) -> None:
+def test_22_path_traversal_reads_no_file(cloud: Cloud, target: str, status: int) -> None:
     for ask, headers in ((cloud.ask_api, ALPHA.claim), (cloud.ask_proxy, {})):
         (answer,) = ask(ALPHA, request("GET", target, headers))
         assert answer.status == status, ask
@@ -153,6 +153,6 @@ def test_22_paths(cloud: Cloud, target: str, status: int) -> None:
             assert ALPHA.canary.encode() in answer.body
 
 
-def test_22_a_path_beyond_the_limit(cloud: Cloud) -> None:
+def test_22_path_beyond_the_limit_is_414(cloud: Cloud) -> None:
     (answer,) = cloud.ask_api(ALPHA, request("GET", "/" + "a" * 9000, ALPHA.claim))
     assert (answer.status, answer.closes) == (414, True)

@@ -1,11 +1,11 @@
-"""Checklist rows 13, 15, 17, 18: where a request ends, however it is sent."""
+"""Checklist rows 13, 15, 17 and 18: sizes, request smuggling and slow clients."""
 
 from __future__ import annotations
 
 import socket
 
 import pytest
-from tests.security.cloud import ALPHA, BETA, request
+from tests.security.instances import ALPHA, BETA, request
 from tests.security.stage import Cloud
 from tests.waiting import HANG_SECONDS
 
@@ -16,7 +16,7 @@ from openimds.programs.metadata_api.worker import LIMITS
 HOSTNAME = "/latest/meta-data/hostname"
 CLAIM = "".join(f"{name}: {value}\r\n" for name, value in ALPHA.claim.items()).encode()
 SMUGGLED = request("GET", HOSTNAME, BETA.claim)
-"""A whole request of beta's, signed. Where one server sees a body and another a request, beta's answer comes out."""
+"""A signed request for beta as a body. A server that parses it as a request returns beta's data."""
 
 
 def post(*fields: bytes, body: bytes) -> bytes:
@@ -80,35 +80,35 @@ STATUSES = {"HTTP/2": 505, "HTTP/1.2": 505}
 
 
 @pytest.mark.parametrize(("name", "data"), REFUSED, ids=[name for name, _ in REFUSED])
-def test_15_ambiguous_framing_is_refused_and_ends_the_connection(cloud: Cloud, name: str, data: bytes) -> None:
+def test_15_ambiguous_framing_is_refused_and_closes_the_connection(cloud: Cloud, name: str, data: bytes) -> None:
     (answer,) = cloud.ask_api(ALPHA, data)
     assert answer.status == STATUSES.get(name, 400), answer
     assert answer.closes
 
 
 @pytest.mark.parametrize(("name", "data"), REFUSED, ids=[name for name, _ in REFUSED])
-def test_15_through_the_namespace_proxy_nothing_is_smuggled(cloud: Cloud, name: str, data: bytes) -> None:
-    """HAProxy mends some of it, refuses the rest: no request arrives that alpha did not make, as nobody but alpha."""
+def test_15_namespace_proxy_passes_no_smuggled_request(cloud: Cloud, name: str, data: bytes) -> None:
+    """HAProxy normalizes some of the requests and refuses the others. None returns beta's data."""
     for asked in (cloud.ask_proxy, cloud.ask_agent):
         for answer in asked(ALPHA, data):
             assert answer.status in (200, 400, 403, 404, 405, 408, 409, 411, 413, 501, 505), answer
             assert answer.status != 200 or BETA.canary.encode() not in answer.body
 
 
-def test_a_smuggled_request_would_have_been_seen(cloud: Cloud) -> None:
-    """The proof that the test above can fail."""
+def test_smuggled_request_fails_the_transcript_check(cloud: Cloud) -> None:
+    """Shows that the tests above can fail."""
     line = cloud.connect_api(ALPHA)
     line.send(SMUGGLED)
     line.finish()
-    with pytest.raises(AssertionError, match="alpha was told"):
-        cloud.judge()
+    with pytest.raises(AssertionError, match="alpha received"):
+        cloud.check_transcripts()
 
 
 PADDINGS = [1, 2, 100, 1000, 4000, 8000, 8192, 15000, 16384, 31000, 32768, 60000, 64000, 65535]
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_13_padded_headers(cloud: Cloud, padding: int) -> None:
+def test_13_padded_headers_get_own_data_or_are_refused(cloud: Cloud, padding: int) -> None:
     line = b"X-Padding: " + b"p" * padding + b"\r\n"
     head = b"GET " + HOSTNAME.encode() + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
     for asked, claim in ((cloud.ask_api, CLAIM), (cloud.ask_proxy, b"")):
@@ -120,7 +120,7 @@ def test_13_padded_headers(cloud: Cloud, padding: int) -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 1000, 10000])
-def test_13_in_pieces_of_one_byte(cloud: Cloud, padding: int) -> None:
+def test_13_request_in_pieces_of_one_byte_is_served(cloud: Cloud, padding: int) -> None:
     data = request("GET", HOSTNAME, {"X-Padding": "p" * padding, **ALPHA.claim})
     line = cloud.connect_api(ALPHA)
     line.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -129,17 +129,17 @@ def test_13_in_pieces_of_one_byte(cloud: Cloud, padding: int) -> None:
     assert line.finish().endswith(ALPHA.canary.encode() + b"-host.novalocal")
 
 
-def test_13_every_length_of_a_header() -> None:
-    """Of 64 KiB: the claim is read as it was sent, or the request is refused."""
+def test_13_header_of_any_length_is_parsed_or_refused() -> None:
+    """Up to 64 KiB the identity headers are parsed correctly, or the request is 431."""
     for padding in range(1, 65_600, 7):
         head = b"GET / HTTP/1.1\r\nX-Padding: " + b"p" * padding + b"\r\n" + CLAIM + b"\r\n"
         conversation = RequestParser(LIMITS)
         for start in range(0, len(head), 16_384):
             conversation.receive(head[start : start + 16_384])
-        assert _who(conversation) in (ALPHA.uuid.encode(), 431)
+        assert _instance_id(conversation) in (ALPHA.uuid.encode(), 431)
 
 
-def _who(conversation: RequestParser) -> bytes | int | None:
+def _instance_id(conversation: RequestParser) -> bytes | int | None:
     try:
         incoming = conversation.next()
     except HttpError as refusal:
@@ -147,7 +147,7 @@ def _who(conversation: RequestParser) -> bytes | int | None:
     return incoming.request.header(b"x-instance-id") if incoming else None
 
 
-def test_17_a_body_beyond_the_limit_is_refused_before_it_is_read(cloud: Cloud) -> None:
+def test_17_body_beyond_the_limit_is_refused_before_it_is_read(cloud: Cloud) -> None:
     for asked in (cloud.connect_api, cloud.connect_agent):
         for length in (256 * 1024 + 1, 10**12):
             line = asked(ALPHA)
@@ -156,13 +156,13 @@ def test_17_a_body_beyond_the_limit_is_refused_before_it_is_read(cloud: Cloud) -
             assert line.transcript.answers()[0].closes
 
 
-def test_17_nor_in_chunks(cloud: Cloud) -> None:
+def test_17_chunk_beyond_the_limit_is_refused(cloud: Cloud) -> None:
     line = cloud.connect_api(ALPHA)
     line.send(post(CHUNKED, body=b"fffffff\r\n"))
     assert line.finish().startswith(b"HTTP/1.1 413 ")
 
 
-def test_expectation_is_met_or_refused(cloud: Cloud) -> None:
+def test_expect_header_is_met_or_refused(cloud: Cloud) -> None:
     line = cloud.connect_api(ALPHA)
     line.send(post(b"Expect: 100-continue", b"Content-Length: 5", body=b""))
     assert line.read() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -176,40 +176,40 @@ def test_expectation_is_met_or_refused(cloud: Cloud) -> None:
     assert line.finish().startswith(b"HTTP/1.1 417 ")
 
 
-BEGUN = [b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nX-A: b\r\n", post(L, body=b"x")]
+UNFINISHED = [b"G", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nX-A: b\r\n", post(L, body=b"x")]
 
 
-@pytest.mark.parametrize("begun", BEGUN)
-def test_18_what_does_not_end_is_given_up(cloud: Cloud, begun: bytes) -> None:
+@pytest.mark.parametrize("unfinished", UNFINISHED)
+def test_18_unfinished_request_is_408(cloud: Cloud, unfinished: bytes) -> None:
     slow = [cloud.connect_api(ALPHA) for _ in range(50)]
     for line in slow:
-        line.send(begun)
+        line.send(unfinished)
     for line in slow:
         assert line.finish().startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("begun", BEGUN)
-def test_18_others_are_served_while_it_has_not_ended(cloud: Cloud, begun: bytes) -> None:
-    with cloud.patient_api() as port:
+@pytest.mark.parametrize("unfinished", UNFINISHED)
+def test_18_unfinished_requests_do_not_delay_other_clients(cloud: Cloud, unfinished: bytes) -> None:
+    with cloud.api_with_long_timeouts() as port:
         slow = [socket.create_connection(("127.0.0.1", port), HANG_SECONDS) for _ in range(50)]
         for line in slow:
-            line.sendall(begun)
+            line.sendall(unfinished)
         for _ in range(5):
             with socket.create_connection(("127.0.0.1", port), HANG_SECONDS) as other:
                 other.sendall(request("GET", HOSTNAME, BETA.claim))
                 assert b"".join(iter(lambda: other.recv(65536), b"")).startswith(b"HTTP/1.1 200 ")
         for line in slow:
             line.setblocking(False)
-            with pytest.raises(BlockingIOError):  # all of them are still waited for
+            with pytest.raises(BlockingIOError):  # the server still waits for its request
                 line.recv(1)
             line.close()
 
 
-def test_18_a_byte_now_and_then_does_not_prolong_it(cloud: Cloud) -> None:
+def test_18_trickling_bytes_do_not_extend_the_timeout(cloud: Cloud) -> None:
     line = cloud.connect_api(ALPHA)
     line.socket.settimeout(0.2)
     line.send(b"GET / HTTP/1.1\r\nX-A: ")
-    while True:  # the test's time-out ends it when a trickle holds the connection
+    while True:  # the timeout of the test ends the loop if the connection stays open
         try:
             data = line.read()
         except TimeoutError:
@@ -220,7 +220,7 @@ def test_18_a_byte_now_and_then_does_not_prolong_it(cloud: Cloud) -> None:
     line.finish()
 
 
-def test_18_through_the_namespace_proxy(cloud: Cloud) -> None:
+def test_18_unfinished_request_at_the_namespace_proxy_is_408(cloud: Cloud) -> None:
     line = cloud.connect_proxy(ALPHA)
     line.send(b"GET / HTTP/1.1\r\n")
     assert cloud.ask_proxy(BETA, request("GET", HOSTNAME))[0].status == 200

@@ -1,4 +1,4 @@
-"""Checklist rows 5, 11, 12, 28-31, 33: who asks is what the wire and the signature say, whatever else is written."""
+"""Checklist rows 5, 11, 12 and 28-31: only the source address and the signature identify an instance."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 from structlog.testing import capture_logs
-from tests.security.cloud import ALPHA, BETA, NETWORK, NOBODY, SECRET, TWICE, request
-from tests.security.opinion import Answer
+from tests.security.instances import ALPHA, BETA, NETWORK, SECRET, SHARED_ADDRESS, UNKNOWN_ADDRESS, request
+from tests.security.responses import Answer
 from tests.security.stage import Cloud
 
 from openimds.guest_identity.signature import matching_secret, sign
@@ -29,11 +29,11 @@ FORGED = {
     "X-Metadata-Provider-Signature": sign(SECRET, BETA.uuid),
     "X-Forwarded-Host": "beta",
 }
-"""What a guest writes that wants to be beta; it even has beta's signature."""
+"""Headers by which a guest claims to be beta, with beta's valid signature."""
 
 
 def spellings(name: str) -> list[bytes]:
-    """The header's line, without its end, in ways that some server may read as the header."""
+    """Variants of the header line, without its line end, that a lenient server may accept."""
     value = FORGED[name].encode()
     plain = name.encode()
     return [
@@ -51,21 +51,21 @@ def spellings(name: str) -> list[bytes]:
 SPELT = [pytest.param(line, id=repr(line[:40])) for name in FORGED for line in spellings(name)]
 
 
-def is_own_or_refused(answers: list[Answer]) -> None:
-    """Alpha's own host name, or a refusal."""
+def assert_own_or_refused(answers: list[Answer]) -> None:
+    """Each response is alpha's hostname or a refusal."""
     for answer in answers:
         assert answer.status in (200, 400, 403), answer
         assert answer.status != 200 or answer.body.startswith(ALPHA.canary.encode()), answer
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_11_what_a_guest_says_of_itself_is_nothing(cloud: Cloud, name: str) -> None:
+def test_11_identity_header_of_a_guest_is_ignored(cloud: Cloud, name: str) -> None:
     (answer,) = cloud.ask_proxy(ALPHA, request("GET", HOSTNAME, {name: FORGED[name]}))
     assert answer.status == 200
     assert answer.body.startswith(ALPHA.canary.encode())
 
 
-def test_11_all_of_it_together(cloud: Cloud) -> None:
+def test_11_all_identity_headers_of_a_guest_are_ignored(cloud: Cloud) -> None:
     for path in (HOSTNAME, "/openstack/latest/meta_data.json", "/openstack/latest/user_data"):
         (answer,) = cloud.ask_proxy(ALPHA, request("GET", path, FORGED))
         assert answer.status == 200
@@ -73,33 +73,35 @@ def test_11_all_of_it_together(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("line", SPELT)
-def test_12_odd_spellings_from_a_guest(cloud: Cloud, line: bytes) -> None:
+def test_12_header_variants_of_a_guest_are_ignored_or_refused(cloud: Cloud, line: bytes) -> None:
     head = b"GET " + HOSTNAME.encode() + b" HTTP/1.1\r\nHost: a\r\n"
     for data in (head + line + b"\r\n", head + b"Accept: */*\r\n" + line + b"\r\nX-Z: z\r\n"):
         answers = cloud.ask_proxy(ALPHA, data + b"Connection: close\r\n\r\n")
         assert answers
-        is_own_or_refused(answers)
+        assert_own_or_refused(answers)
 
 
 @pytest.mark.parametrize("line", SPELT)
-def test_12_odd_spellings_beside_a_signed_claim(cloud: Cloud, line: bytes) -> None:
-    """Were they let through by a careless proxy: before ours, and behind."""
+def test_12_header_variants_do_not_replace_signed_headers(cloud: Cloud, line: bytes) -> None:
+    """A proxy may pass a guest's headers before or after those of the agent."""
     ours = "".join(f"{name}: {value}\r\n" for name, value in ALPHA.claim.items()).encode()
     head = b"GET " + HOSTNAME.encode() + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
     for fields in (line + b"\r\n" + ours, ours + line + b"\r\n"):
-        is_own_or_refused(cloud.ask_api(ALPHA, head + fields + b"\r\n"))
+        assert_own_or_refused(cloud.ask_api(ALPHA, head + fields + b"\r\n"))
 
 
 @pytest.mark.parametrize("line", SPELT)
-def test_12_odd_spellings_beside_the_namespace_proxys(cloud: Cloud, line: bytes) -> None:
-    """An X-Forwarded-For of the guest's may stand before the proxy's: `option forwardfor` appends."""
+def test_12_header_variants_do_not_replace_the_proxys_headers(cloud: Cloud, line: bytes) -> None:
+    """A guest's X-Forwarded-For precedes that of the proxy, because `option forwardfor` appends."""
     ours = f"X-Neutron-Network-ID: {NETWORK}\r\nX-Forwarded-For: {ALPHA.address}\r\n".encode()
     head = b"GET " + HOSTNAME.encode() + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-    is_own_or_refused(cloud.ask_agent(ALPHA, head + line + b"\r\n" + ours + b"\r\n"))
+    assert_own_or_refused(cloud.ask_agent(ALPHA, head + line + b"\r\n" + ours + b"\r\n"))
 
 
-@pytest.mark.parametrize(("address", "reason"), [(NOBODY, "no instance's port has"), (TWICE, "more than one port has")])
-def test_5_no_port_and_two(cloud: Cloud, address: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "reason"), [(UNKNOWN_ADDRESS, "no instance's port has"), (SHARED_ADDRESS, "more than one port has")]
+)
+def test_5_address_without_a_unique_port_is_404(cloud: Cloud, address: str, reason: str) -> None:
     with capture_logs() as logs:
         (answer,) = cloud.ask_proxy(None, request("GET", HOSTNAME), address)
     assert answer.status == 404
@@ -138,7 +140,7 @@ ROWS_28_TO_31 = [
 @pytest.mark.parametrize(
     ("headers", "status", "words"), [row[1:] for row in ROWS_28_TO_31], ids=[row[0] for row in ROWS_28_TO_31]
 )
-def test_28_to_30_signatures_tenants_providers(cloud: Cloud, headers, status: int, words: bytes) -> None:
+def test_28_to_30_invalid_identity_headers_are_refused(cloud: Cloud, headers, status: int, words: bytes) -> None:
     with capture_logs() as logs:
         (answer,) = cloud.ask_api(None, request("GET", HOSTNAME, headers))
     assert answer.status == status
@@ -153,8 +155,8 @@ def test_28_to_30_signatures_tenants_providers(cloud: Cloud, headers, status: in
     assert not [secret for secret in secrets if secret in logged]
 
 
-def test_28_a_signature_is_compared_whole_wherever_it_differs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In constant time, with every secret: what the comparison is given tells nothing of where it ends."""
+def test_28_signature_comparison_takes_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each signature is compared by hmac.compare_digest with the signatures of all secrets."""
     compared: list[bytes] = []
 
     def compare(ours: bytes, given: bytes) -> bool:
@@ -169,16 +171,16 @@ def test_28_a_signature_is_compared_whole_wherever_it_differs(monkeypatch: pytes
         assert compared == [signature.encode()] * 2
 
 
-def test_31_the_version_list_needs_nobody(cloud: Cloud) -> None:
+def test_31_version_list_needs_no_identity(cloud: Cloud) -> None:
     (answer,) = cloud.ask_api(None, request("GET", "/"))
     assert answer.status == 200
     assert answer.body.endswith(b"latest")
 
 
-def test_no_header_of_the_claim_may_be_missing_or_repeated(cloud: Cloud) -> None:
+def test_missing_or_repeated_identity_header_is_refused(cloud: Cloud) -> None:
     fields = list(ALPHA.claim.items())
     for missing, repeated in itertools.product(range(4), range(4)):
         chosen = [field for place, field in enumerate(fields) if place != missing] + [fields[repeated]]
         text = "".join(f"{name}: {value}\r\n" for name, value in chosen)
         data = f"GET {HOSTNAME} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{text}\r\n".encode()
-        is_own_or_refused(cloud.ask_api(ALPHA, data))
+        assert_own_or_refused(cloud.ask_api(ALPHA, data))

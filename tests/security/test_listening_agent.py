@@ -1,4 +1,4 @@
-"""Checklist rows 5, 10-12, 14, 20, 21, 25, where the metadata agent itself listens in the guests' networks."""
+"""Checklist rows 5, 10-12, 14, 20, 21 and 25 in direct mode: the metadata agent listens in the guests' networks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import uvloop
-from tests.security.cloud import ALPHA, BETA
-from tests.security.opinion import answers
+from tests.security.instances import ALPHA, BETA
+from tests.security.responses import answers
 from tests.security.test_identity import FORGED, spellings
 from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, FakeControl, cloud, instance, port
 
@@ -36,9 +36,9 @@ def control(*, offered: bool = True) -> FakeControl:
     return made
 
 
-@pytest.mark.parametrize("offered", [True, False], ids=["from memory", "passed on"])
+@pytest.mark.parametrize("offered", [True, False], ids=["served from records", "forwarded"])
 @pytest.mark.parametrize("name", FORGED)
-def test_11_12_what_a_guest_says_of_itself_is_nothing(name: str, offered: bool) -> None:
+def test_11_12_identity_headers_of_a_guest_are_ignored(name: str, offered: bool) -> None:
     async def play() -> None:
         async with cloud(ports=PORTS, control=control(offered=offered)) as there:
             for line in spellings(name):
@@ -56,7 +56,7 @@ def test_11_12_what_a_guest_says_of_itself_is_nothing(name: str, offered: bool) 
     run(play())
 
 
-def test_14_strict_requests() -> None:
+def test_14_strict_requests_refuse_forged_headers_and_hosts() -> None:
     async def play() -> None:
         async with cloud(ports=PORTS, control=control(), strict_hosts=("169.254.169.254",)) as there:
             guest = await there.guest(MAC_A, address=ALPHA.address)
@@ -69,7 +69,7 @@ def test_14_strict_requests() -> None:
     run(play())
 
 
-def test_10_a_token_is_worth_nothing_to_the_addresss_next_owner() -> None:
+def test_10_token_is_invalid_for_the_next_owner_of_the_address() -> None:
     async def play() -> None:
         async with cloud(ports=PORTS, control=control()) as there:
             old = await there.guest(MAC_A, address=ALPHA.address)
@@ -87,11 +87,11 @@ def test_10_a_token_is_worth_nothing_to_the_addresss_next_owner() -> None:
     run(play())
 
 
-@pytest.mark.parametrize("hears", [True, False], ids=["after the news", "before the news"])
-def test_5_25_anothers_address_or_none_of_the_network(hears: bool) -> None:
+@pytest.mark.parametrize("connected", [True, False], ids=["current mirror", "outdated mirror"])
+def test_5_25_address_that_does_not_match_the_mac_is_404(connected: bool) -> None:
     async def play() -> None:
         async with cloud(ports=PORTS, control=control(), listeners=("network:n1", "network:n2")) as there:
-            there.mirror.connected = hears
+            there.mirror.connected = connected
             spoofing = await there.guest(MAC_A, address=BETA.address)
             assert (await spoofing.ask(HOSTNAME))[0] == 404
             outside = await there.guest(MAC_A, address="127.99.99.99")
@@ -109,7 +109,7 @@ def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
         async with cloud(ports=[both, PORTS[1]], control=control(), rate_limit=LIMIT, host="::") as there:
             four = await there.guest(MAC_A, address="127.0.0.1")
             six = await there.guest(MAC_A, address="::1")
-            for _ in range(14):  # a boot's 28 requests
+            for _ in range(14):  # the 28 requests of a boot
                 assert (await four.ask(HOSTNAME))[0] == 200
                 assert (await six.ask(HOSTNAME))[0] == 200
             assert (await four.ask(HOSTNAME))[0] == 429
@@ -122,7 +122,7 @@ def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
     run(play())
 
 
-def test_20_passed_on_requests_count_too() -> None:
+def test_20_forwarded_requests_count_for_the_rate_limit() -> None:
     async def play() -> None:
         async with cloud(ports=PORTS, control=control(offered=False), rate_limit=LIMIT) as there:
             guest = await there.guest(MAC_A, address=ALPHA.address)
@@ -132,7 +132,7 @@ def test_20_passed_on_requests_count_too() -> None:
     run(play())
 
 
-def test_21_a_guests_connections_are_capped_and_anothers_of_the_same_address_are_not() -> None:
+def test_21_connections_are_limited_per_guest_and_network() -> None:
     async def play() -> None:
         tenants = ("network:n1", "network:n2")
         async with cloud(ports=PORTS, control=control(), listeners=tenants, per_peer=8) as there:
@@ -141,13 +141,13 @@ def test_21_a_guests_connections_are_capped_and_anothers_of_the_same_address_are
             refused = await there.guest(MAC_A, address=ALPHA.address)
             assert (await refused.read())[0] == 503
             neighbour = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
-            assert (await neighbour.ask(HOSTNAME))[0] == 404  # its own network's business, and answered
+            assert (await neighbour.ask(HOSTNAME))[0] == 404  # another network: accepted, and not limited by the first
 
     run(play())
 
 
-def test_an_id_that_a_guest_gives_its_request_is_not_taken() -> None:
-    """It could be another guest's, whose lines in the log would then not be told apart. Not by a repeat, either."""
+def test_request_id_of_a_guest_is_ignored() -> None:
+    """Otherwise a guest could reuse another guest's id in the log. A repeated request is cached."""
     given = b"req-00000000-0000-4000-8000-000000000000"
 
     async def play() -> None:

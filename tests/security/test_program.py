@@ -1,4 +1,4 @@
-"""The metadata API as a program: TLS, an empty secret, two secrets during a change of them (checklist rows 32, 33)."""
+"""Checklist rows 32 and 33: the metadata API as a program with TLS, an empty secret and two secrets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from tests.ports import free_port
 from tests.security.certificates import Authority, Files
-from tests.security.cloud import ALPHA, BETA, SECRET, instances_document, request
-from tests.security.opinion import Answer, answers
+from tests.security.instances import ALPHA, BETA, SECRET, instances_document, request
+from tests.security.responses import Answer, answers
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.guest_identity.signature import sign
@@ -30,7 +30,7 @@ HOSTNAME = "/latest/meta-data/hostname"
 
 @dataclass
 class Program:
-    """`openimds metadata-api` with the two guests in its store."""
+    """`openimds metadata-api` with the two instances in its database."""
 
     folder: Path
     port: int
@@ -117,9 +117,9 @@ def trusting(authority: Authority, mine: Files | None = None) -> ssl.SSLContext:
     return context
 
 
-def test_tls_with_a_certificate_that_is_renewed(program: Program, tmp_path: Path) -> None:
+def test_renewed_certificate_is_served_after_a_reload(program: Program, tmp_path: Path) -> None:
     old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
-    program.configure(*tls_lines(old.vouch_for("server")))
+    program.configure(*tls_lines(old.issue("server")))
     program.start()
     answer = program.ask(ALPHA.claim, trusting(old))
     assert answer.body.startswith(ALPHA.canary.encode())
@@ -127,27 +127,27 @@ def test_tls_with_a_certificate_that_is_renewed(program: Program, tmp_path: Path
         program.ask(ALPHA.claim, trusting(new))
     with socket.create_connection(("127.0.0.1", program.port), HANG_SECONDS) as plain:
         plain.sendall(request("GET", HOSTNAME, ALPHA.claim))
-        assert not plain.recv(4096).startswith(b"HTTP/"), "no document in the clear"
-    program.configure(*tls_lines(new.vouch_for("server")))
+        assert not plain.recv(4096).startswith(b"HTTP/"), "no plain HTTP on the TLS port"
+    program.configure(*tls_lines(new.issue("server")))
     program.reload()
     assert program.ask(BETA.claim, trusting(new)).body.startswith(BETA.canary.encode())
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_tls_with_client_certificates(program: Program, tmp_path: Path, workers: int) -> None:
+def test_client_without_a_valid_certificate_is_refused(program: Program, tmp_path: Path, workers: int) -> None:
     servers, clients, others = (Authority(tmp_path, name) for name in ("servers", "clients", "others"))
-    lines = tls_lines(servers.vouch_for("server"), clients.file)
+    lines = tls_lines(servers.issue("server"), clients.file)
     program.configure("[DEFAULT]", f"metadata_workers = {workers}", *lines)
     program.start()
-    assert program.ask(ALPHA.claim, trusting(servers, clients.vouch_for("agent"))).status == 200
-    for stranger in (None, others.vouch_for("stranger")):
+    assert program.ask(ALPHA.claim, trusting(servers, clients.issue("agent"))).status == 200
+    for invalid in (None, others.issue("unknown")):
         with pytest.raises((ssl.SSLError, ConnectionError, ValueError)):
-            program.ask(ALPHA.claim, trusting(servers, stranger))
+            program.ask(ALPHA.claim, trusting(servers, invalid))
 
 
-def test_a_certificate_that_cannot_be_used_is_said_at_the_start(program: Program, tmp_path: Path) -> None:
+def test_start_with_a_mismatched_key_fails(program: Program, tmp_path: Path) -> None:
     authority = Authority(tmp_path, "one")
-    mixed = Files(authority.vouch_for("a").certificate, authority.vouch_for("b").key)
+    mixed = Files(authority.issue("a").certificate, authority.issue("b").key)
     program.configure(*tls_lines(mixed))
     program.start()
     assert program.process
@@ -155,7 +155,7 @@ def test_a_certificate_that_cannot_be_used_is_said_at_the_start(program: Program
     assert "ssl_key_file" in program.log
 
 
-def test_32_it_does_not_start_with_an_empty_secret(program: Program) -> None:
+def test_32_start_with_an_empty_secret_fails(program: Program) -> None:
     program.configure(secret="")
     program.start()
     assert program.process
@@ -166,7 +166,7 @@ def test_32_it_does_not_start_with_an_empty_secret(program: Program) -> None:
     assert program.ask(ALPHA.claim | {"X-Instance-ID-Signature": sign("", ALPHA.uuid)}).status == 200
 
 
-def test_33_during_a_change_both_secrets_are_good_and_a_metric_tells_which(program: Program) -> None:
+def test_33_previous_secret_is_accepted_and_counted(program: Program) -> None:
     program.configure(secret="the new one", neutron=f"metadata_proxy_shared_secret_previous = {SECRET}")
     program.start()
     new = ALPHA.claim | {"X-Instance-ID-Signature": sign("the new one", ALPHA.uuid)}

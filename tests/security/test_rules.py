@@ -1,4 +1,4 @@
-"""The rules under whatever hypothesis thinks of: heads, bodies, paths, identity headers, what an agent passes on."""
+"""Property tests of the rules: heads, bodies, paths, identity headers and forwarded headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.security.cloud import ALPHA, BETA, SECRET
+from tests.security.instances import ALPHA, BETA, SECRET
 
 from openimds.agents.metadata.proxy.headers import IdentifiedClient, signed_headers
 from openimds.guest_identity.addresses import parse_address
@@ -27,7 +27,7 @@ NAMES = [
     b"Accept", b"If-None-Match",
 ]  # fmt: skip
 GUEST_FORWARDED = b"X-Openimds-Guest-Forwarded"
-"""The agent's word on what a guest sent."""
+"""The agent's header about the headers of a guest."""
 VALUES = [b"", b"0", b"5", b"05", b"+5", b"chunked", b"close", b"keep-alive", b"100-continue", b"a", b"10.0.0.5"]
 names = st.sampled_from(NAMES) | st.binary(max_size=12)
 values = st.sampled_from(VALUES) | st.binary(max_size=20)
@@ -38,7 +38,7 @@ colons = st.sampled_from([b": "] * 8 + [b":", b" :", b"\t:", b":\t", b""])
 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
-    """Nearly requests."""
+    """Valid and almost valid requests."""
     method = draw(st.sampled_from([b"GET", b"POST", b"HEAD", b"TRACE", b"get", b"G T"]))
     target = draw(st.sampled_from([b"/", b"/a b", b"*", b"http://h/x", b"/%00"]) | st.binary(max_size=10))
     version = draw(st.sampled_from([b"HTTP/1.1"] * 6 + [b"HTTP/1.0", b"HTTP/2.0", b"http/1.1", b""]))
@@ -46,8 +46,8 @@ def messages(draw: st.DrawFn) -> bytes:
     return method + b" " + target + b" " + version + draw(ends) + fields + draw(ends) + draw(st.binary(max_size=30))
 
 
-def heard(pieces: Sequence[bytes]) -> tuple[list[Request], int | None]:
-    """The requests in these pieces, and the status of the refusal that ends them."""
+def parse(pieces: Sequence[bytes]) -> tuple[list[Request], int | None]:
+    """The requests in these pieces, and the status of the final refusal. None if there is no refusal."""
     conversation, found = RequestParser(Limits(header_bytes=4096)), []
     try:
         for piece in pieces:
@@ -65,11 +65,11 @@ def heard(pieces: Sequence[bytes]) -> tuple[list[Request], int | None]:
 @given(st.lists(messages(), min_size=1, max_size=3), st.lists(st.integers(0, 400), max_size=6))
 @example([b"GET / HTTP/1.1\r\n\r\n\r\n\r\n"], list(range(30)))
 @example([b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"], [1, 2, 3])
-def test_what_is_heard_does_not_depend_on_where_the_bytes_were_cut(parts: list[bytes], cuts: list[int]) -> None:
+def test_parsed_requests_do_not_depend_on_the_cuts(parts: list[bytes], cuts: list[int]) -> None:
     data = b"".join(parts)
     places = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
-    whole, refusal = heard([data])
-    pieces, other = heard([data[start:end] for start, end in pairwise(places)])
+    whole, refusal = parse([data])
+    pieces, other = parse([data[start:end] for start, end in pairwise(places)])
     assert whole == pieces
     assert (refusal is None) == (other is None)
     for request in whole:
@@ -81,7 +81,7 @@ def test_what_is_heard_does_not_depend_on_where_the_bytes_were_cut(parts: list[b
 
 @settings(max_examples=1000, deadline=None)
 @given(st.binary(max_size=60) | st.text("/.%2eE0fF?#a", max_size=40).map(str.encode))
-def test_a_path_never_leads_out(target: bytes) -> None:
+def test_parsed_path_contains_no_traversal(target: bytes) -> None:
     try:
         path = parse_path(target)
     except MalformedTargetError:
@@ -103,7 +103,7 @@ def test_identity_headers_are_read_or_refused(given_headers: list[tuple[bytes, b
 
 @settings(max_examples=1000, deadline=None)
 @given(headers)
-def test_a_claim_beside_ours_is_ours_or_refused(given_headers: list[tuple[bytes, bytes]]) -> None:
+def test_signed_headers_beside_other_headers_are_read_or_refused(given_headers: list[tuple[bytes, bytes]]) -> None:
     ours = [(name.encode(), value.encode()) for name, value in ALPHA.claim.items()]
     for joined in (ours + given_headers, given_headers + ours):
         try:
@@ -116,18 +116,18 @@ def test_a_claim_beside_ours_is_ours_or_refused(given_headers: list[tuple[bytes,
 
 @settings(max_examples=1000, deadline=None)
 @given(headers)
-def test_an_agent_says_of_a_guest_only_what_it_knows(given_headers: list[tuple[bytes, bytes]]) -> None:
+def test_agent_forwards_only_its_own_identity_headers(given_headers: list[tuple[bytes, bytes]]) -> None:
     port = Port(id="p", network_id="n", project_id=ALPHA.project_id, mac_address="m", device_id=ALPHA.uuid)
-    asker = IdentifiedClient(port=port, address=parse_address(ALPHA.address))
-    passed = signed_headers(given_headers, asker, SECRET)
-    said = [(name, value) for name, value in passed if is_identity_claim(name) and name != GUEST_FORWARDED]
-    assert said == [(name.encode(), ALPHA.claim[name].encode()) for name in
+    client = IdentifiedClient(port=port, address=parse_address(ALPHA.address))
+    forwarded = signed_headers(given_headers, client, SECRET)
+    identity = [(name, value) for name, value in forwarded if is_identity_claim(name) and name != GUEST_FORWARDED]
+    assert identity == [(name.encode(), ALPHA.claim[name].encode()) for name in
                     ("X-Forwarded-For", "X-Instance-ID", "X-Tenant-ID", "X-Instance-ID-Signature")]  # fmt: skip
 
 
 @settings(max_examples=500, deadline=None)
 @given(st.text(max_size=80))
-def test_no_other_signature_is_good(signature: str) -> None:
+def test_only_the_right_signature_is_valid(signature: str) -> None:
     good = sign(SECRET, ALPHA.uuid)
     assert verify([SECRET], ALPHA.uuid, signature) == (signature == good)
     assert not verify([SECRET], BETA.uuid, good)
@@ -135,7 +135,7 @@ def test_no_other_signature_is_good(signature: str) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(st.text("0123456789abcdef:.[]%x ", max_size=45))
-def test_an_address_is_one_or_none(text: str) -> None:
+def test_address_is_parsed_or_refused(text: str) -> None:
     try:
         address = parse_address(text)
     except ValueError as error:
@@ -145,7 +145,7 @@ def test_an_address_is_one_or_none(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "[", "::1%", "10.0.0.5, 10.0.0.6", "010.0.0.5", "0x0a000005", "167772165"])
-def test_odd_addresses_are_none(text: str) -> None:
+def test_unusual_address_is_refused(text: str) -> None:
     if text == "::1%":
         assert str(parse_address(text)) == "::1"
         return

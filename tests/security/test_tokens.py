@@ -1,4 +1,4 @@
-"""Checklist rows 6, 7, 9, 10, and the token's path in row 8. (23 and 24 need the agent without HAProxy in front.)"""
+"""Checklist rows 6, 7, 9 and 10, and row 8 for the token path. Rows 23 and 24 need direct mode."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from tests.security.cloud import ALPHA, BETA, Guest, instances_document, request
-from tests.security.opinion import Answer
+from tests.security.instances import ALPHA, BETA, Guest, instances_document, request
+from tests.security.responses import Answer
 from tests.security.stage import Cloud
 
 from openimds.resources.instance import ChangeSet
@@ -22,7 +22,7 @@ EC2 = ("/", "/latest", "/1.0/meta-data/", HOSTNAME, "/ec2/latest/user-data", "//
 
 
 def set_properties(cloud: Cloud, **properties: str) -> None:
-    """Alpha's. The next test starts without."""
+    """Sets alpha's `imds:` properties until the end of the test."""
     document = instances_document()
     alpha = next(entry for entry in document["instances"] if entry["uuid"] == ALPHA.uuid)
     alpha["metadata"] |= {f"imds:{name}": value for name, value in properties.items()}
@@ -42,7 +42,7 @@ def token_of(cloud: Cloud, guest: Guest) -> str:
     return answer.body.decode()
 
 
-def test_6_endpoint_disabled(cloud: Cloud) -> None:
+def test_6_disabled_endpoint_is_403(cloud: Cloud) -> None:
     set_properties(cloud, HttpEndpoint="disabled")
     for path in EVERYTHING:
         assert ask(cloud, path).status == 403
@@ -52,33 +52,33 @@ def test_6_endpoint_disabled(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("ttl", [None, "", "0", "-1", "+1", "21601", "1.0", "0x10", "1e3", "60s", "60, 60", "9" * 4000])
-def test_7_a_bad_ttl(cloud: Cloud, ttl: str | None) -> None:
+def test_7_invalid_ttl_is_400(cloud: Cloud, ttl: str | None) -> None:
     assert ask(cloud, TOKEN_PATH, {} if ttl is None else {TTL: ttl}, method="PUT").status == 400
 
 
-def test_7_ttl_twice(cloud: Cloud) -> None:
+def test_7_repeated_ttl_is_400(cloud: Cloud) -> None:
     assert ask(cloud, TOKEN_PATH, {TTL: "60", TTL.upper(): "60"}, method="PUT").status == 400
 
 
 @pytest.mark.parametrize("ttl", ["1", "21600"])
-def test_7_a_good_one(cloud: Cloud, ttl: str) -> None:
+def test_7_valid_ttl_is_returned(cloud: Cloud, ttl: str) -> None:
     answer = ask(cloud, TOKEN_PATH, {TTL: ttl}, method="PUT")
     assert (answer.status, answer.header(TTL.lower())) == (200, ttl)
     assert answer.header("x-openimds-hop-limit") is None
 
 
 @pytest.mark.parametrize("date", ["2021-03-23", "2009-04-04", "1.0"])
-def test_7_dated_path(cloud: Cloud, date: str) -> None:
+def test_7_dated_token_path_is_403(cloud: Cloud, date: str) -> None:
     assert ask(cloud, f"/{date}/api/token", {TTL: "60"}, method="PUT").status == 403
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "x-forwarded-for", "X-FORWARDED-FOR", "Forwarded"])
-def test_7_forwarded(cloud: Cloud, name: str) -> None:
+def test_7_forwarded_token_request_is_403(cloud: Cloud, name: str) -> None:
     assert ask(cloud, TOKEN_PATH, {TTL: "60", name: ALPHA.address}, method="PUT").status == 403
 
 
-def test_7_forwarded_to_stock_neutrons_proxy(cloud: Cloud) -> None:
-    """It appends its own address behind the guest's."""
+def test_7_token_request_forwarded_by_a_guest_is_403_behind_stock_neutrons_proxy(cloud: Cloud) -> None:
+    """Stock neutron's proxy appends the client's address to the guest's header."""
     network = {"X-Neutron-Network-ID": instances_document()["network_id"], TTL: "60"}
     for address, status in ((ALPHA.address, 200), (f"203.0.113.9, {ALPHA.address}", 403)):
         data = request("PUT", TOKEN_PATH, {**network, "X-Forwarded-For": address})
@@ -87,13 +87,13 @@ def test_7_forwarded_to_stock_neutrons_proxy(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE", "PATCH", "put"])
-def test_8_other_methods_on_the_tokens_path(cloud: Cloud, method: str) -> None:
+def test_8_other_method_on_the_token_path_is_405(cloud: Cloud, method: str) -> None:
     answer = ask(cloud, TOKEN_PATH, {TTL: "60", "Content-Length": "0"}, method=method)
     assert (answer.status, answer.header("allow")) == (405, "PUT")
 
 
 @pytest.mark.parametrize("path", EC2)
-def test_9_required(cloud: Cloud, path: str) -> None:
+def test_9_required_token_is_enforced(cloud: Cloud, path: str) -> None:
     good, others = token_of(cloud, ALPHA), token_of(cloud, BETA)
     set_properties(cloud, HttpTokens="required")
     for method in ("GET", "HEAD"):
@@ -104,7 +104,7 @@ def test_9_required(cloud: Cloud, path: str) -> None:
     assert ask(cloud, DOCUMENT).status == 200
 
 
-def test_9_required_of_openstack(cloud: Cloud) -> None:
+def test_9_required_token_is_enforced_for_openstack(cloud: Cloud) -> None:
     good = token_of(cloud, ALPHA)
     set_properties(cloud, OpenStackTokens="required")
     for path in (DOCUMENT, "/openstack", "/openstack/latest/password"):
@@ -113,8 +113,8 @@ def test_9_required_of_openstack(cloud: Cloud) -> None:
     assert ask(cloud, HOSTNAME).status == 200
 
 
-def test_9_what_was_read_with_a_token_is_not_read_without(cloud: Cloud) -> None:
-    """One connection, the same document, with and without: nothing remembered of the one opens the other."""
+def test_9_document_read_with_a_token_is_not_cached_for_requests_without(cloud: Cloud) -> None:
+    """Requests with and without a token alternate on one connection."""
     good = token_of(cloud, ALPHA)
     set_properties(cloud, HttpTokens="required")
     line = cloud.connect_api(ALPHA)
@@ -126,7 +126,7 @@ def test_9_what_was_read_with_a_token_is_not_read_without(cloud: Cloud) -> None:
     assert statuses == [200, 401, 200, 401]
 
 
-def test_9_what_was_read_before_it_was_required(cloud: Cloud) -> None:
+def test_9_document_read_before_tokens_were_required_is_not_cached(cloud: Cloud) -> None:
     for _ in range(3):
         assert ask(cloud, HOSTNAME).status == 200
     set_properties(cloud, HttpTokens="required")
@@ -134,13 +134,13 @@ def test_9_what_was_read_before_it_was_required(cloud: Cloud) -> None:
 
 
 @pytest.fixture
-def alphas(cloud: Cloud) -> str:
+def alpha_token(cloud: Cloud) -> str:
     return token_of(cloud, ALPHA)
 
 
 @pytest.fixture
-def moved(cloud: Cloud, alphas: str) -> Iterator[None]:
-    """Alpha's address is beta's now."""
+def moved(cloud: Cloud, alpha_token: str) -> Iterator[None]:
+    """Moves alpha's address to beta's port."""
     before = cloud.ports.ports
     alpha, beta = before[f"port-{ALPHA.label}"], before[f"port-{BETA.label}"]
     after = {key: port for key, port in before.items() if port is not alpha}
@@ -151,8 +151,8 @@ def moved(cloud: Cloud, alphas: str) -> Iterator[None]:
     cloud.ports.revision += 1
 
 
-def test_10_the_address_moved(cloud: Cloud, alphas: str, moved: None) -> None:
-    (answer,) = cloud.ask_proxy(BETA, request("GET", HOSTNAME, {TOKEN: alphas}), ALPHA.address)
+def test_10_token_is_invalid_for_the_new_owner_of_the_address(cloud: Cloud, alpha_token: str, moved: None) -> None:
+    (answer,) = cloud.ask_proxy(BETA, request("GET", HOSTNAME, {TOKEN: alpha_token}), ALPHA.address)
     assert answer.status == 401
     (own,) = cloud.ask_proxy(BETA, request("GET", HOSTNAME), ALPHA.address)
     assert own.body.startswith(BETA.canary.encode())

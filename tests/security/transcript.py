@@ -1,30 +1,32 @@
-"""What a guest's connection was told, kept byte for byte, and judged."""
+"""The bytes of a guest's connection, and their check."""
 
 from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
 
-from tests.security.cloud import GUESTS, Guest
-from tests.security.opinion import Answer, answers
+from tests.security.instances import GUESTS, Guest
+from tests.security.responses import Answer, answers
 
 
 @dataclass
 class Transcript:
-    """What one connection was told."""
+    """The sent and received bytes of one connection."""
 
-    asker: Guest | None
+    client: Guest | None
     raw: bytearray = field(default_factory=bytearray)
     sent: bytearray = field(default_factory=bytearray)
     is_whole: bool = False
-    """The server closed: what came must be complete answers."""
+    """Whether the server has closed the connection, so that all responses must be complete."""
 
-    def judge(self) -> None:
-        """No answer has another instance's canary in it, and h11 can read what came."""
+    def check(self) -> None:
+        """No response contains data of another instance, and h11 parses all responses."""
         for guest in GUESTS:
-            if guest is not self.asker:
-                told = [secret for secret in guest.secrets if secret in self.raw]
-                assert not told, f"{self.asker and self.asker.label} was told {told} by {bytes(self.sent[:500])!r}"
+            if guest is not self.client:
+                leaked = [secret for secret in guest.secrets if secret in self.raw]
+                assert not leaked, (
+                    f"{self.client and self.client.label} received {leaked} for {bytes(self.sent[:500])!r}"
+                )
         if self.is_whole:
             self.answers()
 
@@ -33,8 +35,8 @@ class Transcript:
         return answers(bytes(self.raw), [method])
 
 
-class Line:
-    """A guest's connection."""
+class Connection:
+    """A connection that records its bytes."""
 
     def __init__(self, raw: socket.socket, transcript: Transcript) -> None:
         self.socket = raw
@@ -45,14 +47,14 @@ class Line:
         self.socket.sendall(data)
 
     def read(self) -> bytes:
-        """The next bytes; empty at the end."""
+        """Reads the next bytes. Empty at the end of the stream."""
         data = self.socket.recv(65536)
         self.transcript.raw += data
         self.transcript.is_whole = self.transcript.is_whole or not data
         return data
 
     def finish(self) -> bytes:
-        """All that is answered until the server closes."""
+        """Reads until the server closes the connection. Returns all received bytes."""
         try:
             while self.read():
                 pass
@@ -62,7 +64,7 @@ class Line:
         return bytes(self.transcript.raw)
 
 
-def ask_whole(line: Line, data: bytes) -> list[Answer]:
+def send_and_read(line: Connection, data: bytes) -> list[Answer]:
     line.send(data)
     line.finish()
     return line.transcript.answers()

@@ -1,4 +1,4 @@
-"""One server on an event loop of its own thread."""
+"""An HTTP server on an event loop in a thread."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from openimds.http.sockets import tcp_listener
 from openimds.programs.metadata_api.worker import LIMITS
 
 SHORT = Timeouts(head=1.0, body=1.0, idle=30.0, answer=20.0, linger=0.5)
-"""So that tests of slowness are quick."""
+"""Timeouts for fast tests of slow clients."""
 
 
-class Served:
-    """`with Served(make_service, Connections()) as served`."""
+class ServerThread:
+    """A context manager that runs a server: `with ServerThread(make_service, ConnectionLimits()) as server`."""
 
     def __init__(self, make_service: Callable[[], Any], connections: ConnectionLimits, tls: Any = None) -> None:
         self._make_service = make_service
@@ -42,10 +42,10 @@ class Served:
         self._thread.join(HANG_SECONDS)
         self.loop.close()
 
-    def settle(self, connections: int) -> None:
+    def wait_for_connections(self, connections: int) -> None:
         until(lambda: self.server.connection_count == connections)
 
-    def settle_draining(self) -> None:
+    def wait_until_draining(self) -> None:
         until(lambda: self.server.draining)
 
     async def _start(self) -> None:

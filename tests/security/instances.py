@@ -1,6 +1,6 @@
-"""Two instances that are easily taken for each other, and what would give either of them away.
+"""Two instances that are easily confused, and the texts that identify the data of each.
 
-Ids, projects, addresses, names and EC2 ids differ in a digit. Whatever belongs to one carries its canary.
+Their ids, projects, addresses, names and EC2 ids differ in one digit. All values of an instance contain its canary.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ NETWORK = "2a9a3b1e-6b8e-4b8f-9d53-3c1c0a5c7e11"
 
 @dataclass(frozen=True)
 class Guest:
-    """An instance, as who asks."""
+    """An instance that sends requests."""
 
     label: str
     uuid: str
     project_id: str
     address: str
-    """Of the loopback, so that a test can ask from it."""
+    """An address of the loopback interface, so that a test can send from it."""
     number: int
 
     @property
@@ -32,7 +32,7 @@ class Guest:
 
     @property
     def secrets(self) -> tuple[bytes, ...]:
-        """What no answer to somebody else may have in it."""
+        """The texts that no response to another instance may contain."""
         spelled = (self.canary, self.canary.upper(), self.uuid, self.uuid.replace("-", ""), self.project_id)
         return (*(text.encode() for text in spelled), base64.b64encode(self.user_data)[:24])
 
@@ -42,7 +42,7 @@ class Guest:
 
     @property
     def claim(self) -> dict[str, str]:
-        """The headers that a metadata agent sends for it."""
+        """The identity headers of a metadata agent for this instance."""
         return {
             "X-Forwarded-For": self.address,
             "X-Instance-ID": self.uuid,
@@ -82,10 +82,10 @@ class Guest:
 ALPHA = Guest("alpha", "d8e02d56-2648-49a3-bf97-6be8f1204f38", "6f70656e737461636b2d70726f6a3031", "127.0.7.5", 1)
 BETA = Guest("beta", "d8e02d56-2648-49a3-bf97-6be8f1204f39", "6f70656e737461636b2d70726f6a3032", "127.0.7.50", 2)
 GUESTS = (ALPHA, BETA)
-NOBODY = "127.0.7.51"
-"""An address that no instance has."""
-TWICE = "127.0.7.52"
-"""An address that two ports of one network have."""
+UNKNOWN_ADDRESS = "127.0.7.51"
+"""An address without an instance."""
+SHARED_ADDRESS = "127.0.7.52"
+"""An address of two ports on one network."""
 
 
 def instances_document() -> dict[str, Any]:
@@ -97,7 +97,7 @@ def instances_document() -> dict[str, Any]:
 
 
 def request(method: str, target: str, headers: dict[str, str] | None = None, body: bytes = b"") -> bytes:
-    """A request's bytes, the connection closed after it unless `headers` say otherwise."""
+    """The bytes of a request. It closes the connection unless `headers` contain `Connection`."""
     lines = {"Host": "169.254.169.254", "Connection": "close", **(headers or {})}
     if body and "Content-Length" not in lines:
         lines["Content-Length"] = str(len(body))

@@ -1,4 +1,4 @@
-"""A second opinion on every answer: h11, which reads HTTP strictly, and what we promise beyond HTTP."""
+"""Parses all responses with h11, which is strict, and checks our guarantees beyond HTTP."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+: ?[\x20-\x7e\x80-\xff]*")
 class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
-    """Names in lower case."""
+    """Header names are in lower case."""
     body: bytes
 
     def header(self, name: str) -> str | None:
         found = [value for key, value in self.headers if key == name]
-        assert len(found) <= 1, f"{name} is there {len(found)} times"
+        assert len(found) <= 1, f"{name} occurs {len(found)} times"
         return found[0] if found else None
 
     @property
@@ -29,9 +29,10 @@ class Answer:
 
 
 def answers(raw: bytes, methods: Sequence[str]) -> list[Answer]:
-    """All answers in what a server sent on one connection until it closed. Fails when h11 or we object.
+    """All responses that a server sent on one connection.
 
-    `methods`: of the requests, in order; answers beyond them are taken as GET's.
+    `methods` are those of the requests in order. Further responses count as responses to GET. Raises AssertionError or
+    h11.RemoteProtocolError for an invalid response.
     """
     found: list[Answer] = []
     while raw:
@@ -39,7 +40,7 @@ def answers(raw: bytes, methods: Sequence[str]) -> list[Answer]:
         answer, raw = _first(raw, method)
         found.append(answer)
     for answer in found[:-1]:
-        assert not answer.closes, "something follows an answer that said it is the last"
+        assert not answer.closes, "bytes follow a response with Connection: close"
     return found
 
 
@@ -52,7 +53,7 @@ def _first(raw: bytes, method: str) -> tuple[Answer, bytes]:
     status, body = 0, b""
     headers: tuple[tuple[str, str], ...] = ()
     while not isinstance(event := peer.next_event(), h11.EndOfMessage):
-        assert event is not h11.NEED_DATA, f"the answer is cut short: {raw[:300]!r}"
+        assert event is not h11.NEED_DATA, f"the response is incomplete: {raw[:300]!r}"
         match event:
             case h11.Response():
                 status = event.status_code
@@ -61,7 +62,7 @@ def _first(raw: bytes, method: str) -> tuple[Answer, bytes]:
                 body += bytes(event.data)
     _check_head(raw, status)
     answer = Answer(status, headers, body)
-    _check_promises(answer, method)
+    _check_guarantees(answer, method)
     rest, _closed = peer.trailing_data
     return answer, rest
 
@@ -75,8 +76,8 @@ def _check_head(raw: bytes, status: int) -> None:
     assert all(_LINE.fullmatch(field) for field in fields), head
 
 
-def _check_promises(answer: Answer, method: str) -> None:
-    assert answer.header("transfer-encoding") is None, "lengths are exact here"
+def _check_guarantees(answer: Answer, method: str) -> None:
+    assert answer.header("transfer-encoding") is None, "responses have a Content-Length"
     if answer.status in (204, 304):
         assert not answer.body
         return

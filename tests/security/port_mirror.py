@@ -1,19 +1,19 @@
-"""The ports that the metadata agent knows: both guests on one network, and one address that is two ports'."""
+"""The port mirror of the metadata agent: both guests on one network, and an address of two ports."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.security.cloud import GUESTS, NETWORK, TWICE, Guest
+from tests.security.instances import GUESTS, NETWORK, SHARED_ADDRESS, Guest
 
 from openimds.guest_identity.addresses import Address
 from openimds.resources.network import FixedIP, Port, Subnet
 
 
 @dataclass
-class Ports:
-    """The mirror of a cloud in which both guests are on one network, and one address is two ports'."""
+class PortMirror:
+    """The mirrored ports and subnets."""
 
     ports: Mapping[str, Port]
     subnets: Mapping[str, Subnet] = field(default_factory=dict)
@@ -21,15 +21,15 @@ class Ports:
     connected: bool = True
     age_seconds: float = 0
 
-    def view(self) -> Ports:
+    def view(self) -> PortMirror:
         return self
 
     def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
         return None
 
 
-class NoMorePorts:
-    """The control API knows nothing beyond the mirror."""
+class EmptyControlApi:
+    """A control API without ports and subnets."""
 
     def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         return ()
@@ -38,10 +38,10 @@ class NoMorePorts:
         return ()
 
 
-def ports_of_guests() -> Ports:
+def ports_of_guests() -> PortMirror:
     ports = [_port(f"port-{guest.label}", guest, guest.address) for guest in GUESTS]
-    ports += [_port(f"twice-{guest.label}", guest, TWICE) for guest in GUESTS]
-    return Ports({port.id: port for port in ports})
+    ports += [_port(f"twice-{guest.label}", guest, SHARED_ADDRESS) for guest in GUESTS]
+    return PortMirror({port.id: port for port in ports})
 
 
 def _port(port_id: str, guest: Guest, address: str) -> Port:
