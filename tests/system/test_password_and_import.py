@@ -101,4 +101,4 @@ def _hostname(cloud: Cloud) -> str | None:
 def test_idle_system_stops_without_sigkill(cloud: Cloud) -> None:
     """Comes last, because it stops the system. Waiting long polls do not delay the stop until SIGKILL."""
     cloud.openimds("down")
-    assert "had to be killed" not in cloud.log("supervisor")
+    assert "killed after its stop timeout" not in cloud.log("supervisor")

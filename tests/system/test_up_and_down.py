@@ -66,7 +66,7 @@ def test_logs_contain_no_secret(cloud: Cloud) -> None:
 def test_second_up_is_refused(cloud: Cloud) -> None:
     again = cloud.up(check=False)
     assert again.returncode == 1
-    assert "openimds is up already in" in again.stdout + again.stderr
+    assert "openimds is already up in" in again.stdout + again.stderr
     assert all(cloud.part(name)["state"] == "running" for name in PARTS)
 
 
@@ -108,7 +108,7 @@ def test_killed_program_is_restarted_alone(cloud: Cloud, name: str) -> None:
 def test_up_after_a_killed_supervisor_keeps_the_programs(cloud: Cloud) -> None:
     before = {part: cloud.part(part)["pid"] for part in PARTS}
     os.kill(cloud.supervisor_pid(), signal.SIGKILL)
-    until(lambda: "nobody supervises" in cloud.openimds("status", check=False).stdout, "status reports it")
+    until(lambda: "the supervisor is dead" in cloud.openimds("status", check=False).stdout, "status reports it")
     cloud.up()
     assert {part: cloud.part(part)["pid"] for part in PARTS} == before
 
@@ -141,7 +141,7 @@ def test_address_of_another_machine_is_reported(fresh_cloud: Cloud) -> None:
     failed = fresh_cloud.up("--listen", "192.0.2.1", check=False)
     assert failed.returncode == 1
     output = failed.stdout + failed.stderr
-    assert f"192.0.2.1:{fresh_cloud.control_port}: 192.0.2.1 is no address of this machine" in output
+    assert f"192.0.2.1:{fresh_cloud.control_port}: this machine does not have the address 192.0.2.1" in output
     assert "choose another with --listen" in output
     assert "Traceback" not in output
 

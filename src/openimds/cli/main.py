@@ -1,7 +1,4 @@
-"""`openimds`: which commands there are, and how errors reach the person.
-
-`openimds version`
-"""
+"""The command `openimds`: the list of its commands, the output of errors, and `openimds version`."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from openimds import __version__
 
 @dataclass(frozen=True, slots=True)
 class LazyCommand:
-    """Where a command is, and what `--help` says of it without importing it."""
+    """The module and name of a command, and its line in `openimds --help`, which does not import the module."""
 
     module: str
     name: str
@@ -25,33 +22,33 @@ class LazyCommand:
 
 
 _COMMANDS: Mapping[str, LazyCommand] = {
-    "up": LazyCommand("up", "up", "Run everything on this machine."),
-    "down": LazyCommand("up", "down", "Stop everything on this machine and remove what it made."),
-    "status": LazyCommand("up", "status", "Show the parts of this machine and what each last did."),
-    "restart": LazyCommand("up", "restart", "Start one part again, with the configuration as it is now."),
-    "control-api": LazyCommand("programs", "control_api", "Serve identity, network, compute and image."),
-    "metadata-api": LazyCommand("programs", "metadata_api", "Serve the instances' documents."),
-    "metadata-agent": LazyCommand("programs", "metadata_agent", "Find out who asks, sign, and forward."),
-    "dhcp-agent": LazyCommand("programs", "dhcp_agent", "Keep DHCP, and metadata on isolated networks."),
-    "l3-agent": LazyCommand("programs", "l3_agent", "Keep routers, and metadata through them."),
-    "compute-agent": LazyCommand("programs", "compute_agent", "Plug and run instances."),
-    "config": LazyCommand("config", "config", "Show or check configuration files."),
-    "import": LazyCommand("store", "import_", "Take in instances that were made elsewhere."),
-    "db": LazyCommand("store", "db", "Look after the database."),
+    "up": LazyCommand("up", "up", "Run all parts on this machine."),
+    "down": LazyCommand("up", "down", "Stop all parts and remove what they created."),
+    "status": LazyCommand("up", "status", "Show the health of each part."),
+    "restart": LazyCommand("up", "restart", "Restart one part with its current configuration."),
+    "control-api": LazyCommand("programs", "control_api", "Run the identity, network, compute and image APIs."),
+    "metadata-api": LazyCommand("programs", "metadata_api", "Run the metadata API."),
+    "metadata-agent": LazyCommand("programs", "metadata_agent", "Run the metadata agent."),
+    "dhcp-agent": LazyCommand("programs", "dhcp_agent", "Run the DHCP agent, with metadata on isolated networks."),
+    "l3-agent": LazyCommand("programs", "l3_agent", "Run the L3 agent, with metadata through routers."),
+    "compute-agent": LazyCommand("programs", "compute_agent", "Run the compute agent."),
+    "config": LazyCommand("config", "config", "Print sample configuration files, or check files."),
+    "import": LazyCommand("store", "import_", "Import instances of another system."),
+    "db": LazyCommand("store", "db", "Create, upgrade or fill the database."),
     "version": LazyCommand("main", "version", "Show the version."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
+    """A command group that imports the module of a command when it is called."""
 
     @staticmethod
-    def commands_named() -> tuple[str, ...]:
+    def command_names() -> tuple[str, ...]:
         """The names of all commands."""
         return tuple(_COMMANDS)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands_named())
+        return list(self.command_names())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = _COMMANDS.get(cmd_name)
@@ -68,20 +65,20 @@ class LazyGroup(click.Group):
 
 openimds = LazyGroup(
     "openimds",
-    help="Tell every instance of a cloud who it is.",
+    help="Instance metadata service for OpenStack clouds, and a small cloud around it.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 class CommandFailedError(click.ClickException):
-    """What was asked cannot be done: the sentence goes to stderr, the exit code is 1."""
+    """A command failed: the message goes to stderr, and the exit code is 1."""
 
     def show(self, file: object = None) -> None:
         print(f"openimds: {self.message}", file=sys.stderr)
 
 
 def main() -> None:
-    """The program `openimds`. Exit codes: 0 done, 1 it could not be done, 2 it was not understood."""
+    """The entry point of `openimds`. Exit codes: 0 success, 1 failure, 2 invalid arguments."""
     openimds(prog_name="openimds")
 
 

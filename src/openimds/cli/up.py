@@ -1,4 +1,4 @@
-"""`openimds up`, `down`, `status`, `restart`: everything on one machine."""
+"""The commands for one machine: `openimds up`, `down`, `status` and `restart`."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _state_dir = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     default=DEFAULT,
     show_default=True,
-    help="Where everything is kept.",
+    help="The folder of configuration, store, images and logs.",
 )
 
 
-@click.command(help="Run everything on this machine, in the foreground: Ctrl-C takes it all down again.")
+@click.command(help="Run all parts on this machine in the foreground. Ctrl-C stops them and removes what they created.")
 @_state_dir
-@click.option("--control-port", type=click.IntRange(1, 65535), help="The control API's port (5000).")
-@click.option("--metadata-port", type=click.IntRange(1, 65535), help="The metadata API's port (8775).")
-@click.option("--listen", metavar="ADDRESS", help="The address both listen on (127.0.0.1).")
-@click.option("--namespace-prefix", metavar="TEXT", help="Before the namespaces' names (nothing).")
+@click.option("--control-port", type=click.IntRange(1, 65535), help="The port of the control API (5000).")
+@click.option("--metadata-port", type=click.IntRange(1, 65535), help="The port of the metadata API (8775).")
+@click.option("--listen", metavar="ADDRESS", help="The address that both APIs listen on (127.0.0.1).")
+@click.option("--namespace-prefix", metavar="TEXT", help="The prefix of network namespace names (empty).")
 @click.option(
     "--metadata-proxy",
     type=click.Choice(("direct", "haproxy")),
-    help="What takes guests' requests in a namespace: the metadata agent itself, or a HAProxy "
-    "(as the files say; direct in new ones).",
+    help="The listener for metadata requests in a namespace: the metadata agent itself (direct), or HAProxy. Without "
+    "this option the files decide; new files say direct.",
 )
 @click.option(
     "--config-file",
     "config_files",
     multiple=True,
     metavar="[PROGRAM=]FILE",
-    help="Read after the files in the state folder, by the programs that read a file of this name (nova.conf, "
-    "dhcp_agent.ini …), by PROGRAM alone, or by all. May be repeated.",
+    help="A configuration file that is read after those in the state folder: by PROGRAM, by the programs that read a "
+    "file of this name (nova.conf, dhcp_agent.ini …), or else by all. May be repeated.",
 )
-@click.option("--detach", is_flag=True, help="Go on in the background once everything runs.")
-@click.option("--debug", is_flag=True, help="Let the supervisor log more.")
-def up(  # noqa: PLR0913 - one argument an option
+@click.option("--detach", is_flag=True, help="Continue in the background once all parts are ready.")
+@click.option("--debug", is_flag=True, help="Log debug events of the supervisor.")
+def up(  # noqa: PLR0913 - one argument per option
     *,
     state_dir: Path,
     control_port: int | None,
@@ -77,11 +77,11 @@ def up(  # noqa: PLR0913 - one argument an option
 
 def _up(options: object, say: Callable[[str], None], serving: Callable[[], None]) -> int:
     from openimds.supervisor.plan import UpOptions
-    from openimds.supervisor.up import up as bring_up
+    from openimds.supervisor.up import up as run_up
 
     assert isinstance(options, UpOptions)
     try:
-        bring_up(options, say, serving)
+        run_up(options, say, serving)
     except StartupError as error:
         if options.detached:
             say(f"openimds: {error}")
@@ -91,29 +91,30 @@ def _up(options: object, say: Callable[[str], None], serving: Callable[[], None]
     return 0
 
 
-@click.command(help="Stop everything on this machine and remove what it made; the state is kept.")
+@click.command(help="Stop all parts on this machine and remove what they created. The state is kept.")
 @_state_dir
 @click.option("--purge", is_flag=True, help="Remove the state as well: store, images, configuration, logs.")
 def down(*, state_dir: Path, purge: bool) -> None:
-    from openimds.supervisor.down import down as take_down
+    from openimds.supervisor.down import down as run_down
 
     try:
-        take_down(state_dir, click.echo, purge=purge)
+        run_down(state_dir, click.echo, purge=purge)
     except StartupError as error:
         raise CommandFailedError(str(error)) from error
 
 
-@click.command(help="Show the parts of this machine and what each last did. Exit code 1 if not all of them run.")
+@click.command(help="Show the health of each part on this machine. Exit code 1 if a part does not run.")
 @_state_dir
-def status(*, state_dir: Path) -> None:
-    from openimds.supervisor.status import machine_status, status_text
+@click.option("--output", type=click.Choice(("text", "json")), default="text", help="The output format (text).")
+def status(*, state_dir: Path, output: str) -> None:
+    from openimds.supervisor.status import machine_status, status_json, status_text
 
     machine = machine_status(state_dir)
-    click.echo(status_text(machine))
+    click.echo(status_json(machine) if output == "json" else status_text(machine))
     sys.exit(0 if machine.all_running else 1)
 
 
-@click.command(help="Start one part again, with the configuration as it is now.")
+@click.command(help="Restart one part with its current configuration.")
 @_state_dir
 @click.argument("part", type=click.Choice(tuple(PROGRAMS)))
 def restart(*, state_dir: Path, part: str) -> None:

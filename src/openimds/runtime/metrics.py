@@ -13,13 +13,15 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from openimds.config import Listen
 from openimds.http.messages import Request, Response
@@ -126,6 +128,29 @@ async def serve_on_loop(
         yield
     finally:
         await server.stop(0)
+
+
+class CounterRate:
+    """The rate of a Prometheus counter, over all workers of a program."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is the counter's name without the suffix `_total`."""
+        self._sample = f"{name}_total"
+        self._previous = (time.monotonic(), 0.0)
+
+    def per_second(self) -> float:
+        """Returns the mean rate since the previous call, or since the creation of the object."""
+        (then, before), now, total = self._previous, time.monotonic(), self._total()
+        self._previous = (now, total)
+        return max(0.0, total - before) / max(now - then, 1.0)
+
+    def _total(self) -> float:
+        registry = REGISTRY
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        samples = (sample for family in registry.collect() for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == self._sample)
 
 
 FOLDER = "metrics"

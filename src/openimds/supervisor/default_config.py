@@ -1,4 +1,4 @@
-"""The text of the files that `openimds up` writes into a fresh state folder. Pure."""
+"""The text of the configuration files that `openimds up` creates in a new state folder. All functions are pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefaultConfig:
-    """What the files say."""
+    """The values in the files."""
 
     state_path: Path
     listen: str
@@ -25,13 +25,13 @@ class DefaultConfig:
     metadata_proxy: str
     """`direct` or `haproxy`."""
     proxy_user: str
-    """Who HAProxy runs as; empty: root."""
+    """The user and group of HAProxy. Empty if it runs as root."""
     service_password: str = field(repr=False)
     shared_secret: str = field(repr=False)
 
 
 def configuration_files(settings: DefaultConfig) -> Mapping[str, str]:
-    """File name → text."""
+    """The text of each file, by file name."""
     return {
         "nova.conf": _nova(settings),
         "neutron.conf": _neutron(settings),
@@ -42,12 +42,10 @@ def configuration_files(settings: DefaultConfig) -> Mapping[str, str]:
     }
 
 
-def overriding_file(
-    *, control: str | None, metadata: str | None, prefix: str | None, metadata_proxy: str | None
-) -> str:
-    """What the options of one `up` say over the files: `host:port` of the two APIs, and what is the same for agents."""
+def override_file(*, control: str | None, metadata: str | None, prefix: str | None, metadata_proxy: str | None) -> str:
+    """The text of the file that holds the options of one `up`. `control` and `metadata` are `host:port` of the APIs."""
     lines = [
-        "# The options of the last `openimds up`; written at each start and read after the other files.",
+        "# The options of the last `openimds up`. Each start writes this file; programs read it after the other files.",
         "[DEFAULT]",
     ]
     if prefix is not None:
@@ -66,9 +64,9 @@ def overriding_file(
 
 
 def clouds_yaml(auth_url: str, password: str, region: str) -> str:
-    """For the openstack client: OS_CLIENT_CONFIG_FILE names the file, OS_CLOUD the cloud in it."""
+    """The file for the openstack client. OS_CLIENT_CONFIG_FILE is its path and OS_CLOUD the cloud in it."""
     return f"""\
-# Written by `openimds up`, which keeps auth_url right and leaves the rest alone.
+# Written by `openimds up`, which updates auth_url and leaves the rest unchanged.
 clouds:
   {CLOUD}:
     auth:
@@ -84,13 +82,13 @@ clouds:
 
 
 def with_auth_url(text: str, auth_url: str) -> str:
-    """The same clouds.yaml with our cloud's auth_url."""
+    """Replaces the auth_url of the cloud `openimds` in clouds.yaml."""
     pattern = rf"(?m)(^  {CLOUD}:\n(?:^    .*\n)*?^\s+auth_url:[ ]*).*$"
     return re.sub(pattern, lambda found: f"{found.group(1)}{auth_url}", text, count=1)
 
 
 def reachable(host: str) -> str:
-    """Where a listener on `host` is found from this machine."""
+    """The address at which this machine reaches a listener on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
@@ -119,11 +117,11 @@ metadata_proxy_shared_secret = {settings.shared_secret}
 
 def _neutron(settings: DefaultConfig) -> str:
     return f"""\
-# Read by all agents, before each one's own file.
+# All agents read this file before their own.
 [DEFAULT]
 state_path = {settings.state_path}
 namespace_prefix = {settings.namespace_prefix}
-# What takes guests' requests in a namespace: the metadata agent itself (direct), or a HAProxy (haproxy).
+# The listener for metadata requests in a namespace: the metadata agent itself (direct), or HAProxy (haproxy).
 metadata_proxy = {settings.metadata_proxy}
 metadata_proxy_user = {settings.proxy_user}
 metadata_proxy_group = {settings.proxy_user}

@@ -1,4 +1,4 @@
-"""`openimds down`: whatever is left of an `up`, also after a crash or kill -9, goes away."""
+"""`openimds down`: stops the parts and removes what they created, also after a crash or `kill -9` of the supervisor."""
 
 from __future__ import annotations
 
@@ -23,50 +23,53 @@ from openimds.supervisor.state_dir import StateDir
 log = structlog.get_logger(__name__)
 
 SUPERVISOR_SECONDS = 60
-"""The supervisor stops its parts and cleans up before it ends."""
+"""The stop timeout of the supervisor, which stops its parts and cleans up before it ends."""
 PART_GRACE_SECONDS = 10
 
 Say = Callable[[str], None]
 
 
 def down(state_dir: Path, say: Say, *, purge: bool) -> None:
-    """Stop the supervisor, the parts, what they started, and remove what they made; idempotent.
+    """Stops the supervisor and the parts, and removes the namespaces, devices and tables that they created.
 
-    The state (store, images, configuration) is kept unless `purge`. Raises CannotStartError.
+    The function is idempotent. The state (store, images, configuration) is kept unless `purge`. Raises StartupError.
     """
     folder = StateDir(state_dir.absolute())
     if not folder.path.exists():
-        say(f"nothing is up in {folder.path}: there is no such folder")
+        say(f"nothing is up in {folder.path}: the folder does not exist")
         return
     if _stop_supervisor(folder):
-        say("the supervisor has stopped")
+        say("supervisor stopped")
     stopped = stop_parts(folder)
     if stopped:
         say("stopped: " + ", ".join(stopped))
-    shutil.rmtree(folder.path / metrics.FOLDER, ignore_errors=True)  # what killed ones left
-    removed = remove_what_agents_made(folder, namespace_prefix(folder))
+    shutil.rmtree(folder.path / metrics.FOLDER, ignore_errors=True)  # left behind by killed parts
+    removed = remove_agent_resources(folder, namespace_prefix(folder))
     say(f"removed {len(removed)} namespaces, devices and tables" if removed else "nothing was left to remove")
     folder.supervisor_pid_file.unlink(missing_ok=True)
-    folder.note_all_stopped()
+    folder.mark_all_stopped()
     if purge:
         left = folder.purge()
-        say(f"the state is gone; not ours and left: {', '.join(left)}" if left else "the state is gone")
+        say(f"state removed, except for foreign files: {', '.join(left)}" if left else "state removed")
     else:
         say(f"the state is kept in {folder.path}")
 
 
 def stop_parts(folder: StateDir) -> list[str]:
-    """Stop every part that runs with this folder's files, whoever started it; their names."""
-    found = _parts_running(folder)
+    """Stops every part that runs with this folder's configuration files, and returns the names of the parts."""
+    found = _running_parts(folder)
     for process in identity.terminate([process for _, process in found], PART_GRACE_SECONDS):
-        log.warning("a part had to be killed: it did not stop in time", pid=process.pid)
+        log.warning("part killed by `openimds down` after its stop timeout", pid=process.pid)
     for name in PROGRAMS:
         folder.pid_file(name).unlink(missing_ok=True)
     return sorted({name for name, _ in found})
 
 
-def remove_what_agents_made(folder: StateDir, prefix: str) -> tuple[str, ...]:
-    """Namespaces with all that runs in them, devices, firewall tables. Raises CannotStartError with what stayed."""
+def remove_agent_resources(folder: StateDir, prefix: str) -> tuple[str, ...]:
+    """Removes namespaces and their processes, devices, and firewall tables, and returns the names of what was removed.
+
+    Raises StartupError if something could not be removed.
+    """
     try:
         return remove_everything(OwnershipRecord(folder.path / "owned"), prefix)
     except ConfigureError as error:
@@ -74,7 +77,7 @@ def remove_what_agents_made(folder: StateDir, prefix: str) -> tuple[str, ...]:
 
 
 def namespace_prefix(folder: StateDir) -> str:
-    """As the folder's files say."""
+    """Reads the namespace prefix from the folder's configuration files. Returns "" if they are missing or invalid."""
     names = ("neutron.conf", "compute_agent.ini", "up.conf")
     files = [str(folder.etc / name) for name in names if (folder.etc / name).exists()]
     try:
@@ -89,15 +92,15 @@ def _stop_supervisor(folder: StateDir) -> bool:
         return False
     supervisor.send(signal.SIGTERM)
     if not supervisor.wait(SUPERVISOR_SECONDS):
-        log.warning("the supervisor had to be killed: it did not stop in time", pid=supervisor.pid)
+        log.warning("supervisor killed after its stop timeout", pid=supervisor.pid)
         supervisor.send(signal.SIGKILL)
         supervisor.wait(PART_GRACE_SECONDS)
     folder.supervisor_pid_file.unlink(missing_ok=True)
     return True
 
 
-def _parts_running(folder: StateDir) -> list[tuple[str, Process]]:
-    """By their command lines: a supervisor that was killed between a start and the note of it left no pid file."""
+def _running_parts(folder: StateDir) -> list[tuple[str, Process]]:
+    """Finds parts by their command lines, because a supervisor that is killed during a start writes no PID file."""
     own_files = f"{folder.etc}/"
     found = []
     for process in identity.all_processes():

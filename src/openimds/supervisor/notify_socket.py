@@ -1,6 +1,6 @@
-"""The supervisor's half of sd_notify(3): what its parts say of themselves, and the sockets that it keeps for them.
+"""The service manager's side of sd_notify(3): notifications of the parts, and a file descriptor store for each part.
 
-Only what a service manager does with FDSTORE=1, FDSTOREREMOVE=1 and FDNAME; the parts' half is kept_sockets.py.
+The store implements FDSTORE=1, FDSTOREREMOVE=1 and FDNAME. The client side is `runtime/fdstore.py`.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-MOST_SOCKETS = 8192
-"""Of one part: as many names as fit into one environment variable (kept_sockets.py, `WIRE_NAME_CHARACTERS`)."""
+MAX_SOCKETS = 8192
+"""The limit per part: their names must fit into one environment string (`runtime/fdstore.py`, WIRE_NAME_CHARACTERS)."""
 _CREDENTIALS = struct.Struct("3i")
-"""pid, uid, gid of unix(7)'s SCM_CREDENTIALS."""
-_MOST_RIGHTS = 253
-"""SCM_MAX_FD: descriptors in one message."""
+"""pid, uid and gid of SCM_CREDENTIALS (unix(7))."""
+_MAX_RIGHTS = 253
+"""SCM_MAX_FD: the maximum number of descriptors in one message."""
 _MESSAGE_BYTES = 4096
 _OWN_DESCRIPTORS = 256
-"""What the supervisor needs beside the sockets that it keeps."""
+"""The number of descriptors that the supervisor needs beside the stored sockets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a process said: `READY=1` is {"READY": "1"}. Whoever gets it closes the descriptors or keeps them."""
+    """One notification: `READY=1` is {"READY": "1"}. The receiver owns the descriptors and must close or store them."""
 
     pid: int
     fields: Mapping[str, str]
@@ -43,28 +43,28 @@ class Message:
 
 
 class NotifySocket:
-    """At a path: the next supervisor has the same, so that parts which outlive this one can tell it their sockets."""
+    """The notify socket, bound at a fixed path, where parts that outlive a supervisor reach the next one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.unlink(missing_ok=True)
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        before = os.umask(0o177)  # this user's alone, from the first moment
+        previous = os.umask(0o177)  # the socket has mode 0600 from its creation on
         try:
             self._channel.bind(str(path))
         except OSError:
             self._channel.close()
             raise
         finally:
-            os.umask(before)
+            os.umask(previous)
 
     def fileno(self) -> int:
         return self._channel.fileno()
 
     def messages(self) -> Iterator[Message]:
-        """What is there now."""
-        space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MOST_RIGHTS * array.array("i").itemsize)
+        """Reads all pending messages without blocking."""
+        space = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MAX_RIGHTS * array.array("i").itemsize)
         while True:
             try:
                 data, ancillary, _, _ = self._channel.recvmsg(_MESSAGE_BYTES, space, socket.MSG_CMSG_CLOEXEC)
@@ -78,62 +78,62 @@ class NotifySocket:
 
 
 class FdStoreServer:
-    """The sockets of one part, by name."""
+    """The stored sockets of one part, by name."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, list[int]] = {}
+        self._stored: dict[str, list[int]] = {}
         self._count = 0
-        self._is_full_told = False
+        self._is_full_logged = False
 
     def __len__(self) -> int:
         return self._count
 
     @property
     def names(self) -> tuple[str, ...]:
-        """One for each of the descriptors."""
-        return tuple(name for name, descriptors in self._kept.items() for _ in descriptors)
+        """The name of each of the `descriptors`, in their order."""
+        return tuple(name for name, descriptors in self._stored.items() for _ in descriptors)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return tuple(descriptor for descriptors in self._kept.values() for descriptor in descriptors)
+        return tuple(descriptor for descriptors in self._stored.values() for descriptor in descriptors)
 
     def apply(self, message: Message) -> None:
-        """Keep or forget what the message says. A socket that is here already under this name is not kept twice."""
+        """Applies FDSTORE=1 or FDSTOREREMOVE=1. A socket that is stored under the same name already is closed."""
         name = message.fields.get("FDNAME", "stored")
         if message.fields.get("FDSTORE") == "1":
             for descriptor in message.descriptors:
-                self._keep(name, descriptor)
+                self._store(name, descriptor)
             return
         message.close()
         if message.fields.get("FDSTOREREMOVE") == "1":
-            self._forget(name)
+            self._remove(name)
 
     def close(self) -> None:
-        for name in list(self._kept):
-            self._forget(name)
+        for name in list(self._stored):
+            self._remove(name)
 
-    def _keep(self, name: str, descriptor: int) -> None:
-        if any(os.path.sameopenfile(own, descriptor) for own in self._kept.get(name, ())):
+    def _store(self, name: str, descriptor: int) -> None:
+        if any(os.path.sameopenfile(own, descriptor) for own in self._stored.get(name, ())):
             os.close(descriptor)
-        elif self._count >= _room() or ":" in name:
+        elif self._count >= _capacity() or ":" in name:
             os.close(descriptor)
-            if not self._is_full_told:
-                log.warning("a part's socket is not kept: there are too many", name=name, kept=self._count)
-            self._is_full_told = True
+            if not self._is_full_logged:
+                log.warning("file descriptor store full: socket of a part not stored", name=name, stored=self._count)
+            self._is_full_logged = True
         else:
-            self._kept.setdefault(name, []).append(descriptor)
+            self._stored.setdefault(name, []).append(descriptor)
             self._count += 1
 
-    def _forget(self, name: str) -> None:
-        for descriptor in self._kept.pop(name, ()):
+    def _remove(self, name: str) -> None:
+        for descriptor in self._stored.pop(name, ()):
             os.close(descriptor)
             self._count -= 1
 
 
-def _room() -> int:
+def _capacity() -> int:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    # Starting the part takes two more of each for a moment (starting.py).
-    return min(MOST_SOCKETS, max(0, limit - _OWN_DESCRIPTORS) // 3)
+    # spawn() duplicates each stored descriptor twice while it starts the part.
+    return min(MAX_SOCKETS, max(0, limit - _OWN_DESCRIPTORS) // 3)
 
 
 def _message(data: bytes, ancillary: list[tuple[int, int, bytes]]) -> Message:

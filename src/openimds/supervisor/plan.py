@@ -1,4 +1,4 @@
-"""What one `openimds up` is to run: its options, the files it writes where they are missing, the parts that follow."""
+"""The plan of one `openimds up`: its options, the configuration files that it creates, and the parts to run."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from openimds.supervisor.default_config import DefaultConfig
 from openimds.supervisor.service_spec import ServiceSpec
 from openimds.supervisor.state_dir import StateDir
 
-OVERRIDING_FILE = "up.conf"
+OVERRIDE_FILE = "up.conf"
 METADATA_PROXY = "direct"
-"""What the first files say: no process a namespace, and no hop. The option's own default is neutron's, for who puts one of
-our agents into neutron's place."""
+"""The value in new files: direct mode needs no process per namespace and no further hop. The default of the option
+itself is `haproxy` as in neutron, for hosts where an agent replaces neutron's."""
 PROXY_USER = "haproxy"
-"""Debian's package makes it."""
+"""The user that Debian's haproxy package creates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpOptions:
-    """The options of one `openimds up`; None: as the files say."""
+    """The options of one `openimds up`. None if the configuration files decide."""
 
     state_dir: Path
     listen: str | None = None
@@ -48,15 +48,15 @@ class UpOptions:
     config_files: tuple[str, ...] = ()
     debug: bool = False
     detached: bool = False
-    """There is no terminal: stderr is the supervisor's log file."""
+    """Whether the supervisor runs in the background, with stderr in its log file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to run."""
+    """The parts to run, and the configuration of each program by name."""
 
     configs: Mapping[str, CommonConfig]
-    parts: tuple[ServiceSpec, ...]
+    specs: tuple[ServiceSpec, ...]
 
     @property
     def control(self) -> ControlApiConfig:
@@ -72,32 +72,32 @@ class Plan:
 
 
 def plan(options: UpOptions, folder: StateDir) -> Plan:
-    """Write the missing files, read all of them, and say what is to run. Raises CannotStartError."""
+    """Creates missing configuration files, loads all files, and returns the plan. Raises StartupError."""
     _write_missing_files(options, folder)
     readers = {name: program.files for name, program in PROGRAMS.items()}
     files: dict[str, list[str]] = {
-        name: [str(folder.etc / file) for file in program.files] + [str(folder.etc / OVERRIDING_FILE)]
+        name: [str(folder.etc / file) for file in program.files] + [str(folder.etc / OVERRIDE_FILE)]
         for name, program in PROGRAMS.items()
     }
     for given in options.config_files:
-        names, path = service_spec.routed(given, readers)
+        names, path = service_spec.route_config_file(given, readers)
         for name in names:
             files[name].append(str(Path(path).absolute()))
     configs = _load_all(files)
-    for config_value in configs.values():
-        if config_value.state_path != folder.path:
+    for each in configs.values():
+        if each.state_path != folder.path:
             raise StartupError(
-                f"{config_value.program} would keep its state in {config_value.state_path}, not in {folder.path}: "
-                f"set state_path = {folder.path} in its files, or give that folder with --state-dir"
+                f"the state_path of {each.program} is {each.state_path} and not {folder.path}: set "
+                f"state_path = {folder.path} in its files, or name the other folder with --state-dir"
             )
-    return Plan(configs, tuple(_part(name, files[name], configs[name], folder) for name in PROGRAMS))
+    return Plan(configs, tuple(_service_spec(name, files[name], configs[name], folder) for name in PROGRAMS))
 
 
 # The files -------------------------------------------------------------------------------------------------------
 
 
 def _write_missing_files(options: UpOptions, folder: StateDir) -> None:
-    first = DefaultConfig(
+    settings = DefaultConfig(
         state_path=folder.path,
         listen=options.listen or "127.0.0.1",
         control_port=options.control_port or 5000,
@@ -108,40 +108,38 @@ def _write_missing_files(options: UpOptions, folder: StateDir) -> None:
         service_password=secrets.token_urlsafe(24),
         shared_secret=secrets.token_urlsafe(32),
     )
-    texts = default_config.configuration_files(first)
+    texts = default_config.configuration_files(settings)
     missing = [name for name in texts if not (folder.etc / name).exists()]
-    _keep_pairs_together(missing, folder)
+    _check_shared_secret(missing, folder)
     for name in missing:
         folder.write_secret_file(name, texts[name])
     if not (folder.etc / "token_keys").exists():
         folder.write_secret_file("token_keys", base64.urlsafe_b64encode(secrets.token_bytes(32)).decode() + "\n")
-    folder.write_secret_file(OVERRIDING_FILE, _overriding(options, folder))
+    folder.write_secret_file(OVERRIDE_FILE, _override_text(options, folder))
 
 
-def _keep_pairs_together(missing: Sequence[str], folder: StateDir) -> None:
-    """Two of the files share a secret: with one of them gone, a new one could not match."""
+def _check_shared_secret(missing: Sequence[str], folder: StateDir) -> None:
+    """Two files share a secret. If only one of them is missing, a new one would have another secret."""
     pair = {"nova.conf", "metadata_agent.ini"}
     gone = pair & set(missing)
     if len(gone) == 1:
         (name,) = gone
         (other,) = pair - gone
         raise StartupError(
-            f"{folder.etc / name} is missing, and its secret must be the one in {folder.etc / other}: put it back, or "
-            "remove both to have both written anew"
+            f"{folder.etc / name} is missing, and its secret must be the one in {folder.etc / other}: restore it, or "
+            "remove both files to have both created again"
         )
 
 
-def _overriding(options: UpOptions, folder: StateDir) -> str:
-    """The options given to this start, said over the files."""
+def _override_text(options: UpOptions, folder: StateDir) -> str:
+    """The text of the file that makes the options of this start override the other files."""
     given = (options.listen, options.control_port, options.metadata_port)
-    say = partial(
-        default_config.overriding_file, prefix=options.namespace_prefix, metadata_proxy=options.metadata_proxy
-    )
+    text = partial(default_config.override_file, prefix=options.namespace_prefix, metadata_proxy=options.metadata_proxy)
     if given == (None, None, None):
-        return say(control=None, metadata=None)
-    now = _listeners_in_files(folder)
-    control, metadata = now["control-api"], now["metadata-api"]
-    return say(
+        return text(control=None, metadata=None)
+    listeners = _listeners_in_files(folder)
+    control, metadata = listeners["control-api"], listeners["metadata-api"]
+    return text(
         control=f"{options.listen or control.host}:{options.control_port or control.port}",
         metadata=f"{options.listen or metadata.host}:{options.metadata_port or metadata.port}",
     )
@@ -181,7 +179,7 @@ def _proxy_user() -> str:
 # The parts -------------------------------------------------------------------------------------------------------
 
 
-def _part(name: str, files: Sequence[str], value: CommonConfig, folder: StateDir) -> ServiceSpec:
+def _service_spec(name: str, files: Sequence[str], value: CommonConfig, folder: StateDir) -> ServiceSpec:
     return ServiceSpec(
         name=name,
         argv=service_spec.part_argv(name, files),

@@ -1,7 +1,4 @@
-"""A part under the supervisor: what becomes of it, how it ended, and what it said last.
-
-The parts of one machine under one supervisor, and the notes of them that `openimds status` reads.
-"""
+"""The state of a part under the supervisor, and the registry of all parts, written to `run/status.json`."""
 
 from __future__ import annotations
 
@@ -21,79 +18,84 @@ from openimds.supervisor.spawn import Child
 from openimds.supervisor.state_dir import StateDir
 
 READY_TIMEOUT_SECONDS = 60
-"""For a part that does not ask for more (EXTEND_TIMEOUT_USEC, sd_notify(3))."""
-MOST_EXTENSION_SECONDS = 3600
+"""The start timeout of a part that does not extend it (EXTEND_TIMEOUT_USEC, sd_notify(3))."""
+MAX_EXTENSION_SECONDS = 3600
 
 
 @dataclass(slots=True)
 class Service:
-    """A part, and what becomes of it."""
+    """A part and its state."""
 
-    part: ServiceSpec
+    spec: ServiceSpec
     state: str = "not started"
-    """`starting`, `running`, `waiting` (to be started again), `stopped`."""
+    """`not started`, `starting`, `running`, `waiting` (for its restart), or `stopped`."""
     process: Process | None = None
     child: Child | None = None
-    """None as well for one that an earlier supervisor started."""
+    """None if the part does not run, or if an earlier supervisor started it."""
     pidfd: int | None = None
     since: str = ""
     started_at: float = 0.0
     restart_at: float | None = None
-    deaths: RestartBackoff = field(default_factory=RestartBackoff)
+    backoff: RestartBackoff = field(default_factory=RestartBackoff)
     restarts: int = 0
     last_exit: str = ""
     digest: str = ""
-    """Of what it was started with."""
-    said: str = ""
-    """STATUS= of it, in its own words."""
-    ready_by: float = 0.0
-    """When a start that has not ended has failed; time.monotonic."""
+    """The digest of what the process was started with (`service_spec.digest`)."""
+    progress: str = ""
+    """The last STATUS= of a part that is starting."""
+    start_deadline: float = 0.0
+    """The time.monotonic at which a start that is not ready has failed."""
     sockets: FdStoreServer = field(default_factory=FdStoreServer)
 
     @property
-    def shown(self) -> str:
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def name_and_progress(self) -> str:
         """`dhcp-agent (120 of 200 networks)`"""
-        return f"{self.part.name} ({self.said})" if self.said else self.part.name
+        return f"{self.name} ({self.progress})" if self.progress else self.name
 
     def begin(self, process: Process, *, state: str, since: str) -> None:
-        """It runs, from `since` on."""
+        """Assigns a process that runs since `since`."""
         self.process, self.state, self.since, self.started_at = process, state, since, time.monotonic()
-        self.said, self.ready_by = "", self.started_at + READY_TIMEOUT_SECONDS
+        self.progress, self.start_deadline = "", self.started_at + READY_TIMEOUT_SECONDS
 
-    def hear_of_start(self, fields: Mapping[str, str]) -> bool:
-        """How far it is, and how much longer it may take; whether that is news."""
-        before = (self.said, self.ready_by)
+    def apply_progress(self, fields: Mapping[str, str]) -> bool:
+        """Applies STATUS= and EXTEND_TIMEOUT_USEC= of a starting part. Returns whether they changed anything."""
+        before = (self.progress, self.start_deadline)
         extension = fields.get("EXTEND_TIMEOUT_USEC", "")
         if extension.isascii() and extension.isdigit():
-            asked = time.monotonic() + min(int(extension) / 1_000_000, MOST_EXTENSION_SECONDS)
-            self.ready_by = max(self.started_at + READY_TIMEOUT_SECONDS, asked)
-        self.said = fields.get("STATUS", self.said)
-        return before != (self.said, self.ready_by)
+            requested = time.monotonic() + min(int(extension) / 1_000_000, MAX_EXTENSION_SECONDS)
+            self.start_deadline = max(self.started_at + READY_TIMEOUT_SECONDS, requested)
+        self.progress = fields.get("STATUS", self.progress)
+        return before != (self.progress, self.start_deadline)
 
     def report(self) -> dict[str, Any]:
-        """Its name, pid, state, since, restarts, last exit, log file, where it listens, how many sockets are kept, what
-        it says of its start, and until when (CLOCK_MONOTONIC, in seconds) that may take.
+        """The entry of the part in `status.json`.
+
+        `said` is the progress of the start, and `ready_by` its deadline in seconds of CLOCK_MONOTONIC.
         """
         return {
-            "name": self.part.name,
+            "name": self.name,
             "pid": self.process.pid if self.process else None,
             "state": self.state,
             "since": self.since,
             "restarts": self.restarts,
             "last_exit": self.last_exit,
-            "log": str(self.part.log_file),
-            "listens": self.part.listens,
+            "log": str(self.spec.log_file),
+            "listens": self.spec.listens,
             "kept_sockets": len(self.sockets),
             "digest": self.digest,
-            "said": self.said,
-            "ready_by": self.ready_by,
+            "said": self.progress,
+            "ready_by": self.start_deadline,
         }
 
 
 def exit_reason(child: Child | None) -> str:
-    """`exit code 1`, `killed by SIGKILL`; of a process that has ended, or is about to."""
+    """Returns `exit code 1` or `killed by SIGKILL`. Blocks until the exit of a child that is still running."""
     if child is None:
-        return "ended; an earlier supervisor started it, so how is not known"
+        return "ended for an unknown reason, because an earlier supervisor started it"
     code = child.wait()
     if code >= 0:
         return f"exit code {code}"
@@ -102,46 +104,45 @@ def exit_reason(child: Child | None) -> str:
     return f"killed by signal {-code}"
 
 
-def last_log_line(part: ServiceSpec) -> str:
-    """The last thing that a part said, and where all of it is."""
+def last_log_line(spec: ServiceSpec) -> str:
+    """The last line of a part's log, and the path of the log."""
     try:
-        lines = part.log_file.read_text(errors="replace").splitlines()
+        lines = spec.log_file.read_text(errors="replace").splitlines()
     except OSError:
         lines = []
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
-    return f"{said} (all of its log: {part.log_file})"
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+    return f"{last} (whole log: {spec.log_file})"
 
 
-def now() -> str:
+def utc_timestamp() -> str:
     """`2026-05-01T10:00:00Z`"""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class ServiceRegistry:
-    """In the order in which they were planned."""
+    """All parts, in the order of the plan."""
 
-    def __init__(self, planned: Sequence[ServiceSpec], folder: StateDir) -> None:
+    def __init__(self, specs: Sequence[ServiceSpec], folder: StateDir) -> None:
         self.folder = folder
         self.is_starting = False
-        """Whoever asked for the parts still waits until all are ready."""
-        self._supervised = {part.name: Service(part) for part in planned}
-        self._since = now()
+        """Whether the command `openimds up` still waits for all parts to be ready."""
+        self._services = {spec.name: Service(spec) for spec in specs}
+        self._since = utc_timestamp()
 
     def __iter__(self) -> Iterator[Service]:
-        return iter(self._supervised.values())
+        return iter(self._services.values())
 
     def __getitem__(self, name: str) -> Service:
-        return self._supervised[name]
+        return self._services[name]
 
     def with_pid(self, pid: int) -> Service | None:
         return next((each for each in self if each.process is not None and each.process.pid == pid), None)
 
     def report(self) -> list[dict[str, Any]]:
-        return [each.report() for each in self]
+        return [service.report() for service in self]
 
-    def note(self) -> None:
-        """Write down how things are."""
+    def write_status(self) -> None:
         status = {"supervisor": os.getpid(), "since": self._since, "parts": self.report()}
-        # A full disk must not end the supervision; `status` then shows what was known before.
+        # A full disk must not end the supervisor. `openimds status` then shows the previous state.
         with contextlib.suppress(OSError):
             self.folder.write_status(status)

@@ -1,4 +1,4 @@
-"""What `openimds up` runs: which programs, with which files, in which order; and when a dead one is started again."""
+"""The parts that `openimds up` runs: their command lines, files, start order, and restart delays."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ START_ORDER: tuple[tuple[str, ...], ...] = (
     ("control-api", "metadata-api"),
     ("metadata-agent", "dhcp-agent", "l3-agent", "compute-agent"),
 )
-"""Started stage by stage, each when the one before is ready; stopped the other way round."""
+"""The stages of the start. A stage starts when the previous one is ready; the stop runs in the reverse order."""
 
 RESTART_DELAYS_SECONDS = (0.1, 0.5, 1, 2, 5, 10, 30)
-"""After the first death in a row, the second …; the last one from then on."""
+"""The restart delay after the first, second, … exit in a row. The last value applies to all later exits."""
 STEADY_SECONDS = 60
-"""A part that has run for so long begins a new row when it dies."""
+"""The uptime after which an exit counts as the first one in a row again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
-    """One program under `up`."""
+    """The description of one part: a program and the files that it runs with."""
 
     name: str
     argv: tuple[str, ...]
     log_file: Path
     pid_file: Path
     files: tuple[str, ...]
-    """Its configuration files."""
+    """The configuration files."""
     listens: str
-    """For the report: `http://127.0.0.1:5000`."""
+    """The listening address as shown to the operator: `http://127.0.0.1:5000`, or `-`."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestartBackoff:
-    """How often a part has died, all in all and in a row."""
+    """The restart delay of a part, by the number of its exits in total and in a row."""
 
     total: int = 0
     in_a_row: int = 0
 
-    def after_one_more(self, lived_seconds: float) -> RestartBackoff:
-        return RestartBackoff(self.total + 1, 1 if lived_seconds >= STEADY_SECONDS else self.in_a_row + 1)
+    def after_exit(self, uptime_seconds: float) -> RestartBackoff:
+        return RestartBackoff(self.total + 1, 1 if uptime_seconds >= STEADY_SECONDS else self.in_a_row + 1)
 
     @property
     def delay_seconds(self) -> float:
-        """How long to wait before the part is started again."""
+        """The delay between the last exit and the restart."""
         index = min(self.in_a_row, len(RESTART_DELAYS_SECONDS)) - 1
         return RESTART_DELAYS_SECONDS[max(0, index)]
 
 
 def program_argv(words: Sequence[str]) -> tuple[str, ...]:
-    """The command line of this very installation: `/usr/bin/python3 /usr/bin/openimds dhcp-agent …`."""
+    """The command line of a command of this installation: `/usr/bin/python3 /usr/bin/openimds dhcp-agent …`."""
     script = Path(sys.executable).with_name("openimds")
     begin = (str(script),) if script.exists() else ("-m", "openimds")
     return (sys.executable, *begin, *words)
@@ -67,9 +67,9 @@ def part_argv(name: str, files: Sequence[str]) -> tuple[str, ...]:
 
 
 def digest(part: ServiceSpec) -> str:
-    """Of what the part is, or would be, started with: version, command line, configuration as it is now.
+    """The digest of the version, the command line and the current contents of the configuration files.
 
-    A running part that was started with another one must be replaced. Empty when a file cannot be read.
+    A running part with another digest must be replaced. The digest is empty if a file cannot be read.
     """
     sums = hashlib.sha256()
     for word in (__version__, *part.argv):
@@ -82,12 +82,12 @@ def digest(part: ServiceSpec) -> str:
     return sums.hexdigest()
 
 
-def routed(file: str, readers: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], str]:
-    """Which programs a `--config-file` of `up` is for, and its path.
+def route_config_file(file: str, readers: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], str]:
+    """Returns the programs that read a `--config-file` of `up`, and the path of the file.
 
-    `readers`: the names of the files that each program reads. `l3-agent=/tmp/x.ini` is for the program it names;
-    a file named like one of a program's own (`dhcp_agent.ini`, also `dhcp_agent.in`) is for whoever reads that;
-    any other is for all.
+    `readers` maps each program to the names of its files. `l3-agent=/tmp/x.ini` is read by the named program. A file
+    with the stem of a program's file (`dhcp_agent.ini`, also `dhcp_agent.in`) is read by every program that has such a
+    file. All programs read any other file.
     """
     name, separator, path = file.partition("=")
     if separator and name in readers:

@@ -1,4 +1,4 @@
-"""The folder of everything `openimds up` keeps: who may look into it, what lies where, and its clearing."""
+"""The state folder of `openimds up`: paths, permissions, lock, status file, and removal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from openimds.runtime.lifecycle import StartupError
 
 DEFAULT = Path("/var/lib/openimds")
 
-OURS = (
+OWN_FILES = (
     "etc", "run", "log", "images", "instances", "owned", "dhcp", "external", "ns-metadata-proxy", "ra", "rules",
     "metrics", "metadata_proxy", "haproxy_log", "openimds.sqlite", "openimds.sqlite-shm", "openimds.sqlite-wal",
 )  # fmt: skip
-"""What openimds makes in the folder; `down --purge` removes these and nothing else."""
+"""The files and folders that openimds creates in the state folder. `down --purge` removes these and nothing else."""
 
 SOCKET_PATH_BYTES = 107
-"""sun_path of unix(7), without the closing NUL."""
-LEAST_FREE_BYTES = 16 * 1024 * 1024
+"""The maximum length of sun_path (unix(7)) without the final NUL."""
+MIN_FREE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class StateDir:
     path: Path
 
     def command(self, words: str) -> str:
-        """The command line about this folder: `openimds down`, `openimds down --state-dir /srv/imds`."""
+        """A command line for this folder: `openimds down`, or `openimds down --state-dir /srv/imds`."""
         return f"openimds {words}" + ("" if self.path == DEFAULT else f" --state-dir {self.path}")
 
     @property
@@ -57,7 +57,7 @@ class StateDir:
 
     @property
     def notify_socket(self) -> Path:
-        """Where parts tell the supervisor of themselves."""
+        """The socket that parts send their notifications to."""
         return self.run / "notify"
 
     def pid_file(self, part: str) -> Path:
@@ -67,19 +67,19 @@ class StateDir:
         return self.log / f"{part}.log"
 
     def restart_request(self, part: str) -> Path:
-        """Its presence asks the supervisor to start the part again at once when it ends."""
+        """A file whose presence makes the supervisor restart the part without a delay after its exit."""
         return self.run / f"{part}.restart"
 
     def prepare(self) -> None:
-        """Make the folders. Raises CannotStartError with a sentence when the disk or the folder does not allow it."""
+        """Creates the folders. Raises StartupError if they cannot be written or the disk is full."""
         longest = len(os.fsencode(self.path / "metadata_proxy"))
         if longest > SOCKET_PATH_BYTES:
             raise StartupError(
                 f"the path of the state folder {self.path} is too long for the sockets in it "
-                f"({longest} bytes, {SOCKET_PATH_BYTES} are possible): choose a shorter one with --state-dir"
+                f"({longest} bytes; the limit is {SOCKET_PATH_BYTES}): choose a shorter one with --state-dir"
             )
-        with self.problems_told():
-            # 0711: the namespace proxies, which are not root, must reach the socket; names are not theirs to list.
+        with self.reporting_errors():
+            # 0711: HAProxy runs without root and must reach the socket, but has no need to list the folder.
             for folder, mode in ((self.path, 0o711), (self.etc, 0o700), (self.run, 0o755), (self.log, 0o750)):
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(mode)
@@ -87,15 +87,15 @@ class StateDir:
             probe.write_bytes(b"x")
             probe.unlink()
             space = os.statvfs(self.path)
-        if space.f_bavail * space.f_frsize < LEAST_FREE_BYTES:
+        if space.f_bavail * space.f_frsize < MIN_FREE_BYTES:
             raise StartupError(
                 f"the state folder {self.path} is on a full disk ({space.f_bavail * space.f_frsize // 1024} KiB are "
                 "free, 16 MiB are needed): free some space, or choose another folder with --state-dir"
             )
 
     @contextmanager
-    def problems_told(self) -> Iterator[None]:
-        """Turns an OSError into a sentence about this folder."""
+    def reporting_errors(self) -> Iterator[None]:
+        """Converts an OSError of the block into a StartupError that names the state folder."""
         try:
             yield
         except OSError as error:
@@ -106,18 +106,18 @@ class StateDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Held by the one supervisor of this folder; the kernel lets go of it however that ends.
+        """Holds the lock of the folder's supervisor. The kernel releases the lock when the process ends in any way.
 
-        Raises CannotStartError when another one holds it.
+        Raises StartupError if another supervisor holds the lock.
         """
-        with self.problems_told():
+        with self.reporting_errors():
             descriptor = os.open(self.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise StartupError(
-                    f"openimds is up already in {self.path}: see `{self.command('status')}`, or take it down with "
+                    f"openimds is already up in {self.path}: see `{self.command('status')}`, or stop it with "
                     f"`{self.command('down')}`"
                 ) from error
             yield
@@ -125,10 +125,10 @@ class StateDir:
             os.close(descriptor)
 
     def write_secret_file(self, name: str, text: str) -> None:
-        """A file in etc/ that only root may read, whole or not at all."""
+        """Writes a file in etc/ with mode 0600, atomically."""
         path = self.etc / name
         draft = path.with_name(f".{name}.new")
-        with self.problems_told():
+        with self.reporting_errors():
             draft.unlink(missing_ok=True)
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -136,20 +136,20 @@ class StateDir:
             draft.replace(path)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """What the supervisor knows of its parts, for `openimds status`."""
+        """Writes `run/status.json`, which `openimds status` reads."""
         draft = self.run / ".status.json.new"
         draft.write_text(json.dumps(status))
         draft.replace(self.run / "status.json")
 
-    def note_all_stopped(self) -> None:
-        """After a supervisor that could not note it itself; nothing where there are no notes."""
+    def mark_all_stopped(self) -> None:
+        """Sets the state of all parts in `status.json` to `stopped`, for a supervisor that was killed."""
         status = self.read_status()
         if status:
-            with self.problems_told():
+            with self.reporting_errors():
                 self.write_status(status | {"parts": [part | {"state": "stopped"} for part in status.get("parts", [])]})
 
     def read_status(self) -> dict[str, Any]:
-        """Empty when there is none, or none that can be read."""
+        """Reads `status.json`. Returns an empty dict if the file is missing or invalid."""
         try:
             status = json.loads((self.run / "status.json").read_text())
         except (OSError, ValueError):
@@ -157,8 +157,8 @@ class StateDir:
         return status if isinstance(status, dict) else {}
 
     def purge(self) -> tuple[str, ...]:
-        """Remove what openimds made. Returns the names of what is not ours and was left."""
-        for name in OURS:
+        """Removes the files of openimds. Returns the names of foreign files, which stay."""
+        for name in OWN_FILES:
             path = self.path / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

@@ -1,54 +1,72 @@
-"""`openimds status` and `openimds restart`: what this machine's parts are, and what each last did."""
+"""`openimds status` and `openimds restart`: the health of the parts of this machine.
+
+The status combines the supervisor's `status.json`, the processes of the machine, and the agents' heartbeats in the store.
+"""
 
 from __future__ import annotations
 
-import re
+import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from prettytable import PrettyTable, TableStyle
 
-from openimds.config import ConfigError, load_control_api
+from openimds.config import ConfigError, ControlApiConfig, load_control_api
 from openimds.config.programs import PROGRAMS
 from openimds.linux.process import identity
 from openimds.resources.errors import OpenimdsError
 from openimds.runtime.lifecycle import StartupError
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.base import Agent
+from openimds.store.models.compute import Server
+from openimds.store.models.network import Network, Port, Router
 from openimds.supervisor.state_dir import StateDir
 
 RESTART_TIMEOUT_SECONDS = 60
 POLL_SECONDS = 0.05
-LAST_LINE_CHARS = 110
-SHOWN_FAILURES = 5
+SHOWN_ERRORS = 5
 LOG_TAIL_BYTES = 16384
+STARTUP_ERROR_PREFIX = "openimds: "
+"""The prefix of the message that a program prints when it cannot start (`cli.main.CommandFailedError`)."""
 
-_TIME_AND_LEVEL = re.compile(r"^\S+Z \[\w+ *\] ")
-"""`2026-11-21T23:19:57.612317Z [info     ] ` as runtime/log_config.py writes it."""
+COUNTED = {"networks": Network, "routers": Router, "ports": Port, "instances": Server}
+FACTS = ("networks", "routers", "servers", "listeners", "listeners_wanted", "ports", "requests_per_second")
+"""The facts of heartbeats that the status shows."""
+KINDS = {"networks": "network", "routers": "router", "servers": "instance"}
+"""The resource that the `failures` of a heartbeat are about, by the fact that counts it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartStatus:
     name: str
-    pid: int | None
+    health: str
+    """`ok`, `degraded` (running with errors, or without a heartbeat), `starting`, `down`, or `stopped`."""
     state: str
+    """The supervisor's state of the part, or `dead` if its process is gone without a supervisor."""
+    pid: int | None
     since: str
+    """The time of the last change of state: `2026-05-01T10:00:00Z`. Empty if the part never ran."""
     restarts: int
-    last_did: str
+    listens: str
+    progress: str
+    """The progress of a part that is starting: `120 of 200 networks`."""
+    figures: Mapping[str, float]
+    errors: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineStatus:
     state_dir: Path
     supervisor_pid: int | None
-    was_left: bool
-    """A supervisor ran, and ended without taking anything down: it was killed, or the machine started again."""
+    is_orphaned: bool
+    """Whether a supervisor ended without stopping its parts: it was killed, or the machine was rebooted."""
     parts: tuple[PartStatus, ...]
 
     @property
@@ -56,34 +74,85 @@ class MachineStatus:
         return self.supervisor_pid is not None and all(part.state == "running" for part in self.parts)
 
 
+@dataclass(frozen=True, slots=True)
+class _StoreFacts:
+    """The facts in the store: the number of resources, and the last heartbeat of each program by its name."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    heartbeats: Mapping[str, _Heartbeat] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heartbeat:
+    age_seconds: float
+    max_age_seconds: float
+    """The option agent_down_time."""
+    facts: Mapping[str, Any]
+
+    def is_late(self, uptime_seconds: float) -> bool:
+        """Whether a part of this uptime should have sent another heartbeat."""
+        return min(self.age_seconds, uptime_seconds) > self.max_age_seconds
+
+
 def machine_status(state_dir: Path) -> MachineStatus:
-    """From the supervisor's notes, checked against the processes that there are, and from the agents' heartbeats."""
+    """Reads the status of all parts from the state folder, /proc and the store."""
     folder = StateDir(state_dir.absolute())
-    notes = {str(part.get("name")): part for part in folder.read_status().get("parts", [])}
+    entries = {str(entry.get("name")): entry for entry in folder.read_status().get("parts", [])}
     supervisor = identity.read_pid_file(folder.supervisor_pid_file)
-    heartbeats = _heartbeats(folder)
+    facts = _store_facts(folder)
     return MachineStatus(
         state_dir=folder.path,
         supervisor_pid=supervisor.pid if supervisor else None,
-        was_left=supervisor is None and folder.supervisor_pid_file.exists(),
-        parts=tuple(_part_status(name, folder, notes.get(name, {}), heartbeats) for name in PROGRAMS),
+        is_orphaned=supervisor is None and folder.supervisor_pid_file.exists(),
+        parts=tuple(_part_status(name, folder, entries.get(name, {}), facts) for name in PROGRAMS),
     )
 
 
+# Output ----------------------------------------------------------------------------------------------------------
+
+
 def status_text(machine: MachineStatus) -> str:
-    """A table for people."""
-    table = PrettyTable(["part", "pid", "since (UTC)", "restarts", "state", "last"])
+    """The status as a table for a person, with the errors in whole sentences below."""
+    table = PrettyTable(["part", "health", "since", "details"])
     table.set_style(TableStyle.PLAIN_COLUMNS)
     table.align = "l"
     table.right_padding_width = 2
     for part in machine.parts:
-        since = part.since.replace("T", " ").removesuffix("Z")
-        table.add_row([part.name, part.pid or "-", since or "-", part.restarts, part.state, part.last_did or "-"])
-    return f"{_headline(machine)}\n\n{table.get_string()}"
+        table.add_row([part.name, part.health, _since(part.since), _details(part)])
+    blocks = [headline(machine), table.get_string()]
+    errors = [line for part in machine.parts for line in _error_lines(part)]
+    return "\n\n".join([*blocks, "\n".join(errors)] if errors else blocks)
 
 
-def _headline(machine: MachineStatus) -> str:
-    """What there is, and what to do about it if that is not all."""
+def status_json(machine: MachineStatus) -> str:
+    """The status as JSON. docs/guide/user-guide.md lists the keys, which are stable."""
+    return json.dumps(
+        {
+            "state_dir": str(machine.state_dir),
+            "supervisor_pid": machine.supervisor_pid,
+            "message": headline(machine),
+            "parts": [
+                {
+                    "name": part.name,
+                    "health": part.health,
+                    "state": part.state,
+                    "pid": part.pid,
+                    "since": part.since or None,
+                    "restarts": part.restarts,
+                    "listens": part.listens or None,
+                    "progress": part.progress or None,
+                    "figures": dict(part.figures),
+                    "errors": list(part.errors),
+                }
+                for part in machine.parts
+            ],
+        },
+        indent=2,
+    )
+
+
+def headline(machine: MachineStatus) -> str:
+    """Whether openimds is up, and the command that helps if it is not."""
     folder = StateDir(machine.state_dir)
     up, down = f"`{folder.command('up --detach')}`", f"`{folder.command('down')}`"
     running = sum(part.pid is not None for part in machine.parts)
@@ -91,144 +160,221 @@ def _headline(machine: MachineStatus) -> str:
         return f"openimds is up in {folder.path} (supervisor: {machine.supervisor_pid})"
     if running:
         return (
-            f"the supervisor is dead: nobody supervises what runs in {folder.path} ({running} of {len(machine.parts)} "
-            f"parts), and a part that dies stays dead. {up} takes over what runs and starts the rest, with no "
+            f"the supervisor is dead: {running} of {len(machine.parts)} parts run unsupervised in {folder.path}, and a "
+            f"part that dies is not restarted. {up} adopts the running parts and starts the others without an "
             f"interruption; {down} stops and removes everything"
         )
-    if machine.was_left:
+    if machine.is_orphaned:
         return (
-            f"nothing is up in {folder.path}, and nobody took it down: the supervisor was killed, or the machine started "
-            f"again. {up} starts everything anew from what is there; {down} removes what is left"
+            f"nothing is up in {folder.path}, and the last run did not end with `down`: the supervisor was killed, or "
+            f"the machine was rebooted. {up} starts everything from the stored state; {down} removes the remains"
         )
     if not folder.path.exists():
-        return f"nothing is up in {folder.path}: there is no such folder. {up} makes it and starts everything"
+        return f"nothing is up in {folder.path}: the folder does not exist. {up} creates it and starts everything"
     return f"nothing is up in {folder.path}. {up} starts everything"
 
 
-def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None:
-    """End the part and wait until the supervisor has it running again. Raises CannotStartError."""
-    folder = StateDir(state_dir.absolute())
-    if identity.read_pid_file(folder.supervisor_pid_file) is None:
-        raise StartupError(
-            f"no supervisor runs in {folder.path}: nobody would start {name} again; `{folder.command('up --detach')}` "
-            "starts it, and takes over what runs"
-        )
-    before = identity.read_pid_file(folder.pid_file(name))
-    if before is None:
-        raise StartupError(f"{name} does not run now; see `{folder.command('status')}`")
-    with folder.problems_told():
-        folder.restart_request(name).touch()
-    before.send(signal.SIGTERM)
-    started = time.monotonic()
-    note = _note_of(name, folder)
-    while time.monotonic() < max(started + RESTART_TIMEOUT_SECONDS, _may_start_until(note, before.pid)):
-        note = _note_of(name, folder)
-        if note.get("pid") not in (None, before.pid) and note.get("state") == "running":
-            say(f"{name} runs again, as process {note['pid']}")
-            return
-        if note.get("state") == "waiting" and note.get("last_exit", "").endswith("code 1") and not before.is_alive():
-            raise StartupError(f"{name} did not start again: {_last_log_line(folder.log_file(name))}")
-        time.sleep(POLL_SECONDS)
-    said = f" ({note['said']})" if note.get("said") else ""
-    waited = f"{time.monotonic() - started:.0f} s"
-    raise StartupError(f"{name} is not ready after {waited}{said}: see {folder.log_file(name)}")
+def _details(part: PartStatus) -> str:
+    """`2 networks, 1 error`; `120 of 200 networks` during the start; the address of an API."""
+    if part.progress:
+        return part.progress
+    figures = dict(part.figures)
+    wanted, rate = figures.pop("listeners_wanted", None), figures.pop("requests_per_second", None)
+    words = [part.listens] if part.listens.startswith("http") and part.pid is not None else []
+    for name, count in figures.items():
+        of = f" of {wanted:g}" if name == "listeners" and wanted is not None else ""
+        words.append(f"{count:g}{of} {name.removesuffix('s') if count == 1 and not of else name}")
+    if rate is not None:
+        words.append(f"{rate:.1f} requests/s")
+    if part.restarts:
+        words.append(f"{part.restarts} restart{'' if part.restarts == 1 else 's'}")
+    if part.errors:
+        words.append(f"{len(part.errors)} error{'' if len(part.errors) == 1 else 's'}, see below")
+    return ", ".join(words) or "-"
 
 
-def _may_start_until(note: Mapping[str, Any], pid_before: int) -> float:
-    """By time.monotonic: a part that tells how its start goes on is waited for longer."""
-    is_starting = note.get("state") == "starting" and note.get("pid") != pid_before
-    return float(note.get("ready_by", 0)) if is_starting else 0.0
+def _error_lines(part: PartStatus) -> Iterator[str]:
+    """`dhcp-agent: network 1f0d…: cannot listen on …`"""
+    for error in part.errors[:SHOWN_ERRORS]:
+        yield f"{part.name}: {error}"
+    if len(part.errors) > SHOWN_ERRORS:
+        yield f"{part.name}: and {len(part.errors) - SHOWN_ERRORS} more errors"
 
 
-def _note_of(name: str, folder: StateDir) -> Mapping[str, Any]:
-    """What the supervisor noted of a part."""
-    empty: dict[str, Any] = {}
-    return next((part for part in folder.read_status().get("parts", []) if part.get("name") == name), empty)
+def _since(since: str) -> str:
+    """`2026-05-01T10:00:00Z` → `5 min ago`"""
+    age_seconds = _age_seconds(since)
+    if age_seconds == math.inf:
+        return "-"
+    seconds = int(age_seconds)
+    if seconds < 60:
+        return f"{seconds} s ago"
+    if seconds < 3600:
+        return f"{seconds // 60} min ago"
+    if seconds < 48 * 3600:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min ago"
+    return f"{seconds // 86400} days ago"
 
 
-def _part_status(name: str, folder: StateDir, note: Mapping[str, Any], heartbeats: Mapping[str, str]) -> PartStatus:
+def _age_seconds(since: str) -> float:
+    """Returns infinity if the time is unknown."""
+    try:
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds())
+    except ValueError:
+        return math.inf
+
+
+# The facts of a part ---------------------------------------------------------------------------------------------
+
+
+def _part_status(name: str, folder: StateDir, entry: Mapping[str, Any], facts: _StoreFacts) -> PartStatus:
     process = identity.read_pid_file(folder.pid_file(name))
-    state = str(note.get("state", "not started"))
+    state = str(entry.get("state", "not started"))
     if process is None and state in ("running", "starting"):
         state = "dead"
-    said = str(note.get("said", "")) if state == "starting" else ""
-    last = said or heartbeats.get(name) or _last_log_line(folder.log_file(name))
-    if state in ("waiting", "dead") and note.get("last_exit"):
-        last = f"{note['last_exit']}; {last}"
+    heartbeat = facts.heartbeats.get(name) if state == "running" else None
+    uptime_seconds = _age_seconds(str(entry.get("since", "")))
+    # A heartbeat from before the start of the part says nothing about it.
+    reported = heartbeat.facts if heartbeat and heartbeat.age_seconds <= uptime_seconds else {}
+    errors = (
+        *_exit_errors(state, entry, folder.log_file(name)),
+        *(
+            [f"no heartbeat for {heartbeat.age_seconds:.0f} s"]
+            if heartbeat and heartbeat.is_late(uptime_seconds)
+            else []
+        ),
+        *_reported_failures(reported),
+    )
     return PartStatus(
         name=name,
-        pid=process.pid if process else None,
+        health=_health(state, has_errors=bool(errors)),
         state=state,
-        since=str(note.get("since", "")),
-        restarts=int(note.get("restarts", 0)),
-        last_did=last,
+        pid=process.pid if process else None,
+        since=str(entry.get("since", "")),
+        restarts=int(entry.get("restarts", 0)),
+        listens=str(entry.get("listens", "")).removeprefix("-"),
+        progress=str(entry.get("said", "")) if state == "starting" else "",
+        figures=facts.counts if name == "control-api" and state == "running" else _figures(reported),
+        errors=errors,
     )
 
 
-def _heartbeats(folder: StateDir) -> dict[str, str]:
-    """Program → what its agent said of itself last: `2 s ago: networks=2 …`. Empty when the store cannot be asked."""
-    files = [str(folder.etc / file) for file in ("nova.conf", "up.conf") if (folder.etc / file).exists()]
-    if not files:
-        return {}
-    try:
-        store = Store(load_control_api(files).database_url)
-        try:
-            with store.read() as session:
-                agents = list(session.scalars(sa.select(Agent)))
-        finally:
-            store.close()
-    except (ConfigError, OpenimdsError, sa.exc.SQLAlchemyError):
-        return {}
-    now = utc_now()
+def _health(state: str, *, has_errors: bool) -> str:
+    if state == "running":
+        return "degraded" if has_errors else "ok"
+    return {"starting": "starting", "waiting": "down", "dead": "down"}.get(state, "stopped")
+
+
+def _figures(reported: Mapping[str, Any]) -> dict[str, float]:
     return {
-        agent.binary.removeprefix("openimds-"): f"{_age(now - agent.heartbeat_at)} ago: {_words(agent.configurations)}"
-        for agent in agents
+        "instances" if name == "servers" else name: fact
+        for name in FACTS
+        if isinstance(fact := reported.get(name), int | float)
     }
 
 
-def _words(configurations: Mapping[str, Any]) -> str:
-    """`{"networks": 2, "last_round": {"seconds": 0.1}}` → `networks=2 last_round.seconds=0.1`
-
-    The metadata agent's listeners are set against how many are wanted, and each that cannot be had has a line of its own.
-    """
-    facts = dict(configurations)
-    wanted, failures = facts.pop("listeners_wanted", None), facts.pop("listen_failures", {})
-    if wanted is not None:
-        facts["listeners"] = f"{facts.get('listeners', 0)} of {wanted}"
-    line = " ".join(f"{key}={value}" for key, value in _flat(facts))[:LAST_LINE_CHARS]
-    return "\n".join([line, *_failure_lines(failures)])
+def _exit_errors(state: str, entry: Mapping[str, Any], log_file: Path) -> Iterator[str]:
+    if state in ("waiting", "dead"):
+        reason = entry.get("last_exit") or "the process is gone"
+        error = _startup_error(log_file)
+        yield f"{reason}: {error}" if error else f"{reason}; see {log_file}"
 
 
-def _failure_lines(failures: Mapping[str, str]) -> Iterator[str]:
+def _reported_failures(facts: Mapping[str, Any]) -> Iterator[str]:
     """`network 1f0d…: cannot listen on …`"""
-    for tag in sorted(failures)[:SHOWN_FAILURES]:
-        kind, _, thing_id = tag.partition(":")
-        yield f"{kind} {thing_id}: {failures[tag]}"
-    if len(failures) > SHOWN_FAILURES:
-        yield f"and {len(failures) - SHOWN_FAILURES} more"
+    kind = next((kind for name, kind in KINDS.items() if name in facts), "resource")
+    failures = facts.get("failures") or {}
+    for resource_id in sorted(failures):
+        yield f"{kind} {resource_id}: {failures[resource_id]}"
+    listen_failures = facts.get("listen_failures") or {}
+    for tag in sorted(listen_failures):
+        yield f"{tag.replace(':', ' ', 1)}: {listen_failures[tag]}"
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, list):
-            yield f"{prefix}{key}", len(value)
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _last_log_line(path: Path) -> str:
+def _startup_error(log_file: Path) -> str:
+    """The message of the last failed start. Empty if the last line of the log is not such a message."""
     try:
-        with path.open("rb") as log:
+        with log_file.open("rb") as log:
             log.seek(0, 2)
             log.seek(max(0, log.tell() - LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
     last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return _TIME_AND_LEVEL.sub("", last)[:LAST_LINE_CHARS]
+    return last.removeprefix(STARTUP_ERROR_PREFIX) if last.startswith(STARTUP_ERROR_PREFIX) else ""
 
 
-def _age(age: timedelta) -> str:
-    return f"{max(0, int(age.total_seconds()))} s"
+def _store_facts(folder: StateDir) -> _StoreFacts:
+    """Reads resource counts and heartbeats. Returns no facts if the store cannot be read."""
+    files = [str(folder.etc / file) for file in ("nova.conf", "up.conf") if (folder.etc / file).exists()]
+    if not files:
+        return _StoreFacts()
+    try:
+        config = load_control_api(files)
+        store = Store(config.database_url)
+        try:
+            return _read_facts(store, config)
+        finally:
+            store.close()
+    except (ConfigError, OpenimdsError, sa.exc.SQLAlchemyError):
+        return _StoreFacts()
+
+
+def _read_facts(store: Store, config: ControlApiConfig) -> _StoreFacts:
+    now = utc_now()
+    with store.read() as session:
+        counts = {
+            name: session.scalar(sa.select(sa.func.count()).select_from(model)) or 0 for name, model in COUNTED.items()
+        }
+        heartbeats = {}
+        for agent in session.scalars(sa.select(Agent).order_by(Agent.heartbeat_at)):
+            age = max(0.0, (now - agent.heartbeat_at).total_seconds())
+            name = agent.binary.removeprefix("openimds-")
+            heartbeats[name] = _Heartbeat(age, config.agent_down_seconds, dict(agent.configurations))
+    return _StoreFacts(counts, heartbeats)
+
+
+# Restart ---------------------------------------------------------------------------------------------------------
+
+
+def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None:
+    """Stops the part and waits until the supervisor has started it again. Raises StartupError."""
+    folder = StateDir(state_dir.absolute())
+    if identity.read_pid_file(folder.supervisor_pid_file) is None:
+        raise StartupError(
+            f"no supervisor runs in {folder.path}, so {name} would not be restarted: `{folder.command('up --detach')}` "
+            "starts it, and adopts the running parts"
+        )
+    previous = identity.read_pid_file(folder.pid_file(name))
+    if previous is None:
+        raise StartupError(f"{name} does not run now; see `{folder.command('status')}`")
+    with folder.reporting_errors():
+        folder.restart_request(name).touch()
+    previous.send(signal.SIGTERM)
+    started = time.monotonic()
+    entry = _read_entry(name, folder)
+    while time.monotonic() < max(started + RESTART_TIMEOUT_SECONDS, _start_deadline(entry, previous.pid)):
+        entry = _read_entry(name, folder)
+        if entry.get("pid") not in (None, previous.pid) and entry.get("state") == "running":
+            say(f"{name} runs again, as process {entry['pid']}")
+            return
+        is_exited = entry.get("state") == "waiting" and not previous.is_alive()
+        if is_exited and entry.get("last_exit", "").endswith("code 1"):
+            log_file = folder.log_file(name)
+            raise StartupError(f"{name} did not start again: {_startup_error(log_file) or f'see {log_file}'}")
+        time.sleep(POLL_SECONDS)
+    progress = f" ({entry['said']})" if entry.get("said") else ""
+    waited = f"{time.monotonic() - started:.0f} s"
+    raise StartupError(f"{name} is not ready after {waited}{progress}: see {folder.log_file(name)}")
+
+
+def _start_deadline(entry: Mapping[str, Any], previous_pid: int) -> float:
+    """The time.monotonic until which a starting part has extended its start. 0 if it is not starting."""
+    is_starting = entry.get("state") == "starting" and entry.get("pid") != previous_pid
+    return float(entry.get("ready_by", 0)) if is_starting else 0.0
+
+
+def _read_entry(name: str, folder: StateDir) -> Mapping[str, Any]:
+    """The entry of a part in `status.json`."""
+    empty: dict[str, Any] = {}
+    return next((part for part in folder.read_status().get("parts", []) if part.get("name") == name), empty)

@@ -1,9 +1,4 @@
-"""What this machine must have before `openimds up` begins: each thing missing is one sentence that says what to do.
-
-A program that goes on in the background once it serves, and tells its starter until then.
-
-`openimds up` and `openimds down`: all parts on one machine, and none of them any more.
-"""
+"""`openimds up`: preflight checks, the store, the supervisor of all parts, and the background mode (`--detach`)."""
 
 from __future__ import annotations
 
@@ -55,7 +50,7 @@ DEBIAN_PACKAGE: Mapping[str, str] = {
     "nft": "nftables",
     "radvd": "radvd",
 }
-"""Program → the Debian package that brings it."""
+"""The Debian package of each program that the agents run."""
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -63,9 +58,9 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def preflight_problems(
     *, effective_uid: int | None = None, which: Callable[[str], str | None] | None = None
 ) -> tuple[str, ...]:
-    """Sentences; none: this machine has what is needed."""
+    """Checks for root and the required programs. Each problem is a sentence with its remedy."""
     if (os.geteuid() if effective_uid is None else effective_uid) != 0:
-        return ("openimds up makes network namespaces, which takes root: run it again as root, or with sudo",)
+        return ("openimds up creates network namespaces, which requires root: run it as root or with sudo",)
     find = which or (lambda program: shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SEARCH_PATH}"))
     missing = {program for program in DEBIAN_PACKAGE if find(program) is None}
     return (_missing(missing),) if missing else ()
@@ -81,7 +76,7 @@ def _missing(programs: Iterable[str]) -> str:
 
 
 def taken_ports(listeners: Mapping[str, Listen]) -> tuple[str, ...]:
-    """A sentence for each part (name → where it is to listen) whose address and port cannot be had."""
+    """Checks that the address of each part can be bound. Each problem is a sentence with its remedy."""
     return tuple(sentence for part, listen in listeners.items() if (sentence := _taken(part, listen)))
 
 
@@ -102,48 +97,48 @@ def _taken(part: str, listen: Listen) -> str | None:
             return f"{part} cannot listen on {where}: the port is taken by another program; stop that{other}"
         if error.errno == errno.EADDRNOTAVAIL:
             return (
-                f"{part} cannot listen on {where}: {listen.host} is no address of this machine (`ip address` shows those); "
-                "choose another with --listen"
+                f"{part} cannot listen on {where}: this machine does not have the address {listen.host} (see "
+                "`ip address`); choose another with --listen"
             )
         return f"{part} cannot listen on {where}: {(error.strerror or str(error)).lower()}"
     return None
 
 
 SERVING = "\0"
-"""The last thing the starter is told when all is well; anything else before the end of the pipe is a failure."""
+"""The last line on the pipe after a successful start. A pipe that ends with any other line means a failed start."""
 
 Say = Callable[[str], None]
 
 
 def in_background(work: Callable[[Say, Callable[[], None]], int]) -> int:
-    """Run `work(say, serving)` in a session of its own; returns here when it has called `serving`, or has ended.
+    """Runs `work(say, serving)` in a child process and session, until it calls `serving` or ends.
 
-    What it says is printed here. Returns 0 when it serves, its own code when it ended before.
+    The lines that `work` passes to `say` are printed by the parent. Returns 0 after `serving`, or else the exit code.
     """
-    reading, writing = os.pipe()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reading)
-        # Never back into the caller's code: this process ends here.
-        os._exit(_in_child(work, writing))
-    os.close(writing)
-    with os.fdopen(reading, encoding="utf-8", errors="replace") as told:
+        os.close(read_end)
+        # os._exit, so that the child does not return into the caller's code.
+        os._exit(_in_child(work, write_end))
+    os.close(write_end)
+    with os.fdopen(read_end, encoding="utf-8", errors="replace") as lines:
         text = ""
-        for line in told:
+        for line in lines:
             text = line
-            print(line.removesuffix(SERVING + "\n"), end="", flush=True)  # noqa: T201 - for the person
+            print(line.removesuffix(SERVING + "\n"), end="", flush=True)  # noqa: T201 - output of the command
     if text.endswith(SERVING + "\n"):
         return 0
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) or 1
 
 
-def _in_child(work: Callable[[Say, Callable[[], None]], int], writing: int) -> int:
+def _in_child(work: Callable[[Say, Callable[[], None]], int], write_end: int) -> int:
     os.setsid()
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nowhere, 0)
-    os.dup2(nowhere, 1)
-    channel = os.fdopen(writing, "w", encoding="utf-8")
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    channel = os.fdopen(write_end, "w", encoding="utf-8")
 
     def say(text: str) -> None:
         if not channel.closed:
@@ -152,20 +147,19 @@ def _in_child(work: Callable[[Say, Callable[[], None]], int], writing: int) -> i
     def serving() -> None:
         say(SERVING)
         channel.close()
-        # The starter's stderr may be a terminal or a pipe that somebody waits for the end of.
         sys.stdout.flush()
 
     try:
         return work(say, serving)
-    except BaseException as error:  # noqa: BLE001 - the last frame of this process
+    except BaseException as error:  # noqa: BLE001 - this is the outermost frame of the process
         say(f"{type(error).__name__}: {error}")
         return 1
 
 
 def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
-    """Bring everything up, keep it up until a signal, and take all of it away again.
+    """Starts all parts, runs them until a signal, then stops them and removes what they created.
 
-    `say` shows a line to the person; `serving` is called when all parts are ready. Raises CannotStartError.
+    `say` shows a line to the operator. `serving` is called when all parts are ready. Raises StartupError.
     """
     for problem in preflight_problems():
         raise StartupError(problem)
@@ -177,49 +171,51 @@ def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
 
 
 def supervise(planned: Plan, folder: StateDir, say: Say, serving: Callable[[], None]) -> None:
-    """Run the plan until a signal asks to stop."""
-    _refuse_a_neighbour(folder, planned.configs["compute-agent"].namespace_prefix)
-    supervisor = Supervisor(planned.parts, folder, say)
+    """Runs the plan until a signal requests a stop."""
+    _check_prefix_unused(folder, planned.configs["compute-agent"].namespace_prefix)
+    supervisor = Supervisor(planned.specs, folder, say)
     this = identity.current()
     identity.write_pid_file(this, folder.supervisor_pid_file)
     try:
-        with supervisor.heeding_signals():
+        with supervisor.handling_signals():
             adopted = supervisor.adopt()
             _prepare_store(planned, folder, adopted)
             try:
                 supervisor.start(START_ORDER)
-                if not supervisor.stop_asked:
+                if not supervisor.is_stopping:
                     say(start_report(supervisor.report(), folder))
                     serving()
                     sd_notify.send("READY=1")
                     supervisor.run()
-                say("stopping …")
+                say("stopping")
             finally:
                 supervisor.stop(START_ORDER)
-                down.remove_what_agents_made(folder, planned.configs["compute-agent"].namespace_prefix)
-        say("everything is down; the state is kept in " + str(folder.path))
+                down.remove_agent_resources(folder, planned.configs["compute-agent"].namespace_prefix)
+        say(f"everything is down; the state is kept in {folder.path}")
     finally:
         supervisor.close()
         folder.supervisor_pid_file.unlink(missing_ok=True)
 
 
-def _refuse_a_neighbour(folder: StateDir, prefix: str) -> None:
-    """Two systems on one machine are kept apart by their prefixes: without one they would take away each other's
-    firewall tables. A table that is there, while this folder's last system ended cleanly, is somebody else's.
+def _check_prefix_unused(folder: StateDir, prefix: str) -> None:
+    """Raises StartupError if another openimds on this machine uses the same namespace prefix.
+
+    Two systems with the same prefix would remove each other's firewall tables. An existing table belongs to another
+    system if the last run of this folder ended cleanly.
     """
-    left = [part for part in folder.read_status().get("parts", []) if part.get("state") != "stopped"]
+    unfinished = [part for part in folder.read_status().get("parts", []) if part.get("state") != "stopped"]
     name = table_name(prefix)
-    there = [family for family in TABLE_FAMILIES if nft_list(family, name) is not None]
-    if there and not left:
+    families = [family for family in TABLE_FAMILIES if nft_list(family, name) is not None]
+    if families and not unfinished:
         raise StartupError(
             f"another openimds seems to run on this machine with the same namespace prefix ({prefix or 'none'}): the "
-            f"firewall table `{there[0]} {name}` is there. Choose another prefix with --namespace-prefix; if nothing "
-            f"else runs, remove it with `nft delete table {there[0]} {name}`"
+            f"firewall table `{families[0]} {name}` exists. Choose another prefix with --namespace-prefix. If nothing "
+            f"else runs, remove the table with `nft delete table {families[0]} {name}`"
         )
 
 
 def start_report(report: Sequence[Mapping[str, object]], folder: StateDir) -> str:
-    """What is told when everything runs."""
+    """The text that `up` prints when all parts are ready."""
     table = PrettyTable(["part", "pid", "listens on", "log"])
     table.set_style(TableStyle.PLAIN_COLUMNS)
     table.align = "l"
@@ -237,9 +233,9 @@ def start_report(report: Sequence[Mapping[str, object]], folder: StateDir) -> st
 
 
 def _prepare_store(planned: Plan, folder: StateDir, adopted: Sequence[str]) -> None:
-    """Ports, tables, first users, clouds.yaml. Raises CannotStartError."""
-    free = {name: listen for name, listen in planned.listeners.items() if name not in adopted}
-    for problem in taken_ports(free):
+    """Checks the ports of parts that do not run, and prepares the tables, users and clouds.yaml. Raises StartupError."""
+    new = {name: listen for name, listen in planned.listeners.items() if name not in adopted}
+    for problem in taken_ports(new):
         raise StartupError(problem)
     admin_password = _admin_password(planned.control, folder)
     try:
@@ -253,7 +249,7 @@ def _fill_store(planned: Plan, admin_password: str) -> None:
     assert isinstance(service, AgentConfig)
     store = Store(planned.control.database_url)
     if store.is_sqlite and store.url.database:
-        # It holds user data and password hashes; the write-ahead log takes its mode.
+        # The file holds user data and password hashes. The write-ahead log gets the same mode.
         Path(store.url.database).touch(mode=0o600)
     try:
         schema.upgrade(store)
@@ -263,7 +259,7 @@ def _fill_store(planned: Plan, admin_password: str) -> None:
 
 
 def _admin_password(control: ControlApiConfig, folder: StateDir) -> str:
-    """The password in clouds.yaml, which is written if there is none; its auth_url is kept right."""
+    """Returns the password in clouds.yaml. Creates the file if it is missing, and updates its auth_url otherwise."""
     auth_url = f"{control.public_url}/v3"
     if not folder.clouds_file.exists():
         password = secrets.token_urlsafe(18)
@@ -274,8 +270,8 @@ def _admin_password(control: ControlApiConfig, folder: StateDir) -> str:
         password = str(yaml.safe_load(text)["clouds"][CLOUD]["auth"]["password"])
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise StartupError(
-            f"{folder.clouds_file} does not hold the password of the cloud `{CLOUD}`: repair it, or remove it to have "
-            "one with a new password written"
+            f"{folder.clouds_file} does not hold the password of the cloud `{CLOUD}`: repair it, or remove it to get "
+            "a new file with a new password"
         ) from error
     changed = default_config.with_auth_url(text, auth_url)
     if changed != text:
@@ -284,16 +280,16 @@ def _admin_password(control: ControlApiConfig, folder: StateDir) -> str:
 
 
 def _log_stream(options: UpOptions, folder: StateDir) -> TextIO:
-    """Where the supervisor logs: its log file, and the terminal if there is one."""
+    """The stream of the supervisor's log: its log file, and the terminal unless the supervisor is detached."""
     file = folder.log_file("supervisor").open("a", encoding="utf-8")
     if not options.detached:
-        return cast("TextIO", _Both(sys.stderr, file))
+        return cast("TextIO", _Tee(sys.stderr, file))
     os.dup2(file.fileno(), 2)
     return file
 
 
-class _Both(io.TextIOBase):
-    """A text stream to two others; a full disk or a closed terminal ends neither."""
+class _Tee(io.TextIOBase):
+    """A text stream that writes to several others. A full disk or a closed terminal does not stop the others."""
 
     def __init__(self, *streams: TextIO) -> None:
         self._streams = streams

@@ -27,7 +27,7 @@ def test_version() -> None:
 def test_every_command_has_a_summary_and_its_own_help() -> None:
     code, text, _ = typed("--help")
     assert code == 0
-    names = openimds.commands_named()
+    names = openimds.command_names()
     for name in names:
         assert f"  {name} " in text
         assert typed(name, "--help")[0] == 0
@@ -69,7 +69,7 @@ def test_status_and_down_of_nothing(tmp_path: Path) -> None:
     code, text, _ = typed("status", "--state-dir", nowhere)
     assert code == 1
     assert text.startswith(f"nothing is up in {nowhere}")
-    assert typed("down", "--state-dir", nowhere) == (0, f"nothing is up in {nowhere}: there is no such folder\n", "")
+    assert typed("down", "--state-dir", nowhere) == (0, f"nothing is up in {nowhere}: the folder does not exist\n", "")
     code, _, said = typed("restart", "--state-dir", nowhere, "l3-agent")
     assert code == 1
     assert f"`openimds up --detach --state-dir {nowhere}` starts it" in said

@@ -9,9 +9,7 @@ from scripts.docgen.log_events import LogCall, log_calls, log_events_page
 ROOT = Path(__file__).parents[3]
 
 NOT_YET_UNIQUE = {
-    "a part had to be killed: it did not stop in time",
     "a request failed",
-    "a socket goes on where the process before left it",
     "failed; will be tried again",
     "the configuration was not read again",
     "the configuration was read again",

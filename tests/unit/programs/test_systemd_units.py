@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import HANG_SECONDS
 
 from openimds.config.programs import PROGRAMS
-from openimds.supervisor.notify_socket import MOST_SOCKETS
+from openimds.supervisor.notify_socket import MAX_SOCKETS
 
 FOLDER = Path(__file__).parents[3] / "packaging" / "systemd"
 OF_A_NEWER_SYSTEMD = ("FileDescriptorStorePreserve",)
@@ -67,8 +67,8 @@ def test_an_agent_shares_the_machines_mounts(program: str) -> None:
 
 def test_the_metadata_agents_sockets_are_kept() -> None:
     service = unit("metadata-agent")["Service"]
-    assert int(service["FileDescriptorStoreMax"]) == MOST_SOCKETS
-    assert int(service["LimitNOFILE"]) > 3 * MOST_SOCKETS
+    assert int(service["FileDescriptorStoreMax"]) == MAX_SOCKETS
+    assert int(service["LimitNOFILE"]) > 3 * MAX_SOCKETS
 
 
 @pytest.mark.parametrize("program", ["dhcp-agent", "l3-agent"])

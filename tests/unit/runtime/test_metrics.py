@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -11,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from openimds.http.messages import Request
 from openimds.resources.errors import StoreUnavailable
 from openimds.runtime.lifecycle import StartupError
-from openimds.runtime.metrics import StatusPages, metrics_folder
+from openimds.runtime.metrics import CounterRate, StatusPages, metrics_folder
 
 
 def test_folder_exists_while_the_program_runs_and_only_its_owner_reads_it(tmp_path: Path) -> None:
@@ -68,3 +69,16 @@ def test_status_pages_serve_metrics_and_health(
     response = asyncio.run(StatusPages(registry, check).handle(sent))
     assert response.status == status
     assert text in response.body
+
+
+def test_counter_rate_is_the_increase_since_the_previous_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("openimds.runtime.metrics.time", SimpleNamespace(monotonic=lambda: now[0]))
+    counter = Counter("openimds_test_rate", "Requests.", ["status"])
+    rate = CounterRate("openimds_test_rate")
+    counter.labels("200").inc(30)
+    counter.labels("404").inc(10)
+    now[0] += 20
+    assert rate.per_second() == 2.0
+    now[0] += 20
+    assert rate.per_second() == 0.0

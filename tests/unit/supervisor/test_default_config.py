@@ -11,7 +11,7 @@ from openimds.supervisor.default_config import (
     DefaultConfig,
     clouds_yaml,
     configuration_files,
-    overriding_file,
+    override_file,
     with_auth_url,
 )
 
@@ -35,7 +35,7 @@ def written(folder: Path, extra: str = "") -> dict[str, list[str]]:
     return {name: [str(folder / file) for file in (*program.files, "up.conf")] for name, program in PROGRAMS.items()}
 
 
-def test_the_files_are_whole_and_agree_with_each_other(tmp_path: Path) -> None:
+def test_default_files_are_complete_and_consistent(tmp_path: Path) -> None:
     files = written(tmp_path)
     loaded = {name: program.load(files[name]) for name, program in PROGRAMS.items()}
     assert {value.state_path for value in loaded.values()} == {Path("/s")}
@@ -51,9 +51,9 @@ def test_the_files_are_whole_and_agree_with_each_other(tmp_path: Path) -> None:
     assert config.load_dhcp_agent(files["dhcp-agent"]).proxy.kind == "direct"
 
 
-def test_the_options_of_one_start_go_over_all_files(tmp_path: Path) -> None:
-    said = overriding_file(control="0.0.0.0:6000", metadata="0.0.0.0:6001", prefix="y-", metadata_proxy="haproxy")
-    files = written(tmp_path, said)
+def test_options_of_one_start_override_all_files(tmp_path: Path) -> None:
+    text = override_file(control="0.0.0.0:6000", metadata="0.0.0.0:6001", prefix="y-", metadata_proxy="haproxy")
+    files = written(tmp_path, text)
     control = config.load_control_api(files["control-api"])
     assert (control.listen.host, control.listen.port) == ("0.0.0.0", 6000)
     agent = config.load_metadata_agent(files["metadata-agent"])
@@ -64,14 +64,14 @@ def test_the_options_of_one_start_go_over_all_files(tmp_path: Path) -> None:
     assert config.load_l3_agent(files["l3-agent"]).proxy.kind == "haproxy"
 
 
-def test_clouds_yaml() -> None:
+def test_clouds_yaml_holds_credentials_and_address() -> None:
     text = clouds_yaml("http://127.0.0.1:5000/v3", "p:w#", "RegionOne")
     cloud = yaml.safe_load(text)["clouds"][CLOUD]
     assert cloud["auth"]["password"] == "p:w#"
     assert cloud["auth"]["auth_url"] == "http://127.0.0.1:5000/v3"
 
 
-def test_only_our_clouds_auth_url_is_kept_right() -> None:
+def test_only_the_auth_url_of_the_openimds_cloud_is_updated() -> None:
     mine = "  mine:\n    auth:\n      auth_url: http://elsewhere/v3\n"
     text = clouds_yaml("http://127.0.0.1:5000/v3", "pw", "RegionOne") + mine
     changed = with_auth_url(text, "http://127.0.0.1:6000/v3")

@@ -13,7 +13,7 @@ from openimds.supervisor.service_spec import (
     ServiceSpec,
     digest,
     part_argv,
-    routed,
+    route_config_file,
 )
 
 READERS = {name: program.files for name, program in PROGRAMS.items()}
@@ -35,23 +35,23 @@ def test_every_program_is_started_once() -> None:
         ("/tmp/a=b.ini", tuple(PROGRAMS), "/tmp/a=b.ini"),
     ],
 )
-def test_which_programs_a_file_is_for(given: str, programs: tuple[str, ...], path: str) -> None:
-    assert routed(given, READERS) == (programs, path)
+def test_config_file_is_routed_to_the_programs_that_read_it(given: str, programs: tuple[str, ...], path: str) -> None:
+    assert route_config_file(given, READERS) == (programs, path)
 
 
-def test_the_wait_grows_with_deaths_in_a_row_and_begins_anew_after_a_steady_time() -> None:
-    deaths, waits = RestartBackoff(), []
+def test_restart_delay_grows_with_exits_in_a_row_and_resets_after_a_steady_time() -> None:
+    backoff, delays = RestartBackoff(), []
     for _ in range(9):
-        deaths = deaths.after_one_more(lived_seconds=1)
-        waits.append(deaths.delay_seconds)
-    assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (0.1, 30)
-    steady = deaths.after_one_more(lived_seconds=STEADY_SECONDS)
+        backoff = backoff.after_exit(uptime_seconds=1)
+        delays.append(backoff.delay_seconds)
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (0.1, 30)
+    steady = backoff.after_exit(uptime_seconds=STEADY_SECONDS)
     assert steady.delay_seconds == 0.1
     assert steady.total == 10
 
 
-def test_a_digest_tells_another_start_from_the_same_one(tmp_path: Path) -> None:
+def test_digest_changes_with_command_line_and_files(tmp_path: Path) -> None:
     file = tmp_path / "a.ini"
     file.write_text("x")
     part = ServiceSpec(

@@ -14,47 +14,47 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_who_may_look_into_it(tmp_path: Path) -> None:
+def test_folders_and_files_have_restrictive_modes(tmp_path: Path) -> None:
     folder = StateDir(tmp_path / "s")
     folder.prepare()
     folder.write_secret_file("nova.conf", "x")
     assert (mode(folder.path), mode(folder.etc), mode(folder.etc / "nova.conf")) == (0o711, 0o700, 0o600)
 
 
-def test_twice_is_refused_with_a_sentence(tmp_path: Path) -> None:
+def test_second_lock_is_rejected(tmp_path: Path) -> None:
     folder = StateDir(tmp_path / "s")
     folder.prepare()
-    with folder.locked(), pytest.raises(StartupError, match="openimds is up already in"), folder.locked():
+    with folder.locked(), pytest.raises(StartupError, match="openimds is already up in"), folder.locked():
         pass
     with folder.locked():
         pass
 
 
-def test_a_file_in_its_place_is_a_sentence(tmp_path: Path) -> None:
+def test_file_at_the_path_is_a_startup_error(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("")
     with pytest.raises(StartupError, match=r"the state folder .*/s cannot be written: (file exists|not a directory)"):
         StateDir(tmp_path / "s").prepare()
 
 
-def test_a_read_only_folder_is_a_sentence() -> None:
-    # root may write anywhere but in the kernel's own file systems
+def test_read_only_folder_is_a_startup_error() -> None:
+    # root may write everywhere except in the kernel's own file systems
     with pytest.raises(StartupError, match="cannot be written"):
         StateDir(Path("/proc/openimds")).prepare()
 
 
-def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a_startup_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = os.statvfs_result((4096, 4096, 1000, 0, 0, 10, 10, 10, 0, 255))
     monkeypatch.setattr(os, "statvfs", lambda _path: full)
     with pytest.raises(StartupError, match="is on a full disk"):
         StateDir(tmp_path / "s").prepare()
 
 
-def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
+def test_path_too_long_for_sockets_is_a_startup_error(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="too long for the sockets"):
         StateDir(tmp_path / ("x" * 120)).prepare()
 
 
-def test_purge_removes_what_is_ours_and_names_the_rest(tmp_path: Path) -> None:
+def test_purge_removes_own_files_and_returns_foreign_ones(tmp_path: Path) -> None:
     folder = StateDir(tmp_path / "s")
     folder.prepare()
     (folder.path / "openimds.sqlite").write_text("")
@@ -67,7 +67,7 @@ def test_purge_removes_what_is_ours_and_names_the_rest(tmp_path: Path) -> None:
     assert folder.purge() == ()
 
 
-def test_a_status_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+def test_invalid_status_file_reads_as_empty(tmp_path: Path) -> None:
     folder = StateDir(tmp_path / "s")
     assert folder.read_status() == {}
     folder.prepare()

@@ -1,4 +1,4 @@
-"""The supervisor on small programs of its own: readiness, restarts, adoption, stopping."""
+"""The supervisor with small test programs: readiness, restarts, adoption, and stop."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
 from openimds.runtime.fdstore import FdStore
 from openimds.runtime.lifecycle import StartupError
-from openimds.supervisor import service as supervised_module
-from openimds.supervisor import service_spec as parts_module
+from openimds.supervisor import service as service_module
+from openimds.supervisor import service_spec as service_spec_module
 from openimds.supervisor import supervisor
 from openimds.supervisor.service_spec import ServiceSpec
 from openimds.supervisor.state_dir import StateDir
@@ -38,25 +38,25 @@ READY = textwrap.dedent("""\
     channel.send(b"READY=1")
     while True: signal.pause()
 """)
-KEEPS = textwrap.dedent("""\
+STORES_SOCKETS = textwrap.dedent("""\
     import os, signal, socket, sys, threading, time
     from openimds.runtime import sd_notify as notify
     from openimds.runtime.fdstore import FdStore
-    kept = FdStore.inherited()
-    listeners = [kept.take(f"listener{n}") or socket.create_server(("127.0.0.1", 0)) for n in range(3)]
+    fd_store = FdStore.inherited()
+    listeners = [fd_store.take(f"listener{n}") or socket.create_server(("127.0.0.1", 0)) for n in range(3)]
     for n, listener in enumerate(listeners):
-        kept.put(f"listener{n}", listener)
-    def renew():
+        fd_store.put(f"listener{n}", listener)
+    def reregister():
         while True:
-            kept.reregister()
+            fd_store.reregister()
             time.sleep(0.01)
-    threading.Thread(target=renew, daemon=True).start()
+    threading.Thread(target=reregister, daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print(os.getpid(), *(listener.getsockname()[1] for listener in listeners), flush=True)
     notify.send("READY=1")
     while True: signal.pause()
 """)
-"""It never accepts: who connects waits in a queue."""
+"""A part that never accepts, so that clients wait in the accept queue."""
 FAILS = 'import sys; sys.exit("cannot listen on 127.0.0.1:1")'
 SILENT = "import time; time.sleep(60)"
 SLOW = textwrap.dedent("""\
@@ -69,7 +69,7 @@ SLOW = textwrap.dedent("""\
     notify.ready()
     while True: signal.pause()
 """)
-"""It is ready when there is a file, and says before how much more time it wants."""
+"""A part that extends its start timeout, and becomes ready when a file exists."""
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def entry(folder: StateDir, name: str) -> dict[str, Any]:
 
 @pytest.fixture
 def running(folder: StateDir) -> Iterator[Callable[[ServiceSpec], Supervisor]]:
-    """Supervises one part in a thread until the test ends."""
+    """Runs a supervisor of one part in a thread until the test ends."""
     started: list[tuple[Supervisor, threading.Thread, str]] = []
 
     def run(part: ServiceSpec) -> Supervisor:
@@ -116,8 +116,8 @@ def running(folder: StateDir) -> Iterator[Callable[[ServiceSpec], Supervisor]]:
 
     yield run
     for supervised, thread, name in started:
-        supervised.ask_to_stop()
-        # The loop sleeps until something happens to a part.
+        supervised.request_stop()
+        # The exit of a part wakes the supervisor's loop.
         process = identity.read_pid_file(folder.pid_file(name))
         if process:
             process.send(signal.SIGKILL)
@@ -128,9 +128,9 @@ def running(folder: StateDir) -> Iterator[Callable[[ServiceSpec], Supervisor]]:
 
 
 def orphaned(killed: Supervisor) -> None:
-    """As if the supervisor were killed; but this process stays the parent of its parts, and must reap them."""
+    """Simulates a killed supervisor. This process stays the parent of its parts and must reap them."""
     killed.close()
-    child = killed._roster["a"].child
+    child = killed._services["a"].child
     assert child is not None
     threading.Thread(target=child.wait, daemon=True).start()
 
@@ -139,7 +139,7 @@ def pid_of(folder: StateDir, name: str) -> int:
     return int(entry(folder, name).get("pid") or 0)
 
 
-def test_parts_are_ready_stage_by_stage(folder: StateDir) -> None:
+def test_parts_start_stage_by_stage(folder: StateDir) -> None:
     supervised = Supervisor([part(folder, "a", READY), part(folder, "b", READY)], folder)
     supervised.start([["a"], ["b"]])
     report = {each["name"]: each for each in supervised.report()}
@@ -152,7 +152,7 @@ def test_parts_are_ready_stage_by_stage(folder: StateDir) -> None:
     assert not identity.find(report["a"]["pid"])
 
 
-def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateDir) -> None:
+def test_failed_start_is_reported_with_the_last_log_line(folder: StateDir) -> None:
     supervised = Supervisor([part(folder, "control-api", FAILS)], folder)
     with pytest.raises(StartupError) as raised:
         supervised.start([["control-api"]])
@@ -162,10 +162,10 @@ def test_a_part_that_does_not_start_is_told_with_its_last_words(folder: StateDir
     assert str(folder.log_file("control-api")) in str(raised.value)
 
 
-def test_a_part_that_never_becomes_ready(folder: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervised_module, "READY_TIMEOUT_SECONDS", 0.3)
+def test_part_that_never_becomes_ready_is_a_startup_error(folder: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "READY_TIMEOUT_SECONDS", 0.3)
     supervised = Supervisor([part(folder, "a", SILENT)], folder)
-    with pytest.raises(StartupError, match=r"a: not ready within 0\.3 s; it said nothing"):
+    with pytest.raises(StartupError, match=r"a: not ready within 0\.3 s; its log is empty"):
         supervised.start([["a"]])
     supervised.stop([["a"]])
     supervised.close()
@@ -173,10 +173,10 @@ def test_a_part_that_never_becomes_ready(folder: StateDir, monkeypatch: pytest.M
 
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets seconds pass for the supervisor."""
+    """Moves the clock of the supervisor forward."""
     passed = [0.0]
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
-    for module in (supervisor, supervised_module):
+    for module in (supervisor, service_module):
         monkeypatch.setattr(module, "time", clock)
 
     def go(seconds: float) -> None:
@@ -185,50 +185,52 @@ def later(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return go
 
 
-def slow_part(folder: StateDir, *, asks_seconds: float) -> ServiceSpec:
+def slow_part(folder: StateDir, *, extension_seconds: float) -> ServiceSpec:
     made = part(folder, "a", SLOW)
-    return replace(made, argv=(*made.argv, str(folder.run / "go-on"), str(asks_seconds)))
+    return replace(made, argv=(*made.argv, str(folder.run / "go-on"), str(extension_seconds)))
 
 
-def test_a_part_that_asks_for_more_time_gets_it(folder: StateDir, later: Callable[[float], None]) -> None:
-    told: list[str] = []
+def test_part_can_extend_its_start_timeout(folder: StateDir, later: Callable[[float], None]) -> None:
+    lines: list[str] = []
 
-    def hear(line: str) -> None:
-        told.append(line)
-        later(supervised_module.READY_TIMEOUT_SECONDS + 30)
+    def on_progress(line: str) -> None:
+        lines.append(line)
+        later(service_module.READY_TIMEOUT_SECONDS + 30)
         (folder.run / "go-on").touch()
 
-    supervised = Supervisor([slow_part(folder, asks_seconds=300)], folder, hear)
+    supervised = Supervisor([slow_part(folder, extension_seconds=300)], folder, on_progress)
     supervised.start([["a"]])
-    assert told == ["a: 120 of 200 networks"]
+    assert lines == ["a: 120 of 200 networks"]
     assert (entry(folder, "a")["state"], entry(folder, "a")["said"]) == ("running", "")
     supervised.stop([["a"]])
     supervised.close()
 
 
-@pytest.mark.parametrize(("asks_seconds", "after_seconds"), [(0, 61), (300, 301)])
-def test_a_part_that_asks_no_more_has_failed(
-    folder: StateDir, later: Callable[[float], None], asks_seconds: float, after_seconds: float
+@pytest.mark.parametrize(("extension_seconds", "after_seconds"), [(0, 61), (300, 301)])
+def test_start_fails_after_the_extended_timeout(
+    folder: StateDir, later: Callable[[float], None], extension_seconds: float, after_seconds: float
 ) -> None:
-    supervised = Supervisor([slow_part(folder, asks_seconds=asks_seconds)], folder, lambda _: later(after_seconds))
+    supervised = Supervisor(
+        [slow_part(folder, extension_seconds=extension_seconds)], folder, lambda _: later(after_seconds)
+    )
     with pytest.raises(StartupError, match=r"a \(120 of 200 networks\): not ready within \d+ s"):
         supervised.start([["a"]])
     supervised.stop([["a"]])
     supervised.close()
 
 
-def test_a_short_extension_takes_no_time_away(folder: StateDir, later: Callable[[float], None]) -> None:
-    def hear(_line: str) -> None:
+def test_short_extension_does_not_shorten_the_timeout(folder: StateDir, later: Callable[[float], None]) -> None:
+    def on_progress(_line: str) -> None:
         later(30)
         (folder.run / "go-on").touch()
 
-    supervised = Supervisor([slow_part(folder, asks_seconds=1)], folder, hear)
+    supervised = Supervisor([slow_part(folder, extension_seconds=1)], folder, on_progress)
     supervised.start([["a"]])
     supervised.stop([["a"]])
     supervised.close()
 
 
-def test_a_killed_part_is_started_again(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
+def test_killed_part_is_restarted(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
     running(part(folder, "a", READY))
     before = pid_of(folder, "a")
     os.kill(before, signal.SIGKILL)
@@ -237,10 +239,10 @@ def test_a_killed_part_is_started_again(folder: StateDir, running: Callable[[Ser
     assert entry(folder, "a")["last_exit"] == "killed by SIGKILL"
 
 
-def test_a_restart_that_was_asked_for_is_no_death(
+def test_requested_restart_has_no_delay(
     folder: StateDir, running: Callable[[ServiceSpec], Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts_module, "RESTART_DELAYS_SECONDS", (60,))
+    monkeypatch.setattr(service_spec_module, "RESTART_DELAYS_SECONDS", (60,))
     running(part(folder, "a", READY))
     before = pid_of(folder, "a")
     folder.restart_request("a").touch()
@@ -249,7 +251,7 @@ def test_a_restart_that_was_asked_for_is_no_death(
     assert not folder.restart_request("a").exists()
 
 
-def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateDir) -> None:
+def test_part_outlives_its_supervisor_and_is_adopted(folder: StateDir) -> None:
     first = Supervisor([part(folder, "a", READY)], folder)
     first.start([["a"]])
     pid = pid_of(folder, "a")
@@ -264,7 +266,7 @@ def test_a_part_outlives_its_supervisor_and_is_adopted(folder: StateDir) -> None
     assert not identity.find(pid)
 
 
-def test_a_part_with_another_configuration_is_replaced(folder: StateDir) -> None:
+def test_part_with_another_configuration_is_replaced(folder: StateDir) -> None:
     first = Supervisor([part(folder, "a", READY)], folder)
     first.start([["a"]])
     pid = pid_of(folder, "a")
@@ -280,7 +282,9 @@ def test_a_part_with_another_configuration_is_replaced(folder: StateDir) -> None
     second.close()
 
 
-def test_an_adopted_part_is_watched_too(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
+def test_adopted_part_is_restarted_after_its_exit(
+    folder: StateDir, running: Callable[[ServiceSpec], Supervisor]
+) -> None:
     first = Supervisor([part(folder, "a", READY)], folder)
     first.start([["a"]])
     before = pid_of(folder, "a")
@@ -292,50 +296,50 @@ def test_an_adopted_part_is_watched_too(folder: StateDir, running: Callable[[Ser
     thread.start()
     os.kill(before, signal.SIGKILL)
     until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
-    second.ask_to_stop()
+    second.request_stop()
     os.kill(pid_of(folder, "a"), signal.SIGKILL)
     thread.join(HANG_SECONDS)
     second.stop([["a"]])
     second.close()
 
 
-def said(folder: StateDir) -> list[list[str]]:
-    """The lines of the part that keeps sockets: its pid, and the ports of its sockets."""
+def socket_lines(folder: StateDir) -> list[list[str]]:
+    """The lines that the part with stored sockets logs: its PID and the ports of its sockets."""
     lines = (line.split() for line in folder.log_file("a").read_text().splitlines())
     return [words for words in lines if len(words) == 4 and all(word.isdigit() for word in words)]
 
 
-def test_sockets_outlive_a_killed_part(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
-    running(part(folder, "a", KEEPS))
-    ((pid, *ports),) = said(folder)
+def test_stored_sockets_outlive_a_killed_part(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
+    running(part(folder, "a", STORES_SOCKETS))
+    ((pid, *ports),) = socket_lines(folder)
     assert entry(folder, "a")["kept_sockets"] == 3
     clients = [socket.create_connection(("127.0.0.1", int(port))) for port in ports]
     os.kill(int(pid), signal.SIGKILL)
     clients += [socket.create_connection(("127.0.0.1", int(port))) for port in ports]
     until(lambda: pid_of(folder, "a") not in (0, int(pid)) and entry(folder, "a")["state"] == "running")
-    assert said(folder)[1][1:] == ports
+    assert socket_lines(folder)[1][1:] == ports
     for client in clients:
         client.setblocking(False)
-        with pytest.raises(BlockingIOError):  # neither refused nor reset: it waits
+        with pytest.raises(BlockingIOError):  # the client still waits: it is neither refused nor reset
             client.recv(1)
         client.close()
 
 
-def test_sockets_of_an_adopted_part_are_kept_too(folder: StateDir) -> None:
-    first = Supervisor([part(folder, "a", KEEPS)], folder)
+def test_sockets_of_an_adopted_part_are_stored(folder: StateDir) -> None:
+    first = Supervisor([part(folder, "a", STORES_SOCKETS)], folder)
     first.start([["a"]])
-    ((pid, *ports),) = said(folder)
+    ((pid, *ports),) = socket_lines(folder)
     orphaned(first)
 
-    second = Supervisor([part(folder, "a", KEEPS)], folder)
+    second = Supervisor([part(folder, "a", STORES_SOCKETS)], folder)
     assert second.adopt() == ("a",)
     thread = threading.Thread(target=second.run)
     thread.start()
     until(lambda: entry(folder, "a")["kept_sockets"] == 3)
     os.kill(int(pid), signal.SIGKILL)
-    until(lambda: len(said(folder)) == 2 and entry(folder, "a")["state"] == "running")
-    assert said(folder)[1][1:] == ports
-    second.ask_to_stop()
+    until(lambda: len(socket_lines(folder)) == 2 and entry(folder, "a")["state"] == "running")
+    assert socket_lines(folder)[1][1:] == ports
+    second.request_stop()
     os.kill(pid_of(folder, "a"), signal.SIGKILL)
     thread.join(HANG_SECONDS)
     second.stop([["a"]])
@@ -344,51 +348,53 @@ def test_sockets_of_an_adopted_part_are_kept_too(folder: StateDir) -> None:
         socket.create_connection(("127.0.0.1", int(ports[0])))
 
 
-def test_sockets_outlive_a_part_that_is_replaced(folder: StateDir) -> None:
-    first = Supervisor([part(folder, "a", KEEPS)], folder)
+def test_stored_sockets_outlive_a_replaced_part(folder: StateDir) -> None:
+    first = Supervisor([part(folder, "a", STORES_SOCKETS)], folder)
     first.start([["a"]])
-    ((_, *ports),) = said(folder)
+    ((_, *ports),) = socket_lines(folder)
     orphaned(first)
 
     (folder.etc / "a.ini").write_text("[DEFAULT]\ndebug = True\n")
-    second = Supervisor([part(folder, "a", KEEPS)], folder)
+    second = Supervisor([part(folder, "a", STORES_SOCKETS)], folder)
     assert second.adopt() == ()
     second.start([["a"]])
-    assert said(folder)[1][1:] == ports
+    assert socket_lines(folder)[1][1:] == ports
     second.stop([["a"]])
     second.close()
 
 
-def test_only_parts_are_heard(folder: StateDir, running: Callable[[ServiceSpec], Supervisor]) -> None:
-    running(part(folder, "a", KEEPS))
+def test_notifications_of_other_processes_are_ignored(
+    folder: StateDir, running: Callable[[ServiceSpec], Supervisor]
+) -> None:
+    running(part(folder, "a", STORES_SOCKETS))
     with socket.create_server(("127.0.0.1", 0)) as foreign:
-        kept = FdStore({}, str(folder.notify_socket))
-        kept.put("listener0", foreign)
-        kept.forget("listener1")
-        kept.close()
+        fd_store = FdStore({}, str(folder.notify_socket))
+        fd_store.put("listener0", foreign)
+        fd_store.forget("listener1")
+        fd_store.close()
     before = pid_of(folder, "a")
     os.kill(before, signal.SIGKILL)
-    until(lambda: len(said(folder)) == 2 and entry(folder, "a")["state"] == "running")
-    assert said(folder)[0][1:] == said(folder)[1][1:]
+    until(lambda: len(socket_lines(folder)) == 2 and entry(folder, "a")["state"] == "running")
+    assert socket_lines(folder)[0][1:] == socket_lines(folder)[1][1:]
 
 
-def test_signals_ask_to_stop(folder: StateDir) -> None:
+def test_sigterm_requests_a_stop(folder: StateDir) -> None:
     supervised = Supervisor([part(folder, "a", READY)], folder)
-    with supervised.heeding_signals():
+    with supervised.handling_signals():
         supervised.start([["a"]])
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
         supervised.run()
     supervised.stop([["a"]])
     supervised.close()
-    assert supervised.stop_asked
+    assert supervised.is_stopping
 
 
-def test_a_pid_that_is_another_process_by_now_is_not_taken(folder: StateDir) -> None:
+def test_pid_file_of_a_reused_pid_is_ignored(folder: StateDir) -> None:
     identity.write_pid_file(Process(os.getpid(), 1), folder.pid_file("a"))
     assert identity.read_pid_file(folder.pid_file("a")) is None
 
 
-def test_a_stubborn_process_is_killed() -> None:
+def test_process_that_ignores_sigterm_is_killed() -> None:
     script = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
@@ -400,11 +406,11 @@ def test_a_stubborn_process_is_killed() -> None:
     assert identity.terminate([process], 0.1) == []
 
 
-def test_log_files_are_bounded(
+def test_log_files_are_rotated(
     folder: StateDir, running: Callable[[ServiceSpec], Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "LOG_BYTES", 1000)
-    monkeypatch.setattr(supervisor, "LOG_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "LOG_CHECK_SECONDS", 0.01)
     talks = READY.replace("while True: signal.pause()", "while True: print('line', flush=True); time.sleep(0.001)")
     running(part(folder, "a", talks))
     older = folder.log / "a.log.1"

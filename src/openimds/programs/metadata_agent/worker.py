@@ -44,6 +44,7 @@ from openimds.programs.metadata_agent.sockets import AgentSockets
 from openimds.runtime import sd_notify
 from openimds.runtime.fdstore import FdStore
 from openimds.runtime.heartbeat import Heartbeat, Identity
+from openimds.runtime.metrics import CounterRate
 from openimds.runtime.request_log import BufferedRequestLog
 
 KINDS = ("port", "subnet")
@@ -75,6 +76,7 @@ class MetadataAgentWorker:
         self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds())
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._measures = Metrics(REGISTRY)
+        self._request_rate = CounterRate("openimds_metadata_agent_requests")
         self._tasks: set[asyncio.Task[object]] = set()
         self._listening: DirectListeners | None = None
 
@@ -225,6 +227,7 @@ class MetadataAgentWorker:
             "listeners": listening.listeners if listening is not None else 0,
             "listeners_wanted": listening.wanted if listening is not None else 0,
             "ports": len(self._mirror.view().ports),
+            "requests_per_second": round(self._request_rate.per_second(), 1),
             "nova_metadata": str(self._upstream),
             "metadata_proxy_socket": str(self._config.socket_path),
             "listen_failures": dict(listening.failures) if listening is not None else {},
