@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openimds.client.testing import FakeControl
-from openimds.linux.netns import netns
-from openimds.linux.process.daemons import is_alive, run
+from openimds.linux.process import by_namespace
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig.dhcp_network import dhcp_device_id
 from openimds.resources.network import dhcp_namespace
 
@@ -101,7 +102,7 @@ class Place:
     def pid(self) -> int:
         with contextlib.suppress(FileNotFoundError, ValueError):
             pid = int((self.folder / "pid").read_text())
-            return pid if is_alive(pid) and netns.process_is_in(pid, self.namespace) else 0
+            return pid if is_alive(pid) and by_namespace.process_is_in(pid, self.namespace) else 0
         return 0
 
     def ip(self, words: str) -> str:

@@ -26,13 +26,13 @@ def only_root() -> None:
 def host(tmp_path: Path) -> Iterator[Host]:
     tag = secrets.token_hex(3)
     before = traces()
-    ledger = OwnershipRecord(tmp_path / "owned")
+    ownership = OwnershipRecord(tmp_path / "owned")
     prefix = f"t{tag}-"
     janitor.register_host(tmp_path, prefix)
     try:
-        yield Host(NetworkConfigurator(ledger, prefix), ledger, prefix, tmp_path, tag)
+        yield Host(NetworkConfigurator(ownership, prefix), ownership, prefix, tmp_path, tag)
     finally:
-        remove_everything(ledger, prefix)
+        remove_everything(ownership, prefix)
         janitor.unregister(tmp_path)
     left = {line for line in traces() - before if tag in line}
     assert not left

@@ -21,8 +21,9 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi, FakeView
+from openimds.linux.errors import ProgramError
 from openimds.linux.netns.probe import NamespaceProbe
-from openimds.linux.process.daemons import PidFileDaemons, ProgramError, run
+from openimds.linux.process.daemons import PidFileDaemons, run
 from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.netconfig.haproxy import ProxySettings

@@ -13,7 +13,7 @@ from tests.kernel.stage import Host
 from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi
-from openimds.linux.configure.gratuitous_arp import announce
+from openimds.linux.configure.neighbour_discovery import announce
 from openimds.linux.netns.probe import NamespaceProbe
 from openimds.linux.process.daemons import PidFileDaemons, run
 from openimds.netconfig.radvd import RadvdSettings

@@ -15,8 +15,9 @@ from tests.kernel.test_network_agents import Cloud
 from tests.pids import pid_in
 from tests.waiting import until
 
-from openimds.linux.netns import netns
-from openimds.linux.process.daemons import is_alive, run
+from openimds.linux.process import by_namespace
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig import dhcp_network, router_namespace
 from openimds.netconfig.namespace_state import NamespaceState, Rules
 
@@ -63,7 +64,7 @@ class Wired:
         return {name: pid if pid and is_alive(pid) and self._is_inside(pid) else 0 for name, pid in found.items()}
 
     def _is_inside(self, pid: int) -> bool:
-        return netns.process_is_in(pid, self.namespace)
+        return by_namespace.process_is_in(pid, self.namespace)
 
     def do(self, command: str) -> None:
         """`NS` in it: the namespace; `DEV`: the device, which has one name inside and on the host; `BR`: the bridge."""

@@ -19,9 +19,10 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.agents.l3.router_handler import L3Adapters, L3Settings, RouterHandler
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi, FakeView
-from openimds.linux.configure.gratuitous_arp import announce
+from openimds.linux.configure.neighbour_discovery import announce
+from openimds.linux.errors import ProgramError
 from openimds.linux.netns.probe import NamespaceProbe
-from openimds.linux.process.daemons import PidFileDaemons, ProgramError, run
+from openimds.linux.process.daemons import PidFileDaemons, run
 from openimds.netconfig.haproxy import ProxySettings
 from openimds.netconfig.namespace_state import Device, NamespaceState, Route
 from openimds.netconfig.radvd import RadvdSettings

@@ -18,7 +18,7 @@ class Host:
     """This machine, as one test may use it."""
 
     kernel: NetworkConfigurator
-    ledger: OwnershipRecord
+    ownership: OwnershipRecord
     prefix: str
     state_path: Path
     tag: str

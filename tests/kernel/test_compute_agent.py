@@ -18,6 +18,7 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.testing import PASSWORD, FakeControl
 from openimds.linux.netns import netns
+from openimds.linux.process import by_namespace
 from openimds.linux.process.daemons import run
 
 pytestmark = pytest.mark.kernel
@@ -168,7 +169,7 @@ def test_a_servers_life(cloud: Cloud) -> None:
 
         cloud.put_server("stopped")
         until(lambda: cloud.reported(2, "stopped"))
-        assert netns.processes_in(cloud.namespace) == set()
+        assert by_namespace.processes_in(cloud.namespace) == set()
 
         cloud.control.delete("server", cloud.server_id)
         cloud.control.delete("port", cloud.port_id)

@@ -11,8 +11,8 @@ import pytest
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.configure import dad
-from openimds.linux.configure.dad import ND_NEIGHBOR_ADVERT, NeighbourProbe, NeighbourProbes
+from openimds.linux.configure import neighbour_discovery
+from openimds.linux.configure.neighbour_discovery import ND_NEIGHBOR_ADVERT, NeighbourProbe, NeighbourProbes
 from openimds.linux.monitor.sockets import EventSockets
 from openimds.linux.netns import netns
 from openimds.linux.process.daemons import run
@@ -26,8 +26,8 @@ CONTESTED = "fe80::a9fe:a9fe"
 @pytest.fixture
 def asker(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """In the namespace `asker`; on the same segment `other` has the address."""
-    monkeypatch.setattr(dad, "PROBE_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(dad, "SECONDS_PER_PROBE", 0.0)
+    monkeypatch.setattr(neighbour_discovery, "PROBE_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(neighbour_discovery, "SECONDS_PER_PROBE", 0.0)
     bridge = Bridge(name=host.bridge(), mtu=1442)
     host.kernel.ensure_bridge(bridge)
     asking = Device(
@@ -60,23 +60,23 @@ def _addresses(host: Host, name: str) -> str:
 def test_who_has_it_is_heard_until_it_has_it_no_more(host: Host, asker: Device) -> None:
     namespace, sockets = host.namespace("asker"), EventSockets()
     with closing(sockets):
-        contests = NeighbourProbes(sockets)
-        contests.begin(namespace, asker.name, CONTESTED)
+        probes = NeighbourProbes(sockets)
+        probes.start(namespace, asker.name, CONTESTED)
         for _ in range(5):
-            assert contests.step() == []
-            for descriptor in sockets.ready(HANG_SECONDS):
+            assert probes.step() == []
+            for descriptor in sockets.wait(HANG_SECONDS):
                 sockets.drain(descriptor)
-        assert not contests.take_silence(namespace, asker.name)
+        assert not probes.take_unanswered(namespace, asker.name)
         host.kernel.remove_namespace(host.namespace("other"))
-        until(lambda: contests.step() == [namespace])
-        assert contests.take_silence(namespace, asker.name)
-        assert not contests.take_silence(namespace, asker.name)
-        contests.end(namespace, asker.name)
+        until(lambda: probes.step() == [namespace])
+        assert probes.take_unanswered(namespace, asker.name)
+        assert not probes.take_unanswered(namespace, asker.name)
+        probes.stop(namespace, asker.name)
 
 
 def test_whose_address_is_another_has_not_answered(host: Host, asker: Device) -> None:
-    contest = netns.run_in(host.namespace("asker"), lambda: NeighbourProbe(asker.name, "fe80::dead"))
-    with closing(contest.conversation):
-        assert not contest.step(1.0, 1)
-        contest.hear(bytes([ND_NEIGHBOR_ADVERT]) + bytes(7) + IPv6Address(CONTESTED).packed)
-        assert contest.step(1.0, 1)
+    probe = netns.run_in(host.namespace("asker"), lambda: NeighbourProbe(asker.name, "fe80::dead"))
+    with closing(probe.socket):
+        assert not probe.step(1.0, 1)
+        probe.receive(bytes([ND_NEIGHBOR_ADVERT]) + bytes(7) + IPv6Address(CONTESTED).packed)
+        assert probe.step(1.0, 1)

@@ -15,7 +15,9 @@ from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 from tests.waiting import until
 
-from openimds.linux.process.daemons import ProgramError, is_alive, run
+from openimds.linux.errors import ProgramError
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.resources.network import Subnet
 

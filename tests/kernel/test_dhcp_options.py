@@ -13,7 +13,9 @@ from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS
 
-from openimds.linux.process.daemons import ProgramError, is_alive, run
+from openimds.linux.errors import ProgramError
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.resources.network import ExtraDhcpOption, HostRoute, Port, Subnet
 
 pytestmark = pytest.mark.kernel

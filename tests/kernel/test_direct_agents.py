@@ -17,7 +17,8 @@ from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.netns import netns
-from openimds.linux.process.daemons import is_alive, run
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig.listener_file import listeners_file
 from openimds.resources.network import Subnet
 

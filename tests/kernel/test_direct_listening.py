@@ -41,7 +41,7 @@ def pair(host: Host) -> tuple[str, str, str]:
 
 def make(host: Host, name: str) -> str:
     namespace = host.namespace(name)
-    host.ledger.note("netns", namespace)
+    host.ownership.add("netns", namespace)
     run(["ip", "netns", "add", namespace])
     run(["ip", "link", "set", "lo", "up"], namespace=namespace)
     return namespace
@@ -107,7 +107,7 @@ def test_a_device_made_anew_is_listened_on_again(agent: Agent, tmp_path: Path, p
 def test_two_hundred_namespaces(agent: Agent, tmp_path: Path, host: Host) -> None:
     namespaces = [host.namespace(f"n{number}") for number in range(200)]
     for namespace in namespaces:
-        host.ledger.note("netns", namespace)
+        host.ownership.add("netns", namespace)
     run(["ip", "-batch", "-"], stdin="".join(f"netns add {namespace}\n" for namespace in namespaces))
     everywhere = ListenAddress("0.0.0.0", 9697), ListenAddress("::", 9697)
     for namespace in namespaces:
@@ -145,7 +145,7 @@ def test_a_port_that_is_taken_is_told_and_had_when_it_is_free(
     taken = netns.run_in(namespace, take)
     want(tmp_path, namespace, V4)
     until(lambda: agent.direct.listening.failures)
-    assert "is taken by another program" in agent.direct.listening.failures[f"network:{namespace}"]
+    assert "is in use by another program" in agent.direct.listening.failures[f"network:{namespace}"]
     assert (agent.direct.listening.listeners, agent.direct.listening.wanted) == (0, 1)
     taken.close()
     until(lambda: is_open(guest))

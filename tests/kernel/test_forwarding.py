@@ -24,8 +24,8 @@ from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 
 before = [run([program]) for program in ("iptables-save", "ip6tables-save")]
-ledger = OwnershipRecord(Path(sys.argv[1]))
-kernel = NetworkConfigurator(ledger, "lab")
+ownership = OwnershipRecord(Path(sys.argv[1]))
+kernel = NetworkConfigurator(ownership, "lab")
 bridge = Bridge(name="brqtest", mtu=1442)
 print(kernel.ensure_bridge(bridge))
 for n in (1, 2):
@@ -36,7 +36,7 @@ for address in ("10.7.0.2", "fd00:7::2"):
     until(lambda: pings("n1", address))
 assert kernel.ensure_bridge(bridge) == ()
 assert "brqtest" in run(["iptables-save"])
-remove_everything(ledger, "lab")
+remove_everything(ownership, "lab")
 strip = lambda text: [line for line in text.splitlines() if line[:1] in "-:*" and "[" not in line or line.startswith("-")]
 assert [strip(run([p])) for p in ("iptables-save", "ip6tables-save")] == [strip(text) for text in before]
 print("all of it is true")
@@ -58,4 +58,4 @@ def test_a_host_that_drops_what_it_forwards(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(argv, capture_output=True, text=True, timeout=2 * HANG_SECONDS, check=False, env=environment)
     assert "all of it is true" in done.stdout, done.stderr + done.stdout
-    assert "let the host's firewall pass what stays on bridge brqtest" in done.stdout
+    assert "accept forwarding within bridge brqtest in the host's firewall" in done.stdout

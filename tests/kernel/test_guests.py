@@ -13,9 +13,9 @@ from tests.kernel.stage import Host
 from tests.waiting import until
 
 from openimds.linux.errors import ProgramError
-from openimds.linux.netns import netns
 from openimds.linux.netns_driver.bubblewrap import GuestSettings
 from openimds.linux.netns_driver.driver import NetnsDriver
+from openimds.linux.process import by_namespace
 from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 from openimds.netconfig.netns_instance import BootSpec, BootState
@@ -155,11 +155,11 @@ def test_a_fork_bomb_stays_in_its_guest(host: Host) -> None:
     with MetadataStandIn(dhcp, documents("vm1", script)).running():
         guests.start(boot(namespace))
         until(lambda: "user data: running" in console(guests))
-        until(lambda: len(netns.processes_in(namespace)) > 40)
+        until(lambda: len(by_namespace.processes_in(namespace)) > 40)
         run(["true"])
-        assert len(netns.processes_in(namespace)) <= SETTINGS.processes + 2
+        assert len(by_namespace.processes_in(namespace)) <= SETTINGS.processes + 2
         guests.stop(SERVER)
-        until(lambda: not netns.processes_in(namespace))
+        until(lambda: not by_namespace.processes_in(namespace))
 
 
 def test_a_guest_outlives_its_agent_and_is_found_again(host: Host) -> None:
@@ -171,7 +171,7 @@ def test_a_guest_outlives_its_agent_and_is_found_again(host: Host) -> None:
     assert guests_of(host).stop(SERVER)
     assert not guests_of(host).stop(SERVER)
     assert guests.state(SERVER) == BootState(7, running=False)
-    assert netns.processes_in(namespace) == set()
+    until(lambda: by_namespace.processes_in(namespace) == set())
     guests.remove(SERVER)
     guests.remove(SERVER)
     assert guests.state(SERVER) is None
@@ -191,10 +191,10 @@ def test_a_reboot_ends_the_old_boot(host: Host) -> None:
     namespace = machine(host)
     guests = guests_of(host)
     guests.start(boot(namespace, 1, nics="eth0 auto\n"))
-    old = netns.processes_in(namespace)
+    old = by_namespace.processes_in(namespace)
     guests.start(boot(namespace, 2, nics="eth0 auto\n"))
     assert guests.state(SERVER) == BootState(2, running=True)
-    until(lambda: not old & netns.processes_in(namespace))
+    until(lambda: not old & by_namespace.processes_in(namespace))
     guests.stop(SERVER)
 
 
@@ -212,5 +212,5 @@ def test_a_guest_that_ends_by_itself_counts_as_stopped(host: Host) -> None:
 def test_no_guest_starts_in_a_namespace_of_the_hosts_own(host: Host) -> None:
     namespace = host.namespace("plain")
     host.kernel.apply(NamespaceState(name=namespace))
-    with pytest.raises(ProgramError, match="belongs to the host itself"):
+    with pytest.raises(ProgramError, match="owned by the host's user namespace"):
         guests_of(host).start(boot(namespace))

@@ -13,6 +13,7 @@ from tests.kernel.stage import Host
 from openimds.agents.metadata_proxy import MetadataProxyDriver
 from openimds.linux.netns import netns
 from openimds.linux.netns.probe import NamespaceProbe
+from openimds.linux.process import by_namespace
 from openimds.linux.process.daemons import PidFileDaemons
 from openimds.netconfig.haproxy import ProxySettings, ProxySpec, config_file, haproxy, router_proxy
 from openimds.netconfig.namespace_state import Daemon, NamespaceState
@@ -66,7 +67,7 @@ def kept(host: Host) -> Iterator[Kept]:
     one.keep()
     yield one
     proxies.remove("r1", namespace, settings)
-    netns.kill_processes_in(namespace)
+    by_namespace.kill_processes_in(namespace)
 
 
 def test_one_that_listens_is_left_alone(kept: Kept) -> None:

@@ -105,7 +105,7 @@ def guest(host: Host, tmp_path: Path) -> Iterator[Guest]:
 
 def _make(host: Host, name: str) -> str:
     namespace = host.namespace(name)
-    host.ledger.note("netns", namespace)
+    host.ownership.add("netns", namespace)
     run(["ip", "netns", "add", namespace])
     run(["ip", "link", "set", "lo", "up"], namespace=namespace)
     return namespace

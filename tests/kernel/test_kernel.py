@@ -13,6 +13,7 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.linux.configure.cleanup import remove_everything
 from openimds.linux.errors import ConfigureError, ProgramError
 from openimds.linux.netns import netns
+from openimds.linux.process import by_namespace
 from openimds.linux.process.daemons import run
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState, Route, Rules
 
@@ -132,7 +133,7 @@ def test_goes_on_after_a_failure_and_names_all(host: Host) -> None:
     host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
     with pytest.raises(ConfigureError) as caught:
         host.kernel.apply(dataclasses.replace(wanted, devices=(orphan, *wanted.devices)))
-    assert "there is no bridge brq-none" in str(caught.value)
+    assert "bridge brq-none does not exist" in str(caught.value)
     actual = host.kernel.actual(wanted.name)
     assert actual is not None
     assert [device.name for device in actual.devices] == [host.tap()]
@@ -142,7 +143,7 @@ def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
     sleeper = netns.run_in(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
-    assert netns.processes_in(wanted.name) == {sleeper.pid}
+    assert by_namespace.processes_in(wanted.name) == {sleeper.pid}
     host.kernel.remove_namespace(wanted.name)
     assert sleeper.wait(timeout=HANG_SECONDS) != 0
     assert wanted.name not in netns.list_names()
@@ -150,8 +151,8 @@ def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
     host.kernel.remove_namespace(wanted.name)
     assert host.kernel.remove_bridge(host.bridge())
     assert host.kernel.remove_bridge(host.bridge())
-    assert host.ledger.names("link") == set()
-    assert host.ledger.names("netns") == set()
+    assert host.ownership.names("link") == set()
+    assert host.ownership.names("netns") == set()
 
 
 def test_a_bridge_with_ports_stays(host: Host) -> None:
@@ -188,18 +189,18 @@ def test_two_namespaces_on_one_bridge_reach_each_other_untracked(host: Host) -> 
 def test_down_after_a_crash(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
-    host.ledger.note("link", "brqneverwas")
+    host.ownership.add("link", "brqneverwas")
     sleeper = netns.run_in(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
-    removed = remove_everything(host.ledger, host.prefix)
+    removed = remove_everything(host.ownership, host.prefix)
     assert f"namespace {wanted.name}" in removed
     assert f"device {host.bridge()}" in removed
     assert sleeper.wait(timeout=HANG_SECONDS) != 0
-    assert remove_everything(host.ledger, host.prefix) == ()
+    assert remove_everything(host.ownership, host.prefix) == ()
 
 
 def test_unplugged_tap_is_on_no_bridge_and_down(host: Host) -> None:
     host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
-    host.ledger.note("link", host.tap())
+    host.ownership.add("link", host.tap())
     run(["ip", "tuntap", "add", host.tap(), "mode", "tap"])
     assert host.kernel.plug(host.tap(), host.bridge())
     plugged = host.kernel.links()

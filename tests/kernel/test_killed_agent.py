@@ -15,6 +15,7 @@ from tests.kernel.test_network_agents import Cloud
 from tests.waiting import until
 
 from openimds.linux.netns import netns
+from openimds.linux.process import by_namespace
 from openimds.linux.process.daemons import run
 
 pytestmark = pytest.mark.kernel
@@ -55,10 +56,10 @@ def test_agent_that_is_killed_while_it_builds_builds_on(cloud: Cloud, number: in
     assert cloud.dhcp.facts()["failures"] == {}, name
     assert "169.254.169.254/16" in run(["ip", "addr"], namespace=cloud.qdhcp)
     now = {program: _pid(cloud, program) for program in ("proxy", "dnsmasq")}
-    assert netns.processes_in(cloud.qdhcp) == set(now.values())
+    assert by_namespace.processes_in(cloud.qdhcp) == set(now.values())
     assert all(now[program] == pid for program, pid in running.items() if pid)
     assert cloud.host.kernel.namespaces() == {cloud.qdhcp}
-    assert cloud.host.ledger.names("link") == {f"brq{cloud.network_id[:11]}", f"tap{cloud.host.tag}01-00"}
+    assert cloud.host.ownership.names("link") == {f"brq{cloud.network_id[:11]}", f"tap{cloud.host.tag}01-00"}
 
 
 def _pid(cloud: Cloud, program: str) -> int:

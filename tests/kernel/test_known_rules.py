@@ -44,7 +44,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def next_process(host: Host) -> NetworkConfigurator:
-    return NetworkConfigurator(host.ledger, host.prefix, known_rules=RulesetCache(host.state_path / "rules"))
+    return NetworkConfigurator(host.ownership, host.prefix, ruleset_cache=RulesetCache(host.state_path / "rules"))
 
 
 def file_of(host: Host) -> Path:

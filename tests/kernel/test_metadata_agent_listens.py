@@ -30,7 +30,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 def namespace(host: Host) -> str:
     """One that has the metadata address itself."""
     name = host.namespace("qdhcp-1")
-    host.ledger.note("netns", name)
+    host.ownership.add("netns", name)
     run(["ip", "netns", "add", name])
     run(["ip", "link", "set", "lo", "up"], namespace=name)
     run(["ip", "address", "add", f"{V4.host}/32", "dev", "lo"], namespace=name)
@@ -81,6 +81,6 @@ def test_the_heartbeat_sets_listeners_against_the_wanted_ones_and_names_failures
         until(lambda: heard(stage).get("listen_failures"))
         facts = heard(stage)
         assert (facts["listeners"], facts["listeners_wanted"]) == (0, 1)
-        assert "is taken by another program" in facts["listen_failures"][f"network:{namespace}"]
+        assert "is in use by another program" in facts["listen_failures"][f"network:{namespace}"]
     until(lambda: heard(stage).get("listeners") == 1)
     assert stage.stop() == 0

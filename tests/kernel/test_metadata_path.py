@@ -36,7 +36,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 def namespace(host: Host, stage: Stage) -> Iterator[str]:
     """A namespace with a HAProxy of this network, and the address 10.0.0.5 for a guest to ask from."""
     name = host.namespace(f"qdhcp-{NET}")
-    host.ledger.note("netns", name)
+    host.ownership.add("netns", name)
     run(["ip", "netns", "add", name])
     run(["ip", "-n", name, "link", "set", "lo", "up"])
     run(["ip", "-n", name, "address", "add", "10.0.0.5/32", "dev", "lo"])

@@ -18,7 +18,7 @@ MAC = "fa:16:3e:00:00:01"
 
 
 def wired(host: Host, namespace: str) -> None:
-    host.ledger.note("netns", namespace)
+    host.ownership.add("netns", namespace)
     run(["ip", "netns", "add", namespace])
     run(["ip", "-n", namespace, "link", "add", "a0", "type", "veth", "peer", "name", "a1"])
     for device in ("a0", "a1"):

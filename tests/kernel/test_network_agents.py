@@ -18,7 +18,8 @@ from tests.pids import pid_in
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.testing import PASSWORD, FakeControl
-from openimds.linux.process.daemons import is_alive, run
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig.dhcp_network import dhcp_device_id
 from openimds.resources.network import dhcp_namespace, router_namespace
 

@@ -21,8 +21,10 @@ from openimds.agents.l3.router_handler import FloatingIpConntrack
 from openimds.agents.reconciler.reconciler import Reconciler
 from openimds.agents.testing import FakePortsApi
 from openimds.linux import sysctl
+from openimds.linux.errors import ProgramError
 from openimds.linux.netns.probe import NamespaceProbe
-from openimds.linux.process.daemons import PidFileDaemons, ProgramError, is_alive, run
+from openimds.linux.process.daemons import PidFileDaemons, run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.resources.network import FloatingIP, Port, Subnet
 from openimds.runtime.host_checks import check_ipv6

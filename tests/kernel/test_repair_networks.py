@@ -12,7 +12,8 @@ from tests.kernel.repair_stage import AN_HOUR, SUBNET_V6, Wired, other_settings
 from tests.kernel.test_network_agents import Cloud
 from tests.waiting import until
 
-from openimds.linux.process.daemons import is_alive, run, terminate
+from openimds.linux.process.daemons import run, terminate
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig import dhcp_network
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState
 

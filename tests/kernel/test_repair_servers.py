@@ -13,7 +13,8 @@ from tests.waiting import until
 from openimds.client.testing import FakeControl
 from openimds.linux.firewall.iptables import nft_list
 from openimds.linux.firewall.notrack import table_name
-from openimds.linux.process.daemons import is_alive, run
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 
 pytestmark = pytest.mark.kernel
 

@@ -14,7 +14,8 @@ from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, router_st
 from tests.kernel.stage import Host, pings
 from tests.waiting import until
 
-from openimds.linux.process.daemons import ProgramError, run
+from openimds.linux.errors import ProgramError
+from openimds.linux.process.daemons import run
 from openimds.resources.network import FixedIP, HostRoute, Subnet
 
 pytestmark = pytest.mark.kernel

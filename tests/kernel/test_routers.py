@@ -16,7 +16,9 @@ from tests.kernel.router_stage import OUTSIDE, Stage, curl, peer_seen, pid_of, r
 from tests.kernel.stage import Host
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.linux.process.daemons import ProgramError, is_alive, run
+from openimds.linux.errors import ProgramError
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig.haproxy import HaproxyRateLimit
 from openimds.netconfig.router_namespace import RouterMetadata
 from openimds.resources.network import FixedIP, Subnet

@@ -12,7 +12,8 @@ from tests.kernel.lab import Lab, lab_stage
 from tests.kernel.metadata_proxies import chosen, in_both
 from tests.kernel.stage import Host
 
-from openimds.linux.process.daemons import is_alive, run
+from openimds.linux.process.daemons import run
+from openimds.linux.process.identity import is_alive
 from openimds.netconfig.dhcp_network import MetadataOptions
 from openimds.resources.network import Network, Subnet
 

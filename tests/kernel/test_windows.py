@@ -46,7 +46,7 @@ def _descriptors() -> int:
 
 def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: HostMonitor, tmp_path: Path) -> None:
     """Half of them by others' hand."""
-    kernel = NetworkConfigurator(host.ledger, host.prefix, events)
+    kernel = NetworkConfigurator(host.ownership, host.prefix, events)
     insides = NamespaceProbe(kernel.handles)
     events.start([tmp_path / "dhcp"], lambda: None, lambda: None)
     wanted = NamespaceState(name=host.namespace("qrouter-1"), sysctls=SETTINGS, ipv4_rules=Rules({"filter": ()}))
@@ -134,7 +134,7 @@ def test_only_the_kernel_is_listened_to(host: Host) -> None:
 def test_a_device_made_anew_is_heard_of(host: Host, events: HostMonitor) -> None:
     """Its settings too: the files of the former one say nothing any more."""
     heard: list[frozenset[str]] = []
-    kernel = NetworkConfigurator(host.ledger, host.prefix, events)
+    kernel = NetworkConfigurator(host.ownership, host.prefix, events)
     kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
     device = Device(
         name=host.tap(),

@@ -52,11 +52,13 @@ def run(config: ComputeAgentConfig) -> int:
     _check_programs()
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     guests = NetnsDriver(config.state_path / "instances", guest_settings(config))
-    events = HostMonitor()
+    monitor = HostMonitor()
     adapters = ComputeAdapters(
         api=client,
-        configurator=NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events),
-        port_security=PortSecurityTable(config.namespace_prefix, events),
+        configurator=NetworkConfigurator(
+            OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, monitor
+        ),
+        port_security=PortSecurityTable(config.namespace_prefix, monitor),
         driver=guests,
     )
     power = PowerManager(client, guests, vif_plugging_timeout_seconds=config.vif_plugging_timeout_seconds)
@@ -76,7 +78,7 @@ def run(config: ComputeAgentConfig) -> int:
         trade=servers,
         interval_seconds=config.resync_interval_seconds,
         reload=reload,
-        events=events,
+        monitor=monitor,
     )
     failures = _Once()
     with (

@@ -33,11 +33,11 @@ def run(config: DhcpAgentConfig) -> int:
     begin(config)
     os.umask(0o022)  # dnsmasq, which is not root, must be able to read its files
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    events = HostMonitor()
-    kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events)
+    monitor = HostMonitor()
+    kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, monitor)
     namespaces = NamespaceProbe(kernel.handles)
     adapters = DhcpAdapters(
-        api=client, configurator=kernel, daemons=PidFileDaemons(events), probe=namespaces, run_program=run_program
+        api=client, configurator=kernel, daemons=PidFileDaemons(monitor), probe=namespaces, run_program=run_program
     )
     networks = DhcpNetworkHandler(adapters, settings_of(config))
 
@@ -53,7 +53,7 @@ def run(config: DhcpAgentConfig) -> int:
             trade=networks,
             interval_seconds=config.resync_interval_seconds,
             reload=reload,
-            events=events,
+            monitor=monitor,
             folders=[config.state_path / folder for folder in FOLDERS],
         )
     )

@@ -8,7 +8,7 @@ from openimds.client.control_client import ControlClient
 from openimds.client.session import connect
 from openimds.config import L3AgentConfig
 from openimds.linux.configure.configurator import NetworkConfigurator
-from openimds.linux.configure.gratuitous_arp import announce
+from openimds.linux.configure.neighbour_discovery import announce
 from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.firewall.ruleset_cache import RulesetCache
 from openimds.linux.monitor.host_monitor import HostMonitor
@@ -32,16 +32,16 @@ def run(config: L3AgentConfig) -> int:
     """Until SIGTERM. The exit code."""
     begin(config)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    events = HostMonitor()
-    known_rules = RulesetCache(config.state_path / "rules")
+    monitor = HostMonitor()
+    ruleset_cache = RulesetCache(config.state_path / "rules")
     kernel = NetworkConfigurator(
-        OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, events, known_rules
+        OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, monitor, ruleset_cache
     )
-    known_rules.forget_all_but(kernel.namespaces())
+    ruleset_cache.forget_all_but(kernel.namespaces())
     adapters = L3Adapters(
         api=client,
         configurator=kernel,
-        daemons=PidFileDaemons(events),
+        daemons=PidFileDaemons(monitor),
         probe=NamespaceProbe(kernel.handles),
         run_program=run_program,
         announce=announce,
@@ -60,7 +60,7 @@ def run(config: L3AgentConfig) -> int:
             trade=routers,
             interval_seconds=config.resync_interval_seconds,
             reload=reload,
-            events=events,
+            monitor=monitor,
             folders=[config.state_path / folder for folder in FOLDERS],
         )
     )

@@ -50,7 +50,7 @@ class AgentSpec:
     interval_seconds: float
     reload: Callable[[], None]
     """Read the configuration again, and give the trade its new settings."""
-    events: HostMonitor
+    monitor: HostMonitor
     """The kernel's and the programs' keepers note in it what they look at."""
     folders: Sequence[Path] = ()
     """Where the trade keeps its files: `<id>.conf`, `<id>/host`."""
@@ -60,8 +60,8 @@ def serve(agent: AgentSpec) -> int:
     """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
     raise_nofile()  # some stay open for each namespace
     mirror = CloudMirror(agent.client, agent.kinds)
-    deaths = ProcessExitWatcher(agent.events.died)
-    loop = Scheduler(Reconciler(agent.trade, agent.events), mirror, agent.interval_seconds, deaths.watch)
+    deaths = ProcessExitWatcher(agent.monitor.processes_exited)
+    loop = Scheduler(Reconciler(agent.trade, agent.monitor), mirror, agent.interval_seconds, deaths.watch)
     heartbeat = Heartbeat(
         agent.client, agent.identity, lambda: _facts(agent, loop), agent.config.report_interval_seconds
     )
@@ -74,7 +74,7 @@ def serve(agent: AgentSpec) -> int:
     with Signals.handled(on_reload=reload) as signals, metrics.serve_in_thread(agent.config.metrics):
         failed = threading.Event()
         worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="rounds", daemon=True)
-        agent.events.start(agent.folders, loop.wake, loop.request_resync)
+        agent.monitor.start(agent.folders, loop.wake, loop.request_resync)
         mirror.start()
         worker.start()
         _announce_when_ready(agent, loop, signals, failed)
@@ -85,7 +85,7 @@ def serve(agent: AgentSpec) -> int:
         mirror.stop()
         worker.join(timeout=10)
         deaths.close()
-        agent.events.close()
+        agent.monitor.close()
     return 1 if failed.is_set() else 0
 
 

@@ -1,4 +1,4 @@
-"""Takes away everything that this system made on this host, by its ledger; also after a crash."""
+"""Removes everything that this system made on the host, as listed in the ownership record, also after a crash."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from openimds.linux.firewall.iptables import nft_delete, nft_list
 from openimds.linux.firewall.notrack import table_name
 from openimds.linux.netlink.links import delete_links
 from openimds.linux.netns import netns
+from openimds.linux.process import by_namespace
 
 TABLE_FAMILIES = ("bridge", "inet")
-"""`bridge`: port security; `inet`: the exemption from connection tracking."""
+"""`bridge`: port security; `inet`: exemption from connection tracking."""
 
 
-def remove_everything(ledger: OwnershipRecord, prefix: str = "") -> tuple[str, ...]:
-    """Namespaces with the processes in them, devices, bridges, firewall tables; what was removed, in words.
+def remove_everything(ownership: OwnershipRecord, prefix: str = "") -> tuple[str, ...]:
+    """Removes namespaces with their processes, devices, bridges and firewall tables. Returns descriptions.
 
-    Idempotent. `prefix` is the option `namespace_prefix`. Goes on after a failure and raises WiringError with all.
+    Idempotent. `prefix` is the option `namespace_prefix`. Goes on after a failure, and raises ConfigureError with all
+    of them at the end.
     """
     done: list[str] = []
     failures: list[str] = []
-    namespaces = sorted(ledger.names("netns"))
-    links = sorted(ledger.names("link"))
-    # What takes long is done for all at once: ending programs, and waiting for the kernel to let devices go.
+    namespaces = sorted(ownership.names("netns"))
+    links = sorted(ownership.names("link"))
+    # The slow steps handle all objects together: terminating processes, and waiting for the kernel to release devices.
     _try(partial(_kill_processes, namespaces), done, failures)
-    _try(partial(_remove_forwarding, ledger), done, failures)
-    _try(partial(_remove_links, ledger, links), done, failures)
+    _try(partial(_remove_forwarding, ownership), done, failures)
+    _try(partial(_remove_links, ownership, links), done, failures)
     for name in namespaces:
-        _try(partial(_remove_namespace, ledger, name), done, failures)
+        _try(partial(_remove_namespace, ownership, name), done, failures)
     for family in TABLE_FAMILIES:
         _try(partial(_remove_table, family, table_name(prefix)), done, failures)
     if failures:
@@ -47,26 +49,26 @@ def _try(work: Callable[[], Iterable[str]], done: list[str], failures: list[str]
 
 
 def _kill_processes(namespaces: Iterable[str]) -> Iterable[str]:
-    netns.kill_processes_in(*namespaces)
+    by_namespace.kill_processes_in(*namespaces)
     return ()
 
 
-def _remove_links(ledger: OwnershipRecord, names: Iterable[str]) -> Iterable[str]:
+def _remove_links(ownership: OwnershipRecord, names: Iterable[str]) -> Iterable[str]:
     removed = delete_links(names)
     for name in names:
-        ledger.forget("link", name)
+        ownership.remove("link", name)
     return [f"device {name}" for name in sorted(removed)]
 
 
-def _remove_namespace(ledger: OwnershipRecord, name: str) -> Iterable[str]:
-    there = name in netns.list_names()
+def _remove_namespace(ownership: OwnershipRecord, name: str) -> Iterable[str]:
+    existed = name in netns.list_names()
     netns.delete(name)
-    ledger.forget("netns", name)
-    return [f"namespace {name}"] if there else []
+    ownership.remove("netns", name)
+    return [f"namespace {name}"] if existed else []
 
 
-def _remove_forwarding(ledger: OwnershipRecord) -> Iterable[str]:
-    removed = remove_rules(ledger.names("link"))
+def _remove_forwarding(ownership: OwnershipRecord) -> Iterable[str]:
+    removed = remove_rules(ownership.names("link"))
     return [f"rules of the host's FORWARD chains for {', '.join(removed)}"] if removed else []
 
 

@@ -1,7 +1,8 @@
-"""Makes namespaces and bridges what they are wanted to be, and says what they are."""
+"""Reads namespaces and bridges, and changes them to the desired state."""
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -9,122 +10,192 @@ from ipaddress import ip_interface
 from itertools import groupby
 
 from openimds.linux import sysctl
-from openimds.linux.configure import dad
-from openimds.linux.configure.bridges import Bridges
+from openimds.linux.configure import neighbour_discovery
 from openimds.linux.configure.namespace import ChangeApplier, InNamespaceChange, StateReader, delete_veths
 from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.errors import ConfigureError, ProgramError
-from openimds.linux.firewall.bridge_forward import SWITCHES
-from openimds.linux.firewall.notrack import table_name
+from openimds.linux.firewall.bridge_forward import SWITCHES, BridgeForwardRule
+from openimds.linux.firewall.notrack import BridgeNotrack, table_name
 from openimds.linux.firewall.ruleset_cache import RulesetCache
 from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netlink.addresses import neighbours
-from openimds.linux.netlink.links import Link, all_links, link_by_name, set_link
+from openimds.linux.netlink.links import Link, add_bridge, all_links, delete_link, has_ports, link_by_name, set_link
 from openimds.linux.netns import netns
 from openimds.linux.netns.handles import NamespaceHandles
+from openimds.linux.process import by_namespace
 from openimds.netconfig import diff
 from openimds.netconfig.namespace_state import Bridge, NamespaceState
 
+BRIDGE_PREFIX = "brq"
+
+
+class Bridges:
+    """The networks' bridges in the root namespace, and the host's firewall rules for the packets on them.
+
+    `prefix` is the option `namespace_prefix`.
+    """
+
+    def __init__(self, ownership: OwnershipRecord, prefix: str) -> None:
+        self._ownership = ownership
+        self._notrack = BridgeNotrack(prefix)
+        self._forward_rule = BridgeForwardRule()
+
+    def ensure(self, bridge: Bridge) -> tuple[str, ...]:
+        """Creates or repairs a bridge, and returns descriptions of the changes. Raises OSError, ProgramError."""
+        done = []
+        link = link_by_name(bridge.name)
+        if link is None:
+            self._ownership.add("link", bridge.name)
+            _add_once(bridge)
+            link = link_by_name(bridge.name)
+            done.append(f"create bridge {bridge.name}")
+        if link is None:
+            raise OSError(errno.ENODEV, f"bridge {bridge.name} disappeared while it was created")
+        if self._notrack.add(bridge.name):
+            done.append(f"exempt bridge {bridge.name} from connection tracking")
+        if self._forward_rule.add(bridge.name):
+            done.append(f"accept forwarding within bridge {bridge.name} in the host's firewall")
+        sysctl.disable_ipv6(bridge.name)
+        if link.mtu != bridge.mtu or not link.up:
+            set_link(link.index, mtu=bridge.mtu, up=True)
+            done.append(f"set bridge {bridge.name} up, mtu {bridge.mtu}")
+        return tuple(done)
+
+    @property
+    def is_overdue(self) -> bool:
+        """The host's rules have changed since they were last read, and the next read is not due yet."""
+        return self._notrack.is_overdue or self._forward_rule.is_overdue
+
+    def remove(self, name: str) -> bool:
+        """Deletes a bridge. Returns False if it still has ports and stays. Idempotent."""
+        link = link_by_name(name)
+        if link is not None:
+            if has_ports(link.index):
+                return False
+            delete_link(link.index)
+        self._notrack.remove(name)
+        self._forward_rule.remove(name)
+        self._ownership.remove("link", name)
+        return True
+
+    def names(self) -> set[str]:
+        """The existing bridges of this system."""
+        recorded = {name for name in self._ownership.names("link") if name.startswith(BRIDGE_PREFIX)}
+        found = (link_by_name(name) for name in recorded)
+        return {link.name for link in found if link is not None and link.kind == "bridge"}
+
+
+def _add_once(bridge: Bridge) -> None:
+    try:
+        add_bridge(bridge.name, bridge.mtu)
+    except OSError as error:
+        if error.errno != errno.EEXIST:  # another agent of this host has just created it
+            raise
+
+
 MAX_PASSES = 3
-"""A change may undo another (the kernel drops routes with their device): look again, but not for ever."""
+"""A change may undo another one (the kernel removes routes together with their device), so the state is read again."""
 
 
 class NetworkConfigurator:
-    """The host's kernel, through which all namespaces and bridges of this system are made and removed.
+    """Creates, changes and removes the namespaces and bridges of this system.
 
-    `prefix` is the option `namespace_prefix`; it names the host's nftables table. `events` are told what is looked at.
-    `known_rules` may know rules from an earlier process.
+    `prefix` is the option `namespace_prefix`, which names the host's nftables table. `monitor` watches every object that
+    is read. `ruleset_cache` may contain rules that an earlier process read.
     """
 
     def __init__(
         self,
-        ledger: OwnershipRecord,
+        ownership: OwnershipRecord,
         prefix: str = "",
-        events: HostMonitor | None = None,
-        known_rules: RulesetCache | None = None,
+        monitor: HostMonitor | None = None,
+        ruleset_cache: RulesetCache | None = None,
     ) -> None:
-        self._ledger = ledger
-        self._events = events
+        self._ownership = ownership
+        self._monitor = monitor
         self._table = table_name(prefix)
-        self._bridges = Bridges(ledger, prefix)
-        self._known_rules = known_rules or RulesetCache()
+        self._bridges = Bridges(ownership, prefix)
+        self._ruleset_cache = ruleset_cache or RulesetCache()
         self.handles = NamespaceHandles()
-        """Through which the namespaces are looked at."""
-        self._observer = StateReader(self.handles, self._known_rules)
-        self._right: dict[str, tuple[NamespaceState, NamespaceState]] = {}
-        """By namespace: what was wanted, and what was there, when nothing had to be done."""
+        """The open handles through which the namespaces are read."""
+        self._reader = StateReader(self.handles, self._ruleset_cache)
+        self._converged: dict[str, tuple[NamespaceState, NamespaceState]] = {}
+        """Namespace → desired and actual state of the last pass that found no difference."""
 
     def namespaces(self) -> set[str]:
-        """Those of this system that exist."""
-        return self._ledger.names("netns") & netns.list_names()
+        """The existing namespaces of this system."""
+        return self._ownership.names("netns") & netns.list_names()
 
     def actual(self, name: str, like: NamespaceState | None = None) -> NamespaceState | None:
-        """What is there; `like` says which sysctls and firewall families to read."""
-        return StateReader(self.handles, RulesetCache()).observe(like or NamespaceState(name=name))
+        """The actual state of a namespace, or None. `like` selects the sysctls and firewall families to read."""
+        return StateReader(self.handles, RulesetCache()).read(like or NamespaceState(name=name))
 
-    def apply(self, wanted: NamespaceState) -> tuple[str, ...]:
-        """The changes made, in words. Raises WiringError with all that failed; what could be done is done."""
+    def apply(self, desired: NamespaceState) -> tuple[str, ...]:
+        """Changes a namespace to the desired state, and returns descriptions of the changes.
+
+        Raises ConfigureError with all failures. The other changes are applied.
+        """
         done: list[str] = []
         failures: list[str] = []
         for _ in range(MAX_PASSES):
-            self._listen(wanted)
-            ordered = self._changes(wanted)
+            self._watch(desired)
+            ordered = self._changes(desired)
             if not ordered:
                 return tuple(done)
-            failures = self._carry_out(wanted, ordered, done)
+            failures = self._apply_changes(desired, ordered, done)
             if failures:
                 break
         if not failures:
-            failures = [f"{diff.describe(change)} does not last" for change in self._changes(wanted)]
+            failures = [f"{diff.describe(change)} was undone by another change" for change in self._changes(desired)]
         if failures:
-            raise ConfigureError(wanted.name, failures)
+            raise ConfigureError(desired.name, failures)
         return tuple(done)
 
     def remove_namespace(self, name: str) -> None:
-        """With all that runs and all that is plugged in it. Idempotent. Raises WiringError."""
-        if self._events:
-            self._events.left(name)
+        """Removes a namespace with its processes and devices. Idempotent. Raises ConfigureError."""
+        if self._monitor:
+            self._monitor.unwatch_namespace(name)
         self.handles.close(name)
-        self._observer.forget(name)
-        self._right.pop(name, None)
+        self._reader.forget(name)
+        self._converged.pop(name, None)
         if netns.exists(name):
-            netns.kill_processes_in(name)
+            by_namespace.kill_processes_in(name)
             for host_name in delete_veths(name):
-                self._ledger.forget("link", host_name)
+                self._ownership.remove("link", host_name)
         try:
             netns.delete(name)
         except OSError as error:
             raise ConfigureError(name, [f"remove the namespace: {_reason(error)}"]) from error
-        self._ledger.forget("netns", name)
-        self._known_rules.forget(name)
+        self._ownership.remove("netns", name)
+        self._ruleset_cache.forget(name)
 
     def ensure_bridge(self, bridge: Bridge) -> tuple[str, ...]:
-        """The changes made, in words. Raises WiringError."""
-        if self._events:
-            self._events.link(bridge.name, without_ipv6=True)
-            self._events.table(self._table)
-            self._events.forwarding(SWITCHES.values())
+        """Creates or repairs a bridge, and returns descriptions of the changes. Raises ConfigureError."""
+        if self._monitor:
+            self._monitor.watch_link(bridge.name, without_ipv6=True)
+            self._monitor.watch_table(self._table)
+            self._monitor.watch_forwarding(SWITCHES.values())
         try:
             return self._bridges.ensure(bridge)
         except (OSError, ProgramError) as error:
             raise ConfigureError(bridge.name, [str(error)]) from error
         finally:
-            if self._events and self._bridges.is_overdue:
-                self._events.look_again()
+            if self._monitor and self._bridges.is_overdue:
+                self._monitor.recheck()
 
     def remove_bridge(self, name: str) -> bool:
-        """Whether it is gone: one that still has ports stays. Idempotent. Raises WiringError."""
+        """Deletes a bridge. Returns False if it still has ports and stays. Idempotent. Raises ConfigureError."""
         try:
             return self._bridges.remove(name)
         except (OSError, ProgramError) as error:
             raise ConfigureError(name, [str(error)]) from error
 
     def bridges(self) -> set[str]:
-        """Those of this system that exist."""
+        """The existing bridges of this system."""
         return self._bridges.names()
 
     def neighbours(self, namespace: str, device: str) -> Mapping[str, str]:
-        """IP address → MAC address that the namespace has heard of on this device; empty if there is no such."""
+        """The neighbour table of a device, as IP address → MAC address. Empty if the device does not exist."""
 
         def read() -> dict[str, str]:
             link = link_by_name(device)
@@ -135,41 +206,41 @@ class NetworkConfigurator:
         except netns.NamespaceMissingError:
             return {}
 
-    def dad_state(self, namespace: str, device: str, interface: str) -> dad.DadState | None:
-        """How far duplicate address detection has come; None: there is no such address. Raises WiringError."""
+    def dad_state(self, namespace: str, device: str, interface: str) -> neighbour_discovery.DadState | None:
+        """The state of duplicate address detection, or None if the address does not exist. Raises ConfigureError."""
         try:
             with self.handles.open(namespace) as handle:
-                found = dad.dad_state(handle, device, interface)
+                found = neighbour_discovery.dad_state(handle, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
-            raise ConfigureError(namespace, [f"look at {interface} on {device}: {error}"]) from error
-        if self._events is None or (found is not None and found.is_tentative):
+            raise ConfigureError(namespace, [f"read {interface} on {device}: {error}"]) from error
+        if self._monitor is None or (found is not None and found.is_tentative):
             return found
         if found is None or not found.is_duplicate:
-            self._events.uncontested(namespace, device)
+            self._monitor.stop_probe(namespace, device)
             return found
         address = str(ip_interface(interface).ip)
-        return replace(found, is_unanswered=self._events.contested(namespace, device, address))
+        return replace(found, is_unanswered=self._monitor.probe_duplicate(namespace, device, address))
 
     def restart_dad(self, namespace: str, device: str, interface: str) -> None:
-        """Of an address that was found to be somebody else's. Raises WiringError."""
+        """Restarts duplicate address detection for an address that was found on another host. Raises ConfigureError."""
         try:
-            dad.restart_dad(namespace, device, interface)
+            neighbour_discovery.restart_dad(namespace, device, interface)
         except (OSError, netns.NamespaceMissingError) as error:
-            raise ConfigureError(namespace, [f"set {interface} on {device} again: {error}"]) from error
+            raise ConfigureError(namespace, [f"add {interface} to {device} again: {error}"]) from error
 
     def links(self, namespace: str | None = None) -> dict[str, Link]:
-        """By name; None: the root namespace. Raises NamespaceMissingError."""
+        """The links of a namespace by name, or of the root namespace if it is None. Raises NamespaceMissingError."""
         found = all_links() if namespace is None else netns.run_in(namespace, all_links)
         return {link.name: link for link in found}
 
     def plug(self, host_name: str, bridge: str) -> bool:
-        """Put another program's tap (a hypervisor's) on the bridge. False: there is no such device.
+        """Adds another program's tap device (a hypervisor's) to the bridge. Returns False if there is no such device.
 
-        Raises WiringError.
+        Raises ConfigureError.
         """
-        if self._events:
-            self._events.link(host_name, without_ipv6=True)
-            self._events.link(bridge)
+        if self._monitor:
+            self._monitor.watch_link(host_name, without_ipv6=True)
+            self._monitor.watch_link(bridge)
         try:
             link, master = link_by_name(host_name), link_by_name(bridge)
             if link is None or master is None:
@@ -182,9 +253,10 @@ class NetworkConfigurator:
         return True
 
     def unplug(self, host_name: str) -> tuple[str, ...]:
-        """Take a device off its bridge, and down, so that the host's own stack hears nothing of it. Idempotent.
+        """Removes a device from its bridge, and sets it down, so that the host's network stack receives no packets from
+        it.
 
-        The changes made, in words. Raises WiringError.
+        Idempotent. Returns descriptions of the changes. Raises ConfigureError.
         """
         try:
             link = link_by_name(host_name)
@@ -195,48 +267,48 @@ class NetworkConfigurator:
             raise ConfigureError(host_name, [f"unplug: {_reason(error)}"]) from error
         return (f"unplug {host_name}",)
 
-    def _changes(self, wanted: NamespaceState) -> tuple[diff.Change, ...]:
-        actual = self._observer.observe(wanted)
-        right = self._right.get(wanted.name)
-        if actual is not None and right is not None and right[1] is actual and right[0] == wanted:
+    def _changes(self, desired: NamespaceState) -> tuple[diff.Change, ...]:
+        actual = self._reader.read(desired)
+        right = self._converged.get(desired.name)
+        if actual is not None and right is not None and right[1] is actual and right[0] == desired:
             return ()
-        ordered = diff.changes(wanted, actual)
+        ordered = diff.changes(desired, actual)
         if actual is not None and not ordered:
-            self._right[wanted.name] = (wanted, actual)
+            self._converged[desired.name] = (desired, actual)
         return ordered
 
-    def _listen(self, wanted: NamespaceState) -> None:
-        """Before the look: what is changed after it is heard of."""
-        if self._events is None:
+    def _watch(self, desired: NamespaceState) -> None:
+        """Watches the namespace and its devices, before the state is read, so that later changes cause events."""
+        if self._monitor is None:
             return
-        has_rules = bool(wanted.ipv4_rules.tables or wanted.ipv6_rules.tables)
-        is_guests = wanted.owner_uid is not None
-        differ = partial(self.handles.settings_differ, wanted.name, wanted.sysctls)
-        self._events.namespace(wanted.name, is_guests=is_guests, with_rules=has_rules, settings_differ=differ)
-        for device in wanted.devices:
-            self._events.link(device.host_name)
-            self._events.link(device.bridge)
-        self._events.settle()
+        has_rules = bool(desired.ipv4_rules.tables or desired.ipv6_rules.tables)
+        is_guests = desired.owner_uid is not None
+        differ = partial(self.handles.settings_differ, desired.name, desired.sysctls)
+        self._monitor.watch_namespace(desired.name, is_guests=is_guests, with_rules=has_rules, settings_differ=differ)
+        for device in desired.devices:
+            self._monitor.watch_link(device.host_name)
+            self._monitor.watch_link(device.bridge)
+        self._monitor.drain()
 
-    def _carry_out(self, wanted: NamespaceState, ordered: tuple[diff.Change, ...], done: list[str]) -> list[str]:
-        """Goes on after a failure; what failed, in words."""
+    def _apply_changes(self, desired: NamespaceState, ordered: tuple[diff.Change, ...], done: list[str]) -> list[str]:
+        """Applies changes, and returns descriptions of the failures. Goes on after a failure."""
         failures: list[str] = []
-        executor = ChangeApplier(wanted, self._ledger)
-        for is_inside, group in groupby(ordered, key=lambda change: isinstance(change, InNamespaceChange)):
-            work = partial(_apply_all, executor, tuple(group), done, failures)
+        applier = ChangeApplier(desired, self._ownership)
+        for in_namespace, group in groupby(ordered, key=lambda change: isinstance(change, InNamespaceChange)):
+            work = partial(_apply_all, applier, tuple(group), done, failures)
             try:
-                netns.run_in(wanted.name, work) if is_inside else work()
-            except netns.NamespaceMissingError as error:  # it could not be made, or somebody removed it
+                netns.run_in(desired.name, work) if in_namespace else work()
+            except netns.NamespaceMissingError as error:  # the creation failed, or another program deleted it
                 failures.append(str(error))
                 break
         return failures
 
 
-def _apply_all(executor: ChangeApplier, several: Iterable[diff.Change], done: list[str], failures: list[str]) -> None:
-    """Goes on after a failure, but not without the namespace."""
-    for change in several:
+def _apply_all(applier: ChangeApplier, changes: Iterable[diff.Change], done: list[str], failures: list[str]) -> None:
+    """Applies changes and goes on after a failure, except if the namespace could not be created."""
+    for change in changes:
         try:
-            executor.do(change)
+            applier.apply(change)
         except sysctl.MissingSettingError:
             continue
         except (OSError, ProgramError, ConfigureError, netns.NamespaceMissingError) as error:

@@ -1,9 +1,4 @@
-"""Reads a namespace from the kernel as the same value that a wanted one is.
-
-Namespaces made, and emptied of their devices.
-
-Carries out the changes that a namespace needs, one at a time.
-"""
+"""Reads the actual state of a namespace, creates namespaces, and applies single changes to them."""
 
 from __future__ import annotations
 
@@ -42,12 +37,12 @@ from openimds.netconfig.diff import Family
 from openimds.netconfig.namespace_state import Device, NamespaceState, Route, Rules
 
 MTU_DIFFERS = 0
-"""The two ends do not agree."""
+"""The MTU of a veth pair whose ends have different ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Observation:
-    """What was read. Equal: it means the same, but for what is wanted."""
+    """The data read from the kernel. Equal data mean an equal state if the desired state is also equal."""
 
     links: tuple[Link, ...]
     addresses: tuple[Address, ...]
@@ -59,80 +54,85 @@ class _Observation:
 
 @dataclass(frozen=True, slots=True)
 class _HostEnd:
-    """The host's end of a pair, and the name of the bridge that it is plugged into."""
+    """The host's end of a veth pair, and the name of its bridge."""
 
     link: Link | None
     bridge: str
 
 
 class StateReader:
-    """Looks at namespaces; one that is as it was, for whom the same is wanted, is the same object. For one thread."""
+    """Reads the state of namespaces. Used by one thread.
 
-    def __init__(self, handles: NamespaceHandles, known_rules: RulesetCache) -> None:
+    Returns the same object as long as neither the namespace nor the desired state changes.
+    """
+
+    def __init__(self, handles: NamespaceHandles, ruleset_cache: RulesetCache) -> None:
         self._handles = handles
-        self._known_rules = known_rules
+        self._ruleset_cache = ruleset_cache
         self._last: dict[str, tuple[NamespaceState, _Observation, NamespaceState]] = {}
-        """By name: what was wanted, what was seen, and what it was."""
+        """Namespace → desired state, data read, and actual state."""
 
-    def observe(self, wanted: NamespaceState) -> NamespaceState | None:
-        """The namespace `wanted.name` as it is; None: there is none.
+    def read(self, desired: NamespaceState) -> NamespaceState | None:
+        """The actual state of the namespace `desired.name`, or None if it does not exist.
 
-        Of the sysctls those that are wanted are read; of the firewall a family of which anything is wanted.
+        Only the sysctls, and the firewall families, that occur in the desired state are read.
         """
         try:
-            seen = self._look(wanted)
+            observed = self._observe(desired)
         except netns.NamespaceMissingError:
-            self.forget(wanted.name)
+            self.forget(desired.name)
             return None
-        last = self._last.get(wanted.name)
-        if last is not None and last[0] == wanted and last[1] == seen:
+        last = self._last.get(desired.name)
+        if last is not None and last[0] == desired and last[1] == observed:
             return last[2]
-        state = _namespace_state(wanted, seen)
-        self._last[wanted.name] = (wanted, seen, state)
+        state = _namespace_state(desired, observed)
+        self._last[desired.name] = (desired, observed, state)
         return state
 
     def forget(self, name: str) -> None:
         self._last.pop(name, None)
 
-    def _look(self, wanted: NamespaceState) -> _Observation:
-        families = managed_families(wanted)
-        with self._handles.open(wanted.name) as handle:
-            ruleset = netns.run_in(wanted.name, ruleset_here) if families else None
+    def _observe(self, desired: NamespaceState) -> _Observation:
+        families = managed_families(desired)
+        with self._handles.open(desired.name) as handle:
+            ruleset = netns.run_in(desired.name, ruleset_here) if families else None
             links = handle.links()
-            names = frozenset(link.name for link in links) | {device.name for device in wanted.devices}
+            names = frozenset(link.name for link in links) | {device.name for device in desired.devices}
             return _Observation(
                 links=links,
                 addresses=handle.addresses(),
-                routes=handle.routes(links) if wanted.routes is not None else frozenset(),
-                settings=handle.sysctls(wanted.sysctls, names),
+                routes=handle.routes(links) if desired.routes is not None else frozenset(),
+                settings=handle.sysctls(desired.sysctls, names),
                 hosts=tuple(_read_host_end(link) for link in links if link.kind == "veth"),
-                rules=self._known_rules.rules(wanted.name, families, ruleset) if families else {},
+                rules=self._ruleset_cache.rules(desired.name, families, ruleset) if families else {},
             )
 
 
-def _namespace_state(wanted: NamespaceState, seen: _Observation) -> NamespaceState:
-    keep = frozenset(address for device in wanted.devices for address in device.addresses or ())
-    guests_own = {device.name: device for device in wanted.devices if device.addresses is None}
-    veths = [link for link in seen.links if link.kind == "veth"]
+def _namespace_state(desired: NamespaceState, observed: _Observation) -> NamespaceState:
+    keep = frozenset(address for device in desired.devices for address in device.addresses or ())
+    unmanaged = {device.name: device for device in desired.devices if device.addresses is None}
+    veths = [link for link in observed.links if link.kind == "veth"]
     return NamespaceState(
-        name=wanted.name,
+        name=desired.name,
         devices=tuple(
-            _unmanaged_device(guests_own[link.name], host)
-            if link.name in guests_own
-            else _device(link, host, [address for address in seen.addresses if address.link_index == link.index], keep)
-            for link, host in zip(veths, seen.hosts, strict=True)
+            _unmanaged_device(unmanaged[link.name], host)
+            if link.name in unmanaged
+            else _device(
+                link, host, [address for address in observed.addresses if address.link_index == link.index], keep
+            )
+            for link, host in zip(veths, observed.hosts, strict=True)
         ),
-        routes=seen.routes,
-        sysctls=seen.settings,
-        ipv4_rules=seen.rules["ipv4"] if wanted.ipv4_rules.tables else Rules(),
-        ipv6_rules=seen.rules["ipv6"] if wanted.ipv6_rules.tables else Rules(),
+        routes=observed.routes,
+        sysctls=observed.settings,
+        ipv4_rules=observed.rules["ipv4"] if desired.ipv4_rules.tables else Rules(),
+        ipv6_rules=observed.rules["ipv6"] if desired.ipv6_rules.tables else Rules(),
     )
 
 
-def managed_families(wanted: NamespaceState) -> tuple[Family, ...]:
-    """Those of which anything is wanted."""
-    ipv4: tuple[Family, ...] = ("ipv4",) if wanted.ipv4_rules.tables else ()
-    return (*ipv4, "ipv6") if wanted.ipv6_rules.tables else ipv4
+def managed_families(desired: NamespaceState) -> tuple[Family, ...]:
+    """The firewall families for which the desired state has tables."""
+    ipv4: tuple[Family, ...] = ("ipv4",) if desired.ipv4_rules.tables else ()
+    return (*ipv4, "ipv6") if desired.ipv6_rules.tables else ipv4
 
 
 def _device(link: Link, host: _HostEnd, addresses: Iterable[Address], keep: frozenset[str]) -> Device:
@@ -152,13 +152,14 @@ def _device(link: Link, host: _HostEnd, addresses: Iterable[Address], keep: froz
     )
 
 
-def _unmanaged_device(wanted: Device, host: _HostEnd) -> Device:
-    """A NIC that the instance configures: inside, its MAC, MTU and state are the instance's business (port security
-    looks at what it sends); the host's end is ours.
+def _unmanaged_device(desired: Device, host: _HostEnd) -> Device:
+    """A NIC that the instance configures itself. Only the host's end is compared.
+
+    MAC, MTU and state inside the namespace are the instance's business. Port security filters its packets.
     """
     other = host.link
     return replace(
-        wanted,
+        desired,
         host_name=other.name if other else "",
         bridge=host.bridge,
         mtu=other.mtu if other else MTU_DIFFERS,
@@ -175,7 +176,7 @@ def _read_host_end(link: Link) -> _HostEnd:
 
 
 def is_kernel_assigned(address: Address, link: Link) -> bool:
-    """Made by the kernel: from an advertisement, or the link-local one from the MAC (RFC 4291, appendix A)."""
+    """True if the kernel assigned the address, from a router advertisement or as link-local (RFC 4291, appendix A)."""
     if not address.permanent:
         return True
     return bool(link.mac_address) and str(ip_interface(address.interface).ip) == link_local(link.mac_address)
@@ -185,12 +186,12 @@ HOLDER_TIMEOUT_SECONDS = 5.0
 USER_NAMESPACE_IDS = 65536
 
 
-def create_namespace(name: str, ledger: OwnershipRecord, owner_uid: int | None = None) -> None:
-    """With its loopback up; `owner_uid` as in NamespaceState. Raises ProgramError, OSError.
+def create_namespace(name: str, ownership: OwnershipRecord, owner_uid: int | None = None) -> None:
+    """Creates a namespace and sets its loopback up. `owner_uid` as in NamespaceState. Raises ProgramError, OSError.
 
-    A mount point that a crash left behind is cleared first.
+    A mount point that a crash left behind is removed first.
     """
-    ledger.note("netns", name)
+    ownership.add("netns", name)
     if name in netns.list_names() and not netns.exists(name):
         netns.delete(name)
     if owner_uid is None:
@@ -203,21 +204,23 @@ def create_namespace(name: str, ledger: OwnershipRecord, owner_uid: int | None =
         loopback = link_by_name("lo")
         if loopback is not None:
             set_link(loopback.index, up=True)
-        # Without it the kernel takes all other addresses of a subnet away with the first one.
+        # Without this setting the kernel removes all addresses of a subnet together with the first one.
         sysctl.write_sysctl("net.ipv4.conf.all.promote_secondaries", "1")
 
     netns.run_in(name, prepare)
 
 
 def _create_in_user_namespace(name: str, owner_uid: int) -> None:
-    """In a new user namespace, where no further ones can be made: an instance's programs need none."""
+    """Creates the namespace in a new user namespace, in which no further user namespaces can be created."""
     own = os.readlink("/proc/self/ns/net")
     holder = subprocess.Popen(["unshare", "--user", "--net", "--", "sleep", "60"])
     try:
         deadline = time.monotonic() + HOLDER_TIMEOUT_SECONDS
         while os.readlink(f"/proc/{holder.pid}/ns/net") == own:
             if holder.poll() is not None or time.monotonic() > deadline:
-                raise ProgramError("unshare", "cannot make a user namespace: is user.max_user_namespaces 0?")
+                raise ProgramError(
+                    "unshare", "cannot create a user namespace; check that user.max_user_namespaces is not 0"
+                )
             time.sleep(0.001)
         for which in ("uid_map", "gid_map"):
             Path(f"/proc/{holder.pid}/{which}").write_text(f"0 {owner_uid} {USER_NAMESPACE_IDS}")
@@ -230,8 +233,9 @@ def _create_in_user_namespace(name: str, owner_uid: int) -> None:
 
 
 def delete_veths(namespace: str, only: str | None = None) -> list[str]:
-    """The host's names of the pairs that are gone. Deleting either end takes both, at once; left to the namespace's
-    own end the kernel would do it some time later.
+    """Deletes the veth pairs of a namespace, or the pair `only`. Returns the names of their host ends.
+
+    Deleting either end deletes both immediately. When a namespace is deleted, the kernel deletes them some time later.
     """
 
     def inner() -> list[Link]:
@@ -248,29 +252,32 @@ def delete_veths(namespace: str, only: str | None = None) -> list[str]:
 
 
 InNamespaceChange = diff.SetSysctl | diff.AddAddress | diff.RemoveAddress | diff.PutRoute | diff.RemoveRoute
-"""Changes that are made in the namespace; several can be made in one visit."""
+"""Changes that are applied inside the namespace. Several of them are applied in one visit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeApplier:
-    """On one namespace. Raises OSError, ProgramError, NamespaceMissingError, MissingSettingError."""
+    """Applies changes to one namespace. Raises OSError, ProgramError, NamespaceMissingError, MissingSettingError."""
 
-    wanted: NamespaceState
-    ledger: OwnershipRecord
+    desired: NamespaceState
+    ownership: OwnershipRecord
 
-    def do(self, change: diff.Change) -> None:
-        """An `Inside` change by a thread that has entered the namespace, any other by one that has not."""
+    def apply(self, change: diff.Change) -> None:
+        """Applies a change. An InNamespaceChange requires a thread inside the namespace, any other change a thread
+        outside.
+        """
         if isinstance(change, InNamespaceChange):
-            self._do_inside(change)
+            self._apply_inside(change)
         else:
-            self._do_outside(change)
+            self._apply_outside(change)
 
-    def _do_inside(self, change: InNamespaceChange) -> None:
+    def _apply_inside(self, change: InNamespaceChange) -> None:
         match change:
             case diff.SetSysctl(key, value):
-                sysctl.write_desired(key, value, frozenset(device.name for device in self.wanted.devices))
+                sysctl.write_desired(key, value, frozenset(device.name for device in self.desired.devices))
             case diff.AddAddress(device_name, address):
-                # Only a shared link-local address (fe80::a9fe:a9fe) may be somebody else's: Neutron gave us the others.
+                # Only the shared link-local address (fe80::a9fe:a9fe) can be a duplicate. Neutron assigned the other
+                # addresses.
                 detect = address.lower().startswith("fe80")
                 add_address(self._index_of(device_name), address, detect_duplicates=detect)
             case diff.RemoveAddress(device_name, address):
@@ -280,12 +287,12 @@ class ChangeApplier:
             case diff.RemoveRoute(route):
                 delete_route(route, self._index_of(route.device))
 
-    def _do_outside(self, change: diff.Change) -> None:
+    def _apply_outside(self, change: diff.Change) -> None:
         match change:
             case diff.CreateNamespace(name, owner_uid):
-                create_namespace(name, self.ledger, owner_uid)
+                create_namespace(name, self.ownership, owner_uid)
             case diff.ReplaceTable(family, table, lines):
-                replace_table(self.wanted.name, family, table, lines)
+                replace_table(self.desired.name, family, table, lines)
             case diff.AddDevice(device):
                 self._add_device(device)
             case diff.AdjustDevice(device, what):
@@ -294,29 +301,29 @@ class ChangeApplier:
                 self._remove_device(name)
 
     def _index_of(self, name: str) -> int:
-        """By a thread that has entered the namespace."""
+        """The index of a device. The calling thread must be in the namespace."""
         link = link_by_name(name)
         if link is None:
-            raise OSError(errno.ENODEV, f"there is no device {name} in {self.wanted.name}")
+            raise OSError(errno.ENODEV, f"device {name} does not exist in {self.desired.name}")
         return link.index
 
     def _on_link(self, name: str, work: Callable[[int], None]) -> None:
-        netns.run_in(self.wanted.name, lambda: work(self._index_of(name)))
+        netns.run_in(self.desired.name, lambda: work(self._index_of(name)))
 
     def _add_device(self, device: Device) -> None:
         bridge = link_by_name(device.bridge)
         if bridge is None:
-            raise OSError(errno.ENODEV, f"there is no bridge {device.bridge}")
+            raise OSError(errno.ENODEV, f"bridge {device.bridge} does not exist")
         stale = link_by_name(device.host_name)
-        if stale is not None:  # half of a pair from before, or one that was moved elsewhere
+        if stale is not None:  # left over from an earlier pair, or moved out of its namespace
             delete_link(stale.index)
-        self.ledger.note("link", device.host_name)
+        self.ownership.add("link", device.host_name)
         add_veth(
             host_name=device.host_name,
             mtu=device.mtu,
             inner_name=device.name,
             inner_mac=device.mac_address,
-            inner_namespace=self.wanted.name,
+            inner_namespace=self.desired.name,
         )
         self._plug(device, bridge.index)
 
@@ -324,9 +331,9 @@ class ChangeApplier:
         sysctl.disable_ipv6(device.host_name)
         host = link_by_name(device.host_name)
         if host is None:
-            raise OSError(errno.ENODEV, f"there is no device {device.host_name}")
+            raise OSError(errno.ENODEV, f"device {device.host_name} does not exist")
         set_link(host.index, master_index=bridge_index, mtu=device.mtu, up=device.up)
-        if device.addresses is not None:  # else the instance switches its NIC on by itself
+        if device.addresses is not None:  # otherwise the instance sets its NIC up itself
             self._on_link(device.name, lambda index: set_link(index, up=device.up))
 
     def _adjust_device(self, device: Device, what: tuple[str, ...]) -> None:
@@ -336,9 +343,9 @@ class ChangeApplier:
             self._on_link(device.name, lambda index: set_link(index, mtu=mtu, mac_address=mac_address))
         bridge = link_by_name(device.bridge)
         if bridge is None:
-            raise OSError(errno.ENODEV, f"there is no bridge {device.bridge}")
+            raise OSError(errno.ENODEV, f"bridge {device.bridge} does not exist")
         self._plug(device, bridge.index)
 
     def _remove_device(self, name: str) -> None:
-        for host_name in delete_veths(self.wanted.name, only=name):
-            self.ledger.forget("link", host_name)
+        for host_name in delete_veths(self.desired.name, only=name):
+            self.ownership.remove("link", host_name)

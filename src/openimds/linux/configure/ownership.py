@@ -1,7 +1,7 @@
-"""What this system owns on this host, written down before it is made.
+"""The record of the objects that this system owns on the host. An object is recorded before it is created.
 
-A name that is noted may or may not exist (a crash between the note and the deed); a thing of ours that exists
-is always noted. So `down` finds everything, also after kill -9, and never touches what is somebody else's.
+A recorded object may not exist, because of a crash before its creation. An existing object of this system is always
+recorded. `openimds down` therefore finds everything, also after kill -9, and never removes objects of other programs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ OwnedKind = Literal["netns", "link"]
 
 
 class OwnershipRecord:
-    """One empty file a name: `owned/netns/qdhcp-…`, `owned/link/brq…`. Creating and unlinking are atomic, so
-    several agents may share it.
+    """One empty file per object: `owned/netns/qdhcp-…`, `owned/link/brq…`.
+
+    Creating and unlinking a file is atomic, so several agents can share the record.
     """
 
     def __init__(self, owned_dir: Path) -> None:
         self._owned_dir = owned_dir
 
-    def note(self, kind: OwnedKind, name: str) -> None:
-        """Before the thing is made. Idempotent."""
+    def add(self, kind: OwnedKind, name: str) -> None:
+        """Records an object before its creation. Idempotent."""
         folder = self._owned_dir / kind
         folder.mkdir(parents=True, exist_ok=True, mode=0o755)
         path = folder / name
@@ -31,8 +32,8 @@ class OwnershipRecord:
             return
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
 
-    def forget(self, kind: OwnedKind, name: str) -> None:
-        """After the thing is gone. Idempotent."""
+    def remove(self, kind: OwnedKind, name: str) -> None:
+        """Removes the record of an object after its deletion. Idempotent."""
         (self._owned_dir / kind / name).unlink(missing_ok=True)
 
     def names(self, kind: OwnedKind) -> set[str]:

@@ -1,8 +1,8 @@
-"""Keeps the host's own firewall from dropping what two instances on one bridge say to each other.
+"""Accepts packets between two instances on one bridge in the host's own firewall.
 
-With `net.bridge.bridge-nf-call-iptables = 1` bridged packets pass the host's FORWARD chains too, and Docker, ufw and
-others set these to DROP. A verdict of another table cannot overrule that, so one rule a bridge goes to the top of the
-chain, where it is needed and only then: what comes from our bridge and stays on it passes.
+With `net.bridge.bridge-nf-call-iptables = 1` bridged packets also traverse the host's FORWARD chains, whose policy
+Docker, ufw and others set to DROP. A verdict of another table cannot overrule that. If the policy is DROP, each bridge
+therefore gets a rule at the top of the chain that accepts packets from the bridge to itself.
 
     -A FORWARD -i brq2ca23c47-9d -o brq2ca23c47-9d -m comment --comment "openimds: bridged" -j ACCEPT
 """
@@ -29,61 +29,61 @@ _OURS = re.compile(rf'-A FORWARD -i (\S+) -o \1 -m comment --comment "{COMMENT}"
 
 
 class BridgeForwardRule:
-    """The host's chains are read again when its rules or the two switches were changed."""
+    """Adds the rules. The chains are read again when the host's rules or the two sysctls have changed."""
 
     def __init__(self) -> None:
-        self._passing: dict[str, set[str]] = {}
-        """By program, the bridges that have their rule; a program that is missing here drops nothing."""
+        self._accepted: dict[str, set[str]] = {}
+        """Program → bridges that have their rule. Programs whose chain drops no bridged packets are left out."""
         self._switches: tuple[str, ...] = ()
-        self._generation = GenerationReader()
+        self._reader = GenerationReader()
         self._lock = threading.Lock()
 
     @property
     def is_overdue(self) -> bool:
-        """As of nft_generation.Reading, at the last `add`."""
-        return bool(self._passing) and self._generation.is_overdue
+        """True if the last `add` postponed a read of the rules (`GenerationReader.is_overdue`)."""
+        return bool(self._accepted) and self._reader.is_overdue
 
     def add(self, bridge: str) -> bool:
-        """Whether anything had to be done. Raises ProgramError."""
+        """Adds the bridge's rules where they are missing. Returns True if there were any. Raises ProgramError."""
         with self._lock:
             self._refresh()
-            needed = [program for program, passing in self._passing.items() if bridge not in passing]
+            needed = [program for program, bridges in self._accepted.items() if bridge not in bridges]
             for program in needed:
                 run([program, "-w", "5", "-I", "FORWARD", *_rule(bridge)])
-                self._generation.count_own_change()
-                self._passing[program].add(bridge)
+                self._reader.count_own_change()
+                self._accepted[program].add(bridge)
             return bool(needed)
 
     def remove(self, bridge: str) -> None:
-        """Idempotent."""
+        """Removes the bridge's rules. Idempotent."""
         remove_rules([bridge])
         with self._lock:
-            for passing in self._passing.values():
-                passing.discard(bridge)
+            for bridges in self._accepted.values():
+                bridges.discard(bridge)
 
     def _refresh(self) -> None:
-        """Nothing is read where bridged packets pass no chain at all."""
+        """Reads the chains again if necessary. Nothing is read if bridged packets do not traverse them."""
         switches = tuple(_switch(program) for program in SWITCHES)
         if "1" not in switches:
-            self._switches, self._passing = switches, {}
+            self._switches, self._accepted = switches, {}
             return
-        if not self._generation.begin() and switches == self._switches:
+        if not self._reader.begin() and switches == self._switches:
             return
         self._switches = switches
-        self._passing = {}
+        self._accepted = {}
         for program in SWITCHES:
             chain = _forward_chain(program)
             if "-P FORWARD DROP" in chain:
-                self._passing[program] = set(_OURS.findall(chain))
-        self._generation.finish()
+                self._accepted[program] = set(_OURS.findall(chain))
+        self._reader.finish()
 
 
 def remove_rules(bridges: Iterable[str]) -> tuple[str, ...]:
-    """Of these bridges, wherever there are any; the bridges that had some."""
-    wanted, found = set(bridges), set()
+    """Removes the rules of these bridges. Returns the bridges that had rules."""
+    targets, found = set(bridges), set()
     for program in SWITCHES:
-        for bridge in wanted & set(_OURS.findall(_forward_chain(program))):
-            with contextlib.suppress(ProgramError):  # somebody was faster
+        for bridge in targets & set(_OURS.findall(_forward_chain(program))):
+            with contextlib.suppress(ProgramError):  # another program has just removed it
                 run([program, "-w", "5", "-D", "FORWARD", *_rule(bridge)])
             found.add(bridge)
     return tuple(sorted(found))
@@ -94,12 +94,12 @@ def _rule(bridge: str) -> list[str]:
 
 
 def _forward_chain(program: str) -> str:
-    """Empty where bridged packets do not pass it."""
+    """The rules of the FORWARD chain. Empty if bridged packets do not traverse it."""
     return run([program, "-w", "5", "-S", "FORWARD"]) if _switch(program) == "1" else ""
 
 
 def _switch(program: str) -> str:
-    """Empty: this kernel has no filter for bridged packets loaded."""
+    """The sysctl that passes bridged packets to iptables. Empty if br_netfilter is not loaded."""
     try:
         return SWITCHES[program].read_text().strip()
     except FileNotFoundError:

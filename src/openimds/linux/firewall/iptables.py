@@ -1,4 +1,4 @@
-"""iptables and ip6tables of a namespace, and nftables of the host, by the programs that operators know."""
+"""iptables and ip6tables rules of a namespace, and nftables tables of the host, through their command line programs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ NFT_ABSENT = "No such file or directory"
 
 
 def read_rules(namespace: str, family: Family) -> Rules:
-    """Every table that exists there, without counters."""
+    """All existing tables of a namespace, without counters."""
     saved = _save(namespace, family)
     return Rules({table: tuple(_without_counters(line) for line in lines) for table, lines in saved.items()})
 
 
 def replace_table(namespace: str, family: Family, table: str, lines: tuple[str, ...]) -> None:
-    """One table, whole and at once; rules that stay keep their packet counters. Raises ProgramError."""
+    """Replaces one table atomically. Unchanged rules keep their packet counters. Raises ProgramError."""
     counters = {_without_counters(line): _counters(line) for line in _save(namespace, family).get(table, ())}
     body = [_with_counters(line, counters) for line in lines]
     text = "\n".join([f"*{table}", *body, "COMMIT", ""])
@@ -42,7 +42,7 @@ def _save(namespace: str, family: Family) -> dict[str, list[str]]:
 
 
 def _without_counters(line: str) -> str:
-    """`[12:720] -A INPUT -j ACCEPT` → `-A INPUT -j ACCEPT`"""
+    """Strips the counters: `[12:720] -A INPUT -j ACCEPT` → `-A INPUT -j ACCEPT`."""
     return line.split("] ", 1)[1] if line.startswith("[") else line
 
 
@@ -55,12 +55,12 @@ def _with_counters(line: str, counters: Mapping[str, str]) -> str:
 
 
 def nft_apply(text: str) -> None:
-    """All of the text or nothing of it, at once. Raises ProgramError."""
+    """Applies a text as one transaction. Raises ProgramError."""
     run(["nft", "-f", "-"], stdin=text)
 
 
 def nft_list(family: str, table: str) -> str | None:
-    """The table as nft prints it; None: there is no such table."""
+    """The listing of a table, or None if the table does not exist."""
     try:
         return run(["nft", "list", "table", family, table])
     except ProgramError as error:
@@ -70,5 +70,5 @@ def nft_list(family: str, table: str) -> str | None:
 
 
 def nft_delete(family: str, table: str) -> None:
-    """Idempotent: an `add` of what is there changes nothing, and then it can be deleted."""
+    """Deletes a table. Idempotent, because `add` of an existing table changes nothing."""
     nft_apply(f"add table {family} {table}\ndelete table {family} {table}\n")

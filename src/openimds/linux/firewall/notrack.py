@@ -1,9 +1,9 @@
-"""Keeps tenants' bridged packets out of the host's connection tracking.
+"""Exempts the tenants' bridged packets from the host's connection tracking.
 
-With `net.bridge.bridge-nf-call-iptables = 1` (a host with Docker or Kubernetes) every packet that is bridged also passes
-the host's IPv4/IPv6 hooks and its one connection table. Two tenants with the same addresses and ports would then share
-an entry, and one's packets could be taken for the other's. An own nftables table says `notrack` for our bridges, by
-name; other bridges of the host stay as they are.
+With `net.bridge.bridge-nf-call-iptables = 1` (a host with Docker or Kubernetes) bridged packets also traverse the
+host's IPv4 and IPv6 hooks and its single connection table. Two tenants with the same addresses and ports would share an
+entry, so that packets of one could be attributed to the other. A table of our own therefore sets `notrack` for our
+bridges, by name. Other bridges of the host are not affected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CHAIN, NOTRACK_RULE = "untracked", "iifname @bridges notrack"
 
 
 def table_text(table: str) -> str:
-    """The frame; may be applied again at any time."""
+    """The table, its set and its chain. Can be applied repeatedly."""
     return (
         f"add table inet {table}\n"
         f"add set inet {table} bridges {{ type ifname; }}\n"
@@ -37,49 +37,49 @@ def table_text(table: str) -> str:
 
 
 class BridgeNotrack:
-    """Whether a bridge is exempt is asked of the kernel again when its ruleset was changed: others may flush it."""
+    """Adds bridges to the exemption. The set is read again after each change of the ruleset: others may flush it."""
 
     def __init__(self, prefix: str) -> None:
         self._table = table_name(prefix)
         self._exempt: set[str] = set()
         self._has_table = False
-        self._generation = GenerationReader()
+        self._reader = GenerationReader()
         self._lock = threading.Lock()
 
     @property
     def is_overdue(self) -> bool:
-        """As of nft_generation.Reading, at the last `add`."""
-        return self._generation.is_overdue
+        """True if the last `add` postponed a read of the rules (`GenerationReader.is_overdue`)."""
+        return self._reader.is_overdue
 
     def add(self, bridge: str) -> bool:
-        """Whether anything had to be done. Raises ProgramError."""
+        """Exempts a bridge. Returns False if it is exempt already. Raises ProgramError."""
         with self._lock:
             self._refresh()
             if bridge in self._exempt:
                 return False
             nft_apply(self._text_to_add(bridge))
-            self._generation.count_own_change()
+            self._reader.count_own_change()
             self._has_table = True
             self._exempt.add(bridge)
             return True
 
     def remove(self, bridge: str) -> None:
         with self._lock:
-            if self._listed() is not None:
+            if self._list() is not None:
                 element = f"inet {self._table} bridges {{ {bridge} }}"
                 nft_apply(f"add element {element}\ndelete element {element}\n")
-                self._generation.count_own_change()
+                self._reader.count_own_change()
             self._exempt.discard(bridge)
 
     def _refresh(self) -> None:
-        if not self._generation.begin():
+        if not self._reader.begin():
             return
-        listed = self._listed() or ""
-        self._has_table = _is_complete(listed)
-        self._exempt = set(re.findall(r'"([^"]+)"', listed)) if self._has_table else set()
-        self._generation.finish()
+        listing = self._list() or ""
+        self._has_table = _is_complete(listing)
+        self._exempt = set(re.findall(r'"([^"]+)"', listing)) if self._has_table else set()
+        self._reader.finish()
 
-    def _listed(self) -> str | None:
+    def _list(self) -> str | None:
         return nft_list("inet", self._table)
 
     def _text_to_add(self, bridge: str) -> str:
@@ -87,7 +87,7 @@ class BridgeNotrack:
         return element if self._has_table else table_text(self._table) + element
 
 
-def _is_complete(listed: str) -> bool:
-    """The chain does what it should and nothing else. How nft spells its priority depends on the version."""
-    first, *rules = chains_in(listed).get(CHAIN, ("",))
+def _is_complete(listing: str) -> bool:
+    """True if the chain has exactly the expected rule. nft prints its priority differently in each version."""
+    first, *rules = chains_in(listing).get(CHAIN, ("",))
     return first.endswith("policy accept;") and rules == [NOTRACK_RULE]

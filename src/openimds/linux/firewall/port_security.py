@@ -1,4 +1,4 @@
-"""The host's port security table: read when the host's rules were changed, changed only where a port's chain differs."""
+"""The host's port security table. It is read when the host's rules have changed, and written only for changed ports."""
 
 from __future__ import annotations
 
@@ -24,50 +24,50 @@ BASE_LINES = ("type filter hook prerouting priority filter; policy accept;", "ii
 
 
 class PortSecurityTable:
-    """`prefix` is the option `namespace_prefix`. `events` are told which chains are looked at."""
+    """The chains of all ports. `prefix` is the option `namespace_prefix`. `monitor` watches the chains that are read."""
 
-    def __init__(self, prefix: str = "", events: HostMonitor | None = None) -> None:
-        self._events = events
+    def __init__(self, prefix: str = "", monitor: HostMonitor | None = None) -> None:
+        self._monitor = monitor
         self._table = table_name(prefix)
         self._lock = threading.Lock()
-        self._generation = GenerationReader()
-        self._is_framed = False
-        """The base chain is there and leads to the ports' own."""
-        self._known: dict[str, tuple[str, ...]] = {}
-        """By tap, the lines that are in force, as far as we know."""
+        self._reader = GenerationReader()
+        self._has_base_chain = False
+        """The base chain exists and dispatches to the chains of the ports."""
+        self._in_force: dict[str, tuple[str, ...]] = {}
+        """Tap → lines of its chain, if the chain is in force."""
         self._present: set[str] = set()
         """The taps that have a chain, in force or not."""
         self._as_listed: dict[tuple[str, ...], tuple[str, ...]] = {}
-        """Another version of nft may spell our lines otherwise: what it said after we had set them."""
+        """Our lines → the same lines as this version of nft prints them, read after they were set."""
 
-    def ensure(self, wanted: PortFilter) -> tuple[str, ...]:
-        """One port's chain, before its device is plugged in; nothing is done when it is in place.
+    def ensure(self, desired: PortFilter) -> tuple[str, ...]:
+        """Sets the chain of one port, before its device is plugged in. Returns descriptions of the changes.
 
         Raises ProgramError.
         """
-        if self._events:
-            self._events.chain(wanted.tap)
-            self._events.chain(BASE_CHAIN)
+        if self._monitor:
+            self._monitor.watch_chain(desired.tap)
+            self._monitor.watch_chain(BASE_CHAIN)
         with self._lock:
             self._refresh()
-            return () if self._is_in_place(wanted) else (self._set(wanted),)
+            return () if self._is_in_place(desired) else (self._set(desired),)
 
-    def apply(self, wanted: Iterable[PortFilter]) -> tuple[str, ...]:
-        """Every tap's chain is as wanted, those that are not wanted are gone; the changes made, in words.
+    def apply(self, desired: Iterable[PortFilter]) -> tuple[str, ...]:
+        """Sets the chains of all ports and removes all others. Returns descriptions of the changes.
 
-        The kernel is asked, not believed. Each port is changed at once or not at all. Raises ProgramError.
+        The kernel's state is read, not assumed. Each port is changed atomically. Raises ProgramError.
         """
-        ports = tuple(wanted)
+        ports = tuple(desired)
         with self._lock:
             self._refresh()
             done = [self._set(port) for port in ports if not self._is_in_place(port)]
             done += [self._remove(tap) for tap in sorted(self._present - {port.tap for port in ports})]
             if done:
-                self._learn_spelling(ports)
+                self._read_spelling(ports)
             return tuple(done)
 
     def remove(self, tap: str) -> tuple[str, ...]:
-        """Its port is no more. Idempotent. Raises ProgramError."""
+        """Removes the chain of a port. Idempotent. Raises ProgramError."""
         with self._lock:
             self._refresh()
             if tap not in self._present:
@@ -75,49 +75,51 @@ class PortSecurityTable:
             return (self._remove(tap),)
 
     def taps(self) -> set[str]:
-        """Those that have a chain. Raises ProgramError."""
+        """The taps that have a chain. Raises ProgramError."""
         with self._lock:
             self._refresh()
             return set(self._present)
 
     def _refresh(self) -> None:
-        if self._generation.begin():
-            self._look()
-            self._generation.finish()
-        elif self._generation.is_overdue and self._events:
-            self._events.look_again()
+        if self._reader.begin():
+            self._read()
+            self._reader.finish()
+        elif self._reader.is_overdue and self._monitor:
+            self._monitor.recheck()
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         listing = nft_list("bridge", self._table) or ""
         found = chains_in(listing)
-        # Release 0.1 made the table without the sets.
+        # Release 0.1 created the table without the sets.
         has_sets = all(f"\tset {name} {{" in listing for name in SETS)
-        self._is_framed = framed = found.pop(BASE_CHAIN, None) == BASE_LINES and has_sets
-        self._known = {tap: lines for tap, lines in found.items() if framed and f'"{tap}" : jump {tap}' in listing}
+        self._has_base_chain = has_base_chain = found.pop(BASE_CHAIN, None) == BASE_LINES and has_sets
+        self._in_force = {
+            tap: lines for tap, lines in found.items() if has_base_chain and f'"{tap}" : jump {tap}' in listing
+        }
         self._present = set(found)
 
     def _is_in_place(self, port: PortFilter) -> bool:
         lines = chain_lines(port)
-        known = self._known.get(port.tap)
-        return known is not None and known in (lines, self._as_listed.get(lines))
+        lines_in_force = self._in_force.get(port.tap)
+        return lines_in_force is not None and lines_in_force in (lines, self._as_listed.get(lines))
 
     def _set(self, port: PortFilter) -> str:
-        # The frame is everybody's: to touch it would call for a look at every port.
-        frame = "" if self._is_framed else table_text(self._table)
-        nft_apply(frame + chain_text(self._table, port))
-        self._is_framed = True
-        self._generation.count_own_change()
-        self._known[port.tap] = chain_lines(port)
+        # All ports share the base chain. Changing it would require a read of all chains.
+        base = "" if self._has_base_chain else table_text(self._table)
+        nft_apply(base + chain_text(self._table, port))
+        self._has_base_chain = True
+        self._reader.count_own_change()
+        self._in_force[port.tap] = chain_lines(port)
         self._present.add(port.tap)
         return f"set port security of {port.tap}"
 
     def _remove(self, tap: str) -> str:
         nft_apply(removal_text(self._table, tap))
-        self._generation.count_own_change()
-        self._known.pop(tap, None)
+        self._reader.count_own_change()
+        self._in_force.pop(tap, None)
         self._present.discard(tap)
         return f"remove port security of {tap}"
 
-    def _learn_spelling(self, ports: tuple[PortFilter, ...]) -> None:
-        self._look()
-        self._as_listed = {chain_lines(port): self._known[port.tap] for port in ports if port.tap in self._known}
+    def _read_spelling(self, ports: tuple[PortFilter, ...]) -> None:
+        self._read()
+        self._as_listed = {chain_lines(port): self._in_force[port.tap] for port in ports if port.tap in self._in_force}

@@ -1,7 +1,7 @@
-"""Rules of namespaces as they were read last: true for as long as nobody changes the ruleset, also in the next process.
+"""The rules of namespaces as last read, valid until the ruleset changes. The cache can outlive the process.
 
-What tells a ruleset from any other: the boot, the namespace's cookie (no two of one boot have the same, unlike inodes,
-which are used again), and the number of the ruleset in it (nft_generation.py).
+A ruleset is identified by the boot ID, the namespace's cookie and the generation number of the ruleset
+(netlink/nft_genid.py). Cookies are unique during a boot, while inodes are reused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from openimds.netconfig.diff import Family
 from openimds.netconfig.namespace_state import Rules
 
 SO_NETNS_COOKIE = 71
-"""asm-generic/socket.h, since Linux 5.14; Python does not name it."""
+"""asm-generic/socket.h, since Linux 5.14. Python does not define it."""
 COOKIE_BYTES = 8
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -33,15 +33,18 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Ruleset:
-    """Of one namespace, as it was at some moment of this boot. Equal ones have the same rules."""
+    """The ruleset of a namespace at one time of this boot. Equal values mean equal rules."""
 
     cookie: int
-    """Where the kernel has none: minus the namespace's inode, which says nothing to the next process."""
+    """The namespace's cookie. Without kernel support the negative inode, which is not stored for the next process."""
     generation: int
 
 
 def ruleset_here() -> Ruleset | None:
-    """Of the calling thread's namespace; None: this kernel cannot say, or iptables is not the one that counts."""
+    """The ruleset of the calling thread's namespace.
+
+    None if the kernel does not report it, or if iptables is the legacy variant, which does not change the generation.
+    """
     generation = ruleset_generation() if iptables_uses_nftables() else None
     if generation is None:
         return None
@@ -58,55 +61,55 @@ def _cookie_here() -> int | None:
 
 
 class RulesetCache:
-    """For one thread at a time, and one process for each namespace."""
+    """Cached rules by namespace. Not thread-safe. A namespace must be cached by one process only."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """`folder`: where the next process finds what was read, a file a namespace; None: it reads anew."""
+        """`folder` stores one file per namespace for the next process. If it is None, nothing is stored."""
         self._folder = folder
-        self._known: dict[str, tuple[Ruleset, Mapping[Family, Rules]]] = {}
+        self._cached: dict[str, tuple[Ruleset, Mapping[Family, Rules]]] = {}
 
     def rules(self, name: str, families: Collection[Family], ruleset: Ruleset | None) -> Mapping[Family, Rules]:
-        """`ruleset`: as it was before this call; None: nobody knows, and everything is read."""
+        """The rules of a namespace. `ruleset` was read before this call; if it is None, the cache is not used."""
         if ruleset is None:
             return {family: read_rules(name, family) for family in families}
-        if name not in self._known:
-            self._take(name)
-        seen, known = self._known.get(name, (None, {}))
-        if seen == ruleset and all(family in known for family in families):
-            return known
+        if name not in self._cached:
+            self._load(name)
+        cached_ruleset, rules = self._cached.get(name, (None, {}))
+        if cached_ruleset == ruleset and all(family in rules for family in families):
+            return rules
         read = {family: read_rules(name, family) for family in families}
-        self._known[name] = (ruleset, read)
-        self._keep(name)
+        self._cached[name] = (ruleset, read)
+        self._store(name)
         return read
 
     def forget(self, name: str) -> None:
-        """The namespace is gone."""
-        self._known.pop(name, None)
+        """Removes a deleted namespace."""
+        self._cached.pop(name, None)
         if self._folder is not None:
             (self._folder / f"{name}.json").unlink(missing_ok=True)
 
     def forget_all_but(self, names: Collection[str]) -> None:
-        """In the folder too: a namespace may have gone while nobody looked."""
+        """Removes all other namespaces, also from the folder: they may have been deleted while no agent ran."""
         left = [path.stem for path in self._folder.glob("*.json")] if self._folder is not None else []
-        for name in {*self._known, *left} - set(names):
+        for name in {*self._cached, *left} - set(names):
             self.forget(name)
 
-    def _take(self, name: str) -> None:
-        """What is not there, of another boot, or not whole is as good as nothing."""
+    def _load(self, name: str) -> None:
+        """Loads a file. A missing, incomplete or older file (of another boot) is ignored."""
         if self._folder is None:
             return
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            form = json.loads((self._folder / f"{name}.json").read_text())
-            if form["boot"] == BOOT_ID.read_text().strip():
-                families: dict[Family, Any] = form["families"]
+            document = json.loads((self._folder / f"{name}.json").read_text())
+            if document["boot"] == BOOT_ID.read_text().strip():
+                families: dict[Family, Any] = document["families"]
                 rules = {family: _rules(tables) for family, tables in families.items()}
-                self._known[name] = (Ruleset(form["cookie"], form["generation"]), rules)
+                self._cached[name] = (Ruleset(document["cookie"], document["generation"]), rules)
 
-    def _keep(self, name: str) -> None:
-        ruleset, rules = self._known[name]
+    def _store(self, name: str) -> None:
+        ruleset, rules = self._cached[name]
         if self._folder is None or ruleset.cookie < 0:
             return
-        form = {
+        document = {
             "boot": BOOT_ID.read_text().strip(),
             "cookie": ruleset.cookie,
             "generation": ruleset.generation,
@@ -115,11 +118,11 @@ class RulesetCache:
         draft = self._folder / f".{name}.new"
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft.write_text(json.dumps(form))
+            draft.write_text(json.dumps(document))
             draft.replace(self._folder / f"{name}.json")
         except OSError as error:
-            # The next process reads the rules from the kernel, as it would have done.
-            log.debug("what rules were read is not kept", namespace=name, error=str(error))
+            # The next process reads the rules from the kernel, as without a cache.
+            log.debug("ruleset cache not written", namespace=name, error=str(error))
 
 
 def _rules(tables: Mapping[str, list[str]]) -> Rules:

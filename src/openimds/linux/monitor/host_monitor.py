@@ -1,9 +1,7 @@
-"""Which keys are to be looked at, and when: not at once again, since what a guest does to its own NIC is heard too.
+"""Reports changes that other programs make to the namespaces, devices, rules and files of an agent.
 
-Hears at once what others do to an agent's namespaces, devices, rules and files.
-
-An event says only that it is worth looking at some thing again: nothing is concluded from it, and one that is lost is
-made up for by the next full round. A namespace is heard of by a socket of its own, opened in it and read here.
+An event only says that a resource must be reconciled. Its content is not applied, and the next full pass finds a
+change whose event was lost. Each namespace has event sockets of its own, opened inside it and read here.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from openimds.linux.configure.dad import NeighbourProbes
+from openimds.linux.configure.neighbour_discovery import NeighbourProbes
 from openimds.linux.monitor import netlink_events
 from openimds.linux.monitor.resource_index import FORWARDING, ResourceIndex, WatchKey
 from openimds.linux.monitor.sockets import EventSocket, EventSockets, NamespaceSockets
@@ -31,104 +29,106 @@ from openimds.linux.netlink.socket import NETLINK_NETFILTER, open_socket
 from openimds.linux.netns import netns
 
 MIN_INTERVAL_SECONDS = 0.5
-"""Between two looks at one thing because of news."""
+"""The minimum interval between two event-driven passes over one resource."""
 RECHECK_SECONDS = 2.0
 
 
 class Debouncer:
-    """Not for two threads at once."""
+    """The resources that changed, each returned at most once per interval. Not thread-safe.
+
+    The limit matters because a guest can cause events at any rate by changing its own NIC.
+    """
 
     def __init__(self) -> None:
-        self._touched: set[str] = set()
-        self._next_look: dict[str, float] = {}
-        self._later: dict[str, float] = {}
-        """When it is to be named though nothing is heard of it."""
+        self._changed: set[str] = set()
+        self._not_before: dict[str, float] = {}
+        self._rechecks: dict[str, float] = {}
+        """Resource → time at which it is returned without an event."""
 
     def __bool__(self) -> bool:
-        return bool(self._touched)
+        return bool(self._changed)
 
-    def add(self, keys: Iterable[str]) -> None:
-        self._touched.update(keys)
+    def add(self, resources: Iterable[str]) -> None:
+        self._changed.update(resources)
 
-    def add_later(self, key: str) -> None:
-        self._later[key] = time.monotonic() + RECHECK_SECONDS
+    def add_recheck(self, resource: str) -> None:
+        self._rechecks[resource] = time.monotonic() + RECHECK_SECONDS
 
-    def discard(self, key: str) -> None:
-        """It is about to be looked at."""
-        self._touched.discard(key)
+    def discard(self, resource: str) -> None:
+        """Drops a change of a resource that is about to be reconciled anyway."""
+        self._changed.discard(resource)
 
-    def forget(self, key: str) -> None:
-        self._touched.discard(key)
-        self._next_look.pop(key, None)
-        self._later.pop(key, None)
+    def forget(self, resource: str) -> None:
+        self._changed.discard(resource)
+        self._not_before.pop(resource, None)
+        self._rechecks.pop(resource, None)
 
     def take(self) -> frozenset[str]:
-        """Those that are due; they come no more until something is new."""
+        """Returns the resources that are due. Each is returned again only after another change."""
         now = time.monotonic()
-        late = [key for key, at in self._later.items() if at <= now]
-        self._touched.update(late)
-        for key in late:
-            del self._later[key]
-        self._next_look = {key: at for key, at in self._next_look.items() if at > now}  # keys of no thing come too
-        due = frozenset(self._touched - self._next_look.keys())
-        self._touched -= due
-        self._next_look.update(dict.fromkeys(due, now + MIN_INTERVAL_SECONDS))
+        rechecks = [resource for resource, at in self._rechecks.items() if at <= now]
+        self._changed.update(rechecks)
+        for resource in rechecks:
+            del self._rechecks[resource]
+        # Names that belong to no resource are added too (files of any name), so entries must expire.
+        self._not_before = {resource: at for resource, at in self._not_before.items() if at > now}
+        due = frozenset(self._changed - self._not_before.keys())
+        self._changed -= due
+        self._not_before.update(dict.fromkeys(due, now + MIN_INTERVAL_SECONDS))
         return due
 
     @property
     def seconds_to_next(self) -> float | None:
-        """None: when something is new."""
-        times = [*self._later.values(), *(self._next_look.get(key, 0.0) for key in self._touched)]
+        """Seconds until `take` returns a resource. None until the next change."""
+        times = [*self._rechecks.values(), *(self._not_before.get(resource, 0.0) for resource in self._changed)]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
 
 POLL_SECONDS = 3.0
-"""Between two readings of what tells nobody when it changes: settings and stopped programs."""
+"""The interval at which settings and stopped processes are polled, because the kernel reports no event for them."""
 KEYS_PER_BATCH = 64
 BATCH_PAUSE_SECONDS = 0.001
-"""Between two such lots, in which others get on."""
+"""The pause between two batches of a poll, in which other threads get the lock."""
 
 
 class HostMonitor:
-    """Listens from `start` to `close`; the other methods may be called before, by any thread."""
+    """Runs a thread between `start` and `close`. The other methods may be called earlier, from any thread."""
 
     def __init__(self) -> None:
-        self._attributions = ResourceIndex()
-        self._news = Debouncer()
+        self._index = ResourceIndex()
+        self._changes = Debouncer()
         self._sockets = EventSockets()
         self._namespaces = NamespaceSockets(self._sockets)
-        self._contests = NeighbourProbes(self._sockets)
-        self._kept_files = PolledFiles()
-        self._folders = DirectoryWatcher()
-        self._next_reading = 0.0
-        self._unread: list[WatchKey] = []
-        """What is left of the reading under way."""
+        self._probes = NeighbourProbes(self._sockets)
+        self._polled_files = PolledFiles()
+        self._directories = DirectoryWatcher()
+        self._next_poll = 0.0
+        self._unpolled: list[WatchKey] = []
+        """The remaining keys of the current poll."""
         self._lock = threading.RLock()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
-        self._on_news: Callable[[], None] = lambda: None
+        self._on_change: Callable[[], None] = lambda: None
         self._on_lost: Callable[[], None] = lambda: None
-        self._thread = threading.Thread(target=self._run, name="events", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="host-monitor", daemon=True)
 
-    # What listens ---------------------------------------------------------------------------------------------------
+    # Life cycle -----------------------------------------------------------------------------------------------------
 
-    def start(self, folders: Iterable[Path], on_news: Callable[[], None], on_lost: Callable[[], None]) -> None:
-        """`folders`: below each, every name belongs to the key that it begins with (`<key>.conf`, `<key>/host`).
+    def start(self, directories: Iterable[Path], on_change: Callable[[], None], on_lost: Callable[[], None]) -> None:
+        """Starts the thread.
 
-        `on_news`: `take` has something; `on_lost`: something was missed, everything should be looked at.
+        The names in each directory begin with the resource that they belong to (`<resource>.conf`, `<resource>/host`).
+        `on_change` is called when `take` has a result. `on_lost` is called when events were lost, so that everything
+        must be reconciled.
         """
-        self._on_news, self._on_lost = on_news, on_lost
-        self._sockets.wait_also_for(self._end)
-        self._sockets.wait_also_for(self._folders.descriptor)
+        self._on_change, self._on_lost = on_change, on_lost
+        self._sockets.watch_descriptor(self._end)
+        self._sockets.watch_descriptor(self._directories.descriptor)
         with self._lock:
-            self._sockets.add(
-                EventSocket(open_socket(groups=netlink_events.RTMGRP_LINK), netlink_events.parse_link_events)
-            )
-            self._sockets.add(
-                EventSocket(
-                    open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP), netlink_events.parse_ruleset_events
-                )
-            )
-            self._folders.watch(folders, [netns.NETNS_DIR])
+            links = open_socket(groups=netlink_events.RTMGRP_LINK)
+            self._sockets.add(EventSocket(links, netlink_events.parse_link_events))
+            rules = open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP)
+            self._sockets.add(EventSocket(rules, netlink_events.parse_ruleset_events))
+            self._directories.watch(directories, [netns.NETNS_DIR])
         self._thread.start()
 
     def close(self) -> None:
@@ -137,181 +137,188 @@ class HostMonitor:
             self._thread.join()
         with self._lock:
             self._sockets.close()
-            self._kept_files.close()
-            self._folders.close()
+            self._polled_files.close()
+            self._directories.close()
             os.close(self._end)
 
-    # What an agent's loop asks (agents.reconcile.Notices) -----------------------------------------------------------
+    # For the agent's scheduler (agents.reconciler) ------------------------------------------------------------------
 
     @contextmanager
-    def recording(self, key: str) -> Iterator[None]:
-        """What is looked at in the block is `key`'s: from now on it is heard of."""
+    def recording(self, resource: str) -> Iterator[None]:
+        """Attributes everything that the block reads to a resource, and watches it from then on."""
         with self._lock:
-            self._attributions.begin(key)
+            self._index.begin(resource)
         try:
             yield
         finally:
             with self._lock:
-                self._attributions.end()
+                self._index.end()
 
-    def forget(self, key: str) -> None:
+    def forget(self, resource: str) -> None:
         with self._lock:
-            self._attributions.forget(key)
-            self._news.forget(key)
-            for name in [name for name in self._namespaces if not self._attributions.keys(("netns", name))]:
-                self._let_go(name)
+            self._index.forget(resource)
+            self._changes.forget(resource)
+            for name in [name for name in self._namespaces if not self._index.resources(("netns", name))]:
+                self._unwatch(name)
 
     def take(self) -> frozenset[str]:
-        """The keys of what was touched, but for those that were named a moment ago: they come later."""
+        """Returns the changed resources, without those that were returned within the last half second."""
         with self._lock:
-            return self._news.take()
+            return self._changes.take()
 
     @property
     def seconds_to_next(self) -> float | None:
-        """When `take` should be called again; None: when there is news."""
+        """Seconds until `take` should be called. None until the next change."""
         with self._lock:
-            return self._news.seconds_to_next
+            return self._changes.seconds_to_next
 
-    # What the kernel's and the programs' keepers note ---------------------------------------------------------------
+    # For the readers of the kernel's state --------------------------------------------------------------------------
 
-    def namespace(self, name: str, *, is_guests: bool, with_rules: bool, settings_differ: Callable[[], bool]) -> None:
-        """This one is about to be looked at. In a guest's own the guest changes what it likes: only its removal is
-        heard of. `settings_differ`: asked every 3 s, whether a setting is not as it should be.
+    def watch_namespace(
+        self, name: str, *, is_guests: bool, with_rules: bool, settings_differ: Callable[[], bool]
+    ) -> None:
+        """Watches a namespace. Called before its state is read.
+
+        A guest may change anything in its own namespace, so only the removal of such a namespace is watched.
+        `settings_differ` is called every 3 s and returns True if a setting does not have its desired value.
         """
         with self._lock:
-            if self._attributions.note(("netns", name)) and not is_guests:
-                if self._namespaces.is_another(name):
-                    self._let_go(name)
-                self._namespaces.hear(name, with_rules=with_rules, settings_differ=settings_differ)
+            if self._index.add(("netns", name)) and not is_guests:
+                if self._namespaces.is_replaced(name):
+                    self._unwatch(name)
+                self._namespaces.watch(name, with_rules=with_rules, settings_differ=settings_differ)
 
-    def left(self, name: str) -> None:
-        """This namespace is about to be removed: a socket would keep it in being."""
+    def unwatch_namespace(self, name: str) -> None:
+        """Closes the sockets in a namespace that is about to be deleted. They would keep it alive."""
         with self._lock:
-            self._let_go(name)
+            self._unwatch(name)
 
-    def link(self, name: str, *, without_ipv6: bool = False) -> None:
-        """A device of the root namespace. `without_ipv6`: the host is to have no address on it."""
-        self._note(("link", name), lambda: ipv6_disabled(name) if without_ipv6 else [])
+    def watch_link(self, name: str, *, without_ipv6: bool = False) -> None:
+        """Watches a device of the root namespace. `without_ipv6` if IPv6 must stay disabled on it."""
+        self._watch(("link", name), lambda: ipv6_disabled(name) if without_ipv6 else [])
 
-    def process(self, pid: int) -> None:
-        self._note(("process", str(pid)), lambda: not_stopped(pid))
+    def watch_process(self, pid: int) -> None:
+        self._watch(("process", str(pid)), lambda: not_stopped(pid))
 
-    def chain(self, tap: str) -> None:
-        """A port's chain in the host's table of family bridge."""
-        self._note(("chain", tap))
+    def watch_chain(self, tap: str) -> None:
+        """Watches the chain of a port in the host's nftables table of family bridge."""
+        self._watch(("chain", tap))
 
-    def table(self, name: str) -> None:
-        """The host's table of family inet."""
-        self._note(("table", name))
+    def watch_table(self, name: str) -> None:
+        """Watches the host's nftables table of family inet."""
+        self._watch(("table", name))
 
-    def contested(self, namespace: str, device: str, address: str) -> bool:
-        """Another host has this IPv6 address of the device. Whether nobody has answered for it of late, told once."""
+    def watch_forwarding(self, switches: Iterable[Path]) -> None:
+        """Watches the host's FORWARD chains, and the sysctls that pass bridged packets to them."""
+        self._watch(FORWARDING, lambda: unchanged(switches))
+
+    def probe_duplicate(self, namespace: str, device: str, address: str) -> bool:
+        """Probes an IPv6 address of a device that another host has.
+
+        Returns True, once, if the other host has stopped answering for the address.
+        """
         with self._lock:
-            is_silent = self._contests.take_silence(namespace, device)
-            if self._attributions.note(("netns", namespace)):
-                self._contests.begin(namespace, device, address)
-            return is_silent
+            is_unanswered = self._probes.take_unanswered(namespace, device)
+            if self._index.add(("netns", namespace)):
+                self._probes.start(namespace, device, address)
+            return is_unanswered
 
-    def uncontested(self, namespace: str, device: str) -> None:
-        """The address is ours, or is not there."""
+    def stop_probe(self, namespace: str, device: str) -> None:
+        """Stops probing: the address is not a duplicate, or was removed."""
         with self._lock:
-            self._contests.end(namespace, device)
+            self._probes.stop(namespace, device)
 
-    def look_again(self) -> None:
-        """What was looked at just now may not have been seen as it is."""
+    def recheck(self) -> None:
+        """Schedules another pass over the current resource, whose state may have been read from an outdated cache."""
         with self._lock:
-            if (key := self._attributions.key) is not None:
-                self._news.add_later(key)
+            if (resource := self._index.current) is not None:
+                self._changes.add_recheck(resource)
 
-    def forwarding(self, switches: Iterable[Path]) -> None:
-        """What the host's firewall does with bridged packets, and the settings that make it look at them."""
-        self._note(FORWARDING, lambda: unchanged(switches))
-
-    def settle(self) -> None:
-        """All that was done until now will be seen by the look that follows: it calls for no other."""
+    def drain(self) -> None:
+        """Discards the pending events of the current resource. The read that follows covers these changes."""
         with self._lock:
-            lost = self._hear(self._sockets.ready(0))
-            self._news.discard(self._attributions.key or "")
+            lost = self._read_events(self._sockets.wait(0))
+            self._changes.discard(self._index.current or "")
         if lost:
             self._on_lost()
 
-    def died(self, pids: Iterable[int]) -> None:
-        """These processes have ended."""
+    def processes_exited(self, pids: Iterable[int]) -> None:
+        """Reports the exit of processes. An exit that belongs to no resource counts as a lost event."""
         with self._lock:
-            notes: list[WatchKey] = [("process", str(pid)) for pid in pids]
-            self._touch(notes)
-            are_known = all(self._attributions.keys(note) for note in notes)
-        (self._on_news if are_known else self._on_lost)()
+            keys: list[WatchKey] = [("process", str(pid)) for pid in pids]
+            self._add_changes(keys)
+            are_known = all(self._index.resources(key) for key in keys)
+        (self._on_change if are_known else self._on_lost)()
 
     # The thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            pause = BATCH_PAUSE_SECONDS if self._unread else max(0.0, self._next_reading - time.monotonic())
-            ready = self._sockets.ready(pause)
+            pause = BATCH_PAUSE_SECONDS if self._unpolled else max(0.0, self._next_poll - time.monotonic())
+            ready = self._sockets.wait(pause)
             if self._end in ready:
                 return
             with self._lock:
-                lost = self._hear(ready)
-                if not self._unread and time.monotonic() >= self._next_reading:
-                    lost = self._begin_reading() or lost
-                self._read_on()
-                has_news = bool(self._news)
+                lost = self._read_events(ready)
+                if not self._unpolled and time.monotonic() >= self._next_poll:
+                    lost = self._begin_poll() or lost
+                self._poll_batch()
+                has_changes = bool(self._changes)
             if lost:
                 self._on_lost()
-            elif has_news:
-                self._on_news()
+            elif has_changes:
+                self._on_change()
 
-    def _hear(self, ready: Iterable[int]) -> bool:
-        """Whether something was missed of what cannot be attributed to anybody."""
+    def _read_events(self, ready: Iterable[int]) -> bool:
+        """Reads the ready descriptors. Returns True if events were lost."""
         lost = False
         for descriptor in ready:
-            if descriptor == self._folders.descriptor:
-                self._hear_folders()
+            if descriptor == self._directories.descriptor:
+                self._read_directories()
             elif descriptor in self._sockets:
-                notes, missed = self._sockets.drain(descriptor)
-                self._touch(notes)
-                lost = lost or missed
-        return self._folders.take_overflow() or lost
+                keys, overflowed = self._sockets.drain(descriptor)
+                self._add_changes(keys)
+                lost = lost or overflowed
+        return self._directories.take_overflow() or lost
 
-    def _hear_folders(self) -> None:
-        for folder, name in self._folders.changed():
-            if folder != netns.NETNS_DIR:
-                self._news.add([name.split(".")[0]])
+    def _read_directories(self) -> None:
+        for directory, name in self._directories.read_changes():
+            if directory != netns.NETNS_DIR:
+                self._changes.add([name.split(".")[0]])
                 continue
             if netns.identity(name) is None:
-                self._let_go(name)
-            self._touch([("netns", name)])
+                self._unwatch(name)
+            self._add_changes([("netns", name)])
 
-    def _begin_reading(self) -> bool:
-        """Of what nobody tells of. Whether something was missed."""
-        self._next_reading = time.monotonic() + POLL_SECONDS
-        self._unread = [*self._kept_files.notes, *(("netns", name) for name in self._namespaces)]
-        self._touch(("netns", name) for name in self._contests.step())
-        return self._folders.watch_new_ones()
+    def _begin_poll(self) -> bool:
+        """Begins a poll of everything without events. Returns True if a directory was replaced."""
+        self._next_poll = time.monotonic() + POLL_SECONDS
+        self._unpolled = [*self._polled_files.keys, *(("netns", name) for name in self._namespaces)]
+        self._add_changes(("netns", name) for name in self._probes.step())
+        return self._directories.rewatch_replaced()
 
-    def _read_on(self) -> None:
-        """Some at a time: whoever notes something in the meantime does not wait until all are read."""
-        self._touch(note for note in self._unread[:KEYS_PER_BATCH] if not self._is_right(note))
-        del self._unread[:KEYS_PER_BATCH]
+    def _poll_batch(self) -> None:
+        """Polls one batch, so that other threads wait for the lock only briefly."""
+        self._add_changes(key for key in self._unpolled[:KEYS_PER_BATCH] if not self._is_expected(key))
+        del self._unpolled[:KEYS_PER_BATCH]
 
-    def _is_right(self, note: WatchKey) -> bool:
-        if note[0] == "netns":
-            return self._namespaces.is_right(note[1])
-        if not self._attributions.keys(note):
-            self._kept_files.drop(note)
-        self._kept_files.come(note)
-        return self._kept_files.is_right(note)
+    def _is_expected(self, key: WatchKey) -> bool:
+        if key[0] == "netns":
+            return self._namespaces.settings_match(key[1])
+        if not self._index.resources(key):
+            self._polled_files.drop(key)
+        self._polled_files.open_missing(key)
+        return self._polled_files.are_expected(key)
 
-    def _touch(self, notes: Iterable[WatchKey]) -> None:
-        for note in notes:
-            self._news.add(self._attributions.keys(note))
+    def _add_changes(self, keys: Iterable[WatchKey]) -> None:
+        for key in keys:
+            self._changes.add(self._index.resources(key))
 
-    def _note(self, note: WatchKey, files: Callable[[], list[tuple[Path, IsExpected]]] = list) -> None:
+    def _watch(self, key: WatchKey, files: Callable[[], list[tuple[Path, IsExpected]]] = list) -> None:
         with self._lock:
-            if self._attributions.note(note) and note not in self._kept_files and (found := files()):
-                self._kept_files.keep(note, found)
+            if self._index.add(key) and key not in self._polled_files and (found := files()):
+                self._polled_files.add(key, found)
 
-    def _let_go(self, namespace: str) -> None:
-        self._namespaces.let_go(namespace)
-        self._contests.end_in(namespace)
+    def _unwatch(self, namespace: str) -> None:
+        self._namespaces.unwatch(namespace)
+        self._probes.stop_all_in(namespace)

@@ -1,4 +1,4 @@
-"""What a message of the kernel's says of: whose things to look at again."""
+"""Parses netlink notifications into watch keys."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from openimds.linux.netlink.socket import (
 
 RTMGRP_LINK = 0x1
 RTMGRP_ALL = RTMGRP_LINK | 0x10 | 0x40 | 0x100 | 0x400 | 1 << 23 | 1 << 24
-"""Links, and IPv4's and IPv6's addresses, routes and settings (RTNLGRP_IPV4_NETCONF is group 24: forwarding …)."""
+"""Links, and the addresses, routes and settings of IPv4 and IPv6 (RTNLGRP_IPV4_NETCONF is group 24: forwarding …)."""
 NFT_GROUP = 1 << 6
-"""NFNLGRP_NFTABLES is group 7; group n is bit n - 1."""
+"""NFNLGRP_NFTABLES is group 7. Group n is bit n - 1."""
 NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE, NFT_DELSETELEM = 2, 3, 5, 6, 8, 14
 NFTA_TABLE, NFTA_RULE_CHAIN, NFTA_CHAIN_NAME, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3, 3
 NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE = 1, 1
@@ -28,56 +28,62 @@ NFGENMSG_BYTES = 4
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_BRIDGE, NFPROTO_IPV6 = 1, 2, 7, 10
 
 _BRIDGE = re.compile(rb"brq[0-9A-Za-z-]{1,12}(?=\0)")
-"""A bridge's name wherever it stands in a rule: `-i brq2ca23c47-9d`."""
+"""The name of a bridge anywhere in a rule: `-i brq2ca23c47-9d`."""
 
 
 def parse_link_events(datagram: bytes) -> Iterator[WatchKey]:
-    """rtnetlink's, of the root namespace."""
+    """Parses rtnetlink notifications of the root namespace."""
     for kind, _flags, payload in parse_messages(datagram):
         if kind in (RTM_NEWLINK, RTM_DELLINK):
             yield ("link", parse_link(payload).name)
 
 
 def parse_ruleset_events(datagram: bytes) -> Iterator[WatchKey]:
-    """nftables', of the root namespace. What an agent adds there by itself is not told of, or names but that one port."""
+    """Parses nftables notifications of the root namespace.
+
+    Elements and rules that an agent itself adds yield no key, or only the key of the port concerned.
+    """
     for kind, _flags, payload in parse_messages(datagram):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < NFGENMSG_BYTES:
             continue
-        family, what, found = payload[0], kind & 0xFF, parse_attributes(payload, NFGENMSG_BYTES)
+        family, found = payload[0], parse_attributes(payload, NFGENMSG_BYTES)
         if family == NFPROTO_BRIDGE:
-            yield from _bridge_table_keys(what, found)
+            yield from _bridge_table_keys(kind & 0xFF, found)
         elif family == NFPROTO_INET:
-            yield from _inet_table_keys(what, found)
+            yield from _inet_table_keys(kind & 0xFF, found)
         elif family in (NFPROTO_IPV4, NFPROTO_IPV6):
-            yield from _forward_chain_keys(what, found, payload)
+            yield from _forward_chain_keys(kind & 0xFF, found, payload)
 
 
-def _bridge_table_keys(what: int, found: Attributes) -> Iterator[WatchKey]:
-    if what in (NFT_NEWRULE, NFT_DELRULE):
+def _bridge_table_keys(kind: int, found: Attributes) -> Iterator[WatchKey]:
+    if kind in (NFT_NEWRULE, NFT_DELRULE):
         yield ("chain", parse_string(found.get(NFTA_RULE_CHAIN)))
-    elif what in (NFT_NEWCHAIN, NFT_DELCHAIN):
+    elif kind in (NFT_NEWCHAIN, NFT_DELCHAIN):
         yield ("chain", parse_string(found.get(NFTA_CHAIN_NAME)))
-    elif what == NFT_DELSETELEM:
+    elif kind == NFT_DELSETELEM:
         yield from (("chain", name) for name in _device_names(found))
 
 
-def _inet_table_keys(what: int, found: Attributes) -> Iterator[WatchKey]:
-    if what in (NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE):
+def _inet_table_keys(kind: int, found: Attributes) -> Iterator[WatchKey]:
+    if kind in (NFT_DELTABLE, NFT_NEWCHAIN, NFT_DELCHAIN, NFT_NEWRULE, NFT_DELRULE):
         yield ("table", parse_string(found.get(NFTA_TABLE)))
-    elif what == NFT_DELSETELEM:
+    elif kind == NFT_DELSETELEM:
         yield from (("link", name) for name in _device_names(found))
 
 
-def _forward_chain_keys(what: int, found: Attributes, payload: bytes) -> Iterator[WatchKey]:
-    """iptables': a rule that is gone is told of whole; a chain that came, or whose policy is another, by its name."""
-    if what == NFT_DELRULE and parse_string(found.get(NFTA_RULE_CHAIN)) == "FORWARD":
+def _forward_chain_keys(kind: int, found: Attributes, payload: bytes) -> Iterator[WatchKey]:
+    """Parses changes of iptables' FORWARD chain.
+
+    A deleted rule is reported in full. A chain that was created, or whose policy changed, is reported by its name.
+    """
+    if kind == NFT_DELRULE and parse_string(found.get(NFTA_RULE_CHAIN)) == "FORWARD":
         yield from (("link", name.decode()) for name in set(_BRIDGE.findall(payload)))
-    elif what == NFT_NEWCHAIN and parse_string(found.get(NFTA_CHAIN_NAME)) == "FORWARD":
+    elif kind == NFT_NEWCHAIN and parse_string(found.get(NFTA_CHAIN_NAME)) == "FORWARD":
         yield FORWARDING
 
 
 def _device_names(found: Attributes) -> Iterator[str]:
-    """Of the elements of a set of type ifname: each is a name, filled up to 16 bytes."""
+    """The elements of a set of type ifname. Each element is a name, padded to 16 bytes."""
     listed = found.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")
     for element in _list_items(listed):
         key = parse_attributes(parse_attributes(element).get(NFTA_SET_ELEM_KEY, b"")).get(NFTA_DATA_VALUE)
@@ -85,7 +91,7 @@ def _device_names(found: Attributes) -> Iterator[str]:
 
 
 def _list_items(nested: bytes) -> Iterator[bytes]:
-    """Values of a list, all of which have the same type."""
+    """The values of a nested list, whose items all have the same type."""
     at = 0
     while at + 4 <= len(nested):
         length = int.from_bytes(nested[at : at + 2], sys.byteorder)

@@ -1,4 +1,4 @@
-"""Hears at once when a process ends that is nobody's child here (pidfd_open(2), Linux 5.3)."""
+"""Reports the exit of processes that are not children of this one (pidfd_open(2), Linux 5.3)."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from openimds.linux.fd_budget import within_budget
 
 
 class ProcessExitWatcher:
-    """Calls `on_death` with the watched processes that have ended, each once, on a thread of its own."""
+    """Calls `on_exit` with the watched processes that have exited, each once, on a thread of its own."""
 
-    def __init__(self, on_death: Callable[[frozenset[int]], None]) -> None:
-        self._on_death = on_death
+    def __init__(self, on_exit: Callable[[frozenset[int]], None]) -> None:
+        self._on_exit = on_exit
         self._descriptors: dict[int, int] = {}
-        """By pid."""
-        self._dead: set[int] = set()
-        """Told already, and watched still: whoever cannot start another must not be told without end."""
+        """pid → pidfd."""
+        self._exited: set[int] = set()
+        """Exits that were reported already. Stored so that a failing restart does not cause the same report in a loop.
+        """
         self._lock = threading.Lock()
         self._epoll = select.epoll()
         self._end = os.eventfd(0, os.EFD_CLOEXEC)
         self._epoll.register(self._end, select.EPOLLIN)
-        self._thread = threading.Thread(target=self._run, name="deaths", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="process-exits", daemon=True)
         self._thread.start()
 
     def watch(self, pids: Iterable[int]) -> None:
-        """These from now on, and no others. One that is gone already counts as a death."""
+        """Watches these processes instead of the former ones. A process that is already gone is reported as an exit."""
         wanted = set(pids)
         with self._lock:
             for pid in self._descriptors.keys() - wanted:
-                self._forget(pid)
-            self._dead &= wanted
-            gone = [pid for pid in wanted - self._descriptors.keys() - self._dead if not self._add(pid)]
-            self._dead.update(gone)
+                self._unwatch(pid)
+            self._exited &= wanted
+            gone = [pid for pid in wanted - self._descriptors.keys() - self._exited if not self._add(pid)]
+            self._exited.update(gone)
         if gone:
-            self._on_death(frozenset(gone))
+            self._on_exit(frozenset(gone))
 
     def close(self) -> None:
         os.eventfd_write(self._end, 1)
         self._thread.join()
         with self._lock:
             for pid in list(self._descriptors):
-                self._forget(pid)
+                self._unwatch(pid)
         self._epoll.close()
         os.close(self._end)
 
@@ -53,15 +54,15 @@ class ProcessExitWatcher:
             if self._end in ready:
                 return
             with self._lock:
-                dead = [pid for pid, descriptor in self._descriptors.items() if descriptor in ready]
-                for pid in dead:
-                    self._forget(pid)
-                self._dead.update(dead)
-            if dead:
-                self._on_death(frozenset(dead))
+                exited = [pid for pid, descriptor in self._descriptors.items() if descriptor in ready]
+                for pid in exited:
+                    self._unwatch(pid)
+                self._exited.update(exited)
+            if exited:
+                self._on_exit(frozenset(exited))
 
     def _add(self, pid: int) -> bool:
-        """False: it is gone. One too many is not watched."""
+        """Watches a process. Returns False if it is gone. A process beyond the descriptor budget is not watched."""
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -73,7 +74,7 @@ class ProcessExitWatcher:
         self._epoll.register(descriptor, select.EPOLLIN)
         return True
 
-    def _forget(self, pid: int) -> None:
+    def _unwatch(self, pid: int) -> None:
         descriptor = self._descriptors.pop(pid)
         self._epoll.unregister(descriptor)
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Which things of the host an agent's things stand on, noted while they are looked at."""
+"""The kernel objects that each of an agent's resources depends on, recorded while they are read."""
 
 from __future__ import annotations
 
@@ -7,54 +7,56 @@ from collections import defaultdict
 from typing import Literal
 
 WatchKey = tuple[Literal["netns", "link", "process", "chain", "table", "host"], str]
-"""`("netns", "qdhcp-…")`, `("link", "brq…")` of the root namespace, `("process", "4711")`, `("chain", "tap…")` of the
-bridge family's table, `("table", "openimds")` of family inet.
+"""Kind and name of a kernel object.
+
+`("netns", "qdhcp-…")`, `("link", "brq…")` in the root namespace, `("process", "4711")`, `("chain", "tap…")` in the
+table of family bridge, `("table", "openimds")` of family inet.
 """
 FORWARDING: WatchKey = ("host", "forwarding")
-"""Whether the host's firewall looks at bridged packets, and what it does with those that no rule names."""
+"""The policy of the host's FORWARD chains, and the sysctls that pass bridged packets to them."""
 
 
 class ResourceIndex:
-    """Key ↔ notes. Not for two threads at once; each has a present key of its own."""
+    """Resources ↔ watch keys. Not thread-safe, but each thread has a current resource of its own."""
 
     def __init__(self) -> None:
-        self._keys: dict[WatchKey, set[str]] = defaultdict(set)
-        self._notes: dict[str, set[WatchKey]] = {}
-        self._present = threading.local()
+        self._resources: dict[WatchKey, set[str]] = defaultdict(set)
+        self._keys: dict[str, set[WatchKey]] = {}
+        self._thread = threading.local()
 
     @property
-    def key(self) -> str | None:
-        """Whose things the calling thread looks at."""
-        found: str | None = getattr(self._present, "key", None)
+    def current(self) -> str | None:
+        """The resource that the calling thread reconciles."""
+        found: str | None = getattr(self._thread, "resource", None)
         return found
 
-    def begin(self, key: str) -> None:
-        """What the calling thread notes until `end` is `key`'s, and nothing else is from then on."""
-        self._present.key, self._present.before = key, self._notes.get(key, set())
-        self._notes[key] = set()
+    def begin(self, resource: str) -> None:
+        """Attributes the keys that the calling thread adds until `end` to a resource, in place of its former keys."""
+        self._thread.resource, self._thread.before = resource, self._keys.get(resource, set())
+        self._keys[resource] = set()
 
     def end(self) -> None:
-        key, before = self._present.key, self._present.before
-        self._present.key = None
-        self._drop(key, before - self._notes.get(key, set()))
+        resource, before = self._thread.resource, self._thread.before
+        self._thread.resource = None
+        self._drop(resource, before - self._keys.get(resource, set()))
 
-    def note(self, note: WatchKey) -> bool:
-        """Whether it was noted: without a present key nobody asks for it."""
-        key = self.key
-        if key is None:
+    def add(self, key: WatchKey) -> bool:
+        """Adds a key of the current resource. Returns False if there is none, so that the key is not watched."""
+        resource = self.current
+        if resource is None:
             return False
-        self._notes[key].add(note)
-        self._keys[note].add(key)
+        self._keys[resource].add(key)
+        self._resources[key].add(resource)
         return True
 
-    def forget(self, key: str) -> None:
-        self._drop(key, self._notes.pop(key, set()))
+    def forget(self, resource: str) -> None:
+        self._drop(resource, self._keys.pop(resource, set()))
 
-    def keys(self, note: WatchKey) -> frozenset[str]:
-        return frozenset(self._keys.get(note, ()))
+    def resources(self, key: WatchKey) -> frozenset[str]:
+        return frozenset(self._resources.get(key, ()))
 
-    def _drop(self, key: str, notes: set[WatchKey]) -> None:
-        for note in notes:
-            self._keys[note].discard(key)
-            if not self._keys[note]:
-                del self._keys[note]
+    def _drop(self, resource: str, keys: set[WatchKey]) -> None:
+        for key in keys:
+            self._resources[key].discard(resource)
+            if not self._resources[key]:
+                del self._resources[key]

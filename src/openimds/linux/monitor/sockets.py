@@ -1,7 +1,4 @@
-"""Netlink and other sockets on which the kernel tells what changes, waited for together.
-
-What others do inside namespaces: heard by a socket of each, opened in it, and read from its settings.
-"""
+"""Sockets on which the kernel reports changes, polled together with epoll, and the event sockets of each namespace."""
 
 from __future__ import annotations
 
@@ -21,58 +18,58 @@ from openimds.linux.netns import netns
 
 @dataclass(frozen=True, slots=True)
 class EventSocket:
-    """A socket, and what is concluded from whatever comes in on it."""
+    """A socket, and the function that turns a received datagram into watch keys."""
 
-    conversation: socket.socket
-    notes: Callable[[bytes], Iterable[WatchKey]]
+    socket: socket.socket
+    parse: Callable[[bytes], Iterable[WatchKey]]
 
 
 class EventSockets:
-    """Not for two threads at once, but for `ready`."""
+    """Event sockets by file descriptor. Not thread-safe, except for `wait`."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, EventSocket] = {}
+        self._sockets: dict[int, EventSocket] = {}
         self._epoll = select.epoll()
 
     def __contains__(self, descriptor: int) -> bool:
-        return descriptor in self._heard
+        return descriptor in self._sockets
 
-    def wait_also_for(self, descriptor: int) -> None:
-        """Something else that can be read, by somebody else."""
+    def watch_descriptor(self, descriptor: int) -> None:
+        """Includes a descriptor in `wait` that the caller reads and closes."""
         self._epoll.register(descriptor, select.EPOLLIN)
 
-    def add(self, heard: EventSocket) -> int:
-        """Its descriptor."""
-        descriptor = heard.conversation.fileno()
-        self._heard[descriptor] = heard
+    def add(self, event_socket: EventSocket) -> int:
+        """Adds a socket and returns its descriptor."""
+        descriptor = event_socket.socket.fileno()
+        self._sockets[descriptor] = event_socket
         self._epoll.register(descriptor, select.EPOLLIN)
         return descriptor
 
     def remove(self, descriptor: int) -> None:
         self._epoll.unregister(descriptor)
-        self._heard.pop(descriptor).conversation.close()
+        self._sockets.pop(descriptor).socket.close()
 
-    def ready(self, seconds: float) -> list[int]:
-        """The descriptors that have something; after so many seconds none."""
-        return [descriptor for descriptor, _events in self._epoll.poll(seconds)]
+    def wait(self, timeout_seconds: float) -> list[int]:
+        """Returns the readable descriptors. Empty after the timeout."""
+        return [descriptor for descriptor, _events in self._epoll.poll(timeout_seconds)]
 
     def drain(self, descriptor: int) -> tuple[list[WatchKey], bool]:
-        """What has come in, and whether something was missed: the kernel says ENOBUFS once."""
-        heard, notes, missed = self._heard[descriptor], list[WatchKey](), False
+        """Reads all pending datagrams. Returns their keys, and whether events were lost (ENOBUFS, reported once)."""
+        event_socket, keys, lost = self._sockets[descriptor], list[WatchKey](), False
         while True:
             try:
-                notes += heard.notes(heard.conversation.recv(BUFFER_BYTES, socket.MSG_DONTWAIT))
+                keys += event_socket.parse(event_socket.socket.recv(BUFFER_BYTES, socket.MSG_DONTWAIT))
             except BlockingIOError:
-                return notes, missed
+                return keys, lost
             except OSError as error:
-                missed = True
+                lost = True
                 if error.errno != errno.ENOBUFS:
-                    return notes, missed
+                    return keys, lost
 
     def close(self) -> None:
-        for heard in self._heard.values():
-            heard.conversation.close()
-        self._heard.clear()
+        for event_socket in self._sockets.values():
+            event_socket.socket.close()
+        self._sockets.clear()
         self._epoll.close()
 
 
@@ -85,60 +82,60 @@ class _WatchedNamespace:
 
 
 class NamespaceSockets:
-    """By name. Not for two threads at once."""
+    """The event sockets of namespaces, by namespace name. Not thread-safe."""
 
     def __init__(self, sockets: EventSockets) -> None:
         self._sockets = sockets
-        self._known: dict[str, _WatchedNamespace] = {}
+        self._watched: dict[str, _WatchedNamespace] = {}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
+        return iter(self._watched)
 
-    def is_another(self, name: str) -> bool:
-        """Than the one of that name that is heard of."""
-        known = self._known.get(name)
-        return known is not None and known.identity != netns.identity(name)
+    def is_replaced(self, name: str) -> bool:
+        """True if the watched namespace was replaced by another one of the same name."""
+        watched = self._watched.get(name)
+        return watched is not None and watched.identity != netns.identity(name)
 
-    def hear(self, name: str, *, with_rules: bool, settings_differ: Callable[[], bool]) -> None:
-        """From now on. Nothing happens where there is none, or are no descriptors to spare."""
-        known = self._known.get(name)
-        if known is not None and known.with_rules == with_rules:
-            known.settings_differ = settings_differ
+    def watch(self, name: str, *, with_rules: bool, settings_differ: Callable[[], bool]) -> None:
+        """Opens the sockets of a namespace, unless it does not exist or the descriptor budget is exceeded."""
+        watched = self._watched.get(name)
+        if watched is not None and watched.with_rules == with_rules:
+            watched.settings_differ = settings_differ
             return
-        self.let_go(name)
+        self.unwatch(name)
         with contextlib.suppress(netns.NamespaceMissingError, OSError):
-            identity, opened_there = netns.run_in(name, lambda: (netns.current_identity(), _open_sockets(with_rules)))
-            if all(within_budget(one.fileno(), for_events=True) for one in opened_there):
-                note: WatchKey = ("netns", name)
-                descriptors = tuple(self._sockets.add(EventSocket(one, lambda _: [note])) for one in opened_there)
-                self._known[name] = _WatchedNamespace(identity, with_rules, descriptors, settings_differ)
+            identity, opened = netns.run_in(name, lambda: (netns.current_identity(), _open_sockets(with_rules)))
+            if all(within_budget(one.fileno(), for_events=True) for one in opened):
+                key: WatchKey = ("netns", name)
+                descriptors = tuple(self._sockets.add(EventSocket(one, lambda _: [key])) for one in opened)
+                self._watched[name] = _WatchedNamespace(identity, with_rules, descriptors, settings_differ)
             else:
-                _close_all(opened_there)
+                _close_all(opened)
 
-    def let_go(self, name: str) -> None:
-        """A socket would keep a namespace in being. Idempotent."""
-        known = self._known.pop(name, None)
-        for descriptor in known.descriptors if known is not None else ():
+    def unwatch(self, name: str) -> None:
+        """Closes the sockets, which would keep a deleted namespace alive. Idempotent."""
+        watched = self._watched.pop(name, None)
+        for descriptor in watched.descriptors if watched is not None else ():
             self._sockets.remove(descriptor)
 
-    def is_right(self, name: str) -> bool:
-        """As far as its settings say."""
-        known = self._known.get(name)
-        return known is None or not known.settings_differ()
+    def settings_match(self, name: str) -> bool:
+        """True if the namespace's settings have their desired values, or it is not watched."""
+        watched = self._watched.get(name)
+        return watched is None or not watched.settings_differ()
 
 
 def _open_sockets(with_rules: bool) -> list[socket.socket]:
-    """By a thread in the namespace. Raises OSError."""
-    found = [open_socket(groups=netlink_events.RTMGRP_ALL)]
+    """Opens the sockets of the calling thread's namespace. Raises OSError."""
+    opened = [open_socket(groups=netlink_events.RTMGRP_ALL)]
     try:
         if with_rules:
-            found.append(open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP))
+            opened.append(open_socket(NETLINK_NETFILTER, netlink_events.NFT_GROUP))
     except OSError:
-        _close_all(found)
+        _close_all(opened)
         raise
-    return found
+    return opened
 
 
-def _close_all(conversations: list[socket.socket]) -> None:
-    for conversation in conversations:
-        conversation.close()
+def _close_all(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import signal
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
-
-from openimds.linux.errors import ConfigureError
 
 NETNS_DIR = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
@@ -181,7 +177,7 @@ def _mount_id(path: Path) -> str:
 def has_sockets(name: str) -> bool:
     """True if the namespace has an internet socket of any family and type.
 
-    Unlike `processes_in`, the cost does not grow with the number of processes on the host.
+    Unlike `by_namespace.processes_in`, the cost does not grow with the number of processes on the host.
     """
     try:
         return run_in(name, lambda: any(_counts_sockets(line) for file in SOCKSTAT for line in _read_lines(file)))
@@ -203,63 +199,3 @@ def _read_lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except FileNotFoundError:  # the kernel has no IPv6
         return []
-
-
-def processes_in(*names: str) -> set[int]:
-    """The processes in any of these network namespaces. Threads of this process are not counted."""
-    targets = {identity(name) for name in names} - {None}
-    if not targets:
-        return set()
-    return {pid for pid in _all_pids() if _netns_identity(pid) in targets}
-
-
-def process_is_in(pid: int, name: str) -> bool:
-    targets = identity(name)
-    return targets is not None and _netns_identity(pid) == targets
-
-
-def kill_processes_in(*names: str, grace_seconds: float = 1.0) -> None:
-    """Sends SIGTERM to the processes in these namespaces, and SIGKILL after the grace period.
-
-    Raises ConfigureError if a process survives both.
-    """
-    for sent, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-        remaining = processes_in(*names)
-        if not remaining:
-            return
-        _signal_all(remaining, sent)
-        if _wait_gone(names, seconds):
-            return
-    left = ", ".join(str(pid) for pid in sorted(processes_in(*names)))
-    if left:
-        raise ConfigureError(", ".join(names), [f"processes survive SIGKILL: {left}"])
-
-
-def _signal_all(pids: Iterable[int], sent: signal.Signals) -> None:
-    for pid in pids:
-        try:
-            os.kill(pid, sent)
-        except ProcessLookupError:
-            continue
-
-
-def _wait_gone(names: Sequence[str], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not processes_in(*names):
-            return True
-        time.sleep(0.01)
-    return not processes_in(*names)
-
-
-def _all_pids() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-
-
-def _netns_identity(pid: int) -> tuple[int, int] | None:
-    """The namespace of a process. None for a zombie, which has no namespace."""
-    try:
-        status = os.stat(f"/proc/{pid}/ns/net")
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

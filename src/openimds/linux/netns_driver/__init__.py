@@ -1,1 +1,7 @@
-"""The netns compute driver: instances that are namespaces."""
+"""The netns compute driver: instances that are containers in a network namespace.
+
+- driver: starts, stops and finds instances.
+- bubblewrap: the command line of an instance's first process.
+- boot.sh: boots an instance as a small cloud image does.
+- dhcp.sh: applies the leases of the instance's DHCP clients.
+"""

@@ -1,4 +1,4 @@
-"""The command line that a guest's programs run under: its user, its limits, and what of the host it sees."""
+"""The command line of an instance's first process: its user, its limits, and the parts of the host that it sees."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from openimds.linux.netns import netns
 
 ROOTFS_MOUNT = "/mnt"
-"""Where the guest's folder is mounted, in a private mount namespace, before the guest's user takes over: that user may
-not pass the folders above it."""
+"""The mount point of the instance's root directory, in a private mount namespace.
+
+It is mounted before the instance's user takes over, because that user cannot traverse the directories above it.
+"""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -20,14 +22,14 @@ class GuestSettings:
     metadata_delay_seconds: float
     request_timeout_seconds: float
     memory_bytes: int
-    """Address space of one process."""
+    """The address space of one process."""
     processes: int
     file_bytes: int = 256 * 1024 * 1024
-    """The largest file it may write."""
+    """The size limit of a file."""
 
 
 def user_namespace_command(namespace: str, user_namespace: int, rootfs: Path, settings: GuestSettings) -> list[str]:
-    """Puts the guest's folder where its user may reach it, then becomes that user, within limits."""
+    """Mounts the root directory where the instance's user can reach it, then becomes that user, with limits."""
     mounted = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
     return [
         *("unshare", "--mount", "--", "sh", "-c", mounted, "sh", str(rootfs), ROOTFS_MOUNT),
@@ -42,12 +44,16 @@ def user_namespace_command(namespace: str, user_namespace: int, rootfs: Path, se
     ]
 
 
-def bwrap_command(texts: dict[str, int], tell: int, settings: GuestSettings) -> list[str]:
-    """Of bubblewrap. `texts`: the descriptors that the guest's scripts are read from; `tell`: one to say its pid on."""
-    scripts = [
+def bwrap_command(scripts: dict[str, int], info_fd: int, settings: GuestSettings) -> list[str]:
+    """The bubblewrap command line.
+
+    `scripts` maps the names of the instance's files to the descriptors from which bubblewrap reads them. bubblewrap
+    writes the pid of the first process to `info_fd`.
+    """
+    script_mounts = [
         word
-        for name, text in texts.items()
-        for word in ("--perms", "0555", "--ro-bind-data", str(text), f"/run/openimds/{name}")
+        for name, descriptor in scripts.items()
+        for word in ("--perms", "0555", "--ro-bind-data", str(descriptor), f"/run/openimds/{name}")
     ]
     delay = str(max(1, round(settings.metadata_delay_seconds * 100)))
     environment = {
@@ -59,12 +65,12 @@ def bwrap_command(texts: dict[str, int], tell: int, settings: GuestSettings) -> 
         "REQUEST_TIMEOUT_SECONDS": f"{settings.request_timeout_seconds:g}",
     }
     return [
-        *("bwrap", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--new-session", "--info-fd", str(tell)),
+        *("bwrap", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--new-session", "--info-fd", str(info_fd)),
         *("--bind", ROOTFS_MOUNT, "/", *_system_mounts(), "--proc", "/proc", "--dev", "/dev"),
         *("--tmpfs", "/run", "--dir", "/etc", "--dir", "/root"),
         *("--ro-bind-try", "/etc/alternatives", "/etc/alternatives"),
         *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
-        *scripts,
+        *script_mounts,
         "--clearenv",
         *(word for name, value in environment.items() for word in ("--setenv", name, value)),
         *("--chdir", "/", "--", "sh", "/run/openimds/boot.sh"),
@@ -72,13 +78,14 @@ def bwrap_command(texts: dict[str, int], tell: int, settings: GuestSettings) -> 
 
 
 def _system_mounts() -> list[str]:
-    """The host's programs and libraries, read-only. Each is a mount, also where the host has a link (/bin): a mount
-    point stays in its place, whatever the guest does to its files.
+    """The host's programs and libraries, read-only.
+
+    Each is a mount, also where the host has a symbolic link (/bin). A guest cannot replace a mount point.
     """
-    folders = [path for name in ("bin", "sbin", "lib", "lib32", "lib64") if (path := Path("/", name)).is_dir()]
+    directories = [path for name in ("bin", "sbin", "lib", "lib32", "lib64") if (path := Path("/", name)).is_dir()]
     return [
         "--ro-bind",
         "/usr",
         "/usr",
-        *(word for path in folders for word in ("--ro-bind", str(path.resolve()), str(path))),
+        *(word for path in directories for word in ("--ro-bind", str(path.resolve()), str(path))),
     ]

@@ -1,24 +1,25 @@
-"""Programs: run to the end inside a namespace, or kept running by their pid file and their command line."""
+"""Runs programs, and manages daemons by their pid file and command line."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
 
+import psutil
+
 from openimds.linux.errors import ProgramError
 from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.netns import netns
+from openimds.linux.process import identity
+from openimds.linux.process.by_namespace import process_is_in, processes_in
+from openimds.linux.process.identity import command_line
 from openimds.netconfig.namespace_state import Daemon
-
-__all__ = ["PidFileDaemons", "ProgramError", "is_alive", "run", "terminate"]
 
 STDERR_TAIL_CHARS = 600
 POLL_SECONDS = 0.01
-GONE, STOPPED = frozenset("ZX"), "T"
 
 
 def run(
@@ -28,7 +29,10 @@ def run(
     stdin: str | None = None,
     timeout_seconds: float = 10,
 ) -> str:
-    """What the program wrote to stdout. Raises ProgramError (not found, exit code not 0, time over)."""
+    """Runs a program to its end, in a network namespace if one is given, and returns its stdout.
+
+    Raises ProgramError if the program is not installed, exits with an error or times out.
+    """
     if namespace is None:
         return _run_here(argv, stdin, timeout_seconds)
     try:
@@ -38,9 +42,9 @@ def run(
 
 
 def _run_here(argv: Sequence[str], stdin: str | None, timeout_seconds: float) -> str:
-    """A child begins in the namespaces of the thread that starts it."""
+    """Runs a program in the namespaces of the calling thread, which a child process inherits."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             list(argv),
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
@@ -53,50 +57,36 @@ def _run_here(argv: Sequence[str], stdin: str | None, timeout_seconds: float) ->
         raise ProgramError(argv[0], "is not installed (looked in PATH)") from error
     except subprocess.TimeoutExpired as error:
         raise ProgramError(argv[0], f"did not end within {timeout_seconds:g} s") from error
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()[-STDERR_TAIL_CHARS:]
-        raise ProgramError(argv[0], f"exit code {done.returncode}: {said}", exit_code=done.returncode)
-    return done.stdout
-
-
-def is_alive(pid: int) -> bool:
-    """A zombie is not: nobody may ever reap it, and it does nothing any more."""
-    return _state(pid) not in GONE
-
-
-def _state(pid: int) -> str:
-    """proc_pid_stat(5); `X` also when there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError, IndexError):
-        return "X"
+    if completed.returncode != 0:
+        output = (completed.stderr or completed.stdout).strip()[-STDERR_TAIL_CHARS:]
+        raise ProgramError(argv[0], f"exit code {completed.returncode}: {output}", exit_code=completed.returncode)
+    return completed.stdout
 
 
 class PidFileDaemons:
-    """Programs that go on when their agent ends. Each turns itself into a daemon and writes its own pid file.
+    """Daemons that outlive their agent. Each program daemonizes itself and writes its own pid file.
 
-    `events` are told which processes are found running.
+    `monitor` watches the daemons that are found running.
     """
 
-    def __init__(self, events: HostMonitor | None = None) -> None:
-        self._events = events
+    def __init__(self, monitor: HostMonitor | None = None) -> None:
+        self._monitor = monitor
 
     def running_pid(self, daemon: Daemon) -> int | None:
-        """Its pid, if it is alive, is really this program (pids are used again) and is in its namespace. One that somebody
-        has stopped (SIGSTOP) takes requests and answers none: it does not run.
+        """The pid of the daemon, or None if it does not run.
+
+        The process must have the daemon's command line, because pids are reused, and be in its namespace. A stopped
+        process (SIGSTOP) accepts connections without answering them, and counts as not running.
         """
         pid = _read_pid_file(daemon)
-        if pid is None or _state(pid) in (*GONE, STOPPED) or _command_line(pid) != daemon.argv:
+        if pid is None or not _is_running(pid, daemon.argv) or not process_is_in(pid, daemon.namespace):
             return None
-        if not netns.process_is_in(pid, daemon.namespace):
-            return None
-        if self._events:
-            self._events.process(pid)
+        if self._monitor:
+            self._monitor.watch_process(pid)
         return pid
 
     def start(self, daemon: Daemon, *, timeout_seconds: float = 10) -> int:
-        """Its pid. Raises ProgramError with what the program said when it does not come up."""
+        """Starts the daemon and returns its pid. Raises ProgramError with the program's stderr if it does not start."""
         daemon.pid_file.parent.mkdir(parents=True, exist_ok=True)
         self._end_in_former_namespace(daemon)
         daemon.pid_file.unlink(missing_ok=True)
@@ -110,48 +100,53 @@ class PidFileDaemons:
         raise ProgramError(daemon.name, f"started in {daemon.namespace}, but {daemon.pid_file} names no such process")
 
     def _end_in_former_namespace(self, daemon: Daemon) -> None:
-        """One that goes on in a namespace which has lost its name, where nobody would find it any more."""
+        """Terminates the daemon in a namespace that lost its name. Such a process could not be found later."""
         pid = _read_pid_file(daemon)
-        if pid is not None and _command_line(pid) == daemon.argv and not netns.process_is_in(pid, daemon.namespace):
+        if pid is not None and command_line(pid) == daemon.argv and not process_is_in(pid, daemon.namespace):
             terminate(pid)
 
     def stop(self, daemon: Daemon, *, grace_seconds: float = 2) -> None:
-        """SIGTERM, then SIGKILL. Idempotent; a pid that is another program by now is left alone."""
+        """Sends SIGTERM, then SIGKILL. Idempotent. A process with another command line is left alone."""
         pid = _read_pid_file(daemon)
-        if pid is not None and _command_line(pid) == daemon.argv:
+        if pid is not None and command_line(pid) == daemon.argv:
             terminate(pid, grace_seconds=grace_seconds)
         daemon.pid_file.unlink(missing_ok=True)
 
     def stop_stale(self, daemon: Daemon) -> None:
-        """End what else runs under the same program's name in the same namespace: one that was started with another
-        command line, or whose pid file somebody removed.
+        """Terminates other processes of the same program in the namespace.
+
+        They were started with another command line, or their pid file was removed.
         """
         if not netns.has_sockets(daemon.namespace):
-            return  # whoever would be in the way has some; a new namespace's /proc need not be searched
+            return  # a stale daemon has sockets; this saves a scan of /proc for each new namespace
         recorded = self.running_pid(daemon)
-        for pid in netns.processes_in(daemon.namespace):
-            if pid != recorded and _command_line(pid)[:1] == daemon.argv[:1]:
+        for pid in processes_in(daemon.namespace):
+            if pid != recorded and command_line(pid)[:1] == daemon.argv[:1]:
                 terminate(pid)
 
-    def send_signal(self, daemon: Daemon, sent: signal.Signals) -> bool:
-        """Whether there was somebody to send to."""
+    def send_signal(self, daemon: Daemon, number: signal.Signals) -> bool:
+        """Sends a signal. Returns False if the daemon does not run."""
         pid = self.running_pid(daemon)
         if pid is None:
             return False
-        os.kill(pid, sent)
+        os.kill(pid, number)
         return True
 
 
 def terminate(pid: int, *, grace_seconds: float = 2) -> None:
-    """SIGTERM, and after the grace SIGKILL; returns when it is gone. Idempotent."""
-    for sent, seconds in ((signal.SIGTERM, grace_seconds), (signal.SIGKILL, 5.0)):
-        if not is_alive(pid):
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sent)
-        deadline = time.monotonic() + seconds
-        while is_alive(pid) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+    """Sends SIGTERM, and SIGKILL after the grace period. Returns when the process is gone. Idempotent."""
+    process = identity.find(pid)
+    if process is not None:
+        identity.terminate([process], grace_seconds)
+
+
+def _is_running(pid: int, argv: tuple[str, ...]) -> bool:
+    try:
+        process = psutil.Process(pid)
+        is_active = process.status() not in (*identity.ENDED, psutil.STATUS_STOPPED)
+        return is_active and tuple(process.cmdline()) == argv
+    except (psutil.Error, ValueError):
+        return False
 
 
 def _read_pid_file(daemon: Daemon) -> int | None:
@@ -159,11 +154,3 @@ def _read_pid_file(daemon: Daemon) -> int | None:
         return int(daemon.pid_file.read_text().strip())
     except (FileNotFoundError, ValueError):
         return None
-
-
-def _command_line(pid: int) -> tuple[str, ...]:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
-            return tuple(os.fsdecode(part) for part in cmdline.read().split(b"\0")[:-1])
-    except (FileNotFoundError, ProcessLookupError):
-        return ()

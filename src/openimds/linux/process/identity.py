@@ -1,6 +1,6 @@
-"""Processes that may outlive whoever started them: known by pid and start time, waited for by pidfd.
+"""Processes identified by pid and start time, which may outlive their parent. Waits use pidfds.
 
-A pid alone is no name: it is used again. A pid and the time it started at is one.
+The kernel reuses pids, so a pid alone does not identify a process. The pair of pid and start time does.
 """
 
 from __future__ import annotations
@@ -13,32 +13,37 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-PROC = Path("/proc")
+import psutil
+
 START_TIME_FIELD = 19
-"""Of /proc/<pid>/stat after the program's name, counted from 0 (proc_pid_stat(5), field 22)."""
+"""The index after the program's name in /proc/<pid>/stat (proc_pid_stat(5), field 22)."""
+ENDED = frozenset({psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD})
+KILL_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process, for as long as this machine runs."""
+    """A process, identified until the machine reboots."""
 
     pid: int
     started_ticks: int
-    """Clock ticks after the machine's start."""
+    """Start time in clock ticks since boot.
+
+    psutil reports the start time as wall-clock time, which moves when the clock is set. This value does not.
+    """
 
     def is_alive(self) -> bool:
         return find(self.pid) == self
 
     def argv(self) -> tuple[str, ...]:
-        """Its command line; empty when it is gone."""
-        try:
-            raw = (PROC / str(self.pid) / "cmdline").read_bytes()
-        except OSError:
-            return ()
-        return tuple(os.fsdecode(word) for word in raw.split(b"\0")[:-1])
+        """The command line. Empty if the process is gone."""
+        return command_line(self.pid)
 
     def open_pidfd(self) -> int | None:
-        """A descriptor that turns readable when the process ends; None: it has ended. The caller closes it."""
+        """A descriptor that becomes readable when the process ends, or None if it has ended.
+
+        The caller closes the descriptor.
+        """
         try:
             pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -49,7 +54,7 @@ class Process:
         return None
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to exactly this process; none if it is gone."""
+        """Sends a signal to this process, never to a later one with its pid. Does nothing if the process is gone."""
         pidfd = self.open_pidfd()
         if pidfd is None:
             return
@@ -58,13 +63,13 @@ class Process:
         os.close(pidfd)
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Whether it has ended, at the latest after the time-out."""
+        """Waits for the end of the process. Returns False after the timeout."""
         pidfd = self.open_pidfd()
         if pidfd is None:
             return True
         try:
-            # A child that nobody has waited for yet counts as ended: its pidfd is readable.
-            polling = select.poll()  # select(2) takes no descriptor above 1023
+            # The pidfd of a zombie is readable, so an unreaped child counts as ended.
+            polling = select.poll()  # select(2) accepts no descriptor above 1023
             polling.register(pidfd, select.POLLIN)
             return bool(polling.poll(max(0, timeout_seconds) * 1000))
         finally:
@@ -72,45 +77,54 @@ class Process:
 
 
 def find(pid: int) -> Process | None:
-    """The process that has this pid now, unless it has ended already (a zombie has)."""
+    """The process with this pid. None if there is none, or if it is a zombie."""
     try:
-        stat = (PROC / str(pid) / "stat").read_text()
-    except OSError:
+        process = Process(pid, _started_ticks(pid))
+        return None if psutil.Process(pid).status() in ENDED else process
+    except (OSError, IndexError, psutil.Error):
         return None
-    fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":
-        return None
-    return Process(pid, int(fields[START_TIME_FIELD]))
+
+
+def is_alive(pid: int) -> bool:
+    """True if a process with this pid runs. A zombie does not."""
+    return find(pid) is not None
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    """The command line of the process with this pid. Empty if there is none."""
+    try:
+        return tuple(psutil.Process(pid).cmdline())
+    except (psutil.Error, ValueError):
+        return ()
 
 
 def all_processes() -> list[Process]:
-    """All processes of this machine."""
-    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()]
-    return [process for pid in pids if (process := find(pid))]
+    """The processes of this machine, without zombies."""
+    return [process for pid in psutil.pids() if (process := find(pid))]
 
 
 def terminate(processes: list[Process], grace_seconds: float) -> list[Process]:
-    """SIGTERM to all, SIGKILL after the grace to those left. Returns the ones that had to be killed."""
+    """Sends SIGTERM, and SIGKILL to the processes that outlive the grace period. Returns the killed ones."""
     for process in processes:
         process.send(signal.SIGTERM)
     deadline = time.monotonic() + grace_seconds
-    stubborn = [process for process in processes if not process.wait(deadline - time.monotonic())]
-    for process in stubborn:
+    killed = [process for process in processes if not process.wait(deadline - time.monotonic())]
+    for process in killed:
         process.send(signal.SIGKILL)
-    for process in stubborn:
-        process.wait(grace_seconds)
-    return stubborn
+    for process in killed:
+        process.wait(KILL_TIMEOUT_SECONDS)
+    return killed
 
 
 def write_pid_file(process: Process, pid_file: Path) -> None:
-    """Write the pid and the start time, a line each, whole or not at all."""
+    """Writes pid and start time, one per line. The file is replaced atomically."""
     draft = pid_file.with_suffix(".new")
     draft.write_text(f"{process.pid}\n{process.started_ticks}\n")
     draft.replace(pid_file)
 
 
 def read_pid_file(pid_file: Path) -> Process | None:
-    """The process that a pid file names, if it is still that one."""
+    """The process that a pid file names, or None if it has ended or the file is missing."""
     try:
         pid, started = pid_file.read_text().split()
         process = Process(int(pid), int(started))
@@ -124,3 +138,8 @@ def current() -> Process:
     own = find(os.getpid())
     assert own is not None, "/proc does not show this process"
     return own
+
+
+def _started_ticks(pid: int) -> int:
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
+        return int(stat.read().rpartition(")")[2].split()[START_TIME_FIELD])

@@ -8,14 +8,14 @@ from openimds.linux.configure.ownership import OwnershipRecord
 
 
 def test_notes_are_files_that_others_find(tmp_path: Path) -> None:
-    ledger = OwnershipRecord(tmp_path / "owned")
-    assert ledger.names("netns") == set()
-    ledger.note("netns", "qdhcp-1")
-    ledger.note("netns", "qdhcp-1")
-    ledger.note("link", "brq1")
+    ownership = OwnershipRecord(tmp_path / "owned")
+    assert ownership.names("netns") == set()
+    ownership.add("netns", "qdhcp-1")
+    ownership.add("netns", "qdhcp-1")
+    ownership.add("link", "brq1")
     assert OwnershipRecord(tmp_path / "owned").names("netns") == {"qdhcp-1"}
     assert (tmp_path / "owned" / "link" / "brq1").exists()
-    ledger.forget("netns", "qdhcp-1")
-    ledger.forget("netns", "qdhcp-1")
-    assert ledger.names("netns") == set()
-    assert ledger.names("link") == {"brq1"}
+    ownership.remove("netns", "qdhcp-1")
+    ownership.remove("netns", "qdhcp-1")
+    assert ownership.names("netns") == set()
+    assert ownership.names("link") == {"brq1"}
