@@ -1,7 +1,4 @@
-"""A network as its DHCP server must know it, and the choices of who serves metadata there.
-
-What a `qdhcp-…` namespace looks like.
-"""
+"""A network with DHCP, its DHCP port, and the desired state of its `qdhcp-…` namespace."""
 
 from __future__ import annotations
 
@@ -14,13 +11,13 @@ from openimds.netconfig.addresses import METADATA_IPV4_ON_DEVICE, METADATA_IPV6_
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState, Route
 from openimds.resources.network import DEVICE_OWNER_DHCP, FixedIP, Network, Port, Subnet, dhcp_namespace
 
-# Neutron derives a DHCP port's device id from the host's name alone, so that an agent finds its ports again.
+# Neutron derives the device id of a DHCP port only from the host's name, so that an agent finds its ports again.
 _HOST_NAMESPACE = uuid.NAMESPACE_DNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetadataOptions:
-    """`dhcp_agent.ini`: when the proxy runs in the DHCP namespace."""
+    """The options in `dhcp_agent.ini` that decide whether the metadata proxy runs in the DHCP namespace."""
 
     force_metadata: bool = False
     enable_isolated_metadata: bool = False
@@ -29,21 +26,21 @@ class MetadataOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DhcpNetwork:
-    """A network with at least one DHCP subnet, whole."""
+    """A network with at least one DHCP subnet."""
 
     network: Network
     subnets: tuple[Subnet, ...]
-    """All of the network's, in the order of their ids."""
+    """All subnets of the network, by id."""
     ports: tuple[Port, ...]
-    """All of the network's, in the order of their ids."""
+    """All ports of the network, by id."""
     dhcp_port: Port
-    """This host's own."""
+    """The DHCP port of this host."""
 
     @property
     def served_subnets(self) -> tuple[Subnet, ...]:
-        """The DHCP subnets on which this host's DHCP port has an address: the others cannot be served yet."""
-        held = {fixed.subnet_id for fixed in self.dhcp_port.fixed_ips}
-        return tuple(subnet for subnet in self.subnets if subnet.enable_dhcp and subnet.id in held)
+        """The DHCP subnets on which the DHCP port has an address. The others cannot be served yet."""
+        with_address = {fixed.subnet_id for fixed in self.dhcp_port.fixed_ips}
+        return tuple(subnet for subnet in self.subnets if subnet.enable_dhcp and subnet.id in with_address)
 
     @property
     def device_name(self) -> str:
@@ -54,7 +51,7 @@ class DhcpNetwork:
         return next(fixed.ip_address for fixed in self.dhcp_port.fixed_ips if fixed.subnet_id == subnet.id)
 
     def without_ipv6(self) -> DhcpNetwork:
-        """As a host without IPv6 can serve it."""
+        """The network without IPv6 subnets and addresses, for a host without IPv6."""
         subnets = tuple(subnet for subnet in self.subnets if subnet.ip_version == 4)
         return replace(
             self,
@@ -68,34 +65,34 @@ def port_without_ipv6(port: Port) -> Port:
     return replace(port, fixed_ips=tuple(fixed for fixed in port.fixed_ips if ":" not in fixed.ip_address))
 
 
-def wants_dhcp(network: Network, subnets: Iterable[Subnet]) -> bool:
-    """Whether a network is this agent's business at all."""
+def needs_dhcp(network: Network, subnets: Iterable[Subnet]) -> bool:
+    """Whether the DHCP agent serves the network."""
     return network.admin_state_up and any(subnet.enable_dhcp for subnet in subnets)
 
 
 def dhcp_device_id(host: str, network_id: str) -> str:
-    """`dhcp<uuid5 of the host's short name>-<network id>`, as neutron's agents name themselves on their ports."""
+    """The device id of a DHCP port, as in Neutron: `dhcp<uuid5 of the host's short name>-<network id>`."""
     short_name = host.split(".", maxsplit=1)[0]
     return f"dhcp{uuid.uuid5(_HOST_NAMESPACE, short_name)}-{network_id}"
 
 
 def own_dhcp_port(ports: Iterable[Port], host: str, network_id: str) -> Port | None:
-    """The DHCP port of `host` on the network; the lowest id wins where a race made two."""
+    """The DHCP port of `host` on the network; the one with the lowest id if a race has created two."""
     device_id = dhcp_device_id(host, network_id)
     own = [port for port in ports if port.device_owner == DEVICE_OWNER_DHCP and port.device_id == device_id]
     return min(own, key=lambda port: port.id, default=None)
 
 
-def wanted_fixed_ips(subnets: Iterable[Subnet], port: Port | None) -> tuple[FixedIP, ...] | None:
-    """The fixed IPs that the DHCP port should be asked for, one a DHCP subnet; None: it has just these.
+def desired_fixed_ips(subnets: Iterable[Subnet], port: Port | None) -> tuple[FixedIP, ...] | None:
+    """The fixed IPs to request for the DHCP port, one for each DHCP subnet; None if the port has exactly these.
 
-    A subnet on which the port has an address keeps it; a new one has an empty address, for the server to choose.
+    Existing addresses are kept. An empty address lets the server allocate one.
     """
-    wanted_subnets = sorted(subnet.id for subnet in subnets if subnet.enable_dhcp)
-    held = {fixed.subnet_id: fixed for fixed in port.fixed_ips} if port else {}
-    if port is not None and sorted(fixed.subnet_id for fixed in port.fixed_ips) == wanted_subnets:
+    dhcp_subnets = sorted(subnet.id for subnet in subnets if subnet.enable_dhcp)
+    current = {fixed.subnet_id: fixed for fixed in port.fixed_ips} if port else {}
+    if port is not None and sorted(fixed.subnet_id for fixed in port.fixed_ips) == dhcp_subnets:
         return None
-    return tuple(held.get(subnet_id, FixedIP(subnet_id, "")) for subnet_id in wanted_subnets)
+    return tuple(current.get(subnet_id, FixedIP(subnet_id, "")) for subnet_id in dhcp_subnets)
 
 
 def is_inside(address: str, cidr: str) -> bool:
@@ -103,14 +100,14 @@ def is_inside(address: str, cidr: str) -> bool:
 
 
 SYSCTLS = {
-    # A proxy that is replaced closes its listener: waiting connections move to the new one's instead of being reset.
+    # When a replaced proxy closes its listener, pending connections move to the new listener instead of being reset.
     "net.ipv4.tcp_migrate_req": "1",
-    # The proxy may bind fe80::a9fe:a9fe while the kernel still looks for a duplicate of it.
+    # The proxy may bind fe80::a9fe:a9fe during duplicate address detection.
     "net.ipv6.ip_nonlocal_bind": "1",
-    # Switched on where somebody switched it off.
+    # Enables IPv6 again if it was disabled in the namespace.
     "net.ipv6.conf.all.disable_ipv6": "0",
     "net.ipv6.conf.default.disable_ipv6": "0",
-    # The address comes from the port, and a guest's forged advertisement changes nothing here.
+    # The address comes from the port. A forged router advertisement of an instance has no effect.
     "net.ipv6.conf.all.accept_ra": "0",
     "net.ipv6.conf.default.accept_ra": "0",
 }
@@ -121,7 +118,7 @@ def network_bridge(dhcp: DhcpNetwork) -> Bridge:
 
 
 def dhcp_namespace_state(dhcp: DhcpNetwork, *, has_proxy: bool, namespace_prefix: str = "") -> NamespaceState:
-    """The DHCP port's device with its addresses; with the proxy, the metadata service's addresses beside them."""
+    """The namespace with the device of the DHCP port. With a proxy, the device also has the metadata addresses."""
     device = Device(
         name=dhcp.device_name,
         host_name=dhcp.dhcp_port.tap_name,
@@ -152,7 +149,10 @@ def _addresses(dhcp: DhcpNetwork, *, has_proxy: bool) -> frozenset[str]:
 
 
 def _default_routes(dhcp: DhcpNetwork) -> frozenset[Route]:
-    """One a family, by the first subnet that has a gateway: answers reach guests of the network's other subnets."""
+    """The default route of each address family, so that responses reach instances on the other subnets.
+
+    The first subnet with a gateway provides the route.
+    """
     routes: dict[int, Route] = {}
     for subnet in dhcp.served_subnets:
         if _has_own_gateway(dhcp, subnet):

@@ -1,7 +1,7 @@
-"""The difference between a wanted namespace and the one that is there, as an ordered list of changes.
+"""The ordered changes from the actual to the desired state of a namespace.
 
-Order: first what protects (sysctls, firewall), then what is added, then what is taken away: a namespace that is being
-changed never has less than both states have in common.
+Protection comes first (sysctls, firewall), then additions, then removals. So at each moment the namespace has everything
+that both states have in common.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class AddDevice:
 
 @dataclass(frozen=True, slots=True)
 class AdjustDevice:
-    """It is there, with the right two names, but differs in `what` (`mac_address`, `mtu`, `bridge`, `up`)."""
+    """Sets attributes of an existing device: `mac_address`, `mtu`, `bridge` or `up`."""
 
     device: Device
-    what: tuple[str, ...]
+    attributes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class RemoveAddress:
 
 @dataclass(frozen=True, slots=True)
 class PutRoute:
-    """Add, or take the place of the one to the same destination."""
+    """Adds a route, or replaces the route to the same destination."""
 
     route: Route
 
@@ -90,37 +90,38 @@ Change = (
 )
 
 
-def changes(wanted: NamespaceState, actual: NamespaceState | None) -> tuple[Change, ...]:
-    """What to do, in this order, to come from `actual` (None: not there) to `wanted`. Equal: nothing."""
-    found = actual or NamespaceState(name=wanted.name)
-    device_names = {device.name for device in wanted.devices}
-    early, late = _sysctl_changes(wanted, found, device_names)
-    ordered: list[Change] = [] if actual is not None else [CreateNamespace(wanted.name, wanted.owner_uid)]
+def changes(desired: NamespaceState, actual: NamespaceState | None) -> tuple[Change, ...]:
+    """Returns the changes in their order. `actual` is None if the namespace does not exist."""
+    ordered: list[Change] = [] if actual is not None else [CreateNamespace(desired.name, desired.owner_uid)]
+    actual = actual or NamespaceState(name=desired.name)
+    device_names = {device.name for device in desired.devices}
+    early, late = _sysctl_changes(desired, actual, device_names)
     ordered += early
-    ordered += _rule_changes("ipv4", wanted.ipv4_rules, found.ipv4_rules)
-    ordered += _rule_changes("ipv6", wanted.ipv6_rules, found.ipv6_rules)
-    ordered += _device_changes(wanted.devices, found.devices)
+    ordered += _rule_changes("ipv4", desired.ipv4_rules, actual.ipv4_rules)
+    ordered += _rule_changes("ipv6", desired.ipv6_rules, actual.ipv6_rules)
+    ordered += _device_changes(desired.devices, actual.devices)
     ordered += late
-    ordered += _address_changes(wanted.devices, found.devices)
-    ordered += _route_changes(wanted, found)
-    ordered += [RemoveDevice(device.name) for device in found.devices if device.name not in device_names]
+    ordered += _address_changes(desired.devices, actual.devices)
+    ordered += _route_changes(desired, actual)
+    ordered += [RemoveDevice(device.name) for device in actual.devices if device.name not in device_names]
     return tuple(ordered)
 
 
 def _sysctl_changes(
-    wanted: NamespaceState, found: NamespaceState, device_names: set[str]
+    desired: NamespaceState, actual: NamespaceState, device_names: set[str]
 ) -> tuple[list[Change], list[Change]]:
-    """Those of a device can only be set once it is there (`net.ipv6.conf.qr-1.accept_ra`); the others come first."""
+    """The sysctls to set before the devices are added, and after it (`net.ipv6.conf.qr-1.accept_ra` needs the device)."""
     differing = [
-        SetSysctl(key, value) for key, value in sorted(wanted.sysctls.items()) if found.sysctls.get(key) != value
+        SetSysctl(key, value) for key, value in sorted(desired.sysctls.items()) if actual.sysctls.get(key) != value
     ]
     late = [change for change in differing if any(f".{name}." in change.key for name in device_names)]
     return [change for change in differing if change not in late], list(late)
 
 
 def canonical_rules(lines: Iterable[str]) -> tuple[str, ...]:
-    """Without what iptables-save adds by itself (counters, comments, built-in chains that accept), and grouped by
-    chain as it prints them: only the order within a chain means anything.
+    """The chains and rules without counters, comments and built-in chains with policy ACCEPT.
+
+    Rules are sorted by chain, as in the output of iptables-save, because only the order within a chain is significant.
     """
     chains, rules = [], []
     for line in lines:
@@ -133,62 +134,62 @@ def canonical_rules(lines: Iterable[str]) -> tuple[str, ...]:
     return (*sorted(chains), *sorted(rules, key=lambda rule: rule.split()[1]))
 
 
-def _rule_changes(family: Family, wanted: Rules, found: Rules) -> Iterator[Change]:
-    """With no table wanted at all the family's firewall is not ours to manage; else every table is."""
-    if not wanted.tables:
+def _rule_changes(family: Family, desired: Rules, actual: Rules) -> Iterator[Change]:
+    """The tables to replace. Without a desired table, the firewall of this family is not managed."""
+    if not desired.tables:
         return
-    for table in sorted({*wanted.tables, *found.tables}):
-        lines = tuple(wanted.tables.get(table, ()))
-        if canonical_rules(lines) != canonical_rules(found.tables.get(table, ())):
+    for table in sorted({*desired.tables, *actual.tables}):
+        lines = tuple(desired.tables.get(table, ()))
+        if canonical_rules(lines) != canonical_rules(actual.tables.get(table, ())):
             yield ReplaceTable(family, table, lines)
 
 
-def _device_changes(wanted: Iterable[Device], found: Iterable[Device]) -> Iterator[Change]:
-    there = {device.name: device for device in found}
-    for device in wanted:
-        actual = there.get(device.name)
-        if actual is None:
+def _device_changes(desired: Iterable[Device], actual: Iterable[Device]) -> Iterator[Change]:
+    actual_devices = {device.name: device for device in actual}
+    for device in desired:
+        current = actual_devices.get(device.name)
+        if current is None:
             yield AddDevice(device)
-        elif actual.host_name != device.host_name:
+        elif current.host_name != device.host_name:
             yield RemoveDevice(device.name)
             yield AddDevice(device)
         else:
-            what = tuple(
+            attributes = tuple(
                 name
                 for name in ("mac_address", "mtu", "bridge", "up")
-                if getattr(actual, name) != getattr(device, name)
+                if getattr(current, name) != getattr(device, name)
             )
-            if what:
-                yield AdjustDevice(device, what)
+            if attributes:
+                yield AdjustDevice(device, attributes)
 
 
-def _address_changes(wanted: Iterable[Device], found: Iterable[Device]) -> Iterator[Change]:
-    there = {device.name: (device.host_name, device.addresses or frozenset()) for device in found}
-    for device in wanted:
+def _address_changes(desired: Iterable[Device], actual: Iterable[Device]) -> Iterator[Change]:
+    actual_devices = {device.name: (device.host_name, device.addresses or frozenset()) for device in actual}
+    for device in desired:
         if device.addresses is None:
             continue
-        host_name, addresses = there.get(device.name, ("", frozenset()))
-        if host_name != device.host_name:  # the device is made anew, and its addresses went with the old one
+        host_name, addresses = actual_devices.get(device.name, ("", frozenset()))
+        if host_name != device.host_name:  # the device is recreated without addresses
             addresses = frozenset()
         yield from (AddAddress(device.name, address) for address in sorted(device.addresses - addresses))
         yield from (RemoveAddress(device.name, address) for address in sorted(addresses - device.addresses))
 
 
-def _route_changes(wanted: NamespaceState, found: NamespaceState) -> Iterator[Change]:
-    if wanted.routes is None:
+def _route_changes(desired: NamespaceState, actual: NamespaceState) -> Iterator[Change]:
+    if desired.routes is None:
         return
-    there = found.routes or frozenset()
-    yield from (PutRoute(route) for route in _on_link_first(wanted.routes - there))
-    yield from (RemoveRoute(route) for route in _on_link_first(there - wanted.routes))
+    actual_routes = actual.routes or frozenset()
+    yield from (PutRoute(route) for route in _on_link_first(desired.routes - actual_routes))
+    yield from (RemoveRoute(route) for route in _on_link_first(actual_routes - desired.routes))
 
 
 def _on_link_first(routes: frozenset[Route]) -> list[Route]:
-    """Routes without a gateway before those whose gateway may only be reached through them."""
+    """Sorts routes without a gateway first, because a gateway may be reachable only through one of them."""
     return sorted(routes, key=lambda route: (route.gateway is not None, route.destination, route.device))
 
 
-def describe(change: Change) -> str:  # noqa: C901 - a table: one case a kind of change
-    """For logs and errors: `add address 192.168.40.2/24 on tap01e7ee7b-98`."""
+def describe(change: Change) -> str:  # noqa: C901 - a table with one case for each kind of change
+    """The change in logs and errors: `add address 192.168.40.2/24 on tap01e7ee7b-98`."""
     match change:
         case CreateNamespace(name, _):
             return f"create namespace {name}"
@@ -198,8 +199,8 @@ def describe(change: Change) -> str:  # noqa: C901 - a table: one case a kind of
             return f"replace {family} table {table} ({sum(line.startswith('-A') for line in lines)} rules)"
         case AddDevice(device):
             return f"add device {device.name} (on the host {device.host_name} on {device.bridge})"
-        case AdjustDevice(device, what):
-            return f"set {', '.join(what)} of device {device.name}"
+        case AdjustDevice(device, attributes):
+            return f"set {', '.join(attributes)} of device {device.name}"
         case RemoveDevice(name):
             return f"remove device {name}"
         case AddAddress(device, address):
@@ -207,11 +208,11 @@ def describe(change: Change) -> str:  # noqa: C901 - a table: one case a kind of
         case RemoveAddress(device, address):
             return f"remove address {address} from {device}"
         case PutRoute(route):
-            return f"set route {_route_words(route)}"
+            return f"set route {_route_text(route)}"
         case RemoveRoute(route):
-            return f"remove route {_route_words(route)}"
+            return f"remove route {_route_text(route)}"
 
 
-def _route_words(route: Route) -> str:
+def _route_text(route: Route) -> str:
     via = f" via {route.gateway}" if route.gateway else ""
     return f"{route.destination}{via} dev {route.device}"

@@ -1,7 +1,8 @@
-"""dnsmasq of a network: which program to run. What it reads is in `dnsmasq_files`.
+"""The command line of a network's dnsmasq. `dnsmasq_files` contains the files that it reads.
 
-Leases are static: dnsmasq serves only the ports that its host file names. Where it listens and what ranges it has is on
-the command line (a change restarts it); who is served and with which options is in files (a change is a SIGHUP).
+All leases are static: dnsmasq serves only the ports in its hosts file. The command line contains the interface and the
+ranges, so a change of these restarts dnsmasq. The files contain the ports and the options, so a change of these needs
+only a SIGHUP.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ _STATELESS = "dhcpv6-stateless"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DnsmasqSettings:
-    """What `dhcp_agent.ini` says of dnsmasq."""
+    """The settings of dnsmasq in `dhcp_agent.ini`."""
 
     dns_domain: str = "openstacklocal"
-    """Empty: no domain is handed out, and names stand alone."""
+    """The DNS domain of the network. If it is empty, names are unqualified and no domain option is sent."""
     lease_seconds: int | None = 86400
-    """None: leases never end."""
+    """The duration of a lease; None if leases do not expire."""
     lease_max: int = 2**24
-    """At most so many leases a network: the bound of a guest that asks under ever new names."""
+    """The maximum number of leases of a network, also for an instance that requests leases with many client ids."""
     dns_forwarders: tuple[str, ...] = ()
-    """`dnsmasq_dns_servers`: whom dnsmasq asks for names it does not know."""
+    """`dnsmasq_dns_servers`: the DNS servers that dnsmasq forwards queries to."""
     broadcast_reply: bool = False
     user: str | None = None
-    """Whom dnsmasq becomes; None: its own default."""
+    """The user that dnsmasq switches to; None for its own default."""
     use_host_resolvers: bool = False
-    """`dnsmasq_local_resolv`: it asks this machine's own DNS servers."""
+    """`dnsmasq_local_resolv`: whether dnsmasq forwards queries to the host's own DNS servers."""
     extra_config_file: Path | None = None
-    """`dnsmasq_config_file`: read by dnsmasq beside all this."""
+    """`dnsmasq_config_file`: an additional configuration file of the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class DnsmasqPaths:
-    """`<state_path>/dhcp/<network id>/…`, with the names that neutron's users know."""
+    """The files in `<state_path>/dhcp/<network id>/`, with the same names as neutron's."""
 
     folder: Path
 
@@ -76,7 +77,7 @@ class DnsmasqPaths:
 
 
 def dnsmasq(dhcp: DhcpNetwork, paths: DnsmasqPaths, settings: DnsmasqSettings, namespace: str) -> Daemon:
-    """The dnsmasq of a network."""
+    """The dnsmasq daemon of a network."""
     argv = (
         "dnsmasq",
         "--no-hosts",
@@ -94,7 +95,7 @@ def dnsmasq(dhcp: DhcpNetwork, paths: DnsmasqPaths, settings: DnsmasqSettings, n
         "--no-negcache",
         "--no-ping",
         "--dhcp-authoritative",
-        # A port is its MAC: a guest whose initramfs, installer and system each invent a client id keeps one lease.
+        # Leases are keyed by MAC, because initramfs, installer and system of one instance send different client ids.
         "--dhcp-ignore-clid",
         f"--dhcp-option-force=option:mtu,{dhcp.network.mtu}",
         *_ranges(dhcp, settings),
@@ -105,18 +106,19 @@ def dnsmasq(dhcp: DhcpNetwork, paths: DnsmasqPaths, settings: DnsmasqSettings, n
 
 
 def hands_out_addresses(subnet: Subnet) -> bool:
-    """Whether a guest of the subnet gets its address by DHCP (and not from a router's advertisement)."""
+    """Whether instances of the subnet get their address by DHCP, and not from a router advertisement."""
     return subnet.ip_version == 4 or subnet.ipv6_address_mode == _STATEFUL or _no_modes(subnet)
 
 
 def answers_dhcp(subnet: Subnet) -> bool:
-    """Whether dnsmasq answers on the subnet at all: stateless DHCPv6 hands out options without addresses."""
+    """Whether dnsmasq responds on the subnet. Stateless DHCPv6 provides options without addresses."""
     return hands_out_addresses(subnet) or subnet.ipv6_address_mode == _STATELESS
 
 
 def advertises(dhcp: DhcpNetwork) -> bool:
-    """Whether dnsmasq sends the network's router advertisements: they are wanted (`ipv6_ra_mode`), and there is no
-    router to send them. A subnet without the mode has somebody else's router.
+    """Whether dnsmasq sends the router advertisements of a network, because no router of this cloud does.
+
+    Each IPv6 subnet must have an `ipv6_ra_mode`. A subnet without it has a router outside of this cloud.
     """
     subnets = [subnet for subnet in dhcp.served_subnets if subnet.ip_version == 6]
     routed = any(":" in address for port in dhcp.ports if is_router_interface(port) for address in port.ip_addresses)
@@ -144,7 +146,7 @@ def _ranges(dhcp: DhcpNetwork, settings: DnsmasqSettings) -> tuple[str, ...]:
 
 
 def _advertisements(dhcp: DhcpNetwork) -> tuple[str, ...]:
-    """Prefixes, but no default route: the DHCP namespace forwards nothing, so the router's lifetime is 0 seconds."""
+    """The options for advertisements with prefixes and a router lifetime of 0, since the namespace forwards nothing."""
     if not advertises(dhcp):
         return ()
     modes = {subnet.ipv6_ra_mode for subnet in dhcp.served_subnets}
@@ -162,7 +164,7 @@ def _range(subnet: Subnet, settings: DnsmasqSettings, *, with_advertisements: bo
 
 
 def _ipv6_modes(subnet: Subnet) -> str:
-    """Whether a guest makes its address from the advertised prefix, and whether it then asks for options (RFC 4861)."""
+    """The modes for SLAAC, and for SLAAC with options by stateless DHCPv6 (RFC 4861)."""
     if subnet.ipv6_ra_mode == _STATEFUL:
         return "static"
     if subnet.ipv6_ra_mode == _STATELESS:

@@ -1,13 +1,8 @@
-"""The DHCP options that a port's owner may set for its guest: an allow-list.
+"""The files of a network's dnsmasq: addresses (`host`), names (`addn_hosts`), options (`opts`) and leases.
 
-Whatever is not on it, or holds a character that could end a line of dnsmasq's file, is refused
-(OSSA-2021-005: a newline in an option's value wrote options for other tenants).
-
-What dnsmasq reads: who has which address (`host`), names (`addn_hosts`) and options (`opts`), as texts.
-
-dnsmasq's lease file, and which of its leases stand in another port's way.
-
-dnsmasq does not give an address to its new owner while the old one's lease runs, so such leases are released.
+- Users may set DHCP options of their ports from an allow-list. Other options, and values with a character that could end
+  a line of the file, are rejected (OSSA-2021-005: a newline in a value wrote options for other tenants).
+- dnsmasq does not give an address to its new owner before the old owner's lease expires, so stale leases are released.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from openimds.netconfig.dnsmasq_command import (
 from openimds.netconfig.metadata_path import metadata_path
 from openimds.resources.network import ExtraDhcpOption, HostRoute, Port, Subnet
 
-# As `dnsmasq --help dhcp` and `--help dhcp6` (2.90) know them.
+# The names that `dnsmasq --help dhcp` and `--help dhcp6` print (2.90).
 _NAMES_V4 = frozenset(
     """
     netmask time-offset router dns-server log-server lpr-server boot-file-size domain-name swap-server
@@ -48,14 +43,14 @@ _NAMES_V6 = frozenset(
     sntp-server information-refresh-time posix-timezone tzdb-timezone ntp-server bootfile-url bootfile-param
     """.split()  # noqa: SIM905 - reads better than 60 lines of one word each
 )
-# Those by which a server and its clients agree on a lease; a guest's owner has no say in them.
+# The options that DHCP itself uses to negotiate a lease. Users must not set them.
 _RESERVED_CODES_V4 = frozenset({0, 50, 51, 52, 53, 54, 55, 57, 61, 82, 255})
 _RESERVED_CODES_V6 = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 18, 25, 26})
 _PLAIN_VALUE = re.compile(r"[\x20-\x7e]{0,255}")
 
 
 def option_line(tag: str, option: ExtraDhcpOption) -> str | None:
-    """`tag:port-…,option:bootfile-name,pxelinux.0`; None when the option is not allowed."""
+    """`tag:port-…,option:bootfile-name,pxelinux.0`; None if the option is not allowed."""
     name = _option_name(option.name, option.ip_version)
     if name is None or not _PLAIN_VALUE.fullmatch(option.value):
         return None
@@ -82,7 +77,7 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """An address that a port may have: one line of the host file."""
+    """An address of a port: one line of the hosts file."""
 
     port: Port
     subnet: Subnet
@@ -92,25 +87,25 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class DnsmasqFiles:
-    """The three texts. Equal values mean that dnsmasq has nothing new to read."""
+    """The contents of the three files. Equal values mean that no reload is needed."""
 
     hosts: str
     names: str
     options: str
 
 
-def dnsmasq_files(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: MetadataOptions) -> DnsmasqFiles:
-    """All that dnsmasq re-reads on SIGHUP."""
+def dnsmasq_files(dhcp: DhcpNetwork, settings: DnsmasqSettings, options: MetadataOptions) -> DnsmasqFiles:
+    """The files that dnsmasq reads again on SIGHUP."""
     leases = tuple(desired_leases(dhcp))
     return DnsmasqFiles(
         hosts="".join(_host_line(lease, settings) for lease in leases if hands_out_addresses(lease.subnet)),
         names="".join(_name_line(lease, settings) for lease in leases),
-        options="".join(f"{line}\n" for line in _option_lines(dhcp, settings, choice)),
+        options="".join(f"{line}\n" for line in _option_lines(dhcp, settings, options)),
     )
 
 
 def desired_leases(dhcp: DhcpNetwork) -> Iterator[Lease]:
-    """Every port's every address on a served subnet, in a steady order."""
+    """Each address of each port on a served subnet, in a stable order."""
     served = {subnet.id: subnet for subnet in dhcp.served_subnets}
     taken: set[str] = set()
     for port in dhcp.ports:
@@ -120,23 +115,23 @@ def desired_leases(dhcp: DhcpNetwork) -> Iterator[Lease]:
                 yield Lease(port, served[fixed.subnet_id], fixed.ip_address, hostname)
 
 
-def host_routes(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> tuple[HostRoute, ...]:
-    """What option 121 carries to a guest of an IPv4 subnet; empty: option 3 alone is enough.
+def host_routes(dhcp: DhcpNetwork, subnet: Subnet, options: MetadataOptions) -> tuple[HostRoute, ...]:
+    """The routes of option 121 on an IPv4 subnet; empty if option 3 suffices.
 
-    A client that takes option 121 ignores option 3 (RFC 3442), so the default route is said again.
+    A client that uses option 121 ignores option 3 (RFC 3442), so the routes include the default route.
     """
     gateway = _default_gateway(subnet)
     own = tuple(route for route in subnet.host_routes if route.destination != _DEFAULT_ROUTE)
     siblings = tuple(HostRoute(other.cidr, _ON_LINK_NEXT_HOP) for other in dhcp.subnets if _is_sibling(other, subnet))
-    next_hop = metadata_path(dhcp, subnet, choice).next_hop
+    next_hop = metadata_path(dhcp, subnet, options).next_hop
     metadata = HostRoute(f"{METADATA_IPV4}/32", next_hop or "")
-    is_said = next_hop is None or any(route.destination == metadata.destination for route in own)
-    routes = (*siblings, *own) if is_said else (*siblings, *own, metadata)
+    no_metadata_route = next_hop is None or any(route.destination == metadata.destination for route in own)
+    routes = (*siblings, *own) if no_metadata_route else (*siblings, *own, metadata)
     return (*routes, HostRoute(_DEFAULT_ROUTE, gateway)) if routes and gateway else routes
 
 
 def rejected_options(dhcp: DhcpNetwork) -> tuple[tuple[str, str], ...]:
-    """(port id, option name) of the extra options that are not handed out: not allowed, or not one plain line."""
+    """The (port id, option name) of each extra option that is not allowed, or has a value that is not one plain line."""
     return tuple(
         (port.id, option.name)
         for port in dhcp.ports
@@ -146,7 +141,7 @@ def rejected_options(dhcp: DhcpNetwork) -> tuple[tuple[str, str], ...]:
 
 
 def _hostname(port: Port, ip_address: str, taken: set[str]) -> str:
-    """The port's DNS name; where it has none, or another port of the network has it too, `host-192-168-40-5`."""
+    """The port's DNS name; `host-192-168-40-5` if it has none, or shares it with another port of the network."""
     name = port.dns_name.lower()
     if not _LABEL.fullmatch(name) or name in taken:
         spelled = re.sub(r"[.:]", "-", ip_address)
@@ -173,10 +168,10 @@ def _name_line(lease: Lease, settings: DnsmasqSettings) -> str:
     return f"{lease.ip_address}\t{names}\n"
 
 
-def _option_lines(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: MetadataOptions) -> Iterator[str]:
+def _option_lines(dhcp: DhcpNetwork, settings: DnsmasqSettings, options: MetadataOptions) -> Iterator[str]:
     for subnet in dhcp.served_subnets:
         if subnet.ip_version == 4:
-            yield from _subnet_options_v4(dhcp, subnet, choice)
+            yield from _subnet_options_v4(dhcp, subnet, options)
         elif answers_dhcp(subnet) or advertises(dhcp):
             yield from _subnet_options_v6(subnet, settings)
     for port in dhcp.ports:
@@ -184,12 +179,12 @@ def _option_lines(dhcp: DhcpNetwork, settings: DnsmasqSettings, choice: Metadata
         yield from (line for line in lines if line is not None)
 
 
-def _subnet_options_v4(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> Iterator[str]:
+def _subnet_options_v4(dhcp: DhcpNetwork, subnet: Subnet, options: MetadataOptions) -> Iterator[str]:
     tag = f"tag:{subnet_tag(subnet)}"
-    # An option without a value is not sent. Left out, dnsmasq would name itself: as a DNS server that can resolve
-    # nothing beyond this network (a guest waits 30 s for it), as a router that does not forward.
+    # An option without a value suppresses dnsmasq's default, which is dnsmasq itself: a DNS server that resolves nothing
+    # outside of this network, so that an instance waits 30 s, and a router that does not forward.
     yield ",".join((tag, "option:dns-server", *_dns_servers(subnet)))
-    routes = host_routes(dhcp, subnet, choice)
+    routes = host_routes(dhcp, subnet, options)
     if routes:
         spelled = ",".join(f"{route.destination},{route.nexthop}" for route in routes)
         yield f"{tag},option:classless-static-route,{spelled}"
@@ -206,7 +201,7 @@ def _subnet_options_v6(subnet: Subnet, settings: DnsmasqSettings) -> Iterator[st
 
 
 def _dns_servers(subnet: Subnet) -> tuple[str, ...]:
-    """The subnet's; the unspecified address is Neutron's way to say "none"."""
+    """The subnet's DNS servers. In Neutron the unspecified address means "no server"."""
     return tuple(address for address in subnet.dns_nameservers if not ipaddress.ip_address(address).is_unspecified)
 
 
@@ -227,8 +222,8 @@ _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 
 
 @dataclass(frozen=True, slots=True)
-class HeldLease:
-    """A line of the lease file. IPv6 leases name their holder by `iaid` and `client_id` (its DUID), not by a MAC."""
+class LeaseRecord:
+    """A line of the lease file. An IPv6 lease identifies its client by `iaid` and `client_id` (the DUID), not by a MAC."""
 
     ip_address: str
     mac_address: str | None
@@ -238,69 +233,73 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class LeaseFile:
-    leases: tuple[HeldLease, ...]
+    leases: tuple[LeaseRecord, ...]
     server_duid: str | None
-    """Needed to release an IPv6 lease."""
+    """The DUID of the server, which the release of an IPv6 lease needs."""
 
 
 def parse_leases(text: str) -> LeaseFile:
-    """The lease file's text; lines that are not whole (dnsmasq is writing), or are no leases, are left out.
+    """Parses a lease file. Lines that are incomplete, because dnsmasq is writing, or malformed are skipped.
 
-    `1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88`; after a line `duid 00:01:…`, IPv6:
-    `1796000000 1234567 2001:db8::5 vm1 00:01:00:01:…`
+    IPv4: `1796000000 fa:16:3e:54:93:88 192.168.40.5 vm1 01:fa:16:3e:54:93:88`
+
+    IPv6, after a line `duid 00:01:…`: `1796000000 1234567 2001:db8::5 vm1 00:01:00:01:…`
     """
     duid: str | None = None
-    leases: list[HeldLease] = []
+    leases: list[LeaseRecord] = []
     for line in text.splitlines():
-        words = line.split()
-        if len(words) == 2 and words[0] == "duid":
-            duid = words[1]
-        elif len(words) == 5 and _is_lease(words, is_ipv6=duid is not None):
-            leases.append(_lease(words, is_ipv6=duid is not None))
+        fields = line.split()
+        if len(fields) == 2 and fields[0] == "duid":
+            duid = fields[1]
+        elif len(fields) == 5 and _is_lease(fields, is_ipv6=duid is not None):
+            leases.append(_lease(fields, is_ipv6=duid is not None))
     return LeaseFile(tuple(leases), duid)
 
 
 def without_leases(text: str, addresses: Collection[str]) -> str:
-    """The lease file's text without the lines that lease one of `addresses`."""
+    """The text of a lease file without the leases of `addresses`."""
     return "".join(
         line for line in text.splitlines(keepends=True) if not any(word in addresses for word in line.split()[2:3])
     )
 
 
 def parse_hosts(text: str) -> dict[str, str]:
-    """Address → MAC of a host file: `fa:16:3e:54:93:88,set:port-…,host-192-168-40-5.openstacklocal,192.168.40.5`."""
+    """The MAC of each address in a hosts file.
+
+    `fa:16:3e:54:93:88,set:port-…,host-192-168-40-5.openstacklocal,192.168.40.5`
+    """
     entries = [line.split(",") for line in text.splitlines() if "," in line]
     return {entry[-1].strip("[]"): entry[0].lower() for entry in entries}
 
 
 def stale_leases(
-    held: Iterable[HeldLease], wanted: Mapping[str, str], former: Mapping[str, str]
-) -> Iterator[HeldLease]:
-    """The leases that are no longer their holders'. `wanted` and `former`: address → MAC, now and before.
+    leases: Iterable[LeaseRecord], desired: Mapping[str, str], former: Mapping[str, str]
+) -> Iterator[LeaseRecord]:
+    """The leases of clients that do not own the address. `desired` and `former` are the MAC of each address.
 
-    An IPv6 lease does not tell its holder's MAC: it is stale when its address is nobody's, or another port's than before.
+    An IPv6 lease has no MAC. It is stale if its address has no owner, or another owner than before.
     """
-    for lease in held:
-        owner = wanted.get(lease.ip_address)
-        holder = lease.mac_address or former.get(lease.ip_address, owner)
-        if owner is None or owner != holder:
+    for lease in leases:
+        owner = desired.get(lease.ip_address)
+        client = lease.mac_address or former.get(lease.ip_address, owner)
+        if owner is None or owner != client:
             yield lease
 
 
-def _is_lease(words: list[str], *, is_ipv6: bool) -> bool:
-    _expiry, holder, address, _name, _client = words
+def _is_lease(fields: list[str], *, is_ipv6: bool) -> bool:
+    _expiry, client, address, _name, _client_id = fields
     try:
         version = ipaddress.ip_address(address).version
     except ValueError:
         return False
     if is_ipv6:
-        return version == 6 and holder.removeprefix("T").isdecimal()
-    return version == 4 and _MAC.fullmatch(holder) is not None
+        return version == 6 and client.removeprefix("T").isdecimal()
+    return version == 4 and _MAC.fullmatch(client) is not None
 
 
-def _lease(words: list[str], *, is_ipv6: bool) -> HeldLease:
-    _expiry, holder, address, _name, client = words
-    client_id = None if client == "*" else client
+def _lease(fields: list[str], *, is_ipv6: bool) -> LeaseRecord:
+    _expiry, client, address, _name, client_id_field = fields
+    client_id = None if client_id_field == "*" else client_id_field
     if is_ipv6:
-        return HeldLease(address, None, client_id, iaid=holder.removeprefix("T"))
-    return HeldLease(address, holder.lower(), client_id)
+        return LeaseRecord(address, None, client_id, iaid=client.removeprefix("T"))
+    return LeaseRecord(address, client.lower(), client_id)

@@ -1,14 +1,14 @@
-"""Where the metadata agent listens inside a namespace, and the file by which the DHCP and the L3 agent say so.
+"""The file in which the DHCP and the L3 agent state the addresses that the metadata agent listens on in a namespace.
 
-`<state_path>/ns-metadata-proxy/<network or router id>.json`, one a namespace:
+`<state_path>/ns-metadata-proxy/<network or router id>.json`, one file for each namespace:
 
     {"kind": "network", "id": "1f0d…", "namespace": "qdhcp-1f0d…", "namespace_inode": 4026532257,
      "addresses": [["169.254.169.254", 80], ["fe80::a9fe:a9fe%tap59c6e1f0-1e", 80, 2]]}
 
-`kind` and `id` say for whom a request that comes by it speaks: of a metadata network it is the router behind it. The
-inode, and the device's index after a link-local address, are what tells a namespace or a device from a later one of the
-same name: whoever makes one anew says so by a new text. (The kernel gives an inode's number again, but not while a socket
-of the former namespace is open.)
+`kind` and `id` are the network or router that requests are attributed to. On a metadata network this is the router
+behind it. The inode of the namespace, and the device index after a link-local address, distinguish a namespace or a
+device from a later one of the same name, so that a recreation changes the file. (The kernel reuses inode numbers, but not
+while a socket of the former namespace is open.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SUFFIX = ".json"
 
 
 class Scope(enum.Enum):
-    """What a namespace's proxy speaks for: the header that it sets, and its name in the log."""
+    """The kind of resource that requests through a proxy are attributed to. It determines the header and the log key."""
 
     NETWORK = "network"
     ROUTER = "router"
@@ -43,9 +43,9 @@ class ListenAddress:
     host: str
     port: int
     device: str = ""
-    """For a link-local address: it means something on a device only."""
+    """The device of a link-local address; empty for any other address."""
     device_index: int = 0
-    """0: not known, or of no device."""
+    """The index of the device; 0 if it is unknown or if there is no device."""
 
     @property
     def is_ipv6(self) -> bool:
@@ -58,7 +58,7 @@ class ListenAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredListeners:
-    """One namespace's."""
+    """The desired listeners of one namespace."""
 
     scope: Scope
     scope_id: str
@@ -68,16 +68,16 @@ class DesiredListeners:
 
     @property
     def tag(self) -> str:
-        """`network:<id>` or `router:<id>`, as requests that come by it carry it."""
+        """`network:<id>` or `router:<id>`. Each request through the listener carries this tag."""
         return f"{self.scope.value}:{self.scope_id}"
 
 
 class ListenersFileError(Exception):
-    """The file is not what it should be; the sentence says where."""
+    """The listener file is malformed. The message names the field."""
 
 
 def listeners_file(name: str, state_path: Path) -> Path:
-    """`name`: the network's or the router's whose namespace it is."""
+    """The path of a file. `name` is the id of the namespace's network or router."""
     return state_path / FOLDER / f"{name}{SUFFIX}"
 
 
@@ -85,13 +85,13 @@ def with_indexes(addresses: Sequence[ListenAddress], indexes: Mapping[str, int])
     return tuple(replace(address, device_index=indexes.get(address.device, 0)) for address in addresses)
 
 
-def render_listeners(wanted: DesiredListeners) -> str:
+def render_listeners(desired: DesiredListeners) -> str:
     content = {
-        "kind": wanted.scope.value,
-        "id": wanted.scope_id,
-        "namespace": wanted.namespace,
-        "namespace_inode": wanted.namespace_inode,
-        "addresses": [_rendered(address) for address in wanted.addresses],
+        "kind": desired.scope.value,
+        "id": desired.scope_id,
+        "namespace": desired.namespace,
+        "namespace_inode": desired.namespace_inode,
+        "addresses": [_address_item(address) for address in desired.addresses],
     }
     return json.dumps(content) + "\n"
 
@@ -103,17 +103,17 @@ def parse_listeners(text: str) -> DesiredListeners:
     except ValueError as error:
         raise ListenersFileError(f"is not JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ListenersFileError("is no JSON object")
+        raise ListenersFileError("is not a JSON object")
     return DesiredListeners(
         scope=_scope(content),
-        scope_id=_word(content, "id"),
+        scope_id=_string(content, "id"),
         namespace=_file_name(content, "namespace"),
         namespace_inode=_number(content.get("namespace_inode"), "namespace_inode", 2**64),
         addresses=_addresses(content.get("addresses")),
     )
 
 
-def _rendered(address: ListenAddress) -> list[str | int]:
+def _address_item(address: ListenAddress) -> list[str | int]:
     if address.device:
         return [f"{address.host}%{address.device}", address.port, address.device_index]
     return [address.host, address.port]
@@ -126,41 +126,41 @@ def _scope(content: Mapping[str, Any]) -> Scope:
         raise ListenersFileError('"kind" is neither "network" nor "router"') from None
 
 
-def _word(content: Mapping[str, Any], name: str) -> str:
+def _string(content: Mapping[str, Any], name: str) -> str:
     value = content.get(name)
     if not isinstance(value, str) or not value:
-        raise ListenersFileError(f'"{name}" is no text')
+        raise ListenersFileError(f'"{name}" is empty or not a string')
     return value
 
 
 def _file_name(content: Mapping[str, Any], name: str) -> str:
-    value = _word(content, name)
+    value = _string(content, name)
     if "/" in value or "\0" in value or value in (".", ".."):
-        raise ListenersFileError(f'"{name}" is no name of a namespace')
+        raise ListenersFileError(f'"{name}" is not a namespace name')
     return value
 
 
 def _addresses(value: object) -> tuple[ListenAddress, ...]:
     if not isinstance(value, list) or not value:
-        raise ListenersFileError('"addresses" is no list of addresses')
-    return tuple(dict.fromkeys(_address(one) for one in value))
+        raise ListenersFileError('"addresses" is not a list of addresses')
+    return tuple(dict.fromkeys(_address(item) for item in value))
 
 
 def _address(value: object) -> ListenAddress:
     if not isinstance(value, list) or len(value) not in (2, 3) or not isinstance(value[0], str):
-        raise ListenersFileError('"addresses" has something other than ["address", port]')
+        raise ListenersFileError('"addresses" contains an item other than ["address", port]')
     plain, _, device = value[0].partition("%")
     try:
         host = ip_address(plain)
     except ValueError:
-        raise ListenersFileError(f'"addresses": {plain!r} is no IP address') from None
+        raise ListenersFileError(f'"addresses": {plain!r} is not an IP address') from None
     if (isinstance(host, IPv6Address) and host.is_link_local) != bool(device):
-        raise ListenersFileError(f'"addresses": {value[0]!r}: a device follows a link-local IPv6 address, and no other')
+        raise ListenersFileError(f'"addresses": {value[0]!r}: only a link-local IPv6 address has, and needs, a device')
     index = _number(value[2], "addresses", 2**31) if len(value) > 2 else 0
     return ListenAddress(str(host), _number(value[1], "addresses", 2**16), device, index)
 
 
 def _number(value: object, name: str, beyond: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < beyond:
-        raise ListenersFileError(f'"{name}": {value!r} is no number between 1 and {beyond - 1}')
+        raise ListenersFileError(f'"{name}": {value!r} is not a number between 1 and {beyond - 1}')
     return value

@@ -1,6 +1,6 @@
-"""Which subnets no router serves, whether the proxy runs in the DHCP namespace, and which way a guest would take.
+"""The path of a subnet's instances to the metadata service, and the networks that need a proxy.
 
-A subnet is isolated when no router has a port on it with the subnet's gateway address.
+A subnet is isolated if no router has a port with the subnet's gateway address.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, Port, Subn
 
 LINK_LOCAL_NETWORK = ipaddress.IPv4Network("169.254.0.0/16")
 REPLICATED_INTERFACE = "network:ha_router_replicated_interface"
-"""A highly available router's port, in a real Neutron."""
+"""The device owner that Neutron gives to the port of an HA router."""
 
 
 class PathKind(enum.Enum):
-    """Through which namespace a guest's request to 169.254.169.254 goes."""
+    """The kind of namespace that an instance's request to 169.254.169.254 passes through."""
 
     DHCP = "dhcp"
     ROUTER = "router"
@@ -28,16 +28,16 @@ class PathKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class MetadataPath:
-    """`WayToMetadata(Way.DHCP, "192.168.40.121", "no router has the gateway …")`"""
+    """`MetadataPath(PathKind.DHCP, "192.168.40.121", "no router has the gateway …")`"""
 
     kind: PathKind
     next_hop: str | None
-    """Where DHCP option 121 sends 169.254.169.254/32."""
+    """The next hop of 169.254.169.254/32 in DHCP option 121."""
     reason: str
 
 
 def isolated_subnets(subnets: Iterable[Subnet], ports: Iterable[Port]) -> frozenset[str]:
-    """The ids of the subnets whose gateway address is on no router's port."""
+    """The ids of the isolated subnets."""
     routed = {
         (fixed.subnet_id, ipaddress.ip_address(fixed.ip_address))
         for port in ports
@@ -52,40 +52,41 @@ def isolated_subnets(subnets: Iterable[Subnet], ports: Iterable[Port]) -> frozen
 
 
 def is_router_interface(port: Port) -> bool:
-    """Also a real Neutron's other kinds (`network:router_interface_distributed`)."""
+    """Whether the port is a router interface, also of Neutron's other kinds (`network:router_interface_distributed`)."""
     return port.device_owner.startswith(DEVICE_OWNER_ROUTER_INTERFACE) or port.device_owner == REPLICATED_INTERFACE
 
 
 def is_metadata_network(subnets: Iterable[Subnet]) -> bool:
-    """Whether a subnet lies inside 169.254.0.0/16: a network made for metadata alone (`enable_metadata_network`)."""
+    """Whether a subnet is inside 169.254.0.0/16, so that the network exists only for metadata."""
     return any(is_link_local_range(subnet.cidr) for subnet in subnets if subnet.ip_version == 4)
 
 
 def is_link_local_range(cidr: str) -> bool:
-    """Whether the IPv4 range lies inside 169.254.0.0/16."""
+    """Whether the IPv4 range is inside 169.254.0.0/16."""
     return ipaddress.IPv4Network(cidr, strict=False).subnet_of(LINK_LOCAL_NETWORK)
 
 
-def needs_proxy(dhcp: DhcpNetwork, choice: MetadataOptions) -> bool:
+def needs_proxy(dhcp: DhcpNetwork, options: MetadataOptions) -> bool:
     """Whether the metadata proxy runs in this network's DHCP namespace."""
     if not dhcp.served_subnets:
         return False
-    if choice.force_metadata:
+    if options.force_metadata:
         return True
-    if not choice.enable_isolated_metadata:
+    if not options.enable_isolated_metadata:
         return False
     isolated = isolated_subnets(dhcp.subnets, dhcp.ports)
     return any(subnet.id in isolated for subnet in dhcp.served_subnets) or (
-        choice.enable_metadata_network and is_metadata_network(dhcp.subnets)
+        options.enable_metadata_network and is_metadata_network(dhcp.subnets)
     )
 
 
-def metadata_network_router(dhcp: DhcpNetwork, choice: MetadataOptions) -> str | None:
-    """The router behind a metadata network: its guests sit on the router's other networks, so the proxy sends
-    `X-Neutron-Router-ID` there. None on ordinary networks, and on networks that also have other IPv4 subnets: a project
-    could add a metadata subnet to a network of its own that another project's router serves.
+def metadata_network_router(dhcp: DhcpNetwork, options: MetadataOptions) -> str | None:
+    """The id of the router behind a metadata network, which the proxy there sends as `X-Neutron-Router-ID`.
+
+    The requests come from instances on the router's other networks. None on other networks, and on networks with further
+    IPv4 subnets: a project could add a metadata subnet to its own network, which a router of another project serves.
     """
-    if not (choice.enable_isolated_metadata and choice.enable_metadata_network):
+    if not (options.enable_isolated_metadata and options.enable_metadata_network):
         return None
     ranges = [subnet.cidr for subnet in dhcp.subnets if subnet.ip_version == 4]
     if not ranges or not all(is_link_local_range(cidr) for cidr in ranges):
@@ -94,28 +95,28 @@ def metadata_network_router(dhcp: DhcpNetwork, choice: MetadataOptions) -> str |
     return min(routers, default=None)
 
 
-def metadata_path(dhcp: DhcpNetwork, subnet: Subnet, choice: MetadataOptions) -> MetadataPath:
-    """Which way a guest of `subnet` is told to go, before any guest exists."""
+def metadata_path(dhcp: DhcpNetwork, subnet: Subnet, options: MetadataOptions) -> MetadataPath:
+    """The path of the instances on `subnet`."""
     isolated = subnet.id in isolated_subnets(dhcp.subnets, dhcp.ports)
     served = subnet in dhcp.served_subnets
-    if served and choice.force_metadata:
+    if served and options.force_metadata:
         return MetadataPath(PathKind.DHCP, dhcp.own_address(subnet), "force_metadata is on")
-    if served and isolated and choice.enable_isolated_metadata:
+    if served and isolated and options.enable_isolated_metadata:
         return MetadataPath(
             PathKind.DHCP, dhcp.own_address(subnet), f"no router has {_gateway(subnet)} on this network"
         )
     if not isolated:
         return MetadataPath(PathKind.ROUTER, subnet.gateway_ip, f"a router has {_gateway(subnet)} on this network")
-    return MetadataPath(PathKind.NONE, None, _unserved_reason(subnet, choice))
+    return MetadataPath(PathKind.NONE, None, _unserved_reason(subnet, options))
 
 
-def _unserved_reason(subnet: Subnet, choice: MetadataOptions) -> str:
-    alone = f"no router has {_gateway(subnet)} on this network"
+def _unserved_reason(subnet: Subnet, options: MetadataOptions) -> str:
+    isolated = f"no router has {_gateway(subnet)} on this network"
     if not subnet.enable_dhcp:
-        return f"{alone}, and DHCP is off on subnet {subnet.id}, so nothing can serve it there"
-    if choice.enable_isolated_metadata:
-        return f"{alone}, and the DHCP port has no address on subnet {subnet.id} yet"
-    return f"{alone}, and both force_metadata and enable_isolated_metadata are off"
+        return f"{isolated}, and DHCP is off on subnet {subnet.id}, so nothing can serve it there"
+    if options.enable_isolated_metadata:
+        return f"{isolated}, and the DHCP port has no address on subnet {subnet.id} yet"
+    return f"{isolated}, and both force_metadata and enable_isolated_metadata are off"
 
 
 def _gateway(subnet: Subnet) -> str:

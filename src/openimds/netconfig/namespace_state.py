@@ -1,4 +1,4 @@
-"""What a namespace should look like, as one value; and what it looks like, as the same value."""
+"""The state of a namespace as a value, used for both the desired and the actual state."""
 
 from __future__ import annotations
 
@@ -25,27 +25,29 @@ class Device:
     mac_address: str
     mtu: int
     addresses: frozenset[str] | None
-    """`192.168.40.1/24`; None: not ours to manage (an instance configures its own). Automatic link-local IPv6
-    addresses and loopback are never part of it unless they are wanted by name (`fe80::a9fe:a9fe/64`)."""
+    """The addresses, such as `192.168.40.1/24`; None if they are not managed, because an instance configures its own.
+
+    The set contains no loopback address, and no link-local IPv6 address that the kernel assigns."""
     up: bool = True
-    """Both ends."""
+    """Whether both ends are up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     destination: str
-    """A CIDR; `0.0.0.0/0` and `::/0` for the default ones."""
+    """A CIDR; `0.0.0.0/0` or `::/0` for a default route."""
     gateway: str | None
     device: str
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """A namespace's iptables or ip6tables rules, by table, in the spelling that iptables-save prints.
+    """A namespace's iptables or ip6tables rules by table, in the format of iptables-save.
 
-    `{"nat": ("-A PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697",)}`;
-    chains of our own are lines `:neutron-name - [0:0]` before the rules. No table at all: this family's firewall is not
-    ours to manage; with one, a table that is not named is wanted empty.
+    `{"nat": ("-A PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697",)}`
+
+    A user-defined chain is a line `:neutron-name - [0:0]` before the rules. Without any table, the firewall of this
+    address family is not managed. Otherwise each table that is not listed is empty.
     """
 
     tables: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -53,28 +55,29 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamespaceState:
-    """A namespace, whole. Applied as often as one likes."""
+    """The complete state of a namespace. Applying it is idempotent."""
 
     name: str
     devices: tuple[Device, ...] = ()
     routes: frozenset[Route] | None = frozenset()
-    """None: not ours to manage. Connected routes are the kernel's and not part of it."""
+    """The routes without the connected ones, which the kernel adds; None if they are not managed."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     """`{"net.ipv4.ip_forward": "1"}`"""
     ipv4_rules: Rules = field(default_factory=Rules)
     ipv6_rules: Rules = field(default_factory=Rules)
     owner_uid: int | None = None
-    """The host's user id that is root in the user namespace that owns it (and the 65,535 after it its other users); None:
-    the host's own. Said at its making; never compared."""
+    """The host uid that root maps to in the owning user namespace; the next 65,535 uids map to its other users.
+
+    None if the host's user namespace owns it. Used only at the creation, and never compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Daemon:
-    """A program that goes on when its agent ends: found again by its pid file and its command line."""
+    """A program that keeps running when its agent exits. It is found by its pid file and its command line."""
 
     name: str
-    """For logs: `haproxy`, `dnsmasq`."""
+    """The name in logs: `haproxy`, `dnsmasq`."""
     argv: tuple[str, ...]
     pid_file: Path
-    """Written by the program itself."""
+    """The pid file, which the program itself writes."""
     namespace: str

@@ -1,4 +1,4 @@
-"""An instance of the netns driver: what its boot is told about its NICs, and what is known of a boot."""
+"""An instance of the netns driver: the NIC plan of a boot, and the state of a boot."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ SLAAC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootSpec:
-    """One start of an instance."""
+    """The parameters of one boot of an instance."""
 
     server_id: str
     generation: int
     namespace: str
     nics: str
-    """`nic_plan`"""
+    """The concatenated NIC plans of all ports (see `nic_plan`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BootState:
     generation: int
-    """Of the newest boot that was started."""
+    """The generation of the newest started boot."""
     running: bool
 
 
 def nic_name(position: int) -> str:
-    """`eth0` for a server's first port."""
+    """The name of a server's NIC by its position: `eth0` for the first port."""
     return f"eth{position}"
 
 
 def nic_plan(name: str, port: Port, subnets: Mapping[str, Subnet]) -> str:
-    """What to do for a NIC, a line for each of its ways to addresses.
+    """The steps that configure a NIC, one line for each method.
 
-    `eth0 dhcp4`, `eth0 dhcp6`, `eth1 static 10.7.0.5/24 10.7.0.254`, `eth1 auto` (the kernel takes router
-    advertisements by itself).
+    `eth0 dhcp4`, `eth0 dhcp6`, `eth1 static 10.7.0.5/24 10.7.0.254`, `eth1 auto` (the kernel processes router
+    advertisements).
     """
     steps = [
         _step(subnets[fixed.subnet_id], fixed.ip_address) for fixed in port.fixed_ips if fixed.subnet_id in subnets

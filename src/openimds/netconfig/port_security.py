@@ -1,4 +1,4 @@
-"""What an instance may send: the text of its chain in the host's nftables table (family bridge).
+"""The nftables rules that limit the packets that an instance may send, in the host's table of family bridge.
 
     table bridge openimds {
         map instances { type ifname : verdict; elements = { "tap01e7ee7b-98" : jump tap01e7ee7b-98 } }
@@ -6,18 +6,20 @@
         chain tap01e7ee7b-98 { … }
     }
 
-The metadata service identifies an instance by the address of its packets, so no instance may send from another's.
+The metadata service identifies an instance by its source address, so an instance must not use another's address.
 1. An instance sends only from its own MAC, and from its own addresses or its allowed address pairs.
-2. It sends ARP announcements and probes, neighbour advertisements and duplicate address detection only for these: a probe
-   for another instance's address takes the address from its owner (RFC 5227, 2.1; RFC 4862, 5.4.3).
-3. It never sends as the metadata service or as the subnet's gateway, whatever the pairs say.
-4. It never sends as a DHCP server or an IPv6 router, from any port: a client looks only at the destination port.
-5. Its DHCP messages name its own MAC (`chaddr`): a DHCPDECLINE with another's MAC takes that instance's address away. It
-   sends no DHCPv6 DECLINE or RELEASE, since a DUID proves nothing.
-6. It sends untagged ARP, IPv4 and IPv6 frames only. A rule on `ip saddr` also matches inside an 802.1Q tag that the device
-   has taken off, and a rule on `ether type ip` does not.
-7. The first fragment of a datagram holds the transport header (RFC 7112), else no rule could look at it. Later fragments
-   pass only after such a first one, by the table's sets of accepted datagrams.
+2. It sends ARP announcements and probes, neighbour advertisements and duplicate address detection only for these
+   addresses, because a probe for another instance's address takes the address from its owner (RFC 5227, 2.1; RFC 4862,
+   5.4.3).
+3. It never sends as the metadata service or as the subnet's gateway, even if an allowed address pair contains the address.
+4. It never sends as a DHCP server or an IPv6 router. The source port does not matter, because clients check only the
+   destination port.
+5. Its DHCP messages contain its own MAC (`chaddr`), because a DHCPDECLINE with another MAC would take the address of that
+   instance away. It sends no DHCPv6 DECLINE or RELEASE, because a DUID does not authenticate the sender.
+6. It sends only untagged ARP, IPv4 and IPv6 frames. A rule on `ip saddr` also matches inside an 802.1Q tag that the device
+   has removed, and a rule on `ether type ip` does not.
+7. The first fragment of a datagram contains the transport header (RFC 7112), so that the rules can match it. Later
+   fragments pass only after such a first fragment, by the table's sets of accepted datagrams.
 """
 
 from __future__ import annotations
@@ -33,30 +35,30 @@ from openimds.resources.network import Port, Subnet
 DROP = "counter drop"
 LINK_LOCAL = "fe80::/64"
 NO_MAC = "00:00:00:00:00:00"
-"""The source MAC of no frame."""
+"""A MAC that no frame has as its source."""
 EUI64_MASK, EUI64_VALUE = "::ff:ff00:0", "::ff:fe00:0"
-"""`ff:fe` in the middle of an interface id: an address that has a MAC in it."""
+"""`ff:fe` in the middle of an interface id marks an address that contains a MAC (EUI-64)."""
 CLAIMS = ("icmpv6 type nd-neighbor-advert", "ip6 saddr :: icmpv6 type nd-neighbor-solicit")
-"""What says of its target address: this is mine."""
-READABLE = "@th,0,64 & 0x0 == 0x0"
-"""True if the packet holds 8 bytes of the transport header. A rule whose field is missing does not match."""
-HEADERS_KNOWN = "meta l4proto != 255"
-"""True if the chain of extension headers is complete: the kernel knows the transport protocol."""
+"""The messages by which a sender claims their target address."""
+HAS_TRANSPORT_HEADER = "@th,0,64 & 0x0 == 0x0"
+"""Matches if the packet contains 8 bytes of the transport header, since a rule on a missing field does not match."""
+HAS_TRANSPORT_PROTOCOL = "meta l4proto != 255"
+"""Matches if the chain of extension headers is complete, so that the kernel has found the transport protocol."""
 DATAGRAMS_IPV4 = "iifname . ip saddr . ip daddr . ip id"
 DATAGRAMS_IPV6 = "iifname . ip6 saddr . ip6 daddr . frag id"
 SETS = {"datagrams4": DATAGRAMS_IPV4, "datagrams6": DATAGRAMS_IPV6}
 """The sets of accepted first fragments."""
 DATAGRAM_MILLISECONDS, DATAGRAMS = 500, 65536
-"""How long later fragments of a datagram pass, and the size of each set."""
+"""The time during which later fragments of a datagram pass, and the size of each set."""
 FIRST_FRAGMENTS = "limit rate 10000/second burst 10000 packets"
-"""Per port and rule, so that one instance cannot fill the sets."""
+"""The limit of each port and rule, so that one instance cannot fill the sets."""
 BOOTREQUEST = "@th,64,24 0x10106"
 """op BOOTREQUEST, htype Ethernet, hlen 6 (RFC 2131)."""
-UNSPECIFIED_MAY = "{ mld-listener-report, nd-router-solicit, mld2-listener-report }"
-"""What else an instance sends before it has an address (RFC 4862, 5.4)."""
+UNSPECIFIED_TYPES = "{ mld-listener-report, nd-router-solicit, mld2-listener-report }"
+"""The other messages that an instance sends from `::` before it has an address (RFC 4862, 5.4)."""
 
 ARP_OF_ETHERNET = (("htype", "1"), ("ptype", "ip"), ("hlen", "6"), ("plen", "4"), ("operation", "{ request, reply }"))
-"""The only ARP whose sender fields stand where the rules look for them."""
+"""The fixed fields of ARP for IPv4 over Ethernet. Other ARP has its sender fields at other offsets."""
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}")
 _DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
@@ -66,20 +68,21 @@ _CHAIN = re.compile(r"chain (\S+) \{\n(.*?)\n\t\}", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortFilter:
-    """What one tap may send."""
+    """The addresses from which one tap may send."""
 
     tap: str
     mac_address: str
     sources: tuple[tuple[str, str], ...]
-    """(MAC, CIDR) that it may send from: its fixed IPs, then its allowed address pairs."""
+    """The allowed (MAC, CIDR) sources: the fixed IPs, then the allowed address pairs."""
     forbidden: tuple[str, ...]
-    """Addresses that it may never send from: the metadata service's and the gateways'."""
+    """The addresses of the metadata service and the gateways, which are never allowed."""
 
 
 def port_filter(port: Port, subnets: Iterable[Subnet]) -> PortFilter | None:
-    """None: port security is off for this port. `subnets`: all of its network. Raises ValueError on a malformed port.
+    """The filter of a port; None if port security is disabled. `subnets` are all subnets of the port's network.
 
-    A gateway that is the port's own fixed IP (an instance that routes) is its own.
+    A gateway address that is a fixed IP of the port is allowed, for instances that route. Raises ValueError if the port
+    is malformed.
     """
     if not port.port_security_enabled:
         return None
@@ -99,15 +102,15 @@ def port_filter(port: Port, subnets: Iterable[Subnet]) -> PortFilter | None:
 
 
 def closed_filter(port: Port) -> PortFilter:
-    """The filter of a port whose own rules cannot be made: nothing may be sent. Raises ValueError for the device name."""
+    """The filter that drops every packet, for a malformed port. Raises ValueError if the device name is malformed."""
     tap = _checked(_DEVICE, port.tap_name, "device name")
     return PortFilter(tap=tap, mac_address=NO_MAC, sources=(), forbidden=(METADATA_IPV4, METADATA_IPV6))
 
 
 def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
-    """What goes into the text of a firewall is looked at once more, wherever it came from."""
+    """Validates a value again, whatever its source, before it becomes part of the ruleset. Raises ValueError."""
     if not pattern.fullmatch(text):
-        raise ValueError(f"port security: {text!r} is no {what}")
+        raise ValueError(f"port security: {text!r} is not a {what}")
     return text
 
 
@@ -117,7 +120,7 @@ def _to_cidr(address: str) -> str:
 
 
 def table_text(table: str) -> str:
-    """The frame; may be applied again at any time."""
+    """The commands that create the table, its sets and its base chain. Idempotent."""
     return (
         f"add table bridge {table}\n"
         f"add map bridge {table} instances {{ type ifname : verdict; }}\n"
@@ -132,63 +135,66 @@ def table_text(table: str) -> str:
     )
 
 
-def chain_text(table: str, wanted: PortFilter) -> str:
-    """Sets one port's chain, whole; to be applied in one transaction."""
-    chain = f"bridge {table} {wanted.tap}"
-    rules = "".join(f"add rule {chain} {line}\n" for line in chain_lines(wanted))
-    element = f'add element bridge {table} instances {{ "{wanted.tap}" : jump {wanted.tap} }}\n'
+def chain_text(table: str, desired: PortFilter) -> str:
+    """The commands that replace the chain of one port, for one transaction."""
+    chain = f"bridge {table} {desired.tap}"
+    rules = "".join(f"add rule {chain} {line}\n" for line in chain_lines(desired))
+    element = f'add element bridge {table} instances {{ "{desired.tap}" : jump {desired.tap} }}\n'
     return f"add chain {chain}\nflush chain {chain}\n{rules}{element}"
 
 
 def removal_text(table: str, tap: str) -> str:
-    """Takes one port's chain away; the chain must be there. The first line makes the second sure to succeed."""
+    """The commands that delete the chain of one port. The chain must exist.
+
+    The first line adds the map element, so that its deletion in the second line succeeds.
+    """
     element = f'bridge {table} instances {{ "{tap}" : jump {tap} }}'
     return f"add element {element}\ndelete element {element}\ndelete chain bridge {table} {tap}\n"
 
 
-def chain_lines(wanted: PortFilter) -> tuple[str, ...]:
-    """The rules in the spelling that `nft list` prints (without its counts)."""
-    macs = sorted({wanted.mac_address, *(mac for mac, _ in wanted.sources)})
+def chain_lines(desired: PortFilter) -> tuple[str, ...]:
+    """The rules in the format of `nft list`, without counts."""
+    macs = sorted({desired.mac_address, *(mac for mac, _ in desired.sources)})
     return (
         f"ether saddr != {_one_or_set(macs)} {DROP}",
         f"ether type != {{ ip, arp, ip6 }} {DROP}",
-        *_arp_lines(wanted),
-        *_ipv4_lines(wanted),
-        *_ipv6_lines(wanted, macs),
+        *_arp_lines(desired),
+        *_ipv4_lines(desired),
+        *_ipv6_lines(desired, macs),
         DROP,
     )
 
 
-def _arp_lines(wanted: PortFilter) -> list[str]:
-    """An RFC 5227 probe (sender 0.0.0.0) asks for the address that the sender is about to take."""
+def _arp_lines(desired: PortFilter) -> list[str]:
+    """The rules for ARP, including probes (sender 0.0.0.0, RFC 5227), which claim the target address."""
     return [
         *(f"arp {field} != {value} {DROP}" for field, value in ARP_OF_ETHERNET),
-        f"arp saddr ip {_one_or_set(_of_version(4, wanted.forbidden))} {DROP}",
-        *(line for mac, addresses in _by_mac(4, wanted.sources) for line in _own_arp(mac, addresses)),
+        f"arp saddr ip {_one_or_set(_of_version(4, desired.forbidden))} {DROP}",
+        *(line for mac, addresses in _by_mac(4, desired.sources) for line in _own_arp(mac, addresses)),
         f"ether type arp {DROP}",
     ]
 
 
-def _ipv4_lines(wanted: PortFilter) -> list[str]:
+def _ipv4_lines(desired: PortFilter) -> list[str]:
     return [
-        f"ip saddr {_one_or_set(_of_version(4, wanted.forbidden))} {DROP}",
+        f"ip saddr {_one_or_set(_of_version(4, desired.forbidden))} {DROP}",
         f"ip frag-off & 8191 != 0 {DATAGRAMS_IPV4} @datagrams4 accept",
         f"ip frag-off & 8191 != 0 {DROP}",
         f"ether type ip udp dport 68 {DROP}",
-        _own_bootrequest(wanted.mac_address, "0.0.0.0", "udp sport 68 udp dport 67"),
-        *(_own_bootrequest(mac, addresses, "udp dport 67") for mac, addresses in _by_mac(4, wanted.sources)),
+        _own_bootrequest(desired.mac_address, "0.0.0.0", "udp sport 68 udp dport 67"),
+        *(_own_bootrequest(mac, addresses, "udp dport 67") for mac, addresses in _by_mac(4, desired.sources)),
         f"ether type ip udp dport 67 {DROP}",
-        *(line for mac, addresses in _by_mac(4, wanted.sources) for line in _own_datagrams(mac, addresses)),
+        *(line for mac, addresses in _by_mac(4, desired.sources) for line in _own_datagrams(mac, addresses)),
         f"ether type ip {DROP}",
     ]
 
 
-def _ipv6_lines(wanted: PortFilter, macs: Sequence[str]) -> list[str]:
-    """A link-local address with a MAC in it must hold a MAC of this port; one without may be any (RFC 7217)."""
-    sources = dict(_by_mac_lists(6, [*((mac, link_local(mac)) for mac in macs), *wanted.sources]))
+def _ipv6_lines(desired: PortFilter, macs: Sequence[str]) -> list[str]:
+    """The rules for IPv6. A link-local address in EUI-64 format must contain a MAC of the port; others are free (RFC 7217)."""
+    sources = dict(_by_mac_lists(6, [*((mac, link_local(mac)) for mac in macs), *desired.sources]))
     targets = _of_version(6, {cidr for cidrs in sources.values() for cidr in cidrs})
     return [
-        f"ip6 saddr {_one_or_set(_of_version(6, wanted.forbidden))} {DROP}",
+        f"ip6 saddr {_one_or_set(_of_version(6, desired.forbidden))} {DROP}",
         *(
             line
             for mac, own in sources.items()
@@ -202,17 +208,17 @@ def _ipv6_lines(wanted: PortFilter, macs: Sequence[str]) -> list[str]:
         f"icmpv6 type {{ nd-router-advert, nd-redirect }} {DROP}",
         f"ether type ip6 udp dport 546 {DROP}",
         f"ether type ip6 udp dport 547 @th,64,8 {{ 0x8, 0x9 }} {DROP}",
-        *(line for claim in CLAIMS for line in _claim_lines(claim, wanted, targets)),
-        f"ip6 saddr :: icmpv6 type {UNSPECIFIED_MAY} accept",
+        *(line for claim in CLAIMS for line in _claim_lines(claim, desired, targets)),
+        f"ip6 saddr :: icmpv6 type {UNSPECIFIED_TYPES} accept",
         f"ip6 saddr :: {DROP}",
-        f"exthdr frag missing {HEADERS_KNOWN} accept",
-        f"exthdr frag exists {HEADERS_KNOWN} {READABLE} {FIRST_FRAGMENTS} update @datagrams6 {{ {DATAGRAMS_IPV6} }} accept",
+        f"exthdr frag missing {HAS_TRANSPORT_PROTOCOL} accept",
+        f"exthdr frag exists {HAS_TRANSPORT_PROTOCOL} {HAS_TRANSPORT_HEADER} {FIRST_FRAGMENTS} update @datagrams6 {{ {DATAGRAMS_IPV6} }} accept",
     ]
 
 
-def _claim_lines(claim: str, wanted: PortFilter, targets: Sequence[str]) -> list[str]:
+def _claim_lines(claim: str, desired: PortFilter, targets: Sequence[str]) -> list[str]:
     return [
-        *(f"{claim} {_target_in(address)} {DROP}" for address in _of_version(6, wanted.forbidden)),
+        *(f"{claim} {_target_in(address)} {DROP}" for address in _of_version(6, desired.forbidden)),
         *(" ".join(filter(None, (claim, _target_in(cidr), "accept"))) for cidr in targets),
         f"{claim} {_target_in(LINK_LOCAL)} @th,152,16 != 0xfffe accept",
         f"{claim} {DROP}",
@@ -220,9 +226,9 @@ def _claim_lines(claim: str, wanted: PortFilter, targets: Sequence[str]) -> list
 
 
 def _target_in(cidr: str) -> str:
-    """The target address of a neighbour advertisement or solicitation, 8 bytes into it: older nft has no word for it.
+    """A match on the target address of a neighbour message, at offset 8: `fe80::/64` → `@th,64,64 0xfe80000000000000`.
 
-    `fe80::/64` → `@th,64,64 0xfe80000000000000`
+    Older versions of nft have no keyword for this field.
     """
     network = ip_network(cidr)
     if network.prefixlen == 0:
@@ -232,7 +238,7 @@ def _target_in(cidr: str) -> str:
 
 
 def _own_arp(mac: str, addresses: str) -> tuple[str, str]:
-    """ARP from one of its addresses, and probes for them."""
+    """The rules that accept ARP from the port's addresses, and probes for them."""
     sender = f"ether saddr {mac} arp"
     return (
         f"{sender} saddr ether {mac} arp saddr ip {addresses} accept",
@@ -241,17 +247,17 @@ def _own_arp(mac: str, addresses: str) -> tuple[str, str]:
 
 
 def _own_datagrams(mac: str, addresses: str) -> tuple[str, str]:
-    """Whole datagrams, and first fragments."""
+    """The rules that accept complete datagrams and first fragments from the port's addresses."""
     sender = f"ether saddr {mac} ip saddr {addresses}"
-    remember = f"{FIRST_FRAGMENTS} update @datagrams4 {{ {DATAGRAMS_IPV4} }}"
+    record = f"{FIRST_FRAGMENTS} update @datagrams4 {{ {DATAGRAMS_IPV4} }}"
     return (
         f"ip frag-off & 16383 == 0 {sender} accept",
-        f"ip frag-off & 16383 == 8192 {sender} {READABLE} {remember} accept",
+        f"ip frag-off & 16383 == 8192 {sender} {HAS_TRANSPORT_HEADER} {record} accept",
     )
 
 
 def _own_bootrequest(mac_address: str, sources: str, ports: str) -> str:
-    """Accepts a whole message to a DHCP server whose `chaddr` is this MAC."""
+    """The rule that accepts a complete message to a DHCP server with this MAC as `chaddr`."""
     sender = f"ether saddr {mac_address} ip saddr {sources} ip frag-off & 16383 == 0"
     return f"{sender} {ports} {BOOTREQUEST} @th,288,48 {_number(mac_address)} accept"
 
@@ -262,12 +268,12 @@ def _number(mac_address: str) -> str:
 
 
 def _of_version(version: int, addresses: Iterable[str]) -> list[str]:
-    found = {address for address in addresses if ip_network(address).version == version}
-    return sorted(found, key=lambda address: (int(ip_network(address).network_address), address))
+    matching = {address for address in addresses if ip_network(address).version == version}
+    return sorted(matching, key=lambda address: (int(ip_network(address).network_address), address))
 
 
 def _by_mac(version: int, sources: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(MAC, `192.168.40.5` or `{ 192.168.40.5, 10.0.0.0/24 }`)."""
+    """The addresses of each MAC: `192.168.40.5` or `{ 192.168.40.5, 10.0.0.0/24 }`."""
     return [(mac, _one_or_set(addresses)) for mac, addresses in _by_mac_lists(version, sources)]
 
 
@@ -275,12 +281,12 @@ def _by_mac_lists(version: int, sources: Iterable[tuple[str, str]]) -> list[tupl
     grouped: dict[str, list[str]] = {}
     for mac, cidr in sources:
         grouped.setdefault(mac, []).append(cidr)
-    found = [(mac, _of_version(version, addresses)) for mac, addresses in sorted(grouped.items())]
-    return [(mac, addresses) for mac, addresses in found if addresses]
+    by_mac = [(mac, _of_version(version, addresses)) for mac, addresses in sorted(grouped.items())]
+    return [(mac, addresses) for mac, addresses in by_mac if addresses]
 
 
 def _one_or_set(items: Sequence[str]) -> str:
-    """Overlapping ranges are one range to nft; so what another of them holds is left out."""
+    """A single item, or a set without ranges that another range contains, because nft merges overlapping ranges."""
     networks = [item for item in items if not any(_lies_in(item, other) for other in items)]
     return networks[0] if len(networks) == 1 else "{ " + ", ".join(networks) + " }"
 
@@ -297,8 +303,8 @@ def _lies_in(item: str, other: str) -> bool:
 
 
 def chains_in(listing: str) -> dict[str, tuple[str, ...]]:
-    """The chains of `nft list table`'s output, as `chain_lines` spells them."""
-    found = {}
+    """Parses the output of `nft list table` into chains, in the format of `chain_lines`."""
+    chains = {}
     for name, body in _CHAIN.findall(listing + "\n"):
-        found[name] = tuple(_COUNTER.sub("counter", line.strip()) for line in body.splitlines() if line.strip())
-    return found
+        chains[name] = tuple(_COUNTER.sub("counter", line.strip()) for line in body.splitlines() if line.strip())
+    return chains

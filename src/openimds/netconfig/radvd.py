@@ -1,4 +1,4 @@
-"""Router advertisements: what radvd says to the IPv6 guests of a router's networks."""
+"""The configuration of radvd, which sends the IPv6 router advertisements of a router."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_INTERVAL_SECONDS = 100
 class RadvdSettings:
     state_path: Path
     user: str | None = None
-    """Whom radvd becomes; None: it stays who it is."""
+    """The user that radvd switches to; None if it keeps its user."""
 
 
 def radvd_file(router_id: str, settings: RadvdSettings) -> Path:
@@ -35,14 +35,17 @@ def radvd(router_id: str, namespace: str, settings: RadvdSettings) -> Daemon:
 
 
 def radvd_config(view: RouterView) -> str:
-    """The whole file; empty: nothing has to be advertised."""
+    """The content of the configuration file; empty if no network needs advertisements."""
     if not view.router.admin_state_up:
         return ""
     return "".join(_interface(view, port) for port in view.internal_ports if _advertised(view, port))
 
 
 def _advertised(view: RouterView, port: Port) -> tuple[Subnet, ...]:
-    """Only by an interface that acts for the network: another project's router does not become its default router."""
+    """The subnets to advertise: only those for which the port is the gateway.
+
+    Otherwise a router of another project could become the default router of the network.
+    """
     return tuple(subnet for subnet in view.gateway_subnets(port) if subnet.ip_version == 6 and subnet.ipv6_ra_mode)
 
 
@@ -53,7 +56,7 @@ def _interface(view: RouterView, port: Port) -> str:
         f"interface {port.router_device_name}",
         "{",
         "    AdvSendAdvert on;",
-        # Left to itself it takes any link-local address, also the metadata service's, which others may hold too.
+        # By default radvd uses any link-local address, and so possibly fe80::a9fe:a9fe, which is not unique on the link.
         f"    AdvRASrcAddress {{ {link_local(port.mac_address)}; }};",
         f"    MinRtrAdvInterval {MIN_INTERVAL_SECONDS};",
         f"    MaxRtrAdvInterval {MAX_INTERVAL_SECONDS};",
@@ -68,7 +71,7 @@ def _interface(view: RouterView, port: Port) -> str:
 
 
 def _dns_lines(subnets: tuple[Subnet, ...]) -> Iterator[str]:
-    """For guests that get no DHCP answer at all (RFC 8106)."""
+    """The DNS servers for instances that do not use DHCP (RFC 8106)."""
     for subnet in subnets:
         servers = [address for address in subnet.dns_nameservers if ":" in address and address != "::"]
         if subnet.ipv6_ra_mode == "slaac" and servers:

@@ -1,15 +1,10 @@
-"""A router as its namespace must know it, whole.
+"""A router, and the desired state of its `qrouter-…` namespace. The firewall is in the format of iptables-save.
 
-A router's firewall, in the spelling of iptables-save.
-
-- Requests to the metadata service that come in by an internal device are marked and redirected to the proxy's port;
-  nothing else reaches that port (Launchpad 1865036), and none of them is ever forwarded.
-- Floating IPs are 1:1: the address is translated both ways, also from inside the router's own networks.
-- Other packets that leave by the external device take the router's external address. With such a shared address no
-  connection from outside is routed to an internal network: other projects' routers are on the same external network, and
-  any of them could lead an extra route here.
-
-What a `qrouter-…` namespace looks like.
+- Metadata requests from an internal device are marked and redirected to the proxy's port. No other packet reaches that
+  port (Launchpad 1865036), and no packet to the metadata service is forwarded.
+- A floating IP is translated 1:1 in both directions, also for packets from the router's own networks.
+- Other outgoing packets get the router's external address. A router with this shared address rejects new connections from
+  the external network to internal ones, because a router of another project may have an extra route to them.
 """
 
 from __future__ import annotations
@@ -25,23 +20,23 @@ from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterView:
-    """A router with all that hangs on it."""
+    """A router with its ports, subnets, networks and floating IPs."""
 
     router: Router
     internal_ports: tuple[Port, ...]
-    """In the order of their ids."""
+    """The internal interfaces, ordered by id."""
     gateway_port: Port | None
     subnets: Mapping[str, Subnet]
-    """Those of the ports' fixed IPs, by id."""
+    """The subnets of the ports' fixed IPs, by id."""
     networks: Mapping[str, Network]
-    """Those of the ports, by id."""
+    """The networks of the ports, by id."""
     floating_ips: tuple[FloatingIP, ...]
-    """The associated ones of this router, in the order of their ids."""
+    """The associated floating IPs, ordered by id."""
     has_ipv6_kernel: bool = True
-    """False: `without_ipv6`."""
+    """Whether the kernel supports IPv6."""
 
     def without_ipv6(self) -> RouterView:
-        """As a host without IPv6 can make it."""
+        """The router without IPv6 routes, subnets and addresses, for a host without IPv6."""
         routes = tuple(route for route in self.router.routes if ":" not in route.destination)
         return replace(
             self,
@@ -57,7 +52,7 @@ class RouterView:
         return (*self.internal_ports, *((self.gateway_port,) if self.gateway_port else ()))
 
     def interface_addresses(self, port: Port) -> tuple[str, ...]:
-        """`192.168.40.1/24`, one a fixed IP."""
+        """The addresses with prefix length, such as `192.168.40.1/24`, one for each fixed IP."""
         return tuple(
             f"{fixed.ip_address}/{self.subnets[fixed.subnet_id].prefix_length}"
             for fixed in port.fixed_ips
@@ -65,16 +60,16 @@ class RouterView:
         )
 
     def gateway_subnets(self, port: Port) -> tuple[Subnet, ...]:
-        """The subnets that this interface acts for (`resources.network.is_gateway`), in the order of its fixed IPs."""
+        """The subnets for which the port is the gateway (`resources.network.is_gateway`), in the order of its fixed IPs."""
         subnets = (self.subnets[fixed.subnet_id] for fixed in port.fixed_ips if fixed.subnet_id in self.subnets)
         return tuple(subnet for subnet in subnets if is_gateway(port, subnet))
 
     def serves_ipv6(self, port: Port) -> bool:
-        """Whether guests may find the metadata service at its IPv6 address on this interface."""
+        """Whether the port serves the IPv6 address of the metadata service."""
         return any(subnet.ip_version == 6 for subnet in self.gateway_subnets(port))
 
     def device_towards(self, next_hop: str) -> str | None:
-        """The device of the port that has `next_hop` on its link."""
+        """The device of the port that has `next_hop` on one of its subnets."""
         for port in self.ports:
             for fixed in port.fixed_ips:
                 subnet = self.subnets.get(fixed.subnet_id)
@@ -85,21 +80,21 @@ class RouterView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterMetadata:
-    """`l3_agent.ini`: how requests for metadata are caught."""
+    """The options in `l3_agent.ini` for the redirection of metadata requests."""
 
     enable_metadata_proxy: bool = True
     metadata_port: int = 9697
     access_mark: int = 0x1
-    """The lower 16 bits of the packets' mark."""
+    """The mark of metadata requests, in the lower 16 bits."""
 
 
 INTERNAL_DEVICES = "qr-+"
 EXTERNAL_MARK = "0x2/0xffff"
-"""On packets that came in from outside: they keep their source, all others that were sent to a floating IP do not."""
+"""The mark of packets from the external network. They keep their source address when they are sent to a floating IP."""
 
 
 def ipv4_rules(view: RouterView, metadata: RouterMetadata) -> Rules:
-    """The metadata service, floating IPs and the shared address."""
+    """The rules for the metadata service, floating IPs and the shared address."""
     service = f"{METADATA_IPV4}/32"
     nat = (
         *_redirect(service, metadata),
@@ -108,16 +103,16 @@ def ipv4_rules(view: RouterView, metadata: RouterMetadata) -> Rules:
         *_shared_source(view),
     )
     mangle = (*_mark_metadata(service, metadata), *_mark_external(view))
-    return _rules(nat=nat, mangle=mangle, filtering=(*_guard(service, metadata), *_close_external(view)))
+    return _rules(nat=nat, mangle=mangle, filtering=(*_filter_metadata(service, metadata), *_reject_external(view)))
 
 
 def ipv6_rules(metadata: RouterMetadata) -> Rules:
-    """IPv6 is routed, not translated: there is only the metadata service."""
+    """The rules for the metadata service. IPv6 is not translated."""
     service = f"{METADATA_IPV6}/128"
     return _rules(
         nat=tuple(_redirect(service, metadata)),
         mangle=tuple(_mark_metadata(service, metadata)),
-        filtering=tuple(_guard(service, metadata)),
+        filtering=tuple(_filter_metadata(service, metadata)),
     )
 
 
@@ -139,11 +134,11 @@ def _mark_metadata(service: str, metadata: RouterMetadata) -> Iterator[str]:
         yield f"{_to_service(service)} -j MARK --set-xmark {_access_mark(metadata)}"
 
 
-def _guard(service: str, metadata: RouterMetadata) -> Iterator[str]:
+def _filter_metadata(service: str, metadata: RouterMetadata) -> Iterator[str]:
     if metadata.enable_metadata_proxy:
         yield f"-A INPUT -m mark --mark {_access_mark(metadata)} -j ACCEPT"
         yield f"-A INPUT -p tcp -m tcp --dport {metadata.metadata_port} -j DROP"
-    # Refused, not dropped: a guest without a service hears so at once, and boots on.
+    # REJECT instead of DROP, so that an instance without a metadata service gets an error immediately and boots on.
     reject = "icmp6-port-unreachable" if ":" in service else "icmp-port-unreachable"
     yield f"-A FORWARD -d {service} -j REJECT --reject-with {reject}"
 
@@ -161,7 +156,7 @@ def _floating_destinations(view: RouterView) -> Iterator[str]:
 def _floating_sources(view: RouterView) -> Iterator[str]:
     if view.gateway_port is None:
         return
-    # Between the router's own networks nothing is translated, but for what was sent to a floating IP.
+    # Packets between the router's own networks are not translated, unless they were sent to a floating IP.
     yield (f"-A POSTROUTING ! -o {view.gateway_port.router_device_name} -m conntrack ! --ctstate DNAT -j ACCEPT")
     for floating in view.floating_ips:
         yield _source(f"-s {floating.fixed_ip_address}/32", floating.floating_ip_address)
@@ -173,19 +168,19 @@ def _shared_source(view: RouterView) -> Iterator[str]:
     if address is None or gateway is None or view.gateway_port is None or not gateway.enable_snat:
         return
     yield _source(f"-o {view.gateway_port.router_device_name}", address)
-    # A guest that speaks to a floating IP of its own router gets its answer back through the router.
+    # Responses to an instance that connects to a floating IP of its own router must pass through the router.
     yield _source(f"-m mark ! --mark {EXTERNAL_MARK} -m conntrack --ctstate DNAT", address)
 
 
-def _close_external(view: RouterView) -> Iterator[str]:
+def _reject_external(view: RouterView) -> Iterator[str]:
     gateway, port = view.router.external_gateway, view.gateway_port
     if gateway is not None and port is not None and gateway.enable_snat:
         new = "-m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT"
         yield f"-A FORWARD -i {port.router_device_name} {new} -j DROP"
 
 
-def _source(matching: str, address: str) -> str:
-    return f"-A POSTROUTING {matching} -j SNAT --to-source {address}"
+def _source(match: str, address: str) -> str:
+    return f"-A POSTROUTING {match} -j SNAT --to-source {address}"
 
 
 def _mark_external(view: RouterView) -> Iterator[str]:
@@ -194,48 +189,48 @@ def _mark_external(view: RouterView) -> Iterator[str]:
 
 
 def external_address(view: RouterView) -> str | None:
-    """The router's own IPv4 address outside."""
+    """The router's own IPv4 address on the external network."""
     if view.gateway_port is None:
         return None
     return next((address for address in view.gateway_port.ip_addresses if ":" not in address), None)
 
 
-def external_only(floating_ips: tuple[FloatingIP, ...]) -> tuple[str, ...]:
-    """The floating addresses as they stand on the external device."""
+def floating_ip_addresses(floating_ips: tuple[FloatingIP, ...]) -> tuple[str, ...]:
+    """The addresses of the floating IPs on the external device."""
     return tuple(f"{floating.floating_ip_address}/32" for floating in floating_ips)
 
 
 SYSCTLS = {
     "net.ipv4.ip_forward": "1",
-    # Switched on where somebody switched it off.
+    # Enables IPv6 again if it was disabled in the namespace.
     "net.ipv6.conf.all.disable_ipv6": "0",
     "net.ipv6.conf.default.disable_ipv6": "0",
     "net.ipv6.conf.all.forwarding": "1",
-    # A router learns nothing from others' advertisements.
+    # A router ignores the advertisements of other routers.
     "net.ipv6.conf.all.accept_ra": "0",
     "net.ipv6.conf.default.accept_ra": "0",
-    # Each address is answered for on its own device only.
+    # A device responds to ARP requests only for its own addresses.
     "net.ipv4.conf.all.arp_ignore": "1",
     "net.ipv4.conf.all.arp_announce": "2",
-    # A proxy that is replaced closes its listener: waiting connections move to the new one's instead of being reset.
+    # When a replaced proxy closes its listener, pending connections move to the new listener instead of being reset.
     "net.ipv4.tcp_migrate_req": "1",
 }
 
 
 def router_bridges(view: RouterView) -> tuple[Bridge, ...]:
-    """The bridges that must be there before the namespace can be plugged in."""
+    """The bridges that the devices of the namespace are attached to."""
     networks = {port.network_id: view.networks[port.network_id] for port in view.ports}
     return tuple(Bridge(name=network.bridge_name, mtu=network.mtu) for network in networks.values())
 
 
 def router_namespace_state(view: RouterView, metadata: RouterMetadata, namespace_prefix: str = "") -> NamespaceState:
-    """Devices, routes, firewall. A router whose `admin_state_up` is false keeps its namespace, without devices."""
-    switched_on = view.router.admin_state_up
-    ports = view.ports if switched_on else ()
+    """The namespace of a router. With `admin_state_up` false it has no devices and no routes."""
+    is_up = view.router.admin_state_up
+    ports = view.ports if is_up else ()
     return NamespaceState(
         name=router_namespace(view.router.id, namespace_prefix),
         devices=tuple(_device(view, port, metadata) for port in ports),
-        routes=frozenset(_routes(view)) if switched_on else frozenset(),
+        routes=frozenset(_routes(view)) if is_up else frozenset(),
         sysctls=SYSCTLS,
         ipv4_rules=ipv4_rules(view, metadata),
         ipv6_rules=ipv6_rules(metadata) if view.has_ipv6_kernel else Rules(),
@@ -243,14 +238,14 @@ def router_namespace_state(view: RouterView, metadata: RouterMetadata, namespace
 
 
 def unreachable_routes(view: RouterView) -> tuple[str, ...]:
-    """The destinations of extra routes whose next hop is on none of the router's links: they cannot be set."""
+    """The destinations of extra routes that cannot be set, because no subnet of the router contains the next hop."""
     return tuple(route.destination for route in view.router.routes if view.device_towards(route.nexthop) is None)
 
 
 def _device(view: RouterView, port: Port, metadata: RouterMetadata) -> Device:
     addresses = set(view.interface_addresses(port))
     if port is view.gateway_port:
-        addresses.update(external_only(view.floating_ips))
+        addresses.update(floating_ip_addresses(view.floating_ips))
     elif metadata.enable_metadata_proxy and view.serves_ipv6(port):
         addresses.add(METADATA_IPV6_ON_DEVICE)
     network = view.networks[port.network_id]
@@ -279,7 +274,7 @@ def _routes(view: RouterView) -> Iterator[Route]:
 
 
 def _default_routes(view: RouterView) -> Iterator[Route]:
-    """Through the external network's gateways, one a family."""
+    """The default route of each address family, through a gateway of the external network."""
     if view.gateway_port is None:
         return
     seen: set[int] = set()

@@ -7,12 +7,12 @@ from tests.unit.netconfig.cloud import DHCP_PORT, GUEST_PORT, NETWORK, SUBNET, d
 
 from openimds.netconfig.dhcp_network import (
     SYSCTLS,
+    desired_fixed_ips,
     dhcp_device_id,
     dhcp_namespace_state,
+    needs_dhcp,
     network_bridge,
     own_dhcp_port,
-    wanted_fixed_ips,
-    wants_dhcp,
 )
 from openimds.netconfig.namespace_state import Bridge, Device, NamespaceState, Route
 from openimds.resources.network import FixedIP
@@ -20,14 +20,14 @@ from openimds.resources.network import FixedIP
 OTHER = replace(SUBNET, id="subnet-5", cidr="192.168.50.0/24")
 
 
-def test_device_id_is_neutrons() -> None:
+def test_device_id_is_the_same_as_neutrons() -> None:
     # python -c 'import uuid; print(uuid.uuid5(uuid.NAMESPACE_DNS, "node1"))'
     expected = f"dhcp8461c769-9756-5dd2-a662-868702182d0e-{NETWORK.id}"
     assert dhcp_device_id("node1", NETWORK.id) == expected
     assert dhcp_device_id("node1.example.org", NETWORK.id) == expected
 
 
-def test_own_port_is_told_from_another_hosts() -> None:
+def test_own_port_is_found_by_its_device_id() -> None:
     foreign = replace(DHCP_PORT, id="0", device_id=dhcp_device_id("node2", NETWORK.id))
     later = replace(DHCP_PORT, id="f")
     assert own_dhcp_port([later, foreign, GUEST_PORT, DHCP_PORT], "node1", NETWORK.id) == DHCP_PORT
@@ -35,7 +35,7 @@ def test_own_port_is_told_from_another_hosts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("subnets", "port", "wanted"),
+    ("subnets", "port", "expected"),
     [
         ([SUBNET], None, (FixedIP("subnet-4", ""),)),
         ([SUBNET], DHCP_PORT, None),
@@ -44,8 +44,8 @@ def test_own_port_is_told_from_another_hosts() -> None:
     ],
     ids=["no port yet", "as it should be", "a subnet more", "one goes, one comes"],
 )
-def test_wanted_fixed_ips(subnets, port, wanted) -> None:
-    assert wanted_fixed_ips(subnets, port) == wanted
+def test_each_dhcp_subnet_gets_one_fixed_ip(subnets, port, expected) -> None:
+    assert desired_fixed_ips(subnets, port) == expected
 
 
 def test_only_subnets_with_an_address_are_served() -> None:
@@ -64,11 +64,11 @@ def test_only_subnets_with_an_address_are_served() -> None:
         (replace(NETWORK, admin_state_up=False), [SUBNET], False),
     ],
 )
-def test_wants_dhcp(network, subnets, wants) -> None:
-    assert wants_dhcp(network, subnets) is wants
+def test_network_needs_dhcp_if_a_subnet_enables_it(network, subnets, wants) -> None:
+    assert needs_dhcp(network, subnets) is wants
 
 
-def test_looks_as_in_the_pictures() -> None:
+def test_namespace_has_the_device_of_the_dhcp_port() -> None:
     assert dhcp_namespace_state(dhcp_network(), has_proxy=True) == NamespaceState(
         name="qdhcp-2720a749-0377-4ebd-aa12-9d132f1fe450",
         devices=(
@@ -87,7 +87,7 @@ def test_looks_as_in_the_pictures() -> None:
     assert network_bridge(dhcp_network()) == Bridge(name="brq2720a749-03", mtu=1442)
 
 
-def test_both_families_with_the_proxy() -> None:
+def test_proxy_adds_the_metadata_addresses_of_both_families() -> None:
     own = replace(DHCP_PORT, fixed_ips=(*DHCP_PORT.fixed_ips, FixedIP("subnet-6", "2001:db8::2")))
     dhcp = dhcp_network(subnets=(SUBNET, subnet_v6()), dhcp_port=own)
     state = dhcp_namespace_state(dhcp, has_proxy=True, namespace_prefix="lab-")
@@ -103,12 +103,12 @@ def test_both_families_with_the_proxy() -> None:
     )
 
 
-def test_without_the_proxy_only_its_own_address() -> None:
+def test_device_has_only_its_own_address_without_a_proxy() -> None:
     state = dhcp_namespace_state(dhcp_network(), has_proxy=False)
     assert state.devices[0].addresses == frozenset({"192.168.40.121/24"})
 
 
-def test_gateway_that_cannot_be_reached_makes_no_route() -> None:
+def test_unreachable_gateway_makes_no_route() -> None:
     for gateway in (None, "10.0.0.1", "192.168.40.121"):
         state = dhcp_namespace_state(dhcp_network(subnets=(replace(SUBNET, gateway_ip=gateway),)), has_proxy=False)
         assert state.routes == frozenset()

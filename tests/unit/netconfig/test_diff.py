@@ -1,4 +1,4 @@
-"""What has to be done to come from one namespace to another, in words and in order."""
+"""What has to be done to come from one namespace to another, in descriptions and in order."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ STATE = NamespaceState(
 )
 
 
-def words(wanted: NamespaceState, actual: NamespaceState | None) -> list[str]:
-    return [describe(change) for change in changes(wanted, actual)]
+def descriptions(desired: NamespaceState, actual: NamespaceState | None) -> list[str]:
+    return [describe(change) for change in changes(desired, actual)]
 
 
-def test_from_nothing_protection_comes_first() -> None:
-    assert words(STATE, None) == [
+def test_protection_comes_first_in_a_new_namespace() -> None:
+    assert descriptions(STATE, None) == [
         "create namespace ns",
         "set net.ipv4.ip_forward = 1",
         "replace ipv4 table nat (1 rules)",
@@ -44,8 +44,8 @@ def test_from_nothing_protection_comes_first() -> None:
     ]
 
 
-def test_what_is_as_wanted_is_left_alone() -> None:
-    assert words(STATE, STATE) == []
+def test_equal_states_need_no_changes() -> None:
+    assert descriptions(STATE, STATE) == []
 
 
 def changed(**values: object) -> NamespaceState:
@@ -113,10 +113,10 @@ CASES: list[tuple[str, NamespaceState, NamespaceState, list[str]]] = [
 
 
 @pytest.mark.parametrize(
-    ("wanted", "actual", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+    ("desired", "actual", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_changes(wanted: NamespaceState, actual: NamespaceState, expected: list[str]) -> None:
-    assert words(wanted, actual) == expected
+def test_changes(desired: NamespaceState, actual: NamespaceState, expected: list[str]) -> None:
+    assert descriptions(desired, actual) == expected
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,6 @@ def test_changes(wanted: NamespaceState, actual: NamespaceState, expected: list[
         ((":own - [0:0]", "-A INPUT -j own", "-A INPUT -j own", "-A own -j RETURN"), False),
     ],
 )
-def test_rules_are_compared_as_iptables_save_means_them(saved: tuple[str, ...], same: bool) -> None:
-    wanted = changed(ipv4_rules=Rules({"filter": (":own - [0:0]", "-A INPUT -j own", "-A own -j RETURN")}))
-    assert (words(wanted, changed(ipv4_rules=Rules({"filter": saved}))) == []) is same
+def test_rules_are_compared_without_what_iptables_save_adds(saved: tuple[str, ...], same: bool) -> None:
+    desired = changed(ipv4_rules=Rules({"filter": (":own - [0:0]", "-A INPUT -j own", "-A own -j RETURN")}))
+    assert (descriptions(desired, changed(ipv4_rules=Rules({"filter": saved}))) == []) is same

@@ -20,7 +20,7 @@ def argv(settings: DnsmasqSettings = DEFAULTS, **of_network: object) -> tuple[st
     return dnsmasq(dhcp_network(**of_network), PATHS, settings, "qdhcp-x").argv  # type: ignore[arg-type]
 
 
-def test_command_line() -> None:
+def test_command_line_with_default_settings() -> None:
     assert argv() == (
         "dnsmasq",
         "--no-hosts",
@@ -46,7 +46,7 @@ def test_command_line() -> None:
     )
 
 
-def test_all_choices() -> None:
+def test_command_line_with_all_settings() -> None:
     settings = DnsmasqSettings(
         dns_domain="",
         lease_seconds=None,
@@ -69,7 +69,7 @@ def test_all_choices() -> None:
     )
 
 
-def test_ipv6_ranges_by_mode() -> None:
+def test_ipv6_range_follows_the_mode() -> None:
     subnets = (
         subnet_v6("s-stateful", ipv6_address_mode="dhcpv6-stateful"),
         subnet_v6("s-stateless", ipv6_address_mode="dhcpv6-stateless", cidr="2001:db8:1::/64"),
@@ -85,28 +85,28 @@ def test_ipv6_ranges_by_mode() -> None:
     ]
 
 
-def test_subnet_that_has_no_address_yet_is_left_out() -> None:
+def test_subnet_without_an_address_has_no_range() -> None:
     assert argv(subnets=(SUBNET, replace(SUBNET, id="new", cidr="10.0.0.0/24"))) == argv()
 
 
-def test_paths() -> None:
+def test_files_have_neutrons_names() -> None:
     names = [path.name for path in (PATHS.hosts, PATHS.names, PATHS.options, PATHS.leases, PATHS.pid, PATHS.interface)]
     assert names == ["host", "addn_hosts", "opts", "leases", "pid", "interface"]
 
 
 @pytest.mark.parametrize(
-    ("mode", "spelled", "managed"),
+    ("mode", "mode_text", "managed"),
     [
         ("slaac", "ra-only", False),
         ("dhcpv6-stateless", "static,ra-stateless", False),
         ("dhcpv6-stateful", "static", True),
     ],
 )
-def test_prefixes_are_advertised_where_no_router_does(mode: str, spelled: str, *, managed: bool) -> None:
+def test_prefixes_are_advertised_without_a_router(mode: str, mode_text: str, *, managed: bool) -> None:
     subnet = subnet_v6(ipv6_ra_mode=mode, ipv6_address_mode=mode)
     port = replace(DHCP_PORT, fixed_ips=(*DHCP_PORT.fixed_ips, FixedIP(subnet.id, "2001:db8::2")))
     found = argv(subnets=(SUBNET, subnet), dhcp_port=port)
-    assert f"--dhcp-range=set:subnet-subnet-6,2001:db8::,{spelled},64,86400s" in found
+    assert f"--dhcp-range=set:subnet-subnet-6,2001:db8::,{mode_text},64,86400s" in found
     assert f"--ra-param={port.tap_name},mtu:1442,0,0" in found
     assert ("--enable-ra" in found) is managed
     router = replace(ROUTER_PORT, fixed_ips=(FixedIP(subnet.id, "2001:db8::1"),))

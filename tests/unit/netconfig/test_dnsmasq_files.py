@@ -11,7 +11,7 @@ from openimds.netconfig.dhcp_network import DhcpNetwork, MetadataOptions
 from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.netconfig.dnsmasq_files import (
     DnsmasqFiles,
-    HeldLease,
+    LeaseRecord,
     dnsmasq_files,
     host_routes,
     option_line,
@@ -28,11 +28,11 @@ FORCED = MetadataOptions(force_metadata=True)
 TAG = "tag:subnet-subnet-4"
 
 
-def files(dhcp: DhcpNetwork, choice: MetadataOptions = OFF, **settings: str) -> DnsmasqFiles:
-    return dnsmasq_files(dhcp, DnsmasqSettings(**settings), choice)  # type: ignore[arg-type]
+def files(dhcp: DhcpNetwork, options: MetadataOptions = OFF, **settings: str) -> DnsmasqFiles:
+    return dnsmasq_files(dhcp, DnsmasqSettings(**settings), options)  # type: ignore[arg-type]
 
 
-def test_isolated_network_with_the_proxy() -> None:
+def test_files_of_an_isolated_network_with_a_proxy() -> None:
     assert files(dhcp_network(GUEST_PORT), FORCED) == DnsmasqFiles(
         hosts=(
             "fa:16:3e:54:93:88,host-192-168-40-121.openstacklocal,192.168.40.121\n"
@@ -51,14 +51,14 @@ def test_isolated_network_with_the_proxy() -> None:
     )
 
 
-def test_network_with_nothing_to_reach() -> None:
+def test_subnet_without_gateway_has_empty_router_option() -> None:
     alone = replace(SUBNET, gateway_ip=None, dns_nameservers=("192.168.40.53", "0.0.0.0"))
     options = files(dhcp_network(subnets=(alone,))).options
     assert options == f"{TAG},option:dns-server,192.168.40.53\n{TAG},option:router\n"
 
 
 @pytest.mark.parametrize(
-    ("subnet", "ports", "choice", "routes"),
+    ("subnet", "ports", "options", "routes"),
     [
         (SUBNET, (), OFF, []),
         (SUBNET, (ROUTER_PORT,), OFF, ["169.254.169.254/32 192.168.40.1", "0.0.0.0/0 192.168.40.1"]),
@@ -84,18 +84,18 @@ def test_network_with_nothing_to_reach() -> None:
     ],
     ids=["none", "router", "no gateway", "own route", "own metadata route", "own default route"],
 )
-def test_host_routes(subnet, ports, choice, routes) -> None:
-    found = host_routes(dhcp_network(*ports, subnets=(subnet,)), subnet, choice)
+def test_option_121_contains_the_host_routes(subnet, ports, options, routes) -> None:
+    found = host_routes(dhcp_network(*ports, subnets=(subnet,)), subnet, options)
     assert [f"{route.destination} {route.nexthop}" for route in found] == routes
 
 
-def test_other_subnets_of_the_network_are_on_the_link() -> None:
+def test_other_subnets_of_the_network_are_on_link() -> None:
     other = replace(SUBNET, id="other", cidr="192.168.50.0/24")
     routes = host_routes(dhcp_network(subnets=(SUBNET, other, subnet_v6())), SUBNET, OFF)
     assert routes == (HostRoute("192.168.50.0/24", "0.0.0.0"), HostRoute("0.0.0.0/0", "192.168.40.1"))
 
 
-def test_names() -> None:
+def test_hostname_falls_back_to_the_address() -> None:
     named = replace(GUEST_PORT, dns_name="VM1")
     twin = replace(named, id="twin", fixed_ips=(FixedIP(SUBNET.id, "192.168.40.6"),))
     broken = replace(named, id="x", dns_name="a,b\n", fixed_ips=(FixedIP(SUBNET.id, "192.168.40.7"),))
@@ -107,7 +107,7 @@ def test_names() -> None:
     assert names.splitlines()[1] == "192.168.40.5\tvm1"
 
 
-def test_ipv6_by_mode() -> None:
+def test_ipv6_files_follow_the_mode() -> None:
     stateful = subnet_v6("stateful", ipv6_address_mode="dhcpv6-stateful", dns_nameservers=("2001:db8::53", "::"))
     slaac = subnet_v6("slaac", ipv6_address_mode="slaac", cidr="2001:db8:1::/64")
     stateless = subnet_v6("stateless", ipv6_address_mode="dhcpv6-stateless", cidr="2001:db8:2::/64")
@@ -131,7 +131,7 @@ def test_ipv6_by_mode() -> None:
     assert "domain-search" not in bare.options
 
 
-def test_extra_options_are_tagged_and_bad_ones_left_out() -> None:
+def test_extra_options_are_tagged_and_malformed_ones_are_rejected() -> None:
     guest = replace(
         GUEST_PORT,
         extra_dhcp_options=(
@@ -157,7 +157,7 @@ def test_extra_options_are_tagged_and_bad_ones_left_out() -> None:
         (ExtraDhcpOption("59", "http://x", 6), "tag:t,option6:59,http://x"),
     ],
 )
-def test_allowed(option, line) -> None:
+def test_allowed_option_is_rendered(option, line) -> None:
     assert option_line("t", option) == line
 
 
@@ -182,12 +182,12 @@ def test_allowed(option, line) -> None:
     ],
     ids=repr,
 )
-def test_refused(option) -> None:
+def test_option_is_rejected(option) -> None:
     assert option_line("t", option) is None
 
 
 @given(st.text(), st.text(), st.sampled_from([4, 6]))
-def test_a_line_stays_a_line(name: str, value: str, version: int) -> None:
+def test_rendered_option_is_one_line(name: str, value: str, version: int) -> None:
     line = option_line("t", ExtraDhcpOption(name, value, version))
     assert line is None or (line.isascii() and len(line.splitlines()) == 1)
 
@@ -200,42 +200,42 @@ duid 00:01:00:01:2b
 1796000000 T77 2001:db8::6 * 00:01:00:01:bb
 179600
 """
-FIRST = HeldLease("192.168.40.5", "fa:16:3e:54:93:88", "01:fa:16:3e:54:93:88")
-SECOND = HeldLease("192.168.40.6", "fa:16:3e:54:93:89", None)
-THIRD = HeldLease("2001:db8::5", None, "00:01:00:01:aa", "1234567")
-FOURTH = HeldLease("2001:db8::6", None, "00:01:00:01:bb", "77")
+FIRST = LeaseRecord("192.168.40.5", "fa:16:3e:54:93:88", "01:fa:16:3e:54:93:88")
+SECOND = LeaseRecord("192.168.40.6", "fa:16:3e:54:93:89", None)
+THIRD = LeaseRecord("2001:db8::5", None, "00:01:00:01:aa", "1234567")
+FOURTH = LeaseRecord("2001:db8::6", None, "00:01:00:01:bb", "77")
 
 
-def test_file_is_read() -> None:
+def test_lease_file_is_parsed() -> None:
     found = parse_leases(TEXT)
     assert found.leases == (FIRST, SECOND, THIRD, FOURTH)
     assert found.server_duid == "00:01:00:01:2b"
 
 
-def test_empty_file() -> None:
+def test_empty_lease_file_has_no_leases() -> None:
     assert parse_leases("").leases == ()
     assert parse_leases("").server_duid is None
 
 
-def test_stale_are_those_whose_owner_changed_or_went() -> None:
-    wanted = {"192.168.40.5": "fa:16:3e:00:00:01", "192.168.40.6": "fa:16:3e:54:93:89", "2001:db8::5": "x"}
-    held = (FIRST, SECOND, THIRD, FOURTH)
-    assert list(stale_leases(held, wanted, {})) == [FIRST, FOURTH]
-    assert list(stale_leases(held, wanted, {"2001:db8::5": "x", "192.168.40.6": "y"})) == [FIRST, FOURTH]
-    assert list(stale_leases(held, wanted, {"2001:db8::5": "y"})) == [FIRST, THIRD, FOURTH]
+def test_lease_is_stale_if_its_owner_changed_or_was_deleted() -> None:
+    desired = {"192.168.40.5": "fa:16:3e:00:00:01", "192.168.40.6": "fa:16:3e:54:93:89", "2001:db8::5": "x"}
+    leases = (FIRST, SECOND, THIRD, FOURTH)
+    assert list(stale_leases(leases, desired, {})) == [FIRST, FOURTH]
+    assert list(stale_leases(leases, desired, {"2001:db8::5": "x", "192.168.40.6": "y"})) == [FIRST, FOURTH]
+    assert list(stale_leases(leases, desired, {"2001:db8::5": "y"})) == [FIRST, THIRD, FOURTH]
 
 
-def test_former_owners_by_the_host_file() -> None:
+def test_hosts_file_is_parsed() -> None:
     text = "fa:16:3e:54:93:88,set:port-1,vm1.x,192.168.40.5\nFA:16:3e:54:93:89,vm2,[2001:db8::5]\n\n"
     assert parse_hosts(text) == {"192.168.40.5": "fa:16:3e:54:93:88", "2001:db8::5": "fa:16:3e:54:93:89"}
 
 
-def test_garbage_is_no_lease() -> None:
+def test_malformed_lines_are_skipped() -> None:
     text = "garbage\n1 xx 192.168.40.5 a b\n1 fa:16:3e:00:00:01 nowhere a b\nduid 00:01\n1 x 2001:db8::5 a b\n1 7 10.0.0.1 a b\n"
     assert parse_leases(text).leases == ()
 
 
-def test_leases_are_taken_out_of_the_text() -> None:
-    kept = without_leases(TEXT, {"192.168.40.5", "2001:db8::6"})
-    assert parse_leases(kept).leases == (SECOND, THIRD)
-    assert parse_leases(kept).server_duid == "00:01:00:01:2b"
+def test_leases_are_removed_from_the_text() -> None:
+    remaining = without_leases(TEXT, {"192.168.40.5", "2001:db8::6"})
+    assert parse_leases(remaining).leases == (SECOND, THIRD)
+    assert parse_leases(remaining).server_duid == "00:01:00:01:2b"

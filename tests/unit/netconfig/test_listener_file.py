@@ -26,7 +26,7 @@ NETWORK = DesiredListeners(
 )
 
 
-def test_as_it_stands_in_the_file() -> None:
+def test_listeners_are_rendered_and_parsed() -> None:
     assert listeners_file("n1", Path("/var/lib/openimds")) == Path("/var/lib/openimds/ns-metadata-proxy/n1.json")
     assert json.loads(render_listeners(NETWORK)) == {
         "kind": "network",
@@ -39,7 +39,7 @@ def test_as_it_stands_in_the_file() -> None:
     assert NETWORK.tag == "network:n1"
 
 
-def test_what_a_proxy_listens_on() -> None:
+def test_proxies_listen_on_their_addresses() -> None:
     in_dhcp = network_proxy(name="n1", namespace="qdhcp-n1", device="tap1", has_ipv6=True, router_id="r9")
     assert with_indexes(in_dhcp.addresses, {"tap1": 2}) == NETWORK.addresses
     assert (in_dhcp.scope, in_dhcp.scope_id) == (Scope.ROUTER, "r9")
@@ -48,30 +48,30 @@ def test_what_a_proxy_listens_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("change", "message"),
     [
         ({"kind": "subnet"}, '"kind" is neither'),
         ({"kind": ["network"]}, '"kind" is neither'),
-        ({"id": ""}, '"id" is no text'),
-        ({"namespace": "../1"}, '"namespace" is no name of a namespace'),
-        ({"namespace": ".."}, '"namespace" is no name of a namespace'),
-        ({"namespace_inode": None}, '"namespace_inode": None is no number'),
-        ({"namespace_inode": True}, '"namespace_inode": True is no number'),
-        ({"addresses": []}, '"addresses" is no list'),
+        ({"id": ""}, '"id" is empty or not a string'),
+        ({"namespace": "../1"}, '"namespace" is not a namespace name'),
+        ({"namespace": ".."}, '"namespace" is not a namespace name'),
+        ({"namespace_inode": None}, '"namespace_inode": None is not a number'),
+        ({"namespace_inode": True}, '"namespace_inode": True is not a number'),
+        ({"addresses": []}, '"addresses" is not a list'),
         ({"addresses": ["169.254.169.254"]}, 'other than ["address", port]'),
-        ({"addresses": [["metadata", 80]]}, "'metadata' is no IP address"),
-        ({"addresses": [["169.254.169.254", 70000]]}, "70000 is no number between 1 and 65535"),
-        ({"addresses": [["fe80::a9fe:a9fe", 80]]}, "a device follows a link-local IPv6 address"),
-        ({"addresses": [["169.254.169.254%tap1", 80]]}, "is no IP address|a device follows"),
+        ({"addresses": [["metadata", 80]]}, "'metadata' is not an IP address"),
+        ({"addresses": [["169.254.169.254", 70000]]}, "70000 is not a number between 1 and 65535"),
+        ({"addresses": [["fe80::a9fe:a9fe", 80]]}, "only a link-local IPv6 address has"),
+        ({"addresses": [["169.254.169.254%tap1", 80]]}, "is not an IP address|only a link-local IPv6 address has"),
     ],
 )
-def test_a_file_that_is_not_what_it_should_be(change: dict[str, object], sentence: str) -> None:
+def test_malformed_file_is_rejected(change: dict[str, object], message: str) -> None:
     content = json.loads(render_listeners(NETWORK)) | change
-    with pytest.raises(ListenersFileError, match=sentence.replace("[", r"\[").replace("]", r"\]")):
+    with pytest.raises(ListenersFileError, match=message.replace("[", r"\[").replace("]", r"\]")):
         parse_listeners(json.dumps(content))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"network"'])
-def test_a_text_that_is_no_object(text: str) -> None:
-    with pytest.raises(ListenersFileError, match=r"is not JSON|is no JSON object"):
+def test_text_that_is_not_an_object_is_rejected(text: str) -> None:
+    with pytest.raises(ListenersFileError, match=r"is not JSON|is not a JSON object"):
         parse_listeners(text)

@@ -38,7 +38,7 @@ METADATA_ROUTER_PORT = replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-m", "169.
     ],
     ids=["no port", "a guest", "a router", "distributed", "replicated", "a router beside the gateway"],
 )
-def test_isolated(ports, isolated) -> None:
+def test_subnet_is_isolated_without_a_router_at_its_gateway_address(ports, isolated) -> None:
     assert isolated_subnets([SUBNET], ports) == isolated
 
 
@@ -47,7 +47,7 @@ def test_subnet_without_a_gateway_is_isolated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "alone", "routed", "metadata_network"),
+    ("options", "isolated_only", "routed", "metadata_network"),
     [
         (NONE, False, False, False),
         (FORCED, True, True, True),
@@ -55,34 +55,34 @@ def test_subnet_without_a_gateway_is_isolated() -> None:
         (BOTH, True, False, True),
         (NETWORK_ALONE, False, False, False),
     ],
-    ids=["none", "force_metadata", "enable_isolated_metadata", "both", "enable_metadata_network alone"],
+    ids=["none", "force_metadata", "enable_isolated_metadata", "both", "enable_metadata_network isolated_only"],
 )
-def test_proxy_in_the_dhcp_namespace(choice, alone, routed, metadata_network) -> None:
-    assert needs_proxy(dhcp_network(GUEST_PORT), choice) is alone
-    assert needs_proxy(dhcp_network(ROUTER_PORT), choice) is routed
+def test_options_decide_whether_the_dhcp_namespace_has_a_proxy(options, isolated_only, routed, metadata_network) -> None:
+    assert needs_proxy(dhcp_network(GUEST_PORT), options) is isolated_only
+    assert needs_proxy(dhcp_network(ROUTER_PORT), options) is routed
     behind_router = dhcp_network(METADATA_ROUTER_PORT, subnets=(METADATA_SUBNET,), dhcp_port=METADATA_DHCP_PORT)
-    assert needs_proxy(behind_router, choice) is metadata_network
+    assert needs_proxy(behind_router, options) is metadata_network
 
 
-def test_no_proxy_before_the_port_has_an_address() -> None:
+def test_network_has_no_proxy_before_the_port_has_an_address() -> None:
     assert not needs_proxy(dhcp_network(dhcp_port=replace(DHCP_PORT, fixed_ips=())), FORCED)
 
 
-def test_metadata_network_speaks_for_its_router() -> None:
+def test_metadata_network_sends_the_id_of_its_router() -> None:
     dhcp = dhcp_network(METADATA_ROUTER_PORT, subnets=(METADATA_SUBNET,), dhcp_port=METADATA_DHCP_PORT)
     assert metadata_network_router(dhcp, BOTH) == "router-1"
     assert metadata_network_router(dhcp, FORCED) is None
     assert metadata_network_router(dhcp_network(ROUTER_PORT, subnets=(SUBNET, subnet_v6())), BOTH) is None
 
 
-def test_metadata_subnet_beside_another_one_speaks_for_no_router() -> None:
+def test_network_with_further_subnets_sends_no_router_id() -> None:
     """A project can add such a subnet to its own network, which another project's router may serve."""
     dhcp = dhcp_network(ROUTER_PORT, METADATA_ROUTER_PORT, subnets=(SUBNET, METADATA_SUBNET))
     assert metadata_network_router(dhcp, BOTH) is None
 
 
 @pytest.mark.parametrize(
-    ("ports", "choice", "way", "next_hop"),
+    ("ports", "options", "kind", "next_hop"),
     [
         ((), FORCED, PathKind.DHCP, "192.168.40.121"),
         ((ROUTER_PORT,), FORCED, PathKind.DHCP, "192.168.40.121"),
@@ -92,13 +92,13 @@ def test_metadata_subnet_beside_another_one_speaks_for_no_router() -> None:
         ((), NONE, PathKind.NONE, None),
     ],
 )
-def test_way(ports, choice, way, next_hop) -> None:
-    found = metadata_path(dhcp_network(*ports), SUBNET, choice)
-    assert (found.kind, found.next_hop) == (way, next_hop)
+def test_path_of_a_subnet(ports, options, kind, next_hop) -> None:
+    path = metadata_path(dhcp_network(*ports), SUBNET, options)
+    assert (path.kind, path.next_hop) == (kind, next_hop)
 
 
 @pytest.mark.parametrize(
-    ("subnet", "choice", "words"),
+    ("subnet", "options", "reason"),
     [
         (SUBNET, NONE, "both force_metadata and enable_isolated_metadata are off"),
         (replace(SUBNET, gateway_ip=None), NONE, "the subnet names none"),
@@ -106,5 +106,5 @@ def test_way(ports, choice, way, next_hop) -> None:
         (replace(SUBNET, id="subnet-new"), ISOLATED, "no address on subnet subnet-new yet"),
     ],
 )
-def test_reason_names_what_is_missing(subnet, choice, words) -> None:
-    assert words in metadata_path(dhcp_network(subnets=(subnet,)), subnet, choice).reason
+def test_reason_names_the_missing_part(subnet, options, reason) -> None:
+    assert reason in metadata_path(dhcp_network(subnets=(subnet,)), subnet, options).reason

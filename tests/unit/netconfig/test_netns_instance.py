@@ -1,4 +1,4 @@
-"""What an instance is told to do with its NICs."""
+"""The NIC plan of an instance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SUBNETS = {
         ([("unknown", "10.1.0.5")], ["auto"]),
     ],
 )
-def test_nic_plan(fixed: list[tuple[str, str]], expected: list[str]) -> None:
+def test_nic_plan_follows_the_subnets(fixed: list[tuple[str, str]], expected: list[str]) -> None:
     port = Port(
         id="p",
         network_id="n",

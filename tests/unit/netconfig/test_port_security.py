@@ -1,4 +1,4 @@
-"""The chain of a port, as text."""
+"""The text of a port's chain."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def lines_of(port: Port, subnets: list[Subnet] = SUBNETS) -> tuple[str, ...]:
     return chain_lines(found)
 
 
-def test_a_port_without_port_security_has_no_filter():
+def test_port_without_port_security_has_no_filter():
     assert port_filter(dataclasses.replace(PORT, port_security_enabled=False), SUBNETS) is None
 
 
-def test_own_addresses_only():
+def test_port_sends_only_from_its_own_addresses():
     assert lines_of(PORT) == (
         "ether saddr != fa:16:3e:00:00:01 counter drop",
         "ether type != { ip, arp, ip6 } counter drop",
@@ -95,7 +95,7 @@ def test_any_pair_still_claims_neither_gateway_nor_metadata_service():
     assert "icmpv6 type nd-neighbor-advert accept" in lines
 
 
-def test_an_instance_that_is_the_gateway_may_be_it():
+def test_port_with_the_gateway_address_may_use_it():
     port = dataclasses.replace(PORT, fixed_ips=(FixedIP("s", "10.7.0.254"),))
     assert "ip saddr 169.254.169.254 counter drop" in lines_of(port)
 
@@ -108,12 +108,12 @@ def test_an_instance_that_is_the_gateway_may_be_it():
         {"fixed_ips": (FixedIP("s", "10.7.0.1; flush ruleset"),)},
     ],
 )
-def test_nothing_malformed_reaches_the_text(broken):
+def test_malformed_port_is_rejected(broken):
     with pytest.raises(ValueError):
         port_filter(dataclasses.replace(PORT, **broken), SUBNETS)
 
 
-def test_chains_are_read_back_without_their_counts():
+def test_chains_are_parsed_without_counts():
     listing = (
         "table bridge openimds {\n\tchain tap01e7ee7b-98 {\n\t\tip saddr :: counter packets 3 bytes 9 drop\n\t}\n\n"
         "\tchain prerouting {\n\t\tiifname vmap @instances\n\t}\n}\n"

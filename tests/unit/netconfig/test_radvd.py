@@ -17,7 +17,7 @@ def config(mode: str | None, **changes: Any) -> str:
     return radvd_config(router_view(internal=(PORT,), subnets=(subnet_v6(ipv6_ra_mode=mode, **changes),)))
 
 
-def test_slaac() -> None:
+def test_slaac_prefix_is_autonomous() -> None:
     assert (
         config("slaac", dns_nameservers=("2001:db8::53", "9.9.9.9"))
         == """\
@@ -39,7 +39,7 @@ interface qr-bbbbbbbb-bb
     )
 
 
-def test_dhcpv6() -> None:
+def test_dhcpv6_modes_set_the_flags() -> None:
     stateful, stateless = config("dhcpv6-stateful"), config("dhcpv6-stateless", dns_nameservers=("2001:db8::53",))
     assert "AdvManagedFlag on;\n    AdvOtherConfigFlag on;" in stateful
     assert "AdvAutonomous off" in stateful
@@ -49,7 +49,7 @@ def test_dhcpv6() -> None:
     assert "RDNSS" not in stateless
 
 
-def test_nothing_to_advertise() -> None:
+def test_configuration_is_empty_without_an_advertised_subnet() -> None:
     assert config(None) == ""
     assert radvd_config(router_view()) == ""
     assert radvd_config(router_view(router=replace(ROUTER, admin_state_up=False), internal=(PORT,))) == ""
@@ -63,7 +63,7 @@ def test_router_of_another_project_advertises_nothing_on_a_shared_network() -> N
     assert radvd_config(router_view(internal=(as_gateway,), subnets=(subnet,))) == config("slaac")
 
 
-def test_command_line() -> None:
+def test_command_line_has_the_user() -> None:
     daemon = radvd("r1", "qrouter-r1", SETTINGS)
     assert " ".join(daemon.argv) == ("radvd -C /s/ra/r1.radvd.conf -p /s/external/pids/r1.pid.radvd -m syslog -u radvd")
     assert "-u" not in radvd("r1", "qrouter-r1", replace(SETTINGS, user=None)).argv

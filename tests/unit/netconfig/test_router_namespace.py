@@ -27,7 +27,7 @@ from openimds.resources.network import ExternalGateway, FixedIP, HostRoute
 METADATA = RouterMetadata()
 
 
-def test_devices_and_default_route() -> None:
+def test_namespace_has_devices_and_a_default_route() -> None:
     state = router_namespace_state(router_view(floating_ips=(FLOATING,)), METADATA, "lab-")
     assert state.name == "lab-qrouter-router-1"
     assert state.devices == (
@@ -56,7 +56,7 @@ def test_devices_and_default_route() -> None:
     )
 
 
-def test_extra_routes_by_the_link_of_their_next_hop() -> None:
+def test_extra_route_uses_the_device_of_its_next_hop() -> None:
     routes = (
         HostRoute("10.9.0.0/16", "192.168.40.9"),
         HostRoute("10.8.0.0/16", "172.16.0.1"),
@@ -81,29 +81,29 @@ def test_last_of_two_routes_to_one_destination_is_set() -> None:
     )
 
 
-def test_switched_off_router_has_no_devices() -> None:
+def test_router_with_admin_state_down_has_no_devices() -> None:
     state = router_namespace_state(router_view(router=replace(ROUTER, admin_state_up=False)), METADATA)
     assert state.devices == ()
     assert state.routes == frozenset()
 
 
-def test_no_gateway_no_default_route() -> None:
+def test_router_without_a_gateway_has_no_default_route() -> None:
     state = router_namespace_state(router_view(gateway=None), METADATA)
     assert state.routes == frozenset()
     assert len(state.devices) == 1
 
 
-def test_own_address_is_nobodys_gateway() -> None:
+def test_own_address_is_not_a_gateway() -> None:
     subnet = replace(EXTERNAL_SUBNET, gateway_ip="203.0.113.5")
     assert router_namespace_state(router_view(subnets=(SUBNET, subnet)), METADATA).routes == frozenset()
 
 
-def test_port_of_an_unknown_subnet_waits() -> None:
+def test_port_of_an_unknown_subnet_has_no_address() -> None:
     state = router_namespace_state(router_view(subnets=(EXTERNAL_SUBNET,)), METADATA)
     assert state.devices[0].addresses == frozenset()
 
 
-def test_ipv6_network_has_the_service_beside_the_gateway() -> None:
+def test_ipv6_interface_also_has_the_metadata_address() -> None:
     port = replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-6", "2001:db8::1"),))
     outside = subnet_v6("subnet-e6", cidr="2001:db8:e::/64", gateway_ip="2001:db8:e::1")
     gateway = replace(GATEWAY_PORT, fixed_ips=(*GATEWAY_PORT.fixed_ips, FixedIP("subnet-e6", "2001:db8:e::5")))
@@ -120,13 +120,13 @@ def test_ipv6_network_has_the_service_beside_the_gateway() -> None:
     assert off.devices[0].addresses == frozenset({"2001:db8::1/64"})
 
 
-def test_interface_on_another_projects_network_does_not_take_the_service_address() -> None:
+def test_interface_that_is_not_the_gateway_has_no_metadata_address() -> None:
     beside = replace(ROUTER_PORT, fixed_ips=(FixedIP("subnet-6", "2001:db8::66"),), project_id="other")
     state = router_namespace_state(router_view(internal=(beside,), gateway=None, subnets=(subnet_v6(),)), METADATA)
     assert state.devices[0].addresses == frozenset({"2001:db8::66/64"})
 
 
-def test_router_with_everything() -> None:
+def test_rules_of_a_router_with_snat_and_floating_ips() -> None:
     assert ipv4_rules(router_view(floating_ips=(FLOATING,)), METADATA).tables == {
         "nat": (
             "-A PREROUTING -d 169.254.169.254/32 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 9697",
@@ -150,25 +150,25 @@ def test_router_with_everything() -> None:
     }
 
 
-def test_router_without_a_gateway() -> None:
+def test_rules_of_a_router_without_a_gateway() -> None:
     tables = ipv4_rules(router_view(gateway=None), METADATA).tables
     assert len(tables["nat"]) == 1
     assert len(tables["mangle"]) == 1
 
 
-def test_without_snat() -> None:
+def test_rules_of_a_router_without_snat() -> None:
     gateway = ExternalGateway(network_id="x", enable_snat=False)
     tables = ipv4_rules(router_view(router=replace(ROUTER, external_gateway=gateway)), METADATA).tables
     assert tables["nat"][1:] == ("-A POSTROUTING ! -o qg-cccccccc-cc -m conntrack ! --ctstate DNAT -j ACCEPT",)
     assert not [rule for rule in tables["filter"] if "qg-" in rule]
 
 
-def test_gateway_with_ipv6_alone_translates_nothing() -> None:
+def test_gateway_with_only_ipv6_translates_nothing() -> None:
     port = replace(GATEWAY_PORT, fixed_ips=(FixedIP("subnet-e6", "2001:db8:e::5"),))
     assert not [rule for rule in ipv4_rules(router_view(gateway=port), METADATA).tables["nat"] if "SNAT" in rule]
 
 
-def test_ipv6() -> None:
+def test_ipv6_rules_only_redirect_to_the_metadata_proxy() -> None:
     assert ipv6_rules(RouterMetadata(metadata_port=8888, access_mark=0x10)).tables == {
         "nat": ("-A PREROUTING -d fe80::a9fe:a9fe/128 -i qr-+ -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 8888",),
         "mangle": (
@@ -182,7 +182,7 @@ def test_ipv6() -> None:
     }
 
 
-def test_switched_off_service_is_still_never_forwarded() -> None:
+def test_packets_to_the_metadata_service_are_rejected_without_a_proxy() -> None:
     tables = ipv6_rules(RouterMetadata(enable_metadata_proxy=False)).tables
     assert tables["nat"] == tables["mangle"] == ()
     assert len(tables["filter"]) == 1

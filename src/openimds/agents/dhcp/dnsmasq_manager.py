@@ -17,7 +17,7 @@ from openimds.netconfig.dhcp_network import DhcpNetwork
 from openimds.netconfig.dnsmasq_command import DnsmasqPaths
 from openimds.netconfig.dnsmasq_files import (
     DnsmasqFiles,
-    HeldLease,
+    LeaseRecord,
     desired_leases,
     parse_hosts,
     parse_leases,
@@ -98,7 +98,7 @@ class DnsmasqManager:
             f"release the lease of {lease.ip_address} ({lease.mac_address or lease.client_id})" for lease in stale
         )
 
-    def _restart_without(self, instance: DnsmasqInstance, stale: tuple[HeldLease, ...]) -> tuple[str, ...]:
+    def _restart_without(self, instance: DnsmasqInstance, stale: tuple[LeaseRecord, ...]) -> tuple[str, ...]:
         """Restarts dnsmasq without the stale leases, because dnsmasq reads the lease file only at its start."""
         addresses = {lease.ip_address for lease in stale}
         self._programs.stop(instance.daemon)
@@ -130,7 +130,7 @@ def _write(instance: DnsmasqInstance) -> None:
     write_if_changed(instance.paths.interface, instance.dhcp.device_name)
 
 
-def _release_command(dhcp: DhcpNetwork, lease: HeldLease, server_duid: str | None) -> tuple[str, ...]:
+def _release_command(dhcp: DhcpNetwork, lease: LeaseRecord, server_duid: str | None) -> tuple[str, ...]:
     device = dhcp.device_name
     if lease.mac_address is not None:
         return ("dhcp_release", device, lease.ip_address, lease.mac_address)

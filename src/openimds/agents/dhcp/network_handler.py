@@ -22,13 +22,13 @@ from openimds.agents.reconciler.reconciler import ErrorCollector
 from openimds.netconfig.dhcp_network import (
     DhcpNetwork,
     MetadataOptions,
+    desired_fixed_ips,
     dhcp_device_id,
     dhcp_namespace_state,
+    needs_dhcp,
     network_bridge,
     own_dhcp_port,
     serves_ipv6,
-    wanted_fixed_ips,
-    wants_dhcp,
 )
 from openimds.netconfig.dnsmasq_command import DnsmasqPaths, DnsmasqSettings, dnsmasq
 from openimds.netconfig.dnsmasq_files import dnsmasq_files, rejected_options
@@ -62,9 +62,9 @@ class DhcpPorts:
         """Returns the port with one address on each DHCP subnet, and a description of each change."""
         subnets = tuple(subnets)
         port = own_dhcp_port(ports, self._host, network.id)
-        if port is None or wanted_fixed_ips(subnets, port) is not None:
+        if port is None or desired_fixed_ips(subnets, port) is not None:
             port = self._listed(network.id)
-        fixed_ips = wanted_fixed_ips(subnets, port)
+        fixed_ips = desired_fixed_ips(subnets, port)
         if port is not None and fixed_ips is None:
             return port, ()
         if port is None:
@@ -185,7 +185,7 @@ class DhcpNetworkHandler:
         return {
             network.id: DhcpNetworkSpec(network, subnets[network.id], ports[network.id], self.settings)
             for network in view.networks.values()
-            if wants_dhcp(network, subnets[network.id])
+            if needs_dhcp(network, subnets[network.id])
         }
 
     def actual(self) -> set[str]:

@@ -367,7 +367,7 @@ def test_unknown_driver_and_malformed_port_are_named_in_the_error(stage: Stage) 
     assert "there is no driver 'qemu'" in stage.run_pass().failures["vm1"]
     stage.server(driver="netns")
     stage.view.add(dataclasses.replace(PORT, mac_address="nonsense"))
-    assert "is no MAC address" in stage.run_pass().failures["vm1"]
+    assert "is not a MAC address" in stage.run_pass().failures["vm1"]
     assert stage.configurator.states == {}
 
 
