@@ -57,7 +57,9 @@ def test_subnet_without_a_gateway_is_isolated() -> None:
     ],
     ids=["none", "force_metadata", "enable_isolated_metadata", "both", "enable_metadata_network isolated_only"],
 )
-def test_options_decide_whether_the_dhcp_namespace_has_a_proxy(options, isolated_only, routed, metadata_network) -> None:
+def test_options_decide_whether_the_dhcp_namespace_has_a_proxy(
+    options, isolated_only, routed, metadata_network
+) -> None:
     assert needs_proxy(dhcp_network(GUEST_PORT), options) is isolated_only
     assert needs_proxy(dhcp_network(ROUTER_PORT), options) is routed
     behind_router = dhcp_network(METADATA_ROUTER_PORT, subnets=(METADATA_SUBNET,), dhcp_port=METADATA_DHCP_PORT)
