@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
-
 import pytest
-import uvloop
 from tests.security.instances import ALPHA, BETA
 from tests.security.responses import answers
 from tests.security.test_identity import FORGED, spellings
@@ -26,10 +22,6 @@ LIMIT = RateLimitOptions(
 )
 
 
-def run(coming: Coroutine[Any, Any, None]) -> None:
-    uvloop.run(coming)
-
-
 def control(*, offered: bool = True) -> FakeControl:
     made = FakeControl(offered=offered)
     made.instances = {guest.uuid: instance(guest.uuid, f"name-{guest.uuid}") for guest in (ALPHA, BETA)}
@@ -38,127 +30,108 @@ def control(*, offered: bool = True) -> FakeControl:
 
 @pytest.mark.parametrize("offered", [True, False], ids=["served from records", "forwarded"])
 @pytest.mark.parametrize("name", FORGED)
-def test_11_12_identity_headers_of_a_guest_are_ignored(name: str, offered: bool) -> None:
-    async def play() -> None:
-        async with cloud(ports=PORTS, control=control(offered=offered)) as there:
-            for line in spellings(name):
-                guest = await there.guest(MAC_A, address=ALPHA.address)
-                raw = await guest.ask_last(HEAD + line + b"\r\nConnection: close\r\n\r\n")
-                assert raw
-                for answer in answers(raw, []):
-                    assert answer.status in (200, 400), (line, answer)
-                    assert BETA.uuid.encode() not in answer.body, line
-            for _method, _target, headers, _body in there.api.asked:
-                assert headers[b"x-instance-id"] == ALPHA.uuid.encode()
-                assert headers[b"x-forwarded-for"] == ALPHA.address.encode()
-            assert bool(there.api.asked) is not offered
+async def test_11_12_identity_headers_of_a_guest_are_ignored(name: str, offered: bool) -> None:
 
-    run(play())
-
-
-def test_14_strict_requests_refuse_forged_headers_and_hosts() -> None:
-    async def play() -> None:
-        async with cloud(ports=PORTS, control=control(), strict_hosts=("169.254.169.254",)) as there:
+    async with cloud(ports=PORTS, control=control(offered=offered)) as there:
+        for line in spellings(name):
             guest = await there.guest(MAC_A, address=ALPHA.address)
-            assert (await guest.ask(HOSTNAME))[0] == 200
-            for name, value in FORGED.items():
-                assert (await guest.ask(HOSTNAME, "GET", f"{name}: {value}"))[0] == 403, name
-            other = HEAD.replace(b"169.254.169.254", b"evil.example") + b"Connection: close\r\n\r\n"
-            assert (await guest.ask_last(other)).startswith(b"HTTP/1.1 403")
+            raw = await guest.ask_last(HEAD + line + b"\r\nConnection: close\r\n\r\n")
+            assert raw
+            for answer in answers(raw, []):
+                assert answer.status in (200, 400), (line, answer)
+                assert BETA.uuid.encode() not in answer.body, line
+        for _method, _target, headers, _body in there.api.asked:
+            assert headers[b"x-instance-id"] == ALPHA.uuid.encode()
+            assert headers[b"x-forwarded-for"] == ALPHA.address.encode()
+        assert bool(there.api.asked) is not offered
 
-    run(play())
+
+async def test_14_strict_requests_refuse_forged_headers_and_hosts() -> None:
+
+    async with cloud(ports=PORTS, control=control(), strict_hosts=("169.254.169.254",)) as there:
+        guest = await there.guest(MAC_A, address=ALPHA.address)
+        assert (await guest.ask(HOSTNAME))[0] == 200
+        for name, value in FORGED.items():
+            assert (await guest.ask(HOSTNAME, "GET", f"{name}: {value}"))[0] == 403, name
+        other = HEAD.replace(b"169.254.169.254", b"evil.example") + b"Connection: close\r\n\r\n"
+        assert (await guest.ask_last(other)).startswith(b"HTTP/1.1 403")
 
 
-def test_10_token_is_invalid_for_the_next_owner_of_the_address() -> None:
-    async def play() -> None:
-        async with cloud(ports=PORTS, control=control()) as there:
-            old = await there.guest(MAC_A, address=ALPHA.address)
-            ttl = ("X-aws-ec2-metadata-token-ttl-seconds: 600", "Content-Length: 0")
-            _status, token = await old.ask("/latest/api/token", "PUT", *ttl)
-            mine = f"X-aws-ec2-metadata-token: {token.decode()}"
-            assert (await old.ask(HOSTNAME, "GET", mine))[0] == 200
-            moved = (port(BETA.uuid, MAC_B, ALPHA.address),)
-            there.control.real = list(moved)
-            there.mirror.hear(*moved)
-            new = await there.guest(MAC_B, address=ALPHA.address)
-            assert (await new.ask(HOSTNAME, "GET", mine))[0] == 401
-            assert (await old.ask(HOSTNAME, "GET", mine))[0] == 404
+async def test_10_token_is_invalid_for_the_next_owner_of_the_address() -> None:
 
-    run(play())
+    async with cloud(ports=PORTS, control=control()) as there:
+        old = await there.guest(MAC_A, address=ALPHA.address)
+        ttl = ("X-aws-ec2-metadata-token-ttl-seconds: 600", "Content-Length: 0")
+        _status, token = await old.ask("/latest/api/token", "PUT", *ttl)
+        mine = f"X-aws-ec2-metadata-token: {token.decode()}"
+        assert (await old.ask(HOSTNAME, "GET", mine))[0] == 200
+        moved = (port(BETA.uuid, MAC_B, ALPHA.address),)
+        there.control.real = list(moved)
+        there.mirror.hear(*moved)
+        new = await there.guest(MAC_B, address=ALPHA.address)
+        assert (await new.ask(HOSTNAME, "GET", mine))[0] == 401
+        assert (await old.ask(HOSTNAME, "GET", mine))[0] == 404
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["current mirror", "outdated mirror"])
-def test_5_25_address_that_does_not_match_the_mac_is_404(connected: bool) -> None:
-    async def play() -> None:
-        async with cloud(ports=PORTS, control=control(), listeners=("network:n1", "network:n2")) as there:
-            there.mirror.connected = connected
-            spoofing = await there.guest(MAC_A, address=BETA.address)
-            assert (await spoofing.ask(HOSTNAME))[0] == 404
-            outside = await there.guest(MAC_A, address="127.99.99.99")
-            assert (await outside.ask(HOSTNAME))[0] == 404
-            elsewhere = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
-            assert (await elsewhere.ask(HOSTNAME))[0] == 404
-            assert {line["outcome"] for line in there.lines.facts} == {"none"}
+async def test_5_25_address_that_does_not_match_the_mac_is_404(connected: bool) -> None:
 
-    run(play())
+    async with cloud(ports=PORTS, control=control(), listeners=("network:n1", "network:n2")) as there:
+        there.mirror.connected = connected
+        spoofing = await there.guest(MAC_A, address=BETA.address)
+        assert (await spoofing.ask(HOSTNAME))[0] == 404
+        outside = await there.guest(MAC_A, address="127.99.99.99")
+        assert (await outside.ask(HOSTNAME))[0] == 404
+        elsewhere = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
+        assert (await elsewhere.ask(HOSTNAME))[0] == 404
+        assert {line["outcome"] for line in there.lines.facts} == {"none"}
 
 
-def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
-    async def play() -> None:
-        both = port(ALPHA.uuid, MAC_A, "127.0.0.1", "::1")
-        async with cloud(ports=[both, PORTS[1]], control=control(), rate_limit=LIMIT, host="::") as there:
-            four = await there.guest(MAC_A, address="127.0.0.1")
-            six = await there.guest(MAC_A, address="::1")
-            for _ in range(14):  # the 28 requests of a boot
-                assert (await four.ask(HOSTNAME))[0] == 200
-                assert (await six.ask(HOSTNAME))[0] == 200
-            assert (await four.ask(HOSTNAME))[0] == 429
-            assert (await six.ask(HOSTNAME))[0] == 429
-            assert b"\r\nRetry-After: " in six.head
-            assert (await four.ask("/"))[0] == 429
-            neighbour = await there.guest(MAC_B, address=BETA.address)
-            assert (await neighbour.ask(HOSTNAME))[0] == 200
+async def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
 
-    run(play())
+    both = port(ALPHA.uuid, MAC_A, "127.0.0.1", "::1")
+    async with cloud(ports=[both, PORTS[1]], control=control(), rate_limit=LIMIT, host="::") as there:
+        four = await there.guest(MAC_A, address="127.0.0.1")
+        six = await there.guest(MAC_A, address="::1")
+        for _ in range(14):  # the 28 requests of a boot
+            assert (await four.ask(HOSTNAME))[0] == 200
+            assert (await six.ask(HOSTNAME))[0] == 200
+        assert (await four.ask(HOSTNAME))[0] == 429
+        assert (await six.ask(HOSTNAME))[0] == 429
+        assert b"\r\nRetry-After: " in six.head
+        assert (await four.ask("/"))[0] == 429
+        neighbour = await there.guest(MAC_B, address=BETA.address)
+        assert (await neighbour.ask(HOSTNAME))[0] == 200
 
 
-def test_20_forwarded_requests_count_for_the_rate_limit() -> None:
-    async def play() -> None:
-        async with cloud(ports=PORTS, control=control(offered=False), rate_limit=LIMIT) as there:
-            guest = await there.guest(MAC_A, address=ALPHA.address)
-            assert [(await guest.ask(HOSTNAME))[0] for _ in range(30)] == [200] * 28 + [429] * 2
-            assert len(there.api.asked) == 28
+async def test_20_forwarded_requests_count_for_the_rate_limit() -> None:
 
-    run(play())
+    async with cloud(ports=PORTS, control=control(offered=False), rate_limit=LIMIT) as there:
+        guest = await there.guest(MAC_A, address=ALPHA.address)
+        assert [(await guest.ask(HOSTNAME))[0] for _ in range(30)] == [200] * 28 + [429] * 2
+        assert len(there.api.asked) == 28
 
 
-def test_21_connections_are_limited_per_guest_and_network() -> None:
-    async def play() -> None:
-        tenants = ("network:n1", "network:n2")
-        async with cloud(ports=PORTS, control=control(), listeners=tenants, per_peer=8) as there:
-            for _ in range(8):
-                await there.guest(MAC_A, address=ALPHA.address)
-            refused = await there.guest(MAC_A, address=ALPHA.address)
-            assert (await refused.read())[0] == 503
-            neighbour = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
-            assert (await neighbour.ask(HOSTNAME))[0] == 404  # another network: accepted, and not limited by the first
+async def test_21_connections_are_limited_per_guest_and_network() -> None:
 
-    run(play())
+    tenants = ("network:n1", "network:n2")
+    async with cloud(ports=PORTS, control=control(), listeners=tenants, per_peer=8) as there:
+        for _ in range(8):
+            await there.guest(MAC_A, address=ALPHA.address)
+        refused = await there.guest(MAC_A, address=ALPHA.address)
+        assert (await refused.read())[0] == 503
+        neighbour = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
+        assert (await neighbour.ask(HOSTNAME))[0] == 404  # another network: accepted, and not limited by the first
 
 
-def test_request_id_of_a_guest_is_ignored() -> None:
+async def test_request_id_of_a_guest_is_ignored() -> None:
     """Otherwise a guest could reuse another guest's id in the log. A repeated request is cached."""
     given = b"req-00000000-0000-4000-8000-000000000000"
 
-    async def play() -> None:
-        async with cloud(ports=PORTS, control=control()) as there:
-            for _repeat in range(3):
-                guest = await there.guest(MAC_A, address=ALPHA.address)
-                raw = await guest.ask_last(
-                    HEAD + b"X-Openstack-Request-Id: " + given + b"\r\nConnection: close\r\n\r\n"
-                )
-                assert raw.startswith(b"HTTP/1.1 200 ")
-                assert b"req-" in raw
-                assert given not in raw
-
-    run(play())
+    async with cloud(ports=PORTS, control=control()) as there:
+        for _repeat in range(3):
+            guest = await there.guest(MAC_A, address=ALPHA.address)
+            raw = await guest.ask_last(HEAD + b"X-Openstack-Request-Id: " + given + b"\r\nConnection: close\r\n\r\n")
+            assert raw.startswith(b"HTTP/1.1 200 ")
+            assert b"req-" in raw
+            assert given not in raw

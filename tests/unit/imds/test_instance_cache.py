@@ -15,47 +15,43 @@ from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import ChangeSet, Nic
 
 
-def test_memory_has_an_end(threads) -> None:
-    async def scene() -> None:
-        records = InstanceCache(threads, max_records=2)
-        questions: list[str] = []
+async def test_memory_has_an_end(threads) -> None:
 
-        def question(key: str) -> str:
-            questions.append(key)
-            return key
+    records = InstanceCache(threads, max_records=2)
+    questions: list[str] = []
 
-        async def ask(key: str) -> str:
-            return await records.ask(key, lambda: question(key))
+    def question(key: str) -> str:
+        questions.append(key)
+        return key
 
-        for key in ("a", "b", "a", "c", "a", "b"):
-            assert await ask(key) == key
-        assert questions == ["a", "b", "c", "b"]  # the one that was used last stays longest
+    async def ask(key: str) -> str:
+        return await records.ask(key, lambda: question(key))
 
-    asyncio.run(scene())
+    for key in ("a", "b", "a", "c", "a", "b"):
+        assert await ask(key) == key
+    assert questions == ["a", "b", "c", "b"]  # the one that was used last stays longest
 
 
-def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
-    async def scene() -> None:
-        records = InstanceCache(threads)
-        asked, gate = threading.Event(), threading.Event()
+async def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
 
-        def slow() -> str:
-            asked.set()
-            assert gate.wait(HANG_SECONDS)
-            return "old"
+    records = InstanceCache(threads)
+    asked, gate = threading.Event(), threading.Event()
 
-        first = asyncio.create_task(records.record(("instance", "i"), slow))
-        await asyncio.to_thread(asked.wait, 10)
-        second = asyncio.create_task(records.ask(("instance", "i"), slow))
-        await asyncio.sleep(0)
-        records.forget(ChangeSet(revision=2, port_ids=frozenset({"p"})))  # nobody knows yet whose port it is
-        assert await records.ask(("instance", "i"), lambda: "new") == "new"
-        gate.set()
-        assert (await first).answer == await second == "old"
-        assert not (await first).good
-        assert await records.ask(("instance", "i"), lambda: "newer") == "new"
+    def slow() -> str:
+        asked.set()
+        assert gate.wait(HANG_SECONDS)
+        return "old"
 
-    asyncio.run(scene())
+    first = asyncio.create_task(records.record(("instance", "i"), slow))
+    await asyncio.to_thread(asked.wait, 10)
+    second = asyncio.create_task(records.ask(("instance", "i"), slow))
+    await asyncio.sleep(0)
+    records.forget(ChangeSet(revision=2, port_ids=frozenset({"p"})))  # nobody knows yet whose port it is
+    assert await records.ask(("instance", "i"), lambda: "new") == "new"
+    gate.set()
+    assert (await first).answer == await second == "old"
+    assert not (await first).good
+    assert await records.ask(("instance", "i"), lambda: "newer") == "new"
 
 
 @pytest.mark.parametrize(
@@ -70,60 +66,49 @@ def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
         (ChangeSet(revision=2, network_ids=frozenset({"n2"})), False),
     ],
 )
-def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dropped: bool) -> None:
+async def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dropped: bool) -> None:
     nics = tuple(
         Nic(port_id=port, mac_address=None, vif_type=None, device_name=None, network_id="n1") for port in ("p1", "p2")
     )
     instance = replace(next(iter(instances.instances.values())), id="i", nics=nics)
 
-    async def scene() -> None:
-        records = InstanceCache(threads)
-        record = await records.record(("instance", "i"), lambda: instance)
-        address = await records.record(("address", "10.0.0.5"), lambda: ("i",))
-        records.forget(touched)
-        assert record.good is not is_dropped
-        assert address.good is touched.is_nothing
-        assert len(records) == record.good + address.good
-
-    asyncio.run(scene())
+    records = InstanceCache(threads)
+    record = await records.record(("instance", "i"), lambda: instance)
+    address = await records.record(("address", "10.0.0.5"), lambda: ("i",))
+    records.forget(touched)
+    assert record.good is not is_dropped
+    assert address.good is touched.is_nothing
+    assert len(records) == record.good + address.good
 
 
-def test_documents_have_an_end(threads) -> None:
-    async def scene() -> None:
-        records = InstanceCache(threads, max_document_bytes=250)
-        kept = [await records.record(name, lambda: None) for name in "abc"]
-        for record in kept:
-            records.keep_document(record, "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
-        assert [len(record.documents) for record in kept] == [0, 0, 1]
-        records.forget(ChangeSet(revision=1, everything=True))
-        records.keep_document(kept[0], "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
-        assert not kept[0].documents
+async def test_documents_have_an_end(threads) -> None:
 
-    asyncio.run(scene())
+    records = InstanceCache(threads, max_document_bytes=250)
+    kept = [await records.record(name, lambda: None) for name in "abc"]
+    for record in kept:
+        records.keep_document(record, "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
+    assert [len(record.documents) for record in kept] == [0, 0, 1]
+    records.forget(ChangeSet(revision=1, everything=True))
+    records.keep_document(kept[0], "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
+    assert not kept[0].documents
 
 
-def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
+async def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
     gate = threading.Event()
 
-    async def scene() -> None:
-        records = InstanceCache(threads)
-        with pytest.raises(StoreUnavailable):
-            await records.ask("a", lambda: gate.wait(HANG_SECONDS))
-        gate.set()
-        assert await records.ask("a", lambda: False) is True  # the first question's answer, late
-
-    asyncio.run(scene())
+    records = InstanceCache(threads)
+    with pytest.raises(StoreUnavailable):
+        await records.ask("a", lambda: gate.wait(HANG_SECONDS))
+    gate.set()
+    assert await records.ask("a", lambda: False) is True  # the first question's answer, late
 
 
-def test_a_question_that_fails_is_asked_again(threads) -> None:
+async def test_a_question_that_fails_is_asked_again(threads) -> None:
     def fail() -> None:
         raise StoreUnavailable("away")
 
-    async def scene() -> None:
-        records = InstanceCache(threads)
-        with pytest.raises(StoreUnavailable):
-            await records.ask("a", fail)
-        assert await records.ask("a", lambda: 1) == 1
-
-    asyncio.run(scene())
+    records = InstanceCache(threads)
+    with pytest.raises(StoreUnavailable):
+        await records.ask("a", fail)
+    assert await records.ask("a", lambda: 1) == 1

@@ -74,14 +74,12 @@ def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
     assert events == ["the store is away", "the store is back", "the store's changes could not be read"]
 
 
-def test_a_silent_store_is_away() -> None:
-    async def scene() -> None:
-        gate = threading.Event()
-        changes = SilentChanges(gate)
-        fresh = ChangePoller(changes, lambda _touched: None, PollIntervals(away_seconds=0.02))
-        fresh.start()
-        await until_async(lambda: fresh.store_is_away)
-        gate.set()
-        fresh.stop()
+async def test_a_silent_store_is_away() -> None:
 
-    asyncio.run(scene())
+    gate = threading.Event()
+    changes = SilentChanges(gate)
+    fresh = ChangePoller(changes, lambda _touched: None, PollIntervals(away_seconds=0.02))
+    fresh.start()
+    await until_async(lambda: fresh.store_is_away)
+    gate.set()
+    fresh.stop()

@@ -123,16 +123,13 @@ def test_one_question_at_a_time_for_all_who_want_to_know_the_same() -> None:
     assert len(targets.asked) == 1
 
 
-def test_answers_are_kept_as_the_target_allows() -> None:
+async def test_answers_are_kept_as_the_target_allows() -> None:
     targets = Targets(kept=says(1, 60), not_kept=says(2))
 
-    async def story() -> None:
-        vendors = targets.vendors()
-        for instance in ("i1", "i1", "i2"):
-            assert await vendors.ask(question(instance)) == {"kept": 1, "not_kept": 2}
-        await vendors.ask(question("i1", hostname="new"))  # another question
-
-    asyncio.run(story())
+    vendors = targets.vendors()
+    for instance in ("i1", "i1", "i2"):
+        assert await vendors.ask(question(instance)) == {"kept": 1, "not_kept": 2}
+    await vendors.ask(question("i1", hostname="new"))  # another question
     assert [asked for asked in targets.asked if asked[0] == "kept"] == [("kept", "i1"), ("kept", "i2"), ("kept", "i1")]
     assert len([asked for asked in targets.asked if asked[0] == "not_kept"]) == 4
 

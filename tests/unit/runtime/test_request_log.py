@@ -72,29 +72,23 @@ def test_full_buffer_is_written_before_the_end(monkeypatch) -> None:
     assert len(written("json", FACTS, 1000)) == 1000
 
 
-def test_buffered_lines_precede_later_log_lines() -> None:
+async def test_buffered_lines_precede_later_log_lines() -> None:
     stream = io.StringIO()
     log_config.configure(LogConfig(debug=False, format="json"), "metadata-api", stream)
 
-    async def main() -> None:
-        write = BufferedRequestLog(LogConfig(debug=False, format="json"), "metadata-api", stream).line("first", {})
-        write("req-1", 1.0)
-        structlog.get_logger("openimds.test").info("second")
-
-    asyncio.run(main())
+    write = BufferedRequestLog(LogConfig(debug=False, format="json"), "metadata-api", stream).line("first", {})
+    write("req-1", 1.0)
+    structlog.get_logger("openimds.test").info("second")
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["first", "second"]
 
 
-def test_warning_has_its_level_and_equal_facts_of_other_types_are_distinct() -> None:
+async def test_warning_has_its_level_and_equal_facts_of_other_types_are_distinct() -> None:
     stream = io.StringIO()
 
-    async def main() -> None:
-        log = BufferedRequestLog(LogConfig(debug=False, format="json"), "metadata-agent", stream)
-        log.line("a", {"status": 1}, "warning")("req-1", 1.0)
-        log.line("a", {"status": True})("req-2", 1.0)
-        log.flush()
-
-    asyncio.run(main())
+    log = BufferedRequestLog(LogConfig(debug=False, format="json"), "metadata-agent", stream)
+    log.line("a", {"status": 1}, "warning")("req-1", 1.0)
+    log.line("a", {"status": True})("req-2", 1.0)
+    log.flush()
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
     assert (first["level"], first["status"]) == ("warning", 1)
     assert (second["level"], second["status"]) == ("info", True)

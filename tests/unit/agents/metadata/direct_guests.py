@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any
-
-import uvloop
 from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, A, B, port
 
 from openimds.resources.network import FixedIP, Port
@@ -25,7 +21,3 @@ def leg(network: str, router: str = "r1") -> Port:
         device_id=router,
         device_owner="network:router_interface",
     )
-
-
-def run(coming: Coroutine[Any, Any, None]) -> None:
-    uvloop.run(coming)

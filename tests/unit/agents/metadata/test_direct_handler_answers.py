@@ -7,119 +7,103 @@ import json
 from dataclasses import replace
 
 from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, SECRET, A, B, FakeControl, cloud, instance
-from tests.unit.agents.metadata.direct_guests import A_AT_1, B_AT_2, NAME, run
+from tests.unit.agents.metadata.direct_guests import A_AT_1, B_AT_2, NAME
 
 from openimds.guest_identity.signature import sign
 
 
-def test_a_change_shows_in_the_next_reads() -> None:
-    async def play() -> None:
-        async with cloud(ports=[A_AT_1]) as there:
-            guest = await there.guest(MAC_A)
-            await guest.ask(NAME)
-            there.control.change(instance(A, "renamed"))
-            async with asyncio.timeout(20):
-                while await guest.ask(NAME) != (200, b"renamed.novalocal"):  # noqa: ASYNC110 - with a deadline
-                    await asyncio.sleep(0.01)
+async def test_a_change_shows_in_the_next_reads() -> None:
 
-    run(play())
+    async with cloud(ports=[A_AT_1]) as there:
+        guest = await there.guest(MAC_A)
+        await guest.ask(NAME)
+        there.control.change(instance(A, "renamed"))
+        async with asyncio.timeout(20):
+            while await guest.ask(NAME) != (200, b"renamed.novalocal"):  # noqa: ASYNC110 - with a deadline
+                await asyncio.sleep(0.01)
 
 
-def test_every_read_of_meta_data_has_a_seed_of_its_own() -> None:
-    async def play() -> None:
-        async with cloud(ports=[A_AT_1]) as there:
-            guest = await there.guest(MAC_A)
-            seeds = {
-                json.loads((await guest.ask("/openstack/latest/meta_data.json"))[1])["random_seed"] for _ in range(5)
-            }
-            assert len(seeds) == 5
+async def test_every_read_of_meta_data_has_a_seed_of_its_own() -> None:
 
-    run(play())
+    async with cloud(ports=[A_AT_1]) as there:
+        guest = await there.guest(MAC_A)
+        seeds = {json.loads((await guest.ask("/openstack/latest/meta_data.json"))[1])["random_seed"] for _ in range(5)}
+        assert len(seeds) == 5
 
 
-def test_a_cloud_without_records_is_always_asked_upstream() -> None:
-    async def play() -> None:
-        control = FakeControl(offered=False)
-        async with cloud(ports=[A_AT_1], control=control) as there:
-            guest = await there.guest(MAC_A)
-            forged = ("X-Instance-ID: " + B, "X-Forwarded-For: 127.0.0.2", "X-Tenant-ID: p2")
-            assert await guest.ask(NAME, "GET", *forged) == (200, b"from the API 1")
-            assert await guest.ask(NAME) == (200, b"from the API 2")
-            _method, target, headers, _body = there.api.asked[0]
-            assert target == NAME.encode()
-            assert headers[b"x-instance-id"] == A.encode()
-            assert headers[b"x-instance-id-signature"] == sign(SECRET, A).encode()
-            assert headers[b"x-tenant-id"] == b"p1"
-            assert headers[b"x-forwarded-for"] == b"127.0.0.1"
-            assert headers[b"x-openimds-guest-forwarded"] == b"1"
-            assert there.lines.facts[0]["forwarded"] is True
-            assert headers[b"x-openstack-request-id"].decode() == there.lines.facts[0]["request_id"]
-            there.api.away = True
-            assert (await guest.ask(NAME))[0] == 503
+async def test_a_cloud_without_records_is_always_asked_upstream() -> None:
 
-    run(play())
+    control = FakeControl(offered=False)
+    async with cloud(ports=[A_AT_1], control=control) as there:
+        guest = await there.guest(MAC_A)
+        forged = ("X-Instance-ID: " + B, "X-Forwarded-For: 127.0.0.2", "X-Tenant-ID: p2")
+        assert await guest.ask(NAME, "GET", *forged) == (200, b"from the API 1")
+        assert await guest.ask(NAME) == (200, b"from the API 2")
+        _method, target, headers, _body = there.api.asked[0]
+        assert target == NAME.encode()
+        assert headers[b"x-instance-id"] == A.encode()
+        assert headers[b"x-instance-id-signature"] == sign(SECRET, A).encode()
+        assert headers[b"x-tenant-id"] == b"p1"
+        assert headers[b"x-forwarded-for"] == b"127.0.0.1"
+        assert headers[b"x-openimds-guest-forwarded"] == b"1"
+        assert there.lines.facts[0]["forwarded"] is True
+        assert headers[b"x-openstack-request-id"].decode() == there.lines.facts[0]["request_id"]
+        there.api.away = True
+        assert (await guest.ask(NAME))[0] == 503
 
 
-def test_passwords_and_vendors_are_the_controllers() -> None:
-    async def play() -> None:
-        control = FakeControl(dynamic_vendor_data=True)
-        async with cloud(ports=[A_AT_1], control=control) as there:
-            guest = await there.guest(MAC_A)
-            assert await guest.ask("/openstack/latest/password", "POST", body=b"secret") == (200, b"from the API 1")
-            assert await guest.ask("/openstack/latest/vendor_data2.json") == (200, b"from the API 2")
-            assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
-            assert [(method, body) for method, _target, _headers, body in there.api.asked] == [
-                ("POST", b"secret"),
-                ("GET", b""),
-            ]
+async def test_passwords_and_vendors_are_the_controllers() -> None:
 
-    run(play())
+    control = FakeControl(dynamic_vendor_data=True)
+    async with cloud(ports=[A_AT_1], control=control) as there:
+        guest = await there.guest(MAC_A)
+        assert await guest.ask("/openstack/latest/password", "POST", body=b"secret") == (200, b"from the API 1")
+        assert await guest.ask("/openstack/latest/vendor_data2.json") == (200, b"from the API 2")
+        assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
+        assert [(method, body) for method, _target, _headers, body in there.api.asked] == [
+            ("POST", b"secret"),
+            ("GET", b""),
+        ]
 
 
-def test_a_password_is_shown_to_whoever_asks_right_after_it_was_taken() -> None:
-    async def play() -> None:
-        async with cloud(ports=[A_AT_1]) as there:
-            guest = await there.guest(MAC_A)
-            assert await guest.ask("/openstack/latest/password") == (200, b"")
-            there.control.instances[A] = replace(there.control.instances[A], password="secret")  # no news of it yet
-            assert (await guest.ask("/openstack/latest/password", "POST", body=b"secret"))[0] == 200
-            assert await guest.ask("/openstack/latest/password") == (200, b"secret")
+async def test_a_password_is_shown_to_whoever_asks_right_after_it_was_taken() -> None:
 
-    run(play())
+    async with cloud(ports=[A_AT_1]) as there:
+        guest = await there.guest(MAC_A)
+        assert await guest.ask("/openstack/latest/password") == (200, b"")
+        there.control.instances[A] = replace(there.control.instances[A], password="secret")  # no news of it yet
+        assert (await guest.ask("/openstack/latest/password", "POST", body=b"secret"))[0] == 200
+        assert await guest.ask("/openstack/latest/password") == (200, b"secret")
 
 
-def test_what_only_a_namespace_proxy_may_say_is_not_a_guests_to_say() -> None:
-    async def play() -> None:
-        said = ("X-Openimds-Guest-Forwarded: 1", "X-aws-ec2-metadata-token-ttl-seconds: 60", "Content-Length: 0")
-        async with cloud(ports=[A_AT_1]) as there:
-            guest = await there.guest(MAC_A)
-            assert (await guest.ask("/latest/api/token", "PUT", *said))[0] == 200
-        async with cloud(ports=[A_AT_1], control=FakeControl(offered=False)) as there:
-            guest = await there.guest(MAC_A)
-            await guest.ask("/latest/api/token", "PUT", *said)
-            assert b"x-openimds-guest-forwarded" not in there.api.asked[0][2]
+async def test_what_only_a_namespace_proxy_may_say_is_not_a_guests_to_say() -> None:
 
-    run(play())
+    said = ("X-Openimds-Guest-Forwarded: 1", "X-aws-ec2-metadata-token-ttl-seconds: 60", "Content-Length: 0")
+    async with cloud(ports=[A_AT_1]) as there:
+        guest = await there.guest(MAC_A)
+        assert (await guest.ask("/latest/api/token", "PUT", *said))[0] == 200
+    async with cloud(ports=[A_AT_1], control=FakeControl(offered=False)) as there:
+        guest = await there.guest(MAC_A)
+        await guest.ask("/latest/api/token", "PUT", *said)
+        assert b"x-openimds-guest-forwarded" not in there.api.asked[0][2]
 
 
-def test_the_same_question_under_way_is_asked_once_and_seeds_are_not_shared() -> None:
-    async def play() -> None:
-        async with cloud(ports=[A_AT_1, B_AT_2], control=FakeControl(offered=False)) as there:
-            there.api.open.clear()
-            same = [await there.guest(MAC_A) for _ in range(3)]
-            other = await there.guest(MAC_B, address="127.0.0.2")
-            seeded = [await there.guest(MAC_A) for _ in range(2)]
-            for guest in (*same, other):
-                await guest.send("/latest/user-data")
-            for guest in seeded:
-                await guest.send("/openstack/latest/meta%5Fdata.json")
-            await there.until(lambda: len(there.api.asked) >= 4)
-            there.api.open.set()
-            bodies = [(await guest.read())[1] for guest in (*same, other, *seeded)]
-            assert len(set(bodies[:3])) == 1
-            assert len(set(bodies)) == 4
-            assert len(there.api.asked) == 4
-            ids = {guest.head.lower().split(b"x-openstack-request-id: ")[1].split(b"\r\n")[0] for guest in same}
-            assert len(ids) == 3
+async def test_the_same_question_under_way_is_asked_once_and_seeds_are_not_shared() -> None:
 
-    run(play())
+    async with cloud(ports=[A_AT_1, B_AT_2], control=FakeControl(offered=False)) as there:
+        there.api.open.clear()
+        same = [await there.guest(MAC_A) for _ in range(3)]
+        other = await there.guest(MAC_B, address="127.0.0.2")
+        seeded = [await there.guest(MAC_A) for _ in range(2)]
+        for guest in (*same, other):
+            await guest.send("/latest/user-data")
+        for guest in seeded:
+            await guest.send("/openstack/latest/meta%5Fdata.json")
+        await there.until(lambda: len(there.api.asked) >= 4)
+        there.api.open.set()
+        bodies = [(await guest.read())[1] for guest in (*same, other, *seeded)]
+        assert len(set(bodies[:3])) == 1
+        assert len(set(bodies)) == 4
+        assert len(there.api.asked) == 4
+        ids = {guest.head.lower().split(b"x-openstack-request-id: ")[1].split(b"\r\n")[0] for guest in same}
+        assert len(ids) == 3

@@ -22,18 +22,16 @@ class Quiet:
         return lambda: None
 
 
-def test_closing_wakes_everybody_and_nobody_waits_any_more() -> None:
-    async def story() -> None:
-        bell = ChangeNotifier(Quiet())
-        an_hour = 3600
-        waiting = [asyncio.create_task(bell.wait(frozenset({"port"}), 0, an_hour)) for _ in range(3)]
-        await until_async(lambda: len(bell._waiters) == 3)
-        threading.Thread(target=bell.close).start()
-        async with asyncio.timeout(HANG_SECONDS):
-            assert await asyncio.gather(*waiting) == [True] * 3
-            assert await bell.wait(frozenset({"port"}), 0, an_hour)
+async def test_closing_wakes_everybody_and_nobody_waits_any_more() -> None:
 
-    asyncio.run(story())
+    bell = ChangeNotifier(Quiet())
+    an_hour = 3600
+    waiting = [asyncio.create_task(bell.wait(frozenset({"port"}), 0, an_hour)) for _ in range(3)]
+    await until_async(lambda: len(bell._waiters) == 3)
+    threading.Thread(target=bell.close).start()
+    async with asyncio.timeout(HANG_SECONDS):
+        assert await asyncio.gather(*waiting) == [True] * 3
+        assert await bell.wait(frozenset({"port"}), 0, an_hour)
 
 
 def test_one_that_nobody_waited_at_can_be_closed() -> None:

@@ -46,89 +46,78 @@ async def _settled(cloud: Cloud) -> None:
             await asyncio.sleep(0)
 
 
-def test_a_storm_of_changes_makes_everybody_look_but_for_himself() -> None:
+async def test_a_storm_of_changes_makes_everybody_look_but_for_himself() -> None:
     """1,000 are held while 5,000 ports change: were all of them woken each time, that would be 5,000,000 looks."""
 
-    async def scene() -> None:
-        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
-        macs = [f"mac-{number}" for number in range(1000)]
-        waiting = [asyncio.create_task(holding.held(cloud.judge(mac), {mac})) for mac in macs]
-        await _settled(cloud)
-        assert cloud.looks.total() == 1000
-        for number in range(5000):
-            mac = f"mac-{number}"
-            cloud.known[mac] = port(mac)
-            holding.heard({mac})
-            await asyncio.sleep(0)
-        assert [found.id for found in await asyncio.gather(*waiting)] == macs
-        assert set(cloud.looks.values()) == {2}
-        assert not holding.holds
-
-    asyncio.run(scene())
+    cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
+    macs = [f"mac-{number}" for number in range(1000)]
+    waiting = [asyncio.create_task(holding.held(cloud.judge(mac), {mac})) for mac in macs]
+    await _settled(cloud)
+    assert cloud.looks.total() == 1000
+    for number in range(5000):
+        mac = f"mac-{number}"
+        cloud.known[mac] = port(mac)
+        holding.heard({mac})
+        await asyncio.sleep(0)
+    assert [found.id for found in await asyncio.gather(*waiting)] == macs
+    assert set(cloud.looks.values()) == {2}
+    assert not holding.holds
 
 
-def test_one_of_several_things_it_is_known_by_is_enough() -> None:
-    async def scene() -> None:
-        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
-        waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac", "router"}))
-        await _settled(cloud)
-        holding.heard({"another"})
-        await _settled(cloud)
-        assert cloud.looks["mac"] == 1
-        holding.heard({"another", "router"})
-        await _settled(cloud)
-        assert cloud.looks["mac"] == 2
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        assert not holding.holds
+async def test_one_of_several_things_it_is_known_by_is_enough() -> None:
 
-    asyncio.run(scene())
+    cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
+    waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac", "router"}))
+    await _settled(cloud)
+    holding.heard({"another"})
+    await _settled(cloud)
+    assert cloud.looks["mac"] == 1
+    holding.heard({"another", "router"})
+    await _settled(cloud)
+    assert cloud.looks["mac"] == 2
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert not holding.holds
 
 
-def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
-    async def scene() -> None:
-        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
-        judge = cloud.judge("mac")
+async def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
 
-        async def slow() -> Port:
-            try:
-                return await judge()
-            finally:
-                if cloud.looks["mac"] == 1:
-                    cloud.known["mac"] = port("p")
-                    holding.heard({"mac"})
+    cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
+    judge = cloud.judge("mac")
 
-        assert (await holding.held(slow, {"mac"})).id == "p"
-        assert cloud.looks["mac"] == 2
+    async def slow() -> Port:
+        try:
+            return await judge()
+        finally:
+            if cloud.looks["mac"] == 1:
+                cloud.known["mac"] = port("p")
+                holding.heard({"mac"})
 
-    asyncio.run(scene())
+    assert (await holding.held(slow, {"mac"})).id == "p"
+    assert cloud.looks["mac"] == 2
 
 
-def test_an_overtaken_judgement_is_made_again_at_once() -> None:
-    async def scene() -> None:
-        results: list[Exception | Port] = [StaleResultError(), port("p")]
+async def test_an_overtaken_judgement_is_made_again_at_once() -> None:
 
-        async def judge() -> Port:
-            result = results.pop(0)
-            if isinstance(result, Exception):
-                raise result
-            return result
+    results: list[Exception | Port] = [StaleResultError(), port("p")]
 
-        assert (await HoldQueue(LONG_SECONDS, LONG_SECONDS).held(judge, {"mac"})).id == "p"
+    async def judge() -> Port:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    asyncio.run(scene())
+    assert (await HoldQueue(LONG_SECONDS, LONG_SECONDS).held(judge, {"mac"})).id == "p"
 
 
-def test_without_news_it_is_judged_again_after_a_while() -> None:
-    async def scene() -> None:
-        cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, 0.001)
-        waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac"}))
-        while cloud.looks["mac"] < 3:  # noqa: ASYNC110 - nothing tells of a look
-            await asyncio.sleep(0.001)
-        cloud.known["mac"] = port("p")
-        assert (await waiting).id == "p"
+async def test_without_news_it_is_judged_again_after_a_while() -> None:
 
-    asyncio.run(scene())
+    cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, 0.001)
+    waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac"}))
+    while cloud.looks["mac"] < 3:  # noqa: ASYNC110 - nothing tells of a look
+        await asyncio.sleep(0.001)
+    cloud.known["mac"] = port("p")
+    assert (await waiting).id == "p"
 
 
 def test_when_the_time_is_over_it_says_why() -> None:

@@ -182,58 +182,52 @@ def test_without_a_living_watch_what_the_mirror_knew_is_not_believed():
     assert find(world) == ["p2"]
 
 
-def test_a_moved_address_is_never_answered_with_the_old_owner():
-    async def main() -> None:
-        world = World(mirrored={"p1": port("p1")})
-        with ThreadPoolExecutor(1) as executor:
-            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
-            assert (await finder.find(NETWORK, FIVE)).id == "p1"
-            world.mirrored = {"p2": port("p2")}
-            assert (await finder.find(NETWORK, FIVE)).id == "p2"
-            world.mirrored = {}
+async def test_a_moved_address_is_never_answered_with_the_old_owner():
+
+    world = World(mirrored={"p1": port("p1")})
+    with ThreadPoolExecutor(1) as executor:
+        finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
+        assert (await finder.find(NETWORK, FIVE)).id == "p1"
+        world.mirrored = {"p2": port("p2")}
+        assert (await finder.find(NETWORK, FIVE)).id == "p2"
+        world.mirrored = {}
+        with pytest.raises(NoSinglePort):
+            await finder.find(NETWORK, FIVE)
+
+
+async def test_nobody_is_believed_for_a_second_and_a_find_for_two_without_a_watch():
+
+    world = World(connected=False)
+    with ThreadPoolExecutor(1) as executor:
+        finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
+        for _ in range(3):
             with pytest.raises(NoSinglePort):
                 await finder.find(NETWORK, FIVE)
-
-    asyncio.run(main())
-
-
-def test_nobody_is_believed_for_a_second_and_a_find_for_two_without_a_watch():
-    async def main() -> None:
-        world = World(connected=False)
-        with ThreadPoolExecutor(1) as executor:
-            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
-            for _ in range(3):
-                with pytest.raises(NoSinglePort):
-                    await finder.find(NETWORK, FIVE)
-            assert len(world.looks) == 1
-            world.real = [port("p1")]
-            world.now += 1.1
-            for _ in range(3):
-                assert (await finder.find(NETWORK, FIVE)).id == "p1"
-            assert len(world.looks) == 2
-            world.real = [port("p2")]
-            world.now += 2.1
-            assert (await finder.find(NETWORK, FIVE)).id == "p2"
-
-    asyncio.run(main())
+        assert len(world.looks) == 1
+        world.real = [port("p1")]
+        world.now += 1.1
+        for _ in range(3):
+            assert (await finder.find(NETWORK, FIVE)).id == "p1"
+        assert len(world.looks) == 2
+        world.real = [port("p2")]
+        world.now += 2.1
+        assert (await finder.find(NETWORK, FIVE)).id == "p2"
 
 
-def test_a_guest_that_hangs_up_does_not_end_the_look_of_others():
-    async def main() -> None:
-        world = World(real=[port("p1")])
-        world.held.clear()
-        with ThreadPoolExecutor(1) as executor:
-            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
-            first = asyncio.ensure_future(finder.find(NETWORK, FIVE))
-            second = asyncio.ensure_future(finder.find(NETWORK, FIVE))
-            await asyncio.sleep(0)
-            first.cancel()
-            await asyncio.sleep(0)
-            world.held.set()
-            assert (await second).id == "p1"
-            assert len(world.looks) == 1
+async def test_a_guest_that_hangs_up_does_not_end_the_look_of_others():
 
-    asyncio.run(main())
+    world = World(real=[port("p1")])
+    world.held.clear()
+    with ThreadPoolExecutor(1) as executor:
+        finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
+        first = asyncio.ensure_future(finder.find(NETWORK, FIVE))
+        second = asyncio.ensure_future(finder.find(NETWORK, FIVE))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.sleep(0)
+        world.held.set()
+        assert (await second).id == "p1"
+        assert len(world.looks) == 1
 
 
 def test_link_local_addresses_by_the_mac_inside_or_by_the_neighbours():
@@ -269,44 +263,39 @@ def test_what_was_not_kept_up_for_too_long_is_looked_up_or_not_told():
             asyncio.run(asked(World(mirrored=old, away=True, connected=connected, age_seconds=301)))
 
 
-def test_a_port_that_no_instance_has_yet_is_held_and_answered_once_one_has():
-    async def main() -> None:
-        world = World(real=[port("p1", device_id="")])
-        with ThreadPoolExecutor(1) as executor:
-            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
-            finder.start()
-            asking = asyncio.ensure_future(finder.find(NETWORK, FIVE))
-            async with asyncio.timeout(20):
-                while not world.looks:  # noqa: ASYNC110 - polled with a deadline
-                    await asyncio.sleep(0.005)
-            assert not asking.done()
-            world.mirrored = {"p1": port("p1")}
-            finder.hear(world)
-            assert (await asking).device_id == "vm"
+async def test_a_port_that_no_instance_has_yet_is_held_and_answered_once_one_has():
 
-    asyncio.run(main())
+    world = World(real=[port("p1", device_id="")])
+    with ThreadPoolExecutor(1) as executor:
+        finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
+        finder.start()
+        asking = asyncio.ensure_future(finder.find(NETWORK, FIVE))
+        async with asyncio.timeout(20):
+            while not world.looks:  # noqa: ASYNC110 - polled with a deadline
+                await asyncio.sleep(0.005)
+        assert not asking.done()
+        world.mirrored = {"p1": port("p1")}
+        finder.hear(world)
+        assert (await asking).device_id == "vm"
 
 
 @pytest.mark.parametrize("origin", [NETWORK, ROUTER])
-def test_who_is_held_is_told_by_the_news_that_its_port_has_gone(origin: Origin) -> None:
+async def test_who_is_held_is_told_by_the_news_that_its_port_has_gone(origin: Origin) -> None:
     unbound = port("p1", device_id="")
     interface = port("i1", "10.0.0.1", device_id="r1", device_owner="network:router_interface")
     world = World(mirrored={"i1": interface, "p1": unbound}, real=[interface, unbound])
 
-    async def main() -> None:
-        with ThreadPoolExecutor(1) as executor:
-            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
-            finder.start()
-            asking = asyncio.ensure_future(finder.find(origin, FIVE))
-            async with asyncio.timeout(20):
-                while not world.looks:  # noqa: ASYNC110 - polled with a deadline
-                    await asyncio.sleep(0.005)
-            world.mirrored, world.real = {"i1": interface}, [interface]
-            finder.hear(world)
-            with pytest.raises(NoSinglePort):
-                await asking
-
-    asyncio.run(main())
+    with ThreadPoolExecutor(1) as executor:
+        finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
+        finder.start()
+        asking = asyncio.ensure_future(finder.find(origin, FIVE))
+        async with asyncio.timeout(20):
+            while not world.looks:  # noqa: ASYNC110 - polled with a deadline
+                await asyncio.sleep(0.005)
+        world.mirrored, world.real = {"i1": interface}, [interface]
+        finder.hear(world)
+        with pytest.raises(NoSinglePort):
+            await asking
 
 
 def test_a_port_that_no_instance_gets_is_never_a_no():
@@ -322,16 +311,14 @@ def test_a_port_that_no_instance_gets_is_never_a_no():
         asyncio.run(main())
 
 
-def test_what_was_found_without_a_watch_is_not_believed_when_it_is_back():
-    async def main() -> None:
-        world = World(connected=False, real=[port("p1")])
-        with ThreadPoolExecutor(1) as executor:
-            finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
-            assert (await finder.find(NETWORK, FIVE)).id == "p1"
-            world.connected, world.real = True, [port("p2")]
-            assert (await finder.find(NETWORK, FIVE)).id == "p2"
+async def test_what_was_found_without_a_watch_is_not_believed_when_it_is_back():
 
-    asyncio.run(main())
+    world = World(connected=False, real=[port("p1")])
+    with ThreadPoolExecutor(1) as executor:
+        finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
+        assert (await finder.find(NETWORK, FIVE)).id == "p1"
+        world.connected, world.real = True, [port("p2")]
+        assert (await finder.find(NETWORK, FIVE)).id == "p2"
 
 
 def behind_a_shared_router(*ports: Port) -> World:
