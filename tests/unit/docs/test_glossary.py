@@ -12,7 +12,7 @@ GLOSSARY = ROOT / "docs" / "glossary.md"
 PLAIN = """
     acceptable add adjust always asking authenticated away bad base be common combined configure conflict connected
     default exceeded filter forbidden found held identified large must new no not offered one open opened out per
-    precondition put ready remove replace reported run runnable single stale supported too unauthorized unavailable
+    precondition put ready remove replace reported run runnable single stale supported text too unauthorized unavailable
     unset url
 """
 """Words that need no definition: verbs, adjectives, prepositions, and words of every program."""
@@ -27,7 +27,7 @@ def test_every_word_of_a_class_name_is_in_the_glossary() -> None:
 
 
 def test_a_term_has_one_entry() -> None:
-    terms = [term for line in rows() for term in line.split(", ")]
+    terms = [term for row in rows() for term in row.split(", ")]
     assert sorted({term for term in terms if terms.count(term) > 1}) == []
 
 
