@@ -1,14 +1,18 @@
-"""openimds: the instance metadata service of an OpenStack cloud.
+"""openimds: an instance metadata service for OpenStack.
 
-Five words carry the architecture:
+Packages, from the lowest layer to the highest; imports go only downward:
 
-- a **resource** (`resources/`) is a frozen value: an instance, a port, a network;
-- a **rule** (`metadata/`, `identity/`, `wiring/`) takes values and returns values, and touches nothing;
-- an **edge** (`web/`, `agents/`, `linux/`, `http/`, `store/`, `client/`) does the I/O of one kind;
-- a **program** (`daemons/`) reads configuration, joins edges, runs and stops;
-- a **revision** numbers every committed write; whoever has seen N has missed nothing below N.
+- `resources`: frozen values: an instance, a port, a network.
+- `metadata`, `guest_identity`, `netconfig`: rules, pure functions of values: documents, identification, desired hosts.
+- `http`, `linux`, `store`, `client`: adapters: HTTP, kernel and processes, database, clients of the control API.
+- `imds`: the metadata service: the handler of a guest's request, its authenticators and caches.
+- `agents`, `control_api`: the reconciling agents and the metadata agent; the OpenStack subset.
+- `config`: options, and one frozen settings value for each program.
+- `runtime`: signals, logging, metrics, stored sockets, worker processes.
+- `programs`, `supervisor`: one main for each program; `openimds up`.
+- `cli`: the command line.
 
-Imports go only downward: daemons and cli → edges → rules → resources.
+Every committed write has a revision, in commit order: a reader of revision N has missed nothing below N.
 """
 
 __version__ = "0.1.0"
