@@ -31,7 +31,6 @@ def control(*, offered: bool = True) -> FakeControl:
 @pytest.mark.parametrize("offered", [True, False], ids=["served from records", "forwarded"])
 @pytest.mark.parametrize("name", FORGED)
 async def test_11_12_identity_headers_of_a_guest_are_ignored(name: str, offered: bool) -> None:
-
     async with cloud(ports=PORTS, control=control(offered=offered)) as there:
         for line in spellings(name):
             guest = await there.guest(MAC_A, address=ALPHA.address)
@@ -47,7 +46,6 @@ async def test_11_12_identity_headers_of_a_guest_are_ignored(name: str, offered:
 
 
 async def test_14_strict_requests_refuse_forged_headers_and_hosts() -> None:
-
     async with cloud(ports=PORTS, control=control(), strict_hosts=("169.254.169.254",)) as there:
         guest = await there.guest(MAC_A, address=ALPHA.address)
         assert (await guest.ask(HOSTNAME))[0] == 200
@@ -58,7 +56,6 @@ async def test_14_strict_requests_refuse_forged_headers_and_hosts() -> None:
 
 
 async def test_10_token_is_invalid_for_the_next_owner_of_the_address() -> None:
-
     async with cloud(ports=PORTS, control=control()) as there:
         old = await there.guest(MAC_A, address=ALPHA.address)
         ttl = ("X-aws-ec2-metadata-token-ttl-seconds: 600", "Content-Length: 0")
@@ -75,7 +72,6 @@ async def test_10_token_is_invalid_for_the_next_owner_of_the_address() -> None:
 
 @pytest.mark.parametrize("connected", [True, False], ids=["current mirror", "outdated mirror"])
 async def test_5_25_address_that_does_not_match_the_mac_is_404(connected: bool) -> None:
-
     async with cloud(ports=PORTS, control=control(), listeners=("network:n1", "network:n2")) as there:
         there.mirror.connected = connected
         spoofing = await there.guest(MAC_A, address=BETA.address)
@@ -88,7 +84,6 @@ async def test_5_25_address_that_does_not_match_the_mac_is_404(connected: bool) 
 
 
 async def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
-
     both = port(ALPHA.uuid, MAC_A, "127.0.0.1", "::1")
     async with cloud(ports=[both, PORTS[1]], control=control(), rate_limit=LIMIT, host="::") as there:
         four = await there.guest(MAC_A, address="127.0.0.1")
@@ -105,7 +100,6 @@ async def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
 
 
 async def test_20_forwarded_requests_count_for_the_rate_limit() -> None:
-
     async with cloud(ports=PORTS, control=control(offered=False), rate_limit=LIMIT) as there:
         guest = await there.guest(MAC_A, address=ALPHA.address)
         assert [(await guest.ask(HOSTNAME))[0] for _ in range(30)] == [200] * 28 + [429] * 2
@@ -113,7 +107,6 @@ async def test_20_forwarded_requests_count_for_the_rate_limit() -> None:
 
 
 async def test_21_connections_are_limited_per_guest_and_network() -> None:
-
     tenants = ("network:n1", "network:n2")
     async with cloud(ports=PORTS, control=control(), listeners=tenants, per_peer=8) as there:
         for _ in range(8):

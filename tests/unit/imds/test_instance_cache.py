@@ -16,7 +16,6 @@ from openimds.resources.instance import ChangeSet, Nic
 
 
 async def test_memory_has_an_end(threads) -> None:
-
     records = InstanceCache(threads, max_records=2)
     questions: list[str] = []
 
@@ -33,7 +32,6 @@ async def test_memory_has_an_end(threads) -> None:
 
 
 async def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
-
     records = InstanceCache(threads)
     asked, gate = threading.Event(), threading.Event()
 
@@ -82,7 +80,6 @@ async def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dr
 
 
 async def test_documents_have_an_end(threads) -> None:
-
     records = InstanceCache(threads, max_document_bytes=250)
     kept = [await records.record(name, lambda: None) for name in "abc"]
     for record in kept:
@@ -100,6 +97,7 @@ async def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
     records = InstanceCache(threads)
     with pytest.raises(StoreUnavailable):
         await records.ask("a", lambda: gate.wait(HANG_SECONDS))
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", HANG_SECONDS)
     gate.set()
     assert await records.ask("a", lambda: False) is True  # the first question's answer, late
 

@@ -75,7 +75,6 @@ def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
 
 
 async def test_a_silent_store_is_away() -> None:
-
     gate = threading.Event()
     changes = SilentChanges(gate)
     fresh = ChangePoller(changes, lambda _touched: None, PollIntervals(away_seconds=0.02))

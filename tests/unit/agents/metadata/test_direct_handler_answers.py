@@ -13,7 +13,6 @@ from openimds.guest_identity.signature import sign
 
 
 async def test_a_change_shows_in_the_next_reads() -> None:
-
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
         await guest.ask(NAME)
@@ -24,7 +23,6 @@ async def test_a_change_shows_in_the_next_reads() -> None:
 
 
 async def test_every_read_of_meta_data_has_a_seed_of_its_own() -> None:
-
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
         seeds = {json.loads((await guest.ask("/openstack/latest/meta_data.json"))[1])["random_seed"] for _ in range(5)}
@@ -32,7 +30,6 @@ async def test_every_read_of_meta_data_has_a_seed_of_its_own() -> None:
 
 
 async def test_a_cloud_without_records_is_always_asked_upstream() -> None:
-
     control = FakeControl(offered=False)
     async with cloud(ports=[A_AT_1], control=control) as there:
         guest = await there.guest(MAC_A)
@@ -53,7 +50,6 @@ async def test_a_cloud_without_records_is_always_asked_upstream() -> None:
 
 
 async def test_passwords_and_vendors_are_the_controllers() -> None:
-
     control = FakeControl(dynamic_vendor_data=True)
     async with cloud(ports=[A_AT_1], control=control) as there:
         guest = await there.guest(MAC_A)
@@ -67,7 +63,6 @@ async def test_passwords_and_vendors_are_the_controllers() -> None:
 
 
 async def test_a_password_is_shown_to_whoever_asks_right_after_it_was_taken() -> None:
-
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
         assert await guest.ask("/openstack/latest/password") == (200, b"")
@@ -77,7 +72,6 @@ async def test_a_password_is_shown_to_whoever_asks_right_after_it_was_taken() ->
 
 
 async def test_what_only_a_namespace_proxy_may_say_is_not_a_guests_to_say() -> None:
-
     said = ("X-Openimds-Guest-Forwarded: 1", "X-aws-ec2-metadata-token-ttl-seconds: 60", "Content-Length: 0")
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
@@ -89,7 +83,6 @@ async def test_what_only_a_namespace_proxy_may_say_is_not_a_guests_to_say() -> N
 
 
 async def test_the_same_question_under_way_is_asked_once_and_seeds_are_not_shared() -> None:
-
     async with cloud(ports=[A_AT_1, B_AT_2], control=FakeControl(offered=False)) as there:
         there.api.open.clear()
         same = [await there.guest(MAC_A) for _ in range(3)]

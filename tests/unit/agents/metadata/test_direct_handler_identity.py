@@ -15,7 +15,6 @@ from openimds.http.messages import Request
 
 
 async def test_a_guest_is_answered_from_memory() -> None:
-
     async with cloud(ports=[A_AT_1, B_AT_2]) as there:
         guest = await there.guest(MAC_A)
         for _ in range(5):
@@ -63,7 +62,6 @@ async def test_an_address_that_moved_is_never_answered_with_the_old_owners_data(
 
 
 async def test_a_binding_ends_with_its_port_also_for_repeats() -> None:
-
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
         assert [await guest.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
@@ -77,7 +75,6 @@ async def test_a_binding_ends_with_its_port_also_for_repeats() -> None:
 
 
 async def test_two_ports_or_none_are_nobody_and_the_log_says_why() -> None:
-
     twin = replace(A_AT_1, id="twin", device_id=B)
     async with cloud(ports=[A_AT_1, twin]) as there:
         guest = await there.guest(MAC_A)
@@ -90,7 +87,6 @@ async def test_two_ports_or_none_are_nobody_and_the_log_says_why() -> None:
 
 
 async def test_an_unknown_guest_costs_one_look_however_often_it_asks() -> None:
-
     async with cloud() as there:
         guests = [await there.guest(MAC_B) for _ in range(10)]
         answers = await asyncio.gather(*(guest.ask(NAME) for guest in guests))
@@ -111,7 +107,6 @@ async def test_a_fresh_port_is_waited_for() -> None:
 
 
 async def test_a_port_that_no_instance_has_yet_is_waited_for() -> None:
-
     early = replace(A_AT_1, device_id="", device_owner="")
     async with cloud(ports=[early]) as there:
         guest = await there.guest(MAC_A)
@@ -122,7 +117,6 @@ async def test_a_port_that_no_instance_has_yet_is_waited_for() -> None:
 
 
 async def test_who_stays_unknown_is_told_to_ask_again() -> None:
-
     async with cloud(belief=LookupPolicy(hold_seconds=0.05)) as there:
         there.control.away = True
         guest = await there.guest(MAC_A)
@@ -132,7 +126,6 @@ async def test_who_stays_unknown_is_told_to_ask_again() -> None:
 
 
 async def test_without_the_packet_the_neighbour_table_tells_the_mac_each_time() -> None:
-
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest("")
         assert [await guest.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
@@ -141,7 +134,6 @@ async def test_without_the_packet_the_neighbour_table_tells_the_mac_each_time() 
 
 
 async def test_known_guests_are_served_while_everything_else_is_away() -> None:
-
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
         assert await guest.ask(NAME) == (200, b"vm-a.novalocal")

@@ -16,7 +16,6 @@ from openimds.config.settings import RateLimitOptions
 
 
 async def test_a_ports_bucket_is_one_for_all_its_addresses_and_repeats() -> None:
-
     limit = RateLimitOptions(
         ip_versions=frozenset({4, 6}),
         base_window_seconds=86400,
@@ -38,7 +37,6 @@ async def test_a_ports_bucket_is_one_for_all_its_addresses_and_repeats() -> None
 
 
 async def test_strict_requests() -> None:
-
     async with cloud(ports=[A_AT_1], strict_hosts=("169.254.169.254",)) as there:
         guest = await there.guest(MAC_A)
         assert (await guest.ask(NAME))[0] == 200
@@ -47,7 +45,6 @@ async def test_strict_requests() -> None:
 
 
 async def test_a_token_goes_one_hop_and_its_header_is_not_shown() -> None:
-
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
         await guest.ask(NAME)
@@ -70,7 +67,6 @@ async def test_a_token_goes_one_hop_and_its_header_is_not_shown() -> None:
 
 
 async def test_a_forwarded_token_keeps_its_hop_limit() -> None:
-
     async with cloud(ports=[A_AT_1], control=FakeControl(offered=False)) as there:
         there.api.headers = ((b"X-Openimds-Hop-Limit", b"3"), (b"Content-Type", b"text/plain"))
         guest = await there.guest(MAC_A)
@@ -104,7 +100,6 @@ async def test_malformed_requests_are_counted_and_others_are_not_their_victims(m
 
 
 async def test_requests_of_whom_nobody_knows_are_counted() -> None:
-
     async with cloud(ports=[B_AT_2], rate_limit=STRICT) as there:
         stranger = await there.guest(MAC_A)
         assert [(await stranger.ask(NAME))[0] for _ in range(6)] == [404] * 4 + [429] * 2
@@ -113,7 +108,6 @@ async def test_requests_of_whom_nobody_knows_are_counted() -> None:
 
 
 async def test_who_was_nobody_and_has_a_port_now_is_answered_at_once() -> None:
-
     async with cloud(ports=[B_AT_2], rate_limit=STRICT) as there:
         early = await there.guest(MAC_A)
         assert [(await early.ask(NAME))[0] for _ in range(6)] == [404] * 4 + [429] * 2

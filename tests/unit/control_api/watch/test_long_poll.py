@@ -23,7 +23,6 @@ class Quiet:
 
 
 async def test_closing_wakes_everybody_and_nobody_waits_any_more() -> None:
-
     bell = ChangeNotifier(Quiet())
     an_hour = 3600
     waiting = [asyncio.create_task(bell.wait(frozenset({"port"}), 0, an_hour)) for _ in range(3)]

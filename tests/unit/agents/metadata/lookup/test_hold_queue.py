@@ -65,7 +65,6 @@ async def test_a_storm_of_changes_makes_everybody_look_but_for_himself() -> None
 
 
 async def test_one_of_several_things_it_is_known_by_is_enough() -> None:
-
     cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
     waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac", "router"}))
     await _settled(cloud)
@@ -81,7 +80,6 @@ async def test_one_of_several_things_it_is_known_by_is_enough() -> None:
 
 
 async def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
-
     cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
     judge = cloud.judge("mac")
 
@@ -98,7 +96,6 @@ async def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
 
 
 async def test_an_overtaken_judgement_is_made_again_at_once() -> None:
-
     results: list[Exception | Port] = [StaleResultError(), port("p")]
 
     async def judge() -> Port:
@@ -111,7 +108,6 @@ async def test_an_overtaken_judgement_is_made_again_at_once() -> None:
 
 
 async def test_without_news_it_is_judged_again_after_a_while() -> None:
-
     cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, 0.001)
     waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac"}))
     while cloud.looks["mac"] < 3:  # noqa: ASYNC110 - nothing tells of a look

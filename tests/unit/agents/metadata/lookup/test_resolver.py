@@ -183,7 +183,6 @@ def test_without_a_living_watch_what_the_mirror_knew_is_not_believed():
 
 
 async def test_a_moved_address_is_never_answered_with_the_old_owner():
-
     world = World(mirrored={"p1": port("p1")})
     with ThreadPoolExecutor(1) as executor:
         finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
@@ -196,7 +195,6 @@ async def test_a_moved_address_is_never_answered_with_the_old_owner():
 
 
 async def test_nobody_is_believed_for_a_second_and_a_find_for_two_without_a_watch():
-
     world = World(connected=False)
     with ThreadPoolExecutor(1) as executor:
         finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
@@ -215,7 +213,6 @@ async def test_nobody_is_believed_for_a_second_and_a_find_for_two_without_a_watc
 
 
 async def test_a_guest_that_hangs_up_does_not_end_the_look_of_others():
-
     world = World(real=[port("p1")])
     world.held.clear()
     with ThreadPoolExecutor(1) as executor:
@@ -264,7 +261,6 @@ def test_what_was_not_kept_up_for_too_long_is_looked_up_or_not_told():
 
 
 async def test_a_port_that_no_instance_has_yet_is_held_and_answered_once_one_has():
-
     world = World(real=[port("p1", device_id="")])
     with ThreadPoolExecutor(1) as executor:
         finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
@@ -312,7 +308,6 @@ def test_a_port_that_no_instance_gets_is_never_a_no():
 
 
 async def test_what_was_found_without_a_watch_is_not_believed_when_it_is_back():
-
     world = World(connected=False, real=[port("p1")])
     with ThreadPoolExecutor(1) as executor:
         finder = PortResolver(world, Neutron(world), world, executor=executor, clock=world.clock)
