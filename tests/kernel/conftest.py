@@ -1,4 +1,4 @@
-"""Real namespaces, every one with a random prefix, and a check that nothing is left behind."""
+"""Fixtures: real namespaces with a random prefix, and a check that each test removes everything that it made."""
 
 from __future__ import annotations
 

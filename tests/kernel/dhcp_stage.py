@@ -1,4 +1,4 @@
-"""A network that the DHCP agent serves on the real kernel, and guests with real DHCP clients."""
+"""A network served by the DHCP agent on the real kernel, and guests with real DHCP clients."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Stage:
         return port
 
     def plug(self, port: Port) -> str:
-        """A guest's namespace with the port's device `eth0`."""
+        """Creates a guest's namespace with the port's device `eth0`."""
         name = self.host.namespace(f"qvm-{port.id}")
         device = Device(
             name="eth0",
@@ -89,7 +89,7 @@ class Stage:
         return name
 
     def lease(self, namespace: str) -> dict[str, str]:
-        """What a real DHCP client was told."""
+        """The lease that a real DHCP client receives."""
         script, told = self.folder / "udhcpc.sh", self.folder / f"{namespace}.lease"
         script.write_text(GUEST_SCRIPT)
         script.chmod(0o755)
@@ -115,13 +115,13 @@ class Stage:
         return dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
 
     def boot(self, port: Port) -> str:
-        """A guest that takes its lease as a real client does: option 121 instead of option 3, where it came."""
+        """Creates a guest that applies its lease as a real client does: option 121 takes precedence over option 3."""
         guest = self.plug(port)
         self.configure(guest)
         return guest
 
     def configure(self, guest: str) -> dict[str, str]:
-        """Also again: a renewed lease."""
+        """Applies a lease. Can be called again with a renewed one."""
         told = self.lease(guest)
         run(["ip", "-4", "addr", "flush", "dev", "eth0"], namespace=guest)
         run(["ip", "addr", "add", f"{told['ip']}/{told['mask']}", "dev", "eth0"], namespace=guest)
@@ -134,8 +134,8 @@ class Stage:
 
 @contextmanager
 def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]:
-    """Ended whatever happens; made at the first round."""
-    folder = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq, which is not root, must be able to read below it
+    """A stage after its first reconcile pass. It is always removed at the end."""
+    folder = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq does not run as root and must be able to read files below this directory
     folder.mkdir(mode=0o755)
     view = FakeView()
     network = Network(id=f"{host.tag}00-bbbb-4000-8000-000000000001", name="test1", project_id="p", mtu=1442)
@@ -175,7 +175,7 @@ def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage
 
 
 def lease_v6(stage: Stage, guest: str) -> str:
-    """What a real DHCPv6 client was given; its hooks are not run."""
+    """The lease that a real DHCPv6 client receives. The client's hooks are not run."""
     leases = stage.folder / f"{guest}.lease6"
     until(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest))
     files = ["-lf", str(leases), "-pf", str(leases.with_suffix(".pid")), "-sf", "/bin/true", "-cf", "/dev/null"]

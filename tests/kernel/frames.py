@@ -1,11 +1,11 @@
-"""Ethernet frames as somebody writes them who lies: octet by octet."""
+"""Forged Ethernet frames, built byte by byte."""
 
 from __future__ import annotations
 
 import socket
 from ipaddress import IPv6Address
 
-PADDING = b"\x3a\x00\x01\x04" + bytes(4)  # a destination options header of 8 bytes, ICMPv6 next
+PADDING = b"\x3a\x00\x01\x04" + bytes(4)  # a destination options header of 8 bytes, followed by ICMPv6
 OTHER_MAC = b"\xfa\x16\x3e\x00\x00\x02"
 OWN_MAC = b"\xfa\x16\x3e\x00\x00\x01"
 TAGGED = b"\xff" * 6 + OWN_MAC + b"\x81\x00\x00\x05\x08\x00" + bytes(46)
@@ -17,8 +17,10 @@ def arp_reply(sender_mac: bytes, sender_ip: str) -> bytes:
 
 
 def neighbour(kind: int, target: str, source: str = "fe80::f816:3eff:fe00:1", *, options: bytes = b"") -> bytes:
-    """ICMPv6 with a target address, to all nodes; the victim checks no more than we want. `options`: a whole
-    destination options header before it, which some guards stop at (RFC 7113).
+    """An ICMPv6 message with a target address, sent to all nodes.
+
+    It is only as valid as the victim's filter requires. `options` is a complete destination options header in front of
+    the message, which some filters do not look behind (RFC 7113).
     """
     icmp = bytes([kind]) + b"\x00\x00\x00\xa0\x00\x00\x00" + IPv6Address(target).packed
     return ipv6(source, 60 if options else 58, options + icmp)
@@ -35,7 +37,7 @@ def advertisement(target: str) -> bytes:
 
 
 def probe(target: str) -> bytes:
-    """Duplicate address detection's question."""
+    """A neighbour solicitation of duplicate address detection."""
     return neighbour(135, target, "::")
 
 
@@ -59,7 +61,7 @@ def udp6(source_port: int, to_port: int, source: str = "fe80::f816:3eff:fe00:1",
 
 
 def tagged(frame: bytes, *tags: tuple[int, int]) -> bytes:
-    """The frame behind 802.1Q or 802.1ad tags, the outermost first: (EtherType, tag control information)."""
+    """The frame with 802.1Q or 802.1ad tags, the outermost first, each as (EtherType, tag control information)."""
     inserted = b"".join(kind.to_bytes(2) + control.to_bytes(2) for kind, control in tags)
     return frame[:12] + inserted + frame[12:]
 
@@ -71,7 +73,7 @@ def snap(frame: bytes) -> bytes:
 
 
 def fragments(frame: bytes, first_bytes: int, number: int = 7) -> tuple[bytes, bytes]:
-    """An IPv4 or IPv6 frame in two fragments, the first with so many bytes of payload (a multiple of 8)."""
+    """An IPv4 or IPv6 frame in two fragments. `size` of the first payload is a multiple of 8."""
     if frame[12:14] == b"\x08\x00":
         return _ipv4_fragments(frame, first_bytes, number)
     ethernet, header, payload = frame[:14], frame[14:54], frame[54:]
@@ -95,19 +97,20 @@ def _ipv4_fragments(frame: bytes, first_bytes: int, number: int) -> tuple[bytes,
 
 
 def with_checksum(header: bytes) -> bytes:
-    """The IPv4 header with its checksum: a host with bridge-nf-call-iptables drops malformed packets by itself."""
+    """The frame with a valid IPv4 header checksum. A host with bridge-nf-call-iptables drops malformed packets itself.
+    """
     total = sum(int.from_bytes(header[at : at + 2]) for at in range(0, len(header), 2))
     return header[:10] + (0xFFFF - (total % 0xFFFF)).to_bytes(2) + header[12:]
 
 
 def arp_probe(address: str) -> bytes:
-    """RFC 5227: whether another host has the address."""
+    """An ARP probe, which asks whether another host has the address (RFC 5227)."""
     body = b"\x00\x01\x08\x00\x06\x04\x00\x01" + OWN_MAC + bytes(4) + bytes(6) + socket.inet_aton(address)
     return b"\xff" * 6 + OWN_MAC + b"\x08\x06" + body
 
 
 def bootrequest(client_mac: bytes, *, source: str = "0.0.0.0", from_port: int = 68, hlen: int = 6) -> bytes:
-    """A message to a DHCP server that names this client (`chaddr`)."""
+    """A message to a DHCP server with this client's hardware address (`chaddr`)."""
     message = bytes([1, 1, hlen, 0]) + bytes(24) + client_mac + bytes(202) + b"\x63\x82\x53\x63\x35\x01\x04\xff"
     return udp(from_port, 67, source, payload=message)
 

@@ -1,4 +1,4 @@
-"""A network as an instance sees it: a DHCP server, and somebody who answers at 169.254.169.254."""
+"""A network as an instance sees it: a DHCP server, and an HTTP server at 169.254.169.254."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def documents(name: str, user_data: str = USER_DATA) -> dict[str, str]:
 
 @dataclass
 class MetadataStandIn:
-    """Answers from a table, in a namespace."""
+    """An HTTP server in a namespace that responds from a table."""
 
     namespace: str
     answers: Mapping[str, str]
@@ -79,7 +79,8 @@ def _listener() -> socket.socket:
 
 
 def serve_dhcp(host: Host, *, bridge: str, leases: Mapping[str, str]) -> str:
-    """dnsmasq in a namespace of its own, with option 121; `leases`: MAC → IP. The namespace's name."""
+    """Starts dnsmasq with option 121 in a namespace of its own. `leases` maps MAC to IP. Returns the namespace's name.
+    """
     device = Device(
         name="dhcp0",
         host_name=host.tap(9),

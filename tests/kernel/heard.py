@@ -1,4 +1,4 @@
-"""What the kernel has told a socket, in words: for tests in which nobody may have changed anything."""
+"""Kernel notifications as text, for tests that assert that nothing was changed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SAID: Mapping[int, tuple[str, Callable[[bytes], object]]] = {
 
 
 def heard(told: socket.socket) -> list[str]:
-    """All that waits to be read, an entry a message; nothing is waited for."""
+    """Returns the pending notifications of a socket, one entry per message, without waiting."""
     found: list[str] = []
     while True:
         try:

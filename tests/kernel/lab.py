@@ -1,4 +1,4 @@
-"""A network with its DHCP server and, if one likes, a router: both agents' trades on one view."""
+"""A network with its DHCP server and optionally a router: the handlers of both agents on one view."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Lab:
         return router_namespace(self.router.id, self.network.host.prefix)
 
     def route(self, *subnets: Subnet) -> Port:
-        """Put the router's port with the gateway addresses of `subnets` on their network."""
+        """Adds a router port with the gateway addresses of `subnets` to their network."""
         number = len(self.network.view.ports) + 128
         port = Port(
             id=f"{self.network.host.tag}{number:02x}-dddd-4000-8000-{uuid.uuid4().hex[:12]}",
@@ -48,7 +48,7 @@ class Lab:
         return port
 
     def round(self) -> list[str]:
-        """A full one of both agents."""
+        """Runs a full reconcile pass of both agents."""
         words = self.network.round(everything=True)
         report = self.router_rounds.run_pass(self.network.view, full=True)
         assert not report.failures
@@ -65,7 +65,7 @@ def lab_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Lab]:
             advertisements=RadvdSettings(state_path=network.folder, user="radvd"),
         )
         adapters = L3Adapters(
-            api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # beside the network's own
+            api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # in addition to the network's own interface
             configurator=host.kernel,
             daemons=PidFileDaemons(),
             probe=NamespaceProbe(host.kernel.handles),

@@ -1,5 +1,6 @@
-"""The metadata agent's listening part in this process: it says by which listener, from where and by which MAC it was
-asked.
+"""The listening part of the metadata agent in this process.
+
+Its responses contain the listener, the source address and the MAC address of the request.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ V6 = ListenAddress("fe80::a9fe:a9fe", 80, "eth0")
 
 @dataclass
 class KeptHere:
-    """A service manager's store that outlives a server of these tests."""
+    """A service manager's file descriptor store, which outlives a server of these tests."""
 
     store: dict[str, socket.socket] = field(default_factory=dict)
     given: dict[str, socket.socket] = field(default_factory=dict)
@@ -56,7 +57,7 @@ class KeptHere:
             self.store.pop(name).close()
 
     def restart(self) -> None:
-        """The next process is given what is stored."""
+        """Hands the stored sockets to the next process."""
         self.given = {name: kept.dup() for name, kept in self.store.items()}
 
     def close(self) -> None:
@@ -108,7 +109,7 @@ def listening(state_path: Path, kept: KeptHere) -> Iterator[Agent]:
 def want(
     state_path: Path, namespace: str, *addresses: ListenAddress, scope: Scope = Scope.NETWORK, name: str = ""
 ) -> Path:
-    """Say so in a file, as the agents do."""
+    """Writes the listener file, as the agents do."""
     handles = NamespaceHandles()
     inside = NamespaceProbe(handles).snapshot(namespace, addresses)
     handles.close(namespace)
@@ -128,7 +129,7 @@ def want(
 
 
 def ask(namespace: str, host: str, port: int = 80) -> str:
-    """What is answered to a guest in this namespace. Raises OSError."""
+    """Returns the response to a guest in this namespace. Raises OSError."""
 
     def talk() -> str:
         with socket.create_connection((host, port), HANG_SECONDS) as raw:
@@ -150,7 +151,9 @@ def is_open(namespace: str, host: str = V4.host, port: int = 80) -> bool:
 
 
 def wire(namespace: str, guest: str) -> str:
-    """The metadata service's addresses on `eth0` of `namespace`, and a guest at its other end: the guest's MAC."""
+    """Adds the metadata service's addresses to `eth0` of `namespace`, and a guest at its other end. Returns the guest's
+    MAC.
+    """
     run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", guest], namespace=namespace)
     for name, addresses in ((namespace, ("169.254.169.254/16", "fe80::a9fe:a9fe/64")), (guest, ("169.254.7.7/16",))):
         run(["ip", "link", "set", "lo", "up"], namespace=name)

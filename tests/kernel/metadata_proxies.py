@@ -1,4 +1,4 @@
-"""What takes guests' requests before the stand-in remembers them: either kind of `metadata_proxy`."""
+"""The proxy in front of the stand-in metadata agent, for both values of `metadata_proxy`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ DIRECT = METADATA_PROXIES[0]
 
 
 def in_both(fixture: str) -> pytest.MarkDecorator:
-    """For a test, or all of a module, whose fixture has the kind as its parameter."""
+    """Marks a test, or a module, to run with both kinds. Its fixture has the kind as its parameter."""
     return pytest.mark.parametrize(fixture, METADATA_PROXIES, indirect=True)
 
 
 def chosen(request: pytest.FixtureRequest) -> str:
-    """For such a fixture: its parameter; HAProxy for tests that are about HAProxies."""
+    """The kind that the fixture's parameter selects. HAProxy for tests without the parameter."""
     return str(getattr(request, "param", "haproxy"))
 
 
 @contextmanager
 def taking_requests(kind: str, server: MetadataServer, folder: Path) -> Iterator[None]:
-    """With `direct` the metadata agent's listening part; HAProxies are the agents' own business."""
+    """With `direct` this runs the listening part of the metadata agent. HAProxies are started by the agents themselves.
+    """
     if kind != DIRECT:
         yield
         return
     kept = KeptHere()
     try:
-        # However busy the machine is, a round waits for its listener.
+        # On a busy machine too, a reconcile pass waits for its listener.
         with (
             mock.patch.object(metadata_proxy, "LISTEN_TIMEOUT_SECONDS", HANG_SECONDS),
             listening(folder, kept) as agent,
@@ -50,9 +51,9 @@ def taking_requests(kind: str, server: MetadataServer, folder: Path) -> Iterator
 
 
 def _remembered(server: MetadataServer, request: Request) -> Response:
-    """What a listener knows is written as the headers that a HAProxy says it with: tests judge both alike.
+    """Writes the listener's data as the headers that a HAProxy would send, so that tests can check both alike.
 
-    A HAProxy does not say by which device a link-local guest came in, a listener does: `fe80::1%tap…`.
+    A HAProxy does not send the device of a link-local guest, while a listener does: `fe80::1%tap…`.
     """
     kind, _, name = request.listener.partition(":")
     headers = ((f"x-neutron-{kind}-id", name), ("x-forwarded-for", request.peer.partition("%")[0]))

@@ -1,4 +1,4 @@
-"""Stands in for the metadata agent behind a real HAProxy: answers `hello`, and remembers what it was asked."""
+"""A stand-in for the metadata agent behind a real HAProxy. It responds `hello` and records its requests."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class MetadataServer:
     log_path: Path
     requests: list[Asked] = field(default_factory=list)
     hang_up_once: bool = False
-    """The next request gets no answer: the agent dies in the middle of it."""
+    """Closes the connection of the next request without a response, like an agent that dies in the middle of it."""
 
     def __enter__(self) -> Self:
         self._log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -95,11 +95,11 @@ class MetadataServer:
             self.path.unlink()
 
     def pause(self) -> None:
-        """Take no more connections; the socket stays."""
+        """Stops accepting connections. The socket stays open."""
         self._server.shutdown()
 
     def is_waited_for(self) -> bool:
-        """A connection is in the socket's queue that nobody has taken."""
+        """True if a connection is in the socket's accept queue."""
         lines = run(["ss", "--listening", "--unix", "--no-header", "src", str(self.path)]).splitlines()
         return any(int(line.split()[2]) > 0 for line in lines)
 
@@ -107,6 +107,6 @@ class MetadataServer:
         self._serve()
 
     def logged(self) -> dict[str, Any]:
-        """The next line that HAProxy logs."""
+        """The next line of HAProxy's log."""
         line: dict[str, Any] = json.loads(self._log.recv(65536))
         return line

@@ -1,4 +1,4 @@
-"""Two instances on one bridge, one of which lies about who it is."""
+"""Two instances on one bridge. One of them sends packets with forged addresses."""
 
 from __future__ import annotations
 
@@ -57,23 +57,23 @@ def security(host: Host) -> PortSecurityTable:
             NamespaceState(
                 name=host.namespace(f"n{number}"),
                 devices=(device,),
-                sysctls={"net.ipv6.conf.default.accept_dad": "0"},  # link-local addresses can be used at once
+                sysctls={"net.ipv6.conf.default.accept_dad": "0"},  # link-local addresses are usable immediately
             )
         )
     table = PortSecurityTable(host.prefix)
     table.apply(filters(port(host, LIAR), port(host, VICTIM)))
-    for address in VICTIM_ADDRESSES:  # so that what does not arrive was really dropped
+    for address in VICTIM_ADDRESSES:  # a packet that does not arrive was then dropped by the rules
         until(lambda address=address: pings(host, address))  # type: ignore[misc]
     return table
 
 
 def pings(host: Host, *arguments: str) -> bool:
-    """The liar, once."""
+    """Sends one ping from the forging instance."""
     return stage.pings(host.namespace(f"n{LIAR}"), *arguments)
 
 
 def dropped(host: Host) -> int:
-    """How many packets of the liar's the table has counted as dropped."""
+    """The number of the forging instance's packets that the table has dropped."""
     table = next(line for line in run(["nft", "list", "tables"]).splitlines() if "bridge" in line and host.tag in line)
     chain = run(["nft", "list", "chain", *table.split()[1:], port(host, LIAR).tap_name])
     return sum(int(count) for count in re.findall(r"counter packets (\d+) bytes \d+ drop", chain))

@@ -1,6 +1,6 @@
-"""One namespace that an agent keeps, which others change, and how to see that it is as before.
+"""One namespace of an agent, changes to it by another program, and a check that they are repaired.
 
-No full round comes to help (its interval is an hour), so that only hearing of it can have led to the repair.
+The interval of full passes is an hour, so only an event can have caused the repair.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SUBNET_V6 = {
 
 @dataclass
 class Wired:
-    """One namespace that is as it should be, and how to see that it is again."""
+    """One namespace in its desired state, and a check that it is in that state again."""
 
     cloud: Cloud
     namespace: str
@@ -53,7 +53,7 @@ class Wired:
             ipv6_rules=Rules({"filter": ()}),
         )
         found = self.cloud.host.kernel.actual(self.namespace, like)
-        # The kernel lists devices in the order that they were made in.
+        # The kernel lists devices in the order of their creation.
         return found and replace(found, devices=tuple(sorted(found.devices, key=lambda device: device.name)))
 
     def texts(self) -> list[str]:
@@ -67,12 +67,13 @@ class Wired:
         return by_namespace.process_is_in(pid, self.namespace)
 
     def do(self, command: str) -> None:
-        """`NS` in it: the namespace; `DEV`: the device, which has one name inside and on the host; `BR`: the bridge."""
+        """Runs a command. `NS` is the namespace, `DEV` the device (same name inside and on the host), `BR` the bridge.
+        """
         names = {"NS": self.namespace, "DEV": self.device, "BR": self.bridge}
         run([re.sub(r"\b(NS|DEV|BR)\b", lambda found: names[found[0]], word) for word in command.split()])
 
     def is_repaired(self, change: Callable[[], object], *, restarts: bool = False) -> None:
-        """After the change all is as before; the programs too, unless they had to be started again."""
+        """Makes a change and waits until everything is as before, including the processes unless `restarts` is true."""
         state, texts, pids = self.state(), self.texts(), self.pids()
         assert state
         assert all(pids.values())

@@ -1,4 +1,4 @@
-"""A router of two internal networks and an external one on the real kernel, and guests on each."""
+"""A router with two internal networks and an external one on the real kernel, and guests on each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OUTSIDE = "203.0.113.200"
 
 @dataclass
 class Stage:
-    """Two internal networks and an external one on a router; a guest on each, and somebody outside."""
+    """A router with two internal networks and an external one, a guest on each, and a host outside."""
 
     host: Host
     view: FakeView
@@ -86,7 +86,7 @@ class Stage:
 
 @contextmanager
 def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]:
-    """Made and ended whatever happens."""
+    """A stage that is always removed at the end."""
     folder = Path("/tmp") / f"openimds-{host.tag}"
     folder.mkdir(mode=0o755)
     view = FakeView()
@@ -146,7 +146,7 @@ def router_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]
 
 
 def plug(host: Host, view: FakeView, beside: Port, address: str, gateway: str | None) -> str:
-    """A namespace on the same network as `beside`."""
+    """Creates a namespace on the same network as `beside`."""
     network = view.networks[beside.network_id]
     name = host.namespace(f"qvm-{network.name}")
     device = Device(
@@ -169,7 +169,7 @@ def curl(namespace: str, *arguments: str, seconds: float = 9) -> str:
 
 
 def peer_seen(client: str, server: str, address: str, listen: str | None = None, family: str = "AF_INET") -> str:
-    """As whom the server sees the client that connects to `address`."""
+    """The source address that the server at `address` sees."""
     port = secrets.randbelow(20000) + 20000
     script = (
         f"import socket; s = socket.socket(socket.{family}); s.setsockopt(1, 2, 1);"

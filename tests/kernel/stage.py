@@ -1,4 +1,4 @@
-"""What the kernel tests stand on: this machine, as one test may use it."""
+"""The machine that the kernel tests run on, limited to the names that one test may use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openimds.linux.process.daemons import run
 
 @dataclass(frozen=True)
 class Host:
-    """This machine, as one test may use it."""
+    """The machine, limited to the names that one test may use."""
 
     kernel: NetworkConfigurator
     ownership: OwnershipRecord
@@ -35,8 +35,10 @@ class Host:
 
 
 def pings(namespace: str, *arguments: str) -> bool:
-    """Once. A positive is to be waited for: the kernel makes the route to an address that was just added, and lets a
-    device that was just plugged forward, a moment later; what is sent before is lost.
+    """Sends one ping and returns True if it is answered.
+
+    A test that expects an answer must repeat it: the kernel adds the route of a new address, and lets a new bridge port
+    forward, a moment later. Packets before that are lost.
     """
     try:
         run(["ping", "-c", "1", "-W", "1", *arguments], namespace=namespace)
@@ -46,8 +48,9 @@ def pings(namespace: str, *arguments: str) -> bool:
 
 
 def traces() -> set[str]:
-    """Everything of ours that could stay behind, a line each. While the kernel takes many namespaces away, it lets these
-    wait: longer than an agent would.
+    """The namespaces, devices and tables on this machine, one per line.
+
+    The commands may wait long while the kernel destroys many namespaces.
     """
     asked = (["ip", "netns", "list"], ["ip", "-o", "link"], ["nft", "list", "tables"])
     return {line for argv in asked for line in run(argv, timeout_seconds=HANG_SECONDS).splitlines()}

@@ -1,4 +1,4 @@
-"""`openimds compute-agent` as a program, on the real kernel, before a fake control API."""
+"""`openimds compute-agent` as a program on the real kernel, with a fake control API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAC = "fa:16:3e:00:00:05"
 
 
 class Cloud:
-    """A control API that knows one server with one port on this host, and the agent."""
+    """A control API with one server that has one port on this host, and the agent."""
 
     def __init__(self, host: Host, control: FakeControl) -> None:
         self.host, self.control = host, control
@@ -114,7 +114,7 @@ class Cloud:
         return [str(call) for call in self.control.calls if word in str(call)]
 
     def reported(self, generation: int, state: str) -> bool:
-        """Whether the newest report says so."""
+        """True if the newest report contains these values."""
         bodies = [json.loads(call.body) for call in self.control.calls if call.path.endswith("/report")]
         return bool(bodies) and (bodies[-1]["boot_generation"], bodies[-1]["power_state"]) == (generation, state)
 
@@ -152,7 +152,7 @@ def metadata(cloud: Cloud) -> Iterator[MetadataStandIn]:
         yield stand_in
 
 
-def test_a_servers_life(cloud: Cloud) -> None:
+def test_server_is_booted_rebooted_and_deleted(cloud: Cloud) -> None:
     with metadata(cloud):
         cloud.start_agent()
         until(lambda: cloud.reported(1, "running"))
@@ -178,7 +178,7 @@ def test_a_servers_life(cloud: Cloud) -> None:
         assert cloud.stop_agent() == 0
 
 
-def test_kill_9_harms_nobody(cloud: Cloud) -> None:
+def test_killed_agent_leaves_instances_running(cloud: Cloud) -> None:
     with metadata(cloud) as stand_in:
         cloud.start_agent()
         until(lambda: "vm1 login:" in cloud.console())
@@ -194,7 +194,7 @@ def test_kill_9_harms_nobody(cloud: Cloud) -> None:
         assert Path("/proc", record.split()[0]).exists()
 
 
-def test_what_others_break_is_repaired_and_the_guest_goes_on(cloud: Cloud) -> None:
+def test_foreign_changes_are_repaired_while_the_guest_runs(cloud: Cloud) -> None:
     cloud.start_agent()
     until(lambda: cloud.reported(1, "running"))
     record = cloud.boot_record()
@@ -211,7 +211,7 @@ def test_what_others_break_is_repaired_and_the_guest_goes_on(cloud: Cloud) -> No
     assert cloud.boot_record() == record
 
 
-def test_a_boot_waits_for_its_port_and_says_that_it_is_wired(cloud: Cloud) -> None:
+def test_boot_waits_for_its_port_and_reports_it(cloud: Cloud) -> None:
     cloud.put_port(status="DOWN")
     cloud.start_agent()
     until(lambda: cloud.said(f"/ports/{cloud.port_id}/provisioned"))
@@ -220,7 +220,7 @@ def test_a_boot_waits_for_its_port_and_says_that_it_is_wired(cloud: Cloud) -> No
     until(lambda: cloud.reported(1, "running"))
 
 
-def test_the_control_api_may_be_away(cloud: Cloud) -> None:
+def test_agent_survives_an_unreachable_control_api(cloud: Cloud) -> None:
     cloud.start_agent()
     until(lambda: cloud.reported(1, "running"))
     cloud.control.fail_with(503)

@@ -1,4 +1,4 @@
-"""Asking another host for an address that it has: it answers for as long as it has it, and nobody else's word counts."""
+"""Neighbour probes of an address that another host has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONTESTED = "fe80::a9fe:a9fe"
 
 @pytest.fixture
 def asker(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
-    """In the namespace `asker`; on the same segment `other` has the address."""
+    """The device of the namespace `asker`. The namespace `other` on the same segment has the address."""
     monkeypatch.setattr(neighbour_discovery, "PROBE_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(neighbour_discovery, "SECONDS_PER_PROBE", 0.0)
     bridge = Bridge(name=host.bridge(), mtu=1442)
@@ -57,7 +57,7 @@ def _addresses(host: Host, name: str) -> str:
     return run(["ip", "-6", "addr"], namespace=host.namespace(name))
 
 
-def test_who_has_it_is_heard_until_it_has_it_no_more(host: Host, asker: Device) -> None:
+def test_probe_is_answered_until_the_other_host_drops_the_address(host: Host, asker: Device) -> None:
     namespace, sockets = host.namespace("asker"), EventSockets()
     with closing(sockets):
         probes = NeighbourProbes(sockets)
@@ -74,7 +74,7 @@ def test_who_has_it_is_heard_until_it_has_it_no_more(host: Host, asker: Device) 
         probes.stop(namespace, asker.name)
 
 
-def test_whose_address_is_another_has_not_answered(host: Host, asker: Device) -> None:
+def test_advertisement_of_another_address_does_not_count(host: Host, asker: Device) -> None:
     probe = netns.run_in(host.namespace("asker"), lambda: NeighbourProbe(asker.name, "fe80::dead"))
     with closing(probe.socket):
         assert not probe.step(1.0, 1)

@@ -1,4 +1,4 @@
-"""IPv6 networks: addresses by every mode, metadata at fe80::a9fe:a9fe for every kind of address, two hosts at once."""
+"""IPv6 networks: every address mode, metadata at fe80::a9fe:a9fe for every kind of address, two hosts at once."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def eui64_address(port: Port) -> str:
 
 @pytest.mark.parametrize("routed", [False, True], ids=["dnsmasq advertises", "radvd advertises"])
 @pytest.mark.parametrize("mode", ["slaac", "dhcpv6-stateless"])
-def test_guest_makes_its_address_from_the_advertised_prefix(lab: Lab, mode: str, *, routed: bool) -> None:
+def test_guest_configures_its_address_from_the_advertised_prefix(lab: Lab, mode: str, *, routed: bool) -> None:
     made = subnet(lab.network, mode)
     router_address = link_local(lab.route(lab.network.subnet, made).mac_address) if routed else ""
     port = lab.network.port("192.168.40.77")
@@ -80,7 +80,7 @@ def test_guest_makes_its_address_from_the_advertised_prefix(lab: Lab, mode: str,
     assert lab.round() == []
 
 
-def test_stateless_guest_is_told_its_dns_server_and_no_address(lab: Lab) -> None:
+def test_stateless_guest_receives_its_dns_server_and_no_address(lab: Lab) -> None:
     subnet(lab.network, "dhcpv6-stateless")
     port = lab.network.port("192.168.40.77")
     lab.round()
@@ -97,7 +97,7 @@ def test_stateless_guest_is_told_its_dns_server_and_no_address(lab: Lab) -> None
 
 
 @pytest.mark.parametrize("routed", [False, True], ids=["dnsmasq advertises", "radvd advertises"])
-def test_stateful_guest_is_sent_to_dhcp(lab: Lab, *, routed: bool) -> None:
+def test_stateful_guest_uses_dhcp(lab: Lab, *, routed: bool) -> None:
     made = subnet(lab.network, "dhcpv6-stateful")
     if routed:
         lab.route(lab.network.subnet, made)
@@ -111,7 +111,7 @@ def test_stateful_guest_is_sent_to_dhcp(lab: Lab, *, routed: bool) -> None:
 @in_both("lab")
 @pytest.mark.parametrize("kind", ADDRESS_MODES)
 @pytest.mark.parametrize("routed", [False, True], ids=["DHCP namespace", "router"])
-def test_every_kind_of_guest_is_answered(lab: Lab, kind: str, *, routed: bool) -> None:
+def test_every_kind_of_ipv6_address_is_answered(lab: Lab, kind: str, *, routed: bool) -> None:
     made = subnet(lab.network, "slaac")
     if routed:
         lab.network.networks.settings = replace(
@@ -128,7 +128,7 @@ def test_every_kind_of_guest_is_answered(lab: Lab, kind: str, *, routed: bool) -
     run(["ip", "link", "set", "eth0", "up"], namespace=guest)
     until(lambda: "2001:db8:" in addresses(guest))
     assert ("temporary" in addresses(guest)) is (temporary == "2")
-    until(lambda: has_no_tentative_address(guest))  # or it would ask from whichever address is ready first
+    until(lambda: has_no_tentative_address(guest))  # otherwise the source is whichever address is ready first
     until(lambda: curl(guest, "--max-time", "2", url=METADATA, check=False) == "hello")
     request = lab.network.server.requests[-1]
     (source,) = request.values("x-forwarded-for")
@@ -138,7 +138,7 @@ def test_every_kind_of_guest_is_answered(lab: Lab, kind: str, *, routed: bool) -
 
 
 def other_host(stage: Stage, metadata_address: str) -> str:
-    """Its DHCP namespace's device, on the same network."""
+    """The device of the other host's DHCP namespace, on the same network."""
     name = stage.host.namespace("otherhost")
     device = Device(
         name="tapother",
@@ -158,7 +158,7 @@ def flags(stage: Stage) -> str:
 
 
 @in_both("lab")
-def test_a_second_host_leaves_the_address_to_the_first_and_takes_it_back(
+def test_second_host_takes_the_address_over_when_the_first_drops_it(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = lab.network
@@ -179,7 +179,7 @@ def test_a_second_host_leaves_the_address_to_the_first_and_takes_it_back(
     assert curl(guest, "--max-time", "1", url=METADATA, check=False) == ""
     stage.host.kernel.remove_namespace(other)
     until(lambda: taken_back(stage))
-    stage.round(everything=True)  # detection may have come to its end after the look
+    stage.round(everything=True)  # detection may have finished after the read
     assert stage.networks.report[stage.network.id]["ipv6_metadata_elsewhere"] == []
     assert "metadata address taken over" in capsys.readouterr().out
     run(["ip", "neigh", "flush", "all"], namespace=guest)
@@ -187,7 +187,7 @@ def test_a_second_host_leaves_the_address_to_the_first_and_takes_it_back(
 
 
 def other_answers(guest: str) -> bool:
-    """The guest, once it has an address to ask from, finds the other host there."""
+    """The guest, once it has a source address, reaches the other host."""
     curl(guest, "--max-time", "1", url=METADATA, check=False)
     known = run(["ip", "-6", "neigh", "show", "dev", "eth0"], namespace=guest)
     return "fe80::a9fe:a9fe lladdr fa:16:3e:aa:aa:aa" in known

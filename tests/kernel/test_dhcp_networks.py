@@ -1,4 +1,4 @@
-"""The DHCP agent's networks on the real kernel: leases, options, metadata, healing."""
+"""Networks of the DHCP agent on the real kernel: leases, options, metadata, repairs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
 
 
 @in_both("stage")
-def test_guest_gets_its_address_its_options_and_its_answer(stage: Stage) -> None:
+def test_guest_receives_its_lease_options_and_metadata(stage: Stage) -> None:
     port = stage.port("192.168.40.77")
     stage.round(everything=True)
     told = stage.lease(guest := stage.plug(port))
@@ -51,13 +51,13 @@ def test_guest_gets_its_address_its_options_and_its_answer(stage: Stage) -> None
 
 
 @in_both("stage")
-def test_second_round_changes_nothing(stage: Stage) -> None:
+def test_second_pass_changes_nothing(stage: Stage) -> None:
     stage.port("192.168.40.77")
     stage.round(everything=True)
     assert stage.round(everything=True) == []
 
 
-def test_addresses_look_as_people_know_them(stage: Stage) -> None:
+def test_addresses_are_those_of_neutron(stage: Stage) -> None:
     stage.round(everything=True)
     shown = run(["ip", "-4", "addr"], namespace=stage.namespace)
     assert "inet 169.254.169.254/16 brd 169.254.255.255 scope global tap" in shown
@@ -75,7 +75,7 @@ def test_unknown_guest_gets_no_lease(stage: Stage) -> None:
         stage.lease(guest)
 
 
-def test_reused_address_goes_to_its_new_owner_at_once(stage: Stage) -> None:
+def test_reused_address_is_leased_to_its_new_owner_immediately(stage: Stage) -> None:
     first = stage.port("192.168.40.77")
     stage.round(everything=True)
     assert stage.lease(stage.plug(first))["ip"] == "192.168.40.77"
@@ -86,7 +86,7 @@ def test_reused_address_goes_to_its_new_owner_at_once(stage: Stage) -> None:
     assert stage.lease(stage.plug(second))["ip"] == "192.168.40.77"
 
 
-def test_what_others_break_is_repaired_and_the_rest_left_alone(stage: Stage) -> None:
+def test_foreign_changes_are_repaired_and_everything_else_is_untouched(stage: Stage) -> None:
     stage.round(everything=True)
     dnsmasq, haproxy = pid_of(stage, "dnsmasq"), pid_of(stage, "haproxy")
     os.kill(haproxy, signal.SIGKILL)
@@ -101,7 +101,7 @@ def test_what_others_break_is_repaired_and_the_rest_left_alone(stage: Stage) -> 
     assert stage.round(everything=True)[0].startswith("start dnsmasq")
 
 
-def test_removed_pid_file_does_not_make_two_of_one(stage: Stage) -> None:
+def test_removed_pid_file_does_not_cause_a_second_process(stage: Stage) -> None:
     stage.round(everything=True)
     dnsmasq = pid_of(stage, "dnsmasq")
     (stage.folder / "dhcp" / stage.network.id / "pid").unlink()
@@ -127,7 +127,7 @@ def test_new_proxy_configuration_loses_no_request(stage: Stage) -> None:
     assert stage.round(everything=True) == []
 
 
-def test_metadata_switched_off_takes_address_and_proxy_away(stage: Stage) -> None:
+def test_disabled_metadata_removes_address_and_proxy(stage: Stage) -> None:
     stage.round(everything=True)
     haproxy = pid_of(stage, "haproxy")
     stage.networks.settings = replace(stage.networks.settings, metadata=MetadataOptions())
@@ -150,7 +150,7 @@ def test_deleted_network_leaves_nothing(stage: Stage) -> None:
     assert stage.view.ports == {}
 
 
-def test_guest_asks_while_the_agent_is_away_and_is_answered_when_it_is_back(stage: Stage) -> None:
+def test_request_during_an_agent_restart_is_answered_afterwards(stage: Stage) -> None:
     port = stage.port("192.168.40.77")
     stage.round(everything=True)
     guest = stage.plug(port)

@@ -1,4 +1,4 @@
-"""What guests are told by DHCP: several subnets, host routes, DNS, a port's own options, the network's MTU."""
+"""DHCP options of guests: several subnets, host routes, DNS, options of a port, the network's MTU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
 
 
 def asked_for(stage: Stage, guest: str, *codes: str) -> dict[str, str]:
-    """By option code, the bytes in hex as a real client was told them."""
+    """Option code → the bytes in hex that a real client received."""
     options = [word for code in codes for word in ("-O", f"0x{int(code):02x}" if code.isdigit() else code)]
     script, told = stage.folder / "env.sh", stage.folder / "told"
     script.write_text('#!/bin/sh\nenv > "$LEASE_FILE"\n')
@@ -65,7 +65,7 @@ def test_every_subnet_of_a_network_is_served(stage: Stage) -> None:
         assert "scope link" in run(["ip", "route", "show", told.split()[0]], namespace=guest)
 
 
-def test_both_spellings_of_the_routes_have_the_same_bytes(stage: Stage) -> None:
+def test_both_route_options_have_the_same_bytes(stage: Stage) -> None:
     route = HostRoute("10.50.0.0/16", "192.168.40.9")
     stage.view.add(replace(stage.subnet, host_routes=(route,), dns_nameservers=("192.168.40.53", "192.168.40.54")))
     port = stage.port("192.168.40.77")
@@ -82,7 +82,7 @@ def test_both_spellings_of_the_routes_have_the_same_bytes(stage: Stage) -> None:
     assert told["mtu"] == "1442"
 
 
-def test_a_ports_own_options_are_its_alone_and_come_first(stage: Stage) -> None:
+def test_options_of_a_port_take_precedence_and_apply_to_it_alone(stage: Stage) -> None:
     stage.view.add(replace(stage.subnet, dns_nameservers=("192.168.40.53",)))
     special = stage.port("192.168.40.77")
     with_options(stage, special, ("tftp-server", "10.1.1.1"), ("bootfile-name", "pxe.0"), ("dns-server", "9.9.9.9"))
@@ -110,7 +110,7 @@ NASTY = [
 
 
 @pytest.mark.parametrize(("name", "value"), NASTY, ids=[repr(name + "=" + value)[:40] for name, value in NASTY])
-def test_options_for_others_are_not_handed_out(
+def test_options_of_other_ports_are_not_sent(
     stage: Stage, name: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """OSSA-2021-005."""
@@ -128,8 +128,8 @@ def test_options_for_others_are_not_handed_out(
     assert "is not allowed and is left out" in capsys.readouterr().out
 
 
-def test_an_option_that_dnsmasq_cannot_read_harms_nobody(stage: Stage) -> None:
-    """Allowed by name, but its value is none: an address that is no address."""
+def test_option_with_an_invalid_value_affects_no_other_option(stage: Stage) -> None:
+    """The option's name is allowed, but its value is not a valid address."""
     bad, neighbour = stage.port("192.168.40.77"), stage.port("192.168.40.78")
     with_options(stage, bad, ("ntp-server", "not an address"), ("mtu", "lots"))
     stage.round(everything=True)
@@ -138,7 +138,7 @@ def test_an_option_that_dnsmasq_cannot_read_harms_nobody(stage: Stage) -> None:
     assert is_alive(pid_of(stage, "dnsmasq"))
 
 
-def test_a_guest_that_asks_for_anothers_address_gets_its_own(stage: Stage) -> None:
+def test_request_for_another_address_is_answered_with_the_own_one(stage: Stage) -> None:
     mine, other = stage.port("192.168.40.77"), stage.port("192.168.40.78")
     stage.round(everything=True)
     guest = stage.plug(mine)

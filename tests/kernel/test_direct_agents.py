@@ -1,4 +1,4 @@
-"""The DHCP and the L3 agent with `metadata_proxy = direct`, on the real kernel, beside a metadata agent that listens."""
+"""The DHCP and the L3 agent with `metadata_proxy = direct` on the real kernel, beside a metadata agent that listens."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def add_ipv6(lab: Lab) -> Subnet:
 
 @dataclass
 class Polling:
-    """A guest that asks again and again, each time by a new connection."""
+    """A guest that sends a request on a new connection again and again."""
 
     answers: Counter[str] = field(default_factory=Counter)
 
@@ -89,7 +89,7 @@ class Polling:
             thread.join()
 
 
-def test_a_port_is_reported_when_the_listener_is_there(lab: Lab, kept: KeptHere) -> None:
+def test_port_is_reported_once_its_listener_is_open(lab: Lab, kept: KeptHere) -> None:
     port = lab.network.port("192.168.40.77")
     add_ipv6(lab)
     rounds, view, folder = lab.network.rounds, lab.network.view, lab.network.folder
@@ -100,7 +100,7 @@ def test_a_port_is_reported_when_the_listener_is_there(lab: Lab, kept: KeptHere)
     assert sentence.endswith("is openimds metadata-agent running on this host?")
     assert "has dhcp" not in str(api)
     guest = lab.network.plug(port)
-    assert lab.network.lease(guest)["ip"] == "192.168.40.77"  # the rest works
+    assert lab.network.lease(guest)["ip"] == "192.168.40.77"  # everything else works
     with listening(folder, kept):
         until(lambda: not rounds.run_pass(view, full=True).failures)
         assert f"port {port.id} has dhcp" in str(api)
@@ -109,7 +109,7 @@ def test_a_port_is_reported_when_the_listener_is_there(lab: Lab, kept: KeptHere)
         assert lab.network.round(everything=True) == []
 
 
-def test_a_guest_by_ipv6(lab: Lab, kept: KeptHere) -> None:
+def test_guest_reaches_the_service_by_ipv6(lab: Lab, kept: KeptHere) -> None:
     port = lab.network.port("192.168.40.77")
     add_ipv6(lab)
     with listening(lab.network.folder, kept):
@@ -120,7 +120,7 @@ def test_a_guest_by_ipv6(lab: Lab, kept: KeptHere) -> None:
         assert curl(guest, url=url).startswith(f"network:{lab.network.network.id} fe80::")
 
 
-def test_a_guest_behind_a_router_and_nobody_by_another_way(lab: Lab, kept: KeptHere) -> None:
+def test_guest_reaches_the_service_through_the_router_only(lab: Lab, kept: KeptHere) -> None:
     settings = lab.network.networks.settings
     lab.network.networks.settings = replace(settings, metadata=replace(settings.metadata, force_metadata=False))
     port = lab.network.port("192.168.40.77")
@@ -136,7 +136,7 @@ def test_a_guest_behind_a_router_and_nobody_by_another_way(lab: Lab, kept: KeptH
         until(lambda: not listeners_file(lab.router.id, lab.network.folder).exists())
 
 
-def test_a_removed_network_is_listened_on_no_more(lab: Lab, kept: KeptHere) -> None:
+def test_listener_of_a_removed_network_is_closed(lab: Lab, kept: KeptHere) -> None:
     with listening(lab.network.folder, kept) as agent:
         lab.network.round(everything=True)
         assert agent.direct.listening.listeners == 1
@@ -146,7 +146,7 @@ def test_a_removed_network_is_listened_on_no_more(lab: Lab, kept: KeptHere) -> N
         assert not kept.store
 
 
-def test_from_one_kind_to_the_other_and_back_nobody_is_refused(lab: Lab, kept: KeptHere) -> None:
+def test_switching_the_proxy_mode_refuses_no_request(lab: Lab, kept: KeptHere) -> None:
     choose(lab, is_direct=False)
     port = lab.network.port("192.168.40.77")
     lab.network.round(everything=True)
@@ -171,7 +171,7 @@ def test_from_one_kind_to_the_other_and_back_nobody_is_refused(lab: Lab, kept: K
     assert lab.network.round(everything=True) == []
 
 
-def test_while_no_agent_listens_haproxy_goes_on(lab: Lab) -> None:
+def test_haproxy_continues_until_the_agent_listens(lab: Lab) -> None:
     choose(lab, is_direct=False)
     port = lab.network.port("192.168.40.77")
     lab.network.round(everything=True)
@@ -181,7 +181,7 @@ def test_while_no_agent_listens_haproxy_goes_on(lab: Lab) -> None:
     assert curl(guest) == "hello"
 
 
-def test_a_namespace_that_was_lost_is_listened_in_again(lab: Lab, kept: KeptHere) -> None:
+def test_listener_is_opened_again_in_a_recreated_namespace(lab: Lab, kept: KeptHere) -> None:
     port = lab.network.port("192.168.40.77")
     with listening(lab.network.folder, kept):
         lab.network.round(everything=True)

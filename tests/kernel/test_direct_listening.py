@@ -1,4 +1,4 @@
-"""`metadata_proxy = direct`: listeners in real namespaces come and go as the files say."""
+"""`metadata_proxy = direct`: listeners in real namespaces are opened and closed according to the listener files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def agent(tmp_path: Path, kept: KeptHere, host: Host) -> Iterator[Agent]:
 
 @pytest.fixture
 def pair(host: Host) -> tuple[str, str, str]:
-    """A network's namespace, a guest's beside it, and the guest's MAC."""
+    """A network's namespace, a guest's namespace beside it, and the guest's MAC."""
     namespace, guest = make(host, "qdhcp-1"), make(host, "qvm-1")
     return namespace, guest, wire(namespace, guest)
 
@@ -47,7 +47,7 @@ def make(host: Host, name: str) -> str:
     return namespace
 
 
-def test_a_new_file_opens_and_its_end_closes(agent: Agent, tmp_path: Path, pair: tuple[str, str, str]) -> None:
+def test_listener_follows_its_file(agent: Agent, tmp_path: Path, pair: tuple[str, str, str]) -> None:
     namespace, guest, mac = pair
     assert not is_open(guest)
     file = want(tmp_path, namespace, V4)
@@ -58,7 +58,7 @@ def test_a_new_file_opens_and_its_end_closes(agent: Agent, tmp_path: Path, pair:
     assert agent.direct.listening.listeners == 0
 
 
-def test_ipv6_link_local(agent: Agent, tmp_path: Path, pair: tuple[str, str, str]) -> None:
+def test_listener_on_an_ipv6_link_local_address(agent: Agent, tmp_path: Path, pair: tuple[str, str, str]) -> None:
     namespace, guest, mac = pair
     want(tmp_path, namespace, V4, V6)
     until(lambda: is_open(guest))
@@ -66,7 +66,7 @@ def test_ipv6_link_local(agent: Agent, tmp_path: Path, pair: tuple[str, str, str
     tag, peer, seen = ask(guest, "fe80::a9fe:a9fe%eth0").split(" ")
     assert (tag, seen) == (f"network:{namespace}", mac)
     assert peer.startswith("fe80::")
-    assert peer.endswith("%eth0")  # behind a router, by which of its devices is which network
+    assert peer.endswith("%eth0")  # the router's device identifies the network
 
 
 def test_a_router_listens_on_both_families_of_its_own_port(agent: Agent, tmp_path: Path, host: Host) -> None:
@@ -76,14 +76,14 @@ def test_a_router_listens_on_both_families_of_its_own_port(agent: Agent, tmp_pat
     assert ask(namespace, "::1", 9697).startswith(f"router:{namespace} ::1")
 
 
-def test_a_namespace_made_anew_is_listened_in_again(
+def test_replaced_namespace_gets_a_new_listener(
     agent: Agent, tmp_path: Path, host: Host, pair: tuple[str, str, str]
 ) -> None:
     namespace, guest, _ = pair
     want(tmp_path, namespace, V4, V6)
     until(lambda: is_open(guest))
     run(["ip", "netns", "delete", namespace])
-    until(lambda: agent.direct.listening.listeners == 0)  # nothing keeps the old one alive
+    until(lambda: agent.direct.listening.listeners == 0)  # nothing keeps the old namespace alive
     until(lambda: "eth0" not in run(["ip", "-o", "link"], namespace=guest))
     make(host, "qdhcp-1")
     wire(namespace, guest)
@@ -92,19 +92,19 @@ def test_a_namespace_made_anew_is_listened_in_again(
     until(lambda: agent.direct.listening.listeners == 2)
 
 
-def test_a_device_made_anew_is_listened_on_again(agent: Agent, tmp_path: Path, pair: tuple[str, str, str]) -> None:
+def test_replaced_device_gets_a_new_listener(agent: Agent, tmp_path: Path, pair: tuple[str, str, str]) -> None:
     namespace, guest, _ = pair
     want(tmp_path, namespace, V4, V6)
     until(lambda: is_open(guest, "fe80::a9fe:a9fe%eth0"))
     run(["ip", "link", "delete", "eth0"], namespace=namespace)
-    # The old one's number is not used again.
+    # The index of the old device is not reused.
     run(["ip", "link", "add", "another", "type", "bridge"], namespace=namespace)
     wire(namespace, guest)
     want(tmp_path, namespace, V4, V6)
     until(lambda: is_open(guest, "fe80::a9fe:a9fe%eth0"))
 
 
-def test_two_hundred_namespaces(agent: Agent, tmp_path: Path, host: Host) -> None:
+def test_two_hundred_namespaces_have_listeners(agent: Agent, tmp_path: Path, host: Host) -> None:
     namespaces = [host.namespace(f"n{number}") for number in range(200)]
     for namespace in namespaces:
         host.ownership.add("netns", namespace)
@@ -118,7 +118,7 @@ def test_two_hundred_namespaces(agent: Agent, tmp_path: Path, host: Host) -> Non
         assert ask(namespace, "127.0.0.1", 9697).startswith(f"network:{namespace} ")
 
 
-def test_bad_files_and_missing_namespaces_keep_the_others_from_nothing(
+def test_bad_files_and_missing_namespaces_do_not_affect_other_listeners(
     agent: Agent, tmp_path: Path, pair: tuple[str, str, str]
 ) -> None:
     namespace, guest, _ = pair
@@ -131,7 +131,7 @@ def test_bad_files_and_missing_namespaces_keep_the_others_from_nothing(
     assert agent.direct.listening.listeners == 1
 
 
-def test_a_port_that_is_taken_is_told_and_had_when_it_is_free(
+def test_occupied_port_is_reported_and_opened_once_it_is_free(
     agent: Agent, tmp_path: Path, pair: tuple[str, str, str]
 ) -> None:
     namespace, guest, _ = pair
@@ -153,7 +153,7 @@ def test_a_port_that_is_taken_is_told_and_had_when_it_is_free(
     assert (agent.direct.listening.listeners, agent.direct.listening.wanted) == (1, 1)
 
 
-def test_who_connects_while_no_agent_runs_is_served_by_the_next(
+def test_connection_during_a_restart_is_served_by_the_next_agent(
     tmp_path: Path, kept: KeptHere, host: Host, pair: tuple[str, str, str]
 ) -> None:
     namespace, guest, mac = pair
@@ -170,7 +170,7 @@ def test_who_connects_while_no_agent_runs_is_served_by_the_next(
         )
 
 
-def test_a_kept_socket_of_a_former_namespace_is_not_used(tmp_path: Path, kept: KeptHere, host: Host) -> None:
+def test_stored_socket_of_a_former_namespace_is_not_used(tmp_path: Path, kept: KeptHere, host: Host) -> None:
     namespace = make(host, "qdhcp-1")
     everywhere = replace(V4, host="0.0.0.0")
     want(tmp_path, namespace, everywhere)

@@ -1,4 +1,4 @@
-"""A host whose own firewall drops what it forwards (Docker, ufw). The host here is a namespace of its own."""
+"""A host whose own firewall drops forwarded packets (Docker, ufw). The host is a namespace of its own here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ exec "$@"
 """
 
 
-def test_a_host_that_drops_what_it_forwards(tmp_path: Path) -> None:
+def test_bridged_packets_pass_a_forward_policy_of_drop(tmp_path: Path) -> None:
     if not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists():
         pytest.skip("br_netfilter is not loaded here: bridged packets do not pass the host's firewall")
     script = tmp_path / "story.py"

@@ -1,4 +1,4 @@
-"""A guest boots as cirros does, and can do nothing to the host."""
+"""An instance of the netns driver boots as cirros does, and cannot affect the host."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def console(guests: NetnsDriver, server_id: str = SERVER) -> str:
 
 @contextmanager
 def booted(host: Host, answers: dict[str, str]) -> Iterator[NetnsDriver]:
-    """Through DHCP and metadata, up to its login line."""
+    """Waits until the instance has booted, through DHCP and metadata, up to its login prompt."""
     dhcp = serve_dhcp(host, bridge=host.bridge(), leases={MAC: "192.168.40.5"})
     namespace = machine(host)
     guests = guests_of(host)
@@ -93,7 +93,7 @@ def test_boots_through_dhcp_and_metadata(host: Host) -> None:
         assert "vm1" not in os.uname().nodename
 
 
-def test_a_boot_without_anybody_fails_as_often_as_it_was_told(host: Host) -> None:
+def test_boot_without_metadata_gives_up_after_the_configured_tries(host: Host) -> None:
     namespace = machine(host)
     guests = guests_of(host)
     guests.start(boot(namespace, nics="eth0 static 192.168.40.5/24 192.168.40.1\n"))
@@ -140,14 +140,14 @@ def test_user_data_cannot_touch_the_host(host: Host) -> None:
         assert said.count("kept in:") == 16
         assert "ended" in said
         assert f"uid map: 0 {FIRST_UID} 65536" in said
-        # what it planted leads the next boot nowhere: not its trusted part, and not the host
+        # the symbolic links that it planted do not affect the trusted part of the next boot, nor the host
         guests.start(boot(host.namespace("vm"), 2))
         until(lambda: "login:" in console(guests))
         assert (host.state_path / "secret").read_text() == "secret of the host"
         assert not (host.state_path / "authorized_keys").exists()
 
 
-def test_a_fork_bomb_stays_in_its_guest(host: Host) -> None:
+def test_fork_bomb_is_limited_to_its_guest(host: Host) -> None:
     script = "#!/bin/bash\nn=0; while [ $n -lt 500 ]; do sleep 60 & n=$((n+1)); done 2>/dev/null; echo\n"
     dhcp = serve_dhcp(host, bridge=host.bridge(), leases={MAC: "192.168.40.5"})
     guests = guests_of(host)
@@ -178,7 +178,7 @@ def test_a_guest_outlives_its_agent_and_is_found_again(host: Host) -> None:
     assert guests.servers() == set()
 
 
-def test_a_reused_pid_is_not_a_guest(host: Host) -> None:
+def test_reused_pid_is_not_taken_for_a_guest(host: Host) -> None:
     folder = host.state_path / "instances" / SERVER
     folder.mkdir(parents=True)
     (folder / "boot.pid").write_text(f"{os.getpid()} 1 3\n")
@@ -209,7 +209,7 @@ def test_a_guest_that_ends_by_itself_counts_as_stopped(host: Host) -> None:
     assert guests.pids() == set()
 
 
-def test_no_guest_starts_in_a_namespace_of_the_hosts_own(host: Host) -> None:
+def test_guest_does_not_start_in_a_namespace_of_the_host(host: Host) -> None:
     namespace = host.namespace("plain")
     host.kernel.apply(NamespaceState(name=namespace))
     with pytest.raises(ProgramError, match="owned by the host's user namespace"):

@@ -1,4 +1,4 @@
-"""A HAProxy that runs, and does not listen where it should, is replaced; one that does is left alone."""
+"""A running HAProxy that does not listen at its address is replaced. A HAProxy that does is left alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Kept:
         return int(self.daemon.pid_file.read_text())
 
     def run_with(self, before: str, after: str) -> int:
-        """Let one run that read a configuration which differs; the file is the right one, and older. Its pid."""
+        """Starts a HAProxy with another configuration, beside the right and older file. Returns its pid."""
         PidFileDaemons().stop(self.daemon)
         file = config_file(self.proxy.name, self.settings)
         right = file.read_text()
@@ -70,7 +70,7 @@ def kept(host: Host) -> Iterator[Kept]:
     by_namespace.kill_processes_in(namespace)
 
 
-def test_one_that_listens_is_left_alone(kept: Kept) -> None:
+def test_listening_haproxy_is_left_alone(kept: Kept) -> None:
     pid = kept.pid()
     assert (kept.keep(), kept.keep(), kept.pid()) == ((), (), pid)
 
@@ -83,7 +83,7 @@ def test_one_that_listens_is_left_alone(kept: Kept) -> None:
     ],
     ids=["another configuration", "no IPv6"],
 )
-def test_one_that_listens_elsewhere_is_replaced(kept: Kept, before: str, after: str, where: str) -> None:
+def test_haproxy_that_listens_elsewhere_is_replaced(kept: Kept, before: str, after: str, where: str) -> None:
     pid = kept.run_with(before, after)
     assert not kept.is_taken("::1")
     assert kept.keep() == (f"replace haproxy, which does not listen on {where} (pid {pid} → {kept.pid()})",)
@@ -92,7 +92,7 @@ def test_one_that_listens_elsewhere_is_replaced(kept: Kept, before: str, after: 
     assert kept.keep() == ()
 
 
-def test_another_programs_socket_at_the_address_is_not_its_own(kept: Kept) -> None:
+def test_foreign_socket_at_the_address_does_not_count(kept: Kept) -> None:
     def listen() -> socket.socket:
         made = socket.socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

@@ -1,4 +1,4 @@
-"""How far an answer with a hop limit goes, on the wire: rows 23 and 24 of docs/security.md."""
+"""The IP hop limit of token responses on the wire: rows 23 and 24 of docs/security.md."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def answer(request: Request) -> Response:
 
 @dataclass
 class Wire:
-    """What passes a device inside a namespace: (IP TTL or hop limit, TCP payload) of each packet from port 80."""
+    """The packets from port 80 on a device inside a namespace, each as (IP TTL or hop limit, TCP payload)."""
 
     raw: socket.socket
     seen: list[tuple[int, bytes]] = field(default_factory=list)
@@ -142,7 +142,7 @@ def _length(answer: bytes) -> int:
 
 @pytest.mark.parametrize("service", [V4.host, f"{V6.host}%eth0"], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("hops", [1, 2, 64])
-def test_the_answer_with_a_token_has_the_limit_and_others_have_not(guest: Guest, service: str, hops: int) -> None:
+def test_only_the_token_response_has_the_hop_limit(guest: Guest, service: str, hops: int) -> None:
     if ":" in service:
         until(lambda: "tentative" not in run(["ip", "-6", "addr", "show", "dev", "eth0"], namespace=guest.namespace))
     with _connect(guest.namespace, service) as connection:
@@ -153,7 +153,7 @@ def test_the_answer_with_a_token_has_the_limit_and_others_have_not(guest: Guest,
     assert guest.wire.hops_of(b"something else") == [64, 64]
 
 
-def test_pipelined_answers_have_their_own_limits(guest: Guest) -> None:
+def test_pipelined_responses_have_their_own_hop_limits(guest: Guest) -> None:
     with _connect(guest.namespace) as connection:
         connection.sendall(_request("GET") + _request("PUT", "/1") + _request("GET"))
         until(lambda: len(guest.wire.hops_of(b"something else")) == 2)
@@ -161,11 +161,11 @@ def test_pipelined_answers_have_their_own_limits(guest: Guest) -> None:
     assert guest.wire.hops_of(b"something else") == [64, 64]
 
 
-def test_no_token_reaches_a_container_behind_the_instance(guest: Guest) -> None:
+def test_token_with_one_hop_does_not_reach_a_container(guest: Guest) -> None:
     with _connect(guest.container) as connection:
-        assert _ask(connection, "GET") == b"something else"  # the way there is open
+        assert _ask(connection, "GET") == b"something else"  # the route to the container works
         connection.sendall(_request("PUT", "/1") + _request("GET"))
-        until(lambda: len(guest.wire.hops_of(TOKEN)) >= 4)  # sent again and again
+        until(lambda: len(guest.wire.hops_of(TOKEN)) >= 4)  # retransmitted several times
         assert set(guest.wire.hops_of(TOKEN)) == {1}
         connection.setblocking(False)
         with pytest.raises(BlockingIOError):
@@ -174,6 +174,6 @@ def test_no_token_reaches_a_container_behind_the_instance(guest: Guest) -> None:
         assert _ask(connection, "GET") == b"something else"
 
 
-def test_a_token_with_two_hops_reaches_it(guest: Guest) -> None:
+def test_token_with_two_hops_reaches_a_container(guest: Guest) -> None:
     with _connect(guest.container) as connection:
         assert _ask(connection, "PUT", "/2") == TOKEN

@@ -46,7 +46,7 @@ def make(host: Host, wanted: NamespaceState) -> tuple[str, ...]:
     return host.kernel.apply(wanted)
 
 
-def test_applies_a_whole_namespace_once(host: Host) -> None:
+def test_namespace_is_applied_once(host: Host) -> None:
     wanted = router_like(host)
     assert make(host, wanted)
     actual = host.kernel.actual(wanted.name, wanted)
@@ -61,14 +61,14 @@ def test_applies_a_whole_namespace_once(host: Host) -> None:
     assert host.kernel.bridges() == {host.bridge()}
 
 
-def test_the_host_has_no_address_on_a_tenants_segment(host: Host) -> None:
+def test_host_has_no_address_on_a_tenants_segment(host: Host) -> None:
     make(host, router_like(host))
     for name in (host.bridge(), host.tap()):
         assert run(["ip", "-o", "addr", "show", "dev", name]) == ""
 
 
-def test_a_setting_that_this_kernel_lacks_is_nothing_to_do(host: Host) -> None:
-    """As with IPv6 switched off, or on a kernel older than the setting: told once, and the rest is made."""
+def test_setting_missing_in_the_kernel_is_skipped(host: Host) -> None:
+    """As with IPv6 disabled, or on an older kernel: the setting is logged once, and everything else is applied."""
     router = router_like(host)
     device = router.devices[0].name
     lacking = {f"net.ipv4.no_such_{host.tag}": "1", f"net.ipv6.conf.{device}.no_such_{host.tag}": "0"}
@@ -82,7 +82,7 @@ def test_a_setting_that_this_kernel_lacks_is_nothing_to_do(host: Host) -> None:
     assert sorted(told) == [f"net.ipv4.no_such_{host.tag}", f"net.ipv6.conf.<device>.no_such_{host.tag}"]
 
 
-def test_changes_only_what_differs_and_keeps_counters(host: Host) -> None:
+def test_only_differences_are_changed_and_counters_survive(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
     until(lambda: pings(wanted.name, "192.168.40.1"))
@@ -110,7 +110,7 @@ def test_changes_only_what_differs_and_keeps_counters(host: Host) -> None:
     assert own in saved
 
 
-def test_repairs_what_others_broke(host: Host) -> None:
+def test_foreign_changes_are_repaired(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
     run(["ip", "link", "set", host.tap(), "nomaster"])
@@ -127,7 +127,7 @@ def test_repairs_what_others_broke(host: Host) -> None:
     assert host.kernel.apply(wanted) == ()
 
 
-def test_goes_on_after_a_failure_and_names_all(host: Host) -> None:
+def test_apply_goes_on_after_a_failure_and_reports_all(host: Host) -> None:
     wanted = router_like(host)
     orphan = dataclasses.replace(wanted.devices[0], name="qg-x", host_name=host.tap(7), bridge="brq-none")
     host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
@@ -139,7 +139,7 @@ def test_goes_on_after_a_failure_and_names_all(host: Host) -> None:
     assert [device.name for device in actual.devices] == [host.tap()]
 
 
-def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
+def test_namespace_is_removed_with_its_processes(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
     sleeper = netns.run_in(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
@@ -155,12 +155,12 @@ def test_removes_a_namespace_with_what_runs_in_it(host: Host) -> None:
     assert host.ownership.names("netns") == set()
 
 
-def test_a_bridge_with_ports_stays(host: Host) -> None:
+def test_bridge_with_ports_is_not_removed(host: Host) -> None:
     make(host, router_like(host))
     assert not host.kernel.remove_bridge(host.bridge())
 
 
-def test_a_program_that_fails_says_why(host: Host) -> None:
+def test_error_of_a_program_contains_its_stderr(host: Host) -> None:
     with pytest.raises(ProgramError, match=r"network namespace .* does not exist"):
         run(["true"], namespace=host.namespace("none"))
     with pytest.raises(ProgramError, match="is not installed"):
@@ -186,7 +186,7 @@ def test_two_namespaces_on_one_bridge_reach_each_other_untracked(host: Host) -> 
     assert "10.7.0.2" not in run(["conntrack", "-L"])
 
 
-def test_down_after_a_crash(host: Host) -> None:
+def test_cleanup_after_a_crash_removes_everything(host: Host) -> None:
     wanted = router_like(host)
     make(host, wanted)
     host.ownership.add("link", "brqneverwas")

@@ -1,4 +1,4 @@
-"""An agent that is killed while it builds: the next one builds on."""
+"""An agent that was killed in the middle of a pass: the next one continues."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def _half_built(cloud: Cloud) -> dict[str, Callable[[], bool]]:
 
 
 @pytest.mark.parametrize("number", range(9))
-def test_agent_that_is_killed_while_it_builds_builds_on(cloud: Cloud, number: int) -> None:
-    """And what it had finished is not made again."""
+def test_pass_after_a_killed_agent_continues(cloud: Cloud, number: int) -> None:
+    """The objects that the killed agent had finished are not created again."""
     name, is_reached = list(_half_built(cloud).items())[number]
     settings = AN_HOUR + "force_metadata = True\nmetadata_proxy = haproxy"
     cloud.dhcp.configure(settings)
@@ -63,7 +63,7 @@ def test_agent_that_is_killed_while_it_builds_builds_on(cloud: Cloud, number: in
 
 
 def _pid(cloud: Cloud, program: str) -> int:
-    """0 also while the program is about to write it."""
+    """The pid of a program. 0 also while the pid file is being written."""
     try:
         return cloud.pid(program)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What one process read of a namespace's firewall, and the next one need not read."""
+"""The ruleset cache: firewall rules that one process read, and that the next process need not read."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def file_of(host: Host) -> Path:
     return host.state_path / "rules" / f"{host.namespace('qrouter-1')}.json"
 
 
-def test_the_next_process_reads_no_rules_that_nobody_changed(host: Host, read: list[str]) -> None:
+def test_next_process_does_not_read_unchanged_rules(host: Host, read: list[str]) -> None:
     assert next_process(host).apply(router(host))
     read.clear()
     assert next_process(host).apply(router(host)) == ()
     assert read == []
 
 
-def test_rules_that_somebody_changed_meanwhile_are_mended(host: Host, read: list[str]) -> None:
+def test_rules_changed_in_the_meantime_are_repaired(host: Host, read: list[str]) -> None:
     next_process(host).apply(router(host))
     run(["iptables", "-F", "INPUT"], namespace=router(host).name)
     read.clear()
@@ -67,7 +67,7 @@ def test_rules_that_somebody_changed_meanwhile_are_mended(host: Host, read: list
     assert ACCEPT in run(["iptables-save"], namespace=router(host).name)
 
 
-def test_a_namespace_of_the_same_name_with_as_many_changes_is_another(host: Host, read: list[str]) -> None:
+def test_replaced_namespace_with_the_same_generation_is_read_again(host: Host, read: list[str]) -> None:
     wanted = router(host)
     next_process(host).apply(wanted)
     before = json.loads(file_of(host).read_text())
@@ -102,7 +102,7 @@ def spoilt(**fields: object) -> Callable[[str], str]:
         lambda _text: "",
     ],
 )
-def test_what_is_not_to_be_believed_is_read_anew(host: Host, read: list[str], spoil: Callable[[str], str]) -> None:
+def test_invalid_cache_file_is_ignored(host: Host, read: list[str], spoil: Callable[[str], str]) -> None:
     next_process(host).apply(router(host))
     file_of(host).write_text(spoil(file_of(host).read_text()))
     read.clear()
@@ -110,14 +110,14 @@ def test_what_is_not_to_be_believed_is_read_anew(host: Host, read: list[str], sp
     assert sorted(read) == list(FAMILIES)
 
 
-def test_without_its_folder_it_works(host: Host) -> None:
+def test_cache_works_without_its_folder(host: Host) -> None:
     next_process(host).apply(router(host))
     shutil.rmtree(host.state_path / "rules")
     (host.state_path / "rules").write_text("in the way")
     assert next_process(host).apply(router(host)) == ()
 
 
-def test_a_namespace_that_is_gone_leaves_no_file(host: Host) -> None:
+def test_file_of_a_removed_namespace_is_deleted(host: Host) -> None:
     kernel = next_process(host)
     kernel.apply(router(host))
     assert file_of(host).exists()
@@ -125,7 +125,7 @@ def test_a_namespace_that_is_gone_leaves_no_file(host: Host) -> None:
     assert not file_of(host).exists()
 
 
-def test_nor_one_that_went_while_nobody_looked(host: Host) -> None:
+def test_file_of_a_namespace_deleted_between_runs_is_deleted(host: Host) -> None:
     next_process(host).apply(router(host))
     known = RulesetCache(host.state_path / "rules")
     known.forget_all_but({router(host).name})

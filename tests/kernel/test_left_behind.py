@@ -1,4 +1,4 @@
-"""A test run that is killed leaves nothing on the machine either."""
+"""A killed test run leaves nothing on the machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_that_does_not_end(host):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
-def test_a_run_that_is_killed(tmp_path: Path, sent: signal.Signals) -> None:
+def test_killed_test_run_is_cleaned_up(tmp_path: Path, sent: signal.Signals) -> None:
     (tmp_path / "test_it.py").write_text(RUN)
     argv = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "tests.conftest", "-p", "tests.kernel.conftest"]
     options = ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]

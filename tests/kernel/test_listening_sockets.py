@@ -1,4 +1,4 @@
-"""Which sockets listen in a namespace, asked by netlink and read from /proc: the same."""
+"""The listening sockets of a namespace, read by netlink and from /proc."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openimds.netconfig.namespace_state import NamespaceState
 pytestmark = pytest.mark.kernel
 
 
-def test_netlink_and_proc_say_the_same(host: Host) -> None:
+def test_netlink_and_proc_return_the_same_sockets(host: Host) -> None:
     wanted = NamespaceState(name=host.namespace("qdhcp-1"))
     host.kernel.apply(wanted)
 
@@ -46,7 +46,7 @@ def test_netlink_and_proc_say_the_same(host: Host) -> None:
     netns.run_in(wanted.name, look)
 
 
-def test_one_address_is_asked_for_from_outside(host: Host) -> None:
+def test_listener_is_found_by_its_address_from_outside(host: Host) -> None:
     wanted = NamespaceState(name=host.namespace("qdhcp-1"))
     host.kernel.apply(wanted)
 
@@ -65,16 +65,16 @@ def test_one_address_is_asked_for_from_outside(host: Host) -> None:
     with netns.run_in(wanted.name, lambda: listen(socket.AF_INET, "127.0.0.1", 8080)) as made:
         assert inodes(one, *others) == {("127.0.0.1", 8080): frozenset({os.fstat(made.fileno()).st_ino})}
     assert inodes(one, *others) == {}
-    with netns.run_in(wanted.name, lambda: listen(socket.AF_INET6, "::", 8080)):  # it takes IPv4's too
+    with netns.run_in(wanted.name, lambda: listen(socket.AF_INET6, "::", 8080)):  # a dual-stack socket
         assert set(inodes(one, *others, ListenAddress("::", 8080))) == {("::", 8080)}
     with listen(socket.AF_INET, "127.0.0.1", 0) as here:  # in another namespace
         assert inodes(ListenAddress("127.0.0.1", here.getsockname()[1])) == {}
 
 
-def test_a_namespace_made_anew_is_looked_at_anew(host: Host) -> None:
+def test_replaced_namespace_is_read_again(host: Host) -> None:
     wanted = NamespaceState(name=host.namespace("qdhcp-1"), sysctls={"net.ipv4.ip_forward": "1"})
     for _ in range(2):
         assert host.kernel.apply(wanted)
         assert host.kernel.apply(wanted) == ()
-        netns.delete(wanted.name)  # by others
+        netns.delete(wanted.name)  # opened by another process
     assert host.kernel.actual(wanted.name) is None

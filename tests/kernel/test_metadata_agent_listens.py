@@ -1,4 +1,4 @@
-"""The metadata agent's own process, and what it makes of its options inside a namespace."""
+"""The metadata agent as a program, and its options' effect inside a namespace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def namespace(host: Host) -> str:
-    """One that has the metadata address itself."""
+    """A namespace with the metadata address."""
     name = host.namespace("qdhcp-1")
     host.ownership.add("netns", name)
     run(["ip", "netns", "add", name])
@@ -38,7 +38,7 @@ def namespace(host: Host) -> str:
 
 
 def heard(stage: Stage) -> dict[str, Any]:
-    """The newest heartbeat's facts."""
+    """The configurations of the newest heartbeat."""
     beats = [call for call in stage.control.calls if "/agents/" in call.path]
     return dict(json.loads(beats[-1].body)["configurations"]) if beats else {}
 
@@ -48,12 +48,12 @@ def connect(namespace: str) -> socket.socket:
 
 
 def refused(namespace: str) -> bool:
-    """Whether one more connection is told so at once; it asks nothing."""
+    """True if one more connection is refused immediately, without a request."""
     with connect(namespace) as one:
         return one.recv(4096).startswith(b"HTTP/1.1 503")
 
 
-def test_connections_per_guest_counts_in_direct_mode_too(stage: Stage, namespace: str) -> None:
+def test_connection_limit_per_guest_applies_in_direct_mode(stage: Stage, namespace: str) -> None:
     stage.configure("shared", "[metadata_haproxy]", "connections_per_guest = 2")
     want(stage.folder, namespace, V4)
     stage.start()
@@ -61,14 +61,14 @@ def test_connections_per_guest_counts_in_direct_mode_too(stage: Stage, namespace
     assert refused(namespace)
     for one in there:
         one.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nobody told it anything
+        with pytest.raises(BlockingIOError):  # the agent had no other source of information
             one.recv(1)
     for one in there:
         one.close()
     assert stage.stop() == 0
 
 
-def test_the_heartbeat_sets_listeners_against_the_wanted_ones_and_names_failures(stage: Stage, namespace: str) -> None:
+def test_heartbeat_counts_open_and_desired_listeners_and_names_failures(stage: Stage, namespace: str) -> None:
     def take() -> socket.socket:
         taken = socket.socket()
         taken.bind((V4.host, V4.port))

@@ -34,7 +34,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def namespace(host: Host, stage: Stage) -> Iterator[str]:
-    """A namespace with a HAProxy of this network, and the address 10.0.0.5 for a guest to ask from."""
+    """A namespace with this network's HAProxy, and the address 10.0.0.5 as the guest's source address."""
     name = host.namespace(f"qdhcp-{NET}")
     host.ownership.add("netns", name)
     run(["ip", "netns", "add", name])
@@ -72,7 +72,7 @@ FORGED = (
 )
 
 
-def test_whoever_a_guest_says_it_is_it_is_itself(namespace: str, stage: Stage):
+def test_forged_identity_headers_are_ignored(namespace: str, stage: Stage):
     request = b"GET /latest/meta-data/ HTTP/1.1\r\nHost: a\r\n" + FORGED + b"Connection: close\r\n\r\n"
     answer = asked(namespace, request)
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -80,7 +80,7 @@ def test_whoever_a_guest_says_it_is_it_is_itself(namespace: str, stage: Stage):
     assert b"req-of-the-guest" not in answer
 
 
-def test_one_request_id_leads_through_both_logs(namespace: str, stage: Stage):
+def test_request_id_appears_in_both_logs(namespace: str, stage: Stage):
     answer = asked(namespace, b"GET /openstack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
     head = answer.decode().lower().split("\r\n")
     (request_id,) = [line.split(": ")[1] for line in head if line.startswith("x-openstack-request-id")]
@@ -96,13 +96,13 @@ def test_one_request_id_leads_through_both_logs(namespace: str, stage: Stage):
     )
 
 
-def test_a_thousand_requests_over_kept_connections(namespace: str, stage: Stage):
+def test_a_thousand_requests_on_keep_alive_connections(namespace: str, stage: Stage):
     pipelined = b"GET /n HTTP/1.1\r\nHost: a\r\n\r\n" * 999 + b"GET /n HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     assert asked(namespace, pipelined).count(b"vm-1 tenant-of-vm-1") == 1000
 
 
-def test_while_the_agent_is_away_a_guest_is_told_to_ask_again(namespace: str, stage: Stage):
-    """HAProxy's retries do not wait here: a unix socket refuses at once."""
+def test_unreachable_agent_causes_a_503_with_retry_after(namespace: str, stage: Stage):
+    """HAProxy does not wait between its retries here, because a unix socket refuses immediately."""
     request = b"GET /openstack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     assert stage.stop() == 0
     answer = asked(namespace, request)
@@ -113,8 +113,8 @@ def test_while_the_agent_is_away_a_guest_is_told_to_ask_again(namespace: str, st
     assert asked(namespace, request).startswith(b"HTTP/1.1 200 ")
 
 
-def test_an_address_outside_the_network_is_nobody(namespace: str, stage: Stage):
-    """It has a port, but on another network; and one that no port has. Row 25 of docs/security.md."""
+def test_address_of_another_network_is_not_identified(namespace: str, stage: Stage):
+    """The address belongs to a port on another network, or to no port. Row 25 of docs/security.md."""
     elsewhere = port("p2", "vm-2", "172.16.0.9") | {"network_id": "another-network"}
     stage.control.put("port", elsewhere)
     for source in ("172.16.0.9", "10.0.0.6"):

@@ -1,4 +1,4 @@
-"""docs/guide/metadata-path.md: its commands run as they are written."""
+"""The commands of docs/guide/metadata-path.md run as they are written."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ONLY_IN = {"haproxy": "$NET.pid.haproxy", "direct": "$NET.json"}
 
 
 @pytest.mark.parametrize("metadata_proxy", ONLY_IN)
-def test_every_command_of_the_page_says_something(host: Host, metadata_proxy: str) -> None:
-    """With `NET`, `ROUTER`, `VM`, `TAP`, `STATE` as told."""
+def test_every_command_of_the_page_has_output(host: Host, metadata_proxy: str) -> None:
+    """The variables `NET`, `ROUTER`, `VM`, `TAP` and `STATE` have the values that the page names."""
     elsewhere = [what for kind, what in ONLY_IN.items() if kind != metadata_proxy]
     # This network has no IPv6 subnet.
     commands = [command for command in COMMANDS if not any(what in command for what in ("fe80::a9fe", *elsewhere))]

@@ -1,4 +1,4 @@
-"""Link-local callers without a MAC in their address: who they are, the namespace's neighbour table knows."""
+"""Link-local clients without a MAC in their address are identified by the namespace's neighbour table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hears_of(namespace: str, device: str, mac: str) -> None:
     run(["ip", "-n", namespace, "neigh", "add", PRIVATE, "lladdr", mac, "dev", device, "nud", "reachable"])
 
 
-def test_a_private_address_is_known_by_its_namespace(host: Host):
+def test_private_address_is_resolved_by_the_neighbour_table(host: Host):
     neighbours = NamespaceNeighbours(host.kernel, host.prefix)
     address = ip_address(PRIVATE)
     assert neighbours.mac_of("net", None, address) is None
@@ -44,7 +44,7 @@ def test_a_private_address_is_known_by_its_namespace(host: Host):
     assert neighbours.mac_of("net", None, ip_address("fe80::1")) is None
 
 
-def test_on_two_links_at_once_nobody_can_tell(host: Host):
+def test_address_on_two_links_is_ambiguous(host: Host):
     router = router_namespace("r", host.prefix)
     wired(host, router)
     hears_of(router, "a0", MAC)

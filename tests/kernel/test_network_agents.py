@@ -1,4 +1,4 @@
-"""`openimds dhcp-agent` and `openimds l3-agent` as programs, on the real kernel, before a fake control API."""
+"""`openimds dhcp-agent` and `openimds l3-agent` as programs on the real kernel, with a fake control API."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ project_domain_name = Default
 
 
 class Agent:
-    """One agent's program, with its file and what it left."""
+    """The process of one agent, with its configuration file and its output."""
 
     def __init__(self, host: Host, control: FakeControl, name: str, state: Path) -> None:
         self.host, self.control, self.name, self.state = host, control, name, state
@@ -85,7 +85,7 @@ class Agent:
         return code
 
     def facts(self) -> dict[str, Any]:
-        """Its last heartbeat's."""
+        """The configurations of its last heartbeat."""
         path = f"/agents/openimds-{self.name}/node1"
         bodies = [call.body for call in self.control.calls if call.path == path]
         return dict(json.loads(bodies[-1])["configurations"]) if bodies else {}
@@ -156,10 +156,10 @@ class Cloud:
 
 @pytest.fixture
 def cloud(host: Host) -> Iterator[Cloud]:
-    state = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq, which is not root, must be able to read below it
+    state = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq does not run as root and must be able to read files below this directory
     state.mkdir(mode=0o755)
     (host.state_path / "owned").mkdir()
-    (state / "owned").symlink_to(host.state_path / "owned")  # what the agents make is what the stage takes away
+    (state / "owned").symlink_to(host.state_path / "owned")  # the stage removes everything that the agents create
     with FakeControl() as control:
         cloud = Cloud(host, control, state)
         try:
@@ -171,7 +171,7 @@ def cloud(host: Host) -> Iterator[Cloud]:
 
 
 def test_network_is_served_and_the_port_is_reported(cloud: Cloud) -> None:
-    cloud.dhcp.start("force_metadata = True\nresync_interval = 3600")  # so that only news can have led to it
+    cloud.dhcp.start("force_metadata = True\nresync_interval = 3600")  # only an event can have caused it
     until(lambda: cloud.provisioned(5) == ["dhcp"])
     assert cloud.provisioned(1) == ["l2"]
     assert "169.254.169.254/16" in run(["ip", "addr"], namespace=cloud.qdhcp)
@@ -184,7 +184,7 @@ def test_network_is_served_and_the_port_is_reported(cloud: Cloud) -> None:
     assert "192.168.40.6" in (cloud.state / "dhcp" / cloud.network_id / "host").read_text()
 
 
-def test_hangup_takes_the_new_configuration(cloud: Cloud) -> None:
+def test_sighup_reloads_the_configuration(cloud: Cloud) -> None:
     cloud.dhcp.start()
     until(lambda: cloud.pid("dnsmasq"))
     assert not cloud.pid("proxy")
@@ -201,7 +201,7 @@ def test_hangup_takes_the_new_configuration(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_agents_end_interrupts_nothing_and_its_return_changes_nothing(cloud: Cloud, number: signal.Signals) -> None:
+def test_agent_restart_interrupts_and_changes_nothing(cloud: Cloud, number: signal.Signals) -> None:
     cloud.put_router()
     cloud.dhcp.start("force_metadata = True")
     cloud.l3.start()
@@ -215,7 +215,7 @@ def test_agents_end_interrupts_nothing_and_its_return_changes_nothing(cloud: Clo
     assert run(["ip", "-o", "link"], namespace=cloud.qrouter) == links
 
 
-def test_dead_programs_are_started_again_at_once(cloud: Cloud) -> None:
+def test_exited_programs_are_restarted_immediately(cloud: Cloud) -> None:
     cloud.put_router()
     cloud.dhcp.start("force_metadata = True\nresync_interval = 3600")
     cloud.l3.start("resync_interval = 3600")
@@ -226,7 +226,7 @@ def test_dead_programs_are_started_again_at_once(cloud: Cloud) -> None:
         until(lambda dead=dead, program=program: cloud.pid(program) not in (0, dead))  # type: ignore[misc]
 
 
-def test_control_api_away_changes_nothing(cloud: Cloud) -> None:
+def test_unreachable_control_api_changes_nothing(cloud: Cloud) -> None:
     cloud.dhcp.start("force_metadata = True")
     until(lambda: cloud.pid("proxy"))
     cloud.control.fail_with(503)
@@ -237,7 +237,7 @@ def test_control_api_away_changes_nothing(cloud: Cloud) -> None:
     until(lambda: cloud.provisioned(7) == ["dhcp"])
 
 
-def test_router_comes_and_goes(cloud: Cloud) -> None:
+def test_router_is_created_and_deleted(cloud: Cloud) -> None:
     cloud.l3.start()
     cloud.put_router()
     until(lambda: cloud.provisioned(3) == ["l2"])
@@ -246,7 +246,7 @@ def test_router_comes_and_goes(cloud: Cloud) -> None:
     until(lambda: cloud.qrouter not in cloud.host.kernel.namespaces())
 
 
-def test_what_a_crash_left_is_taken_away(cloud: Cloud) -> None:
+def test_leftovers_of_a_crash_are_removed(cloud: Cloud) -> None:
     cloud.put_router()
     cloud.l3.start()
     until(lambda: cloud.qrouter in cloud.host.kernel.namespaces())

@@ -1,4 +1,4 @@
-"""What is missing, half-written or garbage on a host: each a sentence, and the rest works."""
+"""Missing programs, and truncated or damaged files on a host: each is reported, and everything else works."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def kill(pid: int) -> None:
 
 
 def restarted(stage: Stage, run_program: object = run) -> None:
-    """The DHCP agent, which knows nothing of before."""
+    """A new DHCP agent, without any state of the former one."""
     adapters = DhcpEdges(
         api=FakePortsApi(stage.view, int(stage.host.tag, 16) + 1000),
         configurator=stage.host.kernel,
@@ -60,8 +60,8 @@ def restarted(stage: Stage, run_program: object = run) -> None:
 
 @pytest.mark.parametrize("damage", ["empty", "half", "garbage"])
 @pytest.mark.parametrize("name", ["host", "addn_hosts", "opts", "leases", "pid", "interface"])
-def test_damaged_file_of_dnsmasq_is_mended(lab: Lab, name: str, damage: str) -> None:
-    """Found by an agent that was just started, beside a dnsmasq that was killed."""
+def test_damaged_file_of_dnsmasq_is_repaired(lab: Lab, name: str, damage: str) -> None:
+    """The agent has just been started, beside a dnsmasq that was killed."""
     stage = lab.network
     port = stage.port("192.168.40.77")
     stage.round(everything=True)
@@ -80,7 +80,7 @@ def test_damaged_file_of_dnsmasq_is_mended(lab: Lab, name: str, damage: str) -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"global\n  log", GARBAGE], ids=["empty", "half", "garbage"])
-def test_damaged_configuration_of_a_proxy_is_mended(lab: Lab, content: bytes) -> None:
+def test_damaged_configuration_of_a_proxy_is_repaired(lab: Lab, content: bytes) -> None:
     stage = lab.network
     lab.route(stage.subnet)
     port = stage.port("192.168.40.77")
@@ -99,7 +99,7 @@ def test_damaged_configuration_of_a_proxy_is_mended(lab: Lab, content: bytes) ->
     assert lab.round() == []
 
 
-def test_without_dhcp_release_an_address_goes_to_its_new_owner_all_the_same(
+def test_address_is_leased_to_its_new_owner_without_dhcp_release(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = lab.network
@@ -121,7 +121,7 @@ def test_without_dhcp_release_an_address_goes_to_its_new_owner_all_the_same(
     assert stage.round(everything=True) == []
 
 
-def test_without_conntrack_floating_ips_come_and_go_and_it_is_said_once(
+def test_missing_conntrack_is_logged_once_and_floating_ips_work(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage = lab.network
@@ -151,7 +151,7 @@ def test_without_conntrack_floating_ips_come_and_go_and_it_is_said_once(
 
 
 def ends_with(lab: Lab, floating: FloatingIP) -> None:
-    """The connections of a floating IP that comes and goes."""
+    """The connections of a floating IP that is added and removed."""
     stage = lab.network
     (found,) = (one.view for one in lab.routers.desired(stage.view).values())
     lab.routers._conntrack.delete_stale(replace(found, floating_ips=(floating,)), lab.qrouter)
@@ -173,7 +173,7 @@ def both_versions(stage: Stage) -> tuple[Subnet, Port]:
     return subnet, stage.port("192.168.40.77")
 
 
-def test_a_kernel_without_ipv6_serves_ipv4(lab: Lab) -> None:
+def test_kernel_without_ipv6_serves_ipv4(lab: Lab) -> None:
     stage = lab.network
     subnet, port = both_versions(stage)
     stage.networks.settings = replace(stage.networks.settings, has_ipv6=False)
@@ -200,7 +200,7 @@ def test_a_kernel_without_ipv6_serves_ipv4(lab: Lab) -> None:
     assert lab.round() == []
 
 
-def test_a_kernel_without_ipv6_is_recognised_and_told(
+def test_kernel_without_ipv6_is_detected_and_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check_ipv6.cache_clear()
@@ -214,7 +214,7 @@ def test_a_kernel_without_ipv6_is_recognised_and_told(
     check_ipv6.cache_clear()
 
 
-def test_ipv6_that_somebody_switched_off_in_a_namespace_is_switched_on(lab: Lab) -> None:
+def test_ipv6_disabled_in_a_namespace_is_enabled_again(lab: Lab) -> None:
     stage = lab.network
     subnet, port = both_versions(stage)
     lab.route(stage.subnet, subnet)

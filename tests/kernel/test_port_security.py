@@ -1,4 +1,4 @@
-"""Two instances on one bridge, one of which lies about who it is: what their own kernels send."""
+"""Two instances on one bridge, one of which forges addresses: packets that their own kernels send."""
 
 from __future__ import annotations
 
@@ -32,56 +32,56 @@ def liar(host: Host, *argv: str) -> None:
 
 
 def is_refused(host: Host, *arguments: str) -> bool:
-    """Neither answered nor lost on the way: counted as dropped."""
+    """True if the packet is counted as dropped, and neither answered nor lost on the way."""
     before = dropped(host)
     return not pings(host, *arguments) and dropped(host) > before
 
 
-def test_honest_packets_pass(host: Host, security: PortSecurityTable) -> None:
+def test_packets_with_own_addresses_pass(host: Host, security: PortSecurityTable) -> None:
     for address in VICTIM_ADDRESSES:
         until(lambda address=address: pings(host, address))  # type: ignore[misc]
     assert dropped(host) == 0
 
 
-def test_another_ipv4_address_does_not(host: Host, security: PortSecurityTable) -> None:
+def test_foreign_ipv4_address_is_dropped(host: Host, security: PortSecurityTable) -> None:
     liar(host, "ip", "addr", "add", "10.7.0.3/24", "dev", "eth0")
     assert is_refused(host, "-I", "10.7.0.3", "10.7.0.2")
     liar(host, "ip", "addr", "add", "169.254.169.254/32", "dev", "eth0")
     assert is_refused(host, "-I", "169.254.169.254", "10.7.0.2")
 
 
-def test_an_allowed_pair_does(host: Host, security: PortSecurityTable) -> None:
+def test_allowed_address_pair_passes(host: Host, security: PortSecurityTable) -> None:
     liar(host, "ip", "addr", "add", "10.7.0.3/24", "dev", "eth0")
     allowed = port(host, LIAR, pairs=(AddressPair("10.7.0.3"),))
     assert security.apply(filters(allowed, port(host, VICTIM))) == (f"set port security of {allowed.tap_name}",)
     until(lambda: pings(host, "-I", "10.7.0.3", "10.7.0.2"))
 
 
-def test_another_mac_does_not(host: Host, security: PortSecurityTable) -> None:
+def test_foreign_mac_is_dropped(host: Host, security: PortSecurityTable) -> None:
     liar(host, "ip", "link", "set", "eth0", "address", "fa:16:3e:00:00:77")
     assert is_refused(host, "10.7.0.2")
 
 
-def test_another_ipv6_address_does_not(host: Host, security: PortSecurityTable) -> None:
+def test_foreign_ipv6_address_is_dropped(host: Host, security: PortSecurityTable) -> None:
     for address in ("fd00:7::3", "fe80::f816:3eff:fe00:3", "fe80::a9fe:a9fe"):
         liar(host, "ip", "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
         source = f"{address}%eth0" if address.startswith("fe80") else address
         assert is_refused(host, "-I", source, VICTIM_LINK_LOCAL), address
 
 
-def test_a_link_local_address_without_a_mac_in_it_may_be_used(host: Host, security: PortSecurityTable) -> None:
+def test_link_local_address_without_mac_passes(host: Host, security: PortSecurityTable) -> None:
     liar(host, "ip", "addr", "add", "fe80::1234:5678:9abc:def0/64", "dev", "eth0", "nodad")
     until(lambda: pings(host, "-I", "fe80::1234:5678:9abc:def0%eth0", VICTIM_LINK_LOCAL))
     assert dropped(host) == 0
 
 
-def test_off_means_off(host: Host, security: PortSecurityTable) -> None:
+def test_disabled_port_security_drops_nothing(host: Host, security: PortSecurityTable) -> None:
     liar(host, "ip", "addr", "add", "10.7.0.3/24", "dev", "eth0")
     assert security.apply(filters(port(host, LIAR, secure=False), port(host, VICTIM)))
     until(lambda: pings(host, "-I", "10.7.0.3", "10.7.0.2"))
 
 
-def test_what_is_right_is_left_alone_and_what_is_broken_is_repaired(host: Host, security: PortSecurityTable) -> None:
+def test_intact_chains_are_untouched_and_broken_ones_repaired(host: Host, security: PortSecurityTable) -> None:
     wanted = filters(port(host, LIAR), port(host, VICTIM))
     assert security.apply(wanted) == ()
     assert PortSecurityTable(host.prefix).apply(wanted) == ()
@@ -95,7 +95,9 @@ def test_what_is_right_is_left_alone_and_what_is_broken_is_repaired(host: Host, 
 
 
 def test_table_of_an_earlier_release_gets_the_sets_of_fragments(host: Host, security: PortSecurityTable) -> None:
-    """Its base chain is complete, so the table counted as set up, and no port's chain could be added."""
+    """A bug: the base chain of that release is complete, so the table counted as set up, and no port's chain could be
+    added.
+    """
     tables = [line.split() for line in run(["nft", "list", "tables"]).splitlines()]
     (listed,) = [words for words in tables if words[1] == "bridge" and host.tag in words[2]]
     name = listed[-1]

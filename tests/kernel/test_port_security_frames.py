@@ -1,4 +1,4 @@
-"""Frame by frame: which of a liar's arrive."""
+"""Forged frames, one by one: which of them arrive."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ security = port_security_stage.security
 
 
 def arrives(host: Host, frame: bytes) -> bool:
-    """Whether the victim's device sees this very frame."""
+    """True if the victim's device receives this frame."""
 
     def opened() -> socket.socket:
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
@@ -53,7 +53,7 @@ def arrives(host: Host, frame: bytes) -> bool:
     with receiver, sender:
         receiver.settimeout(HANG_SECONDS)
         sender.send(frame)
-        sender.send(marker)  # passes: when it is there, the frame is or never will be
+        sender.send(marker)  # A frame that passes. Once it has arrived, the forged frame has arrived or never will.
         return _seen(receiver.recv, frame, marker)
 
 
@@ -156,12 +156,12 @@ DATAGRAMS = [
     ("neighbour advertisement behind options", neighbour(136, "fe80::a9fe:a9fe", options=PADDING), 8, False),
     ("its own advertisement behind options", neighbour(136, "fd00:7::1", options=PADDING), 8, False),
 ]
-"""(What, the whole frame, bytes of payload in the first fragment, whether both arrive)."""
+"""(Name, complete frame, bytes of payload in the first fragment, whether both fragments arrive)."""
 
 
 @pytest.mark.parametrize(("what", "frame", "expected"), FRAMES, ids=[what for what, _, _ in FRAMES])
-def test_frames(host: Host, security: PortSecurityTable, what: str, frame: bytes, expected: bool) -> None:
-    """Really sent; seen to arrive, or not to arrive and to be counted."""
+def test_forged_frame_is_dropped_and_own_frame_arrives(host: Host, security: PortSecurityTable, what: str, frame: bytes, expected: bool) -> None:
+    """Each frame is sent. It must arrive, or be counted as dropped and not arrive."""
     before = dropped(host)
     assert arrives(host, frame) is expected, what
     if not expected:
@@ -173,10 +173,10 @@ def test_frames(host: Host, security: PortSecurityTable, what: str, frame: bytes
     [(number, *values[1:]) for number, values in enumerate(DATAGRAMS)],
     ids=[what for what, *_ in DATAGRAMS],
 )
-def test_fragments(
+def test_fragment_passes_only_after_a_first_one_with_transport_header(
     host: Host, security: PortSecurityTable, number: int, frame: bytes, first_bytes: int, expected: bool
 ) -> None:
-    """A first fragment must show the transport header; later ones pass only after it."""
+    """The first fragment must contain the transport header. Later fragments pass only after it."""
     first, second = fragments(frame, first_bytes, number=100 + number)
     assert not arrives(host, second), "a later fragment alone"
     assert arrives(host, first) is expected
@@ -184,12 +184,12 @@ def test_fragments(
 
 
 @pytest.mark.parametrize("frame", [*[frame for _, frame, expected in FRAMES if not expected][:3], udp(67, 68)])
-def test_a_port_without_port_security_may_send_anything(host: Host, security: PortSecurityTable, frame: bytes) -> None:
+def test_port_without_port_security_sends_any_frame(host: Host, security: PortSecurityTable, frame: bytes) -> None:
     security.apply(filters(port(host, LIAR, secure=False), port(host, VICTIM)))
     assert arrives(host, frame)
 
 
-def test_pairs_open_what_they_name_and_no_more(host: Host, security: PortSecurityTable) -> None:
+def test_address_pairs_allow_only_their_addresses(host: Host, security: PortSecurityTable) -> None:
     pairs = (AddressPair("10.7.0.0/24"), AddressPair("fd00:7::/64"), AddressPair("10.7.0.9", "fa:16:3e:00:00:02"))
     security.apply(filters(port(host, LIAR, pairs=pairs), port(host, VICTIM)))
     assert arrives(host, udp(4000, 4000, "10.7.0.77"))

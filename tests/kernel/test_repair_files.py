@@ -1,4 +1,4 @@
-"""What others do to the files by which a metadata agent knows where to listen, and to whole folders, is repaired."""
+"""Changes to the listener files of a metadata agent, and to whole directories, are repaired."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_file_that_says_where_to_listen_is_written_again(cloud: Cloud) -> None:
+def test_listener_file_is_written_again(cloud: Cloud) -> None:
     kept = KeptHere()
     cloud.put_router()
     try:
@@ -57,7 +57,7 @@ def _texts(files: list[Path]) -> list[str]:
 
 
 @pytest.mark.parametrize("folder", ["dhcp", "ns-metadata-proxy", "external/pids"])
-def test_folder_that_was_deleted_is_made_again_and_heard_of(network: Wired, folder: str) -> None:
+def test_deleted_directory_is_created_again_and_watched(network: Wired, folder: str) -> None:
     network.is_repaired(lambda: shutil.rmtree(network.cloud.state / folder), restarts=True)
     for path in network.files:
         network.is_repaired(path.unlink, restarts=True)

@@ -1,4 +1,4 @@
-"""What others do to the host's FORWARD chain is repaired."""
+"""Changes to the host's FORWARD chain are repaired."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ FORWARDING_HOSTS = {
 
 
 @pytest.mark.parametrize("change", FORWARDING_CHANGES.values(), ids=FORWARDING_CHANGES)
-def test_what_stays_on_a_bridge_passes_again(tmp_path: Path, change: tuple[str, ...]) -> None:
+def test_forwarding_within_a_bridge_is_accepted_again(tmp_path: Path, change: tuple[str, ...]) -> None:
     """The host is a namespace of its own."""
     if not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists():
         pytest.skip("br_netfilter is not loaded here: bridged packets do not pass the host's firewall")

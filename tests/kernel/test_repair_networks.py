@@ -1,4 +1,4 @@
-"""What others do to a network's namespace, files and programs is repaired."""
+"""Changes to a network's namespace, files and processes are repaired."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ def test_each_setting_of_a_network_is_repaired(network: Wired) -> None:
 
 
 @pytest.mark.parametrize("program", ["dnsmasq", "haproxy"])
-def test_networks_program_is_started_again(network: Wired, program: str) -> None:
+def test_program_of_a_network_is_restarted(network: Wired, program: str) -> None:
     before = network.pids()
     network.is_repaired(lambda: terminate(before[program], grace_seconds=0), restarts=True)
     now = network.pids()
     assert {name for name in now if now[name] != before[name]} == {program}
 
 
-def test_host_does_not_speak_on_a_networks_bridge(network: Wired) -> None:
-    """Its IPv6 is off, and is switched off again."""
+def test_ipv6_of_the_host_stays_disabled_on_a_networks_bridge(network: Wired) -> None:
+    """IPv6 is disabled on the bridge, and is disabled again after a change."""
     setting = Path("/proc/sys/net/ipv6/conf", network.bridge, "disable_ipv6")
     assert setting.read_text() == "1\n"
     setting.write_text("0")
@@ -64,7 +64,9 @@ def test_host_does_not_speak_on_a_networks_bridge(network: Wired) -> None:
 
 @pytest.mark.parametrize("program", ["dnsmasq", "haproxy"])
 def test_stopped_program_is_replaced(network: Wired, program: str) -> None:
-    """Nothing tells of a SIGSTOP: reading finds it. A stopped program's sockets go on taking what it never answers."""
+    """The kernel reports no event for SIGSTOP, so polling finds it. The sockets of a stopped process go on accepting
+    connections that are never answered.
+    """
     before = network.pids()
     os.kill(before[program], signal.SIGSTOP)
     until(lambda: all(network.pids().values()) and network.pids() != before)
@@ -72,14 +74,14 @@ def test_stopped_program_is_replaced(network: Wired, program: str) -> None:
     assert {name for name, pid in network.pids().items() if pid != before[name]} == {program}
 
 
-def test_removed_namespace_of_a_network_is_made_again(network: Wired) -> None:
-    """With its programs; those that go on in what has no name any more are ended."""
+def test_removed_namespace_of_a_network_is_created_again(network: Wired) -> None:
+    """Its processes are started again. The former ones, in the namespace without a name, are terminated."""
     before = network.pids()
     network.is_repaired(lambda: network.do("ip netns delete NS"), restarts=True)
     until(lambda: not any(is_alive(pid) for pid in before.values()))
 
 
-def test_shared_address_is_taken_back_when_the_other_host_gives_it_up(cloud: Cloud) -> None:
+def test_shared_address_is_taken_over_when_the_other_host_drops_it(cloud: Cloud) -> None:
     cloud.control.put("subnet", SUBNET_V6 | {"network_id": cloud.network_id})
     bridge = Bridge(name=f"brq{cloud.network_id[:11]}", mtu=1442)
     cloud.host.kernel.ensure_bridge(bridge)

@@ -1,4 +1,4 @@
-"""What others do to a router's namespace, files and programs is repaired, and what is right is left alone."""
+"""Changes to a router's namespace, files and processes are repaired. Everything else stays untouched."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def test_each_setting_of_a_router_is_repaired(router: Wired) -> None:
 
 
 @pytest.mark.parametrize("program", ["haproxy", "radvd"])
-def test_routers_program_is_started_again(router: Wired, program: str) -> None:
+def test_program_of_a_router_is_restarted(router: Wired, program: str) -> None:
     before = router.pids()
     router.is_repaired(lambda: terminate(before[program], grace_seconds=0), restarts=True)
     now = router.pids()
     assert {name for name in now if now[name] != before[name]} == {program}
 
 
-def test_removed_namespace_of_a_router_is_made_again(router: Wired) -> None:
+def test_removed_namespace_of_a_router_is_created_again(router: Wired) -> None:
     router.is_repaired(lambda: router.do("ip netns delete NS"), restarts=True)
 
 
-def test_full_round_touches_nothing_that_is_right(router: Wired) -> None:
+def test_full_pass_changes_nothing_in_a_converged_router(router: Wired) -> None:
     netns.run_in(router.namespace, _knock)
     until(lambda: any(not rule.startswith("[0:0]") for rule in _rules(_saved(router))))
     counted = _saved(router)
@@ -74,12 +74,14 @@ def test_full_round_touches_nothing_that_is_right(router: Wired) -> None:
 
 
 def _settle(router: Wired) -> None:
-    """The kernel's own news are over: a device is up and gets its link-local address, and seconds after the router was
-    reported duplicate address detection ends, which tells of each address and of its routes.
+    """Waits for the end of the kernel's own notifications.
+
+    A device that is up gets its link-local address. Duplicate address detection ends seconds after the router was
+    reported, and causes notifications of each address and its routes.
     """
     for is_over in (_devices_are_up, _has_no_tentative_address):
         until(lambda is_over=is_over: is_over(router))  # type: ignore[misc]
-        router.do("ip -n NS link set lo up")  # changes nothing; has the lock after whoever was telling
+        router.do("ip -n NS link set lo up")  # changes nothing, and gets the lock after the notifying thread
 
 
 def _devices_are_up(router: Wired) -> bool:
@@ -94,7 +96,7 @@ def _has_no_tentative_address(router: Wired) -> bool:
 
 
 def _knock() -> None:
-    """A packet that the rules see."""
+    """Sends a packet that matches the rules."""
     with socket.socket() as sender:
         sender.setblocking(False)
         sender.connect_ex(("127.0.0.1", 9697))

@@ -1,4 +1,4 @@
-"""What others do to a guest's port and its rules is repaired while it runs."""
+"""Changes to a guest's port and its rules are repaired while the guest runs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PORT_CHANGES = {
 
 
 @pytest.mark.parametrize("change", PORT_CHANGES.values(), ids=PORT_CHANGES)
-def test_servers_port_is_repaired_and_the_guest_goes_on(server: test_compute_agent.Cloud, change: str) -> None:
+def test_port_of_a_server_is_repaired_while_the_guest_runs(server: test_compute_agent.Cloud, change: str) -> None:
     tap, table = f"tap{server.port_id[:11]}", table_name(server.host.prefix)
     names = {"TAP": tap, "BR": server.bridge, "TABLE": table}
     record, before = server.boot_record(), _port_state(server, tap, table)

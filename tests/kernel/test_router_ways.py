@@ -1,5 +1,7 @@
-"""A router as a router: several subnets, static routes, IPv6; and every way to the metadata proxy's port but the one,
-whoever listens there."""
+"""Forwarding by a router: several subnets, static routes, IPv6.
+
+The metadata proxy's port can be reached by the redirect only, whatever listens there.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
 
 
 def with_ipv6(stage: Stage) -> None:
-    """A prefix on each network; guests and the one outside have `::7`, the router `::1` inside and `::5` outside."""
+    """Adds a prefix to each network. Guests and the host outside have `::7`, the router has `::1` inside and `::5`
+    outside.
+    """
     for name, prefix in (("a", "2001:db8:a"), ("b", "2001:db8:b"), ("ext", "2001:db8:e")):
         port = stage.ports[name]
         own = f"{prefix}::{5 if name == 'ext' else 1}"
@@ -94,8 +98,10 @@ def test_two_subnets_of_one_network_are_routed_and_served(stage: Stage) -> None:
     assert stage.round() == []
 
 
-def test_static_routes_lead_through_a_guest(stage: Stage) -> None:
-    """192.0.2.0/24 is behind the guest on network b, in both directions; one with a hop on no link is told."""
+def test_static_route_through_a_guest_is_used(stage: Stage) -> None:
+    """192.0.2.0/24 is behind the guest on network b, in both directions. A route whose next hop is on no link is
+    logged.
+    """
     run(["ip", "addr", "add", "192.0.2.1/24", "dev", "lo"], namespace=stage.guests["b"])
     routes = (HostRoute("192.0.2.0/24", "10.0.2.7"), HostRoute("198.51.100.0/24", "172.16.0.1"))
     stage.view.add(replace(stage.router, routes=routes))
@@ -112,8 +118,8 @@ ADDRESSES = ["10.0.1.1", "10.0.2.1", "203.0.113.5", "2001:db8:a::1", "2001:db8:b
 
 @in_both("stage")
 @pytest.mark.parametrize("who", ["guest", "outside"])
-def test_nobody_reaches_the_proxys_port_by_the_routers_own_addresses(stage: Stage, who: str) -> None:
-    """Also not with packets that carry the mark of those that were redirected: it does not travel between hosts."""
+def test_proxy_port_is_closed_on_the_routers_own_addresses(stage: Stage, who: str) -> None:
+    """The same holds for packets with the mark of the redirect, because a mark does not travel between hosts."""
     with_ipv6(stage)
     namespace = stage.outside if who == "outside" else stage.guests["a"]
     run(
@@ -139,7 +145,7 @@ def dropped(stage: Stage, address: str) -> int:
 
 
 @in_both("stage")
-def test_the_service_is_not_there_for_those_outside(stage: Stage) -> None:
+def test_service_is_not_reachable_from_the_external_network(stage: Stage) -> None:
     with_ipv6(stage)
     for address in ("169.254.169.254/32", "fe80::a9fe:a9fe/128"):
         hop = "203.0.113.5" if "." in address else "2001:db8:e::5"
@@ -153,7 +159,7 @@ def test_the_service_is_not_there_for_those_outside(stage: Stage) -> None:
 
 
 @in_both("stage")
-def test_other_ports_and_protocols_of_the_service_lead_nowhere(stage: Stage) -> None:
+def test_other_ports_and_protocols_of_the_metadata_address_are_closed(stage: Stage) -> None:
     with_ipv6(stage)
     guest = stage.guests["a"]
 
@@ -174,7 +180,7 @@ def test_other_ports_and_protocols_of_the_service_lead_nowhere(stage: Stage) -> 
 
 @in_both("stage")
 def test_requests_never_leave_by_the_external_device(stage: Stage) -> None:
-    """Also with the proxy switched off: they are refused, not sent on."""
+    """With the proxy disabled too, requests are refused instead of forwarded."""
     settings = stage.routers.settings
     stage.routers.settings = replace(settings, metadata=replace(settings.metadata, enable_metadata_proxy=False))
     stage.round()

@@ -1,4 +1,4 @@
-"""The L3 agent's routers on the real kernel: the redirect, its guard, SNAT, floating IPs, healing."""
+"""Routers of the L3 agent on the real kernel: redirect, its protection, SNAT, floating IPs, repairs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
 
 
 @in_both("stage")
-def test_request_goes_by_the_redirect_and_names_its_router(stage: Stage) -> None:
+def test_request_is_redirected_with_the_routers_id(stage: Stage) -> None:
     assert curl(stage.guests["a"], "http://169.254.169.254/openstack") == "hello"
     request = stage.server.requests[-1]
     assert request.values("x-neutron-router-id") == [stage.router.id]
@@ -45,7 +45,7 @@ def test_request_goes_by_the_redirect_and_names_its_router(stage: Stage) -> None
     assert re.search(r"-c [1-9]\d* \d+ -j REDIRECT", counted)
 
 
-def test_log_line_tells_the_request(stage: Stage) -> None:
+def test_log_line_contains_the_request(stage: Stage) -> None:
     answer = curl(stage.guests["a"], "-i", 'http://169.254.169.254/a"b\\c', "-H", "X-Openstack-Request-Id: req-forged")
     line = stage.server.logged()
     assert line["router_id"] == stage.router.id
@@ -57,7 +57,7 @@ def test_log_line_tells_the_request(stage: Stage) -> None:
 
 
 @in_both("stage")
-def test_nobody_reaches_the_proxys_port_but_by_the_redirect(stage: Stage) -> None:
+def test_proxy_port_is_reachable_by_the_redirect_only(stage: Stage) -> None:
     for who, address in (("a", "10.0.1.1"), ("a", "10.0.2.1"), ("a", "203.0.113.5")):
         with pytest.raises(ProgramError):
             curl(stage.guests[who], f"http://{address}:9697/", seconds=0.5)
@@ -76,8 +76,8 @@ def test_other_ports_of_the_metadata_address_are_never_forwarded(stage: Stage) -
     assert re.search(r"^\s*[1-9].*REJECT.*169\.254\.169\.254", counted, re.MULTILINE)
 
 
-def test_rules_are_spelled_as_the_kernel_prints_them(stage: Stage) -> None:
-    """A second look finds nothing to do: also with floating IPs, and for IPv6."""
+def test_rules_equal_the_kernels_listing(stage: Stage) -> None:
+    """A second pass changes nothing, with floating IPs and IPv6 too."""
     stage.float_to("203.0.113.50", "10.0.1.7")
     assert stage.round() != []
     assert stage.round() == []
@@ -85,12 +85,12 @@ def test_rules_are_spelled_as_the_kernel_prints_them(stage: Stage) -> None:
     assert fe80 in stage.rules("nat", command="ip6tables").splitlines()
 
 
-def test_snat_leads_outside_and_networks_of_one_router_see_each_other_untranslated(stage: Stage) -> None:
+def test_snat_applies_to_external_traffic_only(stage: Stage) -> None:
     assert peer_seen(stage.guests["a"], stage.outside, OUTSIDE) == "203.0.113.5"
     assert peer_seen(stage.guests["a"], stage.guests["b"], "10.0.2.7") == "10.0.1.7"
 
 
-def test_without_snat_the_address_stays(stage: Stage) -> None:
+def test_without_snat_the_source_address_is_unchanged(stage: Stage) -> None:
     assert stage.router.external_gateway
     gateway = replace(stage.router.external_gateway, enable_snat=False)
     stage.view.add(replace(stage.router, external_gateway=gateway))
@@ -132,7 +132,7 @@ def test_new_floating_ip_is_announced(stage: Stage) -> None:
     )
 
 
-def test_what_others_break_is_repaired_and_counters_survive(stage: Stage) -> None:
+def test_foreign_changes_are_repaired_and_counters_survive(stage: Stage) -> None:
     curl(stage.guests["a"], "http://169.254.169.254/")
     run(["iptables", "-F", "INPUT"], namespace=stage.namespace)
     haproxy = pid_of(stage)
@@ -144,7 +144,7 @@ def test_what_others_break_is_repaired_and_counters_survive(stage: Stage) -> Non
     assert curl(stage.guests["a"], "http://169.254.169.254/") == "hello"
 
 
-def test_burst_of_guests_loses_nothing(stage: Stage) -> None:
+def test_burst_of_requests_loses_none(stage: Stage) -> None:
     script = (
         "seq 1000 | xargs -P 250 -I{} curl -s -o /dev/null -w '%{http_code}\\n' --max-time 20 http://169.254.169.254/{}"
     )
@@ -175,7 +175,7 @@ def test_proxy_is_replaced_under_load_without_a_lost_request(stage: Stage) -> No
     assert codes == ["200"] * 600
 
 
-def test_guests_own_claims_never_pass(stage: Stage) -> None:
+def test_identity_headers_of_a_guest_are_removed(stage: Stage) -> None:
     claims = [
         "X-Instance-ID: i", "x_instance_id: i", "X-Instance-ID-Signature: s", "X-Instance_ID-Signature: s",
         "X-Tenant-ID: t", "X_TENANT_ID: t", "X-Metadata-Provider: m", "X-Metadata-Provider-Signature: m",
@@ -196,20 +196,20 @@ def test_guests_own_claims_never_pass(stage: Stage) -> None:
     assert set(told) <= {"host", "user-agent", "accept", "connection"}
 
 
-def test_rate_limit_answers_429_and_says_when_to_ask_again(stage: Stage) -> None:
+def test_rate_limit_responds_429_with_retry_after(stage: Stage) -> None:
     limit = HaproxyRateLimit(base_window_seconds=60, base_requests=100, burst_window_seconds=10, burst_requests=30)
     proxy = replace(stage.routers.settings.proxy, rate_limit=limit)
     stage.routers.settings = replace(stage.routers.settings, proxy=proxy)
     stage.round()
     script = "for i in $(seq 45); do curl -s -o /dev/null -w '%{http_code}\n' http://169.254.169.254/; done"
     codes = run(["sh", "-c", script], namespace=stage.guests["a"], timeout_seconds=HANG_SECONDS).split()
-    # HAProxy lets what came in the window before count for less and less: a few more than 30 may pass.
+    # HAProxy weighs the requests of the previous window less and less, so slightly more than 30 may pass.
     assert (codes[:30], codes[-5:]) == (["200"] * 30, ["429"] * 5)
     assert "retry-after: 1" in curl(stage.guests["a"], "-i", "http://169.254.169.254/").lower()
     assert curl(stage.guests["b"], "http://169.254.169.254/") == "hello"
 
 
-def test_switched_off_proxy_takes_its_rules_away(stage: Stage) -> None:
+def test_rules_of_a_disabled_proxy_are_removed(stage: Stage) -> None:
     stage.routers.settings = replace(stage.routers.settings, metadata=RouterMetadata(enable_metadata_proxy=False))
     stage.round()
     assert "REDIRECT" not in stage.rules("nat")
@@ -226,7 +226,7 @@ def test_deleted_router_leaves_nothing(stage: Stage) -> None:
     assert list((stage.folder / "ns-metadata-proxy").iterdir()) == []
 
 
-def test_ipv6_guest_makes_its_address_and_asks_at_the_link_local_one(stage: Stage) -> None:
+def test_ipv6_guest_autoconfigures_and_reaches_the_link_local_address(stage: Stage) -> None:
     internal = stage.ports["a"]
     subnet = Subnet(
         id=str(uuid.uuid4()),

@@ -1,5 +1,4 @@
-"""Which way a guest's request goes: all combinations of the settings, without and with a router, by
-HAProxies and without."""
+"""The path of a guest's request: all combinations of the settings, with and without a router, in both proxy modes."""
 
 from __future__ import annotations
 
@@ -21,14 +20,14 @@ pytestmark = [pytest.mark.kernel, in_both("lab")]
 
 DHCP, ROUTER, NOBODY = "dhcp", "router", "nobody"
 HOPS = {DHCP: "192.168.40.2", ROUTER: "192.168.40.1", NOBODY: "192.168.40.1"}
-"""Where the guest sends 169.254.169.254: without a way of its own it goes where everything goes."""
+"""The next hop for 169.254.169.254. Without a route of its own it is the default route."""
 OPTION_121 = {
     DHCP: "169.254.169.254/32 192.168.40.2 0.0.0.0/0 192.168.40.1",
     ROUTER: "169.254.169.254/32 192.168.40.1 0.0.0.0/0 192.168.40.1",
     NOBODY: None,
 }
 TABLE = [
-    # enable_isolated_metadata, force_metadata, a router: the way
+    # enable_isolated_metadata, force_metadata, a router → the path
     (False, False, False, NOBODY),
     (False, False, True, ROUTER),
     (True, False, False, DHCP),
@@ -52,7 +51,7 @@ def choose(lab: Lab, *, isolated: bool, force: bool) -> None:
 
 
 def asks_by(lab: Lab, guest: str) -> str:
-    """Who answers the guest."""
+    """The kind of namespace that answers the guest."""
     before = len(lab.network.server.requests)
     answer = curl(guest, "--max-time", "2", check=False)
     if not answer:
@@ -69,7 +68,7 @@ def names(rows: list[tuple[bool, bool, bool, str]]) -> list[str]:
 
 
 @pytest.mark.parametrize(("isolated", "force", "routed", "way"), TABLE, ids=names(TABLE))
-def test_route_and_answer(lab: Lab, *, isolated: bool, force: bool, routed: bool, way: str) -> None:
+def test_request_takes_the_expected_path(lab: Lab, *, isolated: bool, force: bool, routed: bool, way: str) -> None:
     choose(lab, isolated=isolated, force=force)
     if routed:
         lab.route(lab.network.subnet)
@@ -89,7 +88,7 @@ def test_route_and_answer(lab: Lab, *, isolated: bool, force: bool, routed: bool
 
 
 @pytest.mark.parametrize("routed", [False, True], ids=["no router", "a router"])
-def test_a_change_of_settings_restarts_nothing_else(lab: Lab, *, routed: bool) -> None:
+def test_changed_settings_restart_no_other_program(lab: Lab, *, routed: bool) -> None:
     choose(lab, isolated=False, force=False)
     if routed:
         lab.route(lab.network.subnet)
@@ -113,7 +112,7 @@ def test_a_change_of_settings_restarts_nothing_else(lab: Lab, *, routed: bool) -
     assert all(is_alive(pid) for pid in router_pids)
 
 
-def test_a_router_that_comes_and_goes_takes_the_guests_with_it(lab: Lab) -> None:
+def test_path_follows_a_router_that_is_added_and_removed(lab: Lab) -> None:
     choose(lab, isolated=True, force=False)
     guest_port = lab.network.port("192.168.40.77")
     lab.round()
@@ -129,8 +128,10 @@ def test_a_router_that_comes_and_goes_takes_the_guests_with_it(lab: Lab) -> None
     assert asks_by(lab, guest) == DHCP
 
 
-def test_a_network_made_for_metadata_names_the_router_behind_it(lab: Lab) -> None:
-    """`enable_metadata_network`: a subnet inside 169.254.0.0/16, with a router whose other networks ask through it."""
+def test_metadata_network_identifies_the_router(lab: Lab) -> None:
+    """`enable_metadata_network`: a subnet inside 169.254.0.0/16, with a router whose other networks send their requests
+    through it.
+    """
     network = Network(id=f"{lab.network.host.tag}01-bbbb-4000-8000-00000000000e", name="metadata", project_id="p")
     subnet = Subnet(
         id="link-local",

@@ -1,5 +1,6 @@
-"""What stays open in namespaces so that a look is cheap: it goes with them, is never believed in place of the kernel, and
-is done without where it cannot be had.
+"""The open handles of namespaces.
+
+They are closed together with the namespace, never replace the kernel's state, and are optional.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_namespaces_that_come_and_go_leave_nothing_open(host: Host, events: HostMonitor, tmp_path: Path) -> None:
-    """Half of them by others' hand."""
+def test_removed_namespaces_leave_no_open_descriptors(host: Host, events: HostMonitor, tmp_path: Path) -> None:
+    """Another program deletes half of the namespaces."""
     kernel = NetworkConfigurator(host.ownership, host.prefix, events)
     insides = NamespaceProbe(kernel.handles)
     events.start([tmp_path / "dhcp"], lambda: None, lambda: None)
@@ -102,7 +103,7 @@ print("all of it is true")
 """
 
 
-def test_few_open_files_are_enough_and_it_is_said_once(tmp_path: Path) -> None:
+def test_low_descriptor_limit_is_sufficient_and_logged_once(tmp_path: Path) -> None:
     done = _in_a_host_of_its_own(SMALL_STORY, tmp_path)
     assert "all of it is true" in done.stdout, done.stderr + done.stdout
     assert (done.stdout + done.stderr).count("file descriptor budget exceeded") == 1
@@ -117,7 +118,7 @@ def _in_a_host_of_its_own(story: str, tmp_path: Path) -> subprocess.CompletedPro
     return subprocess.run(argv, capture_output=True, text=True, timeout=HANG_SECONDS, check=False, env=environment)
 
 
-def test_only_the_kernel_is_listened_to(host: Host) -> None:
+def test_messages_from_other_senders_are_ignored(host: Host) -> None:
     """Root of a guest's namespace may send to every netlink socket in it."""
     wanted = NamespaceState(name=host.namespace("guest"), owner_uid=200000)
     host.kernel.apply(wanted)
@@ -131,8 +132,8 @@ def test_only_the_kernel_is_listened_to(host: Host) -> None:
             forger.sendto(lie, (conversation.port, 0))
 
 
-def test_a_device_made_anew_is_heard_of(host: Host, events: HostMonitor) -> None:
-    """Its settings too: the files of the former one say nothing any more."""
+def test_replaced_device_causes_an_event(host: Host, events: HostMonitor) -> None:
+    """The same holds for its settings: the open files of the former device cannot be read any longer."""
     heard: list[frozenset[str]] = []
     kernel = NetworkConfigurator(host.ownership, host.prefix, events)
     kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
@@ -163,7 +164,7 @@ def _link_names(host: Host, name: str) -> set[str]:
         return {link.name for link in handle.links()}
 
 
-def test_a_namespace_made_anew_is_looked_at_and_not_the_former_one(host: Host) -> None:
+def test_handle_reads_the_replaced_namespace(host: Host) -> None:
     wanted = NamespaceState(name=host.namespace("qrouter-1"))
     host.kernel.apply(wanted)
     assert _link_names(host, wanted.name) == {"lo"}
@@ -173,7 +174,7 @@ def test_a_namespace_made_anew_is_looked_at_and_not_the_former_one(host: Host) -
     assert _link_names(host, wanted.name) == {"lo", "new"}
 
 
-def test_a_route_goes_by_the_device_as_it_is_called_now(host: Host) -> None:
+def test_route_contains_the_devices_current_name(host: Host) -> None:
     wanted = NamespaceState(name=host.namespace("qrouter-1"))
     host.kernel.apply(wanted)
     run(["ip", "link", "add", "before", "type", "bridge"], namespace=wanted.name)
@@ -182,12 +183,12 @@ def test_a_route_goes_by_the_device_as_it_is_called_now(host: Host) -> None:
     with host.kernel.handles.open(wanted.name) as handle:
         links = handle.links()
         assert [route.device for route in handle.routes(links) if route.destination == "192.0.2.0/24"] == ["before"]
-        # A kernel since 6.2 lets a device be called otherwise while it is up, and its routes stay.
+        # Since Linux 6.2 a device can be renamed while it is up, and its routes stay.
         links = tuple(replace(link, name="after") if link.name == "before" else link for link in links)
         assert [route.device for route in handle.routes(links) if route.destination == "192.0.2.0/24"] == ["after"]
 
 
-def test_a_look_that_failed_half_way_leaves_nothing_to_the_next(host: Host) -> None:
+def test_failed_read_leaves_no_partial_response(host: Host) -> None:
     wanted = NamespaceState(name=host.namespace("qrouter-1"))
     host.kernel.apply(wanted)
     with pytest.raises(InterruptedError), host.kernel.handles.open(wanted.name) as broken_off:
@@ -197,7 +198,7 @@ def test_a_look_that_failed_half_way_leaves_nothing_to_the_next(host: Host) -> N
     assert _link_names(host, wanted.name) == {"lo"}
 
 
-def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_without_sock_diag_is_read_from_proc(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = NamespaceState(name=host.namespace("qdhcp-1"))
     host.kernel.apply(wanted)
 
@@ -216,8 +217,8 @@ def test_a_kernel_that_cannot_say_who_listens_is_read_from_proc(host: Host, monk
             sock_diag.has_sock_diag.cache_clear()
 
 
-def test_rules_that_nobody_counts_are_read_at_each_look(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where iptables is the old one, the number of the nftables ruleset says nothing of its rules."""
+def test_rules_of_legacy_iptables_are_read_in_each_pass(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With legacy iptables the generation of the nftables ruleset does not cover its rules."""
     monkeypatch.setattr("openimds.linux.firewall.ruleset_cache.iptables_uses_nftables", lambda: False)
     wanted = NamespaceState(name=host.namespace("qrouter-1"), ipv4_rules=Rules({"filter": ("-A INPUT -j ACCEPT",)}))
     assert host.kernel.apply(wanted)
@@ -226,8 +227,8 @@ def test_rules_that_nobody_counts_are_read_at_each_look(host: Host, monkeypatch:
     assert host.kernel.apply(wanted)
 
 
-def test_what_changes_while_it_is_listed_is_listed_again(host: Host) -> None:
-    """Every list is of one moment, whatever somebody does meanwhile."""
+def test_interrupted_dump_is_repeated(host: Host) -> None:
+    """Every list is consistent, also with a concurrent change."""
     wanted = NamespaceState(name=host.namespace("qdhcp-1"))
     host.kernel.apply(wanted)
     add = "for n in $(seq 100); do ip link add d$n type bridge && ip link delete d$n || exit; done"

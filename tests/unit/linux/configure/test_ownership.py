@@ -1,4 +1,4 @@
-"""What is noted is found, also by another program, and forgetting twice is no error."""
+"""Recorded objects are visible to other processes, and removing a record twice is not an error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from openimds.linux.configure.ownership import OwnershipRecord
 
 
-def test_notes_are_files_that_others_find(tmp_path: Path) -> None:
+def test_records_are_files_shared_between_processes(tmp_path: Path) -> None:
     ownership = OwnershipRecord(tmp_path / "owned")
     assert ownership.names("netns") == set()
     ownership.add("netns", "qdhcp-1")

@@ -8,7 +8,7 @@ from tests.waiting import HANG_SECONDS
 from openimds.linux.monitor.process_exit import ProcessExitWatcher
 
 
-def test_each_watched_end_is_heard() -> None:
+def test_exit_of_each_watched_process_is_reported() -> None:
     heard = threading.Semaphore(0)
     deaths = ProcessExitWatcher(lambda pids: heard.release(len(pids)))
     first, second, third = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
@@ -29,7 +29,7 @@ def test_each_watched_end_is_heard() -> None:
         deaths.close()
 
 
-def test_one_that_is_gone_already_counts() -> None:
+def test_exited_process_is_reported_once() -> None:
     heard = threading.Semaphore(0)
     deaths = ProcessExitWatcher(lambda pids: heard.release(len(pids)))
     process = subprocess.Popen(["true"])

@@ -29,7 +29,7 @@ def _edit(path: Path) -> None:
     path.write_text("edited")
 
 
-def test_files_and_those_of_folders_belong_to_a_name(watcher: DirectoryWatcher, tmp_path: Path) -> None:
+def test_change_is_reported_by_its_first_path_component(watcher: DirectoryWatcher, tmp_path: Path) -> None:
     root, other = tmp_path / "dhcp", tmp_path / "netns"
     (root / "first").mkdir(parents=True)
     other.mkdir()
@@ -46,7 +46,7 @@ def test_files_and_those_of_folders_belong_to_a_name(watcher: DirectoryWatcher, 
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
-def test_a_folder_in_the_place_of_a_watched_one_is_watched(
+def test_replaced_directory_is_watched_again(
     watcher: DirectoryWatcher, tmp_path: Path, is_moved: bool
 ) -> None:
     root = tmp_path / "state" / "dhcp"
@@ -69,7 +69,7 @@ def test_a_folder_in_the_place_of_a_watched_one_is_watched(
         assert set(watcher.read_changes()) == set()
 
 
-def test_one_that_is_gone_is_made_again_unless_it_is_somebody_elses(watcher: DirectoryWatcher, tmp_path: Path) -> None:
+def test_deleted_own_directory_is_created_again(watcher: DirectoryWatcher, tmp_path: Path) -> None:
     own, other = tmp_path / "dhcp", tmp_path / "netns"
     watcher.watch([own], [other])
     assert not other.exists()
@@ -95,8 +95,8 @@ def polled() -> Iterator[PolledFiles]:
 
 
 @pytest.mark.parametrize("name", ["sleep", "a) T (b"])
-def test_a_process_that_is_stopped_is_seen(polled: PolledFiles, tmp_path: Path, name: str) -> None:
-    """Whatever it is called."""
+def test_stopped_process_is_unexpected(polled: PolledFiles, tmp_path: Path, name: str) -> None:
+    """The name of the process does not matter."""
     program = tmp_path / name
     program.symlink_to("/bin/sleep")
     with subprocess.Popen([program, "1000"]) as process:
@@ -109,10 +109,10 @@ def test_a_process_that_is_stopped_is_seen(polled: PolledFiles, tmp_path: Path, 
             until(lambda: polled.are_expected(KEY))
         finally:
             process.kill()
-    assert polled.are_expected(KEY)  # its end is told of by others
+    assert polled.are_expected(KEY)  # other events report the exit
 
 
-def test_what_reads_otherwise_than_the_last_time_is_news_once(polled: PolledFiles, tmp_path: Path) -> None:
+def test_changed_content_is_unexpected_once(polled: PolledFiles, tmp_path: Path) -> None:
     switch, other = tmp_path / "switch", tmp_path / "other"
     switch.write_text("0\n")
     other.write_text("0\n")
@@ -123,7 +123,7 @@ def test_what_reads_otherwise_than_the_last_time_is_news_once(polled: PolledFile
     assert polled.are_expected(KEY)
 
 
-def test_a_file_that_comes_later_is_opened_then_and_is_news(polled: PolledFiles, tmp_path: Path) -> None:
+def test_file_created_later_is_opened_and_unexpected_once(polled: PolledFiles, tmp_path: Path) -> None:
     switch = tmp_path / "switch"
     polled.add(KEY, unchanged([switch]))
     assert polled.are_expected(KEY)
@@ -134,11 +134,11 @@ def test_a_file_that_comes_later_is_opened_then_and_is_news(polled: PolledFiles,
 
 
 def _opened(path: Path) -> int:
-    """How often this process has it open."""
+    """The number of descriptors of this process that refer to the path."""
     return sum(one.is_symlink() and one.readlink() == path for one in Path("/proc/self/fd").iterdir())
 
 
-def test_nothing_stays_open_of_what_was_kept_before(polled: PolledFiles, tmp_path: Path) -> None:
+def test_former_files_of_a_key_are_closed(polled: PolledFiles, tmp_path: Path) -> None:
     switch = tmp_path / "switch"
     switch.write_text("0\n")
     for _ in range(3):

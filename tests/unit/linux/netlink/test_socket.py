@@ -1,4 +1,4 @@
-"""A list that the kernel says was interrupted is asked for again."""
+"""A dump that the kernel reports as interrupted is repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def said(kind: int, payload: bytes, flags: int = 0) -> bytes:
 
 
 class Kernel:
-    """In place of the socket: says these datagrams, one at a time."""
+    """A fake netlink socket that returns these datagrams in turn."""
 
     def __init__(self, *datagrams: bytes) -> None:
         self._datagrams = deque(datagrams)
@@ -45,7 +45,7 @@ def dumped(monkeypatch: pytest.MonkeyPatch, kernel: Kernel) -> bytes:
 
 
 @pytest.mark.parametrize("at_end", [False, True])
-def test_what_changed_while_it_was_listed_is_listed_again(monkeypatch: pytest.MonkeyPatch, at_end: bool) -> None:
+def test_interrupted_dump_is_repeated(monkeypatch: pytest.MonkeyPatch, at_end: bool) -> None:
     old, new = said(NEW_LINK, b"old."), said(NEW_LINK, b"new.")
     marked = said(NEW_LINK, b"old.", 0 if at_end else NLM_F_DUMP_INTR)
     marked_end = said(NLMSG_DONE, bytes(4), NLM_F_DUMP_INTR if at_end else 0)
@@ -54,7 +54,7 @@ def test_what_changed_while_it_was_listed_is_listed_again(monkeypatch: pytest.Mo
     assert kernel.asked == 2
 
 
-def test_what_never_rests_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dump_that_is_always_interrupted_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = said(NLMSG_DONE, bytes(4), NLM_F_DUMP_INTR)
     kernel = Kernel(*[interrupted] * socket.MAX_DUMP_ATTEMPTS)
     with pytest.raises(OSError, match="changed during every attempt"):

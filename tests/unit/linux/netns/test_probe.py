@@ -9,10 +9,10 @@ from openimds.linux.netns.handles import NamespaceHandles
 from openimds.linux.netns.probe import NamespaceProbe
 
 
-def test_a_connection_that_ends_while_a_process_is_looked_at_hides_no_other_socket(
+def test_connection_closed_during_the_read_hides_no_other_socket(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Or a HAProxy under load would be taken for one that does not listen, and be replaced."""
+    """Otherwise a HAProxy under load would seem not to listen, and be replaced."""
     readlink = os.readlink
 
     def read(path: str) -> str:
@@ -28,5 +28,5 @@ def test_a_connection_that_ends_while_a_process_is_looked_at_hides_no_other_sock
         assert os.fstat(ended.fileno()).st_ino not in found
 
 
-def test_a_process_that_is_gone_has_none() -> None:
+def test_gone_process_has_no_sockets() -> None:
     assert NamespaceProbe(NamespaceHandles()).sockets_of(2**22 + 1) == frozenset()
