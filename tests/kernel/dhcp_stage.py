@@ -90,10 +90,10 @@ class Stage:
 
     def lease(self, namespace: str) -> dict[str, str]:
         """The lease that a real DHCP client receives."""
-        script, told = self.folder / "udhcpc.sh", self.folder / f"{namespace}.lease"
+        script, lease = self.folder / "udhcpc.sh", self.folder / f"{namespace}.lease"
         script.write_text(GUEST_SCRIPT)
         script.chmod(0o755)
-        told.unlink(missing_ok=True)
+        lease.unlink(missing_ok=True)
         options = ["-O", "121", "-O", "249", "-O", "mtu", "-O", "domain", "-O", "router", "-O", "dns"]
         command = [
             "busybox",
@@ -111,8 +111,8 @@ class Stage:
             str(script),
             *options,
         ]
-        run(["env", f"LEASE_FILE={told}", *command], namespace=namespace, timeout_seconds=HANG_SECONDS)
-        return dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
+        run(["env", f"LEASE_FILE={lease}", *command], namespace=namespace, timeout_seconds=HANG_SECONDS)
+        return dict(line.split("=", 1) for line in lease.read_text().splitlines() if "=" in line)
 
     def boot(self, port: Port) -> str:
         """Creates a guest that applies its lease as a real client does: option 121 takes precedence over option 3."""
@@ -122,20 +122,21 @@ class Stage:
 
     def configure(self, guest: str) -> dict[str, str]:
         """Applies a lease. Can be called again with a renewed one."""
-        told = self.lease(guest)
+        lease = self.lease(guest)
         run(["ip", "-4", "addr", "flush", "dev", "eth0"], namespace=guest)
-        run(["ip", "addr", "add", f"{told['ip']}/{told['mask']}", "dev", "eth0"], namespace=guest)
-        words = told.get("staticroutes", f"0.0.0.0/0 {told['router']}" if "router" in told else "").split()
+        run(["ip", "addr", "add", f"{lease['ip']}/{lease['mask']}", "dev", "eth0"], namespace=guest)
+        words = lease.get("staticroutes", f"0.0.0.0/0 {lease['router']}" if "router" in lease else "").split()
         for destination, hop in zip(words[::2], words[1::2], strict=True):
             way = ["dev", "eth0"] if hop == "0.0.0.0" else ["via", hop, "dev", "eth0"]
             run(["ip", "route", "replace", destination, *way], namespace=guest)
-        return told
+        return lease
 
 
 @contextmanager
 def network_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Stage]:
     """A stage after its first reconcile pass. It is always removed at the end."""
-    folder = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq does not run as root and must be able to read files below this directory
+    # dnsmasq does not run as root and must be able to read files below this directory.
+    folder = Path("/tmp") / f"openimds-{host.tag}"
     folder.mkdir(mode=0o755)
     view = FakeView()
     network = Network(id=f"{host.tag}00-bbbb-4000-8000-000000000001", name="test1", project_id="p", mtu=1442)

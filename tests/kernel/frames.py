@@ -97,8 +97,7 @@ def _ipv4_fragments(frame: bytes, first_bytes: int, number: int) -> tuple[bytes,
 
 
 def with_checksum(header: bytes) -> bytes:
-    """The frame with a valid IPv4 header checksum. A host with bridge-nf-call-iptables drops malformed packets itself.
-    """
+    """The frame with a valid IPv4 header checksum. A host with bridge-nf-call-iptables drops malformed packets itself."""
     total = sum(int.from_bytes(header[at : at + 2]) for at in range(0, len(header), 2))
     return header[:10] + (0xFFFF - (total % 0xFFFF)).to_bytes(2) + header[12:]
 

@@ -79,8 +79,7 @@ def _listener() -> socket.socket:
 
 
 def serve_dhcp(host: Host, *, bridge: str, leases: Mapping[str, str]) -> str:
-    """Starts dnsmasq with option 121 in a namespace of its own. `leases` maps MAC to IP. Returns the namespace's name.
-    """
+    """Starts dnsmasq with option 121 in a namespace of its own. `leases` maps MAC to IP. Returns the namespace's name."""
     device = Device(
         name="dhcp0",
         host_name=host.tap(9),

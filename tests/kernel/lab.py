@@ -65,7 +65,9 @@ def lab_stage(host: Host, metadata_proxy: str = "haproxy") -> Iterator[Lab]:
             advertisements=RadvdSettings(state_path=network.folder, user="radvd"),
         )
         adapters = L3Adapters(
-            api=FakePortsApi(network.view, int(host.tag, 16) + 1000),  # in addition to the network's own interface
+            api=FakePortsApi(
+                network.view, int(host.tag, 16) + 1000
+            ),  # a number range apart from that of the network's ports
             configurator=host.kernel,
             daemons=PidFileDaemons(),
             probe=NamespaceProbe(host.kernel.handles),

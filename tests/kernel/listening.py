@@ -113,7 +113,7 @@ def want(
     handles = NamespaceHandles()
     inside = NamespaceProbe(handles).snapshot(namespace, addresses)
     handles.close(namespace)
-    wanted = DesiredListeners(
+    desired = DesiredListeners(
         scope=scope,
         scope_id=name or namespace,
         namespace=namespace,
@@ -123,7 +123,7 @@ def want(
     file = listeners_file(name or namespace, state_path)
     file.parent.mkdir(exist_ok=True)
     temporary = file.with_name(f".{file.name}.new")
-    temporary.write_text(render_listeners(wanted))
+    temporary.write_text(render_listeners(desired))
     temporary.replace(file)
     return file
 

@@ -32,8 +32,7 @@ def chosen(request: pytest.FixtureRequest) -> str:
 
 @contextmanager
 def taking_requests(kind: str, server: MetadataServer, folder: Path) -> Iterator[None]:
-    """With `direct` this runs the listening part of the metadata agent. HAProxies are started by the agents themselves.
-    """
+    """With `direct` this runs the listening part of the metadata agent. HAProxies are started by the agents themselves."""
     if kind != DIRECT:
         yield
         return

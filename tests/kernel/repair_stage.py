@@ -67,8 +67,7 @@ class Wired:
         return by_namespace.process_is_in(pid, self.namespace)
 
     def do(self, command: str) -> None:
-        """Runs a command. `NS` is the namespace, `DEV` the device (same name inside and on the host), `BR` the bridge.
-        """
+        """Runs a command. `NS` is the namespace, `DEV` the device (same name inside and on the host), `BR` the bridge."""
         names = {"NS": self.namespace, "DEV": self.device, "BR": self.bridge}
         run([re.sub(r"\b(NS|DEV|BR)\b", lambda found: names[found[0]], word) for word in command.split()])
 
@@ -82,8 +81,8 @@ class Wired:
         assert restarts or self.pids() == pids
 
 
-def other_settings(wanted: Mapping[str, str]) -> Iterator[str]:
-    for key, value in wanted.items():
+def other_settings(desired: Mapping[str, str]) -> Iterator[str]:
+    for key, value in desired.items():
         yield f"ip netns exec NS sysctl -q -w {key}={0 if value != '0' else 1}"
 
 

@@ -86,14 +86,14 @@ def test_stateless_guest_receives_its_dns_server_and_no_address(lab: Lab) -> Non
     lab.round()
     guest = lab.network.plug(port)
     until(lambda: has_no_tentative_address(guest))
-    told, script = lab.network.folder / "told", lab.network.folder / "dhclient-script"
-    script.write_text(f"#!/bin/sh\nenv >> {told}\n")
+    lease, script = lab.network.folder / "lease", lab.network.folder / "dhclient-script"
+    script.write_text(f"#!/bin/sh\nenv >> {lease}\n")
     script.chmod(0o755)
     files = ["-lf", str(lab.network.folder / "lease6"), "-pf", str(lab.network.folder / "pid6"), "-sf", str(script)]
     command = ["timeout", "15", "dhclient", "-6", "-S", "-1", "-d", *files, "-cf", "/dev/null", "eth0"]
     run(command, namespace=guest, timeout_seconds=HANG_SECONDS)
-    assert "new_dhcp6_name_servers=2001:db8::53" in told.read_text().splitlines()
-    assert "new_ip6_address" not in told.read_text()
+    assert "new_dhcp6_name_servers=2001:db8::53" in lease.read_text().splitlines()
+    assert "new_ip6_address" not in lease.read_text()
 
 
 @pytest.mark.parametrize("routed", [False, True], ids=["dnsmasq advertises", "radvd advertises"])

@@ -34,13 +34,13 @@ def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
 def test_guest_receives_its_lease_options_and_metadata(stage: Stage) -> None:
     port = stage.port("192.168.40.77")
     stage.round(everything=True)
-    told = stage.lease(guest := stage.plug(port))
-    assert told["ip"] == "192.168.40.77"
-    assert told["router"] == "192.168.40.1"
-    assert told["mtu"] == "1442"
-    assert told["staticroutes"] == "169.254.169.254/32 192.168.40.2 0.0.0.0/0 192.168.40.1"
-    assert told["domain"] == "openstacklocal"
-    assert "dns" not in told
+    lease = stage.lease(guest := stage.plug(port))
+    assert lease["ip"] == "192.168.40.77"
+    assert lease["router"] == "192.168.40.1"
+    assert lease["mtu"] == "1442"
+    assert lease["staticroutes"] == "169.254.169.254/32 192.168.40.2 0.0.0.0/0 192.168.40.1"
+    assert lease["domain"] == "openstacklocal"
+    assert "dns" not in lease
     configure(guest, "192.168.40.77/24", ["169.254.169.254/32", "via", "192.168.40.2"])
     answer = curl(guest, "-H", "X-Neutron_Network-ID: forged", "-H", "x-forwarded-for: 10.0.0.9")
     assert answer == "hello"

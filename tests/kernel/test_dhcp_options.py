@@ -30,14 +30,16 @@ def stage(request: pytest.FixtureRequest, host: Host) -> Iterator[Stage]:
 def asked_for(stage: Stage, guest: str, *codes: str) -> dict[str, str]:
     """Option code → the bytes in hex that a real client received."""
     options = [word for code in codes for word in ("-O", f"0x{int(code):02x}" if code.isdigit() else code)]
-    script, told = stage.folder / "env.sh", stage.folder / "told"
+    script, lease = stage.folder / "env.sh", stage.folder / "lease"
     script.write_text('#!/bin/sh\nenv > "$LEASE_FILE"\n')
     script.chmod(0o755)
     command = ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "4", "-T", "1", "-s", str(script), *options]
     run(
-        ["env", "-i", f"PATH={os.environ['PATH']}", f"LEASE_FILE={told}", *command], namespace=guest, timeout_seconds=20
+        ["env", "-i", f"PATH={os.environ['PATH']}", f"LEASE_FILE={lease}", *command],
+        namespace=guest,
+        timeout_seconds=20,
     )
-    return dict(line.split("=", 1) for line in told.read_text().splitlines() if "=" in line)
+    return dict(line.split("=", 1) for line in lease.read_text().splitlines() if "=" in line)
 
 
 def with_options(stage: Stage, port: Port, *options: tuple[str, str]) -> Port:
@@ -54,15 +56,15 @@ def test_every_subnet_of_a_network_is_served(stage: Stage) -> None:
     stage.view.add(second)
     first_port, second_port = stage.port("192.168.40.77"), stage.port("10.9.0.77", second)
     stage.round(everything=True)
-    for port, told in (
+    for port, lease in (
         (first_port, "10.9.0.0/24 0.0.0.0 169.254.169.254/32 192.168.40.2 0.0.0.0/0 192.168.40.1"),
         (second_port, "192.168.40.0/24 0.0.0.0 169.254.169.254/32 10.9.0.2 0.0.0.0/0 10.9.0.1"),
     ):
         guest = stage.plug(port)
-        assert stage.configure(guest)["staticroutes"] == told
+        assert stage.configure(guest)["staticroutes"] == lease
         assert curl(guest) == "hello"
         assert stage.server.requests[-1].values("x-forwarded-for") == [port.ip_addresses[0]]
-        assert "scope link" in run(["ip", "route", "show", told.split()[0]], namespace=guest)
+        assert "scope link" in run(["ip", "route", "show", lease.split()[0]], namespace=guest)
 
 
 def test_both_route_options_have_the_same_bytes(stage: Stage) -> None:
@@ -71,15 +73,15 @@ def test_both_route_options_have_the_same_bytes(stage: Stage) -> None:
     port = stage.port("192.168.40.77")
     stage.round(everything=True)
     guest = stage.plug(port)
-    told = asked_for(stage, guest, "121", "249", "dns", "mtu")
+    lease = asked_for(stage, guest, "121", "249", "dns", "mtu")
     routes = "10.50.0.0/16 192.168.40.9 169.254.169.254/32 192.168.40.2 0.0.0.0/0 192.168.40.1"
-    assert told["staticroutes"] == routes
-    assert told.get("msstaticroutes", told.get("opt249")) in (
+    assert lease["staticroutes"] == routes
+    assert lease.get("msstaticroutes", lease.get("opt249")) in (
         routes,
         "100a32c0a82809" + "20a9fea9fec0a82802" + "00c0a82801",
     )
-    assert told["dns"] == "192.168.40.53 192.168.40.54"
-    assert told["mtu"] == "1442"
+    assert lease["dns"] == "192.168.40.53 192.168.40.54"
+    assert lease["mtu"] == "1442"
 
 
 def test_options_of_a_port_take_precedence_and_apply_to_it_alone(stage: Stage) -> None:
@@ -88,13 +90,13 @@ def test_options_of_a_port_take_precedence_and_apply_to_it_alone(stage: Stage) -
     with_options(stage, special, ("tftp-server", "10.1.1.1"), ("bootfile-name", "pxe.0"), ("dns-server", "9.9.9.9"))
     plain = stage.port("192.168.40.78")
     stage.round(everything=True)
-    told = asked_for(stage, stage.plug(special), "tftp", "bootfile", "dns", "121")
-    assert (told["tftp"], told["bootfile"], told["dns"]) == ("10.1.1.1", "pxe.0", "9.9.9.9")
-    assert told["staticroutes"].startswith("169.254.169.254/32 192.168.40.2")
-    told = asked_for(stage, stage.plug(plain), "tftp", "bootfile", "dns")
-    assert told["dns"] == "192.168.40.53"
-    assert "tftp" not in told
-    assert "bootfile" not in told
+    lease = asked_for(stage, stage.plug(special), "tftp", "bootfile", "dns", "121")
+    assert (lease["tftp"], lease["bootfile"], lease["dns"]) == ("10.1.1.1", "pxe.0", "9.9.9.9")
+    assert lease["staticroutes"].startswith("169.254.169.254/32 192.168.40.2")
+    lease = asked_for(stage, stage.plug(plain), "tftp", "bootfile", "dns")
+    assert lease["dns"] == "192.168.40.53"
+    assert "tftp" not in lease
+    assert "bootfile" not in lease
 
 
 NASTY = [
@@ -119,12 +121,12 @@ def test_options_of_other_ports_are_not_sent(
     stage.round(everything=True)
     assert "192.168.40.66" not in (stage.folder / "dhcp" / stage.network.id / "opts").read_text()
     for port in (bad, neighbour):
-        told = asked_for(stage, stage.plug(port), "dns", "router", "ntpsrv", "bootfile")
-        assert told["router"] == "192.168.40.1"
-        assert told["serverid"] == "192.168.40.2"
-        assert told["lease"] == "86400"
-        assert "192.168.40.66" not in " ".join(told.values())
-        assert told.get("ntpsrv") == ("10.2.2.2" if port is bad else None), "what is allowed is not lost with it"
+        lease = asked_for(stage, stage.plug(port), "dns", "router", "ntpsrv", "bootfile")
+        assert lease["router"] == "192.168.40.1"
+        assert lease["serverid"] == "192.168.40.2"
+        assert lease["lease"] == "86400"
+        assert "192.168.40.66" not in " ".join(lease.values())
+        assert lease.get("ntpsrv") == ("10.2.2.2" if port is bad else None), "what is allowed is not lost with it"
     assert "is not allowed and is left out" in capsys.readouterr().out
 
 
@@ -143,11 +145,11 @@ def test_request_for_another_address_is_answered_with_the_own_one(stage: Stage) 
     stage.round(everything=True)
     guest = stage.plug(mine)
     script = stage.folder / "env.sh"
-    script.write_text(f"#!/bin/sh\nenv >> {stage.folder}/told\n")
+    script.write_text(f"#!/bin/sh\nenv >> {stage.folder}/lease\n")
     script.chmod(0o755)
     asks = ["busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "4", "-T", "1", "-s", str(script)]
     run([*asks, "-r", other.ip_addresses[0]], namespace=guest, timeout_seconds=HANG_SECONDS)
-    assert "ip=192.168.40.77" in (stage.folder / "told").read_text().splitlines()
+    assert "ip=192.168.40.77" in (stage.folder / "lease").read_text().splitlines()
     run(["ip", "link", "set", "eth0", "address", "fa:16:3e:00:99:99"], namespace=guest)
     with pytest.raises(ProgramError):
         run([*asks, "-r", "192.168.40.79"], namespace=guest, timeout_seconds=HANG_SECONDS)

@@ -66,7 +66,7 @@ def test_listener_on_an_ipv6_link_local_address(agent: Agent, tmp_path: Path, pa
     tag, peer, seen = ask(guest, "fe80::a9fe:a9fe%eth0").split(" ")
     assert (tag, seen) == (f"network:{namespace}", mac)
     assert peer.startswith("fe80::")
-    assert peer.endswith("%eth0")  # the router's device identifies the network
+    assert peer.endswith("%eth0")  # in a router's namespace, the device identifies the network
 
 
 def test_a_router_listens_on_both_families_of_its_own_port(agent: Agent, tmp_path: Path, host: Host) -> None:

@@ -37,7 +37,7 @@ def namespace(host: Host) -> str:
     return name
 
 
-def heard(stage: Stage) -> dict[str, Any]:
+def heartbeat_facts(stage: Stage) -> dict[str, Any]:
     """The configurations of the newest heartbeat."""
     beats = [call for call in stage.control.calls if "/agents/" in call.path]
     return dict(json.loads(beats[-1].body)["configurations"]) if beats else {}
@@ -61,7 +61,7 @@ def test_connection_limit_per_guest_applies_in_direct_mode(stage: Stage, namespa
     assert refused(namespace)
     for one in there:
         one.setblocking(False)
-        with pytest.raises(BlockingIOError):  # the agent had no other source of information
+        with pytest.raises(BlockingIOError):  # the open connections received nothing
             one.recv(1)
     for one in there:
         one.close()
@@ -78,9 +78,9 @@ def test_heartbeat_counts_open_and_desired_listeners_and_names_failures(stage: S
     with netns.run_in(namespace, take):
         want(stage.folder, namespace, V4)
         stage.start()
-        until(lambda: heard(stage).get("listen_failures"))
-        facts = heard(stage)
+        until(lambda: heartbeat_facts(stage).get("listen_failures"))
+        facts = heartbeat_facts(stage)
         assert (facts["listeners"], facts["listeners_wanted"]) == (0, 1)
         assert "is in use by another program" in facts["listen_failures"][f"network:{namespace}"]
-    until(lambda: heard(stage).get("listeners") == 1)
+    until(lambda: heartbeat_facts(stage).get("listeners") == 1)
     assert stage.stop() == 0

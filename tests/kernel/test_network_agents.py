@@ -156,7 +156,8 @@ class Cloud:
 
 @pytest.fixture
 def cloud(host: Host) -> Iterator[Cloud]:
-    state = Path("/tmp") / f"openimds-{host.tag}"  # dnsmasq does not run as root and must be able to read files below this directory
+    # dnsmasq does not run as root and must be able to read files below this directory.
+    state = Path("/tmp") / f"openimds-{host.tag}"
     state.mkdir(mode=0o755)
     (host.state_path / "owned").mkdir()
     (state / "owned").symlink_to(host.state_path / "owned")  # the stage removes everything that the agents create

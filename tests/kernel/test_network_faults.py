@@ -99,9 +99,7 @@ def test_damaged_configuration_of_a_proxy_is_repaired(lab: Lab, content: bytes) 
     assert lab.round() == []
 
 
-def test_address_is_leased_to_its_new_owner_without_dhcp_release(
-    lab: Lab, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_address_is_leased_to_its_new_owner_without_dhcp_release(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     stage = lab.network
 
     def without(argv: Sequence[str], *, namespace: str | None = None) -> str:
@@ -121,9 +119,7 @@ def test_address_is_leased_to_its_new_owner_without_dhcp_release(
     assert stage.round(everything=True) == []
 
 
-def test_missing_conntrack_is_logged_once_and_floating_ips_work(
-    lab: Lab, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_conntrack_is_logged_once_and_floating_ips_work(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     stage = lab.network
     lab.route(stage.subnet)
     lab.round()

@@ -82,16 +82,16 @@ def test_disabled_port_security_drops_nothing(host: Host, security: PortSecurity
 
 
 def test_intact_chains_are_untouched_and_broken_ones_repaired(host: Host, security: PortSecurityTable) -> None:
-    wanted = filters(port(host, LIAR), port(host, VICTIM))
-    assert security.apply(wanted) == ()
-    assert PortSecurityTable(host.prefix).apply(wanted) == ()
+    desired = filters(port(host, LIAR), port(host, VICTIM))
+    assert security.apply(desired) == ()
+    assert PortSecurityTable(host.prefix).apply(desired) == ()
     table = next(line for line in run(["nft", "list", "tables"]).splitlines() if "bridge" in line and host.tag in line)
     run(["nft", "delete", *table.split()])
-    assert security.apply(wanted)
-    assert security.apply(wanted) == ()
-    assert PortSecurityTable(host.prefix).taps() == {one.tap for one in wanted}
-    assert security.apply(wanted[:1]) == (f"remove port security of {wanted[1].tap}",)
-    assert PortSecurityTable(host.prefix).taps() == {wanted[0].tap}
+    assert security.apply(desired)
+    assert security.apply(desired) == ()
+    assert PortSecurityTable(host.prefix).taps() == {one.tap for one in desired}
+    assert security.apply(desired[:1]) == (f"remove port security of {desired[1].tap}",)
+    assert PortSecurityTable(host.prefix).taps() == {desired[0].tap}
 
 
 def test_table_of_an_earlier_release_gets_the_sets_of_fragments(host: Host, security: PortSecurityTable) -> None:

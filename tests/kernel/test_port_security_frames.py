@@ -160,7 +160,9 @@ DATAGRAMS = [
 
 
 @pytest.mark.parametrize(("what", "frame", "expected"), FRAMES, ids=[what for what, _, _ in FRAMES])
-def test_forged_frame_is_dropped_and_own_frame_arrives(host: Host, security: PortSecurityTable, what: str, frame: bytes, expected: bool) -> None:
+def test_forged_frame_is_dropped_and_own_frame_arrives(
+    host: Host, security: PortSecurityTable, what: str, frame: bytes, expected: bool
+) -> None:
     """Each frame is sent. It must arrive, or be counted as dropped and not arrive."""
     before = dropped(host)
     assert arrives(host, frame) is expected, what

@@ -34,7 +34,7 @@ class OneBridge:
     kind = "network"
     def desired(self, view): return {"n": "brqtest"}
     def actual(self): return set()
-    def ensure(self, key, wanted): return kernel.ensure_bridge(Bridge(name=wanted, mtu=1442))
+    def ensure(self, key, desired): return kernel.ensure_bridge(Bridge(name=desired, mtu=1442))
     def delete(self, key, view): return ()
     def cleanup(self, view): return ()
     def pids(self): return ()
@@ -48,10 +48,10 @@ class Mirror:
 def passes(): return RULE in subprocess.run(["iptables", "-S", "FORWARD"], capture_output=True, text=True).stdout
 
 
-events = HostMonitor()
-kernel = NetworkConfigurator(OwnershipRecord(Path(sys.argv[1])), "lab", events)
-loop = Scheduler(Reconciler(OneBridge(), events), Mirror(), 3600)
-events.start([], loop.wake, lambda: None)
+monitor = HostMonitor()
+kernel = NetworkConfigurator(OwnershipRecord(Path(sys.argv[1])), "lab", monitor)
+loop = Scheduler(Reconciler(OneBridge(), monitor), Mirror(), 3600)
+monitor.start([], loop.wake, lambda: None)
 threading.Thread(target=loop.run, daemon=True).start()
 until(loop.first_resync_done.is_set)
 assert passes() == (sys.argv[2] == "dropped")
@@ -60,7 +60,7 @@ for command in sys.argv[3:]:
 until(passes)
 assert loop.resync_count == 1
 loop.stop()
-events.close()
+monitor.close()
 print("all of it is true")
 """
 BRIDGED = '-i brqtest -o brqtest -m comment --comment "openimds: bridged" -j ACCEPT'

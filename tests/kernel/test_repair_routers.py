@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 from tests.kernel import repair_stage, test_network_agents
-from tests.kernel.heard import heard
+from tests.kernel.notifications import pending
 from tests.kernel.repair_stage import Wired, other_settings
 from tests.waiting import until
 
@@ -64,10 +64,10 @@ def test_full_pass_changes_nothing_in_a_converged_router(router: Wired) -> None:
     pids, written = router.pids(), [path.stat().st_mtime_ns for path in (*router.files, *router.pid_files.values())]
     rounds = router.cloud.l3.facts()["full_rounds"]
     _settle(router)
-    with closing(netns.run_in(router.namespace, lambda: open_socket(groups=RTMGRP_ALL))) as told:
+    with closing(netns.run_in(router.namespace, lambda: open_socket(groups=RTMGRP_ALL))) as netlink:
         router.cloud.l3.send(signal.SIGHUP)
         until(lambda: router.cloud.l3.facts()["full_rounds"] > rounds)
-        assert heard(told) == []
+        assert pending(netlink) == []
     assert router.pids() == pids
     assert [path.stat().st_mtime_ns for path in (*router.files, *router.pid_files.values())] == written
     assert _rules(_saved(router)) == _rules(counted)

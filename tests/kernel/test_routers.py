@@ -187,13 +187,15 @@ def test_identity_headers_of_a_guest_are_removed(stage: Stage) -> None:
     flags = [word for claim in claims for word in ("-H", claim)]
     assert curl(stage.guests["a"], "http://169.254.169.254/", *flags) == "hello"
     request = stage.server.requests[-1]
-    told = {name.lower(): value for name, value in request.headers}
-    assert len(told) == len(request.headers)
-    assert told.pop("x-openstack-request-id").startswith("req-")
-    assert told.pop("x-neutron-router-id") == stage.router.id
-    assert told.pop("x-forwarded-for") == "10.0.1.7"
-    assert told.pop("x-openimds-guest-forwarded") == "1", "that it was forwarded in the guest is the proxy's own word"
-    assert set(told) <= {"host", "user-agent", "accept", "connection"}
+    received = {name.lower(): value for name, value in request.headers}
+    assert len(received) == len(request.headers)
+    assert received.pop("x-openstack-request-id").startswith("req-")
+    assert received.pop("x-neutron-router-id") == stage.router.id
+    assert received.pop("x-forwarded-for") == "10.0.1.7"
+    assert received.pop("x-openimds-guest-forwarded") == "1", (
+        "that it was forwarded in the guest is the proxy's own word"
+    )
+    assert set(received) <= {"host", "user-agent", "accept", "connection"}
 
 
 def test_rate_limit_responds_429_with_retry_after(stage: Stage) -> None:

@@ -27,7 +27,7 @@ OPTION_121 = {
     NOBODY: None,
 }
 TABLE = [
-    # enable_isolated_metadata, force_metadata, a router → the path
+    # enable_isolated_metadata, force_metadata, has a router → path
     (False, False, False, NOBODY),
     (False, False, True, ROUTER),
     (True, False, False, DHCP),
@@ -75,9 +75,9 @@ def test_request_takes_the_expected_path(lab: Lab, *, isolated: bool, force: boo
     port = lab.network.port("192.168.40.77")
     lab.round()
     guest = lab.network.plug(port)
-    told = lab.network.configure(guest)
-    assert told.get("staticroutes") == OPTION_121[way]
-    assert told.get("msstaticroutes", told.get("staticroutes")) == OPTION_121[way]
+    lease = lab.network.configure(guest)
+    assert lease.get("staticroutes") == OPTION_121[way]
+    assert lease.get("msstaticroutes", lease.get("staticroutes")) == OPTION_121[way]
     assert f"via {HOPS[way]} " in run(["ip", "route", "get", "169.254.169.254"], namespace=guest)
     assert f"default via {HOPS[ROUTER]} " in run(["ip", "route"], namespace=guest)
     assert asks_by(lab, guest) == way

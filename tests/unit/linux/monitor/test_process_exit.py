@@ -9,33 +9,33 @@ from openimds.linux.monitor.process_exit import ProcessExitWatcher
 
 
 def test_exit_of_each_watched_process_is_reported() -> None:
-    heard = threading.Semaphore(0)
-    deaths = ProcessExitWatcher(lambda pids: heard.release(len(pids)))
+    reported = threading.Semaphore(0)
+    watcher = ProcessExitWatcher(lambda pids: reported.release(len(pids)))
     first, second, third = (subprocess.Popen(["sleep", "60"]) for _ in range(3))
     try:
-        deaths.watch([first.pid, second.pid])
+        watcher.watch([first.pid, second.pid])
         first.kill()
-        assert heard.acquire(timeout=HANG_SECONDS)
-        deaths.watch([third.pid])
+        assert reported.acquire(timeout=HANG_SECONDS)
+        watcher.watch([third.pid])
         second.kill()
         second.wait()
-        assert not heard.acquire(timeout=0.05)
+        assert not reported.acquire(timeout=0.05)
         third.kill()
-        assert heard.acquire(timeout=HANG_SECONDS)
+        assert reported.acquire(timeout=HANG_SECONDS)
     finally:
         for process in (first, second, third):
             process.kill()
             process.wait()
-        deaths.close()
+        watcher.close()
 
 
 def test_exited_process_is_reported_once() -> None:
-    heard = threading.Semaphore(0)
-    deaths = ProcessExitWatcher(lambda pids: heard.release(len(pids)))
+    reported = threading.Semaphore(0)
+    watcher = ProcessExitWatcher(lambda pids: reported.release(len(pids)))
     process = subprocess.Popen(["true"])
     process.wait()
-    deaths.watch([process.pid])
-    assert heard.acquire(timeout=HANG_SECONDS)
-    deaths.watch([process.pid])
-    assert not heard.acquire(timeout=0.05)
-    deaths.close()
+    watcher.watch([process.pid])
+    assert reported.acquire(timeout=HANG_SECONDS)
+    watcher.watch([process.pid])
+    assert not reported.acquire(timeout=0.05)
+    watcher.close()

@@ -46,9 +46,7 @@ def test_change_is_reported_by_its_first_path_component(watcher: DirectoryWatche
 
 
 @pytest.mark.parametrize("is_moved", [False, True])
-def test_replaced_directory_is_watched_again(
-    watcher: DirectoryWatcher, tmp_path: Path, is_moved: bool
-) -> None:
+def test_replaced_directory_is_watched_again(watcher: DirectoryWatcher, tmp_path: Path, is_moved: bool) -> None:
     root = tmp_path / "state" / "dhcp"
     watcher.watch([root], [])
     assert root.is_dir()

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.kernel
 
 
 def test_netlink_and_proc_return_the_same_sockets(host: Host) -> None:
-    wanted = NamespaceState(name=host.namespace("qdhcp-1"))
-    host.kernel.apply(wanted)
+    desired = NamespaceState(name=host.namespace("qdhcp-1"))
+    host.kernel.apply(desired)
 
     def look() -> None:
         assert asked.listening_sockets() == {}
@@ -43,12 +43,12 @@ def test_netlink_and_proc_return_the_same_sockets(host: Host) -> None:
         assert all(len(inodes) == 2 for inodes in found.values())
         assert found == from_proc
 
-    netns.run_in(wanted.name, look)
+    netns.run_in(desired.name, look)
 
 
 def test_listener_is_found_by_its_address_from_outside(host: Host) -> None:
-    wanted = NamespaceState(name=host.namespace("qdhcp-1"))
-    host.kernel.apply(wanted)
+    desired = NamespaceState(name=host.namespace("qdhcp-1"))
+    host.kernel.apply(desired)
 
     def listen(family: int, address: str, port: int) -> socket.socket:
         made = socket.socket(family)
@@ -57,24 +57,24 @@ def test_listener_is_found_by_its_address_from_outside(host: Host) -> None:
         return made
 
     def inodes(*addresses: ListenAddress) -> dict[tuple[str, int], frozenset[int]]:
-        return NamespaceProbe(host.kernel.handles).snapshot(wanted.name, addresses).listening
+        return NamespaceProbe(host.kernel.handles).snapshot(desired.name, addresses).listening
 
     one = ListenAddress("127.0.0.1", 8080)
     others = (ListenAddress("127.0.0.1", 8081), ListenAddress("0.0.0.0", 8080), ListenAddress("::1", 8080))
     assert inodes(one, *others) == {}
-    with netns.run_in(wanted.name, lambda: listen(socket.AF_INET, "127.0.0.1", 8080)) as made:
+    with netns.run_in(desired.name, lambda: listen(socket.AF_INET, "127.0.0.1", 8080)) as made:
         assert inodes(one, *others) == {("127.0.0.1", 8080): frozenset({os.fstat(made.fileno()).st_ino})}
     assert inodes(one, *others) == {}
-    with netns.run_in(wanted.name, lambda: listen(socket.AF_INET6, "::", 8080)):  # a dual-stack socket
+    with netns.run_in(desired.name, lambda: listen(socket.AF_INET6, "::", 8080)):  # a dual-stack socket
         assert set(inodes(one, *others, ListenAddress("::", 8080))) == {("::", 8080)}
     with listen(socket.AF_INET, "127.0.0.1", 0) as here:  # in another namespace
         assert inodes(ListenAddress("127.0.0.1", here.getsockname()[1])) == {}
 
 
 def test_replaced_namespace_is_read_again(host: Host) -> None:
-    wanted = NamespaceState(name=host.namespace("qdhcp-1"), sysctls={"net.ipv4.ip_forward": "1"})
+    desired = NamespaceState(name=host.namespace("qdhcp-1"), sysctls={"net.ipv4.ip_forward": "1"})
     for _ in range(2):
-        assert host.kernel.apply(wanted)
-        assert host.kernel.apply(wanted) == ()
-        netns.delete(wanted.name)  # opened by another process
-    assert host.kernel.actual(wanted.name) is None
+        assert host.kernel.apply(desired)
+        assert host.kernel.apply(desired) == ()
+        netns.delete(desired.name)  # by another program
+    assert host.kernel.actual(desired.name) is None

@@ -45,9 +45,9 @@ def machine(host: Host, name: str = "vm", mac: str = MAC, tap: int = 5) -> str:
         name="eth0", host_name=host.tap(tap), bridge=host.bridge(), mac_address=mac, mtu=1442, addresses=None
     )
     host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
-    wanted = NamespaceState(name=host.namespace(name), devices=(device,), routes=None, owner_uid=FIRST_UID)
-    host.kernel.apply(wanted)
-    return wanted.name
+    desired = NamespaceState(name=host.namespace(name), devices=(device,), routes=None, owner_uid=FIRST_UID)
+    host.kernel.apply(desired)
+    return desired.name
 
 
 def boot(namespace: str, generation: int = 1, nics: str = "eth0 dhcp4\n", server_id: str = SERVER) -> BootSpec:

@@ -41,23 +41,23 @@ def router_like(host: Host) -> NamespaceState:
     )
 
 
-def make(host: Host, wanted: NamespaceState) -> tuple[str, ...]:
+def make(host: Host, desired: NamespaceState) -> tuple[str, ...]:
     host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
-    return host.kernel.apply(wanted)
+    return host.kernel.apply(desired)
 
 
 def test_namespace_is_applied_once(host: Host) -> None:
-    wanted = router_like(host)
-    assert make(host, wanted)
-    actual = host.kernel.actual(wanted.name, wanted)
+    desired = router_like(host)
+    assert make(host, desired)
+    actual = host.kernel.actual(desired.name, desired)
     assert actual is not None
-    assert dataclasses.replace(actual, ipv4_rules=wanted.ipv4_rules) == wanted
-    assert make(host, wanted) == ()
-    links = host.kernel.links(wanted.name)
+    assert dataclasses.replace(actual, ipv4_rules=desired.ipv4_rules) == desired
+    assert make(host, desired) == ()
+    links = host.kernel.links(desired.name)
     assert links[host.tap()].mac_address == MAC
     assert links["lo"].up
     assert host.kernel.links()[host.tap()].mtu == 1442
-    assert host.kernel.namespaces() == {wanted.name}
+    assert host.kernel.namespaces() == {desired.name}
     assert host.kernel.bridges() == {host.bridge()}
 
 
@@ -72,30 +72,30 @@ def test_setting_missing_in_the_kernel_is_skipped(host: Host) -> None:
     router = router_like(host)
     device = router.devices[0].name
     lacking = {f"net.ipv4.no_such_{host.tag}": "1", f"net.ipv6.conf.{device}.no_such_{host.tag}": "0"}
-    wanted = dataclasses.replace(router, sysctls={**router.sysctls, **lacking})
+    desired = dataclasses.replace(router, sysctls={**router.sysctls, **lacking})
     with structlog.testing.capture_logs() as logs:
-        changes = make(host, wanted)
-        assert make(host, wanted) == ()
+        changes = make(host, desired)
+        assert make(host, desired) == ()
     assert any("ip_forward" in words for words in changes)
     assert not any("no_such" in words for words in changes)
-    told = [line["setting"] for line in logs if "kernel setting missing" in line["event"]]
-    assert sorted(told) == [f"net.ipv4.no_such_{host.tag}", f"net.ipv6.conf.<device>.no_such_{host.tag}"]
+    logged = [line["setting"] for line in logs if "kernel setting missing" in line["event"]]
+    assert sorted(logged) == [f"net.ipv4.no_such_{host.tag}", f"net.ipv6.conf.<device>.no_such_{host.tag}"]
 
 
 def test_only_differences_are_changed_and_counters_survive(host: Host) -> None:
-    wanted = router_like(host)
-    make(host, wanted)
-    until(lambda: pings(wanted.name, "192.168.40.1"))
-    own = next(line for line in run(["iptables-save", "-c"], namespace=wanted.name).splitlines() if " own" in line[8:])
+    desired = router_like(host)
+    make(host, desired)
+    until(lambda: pings(desired.name, "192.168.40.1"))
+    own = next(line for line in run(["iptables-save", "-c"], namespace=desired.name).splitlines() if " own" in line[8:])
     assert not own.startswith("[0:0]")
-    more = Rules({**wanted.ipv4_rules.tables, "filter": (*wanted.ipv4_rules.tables["filter"], "-A OUTPUT -j ACCEPT")})
+    more = Rules({**desired.ipv4_rules.tables, "filter": (*desired.ipv4_rules.tables["filter"], "-A OUTPUT -j ACCEPT")})
     device = dataclasses.replace(
-        wanted.devices[0],
+        desired.devices[0],
         addresses=frozenset({"192.168.40.2/24", "169.254.169.254/32"}),
         mac_address="fa:16:3e:ff:00:01",
     )
     changed = dataclasses.replace(
-        wanted,
+        desired,
         devices=(device,),
         ipv4_rules=more,
         routes=frozenset({Route("0.0.0.0/0", "192.168.40.253", device.name)}),
@@ -106,49 +106,49 @@ def test_only_differences_are_changed_and_counters_survive(host: Host) -> None:
     assert "set mac_address of device " + device.name in done
     assert not any("add device" in words for words in done)
     assert host.kernel.apply(changed) == ()
-    saved = run(["iptables-save", "-c"], namespace=wanted.name).splitlines()
+    saved = run(["iptables-save", "-c"], namespace=desired.name).splitlines()
     assert own in saved
 
 
 def test_foreign_changes_are_repaired(host: Host) -> None:
-    wanted = router_like(host)
-    make(host, wanted)
+    desired = router_like(host)
+    make(host, desired)
     run(["ip", "link", "set", host.tap(), "nomaster"])
     run(["ip", "link", "set", host.tap(), "down"])
-    run(["ip", "addr", "add", "10.1.2.3/24", "dev", host.tap()], namespace=wanted.name)
-    run(["iptables", "-t", "nat", "-F"], namespace=wanted.name)
-    run(["iptables", "-t", "mangle", "-A", "INPUT", "-j", "DROP"], namespace=wanted.name)
-    assert host.kernel.apply(wanted)
-    assert host.kernel.apply(wanted) == ()
+    run(["ip", "addr", "add", "10.1.2.3/24", "dev", host.tap()], namespace=desired.name)
+    run(["iptables", "-t", "nat", "-F"], namespace=desired.name)
+    run(["iptables", "-t", "mangle", "-A", "INPUT", "-j", "DROP"], namespace=desired.name)
+    assert host.kernel.apply(desired)
+    assert host.kernel.apply(desired) == ()
     run(["ip", "link", "del", host.bridge()])
-    assert make(host, wanted)
-    run(["ip", "netns", "del", wanted.name])
-    assert make(host, wanted)
-    assert host.kernel.apply(wanted) == ()
+    assert make(host, desired)
+    run(["ip", "netns", "del", desired.name])
+    assert make(host, desired)
+    assert host.kernel.apply(desired) == ()
 
 
 def test_apply_goes_on_after_a_failure_and_reports_all(host: Host) -> None:
-    wanted = router_like(host)
-    orphan = dataclasses.replace(wanted.devices[0], name="qg-x", host_name=host.tap(7), bridge="brq-none")
+    desired = router_like(host)
+    orphan = dataclasses.replace(desired.devices[0], name="qg-x", host_name=host.tap(7), bridge="brq-none")
     host.kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
     with pytest.raises(ConfigureError) as caught:
-        host.kernel.apply(dataclasses.replace(wanted, devices=(orphan, *wanted.devices)))
+        host.kernel.apply(dataclasses.replace(desired, devices=(orphan, *desired.devices)))
     assert "bridge brq-none does not exist" in str(caught.value)
-    actual = host.kernel.actual(wanted.name)
+    actual = host.kernel.actual(desired.name)
     assert actual is not None
     assert [device.name for device in actual.devices] == [host.tap()]
 
 
 def test_namespace_is_removed_with_its_processes(host: Host) -> None:
-    wanted = router_like(host)
-    make(host, wanted)
-    sleeper = netns.run_in(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
-    assert by_namespace.processes_in(wanted.name) == {sleeper.pid}
-    host.kernel.remove_namespace(wanted.name)
+    desired = router_like(host)
+    make(host, desired)
+    sleeper = netns.run_in(desired.name, lambda: subprocess.Popen(["sleep", "600"]))
+    assert by_namespace.processes_in(desired.name) == {sleeper.pid}
+    host.kernel.remove_namespace(desired.name)
     assert sleeper.wait(timeout=HANG_SECONDS) != 0
-    assert wanted.name not in netns.list_names()
+    assert desired.name not in netns.list_names()
     assert host.tap() not in host.kernel.links()
-    host.kernel.remove_namespace(wanted.name)
+    host.kernel.remove_namespace(desired.name)
     assert host.kernel.remove_bridge(host.bridge())
     assert host.kernel.remove_bridge(host.bridge())
     assert host.ownership.names("link") == set()
@@ -187,12 +187,12 @@ def test_two_namespaces_on_one_bridge_reach_each_other_untracked(host: Host) -> 
 
 
 def test_cleanup_after_a_crash_removes_everything(host: Host) -> None:
-    wanted = router_like(host)
-    make(host, wanted)
+    desired = router_like(host)
+    make(host, desired)
     host.ownership.add("link", "brqneverwas")
-    sleeper = netns.run_in(wanted.name, lambda: subprocess.Popen(["sleep", "600"]))
+    sleeper = netns.run_in(desired.name, lambda: subprocess.Popen(["sleep", "600"]))
     removed = remove_everything(host.ownership, host.prefix)
-    assert f"namespace {wanted.name}" in removed
+    assert f"namespace {desired.name}" in removed
     assert f"device {host.bridge()}" in removed
     assert sleeper.wait(timeout=HANG_SECONDS) != 0
     assert remove_everything(host.ownership, host.prefix) == ()

@@ -15,27 +15,27 @@ def _hex(payload: bytes) -> str:
     return payload.hex()
 
 
-_SAID: Mapping[int, tuple[str, Callable[[bytes], object]]] = {
+_DESCRIPTIONS: Mapping[int, tuple[str, Callable[[bytes], object]]] = {
     RTM_NEWLINK: ("link is", parse_link),
-    RTM_DELLINK: ("link is no more", parse_link),
+    RTM_DELLINK: ("link was deleted", parse_link),
     RTM_NEWADDR: ("address is", parse_address),
-    RTM_DELADDR: ("address is no more", parse_address),
+    RTM_DELADDR: ("address was deleted", parse_address),
     RTM_NEWROUTE: ("route is", _hex),
-    RTM_DELROUTE: ("route is no more", _hex),
+    RTM_DELROUTE: ("route was deleted", _hex),
 }
 
 
-def heard(told: socket.socket) -> list[str]:
+def pending(netlink: socket.socket) -> list[str]:
     """Returns the pending notifications of a socket, one entry per message, without waiting."""
     found: list[str] = []
     while True:
         try:
-            found += _in_words(told.recv(BUFFER_BYTES, socket.MSG_DONTWAIT))
+            found += _describe(netlink.recv(BUFFER_BYTES, socket.MSG_DONTWAIT))
         except BlockingIOError:
             return found
 
 
-def _in_words(datagram: bytes) -> Iterator[str]:
+def _describe(datagram: bytes) -> Iterator[str]:
     for kind, _flags, payload in parse_messages(datagram):
-        what, read = _SAID.get(kind, (f"message of kind {kind}:", _hex))
-        yield f"{what} {read(payload)}"
+        text, read = _DESCRIPTIONS.get(kind, (f"message of kind {kind}:", _hex))
+        yield f"{text} {read(payload)}"

@@ -35,7 +35,7 @@ SETTINGS = {"net.ipv4.ip_forward": "1", "net.ipv4.conf.all.arp_ignore": "1"}
 
 
 @pytest.fixture
-def events() -> Iterator[HostMonitor]:
+def monitor() -> Iterator[HostMonitor]:
     made = HostMonitor()
     yield made
     made.close()
@@ -45,26 +45,26 @@ def _descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-def test_removed_namespaces_leave_no_open_descriptors(host: Host, events: HostMonitor, tmp_path: Path) -> None:
+def test_removed_namespaces_leave_no_open_descriptors(host: Host, monitor: HostMonitor, tmp_path: Path) -> None:
     """Another program deletes half of the namespaces."""
-    kernel = NetworkConfigurator(host.ownership, host.prefix, events)
-    insides = NamespaceProbe(kernel.handles)
-    events.start([tmp_path / "dhcp"], lambda: None, lambda: None)
-    wanted = NamespaceState(name=host.namespace("qrouter-1"), sysctls=SETTINGS, ipv4_rules=Rules({"filter": ()}))
+    kernel = NetworkConfigurator(host.ownership, host.prefix, monitor)
+    probe = NamespaceProbe(kernel.handles)
+    monitor.start([tmp_path / "dhcp"], lambda: None, lambda: None)
+    desired = NamespaceState(name=host.namespace("qrouter-1"), sysctls=SETTINGS, ipv4_rules=Rules({"filter": ()}))
     before = _descriptors()
     for number in range(MANY):
         key = f"key{number}"
-        with events.recording(key):
-            assert kernel.apply(wanted)
-            assert kernel.apply(wanted) == ()
-            insides.snapshot(wanted.name, [ListenAddress("127.0.0.1", 80)])
+        with monitor.recording(key):
+            assert kernel.apply(desired)
+            assert kernel.apply(desired) == ()
+            probe.snapshot(desired.name, [ListenAddress("127.0.0.1", 80)])
         assert _descriptors() > before
         if number % 2:
-            netns.delete(wanted.name)
-        kernel.remove_namespace(wanted.name)
-        events.forget(key)
+            netns.delete(desired.name)
+        kernel.remove_namespace(desired.name)
+        monitor.forget(key)
     until(lambda: _descriptors() == before)
-    assert kernel.actual(wanted.name) is None
+    assert kernel.actual(desired.name) is None
 
 
 SMALL_STORY = """
@@ -79,26 +79,26 @@ from openimds.netconfig.listener_file import ListenAddress
 from openimds.netconfig.namespace_state import NamespaceState
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-events = HostMonitor()
-kernel = NetworkConfigurator(OwnershipRecord(Path(sys.argv[1])), "lab", events)
-insides = NamespaceProbe(kernel.handles)
-events.start([], lambda: None, lambda: None)
-deaths = ProcessExitWatcher(lambda _pids: None)
+monitor = HostMonitor()
+kernel = NetworkConfigurator(OwnershipRecord(Path(sys.argv[1])), "lab", monitor)
+probe = NamespaceProbe(kernel.handles)
+monitor.start([], lambda: None, lambda: None)
+watcher = ProcessExitWatcher(lambda _pids: None)
 names = [f"small{n}" for n in range(40)]
 for turn in range(2):
     for name in names:
         sysctls = {f"net.ipv4.conf.{where}.{key}": "1" for where in ("all", "default", "lo")
                    for key in ("arp_ignore", "arp_announce", "arp_filter", "arp_notify", "log_martians", "rp_filter")}
-        with events.recording(name):
+        with monitor.recording(name):
             made = kernel.apply(NamespaceState(name=name, sysctls=sysctls))
             assert bool(made) == (turn == 0), made
-            insides.snapshot(name, [ListenAddress("127.0.0.1", 80)])
-    deaths.watch([os.getpid()] + [int(pid) for pid in os.listdir("/proc") if pid.isdigit()][:80])
+            probe.snapshot(name, [ListenAddress("127.0.0.1", 80)])
+    watcher.watch([os.getpid()] + [int(pid) for pid in os.listdir("/proc") if pid.isdigit()][:80])
     assert len(os.listdir("/proc/self/fd")) < 60
 for name in names:
     kernel.remove_namespace(name)
-deaths.close()
-events.close()
+watcher.close()
+monitor.close()
 print("all of it is true")
 """
 
@@ -120,22 +120,22 @@ def _in_a_host_of_its_own(story: str, tmp_path: Path) -> subprocess.CompletedPro
 
 def test_messages_from_other_senders_are_ignored(host: Host) -> None:
     """Root of a guest's namespace may send to every netlink socket in it."""
-    wanted = NamespaceState(name=host.namespace("guest"), owner_uid=200000)
-    host.kernel.apply(wanted)
-    conversation = netns.run_in(wanted.name, NetlinkSocket)
+    desired = NamespaceState(name=host.namespace("guest"), owner_uid=200000)
+    host.kernel.apply(desired)
+    conversation = netns.run_in(desired.name, NetlinkSocket)
     with closing(conversation):
         lie = HEADER.pack(HEADER.size + 4, NLMSG_DONE, 0, 1, 0) + bytes(4)
         with (
-            netns.run_in(wanted.name, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)) as forger,
+            netns.run_in(desired.name, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)) as forger,
             pytest.raises(ConnectionRefusedError),
         ):
             forger.sendto(lie, (conversation.port, 0))
 
 
-def test_replaced_device_causes_an_event(host: Host, events: HostMonitor) -> None:
+def test_replaced_device_causes_an_event(host: Host, monitor: HostMonitor) -> None:
     """The same holds for its settings: the open files of the former device cannot be read any longer."""
-    heard: list[frozenset[str]] = []
-    kernel = NetworkConfigurator(host.ownership, host.prefix, events)
+    changes: list[frozenset[str]] = []
+    kernel = NetworkConfigurator(host.ownership, host.prefix, monitor)
     kernel.ensure_bridge(Bridge(name=host.bridge(), mtu=1442))
     device = Device(
         name=host.tap(),
@@ -146,17 +146,17 @@ def test_replaced_device_causes_an_event(host: Host, events: HostMonitor) -> Non
         addresses=frozenset({"192.168.40.1/24"}),
     )
     key = f"net.ipv4.conf.{device.name}.rp_filter"
-    wanted = NamespaceState(name=host.namespace("qrouter-1"), devices=(device,), sysctls={key: "1"})
-    events.start([], lambda: heard.append(events.take()), lambda: None)
+    desired = NamespaceState(name=host.namespace("qrouter-1"), devices=(device,), sysctls={key: "1"})
+    monitor.start([], lambda: changes.append(monitor.take()), lambda: None)
     for _ in range(2):
-        with events.recording("r"):
-            kernel.apply(wanted)
+        with monitor.recording("r"):
+            kernel.apply(desired)
         run(["ip", "link", "delete", device.host_name])
-        with events.recording("r"):
-            assert kernel.apply(wanted)
-        heard.clear()
-        run(["sysctl", "-q", "-w", f"{key}=0"], namespace=wanted.name)
-        until(lambda: any("r" in keys for keys in heard))
+        with monitor.recording("r"):
+            assert kernel.apply(desired)
+        changes.clear()
+        run(["sysctl", "-q", "-w", f"{key}=0"], namespace=desired.name)
+        until(lambda: any("r" in keys for keys in changes))
 
 
 def _link_names(host: Host, name: str) -> set[str]:
@@ -165,22 +165,22 @@ def _link_names(host: Host, name: str) -> set[str]:
 
 
 def test_handle_reads_the_replaced_namespace(host: Host) -> None:
-    wanted = NamespaceState(name=host.namespace("qrouter-1"))
-    host.kernel.apply(wanted)
-    assert _link_names(host, wanted.name) == {"lo"}
-    run(["ip", "netns", "delete", wanted.name])
-    run(["ip", "netns", "add", wanted.name])
-    run(["ip", "link", "add", "new", "type", "bridge"], namespace=wanted.name)
-    assert _link_names(host, wanted.name) == {"lo", "new"}
+    desired = NamespaceState(name=host.namespace("qrouter-1"))
+    host.kernel.apply(desired)
+    assert _link_names(host, desired.name) == {"lo"}
+    run(["ip", "netns", "delete", desired.name])
+    run(["ip", "netns", "add", desired.name])
+    run(["ip", "link", "add", "new", "type", "bridge"], namespace=desired.name)
+    assert _link_names(host, desired.name) == {"lo", "new"}
 
 
 def test_route_contains_the_devices_current_name(host: Host) -> None:
-    wanted = NamespaceState(name=host.namespace("qrouter-1"))
-    host.kernel.apply(wanted)
-    run(["ip", "link", "add", "before", "type", "bridge"], namespace=wanted.name)
-    run(["ip", "link", "set", "before", "up"], namespace=wanted.name)
-    run(["ip", "route", "add", "192.0.2.0/24", "dev", "before"], namespace=wanted.name)
-    with host.kernel.handles.open(wanted.name) as handle:
+    desired = NamespaceState(name=host.namespace("qrouter-1"))
+    host.kernel.apply(desired)
+    run(["ip", "link", "add", "before", "type", "bridge"], namespace=desired.name)
+    run(["ip", "link", "set", "before", "up"], namespace=desired.name)
+    run(["ip", "route", "add", "192.0.2.0/24", "dev", "before"], namespace=desired.name)
+    with host.kernel.handles.open(desired.name) as handle:
         links = handle.links()
         assert [route.device for route in handle.routes(links) if route.destination == "192.0.2.0/24"] == ["before"]
         # Since Linux 6.2 a device can be renamed while it is up, and its routes stay.
@@ -189,30 +189,30 @@ def test_route_contains_the_devices_current_name(host: Host) -> None:
 
 
 def test_failed_read_leaves_no_partial_response(host: Host) -> None:
-    wanted = NamespaceState(name=host.namespace("qrouter-1"))
-    host.kernel.apply(wanted)
-    with pytest.raises(InterruptedError), host.kernel.handles.open(wanted.name) as broken_off:
+    desired = NamespaceState(name=host.namespace("qrouter-1"))
+    host.kernel.apply(desired)
+    with pytest.raises(InterruptedError), host.kernel.handles.open(desired.name) as broken_off:
         raise InterruptedError
-    with host.kernel.handles.open(wanted.name) as handle:
+    with host.kernel.handles.open(desired.name) as handle:
         assert handle is not broken_off
-    assert _link_names(host, wanted.name) == {"lo"}
+    assert _link_names(host, desired.name) == {"lo"}
 
 
 def test_kernel_without_sock_diag_is_read_from_proc(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = NamespaceState(name=host.namespace("qdhcp-1"))
-    host.kernel.apply(wanted)
+    desired = NamespaceState(name=host.namespace("qdhcp-1"))
+    host.kernel.apply(desired)
 
     def no_module(_family: int) -> Iterator[tuple[tuple[str, int], int]]:
         raise FileNotFoundError(2, "no tcp_diag")
 
-    with netns.run_in(wanted.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
+    with netns.run_in(desired.name, lambda: socket.create_server(("127.0.0.1", 8080))) as made:
         inode = os.fstat(made.fileno()).st_ino
         monkeypatch.setattr(sock_diag, "_dump_listeners", no_module)
         sock_diag.has_sock_diag.cache_clear()
         try:
-            insides = NamespaceProbe(host.kernel.handles)
+            probe = NamespaceProbe(host.kernel.handles)
             for port, inodes in ((8080, {("127.0.0.1", 8080): frozenset({inode})}), (8081, {})):
-                assert insides.snapshot(wanted.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
+                assert probe.snapshot(desired.name, [ListenAddress("127.0.0.1", port)]).listening == inodes
         finally:
             sock_diag.has_sock_diag.cache_clear()
 
@@ -220,21 +220,21 @@ def test_kernel_without_sock_diag_is_read_from_proc(host: Host, monkeypatch: pyt
 def test_rules_of_legacy_iptables_are_read_in_each_pass(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """With legacy iptables the generation of the nftables ruleset does not cover its rules."""
     monkeypatch.setattr("openimds.linux.firewall.ruleset_cache.iptables_uses_nftables", lambda: False)
-    wanted = NamespaceState(name=host.namespace("qrouter-1"), ipv4_rules=Rules({"filter": ("-A INPUT -j ACCEPT",)}))
-    assert host.kernel.apply(wanted)
-    assert host.kernel.apply(wanted) == ()
-    run(["iptables", "-F", "INPUT"], namespace=wanted.name)
-    assert host.kernel.apply(wanted)
+    desired = NamespaceState(name=host.namespace("qrouter-1"), ipv4_rules=Rules({"filter": ("-A INPUT -j ACCEPT",)}))
+    assert host.kernel.apply(desired)
+    assert host.kernel.apply(desired) == ()
+    run(["iptables", "-F", "INPUT"], namespace=desired.name)
+    assert host.kernel.apply(desired)
 
 
 def test_interrupted_dump_is_repeated(host: Host) -> None:
     """Every list is consistent, also with a concurrent change."""
-    wanted = NamespaceState(name=host.namespace("qdhcp-1"))
-    host.kernel.apply(wanted)
+    desired = NamespaceState(name=host.namespace("qdhcp-1"))
+    host.kernel.apply(desired)
     add = "for n in $(seq 100); do ip link add d$n type bridge && ip link delete d$n || exit; done"
-    with subprocess.Popen(["ip", "netns", "exec", wanted.name, "sh", "-c", add]) as changing:
+    with subprocess.Popen(["ip", "netns", "exec", desired.name, "sh", "-c", add]) as changing:
         while changing.poll() is None:
-            with host.kernel.handles.open(wanted.name) as handle:
+            with host.kernel.handles.open(desired.name) as handle:
                 names = [link.name for link in handle.links()]
             assert names[0] == "lo"
             assert len(names) <= 2

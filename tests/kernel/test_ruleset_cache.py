@@ -68,23 +68,23 @@ def test_rules_changed_in_the_meantime_are_repaired(host: Host, read: list[str])
 
 
 def test_replaced_namespace_with_the_same_generation_is_read_again(host: Host, read: list[str]) -> None:
-    wanted = router(host)
-    next_process(host).apply(wanted)
+    desired = router(host)
+    next_process(host).apply(desired)
     before = json.loads(file_of(host).read_text())
-    netns.delete(wanted.name)
-    run(["ip", "netns", "add", wanted.name])
-    now = netns.run_in(wanted.name, ruleset_cache.ruleset_here)
+    netns.delete(desired.name)
+    run(["ip", "netns", "add", desired.name])
+    now = netns.run_in(desired.name, ruleset_cache.ruleset_here)
     assert now is not None
     while now.generation < before["generation"]:
-        run(["iptables", "-A", "INPUT", "-j", "DROP"], namespace=wanted.name)
-        now = netns.run_in(wanted.name, ruleset_cache.ruleset_here)
+        run(["iptables", "-A", "INPUT", "-j", "DROP"], namespace=desired.name)
+        now = netns.run_in(desired.name, ruleset_cache.ruleset_here)
         assert now is not None
     assert now.cookie != before["cookie"]
     file_of(host).write_text(json.dumps({**before, "generation": now.generation}))
     read.clear()
-    next_process(host).apply(wanted)
+    next_process(host).apply(desired)
     assert set(read) == set(FAMILIES)
-    assert "DROP" not in run(["iptables-save"], namespace=wanted.name)
+    assert "DROP" not in run(["iptables-save"], namespace=desired.name)
 
 
 def spoilt(**fields: object) -> Callable[[str], str]:
