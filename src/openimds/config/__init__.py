@@ -1,11 +1,13 @@
-"""Configuration: oslo.config option groups, turned into one frozen value a program.
+"""The configuration files, loaded into one frozen dataclass per program.
 
-Imported by `daemons/` and `cli/` alone. Four steps, one file each:
-
-- `…_options.py`, put together from `sections.py`: which options there are, with help texts, ranges and old names;
-- `reading.py`: a file's lines, with their numbers; `loading.py`: files → checked values;
-- `programs.py`: one table: a program, its files, its options, and how its value is built;
-- `validation.py`, `sample.py`: what `openimds config validate` and `config sample` say, from the same table.
+- `settings`: the dataclasses.
+- `options`: the oslo.config options of each program, with help texts, ranges and old names.
+- `programs`: the table of programs with their files, options and builders; the `load_…` functions.
+- `ini_reader`: the lines of a configuration file with their numbers.
+- `loader`: the checked option values of a list of files.
+- `builders`: the functions that turn option values into the dataclass of a program.
+- `validator`: the checks of `openimds config validate`.
+- `generator`: the text of `openimds config sample` and of docs/configuration.md.
 """
 
 from __future__ import annotations

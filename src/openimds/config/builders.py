@@ -1,11 +1,4 @@
-"""Identity v2.0 went out of OpenStack in 2018; configuration files of before still name its address.
-
-Checked option values → fields of a program's frozen value: what both APIs and agents have.
-
-Checked option values → an agent's frozen value: one function a program.
-
-Checked option values → an API's frozen value: one function a program.
-"""
+"""The functions that build the configuration of each program from its checked option values."""
 
 from __future__ import annotations
 
@@ -40,18 +33,21 @@ from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.resources.auth import AuthOptions
 
 
-def led_to_v3(auth_url: str) -> str:
-    """`http://controller:5000/v2.0` → `http://controller:5000/v3`; others stay as they are."""
+def to_identity_v3(auth_url: str) -> str:
+    """`http://controller:5000/v2.0` → `http://controller:5000/v3`. Other addresses stay unchanged.
+
+    OpenStack removed identity v2.0 in 2018, and older configuration files still contain its address.
+    """
     return re.sub(r"/v2\.0/?$", "/v3", auth_url)
 
 
-def addresses_led_to_v3(values: OptionValues, sections: Sequence[Section]) -> Iterator[str]:
-    """A sentence for each auth_url that ends in /v2.0."""
+def v2_address_warnings(values: OptionValues, sections: Sequence[Section]) -> Iterator[str]:
+    """A warning for each auth_url that ends in /v2.0."""
     for section in sections:
         url: Any = values.values.get((section.name, "auth_url"))
-        if url and led_to_v3(url) != url:
+        if url and to_identity_v3(url) != url:
             place = values.where(section, "auth_url")
-            yield f"{place}: identity v2.0 is no more: {led_to_v3(url)} is asked instead; write that"
+            yield f"{place}: identity v2.0 no longer exists, so {to_identity_v3(url)} is used instead; write that"
 
 
 Common = Mapping[str, Any]
@@ -59,7 +55,7 @@ Common = Mapping[str, Any]
 
 
 def common(program: str, values: OptionValues) -> dict[str, Any]:
-    """The fields that every program's value has, but for `warnings`."""
+    """The fields of CommonConfig except for `warnings`."""
     port = values["metrics", "port"]
     return {
         "program": program,
@@ -73,14 +69,14 @@ def common(program: str, values: OptionValues) -> dict[str, Any]:
 
 
 def auth(values: OptionValues, section: Section) -> AuthOptions:
-    """How to log in, from a section with keystone's options. Raises ConfigError for each that must be set and is not."""
+    """The credentials from a section with keystoneauth's options. Raises ConfigError for missing required options."""
     name = section.name
     needed = ("auth_url", "username", "password")
     missing = [option for option in needed if not values[name, option]]
     if missing:
         raise ConfigError([f"[{name}] {option} is not set in {_file_names(values)}; set it" for option in missing])
     return AuthOptions(
-        auth_url=led_to_v3(values[name, "auth_url"]),
+        auth_url=to_identity_v3(values[name, "auth_url"]),
         username=values[name, "username"],
         password=values[name, "password"],
         project_name=values[name, "project_name"],
@@ -93,7 +89,7 @@ def auth(values: OptionValues, section: Section) -> AuthOptions:
 
 
 def strict_hosts(values: OptionValues, section: str) -> tuple[str, ...] | None:
-    """The Host headers that guests may send; None: requests are not looked at strictly."""
+    """The permitted Host headers. None if strict checks are off."""
     return tuple(values[section, "allowed_hosts"]) if values[section, "strict_requests"] else None
 
 
@@ -146,7 +142,7 @@ def dhcp_agent(values: OptionValues, fields: Common) -> DhcpAgentConfig:
     lease = values[DEFAULT, "dhcp_lease_duration"]
     if lease == 0:
         place = values.where(agents.DHCP_AGENT, "dhcp_lease_duration")
-        raise ConfigError([f"{place}: a lease of 0 seconds is none; write -1 for leases that never end"])
+        raise ConfigError([f"{place}: a lease must last longer than 0 seconds; write -1 for leases without an end"])
     extra_file = values[DEFAULT, "dnsmasq_config_file"]
     return DhcpAgentConfig(
         **fields,
@@ -236,7 +232,7 @@ def _rate_limit(values: OptionValues) -> RateLimitOptions | None:
 
 
 def _lookup_cache_seconds(values: OptionValues) -> int:
-    """`memory://?default_ttl=5` → 5, as neutron's own agents had it; empty, or without the number: 0."""
+    """`memory://?default_ttl=5` → 5, the form of neutron's agents. 0 if the option or the number is missing."""
     text = values[DEFAULT, "cache_url"].strip()
     found = re.fullmatch(r"memory://(?:\?default_ttl=(\d{1,6}))?", text)
     if text and found is None:
@@ -265,7 +261,7 @@ def control_api(values: OptionValues, fields: Common) -> ControlApiConfig:
 def metadata_api(values: OptionValues, fields: Common) -> MetadataApiConfig:
     if "metadata" not in values[DEFAULT, "enabled_apis"]:
         place = values.where(metadata_api_options.NOVA, "enabled_apis")
-        raise ConfigError([f"{place}: does not name `metadata`: the metadata API is switched off; add it to serve it"])
+        raise ConfigError([f"{place}: does not contain `metadata`, so the metadata API is off; add it to serve it"])
     secrets = (
         values["neutron", "metadata_proxy_shared_secret"],
         values["neutron", "metadata_proxy_shared_secret_previous"],
@@ -336,7 +332,7 @@ def _tls(values: OptionValues) -> TlsFiles | None:
     missing = [name for name in ("ssl_cert_file", "ssl_key_file") if not values["wsgi", name]]
     if missing:
         place = values.where(metadata_api_options.NOVA, "enabled_ssl_apis")
-        raise ConfigError([f"{place}: names `metadata`, so [wsgi] {name} must be set" for name in missing])
+        raise ConfigError([f"{place}: contains `metadata`, so [wsgi] {name} must be set" for name in missing])
     authority = values["wsgi", "ssl_ca_file"]
     return TlsFiles(
         certificate=Path(values["wsgi", "ssl_cert_file"]),
@@ -346,6 +342,6 @@ def _tls(values: OptionValues) -> TlsFiles | None:
 
 
 def _url(listen: Listen) -> str:
-    """An address that listens everywhere is reached at this machine's own."""
+    """The URL at which this machine reaches a listener. A wildcard address is replaced by the loopback address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(listen.host, listen.host)
     return f"http://[{host}]:{listen.port}" if ":" in host else f"http://{host}:{listen.port}"

@@ -1,4 +1,4 @@
-"""Every option, written down: as a configuration file to start from, and as a page of the documentation."""
+"""The text of sample configuration files and of docs/configuration.md, generated from the options."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from openimds.config.settings import CommonConfig
 WIDTH = 100
 
 _INTRODUCTION = """\
-Written by `make docs` from the options themselves; `openimds config sample PROGRAM` prints the same as a file, and
-`openimds config validate FILE` checks one.
+`make docs` generates this page. `openimds config sample PROGRAM` prints the same options as a configuration file, and
+`openimds config validate FILE` checks a file.
 
-Each program takes `--config-file` any number of times; later files win. The files have neutron's and nova's names and
-options, so that existing ones can be used as they are. Old spellings are taken, with a warning that tells the new one.
-A file without any `[section]` line is taken as `[DEFAULT]`, with a warning. `$state_path` in a value is replaced; write
-`$$` for a plain dollar sign."""
+Each program accepts `--config-file` any number of times, and later files override earlier ones. The files and options
+have the names of neutron and nova, so that existing files can be used unchanged. Old option names are accepted with a
+warning that states the current name. Lines before the first `[section]` belong to `[DEFAULT]`, with a warning.
+`$state_path` in a value is replaced; write `$$` for a plain dollar sign."""
 
 
 def sample_text(programs: Sequence[Program[CommonConfig]]) -> str:
-    """A file with every option of `programs`, each commented out and at its default."""
+    """A configuration file with all options of `programs`, commented out and set to their defaults."""
     names = " and ".join(program.name for program in programs)
     files = ", ".join(dict.fromkeys(file for program in programs for file in program.files))
     lines = [f"# Options of {names}, read from {files}.", ""]
@@ -40,7 +40,7 @@ def sample_text(programs: Sequence[Program[CommonConfig]]) -> str:
 
 
 def reference_page(programs: Mapping[str, Program[CommonConfig]]) -> str:
-    """docs/configuration.md."""
+    """The text of docs/configuration.md."""
     lines = [
         "# Configuration reference",
         "",
@@ -56,7 +56,7 @@ def reference_page(programs: Mapping[str, Program[CommonConfig]]) -> str:
 
 
 def merged(programs: Sequence[Program[CommonConfig]]) -> dict[Section, tuple[cfg.Opt, ...]]:
-    """Sections of the same name put together, each option once, [DEFAULT] first."""
+    """The options of all programs by section, each option once, with [DEFAULT] first."""
     helps: dict[str, str] = {}
     options: dict[str, dict[str, cfg.Opt]] = {DEFAULT: {}}
     for program in programs:
@@ -67,7 +67,7 @@ def merged(programs: Sequence[Program[CommonConfig]]) -> dict[Section, tuple[cfg
 
 
 def facts(section: str, option: cfg.Opt) -> Iterator[str]:
-    """What the help text does not say: choices, range, old names."""
+    """Sentences that complete the help text: choices, range, old names."""
     if choices := _choices(option):
         yield f"One of: {choices}."
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
@@ -79,7 +79,7 @@ def facts(section: str, option: cfg.Opt) -> Iterator[str]:
 
 
 def shown_default(option: cfg.Opt) -> str:
-    """The default as one would write it."""
+    """The default as text in a configuration file."""
     default = option.sample_default if option.sample_default is not None else option.default
     if default is None:
         return ""
@@ -90,7 +90,7 @@ def _section_table(section: Section, options: Sequence[cfg.Opt]) -> list[str]:
     lines = [f"### [{section.name}]", ""]
     if section.help:
         lines += [section.help, ""]
-    lines += ["| option | default | what |", "| --- | --- | --- |"]
+    lines += ["| option | default | meaning |", "| --- | --- | --- |"]
     for option in options:
         text = " ".join([option.help or "", *facts(section.name, option)]).replace("|", "\\|")
         default = shown_default(option)

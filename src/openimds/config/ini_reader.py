@@ -1,4 +1,4 @@
-"""One configuration file, line by line: what is set where. The values themselves are oslo.config's to read."""
+"""The lines of a configuration file: which option is set on which line. The values are parsed by oslo.config."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openimds.config.options import DEFAULT
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. `problems` are sentences that name file, section and option."""
+    """The configuration is invalid. `problems` are sentences that name file, section and option."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -42,11 +42,11 @@ class ConfigFile:
     text: str
     assignments: tuple[IniEntry, ...]
     headerless: bool
-    """Something is set before the first `[section]`: taken as [DEFAULT]. Guides and posts often leave it out."""
+    """Whether an option precedes the first `[section]`. It belongs to [DEFAULT]; guides often omit that line."""
 
 
 def read_files(paths: Sequence[str]) -> tuple[ConfigFile, ...]:
-    """Read all of them. Raises ConfigError with what is wrong in any of them."""
+    """Reads all files. Raises ConfigError with the problems of all of them."""
     files: list[ConfigFile] = []
     problems: list[str] = []
     for path in paths:
@@ -61,10 +61,10 @@ def read_files(paths: Sequence[str]) -> tuple[ConfigFile, ...]:
 
 @contextmanager
 def readable_by_oslo(files: Sequence[ConfigFile]) -> Iterator[list[str]]:
-    """Paths of the same files for oslo.config, which refuses a line before the first section.
+    """Paths of the same files for oslo.config, which rejects a line before the first section.
 
-    Such a file is handed over as an anonymous one in memory with [DEFAULT] before it: it may hold secrets, so it is
-    not copied to a disk.
+    A file without the section line is replaced by an anonymous memory file that begins with [DEFAULT]. The copy may
+    hold secrets and therefore never reaches a disk.
     """
     with ExitStack() as open_files:
         yield [_with_header(file, open_files) if file.headerless else file.path for file in files]
@@ -82,7 +82,7 @@ def _read(path: str) -> ConfigFile:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: is not UTF-8 text (byte {error.start}): not a configuration file?"]) from error
+        raise ConfigError([f"{path}: is not UTF-8 text (byte {error.start}): is it a configuration file?"]) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError([f"{path}: cannot be read: {reason}"]) from error
@@ -93,11 +93,11 @@ def _read(path: str) -> ConfigFile:
         # The line itself is not shown: it may hold a secret.
         raise ConfigError([f"{path}, line {error.lineno}: {error.msg}; write `option = value`"]) from error
     headerless = any(assignment.section == "" for assignment in lines.assignments)
-    return ConfigFile(path, text, tuple(lines.normalised()), headerless)
+    return ConfigFile(path, text, tuple(lines.normalized()), headerless)
 
 
 class _Lines(iniparser.BaseParser):
-    """Notes where each option is set."""
+    """Records the line of each option."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -115,8 +115,8 @@ class _Lines(iniparser.BaseParser):
     def new_section(self, section: str) -> None:
         self._section = section
 
-    def normalised(self) -> Iterator[IniEntry]:
-        """With sections as oslo.config compares them (lower case, but for DEFAULT, which stands where none is)."""
+    def normalized(self) -> Iterator[IniEntry]:
+        """The entries with section names as oslo.config compares them: lower case, except for DEFAULT."""
         for found in self.assignments:
             section = DEFAULT if found.section in ("", DEFAULT) else found.section.lower()
             yield IniEntry(found.path, found.line, section, found.option.replace("-", "_"))

@@ -1,4 +1,4 @@
-"""Files → checked option values of one program."""
+"""The checked option values of one program, loaded from its configuration files."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry, read_f
 from openimds.config.options import DEFAULT, Section
 
 _REASONS = (
-    (re.compile(r"invalid literal for int\(\) with base \d+: (?P<value>.+)"), "is no whole number"),
-    (re.compile(r"could not convert string to float: (?P<value>.+)"), "is no number"),
+    (re.compile(r"invalid literal for int\(\) with base \d+: (?P<value>.+)"), "is not an integer"),
+    (re.compile(r"could not convert string to float: (?P<value>.+)"), "is not a number"),
     (re.compile(r"Unexpected boolean value (?P<value>.+)"), "is neither true nor false"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class OptionValues:
-    """The values of a program's options, and where they were set."""
+    """The values of a program's options, and the files that set them."""
 
     files: tuple[ConfigFile, ...]
     values: Mapping[tuple[str, str], Any]
@@ -33,18 +33,18 @@ class OptionValues:
         return self.values[key]
 
     def where(self, section: Section, name: str) -> str:
-        """`/etc/nova/nova.conf, line 3: [api] dhcp_domain`, for a sentence about that option."""
+        """The place that sets an option, for an error message: `/etc/nova/nova.conf, line 3: [api] dhcp_domain`."""
         option = next(option for option in section.options if option.dest == name)
         return place_of(section.name, option, self.files)
 
 
 def load(paths: Sequence[str], sections: Sequence[Section]) -> OptionValues:
-    """Read `paths` (later ones win) for the options of `sections`.
+    """Loads the options of `sections` from `paths`. Later files override earlier ones.
 
-    Raises ConfigError with a sentence for every file that cannot be read and every value that is not valid.
+    Raises ConfigError with a sentence for each unreadable file and each invalid value.
     """
     files = read_files(paths)
-    conf = _registered(sections)
+    conf = _register(sections)
     with readable_by_oslo(files) as readable:
         _parse(conf, readable)
     values: dict[tuple[str, str], Any] = {}
@@ -62,7 +62,7 @@ def load(paths: Sequence[str], sections: Sequence[Section]) -> OptionValues:
 
 
 def spellings(section: str, option: cfg.Opt) -> Iterator[tuple[str, str]]:
-    """(section, name) of all spellings of an option, the current one first."""
+    """All names of an option as (section, name), the current one first."""
     yield section, option.dest
     for deprecated in option.deprecated_opts:
         group = deprecated.group or section
@@ -70,22 +70,22 @@ def spellings(section: str, option: cfg.Opt) -> Iterator[tuple[str, str]]:
 
 
 def old_spellings(files: Iterable[ConfigFile], sections: Sequence[Section]) -> Iterator[str]:
-    """A sentence for each line that uses an old name of an option."""
+    """A warning for each line that uses an old name of an option."""
     renamed: dict[tuple[str, str], tuple[str, str]] = {}
     for section in sections:
         for option in section.options:
             current, *older = spellings(section.name, option)
             renamed.update(dict.fromkeys(older, current))
     for found in (assignment for file in files for assignment in file.assignments):
-        if now := renamed.get((found.section, found.option)):
+        if new_name := renamed.get((found.section, found.option)):
             yield (
-                f"{found.place}: [{found.section}] {found.option} is an old name of [{now[0]}] {now[1]}; "
-                "it is taken as that"
+                f"{found.place}: [{found.section}] {found.option} is an old name of [{new_name[0]}] {new_name[1]}, and is "
+                "read as that"
             )
 
 
 def place_of(section: str, option: cfg.Opt, files: Iterable[ConfigFile]) -> str:
-    """Where the value that counts is set: file, line, and the name as it is spelt there."""
+    """The place that sets the effective value: file, line, and the name as it is spelt there."""
     names = tuple(spellings(section, option))
     found = _last_assignment(names, files)
     if found is None:
@@ -102,8 +102,8 @@ def _last_assignment(names: Sequence[tuple[str, str]], files: Iterable[ConfigFil
     return None
 
 
-def _registered(sections: Sequence[Section]) -> cfg.ConfigOpts:
-    # oslo.config would log its own words about old names; ours (old_spellings) tell the line.
+def _register(sections: Sequence[Section]) -> cfg.ConfigOpts:
+    # Silences oslo.config's own warnings about old names: those of old_spellings() name the line.
     logging.getLogger("oslo_config").setLevel(logging.ERROR)
     conf = cfg.ConfigOpts()
     for section in sections:
@@ -125,14 +125,14 @@ def _value(conf: cfg.ConfigOpts, section: str, option: cfg.Opt) -> Any:
 def _invalid(section: str, option: cfg.Opt, files: Sequence[ConfigFile], error: Exception) -> str:
     place = place_of(section, option, files)
     if isinstance(error, cfg.TemplateSubstitutionError):
-        return f"{place}: names an option that is not there ({error}); write $$ for a plain dollar sign"
-    # `Value for option X from Y is not valid: Z`: only Z says something that `place` does not.
+        return f"{place}: refers to an unknown option ({error}); write $$ for a plain dollar sign"
+    # Of `Value for option X from Y is not valid: Z`, `place` already states everything except Z.
     reason = str(error).rsplit("is not valid: ", 1)[-1]
     return f"{place}: is not valid: {'(the value is not shown)' if option.secret else _in_words(reason)}"
 
 
 def _in_words(reason: str) -> str:
-    """Python's and oslo.config's own words for a wrong number or a wrong yes or no."""
+    """Replaces Python's and oslo.config's messages about invalid numbers and booleans."""
     for pattern, sentence in _REASONS:
         if found := pattern.fullmatch(reason):
             return f"{found['value']} {sentence}"
@@ -144,6 +144,6 @@ def _missing_headers(files: Iterable[ConfigFile]) -> Iterator[str]:
         if file.headerless:
             first = min(found.line for found in file.assignments)
             yield (
-                f"{file.path}, line {first}: there is no [section] line before it; what stands there is taken as "
-                f"[{DEFAULT}]: write [{DEFAULT}] above it"
+                f"{file.path}, line {first}: no [section] line precedes this line, so it is read as part of [{DEFAULT}]: "
+                f"write [{DEFAULT}] above it"
             )

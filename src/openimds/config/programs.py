@@ -1,4 +1,4 @@
-"""One table: a program, the files it reads, its options, and how its value is built from them."""
+"""The table of programs: their files, their options, and the function that builds their configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from openimds.config import builders
-from openimds.config.builders import addresses_led_to_v3
+from openimds.config.builders import v2_address_warnings
 from openimds.config.loader import OptionValues, load
 from openimds.config.options import Section, agents, apis, common, documents
 from openimds.config.settings import (
@@ -26,22 +26,22 @@ ConfigT_co = TypeVar("ConfigT_co", bound=CommonConfig, covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program(Generic[ConfigT_co]):
-    """A program as its configuration sees it."""
+    """A program and its configuration."""
 
     name: str
-    """`dhcp-agent`, as on the command line."""
+    """The name on the command line, such as `dhcp-agent`."""
     summary: str
     files: tuple[str, ...]
-    """The names of the files it reads, in order; where they are is the operator's business."""
+    """The names of its configuration files, in the order of reading."""
     sections: tuple[Section, ...]
     build: Callable[[OptionValues, Mapping[str, Any]], ConfigT_co]
 
     def load(self, files: Sequence[str]) -> ConfigT_co:
-        """The value from `files`, later ones win. Raises ConfigError with a sentence for everything that is wrong."""
+        """Loads the configuration. Later files override earlier ones. Raises ConfigError with all problems."""
         values = load(files, self.sections)
         warnings = (
             *values.warnings,
-            *addresses_led_to_v3(values, self.sections),
+            *v2_address_warnings(values, self.sections),
             *likely_misspellings(values.files, all_sections()),
         )
         return self.build(values, builders.common(self.name, values) | {"warnings": warnings})
@@ -58,7 +58,7 @@ _PROXIES = (
 
 CONTROL_API: Program[ControlApiConfig] = Program(
     name="control-api",
-    summary="The OpenStack subset that people and agents talk to: identity, network, compute, image.",
+    summary="Serves the identity, network, compute and image APIs to users and agents.",
     files=("nova.conf",),
     sections=(
         common.COMMON,
@@ -72,7 +72,7 @@ CONTROL_API: Program[ControlApiConfig] = Program(
 )
 METADATA_API: Program[MetadataApiConfig] = Program(
     name="metadata-api",
-    summary="Answers a signed request with the instance's documents.",
+    summary="Serves the documents of instances to metadata agents, which sign their requests.",
     files=("nova.conf",),
     sections=(
         common.COMMON,
@@ -91,7 +91,7 @@ METADATA_API: Program[MetadataApiConfig] = Program(
 )
 METADATA_AGENT: Program[MetadataAgentConfig] = Program(
     name="metadata-agent",
-    summary="Finds out who is asking, signs, and forwards to the metadata API.",
+    summary="Identifies the instance of a metadata request and serves it, or signs and forwards the request to the metadata API.",
     files=("neutron.conf", "metadata_agent.ini"),
     sections=(
         *_AGENT,
@@ -105,21 +105,21 @@ METADATA_AGENT: Program[MetadataAgentConfig] = Program(
 )
 DHCP_AGENT: Program[DhcpAgentConfig] = Program(
     name="dhcp-agent",
-    summary="Keeps the qdhcp- namespaces: dnsmasq, and metadata on isolated networks.",
+    summary="Manages the qdhcp- namespaces: dnsmasq, and metadata on isolated networks.",
     files=("neutron.conf", "dhcp_agent.ini"),
     sections=(*_AGENT, agents.DHCP_AGENT, *_PROXIES),
     build=builders.dhcp_agent,
 )
 L3_AGENT: Program[L3AgentConfig] = Program(
     name="l3-agent",
-    summary="Keeps the qrouter- namespaces: forwarding, NAT, and metadata through the router.",
+    summary="Manages the qrouter- namespaces: forwarding, NAT, and metadata through the router.",
     files=("neutron.conf", "l3_agent.ini"),
     sections=(*_AGENT, agents.L3_AGENT, *_PROXIES),
     build=builders.l3_agent,
 )
 COMPUTE_AGENT: Program[ComputeAgentConfig] = Program(
     name="compute-agent",
-    summary="Plugs instances' ports, runs instances by a driver, and keeps port security.",
+    summary="Plugs the ports of instances, runs instances with a driver, and applies port security.",
     files=("neutron.conf", "compute_agent.ini"),
     sections=(*_AGENT, agents.RESYNC, agents.COMPUTE_AGENT, agents.GUEST),
     build=builders.compute_agent,
@@ -129,16 +129,16 @@ PROGRAMS: Mapping[str, Program[CommonConfig]] = {
     program.name: program
     for program in (CONTROL_API, METADATA_API, METADATA_AGENT, DHCP_AGENT, L3_AGENT, COMPUTE_AGENT)
 }
-"""In the order in which `openimds up` starts them."""
+"""All programs by name, in the start order of `openimds up`."""
 
 
 def all_sections() -> tuple[Section, ...]:
-    """The sections of all programs: a file may be read by several of them."""
+    """The sections of all programs. Several programs may read the same file."""
     return tuple(section for program in PROGRAMS.values() for section in program.sections)
 
 
 def programs_of(name: str) -> tuple[Program[CommonConfig], ...]:
-    """The program of that name, or all that read a file of that name; empty: there is neither."""
+    """The program of that name, or all programs that read a file of that name. Empty if the name is unknown."""
     if name in PROGRAMS:
         return (PROGRAMS[name],)
     return tuple(program for program in PROGRAMS.values() if name in program.files)

@@ -1,4 +1,4 @@
-"""What a program is told at its start: one frozen value each."""
+"""The configuration of each program as a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openimds.resources.auth import AuthOptions
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where a server listens."""
+    """The address and port of a listener."""
 
     host: str
     port: int
@@ -19,34 +19,34 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """How a program logs to stderr."""
+    """The log settings of a program, which logs to stderr."""
 
     debug: bool
     format: str
-    """`console` (lines for people) or `json` (one object a line)."""
+    """`console` (text) or `json` (one object per line)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonConfig:
-    """What every program is told."""
+    """The settings that every program has."""
 
     program: str
-    """`dhcp-agent`, as on the command line."""
+    """The name on the command line, such as `dhcp-agent`."""
     config_files: tuple[str, ...]
-    """The files this was read from, in order; read again on SIGHUP where a program does that."""
+    """The paths that the settings were loaded from, in order. Programs that handle SIGHUP reload them."""
     warnings: tuple[str, ...]
-    """Sentences about the files: old spellings, likely misspellings. The program logs each once."""
+    """Sentences about old option names and likely misspellings. The program logs each once."""
     state_path: Path
     host: str
     namespace_prefix: str
     log: LogConfig
     metrics: Listen | None
-    """Where /metrics and /healthcheck are served; None: nowhere."""
+    """The listener of /metrics and /healthcheck. None if they are not served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentsConfig:
-    """What documents are rendered with, the same for every instance."""
+    """The settings for rendering documents that apply to all instances."""
 
     dhcp_domain: str
     vendor_data_providers: tuple[str, ...]
@@ -68,25 +68,25 @@ class VendorDataConfig:
     dynamic_failure_fatal: bool
     dynamic_ssl_certfile: str | None
     dynamic_auth: AuthOptions | None
-    """`[vendordata_dynamic_auth]`; None: the targets are asked without a token."""
+    """`[vendordata_dynamic_auth]`. None if requests to the targets carry no token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlApiConfig(CommonConfig):
     database_url: str = field(repr=False)
-    """As SQLAlchemy has them; may hold a password."""
+    """An SQLAlchemy URL, which may contain a password."""
     listen: Listen
     public_url: str
-    """Without a slash at its end; what the catalog's URLs begin with."""
+    """The prefix of the URLs in the catalog, without a trailing slash."""
     region: str
     token_keys_file: Path
     token_expiration_seconds: int
     images_dir: Path
     agent_down_seconds: float
     change_retention_seconds: int
-    """How long changes and tombstones are kept for watchers."""
+    """The age up to which changes and tombstones are stored for watching clients."""
     documents: DocumentsConfig
-    """For metadata agents that render documents themselves."""
+    """The settings for metadata agents that render documents themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class TlsFiles:
     certificate: Path
     key: Path
     client_authority: Path | None
-    """Who vouches for clients: each must show a certificate; None: none is asked for."""
+    """The CA certificates for client certificates. None if clients need no certificate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,15 +104,15 @@ class MetadataApiConfig(CommonConfig):
     database_url: str = field(repr=False)
     listen: Listen
     tls: TlsFiles | None
-    """None: plain HTTP."""
+    """None if the API serves plain HTTP."""
     workers: int
     service_metadata_proxy: bool
-    """True: requests are signed by a metadata agent. False: an instance is known by its address."""
+    """Whether a metadata agent signs the requests. Otherwise an instance is identified by its address."""
     shared_secrets: tuple[str, ...] = field(repr=False)
-    """The current secret first, then the previous one during a change of it; empty: none is set."""
+    """The current secret, then the previous one during a change of the secret. Empty if none is set."""
     allow_empty_shared_secret: bool
     strict_hosts: tuple[str, ...] | None
-    """Without signed requests: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
+    """The permitted Host headers of unsigned requests. None if strict checks are off."""
     documents: DocumentsConfig
     vendor_data: VendorDataConfig
     metadata_cache_expiration_seconds: int
@@ -120,11 +120,11 @@ class MetadataApiConfig(CommonConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentConfig(CommonConfig):
-    """What every agent is told."""
+    """The settings that every agent has."""
 
     auth: AuthOptions
     report_interval_seconds: float
-    """Between two heartbeats."""
+    """The interval of heartbeats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,28 +142,28 @@ class MetadataAgentConfig(AgentConfig):
     socket_mode: str
     """`deduce`, `user`, `group` or `all`."""
     proxy_user: str
-    """The user the namespace proxies run as; empty: the agent's own."""
+    """The user of the namespace proxies. Empty if they run as the agent's user."""
     proxy_group: str
     lookup_cache_seconds: int
-    """How long a port that was looked up is believed where there is no watch."""
+    """The TTL of port lookups if the control API has no watch."""
     max_staleness_seconds: float
-    """How long what the watch told is believed without it, behind namespace proxies; may be infinite."""
+    """The maximum age of mirrored ports in haproxy mode. May be infinite."""
     direct_max_staleness_seconds: float
-    """The same with `metadata_proxy = direct`."""
+    """The maximum age of mirrored ports and of instance records in direct mode. May be infinite."""
     workers: int
     backlog: int
     haproxy_log_socket: Path
     connections_per_guest: int
-    """With `metadata_proxy = direct`; 0: as many as there are."""
+    """The limit per instance in direct mode. 0 if only the total limit applies."""
     strict_hosts: tuple[str, ...] | None
-    """With `metadata_proxy = direct`: the Hosts that guests may name, and nothing forwarded; None: whatever they send."""
+    """The permitted Host headers in direct mode. None if strict checks are off."""
     rate_limit: RateLimitOptions | None
-    """With `metadata_proxy = direct`: how often one port may ask."""
+    """The rate limit per port in direct mode."""
 
 
 @dataclass(frozen=True, slots=True)
 class HaproxyTimeouts:
-    """`[metadata_haproxy]`: a namespace proxy's time-outs, in seconds."""
+    """The timeouts of a namespace proxy in seconds, from `[metadata_haproxy]`."""
 
     connect: int
     client: int
@@ -174,7 +174,7 @@ class HaproxyTimeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitOptions:
-    """`[metadata_rate_limiting]`: requests of one address in a window; beyond either, 429."""
+    """`[metadata_rate_limiting]`: the requests per window. A client beyond either limit gets 429."""
 
     ip_versions: frozenset[int]
     base_window_seconds: int
@@ -185,19 +185,19 @@ class RateLimitOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetadataProxyConfig:
-    """The namespace proxies that the DHCP agent and the L3 agent keep."""
+    """The settings of the namespace proxies, which the DHCP agent and the L3 agent manage."""
 
     kind: str
-    """`haproxy`: one HAProxy a namespace; `direct`: the metadata agent listens in each."""
+    """`haproxy` (one HAProxy per namespace) or `direct` (the metadata agent listens in each namespace)."""
     socket_path: Path
-    """The metadata agent's socket, to which they forward."""
+    """The metadata agent's socket, which the proxies forward to."""
     user: str
     group: str
     timeouts: HaproxyTimeouts
     connections_per_guest: int
-    """0: as many as the proxy has."""
+    """The limit per instance. 0 if only the total limit of the proxy applies."""
     strict_hosts: tuple[str, ...] | None
-    """The Hosts that guests may name, and nothing forwarded; None: whatever they send."""
+    """The permitted Host headers. None if strict checks are off."""
     rate_limit: RateLimitOptions | None
     haproxy_log_socket: Path
 
@@ -208,7 +208,7 @@ class DhcpAgentConfig(AgentConfig):
     enable_isolated_metadata: bool
     enable_metadata_network: bool
     dhcp_lease_seconds: int | None
-    """None: leases never end."""
+    """None if leases do not expire."""
     dns_domain: str
     dnsmasq_dns_servers: tuple[str, ...]
     dnsmasq_local_resolv: bool
@@ -232,12 +232,12 @@ class L3AgentConfig(AgentConfig):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeAgentConfig(AgentConfig):
     vif_plugging_timeout_seconds: float
-    """How long a boot waits for its ports to be wired and served by DHCP; then it goes on without."""
+    """The time that a boot waits for its ports to be wired and served by DHCP. After it the boot continues without."""
     resync_interval_seconds: float
     guest_metadata_tries: int
     guest_metadata_delay_seconds: float
     guest_request_timeout_seconds: float
     guest_uid: int
-    """The first host user id that guests run as."""
+    """The host user ID of the processes of instances."""
     guest_memory_bytes: int
     guest_processes: int

@@ -1,4 +1,4 @@
-"""What is odd about a configuration file: options that nothing here reads, and what was probably meant."""
+"""The checks of configuration files: errors, unknown options, and the options that were probably meant."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from openimds.config.builders import addresses_led_to_v3
+from openimds.config.builders import v2_address_warnings
 from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry
 from openimds.config.loader import load, spellings
 from openimds.config.options import DEFAULT, Section
 
 ALIKE = 0.85
-"""difflib's ratio from which on a name counts as a misspelling of another: `service_metadata_porxy` has 0.95;
-nova's and neutron's own other options stay below it (the tests hold a list of such pairs)."""
+"""The minimum difflib ratio of a misspelling and the meant name. `service_metadata_porxy` has 0.95. Valid options of nova
+and neutron that openimds does not have stay below the minimum, as the tests check."""
 
 Name = tuple[str, str]
 """(section, option)"""
@@ -23,7 +23,7 @@ Name = tuple[str, str]
 ELSEWHERE: frozenset[Name] = frozenset(
     (DEFAULT, option)
     for option in (
-        # What stands in nearly every nova.conf and neutron agent's file and has no meaning here.
+        # Common options of nova.conf and of neutron's agent files that have no effect in openimds.
         "verbose",
         "log_dir",
         "log_file",
@@ -62,7 +62,7 @@ class Finding:
     """Something about a file."""
 
     ERROR: ClassVar[str] = "error"
-    """A program would not start with it."""
+    """The level of a finding that prevents a program from starting."""
     WARNING: ClassVar[str] = "warning"
     level: str
     sentence: str
@@ -71,9 +71,10 @@ class Finding:
 def validate_files(
     files: Sequence[str], programs: Mapping[str, ReadsFiles], program: str | None = None
 ) -> tuple[Finding, ...]:
-    """What is wrong with or odd about `files`: read together by `program`, or each alone by those that read its name.
+    """Returns the findings in `files`.
 
-    A file of another name is checked against all programs.
+    With `program`, the files are checked together as that program reads them. Otherwise each file is checked alone by
+    the programs that read a file of its name, or by all programs if none does.
     """
     everything = [section for each in programs.values() for section in each.sections]
     if program:
@@ -85,22 +86,24 @@ def validate_files(
 
 def _checked(files: Sequence[str], readers: Sequence[ReadsFiles], everything: Sequence[Section]) -> Iterator[Finding]:
     try:
-        # One after the other: two programs may have an option of the same name, and mean something of their own by it.
-        read = [(load(files, reader.sections), reader.sections) for reader in readers]
+        # Each program loads the files separately, because options of two programs may have the same name.
+        loaded = [(load(files, reader.sections), reader.sections) for reader in readers]
     except ConfigError as error:
         yield from (Finding(Finding.ERROR, problem) for problem in error.problems)
         return
-    warnings = [one for values, sections in read for one in (*values.warnings, *addresses_led_to_v3(values, sections))]
+    warnings = [
+        warning for values, sections in loaded for warning in (*values.warnings, *v2_address_warnings(values, sections))
+    ]
     for warning in dict.fromkeys(warnings):
         yield Finding(Finding.WARNING, warning)
     names = known_names(section for reader in readers for section in reader.sections)
     all_names = known_names(everything)
     reader_names = ", ".join(reader.name for reader in readers)
-    for found in unknown_options(read[0][0].files, names):
-        what = f"{found.place}: [{found.section}] {found.option} is not read by {reader_names}"
+    for found in unknown_options(loaded[0][0].files, names):
+        warning = f"{found.place}: [{found.section}] {found.option} is not read by {reader_names}"
         meant = nearest(found, names)
-        elsewhere = " (another program does)" if (found.section, found.option) in all_names else ""
-        yield Finding(Finding.WARNING, what + (f"; was {_shown(meant)} meant?" if meant else elsewhere))
+        elsewhere = " (another program reads it)" if (found.section, found.option) in all_names else ""
+        yield Finding(Finding.WARNING, warning + (f"; was {_shown(meant)} meant?" if meant else elsewhere))
 
 
 def _has_errors(findings: Iterable[Finding]) -> bool:
@@ -108,7 +111,7 @@ def _has_errors(findings: Iterable[Finding]) -> bool:
 
 
 def _unusable(program: ReadsFiles, files: Sequence[str]) -> list[Finding]:
-    """Values that are valid each and make no configuration together: something needed is missing."""
+    """Errors of values that are valid one by one but not together, such as a missing required option."""
     try:
         program.load(files)
     except ConfigError as error:
@@ -123,7 +126,7 @@ def _readers(file: str, programs: Mapping[str, ReadsFiles]) -> Sequence[ReadsFil
 
 
 def likely_misspellings(files: Iterable[ConfigFile], known: Sequence[Section]) -> Iterator[str]:
-    """A sentence for each option that nothing reads and that looks like a known one."""
+    """A warning for each unknown option that resembles a known one."""
     names = known_names(known)
     for found in unknown_options(files, names):
         if meant := nearest(found, names):
@@ -131,7 +134,7 @@ def likely_misspellings(files: Iterable[ConfigFile], known: Sequence[Section]) -
 
 
 def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iterator[IniEntry]:
-    """What is set and not in `names`."""
+    """The entries whose option is not in `names`."""
     for file in files:
         for found in file.assignments:
             if (found.section, found.option) not in names | ELSEWHERE:
@@ -139,14 +142,14 @@ def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iter
 
 
 def known_names(sections: Iterable[Section]) -> frozenset[Name]:
-    """All spellings of all options."""
+    """All names of all options, including old ones."""
     return frozenset(
         name for section in sections for option in section.options for name in spellings(section.name, option)
     )
 
 
 def nearest(found: IniEntry, names: Iterable[Name]) -> Name | None:
-    """The known option that was probably meant: the same name in another section, or a name almost like it."""
+    """The option that was probably meant: the same or a similar name, in the same section if there is one."""
     by_option: dict[str, list[Name]] = {}
     for name in sorted(names):
         by_option.setdefault(name[1], []).append(name)

@@ -12,12 +12,12 @@ from openimds.config.validator import validate_files
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def test_the_reference_page_is_current() -> None:
+def test_reference_page_is_current() -> None:
     assert (DOCS / "configuration.md").read_text() == reference_page(PROGRAMS), "run `make docs`"
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_a_sample_with_every_option_switched_on_is_valid_and_says_the_defaults(name: str, tmp_path: Path) -> None:
+def test_sample_with_every_option_set_is_valid_and_has_the_defaults(name: str, tmp_path: Path) -> None:
     text = sample_text(programs_of(name))
     path = tmp_path / "sample.conf"
     lines = (line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines())
@@ -29,7 +29,7 @@ def test_a_sample_with_every_option_switched_on_is_valid_and_says_the_defaults(n
     ] == []
 
 
-def test_a_file_that_several_programs_read_has_all_their_options_once() -> None:
+def test_sample_of_a_shared_file_has_each_option_once() -> None:
     text = sample_text(programs_of("nova.conf"))
     assert text.count("\n#state_path = ") == 1
     assert "[control_api]" in text
@@ -42,8 +42,8 @@ def test_every_option_has_a_help_text() -> None:
             assert [option.dest for option in options if not option.help] == []
 
 
-def test_every_option_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An option that no value is built from would be a promise that nobody keeps."""
+def test_every_option_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every option affects the configuration of a program."""
     without_effect = {"auth_type", "local_metadata_per_cell"}
     read: set[tuple[str, str]] = set()
     original = loader.OptionValues.__getitem__

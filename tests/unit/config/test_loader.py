@@ -1,4 +1,4 @@
-"""Files → values: precedence, old spellings, headerless files, and sentences about what is wrong."""
+"""The loading of configuration files: precedence, old names, files without sections, and error messages."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ def write(tmp_path: Path) -> Write:
     return write_file
 
 
-def test_the_articles_nova_conf_without_any_section() -> None:
+def test_nova_conf_of_the_seeds_loads_without_sections() -> None:
     loaded = config.load_metadata_api([str(SEEDS / "nova.conf")])
     assert loaded.service_metadata_proxy is True
     assert loaded.shared_secrets == ("SECRET_KEY",)
-    told = "\n".join(loaded.warnings)
-    assert "write [DEFAULT] above it" in told
-    assert "[neutron] service_metadata_proxy" in told
-    assert "[neutron] metadata_proxy_shared_secret" in told
-    assert "SECRET_KEY" not in told
+    warnings = "\n".join(loaded.warnings)
+    assert "write [DEFAULT] above it" in warnings
+    assert "[neutron] service_metadata_proxy" in warnings
+    assert "[neutron] metadata_proxy_shared_secret" in warnings
+    assert "SECRET_KEY" not in warnings
 
 
-def test_the_articles_metadata_agent_ini_in_the_spelling_of_2014() -> None:
+def test_metadata_agent_ini_of_the_seeds_loads_with_the_names_of_2014() -> None:
     loaded = config.load_metadata_agent([str(SEEDS / "metadata_agent.ini")])
     assert loaded.auth.auth_url == "http://controller:5000/v3"
     assert (loaded.auth.username, loaded.auth.password) == ("neutron", "admin_pass")
     assert (loaded.auth.project_name, loaded.auth.region_name) == ("service", "RegionOne")
     assert loaded.nova_metadata_host == "controller"
     assert loaded.shared_secret == "SECRETE_KEY"
-    told = "\n".join(loaded.warnings)
+    warnings = "\n".join(loaded.warnings)
     for new in ("[keystone_authtoken] auth_url", "[keystone_authtoken] username", "[DEFAULT] nova_metadata_host"):
-        assert new in told
-    assert "identity v2.0 is no more" in told
-    assert "admin_pass" not in told.replace("admin_password", "")
+        assert new in warnings
+    assert "identity v2.0 no longer exists" in warnings
+    assert "admin_pass" not in warnings.replace("admin_password", "")
 
 
-def test_the_articles_two_ways(write: Write) -> None:
+def test_dhcp_and_l3_agent_files_of_the_seeds_load(write: Write) -> None:
     auth = write("neutron.conf", AUTH)
     by_dhcp = config.load_dhcp_agent([auth, str(SEEDS / "qdhcp" / "dhcp_agent.in")])
     assert (by_dhcp.enable_metadata_network, by_dhcp.enable_isolated_metadata) == (True, True)
@@ -67,13 +67,13 @@ def test_the_articles_two_ways(write: Write) -> None:
     assert l3.proxy.socket_path == Path("/var/lib/neutron/metadata_proxy")
 
 
-def test_a_later_file_wins_also_with_an_old_spelling(write: Write) -> None:
+def test_later_file_overrides_even_with_an_old_name(write: Write) -> None:
     generated = write("nova.conf", "[neutron]\nmetadata_proxy_shared_secret = generated\n")
     assert config.load_metadata_api([generated, str(SEEDS / "nova.conf")]).shared_secrets == ("SECRET_KEY",)
     assert config.load_metadata_api([str(SEEDS / "nova.conf"), generated]).shared_secrets == ("generated",)
 
 
-def test_state_path_reaches_what_lies_below_it(write: Write) -> None:
+def test_state_path_is_substituted_in_other_paths(write: Write) -> None:
     loaded = config.load_metadata_agent([write("neutron.conf", f"[DEFAULT]\nstate_path = /s\n{AUTH}")])
     assert loaded.socket_path == Path("/s/metadata_proxy")
     assert loaded.haproxy_log_socket == Path("/s/haproxy_log")
@@ -82,7 +82,7 @@ def test_state_path_reaches_what_lies_below_it(write: Write) -> None:
     assert control.token_keys_file == Path("/s/etc/token_keys")
 
 
-def test_secrets_are_not_in_a_repr(write: Write) -> None:
+def test_secrets_are_not_in_repr(write: Write) -> None:
     files = [str(SEEDS / "metadata_agent.ini")]
     assert "SECRETE_KEY" not in repr(config.load_metadata_agent(files))
     assert "admin_pass" not in repr(config.load_metadata_agent(files).auth)
@@ -102,7 +102,7 @@ def test_secrets_are_not_in_a_repr(write: Write) -> None:
         ("[DEFAULT]\njust words\n", "line 2: No ':' or '=' found"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(write: Write, text: str, sentence: str) -> None:
+def test_invalid_value_is_reported_with_its_place(write: Write, text: str, sentence: str) -> None:
     path = write("nova.conf", text)
     with pytest.raises(ConfigError) as raised:
         config.load_control_api([path])
@@ -110,7 +110,7 @@ def test_what_is_wrong_is_said_with_its_place(write: Write, text: str, sentence:
     assert str(raised.value).startswith(path)
 
 
-def test_everything_that_is_wrong_is_said_at_once(write: Write) -> None:
+def test_all_problems_are_reported_together(write: Write) -> None:
     path = write("nova.conf", "[DEFAULT]\ndebug = perhaps\n[control_api]\nport = x\n")
     with pytest.raises(ConfigError) as raised:
         config.load_control_api([path, "/nowhere/nova.conf"])
@@ -120,13 +120,13 @@ def test_everything_that_is_wrong_is_said_at_once(write: Write) -> None:
     assert len(raised.value.problems) == 2
 
 
-def test_a_bad_line_of_a_file_without_sections_has_its_own_number(write: Write) -> None:
+def test_invalid_line_of_a_file_without_sections_has_its_own_number(write: Write) -> None:
     path = write("nova.conf", "enabled_apis = metadata\nmetadata_listen_port = 0\n")
     with pytest.raises(ConfigError, match=r"nova\.conf, line 2: \[DEFAULT\] metadata_listen_port"):
         config.load_metadata_api([path])
 
 
-def test_a_secret_is_not_shown_when_it_is_wrong(write: Write) -> None:
+def test_invalid_secret_is_not_shown(write: Write) -> None:
     path = write("neutron.conf", AUTH.replace("password = pw", "password = pa$nobody"))
     loaded_or_said = ""
     try:
@@ -144,13 +144,13 @@ def test_missing_credentials_are_named(write: Write) -> None:
     assert len(raised.value.problems) == 3
 
 
-def test_the_metadata_api_can_be_switched_off_as_in_nova(write: Write) -> None:
+def test_metadata_api_can_be_switched_off_as_in_nova(write: Write) -> None:
     path = write("nova.conf", "[DEFAULT]\nenabled_apis = osapi_compute\n")
-    with pytest.raises(ConfigError, match="does not name `metadata`"):
+    with pytest.raises(ConfigError, match="does not contain `metadata`"):
         config.load_metadata_api([path])
 
 
-def test_a_likely_misspelling_is_pointed_out_when_a_program_starts(write: Write) -> None:
+def test_likely_misspelling_is_a_warning(write: Write) -> None:
     path = write("nova.conf", "[neutron]\nservice_metadata_porxy = True\n[libvirt]\nvirt_type = kvm\n")
     loaded = config.load_metadata_api([path])
     (warning,) = loaded.warnings
@@ -159,29 +159,29 @@ def test_a_likely_misspelling_is_pointed_out_when_a_program_starts(write: Write)
 
 
 @pytest.mark.parametrize(("text", "mark"), [("0x1", 1), ("0xffff", 0xFFFF), ("65537", 1), ("2", 2)])
-def test_the_mark_counts_by_its_lower_16_bits(write: Write, text: str, mark: int) -> None:
+def test_lower_16_bits_of_the_mark_are_used(write: Write, text: str, mark: int) -> None:
     path = write("l3_agent.ini", f"[DEFAULT]\nmetadata_access_mark = {text}\n{AUTH}")
     assert config.load_l3_agent([path]).metadata_access_mark == mark
 
 
-def test_leases(write: Write) -> None:
+def test_lease_duration_may_be_infinite_but_not_zero(write: Write) -> None:
     never = write("dhcp_agent.ini", f"[DEFAULT]\ndhcp_lease_duration = -1\n{AUTH}")
     assert config.load_dhcp_agent([never]).dhcp_lease_seconds is None
     none = write("dhcp_agent.ini", f"[DEFAULT]\ndhcp_lease_duration = 0\n{AUTH}")
-    with pytest.raises(ConfigError, match="a lease of 0 seconds is none"):
+    with pytest.raises(ConfigError, match="a lease must last longer than 0 seconds"):
         config.load_dhcp_agent([none])
 
 
-def test_rate_limit(write: Write) -> None:
+def test_rate_limit_is_off_by_default(write: Write) -> None:
     assert config.load_l3_agent([write("a.ini", AUTH)]).proxy.rate_limit is None
     on = write("b.ini", f"{AUTH}[metadata_rate_limiting]\nrate_limit_enabled = True\nip_versions = 4\n")
     limit = config.load_l3_agent([on]).proxy.rate_limit
     assert limit is not None
     assert limit.ip_versions == {4}
-    assert limit.burst_requests > 28, "a normal boot asks 28 times"
+    assert limit.burst_requests > 28, "a normal boot sends 28 requests"
 
 
-def test_vendor_data_targets(write: Write) -> None:
+def test_vendor_data_targets_are_parsed(write: Write) -> None:
     path = write("nova.conf", "[api]\nvendordata_dynamic_targets = cmdb@https://c/v,x@http://y\n")
     vendor_data = config.load_metadata_api([path]).vendor_data
     assert vendor_data.dynamic_targets == (("cmdb", "https://c/v"), ("x", "http://y"))
@@ -192,7 +192,7 @@ def test_vendor_data_targets(write: Write) -> None:
         config.load_metadata_api([write("nova.conf", "[api]\nvendordata_providers = Magic\n")])
 
 
-def test_both_secrets_are_taken_while_one_is_changed(write: Write) -> None:
+def test_both_secrets_are_accepted_during_a_change(write: Write) -> None:
     path = write(
         "nova.conf",
         "[neutron]\nmetadata_proxy_shared_secret = new\nmetadata_proxy_shared_secret_previous = old\n",
@@ -200,7 +200,7 @@ def test_both_secrets_are_taken_while_one_is_changed(write: Write) -> None:
     assert config.load_metadata_api([path]).shared_secrets == ("new", "old")
 
 
-def test_where_a_listener_on_every_address_is_reached(write: Write) -> None:
+def test_public_url_of_a_wildcard_listener_is_loopback(write: Write) -> None:
     path = write("nova.conf", "[control_api]\nlisten = 0.0.0.0\nport = 5001\n")
     assert config.load_control_api([path]).public_url == "http://127.0.0.1:5001"
     path = write("nova.conf", "[control_api]\nlisten = ::1\n")
@@ -209,7 +209,7 @@ def test_where_a_listener_on_every_address_is_reached(write: Write) -> None:
     assert config.load_control_api([path]).public_url == "https://cloud.example"
 
 
-def test_connections_per_guest_in_neutron_conf_counts_in_both_modes(write: Write) -> None:
+def test_connections_per_guest_in_neutron_conf_applies_in_both_modes(write: Write) -> None:
     file = write("neutron.conf", AUTH + "[metadata_haproxy]\nconnections_per_guest = 7\ntimeout_client = 40\n")
     assert config.load_dhcp_agent([file]).proxy.connections_per_guest == 7
     assert config.load_l3_agent([file]).proxy.connections_per_guest == 7

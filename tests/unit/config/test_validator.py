@@ -16,13 +16,13 @@ def findings(path: Path, program: str | None = None) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_good_file_has_no_findings(tmp_path: Path) -> None:
+def test_valid_file_has_no_findings(tmp_path: Path) -> None:
     path = tmp_path / "l3_agent.ini"
     path.write_text("[DEFAULT]\nenable_metadata_proxy = True\n")
     assert findings(path) == []
 
 
-def test_an_unknown_option_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+def test_unknown_option_is_a_warning_with_the_nearest_name(tmp_path: Path) -> None:
     path = tmp_path / "dhcp_agent.ini"
     path.write_text("[DEFAULT]\nforce_metadta = True\nquite_different = 1\nenable_metadata_proxy = True\n")
     assert findings(path) == [
@@ -33,12 +33,12 @@ def test_an_unknown_option_is_named_with_the_nearest_one(tmp_path: Path) -> None
         (Finding.WARNING, "line 3: [DEFAULT] quite_different is not read by dhcp-agent"),
         (
             Finding.WARNING,
-            "line 4: [DEFAULT] enable_metadata_proxy is not read by dhcp-agent (another program does)",
+            "line 4: [DEFAULT] enable_metadata_proxy is not read by dhcp-agent (another program reads it)",
         ),
     ]
 
 
-def test_a_value_out_of_range_is_an_error(tmp_path: Path) -> None:
+def test_value_out_of_range_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "nova.conf"
     path.write_text("[DEFAULT]\nmetadata_workers = 0\n")
     ((level, sentence),) = findings(path)
@@ -49,18 +49,18 @@ def test_a_value_out_of_range_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("metadata_workers = many", "'many' is no whole number"),
+        ("metadata_workers = many", "'many' is not an integer"),
         ("force_metadata = perhaps", "'perhaps' is neither true nor false"),
     ],
 )
-def test_a_wrong_value_is_said_in_words(line: str, reason: str, tmp_path: Path) -> None:
+def test_invalid_value_is_reported_in_plain_words(line: str, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "x.conf"
     path.write_text(f"[DEFAULT]\n{line}\n")
     ((_, sentence),) = findings(path)
     assert sentence == f"line 2: [DEFAULT] {line.split(maxsplit=1)[0]}: is not valid: {reason}"
 
 
-def test_together_files_may_lack_what_alone_they_need_not_have(tmp_path: Path) -> None:
+def test_missing_required_option_is_an_error_only_for_files_that_are_read_together(tmp_path: Path) -> None:
     path = tmp_path / "dhcp_agent.ini"
     path.write_text("[DEFAULT]\nforce_metadata = True\n")
     assert findings(path) == []
@@ -70,11 +70,11 @@ def test_together_files_may_lack_what_alone_they_need_not_have(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "name",
-    # What nova.conf and neutron's files hold besides: none of it looks like a misspelling of ours.
+    # Other options of nova.conf and neutron's files, none of which resembles an option of openimds.
     ["debug_mode", "osapi_compute_listen", "ovs_integration_bridge", "agent_mode", "compute_driver", "core_plugin",
      "service_plugins", "allow_overlapping_ips", "ha_vrrp_auth_type", "metadata_host_path", "connection_debug"],
 )  # fmt: skip
-def test_the_fields_other_options_are_no_misspellings(name: str) -> None:
+def test_other_options_of_nova_and_neutron_are_not_misspellings(name: str) -> None:
     found = IniEntry("f", 1, "DEFAULT", name)
     assert nearest(found, known_names(all_sections())) is None
 
@@ -89,11 +89,11 @@ def test_the_fields_other_options_are_no_misspellings(name: str) -> None:
         ("DEFAULT", "enable_isolated_metedata", ("DEFAULT", "enable_isolated_metadata")),
     ],
 )
-def test_misspellings_are_recognised(section: str, option: str, meant: tuple[str, str]) -> None:
+def test_misspellings_are_recognized(section: str, option: str, meant: tuple[str, str]) -> None:
     assert nearest(IniEntry("f", 1, section, option), known_names(all_sections())) == meant
 
 
-def test_a_file_of_any_name_is_checked_against_all_programs(tmp_path: Path) -> None:
+def test_file_with_another_name_is_checked_against_all_programs(tmp_path: Path) -> None:
     path = tmp_path / "mine.conf"
     path.write_text("[DEFAULT]\nmetadata_workers = 2\n[metadata_rate_limiting]\nrate_limit_enabled = maybe\n")
     assert [(level, "rate_limit_enabled" in sentence) for level, sentence in findings(path)] == [(Finding.ERROR, True)]

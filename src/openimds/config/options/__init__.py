@@ -1,4 +1,11 @@
-"""What may stand in a configuration file, said in few words: a section, an old name, a time, and what several have."""
+"""The oslo.config options of all programs, in one module per kind of program.
+
+- `common`: options of all programs, and the database of the APIs.
+- `apis`: options of the metadata API and the control API.
+- `documents`: options of the documents that instances read, and of strict request checks.
+- `agents`: options of the agents.
+- `keystone`: options of an identity service, as in keystoneauth.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +18,7 @@ DEFAULT = "DEFAULT"
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of a configuration file: `[name]`, and what may stand in it."""
+    """A section `[name]` of a configuration file with its options."""
 
     name: str
     options: tuple[cfg.Opt, ...]
@@ -19,10 +26,10 @@ class Section:
 
 
 def old(name: str, section: str = DEFAULT) -> cfg.DeprecatedOpt:
-    """An old spelling of an option: still taken, with a warning that tells the new one."""
+    """An old name of an option, which is accepted with a warning that states the current name."""
     return cfg.DeprecatedOpt(name, group=section)
 
 
 def seconds(*, minimum: float, maximum: float = 86400) -> types.Number:
-    """A time that need not be whole."""
+    """The type of a time in seconds, which may have a fraction."""
     return types.Float(min=minimum, max=maximum)

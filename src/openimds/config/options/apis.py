@@ -1,7 +1,4 @@
-"""The metadata API's options, in nova's names and files.
-
-The control API's options.
-"""
+"""The options of the metadata API, with the names that nova uses, and of the control API."""
 
 from __future__ import annotations
 
@@ -16,15 +13,15 @@ NOVA = Section(
         cfg.ListOpt(
             "enabled_apis",
             default=["osapi_compute", "metadata"],
-            help="The metadata API serves if `metadata` is one of these; the other names are not read.",
+            help="The metadata API runs only if the list contains `metadata`. Other names are ignored.",
         ),
-        cfg.StrOpt("metadata_listen", default="0.0.0.0", help="The address the metadata API listens on."),
-        cfg.PortOpt("metadata_listen_port", default=8775, min=1, help="Its port."),
-        cfg.IntOpt("metadata_workers", default=1, min=1, max=256, help="How many processes serve it."),
+        cfg.StrOpt("metadata_listen", default="0.0.0.0", help="The address that the metadata API listens on."),
+        cfg.PortOpt("metadata_listen_port", default=8775, min=1, help="The port that the metadata API listens on."),
+        cfg.IntOpt("metadata_workers", default=1, min=1, max=256, help="The number of processes of the metadata API."),
         cfg.ListOpt(
             "enabled_ssl_apis",
             default=[],
-            help="The metadata API speaks TLS if `metadata` is one of these; the other names are not read.",
+            help="The metadata API uses TLS if the list contains `metadata`. Other names are ignored.",
         ),
     ),
 )
@@ -35,16 +32,16 @@ WSGI = Section(
         cfg.StrOpt(
             "ssl_cert_file",
             deprecated_group=DEFAULT,
-            help="The metadata API's certificate, PEM, with those between it and its authority.",
+            help="The certificate of the metadata API with its intermediate certificates, as a PEM file.",
         ),
-        cfg.StrOpt("ssl_key_file", deprecated_group=DEFAULT, help="Its private key, PEM."),
+        cfg.StrOpt("ssl_key_file", deprecated_group=DEFAULT, help="The private key of the certificate, as a PEM file."),
         cfg.StrOpt(
             "ssl_ca_file",
             deprecated_group=DEFAULT,
-            help="If set, only clients with a certificate of one of these authorities are served.",
+            help="The CA certificates for client certificates. If set, every client needs such a certificate.",
         ),
     ),
-    "TLS of the metadata API, where enabled_ssl_apis says so.",
+    "TLS of the metadata API, which enabled_ssl_apis switches on.",
 )
 
 NOVA_NEUTRON = Section(
@@ -54,7 +51,7 @@ NOVA_NEUTRON = Section(
             "service_metadata_proxy",
             default=False,
             deprecated_opts=[old("service_neutron_metadata_proxy"), old("service_metadata_proxy")],
-            help="True: requests come signed from a metadata agent. False: an instance is known by its address.",
+            help="True: a metadata agent signs the requests. False: an instance is identified by its address.",
         ),
         cfg.StrOpt(
             "metadata_proxy_shared_secret",
@@ -64,18 +61,18 @@ NOVA_NEUTRON = Section(
                 old("neutron_metadata_proxy_shared_secret"),
                 old("metadata_proxy_shared_secret"),
             ],
-            help="Checks the agents' signatures: the same text as metadata_proxy_shared_secret in metadata_agent.ini.",
+            help="The secret that verifies signatures. It must equal metadata_proxy_shared_secret in metadata_agent.ini.",
         ),
         cfg.StrOpt(
             "metadata_proxy_shared_secret_previous",
             default="",
             secret=True,
-            help="Taken as well, while the secret is being changed on all hosts.",
+            help="A second accepted secret, for the time in which the secret changes on all hosts.",
         ),
         cfg.BoolOpt(
             "allow_empty_shared_secret",
             default=False,
-            help="Start even with an empty secret, which anybody who reaches the port can sign with.",
+            help="Start even if the secret is empty. Every client that reaches the port can then sign requests.",
         ),
     ),
 )
@@ -86,7 +83,7 @@ NOVA_API = Section(
         cfg.ListOpt(
             "vendordata_dynamic_targets",
             default=[],
-            help="What DynamicJSON asks: name@url, name@url.",
+            help="The targets of DynamicJSON in the form name@url, name@url.",
             deprecated_group=DEFAULT,
         ),
         cfg.Opt(
@@ -100,37 +97,37 @@ NOVA_API = Section(
             "vendordata_dynamic_read_timeout",
             default=5,
             type=seconds(minimum=0),
-            help="Seconds to wait for a target's answer.",
+            help="Seconds to wait for the response of a target.",
             deprecated_group=DEFAULT,
         ),
         cfg.BoolOpt(
             "vendordata_dynamic_failure_fatal",
             default=False,
-            help="True: a failing target fails the document. False: its part is {}.",
+            help="True: a failed target fails the document. False: its part of the document is {}.",
         ),
         cfg.StrOpt(
             "vendordata_dynamic_ssl_certfile",
-            help="The certificate authorities that vouch for the targets.",
+            help="The CA certificates that verify the targets, as a PEM file.",
             deprecated_group=DEFAULT,
         ),
         cfg.IntOpt(
             "metadata_cache_expiration",
             default=15,
             min=0,
-            help="Taken for nova's sake. Answers here are never older than the store, whatever this says.",
+            help="Accepted for compatibility with nova, without effect: responses are never older than the store.",
             deprecated_group=DEFAULT,
         ),
         cfg.BoolOpt(
             "local_metadata_per_cell",
             default=False,
-            help="Taken for nova's sake, without effect: there are no cells.",
+            help="Accepted for compatibility with nova, without effect: openimds has no cells.",
         ),
     ),
 )
 
 VENDORDATA_AUTH = keystone_section(
     "vendordata_dynamic_auth",
-    purpose="Who DynamicJSON's requests are authenticated as; without auth_url they carry no token.",
+    purpose="The credentials for DynamicJSON requests. Without auth_url the requests carry no token.",
     with_2014_names=False,
 )
 
@@ -138,34 +135,36 @@ VENDORDATA_AUTH = keystone_section(
 CONTROL_API = Section(
     "control_api",
     (
-        cfg.StrOpt("listen", default="127.0.0.1", help="The address the control API listens on."),
-        cfg.PortOpt("port", default=5000, min=1, help="Its port."),
+        cfg.StrOpt("listen", default="127.0.0.1", help="The address that the control API listens on."),
+        cfg.PortOpt("port", default=5000, min=1, help="The port that the control API listens on."),
         cfg.URIOpt(
             "public_url",
             schemes=["http", "https"],
             sample_default="http://<listen>:<port>",
-            help="What the URLs in the catalog begin with, as clients reach this API.",
+            help="The prefix of the URLs in the catalog: the address at which clients reach this API.",
         ),
-        cfg.StrOpt("region", default="RegionOne", help="The region's name in the catalog."),
+        cfg.StrOpt("region", default="RegionOne", help="The name of the region in the catalog."),
         cfg.StrOpt(
             "token_keys_file",
             default="$state_path/etc/token_keys",
-            help="Fernet keys that tokens are signed with, one a line, the newest first. All replicas share it.",
+            help="The file of Fernet keys for tokens, one per line, the newest first. All replicas must have the same file.",
         ),
-        cfg.IntOpt("token_expiration_seconds", default=3600, min=60, max=604800, help="How long a token is valid."),
-        cfg.StrOpt("images_dir", default="$state_path/images", help="Where image data is kept."),
+        cfg.IntOpt(
+            "token_expiration_seconds", default=3600, min=60, max=604800, help="The validity of a token in seconds."
+        ),
+        cfg.StrOpt("images_dir", default="$state_path/images", help="The folder of image data."),
         cfg.Opt(
             "agent_down_time",
             default=20,
             type=seconds(minimum=1),
-            help="An agent that was not heard of for so many seconds is shown as down, and gets no new servers.",
+            help="Seconds without a heartbeat after which an agent is shown as down and gets no new servers.",
         ),
         cfg.IntOpt(
             "change_retention_seconds",
             default=3600,
             min=60,
-            help="How long deletions are remembered for agents that were away; one that was away longer lists again.",
+            help="Seconds for which changes and deletions are stored for watching agents. An agent that was away longer lists again.",
         ),
     ),
-    "The control API: what the openstack client and the agents talk to.",
+    "The control API, which the openstack client and the agents use.",
 )

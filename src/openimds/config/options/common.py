@@ -1,4 +1,4 @@
-"""The options of every program, and of all that read the store."""
+"""The options of every program, and the database of the programs that use the store."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ COMMON = Section(
         cfg.StrOpt(
             "state_path",
             default="/var/lib/openimds",
-            help="The folder of everything this machine keeps. Programs that work together name the same one.",
+            help="The state folder of this machine. All programs of the machine must use the same folder.",
         ),
         cfg.StrOpt(
             "host",
             default=socket.gethostname(),
             sample_default="<this machine's name>",
             regex=r"^[A-Za-z0-9._-]{1,255}$",
-            help="This machine's name in the cloud: agents do the work that is bound to it.",
+            help="The name of this machine in the cloud. Agents handle the resources that are bound to this host.",
         ),
         cfg.StrOpt(
             "namespace_prefix",
             default="",
             regex=r"^[a-z0-9-]{0,32}$",
-            help="Stands before the names of all namespaces, and keeps two systems on one machine apart.",
+            help="The prefix of the names of all network namespaces. It separates two systems on one machine.",
         ),
-        cfg.BoolOpt("debug", default=False, help="Log more."),
+        cfg.BoolOpt("debug", default=False, help="Write debug events to the log."),
         cfg.StrOpt(
             "log_format",
             default="console",
-            choices=[("console", "lines for people"), ("json", "one JSON object a line")],
-            help="The form of the log on stderr.",
+            choices=[("console", "text"), ("json", "one JSON object per line")],
+            help="The format of the log on stderr.",
         ),
     ),
 )
@@ -42,10 +42,10 @@ COMMON = Section(
 METRICS = Section(
     "metrics",
     (
-        cfg.StrOpt("listen", default="127.0.0.1", help="Where /metrics and /healthcheck are served."),
-        cfg.PortOpt("port", default=0, help="0: nowhere."),
+        cfg.StrOpt("listen", default="127.0.0.1", help="The address that serves /metrics and /healthcheck."),
+        cfg.PortOpt("port", default=0, help="The port that serves /metrics and /healthcheck. 0: they are not served."),
     ),
-    "An own listener for monitoring; guests never reach it.",
+    "The listener for monitoring, which instances cannot reach.",
 )
 
 DATABASE = Section(
@@ -56,7 +56,7 @@ DATABASE = Section(
             default="sqlite:///$state_path/openimds.sqlite",
             secret=True,
             deprecated_opts=[old("sql_connection"), old("sql_connection", "database")],
-            help="The store, as SQLAlchemy has them: sqlite:////path, or postgresql+psycopg://user:password@host/name.",
+            help="The SQLAlchemy URL of the store: sqlite:////path, or postgresql+psycopg://user:password@host/name.",
         ),
     ),
 )

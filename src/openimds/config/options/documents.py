@@ -1,7 +1,4 @@
-"""The options of what instances read, and how they may read it: of both APIs.
-
-How guests' own requests are taken, in whichever program they meet first.
-"""
+"""The options of documents and of access to them, for both APIs, and the strict checks of requests from instances."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ DOCUMENTS = Section(
         cfg.StrOpt(
             "dhcp_domain",
             default="novalocal",
-            help="Follows a host name, after a dot; empty: nothing does.",
+            help="The domain that is appended to host names. Empty: none.",
             deprecated_group=DEFAULT,
         ),
         cfg.ListOpt(
             "vendordata_providers",
             default=["StaticJSON"],
             item_type=types.String(choices=["StaticJSON", "DynamicJSON"]),
-            help="Where vendor data comes from.",
+            help="The sources of vendor data.",
             deprecated_group=DEFAULT,
         ),
         cfg.StrOpt(
@@ -40,58 +37,58 @@ IMDS = Section(
             "http_tokens",
             default="optional",
             choices=[
-                ("optional", "reads with a session token and without one are answered"),
-                ("required", "reads in the EC2 tree without a token get 401"),
-                ("off", "there are no tokens, as in nova; for metadata agents that do not pass them on"),
+                ("optional", "requests with and without a session token are served"),
+                ("required", "requests to the EC2 tree without a token get 401"),
+                ("off", "no tokens, as in nova, for metadata agents that do not forward them"),
             ],
-            help="Session tokens (IMDSv2) in the EC2 tree. A server says otherwise by its property imds:HttpTokens.",
+            help="Session tokens (IMDSv2) in the EC2 tree. The property imds:HttpTokens of a server overrides it.",
         ),
         cfg.StrOpt(
             "openstack_tokens",
             default="optional",
             choices=["optional", "required"],
-            help="The same for /openstack, whose clients know no tokens: cloud-init's OpenStack source finds nothing "
-            "where they are required. Property: imds:OpenStackTokens.",
+            help="Session tokens in the /openstack tree. If they are required, cloud-init's OpenStack data source fails, "
+            "because it sends no tokens. Property: imds:OpenStackTokens.",
         ),
         cfg.BoolOpt(
             "enforce_tokens",
             default=False,
-            help="A server's properties may ask for more than the options here, never for less: of tokens, of root, of "
-            "an end to user data.",
+            help="The properties of a server can only make the options of this section stricter, not weaker: tokens, "
+            "root_only, and the end of user data.",
         ),
         cfg.BoolOpt(
             "http_endpoint",
             default=True,
-            help="False: servers get 403 for everything, but those with the property imds:HttpEndpoint=enabled.",
+            help="False: every request gets 403, except for servers with the property imds:HttpEndpoint=enabled.",
         ),
         cfg.IntOpt(
             "http_put_response_hop_limit",
             default=1,
             min=1,
             max=64,
-            help="So many hops may the answer that carries a token go. Property: imds:HttpPutResponseHopLimit.",
+            help="The IP TTL of the response with a session token. Property: imds:HttpPutResponseHopLimit.",
         ),
         cfg.BoolOpt(
             "instance_metadata_tags",
             default=False,
-            help="Servers read their own metadata at meta-data/tags/instance/. Property: imds:InstanceMetadataTags.",
+            help="Serve the metadata of a server at meta-data/tags/instance/. Property: imds:InstanceMetadataTags.",
         ),
         cfg.BoolOpt(
             "root_only",
             default=False,
-            help="Only requests from a source port below 1024 are answered, which takes root in the guest; others get "
-            "403, cloud-init's among them. Property: imds:RootOnly.",
+            help="Serve only requests from a source port below 1024, which requires root in the instance. Other "
+            "requests get 403, including those of cloud-init. Property: imds:RootOnly.",
         ),
         cfg.IntOpt(
             "user_data_minutes",
             default=0,
             min=0,
             max=1440,
-            help="So many minutes after its launch a server's user data are closed: 403. 0: never. Property: "
-            "imds:UserDataMinutes.",
+            help="Minutes after the launch of a server for which its user data can be read. Later requests get 403. 0: no "
+            "limit. Property: imds:UserDataMinutes.",
         ),
     ),
-    "How instances' metadata may be read, where their servers' properties say nothing.",
+    "The access of instances to metadata, unless the properties of a server override it.",
 )
 
 
@@ -99,18 +96,19 @@ ALLOWED_HOSTS = ["169.254.169.254", "[fe80::a9fe:a9fe]"]
 
 
 def strict_options() -> tuple[cfg.Opt, ...]:
-    """What browsers and proxies inside a guest may be made to send."""
+    """The options of checks against requests that an attacker makes a browser or proxy in the instance send."""
     return (
         cfg.BoolOpt(
             "strict_requests",
             default=False,
-            help="Refuse (403) what a browser or a proxy in a guest may be made to send: another Host than "
-            "allowed_hosts, X-Forwarded-For and its kind, headers that say who asks. Off: these are ignored.",
+            help="Reject (403) requests that an attacker could make a browser or proxy in the instance send: with a Host "
+            "outside allowed_hosts, with X-Forwarded-For or similar headers, or with headers that name the instance. "
+            "Off: these headers are ignored.",
         ),
         cfg.ListOpt(
             "allowed_hosts",
             default=ALLOWED_HOSTS,
-            help="With strict_requests: the hosts that guests may name, without port.",
+            help="The permitted hosts with strict_requests, without port.",
         ),
     )
 
@@ -118,6 +116,6 @@ def strict_options() -> tuple[cfg.Opt, ...]:
 GUEST_REQUESTS = Section(
     "guest_requests",
     strict_options(),
-    "How guests' own requests are taken: by the metadata API where service_metadata_proxy is off, by the metadata agent "
-    "where metadata_proxy is `direct`.",
+    "The checks of requests that come directly from instances: in the metadata API if service_metadata_proxy is off, and "
+    "in the metadata agent if metadata_proxy is `direct`.",
 )

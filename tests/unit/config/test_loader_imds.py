@@ -17,11 +17,11 @@ def load(folder: Path, text: str) -> config.MetadataApiConfig:
     return config.load_metadata_api([str(file)])
 
 
-def test_by_default(tmp_path: Path) -> None:
+def test_unset_options_have_the_defaults_of_imds_options(tmp_path: Path) -> None:
     assert load(tmp_path, "[neutron]\n").documents.policy == ImdsOptions()
 
 
-def test_everything(tmp_path: Path) -> None:
+def test_all_options_are_loaded(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         "[imds]\nhttp_tokens = required\nopenstack_tokens = required\nenforce_tokens = true\nhttp_endpoint = false\n"
@@ -44,6 +44,6 @@ def test_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["http_tokens = maybe", "openstack_tokens = off", "http_put_response_hop_limit = 65", "http_endpoint = x"]
 )
-def test_what_cannot_be(tmp_path: Path, line: str) -> None:
+def test_invalid_values_are_rejected(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match=line.split(maxsplit=1)[0]):
         load(tmp_path, f"[imds]\n{line}\n")
