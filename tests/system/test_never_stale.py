@@ -146,14 +146,14 @@ def test_request_from_an_unknown_address_is_held_until_the_port_is_known(stage: 
 
 def test_agent_that_starts_without_the_control_api_recovers(stage: Stage) -> None:
     cloud = stage.cloud
-    before_count = cloud.log("metadata-agent").count("the control API is lost")
+    before_count = cloud.log("metadata-agent").count("control API connection lost")
     before = cloud.part("metadata-agent")["pid"]
     with _control_api_stopped(cloud):
         os.kill(before, signal.SIGTERM)
         until(lambda: cloud.part("metadata-agent")["pid"] not in (None, before), "the agent is restarted")
         assert {response.status for response in stage.ask(DOCUMENTS[0])} <= {503}
     stage.wait_all_served()
-    assert cloud.log("metadata-agent").count("the control API is lost") - before_count <= 1
+    assert cloud.log("metadata-agent").count("control API connection lost") - before_count <= 1
 
 
 def test_new_owner_of_a_deleted_ports_address_reads_its_own_data(stage: Stage) -> None:

@@ -1,4 +1,14 @@
-"""The control API's client, for agents: the watch, reports and heartbeats, and Neutron's own calls.
+"""The client of the control API. It also works with Keystone and Neutron, which have no watch (NoWatchError).
 
-The same code asks openimds' control API and a real Keystone and Neutron; the latter has no watch (NoWatchError).
+Modules, in reading order:
+
+- `errors`: the errors of all calls.
+- `session`: a keystoneauth session.
+- `rest`: one HTTP call.
+- `control_client`: the watch, reports, heartbeats, and the calls of Neutron that agents use.
+- `decoders`: the values of the JSON objects.
+- `mirror`: a copy of the cloud state that the watch updates.
+- `instance_records`: instance records for the metadata agent in direct mode.
+- `vendordata`: requests to dynamic vendor data targets.
+- `testing`: a control API in memory for tests.
 """

@@ -1,8 +1,9 @@
-"""The control API as agents use it: docs/design/watch.md, and the few calls of Neutron's that agents make."""
+"""The client of the watch and the reports (docs/design/watch.md), and of the calls of Neutron that agents use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,11 +24,11 @@ from openimds.resources.network import Network, Port, Router, Subnet
 _log = structlog.get_logger(__name__)
 
 _POLL_GRACE_SECONDS = 10.0
-"""Beyond the time a long poll was asked to wait: then its connection counts as lost."""
+"""The time after the end of a long poll after which its connection counts as lost."""
 
-_SEEING_ROLES = frozenset({"admin", "service"})
+_ADMIN_ROLES = frozenset({"admin", "service"})
 MAX_PAGES = 1000
-"""Of a list. A server that leads in a circle is not followed for ever."""
+"""The maximum number of pages of a list, for servers with a cyclic `next` link."""
 MAX_CONSOLE_BYTES = 256 * 1024
 
 
@@ -37,14 +38,14 @@ class Snapshot:
 
     revision: int
     objects: Mapping[str, Mapping[str, decoders.Resource]]
-    """By kind, by id."""
+    """The objects by kind and id."""
     unreadable: frozenset[tuple[str, str]] = frozenset()
-    """(kind, id) of the objects that the control API sent and this client could not decode."""
+    """The (kind, id) of each object that could not be decoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an object is since `revision`; None: it is no more."""
+    """The state of an object since `revision`. `object` is None if it was deleted."""
 
     revision: int
     kind: str
@@ -54,66 +55,66 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Everything after the revision that was asked for, up to `revision`. A change whose object cannot be decoded is left
-    out.
-    """
+    """The changes after the requested revision, up to `revision`. Changes of malformed objects are skipped."""
 
     revision: int
     changes: tuple[Change, ...]
 
 
 class ControlClient:
-    """Threads may share it. Every method raises ControlApiError."""
+    """Calls the control API. Thread-safe. Each method raises ControlApiError."""
 
     def __init__(self, session: Session, *, region: str | None = None) -> None:
         self._watch = RestClient(session, "instance-metadata", region=region)
         self._network = RestClient(session, "network", region=region, version="2.0")
         self._session = session
-        self._sees_enough: bool | None = None
+        self._has_admin_role: bool | None = None
         self._decoder = _ObjectDecoder()
 
     # The watch ----------------------------------------------------------------------------------------------------
 
     def snapshot(self, kinds: Sequence[str]) -> Snapshot:
-        """Raises NoWatchError when the cloud has no watch."""
+        """Fetches all objects of the kinds. Raises NoWatchError if the cloud has no watch."""
         content = self._watch.request(RestCall(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
-        with _readable("the snapshot"):
-            answer = _SNAPSHOT.decode(content)
+        with _decoding("the snapshot"):
+            response = _SNAPSHOT.decode(content)
         unreadable: set[tuple[str, str]] = set()
-        objects = {kind: self._decoded(kind, answer.objects.get(kind, ()), unreadable) for kind in kinds}
-        return Snapshot(answer.revision, objects, frozenset(unreadable))
+        objects = {kind: self._decoded(kind, response.objects.get(kind, ()), unreadable) for kind in kinds}
+        return Snapshot(response.revision, objects, frozenset(unreadable))
 
     def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes:
-        """Waits up to `timeout_seconds` for a change. Raises RevisionGoneError when a snapshot is due."""
+        """Waits up to `timeout_seconds` for changes. Raises RevisionGoneError if a new snapshot is needed."""
         query = {"after": after, "kinds": ",".join(kinds), "timeout": f"{timeout_seconds:g}"}
         content = self._watch.request(
             RestCall(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
         )
-        with _readable("the changes"):
-            answer = _CHANGES.decode(content)
-        found = (self._change(entry) for entry in answer.changes)
-        return Changes(answer.revision, tuple(change for change in found if change is not None))
+        with _decoding("the changes"):
+            response = _CHANGES.decode(content)
+        changes = (self._change(entry) for entry in response.changes)
+        return Changes(response.revision, tuple(change for change in changes if change is not None))
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
-        """`entity`: `dhcp` or `l2`, the part of the port that is in place."""
-        body = {"entity": entity, **_about(binding_generation)}
-        self._watch.request_json(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/provisioned", body=body))
+        """Reports that an entity of the port is in place: `dhcp` or `l2`."""
+        body = {"entity": entity, **_binding_body(binding_generation)}
+        self._watch.request_json(RestCall(method="POST", path=f"/ports/{_quoted(port_id)}/provisioned", body=body))
 
     def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
-        body = _about(binding_generation)
-        self._watch.request_json(RestCall(method="POST", path=f"/ports/{_safe(port_id)}/unplugged", body=body or None))
+        body = _binding_body(binding_generation)
+        self._watch.request_json(
+            RestCall(method="POST", path=f"/ports/{_quoted(port_id)}/unplugged", body=body or None)
+        )
 
     def report_server(
         self, server_id: str, *, boot_generation: int, power_state: str, fault: str | None = None
     ) -> None:
-        """`power_state`: `running`, `stopped` or `error`."""
+        """Reports the power state of a boot: `running`, `stopped` or `error`."""
         body = {"boot_generation": boot_generation, "power_state": power_state, "fault": fault}
-        self._watch.request_json(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/report", body=body))
+        self._watch.request_json(RestCall(method="PUT", path=f"/servers/{_quoted(server_id)}/report", body=body))
 
     def put_console(self, server_id: str, text: str) -> None:
-        """The console's tail; what is beyond 256 KiB of it is cut from the front."""
+        """Uploads the last 256 KiB of a console."""
         tail = text.encode("utf-8", "replace")[-MAX_CONSOLE_BYTES:].decode("utf-8", "ignore").encode()
-        self._watch.request_json(RestCall(method="PUT", path=f"/servers/{_safe(server_id)}/console", body=tail))
+        self._watch.request_json(RestCall(method="PUT", path=f"/servers/{_quoted(server_id)}/console", body=tail))
 
     def send_heartbeat(
         self,
@@ -124,51 +125,51 @@ class ControlClient:
         started_at: datetime,
         configurations: Mapping[str, Any],
     ) -> None:
-        """`binary`: `openimds-dhcp-agent`; `started_at` with or without a zone (then UTC)."""
+        """Sends a heartbeat of `binary`, such as `openimds-dhcp-agent`. A naive `started_at` is in UTC."""
         at = started_at.astimezone(UTC) if started_at.tzinfo else started_at.replace(tzinfo=UTC)
         body = {
             "agent_type": agent_type,
             "started_at": at.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "configurations": dict(configurations),
         }
-        self._watch.request_json(RestCall(method="PUT", path=f"/agents/{_safe(binary)}/{_safe(host)}", body=body))
+        self._watch.request_json(RestCall(method="PUT", path=f"/agents/{_quoted(binary)}/{_quoted(host)}", body=body))
 
     # Neutron's own calls ------------------------------------------------------------------------------------------
 
     def create_port(self, body: Mapping[str, Any]) -> Port:
-        """`body` without envelope: `{"network_id": …, "device_owner": "network:dhcp", …}`."""
-        return self._one_port(RestCall(method="POST", path="/ports", body={"port": dict(body)}))
+        """Creates a port from a body without envelope: `{"network_id": …, "device_owner": "network:dhcp", …}`."""
+        return self._port_call(RestCall(method="POST", path="/ports", body={"port": dict(body)}))
 
     def update_port(self, port_id: str, body: Mapping[str, Any]) -> Port:
-        return self._one_port(RestCall(method="PUT", path=f"/ports/{_safe(port_id)}", body={"port": dict(body)}))
+        return self._port_call(RestCall(method="PUT", path=f"/ports/{_quoted(port_id)}", body={"port": dict(body)}))
 
     def delete_port(self, port_id: str) -> None:
-        """A port that is gone already is deleted."""
+        """Deletes a port. A port that does not exist is not an error."""
         try:
-            self._network.request_json(RestCall(method="DELETE", path=f"/ports/{_safe(port_id)}"))
+            self._network.request_json(RestCall(method="DELETE", path=f"/ports/{_quoted(port_id)}"))
         except ControlApiError as error:
             if error.status != 404:
                 raise
 
     def list_ports(self, **filters: Any) -> list[Port]:
-        """Neutron's filters: `network_id="…"`, `device_id="…"`, `fixed_ips="ip_address=10.0.0.5"`; lists repeat."""
+        """Lists ports by Neutron's filters: `network_id="…"`, `fixed_ips="ip_address=10.0.0.5"`. A list repeats a filter."""
         return self._resources("port", "ports", filters)
 
     def warn_if_role_is_missing(self) -> None:
-        """Says, once, when our user's roles let Neutron show it no other project's ports. Raises nothing."""
+        """Logs a warning once if the roles of the agent's user limit Neutron's lists to one project. Raises nothing."""
         auth = self._session.auth
-        if self._sees_enough is not None or not isinstance(auth, BaseIdentityPlugin):
+        if self._has_admin_role is not None or not isinstance(auth, BaseIdentityPlugin):
             return
         try:
             roles = auth.get_access(self._session).role_names or []
         except (ClientException, requests.RequestException):
-            return  # asked again at the next look
-        self._sees_enough = bool(_SEEING_ROLES.intersection(role.lower() for role in roles))
-        if not self._sees_enough:
+            return  # the next call checks again
+        self._has_admin_role = bool(_ADMIN_ROLES.intersection(role.lower() for role in roles))
+        if not self._has_admin_role:
             _log.warning(
-                "the agent's user has neither the role admin nor service: Neutron shows it its own project's ports only,"
-                " and guests of other projects get 404; give it one of them",
+                "agent user without role admin or service",
                 roles=sorted(roles),
+                effect="Neutron lists only the ports of the user's own project; instances of other projects get 404",
             )
 
     def list_networks(self, **filters: Any) -> list[Network]:
@@ -181,56 +182,56 @@ class ControlClient:
         return self._resources("router", "routers", filters)
 
     def _resources(self, kind: str, collection: str, filters: Mapping[str, Any]) -> list[Any]:
-        decoded = (self._decoder.decode(kind, body) for body in self._listed(collection, filters))
+        decoded = (self._decoder.decode(kind, body) for body in self._list(collection, filters))
         return [resource for resource in decoded if resource is not None]
 
     def _decoded(
         self, kind: str, bodies: Iterable[msgspec.Raw], unreadable: set[tuple[str, str]]
     ) -> dict[str, decoders.Resource]:
-        """Resources by id. The keys of the objects that cannot be decoded are added to `unreadable`."""
-        found: dict[str, decoders.Resource] = {}
+        """The decoded resources by id. Adds the (kind, id) of malformed objects to `unreadable`."""
+        resources: dict[str, decoders.Resource] = {}
         for raw in bodies:
             body = _document(raw)
             resource = self._decoder.decode(kind, body)
             if resource is None:
                 unreadable.add((kind, _id(body)))
             else:
-                found[resource.id] = resource
-        return found
+                resources[resource.id] = resource
+        return resources
 
     def _change(self, entry: _ChangeEntry) -> Change | None:
-        """None if the object cannot be decoded."""
+        """Decodes a change; None if its object is malformed."""
         if entry.object == _NULL:
             return Change(entry.revision, entry.kind, entry.id, None)
         resource = self._decoder.decode(entry.kind, _document(entry.object))
         return None if resource is None else Change(entry.revision, entry.kind, entry.id, resource)
 
-    def _one_port(self, call: RestCall) -> Port:
-        answer = self._network.request_json(call)
-        with _readable("the port"):
-            return decoders.port(answer["port"])
+    def _port_call(self, call: RestCall) -> Port:
+        response = self._network.request_json(call)
+        with _decoding("the port"):
+            return decoders.port(response["port"])
 
-    def _listed(self, collection: str, filters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """All of it: a Neutron with `pagination_max_limit` gives pages, each with a link to the next."""
-        found: list[Mapping[str, Any]] = []
+    def _list(self, collection: str, filters: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        """Fetches all pages of a list. Neutron with `pagination_max_limit` sends pages with a link to the next one."""
+        bodies: list[Mapping[str, Any]] = []
         query: Mapping[str, Any] | None = filters
         pages = 0
         while query is not None:
             pages += 1
             if pages > MAX_PAGES:
-                raise ControlApiError(f"the list of {collection} goes on after {MAX_PAGES} pages: it is not followed")
-            answer = self._network.request_json(RestCall(method="GET", path=f"/{collection}", query=query))
-            with _readable(f"the list of {collection}"):
-                page = list(answer[collection])
-                found += page
-                query = _next_query(answer.get(f"{collection}_links")) if page else None
-        return found
+                raise ControlApiError(f"the list of {collection} has more than {MAX_PAGES} pages")
+            response = self._network.request_json(RestCall(method="GET", path=f"/{collection}", query=query))
+            with _decoding(f"the list of {collection}"):
+                page = list(response[collection])
+                bodies += page
+                query = _next_query(response.get(f"{collection}_links")) if page else None
+        return bodies
 
 
 class _Snapshot(msgspec.Struct):
     revision: int
     objects: dict[str, list[msgspec.Raw]]
-    """Read one by one: all of them as dictionaries would take ten times the memory of what is made of them."""
+    """The undecoded objects. All of them as dictionaries would need ten times the memory of the values."""
 
 
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot)
@@ -255,14 +256,14 @@ _MAX_LOGGED = 1000
 
 
 class _ObjectDecoder:
-    """Decodes objects one by one, so that one malformed object does not hide all others. Threads may share it."""
+    """Decodes objects one by one, so that one malformed object does not affect the others. Thread-safe."""
 
     def __init__(self) -> None:
         self._logged: dict[tuple[str, str], str] = {}
-        """(kind, id) → the reason in the log. Lists repeat an object, and the log has it once."""
+        """The logged reason by (kind, id). A malformed object of repeated lists is logged once."""
 
     def decode(self, kind: str, body: Any) -> decoders.Resource | None:
-        """None if the object cannot be decoded. The log names it and the reason."""
+        """Decodes an object; None if it is malformed, which is logged."""
         try:
             return decoders.resource(kind, body)
         except decoders.ParseError as error:
@@ -279,7 +280,7 @@ class _ObjectDecoder:
 
 
 def _document(raw: msgspec.Raw) -> Any:
-    """None if the JSON itself cannot be decoded, such as one with a lone surrogate."""
+    """Decodes JSON; None if it is invalid, for example because of a lone surrogate."""
     try:
         return _DECODE(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -291,30 +292,23 @@ def _id(body: Any) -> str:
 
 
 def _next_query(links: Any) -> Mapping[str, Any] | None:
-    """`[{"rel": "next", "href": "http://…/ports?limit=2&marker=…"}]` → its query; None on the last page."""
+    """The query of the link `{"rel": "next", "href": "http://…/ports?limit=2&marker=…"}`; None on the last page."""
     href = next((str(link["href"]) for link in links or () if link["rel"] == "next"), None)
     return None if href is None else parse_qs(urlsplit(href).query)
 
 
-def _safe(part: str) -> str:
+def _quoted(part: str) -> str:
     return quote(part, safe="")
 
 
-def _about(binding_generation: int | None) -> dict[str, int]:
+def _binding_body(binding_generation: int | None) -> dict[str, int]:
     return {} if binding_generation is None else {"binding_generation": binding_generation}
 
 
-class _readable:  # noqa: N801 - reads as a block's name
-    """Turns what can be wrong with an answer's shape into a ControlApiError."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(
-            error, (KeyError, TypeError, ValueError, AttributeError, msgspec.MsgspecError, decoders.ParseError)
-        ):
-            raise ControlApiError(f"{self._what} cannot be read: {error!r}") from error
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    """Turns the errors of a malformed response into a ControlApiError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, msgspec.MsgspecError, decoders.ParseError) as error:
+        raise ControlApiError(f"{what} malformed: {error!r}") from error

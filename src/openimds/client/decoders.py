@@ -1,7 +1,7 @@
-"""JSON as the network API (and our watch) sends it → values.
+"""Decodes the JSON objects of the network API and of the watch into values.
 
-Every function takes one object without its envelope and raises ParseError when an attribute that must be there is not.
-Ids that thousands of ports have in common are one text in memory.
+Each function takes one object without its envelope, and raises ParseError if a required attribute is missing. Strings
+that thousands of ports share are interned.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Resource = Network | Subnet | Port | Router | FloatingIP | Server
 
 
 class ParseError(Exception):
-    """An object is not what it should be; the sentence names the kind and the attribute."""
+    """An object is malformed. The message names the kind and the attribute."""
 
 
 def network(body: Json) -> Network:
@@ -70,7 +70,7 @@ def subnet(body: Json) -> Subnet:
 
 
 def port(body: Json) -> Port:
-    """The device is that of the recorded attachment where the cloud shows it: tenants can write Neutron's fields."""
+    """The port with the device of the recorded attachment, if the API has it, because users can write Neutron's fields."""
     binding = body.get(BINDING_ATTRIBUTE)
     device = body if binding is None else binding
     blocks = None if binding is None else binding.get("provisioning_blocks")
@@ -128,7 +128,7 @@ def floating_ip(body: Json) -> FloatingIP:
 
 
 def server(body: Json) -> Server:
-    """Our own shape: docs/design/watch.md."""
+    """A server in the format of docs/design/watch.md."""
     return Server(
         id=_text(body, "id"),
         name=body.get("name") or "",
@@ -151,20 +151,20 @@ PARSERS: Mapping[str, Callable[[Json], Resource]] = {
     "floatingip": floating_ip,
     "server": server,
 }
-"""By kind, as the watch names them."""
+"""The parser of each kind of the watch."""
 
 
 def resource(kind: str, body: Json) -> Resource:
-    """One object of the watch. Raises ParseError."""
+    """Decodes an object of the watch. Raises ParseError."""
     parser = PARSERS.get(kind)
     if parser is None:
         raise ParseError(f"there is no kind {kind!r}")
     try:
         return parser(body)
     except ParseError as error:
-        raise ParseError(f"a {kind} {body.get('id', '')}: {error}") from None
+        raise ParseError(f"{kind} {body.get('id', '')}: {error}") from None
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ParseError(f"a {kind} cannot be read: {error}") from None
+        raise ParseError(f"{kind} malformed: {error}") from None
 
 
 def _text(body: Json, name: str) -> str:
@@ -176,7 +176,7 @@ def _text(body: Json, name: str) -> str:
 
 @lru_cache(1024)
 def _shared(texts: tuple[str, ...]) -> tuple[str, ...]:
-    """The one object for all ports that have the same."""
+    """Returns the same object for equal tuples of different ports."""
     return texts
 
 

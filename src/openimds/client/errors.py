@@ -1,22 +1,22 @@
-"""What can go wrong between an agent and the control API."""
+"""The errors of calls to the control API."""
 
 from __future__ import annotations
 
 
 class ControlApiError(Exception):
-    """A call did not succeed. `str(error)` is a sentence: what was asked of whom, and what came back.
+    """A call failed. The message names the call, the service and the response. It contains no secrets or tokens.
 
-    `status` is the HTTP status, None when no answer came. Secrets and tokens are never part of it.
+    `status` is the HTTP status, and None if no response arrived.
     """
 
-    def __init__(self, sentence: str, status: int | None = None) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
         self.status = status
 
 
 class NoWatchError(ControlApiError):
-    """The cloud has no `instance-metadata` service: it is a real OpenStack, and is asked by Neutron's calls."""
+    """The catalog has no `instance-metadata` service, as in an OpenStack cloud. Neutron's calls replace the watch."""
 
 
 class RevisionGoneError(ControlApiError):
-    """The changes since that revision are not known any more: take a snapshot again."""
+    """The change log no longer contains the changes since the revision. The caller must take a new snapshot."""

@@ -1,12 +1,10 @@
-"""Many questions for single instances, asked together: a boot storm costs the control API few requests.
+"""Fetches instance records from the control API (docs/design/watch.md), for the metadata agent in direct mode.
 
-Who asks within WINDOW_SECONDS of another shares its request, and whoever asks for an instance that is on its way gets
-that answer, if it was read after all that had been heard by then. Records fetched ahead wait here for the first who
-asks; they are dropped with the first news that may concern them.
-
-Instances' records from the control API's extension (docs/design/watch.md), for an agent that answers guests itself.
-
-Which instances' records to fetch before their guests ask: those with a port on this host that has just changed.
+- RecordBatcher combines the loads of single instances, so that a boot storm needs few requests. Loads within
+  BATCH_WINDOW_SECONDS share a request, and loads of the same instance share a response, unless the response is older than
+  a change that was received before the load. A prefetched record is used once, and dropped when a change affects it.
+- InstanceRecordSource sends the requests, and polls the changes of records and of the settings.
+- Prefetcher loads the records of ports on this host that have changed, before their instances send requests.
 """
 
 from __future__ import annotations
@@ -35,117 +33,120 @@ from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Port
 
 log = structlog.get_logger(__name__)
 
-WINDOW_SECONDS = 0.003
-MANY = 200
-"""Ids in one request."""
-MAX_AHEAD = 2000
-"""Fetched ahead, or being fetched."""
-_SENDERS = 2
-_TRIES = 3
+BATCH_WINDOW_SECONDS = 0.003
+MAX_BATCH_SIZE = 200
+"""The maximum number of ids in one request."""
+MAX_PREFETCHED = 2000
+"""The maximum number of prefetched and pending records."""
+_WORKERS = 2
+_MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """An answer of many: `instances` has None for those that are not there, and nothing for those it cannot tell."""
+    """The response to a batch: None for an instance that does not exist, and no entry for a record that is malformed."""
 
     revision: int
     instances: Mapping[str, Instance | None]
 
 
 @dataclass(slots=True, eq=False)
-class _Question:
-    at_least: int
-    """What was read before this revision is too old: who asks has heard of later things."""
+class _PendingLoad:
+    min_revision: int
+    """The minimum revision of the response: the newest change that was received before the load."""
     is_awaited: bool = False
-    tries: int = 0
-    answer: Future[Instance | None] = field(default_factory=Future)
+    """Whether a caller waits. False for a prefetch."""
+    attempts: int = 0
+    future: Future[Instance | None] = field(default_factory=Future)
 
 
 class RecordBatcher:
-    """Threads may share it. `fetch` takes ids, at most MANY, and raises StoreUnavailable."""
+    """Combines loads into batches. Thread-safe. `fetch` takes up to MAX_BATCH_SIZE ids, and raises StoreUnavailable."""
 
     def __init__(self, fetch: Callable[[Sequence[str]], BatchResult]) -> None:
         self._fetch = fetch
         self._changed = threading.Condition()
         self._closed = threading.Event()
-        self._heard = -1
-        """Of everything up to this revision it is known whom it concerns; -1: nobody listens."""
-        self._waiting: deque[str] = deque()
-        self._questions: dict[str, _Question] = {}
-        self._ahead: dict[str, tuple[int, Instance]] = {}
-        self._wanted: dict[str, None] = {}
-        """To be fetched ahead once news come."""
-        self._threads = [threading.Thread(target=self._run, name="records", daemon=True) for _ in range(_SENDERS)]
+        self._revision = -1
+        """The revision up to which all changes were received; -1 while no changes arrive."""
+        self._queue: deque[str] = deque()
+        self._pending: dict[str, _PendingLoad] = {}
+        self._prefetched: dict[str, tuple[int, Instance]] = {}
+        self._prefetch_queue: dict[str, None] = {}
+        """The ids to prefetch as soon as changes arrive."""
+        self._threads = [threading.Thread(target=self._run, name="records", daemon=True) for _ in range(_WORKERS)]
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
-        """Whoever still waits is told that it will not come."""
+        """Stops the threads. Pending loads raise StoreUnavailable."""
         with self._changed:
             self._closed.set()
-            left, self._questions = list(self._questions.values()), {}
-            self._waiting.clear()
+            remaining, self._pending = list(self._pending.values()), {}
+            self._queue.clear()
             self._changed.notify_all()
-        for question in left:
-            question.answer.set_exception(StoreUnavailable("this program is about to end"))
+        for pending in remaining:
+            pending.future.set_exception(StoreUnavailable("the metadata agent is stopping"))
 
     def load(self, instance_id: str) -> Future[Instance | None]:
-        """The future raises StoreUnavailable, NotOffered."""
+        """Loads a record. The future raises StoreUnavailable or NotOffered."""
         with self._changed:
-            ahead = self._ahead.pop(instance_id, None)
-            if ahead is not None:
-                known: Future[Instance | None] = Future()
-                known.set_result(ahead[1])
-                return known
-            question = self._question(instance_id)
-            question.is_awaited = True
-            return question.answer
+            prefetched = self._prefetched.pop(instance_id, None)
+            if prefetched is not None:
+                future: Future[Instance | None] = Future()
+                future.set_result(prefetched[1])
+                return future
+            pending = self._enqueue(instance_id)
+            pending.is_awaited = True
+            return pending.future
 
     def prefetch(self, instance_ids: Iterable[str]) -> None:
-        """As many as there is room for; once news come, for until then nobody would say that a record is wrong."""
+        """Prefetches up to MAX_PREFETCHED records, but only while changes arrive, because a change must invalidate them."""
         with self._changed:
-            self._wanted.update(dict.fromkeys(instance_ids))
-            self._begin_ahead()
+            self._prefetch_queue.update(dict.fromkeys(instance_ids))
+            self._start_prefetch()
 
-    def on_changes(self, touched: ChangeSet) -> None:
-        """From now on nothing is told that was read before this."""
+    def on_changes(self, changes: ChangeSet) -> None:
+        """Drops the prefetched records that the changes affect, and raises the minimum revision of later loads."""
         with self._changed:
-            self._heard = touched.revision
-            if touched.everything:
-                self._ahead.clear()
-            elif not touched.is_nothing:
-                old = [key for key, (read_at, it) in self._ahead.items() if _concerns(touched, read_at, it)]
-                for key in old:
-                    del self._ahead[key]
-            self._begin_ahead()
+            self._revision = changes.revision
+            if changes.everything:
+                self._prefetched.clear()
+            elif not changes.is_nothing:
+                stale = [
+                    key for key, (revision, record) in self._prefetched.items() if _affects(changes, revision, record)
+                ]
+                for key in stale:
+                    del self._prefetched[key]
+            self._start_prefetch()
 
     def on_feed_lost(self) -> None:
-        """News do not come any more: what was fetched ahead may be wrong."""
+        """Drops all prefetched records, because changes no longer arrive. They are prefetched again afterwards."""
         with self._changed:
-            self._heard = -1
-            self._wanted.update(dict.fromkeys(self._ahead))
-            self._ahead.clear()
+            self._revision = -1
+            self._prefetch_queue.update(dict.fromkeys(self._prefetched))
+            self._prefetched.clear()
 
-    def _begin_ahead(self) -> None:
-        if self._heard < 0:
+    def _start_prefetch(self) -> None:
+        if self._revision < 0:
             return
-        wanted, self._wanted = self._wanted, {}
-        for instance_id in wanted:
-            if len(self._ahead) + len(self._questions) >= MAX_AHEAD:
+        queued, self._prefetch_queue = self._prefetch_queue, {}
+        for instance_id in queued:
+            if len(self._prefetched) + len(self._pending) >= MAX_PREFETCHED:
                 return
-            if instance_id not in self._ahead:
-                self._question(instance_id)
+            if instance_id not in self._prefetched:
+                self._enqueue(instance_id)
 
-    def _question(self, instance_id: str) -> _Question:
-        question = self._questions.get(instance_id)
-        if question is None:
-            question = self._questions[instance_id] = _Question(self._heard)
-            self._waiting.append(instance_id)
+    def _enqueue(self, instance_id: str) -> _PendingLoad:
+        pending = self._pending.get(instance_id)
+        if pending is None:
+            pending = self._pending[instance_id] = _PendingLoad(self._revision)
+            self._queue.append(instance_id)
             self._changed.notify()
-        question.at_least = max(question.at_least, self._heard)
-        return question
+        pending.min_revision = max(pending.min_revision, self._revision)
+        return pending
 
     def _run(self) -> None:
         while not self._closed.is_set():
@@ -153,109 +154,107 @@ class RecordBatcher:
             if not ids:
                 continue
             try:
-                found = self._fetch(ids)
+                result = self._fetch(ids)
             except StoreUnavailable as error:
                 self._fail(ids, error)
             except Exception as error:
-                log.exception("instances' records could not be read")
-                self._fail(ids, StoreUnavailable(f"instances' records could not be read: {type(error).__name__}"))
+                log.exception("instance record request failed")
+                self._fail(ids, StoreUnavailable(f"the instance records could not be read: {type(error).__name__}"))
             else:
-                self._settle(ids, found)
+                self._settle(ids, result)
 
     def _next_ids(self) -> list[str]:
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed.is_set())
-        self._closed.wait(WINDOW_SECONDS)  # others ask at the same moment
+            self._changed.wait_for(lambda: self._queue or self._closed.is_set())
+        self._closed.wait(BATCH_WINDOW_SECONDS)  # collects further loads
         with self._changed:
-            return [self._waiting.popleft() for _ in range(min(MANY, len(self._waiting)))]
+            return [self._queue.popleft() for _ in range(min(MAX_BATCH_SIZE, len(self._queue)))]
 
     def _fail(self, ids: Iterable[str], error: StoreUnavailable) -> None:
         with self._changed:
-            failed = [self._questions.pop(instance_id, None) for instance_id in ids]
-        for question in failed:
-            if question is not None:
-                question.answer.set_exception(error)
+            failed = [self._pending.pop(instance_id, None) for instance_id in ids]
+        for pending in failed:
+            if pending is not None:
+                pending.future.set_exception(error)
 
-    def _settle(self, ids: Sequence[str], found: BatchResult) -> None:
-        settled: list[tuple[str, _Question]] = []
+    def _settle(self, ids: Sequence[str], result: BatchResult) -> None:
+        settled: list[tuple[str, _PendingLoad]] = []
         with self._changed:
             for instance_id in ids:
-                question = self._questions.get(instance_id)
-                if question is None:
+                pending = self._pending.get(instance_id)
+                if pending is None:
                     continue
-                question.tries += 1
-                if found.revision < question.at_least and question.tries < _TRIES:
-                    self._waiting.append(instance_id)
+                pending.attempts += 1
+                if result.revision < pending.min_revision and pending.attempts < _MAX_ATTEMPTS:
+                    self._queue.append(instance_id)
                     self._changed.notify()
                     continue
-                del self._questions[instance_id]
-                settled.append((instance_id, question))
-                self._keep_ahead(instance_id, question, found)
-        for instance_id, question in settled:
-            _tell(instance_id, question, found)
+                del self._pending[instance_id]
+                settled.append((instance_id, pending))
+                self._store_prefetched(instance_id, pending, result)
+        for instance_id, pending in settled:
+            _resolve(instance_id, pending, result)
 
-    def _keep_ahead(self, instance_id: str, question: _Question, found: BatchResult) -> None:
-        instance = found.instances.get(instance_id)
-        if question.is_awaited or instance is None or not 0 <= self._heard <= found.revision:
+    def _store_prefetched(self, instance_id: str, pending: _PendingLoad, result: BatchResult) -> None:
+        instance = result.instances.get(instance_id)
+        if pending.is_awaited or instance is None or not 0 <= self._revision <= result.revision:
             return
-        self._ahead[instance_id] = (found.revision, instance)
+        self._prefetched[instance_id] = (result.revision, instance)
 
 
-def _tell(instance_id: str, question: _Question, found: BatchResult) -> None:
-    if found.revision < question.at_least:
-        sentence = f"the record of instance {instance_id} is of revision {found.revision}, and newer news are known"
-        question.answer.set_exception(StoreUnavailable(sentence))
-    elif instance_id not in found.instances:
-        sentence = f"the control API cannot put the record of instance {instance_id} into words"
-        question.answer.set_exception(NotOffered(sentence))
+def _resolve(instance_id: str, pending: _PendingLoad, result: BatchResult) -> None:
+    if result.revision < pending.min_revision:
+        message = f"the record of instance {instance_id} is older (revision {result.revision}) than a received change"
+        pending.future.set_exception(StoreUnavailable(message))
+    elif instance_id not in result.instances:
+        pending.future.set_exception(NotOffered(f"the control API sent no readable record of instance {instance_id}"))
     else:
-        question.answer.set_result(found.instances[instance_id])
+        pending.future.set_result(result.instances[instance_id])
 
 
-def _concerns(touched: ChangeSet, read_at: int, instance: Instance) -> bool:
-    if read_at >= touched.revision:
+def _affects(changes: ChangeSet, revision: int, instance: Instance) -> bool:
+    if revision >= changes.revision:
         return False
-    return instance.id in touched.instance_ids or any(
-        nic.port_id in touched.port_ids or nic.network_id in touched.network_ids for nic in instance.nics
+    return instance.id in changes.instance_ids or any(
+        nic.port_id in changes.port_ids or nic.network_id in changes.network_ids for nic in instance.nics
     )
 
 
 POLL_SECONDS = 10.0
-"""How long the control API may keep a question for news: also the longest time until a line that was cut is noticed,
-but for GRACE_SECONDS."""
+"""The duration of a long poll for changes. A broken connection is noticed after GRACE_SECONDS more."""
 GRACE_SECONDS = 5.0
-ANSWER_SECONDS = 5.0
-"""How long a question for records or settings may take."""
-NOT_OFFERED_SECONDS = 60.0
-"""A cloud without the extension is asked for it again after this time: it may have been upgraded."""
+RESPONSE_TIMEOUT_SECONDS = 5.0
+"""The timeout of a request for records or settings."""
+RETRY_NOT_OFFERED_SECONDS = 60.0
+"""The time after which a cloud without instance records is queried again, because it may have been upgraded."""
 
 
 class InstanceRecordSource:
-    """`start()`, then any thread may ask. Every question raises StoreUnavailable, or NotOffered (which is one) where the
-    cloud has no such extension: then every request is to be forwarded.
+    """The instance records of the control API. Call `start()` first. Thread-safe, except for `newest` and `after`.
 
-    It is the `Changes` of web.guest.freshness with `Pace(look_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS,
-    retry_seconds=1)`: one thread asks `newest` and `after`.
+    Methods raise StoreUnavailable. Its subclass NotOffered means that the cloud has no instance records, so that requests
+    must be forwarded. One thread polls `newest` and `after`, as `imds.invalidation` does with `PollIntervals(look_seconds=0,
+    away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)`.
     """
 
     def __init__(self, session: Session, *, region: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
         self._service = RestClient(session, "instance-metadata", region=region)
         self._poll_seconds = poll_seconds
         self._batcher = RecordBatcher(self._fetch)
-        self._news: ChangeSet | None = None
-        """What the newest poll heard after revision `_heard`, until `after` is asked for it."""
-        self._heard = -1
+        self._changes: ChangeSet | None = None
+        """The changes that the last poll received after `_revision`, until `after` returns them."""
+        self._revision = -1
         self._settings_lock = threading.Lock()
         self._settings: DocumentSettings | None = None
         self._settings_digest = ""
-        self._settings_heard: list[Callable[[DocumentSettings], None]] = []
+        self._settings_callbacks: list[Callable[[DocumentSettings], None]] = []
         self._not_offered_until = 0.0
-        self._true_at = time.monotonic()
+        self._current_at = time.monotonic()
 
     @property
     def age_seconds(self) -> float:
-        """All news up to so long ago, or later, have been heard."""
-        return time.monotonic() - self._true_at
+        """The maximum age of the state: all changes before this time were received."""
+        return time.monotonic() - self._current_at
 
     def start(self) -> None:
         self._batcher.start()
@@ -266,41 +265,42 @@ class InstanceRecordSource:
     # Records ------------------------------------------------------------------------------------------------------
 
     def instance(self, instance_id: str) -> Instance | None:
-        """Blocks. Questions of the same few milliseconds are one request."""
+        """Loads a record, and blocks. Loads of the same few milliseconds share a request."""
+        timeout_seconds = 2 * RESPONSE_TIMEOUT_SECONDS
         try:
-            return self._batcher.load(instance_id).result(2 * ANSWER_SECONDS)
+            return self._batcher.load(instance_id).result(timeout_seconds)
         except FutureTimeoutError:
-            raise StoreUnavailable(f"no record of instance {instance_id} within {2 * ANSWER_SECONDS:g} s") from None
+            raise StoreUnavailable(f"no record of instance {instance_id} within {timeout_seconds:g} s") from None
 
     def instance_future(self, instance_id: str) -> Future[Instance | None]:
-        """As `instance`, without a thread that waits."""
+        """Loads a record without blocking."""
         return self._batcher.load(instance_id)
 
     def prefetch(self, instance_ids: Iterable[str]) -> None:
-        """Does not wait: have these ready for the first who asks. Nothing is fetched while news do not come."""
+        """Prefetches records without blocking. Does nothing while changes do not arrive."""
         self._batcher.prefetch(instance_ids)
 
-    # News ---------------------------------------------------------------------------------------------------------
+    # Changes ------------------------------------------------------------------------------------------------------
 
     def newest(self) -> int:
-        """Waits up to `poll_seconds` for something after what `after` told last; the newest revision."""
-        self._news = self._poll(self._heard, self._poll_seconds)
-        self._batcher.on_changes(self._news)
-        return self._news.revision
+        """Waits up to `poll_seconds` for changes after those that `after` returned last. Returns the newest revision."""
+        self._changes = self._poll(self._revision, self._poll_seconds)
+        self._batcher.on_changes(self._changes)
+        return self._changes.revision
 
     def after(self, revision: int | None) -> ChangeSet:
-        """What changed after `revision`; everything, when it is None or so far back."""
-        news, self._news = self._news, None
-        if news is None or revision is None or revision != self._heard:
-            news = self._poll(revision, 0)
-        self._heard = news.revision
-        self._batcher.on_changes(news)
-        return news
+        """The changes after `revision`; everything if it is None or too old."""
+        changes, self._changes = self._changes, None
+        if changes is None or revision is None or revision != self._revision:
+            changes = self._poll(revision, 0)
+        self._revision = changes.revision
+        self._batcher.on_changes(changes)
+        return changes
 
     # Settings -----------------------------------------------------------------------------------------------------
 
     def settings(self) -> DocumentSettings:
-        """What documents are rendered with. Asked once; news of it come with `newest`."""
+        """The settings that documents are rendered with. Fetched once, and updated by `newest`."""
         with self._settings_lock:
             if self._settings is None:
                 self._fetch_settings()
@@ -308,58 +308,63 @@ class InstanceRecordSource:
             return self._settings
 
     def subscribe_settings(self, callback: Callable[[DocumentSettings], None]) -> None:
-        """Call this, in the thread that asks `newest`, whenever they have changed."""
-        self._settings_heard.append(callback)
+        """Calls `callback` after each change of the settings, on the thread that calls `newest`."""
+        self._settings_callbacks.append(callback)
 
-    # The calls ----------------------------------------------------------------------------------------------------
+    # Requests -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, instance_ids: Sequence[str]) -> BatchResult:
         call = RestCall(
-            method="POST", path="/instances", body={"instance_ids": instance_ids}, timeout_seconds=ANSWER_SECONDS
+            method="POST",
+            path="/instances",
+            body={"instance_ids": instance_ids},
+            timeout_seconds=RESPONSE_TIMEOUT_SECONDS,
         )
-        answer = _decoded(_RECORDS, self._ask(call), "instances' records")
-        return BatchResult(answer.revision, _instances(answer.instances))
+        response = _decode(_RECORDS, self._request(call), "records")
+        return BatchResult(response.revision, _instances(response.instances))
 
     def _poll(self, after: int | None, wait_seconds: float) -> ChangeSet:
-        asked_at = time.monotonic()
+        sent_at = time.monotonic()
         query = {"after": after, "timeout": f"{wait_seconds:g}", "settings": self._settings_digest or None}
         call = RestCall(
             method="GET", path="/instance_changes", query=query, timeout_seconds=wait_seconds + GRACE_SECONDS
         )
         try:
-            answer = _decoded(_CHANGES, self._ask(call), "instances' changes")
-            self._heed_settings(answer.settings)
+            response = _decode(_CHANGES, self._request(call), "changes")
+            self._update_settings(response.settings)
         except StoreUnavailable:
             self._batcher.on_feed_lost()
             raise
-        self._true_at = asked_at
+        self._current_at = sent_at
         return ChangeSet(
-            revision=answer.revision,
-            everything=answer.everything,
-            instance_ids=frozenset(answer.instance_ids),
-            port_ids=frozenset(answer.port_ids),
-            network_ids=frozenset(answer.network_ids),
+            revision=response.revision,
+            everything=response.everything,
+            instance_ids=frozenset(response.instance_ids),
+            port_ids=frozenset(response.port_ids),
+            network_ids=frozenset(response.network_ids),
         )
 
-    def _heed_settings(self, digest: str) -> None:
+    def _update_settings(self, digest: str) -> None:
         with self._settings_lock:
             if self._settings is None or digest == self._settings_digest:
                 return
             self._fetch_settings()
             settings = self._settings
-        log.info("the settings that documents are rendered with have changed")
-        for callback in self._settings_heard:
+        log.info("document settings changed")
+        for callback in self._settings_callbacks:
             callback(settings)
 
     def _fetch_settings(self) -> None:
-        content = self._ask(RestCall(method="GET", path="/guest_settings", timeout_seconds=ANSWER_SECONDS))
+        content = self._request(
+            RestCall(method="GET", path="/guest_settings", timeout_seconds=RESPONSE_TIMEOUT_SECONDS)
+        )
         try:
-            answer = json.loads(content)
-            self._settings, self._settings_digest = settings_of(answer["settings"]), str(answer["digest"])
+            response = json.loads(content)
+            self._settings, self._settings_digest = settings_of(response["settings"]), str(response["digest"])
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreUnavailable(f"the control API's guest settings cannot be read: {error!r}") from None
+            raise StoreUnavailable(f"the document settings of the control API are malformed: {error!r}") from None
 
-    def _ask(self, call: RestCall) -> bytes:
+    def _request(self, call: RestCall) -> bytes:
         if time.monotonic() < self._not_offered_until:
             raise NotOffered(_NOT_OFFERED)
         try:
@@ -373,12 +378,12 @@ class InstanceRecordSource:
 
     def _not_offered(self, reason: str) -> NotOffered:
         if not self._not_offered_until:
-            log.warning("this cloud tells no instances' records: guests' requests are forwarded", reason=reason)
-        self._not_offered_until = time.monotonic() + NOT_OFFERED_SECONDS
+            log.warning("instance records not available: requests are forwarded", reason=reason)
+        self._not_offered_until = time.monotonic() + RETRY_NOT_OFFERED_SECONDS
         return NotOffered(_NOT_OFFERED)
 
 
-_NOT_OFFERED = "this cloud's control API tells no instances' records"
+_NOT_OFFERED = "the control API of this cloud has no instance records"
 
 
 class _Records(msgspec.Struct):
@@ -401,44 +406,44 @@ _INSTANCE: msgspec.json.Decoder[Instance | None] = msgspec.json.Decoder(Instance
 
 
 def _instances(records: Mapping[str, msgspec.Raw]) -> dict[str, Instance | None]:
-    """By id. A record that cannot be decoded is left out, so that its requests are forwarded to the metadata API."""
-    found: dict[str, Instance | None] = {}
+    """The decoded records by id. A malformed record is skipped, so that its requests are forwarded to the metadata API."""
+    instances: dict[str, Instance | None] = {}
     for instance_id, record in records.items():
         try:
-            found[instance_id] = _INSTANCE.decode(record)
+            instances[instance_id] = _INSTANCE.decode(record)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("instance record decoding failed", instance_id=instance_id, reason=str(error))
-    return found
+    return instances
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], content: bytes, what: str) -> Any:
+def _decode(decoder: msgspec.json.Decoder[Any], content: bytes, what: str) -> Any:
     try:
         return decoder.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreUnavailable(f"the control API's answer with {what} cannot be read: {error}") from None
+        raise StoreUnavailable(f"the control API's response with {what} is malformed: {error}") from None
 
 
 class Prefetcher:
-    """`mirror.subscribe(Prefetcher(host, instances.prefetch).heard)`: the mirror's thread calls it with every new view."""
+    """Prefetches the records of ports on this host that have changed. `on_view` is a subscriber of the mirror."""
 
-    def __init__(self, host: str, fetch_ahead: Callable[[Iterable[str]], None]) -> None:
+    def __init__(self, host: str, prefetch: Callable[[Iterable[str]], None]) -> None:
         self._host = host
-        self._fetch_ahead = fetch_ahead
+        self._prefetch = prefetch
         self._ports: Mapping[str, Port] = {}
 
     def on_view(self, view: CloudView) -> None:
         before, self._ports = self._ports, view.ports
         if view.ports is before:
             return
-        wanted = {
+        instance_ids = {
             port.device_id
             for port_id, port in view.ports.items()
-            if before.get(port_id) is not port and self._is_ours(port)
+            if before.get(port_id) is not port and self._is_on_host(port)
         }
-        if wanted:
-            self._fetch_ahead(wanted)
+        if instance_ids:
+            self._prefetch(instance_ids)
 
-    def _is_ours(self, port: Port) -> bool:
+    def _is_on_host(self, port: Port) -> bool:
         return (
             port.host == self._host
             and bool(port.device_id)

@@ -1,4 +1,4 @@
-"""One HTTP call through keystoneauth: JSON in, JSON out, every failure one ControlApiError."""
+"""Sends one HTTP call through keystoneauth. Each failure becomes a ControlApiError."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from keystoneauth1.session import Session
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
 
 _INTERFACES = ["internal", "public"]
-_SENTENCE_CHARS = 500
+_MAX_MESSAGE_CHARS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestCall:
-    """What is asked. `body` is JSON when it is a mapping, sent as it is when it is bytes."""
+    """An HTTP call. A mapping as `body` is sent as JSON, and bytes are sent unchanged."""
 
     method: str
     path: str
@@ -31,7 +31,7 @@ class RestCall:
 
 
 class RestClient:
-    """One service of the catalog."""
+    """Calls one service of the catalog."""
 
     def __init__(self, session: Session, service_type: str, *, region: str | None, version: str | None = None) -> None:
         self.service_type = service_type
@@ -45,17 +45,17 @@ class RestClient:
         )
 
     def request_json(self, call: RestCall) -> Any:
-        """The answer's JSON, None when it has none. Raises ControlApiError."""
+        """Returns the decoded JSON of the response; None if it has no body. Raises ControlApiError."""
         content = self.request(call)
         if not content:
             return None
         try:
             return msgspec.json.decode(content)
         except (ValueError, msgspec.DecodeError):
-            raise ControlApiError(f"{self._name(call)}: the answer is not JSON") from None
+            raise ControlApiError(f"{self._name(call)}: the response is not JSON") from None
 
     def request(self, call: RestCall) -> bytes:
-        """The answer's body as it came. Raises ControlApiError."""
+        """Returns the body of the response. Raises ControlApiError."""
         response = self._send(call)
         if response.status_code >= 400:
             raise self._failure(call, response)
@@ -80,28 +80,28 @@ class RestClient:
 
     def _failure(self, call: RestCall, response: requests.Response) -> ControlApiError:
         kind = RevisionGoneError if response.status_code == 410 else ControlApiError
-        return kind(f"{self._name(call)}: {response.status_code}: {_said(response)}", response.status_code)
+        return kind(f"{self._name(call)}: {response.status_code}: {_error_message(response)}", response.status_code)
 
     def _name(self, call: RestCall) -> str:
         return f"{call.method} {call.path} of the {self.service_type} service"
 
 
-def _said(response: requests.Response) -> str:
-    """The sentence in an error's body, in whichever service's form (`{"NeutronError": {"message": …}}`, …)."""
-    found: str | None = None
+def _error_message(response: requests.Response) -> str:
+    """The message in an error's body, in the form of any service (`{"NeutronError": {"message": …}}`, …)."""
+    message: str | None = None
     with contextlib.suppress(ValueError):
-        found = _message(response.json())
-    return (found or response.reason or "no reason given")[:_SENTENCE_CHARS]
+        message = _find_message(response.json())
+    return (message or response.reason or "no reason given")[:_MAX_MESSAGE_CHARS]
 
 
-def _message(body: Any) -> str | None:
+def _find_message(body: Any) -> str | None:
     if not isinstance(body, Mapping):
         return body if isinstance(body, str) else None
     if isinstance(body.get("message"), str):
         return str(body["message"])
-    return next((found for value in body.values() if (found := _message(value))), None)
+    return next((found for value in body.values() if (found := _find_message(value))), None)
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:_SENTENCE_CHARS]
+    return lines[0][:_MAX_MESSAGE_CHARS]

@@ -1,4 +1,4 @@
-"""A keystoneauth session: who we are, and where the services are."""
+"""Creates keystoneauth sessions from the credentials in the configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CALL_TIMEOUT_SECONDS = 15.0
 
 
 def connect(auth: AuthOptions) -> Session:
-    """A session that gets its token at the first call, and a new one when it is refused or about to expire."""
+    """A session that fetches its token at the first call, and again when the token is rejected or about to expire."""
     plugin = generic.Password(
         auth_url=with_v3_suffix(auth.auth_url),
         username=auth.username,
@@ -30,8 +30,8 @@ def connect(auth: AuthOptions) -> Session:
 
 
 def with_v3_suffix(auth_url: str) -> str:
-    """`http://controller:5000/v2.0` → `http://controller:5000/v3`, with a warning; others as they are."""
-    led = re.sub(r"/v2\.0/*$", "/v3", auth_url)
-    if led != auth_url:
-        _log.warning("identity v2.0 is no more; v3 is asked instead", configured=auth_url, asked=led)
-    return led
+    """Replaces the suffix `/v2.0` of a URL by `/v3`, and logs a warning: `http://controller:5000/v3`."""
+    v3_url = re.sub(r"/v2\.0/*$", "/v3", auth_url)
+    if v3_url != auth_url:
+        _log.warning("identity v2.0 URL replaced by v3", configured=auth_url, used=v3_url)
+    return v3_url

@@ -1,10 +1,11 @@
-"""A control API small enough for tests: tokens, a catalog, the watch and Neutron's port calls, from memory.
+"""A control API in memory for tests: tokens, a catalog, the watch and Neutron's port calls.
 
     with FakeControl() as fake:
         fake.put("port", {"id": …})
         client = ControlClient(connect(fake.auth))
 
-What agents send (heartbeats, reports …) is found in `fake.calls`; the contract tests hold it against the real one.
+`fake.calls` contains the heartbeats and reports of agents. The contract tests run against the fake and the real control
+API.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from urllib.parse import parse_qs, urlsplit
 
 from openimds.resources.auth import AuthOptions
 
-PASSWORD = "fake-password"  # noqa: S105 - of a fake
+PASSWORD = "fake-password"  # noqa: S105 - the fake's
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A call that an agent made: method, path below the service, body."""
+class RecordedCall:
+    """A call of an agent: its method, its path below the service's, and its body."""
 
     method: str
     path: str
@@ -38,7 +39,7 @@ class Said:
 
 
 @dataclass
-class _World:
+class _State:
     objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     changes: list[tuple[int, str, str]] = field(default_factory=list)
     revision: int = 1
@@ -50,14 +51,14 @@ class FakeControl:
     """Listens on a free port of 127.0.0.1 between enter and exit."""
 
     def __init__(self, *, watch: bool = True, port: int = 0) -> None:
-        self.calls: list[Said] = []
+        self.calls: list[RecordedCall] = []
         self.lookups = 0
-        """How often ports were asked for."""
+        """The number of port lists."""
         self.role = "service"
-        """What tokens say that the agent is."""
+        """The role in the tokens."""
         self.logins = 0
         self._watch = watch
-        self._world = _World()
+        self._state = _State()
         self._changed = threading.Condition()
         self._closing = False
         self._failing: int | None = None
@@ -97,52 +98,52 @@ class FakeControl:
         return AuthOptions(auth_url=f"{self.url}/v3", username="agent", password=PASSWORD, project_name="service")
 
     def put(self, kind: str, body: Mapping[str, Any]) -> int:
-        """Write one object (as the watch shows it); the new revision."""
+        """Writes an object in the format of the watch. Returns the new revision."""
         with self._changed:
-            self._world.objects.setdefault(kind, {})[body["id"]] = dict(body)
-            return self._note(kind, body["id"])
+            self._state.objects.setdefault(kind, {})[body["id"]] = dict(body)
+            return self._record_change(kind, body["id"])
 
     def delete(self, kind: str, object_id: str) -> int:
         with self._changed:
-            self._world.objects.get(kind, {}).pop(object_id, None)
-            return self._note(kind, object_id)
+            self._state.objects.get(kind, {}).pop(object_id, None)
+            return self._record_change(kind, object_id)
 
     def forget_changes(self) -> None:
-        """As pruning does: who watches from before now gets 410."""
+        """Prunes the change log, so that a watch from an earlier revision gets 410."""
         with self._changed:
-            self._world.revision += 1
-            self._world.floor = self._world.revision
-            self._world.changes.clear()
+            self._state.revision += 1
+            self._state.floor = self._state.revision
+            self._state.changes.clear()
             self._changed.notify_all()
 
     def revoke_tokens(self) -> None:
-        self._world.tokens.clear()
+        self._state.tokens.clear()
 
     def fail_with(self, status: int | None) -> None:
-        """Answer every call but the log-in with this status from now on; None: work again."""
+        """Sends this status for every call except logins; None for normal responses."""
         with self._changed:
             self._failing = status
             self._changed.notify_all()
 
-    def _note(self, kind: str, object_id: str) -> int:
-        self._world.revision += 1
-        self._world.changes.append((self._world.revision, kind, object_id))
+    def _record_change(self, kind: str, object_id: str) -> int:
+        self._state.revision += 1
+        self._state.changes.append((self._state.revision, kind, object_id))
         self._changed.notify_all()
-        return self._world.revision
+        return self._state.revision
 
-    # Answers: (status, body) ----------------------------------------------------------------------------------------
+    # Responses: (status, body) --------------------------------------------------------------------------------------
 
-    def answer(self, request: _Handler, body: bytes) -> tuple[int, Any]:
+    def response(self, request: _Handler, body: bytes) -> tuple[int, Any]:
         url = urlsplit(request.path)
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
         if url.path == "/v3/auth/tokens":
             return self._log_in(request, body)
         if url.path in ("/", "/v3", "/v3/", "/network", "/network/"):
             return 200, self._versions(url.path)
-        if request.headers.get("X-Auth-Token") not in self._world.tokens:
+        if request.headers.get("X-Auth-Token") not in self._state.tokens:
             return 401, {"error": {"code": 401, "message": "The request you have made requires authentication."}}
         if self._failing is not None:
-            return self._failing, {"error": {"message": "told to fail"}}
+            return self._failing, {"error": {"message": "fail_with"}}
         if url.path.startswith("/openimds/v1/") and self._watch:
             return self._watch_call(request.command, url.path.removeprefix("/openimds/v1"), query, body)
         if url.path.startswith("/network/v2.0/ports"):
@@ -155,7 +156,7 @@ class FakeControl:
             return 401, {"error": {"code": 401, "message": "The request you have made requires authentication."}}
         self.logins += 1
         token = f"fake-{uuid.uuid4().hex}"
-        self._world.tokens.add(token)
+        self._state.tokens.add(token)
         request.extra_headers = {"X-Subject-Token": token}
         expires = datetime.now(UTC) + timedelta(hours=1)
         return 201, {"token": {"expires_at": expires.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), **self._token()}}
@@ -202,49 +203,51 @@ class FakeControl:
         kinds = query.get("kinds", "").split(",")
         if path == "/snapshot":
             with self._changed:
-                objects = {kind: list(self._world.objects.get(kind, {}).values()) for kind in kinds}
-                return 200, {"revision": self._world.revision, "objects": objects}
+                objects = {kind: list(self._state.objects.get(kind, {}).values()) for kind in kinds}
+                return 200, {"revision": self._state.revision, "objects": objects}
         if path == "/changes":
             return self._changes(int(query["after"]), kinds, float(query.get("timeout", "0")))
         if path.split("/")[1] not in {"ports", "servers", "agents"}:
-            return 404, {"message": f"the fake has no {path}"}  # no records either: tests of these take the real one
-        self.calls.append(Said(method, path, body))
+            return 404, {"message": f"the fake has no {path}"}  # tests of records use the real control API
+        self.calls.append(RecordedCall(method, path, body))
         return 204, None
 
     def _changes(self, after: int, kinds: list[str], timeout: float) -> tuple[int, Any]:
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or self._failing or self._due(after, kinds), timeout)
+            self._changed.wait_for(lambda: self._closing or self._failing or self._has_changes(after, kinds), timeout)
             if self._failing:
-                return self._failing, {"error": {"message": "told to fail"}}
-            if not self._world.floor <= after <= self._world.revision:
+                return self._failing, {"error": {"message": "fail_with"}}
+            if not self._state.floor <= after <= self._state.revision:
                 return 410, {"message": "list again"}
             newest = {
                 (kind, name): revision
-                for revision, kind, name in self._world.changes
+                for revision, kind, name in self._state.changes
                 if revision > after and kind in kinds
             }
             entries = [
-                {"revision": revision, "kind": kind, "id": name, "object": self._world.objects[kind].get(name)}
+                {"revision": revision, "kind": kind, "id": name, "object": self._state.objects[kind].get(name)}
                 for (kind, name), revision in sorted(newest.items(), key=lambda item: item[1])
             ]
-            return 200, {"revision": self._world.revision, "changes": entries}
+            return 200, {"revision": self._state.revision, "changes": entries}
 
-    def _due(self, after: int, kinds: list[str]) -> bool:
-        gone = not self._world.floor <= after <= self._world.revision
-        return gone or any(revision > after and kind in kinds for revision, kind, _ in self._world.changes)
+    def _has_changes(self, after: int, kinds: list[str]) -> bool:
+        gone = not self._state.floor <= after <= self._state.revision
+        return gone or any(revision > after and kind in kinds for revision, kind, _ in self._state.changes)
 
     def _port_call(self, method: str, path: str, query: str, body: bytes) -> tuple[int, Any]:
         if method == "GET":
             self.lookups += 1
-            ports = list(self._world.objects.get("port", {}).values())
+            ports = list(self._state.objects.get("port", {}).values())
             return 200, {"ports": [port for port in ports if _passes(port, parse_qs(query))]}
-        self.calls.append(Said(method, path, body))
+        self.calls.append(RecordedCall(method, path, body))
         port_id = path.removeprefix("/ports").strip("/") or str(uuid.uuid4())
         if method == "DELETE":
-            known = port_id in self._world.objects.get("port", {})
+            exists = port_id in self._state.objects.get("port", {})
             self.delete("port", port_id)
-            return (204, None) if known else (404, {"NeutronError": {"message": f"Port {port_id} could not be found."}})
-        base = self._world.objects.get("port", {}).get(port_id, {"mac_address": "fa:16:3e:00:00:01", "fixed_ips": []})
+            return (
+                (204, None) if exists else (404, {"NeutronError": {"message": f"Port {port_id} could not be found."}})
+            )
+        base = self._state.objects.get("port", {}).get(port_id, {"mac_address": "fa:16:3e:00:00:01", "fixed_ips": []})
         port = base | {"id": port_id} | json.loads(body)["port"]
         self.put("port", port)
         return (201 if method == "POST" else 200), {"port": port}
@@ -253,8 +256,8 @@ class FakeControl:
 def _passes(port: Mapping[str, Any], filters: Mapping[str, list[str]]) -> bool:
     for name, values in filters.items():
         if name == "fixed_ips":
-            wanted = {value.removeprefix("ip_address=") for value in values}
-            if not wanted & {fixed["ip_address"] for fixed in port.get("fixed_ips", [])}:
+            addresses = {value.removeprefix("ip_address=") for value in values}
+            if not addresses & {fixed["ip_address"] for fixed in port.get("fixed_ips", [])}:
                 return False
         elif str(port.get(name, "")) not in values:
             return False
@@ -269,7 +272,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, _request: object, _address: object) -> None:
-        """A client that hung up in the middle of a long poll is no news."""
+        """Ignores clients that disconnect during a long poll."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -281,8 +284,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _do(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.extra_headers = {}
-        status, answer = self.server.fake.answer(self, body)
-        data = b"" if answer is None else json.dumps(answer).encode()
+        status, response = self.server.fake.response(self, body)
+        data = b"" if response is None else json.dumps(response).encode()
         self.send_response(status)
         for name, value in self.extra_headers.items():
             self.send_header(name, value)
@@ -294,4 +297,4 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = _do  # noqa: N815 - the library's names
 
     def log_message(self, *_arguments: Any) -> None:
-        """Silent."""
+        """Logs nothing."""

@@ -1,6 +1,6 @@
-"""How long an answer may be kept, as its sender says (RFC 9111, section 5.2.2).
+"""Sends requests to dynamic vendor data targets: a POST of JSON, with a Keystone token if credentials are configured.
 
-Asking a dynamic vendor data target: one POST of JSON, with a Keystone token when there is somebody to be.
+The `Cache-Control` header of the response decides how long it stays fresh (RFC 9111, section 5.2.2).
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from keystoneauth1.session import Session
 from openimds.resources.errors import PeerFailed
 from openimds.resources.instance import VendorAnswer
 
-LONGEST_SECONDS = 24 * 3600
+MAX_FRESH_SECONDS = 24 * 3600
 
 _DIRECTIVE = re.compile(r"""([a-z0-9-]+)(?:\s*=\s*(?:"([^"]*)"|([^\s,"]*)))?""", re.IGNORECASE)
 
 
 def fresh_seconds(cache_control: str | None, age: str | None = None) -> float:
-    """`max-age=60` → 60; 0 without a word, and whenever in doubt. What an answer spent in caches on its way (`Age`) counts.
+    """The seconds for which a response stays fresh: `max-age` minus `Age`, and 0 without a valid `max-age`.
 
-    Kept for one instance alone, so `private` is no hindrance and `s-maxage`, which speaks to shared caches, says nothing.
+    Each response is cached for a single instance. So `private` permits caching, and `s-maxage`, which is for shared caches,
+    is ignored.
     """
-    said = {name.lower(): quoted or plain for name, quoted, plain in _DIRECTIVE.findall(cache_control or "")}
-    if "no-store" in said or "no-cache" in said:
+    directives = {name.lower(): quoted or plain for name, quoted, plain in _DIRECTIVE.findall(cache_control or "")}
+    if "no-store" in directives or "no-cache" in directives:
         return 0
-    seconds, spent = _seconds(said.get("max-age")), _seconds(age) or 0
-    return 0 if seconds is None else float(min(max(0, seconds - spent), LONGEST_SECONDS))
+    max_age, age_seconds = _seconds(directives.get("max-age")), _seconds(age) or 0
+    return 0 if max_age is None else float(min(max(0, max_age - age_seconds), MAX_FRESH_SECONDS))
 
 
 def _seconds(text: str | None) -> int | None:
     return int(text) if text and re.fullmatch(r"[0-9]{1,10}", text) else None
 
 
-MAX_ANSWER_BYTES = 1024 * 1024
+MAX_RESPONSE_BYTES = 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 
 _HEADERS = {
@@ -54,23 +55,23 @@ _HEADERS = {
 class VendorTimeouts:
     connect_seconds: float
     read_seconds: float
-    """For all of the answer, however slowly it drips."""
+    """The timeout for the complete response."""
 
 
 def vendor_post(
     session: Session, timeouts: VendorTimeouts, certfile: str | None
 ) -> Callable[[str, Mapping[str, Any]], VendorAnswer]:
-    """A function (url, question) → the answer. It blocks, and raises PeerFailed.
+    """Returns a blocking function that posts a JSON object to a URL. The function raises PeerFailed.
 
-    `certfile`: the authorities that vouch for https targets; None: the system's. A session without an auth plug-in
-    asks without a token.
+    `certfile` contains the CA certificates for https targets; None for the system's. A session without an auth plug-in
+    sends no token.
     """
 
-    def post(url: str, question: Mapping[str, Any]) -> VendorAnswer:
+    def post(url: str, body_fields: Mapping[str, Any]) -> VendorAnswer:
         try:
             response = session.post(
                 url,
-                json=dict(question),
+                json=dict(body_fields),
                 headers=dict(_HEADERS),
                 authenticated=session.auth is not None,
                 verify=certfile or True,
@@ -78,32 +79,32 @@ def vendor_post(
                 stream=True,
             )
             with response:
-                return _answer(response, timeouts.read_seconds)
+                return _parse_response(response, timeouts.read_seconds)
         except exceptions.ClientException as error:
             raise PeerFailed(f"{type(error).__name__}: {error}") from error
         except requests.RequestException as error:
-            raise PeerFailed(f"its answer broke off: {type(error).__name__}") from error
+            raise PeerFailed(f"its response was cut off: {type(error).__name__}") from error
 
     return post
 
 
-def _answer(response: requests.Response, patience_seconds: float) -> VendorAnswer:
-    body = _body(response, time.monotonic() + patience_seconds)
+def _parse_response(response: requests.Response, timeout_seconds: float) -> VendorAnswer:
+    body = _body(response, time.monotonic() + timeout_seconds)
     try:
         content = json.loads(body) if body else None
     except ValueError as error:
-        raise PeerFailed(f"its answer is not JSON: {error}") from error
+        raise PeerFailed(f"its response is not JSON: {error}") from error
     headers = response.headers
     return VendorAnswer(content, len(body), fresh_seconds(headers.get("Cache-Control"), headers.get("Age")))
 
 
 def _body(response: requests.Response, deadline: float) -> bytes:
-    """As much as may be, and by the deadline: each piece has its own time-out, and a target may send many."""
+    """Reads the body up to the size limit and the deadline. requests' own timeout applies only to each chunk."""
     body = b""
     for piece in response.iter_content(_CHUNK_BYTES):
         body += piece
-        if len(body) > MAX_ANSWER_BYTES:
-            raise PeerFailed(f"its answer is larger than {MAX_ANSWER_BYTES} bytes")
+        if len(body) > MAX_RESPONSE_BYTES:
+            raise PeerFailed(f"its response is larger than {MAX_RESPONSE_BYTES} bytes")
         if time.monotonic() > deadline:
-            raise PeerFailed("its answer took too long")
+            raise PeerFailed("its response took too long")
     return body

@@ -271,7 +271,7 @@ def test_a_cloud_without_the_extension_says_so_at_once() -> None:
         instances = InstanceRecordSource(session)
         instances.start()
         for question in (lambda: instances.after(None), instances.settings, lambda: instances.instance("vm")):
-            with pytest.raises(NotOffered, match="tells no instances' records"):
+            with pytest.raises(NotOffered, match="has no instance records"):
                 question()
         instances.close()
         session.session.close()

@@ -1,4 +1,4 @@
-"""The network API's JSON as values."""
+"""The decoding of the network API's JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from openimds.resources.network import (
 from openimds.resources.server import Server
 
 
-def test_a_network():
+def test_network_is_decoded():
     body = {
         "id": "n",
         "name": "net",
@@ -51,7 +51,7 @@ def test_a_network():
     assert decoders.network({"id": "n"}) == Network(id="n", name="", project_id="")
 
 
-def test_a_subnet():
+def test_subnet_is_decoded():
     body = {
         "id": "s",
         "network_id": "n",
@@ -82,7 +82,7 @@ def test_a_subnet():
     )
 
 
-def test_a_port():
+def test_port_is_decoded():
     body = {
         "id": "p",
         "network_id": "n",
@@ -125,12 +125,12 @@ def test_recorded_attachment_replaces_the_fields_that_tenants_write():
     port = decoders.port({**body, **claim, "openimds:binding": binding})
     assert (port.device_id, port.device_owner) == ("", "")
     assert (port.binding_generation, port.provisioning_blocks) == (4, ("dhcp",))
-    neutrons = decoders.port({**body, **claim})
-    assert (neutrons.device_id, neutrons.device_owner) == ("victim", "network:router_interface")
-    assert (neutrons.binding_generation, neutrons.provisioning_blocks) == (0, None)
+    without_binding = decoders.port({**body, **claim})
+    assert (without_binding.device_id, without_binding.device_owner) == ("victim", "network:router_interface")
+    assert (without_binding.binding_generation, without_binding.provisioning_blocks) == (0, None)
 
 
-def test_a_router_a_floating_ip_and_a_server():
+def test_router_floating_ip_and_server_are_decoded():
     gateway = {
         "network_id": "out",
         "enable_snat": False,
@@ -158,7 +158,7 @@ def test_a_router_a_floating_ip_and_a_server():
     )  # fmt: skip
 
 
-def test_dhcp_option_without_a_value_is_read():
+def test_dhcp_option_without_a_value_is_skipped():
     body = {"id": "p", "network_id": "n", "project_id": "t", "mac_address": "fa:16:3e:00:00:01"}
     options = [{"opt_name": "ntp-server", "opt_value": None}, {"opt_name": "router", "opt_value": ""}]
     port = decoders.port({**body, "extra_dhcp_opts": options})
@@ -166,22 +166,22 @@ def test_dhcp_option_without_a_value_is_read():
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "words"),
+    ("kind", "body", "message"),
     [
-        ("port", {"id": "p"}, "a port p: network_id is missing"),
-        ("port", {"id": "p", "network_id": 5}, "a port p: network_id is missing"),
-        ("subnet", {"id": "s", "network_id": "n"}, "a subnet s: cidr is missing"),
-        ("network", {"id": "n", "mtu": "large"}, "a network cannot be read"),
-        ("network", [], "a network cannot be read"),
+        ("port", {"id": "p"}, "port p: network_id is missing"),
+        ("port", {"id": "p", "network_id": 5}, "port p: network_id is missing"),
+        ("subnet", {"id": "s", "network_id": "n"}, "subnet s: cidr is missing"),
+        ("network", {"id": "n", "mtu": "large"}, "network malformed"),
+        ("network", [], "network malformed"),
         ("planet", {"id": "p"}, "there is no kind 'planet'"),
     ],
 )
-def test_what_cannot_be_read_is_named(kind: str, body: Any, words: str):
-    with pytest.raises(decoders.ParseError, match=words):
+def test_error_names_the_kind_and_the_attribute(kind: str, body: Any, message: str):
+    with pytest.raises(decoders.ParseError, match=message):
         decoders.resource(kind, body)
 
 
-def test_views_share_what_did_not_change():
+def test_views_share_unchanged_objects():
     one, two = Network(id="1", name="", project_id=""), Network(id="2", name="", project_id="")
     first = view_from_snapshot(Snapshot(5, {"network": {"1": one}, "port": {}}), CloudView())
     second = apply_changes(first, 6, [Change(6, "network", "2", two)])

@@ -1,4 +1,4 @@
-"""A record is the same on both ends of the control API, whatever is in it; and so are the settings."""
+"""Records and settings are equal before the encoding in the control API and after the decoding in the client."""
 
 from __future__ import annotations
 
@@ -29,51 +29,51 @@ NUMBERS = st.integers(-(2**31), 2**31 - 1)
 DATA = Path(__file__).parents[2] / "compat" / "data"
 
 
-def there_and_back(instance: Instance) -> Instance | None:
-    told = msgspec.json.encode({"revision": 7, "instances": _told({"vm": instance})})
-    answer = _RECORDS.decode(told)
-    assert answer.revision == 7
-    return _instances(answer.instances)["vm"]
+def encoded_and_decoded(instance: Instance) -> Instance | None:
+    encoded = msgspec.json.encode({"revision": 7, "instances": _told({"vm": instance})})
+    response = _RECORDS.decode(encoded)
+    assert response.revision == 7
+    return _instances(response.instances)["vm"]
 
 
 @given(st.builds(Instance, launch_index=NUMBERS, dedicated_cpus=st.lists(NUMBERS).map(tuple)))
 @settings(max_examples=200, deadline=None)
-def test_any_record(instance: Instance) -> None:
-    found = there_and_back(instance)
-    assert found == instance
-    assert found is not None
-    assert list(found.metadata) == list(instance.metadata)
+def test_any_record_is_decoded_unchanged(instance: Instance) -> None:
+    decoded = encoded_and_decoded(instance)
+    assert decoded == instance
+    assert decoded is not None
+    assert list(decoded.metadata) == list(instance.metadata)
 
 
-def test_record_that_cannot_be_decoded_is_left_out():
-    """One malformed record failed the request for all instances that were asked for together."""
+def test_malformed_record_is_skipped():
+    """A malformed record failed the request for all instances of the batch."""
     good = Instance(
         id="vm", project_id="p", name="vm", hostname="vm", ec2_ids=Ec2Ids(instance_id=None), flavor_name="m1"
     )
     records = {**_told({"vm": good, "gone": None}), "malformed": msgspec.Raw(b'{"id": 5}')}
-    answer = _RECORDS.decode(msgspec.json.encode({"revision": 7, "instances": records}))
+    response = _RECORDS.decode(msgspec.json.encode({"revision": 7, "instances": records}))
     with capture_logs() as lines:
-        assert _instances(answer.instances) == {"vm": good, "gone": None}
+        assert _instances(response.instances) == {"vm": good, "gone": None}
     assert [line["instance_id"] for line in lines] == ["malformed"]
 
 
 @pytest.mark.parametrize("name", ["instances.json", "many_instances.json", "sparse_instances.json"])
-def test_all_recorded_instances(tmp_path: Path, name: str) -> None:
+def test_recorded_instances_are_decoded_unchanged(tmp_path: Path, name: str) -> None:
     store = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
     schema.upgrade(store)
     instances = InstanceStore(store)
     document: dict[str, Any] = json.loads((DATA / name).read_text())
     ids = instances.import_instances(document)
     assert ids
-    _revision, found = instances.instances(ids)
+    _revision, decoded = instances.instances(ids)
     for instance_id in ids:
-        instance = found[instance_id]
+        instance = decoded[instance_id]
         assert instance is not None
-        assert there_and_back(instance) == instance == instances.instance(instance_id)
+        assert encoded_and_decoded(instance) == instance == instances.instance(instance_id)
     store.close()
 
 
-def test_half_a_surrogate_pair_is_left_out() -> None:
+def test_record_with_a_lone_surrogate_is_skipped() -> None:
     whole, half = (
         Instance(
             id="a", project_id="p", name=name, hostname="h", ec2_ids=Ec2Ids(instance_id="i-00000001"), flavor_name="f"
@@ -98,5 +98,5 @@ VALUES = st.recursive(
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_any_settings(told: DocumentSettings) -> None:
-    assert settings_of(json.loads(json.dumps(settings_form(told)))) == told
+def test_any_settings_are_decoded_unchanged(encoded: DocumentSettings) -> None:
+    assert settings_of(json.loads(json.dumps(settings_form(encoded)))) == encoded

@@ -52,7 +52,7 @@ def mirror(client: ControlClient) -> Iterator[CloudMirror]:
     mirror.stop(5)
 
 
-def test_snapshot_then_changes(fake, mirror):
+def test_mirror_applies_the_snapshot_and_then_changes(fake, mirror):
     fake.put("port", port("p1"))
     assert mirror.wait_ready(HANG_SECONDS)
     until(lambda: "p1" in mirror.view().ports)
@@ -67,7 +67,7 @@ def test_snapshot_then_changes(fake, mirror):
     assert mirror.connected
 
 
-def test_after_a_gap_it_lists_again(fake, mirror):
+def test_mirror_takes_a_snapshot_after_a_gap(fake, mirror):
     fake.put("port", port("p1"))
     until(lambda: "p1" in mirror.view().ports)
     fake.delete("port", "p1")
@@ -75,7 +75,7 @@ def test_after_a_gap_it_lists_again(fake, mirror):
     until(lambda: "p1" not in mirror.view().ports)
 
 
-def test_object_that_cannot_be_decoded_does_not_stop_the_mirror(fake, mirror):
+def test_malformed_object_does_not_stop_the_mirror(fake, mirror):
     """One port with a DHCP option without a value stopped the mirrors of all agents."""
     fake.put("port", port("p1"))
     until(lambda: "p1" in mirror.view().ports)
@@ -94,23 +94,23 @@ def test_object_that_cannot_be_decoded_does_not_stop_the_mirror(fake, mirror):
     assert sorted(mirror.view().ports) == ["p1", "p3"]
     skipped = [line for line in lines if line["event"] == "object decoding failed"]
     assert [(line["id"], line["reason"]) for line in skipped] == [
-        ("p1", "a port p1: mac_address is missing"),
-        ("p2", "a port p2: mac_address is missing"),
+        ("p1", "port p1: mac_address is missing"),
+        ("p2", "port p2: mac_address is missing"),
     ]
     fake.delete("port", "p1")
     until(lambda: "p1" not in mirror.view().ports)
 
 
-def test_list_of_a_neutron_without_watch_leaves_out_what_cannot_be_decoded(fake, client):
+def test_malformed_object_of_a_list_is_skipped(fake, client):
     fake.put("port", port("p1", mac_address=None))
     fake.put("port", port("p2"))
     with capture_logs() as lines:
-        assert [found.id for found in client.list_ports()] == ["p2"]
-        assert [found.id for found in client.list_ports()] == ["p2"]
+        assert [listed.id for listed in client.list_ports()] == ["p2"]
+        assert [listed.id for listed in client.list_ports()] == ["p2"]
     assert [line["id"] for line in lines] == ["p1"], "the log has each object once"
 
 
-def test_subscribers_hear_of_every_view_and_their_errors_harm_nobody(fake, mirror):
+def test_subscriber_receives_each_view_in_spite_of_other_subscribers_errors(fake, mirror):
     views: list[CloudView] = []
 
     def broken(_view: CloudView) -> None:
@@ -125,7 +125,7 @@ def test_subscribers_hear_of_every_view_and_their_errors_harm_nobody(fake, mirro
     assert views[-1].networks["n1"].project_id == "t"
 
 
-def test_lost_and_found(fake, mirror):
+def test_view_stays_while_the_connection_is_lost(fake, mirror):
     fake.put("port", port("p1"))
     until(lambda: "p1" in mirror.view().ports)
     fake.fail_with(503)
@@ -135,23 +135,23 @@ def test_lost_and_found(fake, mirror):
     until(lambda: mirror.connected)
 
 
-def test_a_long_poll_does_not_hold_up_the_end(client):
+def test_stop_does_not_wait_for_a_long_poll(client):
     mirror = CloudMirror(client, KINDS, poll_seconds=20)
     mirror.start()
     assert mirror.wait_ready(HANG_SECONDS)
     until(lambda: mirror.is_polling)
     mirror.stop(HANG_SECONDS)
-    assert mirror.is_polling, "the end did not wait for the poll's"
+    assert mirror.is_polling, "stop waited for the long poll"
 
 
-def test_a_revoked_token_is_renewed(fake, client):
+def test_revoked_token_is_renewed(fake, client):
     client.snapshot(KINDS)
     fake.revoke_tokens()
     client.snapshot(KINDS)
     assert fake.logins == 2
 
 
-def test_a_wrong_password_is_a_sentence_without_it(fake):
+def test_error_does_not_contain_the_password(fake):
     auth = type(fake.auth)(auth_url=fake.auth.auth_url, username="agent", password="wrong-one", project_name="service")
     session = connect(auth)
     with pytest.raises(ControlApiError) as caught:
@@ -161,7 +161,7 @@ def test_a_wrong_password_is_a_sentence_without_it(fake):
     session.session.close()
 
 
-def test_an_absent_control_api_is_a_sentence():
+def test_unreachable_control_api_is_an_error():
     with FakeControl() as gone:
         auth = gone.auth
     session = connect(auth)
@@ -171,7 +171,7 @@ def test_an_absent_control_api_is_a_sentence():
     session.session.close()
 
 
-def test_a_cloud_without_watch():
+def test_cloud_without_watch_is_detected():
     with FakeControl(watch=False) as neutron:
         neutron.put("port", port("p1"))
         session = connect(neutron.auth)
@@ -182,18 +182,20 @@ def test_a_cloud_without_watch():
         mirror.start()
         until(lambda: mirror.watch_unavailable)
         mirror.stop(5)
-        assert [found.id for found in client.list_ports(network_id="net-1", fixed_ips="ip_address=10.0.0.5")] == ["p1"]
+        assert [listed.id for listed in client.list_ports(network_id="net-1", fixed_ips="ip_address=10.0.0.5")] == [
+            "p1"
+        ]
         assert client.list_ports(network_id="net-2") == []
         session.session.close()
 
 
-def test_gone_revision(fake, client):
+def test_pruned_revision_is_an_error(fake, client):
     fake.forget_changes()
     with pytest.raises(RevisionGoneError):
         client.changes(0, KINDS, 0)
 
 
-def test_what_agents_say(fake, client):
+def test_reports_and_heartbeats_have_their_paths_and_bodies(fake, client):
     client.port_provisioned("p1", "dhcp")
     client.port_unplugged("p1")
     client.report_server("vm-1", boot_generation=2, power_state="running")
@@ -215,21 +217,21 @@ def test_what_agents_say(fake, client):
     assert lines[4].startswith("PUT /agents/openimds-dhcp-agent/node1")
 
 
-def test_ports_are_made_changed_and_deleted(fake, client):
-    made = client.create_port({"network_id": "net-1", "device_owner": "network:dhcp"})
-    assert client.update_port(made.id, {"name": "x"}).name == "x"
-    client.delete_port(made.id)
-    client.delete_port(made.id)
+def test_port_is_created_changed_and_deleted(fake, client):
+    created = client.create_port({"network_id": "net-1", "device_owner": "network:dhcp"})
+    assert client.update_port(created.id, {"name": "x"}).name == "x"
+    client.delete_port(created.id)
+    client.delete_port(created.id)
     assert client.list_ports(device_owner="network:dhcp") == []
 
 
-def test_v2_is_led_to_v3():
+def test_v2_url_is_replaced_by_v3():
     assert with_v3_suffix("http://controller:5000/v2.0") == "http://controller:5000/v3"
     assert with_v3_suffix("http://controller:5000/v2.0/") == "http://controller:5000/v3"
     assert with_v3_suffix("http://controller:5000/v3") == "http://controller:5000/v3"
 
 
-def test_a_cloud_without_watch_is_not_waited_for():
+def test_wait_ready_returns_immediately_without_a_watch():
     with FakeControl(watch=False) as neutron:
         session = connect(neutron.auth)
         mirror = CloudMirror(ControlClient(session), KINDS)
@@ -240,7 +242,7 @@ def test_a_cloud_without_watch_is_not_waited_for():
         session.session.close()
 
 
-def test_the_age_of_what_it_knows_grows_while_nothing_is_heard(fake, mirror):
+def test_age_grows_while_the_connection_is_lost(fake, mirror):
     assert mirror.wait_ready(5)
     fake.fail_with(503)
     until(lambda: not mirror.connected)
@@ -251,49 +253,49 @@ def test_the_age_of_what_it_knows_grows_while_nothing_is_heard(fake, mirror):
     assert mirror.age_seconds < 60
 
 
-def test_it_is_not_connected_before_it_has_the_new_view(fake, mirror):
-    """A view from before the gap must not pass for what the control API says now."""
+def test_mirror_is_connected_only_after_the_new_view(fake, mirror):
+    """A view from before the gap must not count as current."""
     fake.put("port", port("p1"))
     until(lambda: "p1" in mirror.view().ports)
     fake.fail_with(503)
     until(lambda: not mirror.connected)
     fake.put("port", port("p2", "10.0.0.6"))
     seen: list[bool] = []
-    noted = mirror._note_heard
+    on_success = mirror._on_success
 
     def note() -> None:
         seen.append("p2" in mirror.view().ports)
-        noted()
+        on_success()
 
-    mirror._note_heard = note
+    mirror._on_success = note
     fake.fail_with(None)
     until(lambda: mirror.connected)
     assert seen[0]
 
 
-def test_a_list_that_never_ends_is_not_followed_for_ever(fake, client, monkeypatch):
+def test_endless_list_is_an_error(fake, client, monkeypatch):
     monkeypatch.setattr("openimds.client.control_client.MAX_PAGES", 3)
-    asked: list[object] = []
+    calls: list[object] = []
     link = [{"rel": "next", "href": "http://neutron/ports?marker=p1"}]
 
     def request_json(call: object) -> object:
-        asked.append(call)
+        calls.append(call)
         return {"ports": [port("p1")], "ports_links": link}
 
     monkeypatch.setattr(client._network, "request_json", request_json)
-    with pytest.raises(ControlApiError, match="goes on after 3 pages"):
+    with pytest.raises(ControlApiError, match="more than 3 pages"):
         client.list_ports()
-    assert len(asked) == 3
+    assert len(calls) == 3
 
 
-def test_a_user_who_is_shown_its_own_project_s_ports_only_is_told_so_once():
+def test_user_without_admin_role_is_logged_once():
     with FakeControl(watch=False) as neutron:
-        for role, said in (("service", 0), ("member", 1)):
+        for role, count in (("service", 0), ("member", 1)):
             neutron.role = role
             session = connect(neutron.auth)
             client = ControlClient(session)
             with capture_logs() as lines:
                 client.warn_if_role_is_missing()
                 client.warn_if_role_is_missing()
-            assert [line["roles"] for line in lines] == [["member"]] * said
+            assert [line["roles"] for line in lines] == [["member"]] * count
             session.session.close()

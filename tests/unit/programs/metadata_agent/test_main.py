@@ -53,7 +53,7 @@ def test_it_goes_on_while_the_control_api_is_away_and_starts_without_it(stage: S
     assert stage.ask("10.0.0.6")[0] == 503
     stage.control.fail_with(None)
     until(lambda: stage.ask("10.0.0.6")[0] == 404)
-    assert len(stage.events("the control API is lost")) <= 1
+    assert len(stage.events("control API connection lost")) <= 1
 
 
 def test_the_namespace_proxies_log_is_in_its_log(stage: Stage):
