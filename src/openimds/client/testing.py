@@ -27,7 +27,7 @@ PASSWORD = "fake-password"  # noqa: S105 - the fake's
 
 
 @dataclass(frozen=True, slots=True)
-class RecordedCall:
+class AgentCall:
     """A call of an agent: its method, its path below the service's, and its body."""
 
     method: str
@@ -51,7 +51,7 @@ class FakeControl:
     """Listens on a free port of 127.0.0.1 between enter and exit."""
 
     def __init__(self, *, watch: bool = True, port: int = 0) -> None:
-        self.calls: list[RecordedCall] = []
+        self.calls: list[AgentCall] = []
         self.lookups = 0
         """The number of port lists."""
         self.role = "service"
@@ -209,7 +209,7 @@ class FakeControl:
             return self._changes(int(query["after"]), kinds, float(query.get("timeout", "0")))
         if path.split("/")[1] not in {"ports", "servers", "agents"}:
             return 404, {"message": f"the fake has no {path}"}  # tests of records use the real control API
-        self.calls.append(RecordedCall(method, path, body))
+        self.calls.append(AgentCall(method, path, body))
         return 204, None
 
     def _changes(self, after: int, kinds: list[str], timeout: float) -> tuple[int, Any]:
@@ -239,7 +239,7 @@ class FakeControl:
             self.lookups += 1
             ports = list(self._state.objects.get("port", {}).values())
             return 200, {"ports": [port for port in ports if _passes(port, parse_qs(query))]}
-        self.calls.append(RecordedCall(method, path, body))
+        self.calls.append(AgentCall(method, path, body))
         port_id = path.removeprefix("/ports").strip("/") or str(uuid.uuid4())
         if method == "DELETE":
             exists = port_id in self._state.objects.get("port", {})
