@@ -119,6 +119,8 @@ def problem_of(error: errors.OpenimdsError, path: str = "") -> ErrorResponse:
     """The status that an error of the domain means."""
     if isinstance(error, NotAcceptable):
         return ErrorResponse(406, error.message, error.kind)
+    if isinstance(error, errors.TooManyRequests):
+        return ErrorResponse(429, error.message, error.kind, {"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, errors.QuotaExceeded):
         return ErrorResponse(409 if is_under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
     for kind, status in STATUSES:

@@ -50,6 +50,14 @@ class PayloadTooLarge(OpenimdsError):
     """The body is larger than this call takes (413)."""
 
 
+class TooManyRequests(OpenimdsError):
+    """The client reached a limit (429). It may try again after `retry_after_seconds`."""
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
 class NotSupported(OpenimdsError):
     """OpenStack has it and openimds has not (501). The sentence names what is missing."""
 

@@ -59,10 +59,20 @@ class Token:
     scope: Scope
     methods: tuple[str, ...]
     audit_ids: tuple[str, ...]
-    """Its own, then that of the token it came from."""
+    """Its own, then those of the tokens that it was made from, the parent first."""
     issued_at: datetime
     expires_at: datetime
     """Both UTC without zone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginUser:
+    """The user that a login names, before its password is checked."""
+
+    id: str = ""
+    """Empty if there is no such user."""
+    verified: bool = False
+    """Whether the same password was verified shortly before and the user is enabled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

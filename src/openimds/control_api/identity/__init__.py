@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from openimds.control_api.identity import assignments, auth, catalog, users_projects_roles, versions
 from openimds.control_api.identity.catalog import Catalog
+from openimds.control_api.identity.logins import LoginService
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.identity.tokens import TokenSealer, TokenService
 
@@ -23,4 +24,4 @@ def router(service: IdentityService) -> APIRouter:
     return routes
 
 
-__all__ = ["Catalog", "IdentityService", "TokenSealer", "TokenService", "router"]
+__all__ = ["Catalog", "IdentityService", "LoginService", "TokenSealer", "TokenService", "router"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from openimds.control_api.context import AUTHENTICATED, Caller, Context
 from openimds.control_api.identity import views
+from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.identity.schemas import AuthBody, DomainRef, IdentityPart, ProjectRef, ScopePart
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, Unauthorized
@@ -21,12 +23,9 @@ def router(service: IdentityService) -> APIRouter:
     routes = APIRouter()
 
     @routes.post("/auth/tokens", status_code=201)
-    def create_token(body: AuthBody, nocatalog: str | None = None) -> Response:
-        user_id, parent = _identify(service, body.auth.identity)
-        scope = _scope(service, body.auth.scope, user_id, parent)
-        standing = service.credentials.standing(user_id, scope)
-        text, token = service.tokens.issue(user_id, scope, tuple(body.auth.identity.methods), parent)
-        return _token_answer(service, text, token, standing, with_catalog=nocatalog is None, status=201)
+    async def create_token(request: Request, body: AuthBody, nocatalog: str | None = None) -> Response:
+        user_id, parent = await _identify(service, body.auth.identity, client_address(request))
+        return await run_in_threadpool(_issue, service, body, user_id, parent, with_catalog=nocatalog is None)
 
     @routes.get("/auth/tokens")
     def show_token(caller: Caller, subject: SubjectToken, nocatalog: str | None = None) -> Response:
@@ -64,7 +63,16 @@ def router(service: IdentityService) -> APIRouter:
     return routes
 
 
-def _identify(service: IdentityService, identity: IdentityPart) -> tuple[str, Token | None]:
+def _issue(
+    service: IdentityService, body: AuthBody, user_id: str, parent: Token | None, *, with_catalog: bool
+) -> Response:
+    scope = _scope(service, body.auth.scope, user_id, parent)
+    standing = service.credentials.standing(user_id, scope)
+    text, token = service.tokens.issue(user_id, scope, tuple(body.auth.identity.methods), parent)
+    return _token_answer(service, text, token, standing, with_catalog=with_catalog, status=201)
+
+
+async def _identify(service: IdentityService, identity: IdentityPart, address: str) -> tuple[str, Token | None]:
     """Who it is, and the token that says so if it was a token."""
     unknown = [method for method in identity.methods if method not in {"password", "token"}]
     if unknown:
@@ -72,7 +80,7 @@ def _identify(service: IdentityService, identity: IdentityPart) -> tuple[str, To
     if "token" in identity.methods:
         if identity.token is None:
             raise BadRequest("auth.identity.token", "the method token needs it")
-        token, _ = service.tokens.check(identity.token.id.get_secret_value())
+        token, _ = await run_in_threadpool(service.tokens.check, identity.token.id.get_secret_value())
         return token.user_id, token
     if identity.password is None:
         raise BadRequest("auth.identity.password", "the method password needs it")
@@ -81,7 +89,7 @@ def _identify(service: IdentityService, identity: IdentityPart) -> tuple[str, To
         raise BadRequest("auth.identity.password.user", "needs an id, or a name with a domain")
     _only_default_domain(user.domain)
     password = user.password.get_secret_value()
-    return service.credentials.check_password(password, user_id=user.id, name=user.name), None
+    return await service.logins.user_id(address, password, user_id=user.id, name=user.name), None
 
 
 def _scope(

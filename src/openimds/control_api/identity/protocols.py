@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from openimds.resources.identity import Assignment, Project, Role, Scope, Standing, Token, User
+from openimds.resources.identity import Assignment, LoginUser, Project, Role, Scope, Standing, Token, User
 
 if TYPE_CHECKING:
     from openimds.control_api.identity.catalog import Catalog
+    from openimds.control_api.identity.logins import LoginService
     from openimds.control_api.identity.tokens import TokenService
 
 
@@ -49,6 +50,7 @@ class Assignments(Protocol):
 
 
 class Credentials(Protocol):
+    def look_up_login(self, password: str, *, user_id: str | None = None, name: str | None = None) -> LoginUser: ...
     def check_password(self, password: str, *, user_id: str | None = None, name: str | None = None) -> str: ...
     def project_id_by_name(self, name: str) -> str: ...
     def standing(self, user_id: str, scope: Scope) -> Standing: ...
@@ -67,4 +69,5 @@ class IdentityService:
     assignments: Assignments
     credentials: Credentials
     tokens: TokenService
+    logins: LoginService
     catalog: Catalog

@@ -21,6 +21,9 @@ Clock = Callable[[], datetime]
 MAX_TOKEN_CHARS = 2048
 """Ours have about 300: nothing longer is worth decrypting."""
 
+MAX_ANCESTORS = 20
+"""Tokens are made from tokens this many times in a row at most, because each has the audit ids of all before it."""
+
 BAD_TOKEN = "The request you have made requires authentication: the token is not valid."  # noqa: S105 - a sentence
 
 
@@ -77,13 +80,13 @@ class TokenService:
     def issue(
         self, user_id: str, scope: Scope, methods: tuple[str, ...], parent: Token | None = None
     ) -> tuple[str, Token]:
-        """A new token; one made from another token expires with it."""
+        """A new token; one made from another token expires with it. Raises Unauthorized after too many in a row."""
         now = self._clock()
         token = Token(
             user_id=user_id,
             scope=scope,
             methods=methods,
-            audit_ids=(secrets.token_urlsafe(16), *(parent.audit_ids[-1:] if parent else ())),
+            audit_ids=(secrets.token_urlsafe(16), *_ancestors(parent)),
             issued_at=now,
             expires_at=parent.expires_at if parent else now + self._life,
         )
@@ -108,6 +111,15 @@ class TokenService:
             request_id=request_id,
             token=token,
         )
+
+
+def _ancestors(parent: Token | None) -> tuple[str, ...]:
+    """The audit ids of the tokens that a new token is made from. The revocation of any of them revokes the new token."""
+    if parent is None:
+        return ()
+    if len(parent.audit_ids) > MAX_ANCESTORS:
+        raise Unauthorized("The token was made from too many other tokens in a row: authenticate with a password.")
+    return parent.audit_ids
 
 
 def _fernet(keys: Sequence[bytes]) -> MultiFernet:

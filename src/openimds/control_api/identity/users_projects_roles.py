@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
 
 from openimds.control_api.context import AUTHENTICATED, Caller, require_admin
 from openimds.control_api.identity import schemas, views
+from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.pagination import Paging, page
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, Unauthorized
@@ -123,14 +125,15 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
         service.users.delete(user_id)
 
     @routes.post("/users/{user_id}/password", status_code=204)
-    def change_password(caller: Caller, user_id: str, body: schemas.PasswordChange) -> None:
+    async def change_password(request: Request, caller: Caller, user_id: str, body: schemas.PasswordChange) -> None:
         if caller.user_id != user_id:
             raise Forbidden("Only the user changes a password this way; an administrator uses PATCH /v3/users/{id}.")
         try:
-            service.credentials.check_password(body.user.original_password.get_secret_value(), user_id=user_id)
+            original = body.user.original_password.get_secret_value()
+            await service.logins.user_id(client_address(request), original, user_id=user_id)
         except Unauthorized as error:
             raise Unauthorized("The original password is wrong; the password was not changed.") from error
-        service.users.update(user_id, {}, body.user.password.get_secret_value())
+        await run_in_threadpool(service.users.update, user_id, {}, body.user.password.get_secret_value())
 
     @routes.get("/users/{user_id}/projects")
     def projects_of_user(caller: Caller, user_id: str) -> dict[str, Any]:

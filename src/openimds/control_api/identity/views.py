@@ -88,7 +88,10 @@ def token(value: Token, standing: Standing, catalog: Sequence[dict[str, Any]]) -
     """The body of an answer about a token; the token itself is in a header."""
     shown: dict[str, Any] = {
         "methods": list(value.methods),
-        "audit_ids": list(value.audit_ids),
+        "audit_ids": [
+            *value.audit_ids[:1],
+            *value.audit_ids[1:][-1:],
+        ],  # its own and the first of the chain, as Keystone
         "issued_at": moment(value.issued_at),
         "expires_at": moment(value.expires_at),
         "user": {

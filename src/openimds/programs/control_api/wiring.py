@@ -124,6 +124,7 @@ def build_parts(
         assignments=identities.assignments,
         credentials=identities.credentials,
         tokens=tokens,
+        logins=identity.LoginService(identities.credentials),
         catalog=identity.Catalog(url, config.region),
     )
     agent_down_after = timedelta(seconds=config.agent_down_seconds)

@@ -15,7 +15,7 @@ from openimds.resources.identity import IMPLIED_ROLES, SYSTEM_TARGET
 from openimds.store.engine import Store
 from openimds.store.identity.users_projects_roles import project_value, role_value, user_value
 from openimds.store.models.identity import Project, RevokedToken, Role, RoleAssignment, User
-from openimds.store.passwords import verify_password
+from openimds.store.passwords import VerifiedPasswords, verify_password
 
 WRONG = "The request you have made requires authentication: the user or the password is wrong."
 
@@ -33,17 +33,32 @@ class Credentials:
     def __init__(self, store: Store, password_rounds: int) -> None:
         self._store = store
         self._rounds = password_rounds
+        self._verified = VerifiedPasswords()
+
+    def look_up_login(self, password: str, *, user_id: str | None = None, name: str | None = None) -> nouns.LoginUser:
+        """The user that a login names, and whether the password was verified shortly before. Computes no bcrypt hash."""
+        known = self._known(user_id, name)
+        if known is None:
+            return nouns.LoginUser()
+        verified = known.enabled and self._verified.contains(known.id, password, known.password_hash)
+        return nouns.LoginUser(known.id, verified)
 
     def check_password(self, password: str, *, user_id: str | None = None, name: str | None = None) -> str:
         """The user's id. Raises Unauthorized, after the same time and in the same words, whatever of it is wrong."""
-        with self._store.read() as session:  # closed before the hash is computed, which takes long
-            wanted = sa.select(User).where(User.id == user_id if user_id else User.name == name)
-            row = session.scalars(wanted).one_or_none()
-            known = _Known(row.id, row.password_hash, row.enabled) if row else None
+        known = self._known(user_id, name)
         right = verify_password(password, known.password_hash if known else None, self._rounds)
         if known is None or not right or not known.enabled:
             raise Unauthorized(WRONG)
+        self._verified.add(known.id, password, known.password_hash)
         return known.id
+
+    def _known(self, user_id: str | None, name: str | None) -> _Known | None:
+        """The session is closed before a hash is computed, which takes long."""
+        with self._store.read() as session:
+            row = session.scalars(
+                sa.select(User).where(User.id == user_id if user_id else User.name == name)
+            ).one_or_none()
+            return _Known(row.id, row.password_hash, row.enabled) if row else None
 
     def project_id_by_name(self, name: str) -> str:
         with self._store.read() as session:
@@ -71,6 +86,7 @@ class Credentials:
         with self._store.write() as session:
             if session.get(RevokedToken, token.audit_ids[0]) is None:
                 session.add(RevokedToken(audit_id=token.audit_ids[0], expires_at=token.expires_at))
+        self._verified.remove(token.user_id)
 
     def prune_revoked(self, now: datetime) -> int:
         """Forget revocations of tokens that have expired anyhow. Returns how many."""

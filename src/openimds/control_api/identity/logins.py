@@ -1,0 +1,150 @@
+"""Password checks with limits, on threads of their own.
+
+bcrypt takes about 0.2 s of a core. Without limits, a few dozen wrong passwords at once occupy every thread of the control
+API. So password checks run in a small pool with a bounded queue, and failed attempts are counted by client address and by
+user. A password that was verified shortly before needs neither (store/passwords.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import math
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cachetools import LRUCache
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from openimds.control_api.identity.protocols import Credentials
+from openimds.resources.errors import TooManyRequests
+
+POOL_THREADS = 2
+MAX_PENDING = 32
+"""Password checks that run or wait, of all clients."""
+MAX_PENDING_PER_ADDRESS = 8
+MAX_COUNTED = 20_000
+"""Keys whose failed attempts are counted. Beyond that the least recently used key is dropped."""
+MAX_KEY_CHARS = 255
+BUSY_RETRY_AFTER_SECONDS = 2
+
+FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS = 10
+FAILURES_PER_MINUTE_OF_ADDRESS = 60
+FAILURES_PER_MINUTE_OF_USER = 120
+"""From all addresses together. The limit is high, because anybody can use it up and so lock the user out; clients whose
+password was verified shortly before are not affected.
+"""
+
+
+@dataclass(slots=True)
+class _Allowance:
+    left: float
+    updated_at: float
+
+
+class FailureLimiter:
+    """Token buckets of failed attempts, which refill over a minute. Threads may share it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._allowances: LRUCache[Hashable, _Allowance] = LRUCache(MAX_COUNTED)
+
+    @contextmanager
+    def attempt(self, address: str, user: str) -> Iterator[None]:
+        """A block that checks one password. The attempt counts as failed if the block raises an exception.
+
+        Raises TooManyRequests before the block if a limit is reached.
+        """
+        limits = _limits(address, user)
+        with self._lock:
+            now = self._clock()
+            buckets = [(self._refilled(key, limit, now), limit) for key, limit in limits.items()]
+            wait_seconds = max((1 - bucket.left) * 60 / limit for bucket, limit in buckets)
+            if wait_seconds > 0:
+                raise TooManyRequests(
+                    "Too many failed logins of this user or from this address. Try again later.",
+                    retry_after_seconds=math.ceil(wait_seconds),
+                )
+            for bucket, _ in buckets:
+                bucket.left -= 1
+        yield
+        with self._lock:
+            for bucket, _ in buckets:
+                bucket.left += 1
+
+    def _refilled(self, key: Hashable, limit: int, now: float) -> _Allowance:
+        bucket = self._allowances.get(key)
+        if bucket is None:
+            bucket = self._allowances[key] = _Allowance(float(limit), now)
+        bucket.left = min(float(limit), bucket.left + (now - bucket.updated_at) * limit / 60)
+        bucket.updated_at = now
+        return bucket
+
+
+class LoginService:
+    """Checks passwords for the routes. One event loop uses it."""
+
+    def __init__(self, credentials: Credentials, clock: Callable[[], float] = time.monotonic) -> None:
+        self._credentials = credentials
+        self._limiter = FailureLimiter(clock)
+        self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="login")
+        self._pending: dict[str, int] = {}
+
+    async def user_id(self, address: str, password: str, *, user_id: str | None = None, name: str | None = None) -> str:
+        """The id of the user with this password. `address` is the client's. Raises Unauthorized, TooManyRequests."""
+        login = await run_in_threadpool(self._credentials.look_up_login, password, user_id=user_id, name=name)
+        if login.verified:
+            return login.id
+        client = _client_key(address)
+        user = login.id or (user_id or name or "")[:MAX_KEY_CHARS]
+        with self._place_in_queue(client), self._limiter.attempt(client, user):
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pool, lambda: self._credentials.check_password(password, user_id=user_id, name=name)
+            )
+
+    @property
+    def pending(self) -> int:
+        """How many password checks run or wait."""
+        return sum(self._pending.values())
+
+    @contextmanager
+    def _place_in_queue(self, client: str) -> Iterator[None]:
+        if self.pending >= MAX_PENDING or self._pending.get(client, 0) >= MAX_PENDING_PER_ADDRESS:
+            raise TooManyRequests(
+                "Too many logins at the same time. Try again later.", retry_after_seconds=BUSY_RETRY_AFTER_SECONDS
+            )
+        self._pending[client] = self._pending.get(client, 0) + 1
+        try:
+            yield
+        finally:
+            self._pending[client] -= 1
+            if not self._pending[client]:
+                del self._pending[client]
+
+
+def client_address(request: Request) -> str:
+    """The peer's address, or what a reverse proxy on this host gives in X-Forwarded-For."""
+    return request.client.host if request.client else ""
+
+
+def _limits(address: str, user: str) -> dict[Hashable, int]:
+    return {
+        ("both", address, user): FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS,
+        ("address", address): FAILURES_PER_MINUTE_OF_ADDRESS,
+        ("user", user): FAILURES_PER_MINUTE_OF_USER,
+    }
+
+
+def _client_key(address: str) -> str:
+    """The address that failed attempts are counted by: an IPv6 client may use every address of its /64."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((parsed, 32 if parsed.version == 4 else 64), strict=False))
