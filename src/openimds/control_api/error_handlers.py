@@ -78,6 +78,11 @@ TOLD_IN_THE_LOG = frozenset({500, 503})
 INTERNAL = "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
 
 
+UNAVAILABLE = (
+    "The service cannot read or write its data at present. Try again later. The log has the reason under this request's id."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
     """A failed request, before it has a service's form."""
@@ -123,6 +128,8 @@ def problem_of(error: errors.OpenimdsError, path: str = "") -> ErrorResponse:
         return ErrorResponse(429, error.message, error.kind, {"Retry-After": str(error.retry_after_seconds)})
     if isinstance(error, errors.QuotaExceeded):
         return ErrorResponse(409 if is_under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
+    if isinstance(error, errors.StoreUnavailable) and not isinstance(error, errors.NotOffered):
+        return ErrorResponse(503, UNAVAILABLE, error.kind, HEADERS[503])  # its own message has paths and URLs
     for kind, status in STATUSES:
         if isinstance(error, kind):
             return ErrorResponse(status, error.message, error.kind, HEADERS.get(status))

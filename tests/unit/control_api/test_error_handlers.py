@@ -20,13 +20,20 @@ from openimds.resources import errors
         (errors.RevisionGone("list again"), 410),
         (errors.PayloadTooLarge("much"), 413),
         (errors.NotSupported("not here"), 501),
-        (errors.StoreUnavailable("disk full"), 503),
+        (errors.NotOffered("no records here"), 503),
     ],
 )
 def test_an_error_has_one_status(error: errors.OpenimdsError, status: int) -> None:
     problem = problem_of(error)
     assert problem.status == status
     assert problem.message == error.message
+
+
+def test_unavailable_store_is_503_without_its_url_or_path() -> None:
+    problem = problem_of(errors.StoreUnavailable("the store postgresql://u@10.0.0.9/db cannot be used: /var/lib/x"))
+    assert (problem.status, problem.headers) == (503, {"Retry-After": "1"})
+    assert "10.0.0.9" not in problem.message
+    assert "/var/lib" not in problem.message
 
 
 def test_a_quota_is_409_for_neutron_and_403_elsewhere() -> None:
