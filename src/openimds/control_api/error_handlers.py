@@ -78,9 +78,7 @@ TOLD_IN_THE_LOG = frozenset({500, 503})
 INTERNAL = "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
 
 
-UNAVAILABLE = (
-    "The service cannot read or write its data at present. Try again later. The log has the reason under this request's id."
-)
+UNAVAILABLE = "The service cannot read or write its data at present. Try again later. The log has the reason under this request's id."
 
 
 @dataclass(frozen=True, slots=True)

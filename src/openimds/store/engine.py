@@ -35,11 +35,13 @@ from openimds.store.change_log import (
     refuse_bulk_writes,
     refuse_flush,
 )
+from openimds.store.database_url import database_url
 from openimds.store.models.base import Base, Change, RevisionCounter
-from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, Database
+from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, LOCK_SILENCE_SECONDS, Database
 
 POOL_SIZE = 20
 MAX_OVERFLOW = 40
+POOL_TIMEOUT_SECONDS = 5.0
 """Together more than a web server has threads: no request waits for a connection."""
 
 
@@ -50,7 +52,7 @@ class Store:
         """`url` as SQLAlchemy has them: `sqlite:////var/lib/openimds/openimds.sqlite`, `postgresql+psycopg://…`."""
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.engine = sa.create_engine(self.url, **_engine_options(sqlite=self.is_sqlite))
+        self.engine = sa.create_engine(self.url, **_engine_options(url, sqlite=self.is_sqlite))
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
         self.database = Database(self.url.render_as_string(hide_password=False))
@@ -134,7 +136,20 @@ class Store:
         else:
             session.execute(sa.text(f"SET LOCAL lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'"))
         counter = sa.select(RevisionCounter.value).where(RevisionCounter.id == 1).with_for_update()
-        return session.execute(counter).scalar_one()
+        with self._silence_of_a_lock(session):
+            return session.execute(counter).scalar_one()
+
+    @contextmanager
+    def _silence_of_a_lock(self, session: Session) -> Iterator[None]:
+        """A block in which PostgreSQL may stay silent for as long as the write lock is waited for."""
+        connection: Any = session.connection().connection.driver_connection
+        if not self.is_sqlite:
+            connection.silence_seconds = LOCK_SILENCE_SECONDS
+        try:
+            yield
+        finally:
+            if not self.is_sqlite:
+                connection.silence_seconds = None
 
     def _announce(self, revision: int) -> None:
         for listener in tuple(self._listeners):
@@ -143,14 +158,15 @@ class Store:
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
         """A block in which the database's own errors become StoreUnavailable."""
-        try:
-            yield
-        except (IntegrityError, ProgrammingError):
-            raise  # our own mistake, not the database's state
-        except DBAPIError as error:
-            raise self.database.unavailable(error.orig) from error
-        except PoolTimeoutError as error:
-            raise self.database.unavailable(error) from error
+        with self.database.refused_while_silent():
+            try:
+                yield
+            except (IntegrityError, ProgrammingError):
+                raise  # our own mistake, not the database's state
+            except DBAPIError as error:
+                raise self.database.unavailable(error.orig) from error.orig
+            except PoolTimeoutError as error:
+                raise self.database.unavailable(error) from error
 
 
 def utc_now() -> datetime:
@@ -158,15 +174,27 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _engine_options(*, sqlite: bool) -> dict[str, Any]:
+def _engine_options(url: str, *, sqlite: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "pool_size": POOL_SIZE,
         "max_overflow": MAX_OVERFLOW,
+        "pool_timeout": POOL_TIMEOUT_SECONDS,
         "json_deserializer": json_document,  # earlier releases stored lone surrogates, which no response can carry
     }
     if sqlite:
         return {**options, "connect_args": {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}}
-    return {**options, "pool_pre_ping": True}
+    return {**options, "pool_pre_ping": True, "creator": _postgresql_connection(url)}
+
+
+def _postgresql_connection(url: str) -> Callable[[], Any]:
+    arguments = dict(database_url(url).arguments)
+
+    def connect() -> Any:
+        from openimds.store.raw import postgresql  # noqa: PLC0415 - psycopg is an optional dependency
+
+        return postgresql.connect(arguments, autocommit=False)
+
+    return connect
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

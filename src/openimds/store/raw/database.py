@@ -21,6 +21,9 @@ from openimds.store.raw.statements import Query, Row, query_of, rows_of_json, st
 BUSY_TIMEOUT_SECONDS = 30
 """How long a writer waits for other writers before it says that the store is locked."""
 
+LOCK_SILENCE_SECONDS = BUSY_TIMEOUT_SECONDS + 5
+"""How long PostgreSQL may stay silent while a writer waits for the write lock. Its own limit ends the wait before."""
+
 _CACHE_KIB = 500
 """Of one connection to SQLite: the kernel has the file in memory as well."""
 
@@ -41,6 +44,9 @@ class Database:
         self._idle: list[Any] = []
         self._writing = threading.Lock()
         self._writer: int | None = None
+        self._silent = False
+        """The last statement that ended did so because the server did not answer."""
+        self._trying = threading.RLock()
 
     def close(self) -> None:
         """Close all connections that nobody uses. The database may be used again afterwards."""
@@ -87,12 +93,33 @@ class Database:
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
         """A block in which the driver's own errors become StoreUnavailable, but for our own mistakes."""
+        with self.refused_while_silent():
+            try:
+                yield
+            except Exception as error:
+                if not _is_drivers(error) or _is_our_mistake(error):
+                    raise
+                raise self.unavailable(error) from error
+
+    @contextmanager
+    def refused_while_silent(self) -> Iterator[None]:
+        """A block that uses the database. Raises StoreUnavailable at once while the server is silent.
+
+        One thread at a time may try then, so that a server that does not answer does not occupy all threads.
+        """
+        trying = self._silent
+        if trying and not self._trying.acquire(blocking=False):
+            raise self.unavailable("the server did not answer the last statement")
         try:
             yield
-        except Exception as error:
-            if not _is_drivers(error) or _is_our_mistake(error):
-                raise
-            raise self.unavailable(error) from error
+            self._silent = False
+        except StoreUnavailable as error:
+            if error.__cause__ is not None and _is_silence(error.__cause__):
+                self._silent = True
+            raise
+        finally:
+            if trying:
+                self._trying.release()
 
     def unavailable(self, reason: object) -> StoreUnavailable:
         check = (
@@ -168,7 +195,9 @@ class Transaction:
     def lock(self) -> None:
         """Wait for the write lock, which PostgreSQL's counter row is; SQLite's was taken at BEGIN."""
         if not self._is_sqlite:
+            self._connection.silence_seconds = LOCK_SILENCE_SECONDS
             self._connection.execute("SELECT value FROM revision_counter WHERE id = 1 FOR UPDATE")
+            self._connection.silence_seconds = None
 
     def _bound(self, parameters: dict[str, object]) -> dict[str, object]:
         if not self._is_sqlite:
@@ -180,7 +209,9 @@ class Transaction:
 
 
 def _is_drivers(error: Exception) -> bool:
-    return isinstance(error, sqlite3.Error) or type(error).__module__.partition(".")[0] == "psycopg"
+    return isinstance(error, sqlite3.Error) or any(
+        kind.__module__.partition(".")[0] == "psycopg" for kind in type(error).__mro__
+    )
 
 
 def _is_our_mistake(error: Exception) -> bool:
@@ -200,9 +231,11 @@ def _sqlite(arguments: Any) -> sqlite3.Connection:
 
 
 def _postgresql(arguments: Any) -> Any:
-    import psycopg  # noqa: PLC0415 - an optional dependency, of 14 MiB
-    from psycopg.types.string import TextLoader  # noqa: PLC0415
+    from openimds.store.raw import postgresql  # noqa: PLC0415 - psycopg is an optional dependency
 
-    connection = psycopg.connect(**arguments, autocommit=True)
-    connection.adapters.register_loader("json", TextLoader)
-    return connection
+    return postgresql.connect_for_raw_rows(arguments)
+
+
+def _is_silence(error: BaseException) -> bool:
+    """Whether the server did not answer in time. psycopg's class cannot be imported here: it is optional."""
+    return type(error).__name__ in {"SilentServerError", "ConnectionTimeout"}
