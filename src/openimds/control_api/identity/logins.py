@@ -8,7 +8,6 @@ user. A password that was verified shortly before needs neither (store/passwords
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
 import threading
 import time
@@ -21,6 +20,7 @@ from cachetools import LRUCache
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
+from openimds.control_api.connections import address_prefix
 from openimds.control_api.identity.protocols import Credentials
 from openimds.resources.errors import TooManyRequests
 
@@ -101,7 +101,7 @@ class LoginService:
         login = await run_in_threadpool(self._credentials.look_up_login, password, user_id=user_id, name=name)
         if login.verified:
             return login.id
-        client = _client_key(address)
+        client = address_prefix(address)
         user = login.id or (user_id or name or "")[:MAX_KEY_CHARS]
         with self._place_in_queue(client), self._limiter.attempt(client, user):
             return await asyncio.get_running_loop().run_in_executor(
@@ -139,12 +139,3 @@ def _limits(address: str, user: str) -> dict[Hashable, int]:
         ("address", address): FAILURES_PER_MINUTE_OF_ADDRESS,
         ("user", user): FAILURES_PER_MINUTE_OF_USER,
     }
-
-
-def _client_key(address: str) -> str:
-    """The address that failed attempts are counted by: an IPv6 client may use every address of its /64."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return str(ipaddress.ip_network((parsed, 32 if parsed.version == 4 else 64), strict=False))

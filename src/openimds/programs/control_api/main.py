@@ -13,11 +13,13 @@ import structlog
 import uvicorn
 
 from openimds.config import ControlApiConfig
+from openimds.control_api.connections import limited_protocol
 from openimds.programs.control_api.wiring import ControlApi, build_parts
 from openimds.resources.errors import OpenimdsError, StoreUnavailable
 from openimds.runtime import metrics, sd_notify
 from openimds.runtime.fdstore import FdStore, inherited_or_new_listener
 from openimds.runtime.lifecycle import Signals, StartupError
+from openimds.runtime.rlimits import raise_nofile
 from openimds.store import schema
 from openimds.store.engine import Store, utc_now
 
@@ -30,6 +32,7 @@ DRAIN_SECONDS = 3
 
 def run(config: ControlApiConfig) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. SIGHUP reads the token keys again, and the settings that metadata agents are told. Raises CannotStartError."""
+    raise_nofile()
     store = _prepared_store(config.database_url)
     parts = build_parts(config, store)
     kept = FdStore.inherited()
@@ -62,7 +65,7 @@ def _serving(parts: ControlApi, listener: socket.socket, stopped: threading.Even
     server = uvicorn.Server(
         uvicorn.Config(
             parts.app,
-            http="httptools",
+            http=limited_protocol(),
             loop="uvloop",
             lifespan="off",
             access_log=False,
