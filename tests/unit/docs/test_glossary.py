@@ -11,7 +11,7 @@ GLOSSARY = ROOT / "docs" / "glossary.md"
 
 PLAIN = """
     acceptable add adjust always asking authenticated away bad base be common combined configure conflict connected
-    default exceeded filter forbidden found held identified large must new no not offered one open opened out per
+    default exceeded filter forbidden found held identified large many must new no not offered one open opened out per
     precondition put ready remove replace reported run runnable single stale supported text too unauthorized unavailable
     unset url
 """
