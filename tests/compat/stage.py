@@ -14,7 +14,7 @@ from openimds.imds.instance_cache import InstanceCache
 from openimds.imds.session_tokens import TokenSettings
 from openimds.imds.vendordata import Target, VendordataTargets
 from openimds.metadata.context import DocumentSettings
-from openimds.resources.instance import ChangeSet, Instance, VendorAnswer
+from openimds.resources.instance import ChangeSet, Instance, VendordataResponse
 from openimds.store.engine import Store
 from openimds.store.importer.store import InstanceStore, PortIdentity
 from openimds.store.schema import upgrade
@@ -23,9 +23,9 @@ CONFIGS = ("cache", "nocache", "dynvd", "direct")
 VENDOR_DATA = {"cloud": "peer-cloud", "n": 1}
 
 
-def echo(_url: str, question: Mapping[str, Any]) -> VendorAnswer:
+def echo(_url: str, question: Mapping[str, Any]) -> VendordataResponse:
     """The dynamic vendor data of the recorded nova."""
-    return VendorAnswer({"service": "testsvc", "you_sent": dict(question)})
+    return VendordataResponse({"service": "testsvc", "you_sent": dict(question)})
 
 
 @dataclass

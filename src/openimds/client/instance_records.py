@@ -26,7 +26,7 @@ from keystoneauth1.session import Session
 from openimds.client.errors import ControlApiError, NoWatchError
 from openimds.client.mirror import CloudView
 from openimds.client.rest import RestCall, RestClient
-from openimds.metadata.context import DocumentSettings, settings_of
+from openimds.metadata.context import DocumentSettings, settings_from_json
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet, Instance
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Port
@@ -360,7 +360,7 @@ class InstanceRecordSource:
         )
         try:
             response = json.loads(content)
-            self._settings, self._settings_digest = settings_of(response["settings"]), str(response["digest"])
+            self._settings, self._settings_digest = settings_from_json(response["settings"]), str(response["digest"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreUnavailable(f"the document settings of the control API are malformed: {error!r}") from None
 

@@ -17,7 +17,7 @@ from keystoneauth1 import exceptions
 from keystoneauth1.session import Session
 
 from openimds.resources.errors import PeerFailed
-from openimds.resources.instance import VendorAnswer
+from openimds.resources.instance import VendordataResponse
 
 MAX_FRESH_SECONDS = 24 * 3600
 
@@ -60,14 +60,14 @@ class VendorTimeouts:
 
 def vendor_post(
     session: Session, timeouts: VendorTimeouts, certfile: str | None
-) -> Callable[[str, Mapping[str, Any]], VendorAnswer]:
+) -> Callable[[str, Mapping[str, Any]], VendordataResponse]:
     """Returns a blocking function that posts a JSON object to a URL. The function raises PeerFailed.
 
     `certfile` contains the CA certificates for https targets; None for the system's. A session without an auth plug-in
     sends no token.
     """
 
-    def post(url: str, body_fields: Mapping[str, Any]) -> VendorAnswer:
+    def post(url: str, body_fields: Mapping[str, Any]) -> VendordataResponse:
         try:
             response = session.post(
                 url,
@@ -88,14 +88,14 @@ def vendor_post(
     return post
 
 
-def _parse_response(response: requests.Response, timeout_seconds: float) -> VendorAnswer:
+def _parse_response(response: requests.Response, timeout_seconds: float) -> VendordataResponse:
     body = _body(response, time.monotonic() + timeout_seconds)
     try:
         content = json.loads(body) if body else None
     except ValueError as error:
         raise PeerFailed(f"its response is not JSON: {error}") from error
     headers = response.headers
-    return VendorAnswer(content, len(body), fresh_seconds(headers.get("Cache-Control"), headers.get("Age")))
+    return VendordataResponse(content, len(body), fresh_seconds(headers.get("Cache-Control"), headers.get("Age")))
 
 
 def _body(response: requests.Response, deadline: float) -> bytes:

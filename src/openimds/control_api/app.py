@@ -11,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from openimds import __version__
 from openimds.control_api import error_handlers
-from openimds.control_api.context import Authenticator
-from openimds.control_api.middleware import Metrics, RequestMiddleware
+from openimds.control_api.context import TokenAuthenticator
+from openimds.control_api.middleware import RequestMetrics, RequestMiddleware
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Service:
 class Services:
     """All that the application is made of; the daemon puts it together."""
 
-    authenticator: Authenticator
+    authenticator: TokenAuthenticator
     routers: tuple[Service, ...]
     healthy: Callable[[], object]
     """Asks the store something small; raises StoreUnavailable."""
@@ -47,7 +47,7 @@ def build_app(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.authenticator = services.authenticator
-    metrics = Metrics(services.registry)
+    metrics = RequestMetrics(services.registry)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     error_handlers.install(app)
     for service in services.routers:
@@ -56,7 +56,7 @@ def build_app(services: Services) -> FastAPI:
     return app
 
 
-def _operations(metrics: Metrics, healthy: Callable[[], object]) -> APIRouter:
+def _operations(metrics: RequestMetrics, healthy: Callable[[], object]) -> APIRouter:
     router = APIRouter(tags=["operations"])
 
     @router.get("/healthcheck")

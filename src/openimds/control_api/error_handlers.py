@@ -54,7 +54,7 @@ NEUTRON_TYPES = {
     503: "ServiceUnavailable",
 }
 
-STATUSES: tuple[tuple[type[errors.OpenimdsError], int], ...] = (
+STATUS_BY_ERROR: tuple[tuple[type[errors.OpenimdsError], int], ...] = (
     (errors.BadRequest, 400),
     (errors.Unauthorized, 401),
     (errors.Forbidden, 403),
@@ -67,15 +67,17 @@ STATUSES: tuple[tuple[type[errors.OpenimdsError], int], ...] = (
     (errors.StoreUnavailable, 503),
 )
 
-HEADERS: Mapping[int, Mapping[str, str]] = {
+HEADERS_BY_STATUS: Mapping[int, Mapping[str, str]] = {
     401: {"WWW-Authenticate": 'Keystone uri="/v3"'},
     503: {"Retry-After": "1"},
 }
 
-TOLD_IN_THE_LOG = frozenset({500, 503})
+LOGGED_STATUSES = frozenset({500, 503})
 """Whoever runs this has to know why: the fault is here, not with the caller."""
 
-INTERNAL = "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
+INTERNAL_ERROR_MESSAGE = (
+    "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
+)
 
 
 UNAVAILABLE = "The service cannot read or write its data at present. Try again later. The log has the reason under this request's id."
@@ -100,25 +102,25 @@ def install(app: FastAPI) -> None:
 
     async def domain(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.OpenimdsError)
-        problem = problem_of(error, request.scope["path"])
-        if problem.status in TOLD_IN_THE_LOG:
+        problem = error_response(error, request.scope["path"])
+        if problem.status in LOGGED_STATUSES:
             log.warning("a request failed", request_id=request.state.request_id, reason=error.message)
-        return answer(request.scope["path"], problem)
+        return json_response(request.scope["path"], problem)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request.scope["path"], ErrorResponse(400, invalid_input(error)))
+        return json_response(request.scope["path"], ErrorResponse(400, validation_message(error)))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return answer(request.scope["path"], _routing_problem(request, error))
+        return json_response(request.scope["path"], _routing_problem(request, error))
 
     app.add_exception_handler(errors.OpenimdsError, domain)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
 
 
-def problem_of(error: errors.OpenimdsError, path: str = "") -> ErrorResponse:
+def error_response(error: errors.OpenimdsError, path: str = "") -> ErrorResponse:
     """The status that an error of the domain means."""
     if isinstance(error, NotAcceptable):
         return ErrorResponse(406, error.message, error.kind)
@@ -127,19 +129,19 @@ def problem_of(error: errors.OpenimdsError, path: str = "") -> ErrorResponse:
     if isinstance(error, errors.QuotaExceeded):
         return ErrorResponse(409 if is_under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
     if isinstance(error, errors.StoreUnavailable) and not isinstance(error, errors.NotOffered):
-        return ErrorResponse(503, UNAVAILABLE, error.kind, HEADERS[503])  # its own message has paths and URLs
-    for kind, status in STATUSES:
+        return ErrorResponse(503, UNAVAILABLE, error.kind, HEADERS_BY_STATUS[503])  # its own message has paths and URLs
+    for kind, status in STATUS_BY_ERROR:
         if isinstance(error, kind):
-            return ErrorResponse(status, error.message, error.kind, HEADERS.get(status))
-    return ErrorResponse(500, INTERNAL)
+            return ErrorResponse(status, error.message, error.kind, HEADERS_BY_STATUS.get(status))
+    return ErrorResponse(500, INTERNAL_ERROR_MESSAGE)
 
 
-def answer(path: str, problem: ErrorResponse) -> JSONResponse:
+def json_response(path: str, problem: ErrorResponse) -> JSONResponse:
     """`problem` in the form of the service that `path` belongs to."""
     return JSONResponse(_form(path, problem), problem.status, dict(problem.headers or {}))
 
 
-def invalid_input(error: RequestValidationError) -> str:
+def validation_message(error: RequestValidationError) -> str:
     """One sentence that names the first wrong field, without its value: it may be a secret.
 
     `Invalid input for field server.name: Field required`

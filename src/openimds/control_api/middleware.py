@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openimds.control_api.error_handlers import INTERNAL, ErrorResponse, answer
+from openimds.control_api.error_handlers import INTERNAL_ERROR_MESSAGE, ErrorResponse, json_response
 from openimds.control_api.malformed_text import MalformedTextError, check_target, checked_body
 
 log = structlog.get_logger(__name__)
@@ -30,16 +30,16 @@ IMAGE_DATA = re.compile(r"/image/v2/images/[^/]+/file")
 CONSOLE = re.compile(r"/openimds/v1/servers/[^/]+/console")
 """Paths whose body is a guest's console, which is no JSON."""
 
-ANSWER_HEADERS = "answer_headers"
+RESPONSE_HEADERS = "answer_headers"
 
 
-def add_answer_header(request: Request, name: str, value: str) -> None:
+def add_response_header(request: Request, name: str, value: str) -> None:
     """This header goes with the answer, whichever it turns out to be: an endpoint's or an error's."""
-    known: list[tuple[bytes, bytes]] = request.scope["state"].setdefault(ANSWER_HEADERS, [])
+    known: list[tuple[bytes, bytes]] = request.scope["state"].setdefault(RESPONSE_HEADERS, [])
     known.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 
 
-class Metrics:
+class RequestMetrics:
     """The counters of one app."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -56,7 +56,7 @@ class Metrics:
 class RequestMiddleware:
     """ASGI middleware. Outermost, so that no answer leaves without a request id and no error shows its insides."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
@@ -64,13 +64,13 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._metrics, scope, send).run(receive)
+        await _RequestCycle(self._app, self._metrics, scope, send).run(receive)
 
 
-class _Exchange:
+class _RequestCycle:
     """One request and its answer."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, scope: Scope, send: Send) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, scope: Scope, send: Send) -> None:
         self._app = app
         self._metrics = metrics
         self._send = send
@@ -89,7 +89,7 @@ class _Exchange:
         except Exception:
             log.exception("a request failed unexpectedly", request_id=self._request_id, path=self._scope["path"])
             if not self._status:
-                await self._refuse(ErrorResponse(500, INTERNAL), receive)
+                await self._refuse(ErrorResponse(500, INTERNAL_ERROR_MESSAGE), receive)
         self._note(time.perf_counter() - started)
 
     def _checked(self, receive: Receive) -> Receive:
@@ -97,11 +97,11 @@ class _Exchange:
         path = self._scope["path"]
         if IMAGE_DATA.fullmatch(path):
             return receive
-        limited = _limited(receive)
+        limited = _limited_receive(receive)
         return limited if CONSOLE.fullmatch(path) else checked_body(limited)
 
     async def _refuse(self, problem: ErrorResponse, receive: Receive) -> None:
-        await answer(self._scope["path"], problem)(self._scope, receive, self._send_with_id)
+        await json_response(self._scope["path"], problem)(self._scope, receive, self._send_with_id)
 
     async def _send_with_id(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -110,7 +110,7 @@ class _Exchange:
             headers.append((b"x-openstack-request-id", self._request_id.encode()))
             if self._scope["path"].startswith("/compute"):
                 headers.append((b"x-compute-request-id", self._request_id.encode()))
-            headers.extend(self._scope["state"].get(ANSWER_HEADERS, ()))
+            headers.extend(self._scope["state"].get(RESPONSE_HEADERS, ()))
             message = {**message, "headers": headers}
         await self._send(message)
 
@@ -138,7 +138,7 @@ class _Exchange:
         return facts
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited_receive(receive: Receive) -> Receive:
     """The same, until the body has become too long. The exception is one that FastAPI lets pass."""
     seen = 0
 

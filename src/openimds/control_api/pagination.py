@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode
 
@@ -31,15 +32,15 @@ class Page(Generic[T]):
     """Is there a page after it?"""
 
 
-def paging_asked(limit: Annotated[int | None, Query(ge=0)] = None, marker: str | None = None) -> PageParams:
+def page_params(limit: Annotated[int | None, Query(ge=0)] = None, marker: str | None = None) -> PageParams:
     """FastAPI dependency. `limit=0` is no limit of the client's own, as Nova has it."""
     return PageParams(min(limit or MAX_LIMIT, MAX_LIMIT), marker or None)
 
 
-Paging = Annotated[PageParams, Depends(paging_asked)]
+Paging = Annotated[PageParams, Depends(page_params)]
 
 
-def page(items: Sequence[T], asked: PageParams, key: Callable[[T], str] = lambda item: getattr(item, "id")) -> Page[T]:  # noqa: B009
+def paginate(items: Sequence[T], asked: PageParams, key: Callable[[T], str] = attrgetter("id")) -> Page[T]:
     """The items after the marker, at most `limit`. Raises BadRequest for a marker that is not in the collection."""
     start = 0
     if asked.marker is not None:

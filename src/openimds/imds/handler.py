@@ -27,11 +27,11 @@ from openimds.imds.session_tokens import SessionTokens, TokenSettings
 from openimds.imds.vendordata import VendordataTargets
 from openimds.metadata.context import DocumentSettings
 from openimds.metadata.etags import not_modified_or, with_etag
-from openimds.metadata.outcome import AskVendors, Document, MetadataError, StorePassword, not_found
+from openimds.metadata.outcome import Document, FetchVendordata, MetadataError, StorePassword, not_found
 from openimds.metadata.password import password_refused, password_stored
 from openimds.metadata.paths import MalformedTargetError, Path, parse_path
-from openimds.metadata.router import DocumentRequest, forbid_options, public_answer
-from openimds.metadata.vendordata import vendor_data2, vendor_question
+from openimds.metadata.router import DocumentRequest, forbid_options, root_document
+from openimds.metadata.vendordata import vendor_data2, vendordata_request
 from openimds.resources.errors import NotFound, StoreUnavailable
 
 
@@ -61,15 +61,15 @@ class CarryingOut:
         self._settings = settings
         self._executor = executor
 
-    async def carry_out(self, wanted: StorePassword | AskVendors, asker: AuthenticatedInstance) -> Document:
+    async def carry_out(self, wanted: StorePassword | FetchVendordata, asker: AuthenticatedInstance) -> Document:
         """Raises Elsewhere where the asker has others for it; Refusal; StoreUnavailable."""
         if asker.elsewhere is not None:
             raise DelegateUpstream(asker.elsewhere, asker.instance.id, asker.facts)
         match wanted:
             case StorePassword(text):
                 return await self._store_password(asker.instance.id, text)
-            case AskVendors():
-                said = await self._vendors.ask(vendor_question(asker.instance)) if self._vendors else {}
+            case FetchVendordata():
+                said = await self._vendors.ask(vendordata_request(asker.instance)) if self._vendors else {}
                 return vendor_data2(self._settings, said)
 
     async def _store_password(self, instance_id: str, text: str) -> Document:
@@ -211,7 +211,7 @@ class MetadataHandler:
     async def _identify(self, request: Request, path: Path, trace: RequestTrace) -> Document:
         asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
         if asker is None:
-            return _reread(public_answer(request.method), request)
+            return _reread(root_document(request.method), request)
         answer = self._decide(request, path, asker, trace)
         return answer if isinstance(answer, Document) else await answer
 
@@ -244,7 +244,7 @@ class MetadataHandler:
             return None
 
     async def _carry_out(
-        self, wanted: StorePassword | AskVendors, asker: AuthenticatedInstance, request: Request
+        self, wanted: StorePassword | FetchVendordata, asker: AuthenticatedInstance, request: Request
     ) -> Document:
         return _reread(await self._carrying_out.carry_out(wanted, asker), request)
 

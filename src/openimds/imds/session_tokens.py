@@ -10,7 +10,7 @@ import structlog
 from openimds.guest_identity.headers import HeaderError, is_privileged, single, was_forwarded, was_privileged
 from openimds.guest_identity.session_tokens import NONCE_BYTES, is_good_token, issue_token, parse_ttl
 from openimds.http.messages import Request
-from openimds.metadata.imds_options import ImdsOptions, TokenMode, invalid_properties, policy_of
+from openimds.metadata.imds_options import ImdsOptions, TokenMode, effective_options, invalid_properties
 from openimds.metadata.outcome import Document, MetadataError
 from openimds.metadata.paths import Path
 from openimds.metadata.session_policy import (
@@ -20,8 +20,8 @@ from openimds.metadata.session_policy import (
     Session,
     TokenState,
     check_session,
-    is_sealed,
-    token_answer,
+    is_user_data_closed,
+    token_document,
 )
 from openimds.resources.instance import Instance
 
@@ -67,20 +67,20 @@ class SessionTokens:
             session = self._session(request, instance)
         except HeaderError as error:
             raise MetadataError(400, str(error)) from None
-        if is_sealed(path, policy, session.age_seconds):
+        if is_user_data_closed(path, policy, session.age_seconds):
             log.warning("user data were asked for after their time", instance_id=instance.id)
         wanted = check_session(request.method, path, policy, session)
         return None if wanted is None else self._issue(wanted, instance.id)
 
     def policy(self, instance: Instance) -> ImdsOptions:
-        return policy_of(instance.metadata, self._defaults) if instance.metadata else self._defaults
+        return effective_options(instance.metadata, self._defaults) if instance.metadata else self._defaults
 
     def _session(self, request: Request, instance: Instance) -> Session:
         token = single(request.headers, TOKEN)
         presented = TokenState.NOTHING if token is None else self._judge(token, instance.id)
         now = Session(
             presented=presented,
-            is_roots=self._is_roots(request),
+            from_privileged_port=self._is_roots(request),
             age_seconds=None if instance.launched_at is None else self._now() - instance.launched_at,
         )
         if request.method != "PUT":
@@ -109,7 +109,7 @@ class SessionTokens:
             expires_at=int(self._now()) + wanted.ttl_seconds,
             nonce=self._random_bytes(NONCE_BYTES),
         )
-        return token_answer(token, wanted.ttl_seconds, wanted.hop_limit)
+        return token_document(token, wanted.ttl_seconds, wanted.hop_limit)
 
     def _tell_mistakes(self, instance_id: str, metadata: Mapping[str, str]) -> None:
         for name, sentence in invalid_properties(metadata):

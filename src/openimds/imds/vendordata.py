@@ -21,7 +21,7 @@ from prometheus_client import Counter
 
 from openimds.metadata.outcome import MetadataError
 from openimds.resources.errors import PeerFailed
-from openimds.resources.instance import VendorAnswer
+from openimds.resources.instance import VendordataResponse
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ ANSWERS = Counter(
     ["target", "kind"],
 )
 
-PostQuestion = Callable[[str, Mapping[str, Any]], VendorAnswer]
+PostQuestion = Callable[[str, Mapping[str, Any]], VendordataResponse]
 """(url, question) → the answer. Raises PeerFailed. Blocks."""
 
 
@@ -77,7 +77,7 @@ class VendordataTargets:
         return {asked.name: _content(answer) for asked, answer in zip(self._asked, answers, strict=True)}
 
 
-def _content(answer: VendorAnswer | None) -> Any:
+def _content(answer: VendordataResponse | None) -> Any:
     return {} if answer is None or answer.content is None else answer.content
 
 
@@ -90,11 +90,11 @@ class _Asked:
         self._post = post
         self._patience_seconds = patience_seconds
         self._threads = ThreadPoolExecutor(THREADS_OF_A_TARGET, f"vendor-{target.name}")
-        self._under_way: dict[bytes, asyncio.Task[VendorAnswer | None]] = {}
+        self._under_way: dict[bytes, asyncio.Task[VendordataResponse | None]] = {}
         self._kept = KeptAnswers()
         self._fails = False
 
-    async def answer(self, key: bytes, question: Mapping[str, Any]) -> VendorAnswer | None:
+    async def answer(self, key: bytes, question: Mapping[str, Any]) -> VendordataResponse | None:
         """None: it failed. `key` is the same for the same question."""
         kept = self._kept.get(key)
         if kept is not None:
@@ -106,7 +106,7 @@ class _Asked:
             task.add_done_callback(lambda _task: self._under_way.pop(key, None))
         return await asyncio.shield(task)  # whoever gives up does not take it from the others
 
-    async def _fetch(self, key: bytes, question: Mapping[str, Any]) -> VendorAnswer | None:
+    async def _fetch(self, key: bytes, question: Mapping[str, Any]) -> VendordataResponse | None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._patience_seconds):  # a question still in the queue is taken out of it
@@ -144,10 +144,10 @@ class KeptAnswers:
         self._clock = clock
         self._max_answers = max_answers
         self._max_bytes = max_bytes
-        self._answers: OrderedDict[bytes, tuple[float, VendorAnswer]] = OrderedDict()
+        self._answers: OrderedDict[bytes, tuple[float, VendordataResponse]] = OrderedDict()
         self._bytes = 0
 
-    def get(self, key: bytes) -> VendorAnswer | None:
+    def get(self, key: bytes) -> VendordataResponse | None:
         """None: there is none that may be told again."""
         until, answer = self._answers.get(key, (0.0, None))
         if answer is None:
@@ -158,7 +158,7 @@ class KeptAnswers:
         self._answers.move_to_end(key)
         return answer
 
-    def put(self, key: bytes, answer: VendorAnswer) -> None:
+    def put(self, key: bytes, answer: VendordataResponse) -> None:
         """Keep it, if it may be kept."""
         self._drop(key)
         if answer.fresh_seconds <= 0:

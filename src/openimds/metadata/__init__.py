@@ -1,13 +1,20 @@
-"""Rules: what a guest may read, at which path, in which version.
+"""The documents that an instance can read. Pure: no I/O, clock, randomness or logging.
 
-The primitives:
+Modules in reading order:
 
-- a **path** (paths.py) is what the guest asked, normalised as nova's front ends do;
-- a **tree** is a table of documents: openstack.py and ec2.py have one each, and listings, lookups and the
-  documentation come from these tables;
-- a **reading** (reading.py) is everything that a document is rendered from: the instance, the day, the asker's
-  address, random bytes, the deployment's settings;
-- a **decision** (decision.py) is what becomes of a request: an answer, or one thing that an edge must do first.
-
-`decide()` in decide.py is the whole rule: (instance, request, reading) → decision.
+- router: dispatches a request to the EC2 tree, the OpenStack tree or the password document.
+- paths: normalises the request target as nova's front ends do.
+- context: RenderContext, everything that a document is rendered from, and DocumentSettings, the deployment's part of it.
+- outcome: Document, MetadataError, and the two outcomes that need I/O (StorePassword, FetchVendordata).
+- versions: the dated versions of both trees.
+- openstack: the table of `/openstack/<version>/…`, and meta_data.json.
+- ec2: the table of `/<version>/meta-data/…`.
+- network_data: network_data.json.
+- devices: tagged devices of meta_data.json, and EC2's block-device-mapping.
+- injected_files: `content/NNNN`.
+- password: the document that the instance can write once.
+- vendordata: vendor_data2.json, and the request to a dynamic target.
+- etags: ETag and If-None-Match.
+- imds_options: the metadata options of one server (tokens, hop limit, tags, root only).
+- session_policy: IMDSv2, the decision whether a request needs a token.
 """

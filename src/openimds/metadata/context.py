@@ -1,6 +1,6 @@
-"""Everything that a document is rendered from.
+"""RenderContext: everything that a document is rendered from. DocumentSettings: the deployment's part of it.
 
-DocumentSettings as plain values and back: what the control API tells metadata agents that answer by themselves.
+The control API publishes DocumentSettings as JSON to metadata agents in direct mode:
 
 {"dhcp_domain": "novalocal", "static_vendor_data": {} | null, "dynamic_vendor_data": false,
  "policy": {"http_tokens": "optional", "openstack_tokens": "optional", "http_endpoint": true,
@@ -20,39 +20,39 @@ from openimds.resources.instance import Instance
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentSettings:
-    """What the deployment says about documents, the same for every instance."""
+    """The deployment's settings for documents. All instances share them."""
 
     dhcp_domain: str = "novalocal"
-    """Appended to host names; empty for none."""
+    """Appended to host names. Empty if host names have no domain."""
     static_vendor_data: Mapping[str, Any] | None = field(default_factory=dict)
-    """vendor_data.json's content; None when the StaticJSON provider is not configured, which makes it a 404."""
+    """Content of vendor_data.json. None if the StaticJSON provider is not configured; the document is then a 404."""
     dynamic_vendor_data: bool = False
-    """vendor_data2.json also has what the configured targets answer."""
+    """True if vendor_data2.json includes the responses of dynamic targets."""
     policy: ImdsOptions = field(default_factory=ImdsOptions)
-    """Of instances whose properties say nothing."""
+    """Options of instances whose properties set none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
-    """One instance, read by somebody on some day."""
+    """The instance, the settings and the request's circumstances that one document is rendered from."""
 
     instance: Instance
     settings: DocumentSettings
     today: str
     """`2026-11-21`, UTC."""
     address: str | None
-    """The address that asks, where it is known: `local-ipv4` of an instance without a fixed IP."""
+    """The client's address if it is known: `local-ipv4` of an instance without a fixed IP."""
     random_bytes: Callable[[int], bytes]
-    """As os.urandom."""
+    """Returns that many random bytes, like os.urandom."""
 
     @property
     def hostname(self) -> str:
-        """With the domain."""
+        """The host name with the domain."""
         domain = self.settings.dhcp_domain
         return f"{self.instance.hostname}.{domain}" if domain else self.instance.hostname
 
 
-def settings_form(settings: DocumentSettings) -> dict[str, Any]:
+def settings_to_json(settings: DocumentSettings) -> dict[str, Any]:
     policy = settings.policy
     vendor_data = settings.static_vendor_data
     return {
@@ -72,8 +72,8 @@ def settings_form(settings: DocumentSettings) -> dict[str, Any]:
     }
 
 
-def settings_of(form: Mapping[str, Any]) -> DocumentSettings:
-    """Raises KeyError, TypeError or ValueError when it is not such a form."""
+def settings_from_json(form: Mapping[str, Any]) -> DocumentSettings:
+    """Parses the result of settings_to_json. Raises KeyError, TypeError or ValueError for anything else."""
     policy = form["policy"]
     vendor_data = form["static_vendor_data"]
     return DocumentSettings(

@@ -1,7 +1,4 @@
-"""`devices` of meta_data.json: what the user tagged, under the name that the guest's hardware has for it.
-
-The EC2 tree's block-device-mapping: EC2's names for the devices that the instance has.
-"""
+"""`devices` of meta_data.json (tagged devices by bus address), and block-device-mapping of the EC2 tree."""
 
 from __future__ import annotations
 
@@ -11,11 +8,11 @@ from typing import Any
 from openimds.metadata.versions import EPOXY, OCATA, ROCKY, is_since
 from openimds.resources.instance import BlockDevice, Instance, TaggedDevice
 
-_UNKNOWN_PLACE = "none"
+_UNKNOWN_BUS = "none"
 
 
 def devices_document(devices: Iterable[TaggedDevice], version: str) -> list[dict[str, Any]]:
-    """Each device with the attributes that this version has; one that the version cannot show is left out.
+    """Returns each device with the attributes of this version. A device without any of them is left out.
 
     {"vlan": 1007, "vf_trusted": true, "type": "nic", "mac": "fa:16:3e:11:22:33", "bus": "pci",
      "address": "0000:00:03.0", "tags": ["nic1"]}
@@ -24,7 +21,7 @@ def devices_document(devices: Iterable[TaggedDevice], version: str) -> list[dict
     for device in devices:
         document = _RENDERERS[device.type](device, version)
         if document is not None:
-            documents.append(document | _place(device))
+            documents.append(document | _bus_address(device))
     return documents
 
 
@@ -35,7 +32,7 @@ def _nic(device: TaggedDevice, version: str) -> dict[str, Any] | None:
     if is_since(version, ROCKY):
         document["vf_trusted"] = device.vf_trusted
     if not document and device.tags is None:
-        return None  # it has nothing that this version could tell
+        return None
     return document | {"type": "nic", "mac": device.mac_address}
 
 
@@ -50,16 +47,16 @@ def _share(device: TaggedDevice, version: str) -> dict[str, Any] | None:
     return {"type": "share", "share_id": device.share_id, "tag": device.share_tag}
 
 
-def _place(device: TaggedDevice) -> dict[str, Any]:
-    place: dict[str, Any] = {"bus": device.bus or _UNKNOWN_PLACE, "address": device.address or _UNKNOWN_PLACE}
-    return place if device.tags is None else place | {"tags": list(device.tags)}
+def _bus_address(device: TaggedDevice) -> dict[str, Any]:
+    location: dict[str, Any] = {"bus": device.bus or _UNKNOWN_BUS, "address": device.address or _UNKNOWN_BUS}
+    return location if device.tags is None else location | {"tags": list(device.tags)}
 
 
 _RENDERERS = {"nic": _nic, "disk": _disk, "share": _share}
 
 
 _WITHOUT_ROOT_DEVICE = {"ami": "sda1", "ephemeral0": "sda2", "root": "/dev/sda1", "swap": "sda3"}
-"""What EC2 images of 2008 expected; told to an instance of which no root device is known."""
+"""Nova's default mapping, in the device names of EC2 images of 2008, for an instance without a known root device."""
 
 
 def block_device_mapping(instance: Instance) -> dict[str, str | None]:

@@ -1,10 +1,8 @@
-"""The server's metadata as EC2's instance tags, meta-data/tags/instance/<Key>, where its owner allows it.
+"""The EC2 tree: `/<version>/meta-data/…` and `/<version>/user-data`.
 
-The EC2 tree, `/<version>/meta-data/…` and `/<version>/user-data`: one table of what each version adds.
-
-A row gives the leaves below its key; listings are made from the leaves. `public-keys` is the odd one, as it was at
-Amazon: its listing says `0=mykey` for a sub-tree that is found at `public-keys/0/`. That label is itself readable at
-`public-keys/0/_name`, never listed.
+TABLE has one row for each key and the version that added it. A row returns the leaves below its key, and listings are
+made from the leaves. `public-keys` is an exception, as it was at Amazon: its listing shows `0=mykey` for the sub-tree
+`public-keys/0/`. The label itself is readable at `public-keys/0/_name`, but no listing shows it.
 """
 
 from __future__ import annotations
@@ -14,24 +12,26 @@ from dataclasses import dataclass
 
 from openimds.metadata.context import RenderContext
 from openimds.metadata.devices import block_device_mapping
-from openimds.metadata.imds_options import PREFIX, ImdsOptions, policy_of
+from openimds.metadata.imds_options import PREFIX, ImdsOptions, effective_options
 from openimds.metadata.outcome import TEXT, Document, not_found
 from openimds.metadata.versions import EC2_VERSIONS, ec2_listing, is_since, resolve
 from openimds.resources.instance import NicAddress
 
-_NO_NAMES = frozenset({".", "..", "_index", "_name"})
-"""What a path cannot have as a name, EC2's own reserved one, and that of a label (ec2.py)."""
+_RESERVED_NAMES = frozenset({".", "..", "_index", "_name"})
+"""Path segments that no tag can have: relative segments, EC2's reserved `_index`, and the label `_name`."""
 
 
 def readable_tags(metadata: Mapping[str, str], default: ImdsOptions) -> dict[str, str]:
-    """Empty unless the instance allows it. Left out: properties that set its policy, and keys that no path can name."""
-    if not policy_of(metadata, default).instance_metadata_tags:
+    """The server's metadata as instance tags (meta-data/tags/instance/<Key>). Empty unless InstanceMetadataTags is
+    enabled. `imds:` properties and keys that cannot be a path segment are left out.
+    """
+    if not effective_options(metadata, default).instance_metadata_tags:
         return {}
     return {key: value for key, value in metadata.items() if not key.startswith(PREFIX) and _is_name(key)}
 
 
 def _is_name(key: str) -> bool:
-    return bool(key) and key.isascii() and key.isprintable() and "/" not in key and key not in _NO_NAMES
+    return bool(key) and key.isascii() and key.isprintable() and "/" not in key and key not in _RESERVED_NAMES
 
 
 META_DATA = "meta-data"
@@ -39,17 +39,17 @@ USER_DATA = "user-data"
 _LABEL = "_name"
 
 Leaves = Mapping[str, object]
-"""Path below the row's key → value; the path of a row that is a leaf itself is empty. A value not set prints as None,
-as nova prints it."""
+"""Path below the row's key → value. The path is empty if the row itself is a leaf. An unset value is shown as `None`, as
+nova shows it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Ec2Key:
     key: str
-    """Under meta-data/."""
+    """Path segment below meta-data/."""
     since: str
     leaves: Callable[[RenderContext], Leaves]
-    """Empty: this instance has no such key."""
+    """Returns no leaves if the instance does not have this key."""
 
 
 def _leaf(value: Callable[[RenderContext], object]) -> Callable[[RenderContext], Leaves]:
@@ -88,34 +88,34 @@ def _tags(reading: RenderContext) -> Leaves:
 
 
 TABLE = (
-    Row("ami-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.ami_id)),
-    Row("ami-launch-index", "1.0", _leaf(lambda reading: reading.instance.launch_index)),
-    Row("ami-manifest-path", "1.0", _leaf(lambda _reading: "FIXME")),
-    Row("instance-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.instance_id)),
-    Row("hostname", "1.0", _leaf(lambda reading: reading.hostname)),
-    Row("local-ipv4", "1.0", _leaf(_local_ipv4)),
-    Row("reservation-id", "1.0", _leaf(lambda reading: reading.instance.reservation_id)),
-    Row("security-groups", "1.0", _leaf(lambda reading: "\n".join(reading.instance.security_groups))),
-    Row("public-keys", "1.0", _public_keys),
-    Row("local-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
-    Row("public-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
-    Row("public-ipv4", "2007-01-19", _leaf(_public_ipv4)),
-    Row("instance-type", "2007-08-29", _leaf(lambda reading: reading.instance.flavor_name)),
-    Row("block-device-mapping", "2007-12-15", lambda reading: block_device_mapping(reading.instance)),
-    Row("kernel-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.kernel_id)),
-    Row("ramdisk-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.ramdisk_id)),
-    Row(
+    Ec2Key("ami-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.ami_id)),
+    Ec2Key("ami-launch-index", "1.0", _leaf(lambda reading: reading.instance.launch_index)),
+    Ec2Key("ami-manifest-path", "1.0", _leaf(lambda _reading: "FIXME")),
+    Ec2Key("instance-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.instance_id)),
+    Ec2Key("hostname", "1.0", _leaf(lambda reading: reading.hostname)),
+    Ec2Key("local-ipv4", "1.0", _leaf(_local_ipv4)),
+    Ec2Key("reservation-id", "1.0", _leaf(lambda reading: reading.instance.reservation_id)),
+    Ec2Key("security-groups", "1.0", _leaf(lambda reading: "\n".join(reading.instance.security_groups))),
+    Ec2Key("public-keys", "1.0", _public_keys),
+    Ec2Key("local-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
+    Ec2Key("public-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
+    Ec2Key("public-ipv4", "2007-01-19", _leaf(_public_ipv4)),
+    Ec2Key("instance-type", "2007-08-29", _leaf(lambda reading: reading.instance.flavor_name)),
+    Ec2Key("block-device-mapping", "2007-12-15", lambda reading: block_device_mapping(reading.instance)),
+    Ec2Key("kernel-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.kernel_id)),
+    Ec2Key("ramdisk-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.ramdisk_id)),
+    Ec2Key(
         "placement",
         "2008-02-01",
         lambda reading: {"availability-zone": reading.instance.availability_zone},
     ),
-    Row("instance-action", "2008-09-01", _leaf(lambda _reading: "none")),
-    Row("tags", "2009-04-04", _tags),
+    Ec2Key("instance-action", "2008-09-01", _leaf(lambda _reading: "none")),
+    Ec2Key("tags", "2009-04-04", _tags),
 )
 
 
 def ec2_document(reading: RenderContext, parts: tuple[str, ...]) -> Document:
-    """(`latest`, `meta-data`, `hostname`) → the host name. Raises Refusal (404) for what is not there."""
+    """The document at a path: (`latest`, `meta-data`, `hostname`) → the host name. Raises MetadataError (404)."""
     if not parts:
         return _text("\n".join(ec2_listing()))
     version = resolve(parts[0], EC2_VERSIONS)
@@ -128,12 +128,12 @@ def ec2_document(reading: RenderContext, parts: tuple[str, ...]) -> Document:
         case (word,) if word == USER_DATA and user_data is not None:
             return Document(200, TEXT, user_data)
         case (word, *below) if word == META_DATA:
-            return _text(_at("/".join(below), _leaves_of(reading, version, below[0] if below else None)))
+            return _text(_leaf_or_listing("/".join(below), _leaves_of(reading, version, below[0] if below else None)))
     raise not_found()
 
 
 def _leaves_of(reading: RenderContext, version: str, key: str | None) -> dict[str, str]:
-    """Every readable path under meta-data/ and its text; only those of the row `key` if one is named."""
+    """Maps each readable path under meta-data/ to its text. `key` limits the result to one row."""
     return {
         f"{row.key}/{path}" if path else row.key: str(value)
         for row in TABLE
@@ -142,7 +142,7 @@ def _leaves_of(reading: RenderContext, version: str, key: str | None) -> dict[st
     }
 
 
-def _at(path: str, leaves: Mapping[str, str]) -> str:
+def _leaf_or_listing(path: str, leaves: Mapping[str, str]) -> str:
     if path in leaves:
         return leaves[path]
     prefix = f"{path}/" if path else ""
@@ -150,14 +150,14 @@ def _at(path: str, leaves: Mapping[str, str]) -> str:
     if not below:
         raise not_found()
     names = sorted({leaf.partition("/")[0] for leaf in below} - {_LABEL})
-    return "\n".join(_listed(name, prefix, leaves) for name in names)
+    return "\n".join(_listing_entry(name, prefix, leaves) for name in names)
 
 
-def _listed(name: str, prefix: str, leaves: Mapping[str, str]) -> str:
-    place = f"{prefix}{name}"
-    if place in leaves:
+def _listing_entry(name: str, prefix: str, leaves: Mapping[str, str]) -> str:
+    path = f"{prefix}{name}"
+    if path in leaves:
         return name
-    return leaves.get(f"{place}/{_LABEL}", f"{name}/")
+    return leaves.get(f"{path}/{_LABEL}", f"{name}/")
 
 
 def _text(text: str) -> Document:

@@ -1,7 +1,7 @@
-"""ETag and If-None-Match (RFC 9110 sections 8.8.3 and 13.1.2): a guest that looks again is told "not modified".
+"""ETag and If-None-Match (RFC 9110 sections 8.8.3 and 13.1.2).
 
-meta_data.json is different at every read by its random seed alone. Its ETag is made without the seed, and is a weak
-one (`W/"…"`), as two answers that share it are not equal byte for byte. If-None-Match takes both kinds.
+Each response of meta_data.json has another random seed. Its ETag is computed without the seed and is weak (`W/"…"`),
+because two responses with the same ETag are not equal byte for byte. If-None-Match matches weak and strong ETags.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from openimds.metadata.outcome import Document
 ETAG = "ETag"
 _ENTITY_TAG = re.compile(r'(?:W/)?("[^"]*")')
 _DIGITS = 32
-"""Of 64: enough that two documents never share them."""
+"""Hexadecimal digits of SHA-256 that an ETag keeps: 128 bits, so collisions do not occur."""
 
 
 def strong_etag(body: bytes) -> tuple[str, str]:
-    """A header: `("ETag", '"0123…"')`"""
+    """The header of a document whose bytes are `body`: `("ETag", '"0123…"')`."""
     return ETAG, f'"{sha256(body).hexdigest()[:_DIGITS]}"'
 
 
 def weak_etag(stable: bytes) -> tuple[str, str]:
-    """The same for a document of which only `stable` stays as it is: `("ETag", 'W/"0123…"')`"""
+    """The header of a document of which only the part `stable` is reproducible: `("ETag", 'W/"0123…"')`."""
     return ETAG, f"W/{strong_etag(stable)[1]}"
 
 
 def with_etag(answer: Document) -> Document:
-    """The answer with an ETag, if it is a document and has none yet."""
+    """Adds an ETag to a 200 response that has none."""
     if answer.status != 200 or etag_of(answer) is not None:
         return answer
     return replace(answer, headers=(*answer.headers, strong_etag(answer.body)))
@@ -44,7 +44,7 @@ def etag_of(answer: Document) -> str | None:
 
 
 def not_modified_or(answer: Document, if_none_match: str | None) -> Document:
-    """The answer, or 304 when the asker says that it has this very document."""
+    """Returns 304 if If-None-Match names the document's ETag, else the document."""
     etag = etag_of(answer) if if_none_match else None
     if not if_none_match or etag is None or not _names(if_none_match, etag):
         return answer

@@ -1,6 +1,6 @@
-"""How an instance's metadata may be read: what the deployment says, and what the server's own properties say.
+"""Metadata options of an instance: the deployment's defaults, overridden by properties of the server.
 
-The names are EC2's (`aws ec2 modify-instance-metadata-options`) behind `imds:`:
+A property's name is `imds:` and EC2's name of the option (`aws ec2 modify-instance-metadata-options`):
 
     openstack server set --property imds:HttpTokens=required --property imds:InstanceMetadataTags=enabled vm1
 """
@@ -18,14 +18,14 @@ MAX_USER_DATA_MINUTES = 1440
 
 
 class TokenMode(enum.Enum):
-    """Session tokens in one tree of documents."""
+    """Handling of session tokens in one tree of documents."""
 
     OFF = "off"
-    """As if they had never been invented: no token is given, none is looked at."""
+    """Tokens are neither issued nor checked."""
     OPTIONAL = "optional"
-    """Who sends one must send a good one."""
+    """A request may have no token, but an invalid token is an error."""
     REQUIRED = "required"
-    """Nothing is read without one."""
+    """Reads need a valid token."""
 
     @property
     def strictness(self) -> int:
@@ -37,25 +37,26 @@ _STRICTNESS = (TokenMode.OFF, TokenMode.OPTIONAL, TokenMode.REQUIRED)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImdsOptions:
-    """Of one instance; as the deployment's default, of those that say nothing."""
+    """Metadata options of one instance, or the deployment's defaults."""
 
     http_tokens: TokenMode = TokenMode.OPTIONAL
-    """In the EC2 tree."""
+    """Tokens in the EC2 tree."""
     openstack_tokens: TokenMode = TokenMode.OPTIONAL
-    """In the tree /openstack, whose clients send none (cloud-init's OpenStack source): a switch of its own."""
+    """Tokens in the tree /openstack. A separate option, because its clients (cloud-init's OpenStack source) send none."""
     http_endpoint: bool = True
-    """False: 403 for everything."""
+    """If False, each request is answered with 403."""
     http_put_response_hop_limit: int = 1
-    """So many hops may the answer that carries a token go: 1 to 64."""
+    """IP TTL of the response that carries a token: 1 to 64."""
     instance_metadata_tags: bool = False
-    """The server's metadata are readable at meta-data/tags/instance/."""
+    """If True, the server's metadata are readable at meta-data/tags/instance/."""
     root_only: bool = False
-    """403 for requests from a port from 1024 on: only root of the guest opens a connection from one below."""
+    """If True, requests from a source port of 1024 or above are answered with 403. Only root in the instance can bind a
+    lower port."""
     user_data_minutes: int = 0
-    """So long after its launch are the instance's user data read, then 403; 0: always."""
+    """Minutes after the launch in which user data are readable; later they are a 403. 0 if there is no limit."""
     tokens_are_enforced: bool = False
-    """Of the deployment alone: a server's properties may ask for more than its defaults, never for less: of tokens, of
-    root, of an end to user data."""
+    """A setting of the deployment only. If True, a server's properties can make tokens, root_only and user_data_minutes
+    stricter than the defaults, but never weaker."""
 
     @property
     def gives_tokens(self) -> bool:
@@ -64,12 +65,12 @@ class ImdsOptions:
 
 @dataclass(frozen=True, slots=True)
 class Property:
-    """A server property: which of a policy's fields it sets, and its values in words."""
+    """A server property that sets one field of ImdsOptions."""
 
     field: str
     values: Mapping[str, Any]
     expected: str
-    """For sentences: `optional, required or off`."""
+    """The allowed values, for error messages: `optional, required or off`."""
 
 
 _SWITCH = {"enabled": True, "disabled": False}
@@ -97,11 +98,11 @@ PROPERTIES: Mapping[str, Property] = {
         f"a number from 0 to {MAX_USER_DATA_MINUTES}",
     ),
 }
-"""Values are read in any letter case."""
+"""Property name → field and values. Values are case-insensitive."""
 
 
-def policy_of(metadata: Mapping[str, str], default: ImdsOptions) -> ImdsOptions:
-    """The policy of a server with these properties; one that cannot be read counts as not set."""
+def effective_options(metadata: Mapping[str, str], default: ImdsOptions) -> ImdsOptions:
+    """The options of a server with these properties. A property with an invalid value counts as not set."""
     changes = {
         known.field: known.values[word]
         for name, known in PROPERTIES.items()
@@ -110,11 +111,11 @@ def policy_of(metadata: Mapping[str, str], default: ImdsOptions) -> ImdsOptions:
     if not changes:
         return default
     asked = replace(default, **changes)
-    return _at_least(asked, default) if default.tokens_are_enforced else asked
+    return _not_weaker(asked, default) if default.tokens_are_enforced else asked
 
 
 def invalid_properties(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """(property, a sentence) for each that is ours and cannot be read: a misspelt name, a value that is none."""
+    """Yields (property, error message) for each `imds:` property with an unknown name or an invalid value."""
     for name, value in metadata.items():
         known = PROPERTIES.get(name)
         if known is not None and _word(value) not in known.values:
@@ -123,17 +124,17 @@ def invalid_properties(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]
             yield name, f"{name} is no property of the metadata service; there are {', '.join(PROPERTIES)}"
 
 
-def _at_least(asked: ImdsOptions, default: ImdsOptions) -> ImdsOptions:
+def _not_weaker(asked: ImdsOptions, default: ImdsOptions) -> ImdsOptions:
     return replace(
         asked,
         http_tokens=max(asked.http_tokens, default.http_tokens, key=lambda mode: mode.strictness),
         openstack_tokens=max(asked.openstack_tokens, default.openstack_tokens, key=lambda mode: mode.strictness),
         root_only=asked.root_only or default.root_only,
-        user_data_minutes=_sooner(asked.user_data_minutes, default.user_data_minutes),
+        user_data_minutes=_shortest(asked.user_data_minutes, default.user_data_minutes),
     )
 
 
-def _sooner(asked: int, default: int) -> int:
+def _shortest(asked: int, default: int) -> int:
     return min(filter(None, (asked, default)), default=0)
 
 

@@ -1,8 +1,7 @@
-"""The interfaces(5) file that nova hands to a guest for networks with `flat_injected`: content/0000.
+"""The files at `content/NNNN` that meta_data.json lists: the interfaces file first, then the user's injected files.
 
-Debian's form, with the words and blanks of nova's template, since images compare it.
-
-Files that meta_data.json names and `content/NNNN` gives: the interfaces file first, then what the user injected.
+The interfaces(5) file describes networks with `flat_injected`. It has Debian's format and nova's exact text, because
+images compare it.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ iface lo inet loopback
 
 
 def interfaces_file(nics: Sequence[Nic]) -> str | None:
-    """The file's text, or None when no NIC asks for it. A NIC whose subnet has a DHCP server is not in it."""
+    """The file's text, or None if no NIC is injected. A NIC whose subnet has a DHCP server is left out."""
     numbered = enumerate(nic for nic in nics if nic.subnets)
     injected = [(number, nic) for number, nic in numbered if nic.injected and not _has_dhcp(nic)]
     if not injected:
         return None
-    # A stanza is followed by no newline of its own: nova's template engine drops the file's last one.
+    # Nova's template engine drops the last newline of the file.
     return (_HEAD + "".join(_stanza(f"eth{number}", nic) for number, nic in injected)).removesuffix("\n")
 
 
@@ -74,7 +73,7 @@ class ContentFile:
     number: str
     """`0000`"""
     path: str | None
-    """Where the guest shall put it; None for the interfaces file."""
+    """The file's path in the instance. None for the interfaces file."""
     contents: bytes = field(repr=False)
 
     @property
@@ -84,7 +83,7 @@ class ContentFile:
 
 
 def content_files(instance: Instance) -> list[ContentFile]:
-    """All of them, in the order of their numbers."""
+    """All files of the instance, in the order of their numbers."""
     unnumbered: list[tuple[str | None, bytes]] = []
     interfaces = interfaces_file(instance.nics)
     if interfaces is not None:

@@ -1,6 +1,6 @@
 """network_data.json: the NICs, their addresses and their name servers.
 
-Only the first v4 and the first v6 subnet of a port's network count: the document's form has room for no more.
+The document shows only the first IPv4 and the first IPv6 subnet of a port's network, as nova's does.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 from openimds.resources.instance import Nic, NicSubnet
 
 _EXPOSED_VIF_TYPES = frozenset({"bridge", "dvs", "hw_veb", "hyperv", "ovs", "tap", "vhostuser", "vif"})
-"""Clients know these names; any other kind of link is a physical one to them (nova bug 1642679)."""
+"""Link types that clients know. All other types are shown as `phy` (nova bug 1642679)."""
 
 _DEFAULT_ROUTE = {4: "0.0.0.0", 6: "::"}
 
 
 def network_data(nics: Sequence[Nic]) -> dict[str, Any]:
-    """{"links": […], "networks": […], "services": […]}; empty for an instance without NICs."""
+    """`{"links": […], "networks": […], "services": […]}`. Empty if the instance has no NICs."""
     if not nics:
         return {}
     links: list[dict[str, Any]] = []
@@ -38,7 +38,7 @@ def network_data(nics: Sequence[Nic]) -> dict[str, Any]:
 
 
 def first_subnets(nic: Nic) -> list[NicSubnet]:
-    """The first v4 and the first v6 subnet, where there is one."""
+    """The first IPv4 and the first IPv6 subnet of a NIC, if they exist."""
     found = (_first(nic.subnets, 4), _first(nic.subnets, 6))
     return [subnet for subnet in found if subnet is not None]
 
@@ -52,7 +52,7 @@ def _link(nic: Nic, number: int) -> dict[str, Any]:
         "id": nic.device_name or f"interface{number}",
         "vif_id": nic.port_id,
         "type": nic.vif_type if nic.vif_type in _EXPOSED_VIF_TYPES else "phy",
-        # With a DHCP server the guest is told the MTU by DHCP (option 26), and this must not contradict it.
+        # A DHCP server sends the MTU to the instance (option 26), and the document must not contradict it.
         "mtu": None if any(subnet.has_dhcp_server for subnet in nic.subnets) else nic.mtu,
         "ethernet_mac_address": nic.mac_address,
     }

@@ -1,4 +1,4 @@
-"""The OpenStack tree, `/openstack/<version>/…`: one table from which listings, lookups and the docs come."""
+"""The OpenStack tree, `/openstack/<version>/…`. Listings, lookups and the reference in docs/ use the table DOCUMENTS."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openimds.metadata.etags import weak_etag
 from openimds.metadata.injected_files import FOLDER, content_files
 from openimds.metadata.meta_data import RANDOM_SEED, meta_data
 from openimds.metadata.network_data import network_data
-from openimds.metadata.outcome import HTML, JSON, TEXT, AskVendors, Document, Outcome, json_bytes, not_found
+from openimds.metadata.outcome import HTML, JSON, TEXT, Document, FetchVendordata, Outcome, json_bytes, not_found
 from openimds.metadata.vendordata import vendor_data2
 from openimds.metadata.versions import (
     FOLSOM,
@@ -29,16 +29,17 @@ PASSWORD = "password"  # noqa: S105 - a document's name
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentSpec:
-    """One row of the table: what stands at `/openstack/<version>/<name>`."""
+    """One row of the table: the document at `/openstack/<version>/<name>`."""
 
     name: str
     content_type: str
     listed_since: str | None
-    """The first version whose listing names it; None: readable, never listed."""
+    """The first version whose listing shows the document. None if no listing shows it."""
     readable_since: str
-    """network_data.json is answered in versions from before it was thought of, as nova does."""
-    decide: Callable[[RenderContext, str], Outcome]
-    """(reading, version) → decision. Raises MetadataError when this instance has no such document."""
+    """The first version in which the document is readable. network_data.json is readable before it is listed, as in
+    nova."""
+    render: Callable[[RenderContext, str], Outcome]
+    """(context, version) → outcome. Raises MetadataError if the instance does not have the document."""
     is_listed: Callable[[RenderContext], bool] = lambda _reading: True
 
 
@@ -70,12 +71,12 @@ def _vendor_data(reading: RenderContext, _version: str) -> Document:
 
 
 def _network_data(reading: RenderContext, _version: str) -> Document:
-    # text/plain although it is JSON: clients have seen nova send it so since 2015.
+    # The content is JSON, but nova has sent text/plain since 2015.
     return Document(200, TEXT, json_bytes(network_data(reading.instance.nics)))
 
 
 def _vendor_data2(reading: RenderContext, _version: str) -> Outcome:
-    return AskVendors() if reading.settings.dynamic_vendor_data else vendor_data2(reading.settings, {})
+    return FetchVendordata() if reading.settings.dynamic_vendor_data else vendor_data2(reading.settings, {})
 
 
 def _version(reading: RenderContext, version: str) -> Document:
@@ -84,39 +85,39 @@ def _version(reading: RenderContext, version: str) -> Document:
 
 DOCUMENTS = (
     DocumentSpec(
-        name="meta_data.json", content_type=JSON, listed_since=FOLSOM, readable_since=FOLSOM, decide=_meta_data
+        name="meta_data.json", content_type=JSON, listed_since=FOLSOM, readable_since=FOLSOM, render=_meta_data
     ),
     DocumentSpec(
         name="user_data",
         content_type=TEXT,
         listed_since=FOLSOM,
         readable_since=FOLSOM,
-        decide=_user_data,
+        render=_user_data,
         is_listed=_has_user_data,
     ),
-    DocumentSpec(name=PASSWORD, content_type=HTML, listed_since=GRIZZLY, readable_since=GRIZZLY, decide=_password),
+    DocumentSpec(name=PASSWORD, content_type=HTML, listed_since=GRIZZLY, readable_since=GRIZZLY, render=_password),
     DocumentSpec(
-        name="vendor_data.json", content_type=JSON, listed_since=HAVANA, readable_since=HAVANA, decide=_vendor_data
+        name="vendor_data.json", content_type=JSON, listed_since=HAVANA, readable_since=HAVANA, render=_vendor_data
     ),
     DocumentSpec(
-        name="network_data.json", content_type=TEXT, listed_since=LIBERTY, readable_since=FOLSOM, decide=_network_data
+        name="network_data.json", content_type=TEXT, listed_since=LIBERTY, readable_since=FOLSOM, render=_network_data
     ),
     DocumentSpec(
         name="vendor_data2.json",
         content_type=JSON,
         listed_since=NEWTON_TWO,
         readable_since=NEWTON_TWO,
-        decide=_vendor_data2,
+        render=_vendor_data2,
     ),
-    DocumentSpec(name="version", content_type=TEXT, listed_since=None, readable_since=FOLSOM, decide=_version),
+    DocumentSpec(name="version", content_type=TEXT, listed_since=None, readable_since=FOLSOM, render=_version),
 )
-"""In the order in which listings name them."""
+"""All documents, in the order of listings."""
 
 _BY_NAME = {document.name: document for document in DOCUMENTS}
 
 
 def listed_documents(reading: RenderContext, version: str) -> list[str]:
-    """What the version's listing names."""
+    """The names that the version's listing shows for this instance."""
     return [
         document.name
         for document in DOCUMENTS
@@ -127,7 +128,7 @@ def listed_documents(reading: RenderContext, version: str) -> list[str]:
 
 
 def openstack_document(reading: RenderContext, parts: tuple[str, ...]) -> Outcome:
-    """(`latest`, `user_data`) → the user data. Raises MetadataError (404) for what is not there."""
+    """The document at a path: (`latest`, `user_data`) → the user data. Raises MetadataError (404)."""
     if not parts:
         return _listing(openstack_listing(reading.today))
     if parts[0] == FOLDER:
@@ -136,11 +137,11 @@ def openstack_document(reading: RenderContext, parts: tuple[str, ...]) -> Outcom
     document = _BY_NAME.get("/".join(parts[1:]) or "version")
     if version is None or document is None or not is_since(version, document.readable_since):
         raise not_found()
-    return document.decide(reading, version)
+    return document.render(reading, version)
 
 
 def is_password(parts: tuple[str, ...]) -> bool:
-    """Is it the one document that can be written?"""
+    """Returns True for the path of the password, the only document that the instance can write."""
     version = resolve(parts[0], OPENSTACK_VERSIONS) if parts else None
     return version is not None and parts[1:] == (PASSWORD,) and is_since(version, _BY_NAME[PASSWORD].readable_since)
 

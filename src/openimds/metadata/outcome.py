@@ -1,6 +1,6 @@
-"""What becomes of a request: an answer, or one thing that an edge must do first.
+"""The outcome of a request: a Document, or an action with I/O that the metadata handler performs before it responds.
 
-JSON as nova writes it: one line, `, ` and `: ` between, everything beyond ASCII escaped.
+JSON has nova's format: one line, `, ` and `: ` as separators, characters beyond ASCII escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TRY_AGAIN_SENTENCE = "An unknown error has occurred. Please try your request aga
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """An HTTP answer. For HEAD it is the one of GET: whoever writes it leaves the body out and keeps its length."""
+    """An HTTP response. HEAD has the same Document as GET; the HTTP server omits the body and keeps its length."""
 
     status: int
     content_type: str
@@ -31,21 +31,23 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class StorePassword:
-    """Store this text as the instance's password if it has none, then answer `password_stored()` or `_refused()`."""
+    """The handler stores this text if the instance has no password, then responds with `password_stored()` or
+    `password_refused()`.
+    """
 
     text: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class AskVendors:
-    """Ask the dynamic vendor data targets, then answer `vendor_data2()` with what they said."""
+class FetchVendordata:
+    """The handler queries the dynamic vendor data targets, then responds with `vendor_data2()`."""
 
 
-Outcome = Document | StorePassword | AskVendors
+Outcome = Document | StorePassword | FetchVendordata
 
 
 class MetadataError(Exception):
-    """Ends a request with an error. Raised by rules, turned into an answer in one place: `refusal_answer`."""
+    """An error response. `error_document` renders it."""
 
     def __init__(self, status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
         super().__init__(sentence)
@@ -55,7 +57,7 @@ class MetadataError(Exception):
 
 
 def error_document(refusal: MetadataError, accept: str | None) -> Document:
-    """`404 Not Found`, an empty line and the sentence; as JSON when that is what the client asks for.
+    """`404 Not Found`, an empty line and the sentence, or JSON if the client accepts it.
 
     {"message": "The resource could not be found.", "code": "404 Not Found", "title": "Not Found"}
     """
@@ -68,7 +70,7 @@ def error_document(refusal: MetadataError, accept: str | None) -> Document:
 
 
 def wants_json(accept: str | None) -> bool:
-    """Does Accept name JSON? `*/*` does not: a shell user is better served with a sentence."""
+    """Returns True if Accept names JSON. `*/*` does not count, because curl sends it and a sentence is easier to read."""
     ranges = [part.split(";") for part in (accept or "").lower().split(",")]
     return any(
         kind.strip() == JSON and not any(_is_zero_weight(parameter) for parameter in parameters)
@@ -77,7 +79,7 @@ def wants_json(accept: str | None) -> bool:
 
 
 def not_found() -> MetadataError:
-    """The same words for everything that is not there, or not for this asker to see."""
+    """404. The text is the same for missing documents and for documents that the client may not see."""
     return MetadataError(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE)
 
 

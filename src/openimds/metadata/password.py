@@ -1,4 +1,6 @@
-"""The password document: the guest posts it once, encrypted for its user, and anybody in the guest may read it."""
+"""The password document. The instance posts it once, encrypted with the user's public key. Each process in the instance
+can read it.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ from openimds.metadata.outcome import HTML, Document, MetadataError, Outcome, St
 from openimds.resources.instance import Instance
 
 MAX_PASSWORD_BYTES = 1020
-"""nova keeps it in four columns of 255 characters."""
+"""Nova stores the password in four columns of 255 characters."""
 
 
-def decide_password(instance: Instance, method: str, body: bytes | None) -> Outcome:
-    """GET answers the text, POST stores it once. `body` is None when the request did not say how long it is.
+def handle_password(instance: Instance, method: str, body: bytes | None) -> Outcome:
+    """GET returns the password, POST stores it once. `body` is None if the request has neither Content-Length nor chunks.
 
-    Raises Refusal: 400 for other methods (HEAD, too: nova's clients see it so), 409, 411, and 400 for what is too long
-    or no text. Already set is told before too long.
+    Raises MetadataError: 400 for other methods (including HEAD, as in nova), 409 if a password is set, 411 without a
+    length, and 400 for a body that is too long or not UTF-8. The checks run in this order.
     """
     if method == "GET":
         return Document(200, HTML, (instance.password or "").encode())
@@ -36,10 +38,10 @@ def decide_password(instance: Instance, method: str, body: bytes | None) -> Outc
 
 
 def password_stored() -> Document:
-    """It is this one now."""
+    """The response after the password was stored."""
     return Document(200, HTML, b"")
 
 
 def password_refused() -> MetadataError:
-    """Another one was first."""
+    """The error if the instance already has a password."""
     return MetadataError(HTTPStatus.CONFLICT, "This instance's password is already set.")

@@ -1,12 +1,12 @@
-"""From a request's target to the path that is meant, with the outcomes that nova's front ends have.
+"""Normalises a request target as nova's front ends do.
 
-nova is deployed behind uWSGI and Paste, which change a path before nova sees it; clients and attackers meet the sum.
-In order:
+Nova is deployed behind uWSGI and Paste, which change a path before nova sees it. The steps, in order:
 
-1. query and fragment are cut off; `http://host` before the path is, too (RFC 9112 section 3.2.2);
-2. percent-decoding, once; a sequence cut short at the end is dropped, a digit that is none counts as 0;
-3. `//`, `.` and `..` are resolved, also those that were percent-encoded; a closing `/` is dropped;
-4. what does not start with `ec2` or `openstack` belongs to the EC2 tree.
+1. Query, fragment and `http://host` (RFC 9112 section 3.2.2) are removed.
+2. The path is percent-decoded once. An incomplete sequence at the end is dropped. An invalid hexadecimal digit counts
+   as 0.
+3. `//`, `.` and `..` are resolved, including those that were percent-encoded. A closing `/` is dropped.
+4. A path that does not start with `ec2` or `openstack` belongs to the EC2 tree.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ OPENSTACK = "openstack"
 _ONLY_UPWARD = re.compile(rb"(/\.\.)*")
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 
-_KEPT_TARGETS = 1024
-_KEPT_TARGET_BYTES = 128
-"""Guests ask for the same few targets; one that makes up its own long ones fills no memory."""
+_CACHED_TARGETS = 1024
+_CACHED_TARGET_BYTES = 128
+"""Longer targets are not cached, so a client that invents targets cannot fill the memory."""
 
 
 class MalformedTargetError(Exception):
-    """The request line asks for something that is no path (400). `str(error)` is a sentence."""
+    """The request target is not a path (400). `str(error)` is a sentence for the client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Where a request leads: `tree` is `ec2` or `openstack`, `parts` what is below it."""
+    """A normalised path: `tree` is `ec2` or `openstack`, `parts` are the segments below it."""
 
     tree: str
     parts: tuple[str, ...]
     is_public: bool = False
-    """`/` itself, which needs no identity."""
+    """True for `/`, which clients can read without identification."""
 
 
 def parse_path(target: bytes) -> Path:
     """`/openstack//latest/../2018-08-27/meta%5Fdata.json?x` → openstack, (`2018-08-27`, `meta_data.json`).
 
-    Bytes beyond ASCII are read as Latin-1: no document's name has any. Raises MalformedTargetError.
+    Bytes beyond ASCII are decoded as Latin-1; no document has them in its name. Raises MalformedTargetError.
     """
-    return _kept(target) if len(target) <= _KEPT_TARGET_BYTES else _parsed(target)
+    return _parse_cached(target) if len(target) <= _CACHED_TARGET_BYTES else _parse(target)
 
 
-def _parsed(target: bytes) -> Path:
+def _parse(target: bytes) -> Path:
     raw = _path_of(target)
     text = _percent_decoded(raw).decode("latin-1")
     normal = posixpath.normpath("/" + text.lstrip("/"))
     parts = tuple(part for part in normal.split("/") if part)
     if not parts:
-        # Behind uWSGI `/..` reaches nova as an empty path, which nova does not take for `/`.
+        # uWSGI passes `/..` to nova as an empty path, which nova does not treat as `/`.
         return Path(EC2, (), is_public=not _ONLY_UPWARD.fullmatch(raw))
     if parts[0] in (EC2, OPENSTACK):
         return Path(parts[0], parts[1:])
     return Path(EC2, parts)
 
 
-_kept = lru_cache(maxsize=_KEPT_TARGETS)(_parsed)
+_parse_cached = lru_cache(maxsize=_CACHED_TARGETS)(_parse)
 
 
 def _path_of(target: bytes) -> bytes:

@@ -1,8 +1,12 @@
-"""Session tokens, as far as they decide what becomes of a request (IMDSv2).
+"""The access checks before a document is looked up (IMDSv2 session tokens and the `imds:` options).
 
-In order: the endpoint of this instance is switched on (403); root asks, where only root may (403); the user data are not
-yet closed (403); a token is asked for (200, 400, 403, 405); what is read
-comes with a good token, or with none where none is required (401). Only then is looked whether the document is there.
+The checks run in this order:
+
+1. The instance's endpoint is enabled (403).
+2. The request comes from a privileged port if the option root_only is set (403).
+3. The user data are still readable (403).
+4. A request for a token is answered (200, 400, 403, 405).
+5. A read has a valid token, or no token if none is required (401).
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from openimds.metadata.versions import LATEST
 TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105 - a header's name
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 HOP_LIMIT = "X-Openimds-Hop-Limit"
-"""For whoever writes the answer to the guest: the IP TTL of the packets that carry it. Not for the guest itself."""
+"""IP TTL of the packets that carry the response. The HTTP server applies this header and removes it."""
 
 _TOKEN_PATH = ("api", "token")
 _USER_DATA = {EC2: ("user-data",), OPENSTACK: ("user_data",)}
@@ -29,44 +33,44 @@ _DATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|1\.0", re.ASCII)
 
 
 class TokenState(enum.Enum):
-    """The token that came with a request."""
+    """State of the token in a request."""
 
     NOTHING = enum.auto()
     GOOD = enum.auto()
     BAD = enum.auto()
-    """Not of this instance, ended, or no token at all."""
+    """The token is malformed, expired, or belongs to another instance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What a request's headers say, read and judged by whoever has the secrets."""
+    """The facts about a request that the checks need. The caller has already verified the token."""
 
     presented: TokenState = TokenState.NOTHING
     ttl_seconds: int | None = None
-    """How long a token is asked for; None when that is not said, or not between 1 and 21600."""
+    """Requested TTL of a new token. None if the header is missing or not a number from 1 to 21600."""
     is_forwarded: bool = False
-    """The guest's own request carried X-Forwarded-For: a proxy in the guest passed on what somebody else sent."""
-    is_roots: bool = False
-    """It came from a port below 1024."""
+    """True if the instance's request has X-Forwarded-For: a proxy in the instance forwarded it for another client."""
+    from_privileged_port: bool = False
+    """True if the source port is below 1024."""
     age_seconds: float | None = None
-    """Since the instance's launch; None: it has not been launched, or nobody knows when."""
+    """Time since the instance's launch. None if the launch time is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class IssueToken:
-    """Make a token for this instance, then answer `token_answer()`."""
+    """The handler issues a token for this instance and responds with `token_document()`."""
 
     ttl_seconds: int
     hop_limit: int
 
 
 def check_session(method: str, path: Path, policy: ImdsOptions, session: Session) -> IssueToken | None:
-    """None: go on to the document. Raises Refusal (400, 401, 403, 405)."""
+    """Runs the checks. Returns None if the document can be served. Raises MetadataError (400, 401, 403, 405)."""
     if not policy.http_endpoint:
         raise MetadataError(HTTPStatus.FORBIDDEN, "The metadata service is switched off for this instance.")
-    if policy.root_only and not session.is_roots:
+    if policy.root_only and not session.from_privileged_port:
         raise MetadataError(HTTPStatus.FORBIDDEN, "Only root may ask here: send the request from a port below 1024.")
-    if is_sealed(path, policy, session.age_seconds):
+    if is_user_data_closed(path, policy, session.age_seconds):
         raise MetadataError(
             HTTPStatus.FORBIDDEN, "The user data are closed: the time in which they could be read is over."
         )
@@ -74,7 +78,7 @@ def check_session(method: str, path: Path, policy: ImdsOptions, session: Session
         return None
     if path.tree == EC2 and path.parts[1:] == _TOKEN_PATH:
         if path.parts[0] == LATEST:
-            return _asked_for_token(method, policy, session)
+            return _token_request(method, policy, session)
         if method == "PUT" and _DATED.fullmatch(path.parts[0]):
             raise MetadataError(HTTPStatus.FORBIDDEN, "Tokens are given at /latest/api/token alone.")
     if method in ("GET", "HEAD") or (path.tree == OPENSTACK and is_password(path.parts)):
@@ -82,19 +86,19 @@ def check_session(method: str, path: Path, policy: ImdsOptions, session: Session
     return None
 
 
-def is_sealed(path: Path, policy: ImdsOptions, age_seconds: float | None) -> bool:
-    """Is this the user data of an instance whose time to read them is over?"""
+def is_user_data_closed(path: Path, policy: ImdsOptions, age_seconds: float | None) -> bool:
+    """Returns True for the user data of an instance if user_data_minutes have passed since its launch."""
     if not policy.user_data_minutes or age_seconds is None or path.parts[1:] != _USER_DATA[path.tree]:
         return False
     return age_seconds >= policy.user_data_minutes * 60
 
 
-def token_answer(token: str, ttl_seconds: int, hop_limit: int) -> Document:
+def token_document(token: str, ttl_seconds: int, hop_limit: int) -> Document:
     headers = ((TTL, str(ttl_seconds)), ("Cache-Control", "no-store"), (HOP_LIMIT, str(hop_limit)))
     return Document(HTTPStatus.OK, TEXT, token.encode(), headers)
 
 
-def _asked_for_token(method: str, policy: ImdsOptions, session: Session) -> IssueToken:
+def _token_request(method: str, policy: ImdsOptions, session: Session) -> IssueToken:
     if method != "PUT":
         raise method_not_allowed("PUT")
     if session.is_forwarded:

@@ -1,4 +1,4 @@
-"""vendor_data.json and vendor_data2.json, and what a dynamic vendor data target is sent."""
+"""vendor_data2.json, and the request body for a dynamic vendor data target."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from openimds.resources.instance import Instance
 STATIC = "static"
 
 
-def vendor_data2(settings: DocumentSettings, said: Mapping[str, Any]) -> Document:
-    """`{"static": …}` and what each dynamic target said, under its name; a target cannot replace `static`."""
+def vendor_data2(settings: DocumentSettings, responses: Mapping[str, Any]) -> Document:
+    """`{"static": …}` and the response of each dynamic target under its name. A target cannot replace `static`."""
     document: dict[str, Any] = {} if settings.static_vendor_data is None else {STATIC: settings.static_vendor_data}
-    document |= {name: answer for name, answer in said.items() if name not in document}
+    document |= {name: content for name, content in responses.items() if name not in document}
     return Document(200, JSON, json_bytes(document))
 
 
-def vendor_question(instance: Instance) -> dict[str, Any]:
-    """What a dynamic target is asked, as JSON: nova's words and order."""
+def vendordata_request(instance: Instance) -> dict[str, Any]:
+    """The JSON object that a dynamic target receives, with nova's keys in nova's order."""
     user_data = instance.user_data
     return {
         "project-id": instance.project_id,

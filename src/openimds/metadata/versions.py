@@ -1,4 +1,4 @@
-"""The versions that clients ask for: dates, with one exception from before the dates."""
+"""Versions of the two trees. All are dates, except EC2's `1.0`."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ OPENSTACK_VERSIONS = (
 
 
 def resolve(name: str, versions: Sequence[str]) -> str | None:
-    """The version that a path's word means: `latest` is the newest, an unknown word is None.
+    """The version that a path segment names. `latest` is the newest version. None if the version does not exist.
 
-    A version dated in the future can be asked for; it is only not listed.
+    Versions dated in the future are readable, but not listed.
     """
     if name == LATEST:
         return versions[-1]
@@ -54,15 +54,15 @@ def resolve(name: str, versions: Sequence[str]) -> str | None:
 
 
 def is_since(version: str, since: str) -> bool:
-    """Has `version` what came with `since`? Both are resolved versions of one tree; they sort as they were made."""
+    """Returns True if `version` is `since` or newer. Both are resolved versions of one tree, and sort by age."""
     return version >= since
 
 
 def ec2_listing() -> tuple[str, ...]:
-    """What `/` and `/ec2` list."""
+    """The entries of `/` and `/ec2`."""
     return (*EC2_VERSIONS, LATEST)
 
 
 def openstack_listing(today: str) -> tuple[str, ...]:
-    """What `/openstack` lists on the day `2026-11-21`: nothing dated later, so that a client never picks it."""
+    """The entries of `/openstack` on the day `today` (`2026-11-21`). Versions dated later are left out, as in nova."""
     return (*(version for version in OPENSTACK_VERSIONS if version <= today), LATEST)

@@ -44,7 +44,7 @@ class Project:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class TokenScope:
     """What a token is asked for: one project, the system, or (neither) nothing."""
 
     project_id: str | None = None
@@ -56,7 +56,7 @@ class Token:
     """What a token says. It never says which roles: they are looked up whenever it is used."""
 
     user_id: str
-    scope: Scope
+    scope: TokenScope
     methods: tuple[str, ...]
     audit_ids: tuple[str, ...]
     """Its own, then those of the tokens that it was made from, the parent first."""
@@ -76,7 +76,7 @@ class LoginUser:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class AccessInfo:
     """What a user is, now, within a scope."""
 
     user: User

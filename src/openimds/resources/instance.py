@@ -171,7 +171,7 @@ class ChangeSet:
 
 
 @dataclass(frozen=True, slots=True)
-class VendorAnswer:
+class VendordataResponse:
     content: Any
     """The JSON value; None: it answered without a body."""
     size_bytes: int = 0

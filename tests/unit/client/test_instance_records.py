@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from openimds.client.instance_records import _RECORDS, _instances
-from openimds.control_api.watch.instance_records import _told
-from openimds.metadata.context import DocumentSettings, settings_form, settings_of
+from openimds.control_api.watch.instance_records import _encoded_records
+from openimds.metadata.context import DocumentSettings, settings_from_json, settings_to_json
 from openimds.metadata.imds_options import ImdsOptions
 from openimds.resources.instance import Ec2Ids, Instance
 from openimds.resources.network import HostRoute
@@ -30,7 +30,7 @@ DATA = Path(__file__).parents[2] / "compat" / "data"
 
 
 def encoded_and_decoded(instance: Instance) -> Instance | None:
-    encoded = msgspec.json.encode({"revision": 7, "instances": _told({"vm": instance})})
+    encoded = msgspec.json.encode({"revision": 7, "instances": _encoded_records({"vm": instance})})
     response = _RECORDS.decode(encoded)
     assert response.revision == 7
     return _instances(response.instances)["vm"]
@@ -50,7 +50,7 @@ def test_malformed_record_is_skipped():
     good = Instance(
         id="vm", project_id="p", name="vm", hostname="vm", ec2_ids=Ec2Ids(instance_id=None), flavor_name="m1"
     )
-    records = {**_told({"vm": good, "gone": None}), "malformed": msgspec.Raw(b'{"id": 5}')}
+    records = {**_encoded_records({"vm": good, "gone": None}), "malformed": msgspec.Raw(b'{"id": 5}')}
     response = _RECORDS.decode(msgspec.json.encode({"revision": 7, "instances": records}))
     with capture_logs() as lines:
         assert _instances(response.instances) == {"vm": good, "gone": None}
@@ -80,7 +80,7 @@ def test_record_with_a_lone_surrogate_is_skipped() -> None:
         )
         for name in ("vm", "\ud800")
     )
-    assert set(_told({"whole": whole, "half": half, "none": None})) == {"whole", "none"}
+    assert set(_encoded_records({"whole": whole, "half": half, "none": None})) == {"whole", "none"}
 
 
 VALUES = st.recursive(
@@ -99,4 +99,4 @@ VALUES = st.recursive(
 )
 @settings(max_examples=200, deadline=None)
 def test_any_settings_are_decoded_unchanged(encoded: DocumentSettings) -> None:
-    assert settings_of(json.loads(json.dumps(settings_form(encoded)))) == encoded
+    assert settings_from_json(json.loads(json.dumps(settings_to_json(encoded)))) == encoded

@@ -16,7 +16,7 @@ from keystoneauth1.token_endpoint import Token
 
 from openimds.client.vendordata import MAX_RESPONSE_BYTES, VendorTimeouts, vendor_post
 from openimds.resources.errors import PeerFailed
-from openimds.resources.instance import VendorAnswer
+from openimds.resources.instance import VendordataResponse
 
 FIELDS = {"instance-id": "i", "user-data": None}
 
@@ -58,13 +58,13 @@ def target() -> Iterator[str]:
         server.shutdown()
 
 
-def post(url: str, session: Session | None = None, read_seconds: float = 5.0) -> VendorAnswer:
+def post(url: str, session: Session | None = None, read_seconds: float = 5.0) -> VendordataResponse:
     timeouts = VendorTimeouts(connect_seconds=1.0, read_seconds=read_seconds)
     return vendor_post(session or Session(), timeouts, None)(url, FIELDS)
 
 
 def test_response_is_decoded(target: str) -> None:
-    assert post(f"{target}/ok") == VendorAnswer({"a": 1}, size_bytes=8, fresh_seconds=0)
+    assert post(f"{target}/ok") == VendordataResponse({"a": 1}, size_bytes=8, fresh_seconds=0)
     headers, fields = Target.requests[0]
     assert fields == FIELDS
     assert headers["Content-Type"] == "application/json"
@@ -77,7 +77,7 @@ def test_session_with_credentials_sends_a_token(target: str) -> None:
 
 
 def test_empty_response_is_none(target: str) -> None:
-    assert post(f"{target}/empty") == VendorAnswer(None)
+    assert post(f"{target}/empty") == VendordataResponse(None)
 
 
 @pytest.mark.parametrize("path", ["/text", "/error", "/large"])

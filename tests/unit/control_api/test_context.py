@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.datastructures import URL
 
-from openimds.control_api.context import Context, current
+from openimds.control_api.context import RequestContext, current_context
 from openimds.resources.errors import Forbidden
 
 
@@ -23,8 +23,8 @@ class HostUrlRequest(Request):
 class Readers:
     """An authenticator that takes every token as a reader's."""
 
-    def context(self, token: str, request_id: str) -> Context:
-        return Context(user_id=token, project_id="p1", roles=frozenset({"reader"}), request_id=request_id)
+    def context(self, token: str, request_id: str) -> RequestContext:
+        return RequestContext(user_id=token, project_id="p1", roles=frozenset({"reader"}), request_id=request_id)
 
 
 def request(path: str, kind: type[Request] = Request) -> Request:
@@ -39,15 +39,15 @@ def request(path: str, kind: type[Request] = Request) -> Request:
 
 @pytest.mark.parametrize("path", ["/v3", "/v3/auth/tokens"])
 def test_reader_may_change_its_own_identity(path: str) -> None:
-    assert current(request(path)).user_id == "rita"
+    assert current_context(request(path)).user_id == "rita"
 
 
 @pytest.mark.parametrize("path", ["/network/v2.0/networks", "/v3x", "/v30/users"])
 def test_reader_changes_nothing_elsewhere(path: str) -> None:
     with pytest.raises(Forbidden):
-        current(request(path))
+        current_context(request(path))
 
 
 def test_host_header_does_not_make_a_path_one_of_identity() -> None:
     with pytest.raises(Forbidden):
-        current(request("/network/v2.0/networks", HostUrlRequest))
+        current_context(request("/network/v2.0/networks", HostUrlRequest))

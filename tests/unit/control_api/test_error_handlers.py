@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from openimds.control_api.error_handlers import ErrorResponse, NotAcceptable, answer, problem_of
+from openimds.control_api.error_handlers import ErrorResponse, NotAcceptable, error_response, json_response
 from openimds.resources import errors
 
 
@@ -24,13 +24,13 @@ from openimds.resources import errors
     ],
 )
 def test_an_error_has_one_status(error: errors.OpenimdsError, status: int) -> None:
-    problem = problem_of(error)
+    problem = error_response(error)
     assert problem.status == status
     assert problem.message == error.message
 
 
 def test_unavailable_store_is_503_without_its_url_or_path() -> None:
-    problem = problem_of(errors.StoreUnavailable("the store postgresql://u@10.0.0.9/db cannot be used: /var/lib/x"))
+    problem = error_response(errors.StoreUnavailable("the store postgresql://u@10.0.0.9/db cannot be used: /var/lib/x"))
     assert (problem.status, problem.headers) == (503, {"Retry-After": "1"})
     assert "10.0.0.9" not in problem.message
     assert "/var/lib" not in problem.message
@@ -38,12 +38,12 @@ def test_unavailable_store_is_503_without_its_url_or_path() -> None:
 
 def test_a_quota_is_409_for_neutron_and_403_elsewhere() -> None:
     over = errors.QuotaExceeded("too many")
-    assert problem_of(over, "/network/v2.0/ports").status == 409
-    assert problem_of(over, "/compute/v2.1/servers").status == 403
+    assert error_response(over, "/network/v2.0/ports").status == 409
+    assert error_response(over, "/compute/v2.1/servers").status == 403
 
 
 def test_an_error_nobody_gave_a_status_tells_nothing_of_itself() -> None:
-    problem = problem_of(errors.OpenimdsError("select * from secrets"))
+    problem = error_response(errors.OpenimdsError("select * from secrets"))
     assert problem.status == 500
     assert "secrets" not in problem.message
 
@@ -60,9 +60,9 @@ def test_an_error_nobody_gave_a_status_tells_nothing_of_itself() -> None:
     ],
 )
 def test_each_service_has_its_form(path: str, form: dict[str, object]) -> None:
-    made = answer(path, ErrorResponse(404, "gone", "PortNotFound"))
+    made = json_response(path, ErrorResponse(404, "gone", "PortNotFound"))
     assert json.loads(bytes(made.body)) == form
 
 
 def test_a_status_that_nova_has_no_name_for_is_a_compute_fault() -> None:
-    assert "computeFault" in json.loads(bytes(answer("/compute/v2.1/servers", ErrorResponse(406, "no")).body))
+    assert "computeFault" in json.loads(bytes(json_response("/compute/v2.1/servers", ErrorResponse(406, "no")).body))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.control_api.pagination import MAX_LIMIT, PageParams, next_link, page, paging_asked
+from openimds.control_api.pagination import MAX_LIMIT, PageParams, next_link, page_params, paginate
 from openimds.resources.errors import BadRequest
 
 ITEMS = ["a", "b", "c", "d"]
@@ -19,19 +19,19 @@ ITEMS = ["a", "b", "c", "d"]
     ],
 )
 def test_a_page(asked: PageParams, items: list[str], more: bool) -> None:
-    found = page(ITEMS, asked, key=lambda item: item)
+    found = paginate(ITEMS, asked, key=lambda item: item)
     assert (list(found.items), found.more) == (items, more)
 
 
 def test_a_marker_that_is_not_there() -> None:
     with pytest.raises(BadRequest, match="marker"):
-        page(ITEMS, PageParams(1, "z"), key=lambda item: item)
+        paginate(ITEMS, PageParams(1, "z"), key=lambda item: item)
 
 
 def test_limits() -> None:
-    assert paging_asked(None).limit == MAX_LIMIT
-    assert paging_asked(0).limit == MAX_LIMIT
-    assert paging_asked(10**9).limit == MAX_LIMIT
+    assert page_params(None).limit == MAX_LIMIT
+    assert page_params(0).limit == MAX_LIMIT
+    assert page_params(10**9).limit == MAX_LIMIT
 
 
 def test_the_next_page_is_the_same_question() -> None:

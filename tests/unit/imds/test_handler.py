@@ -21,7 +21,7 @@ from openimds.imds.instance_cache import InstanceCache
 from openimds.imds.vendordata import Target, VendordataTargets, VendordataTimeouts
 from openimds.metadata.context import DocumentSettings
 from openimds.resources.errors import PeerFailed
-from openimds.resources.instance import VendorAnswer
+from openimds.resources.instance import VendordataResponse
 
 SECRET = "s3cret"
 ID = "11111111-2222-4333-8444-555555555501"
@@ -349,11 +349,11 @@ VENDOR_DATA2 = b"/openstack/latest/vendor_data2.json"
 
 
 def vendors_saying(said: Mapping[str, Any], **options: Any) -> Callable[[], VendordataTargets]:
-    def post(url: str, _question: Mapping[str, Any]) -> VendorAnswer:
+    def post(url: str, _question: Mapping[str, Any]) -> VendordataResponse:
         answer = said[url]
         if isinstance(answer, Exception):
             raise answer
-        return VendorAnswer(answer)
+        return VendordataResponse(answer)
 
     targets = [Target("a", "http://a"), Target("b", "http://b"), Target("a", "http://never")]
     return lambda: VendordataTargets(targets, post, VendordataTimeouts(**options))

@@ -14,17 +14,17 @@ from tests.waiting import HANG_SECONDS, until_async
 from openimds.imds.vendordata import THREADS_OF_A_TARGET, KeptAnswers, Target, VendordataTargets, VendordataTimeouts
 from openimds.metadata.outcome import MetadataError
 from openimds.resources.errors import PeerFailed
-from openimds.resources.instance import VendorAnswer
+from openimds.resources.instance import VendordataResponse
 
 
 class Targets:
     """Targets by URL: what each does when it is asked; and what was asked."""
 
-    def __init__(self, **does: Callable[[], VendorAnswer]) -> None:
+    def __init__(self, **does: Callable[[], VendordataResponse]) -> None:
         self.does = does
         self.asked: list[tuple[str, str]] = []
 
-    def post(self, url: str, question: Mapping[str, Any]) -> VendorAnswer:
+    def post(self, url: str, question: Mapping[str, Any]) -> VendordataResponse:
         self.asked.append((url, question["instance-id"]))
         return self.does[url]()
 
@@ -36,11 +36,11 @@ def question(instance: str = "i1", **more: str) -> dict[str, Any]:
     return {"instance-id": instance} | more
 
 
-def says(content: Any, fresh_seconds: float = 0) -> Callable[[], VendorAnswer]:
-    return lambda: VendorAnswer(content, 10, fresh_seconds)
+def says(content: Any, fresh_seconds: float = 0) -> Callable[[], VendordataResponse]:
+    return lambda: VendordataResponse(content, 10, fresh_seconds)
 
 
-def fails() -> VendorAnswer:
+def fails() -> VendordataResponse:
     raise PeerFailed("refused")
 
 
@@ -48,9 +48,9 @@ def test_all_at_the_same_time() -> None:
     """Each waits until the other has been asked."""
     together = threading.Barrier(2, timeout=HANG_SECONDS)
 
-    def meets() -> VendorAnswer:
+    def meets() -> VendordataResponse:
         together.wait()
-        return VendorAnswer({"met": True})
+        return VendordataResponse({"met": True})
 
     found = asyncio.run(Targets(a=meets, b=meets).vendors().ask(question()))
     assert found == {"a": {"met": True}, "b": {"met": True}}
@@ -74,9 +74,9 @@ def test_a_slow_target_delays_no_other_target_and_no_other_instance() -> None:
     asyncio.run(_ended(story(), never))
 
 
-def _when(opened: threading.Event) -> VendorAnswer:
+def _when(opened: threading.Event) -> VendordataResponse:
     opened.wait(HANG_SECONDS)
-    return VendorAnswer(None)
+    return VendordataResponse(None)
 
 
 def test_patience_with_a_slow_target_ends() -> None:
@@ -105,9 +105,9 @@ async def _ended(story: Any, never: threading.Event) -> Any:
 def test_one_question_at_a_time_for_all_who_want_to_know_the_same() -> None:
     gate = threading.Event()
 
-    def waits() -> VendorAnswer:
+    def waits() -> VendordataResponse:
         gate.wait(HANG_SECONDS)
-        return VendorAnswer(7)
+        return VendordataResponse(7)
 
     targets = Targets(a=waits)
 
@@ -137,7 +137,7 @@ async def test_answers_are_kept_as_the_target_allows() -> None:
 def test_a_failure_is_not_kept_and_is_told_once() -> None:
     does = [says(3, 60), fails, fails]
 
-    def next_of_them() -> VendorAnswer:
+    def next_of_them() -> VendordataResponse:
         return does.pop()()
 
     targets = Targets(a=next_of_them)
@@ -162,13 +162,13 @@ def test_answers_have_bounds_and_an_end() -> None:
     now = [0.0]
     kept = KeptAnswers(lambda: now[0], max_answers=2, max_bytes=100)
     for name in (b"a", b"b"):
-        kept.put(name, VendorAnswer(name, 10, 5))
+        kept.put(name, VendordataResponse(name, 10, 5))
     assert kept.get(b"a")
-    kept.put(b"c", VendorAnswer(b"c", 10, 5))
+    kept.put(b"c", VendordataResponse(b"c", 10, 5))
     assert (kept.get(b"b"), bool(kept.get(b"a")), bool(kept.get(b"c"))) == (None, True, True)
-    kept.put(b"large", VendorAnswer(b"large", 95, 5))
+    kept.put(b"large", VendordataResponse(b"large", 95, 5))
     assert (kept.get(b"a"), kept.get(b"c"), bool(kept.get(b"large"))) == (None, None, True)
     now[0] = 5
     assert kept.get(b"large") is None
-    kept.put(b"huge", VendorAnswer(b"huge", 101, 5))
+    kept.put(b"huge", VendordataResponse(b"huge", 101, 5))
     assert kept.get(b"huge") is None

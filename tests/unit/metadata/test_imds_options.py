@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.imds_options import PROPERTIES, ImdsOptions, TokenMode, invalid_properties, policy_of
+from openimds.metadata.imds_options import PROPERTIES, ImdsOptions, TokenMode, effective_options, invalid_properties
 
 DEFAULT = ImdsOptions(http_put_response_hop_limit=2)
 
 
 def test_nothing_said() -> None:
-    assert policy_of({}, DEFAULT) is DEFAULT
-    assert policy_of({"team": "red", "HttpTokens": "required"}, DEFAULT) is DEFAULT
+    assert effective_options({}, DEFAULT) is DEFAULT
+    assert effective_options({"team": "red", "HttpTokens": "required"}, DEFAULT) is DEFAULT
 
 
 def test_everything_said() -> None:
@@ -23,7 +23,7 @@ def test_everything_said() -> None:
         "imds:UserDataMinutes": "30",
     }
     assert set(said) == set(PROPERTIES)
-    assert policy_of(said, DEFAULT) == ImdsOptions(
+    assert effective_options(said, DEFAULT) == ImdsOptions(
         http_tokens=TokenMode.REQUIRED,
         openstack_tokens=TokenMode.REQUIRED,
         http_endpoint=False,
@@ -51,7 +51,7 @@ def test_everything_said() -> None:
 )
 def test_what_cannot_be_read_counts_as_not_set_and_is_told(name: str, value: str) -> None:
     said = {"team": "red", name: value}
-    assert policy_of(said, DEFAULT) == DEFAULT
+    assert effective_options(said, DEFAULT) == DEFAULT
     ((told, sentence),) = invalid_properties(said)
     assert told == name
     assert sentence.startswith(name)
@@ -64,7 +64,7 @@ def test_what_cannot_be_read_counts_as_not_set_and_is_told(name: str, value: str
 )  # fmt: skip
 def test_enforced(default: str, asked: str, result: str) -> None:
     strict = ImdsOptions(http_tokens=TokenMode(default), openstack_tokens=TokenMode.REQUIRED, tokens_are_enforced=True)
-    policy = policy_of({"imds:HttpTokens": asked, "imds:OpenStackTokens": "optional"}, strict)
+    policy = effective_options({"imds:HttpTokens": asked, "imds:OpenStackTokens": "optional"}, strict)
     assert policy.http_tokens is TokenMode(result)
     assert policy.openstack_tokens is TokenMode.REQUIRED
 
@@ -74,7 +74,7 @@ def test_enforced(default: str, asked: str, result: str) -> None:
 )
 def test_enforced_times(default: int, asked: str, result: int) -> None:
     strict = ImdsOptions(user_data_minutes=default, root_only=True, tokens_are_enforced=True)
-    policy = policy_of({"imds:UserDataMinutes": asked, "imds:RootOnly": "disabled"}, strict)
+    policy = effective_options({"imds:UserDataMinutes": asked, "imds:RootOnly": "disabled"}, strict)
     assert policy.user_data_minutes == result
     assert policy.root_only
 

@@ -6,7 +6,7 @@ import pytest
 
 from openimds.metadata.context import DocumentSettings
 from openimds.metadata.openstack import DOCUMENTS, is_password, listed_documents, openstack_document
-from openimds.metadata.outcome import AskVendors, Document, MetadataError
+from openimds.metadata.outcome import Document, FetchVendordata, MetadataError
 from openimds.metadata.versions import OPENSTACK_VERSIONS
 from openimds.resources.instance import InjectedFile
 
@@ -90,7 +90,7 @@ def test_vendor_data(reading_of) -> None:
 
 def test_dynamic_vendor_data_must_be_asked_for(reading_of) -> None:
     reading = reading_of(DocumentSettings(dynamic_vendor_data=True))
-    assert openstack_document(reading, ("latest", "vendor_data2.json")) == AskVendors()
+    assert openstack_document(reading, ("latest", "vendor_data2.json")) == FetchVendordata()
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,21 @@ from __future__ import annotations
 import pytest
 
 from openimds.metadata.outcome import HTML, Document, MetadataError, StorePassword
-from openimds.metadata.password import MAX_PASSWORD_BYTES, decide_password, password_refused, password_stored
+from openimds.metadata.password import MAX_PASSWORD_BYTES, handle_password, password_refused, password_stored
 
 
 def test_none_reads_as_empty(reading_of) -> None:
-    answer = decide_password(reading_of().instance, "GET", None)
+    answer = handle_password(reading_of().instance, "GET", None)
     assert answer == Document(200, HTML, b"")
 
 
 def test_it_reads_as_posted(reading_of) -> None:
-    assert decide_password(reading_of(password="pw\n").instance, "GET", None) == Document(200, HTML, b"pw\n")
+    assert handle_password(reading_of(password="pw\n").instance, "GET", None) == Document(200, HTML, b"pw\n")
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"a\nb\n", "é".encode(), b"x" * MAX_PASSWORD_BYTES])
 def test_posting(reading_of, body: bytes) -> None:
-    assert decide_password(reading_of().instance, "POST", body) == StorePassword(body.decode())
+    assert handle_password(reading_of().instance, "POST", body) == StorePassword(body.decode())
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_posting(reading_of, body: bytes) -> None:
 )
 def test_refusals(reading_of, method: str, body: bytes | None, stored: str | None, status: int) -> None:
     with pytest.raises(MetadataError) as refused:
-        decide_password(reading_of(password=stored).instance, method, body)
+        handle_password(reading_of(password=stored).instance, method, body)
     assert refused.value.status == status
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from openimds.metadata.outcome import Document, MetadataError, Outcome, StorePassword
 from openimds.metadata.paths import parse_path
-from openimds.metadata.router import DocumentRequest, forbid_options, public_answer, route
+from openimds.metadata.router import DocumentRequest, forbid_options, root_document, route
 
 
 def ask(reading, method: str, target: bytes, body: bytes | None = b"") -> Outcome:
@@ -49,9 +49,9 @@ def test_refusals(reading_of, method: str, target: bytes, status: int) -> None:
 
 
 def test_the_public_root() -> None:
-    assert public_answer("HEAD").body.startswith(b"1.0\n")
+    assert root_document("HEAD").body.startswith(b"1.0\n")
     with pytest.raises(MetadataError):
-        public_answer("DELETE")
+        root_document("DELETE")
 
 
 def test_options() -> None:

@@ -7,7 +7,7 @@ import pytest
 from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.metadata.outcome import MetadataError
 from openimds.metadata.paths import parse_path
-from openimds.metadata.session_policy import IssueToken, Session, TokenState, check_session, token_answer
+from openimds.metadata.session_policy import IssueToken, Session, TokenState, check_session, token_document
 
 OPTIONAL = ImdsOptions()
 REQUIRED = ImdsOptions(http_tokens=TokenMode.REQUIRED)
@@ -112,7 +112,7 @@ def test_a_token_where_openstack_alone_needs_one() -> None:
 
 
 def test_the_answer() -> None:
-    answer = token_answer("abc", 60, 2)
+    answer = token_document("abc", 60, 2)
     assert (answer.status, answer.body, answer.content_type) == (200, b"abc", "text/plain; charset=UTF-8")
     assert dict(answer.headers) == {
         "X-aws-ec2-metadata-token-ttl-seconds": "60",
@@ -135,7 +135,7 @@ CLOSING = ImdsOptions(user_data_minutes=10)
 @pytest.mark.parametrize("target", [LEAF, DOCUMENT, TOKEN, PASSWORD, b"/", b"/nope"])
 def test_where_only_root_may_ask(method: str, target: bytes) -> None:
     assert outcome(method, target, ROOT_ONLY, TTL) == 403
-    assert outcome(method, target, ROOT_ONLY, Session(is_roots=True, ttl_seconds=60)) != 403
+    assert outcome(method, target, ROOT_ONLY, Session(from_privileged_port=True, ttl_seconds=60)) != 403
 
 
 @pytest.mark.parametrize("target", [b"/latest/user-data", b"/2009-04-04/user-data/", b"/openstack/latest/user_data"])

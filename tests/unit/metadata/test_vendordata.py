@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from openimds.metadata.context import DocumentSettings
-from openimds.metadata.vendordata import vendor_data2, vendor_question
+from openimds.metadata.vendordata import vendor_data2, vendordata_request
 
 
 def test_what_is_said_stands_under_its_name() -> None:
@@ -18,7 +18,7 @@ def test_without_the_static_provider() -> None:
 
 
 def test_the_question(reading_of) -> None:
-    question = vendor_question(
+    question = vendordata_request(
         reading_of(user_data=b"\xff", metadata={"a": "b"}, image_id="img", boot_roles="r").instance
     )
     assert list(question.items()) == [
@@ -30,5 +30,5 @@ def test_the_question(reading_of) -> None:
         ("metadata", {"a": "b"}),
         ("boot-roles", "r"),
     ]
-    nothing = vendor_question(reading_of().instance)
+    nothing = vendordata_request(reading_of().instance)
     assert (nothing["image-id"], nothing["user-data"]) == ("", None)

@@ -13,7 +13,7 @@ from openimds.control_api.compute import (
     servers,
     unsupported,
 )
-from openimds.control_api.compute.microversions import negotiated, versions_router
+from openimds.control_api.compute.microversions import negotiate, versions_router
 from openimds.control_api.compute.protocols import Compute, ComputeService
 
 
@@ -21,7 +21,7 @@ def router(service: ComputeService) -> APIRouter:
     """Everything below the listener's root: `/compute…`."""
     routes = APIRouter()
     routes.include_router(versions_router(service.public_url))
-    v21 = APIRouter(prefix="/compute/v2.1", tags=["compute"], dependencies=[Depends(negotiated)])
+    v21 = APIRouter(prefix="/compute/v2.1", tags=["compute"], dependencies=[Depends(negotiate)])
     for part in (servers, server_actions, server_subresources, keypairs, flavors, admin, unsupported):
         v21.include_router(part.router(service))
     routes.include_router(v21)

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from openimds.control_api.compute.microversions import Microversion, Version
 from openimds.control_api.compute.protocols import ComputeService
-from openimds.control_api.context import Caller, ProjectCaller, require_admin, require_project
+from openimds.control_api.context import AuthenticatedCaller, ProjectCaller, require_admin, require_project
 from openimds.resources.compute import COMPUTE_AGENT_BINARY, ComputeHost
 from openimds.resources.errors import NotFound
 
@@ -42,12 +42,12 @@ def router(service: ComputeService) -> APIRouter:
 
 def _zones(routes: APIRouter, service: ComputeService) -> None:
     @routes.get("/os-availability-zone")
-    def list_zones(caller: Caller) -> dict[str, Any]:
+    def list_zones(caller: AuthenticatedCaller) -> dict[str, Any]:
         del caller
         return {"availabilityZoneInfo": [_zone(name, hosts, detail=False) for name, hosts in _by_zone(service).items()]}
 
     @routes.get("/os-availability-zone/detail")
-    def list_zones_in_detail(caller: Caller) -> dict[str, Any]:
+    def list_zones_in_detail(caller: AuthenticatedCaller) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-availability-zone:detail")
         return {"availabilityZoneInfo": [_zone(name, hosts, detail=True) for name, hosts in _by_zone(service).items()]}
 
@@ -55,7 +55,7 @@ def _zones(routes: APIRouter, service: ComputeService) -> None:
 def _hypervisors(routes: APIRouter, service: ComputeService) -> None:
     @routes.get("/os-hypervisors")
     def list_hypervisors(
-        caller: Caller, version: Version, hypervisor_hostname_pattern: str | None = None
+        caller: AuthenticatedCaller, version: Version, hypervisor_hostname_pattern: str | None = None
     ) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-hypervisors:list")
         found = _matching(service.store.hosts.list(), hypervisor_hostname_pattern)
@@ -63,14 +63,14 @@ def _hypervisors(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-hypervisors/detail")
     def list_hypervisors_in_detail(
-        caller: Caller, version: Version, hypervisor_hostname_pattern: str | None = None
+        caller: AuthenticatedCaller, version: Version, hypervisor_hostname_pattern: str | None = None
     ) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-hypervisors:list-detail")
         found = _matching(service.store.hosts.list(), hypervisor_hostname_pattern)
         return {"hypervisors": [_hypervisor_detail(host, version) for host in found]}
 
     @routes.get("/os-hypervisors/{hypervisor_id}")
-    def show_hypervisor(caller: Caller, version: Version, hypervisor_id: str) -> dict[str, Any]:
+    def show_hypervisor(caller: AuthenticatedCaller, version: Version, hypervisor_id: str) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-hypervisors:show")
         for host in service.store.hosts.list():
             if str(_hypervisor_id(host, version)) == hypervisor_id:
@@ -81,7 +81,7 @@ def _hypervisors(routes: APIRouter, service: ComputeService) -> None:
 def _services(routes: APIRouter, service: ComputeService) -> None:
     @routes.get("/os-services")
     def list_services(
-        caller: Caller, version: Version, host: str | None = None, binary: str | None = None
+        caller: AuthenticatedCaller, version: Version, host: str | None = None, binary: str | None = None
     ) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-services:list")
         found = [

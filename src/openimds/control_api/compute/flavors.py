@@ -10,8 +10,8 @@ from fastapi import APIRouter, Request
 from openimds.control_api.compute.microversions import Microversion, Version
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import ExtraSpecs, FlavorCreate, FlavorUpdate, SpecKey, SpecValue
-from openimds.control_api.context import AUTHENTICATED, Caller, Context, require_admin
-from openimds.control_api.pagination import Paging, next_link, page
+from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, RequestContext, require_admin
+from openimds.control_api.pagination import Paging, next_link, paginate
 from openimds.resources.compute import Flavor
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
@@ -38,19 +38,21 @@ def router(service: ComputeService) -> APIRouter:
 
 def _collection(routes: APIRouter, service: ComputeService) -> None:
     @routes.get("/flavors")
-    def list_flavors(request: Request, caller: Caller, version: Version, paging: Paging) -> dict[str, Any]:
-        found = page(_selected(service, request, caller), paging)
+    def list_flavors(request: Request, caller: AuthenticatedCaller, version: Version, paging: Paging) -> dict[str, Any]:
+        found = paginate(_selected(service, request, caller), paging)
         shown = [_brief(item, service, version) for item in found.items]
         return {"flavors": shown, **_next(request, service, "flavors", found.items, more=found.more)}
 
     @routes.get("/flavors/detail")
-    def list_flavors_in_detail(request: Request, caller: Caller, version: Version, paging: Paging) -> dict[str, Any]:
-        found = page(_selected(service, request, caller), paging)
+    def list_flavors_in_detail(
+        request: Request, caller: AuthenticatedCaller, version: Version, paging: Paging
+    ) -> dict[str, Any]:
+        found = paginate(_selected(service, request, caller), paging)
         shown = [_full(item, service, version) for item in found.items]
         return {"flavors": shown, **_next(request, service, "flavors/detail", found.items, more=found.more)}
 
     @routes.post("/flavors")
-    def create_flavor(caller: Caller, version: Version, body: FlavorCreate) -> dict[str, Any]:
+    def create_flavor(caller: AuthenticatedCaller, version: Version, body: FlavorCreate) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-flavor-manage:create")
         asked = body.flavor
         if "description" in asked.model_fields_set and version < (2, 55):
@@ -75,18 +77,20 @@ def _items(routes: APIRouter, service: ComputeService) -> None:
     flavors = service.store.flavors
 
     @routes.get("/flavors/{flavor_id}")
-    def show_flavor(caller: Caller, version: Version, flavor_id: str) -> dict[str, Any]:
+    def show_flavor(caller: AuthenticatedCaller, version: Version, flavor_id: str) -> dict[str, Any]:
         return {"flavor": _full(_visible(service, caller, flavor_id), service, version)}
 
     @routes.put("/flavors/{flavor_id}")
-    def update_flavor(caller: Caller, version: Version, flavor_id: str, body: FlavorUpdate) -> dict[str, Any]:
+    def update_flavor(
+        caller: AuthenticatedCaller, version: Version, flavor_id: str, body: FlavorUpdate
+    ) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-flavor-manage:update")
         if version < (2, 55):
             raise NotFound(f"Flavors are changed from microversion 2.55 on, this is {version}.")
         return {"flavor": _full(flavors.describe(flavor_id, body.flavor.description), service, version)}
 
     @routes.delete("/flavors/{flavor_id}", status_code=202)
-    def delete_flavor(caller: Caller, flavor_id: str) -> None:
+    def delete_flavor(caller: AuthenticatedCaller, flavor_id: str) -> None:
         require_admin(caller, "os_compute_api:os-flavor-manage:delete")
         flavors.delete(flavor_id)
 
@@ -101,42 +105,44 @@ def _extra_specs(routes: APIRouter, service: ComputeService) -> None:
     path = "/flavors/{flavor_id}/os-extra_specs"
 
     @routes.get(path)
-    def list_specs(caller: Caller, flavor_id: str) -> dict[str, Any]:
+    def list_specs(caller: AuthenticatedCaller, flavor_id: str) -> dict[str, Any]:
         return {"extra_specs": dict(_visible(service, caller, flavor_id).extra_specs)}
 
     @routes.post(path)
-    def set_specs(caller: Caller, flavor_id: str, body: ExtraSpecs) -> dict[str, Any]:
+    def set_specs(caller: AuthenticatedCaller, flavor_id: str, body: ExtraSpecs) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-flavor-extra-specs:create")
         return {"extra_specs": dict(flavors.set_specs(flavor_id, body.extra_specs).extra_specs)}
 
     @routes.get(path + "/{key}")
-    def show_spec(caller: Caller, flavor_id: str, key: str) -> dict[str, Any]:
+    def show_spec(caller: AuthenticatedCaller, flavor_id: str, key: str) -> dict[str, Any]:
         known = _visible(service, caller, flavor_id).extra_specs
         if key not in known:
             raise NotFound(f"Flavor {flavor_id} has no extra specs with key {key}.")
         return {key: known[key]}
 
     @routes.put(path + "/{key}")
-    def set_spec(caller: Caller, flavor_id: str, key: str, body: dict[SpecKey, SpecValue]) -> dict[str, Any]:
+    def set_spec(
+        caller: AuthenticatedCaller, flavor_id: str, key: str, body: dict[SpecKey, SpecValue]
+    ) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-flavor-extra-specs:update")
         if set(body) != {key}:
             raise BadRequest(key, "Request body and URI mismatch: the one key in both must be the same")
         return {key: flavors.set_specs(flavor_id, body).extra_specs[key]}
 
     @routes.delete(path + "/{key}")
-    def delete_spec(caller: Caller, flavor_id: str, key: str) -> None:
+    def delete_spec(caller: AuthenticatedCaller, flavor_id: str, key: str) -> None:
         require_admin(caller, "os_compute_api:os-flavor-extra-specs:delete")
         flavors.delete_spec(flavor_id, key)
 
 
-def _visible(service: ComputeService, caller: Context, flavor_id: str) -> Flavor:
+def _visible(service: ComputeService, caller: RequestContext, flavor_id: str) -> Flavor:
     found = service.store.flavors.get(flavor_id)
     if not found.is_public and not caller.is_admin:
         raise NotFound(f"Flavor {flavor_id} could not be found.")
     return found
 
 
-def _selected(service: ComputeService, request: Request, caller: Context) -> list[Flavor]:
+def _selected(service: ComputeService, request: Request, caller: RequestContext) -> list[Flavor]:
     asked = request.query_params
     found = [item for item in service.store.flavors.list() if _shown_to(item, caller, asked.get("is_public"))]
     for field, attribute in (("minRam", "ram_mib"), ("minDisk", "disk_gib")):
@@ -151,7 +157,7 @@ def _selected(service: ComputeService, request: Request, caller: Context) -> lis
     return found
 
 
-def _shown_to(item: Flavor, caller: Context, is_public: str | None) -> bool:
+def _shown_to(item: Flavor, caller: RequestContext, is_public: str | None) -> bool:
     """Public ones; an administrator may ask for the others (`is_public=False`), or all (`None`)."""
     if not caller.is_admin or is_public is None:
         return item.is_public

@@ -22,7 +22,7 @@ UPN = ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
 
 
 @dataclass(frozen=True, slots=True)
-class MadeKey:
+class GeneratedKey:
     public_key: str
     private_key: str
     fingerprint: str
@@ -36,14 +36,14 @@ def fingerprint(kind: str, public_key: str) -> str:
     return _certificate_fingerprint(public_key) if kind == "x509" else _ssh_fingerprint(public_key)
 
 
-def make_ssh_key() -> MadeKey:
+def generate_ssh_key() -> GeneratedKey:
     private = rsa.generate_private_key(65537, RSA_BITS)
     public = private.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     text = f"{public.decode()} Generated-by-Nova"
-    return MadeKey(text, _pem(private), _ssh_fingerprint(text))
+    return GeneratedKey(text, _pem(private), _ssh_fingerprint(text))
 
 
-def make_x509_key(user_id: str, now: datetime) -> MadeKey:
+def generate_x509_key(user_id: str, now: datetime) -> GeneratedKey:
     """A self-signed certificate for a client, with the user as its principal."""
     private = rsa.generate_private_key(65537, RSA_BITS)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user_id[:64])])
@@ -64,7 +64,7 @@ def make_x509_key(user_id: str, now: datetime) -> MadeKey:
         .sign(private, hashes.SHA256())
     )
     text = certificate.public_bytes(serialization.Encoding.PEM).decode()
-    return MadeKey(text, _pem(private), _certificate_fingerprint(text))
+    return GeneratedKey(text, _pem(private), _certificate_fingerprint(text))
 
 
 def _ssh_fingerprint(public_key: str) -> str:

@@ -9,12 +9,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from openimds.control_api.compute.key_generation import MadeKey, fingerprint, make_ssh_key, make_x509_key
+from openimds.control_api.compute.key_generation import GeneratedKey, fingerprint, generate_ssh_key, generate_x509_key
 from openimds.control_api.compute.microversions import Microversion, Version
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import KeypairCreate
-from openimds.control_api.context import Caller, Context
-from openimds.control_api.pagination import Paging, next_link, page
+from openimds.control_api.context import AuthenticatedCaller, RequestContext
+from openimds.control_api.pagination import Paging, next_link, paginate
 from openimds.resources.compute import Keypair
 from openimds.resources.errors import BadRequest, Forbidden
 
@@ -25,9 +25,9 @@ def router(service: ComputeService) -> APIRouter:
 
     @routes.get("/os-keypairs")
     def list_keypairs(
-        request: Request, caller: Caller, version: Version, paging: Paging, user_id: str | None = None
+        request: Request, caller: AuthenticatedCaller, version: Version, paging: Paging, user_id: str | None = None
     ) -> dict[str, Any]:
-        found = page(keypairs.list(_owner(caller, version, user_id)), paging, key=lambda item: item.name)
+        found = paginate(keypairs.list(_owner(caller, version, user_id)), paging, key=lambda item: item.name)
         shown: dict[str, Any] = {"keypairs": [{"keypair": _brief(item, version)} for item in found.items]}
         if found.more and version >= (2, 35):
             link = next_link(f"{service.url}/os-keypairs", request.query_params.multi_items(), found.items[-1].name)
@@ -35,7 +35,7 @@ def router(service: ComputeService) -> APIRouter:
         return shown
 
     @routes.post("/os-keypairs")
-    def create_keypair(caller: Caller, version: Version, body: KeypairCreate) -> Response:
+    def create_keypair(caller: AuthenticatedCaller, version: Version, body: KeypairCreate) -> Response:
         asked = body.keypair
         _check_version(asked.model_fields_set, version)
         user_id = _owner(caller, version, asked.user_id)
@@ -59,7 +59,9 @@ def router(service: ComputeService) -> APIRouter:
         return JSONResponse({"keypair": shown}, 201 if version >= (2, 2) else 200)
 
     @routes.get("/os-keypairs/{name}")
-    def show_keypair(caller: Caller, version: Version, name: str, user_id: str | None = None) -> dict[str, Any]:
+    def show_keypair(
+        caller: AuthenticatedCaller, version: Version, name: str, user_id: str | None = None
+    ) -> dict[str, Any]:
         found = keypairs.get(_owner(caller, version, user_id), name)
         kept = {
             "user_id": found.user_id,
@@ -72,14 +74,16 @@ def router(service: ComputeService) -> APIRouter:
         return {"keypair": {**_brief(found, version), **kept}}
 
     @routes.delete("/os-keypairs/{name}")
-    def delete_keypair(caller: Caller, version: Version, name: str, user_id: str | None = None) -> Response:
+    def delete_keypair(
+        caller: AuthenticatedCaller, version: Version, name: str, user_id: str | None = None
+    ) -> Response:
         keypairs.delete(_owner(caller, version, user_id), name)
         return Response(status_code=204 if version >= (2, 2) else 202)
 
     return routes
 
 
-def _owner(caller: Context, version: Microversion, user_id: str | None) -> str:
+def _owner(caller: RequestContext, version: Microversion, user_id: str | None) -> str:
     """Oneself; an administrator may name somebody else, from 2.10 on."""
     if user_id is None or version < (2, 10) or user_id == caller.user_id:
         return caller.user_id
@@ -96,13 +100,16 @@ def _check_version(named: set[str], version: Microversion) -> None:
         raise BadRequest("keypair.public_key", "keypair.public_key: is required from microversion 2.92 on")
 
 
-def _key(kind: str, public_key: str | None, version: Microversion, user_id: str, now: datetime) -> MadeKey:
+def _key(kind: str, public_key: str | None, version: Microversion, user_id: str, now: datetime) -> GeneratedKey:
     if public_key is not None:
         text = public_key.strip()
-        return MadeKey(text, "", fingerprint(kind, text))
+        return GeneratedKey(text, "", fingerprint(kind, text))
     if version >= (2, 92):
         raise BadRequest("keypair.public_key", "keypair.public_key: is required from microversion 2.92 on")
-    makers: dict[str, Callable[[], MadeKey]] = {"ssh": make_ssh_key, "x509": lambda: make_x509_key(user_id, now)}
+    makers: dict[str, Callable[[], GeneratedKey]] = {
+        "ssh": generate_ssh_key,
+        "x509": lambda: generate_x509_key(user_id, now),
+    }
     return makers[kind]()
 
 

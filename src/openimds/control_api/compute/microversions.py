@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Depends, Request
 
 from openimds.control_api.error_handlers import NotAcceptable
-from openimds.control_api.middleware import add_answer_header
+from openimds.control_api.middleware import add_response_header
 from openimds.resources.errors import BadRequest
 
 
@@ -29,7 +29,7 @@ OLD_HEADER = "x-openstack-nova-api-version"
 _VERSION = re.compile(r"([1-9]\d{0,3})\.(0|[1-9]\d{0,3})")
 
 
-def wanted_version(current: str | None, old: str | None) -> Microversion:
+def parse_version(current: str | None, old: str | None) -> Microversion:
     """From the two headers, `compute 2.90` and `2.90`; without either the oldest.
 
     Raises BadRequest for what is no version, NotAcceptable (406) for one that is not served.
@@ -50,16 +50,16 @@ def wanted_version(current: str | None, old: str | None) -> Microversion:
     return version
 
 
-def negotiated(request: Request) -> Microversion:
+def negotiate(request: Request) -> Microversion:
     """FastAPI dependency: the request's microversion; the answer's headers tell it, errors' too."""
-    version = wanted_version(request.headers.get(HEADER), request.headers.get(OLD_HEADER))
-    add_answer_header(request, "OpenStack-API-Version", f"compute {version}")
-    add_answer_header(request, "X-OpenStack-Nova-API-Version", str(version))
-    add_answer_header(request, "Vary", "OpenStack-API-Version, X-OpenStack-Nova-API-Version")
+    version = parse_version(request.headers.get(HEADER), request.headers.get(OLD_HEADER))
+    add_response_header(request, "OpenStack-API-Version", f"compute {version}")
+    add_response_header(request, "X-OpenStack-Nova-API-Version", str(version))
+    add_response_header(request, "Vary", "OpenStack-API-Version, X-OpenStack-Nova-API-Version")
     return version
 
 
-Version = Annotated[Microversion, Depends(negotiated)]
+Version = Annotated[Microversion, Depends(negotiate)]
 """An endpoint's parameter: the microversion that the request wants."""
 
 

@@ -58,7 +58,7 @@ def _metadata_key(text: str) -> str:
     return text
 
 
-def _readable_properties(metadata: dict[str, str]) -> dict[str, str]:
+def _imds_properties(metadata: dict[str, str]) -> dict[str, str]:
     """Those that the metadata service reads (`imds:HttpTokens`): a misspelt one would leave open what was to be shut."""
     for _name, sentence in invalid_properties(metadata):
         raise ValueError(sentence)
@@ -83,34 +83,34 @@ Hostname = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_h
 Description = Annotated[str, Field(max_length=255)]
 MetadataKey = Annotated[str, AfterValidator(_metadata_key)]
 MetadataValue = Annotated[str, Field(max_length=METADATA_MAX_CHARS)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], AfterValidator(_readable_properties)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], AfterValidator(_imds_properties)]
 Tag = Annotated[str, AfterValidator(_tag)]
 Tags = Annotated[list[Tag], Field(max_length=MAX_TAGS)]
 TextOrNumber = Annotated[str, BeforeValidator(_text)]
 DiskConfig = Literal["AUTO", "MANUAL"]
 
 
-class Body(BaseModel):
+class ComputeModel(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=False)
 
 
-class NetworkRef(Body):
+class NetworkRef(ComputeModel):
     uuid: Uuid | None = None
     port: Uuid | None = None
     fixed_ip: Ip | None = None
     tag: Tag | None = None
 
 
-class SecurityGroupRef(Body):
+class SecurityGroupRef(ComputeModel):
     name: Annotated[str, Field(min_length=1, max_length=255)]
 
 
-class PersonalityFile(Body):
+class PersonalityFile(ComputeModel):
     path: Annotated[str, Field(min_length=1, max_length=255)]
     contents: str
 
 
-class BlockDevice(BaseModel):
+class BlockDeviceMapping(BaseModel):
     """Only the boot from the server's own image is something that we do; the rest is told apart to be refused."""
 
     model_config = ConfigDict(extra="allow")
@@ -121,7 +121,7 @@ class BlockDevice(BaseModel):
     tag: str | None = None
 
 
-class ServerFields(Body):
+class ServerFields(ComputeModel):
     name: Name
     image_ref: str | None = Field(None, alias="imageRef")
     flavor_ref: TextOrNumber = Field(alias="flavorRef", min_length=1)
@@ -145,18 +145,18 @@ class ServerFields(Body):
     access_ip_v6: AccessIp | None = Field(None, alias="accessIPv6")
     disk_config: DiskConfig | None = Field(None, alias="OS-DCF:diskConfig")
     block_device_mapping: list[dict[str, Any]] | None = None
-    block_device_mapping_v2: list[BlockDevice] | None = None
+    block_device_mapping_v2: list[BlockDeviceMapping] | None = None
     admin_pass: str | None = Field(None, alias="adminPass")
     trusted_image_certificates: list[str] | None = None
 
 
-class ServerCreate(Body):
+class ServerCreate(ComputeModel):
     server: ServerFields
     scheduler_hints: dict[str, Any] | None = Field(None, alias="os:scheduler_hints")
     old_scheduler_hints: dict[str, Any] | None = Field(None, alias="OS-SCH-HNT:scheduler_hints")
 
 
-class ServerChanges(Body):
+class ServerChanges(ComputeModel):
     name: Name | None = None
     description: Description | None = None
     hostname: Hostname | None = None
@@ -165,11 +165,11 @@ class ServerChanges(Body):
     disk_config: DiskConfig | None = Field(None, alias="OS-DCF:diskConfig")
 
 
-class ServerUpdate(Body):
+class ServerUpdate(ComputeModel):
     server: ServerChanges
 
 
-class RebuildFields(Body):
+class RebuildFields(ComputeModel):
     image_ref: str = Field(alias="imageRef", min_length=1)
     name: Name | None = None
     hostname: Hostname | None = None
@@ -186,57 +186,57 @@ class RebuildFields(Body):
     trusted_image_certificates: list[str] | None = None
 
 
-class RebootFields(Body):
+class RebootFields(ComputeModel):
     type: Annotated[str, Field(pattern="^(?i:soft|hard)$")]
 
 
-class ConsoleFields(Body):
+class ConsoleFields(ComputeModel):
     length: Annotated[int, Field(ge=-1)] | None = None
 
 
-class LockFields(Body):
+class LockFields(ComputeModel):
     locked_reason: str | None = None
 
 
-class MetadataBody(Body):
+class MetadataBody(ComputeModel):
     metadata: Metadata
 
 
-class MetadataItem(Body):
+class MetadataItem(ComputeModel):
     meta: Annotated[Metadata, Field(min_length=1, max_length=1)]
 
 
-class TagsBody(Body):
+class TagsBody(ComputeModel):
     tags: Tags
 
 
-class FixedIpRef(Body):
+class FixedIpRef(ComputeModel):
     ip_address: Ip
 
 
-class AttachFields(Body):
+class AttachFields(ComputeModel):
     net_id: Uuid | None = None
     port_id: Uuid | None = None
     fixed_ips: Annotated[list[FixedIpRef], Field(max_length=1)] | None = None
     tag: Tag | None = None
 
 
-class Attach(Body):
+class InterfaceAttach(ComputeModel):
     interface: AttachFields = Field(default_factory=AttachFields, alias="interfaceAttachment")
 
 
-class KeypairFields(Body):
+class KeypairFields(ComputeModel):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_@. -]{1,255}$")]
     public_key: Annotated[str, Field(min_length=1, max_length=65535)] | None = None
     type: Literal["ssh", "x509"] = "ssh"
     user_id: str | None = None
 
 
-class KeypairCreate(Body):
+class KeypairCreate(ComputeModel):
     keypair: KeypairFields
 
 
-class FlavorFields(Body):
+class FlavorFields(ComputeModel):
     name: Name
     id: Annotated[TextOrNumber, Field(max_length=36)] | None = None
     ram: Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -249,15 +249,15 @@ class FlavorFields(Body):
     description: Annotated[str, Field(max_length=65535)] | None = None
 
 
-class FlavorCreate(Body):
+class FlavorCreate(ComputeModel):
     flavor: FlavorFields
 
 
-class FlavorChanges(Body):
+class FlavorChanges(ComputeModel):
     description: Annotated[str, Field(max_length=65535)] | None
 
 
-class FlavorUpdate(Body):
+class FlavorUpdate(ComputeModel):
     flavor: FlavorChanges
 
 
@@ -265,5 +265,5 @@ SpecKey = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_:. -]{1,255}$")]
 SpecValue = Annotated[TextOrNumber, Field(max_length=255)]
 
 
-class ExtraSpecs(Body):
+class ExtraSpecs(ComputeModel):
     extra_specs: dict[SpecKey, SpecValue]

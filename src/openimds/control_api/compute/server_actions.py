@@ -29,10 +29,10 @@ from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
 ACCEPTED = 202
 
-GONE = frozenset({"addFloatingIp", "removeFloatingIp", "addFixedIp", "removeFixedIp"})
+REMOVED_ACTIONS = frozenset({"addFloatingIp", "removeFloatingIp", "addFixedIp", "removeFixedIp"})
 """Nova's calls to nova-network, removed at 2.44; the network service does it."""
 
-UNSUPPORTED = frozenset(
+UNSUPPORTED_ACTIONS = frozenset(
     {
         "changePassword", "confirmResize", "createBackup", "createImage", "evacuate", "injectNetworkInfo", "migrate",
         "os-getRDPConsole", "os-getSPICEConsole", "os-getSerialConsole", "os-getVNCConsole", "os-migrateLive",
@@ -46,7 +46,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
+class _ActionRequest:
     server_id: str
     asker: Requester
     version: Microversion
@@ -73,43 +73,43 @@ def router(service: ComputeService) -> APIRouter:
         ((name, value),) = body.items()
         asker = requester(caller)
         service.store.servers.get(server_id, asker)
-        if name in GONE:
+        if name in REMOVED_ACTIONS:
             raise NotFound(f"The action {name} is gone from Nova since 2.44: ask the network service for it.")
-        if name in UNSUPPORTED:
+        if name in UNSUPPORTED_ACTIONS:
             raise NotSupported(f"The action {name} is not supported: openimds does not {name} servers.")
         if name not in table:
             raise BadRequest("body", f"There is no such action: {name}")
-        asked = _Request(server_id=server_id, asker=asker, version=version, name=name, value=value)
+        asked = _ActionRequest(server_id=server_id, asker=asker, version=version, name=name, value=value)
         return table[name](asked) or Response(status_code=ACCEPTED)
 
     return routes
 
 
-def _table(service: ComputeService) -> dict[str, Callable[[_Request], Response | None]]:
+def _table(service: ComputeService) -> dict[str, Callable[[_ActionRequest], Response | None]]:
     servers, power = service.store.servers, service.store.power
 
-    def reboot(asked: _Request) -> None:
+    def reboot(asked: _ActionRequest) -> None:
         power.reboot(asked.server_id, asked.parsed(RebootFields).type.upper() == "HARD", asked.asker)
 
-    def console(asked: _Request) -> Response:
+    def console(asked: _ActionRequest) -> Response:
         length = asked.parsed(ConsoleFields).length
         output = servers.console(asked.server_id, asked.asker)
         return JSONResponse({"output": last_lines(output, length)})
 
-    def rebuilt(asked: _Request) -> Response:
+    def rebuilt(asked: _ActionRequest) -> Response:
         wanted = rebuild(asked.parsed(RebuildFields), asked.version)
         server = power.rebuild(asked.server_id, wanted, asked.asker)
         shown = server_view.full(server, service, asked.version, admin=asked.asker.is_admin)
         location = service.links("servers", server.id)[0]["href"]
         return JSONResponse({"server": shown}, ACCEPTED, headers={"Location": location})
 
-    def lock(asked: _Request) -> None:
+    def lock(asked: _ActionRequest) -> None:
         if asked.parsed(LockFields).locked_reason is not None:
             raise NotSupported("openimds keeps no reason for a lock: leave locked_reason out.")
         servers.set_locked(asked.server_id, True, asked.asker)
 
-    def group(member: bool) -> Callable[[_Request], None]:
-        def change(asked: _Request) -> None:
+    def group(member: bool) -> Callable[[_ActionRequest], None]:
+        def change(asked: _ActionRequest) -> None:
             name = asked.parsed(SecurityGroupRef).name
             servers.change_security_group(asked.server_id, name, member, asked.asker)
 

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from openimds.control_api.compute import server_view
 from openimds.control_api.compute.microversions import Microversion, Version
 from openimds.control_api.compute.protocols import ComputeService
-from openimds.control_api.compute.schemas import MAX_TAGS, Attach, MetadataBody, MetadataItem, Tag, TagsBody
+from openimds.control_api.compute.schemas import MAX_TAGS, InterfaceAttach, MetadataBody, MetadataItem, Tag, TagsBody
 from openimds.control_api.compute.server_parsing import check_metadata
 from openimds.control_api.compute.servers import requester
 from openimds.control_api.context import ProjectCaller
@@ -138,7 +138,7 @@ def _interfaces(routes: APIRouter, service: ComputeService) -> None:
         raise NotFound(f"Instance {server_id} does not have a port with id {port_id}")
 
     @routes.post("/os-interface")
-    def attach(caller: ProjectCaller, version: Version, server_id: str, body: Attach) -> dict[str, Any]:
+    def attach(caller: ProjectCaller, version: Version, server_id: str, body: InterfaceAttach) -> dict[str, Any]:
         asked = body.interface
         if asked.tag is not None:
             _since(version, (2, 49), field="interfaceAttachment.tag")

@@ -14,7 +14,7 @@ from openimds.control_api.compute.microversions import Version
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import ServerCreate, ServerUpdate
 from openimds.control_api.compute.server_parsing import changes, new_server
-from openimds.control_api.context import Context, ProjectCaller
+from openimds.control_api.context import ProjectCaller, RequestContext
 from openimds.control_api.pagination import PageParams, Paging, next_link
 from openimds.resources.compute import Requester, ServerQuery
 from openimds.resources.errors import BadRequest, Forbidden
@@ -35,7 +35,7 @@ NO_SUCH_STATUS = ("-",)
 """A status that no server has: Nova lists nothing for one that it does not know."""
 
 
-def requester(caller: Context) -> Requester:
+def requester(caller: RequestContext) -> Requester:
     """The caller, in the store's words."""
     return Requester(
         user_id=caller.user_id, project_id=caller.project_id, request_id=caller.request_id, is_admin=caller.is_admin
@@ -167,7 +167,7 @@ def _next(request: Request, service: ComputeService, path: str, last_id: str | N
     return {"servers_links": [next_link(f"{service.url}/{path}", request.query_params.multi_items(), last_id)]}
 
 
-def _sort(request: Request, caller: Context) -> tuple[tuple[str, bool], ...]:
+def _sort(request: Request, caller: RequestContext) -> tuple[tuple[str, bool], ...]:
     keys = request.query_params.getlist("sort_key")
     for key in SORT_KEYS_OF_ADMINISTRATORS.intersection(keys):
         if not caller.is_admin:

@@ -10,7 +10,7 @@ from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.context import AUTHENTICATED
 from openimds.resources.errors import NotSupported
 
-REFUSED = (
+UNSUPPORTED_PATHS = (
     ("/os-simple-tenant-usage", "Usage statistics are not kept"),
     ("/os-simple-tenant-usage/{rest:path}", "Usage statistics are not kept"),
     ("/os-server-groups", "Server groups are not supported: name a host or an availability zone for each server"),
@@ -29,21 +29,21 @@ REFUSED = (
 )
 """Path, and the sentence's beginning."""
 
-CHANGING = (
+UNSUPPORTED_METHODS = (
     ("/os-quota-sets/{rest:path}", ("PUT", "DELETE"), "Quotas cannot be changed"),
     ("/os-services/{rest:path}", ("PUT", "DELETE"), "Compute services come and go with their agents"),
     ("/servers/{server_id}/os-volume_attachments", ("POST",), "There is no block storage"),
 )
 
-METHODS = ("GET", "POST", "PUT", "DELETE")
+ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 def router(service: ComputeService) -> APIRouter:
     del service
     routes = APIRouter(dependencies=AUTHENTICATED)
-    for path, reason in REFUSED:
-        routes.add_api_route(path, _refusal(reason), methods=list(METHODS), include_in_schema=False)
-    for path, methods, reason in CHANGING:
+    for path, reason in UNSUPPORTED_PATHS:
+        routes.add_api_route(path, _refusal(reason), methods=list(ALL_METHODS), include_in_schema=False)
+    for path, methods, reason in UNSUPPORTED_METHODS:
         routes.add_api_route(path, _refusal(reason), methods=list(methods), include_in_schema=False)
     return routes
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from openimds.control_api.context import Caller, require_admin
+from openimds.control_api.context import AuthenticatedCaller, require_admin
 from openimds.control_api.identity import views
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.resources.errors import NotFound
@@ -21,7 +21,7 @@ def router(service: IdentityService) -> APIRouter:
 
     @routes.get("/role_assignments")
     def list_assignments(
-        caller: Caller,
+        caller: AuthenticatedCaller,
         user_id: Annotated[str | None, Query(alias="user.id")] = None,
         role_id: Annotated[str | None, Query(alias="role.id")] = None,
         project_id: Annotated[str | None, Query(alias="scope.project.id")] = None,
@@ -46,7 +46,7 @@ def _on_target(routes: APIRouter, service: IdentityService, root: str) -> None:
     path = root + "/users/{user_id}/roles"
 
     @routes.get(path)
-    def list_roles(caller: Caller, user_id: str, target: str = SYSTEM_TARGET) -> dict[str, Any]:
+    def list_roles(caller: AuthenticatedCaller, user_id: str, target: str = SYSTEM_TARGET) -> dict[str, Any]:
         require_admin(caller, "identity:list_grants")
         service.users.get(user_id)
         held = service.assignments.list(user_id=user_id, target=target)
@@ -55,19 +55,19 @@ def _on_target(routes: APIRouter, service: IdentityService, root: str) -> None:
         return {"roles": [views.role(item.role, url) for item in held], "links": links}
 
     @routes.put(path + "/{role_id}", status_code=204)
-    def grant(caller: Caller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> None:
+    def grant(caller: AuthenticatedCaller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> None:
         require_admin(caller, "identity:create_grant")
         service.assignments.grant(user_id, target, role_id)
 
     @routes.head(path + "/{role_id}", status_code=204)
     @routes.get(path + "/{role_id}", status_code=204)
-    def check(caller: Caller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> Response:
+    def check(caller: AuthenticatedCaller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> Response:
         require_admin(caller, "identity:check_grant")
         if not service.assignments.has(user_id, target, role_id):
             raise NotFound(f"User {user_id} has no role {role_id} on {target}.")
         return Response(status_code=204)
 
     @routes.delete(path + "/{role_id}", status_code=204)
-    def revoke(caller: Caller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> None:
+    def revoke(caller: AuthenticatedCaller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> None:
         require_admin(caller, "identity:revoke_grant")
         service.assignments.revoke(user_id, target, role_id)

@@ -8,13 +8,13 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from openimds.control_api.context import AUTHENTICATED, Caller, Context
+from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, RequestContext
 from openimds.control_api.identity import views
 from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.identity.schemas import AuthBody, DomainRef, IdentityPart, ProjectRef, ScopePart
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, Unauthorized
-from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, SYSTEM_TARGET, Scope, Standing, Token
+from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, SYSTEM_TARGET, AccessInfo, Token, TokenScope
 
 SubjectToken = Annotated[str, Header(alias="X-Subject-Token")]
 
@@ -28,22 +28,22 @@ def router(service: IdentityService) -> APIRouter:
         return await run_in_threadpool(_issue, service, body, user_id, parent, with_catalog=nocatalog is None)
 
     @routes.get("/auth/tokens")
-    def show_token(caller: Caller, subject: SubjectToken, nocatalog: str | None = None) -> Response:
+    def show_token(caller: AuthenticatedCaller, subject: SubjectToken, nocatalog: str | None = None) -> Response:
         token, standing = _subject(service, caller, subject)
         return _token_answer(service, subject, token, standing, with_catalog=nocatalog is None, status=200)
 
     @routes.head("/auth/tokens")
-    def check_token(caller: Caller, subject: SubjectToken) -> Response:
+    def check_token(caller: AuthenticatedCaller, subject: SubjectToken) -> Response:
         _subject(service, caller, subject)
         return Response(status_code=200, headers={"X-Subject-Token": subject, "Vary": "X-Auth-Token"})
 
     @routes.delete("/auth/tokens", status_code=204)
-    def revoke_token(caller: Caller, subject: SubjectToken) -> None:
+    def revoke_token(caller: AuthenticatedCaller, subject: SubjectToken) -> None:
         token, _ = _subject(service, caller, subject)
         service.credentials.revoke(token)
 
     @routes.get("/auth/projects")
-    def my_projects(caller: Caller) -> dict[str, Any]:
+    def my_projects(caller: AuthenticatedCaller) -> dict[str, Any]:
         found = [item for item in service.assignments.projects_of(caller.user_id) if item.enabled]
         url = service.catalog.public_url
         return {"projects": [views.project(item, url) for item in found], "links": _links(url, "auth/projects")}
@@ -53,7 +53,7 @@ def router(service: IdentityService) -> APIRouter:
         return {"domains": [], "links": _links(service.catalog.public_url, "auth/domains")}
 
     @routes.get("/auth/system")
-    def my_system(caller: Caller) -> dict[str, Any]:
+    def my_system(caller: AuthenticatedCaller) -> dict[str, Any]:
         held = service.assignments.list(user_id=caller.user_id, target=SYSTEM_TARGET)
         return {
             "system": [{"all": True}] if held else [],
@@ -94,34 +94,34 @@ async def _identify(service: IdentityService, identity: IdentityPart, address: s
 
 def _scope(
     service: IdentityService, asked: ScopePart | str | dict[str, Any] | None, user_id: str, parent: Token | None
-) -> Scope:
+) -> TokenScope:
     if asked in ("unscoped", {"unscoped": {}}):
-        return Scope()
+        return TokenScope()
     if asked is None:
         return parent.scope if parent else _default_scope(service, user_id)
     if not isinstance(asked, ScopePart):
         raise BadRequest("auth.scope", "is a project, the system, or unscoped")
     if asked.system:
-        return Scope(system=True)
+        return TokenScope(system=True)
     if asked.project:
-        return Scope(project_id=_project_id(service, asked.project))
+        return TokenScope(project_id=_project_id(service, asked.project))
     if asked.domain or asked.trust:
         raise Unauthorized(
             "Only a project or the system can be a token's scope: nobody has a role on a domain or trust."
         )
-    return Scope()
+    return TokenScope()
 
 
-def _default_scope(service: IdentityService, user_id: str) -> Scope:
+def _default_scope(service: IdentityService, user_id: str) -> TokenScope:
     """Without a word on scope: the user's default project if there is one and it can be had, else none."""
     project_id = service.users.get(user_id).default_project_id
     if project_id is None:
-        return Scope()
+        return TokenScope()
     try:
-        service.credentials.standing(user_id, Scope(project_id=project_id))
+        service.credentials.standing(user_id, TokenScope(project_id=project_id))
     except Unauthorized:
-        return Scope()
-    return Scope(project_id=project_id)
+        return TokenScope()
+    return TokenScope(project_id=project_id)
 
 
 def _project_id(service: IdentityService, project: ProjectRef) -> str:
@@ -144,7 +144,7 @@ def _only_default_domain(domain: DomainRef | None) -> None:
         )
 
 
-def _subject(service: IdentityService, caller: Context, subject: str) -> tuple[Token, Standing]:
+def _subject(service: IdentityService, caller: RequestContext, subject: str) -> tuple[Token, AccessInfo]:
     """The token asked about: one's own, or anybody's for services and administrators."""
     try:
         token, standing = service.tokens.check(subject)
@@ -156,7 +156,7 @@ def _subject(service: IdentityService, caller: Context, subject: str) -> tuple[T
 
 
 def _token_answer(
-    service: IdentityService, text: str, token: Token, standing: Standing, *, with_catalog: bool, status: int
+    service: IdentityService, text: str, token: Token, standing: AccessInfo, *, with_catalog: bool, status: int
 ) -> Response:
     body = views.token(token, standing, service.catalog.entries())
     if not with_catalog:

@@ -10,65 +10,65 @@ Name = Annotated[str, Field(min_length=1, max_length=255)]
 Password = Annotated[SecretStr, Field(max_length=4096)]
 
 
-class Body(BaseModel):
+class IdentityModel(BaseModel):
     """Fields that Keystone has and we do not know are passed over, as Keystone itself does for its extra attributes."""
 
     model_config = ConfigDict(extra="ignore")
 
 
-class DomainRef(Body):
+class DomainRef(IdentityModel):
     id: str | None = None
     name: str | None = None
 
 
-class PasswordUser(Body):
+class PasswordUser(IdentityModel):
     id: str | None = None
     name: str | None = None
     domain: DomainRef | None = None
     password: Password
 
 
-class PasswordMethod(Body):
+class PasswordMethod(IdentityModel):
     user: PasswordUser
 
 
-class TokenMethod(Body):
+class TokenMethod(IdentityModel):
     id: SecretStr
 
 
-class IdentityPart(Body):
+class IdentityPart(IdentityModel):
     methods: list[str] = Field(min_length=1)
     password: PasswordMethod | None = None
     token: TokenMethod | None = None
 
 
-class ProjectRef(Body):
+class ProjectRef(IdentityModel):
     id: str | None = None
     name: str | None = None
     domain: DomainRef | None = None
 
 
-class SystemRef(Body):
+class SystemRef(IdentityModel):
     all: Literal[True]
 
 
-class ScopePart(Body):
+class ScopePart(IdentityModel):
     project: ProjectRef | None = None
     system: SystemRef | None = None
     domain: DomainRef | None = None
     trust: dict[str, Any] | None = Field(default=None, alias="OS-TRUST:trust")
 
 
-class AuthPart(Body):
+class AuthPart(IdentityModel):
     identity: IdentityPart
     scope: ScopePart | Literal["unscoped"] | dict[str, Any] | None = None
 
 
-class AuthBody(Body):
+class AuthBody(IdentityModel):
     auth: AuthPart
 
 
-class ProjectFields(Body):
+class ProjectFields(IdentityModel):
     name: Name
     description: str | None = None
     enabled: bool = True
@@ -77,21 +77,21 @@ class ProjectFields(Body):
     parent_id: str | None = None
 
 
-class ProjectCreate(Body):
+class ProjectCreate(IdentityModel):
     project: ProjectFields
 
 
-class ProjectChanges(Body):
+class ProjectChanges(IdentityModel):
     name: Name | None = None
     description: str | None = None
     enabled: bool | None = None
 
 
-class ProjectUpdate(Body):
+class ProjectUpdate(IdentityModel):
     project: ProjectChanges
 
 
-class UserFields(Body):
+class UserFields(IdentityModel):
     name: Name
     password: Password | None = None
     description: str | None = None
@@ -101,11 +101,11 @@ class UserFields(Body):
     domain_id: str | None = None
 
 
-class UserCreate(Body):
+class UserCreate(IdentityModel):
     user: UserFields
 
 
-class UserChanges(Body):
+class UserChanges(IdentityModel):
     name: Name | None = None
     password: Password | None = None
     description: str | None = None
@@ -114,23 +114,23 @@ class UserChanges(Body):
     default_project_id: str | None = None
 
 
-class UserUpdate(Body):
+class UserUpdate(IdentityModel):
     user: UserChanges
 
 
-class PasswordFields(Body):
+class PasswordFields(IdentityModel):
     password: Password
     original_password: Password
 
 
-class PasswordChange(Body):
+class PasswordChange(IdentityModel):
     user: PasswordFields
 
 
-class RoleFields(Body):
+class RoleFields(IdentityModel):
     name: Name
     domain_id: str | None = None
 
 
-class RoleBody(Body):
+class RoleBody(IdentityModel):
     role: RoleFields

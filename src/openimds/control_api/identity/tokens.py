@@ -10,10 +10,10 @@ from typing import Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from openimds.control_api.context import Context
+from openimds.control_api.context import RequestContext
 from openimds.control_api.identity.protocols import Credentials
 from openimds.resources.errors import Unauthorized
-from openimds.resources.identity import Scope, Standing, Token
+from openimds.resources.identity import AccessInfo, Token, TokenScope
 
 Clock = Callable[[], datetime]
 """Now, UTC without zone."""
@@ -60,7 +60,7 @@ class TokenSealer:
         user_id, project_id, system, methods, audit_ids, issued, expires = fields
         return Token(
             user_id=user_id,
-            scope=Scope(project_id=project_id, system=system),
+            scope=TokenScope(project_id=project_id, system=system),
             methods=tuple(methods),
             audit_ids=tuple(audit_ids),
             issued_at=_moment(issued),
@@ -78,7 +78,7 @@ class TokenService:
         self._life = life
 
     def issue(
-        self, user_id: str, scope: Scope, methods: tuple[str, ...], parent: Token | None = None
+        self, user_id: str, scope: TokenScope, methods: tuple[str, ...], parent: Token | None = None
     ) -> tuple[str, Token]:
         """A new token; one made from another token expires with it. Raises Unauthorized after too many in a row."""
         now = self._clock()
@@ -92,17 +92,17 @@ class TokenService:
         )
         return self._sealer.seal(token), token
 
-    def check(self, text: str) -> tuple[Token, Standing]:
+    def check(self, text: str) -> tuple[Token, AccessInfo]:
         """Raises Unauthorized for a token that is not ours, expired, revoked, or whose user has lost the scope."""
         token = self._sealer.open(text)
         if token.expires_at <= self._clock():
             raise Unauthorized("The token has expired: authenticate again.")
         return token, self._credentials.standing_of(token)
 
-    def context(self, token: str, request_id: str) -> Context:
+    def context(self, token: str, request_id: str) -> RequestContext:
         """What `Authenticator` asks for."""
         _, standing = self.check(token)
-        return Context(
+        return RequestContext(
             user_id=standing.user.id,
             user_name=standing.user.name,
             project_id=standing.project.id if standing.project else "",

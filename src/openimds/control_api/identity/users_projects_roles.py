@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
-from openimds.control_api.context import AUTHENTICATED, Caller, require_admin
+from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, require_admin
 from openimds.control_api.identity import schemas, views
 from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
-from openimds.control_api.pagination import Paging, page
+from openimds.control_api.pagination import Paging, paginate
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, Unauthorized
 from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME
 
@@ -30,7 +30,7 @@ def _projects(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.get("/projects")
     def list_projects(
-        caller: Caller,
+        caller: AuthenticatedCaller,
         paging: Paging,
         name: str | None = None,
         enabled: bool | None = None,
@@ -41,11 +41,11 @@ def _projects(routes: APIRouter, service: IdentityService) -> None:
         require_admin(caller, "identity:list_projects")
         nothing = is_domain or domain_id not in {None, DOMAIN_ID} or parent_id not in {None, DOMAIN_ID}
         found = [] if nothing else service.projects.list(name=name, enabled=enabled)
-        shown = [views.project(item, url) for item in page(found, paging).items]
+        shown = [views.project(item, url) for item in paginate(found, paging).items]
         return {"projects": shown, "links": _links(url, "projects")}
 
     @routes.post("/projects", status_code=201)
-    def create_project(caller: Caller, body: schemas.ProjectCreate) -> dict[str, Any]:
+    def create_project(caller: AuthenticatedCaller, body: schemas.ProjectCreate) -> dict[str, Any]:
         require_admin(caller, "identity:create_project")
         _only_default_domain("project.domain_id", body.project.domain_id)
         _only_default_domain("project.parent_id", body.project.parent_id)
@@ -56,19 +56,19 @@ def _projects(routes: APIRouter, service: IdentityService) -> None:
         return {"project": views.project(made, url)}
 
     @routes.get("/projects/{project_id}")
-    def show_project(caller: Caller, project_id: str) -> dict[str, Any]:
+    def show_project(caller: AuthenticatedCaller, project_id: str) -> dict[str, Any]:
         if caller.project_id != project_id and not _has_role_on(service, caller.user_id, project_id):
             require_admin(caller, "identity:get_project")
         return {"project": views.project(service.projects.get(project_id), url)}
 
     @routes.patch("/projects/{project_id}")
-    def update_project(caller: Caller, project_id: str, body: schemas.ProjectUpdate) -> dict[str, Any]:
+    def update_project(caller: AuthenticatedCaller, project_id: str, body: schemas.ProjectUpdate) -> dict[str, Any]:
         require_admin(caller, "identity:update_project")
         changes = body.project.model_dump(exclude_none=True)
         return {"project": views.project(service.projects.update(project_id, changes), url)}
 
     @routes.delete("/projects/{project_id}", status_code=204)
-    def delete_project(caller: Caller, project_id: str) -> None:
+    def delete_project(caller: AuthenticatedCaller, project_id: str) -> None:
         require_admin(caller, "identity:delete_project")
         if project_id == caller.project_id:
             raise Forbidden("The project that your token is for cannot be deleted with it.")
@@ -80,7 +80,7 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.get("/users")
     def list_users(
-        caller: Caller,
+        caller: AuthenticatedCaller,
         paging: Paging,
         name: str | None = None,
         enabled: bool | None = None,
@@ -88,11 +88,11 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
     ) -> dict[str, Any]:
         require_admin(caller, "identity:list_users")
         found = [] if domain_id not in {None, DOMAIN_ID} else service.users.list(name=name, enabled=enabled)
-        shown = [views.user(item, url) for item in page(found, paging).items]
+        shown = [views.user(item, url) for item in paginate(found, paging).items]
         return {"users": shown, "links": _links(url, "users")}
 
     @routes.post("/users", status_code=201)
-    def create_user(caller: Caller, body: schemas.UserCreate) -> dict[str, Any]:
+    def create_user(caller: AuthenticatedCaller, body: schemas.UserCreate) -> dict[str, Any]:
         require_admin(caller, "identity:create_user")
         _only_default_domain("user.domain_id", body.user.domain_id)
         if body.user.default_project_id:
@@ -103,13 +103,13 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
         return {"user": views.user(made, url)}
 
     @routes.get("/users/{user_id}")
-    def show_user(caller: Caller, user_id: str) -> dict[str, Any]:
+    def show_user(caller: AuthenticatedCaller, user_id: str) -> dict[str, Any]:
         if caller.user_id != user_id:
             require_admin(caller, "identity:get_user")
         return {"user": views.user(service.users.get(user_id), url)}
 
     @routes.patch("/users/{user_id}")
-    def update_user(caller: Caller, user_id: str, body: schemas.UserUpdate) -> dict[str, Any]:
+    def update_user(caller: AuthenticatedCaller, user_id: str, body: schemas.UserUpdate) -> dict[str, Any]:
         require_admin(caller, "identity:update_user")
         if body.user.default_project_id:
             _existing_project(service, body.user.default_project_id)
@@ -118,14 +118,16 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
         return {"user": views.user(service.users.update(user_id, changes, password), url)}
 
     @routes.delete("/users/{user_id}", status_code=204)
-    def delete_user(caller: Caller, user_id: str) -> None:
+    def delete_user(caller: AuthenticatedCaller, user_id: str) -> None:
         require_admin(caller, "identity:delete_user")
         if user_id == caller.user_id:
             raise Forbidden("You cannot delete yourself.")
         service.users.delete(user_id)
 
     @routes.post("/users/{user_id}/password", status_code=204)
-    async def change_password(request: Request, caller: Caller, user_id: str, body: schemas.PasswordChange) -> None:
+    async def change_password(
+        request: Request, caller: AuthenticatedCaller, user_id: str, body: schemas.PasswordChange
+    ) -> None:
         if caller.user_id != user_id:
             raise Forbidden("Only the user changes a password this way; an administrator uses PATCH /v3/users/{id}.")
         try:
@@ -136,7 +138,7 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
         await run_in_threadpool(service.users.update, user_id, {}, body.user.password.get_secret_value())
 
     @routes.get("/users/{user_id}/projects")
-    def projects_of_user(caller: Caller, user_id: str) -> dict[str, Any]:
+    def projects_of_user(caller: AuthenticatedCaller, user_id: str) -> dict[str, Any]:
         if caller.user_id != user_id:
             require_admin(caller, "identity:list_user_projects")
         service.users.get(user_id)
@@ -144,7 +146,7 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
         return {"projects": [views.project(item, url) for item in found], "links": _links(url, "projects")}
 
     @routes.get("/users/{user_id}/groups")
-    def groups_of_user(caller: Caller, user_id: str) -> dict[str, Any]:
+    def groups_of_user(caller: AuthenticatedCaller, user_id: str) -> dict[str, Any]:
         if caller.user_id != user_id:
             require_admin(caller, "identity:list_groups_for_user")
         service.users.get(user_id)
@@ -156,32 +158,32 @@ def _roles(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.get("/roles")
     def list_roles(
-        caller: Caller, paging: Paging, name: str | None = None, domain_id: str | None = None
+        caller: AuthenticatedCaller, paging: Paging, name: str | None = None, domain_id: str | None = None
     ) -> dict[str, Any]:
         require_admin(caller, "identity:list_roles")
         found = [] if domain_id else service.roles.list(name=name)
-        shown = [views.role(item, url) for item in page(found, paging).items]
+        shown = [views.role(item, url) for item in paginate(found, paging).items]
         return {"roles": shown, "links": _links(url, "roles")}
 
     @routes.post("/roles", status_code=201)
-    def create_role(caller: Caller, body: schemas.RoleBody) -> dict[str, Any]:
+    def create_role(caller: AuthenticatedCaller, body: schemas.RoleBody) -> dict[str, Any]:
         require_admin(caller, "identity:create_role")
         if body.role.domain_id:
             raise NotSupported("Roles of a domain are not supported: openimds has one domain.")
         return {"role": views.role(service.roles.create(body.role.name), url)}
 
     @routes.get("/roles/{role_id}")
-    def show_role(caller: Caller, role_id: str) -> dict[str, Any]:
+    def show_role(caller: AuthenticatedCaller, role_id: str) -> dict[str, Any]:
         require_admin(caller, "identity:get_role")
         return {"role": views.role(service.roles.get(role_id), url)}
 
     @routes.patch("/roles/{role_id}")
-    def update_role(caller: Caller, role_id: str, body: schemas.RoleBody) -> dict[str, Any]:
+    def update_role(caller: AuthenticatedCaller, role_id: str, body: schemas.RoleBody) -> dict[str, Any]:
         require_admin(caller, "identity:update_role")
         return {"role": views.role(service.roles.rename(role_id, body.role.name), url)}
 
     @routes.delete("/roles/{role_id}", status_code=204)
-    def delete_role(caller: Caller, role_id: str) -> None:
+    def delete_role(caller: AuthenticatedCaller, role_id: str) -> None:
         require_admin(caller, "identity:delete_role")
         service.roles.delete(role_id)
 
@@ -190,7 +192,7 @@ def _domains(routes: APIRouter, service: IdentityService) -> None:
     url = service.catalog.public_url
 
     @routes.get("/domains")
-    def list_domains(caller: Caller, name: str | None = None, enabled: bool = True) -> dict[str, Any]:
+    def list_domains(caller: AuthenticatedCaller, name: str | None = None, enabled: bool = True) -> dict[str, Any]:
         require_admin(caller, "identity:list_domains")
         shown = [views.domain(url)] if name in {None, DOMAIN_NAME} and enabled else []
         return {"domains": shown, "links": _links(url, "domains")}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, Assignment, Project, Role, Standing, Token, User
+from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, AccessInfo, Assignment, Project, Role, Token, User
 
 DOMAIN_BRIEF = {"id": DOMAIN_ID, "name": DOMAIN_NAME}
 
@@ -84,7 +84,7 @@ def assignment(value: Assignment, public_url: str, *, names: bool) -> dict[str, 
     return shown
 
 
-def token(value: Token, standing: Standing, catalog: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def token(value: Token, standing: AccessInfo, catalog: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The body of an answer about a token; the token itself is in a header."""
     shown: dict[str, Any] = {
         "methods": list(value.methods),

@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse, Response
 from starlette.requests import ClientDisconnect
 
 from openimds.control_api.context import AUTHENTICATED, ProjectCaller
-from openimds.control_api.image.protocols import ImageService, Upload, asker_of
+from openimds.control_api.image.protocols import ImageService, Upload, requester
 from openimds.resources.errors import BadRequest, NotSupported
 
 
@@ -22,15 +22,15 @@ def router(service: ImageService) -> APIRouter:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/octet-stream":
             raise BadRequest("Content-Type", "is application/octet-stream for an image's data")
-        asker = asker_of(caller)
+        asker = requester(caller)
         begun: Upload = await to_thread.run_sync(service.images.begin_upload, image_id, asker)
         await _receive(request, begun)
         return Response(status_code=204)
 
     @routes.get("/images/{image_id}/file")
     def download(caller: ProjectCaller, image_id: str) -> Response:
-        image = service.images.get(image_id, asker_of(caller))
-        path = service.images.data(image_id, asker_of(caller))
+        image = service.images.get(image_id, requester(caller))
+        path = service.images.data(image_id, requester(caller))
         if path is None:
             return Response(status_code=204)
         headers = {"Content-MD5": image.checksum} if image.checksum else {}

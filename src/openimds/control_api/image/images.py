@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from openimds.control_api.context import Context, ProjectCaller
-from openimds.control_api.image.protocols import ImageService, asker_of
+from openimds.control_api.context import ProjectCaller, RequestContext
+from openimds.control_api.image.protocols import ImageService, requester
 from openimds.control_api.image.schema import columns_of, image_document, image_id_of, patched
-from openimds.control_api.pagination import Page, Paging, page
+from openimds.control_api.pagination import Page, Paging, paginate
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, PayloadTooLarge
 from openimds.resources.image import Image, ImageQuery
 
@@ -52,7 +52,7 @@ def router(service: ImageService) -> APIRouter:
 def _images(routes: APIRouter, service: ImageService) -> None:
     @routes.get("/images")
     def list_images(request: Request, caller: ProjectCaller, paging: Paging) -> dict[str, Any]:
-        found = page(service.images.list(_query(request, caller)), paging)
+        found = paginate(service.images.list(_query(request, caller)), paging)
         shown: dict[str, Any] = {"images": [image_document(image) for image in found.items]}
         return {**shown, "first": "/v2/images", "schema": "/v2/schemas/images", **_next(request, found)}
 
@@ -66,32 +66,32 @@ def _images(routes: APIRouter, service: ImageService) -> None:
         if owner != caller.project_id and not caller.is_admin:
             raise Forbidden(f"You are not permitted to create images owned by '{owner}'.")
         columns = {"visibility": "shared", "tags": [], **columns_of(attributes), "owner": owner}
-        image = service.images.create(columns, image_id, asker_of(caller))
+        image = service.images.create(columns, image_id, requester(caller))
         location = f"{service.public_url}/image/v2/images/{image.id}"
         return JSONResponse(image_document(image), 201, headers={"Location": location})
 
     @routes.get("/images/{image_id}")
     def show_image(caller: ProjectCaller, image_id: str) -> dict[str, Any]:
-        return image_document(service.images.get(image_id, asker_of(caller)))
+        return image_document(service.images.get(image_id, requester(caller)))
 
     @routes.patch("/images/{image_id}")
     def update_image(request: Request, caller: ProjectCaller, image_id: str, body: JsonBody) -> dict[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in PATCH_TYPES:
             raise BadRequest("Content-Type", f"is one of {', '.join(sorted(PATCH_TYPES))}, not {kind}")
-        changed = service.images.update(image_id, lambda image: patched(image, body), asker_of(caller))
+        changed = service.images.update(image_id, lambda image: patched(image, body), requester(caller))
         return image_document(changed)
 
     @routes.delete("/images/{image_id}", status_code=204)
     def delete_image(caller: ProjectCaller, image_id: str) -> None:
-        service.images.delete(image_id, asker_of(caller))
+        service.images.delete(image_id, requester(caller))
 
 
 def _tags(routes: APIRouter, service: ImageService) -> None:
     @routes.put("/images/{image_id}/tags/{tag}", status_code=204)
     def add_tag(caller: ProjectCaller, image_id: str, tag: str) -> None:
         operation = [{"op": "add", "path": "/tags/-", "value": tag}]
-        service.images.update(image_id, lambda image: patched(image, operation), asker_of(caller))
+        service.images.update(image_id, lambda image: patched(image, operation), requester(caller))
 
     @routes.delete("/images/{image_id}/tags/{tag}", status_code=204)
     def delete_tag(caller: ProjectCaller, image_id: str, tag: str) -> None:
@@ -100,10 +100,10 @@ def _tags(routes: APIRouter, service: ImageService) -> None:
                 raise NotFound(f"Image {image_id} has no tag {tag}.")
             return {"tags": [known for known in image.tags if known != tag]}
 
-        service.images.update(image_id, without, asker_of(caller))
+        service.images.update(image_id, without, requester(caller))
 
 
-def _query(request: Request, caller: Context) -> ImageQuery:
+def _query(request: Request, caller: RequestContext) -> ImageQuery:
     asked = request.query_params
     visibility = asked.get("visibility")
     return ImageQuery(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from openimds.control_api.context import Context
+from openimds.control_api.context import RequestContext
 from openimds.resources.compute import Requester
 from openimds.resources.image import Image, ImageQuery
 
@@ -38,7 +38,7 @@ class ImageService:
     public_url: str
 
 
-def asker_of(caller: Context) -> Requester:
+def requester(caller: RequestContext) -> Requester:
     """The caller, in the store's words."""
     return Requester(
         user_id=caller.user_id, project_id=caller.project_id, request_id=caller.request_id, is_admin=caller.is_admin

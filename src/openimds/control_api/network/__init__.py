@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 
 from openimds.control_api.network import admin, crud_routes, discovery, router_actions, tags
 from openimds.control_api.network.protocols import NetworkOperations
-from openimds.control_api.network.request_params import no_if_match
+from openimds.control_api.network.request_params import reject_if_match
 
 
 def router(store: NetworkOperations, public_url: str) -> APIRouter:
@@ -20,7 +20,7 @@ def router(store: NetworkOperations, public_url: str) -> APIRouter:
         router_actions.router(store),  # after the tags: it answers for every other PUT below a router
         admin.router(store, store),
     ):
-        v2.include_router(part, dependencies=[Depends(no_if_match)])
+        v2.include_router(part, dependencies=[Depends(reject_if_match)])
     v2.include_router(crud_routes.router(store))
     routes.include_router(v2)
     return routes

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 
 from openimds.control_api.network import request_params
 from openimds.control_api.network.protocols import Agents, UsageStore
-from openimds.control_api.network.request_params import CallerDep, Query
+from openimds.control_api.network.request_params import CallerDep, QueryParams
 from openimds.resources.errors import NotFound, NotSupported
 
 ZONES = [{"name": "nova", "resource": resource, "state": "available"} for resource in ("network", "router")]
@@ -26,10 +26,12 @@ def router(agents: Agents, figures: UsageStore) -> APIRouter:
 
 def _agents(routes: APIRouter, store: Agents) -> None:
     @routes.get("/agents")
-    def list_agents(asker: CallerDep, pairs: Query) -> dict[str, Any]:
-        fields = request_params.wanted_fields(pairs)
+    def list_agents(asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+        fields = request_params.requested_fields(pairs)
         return {
-            "agents": [request_params.narrowed(a, fields) for a in store.agents(asker, request_params.parsed(pairs))]
+            "agents": [
+                request_params.select_fields(a, fields) for a in store.agents(asker, request_params.list_query(pairs))
+            ]
         }
 
     @routes.get("/agents/{agent_id}")
@@ -74,15 +76,15 @@ def _quotas(routes: APIRouter, store: UsageStore) -> None:
 
 def _figures(routes: APIRouter, store: UsageStore) -> None:
     @routes.get("/availability_zones")
-    def list_availability_zones(asker: CallerDep, pairs: Query) -> dict[str, Any]:
+    def list_availability_zones(asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
         del asker
-        filters = request_params.parsed(pairs).filters
+        filters = request_params.list_query(pairs).filters
         shown = [z for z in ZONES if all(z.get(name) in values for name, values in filters.items())]
         return {"availability_zones": shown}
 
     @routes.get("/network-ip-availabilities")
-    def list_ip_availabilities(asker: CallerDep, pairs: Query) -> dict[str, Any]:
-        found = store.ip_availabilities(asker, request_params.parsed(pairs))
+    def list_ip_availabilities(asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+        found = store.ip_availabilities(asker, request_params.list_query(pairs))
         return {"network_ip_availabilities": list(found)}
 
     @routes.get("/network-ip-availabilities/{network_id}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openimds.control_api.network import validators
-from openimds.control_api.network.validators import Check, ListOf, Maybe, Number, OneOf, Struct
+from openimds.control_api.network.validators import IntRange, ListOf, Nullable, OneOf, Struct, Validator
 from openimds.resources.errors import NotSupported
 
 
@@ -19,7 +19,7 @@ from openimds.resources.errors import NotSupported
 class Attribute:
     """One attribute of a request's body."""
 
-    check: Check
+    check: Validator
     create: bool = True
     """May it be given when the resource is made?"""
     update: bool = True
@@ -42,7 +42,7 @@ class MustBeUnset:
         raise NotSupported(f"openimds does not have {field}: leave it out.", kind="HTTPNotImplemented")
 
 
-def _unused(*values: Any) -> Attribute:
+def _unsupported(*values: Any) -> Attribute:
     return Attribute(check=MustBeUnset((None, *values)), kept=False)
 
 
@@ -65,26 +65,26 @@ POOL = Struct({"start": validators.address, "end": validators.address}, frozense
 PAIR = Struct(
     {"ip_address": validators.address_or_cidr, "mac_address": validators.mac_or_null}, frozenset({"ip_address"})
 )
-IPV6_MODE = Attribute(check=Maybe(OneOf(("slaac", "dhcpv6-stateful", "dhcpv6-stateless"))), update=False)
+IPV6_MODE = Attribute(check=Nullable(OneOf(("slaac", "dhcpv6-stateful", "dhcpv6-stateless"))), update=False)
 
 NETWORK: Mapping[str, Attribute] = {
     **COMMON,
     "admin_state_up": FLAG,
     "shared": FLAG,
     "router:external": FLAG,
-    "mtu": Attribute(check=Number(68, 65535)),
+    "mtu": Attribute(check=IntRange(68, 65535)),
     "port_security_enabled": FLAG,
     "dns_domain": TEXT,
     "provider:network_type": Attribute(
-        check=Maybe(OneOf(("local", "flat", "vlan", "vxlan", "gre", "geneve"))), update=False
+        check=Nullable(OneOf(("local", "flat", "vlan", "vxlan", "gre", "geneve"))), update=False
     ),
     "provider:physical_network": Attribute(check=validators.text_or_null, update=False),
-    "provider:segmentation_id": Attribute(check=Maybe(Number(0, 2**24 - 1)), update=False),
-    "is_default": _unused(False),
-    "vlan_transparent": _unused(False),
-    "qos_policy_id": _unused(),
-    "availability_zone_hints": _unused([], ["nova"]),
-    "segments": _unused([]),
+    "provider:segmentation_id": Attribute(check=Nullable(IntRange(0, 2**24 - 1)), update=False),
+    "is_default": _unsupported(False),
+    "vlan_transparent": _unsupported(False),
+    "qos_policy_id": _unsupported(),
+    "availability_zone_hints": _unsupported([], ["nova"]),
+    "segments": _unsupported([]),
 }
 
 SUBNET: Mapping[str, Attribute] = {
@@ -99,12 +99,12 @@ SUBNET: Mapping[str, Attribute] = {
     "ipv6_address_mode": IPV6_MODE,
     "dns_nameservers": Attribute(check=ListOf(validators.address)),
     "host_routes": Attribute(check=ListOf(ROUTE)),
-    "prefixlen": _unused(),
-    "subnetpool_id": _unused(),
-    "use_default_subnetpool": _unused(False),
-    "segment_id": _unused(),
-    "service_types": _unused([]),
-    "dns_publish_fixed_ip": _unused(False),
+    "prefixlen": _unsupported(),
+    "subnetpool_id": _unsupported(),
+    "use_default_subnetpool": _unsupported(False),
+    "segment_id": _unsupported(),
+    "service_types": _unsupported([]),
+    "dns_publish_fixed_ip": _unsupported(False),
 }
 
 PORT: Mapping[str, Attribute] = {
@@ -123,13 +123,13 @@ PORT: Mapping[str, Attribute] = {
     "binding:host_id": NULLABLE_TEXT,
     "binding:vnic_type": Attribute(check=OneOf(("normal",))),
     "binding:profile": Attribute(check=validators.json_object),
-    "qos_policy_id": _unused(),
-    "dns_domain": _unused(""),
-    "numa_affinity_policy": _unused(),
-    "propagate_uplink_status": _unused(False),
-    "hints": _unused({}),
-    "device_profile": _unused(""),
-    "mac_learning_enabled": _unused(False),
+    "qos_policy_id": _unsupported(),
+    "dns_domain": _unsupported(""),
+    "numa_affinity_policy": _unsupported(),
+    "propagate_uplink_status": _unsupported(False),
+    "hints": _unsupported({}),
+    "device_profile": _unsupported(""),
+    "mac_learning_enabled": _unsupported(False),
 }
 
 ROUTER: Mapping[str, Attribute] = {
@@ -137,14 +137,14 @@ ROUTER: Mapping[str, Attribute] = {
     "admin_state_up": FLAG,
     "external_gateway_info": Attribute(check=validators.gateway_info),
     "routes": Attribute(check=ListOf(ROUTE)),
-    "distributed": _unused(False),
-    "ha": _unused(False),
-    "flavor_id": _unused(""),
-    "service_type_id": _unused(),
-    "availability_zone_hints": _unused([], ["nova"]),
-    "enable_ndp_proxy": _unused(False),
-    "enable_default_route_bfd": _unused(False),
-    "enable_default_route_ecmp": _unused(False),
+    "distributed": _unsupported(False),
+    "ha": _unsupported(False),
+    "flavor_id": _unsupported(""),
+    "service_type_id": _unsupported(),
+    "availability_zone_hints": _unsupported([], ["nova"]),
+    "enable_ndp_proxy": _unsupported(False),
+    "enable_default_route_bfd": _unsupported(False),
+    "enable_default_route_ecmp": _unsupported(False),
 }
 
 FLOATING_IP: Mapping[str, Attribute] = {
@@ -154,20 +154,20 @@ FLOATING_IP: Mapping[str, Attribute] = {
     "subnet_id": Attribute(check=validators.uuid_or_null, update=False),
     "port_id": Attribute(check=validators.uuid_or_null),
     "fixed_ip_address": Attribute(check=validators.address_or_null),
-    "qos_policy_id": _unused(),
-    "dns_name": _unused(""),
-    "dns_domain": _unused(""),
-    "distributed": _unused(False),
+    "qos_policy_id": _unsupported(),
+    "dns_name": _unsupported(""),
+    "dns_domain": _unsupported(""),
+    "distributed": _unsupported(False),
 }
 
 SECURITY_GROUP: Mapping[str, Attribute] = {
     **COMMON,
     "name": Attribute(check=validators.text),
-    "stateful": _unused(True),
-    "shared": _unused(False),
+    "stateful": _unsupported(True),
+    "shared": _unsupported(False),
 }
 
-KINDS: Mapping[str, Mapping[str, Attribute]] = {
+ATTRIBUTE_MAP: Mapping[str, Mapping[str, Attribute]] = {
     "network": NETWORK,
     "subnet": SUBNET,
     "port": PORT,
@@ -176,7 +176,7 @@ KINDS: Mapping[str, Mapping[str, Attribute]] = {
     "security_group": SECURITY_GROUP,
 }
 
-COLLECTIONS: Mapping[str, str] = {
+KIND_BY_COLLECTION: Mapping[str, str] = {
     "networks": "network",
     "subnets": "subnet",
     "ports": "port",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from openimds.control_api.network.attributes import KINDS, Attribute, plural
+from openimds.control_api.network.attributes import ATTRIBUTE_MAP, Attribute, plural
 from openimds.control_api.network.validators import invalid
 from openimds.resources.errors import BadRequest
 
@@ -26,7 +26,7 @@ def to_create(kind: str, body: Any) -> tuple[list[dict[str, Any]], bool]:
 def to_update(kind: str, body: Any) -> dict[str, Any]:
     """The attributes that a PUT changes."""
     given = envelope(kind, body)
-    table = KINDS[kind]
+    table = ATTRIBUTE_MAP[kind]
     _refuse_unknown(given, table)
     fixed = [name for name in given if not table[name].update]
     if fixed:
@@ -49,7 +49,7 @@ def envelope(kind: str, body: Any) -> dict[str, Any]:
 def _created(kind: str, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise invalid(plural(kind), "an entry is not an object")
-    table = KINDS[kind]
+    table = ATTRIBUTE_MAP[kind]
     _refuse_unknown(given, table)
     for name, attribute in table.items():
         if attribute.required and given.get(name) is None:

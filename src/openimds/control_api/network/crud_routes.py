@@ -7,16 +7,16 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from openimds.control_api.network import body_validation, request_params
-from openimds.control_api.network.attributes import COLLECTIONS, plural
+from openimds.control_api.network.attributes import KIND_BY_COLLECTION, plural
 from openimds.control_api.network.openapi import request_schema
 from openimds.control_api.network.protocols import Resources
-from openimds.control_api.network.request_params import CallerDep, IfRevision, JsonBody, Query
+from openimds.control_api.network.request_params import CallerDep, ExpectedRevision, JsonBody, QueryParams
 
 
 def router(store: Resources) -> APIRouter:
     """`/networks`, `/subnets`, `/ports`, `/routers`, `/floatingips`, `/security-groups`."""
     routes = APIRouter()
-    for path, kind in COLLECTIONS.items():
+    for path, kind in KIND_BY_COLLECTION.items():
         _reading(routes, store, path, kind)
         _writing(routes, store, path, kind)
     return routes
@@ -26,19 +26,21 @@ def _reading(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
     many = plural(kind)
 
     @routes.get(f"/{path}", name=f"list_{many}")
-    def list_(request: Request, asker: CallerDep, pairs: Query) -> dict[str, Any]:
-        query, fields = request_params.parsed(pairs), request_params.wanted_fields(pairs)
+    def list_(request: Request, asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+        query, fields = request_params.list_query(pairs), request_params.requested_fields(pairs)
         page = store.list(kind, asker, query)
-        answer: dict[str, Any] = {many: [request_params.narrowed(item, fields) for item in page.items]}
-        links = request_params.links(str(request.url.replace(query="")), pairs, query, page)
+        answer: dict[str, Any] = {many: [request_params.select_fields(item, fields) for item in page.items]}
+        links = request_params.page_links(str(request.url.replace(query="")), pairs, query, page)
         if links:
             answer[f"{many}_links"] = links
         return answer
 
     @routes.get(f"/{path}/{{resource_id}}", name=f"show_{kind}")
-    def show(resource_id: str, asker: CallerDep, pairs: Query) -> dict[str, Any]:
+    def show(resource_id: str, asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
         return {
-            kind: request_params.narrowed(store.show(kind, asker, resource_id), request_params.wanted_fields(pairs))
+            kind: request_params.select_fields(
+                store.show(kind, asker, resource_id), request_params.requested_fields(pairs)
+            )
         }
 
 
@@ -52,10 +54,10 @@ def _writing(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
         return {many: list(made)} if is_list else {kind: made[0]}
 
     @routes.put(f"/{path}/{{resource_id}}", name=f"update_{kind}", openapi_extra=request_schema(kind, creating=False))
-    def update(resource_id: str, asker: CallerDep, body: JsonBody, if_revision: IfRevision) -> dict[str, Any]:
+    def update(resource_id: str, asker: CallerDep, body: JsonBody, if_revision: ExpectedRevision) -> dict[str, Any]:
         wanted = body_validation.to_update(kind, body)
         return {kind: store.update(kind, asker, resource_id, wanted, if_revision=if_revision)}
 
     @routes.delete(f"/{path}/{{resource_id}}", status_code=204, name=f"delete_{kind}")
-    def delete(resource_id: str, asker: CallerDep, if_revision: IfRevision) -> None:
+    def delete(resource_id: str, asker: CallerDep, if_revision: ExpectedRevision) -> None:
         store.delete(kind, asker, resource_id, if_revision=if_revision)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from openimds.control_api.network.attributes import COLLECTIONS, plural
+from openimds.control_api.network.attributes import KIND_BY_COLLECTION, plural
 from openimds.control_api.network.request_params import CallerDep
 from openimds.resources.errors import NotFound
 
@@ -96,6 +96,6 @@ def add_to(routes: APIRouter, public_url: str) -> None:
                 "collection": plural(kind),
                 "links": [{"rel": "self", "href": f"{root}/v2.0/{path}"}],
             }
-            for path, kind in COLLECTIONS.items()
+            for path, kind in KIND_BY_COLLECTION.items()
         ]
         return {"resources": shown}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from openimds.control_api.network import validators
-from openimds.control_api.network.attributes import KINDS, MustBeUnset
-from openimds.control_api.network.validators import Check, ListOf, Maybe, Number, OneOf, Struct
+from openimds.control_api.network.attributes import ATTRIBUTE_MAP, MustBeUnset
+from openimds.control_api.network.validators import IntRange, ListOf, Nullable, OneOf, Struct, Validator
 
-SIMPLE: dict[Check, dict[str, Any]] = {
+SIMPLE: dict[Validator, dict[str, Any]] = {
     validators.text: {"type": "string", "maxLength": validators.MAX_TEXT},
     validators.text_or_null: {"type": ["string", "null"], "maxLength": validators.MAX_TEXT},
     validators.boolean: {"type": "boolean"},
@@ -50,7 +50,7 @@ SIMPLE: dict[Check, dict[str, Any]] = {
 
 def request_schema(kind: str, *, creating: bool) -> dict[str, Any]:
     """FastAPI's `openapi_extra` for the body of a POST or PUT."""
-    table = KINDS[kind]
+    table = ATTRIBUTE_MAP[kind]
     properties = {
         name: schema(attribute.check)
         for name, attribute in table.items()
@@ -64,15 +64,15 @@ def request_schema(kind: str, *, creating: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
 
 
-def schema(check: Check) -> dict[str, Any]:
+def schema(check: Validator) -> dict[str, Any]:
     """JSON Schema of what a check takes."""
-    if isinstance(check, Number):
+    if isinstance(check, IntRange):
         return {"type": "integer", "minimum": check.least, "maximum": check.most}
     if isinstance(check, OneOf):
         return {"enum": list(check.values)}
     if isinstance(check, MustBeUnset):
         return {"enum": list(check.values)}
-    if isinstance(check, Maybe):
+    if isinstance(check, Nullable):
         return {"anyOf": [schema(check.check), {"type": "null"}]}
     if isinstance(check, ListOf):
         return {"type": "array", "items": schema(check.check)}

@@ -18,14 +18,14 @@ from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, NotSupported
 from openimds.resources.query import ListQuery, Page
 
-Pairs = Sequence[tuple[str, str]]
+QueryPairs = Sequence[tuple[str, str]]
 
 RESERVED = frozenset({"fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir"})
 MAX_LIMIT = 1000
 """Items of one page when the client asks for pages. Without `limit` it gets all, as Neutron's default is."""
 
 
-def parsed(pairs: Pairs) -> ListQuery:
+def list_query(pairs: QueryPairs) -> ListQuery:
     """Raises BadRequest naming the parameter."""
     filters: dict[str, list[str]] = {}
     for name, value in pairs:
@@ -40,17 +40,17 @@ def parsed(pairs: Pairs) -> ListQuery:
     )
 
 
-def wanted_fields(pairs: Pairs) -> frozenset[str]:
+def requested_fields(pairs: QueryPairs) -> frozenset[str]:
     """`?fields=id&fields=name`; empty: all."""
     return frozenset(_values(pairs, "fields"))
 
 
-def narrowed(item: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
+def select_fields(item: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
     """Only these attributes of an item."""
     return {name: value for name, value in item.items() if not fields or name in fields}
 
 
-def links(url: str, pairs: Pairs, query: ListQuery, page: Page) -> list[dict[str, str]]:
+def page_links(url: str, pairs: QueryPairs, query: ListQuery, page: Page) -> list[dict[str, str]]:
     """`[{"rel": "next", "href": …}, {"rel": "previous", "href": …}]`, those that there are."""
     if query.limit is None or not page.items:
         return []
@@ -68,7 +68,7 @@ def _href(url: str, pairs: Iterable[tuple[str, str]]) -> str:
     return f"{url}?{urlencode(list(pairs))}"
 
 
-def _values(pairs: Pairs, wanted: str) -> list[str]:
+def _values(pairs: QueryPairs, wanted: str) -> list[str]:
     return [value for name, value in pairs if name == wanted]
 
 
@@ -91,17 +91,17 @@ def _limit(values: Sequence[str]) -> int | None:
     return min(int(values[0]), MAX_LIMIT) or None
 
 
-def caller_of(asker: context.Caller) -> Caller:
+def network_caller(asker: context.AuthenticatedCaller) -> Caller:
     """The token's scope, as the store wants it. Agents may do what administrators may."""
     return Caller(project_id=asker.project_id, is_admin=asker.is_service)
 
 
-def query_params(request: Request) -> Pairs:
+def query_params(request: Request) -> QueryPairs:
     """The query's parameters, in order, repetitions and all."""
     return request.query_params.multi_items()
 
 
-def if_revision_of(if_match: Annotated[str | None, Header()] = None) -> int | None:
+def expected_revision(if_match: Annotated[str | None, Header()] = None) -> int | None:
     """`If-Match: revision_number=5` → 5: the call counts only while that is the resource's (`revision-if-match`)."""
     if if_match is None:
         return None
@@ -111,13 +111,13 @@ def if_revision_of(if_match: Annotated[str | None, Header()] = None) -> int | No
     return int(found[1])
 
 
-def no_if_match(request: Request, if_match: Annotated[str | None, Header()] = None) -> None:
+def reject_if_match(request: Request, if_match: Annotated[str | None, Header()] = None) -> None:
     """For calls that cannot be bound to a revision: better refused than done in spite of it."""
     if if_match is not None and request.method not in ("GET", "HEAD"):
         raise NotSupported("openimds takes If-Match for the update and the delete of a resource only.")
 
 
-CallerDep = Annotated[Caller, Depends(caller_of)]
-Query = Annotated[Pairs, Depends(query_params)]
-IfRevision = Annotated[int | None, Depends(if_revision_of)]
+CallerDep = Annotated[Caller, Depends(network_caller)]
+QueryParams = Annotated[QueryPairs, Depends(query_params)]
+ExpectedRevision = Annotated[int | None, Depends(expected_revision)]
 JsonBody = Annotated[Any, Body()]

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from openimds.control_api.network import validators
-from openimds.control_api.network.attributes import COLLECTIONS
+from openimds.control_api.network.attributes import KIND_BY_COLLECTION
 from openimds.control_api.network.protocols import Tags
 from openimds.control_api.network.request_params import CallerDep, JsonBody
 from openimds.resources.errors import BadRequest, NotFound
@@ -20,7 +20,7 @@ MAX_TAGS = 50
 def router(store: Tags) -> APIRouter:
     """`/networks/{id}/tags`, `/ports/{id}/tags/{tag}` …"""
     routes = APIRouter()
-    for path, kind in COLLECTIONS.items():
+    for path, kind in KIND_BY_COLLECTION.items():
         _all_tags(routes, store, path, kind)
         _one_tag(routes, store, path, kind)
     return routes

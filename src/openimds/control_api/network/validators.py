@@ -14,7 +14,7 @@ from uuid import UUID
 
 from openimds.resources.errors import BadRequest
 
-Check = Callable[[str, Any], Any]
+Validator = Callable[[str, Any], Any]
 """(field, value) → value. Raises BadRequest."""
 
 MAX_TEXT = 255
@@ -136,7 +136,7 @@ def dns_name(field: str, value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class IntRange:
     """A whole number between two others, both included."""
 
     least: int
@@ -167,10 +167,10 @@ class OneOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Maybe:
+class Nullable:
     """Null, or what the check says."""
 
-    check: Check
+    check: Validator
 
     def __call__(self, field: str, value: Any) -> Any:
         return None if value is None else self.check(field, value)
@@ -180,7 +180,7 @@ class Maybe:
 class ListOf:
     """A list whose entries pass a check; null is the empty list. The same entry twice is refused."""
 
-    check: Check
+    check: Validator
 
     def __call__(self, field: str, value: Any) -> list[Any]:
         if value is None:
@@ -198,7 +198,7 @@ class ListOf:
 class Struct:
     """An object with these keys and no others."""
 
-    keys: Mapping[str, Check]
+    keys: Mapping[str, Validator]
     required: frozenset[str] = frozenset()
 
     def __call__(self, field: str, value: Any) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def dhcp_option(field: str, value: Any) -> dict[str, Any]:
 
     Names and values end up in dnsmasq's files: what could begin a line of its own there is refused (OSSA-2021-005).
     """
-    keys: dict[str, Check] = {"opt_name": text, "opt_value": text_or_null, "ip_version": Number(4, 6)}
+    keys: dict[str, Validator] = {"opt_name": text, "opt_value": text_or_null, "ip_version": IntRange(4, 6)}
     option = {"ip_version": 4, **Struct(keys, frozenset({"opt_name"}))(field, value)}
     option.setdefault("opt_value", None)
     if not DHCP_OPTION_NAME.fullmatch(option["opt_name"]):
@@ -259,7 +259,7 @@ def gateway_info(field: str, value: Any) -> dict[str, Any] | None:
     """`{"network_id": …, "enable_snat": true, "external_fixed_ips": […]}`; null or empty takes the gateway away."""
     if not value:
         return None
-    keys: dict[str, Check] = {
+    keys: dict[str, Validator] = {
         "network_id": uuid_or_null,
         "enable_snat": boolean,
         "external_fixed_ips": fixed_ips,

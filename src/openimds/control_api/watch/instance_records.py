@@ -18,23 +18,23 @@ import structlog
 from fastapi import APIRouter, Depends, Header, Query, Response
 from starlette.concurrency import run_in_threadpool
 
-from openimds.control_api.context import agents_only
+from openimds.control_api.context import require_agent_role
 from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.control_api.watch.schemas import InstanceIds
-from openimds.metadata.context import DocumentSettings, settings_form
+from openimds.metadata.context import DocumentSettings, settings_to_json
 from openimds.resources.instance import ChangeSet, Instance
 
 log = structlog.get_logger(__name__)
 
 MAX_WAIT_SECONDS = 60
-SETTINGS_LOOK_SECONDS = 1.0
+SETTINGS_CHECK_SECONDS = 1.0
 """How often a waiting poll looks whether the settings have changed."""
-GATHERING_SECONDS = 0.01
+BATCH_SECONDS = 0.01
 """From the first change that a poll hears of until it reads them: in a storm, many become one answer."""
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-class Records(Protocol):
+class InstanceRecords(Protocol):
     """`store.instances.InstanceStore` is one. Raises StoreUnavailable."""
 
     def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]: ...
@@ -50,34 +50,34 @@ class RecordChanges(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Instances:
+class InstanceRecordService:
     """What the extension is made of."""
 
-    records: Records
+    records: InstanceRecords
     news: RecordChanges
     settings: Callable[[], DocumentSettings]
     """The same object as long as nothing changed; cheap. Raises NotFound while they cannot be told."""
     bell: ChangeNotifier
 
 
-def router(parts: Instances) -> APIRouter:
+def router(parts: InstanceRecordService) -> APIRouter:
     """Below `/openimds/v1`, beside the watch."""
-    routes = APIRouter(tags=["watch"], dependencies=[Depends(agents_only)])
-    published = _Published(parts.settings)
+    routes = APIRouter(tags=["watch"], dependencies=[Depends(require_agent_role)])
+    published = _PublishedSettings(parts.settings)
     _records(routes, parts.records)
     _news(routes, parts, published)
     _settings(routes, published)
     return routes
 
 
-def _records(routes: APIRouter, records: Records) -> None:
+def _records(routes: APIRouter, records: InstanceRecords) -> None:
     @routes.post("/instances")
     def instances(body: InstanceIds) -> Response:
         revision, found = records.instances(body.instance_ids)
-        return _json({"revision": revision, "instances": _told(found)})
+        return _json({"revision": revision, "instances": _encoded_records(found)})
 
 
-def _told(found: Mapping[str, Instance | None]) -> dict[str, msgspec.Raw]:
+def _encoded_records(found: Mapping[str, Instance | None]) -> dict[str, msgspec.Raw]:
     """Each as JSON. A record that cannot be encoded is left out, and agents forward its requests to the metadata API."""
     told = {}
     for instance_id, instance in found.items():
@@ -89,7 +89,7 @@ def _told(found: Mapping[str, Instance | None]) -> dict[str, msgspec.Raw]:
     return told
 
 
-def _news(routes: APIRouter, parts: Instances, published: _Published) -> None:
+def _news(routes: APIRouter, parts: InstanceRecordService, published: _PublishedSettings) -> None:
     @routes.get("/instance_changes")
     async def instance_changes(
         after: Annotated[int | None, Query(ge=0)] = None,
@@ -102,8 +102,8 @@ def _news(routes: APIRouter, parts: Instances, published: _Published) -> None:
             left = deadline - time.monotonic()
             if left <= 0 or parts.bell.is_closed:
                 break
-            if await parts.bell.wait(parts.news.kinds, touched.revision, min(left, SETTINGS_LOOK_SECONDS)):
-                await asyncio.sleep(GATHERING_SECONDS)
+            if await parts.bell.wait(parts.news.kinds, touched.revision, min(left, SETTINGS_CHECK_SECONDS)):
+                await asyncio.sleep(BATCH_SECONDS)
                 touched = await run_in_threadpool(parts.news.after, touched.revision)
         return _json(
             {
@@ -117,7 +117,7 @@ def _news(routes: APIRouter, parts: Instances, published: _Published) -> None:
         )
 
 
-def _settings(routes: APIRouter, published: _Published) -> None:
+def _settings(routes: APIRouter, published: _PublishedSettings) -> None:
     @routes.get("/guest_settings")
     def guest_settings(if_none_match: Annotated[str, Header()] = "") -> Response:
         digest, body = published.newest()
@@ -127,7 +127,7 @@ def _settings(routes: APIRouter, published: _Published) -> None:
         return Response(body, media_type="application/json", headers=headers)
 
 
-class _Published:
+class _PublishedSettings:
     """The settings as they are told, put into words once for each."""
 
     def __init__(self, settings: Callable[[], DocumentSettings]) -> None:
@@ -139,7 +139,7 @@ class _Published:
         settings = self._settings()
         told = self._told
         if told is None or told[0] is not settings:
-            form = settings_form(settings)
+            form = settings_to_json(settings)
             digest = hashlib.sha256(json.dumps(form).encode()).hexdigest()[:32]
             told = self._told = (settings, digest, json.dumps({"digest": digest, "settings": form}).encode())
         return told[1], told[2]

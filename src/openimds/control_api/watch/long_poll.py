@@ -23,7 +23,7 @@ POLL_SECONDS = 0.1
 """Another process' commit is heard of within this time; the promise is 200 ms."""
 
 
-class Source(Protocol):
+class WatchSource(Protocol):
     """What is watched."""
 
     def touched_since(self, revision: int) -> tuple[int, frozenset[str]]:
@@ -44,7 +44,7 @@ class _Waiter:
 class ChangeNotifier:
     """Of one event loop; all methods but `close` are called on it."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WatchSource) -> None:
         self._source = source
         self._waiters: set[_Waiter] = set()
         self._committed = asyncio.Event()
@@ -92,7 +92,7 @@ class ChangeNotifier:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        stop = self._source.on_commit(lambda _revision: _ring(loop, self._committed))
+        stop = self._source.on_commit(lambda _revision: _set(loop, self._committed))
         try:
             while True:
                 await self._next_look()
@@ -126,6 +126,6 @@ class ChangeNotifier:
                 waiter.woken.set()
 
 
-def _ring(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+def _set(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(event.set)

@@ -10,18 +10,18 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from openimds.control_api.context import agents_only
-from openimds.control_api.watch.instance_records import Instances
+from openimds.control_api.context import require_agent_role
+from openimds.control_api.watch.instance_records import InstanceRecordService
 from openimds.control_api.watch.instance_records import router as instances_router
-from openimds.control_api.watch.long_poll import ChangeNotifier, Source
-from openimds.control_api.watch.schemas import Heartbeat, Provisioned, Report, Unplugged
+from openimds.control_api.watch.long_poll import ChangeNotifier, WatchSource
+from openimds.control_api.watch.schemas import HeartbeatReport, ProvisionedReport, ServerReport, UnpluggedReport
 from openimds.resources.errors import BadRequest, PayloadTooLarge
 
 MAX_WAIT_SECONDS = 60
 MAX_CONSOLE_BYTES = 256 * 1024
 
 
-class Reports(Protocol):
+class AgentReports(Protocol):
     """What agents tell."""
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None: ...
@@ -35,7 +35,7 @@ class Reports(Protocol):
     def heartbeat(self, binary: str, host: str, report: Mapping[str, Any]) -> None: ...
 
 
-class Watching(Source, Reports, Protocol):
+class WatchService(WatchSource, AgentReports, Protocol):
     """What agents ask and tell: `store.watch.WatchStore` is one."""
 
     def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[Any]]]: ...
@@ -43,16 +43,16 @@ class Watching(Source, Reports, Protocol):
     def changes(self, after: int, kinds: Sequence[str]) -> tuple[int, list[dict[str, Any]]]: ...
 
 
-def router(store: Watching, bell: ChangeNotifier | None = None) -> APIRouter:
+def router(store: WatchService, bell: ChangeNotifier | None = None) -> APIRouter:
     """Everything below `/openimds/v1`: mount it there. Closing the bell ends all long polls."""
-    routes = APIRouter(tags=["watch"], dependencies=[Depends(agents_only)])
+    routes = APIRouter(tags=["watch"], dependencies=[Depends(require_agent_role)])
     _watching(routes, store, bell or ChangeNotifier(store))
     _ports(routes, store)
     _servers(routes, store)
     return routes
 
 
-def _watching(routes: APIRouter, store: Watching, bell: ChangeNotifier) -> None:
+def _watching(routes: APIRouter, store: WatchService, bell: ChangeNotifier) -> None:
     @routes.get("/snapshot")
     def snapshot(kinds: str) -> Response:
         revision, objects = store.snapshot(_kinds(kinds))
@@ -75,7 +75,7 @@ def _json(value: Mapping[str, Any]) -> Response:
 
 
 async def _awaited(
-    store: Watching, bell: ChangeNotifier, kinds: list[str], after: int, timeout_seconds: float
+    store: WatchService, bell: ChangeNotifier, kinds: list[str], after: int, timeout_seconds: float
 ) -> tuple[int, list[dict[str, Any]]]:
     """The first changes after `after`; none when the time is over, or this program is about to end."""
     deadline = time.monotonic() + timeout_seconds
@@ -87,26 +87,26 @@ async def _awaited(
         await bell.wait(frozenset(kinds), revision, left)
 
 
-def _ports(routes: APIRouter, store: Reports) -> None:
+def _ports(routes: APIRouter, store: AgentReports) -> None:
     @routes.post("/ports/{port_id}/provisioned", status_code=204)
-    def port_provisioned(port_id: str, body: Provisioned) -> None:
+    def port_provisioned(port_id: str, body: ProvisionedReport) -> None:
         store.port_provisioned(port_id, body.entity, body.binding_generation)
 
     @routes.post("/ports/{port_id}/unplugged", status_code=204)
-    def port_unplugged(port_id: str, body: Unplugged | None = None) -> None:
+    def port_unplugged(port_id: str, body: UnpluggedReport | None = None) -> None:
         store.port_unplugged(port_id, body.binding_generation if body else None)
 
     @routes.put("/agents/{binary}/{host}", status_code=204)
-    def heartbeat(binary: str, host: str, body: Heartbeat) -> None:
+    def heartbeat(binary: str, host: str, body: HeartbeatReport) -> None:
         for name, value in (("binary", binary), ("host", host)):
             if len(value) > 255:
                 raise BadRequest(name, f"{name}: it has more than 255 characters.")
         store.heartbeat(binary, host, body.model_dump())
 
 
-def _servers(routes: APIRouter, store: Reports) -> None:
+def _servers(routes: APIRouter, store: AgentReports) -> None:
     @routes.put("/servers/{server_id}/report", status_code=204)
-    def report_server(server_id: str, body: Report) -> None:
+    def report_server(server_id: str, body: ServerReport) -> None:
         store.report_server(
             server_id, boot_generation=body.boot_generation, power_state=body.power_state, fault=body.fault
         )
@@ -140,4 +140,4 @@ def _kinds(text: str) -> list[str]:
     return list(dict.fromkeys(kinds))
 
 
-__all__ = ["ChangeNotifier", "Instances", "Watching", "instances_router", "router"]
+__all__ = ["ChangeNotifier", "InstanceRecordService", "WatchService", "instances_router", "router"]

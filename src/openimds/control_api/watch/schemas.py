@@ -19,14 +19,14 @@ def _utc(moment: datetime) -> datetime:
 _Generation = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Unplugged(BaseModel):
+class UnpluggedReport(BaseModel):
     """`{"binding_generation": 3}`: the binding that the report is about. Agents of release 0.1 do not name it."""
 
     model_config = ConfigDict(extra="forbid")
     binding_generation: _Generation | None = None
 
 
-class Provisioned(Unplugged):
+class ProvisionedReport(UnpluggedReport):
     """`{"entity": "l2", "binding_generation": 3}`"""
 
     entity: Literal["dhcp", "l2"]
@@ -39,7 +39,7 @@ class InstanceIds(BaseModel):
     instance_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]], Field(max_length=MAX_IDS)]
 
 
-class Report(BaseModel):
+class ServerReport(BaseModel):
     """What became of a boot."""
 
     model_config = ConfigDict(extra="forbid")
@@ -48,7 +48,7 @@ class Report(BaseModel):
     fault: Annotated[str, Field(max_length=MAX_FAULT)] | None = None
 
 
-class Heartbeat(BaseModel):
+class HeartbeatReport(BaseModel):
     """What an agent says of itself."""
 
     model_config = ConfigDict(extra="forbid")

@@ -133,7 +133,9 @@ def build_parts(
     watching = WatchStore(store)
     bell = routes.ChangeNotifier(watching)
     settings = ReloadingDocumentSettings(config.documents)
-    instances = routes.Instances(InstanceStore(store), InstanceChanges(store.database), settings.current, bell)
+    instances = routes.InstanceRecordService(
+        InstanceStore(store), InstanceChanges(store.database), settings.current, bell
+    )
     app = build_app(
         Services(
             authenticator=tokens,

@@ -67,12 +67,12 @@ class Credentials:
             raise NotFound(f"Could not find project: {name}.")
         return found
 
-    def standing(self, user_id: str, scope: nouns.Scope) -> nouns.Standing:
+    def standing(self, user_id: str, scope: nouns.TokenScope) -> nouns.AccessInfo:
         """Raises Unauthorized when the user is gone or disabled, or has no role in that scope."""
         with self._store.read() as session:
             return _standing(session, _enabled_user(session, user_id), scope)
 
-    def standing_of(self, token: nouns.Token) -> nouns.Standing:
+    def standing_of(self, token: nouns.Token) -> nouns.AccessInfo:
         """The same for a token, which must not be revoked and not be older than the user's password."""
         with self._store.read() as session:
             revoked = sa.select(RevokedToken.audit_id).where(RevokedToken.audit_id.in_(token.audit_ids))
@@ -102,13 +102,13 @@ def _enabled_user(session: Session, user_id: str) -> User:
     return user
 
 
-def _standing(session: Session, user: User, scope: nouns.Scope) -> nouns.Standing:
+def _standing(session: Session, user: User, scope: nouns.TokenScope) -> nouns.AccessInfo:
     project = _enabled_project(session, scope.project_id)
     target = scope.project_id or (SYSTEM_TARGET if scope.system else None)
     roles = _roles(session, user.id, target) if target else ()
     if target and not roles:
         raise Unauthorized(f"User {user.name} has no role on {project.name if project else 'the system'}.")
-    return nouns.Standing(
+    return nouns.AccessInfo(
         user=user_value(user), project=project_value(project) if project else None, system=scope.system, roles=roles
     )
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.control_api.compute.key_generation import fingerprint, make_ssh_key
+from openimds.control_api.compute.key_generation import fingerprint, generate_ssh_key
 from openimds.resources.errors import BadRequest
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMYXwQyZ9mXW3kUPv"
@@ -17,7 +17,7 @@ def test_a_fingerprint_does_not_depend_on_the_comment() -> None:
 
 
 def test_a_made_key_shows_nothing_of_itself() -> None:
-    key = make_ssh_key()
+    key = generate_ssh_key()
     assert "PRIVATE" in key.private_key
     assert "PRIVATE" not in repr(key)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.control_api.compute.microversions import NEWEST, OLDEST, Microversion, wanted_version
+from openimds.control_api.compute.microversions import NEWEST, OLDEST, Microversion, parse_version
 from openimds.control_api.error_handlers import NotAcceptable
 from openimds.resources.errors import BadRequest
 
@@ -21,19 +21,19 @@ from openimds.resources.errors import BadRequest
     ],
 )
 def test_what_a_request_wants(current: str | None, old: str | None, version: Microversion) -> None:
-    assert wanted_version(current, old) == version
+    assert parse_version(current, old) == version
 
 
 @pytest.mark.parametrize("text", ["2.0", "2.97", "3.1", "1.1"])
 def test_what_is_not_served(text: str) -> None:
     with pytest.raises(NotAcceptable, match=r"2\.1 and maximum is 2\.96"):
-        wanted_version(f"compute {text}", None)
+        parse_version(f"compute {text}", None)
 
 
 @pytest.mark.parametrize("text", ["2", "2.01", "two", "2.1.1", "-2.1"])
 def test_what_is_no_version(text: str) -> None:
     with pytest.raises(BadRequest, match="invalid format"):
-        wanted_version(f"compute {text}", None)
+        parse_version(f"compute {text}", None)
 
 
 def test_2_9_is_older_than_2_10() -> None:

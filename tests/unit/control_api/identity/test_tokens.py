@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from openimds.control_api.identity.tokens import TokenSealer
 from openimds.resources.errors import Unauthorized
-from openimds.resources.identity import Scope, Token
+from openimds.resources.identity import Token, TokenScope
 
 OLD, NEW, OTHER = (Fernet.generate_key() for _ in range(3))
 NOW = datetime.fromisoformat("2026-11-21T10:00:00.123456")
 TOKEN = Token(
     user_id="u" * 32,
-    scope=Scope(project_id="p" * 32),
+    scope=TokenScope(project_id="p" * 32),
     methods=("password",),
     audit_ids=("a" * 22,),
     issued_at=NOW,

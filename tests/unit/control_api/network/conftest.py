@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from openimds.control_api import network
 from openimds.control_api.app import Service, Services, build_app
-from openimds.control_api.context import Context
+from openimds.control_api.context import RequestContext
 from openimds.control_api.watch import routes
 from openimds.resources.errors import Unauthorized
 from openimds.store import schema
@@ -32,11 +32,13 @@ PROJECTS = {"reader": "member-project"}
 class Names:
     """An Authenticator whose tokens are names; everybody's project has the same name."""
 
-    def context(self, token: str, request_id: str) -> Context:
+    def context(self, token: str, request_id: str) -> RequestContext:
         if token not in ROLES:
             raise Unauthorized("The token is unknown.")
         project_id = PROJECTS.get(token, f"{token}-project")
-        return Context(user_id=token, project_id=project_id, roles=frozenset({ROLES[token]}), request_id=request_id)
+        return RequestContext(
+            user_id=token, project_id=project_id, roles=frozenset({ROLES[token]}), request_id=request_id
+        )
 
 
 @dataclass
