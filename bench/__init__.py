@@ -1,1 +1,1 @@
-"""Figures, each as a ratio beside a reference in the same run: `make bench` writes RESULTS.md."""
+"""Benchmarks, each as a ratio to a reference in the same run. `make bench` writes RESULTS.md."""

@@ -1,6 +1,6 @@
-"""`make bench`: measure, write bench/RESULTS.md, leave nothing behind.
+"""`make bench`: runs the benchmarks and writes bench/RESULTS.md.
 
-`make bench ARGS=api`: only a part; the other sections stay as they were written.
+`make bench ARGS=api` runs one part; the sections of the others stay.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from tests.system.conftest import unstarted_cloud
 
 from bench import api, boot, direct, host, machine, storm
 from bench.results import with_sections
-from bench.told_to_end import until_told_to_end
+from bench.sigterm import interrupted_by_sigterm
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PARTS = ("api", "boot", "direct", "host", "storm")
 
 
 def main(parts: Sequence[str]) -> int:
-    """`parts`: some of PARTS; all without any."""
+    """Runs `parts`, a subset of PARTS, or all of them if it is empty."""
     wanted = tuple(parts) or PARTS
     unknown = sorted(set(wanted) - set(PARTS))
     if unknown:
@@ -51,7 +51,7 @@ def main(parts: Sequence[str]) -> int:
 
 
 def _of_a_system(wanted: Sequence[str]) -> list[list[str]]:
-    with until_told_to_end():
+    with interrupted_by_sigterm():
         cloud = unstarted_cloud()
         try:
             cloud.up()

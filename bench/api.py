@@ -72,7 +72,7 @@ def _rate(
 
 
 def _timed(url: str, script: Path, pid: int) -> tuple[Load, float]:
-    """A load, and the microseconds of processor that a request took of this process."""
+    """A load, and the processor time of one request in the measured process, in microseconds."""
     before = cpu_seconds(pid)
     load = measure(url, {}, script=script)
     return load, (cpu_seconds(pid) - before) * 1e6 / max(1.0, load.requests_per_second * SECONDS)
@@ -93,7 +93,7 @@ def _row(title: str, target: float, pairs: Sequence[tuple[tuple[Load, float], tu
 
 
 def _ask_each(api: MetadataApi, ids: Sequence[str], path: str = DOCUMENTS[0][1]) -> list[float]:
-    """Ask for each instance's document, one after the other; milliseconds each."""
+    """Requests the document of each instance, one after the other. Returns the milliseconds of each."""
     took = []
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", api.port, timeout=30)) as connection:
         for one in ids:

@@ -1,4 +1,4 @@
-"""From `server create` returning to the first metadata document that the instance reads."""
+"""The time from the return of `server create` to the first metadata document that the instance reads."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def _one_boot(cloud: Cloud, number: int) -> float:
         server = json.load(answer)["server"]["id"]
     returned = datetime.now(UTC)
     first = until(lambda: _first_answer(cloud, server), f"boot{number} reads a document")
-    assert first is not None  # until it is there
+    assert first is not None  # until the line is written
     cloud.line(f"openstack server delete --wait boot{number}")
     return (first - returned).total_seconds()
 
 
 def _first_answer(cloud: Cloud, server: str) -> datetime | None:
-    """When the metadata agent logged its first 200 to this instance (JSON or console lines begin with the time)."""
+    """The time of the agent's first log line with status 200 for this instance (console lines begin with it, JSON has it)."""
     for line in cloud.log("metadata-agent").splitlines():
         if server in line and "200" in line:
             return _time_of(line)

@@ -1,4 +1,4 @@
-"""Many guests that boot at once: each asks what cloud-init asks, one request after the other on one connection."""
+"""Guests that boot at the same time. Each sends the requests of cloud-init, one after the other on one connection."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ PATHS = (
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What all guests together saw."""
+    """The result of all guests together."""
 
     seconds: float
     p50_ms: float
     p99_ms: float
     slowest_guest_seconds: float
     failed: int
-    """Answers other than 200, and requests without an answer."""
+    """Responses other than 200, and requests without a response."""
 
 
 def burst(api: MetadataApi) -> Burst:
-    """The first GUESTS instances of the store, none of which is in memory yet."""
+    """The first GUESTS instances of the store, none of them cached."""
     return uvloop.run(_burst(api))
 
 
@@ -78,7 +78,7 @@ async def _burst(api: MetadataApi) -> Burst:
 
 
 async def _guest(api: MetadataApi, instance_id: str, took: list[float]) -> float:
-    """Only answers of 200 are put into `took`."""
+    """`took` has only responses with status 200."""
     began = time.perf_counter()
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     lines = "".join(f"{name}: {text}\r\n" for name, text in api.headers(instance_id).items())

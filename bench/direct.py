@@ -1,7 +1,7 @@
-"""From inside a guest's namespace to the answer: `metadata_proxy = direct`, and the seeds' arrangement beside it.
+"""From a guest's namespace to the response, in direct mode and in haproxy mode.
 
-The reference is HAProxy answering the same bytes from memory (`http-request return`), which listens in the very namespace
-that the agent listens in (direct), or which stands at the end of as many hops (haproxy).
+The reference is a HAProxy that returns the same bytes from memory (`http-request return`): in the namespace of the
+agent's listener (direct mode), or at the end of as many hops (haproxy mode).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.modes import choose
 ROUNDS = 3
 TARGET = 0.7
 PORT = 8081
-"""The reference's, beside the agent's 80."""
+"""The port of the reference; the agent has 80."""
 DOCUMENTS = {
     "meta_data.json": ("/openstack/latest/meta_data.json", "application/json"),
     "EC2 leaf": ("/latest/meta-data/local-ipv4", "text/plain; charset=UTF-8"),
@@ -34,7 +34,7 @@ ADDRESS = "169.254.169.254"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Place:
-    """Where is measured."""
+    """The instance and the network of the measurement."""
 
     cloud: Cloud
     server: str
@@ -47,7 +47,7 @@ class _Place:
 
     @property
     def namespace(self) -> str:
-        """That of the network, where somebody listens for the guest."""
+        """The namespace of the network, which has the listener."""
         return f"{self.cloud.prefix}qdhcp-{self.network}"
 
 
@@ -55,11 +55,11 @@ class _Place:
 class _Timed:
     load: Load
     cpu_us: float
-    """Microseconds of processor that a request took of whoever answered."""
+    """The processor time of one request in the responding process, in microseconds."""
 
 
 def measured(cloud: Cloud) -> list[str]:
-    """Lines for RESULTS.md. `cloud` runs, and nobody else uses it."""
+    """Lines for RESULTS.md. `cloud` runs and is idle."""
     with tempfile.TemporaryDirectory(prefix="openimds-bench-") as folder:
         place = _place(cloud, Path(folder))
         choose(cloud, "direct", networks=1)
@@ -107,7 +107,7 @@ def _direct(place: _Place, name: str) -> list[tuple[_Timed, _Timed]]:
 
 
 def _by_hops(place: _Place, name: str) -> list[tuple[_Timed, _Timed]]:
-    """The reference's hops: HAProxy in the namespace → unix socket → HAProxy → TCP → HAProxy that answers."""
+    """The hops of the reference: HAProxy in the namespace → unix socket → HAProxy → TCP → HAProxy that responds."""
     path, content_type = DOCUMENTS[name]
     body, port, socket = _body(place, path), free_ports(1)[0], place.folder / "hop.sock"
     ours = tuple(place.cloud.part(part)["pid"] for part in ("metadata-agent", "metadata-api"))
@@ -120,7 +120,7 @@ def _by_hops(place: _Place, name: str) -> list[tuple[_Timed, _Timed]]:
 
 
 def _body(place: _Place, path: str) -> Path:
-    """The document's bytes, in a file; asked for until whoever listens now is there."""
+    """A file with the document's bytes. The request is repeated until the new listener is open."""
     asked = ("curl", "-sf", "-m", "9", f"http://{ADDRESS}{path}")
     text = until(lambda: place.cloud.inside(f"qvm-{place.server}", *asked, check=False), "the guest is answered")
     file = place.folder / "body"
@@ -129,7 +129,7 @@ def _body(place: _Place, path: str) -> Path:
 
 
 def _pairs(place: _Place, path: str, ours: Sequence[int], theirs: Sequence[int]) -> list[tuple[_Timed, _Timed]]:
-    """Ours, the reference, ours, …: so that a drift of the machine touches both alike."""
+    """Alternates openimds and the reference, so that a drift of the machine affects both."""
     return [
         (
             _timed(place.guest, f"http://{ADDRESS}{path}", ours),

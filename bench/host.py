@@ -1,4 +1,4 @@
-"""One host with a thousand networks: built, looked at again, and repaired when others change it."""
+"""One host with 1,000 networks: first pass, idle pass, and repair of foreign changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from bench.host_changes import REPAIRS, REPAIRS_OF_A_KIND, all_notifications, repairs, until, wait_until_settled
 from bench.host_networks import NETWORKS, PORTS_PER_NETWORK, PREFIX, STATE, Place, put_network
-from bench.told_to_end import until_told_to_end
+from bench.sigterm import interrupted_by_sigterm
 from openimds.client.testing import PASSWORD, FakeControl
 from openimds.linux.configure.cleanup import remove_everything
 from openimds.linux.configure.ownership import OwnershipRecord
@@ -54,7 +54,7 @@ def measured() -> list[str]:
     _clean_up()
     STATE.mkdir(mode=0o755)
     try:
-        with until_told_to_end(), FakeControl() as control:
+        with interrupted_by_sigterm(), FakeControl() as control:
             for number in range(NETWORKS):
                 put_network(control, number)
             return _of_a_host(control)
@@ -108,7 +108,7 @@ def _of_a_host(control: FakeControl) -> list[str]:
 
 
 def _seconds_to_listener(control: FakeControl, number: int) -> float:
-    """From the moment that the namespace is there."""
+    """The time starts when the namespace exists."""
     place = Place(number)
     put_network(control, number)
     until(lambda: netns.exists(place.namespace), 60)
@@ -129,12 +129,12 @@ class _Agent:
     began: float
 
     def facts(self) -> dict[str, Any]:
-        """Its last heartbeat's."""
+        """The configurations of the agent's last heartbeat."""
         bodies = [call.body for call in self.control.calls if call.path == "/agents/openimds-dhcp-agent/bench"]
         return dict(json.loads(bodies[-1])["configurations"]) if bodies else {}
 
     def seconds_to_full_round(self, number: int) -> float:
-        """As counted by this run of the agent; without failures."""
+        """Waits for this number of full passes since the agent's start. Raises RuntimeError if a network has failed."""
         began = time.perf_counter()
         until(lambda: self.facts().get("full_rounds", 0) >= number, BUILD_SECONDS)
         if failures := self.facts()["failures"]:
@@ -142,19 +142,19 @@ class _Agent:
         return time.perf_counter() - began
 
     def full_round(self) -> tuple[float, float]:
-        """One more: seconds of the clock, and of the processor."""
+        """Runs one more full pass. Returns its duration and its processor time in seconds."""
         number, cpu = self.facts()["full_rounds"] + 1, self._cpu_seconds()
         self.process.send_signal(signal.SIGHUP)
         self.seconds_to_full_round(number)
         return self.facts()["full_round_milliseconds"] / 1000, self._cpu_seconds() - cpu
 
     def seconds_to_ready(self) -> float:
-        """Since its start."""
+        """Waits for readiness. Returns the seconds since the agent's start."""
         until(lambda: b"] ready" in self.log.read_bytes(), 60)
         return time.perf_counter() - self.began
 
     def listening_sockets(self) -> int:
-        """The internet sockets that it has in others' namespaces."""
+        """The number of the agent's internet sockets in the namespaces of networks."""
         return len(NamespaceProbe(NamespaceHandles()).sockets_of(self.process.pid) & _listening_inodes())
 
     def resident_mib(self) -> float:
@@ -200,9 +200,9 @@ def _listening_inodes() -> frozenset[int]:
 
 
 def _clean_up() -> None:
-    """Also what a run left that was killed."""
+    """Removes also the leftovers of a run that was killed."""
     for file in STATE.glob("dhcp/*/pid"):
-        with contextlib.suppress(ValueError, OSError):  # it has ended, or never was
+        with contextlib.suppress(ValueError, OSError):  # the process has ended or never started
             pid = int(file.read_text())
             if str(STATE) in Path(f"/proc/{pid}/cmdline").read_text():
                 os.kill(pid, signal.SIGKILL)

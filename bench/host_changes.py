@@ -1,4 +1,4 @@
-"""What others do to a host's networks, how long its repair takes, and what the kernel says in the meantime."""
+"""Foreign changes of a host's networks, the duration of their repair, and the kernel's notifications meanwhile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SO_RCVBUFFORCE = 33
 
 @dataclass(frozen=True)
 class _Foreign:
-    """A change, and whether it is undone; both for one network."""
+    """A change of one network, and the check that it was repaired."""
 
     change: Callable[[Place], object]
     is_undone: Callable[[Place], bool]
@@ -61,7 +61,7 @@ REPAIRS = {
 
 
 def repairs(kind: _Foreign) -> Iterator[float]:
-    """Seconds that each took, in networks far apart."""
+    """Yields the seconds of each repair, in networks that are far apart."""
     for number in range(REPAIRS_OF_A_KIND):
         place = Place((number * 2 + 1) * NETWORKS // (REPAIRS_OF_A_KIND * 2))
         began = time.perf_counter()
@@ -72,7 +72,7 @@ def repairs(kind: _Foreign) -> Iterator[float]:
 
 @contextmanager
 def all_notifications() -> Iterator[Callable[[], int]]:
-    """How many came since the beginning of the block, in any of the namespaces or of their devices on the host."""
+    """Counts the notifications since the beginning of the block, in all namespaces and about their devices on the host."""
     places = [Place(number) for number in range(NETWORKS)]
     names = {name for place in places for name in (place.device, place.bridge)}
     host = open_socket(groups=RTMGRP_LINK)
@@ -112,7 +112,7 @@ def until(reached: Callable[[], bool], seconds: float) -> None:
 
 
 def wait_until_settled() -> None:
-    """Until the kernel has asked on every segment whether an address is somebody else's already: it says so for each."""
+    """Waits until duplicate address detection has finished on every segment; the kernel sends a notification for each."""
     for number in range(NETWORKS):
         until(lambda number=number: not _is_settling(Place(number)), 60)  # type: ignore[misc]
 

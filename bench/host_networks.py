@@ -1,4 +1,4 @@
-"""The networks of a host, a thousand of them, and where each of them is found on it."""
+"""The 1,000 networks of a host, with the namespace, the devices and the files of each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from openimds.netconfig.dhcp_network import dhcp_device_id
 from openimds.resources.network import dhcp_namespace
 
 NETWORKS = int(os.environ.get("BENCH_NETWORKS", "1000"))
-"""Fewer to try the benchmark itself."""
+"""A smaller number is for trials of the benchmark."""
 PORTS_PER_NETWORK = 5
-"""The DHCP port, and four instances'."""
+"""The DHCP port and the ports of four instances."""
 STATE = Path("/tmp/openimds-bench-host")
-"""Always the same, so that the next run finds what is left of one that was killed."""
+"""A constant, so that the next run finds the leftovers of a run that was killed."""
 PREFIX = "bh-"
 
 
@@ -28,7 +28,7 @@ def network_id(number: int) -> str:
 
 
 def put_network(control: FakeControl, number: int) -> None:
-    """With an IPv4 and an IPv6 subnet, so that it has a metadata listener of each family, and its ports."""
+    """Adds a network with its ports, an IPv4 and an IPv6 subnet, and so with a metadata listener of each family."""
     network, subnet = network_id(number), f"bec{number:05x}-00bb-4000-8000-00000000000b"
     control.put("network", {"id": network, "name": "n", "project_id": "p", "mtu": 1442})
     control.put(

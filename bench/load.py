@@ -1,4 +1,4 @@
-"""A bounded load of one URL by wrk, and the reference: HAProxy answering the same bytes from memory."""
+"""A bounded load of one URL by wrk, and the reference: a HAProxy that returns the same bytes from memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SECONDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one run of wrk saw."""
+    """The result of one run of wrk."""
 
     requests_per_second: float
     p50_ms: float
     p99_ms: float
     failed: int
-    """Answers other than 2xx and 3xx, and socket errors."""
+    """Responses other than 2xx and 3xx, and socket errors."""
 
 
 def measure(
@@ -58,7 +58,7 @@ def parse_wrk(text: str) -> Load:
 
 @contextmanager
 def haproxy(config: str, namespace: str | None = None) -> Iterator[int]:
-    """A HAProxy of our own, one thread, with `config` after the globals, by its process id; ended with the block."""
+    """Runs a HAProxy with one thread, and with `config` after the global section. Yields its process id."""
     with tempfile.TemporaryDirectory(prefix="openimds-bench-") as folder:
         path = Path(folder) / "haproxy.cfg"
         path.write_text(f"{GLOBALS}\n{config}\n")
@@ -97,7 +97,7 @@ def answering(bind: str, body_file: Path, content_type: str) -> str:
 
 
 def forwarding(name: str, bind: str, server: str) -> str:
-    """A hop: everything that arrives at `bind` goes on to `server`."""
+    """A hop: forwards every request from `bind` to `server`."""
     return (
         f"frontend {name}\n    bind {bind}\n    default_backend {name}_to\nbackend {name}_to\n    server to {server}\n"
     )

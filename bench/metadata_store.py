@@ -1,4 +1,4 @@
-"""A metadata API of our own, straight on a store with as many instances as wanted: no agents, no control API."""
+"""A metadata API on a store with any number of instances, without agents and control API."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class MetadataApi:
         return f"http://127.0.0.1:{self.port}"
 
     def headers(self, instance_id: str) -> dict[str, str]:
-        """As the metadata agent sends them, but for the request id."""
+        """The headers of the metadata agent without the request id."""
         signature = hmac.new(SECRET.encode(), instance_id.encode(), hashlib.sha256).hexdigest()
         return {
             "X-Forwarded-For": "10.0.0.5",
@@ -87,13 +87,13 @@ def metadata_api(instances: int, with_ports: int = 0) -> Iterator[MetadataApi]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process used so far, in user space and in the kernel."""
+    """The processor time of a process, in user space and in the kernel."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
 def _fill(api: MetadataApi, instances: int) -> None:
-    """The compatibility tests' main instance, and copies of its row under other ids."""
+    """The main instance of the compatibility tests, and copies of its row with other ids."""
     (api.folder / "state").mkdir()
     file = api.folder / "state" / "openimds.sqlite"
     store = Store(f"sqlite:///{file}")

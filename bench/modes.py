@@ -1,4 +1,4 @@
-"""`metadata_proxy` of a running cloud's DHCP agent, with which it serves every network's metadata in its namespace."""
+"""Sets `metadata_proxy` of a running cloud's DHCP agent, which serves the metadata of every network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENDINGS = {"direct": ("*.json", "*.conf"), "haproxy": ("*.conf", "*.json")}
 
 
 def choose(cloud: Cloud, mode: str, *, networks: int) -> None:
-    """One of MODES, by its option and SIGHUP; until all `networks` have it."""
+    """Selects one of MODES by its option and SIGHUP, and waits until all `networks` have it."""
     file = cloud.state_dir / "etc" / "dhcp_agent.ini"
     kept = [line for line in file.read_text().splitlines() if not re.match(r"(metadata_proxy|force_metadata) *=", line)]
     kept.insert(kept.index("[DEFAULT]") + 1, f"metadata_proxy = {mode}\nforce_metadata = True")

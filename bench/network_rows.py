@@ -1,4 +1,4 @@
-"""Instances with a network of the store's own: rows as the control API writes them, instead of what an import brought."""
+"""Instances with networks in the store, as rows of the control API instead of imported ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIRST_ADDRESS = int(ip_address("10.0.0.10"))
 
 
 def give_ports(store: Store, project: str, ids: Sequence[str]) -> None:
-    """Each instance one port on one network, IPv4 and IPv6, with a security group, and an EC2 id; the image has one already."""
+    """Gives each instance a port on one network (IPv4 and IPv6) with a security group, and an EC2 id. The image has one."""
     times = {"created_at": datetime.now(UTC).replace(tzinfo=None), "updated_at": datetime.now(UTC).replace(tzinfo=None)}
     network, group, four, six = (str(uuid.uuid4()) for _ in range(4))
     owned = {"project_id": project, **times}

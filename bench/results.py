@@ -1,4 +1,4 @@
-"""RESULTS.md: sections by title, of which a run replaces those that it measured."""
+"""The sections of RESULTS.md, by title. A run replaces the sections that it measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def with_sections(before: str, head: Sequence[str], sections: Sequence[Sequence[str]], date: str) -> str:
-    """The file's new text. Each section begins with its title, `## …`; one of a new title is added at the end."""
+    """Returns the new text of the file. Each section begins with its title, `## …`; a section with a new title is appended."""
     kept = {text.partition("\n")[0]: text.strip() for text in before.split("\n## ")[1:]}
     for section in sections:
         text = "\n".join([*section, "", f"Measured on {date}."]).removeprefix("## ")

@@ -1,8 +1,8 @@
-"""A thousand guests of two hundred networks that boot at once, through the whole path; then without the controller.
+"""1,000 guests of 200 networks boot at the same time through the whole path, then again without the controller.
 
 Real: the control API, the metadata API, the agents, the DHCP agent's 200 namespaces with a dnsmasq and a listener (or a
 HAProxy) each, the bridges, and a network namespace, a MAC and an address for each guest. Not real: the instances are rows
-in the store, so that nobody boots them, and the guests' addresses are set instead of asked for by DHCP.
+in the store without a boot, and the guests' addresses are set instead of requested by DHCP.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tests.waiting import until
 from bench.burst import PATHS
 from bench.metadata_store import cpu_seconds
 from bench.modes import MODES, choose
+from bench.sigterm import interrupted_by_sigterm
 from bench.storm_guests import ROUND_SECONDS, Round
 from bench.storm_rows import GUESTS, NETWORKS, fill
-from bench.told_to_end import until_told_to_end
 
 ROOT = Path("/tmp/openimds-bench-storm")
-"""Always the same, so that the next run finds what is left of one that was killed."""
+"""A constant, so that the next run finds the leftovers of a run that was killed."""
 PREFIX = "bs-"
 DEVICE = "bsg"
 BUILD_SECONDS = 300
@@ -44,12 +44,12 @@ READY_SECONDS = 120
 _PARTS = ("metadata-agent", "metadata-api", "control-api")
 _NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
 _MANY_NEIGHBOURS = 16384
-"""The kernel counts the neighbours of all namespaces together: guests are on this machine here, and not on their own."""
+"""The kernel limits the neighbours of all namespaces together, and here all guests are on one machine."""
 
 
 def measured(modes: Sequence[str] = MODES) -> list[str]:
     """Lines for RESULTS.md."""
-    with until_told_to_end(), _many_neighbours(), _cloud() as cloud:
+    with interrupted_by_sigterm(), _many_neighbours(), _cloud() as cloud:
         rows = [row for mode in modes for row in _of_mode(cloud, mode)]
     return [
         f"## A storm: {GUESTS:,} guests of {NETWORKS} networks boot at once, through the whole path",
@@ -73,12 +73,12 @@ def measured(modes: Sequence[str] = MODES) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """What had happened until a moment."""
+    """The counters at one moment."""
 
     forwarded: float
     asked: int
     cpu: tuple[float, ...]
-    """Of _PARTS."""
+    """The processor seconds of each of _PARTS."""
 
 
 def _of_mode(cloud: Cloud, mode: str) -> Iterator[str]:
@@ -133,7 +133,7 @@ def _counts(cloud: Cloud) -> _Counts:
 
 @contextmanager
 def _cloud() -> Iterator[Cloud]:
-    """Running, with everything that a storm needs but the guests; removed with the block."""
+    """Runs a cloud with everything that a storm needs except the guests."""
     cloud = Cloud(state_dir=ROOT / "state", control_port=0, metadata_port=0, prefix=PREFIX)
     _clean_up(cloud)
     ROOT.mkdir(mode=0o711)
@@ -151,7 +151,7 @@ def _cloud() -> Iterator[Cloud]:
 
 
 def _clean_up(cloud: Cloud) -> None:
-    """Also what a run left that was killed."""
+    """Removes also the leftovers of a run that was killed."""
     if cloud.state_dir.exists():
         argv = [str(BIN / "openimds"), "down", "--state-dir", str(cloud.state_dir), "--purge"]
         run(argv, timeout_seconds=BUILD_SECONDS, check=False)
@@ -177,7 +177,7 @@ def _many_neighbours() -> Iterator[None]:
 
 @contextmanager
 def _guests() -> Iterator[subprocess.Popen[str]]:
-    """The process of all guests; with it its namespaces go."""
+    """Runs the process of all guests, whose namespaces end with it."""
     argv = [sys.executable, "-m", "bench.storm_guests", DEVICE]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -199,7 +199,7 @@ def _round(guests: subprocess.Popen[str]) -> Round:
 
 
 def _wait_for_answers(guests: subprocess.Popen[str]) -> None:
-    """Until every guest is answered: bridges learn, listeners come."""
+    """Waits until every guest gets a response: bridges have learned the MACs, and listeners are open."""
     deadline = time.monotonic() + READY_SECONDS
     while (seen := _round(guests)).failed:
         if time.monotonic() > deadline:

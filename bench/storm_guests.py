@@ -1,12 +1,12 @@
-"""The guests of a storm, in a process of their own: a network namespace each, and one loop that asks for all of them.
+"""The guests of a storm, in one process: a network namespace for each, and one loop that sends all requests.
 
 python -m bench.storm_guests PREFIX     builds the namespaces, then prints `ready`
 go                                      (a line to its stdin) all guests boot at once; prints the figures as JSON
 
-The namespaces have no names: they are this process's open files, and gone with it, however it ends.
+The namespaces have no names. They are open files of this process and end with it.
 
-Each guest asks as cloud-init does: one request after the other, each on a new connection. The loop is as cheap as
-Python lets it be (no asyncio), since it shares the processors with what it measures.
+Each guest sends the requests of cloud-init, one after the other, each on a new connection. The loop does not use
+asyncio, because it shares the processors with the measured programs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bench.storm_rows import GUESTS, Guest, bridge
 from openimds.linux.netns.netns import CLONE_NEWNET
 
 ROUND_SECONDS = 90.0
-"""The longest that all guests together may take."""
+"""The time limit for all guests together, in seconds."""
 ADDRESS = ("169.254.169.254", 80)
 _HEAD = (
     "Host: 169.254.169.254\r\nUser-Agent: Cloud-Init/25.1.4\r\nAccept-Encoding: gzip, deflate\r\nAccept: */*\r\n"
@@ -40,20 +40,20 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """What all guests together saw in one round. `failed`: requests that were not answered with 200."""
+    """The result of all guests in one run. `failed` counts requests without a response of status 200."""
 
     seconds: float
     p50_ms: float
     p99_ms: float
     slowest_ms: float
     first_p50_ms: float
-    """Of each guest's first request."""
+    """The median of the first requests of all guests."""
     first_slowest_ms: float
     failed: int
     answers: dict[str, int]
-    """Status, or what went wrong → how often."""
+    """Status or error → number of requests."""
     cpu_seconds: float
-    """That this generator used."""
+    """The processor seconds of this load generator."""
 
 
 # Namespaces -------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ class Namespaces:
         self._plug()
 
     def socket(self, number: int) -> socket.socket:
-        """A TCP socket of this guest's, not yet connected. For the one thread that asks."""
+        """Opens a TCP socket in this guest's namespace. Called on the requesting thread."""
         _enter(self._open[number])
         try:
             return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -82,7 +82,7 @@ class Namespaces:
             _enter(self._home)
 
     def _build(self) -> None:
-        """On a thread that ends afterwards: what it starts begins where it is."""
+        """Runs on a thread of its own, because child processes start in the namespace of the thread."""
         home = f"/proc/{os.getpid()}/fd/{self._home}"
         for guest in map(Guest, range(GUESTS)):
             if _libc.unshare(CLONE_NEWNET) != 0:
@@ -117,26 +117,26 @@ def _ip(*lines: str) -> None:
 
 @dataclass(slots=True)
 class _Boot:
-    """One guest's way through PATHS."""
+    """The progress of one guest through PATHS."""
 
     number: int
     at: int = 0
     began: float = 0.0
     answer: bytearray = field(default_factory=bytearray)
     wanted: int = 0
-    """Bytes of the whole answer, once its head is here."""
+    """The length of the whole response, known after its head."""
     asked: bool = False
     socket: socket.socket | None = None
 
 
 class Storm:
-    """One round."""
+    """One run of all guests."""
 
     def __init__(self, namespaces: Namespaces) -> None:
         self._namespaces = namespaces
         self._epoll = select.epoll()
         self._boots: dict[int, _Boot] = {}
-        """By file descriptor."""
+        """The boots in progress, by file descriptor."""
         self._took: list[float] = []
         self._first: list[float] = []
         self._answers: dict[str, int] = {}
@@ -155,7 +155,7 @@ class Storm:
         return self._figures(seconds, time.process_time() - cpu)
 
     def _begin(self, boot: _Boot) -> None:
-        """The guest's next request."""
+        """Starts the guest's next request."""
         boot.began = time.perf_counter()
         boot.asked, boot.wanted = False, 0
         boot.answer.clear()
@@ -168,7 +168,7 @@ class Storm:
     def _ask(self, boot: _Boot, one: socket.socket) -> bool:
         try:
             one.send(_REQUESTS[boot.at])
-        except (BlockingIOError, BrokenPipeError):  # the second: not connected yet
+        except (BlockingIOError, BrokenPipeError):  # the second one is not connected yet
             return False
         return True
 
@@ -208,7 +208,7 @@ class Storm:
             self._begin(boot)
 
     def _end(self, boot: _Boot, why: str) -> None:
-        """This guest goes no further."""
+        """Ends this guest's boot after an error."""
         one = boot.socket
         assert one is not None
         del self._boots[one.fileno()]

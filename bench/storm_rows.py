@@ -1,4 +1,4 @@
-"""What a storm needs in the store of a running cloud: networks, subnets, instances and their ports, in bulk."""
+"""Networks, subnets, instances and ports of a storm, written in bulk into the store of a running cloud."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NETWORKS = 200
 GUESTS_PER_NETWORK = 5
 GUESTS = NETWORKS * GUESTS_PER_NETWORK
 SUBNET = "192.168.40.0/24"
-"""Of every network: tenants' addresses overlap."""
+"""The range of every network; addresses of projects overlap."""
 _FIRST_NUMBER = 1_000_000
 
 
@@ -62,14 +62,14 @@ def bridge(network: str) -> str:
 
 
 def fill(database: Path, host: str) -> None:
-    """Every guest's ports are bound to `host` and active; what only a boot would change is as after it."""
+    """Writes the rows as they are after a boot: every guest's ports are bound to `host` and active."""
     store = Store(f"sqlite:///{database}")
     main: Mapping[str, Any] = next(entry for entry in load_instances()["instances"] if entry.get("main"))
     InstanceStore(store).import_instances({"instances": [main]})
     guests = [Guest(number) for number in range(GUESTS)]
     _copy_server(database, main["uuid"], [guest.instance_id for guest in guests])
     for table, rows in _rows(main["project_id"], guests, host):
-        with store.write() as session:  # agents hear of it
+        with store.write() as session:  # agents receive the change
             session.add_all(table(**row) for row in rows)
     store.close()
 

@@ -1,1 +1,1 @@
-"""The seeds' story, told on the terminal and checked: `make demo`."""
+"""`make demo`: the metadata path of an instance, shown and checked on the terminal."""

@@ -1,4 +1,4 @@
-"""`make demo`: bring a system up, tell the story, take it down, and say whether all of it was true."""
+"""`make demo`: starts a system, runs the walkthrough, stops the system, and reports whether every check passed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo import story
-from demo.stage import Stage, StoryBrokenError, free_port, machine_state, quoted, story_environment
+from demo import walkthrough
+from demo.terminal import DemoError, Terminal, demo_environment, free_port, machine_state, quoted
 
 
 def main() -> int:
@@ -21,80 +21,80 @@ def main() -> int:
     keep = parser.parse_args().keep
     before = machine_state()
     started = time.monotonic()
-    scene = _scene()
+    setup = _setup()
     try:
-        untrue = _tell(scene)
+        failed_checks = _run(setup)
     finally:
         if not keep:
-            scene.stage.chapter("The end: everything goes away")
-            _take_down(scene)
+            setup.terminal.heading("The end: `openimds down` removes everything")
+            _remove(setup)
     if not keep:
-        untrue += _left_behind(before)
-    print(f"\ntold in {time.monotonic() - started:.0f} s; ", end="")
-    print("all of it is true." if not untrue else "NOT TRUE:\n  " + "\n  ".join(untrue))
+        failed_checks += _leftovers(before)
+    print(f"\nfinished in {time.monotonic() - started:.0f} s; ", end="")
+    print("every check passed." if not failed_checks else "FAILED:\n  " + "\n  ".join(failed_checks))
     if keep:
-        _how_to_go_on(scene)
-    return 1 if untrue else 0
+        _print_next_commands(setup)
+    return 1 if failed_checks else 0
 
 
-def _scene() -> story.Scene:
+def _setup() -> walkthrough.Setup:
     root = Path(tempfile.mkdtemp(prefix="openimds-demo-"))
     root.chmod(0o711)
-    folder, state_dir = root / "story", root / "state"
+    folder, state_dir = root / "work", root / "state"
     folder.mkdir()
-    env = story_environment({"OS_CLIENT_CONFIG_FILE": str(folder / "clouds.yaml"), "OS_CLOUD": "openimds"})
+    env = demo_environment({"OS_CLIENT_CONFIG_FILE": str(folder / "clouds.yaml"), "OS_CLOUD": "openimds"})
     os.chdir(folder)
-    # Another openimds may run here: its firewall table is the one thing that ids do not keep apart.
+    # Another openimds may run on this machine. Its firewall table has no id in its name, so a prefix is needed.
     others = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-    return story.Scene(Stage(env), folder, state_dir, "demo-" if "openimds" in others else "")
+    return walkthrough.Setup(Terminal(env), folder, state_dir, "demo-" if "openimds" in others else "")
 
 
-def _tell(scene: story.Scene) -> list[str]:
-    stage = scene.stage
+def _run(setup: walkthrough.Setup) -> list[str]:
+    terminal = setup.terminal
     try:
-        stage.chapter("0. A cloud on one machine")
-        stage.run(
-            f"openimds up --detach --state-dir {quoted(str(scene.state_dir))} "
+        terminal.heading("0. A cloud on one machine")
+        terminal.run(
+            f"openimds up --detach --state-dir {quoted(str(setup.state_dir))} "
             f"--metadata-proxy haproxy --control-port {free_port(5000)} --metadata-port {free_port(8775)}"
-            + (f" --namespace-prefix {scene.prefix}" if scene.prefix else "")
+            + (f" --namespace-prefix {setup.prefix}" if setup.prefix else "")
         )
-        (scene.folder / "clouds.yaml").write_text((scene.state_dir / "etc" / "clouds.yaml").read_text())
-        vm1 = story.without_router(scene)
-        story.with_router(scene, vm1)
-        story.through_dhcp(scene, vm1)
-        tenants = story.two_tenants(scene)
-        story.closing_table(scene, {"admin": vm1, **tenants})
-    except StoryBrokenError as broken:
+        (setup.folder / "clouds.yaml").write_text((setup.state_dir / "etc" / "clouds.yaml").read_text())
+        vm1 = walkthrough.without_router(setup)
+        walkthrough.with_router(setup, vm1)
+        walkthrough.through_dhcp(setup, vm1)
+        tenants = walkthrough.overlapping_projects(setup)
+        walkthrough.summary_table(setup, {"admin": vm1, **tenants})
+    except DemoError as broken:
         print(f"\033[31m{broken}\033[0m", flush=True)
-        _show_logs(scene)
-        return [*stage.untrue, str(broken).splitlines()[0]]
-    return list(stage.untrue)
+        _show_logs(setup)
+        return [*terminal.failed_checks, str(broken).splitlines()[0]]
+    return list(terminal.failed_checks)
 
 
-def _take_down(scene: story.Scene) -> None:
+def _remove(setup: walkthrough.Setup) -> None:
     try:
-        scene.stage.run(f"openimds down --purge --state-dir {quoted(str(scene.state_dir))}")
-    except StoryBrokenError as broken:
-        scene.stage.untrue.append(str(broken))
-    subprocess.run(["rm", "-rf", str(scene.folder.parent)], check=False)
+        setup.terminal.run(f"openimds down --purge --state-dir {quoted(str(setup.state_dir))}")
+    except DemoError as broken:
+        setup.terminal.failed_checks.append(str(broken))
+    subprocess.run(["rm", "-rf", str(setup.folder.parent)], check=False)
 
 
-def _left_behind(before: dict[str, Sequence[str]]) -> list[str]:
+def _leftovers(before: dict[str, Sequence[str]]) -> list[str]:
     after = machine_state()
-    return [f"{what} are as they were before" for what in before if before[what] != after[what]]
+    return [f"{what} are the same as before" for what in before if before[what] != after[what]]
 
 
-def _show_logs(scene: story.Scene) -> None:
-    for log in sorted((scene.state_dir / "log").glob("*.log")):
+def _show_logs(setup: walkthrough.Setup) -> None:
+    for log in sorted((setup.state_dir / "log").glob("*.log")):
         print(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-12:]))
 
 
-def _how_to_go_on(scene: story.Scene) -> None:
+def _print_next_commands(setup: walkthrough.Setup) -> None:
     print(
-        "The system goes on running. To use it:\n"
-        f"  export OS_CLIENT_CONFIG_FILE={scene.folder}/clouds.yaml OS_CLOUD=openimds\n"
-        "To take it down:\n"
-        f"  openimds down --purge --state-dir {scene.state_dir}"
+        "The system is still running. To use it:\n"
+        f"  export OS_CLIENT_CONFIG_FILE={setup.folder}/clouds.yaml OS_CLOUD=openimds\n"
+        "To remove it:\n"
+        f"  openimds down --purge --state-dir {setup.state_dir}"
     )
 
 

@@ -1,4 +1,4 @@
-"""SIGTERM ends a block as Ctrl-C does, so that what it made is removed."""
+"""SIGTERM ends a block as Ctrl-C does, so that the block removes its resources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def until_told_to_end() -> Iterator[None]:
+def interrupted_by_sigterm() -> Iterator[None]:
     """Raises KeyboardInterrupt inside the block on SIGTERM."""
 
     def end(_number: int, _frame: object) -> None:

@@ -1,4 +1,4 @@
-"""What the story is told with: a command shown and run, a claim checked, a system that goes away at the end."""
+"""The terminal of the demo: shows and runs commands, checks claims, and compares the machine before and after."""
 
 from __future__ import annotations
 
@@ -16,73 +16,73 @@ COMMAND_TIMEOUT_SECONDS = 90
 BIN = Path(sys.executable).parent
 
 
-class StoryBrokenError(Exception):
-    """A command of the story failed, or a claim in it is not true."""
+class DemoError(Exception):
+    """A command of the demo failed, or a wait timed out."""
 
 
 @dataclass(slots=True)
-class Stage:
-    """Runs the story's commands with `env`, and keeps the claims that turned out untrue."""
+class Terminal:
+    """Runs commands with the environment `env`, prints them with their output, and collects failed checks."""
 
     env: Mapping[str, str]
-    untrue: list[str] = field(default_factory=list)
-    held_back: list[str] | None = None
-    """Lines of an aside, told when it is over; None: this stage speaks at once."""
+    failed_checks: list[str] = field(default_factory=list)
+    buffer: list[str] | None = None
+    """Lines that `flush` prints. None if lines are printed immediately."""
 
-    def aside(self) -> Stage:
-        """A stage for what happens at the same time: its lines are held back until `tell`, so that none mix."""
-        return Stage(self.env, self.untrue, [])
+    def buffered(self) -> Terminal:
+        """Returns a terminal for a concurrent step. Its lines are kept until `flush`, so that they do not mix."""
+        return Terminal(self.env, self.failed_checks, [])
 
-    def tell(self) -> None:
-        """Speak the lines of this aside."""
-        lines, self.held_back = self.held_back or [], None
+    def flush(self) -> None:
+        """Prints the lines of the buffer."""
+        lines, self.buffer = self.buffer or [], None
         for line in lines:
-            self.speak(line)
+            self.write(line)
 
-    def speak(self, line: str) -> None:
-        if self.held_back is None:
+    def write(self, line: str) -> None:
+        if self.buffer is None:
             print(line, flush=True)
         else:
-            self.held_back.append(line)
+            self.buffer.append(line)
 
-    def chapter(self, title: str) -> None:
-        self.speak(f"\n\033[1;36m━━ {title}\033[0m")
+    def heading(self, title: str) -> None:
+        self.write(f"\n\033[1;36m━━ {title}\033[0m")
 
-    def say(self, text: str) -> None:
-        self.speak(f"\033[2m{text}\033[0m")
+    def comment(self, text: str) -> None:
+        self.write(f"\033[2m{text}\033[0m")
 
     def run(self, command: str, *, show: Callable[[str], str] = str.strip, cloud: str | None = None) -> str:
-        """Show `command`, run it, show its output through `show`; returns all of it. A failure ends the story."""
+        """Prints `command`, runs it, and prints its output through `show`. Returns the whole output. Raises DemoError."""
         shown = command.replace("openstack ", f"openstack --os-cloud {cloud} ", 1) if cloud else command
-        self.speak(f"\033[1;33m$ {shown}\033[0m")
+        self.write(f"\033[1;33m$ {shown}\033[0m")
         result = self._execute(shown)
         if result.returncode != 0:
-            raise StoryBrokenError(f"`{shown}` ended with {result.returncode}:\n{result.stdout}{result.stderr}".strip())
+            raise DemoError(f"`{shown}` ended with {result.returncode}:\n{result.stdout}{result.stderr}".strip())
         text = show(result.stdout)
         if text:
-            self.speak(text)
+            self.write(text)
         return result.stdout
 
-    def ask(self, command: str, *, cloud: str | None = None) -> str:
-        """Run without showing: for what the story needs to know but nobody needs to read."""
+    def output(self, command: str, *, cloud: str | None = None) -> str:
+        """Runs `command` without printing anything. Returns its output. Raises DemoError."""
         shown = command.replace("openstack ", f"openstack --os-cloud {cloud} ", 1) if cloud else command
         result = self._execute(shown)
         if result.returncode != 0:
-            raise StoryBrokenError(f"`{shown}` ended with {result.returncode}:\n{result.stderr}".strip())
+            raise DemoError(f"`{shown}` ended with {result.returncode}:\n{result.stderr}".strip())
         return result.stdout.strip()
 
     def check(self, claim: str, holds: bool) -> None:
-        """State a claim; an untrue one is remembered and makes the demo fail at its end."""
-        self.speak(f"  \033[32m✓ {claim}\033[0m" if holds else f"  \033[31m✗ NOT TRUE: {claim}\033[0m")
+        """Prints a claim. The demo fails at its end if a claim does not hold."""
+        self.write(f"  \033[32m✓ {claim}\033[0m" if holds else f"  \033[31m✗ FAILED: {claim}\033[0m")
         if not holds:
-            self.untrue.append(claim)
+            self.failed_checks.append(claim)
 
     def wait_for(self, what: str, reached: Callable[[], bool], timeout_seconds: float = 60) -> None:
-        """Ask again and again until it is so; the story is broken if that takes too long."""
+        """Polls `reached` until it is true. Raises DemoError after the timeout."""
         deadline = time.monotonic() + timeout_seconds
         while not reached():
             if time.monotonic() > deadline:
-                raise StoryBrokenError(f"waited {timeout_seconds:.0f} s in vain for: {what}")
+                raise DemoError(f"timed out after {timeout_seconds:.0f} s while waiting for: {what}")
             time.sleep(0.25)
 
     def _execute(self, command: str) -> subprocess.CompletedProcess[str]:
@@ -97,14 +97,14 @@ class Stage:
         )
 
 
-def story_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment without its own cloud's variables, with this project's programs first on the path."""
+def demo_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment without variables of another cloud, and with this project's programs first in PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
     return kept | {"PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin:/sbin", "COLUMNS": "200"} | dict(extra)
 
 
 def free_port(preferred: int) -> int:
-    """`preferred` if nobody listens there, any free port otherwise."""
+    """Returns `preferred` if the port is free, otherwise any free port."""
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -113,11 +113,11 @@ def free_port(preferred: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise StoryBrokenError("no free TCP port on 127.0.0.1")
+    raise DemoError("no free TCP port on 127.0.0.1")
 
 
 def machine_state() -> dict[str, Sequence[str]]:
-    """What the demo must leave as it was: namespaces, devices, firewall, and programs that it could have started."""
+    """Returns namespaces, devices, firewall rules and programs, which must be the same before and after the demo."""
     commands = {
         "namespaces": "ip netns list | cut -d' ' -f1 | sort",
         "devices": "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort",
