@@ -24,7 +24,7 @@ from tests.ports import free_ports
 from bench.network_rows import give_ports
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 
 SECRET = "bench-secret"
 START_SECONDS = 60

@@ -14,7 +14,7 @@ from tests.compat.recordings import load_instances
 
 from openimds.store.ec2_ids import INSTANCE
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 from openimds.store.models.compute import Ec2Id
 from openimds.store.models.network import IPAllocation, Network, Port, SecurityGroup, Subnet, address_sort_key
 

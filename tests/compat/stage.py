@@ -16,7 +16,8 @@ from openimds.imds.vendordata import Target, VendordataTargets
 from openimds.metadata.context import DocumentSettings
 from openimds.resources.instance import ChangeSet, Instance, VendordataResponse
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore, PortIdentity
+from openimds.store.importer.importer import InstanceStore
+from openimds.store.raw.metadata_store import PortIdentity
 from openimds.store.schema import upgrade
 
 CONFIGS = ("cache", "nocache", "dynvd", "direct")

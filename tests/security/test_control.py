@@ -10,7 +10,7 @@ from tests.contract.control.stage import Cloud, Session, control_api
 from tests.security.instances import ALPHA, BETA, GUESTS, instances_document
 from tests.waiting import HANG_SECONDS
 
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from tests.waiting import HANG_SECONDS, until
 
 from openimds.guest_identity.signature import sign
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 from openimds.store.schema import upgrade
 
 HOSTNAME = "/latest/meta-data/hostname"

@@ -123,7 +123,7 @@ def import_() -> None:
 @config_file
 @click.option("--dry-run", is_flag=True, help="Only say whether it could be done.")
 def instances(*, file: IO[bytes], state_dir: Path | None, config_files: tuple[str, ...], dry_run: bool) -> None:
-    from openimds.store.importer.store import InstanceStore
+    from openimds.store.importer.importer import InstanceStore
 
     if state_dir is not None and config_files:
         raise CommandFailedError("--state-dir and --config-file both say where the store is: give one of them")

@@ -35,9 +35,8 @@ from openimds.store.change_log import (
     refuse_bulk_writes,
     refuse_flush,
 )
-from openimds.store.database_url import database_url
 from openimds.store.models.base import Base, Change, RevisionCounter
-from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, LOCK_SILENCE_SECONDS, Database
+from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, LOCK_SILENCE_SECONDS, Database, database_url
 
 POOL_SIZE = 20
 MAX_OVERFLOW = 40

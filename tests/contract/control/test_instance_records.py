@@ -20,7 +20,7 @@ from openimds.metadata.context import DocumentSettings
 from openimds.resources.auth import AuthOptions
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 
 ROOT = "/openimds/v1"
 CALLS: list[tuple[str, str, Any]] = [

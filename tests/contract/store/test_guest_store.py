@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.store.importer.test_store import IMPORTED, PORT, SECOND_PORT, SERVER, TIMES
-from tests.unit.store.importer.test_store import filled as fill
+from tests.unit.store.importer.test_importer import IMPORTED, PORT, SECOND_PORT, SERVER, TIMES
+from tests.unit.store.importer.test_importer import filled as fill
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import InjectedFile, Instance, NicAddress
 from openimds.resources.network import HostRoute
 from openimds.store.engine import Store, utc_now
-from openimds.store.importer.store import InstanceStore, PortIdentity
+from openimds.store.importer.importer import InstanceStore
 from openimds.store.models.base import Change
 from openimds.store.models.compute import Server
 from openimds.store.models.network import IPAllocation, Network, Port, Subnet
 from openimds.store.raw.database import Database
 from openimds.store.raw.instance_changes import InstanceChanges
+from openimds.store.raw.metadata_store import PortIdentity
 from openimds.store.schema_version import is_newest
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, SecurityGroup, Subnet
 from openimds.store.raw.database import Database
 from openimds.store.raw.instance_changes import InstanceChanges

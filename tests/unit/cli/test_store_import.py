@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from openimds.cli.main import openimds
 from openimds.resources.instance import Instance
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 from openimds.store.models.compute import Server
 
 ROOT = Path(__file__).parents[3]

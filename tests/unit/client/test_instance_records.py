@@ -20,7 +20,7 @@ from openimds.resources.instance import Ec2Ids, Instance
 from openimds.resources.network import HostRoute
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 st.register_type_strategy(str, TEXT)

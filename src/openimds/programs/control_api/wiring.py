@@ -35,7 +35,7 @@ from openimds.store.compute import ComputeStore
 from openimds.store.engine import Store, utc_now
 from openimds.store.identity import IdentityStore
 from openimds.store.image import ImageStore
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 from openimds.store.network.network_store import NetworkStore
 from openimds.store.passwords import ROUNDS
 from openimds.store.raw.instance_changes import InstanceChanges

@@ -18,7 +18,7 @@ from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, Attachment
 from openimds.store.models.compute import Server
 from openimds.store.models.network import Network, Port, SecurityGroup
-from openimds.store.network import dns_names
+from openimds.store.network import port_policy
 from openimds.store.network.access import get_visible
 from openimds.store.network.ports import (
     attach_port,
@@ -151,7 +151,7 @@ def _plug_one(session: Session, caller: Caller, server: Server, nic: NicRequest,
     else:
         port = _new_port(session, caller, server, nic, now)
     attach_port(session, port, Attachment(owner, server.id), host=server.host)
-    if not port.dns_name and dns_names.is_usable(session, port, server.hostname):
+    if not port.dns_name and port_policy.is_usable_dns_name(session, port, server.hostname):
         port.dns_name = server.hostname
     port.updated_at = now
     return port

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from openimds.resources import compute as nouns
-from openimds.resources.errors import Conflict, NotFound
+from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.store.engine import Store
 from openimds.store.models.compute import Keypair
 
@@ -51,6 +52,14 @@ class Keypairs:
             if row is None:
                 raise NotFound(f"Keypair {name} not found for user {user_id}")
             session.delete(row)
+
+
+def named_keypair(session: Session, user_id: str, name: str) -> Keypair:
+    """The user's keypair that a request names. Raises BadRequest if there is none."""
+    row = session.get(Keypair, (user_id, name))
+    if row is None:
+        raise BadRequest("key_name", f"Invalid key_name provided: there is no keypair {name}.")
+    return row
 
 
 def keypair_value(row: Keypair) -> nouns.Keypair:

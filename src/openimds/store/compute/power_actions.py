@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 
 from openimds.resources import compute as nouns
 from openimds.resources.compute import Requester
-from openimds.resources.errors import BadRequest, Conflict
+from openimds.resources.errors import Conflict
+from openimds.store.compute.keypairs import named_keypair
 from openimds.store.compute.server_create import image_block_devices, image_for_server, part_of_image
 from openimds.store.compute.server_records import VM_STATES, server_records
 from openimds.store.compute.servers import note_action, unlocked_server
 from openimds.store.ec2_ids import IMAGE, assign_ec2_number
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.compute import Keypair, Server
+from openimds.store.models.compute import Server
 
 
 class Power:
@@ -105,9 +106,7 @@ def _take_key(session: Session, row: Server, asked: nouns.Rebuild, asker: Reques
     if asked.clear_key:
         row.key_name = row.key_type = row.public_key = None
     elif asked.key_name is not None:
-        keypair = session.get(Keypair, (asker.user_id, asked.key_name))
-        if keypair is None:
-            raise BadRequest("key_name", f"Invalid key_name provided: there is no keypair {asked.key_name}.")
+        keypair = named_keypair(session, asker.user_id, asked.key_name)
         row.key_name, row.key_type, row.public_key = keypair.name, keypair.type, keypair.public_key
 
 

@@ -23,6 +23,7 @@ from openimds.resources.errors import BadRequest, QuotaExceeded
 from openimds.store.compute.agent_reports import set_fault
 from openimds.store.compute.flavors import flavor_value
 from openimds.store.compute.interfaces import plug, resolve_nics, resolve_security_groups
+from openimds.store.compute.keypairs import named_keypair
 from openimds.store.compute.scheduling import compute_hosts, schedule
 from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
 from openimds.store.models.compute import Flavor as FlavorRow
@@ -162,7 +163,7 @@ def _resolve(session: Session, new: NewServer, asker: Requester, caller: Caller,
         image=image,
         kernel_id=part_of_image(session, image, "kernel_id", asker) if image else None,
         ramdisk_id=part_of_image(session, image, "ramdisk_id", asker) if image else None,
-        keypair=_keypair(session, asker.user_id, new.key_name),
+        keypair=named_keypair(session, asker.user_id, new.key_name) if new.key_name is not None else None,
         nics=resolve_nics(session, caller, new.nics, project_id=asker.project_id, optional=new.nics_optional),
         security_groups=[{"id": group.id, "name": group.name} for group in groups],
     )
@@ -174,15 +175,6 @@ def _flavor(session: Session, flavor_id: str, asker: Requester) -> Flavor:
     if flavor is None or not (flavor.is_public or asker.is_admin):
         raise BadRequest("flavorRef", f"flavorRef: Flavor {flavor_id} could not be found.")
     return flavor_value(flavor)
-
-
-def _keypair(session: Session, user_id: str, name: str | None) -> Keypair | None:
-    if name is None:
-        return None
-    row = session.get(Keypair, (user_id, name))
-    if row is None:
-        raise BadRequest("key_name", f"Invalid key_name provided: there is no keypair {name}.")
-    return row
 
 
 def _check_quota(session: Session, project_id: str, more: int) -> None:

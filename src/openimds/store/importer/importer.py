@@ -8,6 +8,8 @@ An instance with `uuid` is in nova's own form, any other in the form for people 
   "block_device_mappings": […], "security_groups": [{"name": …}], "system_metadata": {"password_0": …}, …}]}
 
 All but `uuid`, `project_id` and `hostname` may be missing or null.
+
+The instances of the store, for programs that also bring some into it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import binascii
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -22,11 +25,11 @@ from sqlalchemy.orm import Session
 
 from openimds.resources.errors import BadRequest, Conflict
 from openimds.store.ec2_ids import IMAGE, INSTANCE, reserve_ec2_number
-from openimds.store.engine import utc_now
-from openimds.store.importer.fields import FieldReader
-from openimds.store.importer.schema import to_nova_form
+from openimds.store.engine import Store, utc_now
+from openimds.store.importer.schema import FieldReader, to_nova_form
 from openimds.store.models.compute import Server, ServerPassword
 from openimds.store.nova_objects import dedicated_cpus_from_topology, devices_from_metadata, nics_from_network_info
+from openimds.store.raw.metadata_store import MetadataStore
 
 _EC2_IDS = ("instance_id", "ami_id", "kernel_id", "ramdisk_id")
 
@@ -163,3 +166,29 @@ def _import_password(session: Session, server_id: str, fields: FieldReader) -> N
         session.flush()
     if text:
         session.add(ServerPassword(server_id=server_id, password=text))
+
+
+class _UndoneError(Exception):
+    """Nothing is wrong: a dry run ends like this."""
+
+
+class InstanceStore(MetadataStore):
+    """Threads may share it."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.database)
+        self._store = store
+
+    def import_instances(self, document: Mapping[str, Any], *, dry_run: bool = False) -> tuple[str, ...]:
+        """Make or replace the instances of `{"instances": […]}` and return their ids; all of them or none.
+
+        The form is that of docs/guide/import.md, or nova's own (instance_import.py). `dry_run`: all is done and then
+        undone. Raises BadRequest naming the field, Conflict.
+        """
+        imported: list[str] = []
+        with suppress(_UndoneError), self._store.write() as session:
+            imported.extend(import_server(session, fields) for fields in instances_in(document))
+            if dry_run:
+                session.flush()
+                raise _UndoneError
+        return tuple(imported)

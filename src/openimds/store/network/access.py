@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
-from openimds.resources.errors import BadRequest, Forbidden, NotFound
+from openimds.resources.errors import BadRequest, Forbidden, NotFound, QuotaExceeded
 from openimds.store.models.base import Agent
 from openimds.store.models.network import FloatingIP, Network, Port, Router, SecurityGroup, Subnet
 
@@ -106,3 +107,54 @@ def require_admin(caller: Caller, attributes: dict[str, Any], *names: str) -> No
             f"{', '.join(used)}: only an administrator may set this.",
             kind="PolicyNotAuthorized",
         )
+
+
+UNLIMITED_QUOTA = -1
+
+QUOTAS: Mapping[str, int] = {
+    "network": 1000,
+    "subnet": 1000,
+    "port": 50000,
+    "router": 1000,
+    "floatingip": 5000,
+    "security_group": 1000,
+    "security_group_rule": 0,
+    "subnetpool": 0,
+    "rbac_policy": 0,
+    "trunk": 0,
+}
+"""Against a script that has gone wild, not to share out a cloud. 0: openimds has no such thing."""
+
+QUOTA_MODELS: Mapping[str, type[Any]] = {
+    "network": Network,
+    "subnet": Subnet,
+    "port": Port,
+    "router": Router,
+    "floatingip": FloatingIP,
+    "security_group": SecurityGroup,
+}
+
+
+def count_used(session: Session, kind: str, project_id: str) -> int:
+    """How many a project has."""
+    model = QUOTA_MODELS.get(kind)
+    if model is None:
+        return 0
+    return session.execute(sa.select(sa.func.count()).where(model.project_id == project_id)).scalar_one()
+
+
+def check_quota(session: Session, kind: str, project_id: str, limits: Mapping[str, int] = QUOTAS) -> None:
+    """After the creation, in its transaction. Raises QuotaExceeded, which undoes it."""
+    limit = limits.get(kind, UNLIMITED_QUOTA)
+    if project_id and limit != UNLIMITED_QUOTA and count_used(session, kind, project_id) > limit:
+        raise QuotaExceeded(
+            f"Quota exceeded for resources: ['{kind}']: at most {limit} in a project.", kind="OverQuota"
+        )
+
+
+def quota_details(session: Session, project_id: str, limits: Mapping[str, int] = QUOTAS) -> dict[str, dict[str, int]]:
+    """`{"network": {"limit": 1000, "used": 2, "reserved": 0}, …}`"""
+    return {
+        kind: {"limit": limit, "used": count_used(session, kind, project_id), "reserved": 0}
+        for kind, limit in limits.items()
+    }

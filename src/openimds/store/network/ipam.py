@@ -8,12 +8,15 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
-from openimds.resources.errors import BadRequest, Conflict
+from openimds.resources.caller import Caller
+from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store.models.network import IPAllocation, Port, Subnet
+from openimds.resources.query import ListQuery
+from openimds.store.models.network import IPAllocation, Network, Port, Subnet
 from openimds.store.network import ip_math
+from openimds.store.network.access import get_visible
 from openimds.store.network.ip_math import Span
 
 AUTOMATIC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
@@ -249,3 +252,53 @@ def _refuse_repeated(chosen: Iterable[Chosen]) -> None:
                 kind="InvalidInput",
             )
         seen.add(choice.ip_address)
+
+
+def list_ip_availability(session: Session, caller: Caller, query: ListQuery) -> list[dict[str, Any]]:
+    """Every network's, to an administrator. Filters: network_id, network_name, project_id, ip_version."""
+    _require_admin(caller)
+    rows = session.scalars(sa.select(Network).order_by(Network.id).options(selectinload(Network.subnets)))
+    versions = {int(value) for value in query.filters.get("ip_version", ()) if value.isdigit()}
+    shown = [_network_availability(session, row, versions) for row in rows]
+    return [entry for entry in shown if _matches(entry, query)]
+
+
+def show_ip_availability(session: Session, caller: Caller, network_id: str) -> dict[str, Any]:
+    """Raises NotFound, Forbidden."""
+    _require_admin(caller)
+    return _network_availability(session, get_visible(session, caller, Network, network_id), set())
+
+
+def _require_admin(caller: Caller) -> None:
+    if not caller.is_admin:
+        raise Forbidden("Only an administrator may see how full networks are.", kind="PolicyNotAuthorized")
+
+
+def _network_availability(session: Session, row: Network, versions: set[int]) -> dict[str, Any]:
+    subnets = [_subnet_availability(session, s) for s in row.subnets if not versions or s.ip_version in versions]
+    return {
+        "network_id": row.id,
+        "network_name": row.name,
+        "project_id": row.project_id,
+        "tenant_id": row.project_id,
+        "total_ips": sum(s["total_ips"] for s in subnets),
+        "used_ips": sum(s["used_ips"] for s in subnets),
+        "subnet_ip_availability": subnets,
+    }
+
+
+def _subnet_availability(session: Session, row: Subnet) -> dict[str, Any]:
+    used = sa.select(sa.func.count()).where(IPAllocation.subnet_id == row.id)
+    return {
+        "subnet_id": row.id,
+        "subnet_name": row.name,
+        "cidr": row.cidr,
+        "ip_version": row.ip_version,
+        "total_ips": ip_math.total(pools(row)),
+        "used_ips": session.execute(used).scalar_one(),
+    }
+
+
+def _matches(entry: dict[str, Any], query: ListQuery) -> bool:
+    names = ("network_id", "network_name", "project_id", "tenant_id")
+    return all(entry[name] in query.filters[name] for name in names if name in query.filters)

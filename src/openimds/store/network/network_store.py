@@ -1,33 +1,252 @@
-"""The network store: every call of the network API, one transaction each, answered in Neutron's JSON."""
+"""What each of the network's collections can be filtered and sorted by: one table a kind of row.
+
+The network store: every call of the network API, one transaction each, answered in Neutron's JSON.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from typing import Any
 
-from sqlalchemy.orm import Session
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.caller import Caller
-from openimds.resources.errors import NotFound, PreconditionFailed
+from openimds.resources.errors import BadRequest, NotFound, PreconditionFailed
 from openimds.resources.query import ListQuery, Page
 from openimds.store import pagination
 from openimds.store.engine import Store, utc_now
-from openimds.store.network import (
-    agents,
-    floating_ips,
-    networks,
-    ports,
-    router_interfaces,
-    routers,
-    security_groups,
-    subnets,
-    usage,
-)
+from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, SecurityGroup, Subnet
+from openimds.store.network import access, agents, floating_ips, ipam, networks, ports, routers, security_groups
 from openimds.store.network.access import get_owned, get_visible, visible_to
-from openimds.store.network.list_specs import COLLECTIONS, COLLECTIONS_OF_MEMBERS
 from openimds.store.network.serializers import render
+from openimds.store.pagination import Filter, ListSpec, as_bool, constant
+
+
+def _columns(model: type[Any], **more: Any) -> dict[str, Any]:
+    plain = ("id", "project_id", "description", "created_at", "updated_at")
+    named = {name.replace("__", ":"): column for name, column in more.items()}
+    revision = {"revision_number": model.revision_number} if hasattr(model, "revision_number") else {}
+    return {**{name: getattr(model, name) for name in plain}, "tenant_id": model.project_id, **revision, **named}
+
+
+def _holds(column: Any, value: str) -> sa.ColumnElement[bool]:
+    """Is the text an element of the JSON list? In the stored text it stands after `[` or `, `, in quotes.
+
+    REPLACE compares exactly in every database; SQLite's LIKE does not care for case.
+    """
+    stored = sa.cast(column, sa.Text)
+    quoted = json.dumps(value)
+    return sa.or_(*(sa.func.replace(stored, start + quoted, "") != stored for start in ("[", ", ")))
+
+
+def _tag_filters(model: type[Any]) -> dict[str, Filter]:
+    def split(values: Sequence[str]) -> list[str]:
+        return [tag for value in values for tag in value.split(",") if tag]
+
+    def holds_all(values: Sequence[str]) -> sa.ColumnElement[bool]:
+        return sa.and_(sa.true(), *(_holds(model.tags, tag) for tag in split(values)))
+
+    def holds_any(values: Sequence[str]) -> sa.ColumnElement[bool]:
+        return sa.or_(sa.false(), *(_holds(model.tags, tag) for tag in split(values)))
+
+    return {
+        "tags": holds_all,
+        "tags-any": holds_any,
+        "not-tags": lambda values: sa.not_(holds_all(values)),
+        "not-tags-any": lambda values: sa.not_(holds_any(values)),
+    }
+
+
+def _fixed_ips(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    """`ip_address=10.0.0.5`, `subnet_id=…`, `ip_address_substr=10.0`: of each name one, and all names on one address."""
+    wanted: dict[str, list[str]] = {}
+    for value in values:
+        name, found, what = value.partition("=")
+        if not found or name not in ("ip_address", "subnet_id", "ip_address_substr"):
+            message = f"Invalid input for operation: fixed_ips: '{value}' is not ip_address=…, subnet_id=… ."
+            raise BadRequest("fixed_ips", message, kind="InvalidInput")
+        wanted.setdefault(name, []).append(what)
+    row = IPAllocation
+    conditions: list[sa.ColumnElement[bool]] = []
+    if "ip_address" in wanted:
+        conditions.append(row.ip_address.in_([_canonical(address) for address in wanted["ip_address"]]))
+    if "subnet_id" in wanted:
+        conditions.append(row.subnet_id.in_(wanted["subnet_id"]))
+    if "ip_address_substr" in wanted:
+        conditions.append(
+            sa.or_(*(row.ip_address.contains(part, autoescape=True) for part in wanted["ip_address_substr"]))
+        )
+    return Port.id.in_(sa.select(row.port_id).where(*conditions))
+
+
+def _canonical(address: str) -> str:
+    """Addresses are stored in one spelling; a filter may have another. What is no address matches nothing."""
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        return address
+
+
+def _security_groups(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    return sa.or_(*(_holds(Port.security_group_ids, value) for value in values))
+
+
+def _mac_address(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    return Port.mac_address.in_([value.lower().replace("-", ":") for value in values])
+
+
+def _subnet_shared(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    wanted = [as_bool("shared", value) for value in values]
+    return Subnet.network_id.in_(sa.select(Network.id).where(Network.shared.in_(wanted)))
+
+
+def _subnet_external(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    wanted = [as_bool("router:external", value) for value in values]
+    return Subnet.network_id.in_(sa.select(Network.id).where(Network.external.in_(wanted)))
+
+
+def _network_subnets(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    return Network.id.in_(sa.select(Subnet.network_id).where(Subnet.id.in_(values)))
+
+
+def _floating_status(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    conditions = {"ACTIVE": FloatingIP.port_id.is_not(None), "DOWN": FloatingIP.port_id.is_(None)}
+    return sa.or_(sa.false(), *(conditions[v.upper()] for v in values if v.upper() in conditions))
+
+
+def _gateway_network(values: Sequence[str]) -> sa.ColumnElement[bool]:
+    """`external_gateway_info={'network_id': …}` is how some clients ask; they all contain the id."""
+    return sa.or_(*(Router.external_network_id == value for value in values))
+
+
+def _network_columns() -> dict[str, Any]:
+    row = Network
+    return _columns(
+        row,
+        name=row.name,
+        admin_state_up=row.admin_state_up,
+        shared=row.shared,
+        mtu=row.mtu,
+        port_security_enabled=row.port_security_enabled,
+        dns_domain=row.dns_domain,
+        router__external=row.external,
+        provider__network_type=row.provider_network_type,
+        provider__physical_network=row.provider_physical_network,
+        provider__segmentation_id=row.provider_segmentation_id,
+    )
+
+
+def _subnet_columns() -> dict[str, Any]:
+    row = Subnet
+    names = (
+        "name",
+        "network_id",
+        "ip_version",
+        "cidr",
+        "gateway_ip",
+        "enable_dhcp",
+        "ipv6_ra_mode",
+        "ipv6_address_mode",
+    )
+    return _columns(row, **{name: getattr(row, name) for name in names})
+
+
+def _port_columns() -> dict[str, Any]:
+    row = Port
+    names = ("name", "network_id", "mac_address", "device_id", "device_owner", "admin_state_up", "status")
+    more = ("port_security_enabled", "dns_name")
+    return _columns(
+        row,
+        **{name: getattr(row, name) for name in (*names, *more)},
+        binding__host_id=row.host,
+        binding__vnic_type=row.vnic_type,
+    )
+
+
+def _floating_ip_columns() -> dict[str, Any]:
+    row = FloatingIP
+    names = ("floating_network_id", "floating_ip_address", "fixed_ip_address", "port_id", "router_id")
+    return _columns(row, **{name: getattr(row, name) for name in names})
+
+
+COLLECTIONS: Mapping[str, ListSpec] = {
+    "network": ListSpec(
+        model=Network,
+        columns=_network_columns(),
+        filters={
+            **_tag_filters(Network),
+            "status": constant("ACTIVE"),
+            "is_default": constant(value=False),
+            "ipv4_address_scope": constant(""),
+            "ipv6_address_scope": constant(""),
+            "subnets": _network_subnets,
+        },
+        options=(selectinload(Network.subnets),),
+    ),
+    "subnet": ListSpec(
+        model=Subnet,
+        columns=_subnet_columns(),
+        filters={
+            **_tag_filters(Subnet),
+            "shared": _subnet_shared,
+            "router:external": _subnet_external,
+            "subnetpool_id": constant(""),
+            "segment_id": constant(""),
+        },
+    ),
+    "port": ListSpec(
+        model=Port,
+        columns=_port_columns(),
+        filters={
+            **_tag_filters(Port),
+            "fixed_ips": _fixed_ips,
+            "security_groups": _security_groups,
+            "mac_address": _mac_address,
+        },
+        options=(selectinload(Port.fixed_ips),),
+    ),
+    "router": ListSpec(
+        model=Router,
+        columns=_columns(Router, name=Router.name, admin_state_up=Router.admin_state_up),
+        filters={
+            **_tag_filters(Router),
+            "status": constant("ACTIVE"),
+            "distributed": constant(value=False),
+            "ha": constant(value=False),
+            "external_gateway_info.network_id": _gateway_network,
+        },
+    ),
+    "floatingip": ListSpec(
+        model=FloatingIP,
+        columns=_floating_ip_columns(),
+        filters={**_tag_filters(FloatingIP), "status": _floating_status},
+    ),
+    "security_group": ListSpec(
+        model=SecurityGroup,
+        columns=_columns(SecurityGroup, name=SecurityGroup.name),
+        filters={
+            **_tag_filters(SecurityGroup),
+            "stateful": constant(value=True),
+            "shared": constant(value=False),
+        },
+    ),
+}
+
+OPERATORS_ONLY: Mapping[str, Sequence[str]] = {
+    "network": ("provider:network_type", "provider:physical_network", "provider:segmentation_id"),
+    "port": ("binding:host_id",),
+}
+"""Attributes that only administrators and services see."""
+
+COLLECTIONS_OF_MEMBERS: Mapping[str, ListSpec] = {
+    kind: collection.without(OPERATORS_ONLY.get(kind, ())) for kind, collection in COLLECTIONS.items()
+}
+
 
 Create = Callable[[Session, Caller, Mapping[str, Any], datetime], Any]
 Update = Callable[[Session, Caller, str, Mapping[str, Any], datetime], Any]
@@ -44,10 +263,10 @@ class Operations:
 
 
 OPERATIONS: Mapping[str, Operations] = {
-    "network": Operations(networks.create, networks.update, networks.delete),
-    "subnet": Operations(subnets.create, subnets.update, subnets.delete),
+    "network": Operations(networks.create_network, networks.update_network, networks.delete_network),
+    "subnet": Operations(networks.create_subnet, networks.update_subnet, networks.delete_subnet),
     "port": Operations(ports.create_port, ports.update_port, ports.delete_own_port),
-    "router": Operations(routers.create, routers.update, routers.delete),
+    "router": Operations(routers.create_router, routers.update_router, routers.delete_router),
     "floatingip": Operations(floating_ips.create, floating_ips.update, floating_ips.delete),
     "security_group": Operations(security_groups.create, security_groups.update, security_groups.delete),
 }
@@ -61,7 +280,7 @@ class NetworkStore:
         store: Store,
         *,
         clock: Callable[[], datetime] = utc_now,
-        limits: Mapping[str, int] = usage.LIMITS,
+        limits: Mapping[str, int] = access.QUOTAS,
         agent_down_after: timedelta = agents.DOWN_AFTER,
     ) -> None:
         self._store = store
@@ -90,7 +309,7 @@ class NetworkStore:
             rows = []
             for attributes in bodies:
                 rows.append(OPERATIONS[kind].create(session, caller, attributes, now))
-                usage.check(session, kind, rows[-1].project_id, self._limits)
+                access.check_quota(session, kind, rows[-1].project_id, self._limits)
         with self._store.read() as session:
             fresh = [get_visible(session, caller, COLLECTIONS[kind].model, row.id) for row in rows]
             return render(session, fresh, is_admin=caller.is_admin)
@@ -122,13 +341,13 @@ class NetworkStore:
         """Attach a subnet or a port."""
         now = self._clock()
         with self._store.write(now) as session:
-            return router_interfaces.add(session, caller, router_id, which, now)
+            return routers.add_interface(session, caller, router_id, which, now)
 
     def remove_router_interface(self, caller: Caller, router_id: str, which: Mapping[str, Any]) -> dict[str, Any]:
         """Detach a subnet or a port."""
         now = self._clock()
         with self._store.write(now) as session:
-            return router_interfaces.remove(session, caller, router_id, which, now)
+            return routers.remove_interface(session, caller, router_id, which, now)
 
     def change_routes(
         self, caller: Caller, router_id: str, changes: Mapping[str, Sequence[Mapping[str, str]]]
@@ -152,7 +371,7 @@ class NetworkStore:
             row = get_owned(session, caller, COLLECTIONS[kind].model, resource_id)
             tags = list(dict.fromkeys(change(list(row.tags))))
             if kind == "subnet":
-                subnets.check_tags(caller, row.tags, tags)
+                networks.check_tags(caller, row.tags, tags)
             if tags != row.tags:
                 row.tags = tags
                 row.updated_at = now
@@ -179,7 +398,7 @@ class NetworkStore:
         if not caller.owns(project_id):
             raise NotFound(f"Project {project_id} could not be found.", kind="ProjectNotFound")
         with self._store.read() as session:
-            return usage.details(session, project_id, self._limits)
+            return access.quota_details(session, project_id, self._limits)
 
     def quota_limits(self) -> dict[str, int]:
         """The limits, alike for all projects."""
@@ -188,12 +407,12 @@ class NetworkStore:
     def ip_availabilities(self, caller: Caller, query: ListQuery) -> Sequence[dict[str, Any]]:
         """How full every network is."""
         with self._store.read() as session:
-            return usage.listed(session, caller, query)
+            return ipam.list_ip_availability(session, caller, query)
 
     def ip_availability(self, caller: Caller, network_id: str) -> dict[str, Any]:
         """How full one network is."""
         with self._store.read() as session:
-            return usage.shown(session, caller, network_id)
+            return ipam.show_ip_availability(session, caller, network_id)
 
     def _check_revision(
         self, session: Session, caller: Caller, kind: str, resource_id: str, if_revision: int | None

@@ -1,21 +1,28 @@
-"""Networks: made, changed, removed."""
+"""Networks: made, changed, removed.
+
+Subnets: made, changed, removed.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.caller import Caller
-from openimds.resources.errors import BadRequest, Conflict
-from openimds.resources.network import DEVICE_OWNER_DHCP
-from openimds.store.models.network import FloatingIP, Network, Port, Router
-from openimds.store.network import ports
+from openimds.resources.errors import BadRequest, Conflict, Forbidden
+from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, Subnet
+from openimds.store.network import ip_math, ipam, ports
 from openimds.store.network.access import get_owned, project_for, require_admin
+from openimds.store.network.ip_math import Net, Span
+from openimds.store.raw.metadata_store import PROVIDER_TAG
 
 OPERATORS_ONLY = (
     "shared",
@@ -46,7 +53,7 @@ COLUMNS = {
 NULLABLE = ("provider:physical_network", "provider:segmentation_id")
 
 
-def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Network:
+def create_network(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Network:
     """Raises Forbidden, BadRequest (provider attributes), Conflict (a segment in use)."""
     _check_rights(caller, attributes, current=None)
     network = Network(
@@ -63,7 +70,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     return network
 
 
-def update(session: Session, caller: Caller, network_id: str, attributes: Mapping[str, Any], now: datetime) -> Network:
+def update_network(
+    session: Session, caller: Caller, network_id: str, attributes: Mapping[str, Any], now: datetime
+) -> Network:
     """Raises NotFound, Forbidden, BadRequest, Conflict (no longer shared or external while others use it)."""
     network = get_owned(session, caller, Network, network_id)
     _check_rights(caller, attributes, current=network)
@@ -80,7 +89,7 @@ def update(session: Session, caller: Caller, network_id: str, attributes: Mappin
     return network
 
 
-def delete(session: Session, caller: Caller, network_id: str, now: datetime) -> None:
+def delete_network(session: Session, caller: Caller, network_id: str, now: datetime) -> None:
     """With its subnets and its DHCP ports. Raises NotFound; Conflict when other ports are on it."""
     network = get_owned(session, caller, Network, network_id)
     on_it = session.scalars(sa.select(Port).where(Port.network_id == network.id)).all()
@@ -183,3 +192,249 @@ def _refuse_with_gateways(session: Session, network: Network) -> None:
 
 def _invalid(field: str, reason: str) -> BadRequest:
     return BadRequest(field, f"Invalid input for operation: {field}: {reason}.", kind="InvalidInput")
+
+
+SLAAC_PREFIX_LENGTH = 64
+LONGEST_DHCP_PREFIX = {4: 30, 6: 126}
+"""Beyond it there is no room for a gateway, a DHCP server and a client."""
+
+
+def create_subnet(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Subnet:
+    """Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, ipv6 modes), Conflict, Forbidden."""
+    network = get_owned(session, caller, Network, attributes["network_id"])
+    check_tags(caller, (), attributes.get("tags") or ())
+    net = ip_network(attributes["cidr"])
+    version = attributes.get("ip_version", net.version)
+    _check_versions(attributes, net, version)
+    _refuse_overlap(network, net)
+    gateway = _gateway(attributes, net)
+    subnet = Subnet(
+        id=str(uuid.uuid4()),
+        network_id=network.id,
+        project_id=project_for(caller, {"project_id": network.project_id, **attributes}),
+        name=attributes.get("name") or "",
+        description=attributes.get("description") or "",
+        ip_version=version,
+        cidr=str(net),
+        gateway_ip=gateway,
+        enable_dhcp=attributes.get("enable_dhcp", True),
+        ipv6_ra_mode=attributes.get("ipv6_ra_mode"),
+        ipv6_address_mode=attributes.get("ipv6_address_mode"),
+        allocation_pools=_pools(net, gateway, attributes.get("allocation_pools")),
+        dns_nameservers=list(attributes.get("dns_nameservers") or ()),
+        host_routes=list(attributes.get("host_routes") or ()),
+        tags=list(attributes.get("tags") or ()),
+        created_at=now,
+        updated_at=now,
+    )
+    _check_modes(subnet, net)
+    _check_dhcp(subnet, net)
+    _check_contents(subnet)
+    network.subnets.append(subnet)
+    session.add(subnet)
+    network.updated_at = now
+    session.flush()
+    if ipam.is_automatic(subnet):
+        _address_present_ports(session, subnet)
+    return subnet
+
+
+def update_subnet(
+    session: Session, caller: Caller, subnet_id: str, attributes: Mapping[str, Any], now: datetime
+) -> Subnet:
+    """Raises NotFound, BadRequest, Conflict (the gateway's address is a router's and cannot change)."""
+    subnet = get_owned(session, caller, Subnet, subnet_id)
+    net = ip_network(subnet.cidr)
+    if "gateway_ip" in attributes and attributes["gateway_ip"] != subnet.gateway_ip:
+        _change_gateway(session, subnet, net, attributes)
+    if attributes.get("allocation_pools") is not None:
+        subnet.allocation_pools = _pools(net, subnet.gateway_ip, attributes["allocation_pools"])
+    for name in ("name", "description", "enable_dhcp"):
+        if attributes.get(name) is not None:
+            setattr(subnet, name, attributes[name])
+    for name in ("dns_nameservers", "host_routes"):
+        if name in attributes:
+            setattr(subnet, name, list(attributes[name] or ()))
+    _check_modes(subnet, net)
+    _check_dhcp(subnet, net)
+    _check_contents(subnet)
+    if session.is_modified(subnet):
+        subnet.updated_at = now
+    session.flush()
+    return subnet
+
+
+def delete_subnet(session: Session, caller: Caller, subnet_id: str, now: datetime) -> None:
+    """DHCP ports and automatic addresses let go of it. Raises NotFound; Conflict when another port has an address."""
+    subnet = get_owned(session, caller, Subnet, subnet_id)
+    rows = session.scalars(sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet.id)).all()
+    if any(_holds(row, subnet) for row in rows):
+        raise Conflict(
+            f"Unable to complete operation on subnet {subnet.id}: One or more ports have an IP allocation from this "
+            "subnet.",
+            kind="SubnetInUse",
+        )
+    for row in rows:
+        row.port.fixed_ips.remove(row)
+    session.flush()
+    network = session.get_one(Network, subnet.network_id)
+    network.updated_at = now
+    network.subnets.remove(subnet)
+    session.delete(subnet)
+    session.flush()
+
+
+def check_tags(caller: Caller, before: Sequence[str], after: Sequence[str]) -> None:
+    """Raises Forbidden if a caller other than an administrator or a service changes which metadata providers serve the
+    subnet.
+    """
+    changed = sorted(tag for tag in {*before} ^ {*after} if tag.startswith(PROVIDER_TAG))
+    if changed and not caller.is_admin:
+        raise Forbidden(
+            f"tags: only an administrator may add or remove {', '.join(changed)}.", kind="PolicyNotAuthorized"
+        )
+
+
+def _holds(row: IPAllocation, subnet: Subnet) -> bool:
+    if row.port.attached_owner == DEVICE_OWNER_DHCP:
+        return False
+    return not ipam.is_automatic(subnet) or row.port.attached_owner in ipam.ROUTER_OWNERS
+
+
+def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> None:
+    if version != net.version:
+        raise _invalid("cidr", f"Provided cidr {net} is IPv{net.version}, ip_version says {version}")
+    if version == 4:
+        for mode in ("ipv6_ra_mode", "ipv6_address_mode"):
+            if attributes.get(mode):
+                raise _invalid(mode, f"{mode} cannot be used with IPv4")
+    if net.is_multicast or net.is_loopback or net.is_unspecified or int(net.network_address) == 0:
+        raise _invalid("cidr", f"{net} is not a range that hosts can have")
+
+
+def _refuse_overlap(network: Network, net: Net) -> None:
+    other = ip_math.first_overlap(net, [subnet.cidr for subnet in network.subnets])
+    if other:
+        raise _invalid(
+            "cidr",
+            f"Requested subnet with cidr: {net} for network: {network.id} overlaps with another subnet ({other})",
+        )
+
+
+def _gateway(attributes: Mapping[str, Any], net: Net) -> str | None:
+    if "gateway_ip" not in attributes:
+        return ip_math.default_gateway(net)
+    if attributes["gateway_ip"] is None:
+        return None
+    return _checked_gateway(str(ip_address(attributes["gateway_ip"])), net)
+
+
+def _checked_gateway(gateway: str, net: Net) -> str:
+    value = ip_address(gateway)
+    if value.version != net.version or value not in net or int(value) not in ip_math.usable(net):
+        # Neutron also takes one from outside the subnet; a guest would then have no route to it.
+        raise _invalid("gateway_ip", f"Gateway {gateway} is not valid on subnet {net}")
+    return gateway
+
+
+def _change_gateway(session: Session, subnet: Subnet, net: Net, attributes: Mapping[str, Any]) -> None:
+    holder = ipam.owner_of(session, subnet.id, subnet.gateway_ip) if subnet.gateway_ip else None
+    if holder is not None and holder.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE:
+        raise Conflict(
+            f"Current gateway ip {subnet.gateway_ip} already in use by port {holder.id}. Unable to update.",
+            kind="GatewayIpInUse",
+        )
+    new = attributes["gateway_ip"]
+    gateway = _checked_gateway(str(ip_address(new)), net) if new else None
+    if gateway and attributes.get("allocation_pools") is None:
+        _refuse_gateway_in_pools(gateway, ipam.pools(subnet))
+    subnet.gateway_ip = gateway
+
+
+def _pools(net: Net, gateway: str | None, wanted: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]]:
+    if wanted is None:
+        spans = ip_math.default_pools(net, gateway)
+    else:
+        spans = [_checked_pool(pool, net) for pool in wanted]
+        _refuse_overlapping_pools(spans)
+        if gateway:
+            _refuse_gateway_in_pools(gateway, spans)
+    return [
+        {"start": ip_math.text(span.first, net.version), "end": ip_math.text(span.last, net.version)} for span in spans
+    ]
+
+
+def _checked_pool(pool: Mapping[str, str], net: Net) -> Span:
+    start, end = ip_address(pool["start"]), ip_address(pool["end"])
+    words = f"{pool['start']}-{pool['end']}"
+    if start.version != net.version or end.version != net.version or int(start) > int(end):
+        raise BadRequest(
+            "allocation_pools",
+            f"allocation_pools: the allocation pool {words} is not valid.",
+            kind="InvalidAllocationPool",
+        )
+    span = Span(int(start), int(end))
+    usable = ip_math.usable(net)
+    if span.first not in usable or span.last not in usable:
+        raise BadRequest(
+            "allocation_pools",
+            f"allocation_pools: the allocation pool {words} spans beyond the subnet cidr {net}.",
+            kind="OutOfBoundsAllocationPool",
+        )
+    return span
+
+
+def _refuse_overlapping_pools(spans: Sequence[Span]) -> None:
+    ordered = sorted(spans)
+    for one, other in pairwise(ordered):
+        if one.overlaps(other):
+            raise Conflict("Found overlapping allocation pools for one subnet.", kind="OverlappingAllocationPools")
+
+
+def _refuse_gateway_in_pools(gateway: str, spans: Sequence[Span]) -> None:
+    if any(ip_math.number(gateway) in span for span in spans):
+        raise Conflict(
+            f"Gateway ip {gateway} conflicts with the subnet's allocation pools: it lies inside of one.",
+            kind="GatewayConflictWithAllocationPools",
+        )
+
+
+def _check_modes(subnet: Subnet, net: Net) -> None:
+    ra, address = subnet.ipv6_ra_mode, subnet.ipv6_address_mode
+    if not ra and not address:
+        return
+    if not subnet.enable_dhcp:
+        raise _invalid("enable_dhcp", "ipv6_ra_mode or ipv6_address_mode cannot be set when enable_dhcp is false")
+    if ra and address and ra != address:
+        raise _invalid(
+            "ipv6_ra_mode", f"ipv6_ra_mode set to '{ra}' with ipv6_address_mode set to '{address}' is not valid"
+        )
+    if (address or ra) in ipam.AUTOMATIC_MODES and net.prefixlen != SLAAC_PREFIX_LENGTH:
+        raise _invalid("cidr", f"Invalid CIDR {net} for IPv6 address mode. OpenStack uses the EUI-64 address format, "
+                               "which requires the prefix to be /64")  # fmt: skip
+
+
+def _check_dhcp(subnet: Subnet, net: Net) -> None:
+    if subnet.enable_dhcp and net.prefixlen > LONGEST_DHCP_PREFIX[subnet.ip_version]:
+        raise _invalid(
+            "cidr", f"Subnet {net} has a prefix length that is incompatible with DHCP service enabled (enable_dhcp)"
+        )
+
+
+def _check_contents(subnet: Subnet) -> None:
+    for server in subnet.dns_nameservers:
+        if ip_address(server).version != subnet.ip_version:
+            raise _invalid("dns_nameservers", f"{server} is not an IPv{subnet.ip_version} address")
+    for route in subnet.host_routes:
+        versions = {ip_network(route["destination"]).version, ip_address(route["nexthop"]).version}
+        if versions != {subnet.ip_version}:
+            raise _invalid(
+                "host_routes", f"{route['destination']} via {route['nexthop']} is not IPv{subnet.ip_version}"
+            )
+
+
+def _address_present_ports(session: Session, subnet: Subnet) -> None:
+    """A new subnet with automatic addresses: the devices that are on the network already make themselves one."""
+    for port in session.scalars(sa.select(Port).where(Port.network_id == subnet.network_id)):
+        if port.attached_owner not in ipam.ROUTER_OWNERS:
+            ipam.add_automatic(session, port, subnet)

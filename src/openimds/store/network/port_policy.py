@@ -1,6 +1,11 @@
 """The policy of ports: who may set which attribute, and which attributes exclude each other.
 
 It follows Neutron's default policy, with one difference: a network's owner cannot set a `network:*` device owner either.
+
+The DNS names of ports: which of them a port may have.
+
+A network's DHCP agents resolve the names of its ports for every guest on it, so on a shared network a name that one
+project chooses is an answer to the guests of others.
 """
 
 from __future__ import annotations
@@ -8,6 +13,8 @@ from __future__ import annotations
 import unicodedata
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
 import sqlalchemy as sa
@@ -155,3 +162,79 @@ def _differs(port: Port, name: str, value: Any) -> bool:
         had = {ip.ip_address for ip in port.fixed_ips}
         return any(entry.get("ip_address") not in {None, *had} for entry in value or ())
     return bool(getattr(port, name, None) != value) if hasattr(port, name) else True
+
+
+RESERVED_DNS_NAMES = frozenset({"data-server", "instance-data", "isatap", "localhost", "wpad"})
+"""Names that guests look up by themselves: metadata services (cloud-init asks `instance-data` for EC2 and `data-server`
+for CloudStack), a tunnel, the own loopback, a web proxy.
+"""
+
+DEFAULT_DNS_NAME_PREFIX = "host-"
+"""The default name of 192.168.40.5 is `host-192-168-40-5`."""
+
+
+def check_dns_name(session: Session, port: Port) -> None:
+    """Raises BadRequest if no port may have the port's name; Conflict if a port of another project on the network has
+    it.
+    """
+    if _has_many_labels(port.dns_name):
+        raise BadRequest(
+            "dns_name",
+            f"Invalid input for operation: dns_name: {port.dns_name} has more than one label.",
+            kind="InvalidInput",
+        )
+    check_dns_name_of_address(port)
+    if _is_taken(session, port, port.dns_name):
+        raise Conflict(
+            f"dns_name: a port of another project on network {port.network_id} has the name {port.dns_name}."
+        )
+
+
+def check_dns_name_of_address(port: Port) -> None:
+    """Raises BadRequest if guests take the port's name for something else than this port."""
+    if _means_another(port, port.dns_name):
+        raise BadRequest(
+            "dns_name",
+            f"Invalid input for operation: dns_name: {port.dns_name} is reserved, or the default name of an address that "
+            "the port does not have.",
+            kind="InvalidInput",
+        )
+
+
+def is_usable_dns_name(session: Session, port: Port, name: str) -> bool:
+    """Whether the port may have this name."""
+    return not (_has_many_labels(name) or _means_another(port, name) or _is_taken(session, port, name))
+
+
+def _has_many_labels(name: str) -> bool:
+    return "." in _canonical(name)
+
+
+def _means_another(port: Port, name: str) -> bool:
+    name = _canonical(name)
+    address = _address_in(name)
+    own = {ip.ip_address for ip in port.fixed_ips}
+    return name in RESERVED_DNS_NAMES or (address is not None and address not in own)
+
+
+def _is_taken(session: Session, port: Port, name: str) -> bool:
+    name = _canonical(name)
+    if not name:
+        return False
+    others = sa.select(Port.id).where(Port.network_id == port.network_id, Port.project_id != port.project_id)
+    holders = others.where(sa.func.rtrim(sa.func.lower(Port.dns_name), ".") == name)
+    return session.scalar(holders.limit(1)) is not None
+
+
+def _canonical(name: str) -> str:
+    return name.rstrip(".").lower()
+
+
+def _address_in(name: str) -> str | None:
+    """`host-192-168-40-5` → `192.168.40.5`; None for a name that is no address's default name."""
+    if name.startswith(DEFAULT_DNS_NAME_PREFIX):
+        spelled = name.removeprefix(DEFAULT_DNS_NAME_PREFIX)
+        for separator in (".", ":"):
+            with suppress(ValueError):
+                return str(ip_address(spelled.replace("-", separator)))
+    return None

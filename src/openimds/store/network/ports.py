@@ -29,7 +29,7 @@ from openimds.resources.network import (
 )
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, Network, Port, SecurityGroup, Subnet
-from openimds.store.network import dns_names, ipam, port_policy, security_groups
+from openimds.store.network import ipam, port_policy, security_groups
 from openimds.store.network.access import get_owned, get_owned_strictly, get_visible, project_for
 
 MAC_BASE = "fa:16:3e"
@@ -101,7 +101,7 @@ def create_port(
     session.flush()
     wanted = attributes.get("fixed_ips")
     ipam.assign(session, port, ipam.choose(session, port, network.subnets, wanted))
-    dns_names.check(session, port)
+    port_policy.check_dns_name(session, port)
     port.provisioning = _entities(session, port)
     return port
 
@@ -127,9 +127,9 @@ def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapp
     if "fixed_ips" in attributes:
         gone = _change_addresses(session, port, network, attributes["fixed_ips"])
         free_floating_ips(session, port.id, now, gone)
-        dns_names.check_meaning(port)
+        port_policy.check_dns_name_of_address(port)
     if port.dns_name != dns_name:
-        dns_names.check(session, port)
+        port_policy.check_dns_name(session, port)
     if _binding(port) != binding or (port.provisioning and _addressing(port) != addressing):
         restart_provisioning(session, port)
     if session.is_modified(port):

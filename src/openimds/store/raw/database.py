@@ -1,4 +1,6 @@
-"""The database as the metadata API's workers use it: a few fixed statements, straight to the driver.
+"""Where the store is: the URL that is configured, as its driver wants it.
+
+The database as the metadata API's workers use it: a few fixed statements, straight to the driver.
 
 They have it without SQLAlchemy, which costs a process 25 MiB and a row many times what its driver takes. Whoever writes
 what is watched keeps to the rules of engine.py: the next revision, and a row of `changes` for each object.
@@ -6,17 +8,62 @@ what is watched keeps to the rules of engine.py: the next revision, and a row of
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store.database_url import database_url, shown
 from openimds.store.raw.statements import Query, Row, query_of, rows_of_json, statement_once
+
+_PASSWORD = re.compile(r"(//[^:@/]*):[^@]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """`arguments` are those of the driver's own `connect`."""
+
+    is_sqlite: bool
+    arguments: Mapping[str, Any] = field(repr=False)
+
+
+def without_password(url: str) -> str:
+    """Without its password."""
+    return _PASSWORD.sub(r"\1:***@", url)
+
+
+def database_url(url: str) -> DatabaseUrl:
+    """`sqlite:////var/lib/openimds/openimds.sqlite`, `postgresql+psycopg://user:password@host:5432/name?sslmode=require`.
+
+    What is behind `?` goes to libpq as it is. Raises StoreUnavailable for anything else.
+    """
+    backend = url.partition(":")[0].partition("+")[0]
+    if backend == "sqlite" and url.startswith(f"{url.partition(':')[0]}:///") and "?" not in url:
+        return DatabaseUrl(is_sqlite=True, arguments={"database": url.partition(":///")[2]})
+    if backend == "postgresql":
+        return DatabaseUrl(is_sqlite=False, arguments=_libpq(url))
+    raise StoreUnavailable(
+        f"the store {without_password(url)} cannot be used: [database] connection is neither sqlite:////path nor "
+        "postgresql+psycopg://user:password@host/name"
+    )
+
+
+def _libpq(url: str) -> dict[str, str]:
+    try:
+        parts = urlsplit(url)
+        told = {"host": parts.hostname, "port": parts.port, "user": parts.username, "password": parts.password}
+    except ValueError as error:
+        raise StoreUnavailable(f"the store {without_password(url)} cannot be used: {error}") from None
+    found = {name: unquote(str(value)) for name, value in told.items() if value}
+    found["dbname"] = parts.path.removeprefix("/")
+    return {name: value for name, value in {**found, **dict(parse_qsl(parts.query))}.items() if value}
+
 
 BUSY_TIMEOUT_SECONDS = 30
 """How long a writer waits for other writers before it says that the store is locked."""
@@ -129,7 +176,7 @@ class Database:
         )
         return StoreUnavailable(
             # PostgreSQL's own sentences have several lines.
-            f"the store {shown(self._url)} cannot be used: {' '.join(str(reason).split())}; {check} ([database] "
+            f"the store {without_password(self._url)} cannot be used: {' '.join(str(reason).split())}; {check} ([database] "
             "connection says where)"
         )
 

@@ -20,7 +20,7 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.guest_identity.signature import sign
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 
 ID = "11111111-2222-4333-8444-555555555501"
 SECRET = "s3cret"

@@ -17,7 +17,7 @@ from tests.waiting import HANG_SECONDS, until
 from openimds.guest_identity.signature import sign
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore
+from openimds.store.importer.importer import InstanceStore
 
 PATH = "/openstack/latest/password"
 POSTS = 24

@@ -13,9 +13,10 @@ from openimds.resources.errors import BadRequest, NotFound
 from openimds.resources.instance import InjectedFile, InstanceKey, NicAddress, TaggedDevice
 from openimds.resources.network import HostRoute
 from openimds.store.engine import Store
-from openimds.store.importer.store import InstanceStore, PortIdentity
+from openimds.store.importer.importer import InstanceStore
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, SecurityGroup, Subnet
+from openimds.store.raw.metadata_store import PortIdentity
 
 NOW = datetime(2026, 11, 21)  # noqa: DTZ001 - as the tables hold it
 SERVER = "d8e02d56-2648-49a3-bf97-6be8f1204f38"
