@@ -10,13 +10,13 @@ SOURCES = ROOT / "src" / "openimds"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 
 PLAIN = """
-    acceptable add adjust always asking authenticated away bad base be common combined configure conflict connected
-    default exceeded filter forbidden found held identified large many must new no not offered one open opened out per
+    acceptable add adjust always asking authenticated away bad base common combined configure conflict connected
+    default exceeded fetch forbidden found generated identified large many must new no not offered one open opened out
     precondition put ready remove replace reported run runnable single stale supported text too unauthorized unavailable
-    unset url
+    url
 """
 """Words that need no definition: verbs, adjectives, prepositions, and words of every program."""
-NOT_YET = "answer ask carrying chosen finding kept made reads said watching"
+NOT_YET = "answer carrying chosen finding kept reads"
 """Words of classes that are still to be renamed. The list shrinks to empty."""
 
 
@@ -52,7 +52,9 @@ def rows() -> list[str]:
 
 
 def glossary_words() -> set[str]:
-    return {word.lower() for word in re.findall(r"[A-Za-z][A-Za-z0-9]*", " ".join(rows()))}
+    return {
+        part for word in re.findall(r"[A-Za-z][A-Za-z0-9]*", " ".join(rows())) for part in {word.lower(), *words(word)}
+    }
 
 
 def singular(word: str) -> str:
