@@ -62,9 +62,9 @@ class Program:
 
     def reload(self) -> None:
         assert self.process
-        before = self.log.count("was read again")
+        before = self.log.count("configuration reloaded")
         self.process.send_signal(signal.SIGHUP)
-        until(lambda: self.log.count("was read again") > before)
+        until(lambda: self.log.count("configuration reloaded") > before)
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:

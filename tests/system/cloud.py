@@ -21,7 +21,7 @@ from tests.waiting import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
 METADATA_PROXIES = ("direct", "haproxy")
-RELOADED = "the configuration was read again"
+RELOADED = "configuration reloaded"
 
 
 class CommandFailedError(AssertionError):

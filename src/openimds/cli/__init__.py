@@ -1,6 +1,10 @@
-"""The command line: one file a command group.
+"""The command line `openimds`. The module of a command is imported only when the command runs.
 
-A command's module is imported when the command is called: `openimds --help` and shell completion stay fast.
+- `main`: the command group, and `openimds version`.
+- `up`: `up`, `down`, `status` and `restart`.
+- `programs`: `control-api`, `metadata-api` and the agents.
+- `config`: `config sample` and `config validate`.
+- `store`: `db upgrade`, `db version`, `db bootstrap` and `import instances`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`openimds config sample|validate`"""
+"""The commands `openimds config sample` and `openimds config validate`."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from openimds.cli.main import CommandFailedError
 from openimds.config.programs import PROGRAMS, programs_of
 
 
-@click.group(help="Show or check configuration files.")
+@click.group(help="Print sample configuration files, or check files.")
 def config() -> None:
-    """Its commands follow."""
+    """The group of the commands below."""
 
 
-@config.command(help="Print a file with every option of a program, or of all programs that read a file.")
+@config.command(help="Print a configuration file with all options of a program, or of all programs that read FILE.")
 @click.argument("name", metavar="PROGRAM|FILE")
 def sample(*, name: str) -> None:
     from openimds.config.generator import sample_text
 
     programs = programs_of(name)
     if not programs:
-        raise CommandFailedError(f"{name} is neither a program nor a file that one reads: {_known()}")
+        raise CommandFailedError(f"{name} is neither a program nor the name of a configuration file: {_known()}")
     click.echo(sample_text(programs), nl=False)
 
 
-@config.command(help="Check files. Exit code 1 if a program could not start with them.")
+@config.command(help="Check configuration files. Exit code 1 if a program cannot start with them.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE…")
-@click.option("--program", type=click.Choice(tuple(PROGRAMS)), help="Check as this program reads them, all together.")
+@click.option(
+    "--program", type=click.Choice(tuple(PROGRAMS)), help="Check the files together, as this program reads them."
+)
 def validate(*, files: tuple[str, ...], program: str | None) -> None:
     from openimds.config.validator import Finding, validate_files
 

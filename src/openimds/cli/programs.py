@@ -1,4 +1,4 @@
-"""`openimds dhcp-agent --config-file F …` and its like: each runs one program until it is told to stop."""
+"""The commands that run one program until SIGTERM: `openimds dhcp-agent --config-file F …` and others."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MODULES = {
     "l3-agent": "l3_agent",
     "compute-agent": "compute_agent",
 }
-"""The module below openimds.programs whose `run` is the program."""
+"""The module in openimds.programs with the `run` function of each program."""
 
 CONFIG_DIR = Path("/etc/openimds")
-"""Where a program looks when no --config-file is given."""
+"""The folder of the configuration files without --config-file."""
 
 
 def _command(name: str) -> click.Command:
@@ -41,7 +41,7 @@ def _command(name: str) -> click.Command:
         "config_files",
         multiple=True,
         metavar="FILE",
-        help=f"May be repeated; later files win. Without it: {expected}, those that are there.",
+        help=f"A configuration file. May be repeated; later files override earlier ones. Default: {expected}, if they exist.",
     )
     def run(config_files: tuple[str, ...]) -> None:
         sys.exit(run_program(program, config_files or _default_files(program)))
@@ -50,7 +50,7 @@ def _command(name: str) -> click.Command:
 
 
 def run_program(program: Program[CommonConfig], config_files: tuple[str, ...]) -> int:
-    """Read the configuration, set up the log, and run the program; its exit code."""
+    """Loads the configuration, configures the log, runs the program, and returns its exit code."""
     try:
         config = program.load(config_files)
     except ConfigError as error:
@@ -62,7 +62,7 @@ def run_program(program: Program[CommonConfig], config_files: tuple[str, ...]) -
     except StartupError as error:
         raise CommandFailedError(str(error)) from error
     except Exception:
-        log.exception("the program ended by a fault of its own")
+        log.exception("program ended by an unexpected exception")
         return 1
     return int(code or 0)
 

@@ -1,7 +1,4 @@
-"""`openimds db upgrade|version|bootstrap`
-
-`openimds import instances FILE`
-"""
+"""The commands on the database: `openimds db upgrade`, `version` and `bootstrap`, and `openimds import instances`."""
 
 from __future__ import annotations
 
@@ -31,16 +28,16 @@ config_file = click.option(
     "config_files",
     multiple=True,
     metavar="FILE",
-    help="The control API's files, for [database] connection and state_path. May be repeated.",
+    help="A configuration file of the control API, for [database] connection and state_path. May be repeated.",
 )
 
 
-@click.group(help="Look after the database.")
+@click.group(help="Create, upgrade or fill the database.")
 def db() -> None:
-    """Its commands follow."""
+    """The group of the commands below."""
 
 
-@db.command(help="Make the tables, or bring them to the form that this version needs.")
+@db.command(help="Create the tables, or upgrade them to the schema of this version.")
 @config_file
 def upgrade(*, config_files: tuple[str, ...]) -> None:
     from openimds.store import schema
@@ -52,7 +49,7 @@ def upgrade(*, config_files: tuple[str, ...]) -> None:
     click.echo(f"nothing to do: the tables are at {after}" if before == after else f"{before or 'no tables'} → {after}")
 
 
-@db.command(help="Show what form the tables have. Exit code 1 if an upgrade is due.")
+@db.command(help="Show the schema version of the tables. Exit code 1 if an upgrade is required.")
 @config_file
 def version(*, config_files: tuple[str, ...]) -> None:
     from openimds.store import schema
@@ -61,22 +58,24 @@ def version(*, config_files: tuple[str, ...]) -> None:
         current, newest = schema.current(store), schema.newest()
     click.echo(current or "no tables")
     if current is not None and current > newest:
-        raise CommandFailedError(f"the tables are those of a newer openimds; this one knows {newest} at most")
+        raise CommandFailedError(f"the tables are those of a newer openimds; this version supports at most {newest}")
     if current != newest:
-        raise CommandFailedError(f"the tables are to be at {newest}: run `openimds db upgrade`")
+        raise CommandFailedError(f"the tables must be at {newest}: run `openimds db upgrade`")
 
 
-@db.command(help="Add what a new cloud starts with: roles, projects, users, flavors, the image `guest`. Passwords come "
-"from the environment (OS_BOOTSTRAP_PASSWORD, OPENIMDS_SERVICE_PASSWORD) or are asked for. Done again, it only adds what "
-"is missing, and sets these passwords.")  # fmt: skip
+@db.command(help="Create the roles, projects, users, flavors and the image `guest` of a new cloud. The passwords come "
+"from the environment (OS_BOOTSTRAP_PASSWORD, OPENIMDS_SERVICE_PASSWORD) or from a prompt. A second run adds only what "
+"is missing, and sets the passwords.")  # fmt: skip
 @config_file
 def bootstrap(*, config_files: tuple[str, ...]) -> None:
     from openimds.store import bootstrap as first
     from openimds.store import schema
     from openimds.store.engine import utc_now
 
-    admin = _password("OS_BOOTSTRAP_PASSWORD", "The password of the user admin")
-    service = _password("OPENIMDS_SERVICE_PASSWORD", "The agents' password, as in [keystone_authtoken] of neutron.conf")
+    admin = _password("OS_BOOTSTRAP_PASSWORD", "Password of the user admin")
+    service = _password(
+        "OPENIMDS_SERVICE_PASSWORD", "Password of the agents, as in [keystone_authtoken] of neutron.conf"
+    )
     with open_store(config_files) as store:
         schema.upgrade(store)
         first.bootstrap(store, admin, service, load_control_api(config_files).images_dir, utc_now())
@@ -84,14 +83,14 @@ def bootstrap(*, config_files: tuple[str, ...]) -> None:
 
 
 def _password(variable: str, prompt: str) -> str:
-    """Never from the command line, which everybody on the machine can read."""
+    """Reads a password from the environment or a prompt, because all users of the machine can read command lines."""
     found = os.environ.get(variable) or click.prompt(prompt, hide_input=True)
     return str(found)
 
 
 @contextmanager
 def open_store(config_files: tuple[str, ...]) -> Iterator[Store]:
-    """The store that these files name; what goes wrong with it is told as a sentence."""
+    """Opens the store of these configuration files. Errors become a CommandFailedError."""
     from openimds.store.engine import Store
 
     try:
@@ -108,25 +107,25 @@ def open_store(config_files: tuple[str, ...]) -> Iterator[Store]:
 _SHOWN = 160
 
 
-@click.group(name="import", help="Take in what was made elsewhere.")
+@click.group(name="import", help="Import instances of another system.")
 def import_() -> None:
-    """Its commands follow."""
+    """The group of the commands below."""
 
 
-@import_.command(help="Make or replace the instances that FILE (JSON or YAML; - is stdin) describes: all, or none.")
+@import_.command(help="Create or replace the instances in FILE (JSON or YAML; - is stdin), either all or none.")
 @click.argument("file", type=click.File("rb"))
 @click.option(
     "--state-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help=f"Whose store: that of `openimds up` in this folder ({DEFAULT} without --config-file).",
+    help=f"The state folder of `openimds up` whose store is used ({DEFAULT} without --config-file).",
 )
 @config_file
-@click.option("--dry-run", is_flag=True, help="Only say whether it could be done.")
+@click.option("--dry-run", is_flag=True, help="Check the file without changing the store.")
 def instances(*, file: IO[bytes], state_dir: Path | None, config_files: tuple[str, ...], dry_run: bool) -> None:
     from openimds.store.importer.importer import InstanceStore
 
     if state_dir is not None and config_files:
-        raise CommandFailedError("--state-dir and --config-file both say where the store is: give one of them")
+        raise CommandFailedError("--state-dir and --config-file both name a store: give only one of them")
     document = _document(file)
     with open_store(config_files or _files_in(state_dir or DEFAULT)) as store, _without_traceback():
         _check_tables(store, dry_run=dry_run)
@@ -137,22 +136,22 @@ def instances(*, file: IO[bytes], state_dir: Path | None, config_files: tuple[st
 
 @contextmanager
 def _without_traceback() -> Iterator[None]:
-    """A number or a text that the database itself refuses is told as a sentence, too."""
+    """Converts an error of the database, such as a value out of range, to a CommandFailedError."""
     from sqlalchemy.exc import DBAPIError
 
     try:
         yield
     except DBAPIError as error:
-        raise CommandFailedError(f"nothing was imported: the database refuses a value: {error.orig}") from error
+        raise CommandFailedError(f"nothing was imported: the database rejected a value: {error.orig}") from error
 
 
 def _files_in(state_dir: Path) -> tuple[str, ...]:
-    """As `up` gives them to the control API."""
+    """The configuration files that `up` passes to the control API."""
     etc = state_dir.absolute() / "etc"
     if not (etc / "nova.conf").exists():
         raise CommandFailedError(
-            f"nothing was ever up in {state_dir}: there is no {etc / 'nova.conf'}; run `openimds up` first, or say with "
-            "--state-dir or --config-file where the store is"
+            f"{state_dir} is not a state folder of `openimds up`: {etc / 'nova.conf'} does not exist; run `openimds up` "
+            "first, or name the store with --state-dir or --config-file"
         )
     return tuple(str(etc / name) for name in ("nova.conf", "up.conf") if (etc / name).exists())
 
@@ -175,7 +174,7 @@ def _yaml(text: str) -> Any:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        return yaml.load(text, loader)  # noqa: S506 - a safe loader, in C where there is one
+        return yaml.load(text, loader)  # noqa: S506 - both loaders are safe; the C loader is faster
     except yaml.YAMLError as error:
         raise CommandFailedError(f"the file is not YAML: {' '.join(str(error).split())[:_SHOWN]}") from None
 
@@ -187,4 +186,4 @@ def _check_tables(store: Store, *, dry_run: bool) -> None:
     if current is None and not dry_run:
         schema.upgrade(store)
     elif current != schema.newest():
-        raise CommandFailedError("the store's tables are not at this version's form: run `openimds db upgrade`")
+        raise CommandFailedError("the tables do not have the schema of this version: run `openimds db upgrade`")

@@ -1,4 +1,4 @@
-"""`openimds compute-agent`: joins the compute agent's rules and loops with the kernel, the guests and the control API."""
+"""`openimds compute-agent`: connects the server handler with the kernel, the compute driver and the control API."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "setpriv": "util-linux",
 }
-"""What it runs, and the Debian package that has it."""
+"""The Debian package of each program that the agent runs."""
 POWER_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
 
 def run(config: ComputeAgentConfig) -> int:
-    """Until SIGTERM. The exit code. What runs goes on. Raises CannotStartError."""
+    """Runs until SIGTERM and returns the exit code. Guests continue to run after it. Raises StartupError."""
     begin(config)
     os.umask(0o022)
     _check_programs()
@@ -75,14 +75,14 @@ def run(config: ComputeAgentConfig) -> int:
         identity=Identity(binary="openimds-compute-agent", host=config.host, agent_type="Compute agent"),
         client=client,
         kinds=KINDS,
-        trade=servers,
+        handler=servers,
         interval_seconds=config.resync_interval_seconds,
         reload=reload,
         monitor=monitor,
     )
-    failures = _Once()
+    failures = _ChangedFailures()
     with (
-        repeating("power", POWER_SECONDS, lambda: servers.step_power(failures.tell)),
+        repeating("power", POWER_SECONDS, lambda: servers.step_power(failures.log)),
         repeating("consoles", CONSOLE_SECONDS, consoles.upload_changed),
     ):
         return serve(agent)
@@ -105,7 +105,7 @@ def guest_settings(config: ComputeAgentConfig) -> GuestSettings:
 
 @contextmanager
 def repeating(name: str, seconds: float, work: Callable[[], None]) -> Iterator[None]:
-    """`work` again and again on a thread of its own, while the block runs."""
+    """Calls `work` on a thread every `seconds` while the block runs."""
     stopping = threading.Event()
 
     def body() -> None:
@@ -113,7 +113,7 @@ def repeating(name: str, seconds: float, work: Callable[[], None]) -> Iterator[N
             try:
                 work()
             except Exception:
-                log.exception("an error of our own; going on", thread=name)
+                log.exception("periodic task failed", task=name)
 
     thread = threading.Thread(target=body, name=name, daemon=True)
     thread.start()
@@ -124,20 +124,20 @@ def repeating(name: str, seconds: float, work: Callable[[], None]) -> Iterator[N
         thread.join(timeout=5)
 
 
-class _Once:
-    """Says of each server what failed, when it is news."""
+class _ChangedFailures:
+    """Logs a failure of a server unless it equals the server's last one."""
 
     def __init__(self) -> None:
-        self._said: dict[str, str] = {}
+        self._logged: dict[str, str] = {}
 
-    def tell(self, server_id: str, error: Exception) -> None:
-        if self._said.get(server_id) != str(error):
-            self._said[server_id] = str(error)
-            log.warning("failed; will be tried again", server=server_id, error=str(error))
+    def log(self, server_id: str, error: Exception) -> None:
+        if self._logged.get(server_id) != str(error):
+            self._logged[server_id] = str(error)
+            log.warning("server power change failed", server=server_id, error=str(error))
 
 
 def _check_programs() -> None:
     missing = {program: package for program, package in PROGRAMS.items() if shutil.which(program) is None}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
-        raise StartupError(f"not installed: {', '.join(sorted(missing))}; try: apt-get install {packages}")
+        raise StartupError(f"not installed: {', '.join(sorted(missing))}; run `apt-get install {packages}`")

@@ -1,4 +1,4 @@
-"""`openimds dhcp-agent`: joins the DHCP agent's rules and loops with the kernel, the programs and the control API."""
+"""`openimds dhcp-agent`: connects the DHCP network handler with the kernel, dnsmasq and the control API."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from openimds.runtime.lifecycle import begin
 
 KINDS = ("network", "subnet", "port")
 FOLDERS = ("dhcp", "ns-metadata-proxy", "external/pids")
-"""Below the state folder: where an edit by somebody else is heard of."""
+"""The folders in the state folder that are watched for changes by other programs."""
 
 
 def run(config: DhcpAgentConfig) -> int:
-    """Until SIGTERM. The exit code."""
+    """Runs until SIGTERM and returns the exit code."""
     begin(config)
-    os.umask(0o022)  # dnsmasq, which is not root, must be able to read its files
+    os.umask(0o022)  # dnsmasq runs without root and must be able to read its files
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     monitor = HostMonitor()
     kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, monitor)
@@ -50,7 +50,7 @@ def run(config: DhcpAgentConfig) -> int:
             identity=Identity(binary="openimds-dhcp-agent", host=config.host, agent_type="DHCP agent"),
             client=client,
             kinds=KINDS,
-            trade=networks,
+            handler=networks,
             interval_seconds=config.resync_interval_seconds,
             reload=reload,
             monitor=monitor,

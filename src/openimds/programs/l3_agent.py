@@ -1,4 +1,4 @@
-"""`openimds l3-agent`: joins the L3 agent's rules and loops with the kernel, the programs and the control API."""
+"""`openimds l3-agent`: connects the router handler with the kernel, radvd, HAProxy and the control API."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from openimds.runtime.lifecycle import begin
 
 KINDS = ("network", "subnet", "port", "router", "floatingip")
 FOLDERS = ("ra", "ns-metadata-proxy", "external/pids")
-"""Below the state folder: where an edit by somebody else is heard of."""
+"""The folders in the state folder that are watched for changes by other programs."""
 
 
 def run(config: L3AgentConfig) -> int:
-    """Until SIGTERM. The exit code."""
+    """Runs until SIGTERM and returns the exit code."""
     begin(config)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     monitor = HostMonitor()
@@ -57,7 +57,7 @@ def run(config: L3AgentConfig) -> int:
             identity=Identity(binary="openimds-l3-agent", host=config.host, agent_type="L3 agent"),
             client=client,
             kinds=KINDS,
-            trade=routers,
+            handler=routers,
             interval_seconds=config.resync_interval_seconds,
             reload=reload,
             monitor=monitor,

@@ -1,4 +1,4 @@
-"""The namespace proxies' part of a configuration, as the rules have it."""
+"""The settings of the namespace proxies, converted from the configuration of an agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the DHCP and the L3 agent's mains have in common: a mirror, a loop of rounds, a heartbeat, signals."""
+"""The main loop that the DHCP, L3 and compute agents share: mirror, scheduler, heartbeat and signals."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from openimds.runtime.lifecycle import Signals
 from openimds.runtime.rlimits import raise_nofile
 
 EXTENSION_SECONDS = 60.0
-"""A first round that does nothing new for so long has failed."""
-TELLING_SECONDS = 2.0
-"""How often the starter is told of a first round that goes on."""
+"""The extension of the start timeout with each progress report. A first pass without progress for this time has failed."""
+PROGRESS_SECONDS = 2.0
+"""The interval of progress reports to the service manager during the first pass."""
 
 log = structlog.get_logger(__name__)
 
 
 class ReportingHandler(ResourceHandler[Any], Protocol):
-    """A trade that can say what is true of each of its things."""
+    """A resource handler that reports the state of each of its resources."""
 
     @property
     def report(self) -> Mapping[str, Mapping[str, object]]: ...
@@ -40,28 +40,28 @@ class ReportingHandler(ResourceHandler[Any], Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
-    """An agent, but for its wheels."""
+    """The parts in which the agents differ."""
 
     config: AgentConfig
     identity: Identity
     client: ControlClient
     kinds: Sequence[str]
-    trade: ReportingHandler
+    handler: ReportingHandler
     interval_seconds: float
     reload: Callable[[], None]
-    """Read the configuration again, and give the trade its new settings."""
+    """Reloads the configuration and applies it to the handler."""
     monitor: HostMonitor
-    """The kernel's and the programs' keepers note in it what they look at."""
+    """The monitor of kernel and process events. The adapters register the objects that they read with it."""
     folders: Sequence[Path] = ()
-    """Where the trade keeps its files: `<id>.conf`, `<id>/host`."""
+    """The folders of the handler's files (`<id>.conf`, `<id>/host`), which are watched for changes."""
 
 
 def serve(agent: AgentSpec) -> int:
-    """Until SIGTERM or SIGINT. The exit code. What was wired stays wired."""
+    """Runs the agent until SIGTERM or SIGINT and returns the exit code. Namespaces and processes stay in place."""
     raise_nofile()  # some stay open for each namespace
     mirror = CloudMirror(agent.client, agent.kinds)
-    deaths = ProcessExitWatcher(agent.monitor.processes_exited)
-    loop = Scheduler(Reconciler(agent.trade, agent.monitor), mirror, agent.interval_seconds, deaths.watch)
+    exit_watcher = ProcessExitWatcher(agent.monitor.processes_exited)
+    loop = Scheduler(Reconciler(agent.handler, agent.monitor), mirror, agent.interval_seconds, exit_watcher.watch)
     heartbeat = Heartbeat(
         agent.client, agent.identity, lambda: _facts(agent, loop), agent.config.report_interval_seconds
     )
@@ -69,11 +69,11 @@ def serve(agent: AgentSpec) -> int:
     def reload() -> None:
         agent.reload()
         loop.request_resync()
-        log.info("the configuration was read again")
+        log.info("agent configuration reloaded")
 
     with Signals.handled(on_reload=reload) as signals, metrics.serve_in_thread(agent.config.metrics):
         failed = threading.Event()
-        worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="rounds", daemon=True)
+        worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="scheduler", daemon=True)
         agent.monitor.start(agent.folders, loop.wake, loop.request_resync)
         mirror.start()
         worker.start()
@@ -84,7 +84,7 @@ def serve(agent: AgentSpec) -> int:
         loop.stop()
         mirror.stop()
         worker.join(timeout=10)
-        deaths.close()
+        exit_watcher.close()
         agent.monitor.close()
     return 1 if failed.is_set() else 0
 
@@ -93,45 +93,45 @@ def _run_loop(loop: Scheduler[Any], signals: Signals, failed: threading.Event) -
     try:
         loop.run()
     except Exception:
-        # Whoever started this program starts it again; a program that only looks alive is worse.
-        log.exception("the agent met an error of its own and ends")
+        # The service manager restarts a program that ends, but does not detect one that hangs.
+        log.exception("reconcile loop ended by an unexpected exception")
         failed.set()
         signals.stopped.set()
 
 
 def _announce_when_ready(agent: AgentSpec, loop: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:
-    """After the first full round: what this host should have, it has. Never, when the loop has ended by an error."""
-    progress = Progress(agent.trade.kind, time.monotonic())
+    """Sends READY=1 after the first full pass, unless the loop has ended by an exception before."""
+    progress = Progress(agent.handler.kind, time.monotonic())
     while not signals.stopped.is_set() and not loop.first_resync_done.wait(0.1):
-        status = progress.news(loop.completed_count, loop.resource_count, time.monotonic())
+        status = progress.next_report(loop.completed_count, loop.resource_count, time.monotonic())
         if status:
             sd_notify.extend_start(EXTENSION_SECONDS, status)
     if loop.first_resync_done.is_set() and loop.last_report is not None and not failed.is_set():
         sd_notify.ready(
-            **{f"{agent.trade.kind}s": loop.last_report.resource_count, "failures": len(loop.last_report.failures)}
+            **{f"{agent.handler.kind}s": loop.last_report.resource_count, "failures": len(loop.last_report.failures)}
         )
 
 
 class Progress:
-    """What the starter is told of a first round while it goes on: it may take longer than a start usually does."""
+    """The progress reports of the first pass, which may take longer than the usual start timeout."""
 
     def __init__(self, kind: str, now: float) -> None:
-        """`now` as of time.monotonic."""
+        """`now` is a time.monotonic."""
         self._kind = kind
-        self._told = 0
-        self._next = now + TELLING_SECONDS
+        self._reported_steps = 0
+        self._next_at = now + PROGRESS_SECONDS
 
-    def news(self, steps: int, things: int, now: float) -> str:
-        """`120 of 200 networks`, if that is to be told now; empty: it is not, or nothing was done since it was told."""
-        if now < self._next or steps == self._told:
+    def next_report(self, steps: int, resources: int, now: float) -> str:
+        """Returns `120 of 200 networks`, or "" if no report is due or no step was done since the last one."""
+        if now < self._next_at or steps == self._reported_steps:
             return ""
-        self._told, self._next = steps, now + TELLING_SECONDS
-        return f"{min(steps, things)} of {things} {self._kind}s"
+        self._reported_steps, self._next_at = steps, now + PROGRESS_SECONDS
+        return f"{min(steps, resources)} of {resources} {self._kind}s"
 
 
 def _facts(agent: AgentSpec, loop: Scheduler[Any]) -> Mapping[str, Any]:
-    """What `openimds status` shows first comes first."""
-    kind, last = agent.trade.kind, loop.last_report
+    """The `configurations` of the heartbeat, which `openimds status` and Neutron's agent API show."""
+    kind, last = agent.handler.kind, loop.last_report
     if last is None:
         return {f"{kind}s": 0}
     return {
@@ -141,7 +141,7 @@ def _facts(agent: AgentSpec, loop: Scheduler[Any]) -> Mapping[str, Any]:
         "last_round_milliseconds": last.milliseconds,
         "full_rounds": loop.resync_count,
         "full_round_milliseconds": loop.resync_milliseconds,
-        f"by_{kind}": dict(agent.trade.report),
+        f"by_{kind}": dict(agent.handler.report),
     }
 
 

@@ -1,4 +1,4 @@
-"""The static vendor data file: read at the start, and again whenever it changes."""
+"""The file of static vendor data, which is read at the start and after each change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECK_SECONDS = 0.5
 
 
 def static_vendor_data(path: Path | None) -> dict[str, Any]:
-    """The file's JSON object; `{}` without a file. Raises CannotStartError."""
+    """Returns the JSON object in the file, or `{}` without a file. Raises StartupError."""
     if path is None:
         return {}
     try:
@@ -35,41 +35,47 @@ def static_vendor_data(path: Path | None) -> dict[str, Any]:
 
 
 class StaticVendorData:
-    """A file that may be edited while it is served. A broken one says so once, and the last good content stays."""
+    """The content of a file that may change while it is served.
+
+    An invalid file is logged once, and the last valid content stays in use.
+    """
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
         self._path = path
-        self._stamp: tuple[int, ...] | None = None
+        self._signature: tuple[int, ...] | None = None
         self._content = content
-        """The newest that could be read."""
+        """The last valid content."""
 
     async def watch(self, on_change: Callable[[Mapping[str, Any]], None]) -> None:
-        """Until cancelled: call `on_change` with each new content."""
+        """Calls `on_change` with each new content, until the task is cancelled."""
         while True:
-            changed = self.look()
-            if changed is not None:
-                on_change(changed)
+            content = self.read_change()
+            if content is not None:
+                on_change(content)
             await asyncio.sleep(CHECK_SECONDS)
 
-    def look(self) -> Mapping[str, Any] | None:
-        """The new content, None when there is none. The first look reads, too: the file may have changed since."""
-        stamp = self._stamp_now()
-        if stamp == self._stamp:
+    def read_change(self) -> Mapping[str, Any] | None:
+        """Returns the new content, or None if it is unchanged.
+
+        The first call always reads the file, which may have changed after the content that the constructor received.
+        """
+        signature = self._file_signature()
+        if signature == self._signature:
             return None
-        self._stamp = stamp
+        self._signature = signature
         try:
             content = static_vendor_data(self._path)
         except StartupError as error:
-            log.warning("the vendor data file is broken; what it held before is served on", reason=str(error))
+            log.warning("vendor data file invalid: previous content stays in use", reason=str(error))
             return None
         if content == self._content:
             return None
         self._content = content
-        log.info("the vendor data file was read again", file=str(self._path))
+        log.info("vendor data file reloaded", file=str(self._path))
         return content
 
-    def _stamp_now(self) -> tuple[int, ...]:
-        """Different for every state that the file was in; (0,) while it is not there."""
+    def _file_signature(self) -> tuple[int, ...]:
+        """Times, size and inode of the file, which change with its content. (0,) if the file does not exist."""
         try:
             found = self._path.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""`openimds down`: stops the parts and removes what they created, also after a crash or `kill -9` of the supervisor."""
+"""`openimds down`: stops the parts and removes their resources, also after a crash or `kill -9` of the supervisor."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def stop_parts(folder: StateDir) -> list[str]:
 
 
 def remove_agent_resources(folder: StateDir, prefix: str) -> tuple[str, ...]:
-    """Removes namespaces and their processes, devices, and firewall tables, and returns the names of what was removed.
+    """Removes namespaces and their processes, devices, and firewall tables. Returns the names of the removed objects.
 
     Raises StartupError if something could not be removed.
     """

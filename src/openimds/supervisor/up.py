@@ -157,7 +157,7 @@ def _in_child(work: Callable[[Say, Callable[[], None]], int], write_end: int) ->
 
 
 def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
-    """Starts all parts, runs them until a signal, then stops them and removes what they created.
+    """Starts all parts, runs them until a signal, then stops them and removes their resources.
 
     `say` shows a line to the operator. `serving` is called when all parts are ready. Raises StartupError.
     """

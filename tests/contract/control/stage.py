@@ -33,7 +33,7 @@ class Cloud:
     url: str
     store: Store
     state: Path
-    read_again: Callable[[], None]
+    reload: Callable[[], None]
     """As SIGHUP."""
 
     def login(self, user: str = "admin", password: str = ADMIN_PASSWORD, project: str | None = "admin") -> Session:
@@ -193,7 +193,7 @@ def control_api(state: Path) -> Iterator[Cloud]:
     thread.start()
     try:
         until(lambda: server.started)
-        yield Cloud(f"http://127.0.0.1:{port}", store, state, parts.read_again)
+        yield Cloud(f"http://127.0.0.1:{port}", store, state, parts.reload)
     finally:
         server.should_exit = True
         thread.join()

@@ -259,7 +259,7 @@ class TestSettings:
         remote.after(None)
         conf = cloud.state / "nova.conf"
         conf.write_text(f"{conf.read_text()}[api]\ndhcp_domain = example.org\n")
-        cloud.read_again()
+        cloud.reload()
         while not heard:
             remote.newest()
         assert remote.settings() == heard[0] == DocumentSettings(dhcp_domain="example.org")

@@ -1,4 +1,4 @@
-"""`openimds import instances`, from outside."""
+"""The command `openimds import instances`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ID = "6f0c1de4-3c52-4a53-9c1c-5f1ac3b1a001"
 
 
 def example() -> dict[str, Any]:
-    """The guide's own."""
+    """The example of docs/guide/import.md."""
     text = re.search(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     assert text
     document: dict[str, Any] = yaml.safe_load(text[1])
@@ -34,7 +34,7 @@ def example() -> dict[str, Any]:
 
 
 class Place:
-    """A configuration, its store, and a file to import."""
+    """A configuration file, its store, and a file to import."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "instances.yaml"
@@ -49,7 +49,7 @@ class Place:
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result.exit_code, result.stdout + result.stderr
 
-    def imports(self, document: object, *options: str) -> tuple[int, str]:
+    def import_document(self, document: object, *options: str) -> tuple[int, str]:
         self.file.write_text(json.dumps(document))
         return self.run(*options)
 
@@ -66,7 +66,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def test_the_guides_example(place: Place) -> None:
+def test_example_of_the_guide_is_imported(place: Place) -> None:
     place.file.write_text(yaml.safe_dump(example()))
     assert place.run("--state-dir", str(place.folder)) == (0, "1 instance imported\n")
     found = place.instance()
@@ -88,16 +88,16 @@ def test_the_guides_example(place: Place) -> None:
     assert found.password is None
 
 
-def test_what_the_guide_lists_is_what_is_known(place: Place) -> None:
-    """A field that is refused as unknown names all that are known: the example has each of them but one."""
+def test_example_of_the_guide_has_every_field(place: Place) -> None:
+    """The error about an unknown field lists all fields. The example has all of them except user_data_base64."""
     wrong = example()
     wrong["instances"][0]["hostnam"] = "x"
-    _, said = place.imports(wrong)
-    known = set(said.split("known: ")[1].strip().split(", "))
+    _, output = place.import_document(wrong)
+    known = set(output.split("known: ")[1].strip().split(", "))
     assert known - set(example()["instances"][0]) == {"user_data_base64"}
 
 
-def test_novas_own_form(place: Place) -> None:
+def test_recorded_instances_of_nova_are_imported(place: Place) -> None:
     document = json.loads(RECORDED.read_text())
     place.file.write_text(RECORDED.read_text())
     assert place.run() == (0, f"{len(document['instances'])} instances imported\n")
@@ -107,43 +107,43 @@ def test_novas_own_form(place: Place) -> None:
     assert found.user_data == base64.b64decode(main["user_data_b64"])
 
 
-def test_a_dry_run_changes_nothing(place: Place) -> None:
-    code, said = place.imports(example(), "--config-file", str(place.conf), "--dry-run")
-    assert (code, "db upgrade" in said) == (1, True)
-    assert place.imports({"instances": []})[0] == 0
-    code, said = place.imports(example(), "--config-file", str(place.conf), "--dry-run")
-    assert (code, said) == (0, "1 instance could be imported; nothing was changed\n")
+def test_dry_run_changes_nothing(place: Place) -> None:
+    code, output = place.import_document(example(), "--config-file", str(place.conf), "--dry-run")
+    assert (code, "db upgrade" in output) == (1, True)
+    assert place.import_document({"instances": []})[0] == 0
+    code, output = place.import_document(example(), "--config-file", str(place.conf), "--dry-run")
+    assert (code, output) == (0, "1 instance could be imported; nothing was changed\n")
     assert place.instance() is None
 
 
-def test_a_second_import_replaces(place: Place) -> None:
-    place.imports(example())
+def test_second_import_replaces_the_instance(place: Place) -> None:
+    place.import_document(example())
     again = {"instances": [{"id": ID, "project_id": "p", "hostname": "other"}]}
-    assert place.imports(again)[0] == 0
+    assert place.import_document(again)[0] == 0
     found = place.instance()
     assert found
     assert (found.hostname, found.nics, found.key, found.user_data) == ("other", (), None, None)
 
 
-def test_all_or_nothing(place: Place) -> None:
+def test_one_invalid_instance_prevents_the_import(place: Place) -> None:
     bad = {"instances": [{"id": ID, "project_id": "p", "hostname": "good"}, {"id": "x"}]}
-    code, said = place.imports(bad)
+    code, output = place.import_document(bad)
     assert code == 1
-    assert said.startswith("openimds: instances[1].")
+    assert output.startswith("openimds: instances[1].")
     assert place.instance() is None
 
 
-def test_an_instance_of_this_cloud_stays(place: Place) -> None:
-    place.imports({"instances": []})
+def test_instance_of_this_cloud_is_not_replaced(place: Place) -> None:
+    place.import_document({"instances": []})
     store = Store(f"sqlite:///{place.folder}/openimds.sqlite")
-    at = datetime(2026, 11, 21)  # noqa: DTZ001 - as the tables hold it
+    at = datetime(2026, 11, 21)  # noqa: DTZ001 - the tables hold naive times
     fields: dict[str, Any] = {"user_id": "u", "name": "own", "hostname": "own", "flavor": {"name": "f"}}
     with store.write() as session:
         session.add(Server(id=ID, project_id="p", created_at=at, updated_at=at, **fields))
     store.close()
-    code, said = place.imports(example())
+    code, output = place.import_document(example())
     assert code == 1
-    assert f"instances[0]: {ID} is an instance of this cloud" in said
+    assert f"instances[0]: {ID} is an instance of this cloud" in output
 
 
 PORT = {"id": "ce531f90-199f-48c0-816c-13e38010b442", "network_id": ID, "mac_address": "fa:16:3e:11:22:33"}
@@ -184,13 +184,15 @@ def with_subnet(**fields: Any) -> dict[str, Any]:
         ({"files": [{"path": "/a", "contents_base64": "?"}]}, "files[0].contents_base64", "is not base64"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(place: Place, fields: dict[str, Any], place_of: str, sentence: str) -> None:
+def test_invalid_field_is_reported_with_its_path(
+    place: Place, fields: dict[str, Any], place_of: str, sentence: str
+) -> None:
     base = {"id": ID, "project_id": "p", "hostname": "vm"}
-    code, said = place.imports({"instances": [base, base | {"id": PORT["id"]} | fields]})
+    code, output = place.import_document({"instances": [base, base | {"id": PORT["id"]} | fields]})
     assert code == 1
-    assert said.startswith(f"openimds: instances[1].{place_of}: ")
-    assert sentence in said
-    assert said.count("\n") == 1
+    assert output.startswith(f"openimds: instances[1].{place_of}: ")
+    assert sentence in output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -203,20 +205,20 @@ def test_what_is_wrong_is_named(place: Place, fields: dict[str, Any], place_of: 
         ('{"instances": [5]}', "instances[0] must be an object"),
     ],
 )
-def test_files_that_are_not_of_this_form(place: Place, text: str, sentence: str) -> None:
+def test_invalid_file_is_reported(place: Place, text: str, sentence: str) -> None:
     place.file.write_text(text)
-    code, said = place.run()
+    code, output = place.run()
     assert code == 1
-    assert sentence in said
+    assert sentence in output
 
 
-def test_the_same_id_twice(place: Place) -> None:
+def test_duplicate_id_is_rejected(place: Place) -> None:
     one = {"id": ID, "project_id": "p", "hostname": "vm"}
-    assert "instances[1].id" in place.imports({"instances": [one, one]})[1]
+    assert "instances[1].id" in place.import_document({"instances": [one, one]})[1]
 
 
-def test_where_the_store_is(place: Place, tmp_path: Path) -> None:
+def test_store_options_are_checked(place: Place, tmp_path: Path) -> None:
     place.file.write_text("{}")
     both = ("--state-dir", str(tmp_path), "--config-file", "x")
-    assert "give one of them" in place.run(*both)[1]
-    assert "nothing was ever up in" in place.run("--state-dir", str(tmp_path / "nowhere"))[1]
+    assert "give only one of them" in place.run(*both)[1]
+    assert "is not a state folder of" in place.run("--state-dir", str(tmp_path / "nowhere"))[1]

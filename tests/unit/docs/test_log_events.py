@@ -11,8 +11,6 @@ ROOT = Path(__file__).parents[3]
 NOT_YET_UNIQUE = {
     "a request failed",
     "failed; will be tried again",
-    "the configuration was not read again",
-    "the configuration was read again",
 }
 """Events that several places write. The set shrinks to empty."""
 

@@ -1,4 +1,4 @@
-"""The static vendor data file while it is edited."""
+"""The static vendor data file while it changes."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import structlog
 from openimds.programs.vendordata_file import StaticVendorData
 
 
-def test_a_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+def test_changed_file_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "vendor.json"
     path.write_text('{"a": 1}')
     file = StaticVendorData(path, {"a": 1})
-    assert (file.look(), file.look()) == (None, None)
+    assert (file.read_change(), file.read_change()) == (None, None)
     path.write_text('{"a": 22}')
-    assert file.look() == {"a": 22}
+    assert file.read_change() == {"a": 22}
     new = tmp_path / "new"
     new.write_text('{"a": 33}')
     new.rename(path)
-    assert file.look() == {"a": 33}
+    assert file.read_change() == {"a": 33}
 
 
-def test_it_changed_between_the_start_and_the_first_look(tmp_path: Path) -> None:
+def test_change_before_the_first_check_is_found(tmp_path: Path) -> None:
     path = tmp_path / "vendor.json"
     path.write_text('{"a": 2}')
-    assert StaticVendorData(path, {"a": 1}).look() == {"a": 2}
+    assert StaticVendorData(path, {"a": 1}).read_change() == {"a": 2}
 
 
-def test_a_broken_file_is_told_once_and_changes_nothing(tmp_path: Path) -> None:
+def test_invalid_file_is_logged_once_and_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "vendor.json"
     path.write_text('{"a": 1}')
     file = StaticVendorData(path, {"a": 1})
-    file.look()
+    file.read_change()
     with structlog.testing.capture_logs() as logs:
         for text in ("{", "[1, 2]"):
             path.write_text(text)
-            assert [file.look(), file.look(), file.look()] == [None] * 3
+            assert [file.read_change(), file.read_change(), file.read_change()] == [None] * 3
         path.unlink()
-        assert [file.look(), file.look()] == [None] * 2
+        assert [file.read_change(), file.read_change()] == [None] * 2
     assert [str(path) in line["reason"] for line in logs] == [True] * 3
     path.write_text(json.dumps({"a": 1}))
-    assert file.look() is None  # as it was served all the time
+    assert file.read_change() is None  # the content is the one in use
     path.write_text(json.dumps({"a": 4}))
-    assert file.look() == {"a": 4}
+    assert file.read_change() == {"a": 4}

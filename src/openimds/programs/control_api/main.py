@@ -1,4 +1,4 @@
-"""`openimds control-api`: the OpenStack subset that people and agents talk to."""
+"""`openimds control-api`: the OpenStack APIs for users and agents."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ log = structlog.get_logger(__name__)
 
 PRUNE_INTERVAL_SECONDS = 600
 DRAIN_SECONDS = 3
-"""How long answers that are under way at the end may take. Long polls are answered at once."""
+"""The time for open requests to finish at the stop. Long polls get an immediate response."""
 
 
 def run(config: ControlApiConfig) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. SIGHUP reads the token keys again, and the settings that metadata agents are told. Raises CannotStartError."""
+    """Serves until SIGTERM or SIGINT, and returns the exit code. Raises StartupError.
+
+    SIGHUP reloads the token keys and the settings for rendering documents.
+    """
     raise_nofile()
-    store = _prepared_store(config.database_url)
+    store = _open_store(config.database_url)
     parts = build_parts(config, store)
-    kept = FdStore.inherited()
-    listener = inherited_or_new_listener(config.listen, kept, hint=" ([control_api] listen and port say where)")
+    fd_store = FdStore.inherited()
+    listener = inherited_or_new_listener(config.listen, fd_store, hint=" (see [control_api] listen and port)")
     with (
-        kept.reregistering(),
+        fd_store.reregistering(),
         metrics.serve_in_thread(config.metrics),
-        Signals.handled(on_reload=parts.read_again) as signals,
+        Signals.handled(on_reload=parts.reload) as signals,
         _pruning(config, store, parts, signals.stopped),
         _serving(parts, listener, signals.stopped),
     ):
@@ -49,19 +52,19 @@ def run(config: ControlApiConfig) -> int:
     return 0
 
 
-def _prepared_store(url: str) -> Store:
+def _open_store(url: str) -> Store:
     store = Store(url)
     try:
         schema.upgrade(store)
     except StoreUnavailable as error:
         raise StartupError(error.message) from None
-    log.info("the store is ready", version=schema.newest())
+    log.info("store opened", version=schema.newest())
     return store
 
 
 @contextmanager
 def _serving(parts: ControlApi, listener: socket.socket, stopped: threading.Event) -> Iterator[None]:
-    """Run uvicorn on a thread of its own, so that signals stay ours; ready once it answers."""
+    """Runs uvicorn on a thread, because uvicorn handles signals itself in the main thread."""
     server = uvicorn.Server(
         uvicorn.Config(
             parts.app,
@@ -80,7 +83,7 @@ def _serving(parts: ControlApi, listener: socket.socket, stopped: threading.Even
         try:
             server.run(sockets=[listener])
         finally:
-            stopped.set()  # a server that ends by itself ends the program
+            stopped.set()  # the program ends with its server
 
     thread = threading.Thread(target=serve, name="http")
     thread.start()
@@ -98,7 +101,7 @@ def _serving(parts: ControlApi, listener: socket.socket, stopped: threading.Even
 
 @contextmanager
 def _pruning(config: ControlApiConfig, store: Store, parts: ControlApi, stopped: threading.Event) -> Iterator[None]:
-    """Every ten minutes: forget old changes, and revocations of tokens that have expired anyhow."""
+    """Prunes old changes and the revocations of expired tokens every PRUNE_INTERVAL_SECONDS."""
 
     def prune() -> None:
         while not stopped.wait(PRUNE_INTERVAL_SECONDS):
@@ -106,9 +109,9 @@ def _pruning(config: ControlApiConfig, store: Store, parts: ControlApi, stopped:
                 changes = store.prune_changes(timedelta(seconds=config.change_retention_seconds))
                 tokens = parts.prune_revoked(utc_now())
             except OpenimdsError as error:
-                log.warning("old changes could not be forgotten", reason=error.message)
+                log.warning("pruning of old changes failed", reason=error.message)
             else:
-                log.debug("old changes forgotten", changes=changes, revocations=tokens)
+                log.debug("old changes pruned", changes=changes, revocations=tokens)
 
     thread = threading.Thread(target=prune, name="prune", daemon=True)
     thread.start()

@@ -1,7 +1,6 @@
-"""The settings that metadata agents render documents with, as the control API tells them: from the same nova.conf, and
-followed like the metadata API follows them.
+"""The wiring of the control API: stores, token keys, services, routers, and the settings for rendering documents.
 
-The control API's parts put together: stores, token keys, services, the application.
+The settings are read from the same nova.conf as those of the metadata API, and reloaded in the same way.
 """
 
 from __future__ import annotations
@@ -45,35 +44,37 @@ log = structlog.get_logger(__name__)
 
 
 class ReloadingDocumentSettings:
-    """Threads may share it. Settings that cannot be read are told to nobody, and agents ask the metadata API; what they
-    were before stays as long as it can.
+    """The settings that metadata agents render documents with, reloaded when the vendor data file changes.
+
+    The object is thread-safe. If the settings cannot be read at the start, agents forward requests to the metadata API.
+    Later errors keep the previous settings.
     """
 
     def __init__(self, config: DocumentsConfig) -> None:
         self._lock = threading.Lock()
-        self._look_at = 0.0
+        self._next_check = 0.0
         self._config = config
         self._settings: DocumentSettings | None = None
         self._file: StaticVendorData | None = None
-        self.take_over(config)
+        self.replace_config(config)
 
     def current(self) -> DocumentSettings:
-        """The same object until something changes. Raises NotFound."""
+        """Returns the same object until the settings change. Raises NotFound if there are none."""
         with self._lock:
-            if time.monotonic() >= self._look_at:
-                self._look_at = time.monotonic() + CHECK_SECONDS
-                self._look()
+            if time.monotonic() >= self._next_check:
+                self._next_check = time.monotonic() + CHECK_SECONDS
+                self._check_file()
             if self._settings is None:
-                raise NotFound("The settings that documents are rendered with cannot be read here: see the log.")
+                raise NotFound("The settings for rendering documents cannot be read: see the log.")
             return self._settings
 
-    def take_over(self, config: DocumentsConfig) -> None:
-        """As it was read just now."""
+    def replace_config(self, config: DocumentsConfig) -> None:
+        """Applies a reloaded configuration."""
         with self._lock:
             try:
                 self._read(config)
             except StartupError as error:
-                log.error("metadata agents are not told how to render documents", reason=str(error))  # noqa: TRY400
+                log.error("document settings invalid: metadata agents get none", reason=str(error))  # noqa: TRY400
 
     def _read(self, config: DocumentsConfig) -> None:
         if self._settings is None:
@@ -84,12 +85,12 @@ class ReloadingDocumentSettings:
         self._config, self._settings = config, settings
         self._file = StaticVendorData(path, content) if path is not None and content is not None else None
 
-    def _look(self) -> None:
+    def _check_file(self) -> None:
         if self._settings is None:
             with suppress(StartupError):
                 self._read(self._config)
-                log.info("metadata agents are told how to render documents")
-        elif self._file is not None and (content := self._file.look()) is not None:
+                log.info("document settings valid again")
+        elif self._file is not None and (content := self._file.read_change()) is not None:
             self._settings = replace(self._settings, static_vendor_data=content)
 
 
@@ -97,12 +98,12 @@ class ReloadingDocumentSettings:
 class ControlApi:
     app: FastAPI
     public_url: str
-    read_again: Callable[[], None]
-    """The token keys, and the settings that documents are rendered with."""
+    reload: Callable[[], None]
+    """Reloads the token keys and the settings for rendering documents."""
     prune_revoked: Callable[[datetime], int]
-    """Takes the time (UTC without zone), returns how many were forgotten."""
+    """Takes the time (UTC without zone) and returns the number of pruned revocations."""
     end_long_polls: Callable[[], None]
-    """Answer all of them now, and every further one at once: the program is about to end. On any thread."""
+    """Ends all long polls now and each later one immediately, before the stop. Any thread may call this function."""
 
 
 def build_parts(
@@ -111,7 +112,7 @@ def build_parts(
     registry: CollectorRegistry = prometheus_client.REGISTRY,
     password_rounds: int = ROUNDS,
 ) -> ControlApi:
-    """Raises CannotStartError when the token keys cannot be read or made."""
+    """Builds the API. Raises StartupError if the token keys cannot be read or created."""
     identities = IdentityStore(store, password_rounds)
     sealer = _sealer(config.token_keys_file)
     life = timedelta(seconds=config.token_expiration_seconds)
@@ -152,43 +153,43 @@ def build_parts(
         )
     )
 
-    def read_again() -> None:
+    def reload() -> None:
         sealer.replace_keys(read_token_keys(config.token_keys_file))
-        log.info("token keys read again", file=str(config.token_keys_file))
+        log.info("token keys reloaded", file=str(config.token_keys_file))
         try:
-            settings.take_over(configuration.load_control_api(config.config_files).documents)
+            settings.replace_config(configuration.load_control_api(config.config_files).documents)
         except ConfigError as error:
-            log.warning("what metadata agents render documents with was not read again", error=str(error))
+            log.warning("document settings reload failed", error=str(error))
 
     return ControlApi(
         app=app,
         public_url=url,
-        read_again=read_again,
+        reload=reload,
         prune_revoked=identities.credentials.prune_revoked,
         end_long_polls=bell.close,
     )
 
 
 def read_token_keys(path: Path) -> list[bytes]:
-    """One Fernet key a line, the newest first; empty lines and # comments are passed over. Raises OSError."""
+    """Reads one Fernet key per line, the newest first. Empty lines and # comments are skipped. Raises OSError."""
     lines = [line.strip() for line in path.read_bytes().splitlines()]
     return [line for line in lines if line and not line.startswith(b"#")]
 
 
 def _sealer(path: Path) -> identity.TokenSealer:
     try:
-        _make_token_keys(path)
+        _create_token_keys(path)
         return identity.TokenSealer(read_token_keys(path))
     except OSError as error:
         raise StartupError(f"the token keys file {path} cannot be used: {error.strerror}") from error
     except ValueError as error:
         raise StartupError(
-            f"the token keys file {path} must hold Fernet keys (32 bytes in URL-safe base64), one a line"
+            f"the token keys file {path} must hold Fernet keys (32 bytes in URL-safe base64), one per line"
         ) from error
 
 
-def _make_token_keys(path: Path) -> None:
-    """A first key, where there is no file yet. With several replicas, give all of them the same file."""
+def _create_token_keys(path: Path) -> None:
+    """Creates the file with one key if it is missing. All replicas of the API need the same file."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -196,4 +197,4 @@ def _make_token_keys(path: Path) -> None:
         return
     with os.fdopen(descriptor, "wb") as file:
         file.write(Fernet.generate_key() + b"\n")
-    log.info("a first token key was made", file=str(path))
+    log.info("token key file created", file=str(path))

@@ -213,12 +213,12 @@ class MetadataAgentWorker:
         try:
             secret = configuration.load_metadata_agent(self._config.config_files).shared_secret
         except ConfigError as error:
-            log.warning("the configuration was not read again", error=str(error))
+            log.warning("metadata agent configuration reload failed", error=str(error))
             return
         service.secret = secret
         if direct is not None:
             direct.reload(secret)
-        log.info("the configuration was read again; the shared secret is the one in it")
+        log.info("metadata agent configuration reloaded: shared secret applied")
 
     def _facts(self) -> dict[str, object]:
         """What `openimds status` shows first comes first."""

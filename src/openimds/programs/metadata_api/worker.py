@@ -121,9 +121,9 @@ class MetadataApiWorker:
             if self._tls is not None and config.tls is not None:
                 load_certificate(self._tls, config.tls)
         except (ConfigError, StartupError) as error:
-            log.error("the configuration was not read again", error=str(error))  # noqa: TRY400 - a sentence says it
+            log.error("metadata API configuration reload failed", error=str(error))  # noqa: TRY400 - the message suffices
             return
-        log.info("the configuration was read again")
+        log.info("metadata API configuration reloaded")
 
     def _take_over(self, plan: ServiceConfig) -> None:
         retired, self._service = self._service, build_service(plan, self._memory, self._request_log)

@@ -1,4 +1,4 @@
-"""The program itself: started, asked, told to stop; and what it says when it cannot start."""
+"""The process `openimds control-api`: start, requests, stop, and the errors of a failed start."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OPENIMDS = str(Path(sys.executable).with_name("openimds"))
 
 
 class Program:
-    """`openimds control-api` on a folder of its own."""
+    """`openimds control-api` with a state folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -54,8 +54,8 @@ class Program:
         except requests.ConnectionError:
             return False
 
-    def refusal(self) -> str:
-        """What it says when it does not start."""
+    def startup_error(self) -> str:
+        """Runs the program, which fails to start, and returns its stderr."""
         done = subprocess.run(
             [OPENIMDS, "control-api", "--config-file", str(self._file)],
             capture_output=True,
@@ -68,10 +68,10 @@ class Program:
         return done.stderr
 
     def token(self) -> str:
-        who = {"name": "admin", "domain": {"name": "Default"}, "password": "pw"}
+        user = {"name": "admin", "domain": {"name": "Default"}, "password": "pw"}
         scope = {"project": {"name": "admin", "domain": {"name": "Default"}}}
         body: dict[str, Any] = {
-            "auth": {"identity": {"methods": ["password"], "password": {"user": who}}, "scope": scope}
+            "auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}
         }
         return requests.post(f"{self.url}/v3/auth/tokens", json=body, timeout=HANG_SECONDS).headers["X-Subject-Token"]
 
@@ -90,17 +90,17 @@ def program(tmp_path: Path) -> Iterator[Program]:
         made.process.wait()
 
 
-def test_it_makes_what_it_needs_serves_and_stops(program: Program) -> None:
+def test_program_creates_its_files_serves_and_stops(program: Program) -> None:
     program.start()
     assert (program.state / "openimds.sqlite").is_file()
     assert (program.state / "etc" / "token_keys").stat().st_mode & 0o777 == 0o600
     assert program.end() == 0
     log = program.log.read_text()
     assert f"listens=127.0.0.1:{program.port}" in log
-    assert "request answered" not in log, "health checks are no news"
+    assert "request answered" not in log, "health checks are not logged"
 
 
-def test_killed_and_started_again_it_knows_its_tokens(program: Program) -> None:
+def test_tokens_survive_a_kill_and_a_key_rotation(program: Program) -> None:
     store = Store(f"sqlite:///{program.state}/openimds.sqlite")
     schema.upgrade(store)
     bootstrap(store, "pw", "svc", program.state / "images", utc_now())
@@ -112,14 +112,14 @@ def test_killed_and_started_again_it_knows_its_tokens(program: Program) -> None:
     assert program.status(token) == 200
     keys = program.state / "etc" / "token_keys"
     _rotate(program, keys, Fernet.generate_key() + b"\n" + keys.read_bytes())
-    assert program.status(token) == 200, "the old key still opens"
+    assert program.status(token) == 200, "tokens of the old key are valid"
     _rotate(program, keys, Fernet.generate_key() + b"\n")
     assert program.status(token) == 401
     assert program.end() == 0
     assert token not in program.log.read_text()
 
 
-def test_a_long_poll_does_not_hold_up_its_end(program: Program) -> None:
+def test_long_poll_does_not_delay_the_stop(program: Program) -> None:
     store = Store(f"sqlite:///{program.state}/openimds.sqlite")
     schema.upgrade(store)
     bootstrap(store, "pw", "svc", program.state / "images", utc_now())
@@ -133,34 +133,34 @@ def test_a_long_poll_does_not_hold_up_its_end(program: Program) -> None:
     path = f"/openimds/v1/changes?kinds=port&after={revision}&timeout={POLL_SECONDS}"
     with socket.create_connection(("127.0.0.1", program.port), HANG_SECONDS) as waiting:
         waiting.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nX-Auth-Token: {token}\r\n\r\n".encode())
-        for _ in range(3):  # by then the poll has been taken
+        for _ in range(3):  # the poll is open after these
             assert program.status(token) == 200
-        assert program.end(within_seconds=POLL_SECONDS - 10) == 0, "before the poll's time is over"
+        assert program.end(within_seconds=POLL_SECONDS - 10) == 0, "the stop does not wait for the poll timeout"
 
 
-def test_a_taken_port(program: Program) -> None:
+def test_taken_port_is_a_startup_error(program: Program) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", program.port))
         other.listen()
-        assert f"port {program.port} on 127.0.0.1 is taken" in program.refusal()
+        assert f"port {program.port} on 127.0.0.1 is taken" in program.startup_error()
 
 
-def test_a_store_that_cannot_be_made(program: Program) -> None:
+def test_store_that_cannot_be_created_is_a_startup_error(program: Program) -> None:
     program.state.write_text("a file where the folder should be")
-    assert str(program.state) in program.refusal()
+    assert str(program.state) in program.startup_error()
 
 
-def test_bad_token_keys(program: Program) -> None:
+def test_invalid_token_keys_are_a_startup_error(program: Program) -> None:
     (program.state / "etc").mkdir(parents=True)
     (program.state / "etc" / "token_keys").write_text("not a key\n")
-    assert "Fernet" in program.refusal()
+    assert "Fernet" in program.startup_error()
     (program.state / "etc" / "token_keys").write_text("")
-    assert "Fernet" in program.refusal()
+    assert "Fernet" in program.startup_error()
 
 
 def _rotate(program: Program, keys: Path, content: bytes) -> None:
-    before = program.log.read_text().count("token keys read again")
+    before = program.log.read_text().count("token keys reloaded")
     keys.write_bytes(content)
     assert program.process is not None
     program.process.send_signal(signal.SIGHUP)
-    until(lambda: program.log.read_text().count("token keys read again") > before)
+    until(lambda: program.log.read_text().count("token keys reloaded") > before)

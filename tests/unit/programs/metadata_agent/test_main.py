@@ -76,7 +76,7 @@ def test_two_different_secrets_are_said_at_the_start_and_mended_by_sighup(stage:
     stage.configure("SECRET_KEY")
     assert stage.process
     stage.process.send_signal(signal.SIGHUP)
-    until(lambda: stage.events("was read again"))
+    until(lambda: stage.events("configuration reloaded"))
     assert stage.ask()[0] == 200
     assert "SECRETE_KEY" not in stage.log
 

@@ -178,7 +178,7 @@ def test_a_new_secret_without_a_restart(program: Program) -> None:
     assert program.get("/latest")[0] == 200
     (program.folder / "nova.conf").write_text("[DEFAULT]\nmetadata_workers = many\n")
     process.send_signal(signal.SIGHUP)
-    until(lambda: "was not read again" in program.log.read_text())
+    until(lambda: "configuration reload failed" in program.log.read_text())
     assert program.get("/latest")[0] == 200
 
 
