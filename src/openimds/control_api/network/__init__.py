@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from openimds.control_api.network import admin, crud_routes, discovery, router_actions, tags
+from openimds.control_api.network import admin, resources, discovery, router_actions, tags
 from openimds.control_api.network.protocols import NetworkOperations
 from openimds.control_api.network.request_params import reject_if_match
 
@@ -21,7 +21,7 @@ def router(store: NetworkOperations, public_url: str) -> APIRouter:
         admin.router(store, store),
     ):
         v2.include_router(part, dependencies=[Depends(reject_if_match)])
-    v2.include_router(crud_routes.router(store))
+    v2.include_router(resources.router(store))
     routes.include_router(v2)
     return routes
 
