@@ -1,14 +1,19 @@
-"""The OpenStack tree, `/openstack/<version>/…`. Listings, lookups and the reference in docs/ use the table DOCUMENTS."""
+"""meta_data.json: who the instance is. The order of the keys is nova's.
+
+The OpenStack tree, `/openstack/<version>/…`. Listings, lookups and the reference in docs/ use the table DOCUMENTS.
+"""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from openimds.metadata.context import RenderContext
+from openimds.metadata.devices import devices_document
 from openimds.metadata.etags import weak_etag
 from openimds.metadata.injected_files import FOLDER, content_files
-from openimds.metadata.meta_data import RANDOM_SEED, meta_data
 from openimds.metadata.network_data import network_data
 from openimds.metadata.outcome import HTML, JSON, TEXT, Document, FetchVendordata, Outcome, json_bytes, not_found
 from openimds.metadata.vendordata import vendor_data2
@@ -17,12 +22,64 @@ from openimds.metadata.versions import (
     GRIZZLY,
     HAVANA,
     LIBERTY,
+    NEWTON_ONE,
     NEWTON_TWO,
     OPENSTACK_VERSIONS,
+    VICTORIA,
     is_since,
     openstack_listing,
     resolve,
 )
+
+RANDOM_SEED = "random_seed"
+RANDOM_SEED_BYTES = 512
+
+
+def meta_data(reading: RenderContext, version: str) -> dict[str, Any]:
+    """The document in this version. `random_seed` is new at every call."""
+    instance = reading.instance
+    document: dict[str, Any] = {"uuid": instance.id}
+    if instance.metadata:
+        document["meta"] = dict(instance.metadata)
+    document |= _files(reading) | _keys(reading)
+    document |= {
+        "hostname": reading.hostname,
+        "name": instance.name,
+        "launch_index": instance.launch_index,
+        "availability_zone": instance.availability_zone,
+    }
+    if is_since(version, GRIZZLY):
+        document[RANDOM_SEED] = b64encode(reading.random_bytes(RANDOM_SEED_BYTES)).decode()
+    if is_since(version, LIBERTY):
+        document["project_id"] = instance.project_id
+    if is_since(version, NEWTON_ONE):
+        document["devices"] = devices_document(instance.devices, version)
+    if is_since(version, VICTORIA):
+        document["dedicated_cpus"] = sorted(instance.dedicated_cpus)
+    return document
+
+
+def _files(reading: RenderContext) -> dict[str, Any]:
+    files = content_files(reading.instance)
+    document: dict[str, Any] = {}
+    injected = [{"path": file.path, "content_path": file.content_path} for file in files if file.path is not None]
+    if injected:
+        document["files"] = injected
+    for file in files:
+        if file.path is None:
+            document["network_config"] = {"name": "network_config", "content_path": file.content_path}
+    return document
+
+
+def _keys(reading: RenderContext) -> dict[str, Any]:
+    key = reading.instance.key
+    if key is None or key.public_key is None:
+        return {}
+    return {
+        "public_keys": {key.name: key.public_key},
+        "keys": [{"name": key.name, "type": key.type, "data": key.public_key}],
+    }
+
 
 PASSWORD = "password"  # noqa: S105 - a document's name
 

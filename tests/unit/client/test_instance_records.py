@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from openimds.client.instance_records import _RECORDS, _instances
-from openimds.control_api.watch.instance_records import _encoded_records
+from openimds.control_api.watch.routes import _encoded_records
 from openimds.metadata.context import DocumentSettings, settings_from_json, settings_to_json
 from openimds.metadata.imds_options import ImdsOptions
 from openimds.resources.instance import Ec2Ids, Instance

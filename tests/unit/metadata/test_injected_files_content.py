@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from openimds.metadata.injected_files import content_files, interfaces_file
-from openimds.metadata.meta_data import meta_data
+from openimds.metadata.openstack import meta_data
 from openimds.resources.instance import InjectedFile, Nic, NicAddress, NicSubnet
 
 V4 = NicSubnet(

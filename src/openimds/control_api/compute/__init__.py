@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from openimds.control_api.compute import (
-    admin,
-    flavors,
-    keypairs,
-    server_actions,
-    server_subresources,
-    servers,
-    unsupported,
-)
+from openimds.control_api.compute import admin, flavors, keypairs, server_subresources, servers
 from openimds.control_api.compute.microversions import negotiate, versions_router
 from openimds.control_api.compute.protocols import Compute, ComputeService
 
@@ -22,7 +14,7 @@ def router(service: ComputeService) -> APIRouter:
     routes = APIRouter()
     routes.include_router(versions_router(service.public_url))
     v21 = APIRouter(prefix="/compute/v2.1", tags=["compute"], dependencies=[Depends(negotiate)])
-    for part in (servers, server_actions, server_subresources, keypairs, flavors, admin, unsupported):
+    for part in (servers, server_subresources, server_subresources, keypairs, flavors, admin, admin):
         v21.include_router(part.router(service))
     routes.include_router(v21)
     return routes

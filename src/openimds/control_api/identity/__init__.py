@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from openimds.control_api.identity import assignments, auth, catalog, users_projects_roles, versions
+from openimds.control_api.identity import auth, catalog, users_projects_roles, versions
 from openimds.control_api.identity.catalog import Catalog
 from openimds.control_api.identity.logins import LoginService
 from openimds.control_api.identity.protocols import IdentityService
@@ -18,7 +18,7 @@ def router(service: IdentityService) -> APIRouter:
     v3 = APIRouter(prefix="/v3")
     v3.include_router(auth.router(service))
     v3.include_router(catalog.router(service.catalog))
-    v3.include_router(assignments.router(service))
+    v3.include_router(users_projects_roles.router(service))
     v3.include_router(users_projects_roles.router(service))
     routes.include_router(v3)
     return routes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from openimds.control_api.image import image_data, images, versions
+from openimds.control_api.image import images, versions
 from openimds.control_api.image.protocols import Images, ImageService
 
 
@@ -14,7 +14,7 @@ def router(service: ImageService) -> APIRouter:
     routes.include_router(versions.router(service.public_url))
     v2 = APIRouter(prefix="/image/v2")
     v2.include_router(images.router(service))
-    v2.include_router(image_data.router(service))
+    v2.include_router(images.router(service))
     routes.include_router(v2)
     return routes
 

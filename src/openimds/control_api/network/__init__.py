@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from openimds.control_api.network import admin, resources, discovery, router_actions, tags
+from openimds.control_api.network import admin, discovery, resources
 from openimds.control_api.network.protocols import NetworkOperations
 from openimds.control_api.network.request_params import reject_if_match
 
@@ -16,8 +16,8 @@ def router(store: NetworkOperations, public_url: str) -> APIRouter:
     v2 = APIRouter(prefix="/v2.0")
     for part in (
         discovery.router(),
-        tags.router(store),
-        router_actions.router(store),  # after the tags: it answers for every other PUT below a router
+        resources.router(store),
+        resources.router(store),  # after the tags: it answers for every other PUT below a router
         admin.router(store, store),
     ):
         v2.include_router(part, dependencies=[Depends(reject_if_match)])

@@ -1,16 +1,98 @@
-"""list, show, create, update and delete of every kind: the same five calls, made from the table of kinds."""
+"""The tables of attributes → the request bodies in /openapi.json.
+
+list, show, create, update and delete of every kind: the same five calls, made from the table of kinds.
+
+Tags of every kind of resource (`standard-attr-tag`).
+
+Routers' own calls: interfaces and extra routes.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
-from openimds.control_api.network import body_validation, request_params
-from openimds.control_api.network.attributes import KIND_BY_COLLECTION, plural
-from openimds.control_api.network.openapi import request_schema
-from openimds.control_api.network.protocols import Resources
+from openimds.control_api.network import body_validation, request_params, validators
+from openimds.control_api.network.attributes import ATTRIBUTE_MAP, KIND_BY_COLLECTION, ROUTE, MustBeUnset, plural
+from openimds.control_api.network.protocols import Resources, RouterActions, Tags
 from openimds.control_api.network.request_params import CallerDep, ExpectedRevision, JsonBody, QueryParams
+from openimds.control_api.network.validators import IntRange, ListOf, Nullable, OneOf, Struct, Validator
+from openimds.resources.errors import BadRequest, NotFound, NotSupported
+
+SIMPLE: dict[Validator, dict[str, Any]] = {
+    validators.text: {"type": "string", "maxLength": validators.MAX_TEXT},
+    validators.text_or_null: {"type": ["string", "null"], "maxLength": validators.MAX_TEXT},
+    validators.boolean: {"type": "boolean"},
+    validators.uuid: {"type": "string", "format": "uuid"},
+    validators.uuid_or_null: {"type": ["string", "null"], "format": "uuid"},
+    validators.project_id: {"type": "string"},
+    validators.address: {"type": "string", "description": "An IPv4 or IPv6 address"},
+    validators.address_or_null: {"type": ["string", "null"], "description": "An IPv4 or IPv6 address"},
+    validators.address_or_cidr: {"type": "string", "description": "An address or a CIDR"},
+    validators.cidr: {"type": "string", "description": "A CIDR"},
+    validators.mac: {"type": "string", "description": "A MAC address"},
+    validators.mac_or_null: {"type": ["string", "null"], "description": "A MAC address"},
+    validators.dns_name: {"type": "string"},
+    validators.tag: {"type": "string", "maxLength": validators.MAX_TEXT},
+    validators.json_object: {"type": "object"},
+    validators.fixed_ips: {
+        "type": "array",
+        "items": {"type": "object", "properties": {"subnet_id": {"type": "string"}, "ip_address": {"type": "string"}}},
+    },
+    validators.dhcp_option: {
+        "type": "object",
+        "properties": {
+            "opt_name": {"type": "string"},
+            "opt_value": {"type": ["string", "null"]},
+            "ip_version": {"enum": [4, 6]},
+        },
+        "required": ["opt_name"],
+    },
+    validators.gateway_info: {
+        "type": ["object", "null"],
+        "properties": {
+            "network_id": {"type": "string", "format": "uuid"},
+            "enable_snat": {"type": "boolean"},
+            "external_fixed_ips": {"type": "array", "items": {"type": "object"}},
+        },
+    },
+}
+
+
+def request_schema(kind: str, *, creating: bool) -> dict[str, Any]:
+    """FastAPI's `openapi_extra` for the body of a POST or PUT."""
+    table = ATTRIBUTE_MAP[kind]
+    properties = {
+        name: schema(attribute.check)
+        for name, attribute in table.items()
+        if attribute.kept and (attribute.create if creating else attribute.update)
+    }
+    inside: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    required = [name for name, attribute in table.items() if attribute.required]
+    if creating and required:
+        inside["required"] = required
+    body = {"type": "object", "properties": {kind: inside}, "required": [kind]}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
+
+
+def schema(check: Validator) -> dict[str, Any]:
+    """JSON Schema of what a check takes."""
+    if isinstance(check, IntRange):
+        return {"type": "integer", "minimum": check.least, "maximum": check.most}
+    if isinstance(check, OneOf):
+        return {"enum": list(check.values)}
+    if isinstance(check, MustBeUnset):
+        return {"enum": list(check.values)}
+    if isinstance(check, Nullable):
+        return {"anyOf": [schema(check.check), {"type": "null"}]}
+    if isinstance(check, ListOf):
+        return {"type": "array", "items": schema(check.check)}
+    if isinstance(check, Struct):
+        properties = {name: schema(inner) for name, inner in check.keys.items()}
+        return {"type": "object", "properties": properties, "required": sorted(check.required)}
+    return SIMPLE[check]
 
 
 def router(store: Resources) -> APIRouter:
@@ -61,3 +143,123 @@ def _writing(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
     @routes.delete(f"/{path}/{{resource_id}}", status_code=204, name=f"delete_{kind}")
     def delete(resource_id: str, asker: CallerDep, if_revision: ExpectedRevision) -> None:
         store.delete(kind, asker, resource_id, if_revision=if_revision)
+
+
+MAX_TAGS = 50
+"""Neutron's own limit of tags on one resource."""
+
+
+def tags_router(store: Tags) -> APIRouter:
+    """`/networks/{id}/tags`, `/ports/{id}/tags/{tag}` …"""
+    routes = APIRouter()
+    for path, kind in KIND_BY_COLLECTION.items():
+        _all_tags(routes, store, path, kind)
+        _one_tag(routes, store, path, kind)
+    return routes
+
+
+def _all_tags(routes: APIRouter, store: Tags, path: str, kind: str) -> None:
+    @routes.get(f"/{path}/{{resource_id}}/tags", name=f"list_tags_of_{kind}")
+    def list_tags(resource_id: str, asker: CallerDep) -> dict[str, Any]:
+        return {"tags": list(store.tags(kind, asker, resource_id))}
+
+    @routes.put(f"/{path}/{{resource_id}}/tags", name=f"replace_tags_of_{kind}")
+    def replace_tags(resource_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+        wanted = _tags(body)
+        return {"tags": list(store.change_tags(kind, asker, resource_id, lambda _: wanted))}
+
+    @routes.post(f"/{path}/{{resource_id}}/tags", status_code=201, name=f"add_tags_to_{kind}")
+    def add_tags(resource_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+        more = _tags(body)
+        return {"tags": list(store.change_tags(kind, asker, resource_id, lambda tags: _limited([*tags, *more])))}
+
+    @routes.delete(f"/{path}/{{resource_id}}/tags", status_code=204, name=f"remove_tags_of_{kind}")
+    def remove_tags(resource_id: str, asker: CallerDep) -> None:
+        store.change_tags(kind, asker, resource_id, lambda _: [])
+
+
+def _one_tag(routes: APIRouter, store: Tags, path: str, kind: str) -> None:
+    @routes.get(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=204, name=f"check_tag_of_{kind}")
+    def check_tag(resource_id: str, tag: str, asker: CallerDep) -> None:
+        if tag not in store.tags(kind, asker, resource_id):
+            raise _no_tag(tag, resource_id)
+
+    @routes.put(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=201, name=f"add_tag_to_{kind}")
+    def add_tag(resource_id: str, tag: str, asker: CallerDep) -> Response:
+        checked = validators.tag("tag", tag)
+        store.change_tags(kind, asker, resource_id, lambda tags: _limited([*tags, checked]))
+        return Response(status_code=201)
+
+    @routes.delete(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=204, name=f"remove_tag_of_{kind}")
+    def remove_tag(resource_id: str, tag: str, asker: CallerDep) -> None:
+        def without(tags: Sequence[str]) -> list[str]:
+            if tag not in tags:
+                raise _no_tag(tag, resource_id)
+            return [kept for kept in tags if kept != tag]
+
+        store.change_tags(kind, asker, resource_id, without)
+
+
+def _tags(body: Any) -> list[str]:
+    if not isinstance(body, dict) or not isinstance(body.get("tags"), list):
+        raise BadRequest("tags", "Invalid request body: it must be an object with the list 'tags'.")
+    return _limited([validators.tag("tags", tag) for tag in body["tags"]])
+
+
+def _limited(tags: Sequence[str]) -> list[str]:
+    distinct = list(dict.fromkeys(tags))
+    if len(distinct) > MAX_TAGS:
+        raise validators.invalid("tags", f"a resource has at most {MAX_TAGS} tags")
+    return distinct
+
+
+def _no_tag(tag: str, resource_id: str) -> NotFound:
+    return NotFound(f"Tag {tag} could not be found on {resource_id}.", kind="TagNotFound")
+
+
+INTERFACE = validators.Struct({"subnet_id": validators.uuid_or_null, "port_id": validators.uuid_or_null})
+
+
+def router_actions(store: RouterActions) -> APIRouter:
+    """`/routers/{id}/add_router_interface` and its like."""
+    routes = APIRouter()
+    _interfaces(routes, store)
+    _extra_routes(routes, store)
+
+    @routes.put("/routers/{router_id}/{action}")
+    def other(router_id: str, action: str, asker: CallerDep) -> None:
+        del asker
+        raise NotSupported(f"openimds does not have the action {action} of routers ({router_id}).")
+
+    return routes
+
+
+def _interfaces(routes: APIRouter, store: RouterActions) -> None:
+    @routes.put("/routers/{router_id}/add_router_interface")
+    def add_router_interface(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return store.add_router_interface(asker, router_id, _which(body))
+
+    @routes.put("/routers/{router_id}/remove_router_interface")
+    def remove_router_interface(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return store.remove_router_interface(asker, router_id, _which(body))
+
+
+def _extra_routes(routes: APIRouter, store: RouterActions) -> None:
+    @routes.put("/routers/{router_id}/add_extraroutes")
+    def add_extraroutes(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return {"router": store.change_routes(asker, router_id, {"add": _routes(body)})}
+
+    @routes.put("/routers/{router_id}/remove_extraroutes")
+    def remove_extraroutes(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return {"router": store.change_routes(asker, router_id, {"remove": _routes(body)})}
+
+
+def _which(body: Any) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise BadRequest("subnet_id", "The body must be an object with subnet_id or port_id.", kind="HTTPBadRequest")
+    return INTERFACE("router interface", body)
+
+
+def _routes(body: Any) -> list[dict[str, str]]:
+    inside = body_validation.envelope("router", body)
+    return validators.ListOf(ROUTE)("routes", inside.get("routes"))

@@ -25,6 +25,7 @@ from openimds.config import ConfigError, ControlApiConfig, DocumentsConfig
 from openimds.control_api import compute, identity, image, network
 from openimds.control_api.app import Service, Services, build_app
 from openimds.control_api.watch import routes
+from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.metadata.context import DocumentSettings
 from openimds.programs.metadata_api.wiring import document_settings, vendor_file
 from openimds.programs.vendordata_file import CHECK_SECONDS, StaticVendorData
@@ -132,7 +133,7 @@ def build_parts(
     compute_service = compute.ComputeService(ComputeStore(store, config.agent_down_seconds), url)
     image_service = image.ImageService(ImageStore(store, config.images_dir), url)
     watching = WatchStore(store)
-    bell = routes.ChangeNotifier(watching)
+    bell = ChangeNotifier(watching)
     settings = ReloadingDocumentSettings(config.documents)
     instances = routes.InstanceRecordService(
         InstanceStore(store), InstanceChanges(store.database), settings.current, bell

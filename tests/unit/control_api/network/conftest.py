@@ -17,6 +17,7 @@ from openimds.control_api import network
 from openimds.control_api.app import Service, Services, build_app
 from openimds.control_api.context import RequestContext
 from openimds.control_api.watch import routes
+from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.resources.errors import Unauthorized
 from openimds.store import schema
 from openimds.store.engine import Store
@@ -102,12 +103,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def bell(store: Store) -> routes.ChangeNotifier:
-    return routes.ChangeNotifier(WatchStore(store))
+def bell(store: Store) -> ChangeNotifier:
+    return ChangeNotifier(WatchStore(store))
 
 
 @pytest.fixture
-def app(store: Store, bell: routes.ChangeNotifier) -> FastAPI:
+def app(store: Store, bell: ChangeNotifier) -> FastAPI:
     routers = (
         Service("/network", network.router(NetworkStore(store), URL)),
         Service("/openimds/v1", routes.router(WatchStore(store), bell)),

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tests.unit.control_api.network.conftest import URL
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.control_api.watch.routes import ChangeNotifier
+from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.compute import Server, ServerConsole
 from openimds.store.models.network import Network

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.control_api.compute.key_generation import fingerprint, generate_ssh_key
+from openimds.control_api.compute.keypairs import fingerprint, generate_ssh_key
 from openimds.resources.errors import BadRequest
 
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMYXwQyZ9mXW3kUPv"

@@ -5,7 +5,7 @@ from base64 import b64decode
 import pytest
 
 from openimds.metadata.context import DocumentSettings
-from openimds.metadata.meta_data import meta_data
+from openimds.metadata.openstack import meta_data
 from openimds.metadata.versions import FOLSOM, GRIZZLY, LIBERTY, NEWTON_ONE, VICTORIA
 from openimds.resources.instance import InstanceKey
 
