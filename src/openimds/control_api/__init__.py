@@ -1,5 +1,21 @@
-"""The control API: the OpenStack subset that people and agents talk to, one package a service.
+"""The control API: the subset of OpenStack's APIs that users and agents call.
 
-Each package has `router(…) -> APIRouter`, declares the store it needs as a Protocol of its own, and raises the domain's
-errors (resources/errors.py); errors.py turns them into the service's JSON form.
+Each service declares the store that it needs as Protocols and raises the errors of resources/errors.py. error_handlers
+turns an error into the JSON of the service that was called.
+
+Modules, in reading order:
+
+- `app`: the ASGI application and the routers of the services
+- `connections`: limits of connections, header size and time at the listener
+- `middleware`: request id, body limit, access log and metrics of each request
+- `malformed_text`: rejects text that is not valid Unicode
+- `error_handlers`: exceptions to error responses
+- `context`: the caller of a request, from its token, and the policy checks
+- `pagination`: limit and marker of collections
+- `discovery`: version documents of the services
+- `identity`: Keystone's API v3
+- `network`: Neutron's API v2.0
+- `compute`: Nova's API v2.1
+- `image`: Glance's API v2
+- `watch`: openimds' extension for agents
 """

@@ -10,8 +10,7 @@ import requests
 from tests.contract.control.stage import ADMIN_PASSWORD, Cloud, Session, password_login, sentence
 from tests.waiting import HANG_SECONDS
 
-from openimds.control_api.identity import TokenService
-from openimds.control_api.identity.tokens import TokenSealer
+from openimds.control_api.identity.tokens import TokenSealer, TokenService
 from openimds.store.engine import utc_now
 from openimds.store.identity import IdentityStore
 

@@ -1,23 +1,15 @@
-"""Compute v2.1, microversions 2.1 to 2.96: servers and what belongs to them."""
+"""Nova's API v2.1, microversions 2.1 to 2.96.
 
-from __future__ import annotations
+Modules, in reading order:
 
-from fastapi import APIRouter, Depends
-
-from openimds.control_api.compute import admin, flavors, keypairs, server_subresources, servers
-from openimds.control_api.compute.microversions import negotiate, versions_router
-from openimds.control_api.compute.protocols import Compute, ComputeService
-
-
-def router(service: ComputeService) -> APIRouter:
-    """Everything below the listener's root: `/compute…`."""
-    routes = APIRouter()
-    routes.include_router(versions_router(service.public_url))
-    v21 = APIRouter(prefix="/compute/v2.1", tags=["compute"], dependencies=[Depends(negotiate)])
-    for part in (servers, server_subresources, server_subresources, keypairs, flavors, admin, admin):
-        v21.include_router(part.router(service))
-    routes.include_router(v21)
-    return routes
-
-
-__all__ = ["Compute", "ComputeService", "router"]
+- `microversions`: the microversion of a request
+- `servers`: create, list, show, update and delete servers
+- `server_parsing`: request bodies to NewServer and Rebuild
+- `server_view`: ServerRecord to JSON
+- `server_subresources`: metadata, tags, interfaces and actions of a server
+- `keypairs`: SSH and X.509 key pairs
+- `flavors`: flavors and their extra specs
+- `admin`: availability zones, hypervisors, services, limits, and routes that answer 501
+- `schemas`: request bodies
+- `protocols`: the store that the service needs
+"""

@@ -259,8 +259,8 @@ UNSUPPORTED_METHODS = (
 ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
-def unsupported_router(service: ComputeService) -> APIRouter:
-    del service
+def unsupported_router() -> APIRouter:
+    """Routes of Nova's API that openimds does not implement (501)."""
     routes = APIRouter(dependencies=AUTHENTICATED)
     for path, reason in UNSUPPORTED_PATHS:
         routes.add_api_route(path, _refusal(reason), methods=list(ALL_METHODS), include_in_schema=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import Depends, Request
 
 from openimds.control_api.error_handlers import NotAcceptable
 from openimds.control_api.middleware import add_response_header
@@ -61,33 +61,6 @@ def negotiate(request: Request) -> Microversion:
 
 Version = Annotated[Microversion, Depends(negotiate)]
 """An endpoint's parameter: the microversion that the request wants."""
-
-
-def versions_router(public_url: str) -> APIRouter:
-    """`/compute` and `/compute/v2.1`: asked without a token."""
-    routes = APIRouter(tags=["compute"])
-
-    @routes.get("/compute")
-    def all_versions() -> dict[str, Any]:
-        return {"versions": [version_document(public_url)]}
-
-    @routes.get("/compute/v2.1")
-    def one_version() -> dict[str, Any]:
-        media = {"base": "application/json", "type": "application/vnd.openstack.compute+json;version=2.1"}
-        return {"version": {**version_document(public_url), "media-types": [media]}}
-
-    return routes
-
-
-def version_document(public_url: str) -> dict[str, Any]:
-    return {
-        "id": "v2.1",
-        "status": "CURRENT",
-        "version": str(NEWEST),
-        "min_version": str(OLDEST),
-        "updated": "2013-07-23T11:33:21Z",
-        "links": [{"rel": "self", "href": f"{public_url}/compute/v2.1/"}],
-    }
 
 
 def _of_compute(header: str | None) -> str | None:

@@ -50,6 +50,27 @@ def image_document(image: Image) -> dict[str, Any]:
     }
 
 
+def image_schema() -> dict[str, Any]:
+    """Glance's JSON schema of an image. Additional properties are strings."""
+    properties: dict[str, Any] = {name: _text_schema() for name in ("id", "name", "owner", "status", "checksum")}
+    properties |= {
+        "visibility": {"type": "string", "enum": list(VISIBILITIES)},
+        "container_format": {"type": ["null", "string"], "enum": [None, *CONTAINER_FORMATS]},
+        "disk_format": {"type": ["null", "string"], "enum": [None, *DISK_FORMATS]},
+        "min_disk": {"type": "integer"},
+        "min_ram": {"type": "integer"},
+        "protected": {"type": "boolean"},
+        "os_hidden": {"type": "boolean"},
+        "size": {"type": ["null", "integer"], "readOnly": True},
+        "tags": {"type": "array", "items": {"type": "string", "maxLength": 255}},
+    }
+    return {"name": "image", "properties": properties, "additionalProperties": {"type": "string"}}
+
+
+def _text_schema() -> dict[str, Any]:
+    return {"type": ["null", "string"], "maxLength": 255}
+
+
 def columns_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that a new image's attributes come to. Raises BadRequest, Forbidden (read-only ones)."""
     columns: dict[str, Any] = {}

@@ -1,1 +1,8 @@
-"""The extension for agents: list, watch, report (docs/design/watch.md)."""
+"""The extension for agents at `/openimds/v1` (docs/design/watch.md): snapshots, changes and reports.
+
+Modules, in reading order:
+
+- `routes`: the watch of resources, the reports of agents, and instance records for metadata agents in direct mode
+- `long_poll`: wakes waiting requests when their kinds change
+- `schemas`: request bodies
+"""

@@ -71,7 +71,7 @@ class InstanceRecordService:
 
 def instances_router(parts: InstanceRecordService) -> APIRouter:
     """Below `/openimds/v1`, beside the watch."""
-    routes = APIRouter(tags=["watch"], dependencies=[Depends(require_agent_role)])
+    routes = APIRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
     published = _PublishedSettings(parts.settings)
     _records(routes, parts.records)
     _news(routes, parts, published)
@@ -188,7 +188,7 @@ class WatchService(WatchSource, AgentReports, Protocol):
 
 def router(store: WatchService, bell: ChangeNotifier | None = None) -> APIRouter:
     """Everything below `/openimds/v1`: mount it there. Closing the bell ends all long polls."""
-    routes = APIRouter(tags=["watch"], dependencies=[Depends(require_agent_role)])
+    routes = APIRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
     _watching(routes, store, bell or ChangeNotifier(store))
     _ports(routes, store)
     _servers(routes, store)

@@ -22,8 +22,14 @@ from prometheus_client import CollectorRegistry
 
 from openimds import config as configuration
 from openimds.config import ConfigError, ControlApiConfig, DocumentsConfig
-from openimds.control_api import compute, identity, image, network
-from openimds.control_api.app import Service, Services, build_app
+from openimds.control_api import discovery
+from openimds.control_api.app import AppParts, build_app, compute_router, identity_router, image_router, network_router
+from openimds.control_api.compute.protocols import ComputeService
+from openimds.control_api.identity.catalog import Catalog
+from openimds.control_api.identity.logins import LoginService
+from openimds.control_api.identity.protocols import IdentityService
+from openimds.control_api.identity.tokens import TokenSealer, TokenService
+from openimds.control_api.image.protocols import ImageService
 from openimds.control_api.watch import routes
 from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.metadata.context import DocumentSettings
@@ -117,21 +123,21 @@ def build_parts(
     identities = IdentityStore(store, password_rounds)
     sealer = _sealer(config.token_keys_file)
     life = timedelta(seconds=config.token_expiration_seconds)
-    tokens = identity.TokenService(sealer, identities.credentials, utc_now, life)
+    tokens = TokenService(sealer, identities.credentials, utc_now, life)
     url = config.public_url
-    identity_service = identity.IdentityService(
+    identity_service = IdentityService(
         users=identities.users,
         projects=identities.projects,
         roles=identities.roles,
         assignments=identities.assignments,
         credentials=identities.credentials,
         tokens=tokens,
-        logins=identity.LoginService(identities.credentials),
-        catalog=identity.Catalog(url, config.region),
+        logins=LoginService(identities.credentials),
+        catalog=Catalog(url, config.region),
     )
     agent_down_after = timedelta(seconds=config.agent_down_seconds)
-    compute_service = compute.ComputeService(ComputeStore(store, config.agent_down_seconds), url)
-    image_service = image.ImageService(ImageStore(store, config.images_dir), url)
+    compute_service = ComputeService(ComputeStore(store, config.agent_down_seconds), url)
+    image_service = ImageService(ImageStore(store, config.images_dir), url)
     watching = WatchStore(store)
     bell = ChangeNotifier(watching)
     settings = ReloadingDocumentSettings(config.documents)
@@ -139,15 +145,16 @@ def build_parts(
         InstanceStore(store), InstanceChanges(store.database), settings.current, bell
     )
     app = build_app(
-        Services(
+        AppParts(
             authenticator=tokens,
             routers=(
-                Service("", identity.router(identity_service)),
-                Service("/network", network.router(NetworkStore(store, agent_down_after=agent_down_after), url)),
-                Service("", compute.router(compute_service)),
-                Service("", image.router(image_service)),
-                Service("/openimds/v1", routes.router(watching, bell)),
-                Service("/openimds/v1", routes.instances_router(instances)),
+                discovery.router(url),
+                identity_router(identity_service),
+                network_router(NetworkStore(store, agent_down_after=agent_down_after)),
+                compute_router(compute_service),
+                image_router(image_service),
+                routes.router(watching, bell),
+                routes.instances_router(instances),
             ),
             healthy=store.revision,
             registry=registry,
@@ -177,7 +184,7 @@ def read_token_keys(path: Path) -> list[bytes]:
     return [line for line in lines if line and not line.startswith(b"#")]
 
 
-def _sealer(path: Path) -> identity.TokenSealer:
+def _sealer(path: Path) -> TokenSealer:
     try:
         _create_token_keys(path)
         return identity.TokenSealer(read_token_keys(path))

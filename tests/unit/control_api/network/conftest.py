@@ -13,8 +13,8 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from openimds.control_api import network
-from openimds.control_api.app import Service, Services, build_app
+from openimds.control_api import discovery
+from openimds.control_api.app import AppParts, build_app, network_router
 from openimds.control_api.context import RequestContext
 from openimds.control_api.watch import routes
 from openimds.control_api.watch.long_poll import ChangeNotifier
@@ -110,11 +110,12 @@ def bell(store: Store) -> ChangeNotifier:
 @pytest.fixture
 def app(store: Store, bell: ChangeNotifier) -> FastAPI:
     routers = (
-        Service("/network", network.router(NetworkStore(store), URL)),
-        Service("/openimds/v1", routes.router(WatchStore(store), bell)),
+        discovery.router(URL),
+        network_router(NetworkStore(store)),
+        routes.router(WatchStore(store), bell),
     )
-    services = Services(authenticator=Names(), routers=routers, healthy=store.revision, registry=CollectorRegistry())
-    return build_app(services)
+    parts = AppParts(authenticator=Names(), routers=routers, healthy=store.revision, registry=CollectorRegistry())
+    return build_app(parts)
 
 
 @pytest.fixture
