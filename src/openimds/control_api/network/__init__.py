@@ -2,9 +2,8 @@
 
 Modules, in reading order:
 
-- `resources`: CRUD routes of each kind, tags, router interfaces and extra routes
+- `resources`: request bodies and CRUD routes of each kind, tags, router interfaces and extra routes
 - `attributes`: the attributes of each kind, for validation and for /openapi.json
-- `body_validation`: request bodies to attributes
 - `validators`: checks of single values
 - `request_params`: filters, sorting, pages, If-Match
 - `admin`: agents, quotas, availability zones, usage and extensions

@@ -1,4 +1,6 @@
-"""The tables of attributes → the request bodies in /openapi.json.
+"""A request's body → attributes, checked by the kind's table.
+
+The tables of attributes → the request bodies in /openapi.json.
 
 list, show, create, update and delete of every kind: the same five calls, made from the table of kinds.
 
@@ -9,17 +11,91 @@ Routers' own calls: interfaces and extra routes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from openimds.control_api.network import body_validation, request_params, validators
-from openimds.control_api.network.attributes import ATTRIBUTE_MAP, KIND_BY_COLLECTION, ROUTE, MustBeUnset, plural
+from openimds.control_api.network import request_params, validators
+from openimds.control_api.network.attributes import (
+    ATTRIBUTE_MAP,
+    KIND_BY_COLLECTION,
+    ROUTE,
+    Attribute,
+    MustBeUnset,
+    plural,
+)
 from openimds.control_api.network.protocols import Resources, RouterActions, Tags
 from openimds.control_api.network.request_params import CallerDep, ExpectedRevision, JsonBody, QueryParams
-from openimds.control_api.network.validators import IntRange, ListOf, Nullable, OneOf, Struct, Validator
+from openimds.control_api.network.validators import IntRange, ListOf, Nullable, OneOf, Struct, Validator, invalid
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
+
+MAX_BULK = 500
+"""How many resources one request may make: they are one transaction."""
+
+
+def to_create(kind: str, body: Any) -> tuple[list[dict[str, Any]], bool]:
+    """(the attributes of each resource, was it a list?): `{"port": {…}}` or `{"ports": [{…}, …]}`."""
+    if isinstance(body, dict) and isinstance(body.get(plural(kind)), list):
+        entries = body[plural(kind)]
+        if not 1 <= len(entries) <= MAX_BULK:
+            raise invalid(plural(kind), f"it must have 1 to {MAX_BULK} entries")
+        return [_created(kind, entry) for entry in entries], True
+    return [_created(kind, envelope(kind, body))], False
+
+
+def to_update(kind: str, body: Any) -> dict[str, Any]:
+    """The attributes that a PUT changes."""
+    given = envelope(kind, body)
+    table = ATTRIBUTE_MAP[kind]
+    _refuse_unknown(given, table)
+    fixed = [name for name in given if not table[name].update]
+    if fixed:
+        raise BadRequest(fixed[0], f"Cannot update read-only attribute {', '.join(fixed)}.", kind="HTTPBadRequest")
+    return _checked(given, table)
+
+
+def envelope(kind: str, body: Any) -> dict[str, Any]:
+    """What is in `{"port": {…}}`."""
+    if not isinstance(body, dict) or not isinstance(body.get(kind), dict):
+        raise BadRequest(
+            kind,
+            f"Invalid request body: it must be a JSON object with the object '{kind}' in it.",
+            kind="HTTPBadRequest",
+        )
+    inside: dict[str, Any] = body[kind]
+    return inside
+
+
+def _created(kind: str, given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise invalid(plural(kind), "an entry is not an object")
+    table = ATTRIBUTE_MAP[kind]
+    _refuse_unknown(given, table)
+    for name, attribute in table.items():
+        if attribute.required and given.get(name) is None:
+            raise BadRequest(
+                name,
+                f"Failed to parse request. Required attribute '{name}' not specified.",
+                kind="HTTPBadRequest",
+            )
+        if name in given and not attribute.create:
+            raise BadRequest(name, f"Attribute '{name}' not allowed in POST.", kind="HTTPBadRequest")
+    return _checked(given, table)
+
+
+def _refuse_unknown(given: Mapping[str, Any], table: Mapping[str, Attribute]) -> None:
+    unknown = [name for name in given if name not in table]
+    if unknown:
+        raise BadRequest(
+            unknown[0], f"Unrecognized attribute(s) '{', '.join(map(str, unknown))}'.", kind="HTTPBadRequest"
+        )
+
+
+def _checked(given: Mapping[str, Any], table: Mapping[str, Attribute]) -> dict[str, Any]:
+    checked = {name: table[name].check(name, value) for name, value in given.items()}
+    return {name: value for name, value in checked.items() if table[name].kept}
+
 
 SIMPLE: dict[Validator, dict[str, Any]] = {
     validators.text: {"type": "string", "maxLength": validators.MAX_TEXT},
@@ -131,13 +207,13 @@ def _writing(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
 
     @routes.post(f"/{path}", status_code=201, name=f"create_{kind}", openapi_extra=request_schema(kind, creating=True))
     def create(asker: CallerDep, body: JsonBody) -> dict[str, Any]:
-        wanted, is_list = body_validation.to_create(kind, body)
+        wanted, is_list = to_create(kind, body)
         made = store.create(kind, asker, wanted)
         return {many: list(made)} if is_list else {kind: made[0]}
 
     @routes.put(f"/{path}/{{resource_id}}", name=f"update_{kind}", openapi_extra=request_schema(kind, creating=False))
     def update(resource_id: str, asker: CallerDep, body: JsonBody, if_revision: ExpectedRevision) -> dict[str, Any]:
-        wanted = body_validation.to_update(kind, body)
+        wanted = to_update(kind, body)
         return {kind: store.update(kind, asker, resource_id, wanted, if_revision=if_revision)}
 
     @routes.delete(f"/{path}/{{resource_id}}", status_code=204, name=f"delete_{kind}")
@@ -261,5 +337,5 @@ def _which(body: Any) -> dict[str, Any]:
 
 
 def _routes(body: Any) -> list[dict[str, str]]:
-    inside = body_validation.envelope("router", body)
+    inside = envelope("router", body)
     return validators.ListOf(ROUTE)("routes", inside.get("routes"))

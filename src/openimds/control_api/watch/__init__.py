@@ -4,5 +4,4 @@ Modules, in reading order:
 
 - `routes`: the watch of resources, the reports of agents, and instance records for metadata agents in direct mode
 - `long_poll`: wakes waiting requests when their kinds change
-- `schemas`: request bodies
 """

@@ -1,4 +1,6 @@
-"""What metadata agents answer guests from: whole instance records, whom changes concern, what documents are rendered with.
+"""The bodies of what agents report.
+
+What metadata agents answer guests from: whole instance records, whom changes concern, what documents are rendered with.
 
 Records hold user data and passwords: they are for agents alone, kept by nobody on the way, and never logged.
 
@@ -13,25 +15,70 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import structlog
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from openimds.control_api.context import require_agent_role
 from openimds.control_api.watch.long_poll import ChangeNotifier, WatchSource
-from openimds.control_api.watch.schemas import (
-    HeartbeatReport,
-    InstanceIds,
-    ProvisionedReport,
-    ServerReport,
-    UnpluggedReport,
-)
 from openimds.metadata.context import DocumentSettings, settings_to_json
 from openimds.resources.errors import BadRequest, PayloadTooLarge
 from openimds.resources.instance import ChangeSet, Instance
+
+MAX_FAULT = 4096
+MAX_IDS = 1000
+
+
+def _utc(moment: datetime) -> datetime:
+    """UTC without a zone, as the tables hold it."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+_Generation = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class UnpluggedReport(BaseModel):
+    """`{"binding_generation": 3}`: the binding that the report is about. Agents of release 0.1 do not name it."""
+
+    model_config = ConfigDict(extra="forbid")
+    binding_generation: _Generation | None = None
+
+
+class ProvisionedReport(UnpluggedReport):
+    """`{"entity": "l2", "binding_generation": 3}`"""
+
+    entity: Literal["dhcp", "l2"]
+
+
+class InstanceIds(BaseModel):
+    """`{"instance_ids": ["7f…", …]}`"""
+
+    model_config = ConfigDict(extra="forbid")
+    instance_ids: Annotated[list[Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]], Field(max_length=MAX_IDS)]
+
+
+class ServerReport(BaseModel):
+    """What became of a boot."""
+
+    model_config = ConfigDict(extra="forbid")
+    boot_generation: int
+    power_state: Literal["running", "stopped", "error"]
+    fault: Annotated[str, Field(max_length=MAX_FAULT)] | None = None
+
+
+class HeartbeatReport(BaseModel):
+    """What an agent says of itself."""
+
+    model_config = ConfigDict(extra="forbid")
+    agent_type: Annotated[str, Field(min_length=1, max_length=255)]
+    started_at: Annotated[datetime, AfterValidator(_utc)]
+    configurations: dict[str, Any] = {}
+
 
 log = structlog.get_logger(__name__)
 
