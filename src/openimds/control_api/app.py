@@ -27,7 +27,7 @@ from openimds.control_api.network.request_params import reject_if_match
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AppParts:
+class ControlApiParts:
     """The objects that the application is made of. programs/control_api/wiring.py creates them."""
 
     authenticator: TokenAuthenticator
@@ -38,7 +38,7 @@ class AppParts:
     """The registry of the application's metrics."""
 
 
-def build_app(parts: AppParts) -> FastAPI:
+def build_app(parts: ControlApiParts) -> FastAPI:
     """The ASGI application of the control API."""
     app = FastAPI(
         title="openimds control API",

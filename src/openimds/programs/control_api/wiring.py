@@ -23,7 +23,14 @@ from prometheus_client import CollectorRegistry
 from openimds import config as configuration
 from openimds.config import ConfigError, ControlApiConfig, DocumentsConfig
 from openimds.control_api import discovery
-from openimds.control_api.app import AppParts, build_app, compute_router, identity_router, image_router, network_router
+from openimds.control_api.app import (
+    ControlApiParts,
+    build_app,
+    compute_router,
+    identity_router,
+    image_router,
+    network_router,
+)
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.identity.catalog import Catalog
 from openimds.control_api.identity.logins import LoginService
@@ -145,7 +152,7 @@ def build_parts(
         InstanceStore(store), InstanceChanges(store.database), settings.current, bell
     )
     app = build_app(
-        AppParts(
+        ControlApiParts(
             authenticator=tokens,
             routers=(
                 discovery.router(url),
@@ -187,7 +194,7 @@ def read_token_keys(path: Path) -> list[bytes]:
 def _sealer(path: Path) -> TokenSealer:
     try:
         _create_token_keys(path)
-        return identity.TokenSealer(read_token_keys(path))
+        return TokenSealer(read_token_keys(path))
     except OSError as error:
         raise StartupError(f"the token keys file {path} cannot be used: {error.strerror}") from error
     except ValueError as error:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from openimds.control_api import discovery
-from openimds.control_api.app import AppParts, build_app, network_router
+from openimds.control_api.app import ControlApiParts, build_app, network_router
 from openimds.control_api.context import RequestContext
 from openimds.control_api.watch import routes
 from openimds.control_api.watch.long_poll import ChangeNotifier
@@ -114,7 +114,9 @@ def app(store: Store, bell: ChangeNotifier) -> FastAPI:
         network_router(NetworkStore(store)),
         routes.router(WatchStore(store), bell),
     )
-    parts = AppParts(authenticator=Names(), routers=routers, healthy=store.revision, registry=CollectorRegistry())
+    parts = ControlApiParts(
+        authenticator=Names(), routers=routers, healthy=store.revision, registry=CollectorRegistry()
+    )
     return build_app(parts)
 
 
