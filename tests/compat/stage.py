@@ -11,7 +11,7 @@ from typing import Any
 from openimds.imds.authenticators import AddressAuthenticator, Authenticator, SignatureAuthenticator
 from openimds.imds.handler import MetadataHandler
 from openimds.imds.instance_cache import InstanceCache
-from openimds.imds.session_tokens import TokenSettings
+from openimds.imds.session_tokens import PreviousHop, TokenSettings
 from openimds.imds.vendordata import Target, VendordataTargets
 from openimds.metadata.context import DocumentSettings
 from openimds.resources.instance import ChangeSet, Instance, VendordataResponse
@@ -74,7 +74,7 @@ class Stage:
         """A handler for the running event loop."""
         self.records = records = InstanceCache(self.threads)
         return MetadataHandler(
-            identification=self._identification(config, records),
+            authenticator=self._authenticator(config, records),
             records=records,
             passwords=self.instances,
             settings=DocumentSettings(static_vendor_data=VENDOR_DATA, dynamic_vendor_data=config == "dynvd"),
@@ -82,7 +82,7 @@ class Stage:
             vendors=VendordataTargets([Target("testsvc", "http://testsvc")], echo),
             tokens=TokenSettings(
                 secrets=[self.document.get("metadata_proxy_shared_secret") or "direct"],
-                is_behind_agent=config != "direct",
+                previous_hop=PreviousHop.CLIENT if config == "direct" else PreviousHop.AGENT,
             ),
         )
 
@@ -96,7 +96,7 @@ class Stage:
         self.threads.shutdown()
         self.store.close()
 
-    def _identification(self, config: str, records: InstanceCache) -> Authenticator:
+    def _authenticator(self, config: str, records: InstanceCache) -> Authenticator:
         if config == "direct":
             return AddressAuthenticator(MainOnLoopback(self.instances, self._main_id()), records)
         return SignatureAuthenticator(self.instances, records, [self.document["metadata_proxy_shared_secret"]])

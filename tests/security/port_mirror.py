@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.security.instances import GUESTS, NETWORK, SHARED_ADDRESS, Guest
 
@@ -23,6 +24,8 @@ class PortMirror:
 
     def view(self) -> PortMirror:
         return self
+
+    def subscribe(self, callback: Callable[[Any], None]) -> None: ...
 
     def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
         return None

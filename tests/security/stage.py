@@ -21,6 +21,7 @@ import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
 from tests.compat.stage import Stage as ApiStage
+from tests.no_records import NoRecords
 from tests.ports import free_port
 from tests.security.instances import NETWORK, SECRET, Guest, instances_document
 from tests.security.port_mirror import EmptyControlApi, ports_of_guests
@@ -29,13 +30,15 @@ from tests.security.server_thread import SHORT
 from tests.security.transcript import Connection, Transcript, send_and_read
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.agents.metadata.lookup.resolver import PortResolver
+from openimds.agents.metadata.handler import AgentDependencies, MetadataAgent
+from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics
-from openimds.agents.metadata.proxy.proxy_handler import ProxyHandler
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.http.client.pool import Pool, Upstream
 from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
+from openimds.imds.invalidation import PollIntervals
 from openimds.netconfig.haproxy import ProxySettings, ProxySpec, ProxyTimeouts, haproxy_config
 from openimds.netconfig.listener_file import ListenAddress, Scope
 from openimds.programs.metadata_agent.adapters import PooledUpstream
@@ -57,7 +60,7 @@ class Cloud:
         self.transcripts: list[Transcript] = []
         self.api_stage = ApiStage(folder, instances_document())
         self.ports = ports_of_guests()
-        self.agent: ProxyHandler
+        self.agent: MetadataAgent
         self.api_port = 0
         self.proxy_port = 0
         self._loop = uvloop.new_event_loop()
@@ -155,16 +158,27 @@ class Cloud:
 
     async def _start_agent(self) -> None:
         self._pool = Pool(Upstream(host="127.0.0.1", port=self.api_port))
-        finder = PortResolver(self.ports, EmptyControlApi(), self.ports, executor=self._executor, clock=time.monotonic)
-        self.agent = ProxyHandler(
-            finder,
-            PooledUpstream(self._pool),
-            secret=SECRET,
-            measures=Metrics(CollectorRegistry()),
-            log=Lines(),
-            clock=time.monotonic,
+        self.agent = MetadataAgent(
+            AgentDependencies(
+                mirror=self.ports,
+                ports=EmptyControlApi(),
+                neighbours=self.ports,
+                source=NoRecords(),
+                intervals=PollIntervals(),
+                upstream=PooledUpstream(self._pool),
+                shared_secret=SECRET,
+                strict_hosts=None,
+                rate_limit=None,
+                executor=self._executor,
+                metrics=Metrics(CollectorRegistry()),
+                throttled_log=ThrottledLog(time.monotonic),
+                request_log=Lines(),
+                proxied_policy=LookupPolicy(),
+                direct_policy=LookupPolicy(),
+            )
         )
-        server = HttpServer(self.agent.answer, timeouts=SHORT)
+        self.agent.start()
+        server = HttpServer(self.agent.handle, timeouts=SHORT)
         listener = unix_listener(self.agent_socket, UnixAccess(mode=0o666))
         await server.start([Listener(socket=listener, tag="proxy", limits=Limits(body_bytes=256 * 1024))])
         self._servers.append(server)
@@ -172,6 +186,7 @@ class Cloud:
     async def _stop_servers(self) -> None:
         for server in reversed(self._servers):
             await server.stop(0.5)
+        self.agent.stop()
         await self._pool.close()
 
     def start_proxy(self, **settings: Any) -> None:

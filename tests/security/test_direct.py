@@ -31,7 +31,7 @@ class Direct(Stage):
 
     def service(self, config: str = "direct") -> MetadataHandler:
         service = super().service(config)
-        service._identification = AddressAuthenticator(self.instances, self.records, self.strict_hosts)
+        service._authenticator = AddressAuthenticator(self.instances, self.records, self.strict_hosts)
         return service
 
 

@@ -1,35 +1,33 @@
-"""Which port asks, where the guest's own packet shows its MAC: the listener, the address and the MAC must agree.
+"""The rules by which a port matches the source of a connection, and the values that express a match.
 
 Rules of this file:
 
-1. A port asks from its fixed addresses by its MAC, and from its allowed address pairs by theirs (Neutron: the port's
-   own MAC where a pair names none).
-2. Of several ports on one network the one whose own address and MAC they are asks, before others of its project that
-   have them as an address pair: that is what the pair says. Pairs of another project's ports leave it in the dark who
-   asks: what one project tells its instances is never told on another's word.
-3. An IPv6 link-local address is everybody's to choose (RFC 4291, 4941, 7217): there the MAC alone decides. A temporary
-   address (RFC 8981) is taken where it lies in the same /64 as an address of the port.
-4. Behind a router, only ports count on the network that the address or the device says (`guest_identity/router_networks.py`).
-5. Without a MAC nobody is found: never less evidence. Two ports: nobody. No network: nobody.
+1. A port sends from its fixed addresses with its MAC, and from its allowed address pairs with their MACs. Neutron uses
+   the port's own MAC for a pair without one.
+2. If several ports of one network match, the port that owns the address and the MAC wins over ports of its own project
+   that have both as an address pair. A pair of another project's port makes the match ambiguous, because the documents
+   of one project must not depend on the word of another.
+3. An IPv6 link-local address is chosen by its sender (RFC 4291, 4941, 7217), so the MAC alone decides. A temporary
+   address (RFC 8981) matches if it is in the same /64 as an address of the port.
+4. Only exactly one matching port is an identity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from openimds.guest_identity.addresses import Address
-from openimds.guest_identity.mapping_diff import difference
-from openimds.guest_identity.port_index import is_instance_port
-from openimds.guest_identity.router_networks import RouterNetworks, discard, is_router_interface
-from openimds.resources.network import AddressPair, Port, Subnet
+from openimds.resources.network import AddressPair, Port
 
 _SLAAC_PREFIX_BITS = 64
+_NETWORK_OWNED = "network:"
+"""The device owner prefix of a network's own ports (DHCP, routers, floating IPs), which no instance uses."""
 
 
 class NoSinglePort(Exception):
-    """It is known that no instance's port, or more than one, asks from there: a final no. A sentence for the log."""
+    """No port of an instance, or more than one, matches. The result is final. The message is for the log."""
 
     def __init__(self, outcome: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -38,41 +36,56 @@ class NoSinglePort(Exception):
 
 
 class PortNotReady(Exception):
-    """It cannot be told now who asks: the guest shall ask again. A sentence for the log."""
+    """The port cannot be resolved now, and the client should retry. The message is for the log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSource:
-    """Where a connection came from. One of the two ids is set."""
+    """The place that a request comes from. Exactly one of the two IDs is set."""
 
     network_id: str | None
     router_id: str | None
     address: Address
     mac: str
-    """Lower case; empty when it is not known."""
+    """The client's MAC in lower case. Empty if it is unknown."""
     device: str = ""
-    """By which a link-local address came into the router's namespace; empty when it is not known."""
+    """The device on which a link-local address arrived in the router's namespace. Empty if it is unknown."""
+    is_mac_from_neighbours: bool = False
+    """True if the MAC comes from the namespace's neighbour table instead of the client's packet or address."""
+
+    @property
+    def place(self) -> str:
+        """The key of the port indexes: the MAC if it is known, else the address."""
+        return self.mac or str(self.address)
+
+    @property
+    def watch_keys(self) -> tuple[object, ...]:
+        """The keys of `PortIndex.update` after which this source may match another port."""
+        return ((self.network_id, self.place),) if self.network_id else (self.place, self.router_id)
+
+    @property
+    def is_link_local(self) -> bool:
+        return self.address.version == 6 and self.address.is_link_local
 
     def __str__(self) -> str:
         where = f"network {self.network_id}" if self.network_id else f"router {self.router_id}"
-        return f"{self.address} with MAC {self.mac or 'unknown'} on {where}"
+        return f"{self.address} with MAC {self.mac} on {where}" if self.mac else f"{self.address} on {where}"
 
 
 @dataclass(slots=True, eq=False)
 class Binding:
-    """Who asks from a source, as long as nothing was heard that could change it."""
+    """The port of a source, valid until a change that may affect the match."""
 
     source: ClientSource
     port: Port
     good: bool = True
-    """May more than one request be answered by it? Turns False, once and for all, for everybody who holds it."""
+    """False if the binding is for one request only. It never becomes True again."""
 
 
 def source_of(listener: str, address: Address, mac: str, device: str = "") -> ClientSource:
-    """A listener's tag is `network:<id>` or `router:<id>`. Raises ValueError for any other.
+    """Returns the source of a client on the listener `network:<id>` or `router:<id>`. Raises ValueError for any other.
 
-    A network's listener says more than any device. Behind a router nobody comes in by another device than an interface
-    on a network that it serves: not from outside, by its gateway.
+    The device is ignored on a network's listener, since the network is known.
     """
     kind, _, scope_id = listener.partition(":")
     if kind not in ("network", "router") or not scope_id:
@@ -86,69 +99,20 @@ def source_of(listener: str, address: Address, mac: str, device: str = "") -> Cl
     )
 
 
-class MacIndex:
-    """Ports by (network, MAC), and routers' networks: what is known, kept up. One thread's own."""
-
-    def __init__(self) -> None:
-        self._ports: dict[str, Port] = {}
-        self._by_mac: dict[tuple[str, str], dict[str, Port]] = {}
-        self._reach = RouterNetworks()
-
-    def update(self, ports: Mapping[str, Port], subnets: Mapping[str, Subnet]) -> frozenset[str]:
-        """Hold exactly these. → what `touched_between` says of the ports before and these, and routers on other subnets
-        than before.
-        """
-        gone, new = difference(self._ports, ports)
-        for port in gone:
-            self._drop(port)
-        for port in new:
-            self._add(port)
-        return _all_touched(gone, new).union(self._reach.know(subnets))
-
-    def holds(self, port: Port) -> bool:
-        """Whether it is one of these, and not an older or a newer one of the same id."""
-        return self._ports.get(port.id) is port
-
-    def networks(self, source: ClientSource) -> frozenset[str]:
-        """The networks that it may be on."""
-        if source.network_id:
-            return frozenset({source.network_id})
-        return self._reach.networks(source.router_id or "", source.address, source.device)
-
-    def candidates(self, source: ClientSource) -> tuple[Port, ...]:
-        """The ports that match. Only one of them is an identity."""
-        if not source.mac:
-            return ()
-        found = [
-            port
-            for network_id in sorted(self.networks(source))
-            for port in self._by_mac.get((network_id, source.mac), {}).values()
-        ]
-        return matching(found, source)
-
-    def _add(self, port: Port) -> None:
-        self._ports[port.id] = port
-        self._reach.add(port)
-        for mac in _macs(port):
-            self._by_mac.setdefault((port.network_id, mac), {})[port.id] = port
-
-    def _drop(self, port: Port) -> None:
-        del self._ports[port.id]
-        self._reach.drop(port)
-        for mac in _macs(port):
-            discard(self._by_mac, (port.network_id, mac), port.id)
+def is_instance_port(port: Port) -> bool:
+    """Returns whether an instance can use the port."""
+    return bool(port.device_id) and not is_network_owned(port)
 
 
-def touched_between(before: Mapping[str, Port], after: Mapping[str, Port]) -> frozenset[str]:
-    """The MACs and router ids of which it holds: somebody known by one of them may be somebody else now."""
-    return _all_touched(*difference(before, after))
+def is_network_owned(port: Port) -> bool:
+    return port.device_owner.startswith(_NETWORK_OWNED)
 
 
 def matching(ports: Iterable[Port], source: ClientSource) -> tuple[Port, ...]:
-    """Of these ports, all on networks that it may be on, the ones that may send from this address and MAC."""
+    """Returns the ports that may send from the source's address and MAC, out of ports on the networks of the source."""
     own, granted = [], []
     for port in ports:
-        if port.device_owner.startswith("network:"):
+        if is_network_owned(port):
             continue
         if _is_its_own(port, source):
             own.append(port)
@@ -160,7 +124,7 @@ def matching(ports: Iterable[Port], source: ClientSource) -> tuple[Port, ...]:
 
 
 def the_one(found: tuple[Port, ...], source: ClientSource) -> Port:
-    """Raises NobodyAsks when it is not exactly one, NotKnownYet when it is one that no instance has yet."""
+    """Returns the only port. Raises NoSinglePort for none or several, PortNotReady for one without an instance."""
     if not found:
         raise NoSinglePort("none", f"no instance's port has {source}")
     if len(found) > 1:
@@ -172,18 +136,17 @@ def the_one(found: tuple[Port, ...], source: ClientSource) -> Port:
 
 
 def _grants(other: Port, owner: Port) -> bool:
-    """Has a project said so of its own ports?"""
+    """Returns whether the address pair of `other` is a statement of the owner's project."""
     return other.project_id == owner.project_id and other.network_id == owner.network_id
 
 
 def _is_its_own(port: Port, source: ClientSource) -> bool:
     if port.mac_address.lower() != source.mac:
         return False
-    address = source.address
-    if isinstance(address, IPv6Address) and address.is_link_local:
+    if source.is_link_local:
         return True
     own = [ip_address(text) for text in port.ip_addresses]
-    return address in own or any(_shares_prefix(address, one) for one in own)
+    return source.address in own or any(_shares_prefix(source.address, one) for one in own)
 
 
 def _is_pair_of(pair: AddressPair, port: Port, source: ClientSource) -> bool:
@@ -196,18 +159,3 @@ def _shares_prefix(address: Address, own: Address) -> bool:
     if not isinstance(address, IPv6Address) or not isinstance(own, IPv6Address):
         return False
     return int(address) >> _SLAAC_PREFIX_BITS == int(own) >> _SLAAC_PREFIX_BITS
-
-
-def _macs(port: Port) -> set[str]:
-    pairs = {pair.mac_address.lower() for pair in port.allowed_address_pairs if pair.mac_address}
-    return pairs | {port.mac_address.lower()}
-
-
-def _all_touched(gone: list[Port], new: list[Port]) -> frozenset[str]:
-    return frozenset(touched for port in (*gone, *new) for touched in _touched(port))
-
-
-def _touched(port: Port) -> Iterator[str]:
-    yield from _macs(port)
-    if is_router_interface(port):
-        yield port.device_id

@@ -3,14 +3,14 @@
 Rules of this file:
 
 1. Only interfaces that act for their network count (`resources.network.is_gateway`). A router that another project
-   attached to a shared network identifies no guest of that network: its owner could lead a guest's address elsewhere by
-   an extra route.
-2. An address inside a subnet that the router has an interface on is that subnet's network's alone: answers to it go
-   there and nowhere else, and subnets of one router do not overlap (Neutron refuses that). What ports of the router's
-   other networks claim of the address (an address pair, a subnet that the router is not on) has no effect. If the
-   interface does not count, the address is on no network.
-3. An IPv6 link-local address is on the network of the device that it came in by, where that is known.
-4. Any other address (behind a guest, by a static route) may be on each of the networks that count.
+   attached to a shared network identifies no client of that network, because its owner could redirect a client's
+   address by an extra route.
+2. An address inside a connected subnet is on that subnet's network only: responses are routed there, and the subnets of
+   one router do not overlap (Neutron rejects that). Ports of the router's other networks cannot claim the address, by an
+   address pair or by a subnet that the router is not on. If the interface does not count, the address is on no network.
+3. An IPv6 link-local address is on the network of the device on which it arrived. If the device is unknown, it can be on
+   each network that counts.
+4. Any other address (behind an instance, by a static route) can be on each network that counts.
 """
 
 from __future__ import annotations
@@ -40,17 +40,20 @@ _NOWHERE: frozenset[str] = frozenset()
 
 
 def is_router_interface(port: Port) -> bool:
-    """Is this a router's port on a network it serves (not its gateway to the outside)?"""
+    """Returns whether the port is a router's internal interface, not its external gateway."""
     return port.device_owner in _ROUTER_PORT_OWNERS
 
 
 class RouterSubnets:
-    """One router's networks, prepared: a request asks for nothing but what a table has."""
+    """The networks of one router in lookup tables."""
 
-    __slots__ = ("_by_device", "_by_prefix", "_everywhere")
+    __slots__ = ("_by_device", "_by_prefix", "_everywhere", "attached")
 
     def __init__(self, interfaces: Iterable[Port], subnets: Mapping[str, Subnet]) -> None:
-        """`interfaces`: of one router. `subnets`: theirs, by id, and any others."""
+        """`interfaces`: the internal interfaces of one router. `subnets`: at least their subnets, by ID."""
+        interfaces = tuple(interfaces)
+        self.attached = frozenset(port.network_id for port in interfaces)
+        """All networks with an interface, whether or not the interface counts."""
         by_device: defaultdict[str, set[str]] = defaultdict(set)
         by_prefix: defaultdict[tuple[int, int], defaultdict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         for port in interfaces:
@@ -58,7 +61,9 @@ class RouterSubnets:
                 subnet = subnets.get(fixed.subnet_id)
                 if subnet is not None:
                     version, host_bits, prefix = _prefix(subnet.cidr)
-                    networks = by_prefix[version, host_bits][prefix]  # also without a network: rule 2
+                    networks = by_prefix[version, host_bits][
+                        prefix
+                    ]  # an entry without a network if the interface does not count (rule 2)
                     if is_gateway(port, subnet):
                         networks.add(port.network_id)
                         by_device[port.router_device_name].add(port.network_id)
@@ -70,9 +75,9 @@ class RouterSubnets:
         )
 
     def networks(self, address: Address, device: str = "") -> frozenset[str]:
-        """The networks that somebody may be on.
+        """Returns the networks that a client with this address can be on.
 
-        `device`: by which a link-local address came in, as `qr-01e7ee7b-98`; empty: not known.
+        `device`: the device on which a link-local address arrived, such as `qr-01e7ee7b-98`. Empty if it is unknown.
         """
         version, number = address.version, int(address)
         if version == 6 and address.is_link_local:
@@ -86,28 +91,37 @@ class RouterSubnets:
 
 @dataclass(slots=True)
 class RouterNetworks:
-    """All routers' interfaces and the subnets that they are on. One thread's own."""
+    """The interfaces and connected subnets of all routers. Belongs to one thread."""
 
     _subnets: Mapping[str, Subnet] = field(default_factory=dict)
     _interfaces: dict[str, dict[str, Port]] = field(default_factory=dict)
-    """Router id → port id → port."""
+    """Ports by router ID and port ID."""
     _routers_on: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Subnet id → port id → router id."""
+    """Router IDs by subnet ID and port ID."""
     _prepared: dict[str, RouterSubnets] = field(default_factory=dict)
-    """By router id: of those that were asked for since they changed."""
+    """Lookup tables by router ID, made at the first use after a change."""
 
     def networks(self, router_id: str, address: Address, device: str = "") -> frozenset[str]:
-        """As `Behind.networks`; none when the router has no interface."""
-        behind = self._prepared.get(router_id)
-        if behind is None:
+        """Returns the networks that a client can be on. Empty if the router has no interface."""
+        router = self._router(router_id)
+        return _NOWHERE if router is None else router.networks(address, device)
+
+    def attached(self, router_id: str) -> frozenset[str]:
+        """Returns all networks with an interface of the router."""
+        router = self._router(router_id)
+        return _NOWHERE if router is None else router.attached
+
+    def _router(self, router_id: str) -> RouterSubnets | None:
+        router = self._prepared.get(router_id)
+        if router is None:
             interfaces = self._interfaces.get(router_id)
             if interfaces is None:
-                return _NOWHERE  # and nothing remembered: anybody may ask for any router
-            behind = self._prepared[router_id] = RouterSubnets(interfaces.values(), self._subnets)
-        return behind.networks(address, device)
+                return None  # not cached: requests can name any router ID
+            router = self._prepared[router_id] = RouterSubnets(interfaces.values(), self._subnets)
+        return router
 
     def add(self, port: Port) -> None:
-        """Any port: others than routers' interfaces are nothing to it."""
+        """Adds a port. Ports that are not router interfaces are ignored."""
         if not is_router_interface(port):
             return
         self._prepared.pop(port.device_id, None)
@@ -116,7 +130,7 @@ class RouterNetworks:
             self._routers_on.setdefault(fixed.subnet_id, {})[port.id] = port.device_id
 
     def drop(self, port: Port) -> None:
-        """One that was added."""
+        """Removes a port that was added."""
         if not is_router_interface(port):
             return
         self._prepared.pop(port.device_id, None)
@@ -125,7 +139,7 @@ class RouterNetworks:
             discard(self._routers_on, fixed.subnet_id, port.id)
 
     def know(self, subnets: Mapping[str, Subnet]) -> frozenset[str]:
-        """From now on these are the subnets. → the routers of which one came, went or changed."""
+        """Replaces the subnets. Returns the IDs of the routers with an added, removed or changed subnet."""
         gone, new = difference(self._subnets, subnets)
         self._subnets = subnets
         routers = frozenset(
@@ -137,7 +151,7 @@ class RouterNetworks:
 
 
 def discard(table: dict[_Key, dict[str, _Entry]], key: _Key, one: str) -> None:
-    """Of a table of tables: take out one entry, if it is there, and what is empty then."""
+    """Removes an entry of a nested dictionary, and the inner dictionary if it becomes empty."""
     entries = table.get(key, {})
     entries.pop(one, None)
     if not entries:
@@ -146,7 +160,7 @@ def discard(table: dict[_Key, dict[str, _Entry]], key: _Key, one: str) -> None:
 
 @lru_cache(_KNOWN_PREFIXES)
 def _prefix(cidr: str) -> tuple[int, int, int]:
-    """IP version, the number of bits behind the prefix, and the prefix as a number."""
+    """Returns the IP version, the number of host bits, and the prefix as a number."""
     prefix = ip_network(cidr, strict=False)
     host_bits = prefix.max_prefixlen - prefix.prefixlen
     return prefix.version, host_bits, int(prefix.network_address) >> host_bits

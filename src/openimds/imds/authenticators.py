@@ -1,10 +1,10 @@
-"""Who asks: a signed instance id, a provider and an address, or the TCP peer's own address."""
+"""Authentication of requests by a signed instance ID, by a provider and an address, or by the TCP peer's address."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -20,6 +20,7 @@ from openimds.guest_identity.headers import (
 )
 from openimds.guest_identity.request_policy import rejection_reason
 from openimds.guest_identity.signature import matching_secret
+from openimds.guest_identity.token_bucket import TokenBucket
 from openimds.http.messages import Request, Response
 from openimds.imds.instance_cache import CacheEntry, InstanceCache
 from openimds.imds.metrics import METRICS
@@ -33,6 +34,8 @@ _SECRET_NAMES = ("current", "previous")
 
 
 class AskingPort(Protocol):
+    """The port that a provider claim names."""
+
     @property
     def instance_id(self) -> str: ...
     @property
@@ -40,15 +43,15 @@ class AskingPort(Protocol):
 
 
 class Instances(Protocol):
-    """The store, as far as who asks is concerned. All raise StoreUnavailable."""
+    """The lookups of instances in the store. All raise StoreUnavailable."""
 
     def instance(self, instance_id: str) -> Instance | None: ...
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]: ...
     def ports_by_provider(self, provider_id: str, address: str) -> Sequence[AskingPort] | None: ...
 
 
-UpstreamCall = Callable[[Request, str], Awaitable[Response]]
-"""Has a request answered by the metadata API. Takes the request and its id. Never raises: a failure is a response."""
+UpstreamCall = Callable[[Request, str], Coroutine[Any, Any, Response]]
+"""Forwards a request to the metadata API. Takes the request and its ID. A failure is a response."""
 
 
 class DelegateUpstream(Exception):
@@ -62,30 +65,29 @@ class DelegateUpstream(Exception):
         self.facts = facts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthenticatedInstance:
-    """The instance, and the address it asks from as far as somebody said it."""
+    """The instance of a request, and the address that it uses if the address is known."""
 
     record: CacheEntry
-    """The instance's, with what was rendered from it."""
+    """The cache entry of the instance, with its rendered documents."""
+    instance: Instance
+    """The instance of `record`."""
     address: str | None
     secret: str = ""
-    """The name of the secret that signed the instance's id in the request itself; empty when the id was found out."""
+    """The name of the secret that signed the request. Empty if the request is not signed."""
     facts: Mapping[str, object] = field(default_factory=dict)
-    """For the log line: what is known of where the request came from."""
+    """Fields of the log line: the origin of the request."""
+    bucket: TokenBucket | None = None
+    """The bucket that counts the requests of the instance's port. None if they are not counted."""
     still: Callable[[], bool] | None = None
-    """May the same bytes on the same connection be answered again? Asked each time. None: that is not known."""
+    """Returns whether the same bytes on the same connection may be answered again. None if they may not be."""
     elsewhere: UpstreamCall | None = None
-    """Who changes things and asks vendors; None: this service itself."""
-
-    @property
-    def instance(self) -> Instance:
-        instance: Instance = self.record.answer
-        return instance
+    """The metadata API, for requests that change something. None if this service is the metadata API."""
 
 
 class AuthError(MetadataError):
-    """Refused for who asks, or how often: not even `/`, which anybody may read, is shown."""
+    """A request that is rejected because of its client, including requests for `/`, which is public otherwise."""
 
     def __init__(
         self,
@@ -94,28 +96,48 @@ class AuthError(MetadataError):
         headers: tuple[tuple[str, str], ...] = (),
         *,
         facts: Mapping[str, object],
+        is_plain: bool = False,
+        is_unknown_client: bool = False,
     ) -> None:
-        """`facts`: for the log line."""
+        """`facts`: fields of the log line. `is_plain`: the response is the sentence alone, as text.
+
+        `is_unknown_client`: the rejection counts for the client's ban.
+        """
         super().__init__(status, sentence, headers)
         self.facts = facts
+        self.is_plain = is_plain
+        self.is_unknown_client = is_unknown_client
 
 
 class Authenticator(Protocol):
+    """Finds the instance of a request."""
+
+    def admit(self, request: Request) -> None:
+        """Raises AuthError for a request that is rejected whoever its client is."""
+
+    def identifies(self, request: Request) -> bool:
+        """Returns whether the request can have an instance at all."""
+
     def at_once(self, request: Request) -> AuthenticatedInstance | None:
-        """From what is in memory; None: `asker` is to be asked, which may have to wait. Raises Refusal."""
+        """Returns the instance if it is in memory. None if `asker` must be called. Raises MetadataError."""
 
     async def asker(self, request: Request) -> AuthenticatedInstance:
-        """Raises Refusal: 400 for headers, 403 for signatures, 404 for whom nobody knows; or Elsewhere."""
+        """Raises MetadataError (400 for headers, 403 for signatures, 404 for unknown clients) or DelegateUpstream."""
 
 
 class SignatureAuthenticator:
-    """`service_metadata_proxy = True`: a metadata agent found out who asks, and signed it."""
+    """Authenticates requests that a metadata agent signed (`service_metadata_proxy = True`)."""
 
     def __init__(self, instances: Instances, records: InstanceCache, secrets: Sequence[str]) -> None:
         """`secrets`: the current shared secret first."""
         self._instances = instances
         self._records = records
         self._secrets = tuple(secrets)
+
+    def admit(self, _request: Request) -> None: ...
+
+    def identifies(self, request: Request) -> bool:
+        return bool(values(request.headers, INSTANCE_ID))
 
     def at_once(self, request: Request) -> AuthenticatedInstance | None:
         claim = _claim(request)
@@ -133,14 +155,14 @@ class SignatureAuthenticator:
         return self._asker(claim, await self._record(claim.instance_id), secret)
 
     def _verify(self, signed_id: str, signature: str) -> str:
-        """The name of the secret."""
+        """Returns the name of the secret that signed the ID. Raises MetadataError (403)."""
         place = matching_secret(self._secrets, signed_id, signature)
         name = "none" if place is None else _SECRET_NAMES[min(place, 1)]
         METRICS.signed(name)
         if place is None:
             log.warning(
-                "a request's signature does not fit: metadata_proxy_shared_secret here ([neutron] of nova.conf) and at "
-                "the metadata agent (metadata_agent.ini) must be the same",
+                "request signature invalid: metadata_proxy_shared_secret must be equal here ([neutron] of nova.conf) and "
+                "at the metadata agent (metadata_agent.ini)",
                 signed_id=signed_id[:64],
             )
             raise MetadataError(403, BAD_SIGNATURE)
@@ -152,12 +174,12 @@ class SignatureAuthenticator:
     def _asker(self, claim: InstanceClaim, record: CacheEntry, secret: str = "") -> AuthenticatedInstance:
         instance: Instance | None = record.answer
         if instance is None:
-            log.info("a signed request names an instance that is not known", instance_id=claim.instance_id[:64])
+            log.info("signed request for an unknown instance", instance_id=claim.instance_id[:64])
             raise not_found()
         if instance.project_id != claim.tenant_id:
-            log.warning("a signed request names another project than its instance's", instance_id=claim.instance_id)
+            log.warning("signed request with the wrong project of its instance", instance_id=claim.instance_id)
             raise not_found()
-        return AuthenticatedInstance(record, claim.address, secret)
+        return AuthenticatedInstance(record=record, instance=instance, address=claim.address, secret=secret)
 
     async def _asker_by_provider(self, provider_id: str, address: str) -> AuthenticatedInstance:
         ports = await self._records.ask(
@@ -172,7 +194,7 @@ class SignatureAuthenticator:
         port = ports[0]
         found = InstanceClaim(
             instance_id=port.instance_id, signature="", tenant_id=port.project_id, address=address
-        )  # as if it had been signed
+        )  # the provider claim was signed instead
         return self._asker(found, await self._record(port.instance_id))
 
 
@@ -184,35 +206,40 @@ def _claim(request: Request) -> InstanceClaim | ProviderClaim:
 
 
 class AddressAuthenticator:
-    """`service_metadata_proxy = False`: guests reach this server themselves, on one flat network."""
+    """Authenticates clients on one flat network by their address (`service_metadata_proxy = False`)."""
 
     def __init__(
         self, instances: Instances, records: InstanceCache, strict_hosts: Collection[str] | None = None
     ) -> None:
-        """`strict_hosts`: the Hosts that requests may name; None: requests are taken as they come."""
+        """`strict_hosts`: the allowed values of Host; forwarded requests are rejected too. None if all are allowed."""
         self._instances = instances
         self._records = records
         self._strict_hosts = strict_hosts
 
+    def admit(self, request: Request) -> None:
+        reason = rejection_reason(request.headers, self._strict_hosts) if self._strict_hosts is not None else None
+        if reason is not None:
+            raise AuthError(403, reason, facts={})
+
+    def identifies(self, _request: Request) -> bool:
+        return True
+
     def at_once(self, request: Request) -> AuthenticatedInstance | None:
-        """None: on one flat network few ask at a time."""
+        """Returns None always: a flat network has few clients."""
 
     async def asker(self, request: Request) -> AuthenticatedInstance:
-        refusal = rejection_reason(request.headers, self._strict_hosts) if self._strict_hosts is not None else None
-        if refusal is not None:
-            raise MetadataError(403, refusal)
         if values(request.headers, INSTANCE_ID):
-            log.warning("X-Instance-ID is ignored: service_metadata_proxy is off", peer=request.peer)
+            log.warning("X-Instance-ID ignored: service_metadata_proxy is off", peer=request.peer)
         try:
             address = canonical(request.peer)
         except ValueError:
-            log.warning("a request has no address to know its instance by", peer=request.peer)
+            log.warning("request without a client address", peer=request.peer)
             raise not_found() from None
         ids = await self._records.ask(("address", address), lambda: self._instances.instance_ids_by_address(address))
         if len(ids) != 1:
-            log.warning("an address is not one instance's", address=address, instances=len(ids))
+            log.warning("client address without a single instance", address=address, instances=len(ids))
             raise not_found()
         record = await self._records.record(("instance", ids[0]), lambda: self._instances.instance(ids[0]))
         if record.answer is None:
             raise not_found()
-        return AuthenticatedInstance(record, address)
+        return AuthenticatedInstance(record=record, instance=record.answer, address=address)

@@ -1,7 +1,12 @@
-"""An instance's documents: rendered when first asked for, kept with its record."""
+"""The documents of an instance: rendered at the first request, kept with its record until the record changes.
+
+A document with random bytes (the random seed of meta_data.json) is kept with a gap, which each response fills with new ones.
+"""
 
 from __future__ import annotations
 
+import os
+from base64 import b64encode
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,7 +14,6 @@ from itertools import count
 
 from openimds.imds.authenticators import AuthenticatedInstance
 from openimds.imds.instance_cache import InstanceCache
-from openimds.imds.rendered_document import RandomBytes, RenderedDocument, SeedProbe
 from openimds.metadata.context import DocumentSettings, RenderContext
 from openimds.metadata.etags import with_etag
 from openimds.metadata.outcome import Document, Outcome
@@ -18,6 +22,103 @@ from openimds.resources.instance import Instance
 
 _READS = ("GET", "HEAD")
 _numbers = count()
+BATCH_SIZE = 64
+
+_LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_ANY_LETTER = _LETTERS * 4
+"""The letter of each byte. Four of the 256 values share a letter."""
+_LAST_LETTER = {1: _LETTERS[::16] * 64, 2: _LETTERS[::4] * 16}
+"""The last letter of a group of one or two bytes, which holds two or four bits and zeros (RFC 4648, section 4)."""
+
+RandomBytes = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class RenderedDocument:
+    """A document for repeated use. Its body is complete, or has a gap for new random bytes."""
+
+    answer: Document
+    before: bytes = b""
+    after: bytes = b""
+    seed_bytes: int = 0
+    """The number of random bytes, in base64, between `before` and `after`. 0 if the body is that of `answer`."""
+
+    @property
+    def size(self) -> int:
+        return len(self.answer.body) + len(self.before) + len(self.after)
+
+    def again(self, seeds: RandomSeeds) -> Document:
+        """Returns the document, with new random bytes if it has a gap."""
+        if not self.seed_bytes:
+            return self.answer
+        body = b"".join((self.before, seeds.text(self.seed_bytes), self.after))
+        return Document(self.answer.status, self.answer.content_type, body, self.answer.headers)
+
+
+class RandomSeeds:
+    """Random bytes in base64, each used once. They are drawn for many documents together, which is cheaper.
+
+    Base64 of random bytes consists of random letters. Drawing letters takes half the time of drawing and encoding bytes.
+    """
+
+    def __init__(self, random_bytes: RandomBytes) -> None:
+        self._random_bytes = random_bytes
+        self._drawn: list[bytes] = []
+        self._size = 0
+        os.register_at_fork(after_in_child=self.forget)
+
+    def text(self, size: int) -> bytes:
+        """Returns `size` random bytes, encoded."""
+        if size != self._size or not self._drawn:
+            self._draw(size)
+        return self._drawn.pop()
+
+    def forget(self) -> None:
+        """Drops the stock after a fork, because parent and child would use the same bytes."""
+        self._drawn.clear()
+
+    def _draw(self, size: int) -> None:
+        groups, rest = divmod(size, 3)
+        length = (groups + bool(rest)) * 4
+        text = self._random_bytes(length * BATCH_SIZE).translate(_ANY_LETTER)
+        if rest:
+            text = self._ended(text, length, rest)
+        self._size = size
+        self._drawn = [text[place : place + length] for place in range(0, length * BATCH_SIZE, length)]
+
+    def _ended(self, letters: bytes, length: int, rest: int) -> bytes:
+        """Returns the texts of `length` letters each, with the padding of a last group of `rest` bytes."""
+        text = bytearray(letters)
+        text[length - 4 + rest :: length] = self._random_bytes(BATCH_SIZE).translate(_LAST_LETTER[rest])
+        for missing in range(3 - rest):
+            text[length - 1 - missing :: length] = b"=" * BATCH_SIZE
+        return bytes(text)
+
+
+class SeedProbe:
+    """Provides random bytes while a document is rendered, and finds their position in it afterwards."""
+
+    def __init__(self) -> None:
+        self._given: list[bytes] = []
+
+    @property
+    def is_used(self) -> bool:
+        return bool(self._given)
+
+    def random_bytes(self, count: int) -> bytes:
+        # Real random bytes do not occur in an instance's data by accident.
+        self._given.append(os.urandom(count))
+        return self._given[-1]
+
+    def rendered(self, answer: Document) -> RenderedDocument | None:
+        """Returns the document with a gap for random bytes. None if their position is ambiguous."""
+        if not self._given:
+            return RenderedDocument(answer)
+        before, found, after = answer.body.partition(b64encode(self._given[0]))
+        if len(self._given) > 1 or not found or b64encode(self._given[0]) in after:
+            return None
+        bodiless = Document(answer.status, answer.content_type, b"", answer.headers)
+        return RenderedDocument(bodiless, before, after, len(self._given[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +128,11 @@ class Day:
     begins: datetime
     ends: datetime
     ends_at: float
-    """In seconds since the epoch."""
+    """Seconds since the epoch."""
 
 
 class Calendar:
-    """Tells what day it is, as documents do."""
+    """The current day in UTC, which some documents contain."""
 
     def __init__(self, utc_now: Callable[[], datetime]) -> None:
         self._utc_now = utc_now
@@ -51,7 +152,9 @@ def _day_of(now: datetime) -> Day:
 
 
 class DocumentCache:
-    """Of one service: its settings are in what it renders."""
+    """Renders documents at the first request, and keeps them with the instance's record. Belongs to one handler, because
+    documents depend on its settings.
+    """
 
     def __init__(
         self,
@@ -67,37 +170,37 @@ class DocumentCache:
         self._random_bytes = random_bytes
         self._number = next(_numbers)
 
-    def find(self, asked: DocumentRequest, asker: AuthenticatedInstance) -> RenderedDocument | Outcome:
-        """What becomes of the request; Rendered when it is a document that may be kept. Raises Refusal."""
+    def find(self, request: DocumentRequest, instance: AuthenticatedInstance) -> RenderedDocument | Outcome:
+        """Returns the outcome of a request, as a RenderedDocument if it is cached. Raises MetadataError."""
         today = self._calendar.today().name
-        if asked.method not in _READS:
-            return route(asked, self._reading(asker, today, self._random_bytes))
-        key = self._key(asked, asker, today)
-        kept = asker.record.documents.get(key)
-        if kept is not None:
-            return kept
-        place = SeedProbe()
-        decision = route(asked, self._reading(asker, today, place.random_bytes))
+        if request.method not in _READS:
+            return route(request, self._context(instance, today, self._random_bytes))
+        key = self._key(request, instance, today)
+        cached: RenderedDocument | None = instance.record.documents.get(key)
+        if cached is not None:
+            return cached
+        probe = SeedProbe()
+        decision = route(request, self._context(instance, today, probe.random_bytes))
         if not isinstance(decision, Document) or decision.status != 200:
             return decision
-        rendered = place.rendered(decision if place.is_used else with_etag(decision))
+        rendered = probe.rendered(decision if probe.is_used else with_etag(decision))
         if rendered is None:
-            return route(asked, self._reading(asker, today, self._random_bytes))
-        self._records.keep_document(asker.record, key, rendered)
+            return route(request, self._context(instance, today, self._random_bytes))
+        self._records.keep_document(instance.record, key, rendered)
         return rendered
 
-    def _key(self, asked: DocumentRequest, asker: AuthenticatedInstance, today: str) -> Hashable:
-        # An address shows only in documents of an instance that has none of its own.
-        address = None if _has_ipv4(asker.instance) else asker.address
-        # HEAD is refused where GET is not: a key of its own. Other settings: other documents.
-        return (self._number, today, asked.method, asked.path.tree, asked.path.parts, address)
+    def _key(self, request: DocumentRequest, instance: AuthenticatedInstance, today: str) -> Hashable:
+        # Only documents of an instance without an IPv4 address contain the request's address.
+        address = None if _has_ipv4(instance.instance) else instance.address
+        # The method is part of the key, because some paths accept GET only. The number stands for the settings.
+        return (self._number, today, request.method, request.path.tree, request.path.parts, address)
 
-    def _reading(self, asker: AuthenticatedInstance, today: str, random_bytes: RandomBytes) -> RenderContext:
+    def _context(self, instance: AuthenticatedInstance, today: str, random_bytes: RandomBytes) -> RenderContext:
         return RenderContext(
-            instance=asker.instance,
+            instance=instance.instance,
             settings=self._settings,
             today=today,
-            address=asker.address,
+            address=instance.address,
             random_bytes=random_bytes,
         )
 

@@ -1,6 +1,16 @@
-"""What a request wants done before it can be answered: a password stored, vendors asked.
+"""The handler of a metadata service: takes a request and returns a response, without any transport.
 
-The metadata API, without its transport: a request in, an answer out.
+The steps of a request (`MetadataHandler.serve` and `MetadataHandler._begin`):
+
+1. trace: the request ID, and the facts for the log line
+2. admission: 429 for a banned client, 403 or 405 for a forbidden host or method
+3. path: parse the target
+4. authenticate: the instance of the request
+5. session token: check it, or issue a new one
+6. document: find or render it
+7. action: store the password, ask vendors, or forward the request
+8. condition: add the ETag, compare it with If-None-Match
+9. finish: count, log and build the response
 """
 
 from __future__ import annotations
@@ -12,18 +22,19 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from ssl import RAND_bytes
 from typing import Any, Protocol
 
-from openimds.guest_identity.headers import INSTANCE_ID, header_names, values
+from openimds.guest_identity.headers import header_names, values
 from openimds.http.messages import Request, Response
 from openimds.imds.authenticators import AuthenticatedInstance, Authenticator, AuthError, DelegateUpstream
-from openimds.imds.document_cache import Calendar, DocumentCache
+from openimds.imds.document_cache import Calendar, DocumentCache, RandomSeeds, RenderedDocument
 from openimds.imds.instance_cache import InstanceCache
-from openimds.imds.rendered_document import RandomSeeds, RenderedDocument
-from openimds.imds.request_log import RequestLog, StructuredLog, new_request_id, request_id
-from openimds.imds.response import ANNOUNCES_A_BODY, RequestTrace, ResponseBuilder, error_response
-from openimds.imds.session_tokens import SessionTokens, TokenSettings
+from openimds.imds.rate_limit import UnknownClientLimiter
+from openimds.imds.request_log import RequestLog, StructuredLog, new_request_id, proxied_request_id, request_id
+from openimds.imds.response import BODY_HEADERS, RequestTrace, ResponseBuilder, error_response
+from openimds.imds.session_tokens import PreviousHop, SessionTokens, TokenSettings
 from openimds.imds.vendordata import VendordataTargets
 from openimds.metadata.context import DocumentSettings
 from openimds.metadata.etags import not_modified_or, with_etag
@@ -34,48 +45,184 @@ from openimds.metadata.router import DocumentRequest, forbid_options, root_docum
 from openimds.metadata.vendordata import vendor_data2, vendordata_request
 from openimds.resources.errors import NotFound, StoreUnavailable
 
+_READS = ("GET", "HEAD")
+
 
 class Passwords(Protocol):
-    """Where passwords are stored; asked of where the asker has nobody elsewhere who does."""
+    """The password storage of the metadata API."""
 
     def set_password_once(self, instance_id: str, text: str) -> bool:
-        """False when the instance has one. Raises NotFound, StoreUnavailable."""
+        """Returns False if the instance has a password already. Raises NotFound, StoreUnavailable."""
 
 
-class CarryingOut:
-    """Of one service."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The sources of randomness and time."""
 
-    def __init__(
+    random_bytes: Callable[[int], bytes] = os.urandom
+    many_random_bytes: Callable[[int], bytes] = RAND_bytes
+    """For random seeds, thousands at a time. OpenSSL's generator (AES-256 in counter mode) takes a fifteenth of the
+    kernel's time. It is reseeded from the kernel every 7 minutes, and a forked process has a generator of its own."""
+    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+class MetadataHandler:
+    """Belongs to the event loop."""
+
+    def __init__(  # noqa: PLR0913 - the parts of a program
         self,
         *,
+        authenticator: Authenticator,
         records: InstanceCache,
         passwords: Passwords | None,
-        vendors: VendordataTargets | None,
         settings: DocumentSettings,
         executor: Executor,
+        vendors: VendordataTargets | None = None,
+        tokens: TokenSettings | None = None,
+        environment: Environment | None = None,
+        request_log: RequestLog | None = None,
+        unknown_clients: UnknownClientLimiter | None = None,
     ) -> None:
-        """Passwords are stored on a thread of `executor`."""
+        """`tokens`: None if no tokens are issued. Token requests are then answered as by Nova, which has none.
+
+        `passwords`: None if the authenticator delegates the requests that change something.
+        """
+        environment = environment or Environment()
+        tokens = tokens or TokenSettings()
+        self._authenticator = authenticator
         self._records = records
         self._passwords = passwords
-        self._vendors = vendors
         self._settings = settings
         self._executor = executor
+        self._vendors = vendors
+        self._unknown_clients = unknown_clients
+        self._request_id = _REQUEST_ID_OF[tokens.previous_hop]
+        calendar = Calendar(environment.utc_now)
+        self._documents = DocumentCache(records, settings, calendar=calendar, random_bytes=environment.random_bytes)
+        self._seeds = RandomSeeds(environment.many_random_bytes)
+        self._sessions = SessionTokens(
+            tokens,
+            settings.policy,
+            now=lambda: environment.utc_now().timestamp(),
+            random_bytes=environment.random_bytes,
+        )
+        self._responses = ResponseBuilder(
+            calendar=calendar,
+            seeds=self._seeds,
+            sessions=self._sessions,
+            request_log=request_log or StructuredLog(),
+            previous_hop=tokens.previous_hop,
+            unknown_clients=unknown_clients,
+        )
 
-    async def carry_out(self, wanted: StorePassword | FetchVendordata, asker: AuthenticatedInstance) -> Document:
-        """Raises Elsewhere where the asker has others for it; Refusal; StoreUnavailable."""
-        if asker.elsewhere is not None:
-            raise DelegateUpstream(asker.elsewhere, asker.instance.id, asker.facts)
-        match wanted:
+    def serve(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
+        """Returns the response, or a coroutine if the response needs data that is not in memory. Never raises."""
+        trace = RequestTrace(self._request_id(request.headers), time.monotonic(), header_names(request.headers))
+        try:
+            result = self._begin(request, trace)
+        except Exception as error:  # noqa: BLE001 - each error becomes a response, here and in `_serve_later`
+            result = error_response(error, request, trace)
+        if isinstance(result, Document):
+            return self._responses.finish(request, result, trace)
+        return self._serve_later(request, result, trace)
+
+    async def handle(self, request: Request) -> Response:
+        """Returns the response of `serve`, and waits for it if necessary."""
+        response = self.serve(request)
+        return response if isinstance(response, Response) else await response
+
+    def retire(self) -> None:
+        """Ends the replay of responses, because another handler with other settings takes over."""
+        self._responses.retire()
+
+    def _begin(self, request: Request, trace: RequestTrace) -> Document | Coroutine[Any, Any, Document]:
+        """Raises MetadataError."""
+        self._admit(request)
+        path = _path_of(request)
+        instance = None if path.is_public else self._authenticator.at_once(request)
+        if instance is None:
+            return self._authenticate_and_answer(request, path, trace)
+        return self._answer(request, path, instance, trace)
+
+    def _admit(self, request: Request) -> None:
+        """Raises AuthError for a request that is rejected before its client and its path are looked at."""
+        clients = self._unknown_clients
+        wait = clients.wait_seconds(request.listener, request.mac, request.peer) if clients is not None else 0
+        if wait:
+            kind, _, scope_id = request.listener.partition(":")
+            raise AuthError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "Too many requests. Try again later.",
+                (("Retry-After", str(wait)),),
+                facts={
+                    f"{kind}_id": scope_id,
+                    "source": request.peer,
+                    "mac": request.mac or None,
+                    "reason": "too many malformed or unidentified requests",
+                },
+                is_plain=True,
+            )
+        self._authenticator.admit(request)
+
+    async def _authenticate_and_answer(self, request: Request, path: Path, trace: RequestTrace) -> Document:
+        if path.is_public:
+            instance = await self._instance_of_public(request)
+        else:
+            instance = await self._authenticator.asker(request)
+        if instance is None:
+            return _conditional(root_document(request.method), request)
+        answer = self._answer(request, path, instance, trace)
+        return answer if isinstance(answer, Document) else await answer
+
+    async def _instance_of_public(self, request: Request) -> AuthenticatedInstance | None:
+        """Returns the instance of a request for `/`. None if it is unknown: then `/` is public.
+
+        An instance whose metadata endpoint is disabled does not get `/` either.
+        """
+        if not self._authenticator.identifies(request):
+            return None
+        try:
+            return await self._authenticator.asker(request)
+        except AuthError:
+            raise
+        except (MetadataError, StoreUnavailable):
+            return None
+
+    def _answer(
+        self, request: Request, path: Path, instance: AuthenticatedInstance, trace: RequestTrace
+    ) -> Document | Coroutine[Any, Any, Document]:
+        trace.instance_id, trace.asker, trace.facts = instance.instance.id, instance, instance.facts
+        token = self._sessions.admit(request, path, instance.instance)
+        if token is not None:
+            return token
+        has_body = not trace.header_names.isdisjoint(BODY_HEADERS)
+        wanted = DocumentRequest(method=request.method, path=path, body=request.body if has_body else None)
+        found = self._documents.find(wanted, instance)
+        if isinstance(found, RenderedDocument):
+            trace.rendered = found
+            return _conditional(found.again(self._seeds), request)
+        if isinstance(found, Document):
+            return _conditional(found, request)
+        return self._act(found, instance, request)
+
+    async def _act(
+        self, action: StorePassword | FetchVendordata, instance: AuthenticatedInstance, request: Request
+    ) -> Document:
+        """Raises DelegateUpstream if the metadata API does it, MetadataError, StoreUnavailable."""
+        if instance.elsewhere is not None:
+            raise DelegateUpstream(instance.elsewhere, instance.instance.id, instance.facts)
+        match action:
             case StorePassword(text):
-                return await self._store_password(asker.instance.id, text)
+                return _conditional(await self._store_password(instance.instance.id, text), request)
             case FetchVendordata():
-                said = await self._vendors.ask(vendordata_request(asker.instance)) if self._vendors else {}
-                return vendor_data2(self._settings, said)
+                wanted = vendordata_request(instance.instance)
+                answers = await self._vendors.ask(wanted) if self._vendors else {}
+                return _conditional(vendor_data2(self._settings, answers), request)
 
     async def _store_password(self, instance_id: str, text: str) -> Document:
-        loop = asyncio.get_running_loop()
         if self._passwords is None:
             raise MetadataError(503, "No passwords can be stored here.")
+        loop = asyncio.get_running_loop()
         try:
             stored = await loop.run_in_executor(self._executor, self._passwords.set_password_once, instance_id, text)
         except NotFound:
@@ -85,172 +232,53 @@ class CarryingOut:
             raise password_refused()
         return password_stored()
 
-
-_READS = ("GET", "HEAD")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """What is different at every request."""
-
-    random_bytes: Callable[[int], bytes] = os.urandom
-    many_random_bytes: Callable[[int], bytes] = RAND_bytes
-    """For random seeds, thousands at a time: OpenSSL's generator, AES-256 in counter mode, takes a fifteenth of the
-    kernel's time. It is seeded, every 7 minutes anew, from the kernel, and a forked process has another."""
-    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
-
-
-class MetadataHandler:
-    """`await service.handle(request)`. Of one event loop."""
-
-    def __init__(  # noqa: PLR0913 - the parts that a daemon joins
-        self,
-        *,
-        identification: Authenticator,
-        records: InstanceCache,
-        passwords: Passwords | None,
-        settings: DocumentSettings,
-        executor: Executor,
-        vendors: VendordataTargets | None = None,
-        tokens: TokenSettings | None = None,
-        world: Environment | None = None,
-        request_log: RequestLog | None = None,
-    ) -> None:
-        """Without `tokens` there are none: their calls are answered as nova does, which does not know them.
-
-        Without `passwords` none is stored here: askers bring with them who does.
-        """
-        self._identification = identification
-        world = world or Environment()
-        self._records = records
-        calendar = Calendar(world.utc_now)
-        self._documents = DocumentCache(records, settings, calendar=calendar, random_bytes=world.random_bytes)
-        self._seeds = RandomSeeds(world.many_random_bytes)
-        tokens = tokens or TokenSettings()
-        self._is_behind_agent = tokens.is_behind_agent
-        self._sessions = SessionTokens(
-            tokens,
-            settings.policy,
-            now=lambda: world.utc_now().timestamp(),
-            random_bytes=world.random_bytes,
-        )
-        self._carrying_out = CarryingOut(
-            records=records, passwords=passwords, vendors=vendors, settings=settings, executor=executor
-        )
-        self._finishing = ResponseBuilder(
-            calendar=calendar,
-            seeds=self._seeds,
-            sessions=self._sessions,
-            request_log=request_log or StructuredLog(),
-            is_behind_agent=self._is_behind_agent,
-        )
-
-    def serve(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
-        """The answer; where it takes what is not in memory, later. Never raises: whatever goes wrong becomes an answer
-        here, and nowhere else.
-        """
-        # Where guests come themselves an id in the request is of their own making, and could be another's.
-        followed_as = request_id(request.headers) if self._is_behind_agent else new_request_id()
-        trace = RequestTrace(followed_as, time.monotonic(), header_names(request.headers))
-        try:
-            answer = self._begin(request, trace)
-        except Exception as error:  # noqa: BLE001 - see above
-            answer = error_response(error, request, trace)
-        if isinstance(answer, Document):
-            return self._finishing.finish(request, answer, trace)
-        return self._finish_later(request, answer, trace)
-
-    async def handle(self, request: Request) -> Response:
-        """As `serve`, for who can wait."""
-        answer = self.serve(request)
-        return answer if isinstance(answer, Response) else await answer
-
-    async def _finish_later(
+    async def _serve_later(
         self, request: Request, coming: Coroutine[Any, Any, Document], trace: RequestTrace
     ) -> Response:
         try:
-            answer = await self._here_or_elsewhere(request, coming, trace)
+            result = await self._here_or_upstream(request, coming, trace)
         except asyncio.CancelledError:
-            self._finishing.give_up(request, trace)
+            self._responses.give_up(request, trace)
             raise
         except Exception as error:  # noqa: BLE001 - see `serve`
-            answer = error_response(error, request, trace)
-        return self._finishing.finish(request, answer, trace)
+            result = error_response(error, request, trace)
+        return self._responses.finish(request, result, trace)
 
-    async def _here_or_elsewhere(
-        self, request: Request, coming: Coroutine[Any, Any, Document], trace: RequestTrace
+    async def _here_or_upstream(
+        self, request: Request, coming: Coroutine[Any, Any, Document | Response], trace: RequestTrace
     ) -> Document | Response:
         try:
             return await coming
-        except DelegateUpstream as elsewhere:
-            trace.instance_id, trace.asker = elsewhere.instance_id, None
-            trace.facts = {**elsewhere.facts, "forwarded": True}
+        except DelegateUpstream as delegation:
+            trace.instance_id, trace.asker = delegation.instance_id, None
+            trace.facts = {**delegation.facts, "forwarded": True}
             try:
-                return await elsewhere.forward(request, trace.request_id)
+                forwarded = delegation.forward(request, trace.request_id)
+                return await self._here_or_upstream(request, forwarded, trace)
             finally:
                 if request.method not in _READS:
-                    # It may have changed (its password): whoever asks next, before the news of it, is not told otherwise.
-                    self._records.forget_instance(elsewhere.instance_id)
-
-    def retire(self) -> None:
-        """Another service takes over: what this one prepared is not given again."""
-        self._finishing.retire()
-
-    def _begin(self, request: Request, trace: RequestTrace) -> Document | Coroutine[Any, Any, Document]:
-        """Raises Refusal."""
-        forbid_options(request.method)
-        try:
-            path = parse_path(request.target)
-        except MalformedTargetError as error:
-            raise MetadataError(400, str(error)) from None
-        asker = None if path.is_public else self._identification.at_once(request)
-        if asker is None:
-            return self._identify(request, path, trace)
-        return self._decide(request, path, asker, trace)
-
-    async def _identify(self, request: Request, path: Path, trace: RequestTrace) -> Document:
-        asker = await self._asker_of_public(request) if path.is_public else await self._identification.asker(request)
-        if asker is None:
-            return _reread(root_document(request.method), request)
-        answer = self._decide(request, path, asker, trace)
-        return answer if isinstance(answer, Document) else await answer
-
-    def _decide(
-        self, request: Request, path: Path, asker: AuthenticatedInstance, trace: RequestTrace
-    ) -> Document | Coroutine[Any, Any, Document]:
-        trace.instance_id, trace.asker, trace.facts = asker.instance.id, asker, asker.facts
-        token = self._sessions.admit(request, path, asker.instance)
-        if token is not None:
-            return token
-        has_body = not trace.header_names.isdisjoint(ANNOUNCES_A_BODY)
-        asked = DocumentRequest(method=request.method, path=path, body=request.body if has_body else None)
-        found = self._documents.find(asked, asker)
-        if isinstance(found, RenderedDocument):
-            trace.rendered = found
-            return _reread(found.again(self._seeds), request)
-        if isinstance(found, Document):
-            return _reread(found, request)
-        return self._carry_out(found, asker, request)
-
-    async def _asker_of_public(self, request: Request) -> AuthenticatedInstance | None:
-        """`/` is everybody's; but an instance whose endpoint is switched off is not told even that."""
-        if self._is_behind_agent and not values(request.headers, INSTANCE_ID):
-            return None
-        try:
-            return await self._identification.asker(request)
-        except AuthError:
-            raise
-        except (MetadataError, StoreUnavailable):
-            return None
-
-    async def _carry_out(
-        self, wanted: StorePassword | FetchVendordata, asker: AuthenticatedInstance, request: Request
-    ) -> Document:
-        return _reread(await self._carrying_out.carry_out(wanted, asker), request)
+                    # The request may have changed the instance, and the watch is not notified yet.
+                    self._records.forget_instance(delegation.instance_id)
 
 
-def _reread(answer: Document, request: Request) -> Document:
-    """With an ETag; 304 for who has it already."""
+_REQUEST_ID_OF: dict[PreviousHop, Callable[[Any], str]] = {
+    # An ID of a client could be the ID of another request.
+    PreviousHop.CLIENT: lambda _headers: new_request_id(),
+    PreviousHop.PROXY: proxied_request_id,
+    PreviousHop.AGENT: request_id,
+}
+
+
+def _path_of(request: Request) -> Path:
+    forbid_options(request.method)
+    try:
+        return parse_path(request.target)
+    except MalformedTargetError as error:
+        raise MetadataError(400, str(error)) from None
+
+
+def _conditional(document: Document, request: Request) -> Document:
+    """Adds an ETag to the document. Returns 304 instead if the client has this version."""
     if request.method not in _READS:
-        return answer
-    return not_modified_or(with_etag(answer), ",".join(values(request.headers, "If-None-Match")))
+        return document
+    return not_modified_or(with_etag(document), ",".join(values(request.headers, "If-None-Match")))

@@ -11,9 +11,8 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from openimds.imds.rendered_document import RenderedDocument
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import ChangeSet, Instance
 
@@ -27,6 +26,12 @@ LONGEST_SECONDS = 20.0
 """How long it waits for a busy one, in the queue behind others."""
 
 
+class SizedDocument(Protocol):
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+
 class CacheEntry:
     """One answer of the store. `good` turns False when it is dropped, for those who still hold it."""
 
@@ -38,8 +43,8 @@ class CacheEntry:
         self.good = True
         self.used = False
         """Since somebody last looked for a record to drop. Cheaper to set than a place in a queue to change."""
-        self.documents: dict[Hashable, RenderedDocument] = {}
-        """What was rendered from it."""
+        self.documents: dict[Hashable, Any] = {}
+        """The rendered documents (`document_cache.RenderedDocument`) by key."""
 
 
 class InstanceCache:
@@ -107,7 +112,7 @@ class InstanceCache:
                 if silent >= PATIENCE_SECONDS or now() - began >= LONGEST_SECONDS:
                     raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
 
-    def keep_document(self, record: CacheEntry, key: Hashable, rendered: RenderedDocument) -> None:
+    def keep_document(self, record: CacheEntry, key: Hashable, rendered: SizedDocument) -> None:
         """Remember what was rendered, within bounds: the records that were used longest ago lose theirs first."""
         if not record.good:
             return

@@ -1,6 +1,6 @@
-"""What is counted.
+"""The metrics of a metadata service.
 
-Counting without a price: sums are kept in plain numbers and handed to prometheus_client some times a second.
+A request adds to plain numbers only. prometheus_client receives the sums some times per second.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import Counter as Counts
+from collections.abc import Callable, Mapping
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -35,19 +36,23 @@ FLUSH_SECONDS = 0.05
 
 
 class MetricsBuffer:
-    """Of one event loop. `flush` before anybody reads the figures."""
+    """Belongs to the event loop. `flush` must be called before the metrics are read."""
+
+    on_responses: Callable[[Mapping[int, int]], None] | None = None
+    """Receives the number of responses by status at each flush."""
 
     def __init__(self) -> None:
         self._answers: Counts[int] = Counts()
         self._signatures: Counts[str] = Counts()
         self._repeats: dict[str, list[float]] = {"current": [], "previous": [], "": []}
-        """Each one's seconds, by the name of the secret: of these there are most, so they are summed up by `flush`."""
+        """The seconds of each replayed response, by the name of the secret. `flush` adds them up, because most responses
+        are replayed."""
         self._buckets = [0] * (len(SECONDS_BOUNDS) + 1)
         self._seconds = 0.0
         self._waits = False
 
     def answered(self, status: int, seconds: float) -> None:
-        """Count one request."""
+        """Counts one response."""
         if not self._waits:
             self._flush_soon()
         self._answers[status] += 1
@@ -55,13 +60,13 @@ class MetricsBuffer:
         self._buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
 
     def repeated(self, secret: str, seconds: float) -> None:
-        """Count a request that was answered with 200, signed with the secret of this name (empty: not signed)."""
+        """Counts a replayed response with status 200. `secret`: the name of the secret that signed the request, or ""."""
         if not self._waits:
             self._flush_soon()
         self._repeats[secret].append(seconds)
 
     def signed(self, secret: str) -> None:
-        """Count one signature, by the name of the secret."""
+        """Counts one signature by the name of the secret."""
         self._signatures[secret] += 1
 
     def _flush_soon(self) -> None:
@@ -81,11 +86,13 @@ class MetricsBuffer:
             answers[200] += len(took)
             seconds += sum(took)
             _sort_into(buckets, took)
+        if self.on_responses is not None:
+            self.on_responses(answers)
         for status, count in answers.items():
             REQUESTS.labels(str(status)).inc(count)
         for secret, count in signatures.items():
             SIGNATURES.labels(secret).inc(count)
-        # The library observes one value at a time only; its buckets are counters of their own, not yet summed up.
+        # The library observes only one value per call. Its buckets are independent counters.
         for bucket, count in zip(SECONDS._buckets, buckets, strict=True):  # noqa: SLF001
             if count:
                 bucket.inc(count)
@@ -93,7 +100,7 @@ class MetricsBuffer:
 
 
 def _sort_into(buckets: list[int], took: list[float]) -> None:
-    """Count these seconds in the buckets. Nearly all are shorter than the first bound."""
+    """Adds the seconds to the buckets. Nearly all are below the first bound."""
     longer = [seconds for seconds in took if seconds > SECONDS_BOUNDS[0]]
     buckets[0] += len(took) - len(longer)
     for seconds in longer:
@@ -101,4 +108,4 @@ def _sort_into(buckets: list[int], took: list[float]) -> None:
 
 
 METRICS = MetricsBuffer()
-"""A process's."""
+"""The metrics of this process."""

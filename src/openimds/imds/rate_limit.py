@@ -1,14 +1,12 @@
-"""Each port's bucket: how often its guest may ask (`[metadata_rate_limiting]`).
+"""Rate limits of the metadata agent (`[metadata_rate_limiting]`) in direct mode.
 
-Requests that no port's bucket counts: malformed ones, and those of guests that nobody knows.
-
-They are counted by what is known of who sends them (`identity.source.guest_at`). The limits are those of a port. Whom
-news concern begins anew: nobody knew it, and now somebody may.
+The bucket of a port counts the requests of its instance. Requests without a port (malformed ones, and those of unknown
+clients) are counted by client, with the same limits. A change that may give a client a port resets its count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import ceil
@@ -17,28 +15,28 @@ from openimds.guest_identity.addresses import Address, client_key
 from openimds.guest_identity.token_bucket import RateWindow, TokenBucket
 
 MAX_BUCKETS = 20_000
-"""A port whose bucket was dropped begins with a full one."""
+"""The oldest bucket is dropped beyond this number. Its port starts again with a full bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
     windows: tuple[RateWindow, ...]
     ip_versions: frozenset[int]
-    """Requests over others are not counted."""
+    """The IP versions whose requests are counted."""
 
 
 class PortRateLimiter:
-    """`clock` gives seconds that never go back."""
+    """`clock` returns monotonic seconds."""
 
-    def __init__(self, rate: RateLimit | None, clock: Callable[[], float]) -> None:
+    def __init__(self, rate: RateLimit, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._clock = clock
         self._buckets: dict[str, TokenBucket] = {}
 
     def bucket(self, port_id: str, address: Address) -> TokenBucket | None:
-        """The port's, for IPv4 and IPv6 together; None: it may ask as often as it likes."""
+        """Returns the port's bucket, for IPv4 and IPv6 together. None if requests of this version are not counted."""
         rate = self._rate
-        if rate is None or address.version not in rate.ip_versions:
+        if address.version not in rate.ip_versions:
             return None
         bucket = self._buckets.get(port_id)
         if bucket is None:
@@ -47,76 +45,79 @@ class PortRateLimiter:
             bucket = self._buckets[port_id] = TokenBucket(rate.windows, self._clock())
         return bucket
 
-    def allows(self, bucket: TokenBucket | None) -> bool:
-        """May one more request be answered? It is counted if so."""
-        return bucket is None or bucket.take(self._clock())
+    def allows(self, bucket: TokenBucket) -> bool:
+        """Counts a request. Returns False if it exceeds the limit; it is then not counted."""
+        return bucket.take(self._clock())
 
 
-MAX_STRANGERS = 20_000
-"""Of the oldest it is forgotten what it asked."""
+MAX_UNKNOWN_CLIENTS = 20_000
+"""The oldest count is dropped beyond this number."""
 
 _Key = tuple[str, str]
 
 
 @dataclass(slots=True)
-class _Stranger:
+class _UnknownClient:
     bucket: TokenBucket
-    known_by: frozenset[str]
-    """Its MAC, and the router that it is behind."""
-    waits_until: float = 0.0
+    reset_keys: frozenset[str]
+    """The client's MAC, and its router."""
+    banned_until: float = 0.0
 
 
 class UnknownClientLimiter:
-    """`clock` gives seconds that never go back. `mac`: empty where it is not known. `peer`: an address."""
+    """Counts requests without a port. `clock` returns monotonic seconds.
 
-    def __init__(self, rate: RateLimit | None, clock: Callable[[], float]) -> None:
+    In all methods, `mac` is empty if it is unknown. A client without an address (on a unix socket) is not counted.
+    """
+
+    def __init__(self, rate: RateLimit, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._clock = clock
-        self._known: dict[_Key, _Stranger] = {}
-        self._known_by: dict[str, set[_Key]] = {}
+        self._clients: dict[_Key, _UnknownClient] = {}
+        self._by_reset_key: dict[str, set[_Key]] = {}
 
-    def refused(self, listener: str, mac: str, peer: str) -> None:
-        """Count a request."""
+    def count(self, listener: str, mac: str, peer: str) -> None:
+        """Counts a request, and bans the client if it exceeds the limit."""
         rate = self._rate
-        if rate is None or not peer or (6 if ":" in peer else 4) not in rate.ip_versions:
+        if not peer or (6 if ":" in peer else 4) not in rate.ip_versions:
             return
         now = self._clock()
         key = (listener, client_key(listener, mac, peer))
-        stranger = self._known.get(key) or self._enter(
-            key, _Stranger(TokenBucket(rate.windows, now), _words(listener, mac))
+        client = self._clients.get(key) or self._add(
+            key, _UnknownClient(TokenBucket(rate.windows, now), _reset_keys(listener, mac))
         )
-        if not stranger.bucket.take(now):
-            stranger.waits_until = now + stranger.bucket.retry_after_seconds
+        if not client.bucket.take(now):
+            client.banned_until = now + client.bucket.retry_after_seconds
 
     def wait_seconds(self, listener: str, mac: str, peer: str) -> int:
-        """For how long nothing that it asks shall be read; 0: it may ask."""
-        if not self._known or not peer:
+        """Returns the remaining seconds of the client's ban, 0 without a ban."""
+        if not self._clients or not peer:
             return 0
-        stranger = self._known.get((listener, client_key(listener, mac, peer)))
-        return max(0, ceil(stranger.waits_until - self._clock())) if stranger is not None else 0
+        client = self._clients.get((listener, client_key(listener, mac, peer)))
+        return max(0, ceil(client.banned_until - self._clock())) if client is not None else 0
 
-    def heard(self, touched: AbstractSet[str]) -> None:
-        """Of ports with these MACs, or behind these routers, something changed."""
-        for word in self._known_by.keys() & touched:
-            for key in tuple(self._known_by[word]):
-                self._forget(key)
+    def reset(self, touched: AbstractSet[Hashable]) -> None:
+        """Drops the counts of the clients with these MACs, or behind these routers."""
+        for reset_key in self._by_reset_key.keys() & touched:
+            for key in tuple(self._by_reset_key[reset_key]):
+                self._drop(key)
 
-    def _enter(self, key: _Key, stranger: _Stranger) -> _Stranger:
-        if len(self._known) >= MAX_STRANGERS:
-            self._forget(next(iter(self._known)))
-        self._known[key] = stranger
-        for word in stranger.known_by:
-            self._known_by.setdefault(word, set()).add(key)
-        return stranger
+    def _add(self, key: _Key, client: _UnknownClient) -> _UnknownClient:
+        if len(self._clients) >= MAX_UNKNOWN_CLIENTS:
+            self._drop(next(iter(self._clients)))
+        self._clients[key] = client
+        for reset_key in client.reset_keys:
+            self._by_reset_key.setdefault(reset_key, set()).add(key)
+        return client
 
-    def _forget(self, key: _Key) -> None:
-        for word in self._known.pop(key).known_by:
-            others = self._known_by[word]
-            others.discard(key)
-            if not others:
-                del self._known_by[word]
+    def _drop(self, key: _Key) -> None:
+        for reset_key in self._clients.pop(key).reset_keys:
+            keys = self._by_reset_key[reset_key]
+            keys.discard(key)
+            if not keys:
+                del self._by_reset_key[reset_key]
 
 
-def _words(listener: str, mac: str) -> frozenset[str]:
+def _reset_keys(listener: str, mac: str) -> frozenset[str]:
     kind, _, scope_id = listener.partition(":")
     return frozenset({mac, scope_id} if kind == "router" else {mac})

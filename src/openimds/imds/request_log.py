@@ -1,7 +1,4 @@
-"""One log line a request.
-
-One id for a request on its whole way.
-"""
+"""The log line of each request, and the request ID that all hops of a request share."""
 
 from __future__ import annotations
 
@@ -20,17 +17,18 @@ REQUEST_ANSWERED = "request answered"
 REQUEST_GIVEN_UP = "request given up by its guest"
 _MAX_PATH = 200
 Line = Callable[[str, float], None]
-"""Writes a line of known facts for one more request: (its id, its milliseconds)."""
+"""Writes the same line for another request. Takes the request's ID and milliseconds."""
 
 
 class RequestLog(Protocol):
-    """Where lines go. All facts of a line but the request's id and time are fixed by `line`."""
+    """The destination of request lines."""
 
-    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Line: ...
+    def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Line:
+        """Returns a writer of lines with these facts. Each line adds a request ID and milliseconds."""
 
 
 class StructuredLog:
-    """Through structlog, as every other line: some 100 µs each."""
+    """Writes request lines through structlog, like all other lines. A line takes about 100 µs."""
 
     def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Line:
         write_line = log.warning if level == "warning" else log.info
@@ -42,30 +40,36 @@ class StructuredLog:
 
 
 def logged_path(target: bytes) -> str:
-    """A request's target as lines show it: without its query, and not all of a very long one."""
+    """Returns the target of a request without its query, truncated."""
     return target.split(b"?", 1)[0].decode("latin-1")[:_MAX_PATH]
 
 
 _FORM = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PROXY_FORM = re.compile(r"[0-9A-Za-z_.:-]{1,64}")
+"""The IDs that a namespace proxy may send. The ID is written to the log as it is."""
 
 
 def request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
-    """The id that the hop before gave, if there is one and it has the form of one; else a new one."""
+    """Returns the request ID of the metadata agent if it is well-formed, else a new one."""
     given = values(headers, REQUEST_ID)
-    if len(given) == 1 and _FORM.fullmatch(given[0]):
-        return given[0]
-    return new_request_id()
+    return given[0] if len(given) == 1 and _FORM.fullmatch(given[0]) else new_request_id()
+
+
+def proxied_request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Returns the request ID of a namespace proxy, which is the last one, if it is well-formed, else a new one."""
+    given = values(headers, REQUEST_ID)
+    return given[-1] if given and _PROXY_FORM.fullmatch(given[-1]) else new_request_id()
 
 
 def new_request_id() -> str:
-    """A random UUID behind `req-`."""
+    """Returns `req-` and a random UUID."""
     if not _drawn:
         _draw()
     return _drawn.pop()
 
 
 def _draw() -> None:
-    """Write all ids at once, a column after the other."""
+    """Makes many IDs at once, one column of hexadecimal digits after the other."""
     digits = os.urandom(_DRAWN_TOGETHER * len(_COLUMNS) // 2).hex().encode()
     ids = bytearray(_PATTERN * _DRAWN_TOGETHER)
     for number, column in enumerate(_COLUMNS):

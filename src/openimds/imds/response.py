@@ -1,12 +1,4 @@
-"""Answering a request that is, but for its request id, byte for byte one that was answered before: the hot path.
-
-What the HTTP server promises: the bytes are equal, so who asks, what, and with which signature is what was found good
-the first time. What is checked here at every call: that nothing of it has changed since.
-
-From an answer to what the guest is sent: its headers, its log line, and how it is given again.
-
-What a guest is told instead of an answer, when something goes wrong.
-"""
+"""Responses of a metadata service: headers, log line, replay, and the responses for errors."""
 
 from __future__ import annotations
 
@@ -19,50 +11,54 @@ import structlog
 
 from openimds.guest_identity.headers import REQUEST_ID, values
 from openimds.http.messages import Replay, Request, Response
-from openimds.imds.authenticators import AuthenticatedInstance
-from openimds.imds.document_cache import Calendar
+from openimds.imds.authenticators import AuthenticatedInstance, AuthError
+from openimds.imds.document_cache import Calendar, RandomSeeds, RenderedDocument
 from openimds.imds.instance_cache import CacheEntry
 from openimds.imds.metrics import METRICS
-from openimds.imds.rendered_document import RandomSeeds, RenderedDocument
+from openimds.imds.rate_limit import UnknownClientLimiter
 from openimds.imds.request_log import REQUEST_ANSWERED, REQUEST_GIVEN_UP, Line, RequestLog, logged_path, new_request_id
-from openimds.imds.session_tokens import SessionTokens
-from openimds.metadata.outcome import TRY_AGAIN_SENTENCE, Document, MetadataError, error_document
+from openimds.imds.session_tokens import PreviousHop, SessionTokens
+from openimds.metadata.outcome import TEXT, TRY_AGAIN_SENTENCE, Document, MetadataError, error_document
 from openimds.metadata.session_policy import HOP_LIMIT
 from openimds.resources.errors import StoreUnavailable
 
 
 @dataclass(slots=True)
-class ServiceGeneration:
-    """Turns False for all that a service prepared, when another service with other settings takes over."""
+class HandlerGeneration:
+    """The validity of all replays of one handler. It ends when a handler with other settings takes over."""
 
     valid: bool = True
 
 
-@dataclass(slots=True, kw_only=True)  # frozen ones take three times as long to make
+@dataclass(slots=True, kw_only=True)  # a frozen dataclass takes three times as long to make
 class CachedResponse:
-    """An answer to be given again and again."""
+    """Replays a response for a request whose bytes, except for its request ID, equal those of an earlier request.
+
+    The HTTP server compares the bytes, so the client, the document and the signature are the same. `replay` checks that
+    nothing else has changed since.
+    """
 
     record: ref[CacheEntry]
     rendered: ref[RenderedDocument]
-    """Not held by this: what a guest asked for once, of a record that is gone, would take memory for ever."""
+    """A weak reference: a document of a dropped record must not stay in memory."""
     seeds: RandomSeeds
     line: Line
-    lease: ServiceGeneration
+    generation: HandlerGeneration
     until: float
-    """Seconds since the epoch: documents tell what day it is."""
+    """Seconds since the epoch. Documents depend on the date."""
     secret: str
-    """The name of the one that signed it; empty: none did."""
+    """The name of the secret that signed the request. Empty if it is not signed."""
     still: Callable[[], bool] | None = None
-    """Does the same one ask, and may it?"""
+    """Returns whether the client is still the same and within its rate limit."""
     takes_ids: bool = True
-    """The request's id is of the hop before. False: it is the guest's own, and not taken."""
+    """True if the request ID is that of the previous hop, False if it is the client's own."""
 
     def replay(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
-        # What is called stands in variables: calling it where it is takes twice as long.
+        # Local variables: calling an attribute takes twice as long.
         record_now, rendered_now, still, line = self.record, self.rendered, self.still, self.line
         started = time()
         record, rendered = record_now(), rendered_now()
-        if record is None or rendered is None or not record.good or not self.lease.valid or started >= self.until:
+        if record is None or rendered is None or not record.good or not self.generation.valid or started >= self.until:
             return None
         if still is not None and not still():
             return None
@@ -79,37 +75,40 @@ class CachedResponse:
             before = rendered.answer.body
         seconds = time() - started
         if seconds < 0:
-            seconds = 0.0  # the clock was set
+            seconds = 0.0  # the clock was set back
         METRICS.repeated(self.secret, seconds)
         line(shown_id, seconds * 1000)
         return request_id, before, seed, after
 
 
-ANNOUNCES_A_BODY = frozenset({b"content-length", b"transfer-encoding"})
-_CHANGES_THE_ANSWER = ANNOUNCES_A_BODY | {b"x-aws-ec2-metadata-token", b"if-none-match"}
-"""A request with one of these is judged anew each time."""
+BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
+_CHANGES_THE_ANSWER = BODY_HEADERS | {b"x-aws-ec2-metadata-token", b"if-none-match"}
+"""Requests with one of these headers are not replayed."""
 _REQUEST_ID = REQUEST_ID.encode()
+_REJECTED = frozenset({400, 403, 405})
+"""Statuses of malformed or forbidden requests, which count for a client's ban."""
 
 
 @dataclass(slots=True)
 class RequestTrace:
-    """What is known of a request, as far as it came."""
+    """The facts of a request that are known so far."""
 
     request_id: str
     started: float
-    """time.monotonic"""
+    """The value of time.monotonic at the start."""
     header_names: KeysView[bytes]
     """In lower case."""
     instance_id: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
-    """For the log line."""
+    """Fields of the log line."""
     asker: AuthenticatedInstance | None = None
     rendered: RenderedDocument | None = None
-    """What the answer was taken from, when it can be again."""
+    """The document of the response, if the response may be replayed."""
+    is_unknown_client: bool = False
 
 
 class ResponseBuilder:
-    """Of one service."""
+    """Builds the responses of one handler."""
 
     def __init__(
         self,
@@ -118,18 +117,23 @@ class ResponseBuilder:
         seeds: RandomSeeds,
         sessions: SessionTokens,
         request_log: RequestLog,
-        is_behind_agent: bool,
+        previous_hop: PreviousHop,
+        unknown_clients: UnknownClientLimiter | None,
     ) -> None:
         self._calendar = calendar
         self._seeds = seeds
         self._sessions = sessions
         self._log = request_log
-        self._is_behind_agent = is_behind_agent
-        self._lease = ServiceGeneration()
+        self._is_direct = previous_hop is PreviousHop.CLIENT
+        self._is_agent_next = previous_hop is PreviousHop.AGENT
+        self._unknown_clients = unknown_clients
+        self._generation = HandlerGeneration()
 
     def finish(self, request: Request, answer: Document | Response, trace: RequestTrace) -> Response:
-        """Counted and logged; a reply from elsewhere stays as it is."""
+        """Counts and logs the response. A response of the metadata API stays unchanged."""
         METRICS.answered(answer.status, monotonic() - trace.started)
+        if self._unknown_clients is not None and (trace.is_unknown_client or answer.status in _REJECTED):
+            self._unknown_clients.count(request.listener, request.mac, request.peer)
         became = {"status": answer.status, "bytes": len(answer.body)}
         line = self._write_line(request, REQUEST_ANSWERED, trace, became)
         if isinstance(answer, Response):
@@ -137,18 +141,19 @@ class ResponseBuilder:
         return self._response(answer, trace, self._replay(request, answer, trace, line))
 
     def give_up(self, request: Request, trace: RequestTrace) -> None:
-        """Its guest hung up, or waited too long; what was asked may have been done all the same."""
+        """Logs a request whose client closed the connection. Its action may have been done."""
         self._write_line(request, REQUEST_GIVEN_UP, trace, {})
 
     def retire(self) -> None:
-        """Nothing that was finished here is given again."""
-        self._lease.valid = False
+        """Ends the replay of all responses of this handler."""
+        self._generation.valid = False
 
     def _response(self, answer: Document, trace: RequestTrace, replay: Replay | None) -> Response:
         headers, hop_limit = [(b"Content-Type", answer.content_type.encode())], None
         for name, value in answer.headers:
-            if name == HOP_LIMIT and not self._is_behind_agent:
-                hop_limit = int(value)  # done here, where no agent does it, and not told to the guest
+            if name == HOP_LIMIT and not self._is_agent_next:
+                # Only an agent reads the header. A namespace proxy cannot set the hop limit of a response.
+                hop_limit = int(value) if self._is_direct else None
             else:
                 headers.append((name.encode(), value.encode()))
         headers.append((_REQUEST_ID, trace.request_id.encode()))
@@ -157,7 +162,7 @@ class ResponseBuilder:
         )
 
     def _write_line(self, request: Request, event: str, trace: RequestTrace, became: Mapping[str, object]) -> Line:
-        """→ what writes such a line again."""
+        """Returns a writer of further lines for replays."""
         asked = {"method": request.method, "path": logged_path(request.target)}
         line = self._log.line(event, {"instance_id": trace.instance_id, **trace.facts, **asked, **became})
         line(trace.request_id, (monotonic() - trace.started) * 1000)
@@ -171,7 +176,7 @@ class ResponseBuilder:
             return None
         policy = self._sessions.policy(asker.instance)
         if policy.root_only or policy.user_data_minutes:
-            return None  # the bytes tell neither the port nor the hour
+            return None  # these options depend on the client's TCP port or on the time
         if not trace.header_names.isdisjoint(_CHANGES_THE_ANSWER):
             return None
         return CachedResponse(
@@ -179,11 +184,11 @@ class ResponseBuilder:
             rendered=ref(rendered),
             seeds=self._seeds,
             line=line,
-            lease=self._lease,
+            generation=self._generation,
             until=self._calendar.today().ends_at,
             secret=asker.secret,
             still=asker.still,
-            takes_ids=self._is_behind_agent,
+            takes_ids=not self._is_direct,
         ).replay
 
 
@@ -191,14 +196,17 @@ log = structlog.get_logger(__name__)
 
 
 def error_response(error: Exception, request: Request, trace: RequestTrace) -> Document:
-    """A Refusal in its own words; 503 while the store is away; 500, and the error in the log, for what nobody foresaw."""
+    """Returns the sentence of a MetadataError, 503 while the store is unavailable, else 500 with the error in the log."""
+    if isinstance(error, AuthError):
+        trace.facts, trace.is_unknown_client = error.facts, error.is_unknown_client
+        if error.is_plain:
+            return Document(error.status, TEXT, error.sentence.encode(), error.headers)
     if isinstance(error, MetadataError):
-        trace.facts = getattr(error, "facts", trace.facts)
         return error_document(error, _accept(request))
     if isinstance(error, StoreUnavailable):
-        log.warning("a request could not be answered", reason=error.message, request_id=trace.request_id)
+        log.warning("store unavailable for a request", reason=error.message, request_id=trace.request_id)
         return error_document(_try_again_later(), _accept(request))
-    log.error("a request failed", request_id=trace.request_id, instance_id=trace.instance_id, exc_info=error)
+    log.error("request failed", request_id=trace.request_id, instance_id=trace.instance_id, exc_info=error)
     return error_document(MetadataError(500, TRY_AGAIN_SENTENCE), _accept(request))
 
 

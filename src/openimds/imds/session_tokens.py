@@ -1,9 +1,10 @@
-"""Session tokens at the service: reads what a request says of them, judges it, and makes new ones."""
+"""Session tokens of the metadata service: checks the token of a request, and issues new tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import structlog
 
@@ -27,21 +28,36 @@ from openimds.resources.instance import Instance
 
 log = structlog.get_logger(__name__)
 
-_MAX_REMEMBERED = 10_000
+_MAX_LOGGED_MISTAKES = 10_000
+
+
+class PreviousHop(Enum):
+    """The program that sends requests to this service."""
+
+    CLIENT = "client"
+    """The instance itself. Its X-Forwarded-For and its request ID are not trusted."""
+    PROXY = "proxy"
+    """A namespace proxy in front of the metadata agent. It sets X-Forwarded-For and the request ID."""
+    AGENT = "agent"
+    """The metadata agent, in front of the metadata API. It signs requests and applies the hop limit of a response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenSettings:
-    """What the deployment says of tokens."""
+    """The token settings of a deployment."""
 
     secrets: Sequence[str] = ()
-    """The current shared secret first. Empty: no tokens can be made, so none are looked at where none is required."""
-    is_behind_agent: bool = True
-    """False: guests come themselves, and X-Forwarded-For is of their own making."""
+    """The current shared secret first. Without a secret no tokens are issued, and optional tokens are ignored."""
+    previous_hop: PreviousHop = PreviousHop.AGENT
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether clients connect to this service themselves."""
+        return self.previous_hop is PreviousHop.CLIENT
 
 
 class SessionTokens:
-    """`admit` is asked before any document is."""
+    """Admits or rejects a request before its document is read."""
 
     def __init__(
         self,
@@ -51,24 +67,25 @@ class SessionTokens:
         now: Callable[[], float],
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        """`defaults`: of instances whose properties say nothing; `now`: seconds since the epoch."""
+        """`defaults`: the options of instances without properties. `now` returns seconds since the epoch."""
         self._settings = settings
         self._defaults = defaults if settings.secrets else _without_secret(defaults)
+        self._is_direct = settings.is_direct
         self._now = now
         self._random_bytes = random_bytes
-        self._told: set[tuple[str, str, str]] = set()
+        self._logged_mistakes: set[tuple[str, str, str]] = set()
 
     def admit(self, request: Request, path: Path, instance: Instance) -> Document | None:
-        """The answer to a request for a token; None: go on to the document. Raises Refusal (400, 401, 403, 405)."""
+        """Returns a new token if the request is for one, else None. Raises MetadataError (400, 401, 403, 405)."""
         policy = self.policy(instance)
         if instance.metadata:
-            self._tell_mistakes(instance.id, instance.metadata)
+            self._log_mistakes(instance.id, instance.metadata)
         try:
             session = self._session(request, instance)
         except HeaderError as error:
             raise MetadataError(400, str(error)) from None
         if is_user_data_closed(path, policy, session.age_seconds):
-            log.warning("user data were asked for after their time", instance_id=instance.id)
+            log.warning("user data requested after their time", instance_id=instance.id)
         wanted = check_session(request.method, path, policy, session)
         return None if wanted is None else self._issue(wanted, instance.id)
 
@@ -77,7 +94,7 @@ class SessionTokens:
 
     def _session(self, request: Request, instance: Instance) -> Session:
         token = single(request.headers, TOKEN)
-        presented = TokenState.NOTHING if token is None else self._judge(token, instance.id)
+        presented = TokenState.NOTHING if token is None else self._token_state(token, instance.id)
         now = Session(
             presented=presented,
             from_privileged_port=self._is_roots(request),
@@ -88,15 +105,13 @@ class SessionTokens:
         return replace(
             now,
             ttl_seconds=parse_ttl(single(request.headers, TTL)),
-            is_forwarded=was_forwarded(request.headers, own_addresses=int(self._settings.is_behind_agent)),
+            is_forwarded=was_forwarded(request.headers, own_addresses=int(not self._is_direct)),
         )
 
     def _is_roots(self, request: Request) -> bool:
-        if self._settings.is_behind_agent:
-            return was_privileged(request.headers)
-        return is_privileged(request.peer_port)
+        return is_privileged(request.peer_port) if self._is_direct else was_privileged(request.headers)
 
-    def _judge(self, token: str, instance_id: str) -> TokenState:
+    def _token_state(self, token: str, instance_id: str) -> TokenState:
         good = is_good_token(self._settings.secrets, instance_id, token.strip(" \t"), now=self._now())
         return TokenState.GOOD if good else TokenState.BAD
 
@@ -111,16 +126,16 @@ class SessionTokens:
         )
         return token_document(token, wanted.ttl_seconds, wanted.hop_limit)
 
-    def _tell_mistakes(self, instance_id: str, metadata: Mapping[str, str]) -> None:
+    def _log_mistakes(self, instance_id: str, metadata: Mapping[str, str]) -> None:
         for name, sentence in invalid_properties(metadata):
             mistake = (instance_id, name, metadata[name])
-            if mistake in self._told:
+            if mistake in self._logged_mistakes:
                 continue
-            if len(self._told) >= _MAX_REMEMBERED:
-                self._told.clear()
-            self._told.add(mistake)
+            if len(self._logged_mistakes) >= _MAX_LOGGED_MISTAKES:
+                self._logged_mistakes.clear()
+            self._logged_mistakes.add(mistake)
             log.warning(
-                "a server property cannot be read: the deployment's default is taken",
+                "server property invalid: the deployment's default applies",
                 instance_id=instance_id,
                 property=name,
                 reason=sentence,

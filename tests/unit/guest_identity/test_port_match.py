@@ -8,7 +8,8 @@ from ipaddress import ip_address
 import pytest
 
 from openimds.guest_identity.addresses import parse_address
-from openimds.guest_identity.port_match import MacIndex, NoSinglePort, PortNotReady, source_of, the_one
+from openimds.guest_identity.port_index import MacIndex
+from openimds.guest_identity.port_match import NoSinglePort, PortNotReady, source_of, the_one
 from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
 
 MAC_A, MAC_B, MAC_V = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b", "00:00:5e:00:01:01"
@@ -117,7 +118,8 @@ def test_an_update_tells_whom_it_may_concern() -> None:
     assert MAC_A in index.update(PORTS, {})
     assert index.update(dict(PORTS), {}) == frozenset()
     moved = replace(B, mac_address="fa:16:3e:00:00:0c")
-    assert index.update(PORTS | {"b": moved}, {}) == {MAC_B, MAC_V, "fa:16:3e:00:00:0c"}
+    macs = (MAC_B, MAC_V, "fa:16:3e:00:00:0c")
+    assert index.update(PORTS | {"b": moved}, {}) == {*macs, *(("n1", mac) for mac in macs)}
     without_interface = {port_id: one for port_id, one in PORTS.items() if port_id != "i1"} | {"b": moved}
     assert "r1" in index.update(without_interface, {})
     source = source_of("router:r1", ip_address("10.0.0.5"), MAC_A)
@@ -178,7 +180,7 @@ def test_a_link_local_address_is_on_the_network_that_it_came_in_by(claim: Port) 
     assert asks("router:r1", "fe80::7", MAC_A, ports, EVIL_LEG.router_device_name) == "evil"
     assert asks("router:r1", "fe80::7", MAC_A, shared_router(claim), LEG.router_device_name) == "none"
     assert asks("router:r1", "fe80::7", MAC_A, ports, "qg-11111111-11") == "none"  # from outside
-    assert asks("router:r1", "fe80::7", MAC_A, ports) == "several"  # it is not known by which
+    assert asks("router:r1", "fe80::7", MAC_A, ports) == "none"  # the device is unknown
     assert asks("network:n1", "fe80::7", MAC_A, ports, "tap59c6e1f0-1e") == "victim"
 
 

@@ -59,7 +59,7 @@ def play(instances, threads) -> Callable[..., list[Response]]:
         records = InstanceCache(threads)
         instances.heard = records.forget
         service = MetadataHandler(
-            identification=SignatureAuthenticator(instances, records, options.get("secrets", [SECRET]))
+            authenticator=SignatureAuthenticator(instances, records, options.get("secrets", [SECRET]))
             if options.get("signed", True)
             else AddressAuthenticator(instances, records),
             records=records,
@@ -87,6 +87,11 @@ def test_a_request_whose_guest_hung_up_is_in_the_log(instances, threads) -> None
     """It may have stored something; and nobody shall ask unseen."""
 
     class Waiting:
+        def admit(self, _request: object) -> None: ...
+
+        def identifies(self, _request: object) -> bool:
+            return True
+
         def at_once(self, _request: object) -> None:
             """Nobody is known here."""
 
@@ -96,7 +101,7 @@ def test_a_request_whose_guest_hung_up_is_in_the_log(instances, threads) -> None
 
     async def main() -> None:
         service = MetadataHandler(
-            identification=Waiting(),
+            authenticator=Waiting(),
             records=InstanceCache(threads),
             passwords=instances,
             settings=DocumentSettings(),

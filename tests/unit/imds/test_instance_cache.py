@@ -8,8 +8,8 @@ import pytest
 from tests.waiting import HANG_SECONDS
 
 from openimds.imds import instance_cache as module
+from openimds.imds.document_cache import RenderedDocument
 from openimds.imds.instance_cache import InstanceCache
-from openimds.imds.rendered_document import RenderedDocument
 from openimds.metadata.outcome import Document
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import ChangeSet, Nic

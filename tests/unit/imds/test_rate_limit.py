@@ -24,9 +24,9 @@ def test_who_is_refused_too_often_waits_and_is_heard_again() -> None:
     clock = Clock()
     counted = UnknownClientLimiter(rate(), clock)
     for _ in range(2):
-        counted.refused(NETWORK, MAC, "10.0.0.5")
+        counted.count(NETWORK, MAC, "10.0.0.5")
         assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
-    counted.refused(NETWORK, MAC, "fe80::5")  # of the same guest
+    counted.count(NETWORK, MAC, "fe80::5")  # of the same guest
     assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 2
     assert counted.wait_seconds("network:n2", MAC, "10.0.0.5") == 0
     assert counted.wait_seconds(NETWORK, "fa:16:3e:00:00:0b", "10.0.0.5") == 0
@@ -34,19 +34,16 @@ def test_who_is_refused_too_often_waits_and_is_heard_again() -> None:
     assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 1  # whole seconds, and never too few
     clock.now += 0.5
     assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
-    counted.refused(NETWORK, MAC, "10.0.0.5")
-    counted.refused(NETWORK, MAC, "10.0.0.5")
+    counted.count(NETWORK, MAC, "10.0.0.5")
+    counted.count(NETWORK, MAC, "10.0.0.5")
     assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") > 0
 
 
-def test_without_limits_or_of_another_ip_version_nobody_waits() -> None:
-    for counted, address in (
-        (UnknownClientLimiter(None, Clock()), "10.0.0.5"),
-        (UnknownClientLimiter(rate(4), Clock()), "fe80::5"),
-    ):
-        for _ in range(50):
-            counted.refused(NETWORK, MAC, address)
-        assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
+def test_requests_of_another_ip_version_are_not_counted() -> None:
+    counted = UnknownClientLimiter(rate(4), Clock())
+    for _ in range(50):
+        counted.count(NETWORK, MAC, "fe80::5")
+    assert counted.wait_seconds(NETWORK, MAC, "10.0.0.5") == 0
 
 
 def test_who_has_no_address_is_not_counted() -> None:
@@ -54,22 +51,22 @@ def test_who_has_no_address_is_not_counted() -> None:
     counted = UnknownClientLimiter(rate(), Clock())
     for listener in (NETWORK, "router:r1"):
         for _ in range(50):
-            counted.refused(listener, MAC, "")
+            counted.count(listener, MAC, "")
         assert counted.wait_seconds(listener, MAC, "") == 0
         assert counted.wait_seconds(listener, MAC, "10.0.0.5") == 0
 
 
 def test_many_strangers_take_no_more_memory(monkeypatch) -> None:
-    monkeypatch.setattr(rate_limit, "MAX_STRANGERS", 10)
+    monkeypatch.setattr(rate_limit, "MAX_UNKNOWN_CLIENTS", 10)
     counted = UnknownClientLimiter(rate(), Clock())
     for number in range(100):
         for _ in range(3):
-            counted.refused(NETWORK, f"mac {number}", "10.0.0.5")
+            counted.count(NETWORK, f"mac {number}", "10.0.0.5")
         assert counted.wait_seconds(NETWORK, f"mac {number}", "10.0.0.5") > 0
     waiting = [number for number in range(100) if counted.wait_seconds(NETWORK, f"mac {number}", "10.0.0.5")]
     assert waiting == list(range(90, 100))
-    counted.heard(frozenset(f"mac {number}" for number in range(100)))
-    assert not any(vars(counted)[table] for table in ("_known", "_known_by"))
+    counted.reset(frozenset(f"mac {number}" for number in range(100)))
+    assert not any(vars(counted)[table] for table in ("_clients", "_by_reset_key"))
 
 
 ROUTER = "router:r1"
@@ -82,7 +79,7 @@ ROUTER = "router:r1"
 def test_behind_a_router_somebody_elses_network_may_have_the_same_mac(other: str, is_same: bool) -> None:
     counted = UnknownClientLimiter(rate(), Clock())
     for _ in range(3):
-        counted.refused(ROUTER, MAC, "10.0.0.5")
+        counted.count(ROUTER, MAC, "10.0.0.5")
     assert bool(counted.wait_seconds(ROUTER, MAC, other)) == is_same
 
 
@@ -90,7 +87,7 @@ def test_behind_a_router_somebody_elses_network_may_have_the_same_mac(other: str
 def test_another_address_of_its_own_choice_helps_nobody(one: str, other: str) -> None:
     counted = UnknownClientLimiter(rate(), Clock())
     for _ in range(3):
-        counted.refused(ROUTER, MAC, one)
+        counted.count(ROUTER, MAC, one)
     assert counted.wait_seconds(ROUTER, MAC, other) > 0
 
 
@@ -108,6 +105,6 @@ def test_another_address_of_its_own_choice_helps_nobody(one: str, other: str) ->
 def test_whom_news_concern_begins_anew(listener: str, touched: set[str], begins_anew: bool) -> None:
     counted = UnknownClientLimiter(rate(), Clock())
     for _ in range(3):
-        counted.refused(listener, MAC, "10.0.0.5")
-    counted.heard(touched)
+        counted.count(listener, MAC, "10.0.0.5")
+    counted.reset(touched)
     assert bool(counted.wait_seconds(listener, MAC, "10.0.0.5")) != begins_anew

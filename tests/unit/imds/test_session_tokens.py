@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from openimds.http.messages import Request
-from openimds.imds.session_tokens import SessionTokens, TokenSettings
+from openimds.imds.session_tokens import PreviousHop, SessionTokens, TokenSettings
 from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.metadata.outcome import Document, MetadataError
 from openimds.metadata.paths import parse_path
@@ -48,7 +48,7 @@ class Clock:
 def worker(
     clock: Clock, *secrets: str, defaults: ImdsOptions | None = None, is_behind_agent: bool = True
 ) -> SessionTokens:
-    settings = TokenSettings(secrets=secrets, is_behind_agent=is_behind_agent)
+    settings = TokenSettings(secrets=secrets, previous_hop=PreviousHop.AGENT if is_behind_agent else PreviousHop.CLIENT)
     return SessionTokens(settings, defaults or ImdsOptions(), now=clock, random_bytes=os.urandom)
 
 
@@ -150,10 +150,10 @@ def test_a_property_that_cannot_be_read_is_told_once(clock) -> None:
 
 
 def test_what_was_told_does_not_grow_for_ever(clock, monkeypatch) -> None:
-    monkeypatch.setattr("openimds.imds.session_tokens._MAX_REMEMBERED", 2)
+    monkeypatch.setattr("openimds.imds.session_tokens._MAX_LOGGED_MISTAKES", 2)
     sessions = worker(clock, "s")
     with structlog.testing.capture_logs() as logs:
         for number in range(5):
             admitted(sessions, request(), replace(VM, metadata={"imds:HttpTokens": str(number)}))
     assert len(logs) == 5
-    assert len(sessions._told) <= 2
+    assert len(sessions._logged_mistakes) <= 2

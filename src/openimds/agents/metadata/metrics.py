@@ -1,7 +1,4 @@
-"""What the agent counts.
-
-How old what the agent knows may be by now: a figure, and a sentence when it gets too old and when it is over.
-"""
+"""The metrics of the metadata agent, and the monitor of the port mirror's age."""
 
 from __future__ import annotations
 
@@ -11,13 +8,13 @@ from collections.abc import Mapping
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from openimds.agents.metadata.protocols import Mirror
+from openimds.agents.metadata.protocols import PortMirror
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Registered once a process."""
+    """The metrics of one process, registered once."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -56,56 +53,57 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
-        self._answered: dict[int, Counter] = {}
         self.found = self.lookups.labels("found")
 
-    def searched(self, outcome: str) -> None:
-        """Count a search for who asks."""
+    def count_lookup(self, outcome: str) -> None:
+        """Counts a lookup: found, none, several, unknown or malformed."""
         (self.found if outcome == "found" else self.lookups.labels(outcome)).inc()
 
-    def answered(self, status: int) -> None:
-        """Count an answer of this status."""
-        counter = self._answered.get(status)
-        if counter is None:
-            counter = self._answered[status] = self.requests.labels(str(status))
-        counter.inc()
+    def count_responses(self, counts: Mapping[int, int]) -> None:
+        """Counts responses by status."""
+        for status, count in counts.items():
+            self.requests.labels(str(status)).inc(count)
 
 
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 
 _log = structlog.get_logger(__name__)
 
 
 class StalenessMonitor:
-    """`limits`: seconds by option's name. Where there is no watch nothing is known, and nothing is old."""
+    """Logs when the mirror's state exceeds the maximum age of an option, and when it is current again.
 
-    def __init__(self, mirror: Mirror, limits: Mapping[str, float], measures: Metrics) -> None:
+    Without a watch there is no state, and its age has no meaning.
+    """
+
+    def __init__(self, mirror: PortMirror, limits: Mapping[str, float], metrics: Metrics) -> None:
+        """`limits`: maximum ages in seconds by option."""
         self._mirror = mirror
         self._limits = limits
-        self._measures = measures
-        self._passed: set[str] = set()
+        self._metrics = metrics
+        self._exceeded: set[str] = set()
 
-    async def follow(self) -> None:
-        """For ever."""
+    async def run(self) -> None:
+        """Runs until it is cancelled."""
         while True:
-            self.look()
-            await asyncio.sleep(LOOK_SECONDS)
+            self.check()
+            await asyncio.sleep(CHECK_SECONDS)
 
-    def look(self) -> None:
+    def check(self) -> None:
         view, age_seconds = self._mirror.view(), self._mirror.age_seconds
         if view.revision < 0:
             return
-        self._measures.knowledge_revision.set(view.revision)
-        self._measures.knowledge_age.set(age_seconds)
+        self._metrics.knowledge_revision.set(view.revision)
+        self._metrics.knowledge_age.set(age_seconds)
         for option, limit in self._limits.items():
-            if age_seconds > limit and option not in self._passed:
-                self._passed.add(option)
+            if age_seconds > limit and option not in self._exceeded:
+                self._exceeded.add(option)
                 _log.error(
-                    "what is known of ports is too old to be believed: guests get 503 until the control API answers",
+                    "port mirror too old: clients get 503 until the control API responds",
                     option=option,
                     limit_seconds=limit,
                     revision=view.revision,
                 )
-            elif age_seconds <= limit and option in self._passed:
-                self._passed.remove(option)
-                _log.info("what is known of ports is kept up again", option=option, revision=view.revision)
+            elif age_seconds <= limit and option in self._exceeded:
+                self._exceeded.remove(option)
+                _log.info("port mirror current again", option=option, revision=view.revision)

@@ -1,9 +1,9 @@
-"""What the agent needs of others. The daemon brings them."""
+"""The adapters of the metadata agent. `programs/metadata_agent` provides them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from openimds.guest_identity.addresses import Address
 from openimds.http.messages import Response
@@ -13,21 +13,23 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class UpstreamAwayError(Exception):
-    """The metadata API did not answer. The sentence says where it was looked for and what happened."""
+    """The metadata API did not respond. The message has its address and the reason."""
 
 
 class ControlAwayError(Exception):
-    """The control API could not be asked."""
+    """The control API did not respond."""
 
 
 class Upstream(Protocol):
-    """The way to the metadata API."""
+    """The connection pool to the metadata API."""
 
     async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
         """Raises UpstreamAwayError."""
 
 
-class View(Protocol):
+class PortView(Protocol):
+    """The ports and subnets as they were at one revision. Mappings by ID."""
+
     @property
     def revision(self) -> int: ...
     @property
@@ -36,22 +38,25 @@ class View(Protocol):
     def subnets(self) -> Mapping[str, Subnet]: ...
 
 
-class Mirror(Protocol):
-    """The copy of the cloud's ports and subnets that the watch keeps up."""
+class PortMirror(Protocol):
+    """The mirror of the cloud's ports and subnets."""
 
     @property
     def connected(self) -> bool:
-        """The newest attempt to keep it up did not fail."""
+        """Whether the last attempt to update the mirror succeeded."""
 
     @property
     def age_seconds(self) -> float:
-        """What it says was true so long ago, or later."""
+        """The maximum age of the mirror's state."""
 
-    def view(self) -> View: ...
+    def view(self) -> PortView: ...
+
+    def subscribe(self, callback: Callable[[Any], None]) -> None:
+        """`callback` receives the current view and each later one, on the mirror's thread."""
 
 
 class Ports(Protocol):
-    """Neutron's own questions. Called on a thread; raise ControlAwayError."""
+    """Neutron's lists. Called on a thread. The methods raise ControlAwayError."""
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]: ...
     def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]: ...
@@ -61,4 +66,4 @@ class Neighbours(Protocol):
     """The neighbour tables of this host's namespaces. Called on a thread."""
 
     def mac_of(self, network_id: str | None, router_id: str | None, address: Address) -> str | None:
-        """The MAC that the namespace of this network or router knows for the address."""
+        """Returns the MAC of the address in the namespace of this network or router."""

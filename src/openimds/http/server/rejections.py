@@ -1,7 +1,7 @@
-"""What is refused before any handler sees it: bad framing, what took too long, too many connections.
+"""Requests and connections that the server rejects before the handler: malformed or slow requests, too many connections.
 
-A guest may have thousands of requests refused; the log has one line a minute for each listener, with their number.
-Nothing that a peer wrote is in it.
+A client can cause thousands of rejections. The log has one line per minute and listener with their number, without any
+text of a client.
 """
 
 from __future__ import annotations
@@ -18,24 +18,20 @@ _log = structlog.get_logger(__name__)
 
 
 class ClientBans(Protocol):
-    """web.guest.strangers.Strangers: who has had too much refused waits before it is listened to again."""
+    """Bans of clients with too many rejected requests."""
 
-    def refused(self, listener: str, mac: str, peer: str) -> None: ...
+    def count(self, listener: str, mac: str, peer: str) -> None:
+        """Counts a rejected request."""
+
     def wait_seconds(self, listener: str, mac: str, peer: str) -> int:
-        """0: it may ask."""
-
-
-class NoBans:
-    """Where guests do not come themselves nobody waits: a peer is then a proxy, with many guests behind it."""
-
-    def refused(self, listener: str, mac: str, peer: str) -> None: ...
-
-    def wait_seconds(self, _listener: str, _mac: str, _peer: str) -> int:
-        return 0
+        """Returns the remaining seconds of the client's ban, 0 without a ban."""
 
 
 class RejectionLog:
-    """The first refusal of a listener is told at once; those of the minute after it together. `clock`: seconds."""
+    """Logs the first rejection of a listener immediately, and those of the following minute together.
+
+    `clock` returns monotonic seconds.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -44,10 +40,10 @@ class RejectionLog:
 
     def note(self, listener: str, status: int) -> None:
         self._counts.setdefault(listener, Counter())[status] += 1
-        self.tell()
+        self.flush()
 
-    def tell(self, *, everything: bool = False) -> None:
-        """Write what is due; called from time to time. `everything`: also what is not, as this is the end."""
+    def flush(self, *, everything: bool = False) -> None:
+        """Writes the lines that are due. Called periodically. `everything`: writes all lines, before the server ends."""
         if not self._quiet_until and not self._counts:
             return
         now = self._clock()
@@ -57,4 +53,4 @@ class RejectionLog:
             counts = self._counts.pop(listener)
             self._quiet_until[listener] = now + LOG_SECONDS
             statuses = ", ".join(f"{count} times {status}" for status, count in sorted(counts.items()))
-            _log.info("requests were refused unread", listener=listener, count=counts.total(), statuses=statuses)
+            _log.info("requests rejected by the server", listener=listener, count=counts.total(), statuses=statuses)

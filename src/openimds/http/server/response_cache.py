@@ -18,7 +18,8 @@ MAX_BYTES = 32 * 1024 * 1024
 """Of remembered heads and answers' headers of all listeners together."""
 MAX_HEAD_BYTES = 2048
 
-_MARK = b"\r\nX-Openstack-Request-Id: req-"
+_MARKS = (b"\r\nX-Openstack-Request-Id: req-", b"\r\nx-openstack-request-id: req-")
+"""The start of the request ID, as the metadata agent and as HAProxy write it."""
 _ID = re.compile(rb"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\r\n")
 _ID_BYTES = 40
 _NAME = b"x-openstack-request-id"
@@ -84,7 +85,9 @@ class ResponseCache:
             key = asker + data
         else:
             key = data
-            place = data.find(_MARK)
+            place = data.find(_MARKS[0])
+            if place < 0:
+                place = data.find(_MARKS[1])
             if place >= 0:
                 start = place + 26
                 if _ID.match(data, start) is None:
@@ -143,7 +146,7 @@ def _key(head: bytes, asker: bytes) -> bytes | None:
     """What equal requests have in common; None where that cannot be told, or is too long."""
     if len(head) > MAX_HEAD_BYTES:
         return None
-    place = -1 if asker else head.find(_MARK)
+    place = -1 if asker else max(map(head.find, _MARKS))
     has_id = place >= 0 and _ID.match(head, place + 26) is not None
     if head.lower().count(_NAME) != has_id:
         return None  # written in another way, or twice, or by a guest: not for here

@@ -25,7 +25,7 @@ from openimds.http.messages import Handler, Response, text_response
 from openimds.http.server.connection import Connection
 from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
 from openimds.http.server.peer import GuestOf, SourceMac
-from openimds.http.server.rejections import ClientBans, NoBans, RejectionLog
+from openimds.http.server.rejections import ClientBans, RejectionLog
 from openimds.http.server.response import http_date
 from openimds.http.server.response_cache import CacheBudget, ResponseCache
 
@@ -65,9 +65,9 @@ class HttpServer:
         *,
         timeouts: Timeouts | None = None,
         connections: ConnectionLimits | None = None,
-        strangers: ClientBans | None = None,
+        bans: ClientBans | None = None,
     ) -> None:
-        """`strangers`: which guests must wait, of listeners that tell MACs."""
+        """`bans`: the bans of clients on listeners with `source_mac`. None if no client is banned."""
         self.handler = handler
         self.timeouts = timeouts or Timeouts()
         self.draining = False
@@ -75,7 +75,7 @@ class HttpServer:
         self._caps = connections or ConnectionLimits()
         self._connections: set[Connection] = set()
         self._room = CacheBudget()
-        self._strangers: ClientBans = NoBans() if strangers is None else strangers
+        self._bans = bans
         self._refusals = RejectionLog(time.monotonic)
         self._of_guest: Counter[tuple[str, str]] = Counter()
         self._of_listener: Counter[str] = Counter()
@@ -154,13 +154,14 @@ class HttpServer:
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None
-        self._refusals.tell(everything=True)
+        self._refusals.flush(everything=True)
         await asyncio.sleep(0)
 
     def admit(self, connection: Connection) -> Response | None:
         """Count a new connection in; where there are too many, or its guest must wait, what it is told instead."""
         peer = connection.peer
-        wait = self._strangers.wait_seconds(connection.listener, peer.mac, peer.address) if peer.is_guest else 0
+        bans = self._bans if peer.is_guest else None
+        wait = bans.wait_seconds(connection.listener, peer.mac, peer.address) if bans is not None else 0
         if wait:
             self._refusals.note(connection.listener, 429)
             return text_response(429, "Too many requests. Try again later.", (b"Retry-After", b"%d" % wait))
@@ -173,8 +174,8 @@ class HttpServer:
         """Something of it could not be read."""
         self._refusals.note(connection.listener, status)
         peer = connection.peer
-        if peer.is_guest:
-            self._strangers.refused(connection.listener, peer.mac, peer.address)
+        if peer.is_guest and self._bans is not None:
+            self._bans.count(connection.listener, peer.mac, peer.address)
 
     def _count_in(self, connection: Connection) -> bool:
         """False when there are too many."""
@@ -217,7 +218,7 @@ class HttpServer:
         self.date, self.idle_deadline = http_date(time.time()), now + self.timeouts.idle + _SWEEP_SECONDS
         for connection in [one for one in self._connections if one.deadline < now]:
             connection.expire()
-        self._refusals.tell()
+        self._refusals.flush()
         self._sweeper = self.loop.call_later(_SWEEP_SECONDS, self._sweep)
 
 

@@ -1,6 +1,6 @@
-"""One process of the metadata agent: a mirror's thread, a heartbeat's, and the event loop that serves.
+"""One process of the metadata agent: the threads of the mirror and the heartbeat, and the event loop that serves requests.
 
-The one process, where there are no others, also listens in the namespaces itself (`metadata_proxy = direct`).
+If there is only one process, it also listens in the namespaces (`metadata_proxy = direct`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ import uvloop
 from prometheus_client import REGISTRY
 
 from openimds import config as configuration
-from openimds.agents.metadata.direct_handler import DirectDependencies, DirectHandler
+from openimds.agents.metadata.handler import AgentDependencies, MetadataAgent
 from openimds.agents.metadata.haproxy_log import HaproxyLog
-from openimds.agents.metadata.lookup.policy import LookupPolicy
-from openimds.agents.metadata.lookup.resolver import PortResolver
+from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics, StalenessMonitor
-from openimds.agents.metadata.proxy.proxy_handler import ProxyHandler
 from openimds.agents.metadata.signature_check import check_signature
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.client.control_client import ControlClient
 from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, InstanceRecordSource, Prefetcher
 from openimds.client.mirror import CloudMirror
@@ -50,21 +49,21 @@ from openimds.runtime.request_log import BufferedRequestLog
 KINDS = ("port", "subnet")
 DRAIN_SECONDS = 5.0
 IDLE_SECONDS = 2.0
-"""While we stop, how long an idle connection may bring one more request. Who connects anew meanwhile waits."""
+"""During the stop, the time in which an idle connection may send one more request. New connections wait in the queue."""
 RENEWAL_SECONDS = 1.0
-"""How often we look whether another service manager is there to keep our sockets."""
+"""The interval of the checks for a new service manager that must keep the sockets."""
 FIRST_VIEW_SECONDS = 5.0
-"""How long the start waits for the mirror; without it, ports are asked for one by one."""
+"""The time that the start waits for the mirror. Without the mirror, each port needs a query."""
 MAX_UPSTREAM_CONNECTIONS = 128
-_LOOK_THREADS = 8
+_QUERY_THREADS = 8
 _LIMITS = Limits(body_bytes=256 * 1024)
-_NEWS = PollIntervals(look_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)
+_POLL_INTERVALS = PollIntervals(look_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)
 
 log = structlog.get_logger(__name__)
 
 
 class MetadataAgentWorker:
-    """Until SIGTERM or SIGINT; SIGHUP reads the shared secret again."""
+    """Runs until SIGTERM or SIGINT. SIGHUP reloads the shared secret."""
 
     def __init__(self, config: MetadataAgentConfig, sockets: AgentSockets, number: int) -> None:
         self._config = config
@@ -75,13 +74,14 @@ class MetadataAgentWorker:
         self._client = ControlClient(self._session, region=config.auth.region_name)
         self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds())
         self._request_log = BufferedRequestLog(config.log, config.program)
-        self._measures = Metrics(REGISTRY)
+        self._metrics = Metrics(REGISTRY)
+        self._throttled_log = ThrottledLog(time.monotonic)
         self._request_rate = CounterRate("openimds_metadata_agent_requests")
         self._tasks: set[asyncio.Task[object]] = set()
         self._listening: DirectListeners | None = None
 
     def run(self, on_ready: Callable[[], None], kept: FdStore | None) -> None:
-        """`kept`: where this very process has its sockets kept; None: it is one of several, and its parent does that."""
+        """`kept`: the store that keeps this process's sockets. None if the parent of several processes has it."""
         heartbeat = Heartbeat(
             self._client,
             Identity(binary="openimds-metadata-agent", host=self._config.host, agent_type="Metadata agent"),
@@ -97,28 +97,19 @@ class MetadataAgentWorker:
         self._mirror.stop()
 
     async def _serve(self, on_ready: Callable[[], None], kept: FdStore | None) -> None:
-        loop = asyncio.get_running_loop()
-        stopped = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
+        stopped = _stop_event()
         pool = Pool(self._upstream, PoolSettings(max_connections=MAX_UPSTREAM_CONNECTIONS))
-        executor = ThreadPoolExecutor(_LOOK_THREADS, "look")
-        service = self._service(PooledUpstream(pool), executor)
-        direct = self._direct(service, PooledUpstream(pool), executor) if kept is not None else None
-        loop.add_signal_handler(signal.SIGHUP, self._reload, service, direct)
+        executor = ThreadPoolExecutor(_QUERY_THREADS, "query")
+        agent = self._agent(PooledUpstream(pool), executor)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload, agent)
         server = HttpServer(
-            service.answer if direct is None else direct.handler(otherwise=service.answer),
+            agent.handle,
             connections=guest_connections(self._config.connections_per_guest),
-            strangers=direct.strangers if direct is not None else None,
+            bans=agent.unknown_clients,
         )
+        agent.start()
         await server.start([self._listener()])
-        if self._is_first:
-            self._start_aside(service, PooledUpstream(pool))
-        self._do_aside(StalenessMonitor(self._mirror, self._limits(), self._measures).follow())
-        if direct is not None and kept is not None:
-            direct.start()
-            self._listening = await start_direct(self._config.state_path, server, kept, _LIMITS)
-            self._do_aside(_renew(kept))
+        await self._start_tasks(agent, PooledUpstream(pool), server, kept)
         on_ready()
         await stopped.wait()
         if kept is not None:
@@ -128,64 +119,55 @@ class MetadataAgentWorker:
         if self._listening is not None:
             await self._listening.stop()
         await server.stop(DRAIN_SECONDS, idle_seconds=IDLE_SECONDS)
-        if direct is not None:
-            direct.stop()
+        agent.stop()
         await pool.close()
         self._request_log.flush()
         executor.shutdown(wait=False, cancel_futures=True)
 
-    def _service(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> ProxyHandler:
-        finder = PortResolver(
-            self._mirror,
-            NeutronPorts(self._client),
-            self._neighbours(),
-            executor=executor,
-            clock=time.monotonic,
-            belief=self._belief(self._config.max_staleness_seconds),
-        )
-        finder.start()
-        self._mirror.subscribe(finder.hear)
-        return ProxyHandler(
-            finder,
-            upstream,
-            secret=self._config.shared_secret,
-            measures=self._measures,
-            log=self._request_log,
-            clock=time.monotonic,
-        )
+    async def _start_tasks(
+        self, agent: MetadataAgent, upstream: PooledUpstream, server: HttpServer, kept: FdStore | None
+    ) -> None:
+        if self._is_first:
+            datagrams = self._sockets.haproxy_log
+            asyncio.get_running_loop().add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
+            self._start_task(check_signature(upstream, lambda: agent.secret, self._throttled_log))
+        self._start_task(StalenessMonitor(self._mirror, self._max_ages(), self._metrics).run())
+        if kept is not None:
+            self._listening = await start_direct(self._config.state_path, server, kept, _LIMITS)
+            self._start_task(_renew(kept))
 
-    def _direct(self, service: ProxyHandler, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> DirectHandler:
-        source = InstanceRecordSource(
-            self._session, region=self._config.auth.region_name, poll_seconds=self._poll_seconds()
-        )
-        self._mirror.subscribe(Prefetcher(self._config.host, source.prefetch).on_view)
-        return DirectHandler(
-            DirectDependencies(
+    def _agent(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> MetadataAgent:
+        config = self._config
+        source = InstanceRecordSource(self._session, region=config.auth.region_name, poll_seconds=self._poll_seconds())
+        self._mirror.subscribe(Prefetcher(config.host, source.prefetch).on_view)
+        return MetadataAgent(
+            AgentDependencies(
                 mirror=self._mirror,
                 ports=NeutronPorts(self._client),
                 neighbours=self._neighbours(),
                 source=source,
-                pace=_NEWS,
+                intervals=_POLL_INTERVALS,
                 upstream=upstream,
-                shared_secret=self._config.shared_secret,
-                strict_hosts=self._config.strict_hosts,
-                rate_limit=rate_limit(self._config.rate_limit),
+                shared_secret=config.shared_secret,
+                strict_hosts=config.strict_hosts,
+                rate_limit=rate_limit(config.rate_limit),
                 executor=executor,
-                measures=self._measures,
-                complaints=service.complaints,
+                metrics=self._metrics,
+                throttled_log=self._throttled_log,
                 request_log=self._request_log,
-                belief=self._belief(self._config.direct_max_staleness_seconds),
+                proxied_policy=self._policy(config.max_staleness_seconds),
+                direct_policy=self._policy(config.direct_max_staleness_seconds),
             )
         )
 
-    def _belief(self, max_age_seconds: float) -> LookupPolicy:
+    def _policy(self, max_age_seconds: float) -> LookupPolicy:
         return LookupPolicy(found_seconds=self._config.lookup_cache_seconds, max_age_seconds=max_age_seconds)
 
     def _poll_seconds(self) -> float:
-        """Often enough that what is kept up does not look too old between two polls."""
-        return min(POLL_SECONDS, min(self._limits().values()) / 4)
+        """Returns an interval that is short enough for the smallest maximum age."""
+        return min(POLL_SECONDS, min(self._max_ages().values()) / 4)
 
-    def _limits(self) -> dict[str, float]:
+    def _max_ages(self) -> dict[str, float]:
         return {
             "metadata_max_staleness": self._config.max_staleness_seconds,
             "metadata_direct_max_staleness": self._config.direct_max_staleness_seconds,
@@ -198,30 +180,23 @@ class MetadataAgentWorker:
     def _listener(self) -> Listener:
         return Listener(socket=self._sockets.guests, tag="metadata_proxy", limits=_LIMITS, backlog=self._config.backlog)
 
-    def _start_aside(self, service: ProxyHandler, upstream: PooledUpstream) -> None:
-        datagrams = self._sockets.haproxy_log
-        asyncio.get_running_loop().add_reader(datagrams, HaproxyLog(datagrams, self._request_log).read)
-        self._do_aside(check_signature(upstream, lambda: service.secret, service.complaints))
-
-    def _do_aside(self, coming: Coroutine[Any, Any, object]) -> None:
-        task = asyncio.get_running_loop().create_task(coming)
+    def _start_task(self, coroutine: Coroutine[Any, Any, object]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _reload(self, service: ProxyHandler, direct: DirectHandler | None) -> None:
-        """The secret may change while we run; everything else takes a restart, which loses no request."""
+    def _reload(self, agent: MetadataAgent) -> None:
+        """Reads the shared secret again. All other options need a restart, which loses no request."""
         try:
             secret = configuration.load_metadata_agent(self._config.config_files).shared_secret
         except ConfigError as error:
             log.warning("metadata agent configuration reload failed", error=str(error))
             return
-        service.secret = secret
-        if direct is not None:
-            direct.reload(secret)
+        agent.reload(secret)
         log.info("metadata agent configuration reloaded: shared secret applied")
 
     def _facts(self) -> dict[str, object]:
-        """What `openimds status` shows first comes first."""
+        """Returns the facts of `openimds status` in the order of display."""
         listening = self._listening.listening if self._listening is not None else None
         return {
             "listeners": listening.listeners if listening is not None else 0,
@@ -246,8 +221,15 @@ def rate_limit(options: RateLimitOptions | None) -> RateLimit | None:
 
 
 def guest_connections(per_guest: int) -> ConnectionLimits:
-    """By the option `connections_per_guest`: 0 is as many as there are."""
+    """Returns the limit of the option `connections_per_guest`. 0 means unlimited."""
     return ConnectionLimits(per_peer=per_guest or ConnectionLimits().total)
+
+
+def _stop_event() -> asyncio.Event:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    return stopped
 
 
 async def _renew(kept: FdStore) -> None:

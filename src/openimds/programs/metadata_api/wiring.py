@@ -14,7 +14,7 @@ from openimds.imds.instance_cache import InstanceCache
 from openimds.imds.instance_loader import BatchLoader
 from openimds.imds.invalidation import ChangePoller
 from openimds.imds.request_log import RequestLog
-from openimds.imds.session_tokens import TokenSettings
+from openimds.imds.session_tokens import PreviousHop, TokenSettings
 from openimds.imds.vendordata import Target, VendordataTargets, VendordataTimeouts
 from openimds.metadata.context import DocumentSettings
 from openimds.metadata.imds_options import TokenMode
@@ -96,13 +96,13 @@ class WorkerState:
 def build_service(plan: ServiceConfig, memory: WorkerState, request_log: RequestLog | None = None) -> MetadataHandler:
     """One worker's service, for one event loop."""
     instances, records = memory.instances, memory.records
-    identification: Authenticator = (
+    authenticator: Authenticator = (
         AddressAuthenticator(instances, records, plan.strict_hosts)
         if plan.secrets is None
         else SignatureAuthenticator(instances, records, plan.secrets)
     )
     return MetadataHandler(
-        identification=identification,
+        authenticator=authenticator,
         records=records,
         passwords=instances,
         settings=plan.settings,
@@ -134,7 +134,8 @@ def _tokens(config: MetadataApiConfig) -> TokenSettings:
             "[imds] requires session tokens, and they are made from [neutron] metadata_proxy_shared_secret, which is "
             "empty: set it (with service_metadata_proxy = false it is used for nothing else)"
         )
-    return TokenSettings(secrets=config.shared_secrets, is_behind_agent=config.service_metadata_proxy)
+    hop = PreviousHop.AGENT if config.service_metadata_proxy else PreviousHop.CLIENT
+    return TokenSettings(secrets=config.shared_secrets, previous_hop=hop)
 
 
 def _vendors(config: VendorDataConfig) -> VendordataTargets:

@@ -9,15 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
+from tests.no_records import NoRecords
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.metadata.lookup.resolver import PortResolver
+from openimds.agents.metadata.handler import AgentDependencies, MetadataAgent
+from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import ControlAwayError
 from openimds.agents.metadata.proxy.per_key_limiter import OF_ONE_GUEST
-from openimds.agents.metadata.proxy.proxy_handler import ProxyHandler
+from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.headers import HeaderError, instance_claim
 from openimds.guest_identity.signature import verify
@@ -25,6 +28,7 @@ from openimds.http.client.pool import Pool, Upstream
 from openimds.http.messages import Request, Response, text_response
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
+from openimds.imds.invalidation import PollIntervals
 from openimds.programs.metadata_agent.adapters import PooledUpstream
 from openimds.resources.network import FixedIP, Port, Subnet
 
@@ -58,6 +62,8 @@ class Cloud:
 
     def view(self) -> CloudView:
         return CloudView(self.ports_by_id)
+
+    def subscribe(self, callback: Callable[[Any], None]) -> None: ...
 
     def mac_of(self, _network_id: str | None, _router_id: str | None, _address: Address) -> str | None:
         return None
@@ -105,7 +111,7 @@ class FakeApi:
             return text_response(404, "Not found.")
         if request.target == b"/zipped":
             return Response(status=200, headers=((b"Content-Encoding", b"gzip"),), body=GZIPPED)
-        if request.target == b"/held":
+        if request.target.startswith(b"/held"):
             if len(self.seen) == OF_ONE_GUEST:
                 self.full.set()
             await self.held.wait()
@@ -133,10 +139,11 @@ class Lines:
 class Agent:
     path: Path
     api: FakeApi
-    service: ProxyHandler
+    service: MetadataAgent
     upstream: PooledUpstream
     registry: CollectorRegistry
     log: Lines
+    throttled_log: ThrottledLog
 
     async def send(self, data: bytes) -> bytes:
         """Raw bytes in, everything until the connection's end out."""
@@ -171,17 +178,37 @@ async def running(
     loop = asyncio.get_running_loop()
     registry = CollectorRegistry()
     with ThreadPoolExecutor(2) as executor:
-        finder = PortResolver(world, world, world, executor=executor, clock=loop.time)
         upstream = PooledUpstream(pool)
         log = Lines()
-        service = ProxyHandler(finder, upstream, secret=secret, measures=Metrics(registry), log=log, clock=loop.time)
-        server = HttpServer(service.answer)
+        throttled_log = ThrottledLog(loop.time)
+        service = MetadataAgent(
+            AgentDependencies(
+                mirror=world,
+                ports=world,
+                neighbours=world,
+                source=NoRecords(),
+                intervals=PollIntervals(),
+                upstream=upstream,
+                shared_secret=secret,
+                strict_hosts=None,
+                rate_limit=None,
+                executor=executor,
+                metrics=Metrics(registry),
+                throttled_log=throttled_log,
+                request_log=log,
+                proxied_policy=LookupPolicy(),
+                direct_policy=LookupPolicy(),
+            )
+        )
+        service.start()
+        server = HttpServer(service.handle)
         path = tmp_path / "metadata_proxy"
         await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
         try:
-            yield Agent(path, api, service, upstream, registry, log)
+            yield Agent(path, api, service, upstream, registry, log, throttled_log)
         finally:
             await server.stop(1)
+            service.stop()
             await pool.close()
             if api_up:
                 await api_server.stop(1)

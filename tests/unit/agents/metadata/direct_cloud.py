@@ -15,8 +15,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.agents.metadata.direct_handler import DirectDependencies, DirectHandler
-from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.agents.metadata.handler import AgentDependencies, MetadataAgent
+from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import ControlAwayError, Headers, UpstreamAwayError
 from openimds.agents.metadata.throttled_log import ThrottledLog
@@ -239,7 +239,7 @@ class Cloud:
     control: FakeControl
     api: FakeApi
     lines: Lines
-    service: DirectHandler
+    service: MetadataAgent
     server: HttpServer
     doors: dict[str, int]
     """The loopback's port of each listener."""
@@ -270,7 +270,7 @@ async def cloud(
     strict_hosts: tuple[str, ...] | None = None,
     rate_limit: RateLimitOptions | None = None,
     per_peer: int = 256,
-    belief: LookupPolicy | None = None,
+    policy: LookupPolicy | None = None,
     host: str = "127.0.0.1",
 ) -> AsyncIterator[Cloud]:
     control = control or FakeControl()
@@ -279,22 +279,23 @@ async def cloud(
     mirror, api, lines = FakeMirror(), FakeApi(), Lines()
     mirror.hear(*ports)
     executor = ThreadPoolExecutor(4)
-    service = DirectHandler(
-        DirectDependencies(
+    service = MetadataAgent(
+        AgentDependencies(
             mirror=mirror,
             ports=control,
             neighbours=control,
             source=control,
-            pace=PollIntervals(),
+            intervals=PollIntervals(),
             upstream=api,
             shared_secret=SECRET,
             strict_hosts=strict_hosts,
             rate_limit=worker.rate_limit(rate_limit),
             executor=executor,
-            measures=Metrics(CollectorRegistry()),
-            complaints=ThrottledLog(time.monotonic),
+            metrics=Metrics(CollectorRegistry()),
+            throttled_log=ThrottledLog(time.monotonic),
             request_log=lines,
-            belief=belief or LookupPolicy(hold_seconds=20),
+            proxied_policy=policy or LookupPolicy(hold_seconds=20),
+            direct_policy=policy or LookupPolicy(hold_seconds=20),
         )
     )
     macs: list[str] = []
@@ -305,9 +306,9 @@ async def cloud(
         return macs.pop(0)
 
     server = HttpServer(
-        service.handler(lambda _request: Response(status=500)),
+        lambda request: service.handle(request),  # noqa: PLW0108 - tests replace the method
         connections=ConnectionLimits(per_peer=per_peer),
-        strangers=service.strangers,
+        bans=service.unknown_clients,
     )
     opened = {tag: tcp_listener(host, 0) for tag in listeners}
     doors = {tag: one.getsockname()[1] for tag, one in opened.items()}

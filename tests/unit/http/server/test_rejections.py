@@ -29,17 +29,17 @@ def test_the_first_is_told_at_once_and_those_after_it_together() -> None:
             log.note("network:n1", 400)
         log.note("network:n1", 408)
         log.note("network:n2", 503)
-        log.tell()
+        log.flush()
         assert [(line["listener"], line["count"]) for line in lines] == [("network:n1", 1), ("network:n2", 1)]
         clock.now += LOG_SECONDS
-        log.tell()
-        log.tell()
+        log.flush()
+        log.flush()
         assert [(line["listener"], line["statuses"]) for line in lines[2:]] == [
             ("network:n1", "999 times 400, 1 times 408")
         ]
         log.note("network:n1", 400)
         assert len(lines) == 3
-        log.tell(everything=True)
+        log.flush(everything=True)
         assert len(lines) == 4
     assert {line["log_level"] for line in lines} == {"info"}
 

@@ -21,7 +21,7 @@ def test_the_secrets_that_tokens_are_made_from(tmp_path: Path) -> None:
     text = "[neutron]\nservice_metadata_proxy = {}\nmetadata_proxy_shared_secret = a\nmetadata_proxy_shared_secret_previous = b\n"
     for proxied in (True, False):
         plan = plan_service(load(tmp_path, text.format(proxied)))
-        assert (tuple(plan.tokens.secrets), plan.tokens.is_behind_agent) == (("a", "b"), proxied)
+        assert (tuple(plan.tokens.secrets), plan.tokens.is_direct) == (("a", "b"), not proxied)
 
 
 @pytest.mark.parametrize("option", ["http_tokens", "openstack_tokens"])

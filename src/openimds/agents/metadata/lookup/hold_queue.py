@@ -1,4 +1,4 @@
-"""Not yet is never no: who cannot be told yet waits for news, for a while."""
+"""Holds requests whose port is not ready, until a change concerns them or the hold time ends."""
 
 from __future__ import annotations
 
@@ -10,86 +10,87 @@ from dataclasses import dataclass, field
 from openimds.guest_identity.port_match import PortNotReady
 from openimds.resources.network import Port
 
-AGAIN_SECONDS = 1.0
-"""After this time it is judged again without news: the control API may answer by now."""
+RETRY_SECONDS = 1.0
+"""Time after which a held request is decided again without a change, because the control API may respond by now."""
 
 
 class StaleResultError(Exception):
-    """Something changed while the question was under way: what it found may be old already."""
+    """A change happened during the query, so that its result may be outdated."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
-    by: frozenset[Hashable]
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    keys: frozenset[Hashable]
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class HoldQueue:
-    """Belongs to the event loop. In a boot storm a thousand wait while thousands of ports change: news wake only those
-    whom they can concern, and what was not seen to concern somebody is found out after `again_seconds` all the same.
+    """Belongs to the event loop. A change wakes only the requests that it can concern, because in a boot storm a thousand
+    requests wait while thousands of ports change.
     """
 
-    def __init__(self, hold_seconds: float, again_seconds: float = AGAIN_SECONDS) -> None:
+    def __init__(self, hold_seconds: float, retry_seconds: float = RETRY_SECONDS) -> None:
         self._hold_seconds = hold_seconds
-        self._again_seconds = again_seconds
-        self._waiting: dict[Hashable, set[_Waiter]] = {}
+        self._retry_seconds = retry_seconds
+        self._waiters: dict[Hashable, set[_Waiter]] = {}
 
-    @property
-    def holds(self) -> bool:
-        """Does anybody wait?"""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """The number of keys that held requests wait for."""
+        return len(self._waiters)
 
-    def heard(self, touched: AbstractSet[Hashable]) -> None:
-        """There are news: who is known by one of these is judged again."""
-        for one in self._waiting.keys() & touched:
-            for waiter in self._waiting[one]:
-                waiter.news.set()
+    def wake(self, touched: AbstractSet[Hashable]) -> None:
+        """Wakes the requests with one of these keys."""
+        for key in self._waiters.keys() & touched:
+            for waiter in self._waiters[key]:
+                waiter.woken.set()
 
-    async def held(self, judge: Callable[[], Awaitable[Port]], by: Iterable[Hashable]) -> Port:
-        """What `judge` returns or raises, but NotKnownYet only when it still says so after all the time there is.
+    async def hold(self, decide: Callable[[], Awaitable[Port]], keys: Iterable[Hashable]) -> Port:
+        """Returns or raises the result of `decide`. Raises its PortNotReady only after the hold time.
 
-        `by`: in the words that `heard` is told, all that a change must touch to change the judgement.
+        `keys`: all keys of changes that can change the result.
         """
         reasons: list[PortNotReady] = []
-        waiter = _Waiter(frozenset(by))
-        self._enter(waiter)
+        waiter = _Waiter(frozenset(keys))
+        self._add(waiter)
         try:
-            async with asyncio.timeout(self._hold_seconds) as patience:
-                return await self._told(judge, waiter, reasons)
+            async with asyncio.timeout(self._hold_seconds) as deadline:
+                return await self._until_ready(decide, waiter, reasons)
         except TimeoutError:
-            if not patience.expired():
+            if not deadline.expired():
                 raise
             reason = f": {reasons[-1]}" if reasons else ""
             raise PortNotReady(f"held for {self._hold_seconds:g} s{reason}") from None
         finally:
-            self._leave(waiter)
+            self._remove(waiter)
 
-    def _enter(self, waiter: _Waiter) -> None:
-        for one in waiter.by:
-            self._waiting.setdefault(one, set()).add(waiter)
+    def _add(self, waiter: _Waiter) -> None:
+        for key in waiter.keys:
+            self._waiters.setdefault(key, set()).add(waiter)
 
-    def _leave(self, waiter: _Waiter) -> None:
-        for one in waiter.by:
-            others = self._waiting[one]
+    def _remove(self, waiter: _Waiter) -> None:
+        for key in waiter.keys:
+            others = self._waiters[key]
             others.discard(waiter)
             if not others:
-                del self._waiting[one]
+                del self._waiters[key]
 
-    async def _told(self, judge: Callable[[], Awaitable[Port]], waiter: _Waiter, reasons: list[PortNotReady]) -> Port:
+    async def _until_ready(
+        self, decide: Callable[[], Awaitable[Port]], waiter: _Waiter, reasons: list[PortNotReady]
+    ) -> Port:
         while True:
-            waiter.news.clear()  # before it is judged: what is heard meanwhile may change the judgement
+            waiter.woken.clear()  # before the decision: a change during it may change the result
             try:
-                return await judge()
+                return await decide()
             except StaleResultError:
                 continue
             except PortNotReady as reason:
                 reasons[:] = [reason]
-                await self._some_time(waiter.news)
+                await self._wait(waiter.woken)
 
-    async def _some_time(self, news: asyncio.Event) -> None:
+    async def _wait(self, woken: asyncio.Event) -> None:
         try:
-            async with asyncio.timeout(self._again_seconds) as patience:
-                await news.wait()
+            async with asyncio.timeout(self._retry_seconds) as deadline:
+                await woken.wait()
         except TimeoutError:
-            if not patience.expired():
+            if not deadline.expired():
                 raise

@@ -1,44 +1,62 @@
-"""Neutron's answer to where somebody behind a router may be, for those whom the mirror does not know.
-
-Questions to the control API about who is somewhere by some MAC: equal ones at the same moment are one.
-"""
+"""Queries to the control API for the ports at a source. Equal queries at the same moment share one call."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from openimds.agents.metadata.lookup.hold_queue import StaleResultError
-from openimds.agents.metadata.lookup.policy import AWAY_SECONDS, NEGATIVE_TTL_SECONDS
-from openimds.agents.metadata.lookup.ttl_cache import TtlCache
 from openimds.agents.metadata.protocols import ControlAwayError, Ports
 from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
-from openimds.guest_identity.addresses import Address
-from openimds.guest_identity.port_match import ClientSource, matching
+from openimds.guest_identity.port_index import PortIndex, are_of_one_project, must_be_of_one_project
+from openimds.guest_identity.port_match import ClientSource
 from openimds.guest_identity.router_networks import RouterSubnets, is_router_interface
 from openimds.resources.network import Port
 
+NEGATIVE_TTL_SECONDS = 1.0
+"""TTL of an empty result. The mirror is read first, so a new port is found without a query."""
+AWAY_SECONDS = 1.0
+"""Time without further queries after the control API did not respond."""
+MAX_QUERIES_PER_SCOPE = 4
+"""Concurrent queries about one network or router, half of the threads. The owner of a network can send from any number
+of addresses and MACs, and clients of other networks must not wait for these queries."""
+_LATE_CHANGE_SECONDS = 0.05
+"""Time after the end of a query in which a change still overtakes it. A waiting request continues in the event loop's
+next iteration."""
+MAX_ENTRIES = 4096
 
-def router_networks(ports: Ports, router_id: str, address: Address, device: str = "") -> list[str]:
-    """As `identity.reach.Behind.networks`; none when there is no such router. Raises ControlAwayError."""
-    found = ports.ports({"device_id": router_id})
-    # The query matches text that tenants can write. The decoded port has the recorded attachment.
-    interfaces = [port for port in found if is_router_interface(port) and port.device_id == router_id]
-    networks = {port.network_id for port in interfaces}
-    if not networks:
-        return []
-    subnets = {subnet.id: subnet for subnet in ports.subnets({"network_id": sorted(networks)})}
-    return sorted(RouterSubnets(interfaces, subnets).networks(address, device))
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
-OF_ONE_PLACE = 4
-"""Questions about one network's or router's guests at a time, half of the threads there are: who owns a network may have them ask from as many
-addresses and MACs as he likes, and others' guests must not wait for that."""
-_HEARS_SECONDS = 0.05
-"""After its end: who waits for it takes the answer in the loop's next turn, and must hear until then that something
-changed."""
+class TtlCache(Generic[Key, Value]):
+    """A cache whose entries expire one by one. If it is full, the oldest entry is dropped. `clock` is monotonic."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: dict[Key, tuple[float, Value]] = {}
+
+    def get(self, key: Key) -> Value | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        ends_at, value = entry
+        if ends_at <= self._clock():
+            del self._entries[key]
+            return None
+        return value
+
+    def put(self, key: Key, value: Value, ttl_seconds: float) -> None:
+        self._entries.pop(key, None)
+        if len(self._entries) >= MAX_ENTRIES:
+            del self._entries[next(iter(self._entries))]
+        self._entries[key] = (self._clock() + ttl_seconds, value)
+
+    def forget(self, key: Key) -> None:
+        self._entries.pop(key, None)
 
 
 @dataclass(slots=True, eq=False)
@@ -46,15 +64,15 @@ class _Query:
     source: ClientSource
     task: asyncio.Task[tuple[Port, ...]] = field(init=False)
     is_overtaken: bool = False
-    is_asked: bool = False
-    """Its turn came."""
+    is_sent: bool = False
 
 
 class PortQueries:
-    """Belongs to the event loop. `is_watched`: is there a living watch, so that finds need not be remembered?"""
+    """Belongs to the event loop. `is_watched` returns whether changes are notified, so that results need no cache."""
 
     def __init__(
         self,
+        index: PortIndex,
         ports: Ports,
         *,
         executor: Executor,
@@ -62,97 +80,119 @@ class PortQueries:
         is_watched: Callable[[], bool],
         found_seconds: float,
     ) -> None:
+        self._index = index
         self._ports = ports
         self._executor = executor
         self._clock = clock
         self._is_watched = is_watched
         self._found_seconds = found_seconds
-        self._under_way: dict[ClientSource, _Query] = {}
-        self._hearing: set[_Query] = set()
-        """These, and those that have just ended."""
+        self._running: dict[ClientSource, _Query] = {}
+        self._overtakable: set[_Query] = set()
+        """The running queries and those that have just ended."""
         self._recent: TtlCache[ClientSource, tuple[Port, ...]] = TtlCache(clock)
         self._away_until = 0.0
-        self._turns = PerKeyLimiter(OF_ONE_PLACE)
+        self._limiter = PerKeyLimiter(MAX_QUERIES_PER_SCOPE)
 
-    async def look(self, source: ClientSource, seconds: float) -> tuple[Port, ...]:
-        """The ports that match. Raises ControlAwayError, also after `seconds`, or OvertakenError."""
+    async def find(self, source: ClientSource, timeout_seconds: float) -> tuple[Port, ...]:
+        """Returns the ports that match. Raises ControlAwayError, also after the timeout, and StaleResultError."""
         recent = self._recent.get(source)
         if recent is not None and not (recent and self._is_watched()):
-            return recent  # what was found before there was a watch may have gone without a word
+            return recent  # a port found without a watch may have changed without a notification
         if self._clock() < self._away_until:
             raise ControlAwayError("the control API did not answer a moment ago")
-        look = self._under_way.get(source) or self._begin(source)
+        query = self._running.get(source) or self._start(source)
         try:
-            async with asyncio.timeout(seconds):
-                found = await asyncio.shield(look.task)  # one guest's hanging up must not end what others wait for
+            async with asyncio.timeout(timeout_seconds):
+                found = await asyncio.shield(query.task)  # other requests wait for the same query
         except TimeoutError:
-            if not look.is_asked:
-                raise ControlAwayError(f"too many others there are asked about: no turn within {seconds:g} s") from None
-            self._away_until = self._clock() + AWAY_SECONDS
-            raise ControlAwayError(f"the control API did not answer within {seconds:g} s") from None
-        if look.is_overtaken:
+            raise self._timed_out(query, timeout_seconds) from None
+        if query.is_overtaken:
             raise StaleResultError
         return found
 
-    def overtake(self, touched: Collection[str]) -> None:
-        """Somebody known by one of these MACs or router ids may be somebody else now."""
-        for look in self._hearing:
-            if look.source.mac in touched or look.source.router_id in touched:
-                look.is_overtaken = True
-                self._end(look)
+    def forget(self, source: ClientSource) -> bool:
+        """Drops the cached result. Returns whether there was one."""
+        was_cached = self._recent.get(source) is not None
+        self._recent.forget(source)
+        return was_cached
 
-    def _begin(self, source: ClientSource) -> _Query:
-        look = _Query(source)
-        look.task = asyncio.get_running_loop().create_task(self._ask(look))
-        look.task.add_done_callback(lambda _task: self._looked(look))
-        self._under_way[source] = look
-        self._hearing.add(look)
-        return look
+    def overtake(self, touched: Collection[Hashable]) -> None:
+        """Invalidates the queries about sources with one of these keys."""
+        for query in self._overtakable:
+            if any(key in touched for key in query.source.watch_keys):
+                query.is_overtaken = True
+                self._end(query)
 
-    def _looked(self, look: _Query) -> None:
-        self._end(look)
-        look.task.get_loop().call_later(_HEARS_SECONDS, self._hearing.discard, look)
-        if look.task.cancelled() or look.task.exception() is not None:
+    def _timed_out(self, query: _Query, timeout_seconds: float) -> ControlAwayError:
+        if not query.is_sent:
+            return ControlAwayError(f"too many queries about the same network: not sent within {timeout_seconds:g} s")
+        self._away_until = self._clock() + AWAY_SECONDS
+        return ControlAwayError(f"the control API did not answer within {timeout_seconds:g} s")
+
+    def _start(self, source: ClientSource) -> _Query:
+        query = _Query(source)
+        query.task = asyncio.get_running_loop().create_task(self._run(query))
+        query.task.add_done_callback(lambda _task: self._finish(query))
+        self._running[source] = query
+        self._overtakable.add(query)
+        return query
+
+    def _finish(self, query: _Query) -> None:
+        self._end(query)
+        query.task.get_loop().call_later(_LATE_CHANGE_SECONDS, self._overtakable.discard, query)
+        if query.task.cancelled() or query.task.exception() is not None:
             self._away_until = self._clock() + AWAY_SECONDS
-        elif not look.is_overtaken:
-            self._remember(look.source, look.task.result())
+        elif not query.is_overtaken:
+            self._cache(query.source, query.task.result())
 
-    def _end(self, look: _Query) -> None:
-        """Who asks from now on does not join it."""
-        if self._under_way.get(look.source) is look:
-            del self._under_way[look.source]
+    def _end(self, query: _Query) -> None:
+        """Later requests start a query of their own."""
+        if self._running.get(query.source) is query:
+            del self._running[query.source]
 
-    def _remember(self, source: ClientSource, found: tuple[Port, ...]) -> None:
+    def _cache(self, source: ClientSource, found: tuple[Port, ...]) -> None:
         if not found:
             self._recent.put(source, found, NEGATIVE_TTL_SECONDS)
         elif not self._is_watched():
             self._recent.put(source, found, self._found_seconds)
 
-    async def _ask(self, look: _Query) -> tuple[Port, ...]:
-        place = look.source.router_id or look.source.network_id or ""
-        await self._turns.take(place)
+    async def _run(self, query: _Query) -> tuple[Port, ...]:
+        scope = query.source.router_id or query.source.network_id or ""
+        await self._limiter.take(scope)
         try:
-            look.is_asked = True
+            query.is_sent = True
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, self._ask_here, look.source)
+            return await loop.run_in_executor(self._executor, self._ask, query.source)
         finally:
-            self._turns.give_back(place)
+            self._limiter.give_back(scope)
 
-    def _ask_here(self, source: ClientSource) -> tuple[Port, ...]:
-        """On a thread. The MAC is nearly always the port's own; else it is in one of the network's address pairs, which
-        Neutron cannot be asked for, and which the mirror has where there is one.
-        """
-        networks = self._networks(source)
+    def _ask(self, source: ClientSource) -> tuple[Port, ...]:
+        """Runs on a thread."""
+        networks, attached = self._networks(source)
         if not networks:
-            return ()  # no filter at all would mean every network
-        found = self._ports.ports({"network_id": networks, "mac_address": source.mac})
-        matches = matching([port for port in found if port.network_id in networks], source)
-        if matches or self._is_watched():
-            return matches
-        everybody = self._ports.ports({"network_id": networks})
-        return matching([port for port in everybody if port.network_id in networks], source)
+            return ()  # a request without a filter would list the ports of all networks
+        if must_be_of_one_project(source, attached) and not self._are_of_one_project(attached):
+            return ()
+        for filters in self._index.query_filters(source):
+            found = self._ports.ports({"network_id": networks, **filters})
+            matches = self._index.matching([port for port in found if port.network_id in networks], source)
+            if matches or self._is_watched():
+                return matches  # with a watch, the mirror has the matches of the other filters
+        return ()
 
-    def _networks(self, source: ClientSource) -> list[str]:
+    def _are_of_one_project(self, attached: list[str]) -> bool:
+        found = self._ports.ports({"network_id": attached})
+        return are_of_one_project(port for port in found if port.network_id in attached)
+
+    def _networks(self, source: ClientSource) -> tuple[list[str], list[str]]:
+        """Returns the networks that the source can be on, and all networks of its namespace."""
         if source.network_id:
-            return [source.network_id]
-        return router_networks(self._ports, source.router_id or "", source.address, source.device)
+            return [source.network_id], [source.network_id]
+        found = self._ports.ports({"device_id": source.router_id or ""})
+        # The filter matches text that tenants can write. The decoded port has the recorded attachment.
+        interfaces = [port for port in found if is_router_interface(port) and port.device_id == source.router_id]
+        attached = sorted({port.network_id for port in interfaces})
+        if not attached:
+            return [], []
+        subnets = {subnet.id: subnet for subnet in self._ports.subnets({"network_id": attached})}
+        return sorted(RouterSubnets(interfaces, subnets).networks(source.address, source.device)), attached

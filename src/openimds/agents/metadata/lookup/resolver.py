@@ -1,229 +1,268 @@
-"""Who asks: from where a request came to the one port it came from.
+"""Resolves the origin of a request to the one port that it comes from.
 
-1. The mirror, while its watch is alive: it hears of a change as the change is made, so an address that moved to
-   another instance is never answered with the old one's identity.
-2. One look at the control API before "nobody" is said, and for everything while there is no living watch. Equal looks
-   at the same moment are one.
-3. What the mirror knew last, while the control API is away, but no longer than `Belief.max_age_seconds`: when it is only our
-   way to it that is cut, addresses move and we do not hear of it.
-4. Who cannot be told yet is held, and then told to ask again: a port that no instance has yet, and whom nobody here
-   knows while the control API is away.
+Each step is used if the step before it gives no result:
+
+1. The binding of an earlier request from the same origin. A change of a port with the same MAC or address, or of the
+   router's interfaces and subnets, ends it.
+2. The mirror, while its watch is current. An address that moved is never resolved to its former port.
+3. One query to the control API: before a client is rejected, and for all clients while the watch is not current. A query
+   that a change overtook is repeated.
+4. The mirror's last state while the control API is unavailable, for `LookupPolicy.max_age_seconds` at most.
+5. The hold queue. A request whose port is not ready waits for a change that concerns it.
+
+The index decides how ports match: by address in haproxy mode, by address and MAC in direct mode.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any, NamedTuple
 
 from openimds.agents.metadata.lookup.hold_queue import HoldQueue
-from openimds.agents.metadata.lookup.policy import (
-    AWAY_SECONDS,
-    KNOWN_LOOK_SECONDS,
-    LOOK_SECONDS,
-    NEGATIVE_TTL_SECONDS,
-    LookupPolicy,
-)
-from openimds.agents.metadata.lookup.port_queries import router_networks
-from openimds.agents.metadata.lookup.ttl_cache import TtlCache
-from openimds.agents.metadata.protocols import ControlAwayError, Mirror, Neighbours, Ports, View
-from openimds.guest_identity.addresses import Address, mac_from_eui64
-from openimds.guest_identity.headers import Origin
-from openimds.guest_identity.port_index import AddressIndex, is_instance_port
-from openimds.guest_identity.port_match import NoSinglePort, PortNotReady
+from openimds.agents.metadata.lookup.port_queries import PortQueries
+from openimds.agents.metadata.protocols import ControlAwayError, Neighbours, PortMirror, Ports, PortView
+from openimds.guest_identity.addresses import device_in, parse_address
+from openimds.guest_identity.port_index import PortIndex
+from openimds.guest_identity.port_match import Binding, ClientSource, NoSinglePort, PortNotReady
 from openimds.resources.network import Port
 
+MAX_BINDINGS = 20_000
+HOLD_SECONDS = 8.0
+"""Less than the 10 s after which cloud-init gives up."""
+FOUND_SECONDS = 2.0
+"""The requests of one boot arrive within this time."""
+QUERY_SECONDS = 8.0
+"""Timeout of a query to the control API."""
+KNOWN_QUERY_SECONDS = 1.0
+"""Timeout of a query for a client that the mirror's last state knows."""
 
-@dataclass(frozen=True, slots=True)
-class ClientLocation:
-    """Where a request came from. `mac` instead of the address where the address is link-local."""
 
-    network_id: str | None
-    router_id: str | None
-    address: Address
-    mac: str | None = None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookupPolicy:
+    found_seconds: float = FOUND_SECONDS
+    """TTL of a query result without a watch (a real Neutron)."""
+    max_age_seconds: float = inf
+    """Maximum age of the mirror's state."""
+    hold_seconds: float = HOLD_SECONDS
 
-    def __str__(self) -> str:
-        where = f"network {self.network_id}" if self.network_id else f"router {self.router_id}"
-        return f"{self.mac or self.address} on {where}"
+
+class ClientOrigin(NamedTuple):
+    """The place that a request comes from, as the connection or the namespace proxy states it."""
+
+    listener: str
+    """`network:<id>` or `router:<id>`. Empty if a namespace proxy names neither."""
+    peer: str
+    """The client's address. A link-local address has its device behind a `%` if the device is known."""
+    mac: str = ""
+    """The MAC that opened the connection. Empty if it is unknown."""
 
 
 class PortResolver:
-    """Belongs to the event loop; looks run on `executor`."""
+    """Belongs to the event loop. Queries run on `executor`. `clock` returns monotonic seconds."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the adapters of a program
         self,
-        mirror: Mirror,
+        index: PortIndex,
+        mirror: PortMirror,
         ports: Ports,
         neighbours: Neighbours,
         *,
         executor: Executor,
         clock: Callable[[], float],
-        belief: LookupPolicy | None = None,
+        policy: LookupPolicy | None = None,
+        is_eager: bool = False,
+        count: Callable[[str], None] = lambda _outcome: None,
+        on_touched: Callable[[frozenset[Hashable]], None] = lambda _touched: None,
     ) -> None:
+        """`is_eager`: the index follows each view, not only while requests or bindings depend on it.
+
+        `count` receives the outcome of each lookup: found, none, several or unknown.
+
+        `on_touched` receives the keys of each change (`PortIndex.update`).
+        """
+        policy = policy or LookupPolicy()
+        self._index = index
         self._mirror = mirror
-        self._ports = ports
         self._neighbours = neighbours
         self._executor = executor
-        self._clock = clock
-        self._belief = belief or LookupPolicy()
-        self._holding = HoldQueue(self._belief.hold_seconds)
-        self._away_until = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._index = AddressIndex()
-        self._indexed: tuple[object, object] = (None, None)
-        """The ports and subnets that the index is of."""
-        self._looks: dict[ClientLocation, asyncio.Task[tuple[Port, ...]]] = {}
-        self._recent: TtlCache[ClientLocation, tuple[Port, ...]] = TtlCache(clock)
+        self._max_age_seconds = policy.max_age_seconds
+        self._is_eager = is_eager
+        self._count = count
+        self._on_touched = on_touched
+        self._hold_queue = HoldQueue(policy.hold_seconds)
+        self._queries = PortQueries(
+            index,
+            ports,
+            executor=executor,
+            clock=clock,
+            is_watched=self._is_current,
+            found_seconds=policy.found_seconds,
+        )
+        self._indexed_ports: object = None
+        self._indexed_subnets: object = None
+        self._bindings: dict[ClientOrigin, Binding] = {}
+        self._origins_by_key: dict[Hashable, set[ClientOrigin]] = {}
+        self._last_ports: Mapping[str, Port] = {}
+        """The ports of the last view. Belongs to the mirror's thread."""
+        self._touched: deque[frozenset[Hashable]] = deque()
+        """The changes of views that were replaced before the event loop read them."""
+        self._loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:
-        """From the event loop; then `hear` may be called."""
+        """Subscribes to the mirror. Called from the event loop."""
         self._loop = asyncio.get_running_loop()
+        self._mirror.subscribe(self.on_view)
         self.refresh()
 
-    def hear(self, _view: View) -> None:
-        """In the mirror's thread: there is a new view. Without this, who is held waits a little longer."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._heard)
+    def cached(self, origin: ClientOrigin) -> Binding | None:
+        """Returns the binding of an earlier request from this origin. None if it must be resolved."""
+        binding = self._bindings.get(origin)
+        return binding if binding is not None and self.trusts(binding) else None
 
-    def _heard(self) -> None:
-        if self._holding.holds:
-            self.refresh()
+    def trusts(self, binding: Binding) -> bool:
+        """Returns whether a binding is still valid. Called for each request."""
+        mirror = self._mirror  # the same checks as in `_is_current`, without its calls
+        view = mirror.view()
+        return (
+            binding.good
+            and mirror.connected
+            and mirror.age_seconds <= self._max_age_seconds
+            and view.ports is self._indexed_ports
+            and view.subnets is self._indexed_subnets
+        )
 
-    def at_once(self, origin: Origin, address: Address, at: str | None) -> Port | None:
-        """The port that asks, when the mirror, up to date, knows one and no more at `at`; else `find` tells."""
-        if at is None or not self._keeps_up():
-            return None
-        self.refresh()
-        found = self._at(origin.network_id, origin.router_id, at, address)
-        return found[0] if len(found) == 1 else None
+    async def resolve(self, origin: ClientOrigin) -> Binding:
+        """Returns the binding of a client.
 
-    async def find(self, origin: Origin, address: Address) -> Port:
-        """The port that asks. Raises NobodyAsks, or NotKnownYet after a while."""
-        if not origin.network_id and not origin.router_id:
-            raise NoSinglePort("none", "the request says neither which network nor which router it came through")
-        place = await self._place(origin, address)
-        return await self._holding.held(lambda: self._judge(place), _touching(place))
-
-    async def find_anew(self, origin: Origin, address: Address) -> Port | None:
-        """The port, looked up at this moment, where `find` might have answered from an earlier look; else None.
-
-        Raises NobodyAsks or NotKnownYet.
+        Raises NoSinglePort, or PortNotReady after the hold time. Raises ValueError for a malformed listener or address.
         """
-        place = await self._place(origin, address)
-        if self._recent.get(place) is None:
-            return None
-        self._recent.forget(place)
-        return await self.find(origin, address)
+        self.refresh()
+        binding = self.cached(origin)
+        try:
+            if binding is None:
+                binding = await self._resolve(origin)
+        except NoSinglePort as error:
+            self._count(error.outcome)
+            raise
+        except PortNotReady:
+            self._count("unknown")
+            raise
+        self._count("found")
+        return binding
 
-    async def _place(self, origin: Origin, address: Address) -> ClientLocation:
-        mac = mac_from_eui64(address)
-        if mac is None and address.version == 6 and address.is_link_local:
-            loop = asyncio.get_running_loop()
-            mac = await loop.run_in_executor(
-                self._executor, self._neighbours.mac_of, origin.network_id, origin.router_id, address
-            )
-        return ClientLocation(origin.network_id, origin.router_id, address, mac.lower() if mac else None)
+    async def resolve_again(self, binding: Binding) -> Binding | None:
+        """Returns the binding of another instance at the same source, if a cached query result was used before.
+
+        None if no cached result was used, and if the source still belongs to the same instance or to none.
+        """
+        source = binding.source
+        if not self._queries.forget(source):
+            return None
+        try:
+            port = await self._hold_queue.hold(lambda: self._decide(source), source.watch_keys)
+        except (NoSinglePort, PortNotReady):
+            return None
+        return None if port.device_id == binding.port.device_id else Binding(source, port, good=False)
 
     def refresh(self) -> None:
-        """Bring the index to the mirror's newest view: cheap when little changed, a second for the first 100,000."""
+        """Updates the index to the mirror's current view, and ends bindings, queries and waits that it concerns."""
         view = self._mirror.view()
-        if view.ports is not self._indexed[0] or view.subnets is not self._indexed[1]:
-            touched = self._index.update(view.ports, view.subnets)
-            self._indexed = (view.ports, view.subnets)
-            self._holding.heard(touched)
+        if view.ports is self._indexed_ports and view.subnets is self._indexed_subnets:
+            return
+        touched = self._index.update(view.ports, view.subnets)
+        self._indexed_ports, self._indexed_subnets = view.ports, view.subnets
+        while self._touched:
+            touched |= self._touched.popleft()
+        self._queries.overtake(touched)
+        for key in self._origins_by_key.keys() & touched:
+            for origin in tuple(self._origins_by_key.get(key, ())):
+                self._forget(origin)
+        self._on_touched(touched)
+        self._hold_queue.wake(touched)
 
-    async def _judge(self, place: ClientLocation) -> Port:
-        known = self._known(place)
-        if known and self._keeps_up():
-            return _only(known, place)
-        is_believed = bool(known) and self._is_fresh()
+    def on_view(self, view: PortView) -> None:
+        """Receives each view on the mirror's thread: a port can change twice before the event loop reads a view."""
+        touched = self._index.touched_between(self._last_ports, view.ports)
+        self._last_ports = view.ports
+        if touched:
+            self._touched.append(touched)
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._follow)
+
+    def _follow(self) -> None:
+        if self._is_eager or self._bindings or len(self._hold_queue):
+            self.refresh()
+        else:
+            self._touched.clear()  # nothing depends on these changes
+
+    async def _resolve(self, origin: ClientOrigin) -> Binding:
+        peer = origin.peer
+        if not origin.listener:
+            raise NoSinglePort("none", "the request names neither its network nor its router")
+        source = self._index.source(origin.listener, parse_address(peer), origin.mac, device_in(peer))
+        if self._index.needs_neighbours(source):
+            source = await self._with_neighbour_mac(source)
+        port = await self._hold_queue.hold(lambda: self._decide(source), source.watch_keys)
+        # The change of a port at another place does not end a binding.
+        if source.is_mac_from_neighbours or self._index.is_uncertain(source):
+            return Binding(source, port, good=False)
+        return self._bind(origin, source, port)
+
+    async def _with_neighbour_mac(self, source: ClientSource) -> ClientSource:
+        mac = await asyncio.get_running_loop().run_in_executor(
+            self._executor, self._neighbours.mac_of, source.network_id, source.router_id, source.address
+        )
+        if not mac and self._index.requires_mac:
+            raise PortNotReady(f"neither the connection nor the neighbour table has the MAC of {source}")
+        return replace(source, mac=(mac or "").lower(), is_mac_from_neighbours=True)
+
+    async def _decide(self, source: ClientSource) -> Port:
+        """Raises NoSinglePort, PortNotReady, or StaleResultError if a change overtook the query."""
+        self.refresh()
+        known = self._index.candidates(source)
+        if known and self._is_current():
+            return self._index.single(known, source)
+        is_usable = bool(known) and self._is_fresh()
         try:
-            return _only(await self._look(place, KNOWN_LOOK_SECONDS if is_believed else LOOK_SECONDS), place)
+            found = await self._queries.find(source, KNOWN_QUERY_SECONDS if is_usable else QUERY_SECONDS)
         except ControlAwayError as error:
-            if is_believed:
-                return _only(known, place)
-            known_last = f"what was known of {place} is too old" if known else f"nothing is known of {place}"
-            raise PortNotReady(f"{known_last}, and {error}") from None
+            if is_usable:
+                return self._index.single(known, source)
+            last = f"the last known state of {source} is too old" if known else f"nothing is known of {source}"
+            raise PortNotReady(f"{last}, and {error}") from None
+        return self._index.single(found, source)
 
-    def _keeps_up(self) -> bool:
+    def _is_current(self) -> bool:
         return self._mirror.connected and self._is_fresh()
 
     def _is_fresh(self) -> bool:
-        return self._mirror.age_seconds <= self._belief.max_age_seconds
+        return self._mirror.age_seconds <= self._max_age_seconds
 
-    def _known(self, place: ClientLocation) -> tuple[Port, ...]:
-        self.refresh()
-        return self._at(place.network_id, place.router_id, place.mac or str(place.address), place.address)
+    def _bind(self, origin: ClientOrigin, source: ClientSource, port: Port) -> Binding:
+        """Caches the binding if the mirror has this very port, because only then its end is notified."""
+        self._forget(origin)
+        if not self._index.holds(port):
+            return Binding(source, port, good=False)
+        binding = Binding(source, port)
+        if len(self._bindings) >= MAX_BINDINGS:
+            self._forget(next(iter(self._bindings)))
+        self._bindings[origin] = binding
+        for key in source.watch_keys:
+            self._origins_by_key.setdefault(key, set()).add(origin)
+        return binding
 
-    def _at(self, network_id: str | None, router_id: str | None, at: str, address: Address) -> tuple[Port, ...]:
-        if network_id:
-            return self._index.on_network(network_id, at)
-        return self._index.behind_router(router_id or "", at, address)
-
-    async def _look(self, place: ClientLocation, seconds: float) -> tuple[Port, ...]:
-        """Every port there that could be an instance's. Raises ControlAwayError, also after `seconds`."""
-        recent = self._recent.get(place)
-        if recent is not None and not (recent and self._keeps_up()):
-            return recent  # what was found before there was a watch may have gone without a word
-        if self._clock() < self._away_until:
-            raise ControlAwayError("the control API did not answer a moment ago")
-        task = self._looks.get(place)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._ask(place))
-            self._looks[place] = task
-            task.add_done_callback(lambda done: self._looked(place, done))
-        try:
-            async with asyncio.timeout(seconds):
-                # One guest's hanging up must not end the look that others wait for.
-                return await asyncio.shield(task)
-        except TimeoutError:
-            self._away_until = self._clock() + AWAY_SECONDS
-            raise ControlAwayError(f"the control API did not answer within {seconds:g} s") from None
-
-    def _looked(self, place: ClientLocation, task: asyncio.Task[tuple[Port, ...]]) -> None:
-        self._looks.pop(place, None)
-        if task.cancelled() or task.exception() is not None:
-            self._away_until = self._clock() + AWAY_SECONDS
+    def _forget(self, origin: ClientOrigin) -> None:
+        binding = self._bindings.pop(origin, None)
+        if binding is None:
             return
-        found = task.result()
-        if not found:
-            self._recent.put(place, found, NEGATIVE_TTL_SECONDS)
-        elif not self._mirror.connected:
-            self._recent.put(place, found, self._belief.found_seconds)
-
-    async def _ask(self, place: ClientLocation) -> tuple[Port, ...]:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._ask_here, place)
-
-    def _ask_here(self, place: ClientLocation) -> tuple[Port, ...]:
-        """On a thread."""
-        if place.network_id:
-            networks = [place.network_id]
-        else:
-            networks = router_networks(self._ports, place.router_id or "", place.address)
-        if not networks:
-            return ()  # no filter at all would mean every network
-        at = {"mac_address": place.mac} if place.mac else {"fixed_ips": f"ip_address={place.address}"}
-        found = self._ports.ports({"network_id": networks, **at})
-        return tuple(
-            port for port in found if port.network_id in networks and not port.device_owner.startswith("network:")
-        )
-
-
-def _touching(place: ClientLocation) -> tuple[object, ...]:
-    """What the index says is touched when it may answer otherwise about this place."""
-    at = place.mac or str(place.address)
-    return ((place.network_id, at),) if place.network_id else (at, place.router_id)
-
-
-def _only(found: tuple[Port, ...], place: ClientLocation) -> Port:
-    if not found:
-        raise NoSinglePort("none", f"no instance's port has {place}")
-    askers = [port for port in found if is_instance_port(port)]
-    if len(askers) > 1:
-        names = ", ".join(sorted(port.id for port in askers))
-        raise NoSinglePort("several", f"more than one port has {place}: {names}")
-    if not askers:
-        raise PortNotReady(f"the port {found[0].id} with {place} is not bound to an instance yet")
-    return askers[0]
+        binding.good = False
+        for key in binding.source.watch_keys:
+            origins: set[Any] = self._origins_by_key.get(key, set())
+            origins.discard(origin)
+            if not origins:
+                self._origins_by_key.pop(key, None)

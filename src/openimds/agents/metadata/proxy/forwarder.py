@@ -1,8 +1,8 @@
-"""What the agent does not answer from memory, where it listens in the namespaces itself: signed and passed on.
+"""Signs requests and forwards them to the metadata API, in both modes.
 
-Identical GETs of one guest that are under way at the same moment are one question to the metadata API. Identical means:
-the same port, address, target and every header that goes on, so no two guests, and no two sessions, ever share. What is
-new at every read (meta_data.json has a random seed) is asked for each time. Answers are not kept.
+Identical GETs of one client that run at the same moment share one request to the metadata API. Identical means: the same
+port, address, target and forwarded headers, so that two clients or two sessions never share. meta_data.json is never
+shared, because each response has a new random seed. Responses are not cached.
 """
 
 from __future__ import annotations
@@ -16,95 +16,96 @@ from openimds.agents.metadata.protocols import Headers, Upstream, UpstreamAwayEr
 from openimds.agents.metadata.proxy.headers import REQUEST_ID, IdentifiedClient, guest_response, signed_headers
 from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
 from openimds.agents.metadata.throttled_log import ThrottledLog
-from openimds.guest_identity.headers import FORWARDED_FOR, GUEST_FORWARDED, PRIVILEGED, is_privileged
 from openimds.guest_identity.port_match import Binding
 from openimds.http.messages import Request, Response
+from openimds.metadata.outcome import MetadataError
 from openimds.metadata.paths import MalformedTargetError, parse_path
 from openimds.metadata.session_policy import HOP_LIMIT
 
 _NEW_EACH_TIME = "meta_data.json"
 _HOP_LIMIT = HOP_LIMIT.lower().encode()
-_RETRY = (b"Retry-After", b"1")
-_PRIVILEGED = PRIVILEGED.lower().encode()
-_OURS_TO_SAY = frozenset({_PRIVILEGED, GUEST_FORWARDED.lower().encode()})
-"""A namespace proxy says these of its guests; there is none here."""
+_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Forwarder:
-    """Belongs to the event loop. `clock` gives seconds that never go back."""
+    """Belongs to the event loop. `clock` returns monotonic seconds."""
 
     def __init__(
         self,
         upstream: Upstream,
         *,
         secret: str,
-        measures: Metrics,
-        complaints: ThrottledLog,
+        metrics: Metrics,
+        throttled_log: ThrottledLog,
         clock: Callable[[], float],
     ) -> None:
         self._upstream = upstream
-        self._measures = measures
-        self._complaints = complaints
+        self._metrics = metrics
+        self._throttled_log = throttled_log
         self._clock = clock
-        self._shares = PerKeyLimiter()
-        self._under_way: dict[Hashable, asyncio.Task[Response]] = {}
+        self._limiter = PerKeyLimiter()
+        self._running: dict[Hashable, asyncio.Task[Response]] = {}
         self.secret = secret
-        """May be replaced while it runs: the next request is signed with the new one."""
+        """The secret of the next signature. It may be replaced at any time."""
 
-    async def ask(self, binding: Binding, request: Request, request_id: str) -> Response:
-        """Never raises: that nobody answers is an answer of ours, 503; so are 405 and 411."""
-        refusal = _refused(request, request_id)
-        if refusal is not None:
-            return refusal
-        signed = self._signed(binding, request)
-        if not _may_be_shared(request):
-            return await self._ask_in_turn(binding, request, signed, request_id)
+    async def forward(self, binding: Binding, headers: Headers, request: Request, request_id: str) -> Response:
+        """Returns the response of the metadata API, or 405, 411 or 503. Never raises.
+
+        `headers`: the request's headers as a namespace proxy sends them.
+        """
+        rejected = rejected_method(request)
+        if rejected is not None:
+            return _error(rejected, request_id)
+        client = IdentifiedClient(port=binding.port, address=binding.source.address)
+        signed = signed_headers(headers, client, self.secret)
+        if not _is_shareable(request):
+            return await self._send_in_turn(binding, request, signed, request_id)
         key = (binding.port.id, request.target, tuple(signed))
-        task = self._under_way.get(key)
+        task = self._running.get(key)
         if task is None:
-            asking = self._ask_in_turn(binding, request, signed, request_id)
-            task = self._under_way[key] = asyncio.get_running_loop().create_task(asking)
-            task.add_done_callback(lambda _task: self._under_way.pop(key, None))
-        return _under(request_id, await asyncio.shield(task))  # whoever gives up does not take it from the others
+            sending = self._send_in_turn(binding, request, signed, request_id)
+            task = self._running[key] = asyncio.get_running_loop().create_task(sending)
+            task.add_done_callback(lambda _task: self._running.pop(key, None))
+        return _with_request_id(await asyncio.shield(task), request_id)  # others may wait for a cancelled request
 
-    def _signed(self, binding: Binding, request: Request) -> Headers:
-        # As behind a namespace proxy: the address we know stands behind whatever the guest wrote, and counts; that root
-        # asks is ours alone to say.
-        known = [(FORWARDED_FOR.encode(), str(binding.source.address).encode())]
-        if is_privileged(request.peer_port):
-            known.append((_PRIVILEGED, b"1"))
-        theirs = [(name, value) for name, value in request.headers if name.lower() not in _OURS_TO_SAY]
-        asker = IdentifiedClient(port=binding.port, address=binding.source.address)
-        return signed_headers((*theirs, *known), asker, self.secret)
-
-    async def _ask_in_turn(self, binding: Binding, request: Request, signed: Headers, request_id: str) -> Response:
-        await self._shares.take(binding.port.id)
+    async def _send_in_turn(self, binding: Binding, request: Request, signed: Headers, request_id: str) -> Response:
+        await self._limiter.take(binding.port.id)
         try:
-            return await self._ask_now(request, (*signed, (REQUEST_ID, request_id.encode())), request_id)
+            return await self._send(request, (*signed, (REQUEST_ID, request_id.encode())), request_id)
         finally:
-            self._shares.give_back(binding.port.id)
+            self._limiter.give_back(binding.port.id)
 
-    async def _ask_now(self, request: Request, headers: Headers, request_id: str) -> Response:
+    async def _send(self, request: Request, headers: Headers, request_id: str) -> Response:
         began_at = self._clock()
         try:
-            # A blank in a target is let in, but not on: not every server finds its end where we do.
+            # Servers differ in where a target with a space ends.
             target = request.target.replace(b" ", b"%20")
             answer = await self._upstream.ask(request.method, target, headers, request.body)
         except UpstreamAwayError as error:
-            self._measures.upstream_failures.inc()
-            self._complaints.upstream_away(str(error))
+            self._metrics.upstream_failures.inc()
+            self._throttled_log.upstream_away(str(error))
             sentence = "The remote metadata server is temporarily unavailable. Please try again later."
-            return _sentence(request_id, 503, sentence, _RETRY)
-        self._measures.upstream_seconds.observe(self._clock() - began_at)
-        self._complaints.upstream_answers()
+            return _error(MetadataError(503, sentence, (("Retry-After", "1"),)), request_id)
+        self._metrics.upstream_seconds.observe(self._clock() - began_at)
+        self._throttled_log.upstream_answers()
         if answer.status == 403 and b"signature" in answer.body.lower():
-            self._measures.refused_signatures.inc()
-            self._complaints.secrets_differ(str(self._upstream))
-        reply = guest_response(answer, request_id)
-        return Response(status=reply.status, headers=reply.headers, body=reply.body, hop_limit=_hop_limit(answer))
+            self._metrics.refused_signatures.inc()
+            self._throttled_log.secrets_differ(str(self._upstream))
+        response = guest_response(answer, request_id)
+        # The hop limit is an option of a client's own TCP connection. A namespace proxy connects by a unix socket.
+        return replace(response, hop_limit=_hop_limit(answer)) if request.peer else response
 
 
-def _may_be_shared(request: Request) -> bool:
+def rejected_method(request: Request) -> MetadataError | None:
+    """Returns the error for a method that is neither answered nor forwarded."""
+    if request.method in ("TRACE", "CONNECT"):
+        return MetadataError(405, f"{request.method} is not allowed.", (("Allow", "GET, HEAD"),))
+    if request.method == "POST" and not any(name.lower() in _BODY_HEADERS for name, _ in request.headers):
+        return MetadataError(411, "A POST needs a Content-Length.")
+    return None
+
+
+def _is_shareable(request: Request) -> bool:
     if request.method != "GET" or request.body:
         return False
     try:
@@ -114,10 +115,9 @@ def _may_be_shared(request: Request) -> bool:
     return not parts or parts[-1] != _NEW_EACH_TIME
 
 
-def _under(request_id: str, reply: Response) -> Response:
-    """The same answer to another request."""
-    others = tuple((name, value) for name, value in reply.headers if name != REQUEST_ID)
-    return replace(reply, headers=(*others, (REQUEST_ID, request_id.encode())))
+def _with_request_id(response: Response, request_id: str) -> Response:
+    others = tuple((name, value) for name, value in response.headers if name != REQUEST_ID)
+    return replace(response, headers=(*others, (REQUEST_ID, request_id.encode())))
 
 
 def _hop_limit(answer: Response) -> int | None:
@@ -127,17 +127,11 @@ def _hop_limit(answer: Response) -> int | None:
     return None
 
 
-def _refused(request: Request, request_id: str) -> Response | None:
-    if request.method in ("TRACE", "CONNECT"):
-        return _sentence(request_id, 405, f"{request.method} is not allowed.", (b"Allow", b"GET, HEAD"))
-    framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in request.headers)
-    if request.method == "POST" and not framed:
-        return _sentence(request_id, 411, "A POST needs a Content-Length.")
-    return None
-
-
-def _sentence(request_id: str, status: int, text: str, *headers: tuple[bytes, bytes]) -> Response:
+def _error(error: MetadataError, request_id: str) -> Response:
+    headers = [(name.encode(), value.encode()) for name, value in error.headers]
     content_type = (b"Content-Type", b"text/plain; charset=UTF-8")
     return Response(
-        status=status, headers=(content_type, *headers, (REQUEST_ID, request_id.encode())), body=text.encode()
+        status=error.status,
+        headers=(content_type, *headers, (REQUEST_ID, request_id.encode())),
+        body=error.sentence.encode(),
     )

@@ -51,32 +51,32 @@ async def test_a_storm_of_changes_makes_everybody_look_but_for_himself() -> None
 
     cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
     macs = [f"mac-{number}" for number in range(1000)]
-    waiting = [asyncio.create_task(holding.held(cloud.judge(mac), {mac})) for mac in macs]
+    waiting = [asyncio.create_task(holding.hold(cloud.judge(mac), {mac})) for mac in macs]
     await _settled(cloud)
     assert cloud.looks.total() == 1000
     for number in range(5000):
         mac = f"mac-{number}"
         cloud.known[mac] = port(mac)
-        holding.heard({mac})
+        holding.wake({mac})
         await asyncio.sleep(0)
     assert [found.id for found in await asyncio.gather(*waiting)] == macs
     assert set(cloud.looks.values()) == {2}
-    assert not holding.holds
+    assert len(holding) == 0
 
 
 async def test_one_of_several_things_it_is_known_by_is_enough() -> None:
     cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, LONG_SECONDS)
-    waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac", "router"}))
+    waiting = asyncio.create_task(holding.hold(cloud.judge("mac"), {"mac", "router"}))
     await _settled(cloud)
-    holding.heard({"another"})
+    holding.wake({"another"})
     await _settled(cloud)
     assert cloud.looks["mac"] == 1
-    holding.heard({"another", "router"})
+    holding.wake({"another", "router"})
     await _settled(cloud)
     assert cloud.looks["mac"] == 2
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert not holding.holds
+    assert len(holding) == 0
 
 
 async def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
@@ -89,9 +89,9 @@ async def test_what_is_heard_while_it_is_judged_is_not_lost() -> None:
         finally:
             if cloud.looks["mac"] == 1:
                 cloud.known["mac"] = port("p")
-                holding.heard({"mac"})
+                holding.wake({"mac"})
 
-    assert (await holding.held(slow, {"mac"})).id == "p"
+    assert (await holding.hold(slow, {"mac"})).id == "p"
     assert cloud.looks["mac"] == 2
 
 
@@ -104,12 +104,12 @@ async def test_an_overtaken_judgement_is_made_again_at_once() -> None:
             raise result
         return result
 
-    assert (await HoldQueue(LONG_SECONDS, LONG_SECONDS).held(judge, {"mac"})).id == "p"
+    assert (await HoldQueue(LONG_SECONDS, LONG_SECONDS).hold(judge, {"mac"})).id == "p"
 
 
 async def test_without_news_it_is_judged_again_after_a_while() -> None:
     cloud, holding = Cloud(), HoldQueue(LONG_SECONDS, 0.001)
-    waiting = asyncio.create_task(holding.held(cloud.judge("mac"), {"mac"}))
+    waiting = asyncio.create_task(holding.hold(cloud.judge("mac"), {"mac"}))
     while cloud.looks["mac"] < 3:  # noqa: ASYNC110 - nothing tells of a look
         await asyncio.sleep(0.001)
     cloud.known["mac"] = port("p")
@@ -119,4 +119,4 @@ async def test_without_news_it_is_judged_again_after_a_while() -> None:
 def test_when_the_time_is_over_it_says_why() -> None:
     cloud = Cloud()
     with pytest.raises(PortNotReady, match=r"held for 0\.01 s: nothing is known of mac"):
-        asyncio.run(HoldQueue(0.01).held(cloud.judge("mac"), {"mac"}))
+        asyncio.run(HoldQueue(0.01).hold(cloud.judge("mac"), {"mac"}))

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, A, B, cloud, instance, port
 from tests.unit.agents.metadata.direct_guests import A_AT_1, B_AT_2, NAME
 
-from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.http.messages import Request
 
 
@@ -32,13 +32,13 @@ async def test_what_a_guest_asked_before_is_prepared_for_its_next_connection(mon
 
     async with cloud(ports=[A_AT_1, B_AT_2]) as there:
         read: list[str] = []
-        answer = there.service.answer
+        answer = there.service.handle
 
         def reads(request: Request) -> Any:
             read.append(request.mac)
             return answer(request)
 
-        monkeypatch.setattr(there.service, "answer", reads)
+        monkeypatch.setattr(there.service, "handle", reads)
         for _ in range(3):
             assert await (await there.guest(MAC_A)).ask(NAME) == (200, b"vm-a.novalocal")
         assert read == [MAC_A]
@@ -117,7 +117,7 @@ async def test_a_port_that_no_instance_has_yet_is_waited_for() -> None:
 
 
 async def test_who_stays_unknown_is_told_to_ask_again() -> None:
-    async with cloud(belief=LookupPolicy(hold_seconds=0.05)) as there:
+    async with cloud(policy=LookupPolicy(hold_seconds=0.05)) as there:
         there.control.away = True
         guest = await there.guest(MAC_A)
         assert (await guest.ask(NAME))[0] == 503
@@ -150,7 +150,7 @@ async def test_an_instance_that_is_another_projects_now_is_not_told_to_the_ports
         guest = await there.guest(MAC_A)
         assert [await guest.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
         there.control.change(replace(instance(A, "theirs"), project_id="p2"))
-        await there.until(lambda: len(there.service._records) == 0)
+        await there.until(lambda: len(there.service.records.cache) == 0)
         assert (await guest.ask(NAME))[0] == 404
         assert (await (await there.guest(MAC_A)).ask(NAME))[0] == 404
         assert "another project" in str(there.lines.facts[-1]["reason"])
@@ -166,12 +166,12 @@ async def test_an_instance_that_is_another_projects_now_is_not_told_to_the_ports
 async def test_what_was_not_kept_up_for_too_long_is_not_told_any_longer() -> None:
     """Who asks: 503. What a record says: the metadata API is asked instead."""
 
-    async with cloud(ports=[A_AT_1], belief=LookupPolicy(max_age_seconds=300, hold_seconds=0.05)) as there:
+    async with cloud(ports=[A_AT_1], policy=LookupPolicy(max_age_seconds=300, hold_seconds=0.05)) as there:
         guest = await there.guest(MAC_A)
         assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
         there.control.age_seconds = 301
         there.control.change(instance(A, "renamed"))
-        await there.until(lambda: len(there.service._records) == 0)
+        await there.until(lambda: len(there.service.records.cache) == 0)
         await guest.ask(NAME)
         assert len(there.api.asked) == 1
         there.control.away, there.mirror.age_seconds = True, 301

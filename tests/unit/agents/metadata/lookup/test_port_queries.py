@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from openimds.agents.metadata.lookup.ttl_cache import MAX_ENTRIES, TtlCache
+from openimds.agents.metadata.lookup.port_queries import MAX_ENTRIES, TtlCache
 
 
 def test_entries_end():

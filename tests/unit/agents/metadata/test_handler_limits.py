@@ -11,7 +11,7 @@ from tests.unit.agents.metadata.direct_cloud import MAC_A, MAC_B, A, B, FakeCont
 from tests.unit.agents.metadata.direct_guests import A_AT_1, B_AT_2, NAME, leg
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.metadata.lookup.policy import LookupPolicy
+from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.config.settings import RateLimitOptions
 
 
@@ -109,10 +109,11 @@ async def test_requests_of_whom_nobody_knows_are_counted() -> None:
 
 async def test_who_was_nobody_and_has_a_port_now_is_answered_at_once() -> None:
     async with cloud(ports=[B_AT_2], rate_limit=STRICT) as there:
-        early = await there.guest(MAC_A)
+        early, limiter = await there.guest(MAC_A), there.service.unknown_clients
+        assert limiter is not None
         assert [(await early.ask(NAME))[0] for _ in range(6)] == [404] * 4 + [429] * 2
         there.mirror.hear(B_AT_2, A_AT_1)
-        await there.until(lambda: there.service.strangers.wait_seconds("network:n1", MAC_A, "127.0.0.1") == 0)
+        await there.until(lambda: limiter.wait_seconds("network:n1", MAC_A, "127.0.0.1") == 0)
         assert await early.ask(NAME) == (200, b"vm-a.novalocal")
         assert await (await there.guest(MAC_A)).ask(NAME) == (200, b"vm-a.novalocal")
 
@@ -121,7 +122,7 @@ async def test_not_yet_is_not_counted() -> None:
     """The control API is away for as long as many requests take; when it is back, nobody has to wait for having asked."""
 
     control, belief = FakeControl(away=True), LookupPolicy(hold_seconds=0.001)
-    async with cloud(control=control, rate_limit=STRICT, belief=belief) as there:
+    async with cloud(control=control, rate_limit=STRICT, policy=belief) as there:
         early = await there.guest(MAC_A)
         assert [(await early.ask(NAME))[0] for _ in range(10)] == [503] * 10
         control.real, control.away = [A_AT_1], False

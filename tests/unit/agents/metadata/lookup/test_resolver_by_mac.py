@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.agents.metadata.lookup import direct_resolver
-from openimds.agents.metadata.lookup.direct_resolver import DirectPortResolver
+from openimds.agents.metadata.lookup import resolver
 from openimds.agents.metadata.lookup.hold_queue import HoldQueue
-from openimds.agents.metadata.lookup.policy import LookupPolicy
-from openimds.agents.metadata.lookup.port_queries import OF_ONE_PLACE
+from openimds.agents.metadata.lookup.port_queries import MAX_QUERIES_PER_SCOPE
+from openimds.agents.metadata.lookup.resolver import ClientOrigin, LookupPolicy, PortResolver
 from openimds.agents.metadata.protocols import ControlAwayError
 from openimds.client.mirror import CloudView
 from openimds.guest_identity.addresses import Address
+from openimds.guest_identity.port_index import MacIndex
 from openimds.guest_identity.port_match import NoSinglePort, PortNotReady
 from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
 
@@ -95,19 +95,19 @@ class World:
         return all(values[name] == wanted or values[name] in wanted for name, wanted in filters.items())
 
 
-def play(
-    world: World, scene: Callable[[DirectPortResolver], Coroutine[Any, Any, None]], hold_seconds: float = 20
-) -> None:
+def play(world: World, scene: Callable[[PortResolver], Coroutine[Any, Any, None]], hold_seconds: float = 20) -> None:
     @asynccontextmanager
-    async def identity() -> AsyncIterator[DirectPortResolver]:
+    async def identity() -> AsyncIterator[PortResolver]:
         with ThreadPoolExecutor(8) as executor:
-            made = DirectPortResolver(
+            made = PortResolver(
+                MacIndex(),
                 world,
                 world,
                 world,
                 executor=executor,
                 clock=time.monotonic,
-                belief=LookupPolicy(hold_seconds=hold_seconds),
+                is_eager=True,
+                policy=LookupPolicy(hold_seconds=hold_seconds),
             )
             made.start()
             yield made
@@ -123,9 +123,9 @@ def test_a_look_that_a_change_overtook_is_made_again() -> None:
     """It read the port before the port was given to another instance, and came back after that was heard."""
     world = World(real=[port("a", MAC_A)])
 
-    async def scene(identity: DirectPortResolver) -> None:
+    async def scene(identity: PortResolver) -> None:
         world.open.clear()
-        asking = asyncio.create_task(identity.find(*AT, MAC_A))
+        asking = asyncio.create_task(identity.resolve(ClientOrigin(*AT, MAC_A)))
         await until_async(lambda: world.looks)
         rebound = port("a", MAC_A, device_id="vm-other")
         world.real = [rebound]
@@ -142,14 +142,14 @@ def test_a_look_that_a_change_overtook_is_made_again() -> None:
 def test_a_look_joined_late_is_not_older_than_the_news() -> None:
     world = World(real=[port("a", MAC_A)])
 
-    async def scene(identity: DirectPortResolver) -> None:
+    async def scene(identity: PortResolver) -> None:
         world.open.clear()
-        first = asyncio.create_task(identity.find(*AT, MAC_A))
+        first = asyncio.create_task(identity.resolve(ClientOrigin(*AT, MAC_A)))
         await until_async(lambda: world.looks)
         world.hear(port("a", MAC_A))
         world.real = []
         world.hear()
-        second = asyncio.create_task(identity.find(*AT, MAC_A))
+        second = asyncio.create_task(identity.resolve(ClientOrigin(*AT, MAC_A)))
         await until_async(lambda: len(world.looks) == 2)
         world.open.set()
         with pytest.raises(NoSinglePort):
@@ -165,16 +165,19 @@ def test_only_bindings_that_a_change_concerns_end() -> None:
     world = World()
     world.hear(a, b)
 
-    async def scene(identity: DirectPortResolver) -> None:
-        of_a, of_b = await identity.find(*AT, MAC_A), await identity.find("network:n1", "10.0.0.6", MAC_B)
-        assert identity.at_once(*AT, MAC_A) is of_a
+    async def scene(identity: PortResolver) -> None:
+        of_a, of_b = (
+            await identity.resolve(ClientOrigin(*AT, MAC_A)),
+            await identity.resolve(ClientOrigin("network:n1", "10.0.0.6", MAC_B)),
+        )
+        assert identity.cached(ClientOrigin(*AT, MAC_A)) is of_a
         changed = replace(a, name="renamed")
         world.hear(changed, b)
         assert not identity.trusts(of_b)  # until the news is taken in
         identity.refresh()
         assert (of_a.good, of_b.good) == (False, True)
         assert identity.trusts(of_b)
-        assert (await identity.find(*AT, MAC_A)).port is changed
+        assert (await identity.resolve(ClientOrigin(*AT, MAC_A))).port is changed
         assert world.looks == []
 
     play(world, scene)
@@ -185,13 +188,13 @@ def test_a_second_port_with_the_same_mac_and_address_ends_the_binding() -> None:
     world = World()
     world.hear(a)
 
-    async def scene(identity: DirectPortResolver) -> None:
-        binding = await identity.find(*AT, MAC_A)
+    async def scene(identity: PortResolver) -> None:
+        binding = await identity.resolve(ClientOrigin(*AT, MAC_A))
         world.hear(a, port("twin", MAC_A))
         identity.refresh()
         assert not binding.good
         with pytest.raises(NoSinglePort, match="more than one"):
-            await identity.find(*AT, MAC_A)
+            await identity.resolve(ClientOrigin(*AT, MAC_A))
 
     play(world, scene)
 
@@ -201,13 +204,13 @@ def test_a_router_that_leaves_a_network_knows_its_guests_no_more() -> None:
     world = World(real=[a], real_subnets=SUBNETS)
     world.hear(a, leg)
 
-    async def scene(identity: DirectPortResolver) -> None:
-        binding = await identity.find("router:r1", "10.0.0.5", MAC_A)
+    async def scene(identity: PortResolver) -> None:
+        binding = await identity.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
         world.hear(a)
         identity.refresh()
         assert not binding.good
         with pytest.raises(NoSinglePort):
-            await identity.find("router:r1", "10.0.0.5", MAC_A)
+            await identity.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
         assert [filters for filters in world.looks if "network_id" in filters] == []  # no network: never all of them
 
     play(world, scene)
@@ -217,11 +220,11 @@ def test_without_a_watch_the_control_api_is_asked_and_a_pair_is_found_too() -> N
     virtual = "00:00:5e:00:01:01"
     world = World(connected=False, real=[port("a", MAC_A, allowed_address_pairs=(AddressPair("10.0.0.9", virtual),))])
 
-    async def scene(identity: DirectPortResolver) -> None:
-        assert (await identity.find(*AT, MAC_A)).port.id == "a"
-        assert (await identity.find("network:n1", "10.0.0.9", virtual)).port.id == "a"
+    async def scene(identity: PortResolver) -> None:
+        assert (await identity.resolve(ClientOrigin(*AT, MAC_A))).port.id == "a"
+        assert (await identity.resolve(ClientOrigin("network:n1", "10.0.0.9", virtual))).port.id == "a"
         asked = len(world.looks)
-        await identity.find(*AT, MAC_A)
+        await identity.resolve(ClientOrigin(*AT, MAC_A))
         assert len(world.looks) == asked  # believed for a moment: a boot's requests come in one go
 
     play(world, scene)
@@ -232,12 +235,12 @@ def test_who_is_known_is_answered_while_the_control_api_is_silent() -> None:
     world.hear(port("a", MAC_A))
     world.connected = False
 
-    async def scene(identity: DirectPortResolver) -> None:
+    async def scene(identity: PortResolver) -> None:
         for _ in range(5):
-            assert (await identity.find(*AT, MAC_A)).port.id == "a"
+            assert (await identity.resolve(ClientOrigin(*AT, MAC_A))).port.id == "a"
         assert len(world.looks) == 1  # it did not answer a moment ago
         with pytest.raises(PortNotReady, match="held for"):
-            await identity.find("network:n1", "10.0.0.6", MAC_B)
+            await identity.resolve(ClientOrigin("network:n1", "10.0.0.6", MAC_B))
 
     play(world, scene, hold_seconds=0.05)
 
@@ -246,20 +249,23 @@ def test_no_mac_at_all_is_not_known_rather_than_by_the_address() -> None:
     world = World()
     world.hear(port("a", MAC_A))
 
-    async def scene(identity: DirectPortResolver) -> None:
+    async def scene(identity: PortResolver) -> None:
         with pytest.raises(PortNotReady, match="neighbour"):
-            await identity.find(*AT, "")
+            await identity.resolve(ClientOrigin(*AT, ""))
 
     play(world, scene)
 
 
 def test_bindings_are_bounded_and_one_that_is_dropped_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct_resolver, "MAX_BINDINGS", 2)
+    monkeypatch.setattr(resolver, "MAX_BINDINGS", 2)
     world = World()
     world.hear(*(port(f"p{n}", f"fa:16:3e:00:00:{n:02x}", f"10.0.0.{n}") for n in range(3)))
 
-    async def scene(identity: DirectPortResolver) -> None:
-        found = [await identity.find("network:n1", f"10.0.0.{n}", f"fa:16:3e:00:00:{n:02x}") for n in range(3)]
+    async def scene(identity: PortResolver) -> None:
+        found = [
+            await identity.resolve(ClientOrigin("network:n1", f"10.0.0.{n}", f"fa:16:3e:00:00:{n:02x}"))
+            for n in range(3)
+        ]
         assert [binding.good for binding in found] == [False, True, True]
 
     play(world, scene)
@@ -269,16 +275,16 @@ def test_what_a_look_found_is_not_believed_when_the_watch_begins_without_it() ->
     """The port was made and deleted while there was no watch: the mirror never had it, and says nothing of its end."""
     world = World(connected=False, real=[port("a", MAC_A)])
 
-    async def scene(identity: DirectPortResolver) -> None:
-        found = await identity.find(*AT, MAC_A)
+    async def scene(identity: PortResolver) -> None:
+        found = await identity.resolve(ClientOrigin(*AT, MAC_A))
         world.real = []
         world.connected = True
         world.hear(port("b", MAC_B, "10.0.0.6"))
         identity.refresh()
         assert not identity.trusts(found)
-        assert identity.at_once(*AT, MAC_A) is None
+        assert identity.cached(ClientOrigin(*AT, MAC_A)) is None
         with pytest.raises(NoSinglePort):
-            await identity.find(*AT, MAC_A)
+            await identity.resolve(ClientOrigin(*AT, MAC_A))
 
     play(world, scene)
 
@@ -287,15 +293,15 @@ def test_a_port_that_came_and_went_within_one_piece_of_news_is_answered_once() -
     """Each object is told as it is at last: of a port made and deleted since, no view ever had anything."""
     world = World(real=[port("a", MAC_A)])
 
-    async def scene(identity: DirectPortResolver) -> None:
-        found = await identity.find(*AT, MAC_A)
+    async def scene(identity: PortResolver) -> None:
+        found = await identity.resolve(ClientOrigin(*AT, MAC_A))
         assert found.port.id == "a"
         world.real = []
         world.hear()
         identity.refresh()
         assert not identity.trusts(found)
         with pytest.raises(NoSinglePort):
-            await identity.find(*AT, MAC_A)
+            await identity.resolve(ClientOrigin(*AT, MAC_A))
 
     play(world, scene)
 
@@ -303,14 +309,15 @@ def test_a_port_that_came_and_went_within_one_piece_of_news_is_answered_once() -
 def test_a_network_of_many_unknown_macs_keeps_no_other_network_waiting() -> None:
     world = World(real=[port("b", MAC_B, "10.0.0.6", network_id="n2")])
 
-    async def scene(identity: DirectPortResolver) -> None:
+    async def scene(identity: PortResolver) -> None:
         world.open.clear()
         flood = [
-            asyncio.create_task(identity.find("network:n1", "10.0.0.5", f"fa:16:3e:00:01:{n:02x}")) for n in range(50)
+            asyncio.create_task(identity.resolve(ClientOrigin("network:n1", "10.0.0.5", f"fa:16:3e:00:01:{n:02x}")))
+            for n in range(50)
         ]
-        await until_async(lambda: len(world.looks) == OF_ONE_PLACE)
-        other = asyncio.create_task(identity.find("network:n2", "10.0.0.6", MAC_B))
-        await until_async(lambda: len(world.looks) == OF_ONE_PLACE + 1)  # before the others
+        await until_async(lambda: len(world.looks) == MAX_QUERIES_PER_SCOPE)
+        other = asyncio.create_task(identity.resolve(ClientOrigin("network:n2", "10.0.0.6", MAC_B)))
+        await until_async(lambda: len(world.looks) == MAX_QUERIES_PER_SCOPE + 1)  # before the others
         world.open.set()
         assert (await other).port.id == "b"
         outcomes = await asyncio.gather(*flood, return_exceptions=True)
@@ -323,16 +330,16 @@ def test_a_change_of_subnets_alone_wakes_who_is_held_and_ends_what_was_kept(monk
     """The address is in a subnet of n1 that goes: then it may be on n2 as well, where its port is; and when it comes back,
     that is over.
     """
-    monkeypatch.setattr(direct_resolver, "HoldQueue", lambda seconds: HoldQueue(seconds, 300))
+    monkeypatch.setattr(resolver, "HoldQueue", lambda seconds: HoldQueue(seconds, 300))
     legs = [replace(interface("r1", network), fixed_ips=(FixedIP(f"s-{network}", "-"),)) for network in ("n1", "n2")]
     there = port("a", MAC_A, network_id="n2")
     other = {"s-n2": Subnet(id="s-n2", network_id="n2", project_id="p", cidr="10.1.0.0/24")}
     home = other | {"s-n1": Subnet(id="s-n1", network_id="n1", project_id="p", cidr="10.0.0.0/24")}
     world = World(away=True, real_subnets=home)
 
-    async def scene(identity: DirectPortResolver) -> None:
+    async def scene(identity: PortResolver) -> None:
         world.hear(there, *legs)
-        asking = asyncio.create_task(identity.find("router:r1", "10.0.0.5", MAC_A))
+        asking = asyncio.create_task(identity.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A)))
         await until_async(lambda: len(world.looks) > 0)
         assert not asking.done()
         world.real_subnets = other

@@ -27,6 +27,7 @@ from openimds.agents.metadata.proxy.per_key_limiter import OF_ONE_GUEST
 from openimds.agents.metadata.signature_check import check_signature
 from openimds.agents.metadata.throttled_log import SECRETS_DIFFER
 from openimds.guest_identity.headers import values
+from openimds.imds.metrics import METRICS
 
 
 def test_the_same_address_on_two_networks_gets_each_its_own(tmp_path):
@@ -188,7 +189,7 @@ def test_two_different_secrets_are_said_in_words_once_and_never_shown(tmp_path):
             assert complaints[0]["log_level"] == "error"
             assert "SECRET_KEY" not in str(logs)
             assert "SECRETE_KEY" not in str(logs)
-            agent.service.secret = "SECRET_KEY"
+            agent.service.reload("SECRET_KEY")
             assert status_of(await agent.ask("/", *FROM_NET1)) == 200
 
     uvloop.run(main())
@@ -199,7 +200,7 @@ def test_the_self_test_says_what_it_found(tmp_path, secret, words):
     async def main() -> None:
         async with running(tmp_path, secret=secret) as agent:
             with capture_logs() as logs:
-                await check_signature(agent.upstream, lambda: secret, agent.service.complaints)
+                await check_signature(agent.upstream, lambda: secret, agent.throttled_log)
             assert words in logs[-1]["event"]
 
     uvloop.run(main())
@@ -230,6 +231,7 @@ def test_it_counts(tmp_path):
         async with running(tmp_path) as agent:
             await agent.ask("/", *FROM_NET1)
             await agent.ask("/", "X-Forwarded-For: 10.0.0.5")
+            METRICS.flush()
             count = agent.registry.get_sample_value
             assert count("openimds_metadata_agent_requests_total", {"status": "200"}) == 1
             assert count("openimds_metadata_agent_requests_total", {"status": "404"}) == 1
@@ -259,7 +261,8 @@ def test_what_is_remembered_of_headers_is_never_who_asks(tmp_path):
             assert body_of(await agent.ask("/", *FROM_NET1)).startswith(VM1.encode())
             cloud.ports_by_id = {"p1": port("p1", NET1, VM2, "two")}
             assert body_of(await agent.ask("/", *FROM_NET1)).startswith(f"{VM2} two".encode())
-            agent.service.secret = agent.api.secret = "another"
+            agent.api.secret = "another"
+            agent.service.reload("another")
             assert body_of(await agent.ask("/", *FROM_NET1)).startswith(f"{VM2} two".encode())
             cloud.ports_by_id = {}
             assert status_of(await agent.ask("/", *FROM_NET1)) == 404
@@ -273,12 +276,12 @@ def test_a_guest_with_many_requests_leaves_the_way_open_for_others(tmp_path):
     async def main() -> None:
         async with running(tmp_path) as agent:
             agent.api.held = asyncio.Event()
-            greedy = [asyncio.ensure_future(agent.ask("/held", *FROM_NET1)) for _ in range(200)]
+            greedy = [asyncio.ensure_future(agent.ask(f"/held/{n}", *FROM_NET1)) for n in range(200)]
             async with asyncio.timeout(HANG_SECONDS):
                 await agent.api.full.wait()
                 other = await agent.ask("/openstack", f"X-Neutron-Network-ID: {NET2}", "X-Forwarded-For: 10.0.0.5")
             assert body_of(other).startswith(VM2.encode())
-            assert sum(request.target == b"/held" for request in agent.api.seen) == OF_ONE_GUEST
+            assert sum(request.target.startswith(b"/held") for request in agent.api.seen) == OF_ONE_GUEST
             agent.api.held.set()
             assert {status_of(answer) for answer in await asyncio.gather(*greedy)} == {200}
 

@@ -10,8 +10,8 @@ from collections import Counter
 
 import pytest
 
+from openimds.imds.document_cache import BATCH_SIZE, RandomSeeds
 from openimds.imds.handler import Environment
-from openimds.imds.rendered_document import DRAWN_TOGETHER, RandomSeeds
 from openimds.imds.request_log import new_request_id
 
 SEED_BYTES = 512
@@ -20,7 +20,7 @@ SEED_BYTES = 512
 @pytest.mark.parametrize("size", [1, 2, 3, 510, 511, 512])
 def test_a_seed_is_base64_of_so_many_bytes(size: int) -> None:
     seeds = RandomSeeds(Environment().many_random_bytes)
-    given = [b64decode(seeds.text(size), validate=True) for _ in range(2 * DRAWN_TOGETHER)]
+    given = [b64decode(seeds.text(size), validate=True) for _ in range(2 * BATCH_SIZE)]
     assert {len(one) for one in given} == {size}
 
 
@@ -31,9 +31,9 @@ def test_every_value_of_every_letter_is_as_likely(size: int, bits: tuple[int, ..
 
     def random_bytes(count: int) -> bytes:
         """At every place of the texts, each value in turn."""
-        if count == DRAWN_TOGETHER:
+        if count == BATCH_SIZE:
             return bytes(next(at_the_end) for _ in range(count))
-        return b"".join(bytes([next(anywhere)]) * (count // DRAWN_TOGETHER) for _ in range(DRAWN_TOGETHER))
+        return b"".join(bytes([next(anywhere)]) * (count // BATCH_SIZE) for _ in range(BATCH_SIZE))
 
     seeds = RandomSeeds(random_bytes)
     given = [seeds.text(size) for _ in range(256 * 8)]
@@ -45,7 +45,7 @@ def test_every_value_of_every_letter_is_as_likely(size: int, bits: tuple[int, ..
 
 def test_no_seed_is_given_twice() -> None:
     seeds = RandomSeeds(Environment().many_random_bytes)
-    given = [seeds.text(SEED_BYTES) for _ in range(8 * DRAWN_TOGETHER)]
+    given = [seeds.text(SEED_BYTES) for _ in range(8 * BATCH_SIZE)]
     assert len(set(given)) == len(given)
 
 
@@ -63,17 +63,17 @@ def test_a_forked_child_gives_nothing_that_its_parent_gives() -> None:
     child = os.fork()
     if child == 0:
         try:
-            os.write(writing, b"\n".join(seeds.text(SEED_BYTES) for _ in range(DRAWN_TOGETHER)))
-            os.write(writing, b"\n" + b"\n".join(new_request_id().encode() for _ in range(DRAWN_TOGETHER)))
+            os.write(writing, b"\n".join(seeds.text(SEED_BYTES) for _ in range(BATCH_SIZE)))
+            os.write(writing, b"\n" + b"\n".join(new_request_id().encode() for _ in range(BATCH_SIZE)))
         finally:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as stream:
         of_child = stream.read().split()
     os.waitpid(child, 0)
-    ours |= {seeds.text(SEED_BYTES) for _ in range(2 * DRAWN_TOGETHER)}
-    ours |= {new_request_id().encode() for _ in range(2 * DRAWN_TOGETHER)}
-    assert len(of_child) == 2 * DRAWN_TOGETHER
+    ours |= {seeds.text(SEED_BYTES) for _ in range(2 * BATCH_SIZE)}
+    ours |= {new_request_id().encode() for _ in range(2 * BATCH_SIZE)}
+    assert len(of_child) == 2 * BATCH_SIZE
     assert ours.isdisjoint(of_child)
 
 
