@@ -58,8 +58,6 @@ class PortAuthenticator:
 
     def at_once(self, request: Request) -> AuthenticatedInstance | None:
         """Raises AuthError (400, 404, 429)."""
-        if self._origins.has_plain_errors:
-            return None  # all requests of namespace proxies are forwarded
         binding = self._resolver.cached(self._origin(request))
         record = self._records.cache.known(("instance", binding.port.device_id)) if binding is not None else None
         if binding is None or record is None or record.answer is None:
@@ -72,9 +70,7 @@ class PortAuthenticator:
         binding = await self._binding(self._origin(request))
         bucket = self._take(binding)
         instance_id = binding.port.device_id
-        record = None
-        if not self._origins.has_plain_errors:
-            record = self._records.cache.known(("instance", instance_id)) or await self._records.load(instance_id)
+        record = self._records.cache.known(("instance", instance_id)) or await self._records.load(instance_id)
         if record is None or record.answer is None:
             raise DelegateUpstream(partial(self._forward, binding), instance_id, _facts(binding))
         return self._authenticated(binding, record, bucket)
