@@ -178,7 +178,7 @@ def test_26_user_data_are_refused_after_their_time(guests: tuple[Guest, Guest]) 
     logs = ("metadata-agent", "metadata-api")
 
     def events() -> int:
-        return sum(alpha.cloud.log(part).count("user data were asked for after their time") for part in logs)
+        return sum(alpha.cloud.log(part).count("user data requested after their time") for part in logs)
 
     before = events()
     try:

@@ -95,7 +95,7 @@ def test_anything_else_is_read(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "answer"),
     [
-        (with_id(ID, b"x-openstack-request-id"), replayable()),
+        (with_id(ID, b"X-OpenStack-Request-ID"), replayable()),
         (head(b"X-Openstack-Request-Id: " + ID, b"X-OpenStack-Request-ID: " + ID), replayable()),
         (with_id(b"something"), replayable()),
         (head(b"X: " + b"y" * 3000), replayable()),
@@ -108,6 +108,13 @@ def test_what_is_not_learnt(data: bytes, answer: Response) -> None:
     repeats = ResponseCache()
     repeats.learn(data, answer, DATE)
     assert repeats.answer(data, DATE) is None
+
+
+def test_the_id_is_recognised_in_lower_case_as_haproxy_writes_it() -> None:
+    repeats = ResponseCache()
+    repeats.learn(with_id(ID, b"x-openstack-request-id"), replayable(), DATE)
+    answer, _ = repeats.answer(with_id(OTHER, b"x-openstack-request-id"), DATE) or (b"", True)
+    assert OTHER in answer
 
 
 def test_without_an_id_a_new_one_is_given() -> None:

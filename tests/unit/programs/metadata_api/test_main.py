@@ -194,7 +194,7 @@ def test_workers_share_the_port_and_are_started_again(program: Program) -> None:
     os.kill(workers[0], signal.SIGKILL)
     until(lambda: len(set(_workers_of(process.pid)) - {workers[0]}) == 2)
     assert program.get("/latest/meta-data/hostname")[0] == 200
-    assert program.log.read_text().count("a worker died") == 1
+    assert program.log.read_text().count("worker process died and restarts") == 1
     assert program.stop() == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
