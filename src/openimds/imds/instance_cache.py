@@ -26,7 +26,7 @@ LONGEST_SECONDS = 20.0
 """How long it waits for a busy one, in the queue behind others."""
 
 
-class SizedDocument(Protocol):
+class CachedDocument(Protocol):
     @property
     def size(self) -> int:
         """In bytes."""
@@ -112,7 +112,7 @@ class InstanceCache:
                 if silent >= PATIENCE_SECONDS or now() - began >= LONGEST_SECONDS:
                     raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
 
-    def keep_document(self, record: CacheEntry, key: Hashable, rendered: SizedDocument) -> None:
+    def keep_document(self, record: CacheEntry, key: Hashable, rendered: CachedDocument) -> None:
         """Remember what was rendered, within bounds: the records that were used longest ago lose theirs first."""
         if not record.good:
             return
