@@ -172,7 +172,7 @@ def test_second_host_takes_the_address_over_when_the_first_drops_it(
     stage.round(everything=True)
     facts = stage.networks.report[stage.network.id]
     assert facts["ipv6_metadata_elsewhere"] == [tap(stage)]
-    assert "another host serves metadata" in capsys.readouterr().out
+    assert "metadata address in use by another host" in capsys.readouterr().out
     guest = stage.boot(port)
     assert curl(guest) == "hello", "IPv4 is this host's all the same"
     until(lambda: other_answers(guest))

@@ -269,8 +269,8 @@ class NetworkConfigurator:
 
     def _changes(self, desired: NamespaceState) -> tuple[diff.Change, ...]:
         actual = self._reader.read(desired)
-        right = self._converged.get(desired.name)
-        if actual is not None and right is not None and right[1] is actual and right[0] == desired:
+        converged = self._converged.get(desired.name)
+        if actual is not None and converged is not None and converged[1] is actual and converged[0] == desired:
             return ()
         ordered = diff.changes(desired, actual)
         if actual is not None and not ordered:

@@ -44,7 +44,7 @@ class BridgeForwardRule:
         return bool(self._accepted) and self._reader.is_overdue
 
     def add(self, bridge: str) -> bool:
-        """Adds the bridge's rules where they are missing. Returns True if there were any. Raises ProgramError."""
+        """Adds the bridge's rules where they are missing. Returns True if a rule was added. Raises ProgramError."""
         with self._lock:
             self._refresh()
             needed = [program for program, bridges in self._accepted.items() if bridge not in bridges]

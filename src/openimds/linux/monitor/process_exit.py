@@ -29,12 +29,12 @@ class ProcessExitWatcher:
 
     def watch(self, pids: Iterable[int]) -> None:
         """Watches these processes instead of the former ones. A process that is already gone is reported as an exit."""
-        wanted = set(pids)
+        targets = set(pids)
         with self._lock:
-            for pid in self._descriptors.keys() - wanted:
+            for pid in self._descriptors.keys() - targets:
                 self._unwatch(pid)
-            self._exited &= wanted
-            gone = [pid for pid in wanted - self._descriptors.keys() - self._exited if not self._add(pid)]
+            self._exited &= targets
+            gone = [pid for pid in targets - self._descriptors.keys() - self._exited if not self._add(pid)]
             self._exited.update(gone)
         if gone:
             self._on_exit(frozenset(gone))

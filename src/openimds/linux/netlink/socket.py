@@ -142,7 +142,7 @@ class NetlinkSocket:
 
     @property
     def port(self) -> int:
-        """The port id, which other sockets would address."""
+        """The port id, by which other sockets address this one."""
         found: int = self._socket.getsockname()[0]
         return found
 

@@ -155,9 +155,7 @@ def _check_result(result: int, what: str) -> None:
 
 
 def _is_mount(folder: Path) -> bool:
-    """True if the directory is a mount point, which may be of the same file system as its parent (`st_dev` is equal
-    then).
-    """
+    """True if the directory is a mount point. Mount IDs are compared, because a bind mount has its parent's `st_dev`."""
     try:
         return _mount_id(folder) != _mount_id(folder.parent)
     except FileNotFoundError:

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Boots an instance of the netns driver, as a small cloud image (cirros) does: network, metadata, keys, user data.
+# Boots an instance of the netns driver as a small cloud image (cirros) does: network, metadata, keys, user data.
 #
-# It runs as the instance's root: in its own user, mount, host name, process and network namespaces, where nothing of
-# the host can be written. Everything that it prints is the instance's console.
+# The script runs as root of the instance, in its own user, mount, UTS, PID and network namespaces, and cannot write
+# anything of the host. Its output is the console of the instance.
 #
-# /run/openimds/nics        what the instance has to do for each NIC, a line each (netconfig/netns_instance.py)
+# /run/openimds/nics        the steps to configure each NIC, one per line (netconfig/netns_instance.py)
 # METADATA_TRIES, METADATA_DELAY_CENTISECONDS, REQUEST_TIMEOUT_SECONDS
 umask 022
 
@@ -52,14 +52,14 @@ name_host() {
 
 use_nics() {
     ip link set lo up
-    cut -d ' ' -f 1 "$HERE/nics" | uniq | while read -r nic; do # as after switching on: nothing of the last boot is left
+    cut -d ' ' -f 1 "$HERE/nics" | uniq | while read -r nic; do # remove the configuration of the previous boot
         ip link set dev "$nic" down
         ip addr flush dev "$nic"
         ip link set dev "$nic" up
     done
     while read -r nic what address gateway; do
         case $what in
-        dhcp4) # discovers are a second apart; goes on in the background when nobody answers
+        dhcp4) # one discover per second; continues in the background if there is no answer
             busybox udhcpc -i "$nic" -s "$HERE/dhcp.sh" -O mtu -O staticroutes -O msstaticroutes -t 5 -T 1 -A 5 -b 2>&1 &
             ;;
         dhcp6) dhcp6 "$nic" & ;;
@@ -134,7 +134,7 @@ fetch_documents() {
     get "$DATE/user-data" "$DOCUMENTS/user-data" || rm -f "$DOCUMENTS/user-data"
 }
 
-printable() { # what others wrote must not play tricks on a terminal
+printable() { # removes terminal control characters from foreign text
     tr -cd '\11\12\40-\176' <"$1"
 }
 
@@ -162,7 +162,7 @@ take_keys() {
     chmod 700 /root/.ssh
     : >/root/.ssh/authorized_keys
     chmod 600 /root/.ssh/authorized_keys
-    # A listing: `0=mykey`, a line each, the last without a line's end.
+    # The listing has one `0=mykey` per line. The last line has no newline.
     printable "$DOCUMENTS/public-keys" | sed 's/=.*//' | while read -r number || [ -n "$number" ]; do
         case $number in '' | *[!0-9]*) continue ;; esac
         if get "$DATE/meta-data/public-keys/$number/openssh-key" "$DOCUMENTS/key"; then

@@ -1,8 +1,8 @@
 #!/bin/sh
-# What a DHCP client of an instance does with its lease: udhcpc's variables for IPv4, dhclient's for IPv6.
-# A client that takes classless routes (option 121, or 249) takes no default route from option 3 (RFC 3442).
+# Applies the lease of a DHCP client: udhcpc's variables for IPv4, dhclient's for IPv6.
+# A client that uses classless routes (option 121 or 249) ignores the default route of option 3 (RFC 3442).
 
-metric() { # eth0's default route wins
+metric() { # the default route of eth0 has the lowest metric
     [ "$interface" = eth0 ] || echo "metric $((100 + ${interface#eth}))"
 }
 
