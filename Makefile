@@ -1,5 +1,5 @@
-# Everything this project does, as one word each: `make help`.
-# Needs root for what touches the kernel (demo, kernel, system, test), and Debian 12 or newer.
+# The tasks of this project; `make help` lists them.
+# demo, kernel, security, system, test and bench need root and Debian 12 or newer.
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -14,11 +14,11 @@ WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help
-help: ## Show this
+help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
-install: .venv/.installed ## Install what is missing: Debian packages, and .venv from the lock file
+install: .venv/.installed ## Install missing Debian packages, and create .venv from the lock file
 	@scripts/install-debian-packages
 
 .venv/.installed: requirements-dev.lock pyproject.toml scripts/make-venv
@@ -27,7 +27,7 @@ install: .venv/.installed ## Install what is missing: Debian packages, and .venv
 	@touch $@
 
 .PHONY: demo
-demo: install ## Tell the whole story on the terminal, on real parts (KEEP=1: leave it running)
+demo: install ## Show the path of metadata requests on the terminal with a real system (KEEP=1: leave it running)
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 .PHONY: test
@@ -49,24 +49,24 @@ check: .venv/.installed site ## Format, lint, types, import contracts, links of 
 	@$(BIN)/lint-imports
 
 .PHONY: unit
-unit: .venv/.installed ## Tests of the rules and of single edges: no root, seconds
+unit: .venv/.installed ## Unit and contract tests
 	@$(PYTEST) tests/unit tests/contract $(ARGS)
 
 .PHONY: compat
-compat: .venv/.installed ## Recorded behaviour of nova-api-metadata
+compat: .venv/.installed ## Recorded requests of nova-api-metadata, replayed
 	@$(PYTEST) tests/compat $(ARGS)
 
 .PHONY: security
-security: install ## Hostile input: the checklist of docs/security.md, and a fuzz run of a minute
+security: install ## Hostile input: the checklist of docs/security.md, and one minute of fuzzing
 	@$(PYTEST) tests/security $(ARGS)
 
 .PHONY: fuzz
-fuzz: .venv/.installed ## Bytes against the server for SECONDS (3600); what fails is kept in build/fuzz
+fuzz: .venv/.installed ## Fuzz the HTTP server for SECONDS (3600), with failing inputs in build/fuzz
 	@mkdir -p build/fuzz
 	@$(BIN)/python -m tests.security.fuzz --seconds $(if $(filter-out 0,$(SECONDS)),$(SECONDS),3600) --folder build/fuzz
 
 .PHONY: kernel
-kernel: test-packages ## Tests on real namespaces, links, firewall, HAProxy, dnsmasq
+kernel: test-packages ## Tests with real namespaces, links, firewall rules, HAProxy and dnsmasq
 	@$(PYTEST) tests/kernel $(ARGS)
 
 .PHONY: test-clients
@@ -78,16 +78,16 @@ test-clients: test-packages
 	@scripts/make-qemu-guest >/dev/null
 
 .PHONY: system
-system: test-clients ## Whole systems: an instance asks 169.254.169.254; the openstack client
+system: test-clients ## Tests of whole systems with instances and the openstack client
 	@$(PYTEST) tests/system $(ARGS)
 
 .PHONY: bench
-bench: install ## Measure, and write bench/RESULTS.md
+bench: install ## Run the benchmarks, and write bench/RESULTS.md
 	@scripts/install-debian-packages bench
 	@$(BIN)/python -m bench $(ARGS)
 
 .PHONY: format
-format: .venv/.installed ## Format, and mend what lint can mend
+format: .venv/.installed ## Format the code, and apply the automatic fixes of the linter
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -107,6 +107,6 @@ lock: ## Write the lock files from pyproject.toml
 	@scripts/write-locks
 
 .PHONY: clean
-clean: ## Remove what make has made here (.venv, caches)
+clean: ## Remove .venv, build and caches
 	@rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} + ; find src -name '*.egg-info' -prune -exec rm -rf {} +

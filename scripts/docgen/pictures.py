@@ -24,7 +24,7 @@ def write_pictures(folder: Path) -> None:
 
 
 def is_current(source: Path) -> bool:
-    """Whether the SVG beside `source` was drawn from its present text."""
+    """Returns whether the SVG beside `source` was drawn from its current text."""
     picture = _picture(source)
     return picture.exists() and _stamp(source) in picture.read_text(encoding="utf-8")
 

@@ -119,7 +119,8 @@ def status_text(machine: MachineStatus) -> str:
     table.right_padding_width = 2
     for part in machine.parts:
         table.add_row([part.name, part.health, _since(part.since), _details(part)])
-    blocks = [headline(machine), table.get_string()]
+    rows = "\n".join(line.rstrip() for line in table.get_string().splitlines())
+    blocks = [headline(machine), rows]
     errors = [line for part in machine.parts for line in _error_lines(part)]
     return "\n\n".join([*blocks, "\n".join(errors)] if errors else blocks)
 
