@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.databases import migrated_store
+
 from openimds.imds.authenticators import AddressAuthenticator, Authenticator, SignatureAuthenticator
 from openimds.imds.handler import MetadataHandler
 from openimds.imds.instance_cache import InstanceCache
@@ -18,7 +20,6 @@ from openimds.resources.instance import ChangeSet, Instance, VendordataResponse
 from openimds.store.engine import Store
 from openimds.store.importer.importer import InstanceStore
 from openimds.store.raw.metadata_store import PortIdentity
-from openimds.store.schema import upgrade
 
 CONFIGS = ("cache", "nocache", "dynvd", "direct")
 VENDOR_DATA = {"cloud": "peer-cloud", "n": 1}
@@ -58,8 +59,7 @@ class Stage:
     records: InstanceCache = field(init=False)
 
     def __post_init__(self) -> None:
-        self.store = Store(f"sqlite:///{self.folder}/openimds.sqlite")
-        upgrade(self.store)
+        self.store = migrated_store(self.folder)
         self.instances = InstanceStore(self.store)
         self.threads = ThreadPoolExecutor(4)
         self.records = InstanceCache(self.threads)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.databases import migrated_store
 from tests.ports import free_port
 from tests.security.certificates import Authority, Files
 from tests.security.instances import ALPHA, BETA, SECRET, instances_document, request
@@ -21,9 +22,7 @@ from tests.security.responses import Answer, answers
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.guest_identity.signature import sign
-from openimds.store.engine import Store
 from openimds.store.importer.importer import InstanceStore
-from openimds.store.schema import upgrade
 
 HOSTNAME = "/latest/meta-data/hostname"
 
@@ -88,8 +87,7 @@ class Program:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    store = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
-    upgrade(store)
+    store = migrated_store(tmp_path)
     InstanceStore(store).import_instances(instances_document())
     store.close()
     made = Program(tmp_path, free_port(), free_port())

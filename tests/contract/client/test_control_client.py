@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.databases import migrated_store
 from tests.ports import free_port
 from tests.waiting import HANG_SECONDS, until
 
@@ -23,9 +24,8 @@ from openimds.client.mirror import CloudMirror
 from openimds.client.session import connect
 from openimds.client.testing import FakeControl
 from openimds.resources.auth import AuthOptions
-from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
-from openimds.store.engine import Store, utc_now
+from openimds.store.engine import utc_now
 
 KINDS = ("network", "subnet", "port", "router", "floatingip", "server")
 SERVICE_PASSWORD = "a-service-password"
@@ -53,8 +53,7 @@ def fake_cloud() -> Iterator[Cloud]:
 
 @contextmanager
 def real_cloud(folder: Path) -> Iterator[Cloud]:
-    store = Store(f"sqlite:///{folder}/openimds.sqlite")
-    schema.upgrade(store)
+    store = migrated_store(folder)
     bootstrap(store, "an-admin-password", SERVICE_PASSWORD, folder / "images", utc_now())
     store.close()
     port = free_port()

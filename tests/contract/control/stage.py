@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import prometheus_client
 import requests
 import uvicorn
+from tests.databases import migrated_store
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.config import load_control_api
 from openimds.http.sockets import tcp_listener
 from openimds.programs.control_api import wiring
-from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
 from openimds.store.engine import Store, utc_now
 from openimds.store.identity import IdentityStore
@@ -174,10 +178,7 @@ def control_api(state: Path) -> Iterator[Cloud]:
     port = listener.getsockname()[1]
     (state / "nova.conf").write_text(f"[DEFAULT]\nstate_path = {state}\nhost = node1\n[control_api]\nport = {port}\n")
     config = load_control_api([str(state / "nova.conf")])
-    store = Store(config.database_url)
-    schema.upgrade(store)
-    bootstrap(store, ADMIN_PASSWORD, SERVICE_PASSWORD, config.images_dir, utc_now())
-    _make_passwords_cheap(store)
+    store = _bootstrapped_store(state, config.images_dir)
     parts = wiring.build_parts(config, store, prometheus_client.CollectorRegistry(), CHEAP_ROUNDS)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -199,6 +200,24 @@ def control_api(state: Path) -> Iterator[Cloud]:
         thread.join()
         listener.close()
         store.close()
+
+
+def _bootstrapped_store(state: Path, images_dir: Path) -> Store:
+    """A copy of a store with bootstrap's rows and image, which each test process makes once."""
+    shutil.copytree(_template() / "images", images_dir)
+    shutil.copy(_template() / "openimds.sqlite", state)
+    return Store(f"sqlite:///{state}/openimds.sqlite")
+
+
+@cache
+def _template() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="openimds-template-"))
+    atexit.register(shutil.rmtree, folder)
+    store = migrated_store(folder)
+    bootstrap(store, ADMIN_PASSWORD, SERVICE_PASSWORD, folder / "images", utc_now())
+    _make_passwords_cheap(store)
+    store.close()
+    return folder
 
 
 def _make_passwords_cheap(store: Store) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.databases import migrated_store
 
 from openimds.store import schema
 from openimds.store.engine import Store
@@ -30,11 +31,11 @@ def postgresql_url() -> Iterator[str]:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """Migrated and empty."""
     if request.param == "sqlite":
-        made = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
+        made = migrated_store(tmp_path)
     else:
         made = Store(request.getfixturevalue("postgresql_url"))
         _empty(made)
-    schema.upgrade(made)
+        schema.upgrade(made)
     yield made
     made.close()
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
+from tests.databases import migrated_store
 
 from openimds.client.instance_records import _RECORDS, _instances
 from openimds.control_api.watch.routes import _encoded_records
@@ -18,8 +19,6 @@ from openimds.metadata.context import DocumentSettings, settings_from_json, sett
 from openimds.metadata.imds_options import ImdsOptions
 from openimds.resources.instance import Ec2Ids, Instance
 from openimds.resources.network import HostRoute
-from openimds.store import schema
-from openimds.store.engine import Store
 from openimds.store.importer.importer import InstanceStore
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
@@ -59,8 +58,7 @@ def test_malformed_record_is_skipped():
 
 @pytest.mark.parametrize("name", ["instances.json", "many_instances.json", "sparse_instances.json"])
 def test_recorded_instances_are_decoded_unchanged(tmp_path: Path, name: str) -> None:
-    store = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
-    schema.upgrade(store)
+    store = migrated_store(tmp_path)
     instances = InstanceStore(store)
     document: dict[str, Any] = json.loads((DATA / name).read_text())
     ids = instances.import_instances(document)

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import pytest
+from tests.builders import port
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.instance_records import MAX_BATCH_SIZE, BatchResult, Prefetcher, RecordBatcher
 from openimds.client.mirror import CloudView
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet, Ec2Ids, Instance, Nic
-from openimds.resources.network import Port
 
 
 def instance(instance_id: str, name: str = "vm") -> Instance:
@@ -190,27 +190,16 @@ def until_prefetched(batcher: RecordBatcher, ids: set[str]) -> None:
 
 
 def test_changed_ports_of_this_host_are_prefetched() -> None:
-    def port(port_id: str, host: str = "here", owner: str = "compute:nova", device: str = "vm") -> Port:
-        return Port(
-            id=port_id,
-            network_id="n",
-            project_id="p",
-            mac_address="fa:16:3e:00:00:01",
-            host=host,
-            device_owner=owner,
-            device_id=f"{device}-{port_id}" if device else "",
-        )
-
     prefetched: list[set[str]] = []
     prefetch = Prefetcher("here", lambda ids: prefetched.append(set(ids)))
     ports = {
-        "a": port("a"),
+        "a": port("a", host="here"),
         "b": port("b", host="there"),
-        "d": port("d", owner="network:dhcp"),
-        "e": port("e", device=""),
+        "d": port("d", host="here", device_owner="network:dhcp"),
+        "e": port("e", host="here", device_id=""),
     }
     prefetch.on_view(CloudView(revision=1, ports=ports))
     prefetch.on_view(CloudView(revision=2, ports=ports))
-    prefetch.on_view(CloudView(revision=3, ports={**ports, "c": port("c")}))
-    prefetch.on_view(CloudView(revision=4, ports={**ports, "c": port("c"), "b": port("b")}))
+    prefetch.on_view(CloudView(revision=3, ports={**ports, "c": port("c", host="here")}))
+    prefetch.on_view(CloudView(revision=4, ports={**ports, "c": port("c", host="here"), "b": port("b", host="here")}))
     assert prefetched == [{"vm-a"}, {"vm-c"}, {"vm-b", "vm-c"}]

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 from structlog.testing import capture_logs
+from tests.builders import port_document
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control_client import ControlClient
@@ -16,19 +17,6 @@ from openimds.client.session import connect, with_v3_suffix
 from openimds.client.testing import FakeControl
 
 KINDS = ("network", "port", "router")
-
-
-def port(port_id: str, ip: str = "10.0.0.5", **more: object) -> dict[str, object]:
-    return {
-        "id": port_id,
-        "network_id": "net-1",
-        "project_id": "tenant",
-        "mac_address": "fa:16:3e:00:00:05",
-        "fixed_ips": [{"subnet_id": "sub-1", "ip_address": ip}],
-        "device_id": "vm-1",
-        "device_owner": "compute:nova",
-        **more,
-    }
 
 
 @pytest.fixture
@@ -53,11 +41,11 @@ def mirror(client: ControlClient) -> Iterator[CloudMirror]:
 
 
 def test_mirror_applies_the_snapshot_and_then_changes(fake, mirror):
-    fake.put("port", port("p1"))
+    fake.put("port", port_document("p1"))
     assert mirror.wait_ready(HANG_SECONDS)
     until(lambda: "p1" in mirror.view().ports)
     before = mirror.view()
-    fake.put("port", port("p2", "10.0.0.6"))
+    fake.put("port", port_document("p2", "10.0.0.6"))
     until(lambda: "p2" in mirror.view().ports)
     assert mirror.view().ports["p2"].ip_addresses == ("10.0.0.6",)
     assert "p2" not in before.ports
@@ -68,7 +56,7 @@ def test_mirror_applies_the_snapshot_and_then_changes(fake, mirror):
 
 
 def test_mirror_takes_a_snapshot_after_a_gap(fake, mirror):
-    fake.put("port", port("p1"))
+    fake.put("port", port_document("p1"))
     until(lambda: "p1" in mirror.view().ports)
     fake.delete("port", "p1")
     fake.forget_changes()
@@ -77,13 +65,13 @@ def test_mirror_takes_a_snapshot_after_a_gap(fake, mirror):
 
 def test_malformed_object_does_not_stop_the_mirror(fake, mirror):
     """One port with a DHCP option without a value stopped the mirrors of all agents."""
-    fake.put("port", port("p1"))
+    fake.put("port", port_document("p1"))
     until(lambda: "p1" in mirror.view().ports)
     good = mirror.view().ports["p1"]
     with capture_logs() as lines:
-        fake.put("port", port("p1", mac_address=None))
-        fake.put("port", port("p2", mac_address=None))
-        fake.put("port", port("p3", "10.0.0.7"))
+        fake.put("port", port_document("p1", mac_address=None))
+        fake.put("port", port_document("p2", mac_address=None))
+        fake.put("port", port_document("p3", "10.0.0.7"))
         until(lambda: "p3" in mirror.view().ports)
         assert mirror.view().ports["p1"] is good
         assert "p2" not in mirror.view().ports
@@ -102,8 +90,8 @@ def test_malformed_object_does_not_stop_the_mirror(fake, mirror):
 
 
 def test_malformed_object_of_a_list_is_skipped(fake, client):
-    fake.put("port", port("p1", mac_address=None))
-    fake.put("port", port("p2"))
+    fake.put("port", port_document("p1", mac_address=None))
+    fake.put("port", port_document("p2"))
     with capture_logs() as lines:
         assert [listed.id for listed in client.list_ports()] == ["p2"]
         assert [listed.id for listed in client.list_ports()] == ["p2"]
@@ -126,7 +114,7 @@ def test_subscriber_receives_each_view_in_spite_of_other_subscribers_errors(fake
 
 
 def test_view_stays_while_the_connection_is_lost(fake, mirror):
-    fake.put("port", port("p1"))
+    fake.put("port", port_document("p1"))
     until(lambda: "p1" in mirror.view().ports)
     fake.fail_with(503)
     until(lambda: not mirror.connected)
@@ -173,7 +161,7 @@ def test_unreachable_control_api_is_an_error():
 
 def test_cloud_without_watch_is_detected():
     with FakeControl(watch=False) as neutron:
-        neutron.put("port", port("p1"))
+        neutron.put("port", port_document("p1"))
         session = connect(neutron.auth)
         client = ControlClient(session)
         with pytest.raises(NoWatchError):
@@ -255,11 +243,11 @@ def test_age_grows_while_the_connection_is_lost(fake, mirror):
 
 def test_mirror_is_connected_only_after_the_new_view(fake, mirror):
     """A view from before the gap must not count as current."""
-    fake.put("port", port("p1"))
+    fake.put("port", port_document("p1"))
     until(lambda: "p1" in mirror.view().ports)
     fake.fail_with(503)
     until(lambda: not mirror.connected)
-    fake.put("port", port("p2", "10.0.0.6"))
+    fake.put("port", port_document("p2", "10.0.0.6"))
     seen: list[bool] = []
     on_success = mirror._on_success
 
@@ -280,7 +268,7 @@ def test_endless_list_is_an_error(fake, client, monkeypatch):
 
     def request_json(call: object) -> object:
         calls.append(call)
-        return {"ports": [port("p1")], "ports_links": link}
+        return {"ports": [port_document("p1")], "ports_links": link}
 
     monkeypatch.setattr(client._network, "request_json", request_json)
     with pytest.raises(ControlApiError, match="more than 3 pages"):

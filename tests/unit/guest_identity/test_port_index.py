@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import builders
 
 from openimds.guest_identity.addresses import parse_address
 from openimds.guest_identity.port_index import AddressIndex
@@ -16,23 +18,8 @@ from openimds.resources.network import FixedIP, Port, Subnet
 SUBNETS = {"s": Subnet(id="s", network_id="net-1", project_id="t", cidr="10.0.0.0/24", gateway_ip="10.0.0.1")}
 
 
-def port(
-    port_id: str,
-    network: str = "net-1",
-    ip: str = "10.0.0.5",
-    *,
-    device_id: str = "vm",
-    device_owner: str = "compute:nova",
-) -> Port:
-    return Port(
-        id=port_id,
-        network_id=network,
-        project_id="t",
-        mac_address=f"FA:16:3E:00:00:{port_id}",
-        fixed_ips=(FixedIP("s", ip),),
-        device_id=device_id,
-        device_owner=device_owner,
-    )
+def port(port_id: str, network: str = "net-1", ip: str = builders.ADDRESS, **fields: Any) -> Port:
+    return builders.port(port_id, f"FA:16:3E:00:00:{port_id}", ip, network=network, **fields)
 
 
 def interface(port_id: str, network: str, router: str) -> Port:

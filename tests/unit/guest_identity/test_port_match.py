@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
+from tests import builders
 
 from openimds.guest_identity.addresses import parse_address
 from openimds.guest_identity.port_index import MacIndex
@@ -15,25 +17,12 @@ from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
 MAC_A, MAC_B, MAC_V = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b", "00:00:5e:00:01:01"
 
 
-def port(port_id: str, mac: str, *addresses: str, network: str = "n1", pairs: tuple[AddressPair, ...] = ()) -> Port:
-    return Port(
-        id=port_id,
-        network_id=network,
-        project_id="p",
-        mac_address=mac.upper(),
-        fixed_ips=tuple(FixedIP("s", address) for address in addresses),
-        device_id=f"vm-{port_id}",
-        device_owner="compute:nova",
-        allowed_address_pairs=pairs,
-    )
+def port(port_id: str, mac: str, *addresses: str, pairs: tuple[AddressPair, ...] = (), **fields: Any) -> Port:
+    return builders.port(port_id, mac.upper(), *addresses, allowed_address_pairs=pairs, **fields)
 
 
 def interface(port_id: str, router: str, network: str) -> Port:
-    return replace(
-        port(port_id, "fa:16:3e:ff:ff:01", "10.0.0.1", network=network),
-        device_id=router,
-        device_owner="network:router_interface",
-    )
+    return builders.router_interface(port_id, router, network)
 
 
 A = port("a", MAC_A, "10.0.0.5", "fd00::5", pairs=(AddressPair("10.0.0.100", MAC_V), AddressPair("10.1.0.0/24")))

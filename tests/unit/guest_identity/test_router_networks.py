@@ -6,6 +6,7 @@ import random
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
+from tests import builders
 
 from openimds.guest_identity.router_networks import RouterNetworks, is_router_interface
 from openimds.resources.network import FixedIP, Port, Subnet
@@ -14,19 +15,12 @@ GATEWAY = "192.0.2.1"
 
 
 def subnet(subnet_id: str, network: str, cidr: str, *, project: str = "p", gateway: str | None = None) -> Subnet:
-    return Subnet(id=subnet_id, network_id=network, project_id=project, cidr=cidr, gateway_ip=gateway)
+    return builders.subnet(subnet_id, cidr, network=network, project_id=project, gateway_ip=gateway)
 
 
 def leg(port_id: str, network: str, *subnet_ids: str, router: str = "r1") -> Port:
-    return Port(
-        id=port_id,
-        network_id=network,
-        project_id="p",
-        mac_address="fa:16:3e:ff:ff:01",
-        fixed_ips=tuple(FixedIP(subnet_id, GATEWAY) for subnet_id in subnet_ids),
-        device_id=router,
-        device_owner="network:router_interface",
-    )
+    fixed_ips = tuple(FixedIP(subnet_id, GATEWAY) for subnet_id in subnet_ids)
+    return builders.router_interface(port_id, router, network, fixed_ips=fixed_ips)
 
 
 SUBNETS = {

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from tests.builders import subnet
 
 from openimds.netconfig.netns_instance import nic_name, nic_plan
-from openimds.resources.network import FixedIP, Port, Subnet
-
-
-def subnet(subnet_id: str, cidr: str, **values: object) -> Subnet:
-    version = 6 if ":" in cidr else 4
-    return Subnet(id=subnet_id, network_id="n", project_id="p", cidr=cidr, ip_version=version, **values)  # type: ignore[arg-type]
-
+from openimds.resources.network import FixedIP, Port
 
 SUBNETS = {
     one.id: one

@@ -6,15 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.databases import migrated_store
 
-from openimds.store import schema
 from openimds.store.engine import Store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """Migrated and empty."""
-    made = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
-    schema.upgrade(made)
+    made = migrated_store(tmp_path)
     yield made
     made.close()

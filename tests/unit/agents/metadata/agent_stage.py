@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from tests.builders import port
 from tests.no_records import NoRecords
 from tests.waiting import HANG_SECONDS
 
@@ -30,23 +31,11 @@ from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
 from openimds.imds.invalidation import PollIntervals
 from openimds.programs.metadata_agent.adapters import PooledUpstream
-from openimds.resources.network import FixedIP, Port, Subnet
+from openimds.resources.network import Port, Subnet
 
 VM1, VM2 = str(uuid.uuid4()), str(uuid.uuid4())
 NET1, NET2 = str(uuid.uuid4()), str(uuid.uuid4())
 GZIPPED = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
-
-
-def port(port_id: str, network: str, instance: str, project: str) -> Port:
-    return Port(
-        id=port_id,
-        network_id=network,
-        project_id=project,
-        mac_address="fa:16:3e:00:00:01",
-        fixed_ips=(FixedIP("s", "10.0.0.5"),),
-        device_id=instance,
-        device_owner="compute:nova",
-    )
 
 
 @dataclass
@@ -54,7 +43,10 @@ class Cloud:
     """A mirror that knows two tenants' instances with the same address, and a control API that is away."""
 
     ports_by_id: Mapping[str, Port] = field(
-        default_factory=lambda: {"p1": port("p1", NET1, VM1, "one"), "p2": port("p2", NET2, VM2, "two")}
+        default_factory=lambda: {
+            "p1": port("p1", network=NET1, device_id=VM1, project_id="one"),
+            "p2": port("p2", network=NET2, device_id=VM2, project_id="two"),
+        }
     )
     connected: bool = True
     age_seconds: float = 0

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from tests import builders
 from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.agents.metadata.handler import AgentDependencies, MetadataAgent
@@ -32,7 +33,7 @@ from openimds.metadata.context import DocumentSettings
 from openimds.programs.metadata_agent import worker
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet, Ec2Ids, Instance
-from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, FixedIP, Port, Subnet
+from openimds.resources.network import DEVICE_OWNER_ROUTER_INTERFACE, Port, Subnet
 
 SECRET = "s3cret"
 MAC_A, MAC_B = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b"
@@ -52,15 +53,8 @@ def instance(instance_id: str, name: str, **more: Any) -> Instance:
 
 
 def port(instance_id: str, mac: str, *addresses: str) -> Port:
-    return Port(
-        id=f"port-of-{instance_id[-2:]}-{mac[-2:]}",
-        network_id="n1",
-        project_id="p1",
-        mac_address=mac,
-        fixed_ips=tuple(FixedIP("s", address) for address in addresses),
-        device_id=instance_id,
-        device_owner="compute:nova",
-    )
+    port_id = f"port-of-{instance_id[-2:]}-{mac[-2:]}"
+    return builders.port(port_id, mac, *addresses, project_id="p1", device_id=instance_id)
 
 
 def interface_subnet(port: Port) -> Subnet | None:

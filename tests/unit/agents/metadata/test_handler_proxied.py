@@ -8,6 +8,7 @@ import uuid
 import pytest
 import uvloop
 from structlog.testing import capture_logs
+from tests.builders import port
 from tests.unit.agents.metadata.agent_stage import (
     FROM_NET1,
     GZIPPED,
@@ -17,7 +18,6 @@ from tests.unit.agents.metadata.agent_stage import (
     VM2,
     Cloud,
     body_of,
-    port,
     running,
     status_of,
 )
@@ -259,7 +259,7 @@ def test_what_is_remembered_of_headers_is_never_who_asks(tmp_path):
     async def main() -> None:
         async with running(tmp_path, cloud) as agent:
             assert body_of(await agent.ask("/", *FROM_NET1)).startswith(VM1.encode())
-            cloud.ports_by_id = {"p1": port("p1", NET1, VM2, "two")}
+            cloud.ports_by_id = {"p1": port("p1", network=NET1, device_id=VM2, project_id="two")}
             assert body_of(await agent.ask("/", *FROM_NET1)).startswith(f"{VM2} two".encode())
             agent.api.secret = "another"
             agent.service.reload("another")
@@ -290,12 +290,16 @@ def test_a_guest_with_many_requests_leaves_the_way_open_for_others(tmp_path):
 
 def test_an_instance_that_is_gone_is_not_believed_to_have_its_address_any_longer(tmp_path):
     """Without a watch: the metadata API's 404 tells of the change, however long a find may be believed."""
-    cloud = Cloud(ports_by_id={}, connected=False, found=[port("p1", NET1, str(uuid.uuid4()), "gone")])
+    cloud = Cloud(
+        ports_by_id={},
+        connected=False,
+        found=[port("p1", network=NET1, device_id=str(uuid.uuid4()), project_id="gone")],
+    )
 
     async def main() -> None:
         async with running(tmp_path, cloud) as agent:
             assert status_of(await agent.ask("/", *FROM_NET1)) == 404
-            cloud.found = [port("p2", NET1, VM2, "two")]
+            cloud.found = [port("p2", network=NET1, device_id=VM2, project_id="two")]
             assert body_of(await agent.ask("/", *FROM_NET1)).startswith(f"{VM2} two".encode())
             (_, line) = agent.log.kept
             assert line["instance_id"] == VM2

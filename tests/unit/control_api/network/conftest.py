@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from tests.databases import migrated_store
 
 from openimds.control_api import discovery
 from openimds.control_api.app import ControlApiParts, build_app, network_router
@@ -19,7 +20,6 @@ from openimds.control_api.context import RequestContext
 from openimds.control_api.watch import routes
 from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.resources.errors import Unauthorized
-from openimds.store import schema
 from openimds.store.engine import Store
 from openimds.store.network.network_store import NetworkStore
 from openimds.store.watch_store import WatchStore
@@ -96,8 +96,7 @@ class Person:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(f"sqlite:///{tmp_path}/openimds.sqlite")
-    schema.upgrade(made)
+    made = migrated_store(tmp_path)
     yield made
     made.close()
 

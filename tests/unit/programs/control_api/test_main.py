@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import requests
 from cryptography.fernet import Fernet
+from tests.databases import migrated_store
 from tests.ports import free_port
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.store import schema
 from openimds.store.bootstrap import bootstrap
-from openimds.store.engine import Store, utc_now
+from openimds.store.engine import utc_now
 
 POLL_SECONDS = 60
 OPENIMDS = str(Path(sys.executable).with_name("openimds"))
@@ -101,8 +101,7 @@ def test_program_creates_its_files_serves_and_stops(program: Program) -> None:
 
 
 def test_tokens_survive_a_kill_and_a_key_rotation(program: Program) -> None:
-    store = Store(f"sqlite:///{program.state}/openimds.sqlite")
-    schema.upgrade(store)
+    store = migrated_store(program.state)
     bootstrap(store, "pw", "svc", program.state / "images", utc_now())
     store.close()
     program.start()
@@ -120,8 +119,7 @@ def test_tokens_survive_a_kill_and_a_key_rotation(program: Program) -> None:
 
 
 def test_long_poll_does_not_delay_the_stop(program: Program) -> None:
-    store = Store(f"sqlite:///{program.state}/openimds.sqlite")
-    schema.upgrade(store)
+    store = migrated_store(program.state)
     bootstrap(store, "pw", "svc", program.state / "images", utc_now())
     store.close()
     program.start()

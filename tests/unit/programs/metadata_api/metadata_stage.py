@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+from tests.builders import port_document
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.testing import PASSWORD, FakeControl
@@ -22,15 +23,7 @@ NET = "2ca23c47-9d00-4b9c-9246-aed05c19fe49"
 
 
 def port(port_id: str, instance: str, ip: str = "10.0.0.5") -> dict[str, object]:
-    return {
-        "id": port_id,
-        "network_id": NET,
-        "project_id": f"tenant-of-{instance}",
-        "mac_address": "fa:16:3e:00:00:05",
-        "fixed_ips": [{"subnet_id": "s", "ip_address": ip}],
-        "device_id": instance,
-        "device_owner": "compute:nova",
-    }
+    return port_document(port_id, ip, network_id=NET, project_id=f"tenant-of-{instance}", device_id=instance)
 
 
 class MetadataApi(ThreadingHTTPServer):

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from tests.databases import migrated_store
 from tests.ports import free_port
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.guest_identity.signature import sign
-from openimds.store import schema
 from openimds.store.engine import Store
 from openimds.store.importer.importer import InstanceStore
 
@@ -118,8 +118,7 @@ port = {self.metrics_port}
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
     (tmp_path / "state").mkdir()
-    store = Store(f"sqlite:///{tmp_path}/state/openimds.sqlite")
-    schema.upgrade(store)
+    store = migrated_store(tmp_path / "state")
     InstanceStore(store).import_instances({"instances": [{"uuid": ID, "project_id": "p1", "hostname": "vm"}]})
     store.close()
     program = Program(tmp_path)

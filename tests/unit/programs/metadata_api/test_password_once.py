@@ -11,12 +11,11 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+from tests.databases import migrated_store
 from tests.unit.programs.metadata_api.test_main import ID, SECRET, Program
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.guest_identity.signature import sign
-from openimds.store import schema
-from openimds.store.engine import Store
 from openimds.store.importer.importer import InstanceStore
 
 PATH = "/openstack/latest/password"
@@ -41,8 +40,7 @@ def replicas(tmp_path: Path) -> Iterator[list[Program]]:
     """Two metadata APIs with two workers each, on one store."""
     state = tmp_path / "state"
     state.mkdir()
-    store = Store(f"sqlite:///{state}/openimds.sqlite")
-    schema.upgrade(store)
+    store = migrated_store(state)
     InstanceStore(store).import_instances({"instances": [{"uuid": ID, "project_id": "p1", "hostname": "vm"}]})
     store.close()
     programs = []

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
+from tests.builders import port
 
 from openimds.agents.metadata.lookup.hold_queue import HoldQueue, StaleResultError
 from openimds.guest_identity.port_match import PortNotReady
@@ -14,10 +15,6 @@ from openimds.resources.network import Port
 
 LONG_SECONDS = 300.0
 """Nothing here waits for it."""
-
-
-def port(port_id: str) -> Port:
-    return Port(id=port_id, network_id="n", project_id="t", mac_address="fa:16:3e:00:00:01")
 
 
 class Cloud:

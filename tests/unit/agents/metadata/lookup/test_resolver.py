@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from tests import builders
 
 from openimds.agents.metadata.lookup.resolver import ClientOrigin, LookupPolicy, PortResolver
 from openimds.agents.metadata.protocols import ControlAwayError
@@ -24,22 +25,9 @@ FIVE = "10.0.0.5"
 SUBNETS = {"s": Subnet(id="s", network_id="net-1", project_id="t", cidr="10.0.0.0/24")}
 
 
-def port(
-    port_id: str,
-    ip: str = "10.0.0.5",
-    *,
-    network: str = "net-1",
-    device_id: str = "vm",
-    device_owner: str = "compute:nova",
-) -> Port:
-    return Port(
-        id=port_id,
-        network_id=network,
-        project_id="t",
-        mac_address="fa:16:3e:54:93:88",
-        fixed_ips=(FixedIP("s", ip),),
-        device_id=device_id,
-        device_owner=device_owner,
+def port(port_id: str, ip: str = builders.ADDRESS, **fields: Any) -> Port:
+    return builders.port(
+        port_id, "fa:16:3e:54:93:88", ip, **({"network": "net-1", "project_id": "t", "device_id": "vm"} | fields)
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from tests.builders import port, router_interface
 from tests.waiting import HANG_SECONDS, until_async
 
 from openimds.agents.metadata.lookup import resolver
@@ -28,21 +29,6 @@ from openimds.resources.network import AddressPair, FixedIP, Port, Subnet
 MAC_A, MAC_B = "fa:16:3e:00:00:0a", "fa:16:3e:00:00:0b"
 AT = ("network:n1", "10.0.0.5")
 SUBNETS = {"s": Subnet(id="s", network_id="n1", project_id="p", cidr="10.0.0.0/24")}
-
-
-def port(port_id: str, mac: str, address: str = "10.0.0.5", **more: Any) -> Port:
-    values: dict[str, Any] = {
-        "network_id": "n1",
-        "project_id": "p",
-        "device_id": f"vm-{port_id}",
-        "device_owner": "compute:nova",
-    } | more
-    return Port(id=port_id, mac_address=mac, fixed_ips=(FixedIP("s", address),), **values)
-
-
-def interface(router: str, network: str) -> Port:
-    owner = "network:router_interface"
-    return port(f"if-{router}-{network}", "fa:16:3e:ff:ff:01", network_id=network, device_id=router, device_owner=owner)
 
 
 @dataclass
@@ -200,7 +186,7 @@ def test_a_second_port_with_the_same_mac_and_address_ends_the_binding() -> None:
 
 
 def test_a_router_that_leaves_a_network_knows_its_guests_no_more() -> None:
-    a, leg = port("a", MAC_A), interface("r1", "n1")
+    a, leg = port("a", MAC_A), router_interface("if-r1-n1", "r1", "n1")
     world = World(real=[a], real_subnets=SUBNETS)
     world.hear(a, leg)
 
@@ -307,7 +293,7 @@ def test_a_port_that_came_and_went_within_one_piece_of_news_is_answered_once() -
 
 
 def test_a_network_of_many_unknown_macs_keeps_no_other_network_waiting() -> None:
-    world = World(real=[port("b", MAC_B, "10.0.0.6", network_id="n2")])
+    world = World(real=[port("b", MAC_B, "10.0.0.6", network="n2")])
 
     async def scene(identity: PortResolver) -> None:
         world.open.clear()
@@ -331,8 +317,11 @@ def test_a_change_of_subnets_alone_wakes_who_is_held_and_ends_what_was_kept(monk
     that is over.
     """
     monkeypatch.setattr(resolver, "HoldQueue", lambda seconds: HoldQueue(seconds, 300))
-    legs = [replace(interface("r1", network), fixed_ips=(FixedIP(f"s-{network}", "-"),)) for network in ("n1", "n2")]
-    there = port("a", MAC_A, network_id="n2")
+    legs = [
+        replace(router_interface(f"if-r1-{network}", "r1", network), fixed_ips=(FixedIP(f"s-{network}", "-"),))
+        for network in ("n1", "n2")
+    ]
+    there = port("a", MAC_A, network="n2")
     other = {"s-n2": Subnet(id="s-n2", network_id="n2", project_id="p", cidr="10.1.0.0/24")}
     home = other | {"s-n1": Subnet(id="s-n1", network_id="n1", project_id="p", cidr="10.0.0.0/24")}
     world = World(away=True, real_subnets=home)

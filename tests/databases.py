@@ -1,0 +1,28 @@
+"""SQLite databases for tests, copied from templates that each test process makes once."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from openimds.store import schema
+from openimds.store.engine import Store
+
+NAME = "openimds.sqlite"
+
+
+def migrated_store(folder: Path) -> Store:
+    """A store on a new SQLite file in `folder`, with all tables and no rows."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).write_bytes(_migrated())
+    return Store(f"sqlite:///{folder / NAME}")
+
+
+@cache
+def _migrated() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(f"sqlite:///{folder}/{NAME}")
+        schema.upgrade(store)
+        store.close()
+        return Path(folder, NAME).read_bytes()
