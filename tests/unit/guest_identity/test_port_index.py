@@ -19,7 +19,7 @@ SUBNETS = {"s": Subnet(id="s", network_id="net-1", project_id="t", cidr="10.0.0.
 
 
 def port(port_id: str, network: str = "net-1", ip: str = builders.ADDRESS, **fields: Any) -> Port:
-    return builders.port(port_id, f"FA:16:3E:00:00:{port_id}", ip, network=network, **fields)
+    return builders.port(port_id, f"FA:16:3E:00:00:{port_id}", ip, network=network, **({"project_id": "t"} | fields))
 
 
 def interface(port_id: str, network: str, router: str) -> Port:
