@@ -64,7 +64,7 @@ def test_running_programs_go_on_and_new_ones_refuse_the_newer_tables(fresh_cloud
     for part in ("metadata-api", "control-api"):
         failed = cloud.openimds("restart", part, check=False)
         assert failed.returncode == 1
-        assert "the tables are at 9999, which a newer openimds made" in failed.stdout + failed.stderr + cloud.log(part)
+        assert "the tables have version 9999 of a newer openimds" in failed.stdout + failed.stderr + cloud.log(part)
     assert "Traceback" not in cloud.log("metadata-api") + cloud.log("control-api")
 
     # Downgrade as in the guide: the changes since the backup are lost.

@@ -154,7 +154,7 @@ def test_unreachable_database_server_is_reported(fresh_cloud: Cloud) -> None:
     failed = fresh_cloud.up(f"--config-file={nova}", check=False)
     assert failed.returncode == 1
     output = failed.stdout + failed.stderr
-    assert "check that the server runs, takes connections there and has this user and database" in output
+    assert "check that the server runs, accepts connections there and has this user and database" in output
     assert "[database] connection says where" in output
     assert "hidden" not in output
     assert "Traceback" not in output + fresh_cloud.log("control-api")

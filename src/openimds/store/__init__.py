@@ -1,8 +1,14 @@
-"""What is kept: SQLAlchemy models, revisions, and one module of operations per area.
+"""The database: SQLAlchemy models, revisions, and the operations of the services.
 
-Rules of this room:
+1. Every write is inside `Store.write()`: one transaction, one revision.
+2. Mapped objects do not leave this package after their transaction has ended.
+3. A table whose changes are watched declares that by `Watched` (models/). The session records the changes.
 
-1. Every write happens inside `Store.write()`: one transaction, one revision.
-2. Nothing outside this room sees a mapped object after its transaction has ended.
-3. What a watcher may want to hear of is declared by `Watched` in models/; no caller records changes by hand.
+- `engine`: connections, transactions, revisions; `change_log`: the changes of a transaction; `change_kinds`;
+- `models`: the tables; `migrations`, `schema`, `schema_version`: their versions; `bootstrap`: the first rows;
+- `identity`, `network`, `compute`, `image`: the operations of the four services; `passwords`, `ec2_ids`;
+- `pagination`: filters, sort keys and pages of lists;
+- `watch_store`: snapshots, changes and reports of agents;
+- `importer`, `nova_objects`: instances of another cloud;
+- `raw`: the read path of metadata workers, without SQLAlchemy.
 """

@@ -1,6 +1,6 @@
-"""What a new cloud starts with: roles, projects, users, flavors, an image. Done again, it only adds what is missing.
+"""The first rows of a cloud: roles, projects, users, flavors, an image. A later run adds only what is missing.
 
-Passwords are set anew when they differ, so that the ones in the configuration files always work.
+Passwords that differ from the configuration files are set again, so that those of the files always work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SYSTEM = "system"
 ADMIN_PROJECT = "admin"
 SERVICE_PROJECT = "service"
 SERVICE_USERS = ("neutron", "nova")
-"""Agents log in as one of them, as the sample files of neutron and nova do."""
+"""Agents log in as one of these users, as in the sample files of Neutron and Nova."""
 
 GUEST_IMAGE = "guest"
 GUEST_BYTES = (
@@ -42,7 +42,7 @@ GUEST_PROPERTIES = {"os_type": "linux", "hypervisor_type": "netns", "openimds_dr
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A flavor of the start."""
+    """A flavor of a new cloud."""
 
     id: str
     name: str
@@ -64,7 +64,7 @@ Named = TypeVar("Named", Role, Project, User)
 
 
 def bootstrap(store: Store, admin_password: str, service_password: str, images_dir: Path, now: datetime) -> None:
-    """Add what is missing. The tables must be there (schema.upgrade). Raises StoreUnavailable."""
+    """Adds missing rows. The tables must exist (schema.upgrade). Raises StoreUnavailable."""
     passwords = {"admin": admin_password, **dict.fromkeys(SERVICE_USERS, service_password)}
     hashes = _needed_hashes(store, passwords)  # before the transaction: a hash takes a fifth of a second
     with store.write(now) as session:
@@ -85,7 +85,7 @@ def bootstrap(store: Store, admin_password: str, service_password: str, images_d
 
 
 def _needed_hashes(store: Store, passwords: dict[str, str]) -> dict[str, str]:
-    """Hashes for the users that are not there or have another password."""
+    """Hashes for the users that do not exist or have another password."""
     with store.read() as session:
         known = {user.name: user.password_hash for user in session.scalars(sa.select(User))}
     return {
@@ -125,7 +125,7 @@ def _assign(session: Session, user: User, target: str, roles: Sequence[Role]) ->
 
 
 def _flavors(session: Session) -> None:
-    """Only into an empty table: a flavor that an operator deleted stays deleted."""
+    """Adds flavors to an empty table only, so that a flavor that an operator deleted stays deleted."""
     if session.scalar(sa.select(Flavor.id).limit(1)) is not None:
         return
     for size in FLAVORS:
@@ -158,7 +158,7 @@ def _image(session: Session, owner: str, now: datetime) -> Image:
 
 
 def _write_image(images_dir: Path, image: Image) -> None:
-    """The image's file, whole or not at all. An image that an operator has filled since is left as it is."""
+    """Writes the image's file atomically. An image with data of an operator stays unchanged."""
     path = images_dir / image.id
     if path.exists() or image.size_bytes != len(GUEST_BYTES):
         return

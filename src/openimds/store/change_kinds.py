@@ -1,7 +1,7 @@
-"""Kinds of changes that no object of the API has, on the wire and in table `changes`."""
+"""Kinds of changes that are no kind of an API object, in the watch and in the table `changes`."""
 
 from __future__ import annotations
 
 ADDRESSING = "addressing"
-"""Heard of by what shows documents alone: the network's subnets, and which of them a DHCP port serves. A kind of its own,
-by the network's id, as a deleted subnet or port no longer tells its network."""
+"""A change of a network's subnets, or of whether a DHCP port serves them. Only metadata documents depend on it. The object
+id is the network's, because a deleted subnet or port no longer has one."""

@@ -1,7 +1,7 @@
-"""Which watched objects a transaction touches, and what is known of that afterwards.
+"""The log of changes: recording the watched objects that a transaction changes, and reading them.
 
-Changes are noticed from mapped objects when they are flushed. A bulk UPDATE, INSERT or DELETE of a watched table would go
-unnoticed, so the session refuses it (`refuse_bulk_writes`).
+Changes are recorded from mapped objects when the session flushes them. A bulk UPDATE, INSERT or DELETE of a watched table
+would not be recorded, so the session refuses it (`refuse_bulk_writes`).
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ class ChangeRecord:
 
 
 class ChangeRecorder:
-    """Notes, flush by flush, which watched objects a transaction touches."""
+    """Records the watched objects that a transaction changes, at each flush."""
 
     def __init__(self, revision: int) -> None:
         self.revision = revision
         self.changes: dict[tuple[str, str], bool] = {}
-        """(kind, id) → was it deleted?"""
+        """(kind, id) → whether the object was deleted."""
 
     def before_flush(self, session: Session, _context: object, _instances: object) -> None:
-        """SQLAlchemy's hook of that name."""
+        """SQLAlchemy's `before_flush` hook."""
         for row in session.deleted:
-            self._note(row, deleted=True)
+            self._record(row, deleted=True)
         for row in session.new:
-            self._note(row, deleted=False)
+            self._record(row, deleted=False)
         for row in session.dirty:
             if session.is_modified(row):
-                self._note(row, deleted=False)
+                self._record(row, deleted=False)
         self._stamp(session)
 
     def rows(self, at: datetime) -> list[dict[str, Any]]:
-        """The rows of table `changes` for this transaction."""
+        """The rows of the table `changes` for this transaction."""
         return [
             {"revision": self.revision, "kind": kind, "object_id": object_id, "deleted": deleted, "at": at}
             for (kind, object_id), deleted in self.changes.items()
         ]
 
-    def _note(self, row: object, *, deleted: bool) -> None:
+    def _record(self, row: object, *, deleted: bool) -> None:
         for key in _watched_by(row):
             if isinstance(row, Watched) and key == (row.watch_kind, row.id):
                 self.changes[key] = deleted
@@ -72,33 +72,33 @@ class ChangeRecorder:
 
 
 def refuse_bulk_writes(state: ORMExecuteState) -> None:
-    """SQLAlchemy's `do_orm_execute` hook. RuntimeError: the caller must load the rows and change those."""
+    """SQLAlchemy's `do_orm_execute` hook. Raises RuntimeError: the caller must load the rows and change them."""
     if not (state.is_update or state.is_delete or state.is_insert):
         return
     table = getattr(state.statement, "table", None)
     if table is not None and table.name in WATCHED_TABLES:
-        raise RuntimeError(f"a bulk write of the watched table {table.name} would be heard of by no watcher")
+        raise RuntimeError(f"a bulk write of the watched table {table.name} would not be recorded as a change")
 
 
 def refuse_flush(_session: Session, _context: object, _instances: object) -> None:
-    """The `before_flush` hook of sessions that only read."""
-    raise RuntimeError("a change was made in Store.read(); changes belong into Store.write()")
+    """The `before_flush` hook of read sessions."""
+    raise RuntimeError("an object was changed in Store.read(); changes belong in Store.write()")
 
 
 def newest_revision(session: Session) -> int:
-    """The newest revision in this session's snapshot."""
+    """The newest revision in the snapshot of this session."""
     return session.execute(sa.select(RevisionCounter.value).where(RevisionCounter.id == 1)).scalar_one()
 
 
 def changes_after(session: Session, revision: int, kinds: Sequence[str]) -> list[ChangeRecord]:
-    """What happened after `revision` to objects of `kinds`, oldest first, each object once: by its newest change.
+    """The newest change of each object of `kinds` after `revision`, oldest first.
 
-    Raises RevisionGone when that cannot be told.
+    Raises RevisionGone if the log does not contain all changes after `revision`.
     """
     counter = session.execute(sa.select(RevisionCounter).where(RevisionCounter.id == 1)).scalar_one()
     if revision < counter.floor or revision > counter.value:
         raise RevisionGone(
-            f"changes after revision {revision} are not known (kept: {counter.floor} to {counter.value}): list again"
+            f"changes after revision {revision} are not known (stored: {counter.floor} to {counter.value}): list again"
         )
     rows = session.execute(
         sa.select(Change.revision, Change.kind, Change.object_id, Change.deleted)

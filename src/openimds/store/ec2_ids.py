@@ -1,7 +1,4 @@
-"""EC2's short ids as text, and the two kinds of numbers behind them.
-
-EC2's short ids: a small number for each uuid, given once and never again to another.
-"""
+"""EC2's short ids: a small number for each UUID, which no other object gets."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ def ec2_text(prefix: str, number: int) -> str:
 
 
 def ec2_number(session: Session, kind: str, object_id: str) -> int | None:
-    """The object's number, None when it has none yet."""
+    """The object's number. None if it has none."""
     return session.scalar(sa.select(Ec2Id.number).where(Ec2Id.kind == kind, Ec2Id.object_id == object_id))
 
 
 def assign_ec2_number(session: Session, kind: str, object_id: str) -> int:
-    """The object's number; the next free one if it has none yet. Inside a write transaction."""
+    """The object's number. An object without a number gets the next free one. Needs a write transaction."""
     number = ec2_number(session, kind, object_id)
     if number is not None:
         return number
@@ -36,7 +33,7 @@ def assign_ec2_number(session: Session, kind: str, object_id: str) -> int:
 
 
 def reserve_ec2_number(session: Session, kind: str, object_id: str, ec2_id: str | None) -> None:
-    """Keep the number of an id from elsewhere (`i-0000002a`) for this object, unless one of the two is taken."""
+    """Gives the object the number of an imported id (`i-0000002a`), unless the number is taken or the object has one."""
     digits = (ec2_id or "").rpartition("-")[2]
     try:
         number = int(digits, 16)

@@ -2,13 +2,13 @@
 
 Rules of this file:
 
-1. A write transaction takes the next revision **first**, under the store's write lock (SQLite: BEGIN IMMEDIATE;
-   PostgreSQL: the counter row's lock). So revision order is commit order, and a watcher that has read revision N has
-   missed nothing below N.
-2. A revision is only taken by a transaction that changes something watched.
-3. Changes are noticed from mapped objects: a watched table is never written by a bulk UPDATE or DELETE, and a JSON
-   column is given a new value, never changed in place. Guests' passwords are written without mapped objects
-   (guest_store.py), which notes the change itself.
+1. A write transaction takes the next revision **first**, under the write lock of the store (SQLite: BEGIN IMMEDIATE;
+   PostgreSQL: the lock of the counter row). Revision order is therefore commit order, and a watcher that has received
+   revision N has missed nothing below N.
+2. Only a transaction that changes a watched object takes a revision.
+3. Changes are recorded from mapped objects. A watched table is never written by a bulk UPDATE or DELETE, and a JSON
+   column gets a new value instead of a change in place. Passwords of guests are written without mapped objects
+   (raw/metadata_store.py), which records the change itself.
 """
 
 from __future__ import annotations
@@ -40,32 +40,32 @@ from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, LOCK_SILENCE_SECON
 
 POOL_SIZE = 20
 MAX_OVERFLOW = 40
+"""POOL_SIZE and MAX_OVERFLOW together exceed the threads of a web server, so that no request waits for a connection."""
 POOL_TIMEOUT_SECONDS = 5.0
-"""Together more than a web server has threads: no request waits for a connection."""
 
 
 class Store:
-    """A database of openimds. Threads may share it; processes open their own."""
+    """A database of openimds. Threads may share the object; each process opens its own."""
 
     def __init__(self, url: str) -> None:
-        """`url` as SQLAlchemy has them: `sqlite:////var/lib/openimds/openimds.sqlite`, `postgresql+psycopg://…`."""
+        """`url` has SQLAlchemy's form: `sqlite:////var/lib/openimds/openimds.sqlite`, `postgresql+psycopg://…`."""
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = sa.create_engine(self.url, **_engine_options(url, sqlite=self.is_sqlite))
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
         self.database = Database(self.url.render_as_string(hide_password=False))
-        """The same database, for who needs no mapped objects."""
+        """The same database without mapped objects."""
         self._listeners: list[Callable[[int], None]] = []
 
     def close(self) -> None:
-        """Close all connections. The store may be used again afterwards: it opens new ones."""
+        """Closes all connections. Later calls open new ones."""
         self.engine.dispose()
         self.database.close()
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """One consistent snapshot; nothing is written. Raises StoreUnavailable."""
+        """A read transaction on one consistent snapshot. Raises StoreUnavailable."""
         with self.translated_errors(), Session(self.engine, expire_on_commit=False) as session:
             event.listen(session, "before_flush", refuse_flush)
             self._begin_reading(session)
@@ -73,9 +73,9 @@ class Store:
 
     @contextmanager
     def write(self, now: datetime | None = None) -> Iterator[Session]:
-        """One transaction and, if anything watched changes in it, one revision. An exception undoes all of it.
+        """A write transaction, and one revision if it changes a watched object. An exception rolls it back.
 
-        Raises StoreUnavailable, also when other writers hold the store for longer than BUSY_TIMEOUT_SECONDS.
+        Raises StoreUnavailable, also if other writers need longer than BUSY_TIMEOUT_SECONDS.
         """
         with self.database.one_writer_here(), self.translated_errors():
             taken = yield from self._transaction(now or utc_now())
@@ -88,15 +88,15 @@ class Store:
             return newest_revision(session)
 
     def on_commit(self, listener: Callable[[int], None]) -> Callable[[], None]:
-        """Call `listener(revision)` after every revision that this process commits, on the thread that wrote.
+        """Calls `listener(revision)` after every revision that this process commits, on the thread of the write.
 
-        It must be short and must not raise. Returns the function that ends it.
+        The listener must return quickly and must not raise. Returns the function that removes it.
         """
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
     def prune_changes(self, keep: timedelta, now: datetime | None = None) -> int:
-        """Forget changes older than `keep`; a watcher from before then lists again. Returns how many were forgotten."""
+        """Deletes changes older than `keep` and returns their number. A watcher of an older revision lists again."""
         before = (now or utc_now()) - keep
         with self.write() as session:
             newest_old = session.scalar(sa.select(sa.func.max(Change.revision)).where(Change.at < before))
@@ -107,7 +107,7 @@ class Store:
             return int(getattr(pruned, "rowcount", 0))
 
     def _transaction(self, at: datetime) -> Generator[Session, None, int]:
-        """The body of `write`; returns the revision that was taken, or 0."""
+        """The body of `write`. Returns the new revision, or 0 if there is none."""
         with Session(self.engine, expire_on_commit=False) as session:
             current = self._lock_for_writing(session)
             recorder = ChangeRecorder(current + 1)
@@ -129,7 +129,7 @@ class Store:
             session.connection(execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True})
 
     def _lock_for_writing(self, session: Session) -> int:
-        """Wait for the write lock; the newest revision under it."""
+        """Waits for the write lock. Returns the newest revision."""
         if self.is_sqlite:
             session.connection().exec_driver_sql("BEGIN IMMEDIATE")
         else:
@@ -140,7 +140,7 @@ class Store:
 
     @contextmanager
     def _silence_of_a_lock(self, session: Session) -> Iterator[None]:
-        """A block in which PostgreSQL may stay silent for as long as the write lock is waited for."""
+        """A block in which PostgreSQL may stay silent for as long as a writer waits for the write lock."""
         connection: Any = session.connection().connection.driver_connection
         if not self.is_sqlite:
             connection.silence_seconds = LOCK_SILENCE_SECONDS
@@ -156,12 +156,12 @@ class Store:
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """A block in which the database's own errors become StoreUnavailable."""
+        """A block in which errors of the database become StoreUnavailable. Errors in a statement itself stay as they are."""
         with self.database.refused_while_silent():
             try:
                 yield
             except (IntegrityError, ProgrammingError):
-                raise  # our own mistake, not the database's state
+                raise  # an error of this program, not a state of the database
             except DBAPIError as error:
                 raise self.database.unavailable(error.orig) from error.orig
             except PoolTimeoutError as error:
@@ -169,7 +169,7 @@ class Store:
 
 
 def utc_now() -> datetime:
-    """UTC without a zone, as the tables hold it."""
+    """The time in UTC without a zone, as the tables contain it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -178,7 +178,7 @@ def _engine_options(url: str, *, sqlite: bool) -> dict[str, Any]:
         "pool_size": POOL_SIZE,
         "max_overflow": MAX_OVERFLOW,
         "pool_timeout": POOL_TIMEOUT_SECONDS,
-        "json_deserializer": json_document,  # earlier releases stored lone surrogates, which no response can carry
+        "json_deserializer": json_document,  # earlier releases stored lone surrogates, which responses cannot carry
     }
     if sqlite:
         return {**options, "connect_args": {"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False}}
@@ -197,7 +197,7 @@ def _postgresql_connection(url: str) -> Callable[[], Any]:
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:
-    # The driver would open transactions by itself and too late; BEGIN is said by Store.
+    # The driver would begin a transaction at the first write. Store sends BEGIN itself, before the first read.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):

@@ -1,7 +1,4 @@
-"""An image's bytes on their way into its file: nothing is seen of them before all of them are there.
-
-Images: rows here, the bytes in files `images/<id>`.
-"""
+"""Images: their rows, and their data in files `images/<id>`. Data of an unfinished upload is invisible."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ HASH_ALGO = "sha512"
 
 
 class Upload:
-    """Bytes go to `<id>.part`; `finish` renames it and makes the image active, `abort` leaves it queued, as before."""
+    """An upload writes `<id>.part`. `finish` renames the file and makes the image active, `abort` makes it queued again."""
 
     def __init__(self, store: Store, images_dir: Path, image_id: str) -> None:
         self._store = store
@@ -40,7 +37,7 @@ class Upload:
         self._size = 0
 
     def write(self, chunk: bytes) -> None:
-        """Raises StoreUnavailable when the disk does not take it."""
+        """Raises StoreUnavailable if the file cannot be written."""
         try:
             if self._file is None:
                 self._dir.mkdir(parents=True, exist_ok=True)
@@ -53,7 +50,7 @@ class Upload:
         self._size += len(chunk)
 
     def finish(self) -> None:
-        """Raises StoreUnavailable, or NotFound when the image was deleted meanwhile; nothing is left behind then."""
+        """Raises StoreUnavailable. Raises NotFound if the image was deleted during the upload, and removes the data."""
         self.write(b"")
         assert self._file is not None
         try:
@@ -76,7 +73,7 @@ class Upload:
             row.updated_at = utc_now()
 
     def abort(self) -> None:
-        """Idempotent."""
+        """Discards the data. Idempotent."""
         if self._file is not None:
             self._file.close()
         self._part.unlink(missing_ok=True)
@@ -86,7 +83,7 @@ class Upload:
                 row.status = "queued"
 
     def _publish(self) -> None:
-        """Under the write lock, so that the file is the data of the image whose row becomes active."""
+        """Renames the file. The caller has the write lock, so the file belongs to the row that becomes active."""
         try:
             self._part.replace(self._dir / self._image_id)
         except OSError as error:
@@ -94,13 +91,13 @@ class Upload:
 
     def _unavailable(self, error: OSError) -> StoreUnavailable:
         return StoreUnavailable(
-            f"the image's data cannot be written to {self._part}: {error.strerror}; "
+            f"the data of the image cannot be written to {self._part}: {error.strerror}; "
             "check that the disk is not full and that this user may write there"
         )
 
 
 def remove_data(images_dir: Path, image_id: str) -> None:
-    """Gone already is success."""
+    """Removes the file of an image. A missing file is no error."""
     (images_dir / image_id).unlink(missing_ok=True)
 
 
@@ -122,11 +119,11 @@ COLUMNS: Mapping[str, Any] = {
     "created_at": Image.created_at,
     "updated_at": Image.updated_at,
 }
-"""Glance's attributes that images are filtered and sorted by."""
+"""Columns by Glance's attributes for filters and sort keys."""
 
 
 class ImageStore:
-    """The image service's part of the store. What belongs to another project and is private is not there (NotFound)."""
+    """The images. A private image of another project does not exist for a requester (NotFound)."""
 
     def __init__(self, store: Store, images_dir: Path) -> None:
         self._store = store
@@ -137,7 +134,7 @@ class ImageStore:
             return image_value(_visible(session, image_id, asker))
 
     def create(self, fields: Mapping[str, Any], image_id: str | None, asker: Requester) -> nouns.Image:
-        """`fields`: columns. Raises Conflict for an id that an image has or had."""
+        """`fields` are columns. Raises Conflict for the id of another image, also of a deleted one."""
         now = utc_now()
         row = Image(id=image_id or str(uuid.uuid4()), status="queued", created_at=now, updated_at=now, **fields)
         _check_publicity(row, asker)
@@ -155,9 +152,9 @@ class ImageStore:
     def update(
         self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], asker: Requester
     ) -> nouns.Image:
-        """`change` is given the image as it is, and answers the columns that become different."""
+        """`change` gets the image and returns the columns to change."""
         with self._store.write() as session:
-            row = _own(session, image_id, asker)
+            row = _owned(session, image_id, asker)
             was_public = row.visibility == "public"
             for name, value in change(image_value(row)).items():
                 setattr(row, name, value)
@@ -167,9 +164,9 @@ class ImageStore:
         return image_value(row)
 
     def delete(self, image_id: str, asker: Requester) -> None:
-        """Raises Forbidden for a protected one. Servers that were made from it go on."""
+        """Raises Forbidden for a protected image. Servers of the image keep running."""
         with self._store.write() as session:
-            row = _own(session, image_id, asker)
+            row = _owned(session, image_id, asker)
             if row.protected:
                 raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
             session.add(DeletedImage(id=row.id, deleted_at=utc_now()))
@@ -177,9 +174,9 @@ class ImageStore:
         remove_data(self._dir, image_id)
 
     def begin_upload(self, image_id: str, asker: Requester) -> Upload:
-        """Raises Conflict for an image that has data, or is being given some. End it by `finish` or `abort`."""
+        """Begins an upload, which the caller ends by `finish` or `abort`. Raises Conflict unless the image is queued."""
         with self._store.write() as session:
-            row = _own(session, image_id, asker)
+            row = _owned(session, image_id, asker)
             if row.status != "queued":
                 raise Conflict(f"Image status transition from {row.status} to saving is not allowed")
             if row.container_format is None or row.disk_format is None:
@@ -188,7 +185,7 @@ class ImageStore:
         return Upload(self._store, self._dir, image_id)
 
     def data(self, image_id: str, asker: Requester) -> Path | None:
-        """The file with the image's bytes; None when it has none (yet)."""
+        """The file with the data of the image. None if the image has no data."""
         with self._store.read() as session:
             row = _visible(session, image_id, asker)
             status = row.status
@@ -197,7 +194,7 @@ class ImageStore:
 
     def list(self, query: nouns.ImageQuery) -> list[nouns.Image]:
         with self._store.read() as session:
-            found = [image_value(row) for row in session.scalars(_question(query))]
+            found = [image_value(row) for row in session.scalars(_statement(query))]
         return [image for image in found if _fits(image, query)]
 
 
@@ -236,7 +233,7 @@ def _visible(session: Session, image_id: str, asker: Requester) -> Image:
     return row
 
 
-def _own(session: Session, image_id: str, asker: Requester) -> Image:
+def _owned(session: Session, image_id: str, asker: Requester) -> Image:
     row = _visible(session, image_id, asker)
     if not asker.is_admin and row.owner != asker.project_id:
         raise Forbidden(f"Image {image_id} belongs to another project: you are not permitted to change it.")
@@ -250,27 +247,27 @@ def _check_publicity(row: Image, asker: Requester) -> None:
         )
 
 
-def _question(query: nouns.ImageQuery) -> sa.Select[Any]:
-    asked = sa.select(Image).where(Image.hidden == query.hidden)
+def _statement(query: nouns.ImageQuery) -> sa.Select[Any]:
+    statement = sa.select(Image).where(Image.hidden == query.hidden)
     if not query.everybodys:
         to_all = SHOWN_TO_ALL if query.visibility == "community" else LISTED_TO_ALL
-        asked = asked.where(sa.or_(Image.owner == query.project_id, Image.visibility.in_(to_all)))
+        statement = statement.where(sa.or_(Image.owner == query.project_id, Image.visibility.in_(to_all)))
     elif query.visibility is None:
-        asked = asked.where(sa.or_(Image.owner == query.project_id, Image.visibility != "community"))
+        statement = statement.where(sa.or_(Image.owner == query.project_id, Image.visibility != "community"))
     if query.visibility not in {None, "all"}:
-        asked = asked.where(Image.visibility == query.visibility)
+        statement = statement.where(Image.visibility == query.visibility)
     if query.protected is not None:
-        asked = asked.where(Image.protected == query.protected)
+        statement = statement.where(Image.protected == query.protected)
     for name, values in query.equal.items():
-        asked = asked.where(COLUMNS[name].in_(values))
-    return asked.order_by(*_order(query))
+        statement = statement.where(COLUMNS[name].in_(values))
+    return statement.order_by(*_order(query))
 
 
 def _order(query: nouns.ImageQuery) -> list[Any]:
     order: list[Any] = []
     for name, descending in query.sort or (("created_at", True),):
         if name not in COLUMNS:
-            raise BadRequest("sort", f"images are not sorted by {name}; take one of {', '.join(COLUMNS)}")
+            raise BadRequest("sort", f"images cannot be sorted by {name}; use one of {', '.join(COLUMNS)}")
         order.append(COLUMNS[name].desc() if descending else COLUMNS[name].asc())
     return [*order, Image.id.desc()]
 

@@ -1,6 +1,6 @@
-"""Reading nova's own forms: its network_info cache, and its versioned objects as JSON.
+"""Decoders of Nova's own data: the network_info cache, and versioned objects as JSON.
 
-A versioned object is {"nova_object.name": …, "nova_object.data": {…}}; a field that was never set is not in its data.
+A versioned object is {"nova_object.name": …, "nova_object.data": {…}}. Fields that were never set are missing in its data.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _DEVICE_FIELDS = ("mac", "vlan", "vf_trusted", "serial", "path", "tags")
 
 
 def nics_from_network_info(network_info: Iterable[Json]) -> tuple[Nic, ...]:
-    """The VIFs of nova's cache, in their order."""
+    """The NICs of Nova's cache, in its order."""
     return tuple(_nic(vif) for vif in network_info)
 
 
 def devices_from_metadata(device_metadata: Json | None) -> list[dict[str, Any]]:
-    """InstanceDeviceMetadata → the rows' `devices`. A device of a kind, or on a bus, that is not known is left out."""
+    """The column `devices` of an InstanceDeviceMetadata. Devices of unknown kinds or buses are left out."""
     devices = [_device(device) for device in _data(device_metadata).get("devices", ())]
     return [device for device in devices if device is not None]
 
 
 def dedicated_cpus_from_topology(numa_topology: Json | None) -> list[int]:
-    """InstanceNUMATopology → the pinned CPUs of all cells."""
+    """The pinned CPUs of all cells of an InstanceNUMATopology."""
     cells = [_data(cell) for cell in _data(numa_topology).get("cells", ())]
     return sorted(cpu for cell in cells for cpu in cell.get("pcpuset") or ())
 
@@ -100,5 +100,5 @@ def _subnet(subnet: Json) -> NicSubnet:
 
 
 def _address(ip: Json) -> NicAddress:
-    ip_address(ip["address"])  # ValueError for what is none
+    ip_address(ip["address"])  # raises ValueError for a malformed address
     return NicAddress(ip["address"], tuple(floating["address"] for floating in ip.get("floating_ips") or ()))

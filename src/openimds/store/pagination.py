@@ -1,4 +1,4 @@
-"""Filters, order and pages → SQL. What every collection of every service shares."""
+"""SQL for the filters, sort keys and pages of lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openimds.resources.errors import BadRequest
 from openimds.resources.query import ListQuery
 
 Filter = Callable[[Sequence[str]], sa.ColumnElement[bool]]
-"""The values of one query parameter → the condition that they mean."""
+"""(values of one query parameter) → SQL condition."""
 
 TRUE_WORDS = frozenset({"true", "1", "t", "yes", "y", "on"})
 FALSE_WORDS = frozenset({"false", "0", "f", "no", "n", "off"})
@@ -21,18 +21,18 @@ FALSE_WORDS = frozenset({"false", "0", "f", "no", "n", "off"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListSpec:
-    """What can be filtered and sorted by, for one kind of row."""
+    """The filters and sort keys of one kind of row."""
 
     model: type[Any]
     columns: Mapping[str, Any]
-    """Attribute → column: filtered by equality, sorted by value."""
+    """Attribute → column, for filters by equality and for sort keys."""
     filters: Mapping[str, Filter] = field(default_factory=dict)
-    """Attributes that are no column of their own."""
+    """Filters of attributes that are no columns."""
     options: tuple[Any, ...] = ()
-    """Loader options for what rendering needs."""
+    """SQLAlchemy's loader options for the serializer."""
 
     def without(self, hidden: Iterable[str]) -> ListSpec:
-        """The collection for callers who do not see these attributes: they select no row and are no sort keys."""
+        """The list for callers who do not see these attributes: their filters select no row, and they are no sort keys."""
         hidden = frozenset(hidden)
         columns = {name: column for name, column in self.columns.items() if name not in hidden}
         return replace(self, columns=columns, filters={**self.filters, **dict.fromkeys(hidden, _nothing)})
@@ -45,7 +45,7 @@ def _nothing(_values: Sequence[str]) -> sa.ColumnElement[bool]:
 def page(
     session: Session, collection: ListSpec, query: ListQuery, visible: sa.ColumnElement[bool]
 ) -> tuple[list[Any], bool]:
-    """The rows of one page, and whether there are more beyond. Raises BadRequest (a filter, sort key, limit, marker)."""
+    """(rows of one page, whether more follow). Raises BadRequest for a wrong filter, sort key, limit or marker."""
     statement = sa.select(collection.model).where(visible, *_conditions(collection, query))
     order = _order(collection, query)
     if query.marker is not None:
@@ -60,7 +60,7 @@ def page(
 
 
 def as_bool(name: str, value: str) -> bool:
-    """`True`, `1`, `yes` … Raises BadRequest naming the attribute."""
+    """Converts `True`, `1`, `yes` and the like. Raises BadRequest, which names the attribute."""
     if value.lower() in TRUE_WORDS | FALSE_WORDS:
         return value.lower() in TRUE_WORDS
     raise BadRequest(
@@ -69,12 +69,12 @@ def as_bool(name: str, value: str) -> bool:
 
 
 def equals(name: str, column: Any) -> Filter:
-    """The column's value is one of those given, converted to the column's type."""
+    """A filter by equality. Values are converted to the type of the column."""
 
     def condition(values: Sequence[str]) -> sa.ColumnElement[bool]:
         converted = [_converted(name, column, value) for value in values]
         wanted: sa.ColumnElement[bool] = column.in_([value for value in converted if value is not None])
-        if None in converted:  # `?gateway_ip=` asks for what has none
+        if None in converted:  # `?gateway_ip=` selects rows without one
             return sa.or_(wanted, column.is_(None), column == "")
         return wanted
 
@@ -82,7 +82,7 @@ def equals(name: str, column: Any) -> Filter:
 
 
 def constant(value: Any) -> Filter:
-    """An attribute that is the same for all rows."""
+    """The filter of an attribute that has this value in all rows."""
 
     def condition(values: Sequence[str]) -> sa.ColumnElement[bool]:
         return sa.true() if str(value).lower() in {v.lower() for v in values} else sa.false()
@@ -121,7 +121,7 @@ def _converted(name: str, column: Any, value: str) -> Any:
 
 
 def _order(collection: ListSpec, query: ListQuery) -> list[tuple[sa.ColumnElement[Any], bool]]:
-    """(sortable expression, descending?) … the id last, so that the order is total."""
+    """(sortable expression, whether descending), with the id last, so that the order is total."""
     order = []
     for name, descending in query.sort:
         if name not in collection.columns:
@@ -134,7 +134,7 @@ def _order(collection: ListSpec, query: ListQuery) -> list[tuple[sa.ColumnElemen
 
 
 def _sortable(column: Any) -> sa.ColumnElement[Any]:
-    """A null sorts as the least value, in every database."""
+    """The column with NULL as the least value in both databases."""
     if isinstance(column.type, sa.Boolean):
         return sa.cast(column, sa.Integer)
     if not getattr(column, "nullable", True):
@@ -149,7 +149,7 @@ def _marker(
     visible: sa.ColumnElement[bool],
     order: Sequence[tuple[sa.ColumnElement[Any], bool]],
 ) -> Sequence[Any]:
-    """What the marker's row has of what is sorted by."""
+    """The values of the sort keys in the marker's row."""
     wanted = sa.select(*(expression for expression, _ in order)).where(collection.model.id == marker, visible)
     row = session.execute(wanted).first()
     if row is None:
@@ -158,7 +158,7 @@ def _marker(
 
 
 def _beyond(values: Sequence[Any], order: Sequence[tuple[sa.ColumnElement[Any], bool]]) -> sa.ColumnElement[bool]:
-    """The rows that come after those values: (a > x) or (a = x and b > y) or …"""
+    """The condition for rows after these values: (a > x) or (a = x and b > y) or …"""
     alternatives = []
     equal: list[sa.ColumnElement[bool]] = []
     for (expression, descending), value in zip(order, values, strict=True):

@@ -1,4 +1,4 @@
-"""Passwords: bcrypt over a SHA-256 of the password, so that its 72-byte limit cuts nothing off."""
+"""Password hashes: bcrypt of the SHA-256 of a password. bcrypt itself would ignore all bytes after the 72nd."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ import bcrypt
 from cachetools import TTLCache
 
 ROUNDS = 12
-"""About 0.2 s a check on a core of 2026: dear to guess, cheap enough to log in."""
+"""A check takes about 0.2 s on a core of 2026: expensive for guesses, acceptable for a login."""
 
 VERIFIED_SECONDS = 300.0
 MAX_VERIFIED = 10_000
-"""Users whose last verified password is remembered."""
+"""Users with an entry in VerifiedPasswords."""
 
 
 def hash_password(password: str, rounds: int = ROUNDS) -> str:
-    """The text to keep: `$2b$12$…`."""
+    """The hash of a password: `$2b$12$…`."""
     return bcrypt.hashpw(_digest(password), bcrypt.gensalt(rounds)).decode()
 
 
 def verify_password(password: str, hashed: str | None, rounds: int = ROUNDS) -> bool:
-    """Is it the password? For an unknown user (`hashed` None) it takes as long to say no."""
+    """Whether the password has this hash. The check takes as long for an unknown user (`hashed` None)."""
     if hashed is None:
-        bcrypt.checkpw(_digest(password), _nobody(rounds))
+        bcrypt.checkpw(_digest(password), _unused_hash(rounds))
         return False
     return bcrypt.checkpw(_digest(password), hashed.encode())
 
 
 class VerifiedPasswords:
-    """Passwords that bcrypt verified in the last minutes, so that the next login of the same client is cheap.
+    """A cache of passwords that bcrypt verified in the last minutes, so that another login of the client is cheap.
 
-    It holds an HMAC of the password and of the stored hash, with a key that lives in this process only. A new password
-    has a new stored hash, so the entry of the old one does not match any more. Threads may share it.
+    An entry is an HMAC of the password and the stored hash, with a random key of this process. A new password has a new
+    stored hash, so that the entry of the old password no longer matches. Threads may share it.
     """
 
     def __init__(self, seconds: float = VERIFIED_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -70,5 +70,5 @@ def _digest(password: str) -> bytes:
 
 
 @lru_cache
-def _nobody(rounds: int) -> bytes:
-    return bcrypt.hashpw(b"nobody has this password", bcrypt.gensalt(rounds))
+def _unused_hash(rounds: int) -> bytes:
+    return bcrypt.hashpw(b"password of no user", bcrypt.gensalt(rounds))

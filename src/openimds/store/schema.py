@@ -1,6 +1,6 @@
-"""Bringing a database's tables to the form that this version needs.
+"""Migration of the tables to the version that this release needs.
 
-After a change in models/: `python -m openimds.store.schema "what changed"` drafts the step in migrations/versions.
+After a change of models/, `python -m openimds.store.schema "what changed"` drafts a migration in migrations/versions.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(store: Store) -> None:
-    """Make or upgrade all tables, and the revision counter's row. Does nothing when nothing is to do.
+    """Creates or upgrades all tables and the row of the revision counter. Idempotent.
 
-    Raises StoreUnavailable, also when the tables are those of a newer version: there is no way back.
+    Raises StoreUnavailable, also if a newer release created the tables, because there is no downgrade.
     """
     _make_folder(store)
     with store.translated_errors(), store.engine.connect() as connection:
         if store.is_sqlite:
-            # Most steps make a table anew, and dropping the former one would delete what refers to it. Said before the
-            # transaction, in which it would be ignored, to a connection that nobody has afterwards.
+            # Most migrations copy a table, and dropping the old one would delete the rows that refer to it. SQLite ignores
+            # this pragma within a transaction. The connection is detached, so that the pool does not get it back.
             connection.detach()
             connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-            # Two programs may start on a fresh folder at the same moment: one makes the tables, the other waits.
+            # If two programs start on an empty folder, one creates the tables and the other one waits.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(8775)"))
@@ -52,8 +52,8 @@ def _refuse_newer(step: str | None) -> None:
     known = {path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py")}
     if step is not None and step not in known:
         raise StoreUnavailable(
-            f"the tables are at {step}, which a newer openimds made; this one knows {max(known)} at most: install the newer "
-            "one again, or put back the copy of the database that was made before the upgrade"
+            f"the tables have version {step} of a newer openimds, and this one knows versions up to {max(known)}: install "
+            "the newer openimds again, or restore the copy of the database that was made before the upgrade"
         )
 
 
@@ -61,25 +61,25 @@ def _refuse_dangling(connection: sa.Connection) -> None:
     tables = sorted({row[0] for row in connection.exec_driver_sql("PRAGMA foreign_key_check")})
     if tables:
         raise StoreUnavailable(
-            f"the tables stay as they were: after the upgrade rows of {', '.join(tables)} would refer to what is not there"
+            f"the tables are unchanged: after the upgrade rows of {', '.join(tables)} would refer to missing rows"
         )
 
 
 def current(store: Store) -> str | None:
-    """The step that the database is at; None when it has no tables yet."""
+    """The version of the database's tables. None if it has no tables."""
     with store.translated_errors(), store.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def newest() -> str:
-    """The step that this version needs."""
+    """The version of the tables that this release needs."""
     head = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    assert head is not None, "migrations/versions holds no step"
+    assert head is not None, "migrations/versions has no migration"
     return head
 
 
 def draft(message: str) -> Path:
-    """Write a new step that brings the tables of the newest step to those of models/; the file's path."""
+    """Writes a migration from the newest version to the tables of models/. Returns the path of the file."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(f"sqlite:///{folder}/draft.sqlite")
         with store.engine.connect() as connection:
@@ -106,8 +106,8 @@ def _make_folder(store: Store) -> None:
     try:
         Path(store.url.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreUnavailable(f"the folder of {store.url.database} cannot be made: {error}") from error
+        raise StoreUnavailable(f"the folder of {store.url.database} cannot be created: {error}") from error
 
 
 if __name__ == "__main__":
-    print(draft(sys.argv[1]))  # noqa: T201 - a developer's command
+    print(draft(sys.argv[1]))  # noqa: T201 - a command for developers

@@ -1,4 +1,4 @@
-"""Is the database at the newest step? Told without the tools that take steps, which cost a program 35 MiB."""
+"""The check of the tables' version without Alembic, which costs a process 35 MiB of memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _STEP = Query(("version_num",), "alembic_version")
 
 
 def is_newest(database: Database) -> bool:
-    """False also when it has no tables yet or cannot be read: who then upgrades it finds out."""
+    """Whether the tables have the newest version. False if the database has no tables or cannot be read: an upgrade then
+    creates them or raises the error.
+    """
     newest = max(step.name.partition("_")[0] for step in _STEPS.glob("[0-9]*.py"))
     try:
         with database.read() as transaction:
@@ -23,7 +25,7 @@ def is_newest(database: Database) -> bool:
 
 
 def upgrade_store(url: str) -> None:
-    """Bring it to the newest step, with all that this takes. Raises StoreUnavailable."""
+    """Upgrades the tables to the newest version. Imports Alembic. Raises StoreUnavailable."""
     from openimds.store import schema  # noqa: PLC0415 - see above
     from openimds.store.engine import Store  # noqa: PLC0415
 

@@ -1,10 +1,8 @@
-"""All ports at once, as the network API shows them to an administrator, without an object for each row.
+"""Snapshots, changes and reports of agents (docs/design/watch.md).
 
-A cloud has tens of thousands of ports, and agents list them at their start: mapped objects would take ten times as long.
-Columns are read as the text that the database keeps, what many ports have in common is read once, and each port becomes
-JSON before the next is read: a list of so many objects would cost memory, and the collector's time.
-
-What agents list, watch and report (docs/design/watch.md).
+A cloud has tens of thousands of ports, and agents list them when they start. Mapped objects would take ten times as long,
+so ports are read without them. Repeated values of columns are parsed once, and each port is encoded before the next one
+is read, because a list of all of them would cost memory and time of the garbage collector.
 """
 
 from __future__ import annotations
@@ -37,17 +35,17 @@ log = structlog.get_logger(__name__)
 _ENCODE = msgspec.json.Encoder().encode
 _MEMO = 8192
 _ROWS = 1000
-"""Fetched at a time."""
+"""Rows that are fetched together."""
 
 
 def all_ports(session: Session) -> list[msgspec.Raw]:
-    """Each as JSON, in the order of their ids."""
+    """All ports as the network API shows them to an administrator, in the order of their ids."""
     addresses = _addresses(session)
     columns = sa.inspect(Port).local_table.columns
     readers = [(column.key, _READERS.get(type(column.type))) for column in columns]
-    asked = sa.select(*[_as_kept(column) for column in columns]).order_by(Port.id)
+    statement = sa.select(*[_as_text(column) for column in columns]).order_by(Port.id)
     shown = []
-    for row in session.execute(asked, execution_options={"yield_per": _ROWS}):
+    for row in session.execute(statement, execution_options={"yield_per": _ROWS}):
         values = {
             key: value if reader is None else reader(value) for (key, reader), value in zip(readers, row, strict=True)
         }
@@ -57,7 +55,7 @@ def all_ports(session: Session) -> list[msgspec.Raw]:
 
 
 def encoded(kind: str, shown: Mapping[str, Any]) -> msgspec.Raw | None:
-    """The object as JSON. None if it cannot be encoded: the log names it, and agents see all others."""
+    """The object as JSON, or None if it cannot be encoded. The log names such an object, and agents see all others."""
     try:
         return msgspec.Raw(_ENCODE(shown))
     except (TypeError, ValueError, OverflowError) as error:
@@ -66,14 +64,14 @@ def encoded(kind: str, shown: Mapping[str, Any]) -> msgspec.Raw | None:
 
 
 def _addresses(session: Session) -> dict[str, list[Any]]:
-    asked = sa.select(IPAllocation.port_id, IPAllocation.subnet_id, IPAllocation.ip_address)
+    statement = sa.select(IPAllocation.port_id, IPAllocation.subnet_id, IPAllocation.ip_address)
     found: defaultdict[str, list[Any]] = defaultdict(list)
-    for row in session.execute(asked.order_by(IPAllocation.position)):
+    for row in session.execute(statement.order_by(IPAllocation.position)):
         found[row.port_id].append(row)
     return found
 
 
-def _as_kept(column: Any) -> sa.ColumnElement[Any]:
+def _as_text(column: Any) -> sa.ColumnElement[Any]:
     return sa.cast(column, sa.Text) if type(column.type) in _READERS else column
 
 
@@ -91,55 +89,55 @@ NETWORK_MODELS: Mapping[str, type[Any]] = {
     "floatingip": FloatingIP,
 }
 KINDS = (*NETWORK_MODELS, "server")
-HEARD = tuple(dict.fromkeys((*KINDS, *DOCUMENT_KINDS)))
-"""With those that agents do not hear of by themselves (store/raw/instance_changes.py)."""
+WATCHED_KINDS = tuple(dict.fromkeys((*KINDS, *DOCUMENT_KINDS)))
+"""KINDS, and the kinds that only metadata documents depend on (store/raw/instance_changes.py)."""
 
-LOADS: Mapping[str, tuple[Any, ...]] = {
+LOADER_OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "network": (selectinload(Network.subnets),),
     "port": (selectinload(Port.fixed_ips),),
 }
-CHUNK = 500
-"""How many ids are asked for in one statement."""
+IDS_PER_STATEMENT = 500
+"""Ids in one statement."""
 
 
 class WatchStore:
-    """All of it as an administrator sees it: the API lets only agents in."""
+    """Objects have all attributes that an administrator sees, because only agents may call the watch."""
 
     def __init__(self, store: Store, *, clock: Callable[[], datetime] = utc_now) -> None:
         self._store = store
         self._clock = clock
 
     def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[msgspec.Raw]]]:
-        """(revision, kind → all objects as JSON). Raises BadRequest for an unknown kind."""
+        """(revision, all objects as JSON by kind). Raises BadRequest for an unknown kind."""
         _check_kinds(kinds)
         with self._store.read() as session:
             return newest_revision(session), {kind: _all_objects(session, kind) for kind in kinds}
 
     def changes(self, after: int, kinds: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
-        """(newest revision, what changed since `after`, oldest first); does not wait. Raises RevisionGone."""
+        """(newest revision, changes after `after`, oldest first). Does not wait. Raises RevisionGone."""
         _check_kinds(kinds)
         with self._store.read() as session:
             records = changes_after(session, after, kinds)
-            objects = {kind: _objects(session, kind, _living(records, kind)) for kind in kinds}
+            objects = {kind: _objects(session, kind, _existing_ids(records, kind)) for kind in kinds}
             found = (_change(record, objects) for record in records)
             return newest_revision(session), [change for change in found if change is not None]
 
     def touched_since(self, revision: int) -> tuple[int, frozenset[str]]:
-        """(newest revision, the kinds that changed after `revision`): cheap, for deciding whom to wake.
+        """(newest revision, kinds that changed after `revision`). It is cheap and decides which long polls to wake.
 
-        Where that is not known, all kinds may have.
+        All kinds count as changed if the log does not contain the changes after `revision`.
         """
         with self._store.read() as session:
             newest = newest_revision(session)
             if newest == revision:
                 return newest, frozenset()
             try:
-                return newest, frozenset(record.kind for record in changes_after(session, revision, HEARD))
+                return newest, frozenset(record.kind for record in changes_after(session, revision, WATCHED_KINDS))
             except RevisionGone:
-                return newest, frozenset(HEARD)
+                return newest, frozenset(WATCHED_KINDS)
 
     def on_commit(self, listener: Callable[[int], None]) -> Callable[[], None]:
-        """`Store.on_commit`: this process's commits, at once."""
+        """`Store.on_commit`."""
         return self._store.on_commit(listener)
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
@@ -149,7 +147,7 @@ class WatchStore:
             ports.provisioned(session, port_id, entity, binding_generation)
 
     def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
-        """A deleted port is success: its device is gone as well."""
+        """Has no effect on a deleted port, whose device has disappeared as well."""
         with self._store.write(self._clock()) as session:
             ports.unplugged(session, port_id, binding_generation)
 
@@ -164,7 +162,7 @@ class WatchStore:
             put_console(session, server_id, text)
 
     def heartbeat(self, binary: str, host: str, report: Mapping[str, Any]) -> None:
-        """`report`: `agent_type`, `started_at` (datetime, UTC without zone), `configurations`."""
+        """Stores a heartbeat. `report`: `agent_type`, `started_at` (datetime, UTC without zone), `configurations`."""
         now = self._clock()
         with self._store.write(now) as session:
             agents.heartbeat(session, binary, host, report, now)
@@ -174,7 +172,7 @@ def _check_kinds(kinds: Sequence[str]) -> None:
     for kind in kinds:
         if kind not in KINDS:
             raise BadRequest(
-                "kinds", f"kinds: '{kind}' is not a kind that can be watched; there are {', '.join(KINDS)}."
+                "kinds", f"kinds: '{kind}' is not a kind that can be watched; the kinds are {', '.join(KINDS)}."
             )
 
 
@@ -194,15 +192,15 @@ def _shown(session: Session, kind: str) -> list[dict[str, Any]]:
     if kind == "server":
         return [server_wire(row) for row in session.scalars(sa.select(Server).order_by(Server.id))]
     model = NETWORK_MODELS[kind]
-    rows = session.scalars(sa.select(model).order_by(model.id).options(*LOADS.get(kind, ()))).all()
+    rows = session.scalars(sa.select(model).order_by(model.id).options(*LOADER_OPTIONS.get(kind, ()))).all()
     return render(session, rows, is_admin=True)
 
 
 def _objects(session: Session, kind: str, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """By id, those that are there."""
+    """The existing objects among these, by id."""
     found: dict[str, dict[str, Any]] = {}
-    for start in range(0, len(ids), CHUNK):
-        for shown in _some(session, kind, ids[start : start + CHUNK]):
+    for start in range(0, len(ids), IDS_PER_STATEMENT):
+        for shown in _some(session, kind, ids[start : start + IDS_PER_STATEMENT]):
             found[shown["id"]] = shown
     return found
 
@@ -212,11 +210,11 @@ def _some(session: Session, kind: str, ids: Sequence[str]) -> list[dict[str, Any
         rows = session.scalars(sa.select(Server).where(Server.id.in_(ids)))
         return [server_wire(row) for row in rows]
     model = NETWORK_MODELS[kind]
-    found = session.scalars(sa.select(model).where(model.id.in_(ids)).options(*LOADS.get(kind, ()))).all()
+    found = session.scalars(sa.select(model).where(model.id.in_(ids)).options(*LOADER_OPTIONS.get(kind, ()))).all()
     return render(session, found, is_admin=True)
 
 
-def _living(records: Sequence[ChangeRecord], kind: str) -> list[str]:
+def _existing_ids(records: Sequence[ChangeRecord], kind: str) -> list[str]:
     return [record.object_id for record in records if record.kind == kind and not record.deleted]
 
 

@@ -126,6 +126,6 @@ def test_a_server_that_is_away_and_no_password_in_the_sentence(tmp_path: Path) -
         images(store)
     said = caught.value.message
     assert "secret" not in said
-    assert "check that the server runs, takes connections there and has this user and database" in said
+    assert "check that the server runs, accepts connections there and has this user and database" in said
     assert "[database] connection says where" in said
     store.close()

@@ -19,7 +19,7 @@ def test_newer_tables_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
     store = Store(url)
     with store.engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StoreUnavailable, match="the tables are at 9999, which a newer openimds made"):
+    with pytest.raises(StoreUnavailable, match="the tables have version 9999 of a newer openimds"):
         upgrade_store(url)
     assert schema.current(store) == "9999"
     store.close()

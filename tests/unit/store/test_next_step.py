@@ -81,6 +81,6 @@ def test_a_step_that_would_leave_rows_behind_changes_nothing(
 ) -> None:
     bootstrap(store, "one", "two", tmp_path / "images", utc_now())
     before, step = names(store), schema.newest()
-    with pytest.raises(StoreUnavailable, match=r"the tables stay as they were: .* role_assignments would refer"):
+    with pytest.raises(StoreUnavailable, match=r"the tables are unchanged: .* role_assignments would refer"):
         take_step(LOSING)
     assert (names(store), schema.current(store)) == (before, step)

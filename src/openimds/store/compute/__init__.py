@@ -1,4 +1,9 @@
-"""Servers, keypairs, flavors and hosts; and what the compute agents report of servers."""
+"""The operations of the compute service.
+
+- `servers`: list, create, change, delete; `server_create`: what a boot request needs; `server_records`: rows as values;
+- `power_actions`: reboot, stop, start, rebuild; `agent_reports`: the reports of compute agents about boots;
+- `interfaces`: NICs; `scheduling`: hosts; `flavors`; `keypairs`.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +17,10 @@ from openimds.store.engine import Store
 
 
 class ComputeStore:
-    """The compute service's part of the store, one attribute a noun."""
+    """The store of the compute API, with one attribute for each kind of resource."""
 
     def __init__(self, store: Store, agent_down_seconds: float = 20) -> None:
-        """`agent_down_seconds`: how old an agent's heartbeat may be for its host to be given servers."""
+        """`agent_down_seconds`: the maximum age of an agent's heartbeat for its host to get servers."""
         self.servers = Servers(store, agent_down_seconds)
         self.power = Power(store)
         self.flavors = Flavors(store)

@@ -1,11 +1,11 @@
-"""What compute agents see of a server, and what they report of it. The server's status changes here and in changes.py.
+"""Servers as compute agents see them, and the reports of the agents, which change the status of a server.
 
-An agent is told `wanted_power_state` and `boot_generation`; it reports what became of that generation:
+An agent receives `wanted_power_state` and `boot_generation`, and reports the outcome of that boot:
 
     BUILD, REBOOT, HARD_REBOOT, REBUILD  + running → ACTIVE
-    ACTIVE with a stop asked for         + stopped → SHUTOFF
-    any start asked for                  + stopped → SHUTOFF (the boot ended before it was reported as running)
-    SHUTOFF with a start asked for       + running → ACTIVE
+    ACTIVE with a requested stop         + stopped → SHUTOFF
+    any requested start                  + stopped → SHUTOFF (the boot ended before it was reported as running)
+    SHUTOFF with a requested start       + running → ACTIVE
     any                                  + error   → ERROR, with the fault
 """
 
@@ -28,12 +28,12 @@ RUNNING, STOPPED, FAILED = "running", "stopped", "error"
 def report_server(
     session: Session, server_id: str, boot_generation: int, power_state: str, fault: str | None = None
 ) -> None:
-    """An agent's report on one boot. What it says of an older generation than the newest is passed over.
+    """Applies an agent's report about a boot. A report about an older boot has no effect.
 
     `power_state`: running, stopped or error. Raises NotFound, BadRequest. Idempotent.
     """
     if power_state not in {RUNNING, STOPPED, FAILED}:
-        raise BadRequest("power_state", f"is running, stopped or error, not {power_state!r}")
+        raise BadRequest("power_state", f"power_state must be running, stopped or error, not {power_state!r}")
     row = session.get(Server, server_id)
     if row is None:
         raise NotFound(f"Server {server_id} could not be found.")
@@ -45,14 +45,14 @@ def report_server(
     elif power_state == RUNNING and row.wanted_power_state == RUNNING:
         _set_active(row, now)
     elif power_state == STOPPED and _may_stop(row):
-        # A guest that powered itself off stays off until a person starts it.
+        # A guest that powered itself off stays off until a start request.
         launched_at = row.launched_at or (now if row.wanted_power_state == RUNNING else None)
         _set(row, status="SHUTOFF", task_state=None, fault=None, wanted_power_state=STOPPED, launched_at=launched_at)
 
 
 def _may_stop(row: Server) -> bool:
-    """A boot may end before it was reported as running. Agents of release 0.1 report an external server as stopped while
-    its ports are not in place.
+    """Whether a report `stopped` has effect. A boot may end before it was reported as running. Agents of release 0.1 report
+    an external server as stopped while its ports are not in place.
     """
     if row.wanted_power_state == STOPPED or row.status == "ACTIVE":
         return True
@@ -60,9 +60,9 @@ def _may_stop(row: Server) -> bool:
 
 
 def put_console(session: Session, server_id: str, text: str) -> None:
-    """The console's tail, replacing what was there. Raises NotFound, PayloadTooLarge (256 KiB)."""
+    """Replaces the stored tail of the console. Raises NotFound, PayloadTooLarge (256 KiB)."""
     if len(text.encode()) > CONSOLE_MAX_BYTES:
-        raise PayloadTooLarge(f"A console's tail has at most {CONSOLE_MAX_BYTES} bytes; send its end.")
+        raise PayloadTooLarge(f"The tail of a console has at most {CONSOLE_MAX_BYTES} bytes; send only its end.")
     if session.get(Server, server_id) is None:
         raise NotFound(f"Server {server_id} could not be found.")
     row = session.get(ServerConsole, server_id)
@@ -89,7 +89,7 @@ def server_wire(row: Server) -> dict[str, Any]:
 
 
 def set_fault(row: Server, message: str, now: datetime, code: int = 500) -> None:
-    """The server is in ERROR, and says why."""
+    """Sets the status ERROR with a fault."""
     fault = {"code": code, "created": now.strftime("%Y-%m-%dT%H:%M:%SZ"), "message": message}
     if row.status == "ERROR" and row.fault and row.fault["message"] == message:
         return
@@ -103,7 +103,7 @@ def _set_active(row: Server, now: datetime) -> None:
 
 
 def _set(row: Server, **values: Any) -> None:
-    """Only what differs: a row that is set to what it is would be a revision for nothing."""
+    """Sets the columns that differ. An assignment of the same value would make a revision."""
     for name, value in values.items():
         if getattr(row, name) != value:
             setattr(row, name, value)

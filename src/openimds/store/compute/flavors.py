@@ -20,7 +20,7 @@ class Flavors:
         self._store = store
 
     def list(self) -> list[nouns.Flavor]:
-        """All of them, by memory, then by id as Nova sorts them."""
+        """All flavors, by memory, then by id, as Nova sorts them."""
         with self._store.read() as session:
             rows = session.scalars(sa.select(Flavor).order_by(Flavor.ram_mib, Flavor.id))
             return [flavor_value(row) for row in rows]
@@ -30,7 +30,7 @@ class Flavors:
             return flavor_value(flavor_row(session, flavor_id))
 
     def create(self, flavor: nouns.Flavor) -> nouns.Flavor:
-        """An empty id is given a UUID. Raises Conflict for an id or a name that is taken."""
+        """A flavor with an empty id gets a UUID. Raises Conflict for the id or the name of another flavor."""
         row = Flavor(
             id=flavor.id or str(uuid.uuid4()),
             name=flavor.name,
@@ -57,12 +57,12 @@ class Flavors:
         return flavor_value(row)
 
     def delete(self, flavor_id: str) -> None:
-        """Servers keep a copy of theirs, so one in use may go."""
+        """Deletes a flavor. Servers have a copy of their flavor, so a flavor in use may be deleted."""
         with self._store.write() as session:
             session.delete(flavor_row(session, flavor_id))
 
     def set_specs(self, flavor_id: str, specs: Mapping[str, str]) -> nouns.Flavor:
-        """Adds to, or replaces among, the extra specs that are there."""
+        """Adds or replaces these extra specs."""
         with self._store.write() as session:
             row = flavor_row(session, flavor_id)
             row.extra_specs = {**row.extra_specs, **specs}

@@ -1,6 +1,6 @@
-"""A server's NICs: ports made for it or given to it, bound to its host, and let go again.
+"""The NICs of servers: attaching and detaching ports.
 
-A port that the server's creation made dies with it; a port that a person gave keeps its addresses and is free again.
+A port that was created for a server is deleted with the server. A port of the request is detached and keeps its addresses.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ from openimds.store.network.security_groups import ensure_default
 
 
 def resolve_nics(
-    session: Session, caller: Caller, asked: tuple[NicRequest, ...] | None, *, project_id: str, optional: bool
+    session: Session, caller: Caller, requested: tuple[NicRequest, ...] | None, *, project_id: str, optional: bool
 ) -> list[NicRequest]:
-    """The requested NICs, after all ports and networks that they name were checked. `asked` None selects the only network
-    that the project can use. `project_id`: the server's.
+    """Checks the ports and networks of the requested NICs. None as `requested` selects the only network that the project
+    can use. `project_id` is the server's.
 
     Raises BadRequest for a network or port that does not exist and for a port of another project, Conflict for a port in
     use or for several networks to choose from, Forbidden for an external network of another project.
     """
-    if asked is None:
+    if requested is None:
         return _only_network(session, caller, optional=optional)
-    for nic in asked:
+    for nic in requested:
         if nic.port_id:
             _check_port(session, caller, nic, project_id)
         elif nic.network_id:
             _check_network(session, caller, nic.network_id)
-    return list(asked)
+    return list(requested)
 
 
 def plug(session: Session, caller: Caller, server: Server, nics: Sequence[NicRequest], now: datetime) -> list[Port]:
-    """Give the server, which has its host, these NICs after those that it has. Raises Conflict: pools exhausted …"""
+    """Adds NICs to a server that has a host. Raises Conflict, for example if the pools of a subnet are exhausted."""
     ports = [_plug_one(session, caller, server, nic, now) for nic in nics]
     server.nic_order = [*server.nic_order, *(port.id for port in ports)]
     tags = {port.id: nic.tag for port, nic in zip(ports, nics, strict=True) if nic.tag}
@@ -67,22 +67,22 @@ def plug(session: Session, caller: Caller, server: Server, nics: Sequence[NicReq
 
 
 def unplug_one(session: Session, server: Server, port_id: str, now: datetime) -> None:
-    """Take one NIC from the server. Raises NotFound when it has no such NIC."""
+    """Removes one NIC. Raises NotFound if the server does not have it."""
     port = session.get(Port, port_id)
     if port is None or port.attached_id != server.id:
         raise NotFound(f"Interface {port_id} of instance {server.id} could not be found.")
-    _let_go(session, server, port, now)
+    _release(session, server, port, now)
     remove_nic(session, server, port_id)
 
 
 def unplug_all(session: Session, server: Server, now: datetime) -> None:
-    """Before the server goes."""
+    """Removes all NICs of a server that is about to be deleted."""
     for port in ports_of_device(session, server.id):
-        _let_go(session, server, port, now)
+        _release(session, server, port, now)
 
 
 def interfaces(session: Session, server: Server) -> list[Interface]:
-    """In the NICs' order."""
+    """The NICs in their order."""
     ports = {port.id: port for port in ports_of_device(session, server.id)}
     ordered = [ports[port_id] for port_id in server.nic_order if port_id in ports]
     return [interface_value(port, server.nic_tags.get(port.id)) for port in ordered]
@@ -102,12 +102,12 @@ def interface_value(port: Port, tag: str | None) -> Interface:
 def resolve_security_groups(
     session: Session, caller: Caller, names: Sequence[str], now: datetime
 ) -> list[SecurityGroup]:
-    """By name or id, among the project's own; `default` is made when it is not there yet. Raises BadRequest."""
+    """The project's security groups with these names or ids. Creates a missing `default`. Raises BadRequest, Conflict."""
     return [_security_group(session, caller, name, now) for name in names]
 
 
 def _only_network(session: Session, caller: Caller, *, optional: bool) -> list[NicRequest]:
-    """Nova's choice: of the project's own networks and the shared ones, if there is just one."""
+    """The only network among the project's own and the shared ones, as in Nova. Raises Conflict, BadRequest."""
     usable = sa.select(Network).where(
         sa.or_(Network.project_id == caller.project_id, Network.shared), ~Network.external
     )
@@ -176,7 +176,7 @@ def _new_port(session: Session, caller: Caller, server: Server, nic: NicRequest,
     return create_port(session, caller, attributes, now)
 
 
-def _let_go(session: Session, server: Server, port: Port, now: datetime) -> None:
+def _release(session: Session, server: Server, port: Port, now: datetime) -> None:
     if port.id in server.ports_of_server:
         delete_port(session, port.id, now)
         return

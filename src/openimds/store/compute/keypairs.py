@@ -1,4 +1,4 @@
-"""Keypairs: public keys that a user gave or had made. Private keys are never kept."""
+"""Keypairs: public keys that users imported or generated. Private keys are never stored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Keypairs:
             return keypair_value(row)
 
     def create(self, keypair: nouns.Keypair) -> None:
-        """Raises Conflict for a name that this user has already."""
+        """Raises Conflict if the user has a keypair of this name."""
         try:
             with self._store.write() as session:
                 session.add(
@@ -46,7 +46,7 @@ class Keypairs:
             raise Conflict(f"Key pair '{keypair.name}' already exists.") from error
 
     def delete(self, user_id: str, name: str) -> None:
-        """Servers keep the key that they were made with."""
+        """Deletes a keypair. Servers keep the key of their creation."""
         with self._store.write() as session:
             row = session.get(Keypair, (user_id, name))
             if row is None:

@@ -1,5 +1,5 @@
-"""What people do with a server's power: reboot, stop, start, rebuild. A start that a person asked for is a new
-boot_generation; the status that follows is set when the agent reports (reports.py).
+"""Power actions: reboot, stop, start, rebuild. A requested start is a new boot_generation. The report of the agent sets the
+resulting status (agent_reports.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from openimds.store.models.compute import Server
 
 
 class Power:
-    """Each raises NotFound, and Conflict where the server's state does not allow it."""
+    """Every action raises NotFound, and Conflict if the state of the server does not permit it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -50,7 +50,7 @@ class Power:
         self._act(server_id, "start", asker, change)
 
     def rebuild(self, server_id: str, asked: nouns.Rebuild, asker: Requester) -> nouns.ServerRecord:
-        """The server with other contents, on the same host with the same NICs. One that is stopped stays stopped."""
+        """Replaces the image of a server, on the same host and with the same NICs. A stopped server stays stopped."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             _check(row, "rebuild", {"active", "stopped", "error"})
@@ -81,14 +81,14 @@ def _boot(row: Server, status: str, task_state: str) -> None:
 
 
 def _check(row: Server, action: str, states: set[str], *, while_busy: bool = False) -> None:
-    """Nova's words for it. `while_busy`: also while another action is under way."""
+    """Raises Conflict in Nova's words. `while_busy`: the action is permitted while another action is in progress."""
     state = VM_STATES.get(row.status, "active")
     if state not in states:
         raise Conflict(f"Cannot '{action}' instance {row.id} while it is in vm_state {state}")
     if row.task_state is not None and not while_busy:
         raise Conflict(f"Cannot '{action}' instance {row.id} while it is in task_state {row.task_state}")
     if not row.host:
-        raise Conflict(f"Cannot '{action}' instance {row.id}: it is not ready, it never had a host. Delete it.")
+        raise Conflict(f"Cannot '{action}' instance {row.id}: it never had a host. Delete it.")
 
 
 def _take_image(session: Session, row: Server, image_id: str, asker: Requester) -> None:
@@ -97,9 +97,9 @@ def _take_image(session: Session, row: Server, image_id: str, asker: Requester) 
     row.kernel_id = part_of_image(session, image, "kernel_id", asker)
     row.ramdisk_id = part_of_image(session, image, "ramdisk_id", asker)
     row.block_devices = image_block_devices(image.id, row.flavor)
-    for known in (row.image_id, row.kernel_id, row.ramdisk_id):
-        if known:
-            assign_ec2_number(session, IMAGE, known)
+    for used in (row.image_id, row.kernel_id, row.ramdisk_id):
+        if used:
+            assign_ec2_number(session, IMAGE, used)
 
 
 def _take_key(session: Session, row: Server, asked: nouns.Rebuild, asker: Requester) -> None:

@@ -1,4 +1,4 @@
-"""Compute hosts: those whose agents report, and which of them takes a new server."""
+"""Compute hosts, and the choice of a host for a new server."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Hosts:
         self._down_after = timedelta(seconds=agent_down_seconds)
 
     def list(self) -> list[nouns.ComputeHost]:
-        """All that ever reported, by name."""
+        """All hosts whose agents ever sent a heartbeat, by name."""
         with self._store.read() as session:
             return compute_hosts(session, self._down_after)
 
 
 def compute_hosts(session: Session, down_after: timedelta) -> list[nouns.ComputeHost]:
-    """Every compute agent's host, with the number of servers that are placed there."""
+    """The hosts of all compute agents, with the number of their servers."""
     placed = sa.select(Server.host, sa.func.count()).where(Server.host != "").group_by(Server.host)
     counts: dict[str, int] = dict(session.execute(placed).all())
     alive_after = utc_now() - down_after
@@ -50,7 +50,7 @@ def compute_hosts(session: Session, down_after: timedelta) -> list[nouns.Compute
 def schedule(
     hosts: list[nouns.ComputeHost], count: int, *, zone: str | None, name: str | None
 ) -> list[nouns.ComputeHost]:
-    """A host for each of `count` servers, always the one with the fewest; empty when there is none to choose from."""
+    """A host for each of `count` servers: the matching host with the fewest servers. Empty if no host matches."""
     fit = [host for host in hosts if host.alive and zone in {None, host.zone} and name in {None, host.name}]
     load = {host.name: host.running_servers for host in fit}
     chosen: list[nouns.ComputeHost] = []

@@ -1,7 +1,4 @@
-"""Names that a server gets: its own among several, its host name, its reservation.
-
-Making servers: everything that is named is looked up, a host is chosen, ports are made, in one transaction.
-"""
+"""The creation of servers, in one transaction: lookups of everything that the request names, the host, the ports."""
 
 from __future__ import annotations
 
@@ -34,12 +31,12 @@ HOSTNAME_MAX_CHARS = 63
 
 
 def nth(name: str, index: int, count: int) -> str:
-    """`web` alone; `web-1`, `web-2` … where several are made at once."""
+    """`web` for a single server; `web-1`, `web-2` … for several of one request."""
     return name if count == 1 else f"{name}-{index + 1}"
 
 
 def hostname_from(name: str, server_id: str) -> str:
-    """`My web.1` → `my-web-1`, as Nova makes it; a name of which nothing is left gives `server-<id>`."""
+    """`My web.1` → `my-web-1`, as in Nova. A name without any permitted character gives `server-<id>`."""
     dashed = re.sub(r"[\s_.]", "-", name)
     plain = re.sub(r"[^\w-]+", "", dashed, flags=re.ASCII).lower()
     return plain[:HOSTNAME_MAX_CHARS].strip("-") or f"server-{server_id}"
@@ -56,13 +53,13 @@ ROOT_DEVICE = "/dev/vda"
 
 NO_HOST = (
     "No valid host was found. No compute host that is alive fits the request: "
-    "look at `openstack compute service list`, and at the availability zone and host that were asked for."
+    "check `openstack compute service list`, and the requested availability zone and host."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Resolved:
-    """Everything that a request names, found."""
+    """The rows that a request names."""
 
     flavor: Flavor
     image: Image | None
@@ -76,9 +73,9 @@ class _Resolved:
 def create_servers(
     session: Session, new: NewServer, asker: Requester, now: datetime, agent_down_after: timedelta
 ) -> list[Server]:
-    """Raises BadRequest, NotFound, Conflict or QuotaExceeded, and then nothing was made.
+    """Creates all servers of a request, or none. Raises BadRequest, NotFound, Conflict or QuotaExceeded.
 
-    Without a host that fits, the servers are made nevertheless, in ERROR with a fault that says so, as Nova does.
+    Without a matching host the servers are created in ERROR with a fault, as in Nova.
     """
     caller = Caller(project_id=asker.project_id, is_admin=asker.is_admin)
     resolved = _resolve(session, new, asker, caller, now)
@@ -103,7 +100,7 @@ def create_servers(
 
 
 def image_for_server(session: Session, image_id: str, asker: Requester, flavor: Mapping[str, Any]) -> Image:
-    """The image, if this project may boot from it and the flavor is large enough. Raises BadRequest."""
+    """The image. Raises BadRequest if the project may not boot it or the flavor is too small."""
     image = _visible_image(session, image_id, asker)
     if image is None:
         raise BadRequest("imageRef", "imageRef: Can not find requested image")
@@ -117,8 +114,8 @@ def image_for_server(session: Session, image_id: str, asker: Requester, flavor: 
 
 
 def part_of_image(session: Session, image: Image, name: str, asker: Requester) -> str | None:
-    """The id in the image's property `kernel_id` or `ramdisk_id`. Any text can be there: only the UUID of an image that
-    this project may boot from counts.
+    """The image id in the property `kernel_id` or `ramdisk_id` of an image. The property is free text, so only the UUID of
+    an image that this project may boot has effect.
     """
     try:
         part = _visible_image(session, str(uuid.UUID(image.properties.get(name, ""))), asker)
@@ -128,7 +125,7 @@ def part_of_image(session: Session, image: Image, name: str, asker: Requester) -
 
 
 def image_block_devices(image_id: str | None, flavor: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Nova's block device mappings of a server without volumes: the image's root, then ephemeral, then swap."""
+    """Nova's block device mappings of a server without volumes: the root disk of the image, ephemeral disk, swap."""
     found: list[dict[str, Any]] = []
     local = {"destination_type": "local", "delete_on_termination": True}
     if image_id:
@@ -170,7 +167,7 @@ def _resolve(session: Session, new: NewServer, asker: Requester, caller: Caller,
 
 
 def _flavor(session: Session, flavor_id: str, asker: Requester) -> Flavor:
-    """A private flavor is for administrators only. For others it does not exist."""
+    """The flavor. A private flavor exists for administrators only. Raises BadRequest."""
     flavor = session.get(FlavorRow, flavor_id)
     if flavor is None or not (flavor.is_public or asker.is_admin):
         raise BadRequest("flavorRef", f"flavorRef: Flavor {flavor_id} could not be found.")

@@ -1,4 +1,4 @@
-"""Rows → ServerRecord, many at a time: a list of a thousand servers takes as many questions as a list of one."""
+"""ServerRecords from rows. The number of queries does not depend on the number of servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RUNNING = 1
 
 
 def server_records(session: Session, rows: Sequence[Server]) -> list[ServerRecord]:
-    """In the rows' order."""
+    """The records in the order of the rows."""
     ids = [row.id for row in rows]
     addresses = _addresses(session, rows)
     numbers = _ec2_numbers(session, ids)

@@ -1,7 +1,4 @@
-"""Which servers a query means, in which order, and which page of them. Answers ids: rows are loaded for one page only.
-
-Servers: made, listed, shown, changed, deleted.
-"""
+"""Servers: list, create, change, delete. A list selects ids first and loads the rows of one page only."""
 
 from __future__ import annotations
 
@@ -55,12 +52,12 @@ SORT_COLUMNS: Mapping[str, Any] = {
     "launch_index": Server.launch_index,
     "locked": Server.locked,
 }
-"""Nova's sort keys → columns."""
+"""Columns by Nova's sort keys."""
 
 
 def select_ids(session: Session, query: ServerQuery) -> tuple[list[str], bool]:
-    """One page of ids, and whether there is more. Raises BadRequest for a bad marker, sort key or pattern."""
-    rows = session.execute(_question(query)).all()
+    """(ids of one page, whether more follow). Raises BadRequest for a wrong marker, sort key or pattern."""
+    rows = session.execute(_statement(query)).all()
     kept = _matching(session, query, [(row.id, row.name, row.tags, row.flavor) for row in rows])
     start = 0
     if query.marker is not None:
@@ -70,8 +67,8 @@ def select_ids(session: Session, query: ServerQuery) -> tuple[list[str], bool]:
     return kept[start : start + query.limit], len(kept) > start + query.limit
 
 
-def _question(query: ServerQuery) -> sa.Select[Any]:
-    asked = sa.select(Server.id, Server.name, Server.tags, Server.flavor)
+def _statement(query: ServerQuery) -> sa.Select[Any]:
+    statement = sa.select(Server.id, Server.name, Server.tags, Server.flavor)
     equal: tuple[tuple[Any, Any], ...] = (
         (Server.project_id, query.project_id),
         (Server.host, query.host),
@@ -86,21 +83,21 @@ def _question(query: ServerQuery) -> sa.Select[Any]:
     )
     for column, value in equal:
         if value is not None:
-            asked = asked.where(column == value)
+            statement = statement.where(column == value)
     if query.statuses:
-        asked = asked.where(Server.status.in_(query.statuses))
+        statement = statement.where(Server.status.in_(query.statuses))
     if query.changed_since is not None:
-        asked = asked.where(Server.updated_at >= query.changed_since)
+        statement = statement.where(Server.updated_at >= query.changed_since)
     if query.changed_before is not None:
-        asked = asked.where(Server.updated_at <= query.changed_before)
-    return asked.order_by(*_order(query.sort))
+        statement = statement.where(Server.updated_at <= query.changed_before)
+    return statement.order_by(*_order(query.sort))
 
 
 def _order(sort: Sequence[tuple[str, bool]]) -> list[Any]:
     order: list[Any] = []
     for key, descending in sort or (("created_at", True),):
         if key not in SORT_COLUMNS:
-            raise BadRequest("sort_key", f"servers are not sorted by {key}; take one of {', '.join(SORT_COLUMNS)}")
+            raise BadRequest("sort_key", f"servers cannot be sorted by {key}; use one of {', '.join(SORT_COLUMNS)}")
         order.append(SORT_COLUMNS[key].desc() if descending else SORT_COLUMNS[key].asc())
     return [*order, Server.id.desc()]
 
@@ -108,12 +105,12 @@ def _order(sort: Sequence[tuple[str, bool]]) -> list[Any]:
 def _matching(
     session: Session, query: ServerQuery, rows: Sequence[tuple[str, str, list[str], dict[str, Any]]]
 ) -> list[str]:
-    """What a database cannot be asked alike on SQLite and PostgreSQL: patterns and lists."""
+    """The ids of the rows that match patterns and tags. SQLite and PostgreSQL have no common SQL for these."""
     name = _pattern("name", query.name)
     kept = [
         server_id
-        for server_id, known, tags, flavor in rows
-        if (name is None or name.search(known))
+        for server_id, server_name, tags, flavor in rows
+        if (name is None or name.search(server_name))
         and (query.flavor_id is None or flavor["id"] == query.flavor_id)
         and _tags_fit(query, set(tags))
     ]
@@ -140,8 +137,8 @@ def _tags_fit(query: ServerQuery, tags: set[str]) -> bool:
 
 def _addresses(session: Session, ids: Sequence[str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
-    asked = sa.select(Port.attached_id, IPAllocation.ip_address).join(IPAllocation, IPAllocation.port_id == Port.id)
-    for server_id, address in session.execute(asked.where(Port.attached_id.in_(ids))):
+    rows = sa.select(Port.attached_id, IPAllocation.ip_address).join(IPAllocation, IPAllocation.port_id == Port.id)
+    for server_id, address in session.execute(rows.where(Port.attached_id.in_(ids))):
         found[server_id].append(address)
     return found
 
@@ -152,7 +149,7 @@ def _pattern(field: str, pattern: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise BadRequest(field, f"is no regular expression: {error}") from error
+        raise BadRequest(field, f"{field} is not a regular expression: {error}") from error
 
 
 LOCKED_BY_OWNER = "owner"
@@ -160,7 +157,7 @@ LOCKED_BY_ADMIN = "admin"
 
 
 class Servers:
-    """Every call takes the asker: what belongs to another project is not there (NotFound)."""
+    """A server of another project does not exist for a requester (NotFound)."""
 
     def __init__(self, store: Store, agent_down_seconds: float) -> None:
         self._store = store
@@ -180,7 +177,7 @@ class Servers:
             return server_records(session, [own_server(session, server_id, asker)])[0]
 
     def update(self, server_id: str, fields: Mapping[str, Any], asker: Requester) -> nouns.ServerRecord:
-        """`fields`: columns of the table: name, description, hostname, access_ip_v4, access_ip_v6, metadata_, tags."""
+        """`fields` are columns: name, description, hostname, access_ip_v4, access_ip_v6, metadata_, tags."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
@@ -194,7 +191,7 @@ class Servers:
     def change_mapping(
         self, server_id: str, change: Callable[[Mapping[str, str]], Mapping[str, str]], asker: Requester
     ) -> Mapping[str, str]:
-        """The server's metadata after `change`, which is given what is there. One transaction, so nothing is lost."""
+        """Replaces the server's metadata by the result of `change`, in one transaction. Returns the new metadata."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             after = dict(change(row.metadata_))
@@ -213,7 +210,7 @@ class Servers:
             return tuple(after)
 
     def delete(self, server_id: str, asker: Requester) -> None:
-        """The row goes at once and leaves a tombstone: the agents take the rest down."""
+        """Deletes the row and leaves a tombstone in the change log. Agents then remove the instance."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             note_action(session, row, "delete", asker)
@@ -221,7 +218,7 @@ class Servers:
             session.delete(row)
 
     def set_locked(self, server_id: str, locked: bool, asker: Requester) -> None:
-        """As Nova: the owner's lock of a locked server changes nothing. Raises Forbidden for the owner's unlock of an
+        """As in Nova, the owner's lock of a locked server has no effect. Raises Forbidden if the owner unlocks an
         administrator's lock.
         """
         with self._store.write() as session:
@@ -244,14 +241,14 @@ class Servers:
             return interfaces(session, own_server(session, server_id, asker))
 
     def attach(self, server_id: str, nic: nouns.NicRequest, asker: Requester) -> nouns.Interface:
-        """Raises Conflict while the server has no host, BadRequest for what is not there."""
+        """Raises Conflict if the server has no host, BadRequest for a port or network that does not exist."""
         caller = Caller(project_id=asker.project_id, is_admin=asker.is_admin)
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             if not row.host:
                 raise Conflict(f"Cannot 'attach_interface' instance {server_id}: it has no host.")
-            asked = None if nic.network_id is None and nic.port_id is None else (nic,)
-            wanted = resolve_nics(session, caller, asked, project_id=row.project_id, optional=False)
+            requested = None if nic.network_id is None and nic.port_id is None else (nic,)
+            wanted = resolve_nics(session, caller, requested, project_id=row.project_id, optional=False)
             note_action(session, row, "attach_interface", asker)
             port = plug(session, caller, row, wanted, utc_now())[0]
             return interface_value(port, nic.tag)
@@ -263,35 +260,35 @@ class Servers:
             note_action(session, row, "detach_interface", asker)
 
     def security_groups(self, server_id: str, asker: Requester) -> Sequence[Mapping[str, str]]:
-        """[{"id", "name", "description"}]: those that the server was made with or was given since."""
+        """The security groups of the server: [{"id", "name", "description"}]."""
         with self._store.read() as session:
             row = own_server(session, server_id, asker)
-            known = [(group, session.get(SecurityGroup, group["id"])) for group in row.security_groups]
-            return [{**group, "description": found.description if found else ""} for group, found in known]
+            groups = [(group, session.get(SecurityGroup, group["id"])) for group in row.security_groups]
+            return [{**group, "description": found.description if found else ""} for group, found in groups]
 
     def change_security_group(self, server_id: str, name: str, member: bool, asker: Requester) -> None:
-        """Add the server's ports to a group of the project, or take them out of it."""
+        """Adds the server's ports to a group of the project, or removes them from it."""
         with self._store.write() as session:
             row = unlocked_server(session, server_id, asker)
             caller = Caller(project_id=row.project_id)
             group = resolve_security_groups(session, caller, (name,), utc_now())[0]
-            others = [known for known in row.security_groups if known["id"] != group.id]
+            others = [other for other in row.security_groups if other["id"] != group.id]
             if not member and len(others) == len(row.security_groups):
                 raise NotFound(f"Security group {name} is not associated with the instance {server_id}.")
             row.security_groups = [*others, {"id": group.id, "name": group.name}] if member else others
             for port in ports_of_device(session, server_id):
-                kept = [known for known in port.security_group_ids if known != group.id]
-                port.security_group_ids = [*kept, group.id] if member else kept
+                other_ids = [other for other in port.security_group_ids if other != group.id]
+                port.security_group_ids = [*other_ids, group.id] if member else other_ids
 
-    # What the guest left ------------------------------------------------------------------------------------------
+    # Console and password -----------------------------------------------------------------------------------------
 
     def console(self, server_id: str, asker: Requester) -> str:
-        """Its tail; empty while there is none. Raises Conflict for a server that never had a host."""
+        """The tail of the console, or an empty text. Raises Conflict for a server that never had a host."""
         with self._store.read() as session:
             row = own_server(session, server_id, asker)
             output = session.get(ServerConsole, server_id)
             if not row.host:
-                raise Conflict(f"Instance {server_id} is not ready: it has no host, so it has no console.")
+                raise Conflict(f"Instance {server_id} is not ready: it has no host and no console.")
             return output.output if output else ""
 
     def password(self, server_id: str, asker: Requester) -> str:
@@ -307,10 +304,10 @@ class Servers:
             if row is not None:
                 session.delete(row)
 
-    # What people did ----------------------------------------------------------------------------------------------
+    # Actions, counts, lists ---------------------------------------------------------------------------------------
 
     def actions(self, server_id: str, asker: Requester) -> list[nouns.InstanceAction]:
-        """Newest first; those of a deleted server are kept."""
+        """The actions, newest first. Those of a deleted server are still stored."""
         with self._store.read() as session:
             wanted = sa.select(ServerAction).where(ServerAction.server_id == server_id)
             rows = session.scalars(wanted.order_by(ServerAction.started_at.desc())).all()
@@ -322,7 +319,7 @@ class Servers:
             return found
 
     def count(self, project_id: str) -> Mapping[str, int]:
-        """What a project uses: instances, cores, ram (MiB)."""
+        """The resources that a project uses: instances, cores, ram (MiB)."""
         with self._store.read() as session:
             flavors = session.scalars(sa.select(Server.flavor).where(Server.project_id == project_id)).all()
         return {
@@ -332,7 +329,7 @@ class Servers:
         }
 
     def list(self, query: nouns.ServerQuery) -> tuple[list[nouns.ServerRecord], bool]:
-        """One page, and whether there is more after it."""
+        """(servers of one page, whether more follow)."""
         with self._store.read() as session:
             ids, more = select_ids(session, query)
             rows = {row.id: row for row in session.scalars(sa.select(Server).where(Server.id.in_(ids)))}
@@ -347,7 +344,7 @@ def own_server(session: Session, server_id: str, asker: Requester) -> Server:
 
 
 def unlocked_server(session: Session, server_id: str, asker: Requester) -> Server:
-    """Raises Conflict for a locked one, unless an administrator asks."""
+    """The server. Raises NotFound, and Conflict if it is locked and the requester is no administrator."""
     row = own_server(session, server_id, asker)
     if row.locked and not asker.is_admin:
         raise Conflict(f"Instance {server_id} is locked")

@@ -1,1 +1,1 @@
-"""Alembic's script folder: the tables' history. `openimds.store.schema` runs it; no alembic.ini is needed."""
+"""Alembic's script folder with the migrations of the tables. `openimds.store.schema` runs them without an alembic.ini."""

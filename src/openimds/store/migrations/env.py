@@ -1,4 +1,4 @@
-"""Alembic's environment: it runs on the connection that `openimds.store.schema` hands over."""
+"""Alembic's environment, which runs on the connection of `openimds.store.schema`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from openimds.store.models.base import Base
 
 
 def run(connection: object) -> None:
-    """Run the asked steps in one transaction."""
+    """Runs the migrations in one transaction."""
     # SQLite cannot alter a column in place: batch mode copies the table (Alembic, "Running Batch Migrations").
     context.configure(
         connection=connection,  # type: ignore[arg-type]

@@ -1,7 +1,9 @@
-"""The tables, SQLite and PostgreSQL alike.
+"""The tables, for SQLite and PostgreSQL.
 
-Whoever imports one of these modules has the tables of all of them: tables refer to each other by name, and
-`Base.metadata` must be whole when a database is made or migrated.
+The package imports all its modules, because tables refer to each other by name, and `Base.metadata` must be complete when
+tables are created or migrated.
+
+- `base`: what all tables share, agents, revisions; `identity`, `network`, `compute`, `image`: the tables of the services.
 """
 
 from openimds.store.models import base, compute, identity, image, network

@@ -1,7 +1,10 @@
-"""The network's operations, area by area. Neutron's rules and words; each function works in a session that it is given.
+"""The operations of the network service, with Neutron's rules. Functions run in the session that they are given.
 
-- `service.NetworkStore` is what the API calls: one transaction a call, JSON in Neutron's shape out;
-- `ports.create_port`, `ports.delete_port` and their like are for others who write ports in a transaction of their own.
+- `network_store`: the store of the network API, with one transaction for each call and Neutron's JSON as result;
+- `access`: visibility, ownership and quotas;
+- `networks`: networks and subnets; `ipam`, `ip_math`: addresses of ports; `ports`, `port_policy`: ports;
+- `routers`, `floating_ips`, `security_groups`, `agents`;
+- `serializers`: rows as Neutron's JSON.
 """
 
 from __future__ import annotations

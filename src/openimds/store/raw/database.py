@@ -1,9 +1,8 @@
-"""Where the store is: the URL that is configured, as its driver wants it.
+"""The database without SQLAlchemy: connections, transactions and fixed statements on the driver itself.
 
-The database as the metadata API's workers use it: a few fixed statements, straight to the driver.
-
-They have it without SQLAlchemy, which costs a process 25 MiB and a row many times what its driver takes. Whoever writes
-what is watched keeps to the rules of engine.py: the next revision, and a row of `changes` for each object.
+The workers of the metadata API use it, because SQLAlchemy costs a process 25 MiB of memory, and much more time for a row
+than the driver. A write of a watched table follows the rules of store/engine.py: it takes the next revision and adds a
+row to `changes` for each object.
 """
 
 from __future__ import annotations
@@ -27,21 +26,22 @@ _PASSWORD = re.compile(r"(//[^:@/]*):[^@]*@")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """`arguments` are those of the driver's own `connect`."""
+    """A parsed URL. `arguments` are those of the driver's `connect`."""
 
     is_sqlite: bool
     arguments: Mapping[str, Any] = field(repr=False)
 
 
 def without_password(url: str) -> str:
-    """Without its password."""
+    """The URL for logs and errors."""
     return _PASSWORD.sub(r"\1:***@", url)
 
 
 def database_url(url: str) -> DatabaseUrl:
-    """`sqlite:////var/lib/openimds/openimds.sqlite`, `postgresql+psycopg://user:password@host:5432/name?sslmode=require`.
+    """Parses `sqlite:////var/lib/openimds/openimds.sqlite` or
+    `postgresql+psycopg://user:password@host:5432/name?sslmode=require`.
 
-    What is behind `?` goes to libpq as it is. Raises StoreUnavailable for anything else.
+    libpq gets the query string unchanged. Raises StoreUnavailable for every other URL.
     """
     backend = url.partition(":")[0].partition("+")[0]
     if backend == "sqlite" and url.startswith(f"{url.partition(':')[0]}:///") and "?" not in url:
@@ -49,7 +49,7 @@ def database_url(url: str) -> DatabaseUrl:
     if backend == "postgresql":
         return DatabaseUrl(is_sqlite=False, arguments=_libpq(url))
     raise StoreUnavailable(
-        f"the store {without_password(url)} cannot be used: [database] connection is neither sqlite:////path nor "
+        f"the store {without_password(url)} cannot be used: set [database] connection to sqlite:////path or to "
         "postgresql+psycopg://user:password@host/name"
     )
 
@@ -57,22 +57,22 @@ def database_url(url: str) -> DatabaseUrl:
 def _libpq(url: str) -> dict[str, str]:
     try:
         parts = urlsplit(url)
-        told = {"host": parts.hostname, "port": parts.port, "user": parts.username, "password": parts.password}
+        given = {"host": parts.hostname, "port": parts.port, "user": parts.username, "password": parts.password}
     except ValueError as error:
         raise StoreUnavailable(f"the store {without_password(url)} cannot be used: {error}") from None
-    found = {name: unquote(str(value)) for name, value in told.items() if value}
+    found = {name: unquote(str(value)) for name, value in given.items() if value}
     found["dbname"] = parts.path.removeprefix("/")
     return {name: value for name, value in {**found, **dict(parse_qsl(parts.query))}.items() if value}
 
 
 BUSY_TIMEOUT_SECONDS = 30
-"""How long a writer waits for other writers before it says that the store is locked."""
+"""The time after which a writer stops waiting for other writers."""
 
 LOCK_SILENCE_SECONDS = BUSY_TIMEOUT_SECONDS + 5
-"""How long PostgreSQL may stay silent while a writer waits for the write lock. Its own limit ends the wait before."""
+"""The time that PostgreSQL may stay silent while a writer waits for the write lock. `lock_timeout` ends the wait before."""
 
 _CACHE_KIB = 500
-"""Of one connection to SQLite: the kernel has the file in memory as well."""
+"""The page cache of one SQLite connection. It is small, because the kernel caches the file as well."""
 
 _SNAPSHOT = {True: "BEGIN", False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 _WRITE_LOCK = {True: "BEGIN IMMEDIATE", False: f"BEGIN; SET LOCAL lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'"}
@@ -80,10 +80,10 @@ _REVISION = Query(("value",), "revision_counter WHERE id = 1")
 
 
 class Database:
-    """Threads may share it; processes open their own."""
+    """A database of openimds. Threads may share the object; each process opens its own."""
 
     def __init__(self, url: str) -> None:
-        """`url` as SQLAlchemy has them. Raises StoreUnavailable for what is none of the two databases."""
+        """`url` has SQLAlchemy's form. Raises StoreUnavailable for a URL of another database."""
         where = database_url(url)
         self._url = url
         self._arguments = where.arguments
@@ -92,28 +92,28 @@ class Database:
         self._writing = threading.Lock()
         self._writer: int | None = None
         self._silent = False
-        """The last statement that ended did so because the server did not answer."""
+        """Whether the server did not answer the last statement."""
         self._trying = threading.RLock()
 
     def close(self) -> None:
-        """Close all connections that nobody uses. The database may be used again afterwards."""
+        """Closes all idle connections. The object can still be used afterwards."""
         while self._idle:
             self._idle.pop().close()
 
     def connect(self) -> Any:
-        """A DB-API connection of the caller's own, in autocommit mode. Raises StoreUnavailable."""
+        """Opens a DB-API connection in autocommit mode, which the caller closes. Raises StoreUnavailable."""
         with self.translated_errors():
             return _sqlite(self._arguments) if self.is_sqlite else _postgresql(self._arguments)
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """One consistent snapshot. Raises StoreUnavailable."""
+        """A read transaction on one consistent snapshot. Raises StoreUnavailable."""
         with self._transaction(_SNAPSHOT[self.is_sqlite]) as transaction:
             yield transaction
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """All or nothing. Raises StoreUnavailable, also when others write for longer than BUSY_TIMEOUT_SECONDS."""
+        """A write transaction. Raises StoreUnavailable, also if other writers need longer than BUSY_TIMEOUT_SECONDS."""
         with self.one_writer_here(), self._transaction(_WRITE_LOCK[self.is_sqlite]) as transaction:
             transaction.lock()
             yield transaction
@@ -125,11 +125,15 @@ class Database:
 
     @contextmanager
     def one_writer_here(self) -> Iterator[None]:
-        """Threads of one process queue here: SQLite's own waiting is by polling, and starves the unlucky."""
+        """A block that one thread of this process runs at a time. Writers queue here, because SQLite's own waiting polls
+        and can starve a writer.
+        """
         if self._writer == threading.get_ident():
-            raise RuntimeError("a write inside a write on one thread: it would wait for itself")
+            raise RuntimeError(
+                "a write transaction within a write transaction of the same thread would wait for itself"
+            )
         if not self._writing.acquire(timeout=BUSY_TIMEOUT_SECONDS):
-            raise self.unavailable(f"it was locked for {BUSY_TIMEOUT_SECONDS} s")
+            raise self.unavailable(f"the store was locked for {BUSY_TIMEOUT_SECONDS} s")
         self._writer = threading.get_ident()
         try:
             yield
@@ -139,7 +143,7 @@ class Database:
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """A block in which the driver's own errors become StoreUnavailable, but for our own mistakes."""
+        """A block in which errors of the driver become StoreUnavailable. Errors in a statement itself stay as they are."""
         with self.refused_while_silent():
             try:
                 yield
@@ -150,9 +154,9 @@ class Database:
 
     @contextmanager
     def refused_while_silent(self) -> Iterator[None]:
-        """A block that uses the database. Raises StoreUnavailable at once while the server is silent.
+        """A block that uses the database. Raises StoreUnavailable immediately while the server is silent.
 
-        One thread at a time may try then, so that a server that does not answer does not occupy all threads.
+        One thread at a time then probes the server, so that a silent server does not occupy all threads.
         """
         trying = self._silent
         if trying and not self._trying.acquire(blocking=False):
@@ -170,12 +174,12 @@ class Database:
 
     def unavailable(self, reason: object) -> StoreUnavailable:
         check = (
-            "check that it is there, that its disk is not full and that this user may write to it"
+            "check that the file exists, that its disk is not full and that this user may write to it"
             if self.is_sqlite
-            else "check that the server runs, takes connections there and has this user and database"
+            else "check that the server runs, accepts connections there and has this user and database"
         )
         return StoreUnavailable(
-            # PostgreSQL's own sentences have several lines.
+            # PostgreSQL's error texts have several lines.
             f"the store {without_password(self._url)} cannot be used: {' '.join(str(reason).split())}; {check} ([database] "
             "connection says where)"
         )
@@ -188,13 +192,13 @@ class Database:
                 yield Transaction(connection, is_sqlite=self.is_sqlite)
                 connection.execute("COMMIT")
             except BaseException:
-                with suppress(Exception):  # what went wrong first is what is told
+                with suppress(Exception):  # the first error is the one to report
                     connection.close()
                 raise
             self._idle.append(connection)
 
     def _begun(self, begin: str) -> Any:
-        """A connection on which `begin` was said. One that was idle may have been cut off meanwhile."""
+        """A connection with an open transaction. An idle connection may be closed by now, so another one is tried."""
         while self._idle:
             with suppress(IndexError):
                 connection = self._idle.pop()
@@ -216,14 +220,14 @@ class Database:
 
 
 class Transaction:
-    """Statements on one snapshot, or under the write lock. Parameters that are lists are for `IN :name`."""
+    """Statements on one snapshot, or under the write lock. A list is a parameter of `IN :name`."""
 
     def __init__(self, connection: Any, *, is_sqlite: bool) -> None:
         self._connection = connection
         self._is_sqlite = is_sqlite
 
     def rows(self, query: Query, /, **parameters: object) -> Sequence[Row]:
-        """In no order that could be relied on."""
+        """The rows of a query, in no particular order."""
         cursor = self._connection.execute(query_of(query, is_sqlite=self._is_sqlite), self._bound(parameters))
         if not self._is_sqlite:
             found: list[Row] = cursor.fetchall()
@@ -231,7 +235,7 @@ class Transaction:
         return rows_of_json(cursor.fetchone()[0])
 
     def run(self, text: str, /, **parameters: object) -> int:
-        """INSERT, UPDATE or DELETE; how many rows it touched."""
+        """Runs an INSERT, UPDATE or DELETE. Returns the number of rows that it changed."""
         cursor = self._connection.execute(statement_once(text, is_sqlite=self._is_sqlite), self._bound(parameters))
         return int(cursor.rowcount)
 
@@ -240,7 +244,7 @@ class Transaction:
         return int(self.rows(_REVISION)[0][0])
 
     def lock(self) -> None:
-        """Wait for the write lock, which PostgreSQL's counter row is; SQLite's was taken at BEGIN."""
+        """Waits for the write lock: PostgreSQL's lock of the counter row. SQLite takes its lock at BEGIN IMMEDIATE."""
         if not self._is_sqlite:
             self._connection.silence_seconds = LOCK_SILENCE_SECONDS
             self._connection.execute("SELECT value FROM revision_counter WHERE id = 1 FOR UPDATE")
@@ -263,7 +267,7 @@ def _is_drivers(error: Exception) -> bool:
 
 def _is_our_mistake(error: Exception) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
-    # That there are no tables yet is one of the database's states, as SQLite's driver has it.
+    # A database without tables is unavailable: SQLite's driver reports that as an OperationalError, too.
     return bool(names & {"IntegrityError", "ProgrammingError"}) and "UndefinedTable" not in names
 
 
@@ -284,5 +288,5 @@ def _postgresql(arguments: Any) -> Any:
 
 
 def _is_silence(error: BaseException) -> bool:
-    """Whether the server did not answer in time. psycopg's class cannot be imported here: it is optional."""
+    """Whether the server did not answer in time. The class is compared by name, because psycopg is optional."""
     return type(error).__name__ in {"SilentServerError", "ConnectionTimeout"}

@@ -1,7 +1,7 @@
-"""Which instances' documents a change may show in: what the metadata API asks every few milliseconds.
+"""The instances whose documents a change affects. The metadata API polls it every few milliseconds.
 
-A document tells of the server, its ports, their floating addresses (a change of which is a change of its port), and of
-their networks and subnets, among which whether a DHCP port serves the subnet, and of security groups' names.
+A document depends on the server, its ports and their floating IPs (whose changes are changes of the port), the networks,
+the subnets and whether a DHCP port serves them, and the names of security groups.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from openimds.store.raw.statements import Query
 
 KINDS = ("server", "port", "network", ADDRESSING, "security_group")
 MANY = 5000
-"""More changes than these at once are everything."""
+"""With more changes than this, all instances count as changed."""
 _NEWEST = "SELECT value FROM revision_counter WHERE id = 1"
 _COUNTER = Query(("value", "floor"), "revision_counter WHERE id = 1")
 _CHANGED = Query(
@@ -29,7 +29,7 @@ _RENAMED = Query(("id",), "security_groups WHERE id IN :ids AND updated_at > cre
 
 
 class InstanceChanges:
-    """Threads may share `after`; `newest` is of one thread."""
+    """Threads may share `after`. `newest` and `close` belong to one thread."""
 
     kinds = frozenset(KINDS)
 
@@ -40,16 +40,16 @@ class InstanceChanges:
         self._newest = 0
 
     def newest(self) -> int:
-        """The newest revision, at the price of one question on a connection of its own. Raises StoreUnavailable."""
+        """The newest revision, by at most one query on a connection of its own. Raises StoreUnavailable."""
         try:
             with self._database.translated_errors():
-                return self._look()
+                return self._query_newest()
         except StoreUnavailable:
             self.close()
             raise
 
     def after(self, revision: int | None) -> ChangeSet:
-        """What changed after `revision`; everything, when it is None or so far back. Raises StoreUnavailable."""
+        """The changes after `revision`: everything if it is None or older than the change log. Raises StoreUnavailable."""
         with self._database.read() as transaction:
             newest, floor = transaction.rows(_COUNTER)[0]
             if revision == newest:
@@ -66,13 +66,13 @@ class InstanceChanges:
         if connection is not None:
             connection.close()
 
-    def _look(self) -> int:
+    def _query_newest(self) -> int:
         if self._connection is None:
             self._connection = self._database.connect()
         cursor = self._connection.cursor()
         try:
             if self._database.is_sqlite:
-                # SQLite counts other connections' commits in memory: nothing is read from disk while it stays.
+                # SQLite counts the commits of other connections in memory. An equal value saves reading the file.
                 (version,) = cursor.execute("PRAGMA data_version").fetchone()
                 if version == self._data_version:
                     return self._newest
@@ -89,7 +89,7 @@ def _touched(transaction: Transaction, newest: int, changed: Iterable[tuple[str,
     for kind, object_id in changed:
         ids[kind].add(object_id)
     if ids["security_group"] and transaction.rows(_RENAMED, ids=list(ids["security_group"])):
-        # Renamed, for all that is known: rare, and not asked further.
+        # A group was probably renamed, which is rare. Its instances are not looked up.
         return ChangeSet(revision=newest, everything=True)
     ports = list(ids["port"])
     plugged = {server_id for (server_id,) in transaction.rows(_PLUGGED, ids=ports)} if ports else set()

@@ -1,6 +1,6 @@
-"""An instance's NICs from its ports, as nova builds its network_info from Neutron's answers.
+"""Instance values from the rows of servers and ports. The number of queries does not depend on the number of instances.
 
-From servers' rows to the Instances that their documents are rendered from: a few queries, for however many.
+NICs are built from ports as Nova builds its network_info from Neutron's responses.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from openimds.store.raw.database import Transaction
 from openimds.store.raw.statements import Query, json_value, shared
 
 VIF_TYPE = "bridge"
-"""Every port of ours is plugged into a Linux bridge."""
+"""Agents plug every port into a Linux bridge."""
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkInfo:
-    """What a server has by its ports."""
+    """The NICs of a server, and the security groups of its ports."""
 
     nics: tuple[Nic, ...]
     security_groups: tuple[str, ...]
-    """The names of all groups that the ports are in, in the ports' order, each once."""
+    """Names in the order of the ports, each once."""
 
 
 class _Address(NamedTuple):
-    """A fixed address of a port, with both its and its subnet's surroundings; or a port without any."""
+    """A fixed IP with its port, network and subnet. A port without fixed IPs has one row without address and subnet."""
 
     server_id: str
     created_at: datetime | str
@@ -80,7 +80,7 @@ _ADDRESSES = Query(
 _SERVED = Query(
     ("a.subnet_id",),
     "ports p JOIN ip_allocations a ON a.port_id = p.id"
-    # Literally so, as the index of DHCP ports is.
+    # The literal condition of the partial index ix_dhcp_ports.
     " WHERE p.attached_owner = 'network:dhcp' AND p.network_id IN :network_ids",
 )
 _FLOATING = Query(
@@ -92,7 +92,7 @@ _GROUPS = Query(("id", "name"), "security_groups WHERE id IN :group_ids")
 
 @dataclass(frozen=True, slots=True)
 class _Related:
-    """What NICs are made of besides their ports."""
+    """Data of NICs that is not in the rows of their ports."""
 
     with_dhcp_server: frozenset[str]
     """Ids of subnets on which a DHCP port has an address."""
@@ -109,9 +109,9 @@ class _Port:
 
 
 def network_info_of(transaction: Transaction, orders: Mapping[str, Sequence[str]]) -> dict[str, NetworkInfo]:
-    """`orders`: server id → port ids in the order of its NICs; a port that it does not name comes last.
+    """The network info by server id, without servers that have no ports.
 
-    By server id; a server without ports is not among them. As many queries for many servers as for one.
+    `orders` has, by server id, the port ids in the order of the NICs. Ports that are missing there come last.
     """
     ports = _ports(transaction, orders)
     if not ports:
@@ -210,7 +210,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Server(NamedTuple):
-    """A row of `servers`, with the instance's password and numbers. What is JSON is text, bytes are hexadecimal."""
+    """A row of `servers` with the password and the EC2 numbers. JSON columns are text, bytes are hexadecimal."""
 
     id: str
     project_id: str
@@ -266,19 +266,19 @@ _SERVERS = Query(
 
 @dataclass(slots=True)
 class Found:
-    """What a read of instances found."""
+    """The result of a read of instances."""
 
     instances: dict[str, Instance] = field(default_factory=dict)
     missing: list[tuple[str, str]] = field(default_factory=list)
-    """The (kind, uuid) that have no EC2 number yet and need one."""
+    """(kind, uuid) of the objects that still need an EC2 number."""
     unreadable: set[str] = field(default_factory=set)
-    """Ids of the servers whose rows no Instance can be made of."""
+    """Ids of the servers whose rows are malformed."""
 
 
 def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
-    """Server id → all that its documents tell.
+    """Reads the instances with these ids.
 
-    A server that was imported keeps the network it came with until the store holds ports for it.
+    An imported server has the network of its document until the store has ports of the server.
     """
     servers = [_Server._make(row) for row in transaction.rows(_SERVERS, ids=sorted(set(ids)))]
     plugged = (
@@ -295,7 +295,7 @@ def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:
 
 
 def _seconds(stored: str | None) -> float | None:
-    """`2026-11-21 23:19:57.612317`, which is UTC."""
+    """Seconds since the epoch of `2026-11-21 23:19:57.612317`, which is UTC."""
     return datetime.fromisoformat(stored).replace(tzinfo=UTC).timestamp() if stored else None
 
 
@@ -390,8 +390,8 @@ def _devices(devices: Iterable[Mapping[str, Any]]) -> Iterable[TaggedDevice]:
 def _tagged_nics(
     tags: Mapping[str, str], devices: Iterable[Mapping[str, Any]], nics: Iterable[Nic]
 ) -> Iterable[TaggedDevice]:
-    """Ports that were given a tag and that nobody has told a place on a bus: nova says `none` for it."""
-    told = {device.get("mac") for device in devices}
+    """Tagged NICs that are not in `devices`: their place on a bus is unknown, for which nova's documents say `none`."""
+    known = {device.get("mac") for device in devices}
     for nic in nics:
-        if nic.port_id in tags and nic.mac_address not in told:
+        if nic.port_id in tags and nic.mac_address not in known:
             yield TaggedDevice(type="nic", mac_address=nic.mac_address, tags=(tags[nic.port_id],))

@@ -1,4 +1,4 @@
-"""What the metadata API asks of the store: instances as their documents tell of them, and the one thing guests write."""
+"""The store of the metadata API: instances, lookups by address, and the password, which is all that guests write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROVIDER_TAG = "metadata-provider="
 such providers keep this as `advanced_service_providers` of the subnet. Only administrators and services change it."""
 
 AT_ONCE = 250
-"""So many instances one read is of: with their user data, which may be 64 KiB, they are in memory several times."""
+"""Instances of one read. Their user data, of up to 64 KiB each, are in memory several times during a read."""
 
 _PORTS = Query(
     ("p.id", "p.attached_id", "p.project_id", "p.network_id"),
@@ -38,7 +38,7 @@ _OPERATORS_SUBNETS = Query(
 )
 _IMPORTED = Query(
     ("id", "project_id", "imported_document"),
-    # Only a first sieve: the address may be in it as something else.
+    # A first filter only: the text may contain the address in another role.
     "servers WHERE CAST(imported_document AS TEXT) LIKE :like",
 )
 _TAGS = Query(("network_id", "tags"), "subnets WHERE CAST(tags AS TEXT) LIKE :like")
@@ -48,24 +48,24 @@ _HAS_PASSWORD = Query(("1",), "server_passwords WHERE server_id = :id")
 
 @dataclass(frozen=True, slots=True)
 class PortIdentity:
-    """The port that an address belongs to, as far as it says who asks."""
+    """The instance and the project that a client's address identifies."""
 
     instance_id: str
     project_id: str
 
 
 class MetadataStore:
-    """Threads may share it."""
+    """Reads instances. Threads may share it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def revision(self) -> int:
-        """The newest committed revision: what was read at it is still true as long as it stays."""
+        """The newest committed revision. Data read at this revision is current while the revision stays."""
         return self._database.revision()
 
     def instance(self, instance_id: str) -> Instance | None:
-        """The instance, None when there is none of this id. Gives it its EC2 ids at the first time.
+        """The instance, or None if none has this id. The first read assigns its EC2 ids.
 
         Raises StoreUnavailable if its rows cannot be read.
         """
@@ -75,7 +75,7 @@ class MetadataStore:
         return found[instance_id]
 
     def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]:
-        """(the revision at which they were read, by id: None for those that are not there), in few queries.
+        """(revision of the read, instances by id), in a few queries. The value of an id that does not exist is None.
 
         An instance whose rows cannot be read is left out.
         """
@@ -98,7 +98,7 @@ class MetadataStore:
         return self.instances(ids)
 
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]:
-        """Every instance that has this fixed IP on some network: more than one identifies none of them.
+        """The ids of all instances that have this fixed IP on any network. An address with several identifies none.
 
         Members choose the addresses on their own networks. If an operator's network contains the address, only ports on
         operators' networks count. A port of another project than its instance's never counts.
@@ -111,7 +111,7 @@ class MetadataStore:
         return tuple(dict.fromkeys([*held, *imported]))
 
     def ports_by_provider(self, provider_id: str, address: str) -> tuple[PortIdentity, ...] | None:
-        """The ports with this address on the networks that the provider serves; None when it serves none."""
+        """The ports with this address on the networks that the provider serves. None if it serves no network."""
         tag = f"{PROVIDER_TAG}{provider_id}"
         with self._database.read() as transaction:
             subnets = transaction.rows(_TAGS, like=f"%{PROVIDER_TAG}%")
@@ -119,29 +119,29 @@ class MetadataStore:
             if not networks:
                 return None
             ports = sorted(transaction.rows(_PORTS, address=address))
-            asking = [PortIdentity(server, project) for _id, server, project, network in ports if network in networks]
-            return (*asking, *_imported_ports(transaction, address, networks))
+            owners = [PortIdentity(server, project) for _id, server, project, network in ports if network in networks]
+            return (*owners, *_imported_ports(transaction, address, networks))
 
     def set_password_once(self, instance_id: str, text: str) -> bool:
-        """Store the password unless there is one; False when another was first. An empty text stores nothing, since it
-        reads as `not set`. Raises NotFound.
+        """Stores the password. Returns False if the instance has one already. An empty text is not stored, because it
+        means "not set". Raises NotFound.
         """
         with self._database.write() as transaction:
             revision = transaction.revision() + 1
             if not transaction.rows(_IS_SERVER, id=instance_id):
-                raise NotFound(f"there is no instance {instance_id} to store a password of")
+                raise NotFound(f"the password cannot be stored: instance {instance_id} does not exist")
             if transaction.rows(_HAS_PASSWORD, id=instance_id):
                 return False
             if text:
                 transaction.run(
                     "INSERT INTO server_passwords (server_id, password) VALUES (:id, :text)", id=instance_id, text=text
                 )
-                _note_server_changed(transaction, instance_id, revision)
+                _record_server_change(transaction, instance_id, revision)
             return True
 
 
-def _note_server_changed(transaction: Transaction, instance_id: str, revision: int) -> None:
-    """What ChangeRecorder does for mapped objects."""
+def _record_server_change(transaction: Transaction, instance_id: str, revision: int) -> None:
+    """Adds the revision and its change, as ChangeRecorder does for mapped objects."""
     now = datetime.now(UTC).replace(tzinfo=None)
     transaction.run("UPDATE servers SET revision_number = :revision WHERE id = :id", revision=revision, id=instance_id)
     transaction.run("UPDATE revision_counter SET value = :revision WHERE id = 1", revision=revision)
@@ -155,7 +155,7 @@ def _note_server_changed(transaction: Transaction, instance_id: str, revision: i
 
 
 def _assign_ec2_number(transaction: Transaction, kind: str, object_id: str) -> None:
-    """The next free one, unless somebody was first."""
+    """Assigns the next free number, unless the object has one."""
     transaction.run(
         "INSERT INTO ec2_ids (kind, number, object_id)"
         " SELECT CAST(:kind AS VARCHAR(16)), COALESCE(MAX(number), 0) + 1, CAST(:object_id AS VARCHAR(36))"
@@ -176,7 +176,7 @@ def _operators_networks(transaction: Transaction, address: str) -> set[str] | No
 
 
 def _imported_ports(transaction: Transaction, address: str, networks: set[str] | None) -> Iterator[PortIdentity]:
-    """Ports of instances that came with their network: they have no rows of their own."""
+    """The ports of imported instances, which are part of the imported document and have no rows."""
     for server_id, project_id, document in sorted(transaction.rows(_IMPORTED, like=f'%"{address}"%')):
         for port in (json_value(document) or {}).get("neutron_ports") or ():
             on_network = networks is None or port["network_id"] in networks

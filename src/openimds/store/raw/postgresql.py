@@ -43,7 +43,9 @@ class LimitedConnection(psycopg.Connection[Any]):
         return super().wait(self._limited(gen), *args, **kwargs)
 
     def _limited(self, gen: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
-        """The same generator. psycopg sends it a false value several times a second while the socket is not ready."""
+        """The generator with a time limit. psycopg sends it a false value several times a second while the socket is not
+        ready.
+        """
         limit = self.silence_seconds or SILENCE_SECONDS
         deadline = time.monotonic() + limit
         try:

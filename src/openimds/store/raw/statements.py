@@ -1,8 +1,7 @@
-"""SQL that both databases take, and its answers, which have one shape whichever of the two gave them.
+"""SQL for both databases. Results have the same form whichever database returned them.
 
-SQLite gives all rows of a query as one JSON text. Its driver lets go of Python's interpreter at every row, and a thread
-that has let go of it beside a busy event loop gets it back milliseconds later; this way it does so once a query, and
-SQLite works while the event loop does.
+SQLite returns all rows of a query as one JSON text. Its driver releases the GIL at every row, and a thread waits
+milliseconds for the GIL beside a busy event loop. With one text per query the GIL is released once.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ _BYTES = re.compile(r"HEX\(([\w.]+)\)")
 class Query:
     """`SELECT columns FROM source`.
 
-    `:name` is a parameter, `IN :name` one that is a list; bytes are asked for as `HEX(column)`, which of no bytes at all
-    is not NULL everywhere. JSON columns are answered as text, truth values as such or as 0 and 1.
+    `:name` is a parameter, and `IN :name` takes a list. A column of bytes is selected as `HEX(column)`, whose value for
+    NULL differs between the databases. The value of a JSON column is text, and that of a boolean may be 0 or 1.
     """
 
     columns: tuple[str, ...]
@@ -36,7 +35,7 @@ class Query:
 
 
 def statement_of(text: str, *, is_sqlite: bool) -> str:
-    """In the database's own dialect."""
+    """The SQL text in the dialect of the database."""
     if is_sqlite:
         return _LIST.sub(r"IN (SELECT value FROM json_each(:\1))", text)
     text = _BYTES.sub(r"encode(\1, 'hex')", _LIST.sub(r"= ANY(:\1)", text.replace("%", "%%")))
@@ -46,8 +45,8 @@ def statement_of(text: str, *, is_sqlite: bool) -> str:
 @lru_cache(maxsize=256)
 def query_of(query: Query, *, is_sqlite: bool) -> str:
     columns = ", ".join(query.columns)
-    asked = f"json_group_array(json_array({columns}))" if is_sqlite else columns
-    text = f"SELECT {asked} FROM {query.source}"  # noqa: S608 - both are this program's own
+    selected = f"json_group_array(json_array({columns}))" if is_sqlite else columns
+    text = f"SELECT {selected} FROM {query.source}"  # noqa: S608 - constants of this program
     return statement_of(text, is_sqlite=is_sqlite)
 
 
@@ -55,12 +54,12 @@ statement_once = lru_cache(maxsize=256)(statement_of)
 
 
 def shared(text: str | None) -> str | None:
-    """The one copy in memory of a text that many instances have alike: a zone's name, a key, a network's id."""
+    """The interned copy of a text that many instances share, such as the name of a zone or the id of a network."""
     return None if text is None else intern(text)
 
 
 def json_value(text: str) -> Any:
-    """The value of a JSON column. Documents show a lone surrogate of an old row as nova does."""
+    """The value of a JSON column. A lone surrogate of an earlier release stays, because nova's documents show it too."""
     try:
         return msgspec.json.decode(text)
     except msgspec.DecodeError:
@@ -68,7 +67,7 @@ def json_value(text: str) -> Any:
 
 
 def rows_of_json(text: str) -> list[Row]:
-    """What SQLite answered."""
+    """The rows in SQLite's result of a `Query`."""
     return _decode(text)
 
 

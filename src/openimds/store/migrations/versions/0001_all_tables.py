@@ -4,7 +4,7 @@ Revision ID: 0001
 Revises:
 """
 
-# ruff: noqa: PLR0915 - one statement a table
+# ruff: noqa: PLR0915 - one statement for each table
 
 from __future__ import annotations
 

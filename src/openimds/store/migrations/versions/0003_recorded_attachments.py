@@ -1,7 +1,7 @@
 """Recorded attachments of ports
 
-Ports were attached to servers and routers by `device_id` and `device_owner`, which tenants can write. This step records
-the attachments that the service made itself and reports the ports that only claim one. They have no effect any more.
+Ports were attached to servers and routers by `device_id` and `device_owner`, which tenants can write. This migration
+records the attachments that the service made itself, and logs the ports that only claim one. Those no longer have effect.
 
 Revision ID: 0003
 Revises: 0002
@@ -57,7 +57,7 @@ def upgrade() -> None:
         "ix_dhcp_ports", "ports", ["network_id"], unique=False, sqlite_where=_IS_DHCP, postgresql_where=_IS_DHCP
     )
     op.create_index("ix_ports_attached_id", "ports", ["attached_id"], unique=False)
-    # Agents must list again: what they hold shows no attachments.
+    # Agents must list again, because their objects have no recorded attachments.
     connection.execute(_counter.update().values(value=_counter.c.value + 1, floor=_counter.c.value + 1))
     connection.execute(_changes.delete())
 

@@ -1,9 +1,9 @@
 """Tenant-written values
 
-`deleted_images`: the ids of deleted images, which no other image gets. `servers.locked_by`: who locked a server. Nothing
-tells it of earlier locks, so their owners can unlock them, as before.
+`deleted_images` has the ids of deleted images, which no other image gets. `servers.locked_by` tells an owner's lock from
+an administrator's. Earlier locks count as the owner's, so that owners can still unlock them.
 
-From now on only administrators set the tags `metadata-provider=…` of subnets. The step logs such tags on networks that
+Only administrators may set the tags `metadata-provider=…` of subnets now. The migration logs such tags on networks that
 members can create.
 
 Revision ID: 0004
