@@ -1,4 +1,4 @@
-"""Kinds of changes that are no kind of an API object, in the watch and in the table `changes`."""
+"""Kinds of changes in the table `changes` that are not kinds of API objects."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""Users, projects and roles: create, list, show, change, delete.
-
-Who has which role where.
-
-Checking who somebody is: passwords, where they stand, and tokens that were given back.
-
-Users, projects, roles and assignments; passwords and revoked tokens.
-"""
+"""The operations of the identity service: users, projects, roles, role assignments, passwords and revoked tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +23,7 @@ BUILT_IN_ROLES = frozenset({"admin", "member", "reader", "service"})
 
 
 class Users:
-    """Passwords go in as text and never come out."""
+    """The users. Passwords are stored as hashes only."""
 
     def __init__(self, store: Store, password_rounds: int) -> None:
         self._store = store
@@ -50,14 +43,14 @@ class Users:
             return user_value(user_row(session, user_id))
 
     def create(self, fields: Mapping[str, Any], password: str | None) -> nouns.User:
-        """`fields`: name, enabled, email, description, default_project_id. Raises Conflict for a name that is taken."""
+        """`fields`: name, enabled, email, description, default_project_id. Raises Conflict for the name of another user."""
         hashed = hash_password(password if password is not None else uuid.uuid4().hex, self._rounds)
         row = User(id=uuid.uuid4().hex, password_hash=hashed, password_changed_at=utc_now(), **fields)
         _insert(self._store, row, f"user {row.name!r}")
         return user_value(row)
 
     def update(self, user_id: str, fields: Mapping[str, Any], password: str | None = None) -> nouns.User:
-        """A new password voids the tokens that the user had."""
+        """Changes these fields. A new password invalidates the user's earlier tokens."""
         hashed = hash_password(password, self._rounds) if password is not None else None
         try:
             with self._store.write() as session:
@@ -107,7 +100,7 @@ class Projects:
         return project_value(row)
 
     def delete(self, project_id: str) -> None:
-        """Its role assignments go with it; what it owns elsewhere stays for an administrator to clean up, as ever."""
+        """Deletes a project and its role assignments. Its resources stay, as in Keystone."""
         with self._store.write() as session:
             row = project_row(session, project_id)
             session.execute(sa.delete(RoleAssignment).where(RoleAssignment.target == project_id))
@@ -215,18 +208,18 @@ def _taken(what: str) -> Conflict:
 def _refuse_built_in(row: Role) -> None:
     if row.name in BUILT_IN_ROLES:
         raise Forbidden(
-            f"The role {row.name!r} is one that openimds itself asks for; it can be neither renamed nor deleted."
+            f"The role {row.name!r} is built in: openimds checks it, so it can be neither renamed nor deleted."
         )
 
 
 class Assignments:
-    """`target` is a project's id or SYSTEM_TARGET."""
+    """Role assignments. `target` is the id of a project or SYSTEM_TARGET."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def grant(self, user_id: str, target: str, role_id: str) -> None:
-        """Idempotent. Raises NotFound for a user, project or role that is not there."""
+        """Grants a role. Idempotent. Raises NotFound for a user, project or role that does not exist."""
         with self._store.write() as session:
             user_row(session, user_id)
             role_row(session, role_id)
@@ -247,7 +240,7 @@ class Assignments:
             return session.get(RoleAssignment, (user_id, target, role_id)) is not None
 
     def projects_of(self, user_id: str) -> list[nouns.Project]:
-        """Where the user has a role."""
+        """The projects on which the user has a role."""
         with self._store.read() as session:
             wanted = (
                 sa.select(Project)
@@ -259,7 +252,7 @@ class Assignments:
     def list(
         self, *, user_id: str | None = None, target: str | None = None, role_id: str | None = None
     ) -> list[nouns.Assignment]:
-        """Only what was granted: implied roles are not listed."""
+        """The granted roles, without implied ones."""
         wanted = (
             sa.select(RoleAssignment, User, Role, Project)
             .join(User, User.id == RoleAssignment.user_id)
@@ -290,7 +283,7 @@ WRONG = "The request you have made requires authentication: the user or the pass
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What a password check needs of a user."""
+    """The columns of a user that a password check needs."""
 
     id: str
     password_hash: str
@@ -312,7 +305,9 @@ class Credentials:
         return nouns.LoginUser(known.id, verified)
 
     def check_password(self, password: str, *, user_id: str | None = None, name: str | None = None) -> str:
-        """The user's id. Raises Unauthorized, after the same time and in the same words, whatever of it is wrong."""
+        """The id of the user. Raises Unauthorized, with the same text and after the same time for a wrong user and a wrong
+        password.
+        """
         known = self._known(user_id, name)
         right = verify_password(password, known.password_hash if known else None, self._rounds)
         if known is None or not right or not known.enabled:
@@ -321,7 +316,7 @@ class Credentials:
         return known.id
 
     def _known(self, user_id: str | None, name: str | None) -> _Known | None:
-        """The session is closed before a hash is computed, which takes long."""
+        """The user, or None. The session is closed before a hash is computed, which takes long."""
         with self._store.read() as session:
             row = session.scalars(
                 sa.select(User).where(User.id == user_id if user_id else User.name == name)
@@ -336,12 +331,14 @@ class Credentials:
         return found
 
     def standing(self, user_id: str, scope: nouns.TokenScope) -> nouns.AccessInfo:
-        """Raises Unauthorized when the user is gone or disabled, or has no role in that scope."""
+        """The user's roles in a scope. Raises Unauthorized if the user does not exist, is disabled or has no role there."""
         with self._store.read() as session:
             return _standing(session, _enabled_user(session, user_id), scope)
 
     def standing_of(self, token: nouns.Token) -> nouns.AccessInfo:
-        """The same for a token, which must not be revoked and not be older than the user's password."""
+        """The user's roles in the scope of a token. Raises Unauthorized also for a token that was revoked or is older than
+        the password.
+        """
         with self._store.read() as session:
             revoked = sa.select(RevokedToken.audit_id).where(RevokedToken.audit_id.in_(token.audit_ids))
             user = _enabled_user(session, token.user_id)
@@ -350,14 +347,14 @@ class Credentials:
             return _standing(session, user, token.scope)
 
     def revoke(self, token: nouns.Token) -> None:
-        """Idempotent; tokens that came from it are void too."""
+        """Revokes a token and the tokens that were issued for it. Idempotent."""
         with self._store.write() as session:
             if session.get(RevokedToken, token.audit_ids[0]) is None:
                 session.add(RevokedToken(audit_id=token.audit_ids[0], expires_at=token.expires_at))
         self._verified.remove(token.user_id)
 
     def prune_revoked(self, now: datetime) -> int:
-        """Forget revocations of tokens that have expired anyhow. Returns how many."""
+        """Deletes revocations of tokens that have expired. Returns their number."""
         with self._store.write() as session:
             done: Any = session.execute(sa.delete(RevokedToken).where(RevokedToken.expires_at < now))
             return int(done.rowcount)
@@ -366,7 +363,7 @@ class Credentials:
 def _enabled_user(session: Session, user_id: str) -> User:
     user = session.get(User, user_id)
     if user is None or not user.enabled:
-        raise Unauthorized("The user that this token was made for is gone or disabled.")
+        raise Unauthorized("The user of this token does not exist or is disabled.")
     return user
 
 
@@ -386,7 +383,7 @@ def _enabled_project(session: Session, project_id: str | None) -> Project | None
         return None
     project = session.get(Project, project_id)
     if project is None or not project.enabled:
-        raise Unauthorized(f"The project {project_id} is not there or is disabled.")
+        raise Unauthorized(f"The project {project_id} does not exist or is disabled.")
     return project
 
 

@@ -97,7 +97,7 @@ class Upload:
 
 
 def remove_data(images_dir: Path, image_id: str) -> None:
-    """Removes the file of an image. A missing file is no error."""
+    """Removes the file of an image. A missing file is not an error."""
     (images_dir / image_id).unlink(missing_ok=True)
 
 

@@ -27,12 +27,12 @@ class ListSpec:
     columns: Mapping[str, Any]
     """Attribute → column, for filters by equality and for sort keys."""
     filters: Mapping[str, Filter] = field(default_factory=dict)
-    """Filters of attributes that are no columns."""
+    """Filters of attributes without a column."""
     options: tuple[Any, ...] = ()
     """SQLAlchemy's loader options for the serializer."""
 
     def without(self, hidden: Iterable[str]) -> ListSpec:
-        """The list for callers who do not see these attributes: their filters select no row, and they are no sort keys."""
+        """The spec without hidden attributes: a filter by one selects no row, and sorting by one is an error."""
         hidden = frozenset(hidden)
         columns = {name: column for name, column in self.columns.items() if name not in hidden}
         return replace(self, columns=columns, filters={**self.filters, **dict.fromkeys(hidden, _nothing)})

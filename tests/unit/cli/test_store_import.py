@@ -177,7 +177,7 @@ def with_subnet(**fields: Any) -> dict[str, Any]:
         ({"ec2_ids": {"instance_id": "42"}}, "ec2_ids.instance_id", "is not like i-0000002a"),
         ({"ec2_ids": {}}, "ec2_ids.instance_id", "not empty"),
         ({"metadata": {"a": 1}}, "metadata", "must be an object of texts"),
-        ({"hostname": "a b"}, "hostname", "is no host name"),
+        ({"hostname": "a b"}, "hostname", "is not a host name"),
         ({"id": "42"}, "id", "is not a UUID"),
         ({"launch_index": 10**30}, "launch_index", "is not between"),
         ({"nmae": "x"}, "nmae", "there is no such field"),

@@ -344,7 +344,7 @@ def own_server(session: Session, server_id: str, asker: Requester) -> Server:
 
 
 def unlocked_server(session: Session, server_id: str, asker: Requester) -> Server:
-    """The server. Raises NotFound, and Conflict if it is locked and the requester is no administrator."""
+    """The server. Raises NotFound, and Conflict for a locked server unless the requester is an administrator."""
     row = own_server(session, server_id, asker)
     if row.locked and not asker.is_admin:
         raise Conflict(f"Instance {server_id} is locked")

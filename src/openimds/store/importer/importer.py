@@ -1,15 +1,13 @@
-"""Instances that were not made here: a document of them becomes servers.
+"""The import of instances: a document becomes rows of servers.
 
-An instance with `uuid` is in nova's own form, any other in the form for people (instance_form.py). Nova's:
+An instance with `uuid` has Nova's form, any other has the form of docs/guide/import.md (schema.py). Nova's form:
 
 {"instances": [{"uuid": …, "project_id": …, "hostname": …, "display_name": …, "flavor_name": …, "metadata": {…},
   "user_data_b64": …, "key_name": …, "key_type": …, "public_key": …, "ec2_ids": {…}, "network_info": [nova's VIFs],
   "neutron_ports": […], "device_metadata": nova's object, "numa_topology": nova's object,
   "block_device_mappings": […], "security_groups": [{"name": …}], "system_metadata": {"password_0": …}, …}]}
 
-All but `uuid`, `project_id` and `hostname` may be missing or null.
-
-The instances of the store, for programs that also bring some into it.
+All fields but `uuid`, `project_id` and `hostname` may be missing or null.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ _EC2_IDS = ("instance_id", "ami_id", "kernel_id", "ramdisk_id")
 
 
 def instances_in(document: Mapping[str, Any]) -> Iterator[FieldReader]:
-    """The document's instances, one by one. Raises BadRequest."""
+    """The instances of a document in Nova's form. Raises BadRequest."""
     instances = document.get("instances")
     if not isinstance(instances, list):
         raise BadRequest("instances", "the document must be an object with a list `instances`")
@@ -53,11 +51,11 @@ def instances_in(document: Mapping[str, Any]) -> Iterator[FieldReader]:
 
 
 def import_server(session: Session, fields: FieldReader) -> str:
-    """Make or replace one server; its id. Raises BadRequest, Conflict for one that was made in this cloud."""
+    """Creates or replaces one server and returns its id. Raises BadRequest, and Conflict for a server of this cloud."""
     server_id = _uuid(fields)
     server = session.get(Server, server_id)
     if server is not None and server.imported_document is None:
-        raise Conflict(f"{fields.place}: {server_id} is an instance of this cloud: it was not imported, and stays")
+        raise Conflict(f"{fields.place}: {server_id} is an instance of this cloud and cannot be replaced by an import")
     if server is None:
         server = Server(id=server_id, created_at=utc_now())
         session.add(server)
@@ -94,7 +92,7 @@ def _columns(fields: FieldReader) -> dict[str, Any]:
         "personality": fields.objects("personality"),
         "devices": fields.read("device_metadata", devices_from_metadata),
         "dedicated_cpus": fields.read("numa_topology", dedicated_cpus_from_topology),
-        "imported_document": _kept(fields),
+        "imported_document": _imported_document(fields),
         "driver": "external",
         "status": "ACTIVE",
         "updated_at": now,
@@ -102,8 +100,8 @@ def _columns(fields: FieldReader) -> dict[str, Any]:
     }
 
 
-def _kept(fields: FieldReader) -> dict[str, Any]:
-    """What has no column: the network as it was there, and nova's ids and defaults."""
+def _imported_document(fields: FieldReader) -> dict[str, Any]:
+    """The fields without a column: the network of the other cloud, EC2 ids and default devices."""
     fields.read("network_info", lambda vifs: nics_from_network_info(vifs or ()))
     kept: dict[str, Any] = {
         "network_info": fields.objects("network_info"),
@@ -157,7 +155,7 @@ def _reserve_ec2_ids(session: Session, server: Server) -> None:
 
 
 def _import_password(session: Session, server_id: str, fields: FieldReader) -> None:
-    """In nova it is cut into system_metadata's password_0 … password_3."""
+    """Stores the password, which Nova splits into password_0 … password_3 of system_metadata."""
     pieces = {name: text for name, text in fields.texts("system_metadata").items() if name.startswith("password_")}
     text = "".join(pieces[name] for name in sorted(pieces))
     old = session.get(ServerPassword, server_id)
@@ -169,21 +167,20 @@ def _import_password(session: Session, server_id: str, fields: FieldReader) -> N
 
 
 class _UndoneError(Exception):
-    """Nothing is wrong: a dry run ends like this."""
+    """Rolls back the transaction of a dry run."""
 
 
 class InstanceStore(MetadataStore):
-    """Threads may share it."""
+    """A MetadataStore that can also import instances. Threads may share it."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store.database)
         self._store = store
 
     def import_instances(self, document: Mapping[str, Any], *, dry_run: bool = False) -> tuple[str, ...]:
-        """Make or replace the instances of `{"instances": […]}` and return their ids; all of them or none.
+        """Creates or replaces the instances of `{"instances": […]}`, all or none, and returns their ids.
 
-        The form is that of docs/guide/import.md, or nova's own (instance_import.py). `dry_run`: all is done and then
-        undone. Raises BadRequest naming the field, Conflict.
+        A dry run checks and writes everything, and rolls back. Raises BadRequest, which names the field, and Conflict.
         """
         imported: list[str] = []
         with suppress(_UndoneError), self._store.write() as session:

@@ -1,8 +1,6 @@
-"""Reading a document field by field, so that what is wrong in it is named: `instances[3].metadata`.
+"""The schema of import documents (docs/guide/import.md), and their conversion to Nova's form.
 
-The form in which people describe instances (docs/guide/import.md), led to nova's own form, which is then imported.
-
-Everything is checked here, so that what is wrong is named as it was written: `instances[3].ports[0].mac_address`.
+Every error names the field as the document has it: `instances[3].ports[0].mac_address`.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ from openimds.resources.network import DEVICE_ID_CHARS
 T = TypeVar("T")
 
 MAX_NUMBER = 2**31 - 1
-"""What an integer column holds in every database."""
+"""The largest value of an integer column in both databases."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldReader:
-    """An object of the document and where it stands. Every method raises BadRequest for a value of another type."""
+    """An object of the document and its place. Every method raises BadRequest for a value of another type."""
 
     values: Mapping[str, Any]
     place: str
@@ -43,10 +41,10 @@ class FieldReader:
         return BadRequest(field, f"{field}: {sentence}")
 
     def only(self, known: frozenset[str]) -> None:
-        """Refuse a field that nobody reads: most often it is a typing error."""
+        """Raises BadRequest for an unknown field, which most often is a typing error."""
         unknown = sorted(str(name) for name in self.values if name not in known)
         if unknown:
-            raise self.wrong(unknown[0], f"there is no such field; these are known: {', '.join(sorted(known))}")
+            raise self.wrong(unknown[0], f"there is no such field; the fields are {', '.join(sorted(known))}")
 
     def text(self, name: str) -> str:
         value = self.optional_text(name)
@@ -61,7 +59,7 @@ class FieldReader:
         return value
 
     def number(self, name: str) -> int:
-        """0 when missing."""
+        """0 if missing."""
         value = self.values.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.wrong(name, "it must be a whole number")
@@ -70,14 +68,14 @@ class FieldReader:
         return value or 0
 
     def flag(self, name: str) -> bool:
-        """False when missing."""
+        """False if missing."""
         value = self.values.get(name)
         if not isinstance(value, bool | None):
             raise self.wrong(name, "it must be true or false")
         return bool(value)
 
     def parsed(self, name: str, reader: Callable[[str], str], what: str) -> str:
-        """What `reader` makes of the text; `what` tells what it takes: `a network like 10.0.0.0/24`."""
+        """The text, converted by `reader`. `what` describes valid texts for errors: `a network like 10.0.0.0/24`."""
         text = self.text(name)
         try:
             return reader(text)
@@ -85,14 +83,14 @@ class FieldReader:
             raise self.wrong(name, f"{text[:80]!r} is not {what}") from None
 
     def base64(self, name: str) -> bytes:
-        """Empty when missing; line breaks are passed over."""
+        """The decoded bytes, empty if missing. White space in the text is ignored."""
         try:
             return b64decode("".join((self.optional_text(name) or "").split()), validate=True)
         except (binascii.Error, ValueError):
             raise self.wrong(name, "it is not base64") from None
 
     def strings(self, name: str, reader: Callable[[str], str] = str) -> list[str]:
-        """A list of texts, each as `reader` makes it; a ValueError of its becomes the sentence."""
+        """A list of texts, converted by `reader`, whose ValueError becomes the error."""
         value = self.values.get(name)
         if not isinstance(value, list | None):
             raise self.wrong(name, "it must be a list of texts")
@@ -107,18 +105,18 @@ class FieldReader:
         return found
 
     def texts(self, name: str) -> dict[str, str]:
-        """An object of texts; empty when missing."""
+        """An object of texts, empty if missing."""
         value = {} if self.values.get(name) is None else self.values[name]
         if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
             raise self.wrong(name, "it must be an object of texts")
         return dict(value)
 
     def objects(self, name: str) -> list[dict[str, Any]]:
-        """A list of objects; empty when missing."""
+        """A list of objects, empty if missing."""
         return [dict(part.values) for part in self.parts(name)]
 
     def parts(self, name: str, single: str | None = None) -> Iterator[FieldReader]:
-        """The objects of a list, each knowing its place. `single`: a text stands for an object with this one field."""
+        """The objects of a list with their places. A text is an object with the one field `single`."""
         value = self.values.get(name)
         if not isinstance(value, list | None):
             raise self.wrong(name, "it must be a list of objects")
@@ -127,12 +125,12 @@ class FieldReader:
             yield FieldReader.of(whole, f"{self.place}.{name}[{place}]")
 
     def part(self, name: str) -> FieldReader | None:
-        """An object; None when missing."""
+        """An object, or None if missing."""
         value = self.values.get(name)
         return None if value is None else FieldReader.of(value, f"{self.place}.{name}")
 
     def read(self, name: str, reader: Callable[[Any], T]) -> T:
-        """What `reader` makes of the value. Raises BadRequest when it stumbles over it."""
+        """The value, converted by `reader`. Raises BadRequest if `reader` fails."""
         try:
             return reader(self.values.get(name))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -156,11 +154,11 @@ _SUBNET = frozenset({"cidr", "gateway_ip", "addresses", "dns_nameservers", "host
 
 
 def to_nova_form(fields: FieldReader) -> FieldReader:
-    """One instance, in nova's names and shapes. Raises BadRequest naming the place."""
+    """Converts one instance to Nova's form. Raises BadRequest, which names the field."""
     fields.only(_INSTANCE)
     hostname = fields.text("hostname")
     if not _HOSTNAME.fullmatch(hostname):
-        raise fields.wrong("hostname", f"{hostname[:80]!r} is no host name")
+        raise fields.wrong("hostname", f"{hostname[:80]!r} is not a host name")
     ports = list(fields.parts("ports"))
     values: dict[str, Any] = {name: fields.values.get(name) for name in _SAME_NAME}
     values |= {
@@ -203,12 +201,12 @@ def _key(fields: FieldReader) -> dict[str, Any]:
 
 
 def _user_data(fields: FieldReader) -> str | None:
-    """As base64. `user_data` is text, `user_data_base64` any bytes."""
+    """The user data as base64. `user_data` is text, and `user_data_base64` has any bytes."""
     text, encoded = fields.optional_text("user_data"), fields.optional_text("user_data_base64")
     if text is None:
         return None if encoded is None else b64encode(fields.base64("user_data_base64")).decode()
     if encoded is not None:
-        raise fields.wrong("user_data", "give it as text or as user_data_base64, not both")
+        raise fields.wrong("user_data", "use either user_data or user_data_base64, not both")
     return b64encode(text.encode()).decode()
 
 
@@ -218,7 +216,7 @@ def _contents(file: FieldReader) -> str:
 
 
 def _ec2_ids(fields: FieldReader) -> dict[str, str | None] | None:
-    """None: they are given at the first read, as to any instance."""
+    """None if the document has none: the first read of the instance then assigns its EC2 ids."""
     given = fields.part("ec2_ids")
     if given is None:
         return None
@@ -233,7 +231,7 @@ def _ec2_ids(fields: FieldReader) -> dict[str, str | None] | None:
 
 
 def _vif(port: FieldReader) -> dict[str, Any]:
-    """Nova's cache entry of a port."""
+    """The port's entry in Nova's network_info cache."""
     port.only(_PORT)
     port_id = _uuid(port, "id")
     return {
@@ -293,14 +291,14 @@ def _subnet(subnet: FieldReader) -> dict[str, Any]:
         ],
         "dns": [{"address": text} for text in subnet.strings("dns_nameservers", _checked(_address, "an address"))],
         "routes": [_route(route) for route in subnet.parts("host_routes")],
-        # Where Neutron has DHCP, a DHCP port has an address on the subnet, and nova notes it.
+        # With DHCP, a DHCP port of Neutron has an address on the subnet, and Nova stores it in its cache.
         "meta": {"enable_dhcp": enable_dhcp, "ipv6_address_mode": mode}
         | ({"dhcp_server": gateway or "unknown"} if enable_dhcp else {}),
     }
 
 
 def _addresses(subnet: FieldReader) -> list[tuple[str, list[str]]]:
-    """(fixed address, its floating addresses): `10.0.0.5`, or `{ip_address: 10.0.0.5, floating_ips: […]}`."""
+    """(fixed IP, its floating IPs) of `10.0.0.5` or `{ip_address: 10.0.0.5, floating_ips: […]}`."""
     network = ip_network(subnet.parsed("cidr", lambda text: str(ip_network(text)), "a network like 10.0.0.0/24"))
     found = []
     for fixed in subnet.parts("addresses", single="ip_address"):
@@ -323,7 +321,7 @@ def _address(text: str) -> str:
 
 
 def _checked(reader: Callable[[str], str], what: str) -> Callable[[str], str]:
-    """A reader for each of many texts; its ValueError says what it wanted."""
+    """The reader with a ValueError that describes valid texts."""
 
     def read(text: str) -> str:
         try:
@@ -335,7 +333,7 @@ def _checked(reader: Callable[[str], str], what: str) -> Callable[[str], str]:
 
 
 def _device_metadata(ports: list[FieldReader]) -> dict[str, Any] | None:
-    """Ports with tags: their NICs are named in meta_data.json's `devices`."""
+    """The metadata of ports with tags, which are in `devices` of meta_data.json."""
     tagged = [port for port in ports if port.values.get("tags") is not None]
     devices = [_object("NetworkInterfaceMetadata", _tagged(port)) for port in tagged]
     return _object("InstanceDeviceMetadata", {"devices": devices}) if devices else None

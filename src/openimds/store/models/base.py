@@ -1,11 +1,8 @@
-"""What all tables have in common. Ids are UUIDs as text, times are UTC without zone, addresses canonical text.
+"""The base of all tables, the agents, and the revisions. Ids are UUIDs as text, times are UTC without a zone, and addresses
+are text in canonical form.
 
-A class whose `watched()` yields (kind, id) pairs tells the store what a watcher hears of when one of its rows is
-written: a row of its own kind, or the row that owns it (an allocation belongs to its port).
-
-The programs that do the work on the hosts: Neutron's agents, and the compute agent.
-
-The revisions of what is watched (store/change_log.py writes them).
+`watched()` of a table yields the (kind, id) pairs whose watchers are notified when a row is written: the row itself, or the
+row that owns it (a fixed IP belongs to its port). store/change_log.py records these changes.
 """
 
 from __future__ import annotations
@@ -22,13 +19,13 @@ NAME = String(255)
 
 
 class Base(DeclarativeBase):
-    """All tables."""
+    """The base class of all tables."""
 
     type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012 - SQLAlchemy's own spelling
 
 
 class Watched:
-    """A row that watchers hear of. `watch_kind` is the kind's name on the wire (docs/design/watch.md)."""
+    """A row whose changes are watched. `watch_kind` is its kind in the watch (docs/design/watch.md)."""
 
     watch_kind: str
     id: Mapped[str]
@@ -39,7 +36,7 @@ class Watched:
 
 
 class Agent(Base):
-    """One row a program and host; alive when its heartbeat is younger than agent_down_time."""
+    """An agent of a host. It is alive if its heartbeat is younger than agent_down_time."""
 
     __tablename__ = "agents"
     __table_args__ = (UniqueConstraint("binary", "host"),)
@@ -47,17 +44,17 @@ class Agent(Base):
     binary: Mapped[str] = mapped_column(NAME)
     """`openimds-dhcp-agent`, `openimds-l3-agent`, `openimds-metadata-agent`, `openimds-compute-agent`."""
     agent_type: Mapped[str] = mapped_column(NAME)
-    """Neutron's words: `DHCP agent`, `L3 agent`, `Metadata agent`; `Compute agent` for ours."""
+    """Neutron's types `DHCP agent`, `L3 agent` and `Metadata agent`, and `Compute agent`."""
     host: Mapped[str] = mapped_column(NAME)
     configurations: Mapped[dict[str, Any]]
-    """What the agent says of itself, settings and last round, as the status page and `openimds status` show it."""
+    """Settings and last pass of the agent, as the status page and `openimds status` show them."""
     created_at: Mapped[datetime]
     started_at: Mapped[datetime]
     heartbeat_at: Mapped[datetime]
 
 
 class RevisionCounter(Base):
-    """One row. `value` is the newest committed revision, `floor` the newest one whose changes were pruned."""
+    """A table of one row. `value` is the newest committed revision, `floor` the newest one whose changes were pruned."""
 
     __tablename__ = "revision_counter"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -66,7 +63,7 @@ class RevisionCounter(Base):
 
 
 class Change(Base):
-    """Which object a revision wrote or deleted: the tombstones live here until they are pruned."""
+    """An object that a revision wrote or deleted. Deletions stay here as tombstones until they are pruned."""
 
     __tablename__ = "changes"
     revision: Mapped[int] = mapped_column(BigInteger, primary_key=True)

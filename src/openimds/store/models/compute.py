@@ -1,7 +1,4 @@
-"""What Nova's servers are made with, and the small numbers that EC2 clients know them by.
-
-Nova's servers, and what they have said.
-"""
+"""Tables of the compute service: servers with passwords, consoles and actions; flavors, keypairs, EC2 numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ class Keypair(Base):
 
 
 class Ec2Id(Base):
-    """nova's s3_images and instance id mappings: a small number for each uuid, for the life of the object.
+    """Nova's s3_images and instance id mappings: a number for each UUID, for the life of the object.
 
     `i-0000002a` is number 42 of kind `instance`; `ami-`, `aki-` and `ari-` share the numbers of kind `image`.
     """
@@ -53,7 +50,7 @@ class Ec2Id(Base):
 
 
 class Server(Watched, Base):
-    """What a person asked for, and what became of it. The columns that only documents read are nova's own shapes."""
+    """A server: its request and its state. Columns that only documents read have Nova's forms."""
 
     __tablename__ = "servers"
     watch_kind = "server"
@@ -66,21 +63,21 @@ class Server(Watched, Base):
     description: Mapped[str | None] = mapped_column(NAME)
     image_id: Mapped[str | None] = mapped_column(UUID)
     flavor: Mapped[dict[str, Any]]
-    """The flavor as it was at creation: id, name, ram, vcpus, disk, ephemeral, swap, extra_specs."""
+    """A copy of the flavor at creation: id, name, ram, vcpus, disk, ephemeral, swap, extra_specs."""
     availability_zone: Mapped[str | None] = mapped_column(NAME)
-    """Its host's; before it has one, what was asked for."""
+    """The zone of its host, or the requested one before it has a host."""
     pinned_zone: Mapped[str | None] = mapped_column(NAME)
-    """The availability zone that was asked for, if one was."""
+    """The requested availability zone. None if the request named none."""
     key_name: Mapped[str | None] = mapped_column(NAME)
     key_type: Mapped[str | None] = mapped_column(String(8))
     public_key: Mapped[str | None] = mapped_column(Text)
     user_data: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """The bytes, decoded."""
+    """Decoded bytes."""
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
     personality: Mapped[list[Any]] = mapped_column(default=list)
     """[{"path": …, "contents": base64}]"""
     security_groups: Mapped[list[Any]] = mapped_column(default=list)
-    """[{"id": …, "name": …}] as given at creation."""
+    """[{"id": …, "name": …}] of the request."""
     config_drive: Mapped[bool] = mapped_column(default=False)
     launch_index: Mapped[int] = mapped_column(default=0)
     reservation_id: Mapped[str | None] = mapped_column(String(64))
@@ -88,14 +85,14 @@ class Server(Watched, Base):
     kernel_id: Mapped[str | None] = mapped_column(UUID)
     ramdisk_id: Mapped[str | None] = mapped_column(UUID)
     block_devices: Mapped[list[Any]] = mapped_column(default=list)
-    """nova's block device mappings: source_type, destination_type, device_name, guest_format, boot_index, image_id …"""
+    """Nova's block device mappings: source_type, destination_type, device_name, guest_format, boot_index, image_id …"""
     devices: Mapped[list[Any]] = mapped_column(default=list)
     """Tagged NICs and disks: [{"type", "bus", "address", "mac" | "serial"/"path", "tags", "vlan", "vf_trusted"}]"""
     dedicated_cpus: Mapped[list[Any]] = mapped_column(default=list)
     nic_order: Mapped[list[Any]] = mapped_column(default=list)
     """Port ids in the order of the NICs."""
     ports_of_server: Mapped[list[Any]] = mapped_column(default=list)
-    """Port ids that the server's creation made, and its deletion deletes (ports given by the user stay)."""
+    """Ids of the ports that were created for the server and are deleted with it. Ports of the request stay."""
     nic_tags: Mapped[dict[str, Any]] = mapped_column(default=dict)
     """port id → tag"""
     access_ip_v4: Mapped[str | None] = mapped_column(String(64))
@@ -114,14 +111,14 @@ class Server(Watched, Base):
     fault: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """{"code": 500, "created": …, "message": …}"""
     imported_document: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    """Set by `openimds import instances`: network_info and ids as given, where the store holds no ports for it."""
+    """Set by `openimds import instances`: network_info and EC2 ids of a server whose ports are not in the store."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     launched_at: Mapped[datetime | None]
 
 
 class ServerPassword(Base):
-    """The admin password that the guest posted, once. A table of its own: the primary key decides who was first."""
+    """The admin password that a guest stored. In a table of its own the primary key permits one only."""
 
     __tablename__ = "server_passwords"
     server_id: Mapped[str] = mapped_column(ForeignKey("servers.id", ondelete="CASCADE"), primary_key=True)
@@ -132,7 +129,7 @@ class ServerPassword(Base):
 
 
 class ServerConsole(Base):
-    """The tail of a server's console, pushed by its compute agent."""
+    """The tail of a server's console, which its compute agent uploads."""
 
     __tablename__ = "server_consoles"
     server_id: Mapped[str] = mapped_column(ForeignKey("servers.id", ondelete="CASCADE"), primary_key=True)
@@ -140,7 +137,7 @@ class ServerConsole(Base):
 
 
 class ServerAction(Base):
-    """nova's instance actions: one row a request."""
+    """Nova's instance actions, with one row for each request."""
 
     __tablename__ = "server_actions"
     request_id: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -1,4 +1,4 @@
-"""Keystone's tables: projects, users, roles, and tokens that are void before their time."""
+"""Tables of the identity service: projects, users, roles, role assignments, revoked tokens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class User(Base):
     default_project_id: Mapped[str | None] = mapped_column(UUID)
     domain_id: Mapped[str] = mapped_column(UUID, default="default")
     password_changed_at: Mapped[datetime]
-    """Tokens issued before it are void."""
+    """Tokens that were issued earlier are invalid."""
 
 
 class Role(Base):
@@ -49,7 +49,7 @@ class RoleAssignment(Base):
 
 
 class RevokedToken(Base):
-    """The audit ids of tokens that were revoked before they expired."""
+    """The audit id of a token that was revoked before it expired."""
 
     __tablename__ = "revoked_tokens"
     audit_id: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -1,4 +1,4 @@
-"""Glance's images."""
+"""Tables of the image service."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openimds.store.models.base import NAME, UUID, Base
 
 
 class Image(Base):
-    """The bytes are a file `images/<id>` in the state folder."""
+    """An image. Its data are the file `images/<id>` in the state folder."""
 
     __tablename__ = "images"
     id: Mapped[str] = mapped_column(UUID, primary_key=True)
@@ -37,7 +37,7 @@ class Image(Base):
 
 
 class DeletedImage(Base):
-    """The id of a deleted image. Scripts and servers refer to images by their ids, so no other image gets one of these."""
+    """The id of a deleted image. No other image gets it, because scripts and servers refer to images by id."""
 
     __tablename__ = "deleted_images"
     id: Mapped[str] = mapped_column(UUID, primary_key=True)

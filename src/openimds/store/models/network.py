@@ -1,9 +1,4 @@
-"""Neutron's ports: their addresses, and the security groups that they name.
-
-Neutron's networks and their subnets.
-
-Neutron's routers and floating IPs.
-"""
+"""Tables of the network service: networks, subnets, ports and their fixed IPs, security groups, routers, floating IPs."""
 
 from __future__ import annotations
 
@@ -40,9 +35,9 @@ class Port(Watched, Base):
     admin_state_up: Mapped[bool] = mapped_column(default=True)
     status: Mapped[str] = mapped_column(String(16), default="DOWN")
     device_id: Mapped[str] = mapped_column(String(255), default="", index=True)
-    """Free text of the port's owner, for display and filters only. See `attached_id`."""
+    """Text of the port's owner, for display and filters only. `attached_id` is the recorded attachment."""
     device_owner: Mapped[str] = mapped_column(String(255), default="")
-    """As `device_id`."""
+    """Text of the port's owner, like `device_id`."""
     attached_owner: Mapped[str] = mapped_column(String(255), default="", server_default="")
     """The recorded attachment (resources.network.Attachment). Only `attach_port` and `detach_port` of
     store/network/ports.py write it."""
@@ -56,9 +51,9 @@ class Port(Watched, Base):
     extra_dhcp_opts: Mapped[list[Any]] = mapped_column(default=list)
     dns_name: Mapped[str] = mapped_column(NAME, default="")
     binding_generation: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Counts how often `provisioning` was reset. Agents name it in their reports."""
+    """Counts how often `provisioning` was reset. Reports of agents contain it."""
     provisioning: Mapped[list[Any]] = mapped_column(default=list)
-    """Entities (`dhcp`, `l2`) that have not reported yet. The port is ACTIVE when the list is empty and it is bound."""
+    """Entities (`dhcp`, `l2`) that have not reported yet. A bound port is ACTIVE when the list is empty."""
     tags: Mapped[list[Any]] = mapped_column(default=list)
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
@@ -83,7 +78,7 @@ def _sort_key_of_row(context: Any) -> str:
 
 
 class IPAllocation(Base):
-    """One fixed IP. The unique constraint is what makes it impossible to hand an address out twice."""
+    """A fixed IP. The unique constraint prevents that two ports get the same address."""
 
     __tablename__ = "ip_allocations"
     __table_args__ = (
@@ -96,7 +91,7 @@ class IPAllocation(Base):
     subnet_id: Mapped[str] = mapped_column(ForeignKey("subnets.id"), index=True)
     network_id: Mapped[str] = mapped_column(UUID)
     sort_key: Mapped[str] = mapped_column(String(32), default=_sort_key_of_row)
-    """The address as 32 hexadecimal digits: text that sorts as the address does, so that free ones are found fast."""
+    """The address as 32 hexadecimal digits, which sort like addresses. The search for free addresses uses this order."""
     position: Mapped[int] = mapped_column(default=0)
     port: Mapped[Port] = relationship(back_populates="fixed_ips")
 
@@ -117,7 +112,7 @@ class SecurityGroup(Base):
     updated_at: Mapped[datetime]
 
     def watched(self) -> Iterator[tuple[str, str]]:
-        """By the metadata API, whose documents name groups; agents do not hear of this kind."""
+        """Metadata documents contain the names of groups. Agents do not watch this kind."""
         yield "security_group", self.id
 
 
@@ -175,7 +170,9 @@ class Subnet(Watched, Base):
 
 
 class Router(Watched, Base):
-    """Its interfaces are ports (`network:router_interface`, `network:router_gateway`) whose device_id is its id."""
+    """A router. Its interfaces are ports whose recorded attachment names it (`network:router_interface`,
+    `network:router_gateway`).
+    """
 
     __tablename__ = "routers"
     watch_kind = "router"
@@ -195,7 +192,7 @@ class Router(Watched, Base):
 
 
 class FloatingIP(Watched, Base):
-    """Its address is held by a port of its own (`network:floatingip`) on the external network."""
+    """A floating IP. A port of its own (`network:floatingip`) on the external network reserves the address."""
 
     __tablename__ = "floating_ips"
     watch_kind = "floatingip"

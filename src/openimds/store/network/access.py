@@ -1,4 +1,4 @@
-"""Rows by id, as a caller may see them; what may be seen; what may be changed."""
+"""Access of callers: the rows that they may see and change, the projects of new rows, and quotas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES: dict[type[Any], str] = {
 
 
 def visible_to(caller: Caller, model: type[Any]) -> sa.ColumnElement[bool]:
-    """The condition that leaves what a caller may see: its own, and what is shared with it."""
+    """The SQL condition for rows that the caller may see: those of its project, and shared ones."""
     if caller.is_admin:
         return sa.true()
     own = sa.and_(model.project_id == caller.project_id, model.project_id != "")
@@ -36,14 +36,14 @@ def visible_to(caller: Caller, model: type[Any]) -> sa.ColumnElement[bool]:
     if model is Subnet:
         open_networks = sa.select(Network.id).where(sa.or_(Network.shared, Network.external))
         return sa.or_(own, Subnet.network_id.in_(open_networks))
-    if model is Port:  # a network's owner sees who is on it
+    if model is Port:  # the owner of a network sees all its ports
         own_networks = sa.select(Network.id).where(Network.project_id == caller.project_id)
         return sa.or_(own, Port.network_id.in_(own_networks))
     return own
 
 
 def get_visible(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
-    """The row, if the caller may see it. Raises NotFound."""
+    """The row. Raises NotFound if the caller may not see it."""
     row = session.scalar(sa.select(model).where(model.id == row_id, visible_to(caller, model)))
     if row is None:
         raise not_found(model, row_id)
@@ -51,7 +51,7 @@ def get_visible(session: Session, caller: Caller, model: type[Row], row_id: str)
 
 
 def get_owned(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
-    """The row, if the caller may change it. Raises NotFound, or Forbidden where it may only see it."""
+    """The row. Raises NotFound if the caller may not see it, and Forbidden if the caller may not change it."""
     row = get_visible(session, caller, model, row_id)
     owners = {row.project_id}
     if isinstance(row, Port):
@@ -62,7 +62,7 @@ def get_owned(session: Session, caller: Caller, model: type[Row], row_id: str) -
 
 
 def get_owned_strictly(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
-    """The row, if it belongs to the caller's project: owning its network is not enough. Raises as `find_own`."""
+    """The row of the caller's own project, even if the caller owns its network. Raises the same errors as `get_owned`."""
     row = get_visible(session, caller, model, row_id)
     if not caller.owns(row.project_id):
         raise _belongs_to_another(model, row_id)
@@ -76,31 +76,31 @@ def _belongs_to_another(model: type[Any], row_id: str) -> Forbidden:
 
 
 def not_found(model: type[Any], row_id: str) -> NotFound:
-    """Neutron's sentence and name for it: `PortNotFound`, `Port 7… could not be found.`"""
+    """Neutron's error: kind `PortNotFound`, text `Port 7… could not be found.`"""
     name = NAMES[model]
     kind = "".join(word[0].upper() + word[1:] for word in name.split()) + "NotFound"
     return NotFound(f"{name} {row_id} could not be found.", kind=kind)
 
 
 def project_for(caller: Caller, attributes: dict[str, Any]) -> str:
-    """The project that a new resource belongs to: the caller's, or the one that an administrator names."""
+    """The project of a new resource: the caller's, or the one in an administrator's request. Raises Forbidden, BadRequest."""
     named = attributes.get("project_id") or attributes.get("tenant_id")
     if named and named != caller.project_id and not caller.is_admin:
         raise Forbidden(
-            "project_id: only an administrator may create something for another project.", kind="PolicyNotAuthorized"
+            "project_id: only an administrator may create resources of another project.", kind="PolicyNotAuthorized"
         )
     project_id = str(named or caller.project_id)
     if not project_id:
         raise BadRequest(
             "project_id",
-            "project_id: the token has no project's scope, so the request must name the project.",
+            "project_id: the token has no project scope, so the request must contain project_id.",
             kind="BadRequest",
         )
     return project_id
 
 
 def require_admin(caller: Caller, attributes: dict[str, Any], *names: str) -> None:
-    """Raises Forbidden when a caller sets one of these attributes without being an administrator."""
+    """Raises Forbidden unless the caller is an administrator or sets none of these attributes."""
     used = [name for name in names if name in attributes]
     if used and not caller.is_admin:
         raise Forbidden(
@@ -123,7 +123,7 @@ QUOTAS: Mapping[str, int] = {
     "rbac_policy": 0,
     "trunk": 0,
 }
-"""Against a script that has gone wild, not to share out a cloud. 0: openimds has no such thing."""
+"""Quotas of every project. They stop a script that runs wild and do not divide a cloud. 0 if openimds has no such resource."""
 
 QUOTA_MODELS: Mapping[str, type[Any]] = {
     "network": Network,
@@ -136,7 +136,7 @@ QUOTA_MODELS: Mapping[str, type[Any]] = {
 
 
 def count_used(session: Session, kind: str, project_id: str) -> int:
-    """How many a project has."""
+    """The number of the project's resources of this kind."""
     model = QUOTA_MODELS.get(kind)
     if model is None:
         return 0
@@ -144,7 +144,7 @@ def count_used(session: Session, kind: str, project_id: str) -> int:
 
 
 def check_quota(session: Session, kind: str, project_id: str, limits: Mapping[str, int] = QUOTAS) -> None:
-    """After the creation, in its transaction. Raises QuotaExceeded, which undoes it."""
+    """Checks the quota after a creation, in the same transaction. Raises QuotaExceeded, which rolls it back."""
     limit = limits.get(kind, UNLIMITED_QUOTA)
     if project_id and limit != UNLIMITED_QUOTA and count_used(session, kind, project_id) > limit:
         raise QuotaExceeded(

@@ -1,4 +1,4 @@
-"""Agents: what their heartbeats say, and which of them are alive."""
+"""Agents: heartbeats, and the agents API."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from openimds.store.network.serializers import agent_json
 from openimds.store.pagination import as_bool
 
 DOWN_AFTER = timedelta(seconds=20)
-"""Neutron's agent_down_time, when nothing else is configured: an agent whose heartbeat is older is not alive."""
+"""The default of Neutron's agent_down_time: an agent with an older heartbeat is not alive."""
 
 TEXT_FILTERS = ("id", "agent_type", "binary", "host", "topic", "availability_zone", "description")
 BOOL_FILTERS = ("alive", "admin_state_up")
 
 
 def heartbeat(session: Session, binary: str, host: str, report: Mapping[str, Any], now: datetime) -> None:
-    """`report`: `agent_type`, `started_at` (datetime) and `configurations`, as docs/design/watch.md has them."""
+    """Stores a heartbeat. `report`: `agent_type`, `started_at` (datetime), `configurations` (docs/design/watch.md)."""
     agent = session.scalar(sa.select(Agent).where(Agent.binary == binary, Agent.host == host))
     if agent is None:
         agent = Agent(id=str(uuid.uuid4()), binary=binary, host=host, created_at=now)
@@ -38,8 +38,8 @@ def heartbeat(session: Session, binary: str, host: str, report: Mapping[str, Any
     session.flush()
 
 
-def listed(session: Session, caller: Caller, query: ListQuery, alive_since: datetime) -> list[dict[str, Any]]:
-    """All agents that match, by host and kind. Operators only: others see none."""
+def list_agents(session: Session, caller: Caller, query: ListQuery, alive_since: datetime) -> list[dict[str, Any]]:
+    """All matching agents, by host and binary. Empty unless the caller is an administrator."""
     if not caller.is_admin:
         return []
     rows = session.scalars(sa.select(Agent).order_by(Agent.host, Agent.binary))
@@ -47,8 +47,8 @@ def listed(session: Session, caller: Caller, query: ListQuery, alive_since: date
     return [agent for agent in shown if _matches(agent, query)]
 
 
-def shown(session: Session, caller: Caller, agent_id: str, alive_since: datetime) -> dict[str, Any]:
-    """Raises NotFound."""
+def show_agent(session: Session, caller: Caller, agent_id: str, alive_since: datetime) -> dict[str, Any]:
+    """One agent. Raises NotFound."""
     row = session.get(Agent, agent_id) if caller.is_admin else None
     if row is None:
         raise not_found(Agent, agent_id)
@@ -56,7 +56,7 @@ def shown(session: Session, caller: Caller, agent_id: str, alive_since: datetime
 
 
 def delete(session: Session, caller: Caller, agent_id: str, now: datetime) -> None:
-    """Forget an agent; one that still runs is back with its next heartbeat. Raises NotFound, Forbidden."""
+    """Deletes an agent. A running agent is added again by its next heartbeat. Raises NotFound, Forbidden."""
     del now
     if not caller.is_admin:
         raise Forbidden("Only an administrator may delete an agent.", kind="PolicyNotAuthorized")

@@ -1,4 +1,4 @@
-"""Floating IPs: taken, led to a port, freed, given back."""
+"""Floating IPs: create, associate with a port, disassociate, delete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from openimds.store.network.access import get_owned, get_visible, project_for, r
 
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> FloatingIP:
-    """Raises NotFound (network, port, no router between them), BadRequest, Conflict, Forbidden."""
+    """Creates a floating IP. Raises NotFound (network, port, no router between them), BadRequest, Conflict, Forbidden."""
     network = get_visible(session, caller, Network, attributes["floating_network_id"])
     if not network.external:
         raise _bad("floating_network_id", f"Network {network.id} is not a valid external network")
@@ -45,9 +45,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     session.add(floating)
     session.flush()
     if attributes.get("port_id"):
-        _lead_to(session, caller, floating, attributes)
+        _associate(session, caller, floating, attributes)
     elif attributes.get("fixed_ip_address"):
-        raise _bad("fixed_ip_address", "it cannot be given without port_id")
+        raise _bad("fixed_ip_address", "fixed_ip_address needs port_id")
     session.flush()
     return floating
 
@@ -55,14 +55,14 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 def update(
     session: Session, caller: Caller, floating_ip_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> FloatingIP:
-    """`port_id` null frees it; another leads it there. The errors of `create`."""
+    """Associates the floating IP with `port_id`, or disassociates it if that is null. Raises the errors of `create`."""
     floating = get_owned(session, caller, FloatingIP, floating_ip_id)
     if attributes.get("description") is not None:
         floating.description = attributes["description"]
     if attributes.get("port_id"):
-        _lead_to(session, caller, floating, attributes)
+        _associate(session, caller, floating, attributes)
     elif attributes.get("fixed_ip_address") and floating.port_id:
-        _lead_to(session, caller, floating, {**attributes, "port_id": floating.port_id})
+        _associate(session, caller, floating, {**attributes, "port_id": floating.port_id})
     elif "port_id" in attributes:
         floating.port_id = floating.fixed_ip_address = floating.router_id = None
     if session.is_modified(floating):
@@ -72,7 +72,7 @@ def update(
 
 
 def delete(session: Session, caller: Caller, floating_ip_id: str, now: datetime) -> None:
-    """With the port that held its address. Raises NotFound."""
+    """Deletes a floating IP and the port of its address. Raises NotFound."""
     floating = get_owned(session, caller, FloatingIP, floating_ip_id)
     outer_id = floating.floating_port_id
     session.delete(floating)
@@ -95,7 +95,7 @@ def _outer_port(network: Network, row_id: str, attributes: Mapping[str, Any]) ->
     return values
 
 
-def _lead_to(session: Session, caller: Caller, floating: FloatingIP, attributes: Mapping[str, Any]) -> None:
+def _associate(session: Session, caller: Caller, floating: FloatingIP, attributes: Mapping[str, Any]) -> None:
     port = get_visible(session, caller, Port, attributes["port_id"])
     if port.project_id != floating.project_id and not caller.is_admin:
         raise _bad(
@@ -147,12 +147,12 @@ def _refuse_second(session: Session, floating: FloatingIP, port: Port, address: 
 
 
 def _router_between(session: Session, floating: FloatingIP, fixed: IPAllocation) -> str:
-    """The router with an interface on the fixed IP's subnet and its gateway on the floating IP's network.
+    """The id of the router between the subnet of the fixed IP and the network of the floating IP.
 
-    The router that has the subnet's gateway address comes first. Without it only routers of the port's project count:
+    The router with the subnet's gateway address is preferred. Otherwise only routers of the port's project count, because
     another project may have attached its router to a shared network.
     """
-    legs = session.execute(
+    interfaces = session.execute(
         sa.select(Router.id, Router.project_id, IPAllocation.ip_address)
         .join(Port, Port.attached_id == Router.id)
         .join(IPAllocation, IPAllocation.port_id == Port.id)
@@ -165,8 +165,8 @@ def _router_between(session: Session, floating: FloatingIP, fixed: IPAllocation)
     ).all()
     gateway = session.get_one(Subnet, fixed.subnet_id).gateway_ip
     project_id = session.get_one(Port, fixed.port_id).project_id
-    fitting = [leg for leg in legs if leg.ip_address == gateway] or [
-        leg for leg in legs if leg.project_id == project_id
+    fitting = [interface for interface in interfaces if interface.ip_address == gateway] or [
+        interface for interface in interfaces if interface.project_id == project_id
     ]
     if not fitting:
         raise NotFound(

@@ -15,7 +15,7 @@ UNIVERSAL_LOCAL_BIT = 0x02
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """Addresses as numbers, both ends included."""
+    """A range of addresses as numbers, both ends included."""
 
     first: int
     last: int
@@ -37,13 +37,13 @@ def number(address: str) -> int:
 
 
 def text(value: int, ip_version: int) -> str:
-    """The reverse of `number`, in canonical spelling."""
+    """The inverse of `number`: the address in canonical form."""
     net = ip_network((value, 32)) if ip_version == 4 else ip_network((value, 128))
     return str(net.network_address)
 
 
 def usable(net: Net) -> Span:
-    """What may be a host's address: not the network's own, not IPv4's broadcast (RFC 3021: a /31 has neither)."""
+    """The host addresses: all but the network address and IPv4's broadcast address (a /31 has neither, RFC 3021)."""
     first, last = int(net.network_address), int(net.broadcast_address)
     if net.num_addresses <= 2:
         return Span(first, last)
@@ -56,12 +56,12 @@ def default_gateway(net: Net) -> str:
 
 
 def default_pools(net: Net, gateway: str | None) -> list[Span]:
-    """All usable addresses but the gateway's: one span, or two around it."""
+    """All usable addresses but the gateway's, as one or two spans."""
     return without(usable(net), number(gateway)) if gateway else [usable(net)]
 
 
 def without(span: Span, hole: int) -> list[Span]:
-    """`span` less one address."""
+    """The span without one address."""
     if hole not in span:
         return [span]
     parts = [Span(span.first, hole - 1), Span(hole + 1, span.last)]
@@ -88,5 +88,5 @@ def first_overlap(net: Net, others: Iterable[str]) -> str | None:
 
 
 def total(spans: Sequence[Span]) -> int:
-    """How many addresses are in `spans`, which do not overlap."""
+    """The number of addresses in spans that do not overlap."""
     return sum(span.size for span in spans)

@@ -1,4 +1,7 @@
-"""Which addresses a port gets. Runs under the store's write lock, so what is free here stays free until the commit."""
+"""IP address management: the addresses of ports, and how many addresses of networks are used.
+
+Allocations run under the write lock of the store, so that an address that is free here stays free until the commit.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ ROUTER_OWNERS = frozenset({DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GA
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """An address that a port is to have."""
+    """An address for a port."""
 
     subnet: Subnet
     ip_address: str
 
 
 def is_automatic(subnet: Subnet) -> bool:
-    """Do devices make their own addresses in it (from their MAC)?"""
+    """Whether devices generate their own addresses in the subnet, from their MAC."""
     return subnet.ipv6_address_mode in AUTOMATIC_MODES
 
 
@@ -41,8 +44,9 @@ def choose(
 ) -> list[Chosen]:
     """The addresses for a port on a network with these subnets.
 
-    `wanted` is the request's fixed_ips; None: one IPv4 and one IPv6 address, where the network has them; empty: none.
-    Raises BadRequest (field fixed_ips) and Conflict (an address in use, a subnet exhausted).
+    `wanted` is the request's fixed_ips. None selects one IPv4 and one IPv6 address, as far as the network has subnets of
+    these versions. An empty list selects none. Raises BadRequest (field fixed_ips), and Conflict if an address is in use or
+    a subnet is exhausted.
     """
     if wanted is not None and not wanted:
         return []
@@ -58,7 +62,7 @@ def choose(
 
 
 def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
-    """Make the port's allocations these; those that stay are not touched."""
+    """Replaces the allocations of the port. Rows of addresses that stay are not written."""
     kept = {row.ip_address: row for row in port.fixed_ips}
     rows = []
     for position, choice in enumerate(chosen):
@@ -72,7 +76,7 @@ def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
 
 
 def add_automatic(session: Session, port: Port, subnet: Subnet) -> None:
-    """Give a port its address in a subnet with automatic addresses that is newer than the port."""
+    """Adds the port's address in a subnet with automatic addresses that was created after the port."""
     kept = [Chosen(session.get_one(Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
     assign(session, port, [*kept, *_automatic(session, port, [subnet], kept)])
 
@@ -83,7 +87,7 @@ def pools(subnet: Subnet) -> list[Span]:
 
 
 def used_in(session: Session, subnet_id: str, span: Span) -> int:
-    """How many addresses of the span are handed out."""
+    """The number of allocated addresses in the span."""
     rows = sa.select(sa.func.count()).where(
         IPAllocation.subnet_id == subnet_id,
         IPAllocation.sort_key.between(f"{span.first:032x}", f"{span.last:032x}"),
@@ -92,7 +96,7 @@ def used_in(session: Session, subnet_id: str, span: Span) -> int:
 
 
 def owner_of(session: Session, subnet_id: str, address: str) -> Port | None:
-    """The port that has this address."""
+    """The port with this address, or None."""
     row = session.scalar(
         sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet_id, IPAllocation.ip_address == address)
     )
@@ -115,15 +119,15 @@ def _from_any(session: Session, subnets: Sequence[Subnet], taken: Iterable[Chose
 
 
 def _not_in_rows(session: Session, subnet: Subnet, taken: Iterable[Chosen]) -> set[int]:
-    """The chosen addresses of a subnet, but for those that the port has already and keeps."""
+    """The chosen addresses of a subnet that have no row yet."""
     chosen = [c.ip_address for c in taken if c.subnet.id == subnet.id]
     return {ip_math.number(address) for address in chosen if owner_of(session, subnet.id, address) is None}
 
 
 def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int]) -> int | None:
-    """Bisects for the end of the pool's full beginning: a few counts on an index, however large the pool is.
+    """The lowest free address of a pool, by bisection with a few counts on an index, however large the pool is.
 
-    `reserved` are addresses that are about to be handed out and are in no row yet.
+    `reserved` are addresses that are chosen already and have no row yet.
     """
 
     def taken(start: int, end: int) -> int:
@@ -133,7 +137,7 @@ def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int
     used = taken(0, pool.size)
     if used >= pool.size:
         return None
-    # All of the first `full` are taken; one of the first `beyond` is free. Without holes one question decides it.
+    # The first `full` addresses are taken, and one of the first `beyond` is free. Without gaps one query is enough.
     full, beyond, middle = 0, used + 1, used
     while beyond - full > 1:
         if taken(full, middle) == middle - full:
@@ -145,7 +149,7 @@ def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int
 
 
 def _given(session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequence[dict[str, Any]]) -> list[Chosen]:
-    """What the request names: explicit addresses first, so that a pool never hands one of them out."""
+    """The addresses of a request. Explicit ones are chosen first, so that no pool yields them."""
     chosen: dict[int, Chosen] = {}
     for index, entry in enumerate(wanted):
         if entry.get("ip_address"):
@@ -223,7 +227,7 @@ def _check_fits(subnet: Subnet, address: str, port: Port) -> None:
 
 
 def _automatic(session: Session, port: Port, subnets: Sequence[Subnet], chosen: Sequence[Chosen]) -> list[Chosen]:
-    """The addresses that the port's device makes itself; a router's are its gateways' and are given."""
+    """The addresses that the device generates itself. Routers have none: their addresses are in the request."""
     if port.attached_owner in ROUTER_OWNERS:
         return []
     had = {c.subnet.id for c in chosen}
@@ -255,7 +259,7 @@ def _refuse_repeated(chosen: Iterable[Chosen]) -> None:
 
 
 def list_ip_availability(session: Session, caller: Caller, query: ListQuery) -> list[dict[str, Any]]:
-    """Every network's, to an administrator. Filters: network_id, network_name, project_id, ip_version."""
+    """The availability of all networks. Filters: network_id, network_name, project_id, ip_version. Raises Forbidden."""
     _require_admin(caller)
     rows = session.scalars(sa.select(Network).order_by(Network.id).options(selectinload(Network.subnets)))
     versions = {int(value) for value in query.filters.get("ip_version", ()) if value.isdigit()}
@@ -264,14 +268,14 @@ def list_ip_availability(session: Session, caller: Caller, query: ListQuery) -> 
 
 
 def show_ip_availability(session: Session, caller: Caller, network_id: str) -> dict[str, Any]:
-    """Raises NotFound, Forbidden."""
+    """The availability of one network. Raises NotFound, Forbidden."""
     _require_admin(caller)
     return _network_availability(session, get_visible(session, caller, Network, network_id), set())
 
 
 def _require_admin(caller: Caller) -> None:
     if not caller.is_admin:
-        raise Forbidden("Only an administrator may see how full networks are.", kind="PolicyNotAuthorized")
+        raise Forbidden("Only an administrator may see the IP availability of networks.", kind="PolicyNotAuthorized")
 
 
 def _network_availability(session: Session, row: Network, versions: set[int]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""What each of the network's collections can be filtered and sorted by: one table a kind of row.
-
-The network store: every call of the network API, one transaction each, answered in Neutron's JSON.
-"""
+"""The store of the network API: one transaction for each call, filters and sort keys of lists, Neutron's JSON as result."""
 
 from __future__ import annotations
 
@@ -35,9 +32,9 @@ def _columns(model: type[Any], **more: Any) -> dict[str, Any]:
 
 
 def _holds(column: Any, value: str) -> sa.ColumnElement[bool]:
-    """Is the text an element of the JSON list? In the stored text it stands after `[` or `, `, in quotes.
+    """The condition that a JSON list contains the text: in the stored text it follows `[` or `, `, in quotes.
 
-    REPLACE compares exactly in every database; SQLite's LIKE does not care for case.
+    REPLACE compares case in both databases. SQLite's LIKE does not.
     """
     stored = sa.cast(column, sa.Text)
     quoted = json.dumps(value)
@@ -63,7 +60,9 @@ def _tag_filters(model: type[Any]) -> dict[str, Filter]:
 
 
 def _fixed_ips(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    """`ip_address=10.0.0.5`, `subnet_id=…`, `ip_address_substr=10.0`: of each name one, and all names on one address."""
+    """Filters `ip_address=10.0.0.5`, `subnet_id=…`, `ip_address_substr=10.0`. Values of one name are alternatives, and one
+    fixed IP must match all names.
+    """
     wanted: dict[str, list[str]] = {}
     for value in values:
         name, found, what = value.partition("=")
@@ -85,7 +84,7 @@ def _fixed_ips(values: Sequence[str]) -> sa.ColumnElement[bool]:
 
 
 def _canonical(address: str) -> str:
-    """Addresses are stored in one spelling; a filter may have another. What is no address matches nothing."""
+    """The address of a filter in the canonical form of stored addresses. A malformed address stays and matches nothing."""
     try:
         return str(ip_address(address))
     except ValueError:
@@ -120,7 +119,7 @@ def _floating_status(values: Sequence[str]) -> sa.ColumnElement[bool]:
 
 
 def _gateway_network(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    """`external_gateway_info={'network_id': …}` is how some clients ask; they all contain the id."""
+    """The filter `external_gateway_info.network_id`."""
     return sa.or_(*(Router.external_network_id == value for value in values))
 
 
@@ -255,7 +254,7 @@ Delete = Callable[[Session, Caller, str, datetime], None]
 
 @dataclass(frozen=True, slots=True)
 class Operations:
-    """What can be done with one kind of resource."""
+    """The operations of one kind of resource."""
 
     create: Create
     update: Update
@@ -273,7 +272,7 @@ OPERATIONS: Mapping[str, Operations] = {
 
 
 class NetworkStore:
-    """`kind` is a key of OPERATIONS. All methods raise the errors of resources/errors.py."""
+    """The store of the network API. `kind` is a key of OPERATIONS. All methods raise the errors of resources/errors.py."""
 
     def __init__(
         self,
@@ -289,7 +288,7 @@ class NetworkStore:
         self._agent_down_after = agent_down_after
 
     def list(self, kind: str, caller: Caller, query: ListQuery) -> Page:
-        """One page of what the caller may see."""
+        """One page of the resources that the caller may see."""
         if kind == "security_group":
             self._ensure_default_group(caller.project_id)
         collection = (COLLECTIONS if caller.is_admin else COLLECTIONS_OF_MEMBERS)[kind]
@@ -303,7 +302,7 @@ class NetworkStore:
             return self._rendered(session, caller, get_visible(session, caller, COLLECTIONS[kind].model, resource_id))
 
     def create(self, kind: str, caller: Caller, bodies: Sequence[Mapping[str, Any]]) -> Sequence[dict[str, Any]]:
-        """All of them or, when one cannot be made, none."""
+        """Creates all resources of a request, or none."""
         now = self._clock()
         with self._store.write(now) as session:
             rows = []
@@ -323,7 +322,7 @@ class NetworkStore:
         *,
         if_revision: int | None = None,
     ) -> dict[str, Any]:
-        """Change what is named. Raises PreconditionFailed when its revision number is not `if_revision`."""
+        """Changes the given attributes. Raises PreconditionFailed if the revision number is not `if_revision`."""
         now = self._clock()
         with self._store.write(now) as session:
             self._check_revision(session, caller, kind, resource_id, if_revision)
@@ -331,20 +330,20 @@ class NetworkStore:
             return self._rendered(session, caller, row)
 
     def delete(self, kind: str, caller: Caller, resource_id: str, *, if_revision: int | None = None) -> None:
-        """Remove it. Raises PreconditionFailed when its revision number is not `if_revision`."""
+        """Deletes a resource. Raises PreconditionFailed if the revision number is not `if_revision`."""
         now = self._clock()
         with self._store.write(now) as session:
             self._check_revision(session, caller, kind, resource_id, if_revision)
             OPERATIONS[kind].delete(session, caller, resource_id, now)
 
     def add_router_interface(self, caller: Caller, router_id: str, which: Mapping[str, Any]) -> dict[str, Any]:
-        """Attach a subnet or a port."""
+        """Attaches a subnet or a port."""
         now = self._clock()
         with self._store.write(now) as session:
             return routers.add_interface(session, caller, router_id, which, now)
 
     def remove_router_interface(self, caller: Caller, router_id: str, which: Mapping[str, Any]) -> dict[str, Any]:
-        """Detach a subnet or a port."""
+        """Detaches a subnet or a port."""
         now = self._clock()
         with self._store.write(now) as session:
             return routers.remove_interface(session, caller, router_id, which, now)
@@ -352,20 +351,20 @@ class NetworkStore:
     def change_routes(
         self, caller: Caller, router_id: str, changes: Mapping[str, Sequence[Mapping[str, str]]]
     ) -> dict[str, Any]:
-        """`{"add": […], "remove": […]}`; the router afterwards."""
+        """Adds and removes extra routes: `{"add": […], "remove": […]}`. Returns the router."""
         now = self._clock()
         with self._store.write(now) as session:
             return self._rendered(session, caller, routers.change_routes(session, caller, router_id, changes, now))
 
     def tags(self, kind: str, caller: Caller, resource_id: str) -> Sequence[str]:
-        """A resource's tags."""
+        """The tags of a resource."""
         with self._store.read() as session:
             return list(get_visible(session, caller, COLLECTIONS[kind].model, resource_id).tags)
 
     def change_tags(
         self, kind: str, caller: Caller, resource_id: str, change: Callable[[Sequence[str]], Sequence[str]]
     ) -> Sequence[str]:
-        """Give it the tags that `change` makes of those that it has."""
+        """Replaces the tags by the result of `change`. Returns the new tags."""
         now = self._clock()
         with self._store.write(now) as session:
             row = get_owned(session, caller, COLLECTIONS[kind].model, resource_id)
@@ -380,44 +379,44 @@ class NetworkStore:
     def agents(self, caller: Caller, query: ListQuery) -> Sequence[dict[str, Any]]:
         """All agents that the caller may see."""
         with self._store.read() as session:
-            return agents.listed(session, caller, query, self._clock() - self._agent_down_after)
+            return agents.list_agents(session, caller, query, self._clock() - self._agent_down_after)
 
     def agent(self, caller: Caller, agent_id: str) -> dict[str, Any]:
         """One agent. Raises NotFound."""
         with self._store.read() as session:
-            return agents.shown(session, caller, agent_id, self._clock() - self._agent_down_after)
+            return agents.show_agent(session, caller, agent_id, self._clock() - self._agent_down_after)
 
     def delete_agent(self, caller: Caller, agent_id: str) -> None:
-        """Forget it."""
+        """Deletes an agent."""
         now = self._clock()
         with self._store.write(now) as session:
             agents.delete(session, caller, agent_id, now)
 
     def quota_details(self, caller: Caller, project_id: str) -> dict[str, dict[str, int]]:
-        """Limits and use. Raises NotFound for another's project."""
+        """Quotas and usage. Raises NotFound for the project of another caller."""
         if not caller.owns(project_id):
             raise NotFound(f"Project {project_id} could not be found.", kind="ProjectNotFound")
         with self._store.read() as session:
             return access.quota_details(session, project_id, self._limits)
 
     def quota_limits(self) -> dict[str, int]:
-        """The limits, alike for all projects."""
+        """The quotas, which are equal for all projects."""
         return dict(self._limits)
 
     def ip_availabilities(self, caller: Caller, query: ListQuery) -> Sequence[dict[str, Any]]:
-        """How full every network is."""
+        """The IP availability of all networks."""
         with self._store.read() as session:
             return ipam.list_ip_availability(session, caller, query)
 
     def ip_availability(self, caller: Caller, network_id: str) -> dict[str, Any]:
-        """How full one network is."""
+        """The IP availability of one network."""
         with self._store.read() as session:
             return ipam.show_ip_availability(session, caller, network_id)
 
     def _check_revision(
         self, session: Session, caller: Caller, kind: str, resource_id: str, if_revision: int | None
     ) -> None:
-        """Writers come one at a time: what holds here holds until the transaction's end."""
+        """Raises PreconditionFailed. The transaction has the write lock, so the revision number stays until its end."""
         if if_revision is None:
             return
         row = get_visible(session, caller, COLLECTIONS[kind].model, resource_id)

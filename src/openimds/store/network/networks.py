@@ -1,7 +1,4 @@
-"""Networks: made, changed, removed.
-
-Subnets: made, changed, removed.
-"""
+"""Networks and subnets."""
 
 from __future__ import annotations
 
@@ -54,7 +51,7 @@ NULLABLE = ("provider:physical_network", "provider:segmentation_id")
 
 
 def create_network(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Network:
-    """Raises Forbidden, BadRequest (provider attributes), Conflict (a segment in use)."""
+    """Creates a network. Raises Forbidden, BadRequest (provider attributes), Conflict (a segment in use)."""
     _check_rights(caller, attributes, current=None)
     network = Network(
         id=str(uuid.uuid4()),
@@ -73,7 +70,9 @@ def create_network(session: Session, caller: Caller, attributes: Mapping[str, An
 def update_network(
     session: Session, caller: Caller, network_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> Network:
-    """Raises NotFound, Forbidden, BadRequest, Conflict (no longer shared or external while others use it)."""
+    """Changes the given attributes. Raises NotFound, Forbidden, BadRequest, and Conflict if the network should no longer be
+    shared or external while others use it.
+    """
     network = get_owned(session, caller, Network, network_id)
     _check_rights(caller, attributes, current=network)
     if network.shared and attributes.get("shared") is False:
@@ -90,7 +89,7 @@ def update_network(
 
 
 def delete_network(session: Session, caller: Caller, network_id: str, now: datetime) -> None:
-    """With its subnets and its DHCP ports. Raises NotFound; Conflict when other ports are on it."""
+    """Deletes a network with its subnets and DHCP ports. Raises NotFound, and Conflict if the network has other ports."""
     network = get_owned(session, caller, Network, network_id)
     on_it = session.scalars(sa.select(Port).where(Port.network_id == network.id)).all()
     holders = [port for port in on_it if port.attached_owner != DEVICE_OWNER_DHCP]
@@ -116,7 +115,7 @@ def _set_columns(network: Network, attributes: Mapping[str, Any]) -> None:
 
 
 def _check_rights(caller: Caller, attributes: Mapping[str, Any], current: Network | None) -> None:
-    """Clients may say what is so anyway (`shared: false`) without being operators."""
+    """Raises Forbidden for an attribute of administrators. Every client may send its present value (`shared: false`)."""
     for name in OPERATORS_ONLY:
         if name in attributes and attributes[name] not in (_value(current, name), None):
             require_admin(caller, dict(attributes), name)
@@ -129,7 +128,7 @@ def _value(network: Network | None, name: str) -> Any:
 
 
 def _check_segment(session: Session, network: Network) -> None:
-    """What a provider network must name, and that no other network is the same segment."""
+    """Raises BadRequest for missing or excess provider attributes, and Conflict for the segment of another network."""
     kind, physical, segment = (
         network.provider_network_type,
         network.provider_physical_network,
@@ -196,11 +195,13 @@ def _invalid(field: str, reason: str) -> BadRequest:
 
 SLAAC_PREFIX_LENGTH = 64
 LONGEST_DHCP_PREFIX = {4: 30, 6: 126}
-"""Beyond it there is no room for a gateway, a DHCP server and a client."""
+"""A longer prefix has no room for a gateway, a DHCP server and a client."""
 
 
 def create_subnet(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Subnet:
-    """Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, ipv6 modes), Conflict, Forbidden."""
+    """Creates a subnet. Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, IPv6 modes), Conflict,
+    Forbidden.
+    """
     network = get_owned(session, caller, Network, attributes["network_id"])
     check_tags(caller, (), attributes.get("tags") or ())
     net = ip_network(attributes["cidr"])
@@ -242,7 +243,7 @@ def create_subnet(session: Session, caller: Caller, attributes: Mapping[str, Any
 def update_subnet(
     session: Session, caller: Caller, subnet_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> Subnet:
-    """Raises NotFound, BadRequest, Conflict (the gateway's address is a router's and cannot change)."""
+    """Changes the given attributes. Raises NotFound, BadRequest, and Conflict if a router has the gateway's address."""
     subnet = get_owned(session, caller, Subnet, subnet_id)
     net = ip_network(subnet.cidr)
     if "gateway_ip" in attributes and attributes["gateway_ip"] != subnet.gateway_ip:
@@ -265,7 +266,9 @@ def update_subnet(
 
 
 def delete_subnet(session: Session, caller: Caller, subnet_id: str, now: datetime) -> None:
-    """DHCP ports and automatic addresses let go of it. Raises NotFound; Conflict when another port has an address."""
+    """Deletes a subnet and its addresses of DHCP ports and its automatic addresses. Raises NotFound, and Conflict if another
+    port has an address in it.
+    """
     subnet = get_owned(session, caller, Subnet, subnet_id)
     rows = session.scalars(sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet.id)).all()
     if any(_holds(row, subnet) for row in rows):
@@ -285,9 +288,7 @@ def delete_subnet(session: Session, caller: Caller, subnet_id: str, now: datetim
 
 
 def check_tags(caller: Caller, before: Sequence[str], after: Sequence[str]) -> None:
-    """Raises Forbidden if a caller other than an administrator or a service changes which metadata providers serve the
-    subnet.
-    """
+    """Raises Forbidden for a change of the tags of metadata providers, unless by an administrator or a service."""
     changed = sorted(tag for tag in {*before} ^ {*after} if tag.startswith(PROVIDER_TAG))
     if changed and not caller.is_admin:
         raise Forbidden(
@@ -303,7 +304,7 @@ def _holds(row: IPAllocation, subnet: Subnet) -> bool:
 
 def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> None:
     if version != net.version:
-        raise _invalid("cidr", f"Provided cidr {net} is IPv{net.version}, ip_version says {version}")
+        raise _invalid("cidr", f"Provided cidr {net} is IPv{net.version}, and ip_version is {version}")
     if version == 4:
         for mode in ("ipv6_ra_mode", "ipv6_address_mode"):
             if attributes.get(mode):
@@ -332,7 +333,7 @@ def _gateway(attributes: Mapping[str, Any], net: Net) -> str | None:
 def _checked_gateway(gateway: str, net: Net) -> str:
     value = ip_address(gateway)
     if value.version != net.version or value not in net or int(value) not in ip_math.usable(net):
-        # Neutron also takes one from outside the subnet; a guest would then have no route to it.
+        # Neutron also accepts an address outside the subnet, to which a guest would have no route.
         raise _invalid("gateway_ip", f"Gateway {gateway} is not valid on subnet {net}")
     return gateway
 
@@ -394,7 +395,7 @@ def _refuse_overlapping_pools(spans: Sequence[Span]) -> None:
 def _refuse_gateway_in_pools(gateway: str, spans: Sequence[Span]) -> None:
     if any(ip_math.number(gateway) in span for span in spans):
         raise Conflict(
-            f"Gateway ip {gateway} conflicts with the subnet's allocation pools: it lies inside of one.",
+            f"Gateway ip {gateway} conflicts with the subnet's allocation pools: it is inside one of them.",
             kind="GatewayConflictWithAllocationPools",
         )
 
@@ -434,7 +435,7 @@ def _check_contents(subnet: Subnet) -> None:
 
 
 def _address_present_ports(session: Session, subnet: Subnet) -> None:
-    """A new subnet with automatic addresses: the devices that are on the network already make themselves one."""
+    """Adds the addresses that the devices on the network generate in a new subnet with automatic addresses."""
     for port in session.scalars(sa.select(Port).where(Port.network_id == subnet.network_id)):
         if port.attached_owner not in ipam.ROUTER_OWNERS:
             ipam.add_automatic(session, port, subnet)

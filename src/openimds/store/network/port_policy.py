@@ -1,11 +1,9 @@
-"""The policy of ports: who may set which attribute, and which attributes exclude each other.
+"""The policy of ports: permission to set attributes, attributes that exclude each other, and DNS names.
 
-It follows Neutron's default policy, with one difference: a network's owner cannot set a `network:*` device owner either.
+It follows Neutron's default policy with one difference: the owner of a network may not set a `network:*` device owner.
 
-The DNS names of ports: which of them a port may have.
-
-A network's DHCP agents resolve the names of its ports for every guest on it, so on a shared network a name that one
-project chooses is an answer to the guests of others.
+The DHCP agents of a network resolve the DNS names of its ports for all guests on it. On a shared network a name that one
+project chooses is therefore visible to the guests of others.
 """
 
 from __future__ import annotations
@@ -40,8 +38,8 @@ def check_create(caller: Caller, network: Network, attributes: Mapping[str, Any]
         return
     if not network.shared:
         raise Forbidden(
-            f"Network {network.id} is external and not shared: it is reached through a router or a floating IP, "
-            "ports on it are made by its owner.",
+            f"Network {network.id} is external and not shared: only its owner creates ports on it; use a router or a "
+            "floating IP.",
             kind="PolicyNotAuthorized",
         )
     _refuse_owners_attributes(network, attributes)
@@ -68,9 +66,9 @@ def check_update(caller: Caller, network: Network, port: Port, attributes: Mappi
 
 
 def check_device(session: Session, caller: Caller, project_id: str, attributes: Mapping[str, Any]) -> None:
-    """`project_id`: the port's. Raises Conflict if `device_id` names a server or a router of another project.
+    """Raises Conflict if `device_id` is the id of a server or router of another project. `project_id` is the port's.
 
-    Text that names nothing is free, as in Neutron. Other spellings of a UUID count as the UUID.
+    Any other text is permitted, as in Neutron. Other spellings of a UUID count as the UUID.
     """
     device_id = attributes.get("device_id")
     if not device_id or caller.is_admin:
@@ -86,14 +84,14 @@ def check_device(session: Session, caller: Caller, project_id: str, attributes: 
 
 
 def check_consistent(port: Port) -> None:
-    """Raises BadRequest or Conflict when the port's settings contradict each other."""
+    """Raises BadRequest or Conflict if attributes of the port contradict each other."""
     if port.port_security_enabled:
         return
     if port.security_group_ids:
         raise BadRequest(
             "security_groups",
-            f"security_groups: port {port.id} has port security off, so it can have no security group; "
-            "give an empty list.",
+            f"security_groups: port {port.id} has port security off and can have no security group; "
+            "send an empty list.",
             kind="PortSecurityAndIPRequiredForSecurityGroups",
         )
     if port.allowed_address_pairs:
@@ -127,23 +125,23 @@ def _refuse_network_owner(caller: Caller, attributes: Mapping[str, Any]) -> None
 
 
 def _refuse_attached(port: Port, attributes: Mapping[str, Any]) -> None:
-    """The device of an attached port changes through the device; clients may send back what they read."""
+    """Raises Conflict for another device of an attached port. Clients may send back the present values."""
     held = [name for name in DEVICE if name in attributes and (attributes[name] or "") != getattr(port, name)]
     if port.attached_owner.startswith(NETWORK_OWNER_PREFIX):
         held += [name for name in ("fixed_ips",) if name in attributes]
-        through = f"device {port.attached_id} ({port.attached_owner})"
+        device = f"device {port.attached_id} ({port.attached_owner})"
     elif port.attached_owner.startswith(DEVICE_OWNER_COMPUTE_PREFIX):
-        through = f"server {port.attached_id}, which detaches it"
+        device = f"server {port.attached_id}, which detaches it"
     else:
         return
     if held:
         raise Conflict(
-            f"Port {port.id} is attached to {through}: {', '.join(held)} cannot be changed here.", kind="PortInUse"
+            f"Port {port.id} is attached to {device}: {', '.join(held)} cannot be changed here.", kind="PortInUse"
         )
 
 
 def _as_uuid(text: str) -> str:
-    """`{7F…}`, `URN:UUID:7f…` → `7f…`; any other text as it is."""
+    """`{7F…}`, `URN:UUID:7f…` → `7f…`. Any other text is returned unchanged."""
     try:
         return str(uuid.UUID(_visible(text)))
     except ValueError:
@@ -157,7 +155,7 @@ def _visible(text: str) -> str:
 
 
 def _differs(port: Port, name: str, value: Any) -> bool:
-    """Clients send back what they read: an attribute that stays the same needs no right."""
+    """Whether the value is new. Clients send back values that they read, which needs no permission."""
     if name == "fixed_ips":
         had = {ip.ip_address for ip in port.fixed_ips}
         return any(entry.get("ip_address") not in {None, *had} for entry in value or ())
@@ -191,12 +189,12 @@ def check_dns_name(session: Session, port: Port) -> None:
 
 
 def check_dns_name_of_address(port: Port) -> None:
-    """Raises BadRequest if guests take the port's name for something else than this port."""
+    """Raises BadRequest if guests use the port's name for a service, or if it is the default name of another address."""
     if _means_another(port, port.dns_name):
         raise BadRequest(
             "dns_name",
-            f"Invalid input for operation: dns_name: {port.dns_name} is reserved, or the default name of an address that "
-            "the port does not have.",
+            f"Invalid input for operation: dns_name: {port.dns_name} is reserved, or it is the default name of an address "
+            "that the port does not have.",
             kind="InvalidInput",
         )
 
@@ -231,7 +229,7 @@ def _canonical(name: str) -> str:
 
 
 def _address_in(name: str) -> str | None:
-    """`host-192-168-40-5` → `192.168.40.5`; None for a name that is no address's default name."""
+    """`host-192-168-40-5` → `192.168.40.5`. None if the name is not the default name of an address."""
     if name.startswith(DEFAULT_DNS_NAME_PREFIX):
         spelled = name.removeprefix(DEFAULT_DNS_NAME_PREFIX)
         for separator in (".", ":"):

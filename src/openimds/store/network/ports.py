@@ -1,7 +1,7 @@
-"""Ports: made, bound, changed and removed in a session that the caller holds (`Store.write()`).
+"""Ports: create, change, attach, delete. Functions run in a session of `Store.write()`.
 
-`attributes` are in Neutron's names and already of the right form (control_api/network/attributes.py checks requests;
-code of ours that makes ports gives the same): `network_id`, `fixed_ips`, `mac_address`, `device_id`, `binding:host_id` …
+`attributes` have Neutron's names and valid forms: `network_id`, `fixed_ips`, `mac_address`, `device_id`,
+`binding:host_id` … control_api/network/attributes.py checks those of requests.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from openimds.store.network import ipam, port_policy, security_groups
 from openimds.store.network.access import get_owned, get_owned_strictly, get_visible, project_for
 
 MAC_BASE = "fa:16:3e"
-"""Neutron's `base_mac`: an OUI of its own, the rest random."""
+"""Neutron's default `base_mac`. The other bytes are random."""
 
 MAC_TRIES = 16
 
 OWNED_BY_ROUTERS = frozenset({DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_FLOATING_IP})
-"""Ports that live and die with something else, and are deleted through it."""
+"""Ports that are created and deleted with a router or a floating IP."""
 
 PLAIN_COLUMNS = {
     "name": "name",
@@ -54,7 +54,7 @@ PLAIN_COLUMNS = {
     "dns_name": "dns_name",
     "tags": "tags",
 }
-"""Attribute → column, where the value is kept as it is given."""
+"""Columns by attribute, for values that are stored unchanged."""
 
 
 def create_port(
@@ -64,10 +64,10 @@ def create_port(
     now: datetime,
     attachment: Attachment = UNATTACHED,
 ) -> Port:
-    """Create a port with its addresses, its MAC and, by default, its project's default security group.
+    """Creates a port with its addresses, its MAC and, by default, the default security group of its project.
 
-    `attachment` is given by the calls that attach the port themselves. Without it only administrators and services can
-    attach the port (`_set_by_operator`).
+    `attachment` is that of a call which attaches the port itself. Without it only administrators and services can attach
+    the port (`_set_by_operator`).
 
     Raises NotFound (network), BadRequest (fixed_ips, dns_name …), Conflict (address, MAC or name in use, pools exhausted,
     device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
@@ -107,7 +107,7 @@ def create_port(
 
 
 def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapping[str, Any], now: datetime) -> Port:
-    """Change what is named; the rest stays. The same errors as `create_port`."""
+    """Changes the given attributes. Raises the errors of `create_port`."""
     port = get_owned_strictly(session, caller, Port, port_id)
     network = session.get_one(Network, port.network_id)
     port_policy.check_update(caller, network, port, attributes)
@@ -140,7 +140,7 @@ def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapp
 
 def delete_port(session: Session, port_id: str, now: datetime) -> None:
     """Deletes a port, its addresses, and its place among its server's NICs. Floating IPs that lead to it become free.
-    A port that does not exist is no error.
+    A missing port is not an error.
     """
     port = session.get(Port, port_id)
     if port is None:
@@ -154,7 +154,7 @@ def delete_port(session: Session, port_id: str, now: datetime) -> None:
 
 
 def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetime) -> None:
-    """The same at a person's wish: not what belongs to a router or a floating IP. Raises NotFound, Conflict."""
+    """Deletes a port for a request. Raises NotFound, and Conflict for a port of a router or a floating IP."""
     port = get_owned(session, caller, Port, port_id)
     if port.attached_owner in OWNED_BY_ROUTERS:
         raise Conflict(
@@ -165,14 +165,14 @@ def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetim
 
 
 def attach_port(session: Session, port: Port, attachment: Attachment, *, host: str) -> None:
-    """Attach the port to a device on a host. It becomes ACTIVE when all entities of `provisioning` have reported."""
+    """Attaches the port to a device on a host. It becomes ACTIVE when all entities of `provisioning` have reported."""
     port.host, port.device_id, port.device_owner = host, attachment.device_id, attachment.device_owner
     _record(port, attachment)
     restart_provisioning(session, port)
 
 
 def detach_port(session: Session, port: Port) -> None:
-    """Detach the port from its device. It keeps its addresses."""
+    """Detaches the port from its device. It keeps its addresses."""
     attach_port(session, port, UNATTACHED, host="")
 
 
@@ -202,7 +202,7 @@ def ports_of_device(session: Session, device_id: str) -> Sequence[Port]:
 
 
 def provisioned(session: Session, port_id: str, entity: str, binding_generation: int | None = None) -> None:
-    """Remove one provisioning block (`dhcp`, `l2`). The port is ACTIVE when none is left and its `admin_state_up` is
+    """Removes one provisioning block (`dhcp`, `l2`). The port is ACTIVE when none is left and its `admin_state_up` is
     true. Idempotent.
 
     A report about an earlier binding has no effect. Agents of release 0.1 send no generation.
@@ -216,7 +216,9 @@ def provisioned(session: Session, port_id: str, entity: str, binding_generation:
 
 
 def unplugged(session: Session, port_id: str, binding_generation: int | None = None) -> None:
-    """The port's device has disappeared from its host: DOWN until `l2` is reported again. As `provisioned`."""
+    """Sets the port DOWN until `l2` is reported again, because its device has disappeared. Generations count as in
+    `provisioned`.
+    """
     port = session.get(Port, port_id)
     if port is not None and _is_current(port, binding_generation):
         port.status = "DOWN"
@@ -225,14 +227,14 @@ def unplugged(session: Session, port_id: str, binding_generation: int | None = N
 
 
 def restart_provisioning(session: Session, port: Port) -> None:
-    """All entities must report again before the port is ACTIVE. Reports that are on their way have no effect."""
+    """Sets the port DOWN until all entities report again. Reports about the earlier binding have no effect."""
     port.status = "DOWN"
     port.provisioning = _entities(session, port)
     port.binding_generation += 1
 
 
 def free_floating_ips(session: Session, port_id: str, now: datetime, gone: frozenset[str] | None = None) -> None:
-    """Floating IPs that lead to the port (or to one of the addresses that it lost) lead nowhere any more."""
+    """Disassociates floating IPs from the port. `gone` limits that to the floating IPs of these addresses."""
     for floating in session.scalars(sa.select(FloatingIP).where(FloatingIP.port_id == port_id)):
         if gone is None or floating.fixed_ip_address in gone:
             floating.port_id = floating.fixed_ip_address = floating.router_id = None
@@ -241,7 +243,7 @@ def free_floating_ips(session: Session, port_id: str, now: datetime, gone: froze
 
 
 def _project(caller: Caller, network: Network, attributes: Mapping[str, Any]) -> str:
-    """A port of openimds' own belongs to no project (`project_id` given as empty), a DHCP port to its network's."""
+    """The project of a new port. An internal port has none (an empty `project_id`), a DHCP port has its network's."""
     if caller.is_admin and attributes.get("project_id") == "":
         return ""
     if caller.is_admin and attributes.get("device_owner") == DEVICE_OWNER_DHCP:
@@ -313,7 +315,7 @@ def _merged_options(now: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[
 def _change_addresses(
     session: Session, port: Port, network: Network, wanted: Sequence[dict[str, Any]] | None
 ) -> frozenset[str]:
-    """Give the port these addresses instead; the ones that it lost."""
+    """Replaces the addresses of the port. Returns the removed ones."""
     before = {ip.ip_address for ip in port.fixed_ips}
     chosen = ipam.choose(session, port, network.subnets, wanted or [])
     if port.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE and not chosen:
@@ -327,8 +329,8 @@ def _record(port: Port, attachment: Attachment) -> None:
 
 
 def _set_by_operator(session: Session, caller: Caller, port: Port) -> Attachment:
-    """The attachment that an administrator or a service makes by the attributes alone: a DHCP agent's port, and the port
-    of an instance that another compute service runs. Servers and routers of this store have calls for it.
+    """The attachment by attributes alone, which only administrators and services can make: a port of a DHCP agent, and a
+    port of an instance of another compute service. Servers and routers of this store have their own calls.
     """
     attachment = Attachment(port.device_owner, port.device_id)
     if caller.is_admin and port.device_owner == DEVICE_OWNER_DHCP:
@@ -357,7 +359,7 @@ def _is_bound(port: Port) -> bool:
 
 
 def _entities(session: Session, port: Port) -> list[str]:
-    """The agent that plugs the port, and the DHCP agent unless the port is the network service's own."""
+    """The entities that must report: the agent that plugs the port, and the DHCP agent unless it is a service port."""
     if port.attached_owner in (DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY):
         return ["l2"]
     if not port.host:

@@ -1,7 +1,4 @@
-"""Routers: made, changed, removed; their external gateway and their extra routes.
-
-A router's legs on internal networks: added and removed, by subnet or by port.
-"""
+"""Routers: create, change, delete; the external gateway, extra routes, and interfaces on internal networks."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ COLUMNS = ("name", "description", "admin_state_up", "tags")
 
 
 def create_router(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Router:
-    """Raises NotFound (external network), BadRequest, Conflict, Forbidden."""
+    """Creates a router. Raises NotFound (external network), BadRequest, Conflict, Forbidden."""
     router = Router(
         id=str(uuid.uuid4()), project_id=project_for(caller, dict(attributes)), created_at=now, updated_at=now
     )
@@ -42,7 +39,9 @@ def create_router(session: Session, caller: Caller, attributes: Mapping[str, Any
 def update_router(
     session: Session, caller: Caller, router_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> Router:
-    """Raises NotFound, BadRequest, Forbidden; Conflict when floating IPs or routes need the gateway that would go."""
+    """Changes the given attributes. Raises NotFound, BadRequest, Forbidden, and Conflict if floating IPs or routes need the
+    gateway to remove.
+    """
     router = get_owned(session, caller, Router, router_id)
     _set_columns(router, attributes)
     if "external_gateway_info" in attributes:
@@ -62,7 +61,7 @@ def update_router(
 
 
 def delete_router(session: Session, caller: Caller, router_id: str, now: datetime) -> None:
-    """With its gateway. Raises NotFound; Conflict while subnets are attached or floating IPs pass through it."""
+    """Deletes a router with its gateway. Raises NotFound, and Conflict if it has interfaces or floating IPs."""
     router = get_owned(session, caller, Router, router_id)
     if interfaces(session, router.id):
         raise Conflict(f"Router {router.id} still has ports", kind="RouterInUse")
@@ -73,18 +72,21 @@ def delete_router(session: Session, caller: Caller, router_id: str, now: datetim
 
 
 def interfaces(session: Session, router_id: str) -> list[Port]:
-    """Its ports on internal networks."""
+    """The router's ports on internal networks."""
     return [p for p in ports.ports_of_device(session, router_id) if p.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE]
 
 
 def gateway_port(session: Session, router_id: str) -> Port | None:
-    """Its port on the external network."""
-    legs = [p for p in ports.ports_of_device(session, router_id) if p.attached_owner == DEVICE_OWNER_ROUTER_GATEWAY]
-    return legs[0] if legs else None
+    """The router's port on the external network, or None."""
+    owned = ports.ports_of_device(session, router_id)
+    return next((port for port in owned if port.attached_owner == DEVICE_OWNER_ROUTER_GATEWAY), None)
 
 
 def set_gateway(session: Session, caller: Caller, router: Router, wanted: Mapping[str, Any], now: datetime) -> None:
-    """`{"network_id": …, "enable_snat": true, "external_fixed_ips": [{"subnet_id": …, "ip_address": …}]}`"""
+    """Sets the gateway: `{"network_id": …, "enable_snat": true, "external_fixed_ips": [{"subnet_id": …, "ip_address": …}]}`.
+
+    Raises NotFound, BadRequest, Conflict, Forbidden.
+    """
     network = get_visible(session, caller, Network, wanted["network_id"])
     if not network.external:
         raise BadRequest(
@@ -109,7 +111,7 @@ def set_gateway(session: Session, caller: Caller, router: Router, wanted: Mappin
 
 
 def clear_gateway(session: Session, router: Router, now: datetime) -> None:
-    """Take the router off the external network. Nothing to do is success."""
+    """Removes the gateway. A router without one is not an error. Raises Conflict if floating IPs or routes need it."""
     port = gateway_port(session, router.id)
     if port is None:
         return
@@ -128,7 +130,7 @@ def clear_gateway(session: Session, router: Router, now: datetime) -> None:
 
 
 def connected_subnets(session: Session, router_id: str) -> list[Subnet]:
-    """The subnets that the router has an address in, outside included."""
+    """The subnets in which the router has an address, external ones included."""
     ids = {ip.subnet_id for port in ports.ports_of_device(session, router_id) for ip in port.fixed_ips}
     return list(session.scalars(sa.select(Subnet).where(Subnet.id.in_(ids))))
 
@@ -136,7 +138,7 @@ def connected_subnets(session: Session, router_id: str) -> list[Subnet]:
 def change_routes(
     session: Session, caller: Caller, router_id: str, changes: Mapping[str, Sequence[Mapping[str, str]]], now: datetime
 ) -> Router:
-    """`{"add": [route …], "remove": [route …]}`: add what is not there, remove what is."""
+    """Adds missing routes and removes existing ones: `{"add": [route …], "remove": [route …]}`."""
     router = get_owned(session, caller, Router, router_id)
     removed = [dict(route) for route in changes.get("remove", ())]
     kept = [route for route in router.routes if route not in removed]
@@ -148,7 +150,7 @@ def change_routes(
 
 
 def refuse_gone_nexthops(router: Router, gone: Sequence[str]) -> None:
-    """`gone`: CIDRs that the router is about to leave. Raises Conflict when an extra route's next hop is in one."""
+    """Raises Conflict if the next hop of an extra route is in one of the CIDRs that the router is about to leave."""
     for route in router.routes:
         for cidr in gone:
             if ip_address(route["nexthop"]) in ip_network(cidr):
@@ -160,8 +162,8 @@ def refuse_gone_nexthops(router: Router, gone: Sequence[str]) -> None:
 
 
 def refuse_diversion(caller: Caller, routes: Sequence[Mapping[str, str]], connected: Sequence[Subnet]) -> None:
-    """Raises BadRequest when an extra route leads addresses of another project's connected subnet elsewhere. A shorter
-    prefix does not: the subnet's own route wins.
+    """Raises BadRequest if an extra route diverts addresses of another project's connected subnet. A shorter prefix than
+    the subnet's does not, because the subnet's own route is more specific.
     """
     foreign = [ip_network(subnet.cidr) for subnet in connected if not caller.owns(subnet.project_id)]
     for route in routes:
@@ -178,7 +180,7 @@ def _set_columns(router: Router, attributes: Mapping[str, Any]) -> None:
 
 
 def _operators_settings(router: Router, wanted: Mapping[str, Any]) -> list[str]:
-    """What in the request is not so already and only an operator may choose."""
+    """The settings in the request that differ from the present ones and that only administrators may set."""
     names = []
     if wanted.get("external_fixed_ips"):
         names.append("external_fixed_ips")
@@ -193,12 +195,12 @@ def _make_gateway(session: Session, router: Router, network: Network, wanted: Ma
         raise BadRequest(
             "external_gateway_info",
             f"Bad router request: external_gateway_info: No IPs available for external network {network.id}: "
-            "it has no subnet.",
+            "the network has no subnet.",
             kind="BadRequest",
         )
     values = {
         "network_id": network.id,
-        "project_id": "",  # as Neutron has it: the gateway's address is not the project's to use otherwise
+        "project_id": "",  # as in Neutron: the project cannot use the gateway's address for anything else
         "device_id": router.id,
         "device_owner": DEVICE_OWNER_ROUTER_GATEWAY,
         "port_security_enabled": False,
@@ -215,7 +217,7 @@ def _refuse_overlap_outside(session: Session, router: Router, network: Network) 
 
 
 def refuse_overlap(router: Router, subnet: Subnet, others: Sequence[Subnet]) -> None:
-    """Raises Conflict when the router could not tell which of two subnets an address is in."""
+    """Raises Conflict if the subnet overlaps one of the others."""
     net = ip_network(subnet.cidr)
     for other in others:
         if other.ip_version == subnet.ip_version and net.overlaps(ip_network(other.cidr)):
@@ -261,9 +263,9 @@ def _invalid_route(route: Mapping[str, str], reason: str) -> BadRequest:
 def add_interface(
     session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """`which`: `{"subnet_id": …}` or `{"port_id": …}`; the answer of Neutron's add_router_interface.
+    """Attaches `{"subnet_id": …}` or `{"port_id": …}`. Returns the response of Neutron's add_router_interface.
 
-    Raises NotFound, BadRequest, and Conflict when the subnet overlaps one that the router has.
+    Raises NotFound, BadRequest, and Conflict if the subnet overlaps another one of the router.
     """
     router = get_owned(session, caller, Router, router_id)
     if which.get("port_id") and which.get("subnet_id"):
@@ -282,7 +284,7 @@ def add_interface(
 def remove_interface(
     session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """The reverse of `add`. Raises NotFound; Conflict while a floating IP or an extra route needs the leg."""
+    """Detaches a subnet or a port. Raises NotFound, and Conflict if a floating IP or an extra route needs the interface."""
     router = get_owned(session, caller, Router, router_id)
     if not which.get("port_id") and not which.get("subnet_id"):
         raise _bad_request("subnet_id", "Either subnet_id or port_id must be specified")
@@ -291,11 +293,11 @@ def remove_interface(
     refuse_gone_nexthops(router, [subnet.cidr for subnet in subnets])
     for subnet in subnets:
         _refuse_needed_by_floating_ip(session, router, subnet)
-    answer = _interface_json(router, port, which.get("subnet_id"))
+    response = _interface_json(router, port, which.get("subnet_id"))
     ports.delete_port(session, port.id, now)
     router.updated_at = now
     session.flush()
-    return answer
+    return response
 
 
 def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: str, now: datetime) -> Port:

@@ -1,4 +1,4 @@
-"""Security groups: names that ports carry. Rules are not enforced, so none can be made (the API says so)."""
+"""Security groups. Ports refer to them, and documents contain their names. Rules are not enforced and cannot be created."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFAULT = "default"
 
 
 def ensure_default(session: Session, project_id: str, now: datetime) -> SecurityGroup:
-    """The project's group `default`; made when it is not there yet, as Neutron does."""
+    """The project's group `default`, which is created if it is missing, as in Neutron."""
     group = session.scalar(
         sa.select(SecurityGroup).where(SecurityGroup.project_id == project_id, SecurityGroup.name == DEFAULT).limit(1)
     )
@@ -31,13 +31,13 @@ def ensure_default(session: Session, project_id: str, now: datetime) -> Security
 
 
 def has_default(session: Session, project_id: str) -> bool:
-    """Is the project's default group there?"""
+    """Whether the project has its default group."""
     known = sa.select(SecurityGroup.id).where(SecurityGroup.project_id == project_id, SecurityGroup.name == DEFAULT)
     return session.scalar(known.limit(1)) is not None
 
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> SecurityGroup:
-    """Raises Conflict for a second `default`."""
+    """Creates a group. Raises Conflict for a second `default`."""
     project_id = project_for(caller, dict(attributes))
     ensure_default(session, project_id, now)
     _refuse_default(attributes.get("name") or "")
@@ -50,7 +50,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
 def update(
     session: Session, caller: Caller, group_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> SecurityGroup:
-    """Name and description. Raises NotFound; Conflict for the default group's name, and for `default` as a new name."""
+    """Changes name and description. Raises NotFound, and Conflict for a new name of `default` or for the name `default`."""
     group = get_owned(session, caller, SecurityGroup, group_id)
     name = attributes.get("name", group.name)
     if group.name == DEFAULT and name != DEFAULT:
@@ -65,7 +65,7 @@ def update(
 
 
 def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> None:
-    """Raises NotFound; Conflict for the default group and for one that a port has."""
+    """Deletes a group. Raises NotFound, and Conflict for the default group and for the group of a port."""
     del now
     group = get_owned(session, caller, SecurityGroup, group_id)
     if group.name == DEFAULT and not caller.is_admin:
@@ -82,7 +82,7 @@ def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> No
 
 
 def _refuse_default(name: str) -> None:
-    """In every case of letters, as Neutron."""
+    """Raises Conflict for `default` in any case, as Neutron."""
     if name.lower() == DEFAULT:
         raise Conflict("Default security group already exists.", kind="SecurityGroupDefaultAlreadyExists")
 

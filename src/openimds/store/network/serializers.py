@@ -1,6 +1,6 @@
-"""Rows → the JSON objects of Neutron's API reference, all attributes; operators' own ones only for operators.
+"""Rows as the JSON objects of Neutron's API reference, with all attributes. Some of them are for administrators only.
 
-Many rows of one kind → their JSON, with one query for what belongs to all of them.
+`render` needs one query for the related rows, however many rows it converts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def time_text(moment: datetime) -> str:
 
 
 def network_json(row: Network, *, is_admin: bool) -> dict[str, Any]:
-    """A network. `provider:*` is an operator's."""
+    """A network, with `provider:*` for administrators."""
     shown = {
         **_common(row),
         "admin_state_up": row.admin_state_up,
@@ -75,7 +75,7 @@ def subnet_json(row: Subnet, *, is_admin: bool) -> dict[str, Any]:
 
 
 def port_json(row: Port, *, is_admin: bool) -> dict[str, Any]:
-    """A port. Where it is bound is an operator's to know."""
+    """A port, with its binding for administrators."""
     shown = {
         **_common(row),
         "network_id": row.network_id,
@@ -108,7 +108,7 @@ def port_json(row: Port, *, is_admin: bool) -> dict[str, Any]:
 
 
 def router_json(row: Router, gateway: Port | None, *, is_admin: bool) -> dict[str, Any]:
-    """A router, with the port that is its gateway."""
+    """A router with the fixed IPs of its gateway port."""
     del is_admin
     external = None
     if row.external_network_id:
@@ -135,7 +135,7 @@ def router_json(row: Router, gateway: Port | None, *, is_admin: bool) -> dict[st
 
 
 def floating_ip_json(row: FloatingIP, port: Port | None, *, is_admin: bool) -> dict[str, Any]:
-    """A floating IP, with the port it leads to."""
+    """A floating IP with its port."""
     del is_admin
     return {
         **_common(row, name=False),
@@ -154,7 +154,7 @@ def floating_ip_json(row: FloatingIP, port: Port | None, *, is_admin: bool) -> d
 
 
 def security_group_json(row: SecurityGroup, *, is_admin: bool) -> dict[str, Any]:
-    """A security group. It has no rules: openimds does not enforce any, and says so when one is created."""
+    """A security group. Its list of rules is always empty, because openimds does not enforce rules."""
     del is_admin
     return {
         **_common(row, revision=1),
@@ -165,7 +165,7 @@ def security_group_json(row: SecurityGroup, *, is_admin: bool) -> dict[str, Any]
 
 
 def agent_json(row: Agent, *, alive: bool) -> dict[str, Any]:
-    """An agent. Times without the zone's letter, as Neutron's agents list has them."""
+    """An agent. Times have no zone, as in Neutron's agents API."""
     return {
         "id": row.id,
         "agent_type": row.agent_type,
@@ -229,7 +229,7 @@ SIMPLE: Mapping[type[Any], Callable[..., dict[str, Any]]] = {
 
 
 def render(session: Session, rows: Sequence[Any], *, is_admin: bool) -> list[dict[str, Any]]:
-    """The rows, all of one kind, in their order."""
+    """The JSON of rows of one kind, in the same order."""
     if not rows:
         return []
     kind = type(rows[0])
@@ -241,7 +241,7 @@ def render(session: Session, rows: Sequence[Any], *, is_admin: bool) -> list[dic
 
 
 MANY = 500
-"""Beyond it a list of ids is longer than all databases take in one statement, and the whole table is read instead."""
+"""Longer lists of ids exceed the limit of a statement, so the whole table is read instead."""
 
 
 def _among(column: Any, ids: Sequence[str]) -> sa.ColumnElement[bool]:

@@ -166,8 +166,8 @@ def _assign_ec2_number(transaction: Transaction, kind: str, object_id: str) -> N
 
 
 def _operators_networks(transaction: Transaction, address: str) -> set[str] | None:
-    """The networks whose attributes only operators can set: shared, external, not `local`. None if no subnet of them
-    contains the address.
+    """The operators' networks: shared, external, not `local`. Members cannot set these attributes. None if no subnet of
+    these networks contains the address.
     """
     subnets = transaction.rows(_OPERATORS_SUBNETS, version=6 if ":" in address else 4)
     if not any(ip_address(address) in ip_network(cidr) for _network, cidr in subnets):
