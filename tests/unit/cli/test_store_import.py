@@ -93,7 +93,7 @@ def test_example_of_the_guide_has_every_field(place: Place) -> None:
     wrong = example()
     wrong["instances"][0]["hostnam"] = "x"
     _, output = place.import_document(wrong)
-    known = set(output.split("known: ")[1].strip().split(", "))
+    known = set(output.split("the fields are ")[1].strip().split(", "))
     assert known - set(example()["instances"][0]) == {"user_data_base64"}
 
 

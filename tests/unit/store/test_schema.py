@@ -48,7 +48,7 @@ def test_sqlite_is_in_wal_mode_with_foreign_keys(empty_store: Store) -> None:
 
 def test_a_path_that_cannot_be_a_folder_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnavailable, match=r"folder of .*file/s\.sqlite cannot be made"):
+    with pytest.raises(StoreUnavailable, match=r"folder of .*file/s\.sqlite cannot be created"):
         schema.upgrade(Store(f"sqlite:///{tmp_path}/file/s.sqlite"))
 
 

@@ -280,7 +280,7 @@ class TestRights:
         with pytest.raises(Forbidden, match="project_id"):
             cloud.make("network", project_id="somebody")
         assert operator.make("network", project_id="somebody")["project_id"] == "somebody"
-        with pytest.raises(BadRequest, match="must name the project"):
+        with pytest.raises(BadRequest, match="must contain project_id"):
             operator.make("network", name="nobodys")
 
 
