@@ -36,7 +36,7 @@ with atheris.instrument_imports(include=["openimds"]) if atheris else contextlib
 
     from openimds.http.messages import Response
     from openimds.http.server.connection import Connection, ResponseWriter
-    from openimds.http.server.response_cache import ResponseCache
+    from openimds.http.server.response import ResponseCache
     from openimds.http.server.server import HttpServer
     from openimds.programs.metadata_api.worker import LIMITS
 

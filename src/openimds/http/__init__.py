@@ -1,5 +1,7 @@
-"""The guest-facing HTTP/1.1 server and the pooled client.
+"""The HTTP/1.1 server and client.
 
-Bytes in, values out: `heads` and `bodies` judge what arrives, `conversation` turns a connection's bytes into requests
-in order, `server` does the I/O around it. `client` is the other end. Parsing of header blocks is llhttp's.
+- messages: requests and responses as values
+- sockets: bound listening sockets
+- server: the server
+- client: the client with its connection pool
 """

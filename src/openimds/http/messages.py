@@ -1,4 +1,4 @@
-"""A request and its response, as values."""
+"""The values of a request and a response."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 
 RawHeaders = tuple[tuple[bytes, bytes], ...]
-"""As received: (name, value), in order, names in the sender's letter case."""
+"""Pairs of name and value in the received order. Names have the sender's letter case."""
 
 TEXT = b"text/plain; charset=UTF-8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request, complete."""
+    """One complete request."""
 
     method: str
-    """As sent, letter case included: `GET`, `get`, `FOO`."""
+    """The method with the sender's letter case: `GET`, `get`, `FOO`."""
     target: bytes
-    """Raw, not percent-decoded: `/latest/meta-data/?x=1`, or `*`. A scheme and authority in front are cut off."""
+    """The target without percent-decoding: `/latest/meta-data/?x=1`, or `*`. A scheme and authority are removed."""
     headers: RawHeaders
     body: bytes = b""
     peer: str = ""
-    """The TCP peer's address without port; empty on a unix socket."""
+    """The TCP peer's address without port. Empty on a unix socket."""
     peer_port: int = 0
-    """The TCP peer's port; 0 on a unix socket."""
+    """The TCP peer's port. 0 on a unix socket."""
     listener: str = ""
     """The tag of the listener that the connection arrived on."""
     mac: str = ""
-    """The MAC that opened the connection, where the listener tells (`Listener.source_mac`) and it is known."""
+    """The MAC that opened the connection, on a listener with `source_mac`. Empty if it is unknown."""
 
     def header(self, name: bytes) -> bytes | None:
-        """The first value of a header; `name` in lower case."""
+        """Returns the first value of a header. `name` is in lower case."""
         for key, value in self.headers:
             if key.lower() == name:
                 return value

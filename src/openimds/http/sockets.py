@@ -1,4 +1,4 @@
-"""Listening sockets, ready-made: bound here, served by http/server."""
+"""Creates bound sockets for the HTTP server and for logs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pathlib import Path
 
 _CONNECT_SECONDS = 1.0
 _SIOCUNIXFILE = 0x89E0
-"""linux/un.h: a descriptor of the file that a unix socket is bound to."""
+"""Returns a descriptor of the file that a unix socket is bound to (linux/un.h)."""
 
 
 class ListenError(Exception):
-    """A socket cannot be had; the sentence says which, why, and what to do."""
+    """A socket cannot be created. The message has the socket, the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnixAccess:
-    """Who may connect to a unix socket: connecting takes write permission."""
+    """The permissions of a unix socket. A client needs write permission."""
 
     mode: int = 0o644
     user_id: int = -1
-    """-1: as it is."""
+    """-1 to leave the owner unchanged."""
     group_id: int = -1
 
 
 def tcp_listener(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to `host` (an address or a name; `::` takes IPv4 too) and `port`. Raises ListenError."""
+    """Returns a TCP socket bound to an address or name. `::` includes IPv4. Raises ListenError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -45,28 +45,28 @@ def tcp_listener(host: str, port: int) -> socket.socket:
         listener.bind(address)
     except OSError as error:
         listener.close()
-        raise ListenError(_tcp_sentence(host, port, error)) from None
+        raise ListenError(_tcp_error_text(host, port, error)) from None
     return listener
 
 
 def unix_listener(path: Path, access: UnixAccess) -> socket.socket:
-    """A unix socket bound to `path`. A file left by a dead process is replaced. Raises ListenError."""
+    """Returns a unix socket bound to `path`. Replaces the file of a dead process. Raises ListenError."""
     _remove_stale(path, socket.SOCK_STREAM)
     return _bind_unix(path, access, socket.SOCK_STREAM)
 
 
 def datagram_listener(path: Path, access: UnixAccess) -> socket.socket:
-    """A unix datagram socket bound to `path`, as syslog's `/dev/log` is. Raises ListenError."""
+    """Returns a unix datagram socket bound to `path`, like syslog's `/dev/log`. Raises ListenError."""
     _remove_stale(path, socket.SOCK_DGRAM)
     return _bind_unix(path, access, socket.SOCK_DGRAM)
 
 
 def is_bound_at(listener: socket.socket, path: Path) -> bool:
-    """Is a unix socket still the one that is found at `path`? Not when its file was removed, or another is there."""
+    """Returns whether `path` is still the file of this unix socket."""
     try:
         there = path.lstat()
         descriptor = fcntl.ioctl(listener, _SIOCUNIXFILE)
-    except PermissionError:  # only the network's administrator may ask; the name says less, and has to do
+    except PermissionError:  # the ioctl needs CAP_NET_ADMIN; the name is the next best evidence
         return bool(listener.getsockname() == str(path))
     except OSError:
         return False
@@ -77,7 +77,7 @@ def is_bound_at(listener: socket.socket, path: Path) -> bool:
 
 
 def give_access(path: Path, access: UnixAccess) -> None:
-    """Say anew who may connect. Raises ListenError."""
+    """Sets the permissions of an existing socket. Raises ListenError."""
     try:
         os.chown(path, access.user_id, access.group_id)
         path.chmod(access.mode)
@@ -87,7 +87,7 @@ def give_access(path: Path, access: UnixAccess) -> None:
 
 def _bind_unix(path: Path, access: UnixAccess, kind: socket.SocketKind) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, kind)
-    old_umask = os.umask(0o177)  # nobody gets in between bind and chmod
+    old_umask = os.umask(0o177)  # no other user can connect between bind and chmod
     try:
         listener.bind(str(path))
         os.chown(path, access.user_id, access.group_id)
@@ -109,12 +109,12 @@ def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
         raise ListenError(f"cannot look at {path}: {error.strerror}") from None
     if not stat.S_ISSOCK(mode):
         raise ListenError(f"{path} is there and is no socket; remove it or configure another path")
-    if _somebody_listens(path, kind):
+    if _is_in_use(path, kind):
         raise ListenError(f"another process listens on {path}; stop it or configure another path")
     path.unlink(missing_ok=True)
 
 
-def _somebody_listens(path: Path, kind: socket.SocketKind) -> bool:
+def _is_in_use(path: Path, kind: socket.SocketKind) -> bool:
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.settimeout(_CONNECT_SECONDS)
         try:
@@ -122,11 +122,11 @@ def _somebody_listens(path: Path, kind: socket.SocketKind) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except OSError:
-            return True  # its queue is full, or we may not connect: somebody is there
+            return True  # the queue is full or access is denied, so a process listens
         return True
 
 
-def _tcp_sentence(host: str, port: int, error: OSError) -> str:
+def _tcp_error_text(host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"port {port} on {host or 'all addresses'} is taken by another process; stop it or choose another port"
     if error.errno == errno.EACCES:

@@ -9,7 +9,6 @@ from scripts.docgen.log_events import LogCall, log_calls, log_events_page
 ROOT = Path(__file__).parents[3]
 
 NOT_YET_UNIQUE = {
-    "a request failed",
     "failed; will be tried again",
 }
 """Events that several places write. The set shrinks to empty."""

@@ -1,1 +1,5 @@
-"""The HTTP/1.1 client with its connection pool."""
+"""The HTTP/1.1 client.
+
+- pool: kept-alive connections to one server
+- connection: one connection
+"""

@@ -1,4 +1,4 @@
-"""One client connection: a request out, a response in, again and again."""
+"""One client connection, which sends requests and receives their responses one after the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openimds.http.messages import Response
 
 
 class ConnectionBrokenError(Exception):
-    """The connection ended, or what came is no response. `answer_began`: part of a response had come."""
+    """The connection ended, or the response is malformed. `answer_began`: part of a response was received."""
 
     def __init__(self, sentence: str, *, answer_began: bool) -> None:
         super().__init__(sentence)
@@ -31,16 +31,16 @@ class ClientConnection(asyncio.Protocol):
         self._keep_alive = True
         self.idle_since = 0.0
         self.deadline = 0.0
-        """Of the request under way, in the loop's time."""
+        """The deadline of the current request, in the event loop's time."""
 
     @property
     def reusable(self) -> bool:
-        """May another request be sent?"""
+        """Whether another request may be sent."""
         transport = self._transport
         return transport is not None and self._keep_alive and self._waiter is None and not transport.is_closing()
 
     def send(self, method: str, data: bytes, waiter: asyncio.Future[Response]) -> None:
-        """Send a rendered request; `waiter` gets its response, or BrokenError, or TimeoutError from `expire`."""
+        """Sends a rendered request. `waiter` receives the response, ConnectionBrokenError or TimeoutError."""
         transport = self._transport
         if transport is None or transport.is_closing():
             waiter.set_exception(ConnectionBrokenError("the connection was closed", answer_began=False))
@@ -50,7 +50,7 @@ class ClientConnection(asyncio.Protocol):
         transport.write(data)
 
     def expire(self, now: float) -> None:
-        """Give up the request under way if its deadline is over."""
+        """Ends the current request if its deadline is over."""
         waiter = self._waiter
         if waiter is not None and self.deadline <= now:
             if not waiter.done():
@@ -67,7 +67,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         response, waiter = self._response, self._waiter
         if response is None or waiter is None or waiter.done():
-            self._keep_alive = False  # it speaks unasked: what it says belongs to no request
+            self._keep_alive = False  # the server sent bytes without a request
             self.close()
             return
         try:
@@ -104,7 +104,7 @@ class _TooLargeError(Exception):
 
 
 class _IncomingResponse:
-    """llhttp's callbacks, gathered. Interim responses (1xx) are passed over."""
+    """Collects llhttp's callbacks into a response. Interim responses (1xx) are skipped."""
 
     def __init__(self, *, is_head: bool, max_bytes: int) -> None:
         self._is_head = is_head
@@ -120,7 +120,7 @@ class _IncomingResponse:
 
     @property
     def ends_with_connection(self) -> bool:
-        """Neither a length nor chunks: the body is what comes until the connection ends."""
+        """Whether the end of the connection ends the body, because it has neither a length nor chunks."""
         names = {name.lower() for name, _ in self._headers}
         return self._in_body and not self.complete and not names & {b"content-length", b"transfer-encoding"}
 
@@ -137,19 +137,19 @@ class _IncomingResponse:
         except httptools.HttpParserUpgrade:
             self.complete, self.keep_alive = True, False
         except httptools.HttpParserError as error:
-            self._judge(error)
+            self._handle_error(error)
 
-    def _judge(self, error: httptools.HttpParserError) -> None:
+    def _handle_error(self, error: httptools.HttpParserError) -> None:
         if not self.complete:
             raise error
-        self.keep_alive = False  # rubbish behind a good response
+        self.keep_alive = False  # malformed bytes after a complete response
 
     def value(self) -> Response:
         return Response(status=self._status, headers=tuple(self._headers), body=b"".join(self._body))
 
     def on_message_begin(self) -> None:
         if self.complete:
-            self.keep_alive = False  # a second response that nobody asked for
+            self.keep_alive = False  # a second response without a request
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self.complete:

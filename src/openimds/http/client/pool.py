@@ -1,14 +1,14 @@
-"""A pooled client over kept-alive connections: TCP, TLS or a unix socket.
+"""An HTTP client with a pool of kept-alive connections over TCP, TLS or a unix socket.
 
     pool = Pool(Upstream(host="controller", port=8775))
-    response = await pool.request(Ask(method="GET", target=b"/openstack", headers=(…)), timeout_seconds=60)
+    response = await pool.request(ClientRequest(method="GET", target=b"/openstack", headers=(…)), timeout_seconds=60)
 
 Rules of this file:
 
-1. A response is handed over whole or not at all: a body that ends before its length says so is an UpstreamError.
-2. A kept connection may have been closed by the other side just now. A request that may be repeated (GET, HEAD) is,
-   once, on a new connection, if not a byte of an answer had come; others never travel on a kept connection.
-3. Bodies and their Content-Encoding are not touched.
+1. A response is complete. A body that ends before its length raises UpstreamError.
+2. The server may have closed a kept-alive connection in the meantime. A GET or HEAD is then sent once more, on a new
+   connection, if no byte of a response was received. Other requests always use a new connection.
+3. Bodies and their Content-Encoding are unchanged.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _SWEEP_SECONDS = 0.25
 
 
 class UpstreamError(Exception):
-    """No complete answer came. The sentence says from where and why."""
+    """No complete response was received. The message has the server and the reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """Where requests go: `host` and `port`, or the unix socket `path`."""
+    """The server: `host` and `port`, or the unix socket `path`."""
 
     host: str = ""
     port: int = 0
@@ -57,16 +57,16 @@ class Upstream:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSettings:
     max_connections: int = 64
-    """More requests than these wait for one to be free."""
+    """Further requests wait for a free connection."""
     connect_seconds: float = 5.0
     idle_seconds: float = 15.0
-    """A connection idle for longer is not used again: servers close theirs after some time."""
+    """The maximum idle time of a connection. Servers close idle connections too."""
     max_response_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientRequest:
-    """What is asked. Host and Content-Length are added."""
+    """One request. The pool adds Host and Content-Length."""
 
     method: str
     target: bytes
@@ -91,9 +91,9 @@ class Pool:
     def connection_count(self) -> int:
         return len(self._all)
 
-    async def request(self, ask: ClientRequest, timeout_seconds: float) -> Response:
-        """The whole answer. Raises UpstreamError, also when `timeout_seconds` are over (looked at every 0.25 s)."""
-        data = _render(ask, self._host)
+    async def request(self, request: ClientRequest, timeout_seconds: float) -> Response:
+        """Returns the response. Raises UpstreamError, also after the timeout (checked every 0.25 s)."""
+        data = _render(request, self._host)
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         try:
             if self._slots.locked():
@@ -102,21 +102,21 @@ class Pool:
             else:
                 await self._slots.acquire()
             try:
-                kept = self._take_idle() if ask.method in _REPEATABLE else None
+                kept = self._take_idle() if request.method in _REPEATABLE else None
                 if kept is not None:
                     try:
-                        return await self._send(kept, ask.method, data, deadline)
+                        return await self._send(kept, request.method, data, deadline)
                     except ConnectionBrokenError as error:
                         if error.answer_began:
                             raise self._failure(error) from None
-                return await self._send_on_new(ask.method, data, deadline)
+                return await self._send_on_new(request.method, data, deadline)
             finally:
                 self._slots.release()
         except TimeoutError:
             raise UpstreamError(f"{self.upstream} did not answer within {timeout_seconds:g} s") from None
 
     async def close(self) -> None:
-        """Close every connection; requests under way fail."""
+        """Closes all connections. Running requests fail."""
         self._closed = True
         for connection in list(self._all):
             connection.close()
@@ -141,14 +141,14 @@ class Pool:
         connection.send(method, data, waiter)
         try:
             response = await waiter
-        except BaseException:  # cancelled or timed out: what would come next on it belongs to nobody
+        except BaseException:  # cancelled or timed out: the response may still arrive on this connection
             connection.close()
             raise
         self._keep(connection)
         return response
 
     def _sweep(self) -> None:
-        """Look at every deadline. One pass over all connections costs less than a timer for each request."""
+        """Checks the deadlines of all connections. This costs less than a timer for each request."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         for connection in list(self._all):
@@ -199,14 +199,14 @@ class Pool:
         return UpstreamError(f"{self.upstream} broke off: {error}")
 
 
-def _render(ask: ClientRequest, version_and_host: bytes) -> bytes:
-    parts = [ask.method.encode(), b" ", ask.target or b"/", version_and_host]
-    for name, value in ask.headers:
+def _render(request: ClientRequest, version_and_host: bytes) -> bytes:
+    parts = [request.method.encode(), b" ", request.target or b"/", version_and_host]
+    for name, value in request.headers:
         parts += (name, b": ", value, b"\r\n")
-    if ask.body or ask.method in _WITH_LENGTH:
-        parts.append(b"Content-Length: %d\r\n" % len(ask.body))
+    if request.body or request.method in _WITH_LENGTH:
+        parts.append(b"Content-Length: %d\r\n" % len(request.body))
     head = b"".join(parts)
-    lines = 2 + len(ask.headers) + (1 if ask.body or ask.method in _WITH_LENGTH else 0)
+    lines = 2 + len(request.headers) + (1 if request.body or request.method in _WITH_LENGTH else 0)
     if head.count(b"\n") != lines or head.count(b"\r") != lines:
         raise ValueError("a request's target or header has a line break in it")
-    return head + b"\r\n" + ask.body
+    return head + b"\r\n" + request.body

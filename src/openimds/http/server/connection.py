@@ -1,11 +1,4 @@
-"""Calling the handler: whatever it does, its guest gets an answer.
-
-What a connection waits for: each phase has its own time-out (rules.Timeouts has a field of each one's name).
-
-Writing one connection's answers: as bytes, and each as many hops far as it may go.
-
-One connection: the I/O around a Conversation.
-"""
+"""The I/O of one connection: reads requests, calls the handler, writes responses, and enforces the timeouts."""
 
 from __future__ import annotations
 
@@ -21,20 +14,18 @@ from openimds.http.messages import Handler, Request, Response, text_response
 from openimds.http.server.limits import HttpError, Limits, Timeouts
 from openimds.http.server.peer import GuestOf, Peer, SourceMac, peer_of
 from openimds.http.server.request_parser import ParsedRequest, ParserState, RequestParser
-from openimds.http.server.response import CONTINUE, FAILED, http_date, render
-from openimds.http.server.response_cache import ResponseCache
+from openimds.http.server.response import CONTINUE, FAILED, ResponseCache, http_date, render
 from openimds.http.server.socket_ttl import SocketTtl
 
 _log = structlog.get_logger(__name__)
 
 
 def call_handler(handler: Handler, request: Request, listener: str) -> Response | Coroutine[Any, Any, Response]:
-    """The handler's answer, or what will be it (`handled_later`)."""
+    """Returns the handler's response, or a coroutine for `await_handler`. An exception becomes a 500."""
     try:
         return cast(Response | Coroutine[Any, Any, Response], handler(request))
-    except Exception:  # noqa: BLE001 - see above
-        _log.exception("a request failed", listener=listener)
-        return FAILED
+    except Exception as error:  # noqa: BLE001 - each request gets a response
+        return _failed(listener, error)
 
 
 async def await_handler(coming: Coroutine[Any, Any, Response], listener: str) -> Response:
@@ -42,13 +33,17 @@ async def await_handler(coming: Coroutine[Any, Any, Response], listener: str) ->
         return await coming
     except asyncio.CancelledError:
         raise
-    except Exception:  # noqa: BLE001 - see above
-        _log.exception("a request failed", listener=listener)
-        return FAILED
+    except Exception as error:  # noqa: BLE001 - each request gets a response
+        return _failed(listener, error)
+
+
+def _failed(listener: str, error: Exception) -> Response:
+    _log.error("request handler failed", listener=listener, exc_info=error)
+    return FAILED
 
 
 class ConnectionState(Enum):
-    """What the deadline is for."""
+    """The phases of a connection. `Timeouts` has a field with the name of each value."""
 
     IDLE = "idle"
     HEAD = "head"
@@ -66,7 +61,7 @@ PHASE_OF_STAGE = {
 
 
 class ResponseWriter:
-    """Of one connection, as long as it lasts."""
+    """Writes the responses of one connection, with the hop limit of each."""
 
     __slots__ = ("_listener", "_transport", "hops")
 
@@ -74,24 +69,27 @@ class ResponseWriter:
         self._transport = transport
         self._listener = listener
         self.hops: SocketTtl | None = None
-        """While what was written last may go fewer hops than usual."""
+        """The lowered TTL of the last response. None for the normal TTL."""
 
     def write(self, answer: Response, method: str, *, keep_alive: bool) -> None:
-        """One that cannot be written becomes a 500."""
+        """Writes a response. A malformed response becomes a 500."""
         try:
             data = render(answer, method=method, keep_alive=keep_alive, now=time.time())
         except ValueError:
-            _log.exception("an answer could not be written", listener=self._listener)
+            _log.exception("response malformed", listener=self._listener)
             data = render(FAILED, method=method, keep_alive=keep_alive, now=time.time())
         self.send(data, answer)
 
     def send(self, data: bytes, answer: Response) -> None:
-        """`data`: the answer's bytes."""
+        """Writes the bytes of a response."""
         self._set_hops(answer.hop_limit)
         self._transport.write(data)
 
     def must_settle(self, answer: Response) -> bool:
-        """Would this answer, or what is still on its way, go another number of hops than it should?"""
+        """Returns whether the response must wait until the packets before it are acknowledged.
+
+        A change of the TTL applies to retransmissions too.
+        """
         hops = self.hops
         if hops is None:
             if answer.hop_limit is None:
@@ -100,7 +98,7 @@ class ResponseWriter:
         return not hops.settled
 
     async def settle(self) -> None:
-        """Wait until what was written is acknowledged; not for long (hops.py)."""
+        """Waits until all packets are acknowledged, for `socket_ttl.SETTLE_SECONDS` at most."""
         await (self.hops or SocketTtl(self._transport)).settle()
 
     def _set_hops(self, hop_limit: int | None) -> None:
@@ -116,33 +114,35 @@ _IDLE = ConnectionState.IDLE
 
 
 class Owner(Protocol):
-    """The server, as its connections see it."""
+    """The part of the server that its connections use."""
 
     handler: Handler
     timeouts: Timeouts
     draining: bool
     loop: asyncio.AbstractEventLoop
     date: bytes
-    """The Date header's value, at most a moment old."""
+    """The value of the Date header, updated four times per second."""
     idle_deadline: float
-    """Of a connection that becomes idle at that moment."""
+    """The deadline of a connection that becomes idle now."""
 
     def admit(self, connection: Connection) -> Response | None:
-        """None: it is counted in; else what it is told before it ends."""
+        """Counts a new connection. Returns the response to a rejected connection, else None."""
 
-    def refused(self, connection: Connection, status: int) -> None: ...
+    def refused(self, connection: Connection, status: int) -> None:
+        """Counts a rejected request."""
+
     def forget(self, connection: Connection) -> None: ...
 
 
 class Connection(asyncio.Protocol):
-    """Reads requests, calls the handler for one at a time, writes the answers in order."""
+    """Reads requests, calls the handler for one request at a time, and writes the responses in order."""
 
     def __init__(
         self,
         owner: Owner,
         limits: Limits,
         listener: str,
-        repeats: ResponseCache | None = None,
+        cache: ResponseCache | None = None,
         *,
         source_mac: SourceMac | None = None,
         guest_of: GuestOf | None = None,
@@ -151,14 +151,14 @@ class Connection(asyncio.Protocol):
         self._source_mac = source_mac
         self._guest_of = guest_of
         self._asker = b""
-        self._repeats = repeats or ResponseCache()
+        self._cache = cache or ResponseCache()
         self._limits = limits
         self.listener = listener
         self._transport: asyncio.Transport | None = None
         self._writer: ResponseWriter
-        """From `connection_made` on."""
-        self._conversation: RequestParser | None = None
-        """Once there are bytes that did not come before."""
+        """Set by `connection_made`."""
+        self._parser: RequestParser | None = None
+        """None while all requests were replayed."""
         self._current: ParsedRequest | None = None
         self._task: asyncio.Task[None] | None = None
         self._reading_paused = False
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
         self.peer = Peer()
         self.phase = ConnectionState.IDLE
         self.deadline = 0.0
-        """In the loop's time; the server looks at it from time to time."""
+        """In the event loop's time. The server checks it periodically."""
 
     # asyncio's calls ----------------------------------------------------------------------------------------------
 
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         if transport.get_extra_info("peername") is None:
             self.phase = ConnectionState.LINGER
-            self._transport.abort()  # reset by its peer before it was accepted: nobody is there to be answered
+            self._transport.abort()  # the peer reset the connection before it was accepted
             return
         self._writer = ResponseWriter(self._transport, self.listener)
         self.peer = peer_of(transport, self._source_mac, self._guest_of)
@@ -188,16 +188,16 @@ class Connection(asyncio.Protocol):
             self.phase = ConnectionState.LINGER
 
     def data_received(self, data: bytes) -> None:
-        # Every call less counts here: what came before in the same bytes is answered in these lines.
+        # The hot path: each call counts. Requests with the bytes of an earlier request are replayed here.
         owner, transport = self._owner, self._transport
         if self.phase is _IDLE and transport is not None and not owner.draining and self._writer.hops is None:
             try:
-                repeated = self._repeats.answer(data, owner.date, self._asker)
-            except Exception:  # noqa: BLE001 - it is asked again in the careful way
-                _log.exception("a request could not be answered as before", listener=self.listener)
-                repeated = None
-            if repeated is not None:
-                answer, stays = repeated
+                replayed = self._cache.answer(data, owner.date, self._asker)
+            except Exception:  # noqa: BLE001 - the request is parsed instead
+                _log.exception("response replay failed", listener=self.listener)
+                replayed = None
+            if replayed is not None:
+                answer, stays = replayed
                 self.deadline = owner.idle_deadline
                 transport.write(answer)
                 if not stays:
@@ -205,15 +205,15 @@ class Connection(asyncio.Protocol):
                 return
         if self.phase is ConnectionState.LINGER:
             return
-        conversation = self._conversing()
-        conversation.receive(data)
+        parser = self._request_parser()
+        parser.receive(data)
         if self._current is None and not self._writing_paused:
             self._advance()
-        elif conversation.buffered > self._limits.head_bytes:
+        elif parser.buffered > self._limits.head_bytes:
             self._pause_reading()
 
     def eof_received(self) -> bool:
-        """The peer sends no more. What it already asked is still answered."""
+        """The peer ends its half of the connection. Received requests are still answered."""
         self._peer_finished = True
         return self._current is not None or self._writing_paused
 
@@ -235,7 +235,7 @@ class Connection(asyncio.Protocol):
     # The server's calls -------------------------------------------------------------------------------------------
 
     def expire(self) -> None:
-        """The deadline is over."""
+        """Handles the end of the deadline."""
         if self._transport is None:
             return
         if self.phase in (ConnectionState.HEAD, ConnectionState.BODY):
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def drain(self, idle_seconds: float) -> None:
-        """Close soon if nothing is under way; else the answer under way says that it is the last."""
+        """Closes an idle connection soon. Otherwise the current response has `Connection: close`."""
         if self._transport is None or self.phase is not ConnectionState.IDLE:
             return
         if idle_seconds > 0:
@@ -260,22 +260,22 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _conversing(self) -> RequestParser:
-        if self._conversation is None:
+    def _request_parser(self) -> RequestParser:
+        if self._parser is None:
             peer = self.peer
-            self._conversation = RequestParser(
+            self._parser = RequestParser(
                 self._limits, peer=peer.address, peer_port=peer.port, listener=self.listener, mac=peer.mac
             )
-        return self._conversation
+        return self._parser
 
     # Requests -----------------------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Answer what is complete, as long as answers come at once and the peer takes them."""
-        conversation = self._conversing()
+        """Handles complete requests, as long as responses are immediate and the peer reads them."""
+        parser = self._request_parser()
         while self._transport is not None and not self._writing_paused and self.phase is not ConnectionState.LINGER:
             try:
-                incoming = conversation.next()
+                incoming = parser.next()
             except HttpError as refusal:
                 self._refuse(refusal)
                 return
@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
                 return
 
     def _handle(self, incoming: ParsedRequest) -> bool:
-        """Call the handler; True when its answer is already written and the next request may follow."""
+        """Calls the handler. Returns True if the response is written and the next request may follow."""
         self.phase = ConnectionState.ANSWER
         result = call_handler(self._owner.handler, incoming.request, self.listener)
         if isinstance(result, Coroutine):
@@ -310,7 +310,7 @@ class Connection(asyncio.Protocol):
         return self._answer_now(answer)
 
     async def _answer_settled(self, answer: Response) -> None:
-        # Not settled in time: this answer goes no farther than the one before it, which is not acknowledged.
+        # If the timeout ends, the response keeps the TTL of the one before it.
         await self._writer.settle()
         self._task = None
         if self._answer_now(answer):
@@ -322,8 +322,8 @@ class Connection(asyncio.Protocol):
         if incoming is None or self._transport is None:
             return False
         keep_alive = incoming.keep_alive and not self._owner.draining
-        # Of a server that stops, `Connection: close` is not the answer to the request's own bytes.
-        learnt = self._learn(incoming, answer) if incoming.head and not self._owner.draining else None
+        # `Connection: close` of a stopping server must not be replayed.
+        learnt = self._cache_response(incoming, answer) if incoming.head and not self._owner.draining else None
         if learnt is not None:
             self._writer.send(learnt, answer)
         else:
@@ -333,8 +333,8 @@ class Connection(asyncio.Protocol):
             return False
         return not self._writing_paused
 
-    def _learn(self, incoming: ParsedRequest, answer: Response) -> bytes | None:
-        return self._repeats.learn(
+    def _cache_response(self, incoming: ParsedRequest, answer: Response) -> bytes | None:
+        return self._cache.learn(
             incoming.head, answer, http_date(time.time()), self._asker, keep_alive=incoming.keep_alive
         )
 
@@ -342,7 +342,7 @@ class Connection(asyncio.Protocol):
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-        _log.warning("a handler did not answer in time", listener=self.listener, seconds=self._owner.timeouts.answer)
+        _log.warning("request handler timed out", listener=self.listener, seconds=self._owner.timeouts.answer)
         if self._answer(text_response(503, "The answer took too long. Try again.", (b"Retry-After", b"1"))):
             self._advance()
 
@@ -350,10 +350,10 @@ class Connection(asyncio.Protocol):
         if self._peer_finished:
             self._finish()
             return
-        conversation = self._conversing()
-        if conversation.take_continue() and self._transport is not None:
+        parser = self._request_parser()
+        if parser.take_continue() and self._transport is not None:
             self._transport.write(CONTINUE)
-        phase = PHASE_OF_STAGE[conversation.stage]
+        phase = PHASE_OF_STAGE[parser.stage]
         if phase is not self.phase:
             self._enter(phase)
         self._resume_reading()
@@ -361,13 +361,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _refuse(self, refusal: HttpError) -> None:
-        _log.debug("request refused", status=refusal.status, reason=refusal.sentence, listener=self.listener)
+        _log.debug("request rejected", status=refusal.status, reason=refusal.sentence, listener=self.listener)
         self._owner.refused(self, refusal.status)
         self._writer.write(text_response(refusal.status, refusal.sentence), "GET", keep_alive=False)
         self._finish()
 
     def _finish(self) -> None:
-        """End our half, and read a little longer: closing with unread bytes would reset the answer away."""
+        """Ends this half of the connection, and reads for a while: closing with unread bytes would reset the response."""
         transport = self._transport
         if transport is None:
             return

@@ -1,4 +1,4 @@
-"""Limits, and the one class of error that refuses a message."""
+"""The limits of the HTTP server, and the error for requests that exceed them or are malformed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one message may be. Sizes in bytes."""
+    """The maximum size of a request."""
 
     request_line_bytes: int = 8 * 1024
     header_bytes: int = 32 * 1024
-    """All header lines together."""
+    """The size of all header lines."""
     header_count: int = 64
     body_bytes: int = 64 * 1024
     chunk_overhead_bytes: int = 16 * 1024
-    """Chunk-size lines, extensions and trailers of one chunked body together."""
+    """The size of all chunk-size lines, extensions and trailers of a chunked body."""
 
     @property
     def head_bytes(self) -> int:
@@ -24,50 +24,38 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """In seconds; each is measured from its beginning, so a byte now and then does not prolong it."""
+    """In seconds. A timeout starts with its phase, so that a client cannot extend it by sending single bytes."""
 
     head: float = 15.0
-    """From a request's first byte to the end of its head."""
+    """The time from the first byte of a request to the end of its head."""
     body: float = 30.0
     idle: float = 75.0
-    """Between requests. Longer than a proxy keeps its idle connections, or the proxy would meet our closing."""
+    """The time between requests. Longer than a proxy keeps idle connections, so that the proxy closes them first."""
     answer: float = 120.0
-    """For the handler."""
+    """The time of the handler."""
     write: float = 30.0
-    """For the peer to take an answer off our hands."""
+    """The time in which the peer must read a response."""
     linger: float = 2.0
-    """After a refusal: how long what the peer still sends is read, so that it can read our sentence."""
+    """The time in which further bytes are read after a rejection, so that the peer can read the response."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections at once."""
+    """The maximum number of concurrent connections."""
 
     total: int = 20_000
     per_peer: int = 256
-    """For one guest at one listener: its MAC where the listener tells it, whatever addresses it uses (unless the
-    listener tells guests apart in another way); else its TCP address. Two networks' guests may have the same. Unix
-    sockets have no peers to tell apart."""
+    """Per client and listener. A client is its MAC if the listener knows MACs (or the key of `Listener.guest_of`), else
+    its TCP address. Connections on a unix socket are not counted."""
     per_network: int = 4000
-    """For all guests of one network or router, where the listener tells their MACs: who owns a network may switch port
-    security off, and send from as many MACs as he likes."""
+    """Per network or router, if the listener knows MACs. The owner of a network can disable port security and send from
+    any number of MACs."""
 
 
 class HttpError(Exception):
-    """The message is not acceptable; the connection ends after this answer, as nothing behind it can be trusted."""
+    """A request that is rejected. The connection ends after the response, because its next bytes cannot be trusted."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
-
-
-def keeps_alive(*, version: bytes, connection: bytes, method: bytes) -> bool:
-    """May another request follow on this connection (RFC 9112 section 9.3)?
-
-    Not after CONNECT or TRACE: whoever sends these to a metadata service tries something.
-    """
-    options = {token.strip().lower() for token in connection.split(b",")}
-    if b"close" in options or method in (b"CONNECT", b"TRACE"):
-        return False
-    return version == b"1.1" or b"keep-alive" in options

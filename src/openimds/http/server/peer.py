@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, as its socket tells."""
+"""The other end of a connection, as its socket shows it."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from dataclasses import dataclass
 from typing import Any
 
 SourceMac = Callable[[Any], str]
-"""(a connection's socket) → the MAC that opened it, or nothing."""
+"""Takes the socket of a connection. Returns the MAC that opened it, or ""."""
 GuestOf = Callable[[str, str], str]
-"""(MAC or nothing, peer) → who that is: whose connections are counted together."""
+"""Takes the MAC (or "") and the address of a client. Returns the key that its connections are counted by."""
 
 _LONGEST_DEVICE_NAME = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One connection's."""
+    """The other end of one connection."""
 
     address: str = ""
-    """Without port; a link-local guest's with its device, `fe80::1%tap0`. Empty on a unix socket."""
+    """Without the port. A link-local address has its device: `fe80::1%tap0`. Empty on a unix socket."""
     port: int = 0
     mac: str = ""
-    """Empty where the listener tells none."""
+    """Empty if the listener does not know MACs."""
     guest: str = ""
-    """Who is told apart from others by this."""
+    """The key that the client's connections are counted by."""
     is_guest: bool = False
-    """It came by a listener that tells MACs: guests themselves connect there."""
+    """True on a listener with `source_mac`, to which clients connect themselves."""
 
     @property
     def key(self) -> bytes:
-        """Of a guest, what must be equal for two connections to be the same one's; empty for others."""
+        """The part of a response cache key that identifies the client. Empty if the request's bytes identify it."""
         return f"{self.address} {self.mac}\n".encode() if self.is_guest else b""
 
 
 def peer_of(transport: asyncio.BaseTransport, source_mac: SourceMac | None, guest_of: GuestOf | None = None) -> Peer:
-    """Without `guest_of` guests are told apart by MAC, or where there is none by address."""
+    """Returns the peer. Without `guest_of`, clients are counted by MAC, or by address if the MAC is unknown."""
     name = transport.get_extra_info("peername")
     address, port = (str(name[0]), int(name[1])) if isinstance(name, tuple) and name else ("", 0)
     if source_mac is None:
@@ -54,11 +54,12 @@ def _by_mac(mac: str, address: str) -> str:
 
 
 def _device_of(connected: Any) -> str:
-    """The device by which a link-local peer came in, as the socket's own namespace names it: Linux binds the connection to
-    it. Empty when there is none.
+    """Returns the device of a link-local peer in the socket's namespace. Linux binds the connection to it.
+
+    Empty if the device is gone.
     """
     try:
         name: bytes = connected.getsockopt(sockets.SOL_SOCKET, sockets.SO_BINDTODEVICE, _LONGEST_DEVICE_NAME)
     except OSError:
-        return ""  # it has gone since
+        return ""
     return name.partition(b"\0")[0].decode("ascii", "replace")

@@ -1,6 +1,6 @@
-"""The server: ready-made listening sockets in, a handler called for every request.
+"""The HTTP/1.1 server: accepts on bound sockets, and calls a handler for each request.
 
-server = GuestServer(handler, timeouts=Timeouts(), connections=Connections())
+server = HttpServer(handler, timeouts=Timeouts(), connections=ConnectionLimits())
 await server.start([Listener(socket=tcp_listener("0.0.0.0", 8775), tag="tcp")])
 await server.open(Listener(socket=further, tag="network:…"))
 await server.close(further)
@@ -26,12 +26,11 @@ from openimds.http.server.connection import Connection
 from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
 from openimds.http.server.peer import GuestOf, SourceMac
 from openimds.http.server.rejections import ClientBans, RejectionLog
-from openimds.http.server.response import http_date
-from openimds.http.server.response_cache import CacheBudget, ResponseCache
+from openimds.http.server.response import CacheBudget, ResponseCache, http_date
 
 BACKLOG = 4096
-"""Deep from the first moment: a burst of a thousand guests waits in the queue and is not refused. The kernel cuts it
-to net.core.somaxconn, which is 4096 since Linux 5.4."""
+"""A burst of a thousand clients waits in the queue instead of being refused. The kernel limits the queue to
+net.core.somaxconn, which is 4096 since Linux 5.4."""
 
 _SWEEP_SECONDS = 0.25
 
@@ -42,22 +41,22 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """A bound socket, with a name that its requests carry (`Request.listener`) and its own limits."""
+    """A bound socket with its tag (`Request.listener`) and limits."""
 
     socket: sockets.socket
     tag: str = ""
     limits: Limits = field(default_factory=Limits)
     backlog: int = BACKLOG
     tls: ssl.SSLContext | None = None
-    """For TCP. A peer whose handshake is not done within the time-out for a head is gone again."""
+    """For TCP. A handshake has the timeout of a head."""
     source_mac: SourceMac | None = None
-    """For TCP: who opened a connection, asked once for each; peers are then told apart by it."""
+    """For TCP. Returns the MAC that opened a connection. Clients are then counted by MAC."""
     guest_of: GuestOf | None = None
-    """Where the MAC alone does not tell them apart."""
+    """Returns the key that clients are counted by, if it is not the MAC."""
 
 
 class HttpServer:
-    """Serves any number of listeners on the running event loop."""
+    """Serves any number of listeners. Belongs to the event loop."""
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class HttpServer:
         self.date, self.idle_deadline = http_date(time.time()), 0.0
         self._caps = connections or ConnectionLimits()
         self._connections: set[Connection] = set()
-        self._room = CacheBudget()
+        self._budget = CacheBudget()
         self._bans = bans
         self._refusals = RejectionLog(time.monotonic)
         self._of_guest: Counter[tuple[str, str]] = Counter()
@@ -89,7 +88,7 @@ class HttpServer:
         return len(self._connections)
 
     async def start(self, listeners: Sequence[Listener]) -> None:
-        """Accept on these sockets from now on. The server owns and, in the end, closes them."""
+        """Starts to accept connections. The server owns the sockets and closes them."""
         self.loop = asyncio.get_running_loop()
         for listener in listeners:
             await self.open(listener)
@@ -97,15 +96,15 @@ class HttpServer:
             self._sweep()
 
     async def open(self, listener: Listener) -> None:
-        """Accept on one more socket, as `start` does. Some thousands of them are cheap: 1 KB and 20 µs each."""
-        repeats = ResponseCache(self._room)
+        """Accepts connections on one more socket. A socket takes 1 KB and 20 µs."""
+        cache = ResponseCache(self._budget)
 
         def connect() -> Connection:
             return Connection(
                 self,
                 listener.limits,
                 listener.tag,
-                repeats,
+                cache,
                 source_mac=listener.source_mac,
                 guest_of=listener.guest_of,
             )
@@ -124,31 +123,31 @@ class HttpServer:
         self._servers[listener.socket] = server
 
     async def close(self, listening: sockets.socket) -> None:
-        """Accept no more on this socket, and close it; the connections that came by it go on. Idempotent.
+        """Closes a listening socket. Its connections stay open. Idempotent.
 
-        Where somebody else holds the same socket, what waits in its queue stays there for him.
+        If another process holds the same socket, the queue of new connections stays for that process.
         """
         server = self._servers.pop(listening, None)
         if server is not None:
             server.close()
-            await asyncio.sleep(0)  # the loop closes the socket in its next turn
+            await asyncio.sleep(0)  # the event loop closes the socket in its next iteration
 
     async def stop(self, drain_seconds: float, *, idle_seconds: float = 0.0) -> None:
-        """Accept nothing new, let requests under way finish, and after `drain_seconds` close what is left.
+        """Stops accepting, waits for running requests, and closes the other connections after `drain_seconds`.
 
-        A connection on which nothing is asked has `idle_seconds` in which one more request is answered, with
-        `Connection: close`: it may be under way already, and its sender could not know whether it was carried out.
+        An idle connection may send one more request within `idle_seconds`, which is answered with `Connection: close`.
+        The request may be in transit already, and its client could not know whether it was carried out.
         """
         self.draining = True
         for server in self._servers.values():
             server.close()
         self._servers.clear()
-        await asyncio.sleep(0)  # the loop brings in what it has accepted
+        await asyncio.sleep(0)  # the event loop hands over accepted connections
         await asyncio.sleep(0)
         for connection in list(self._connections):
             connection.drain(idle_seconds)
         if not await self._wait_empty(drain_seconds):
-            _log.warning("connections were closed before they were done", count=len(self._connections))
+            _log.warning("connections closed at the end of the drain time", count=len(self._connections))
         for connection in list(self._connections):
             connection.abort()
         if self._sweeper is not None:
@@ -158,7 +157,7 @@ class HttpServer:
         await asyncio.sleep(0)
 
     def admit(self, connection: Connection) -> Response | None:
-        """Count a new connection in; where there are too many, or its guest must wait, what it is told instead."""
+        """Counts a new connection. Returns 503 for too many connections, 429 for a banned client, else None."""
         peer = connection.peer
         bans = self._bans if peer.is_guest else None
         wait = bans.wait_seconds(connection.listener, peer.mac, peer.address) if bans is not None else 0
@@ -171,16 +170,16 @@ class HttpServer:
         return None
 
     def refused(self, connection: Connection, status: int) -> None:
-        """Something of it could not be read."""
+        """Counts a rejected request."""
         self._refusals.note(connection.listener, status)
         peer = connection.peer
         if peer.is_guest and self._bans is not None:
             self._bans.count(connection.listener, peer.mac, peer.address)
 
     def _count_in(self, connection: Connection) -> bool:
-        """False when there are too many."""
+        """Returns False if there are too many connections."""
         caps, listener, peer = self._caps, connection.listener, connection.peer
-        guest = (listener, peer.guest)  # an address or a MAC is one guest's on its own network alone
+        guest = (listener, peer.guest)  # addresses and MACs are unique per network only
         if len(self._connections) >= caps.total:
             return False
         if peer.guest and self._of_guest[guest] >= caps.per_peer:
@@ -213,7 +212,7 @@ class HttpServer:
         return True
 
     def _sweep(self) -> None:
-        """Look at every connection's deadline. One pass over all of them costs less than a timer for each request."""
+        """Checks the deadlines of all connections. This costs less than a timer for each request."""
         now = self.loop.time()
         self.date, self.idle_deadline = http_date(time.time()), now + self.timeouts.idle + _SWEEP_SECONDS
         for connection in [one for one in self._connections if one.deadline < now]:

@@ -1,8 +1,8 @@
-"""How many hops one connection's packets may go: an answer that must not leave the guest is sent with a low IP TTL.
+"""The IP TTL of one connection: a response that must not leave the instance is sent with a low TTL.
 
-The kernel gives every packet of a socket the socket's TTL, also when it sends again what was lost. So the low one is
-set while nothing else is on its way, and taken back when everything was acknowledged: who did not get the answer,
-because it is too many hops away, does not get it by a retransmission either.
+The kernel applies a socket's TTL to all its packets, including retransmissions. So the TTL is lowered while all earlier
+packets are acknowledged, and restored when the response is acknowledged. A receiver that is too many hops away does not
+get the response by a retransmission either.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import termios
 from typing import Any
 
 SETTLE_SECONDS = 1.0
-"""How long an answer waits for the acknowledgement of the one before it, where their hops differ."""
-_LOOK_SECONDS = 0.002
-"""To the first look; each next one takes twice as long, as a guest that acknowledges nothing must not cost much."""
+"""The time that a response with another TTL waits for the acknowledgement of earlier packets."""
+_CHECK_SECONDS = 0.002
+"""The interval of the first check. It doubles each time, so that a client without acknowledgements costs little."""
 
 _INT = struct.Struct("i")
 _IPV4 = (sockets.IPPROTO_IP, sockets.IP_TTL)
@@ -25,7 +25,7 @@ _IPV6 = (sockets.IPPROTO_IPV6, sockets.IPV6_UNICAST_HOPS)
 
 
 class SocketTtl:
-    """Of one connection over TCP; on a unix socket nothing has an effect."""
+    """The TTL of one TCP connection. Without effect on a unix socket."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -33,7 +33,7 @@ class SocketTtl:
         self._normal: dict[tuple[int, int], int] = {}
 
     def lower(self, hops: int) -> None:
-        """What is written from now on goes `hops` hops at most."""
+        """Limits later packets to `hops` hops."""
         for option in self._options():
             self._normal.setdefault(option, self._socket.getsockopt(*option))
             self._socket.setsockopt(*option, hops)
@@ -45,16 +45,16 @@ class SocketTtl:
 
     @property
     def settled(self) -> bool:
-        """Everything that was written has been acknowledged."""
+        """Whether all packets are acknowledged."""
         if self._transport.get_write_buffer_size():
             return False
         unacknowledged = fcntl.ioctl(self._socket.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
         return bool(_INT.unpack(unacknowledged)[0] == 0)
 
     async def settle(self) -> bool:
-        """Wait until it is so; False when it was not within SETTLE_SECONDS, or the connection is gone."""
+        """Waits for `settled`. Returns False after SETTLE_SECONDS, or if the connection ended."""
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + SETTLE_SECONDS, _LOOK_SECONDS
+        deadline, pause = loop.time() + SETTLE_SECONDS, _CHECK_SECONDS
         while not self._transport.is_closing():
             if self.settled:
                 return True
@@ -68,5 +68,5 @@ class SocketTtl:
     def _options(self) -> tuple[tuple[int, int], ...]:
         if self._socket.family == sockets.AF_INET:
             return (_IPV4,)
-        # A socket of both families sends to an IPv4 guest with the IPv4 value.
+        # A dual-stack socket uses the IPv4 value for IPv4 peers.
         return (_IPV6, _IPV4) if self._socket.family == sockets.AF_INET6 else ()

@@ -11,7 +11,7 @@ import uvloop
 from tests.waiting import HANG_SECONDS
 
 from openimds.http.messages import Request, Response
-from openimds.http.server.response_cache import CacheBudget, ResponseCache
+from openimds.http.server.response import CacheBudget, ResponseCache
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import tcp_listener
 
