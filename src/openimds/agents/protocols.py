@@ -19,6 +19,10 @@ class CloudView(Protocol):
         """The revision number; negative until the mirror has loaded."""
 
     @property
+    def is_trusted(self) -> bool:
+        """False after the database was replaced or restored from an older copy. Nothing is removed then."""
+
+    @property
     def networks(self) -> Mapping[str, Network]: ...
     @property
     def subnets(self) -> Mapping[str, Subnet]: ...

@@ -30,6 +30,7 @@ class FakeView:
     routers: dict[str, Router] = field(default_factory=dict)
     floating_ips: dict[str, FloatingIP] = field(default_factory=dict)
     servers: dict[str, Server] = field(default_factory=dict)
+    is_trusted: bool = True
 
     def add(self, *resources: Network | Subnet | Port | Router | FloatingIP | Server) -> None:
         """Adds resources, or replaces those with the same id."""

@@ -25,6 +25,7 @@ _COMMANDS: Mapping[str, LazyCommand] = {
     "up": LazyCommand("up", "up", "Run all parts on this machine."),
     "down": LazyCommand("up", "down", "Stop all parts and remove what they created."),
     "status": LazyCommand("up", "status", "Show the health of each part."),
+    "host": LazyCommand("up", "host", "Accept the control API's database after it was replaced."),
     "restart": LazyCommand("up", "restart", "Restart one part with its current configuration."),
     "control-api": LazyCommand("programs", "control_api", "Run the identity, network, compute and image APIs."),
     "metadata-api": LazyCommand("programs", "metadata_api", "Run the metadata API."),

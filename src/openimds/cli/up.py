@@ -124,3 +124,26 @@ def restart(*, state_dir: Path, part: str) -> None:
         restart_part(state_dir, part, click.echo)
     except StartupError as error:
         raise CommandFailedError(str(error)) from error
+
+
+@click.group(help="Look after the resources of this host.")
+def host() -> None:
+    """Its commands follow."""
+
+
+@host.command(
+    help="Accept the current state of the control API after its database was replaced or restored from an older copy. "
+    "The agents of this host then remove what the database does not contain."
+)
+@_state_dir
+def adopt(*, state_dir: Path) -> None:
+    from openimds.client.store_guard import forget_store
+
+    try:
+        count = forget_store(state_dir)
+    except OSError as error:
+        raise CommandFailedError(f"the records in {error.filename} could not be removed: {error.strerror}") from error
+    if count:
+        click.echo(f"{count} programs of this host accept the database of the control API within seconds")
+    else:
+        click.echo(f"nothing to do: no program has recorded a database in {state_dir}")

@@ -41,6 +41,8 @@ class Snapshot:
     """The objects by kind and id."""
     unreadable: frozenset[tuple[str, str]] = frozenset()
     """The (kind, id) of each object that could not be decoded."""
+    store_id: str = ""
+    """The identity of the database. Empty if the control API does not send it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +82,16 @@ class ControlClient:
             response = _SNAPSHOT.decode(content)
         unreadable: set[tuple[str, str]] = set()
         objects = {kind: self._decoded(kind, response.objects.get(kind, ()), unreadable) for kind in kinds}
-        return Snapshot(response.revision, objects, frozenset(unreadable))
+        return Snapshot(response.revision, objects, frozenset(unreadable), response.store_id)
 
-    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes:
-        """Waits up to `timeout_seconds` for changes. Raises RevisionGoneError if a new snapshot is needed."""
+    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float, store_id: str = "") -> Changes:
+        """Waits up to `timeout_seconds` for changes. Raises RevisionGoneError if a new snapshot is needed.
+
+        `store_id` is the one of the snapshot. A change of the database requires a new snapshot.
+        """
         query = {"after": after, "kinds": ",".join(kinds), "timeout": f"{timeout_seconds:g}"}
+        if store_id:
+            query["store_id"] = store_id
         content = self._watch.request(
             RestCall(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
         )
@@ -232,6 +239,7 @@ class _Snapshot(msgspec.Struct):
     revision: int
     objects: dict[str, list[msgspec.Raw]]
     """The undecoded objects. All of them as dictionaries would need ten times the memory of the values."""
+    store_id: str = ""
 
 
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot)

@@ -26,6 +26,7 @@ from keystoneauth1.session import Session
 from openimds.client.errors import ControlApiError, NoWatchError
 from openimds.client.mirror import CloudView
 from openimds.client.rest import RestCall, RestClient
+from openimds.client.store_guard import StoreGuard, StoreRevision
 from openimds.metadata.context import DocumentSettings, settings_from_json
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet, Instance
@@ -237,8 +238,18 @@ class InstanceRecordSource:
     away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)`.
     """
 
-    def __init__(self, session: Session, *, region: str | None = None, poll_seconds: float = POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        region: str | None = None,
+        poll_seconds: float = POLL_SECONDS,
+        guard: StoreGuard | None = None,
+    ) -> None:
+        """While the guard does not accept the database, changes invalidate no record."""
         self._service = RestClient(session, "instance-metadata", region=region)
+        self._guard = guard
+        self._is_trusted = True
         self._poll_seconds = poll_seconds
         self._batcher = RecordBatcher(self._fetch)
         self._changes: ChangeSet | None = None
@@ -336,9 +347,15 @@ class InstanceRecordSource:
             self._batcher.on_feed_lost()
             raise
         self._current_at = sent_at
+        was_trusted = self._is_trusted
+        self._is_trusted = self._guard is None or self._guard.accepts(
+            StoreRevision(response.store_id, response.revision)
+        )
+        if not self._is_trusted:
+            return ChangeSet(revision=response.revision)
         return ChangeSet(
             revision=response.revision,
-            everything=response.everything,
+            everything=response.everything or not was_trusted,
             instance_ids=frozenset(response.instance_ids),
             port_ids=frozenset(response.port_ids),
             network_ids=frozenset(response.network_ids),
@@ -398,6 +415,7 @@ class _Changes(msgspec.Struct):
     port_ids: list[str]
     network_ids: list[str]
     settings: str
+    store_id: str = ""
 
 
 _RECORDS: msgspec.json.Decoder[_Records] = msgspec.json.Decoder(_Records)

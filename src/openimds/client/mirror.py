@@ -17,6 +17,7 @@ import structlog
 
 from openimds.client.control_client import Change, Changes, Snapshot
 from openimds.client.errors import ControlApiError, NoWatchError, RevisionGoneError
+from openimds.client.store_guard import SUSPENDED, StoreRevision
 from openimds.resources.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.resources.server import Server
 
@@ -33,6 +34,8 @@ class CloudView:
     routers: Mapping[str, Router] = field(default_factory=dict)
     floating_ips: Mapping[str, FloatingIP] = field(default_factory=dict)
     servers: Mapping[str, Server] = field(default_factory=dict)
+    is_trusted: bool = True
+    """False after the database was replaced or restored from an older copy. Agents then remove nothing."""
 
 
 _FIELD_OF_KIND = {
@@ -45,19 +48,27 @@ _FIELD_OF_KIND = {
 }
 
 
-def view_from_snapshot(snapshot: Snapshot, before: CloudView) -> CloudView:
-    """The view of a snapshot. An object that could not be decoded keeps its value of the view before."""
+def view_from_snapshot(snapshot: Snapshot, before: CloudView, *, is_trusted: bool = True) -> CloudView:
+    """The view of a snapshot. An object that could not be decoded keeps its value of the view before.
+
+    If the snapshot is not trusted, all objects of the view before keep their values.
+    """
     tables: dict[str, Any] = {_FIELD_OF_KIND[kind]: dict(objects) for kind, objects in snapshot.objects.items()}
     for kind, object_id in snapshot.unreadable:
         name = _FIELD_OF_KIND[kind]
         previous = getattr(before, name).get(object_id)
         if previous is not None:
             tables[name][object_id] = previous
-    return CloudView(revision=snapshot.revision, **tables)
+    if not is_trusted:
+        tables = {name: {**objects, **getattr(before, name)} for name, objects in tables.items()}
+    return CloudView(revision=snapshot.revision, is_trusted=is_trusted, **tables)
 
 
 def apply_changes(view: CloudView, revision: int, changes: Iterable[Change]) -> CloudView:
-    """The view after the changes. Tables and values that did not change are the same objects."""
+    """The view after the changes. Tables and values that did not change are the same objects.
+
+    An untrusted view keeps deleted objects.
+    """
     tables: dict[str, dict[str, Any]] = {name: cast(Any, getattr(view, name)) for name in _FIELD_OF_KIND.values()}
     copied: set[str] = set()
     for change in changes:
@@ -66,16 +77,19 @@ def apply_changes(view: CloudView, revision: int, changes: Iterable[Change]) -> 
             tables[name] = dict(tables[name])
             copied.add(name)
         if change.object is None:
-            tables[name].pop(change.id, None)
+            if view.is_trusted:
+                tables[name].pop(change.id, None)
         else:
             tables[name][change.id] = change.object
     fields: dict[str, Any] = dict(tables)
-    return CloudView(revision=revision, **fields)
+    return CloudView(revision=revision, is_trusted=view.is_trusted, **fields)
 
 
 _log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 25.0
+UNTRUSTED_POLL_SECONDS = 2.0
+"""The duration of a long poll while the view is not trusted. After each one the mirror looks for the acceptance."""
 _MIN_PAUSE_SECONDS = 0.2
 _MAX_PAUSE_SECONDS = 5.0
 _NO_WATCH_PAUSE_SECONDS = 60.0
@@ -86,14 +100,30 @@ class WatchClient(Protocol):
     """The calls of ControlClient that a mirror uses."""
 
     def snapshot(self, kinds: Sequence[str]) -> Snapshot: ...
-    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float) -> Changes: ...
+    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float, store_id: str) -> Changes: ...
+
+
+class DatabaseGuard(Protocol):
+    """The call of StoreGuard that a mirror uses."""
+
+    def accepts(self, found: StoreRevision) -> bool: ...
 
 
 class CloudMirror:
     """A mirror of the cloud state. After `start()`, any thread may call `view()`."""
 
-    def __init__(self, client: WatchClient, kinds: Sequence[str], *, poll_seconds: float = POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        client: WatchClient,
+        kinds: Sequence[str],
+        *,
+        poll_seconds: float = POLL_SECONDS,
+        guard: DatabaseGuard | None = None,
+    ) -> None:
+        """Without a guard every snapshot is trusted."""
         self._client = client
+        self._guard = guard
+        self._store_id = ""
         self._kinds = tuple(kinds)
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
@@ -179,10 +209,10 @@ class CloudMirror:
 
     def _step(self) -> None:
         sent_at = time.monotonic()
+        if not self._view.is_trusted and self._accepts(self._view.revision):
+            self._needs_snapshot = True
         if self._needs_snapshot:
-            view = view_from_snapshot(self._client.snapshot(self._kinds), self._view)
-            self._needs_snapshot = False
-            self._publish(view, sent_at, differs=True)
+            self._publish(self._load(), sent_at, differs=True)
             return
         changes = self._poll()
         if self._stopping.is_set():
@@ -190,11 +220,30 @@ class CloudMirror:
         self._publish(
             apply_changes(self._view, changes.revision, changes.changes), sent_at, differs=bool(changes.changes)
         )
+        if self._view.is_trusted and not self._accepts(changes.revision):
+            self._needs_snapshot = True
+
+    def _load(self) -> CloudView:
+        snapshot = self._client.snapshot(self._kinds)
+        self._store_id = snapshot.store_id
+        is_trusted = self._accepts(snapshot.revision)
+        if is_trusted != self._view.is_trusted:
+            if is_trusted:
+                _log.info("database accepted; removals resumed", revision=snapshot.revision)
+            else:
+                _log.warning("database replaced; removals suspended", revision=snapshot.revision, reason=SUSPENDED)
+        view = view_from_snapshot(snapshot, self._view, is_trusted=is_trusted)
+        self._needs_snapshot = False
+        return view
+
+    def _accepts(self, revision: int) -> bool:
+        return self._guard is None or self._guard.accepts(StoreRevision(self._store_id, revision))
 
     def _poll(self) -> Changes:
+        seconds = self._poll_seconds if self._view.is_trusted else min(self._poll_seconds, UNTRUSTED_POLL_SECONDS)
         self._polling.set()
         try:
-            return self._client.changes(self._view.revision, self._kinds, self._poll_seconds)
+            return self._client.changes(self._view.revision, self._kinds, seconds, self._store_id)
         finally:
             self._polling.clear()
 

@@ -43,6 +43,7 @@ class _State:
     objects: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     changes: list[tuple[int, str, str]] = field(default_factory=list)
     revision: int = 1
+    store_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     floor: int = 0
     tokens: set[str] = field(default_factory=set)
 
@@ -113,6 +114,22 @@ class FakeControl:
         with self._changed:
             self._state.revision += 1
             self._state.floor = self._state.revision
+            self._state.changes.clear()
+            self._changed.notify_all()
+
+    def replace_store(self, revision: int = 1) -> None:
+        """Replaces the database by an empty one."""
+        with self._changed:
+            self._state = _State(revision=revision, floor=revision, tokens=self._state.tokens)
+            self._changed.notify_all()
+
+    def restore_store(self, revision: int) -> None:
+        """Restores the state before the objects that were written after `revision`."""
+        with self._changed:
+            lost = {(kind, name) for at, kind, name in self._state.changes if at > revision}
+            for kind, name in lost:
+                self._state.objects[kind].pop(name, None)
+            self._state.revision = self._state.floor = revision
             self._state.changes.clear()
             self._changed.notify_all()
 
@@ -204,8 +221,11 @@ class FakeControl:
         if path == "/snapshot":
             with self._changed:
                 objects = {kind: list(self._state.objects.get(kind, {}).values()) for kind in kinds}
-                return 200, {"revision": self._state.revision, "objects": objects}
+                state = self._state
+                return 200, {"store_id": state.store_id, "revision": state.revision, "objects": objects}
         if path == "/changes":
+            if query.get("store_id", self._state.store_id) != self._state.store_id:
+                return 410, {"message": "list again"}
             return self._changes(int(query["after"]), kinds, float(query.get("timeout", "0")))
         if path.split("/")[1] not in {"ports", "servers", "agents"}:
             return 404, {"message": f"the fake has no {path}"}  # tests of records use the real control API

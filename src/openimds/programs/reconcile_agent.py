@@ -15,6 +15,7 @@ from openimds.agents.reconciler.reconciler import PassReport, Reconciler, Resour
 from openimds.agents.reconciler.scheduler import Scheduler
 from openimds.client.control_client import ControlClient
 from openimds.client.mirror import CloudMirror
+from openimds.client.store_guard import SUSPENDED, StoreGuard
 from openimds.config import AgentConfig
 from openimds.linux.monitor.host_monitor import HostMonitor
 from openimds.linux.monitor.process_exit import ProcessExitWatcher
@@ -59,11 +60,11 @@ class AgentSpec:
 def serve(agent: AgentSpec) -> int:
     """Runs the agent until SIGTERM or SIGINT and returns the exit code. Namespaces and processes stay in place."""
     raise_nofile()  # some stay open for each namespace
-    mirror = CloudMirror(agent.client, agent.kinds)
+    mirror = CloudMirror(agent.client, agent.kinds, guard=StoreGuard(agent.config.state_path, agent.identity.binary))
     exit_watcher = ProcessExitWatcher(agent.monitor.processes_exited)
     loop = Scheduler(Reconciler(agent.handler, agent.monitor), mirror, agent.interval_seconds, exit_watcher.watch)
     heartbeat = Heartbeat(
-        agent.client, agent.identity, lambda: _facts(agent, loop), agent.config.report_interval_seconds
+        agent.client, agent.identity, lambda: _facts(agent, loop, mirror), agent.config.report_interval_seconds
     )
 
     def reload() -> None:
@@ -129,12 +130,14 @@ class Progress:
         return f"{min(steps, resources)} of {resources} {self._kind}s"
 
 
-def _facts(agent: AgentSpec, loop: Scheduler[Any]) -> Mapping[str, Any]:
+def _facts(agent: AgentSpec, loop: Scheduler[Any], mirror: CloudMirror) -> Mapping[str, Any]:
     """The `configurations` of the heartbeat, which `openimds status` and Neutron's agent API show."""
     kind, last = agent.handler.kind, loop.last_report
+    suspended = {} if mirror.view().is_trusted else {"suspended": SUSPENDED}
     if last is None:
-        return {f"{kind}s": 0}
+        return {f"{kind}s": 0, **suspended}
     return {
+        **suspended,
         f"{kind}s": last.resource_count,
         "last_change": _change_facts(loop.last_change) if loop.last_change else None,
         "failures": dict(last.failures),

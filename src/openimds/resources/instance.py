@@ -164,6 +164,8 @@ class ChangeSet:
     instance_ids: frozenset[str] = frozenset()
     port_ids: frozenset[str] = frozenset()
     network_ids: frozenset[str] = frozenset()
+    store_id: str = ""
+    """The identity of the database."""
 
     @property
     def is_nothing(self) -> bool:

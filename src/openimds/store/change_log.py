@@ -90,6 +90,11 @@ def newest_revision(session: Session) -> int:
     return session.execute(sa.select(RevisionCounter.value).where(RevisionCounter.id == 1)).scalar_one()
 
 
+def store_identity(session: Session) -> str:
+    """The identity of the database, which a copy of it shares."""
+    return session.execute(sa.select(RevisionCounter.store_id).where(RevisionCounter.id == 1)).scalar_one()
+
+
 def changes_after(session: Session, revision: int, kinds: Sequence[str]) -> list[ChangeRecord]:
     """The newest change of each object of `kinds` after `revision`, oldest first.
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -44,7 +45,7 @@ def upgrade(store: Store) -> None:
         if store.is_sqlite and before != newest():
             _refuse_dangling(connection)
         if connection.scalar(sa.select(RevisionCounter.id).where(RevisionCounter.id == 1)) is None:
-            connection.execute(sa.insert(RevisionCounter).values(id=1, value=0, floor=0))
+            connection.execute(sa.insert(RevisionCounter).values(id=1, value=0, floor=0, store_id=str(uuid.uuid4())))
         connection.commit()
 
 
@@ -69,6 +70,14 @@ def current(store: Store) -> str | None:
     """The version of the database's tables. None if it has no tables."""
     with store.translated_errors(), store.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
+
+
+def is_empty(store: Store) -> bool:
+    """Whether the database has no tables yet. Creates nothing."""
+    database = store.url.database
+    if store.is_sqlite and database and not (Path(database).exists() and Path(database).stat().st_size):
+        return True
+    return current(store) is None
 
 
 def newest() -> str:

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.errors import BadRequest, NotFound, RevisionGone
 from openimds.resources.text import json_document
-from openimds.store.change_log import ChangeRecord, changes_after, newest_revision
+from openimds.store.change_log import ChangeRecord, changes_after, newest_revision, store_identity
 from openimds.store.compute.agent_reports import put_console, report_server, server_wire
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.compute import Server
@@ -107,16 +107,22 @@ class WatchStore:
         self._store = store
         self._clock = clock
 
-    def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[msgspec.Raw]]]:
-        """(revision, all objects as JSON by kind). Raises BadRequest for an unknown kind."""
+    def snapshot(self, kinds: Sequence[str]) -> tuple[str, int, dict[str, list[msgspec.Raw]]]:
+        """Store identity, revision, and kind → all objects as JSON. Raises BadRequest for an unknown kind."""
         _check_kinds(kinds)
         with self._store.read() as session:
-            return newest_revision(session), {kind: _all_objects(session, kind) for kind in kinds}
+            objects = {kind: _all_objects(session, kind) for kind in kinds}
+            return store_identity(session), newest_revision(session), objects
 
-    def changes(self, after: int, kinds: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
-        """(newest revision, changes after `after`, oldest first). Does not wait. Raises RevisionGone."""
+    def changes(self, after: int, kinds: Sequence[str], store_id: str = "") -> tuple[int, list[dict[str, Any]]]:
+        """The newest revision, and the changes since `after`, oldest first. Does not wait.
+
+        Raises RevisionGone if the changes were pruned, if `after` is in the future, or if `store_id` is another database's.
+        """
         _check_kinds(kinds)
         with self._store.read() as session:
+            if store_id and store_id != store_identity(session):
+                raise RevisionGone("The revision is one of another database: list again.")
             records = changes_after(session, after, kinds)
             objects = {kind: _objects(session, kind, _existing_ids(records, kind)) for kind in kinds}
             found = (_change(record, objects) for record in records)

@@ -18,7 +18,7 @@ DEFAULT = Path("/var/lib/openimds")
 
 OWN_FILES = (
     "etc", "run", "log", "images", "instances", "owned", "dhcp", "external", "ns-metadata-proxy", "ra", "rules",
-    "metrics", "metadata_proxy", "haproxy_log", "openimds.sqlite", "openimds.sqlite-shm", "openimds.sqlite-wal",
+    "metrics", "metadata_proxy", "haproxy_log", "store", "openimds.sqlite", "openimds.sqlite-shm", "openimds.sqlite-wal",
 )  # fmt: skip
 """The files and folders that openimds creates in the state folder. `down --purge` removes these and nothing else."""
 

@@ -283,6 +283,8 @@ def _exit_errors(state: str, entry: Mapping[str, Any], log_file: Path) -> Iterat
 
 def _reported_failures(facts: Mapping[str, Any]) -> Iterator[str]:
     """`network 1f0d…: cannot listen on …`"""
+    if facts.get("suspended"):
+        yield str(facts["suspended"])
     kind = next((kind for name, kind in KINDS.items() if name in facts), "resource")
     failures = facts.get("failures") or {}
     for resource_id in sorted(failures):

@@ -17,6 +17,7 @@ from typing import TextIO, cast
 import yaml
 from prettytable import PrettyTable, TableStyle
 
+from openimds.client.store_guard import forget_store, has_records
 from openimds.config import ControlApiConfig, Listen, LogConfig
 from openimds.config.settings import AgentConfig
 from openimds.linux.configure.cleanup import TABLE_FAMILIES
@@ -237,11 +238,31 @@ def _prepare_store(planned: Plan, folder: StateDir, adopted: Sequence[str]) -> N
     new = {name: listen for name, listen in planned.listeners.items() if name not in adopted}
     for problem in taken_ports(new):
         raise StartupError(problem)
+    _check_for_lost_store(planned.control.database_url, folder)
     admin_password = _admin_password(planned.control, folder)
     try:
         _fill_store(planned, admin_password)
     except OpenimdsError as error:
         raise StartupError(error.message) from error
+
+
+def _check_for_lost_store(database_url: str, folder: StateDir) -> None:
+    """Raises StartupError if the database is empty and this host has instances of an earlier one."""
+    store = Store(database_url)
+    try:
+        if not schema.is_empty(store):
+            return
+    except OpenimdsError as error:
+        raise StartupError(error.message) from error
+    finally:
+        store.close()
+    instances = [entry for entry in (folder.path / "instances").glob("*") if entry.is_dir()]
+    if instances and has_records(folder.path):
+        raise StartupError(
+            f"the database is empty, and {folder.path / 'instances'} has {len(instances)} instances of an earlier one: "
+            f"restore the database, or give these instances up with `{folder.command('host adopt')}` and start again"
+        )
+    forget_store(folder.path)
 
 
 def _fill_store(planned: Plan, admin_password: str) -> None:

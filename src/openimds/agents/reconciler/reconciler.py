@@ -107,6 +107,8 @@ class Reconciler(Generic[Desired]):
         self._attempted: dict[str, Desired | None] = {}
         """The desired value of the last attempt for each resource that may exist; None if its deletion failed."""
         self._failures: dict[str, str] = {}
+        self._protected: frozenset[str] | None = None
+        """Resources that existed before this process, while the view is not trusted; None while it is trusted."""
         self.completed_count = 0
         """The number of attempts, without repeated failures, so that it grows while there is progress. Any thread may
         read it."""
@@ -145,18 +147,20 @@ class Reconciler(Generic[Desired]):
     ) -> PassReport:
         """Reconciles resources with a new desired value, then resources that may have changed, and then `keys`.
 
-        A resource of `pending` that has not been attempted yet does not count as new.
+        A resource of `pending` that has not been attempted yet does not count as new. If the view is not trusted, nothing
+        is deleted, and resources from before this process stay as they are, because their desired state may be incomplete.
         """
         started = time.monotonic()
         desired = self._desired_in(view)
+        self._protect_resources(view)
         scheduled = {*pending, *keys}
         new = [key for key, value in desired.items() if self._is_new(key, value, scheduled)]
         changes: dict[str, tuple[str, ...]] = {}
         for key in dict.fromkeys([*new, *(key for key in (*self.change_source.take(), *keys) if key in desired)]):
             changes[key] = self._ensure(key, desired[key])
-        for key in sorted(self._undesired(desired, keys)):
+        for key in sorted(self._undesired(desired, keys) if view.is_trusted else ()):
             changes[key] = self._delete(key, view)
-        if cleanup:
+        if cleanup and view.is_trusted:
             changes[self._handler.kind] = self._attempt(self._handler.kind, lambda: self._handler.cleanup(view))
         return PassReport(
             resource_count=len(desired),
@@ -190,7 +194,19 @@ class Reconciler(Generic[Desired]):
         existing = {key for key, attempted in self._attempted.items() if attempted is not None}
         return (existing | set(keys)) - set(desired)
 
+    def _protect_resources(self, view: CloudView) -> None:
+        if not view.is_trusted:
+            if self._protected is None:
+                self._protected = frozenset(self._handler.actual() - self._attempted.keys())
+        elif self._protected is not None:
+            for key in self._protected:
+                self._attempted.pop(key, None)
+            self._protected = None
+
     def _ensure(self, key: str, value: Desired) -> tuple[str, ...]:
+        if self._protected is not None and key in self._protected:
+            self._attempted[key] = value
+            return ()
         with self.change_source.recording(key):
             changes = self._step(key, lambda: self._handler.ensure(key, value))
         self._attempted[key] = value

@@ -42,6 +42,7 @@ class Scheduler(Generic[Desired]):
         self._retries = _RetryQueue()
         self._woken = threading.Event()
         self._stopping = False
+        self._was_trusted = True
         self.last_report: PassReport | None = None
         """The report of the last pass. Replaced as a whole, so any thread may read it."""
         self.last_change: PassReport | None = None
@@ -86,6 +87,9 @@ class Scheduler(Generic[Desired]):
         view = self._mirror.view()
         if view.revision < 0:
             return RETRY_SECONDS
+        if view.is_trusted and not self._was_trusted:
+            self._resync.is_due = True
+        self._was_trusted = view.is_trusted
         if self._resync.should_begin():
             self._resync.begin(self._reconciler.all_keys(view))
         failing = self._reconciler.failing

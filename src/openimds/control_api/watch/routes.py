@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -163,6 +164,7 @@ def _news(routes: APIRouter, parts: InstanceRecordService, published: _Published
                 touched = await run_in_threadpool(parts.news.after, touched.revision)
         return _no_store_json(
             {
+                "store_id": touched.store_id,
                 "revision": touched.revision,
                 "everything": touched.everything,
                 "instance_ids": touched.instance_ids,
@@ -228,9 +230,9 @@ class AgentReports(Protocol):
 class WatchService(WatchSource, AgentReports, Protocol):
     """What agents ask and tell: `store.watch.WatchStore` is one."""
 
-    def snapshot(self, kinds: Sequence[str]) -> tuple[int, dict[str, list[Any]]]: ...
+    def snapshot(self, kinds: Sequence[str]) -> tuple[str, int, dict[str, list[Any]]]: ...
 
-    def changes(self, after: int, kinds: Sequence[str]) -> tuple[int, list[dict[str, Any]]]: ...
+    def changes(self, after: int, kinds: Sequence[str], store_id: str = "") -> tuple[int, list[dict[str, Any]]]: ...
 
 
 def router(store: WatchService, bell: ChangeNotifier | None = None) -> APIRouter:
@@ -245,17 +247,18 @@ def router(store: WatchService, bell: ChangeNotifier | None = None) -> APIRouter
 def _watching(routes: APIRouter, store: WatchService, bell: ChangeNotifier) -> None:
     @routes.get("/snapshot")
     def snapshot(kinds: str) -> Response:
-        revision, objects = store.snapshot(_kinds(kinds))
-        return _json({"revision": revision, "objects": objects})
+        store_id, revision, objects = store.snapshot(_kinds(kinds))
+        return _json({"store_id": store_id, "revision": revision, "objects": objects})
 
     @routes.get("/changes")
     async def changes(
         kinds: str,
         after: Annotated[int, Query(ge=0)],
         timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 25,
+        store_id: Annotated[str, Query(max_length=36)] = "",
     ) -> Response:
         wanted = _kinds(kinds)
-        revision, found = await _awaited(store, bell, wanted, after, timeout)
+        revision, found = await _awaited(partial(store.changes, after, wanted, store_id), bell, wanted, timeout)
         return _json({"revision": revision, "changes": found})
 
 
@@ -265,12 +268,15 @@ def _json(value: Mapping[str, Any]) -> Response:
 
 
 async def _awaited(
-    store: WatchService, bell: ChangeNotifier, kinds: list[str], after: int, timeout_seconds: float
+    changes: Callable[[], tuple[int, list[dict[str, Any]]]],
+    bell: ChangeNotifier,
+    kinds: list[str],
+    timeout_seconds: float,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """The first changes after `after`; none when the time is over, or this program is about to end."""
+    """The first result of `changes` that has changes. None of them at the timeout, or when this program stops."""
     deadline = time.monotonic() + timeout_seconds
     while True:
-        revision, found = await run_in_threadpool(store.changes, after, kinds)
+        revision, found = await run_in_threadpool(changes)
         left = deadline - time.monotonic()
         if found or left <= 0 or bell.is_closed:
             return revision, found

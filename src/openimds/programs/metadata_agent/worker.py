@@ -27,6 +27,7 @@ from openimds.client.control_client import ControlClient
 from openimds.client.instance_records import GRACE_SECONDS, POLL_SECONDS, InstanceRecordSource, Prefetcher
 from openimds.client.mirror import CloudMirror
 from openimds.client.session import connect
+from openimds.client.store_guard import SUSPENDED, StoreGuard
 from openimds.config import ConfigError, MetadataAgentConfig
 from openimds.config.settings import RateLimitOptions
 from openimds.guest_identity.token_bucket import RateWindow
@@ -72,7 +73,8 @@ class MetadataAgentWorker:
         self._is_first = number == 0
         self._session = connect(config.auth)
         self._client = ControlClient(self._session, region=config.auth.region_name)
-        self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds())
+        self._guard = StoreGuard(config.state_path, "openimds-metadata-agent")
+        self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds(), guard=self._guard)
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._metrics = Metrics(REGISTRY)
         self._throttled_log = ThrottledLog(time.monotonic)
@@ -138,7 +140,9 @@ class MetadataAgentWorker:
 
     def _agent(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> MetadataAgent:
         config = self._config
-        source = InstanceRecordSource(self._session, region=config.auth.region_name, poll_seconds=self._poll_seconds())
+        source = InstanceRecordSource(
+            self._session, region=config.auth.region_name, poll_seconds=self._poll_seconds(), guard=self._guard
+        )
         self._mirror.subscribe(Prefetcher(config.host, source.prefetch).on_view)
         return MetadataAgent(
             AgentDependencies(
@@ -205,6 +209,7 @@ class MetadataAgentWorker:
             "requests_per_second": round(self._request_rate.per_second(), 1),
             "nova_metadata": str(self._upstream),
             "metadata_proxy_socket": str(self._config.socket_path),
+            "suspended": "" if self._mirror.view().is_trusted else SUSPENDED,
             "listen_failures": dict(listening.failures) if listening is not None else {},
         }
 

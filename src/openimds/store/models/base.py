@@ -60,6 +60,8 @@ class RevisionCounter(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     value: Mapped[int] = mapped_column(BigInteger)
     floor: Mapped[int] = mapped_column(BigInteger, default=0)
+    store_id: Mapped[str] = mapped_column(UUID, server_default="")
+    """The identity of the database. A copy of it has the same."""
 
 
 class Change(Base):

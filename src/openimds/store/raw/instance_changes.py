@@ -7,6 +7,7 @@ the subnets and whether a DHCP port serves them, and the names of security group
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from openimds.resources.errors import StoreUnavailable
@@ -19,7 +20,7 @@ KINDS = ("server", "port", "network", ADDRESSING, "security_group")
 MANY = 5000
 """With more changes than this, all instances count as changed."""
 _NEWEST = "SELECT value FROM revision_counter WHERE id = 1"
-_COUNTER = Query(("value", "floor"), "revision_counter WHERE id = 1")
+_COUNTER = Query(("value", "floor", "store_id"), "revision_counter WHERE id = 1")
 _CHANGED = Query(
     ("kind", "object_id"),
     "(SELECT DISTINCT kind, object_id FROM changes WHERE revision > :revision AND kind IN :kinds LIMIT :many) AS changed",
@@ -51,15 +52,8 @@ class InstanceChanges:
     def after(self, revision: int | None) -> ChangeSet:
         """The changes after `revision`: everything if it is None or older than the change log. Raises StoreUnavailable."""
         with self._database.read() as transaction:
-            newest, floor = transaction.rows(_COUNTER)[0]
-            if revision == newest:
-                return ChangeSet(revision=newest)
-            if revision is None or not floor <= revision <= newest:
-                return ChangeSet(revision=newest, everything=True)
-            changed = transaction.rows(_CHANGED, revision=revision, kinds=list(KINDS), many=MANY + 1)
-            if len(changed) > MANY:
-                return ChangeSet(revision=newest, everything=True)
-            return _touched(transaction, newest, changed)
+            newest, floor, store_id = transaction.rows(_COUNTER)[0]
+            return replace(_changes(transaction, revision, newest, floor), store_id=store_id)
 
     def close(self) -> None:
         connection, self._connection, self._data_version = self._connection, None, None
@@ -82,6 +76,17 @@ class InstanceChanges:
         finally:
             cursor.close()
         return self._newest
+
+
+def _changes(transaction: Transaction, revision: int | None, newest: int, floor: int) -> ChangeSet:
+    if revision == newest:
+        return ChangeSet(revision=newest)
+    if revision is None or not floor <= revision <= newest:
+        return ChangeSet(revision=newest, everything=True)
+    changed = transaction.rows(_CHANGED, revision=revision, kinds=list(KINDS), many=MANY + 1)
+    if len(changed) > MANY:
+        return ChangeSet(revision=newest, everything=True)
+    return _touched(transaction, newest, changed)
 
 
 def _touched(transaction: Transaction, newest: int, changed: Iterable[tuple[str, str]]) -> ChangeSet:

@@ -90,6 +90,23 @@ def test_failure_does_not_stop_the_pass_and_is_retried() -> None:
     assert report.failures == {}
 
 
+def test_untrusted_view_deletes_nothing_and_changes_no_earlier_resource() -> None:
+    pots = Pots(sizes={"a": 1, "b": 1}, shelf={"a": 5, "old": 9})
+    reconciler = Reconciler(pots)
+    report = reconciler.run_pass(FakeView(is_trusted=False), full=True)
+    assert pots.shelf == {"a": 5, "b": 1, "old": 9}
+    assert report.changes == {"b": ("size 1",)}
+    pots.sizes["b"] = 2
+    reconciler.run_pass(FakeView(is_trusted=False), full=True)
+    assert pots.shelf == {"a": 5, "b": 2, "old": 9}
+    del pots.sizes["b"]
+    reconciler.run_pass(FakeView(is_trusted=False), full=True)
+    assert "cleanup" not in pots.calls
+    reconciler.run_pass(FakeView(), full=True)
+    assert pots.shelf == {"a": 1}
+    assert "cleanup" in pots.calls
+
+
 def test_failed_deletion_is_retried() -> None:
     pots = Pots(sizes={"a": 1})
     reconciler = Reconciler(pots)

@@ -1,0 +1,111 @@
+"""Detects that the control API's database was replaced, or restored from an older copy.
+
+An agent records the identity of the database and the newest revision that it received, in one file per program. When a
+snapshot has another identity or an older revision, the agent removes nothing until the operator accepts the snapshot with
+`openimds host adopt`, which deletes the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import structlog
+
+FOLDER = "store"
+"""The folder of the files, below state_path."""
+SUSPENDED = (
+    "the control API's database was replaced or restored from an older copy, so nothing is removed on this host: restore "
+    "the newest copy if there is one, and accept the database with `openimds host adopt`"
+)
+WRITE_INTERVAL_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRevision:
+    store_id: str
+    """Empty for a control API of a release that does not send it, which is always accepted."""
+    revision: int
+    is_rolled_back: bool = False
+    """Whether the same database had an older revision afterwards. Later revisions are not accepted either."""
+
+    def continues(self, earlier: StoreRevision) -> bool:
+        is_newer = self.store_id == earlier.store_id and self.revision >= earlier.revision
+        return is_newer and not earlier.is_rolled_back
+
+
+class StoreGuard:
+    """The record of one program. Thread-safe. The processes of the program may share the file."""
+
+    def __init__(self, state_path: Path, binary: str) -> None:
+        self._file = state_path / FOLDER / f"{binary}.json"
+        self._lock = threading.Lock()
+        self._newest: StoreRevision | None = None
+        """The newest accepted revision. The file may be older by WRITE_INTERVAL_SECONDS."""
+        self._written_at = -WRITE_INTERVAL_SECONDS
+        self._write_failed = False
+
+    def accepts(self, found: StoreRevision) -> bool:
+        """Whether the database is the recorded one and not older. Records it if so."""
+        with self._lock:
+            recorded = read_record(self._file)
+            if recorded is None or not found.store_id:
+                known = None
+            elif self._newest is not None and self._newest.continues(recorded):
+                known = self._newest
+            else:
+                known = recorded
+            if known is not None and not found.continues(known):
+                if found.store_id == known.store_id:
+                    self._write(replace(known, is_rolled_back=True))
+                return False
+            self._newest = found
+            if recorded is None or time.monotonic() - self._written_at >= WRITE_INTERVAL_SECONDS:
+                self._write(found)
+            return True
+
+    def _write(self, newest: StoreRevision) -> None:
+        if not newest.store_id or read_record(self._file) == newest:
+            return
+        draft = self._file.with_suffix(f".{os.getpid()}")
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft.write_text(json.dumps(asdict(newest)))
+            draft.replace(self._file)
+        except OSError as error:
+            if not self._write_failed:
+                log.warning("store revision not recorded", file=str(self._file), error=str(error))
+            self._write_failed = True
+        else:
+            self._write_failed = False
+            self._written_at = time.monotonic()
+
+
+def read_record(file: Path) -> StoreRevision | None:
+    """The content of a file. None if there is no file, or it is corrupt."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(file.read_text())
+        return StoreRevision(
+            str(content["store_id"]), int(content["revision"]), bool(content.get("is_rolled_back", False))
+        )
+    return None
+
+
+def has_records(state_path: Path) -> bool:
+    """Whether a program of this host has recorded a database."""
+    return any((state_path / FOLDER).glob("*.json"))
+
+
+def forget_store(state_path: Path) -> int:
+    """Deletes the records of all programs of a host, so that they accept the current database. Returns their number."""
+    files = list((state_path / FOLDER).glob("*.json"))
+    for file in files:
+        file.unlink(missing_ok=True)
+    return len(files)

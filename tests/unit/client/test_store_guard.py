@@ -1,0 +1,156 @@
+"""A mirror whose control API gets another database, or an older copy of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tests.waiting import HANG_SECONDS, until
+
+from openimds.client.control_client import ControlClient
+from openimds.client.mirror import CloudMirror
+from openimds.client.session import connect
+from openimds.client.store_guard import StoreGuard, StoreRevision, forget_store
+from openimds.client.testing import FakeControl
+
+StartMirror = Callable[[], CloudMirror]
+
+
+def port(port_id: str) -> dict[str, object]:
+    return {
+        "id": port_id,
+        "network_id": "net-1",
+        "project_id": "tenant",
+        "mac_address": "fa:16:3e:00:00:05",
+        "fixed_ips": [],
+        "device_id": "vm-1",
+        "device_owner": "compute:nova",
+    }
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeControl]:
+    with FakeControl() as control:
+        yield control
+
+
+@pytest.fixture
+def start_mirror(fake: FakeControl, tmp_path: Path) -> Iterator[StartMirror]:
+    """Starts mirrors that record in the same file, as successive processes of one program."""
+    with ExitStack() as started:
+
+        def start() -> CloudMirror:
+            session = connect(fake.auth)
+            started.callback(session.session.close)
+            guard = StoreGuard(tmp_path, "openimds-dhcp-agent")
+            mirror = CloudMirror(ControlClient(session), ("port",), poll_seconds=0.2, guard=guard)
+            mirror.start()
+            started.callback(mirror.stop, 5)
+            assert mirror.wait_ready(HANG_SECONDS)
+            return mirror
+
+        yield start
+
+
+def test_objects_of_a_replaced_database_stay_until_the_operator_accepts_it(
+    fake: FakeControl, start_mirror: StartMirror, tmp_path: Path
+) -> None:
+    fake.put("port", port("p1"))
+    mirror = start_mirror()
+    assert mirror.view().is_trusted
+    with capture_logs() as logs:
+        fake.replace_store(revision=50)
+        until(lambda: not mirror.view().is_trusted)
+        assert set(mirror.view().ports) == {"p1"}
+        fake.put("port", port("p2"))
+        until(lambda: set(mirror.view().ports) == {"p1", "p2"})
+        assert not mirror.view().is_trusted
+        assert forget_store(tmp_path) == 1
+        until(lambda: mirror.view().is_trusted)
+    assert set(mirror.view().ports) == {"p2"}
+    events = [entry["event"] for entry in logs if entry["event"].startswith("database")]
+    assert events == ["database replaced; removals suspended", "database accepted; removals resumed"]
+
+
+def test_objects_that_a_restored_database_has_lost_stay(
+    fake: FakeControl, start_mirror: StartMirror, tmp_path: Path
+) -> None:
+    before = fake.put("port", port("p1"))
+    mirror = start_mirror()
+    newest = fake.put("port", port("p2"))
+    until(lambda: mirror.view().revision == newest)
+    fake.restore_store(before)
+    until(lambda: not mirror.view().is_trusted)
+    assert set(mirror.view().ports) == {"p1", "p2"}
+    fake.delete("port", "p1")
+    fake.put("port", port("p3"))
+    until(lambda: "p3" in mirror.view().ports)
+    assert set(mirror.view().ports) == {"p1", "p2", "p3"}
+    forget_store(tmp_path)
+    until(lambda: set(mirror.view().ports) == {"p3"})
+
+
+def test_restarted_program_does_not_trust_an_older_copy(fake: FakeControl, start_mirror: StartMirror) -> None:
+    before = fake.put("port", port("p1"))
+    fake.put("port", port("p2"))
+    start_mirror().stop(5)
+    fake.restore_store(before)
+    assert not start_mirror().view().is_trusted
+
+
+def test_restarted_program_trusts_the_same_database(fake: FakeControl, start_mirror: StartMirror) -> None:
+    fake.put("port", port("p1"))
+    start_mirror().stop(5)
+    fake.put("port", port("p2"))
+    assert start_mirror().view().is_trusted
+
+
+def test_pruned_changes_do_not_make_a_database_untrusted(fake: FakeControl, start_mirror: StartMirror) -> None:
+    fake.put("port", port("p1"))
+    mirror = start_mirror()
+    fake.forget_changes()
+    fake.put("port", port("p2"))
+    until(lambda: "p2" in mirror.view().ports)
+    assert mirror.view().is_trusted
+
+
+def test_control_api_without_store_identity_is_trusted(tmp_path: Path) -> None:
+    guard = StoreGuard(tmp_path, "openimds-l3-agent")
+    assert guard.accepts(StoreRevision("a", 5))
+    assert guard.accepts(StoreRevision("", 1))
+
+
+def test_original_database_is_trusted_again_after_another_one(tmp_path: Path) -> None:
+    guard = StoreGuard(tmp_path, "openimds-l3-agent")
+    assert guard.accepts(StoreRevision("a", 5))
+    assert not guard.accepts(StoreRevision("b", 9))
+    assert guard.accepts(StoreRevision("a", 6))
+
+
+def test_older_copy_stays_untrusted_when_its_revision_has_grown(tmp_path: Path) -> None:
+    guard = StoreGuard(tmp_path, "openimds-l3-agent")
+    assert guard.accepts(StoreRevision("a", 5))
+    assert not guard.accepts(StoreRevision("a", 4))
+    assert not guard.accepts(StoreRevision("a", 9))
+    assert not StoreGuard(tmp_path, "openimds-l3-agent").accepts(StoreRevision("a", 9))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"store_id": "a"}', '{"store_id": "a", "revision": "x"}'])
+def test_corrupt_record_is_replaced(tmp_path: Path, content: str) -> None:
+    guard = StoreGuard(tmp_path, "openimds-l3-agent")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "openimds-l3-agent.json").write_text(content)
+    assert guard.accepts(StoreRevision("a", 5))
+    assert not guard.accepts(StoreRevision("b", 5))
+
+
+def test_record_that_cannot_be_written_is_logged_once(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file in place of the folder")
+    guard = StoreGuard(tmp_path, "openimds-l3-agent")
+    with capture_logs() as logs:
+        assert guard.accepts(StoreRevision("a", 5))
+        assert guard.accepts(StoreRevision("a", 6))
+    assert [entry["event"] for entry in logs] == ["store revision not recorded"]
