@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 import msgspec
 import requests
 import structlog
+from cachetools import LRUCache
 from keystoneauth1.exceptions import ClientException
 from keystoneauth1.identity.base import BaseIdentityPlugin
 from keystoneauth1.session import Session
@@ -267,7 +269,8 @@ class _ObjectDecoder:
     """Decodes objects one by one, so that one malformed object does not affect the others. Thread-safe."""
 
     def __init__(self) -> None:
-        self._logged: dict[tuple[str, str], str] = {}
+        self._lock = threading.Lock()
+        self._logged: LRUCache[tuple[str, str], str] = LRUCache(_MAX_LOGGED)
         """The logged reason by (kind, id). A malformed object of repeated lists is logged once."""
 
     def decode(self, kind: str, body: Any) -> decoders.Resource | None:
@@ -279,11 +282,10 @@ class _ObjectDecoder:
             return None
 
     def _log(self, kind: str, object_id: str, reason: str) -> None:
-        if self._logged.get((kind, object_id)) == reason:
-            return
-        if len(self._logged) >= _MAX_LOGGED:
-            self._logged.clear()
-        self._logged[kind, object_id] = reason
+        with self._lock:
+            if self._logged.get((kind, object_id)) == reason:
+                return
+            self._logged[kind, object_id] = reason
         _log.warning("object decoding failed", kind=kind, id=object_id, reason=reason)
 
 
