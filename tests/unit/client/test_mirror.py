@@ -102,7 +102,7 @@ def test_subscriber_receives_each_view_in_spite_of_other_subscribers_errors(fake
     views: list[CloudView] = []
 
     def broken(_view: CloudView) -> None:
-        raise RuntimeError("not me")
+        raise RuntimeError("broken subscriber")
 
     assert mirror.wait_ready(HANG_SECONDS)
     mirror.subscribe(views.append)

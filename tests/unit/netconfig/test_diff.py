@@ -1,4 +1,4 @@
-"""What has to be done to come from one namespace to another, in descriptions and in order."""
+"""The changes between two states of a namespace, and their order."""
 
 from __future__ import annotations
 
