@@ -11,6 +11,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import ceil
 
+from cachetools import FIFOCache
+
 from openimds.guest_identity.addresses import Address, client_key
 from openimds.guest_identity.token_bucket import RateWindow, TokenBucket
 
@@ -31,19 +33,18 @@ class PortRateLimiter:
     def __init__(self, rate: RateLimit, clock: Callable[[], float]) -> None:
         self._rate = rate
         self._clock = clock
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets: FIFOCache[str, TokenBucket] = FIFOCache(MAX_BUCKETS)
 
     def bucket(self, port_id: str, address: Address) -> TokenBucket | None:
         """Returns the port's bucket, for IPv4 and IPv6 together. None if requests of this version are not counted."""
         rate = self._rate
         if address.version not in rate.ip_versions:
             return None
-        bucket = self._buckets.get(port_id)
-        if bucket is None:
-            if len(self._buckets) >= MAX_BUCKETS:
-                del self._buckets[next(iter(self._buckets))]
+        try:
+            return self._buckets[port_id]
+        except KeyError:
             bucket = self._buckets[port_id] = TokenBucket(rate.windows, self._clock())
-        return bucket
+            return bucket
 
     def allows(self, bucket: TokenBucket) -> bool:
         """Counts a request. Returns False if it exceeds the limit; it is then not counted."""

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
+from cachetools import FIFOCache
+
 from openimds.agents.metadata.lookup.resolver import ClientOrigin
 from openimds.agents.metadata.protocols import Headers
 from openimds.agents.metadata.proxy.forwarder import rejected_method
@@ -85,7 +87,7 @@ class ProxyOrigins:
     has_plain_errors = True
 
     def __init__(self) -> None:
-        self._cache: dict[Headers, ClientOrigin] = {}
+        self._cache: FIFOCache[Headers, ClientOrigin] = FIFOCache(MAX_ENTRIES)
 
     def admit(self, request: Request) -> None:
         rejected = rejected_method(request)
@@ -94,8 +96,10 @@ class ProxyOrigins:
 
     def origin(self, request: Request) -> ClientOrigin:
         headers = _without_request_id(request.headers)
-        cached = self._cache.get(headers)
-        return cached if cached is not None else self._read(headers)
+        try:
+            return self._cache[headers]
+        except KeyError:
+            return self._read(headers)
 
     def proxied_headers(self, _binding: Binding, request: Request) -> Headers:
         return request.headers
@@ -107,8 +111,6 @@ class ProxyOrigins:
             facts = {"outcome": "malformed", "reason": str(error)}
             raise AuthError(HTTPStatus.BAD_REQUEST, str(error), facts=facts, is_plain=True) from None
         if sum(len(name) + len(value) for name, value in headers) <= MAX_HEADER_BYTES:
-            if len(self._cache) >= MAX_ENTRIES:
-                del self._cache[next(iter(self._cache))]
             self._cache[headers] = where
         return where
 

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Hashable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+
+from cachetools import TLRUCache
 
 from openimds.agents.metadata.lookup.hold_queue import StaleResultError
 from openimds.agents.metadata.protocols import ControlAwayError, Ports
@@ -27,36 +28,7 @@ _LATE_CHANGE_SECONDS = 0.05
 """Time after the end of a query in which a change still overtakes it. A waiting request continues in the event loop's
 next iteration."""
 MAX_ENTRIES = 4096
-
-Key = TypeVar("Key", bound=Hashable)
-Value = TypeVar("Value")
-
-
-class TtlCache(Generic[Key, Value]):
-    """A cache whose entries expire one by one. If it is full, the oldest entry is dropped. `clock` is monotonic."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._entries: dict[Key, tuple[float, Value]] = {}
-
-    def get(self, key: Key) -> Value | None:
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        ends_at, value = entry
-        if ends_at <= self._clock():
-            del self._entries[key]
-            return None
-        return value
-
-    def put(self, key: Key, value: Value, ttl_seconds: float) -> None:
-        self._entries.pop(key, None)
-        if len(self._entries) >= MAX_ENTRIES:
-            del self._entries[next(iter(self._entries))]
-        self._entries[key] = (self._clock() + ttl_seconds, value)
-
-    def forget(self, key: Key) -> None:
-        self._entries.pop(key, None)
+"""Maximum number of cached results."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,7 +61,7 @@ class PortQueries:
         self._running: dict[ClientSource, _Query] = {}
         self._overtakable: set[_Query] = set()
         """The running queries and those that have just ended."""
-        self._recent: TtlCache[ClientSource, tuple[Port, ...]] = TtlCache(clock)
+        self._recent: TLRUCache[ClientSource, tuple[Port, ...]] = TLRUCache(MAX_ENTRIES, self._expires_at, timer=clock)
         self._away_until = 0.0
         self._limiter = PerKeyLimiter(MAX_QUERIES_PER_SCOPE)
 
@@ -112,9 +84,7 @@ class PortQueries:
 
     def forget(self, source: ClientSource) -> bool:
         """Drops the cached result. Returns whether there was one."""
-        was_cached = self._recent.get(source) is not None
-        self._recent.forget(source)
-        return was_cached
+        return self._recent.pop(source, None) is not None
 
     def overtake(self, touched: Collection[Hashable]) -> None:
         """Invalidates the queries about sources with one of these keys."""
@@ -151,10 +121,11 @@ class PortQueries:
             del self._running[query.source]
 
     def _cache(self, source: ClientSource, found: tuple[Port, ...]) -> None:
-        if not found:
-            self._recent.put(source, found, NEGATIVE_TTL_SECONDS)
-        elif not self._is_watched():
-            self._recent.put(source, found, self._found_seconds)
+        if not found or not self._is_watched():
+            self._recent[source] = found
+
+    def _expires_at(self, _source: ClientSource, found: tuple[Port, ...], now: float) -> float:
+        return now + (self._found_seconds if found else NEGATIVE_TTL_SECONDS)
 
     async def _run(self, query: _Query) -> tuple[Port, ...]:
         scope = query.source.router_id or query.source.network_id or ""
