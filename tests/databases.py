@@ -19,6 +19,15 @@ def migrated_store(folder: Path) -> Store:
     return Store(f"sqlite:///{folder / NAME}")
 
 
+def empty(store: Store) -> None:
+    """Replaces the file of a `migrated_store` by the template."""
+    store.close()
+    file = Path(str(store.url.database))
+    for ending in ("-wal", "-shm"):
+        file.with_name(file.name + ending).unlink(missing_ok=True)
+    file.write_bytes(_migrated())
+
+
 @cache
 def _migrated() -> bytes:
     with tempfile.TemporaryDirectory() as folder:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from tests.databases import migrated_store
+from tests.databases import empty, migrated_store
 
 from openimds.control_api import discovery
 from openimds.control_api.app import ControlApiParts, build_app, network_router
@@ -94,20 +93,33 @@ class Person:
         return answer.json() if answer.content else None
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = migrated_store(tmp_path)
+@pytest.fixture(scope="module")
+def module_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    made = migrated_store(tmp_path_factory.mktemp("store"))
     yield made
     made.close()
 
 
-@pytest.fixture
-def bell(store: Store) -> ChangeNotifier:
-    return ChangeNotifier(WatchStore(store))
+@pytest.fixture(scope="module")
+def app(module_store: Store) -> FastAPI:
+    """One application for all tests of a module: FastAPI needs half a second to build it."""
+    return control_app(module_store, ChangeNotifier(WatchStore(module_store)))
 
 
 @pytest.fixture
-def app(store: Store, bell: ChangeNotifier) -> FastAPI:
+def store(module_store: Store) -> Store:
+    """The application's store, empty for each test."""
+    empty(module_store)
+    return module_store
+
+
+@pytest.fixture
+def http(app: FastAPI, store: Store) -> Iterator[Http]:
+    with asyncio.Runner() as runner:
+        yield Http(app, runner)
+
+
+def control_app(store: Store, bell: ChangeNotifier) -> FastAPI:
     routers = (
         discovery.router(URL),
         network_router(NetworkStore(store)),
@@ -117,12 +129,6 @@ def app(store: Store, bell: ChangeNotifier) -> FastAPI:
         authenticator=Names(), routers=routers, healthy=store.revision, registry=CollectorRegistry()
     )
     return build_app(parts)
-
-
-@pytest.fixture
-def http(app: FastAPI) -> Iterator[Http]:
-    with asyncio.Runner() as runner:
-        yield Http(app, runner)
 
 
 @pytest.fixture
