@@ -115,7 +115,7 @@ class RecordBatcher:
             self._revision = changes.revision
             if changes.everything:
                 self._prefetched.clear()
-            elif not changes.is_nothing:
+            elif not changes.is_empty:
                 stale = [
                     key for key, (revision, record) in self._prefetched.items() if _affects(changes, revision, record)
                 ]

@@ -20,9 +20,9 @@ log = structlog.get_logger(__name__)
 MAX_CONNECTIONS = 8_000
 """Fewer if RLIMIT_NOFILE is low: connections take at most three quarters of the file descriptors."""
 MAX_CONNECTIONS_PER_ADDRESS = 1_000
-"""Of one IPv4 address or IPv6 /64. The agents of one host use about ten."""
+"""Limit for one IPv4 address or IPv6 /64. The agents of one host use about ten."""
 HEAD_SECONDS = 20.0
-"""From the first byte of a request, or from the connection's begin, to the end of the head."""
+"""Time from the first byte of a request, or from the start of the connection, to the end of the head."""
 MAX_HEAD_BYTES = 64 * 1024
 BODY_SECONDS = 30.0
 MIN_BODY_BYTES_PER_SECOND = 1024
@@ -164,7 +164,9 @@ def limited_protocol() -> type[LimitedProtocol]:
 
 
 def address_prefix(address: str) -> str:
-    """What clients are counted by: the IPv4 address, or the /64 of an IPv6 address, of which a host may use each one."""
+    """The key that connections are counted by: the IPv4 address, or the /64 prefix of an IPv6 address, which one host may use
+    completely.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Who asks: the request's context, from its token, and the questions that policies ask of it."""
+"""The authenticated caller of a request, and the policy checks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Protocol
 from fastapi import Depends, Request
 
 from openimds.control_api.error_handlers import is_under
+from openimds.resources.compute import Requester
 from openimds.resources.errors import Forbidden, NotFound, Unauthorized
 
 ROLE_ADMIN = "admin"
@@ -16,22 +17,22 @@ ROLE_SERVICE = "service"
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 IDENTITY_ROOT = "/v3"
-"""Identity's calls have policies of their own: anybody may change a password of theirs and give a token back."""
+"""Keystone's API has its own policies: users without the role member may change their password and revoke a token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """One request's caller. Roles are those that hold now, not those of the time when the token was made."""
+    """The caller of one request, with the roles at the time of the request."""
 
     user_id: str
     project_id: str
-    """Empty when the token has system scope or none."""
+    """Empty if the token has system scope or no scope."""
     roles: frozenset[str] = frozenset()
     system: bool = False
     request_id: str = ""
     user_name: str = ""
     token: str = field(default="", repr=False)
-    """As it was sent; never logged."""
+    """The token as it was received. It is never logged."""
 
     @property
     def is_admin(self) -> bool:
@@ -39,26 +40,33 @@ class RequestContext:
 
     @property
     def is_service(self) -> bool:
-        """May use what agents use: admin may as well."""
+        """True for agents and administrators, who may use the extension for agents."""
         return self.is_admin or ROLE_SERVICE in self.roles
 
+    @property
+    def requester(self) -> Requester:
+        """The caller for the stores of compute and image."""
+        return Requester(
+            user_id=self.user_id, project_id=self.project_id, request_id=self.request_id, is_admin=self.is_admin
+        )
+
     def sees(self, project_id: str) -> bool:
-        """Is what belongs to `project_id` this caller's to see?"""
+        """Returns True if the caller may see resources of the project."""
         return self.is_admin or (bool(self.project_id) and self.project_id == project_id)
 
 
 class TokenAuthenticator(Protocol):
-    """Turns a token into the caller it speaks for."""
+    """Verifies tokens."""
 
     def context(self, token: str, request_id: str) -> RequestContext:
-        """Raises Unauthorized for a token that is unknown, expired or revoked."""
+        """The caller that the token was issued to. Raises Unauthorized for an invalid, expired or revoked token."""
         ...
 
 
 def current_context(request: Request) -> RequestContext:
-    """FastAPI dependency: the caller. Raises Unauthorized (401) without a good X-Auth-Token.
+    """FastAPI dependency: the caller. Raises Unauthorized (401) without a valid X-Auth-Token.
 
-    `request.url` is not used: its path depends on the header `Host` in some versions of Starlette.
+    The path is not read from `request.url`, which depends on the header `Host` in some versions of Starlette.
     """
     token = request.headers.get("x-auth-token", "")
     if not token:
@@ -71,12 +79,12 @@ def current_context(request: Request) -> RequestContext:
 
 
 def request_id(request: Request) -> str:
-    """`req-<uuid>`, given to every request by access.py; also in the answer's headers and in the log."""
+    """The id `req-<uuid>` that the middleware gave the request. The response's headers and the log have it too."""
     return str(getattr(request.state, "request_id", ""))
 
 
 def project_context(context: Annotated[RequestContext, Depends(current_context)]) -> RequestContext:
-    """Dependency: a caller whose token has a project (or who is admin)."""
+    """FastAPI dependency: a caller with a project's scope or the role admin. Raises Forbidden (403) for others."""
     if not context.project_id and not context.is_admin:
         raise Forbidden(
             "This needs a token with a project's scope; the one sent has none. Authenticate with a project."
@@ -85,19 +93,19 @@ def project_context(context: Annotated[RequestContext, Depends(current_context)]
 
 
 def _require_writer(context: RequestContext) -> None:
-    """The role reader reads, as in OpenStack's own default policies."""
+    """Rejects changes by callers with only the role reader, as OpenStack's default policies do."""
     if not context.roles & {ROLE_ADMIN, ROLE_MEMBER, ROLE_SERVICE}:
         raise Forbidden("Policy doesn't allow this to be performed: it changes something, which needs the role member.")
 
 
 def require_admin(context: RequestContext, action: str) -> None:
-    """`action` as in `identity:create_project`. Raises Forbidden for everybody but an administrator."""
+    """Raises Forbidden unless the caller is an administrator. `action` is a policy name (`identity:create_project`)."""
     if not context.is_admin:
         raise Forbidden(f"You are not authorized to perform the requested action: {action}. It needs the role admin.")
 
 
 def require_service(context: RequestContext, action: str) -> None:
-    """Raises Forbidden for everybody but agents and administrators."""
+    """Raises Forbidden unless the caller is an agent or an administrator."""
     if not context.is_service:
         raise Forbidden(
             f"You are not authorized to perform the requested action: {action}. It needs the role service or admin."
@@ -105,21 +113,21 @@ def require_service(context: RequestContext, action: str) -> None:
 
 
 def require_project(context: RequestContext, project_id: str, what: str) -> None:
-    """`what` is the sentence's subject, `Server 7f…`. Another project's thing is not there (404), not forbidden."""
+    """Raises NotFound (404) for resources of another project. `what` is the subject of the message: `Server 7f…`."""
     if not context.sees(project_id):
         raise NotFound(f"{what} could not be found.")
 
 
 AuthenticatedCaller = Annotated[RequestContext, Depends(current_context)]
-"""An endpoint's parameter: whoever has a good token."""
+"""Parameter of an endpoint: a caller with a valid token."""
 
 AUTHENTICATED = (Depends(current_context),)
-"""A route's `dependencies`, where a good token is all that is asked and the endpoint needs to know nothing of it."""
+"""`dependencies` of a route that needs a valid token and does not use the caller."""
 
 ProjectCaller = Annotated[RequestContext, Depends(project_context)]
-"""An endpoint's parameter: whoever has a token with a project."""
+"""Parameter of an endpoint: a caller whose token has a project."""
 
 
-def require_agent_role(asker: AuthenticatedCaller) -> None:
-    """A router's dependency: what agents ask and tell. Raises Forbidden."""
-    require_service(asker, "openimds:watch")
+def require_agent_role(caller: AuthenticatedCaller) -> None:
+    """FastAPI dependency of the extension for agents. Raises Forbidden (403)."""
+    require_service(caller, "openimds:watch")

@@ -1,7 +1,7 @@
-"""Errors → answers: the one place where an exception becomes a status and a service's own JSON form.
+"""Exceptions to error responses.
 
-Which form is told by the path: `/v3` Keystone's, `/network` Neutron's, `/compute` Nova's, `/image` Glance's; the rest
-(the watch, unknown services) has Keystone's, which every client knows how to show.
+The path decides the JSON of the error: Keystone's for `/v3`, Neutron's for `/network`, Nova's for `/compute`, Glance's for
+`/image`. All other paths have Keystone's, which every client can display.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NOVA_FAULTS = {
     501: "notImplemented",
     503: "serviceUnavailable",
 }
-"""Nova's name for the envelope of a status; everything else is a computeFault."""
+"""Status → Nova's name of the error object. Other statuses are `computeFault`."""
 
 NEUTRON_TYPES = {
     400: "BadRequest",
@@ -73,7 +73,7 @@ HEADERS_BY_STATUS: Mapping[int, Mapping[str, str]] = {
 }
 
 LOGGED_STATUSES = frozenset({500, 503})
-"""Whoever runs this has to know why: the fault is here, not with the caller."""
+"""Statuses of errors on the server's side."""
 
 INTERNAL_ERROR_MESSAGE = (
     "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
@@ -85,7 +85,7 @@ UNAVAILABLE = "The service cannot read or write its data at present. Try again l
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """A failed request, before it has a service's form."""
+    """An error before it is rendered as a service's JSON."""
 
     status: int
     message: str
@@ -94,17 +94,17 @@ class ErrorResponse:
 
 
 class NotAcceptable(errors.OpenimdsError):
-    """A microversion outside of what is served (406)."""
+    """The microversion is not supported (406)."""
 
 
 def install(app: FastAPI) -> None:
-    """Registers the handlers. What nobody expected is caught one layer further out, by access.py."""
+    """Registers the exception handlers. The middleware handles unexpected exceptions."""
 
     async def domain(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.OpenimdsError)
         problem = error_response(error, request.scope["path"])
         if problem.status in LOGGED_STATUSES:
-            log.warning("a request failed", request_id=request.state.request_id, reason=error.message)
+            log.warning("control API request failed", request_id=request.state.request_id, reason=error.message)
         return json_response(request.scope["path"], problem)
 
     async def invalid(request: Request, error: Exception) -> Response:
@@ -121,7 +121,7 @@ def install(app: FastAPI) -> None:
 
 
 def error_response(error: errors.OpenimdsError, path: str = "") -> ErrorResponse:
-    """The status that an error of the domain means."""
+    """The status, message and headers of a domain error."""
     if isinstance(error, NotAcceptable):
         return ErrorResponse(406, error.message, error.kind)
     if isinstance(error, errors.TooManyRequests):
@@ -129,7 +129,9 @@ def error_response(error: errors.OpenimdsError, path: str = "") -> ErrorResponse
     if isinstance(error, errors.QuotaExceeded):
         return ErrorResponse(409 if is_under(path, NETWORK) else 403, error.message, error.kind or "OverQuota")
     if isinstance(error, errors.StoreUnavailable) and not isinstance(error, errors.NotOffered):
-        return ErrorResponse(503, UNAVAILABLE, error.kind, HEADERS_BY_STATUS[503])  # its own message has paths and URLs
+        return ErrorResponse(
+            503, UNAVAILABLE, error.kind, HEADERS_BY_STATUS[503]
+        )  # the error's own message contains paths and URLs
     for kind, status in STATUS_BY_ERROR:
         if isinstance(error, kind):
             return ErrorResponse(status, error.message, error.kind, HEADERS_BY_STATUS.get(status))
@@ -137,12 +139,12 @@ def error_response(error: errors.OpenimdsError, path: str = "") -> ErrorResponse
 
 
 def json_response(path: str, problem: ErrorResponse) -> JSONResponse:
-    """`problem` in the form of the service that `path` belongs to."""
+    """The error as the JSON of the service that `path` belongs to."""
     return JSONResponse(_form(path, problem), problem.status, dict(problem.headers or {}))
 
 
 def validation_message(error: RequestValidationError) -> str:
-    """One sentence that names the first wrong field, without its value: it may be a secret.
+    """One sentence that names the first invalid field. It omits the value, which may be a secret.
 
     `Invalid input for field server.name: Field required`
     """
@@ -179,5 +181,5 @@ def _form(path: str, problem: ErrorResponse) -> dict[str, Any]:
 
 
 def is_under(path: str, root: str) -> bool:
-    """Whether `path` is `root` or a path below it."""
+    """Returns True if `path` is `root` or below it."""
     return path == root or path.startswith(root + "/")

@@ -41,7 +41,7 @@ def check_target(scope: Scope) -> None:
 
 
 def checked_body(receive: Receive) -> Receive:
-    """The same, with MalformedTextError at the end of a JSON body that holds malformed text."""
+    """Wraps `receive` and raises MalformedTextError at the end of a JSON body that contains malformed text."""
     chunks: list[bytes] = []
 
     async def checked() -> Message:
@@ -55,7 +55,7 @@ def checked_body(receive: Receive) -> Receive:
 
 
 def _check(body: bytes) -> None:
-    """The decoding is Starlette's: a body that cannot be decoded here is refused there."""
+    """Checks the decoded body. A body that is not JSON is accepted here, because Starlette rejects it later."""
     if not _SUSPICIOUS.search(body):
         return
     try:

@@ -1,4 +1,6 @@
-"""What happens around every request: its id, its path's spelling, its log line, its count, and the last resort."""
+"""The outermost layer of the application: request id, trailing slash, body limit, access log, metrics, and the response to
+unexpected exceptions.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +22,30 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ID = re.compile(rb"req-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 QUIET_PATHS = frozenset({"/metrics", "/healthcheck", "/openimds/v1/changes"})
-"""Asked all the time by machines: logged at debug level."""
+"""Paths that programs poll. Their requests are logged at debug level."""
 
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
-"""The largest request that means anything: a server with all the user data and files that it may have is below 200 KiB."""
+"""Limit of JSON bodies. The largest valid request, a server with all user data and files, is below 200 KiB."""
 IMAGE_DATA = re.compile(r"/image/v2/images/[^/]+/file")
-"""Paths whose body is streamed to disk, without a limit here."""
+"""Paths whose body is streamed to disk without this limit."""
 CONSOLE = re.compile(r"/openimds/v1/servers/[^/]+/console")
-"""Paths whose body is a guest's console, which is no JSON."""
+"""Paths whose body is console output and not JSON."""
 
 RESPONSE_HEADERS = "answer_headers"
 
 
 def add_response_header(request: Request, name: str, value: str) -> None:
-    """This header goes with the answer, whichever it turns out to be: an endpoint's or an error's."""
+    """Adds a header to the response of this request, also if the response is an error."""
     known: list[tuple[bytes, bytes]] = request.scope["state"].setdefault(RESPONSE_HEADERS, [])
     known.append((name.lower().encode("latin-1"), value.encode("latin-1")))
 
 
 class RequestMetrics:
-    """The counters of one app."""
+    """The metrics of one application."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Two apps in one process need two registries."""
+        """Two applications in one process need two registries."""
         self.registry = registry
         self.requests = Counter(
             "openimds_control_requests_total", "Requests answered", ["service", "status"], registry=self.registry
@@ -54,7 +56,7 @@ class RequestMetrics:
 
 
 class RequestMiddleware:
-    """ASGI middleware. Outermost, so that no answer leaves without a request id and no error shows its insides."""
+    """The outermost ASGI middleware. Every response has a request id, and no error shows internal details."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
@@ -68,7 +70,7 @@ class RequestMiddleware:
 
 
 class _RequestCycle:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics, scope: Scope, send: Send) -> None:
         self._app = app
@@ -87,13 +89,15 @@ class _RequestCycle:
         except MalformedTextError as error:
             await self._refuse(ErrorResponse(400, error.detail), receive)
         except Exception:
-            log.exception("a request failed unexpectedly", request_id=self._request_id, path=self._scope["path"])
+            log.exception(
+                "control API request raised an exception", request_id=self._request_id, path=self._scope["path"]
+            )
             if not self._status:
                 await self._refuse(ErrorResponse(500, INTERNAL_ERROR_MESSAGE), receive)
         self._note(time.perf_counter() - started)
 
     def _checked(self, receive: Receive) -> Receive:
-        """The same, with the limits and checks of this request's body."""
+        """Wraps `receive` with the body limit and the text check that apply to this path."""
         path = self._scope["path"]
         if IMAGE_DATA.fullmatch(path):
             return receive
@@ -119,12 +123,12 @@ class _RequestCycle:
         service = path.split("/", 2)[1] or "root"
         service = service if service in {"v3", "network", "compute", "image", "openimds"} else "other"
         self._metrics.requests.labels(service, str(self._status)).inc()
-        if path not in QUIET_PATHS:  # a long poll's waiting is not slowness
+        if path not in QUIET_PATHS:  # the waiting time of a long poll would distort the histogram
             self._metrics.seconds.labels(service).observe(seconds)
-        line = log.debug if path in QUIET_PATHS else log.info
-        line("request answered", **self._facts(seconds))
+        write = log.debug if path in QUIET_PATHS else log.info
+        write("request answered", **self._log_fields(seconds))
 
-    def _facts(self, seconds: float) -> dict[str, Any]:
+    def _log_fields(self, seconds: float) -> dict[str, Any]:
         facts: dict[str, Any] = {
             "request_id": self._request_id,
             "method": self._scope["method"],
@@ -139,7 +143,7 @@ class _RequestCycle:
 
 
 def _limited_receive(receive: Receive) -> Receive:
-    """The same, until the body has become too long. The exception is one that FastAPI lets pass."""
+    """Wraps `receive` and raises HTTPException, which FastAPI passes on, if the body exceeds MAX_BODY_BYTES."""
     seen = 0
 
     async def counted() -> Message:
@@ -147,7 +151,7 @@ def _limited_receive(receive: Receive) -> Receive:
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > MAX_BODY_BYTES:
-            close = {"Connection": "close"}  # or the rest of it would still be read, for as long as it comes
+            close = {"Connection": "close"}  # without it, the server would read the rest of the body
             raise HTTPException(413, f"The request's body has over {MAX_BODY_BYTES} bytes.", close)
         return message
 
@@ -155,6 +159,6 @@ def _limited_receive(receive: Receive) -> Receive:
 
 
 def _without_trailing_slash(scope: Scope) -> Scope:
-    """OpenStack's services answer `/v3/` and `/v3` alike, and so do we, without a redirect that would lose a body."""
+    """Removes a trailing slash from the path. OpenStack's services treat `/v3/` as `/v3`; a redirect would lose the body."""
     path = scope["path"]
     return {**scope, "path": path.rstrip("/") or "/"} if path.endswith("/") else dict(scope)

@@ -126,7 +126,7 @@ class InstanceCache:
 
     def forget(self, touched: ChangeSet) -> None:
         """Drop what may have changed."""
-        if touched.is_nothing:
+        if touched.is_empty:
             return
         if touched.everything:
             keys = {*self._records, *self._asking}

@@ -53,92 +53,92 @@ class Ec2Key:
 
 
 def _leaf(value: Callable[[RenderContext], object]) -> Callable[[RenderContext], Leaves]:
-    return lambda reading: {"": value(reading)}
+    return lambda context: {"": value(context)}
 
 
 def _leaf_if_set(value: Callable[[RenderContext], str | None]) -> Callable[[RenderContext], Leaves]:
-    def leaves(reading: RenderContext) -> Leaves:
-        found = value(reading)
+    def leaves(context: RenderContext) -> Leaves:
+        found = value(context)
         return {"": found} if found else {}
 
     return leaves
 
 
-def _public_keys(reading: RenderContext) -> Leaves:
-    key = reading.instance.key
+def _public_keys(context: RenderContext) -> Leaves:
+    key = context.instance.key
     return {} if key is None else {f"0/{_LABEL}": f"0={key.name}", "0/openssh-key": key.public_key}
 
 
-def _addresses(reading: RenderContext) -> Iterator[NicAddress]:
-    return (address for nic in reading.instance.nics for subnet in nic.subnets for address in subnet.addresses)
+def _addresses(context: RenderContext) -> Iterator[NicAddress]:
+    return (address for nic in context.instance.nics for subnet in nic.subnets for address in subnet.addresses)
 
 
-def _local_ipv4(reading: RenderContext) -> str | None:
-    fixed = (address.ip_address for address in _addresses(reading) if ":" not in address.ip_address)
-    return next(fixed, reading.address)
+def _local_ipv4(context: RenderContext) -> str | None:
+    fixed = (address.ip_address for address in _addresses(context) if ":" not in address.ip_address)
+    return next(fixed, context.address)
 
 
-def _public_ipv4(reading: RenderContext) -> str:
-    return next((floating for address in _addresses(reading) for floating in address.floating_ips), "")
+def _public_ipv4(context: RenderContext) -> str:
+    return next((floating for address in _addresses(context) for floating in address.floating_ips), "")
 
 
-def _tags(reading: RenderContext) -> Leaves:
-    tags = readable_tags(reading.instance.metadata, reading.settings.policy)
+def _tags(context: RenderContext) -> Leaves:
+    tags = readable_tags(context.instance.metadata, context.settings.policy)
     return {f"instance/{key}": value for key, value in tags.items()}
 
 
 TABLE = (
-    Ec2Key("ami-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.ami_id)),
-    Ec2Key("ami-launch-index", "1.0", _leaf(lambda reading: reading.instance.launch_index)),
-    Ec2Key("ami-manifest-path", "1.0", _leaf(lambda _reading: "FIXME")),
-    Ec2Key("instance-id", "1.0", _leaf(lambda reading: reading.instance.ec2_ids.instance_id)),
-    Ec2Key("hostname", "1.0", _leaf(lambda reading: reading.hostname)),
+    Ec2Key("ami-id", "1.0", _leaf(lambda context: context.instance.ec2_ids.ami_id)),
+    Ec2Key("ami-launch-index", "1.0", _leaf(lambda context: context.instance.launch_index)),
+    Ec2Key("ami-manifest-path", "1.0", _leaf(lambda _context: "FIXME")),
+    Ec2Key("instance-id", "1.0", _leaf(lambda context: context.instance.ec2_ids.instance_id)),
+    Ec2Key("hostname", "1.0", _leaf(lambda context: context.hostname)),
     Ec2Key("local-ipv4", "1.0", _leaf(_local_ipv4)),
-    Ec2Key("reservation-id", "1.0", _leaf(lambda reading: reading.instance.reservation_id)),
-    Ec2Key("security-groups", "1.0", _leaf(lambda reading: "\n".join(reading.instance.security_groups))),
+    Ec2Key("reservation-id", "1.0", _leaf(lambda context: context.instance.reservation_id)),
+    Ec2Key("security-groups", "1.0", _leaf(lambda context: "\n".join(context.instance.security_groups))),
     Ec2Key("public-keys", "1.0", _public_keys),
-    Ec2Key("local-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
-    Ec2Key("public-hostname", "2007-01-19", _leaf(lambda reading: reading.hostname)),
+    Ec2Key("local-hostname", "2007-01-19", _leaf(lambda context: context.hostname)),
+    Ec2Key("public-hostname", "2007-01-19", _leaf(lambda context: context.hostname)),
     Ec2Key("public-ipv4", "2007-01-19", _leaf(_public_ipv4)),
-    Ec2Key("instance-type", "2007-08-29", _leaf(lambda reading: reading.instance.flavor_name)),
-    Ec2Key("block-device-mapping", "2007-12-15", lambda reading: block_device_mapping(reading.instance)),
-    Ec2Key("kernel-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.kernel_id)),
-    Ec2Key("ramdisk-id", "2007-12-15", _leaf_if_set(lambda reading: reading.instance.ec2_ids.ramdisk_id)),
+    Ec2Key("instance-type", "2007-08-29", _leaf(lambda context: context.instance.flavor_name)),
+    Ec2Key("block-device-mapping", "2007-12-15", lambda context: block_device_mapping(context.instance)),
+    Ec2Key("kernel-id", "2007-12-15", _leaf_if_set(lambda context: context.instance.ec2_ids.kernel_id)),
+    Ec2Key("ramdisk-id", "2007-12-15", _leaf_if_set(lambda context: context.instance.ec2_ids.ramdisk_id)),
     Ec2Key(
         "placement",
         "2008-02-01",
-        lambda reading: {"availability-zone": reading.instance.availability_zone},
+        lambda context: {"availability-zone": context.instance.availability_zone},
     ),
-    Ec2Key("instance-action", "2008-09-01", _leaf(lambda _reading: "none")),
+    Ec2Key("instance-action", "2008-09-01", _leaf(lambda _context: "none")),
     Ec2Key("tags", "2009-04-04", _tags),
 )
 
 
-def ec2_document(reading: RenderContext, parts: tuple[str, ...]) -> Document:
+def ec2_document(context: RenderContext, parts: tuple[str, ...]) -> Document:
     """The document at a path: (`latest`, `meta-data`, `hostname`) → the host name. Raises MetadataError (404)."""
     if not parts:
         return _text("\n".join(ec2_listing()))
     version = resolve(parts[0], EC2_VERSIONS)
     if version is None:
         raise not_found()
-    user_data = reading.instance.user_data
+    user_data = context.instance.user_data
     match parts[1:]:
         case ():
             return _text(f"{META_DATA}/" if user_data is None else f"{META_DATA}/\n{USER_DATA}")
         case (word,) if word == USER_DATA and user_data is not None:
             return Document(200, TEXT, user_data)
         case (word, *below) if word == META_DATA:
-            return _text(_leaf_or_listing("/".join(below), _leaves_of(reading, version, below[0] if below else None)))
+            return _text(_leaf_or_listing("/".join(below), _leaves_of(context, version, below[0] if below else None)))
     raise not_found()
 
 
-def _leaves_of(reading: RenderContext, version: str, key: str | None) -> dict[str, str]:
+def _leaves_of(context: RenderContext, version: str, key: str | None) -> dict[str, str]:
     """Maps each readable path under meta-data/ to its text. `key` limits the result to one row."""
     return {
         f"{row.key}/{path}" if path else row.key: str(value)
         for row in TABLE
         if key in (None, row.key) and is_since(version, row.since)
-        for path, value in row.leaves(reading).items()
+        for path, value in row.leaves(context).items()
     }
 
 

@@ -20,7 +20,7 @@ _DIGITS = 32
 
 
 def strong_etag(body: bytes) -> tuple[str, str]:
-    """The header of a document whose bytes are `body`: `("ETag", '"0123…"')`."""
+    """The header of a document with these bytes: `("ETag", '"0123…"')`."""
     return ETAG, f'"{sha256(body).hexdigest()[:_DIGITS]}"'
 
 

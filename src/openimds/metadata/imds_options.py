@@ -53,7 +53,7 @@ class ImdsOptions:
     """If True, requests from a source port of 1024 or above are answered with 403. Only root in the instance can bind a
     lower port."""
     user_data_minutes: int = 0
-    """Minutes after the launch in which user data are readable; later they are a 403. 0 if there is no limit."""
+    """User data are readable for this many minutes after the launch; later they are a 403. 0 if the time is not limited."""
     tokens_are_enforced: bool = False
     """A setting of the deployment only. If True, a server's properties can make tokens, root_only and user_data_minutes
     stricter than the defaults, but never weaker."""

@@ -1,7 +1,4 @@
-"""meta_data.json: who the instance is. The order of the keys is nova's.
-
-The OpenStack tree, `/openstack/<version>/…`. Listings, lookups and the reference in docs/ use the table DOCUMENTS.
-"""
+"""The OpenStack tree, `/openstack/<version>/…`. Listings, lookups and the reference in docs/ use the table DOCUMENTS."""
 
 from __future__ import annotations
 
@@ -35,21 +32,21 @@ RANDOM_SEED = "random_seed"
 RANDOM_SEED_BYTES = 512
 
 
-def meta_data(reading: RenderContext, version: str) -> dict[str, Any]:
+def meta_data(context: RenderContext, version: str) -> dict[str, Any]:
     """The document in this version. `random_seed` is new at every call."""
-    instance = reading.instance
+    instance = context.instance
     document: dict[str, Any] = {"uuid": instance.id}
     if instance.metadata:
         document["meta"] = dict(instance.metadata)
-    document |= _files(reading) | _keys(reading)
+    document |= _files(context) | _keys(context)
     document |= {
-        "hostname": reading.hostname,
+        "hostname": context.hostname,
         "name": instance.name,
         "launch_index": instance.launch_index,
         "availability_zone": instance.availability_zone,
     }
     if is_since(version, GRIZZLY):
-        document[RANDOM_SEED] = b64encode(reading.random_bytes(RANDOM_SEED_BYTES)).decode()
+        document[RANDOM_SEED] = b64encode(context.random_bytes(RANDOM_SEED_BYTES)).decode()
     if is_since(version, LIBERTY):
         document["project_id"] = instance.project_id
     if is_since(version, NEWTON_ONE):
@@ -59,8 +56,8 @@ def meta_data(reading: RenderContext, version: str) -> dict[str, Any]:
     return document
 
 
-def _files(reading: RenderContext) -> dict[str, Any]:
-    files = content_files(reading.instance)
+def _files(context: RenderContext) -> dict[str, Any]:
+    files = content_files(context.instance)
     document: dict[str, Any] = {}
     injected = [{"path": file.path, "content_path": file.content_path} for file in files if file.path is not None]
     if injected:
@@ -71,8 +68,8 @@ def _files(reading: RenderContext) -> dict[str, Any]:
     return document
 
 
-def _keys(reading: RenderContext) -> dict[str, Any]:
-    key = reading.instance.key
+def _keys(context: RenderContext) -> dict[str, Any]:
+    key = context.instance.key
     if key is None or key.public_key is None:
         return {}
     return {
@@ -97,47 +94,47 @@ class DocumentSpec:
     nova."""
     render: Callable[[RenderContext, str], Outcome]
     """(context, version) → outcome. Raises MetadataError if the instance does not have the document."""
-    is_listed: Callable[[RenderContext], bool] = lambda _reading: True
+    is_listed: Callable[[RenderContext], bool] = lambda _context: True
 
 
-def _meta_data(reading: RenderContext, version: str) -> Document:
-    document = meta_data(reading, version)
+def _meta_data(context: RenderContext, version: str) -> Document:
+    document = meta_data(context, version)
     stable = {name: value for name, value in document.items() if name != RANDOM_SEED}
     return Document(200, JSON, json_bytes(document), (weak_etag(json_bytes(stable)),))
 
 
-def _user_data(reading: RenderContext, _version: str) -> Document:
-    if reading.instance.user_data is None:
+def _user_data(context: RenderContext, _version: str) -> Document:
+    if context.instance.user_data is None:
         raise not_found()
-    return Document(200, TEXT, reading.instance.user_data)
+    return Document(200, TEXT, context.instance.user_data)
 
 
-def _has_user_data(reading: RenderContext) -> bool:
-    return reading.instance.user_data is not None
+def _has_user_data(context: RenderContext) -> bool:
+    return context.instance.user_data is not None
 
 
-def _password(reading: RenderContext, _version: str) -> Document:
-    return Document(200, HTML, (reading.instance.password or "").encode())
+def _password(context: RenderContext, _version: str) -> Document:
+    return Document(200, HTML, (context.instance.password or "").encode())
 
 
-def _vendor_data(reading: RenderContext, _version: str) -> Document:
-    content = reading.settings.static_vendor_data
+def _vendor_data(context: RenderContext, _version: str) -> Document:
+    content = context.settings.static_vendor_data
     if content is None:
         raise not_found()
     return Document(200, JSON, json_bytes(content))
 
 
-def _network_data(reading: RenderContext, _version: str) -> Document:
+def _network_data(context: RenderContext, _version: str) -> Document:
     # The content is JSON, but nova has sent text/plain since 2015.
-    return Document(200, TEXT, json_bytes(network_data(reading.instance.nics)))
+    return Document(200, TEXT, json_bytes(network_data(context.instance.nics)))
 
 
-def _vendor_data2(reading: RenderContext, _version: str) -> Outcome:
-    return FetchVendordata() if reading.settings.dynamic_vendor_data else vendor_data2(reading.settings, {})
+def _vendor_data2(context: RenderContext, _version: str) -> Outcome:
+    return FetchVendordata() if context.settings.dynamic_vendor_data else vendor_data2(context.settings, {})
 
 
-def _version(reading: RenderContext, version: str) -> Document:
-    return _listing(listed_documents(reading, version))
+def _version(context: RenderContext, version: str) -> Document:
+    return _listing(listed_documents(context, version))
 
 
 DOCUMENTS = (
@@ -173,28 +170,28 @@ DOCUMENTS = (
 _BY_NAME = {document.name: document for document in DOCUMENTS}
 
 
-def listed_documents(reading: RenderContext, version: str) -> list[str]:
+def listed_documents(context: RenderContext, version: str) -> list[str]:
     """The names that the version's listing shows for this instance."""
     return [
         document.name
         for document in DOCUMENTS
         if document.listed_since is not None
         and is_since(version, document.listed_since)
-        and document.is_listed(reading)
+        and document.is_listed(context)
     ]
 
 
-def openstack_document(reading: RenderContext, parts: tuple[str, ...]) -> Outcome:
+def openstack_document(context: RenderContext, parts: tuple[str, ...]) -> Outcome:
     """The document at a path: (`latest`, `user_data`) → the user data. Raises MetadataError (404)."""
     if not parts:
-        return _listing(openstack_listing(reading.today))
+        return _listing(openstack_listing(context.today))
     if parts[0] == FOLDER:
-        return _content(reading, parts[1:])
+        return _content(context, parts[1:])
     version = resolve(parts[0], OPENSTACK_VERSIONS)
     document = _BY_NAME.get("/".join(parts[1:]) or "version")
     if version is None or document is None or not is_since(version, document.readable_since):
         raise not_found()
-    return document.render(reading, version)
+    return document.render(context, version)
 
 
 def is_password(parts: tuple[str, ...]) -> bool:
@@ -203,8 +200,8 @@ def is_password(parts: tuple[str, ...]) -> bool:
     return version is not None and parts[1:] == (PASSWORD,) and is_since(version, _BY_NAME[PASSWORD].readable_since)
 
 
-def _content(reading: RenderContext, parts: tuple[str, ...]) -> Document:
-    for file in content_files(reading.instance):
+def _content(context: RenderContext, parts: tuple[str, ...]) -> Document:
+    for file in content_files(context.instance):
         if parts == (file.number,):
             return Document(200, TEXT, file.contents)
     raise not_found()

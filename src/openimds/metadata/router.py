@@ -25,14 +25,14 @@ class DocumentRequest:
     """None if the request can have a body and has neither Content-Length nor chunks."""
 
 
-def route(request: DocumentRequest, reading: RenderContext) -> Outcome:
+def route(request: DocumentRequest, context: RenderContext) -> Outcome:
     """The outcome of a request by an identified instance. Raises MetadataError: 404 first, then 405."""
     forbid_options(request.method)
     parts = request.path.parts
     if request.path.tree == OPENSTACK and is_password(parts):
-        return handle_password(reading.instance, request.method, request.body)
+        return handle_password(context.instance, request.method, request.body)
     read = openstack_document if request.path.tree == OPENSTACK else ec2_document
-    outcome = read(reading, parts)
+    outcome = read(context, parts)
     _require_read_method(request.method)
     return outcome
 

@@ -25,7 +25,8 @@ from openimds.metadata.versions import LATEST
 TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105 - a header's name
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
 HOP_LIMIT = "X-Openimds-Hop-Limit"
-"""IP TTL of the packets that carry the response. The HTTP server applies this header and removes it."""
+"""IP TTL of the packets that carry the response. The program that sends the response to the instance applies this header
+and removes it."""
 
 _TOKEN_PATH = ("api", "token")
 _USER_DATA = {EC2: ("user-data",), OPENSTACK: ("user_data",)}

@@ -1,4 +1,4 @@
-"""How a program proves to a control API, or to a Keystone, who it is."""
+"""Credentials that a program authenticates with at a control API or a Keystone."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthOptions:
-    """A user's name and password, and the project it acts in."""
+    """User, password and project for Keystone's API v3."""
 
     auth_url: str
-    """`http://127.0.0.1:5000/v3`. An address that ends in `/v2.0` is led to `/v3` when the configuration is read."""
+    """`http://127.0.0.1:5000/v3`. The configuration loader replaces `/v2.0` at the end by `/v3`."""
     username: str
     password: str = field(repr=False)
     project_name: str
@@ -18,6 +18,6 @@ class AuthOptions:
     project_domain_name: str = "Default"
     region_name: str | None = None
     cafile: str | None = None
-    """The certificate authorities that vouch for the server; None: the system's."""
+    """File with the CA certificates for the server's certificate. None if the system's are used."""
     insecure: bool = False
-    """Takes any certificate."""
+    """If True, the server's certificate is not verified."""

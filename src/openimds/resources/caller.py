@@ -1,4 +1,4 @@
-"""Who asks, as the store needs to know it."""
+"""The caller of a store operation."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """What the token's scope and roles come to."""
+    """Project and rights of the caller, from the token's scope and roles."""
 
     project_id: str = ""
     """Empty for a token with system scope."""
     is_admin: bool = False
-    """Sees and changes every project's resources, and may set what only operators may. True for agents, too."""
+    """True for administrators and agents. They see and change resources of all projects, and may set attributes that are
+    reserved for operators."""
 
     def owns(self, project_id: str) -> bool:
-        """May it change what belongs to `project_id`?"""
+        """Returns True if the caller may change resources of the project."""
         return self.is_admin or (self.project_id != "" and self.project_id == project_id)
 
 
 SYSTEM = Caller(is_admin=True)
-"""For work that openimds does on its own behalf."""
+"""The caller of operations that openimds starts itself."""

@@ -1,4 +1,4 @@
-"""The compute service's nouns, as the control API's people see them. Sizes as Nova has them: MiB and GiB."""
+"""Values of the compute API. Sizes have Nova's units: MiB and GiB."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 COMPUTE_AGENT_BINARY = "openimds-compute-agent"
 DEFAULT_ZONE = "nova"
-"""The availability zone of a host that names none."""
+"""The availability zone of a host without a configured zone."""
 
 DRIVER_EXTRA_SPEC = "openimds:driver"
-"""A flavor's extra spec that says which compute driver runs its servers (`netns`, `external`)."""
+"""Extra spec of a flavor that selects the compute driver of its servers (`netns`, `external`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requester:
-    """On whose behalf something is done, and in which request."""
+    """The user, project and request of a store operation."""
 
     user_id: str
     project_id: str
@@ -39,7 +39,7 @@ class Flavor:
     description: str | None = None
 
     def embedded(self) -> dict[str, Any]:
-        """As a server keeps it: what it was when the server was made."""
+        """The copy of the flavor that a server stores at its creation."""
         return {
             "id": self.id,
             "name": self.name,
@@ -78,7 +78,7 @@ class ComputeHost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicRequest:
-    """One entry of `networks` when a server is made, or an interface to attach. Either a port or a network."""
+    """One entry of `networks` in a server's creation, or an interface to attach. It names a port or a network."""
 
     network_id: str | None = None
     port_id: str | None = None
@@ -88,11 +88,11 @@ class NicRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewServer:
-    """What `POST /servers` asks for, checked in form; whether what it names exists is the store's to say."""
+    """The parsed body of `POST /servers`. The store checks that the objects it names exist."""
 
     name: str
     hostname: str | None = None
-    """None: made from the name."""
+    """None if the host name is derived from the name."""
     description: str | None = None
     image_id: str | None
     flavor_id: str
@@ -104,9 +104,9 @@ class NewServer:
     availability_zone: str | None = None
     host: str | None = None
     nics: tuple[NicRequest, ...] | None = None
-    """None: the project's one network; empty: none at all."""
+    """None if the project's only network is chosen. Empty if the server has no NIC."""
     nics_optional: bool = True
-    """Where `nics` is None: is a server without a network good enough when there is none to choose?"""
+    """If True and `nics` is None, the server is created without a NIC if the project has no network."""
     security_groups: tuple[str, ...] = ("default",)
     """Names or ids."""
     config_drive: bool = False
@@ -119,7 +119,7 @@ class NewServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rebuild:
-    """What `rebuild` asks for; None leaves a thing as it is. The `clear_…` say that it goes away."""
+    """The parsed body of the action `rebuild`. None leaves an attribute unchanged; `clear_…` removes it."""
 
     image_id: str
     name: str | None = None
@@ -138,11 +138,11 @@ class Rebuild:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerQuery:
-    """Which servers to list. `project_id` None: those of all projects. Everything given must hold."""
+    """Filters of a server list. A server must match all of them. `project_id` is None for all projects."""
 
     project_id: str | None
     name: str | None = None
-    """A regular expression, as Nova has it."""
+    """A regular expression, as in Nova."""
     statuses: tuple[str, ...] = ()
     host: str | None = None
     image_id: str | None = None
@@ -164,7 +164,7 @@ class ServerQuery:
     not_tags_all: tuple[str, ...] = ()
     not_tags_any: tuple[str, ...] = ()
     sort: tuple[tuple[str, bool], ...] = ()
-    """(key, descending) pairs; newest first where it is empty."""
+    """(key, descending) pairs. If empty, the newest server is first."""
     limit: int = 1000
     marker: str | None = None
 
@@ -180,7 +180,7 @@ class ServerAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerRecord:
-    """A server, whole, as its owner and administrators may see it."""
+    """A server with all attributes that its owner and administrators can see."""
 
     id: str
     name: str
@@ -191,7 +191,7 @@ class ServerRecord:
     image_id: str | None
     flavor: Mapping[str, Any]
     availability_zone: str | None
-    """That of its host; what was asked for while it has none."""
+    """The zone of the server's host, or the requested zone before a host is chosen."""
     pinned_zone: str | None
     key_name: str | None
     user_data: bytes | None
@@ -209,7 +209,7 @@ class ServerRecord:
     status: str
     task_state: str | None
     power_state: int
-    """Nova's: 0 nothing known, 1 running, 4 shut down."""
+    """Nova's number: 0 not known, 1 running, 4 shut down."""
     vm_state: str
     fault: Mapping[str, Any] | None
     addresses: tuple[ServerAddress, ...]
@@ -219,12 +219,12 @@ class ServerRecord:
     updated_at: datetime
     launched_at: datetime | None
     ec2_number: int
-    """The number in its EC2 id: 42 for i-0000002a."""
+    """The number in the EC2 id: 42 for i-0000002a."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceAction:
-    """One request that a person made about a server."""
+    """One request of a user that changed a server (os-instance-actions)."""
 
     request_id: str
     server_id: str
@@ -236,7 +236,7 @@ class InstanceAction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """A server's NIC."""
+    """A NIC of a server."""
 
     port_id: str
     network_id: str

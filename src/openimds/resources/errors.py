@@ -1,12 +1,13 @@
-"""What can go wrong in the domain, in few words. Each edge that answers people turns these into its own form in one
-place (control_api/error_handlers.py, cli); the message is a sentence for whoever asked: what was tried, on what, what to do.
+"""The errors of the domain. control_api/error_handlers.py renders them as responses, and the command line prints them.
+
+The message is a sentence for the client: the operation, its object, and what to do.
 """
 
 from __future__ import annotations
 
 
 class OpenimdsError(Exception):
-    """The base of all of them. `kind` is the name that Neutron or Nova has for this error, where it has one."""
+    """Base class. `kind` is Neutron's or Nova's name of the error, if it has one."""
 
     def __init__(self, message: str, *, kind: str | None = None) -> None:
         super().__init__(message)
@@ -15,7 +16,7 @@ class OpenimdsError(Exception):
 
 
 class BadRequest(OpenimdsError):
-    """The request is malformed (400). `field` names what is wrong in it."""
+    """The request is malformed (400). `field` is the name of the invalid field."""
 
     def __init__(self, field: str, message: str, *, kind: str | None = None) -> None:
         super().__init__(message if field in message else f"{field}: {message}", kind=kind)
@@ -23,31 +24,31 @@ class BadRequest(OpenimdsError):
 
 
 class Unauthorized(OpenimdsError):
-    """Nobody we know (401): no token, a wrong password, an expired token."""
+    """The caller is not authenticated (401): no token, a wrong password, an expired token."""
 
 
 class Forbidden(OpenimdsError):
-    """Somebody we know, who may not do this (403)."""
+    """The authenticated caller lacks the right for the operation (403)."""
 
 
 class NotFound(OpenimdsError):
-    """It is not there, or not for this project to see (404)."""
+    """The object does not exist, or the caller's project cannot see it (404)."""
 
 
 class Conflict(OpenimdsError):
-    """What is there does not allow it now (409): in use, taken, exhausted."""
+    """The current state does not allow the operation (409): in use, taken, exhausted."""
 
 
 class PreconditionFailed(OpenimdsError):
-    """It is no longer, or not yet, as the caller thinks (412)."""
+    """The object does not have the state that the caller named in If-Match (412)."""
 
 
 class QuotaExceeded(OpenimdsError):
-    """More than this project may have (403 or 409 or 413, as the service has it)."""
+    """The project's quota is exceeded. The status is that of the service: 409 in Neutron, 403 elsewhere."""
 
 
 class PayloadTooLarge(OpenimdsError):
-    """The body is larger than this call takes (413)."""
+    """The body exceeds the limit of the call (413)."""
 
 
 class TooManyRequests(OpenimdsError):
@@ -59,20 +60,22 @@ class TooManyRequests(OpenimdsError):
 
 
 class NotSupported(OpenimdsError):
-    """OpenStack has it and openimds has not (501). The sentence names what is missing."""
+    """OpenStack has the feature and openimds does not (501). The message names the feature."""
 
 
 class StoreUnavailable(OpenimdsError):
-    """The database did not answer or cannot be written: full disk, read-only folder, server away (503)."""
+    """The database cannot be read or written (503): full disk, read-only folder, unreachable server."""
 
 
 class NotOffered(StoreUnavailable):
-    """This cloud's control API does not tell instances' records, or not this one's: ask upstream instead."""
+    """The control API does not offer instance records, or not the record of this instance. The agent forwards the request
+    to the metadata API.
+    """
 
 
 class RevisionGone(OpenimdsError):
-    """Changes after the asked revision are no longer, or not yet, known (410): list again."""
+    """The change log does not contain the requested revision (410). The client must list the resources again."""
 
 
 class PeerFailed(OpenimdsError):
-    """Another service that was asked did not answer, or not as it should (503, or what is known without it)."""
+    """A remote service did not respond or sent an invalid response."""

@@ -1,4 +1,4 @@
-"""Who there is: users, projects, roles, and what a token says."""
+"""Users, projects, roles and tokens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import datetime
 
 DOMAIN_ID = "default"
 DOMAIN_NAME = "Default"
-"""The one domain there is."""
+"""openimds has one domain."""
 
 SYSTEM_TARGET = "system"
-"""Stands in a role assignment where a project's id would: the role holds for the whole system."""
+"""Target of a role assignment on the whole system, in place of a project's id."""
 
 IMPLIED_ROLES = {"admin": ("member", "reader"), "member": ("reader",)}
-"""As Keystone's bootstrap has them: whoever has the first has the others."""
+"""Role → roles that it includes, as Keystone's bootstrap creates them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Project:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenScope:
-    """What a token is asked for: one project, the system, or (neither) nothing."""
+    """The scope of a token: one project, the system, or neither (unscoped)."""
 
     project_id: str | None = None
     system: bool = False
@@ -53,16 +53,16 @@ class TokenScope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """What a token says. It never says which roles: they are looked up whenever it is used."""
+    """The content of a token. It does not contain roles: they are read from the store at each use."""
 
     user_id: str
     scope: TokenScope
     methods: tuple[str, ...]
     audit_ids: tuple[str, ...]
-    """Its own, then those of the tokens that it was made from, the parent first."""
+    """The token's own audit id, then those of the tokens that it was issued from, the parent first."""
     issued_at: datetime
     expires_at: datetime
-    """Both UTC without zone."""
+    """`issued_at` and `expires_at` are UTC without a zone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ class LoginUser:
     """The user that a login names, before its password is checked."""
 
     id: str = ""
-    """Empty if there is no such user."""
+    """Empty if the user does not exist."""
     verified: bool = False
-    """Whether the same password was verified shortly before and the user is enabled."""
+    """True if the same password was verified shortly before and the user is enabled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessInfo:
-    """What a user is, now, within a scope."""
+    """The user, project and current roles of a scope."""
 
     user: User
     project: Project | None
@@ -91,7 +91,7 @@ class AccessInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """A role that a user has on a project or (`project` None) on the system."""
+    """A role of a user on a project, or on the system if `project` is None."""
 
     user: User
     role: Role

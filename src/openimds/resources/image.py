@@ -1,4 +1,4 @@
-"""Images, in Glance's words."""
+"""Images, with Glance's terms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Image:
     owner: str
     name: str | None
     status: str
-    """`queued` (no data yet), `saving`, `active`."""
+    """`queued` (without data), `saving` or `active`."""
     visibility: str
     container_format: str | None
     disk_format: str | None
@@ -37,13 +37,13 @@ class Image:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageQuery:
-    """Which images to list; everything given must hold."""
+    """Filters of an image list. An image must match all of them."""
 
     project_id: str
-    everybodys: bool = False
-    """An administrator's view: private ones of other projects, too."""
+    all_projects: bool = False
+    """If True, private images of other projects are listed too. Set for administrators."""
     equal: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Attribute (`name`, `status`, `owner`, `disk_format` …) → the values that will do."""
+    """Attribute (`name`, `status`, `owner`, `disk_format` …) → accepted values."""
     visibility: str | None = None
     protected: bool | None = None
     hidden: bool = False
@@ -52,4 +52,4 @@ class ImageQuery:
     size_min: int | None = None
     size_max: int | None = None
     sort: tuple[tuple[str, bool], ...] = ()
-    """(attribute, descending) pairs; newest first where it is empty."""
+    """(attribute, descending) pairs. If empty, the newest image is first."""

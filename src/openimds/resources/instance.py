@@ -1,11 +1,7 @@
-"""An instance as its documents tell of it: all that a guest may read, and nothing that it may not.
+"""An instance record: all data of an instance that its documents show, and nothing else.
 
-The network part is a snapshot of the ports' addresses in the shape in which documents show them, so that rendering
-needs no other resource.
-
-What a span of revisions changed, as far as instances' documents can tell.
-
-What a dynamic vendor data target says of an instance.
+The NICs are a snapshot of the ports' addresses in the structure of the documents, so that rendering needs no other
+resource.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from openimds.resources.network import HostRoute
 
 @dataclass(frozen=True, slots=True)
 class InstanceKey:
-    """The key pair named at creation. `public_key` is None when the pair was gone before it could be copied."""
+    """The key pair of the server. `public_key` is None if the pair was deleted before the server stored a copy."""
 
     name: str
     type: str
@@ -34,7 +30,7 @@ class InjectedFile:
 
 @dataclass(frozen=True, slots=True)
 class NicAddress:
-    """One fixed IP and the floating IPs that lead to it."""
+    """One fixed IP and its floating IPs."""
 
     ip_address: str
     floating_ips: tuple[str, ...] = ()
@@ -42,7 +38,7 @@ class NicAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NicSubnet:
-    """A subnet as one NIC sees it: `addresses` are this NIC's own."""
+    """A subnet of a NIC, with the NIC's addresses."""
 
     ip_version: int
     cidr: str
@@ -52,7 +48,7 @@ class NicSubnet:
     host_routes: tuple[HostRoute, ...] = ()
     enable_dhcp: bool = False
     has_dhcp_server: bool = False
-    """A DHCP port has an address on this subnet."""
+    """True if a DHCP port has an address on this subnet."""
     ipv6_address_mode: str | None = None
     """`slaac`, `dhcpv6-stateful`, `dhcpv6-stateless` or None."""
 
@@ -64,17 +60,17 @@ class Nic:
     vif_type: str | None
     """Neutron's `binding:vif_type`: `bridge`, `ovs`, …"""
     device_name: str | None
-    """The tap device on the host, which is the link's id in network_data.json."""
+    """The tap device on the host. network_data.json shows it as the link's id."""
     network_id: str
     mtu: int | None = None
     injected: bool = False
-    """nova's flat_injected: the guest is handed an interfaces file for it."""
+    """Nova's flat_injected. If True, the interfaces file describes the NIC."""
     subnets: tuple[NicSubnet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockDevice:
-    """One of nova's block device mappings, as far as documents show it."""
+    """The fields of a block device mapping of nova that documents show."""
 
     source_type: str | None
     """`image`, `blank`, `volume`, `snapshot`."""
@@ -88,15 +84,15 @@ class BlockDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaggedDevice:
-    """A device that the guest can find by what the user called it."""
+    """A device with the user's tags, by which software in the instance finds it."""
 
     type: Literal["nic", "disk", "share"]
     bus: str | None = None
-    """`pci`, `usb`, `scsi`, `ide`, `xen`, or None when it sits on no known bus."""
+    """`pci`, `usb`, `scsi`, `ide`, `xen`, or None if the bus is not known."""
     address: str | None = None
-    """On the bus: `0000:00:03.0`."""
+    """Address on the bus: `0000:00:03.0`."""
     tags: tuple[str, ...] | None = None
-    """None: no tags were ever given, which is not the same as an empty list of them."""
+    """None if the device never had tags. Documents then omit the key, while they show an empty list."""
     mac_address: str | None = None
     vlan: int | None = None
     vf_trusted: bool = False
@@ -108,7 +104,7 @@ class TaggedDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ec2Ids:
-    """Stable for the life of the instance and its images."""
+    """EC2 ids. They do not change during the life of the instance and its images."""
 
     instance_id: str | None
     """`i-0000002a`"""
@@ -125,22 +121,22 @@ class Instance:
     project_id: str
     name: str
     hostname: str
-    """Without the domain."""
+    """The host name without the domain."""
     ec2_ids: Ec2Ids
     flavor_name: str
     image_id: str | None = None
     launch_index: int = 0
     launched_at: float | None = None
-    """Seconds since the epoch; None before its first boot is over."""
+    """Seconds since the epoch. None until the first boot has finished."""
     availability_zone: str | None = None
     reservation_id: str | None = None
     key: InstanceKey | None = None
     user_data: bytes | None = field(default=None, repr=False)
-    """The user's bytes as given. Empty is not the same as none."""
+    """The user's unchanged bytes. Empty user data differ from None."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     files: tuple[InjectedFile, ...] = ()
     security_groups: tuple[str, ...] = ()
-    """Names."""
+    """Names of the security groups."""
     nics: tuple[Nic, ...] = ()
     root_device_name: str | None = None
     default_ephemeral_device: str | None = None
@@ -149,18 +145,18 @@ class Instance:
     devices: tuple[TaggedDevice, ...] = ()
     dedicated_cpus: tuple[int, ...] = ()
     boot_roles: str = ""
-    """The roles of the user who made it, comma separated: for dynamic vendor data alone."""
+    """Comma-separated roles of the server's creator. Only dynamic vendor data targets receive them."""
     password: str | None = field(default=None, repr=False)
-    """What the guest posted, encrypted by it for its user; None until then."""
+    """The password that the instance posted, encrypted with the user's public key. None before that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeSet:
-    """Everything that was read before `revision` and has to do with one of these may be wrong now."""
+    """The objects that changed up to `revision`. Cached data about them from before is stale."""
 
     revision: int
     everything: bool = False
-    """It cannot be told what changed: all of it may have."""
+    """True if the changes are not known, so that all cached data may be stale."""
     instance_ids: frozenset[str] = frozenset()
     port_ids: frozenset[str] = frozenset()
     network_ids: frozenset[str] = frozenset()
@@ -168,15 +164,17 @@ class ChangeSet:
     """The identity of the database."""
 
     @property
-    def is_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.everything or self.instance_ids or self.port_ids or self.network_ids)
 
 
 @dataclass(frozen=True, slots=True)
 class VendordataResponse:
+    """The response of a dynamic vendor data target."""
+
     content: Any
-    """The JSON value; None: it answered without a body."""
+    """The JSON value. None if the response has no body."""
     size_bytes: int = 0
-    """As it was sent."""
+    """Size of the body."""
     fresh_seconds: float = 0
-    """So long it may be told again without asking; 0: not at all."""
+    """Time that the response may be cached, from its headers. 0 if it must not be cached."""

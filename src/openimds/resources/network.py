@@ -1,4 +1,4 @@
-"""The network's nouns, in Neutron's words (API reference: Networking v2.0)."""
+"""Network resources, with the terms of Neutron's API reference (Networking v2.0)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BINDING_ATTRIBUTE = "openimds:binding"
 """A port's attribute for administrators and agents: the recorded attachment and the state of its binding."""
 
 DEVICE_ID_CHARS = 11
-"""How many characters of an id a device's name carries: IFNAMSIZ is 16 with the closing NUL."""
+"""Characters of a port's or network's id in a device name. IFNAMSIZ is 16 including the NUL."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class Network:
 
     @property
     def bridge_name(self) -> str:
-        """`brq2ca23c47-9d`, as the Linux bridge agent names it."""
+        """`brq2ca23c47-9d`, the name that Neutron's Linux bridge agent gives the bridge."""
         return f"brq{self.id[:DEVICE_ID_CHARS]}"
 
 
@@ -118,9 +118,9 @@ class Port:
     mac_address: str
     fixed_ips: tuple[FixedIP, ...] = ()
     device_id: str = ""
-    """Of the recorded attachment where the cloud has it (openimds), else Neutron's `device_id`."""
+    """The device of the recorded attachment if the cloud has one (openimds), else Neutron's `device_id`."""
     device_owner: str = ""
-    """As `device_id`."""
+    """The owner, from the same source as `device_id`."""
     host: str = ""
     """`binding:host_id`."""
     admin_state_up: bool = True
@@ -143,7 +143,7 @@ class Port:
         return f"tap{self.id[:DEVICE_ID_CHARS]}"
 
     def awaits(self, entity: str) -> bool:
-        """Whether the control API still waits for the report of `entity` (`l2`, `dhcp`)."""
+        """Returns True if the control API still waits for the report of `entity` (`l2`, `dhcp`)."""
         if self.status == "ACTIVE":
             return False
         return self.provisioning_blocks is None or entity in self.provisioning_blocks
@@ -188,8 +188,8 @@ class FloatingIP:
 
 
 def is_gateway(port: Port, subnet: Subnet) -> bool:
-    """Whether a router's interface acts for the subnet's network: it has the subnet's gateway address, or it belongs to
-    the subnet's project.
+    """Returns True if a router's interface acts for the subnet's network: it has the subnet's gateway address, or it
+    belongs to the subnet's project.
 
     Any project may attach its router to a network that is shared with it, by a port of its own. Such a router may route
     its own traffic there. It does not identify the network's guests, and it advertises nothing to them.
@@ -201,7 +201,7 @@ def is_gateway(port: Port, subnet: Subnet) -> bool:
 
 
 def dhcp_namespace(network_id: str, prefix: str = "") -> str:
-    """`qdhcp-<network id>`; `prefix` keeps two systems on one machine apart."""
+    """`qdhcp-<network id>`. `prefix` separates two openimds systems on one machine."""
     return f"{prefix}qdhcp-{network_id}"
 
 

@@ -1,30 +1,32 @@
-"""How a collection is asked for: filters, order, one page of it."""
+"""Queries of a collection: filters, sorting and pages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListQuery:
-    """`?name=a&name=b&sort_key=name&sort_dir=desc&limit=10&marker=…`, parsed."""
+    """The parsed query string `?name=a&name=b&sort_key=name&sort_dir=desc&limit=10&marker=…`."""
 
     filters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Attribute → the values of which one must be its own."""
+    """Attribute → accepted values."""
     sort: tuple[tuple[str, bool], ...] = ()
-    """(attribute, descending?); the id decides between equals."""
+    """(attribute, descending) pairs. Equal items are sorted by id."""
     limit: int | None = None
     marker: str | None = None
-    """The id of the item before the page (`reverse`: after it)."""
+    """The id of the item before the page, or after it if `reverse` is True."""
     reverse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Some items of a collection, in order."""
+class Page(Generic[T]):
+    """Consecutive items of a sorted collection."""
 
-    items: tuple[dict[str, Any], ...]
+    items: Sequence[T]
     more: bool
-    """Are there others beyond, in the direction that was asked for?"""
+    """True if further items follow, in the direction of the query."""

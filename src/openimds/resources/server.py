@@ -1,4 +1,4 @@
-"""A server as the compute agent of its host sees it."""
+"""The desired state of a server, for the compute agent of its host."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ class Server:
     wanted_power_state: str
     """`running` or `stopped`."""
     boot_generation: int
-    """Counts every start that a person asked for (create, reboot, start, rebuild): a new number is a new boot."""
+    """Counts the starts that users requested (create, reboot, start, rebuild). A new number means a new boot."""
     port_ids: tuple[str, ...] = ()
     """In the order of the NICs."""
     status: str = field(default="", compare=False)
-    """Nova's status, as the control API shows it. It changes nothing that the agent configures, so it does not take part
-    in comparisons."""
+    """Nova's status, as the control API shows it. It does not affect the agent's configuration, so comparisons ignore it."""
 
 
 def instance_namespace(server_id: str, prefix: str = "") -> str:
-    """`qvm-<server id>`: the namespace that is the instance's machine under the netns driver."""
+    """`qvm-<server id>`: the network namespace that the netns driver runs the instance in."""
     return f"{prefix}qvm-{server_id}"

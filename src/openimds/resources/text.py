@@ -18,7 +18,7 @@ _MALFORMED = re.compile("[\x00\ud800-\udfff]")
 
 
 def is_malformed(text: str) -> bool:
-    """Whether the text holds a lone surrogate or a NUL character."""
+    """Returns True if the text contains a lone surrogate or a NUL character."""
     return _MALFORMED.search(text) is not None
 
 

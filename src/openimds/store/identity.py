@@ -330,12 +330,12 @@ class Credentials:
             raise NotFound(f"Could not find project: {name}.")
         return found
 
-    def standing(self, user_id: str, scope: nouns.TokenScope) -> nouns.AccessInfo:
+    def access_info(self, user_id: str, scope: nouns.TokenScope) -> nouns.AccessInfo:
         """The user's roles in a scope. Raises Unauthorized if the user does not exist, is disabled or has no role there."""
         with self._store.read() as session:
-            return _standing(session, _enabled_user(session, user_id), scope)
+            return _access_info(session, _enabled_user(session, user_id), scope)
 
-    def standing_of(self, token: nouns.Token) -> nouns.AccessInfo:
+    def token_access_info(self, token: nouns.Token) -> nouns.AccessInfo:
         """The user's roles in the scope of a token. Raises Unauthorized also for a token that was revoked or is older than
         the password.
         """
@@ -344,7 +344,7 @@ class Credentials:
             user = _enabled_user(session, token.user_id)
             if session.scalar(revoked.limit(1)) is not None or token.issued_at < user.password_changed_at:
                 raise Unauthorized("The token was revoked: authenticate again.")
-            return _standing(session, user, token.scope)
+            return _access_info(session, user, token.scope)
 
     def revoke(self, token: nouns.Token) -> None:
         """Revokes a token and the tokens that were issued for it. Idempotent."""
@@ -367,7 +367,7 @@ def _enabled_user(session: Session, user_id: str) -> User:
     return user
 
 
-def _standing(session: Session, user: User, scope: nouns.TokenScope) -> nouns.AccessInfo:
+def _access_info(session: Session, user: User, scope: nouns.TokenScope) -> nouns.AccessInfo:
     project = _enabled_project(session, scope.project_id)
     target = scope.project_id or (SYSTEM_TARGET if scope.system else None)
     roles = _roles(session, user.id, target) if target else ()

@@ -249,7 +249,7 @@ def _check_publicity(row: Image, asker: Requester) -> None:
 
 def _statement(query: nouns.ImageQuery) -> sa.Select[Any]:
     statement = sa.select(Image).where(Image.hidden == query.hidden)
-    if not query.everybodys:
+    if not query.all_projects:
         to_all = SHOWN_TO_ALL if query.visibility == "community" else LISTED_TO_ALL
         statement = statement.where(sa.or_(Image.owner == query.project_id, Image.visibility.in_(to_all)))
     elif query.visibility is None:

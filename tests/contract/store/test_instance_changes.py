@@ -48,7 +48,7 @@ def test_a_server_and_its_password(store: Store, changes: InstanceChanges) -> No
     third = changes.after(second.revision)
     assert third.instance_ids == {SERVER}
     assert changes.newest() == third.revision
-    assert changes.after(third.revision).is_nothing
+    assert changes.after(third.revision).is_empty
 
 
 def test_what_is_not_known_any_more_is_everything(store: Store, changes: InstanceChanges) -> None:
@@ -61,7 +61,7 @@ def test_a_new_group_is_nothing_and_a_renamed_one_is_everything(store: Store, ch
         session.add(group("web"))
     made = changes.after(start)
     assert made.revision > start
-    assert made.is_nothing
+    assert made.is_empty
     with store.write() as session:
         row = session.get_one(SecurityGroup, "g")
         row.name, row.updated_at = "www", NOW + timedelta(seconds=1)

@@ -75,7 +75,7 @@ async def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dr
     address = await records.record(("address", "10.0.0.5"), lambda: ("i",))
     records.forget(touched)
     assert record.good is not is_dropped
-    assert address.good is touched.is_nothing
+    assert address.good is touched.is_empty
     assert len(records) == record.good + address.good
 
 

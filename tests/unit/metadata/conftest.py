@@ -20,8 +20,8 @@ BARE = Instance(
 
 
 @pytest.fixture
-def reading_of() -> Callable[..., RenderContext]:
-    """A reading of an instance with nothing set but what is given."""
+def make_context() -> Callable[..., RenderContext]:
+    """A context of an instance with nothing set but what is given."""
 
     def make(settings: DocumentSettings | None = None, **attributes: Any) -> RenderContext:
         return RenderContext(

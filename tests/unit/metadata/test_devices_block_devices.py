@@ -12,13 +12,13 @@ def volume(name: str | None) -> BlockDevice:
     return BlockDevice(source_type="volume", destination_type="volume", device_name=name)
 
 
-def test_without_a_root_device(reading_of) -> None:
-    mapping = block_device_mapping(reading_of(block_devices=(volume("/dev/vdz"),)).instance)
+def test_without_a_root_device(make_context) -> None:
+    mapping = block_device_mapping(make_context(block_devices=(volume("/dev/vdz"),)).instance)
     assert mapping == {"ami": "sda1", "ephemeral0": "sda2", "root": "/dev/sda1", "swap": "sda3"}
 
 
-def test_defaults(reading_of) -> None:
-    instance = reading_of(
+def test_defaults(make_context) -> None:
+    instance = make_context(
         root_device_name="/dev/vda", default_ephemeral_device="/dev/vdb", default_swap_device="/dev/vdc"
     ).instance
     assert block_device_mapping(instance) == {
@@ -29,8 +29,8 @@ def test_defaults(reading_of) -> None:
     }
 
 
-def test_what_is_mapped_wins_and_is_numbered(reading_of) -> None:
-    instance = reading_of(
+def test_what_is_mapped_wins_and_is_numbered(make_context) -> None:
+    instance = make_context(
         root_device_name="/dev/vda",
         default_ephemeral_device="/dev/old",
         block_devices=(
@@ -58,5 +58,8 @@ def test_what_is_mapped_wins_and_is_numbered(reading_of) -> None:
     }
 
 
-def test_only_a_root_device(reading_of) -> None:
-    assert block_device_mapping(reading_of(root_device_name="/dev/sda").instance) == {"ami": "sda", "root": "/dev/sda"}
+def test_only_a_root_device(make_context) -> None:
+    assert block_device_mapping(make_context(root_device_name="/dev/sda").instance) == {
+        "ami": "sda",
+        "root": "/dev/sda",
+    }

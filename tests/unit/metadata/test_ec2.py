@@ -9,8 +9,8 @@ from openimds.resources.instance import Ec2Ids, InstanceKey, Nic, NicAddress, Ni
 KEY = InstanceKey("mykey", "ssh", "ssh-rsa A")
 
 
-def text(reading, *parts: str) -> str:
-    return ec2_document(reading, parts).body.decode()
+def text(context, *parts: str) -> str:
+    return ec2_document(context, parts).body.decode()
 
 
 def nic(*addresses: NicAddress) -> Nic:
@@ -32,19 +32,19 @@ def nic(*addresses: NicAddress) -> Nic:
         ("2008-09-01", "instance-action"),
     ],
 )
-def test_what_each_version_adds(reading_of, version: str, added: str) -> None:
+def test_what_each_version_adds(make_context, version: str, added: str) -> None:
     ids = Ec2Ids(instance_id="i-1", kernel_id="aki-1", ramdisk_id="ari-1")
     versions = ["1.0", "2007-01-19", "2007-08-29", "2007-12-15", "2008-02-01", "2008-09-01"]
     place = versions.index(version)
     now, *before = [
-        set(text(reading_of(ec2_ids=ids, key=KEY), one, "meta-data").split("\n"))
+        set(text(make_context(ec2_ids=ids, key=KEY), one, "meta-data").split("\n"))
         for one in reversed(versions[max(0, place - 1) : place + 1])
     ]
     assert now.difference(*before) == set(added.split())
 
 
-def test_a_listing_is_sorted_and_ends_without_newline(reading_of) -> None:
-    listing = text(reading_of(key=KEY), "latest", "meta-data")
+def test_a_listing_is_sorted_and_ends_without_newline(make_context) -> None:
+    listing = text(make_context(key=KEY), "latest", "meta-data")
     names = listing.split("\n")
     assert names == sorted(names)
     assert "public-keys/" in names
@@ -73,42 +73,43 @@ def test_a_listing_is_sorted_and_ends_without_newline(reading_of) -> None:
         ("block-device-mapping/root", "/dev/sda1"),
     ],
 )
-def test_nothing_set(reading_of, path: str, expected: str) -> None:
-    assert text(reading_of(), "latest", "meta-data", *path.split("/")) == expected
+def test_nothing_set(make_context, path: str, expected: str) -> None:
+    assert text(make_context(), "latest", "meta-data", *path.split("/")) == expected
 
 
-def test_public_keys(reading_of) -> None:
-    reading = reading_of(key=KEY)
-    assert text(reading, "1.0", "meta-data", "public-keys") == "0=mykey"
-    assert text(reading, "1.0", "meta-data", "public-keys", "0") == "openssh-key"
-    assert text(reading, "1.0", "meta-data", "public-keys", "0", "openssh-key") == "ssh-rsa A"
-    assert text(reading, "1.0", "meta-data", "public-keys", "0", "_name") == "0=mykey"
+def test_public_keys(make_context) -> None:
+    context = make_context(key=KEY)
+    assert text(context, "1.0", "meta-data", "public-keys") == "0=mykey"
+    assert text(context, "1.0", "meta-data", "public-keys", "0") == "openssh-key"
+    assert text(context, "1.0", "meta-data", "public-keys", "0", "openssh-key") == "ssh-rsa A"
+    assert text(context, "1.0", "meta-data", "public-keys", "0", "_name") == "0=mykey"
 
 
-def test_addresses(reading_of) -> None:
-    reading = reading_of(
+def test_addresses(make_context) -> None:
+    context = make_context(
         nics=(nic(NicAddress("2001:db8::5")), nic(NicAddress("10.0.0.5"), NicAddress("10.0.0.6", ("203.0.113.7",))))
     )
-    assert text(reading, "latest", "meta-data", "local-ipv4") == "10.0.0.5"
-    assert text(reading, "latest", "meta-data", "public-ipv4") == "203.0.113.7"
+    assert text(context, "latest", "meta-data", "local-ipv4") == "10.0.0.5"
+    assert text(context, "latest", "meta-data", "public-ipv4") == "203.0.113.7"
 
 
-def test_security_groups_are_a_name_a_line(reading_of) -> None:
+def test_security_groups_are_a_name_a_line(make_context) -> None:
     assert (
-        text(reading_of(security_groups=("default", "web")), "latest", "meta-data", "security-groups") == "default\nweb"
+        text(make_context(security_groups=("default", "web")), "latest", "meta-data", "security-groups")
+        == "default\nweb"
     )
 
 
-def test_user_data(reading_of) -> None:
-    reading = reading_of(user_data=b"\x00\xff")
-    assert text(reading, "latest") == "meta-data/\nuser-data"
-    assert ec2_document(reading, ("latest", "user-data")).body == b"\x00\xff"
-    assert text(reading_of(), "latest") == "meta-data/"
-    assert text(reading_of(user_data=b""), "latest", "user-data") == ""
+def test_user_data(make_context) -> None:
+    context = make_context(user_data=b"\x00\xff")
+    assert text(context, "latest") == "meta-data/\nuser-data"
+    assert ec2_document(context, ("latest", "user-data")).body == b"\x00\xff"
+    assert text(make_context(), "latest") == "meta-data/"
+    assert text(make_context(user_data=b""), "latest", "user-data") == ""
 
 
-def test_versions(reading_of) -> None:
-    assert text(reading_of()).split("\n")[-1] == "latest"
+def test_versions(make_context) -> None:
+    assert text(make_context()).split("\n")[-1] == "latest"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +129,7 @@ def test_versions(reading_of) -> None:
         "latest/meta-data/_name",
     ],
 )
-def test_what_is_not_there(reading_of, path: str) -> None:
+def test_what_is_not_there(make_context, path: str) -> None:
     with pytest.raises(MetadataError) as refused:
-        ec2_document(reading_of(), tuple(path.split("/")))
+        ec2_document(make_context(), tuple(path.split("/")))
     assert refused.value.status == 404

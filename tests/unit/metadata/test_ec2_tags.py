@@ -12,48 +12,48 @@ TAGS = {"Name": "web 1", "cost.center": "42", "with space": "", "imds:InstanceMe
 ROOT = b"/latest/meta-data/"
 
 
-def read(reading, target: bytes) -> bytes | int:
+def read(context, target: bytes) -> bytes | int:
     try:
-        answer = route(DocumentRequest(method="GET", path=parse_path(target)), reading)
+        answer = route(DocumentRequest(method="GET", path=parse_path(target)), context)
     except MetadataError as refusal:
         return refusal.status
     assert isinstance(answer, Document)
     return answer.body
 
 
-def listing(reading) -> bytes:
-    names = read(reading, ROOT)
+def listing(context) -> bytes:
+    names = read(context, ROOT)
     assert isinstance(names, bytes)
     return names
 
 
-def test_allowed(reading_of) -> None:
-    reading = reading_of(metadata=TAGS)
-    assert b"\ntags/" in listing(reading)
-    assert read(reading, ROOT + b"tags/") == b"instance/"
-    assert read(reading, ROOT + b"tags/instance") == b"Name\ncost.center\nwith space"
-    assert read(reading, ROOT + b"tags/instance/Name") == b"web 1"
-    assert read(reading, ROOT + b"tags/instance/with%20space") == b""
-    assert read(reading, ROOT + b"tags/instance/other") == 404
-    assert read(reading, ROOT + b"tags/instance/Name/x") == 404
-    assert read(reading, ROOT + b"tags/instance/imds:InstanceMetadataTags") == 404
+def test_allowed(make_context) -> None:
+    context = make_context(metadata=TAGS)
+    assert b"\ntags/" in listing(context)
+    assert read(context, ROOT + b"tags/") == b"instance/"
+    assert read(context, ROOT + b"tags/instance") == b"Name\ncost.center\nwith space"
+    assert read(context, ROOT + b"tags/instance/Name") == b"web 1"
+    assert read(context, ROOT + b"tags/instance/with%20space") == b""
+    assert read(context, ROOT + b"tags/instance/other") == 404
+    assert read(context, ROOT + b"tags/instance/Name/x") == 404
+    assert read(context, ROOT + b"tags/instance/imds:InstanceMetadataTags") == 404
 
 
-def test_by_the_deployments_default(reading_of) -> None:
+def test_by_the_deployments_default(make_context) -> None:
     settings = DocumentSettings(policy=ImdsOptions(instance_metadata_tags=True))
-    assert read(reading_of(settings, metadata={"a": "b"}), ROOT + b"tags/instance/a") == b"b"
+    assert read(make_context(settings, metadata={"a": "b"}), ROOT + b"tags/instance/a") == b"b"
     refused = {"a": "b", "imds:InstanceMetadataTags": "disabled"}
-    assert read(reading_of(settings, metadata=refused), ROOT + b"tags/instance/a") == 404
+    assert read(make_context(settings, metadata=refused), ROOT + b"tags/instance/a") == 404
 
 
 @pytest.mark.parametrize("target", [b"tags", b"tags/instance", b"tags/instance/a"])
-def test_not_allowed(reading_of, target: bytes) -> None:
-    reading = reading_of(metadata={"a": "b"})
-    assert read(reading, ROOT + target) == 404
-    assert b"tags" not in listing(reading)
+def test_not_allowed(make_context, target: bytes) -> None:
+    context = make_context(metadata={"a": "b"})
+    assert read(context, ROOT + target) == 404
+    assert b"tags" not in listing(context)
 
 
 @pytest.mark.parametrize("key", ["a/b", ".", "..", "_index", "_name", "", "é", "a\nb"])
-def test_keys_that_no_path_can_name(reading_of, key: str) -> None:
-    reading = reading_of(metadata={key: "x", "imds:InstanceMetadataTags": "enabled"})
-    assert read(reading, ROOT + b"tags/instance") == 404
+def test_keys_that_no_path_can_name(make_context, key: str) -> None:
+    context = make_context(metadata={key: "x", "imds:InstanceMetadataTags": "enabled"})
+    assert read(context, ROOT + b"tags/instance") == 404

@@ -62,14 +62,14 @@ def test_a_subnet_without_address_has_no_stanza() -> None:
     assert (interfaces_file([nic(empty)]) or "").endswith("\n\nauto eth0")
 
 
-def test_files_are_numbered_after_the_interfaces_file(reading_of) -> None:
-    reading = reading_of(nics=(nic(V4),), files=(InjectedFile("/etc/motd", b"hi"), InjectedFile("/b", b"\x00")))
-    assert [(file.number, file.path) for file in content_files(reading.instance)] == [
+def test_files_are_numbered_after_the_interfaces_file(make_context) -> None:
+    context = make_context(nics=(nic(V4),), files=(InjectedFile("/etc/motd", b"hi"), InjectedFile("/b", b"\x00")))
+    assert [(file.number, file.path) for file in content_files(context.instance)] == [
         ("0000", None),
         ("0001", "/etc/motd"),
         ("0002", "/b"),
     ]
-    document = meta_data(reading, "2012-08-10")
+    document = meta_data(context, "2012-08-10")
     assert document["network_config"] == {"name": "network_config", "content_path": "/content/0000"}
     assert document["files"] == [
         {"path": "/etc/motd", "content_path": "/content/0001"},

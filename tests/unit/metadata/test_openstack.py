@@ -13,14 +13,14 @@ from openimds.resources.instance import InjectedFile
 ALL = ["meta_data.json", "user_data", "password", "vendor_data.json", "network_data.json", "vendor_data2.json"]
 
 
-def read(reading, *parts: str) -> Document:
-    decision = openstack_document(reading, parts)
+def read(context, *parts: str) -> Document:
+    decision = openstack_document(context, parts)
     assert isinstance(decision, Document)
     return decision
 
 
-def test_the_root_lists_versions_up_to_today(reading_of) -> None:
-    assert read(reading_of()).body.decode().split("\n") == [*OPENSTACK_VERSIONS, "latest"]
+def test_the_root_lists_versions_up_to_today(make_context) -> None:
+    assert read(make_context()).body.decode().split("\n") == [*OPENSTACK_VERSIONS, "latest"]
 
 
 @pytest.mark.parametrize(
@@ -35,23 +35,23 @@ def test_the_root_lists_versions_up_to_today(reading_of) -> None:
         ("2025-04-04", ALL),
     ],
 )
-def test_listings(reading_of, version: str, listed: list[str]) -> None:
-    reading = reading_of(user_data=b"")
-    assert listed_documents(reading, version) == listed
+def test_listings(make_context, version: str, listed: list[str]) -> None:
+    context = make_context(user_data=b"")
+    assert listed_documents(context, version) == listed
     for parts in ((version,), (version, "version")):
-        assert read(reading, *parts).body.decode().split("\n") == listed
-    assert "user_data" not in listed_documents(reading_of(), version)
+        assert read(context, *parts).body.decode().split("\n") == listed
+    assert "user_data" not in listed_documents(make_context(), version)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 @pytest.mark.parametrize("version", [*OPENSTACK_VERSIONS, "latest"])
-def test_every_document_in_every_version(reading_of, document, version: str) -> None:
-    reading = reading_of(user_data=b"\x00\xff")
+def test_every_document_in_every_version(make_context, document, version: str) -> None:
+    context = make_context(user_data=b"\x00\xff")
     if version < document.readable_since:
         with pytest.raises(MetadataError):
-            openstack_document(reading, (version, document.name))
+            openstack_document(context, (version, document.name))
     else:
-        answer = read(reading, version, document.name)
+        answer = read(context, version, document.name)
         assert (answer.status, answer.content_type) == (200, document.content_type)
 
 
@@ -69,28 +69,28 @@ def test_every_document_in_every_version(reading_of, document, version: str) -> 
         ("content", "0000", "x"),
     ],
 )
-def test_what_is_not_there(reading_of, parts: tuple[str, ...]) -> None:
+def test_what_is_not_there(make_context, parts: tuple[str, ...]) -> None:
     with pytest.raises(MetadataError) as refused:
-        openstack_document(reading_of(files=(InjectedFile("/a", b"x"),)), parts)
+        openstack_document(make_context(files=(InjectedFile("/a", b"x"),)), parts)
     assert refused.value.status == 404
 
 
-def test_content(reading_of) -> None:
-    reading = reading_of(files=(InjectedFile("/a", b"\x1f\x8b\x00"),))
-    assert read(reading, "content", "0000").body == b"\x1f\x8b\x00"
+def test_content(make_context) -> None:
+    context = make_context(files=(InjectedFile("/a", b"\x1f\x8b\x00"),))
+    assert read(context, "content", "0000").body == b"\x1f\x8b\x00"
 
 
-def test_vendor_data(reading_of) -> None:
-    static = reading_of(DocumentSettings(static_vendor_data={"a": 1}))
+def test_vendor_data(make_context) -> None:
+    static = make_context(DocumentSettings(static_vendor_data={"a": 1}))
     assert json.loads(read(static, "latest", "vendor_data.json").body) == {"a": 1}
     assert json.loads(read(static, "latest", "vendor_data2.json").body) == {"static": {"a": 1}}
     with pytest.raises(MetadataError):
-        openstack_document(reading_of(DocumentSettings(static_vendor_data=None)), ("latest", "vendor_data.json"))
+        openstack_document(make_context(DocumentSettings(static_vendor_data=None)), ("latest", "vendor_data.json"))
 
 
-def test_dynamic_vendor_data_must_be_asked_for(reading_of) -> None:
-    reading = reading_of(DocumentSettings(dynamic_vendor_data=True))
-    assert openstack_document(reading, ("latest", "vendor_data2.json")) == FetchVendordata()
+def test_dynamic_vendor_data_must_be_asked_for(make_context) -> None:
+    context = make_context(DocumentSettings(dynamic_vendor_data=True))
+    assert openstack_document(context, ("latest", "vendor_data2.json")) == FetchVendordata()
 
 
 @pytest.mark.parametrize(

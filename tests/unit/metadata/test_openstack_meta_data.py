@@ -20,12 +20,12 @@ from openimds.resources.instance import InstanceKey
         (VICTORIA, "dedicated_cpus"),
     ],
 )
-def test_what_each_version_adds(reading_of, version: str, newest: str) -> None:
-    assert list(meta_data(reading_of(), version))[-1] == newest
+def test_what_each_version_adds(make_context, version: str, newest: str) -> None:
+    assert list(meta_data(make_context(), version))[-1] == newest
 
 
-def test_nothing_set(reading_of) -> None:
-    document = meta_data(reading_of(), VICTORIA)
+def test_nothing_set(make_context) -> None:
+    document = meta_data(make_context(), VICTORIA)
     assert len(b64decode(document.pop("random_seed"))) == 512
     assert document == {
         "uuid": "11111111-2222-4333-8444-555555555501",
@@ -39,18 +39,20 @@ def test_nothing_set(reading_of) -> None:
     }
 
 
-def test_keys_metadata_and_cpus(reading_of) -> None:
-    reading = reading_of(key=InstanceKey("k", "ssh", "ssh-rsa A"), metadata={"b": "2", "a": ""}, dedicated_cpus=(3, 1))
-    document = meta_data(reading, VICTORIA)
+def test_keys_metadata_and_cpus(make_context) -> None:
+    context = make_context(
+        key=InstanceKey("k", "ssh", "ssh-rsa A"), metadata={"b": "2", "a": ""}, dedicated_cpus=(3, 1)
+    )
+    document = meta_data(context, VICTORIA)
     assert document["meta"] == {"b": "2", "a": ""}
     assert document["public_keys"] == {"k": "ssh-rsa A"}
     assert document["keys"] == [{"name": "k", "type": "ssh", "data": "ssh-rsa A"}]
     assert document["dedicated_cpus"] == [1, 3]
 
 
-def test_a_key_that_is_gone(reading_of) -> None:
-    assert "keys" not in meta_data(reading_of(key=InstanceKey("k", "ssh", None)), FOLSOM)
+def test_a_key_that_is_gone(make_context) -> None:
+    assert "keys" not in meta_data(make_context(key=InstanceKey("k", "ssh", None)), FOLSOM)
 
 
-def test_no_domain(reading_of) -> None:
-    assert meta_data(reading_of(DocumentSettings(dhcp_domain="")), FOLSOM)["hostname"] == "bare"
+def test_no_domain(make_context) -> None:
+    assert meta_data(make_context(DocumentSettings(dhcp_domain="")), FOLSOM)["hostname"] == "bare"

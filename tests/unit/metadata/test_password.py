@@ -6,18 +6,18 @@ from openimds.metadata.outcome import HTML, Document, MetadataError, StorePasswo
 from openimds.metadata.password import MAX_PASSWORD_BYTES, handle_password, password_refused, password_stored
 
 
-def test_none_reads_as_empty(reading_of) -> None:
-    answer = handle_password(reading_of().instance, "GET", None)
+def test_none_reads_as_empty(make_context) -> None:
+    answer = handle_password(make_context().instance, "GET", None)
     assert answer == Document(200, HTML, b"")
 
 
-def test_it_reads_as_posted(reading_of) -> None:
-    assert handle_password(reading_of(password="pw\n").instance, "GET", None) == Document(200, HTML, b"pw\n")
+def test_it_reads_as_posted(make_context) -> None:
+    assert handle_password(make_context(password="pw\n").instance, "GET", None) == Document(200, HTML, b"pw\n")
 
 
 @pytest.mark.parametrize("body", [b"", b"x", b"a\nb\n", "é".encode(), b"x" * MAX_PASSWORD_BYTES])
-def test_posting(reading_of, body: bytes) -> None:
-    assert handle_password(reading_of().instance, "POST", body) == StorePassword(body.decode())
+def test_posting(make_context, body: bytes) -> None:
+    assert handle_password(make_context().instance, "POST", body) == StorePassword(body.decode())
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def test_posting(reading_of, body: bytes) -> None:
         ("POST", None, "first", 409),
     ],
 )
-def test_refusals(reading_of, method: str, body: bytes | None, stored: str | None, status: int) -> None:
+def test_refusals(make_context, method: str, body: bytes | None, stored: str | None, status: int) -> None:
     with pytest.raises(MetadataError) as refused:
-        handle_password(reading_of(password=stored).instance, method, body)
+        handle_password(make_context(password=stored).instance, method, body)
     assert refused.value.status == status
 
 

@@ -7,21 +7,21 @@ from openimds.metadata.paths import parse_path
 from openimds.metadata.router import DocumentRequest, forbid_options, root_document, route
 
 
-def ask(reading, method: str, target: bytes, body: bytes | None = b"") -> Outcome:
-    return route(DocumentRequest(method=method, path=parse_path(target), body=body), reading)
+def ask(context, method: str, target: bytes, body: bytes | None = b"") -> Outcome:
+    return route(DocumentRequest(method=method, path=parse_path(target), body=body), context)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize(
     "target", [b"/", b"/openstack", b"/latest/meta-data/hostname", b"/openstack/latest/meta_data.json"]
 )
-def test_reading(reading_of, method: str, target: bytes) -> None:
-    assert isinstance(ask(reading_of(), method, target), Document)
+def test_reading(make_context, method: str, target: bytes) -> None:
+    assert isinstance(ask(make_context(), method, target), Document)
 
 
-def test_the_password_can_be_posted(reading_of) -> None:
-    assert ask(reading_of(), "POST", b"/openstack/latest/password", b"pw") == StorePassword("pw")
-    answer = ask(reading_of(password="x"), "GET", b"/openstack/latest/password")
+def test_the_password_can_be_posted(make_context) -> None:
+    assert ask(make_context(), "POST", b"/openstack/latest/password", b"pw") == StorePassword("pw")
+    answer = ask(make_context(password="x"), "GET", b"/openstack/latest/password")
     assert isinstance(answer, Document)
     assert answer.body == b"x"
 
@@ -41,9 +41,9 @@ def test_the_password_can_be_posted(reading_of) -> None:
         ("OPTIONS", b"/nope", 405),
     ],
 )
-def test_refusals(reading_of, method: str, target: bytes, status: int) -> None:
+def test_refusals(make_context, method: str, target: bytes, status: int) -> None:
     with pytest.raises(MetadataError) as refused:
-        ask(reading_of(), method, target)
+        ask(make_context(), method, target)
     assert refused.value.status == status
     assert bool(refused.value.headers) == (status == 405)
 

@@ -17,9 +17,9 @@ def test_without_the_static_provider() -> None:
     assert vendor_data2(DocumentSettings(static_vendor_data=None), {"cmdb": {}}).body == b'{"cmdb": {}}'
 
 
-def test_the_question(reading_of) -> None:
+def test_the_question(make_context) -> None:
     question = vendordata_request(
-        reading_of(user_data=b"\xff", metadata={"a": "b"}, image_id="img", boot_roles="r").instance
+        make_context(user_data=b"\xff", metadata={"a": "b"}, image_id="img", boot_roles="r").instance
     )
     assert list(question.items()) == [
         ("project-id", "p1"),
@@ -30,5 +30,5 @@ def test_the_question(reading_of) -> None:
         ("metadata", {"a": "b"}),
         ("boot-roles", "r"),
     ]
-    nothing = vendordata_request(reading_of().instance)
+    nothing = vendordata_request(make_context().instance)
     assert (nothing["image-id"], nothing["user-data"]) == ("", None)

@@ -1,7 +1,4 @@
-"""What operators look at: availability zones, hypervisors, services; limits and quotas. All read-only.
-
-What Nova has and openimds has not: 501 with a sentence, where the general 404 would leave one guessing.
-"""
+"""Availability zones, hypervisors, services, limits and quotas (read-only), and the routes of Nova that openimds does not have."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ QUOTAS: Mapping[str, int] = {
     "injected_file_content_bytes": 10_240,
     "injected_file_path_bytes": 255,
 }
-"""-1: as many as there is room for."""
+"""Nova's quotas. -1 means unlimited."""
 
 INJECTED = ("injected_files", "injected_file_content_bytes", "injected_file_path_bytes")
 
@@ -168,7 +165,7 @@ def _matching(hosts: Sequence[ComputeHost], pattern: str | None) -> list[Compute
 
 
 def _hypervisor_id(host: ComputeHost, version: Microversion) -> str | int:
-    """A UUID from 2.53 on; before it a number, made from the UUID."""
+    """The UUID from 2.53 on. Before that, a number derived from the UUID."""
     return host.agent_id if version >= (2, 53) else zlib.crc32(host.agent_id.encode()) & 0x7FFFFFFF
 
 
@@ -248,7 +245,7 @@ UNSUPPORTED_PATHS = (
     ("/servers/{server_id}/topology", "CPU and memory topologies are not kept"),
     ("/servers/{server_id}/shares", "Shared file systems are not supported"),
 )
-"""Path, and the sentence's beginning."""
+"""(path, reason)"""
 
 UNSUPPORTED_METHODS = (
     ("/os-quota-sets/{rest:path}", ("PUT", "DELETE"), "Quotas cannot be changed"),
@@ -260,7 +257,7 @@ ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 def unsupported_router() -> APIRouter:
-    """Routes of Nova's API that openimds does not implement (501)."""
+    """Routes of Nova's API that openimds does not implement. They answer 501 with a reason."""
     routes = APIRouter(dependencies=AUTHENTICATED)
     for path, reason in UNSUPPORTED_PATHS:
         routes.add_api_route(path, _refusal(reason), methods=list(ALL_METHODS), include_in_schema=False)

@@ -158,7 +158,7 @@ def _selected(service: ComputeService, request: Request, caller: RequestContext)
 
 
 def _shown_to(item: Flavor, caller: RequestContext, is_public: str | None) -> bool:
-    """Public ones; an administrator may ask for the others (`is_public=False`), or all (`None`)."""
+    """The value of `is_public`: True for public flavors. Administrators can request private ones (False) or all (None)."""
     if not caller.is_admin or is_public is None:
         return item.is_public
     return is_public.lower() == "none" or item.is_public == (is_public.lower() in {"true", "1", "t", "yes", "on"})

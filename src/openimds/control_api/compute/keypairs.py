@@ -1,7 +1,4 @@
-"""Public keys looked at, and key pairs made: RSA for ssh, a certificate for x509, as Nova makes them.
-
-`/os-keypairs`: a user's public keys, brought along or made here.
-"""
+"""`/os-keypairs`: imports public keys and generates key pairs (RSA for ssh, a certificate for x509), as Nova does."""
 
 from __future__ import annotations
 
@@ -31,7 +28,7 @@ from openimds.resources.errors import BadRequest, Forbidden
 RSA_BITS = 2048
 CERTIFICATE_LIFE = timedelta(days=3650)
 UPN = ObjectIdentifier("1.3.6.1.4.1.311.20.2.3")
-"""Windows' user principal name, by which WinRM knows who a certificate stands for."""
+"""OID of the Windows user principal name. WinRM maps a certificate to a user by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +38,11 @@ class GeneratedKey:
     fingerprint: str
 
     def __repr__(self) -> str:
-        return f"MadeKey({self.fingerprint})"
+        return f"GeneratedKey({self.fingerprint})"
 
 
 def fingerprint(kind: str, public_key: str) -> str:
-    """`4e:48:…`: MD5 of an ssh key, SHA-1 of a certificate. Raises BadRequest for what is neither."""
+    """`4e:48:…`: the MD5 of an SSH key or the SHA-1 of a certificate. Raises BadRequest for other text."""
     return _certificate_fingerprint(public_key) if kind == "x509" else _ssh_fingerprint(public_key)
 
 
@@ -57,7 +54,7 @@ def generate_ssh_key() -> GeneratedKey:
 
 
 def generate_x509_key(user_id: str, now: datetime) -> GeneratedKey:
-    """A self-signed certificate for a client, with the user as its principal."""
+    """Generates a self-signed client certificate with the user as its principal."""
     private = rsa.generate_private_key(65537, RSA_BITS)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, user_id[:64])])
     principal = f"{user_id}@localhost".encode()
@@ -81,7 +78,7 @@ def generate_x509_key(user_id: str, now: datetime) -> GeneratedKey:
 
 
 def _ssh_fingerprint(public_key: str) -> str:
-    """Any algorithm will do, so long as the key says inside what it says outside: `ssh-ed25519 AAAA… comment`."""
+    """Decodes `ssh-ed25519 AAAA… comment`. Any algorithm is valid if the name in the key's data matches the name before it."""
     parts = public_key.split(None, 2)
     try:
         if "\n" in public_key.strip() or len(parts) < 2:
@@ -102,7 +99,7 @@ def _certificate_fingerprint(public_key: str) -> str:
         certificate = x509.load_pem_x509_certificate(public_key.encode())
     except ValueError as error:
         raise BadRequest("public_key", "public_key: Keypair data is invalid: it is no PEM certificate") from error
-    return _colons(certificate.fingerprint(hashes.SHA1()).hex())  # noqa: S303 - a name, not a protection
+    return _colons(certificate.fingerprint(hashes.SHA1()).hex())  # noqa: S303 - an identifier, not a protection
 
 
 def _colons(digits: str) -> str:
@@ -180,7 +177,7 @@ def router(service: ComputeService) -> APIRouter:
 
 
 def _owner(caller: RequestContext, version: Microversion, user_id: str | None) -> str:
-    """Oneself; an administrator may name somebody else, from 2.10 on."""
+    """The id of the key's user: the caller, or the user that an administrator names (from 2.10 on)."""
     if user_id is None or version < (2, 10) or user_id == caller.user_id:
         return caller.user_id
     if not caller.is_admin:

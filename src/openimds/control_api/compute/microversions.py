@@ -1,4 +1,4 @@
-"""Microversions: which one a request wants, which ones there are, and the version documents that say so."""
+"""The microversion of a request."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _VERSION = re.compile(r"([1-9]\d{0,3})\.(0|[1-9]\d{0,3})")
 
 
 def parse_version(current: str | None, old: str | None) -> Microversion:
-    """From the two headers, `compute 2.90` and `2.90`; without either the oldest.
+    """Parses the headers OpenStack-API-Version (`compute 2.90`) and X-OpenStack-Nova-API-Version (`2.90`). OLDEST without both.
 
-    Raises BadRequest for what is no version, NotAcceptable (406) for one that is not served.
+    Raises BadRequest for a malformed version and NotAcceptable (406) for an unsupported one.
     """
     text = _of_compute(current) or (old.strip() if old else None)
     if text is None:
@@ -51,7 +51,7 @@ def parse_version(current: str | None, old: str | None) -> Microversion:
 
 
 def negotiate(request: Request) -> Microversion:
-    """FastAPI dependency: the request's microversion; the answer's headers tell it, errors' too."""
+    """FastAPI dependency: the microversion of the request. Responses and errors show it in their headers."""
     version = parse_version(request.headers.get(HEADER), request.headers.get(OLD_HEADER))
     add_response_header(request, "OpenStack-API-Version", f"compute {version}")
     add_response_header(request, "X-OpenStack-Nova-API-Version", str(version))
@@ -60,7 +60,7 @@ def negotiate(request: Request) -> Microversion:
 
 
 Version = Annotated[Microversion, Depends(negotiate)]
-"""An endpoint's parameter: the microversion that the request wants."""
+"""Parameter of an endpoint: the microversion of the request."""
 
 
 def _of_compute(header: str | None) -> str | None:

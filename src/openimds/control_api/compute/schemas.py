@@ -1,4 +1,4 @@
-"""The bodies that compute's calls take. Nova refuses fields that it does not know, and so do these."""
+"""Request bodies of Nova's API. Unknown fields are invalid, as in Nova."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _metadata_key(text: str) -> str:
 
 
 def _imds_properties(metadata: dict[str, str]) -> dict[str, str]:
-    """Those that the metadata service reads (`imds:HttpTokens`): a misspelt one would leave open what was to be shut."""
+    """Validates the `imds:` properties. A misspelled property would silently leave an instance unprotected."""
     for _name, sentence in invalid_properties(metadata):
         raise ValueError(sentence)
     return metadata
@@ -111,7 +111,7 @@ class PersonalityFile(ComputeModel):
 
 
 class BlockDeviceMapping(BaseModel):
-    """Only the boot from the server's own image is something that we do; the rest is told apart to be refused."""
+    """A block device. Only the boot from the server's image is supported; the other fields exist so that they get a 501."""
 
     model_config = ConfigDict(extra="allow")
     boot_index: int | str | None = None

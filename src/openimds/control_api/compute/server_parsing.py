@@ -1,4 +1,4 @@
-"""A body → what it asks for, in the store's words. Whatever has the wrong form, or is not offered, is told here."""
+"""Request bodies of servers to NewServer, Rebuild and column values. Rejects malformed and unsupported fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openimds.resources.compute import NewServer, NicRequest, Rebuild
 from openimds.resources.errors import BadRequest, Forbidden, NotSupported
 
 USER_DATA_MAX_CHARS = 65535
-"""Of its base64 form, as Nova counts."""
+"""Limit of the base64 form, as in Nova."""
 
 MAX_METADATA_ITEMS = 128
 MAX_PERSONALITY_FILES = 5
@@ -113,7 +113,7 @@ def check_fields(
     until: Mapping[str, tuple[int, int]],
     where: str,
 ) -> None:
-    """Raises BadRequest for a field that this microversion does not know yet, or no longer."""
+    """Raises BadRequest for a field that this microversion does not have."""
     for field in sorted(asked.model_fields_set):
         if field in since and version < since[field]:
             major, minor = since[field]
@@ -129,7 +129,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def decoded_user_data(text: str | None) -> bytes | None:
-    """Raises BadRequest for what is too long or is no base64."""
+    """Decodes base64. Raises BadRequest if the text is too long or is not base64."""
     if text is None:
         return None
     if len(text) > USER_DATA_MAX_CHARS:
@@ -141,7 +141,7 @@ def decoded_user_data(text: str | None) -> bytes | None:
 
 
 def personality_files(files: Sequence[PersonalityFile] | None) -> tuple[Mapping[str, str], ...]:
-    """Raises BadRequest for contents that are no base64, Forbidden for more than may be injected."""
+    """Decodes the injected files. Raises BadRequest for invalid base64 and Forbidden beyond Nova's limits."""
     if len(files or ()) > MAX_PERSONALITY_FILES:
         raise Forbidden(f"Personality file limit exceeded: at most {MAX_PERSONALITY_FILES} files.")
     kept: list[Mapping[str, str]] = []
@@ -165,7 +165,7 @@ def _refuse(body: ServerCreate, asked: ServerFields) -> None:
 
 
 def _image(asked: ServerFields) -> str | None:
-    """The image's id: from imageRef, an id or (as Nova still takes it) a URL that ends in one, or the one block device."""
+    """The image's id, from imageRef (an id, or a URL that ends in one, as in Nova) or from the only block device."""
     image_id = (asked.image_ref or "").rstrip("/").rsplit("/", 1)[-1] or None
     for device in asked.block_device_mapping_v2 or ():
         is_root = device.source_type == "image" and device.destination_type == "local" and str(device.boot_index) == "0"
@@ -180,7 +180,7 @@ def _image(asked: ServerFields) -> str | None:
 
 
 def _placement(asked: ServerFields, *, admin: bool) -> tuple[str | None, str | None]:
-    """Zone and host. An administrator may write `zone:host` as the zone."""
+    """(zone, host). Administrators may send `zone:host` as the zone."""
     zone, _, zone_host = (asked.availability_zone or "").partition(":")
     host = asked.host or asked.hypervisor_hostname or zone_host.partition(":")[0] or None
     if host and not admin:
@@ -203,7 +203,7 @@ def _counts(asked: ServerFields) -> tuple[int, int]:
 def _nics(
     networks: list[NetworkRef] | str | None, version: Microversion, *, single: bool
 ) -> tuple[NicRequest, ...] | None:
-    """None where the one network of the project is to be taken."""
+    """The requested NICs. None if the store chooses the project's only network."""
     if networks is None:
         if version >= (2, 37):
             raise BadRequest("networks", "networks: is required from microversion 2.37 on: a list, auto or none")
@@ -238,7 +238,7 @@ def _from_base64(field: str, text: str) -> bytes:
 
 
 def changes(asked: Any, version: Microversion) -> dict[str, Any]:
-    """`PUT /servers/{id}`'s body as columns. Raises BadRequest for fields of later microversions."""
+    """The column values of a `PUT /servers/{id}`. Raises BadRequest for fields of later microversions."""
     check_fields(asked, version, UPDATE_SINCE, {}, "server")
     named = asked.model_fields_set
     fields = {

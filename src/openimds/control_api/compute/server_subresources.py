@@ -1,6 +1,5 @@
-"""What hangs below a server: metadata, tags, interfaces, addresses, security groups, password, the list of actions.
-
-`POST /servers/{id}/action`: one call, many verbs. One table of those that we do, one of those that Nova has besides.
+"""Routes below `/servers/{id}`: metadata, tags, interfaces, addresses, security groups, password, instance actions, and
+`POST /servers/{id}/action`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from openimds.control_api.compute.schemas import (
     TagsBody,
 )
 from openimds.control_api.compute.server_parsing import check_metadata, rebuild
-from openimds.control_api.compute.servers import requester
 from openimds.control_api.context import ProjectCaller
 from openimds.resources.compute import InstanceAction, Interface, NicRequest, Requester
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
@@ -53,7 +51,7 @@ def _metadata(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/metadata")
     def list_metadata(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        return {"metadata": dict(servers.get(server_id, requester(caller)).metadata)}
+        return {"metadata": dict(servers.get(server_id, caller.requester).metadata)}
 
     @routes.post("/metadata")
     def merge_metadata(caller: ProjectCaller, server_id: str, body: MetadataBody) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def _metadata(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/metadata/{key}")
     def show_item(caller: ProjectCaller, server_id: str, key: str) -> dict[str, Any]:
-        known = servers.get(server_id, requester(caller)).metadata
+        known = servers.get(server_id, caller.requester).metadata
         if key not in known:
             raise NotFound("Metadata item was not found")
         return {"meta": {key: known[key]}}
@@ -92,7 +90,7 @@ def _metadata(routes: APIRouter, service: ComputeService) -> None:
             check_metadata(after)
             return after
 
-        return dict(servers.change_mapping(server_id, checked, requester(caller)))
+        return dict(servers.change_mapping(server_id, checked, caller.requester))
 
 
 def _tags(routes: APIRouter, service: ComputeService) -> None:
@@ -101,30 +99,30 @@ def _tags(routes: APIRouter, service: ComputeService) -> None:
     @routes.get("/tags")
     def list_tags(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
         _since(version, (2, 26))
-        return {"tags": list(servers.get(server_id, requester(caller)).tags)}
+        return {"tags": list(servers.get(server_id, caller.requester).tags)}
 
     @routes.put("/tags")
     def replace_tags(caller: ProjectCaller, version: Version, server_id: str, body: TagsBody) -> dict[str, Any]:
         _since(version, (2, 26))
         wanted = list(dict.fromkeys(body.tags))
-        return {"tags": list(servers.change_tags(server_id, lambda _: wanted, requester(caller)))}
+        return {"tags": list(servers.change_tags(server_id, lambda _: wanted, caller.requester))}
 
     @routes.delete("/tags", status_code=204)
     def delete_tags(caller: ProjectCaller, version: Version, server_id: str) -> None:
         _since(version, (2, 26))
-        servers.change_tags(server_id, lambda _: [], requester(caller))
+        servers.change_tags(server_id, lambda _: [], caller.requester)
 
     @routes.get("/tags/{tag}", status_code=204)
     def check_tag(caller: ProjectCaller, version: Version, server_id: str, tag: str) -> None:
         _since(version, (2, 26))
-        if tag not in servers.get(server_id, requester(caller)).tags:
+        if tag not in servers.get(server_id, caller.requester).tags:
             raise NotFound(f"Server {server_id} has no tag '{tag}'")
 
     @routes.put("/tags/{tag}")
     def add_tag(caller: ProjectCaller, version: Version, server_id: str, tag: Tag) -> Response:
         _since(version, (2, 26))
-        known = servers.get(server_id, requester(caller)).tags
-        after = servers.change_tags(server_id, lambda tags: list(dict.fromkeys([*tags, tag])), requester(caller))
+        known = servers.get(server_id, caller.requester).tags
+        after = servers.change_tags(server_id, lambda tags: list(dict.fromkeys([*tags, tag])), caller.requester)
         if len(after) > MAX_TAGS:
             raise BadRequest("tag", f"The number of tags exceeded the per-server limit {MAX_TAGS}")
         return Response(status_code=204 if tag in known else 201)
@@ -138,7 +136,7 @@ def _tags(routes: APIRouter, service: ComputeService) -> None:
                 raise NotFound(f"Server {server_id} has no tag '{tag}'")
             return [known for known in tags if known != tag]
 
-        servers.change_tags(server_id, without, requester(caller))
+        servers.change_tags(server_id, without, caller.requester)
 
 
 def _interfaces(routes: APIRouter, service: ComputeService) -> None:
@@ -146,12 +144,12 @@ def _interfaces(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-interface")
     def list_interfaces(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
-        found = servers.interfaces(server_id, requester(caller))
+        found = servers.interfaces(server_id, caller.requester)
         return {"interfaceAttachments": [_interface(item, version) for item in found]}
 
     @routes.get("/os-interface/{port_id}")
     def show_interface(caller: ProjectCaller, version: Version, server_id: str, port_id: str) -> dict[str, Any]:
-        for item in servers.interfaces(server_id, requester(caller)):
+        for item in servers.interfaces(server_id, caller.requester):
             if item.port_id == port_id:
                 return {"interfaceAttachment": _interface(item, version)}
         raise NotFound(f"Instance {server_id} does not have a port with id {port_id}")
@@ -167,11 +165,11 @@ def _interfaces(routes: APIRouter, service: ComputeService) -> None:
             raise BadRequest("interfaceAttachment.fixed_ips", "Must input network_id when request IP address")
         fixed_ip = asked.fixed_ips[0].ip_address if asked.fixed_ips else None
         nic = NicRequest(network_id=asked.net_id, port_id=asked.port_id, fixed_ip=fixed_ip, tag=asked.tag)
-        return {"interfaceAttachment": _interface(servers.attach(server_id, nic, requester(caller)), version)}
+        return {"interfaceAttachment": _interface(servers.attach(server_id, nic, caller.requester), version)}
 
     @routes.delete("/os-interface/{port_id}", status_code=202)
     def detach(caller: ProjectCaller, server_id: str, port_id: str) -> Response:
-        servers.detach(server_id, port_id, requester(caller))
+        servers.detach(server_id, port_id, caller.requester)
         return Response(status_code=202)
 
 
@@ -180,26 +178,26 @@ def _addresses(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/ips")
     def list_addresses(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        found = server_view.addresses(servers.get(server_id, requester(caller)).addresses)
+        found = server_view.addresses(servers.get(server_id, caller.requester).addresses)
         return {"addresses": {name: _plain(listed) for name, listed in found.items()}}
 
     @routes.get("/ips/{network_name}")
     def addresses_on(caller: ProjectCaller, server_id: str, network_name: str) -> dict[str, Any]:
-        found = server_view.addresses(servers.get(server_id, requester(caller)).addresses)
+        found = server_view.addresses(servers.get(server_id, caller.requester).addresses)
         if network_name not in found:
             raise NotFound(f"Instance is not a member of specified network {network_name}")
         return {network_name: _plain(found[network_name])}
 
     @routes.get("/os-security-groups")
     def list_security_groups(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        asker = requester(caller)
-        project_id = servers.get(server_id, asker).project_id
-        found = servers.security_groups(server_id, asker)
+        requester = caller.requester
+        project_id = servers.get(server_id, requester).project_id
+        found = servers.security_groups(server_id, requester)
         return {"security_groups": [{**group, "tenant_id": project_id, "rules": []} for group in found]}
 
     @routes.get("/os-volume_attachments")
     def list_volumes(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        servers.get(server_id, requester(caller))
+        servers.get(server_id, caller.requester)
         return {"volumeAttachments": []}
 
 
@@ -208,11 +206,11 @@ def _left_by_guest(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-server-password")
     def show_password(caller: ProjectCaller, server_id: str) -> dict[str, Any]:
-        return {"password": servers.password(server_id, requester(caller))}
+        return {"password": servers.password(server_id, caller.requester)}
 
     @routes.delete("/os-server-password", status_code=204)
     def clear_password(caller: ProjectCaller, server_id: str) -> None:
-        servers.clear_password(server_id, requester(caller))
+        servers.clear_password(server_id, caller.requester)
 
 
 def _actions(routes: APIRouter, service: ComputeService) -> None:
@@ -220,12 +218,12 @@ def _actions(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-instance-actions")
     def list_actions(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
-        found = servers.actions(server_id, requester(caller))
+        found = servers.actions(server_id, caller.requester)
         return {"instanceActions": [_action(item, version) for item in found]}
 
     @routes.get("/os-instance-actions/{request_id}")
     def show_action(caller: ProjectCaller, version: Version, server_id: str, request_id: str) -> dict[str, Any]:
-        for item in servers.actions(server_id, requester(caller)):
+        for item in servers.actions(server_id, caller.requester):
             if item.request_id == request_id:
                 return {"instanceAction": {**_action(item, version), "events": []}}
         raise NotFound(f"Action {request_id} of instance {server_id} could not be found.")
@@ -264,7 +262,7 @@ def _action(item: InstanceAction, version: Microversion) -> dict[str, Any]:
 
 
 def _since(version: Microversion, first: tuple[int, int], field: str | None = None) -> None:
-    """Calls that a microversion does not have are not there; fields that it does not have are wrong."""
+    """Raises NotFound for a route, or BadRequest for a field, that the microversion does not have."""
     if version >= first:
         return
     sentence = f"is known from microversion {first[0]}.{first[1]} on, this is {version}"
@@ -276,7 +274,7 @@ def _since(version: Microversion, first: tuple[int, int], field: str | None = No
 ACCEPTED = 202
 
 REMOVED_ACTIONS = frozenset({"addFloatingIp", "removeFloatingIp", "addFixedIp", "removeFixedIp"})
-"""Nova's calls to nova-network, removed at 2.44; the network service does it."""
+"""Nova's proxy actions for nova-network, which microversion 2.44 removed."""
 
 UNSUPPORTED_ACTIONS = frozenset(
     {
@@ -286,7 +284,7 @@ UNSUPPORTED_ACTIONS = frozenset(
         "shelveOffload", "suspend", "trigger_crash_dump", "unpause", "unrescue", "unshelve",
     }
 )  # fmt: skip
-"""What Nova can do and openimds cannot."""
+"""Actions of Nova that openimds does not implement (501)."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -294,13 +292,13 @@ Model = TypeVar("Model", bound=BaseModel)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ActionRequest:
     server_id: str
-    asker: Requester
+    requester: Requester
     version: Microversion
     name: str
     value: Any
 
     def parsed(self, model: type[Model]) -> Model:
-        """The action's value. Raises RequestValidationError, which names the field."""
+        """Validates the action's value. Raises RequestValidationError, which names the field."""
         try:
             return model.model_validate(self.value if self.value is not None else {})
         except ValidationError as error:
@@ -317,16 +315,16 @@ def actions_router(service: ComputeService) -> APIRouter:
         if len(body) != 1:
             raise BadRequest("body", "There should be exactly one action in the body: its name is the one key.")
         ((name, value),) = body.items()
-        asker = requester(caller)
-        service.store.servers.get(server_id, asker)
+        requester = caller.requester
+        service.store.servers.get(server_id, requester)
         if name in REMOVED_ACTIONS:
             raise NotFound(f"The action {name} is gone from Nova since 2.44: ask the network service for it.")
         if name in UNSUPPORTED_ACTIONS:
             raise NotSupported(f"The action {name} is not supported: openimds does not {name} servers.")
         if name not in table:
             raise BadRequest("body", f"There is no such action: {name}")
-        asked = _ActionRequest(server_id=server_id, asker=asker, version=version, name=name, value=value)
-        return table[name](asked) or Response(status_code=ACCEPTED)
+        action = _ActionRequest(server_id=server_id, requester=requester, version=version, name=name, value=value)
+        return table[name](action) or Response(status_code=ACCEPTED)
 
     return routes
 
@@ -335,40 +333,40 @@ def _table(service: ComputeService) -> dict[str, Callable[[_ActionRequest], Resp
     servers, power = service.store.servers, service.store.power
 
     def reboot(asked: _ActionRequest) -> None:
-        power.reboot(asked.server_id, asked.parsed(RebootFields).type.upper() == "HARD", asked.asker)
+        power.reboot(asked.server_id, asked.parsed(RebootFields).type.upper() == "HARD", asked.requester)
 
     def console(asked: _ActionRequest) -> Response:
         length = asked.parsed(ConsoleFields).length
-        output = servers.console(asked.server_id, asked.asker)
+        output = servers.console(asked.server_id, asked.requester)
         return JSONResponse({"output": last_lines(output, length)})
 
     def rebuilt(asked: _ActionRequest) -> Response:
         wanted = rebuild(asked.parsed(RebuildFields), asked.version)
-        server = power.rebuild(asked.server_id, wanted, asked.asker)
-        shown = server_view.full(server, service, asked.version, admin=asked.asker.is_admin)
+        server = power.rebuild(asked.server_id, wanted, asked.requester)
+        shown = server_view.full(server, service, asked.version, admin=asked.requester.is_admin)
         location = service.links("servers", server.id)[0]["href"]
         return JSONResponse({"server": shown}, ACCEPTED, headers={"Location": location})
 
     def lock(asked: _ActionRequest) -> None:
         if asked.parsed(LockFields).locked_reason is not None:
             raise NotSupported("openimds keeps no reason for a lock: leave locked_reason out.")
-        servers.set_locked(asked.server_id, True, asked.asker)
+        servers.set_locked(asked.server_id, True, asked.requester)
 
     def group(member: bool) -> Callable[[_ActionRequest], None]:
         def change(asked: _ActionRequest) -> None:
             name = asked.parsed(SecurityGroupRef).name
-            servers.change_security_group(asked.server_id, name, member, asked.asker)
+            servers.change_security_group(asked.server_id, name, member, asked.requester)
 
         return change
 
     return {
         "reboot": reboot,
-        "os-stop": lambda asked: power.stop(asked.server_id, asked.asker),
-        "os-start": lambda asked: power.start(asked.server_id, asked.asker),
+        "os-stop": lambda asked: power.stop(asked.server_id, asked.requester),
+        "os-start": lambda asked: power.start(asked.server_id, asked.requester),
         "rebuild": rebuilt,
         "lock": lock,
-        "unlock": lambda asked: servers.set_locked(asked.server_id, False, asked.asker),
-        "forceDelete": lambda asked: servers.delete(asked.server_id, asked.asker),
+        "unlock": lambda asked: servers.set_locked(asked.server_id, False, asked.requester),
+        "forceDelete": lambda asked: servers.delete(asked.server_id, asked.requester),
         "addSecurityGroup": group(True),
         "removeSecurityGroup": group(False),
         "os-getConsoleOutput": console,
@@ -376,7 +374,7 @@ def _table(service: ComputeService) -> dict[str, Callable[[_ActionRequest], Resp
 
 
 def last_lines(output: str, length: int | None) -> str:
-    """The last `length` lines; all of them for None and -1."""
+    """The last `length` lines. All lines for None and -1."""
     if length is None or length < 0:
         return output
     return "".join(output.splitlines(keepends=True)[-length:]) if length else ""

@@ -1,4 +1,4 @@
-"""ServerRecord → the JSON that Nova would show at a microversion. Pure."""
+"""ServerRecord to the JSON that Nova shows at a microversion. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def brief(server: ServerRecord, service: ComputeService) -> dict[str, Any]:
 def full(
     server: ServerRecord, service: ComputeService, version: Microversion, *, admin: bool, detail: bool = False
 ) -> dict[str, Any]:
-    """`detail`: as one of a list, which lacks what takes Nova a question a server."""
+    """All attributes of a server. `detail` is True for items of a list, which lack attributes that cost Nova a query each."""
     shown = {
         **brief(server, service),
         "status": server.status,
@@ -60,7 +60,7 @@ def full(
 
 
 def addresses(found: Sequence[ServerAddress]) -> dict[str, list[dict[str, Any]]]:
-    """By network name, in the NICs' order."""
+    """Addresses by network name, in the order of the NICs."""
     by_network: dict[str, list[dict[str, Any]]] = {}
     for address in found:
         by_network.setdefault(address.network_name, []).append(
@@ -75,7 +75,7 @@ def addresses(found: Sequence[ServerAddress]) -> dict[str, list[dict[str, Any]]]
 
 
 def host_id(server: ServerRecord) -> str:
-    """Tells a project whether two of its servers share a host, and nothing else."""
+    """The hostId: equal for two servers of a project on the same host, and meaningless otherwise."""
     if not server.host:
         return ""
     return hashlib.sha224((server.project_id + server.host).encode()).hexdigest()
@@ -102,13 +102,13 @@ def _flavor(server: ServerRecord, service: ComputeService, version: Microversion
     if version < (2, 47):
         flavor_id = kept.get("id") or kept["name"]
         return {"id": flavor_id, "links": [{"rel": "bookmark", "href": service.bookmark("flavors", flavor_id)}]}
-    # Of an imported instance only the flavor's name is known.
+    # An imported instance has only the name of its flavor.
     sizes = {name: kept.get(name, 0) for name in ("vcpus", "ram", "disk", "ephemeral", "swap")}
     return {**sizes, "original_name": kept["name"], "extra_specs": dict(kept.get("extra_specs") or {})}
 
 
 def _newer(server: ServerRecord, version: Microversion, *, detail: bool) -> dict[str, Any]:
-    """What everybody sees from some microversion on."""
+    """Attributes of later microversions that all callers see."""
     parts: tuple[tuple[Microversion, dict[str, Any]], ...] = (
         (Microversion(2, 9), {"locked": server.locked}),
         (Microversion(2, 19), {"description": server.description}),

@@ -1,4 +1,4 @@
-"""`/servers`: make, list, show, change, delete."""
+"""`/servers`: create, list, show, update and delete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from openimds.control_api.compute.schemas import ServerCreate, ServerUpdate
 from openimds.control_api.compute.server_parsing import changes, new_server
 from openimds.control_api.context import ProjectCaller, RequestContext
 from openimds.control_api.pagination import PageParams, Paging, next_link
-from openimds.resources.compute import Requester, ServerQuery
+from openimds.resources.compute import ServerQuery
 from openimds.resources.errors import BadRequest, Forbidden
 
 TRUE_WORDS = frozenset({"1", "t", "true", "on", "y", "yes"})
@@ -32,14 +32,7 @@ STATUSES_OF = {
 }
 SORT_KEYS_OF_ADMINISTRATORS = frozenset({"host", "node"})
 NO_SUCH_STATUS = ("-",)
-"""A status that no server has: Nova lists nothing for one that it does not know."""
-
-
-def requester(caller: RequestContext) -> Requester:
-    """The caller, in the store's words."""
-    return Requester(
-        user_id=caller.user_id, project_id=caller.project_id, request_id=caller.request_id, is_admin=caller.is_admin
-    )
+"""A status that matches no server. Nova lists nothing for an unknown status."""
 
 
 def filters(  # one parameter a filter
@@ -70,11 +63,11 @@ def filters(  # one parameter a filter
     not_tags: Annotated[str | None, Query(alias="not-tags")] = None,
     not_tags_any: Annotated[str | None, Query(alias="not-tags-any")] = None,
 ) -> ServerQuery:
-    """FastAPI dependency: which servers. Everybody's only for administrators who ask for `all_tenants`."""
-    everybody = _is_true(all_tenants)
-    if everybody and not caller.is_admin:
+    """FastAPI dependency: the filters of a server list. `all_tenants` is reserved for administrators."""
+    all_projects = _is_true(all_tenants)
+    if all_projects and not caller.is_admin:
         raise Forbidden("Policy doesn't allow os_compute_api:servers:detail:get_all_tenants to be performed.")
-    of_project = (project_id or tenant_id) if everybody else caller.project_id
+    of_project = (project_id or tenant_id) if all_projects else caller.project_id
     query = ServerQuery(
         project_id=of_project,
         name=name,
@@ -112,7 +105,7 @@ def router(service: ComputeService) -> APIRouter:
     def create_server(caller: ProjectCaller, version: Version, body: ServerCreate) -> Response:
         if not caller.project_id:
             raise BadRequest("X-Auth-Token", "a server needs a project: authenticate with a project's scope")
-        made = service.store.servers.create(new_server(body, version, admin=caller.is_admin), requester(caller))
+        made = service.store.servers.create(new_server(body, version, admin=caller.is_admin), caller.requester)
         first = made[0]
         if body.server.return_reservation_id:
             return JSONResponse({"reservation_id": first.reservation_id}, 202)
@@ -141,18 +134,18 @@ def router(service: ComputeService) -> APIRouter:
 
     @routes.get("/servers/{server_id}")
     def show_server(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
-        server = service.store.servers.get(server_id, requester(caller))
+        server = service.store.servers.get(server_id, caller.requester)
         return {"server": server_view.full(server, service, version, admin=caller.is_admin)}
 
     @routes.put("/servers/{server_id}")
     def update_server(caller: ProjectCaller, version: Version, server_id: str, body: ServerUpdate) -> dict[str, Any]:
         fields = changes(body.server, version)
-        server = service.store.servers.update(server_id, fields, requester(caller))
+        server = service.store.servers.update(server_id, fields, caller.requester)
         return {"server": server_view.full(server, service, version, admin=caller.is_admin)}
 
     @routes.delete("/servers/{server_id}", status_code=204)
     def delete_server(caller: ProjectCaller, server_id: str) -> None:
-        service.store.servers.delete(server_id, requester(caller))
+        service.store.servers.delete(server_id, caller.requester)
 
     return routes
 
@@ -190,7 +183,7 @@ def _listed(text: str | None) -> tuple[str, ...]:
 
 
 def _is_true(text: str | None) -> bool:
-    """`?all_tenants` alone is as good as `all_tenants=1`."""
+    """`?all_tenants` without a value means `all_tenants=1`."""
     return text is not None and (text == "" or text.lower() in TRUE_WORDS)
 
 

@@ -1,4 +1,4 @@
-"""`/v3/auth`: tokens made, checked and given back."""
+"""`/v3/auth`: issues, validates and revokes tokens."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def router(service: IdentityService) -> APIRouter:
 
     @routes.get("/auth/tokens")
     def show_token(caller: AuthenticatedCaller, subject: SubjectToken, nocatalog: str | None = None) -> Response:
-        token, standing = _subject(service, caller, subject)
-        return _token_answer(service, subject, token, standing, with_catalog=nocatalog is None, status=200)
+        token, access_info = _subject(service, caller, subject)
+        return _token_answer(service, subject, token, access_info, with_catalog=nocatalog is None, status=200)
 
     @routes.head("/auth/tokens")
     def check_token(caller: AuthenticatedCaller, subject: SubjectToken) -> Response:
@@ -67,13 +67,13 @@ def _issue(
     service: IdentityService, body: AuthBody, user_id: str, parent: Token | None, *, with_catalog: bool
 ) -> Response:
     scope = _scope(service, body.auth.scope, user_id, parent)
-    standing = service.credentials.standing(user_id, scope)
+    access_info = service.credentials.access_info(user_id, scope)
     text, token = service.tokens.issue(user_id, scope, tuple(body.auth.identity.methods), parent)
-    return _token_answer(service, text, token, standing, with_catalog=with_catalog, status=201)
+    return _token_answer(service, text, token, access_info, with_catalog=with_catalog, status=201)
 
 
 async def _identify(service: IdentityService, identity: IdentityPart, address: str) -> tuple[str, Token | None]:
-    """Who it is, and the token that says so if it was a token."""
+    """Authenticates the client. Returns the user and, for the method token, the token."""
     unknown = [method for method in identity.methods if method not in {"password", "token"}]
     if unknown:
         raise NotSupported(f"Authentication by {unknown[0]} is not supported: use password or token.")
@@ -107,18 +107,18 @@ def _scope(
         return TokenScope(project_id=_project_id(service, asked.project))
     if asked.domain or asked.trust:
         raise Unauthorized(
-            "Only a project or the system can be a token's scope: nobody has a role on a domain or trust."
+            "Only a project or the system can be a token's scope: domains and trusts have no role assignments."
         )
     return TokenScope()
 
 
 def _default_scope(service: IdentityService, user_id: str) -> TokenScope:
-    """Without a word on scope: the user's default project if there is one and it can be had, else none."""
+    """The scope of a request without one: the user's default project if the user has a role on it, else unscoped."""
     project_id = service.users.get(user_id).default_project_id
     if project_id is None:
         return TokenScope()
     try:
-        service.credentials.standing(user_id, TokenScope(project_id=project_id))
+        service.credentials.access_info(user_id, TokenScope(project_id=project_id))
     except Unauthorized:
         return TokenScope()
     return TokenScope(project_id=project_id)
@@ -145,20 +145,20 @@ def _only_default_domain(domain: DomainRef | None) -> None:
 
 
 def _subject(service: IdentityService, caller: RequestContext, subject: str) -> tuple[Token, AccessInfo]:
-    """The token asked about: one's own, or anybody's for services and administrators."""
+    """The token in X-Subject-Token. Only services and administrators may use tokens of other users."""
     try:
-        token, standing = service.tokens.check(subject)
+        token, access_info = service.tokens.check(subject)
     except Unauthorized as error:
         raise NotFound(f"This is not a recognized token. {error.message}") from error
     if not caller.is_service and token.user_id != caller.user_id:
         raise Forbidden("You are not authorized to perform the requested action: identity:validate_token.")
-    return token, standing
+    return token, access_info
 
 
 def _token_answer(
-    service: IdentityService, text: str, token: Token, standing: AccessInfo, *, with_catalog: bool, status: int
+    service: IdentityService, text: str, token: Token, access_info: AccessInfo, *, with_catalog: bool, status: int
 ) -> Response:
-    body = views.token(token, standing, service.catalog.entries())
+    body = views.token(token, access_info, service.catalog.entries())
     if not with_catalog:
         body.pop("catalog", None)
     return JSONResponse({"token": body}, status, headers={"X-Subject-Token": text, "Vary": "X-Auth-Token"})

@@ -1,7 +1,4 @@
-"""The catalog: which services there are, and where.
-
-The catalog as lists: services, endpoints, regions. Read-only: they follow from the configuration.
-"""
+"""The service catalog, in tokens and as lists of services, endpoints and regions. It is derived from the configuration."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ SERVICES = (
     ("image", "glance", "/image"),
     ("instance-metadata", "openimds", "/openimds/v1"),
 )
-"""Type, name, path on the listener."""
+"""(type, name, path on the listener)"""
 
 INTERFACES = ("public", "internal", "admin")
 
 _IDS = uuid.UUID("6f1c0b9e-3a5e-4f0e-9d0c-1f7f7c0a6a10")
-"""Ids of services and endpoints are made from their names: the same on every replica, and nothing to store."""
+"""Namespace of the ids of services and endpoints. They are derived from names, so all replicas have the same ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Catalog:
     region: str
 
     def entries(self) -> list[dict[str, Any]]:
-        """As a token carries it."""
+        """The catalog in a token's body."""
         return [
             {"id": _id(kind), "type": kind, "name": name, "endpoints": [self._brief(kind, path, i) for i in INTERFACES]}
             for kind, name, path in SERVICES

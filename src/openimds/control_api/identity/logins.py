@@ -26,7 +26,7 @@ from openimds.resources.errors import TooManyRequests
 
 POOL_THREADS = 2
 MAX_PENDING = 32
-"""Password checks that run or wait, of all clients."""
+"""Maximum number of password checks that run or wait, for all clients."""
 MAX_PENDING_PER_ADDRESS = 8
 MAX_COUNTED = 20_000
 """Keys whose failed attempts are counted. Beyond that the least recently used key is dropped."""
@@ -36,7 +36,7 @@ BUSY_RETRY_AFTER_SECONDS = 2
 FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS = 10
 FAILURES_PER_MINUTE_OF_ADDRESS = 60
 FAILURES_PER_MINUTE_OF_USER = 120
-"""From all addresses together. The limit is high, because anybody can use it up and so lock the user out; clients whose
+"""Limit for all addresses together. It is high, because any client can use it up and lock the user out. Clients whose
 password was verified shortly before are not affected.
 """
 
@@ -110,7 +110,7 @@ class LoginService:
 
     @property
     def pending(self) -> int:
-        """How many password checks run or wait."""
+        """Number of password checks that run or wait."""
         return sum(self._pending.values())
 
     @contextmanager
@@ -129,7 +129,7 @@ class LoginService:
 
 
 def client_address(request: Request) -> str:
-    """The peer's address, or what a reverse proxy on this host gives in X-Forwarded-For."""
+    """The peer's address, or the address in X-Forwarded-For if a reverse proxy on this host sends it."""
     return request.client.host if request.client else ""
 
 

@@ -1,4 +1,4 @@
-"""The bodies that identity's calls take."""
+"""Request bodies of Keystone's API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Password = Annotated[SecretStr, Field(max_length=4096)]
 
 
 class IdentityModel(BaseModel):
-    """Fields that Keystone has and we do not know are passed over, as Keystone itself does for its extra attributes."""
+    """Base class. Unknown fields are ignored, as Keystone accepts additional attributes."""
 
     model_config = ConfigDict(extra="ignore")
 

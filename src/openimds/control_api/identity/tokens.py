@@ -1,4 +1,4 @@
-"""Tokens: sealed values (Fernet) that every replica with the same keys can open, without shared memory."""
+"""Fernet tokens. Every replica with the same keys can read them, without shared state."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from openimds.resources.errors import Unauthorized
 from openimds.resources.identity import AccessInfo, Token, TokenScope
 
 Clock = Callable[[], datetime]
-"""Now, UTC without zone."""
+"""Returns the current time, UTC without a zone."""
 
 MAX_TOKEN_CHARS = 2048
-"""Ours have about 300: nothing longer is worth decrypting."""
+"""Longer tokens are rejected without decryption. A token of openimds has about 300 characters."""
 
 MAX_ANCESTORS = 20
-"""Tokens are made from tokens this many times in a row at most, because each has the audit ids of all before it."""
+"""Maximum length of a chain of tokens that are issued from each other. Each contains the audit ids of all before it."""
 
 BAD_TOKEN = "The request you have made requires authentication: the token is not valid."  # noqa: S105 - a sentence
 
 
 class TokenSealer:
-    """Token ↔ text. The first key seals; all of them open, so that keys can be rotated."""
+    """Encrypts and decrypts tokens. The first key encrypts, and all keys decrypt, so that keys can be rotated."""
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self._fernet = _fernet(keys)
 
     def replace_keys(self, keys: Sequence[bytes]) -> None:
-        """From now on these. Raises ValueError, and changes nothing, when one of them is no Fernet key."""
+        """Replaces the keys. Raises ValueError and keeps the old keys if one is not a Fernet key."""
         self._fernet = _fernet(keys)
 
     def seal(self, token: Token) -> str:
@@ -50,7 +50,7 @@ class TokenSealer:
         return self._fernet.encrypt(json.dumps(fields, separators=(",", ":")).encode()).decode()
 
     def open(self, text: str) -> Token:
-        """Raises Unauthorized for what was not sealed with one of the keys. Says nothing about expiry."""
+        """Decrypts a token without checking its expiry. Raises Unauthorized if none of the keys decrypts it."""
         if len(text) > MAX_TOKEN_CHARS:
             raise Unauthorized(BAD_TOKEN)
         try:
@@ -69,7 +69,7 @@ class TokenSealer:
 
 
 class TokenService:
-    """Issues and checks tokens; what the whole control API authenticates with."""
+    """Issues and verifies tokens. It is the TokenAuthenticator of the control API."""
 
     def __init__(self, sealer: TokenSealer, credentials: Credentials, clock: Clock, life: timedelta) -> None:
         self._sealer = sealer
@@ -80,7 +80,7 @@ class TokenService:
     def issue(
         self, user_id: str, scope: TokenScope, methods: tuple[str, ...], parent: Token | None = None
     ) -> tuple[str, Token]:
-        """A new token; one made from another token expires with it. Raises Unauthorized after too many in a row."""
+        """Issues a token. A token issued from a parent expires with it. Raises Unauthorized beyond MAX_ANCESTORS."""
         now = self._clock()
         token = Token(
             user_id=user_id,
@@ -93,28 +93,28 @@ class TokenService:
         return self._sealer.seal(token), token
 
     def check(self, text: str) -> tuple[Token, AccessInfo]:
-        """Raises Unauthorized for a token that is not ours, expired, revoked, or whose user has lost the scope."""
+        """Verifies a token. Raises Unauthorized if it is invalid, expired or revoked, or its user has no role in the scope."""
         token = self._sealer.open(text)
         if token.expires_at <= self._clock():
             raise Unauthorized("The token has expired: authenticate again.")
-        return token, self._credentials.standing_of(token)
+        return token, self._credentials.token_access_info(token)
 
     def context(self, token: str, request_id: str) -> RequestContext:
-        """What `Authenticator` asks for."""
-        _, standing = self.check(token)
+        """Implements TokenAuthenticator."""
+        _, access_info = self.check(token)
         return RequestContext(
-            user_id=standing.user.id,
-            user_name=standing.user.name,
-            project_id=standing.project.id if standing.project else "",
-            roles=standing.role_names,
-            system=standing.system,
+            user_id=access_info.user.id,
+            user_name=access_info.user.name,
+            project_id=access_info.project.id if access_info.project else "",
+            roles=access_info.role_names,
+            system=access_info.system,
             request_id=request_id,
             token=token,
         )
 
 
 def _ancestors(parent: Token | None) -> tuple[str, ...]:
-    """The audit ids of the tokens that a new token is made from. The revocation of any of them revokes the new token."""
+    """The audit ids of the tokens that a new token is issued from. Revoking any of them revokes the new token."""
     if parent is None:
         return ()
     if len(parent.audit_ids) > MAX_ANCESTORS:

@@ -1,7 +1,4 @@
-"""Projects, users, roles and the one domain.
-
-Roles that users have on projects and on the system.
-"""
+"""Projects, users, roles, role assignments, and the domain `default`."""
 
 from __future__ import annotations
 
@@ -262,7 +259,7 @@ def assignments_router(service: IdentityService) -> APIRouter:
 
 
 def _on_target(routes: APIRouter, service: IdentityService, root: str) -> None:
-    """The four calls below `/projects/{target}` and, alike, below `/system`."""
+    """The four routes below `/projects/{target}` or `/system`."""
     path = root + "/users/{user_id}/roles"
 
     @routes.get(path)

@@ -1,4 +1,4 @@
-"""Values → the JSON that Keystone's clients read. Pure."""
+"""Values to the JSON of Keystone's API. Pure."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def role(value: Role, public_url: str) -> dict[str, Any]:
 
 
 def assignment(value: Assignment, public_url: str, *, names: bool) -> dict[str, Any]:
-    """`names`: with names beside the ids (`include_names`)."""
+    """One role assignment. If `names` is True, it includes names beside the ids (`include_names`)."""
     if value.project:
         scope: dict[str, Any] = {"project": {"id": value.project.id}}
         where = f"projects/{value.project.id}"
@@ -84,30 +84,30 @@ def assignment(value: Assignment, public_url: str, *, names: bool) -> dict[str, 
     return shown
 
 
-def token(value: Token, standing: AccessInfo, catalog: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The body of an answer about a token; the token itself is in a header."""
+def token(value: Token, access_info: AccessInfo, catalog: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The body of a response about a token. The token itself is in a header."""
     shown: dict[str, Any] = {
         "methods": list(value.methods),
         "audit_ids": [
             *value.audit_ids[:1],
             *value.audit_ids[1:][-1:],
-        ],  # its own and the first of the chain, as Keystone
+        ],  # the token's own audit id and the first of the chain, as in Keystone
         "issued_at": moment(value.issued_at),
         "expires_at": moment(value.expires_at),
         "user": {
-            "id": standing.user.id,
-            "name": standing.user.name,
+            "id": access_info.user.id,
+            "name": access_info.user.name,
             "domain": DOMAIN_BRIEF,
             "password_expires_at": None,
         },
     }
-    if standing.project or standing.system:
-        shown["roles"] = [{"id": held.id, "name": held.name} for held in standing.roles]
+    if access_info.project or access_info.system:
+        shown["roles"] = [{"id": held.id, "name": held.name} for held in access_info.roles]
         shown["catalog"] = list(catalog)
-    if standing.project:
-        shown["project"] = {"id": standing.project.id, "name": standing.project.name, "domain": DOMAIN_BRIEF}
+    if access_info.project:
+        shown["project"] = {"id": access_info.project.id, "name": access_info.project.name, "domain": DOMAIN_BRIEF}
         shown["is_domain"] = False
-    if standing.system:
+    if access_info.system:
         shown["system"] = {"all": True}
     return shown
 

@@ -1,7 +1,4 @@
-"""`/images`: listed, made, shown, changed, deleted; their tags.
-
-An image's bytes: uploaded and downloaded as streams.
-"""
+"""`/images`: create, list, show, update and delete images, their tags, and their data as streams."""
 
 from __future__ import annotations
 
@@ -16,17 +13,18 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from openimds.control_api.context import AUTHENTICATED, ProjectCaller, RequestContext
-from openimds.control_api.image.protocols import ImageService, Upload, requester
+from openimds.control_api.image.protocols import ImageService, Upload
 from openimds.control_api.image.schema import columns_of, image_document, image_id_of, patched
-from openimds.control_api.pagination import Page, Paging, paginate
+from openimds.control_api.pagination import Paging, paginate
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, PayloadTooLarge
 from openimds.resources.image import Image, ImageQuery
+from openimds.resources.query import Page
 
 PATCH_TYPES = frozenset(
     {"application/openstack-images-v2.1-json-patch", "application/openstack-images-v2.0-json-patch"}
 )
 EQUAL = ("id", "name", "status", "owner", "container_format", "disk_format", "checksum", "os_hash_value")
-"""Attributes that a query may give, alone or as `in:one,two`."""
+"""Attributes that a query can filter by, with one value or `in:one,two`."""
 
 KNOWN = frozenset({*EQUAL, "visibility", "protected", "os_hidden", "tag", "size_min", "size_max", "limit", "marker",
                    "sort", "sort_key", "sort_dir", "member_status", "created_at", "updated_at"})  # fmt: skip
@@ -34,7 +32,7 @@ MAX_BODY_BYTES = 1024 * 1024
 
 
 async def json_body(request: Request) -> Any:
-    """FastAPI dependency: the body as JSON, whatever its type is called. Raises BadRequest, PayloadTooLarge."""
+    """FastAPI dependency: the JSON body with any Content-Type. Raises BadRequest, PayloadTooLarge."""
     body = await request.body()
     if len(body) > MAX_BODY_BYTES:
         raise PayloadTooLarge(f"The body has over {MAX_BODY_BYTES} bytes.")
@@ -71,32 +69,32 @@ def _images(routes: APIRouter, service: ImageService) -> None:
         if owner != caller.project_id and not caller.is_admin:
             raise Forbidden(f"You are not permitted to create images owned by '{owner}'.")
         columns = {"visibility": "shared", "tags": [], **columns_of(attributes), "owner": owner}
-        image = service.images.create(columns, image_id, requester(caller))
+        image = service.images.create(columns, image_id, caller.requester)
         location = f"{service.public_url}/image/v2/images/{image.id}"
         return JSONResponse(image_document(image), 201, headers={"Location": location})
 
     @routes.get("/images/{image_id}")
     def show_image(caller: ProjectCaller, image_id: str) -> dict[str, Any]:
-        return image_document(service.images.get(image_id, requester(caller)))
+        return image_document(service.images.get(image_id, caller.requester))
 
     @routes.patch("/images/{image_id}")
     def update_image(request: Request, caller: ProjectCaller, image_id: str, body: JsonBody) -> dict[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in PATCH_TYPES:
             raise BadRequest("Content-Type", f"is one of {', '.join(sorted(PATCH_TYPES))}, not {kind}")
-        changed = service.images.update(image_id, lambda image: patched(image, body), requester(caller))
+        changed = service.images.update(image_id, lambda image: patched(image, body), caller.requester)
         return image_document(changed)
 
     @routes.delete("/images/{image_id}", status_code=204)
     def delete_image(caller: ProjectCaller, image_id: str) -> None:
-        service.images.delete(image_id, requester(caller))
+        service.images.delete(image_id, caller.requester)
 
 
 def _tags(routes: APIRouter, service: ImageService) -> None:
     @routes.put("/images/{image_id}/tags/{tag}", status_code=204)
     def add_tag(caller: ProjectCaller, image_id: str, tag: str) -> None:
         operation = [{"op": "add", "path": "/tags/-", "value": tag}]
-        service.images.update(image_id, lambda image: patched(image, operation), requester(caller))
+        service.images.update(image_id, lambda image: patched(image, operation), caller.requester)
 
     @routes.delete("/images/{image_id}/tags/{tag}", status_code=204)
     def delete_tag(caller: ProjectCaller, image_id: str, tag: str) -> None:
@@ -105,7 +103,7 @@ def _tags(routes: APIRouter, service: ImageService) -> None:
                 raise NotFound(f"Image {image_id} has no tag {tag}.")
             return {"tags": [known for known in image.tags if known != tag]}
 
-        service.images.update(image_id, without, requester(caller))
+        service.images.update(image_id, without, caller.requester)
 
 
 def _query(request: Request, caller: RequestContext) -> ImageQuery:
@@ -113,7 +111,7 @@ def _query(request: Request, caller: RequestContext) -> ImageQuery:
     visibility = asked.get("visibility")
     return ImageQuery(
         project_id=caller.project_id,
-        everybodys=caller.is_admin,
+        all_projects=caller.is_admin,
         equal={name: _values(asked[name]) for name in EQUAL if name in asked},
         visibility=visibility,
         protected=_boolean("protected", asked.get("protected")),
@@ -131,7 +129,7 @@ def _values(text: str) -> tuple[str, ...]:
 
 
 def _sort(sort: str | None, keys: Sequence[str], directions: Sequence[str]) -> tuple[tuple[str, bool], ...]:
-    """`sort=name:asc,status:desc`, or `sort_key` and `sort_dir` in turn."""
+    """Parses `sort=name:asc,status:desc`, or pairs of `sort_key` and `sort_dir`."""
     if sort:
         parts = [part.partition(":") for part in sort.split(",")]
         pairs = [(key, direction or "desc") for key, _, direction in parts]
@@ -176,15 +174,15 @@ def data_router(service: ImageService) -> APIRouter:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/octet-stream":
             raise BadRequest("Content-Type", "is application/octet-stream for an image's data")
-        asker = requester(caller)
-        begun: Upload = await to_thread.run_sync(service.images.begin_upload, image_id, asker)
+        requester = caller.requester
+        begun: Upload = await to_thread.run_sync(service.images.begin_upload, image_id, requester)
         await _receive(request, begun)
         return Response(status_code=204)
 
     @routes.get("/images/{image_id}/file")
     def download(caller: ProjectCaller, image_id: str) -> Response:
-        image = service.images.get(image_id, requester(caller))
-        path = service.images.data(image_id, requester(caller))
+        image = service.images.get(image_id, caller.requester)
+        path = service.images.data(image_id, caller.requester)
         if path is None:
             return Response(status_code=204)
         headers = {"Content-MD5": image.checksum} if image.checksum else {}
@@ -199,7 +197,7 @@ def data_router(service: ImageService) -> APIRouter:
 
 
 async def _receive(request: Request, begun: Upload) -> None:
-    """All of the body into the upload, or none of it."""
+    """Writes the body to the upload, which is aborted if the body is incomplete."""
     try:
         async for chunk in request.stream():
             await to_thread.run_sync(begun.write, chunk)

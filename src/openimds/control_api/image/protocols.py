@@ -1,4 +1,4 @@
-"""What the image service needs of a store."""
+"""The store that the image service needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from openimds.control_api.context import RequestContext
 from openimds.resources.compute import Requester
 from openimds.resources.image import Image, ImageQuery
 
@@ -19,27 +18,20 @@ class Upload(Protocol):
 
 
 class Images(Protocol):
-    """`store.image.ImageStore` is one."""
+    """Images and their data."""
 
-    def get(self, image_id: str, asker: Requester) -> Image: ...
-    def create(self, fields: Mapping[str, Any], image_id: str | None, asker: Requester) -> Image: ...
-    def update(self, image_id: str, change: Callable[[Image], Mapping[str, Any]], asker: Requester) -> Image: ...
-    def delete(self, image_id: str, asker: Requester) -> None: ...
-    def begin_upload(self, image_id: str, asker: Requester) -> Upload: ...
-    def data(self, image_id: str, asker: Requester) -> Path | None: ...
+    def get(self, image_id: str, requester: Requester) -> Image: ...
+    def create(self, fields: Mapping[str, Any], image_id: str | None, requester: Requester) -> Image: ...
+    def update(self, image_id: str, change: Callable[[Image], Mapping[str, Any]], requester: Requester) -> Image: ...
+    def delete(self, image_id: str, requester: Requester) -> None: ...
+    def begin_upload(self, image_id: str, requester: Requester) -> Upload: ...
+    def data(self, image_id: str, requester: Requester) -> Path | None: ...
     def list(self, query: ImageQuery) -> Sequence[Image]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ImageService:
-    """What the image service's calls work with; the daemon fills it."""
+    """The objects that the image routes use. programs/control_api/wiring.py creates them."""
 
     images: Images
     public_url: str
-
-
-def requester(caller: RequestContext) -> Requester:
-    """The caller, in the store's words."""
-    return Requester(
-        user_id=caller.user_id, project_id=caller.project_id, request_id=caller.request_id, is_admin=caller.is_admin
-    )

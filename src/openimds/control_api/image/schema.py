@@ -1,4 +1,4 @@
-"""An image's attributes: JSON ↔ columns, each checked by name. Pure."""
+"""Attributes of an image: JSON to columns and back, with validation. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_PROPERTIES = frozenset({"owner"}) | READ_ONLY
 
 
 def image_document(image: Image) -> dict[str, Any]:
-    """As Glance shows it: properties beside the attributes."""
+    """An image as Glance shows it. Properties are at the level of the attributes."""
     return {
         **image.properties,
         "id": image.id,
@@ -72,7 +72,7 @@ def _text_schema() -> dict[str, Any]:
 
 
 def columns_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that a new image's attributes come to. Raises BadRequest, Forbidden (read-only ones)."""
+    """The columns of a new image. Raises BadRequest for invalid values and Forbidden for read-only attributes."""
     columns: dict[str, Any] = {}
     properties: dict[str, str] = {}
     for name, value in attributes.items():
@@ -88,7 +88,7 @@ def columns_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def patched(image: Image, operations: Any) -> dict[str, Any]:
-    """The columns that a JSON patch (RFC 6902 as Glance takes it: add, replace, remove) changes."""
+    """The columns that a JSON patch changes (RFC 6902 with Glance's subset: add, replace, remove)."""
     if not isinstance(operations, list):
         raise BadRequest("body", "Request body must be a JSON array of operation objects.")
     columns: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def image_id_of(value: Any) -> str:
 
 
 def _operation(operation: Any) -> tuple[str, str, str, Any]:
-    """Name, what follows it in the path, verb, value."""
+    """Parses one operation: (attribute, rest of the path, op, value)."""
     if not isinstance(operation, dict) or operation.get("op") not in {"add", "replace", "remove"}:
         raise BadRequest("op", "each operation is an object with an op: add, replace or remove")
     path = operation.get("path")
@@ -211,4 +211,4 @@ _CHECKS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
     "os_hidden": ("hidden", _boolean),
     "tags": ("tags", _tags),
 }
-"""Attribute → column and check."""
+"""Attribute → (column, validator)."""

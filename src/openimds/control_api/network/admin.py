@@ -1,4 +1,4 @@
-"""Read-mostly calls: agents, quotas, availability zones, how full networks are, security groups' rules."""
+"""Agents, quotas, availability zones, IP availability, security group rules and extensions. All except agents are read-only."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ EXTENSIONS = {
     "tag-creation": ("Tag creation", "Tags given when a resource is made"),
     "tag-ports-during-bulk-creation": ("Tag Ports During Bulk Creation", "Tags given when ports are made"),
 }
-"""Alias → (the name that Neutron has for it: clients search by either, what it is)."""
+"""Alias → (Neutron's name, description). Clients search by alias or by name."""
 
 ZONES = [{"name": "nova", "resource": resource, "state": "available"} for resource in ("network", "router")]
 
 
 def router(agents: Agents, figures: UsageStore) -> APIRouter:
-    """`/agents`, `/quotas`, `/availability_zones`, `/network-ip-availabilities`, `/security-group-rules`."""
+    """`/agents`, `/quotas`, `/availability_zones`, `/network-ip-availabilities`, `/security-group-rules`, `/extensions`."""
     routes = APIRouter()
     _agents(routes, agents)
     _quotas(routes, figures)
@@ -66,25 +66,25 @@ def router(agents: Agents, figures: UsageStore) -> APIRouter:
 
 def _agents(routes: APIRouter, store: Agents) -> None:
     @routes.get("/agents")
-    def list_agents(asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+    def list_agents(caller: CallerDep, pairs: QueryParams) -> dict[str, Any]:
         fields = request_params.requested_fields(pairs)
         return {
             "agents": [
-                request_params.select_fields(a, fields) for a in store.agents(asker, request_params.list_query(pairs))
+                request_params.select_fields(a, fields) for a in store.agents(caller, request_params.list_query(pairs))
             ]
         }
 
     @routes.get("/agents/{agent_id}")
-    def show_agent(agent_id: str, asker: CallerDep) -> dict[str, Any]:
-        return {"agent": store.agent(asker, agent_id)}
+    def show_agent(agent_id: str, caller: CallerDep) -> dict[str, Any]:
+        return {"agent": store.agent(caller, agent_id)}
 
     @routes.delete("/agents/{agent_id}", status_code=204)
-    def delete_agent(agent_id: str, asker: CallerDep) -> None:
-        store.delete_agent(asker, agent_id)
+    def delete_agent(agent_id: str, caller: CallerDep) -> None:
+        store.delete_agent(caller, agent_id)
 
     @routes.put("/agents/{agent_id}")
-    def update_agent(agent_id: str, asker: CallerDep) -> None:
-        store.agent(asker, agent_id)
+    def update_agent(agent_id: str, caller: CallerDep) -> None:
+        store.agent(caller, agent_id)
         raise NotSupported(
             "openimds' agents cannot be set administratively down or described: stop the program instead."
         )
@@ -92,61 +92,61 @@ def _agents(routes: APIRouter, store: Agents) -> None:
 
 def _quotas(routes: APIRouter, store: UsageStore) -> None:
     @routes.get("/quotas")
-    def list_quotas(asker: CallerDep) -> dict[str, Any]:
-        del asker
-        return {"quotas": []}  # no project has limits of its own
+    def list_quotas(caller: CallerDep) -> dict[str, Any]:
+        del caller
+        return {"quotas": []}  # all projects have the default limits
 
     @routes.get("/quotas/{project_id}")
     @routes.get("/quotas/{project_id}/default")
-    def show_quota(project_id: str, asker: CallerDep) -> dict[str, Any]:
-        store.quota_details(asker, project_id)
+    def show_quota(project_id: str, caller: CallerDep) -> dict[str, Any]:
+        store.quota_details(caller, project_id)
         return {"quota": dict(store.quota_limits())}
 
     @routes.get("/quotas/{project_id}/details")
     @routes.get("/quotas/{project_id}/details.json")
-    def quota_details(project_id: str, asker: CallerDep) -> dict[str, Any]:
-        return {"quota": dict(store.quota_details(asker, project_id))}
+    def quota_details(project_id: str, caller: CallerDep) -> dict[str, Any]:
+        return {"quota": dict(store.quota_details(caller, project_id))}
 
     @routes.put("/quotas/{project_id}")
     @routes.delete("/quotas/{project_id}")
-    def change_quota(project_id: str, asker: CallerDep) -> None:
-        del asker
+    def change_quota(project_id: str, caller: CallerDep) -> None:
+        del caller
         raise NotSupported(f"openimds' quotas are read-only and alike for all projects ({project_id}).")
 
 
 def _figures(routes: APIRouter, store: UsageStore) -> None:
     @routes.get("/availability_zones")
-    def list_availability_zones(asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
-        del asker
+    def list_availability_zones(caller: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+        del caller
         filters = request_params.list_query(pairs).filters
         shown = [z for z in ZONES if all(z.get(name) in values for name, values in filters.items())]
         return {"availability_zones": shown}
 
     @routes.get("/network-ip-availabilities")
-    def list_ip_availabilities(asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
-        found = store.ip_availabilities(asker, request_params.list_query(pairs))
+    def list_ip_availabilities(caller: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+        found = store.ip_availabilities(caller, request_params.list_query(pairs))
         return {"network_ip_availabilities": list(found)}
 
     @routes.get("/network-ip-availabilities/{network_id}")
-    def show_ip_availability(network_id: str, asker: CallerDep) -> dict[str, Any]:
-        return {"network_ip_availability": store.ip_availability(asker, network_id)}
+    def show_ip_availability(network_id: str, caller: CallerDep) -> dict[str, Any]:
+        return {"network_ip_availability": store.ip_availability(caller, network_id)}
 
 
 def _rules(routes: APIRouter) -> None:
     @routes.get("/security-group-rules")
-    def list_rules(asker: CallerDep) -> dict[str, Any]:
-        del asker
+    def list_rules(caller: CallerDep) -> dict[str, Any]:
+        del caller
         return {"security_group_rules": []}
 
     @routes.get("/security-group-rules/{rule_id}")
     @routes.delete("/security-group-rules/{rule_id}")
-    def no_rule(rule_id: str, asker: CallerDep) -> None:
-        del asker
+    def no_rule(rule_id: str, caller: CallerDep) -> None:
+        del caller
         raise NotFound(f"Security group rule {rule_id} could not be found.", kind="SecurityGroupRuleNotFound")
 
     @routes.post("/security-group-rules")
-    def create_rule(asker: CallerDep) -> None:
-        del asker
+    def create_rule(caller: CallerDep) -> None:
+        del caller
         raise NotSupported(
             "openimds keeps security groups' names but does not enforce rules yet, so it takes none: "
             "a rule that is not enforced would be a promise that is not kept."
@@ -157,13 +157,13 @@ def _extensions(routes: APIRouter) -> None:
     known = {alias: _extension(alias, *texts) for alias, texts in EXTENSIONS.items()}
 
     @routes.get("/extensions")
-    def list_extensions(asker: CallerDep) -> dict[str, Any]:
-        del asker
+    def list_extensions(caller: CallerDep) -> dict[str, Any]:
+        del caller
         return {"extensions": list(known.values())}
 
     @routes.get("/extensions/{alias}")
-    def show_extension(alias: str, asker: CallerDep) -> dict[str, Any]:
-        del asker
+    def show_extension(alias: str, caller: CallerDep) -> dict[str, Any]:
+        del caller
         if alias not in known:
             raise NotFound(
                 f"Extension with alias {alias} does not exist: openimds does not have it.", kind="ExtensionNotFound"

@@ -1,7 +1,7 @@
-"""What a request may say of each resource: one table a kind. Requests are checked by it, and /openapi.json is made of it.
+"""The attributes of each kind of resource. Requests are validated by these tables, and /openapi.json is generated from them.
 
-What Neutron has and openimds has not is taken where it says what is so anyway (`qos_policy_id: null`), and refused in
-words otherwise.
+An attribute of Neutron's that openimds does not implement is accepted with the value that means "not used"
+(`qos_policy_id: null`). Other values are rejected with 501.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from openimds.resources.errors import NotSupported
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribute:
-    """One attribute of a request's body."""
+    """One attribute of a request body."""
 
     check: Validator
     create: bool = True
-    """May it be given when the resource is made?"""
+    """True if POST accepts the attribute."""
     update: bool = True
-    """May it be changed afterwards?"""
+    """True if PUT accepts the attribute."""
     required: bool = False
-    """Must it be given when the resource is made?"""
+    """True if POST needs the attribute."""
     kept: bool = True
-    """False: it is checked and then left out."""
+    """False if the attribute is validated and then dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class MustBeUnset:
-    """An attribute that openimds does not have: only these values, which mean that it is not used."""
+    """Validator of an attribute that openimds does not implement. It accepts only values that mean "not used"."""
 
     values: tuple[Any, ...]
 
@@ -184,9 +184,9 @@ KIND_BY_COLLECTION: Mapping[str, str] = {
     "floatingips": "floatingip",
     "security-groups": "security_group",
 }
-"""The path's word → the kind."""
+"""Path segment → kind."""
 
 
 def plural(kind: str) -> str:
-    """The envelope of many: `security_group` → `security_groups`."""
+    """The key of a list in a body: `security_group` → `security_groups`."""
     return f"{kind}s"

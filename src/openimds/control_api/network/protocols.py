@@ -1,4 +1,4 @@
-"""What the network API needs of a store, declared here by the one who calls it."""
+"""The store that the network service needs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from openimds.resources.query import ListQuery, Page
 
 
 class Resources(Protocol):
-    """Collections of resources; `kind` as in attributes.KINDS."""
+    """Resources of each kind in attributes.ATTRIBUTE_MAP."""
 
-    def list(self, kind: str, caller: Caller, query: ListQuery) -> Page: ...
+    def list(self, kind: str, caller: Caller, query: ListQuery) -> Page[dict[str, Any]]: ...
 
     def show(self, kind: str, caller: Caller, resource_id: str) -> dict[str, Any]: ...
 
@@ -26,7 +26,7 @@ class Resources(Protocol):
 
 
 class Tags(Protocol):
-    """Tags of any resource."""
+    """Tags of resources of each kind."""
 
     def tags(self, kind: str, caller: Caller, resource_id: str) -> Sequence[str]: ...
 
@@ -36,7 +36,7 @@ class Tags(Protocol):
 
 
 class RouterActions(Protocol):
-    """What routers can do beyond being changed."""
+    """Router interfaces and extra routes."""
 
     def add_router_interface(self, caller: Caller, router_id: str, which: Mapping[str, Any]) -> dict[str, Any]: ...
 
@@ -48,7 +48,7 @@ class RouterActions(Protocol):
 
 
 class Agents(Protocol):
-    """Agents as operators see them."""
+    """The agents of the cloud."""
 
     def agents(self, caller: Caller, query: ListQuery) -> Sequence[dict[str, Any]]: ...
 
@@ -58,7 +58,7 @@ class Agents(Protocol):
 
 
 class UsageStore(Protocol):
-    """Quotas, and how full networks are."""
+    """Quotas and IP availability."""
 
     def quota_limits(self) -> Mapping[str, int]: ...
 
@@ -70,4 +70,4 @@ class UsageStore(Protocol):
 
 
 class NetworkOperations(Resources, Tags, RouterActions, Agents, UsageStore, Protocol):
-    """All of it: `store.network.service.NetworkStore` is one."""
+    """All operations of the network service."""

@@ -1,7 +1,4 @@
-"""Query parameters → ListQuery; a page → its links.
-
-What every endpoint takes: who asks, and the query as it was sent.
-"""
+"""Query parameters, headers and bodies of Neutron's API as FastAPI dependencies, and the links of a page."""
 
 from __future__ import annotations
 
@@ -22,11 +19,11 @@ QueryPairs = Sequence[tuple[str, str]]
 
 RESERVED = frozenset({"fields", "limit", "marker", "page_reverse", "sort_key", "sort_dir"})
 MAX_LIMIT = 1000
-"""Items of one page when the client asks for pages. Without `limit` it gets all, as Neutron's default is."""
+"""Maximum number of items of a page. A request without `limit` receives all items, which is Neutron's default."""
 
 
 def list_query(pairs: QueryPairs) -> ListQuery:
-    """Raises BadRequest naming the parameter."""
+    """Parses the query string. Raises BadRequest for an invalid parameter."""
     filters: dict[str, list[str]] = {}
     for name, value in pairs:
         if name not in RESERVED:
@@ -41,17 +38,17 @@ def list_query(pairs: QueryPairs) -> ListQuery:
 
 
 def requested_fields(pairs: QueryPairs) -> frozenset[str]:
-    """`?fields=id&fields=name`; empty: all."""
+    """The names in `?fields=id&fields=name`. Empty if the client wants all attributes."""
     return frozenset(_values(pairs, "fields"))
 
 
 def select_fields(item: Mapping[str, Any], fields: frozenset[str]) -> dict[str, Any]:
-    """Only these attributes of an item."""
+    """The item with only these attributes, or with all of them if `fields` is empty."""
     return {name: value for name, value in item.items() if not fields or name in fields}
 
 
-def page_links(url: str, pairs: QueryPairs, query: ListQuery, page: Page) -> list[dict[str, str]]:
-    """`[{"rel": "next", "href": …}, {"rel": "previous", "href": …}]`, those that there are."""
+def page_links(url: str, pairs: QueryPairs, query: ListQuery, page: Page[dict[str, Any]]) -> list[dict[str, str]]:
+    """`[{"rel": "next", "href": …}, {"rel": "previous", "href": …}]`. Pages that do not exist have no link."""
     if query.limit is None or not page.items:
         return []
     kept = [(name, value) for name, value in pairs if name not in ("marker", "page_reverse")]
@@ -91,18 +88,20 @@ def _limit(values: Sequence[str]) -> int | None:
     return min(int(values[0]), MAX_LIMIT) or None
 
 
-def network_caller(asker: context.AuthenticatedCaller) -> Caller:
-    """The token's scope, as the store wants it. Agents may do what administrators may."""
-    return Caller(project_id=asker.project_id, is_admin=asker.is_service)
+def network_caller(caller: context.AuthenticatedCaller) -> Caller:
+    """FastAPI dependency: the caller for the store. Agents have the rights of administrators."""
+    return Caller(project_id=caller.project_id, is_admin=caller.is_service)
 
 
 def query_params(request: Request) -> QueryPairs:
-    """The query's parameters, in order, repetitions and all."""
+    """FastAPI dependency: the query parameters in order, including repeated ones."""
     return request.query_params.multi_items()
 
 
 def expected_revision(if_match: Annotated[str | None, Header()] = None) -> int | None:
-    """`If-Match: revision_number=5` → 5: the call counts only while that is the resource's (`revision-if-match`)."""
+    """FastAPI dependency: `If-Match: revision_number=5` → 5. The request fails if the resource has another revision
+    (extension `revision-if-match`).
+    """
     if if_match is None:
         return None
     found = re.fullmatch(r"revision_number=([0-9]{1,18})", if_match.strip())
@@ -112,7 +111,7 @@ def expected_revision(if_match: Annotated[str | None, Header()] = None) -> int |
 
 
 def reject_if_match(request: Request, if_match: Annotated[str | None, Header()] = None) -> None:
-    """For calls that cannot be bound to a revision: better refused than done in spite of it."""
+    """FastAPI dependency of routes without support of If-Match. Ignoring the header would break the client's condition."""
     if if_match is not None and request.method not in ("GET", "HEAD"):
         raise NotSupported("openimds takes If-Match for the update and the delete of a resource only.")
 

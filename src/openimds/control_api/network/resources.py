@@ -1,12 +1,5 @@
-"""A request's body → attributes, checked by the kind's table.
-
-The tables of attributes → the request bodies in /openapi.json.
-
-list, show, create, update and delete of every kind: the same five calls, made from the table of kinds.
-
-Tags of every kind of resource (`standard-attr-tag`).
-
-Routers' own calls: interfaces and extra routes.
+"""The routes of network resources: list, show, create, update and delete for each kind, tags, router interfaces and extra
+routes. Request bodies are validated by the tables in attributes, which also give the schemas in /openapi.json.
 """
 
 from __future__ import annotations
@@ -31,11 +24,11 @@ from openimds.control_api.network.validators import IntRange, ListOf, Nullable, 
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
 MAX_BULK = 500
-"""How many resources one request may make: they are one transaction."""
+"""Maximum number of resources in one request, which is one transaction."""
 
 
 def to_create(kind: str, body: Any) -> tuple[list[dict[str, Any]], bool]:
-    """(the attributes of each resource, was it a list?): `{"port": {…}}` or `{"ports": [{…}, …]}`."""
+    """Parses `{"port": {…}}` or `{"ports": [{…}, …]}`. Returns (attributes of each resource, True for a list)."""
     if isinstance(body, dict) and isinstance(body.get(plural(kind)), list):
         entries = body[plural(kind)]
         if not 1 <= len(entries) <= MAX_BULK:
@@ -45,7 +38,7 @@ def to_create(kind: str, body: Any) -> tuple[list[dict[str, Any]], bool]:
 
 
 def to_update(kind: str, body: Any) -> dict[str, Any]:
-    """The attributes that a PUT changes."""
+    """Parses the body of a PUT. Returns the changed attributes."""
     given = envelope(kind, body)
     table = ATTRIBUTE_MAP[kind]
     _refuse_unknown(given, table)
@@ -56,7 +49,7 @@ def to_update(kind: str, body: Any) -> dict[str, Any]:
 
 
 def envelope(kind: str, body: Any) -> dict[str, Any]:
-    """What is in `{"port": {…}}`."""
+    """The object in `{"port": {…}}`."""
     if not isinstance(body, dict) or not isinstance(body.get(kind), dict):
         raise BadRequest(
             kind,
@@ -154,7 +147,7 @@ def request_schema(kind: str, *, creating: bool) -> dict[str, Any]:
 
 
 def schema(check: Validator) -> dict[str, Any]:
-    """JSON Schema of what a check takes."""
+    """The JSON Schema of the values that a validator accepts."""
     if isinstance(check, IntRange):
         return {"type": "integer", "minimum": check.least, "maximum": check.most}
     if isinstance(check, OneOf):
@@ -184,9 +177,9 @@ def _reading(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
     many = plural(kind)
 
     @routes.get(f"/{path}", name=f"list_{many}")
-    def list_(request: Request, asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+    def list_(request: Request, caller: CallerDep, pairs: QueryParams) -> dict[str, Any]:
         query, fields = request_params.list_query(pairs), request_params.requested_fields(pairs)
-        page = store.list(kind, asker, query)
+        page = store.list(kind, caller, query)
         answer: dict[str, Any] = {many: [request_params.select_fields(item, fields) for item in page.items]}
         links = request_params.page_links(str(request.url.replace(query="")), pairs, query, page)
         if links:
@@ -194,10 +187,10 @@ def _reading(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
         return answer
 
     @routes.get(f"/{path}/{{resource_id}}", name=f"show_{kind}")
-    def show(resource_id: str, asker: CallerDep, pairs: QueryParams) -> dict[str, Any]:
+    def show(resource_id: str, caller: CallerDep, pairs: QueryParams) -> dict[str, Any]:
         return {
             kind: request_params.select_fields(
-                store.show(kind, asker, resource_id), request_params.requested_fields(pairs)
+                store.show(kind, caller, resource_id), request_params.requested_fields(pairs)
             )
         }
 
@@ -206,23 +199,23 @@ def _writing(routes: APIRouter, store: Resources, path: str, kind: str) -> None:
     many = plural(kind)
 
     @routes.post(f"/{path}", status_code=201, name=f"create_{kind}", openapi_extra=request_schema(kind, creating=True))
-    def create(asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+    def create(caller: CallerDep, body: JsonBody) -> dict[str, Any]:
         wanted, is_list = to_create(kind, body)
-        made = store.create(kind, asker, wanted)
+        made = store.create(kind, caller, wanted)
         return {many: list(made)} if is_list else {kind: made[0]}
 
     @routes.put(f"/{path}/{{resource_id}}", name=f"update_{kind}", openapi_extra=request_schema(kind, creating=False))
-    def update(resource_id: str, asker: CallerDep, body: JsonBody, if_revision: ExpectedRevision) -> dict[str, Any]:
+    def update(resource_id: str, caller: CallerDep, body: JsonBody, if_revision: ExpectedRevision) -> dict[str, Any]:
         wanted = to_update(kind, body)
-        return {kind: store.update(kind, asker, resource_id, wanted, if_revision=if_revision)}
+        return {kind: store.update(kind, caller, resource_id, wanted, if_revision=if_revision)}
 
     @routes.delete(f"/{path}/{{resource_id}}", status_code=204, name=f"delete_{kind}")
-    def delete(resource_id: str, asker: CallerDep, if_revision: ExpectedRevision) -> None:
-        store.delete(kind, asker, resource_id, if_revision=if_revision)
+    def delete(resource_id: str, caller: CallerDep, if_revision: ExpectedRevision) -> None:
+        store.delete(kind, caller, resource_id, if_revision=if_revision)
 
 
 MAX_TAGS = 50
-"""Neutron's own limit of tags on one resource."""
+"""Neutron's limit of tags on one resource."""
 
 
 def tags_router(store: Tags) -> APIRouter:
@@ -236,44 +229,44 @@ def tags_router(store: Tags) -> APIRouter:
 
 def _all_tags(routes: APIRouter, store: Tags, path: str, kind: str) -> None:
     @routes.get(f"/{path}/{{resource_id}}/tags", name=f"list_tags_of_{kind}")
-    def list_tags(resource_id: str, asker: CallerDep) -> dict[str, Any]:
-        return {"tags": list(store.tags(kind, asker, resource_id))}
+    def list_tags(resource_id: str, caller: CallerDep) -> dict[str, Any]:
+        return {"tags": list(store.tags(kind, caller, resource_id))}
 
     @routes.put(f"/{path}/{{resource_id}}/tags", name=f"replace_tags_of_{kind}")
-    def replace_tags(resource_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+    def replace_tags(resource_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
         wanted = _tags(body)
-        return {"tags": list(store.change_tags(kind, asker, resource_id, lambda _: wanted))}
+        return {"tags": list(store.change_tags(kind, caller, resource_id, lambda _: wanted))}
 
     @routes.post(f"/{path}/{{resource_id}}/tags", status_code=201, name=f"add_tags_to_{kind}")
-    def add_tags(resource_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
+    def add_tags(resource_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
         more = _tags(body)
-        return {"tags": list(store.change_tags(kind, asker, resource_id, lambda tags: _limited([*tags, *more])))}
+        return {"tags": list(store.change_tags(kind, caller, resource_id, lambda tags: _limited([*tags, *more])))}
 
     @routes.delete(f"/{path}/{{resource_id}}/tags", status_code=204, name=f"remove_tags_of_{kind}")
-    def remove_tags(resource_id: str, asker: CallerDep) -> None:
-        store.change_tags(kind, asker, resource_id, lambda _: [])
+    def remove_tags(resource_id: str, caller: CallerDep) -> None:
+        store.change_tags(kind, caller, resource_id, lambda _: [])
 
 
 def _one_tag(routes: APIRouter, store: Tags, path: str, kind: str) -> None:
     @routes.get(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=204, name=f"check_tag_of_{kind}")
-    def check_tag(resource_id: str, tag: str, asker: CallerDep) -> None:
-        if tag not in store.tags(kind, asker, resource_id):
+    def check_tag(resource_id: str, tag: str, caller: CallerDep) -> None:
+        if tag not in store.tags(kind, caller, resource_id):
             raise _no_tag(tag, resource_id)
 
     @routes.put(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=201, name=f"add_tag_to_{kind}")
-    def add_tag(resource_id: str, tag: str, asker: CallerDep) -> Response:
+    def add_tag(resource_id: str, tag: str, caller: CallerDep) -> Response:
         checked = validators.tag("tag", tag)
-        store.change_tags(kind, asker, resource_id, lambda tags: _limited([*tags, checked]))
+        store.change_tags(kind, caller, resource_id, lambda tags: _limited([*tags, checked]))
         return Response(status_code=201)
 
     @routes.delete(f"/{path}/{{resource_id}}/tags/{{tag}}", status_code=204, name=f"remove_tag_of_{kind}")
-    def remove_tag(resource_id: str, tag: str, asker: CallerDep) -> None:
+    def remove_tag(resource_id: str, tag: str, caller: CallerDep) -> None:
         def without(tags: Sequence[str]) -> list[str]:
             if tag not in tags:
                 raise _no_tag(tag, resource_id)
             return [kept for kept in tags if kept != tag]
 
-        store.change_tags(kind, asker, resource_id, without)
+        store.change_tags(kind, caller, resource_id, without)
 
 
 def _tags(body: Any) -> list[str]:
@@ -297,14 +290,14 @@ INTERFACE = validators.Struct({"subnet_id": validators.uuid_or_null, "port_id": 
 
 
 def router_actions(store: RouterActions) -> APIRouter:
-    """`/routers/{id}/add_router_interface` and its like."""
+    """`/routers/{id}/add_router_interface`, `/routers/{id}/add_extraroutes` and the like."""
     routes = APIRouter()
     _interfaces(routes, store)
     _extra_routes(routes, store)
 
     @routes.put("/routers/{router_id}/{action}")
-    def other(router_id: str, action: str, asker: CallerDep) -> None:
-        del asker
+    def other(router_id: str, action: str, caller: CallerDep) -> None:
+        del caller
         raise NotSupported(f"openimds does not have the action {action} of routers ({router_id}).")
 
     return routes
@@ -312,22 +305,22 @@ def router_actions(store: RouterActions) -> APIRouter:
 
 def _interfaces(routes: APIRouter, store: RouterActions) -> None:
     @routes.put("/routers/{router_id}/add_router_interface")
-    def add_router_interface(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
-        return store.add_router_interface(asker, router_id, _which(body))
+    def add_router_interface(router_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return store.add_router_interface(caller, router_id, _which(body))
 
     @routes.put("/routers/{router_id}/remove_router_interface")
-    def remove_router_interface(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
-        return store.remove_router_interface(asker, router_id, _which(body))
+    def remove_router_interface(router_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return store.remove_router_interface(caller, router_id, _which(body))
 
 
 def _extra_routes(routes: APIRouter, store: RouterActions) -> None:
     @routes.put("/routers/{router_id}/add_extraroutes")
-    def add_extraroutes(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
-        return {"router": store.change_routes(asker, router_id, {"add": _routes(body)})}
+    def add_extraroutes(router_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return {"router": store.change_routes(caller, router_id, {"add": _routes(body)})}
 
     @routes.put("/routers/{router_id}/remove_extraroutes")
-    def remove_extraroutes(router_id: str, asker: CallerDep, body: JsonBody) -> dict[str, Any]:
-        return {"router": store.change_routes(asker, router_id, {"remove": _routes(body)})}
+    def remove_extraroutes(router_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
+        return {"router": store.change_routes(caller, router_id, {"remove": _routes(body)})}
 
 
 def _which(body: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checks of one value each: JSON in, the same value in canonical form out, or BadRequest that names the field.
+"""Validators of single values. A validator returns the canonical form of a JSON value, or raises BadRequest with Neutron's text:
 
 `Invalid input for cidr. Reason: '300.0.0.0/24' is not a valid IP subnet.`
 """
@@ -19,18 +19,18 @@ Validator = Callable[[str, Any], Any]
 
 MAX_TEXT = 255
 MAX_LIST = 1000
-"""More entries than that in one attribute are a mistake."""
+"""Maximum number of entries in one attribute."""
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
 DHCP_OPTION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_:-]{0,63}")
 BLANK_DHCP_OPTIONS = frozenset({"router", "classless-static-route"})
-"""Options that Neutron takes with an empty value, which suppresses them."""
+"""Options whose empty value suppresses the option, as in Neutron."""
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def invalid(field: str, reason: str) -> BadRequest:
-    """The error, in Neutron's words."""
+    """The error, with Neutron's text."""
     return BadRequest(field, f"Invalid input for {field}. Reason: {reason}.", kind="HTTPBadRequest")
 
 
@@ -46,12 +46,12 @@ def text(field: str, value: Any) -> str:
 
 
 def text_or_null(field: str, value: Any) -> str | None:
-    """Null as nothing given."""
+    """Text or null."""
     return None if value is None else text(field, value)
 
 
 def boolean(field: str, value: Any) -> bool:
-    """JSON's own, and the words that clients send."""
+    """A JSON boolean, or its form as a string or number that clients send."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str | int) and str(value).lower() in {"true", "false", "1", "0"}:
@@ -60,7 +60,7 @@ def boolean(field: str, value: Any) -> bool:
 
 
 def uuid(field: str, value: Any) -> str:
-    """Canonical, lower case."""
+    """A UUID, in canonical lower case."""
     try:
         return str(UUID(value)) if isinstance(value, str) and len(value) == 36 else _not_uuid(field, value)
     except ValueError:
@@ -68,12 +68,12 @@ def uuid(field: str, value: Any) -> str:
 
 
 def uuid_or_null(field: str, value: Any) -> str | None:
-    """Null stays null."""
+    """A UUID or null."""
     return None if value is None else uuid(field, value)
 
 
 def project_id(field: str, value: Any) -> str:
-    """Keystone's ids are UUIDs with or without dashes; `default` and the like are theirs to judge."""
+    """Any text. Keystone's ids are UUIDs with or without dashes, but other ids (`default`) exist."""
     return text(field, value)
 
 
@@ -88,12 +88,12 @@ def address(field: str, value: Any) -> str:
 
 
 def address_or_null(field: str, value: Any) -> str | None:
-    """Null and (as clients send it) the empty string mean none."""
+    """An address. Null and the empty string, which clients send, mean no address."""
     return None if value in (None, "") else address(field, value)
 
 
 def cidr(field: str, value: Any) -> str:
-    """A network with a prefix length and without host bits."""
+    """A subnet with a prefix length and without host bits."""
     try:
         if not isinstance(value, str) or "/" not in value or "%" in value or "." in value.split("/", 1)[1]:
             raise ValueError
@@ -106,12 +106,12 @@ def cidr(field: str, value: Any) -> str:
 
 
 def address_or_cidr(field: str, value: Any) -> str:
-    """As allowed address pairs have them."""
+    """An address or a subnet, for allowed address pairs."""
     return cidr(field, value) if isinstance(value, str) and "/" in value else address(field, value)
 
 
 def mac(field: str, value: Any) -> str:
-    """Lower case, with colons; not a group address, not all zero."""
+    """A MAC address in lower case with colons. Group addresses and the zero address are invalid."""
     candidate = value.lower().replace("-", ":") if isinstance(value, str) else ""
     if not MAC.fullmatch(candidate):
         raise invalid(field, f"'{value}' is not a valid MAC address")
@@ -121,12 +121,12 @@ def mac(field: str, value: Any) -> str:
 
 
 def mac_or_null(field: str, value: Any) -> str | None:
-    """Null as not given."""
+    """A MAC address or null."""
     return None if value is None else mac(field, value)
 
 
 def dns_name(field: str, value: Any) -> str:
-    """Empty, or a host name."""
+    """A host name, or the empty string."""
     if value in (None, ""):
         return ""
     name = text(field, value)
@@ -137,7 +137,7 @@ def dns_name(field: str, value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class IntRange:
-    """A whole number between two others, both included."""
+    """An integer in a range, both ends included."""
 
     least: int
     most: int
@@ -168,7 +168,7 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Nullable:
-    """Null, or what the check says."""
+    """Null, or a value that `check` accepts."""
 
     check: Validator
 
@@ -178,7 +178,7 @@ class Nullable:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list whose entries pass a check; null is the empty list. The same entry twice is refused."""
+    """A list of distinct entries that `check` accepts. Null becomes the empty list."""
 
     check: Validator
 
@@ -196,7 +196,7 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class Struct:
-    """An object with these keys and no others."""
+    """An object with only these keys."""
 
     keys: Mapping[str, Validator]
     required: frozenset[str] = frozenset()
@@ -214,7 +214,7 @@ class Struct:
 
 
 def fixed_ips(field: str, value: Any) -> list[dict[str, Any]]:
-    """`[{"subnet_id": …, "ip_address": …}]`, one of both at least."""
+    """`[{"subnet_id": …, "ip_address": …}]`. Each entry has at least one of both."""
     entries: list[dict[str, Any]] = []
     if value is not None and not isinstance(value, list):
         raise invalid(field, f"'{value}' is not a list")
@@ -231,7 +231,7 @@ def fixed_ips(field: str, value: Any) -> list[dict[str, Any]]:
 def dhcp_option(field: str, value: Any) -> dict[str, Any]:
     """`{"opt_name": "bootfile-name", "opt_value": "pxelinux.0", "ip_version": 4}`
 
-    Names and values end up in dnsmasq's files: what could begin a line of its own there is refused (OSSA-2021-005).
+    Names and values are written to dnsmasq's files. Characters that would start a new line are invalid (OSSA-2021-005).
     """
     keys: dict[str, Validator] = {"opt_name": text, "opt_value": text_or_null, "ip_version": IntRange(4, 6)}
     option = {"ip_version": 4, **Struct(keys, frozenset({"opt_name"}))(field, value)}
@@ -248,7 +248,7 @@ def dhcp_option(field: str, value: Any) -> dict[str, Any]:
 
 
 def tag(field: str, value: Any) -> str:
-    """1 to 255 characters, no comma: commas separate tags in queries."""
+    """A tag of 1 to 255 characters without a comma, which separates tags in queries."""
     checked = text(field, value)
     if not checked or "," in checked:
         raise invalid(field, f"'{checked}' is not a tag: 1 to {MAX_TEXT} characters without a comma")
@@ -256,7 +256,7 @@ def tag(field: str, value: Any) -> str:
 
 
 def gateway_info(field: str, value: Any) -> dict[str, Any] | None:
-    """`{"network_id": …, "enable_snat": true, "external_fixed_ips": […]}`; null or empty takes the gateway away."""
+    """`{"network_id": …, "enable_snat": true, "external_fixed_ips": […]}`. Null or an empty object removes the gateway."""
     if not value:
         return None
     keys: dict[str, Validator] = {
@@ -273,7 +273,7 @@ def gateway_info(field: str, value: Any) -> dict[str, Any] | None:
 
 
 def json_object(field: str, value: Any) -> dict[str, Any]:
-    """Any JSON object; null is the empty one."""
+    """A JSON object. Null becomes the empty object."""
     if value is None:
         return {}
     if not isinstance(value, dict):

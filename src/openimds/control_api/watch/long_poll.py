@@ -1,8 +1,8 @@
-"""Waking many long polls with one eye on the store.
+"""Wakes waiting long polls with one query of the store.
 
-While anybody waits, one task of the event loop asks the store every POLL_SECONDS, and at once when this process commits,
-which kinds have changed; only those who wait for one of these kinds are woken. Fifty agents that wait hold no thread
-and no connection.
+While at least one request waits, one task of the event loop reads the changed kinds from the store every POLL_SECONDS, and
+immediately after a commit of this process. It wakes only requests that wait for one of these kinds. Fifty waiting agents use
+no thread and no database connection.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from openimds.resources.errors import OpenimdsError
 log = structlog.get_logger(__name__)
 
 POLL_SECONDS = 0.1
-"""Another process' commit is heard of within this time; the promise is 200 ms."""
+"""Commits of other processes are seen within this time. docs/design/watch.md promises 200 ms."""
 
 
 class WatchSource(Protocol):
-    """What is watched."""
+    """The change log of the store."""
 
     def touched_since(self, revision: int) -> tuple[int, frozenset[str]]:
         """(newest revision, the kinds that changed after `revision`)."""
         ...
 
     def on_commit(self, listener: Callable[[int], None]) -> Callable[[], None]:
-        """Call `listener` on any thread after each commit of this process; returns what ends that."""
+        """Calls `listener` after each commit of this process, on any thread. Returns a function that ends the subscription."""
         ...
 
 
@@ -42,7 +42,7 @@ class _Waiter:
 
 
 class ChangeNotifier:
-    """Of one event loop; all methods but `close` are called on it."""
+    """Wakes requests of one event loop. All methods except `close` are called on that loop."""
 
     def __init__(self, source: WatchSource) -> None:
         self._source = source
@@ -50,13 +50,13 @@ class ChangeNotifier:
         self._committed = asyncio.Event()
         self._seen = 0
         self._latest: dict[str, int] = {}
-        """Kind → a revision at which it had changed, no older than its newest change that has been seen."""
+        """Kind → a revision at or after the newest change of the kind that was seen."""
         self._task: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.is_closed = False
 
     def close(self) -> None:
-        """On any thread: wake everybody now, and let nobody wait from now on."""
+        """Wakes all waiters and makes all later waits return immediately. Can be called on any thread."""
         self.is_closed = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._wake_all)
@@ -66,7 +66,7 @@ class ChangeNotifier:
             waiter.woken.set()
 
     async def wait(self, kinds: frozenset[str], after: int, timeout_seconds: float) -> bool:
-        """Sleep until something of these kinds may have changed after `after` (True), or the time is over (False)."""
+        """Waits for a change of these kinds after the revision `after`. Returns False on timeout."""
         self._loop = asyncio.get_running_loop()
         self._watch_from(after)
         if self.is_closed or any(self._latest.get(kind, 0) > after for kind in kinds):
@@ -84,7 +84,7 @@ class ChangeNotifier:
     def _watch_from(self, revision: int) -> None:
         if self._task is not None and not self._task.done():
             return
-        # The first who waits knows everything up to its revision; nobody else waits for older news.
+        # The first waiter has all changes up to its revision, and no other request waits at this time.
         self._seen = revision
         self._latest = {}
         self._committed = asyncio.Event()
@@ -95,14 +95,14 @@ class ChangeNotifier:
         stop = self._source.on_commit(lambda _revision: _set(loop, self._committed))
         try:
             while True:
-                await self._next_look()
+                await self._next_poll()
                 if not self._waiters:
                     return
-                await self._look()
+                await self._poll()
         finally:
             stop()
 
-    async def _next_look(self) -> None:
+    async def _next_poll(self) -> None:
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 await self._committed.wait()
@@ -110,13 +110,15 @@ class ChangeNotifier:
             pass
         self._committed.clear()
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         try:
             newest, kinds = await run_in_threadpool(self._source.touched_since, self._seen)
         except OpenimdsError as error:
-            log.debug("the store cannot be watched now", reason=error.message)  # whoever asks is told
+            log.debug(
+                "change log not readable", reason=error.message
+            )  # the waiting request reads the store itself later and reports the error
             return
-        if newest < self._seen:  # another database in its place: everybody has to list again
+        if newest < self._seen:  # the database was replaced: all clients must list again
             kinds = frozenset(kind for waiter in self._waiters for kind in waiter.kinds)
         self._seen = newest
         for kind in kinds:

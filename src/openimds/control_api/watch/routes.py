@@ -1,10 +1,8 @@
-"""The bodies of what agents report.
+"""The extension for agents at `/openimds/v1` (docs/design/watch.md).
 
-What metadata agents answer guests from: whole instance records, whom changes concern, what documents are rendered with.
-
-Records hold user data and passwords: they are for agents alone, kept by nobody on the way, and never logged.
-
-The extension for agents: list, watch, report (docs/design/watch.md).
+Agents list and watch resources, and report their work. Metadata agents in direct mode also read instance records, their
+changes, and the document settings. Records contain user data and passwords: only agents can read them, responses are not
+cacheable, and the log does not contain them.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ MAX_IDS = 1000
 
 
 def _utc(moment: datetime) -> datetime:
-    """UTC without a zone, as the tables hold it."""
+    """Converts to UTC without a zone, the form of the tables."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
@@ -44,7 +42,7 @@ _Generation = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class UnpluggedReport(BaseModel):
-    """`{"binding_generation": 3}`: the binding that the report is about. Agents of release 0.1 do not name it."""
+    """`{"binding_generation": 3}`: the binding that the report is about. Agents of release 0.1 do not send it."""
 
     model_config = ConfigDict(extra="forbid")
     binding_generation: _Generation | None = None
@@ -64,7 +62,7 @@ class InstanceIds(BaseModel):
 
 
 class ServerReport(BaseModel):
-    """What became of a boot."""
+    """The result of a boot."""
 
     model_config = ConfigDict(extra="forbid")
     boot_generation: int
@@ -73,7 +71,7 @@ class ServerReport(BaseModel):
 
 
 class HeartbeatReport(BaseModel):
-    """What an agent says of itself."""
+    """The description of an agent in its heartbeat."""
 
     model_config = ConfigDict(extra="forbid")
     agent_type: Annotated[str, Field(min_length=1, max_length=255)]
@@ -85,44 +83,44 @@ log = structlog.get_logger(__name__)
 
 MAX_WAIT_SECONDS = 60
 SETTINGS_CHECK_SECONDS = 1.0
-"""How often a waiting poll looks whether the settings have changed."""
+"""Interval in which a waiting poll checks the settings."""
 BATCH_SECONDS = 0.01
-"""From the first change that a poll hears of until it reads them: in a storm, many become one answer."""
+"""Delay between the wake-up of a poll and its read of the changes. It combines the changes of a burst in one response."""
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
 class InstanceRecords(Protocol):
-    """`store.instances.InstanceStore` is one. Raises StoreUnavailable."""
+    """Reads instance records from the store. Raises StoreUnavailable."""
 
     def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]: ...
 
 
 class RecordChanges(Protocol):
-    """`store.instance_changes.InstanceChanges` is one. Raises StoreUnavailable."""
+    """Reads the instances that changed from the change log. Raises StoreUnavailable."""
 
     kinds: frozenset[str]
-    """Of the changes that a document may show."""
+    """The kinds of changes that documents can show."""
 
     def after(self, revision: int | None) -> ChangeSet: ...
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecordService:
-    """What the extension is made of."""
+    """The objects that the routes of instance records use. programs/control_api/wiring.py creates them."""
 
     records: InstanceRecords
-    news: RecordChanges
+    changes: RecordChanges
     settings: Callable[[], DocumentSettings]
-    """The same object as long as nothing changed; cheap. Raises NotFound while they cannot be told."""
-    bell: ChangeNotifier
+    """Returns the same object until the settings change, without I/O in most calls. Raises NotFound if they are invalid."""
+    notifier: ChangeNotifier
 
 
-def instances_router(parts: InstanceRecordService) -> APIRouter:
-    """Below `/openimds/v1`, beside the watch."""
+def instances_router(service: InstanceRecordService) -> APIRouter:
+    """The routes of instance records, for metadata agents in direct mode."""
     routes = APIRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
-    published = _PublishedSettings(parts.settings)
-    _records(routes, parts.records)
-    _news(routes, parts, published)
+    published = _PublishedSettings(service.settings)
+    _records(routes, service.records)
+    _record_changes(routes, service, published)
     _settings(routes, published)
     return routes
 
@@ -135,18 +133,18 @@ def _records(routes: APIRouter, records: InstanceRecords) -> None:
 
 
 def _encoded_records(found: Mapping[str, Instance | None]) -> dict[str, msgspec.Raw]:
-    """Each as JSON. A record that cannot be encoded is left out, and agents forward its requests to the metadata API."""
-    told = {}
+    """Encodes the records. A record that cannot be encoded is left out; agents forward its requests to the metadata API."""
+    encoded = {}
     for instance_id, instance in found.items():
         try:
-            told[instance_id] = msgspec.Raw(msgspec.json.encode(instance))
+            encoded[instance_id] = msgspec.Raw(msgspec.json.encode(instance))
         except (TypeError, ValueError, OverflowError) as error:
             reason = type(error).__name__  # its text could quote the record
             log.warning("instance record encoding failed", instance_id=instance_id, reason=reason)
-    return told
+    return encoded
 
 
-def _news(routes: APIRouter, parts: InstanceRecordService, published: _PublishedSettings) -> None:
+def _record_changes(routes: APIRouter, service: InstanceRecordService, published: _PublishedSettings) -> None:
     @routes.get("/instance_changes")
     async def instance_changes(
         after: Annotated[int | None, Query(ge=0)] = None,
@@ -154,22 +152,23 @@ def _news(routes: APIRouter, parts: InstanceRecordService, published: _Published
         settings: str = "",
     ) -> Response:
         deadline = time.monotonic() + (timeout if after is not None else 0)
-        touched = await run_in_threadpool(parts.news.after, after)
-        while touched.is_nothing and settings in {"", published.digest()}:
+        changed = await run_in_threadpool(service.changes.after, after)
+        while changed.is_empty and settings in {"", published.digest()}:
             left = deadline - time.monotonic()
-            if left <= 0 or parts.bell.is_closed:
+            if left <= 0 or service.notifier.is_closed:
                 break
-            if await parts.bell.wait(parts.news.kinds, touched.revision, min(left, SETTINGS_CHECK_SECONDS)):
+            wait_seconds = min(left, SETTINGS_CHECK_SECONDS)
+            if await service.notifier.wait(service.changes.kinds, changed.revision, wait_seconds):
                 await asyncio.sleep(BATCH_SECONDS)
-                touched = await run_in_threadpool(parts.news.after, touched.revision)
+                changed = await run_in_threadpool(service.changes.after, changed.revision)
         return _no_store_json(
             {
-                "store_id": touched.store_id,
-                "revision": touched.revision,
-                "everything": touched.everything,
-                "instance_ids": touched.instance_ids,
-                "port_ids": touched.port_ids,
-                "network_ids": touched.network_ids,
+                "store_id": changed.store_id,
+                "revision": changed.revision,
+                "everything": changed.everything,
+                "instance_ids": changed.instance_ids,
+                "port_ids": changed.port_ids,
+                "network_ids": changed.network_ids,
                 "settings": published.digest(),
             }
         )
@@ -186,21 +185,21 @@ def _settings(routes: APIRouter, published: _PublishedSettings) -> None:
 
 
 class _PublishedSettings:
-    """The settings as they are told, put into words once for each."""
+    """The document settings as JSON. They are encoded once for each settings object."""
 
     def __init__(self, settings: Callable[[], DocumentSettings]) -> None:
         self._settings = settings
-        self._told: tuple[DocumentSettings, str, bytes] | None = None
+        self._cached: tuple[DocumentSettings, str, bytes] | None = None
 
     def newest(self) -> tuple[str, bytes]:
-        """(digest, the answer's body). Raises NotFound."""
+        """(digest, response body). Raises NotFound."""
         settings = self._settings()
-        told = self._told
-        if told is None or told[0] is not settings:
+        cached = self._cached
+        if cached is None or cached[0] is not settings:
             form = settings_to_json(settings)
             digest = hashlib.sha256(json.dumps(form).encode()).hexdigest()[:32]
-            told = self._told = (settings, digest, json.dumps({"digest": digest, "settings": form}).encode())
-        return told[1], told[2]
+            cached = self._cached = (settings, digest, json.dumps({"digest": digest, "settings": form}).encode())
+        return cached[1], cached[2]
 
     def digest(self) -> str:
         return self.newest()[0]
@@ -214,7 +213,7 @@ MAX_CONSOLE_BYTES = 256 * 1024
 
 
 class AgentReports(Protocol):
-    """What agents tell."""
+    """Stores the reports of agents."""
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None: ...
 
@@ -228,23 +227,23 @@ class AgentReports(Protocol):
 
 
 class WatchService(WatchSource, AgentReports, Protocol):
-    """What agents ask and tell: `store.watch.WatchStore` is one."""
+    """The store that the watch needs."""
 
     def snapshot(self, kinds: Sequence[str]) -> tuple[str, int, dict[str, list[Any]]]: ...
 
     def changes(self, after: int, kinds: Sequence[str], store_id: str = "") -> tuple[int, list[dict[str, Any]]]: ...
 
 
-def router(store: WatchService, bell: ChangeNotifier | None = None) -> APIRouter:
-    """Everything below `/openimds/v1`: mount it there. Closing the bell ends all long polls."""
+def router(store: WatchService, notifier: ChangeNotifier | None = None) -> APIRouter:
+    """The routes of the watch and of reports. All long polls end when the notifier is closed."""
     routes = APIRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
-    _watching(routes, store, bell or ChangeNotifier(store))
+    _watch(routes, store, notifier or ChangeNotifier(store))
     _ports(routes, store)
     _servers(routes, store)
     return routes
 
 
-def _watching(routes: APIRouter, store: WatchService, bell: ChangeNotifier) -> None:
+def _watch(routes: APIRouter, store: WatchService, notifier: ChangeNotifier) -> None:
     @routes.get("/snapshot")
     def snapshot(kinds: str) -> Response:
         store_id, revision, objects = store.snapshot(_kinds(kinds))
@@ -258,29 +257,29 @@ def _watching(routes: APIRouter, store: WatchService, bell: ChangeNotifier) -> N
         store_id: Annotated[str, Query(max_length=36)] = "",
     ) -> Response:
         wanted = _kinds(kinds)
-        revision, found = await _awaited(partial(store.changes, after, wanted, store_id), bell, wanted, timeout)
+        revision, found = await _next_changes(partial(store.changes, after, wanted, store_id), notifier, wanted, timeout)
         return _json({"revision": revision, "changes": found})
 
 
 def _json(value: Mapping[str, Any]) -> Response:
-    # FastAPI would look at each of a hundred thousand values to find out what it is.
+    # FastAPI would inspect each of a hundred thousand values before it encodes them.
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-async def _awaited(
+async def _next_changes(
     changes: Callable[[], tuple[int, list[dict[str, Any]]]],
-    bell: ChangeNotifier,
+    notifier: ChangeNotifier,
     kinds: list[str],
     timeout_seconds: float,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """The first result of `changes` that has changes. None of them at the timeout, or when this program stops."""
+    """Waits until `changes` returns changes. Returns none on timeout or if the notifier is closed."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         revision, found = await run_in_threadpool(changes)
         left = deadline - time.monotonic()
-        if found or left <= 0 or bell.is_closed:
+        if found or left <= 0 or notifier.is_closed:
             return revision, found
-        await bell.wait(frozenset(kinds), revision, left)
+        await notifier.wait(frozenset(kinds), revision, left)
 
 
 def _ports(routes: APIRouter, store: AgentReports) -> None:
@@ -314,13 +313,13 @@ def _servers(routes: APIRouter, store: AgentReports) -> None:
 
 
 def _text(body: bytes) -> str:
-    """A guest prints what it likes; what is no UTF-8, and NUL, which PostgreSQL cannot keep, is shown as replaced."""
+    """Decodes console output. Invalid UTF-8 and NUL, which PostgreSQL cannot store, become U+FFFD."""
     text = body.decode("utf-8", "replace").replace("\x00", "\ufffd")
     return text.encode()[-MAX_CONSOLE_BYTES:].decode("utf-8", "ignore")
 
 
 async def _body(request: Request) -> bytes:
-    """The body, read no further than it may be long."""
+    """Reads the body. Raises PayloadTooLarge as soon as it exceeds the limit."""
     body = b""
     async for chunk in request.stream():
         body += chunk

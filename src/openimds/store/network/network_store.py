@@ -287,7 +287,7 @@ class NetworkStore:
         self._limits = limits
         self._agent_down_after = agent_down_after
 
-    def list(self, kind: str, caller: Caller, query: ListQuery) -> Page:
+    def list(self, kind: str, caller: Caller, query: ListQuery) -> Page[dict[str, Any]]:
         """One page of the resources that the caller may see."""
         if kind == "security_group":
             self._ensure_default_group(caller.project_id)
