@@ -1,4 +1,4 @@
-"""What agents ask of the control API: one suite, on the fake and on the real one."""
+"""The control API for agents: one suite for the fake and for the real one."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def cloud(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
-def test_a_snapshot_has_every_kind(cloud: Cloud):
+def test_snapshot_has_every_kind(cloud: Cloud):
     snapshot = cloud.client.snapshot(KINDS)
     assert set(snapshot.objects) == set(KINDS)
     assert snapshot.revision > 0
@@ -104,7 +104,7 @@ def test_a_snapshot_has_every_kind(cloud: Cloud):
     assert [subnet.cidr for subnet in snapshot.objects["subnet"].values()] == ["10.7.0.0/24"]  # type: ignore[union-attr]
 
 
-def test_changes_are_in_the_order_they_were_made(cloud: Cloud):
+def test_changes_are_in_commit_order(cloud: Cloud):
     before = cloud.client.snapshot(KINDS).revision
     made = cloud.client.create_port({"network_id": cloud.network_id, "name": "a", "device_owner": "network:dhcp"})
     cloud.client.update_port(made.id, {"name": "b"})
@@ -119,14 +119,14 @@ def test_changes_are_in_the_order_they_were_made(cloud: Cloud):
     cloud.client.delete_port(made.id)
 
 
-def test_without_changes_the_time_is_waited(cloud: Cloud):
+def test_watch_without_changes_ends_at_its_timeout(cloud: Cloud):
     revision = cloud.client.snapshot(KINDS).revision
     answer = cloud.client.changes(revision, KINDS, 0.1)
     assert answer.changes == ()
     assert answer.revision >= revision
 
 
-def test_a_change_ends_the_waiting(cloud: Cloud):
+def test_change_ends_a_waiting_watch(cloud: Cloud):
     revision = cloud.client.snapshot(KINDS).revision
     with connected(cloud.auth, cloud.network_id) as other, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(other.client.changes, revision, KINDS, 60)
@@ -138,12 +138,12 @@ def test_a_change_ends_the_waiting(cloud: Cloud):
     cloud.client.delete_port(made.id)
 
 
-def test_a_revision_from_elsewhere_is_gone(cloud: Cloud):
+def test_revision_of_another_store_is_gone(cloud: Cloud):
     with pytest.raises(RevisionGoneError):
         cloud.client.changes(10_000_000, KINDS, 0)
 
 
-def test_ports_by_where_they_are(cloud: Cloud):
+def test_ports_are_filtered_by_network_and_address(cloud: Cloud):
     made = cloud.client.create_port(
         {
             "network_id": cloud.network_id,
@@ -169,7 +169,7 @@ def test_ports_by_where_they_are(cloud: Cloud):
     cloud.client.delete_port(made.id)
 
 
-def test_a_mirror_follows(cloud: Cloud):
+def test_mirror_follows_changes(cloud: Cloud):
     mirror = CloudMirror(cloud.client, ("port", "network"), poll_seconds=1)
     mirror.start()
     try:
@@ -183,7 +183,7 @@ def test_a_mirror_follows(cloud: Cloud):
         mirror.stop(5)
 
 
-def test_reports_of_agents_are_taken(cloud: Cloud):
+def test_reports_of_agents_are_stored(cloud: Cloud):
     made = cloud.client.create_port({"network_id": cloud.network_id, "device_owner": "network:dhcp"})
     for entity in ("dhcp", "l2", "dhcp"):
         cloud.client.port_provisioned(made.id, entity)
@@ -198,7 +198,7 @@ def test_reports_of_agents_are_taken(cloud: Cloud):
     )
 
 
-def test_a_wrong_password_is_401(cloud: Cloud):
+def test_wrong_password_is_401(cloud: Cloud):
     auth = AuthOptions(
         auth_url=cloud.auth.auth_url, username=cloud.auth.username, password="wrong", project_name="service"
     )

@@ -1,4 +1,4 @@
-"""The metadata agent as the seeds have it: Keystone's and Neutron's REST and nothing else, over real HTTP."""
+"""The metadata agent with a cloud that has only the REST APIs of Keystone and Neutron, over real HTTP."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Stage:
         self.admin.call("DELETE", f"/network/v2.0/ports/{port}")
 
     def start(self, believed_seconds: int) -> None:
-        """The agent, configured in the spelling of 2014, `/v2.0` included."""
+        """The agent, configured with option names of 2014, including `/v2.0`."""
         self.agent.file.write_text(
             f"""\
 [DEFAULT]
@@ -64,7 +64,7 @@ cache_url = memory://?default_ttl={believed_seconds}
         self.agent.start()
 
     def instance(self, ip: str) -> str | int:
-        """Whom the agent takes the address for; the status when it is nobody's."""
+        """The instance that the agent resolves the address to, or the status if there is none."""
         status, said = self.agent.ask(ip)
         return said.split()[0] if status == 200 else status
 
@@ -90,7 +90,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         yield Stage(control.login(), door, agent, network)
 
 
-def test_an_address_that_moves_is_the_new_owners_and_stays_so(stage: Stage) -> None:
+def test_moved_address_belongs_to_its_new_owner(stage: Stage) -> None:
     first = stage.port("vm-1", "10.0.0.5")
     stage.start(believed_seconds=1)
     assert stage.instance("10.0.0.5") == "vm-1"
@@ -103,8 +103,8 @@ def test_an_address_that_moves_is_the_new_owners_and_stays_so(stage: Stage) -> N
     assert SERVICE_PASSWORD not in stage.agent.log
 
 
-def test_a_deleted_instances_address_is_the_next_owners_at_once(stage: Stage) -> None:
-    """However long a find may be believed: the metadata API does not know the instance any more."""
+def test_address_of_a_deleted_instance_belongs_to_the_next_owner(stage: Stage) -> None:
+    """The result is correct even while the cached lookup is valid, because the metadata API no longer has the instance."""
     port = stage.port("vm-1", "10.0.0.5")
     stage.start(believed_seconds=LONG_SECONDS)
     assert stage.instance("10.0.0.5") == "vm-1"
@@ -117,7 +117,7 @@ def test_a_deleted_instances_address_is_the_next_owners_at_once(stage: Stage) ->
     assert stage.instance("10.0.0.5") == "vm-2"
 
 
-def test_tokens_that_end_and_a_neutron_that_fails(stage: Stage) -> None:
+def test_expired_token_is_renewed_and_a_failing_neutron_is_503(stage: Stage) -> None:
     stage.port("vm-1", "10.0.0.5")
     stage.port("vm-2", "10.0.0.6")
     stage.start(believed_seconds=LONG_SECONDS)
@@ -131,8 +131,8 @@ def test_tokens_that_end_and_a_neutron_that_fails(stage: Stage) -> None:
     assert stage.instance("10.0.0.7") == 404
 
 
-def test_a_neutron_that_answers_in_pages(stage: Stage) -> None:
-    """`pagination_max_limit`: what is on the second page is as much an answer as what is on the first."""
+def test_pages_of_neutron_are_read_completely(stage: Stage) -> None:
+    """With `pagination_max_limit`, the agent reads the second page too."""
     auth = AuthOptions(auth_url=stage.door.url, username="neutron", password=SERVICE_PASSWORD, project_name="service")
     made = {stage.port(f"vm-{number}", f"10.0.0.{number}") for number in range(10, 15)}
     stage.door.page_size = 2

@@ -1,4 +1,4 @@
-"""Our control API as a real OpenStack would look: no watch in the catalog, tokens that end, a Neutron that fails."""
+"""The control API disguised as a real OpenStack: no watch in the catalog, expiring tokens, a failing Neutron."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import HANG_SECONDS
 
 
 class Door(ThreadingHTTPServer):
-    """Passes everything on to the control API at `behind`, but for what tests tell it."""
+    """Forwards requests to the control API at `behind`, except for the faults that a test sets."""
 
     daemon_threads = True
 
@@ -23,19 +23,19 @@ class Door(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.behind = behind
         self.neutron_status: int | None = None
-        """Answered to every call of Neutron's; None: it works."""
+        """Status of each response of Neutron. None if Neutron works."""
         self.tokens: set[str] = set()
         self.ended: set[str] = set()
         self.lookups = 0
         self.page_size = 0
-        """Of a list of ports; 0: all of it in one answer."""
+        """Size of a page of ports. 0 if lists are not paged."""
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def end_tokens(self) -> None:
-        """Every token given so far is refused from now on."""
+        """Rejects all tokens that were issued so far."""
         self.ended |= self.tokens
 
 
@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         return status, headers, _without_watch(answer)
 
     def _page(self, ports: list[dict[str, Any]]) -> bytes:
-        """As Neutron's own pagination has it: sorted by id, a marker, a link to what follows."""
+        """Pages a list as Neutron does: sorted by id, with a marker and a link to the next page."""
         size, query = self.server.page_size, parse_qs(urlsplit(self.path).query)
         (marker,) = query.pop("marker", [""])
         rest = sorted((port for port in ports if port["id"] > marker), key=lambda port: str(port["id"]))
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = _do  # noqa: N815 - the library's names
 
     def log_message(self, *_arguments: Any) -> None:
-        """Silent."""
+        """Suppresses the access log."""
 
 
 def _without_watch(answer: bytes) -> bytes:

@@ -9,13 +9,13 @@ from tests.contract.control.stage import Cloud, ComputeAgent, Session, control_a
 
 @pytest.fixture(scope="session", autouse=True)
 def _short_tracebacks() -> None:
-    """The default renderer takes a minute for a traceback with all its locals."""
+    """The default renderer of structlog needs a minute for a traceback with all its locals."""
     structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """One control API a test file."""
+    """One control API for each test file."""
     with control_api(tmp_path_factory.mktemp("control")) as running:
         yield running
 
@@ -27,5 +27,5 @@ def admin(cloud: Cloud) -> Session:
 
 @pytest.fixture(scope="module")
 def agent(cloud: Cloud) -> ComputeAgent:
-    """A compute host that is alive."""
+    """An alive compute host."""
     return ComputeAgent(cloud)

@@ -1,4 +1,4 @@
-"""A whole control API on a free port, with a store of its own; and a compute agent made of its reports alone."""
+"""A complete control API on a free port with its own store, and a compute agent that only reports."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Cloud:
     store: Store
     state: Path
     reload: Callable[[], None]
-    """As SIGHUP."""
+    """Reloads the configuration, as SIGHUP does."""
 
     def login(self, user: str = "admin", password: str = ADMIN_PASSWORD, project: str | None = "admin") -> Session:
-        """A caller with a token."""
+        """A session of a user with a token."""
         answer = requests.post(
             f"{self.url}/v3/auth/tokens", json=password_login(user, password, project), timeout=HANG_SECONDS
         )
@@ -49,7 +49,7 @@ class Cloud:
         return Session(self, answer.headers["X-Subject-Token"], answer.json()["token"])
 
     def member(self, name: str) -> Session:
-        """A new user in a new project, both of this name."""
+        """Creates a user and a project of this name. Returns the user's session."""
         admin = self.login()
         project = admin.post("/v3/projects", {"project": {"name": name}})["project"]
         user = admin.post("/v3/users", {"user": {"name": name, "password": name}})["user"]
@@ -92,7 +92,7 @@ class Session:
         return self._good(self.call("PUT", path, body, version))
 
     def refused(self, status: int, method: str, path: str, body: Any = None, version: str | None = None) -> str:
-        """The sentence of a call that must fail so."""
+        """Sends a request that must fail with this status. Returns the error message."""
         answer = self.call(method, path, body, version)
         assert answer.status_code == status, (answer.status_code, answer.text)
         assert answer.headers["X-Openstack-Request-Id"].startswith("req-")
@@ -104,7 +104,7 @@ class Session:
 
 
 class ComputeAgent:
-    """What the control API sees of a compute agent: heartbeats and reports."""
+    """The heartbeats and reports of a compute agent."""
 
     def __init__(self, cloud: Cloud, host: str = "node1", zone: str | None = None) -> None:
         self.host = host
@@ -126,7 +126,7 @@ class ComputeAgent:
         return {server["id"]: server for server in found if server["host"] == self.host}
 
     def report(self, server_id: str, power_state: str = "running", fault: str | None = None) -> None:
-        """On the newest generation."""
+        """Reports on the newest boot generation."""
         self.report_generation(server_id, self.servers()[server_id]["boot_generation"], power_state, fault)
 
     def report_generation(
@@ -140,13 +140,13 @@ class ComputeAgent:
 
     def _tell_of(self, server_id: str, what: str, **content: Any) -> None:
         answer = self._api.call("PUT", f"/openimds/v1/servers/{server_id}/{what}", **content)
-        # A server may be deleted at any moment, as for the real agent: then nobody waits for what is told of it.
+        # A server can be deleted at any time, and then no report about it is expected.
         deleted = answer.status_code == 404 and server_id not in self.servers()
         assert answer.status_code == 204 or deleted, answer.text
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Beats, and reports every server as it is wanted, until the block ends."""
+        """Sends heartbeats and reports the desired state of each server, until the block ends."""
         self.heartbeat()
         stop = threading.Event()
 
@@ -172,7 +172,7 @@ class ComputeAgent:
 
 @contextmanager
 def control_api(state: Path) -> Iterator[Cloud]:
-    """Started, with bootstrap's users, flavors and image; stopped at the end."""
+    """Starts a control API with bootstrap's users, flavors and image. Stops it at the end of the block."""
     state.mkdir(exist_ok=True)
     listener = tcp_listener("127.0.0.1", 0)
     port = listener.getsockname()[1]
@@ -235,7 +235,7 @@ def password_login(user: str, password: str, project: str | None = None) -> dict
 
 
 def sentence(error: dict[str, Any]) -> str:
-    """The message of an error in any service's form."""
+    """The message of an error in the JSON of any service."""
     if "message" in error:
         return str(error["message"])
     (inner,) = error.values()

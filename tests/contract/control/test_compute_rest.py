@@ -1,4 +1,4 @@
-"""Compute's smaller collections: keypairs, flavors, hosts, quotas; and what Nova has besides."""
+"""Compute's smaller collections: key pairs, flavors, hosts, quotas; and Nova's other routes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLAVORS = "/compute/v2.1/flavors"
 ED25519 = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMYXwQyZ9mXW3kUPv"
 
 
-def test_a_key_is_made(admin: Session) -> None:
+def test_ssh_key_is_generated(admin: Session) -> None:
     answer = admin.call("POST", KEYS, {"keypair": {"name": "made"}})
     assert answer.status_code == 200
     made = answer.json()["keypair"]
@@ -29,7 +29,7 @@ def test_a_key_is_made(admin: Session) -> None:
     admin.refused(404, "GET", f"{KEYS}/made")
 
 
-def test_a_certificate_is_made(admin: Session) -> None:
+def test_x509_certificate_is_generated(admin: Session) -> None:
     asked = {"keypair": {"name": "win", "type": "x509"}}
     answer = admin.call("POST", KEYS, asked, "2.2")
     assert answer.status_code == 201
@@ -40,7 +40,7 @@ def test_a_certificate_is_made(admin: Session) -> None:
     assert admin.post(KEYS, again, "2.2")["keypair"]["fingerprint"] == answer.json()["keypair"]["fingerprint"]
 
 
-def test_keys_are_imported_and_are_their_user_s_own(cloud: Cloud, admin: Session) -> None:
+def test_imported_keys_belong_to_their_user(cloud: Cloud, admin: Session) -> None:
     user = cloud.member("kim")
     made = user.post(KEYS, {"keypair": {"name": "mine", "public_key": ED25519 + " kim@home", "type": "ssh"}}, "2.96")
     assert made["keypair"]["type"] == "ssh"
@@ -55,17 +55,17 @@ def test_keys_are_imported_and_are_their_user_s_own(cloud: Cloud, admin: Session
 @pytest.mark.parametrize(
     "key", ["ssh-rsa", "ssh-rsa !!!", ED25519.replace("ssh-ed25519", "ssh-rsa"), ED25519 + "\nssh-rsa AAAA"]
 )
-def test_keys_that_are_none(admin: Session, key: str) -> None:
+def test_malformed_keys_are_rejected(admin: Session, key: str) -> None:
     assert "public_key" in admin.refused(400, "POST", KEYS, {"keypair": {"name": "bad", "public_key": key}})
 
 
-def test_keypair_microversions(admin: Session) -> None:
+def test_key_pairs_follow_the_microversion(admin: Session) -> None:
     assert "public_key" in admin.refused(400, "POST", KEYS, {"keypair": {"name": "n"}}, "2.92")
     assert "type" in admin.refused(400, "POST", KEYS, {"keypair": {"name": "n", "type": "ssh"}}, "2.1")
     assert "name" in admin.refused(400, "POST", KEYS, {"keypair": {"name": "a/b", "public_key": ED25519}})
 
 
-def test_flavors(cloud: Cloud, admin: Session) -> None:
+def test_flavors_are_created_listed_and_deleted(cloud: Cloud, admin: Session) -> None:
     asked = {"name": "big", "ram": 1024, "vcpus": 2, "disk": 3, "id": "big1", "swap": 4}
     made = admin.post(FLAVORS, {"flavor": asked}, "2.96")["flavor"]
     assert (made["id"], made["swap"], made["OS-FLV-EXT-DATA:ephemeral"]) == ("big1", 4, 0)
@@ -89,7 +89,7 @@ def test_flavors(cloud: Cloud, admin: Session) -> None:
     assert page["flavors_links"][0]["rel"] == "next"
 
 
-def test_hosts(admin: Session, agent: ComputeAgent) -> None:
+def test_hosts_are_shown_as_hypervisors_and_services(admin: Session, agent: ComputeAgent) -> None:
     agent.heartbeat()
     host = admin.get("/compute/v2.1/os-hypervisors/detail", "2.53")["hypervisors"][0]
     assert (host["hypervisor_hostname"], host["state"], host["hypervisor_type"]) == ("node1", "up", "netns")
@@ -100,7 +100,7 @@ def test_hosts(admin: Session, agent: ComputeAgent) -> None:
     assert zones[0]["hosts"]["node1"]["openimds-compute-agent"]["available"] is True
 
 
-def test_limits_and_quotas(cloud: Cloud, admin: Session) -> None:
+def test_limits_and_quotas_are_shown(cloud: Cloud, admin: Session) -> None:
     assert admin.get("/compute/v2.1/limits")["limits"]["absolute"]["maxServerMeta"] == 128
     quotas = admin.get(f"/compute/v2.1/os-quota-sets/{admin.project_id}")["quota_set"]
     assert quotas["instances"] == 10_000
@@ -108,7 +108,7 @@ def test_limits_and_quotas(cloud: Cloud, admin: Session) -> None:
     admin.refused(501, "PUT", f"/compute/v2.1/os-quota-sets/{admin.project_id}", {})
 
 
-def test_what_there_is_not(admin: Session) -> None:
+def test_unsupported_routes_are_501(admin: Session) -> None:
     for path in ("os-simple-tenant-usage", "os-server-groups", "os-aggregates"):
         assert "not" in admin.refused(501, "GET", f"/compute/v2.1/{path}")
     assert "not part" in admin.refused(404, "GET", "/compute/v2.1/os-fixed-ips/1")
@@ -117,19 +117,19 @@ def test_what_there_is_not(admin: Session) -> None:
     assert "NeutronError" in admin.call("GET", "/network/v2.0/lbaas").json()
 
 
-def test_the_open_api_document(admin: Session) -> None:
+def test_openapi_document_is_served(admin: Session) -> None:
     document = admin.get("/openapi.json")
     assert "/compute/v2.1/servers" in document["paths"]
     assert "user_data" in document["components"]["schemas"]["ServerFields"]["properties"]
 
 
-def test_health_and_metrics(cloud: Cloud, admin: Session) -> None:
+def test_health_and_metrics_are_served(cloud: Cloud, admin: Session) -> None:
     assert admin.get("/healthcheck") == {"status": "ok"}
     text = admin.call("GET", "/metrics").text
     assert 'openimds_control_requests_total{service="compute",status="200"}' in text
 
 
-def test_a_reader_reads(cloud: Cloud, admin: Session) -> None:
+def test_reader_can_read_and_not_change(cloud: Cloud, admin: Session) -> None:
     user = cloud.member("rita")
     roles = {role["name"]: role["id"] for role in admin.get("/v3/roles")["roles"]}
     held = f"/v3/projects/{user.project_id}/users/{user.user_id}/roles"
@@ -140,7 +140,7 @@ def test_a_reader_reads(cloud: Cloud, admin: Session) -> None:
         assert "member" in user.refused(403, "POST", path, {})
 
 
-def test_a_body_that_never_ends(cloud: Cloud, admin: Session) -> None:
+def test_body_beyond_the_limit_is_413(cloud: Cloud, admin: Session) -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield b"[" * 65536
@@ -151,7 +151,7 @@ def test_a_body_that_never_ends(cloud: Cloud, admin: Session) -> None:
     assert admin.get("/healthcheck") == {"status": "ok"}
 
 
-def test_the_store_is_away(cloud: Cloud, admin: Session) -> None:
+def test_unavailable_store_is_503(cloud: Cloud, admin: Session) -> None:
     file = cloud.state / "openimds.sqlite"
     away = file.with_suffix(".away")
     cloud.store.close()

@@ -1,4 +1,4 @@
-"""Identity v3, from outside."""
+"""Identity v3 over HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from openimds.store.engine import utc_now
 from openimds.store.identity import IdentityStore
 
 
-def test_discovery_leads_everybody_to_v3(cloud: Cloud) -> None:
+def test_discovery_leads_to_v3(cloud: Cloud) -> None:
     root = requests.get(cloud.url + "/", timeout=HANG_SECONDS)
     assert root.status_code == 300
     links = root.json()["versions"]["values"][0]["links"]
@@ -28,7 +28,7 @@ def test_discovery_leads_everybody_to_v3(cloud: Cloud) -> None:
     assert f"{cloud.url}/v3" in sentence(refused.json())
 
 
-def test_a_token_tells_who_where_which_roles_and_the_catalog(cloud: Cloud) -> None:
+def test_token_has_user_project_roles_and_catalog(cloud: Cloud) -> None:
     admin = cloud.login()
     token = admin.body
     assert token["user"]["name"] == "admin"
@@ -49,7 +49,7 @@ def test_a_token_tells_who_where_which_roles_and_the_catalog(cloud: Cloud) -> No
     }
 
 
-def test_scopes(cloud: Cloud, admin: Session) -> None:
+def test_token_has_the_requested_scope(cloud: Cloud, admin: Session) -> None:
     by_id = password_login("admin", ADMIN_PASSWORD)
     by_id["auth"]["scope"] = {"project": {"id": admin.project_id}}
     assert _token(cloud, by_id).json()["token"]["project"]["id"] == admin.project_id
@@ -66,7 +66,7 @@ def test_scopes(cloud: Cloud, admin: Session) -> None:
     assert _token(cloud, elsewhere).status_code == 401
 
 
-def test_a_token_buys_a_token_that_expires_with_it(cloud: Cloud, admin: Session) -> None:
+def test_token_from_a_token_expires_with_it(cloud: Cloud, admin: Session) -> None:
     again = {"auth": {"identity": {"methods": ["token"], "token": {"id": admin.token}}}}
     token = _token(cloud, again).json()["token"]
     assert token["expires_at"] == admin.body["expires_at"]
@@ -75,7 +75,7 @@ def test_a_token_buys_a_token_that_expires_with_it(cloud: Cloud, admin: Session)
 
 
 @pytest.mark.parametrize(("user", "password"), [("admin", "wrong"), ("nobody", ADMIN_PASSWORD), ("admin", "")])
-def test_whatever_is_wrong_the_answer_is_the_same(cloud: Cloud, user: str, password: str) -> None:
+def test_failed_logins_have_one_response(cloud: Cloud, user: str, password: str) -> None:
     answer = _token(cloud, password_login(user, password, "admin"))
     assert answer.status_code == 401
     assert sentence(answer.json()) == (
@@ -96,14 +96,14 @@ def test_malformed_logins_name_the_field(cloud: Cloud) -> None:
     assert _token(cloud, unknown).status_code == 501
 
 
-def test_without_a_token_or_with_a_bad_one(cloud: Cloud) -> None:
+def test_missing_or_invalid_token_is_401(cloud: Cloud) -> None:
     for headers in ({}, {"X-Auth-Token": "gAAAAA"}, {"X-Auth-Token": "x" * 5000}):
         answer = requests.get(cloud.url + "/v3/projects", headers=headers, timeout=HANG_SECONDS)
         assert answer.status_code == 401
         assert "WWW-Authenticate" in answer.headers
 
 
-def test_an_expired_token(cloud: Cloud, admin: Session) -> None:
+def test_expired_token_is_rejected(cloud: Cloud, admin: Session) -> None:
     keys = (cloud.state / "etc" / "token_keys").read_bytes().split()
     credentials = IdentityStore(cloud.store).credentials
     yesterday = TokenService(TokenSealer(keys), credentials, lambda: utc_now() - timedelta(days=1), timedelta(hours=1))
@@ -113,7 +113,7 @@ def test_an_expired_token(cloud: Cloud, admin: Session) -> None:
     assert answer.status_code == 401
 
 
-def test_checking_and_revoking(cloud: Cloud, admin: Session) -> None:
+def test_token_is_validated_and_revoked(cloud: Cloud, admin: Session) -> None:
     other = cloud.login()
     subject = {"X-Auth-Token": admin.token, "X-Subject-Token": other.token}
     url = cloud.url + "/v3/auth/tokens"
@@ -124,7 +124,7 @@ def test_checking_and_revoking(cloud: Cloud, admin: Session) -> None:
     assert other.call("GET", "/v3/projects").status_code == 401
 
 
-def test_a_member_sees_itself_and_nothing_more(cloud: Cloud, admin: Session) -> None:
+def test_member_sees_only_its_own_user_and_projects(cloud: Cloud, admin: Session) -> None:
     user = cloud.member("mara")
     assert user.get(f"/v3/users/{user.user_id}")["user"]["name"] == "mara"
     assert [item["name"] for item in user.get("/v3/auth/projects")["projects"]] == ["mara"]
@@ -135,7 +135,7 @@ def test_a_member_sees_itself_and_nothing_more(cloud: Cloud, admin: Session) -> 
         user.refused(403, "POST", path, body)
 
 
-def test_projects_users_and_roles(admin: Session) -> None:
+def test_projects_users_and_roles_are_managed(admin: Session) -> None:
     project = admin.post("/v3/projects", {"project": {"name": "p9", "description": "d"}})["project"]
     assert admin.get("/v3/projects?name=p9")["projects"][0]["id"] == project["id"]
     admin.refused(409, "POST", "/v3/projects", {"project": {"name": "p9"}})
@@ -158,7 +158,7 @@ def test_projects_users_and_roles(admin: Session) -> None:
         admin.refused(404, "GET", path)
 
 
-def test_a_new_password_voids_the_old_tokens(cloud: Cloud) -> None:
+def test_new_password_revokes_the_old_tokens(cloud: Cloud) -> None:
     user = cloud.member("petra")
     path = f"/v3/users/{user.user_id}/password"
     user.refused(401, "POST", path, {"user": {"original_password": "wrong", "password": "new"}})
@@ -167,14 +167,14 @@ def test_a_new_password_voids_the_old_tokens(cloud: Cloud) -> None:
     assert cloud.login("petra", "new", "petra").user_id == user.user_id
 
 
-def test_a_disabled_user_is_nobody(cloud: Cloud, admin: Session) -> None:
+def test_disabled_user_is_rejected(cloud: Cloud, admin: Session) -> None:
     user = cloud.member("dora")
     admin.call("PATCH", f"/v3/users/{user.user_id}", {"user": {"enabled": False}})
     assert user.call("GET", "/v3/auth/projects").status_code == 401
     assert _token(cloud, password_login("dora", "dora", "dora")).status_code == 401
 
 
-def test_what_there_is_not(admin: Session) -> None:
+def test_unsupported_routes_are_501(admin: Session) -> None:
     admin.refused(404, "GET", f"/v3/users/{admin.user_id}/application_credentials")
     admin.refused(501, "POST", "/v3/domains", {"domain": {"name": "x"}})
     admin.refused(501, "POST", "/v3/services", {"service": {"type": "x"}})

@@ -1,4 +1,4 @@
-"""Image v2, from outside."""
+"""Image v2 over HTTP."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def patch(session: Session, image_id: str, *operations: dict[str, Any]) -> reque
     return session.call("PATCH", f"{IMAGES}/{image_id}", data=json.dumps(operations), headers=headers)
 
 
-def test_versions(cloud: Cloud) -> None:
+def test_version_documents_are_served(cloud: Cloud) -> None:
     answer = requests.get(cloud.url + "/image", timeout=HANG_SECONDS)
     assert answer.status_code == 300
     assert answer.json()["versions"][0]["links"][0]["href"] == f"{cloud.url}/image/v2/"
 
 
-def test_an_image_s_life(cloud: Cloud, user: Session) -> None:
+def test_image_is_created_uploaded_downloaded_and_deleted(cloud: Cloud, user: Session) -> None:
     image = make(user, os_type="linux", tags=["a"])
     assert (image["status"], image["os_type"], image["visibility"]) == ("queued", "linux", "shared")
     assert user.call("GET", f"{IMAGES}/{image['id']}/file").status_code == 204
@@ -76,7 +76,7 @@ def test_id_of_a_deleted_image_is_not_taken_again(cloud: Cloud, admin: Session, 
 
 
 def test_upload_of_a_deleted_image_activates_no_image(cloud: Cloud, user: Session) -> None:
-    """Its data has no image, even if one with the same id came from elsewhere into the database."""
+    """The uploaded data belongs to no image, even if another image with the same id is in the database."""
     image_id = make(user)["id"]
     asker = Requester(user_id=user.user_id, project_id=user.project_id, request_id="r")
     images = ImageStore(cloud.store, cloud.state / "images")
@@ -95,7 +95,7 @@ def test_upload_of_a_deleted_image_activates_no_image(cloud: Cloud, user: Sessio
     assert [path.name for path in data.parent.glob(f"{image_id}*")] == [image_id]
 
 
-def test_changes(user: Session) -> None:
+def test_image_is_patched(user: Session) -> None:
     image = make(user)
     changed = patch(
         user,
@@ -123,7 +123,7 @@ def test_changes(user: Session) -> None:
         assert patch(user, image["id"], *operations).status_code == status, operations
 
 
-def test_who_sees_what(cloud: Cloud, admin: Session, user: Session) -> None:
+def test_visibility_limits_access(cloud: Cloud, admin: Session, user: Session) -> None:
     image = make(user, name="private one")
     other = cloud.member("otto")
     other.refused(404, "GET", f"{IMAGES}/{image['id']}")
@@ -135,7 +135,7 @@ def test_who_sees_what(cloud: Cloud, admin: Session, user: Session) -> None:
     assert admin.post(IMAGES, {"name": "p", "visibility": "public"})["visibility"] == "public"
 
 
-def test_listing(cloud: Cloud) -> None:
+def test_list_is_filtered_sorted_and_paged(cloud: Cloud) -> None:
     user = cloud.member("lars")
     for name in ("a", "b", "c"):
         make(user, name=name, tags=[name], os_type="linux" if name == "a" else "bsd")
@@ -152,7 +152,7 @@ def test_listing(cloud: Cloud) -> None:
     assert [item["name"] for item in user.get("/image" + first["next"])["images"]] == ["c", "guest"]
 
 
-def test_bad_input(user: Session) -> None:
+def test_invalid_input_is_rejected(user: Session) -> None:
     for sent, word in (
         ({"name": "x", "disk_format": "floppy"}, "disk_format"),
         ({"name": "x" * 256}, "name"),
@@ -172,7 +172,7 @@ def test_bad_input(user: Session) -> None:
     assert upload(user, formless["id"]).status_code == 400
 
 
-def test_a_full_disk_leaves_the_image_as_it_was(cloud: Cloud, user: Session) -> None:
+def test_full_disk_leaves_the_image_unchanged(cloud: Cloud, user: Session) -> None:
     image = make(user)
     part = cloud.state / "images" / f"{image['id']}.part"
     part.symlink_to("/dev/full")

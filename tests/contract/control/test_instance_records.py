@@ -1,4 +1,4 @@
-"""Whole records for metadata agents, over a real control API: who may have them, and what each change is said to touch."""
+"""Instance records for metadata agents over a real control API: access, and the objects that each change names."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def server(admin: Session, agent: ComputeAgent, network: dict[str, Any]) -> dict
 
 
 def boot(admin: Session, network: dict[str, Any], name: str) -> dict[str, Any]:
-    """The server, with its port under `port`."""
+    """A server, with its port under the key `port`."""
     image = admin.get("/image/v2/images")["images"][0]["id"]
     flavor = admin.get("/compute/v2.1/flavors")["flavors"][0]["id"]
     body = {
@@ -79,17 +79,17 @@ def boot(admin: Session, network: dict[str, Any], name: str) -> dict[str, Any]:
 
 class TestWho:
     @pytest.mark.parametrize(("method", "path", "body"), CALLS)
-    def test_nobody_without_a_token(self, cloud: Cloud, method: str, path: str, body: Any) -> None:
+    def test_request_without_a_token_is_401(self, cloud: Cloud, method: str, path: str, body: Any) -> None:
         Session(cloud, "", {}).refused(401, method, ROOT + path, body)
         Session(cloud, "gAAAAAguess", {}).refused(401, method, ROOT + path, body)
 
-    def test_members_may_not(self, cloud: Cloud) -> None:
+    def test_members_are_rejected(self, cloud: Cloud) -> None:
         member = cloud.member("curious")
         for method, path, body in CALLS:
             assert "role service or admin" in member.refused(403, method, ROOT + path, body)
 
     @pytest.mark.parametrize(("method", "path", "body"), CALLS)
-    def test_agents_and_operators_may_and_nobody_keeps_it(
+    def test_agents_and_operators_get_uncacheable_records(
         self, cloud: Cloud, admin: Session, method, path, body
     ) -> None:
         agent = cloud.login("neutron", SERVICE_PASSWORD, "service")
@@ -98,7 +98,7 @@ class TestWho:
             assert answer.status_code == 200, answer.text
             assert answer.headers["Cache-Control"] == "no-store"
 
-    def test_an_agent_without_the_role_hears_it_in_words(self, cloud: Cloud) -> None:
+    def test_agent_without_the_role_gets_the_reason(self, cloud: Cloud) -> None:
         cloud.member("nobody")
         session = connect(
             AuthOptions(auth_url=f"{cloud.url}/v3", username="nobody", password="nobody", project_name="nobody")
@@ -111,7 +111,7 @@ class TestWho:
 
 
 class TestRecords:
-    def test_many_ids_are_what_the_store_has(
+    def test_existing_ids_are_returned_as_records(
         self, cloud: Cloud, remote: InstanceRecordSource, server: dict[str, Any]
     ) -> None:
         store = InstanceStore(cloud.store)
@@ -124,17 +124,17 @@ class TestRecords:
         assert found.nics[0].port_id == server["port"]["id"]
         assert asked[1].result(HANG_SECONDS) is None
 
-    def test_what_is_asked_at_once_is_one_request(self, admin: Session) -> None:
+    def test_concurrent_queries_are_one_request(self, admin: Session) -> None:
         ids = [str(uuid.uuid4()) for _ in range(1000)]
         answer = admin.post(f"{ROOT}/instances", {"instance_ids": ids})
         assert answer["instances"] == dict.fromkeys(ids)
         assert answer["revision"] > 0
 
     @pytest.mark.parametrize("ids", [["a\x00b"], ["../x"], [1], "x", ["x"] * 1001])
-    def test_ids_that_are_none(self, admin: Session, ids: Any) -> None:
+    def test_malformed_ids_are_rejected(self, admin: Session, ids: Any) -> None:
         assert "instance_ids" in admin.refused(400, "POST", f"{ROOT}/instances", {"instance_ids": ids})
 
-    def test_a_record_that_utf_8_cannot_tell(self, cloud: Cloud, remote: InstanceRecordSource) -> None:
+    def test_record_that_cannot_be_encoded_is_left_out(self, cloud: Cloud, remote: InstanceRecordSource) -> None:
         instance_id = str(uuid.uuid4())
         document = {"uuid": instance_id, "project_id": "p", "hostname": "vm", "metadata": {"a": "\ud800"}}
         InstanceStore(cloud.store).import_instances({"instances": [document]})
@@ -145,7 +145,7 @@ class TestRecords:
 class TestNews:
     @pytest.fixture
     def hears(self, remote: InstanceRecordSource) -> Any:
-        """Waits while a change is made, and tells what it was said to touch, in sum."""
+        """Makes a change during a poll. Returns all objects that the polls named."""
 
         def hears(change: Any) -> ChangeSet:
             before = remote.after(None).revision
@@ -163,45 +163,45 @@ class TestNews:
 
         return hears
 
-    def test_the_server(self, admin: Session, server: dict[str, Any], hears: Any) -> None:
+    def test_change_of_the_server_names_the_instance(self, admin: Session, server: dict[str, Any], hears: Any) -> None:
         path = f"/compute/v2.1/servers/{server['id']}/metadata"
         assert hears(lambda: admin.post(path, {"metadata": {"k": "v"}})).instance_ids == {server["id"]}
 
-    def test_the_password(self, cloud: Cloud, server: dict[str, Any], hears: Any) -> None:
+    def test_new_password_names_the_instance(self, cloud: Cloud, server: dict[str, Any], hears: Any) -> None:
         store = InstanceStore(cloud.store)
         assert hears(lambda: store.set_password_once(server["id"], "sealed")).instance_ids == {server["id"]}
 
-    def test_the_ports_address(self, admin: Session, server: dict[str, Any], hears: Any) -> None:
+    def test_change_of_a_fixed_ip_names_the_instance(self, admin: Session, server: dict[str, Any], hears: Any) -> None:
         address = {"fixed_ips": [{"ip_address": "10.8.7.7"}]}
         touched = hears(lambda: admin.put(f"/network/v2.0/ports/{server['port']['id']}", {"port": address}))
         assert touched.port_ids == {server["port"]["id"]}
         assert touched.instance_ids == {server["id"]}
 
-    def test_the_subnet(self, admin: Session, network: dict[str, Any], hears: Any) -> None:
+    def test_change_of_a_subnet_names_the_network(self, admin: Session, network: dict[str, Any], hears: Any) -> None:
         body = {"subnet": {"dns_nameservers": ["192.0.2.1"]}}
         touched = hears(lambda: admin.put(f"/network/v2.0/subnets/{network['subnet']['id']}", body))
         assert touched.network_ids == {network["id"]}
 
-    def test_a_tag_of_the_subnet(self, admin: Session, network: dict[str, Any], hears: Any) -> None:
+    def test_tag_of_a_subnet_names_the_network(self, admin: Session, network: dict[str, Any], hears: Any) -> None:
         touched = hears(lambda: admin.put(f"/network/v2.0/subnets/{network['subnet']['id']}/tags/blue", None))
         assert touched.network_ids == {network["id"]}
 
-    def test_a_security_groups_name(self, admin: Session, hears: Any) -> None:
+    def test_renamed_security_group_means_everything(self, admin: Session, hears: Any) -> None:
         groups = "/network/v2.0/security-groups"
         made = admin.post(groups, {"security_group": {"name": "web"}})["security_group"]["id"]
         assert hears(lambda: admin.put(f"{groups}/{made}", {"security_group": {"name": "www"}})).everything
 
-    def test_a_key_pair_is_copied_and_says_nothing(self, cloud: Cloud, admin: Session) -> None:
+    def test_new_key_pair_changes_no_record(self, cloud: Cloud, admin: Session) -> None:
         before = admin.get(f"{ROOT}/instance_changes")["revision"]
         admin.post("/compute/v2.1/os-keypairs", {"keypair": {"name": "k"}})
         answer = admin.get(f"{ROOT}/instance_changes?after={before}&timeout=0")
         assert answer["instance_ids"] == []
         assert answer["everything"] is False
 
-    def test_an_instance_that_is_imported_into_another_project(
+    def test_import_into_another_project_drops_the_old_record(
         self, cloud: Cloud, remote: InstanceRecordSource, hears: Any
     ) -> None:
-        """What the first project told it goes with it, the password too; and both are heard of."""
+        """The record of the first project, including the password, is dropped. Both imports are reported as changes."""
         store = InstanceStore(cloud.store)
         one = {"uuid": str(uuid.uuid4()), "hostname": "vm"}
         first = one | {"project_id": "one", "user_data_b64": "b25l", "system_metadata": {"password_0": "one's"}}
@@ -215,7 +215,7 @@ class TestNews:
         assert told is not None
         assert (told.project_id, told.user_data, told.password) == ("two", b"two", None)
 
-    def test_a_projects_and_a_users_name_are_in_no_document(
+    def test_renamed_project_and_user_change_no_record(
         self, cloud: Cloud, admin: Session, remote: InstanceRecordSource, server: dict[str, Any]
     ) -> None:
         before = admin.get(f"{ROOT}/instance_changes")["revision"]
@@ -229,30 +229,30 @@ class TestNews:
         assert (answer["instance_ids"], answer["everything"]) == ([], False)
         assert InstanceStore(cloud.store).instance(server["id"]) == told
 
-    def test_what_lies_too_far_back_or_ahead_is_everything(self, admin: Session) -> None:
+    def test_revision_outside_the_change_log_means_everything(self, admin: Session) -> None:
         assert admin.get(f"{ROOT}/instance_changes?after=1000000&timeout=0")["everything"]
         assert admin.get(f"{ROOT}/instance_changes")["everything"]
 
-    def test_a_waiting_poll_hears_at_once(self, cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
+    def test_change_ends_a_waiting_poll(self, cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
         before = admin.get(f"{ROOT}/instance_changes")["revision"]
         heard: list[dict[str, Any]] = []
         path = f"{ROOT}/instance_changes?after={before}&timeout=60"
         waiting = threading.Thread(target=lambda: heard.append(admin.get(path)))
         waiting.start()
         admin.post(f"/compute/v2.1/servers/{server['id']}/metadata", {"metadata": {"k": str(uuid.uuid4())}})
-        waiting.join(HANG_SECONDS)  # a poll whose time is over brings nothing
+        waiting.join(HANG_SECONDS)  # a poll that times out returns nothing
         assert heard[0]["instance_ids"] == [server["id"]]
 
 
 class TestSettings:
-    def test_as_nova_conf_has_them_and_as_they_change(self, cloud: Cloud, admin: Session) -> None:
+    def test_document_settings_follow_nova_conf(self, cloud: Cloud, admin: Session) -> None:
         answer = admin.call("GET", f"{ROOT}/guest_settings")
         etag = answer.headers["ETag"]
         assert json.loads(answer.content)["digest"] == etag.strip('"')
         again = admin.call("GET", f"{ROOT}/guest_settings", headers={"If-None-Match": etag})
         assert (again.status_code, again.content) == (304, b"")
 
-    def test_the_agents_and_how_it_hears_of_others(self, remote: InstanceRecordSource, cloud: Cloud) -> None:
+    def test_agent_reads_settings_and_their_changes(self, remote: InstanceRecordSource, cloud: Cloud) -> None:
         assert remote.settings() == DocumentSettings()
         heard: list[DocumentSettings] = []
         remote.subscribe_settings(heard.append)
@@ -265,7 +265,7 @@ class TestSettings:
         assert remote.settings() == heard[0] == DocumentSettings(dhcp_domain="example.org")
 
 
-def test_a_cloud_without_the_extension_says_so_at_once() -> None:
+def test_cloud_without_the_extension_is_detected() -> None:
     with FakeControl() as fake:  # it has the watch, and not this
         session = connect(fake.auth)
         instances = InstanceRecordSource(session)
@@ -277,7 +277,7 @@ def test_a_cloud_without_the_extension_says_so_at_once() -> None:
         session.session.close()
 
 
-def test_a_control_api_that_is_away() -> None:
+def test_unreachable_control_api_is_unavailable() -> None:
     with FakeControl() as fake:
         auth = fake.auth
     session = connect(auth)

@@ -1,4 +1,4 @@
-"""Logins that are limited, remembered and revoked, over HTTP."""
+"""Limits, caching and revocation of logins, over HTTP."""
 
 from __future__ import annotations
 

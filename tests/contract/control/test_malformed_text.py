@@ -36,7 +36,7 @@ def documents(draw: st.DrawFn) -> tuple[Any, str]:
 
 @pytest.fixture(scope="module")
 def routes(cloud: Cloud) -> list[tuple[str, str, bool]]:
-    """(method, path, whether it takes a JSON body) of every call that can write."""
+    """(method, path, True for a JSON body) of each route that can write."""
     paths = requests.get(f"{cloud.url}/openapi.json", timeout=HANG_SECONDS).json()["paths"]
     found = [
         (method.upper(), path, "requestBody" in operation)
@@ -122,6 +122,6 @@ def test_malformed_key_is_refused_with_its_object(admin: Session) -> None:
 
 
 def test_body_of_a_metadata_item_named_file_is_limited(admin: Session) -> None:
-    """Every path that ended with /file was taken for an image's data, without a limit."""
+    """Each path that ended with /file was treated as an image's data, without a limit."""
     body = {"meta": {"file": "x" * (3 * 1024 * 1024)}}
     assert "bytes" in admin.refused(413, "PUT", "/compute/v2.1/servers/vm/metadata/file", body)

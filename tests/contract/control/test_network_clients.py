@@ -1,4 +1,4 @@
-"""The network service as the real clients drive it: python-openstackclient (a batch in one process) and openstacksdk."""
+"""The network service with its real clients: python-openstackclient (a batch in one process) and openstacksdk."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ GOES_WRONG = {
 
 @pytest.fixture(scope="module")
 def member(cloud: Cloud, admin: Session) -> Session:
-    """A project's member, in a cloud with an outside."""
+    """A member of a project, in a cloud with an external network."""
     public = admin.post("/network/v2.0/networks", {"network": {"name": "public", "router:external": True}})["network"]
     pool = {"start": "203.0.113.100", "end": "203.0.113.200"}
     subnet = {
@@ -109,7 +109,7 @@ def openstack_batch(cloud: Cloud, user: str, commands: str) -> str:
     return done.stdout
 
 
-def test_a_members_day(cloud: Cloud, member: Session) -> None:
+def test_openstack_client_manages_the_resources_of_a_member(cloud: Cloud, member: Session) -> None:
     said = openstack_batch(cloud, "person", GOES_WELL)
     complaints = [
         line
@@ -124,7 +124,7 @@ def test_a_members_day(cloud: Cloud, member: Session) -> None:
         assert mine == [], kind
 
 
-def test_what_is_wrong_is_said(cloud: Cloud, member: Session) -> None:
+def test_openstack_client_shows_errors(cloud: Cloud, member: Session) -> None:
     said = openstack_batch(cloud, "person", "\n".join(GOES_WRONG)).splitlines()
     for command, sentence in GOES_WRONG.items():
         assert any(sentence in line for line in said), (command, said)
@@ -144,7 +144,7 @@ def sdk(cloud: Cloud, member: Session) -> Connection:
     )
 
 
-def test_the_sdk(sdk: Connection) -> None:
+def test_openstacksdk_manages_network_resources(sdk: Connection) -> None:
     network = sdk.network.create_network(name="n", tags=["a"])
     subnet = sdk.network.create_subnet(network_id=network.id, ip_version=4, cidr="10.0.0.0/24")
     made = [sdk.network.create_port(network_id=network.id, name=f"p{n}") for n in range(5)]

@@ -1,4 +1,4 @@
-"""The ordinary `openstack` client and the SDK against the control API."""
+"""The `openstack` client and the SDK with the control API."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMY
 
 
 class Client:
-    """`openstack …` in a folder with the files that the lines name."""
+    """Runs `openstack …` in a folder with the files that the commands use."""
 
     def __init__(self, cloud: Cloud, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Client:
         )
 
     def __call__(self, line: str, **who: str) -> str:
-        """What it prints; it must succeed."""
+        """Runs a command that must succeed. Returns its output."""
         done = self.run(line, **who)
         assert done.returncode == 0, f"openstack {line}\n{done.stdout}{done.stderr}"
         return done.stdout
@@ -71,7 +71,7 @@ def openstack(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Client:
     return Client(cloud, folder)
 
 
-def test_the_story(openstack: Client, agent: ComputeAgent) -> None:
+def test_openstack_client_boots_a_server(openstack: Client, agent: ComputeAgent) -> None:
     openstack("network create test1")
     openstack("subnet create --network test1 --subnet-range 192.168.40.0/24 test1-v4")
     openstack("keypair create --public-key id.pub mykey")
@@ -101,7 +101,7 @@ def test_the_story(openstack: Client, agent: ComputeAgent) -> None:
     assert openstack.json("server list") == []
 
 
-def test_a_second_project_and_user(openstack: Client) -> None:
+def test_openstack_client_creates_a_project_and_user(openstack: Client) -> None:
     openstack("project create two")
     openstack("user create --project two --password pw2 second")
     openstack("role add --user second --project two member")
@@ -115,7 +115,7 @@ def test_a_second_project_and_user(openstack: Client) -> None:
     assert "403" in openstack.fails("user list", user="second", password="pw3", project="two")
 
 
-def test_images_flavors_and_lists(openstack: Client) -> None:
+def test_openstack_client_lists_images_and_flavors(openstack: Client) -> None:
     made = openstack.json("image create --file disk.raw --disk-format raw --container-format bare --property a=b mine")
     assert (made["status"], made["size"]) == ("active", 4000)
     openstack("image set --name ours --tag t mine")
@@ -134,7 +134,7 @@ def test_images_flavors_and_lists(openstack: Client) -> None:
         openstack(line)
 
 
-def test_refusals_are_shown_in_words(openstack: Client) -> None:
+def test_openstack_client_shows_errors(openstack: Client) -> None:
     assert "No Server found for nothing" in openstack.fails("server show nothing")
     assert "block storage" in openstack.fails(
         "server create --flavor m1.tiny --image guest --boot-from-volume 1 --nic none v"

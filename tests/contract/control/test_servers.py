@@ -1,4 +1,4 @@
-"""Compute v2.1: servers' lives, from outside, with an agent that reports."""
+"""Compute v2.1: servers from creation to deletion, over HTTP, with an agent that reports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def network(admin: Session) -> dict[str, Any]:
 
 @pytest.fixture
 def server(admin: Session, agent: ComputeAgent, network: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """ACTIVE."""
+    """A server with the status ACTIVE."""
     agent.heartbeat()
     made = create(admin, network)
     agent.report(made["id"])
@@ -58,7 +58,9 @@ def act(session: Session, server: dict[str, Any], action: dict[str, Any], versio
     return session.call("POST", f"{SERVERS}/{server['id']}/action", action, version).status_code
 
 
-def test_from_build_to_active(admin: Session, agent: ComputeAgent, network: dict[str, Any]) -> None:
+def test_server_becomes_active_after_the_agents_report(
+    admin: Session, agent: ComputeAgent, network: dict[str, Any]
+) -> None:
     key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMYXwQyZ9mXW3kUPv me"
     admin.post("/compute/v2.1/os-keypairs", {"keypair": {"name": "k1", "public_key": key, "type": "ssh"}}, V)
     made = create(
@@ -84,7 +86,7 @@ def test_from_build_to_active(admin: Session, agent: ComputeAgent, network: dict
     assert admin.get(f"/network/v2.0/ports?device_id={made['id']}")["ports"] == []
 
 
-def test_reboot_stop_and_start(admin: Session, agent: ComputeAgent, server: dict[str, Any]) -> None:
+def test_server_is_rebooted_stopped_and_started(admin: Session, agent: ComputeAgent, server: dict[str, Any]) -> None:
     assert act(admin, server, {"reboot": {"type": "SOFT"}}) == 202
     assert show(admin, server["id"])["status"] == "REBOOT"
     assert act(admin, server, {"reboot": {"type": "SOFT"}}) == 409
@@ -108,7 +110,9 @@ def test_reboot_stop_and_start(admin: Session, agent: ComputeAgent, server: dict
     assert agent.servers()[server["id"]]["boot_generation"] == 4
 
 
-def test_an_agent_that_fails_and_then_does_not(admin: Session, agent: ComputeAgent, server: dict[str, Any]) -> None:
+def test_failed_boot_is_an_error_until_the_next_start(
+    admin: Session, agent: ComputeAgent, server: dict[str, Any]
+) -> None:
     agent.report(server["id"], "error", "the bridge is on fire")
     found = show(admin, server["id"])
     assert (found["status"], found["fault"]["message"]) == ("ERROR", "the bridge is on fire")
@@ -119,7 +123,7 @@ def test_an_agent_that_fails_and_then_does_not(admin: Session, agent: ComputeAge
     assert "fault" not in found
 
 
-def test_without_a_host_the_server_says_so(cloud: Cloud, admin: Session, network: dict[str, Any]) -> None:
+def test_server_without_a_host_has_a_fault(cloud: Cloud, admin: Session, network: dict[str, Any]) -> None:
     made = create(admin, network, host="no-such-host")
     found = show(admin, made["id"])
     assert found["status"] == "ERROR"
@@ -129,7 +133,7 @@ def test_without_a_host_the_server_says_so(cloud: Cloud, admin: Session, network
     assert admin.call("DELETE", f"{SERVERS}/{made['id']}").status_code == 204
 
 
-def test_the_host_with_the_fewest_servers_in_the_zone(
+def test_scheduler_chooses_the_host_with_the_fewest_servers_in_the_zone(
     cloud: Cloud, admin: Session, agent: ComputeAgent, network: dict[str, Any]
 ) -> None:
     ComputeAgent(cloud, "node2", "east")
@@ -144,7 +148,7 @@ def test_the_host_with_the_fewest_servers_in_the_zone(
     assert "availability_zone" in sentence
 
 
-def test_several_at_once(admin: Session, agent: ComputeAgent, network: dict[str, Any]) -> None:
+def test_one_request_creates_several_servers(admin: Session, agent: ComputeAgent, network: dict[str, Any]) -> None:
     agent.heartbeat()
     asked = body(admin, network, name="many", min_count=3, return_reservation_id=True)
     reservation = admin.post(SERVERS, asked, V)["reservation_id"]
@@ -154,7 +158,9 @@ def test_several_at_once(admin: Session, agent: ComputeAgent, network: dict[str,
     assert [item["OS-EXT-SRV-ATTR:hostname"] for item in found] == ["many-1", "many-2", "many-3"]
 
 
-def test_given_ports_fixed_ips_and_tags(admin: Session, agent: ComputeAgent, network: dict[str, Any]) -> None:
+def test_requested_ports_fixed_ips_and_tags_are_used(
+    admin: Session, agent: ComputeAgent, network: dict[str, Any]
+) -> None:
     port = admin.post("/network/v2.0/ports", {"port": {"network_id": network["id"]}})["port"]
     nics = [
         {"port": port["id"], "tag": "mine"},
@@ -175,7 +181,7 @@ def test_given_ports_fixed_ips_and_tags(admin: Session, agent: ComputeAgent, net
     admin.refused(404, "GET", f"/network/v2.0/ports/{attached[1]['port_id']}")
 
 
-def test_attach_and_detach(admin: Session, server: dict[str, Any], agent: ComputeAgent) -> None:
+def test_interface_is_attached_and_detached(admin: Session, server: dict[str, Any], agent: ComputeAgent) -> None:
     other = make_network(admin, "10.9.0.0/24", "other")
     path = f"{SERVERS}/{server['id']}/os-interface"
     nic = admin.post(path, {"interfaceAttachment": {"net_id": other["id"], "tag": "late"}}, V)["interfaceAttachment"]
@@ -188,7 +194,7 @@ def test_attach_and_detach(admin: Session, server: dict[str, Any], agent: Comput
 
 
 def test_deleted_port_is_no_nic_of_its_server(admin: Session, network: dict[str, Any], agent: ComputeAgent) -> None:
-    """It stayed in the list of NICs, and every later boot waited for it until the timeout."""
+    """The port stayed in the list of NICs, and each later boot waited for it until the timeout."""
     ports = [
         admin.post("/network/v2.0/ports", {"port": {"network_id": network["id"], "name": name}})["port"]["id"]
         for name in ("kept", "deleted")
@@ -202,13 +208,13 @@ def test_deleted_port_is_no_nic_of_its_server(admin: Session, network: dict[str,
     assert [nic["port_id"] for nic in attached] == ports[:1]
 
 
-def test_exhausted_pool(admin: Session, agent: ComputeAgent) -> None:
+def test_exhausted_pool_is_rejected(admin: Session, agent: ComputeAgent) -> None:
     small = make_network(admin, "10.8.0.0/30", "small")
     create(admin, small)
     admin.refused(409, "POST", SERVERS, body(admin, small), V)
 
 
-def test_networks_auto(cloud: Cloud, agent: ComputeAgent) -> None:
+def test_networks_auto_chooses_the_projects_network(cloud: Cloud, agent: ComputeAgent) -> None:
     user = cloud.member("nina")
     sentence = user.refused(400, "POST", SERVERS, body(user, None, networks="auto"), V)
     assert "networks" in sentence
@@ -220,7 +226,7 @@ def test_networks_auto(cloud: Cloud, agent: ComputeAgent) -> None:
     assert "networks" in user.refused(400, "POST", SERVERS, {"server": {**body(user, one)["server"], "networks": 1}}, V)
 
 
-def test_bad_input_names_the_field(admin: Session, network: dict[str, Any]) -> None:
+def test_invalid_input_names_the_field(admin: Session, network: dict[str, Any]) -> None:
     nobody = str(uuid.uuid4())
     cases: tuple[tuple[str, dict[str, Any]], ...] = (
         ("user_data", {"user_data": "%%%"}),
@@ -259,7 +265,7 @@ def test_private_flavor_boots_for_administrators_only(cloud: Cloud, admin: Sessi
     admin.call("DELETE", f"{SERVERS}/{made['id']}")
 
 
-def test_what_is_not_offered_is_refused_in_words(admin: Session, network: dict[str, Any]) -> None:
+def test_unsupported_features_are_501(admin: Session, network: dict[str, Any]) -> None:
     volume = [{"boot_index": 0, "uuid": str(uuid.uuid4()), "source_type": "volume", "destination_type": "volume"}]
     for more in ({"block_device_mapping_v2": volume}, {"adminPass": "x"}, {"trusted_image_certificates": ["x"]}):
         assert "openimds" in admin.refused(501, "POST", SERVERS, body(admin, network, **more), V)
@@ -268,7 +274,7 @@ def test_what_is_not_offered_is_refused_in_words(admin: Session, network: dict[s
     create(admin, network, imageRef=None, block_device_mapping_v2=root)
 
 
-def test_actions_that_are_not_ours(admin: Session, server: dict[str, Any]) -> None:
+def test_unsupported_actions_are_rejected(admin: Session, server: dict[str, Any]) -> None:
     path = f"{SERVERS}/{server['id']}/action"
     assert "pause" in admin.refused(501, "POST", path, {"pause": None}, V)
     assert "addFloatingIp" in admin.refused(404, "POST", path, {"addFloatingIp": {"address": "1.2.3.4"}}, V)
@@ -278,7 +284,9 @@ def test_actions_that_are_not_ours(admin: Session, server: dict[str, Any]) -> No
     admin.refused(501, "POST", f"{SERVERS}/{server['id']}/remote-consoles", {}, V)
 
 
-def test_console_output(admin: Session, agent: ComputeAgent, server: dict[str, Any]) -> None:
+def test_console_output_is_limited_to_its_last_lines(
+    admin: Session, agent: ComputeAgent, server: dict[str, Any]
+) -> None:
     path = f"{SERVERS}/{server['id']}/action"
     assert admin.post(path, {"os-getConsoleOutput": {}})["output"] == ""
     agent.console(server["id"], "one\ntwo\nthree\n")
@@ -287,7 +295,7 @@ def test_console_output(admin: Session, agent: ComputeAgent, server: dict[str, A
     assert admin.post(path, {"os-getConsoleOutput": {"length": 0}})["output"] == ""
 
 
-def test_metadata(admin: Session, server: dict[str, Any]) -> None:
+def test_metadata_is_changed_by_item_and_as_a_whole(admin: Session, server: dict[str, Any]) -> None:
     path = f"{SERVERS}/{server['id']}/metadata"
     assert admin.post(path, {"metadata": {"a": "1", "b": "2"}})["metadata"] == {"a": "1", "b": "2"}
     assert admin.put(f"{path}/a", {"meta": {"a": "9"}})["meta"] == {"a": "9"}
@@ -301,7 +309,7 @@ def test_metadata(admin: Session, server: dict[str, Any]) -> None:
     admin.refused(403, "PUT", path, {"metadata": too_many})
 
 
-def test_tags(admin: Session, server: dict[str, Any]) -> None:
+def test_tags_are_added_replaced_and_removed(admin: Session, server: dict[str, Any]) -> None:
     path = f"{SERVERS}/{server['id']}/tags"
     assert admin.put(path, {"tags": ["a", "b"]}, V)["tags"] == ["a", "b"]
     assert admin.call("PUT", f"{path}/c", version=V).status_code == 201
@@ -313,7 +321,7 @@ def test_tags(admin: Session, server: dict[str, Any]) -> None:
     admin.refused(404, "GET", path, version="2.1")
 
 
-def test_update_lock_and_security_groups(cloud: Cloud, agent: ComputeAgent) -> None:
+def test_server_is_updated_locked_and_changes_its_groups(cloud: Cloud, agent: ComputeAgent) -> None:
     user = cloud.member("lena")
     network = make_network(user, "10.7.0.0/24")
     server = create(user, network)
@@ -352,7 +360,7 @@ def test_owner_cannot_unlock_what_an_administrator_locked(cloud: Cloud, admin: S
     assert user.call("DELETE", path).status_code == 204
 
 
-def test_rebuild(admin: Session, agent: ComputeAgent, server: dict[str, Any]) -> None:
+def test_rebuild_changes_image_and_attributes(admin: Session, agent: ComputeAgent, server: dict[str, Any]) -> None:
     image = server["image"]["id"]
     asked = {"imageRef": image, "name": "again", "user_data": base64.b64encode(b"two").decode(), "metadata": {"x": "y"}}
     path = f"{SERVERS}/{server['id']}/action"
@@ -367,7 +375,7 @@ def test_rebuild(admin: Session, agent: ComputeAgent, server: dict[str, Any]) ->
 
 
 def bootable(session: Session, **attributes: str) -> str:
-    """A new active image; its id."""
+    """Creates an active image. Returns its id."""
     plain = {"name": "i", "container_format": "bare", "disk_format": "raw"}
     image_id = str(session.post("/image/v2/images", plain | attributes)["id"])
     binary = {"Content-Type": "application/octet-stream"}
@@ -397,7 +405,7 @@ def test_kernel_and_ramdisk_count_if_they_are_images_that_the_project_sees(
             assert (shown["OS-EXT-SRV-ATTR:kernel_id"], shown["OS-EXT-SRV-ATTR:ramdisk_id"]) == taken
 
 
-def test_instance_actions_and_password(admin: Session, server: dict[str, Any]) -> None:
+def test_instance_actions_and_password_are_shown(admin: Session, server: dict[str, Any]) -> None:
     act(admin, server, {"os-stop": None})
     actions = admin.get(f"{SERVERS}/{server['id']}/os-instance-actions", V)["instanceActions"]
     assert [item["action"] for item in actions] == ["stop", "create"]
@@ -409,7 +417,7 @@ def test_instance_actions_and_password(admin: Session, server: dict[str, Any]) -
 
 
 def test_hostname_of_another_projects_port_is_no_dns_name(cloud: Cloud, admin: Session, agent: ComputeAgent) -> None:
-    """Neither at the boot nor at a later attachment. The server gets its ports without a name."""
+    """The host name is not set at the boot or at a later attachment. The server's ports have no DNS name."""
     agent.heartbeat()
     shared = admin.post("/network/v2.0/networks", {"network": {"name": "names", "shared": True}})["network"]
     subnet = {"network_id": shared["id"], "cidr": "10.23.0.0/24", "ip_version": 4}
@@ -436,7 +444,7 @@ def test_hostname_of_another_projects_port_is_no_dns_name(cloud: Cloud, admin: S
 def test_port_of_another_project_cannot_be_attached(
     cloud: Cloud, admin: Session, agent: ComputeAgent, server: dict[str, Any]
 ) -> None:
-    """A network's owner sees the ports of others on it. Neither a boot nor os-interface takes one."""
+    """The owner of a network sees ports of other projects on it, but boot and os-interface reject them."""
     other = cloud.member("porter")
     shared = make_network(other, "10.21.0.0/24", "porters")
     port = admin.post("/network/v2.0/ports", {"port": {"network_id": shared["id"]}})["port"]
@@ -455,7 +463,7 @@ def test_port_of_another_project_cannot_be_attached(
 def test_forged_port_shows_nowhere_at_the_server(
     cloud: Cloud, admin: Session, network: dict[str, Any], server: dict[str, Any]
 ) -> None:
-    """Its fields claim the server; only the boot and the attach call can join a port to it."""
+    """The port's fields name the server, but only the boot and the attach call attach a port."""
     path = f"{SERVERS}/{server['id']}"
     before = show(admin, server["id"])["addresses"]
     claim = {"network_id": network["id"], "device_id": server["id"], "device_owner": "compute:nova"}
@@ -469,7 +477,7 @@ def test_forged_port_shows_nowhere_at_the_server(
     admin.call("DELETE", f"/network/v2.0/ports/{port['id']}")
 
 
-def test_another_projects_server_is_not_there(cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
+def test_server_of_another_project_is_404(cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
     user = cloud.member("oleg")
     path = f"{SERVERS}/{server['id']}"
     for method, below, sent in (
@@ -484,7 +492,7 @@ def test_another_projects_server_is_not_there(cloud: Cloud, admin: Session, serv
     assert server["id"] in {item["id"] for item in admin.get(f"{SERVERS}?all_tenants=1")["servers"]}
 
 
-def test_filters_and_paging(cloud: Cloud, agent: ComputeAgent) -> None:
+def test_filters_and_pages_are_applied(cloud: Cloud, agent: ComputeAgent) -> None:
     agent.heartbeat()
     user = cloud.member("page")
     network = make_network(user, "10.6.0.0/24")
@@ -512,7 +520,7 @@ def test_filters_and_paging(cloud: Cloud, agent: ComputeAgent) -> None:
         assert field in user.refused(400, "GET", f"{SERVERS}?{query}")
 
 
-def test_hosts_select_and_sort_for_administrators_only(
+def test_only_administrators_filter_and_sort_by_host(
     cloud: Cloud, admin: Session, agent: ComputeAgent, server: dict[str, Any]
 ) -> None:
     user = cloud.member("hugo")
@@ -526,7 +534,7 @@ def test_hosts_select_and_sort_for_administrators_only(
     assert admin.get(f"{SERVERS}?host=node9")["servers"] == []
 
 
-def test_microversions(cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
+def test_response_follows_the_microversion(cloud: Cloud, admin: Session, server: dict[str, Any]) -> None:
     answer = admin.call("GET", f"{SERVERS}/{server['id']}", version="2.46")
     assert answer.headers["OpenStack-API-Version"] == "compute 2.46"
     assert "id" in answer.json()["server"]["flavor"]
@@ -539,7 +547,7 @@ def test_microversions(cloud: Cloud, admin: Session, server: dict[str, Any]) -> 
     assert (found["min_version"], found["version"]) == ("2.1", "2.96")
 
 
-def test_floating_addresses_are_shown(admin: Session, server: dict[str, Any], network: dict[str, Any]) -> None:
+def test_floating_ips_are_shown(admin: Session, server: dict[str, Any], network: dict[str, Any]) -> None:
     outside = {"network": {"name": "outside", "router:external": True}}
     external = admin.post("/network/v2.0/networks", outside)["network"]
     admin.post(
@@ -559,7 +567,7 @@ def test_floating_addresses_are_shown(admin: Session, server: dict[str, Any], ne
     )
 
 
-def test_many_at_the_same_moment(cloud: Cloud, agent: ComputeAgent) -> None:
+def test_concurrent_creations_succeed(cloud: Cloud, agent: ComputeAgent) -> None:
     agent.heartbeat()
     user = cloud.member("quick")
     network = make_network(user, "10.5.0.0/24")

@@ -1,4 +1,4 @@
-"""`store`: each test runs on SQLite and on PostgreSQL."""
+"""The fixture `store`: each test runs on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def postgresql_url() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    """Migrated and empty."""
+    """A migrated, empty store."""
     if request.param == "sqlite":
         made = migrated_store(tmp_path)
     else:

@@ -1,4 +1,4 @@
-"""The databases that the store's promises are tested on: SQLite, and a PostgreSQL of the test's own."""
+"""The databases of the store's tests: SQLite, and a PostgreSQL cluster that the tests start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: in
 
 
 def postgresql_missing() -> str | None:
-    """Why there can be no PostgreSQL here; None when there can."""
+    """The reason why PostgreSQL cannot be started. None if it can."""
     if not BINARIES:
         return "the Debian package postgresql is not installed"
     try:
@@ -28,7 +28,7 @@ def postgresql_missing() -> str | None:
 
 @contextlib.contextmanager
 def postgresql(folder: Path) -> Iterator[str]:
-    """A cluster in `folder`, reached by a unix socket only; its URL. PostgreSQL refuses to run as root."""
+    """Starts a cluster in `folder` that listens on a Unix socket only. Returns its URL. PostgreSQL does not run as root."""
     data, log = folder / "data", folder / "log"
     user = _server_user()
     if user:

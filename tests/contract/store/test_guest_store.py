@@ -1,4 +1,4 @@
-"""What the metadata API reads and writes is the same on both databases."""
+"""The metadata API reads and writes the same data on both databases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _told(instances: InstanceStore, instance_id: str) -> Instance:
     return instance
 
 
-def test_what_rows_tell(instances: InstanceStore) -> None:
+def test_record_is_built_from_the_rows(instances: InstanceStore) -> None:
     instance = _told(instances, SERVER)
     assert (instance.user_data, instance.metadata) == (b"\x00\xff", {"role": "web"})
     assert instance.files == (InjectedFile("/etc/motd", b"hi"),)
@@ -46,16 +46,16 @@ def test_what_rows_tell(instances: InstanceStore) -> None:
     assert v4.host_routes == (HostRoute("192.168.7.0/24", "10.0.0.254"),)
 
 
-def test_bytes_of_a_user(store: Store, instances: InstanceStore) -> None:
+def test_user_data_are_read_unchanged(store: Store, instances: InstanceStore) -> None:
     with store.write() as session:
         session.get_one(Server, SERVER).user_data = b""
-    assert _told(instances, SERVER).user_data == b""  # not None: empty is not the same as none
+    assert _told(instances, SERVER).user_data == b""  # empty user data are not None
     with store.write() as session:
         session.get_one(Server, SERVER).user_data = None
     assert _told(instances, SERVER).user_data is None
 
 
-def test_texts_that_need_care(store: Store, instances: InstanceStore) -> None:
+def test_special_characters_are_read_unchanged(store: Store, instances: InstanceStore) -> None:
     odd = 'a"\\\n\t\x7f%s :id ü 🦊'
     with store.write() as session:
         session.get_one(Server, SERVER).name = odd
@@ -64,7 +64,7 @@ def test_texts_that_need_care(store: Store, instances: InstanceStore) -> None:
     assert (instance.name, instance.metadata) == (odd, {odd: odd})
 
 
-def test_many_at_once(instances: InstanceStore) -> None:
+def test_many_records_are_read_at_once(instances: InstanceStore) -> None:
     ids = [SERVER, *(f"nobody-{number}" for number in range(200))]
     revision, found = instances.instances(ids)
     assert revision == instances.revision()
@@ -72,7 +72,7 @@ def test_many_at_once(instances: InstanceStore) -> None:
     assert list(found) == ids
 
 
-def test_who_has_an_address(instances: InstanceStore) -> None:
+def test_address_is_resolved_to_its_port(instances: InstanceStore) -> None:
     instances.import_instances({"instances": [IMPORTED]})
     assert instances.instance_ids_by_address("10.0.0.5") == (SERVER,)
     assert instances.instance_ids_by_address("10.9.9.9") == (IMPORTED["uuid"],)
@@ -142,7 +142,7 @@ def _imported_on(address: str, network_id: str) -> dict[str, Any]:
     return IMPORTED | {"neutron_ports": [{"network_id": network_id, "fixed_ips": [{"ip_address": address}]}]}
 
 
-def test_a_password_is_a_change_of_its_server(store: Store, instances: InstanceStore) -> None:
+def test_stored_password_is_a_change_of_its_server(store: Store, instances: InstanceStore) -> None:
     before = instances.revision()
     assert instances.set_password_once(SERVER, "pw")
     assert not instances.set_password_once(SERVER, "other")
@@ -156,7 +156,7 @@ def test_a_password_is_a_change_of_its_server(store: Store, instances: InstanceS
         assert abs((utc_now() - change.at).total_seconds()) < 3600
 
 
-def test_is_it_the_newest_step(store: Store) -> None:
+def test_schema_version_is_checked(store: Store) -> None:
     assert is_newest(store.database)
     with store.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0000'")
@@ -166,7 +166,7 @@ def test_is_it_the_newest_step(store: Store) -> None:
     assert not is_newest(store.database)
 
 
-def test_a_connection_that_was_cut_off_is_not_noticed(store: Store, instances: InstanceStore) -> None:
+def test_closed_connection_is_replaced(store: Store, instances: InstanceStore) -> None:
     revision = instances.revision()
     for connection in store.database._idle:
         connection.close()
@@ -176,7 +176,7 @@ def test_a_connection_that_was_cut_off_is_not_noticed(store: Store, instances: I
 
 
 @pytest.mark.parametrize("url", ["mysql://u:pw@h/d", "sqlite://", "sqlite:////f?mode=ro", "postgresql://u:pw@h:x/d"])
-def test_another_database_is_a_sentence(url: str) -> None:
+def test_unsupported_database_is_reported(url: str) -> None:
     with pytest.raises(StoreUnavailable) as wrong:
         Database(url)
     assert "cannot be used" in wrong.value.message

@@ -1,4 +1,4 @@
-"""What the metadata API hears of: named instances, ports and networks; never less than what changed."""
+"""Changes for the metadata API: the named instances, ports and networks include everything that changed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def group(name: str, updated: datetime = NOW) -> SecurityGroup:
     return SecurityGroup(id="g", project_id="p", name=name, created_at=NOW, updated_at=updated)
 
 
-def test_a_server_and_its_password(store: Store, changes: InstanceChanges) -> None:
+def test_server_and_its_password_name_the_instance(store: Store, changes: InstanceChanges) -> None:
     first = changes.after(None)
     assert first.everything
     assert changes.newest() == first.revision
@@ -51,11 +51,11 @@ def test_a_server_and_its_password(store: Store, changes: InstanceChanges) -> No
     assert changes.after(third.revision).is_empty
 
 
-def test_what_is_not_known_any_more_is_everything(store: Store, changes: InstanceChanges) -> None:
+def test_unknown_revision_means_everything(store: Store, changes: InstanceChanges) -> None:
     assert changes.after(10_000).everything
 
 
-def test_a_new_group_is_nothing_and_a_renamed_one_is_everything(store: Store, changes: InstanceChanges) -> None:
+def test_renamed_group_means_everything_and_a_new_one_nothing(store: Store, changes: InstanceChanges) -> None:
     start = changes.after(None).revision
     with store.write() as session:
         session.add(group("web"))
@@ -94,7 +94,7 @@ def network(store: Store) -> None:
 
 @dataclass
 class Watcher:
-    """Writes, and hears what that touched."""
+    """Writes to the store and reads the objects that the change names."""
 
     store: Store
     changes: InstanceChanges
@@ -116,7 +116,7 @@ def watcher(store: Store, changes: InstanceChanges, network: None) -> Watcher:
 
 
 class TestPorts:
-    def test_an_address_that_comes_and_one_that_goes(self, watcher: Watcher) -> None:
+    def test_added_and_removed_address_name_the_port(self, watcher: Watcher) -> None:
         def come(session: Session) -> None:
             row = session.get_one(Port, "p")
             row.fixed_ips.append(allocation("10.0.0.12"))
@@ -128,18 +128,18 @@ class TestPorts:
         assert watcher.hears(come) == ({"vm"}, {"p"}, set())
         assert watcher.hears(go) == ({"vm"}, {"p"}, set())
 
-    def test_one_that_changes_hands(self, watcher: Watcher) -> None:
+    def test_port_that_changes_its_instance_names_both(self, watcher: Watcher) -> None:
         def give(session: Session) -> None:
             session.get_one(Port, "p").attached_id = "vm2"
 
         assert watcher.hears(give) == ({"vm2"}, {"p"}, set())  # vm is known by the port, which its record names
 
-    def test_a_new_one_and_one_that_is_deleted(self, watcher: Watcher) -> None:
+    def test_new_and_deleted_port_are_named(self, watcher: Watcher) -> None:
         plugged = {"attached_id": "vm", "attached_owner": "compute:nova"}
         assert watcher.hears(lambda session: session.add(port("q", "10.0.0.13", **plugged))) == ({"vm"}, {"q"}, set())
         assert watcher.hears(lambda session: session.delete(session.get_one(Port, "q"))) == (set(), {"q"}, set())
 
-    def test_a_floating_address_is_its_ports(self, watcher: Watcher) -> None:
+    def test_floating_ip_names_its_port(self, watcher: Watcher) -> None:
         floating = FloatingIP(
             id="f",
             project_id="p",
@@ -157,30 +157,30 @@ class TestPorts:
         assert watcher.hears(lambda session: session.add(floating)) == ({"vm"}, {"p"}, set())
         assert watcher.hears(take_away) == ({"vm"}, {"p"}, set())
 
-    def test_a_routers_is_no_instances(self, watcher: Watcher) -> None:
+    def test_router_port_names_no_instance(self, watcher: Watcher) -> None:
         owner = {"attached_id": "r", "attached_owner": "network:router_interface"}
         assert watcher.hears(lambda session: session.add(port("q", "10.0.0.14", **owner))) == (set(), {"q"}, set())
 
 
 class TestNetworks:
-    def test_its_mtu(self, watcher: Watcher) -> None:
+    def test_changed_mtu_names_the_network(self, watcher: Watcher) -> None:
         def shrink(session: Session) -> None:
             session.get_one(Network, "n").mtu = 1400
 
         assert watcher.hears(shrink) == (set(), set(), {"n"})
 
-    def test_a_subnets_settings(self, watcher: Watcher) -> None:
+    def test_changed_subnet_names_its_network(self, watcher: Watcher) -> None:
         def name_servers(session: Session) -> None:
             session.get_one(Subnet, "s").dns_nameservers = ["192.0.2.53"]
 
         assert watcher.hears(name_servers) == (set(), set(), {"n"})
 
-    def test_a_subnet_that_is_deleted(self, watcher: Watcher) -> None:
+    def test_deleted_subnet_names_its_network(self, watcher: Watcher) -> None:
         watcher.hears(lambda session: session.delete(session.get_one(Port, "p")))
         delete = watcher.hears(lambda session: session.delete(session.get_one(Subnet, "s")))
         assert delete == (set(), set(), {"n"})
 
-    def test_a_dhcp_port_says_whether_the_subnet_is_served(self, watcher: Watcher) -> None:
+    def test_dhcp_port_names_its_network(self, watcher: Watcher) -> None:
         dhcp = port("d", "10.0.0.15", attached_id="dhcp-1", attached_owner="network:dhcp")
         assert watcher.hears(lambda session: session.add(dhcp)) == (set(), {"d"}, {"n"})
 
@@ -192,7 +192,7 @@ class TestNetworks:
         gone = Watcher(watcher.store, again)
         assert gone.hears(lambda session: session.delete(session.get_one(Port, "d"))) == (set(), {"d"}, {"n"})
 
-    def test_a_port_that_is_no_dhcp_port_any_more(self, watcher: Watcher) -> None:
+    def test_port_that_was_a_dhcp_port_names_its_network(self, watcher: Watcher) -> None:
         watcher.hears(lambda session: session.add(port("d", "10.0.0.16", attached_owner="network:dhcp")))
 
         def other_owner(session: Session) -> None:
@@ -201,7 +201,7 @@ class TestNetworks:
         assert watcher.hears(other_owner) == (set(), {"d"}, {"n"})
 
 
-def test_a_store_that_is_gone(tmp_path: Path) -> None:
+def test_missing_database_is_unavailable(tmp_path: Path) -> None:
     changes = InstanceChanges(Database(f"sqlite:///{tmp_path}/no/folder"))
     with pytest.raises(StoreUnavailable):
         changes.newest()

@@ -1,4 +1,4 @@
-"""Revision order is commit order; a watcher that has seen N has missed nothing below N. On every database."""
+"""Revision order is commit order, on each database: a watcher that has read revision N has missed no change below N."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Watcher:
         self.catch_up()
 
 
-def test_no_watcher_misses_a_change_of_any_thread_or_process(store: Store) -> None:
+def test_watcher_misses_no_change_of_any_thread_or_process(store: Store) -> None:
     watchers = [Watcher(store) for _ in range(4)]
     stop = threading.Event()
     following = [threading.Thread(target=watcher.follow, args=(stop,)) for watcher in watchers]
@@ -104,8 +104,8 @@ def test_no_watcher_misses_a_change_of_any_thread_or_process(store: Store) -> No
     assert taken == list(range(1, 6 * 39 + 1))
 
 
-def test_a_snapshot_and_the_changes_after_it_are_the_whole(store: Store) -> None:
-    """A reader's two questions are answered from one moment, whatever is written between them."""
+def test_snapshot_and_later_changes_are_complete(store: Store) -> None:
+    """Two queries of one read session see the same snapshot, independent of writes between them."""
     add_network(store)
     with store.read() as session:
         revision = newest_revision(session)
@@ -116,7 +116,7 @@ def test_a_snapshot_and_the_changes_after_it_are_the_whole(store: Store) -> None
     assert store.revision() == revision + 1
 
 
-def test_each_object_once_at_its_newest_change(store: Store) -> None:
+def test_object_is_returned_once_at_its_newest_change(store: Store) -> None:
     one, two = add_network(store), add_network(store)
     with store.write() as session:
         session.get_one(Network, one).name = "changed"
@@ -129,7 +129,7 @@ def test_each_object_once_at_its_newest_change(store: Store) -> None:
         assert changes_after(session, 0, ["port"]) == []
 
 
-def test_what_is_undone_leaves_nothing(store: Store) -> None:
+def test_rolled_back_write_leaves_no_change(store: Store) -> None:
     add_network(store)
 
     def change_ones_mind() -> None:
@@ -146,7 +146,7 @@ def test_what_is_undone_leaves_nothing(store: Store) -> None:
     assert store.revision() == 2
 
 
-def test_a_write_that_changes_nothing_takes_no_revision(store: Store) -> None:
+def test_write_without_changes_takes_no_revision(store: Store) -> None:
     network_id = add_network(store, "same")
     with store.write() as session:
         session.get_one(Network, network_id).name = "same"
@@ -155,7 +155,7 @@ def test_a_write_that_changes_nothing_takes_no_revision(store: Store) -> None:
     assert store.revision() == 1
 
 
-def test_an_allocation_is_a_change_of_its_port_and_a_floating_ip_of_both_ports(store: Store) -> None:
+def test_allocation_changes_its_port_and_a_floating_ip_both_ports(store: Store) -> None:
     caller = Caller(project_id="p", is_admin=True)
     network = NetworkStore(store)
     inner = network.create("network", caller, [{"name": "n"}])[0]
@@ -169,7 +169,7 @@ def test_an_allocation_is_a_change_of_its_port_and_a_floating_ip_of_both_ports(s
         assert session.get_one(Port, port["id"]).revision_number == before + 1
 
 
-def test_pruning_keeps_what_is_young_and_says_when_it_cannot_tell(store: Store) -> None:
+def test_pruning_keeps_young_changes_and_older_revisions_are_gone(store: Store) -> None:
     start = utc_now()
     for minutes in (0, 10, 20):
         add_network(store, now=start + timedelta(minutes=minutes))
@@ -182,7 +182,7 @@ def test_pruning_keeps_what_is_young_and_says_when_it_cannot_tell(store: Store) 
     assert store.prune_changes(timedelta(minutes=15), start + timedelta(minutes=30)) == 0
 
 
-def test_writers_here_are_heard_of_at_once(store: Store) -> None:
+def test_commit_of_this_process_notifies_listeners(store: Store) -> None:
     heard: list[int] = []
     stop = store.on_commit(heard.append)
     add_network(store)
@@ -191,7 +191,7 @@ def test_writers_here_are_heard_of_at_once(store: Store) -> None:
     assert heard == [1]
 
 
-def test_bulk_writes_of_watched_tables_are_refused(store: Store) -> None:
+def test_bulk_write_of_a_watched_table_is_rejected(store: Store) -> None:
     add_network(store)
     for statement in (
         sa.update(Network).values(name="x"),
@@ -203,20 +203,20 @@ def test_bulk_writes_of_watched_tables_are_refused(store: Store) -> None:
             session.execute(statement)
 
 
-def test_reading_never_writes(store: Store) -> None:
+def test_read_session_cannot_write(store: Store) -> None:
     with store.read() as session:
         session.add(Flavor(id="1", name="f", ram_mib=1, vcpus=1, disk_gib=1))
         with pytest.raises(RuntimeError, match=r"Store\.write"):
             session.flush()
 
 
-def test_a_write_inside_a_write_is_refused_at_once(store: Store) -> None:
+def test_nested_write_is_rejected(store: Store) -> None:
     with store.write(), pytest.raises(RuntimeError, match="wait for itself"), store.write():
         pass
     add_network(store)
 
 
-def test_migrated_schema_is_the_models(store: Store) -> None:
+def test_migrated_schema_equals_the_models(store: Store) -> None:
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []

@@ -1,4 +1,4 @@
-"""A disk that is full, a folder that is read-only, a lock that is held: a sentence each, and nothing is corrupted."""
+"""Full disks, read-only folders and held locks: the error is reported, and no data is corrupted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def images(store: Store) -> int:
 
 
 def fill(store: Store) -> int:
-    """Add images until there is no room; how many there was room for."""
+    """Adds images until the disk is full. Returns the number of images."""
     for number in range(1000):
         try:
             add_image(store, number, padding=50_000)
@@ -62,12 +62,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @NEEDS_ROOT
-def test_a_full_disk(small_disk: Path) -> None:
+def test_full_disk_is_reported_and_corrupts_nothing(small_disk: Path) -> None:
     store = Store(f"sqlite:///{small_disk}/s.sqlite")
     schema.upgrade(store)
     kept = fill(store)
     assert 5 < kept < 200
-    assert images(store) == kept  # what was confirmed is there, what was refused is not
+    assert images(store) == kept  # confirmed writes are stored, rejected writes are not
     with store.read() as session:
         assert session.scalar(sa.text("PRAGMA integrity_check")) == "ok"
     store.close()
@@ -79,7 +79,7 @@ def test_a_full_disk(small_disk: Path) -> None:
 
 
 @NEEDS_ROOT
-def test_a_read_only_folder(small_disk: Path) -> None:
+def test_read_only_folder_is_reported(small_disk: Path) -> None:
     store = Store(f"sqlite:///{small_disk}/s.sqlite")
     schema.upgrade(store)
     add_image(store, 1)
@@ -97,7 +97,7 @@ def test_a_read_only_folder(small_disk: Path) -> None:
     store.close()
 
 
-def test_a_lock_that_is_held_for_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_that_is_held_too_long_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BUSY_TIMEOUT_SECONDS", 0.2)
     store = Store(f"sqlite:///{tmp_path}/s.sqlite")
     schema.upgrade(store)
@@ -112,14 +112,14 @@ def test_a_lock_that_is_held_for_too_long(tmp_path: Path, monkeypatch: pytest.Mo
     store.close()
 
 
-def test_a_database_without_tables_is_a_sentence(tmp_path: Path) -> None:
+def test_database_without_tables_is_reported(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path}/s.sqlite")
     with pytest.raises(StoreUnavailable, match="no such table"):
         images(store)
     store.close()
 
 
-def test_a_server_that_is_away_and_no_password_in_the_sentence(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported_without_the_password(tmp_path: Path) -> None:
     pytest.importorskip("psycopg", reason="the extra openimds[postgresql] is not installed")
     store = Store(f"postgresql+psycopg://openimds:secret@/openimds?host={tmp_path}")
     with pytest.raises(StoreUnavailable) as caught:

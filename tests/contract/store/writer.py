@@ -1,4 +1,4 @@
-"""A process that writes: `python writer.py URL NAME COUNT`. Makes networks, renames and deletes some of them."""
+"""A process that writes: `python writer.py URL NAME COUNT`. It creates networks and renames and deletes some of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from openimds.store.models.network import Network
 
 
 def write(store: Store, name: str, count: int) -> None:
-    """`count` networks; every third is renamed afterwards, every fifth deleted."""
+    """Creates `count` networks. Renames each third and deletes each fifth of them."""
     for number in range(count):
         network_id = str(uuid.uuid4())
         with store.write() as session:

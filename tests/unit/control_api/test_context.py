@@ -1,4 +1,4 @@
-"""The caller of a request, and what its role may do."""
+"""The caller of a request, and the rights of its role."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openimds.resources.errors import Forbidden
 
 
 class HostUrlRequest(Request):
-    """A request whose URL is what a Starlette makes of `Host: x/v3` that does not check the header."""
+    """A request with the URL that a Starlette without a check of the header makes of `Host: x/v3`."""
 
     @property
     def url(self) -> URL:
@@ -21,7 +21,7 @@ class HostUrlRequest(Request):
 
 
 class Readers:
-    """An authenticator that takes every token as a reader's."""
+    """An authenticator that accepts each token as one of a reader."""
 
     def context(self, token: str, request_id: str) -> RequestContext:
         return RequestContext(user_id=token, project_id="p1", roles=frozenset({"reader"}), request_id=request_id)
@@ -38,12 +38,12 @@ def request(path: str, kind: type[Request] = Request) -> Request:
 
 
 @pytest.mark.parametrize("path", ["/v3", "/v3/auth/tokens"])
-def test_reader_may_change_its_own_identity(path: str) -> None:
+def test_reader_can_use_the_identity_api(path: str) -> None:
     assert current_context(request(path)).user_id == "rita"
 
 
 @pytest.mark.parametrize("path", ["/network/v2.0/networks", "/v3x", "/v30/users"])
-def test_reader_changes_nothing_elsewhere(path: str) -> None:
+def test_reader_cannot_change_other_services(path: str) -> None:
     with pytest.raises(Forbidden):
         current_context(request(path))
 

@@ -23,7 +23,7 @@ from openimds.resources import errors
         (errors.NotOffered("no records here"), 503),
     ],
 )
-def test_an_error_has_one_status(error: errors.OpenimdsError, status: int) -> None:
+def test_each_error_has_its_status(error: errors.OpenimdsError, status: int) -> None:
     problem = error_response(error)
     assert problem.status == status
     assert problem.message == error.message
@@ -36,13 +36,13 @@ def test_unavailable_store_is_503_without_its_url_or_path() -> None:
     assert "/var/lib" not in problem.message
 
 
-def test_a_quota_is_409_for_neutron_and_403_elsewhere() -> None:
+def test_quota_error_is_409_for_neutron_and_403_elsewhere() -> None:
     over = errors.QuotaExceeded("too many")
     assert error_response(over, "/network/v2.0/ports").status == 409
     assert error_response(over, "/compute/v2.1/servers").status == 403
 
 
-def test_an_error_nobody_gave_a_status_tells_nothing_of_itself() -> None:
+def test_error_without_a_status_is_500_and_hides_its_message() -> None:
     problem = error_response(errors.OpenimdsError("select * from secrets"))
     assert problem.status == 500
     assert "secrets" not in problem.message
@@ -59,10 +59,10 @@ def test_an_error_nobody_gave_a_status_tells_nothing_of_itself() -> None:
         ("/computer", {"error": {"code": 404, "title": "Not Found", "message": "gone"}}),
     ],
 )
-def test_each_service_has_its_form(path: str, form: dict[str, object]) -> None:
+def test_error_has_the_json_of_its_service(path: str, form: dict[str, object]) -> None:
     made = json_response(path, ErrorResponse(404, "gone", "PortNotFound"))
     assert json.loads(bytes(made.body)) == form
 
 
-def test_a_status_that_nova_has_no_name_for_is_a_compute_fault() -> None:
+def test_status_without_a_name_in_nova_is_a_compute_fault() -> None:
     assert "computeFault" in json.loads(bytes(json_response("/compute/v2.1/servers", ErrorResponse(406, "no")).body))

@@ -21,7 +21,7 @@ BARE = Instance(
 
 @pytest.fixture
 def make_context() -> Callable[..., RenderContext]:
-    """A context of an instance with nothing set but what is given."""
+    """Returns a function that creates the render context of a bare instance with the given attributes."""
 
     def make(settings: DocumentSettings | None = None, **attributes: Any) -> RenderContext:
         return RenderContext(

@@ -24,18 +24,18 @@ def nic(**more: object) -> dict[str, object]:
     ("version", "expected"),
     [(NEWTON_ONE, nic()), (OCATA, nic(vlan=7)), (ROCKY, nic(vlan=7, vf_trusted=True))],
 )
-def test_a_nic_by_version(version: str, expected: dict[str, object]) -> None:
+def test_nic_has_the_keys_of_its_version(version: str, expected: dict[str, object]) -> None:
     (document,) = devices_document([NIC], version)
     assert document == expected
     assert list(document) == list(expected)
 
 
 @pytest.mark.parametrize(("version", "shown"), [(NEWTON_ONE, 0), (OCATA, 1), (ROCKY, 2)])
-def test_a_nic_without_tags_shows_when_there_is_something_to_tell(version: str, shown: int) -> None:
+def test_untagged_nic_is_shown_if_the_version_has_a_key_for_it(version: str, shown: int) -> None:
     assert len(devices_document([UNTAGGED, UNTAGGED_VLAN], version)) == shown
 
 
-def test_a_place_that_is_not_known() -> None:
+def test_unknown_bus_and_address_are_none() -> None:
     (document,) = devices_document([UNTAGGED_VLAN], ROCKY)
     assert document == {
         "vlan": 8,
@@ -47,7 +47,7 @@ def test_a_place_that_is_not_known() -> None:
     }
 
 
-def test_a_disk() -> None:
+def test_disk_has_serial_and_path() -> None:
     (document,) = devices_document([DISK], NEWTON_ONE)
     assert list(document.items()) == [
         ("type", "disk"),
@@ -60,5 +60,5 @@ def test_a_disk() -> None:
 
 
 @pytest.mark.parametrize(("version", "shown"), [(VICTORIA, 0), (EPOXY, 1)])
-def test_shares_came_late(version: str, shown: int) -> None:
+def test_shares_are_shown_from_epoxy_on(version: str, shown: int) -> None:
     assert len(devices_document([SHARE], version)) == shown

@@ -12,12 +12,12 @@ def volume(name: str | None) -> BlockDevice:
     return BlockDevice(source_type="volume", destination_type="volume", device_name=name)
 
 
-def test_without_a_root_device(make_context) -> None:
+def test_mapping_without_a_root_device_is_novas_default(make_context) -> None:
     mapping = block_device_mapping(make_context(block_devices=(volume("/dev/vdz"),)).instance)
     assert mapping == {"ami": "sda1", "ephemeral0": "sda2", "root": "/dev/sda1", "swap": "sda3"}
 
 
-def test_defaults(make_context) -> None:
+def test_default_devices_are_mapped(make_context) -> None:
     instance = make_context(
         root_device_name="/dev/vda", default_ephemeral_device="/dev/vdb", default_swap_device="/dev/vdc"
     ).instance
@@ -29,7 +29,7 @@ def test_defaults(make_context) -> None:
     }
 
 
-def test_what_is_mapped_wins_and_is_numbered(make_context) -> None:
+def test_mapped_devices_replace_the_defaults_and_are_numbered(make_context) -> None:
     instance = make_context(
         root_device_name="/dev/vda",
         default_ephemeral_device="/dev/old",
@@ -58,7 +58,7 @@ def test_what_is_mapped_wins_and_is_numbered(make_context) -> None:
     }
 
 
-def test_only_a_root_device(make_context) -> None:
+def test_mapping_with_only_a_root_device(make_context) -> None:
     assert block_device_mapping(make_context(root_device_name="/dev/sda").instance) == {
         "ami": "sda",
         "root": "/dev/sda",

@@ -32,7 +32,7 @@ def nic(*addresses: NicAddress) -> Nic:
         ("2008-09-01", "instance-action"),
     ],
 )
-def test_what_each_version_adds(make_context, version: str, added: str) -> None:
+def test_each_version_adds_its_keys(make_context, version: str, added: str) -> None:
     ids = Ec2Ids(instance_id="i-1", kernel_id="aki-1", ramdisk_id="ari-1")
     versions = ["1.0", "2007-01-19", "2007-08-29", "2007-12-15", "2008-02-01", "2008-09-01"]
     place = versions.index(version)
@@ -43,7 +43,7 @@ def test_what_each_version_adds(make_context, version: str, added: str) -> None:
     assert now.difference(*before) == set(added.split())
 
 
-def test_a_listing_is_sorted_and_ends_without_newline(make_context) -> None:
+def test_listing_is_sorted_and_ends_without_a_newline(make_context) -> None:
     listing = text(make_context(key=KEY), "latest", "meta-data")
     names = listing.split("\n")
     assert names == sorted(names)
@@ -73,11 +73,11 @@ def test_a_listing_is_sorted_and_ends_without_newline(make_context) -> None:
         ("block-device-mapping/root", "/dev/sda1"),
     ],
 )
-def test_nothing_set(make_context, path: str, expected: str) -> None:
+def test_values_of_a_bare_instance(make_context, path: str, expected: str) -> None:
     assert text(make_context(), "latest", "meta-data", *path.split("/")) == expected
 
 
-def test_public_keys(make_context) -> None:
+def test_public_keys_are_listed_with_their_label(make_context) -> None:
     context = make_context(key=KEY)
     assert text(context, "1.0", "meta-data", "public-keys") == "0=mykey"
     assert text(context, "1.0", "meta-data", "public-keys", "0") == "openssh-key"
@@ -85,7 +85,7 @@ def test_public_keys(make_context) -> None:
     assert text(context, "1.0", "meta-data", "public-keys", "0", "_name") == "0=mykey"
 
 
-def test_addresses(make_context) -> None:
+def test_addresses_are_the_first_of_the_instance(make_context) -> None:
     context = make_context(
         nics=(nic(NicAddress("2001:db8::5")), nic(NicAddress("10.0.0.5"), NicAddress("10.0.0.6", ("203.0.113.7",))))
     )
@@ -93,14 +93,14 @@ def test_addresses(make_context) -> None:
     assert text(context, "latest", "meta-data", "public-ipv4") == "203.0.113.7"
 
 
-def test_security_groups_are_a_name_a_line(make_context) -> None:
+def test_security_groups_have_one_line_each(make_context) -> None:
     assert (
         text(make_context(security_groups=("default", "web")), "latest", "meta-data", "security-groups")
         == "default\nweb"
     )
 
 
-def test_user_data(make_context) -> None:
+def test_user_data_are_served_unchanged(make_context) -> None:
     context = make_context(user_data=b"\x00\xff")
     assert text(context, "latest") == "meta-data/\nuser-data"
     assert ec2_document(context, ("latest", "user-data")).body == b"\x00\xff"
@@ -108,7 +108,7 @@ def test_user_data(make_context) -> None:
     assert text(make_context(user_data=b""), "latest", "user-data") == ""
 
 
-def test_versions(make_context) -> None:
+def test_known_versions_are_readable(make_context) -> None:
     assert text(make_context()).split("\n")[-1] == "latest"
 
 
@@ -129,7 +129,7 @@ def test_versions(make_context) -> None:
         "latest/meta-data/_name",
     ],
 )
-def test_what_is_not_there(make_context, path: str) -> None:
+def test_missing_paths_are_404(make_context, path: str) -> None:
     with pytest.raises(MetadataError) as refused:
         ec2_document(make_context(), tuple(path.split("/")))
     assert refused.value.status == 404

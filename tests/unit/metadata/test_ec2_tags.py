@@ -27,7 +27,7 @@ def listing(context) -> bytes:
     return names
 
 
-def test_allowed(make_context) -> None:
+def test_enabled_tags_are_listed_and_readable(make_context) -> None:
     context = make_context(metadata=TAGS)
     assert b"\ntags/" in listing(context)
     assert read(context, ROOT + b"tags/") == b"instance/"
@@ -39,7 +39,7 @@ def test_allowed(make_context) -> None:
     assert read(context, ROOT + b"tags/instance/imds:InstanceMetadataTags") == 404
 
 
-def test_by_the_deployments_default(make_context) -> None:
+def test_tags_can_be_enabled_by_the_deployments_default(make_context) -> None:
     settings = DocumentSettings(policy=ImdsOptions(instance_metadata_tags=True))
     assert read(make_context(settings, metadata={"a": "b"}), ROOT + b"tags/instance/a") == b"b"
     refused = {"a": "b", "imds:InstanceMetadataTags": "disabled"}
@@ -47,13 +47,13 @@ def test_by_the_deployments_default(make_context) -> None:
 
 
 @pytest.mark.parametrize("target", [b"tags", b"tags/instance", b"tags/instance/a"])
-def test_not_allowed(make_context, target: bytes) -> None:
+def test_tags_are_404_if_not_enabled(make_context, target: bytes) -> None:
     context = make_context(metadata={"a": "b"})
     assert read(context, ROOT + target) == 404
     assert b"tags" not in listing(context)
 
 
 @pytest.mark.parametrize("key", ["a/b", ".", "..", "_index", "_name", "", "é", "a\nb"])
-def test_keys_that_no_path_can_name(make_context, key: str) -> None:
+def test_keys_that_cannot_be_a_path_segment_are_left_out(make_context, key: str) -> None:
     context = make_context(metadata={key: "x", "imds:InstanceMetadataTags": "enabled"})
     assert read(context, ROOT + b"tags/instance") == 404

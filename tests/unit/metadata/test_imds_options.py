@@ -7,12 +7,12 @@ from openimds.metadata.imds_options import PROPERTIES, ImdsOptions, TokenMode, e
 DEFAULT = ImdsOptions(http_put_response_hop_limit=2)
 
 
-def test_nothing_said() -> None:
+def test_options_without_properties_are_the_defaults() -> None:
     assert effective_options({}, DEFAULT) is DEFAULT
     assert effective_options({"team": "red", "HttpTokens": "required"}, DEFAULT) is DEFAULT
 
 
-def test_everything_said() -> None:
+def test_each_property_sets_its_option() -> None:
     said = {
         "imds:HttpTokens": "required",
         "imds:OpenStackTokens": "Required",
@@ -49,7 +49,7 @@ def test_everything_said() -> None:
         ("imds:httptokens", "required"),
     ],
 )
-def test_what_cannot_be_read_counts_as_not_set_and_is_told(name: str, value: str) -> None:
+def test_invalid_property_is_ignored_and_reported(name: str, value: str) -> None:
     said = {"team": "red", name: value}
     assert effective_options(said, DEFAULT) == DEFAULT
     ((told, sentence),) = invalid_properties(said)
@@ -62,7 +62,7 @@ def test_what_cannot_be_read_counts_as_not_set_and_is_told(name: str, value: str
     [("required", "off", "required"), ("optional", "off", "optional"), ("optional", "required", "required"),
      ("off", "optional", "optional")],
 )  # fmt: skip
-def test_enforced(default: str, asked: str, result: str) -> None:
+def test_enforced_token_modes_are_not_weakened_by_properties(default: str, asked: str, result: str) -> None:
     strict = ImdsOptions(http_tokens=TokenMode(default), openstack_tokens=TokenMode.REQUIRED, tokens_are_enforced=True)
     policy = effective_options({"imds:HttpTokens": asked, "imds:OpenStackTokens": "optional"}, strict)
     assert policy.http_tokens is TokenMode(result)
@@ -72,14 +72,16 @@ def test_enforced(default: str, asked: str, result: str) -> None:
 @pytest.mark.parametrize(
     ("default", "asked", "result"), [(0, "10", 10), (30, "10", 10), (30, "60", 30), (30, "0", 30), (0, "0", 0)]
 )
-def test_enforced_times(default: int, asked: str, result: int) -> None:
+def test_enforced_user_data_time_and_root_only_are_not_weakened_by_properties(
+    default: int, asked: str, result: int
+) -> None:
     strict = ImdsOptions(user_data_minutes=default, root_only=True, tokens_are_enforced=True)
     policy = effective_options({"imds:UserDataMinutes": asked, "imds:RootOnly": "disabled"}, strict)
     assert policy.user_data_minutes == result
     assert policy.root_only
 
 
-def test_who_gives_tokens() -> None:
+def test_tokens_are_issued_if_either_tree_uses_them() -> None:
     assert DEFAULT.gives_tokens
     assert not ImdsOptions(http_tokens=TokenMode.OFF).gives_tokens
     assert ImdsOptions(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED).gives_tokens

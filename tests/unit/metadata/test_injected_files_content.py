@@ -1,4 +1,4 @@
-"""content/NNNN and the interfaces file that may be the first of them."""
+"""content/NNNN, and the interfaces file, which is the first of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nic(*subnets: NicSubnet, injected: bool = True) -> Nic:
     )
 
 
-def test_the_interfaces_file() -> None:
+def test_interfaces_file_has_novas_text() -> None:
     text = interfaces_file([nic(), nic(V4, injected=False), nic(V4, V6)])
     assert text is not None
     assert text.startswith("# Injected by Nova on instance boot\n#\n")
@@ -52,12 +52,12 @@ iface eth1 inet6 static
     )
 
 
-def test_dhcp_needs_no_file() -> None:
+def test_nic_with_dhcp_has_no_interfaces_file() -> None:
     served = NicSubnet(ip_version=4, cidr="10.0.0.0/24", has_dhcp_server=True, addresses=(NicAddress("10.0.0.5"),))
     assert interfaces_file([nic(served)]) is None
 
 
-def test_a_subnet_without_address_has_no_stanza() -> None:
+def test_subnet_without_an_address_has_no_stanza() -> None:
     empty = NicSubnet(ip_version=4, cidr="10.0.0.0/24")
     assert (interfaces_file([nic(empty)]) or "").endswith("\n\nauto eth0")
 

@@ -35,15 +35,15 @@ def nic(*subnets: NicSubnet, **changes: object) -> Nic:
     return Nic(**(fields | changes))  # type: ignore[arg-type]
 
 
-def test_without_nics() -> None:
+def test_document_without_nics_is_empty() -> None:
     assert network_data([]) == {}
 
 
-def test_a_nic_without_subnets_is_not_told_of() -> None:
+def test_nic_without_subnets_is_left_out() -> None:
     assert network_data([nic()]) == {"links": [], "networks": [], "services": []}
 
 
-def test_static_addresses() -> None:
+def test_static_addresses_have_routes_and_services() -> None:
     document = network_data([nic(V4, V6)])
     assert document["links"] == [
         {
@@ -101,13 +101,13 @@ def test_static_addresses() -> None:
         ({"ipv6_address_mode": "dhcpv6-stateless"}, "ipv6_dhcpv6-stateless"),
     ],
 )
-def test_how_addresses_are_had(changes: dict[str, object], kind: str) -> None:
+def test_network_type_follows_the_address_mode(changes: dict[str, object], kind: str) -> None:
     (network,) = network_data([nic(subnet(V6, **changes))])["networks"]
     assert network["type"] == kind
     assert ("ip_address" in network) == (kind != "ipv6_dhcp")
 
 
-def test_by_dhcp_there_is_nothing_more_to_tell() -> None:
+def test_dhcp_network_has_no_address() -> None:
     document = network_data([nic(subnet(V4, enable_dhcp=True, has_dhcp_server=True))])
     assert document["networks"] == [
         {"id": "network0", "type": "ipv4_dhcp", "link": "tapce531f90-19", "network_id": "net1"}
@@ -116,7 +116,7 @@ def test_by_dhcp_there_is_nothing_more_to_tell() -> None:
 
 
 @pytest.mark.parametrize(("served", "mtu"), [(True, None), (False, 1450)])
-def test_the_mtu_is_dhcps_to_tell(served: bool, mtu: int | None) -> None:
+def test_mtu_is_null_with_a_dhcp_server(served: bool, mtu: int | None) -> None:
     (link,) = network_data([nic(V4, subnet(V6, has_dhcp_server=served))])["links"]
     assert link["mtu"] == mtu
 
@@ -125,21 +125,21 @@ def test_the_mtu_is_dhcps_to_tell(served: bool, mtu: int | None) -> None:
     ("vif_type", "kind"),
     [("bridge", "bridge"), ("tap", "tap"), ("unbound", "phy"), ("hostdev_physical", "phy"), (None, "phy")],
 )
-def test_kinds_of_links(vif_type: str | None, kind: str) -> None:
+def test_unknown_link_types_are_phy(vif_type: str | None, kind: str) -> None:
     assert network_data([nic(V4, vif_type=vif_type)])["links"][0]["type"] == kind
 
 
-def test_links_without_a_device_are_numbered() -> None:
+def test_links_without_a_device_name_are_numbered() -> None:
     document = network_data([nic(), nic(V4, device_name=None), nic(V4, device_name="")])
     assert [link["id"] for link in document["links"]] == ["interface0", "interface1"]
 
 
-def test_only_the_first_subnet_of_a_family_counts_even_without_addresses() -> None:
+def test_only_the_first_subnet_of_a_family_is_shown() -> None:
     without = subnet(V4, addresses=())
     assert network_data([nic(without, V4)])["networks"] == []
 
 
-def test_services_are_told_once_over_all_and_no_gateway_is_no_route() -> None:
+def test_services_are_distinct_and_a_missing_gateway_gives_no_route() -> None:
     document = network_data([nic(V4), nic(subnet(V4, gateway_ip=None, host_routes=()))])
     assert document["services"] == [{"type": "dns", "address": "8.8.8.8"}]
     assert document["networks"][1]["routes"] == []

@@ -19,7 +19,7 @@ def read(context, *parts: str) -> Document:
     return decision
 
 
-def test_the_root_lists_versions_up_to_today(make_context) -> None:
+def test_root_lists_versions_up_to_today(make_context) -> None:
     assert read(make_context()).body.decode().split("\n") == [*OPENSTACK_VERSIONS, "latest"]
 
 
@@ -35,7 +35,7 @@ def test_the_root_lists_versions_up_to_today(make_context) -> None:
         ("2025-04-04", ALL),
     ],
 )
-def test_listings(make_context, version: str, listed: list[str]) -> None:
+def test_version_lists_its_documents(make_context, version: str, listed: list[str]) -> None:
     context = make_context(user_data=b"")
     assert listed_documents(context, version) == listed
     for parts in ((version,), (version, "version")):
@@ -45,7 +45,7 @@ def test_listings(make_context, version: str, listed: list[str]) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 @pytest.mark.parametrize("version", [*OPENSTACK_VERSIONS, "latest"])
-def test_every_document_in_every_version(make_context, document, version: str) -> None:
+def test_each_document_is_readable_from_its_version_on(make_context, document, version: str) -> None:
     context = make_context(user_data=b"\x00\xff")
     if version < document.readable_since:
         with pytest.raises(MetadataError):
@@ -69,18 +69,18 @@ def test_every_document_in_every_version(make_context, document, version: str) -
         ("content", "0000", "x"),
     ],
 )
-def test_what_is_not_there(make_context, parts: tuple[str, ...]) -> None:
+def test_missing_paths_are_404(make_context, parts: tuple[str, ...]) -> None:
     with pytest.raises(MetadataError) as refused:
         openstack_document(make_context(files=(InjectedFile("/a", b"x"),)), parts)
     assert refused.value.status == 404
 
 
-def test_content(make_context) -> None:
+def test_content_file_is_served_unchanged(make_context) -> None:
     context = make_context(files=(InjectedFile("/a", b"\x1f\x8b\x00"),))
     assert read(context, "content", "0000").body == b"\x1f\x8b\x00"
 
 
-def test_vendor_data(make_context) -> None:
+def test_static_vendor_data_is_served(make_context) -> None:
     static = make_context(DocumentSettings(static_vendor_data={"a": 1}))
     assert json.loads(read(static, "latest", "vendor_data.json").body) == {"a": 1}
     assert json.loads(read(static, "latest", "vendor_data2.json").body) == {"static": {"a": 1}}
@@ -88,7 +88,7 @@ def test_vendor_data(make_context) -> None:
         openstack_document(make_context(DocumentSettings(static_vendor_data=None)), ("latest", "vendor_data.json"))
 
 
-def test_dynamic_vendor_data_must_be_asked_for(make_context) -> None:
+def test_dynamic_vendor_data_needs_a_query(make_context) -> None:
     context = make_context(DocumentSettings(dynamic_vendor_data=True))
     assert openstack_document(context, ("latest", "vendor_data2.json")) == FetchVendordata()
 
@@ -105,5 +105,5 @@ def test_dynamic_vendor_data_must_be_asked_for(make_context) -> None:
         ((), False),
     ],
 )
-def test_the_password(parts: tuple[str, ...], it_is: bool) -> None:
+def test_password_path_is_recognised(parts: tuple[str, ...], it_is: bool) -> None:
     assert is_password(parts) is it_is

@@ -20,11 +20,11 @@ from openimds.resources.instance import InstanceKey
         (VICTORIA, "dedicated_cpus"),
     ],
 )
-def test_what_each_version_adds(make_context, version: str, newest: str) -> None:
+def test_each_version_adds_its_keys(make_context, version: str, newest: str) -> None:
     assert list(meta_data(make_context(), version))[-1] == newest
 
 
-def test_nothing_set(make_context) -> None:
+def test_document_of_a_bare_instance(make_context) -> None:
     document = meta_data(make_context(), VICTORIA)
     assert len(b64decode(document.pop("random_seed"))) == 512
     assert document == {
@@ -39,7 +39,7 @@ def test_nothing_set(make_context) -> None:
     }
 
 
-def test_keys_metadata_and_cpus(make_context) -> None:
+def test_keys_metadata_and_dedicated_cpus_are_shown(make_context) -> None:
     context = make_context(
         key=InstanceKey("k", "ssh", "ssh-rsa A"), metadata={"b": "2", "a": ""}, dedicated_cpus=(3, 1)
     )
@@ -50,9 +50,9 @@ def test_keys_metadata_and_cpus(make_context) -> None:
     assert document["dedicated_cpus"] == [1, 3]
 
 
-def test_a_key_that_is_gone(make_context) -> None:
+def test_deleted_key_is_left_out(make_context) -> None:
     assert "keys" not in meta_data(make_context(key=InstanceKey("k", "ssh", None)), FOLSOM)
 
 
-def test_no_domain(make_context) -> None:
+def test_host_name_without_a_domain(make_context) -> None:
     assert meta_data(make_context(DocumentSettings(dhcp_domain="")), FOLSOM)["hostname"] == "bare"

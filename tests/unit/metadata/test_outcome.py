@@ -21,17 +21,17 @@ from openimds.metadata.outcome import JSON, TEXT, error_document, method_not_all
         ("application/jsonp", False),
     ],
 )
-def test_accept(accept: str | None, json_wanted: bool) -> None:
+def test_json_is_chosen_by_the_accept_header(accept: str | None, json_wanted: bool) -> None:
     assert wants_json(accept) is json_wanted
 
 
-def test_a_refusal_as_text() -> None:
+def test_error_is_rendered_as_text() -> None:
     answer = error_document(not_found(), None)
     assert (answer.status, answer.content_type) == (404, TEXT)
     assert answer.body == b"404 Not Found\n\nThe resource could not be found.\n"
 
 
-def test_a_refusal_as_json() -> None:
+def test_error_is_rendered_as_json() -> None:
     answer = error_document(method_not_allowed("GET", "HEAD"), "application/json")
     assert (answer.status, answer.content_type, answer.headers) == (405, JSON, (("Allow", "GET, HEAD"),))
     assert json.loads(answer.body) == {

@@ -32,22 +32,22 @@ from openimds.metadata.paths import MalformedTargetError, parse_path
         (b"/latest#/../..", "ec2", ("latest",)),
     ],
 )
-def test_paths(target: bytes, tree: str, parts: tuple[str, ...]) -> None:
+def test_target_is_normalised(target: bytes, tree: str, parts: tuple[str, ...]) -> None:
     path = parse_path(target)
     assert (path.tree, path.parts) == (tree, parts)
 
 
 @pytest.mark.parametrize("target", [b"/", b"//", b"/.", b"/./", b"/../", b"/foo/..", b"/?a=b", b"/#x", b"/%2e%2e"])
-def test_root_is_public(target: bytes) -> None:
+def test_root_needs_no_identification(target: bytes) -> None:
     assert parse_path(target).is_public
 
 
 @pytest.mark.parametrize("target", [b"", b"?x", b"/..", b"/../..", b"/ec2", b"/openstack", b"/latest"])
-def test_all_else_needs_an_identity(target: bytes) -> None:
+def test_other_paths_need_identification(target: bytes) -> None:
     assert not parse_path(target).is_public
 
 
 @pytest.mark.parametrize("target", [b"latest/meta-data", b"*", b"example.com:443", b"ftp://x/y"])
-def test_what_is_no_path_is_malformed(target: bytes) -> None:
+def test_target_without_a_path_is_malformed(target: bytes) -> None:
     with pytest.raises(MalformedTargetError, match="must be a path"):
         parse_path(target)

@@ -15,11 +15,11 @@ def ask(context, method: str, target: bytes, body: bytes | None = b"") -> Outcom
 @pytest.mark.parametrize(
     "target", [b"/", b"/openstack", b"/latest/meta-data/hostname", b"/openstack/latest/meta_data.json"]
 )
-def test_reading(make_context, method: str, target: bytes) -> None:
+def test_reads_return_documents(make_context, method: str, target: bytes) -> None:
     assert isinstance(ask(make_context(), method, target), Document)
 
 
-def test_the_password_can_be_posted(make_context) -> None:
+def test_password_can_be_posted_and_read(make_context) -> None:
     assert ask(make_context(), "POST", b"/openstack/latest/password", b"pw") == StorePassword("pw")
     answer = ask(make_context(password="x"), "GET", b"/openstack/latest/password")
     assert isinstance(answer, Document)
@@ -41,20 +41,20 @@ def test_the_password_can_be_posted(make_context) -> None:
         ("OPTIONS", b"/nope", 405),
     ],
 )
-def test_refusals(make_context, method: str, target: bytes, status: int) -> None:
+def test_unknown_paths_and_methods_are_rejected(make_context, method: str, target: bytes, status: int) -> None:
     with pytest.raises(MetadataError) as refused:
         ask(make_context(), method, target)
     assert refused.value.status == status
     assert bool(refused.value.headers) == (status == 405)
 
 
-def test_the_public_root() -> None:
+def test_root_is_readable_and_not_writable() -> None:
     assert root_document("HEAD").body.startswith(b"1.0\n")
     with pytest.raises(MetadataError):
         root_document("DELETE")
 
 
-def test_options() -> None:
+def test_options_is_rejected() -> None:
     forbid_options("GET")
     with pytest.raises(MetadataError):
         forbid_options("OPTIONS")

@@ -1,4 +1,4 @@
-"""The table of IMDSv2: who gets a token, who may read."""
+"""Access checks and token requests (IMDSv2)."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def outcome(method: str, target: bytes, policy: ImdsOptions, session: Session) -
         ("PUT", LEAF, NOTHING, None),
     ],
 )
-def test_asking_for_a_token(method: str, target: bytes, session: Session, expected: object) -> None:
+def test_token_request_is_issued_or_rejected(method: str, target: bytes, session: Session, expected: object) -> None:
     assert outcome(method, target, OPTIONAL, session) == expected
 
 
 @pytest.mark.parametrize(
     ("policy", "target", "statuses"),
     [
-        # with nothing, a good one, a bad one
+        # results without a token, with a valid token, with an invalid token
         (OPTIONAL, LEAF, (None, None, 401)),
         (OPTIONAL, DOCUMENT, (None, None, 401)),
         (REQUIRED, LEAF, (401, None, 401)),
@@ -87,31 +87,33 @@ def test_asking_for_a_token(method: str, target: bytes, session: Session, expect
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_reading(method: str, policy: ImdsOptions, target: bytes, statuses: tuple[int | None, ...]) -> None:
+def test_read_needs_the_token_that_its_tree_requires(
+    method: str, policy: ImdsOptions, target: bytes, statuses: tuple[int | None, ...]
+) -> None:
     assert tuple(outcome(method, target, policy, session) for session in (NOTHING, GOOD, BAD)) == statuses
 
 
-def test_the_password_is_shut_like_its_tree() -> None:
+def test_password_needs_the_token_of_the_openstack_tree() -> None:
     assert outcome("POST", PASSWORD, BOTH, NOTHING) == 401
     assert outcome("POST", PASSWORD, BOTH, GOOD) is None
     assert outcome("POST", PASSWORD, REQUIRED, NOTHING) is None
 
 
-def test_other_methods_are_refused_as_ever() -> None:
+def test_other_methods_are_left_to_the_router() -> None:
     assert outcome("DELETE", LEAF, BOTH, NOTHING) is None
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_off_is_as_if_there_were_none(method: str) -> None:
+def test_token_path_is_ignored_if_tokens_are_off(method: str) -> None:
     assert outcome(method, TOKEN, OFF, TTL) is None
     assert outcome(method, TOKEN, DISABLED, TTL) == 403
 
 
-def test_a_token_where_openstack_alone_needs_one() -> None:
+def test_token_is_issued_if_only_the_openstack_tree_needs_one() -> None:
     assert outcome("PUT", TOKEN, OPENSTACK_ALONE, TTL) == IssueToken(60, 1)
 
 
-def test_the_answer() -> None:
+def test_token_response_has_ttl_and_hop_limit() -> None:
     answer = token_document("abc", 60, 2)
     assert (answer.status, answer.body, answer.content_type) == (200, b"abc", "text/plain; charset=UTF-8")
     assert dict(answer.headers) == {
@@ -121,7 +123,7 @@ def test_the_answer() -> None:
     }
 
 
-def test_405_says_what_can_be_done() -> None:
+def test_405_names_the_allowed_method() -> None:
     with pytest.raises(MetadataError) as refused:
         check_session("GET", parse_path(TOKEN), OPTIONAL, NOTHING)
     assert refused.value.headers == (("Allow", "PUT"),)
@@ -133,13 +135,13 @@ CLOSING = ImdsOptions(user_data_minutes=10)
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "POST", "DELETE"])
 @pytest.mark.parametrize("target", [LEAF, DOCUMENT, TOKEN, PASSWORD, b"/", b"/nope"])
-def test_where_only_root_may_ask(method: str, target: bytes) -> None:
+def test_root_only_rejects_unprivileged_ports(method: str, target: bytes) -> None:
     assert outcome(method, target, ROOT_ONLY, TTL) == 403
     assert outcome(method, target, ROOT_ONLY, Session(from_privileged_port=True, ttl_seconds=60)) != 403
 
 
 @pytest.mark.parametrize("target", [b"/latest/user-data", b"/2009-04-04/user-data/", b"/openstack/latest/user_data"])
-def test_user_data_are_closed_some_time_after_the_launch(target: bytes) -> None:
+def test_user_data_are_rejected_after_user_data_minutes(target: bytes) -> None:
     for age, expected in ((None, None), (0.0, None), (599.9, None), (600.0, 403), (1e9, 403)):
         assert outcome("GET", target, CLOSING, Session(age_seconds=age)) == expected
         assert outcome("HEAD", target, CLOSING, Session(age_seconds=age)) == expected
@@ -149,5 +151,5 @@ def test_user_data_are_closed_some_time_after_the_launch(target: bytes) -> None:
 @pytest.mark.parametrize(
     "target", [LEAF, DOCUMENT, b"/openstack/latest/user-data", b"/latest/user_data", b"/user-data"]
 )
-def test_everything_else_stays_open(target: bytes) -> None:
+def test_user_data_minutes_do_not_affect_other_paths(target: bytes) -> None:
     assert outcome("GET", target, CLOSING, Session(age_seconds=1e9)) is None

@@ -6,18 +6,18 @@ from openimds.metadata.context import DocumentSettings
 from openimds.metadata.vendordata import vendor_data2, vendordata_request
 
 
-def test_what_is_said_stands_under_its_name() -> None:
+def test_response_of_a_target_is_under_its_name() -> None:
     settings = DocumentSettings(static_vendor_data={"a": 1})
     answer = vendor_data2(settings, {"cmdb": {"b": 2}, "static": "no"})
     assert json.loads(answer.body) == {"static": {"a": 1}, "cmdb": {"b": 2}}
     assert answer.content_type == "application/json"
 
 
-def test_without_the_static_provider() -> None:
+def test_document_without_the_static_provider() -> None:
     assert vendor_data2(DocumentSettings(static_vendor_data=None), {"cmdb": {}}).body == b'{"cmdb": {}}'
 
 
-def test_the_question(make_context) -> None:
+def test_request_has_novas_keys(make_context) -> None:
     question = vendordata_request(
         make_context(user_data=b"\xff", metadata={"a": "b"}, image_id="img", boot_roles="r").instance
     )

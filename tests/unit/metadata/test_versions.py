@@ -19,7 +19,7 @@ def test_future_versions_are_not_listed(today: str, newest: str) -> None:
     assert openstack_listing(today)[-2:] == (newest, "latest")
 
 
-def test_ec2_lists_all() -> None:
+def test_ec2_lists_all_versions() -> None:
     assert ec2_listing() == (*EC2_VERSIONS, "latest")
 
 
@@ -27,11 +27,11 @@ def test_ec2_lists_all() -> None:
     ("name", "version"),
     [("latest", "2025-04-04"), ("2012-08-10", "2012-08-10"), ("2012-08-1", None), ("LATEST", None), ("", None)],
 )
-def test_resolve(name: str, version: str | None) -> None:
+def test_latest_and_known_versions_are_resolved(name: str, version: str | None) -> None:
     assert resolve(name, OPENSTACK_VERSIONS) == version
 
 
-def test_versions_sort_as_they_were_made() -> None:
+def test_versions_sort_by_age() -> None:
     assert list(EC2_VERSIONS) == sorted(EC2_VERSIONS)
     assert is_since("2007-01-19", "1.0")
     assert not is_since("1.0", "2007-01-19")

@@ -20,18 +20,18 @@ from openimds.resources.errors import BadRequest
         ("compute 2.90", "2.26", Microversion(2, 90)),
     ],
 )
-def test_what_a_request_wants(current: str | None, old: str | None, version: Microversion) -> None:
+def test_version_is_parsed_from_the_headers(current: str | None, old: str | None, version: Microversion) -> None:
     assert parse_version(current, old) == version
 
 
 @pytest.mark.parametrize("text", ["2.0", "2.97", "3.1", "1.1"])
-def test_what_is_not_served(text: str) -> None:
+def test_unsupported_version_is_not_acceptable(text: str) -> None:
     with pytest.raises(NotAcceptable, match=r"2\.1 and maximum is 2\.96"):
         parse_version(f"compute {text}", None)
 
 
 @pytest.mark.parametrize("text", ["2", "2.01", "two", "2.1.1", "-2.1"])
-def test_what_is_no_version(text: str) -> None:
+def test_malformed_version_is_a_bad_request(text: str) -> None:
     with pytest.raises(BadRequest, match="invalid format"):
         parse_version(f"compute {text}", None)
 

@@ -23,13 +23,13 @@ TOKEN = Token(
 )
 
 
-def test_sealed_and_opened_it_is_the_same() -> None:
+def test_decrypted_token_equals_the_original() -> None:
     text = TokenSealer([NEW]).seal(TOKEN)
     assert TokenSealer([NEW]).open(text) == TOKEN
     assert len(text) < 400
 
 
-def test_keys_rotate() -> None:
+def test_older_keys_decrypt_after_a_rotation() -> None:
     text = TokenSealer([OLD]).seal(TOKEN)
     sealer = TokenSealer([NEW, OLD])
     assert sealer.open(text) == TOKEN
@@ -41,7 +41,7 @@ def test_keys_rotate() -> None:
     assert sealer.open(sealer.seal(TOKEN)) == TOKEN
 
 
-def test_what_others_made_or_changed() -> None:
+def test_forged_or_changed_token_is_rejected() -> None:
     text = TokenSealer([NEW]).seal(TOKEN)
     for bad in (TokenSealer([OTHER]).seal(TOKEN), text[:-8] + "AAAAAAA=", "", "ä", "x" * 10_000):
         with pytest.raises(Unauthorized):
@@ -49,6 +49,6 @@ def test_what_others_made_or_changed() -> None:
 
 
 @given(st.text(max_size=500))
-def test_any_text_is_refused_in_words(text: str) -> None:
+def test_arbitrary_text_is_rejected(text: str) -> None:
     with pytest.raises(Unauthorized):
         TokenSealer([NEW]).open(text)

@@ -17,18 +17,18 @@ IMAGE = Image(
 )  # fmt: skip
 
 
-def test_properties_stand_beside_the_attributes_and_cannot_hide_them() -> None:
+def test_properties_do_not_hide_attributes() -> None:
     shown = image_document(IMAGE)
     assert (shown["a"], shown["id"], shown["created_at"]) == ("1", "i", "2026-11-21T10:00:00Z")
 
 
-def test_attributes_become_columns_and_the_rest_properties() -> None:
+def test_unknown_attributes_become_properties() -> None:
     columns = columns_of({"name": "x", "min_disk": 3, "os_type": "linux"})
     assert columns == {"name": "x", "min_disk_gib": 3, "properties": {"os_type": "linux"}}
 
 
 @pytest.mark.parametrize("name", ["status", "size", "checksum", "self", "owner"])
-def test_what_is_read_only(name: str) -> None:
+def test_read_only_attribute_is_rejected(name: str) -> None:
     with pytest.raises(Forbidden, match=name):
         columns_of({name: "x"})
     with pytest.raises(Forbidden, match=name):
@@ -45,7 +45,7 @@ def test_what_is_read_only(name: str) -> None:
         ({"op": "remove", "path": "/tags/t"}, {"tags": [], "properties": {"a": "1"}}),
     ],
 )
-def test_a_patch(operation: dict[str, Any], columns: dict[str, Any]) -> None:
+def test_patch_changes_columns_and_properties(operation: dict[str, Any], columns: dict[str, Any]) -> None:
     assert patched(IMAGE, [operation]) == columns
 
 
@@ -54,6 +54,6 @@ def test_a_patch(operation: dict[str, Any], columns: dict[str, Any]) -> None:
     [{}, [1], [{"op": "copy", "path": "/a"}], [{"op": "add", "path": "a", "value": "1"}], [{"op": "add", "path": "/a"}],
      [{"op": "remove", "path": "/zzz"}], [{"op": "add", "path": "/a", "value": 1}]],
 )  # fmt: skip
-def test_what_is_no_patch(operations: Any) -> None:
+def test_malformed_patch_is_rejected(operations: Any) -> None:
     with pytest.raises(BadRequest):
         patched(IMAGE, operations)

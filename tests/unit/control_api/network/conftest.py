@@ -1,4 +1,4 @@
-"""The network service over a real store, as three callers see it: a member, another project's member, an operator."""
+"""The network service over a real store, for a member, a member of another project, a reader, an operator and an agent."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from openimds.store.watch_store import WatchStore
 URL = "http://testserver"
 ROLES = {"member": "member", "reader": "reader", "stranger": "member", "operator": "admin", "agent": "service"}
 PROJECTS = {"reader": "member-project"}
-"""Of those tokens whose project is not named after them."""
+"""Token → project, where the project is not `<token>-project`."""
 
 
 class Names:
-    """An Authenticator whose tokens are names; everybody's project has the same name."""
+    """An authenticator whose tokens are the names in ROLES. The user has the same name."""
 
     def context(self, token: str, request_id: str) -> RequestContext:
         if token not in ROLES:
@@ -43,7 +43,7 @@ class Names:
 
 @dataclass
 class Http:
-    """Calls an application without a socket, one call at a time."""
+    """Calls an application without a socket, one request at a time."""
 
     app: FastAPI
     runner: asyncio.Runner
@@ -62,7 +62,7 @@ class Http:
 
 @dataclass
 class Person:
-    """Somebody with a token."""
+    """A client with a token."""
 
     http: Http
     token: str

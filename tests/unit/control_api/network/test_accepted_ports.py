@@ -51,7 +51,7 @@ def network_id(operator: Any) -> str:
 
 @st.composite
 def some_attributes(draw: st.DrawFn) -> dict[str, Any]:
-    """Mostly of the right type, so that most requests are accepted."""
+    """Values that mostly have the right type, so that most requests are accepted."""
     names = draw(st.lists(ATTRIBUTES, min_size=1, max_size=3, unique=True))
     unlikely = draw(st.sampled_from(["", "", "", *names]))
     return {name: draw(JSON if name == unlikely else LIKELY.get(name, TEXT | st.booleans())) for name in names}
@@ -86,7 +86,7 @@ def check_decoded(agent: Any, port_id: str) -> None:
 
 @pytest.mark.parametrize("value", [None, ""])
 def test_dhcp_option_without_a_value_is_not_set(member: Any, value: str | None) -> None:
-    """Neutron does not store an option whose value is null, and takes an empty value for two options only."""
+    """Neutron does not store an option with the value null, and accepts an empty value for two options only."""
     network = member.make("network", name="n")["id"]
     option = {"opt_name": "ntp-server", "opt_value": value, "ip_version": 4}
     body = {"port": {"network_id": network, "extra_dhcp_opts": [option]}}

@@ -1,4 +1,4 @@
-"""The network service over HTTP: shapes, statuses, and a sentence for everything that is wrong."""
+"""The network service over HTTP: bodies, statuses and error messages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ def net(member: Any) -> Any:
     return {"network": network, "subnet": member.make("subnet", network_id=network["id"], cidr="10.0.0.0/24")}
 
 
-def test_versions(http: Any, member: Any) -> None:
+def test_version_documents_and_extensions(http: Any, member: Any) -> None:
     assert http.get("/network").json()["versions"][0]["links"][0]["href"] == "http://testserver/network/v2.0/"
     assert {r["name"] for r in member.get("")["resources"]} >= {"network", "subnet", "port"}
 
 
-def test_without_a_token(http: Any) -> None:
+def test_request_without_a_token_is_401(http: Any) -> None:
     for headers in ({}, {"X-Auth-Token": "nobody's"}):
         answer = http.get("/network/v2.0/networks", headers=headers)
         assert answer.status_code == 401
         assert answer.json()["NeutronError"]["type"] == "HTTPUnauthorized"
 
 
-def test_a_resources_life(member: Any) -> None:
+def test_resource_is_created_shown_updated_and_deleted(member: Any) -> None:
     network = member.make("network", name="n", description="d")
     path = f"/networks/{network['id']}"
     assert member.get(path)["network"] == network
@@ -40,7 +40,7 @@ def test_a_resources_life(member: Any) -> None:
     assert member.delete(path, 404)
 
 
-def test_many_at_once_are_all_or_none(member: Any) -> None:
+def test_bulk_create_is_one_transaction(member: Any) -> None:
     made = member.post("/networks", {"networks": [{"name": "a"}, {"name": "b"}]})["networks"]
     assert [network["name"] for network in made] == ["a", "b"]
     bad = {
@@ -121,20 +121,20 @@ BAD_BODIES = [
 
 
 @pytest.mark.parametrize(("path", "body", "named"), BAD_BODIES, ids=lambda value: str(value)[:60])
-def test_a_malformed_body_is_400_and_names_the_field(member: Any, path: str, body: Any, named: str) -> None:
+def test_malformed_body_is_400_and_names_the_field(member: Any, path: str, body: Any, named: str) -> None:
     error = member.post(f"/{path}", body, 400)["NeutronError"]
     assert named in error["message"]
     assert error["type"]
 
 
-def test_a_body_that_is_no_json(member: Any) -> None:
+def test_body_that_is_not_json_is_400(member: Any) -> None:
     headers = {"X-Auth-Token": "member", "Content-Type": "application/json"}
     answer = member.http.request("POST", "/network/v2.0/networks", content=b"{", headers=headers)
     assert answer.status_code == 400
     assert "JSON" in answer.json()["NeutronError"]["message"]
 
 
-def test_what_cannot_be_changed(member: Any, net: Any) -> None:
+def test_read_only_attribute_cannot_be_updated(member: Any, net: Any) -> None:
     path = f"/subnets/{net['subnet']['id']}"
     error = member.put(path, {"subnet": {"cidr": "10.9.0.0/24"}}, 400)["NeutronError"]
     assert error["message"] == "Cannot update read-only attribute cidr."
@@ -150,11 +150,11 @@ def test_what_cannot_be_changed(member: Any, net: Any) -> None:
         ("security-group-rules", {"security_group_rule": {"direction": "ingress"}}),
     ],
 )
-def test_what_openimds_has_not_is_501_in_words(member: Any, path: str, body: Any) -> None:
+def test_unsupported_attribute_is_501(member: Any, path: str, body: Any) -> None:
     assert "openimds" in member.post(f"/{path}", body, 501)["NeutronError"]["message"]
 
 
-def test_unknown_calls_are_404_in_words(member: Any) -> None:
+def test_unknown_route_is_404(member: Any) -> None:
     for path in ("/trunks", "/subnetpools", "/qos/policies", "/service-providers"):
         assert "not part of what openimds serves" in member.get(path, 404)["NeutronError"]["message"]
     assert "could not be found" in member.get("/networks/no-uuid", 404)["NeutronError"]["message"]
@@ -162,7 +162,7 @@ def test_unknown_calls_are_404_in_words(member: Any) -> None:
     assert member.call("PATCH", "/network/v2.0/networks").status_code == 405
 
 
-def test_in_use_and_exhausted_are_409(member: Any, net: Any) -> None:
+def test_resource_in_use_and_exhausted_pool_are_409(member: Any, net: Any) -> None:
     router = member.make("router", name="r")
     path = f"/routers/{router['id']}"
     member.put(f"{path}/add_router_interface", {"subnet_id": net["subnet"]["id"]})
@@ -184,7 +184,7 @@ def test_in_use_and_exhausted_are_409(member: Any, net: Any) -> None:
     member.put(f"{path}/add_router_interface", {}, 400)
 
 
-def test_another_projects_things_are_not_there(member: Any, stranger: Any, net: Any) -> None:
+def test_resources_of_another_project_are_404(member: Any, stranger: Any, net: Any) -> None:
     port = member.make("port", network_id=net["network"]["id"])
     for path in (f"/networks/{net['network']['id']}", f"/subnets/{net['subnet']['id']}", f"/ports/{port['id']}"):
         stranger.get(path, 404)
@@ -195,7 +195,7 @@ def test_another_projects_things_are_not_there(member: Any, stranger: Any, net: 
     assert stranger.get("/ports")["ports"] == []
 
 
-def test_operators_attributes_are_403(member: Any, operator: Any, agent: Any, net: Any) -> None:
+def test_operator_attributes_are_403_for_members(member: Any, operator: Any, agent: Any, net: Any) -> None:
     member.post("/networks", {"network": {"shared": True}}, 403)
     member.post("/ports", {"port": {"network_id": net["network"]["id"], "binding:host_id": "h"}}, 403)
     port = agent.make(
@@ -206,7 +206,7 @@ def test_operators_attributes_are_403(member: Any, operator: Any, agent: Any, ne
     assert "binding:host_id" not in member.get(f"/ports/{port['id']}")["port"]
 
 
-def test_filters_fields_and_pages(member: Any, net: Any) -> None:
+def test_filters_fields_and_pages_are_applied(member: Any, net: Any) -> None:
     for number in range(5):
         member.make("port", network_id=net["network"]["id"], name=f"p{number}")
     assert member.get("/ports?name=p1&name=p3&fields=name&sort_key=name&sort_dir=desc")["ports"] == [
@@ -226,7 +226,7 @@ def test_filters_fields_and_pages(member: Any, net: Any) -> None:
         member.get(f"/ports?{query}", 400)
 
 
-def test_tags(member: Any, net: Any) -> None:
+def test_tags_are_added_replaced_and_removed(member: Any, net: Any) -> None:
     path = f"/subnets/{net['subnet']['id']}/tags"
     assert member.put(path, {"tags": ["a", "b"]}) == {"tags": ["a", "b"]}
     member.put(f"{path}/c", None, 201)
@@ -247,7 +247,7 @@ PROVIDER = "metadata-provider=lb-1"
 
 
 class TestProviderTags:
-    def test_members_cannot_add_one(self, member: Any, net: Any) -> None:
+    def test_members_cannot_add_a_provider_tag(self, member: Any, net: Any) -> None:
         body = {"network_id": net["network"]["id"], "cidr": "10.9.0.0/24", "tags": ["a", PROVIDER]}
         path = f"/subnets/{net['subnet']['id']}/tags"
         answers = (
@@ -260,7 +260,7 @@ class TestProviderTags:
         assert {answer["NeutronError"]["type"] for answer in answers} == {"PolicyNotAuthorized"}
         assert [subnet["tags"] for subnet in member.get("/subnets")["subnets"]] == [[]]
 
-    def test_members_keep_one(self, member: Any, operator: Any, net: Any) -> None:
+    def test_members_cannot_remove_a_provider_tag(self, member: Any, operator: Any, net: Any) -> None:
         path = f"/subnets/{net['subnet']['id']}/tags"
         operator.put(f"{path}/metadata-provider%3Dlb-1", None, 201)
         for answer in (
@@ -276,7 +276,7 @@ class TestProviderTags:
         member.delete(f"{path}/a")
         assert member.get(path) == {"tags": [PROVIDER, "b"]}
 
-    def test_administrators_and_services_set_them(self, operator: Any, agent: Any, net: Any) -> None:
+    def test_administrators_and_services_can_set_provider_tags(self, operator: Any, agent: Any, net: Any) -> None:
         path = f"/subnets/{net['subnet']['id']}/tags"
         for number, caller in enumerate((operator, agent)):
             cidr = f"10.{number + 1}.0.0/24"
@@ -285,12 +285,12 @@ class TestProviderTags:
             assert caller.put(path, {"tags": [PROVIDER]}) == {"tags": [PROVIDER]}
             caller.delete(path)
 
-    def test_members_tag_other_resources_so(self, member: Any, net: Any) -> None:
+    def test_members_can_set_the_tag_on_other_kinds(self, member: Any, net: Any) -> None:
         path = f"/networks/{net['network']['id']}/tags"
         assert member.put(path, {"tags": [PROVIDER]}) == {"tags": [PROVIDER]}
 
 
-def test_floating_ips(member: Any, operator: Any, net: Any) -> None:
+def test_floating_ip_is_associated_and_released(member: Any, operator: Any, net: Any) -> None:
     public = operator.make("network", name="public", **{"router:external": True})
     operator.make("subnet", network_id=public["id"], cidr="203.0.113.0/24", enable_dhcp=False)
     router = member.make("router", name="r", external_gateway_info={"network_id": public["id"]})
@@ -306,7 +306,7 @@ def test_floating_ips(member: Any, operator: Any, net: Any) -> None:
     assert [n["name"] for n in member.get("/networks?router:external=True")["networks"]] == ["public"]
 
 
-def test_what_operators_look_at(member: Any, operator: Any, net: Any) -> None:
+def test_agents_quotas_and_usage_are_shown(member: Any, operator: Any, net: Any) -> None:
     assert member.get("/quotas/member-project")["quota"]["network"] > 0
     assert member.get("/quotas/member-project/details")["quota"]["network"]["used"] == 1
     member.put("/quotas/member-project", {"quota": {"network": 5}}, 501)
@@ -321,7 +321,7 @@ def test_what_operators_look_at(member: Any, operator: Any, net: Any) -> None:
     assert member.get("/agents") == {"agents": []}
 
 
-def test_the_openapi_document_has_the_bodies(http: Any) -> None:
+def test_openapi_document_has_the_request_bodies(http: Any) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     body = paths["/network/v2.0/subnets"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["properties"]["subnet"]["required"] == ["network_id", "cidr"]

@@ -1,4 +1,4 @@
-"""The policy of a port's device: a tenant's text is never ownership (docs/security.md, "Ownership")."""
+"""The policy of a port's device: text written by a tenant is never ownership (docs/security.md, "Ownership")."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NOT_ATTACHED = {"device_id": "", "device_owner": ""}
 
 
 def new_server(store: Store, project_id: str) -> str:
-    """A server's row; its id."""
+    """Inserts a server's row. Returns its id."""
     server_id = str(uuid.uuid4())
     now: datetime = utc_now()
     with store.write() as session:
@@ -76,7 +76,7 @@ def attachment(operator: Any, port_id: str) -> dict[str, str]:
 
 class TestNetworkOwners:
     @pytest.mark.parametrize("owner", NETWORK_OWNERS)
-    def test_members_and_readers_cannot_set_them(
+    def test_members_and_readers_cannot_set_network_owned_devices(
         self, member: Any, reader: Any, stranger: Any, network: str, shared: str, owner: str
     ) -> None:
         plain = {caller.token: caller.make("port", network_id=shared)["id"] for caller in (member, stranger)}
@@ -90,7 +90,7 @@ class TestNetworkOwners:
         assert member.get(f"/ports?network_id={network}")["ports"] == []
 
     @pytest.mark.parametrize("owner", NETWORK_OWNERS)
-    def test_operators_and_services_can_but_join_no_router(
+    def test_operators_and_services_can_set_network_owned_devices_without_joining_a_router(
         self, member: Any, operator: Any, agent: Any, network: str, owner: str
     ) -> None:
         router = member.make("router", name="r")["id"]
@@ -219,7 +219,7 @@ class TestAttachedPorts:
 
 
 def test_forged_rows_have_no_effect(store: Store, member: Any, operator: Any, network: str) -> None:
-    """Rows that say what the API refuses, written into the database."""
+    """The test writes rows into the database that the API would reject."""
     router = member.make("router", name="r")["id"]
     ports = [member.make("port", network_id=network)["id"] for _ in range(3)]
     owners = ("network:router_interface", "network:router_gateway", "compute:nova")

@@ -1,4 +1,4 @@
-"""The network service's stage, with a store, an application and a change notifier for each test."""
+"""The fixtures of the network service, with a store, an application and a change notifier for each test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bell's end: whoever waits is let go."""
+"""The end of a ChangeNotifier."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from openimds.control_api.watch.long_poll import ChangeNotifier
 
 
 class Quiet:
-    """A store in which nothing happens."""
+    """A store without changes."""
 
     def touched_since(self, revision: int) -> tuple[int, frozenset[str]]:
         return revision, frozenset()
@@ -22,7 +22,7 @@ class Quiet:
         return lambda: None
 
 
-async def test_closing_wakes_everybody_and_nobody_waits_any_more() -> None:
+async def test_closed_notifier_wakes_all_waiters_and_ends_later_waits() -> None:
     bell = ChangeNotifier(Quiet())
     an_hour = 3600
     waiting = [asyncio.create_task(bell.wait(frozenset({"port"}), 0, an_hour)) for _ in range(3)]
@@ -33,7 +33,7 @@ async def test_closing_wakes_everybody_and_nobody_waits_any_more() -> None:
         assert await bell.wait(frozenset({"port"}), 0, an_hour)
 
 
-def test_one_that_nobody_waited_at_can_be_closed() -> None:
+def test_unused_notifier_can_be_closed() -> None:
     bell = ChangeNotifier(Quiet())
     bell.close()
     assert bell.is_closed

@@ -1,4 +1,4 @@
-"""List, watch and report, as agents do."""
+"""Snapshots, changes and reports, as agents use them."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def add_server(store: Store, server_id: str = "11111111-1111-4111-8111-111111111
     return server_id
 
 
-def test_only_agents_and_operators(member: Any, operator: Any, agent: Any) -> None:
+def test_only_agents_and_operators_can_use_the_watch(member: Any, operator: Any, agent: Any) -> None:
     assert member.call("GET", f"{ROOT}/snapshot?kinds=port").status_code == 403
     assert member.call("PUT", f"{ROOT}/agents/b/h", {}).status_code == 403
     assert get(operator, "/snapshot?kinds=port") == get(agent, "/snapshot?kinds=port")
 
 
-def test_list_then_watch(member: Any, agent: Any) -> None:
+def test_changes_follow_the_snapshot(member: Any, agent: Any) -> None:
     network = member.make("network", name="n")
     snapshot = get(agent, f"/snapshot?kinds={ALL}")
     assert snapshot["revision"] == 1
@@ -102,11 +102,11 @@ def test_list_then_watch(member: Any, agent: Any) -> None:
         ("/changes?kinds=port&after=99&timeout=0", 410, "list again"),
     ],
 )
-def test_refusals(agent: Any, path: str, status: int, named: str) -> None:
+def test_invalid_requests_are_rejected(agent: Any, path: str, status: int, named: str) -> None:
     assert named in get(agent, path, status)["error"]["message"]
 
 
-def test_what_was_pruned_is_410(member: Any, agent: Any, store: Store) -> None:
+def test_pruned_revision_is_410(member: Any, agent: Any, store: Store) -> None:
     for _ in range(3):
         member.make("network")
     store.prune_changes(timedelta(0), utc_now() + timedelta(seconds=1))
@@ -115,7 +115,7 @@ def test_what_was_pruned_is_410(member: Any, agent: Any, store: Store) -> None:
 
 
 class TestReports:
-    def test_a_port_becomes_active_and_goes_down(self, member: Any, agent: Any) -> None:
+    def test_reports_make_a_port_active_and_down(self, member: Any, agent: Any) -> None:
         network = member.make("network")
         member.make("subnet", network_id=network["id"], cidr="10.0.0.0/24")
         bound = {"binding:host_id": "node1", "device_owner": "compute:nova", "device_id": "vm"}
@@ -130,7 +130,7 @@ class TestReports:
         tell(agent, "POST", "/ports/gone/provisioned", {"entity": "l2"}, 404)
         tell(agent, "POST", "/ports/gone/unplugged")
 
-    def test_what_is_said_twice_is_no_second_revision(self, member: Any, agent: Any, store: Store) -> None:
+    def test_repeated_report_creates_no_revision(self, member: Any, agent: Any, store: Store) -> None:
         network = member.make("network")
         port = agent.make("port", network_id=network["id"], device_owner="network:dhcp", **{"binding:host_id": "n"})
         tell(agent, "POST", f"/ports/{port['id']}/provisioned", {"entity": "l2"})
@@ -138,7 +138,7 @@ class TestReports:
         tell(agent, "POST", f"/ports/{port['id']}/provisioned", {"entity": "l2"})
         assert store.revision() == before
 
-    def test_a_server(self, agent: Any, store: Store) -> None:
+    def test_server_report_changes_the_status(self, agent: Any, store: Store) -> None:
         server_id = add_server(store)
         assert get(agent, "/snapshot?kinds=server")["objects"]["server"][0]["wanted_power_state"] == "running"
         report = {"boot_generation": 1, "power_state": "running", "fault": None}
@@ -147,7 +147,7 @@ class TestReports:
         tell(agent, "PUT", f"/servers/{server_id}/report", {**report, "power_state": "flying"}, 400)
         tell(agent, "PUT", "/servers/gone/report", report, 404)
 
-    def test_a_console(self, agent: Any, store: Store) -> None:
+    def test_console_output_is_stored(self, agent: Any, store: Store) -> None:
         server_id = add_server(store)
         before = store.revision()
         for text, kept in ((b"boot\nl\xc3\xb6gin:\x00\xff", "boot\nl\u00f6gin:\ufffd\ufffd"), (b"", "")):
@@ -161,7 +161,7 @@ class TestReports:
         assert answer.status_code == 413
         assert store.revision() == before
 
-    def test_a_heartbeat(self, agent: Any, operator: Any) -> None:
+    def test_heartbeat_is_stored(self, agent: Any, operator: Any) -> None:
         body = {
             "agent_type": "DHCP agent",
             "started_at": "2026-11-21T10:00:00+02:00",
@@ -176,9 +176,9 @@ class TestReports:
 
 
 class TestWaiting:
-    """On one event loop, as the program has it."""
+    """Runs the application and its clients on one event loop, as the program does."""
 
-    def test_time_over(self, app: Any, bell: ChangeNotifier) -> None:
+    def test_poll_without_changes_ends_at_its_timeout(self, app: Any, bell: ChangeNotifier) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             waiting = asyncio.create_task(client.get("/changes?after=0&kinds=port&timeout=0.3"))
             await until_async(lambda: bell._waiters, "it waits")
@@ -186,9 +186,7 @@ class TestWaiting:
 
         self.tell(app, story)
 
-    def test_fifty_agents_wait_and_one_commit_wakes_those_whom_it_concerns(
-        self, app: Any, bell: ChangeNotifier, store: Store
-    ) -> None:
+    def test_commit_wakes_only_polls_of_its_kinds(self, app: Any, bell: ChangeNotifier, store: Store) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             concerned = [
                 asyncio.create_task(client.get("/changes?after=0&kinds=network&timeout=60")) for _ in range(50)
@@ -209,7 +207,7 @@ class TestWaiting:
 
         self.tell(app, story)
 
-    def test_another_process_is_heard_of_soon(self, app: Any, bell: ChangeNotifier, store: Store) -> None:
+    def test_commit_of_another_process_wakes_polls(self, app: Any, bell: ChangeNotifier, store: Store) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             waiting = asyncio.create_task(client.get("/changes?after=0&kinds=network&timeout=60"))
             await until_async(lambda: bell._waiters, "it waits")
@@ -218,13 +216,13 @@ class TestWaiting:
             )
             assert process.stdout is not None
             assert await asyncio.to_thread(process.stdout.readline) == b"committed\n"
-            answer = await waiting  # with the change: a poll whose time is over brings none
+            answer = await waiting  # the poll ends with the change, not with its timeout, which would return none
             assert answer.json()["changes"][0]["object"]["name"] == "other"
             process.communicate()
 
         self.tell(app, story)
 
-    def test_a_watcher_that_comes_back_misses_nothing(self, app: Any, store: Store) -> None:
+    def test_resumed_watch_misses_no_change(self, app: Any, store: Store) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             writer = threading.Thread(target=lambda: [self.add_network(store) for _ in range(40)])
             writer.start()
@@ -239,13 +237,13 @@ class TestWaiting:
 
         self.tell(app, story)
 
-    def test_a_store_that_goes_away_is_said_and_comes_back(self, app: Any, bell: ChangeNotifier, store: Store) -> None:
+    def test_polls_report_an_unavailable_store_and_recover(self, app: Any, bell: ChangeNotifier, store: Store) -> None:
         async def story(client: httpx.AsyncClient) -> None:
             waiting = asyncio.create_task(client.get("/changes?after=0&kinds=network&timeout=60"))
             await until_async(lambda: bell._waiters, "it waits")
             with store.engine.begin() as connection:
                 connection.execute(sa.text("ALTER TABLE changes RENAME TO away"))
-            bell._wake_all()  # as at the end of its time
+            bell._wake_all()  # the same response as at the timeout
             assert (await waiting).status_code == 503
             with store.engine.begin() as connection:
                 connection.execute(sa.text("ALTER TABLE away RENAME TO changes"))
