@@ -257,7 +257,9 @@ def _watch(routes: APIRouter, store: WatchService, notifier: ChangeNotifier) -> 
         store_id: Annotated[str, Query(max_length=36)] = "",
     ) -> Response:
         wanted = _kinds(kinds)
-        revision, found = await _next_changes(partial(store.changes, after, wanted, store_id), notifier, wanted, timeout)
+        revision, found = await _next_changes(
+            partial(store.changes, after, wanted, store_id), notifier, wanted, timeout
+        )
         return _json({"revision": revision, "changes": found})
 
 
