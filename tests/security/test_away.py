@@ -16,7 +16,7 @@ HOSTNAME = "/latest/meta-data/hostname"
 
 
 class FailingStore:
-    """A store whose calls all fail."""
+    """A store with StoreUnavailable as the result of all calls."""
 
     def __getattr__(self, name: str) -> object:
         def fail(*_arguments: object) -> object:

@@ -20,7 +20,7 @@ BOOT_REQUESTS = 28
 
 @pytest.fixture
 def guarded(tmp_path) -> Iterator[Cloud]:
-    """A cloud whose proxy has strict requests and rate limits."""
+    """A cloud with strict requests and rate limits at its proxy."""
     with cloud_in(tmp_path) as cloud:
         cloud.start_proxy(strict_hosts=("169.254.169.254", "[fe80::a9fe:a9fe]"), rate_limit=LIMIT)
         yield cloud
@@ -54,7 +54,7 @@ def test_20_boot_is_served_and_flood_is_limited(guarded: Cloud) -> None:
 
 @pytest.fixture
 def neutron_timeouts(tmp_path) -> Iterator[Cloud]:
-    """A cloud whose proxy has neutron's timeouts."""
+    """A cloud with neutron's timeouts at its proxy."""
     with cloud_in(tmp_path) as cloud:
         cloud.start_proxy(timeouts=ProxyTimeouts())
         yield cloud

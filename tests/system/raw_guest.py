@@ -25,7 +25,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A server whose user data are its canary."""
+    """A server with its canary as user data."""
 
     cloud: Cloud
     api: ApiClient

@@ -40,7 +40,7 @@ class Pair:
     router: str
 
     def listeners(self, *, isolated: bool, force: bool) -> list[str]:
-        """The ids of the networks and routers whose namespaces have a listener."""
+        """The ids of the networks and routers with a listener."""
         by_network = [self.lonely_network] * (isolated or force) + [self.routed_network] * force
         return sorted([self.router, *by_network])
 
@@ -49,7 +49,7 @@ class Pair:
         return self.cloud.inside(f"qvm-{server}", "curl", "-sf", "-m", f"{timeout_seconds:g}", URL, check=False)
 
     def others(self) -> dict[str, int]:
-        """The PIDs that a change of the mode must keep: those of our programs and of each network's dnsmasq."""
+        """The PIDs that a change of the mode must keep: our programs and each network's dnsmasq."""
         ours = {name: self.cloud.part(name)["pid"] for name in PROGRAMS}
         return ours | {
             str(file): until(partial(pid_in, file), f"{file} is written")

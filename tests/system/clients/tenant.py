@@ -31,7 +31,7 @@ class ServerRecord:
 
 
 class Tenant:
-    """A project with a key pair and a network whose router serves metadata."""
+    """A project with a key pair, a network and a router that serves metadata."""
 
     def __init__(self, cloud: Cloud, folder: Path) -> None:
         self.cloud = cloud

@@ -41,7 +41,7 @@ def open_instance(tenant: Tenant) -> ServerRecord:
 
 @pytest.fixture(scope="module")
 def strict_instance(tenant: Tenant) -> ServerRecord:
-    """An instance whose EC2 tree requires tokens, with tags enabled."""
+    """An instance with required tokens for the EC2 tree, and with tags."""
     return booted(tenant, "strict", PROPERTIES)
 
 
