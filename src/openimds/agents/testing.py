@@ -135,7 +135,8 @@ class FakePortsApi:
 
     def _allocated(self, desired: Iterable[Mapping[str, str]]) -> tuple[FixedIP, ...]:
         return tuple(
-            FixedIP(one["subnet_id"], one.get("ip_address") or self._free_address(one["subnet_id"])) for one in desired
+            FixedIP(fixed["subnet_id"], fixed.get("ip_address") or self._free_address(fixed["subnet_id"]))
+            for fixed in desired
         )
 
     def _free_address(self, subnet_id: str) -> str:
@@ -375,11 +376,10 @@ class FakePortSecurity:
         return set(self.filters)
 
     def apply(self, desired: Iterable[PortFilter]) -> tuple[str, ...]:
-        ports = list(desired)
-        gone = set(self.filters) - {one.tap for one in ports}
-        return tuple(word for one in ports for word in self.ensure(one)) + tuple(
-            word for tap in sorted(gone) for word in self.remove(tap)
-        )
+        filters = list(desired)
+        undesired = set(self.filters) - {filter_.tap for filter_ in filters}
+        changes = [change for filter_ in filters for change in self.ensure(filter_)]
+        return (*changes, *(change for tap in sorted(undesired) for change in self.remove(tap)))
 
 
 class FakeComputeDriver:
@@ -408,10 +408,10 @@ class FakeComputeDriver:
         self.states[boot.server_id] = BootState(boot.generation, running=True)
 
     def stop(self, server_id: str) -> bool:
-        found = self.states.get(server_id)
-        if found is None or not found.running:
+        state = self.states.get(server_id)
+        if state is None or not state.running:
             return False
-        self.states[server_id] = BootState(found.generation, running=False)
+        self.states[server_id] = BootState(state.generation, running=False)
         return True
 
     def forget_boot(self, server_id: str) -> None:

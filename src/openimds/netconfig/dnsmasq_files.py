@@ -71,7 +71,7 @@ def _option_name(name: str, ip_version: int) -> str | None:
 
 _DEFAULT_ROUTE = "0.0.0.0/0"
 _ON_LINK_NEXT_HOP = "0.0.0.0"
-_MICROSOFT_ROUTES = "249"  # What Windows took before it knew option 121; the same bytes.
+_MICROSOFT_ROUTES = "249"  # The option that Windows used before option 121, with the same bytes.
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 
 
@@ -144,8 +144,8 @@ def _hostname(port: Port, ip_address: str, taken: set[str]) -> str:
     """The port's DNS name; `host-192-168-40-5` if it has none, or shares it with another port of the network."""
     name = port.dns_name.lower()
     if not _LABEL.fullmatch(name) or name in taken:
-        spelled = re.sub(r"[.:]", "-", ip_address)
-        name = f"host-{spelled}0" if spelled.endswith("-") else f"host-{spelled}"
+        dashed = re.sub(r"[.:]", "-", ip_address)
+        name = f"host-{dashed}0" if dashed.endswith("-") else f"host-{dashed}"
     taken.add(name)
     return name
 
@@ -186,9 +186,9 @@ def _subnet_options_v4(dhcp: DhcpNetwork, subnet: Subnet, options: MetadataOptio
     yield ",".join((tag, "option:dns-server", *_dns_servers(subnet)))
     routes = host_routes(dhcp, subnet, options)
     if routes:
-        spelled = ",".join(f"{route.destination},{route.nexthop}" for route in routes)
-        yield f"{tag},option:classless-static-route,{spelled}"
-        yield f"{tag},{_MICROSOFT_ROUTES},{spelled}"
+        value = ",".join(f"{route.destination},{route.nexthop}" for route in routes)
+        yield f"{tag},option:classless-static-route,{value}"
+        yield f"{tag},{_MICROSOFT_ROUTES},{value}"
     gateway = _default_gateway(subnet)
     yield ",".join((tag, "option:router", *([gateway] if gateway else [])))
 
