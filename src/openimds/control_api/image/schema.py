@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from openimds.resources.errors import BadRequest, Forbidden
-from openimds.resources.image import CONTAINER_FORMATS, DISK_FORMATS, VISIBILITIES, Image
+from openimds.resources.image import (
+    CONTAINER_FORMATS,
+    DISK_FORMATS,
+    VISIBILITIES,
+    ContainerFormat,
+    DiskFormat,
+    Image,
+    Visibility,
+)
 
 MAX_TAGS = 128
 MAX_PROPERTIES = 128
@@ -19,6 +29,38 @@ READ_ONLY = frozenset(
 )  # fmt: skip
 
 NOT_PROPERTIES = frozenset({"owner"}) | READ_ONLY
+
+COLUMNS = {"min_disk": "min_disk_gib", "min_ram": "min_ram_mib", "os_hidden": "hidden"}
+"""Attribute → column, where the names differ."""
+
+
+def _distinct_tags(tags: list[str]) -> list[str]:
+    distinct = list(dict.fromkeys(tags))
+    if len(distinct) > MAX_TAGS:
+        raise ValueError(f"an image has at most {MAX_TAGS} tags")
+    return distinct
+
+
+_Name = Annotated[str, Field(max_length=255)]
+_Text = Annotated[str, Field(min_length=1, max_length=255)]
+_Size = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class ImageAttributes(BaseModel):
+    """The attributes that a client can set. All others are properties: text with a name of 1 to 255 characters."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[_Text, Annotated[str, Field(max_length=MAX_TEXT)]]
+
+    name: _Name | None = None
+    visibility: Visibility = "shared"
+    container_format: ContainerFormat | None = None
+    disk_format: DiskFormat | None = None
+    min_disk: _Size = 0
+    min_ram: _Size = 0
+    protected: bool = False
+    os_hidden: bool = False
+    tags: Annotated[list[_Text], AfterValidator(_distinct_tags)] = []
 
 
 def image_document(image: Image) -> dict[str, Any]:
@@ -73,18 +115,8 @@ def _text_schema() -> dict[str, Any]:
 
 def columns_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of a new image. Raises BadRequest for invalid values and Forbidden for read-only attributes."""
-    columns: dict[str, Any] = {}
-    properties: dict[str, str] = {}
-    for name, value in attributes.items():
-        if name in NOT_PROPERTIES:
-            raise Forbidden(f"Attribute '{name}' is read-only.")
-        if name in _CHECKS:
-            column, check = _CHECKS[name]
-            columns[column] = check(name, value)
-        else:
-            properties[_property_name(name)] = _property(name, value)
-    columns["properties"] = _few(properties)
-    return columns
+    columns, properties = _validated(attributes)
+    return {**columns, "properties": _limited(properties)}
 
 
 def patched(image: Image, operations: Any) -> dict[str, Any]:
@@ -98,19 +130,15 @@ def patched(image: Image, operations: Any) -> dict[str, Any]:
         name, rest, verb, value = _operation(operation)
         if name == "tags" and rest:
             tags = [*tags, str(value)] if verb == "add" else [tag for tag in tags if tag != rest]
-            columns["tags"] = _tags("tags", tags)
-        elif name in NOT_PROPERTIES:
-            raise Forbidden(f"Attribute '{name}' is read-only.")
-        elif name in _CHECKS:
-            if verb == "remove":
-                raise Forbidden(f"Property {name} may not be removed: it is part of every image.")
-            column, check = _CHECKS[name]
-            columns[column] = check(name, value)
-            tags = columns.get("tags", tags)
+            columns |= _validated({"tags": tags})[0]
+        elif verb == "remove":
+            _remove_property(properties, name)
         else:
-            _patch_property(properties, name, verb, value)
-    columns["properties"] = _few(properties)
-    return columns
+            changed, added = _validated({name: value})
+            columns |= changed
+            properties |= added
+            tags = columns.get("tags", tags)
+    return {**columns, "properties": _limited(properties)}
 
 
 def image_id_of(value: Any) -> str:
@@ -137,78 +165,36 @@ def _unescaped(text: str) -> str:
     return text.replace("~1", "/").replace("~0", "~")
 
 
-def _patch_property(properties: dict[str, str], name: str, verb: str, value: Any) -> None:
-    if verb == "remove":
-        if name not in properties:
-            raise BadRequest(name, "there is no such property to remove")
-        del properties[name]
-        return
-    properties[_property_name(name)] = _property(name, value)
+def _remove_property(properties: dict[str, str], name: str) -> None:
+    _refuse_read_only(name)
+    if name in ImageAttributes.model_fields:
+        raise Forbidden(f"Property {name} may not be removed: it is part of every image.")
+    if name not in properties:
+        raise BadRequest(name, "the image has no such property")
+    del properties[name]
 
 
-def _text(name: str, value: Any) -> str | None:
-    if value is not None and (not isinstance(value, str) or len(value) > 255):
-        raise BadRequest(name, "is a text of at most 255 characters")
-    return value
+def _validated(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """(columns, properties). Raises BadRequest for the first invalid attribute, Forbidden for a read-only one."""
+    for name in attributes:
+        _refuse_read_only(name)
+    try:
+        model = ImageAttributes.model_validate(dict(attributes))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise BadRequest(field, f"{field}: {first['msg'].removeprefix('Value error, ')}") from error
+    properties: dict[str, str] = model.model_extra or {}
+    given = model.model_dump(include=model.model_fields_set - properties.keys())
+    return {COLUMNS.get(name, name): value for name, value in given.items()}, properties
 
 
-def _boolean(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise BadRequest(name, "is true or false")
-    return value
+def _refuse_read_only(name: str) -> None:
+    if name in NOT_PROPERTIES:
+        raise Forbidden(f"Attribute '{name}' is read-only.")
 
 
-def _size(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-        raise BadRequest(name, "is a whole number from 0 on")
-    return value
-
-
-def _one_of(choices: Sequence[str], *, optional: bool) -> Callable[[str, Any], str | None]:
-    def check(name: str, value: Any) -> str | None:
-        if value not in choices and not (optional and value is None):
-            raise BadRequest(name, f"is one of {', '.join(choices)}")
-        return value if value is None else str(value)
-
-    return check
-
-
-def _tags(name: str, value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(tag, str) and 0 < len(tag) <= 255 for tag in value):
-        raise BadRequest(name, "is a list of texts of 1 to 255 characters")
-    unique = list(dict.fromkeys(value))
-    if len(unique) > MAX_TAGS:
-        raise BadRequest(name, f"an image has at most {MAX_TAGS} tags")
-    return unique
-
-
-def _property_name(name: str) -> str:
-    if not 0 < len(name) <= 255:
-        raise BadRequest("properties", "a property's name has 1 to 255 characters")
-    return name
-
-
-def _property(name: str, value: Any) -> str:
-    if not isinstance(value, str) or len(value) > MAX_TEXT:
-        raise BadRequest(name, f"a property is a text of at most {MAX_TEXT} characters")
-    return value
-
-
-def _few(properties: dict[str, str]) -> dict[str, str]:
+def _limited(properties: dict[str, str]) -> dict[str, str]:
     if len(properties) > MAX_PROPERTIES:
         raise BadRequest("properties", f"an image has at most {MAX_PROPERTIES} properties")
     return properties
-
-
-_CHECKS: dict[str, tuple[str, Callable[[str, Any], Any]]] = {
-    "name": ("name", _text),
-    "visibility": ("visibility", _one_of(VISIBILITIES, optional=False)),
-    "container_format": ("container_format", _one_of(CONTAINER_FORMATS, optional=True)),
-    "disk_format": ("disk_format", _one_of(DISK_FORMATS, optional=True)),
-    "min_disk": ("min_disk_gib", _size),
-    "min_ram": ("min_ram_mib", _size),
-    "protected": ("protected", _boolean),
-    "os_hidden": ("hidden", _boolean),
-    "tags": ("tags", _tags),
-}
-"""Attribute → (column, validator)."""

@@ -89,7 +89,7 @@ BATCH_SECONDS = 0.01
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-class InstanceRecords(Protocol):
+class InstanceRecordStore(Protocol):
     """Reads instance records from the store. Raises StoreUnavailable."""
 
     def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]: ...
@@ -108,7 +108,7 @@ class RecordChanges(Protocol):
 class InstanceRecordService:
     """The objects that the routes of instance records use. programs/control_api/wiring.py creates them."""
 
-    records: InstanceRecords
+    records: InstanceRecordStore
     changes: RecordChanges
     settings: Callable[[], DocumentSettings]
     """Returns the same object until the settings change, without I/O in most calls. Raises NotFound if they are invalid."""
@@ -125,7 +125,7 @@ def instances_router(service: InstanceRecordService) -> APIRouter:
     return routes
 
 
-def _records(routes: APIRouter, records: InstanceRecords) -> None:
+def _records(routes: APIRouter, records: InstanceRecordStore) -> None:
     @routes.post("/instances")
     def instances(body: InstanceIds) -> Response:
         revision, found = records.instances(body.instance_ids)
