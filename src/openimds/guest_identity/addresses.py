@@ -1,7 +1,4 @@
-"""Source addresses: the spellings they come in, and the MAC that some of them hold.
-
-The packet that opened a connection, as Linux keeps it with its link-layer header (TCP_SAVE_SYN = 2).
-"""
+"""Source addresses of clients, their MACs, and the saved SYN of a connection (Linux: TCP_SAVE_SYN = 2)."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ Address = IPv4Address | IPv6Address
 
 
 def parse_address(text: str) -> Address:
-    """Read an address as proxies write it. Raises ValueError with a sentence.
+    """Parses an address as proxies write it. Raises ValueError.
 
     `10.0.0.5`; `::ffff:10.0.0.5` is `10.0.0.5` (HAProxy listening on both families writes it so); `fe80::1%eth0` and
     `[fe80::1]` are `fe80::1`.
@@ -31,17 +28,17 @@ def parse_address(text: str) -> Address:
 
 
 def device_in(text: str) -> str:
-    """The device that a link-local address came in by: `fe80::1%qr-01e7ee7b-98` → `qr-01e7ee7b-98`; empty without."""
+    """Returns the device of a link-local address: `fe80::1%qr-01e7ee7b-98` → `qr-01e7ee7b-98`. Empty without one."""
     return text.partition("%")[2]
 
 
 def client_key(listener: str, mac: str, peer: str) -> str:
-    """Who is told apart from whom at a listener (`network:<id>` or `router:<id>`), where something is counted that is
-    not a port's. `peer`: an address, of a link-local one with its device behind a `%`. Raises ValueError.
+    """Returns the key by which the requests of a client without a port are counted. Raises ValueError.
 
-    On a network a MAC is one port's, whatever addresses that has. Behind a router each network's owner chooses its MACs,
-    so that they may be those of another's guests: there the address tells as well, of IPv6 its /64, in which a guest
-    chooses addresses as it likes.
+    `listener`: `network:<id>` or `router:<id>`. `peer`: an address; a link-local one has its device behind a `%`.
+
+    On a network the key is the MAC, whatever addresses the client uses. Behind a router it includes the address (of
+    IPv6, the /64), because the owner of each network chooses its MACs and could use those of another network's clients.
     """
     if not mac or not listener.startswith("router:"):
         return mac or peer
@@ -51,14 +48,14 @@ def client_key(listener: str, mac: str, peer: str) -> str:
 
 
 def canonical(text: str) -> str:
-    """The one spelling of an address that lookups use. Raises ValueError."""
+    """Returns the canonical text of an address. Raises ValueError."""
     return str(parse_address(text))
 
 
 def mac_from_eui64(address: Address) -> str | None:
-    """The MAC inside a link-local IPv6 address made by EUI-64 (RFC 4291 appendix A).
+    """Returns the MAC in a link-local IPv6 address of the form EUI-64 (RFC 4291 appendix A).
 
-    `fe80::f816:3eff:fe54:9388` → `fa:16:3e:54:93:88`; None when the address is not link-local or holds no MAC
+    `fe80::f816:3eff:fe54:9388` → `fa:16:3e:54:93:88`; None if the address is not link-local or has no MAC
     (privacy and stable-privacy addresses, RFC 4941 and 7217).
     """
     if not isinstance(address, IPv6Address) or not address.is_link_local:
@@ -73,14 +70,14 @@ def mac_from_eui64(address: Address) -> str | None:
 _ETHERNET_BYTES = 14
 _SOURCE = slice(6, 12)
 _IP_TYPES = {0x0800: 4, 0x86DD: 6}
-_NOBODY = bytes(6)
+_NO_MAC = bytes(6)
 
 
 def source_mac(saved_syn: bytes) -> str:
-    """`fa:16:3e:54:93:88`; empty when the packet was not kept, or not with an Ethernet header.
+    """Returns the source MAC of a saved SYN, such as `fa:16:3e:54:93:88`. Empty without an Ethernet header.
 
-    The kernel hands the link-layer, IP and TCP headers in one piece without saying where each ends: it is Ethernet's
-    when its type field names the IP version that follows.
+    The kernel returns the link-layer, IP and TCP headers without their lengths. The link layer is Ethernet if the type
+    field names the IP version that follows.
     """
     if len(saved_syn) <= _ETHERNET_BYTES:
         return ""
@@ -88,4 +85,4 @@ def source_mac(saved_syn: bytes) -> str:
     if version is None or saved_syn[_ETHERNET_BYTES] >> 4 != version:
         return ""
     mac = saved_syn[_SOURCE]
-    return "" if mac == _NOBODY else mac.hex(":")
+    return "" if mac == _NO_MAC else mac.hex(":")

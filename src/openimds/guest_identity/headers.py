@@ -1,15 +1,15 @@
-"""The headers that carry an identity from hop to hop, and what makes them unacceptable.
+"""The headers that carry an identity between hops, and their validation.
 
 Rules of this file:
 
-1. A header counts only in its exact spelling (letter case apart): `X_Instance_ID` is not `X-Instance-ID`. Some servers
-   join the two, which is how a guest's own copy would slip through.
-2. An identity header that arrives twice is refused by name: whichever copy one took, it might be the forged one.
-3. When identity headers are passed on, every spelling of them is dropped first, then ours are set.
+1. A header counts only in its exact spelling, apart from letter case: `X_Instance_ID` is not `X-Instance-ID`. Some
+   servers treat both as the same header, which would let a client's own copy pass.
+2. An identity header that occurs twice is rejected by name, because either copy could be forged.
+3. A hop that sets identity headers drops every spelling of them first.
 
-Did the guest's own request carry X-Forwarded-For? Then a proxy in the guest passes on what somebody else sent.
-
-Does root of the guest ask? Only root opens a connection from a port below 1024 (Linux: net.ipv4.ip_unprivileged_port_start).
+Two further headers describe the client's own request. A request with X-Forwarded-For or Forwarded comes from a proxy in
+the instance, on behalf of another program. A request from a port below 1024 comes from a privileged process (Linux:
+net.ipv4.ip_unprivileged_port_start).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 Headers = Sequence[tuple[bytes, bytes]]
-"""As received: (name, value), in order, repeated ones repeated."""
+"""Pairs of name and value in the received order, including repeated ones."""
 
 INSTANCE_ID = "X-Instance-ID"
 SIGNATURE = "X-Instance-ID-Signature"
@@ -52,10 +52,7 @@ _CLAIM_PREFIXES = (b"x-instance-id", b"x-metadata-provider", b"x-neutron-", b"x-
 
 
 class HeaderError(Exception):
-    """A header that identity needs is missing, repeated or unreadable: the sender's fault, 400.
-
-    `str(error)` is a sentence that names the header.
-    """
+    """An identity header is missing, repeated or malformed (400). The message names the header."""
 
     def __init__(self, header: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -64,30 +61,30 @@ class HeaderError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceClaim:
-    """What a signed request says: this instance of this tenant asks."""
+    """The identity in a signed request: an instance and its tenant."""
 
     instance_id: str
     signature: str
     tenant_id: str
     address: str | None
-    """X-Forwarded-For as received, when there is one: only a fallback for `local-ipv4`, never an identity."""
+    """The received X-Forwarded-For. Used as a fallback for `local-ipv4`, never as an identity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderClaim:
-    """The load balancer's form: somebody behind this provider's networks, at this address, asks."""
+    """The identity in a request of a load balancer: a metadata provider, and a client address on its networks."""
 
     provider_id: str
     signature: str
-    """Empty when none was sent, which no secret signs."""
+    """Empty without a signature. An empty signature is never valid."""
     address: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a namespace's proxy says the request came from: at most one of the two ids is set.
+    """The origin of a request in the headers of a namespace proxy. At most one of the two IDs is set.
 
-    With neither, the request came from nowhere that anything could be found on.
+    Without an ID, no port can be found.
     """
 
     network_id: str | None
@@ -96,29 +93,29 @@ class Origin:
 
 
 def values(headers: Headers, name: str) -> list[str]:
-    """All values of the header, in order. Bytes beyond ASCII are read as Latin-1, as HTTP has them."""
+    """Returns all values of a header in order. Bytes outside ASCII are decoded as Latin-1, as in HTTP."""
     found = _index(headers).get(_lower(name))
     return [value.decode("latin-1") for value in found] if found else []
 
 
 def header_names(headers: Headers) -> KeysView[bytes]:
-    """All names, in lower case."""
+    """Returns all header names in lower case."""
     return _index(headers).keys()
 
 
 _indexed: tuple[Headers, dict[bytes, list[bytes]]] = ((), {})
-"""The last request's: a dozen questions are asked of one after the other."""
+"""The index of the last request, because a request needs about a dozen lookups in a row."""
 
 
 def _index(headers: Headers) -> dict[bytes, list[bytes]]:
-    global _indexed  # noqa: PLW0603 - a cache of one
+    global _indexed  # noqa: PLW0603 - a cache with one entry
     known, index = _indexed
     if known is headers:
         return index
     index = {}
     for name, value in headers:
         index.setdefault(name.lower(), []).append(value)
-    if isinstance(headers, tuple):  # what can change is looked at each time
+    if isinstance(headers, tuple):  # a mutable sequence is not cached
         _indexed = headers, index
     return index
 
@@ -129,7 +126,7 @@ def _lower(name: str) -> bytes:
 
 
 def single(headers: Headers, name: str) -> str | None:
-    """The header's only value, None without it. Raises HeaderError when it was sent more than once."""
+    """Returns the only value of a header. None without the header. Raises HeaderError if it occurs more than once."""
     found = values(headers, name)
     if len(found) > 1:
         raise HeaderError(name, f"Multiple {name} headers found within request.")
@@ -137,7 +134,7 @@ def single(headers: Headers, name: str) -> str | None:
 
 
 def required(headers: Headers, name: str) -> str:
-    """The header's only value. Raises HeaderError when it is missing or was sent more than once."""
+    """Returns the only value of a header. Raises HeaderError if it is missing or occurs more than once."""
     value = single(headers, name)
     if value is None:
         raise HeaderError(name, f"{name} header is missing from request.")
@@ -145,7 +142,7 @@ def required(headers: Headers, name: str) -> str:
 
 
 def instance_claim(headers: Headers) -> InstanceClaim:
-    """Read the signed form. Raises HeaderError, checked in nova's order: instance id, signature, tenant id."""
+    """Reads a signed request. Raises HeaderError, in Nova's order: instance ID, signature, tenant ID."""
     instance_id = required(headers, INSTANCE_ID)
     signature = required(headers, SIGNATURE)
     tenant_id = required(headers, TENANT_ID)
@@ -156,7 +153,7 @@ def instance_claim(headers: Headers) -> InstanceClaim:
 
 
 def provider_claim(headers: Headers) -> ProviderClaim | None:
-    """Read the provider form; None when the request has no (or an empty) X-Metadata-Provider. Raises HeaderError."""
+    """Reads a provider request. None without a value of X-Metadata-Provider. Raises HeaderError."""
     provider_id = single(headers, PROVIDER)
     if not provider_id:
         return None
@@ -169,11 +166,10 @@ def provider_claim(headers: Headers) -> ProviderClaim | None:
 
 
 def origin(headers: Headers) -> Origin:
-    """Read what the namespace's proxy set. Raises HeaderError when both ids, or an id twice, or no address is there.
+    """Reads the headers of a namespace proxy. Raises HeaderError for both IDs, a repeated ID, or a missing address.
 
-    The address is the last one of the last X-Forwarded-For: a proxy with HAProxy's `option forwardfor` appends its own
-    behind whatever the guest sent (HAProxy's manual: "the server must be configured to always use the last
-    occurrence").
+    The last address of the last X-Forwarded-For counts: HAProxy's `option forwardfor` appends its own header to the
+    client's (HAProxy's manual: "the server must be configured to always use the last occurrence").
     """
     network_id = single(headers, NETWORK_ID)
     router_id = single(headers, ROUTER_ID)
@@ -188,20 +184,20 @@ def origin(headers: Headers) -> Origin:
 
 
 def is_identity_claim(name: bytes) -> bool:
-    """Is this a header that says who asks, in whatever spelling (`x_instance_id`, `X-INSTANCE-ID`)?"""
+    """Returns whether this is an identity header in any spelling (`x_instance_id`, `X-INSTANCE-ID`)."""
     plain = name.strip().lower().replace(b"_", b"-")
     return plain in _CLAIMS or plain.startswith(_CLAIM_PREFIXES)
 
 
 GUEST_FORWARDED = "X-Openimds-Guest-Forwarded"
-"""Says so from hop to hop: our namespace proxies replace the guest's X-Forwarded-For by their own, and set this."""
+"""Set by a namespace proxy that replaced the client's own X-Forwarded-For."""
 
 
 def was_forwarded(headers: Headers, *, own_addresses: int) -> bool:
-    """`own_addresses`: how many addresses in X-Forwarded-For are not the guest's but of the hops since.
+    """Returns whether the client's own request was forwarded. `own_addresses`: the addresses that later hops added.
 
-    At the metadata agent 1: stock neutron's namespace proxies append theirs behind what the guest sent. At the
-    metadata API 1 behind an agent, 0 where guests come themselves, whose own word on hops in between is none.
+    1 at the metadata agent, because stock Neutron's namespace proxies append an address, and at the metadata API behind
+    an agent. 0 if clients connect directly; GUEST_FORWARDED is then ignored.
     """
     if values(headers, "Forwarded") or (own_addresses and values(headers, GUEST_FORWARDED)):
         return True
@@ -209,8 +205,8 @@ def was_forwarded(headers: Headers, *, own_addresses: int) -> bool:
 
 
 PRIVILEGED = "X-Openimds-Guest-Privileged"
-"""Says so from hop to hop. Our namespace proxies drop a guest's own and set this where it is true; on nearly all requests
-it is not, which so stay equal to each other, byte for byte."""
+"""Set by a namespace proxy for a request from a privileged port, after it dropped the client's own header. The header is
+absent otherwise, so that nearly all requests of a client have equal bytes."""
 FIRST_UNPRIVILEGED_PORT = 1024
 
 
@@ -219,5 +215,5 @@ def is_privileged(port: int) -> bool:
 
 
 def was_privileged(headers: Headers) -> bool:
-    """As the hop before says."""
+    """Returns whether the previous hop marked the request as privileged."""
     return bool(values(headers, PRIVILEGED))

@@ -1,4 +1,4 @@
-"""What differs between two tables of values that are replaced as a whole, and never changed in place."""
+"""The difference between two snapshots of a mapping, whose values are replaced and never modified."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _Value = TypeVar("_Value")
 
 
 def difference(before: Mapping[str, _Value], after: Mapping[str, _Value]) -> tuple[list[_Value], list[_Value]]:
-    """The values that are in `before` alone, and those in `after` alone.
+    """Returns the values that only `before` has, and those that only `after` has.
 
-    Values that were not replaced are recognised by identity, in one pass that runs no line of Python.
+    Values are compared by identity, in one pass without Python bytecode.
     """
     if before is after:
         return [], []

@@ -1,4 +1,4 @@
-"""Indexes of ports by the place that a request comes from.
+"""Indexes of ports by the source of a request.
 
 `MacIndex` serves `metadata_proxy = direct`, where the kernel shows the client's MAC. `AddressIndex` serves the namespace
 proxies, whose headers name an address only.
@@ -120,7 +120,7 @@ class PortIndex:
         yield {"mac_address": source.mac}
 
     def matching(self, ports: Iterable[Port], source: ClientSource) -> tuple[Port, ...]:
-        """Returns those of the ports, all of them on networks of the source, that match it."""
+        """Returns the matching ports, out of ports on the networks of the source."""
         return matching(ports, source)
 
     def single(self, found: tuple[Port, ...], source: ClientSource) -> Port:
@@ -178,7 +178,7 @@ class PortIndex:
 
 
 class MacIndex(PortIndex):
-    """Ports by the MACs that they send with: their own, and those of their address pairs."""
+    """Ports by their own MACs and those of their address pairs."""
 
     requires_mac = True
 

@@ -1,7 +1,7 @@
-"""Strict requests: what a guest's own software never sends, and a browser or a proxy in the guest may be made to.
+"""Strict requests: rejects requests that an attacker can cause a browser or an open proxy in an instance to send.
 
-A page in a browser inside an instance can be led to the metadata address by DNS rebinding: its requests then name the
-page's host. A proxy in the instance that is open to others adds who it asks for. Neither is answered.
+A page in a browser can reach the metadata address by DNS rebinding. Its requests have the page's host in Host. An open
+proxy adds the address of its own client.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from openimds.guest_identity.headers import Headers, is_identity_claim, values
 
 
 def rejection_reason(headers: Headers, allowed_hosts: Collection[str]) -> str | None:
-    """Why such a request is refused (403), None when it is not.
+    """Returns the reason of a rejection (403), None for an allowed request.
 
-    `allowed_hosts`: as in `Host`, without port: `169.254.169.254`, `[fe80::a9fe:a9fe]`, `metadata.example`.
+    `allowed_hosts`: the values of `Host` without the port: `169.254.169.254`, `[fe80::a9fe:a9fe]`, `metadata.example`.
     """
     hosts = values(headers, "Host")
     if len(hosts) != 1 or _without_port(hosts[0]) not in {host.lower() for host in allowed_hosts}:

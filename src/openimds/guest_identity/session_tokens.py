@@ -1,20 +1,20 @@
-"""Session tokens (the IMDSv2 protocol): who holds one has read it inside the instance that it was made for.
+"""Session tokens (the IMDSv2 protocol). A token proves that its holder read it inside the instance.
 
 A token is 76 characters, `base64url(version | expires_at | nonce | tag)`:
 
     version     1 byte, 1
     expires_at  8 bytes, seconds since the epoch, big-endian
-    nonce       16 random bytes: two tokens are never equal
-    tag         32 bytes, HMAC-SHA256 over what stands before it
+    nonce       16 random bytes, so that no two tokens are equal
+    tag         32 bytes, HMAC-SHA256 of the preceding bytes
 
 Rules of this file:
 
-1. Nothing is stored: every worker and every replica with the same secret takes every other's tokens.
-2. The tag's key is derived from the shared secret, the day on which the token ends and the instance's id. So another
-   instance's token has another key, and no key signs for longer than a day.
-3. That key's parent is not the shared secret itself but is derived from it by name: nothing that is signed elsewhere
-   with the shared secret (instance ids, ids of providers) can ever be taken for a token's key.
-4. Length and alphabet are judged before anything is decoded; what is wrong with a token is never told.
+1. Tokens are not stored. Each worker and replica with the same secret accepts them.
+2. The key of the tag is derived from the shared secret, the day on which the token expires, and the instance ID. Each
+   instance has a key of its own, and no key signs tokens of more than one day.
+3. The parent of this key is derived from the shared secret by name. So no other signature by the shared secret (of an
+   instance ID or a provider ID) can serve as the key of a token.
+4. Length and alphabet are checked before decoding. The response does not say why a token is invalid.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 MIN_TTL_SECONDS = 1
 MAX_TTL_SECONDS = 21600
-"""Six hours, as EC2 has it."""
+"""Six hours, as in EC2."""
 NONCE_BYTES = 16
 TOKEN_CHARS = 76
 
@@ -39,7 +39,7 @@ _TTL_FORM = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def parse_ttl(text: str | None) -> int | None:
-    """The header's number of seconds, 1 to 21600; None for everything else."""
+    """Returns the seconds of the TTL header, 1 to 21600. None for any other value."""
     if text is None or not _TTL_FORM.fullmatch(text.strip(" \t")):
         return None
     ttl_seconds = int(text)
@@ -47,15 +47,15 @@ def parse_ttl(text: str | None) -> int | None:
 
 
 def issue_token(secret: str, instance_id: str, *, expires_at: int, nonce: bytes) -> str:
-    """A token that is good before `expires_at` (seconds since the epoch). `nonce` is 16 random bytes."""
+    """Returns a token that is valid until `expires_at` (seconds since the epoch). `nonce` is 16 random bytes."""
     payload = _VERSION + expires_at.to_bytes(8, "big") + nonce
     return urlsafe_b64encode(payload + _tag(secret, instance_id, expires_at, payload)).decode()
 
 
 def is_good_token(secrets: Sequence[str], instance_id: str, token: str, *, now: float) -> bool:
-    """Was it made for this instance with one of these secrets, and has it not ended?
+    """Returns whether the token is for this instance, signed with one of the secrets, and not expired.
 
-    All secrets are tried, each in constant time: several are good while the secret is being changed.
+    All secrets are compared, each in constant time. During a rotation several secrets are valid.
     """
     if not _FORM.fullmatch(token):
         return False

@@ -1,4 +1,4 @@
-"""The shared secret's signature: lower-case hex HMAC-SHA256 of the instance (or provider) id, as nova and neutron do."""
+"""Signatures by the shared secret: lower-case hex HMAC-SHA256 of an instance or provider ID, as in Nova and Neutron."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import hmac
 from collections.abc import Sequence
 from functools import lru_cache
 
-_KEPT_SIGNATURES = 4096
-"""What is kept is the right signature of an id, never a verdict: a given one is compared with it every time."""
+_MAX_CACHED_SIGNATURES = 4096
+"""The cache has the valid signature of an ID. A received signature is compared with it each time."""
 
 
-@lru_cache(maxsize=_KEPT_SIGNATURES)
+@lru_cache(maxsize=_MAX_CACHED_SIGNATURES)
 def sign(secret: str, message: str) -> str:
-    """`sign("SECRET_KEY", "<uuid>")` → 64 lower-case hex digits."""
-    # Headers are read as Latin-1 and signed as UTF-8: nova's way, which only shows in ids that are no UUIDs.
+    """Returns 64 lower-case hexadecimal digits."""
+    # Headers are decoded as Latin-1 and signed as UTF-8, as in Nova. This affects only IDs that are not UUIDs.
     return hmac.digest(secret.encode(), message.encode(), "sha256").hex()
 
 
 def matching_secret(secrets: Sequence[str], message: str, signature: str) -> int | None:
-    """Which of the secrets made this signature: its place in the list (0 is the newest), or None.
+    """Returns the index of the secret that made the signature (0 is the newest). None for an invalid signature.
 
-    During a rotation several secrets are good. All of them are tried, each in constant time, so that the time taken
-    tells nothing (OSSA-2014-024).
+    During a rotation several secrets are valid. All are compared, each in constant time, so that the duration reveals
+    nothing (OSSA-2014-024).
     """
     given = signature.encode("latin-1", "replace")
     found: int | None = None
@@ -33,5 +33,5 @@ def matching_secret(secrets: Sequence[str], message: str, signature: str) -> int
 
 
 def verify(secrets: Sequence[str], message: str, signature: str) -> bool:
-    """Was the message signed with one of these secrets?"""
+    """Returns whether one of the secrets made the signature."""
     return matching_secret(secrets, message, signature) is not None

@@ -1,8 +1,8 @@
-"""How often one port may ask: a token bucket for each of the two windows of `[metadata_rate_limiting]`.
+"""Token buckets for the two windows of `[metadata_rate_limiting]`.
 
-A window of `seconds` with `requests` is a bucket that holds so many and fills up again in so long: that many at once,
-and that many a window for as long as one likes. A request takes one of both. One that is refused takes none, so that
-who slows down is served again at once.
+The bucket of a window holds `requests` tokens and refills within `seconds`. It allows a burst of `requests`, and the same
+number per window continuously. A request takes a token of each window. A rejected request takes none, so that a client
+that slows down is served again immediately.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class RateWindow:
 
 
 class TokenBucket:
-    """Of one port, all its addresses and IP versions together. Times are seconds that never go back."""
+    """The buckets of one client, for all its addresses and IP versions. Times are monotonic seconds."""
 
     __slots__ = ("_at", "_left", "_windows")
 
@@ -28,7 +28,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, now: float) -> bool:
-        """May another request be answered? It is counted if so."""
+        """Counts a request. Returns False if it exceeds the limit; it is then not counted."""
         left = self._left
         passed = now - self._at
         if passed > 0:
@@ -44,7 +44,7 @@ class TokenBucket:
 
     @property
     def retry_after_seconds(self) -> int:
-        """For how long, counted from the last `take`, none will be left: at least 1."""
+        """The time from the last `take` until a token is available, at least 1."""
         waits = (
             (1 - tokens) * window.seconds / window.requests
             for tokens, window in zip(self._left, self._windows, strict=True)

@@ -1,9 +1,15 @@
-"""The guest API: what software inside an instance is served, straight at port 8775 or through the metadata agent.
+"""The metadata service, without its transport. Serves the metadata API, and the metadata agent.
 
-A request is one straight line (service.py): target readable → identity headers present and signed → instance known and
-of that project → document there → answer. The rules are in metadata/ and identity/; here is what they cannot do: ask
-the store (records.py), ask vendors (vendors.py), count and log.
-
-The service takes any request and gives any answer with the attributes of messages.py, so that it runs under the HTTP
-server and in tests alike.
+- handler: the steps of a request
+- authenticators: the instance of a request, by signature or address
+- session_tokens: checks and issues session tokens (IMDSv2)
+- document_cache: renders documents, and keeps them with the instance's record
+- instance_cache: records of instances, until they change
+- instance_loader: reads records in batches
+- invalidation: polls changes, and drops outdated records
+- vendordata: dynamic vendor data
+- response: response headers, log line, replay, and error responses
+- rate_limit: limits of ports and of unknown clients
+- request_log: the log line and the ID of a request
+- metrics: counters
 """

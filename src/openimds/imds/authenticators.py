@@ -113,7 +113,7 @@ class Authenticator(Protocol):
     """Finds the instance of a request."""
 
     def admit(self, request: Request) -> None:
-        """Raises AuthError for a request that is rejected whoever its client is."""
+        """Raises AuthError for a request that is rejected regardless of its client."""
 
     def identifies(self, request: Request) -> bool:
         """Returns whether the request can have an instance at all."""

@@ -1,8 +1,7 @@
-"""What the store said, kept until the store says that it changed.
+"""A cache of the store's results, which are dropped when they change.
 
-A request that asks what is in memory touches no database. What a change may show in is dropped by `forget`, which
-freshness.py calls a few milliseconds after the change. An answer that was on its way from the store at that moment is
-given to those who wait for it, who asked before, and is not kept.
+A request for a cached result needs no database. `invalidation` calls `forget` some milliseconds after a change. The
+result of a query that was running at that moment is returned to the requests that wait for it, but is not cached.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ T = TypeVar("T")
 
 MAX_RECORDS = 20_000
 MAX_DOCUMENT_BYTES = 32 * 1024 * 1024
-PATIENCE_SECONDS = 5.0
-"""How long a request waits for a store that answers nobody."""
-LONGEST_SECONDS = 20.0
-"""How long it waits for a busy one, in the queue behind others."""
+SILENCE_SECONDS = 5.0
+"""Timeout of a request while the store responds to no query."""
+MAX_WAIT_SECONDS = 20.0
+"""Timeout of a request while the store responds to other queries."""
 
 
 class CachedDocument(Protocol):
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
 
 
 class CacheEntry:
-    """One answer of the store. `good` turns False when it is dropped, for those who still hold it."""
+    """One result of the store. `good` becomes False when the entry is dropped, because requests may still hold it."""
 
     __slots__ = ("__weakref__", "answer", "documents", "good", "key", "used")
 
@@ -42,13 +41,13 @@ class CacheEntry:
         self.answer = answer
         self.good = True
         self.used = False
-        """Since somebody last looked for a record to drop. Cheaper to set than a place in a queue to change."""
+        """Whether the entry was used since the last eviction pass. Setting a flag is cheaper than moving the entry."""
         self.documents: dict[Hashable, Any] = {}
         """The rendered documents (`document_cache.RenderedDocument`) by key."""
 
 
 class InstanceCache:
-    """Answers by question. Of one event loop."""
+    """Results by key. Belongs to the event loop."""
 
     def __init__(
         self,
@@ -57,63 +56,63 @@ class InstanceCache:
         max_document_bytes: int = MAX_DOCUMENT_BYTES,
         instances: Callable[[str], Awaitable[Instance | None]] | None = None,
     ) -> None:
-        """`instances`: how instances are had; None: by the question, as everything else."""
+        """`instances`: loads an instance by ID. None if instances are loaded by their query, like all other results."""
         self._executor = executor
         self._instances = instances
         self._max_records = max_records
         self._max_document_bytes = max_document_bytes
         self._document_bytes = 0
-        self._heard = 0.0
-        """When the store answered last, in the loop's time."""
+        self._responded_at = 0.0
+        """The time of the store's last response, in the event loop's time."""
         self._records: OrderedDict[Hashable, CacheEntry] = OrderedDict()
         self._asking: dict[Hashable, asyncio.Future[CacheEntry]] = {}
         self._of_port: defaultdict[str, set[Hashable]] = defaultdict(set)
         self._of_network: defaultdict[str, set[Hashable]] = defaultdict(set)
         self._of_no_instance: set[Hashable] = set()
-        """Answers that any port, server or subnet may change: which addresses are whose."""
+        """Results that depend on any port, server or subnet: the instances of an address."""
 
     def __len__(self) -> int:
         return len(self._records)
 
     async def ask(self, key: Hashable, question: Callable[[], T]) -> T:
-        """The store's answer, from memory if it is there. Raises StoreUnavailable when it is not and the store is away.
+        """Returns a result, from the cache if possible. Raises StoreUnavailable.
 
-        Keys of instances are `("instance", id)`.
+        The key of an instance is `("instance", ID)`.
         """
         answer: T = (await self.record(key, question)).answer
         return answer
 
     def known(self, key: Hashable) -> CacheEntry | None:
-        """What is in memory."""
+        """Returns the cached entry. None if there is none."""
         record = self._records.get(key)
         if record is not None:
             record.used = True
         return record
 
     async def record(self, key: Hashable, question: Callable[[], object]) -> CacheEntry:
-        """As `ask`, with what is known about the answer."""
+        """Returns the entry of a result, from the cache if possible. Raises StoreUnavailable."""
         record = self.known(key)
         if record is not None:
             return record
         asking = self._asking.get(key)
         if asking is None:
             asking = self._asking[key] = asyncio.ensure_future(self._ask(key, question))
-        return await self._patiently(asking)
+        return await self._wait(asking)
 
-    async def _patiently(self, asking: asyncio.Future[CacheEntry]) -> CacheEntry:
+    async def _wait(self, asking: asyncio.Future[CacheEntry]) -> CacheEntry:
         now = asyncio.get_running_loop().time
         began = now()
         while True:
             try:
-                async with asyncio.timeout(PATIENCE_SECONDS):
+                async with asyncio.timeout(SILENCE_SECONDS):
                     return await asyncio.shield(asking)
             except TimeoutError:
-                silent = now() - max(self._heard, began)
-                if silent >= PATIENCE_SECONDS or now() - began >= LONGEST_SECONDS:
+                silent = now() - max(self._responded_at, began)
+                if silent >= SILENCE_SECONDS or now() - began >= MAX_WAIT_SECONDS:
                     raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
 
     def keep_document(self, record: CacheEntry, key: Hashable, rendered: CachedDocument) -> None:
-        """Remember what was rendered, within bounds: the records that were used longest ago lose theirs first."""
+        """Caches a rendered document. If the cache is full, the oldest records lose their documents first."""
         if not record.good:
             return
         record.documents[key] = rendered
@@ -125,7 +124,7 @@ class InstanceCache:
                     return
 
     def forget(self, touched: ChangeSet) -> None:
-        """Drop what may have changed."""
+        """Drops the entries that the changes may concern."""
         if touched.is_empty:
             return
         if touched.everything:
@@ -138,19 +137,19 @@ class InstanceCache:
         self._drop(keys)
 
     def forget_instance(self, instance_id: str) -> None:
-        """It was changed from here."""
+        """Drops the record of an instance that this process changed."""
         self._drop([("instance", instance_id)])
 
     async def _ask(self, key: Hashable, question: Callable[[], object]) -> CacheEntry:
         here = asyncio.current_task()
         try:
             answer = await self._answer(key, question)
-            self._heard = asyncio.get_running_loop().time()
+            self._responded_at = asyncio.get_running_loop().time()
             record = CacheEntry(key, answer)
             if self._asking.get(key) is here:
                 self._keep(record)
             else:
-                record.good = False  # something changed meanwhile
+                record.good = False  # a change happened during the query
             return record
         finally:
             if self._asking.get(key) is here:
@@ -173,7 +172,7 @@ class InstanceCache:
             self._drop([self._least_used()])
 
     def _least_used(self) -> Hashable:
-        """The oldest record that was not used since it was here last."""
+        """Returns the oldest entry that was not used since the last pass."""
         while True:
             key, record = next(iter(self._records.items()))
             if not record.used:

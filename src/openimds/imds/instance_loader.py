@@ -1,8 +1,8 @@
-"""Instances that are asked for while others are being read, read together: many guests boot at once.
+"""Loads the records of instances in batches, because many instances boot at the same time.
 
-Threads that read at the same time do not get ahead of each other, as the interpreter runs one at a time, and a database
-that is far away takes as long for one as for many. So there is one read at a time, of those that wait by then, on a
-thread: the event loop goes on. Who asks never gets what was read before it asked.
+Concurrent reads on threads are not faster, since the interpreter runs one thread at a time. A remote database takes as
+long for one instance as for many. So there is one read at a time, on a thread, for all instances that wait. A request
+never gets a record that was read before the request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AT_ONCE = 250
 """Beside a busy event loop, what a read costs is getting the interpreter back after each of its few statements."""
 
 Read = Callable[[Collection[str]], Mapping[str, Instance | None]]
-"""Instances by id, None for those that are not there. An instance that cannot be read is left out. Called on a thread.
+"""Returns instances by ID, with None for IDs that do not exist. An instance that cannot be read is left out. Called on a thread.
 Raises StoreUnavailable.
 """
 
@@ -27,7 +27,7 @@ _Waiting = Mapping[str, "asyncio.Future[Instance | None]"]
 
 
 class BatchLoader:
-    """Of one event loop."""
+    """Belongs to the event loop."""
 
     def __init__(self, executor: Executor, read: Read) -> None:
         self._executor = executor
@@ -52,7 +52,7 @@ class BatchLoader:
                 for instance_id in taken:
                     del self._waiting[instance_id]
                 await self._answer(taken)
-                await asyncio.sleep(0)  # those that have their answer go on
+                await asyncio.sleep(0)  # the waiting requests continue
         finally:
             self._work = None
 
@@ -61,7 +61,7 @@ class BatchLoader:
             found = await asyncio.get_running_loop().run_in_executor(self._executor, self._read, tuple(taken))
         except Exception as error:  # noqa: BLE001 - raised again where it was asked
             if len(taken) > 1 and not isinstance(error, StoreUnavailable):
-                # One that cannot be told must not take the others with it.
+                # An unreadable instance must not fail the others.
                 for instance_id, future in taken.items():
                     await self._answer({instance_id: future})
                 return

@@ -1,7 +1,7 @@
-"""Looks at the store's revision, again and again, and tells what changed since: memory is right again soon after.
+"""Polls the changes of a store, and reports them to the cache.
 
-A thread of its own, as stores block. The price of a database is one short question every `look_seconds`, whatever the
-load; a source whose `newest` itself waits for news is asked again at once.
+The poller has a thread of its own, because stores block. A database gets one short query per `look_seconds`, whatever
+the load. A source whose `newest` waits for changes is called again immediately.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollIntervals:
     look_seconds: float = 0.02
-    """Between two questions; 0 for a source whose `newest` waits for news."""
+    """The time between two queries. 0 for a source whose `newest` waits for changes."""
     away_seconds: float = 2.0
-    """A store that is silent for longer is away, even if it does not say so."""
+    """A store without a response for this time is unavailable."""
     retry_seconds: float = 0.02
-    """Between a question that failed and the next."""
+    """The time between a failed query and the next one."""
 
 
 class ChangeFeed(Protocol):
-    """The store. Both raise StoreUnavailable, and may block."""
+    """The changes of a store. Both methods may block and raise StoreUnavailable."""
 
     def newest(self) -> int: ...
     def after(self, revision: int | None) -> ChangeSet: ...
 
 
 class ChangePoller:
-    """`heard` is called on the event loop with everything that changes from `start` on."""
+    """Calls `on_changes` on the event loop with each change set from `start` on."""
 
     def __init__(
-        self, changes: ChangeFeed, heard: Callable[[ChangeSet], None], pace: PollIntervals | None = None
+        self, changes: ChangeFeed, on_changes: Callable[[ChangeSet], None], intervals: PollIntervals | None = None
     ) -> None:
         self._changes = changes
-        self._heard = heard
-        self._pace = pace or PollIntervals()
+        self._on_changes = on_changes
+        self._intervals = intervals or PollIntervals()
         self._stopped = threading.Event()
         self._revision: int | None = None
         self._answered_at = time.monotonic()
@@ -61,10 +61,10 @@ class ChangePoller:
         return self._is_away
 
     def start(self) -> None:
-        """From the event loop."""
+        """Called from the event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
-        self._watch_silence()
+        self._check_silence()
 
     def stop(self) -> None:
         self._stopped.set()
@@ -72,42 +72,42 @@ class ChangePoller:
             self._check.cancel()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._pace.look_seconds):
+        while not self._stopped.wait(self._intervals.look_seconds):
             try:
-                self._look()
+                self._poll()
             except StoreUnavailable as error:
-                self._tell(self._store_went, True, error.message)
-                self._stopped.wait(self._pace.retry_seconds)
+                self._call_on_loop(self._set_store_state, True, error.message)
+                self._stopped.wait(self._intervals.retry_seconds)
             except Exception:
-                log.exception("the store's changes could not be read")
-                self._revision = None  # what was missed is not known
+                log.exception("store changes unreadable")
+                self._revision = None  # the missed changes are unknown, so everything counts as changed
                 self._stopped.wait(1)
             else:
                 self._answered_at = time.monotonic()
                 if self._is_away:
-                    self._tell(self._store_went, False, "")
+                    self._call_on_loop(self._set_store_state, False, "")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         if self._revision is not None and self._changes.newest() == self._revision:
             return
         touched = self._changes.after(self._revision)
-        self._tell(self._heard, touched)
+        self._call_on_loop(self._on_changes, touched)
         self._revision = touched.revision
 
-    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+    def _call_on_loop(self, what: Callable[..., None], *arguments: object) -> None:
         if not self._loop.is_closed() and not self._stopped.is_set():
             self._loop.call_soon_threadsafe(what, *arguments)
 
-    def _watch_silence(self) -> None:
-        away_seconds = self._pace.away_seconds
+    def _check_silence(self) -> None:
+        away_seconds = self._intervals.away_seconds
         if time.monotonic() - self._answered_at > away_seconds:
-            self._store_went(True, f"no answer for {away_seconds:g} s")
-        self._check = self._loop.call_later(away_seconds / 4, self._watch_silence)
+            self._set_store_state(True, f"no answer for {away_seconds:g} s")
+        self._check = self._loop.call_later(away_seconds / 4, self._check_silence)
 
-    def _store_went(self, away: bool, reason: str) -> None:
+    def _set_store_state(self, away: bool, reason: str) -> None:
         if away and not self._is_away:
-            log.error("the store is away: instances that were asked for before are served from memory", reason=reason)
+            log.error("store unavailable: cached instances are served", reason=reason)
         elif not away and self._is_away:
-            log.info("the store is back")
+            log.info("store available again")
         self._is_away = away
         STORE_AWAY.set(away)

@@ -52,7 +52,7 @@ class TokenSettings:
 
     @property
     def is_direct(self) -> bool:
-        """Whether clients connect to this service themselves."""
+        """Returns whether clients connect to this service directly."""
         return self.previous_hop is PreviousHop.CLIENT
 
 

@@ -1,7 +1,7 @@
-"""Dynamic vendor data: each target is asked about the instance, all at the same time.
+"""Dynamic vendor data: sends the instance to each target, to all targets at the same time.
 
-Nobody waits for a target but those who ask it: every target has threads of its own, an end to patience that counts the
-time spent waiting for one of them, and is asked once for all who want to know the same.
+A slow target delays only the requests for it. Each target has threads and a timeout of its own, which includes the wait
+for a thread, and equal requests share one call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ANSWERS = Counter(
 )
 
 PostQuestion = Callable[[str, Mapping[str, Any]], VendordataResponse]
-"""(url, question) → the answer. Raises PeerFailed. Blocks."""
+"""Sends a document to a URL, and returns the response. Blocks. Raises PeerFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,55 +47,55 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendordataTimeouts:
-    """How failures of targets are taken."""
+    """The timeout of a target, and the effect of its failures."""
 
     seconds: float = 10.0
-    """From a question to its answer, the wait for a thread included."""
+    """The time of a call, including the wait for a thread."""
     failure_is_fatal: bool = False
 
 
 class VendordataTargets:
-    """All targets. Of one event loop."""
+    """All targets. Belongs to the event loop."""
 
     def __init__(
-        self, targets: Sequence[Target], post: PostQuestion, patience: VendordataTimeouts | None = None
+        self, targets: Sequence[Target], post: PostQuestion, timeouts: VendordataTimeouts | None = None
     ) -> None:
-        """Of two targets with one name the first counts."""
-        patience = patience or VendordataTimeouts()
+        """If two targets have the same name, the first one is used."""
+        timeouts = timeouts or VendordataTimeouts()
         named = {target.name: target for target in reversed(targets)}
-        self._failure_is_fatal = patience.failure_is_fatal
-        self._asked = [_Asked(target, post, patience.seconds) for target in reversed(named.values())]
+        self._failure_is_fatal = timeouts.failure_is_fatal
+        self._clients = [_TargetClient(target, post, timeouts.seconds) for target in reversed(named.values())]
 
     async def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """What each said, under its name; `{}` for one that failed. Raises Refusal (503) when failures are fatal."""
+        """Returns the responses by target name, `{}` for a failed one. Raises MetadataError (503) if failures are fatal."""
         key = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()
-        answers = await asyncio.gather(*(asked.answer(key, question) for asked in self._asked))
-        failed = [asked.name for asked, answer in zip(self._asked, answers, strict=True) if answer is None]
+        answers = await asyncio.gather(*(client.answer(key, question) for client in self._clients))
+        failed = [client.name for client, answer in zip(self._clients, answers, strict=True) if answer is None]
         if failed and self._failure_is_fatal:
             sentence = f"The vendor data service {failed[0]} does not answer."
             raise MetadataError(503, sentence, (("Retry-After", "1"),))
-        return {asked.name: _content(answer) for asked, answer in zip(self._asked, answers, strict=True)}
+        return {client.name: _content(answer) for client, answer in zip(self._clients, answers, strict=True)}
 
 
 def _content(answer: VendordataResponse | None) -> Any:
     return {} if answer is None or answer.content is None else answer.content
 
 
-class _Asked:
+class _TargetClient:
     """One target."""
 
-    def __init__(self, target: Target, post: PostQuestion, patience_seconds: float) -> None:
+    def __init__(self, target: Target, post: PostQuestion, timeout_seconds: float) -> None:
         self.name = target.name
         self._url = target.url
         self._post = post
-        self._patience_seconds = patience_seconds
+        self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(THREADS_OF_A_TARGET, f"vendor-{target.name}")
         self._under_way: dict[bytes, asyncio.Task[VendordataResponse | None]] = {}
-        self._kept = KeptAnswers()
+        self._kept = VendordataCache()
         self._fails = False
 
     async def answer(self, key: bytes, question: Mapping[str, Any]) -> VendordataResponse | None:
-        """None: it failed. `key` is the same for the same question."""
+        """Returns the response. None if the target failed. Equal questions have equal keys."""
         kept = self._kept.get(key)
         if kept is not None:
             ANSWERS.labels(self.name, "kept").inc()
@@ -104,15 +104,15 @@ class _Asked:
         if task is None:
             task = self._under_way[key] = asyncio.create_task(self._fetch(key, question))
             task.add_done_callback(lambda _task: self._under_way.pop(key, None))
-        return await asyncio.shield(task)  # whoever gives up does not take it from the others
+        return await asyncio.shield(task)  # others may wait for a cancelled request
 
     async def _fetch(self, key: bytes, question: Mapping[str, Any]) -> VendordataResponse | None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._patience_seconds):  # a question still in the queue is taken out of it
+            async with asyncio.timeout(self._timeout_seconds):  # a call that waits for a thread is cancelled
                 answer = await loop.run_in_executor(self._threads, self._post, self._url, question)
         except TimeoutError:
-            self._note_failure(f"no answer within {self._patience_seconds:g} s")
+            self._note_failure(f"no answer within {self._timeout_seconds:g} s")
             return None
         except PeerFailed as error:
             self._note_failure(error.message)
@@ -124,18 +124,18 @@ class _Asked:
     def _note_failure(self, reason: str) -> None:
         ANSWERS.labels(self.name, "failed").inc()
         if not self._fails:
-            log.warning("a vendor data target fails", target=self.name, error=reason)
+            log.warning("vendor data target failed", target=self.name, error=reason)
         self._fails = True
 
     def _note_success(self) -> None:
         ANSWERS.labels(self.name, "fresh").inc()
         if self._fails:
-            log.info("a vendor data target works again", target=self.name)
+            log.info("vendor data target available again", target=self.name)
         self._fails = False
 
 
-class KeptAnswers:
-    """One target's answers, each as long as the target allows; the ones not asked for go first when there are many."""
+class VendordataCache:
+    """The cached responses of one target, for the time that the target allows. The least recently used one is dropped."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, *, max_answers: int = MAX_KEPT_ANSWERS,
@@ -148,7 +148,7 @@ class KeptAnswers:
         self._bytes = 0
 
     def get(self, key: bytes) -> VendordataResponse | None:
-        """None: there is none that may be told again."""
+        """Returns a response that is still valid, else None."""
         until, answer = self._answers.get(key, (0.0, None))
         if answer is None:
             return None
@@ -159,7 +159,7 @@ class KeptAnswers:
         return answer
 
     def put(self, key: bytes, answer: VendordataResponse) -> None:
-        """Keep it, if it may be kept."""
+        """Caches a response if the target allows it."""
         self._drop(key)
         if answer.fresh_seconds <= 0:
             return

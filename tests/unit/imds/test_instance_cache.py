@@ -91,13 +91,13 @@ async def test_documents_have_an_end(threads) -> None:
 
 
 async def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.01)
     gate = threading.Event()
 
     records = InstanceCache(threads)
     with pytest.raises(StoreUnavailable):
         await records.ask("a", lambda: gate.wait(HANG_SECONDS))
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", HANG_SECONDS)
+    monkeypatch.setattr(module, "SILENCE_SECONDS", HANG_SECONDS)
     gate.set()
     assert await records.ask("a", lambda: False) is True  # the first question's answer, late
 

@@ -71,7 +71,7 @@ def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
     with structlog.testing.capture_logs() as logs:
         asyncio.run(scene())
     events = [line["event"].split(":")[0] for line in logs]
-    assert events == ["the store is away", "the store is back", "the store's changes could not be read"]
+    assert events == ["store unavailable", "store available again", "store changes unreadable"]
 
 
 async def test_a_silent_store_is_away() -> None:

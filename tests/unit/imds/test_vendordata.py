@@ -11,7 +11,7 @@ import pytest
 import structlog
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.imds.vendordata import THREADS_OF_A_TARGET, KeptAnswers, Target, VendordataTargets, VendordataTimeouts
+from openimds.imds.vendordata import THREADS_OF_A_TARGET, Target, VendordataCache, VendordataTargets, VendordataTimeouts
 from openimds.metadata.outcome import MetadataError
 from openimds.resources.errors import PeerFailed
 from openimds.resources.instance import VendordataResponse
@@ -92,7 +92,7 @@ def test_patience_with_a_slow_target_ends() -> None:
     with structlog.testing.capture_logs() as logs:
         asked = asyncio.run(_ended(story(), never))
     assert asked == THREADS_OF_A_TARGET  # those in the queue were taken out of it
-    assert [line["event"] for line in logs] == ["a vendor data target fails"]
+    assert [line["event"] for line in logs] == ["vendor data target failed"]
 
 
 async def _ended(story: Any, never: threading.Event) -> Any:
@@ -148,7 +148,7 @@ def test_a_failure_is_not_kept_and_is_told_once() -> None:
 
     with structlog.testing.capture_logs() as logs:
         assert asyncio.run(story()) == [{"a": {}}, {"a": {}}, {"a": 3}, {"a": 3}]
-    assert [line["event"] for line in logs] == ["a vendor data target fails", "a vendor data target works again"]
+    assert [line["event"] for line in logs] == ["vendor data target failed", "vendor data target available again"]
 
 
 def test_fatal_failures() -> None:
@@ -160,7 +160,7 @@ def test_fatal_failures() -> None:
 
 def test_answers_have_bounds_and_an_end() -> None:
     now = [0.0]
-    kept = KeptAnswers(lambda: now[0], max_answers=2, max_bytes=100)
+    kept = VendordataCache(lambda: now[0], max_answers=2, max_bytes=100)
     for name in (b"a", b"b"):
         kept.put(name, VendordataResponse(name, 10, 5))
     assert kept.get(b"a")

@@ -23,12 +23,12 @@ async def _asked(records: InstanceCache, gate: Event) -> object:
 
 
 def test_a_store_that_answers_others_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.05)
     gate = Event()
 
     async def test() -> None:
         records = InstanceCache(threads)
-        records._heard = math.inf  # just now, whenever one looks
+        records._responded_at = math.inf  # just now, whenever one looks
         asyncio.get_running_loop().call_later(4 * 0.05, gate.set)
         assert await _asked(records, gate) is True
 
@@ -37,12 +37,12 @@ def test_a_store_that_answers_others_is_waited_for(monkeypatch: pytest.MonkeyPat
 
 
 def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(module, "LONGEST_SECONDS", 0.1)
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(module, "MAX_WAIT_SECONDS", 0.1)
 
     async def test() -> None:
         records = InstanceCache(threads)
-        records._heard = math.inf
+        records._responded_at = math.inf
         with pytest.raises(StoreUnavailable, match="did not answer within"):
             await _asked(records, Event())
 

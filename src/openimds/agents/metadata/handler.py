@@ -57,9 +57,9 @@ class AgentDependencies:
     throttled_log: ThrottledLog
     request_log: RequestLog
     proxied_policy: LookupPolicy
-    """In haproxy mode."""
+    """The lookup policy of haproxy mode."""
     direct_policy: LookupPolicy
-    """In direct mode. Its maximum age also applies to instance records."""
+    """The lookup policy of direct mode. Its maximum age also applies to instance records."""
 
 
 class MetadataAgent:

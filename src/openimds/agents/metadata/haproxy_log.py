@@ -1,4 +1,4 @@
-"""The namespace proxies' log: datagrams on a unix socket, each a JSON object, written to our own log."""
+"""Copies the log of the namespace proxies, JSON datagrams on a unix socket, into the agent's log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openimds.imds.request_log import RequestLog
 
 MAX_LINE_CHARS = 2048
 BATCH = 256
-"""Read in one go, before guests have their turn again."""
+"""The number of datagrams per call, so that requests are not delayed."""
 
 _SYSLOG_PREFIX = re.compile(r"^<\d{1,3}>")
 _ID = re.compile(r"[0-9A-Za-z_.:-]{1,64}")
@@ -25,14 +25,15 @@ _log = structlog.get_logger(__name__)
 
 
 class HaproxyLog:
-    """`read` what waits in the socket, whenever it can be read. A flood is dropped by the kernel, which bounds its queue."""
+    """Reads the datagrams of a socket. The kernel bounds the queue and drops further datagrams."""
 
     def __init__(self, datagrams: socket.socket, log: RequestLog) -> None:
-        """`datagrams` does not block."""
+        """`datagrams` is non-blocking."""
         self._datagrams = datagrams
         self._log = log
 
     def read(self) -> None:
+        """Called by the event loop when the socket is readable."""
         receive = self._datagrams.recv
         try:
             for _ in range(BATCH):
@@ -51,10 +52,10 @@ class HaproxyLog:
 
 
 def read_line(data: bytes) -> tuple[str, float, Mapping[str, Any]] | str:
-    """One datagram.
+    """Parses a datagram.
 
-    `{"request_id": "req-…", "milliseconds": 3, "status": 200, …}` → ("req-…", 3, those of its other keys that are
-    known); anything else, a notice → its text.
+    `{"request_id": "req-…", "milliseconds": 3, "status": 200, …}` gives `("req-…", 3, facts)`, with the known keys as
+    facts. Any other datagram is a notice of HAProxy and gives its text.
     """
     text = data[: 2 * MAX_LINE_CHARS].decode("utf-8", "replace")
     if text.startswith("<"):
@@ -73,7 +74,7 @@ def read_line(data: bytes) -> tuple[str, float, Mapping[str, Any]] | str:
 
 
 def _request_id(value: object) -> str:
-    """A line's beginning is written as it is: nothing but what request ids are made of may be in it."""
+    """Returns a well-formed request ID, else an empty string, because the ID is written to the log as it is."""
     return value if isinstance(value, str) and _ID.fullmatch(value) else ""
 
 

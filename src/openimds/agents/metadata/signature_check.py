@@ -1,4 +1,4 @@
-"""At the start: does the metadata API take our signature? Better said now than found out by the first guest."""
+"""Checks at the start whether the metadata API accepts the agent's signature."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from openimds.guest_identity import headers as names
 from openimds.guest_identity.signature import sign
 from openimds.http.messages import Response
 
-NOBODY = "00000000-0000-0000-0000-000000000000"
-"""An instance that does not exist: a good signature gets 404 for it, a bad one 403."""
+NO_INSTANCE = "00000000-0000-0000-0000-000000000000"
+"""The ID of an instance that does not exist. The response is 404 for a valid signature, 403 for an invalid one."""
 
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -23,27 +23,27 @@ _LONGEST_PAUSE_SECONDS = 30.0
 _log = structlog.get_logger(__name__)
 
 
-async def check_signature(upstream: Upstream, secret: Callable[[], str], complaints: ThrottledLog) -> int:
-    """Ask until there is an answer, then say in words what it means. Returns its status."""
+async def check_signature(upstream: Upstream, secret: Callable[[], str], throttled_log: ThrottledLog) -> int:
+    """Sends a signed request until there is a response, logs the result, and returns the status."""
     pause = _FIRST_PAUSE_SECONDS
     while True:
         try:
             answer = await upstream.ask("GET", b"/latest/meta-data/instance-id", _headers(secret()), b"")
         except UpstreamAwayError as error:
-            complaints.upstream_away(str(error))
+            throttled_log.upstream_away(str(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         else:
-            complaints.upstream_answers()
-            _explain(answer, str(upstream), complaints)
+            throttled_log.upstream_answers()
+            _explain(answer, str(upstream), throttled_log)
             return answer.status
 
 
 def _headers(secret: str) -> list[tuple[bytes, bytes]]:
     pairs = (
-        (names.INSTANCE_ID, NOBODY),
-        (names.TENANT_ID, NOBODY),
-        (names.SIGNATURE, sign(secret, NOBODY)),
+        (names.INSTANCE_ID, NO_INSTANCE),
+        (names.TENANT_ID, NO_INSTANCE),
+        (names.SIGNATURE, sign(secret, NO_INSTANCE)),
         (names.FORWARDED_FOR, "169.254.169.254"),
         (names.REQUEST_ID, f"req-{uuid.uuid4()}"),
         ("User-Agent", "openimds-metadata-agent self-test"),
@@ -51,15 +51,15 @@ def _headers(secret: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in pairs]
 
 
-def _explain(answer: Response, upstream: str, complaints: ThrottledLog) -> None:
+def _explain(answer: Response, upstream: str, throttled_log: ThrottledLog) -> None:
     if answer.status == 403:
-        complaints.secrets_differ(upstream)
+        throttled_log.secrets_differ(upstream)
     elif answer.status == 404:
-        _log.info("the metadata API takes our signature", metadata_api=upstream)
+        _log.info("signature accepted by the metadata API", metadata_api=upstream)
     else:
         _log.warning(
-            "the metadata API gave the self-test another answer than the expected 404; is it a metadata API"
-            " with [neutron] service_metadata_proxy = True?",
+            "signature check inconclusive: the metadata API did not respond with 404; check that it has"
+            " [neutron] service_metadata_proxy = True",
             metadata_api=upstream,
             status=answer.status,
         )

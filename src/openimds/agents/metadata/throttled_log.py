@@ -1,4 +1,4 @@
-"""Sentences for the operator that would otherwise fill the log: each at most once a minute, and once when it is over."""
+"""Log events about the metadata API, each at most once a minute, and once when the problem is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 
 SECRETS_DIFFER = (
-    "the metadata API refused our signature: metadata_proxy_shared_secret in metadata_agent.ini and [neutron]"
+    "signature refused by the metadata API: metadata_proxy_shared_secret in metadata_agent.ini and [neutron]"
     " metadata_proxy_shared_secret in nova.conf differ; write the same text in both and restart what was changed"
 )
 _AGAIN_AFTER_SECONDS = 60.0
@@ -16,7 +16,7 @@ _log = structlog.get_logger(__name__)
 
 
 class ThrottledLog:
-    """`clock` gives seconds that never go back."""
+    """`clock` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -30,13 +30,13 @@ class ThrottledLog:
     def upstream_away(self, reason: str) -> None:
         self._away = True
         if self._is_due("away"):
-            _log.error("the metadata API is away; guests get 503 and ask again", reason=reason)
+            _log.error("metadata API unavailable: clients get 503", reason=reason)
 
     def upstream_answers(self) -> None:
         if self._away:
             self._away = False
             self._said_at.pop("away", None)
-            _log.info("the metadata API is back")
+            _log.info("metadata API available again")
 
     def _is_due(self, what: str) -> bool:
         now = self._clock()

@@ -1,4 +1,4 @@
-"""The metadata agent's edges, made of the real things: the pool, the control API's client, the kernel."""
+"""The adapters of the metadata agent: connection pool, control API client, kernel."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from openimds.resources.network import Port, Subnet, dhcp_namespace, router_name
 from openimds.runtime.lifecycle import StartupError
 
 ANSWER_SECONDS = 28.0
-"""Below HAProxy's 32 s for a server, so that a guest gets our sentence and not its 504."""
+"""Less than HAProxy's server timeout of 32 s, so that a client gets the agent's 503 instead of HAProxy's 504."""
 
 
 class PooledUpstream:
-    """The metadata API over the pool."""
+    """The metadata API by a connection pool."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -40,7 +40,7 @@ class PooledUpstream:
 
 
 class NeutronPorts:
-    """Neutron's lists of ports and subnets."""
+    """Neutron's lists of ports and subnets, by the control API client."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client
@@ -61,7 +61,7 @@ class NeutronPorts:
 
 
 class NamespaceNeighbours:
-    """This host's `qdhcp-` and `qrouter-` namespaces' neighbour tables."""
+    """The neighbour tables of the `qdhcp-` and `qrouter-` namespaces of this host."""
 
     def __init__(self, kernel: NetworkConfigurator, namespace_prefix: str) -> None:
         self._kernel = kernel
@@ -75,13 +75,13 @@ class NamespaceNeighbours:
         try:
             tables = [self._kernel.neighbours(namespace, device) for device in self._kernel.links(namespace)]
         except (NamespaceMissingError, OSError):
-            return None  # no such namespace here, or not for us to enter
+            return None  # the namespace does not exist, or access is denied
         macs = {table[str(address)] for table in tables if str(address) in table}
-        return macs.pop() if len(macs) == 1 else None  # on two links at once: nobody can tell which
+        return macs.pop() if len(macs) == 1 else None  # ambiguous if two links have different MACs
 
 
 def upstream_of(config: MetadataAgentConfig) -> Upstream:
-    """Raises CannotStartError when a certificate cannot be read."""
+    """Returns the configured metadata API. Raises StartupError if a certificate cannot be read."""
     tls = _tls(config) if config.nova_metadata_protocol == "https" else None
     return Upstream(host=config.nova_metadata_host, port=config.nova_metadata_port, tls=tls)
 

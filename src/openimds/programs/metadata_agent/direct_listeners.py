@@ -1,7 +1,7 @@
-"""`metadata_proxy = direct`, the listening part: joins the folder of wanted listeners with the kernel, the HTTP server and
-the service manager that keeps the sockets.
+"""The listeners of `metadata_proxy = direct`: connects the listener files with the kernel, the HTTP server and the service
+manager that keeps the sockets.
 
-The metadata agent needs no option for it: where files say so, it listens; where none is, nothing happens.
+The metadata agent has no option for it. The listener files of the DHCP and L3 agents decide.
 """
 
 from __future__ import annotations
@@ -23,23 +23,19 @@ from openimds.netconfig.listener_file import FOLDER
 
 
 class DirectListeners:
-    """
-    direct = await start_direct(config.state_path, server, kept)
-    …
-    await direct.stop()
-    """
+    """The listeners of direct mode, and the task that updates them."""
 
     def __init__(self, listening: ListenerManager) -> None:
         self.listening = listening
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Returns when all that is wanted at this moment is listened on, as far as it can be had."""
-        await self.listening.look()
+        """Returns when all desired listeners are open or failed."""
+        await self.listening.reconcile()
         self._task = asyncio.get_running_loop().create_task(self.listening.run())
 
     async def stop(self) -> None:
-        """Open and close no more. What is open is the server's to end."""
+        """Stops updating the listeners. The server closes them."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -47,7 +43,7 @@ class DirectListeners:
 
 
 async def start_direct(state_path: Path, server: HttpServer, kept: KeptSockets, limits: Limits) -> DirectListeners:
-    """`server` has been started. After it, `kept.close_untaken()` closes what is wanted no more."""
+    """`server` must be started. The caller then closes unused inherited sockets by `kept.close_untaken()`."""
     places = WatchedPaths(wanted=state_path / FOLDER, namespaces=netns.NETNS_DIR)
     direct = DirectListeners(ListenerManager(places, _Server(server, limits), _Sockets(), kept))
     await direct.start()
@@ -74,11 +70,11 @@ def _mac_of(connected: Connected) -> str:
 
 
 class _Sockets:
-    def open(self, doors: Sequence[ListenerSpec]) -> Sequence[OpenResult]:
-        return open_listeners([(NamespaceRef(door.namespace, door.inode), door.address) for door in doors])
+    def open(self, specs: Sequence[ListenerSpec]) -> Sequence[OpenResult]:
+        return open_listeners([(NamespaceRef(spec.namespace, spec.inode), spec.address) for spec in specs])
 
-    def fits(self, kept: socket.socket, door: ListenerSpec) -> bool:
-        return is_listener_for(kept, NamespaceRef(door.namespace, door.inode), door.address)
+    def fits(self, kept: socket.socket, spec: ListenerSpec) -> bool:
+        return is_listener_for(kept, NamespaceRef(spec.namespace, spec.inode), spec.address)
 
     def inode(self, namespace: str) -> int | None:
         found = netns.identity(namespace)

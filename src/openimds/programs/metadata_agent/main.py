@@ -22,13 +22,15 @@ log = structlog.get_logger(__name__)
 
 
 def run(config: MetadataAgentConfig) -> int:
-    """Until SIGTERM. The exit code. Raises CannotStartError."""
-    upstream_of(config)  # what is wrong with it is said here, once
+    """Runs until SIGTERM. Returns the exit code. Raises StartupError."""
+    upstream_of(config)  # raises errors once, before the workers start
     raise_nofile()
     kept = FdStore.inherited()
     sockets = open_sockets(config, kept)
     if not config.shared_secret:
-        log.warning("metadata_proxy_shared_secret is empty: anybody who reaches the metadata API can sign as we do")
+        log.warning(
+            "shared secret empty: each client of the metadata API can sign requests (metadata_proxy_shared_secret)"
+        )
     if config.workers > 1:
         return _run_workers(config, sockets, kept)
     with metrics.serve_in_thread(config.metrics):
@@ -57,7 +59,7 @@ def _run_workers(config: MetadataAgentConfig, sockets: AgentSockets, kept: FdSto
 
 
 def _be_worker(number: int, on_ready: Callable[[], None], config: MetadataAgentConfig, sockets: AgentSockets) -> None:
-    """The whole life of one of several (workers.py). Its parent keeps the sockets."""
+    """Runs one of several workers. The parent keeps the sockets."""
     begin(config)
     MetadataAgentWorker(config, sockets, number).run(on_ready, None)
 

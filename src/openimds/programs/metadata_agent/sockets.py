@@ -1,7 +1,4 @@
-"""Who may open the metadata agent's socket: `metadata_proxy_socket_mode`, as neutron deduces it.
-
-The metadata agent's unix sockets: those that an earlier process left with the service manager, or new ones.
-"""
+"""The unix sockets of the metadata agent, inherited or new, with the permissions of `metadata_proxy_socket_mode`."""
 
 from __future__ import annotations
 
@@ -25,14 +22,14 @@ _MODES = {"user": 0o644, "group": 0o664, "all": 0o666}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyAccount:
-    """Whom the namespace proxies run as; None: the agent's own."""
+    """The user and group of the namespace proxies. None for the agent's own."""
 
     user_id: int | None
     group_id: int | None
 
 
 def proxy_account(user: str, group: str) -> ProxyAccount:
-    """From names or numbers; empty is None. Raises CannotStartError for one that does not exist."""
+    """Parses names or IDs. An empty one is None. Raises StartupError for an unknown name."""
     try:
         user_id = None if not user else int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
     except KeyError:
@@ -45,7 +42,7 @@ def proxy_account(user: str, group: str) -> ProxyAccount:
 
 
 def socket_access(mode: str, account: ProxyAccount) -> UnixAccess:
-    """The socket's permission bits; with `group` it is given to the proxies' group."""
+    """Returns the permissions of the socket. With `group`, the socket belongs to the proxies' group."""
     chosen = _deduced(account) if mode == "deduce" else mode
     group_id = account.group_id if chosen == "group" and account.group_id is not None else -1
     return UnixAccess(mode=_MODES[chosen], group_id=group_id)
@@ -54,7 +51,7 @@ def socket_access(mode: str, account: ProxyAccount) -> UnixAccess:
 def _deduced(account: ProxyAccount) -> str:
     if account.user_id is None or account.user_id in (0, os.geteuid()):
         return "user"
-    # Root can give the socket to the proxies' group; another user only where it is in that group itself.
+    # A user other than root can give the socket only to its own groups.
     may_give = account.group_id is None or os.geteuid() == 0 or account.group_id in (os.getegid(), *os.getgroups())
     return "group" if may_give else "all"
 
@@ -66,16 +63,16 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AgentSockets:
-    """`guests` is where the namespace proxies connect; to `haproxy_log` they send their log."""
+    """Namespace proxies connect to `guests`, and send their log to `haproxy_log`."""
 
     guests: socket.socket
     haproxy_log: socket.socket
 
 
 def open_sockets(config: MetadataAgentConfig, kept: FdStore) -> AgentSockets:
-    """Both, kept from now on. Raises CannotStartError."""
+    """Returns both sockets, and registers them at the service manager. Raises StartupError."""
     access = socket_access(config.socket_mode, proxy_account(config.proxy_user, config.proxy_group))
-    # Who may log may only write: the same people, and nobody needs to read.
+    # A log socket needs write permission only.
     log_access = UnixAccess(mode=access.mode & 0o622, user_id=access.user_id, group_id=access.group_id)
     try:
         config.socket_path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,10 +98,10 @@ class _Opening:
         found = kept.take(self.name)
         if found is not None and is_bound_at(found, self.path):
             give_access(self.path, self.access)
-            log.info("a socket goes on where the process before left it", path=str(self.path))
+            log.info("unix socket inherited", path=str(self.path))
             return found
         if found is not None:
-            log.info("a kept socket is another than the one at its path; it is made anew", path=str(self.path))
+            log.info("inherited unix socket replaced: its file is gone", path=str(self.path))
             found.close()
             kept.forget(self.name)
         made = self.bind(self.path, self.access)

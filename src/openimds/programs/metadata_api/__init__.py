@@ -1,1 +1,7 @@
-"""The main program of the metadata API and its wiring."""
+"""The metadata API.
+
+- main: start, workers
+- worker: one process
+- wiring: the handler and its parts
+- tls: the TLS context
+"""

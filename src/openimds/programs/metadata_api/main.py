@@ -1,4 +1,4 @@
-"""`openimds metadata-api`: answers signed requests with instances' documents."""
+"""`openimds metadata-api`: serves the documents of instances."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ log = structlog.get_logger(__name__)
 
 
 def run(config: MetadataApiConfig) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Raises CannotStartError."""
+    """Runs until SIGTERM or SIGINT. Returns the exit code. Raises StartupError."""
     plan = plan_service(config)
-    server_context(config.tls)  # a certificate that cannot be used is said here, once
+    server_context(config.tls)  # raises errors once, before the workers start
     if plan.secrets == ("",):
-        log.warning("no shared secret is set, as allow_empty_shared_secret says: who reaches this port can be anybody")
+        log.warning("shared secret empty, as allow_empty_shared_secret permits: requests are not authenticated")
     _prepare_store(config.database_url)
     kept = FdStore.inherited()
     listener = inherited_or_new_listener(
@@ -60,7 +60,7 @@ def _prepare_store(url: str) -> None:
         if not is_newest(database):
             from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415 - rarely needed
 
-            # In a process of its own: what takes steps would stay in this one, 35 MiB.
+            # In a separate process, because the migration code would stay in memory (35 MiB).
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
                 processes.submit(upgrade_store, url).result()
         database.close()

@@ -1,4 +1,4 @@
-"""The metadata API's TLS: the files of `[wsgi]` → a context for its listeners."""
+"""The TLS context of the metadata API's listener, from the files of `[wsgi]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from openimds.runtime.lifecycle import StartupError
 
 
 def server_context(files: TlsFiles | None) -> ssl.SSLContext | None:
-    """None without TLS. TLS 1.2 and newer. Raises CannotStartError with the file that cannot be used."""
+    """Returns the context (TLS 1.2 or newer). None without TLS. Raises StartupError with the unusable file."""
     if files is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -25,7 +25,7 @@ def server_context(files: TlsFiles | None) -> ssl.SSLContext | None:
 
 
 def load_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Also into a context in use: connections from now on are shown the new certificate. Raises CannotStartError."""
+    """Loads the certificate. A context in use applies it to new connections. Raises StartupError."""
     try:
         context.load_cert_chain(files.certificate, files.key, password=_no_password)
     except (OSError, ssl.SSLError, ValueError) as error:
@@ -36,5 +36,5 @@ def load_certificate(context: ssl.SSLContext, files: TlsFiles) -> None:
 
 
 def _no_password() -> str:
-    # Without it OpenSSL would ask the terminal.
+    # Without a password callback OpenSSL reads from the terminal.
     return ""

@@ -1,4 +1,4 @@
-"""Joining the metadata API's parts: the store, the rules' settings, vendors, the service."""
+"""Builds the handler of the metadata API from the configuration and the store."""
 
 from __future__ import annotations
 
@@ -32,23 +32,21 @@ STORE_THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class ServiceConfig:
-    """All that a worker needs to build its service; made, and its mistakes found, before any worker starts."""
+    """The settings of the handler. Made and validated before the workers start."""
 
     settings: DocumentSettings
     secrets: tuple[str, ...] | None
-    """None: instances are known by their address."""
+    """The shared secrets. None if clients are identified by their address."""
     tokens: TokenSettings
     vendors: Callable[[], VendordataTargets] | None
     vendor_file: Path | None
-    """What `settings.static_vendor_data` was read from; None: from no file."""
+    """The file of `settings.static_vendor_data`. None without a file."""
     strict_hosts: tuple[str, ...] | None = None
-    """Where instances are known by their address: the Hosts they may name; None: any."""
+    """The allowed values of Host if clients are identified by their address. None if all are allowed."""
 
 
 def document_settings(config: DocumentsConfig) -> DocumentSettings:
-    """What documents are rendered with: here, and by metadata agents that the control API tells. Raises
-    CannotStartError with a sentence.
-    """
+    """Returns the settings of documents, for this API and for metadata agents. Raises StartupError."""
     unknown = sorted(set(config.vendor_data_providers) - {STATIC, DYNAMIC})
     if unknown:
         raise StartupError(
@@ -64,12 +62,12 @@ def document_settings(config: DocumentsConfig) -> DocumentSettings:
 
 
 def vendor_file(config: DocumentsConfig) -> Path | None:
-    """What the static vendor data are read from; None: from no file."""
+    """Returns the file of the static vendor data. None without a file."""
     return config.vendor_data_file if STATIC in config.vendor_data_providers else None
 
 
 def plan_service(config: MetadataApiConfig) -> ServiceConfig:
-    """Raises CannotStartError with a sentence."""
+    """Returns the settings of the handler. Raises StartupError."""
     vendor_data = config.vendor_data
     settings = document_settings(config.documents)
     return ServiceConfig(
@@ -83,7 +81,7 @@ def plan_service(config: MetadataApiConfig) -> ServiceConfig:
 
 
 class WorkerState:
-    """What one worker knows: it outlives services, which come and go with configurations."""
+    """The state of one worker, which outlives the handlers of each configuration."""
 
     def __init__(self, database: Database) -> None:
         self.instances = MetadataStore(database)
@@ -94,7 +92,7 @@ class WorkerState:
 
 
 def build_service(plan: ServiceConfig, memory: WorkerState, request_log: RequestLog | None = None) -> MetadataHandler:
-    """One worker's service, for one event loop."""
+    """Returns a handler for the event loop of a worker."""
     instances, records = memory.instances, memory.records
     authenticator: Authenticator = (
         AddressAuthenticator(instances, records, plan.strict_hosts)
@@ -120,7 +118,7 @@ def _secrets(config: MetadataApiConfig) -> tuple[str, ...] | None:
         return config.shared_secrets
     if not config.allow_empty_shared_secret:
         raise StartupError(
-            "[neutron] metadata_proxy_shared_secret is empty: anybody who reaches this port could sign for any instance. "
+            "[neutron] metadata_proxy_shared_secret is empty: each client of this port could sign for any instance. "
             "Set the same secret here and in metadata_agent.ini, or write allow_empty_shared_secret = true to go "
             "without one"
         )
@@ -139,7 +137,7 @@ def _tokens(config: MetadataApiConfig) -> TokenSettings:
 
 
 def _vendors(config: VendorDataConfig) -> VendordataTargets:
-    # Most deployments have no such targets: their workers do without the 7 MiB of an HTTP client.
+    # Imported only if there are targets, because the HTTP client takes 7 MiB per worker.
     from keystoneauth1.session import Session  # noqa: PLC0415
 
     from openimds.client.session import connect  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""One process of the metadata API: an event loop, a service, a server."""
+"""One process of the metadata API: event loop, handler and HTTP server."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ log = structlog.get_logger(__name__)
 
 DRAIN_SECONDS = 5.0
 SWITCH_SECONDS = 0.0005
-"""How long a thread that reads from the store waits for the interpreter while the event loop is busy, after each of its
-statements. Python's own 5 ms would make the instances that boot together wait for those that are in memory already."""
+"""The time after which a thread that reads from the store gets the interpreter from a busy event loop. With Python's
+default of 5 ms, uncached instances would wait for cached ones in a boot storm."""
 
 LIMITS = Limits(header_bytes=65 * 1024)
-"""As much header as the front ends take that nova is deployed behind."""
+"""The header size that the usual front ends of Nova accept."""
 
 
 def be_worker(_number: int, on_ready: Callable[[], None], config: MetadataApiConfig, listener: socket.socket) -> None:
-    """The whole life of one of several (workers.py)."""
+    """Runs one of several workers."""
     begin(config)
     worker = MetadataApiWorker(config, plan_service(config), listener, None)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -50,7 +50,7 @@ def be_worker(_number: int, on_ready: Callable[[], None], config: MetadataApiCon
 
 
 class MetadataApiWorker:
-    """Serves `listener`, and `metrics` when there is one, until it is told to stop."""
+    """Serves `listener`, and `metrics` if it is not None, until SIGTERM or SIGINT."""
 
     def __init__(
         self, config: MetadataApiConfig, plan: ServiceConfig, listener: socket.socket, metrics: socket.socket | None
@@ -68,16 +68,16 @@ class MetadataApiWorker:
         self._tls = server_context(config.tls)
 
     async def serve(self, on_ready: Callable[[], None]) -> None:
-        """Until SIGTERM or SIGINT. SIGHUP reads the configuration again: secrets, vendor data, the domain, the certificate."""
+        """Runs until SIGTERM or SIGINT. SIGHUP reloads the configuration: secrets, vendor data, domain, certificate."""
         sys.setswitchinterval(SWITCH_SECONDS)
         self._memory.freshness.start()
         server = HttpServer(self._handle, connections=self._connections())
         await server.start([Listener(socket=self._listener, tag="tcp", limits=LIMITS, tls=self._tls)])
         pages = await self._serve_status()
-        self._heed_signals()
+        self._handle_signals()
         self._follow_vendor_file()
         gc.collect()
-        gc.freeze()  # what is there now stays: later collections need not look at it
+        gc.freeze()  # excludes permanent objects from later collections
         on_ready()
         await self._stop.wait()
         sd_notify.stopping()
@@ -92,7 +92,7 @@ class MetadataApiWorker:
         self._database.close()
 
     def _handle(self, request: Request) -> Response | Awaitable[Response]:
-        return self._service.serve(request)  # which is another one after a reload
+        return self._service.serve(request)  # a reload replaces the handler
 
     async def _serve_status(self) -> HttpServer | None:
         if self._metrics is None:
@@ -102,11 +102,11 @@ class MetadataApiWorker:
         return server
 
     def _connections(self) -> ConnectionLimits:
-        # Behind agents few peers have many connections; guests that come themselves get a share each.
+        # Agents are few and have many connections. Clients that connect directly are limited.
         default = ConnectionLimits()
         return default if self._plan.secrets is None else ConnectionLimits(per_peer=default.total)
 
-    def _heed_signals(self) -> None:
+    def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -130,7 +130,7 @@ class MetadataApiWorker:
         retired.retire()
 
     def _follow_vendor_file(self) -> None:
-        """Serve what the file holds, whenever it changes."""
+        """Watches the vendor data file, and applies its changes."""
         if self._vendor_watch is not None:
             self._vendor_watch.cancel()
         path, content = self._plan.vendor_file, self._plan.settings.static_vendor_data

@@ -20,7 +20,7 @@ from openimds.agents.metadata.handler import AgentDependencies, MetadataAgent
 from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.protocols import ControlAwayError
-from openimds.agents.metadata.proxy.per_key_limiter import OF_ONE_GUEST
+from openimds.agents.metadata.proxy.per_key_limiter import MAX_REQUESTS_PER_CLIENT
 from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.headers import HeaderError, instance_claim
@@ -104,7 +104,7 @@ class FakeApi:
         if request.target == b"/zipped":
             return Response(status=200, headers=((b"Content-Encoding", b"gzip"),), body=GZIPPED)
         if request.target.startswith(b"/held"):
-            if len(self.seen) == OF_ONE_GUEST:
+            if len(self.seen) == MAX_REQUESTS_PER_CLIENT:
                 self.full.set()
             await self.held.wait()
         text = f"{claim.instance_id} {claim.tenant_id} {claim.address} {request.method} {request.target.decode()}"

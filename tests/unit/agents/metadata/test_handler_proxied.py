@@ -23,7 +23,7 @@ from tests.unit.agents.metadata.agent_stage import (
 )
 from tests.waiting import HANG_SECONDS
 
-from openimds.agents.metadata.proxy.per_key_limiter import OF_ONE_GUEST
+from openimds.agents.metadata.proxy.per_key_limiter import MAX_REQUESTS_PER_CLIENT
 from openimds.agents.metadata.signature_check import check_signature
 from openimds.agents.metadata.throttled_log import SECRETS_DIFFER
 from openimds.guest_identity.headers import values
@@ -161,7 +161,7 @@ def test_a_metadata_api_that_is_away_is_503_and_said_once(tmp_path):
                     answer = await agent.ask("/", *FROM_NET1)
                     assert status_of(answer) == 503
                     assert b"Retry-After: 1" in answer
-            assert sum("the metadata API is away" in line["event"] for line in logs) == 1
+            assert sum("metadata API unavailable" in line["event"] for line in logs) == 1
 
     uvloop.run(main())
 
@@ -195,7 +195,7 @@ def test_two_different_secrets_are_said_in_words_once_and_never_shown(tmp_path):
     uvloop.run(main())
 
 
-@pytest.mark.parametrize(("secret", "words"), [("shared", "takes our signature"), ("other", "refused our signature")])
+@pytest.mark.parametrize(("secret", "words"), [("shared", "signature accepted"), ("other", "signature refused")])
 def test_the_self_test_says_what_it_found(tmp_path, secret, words):
     async def main() -> None:
         async with running(tmp_path, secret=secret) as agent:
@@ -281,7 +281,7 @@ def test_a_guest_with_many_requests_leaves_the_way_open_for_others(tmp_path):
                 await agent.api.full.wait()
                 other = await agent.ask("/openstack", f"X-Neutron-Network-ID: {NET2}", "X-Forwarded-For: 10.0.0.5")
             assert body_of(other).startswith(VM2.encode())
-            assert sum(request.target.startswith(b"/held") for request in agent.api.seen) == OF_ONE_GUEST
+            assert sum(request.target.startswith(b"/held") for request in agent.api.seen) == MAX_REQUESTS_PER_CLIENT
             agent.api.held.set()
             assert {status_of(answer) for answer in await asyncio.gather(*greedy)} == {200}
 

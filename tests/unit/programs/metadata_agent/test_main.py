@@ -35,7 +35,7 @@ def test_a_guest_is_answered_and_a_moved_address_is_the_new_owners(stage: Stage)
     until(lambda: stage.events("request answered"))
     line = stage.events("request answered")[0]
     assert (line["request_id"], line["instance_id"], line["network_id"]) == ("req-10.0.0.5", "vm-1", NET)
-    assert stage.events("takes our signature")
+    assert stage.events("signature accepted")
     until(lambda: stage.control.calls)
     beat = stage.control.calls[0]
     assert beat.path == "/agents/openimds-metadata-agent/node1"
@@ -71,7 +71,7 @@ def test_two_different_secrets_are_said_at_the_start_and_mended_by_sighup(stage:
     stage.api.secret = "SECRET_KEY"
     stage.configure("SECRETE_KEY")
     stage.start()
-    until(lambda: stage.events("refused our signature"))
+    until(lambda: stage.events("signature refused"))
     assert stage.ask()[0] == 403
     stage.configure("SECRET_KEY")
     assert stage.process

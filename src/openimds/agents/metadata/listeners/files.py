@@ -1,4 +1,4 @@
-"""Reads the folder in which the DHCP and the L3 agent say where to listen."""
+"""Reads the desired listeners from the folder in which the DHCP and L3 agents write them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import structlog
 from openimds.netconfig.listener_file import SUFFIX, DesiredListeners, ListenersFileError, parse_listeners
 
 SETTLED_NANOSECONDS = 50_000_000
-"""A change within the same tick of the file system's clock as the one before leaves no trace in the folder's time: one
-that is younger than some ticks is not believed to be the last."""
+"""The minimum age of a modification time that counts as final. A second change within the same tick of the file system's
+clock does not change the modification time."""
 
 log = structlog.get_logger(__name__)
 
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 class _Stamp(NamedTuple):
     inode: int
     modified_at: int
-    """In nanoseconds."""
+    """Nanoseconds since the epoch."""
     size: int
 
 
@@ -31,22 +31,22 @@ class _Stamp(NamedTuple):
 class _Read:
     stamp: _Stamp
     wanted: DesiredListeners | None
-    """None: the file is bad, and was complained of."""
+    """None if the file is malformed, which is logged once."""
 
 
 class MtimeWatch:
-    """Of changes in a folder: one stat."""
+    """Detects changes of a folder by its modification time, with one stat call."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._seen = -1
 
     def has_changed(self) -> bool:
-        """Whether names may have come or gone, or files been replaced, since the last `note`."""
+        """Returns whether entries may have been added, removed or replaced since the last `note`."""
         return self._time() != self._seen
 
     def note(self) -> None:
-        """To be called before the folder is read."""
+        """Called before the folder is read."""
         changed_at = self._time()
         self._seen = changed_at if time.time_ns() - changed_at > SETTLED_NANOSECONDS else -1
 
@@ -58,9 +58,7 @@ class MtimeWatch:
 
 
 class NamespaceDirWatch:
-    """Whether there is another than before behind a name: told by its mount point's inode, from one listing of a folder in
-    which a thousand may be, without a look at each.
-    """
+    """Detects new namespaces by the inodes of their mount points. One listing of the folder suffices for a thousand."""
 
     def __init__(self, folder: Path) -> None:
         self.sign = MtimeWatch(folder)
@@ -68,14 +66,14 @@ class NamespaceDirWatch:
         self._mount_points: dict[str, int] = {}
 
     def read(self) -> frozenset[str]:
-        """The names that came, went or were made anew since the last call."""
+        """Returns the names that were added, removed or replaced since the last call."""
         self.sign.note()
         before, self._mount_points = self._mount_points, {entry.name: entry.inode() for entry in _listed(self._folder)}
         return frozenset(name for name, _inode in before.items() ^ self._mount_points.items())
 
 
 class ListenerFiles:
-    """Files are read when they are new. For one thread at a time."""
+    """The files of the folder. A file is read when it changed. Used by one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.sign = MtimeWatch(folder)
@@ -83,9 +81,10 @@ class ListenerFiles:
         self._files: dict[str, _Read] = {}
 
     def read(self, *, is_full: bool = True) -> Mapping[str, DesiredListeners]:
-        """By file name without `.json`. Bad files are left out, and said once.
+        """Returns the desired listeners by file name without `.json`. Malformed files are skipped and logged once.
 
-        Not full: a file that is the same one (its agent replaces files, and never writes into one) is as it was.
+        If `is_full` is False, a file with the same inode counts as unchanged. The agents replace files and never write
+        into an existing one.
         """
         self.sign.note()
         found: dict[str, _Read] = {}
@@ -102,7 +101,7 @@ class ListenerFiles:
 
     def _entries(self) -> list[os.DirEntry[str]]:
         entries = _listed(self._folder)
-        # What begins with a dot is being written.
+        # Temporary files begin with a dot.
         return [entry for entry in entries if entry.name.endswith(SUFFIX) and not entry.name.startswith(".")]
 
 
@@ -127,7 +126,5 @@ def _read(path: Path, stamp: _Stamp) -> _Read:
         return _Read(stamp, parse_listeners(path.read_text()))
     except (ListenersFileError, OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        log.warning(
-            "a file that says where to listen is bad; its agent must write it anew", file=str(path), reason=reason
-        )
+        log.warning("listener file malformed: its agent must write it again", file=str(path), reason=reason)
         return _Read(stamp, None)

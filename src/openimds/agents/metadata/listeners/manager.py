@@ -1,7 +1,7 @@
-"""Keeps a listener open wherever the folder says so, and none elsewhere.
+"""Opens and closes listening sockets in namespaces, so that they match the listener files.
 
-What is wanted (files) and what namespaces there are is looked at when one of the two folders changed, which is noticed
-within LOOK_SECONDS, and every FULL_LOOK_SECONDS in any case: what failed is tried again then.
+The files and namespaces are read when one of the two folders changed, which is checked every CHECK_SECONDS. A full pass
+runs every FULL_PASS_SECONDS and retries what failed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import structlog
 from openimds.agents.metadata.listeners.files import ListenerFiles, NamespaceDirWatch
 from openimds.netconfig.listener_file import DesiredListeners, ListenAddress
 
-LOOK_SECONDS = 0.01
-FULL_LOOK_SECONDS = 2.0
+CHECK_SECONDS = 0.01
+FULL_PASS_SECONDS = 2.0
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerSpec:
-    """One listening socket, as it is wanted. Equal doors are the same door."""
+    """One desired listening socket."""
 
     file: str
-    """Whose namespace it is in: the network's or the router's id."""
+    """The name of the file: the ID of the network or router."""
     tag: str
     namespace: str
     inode: int
@@ -38,7 +38,7 @@ class ListenerSpec:
 
     @property
     def kept_name(self) -> str:
-        """As the service manager knows it: `direct.<id>.80.fe80__a9fe_a9fe`; it allows no colon."""
+        """The name at the service manager: `direct.<id>.80.fe80__a9fe_a9fe`. A colon is not allowed."""
         return f"direct.{self.file}.{self.address.port}.{self.address.host.replace(':', '_')}"
 
 
@@ -50,20 +50,20 @@ class Opened(Protocol):
 
 
 class Sockets(Protocol):
-    """The kernel's. Called on a thread."""
+    """The sockets of the kernel. Called on a thread."""
 
-    def open(self, doors: Sequence[ListenerSpec]) -> Sequence[Opened]:
-        """Listening sockets, in order."""
+    def open(self, specs: Sequence[ListenerSpec]) -> Sequence[Opened]:
+        """Returns a listening socket or a failure for each spec, in order."""
 
-    def fits(self, kept: socket.socket, door: ListenerSpec) -> bool:
-        """Whether a socket that was kept is this door's."""
+    def fits(self, kept: socket.socket, spec: ListenerSpec) -> bool:
+        """Returns whether an inherited socket is bound as the spec requires."""
 
     def inode(self, namespace: str) -> int | None:
-        """None: there is no such namespace."""
+        """Returns the inode of a namespace. None if the namespace does not exist."""
 
 
 class KeptSockets(Protocol):
-    """The service manager's store of sockets, which outlive this process."""
+    """The sockets that the service manager keeps for the next process."""
 
     def take(self, name: str) -> socket.socket | None: ...
     def put(self, name: str, kept: socket.socket) -> None: ...
@@ -71,7 +71,7 @@ class KeptSockets(Protocol):
 
 
 class Server(Protocol):
-    """The HTTP server."""
+    """The HTTP server of the agent."""
 
     async def open(self, tag: str, listening: socket.socket) -> None: ...
     async def close(self, listening: socket.socket) -> None: ...
@@ -79,16 +79,16 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedPaths:
-    """What is looked at."""
+    """The two watched folders."""
 
     wanted: Path
-    """The folder of files."""
+    """The folder of the listener files."""
     namespaces: Path
-    """/run/netns"""
+    """`/run/netns`."""
 
 
 class ListenerManager:
-    """Belongs to the event loop. `look` once, then `run`."""
+    """Belongs to the event loop. `reconcile` is called once before `run`."""
 
     def __init__(self, places: WatchedPaths, server: Server, sockets: Sockets, kept: KeptSockets) -> None:
         self._folder = ListenerFiles(places.wanted)
@@ -97,96 +97,97 @@ class ListenerManager:
         self._sockets = sockets
         self._kept = kept
         self._inodes: dict[str, int | None] = {}
-        """Of namespaces, as they were when they were looked at last."""
-        self._heeded: dict[str, DesiredListeners] = {}
-        """By file: what `_open` was made of. The same object: nothing is new."""
+        """The inodes of namespaces at the last pass, by name."""
+        self._applied: dict[str, DesiredListeners] = {}
+        """The desired listeners of the last pass by file. The same object means no change."""
         self._open: dict[str, dict[ListenerSpec, socket.socket]] = {}
-        """By file."""
+        """The open sockets by file and spec."""
         self._failures: dict[ListenerSpec, str] = {}
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     @property
     def listeners(self) -> int:
-        """How many there are. Any thread may ask, as for the next two."""
-        return sum(len(doors) for doors in list(self._open.values()))
+        """The number of open listeners. Thread-safe, like `wanted` and `failures`."""
+        return sum(len(specs) for specs in list(self._open.values()))
 
     @property
     def wanted(self) -> int:
-        """How many there should be, as the last look saw it."""
-        return sum(len(wanted.addresses) for wanted in self._heeded.values())
+        """The number of desired listeners at the last pass."""
+        return sum(len(wanted.addresses) for wanted in self._applied.values())
 
     @property
     def failures(self) -> Mapping[str, str]:
-        """By `network:<id>` or `router:<id>`, in words. For the heartbeat."""
+        """The reasons of failures by listener tag, for the heartbeat."""
         found: dict[str, dict[str, None]] = {}
-        for door, failure in list(self._failures.items()):
-            found.setdefault(door.tag, {})[failure] = None
+        for spec, failure in list(self._failures.items()):
+            found.setdefault(spec.tag, {})[failure] = None
         return {tag: "; ".join(failures) for tag, failures in found.items()}
 
     async def run(self) -> None:
-        """Until it is cancelled."""
-        full_at = time.monotonic() + FULL_LOOK_SECONDS
+        """Runs until it is cancelled."""
+        full_at = time.monotonic() + FULL_PASS_SECONDS
         while True:
             is_full = time.monotonic() >= full_at
             if is_full or self._has_changed():
-                await self._look_safely(is_full=is_full)
+                await self._reconcile_safely(is_full=is_full)
             if is_full:
-                full_at = time.monotonic() + FULL_LOOK_SECONDS
-            await asyncio.sleep(LOOK_SECONDS)
+                full_at = time.monotonic() + FULL_PASS_SECONDS
+            await asyncio.sleep(CHECK_SECONDS)
 
-    async def look(self, *, is_full: bool = True) -> None:
-        """Make what is open what is wanted. What cannot be had is said, and the rest is there. A look that is not full
-        takes a namespace for what it was if its mount point is the same, a file if it is the same one, and does not try
-        again what failed.
+    async def reconcile(self, *, is_full: bool = True) -> None:
+        """Opens missing listeners and closes obsolete ones. Failures are logged and do not affect other listeners.
+
+        If `is_full` is False, namespaces with the same mount point and files with the same inode count as unchanged, and
+        failures are not retried.
         """
         wanted = await asyncio.to_thread(self._wanted, is_full=is_full)
-        missing, gone = self._differences(wanted, [door.file for door in self._failures] if is_full else ())
+        missing, gone = self._differences(wanted, [spec.file for spec in self._failures] if is_full else ())
         taken = await asyncio.to_thread(self._taken, missing)
-        opened = await asyncio.to_thread(self._opened, [door for door in missing if door not in taken])
-        for door, listening in (taken | opened).items():
-            await self._server.open(door.tag, listening)
-            self._open.setdefault(door.file, {})[door] = listening
+        opened = await asyncio.to_thread(self._opened, [spec for spec in missing if spec not in taken])
+        for spec, listening in (taken | opened).items():
+            await self._server.open(spec.tag, listening)
+            self._open.setdefault(spec.file, {})[spec] = listening
         await self._close(gone)
-        # Last: a door that came in the place of another has the other's name there.
+        # After the close: a replaced listener has the same name at the service manager.
         await asyncio.to_thread(self._keep, opened)
-        self._heeded = wanted
+        self._applied = wanted
         if taken or opened or gone:
             log.info(
-                "listens in namespaces",
+                "namespace listeners updated",
                 kept=len(taken), opened=len(opened), closed=len(gone), listeners=self.listeners,
             )  # fmt: skip
 
     def _differences(
         self, wanted: Mapping[str, DesiredListeners], again: Iterable[str]
     ) -> tuple[list[ListenerSpec], list[ListenerSpec]]:
-        """The doors to open, those of one namespace together, and the doors to close."""
-        new = [file for file, value in wanted.items() if self._heeded.get(file) is not value]
+        """Returns the listeners to open, grouped by namespace, and the listeners to close."""
+        new = [file for file, value in wanted.items() if self._applied.get(file) is not value]
         looked_at = dict.fromkeys([*new, *(file for file in again if file in wanted)])
-        missing, gone = [], [door for file in self._open if file not in wanted for door in self._open[file]]
+        missing, gone = [], [spec for file in self._open if file not in wanted for spec in self._open[file]]
         for file in looked_at:
-            doors, there = dict.fromkeys(_doors(file, wanted[file])), self._open.get(file, {})
-            missing += [door for door in doors if door not in there]
-            gone += [door for door in there if door not in doors]
+            specs, there = dict.fromkeys(_specs(file, wanted[file])), self._open.get(file, {})
+            missing += [spec for spec in specs if spec not in there]
+            gone += [spec for spec in there if spec not in specs]
         self._failures = {
-            door: failure
-            for door, failure in self._failures.items()
-            if door.file in wanted and door.file not in looked_at
+            spec: failure
+            for spec, failure in self._failures.items()
+            if spec.file in wanted and spec.file not in looked_at
         }
         return missing, gone
 
     def _has_changed(self) -> bool:
         return self._folder.sign.has_changed() or self._namespaces.sign.has_changed()
 
-    async def _look_safely(self, *, is_full: bool) -> None:
+    async def _reconcile_safely(self, *, is_full: bool) -> None:
         try:
-            await self.look(is_full=is_full)
+            await self.reconcile(is_full=is_full)
         except Exception:
-            log.exception("what is listened on could not be brought up to date; will be tried again")
+            log.exception("namespace listener update failed")
 
     # On a thread --------------------------------------------------------------------------------------------------
 
     def _wanted(self, *, is_full: bool) -> dict[str, DesiredListeners]:
-        """By file. What is wanted in a namespace that is no more is not."""
+        """Returns the desired listeners of existing namespaces by file."""
         if is_full or self._namespaces.sign.has_changed():
             for name in self._namespaces.read():
                 self._inodes.pop(name, None)
@@ -204,54 +205,54 @@ class ListenerManager:
         return self._inodes[namespace]
 
     def _taken(self, missing: Sequence[ListenerSpec]) -> dict[ListenerSpec, socket.socket]:
-        """From the process before this one."""
+        """Returns the inherited sockets of missing listeners."""
         found = {}
-        for door in missing:
-            kept = self._kept.take(door.kept_name)
+        for spec in missing:
+            kept = self._kept.take(spec.kept_name)
             if kept is None:
                 continue
-            if self._sockets.fits(kept, door):
-                found[door] = kept
+            if self._sockets.fits(kept, spec):
+                found[spec] = kept
             else:
                 kept.close()
-                self._kept.forget(door.kept_name)
+                self._kept.forget(spec.kept_name)
         return found
 
     def _opened(self, missing: Sequence[ListenerSpec]) -> dict[ListenerSpec, socket.socket]:
         found: dict[ListenerSpec, socket.socket] = {}
         failures: dict[ListenerSpec, str] = {}
-        for door, opened in zip(missing, self._sockets.open(missing) if missing else (), strict=True):
+        for spec, opened in zip(missing, self._sockets.open(missing) if missing else (), strict=True):
             if opened.socket is not None:
-                found[door] = opened.socket
+                found[spec] = opened.socket
             else:
-                failures[door] = opened.failure
+                failures[spec] = opened.failure
         self._note(failures)
         return found
 
     def _keep(self, opened: Mapping[ListenerSpec, socket.socket]) -> None:
-        for door, listening in opened.items():
-            self._kept.put(door.kept_name, listening)
+        for spec, listening in opened.items():
+            self._kept.put(spec.kept_name, listening)
 
     def _forget(self, gone: Sequence[ListenerSpec]) -> None:
-        for door in gone:
-            self._kept.forget(door.kept_name)
+        for spec in gone:
+            self._kept.forget(spec.kept_name)
 
     def _note(self, failures: Mapping[ListenerSpec, str]) -> None:
-        """The same sentence about many (no IPv6) is said once."""
+        """Logs each new reason once, because one reason (no IPv6) can concern many listeners."""
         self._failures |= failures
         now = {*self._failures.values()}
-        for failure in sorted(now - self._said):
-            log.warning("cannot listen; will be tried again", reason=failure)
-        self._said = now
+        for failure in sorted(now - self._logged):
+            log.warning("namespace listener failed", reason=failure)
+        self._logged = now
 
     async def _close(self, gone: Sequence[ListenerSpec]) -> None:
-        for door in gone:
-            await self._server.close(self._open[door.file].pop(door))
-            if not self._open[door.file]:
-                del self._open[door.file]
+        for spec in gone:
+            await self._server.close(self._open[spec.file].pop(spec))
+            if not self._open[spec.file]:
+                del self._open[spec.file]
         await asyncio.to_thread(self._forget, gone)
 
 
-def _doors(file: str, wanted: DesiredListeners) -> Iterable[ListenerSpec]:
+def _specs(file: str, wanted: DesiredListeners) -> Iterable[ListenerSpec]:
     for address in wanted.addresses:
         yield ListenerSpec(file, wanted.tag, wanted.namespace, wanted.namespace_inode, address)

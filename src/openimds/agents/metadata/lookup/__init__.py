@@ -1,1 +1,6 @@
-"""Resolves the client of a request to a port."""
+"""Resolves the origin of a request to a port.
+
+- resolver: the steps of a lookup
+- port_queries: queries to the control API
+- hold_queue: requests that wait for their port
+"""

@@ -1,1 +1,6 @@
-"""Signs requests and forwards them to the metadata API."""
+"""Forwards requests to the metadata API.
+
+- forwarder: signs, limits and shares requests
+- headers: the headers that pass in each direction
+- per_key_limiter: the share of one client
+"""

@@ -1,9 +1,8 @@
-"""One guest's share of the way to the metadata API.
+"""Limits the concurrent operations per key, such as the forwarded requests of one port.
 
-The agent has so many connections to the API and no more. A guest that asks two hundred things at once gets its share of
-them; what else it asks waits for its own earlier requests, in order, and nobody else's requests wait for it. They wait
-instead of being refused because a boot's burst is honest and soon over, and a 503 would cost it a second; what may wait
-is bounded by the namespace proxy's connections of one guest, and for how long by its time-out.
+The agent has a bounded number of connections to the metadata API. A client with many concurrent requests gets its share.
+Its further requests wait in order, without delaying other clients. They are not rejected, because the burst of a boot is
+legitimate and short, and a 503 would cost a second. The client's connections and the proxy's timeout bound the queue.
 """
 
 from __future__ import annotations
@@ -11,61 +10,61 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-OF_ONE_GUEST = 16
-"""Requests of one guest on their way at once: of 128 connections, so that it takes eight such guests to fill them."""
+MAX_REQUESTS_PER_CLIENT = 16
+"""The concurrent requests of one client. Eight such clients use all 128 connections."""
 
 
 class PerKeyLimiter:
-    """Belongs to one event loop. A guest is its port's id: IPv4 and IPv6 together."""
+    """Belongs to the event loop."""
 
-    def __init__(self, of_one_guest: int = OF_ONE_GUEST) -> None:
-        self._limit = of_one_guest
+    def __init__(self, max_per_key: int = MAX_REQUESTS_PER_CLIENT) -> None:
+        self._limit = max_per_key
         self._taken: dict[str, int] = {}
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
-    def try_take(self, guest: str) -> bool:
-        """Take a place if one is free and nobody waits for it. Whoever took gives back."""
-        taken = self._taken.get(guest, 0)
+    def try_take(self, key: str) -> bool:
+        """Takes a slot if one is free. The caller must give it back."""
+        taken = self._taken.get(key, 0)
         if taken >= self._limit:
             return False
-        self._taken[guest] = taken + 1
+        self._taken[key] = taken + 1
         return True
 
-    async def take(self, guest: str) -> None:
-        """Wait for a place, behind those who wait already."""
-        if self.try_take(guest):
+    async def take(self, key: str) -> None:
+        """Waits for a slot, in order. The caller must give it back."""
+        if self.try_take(key):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        queue = self._waiting.setdefault(guest, deque())
+        queue = self._waiting.setdefault(key, deque())
         queue.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(guest)  # the place came at the moment that its taker went
+                self.give_back(key)  # the slot was assigned just before the cancellation
             else:
-                self._forget(guest, turn)
+                self._forget(key, turn)
             raise
 
-    def give_back(self, guest: str) -> None:
-        """The place goes to who waits longest; with nobody waiting it is free."""
-        queue = self._waiting.get(guest)
+    def give_back(self, key: str) -> None:
+        """Assigns the slot to the first waiting caller, or frees it."""
+        queue = self._waiting.get(key)
         while queue:
             turn = queue.popleft()
             if not queue:
-                del self._waiting[guest]
+                del self._waiting[key]
             if not turn.done():
                 turn.set_result(None)
                 return
-        left = self._taken[guest] - 1
+        left = self._taken[key] - 1
         if left:
-            self._taken[guest] = left
+            self._taken[key] = left
         else:
-            del self._taken[guest]
+            del self._taken[key]
 
-    def _forget(self, guest: str, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(guest)
+    def _forget(self, key: str, turn: asyncio.Future[None]) -> None:
+        queue = self._waiting.get(key)
         if queue is not None and turn in queue:
             queue.remove(turn)
             if not queue:
-                del self._waiting[guest]
+                del self._waiting[key]

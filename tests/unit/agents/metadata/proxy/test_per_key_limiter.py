@@ -10,7 +10,7 @@ from openimds.agents.metadata.proxy.per_key_limiter import PerKeyLimiter
 
 
 async def test_who_waits_comes_in_order_and_a_guest_waits_for_nobody_else() -> None:
-    shares = PerKeyLimiter(of_one_guest=1)
+    shares = PerKeyLimiter(max_per_key=1)
     assert shares.try_take("a")
     assert not shares.try_take("a")
     assert shares.try_take("b")
@@ -34,7 +34,7 @@ async def test_who_waits_comes_in_order_and_a_guest_waits_for_nobody_else() -> N
 
 @pytest.mark.parametrize("given_first", [False, True])
 async def test_who_goes_while_it_waits_takes_no_place_with_it(given_first: bool) -> None:
-    shares = PerKeyLimiter(of_one_guest=1)
+    shares = PerKeyLimiter(max_per_key=1)
     assert shares.try_take("a")
     waiting = asyncio.ensure_future(shares.take("a"))
     await asyncio.sleep(0)
