@@ -31,12 +31,12 @@ class Users:
 
     def list(self, *, name: str | None = None, enabled: bool | None = None) -> list[nouns.User]:
         with self._store.read() as session:
-            wanted = sa.select(User).order_by(User.name)
+            statement = sa.select(User).order_by(User.name)
             if name is not None:
-                wanted = wanted.where(User.name == name)
+                statement = statement.where(User.name == name)
             if enabled is not None:
-                wanted = wanted.where(User.enabled == enabled)
-            return [user_value(row) for row in session.scalars(wanted)]
+                statement = statement.where(User.enabled == enabled)
+            return [user_value(row) for row in session.scalars(statement)]
 
     def get(self, user_id: str) -> nouns.User:
         with self._store.read() as session:
@@ -74,12 +74,12 @@ class Projects:
 
     def list(self, *, name: str | None = None, enabled: bool | None = None) -> list[nouns.Project]:
         with self._store.read() as session:
-            wanted = sa.select(Project).order_by(Project.name)
+            statement = sa.select(Project).order_by(Project.name)
             if name is not None:
-                wanted = wanted.where(Project.name == name)
+                statement = statement.where(Project.name == name)
             if enabled is not None:
-                wanted = wanted.where(Project.enabled == enabled)
-            return [project_value(row) for row in session.scalars(wanted)]
+                statement = statement.where(Project.enabled == enabled)
+            return [project_value(row) for row in session.scalars(statement)]
 
     def get(self, project_id: str) -> nouns.Project:
         with self._store.read() as session:
@@ -113,10 +113,10 @@ class Roles:
 
     def list(self, *, name: str | None = None) -> list[nouns.Role]:
         with self._store.read() as session:
-            wanted = sa.select(Role).order_by(Role.name)
+            statement = sa.select(Role).order_by(Role.name)
             if name is not None:
-                wanted = wanted.where(Role.name == name)
-            return [role_value(row) for row in session.scalars(wanted)]
+                statement = statement.where(Role.name == name)
+            return [role_value(row) for row in session.scalars(statement)]
 
     def get(self, role_id: str) -> nouns.Role:
         with self._store.read() as session:
@@ -242,18 +242,18 @@ class Assignments:
     def projects_of(self, user_id: str) -> list[nouns.Project]:
         """The projects on which the user has a role."""
         with self._store.read() as session:
-            wanted = (
+            statement = (
                 sa.select(Project)
                 .where(Project.id.in_(sa.select(RoleAssignment.target).where(RoleAssignment.user_id == user_id)))
                 .order_by(Project.name)
             )
-            return [project_value(row) for row in session.scalars(wanted)]
+            return [project_value(row) for row in session.scalars(statement)]
 
     def list(
         self, *, user_id: str | None = None, target: str | None = None, role_id: str | None = None
     ) -> list[nouns.Assignment]:
         """The granted roles, without implied ones."""
-        wanted = (
+        statement = (
             sa.select(RoleAssignment, User, Role, Project)
             .join(User, User.id == RoleAssignment.user_id)
             .join(Role, Role.id == RoleAssignment.role_id)
@@ -266,11 +266,11 @@ class Assignments:
             (RoleAssignment.role_id, role_id),
         ):
             if value is not None:
-                wanted = wanted.where(column == value)
+                statement = statement.where(column == value)
         with self._store.read() as session:
             return [
                 nouns.Assignment(user=user_value(user), role=role_value(role), project=_project(project))
-                for _, user, role, project in session.execute(wanted)
+                for _, user, role, project in session.execute(statement)
             ]
 
 
@@ -282,7 +282,7 @@ WRONG = "The request you have made requires authentication: the user or the pass
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _PasswordUser:
     """The columns of a user that a password check needs."""
 
     id: str
@@ -298,30 +298,30 @@ class Credentials:
 
     def look_up_login(self, password: str, *, user_id: str | None = None, name: str | None = None) -> nouns.LoginUser:
         """The user that a login names, and whether the password was verified shortly before. Computes no bcrypt hash."""
-        known = self._known(user_id, name)
-        if known is None:
+        user = self._password_user(user_id, name)
+        if user is None:
             return nouns.LoginUser()
-        verified = known.enabled and self._verified.contains(known.id, password, known.password_hash)
-        return nouns.LoginUser(known.id, verified)
+        verified = user.enabled and self._verified.contains(user.id, password, user.password_hash)
+        return nouns.LoginUser(user.id, verified)
 
     def check_password(self, password: str, *, user_id: str | None = None, name: str | None = None) -> str:
         """The id of the user. Raises Unauthorized, with the same text and after the same time for a wrong user and a wrong
         password.
         """
-        known = self._known(user_id, name)
-        right = verify_password(password, known.password_hash if known else None, self._rounds)
-        if known is None or not right or not known.enabled:
+        user = self._password_user(user_id, name)
+        right = verify_password(password, user.password_hash if user else None, self._rounds)
+        if user is None or not right or not user.enabled:
             raise Unauthorized(WRONG)
-        self._verified.add(known.id, password, known.password_hash)
-        return known.id
+        self._verified.add(user.id, password, user.password_hash)
+        return user.id
 
-    def _known(self, user_id: str | None, name: str | None) -> _Known | None:
+    def _password_user(self, user_id: str | None, name: str | None) -> _PasswordUser | None:
         """The user, or None. The session is closed before a hash is computed, which takes long."""
         with self._store.read() as session:
             row = session.scalars(
                 sa.select(User).where(User.id == user_id if user_id else User.name == name)
             ).one_or_none()
-            return _Known(row.id, row.password_hash, row.enabled) if row else None
+            return _PasswordUser(row.id, row.password_hash, row.enabled) if row else None
 
     def project_id_by_name(self, name: str) -> str:
         with self._store.read() as session:

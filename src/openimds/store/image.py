@@ -129,15 +129,15 @@ class ImageStore:
         self._store = store
         self._dir = images_dir
 
-    def get(self, image_id: str, asker: Requester) -> nouns.Image:
+    def get(self, image_id: str, requester: Requester) -> nouns.Image:
         with self._store.read() as session:
-            return image_value(_visible(session, image_id, asker))
+            return image_value(_visible(session, image_id, requester))
 
-    def create(self, fields: Mapping[str, Any], image_id: str | None, asker: Requester) -> nouns.Image:
+    def create(self, fields: Mapping[str, Any], image_id: str | None, requester: Requester) -> nouns.Image:
         """`fields` are columns. Raises Conflict for the id of another image, also of a deleted one."""
         now = utc_now()
         row = Image(id=image_id or str(uuid.uuid4()), status="queued", created_at=now, updated_at=now, **fields)
-        _check_publicity(row, asker)
+        _check_publicity(row, requester)
         try:
             with self._store.write() as session:
                 if session.get(DeletedImage, row.id) is not None:
@@ -150,33 +150,33 @@ class ImageStore:
         return image_value(row)
 
     def update(
-        self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], asker: Requester
+        self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], requester: Requester
     ) -> nouns.Image:
         """`change` gets the image and returns the columns to change."""
         with self._store.write() as session:
-            row = _owned(session, image_id, asker)
+            row = _owned(session, image_id, requester)
             was_public = row.visibility == "public"
             for name, value in change(image_value(row)).items():
                 setattr(row, name, value)
             if not was_public:
-                _check_publicity(row, asker)
+                _check_publicity(row, requester)
             row.updated_at = utc_now()
         return image_value(row)
 
-    def delete(self, image_id: str, asker: Requester) -> None:
+    def delete(self, image_id: str, requester: Requester) -> None:
         """Raises Forbidden for a protected image. Servers of the image keep running."""
         with self._store.write() as session:
-            row = _owned(session, image_id, asker)
+            row = _owned(session, image_id, requester)
             if row.protected:
                 raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
             session.add(DeletedImage(id=row.id, deleted_at=utc_now()))
             session.delete(row)
         remove_data(self._dir, image_id)
 
-    def begin_upload(self, image_id: str, asker: Requester) -> Upload:
+    def begin_upload(self, image_id: str, requester: Requester) -> Upload:
         """Begins an upload, which the caller ends by `finish` or `abort`. Raises Conflict unless the image is queued."""
         with self._store.write() as session:
-            row = _owned(session, image_id, asker)
+            row = _owned(session, image_id, requester)
             if row.status != "queued":
                 raise Conflict(f"Image status transition from {row.status} to saving is not allowed")
             if row.container_format is None or row.disk_format is None:
@@ -184,10 +184,10 @@ class ImageStore:
             row.status = "saving"
         return Upload(self._store, self._dir, image_id)
 
-    def data(self, image_id: str, asker: Requester) -> Path | None:
+    def data(self, image_id: str, requester: Requester) -> Path | None:
         """The file with the data of the image. None if the image has no data."""
         with self._store.read() as session:
-            row = _visible(session, image_id, asker)
+            row = _visible(session, image_id, requester)
             status = row.status
         path = self._dir / image_id
         return path if status == "active" and path.is_file() else None
@@ -226,22 +226,22 @@ def _taken(image_id: str) -> Conflict:
     return Conflict(f"Image ID {image_id} already exists!")
 
 
-def _visible(session: Session, image_id: str, asker: Requester) -> Image:
+def _visible(session: Session, image_id: str, requester: Requester) -> Image:
     row = session.get(Image, image_id)
-    if row is None or not (asker.is_admin or row.owner == asker.project_id or row.visibility in SHOWN_TO_ALL):
+    if row is None or not (requester.is_admin or row.owner == requester.project_id or row.visibility in SHOWN_TO_ALL):
         raise NotFound(f"No image found with ID {image_id}")
     return row
 
 
-def _owned(session: Session, image_id: str, asker: Requester) -> Image:
-    row = _visible(session, image_id, asker)
-    if not asker.is_admin and row.owner != asker.project_id:
+def _owned(session: Session, image_id: str, requester: Requester) -> Image:
+    row = _visible(session, image_id, requester)
+    if not requester.is_admin and row.owner != requester.project_id:
         raise Forbidden(f"Image {image_id} belongs to another project: you are not permitted to change it.")
     return row
 
 
-def _check_publicity(row: Image, asker: Requester) -> None:
-    if row.visibility == "public" and not asker.is_admin:
+def _check_publicity(row: Image, requester: Requester) -> None:
+    if row.visibility == "public" and not requester.is_admin:
         raise Forbidden(
             "You are not authorized to complete publicize_image action: only an administrator makes images public."
         )

@@ -73,10 +73,10 @@ def equals(name: str, column: Any) -> Filter:
 
     def condition(values: Sequence[str]) -> sa.ColumnElement[bool]:
         converted = [_converted(name, column, value) for value in values]
-        wanted: sa.ColumnElement[bool] = column.in_([value for value in converted if value is not None])
+        matches: sa.ColumnElement[bool] = column.in_([value for value in converted if value is not None])
         if None in converted:  # `?gateway_ip=` selects rows without one
-            return sa.or_(wanted, column.is_(None), column == "")
-        return wanted
+            return sa.or_(matches, column.is_(None), column == "")
+        return matches
 
     return condition
 
@@ -150,8 +150,8 @@ def _marker(
     order: Sequence[tuple[sa.ColumnElement[Any], bool]],
 ) -> Sequence[Any]:
     """The values of the sort keys in the marker's row."""
-    wanted = sa.select(*(expression for expression, _ in order)).where(collection.model.id == marker, visible)
-    row = session.execute(wanted).first()
+    statement = sa.select(*(expression for expression, _ in order)).where(collection.model.id == marker, visible)
+    row = session.execute(statement).first()
     if row is None:
         raise BadRequest("marker", f"marker: {marker} is not an item of this collection.", kind="BadRequest")
     return tuple(row)

@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, selectinload
 from openimds.resources.errors import BadRequest, NotFound, RevisionGone
 from openimds.resources.text import json_document
 from openimds.store.change_log import ChangeRecord, changes_after, newest_revision, store_identity
-from openimds.store.compute.agent_reports import put_console, report_server, server_wire
+from openimds.store.compute.agent_reports import put_console, report_server, server_json
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, Subnet
@@ -196,7 +196,7 @@ def _all_objects(session: Session, kind: str) -> list[msgspec.Raw]:
 
 def _shown(session: Session, kind: str) -> list[dict[str, Any]]:
     if kind == "server":
-        return [server_wire(row) for row in session.scalars(sa.select(Server).order_by(Server.id))]
+        return [server_json(row) for row in session.scalars(sa.select(Server).order_by(Server.id))]
     model = NETWORK_MODELS[kind]
     rows = session.scalars(sa.select(model).order_by(model.id).options(*LOADER_OPTIONS.get(kind, ()))).all()
     return render(session, rows, is_admin=True)
@@ -214,7 +214,7 @@ def _objects(session: Session, kind: str, ids: Sequence[str]) -> dict[str, dict[
 def _some(session: Session, kind: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     if kind == "server":
         rows = session.scalars(sa.select(Server).where(Server.id.in_(ids)))
-        return [server_wire(row) for row in rows]
+        return [server_json(row) for row in rows]
     model = NETWORK_MODELS[kind]
     found = session.scalars(sa.select(model).where(model.id.in_(ids)).options(*LOADER_OPTIONS.get(kind, ()))).all()
     return render(session, found, is_admin=True)

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from openimds.store.compute.agent_reports import put_console, report_server, server_wire
+from openimds.store.compute.agent_reports import put_console, report_server, server_json
 from openimds.store.compute.flavors import Flavors
 from openimds.store.compute.keypairs import Keypairs
 from openimds.store.compute.power_actions import Power
@@ -37,5 +37,5 @@ __all__ = [
     "Servers",
     "put_console",
     "report_server",
-    "server_wire",
+    "server_json",
 ]

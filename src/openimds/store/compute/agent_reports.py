@@ -72,7 +72,7 @@ def put_console(session: Session, server_id: str, text: str) -> None:
         row.output = text
 
 
-def server_wire(row: Server) -> dict[str, Any]:
+def server_json(row: Server) -> dict[str, Any]:
     """The server as the watch shows it to agents (docs/design/watch.md)."""
     return {
         "id": row.id,

@@ -71,22 +71,22 @@ class _Resolved:
 
 
 def create_servers(
-    session: Session, new: NewServer, asker: Requester, now: datetime, agent_down_after: timedelta
+    session: Session, new: NewServer, requester: Requester, now: datetime, agent_down_after: timedelta
 ) -> list[Server]:
     """Creates all servers of a request, or none. Raises BadRequest, NotFound, Conflict or QuotaExceeded.
 
     Without a matching host the servers are created in ERROR with a fault, as in Nova.
     """
-    caller = Caller(project_id=asker.project_id, is_admin=asker.is_admin)
-    resolved = _resolve(session, new, asker, caller, now)
-    _check_quota(session, asker.project_id, new.max_count)
+    caller = Caller(project_id=requester.project_id, is_admin=requester.is_admin)
+    resolved = _resolve(session, new, requester, caller, now)
+    _check_quota(session, requester.project_id, new.max_count)
     hosts = compute_hosts(session, agent_down_after)
     _check_zone(hosts, new.availability_zone)
     chosen = schedule(hosts, new.max_count, zone=new.availability_zone, name=new.host)
     reservation_id = new_reservation_id()
     made = []
     for index in range(new.max_count):
-        server = _row(new, resolved, asker, index, now)
+        server = _row(new, resolved, requester, index, now)
         server.reservation_id = reservation_id
         session.add(server)
         _number(session, server)
@@ -99,9 +99,9 @@ def create_servers(
     return made
 
 
-def image_for_server(session: Session, image_id: str, asker: Requester, flavor: Mapping[str, Any]) -> Image:
+def image_for_server(session: Session, image_id: str, requester: Requester, flavor: Mapping[str, Any]) -> Image:
     """The image. Raises BadRequest if the project may not boot it or the flavor is too small."""
-    image = _visible_image(session, image_id, asker)
+    image = _visible_image(session, image_id, requester)
     if image is None:
         raise BadRequest("imageRef", "imageRef: Can not find requested image")
     if image.status != "active":
@@ -113,12 +113,12 @@ def image_for_server(session: Session, image_id: str, asker: Requester, flavor: 
     return image
 
 
-def part_of_image(session: Session, image: Image, name: str, asker: Requester) -> str | None:
+def part_of_image(session: Session, image: Image, name: str, requester: Requester) -> str | None:
     """The image id in the property `kernel_id` or `ramdisk_id` of an image. The property is free text, so only the UUID of
     an image that this project may boot has effect.
     """
     try:
-        part = _visible_image(session, str(uuid.UUID(image.properties.get(name, ""))), asker)
+        part = _visible_image(session, str(uuid.UUID(image.properties.get(name, ""))), requester)
     except ValueError:
         return None
     return part.id if part else None
@@ -144,32 +144,34 @@ def image_block_devices(image_id: str | None, flavor: Mapping[str, Any]) -> list
 _FOR_EVERYBODY = frozenset({"public", "community"})
 
 
-def _visible_image(session: Session, image_id: str, asker: Requester) -> Image | None:
+def _visible_image(session: Session, image_id: str, requester: Requester) -> Image | None:
     image = session.get(Image, image_id)
-    if image is None or not (asker.is_admin or image.owner == asker.project_id or image.visibility in _FOR_EVERYBODY):
+    if image is None or not (
+        requester.is_admin or image.owner == requester.project_id or image.visibility in _FOR_EVERYBODY
+    ):
         return None
     return image
 
 
-def _resolve(session: Session, new: NewServer, asker: Requester, caller: Caller, now: datetime) -> _Resolved:
-    flavor = _flavor(session, new.flavor_id, asker)
-    image = image_for_server(session, new.image_id, asker, flavor.embedded()) if new.image_id else None
+def _resolve(session: Session, new: NewServer, requester: Requester, caller: Caller, now: datetime) -> _Resolved:
+    flavor = _flavor(session, new.flavor_id, requester)
+    image = image_for_server(session, new.image_id, requester, flavor.embedded()) if new.image_id else None
     groups = resolve_security_groups(session, caller, new.security_groups, now)
     return _Resolved(
         flavor=flavor,
         image=image,
-        kernel_id=part_of_image(session, image, "kernel_id", asker) if image else None,
-        ramdisk_id=part_of_image(session, image, "ramdisk_id", asker) if image else None,
-        keypair=named_keypair(session, asker.user_id, new.key_name) if new.key_name is not None else None,
-        nics=resolve_nics(session, caller, new.nics, project_id=asker.project_id, optional=new.nics_optional),
+        kernel_id=part_of_image(session, image, "kernel_id", requester) if image else None,
+        ramdisk_id=part_of_image(session, image, "ramdisk_id", requester) if image else None,
+        keypair=named_keypair(session, requester.user_id, new.key_name) if new.key_name is not None else None,
+        nics=resolve_nics(session, caller, new.nics, project_id=requester.project_id, optional=new.nics_optional),
         security_groups=[{"id": group.id, "name": group.name} for group in groups],
     )
 
 
-def _flavor(session: Session, flavor_id: str, asker: Requester) -> Flavor:
+def _flavor(session: Session, flavor_id: str, requester: Requester) -> Flavor:
     """The flavor. A private flavor exists for administrators only. Raises BadRequest."""
     flavor = session.get(FlavorRow, flavor_id)
-    if flavor is None or not (flavor.is_public or asker.is_admin):
+    if flavor is None or not (flavor.is_public or requester.is_admin):
         raise BadRequest("flavorRef", f"flavorRef: Flavor {flavor_id} could not be found.")
     return flavor_value(flavor)
 
@@ -187,15 +189,15 @@ def _check_zone(hosts: list[ComputeHost], zone: str | None) -> None:
         raise BadRequest("availability_zone", "availability_zone: The requested availability zone is not available")
 
 
-def _row(new: NewServer, found: _Resolved, asker: Requester, index: int, now: datetime) -> Server:
+def _row(new: NewServer, found: _Resolved, requester: Requester, index: int, now: datetime) -> Server:
     server_id = str(uuid.uuid4())
     name = nth(new.name, index, new.max_count)
     hostname = nth(new.hostname, index, new.max_count) if new.hostname else hostname_from(name, server_id)
     flavor = found.flavor.embedded()
     return Server(
         id=server_id,
-        project_id=asker.project_id,
-        user_id=asker.user_id,
+        project_id=requester.project_id,
+        user_id=requester.user_id,
         name=name,
         hostname=hostname,
         description=new.description,

@@ -68,8 +68,8 @@ def _record(row: Server, addresses: tuple[ServerAddress, ...], ec2_number: int) 
 
 
 def _addresses(session: Session, rows: Sequence[Server]) -> Mapping[str, list[ServerAddress]]:
-    wanted = sa.select(Port).where(Port.attached_id.in_([row.id for row in rows]))
-    ports = {port.id: port for port in session.scalars(wanted)}
+    statement = sa.select(Port).where(Port.attached_id.in_([row.id for row in rows]))
+    ports = {port.id: port for port in session.scalars(statement)}
     names = _network_names(session, {port.network_id for port in ports.values()})
     floating: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in session.scalars(sa.select(FloatingIP).where(FloatingIP.port_id.in_(list(ports)))):
@@ -105,10 +105,10 @@ def _of_port(
 
 
 def _network_names(session: Session, ids: set[str]) -> Mapping[str, str]:
-    wanted = sa.select(Network.id, Network.name).where(Network.id.in_(ids))
-    return dict(session.execute(wanted).all())
+    statement = sa.select(Network.id, Network.name).where(Network.id.in_(ids))
+    return dict(session.execute(statement).all())
 
 
 def _ec2_numbers(session: Session, ids: Sequence[str]) -> Mapping[str, int]:
-    wanted = sa.select(Ec2Id.object_id, Ec2Id.number).where(Ec2Id.kind == INSTANCE, Ec2Id.object_id.in_(ids))
-    return dict(session.execute(wanted).all())
+    statement = sa.select(Ec2Id.object_id, Ec2Id.number).where(Ec2Id.kind == INSTANCE, Ec2Id.object_id.in_(ids))
+    return dict(session.execute(statement).all())

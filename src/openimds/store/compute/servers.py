@@ -58,13 +58,13 @@ SORT_COLUMNS: Mapping[str, Any] = {
 def select_ids(session: Session, query: ServerQuery) -> tuple[list[str], bool]:
     """(ids of one page, whether more follow). Raises BadRequest for a wrong marker, sort key or pattern."""
     rows = session.execute(_statement(query)).all()
-    kept = _matching(session, query, [(row.id, row.name, row.tags, row.flavor) for row in rows])
+    ids = _matching(session, query, [(row.id, row.name, row.tags, row.flavor) for row in rows])
     start = 0
     if query.marker is not None:
-        if query.marker not in kept:
+        if query.marker not in ids:
             raise BadRequest("marker", f"marker [{query.marker}] not found")
-        start = kept.index(query.marker) + 1
-    return kept[start : start + query.limit], len(kept) > start + query.limit
+        start = ids.index(query.marker) + 1
+    return ids[start : start + query.limit], len(ids) > start + query.limit
 
 
 def _statement(query: ServerQuery) -> sa.Select[Any]:
@@ -107,7 +107,7 @@ def _matching(
 ) -> list[str]:
     """The ids of the rows that match patterns and tags. SQLite and PostgreSQL have no common SQL for these."""
     name = _pattern("name", query.name)
-    kept = [
+    ids = [
         server_id
         for server_id, server_name, tags, flavor in rows
         if (name is None or name.search(server_name))
@@ -115,15 +115,15 @@ def _matching(
         and _tags_fit(query, set(tags))
     ]
     for field, pattern, version in (("ip", query.ip, 4), ("ip6", query.ip6, 6)):
-        wanted = _pattern(field, pattern)
-        if wanted is not None:
-            addresses = _addresses(session, kept)
-            kept = [
+        regex = _pattern(field, pattern)
+        if regex is not None:
+            addresses = _addresses(session, ids)
+            ids = [
                 server_id
-                for server_id in kept
-                if any((":" in text) == (version == 6) and wanted.search(text) for text in addresses[server_id])
+                for server_id in ids
+                if any((":" in text) == (version == 6) and regex.search(text) for text in addresses[server_id])
             ]
-    return kept
+    return ids
 
 
 def _tags_fit(query: ServerQuery, tags: set[str]) -> bool:
@@ -163,23 +163,23 @@ class Servers:
         self._store = store
         self._down_after = timedelta(seconds=agent_down_seconds)
 
-    def create(self, new: nouns.NewServer, asker: Requester) -> list[nouns.ServerRecord]:
+    def create(self, new: nouns.NewServer, requester: Requester) -> list[nouns.ServerRecord]:
         now = utc_now()
         with self._store.write() as session:
-            rows = create_servers(session, new, asker, now, self._down_after)
+            rows = create_servers(session, new, requester, now, self._down_after)
             for row in rows:
-                note_action(session, row, "create", asker)
+                record_action(session, row, "create", requester)
             session.flush()
             return server_records(session, rows)
 
-    def get(self, server_id: str, asker: Requester) -> nouns.ServerRecord:
+    def get(self, server_id: str, requester: Requester) -> nouns.ServerRecord:
         with self._store.read() as session:
-            return server_records(session, [own_server(session, server_id, asker)])[0]
+            return server_records(session, [own_server(session, server_id, requester)])[0]
 
-    def update(self, server_id: str, fields: Mapping[str, Any], asker: Requester) -> nouns.ServerRecord:
+    def update(self, server_id: str, fields: Mapping[str, Any], requester: Requester) -> nouns.ServerRecord:
         """`fields` are columns: name, description, hostname, access_ip_v4, access_ip_v6, metadata_, tags."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, asker)
+            row = unlocked_server(session, server_id, requester)
             changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
             for name, value in changed.items():
                 setattr(row, name, value)
@@ -189,87 +189,87 @@ class Servers:
             return server_records(session, [row])[0]
 
     def change_mapping(
-        self, server_id: str, change: Callable[[Mapping[str, str]], Mapping[str, str]], asker: Requester
+        self, server_id: str, change: Callable[[Mapping[str, str]], Mapping[str, str]], requester: Requester
     ) -> Mapping[str, str]:
         """Replaces the server's metadata by the result of `change`, in one transaction. Returns the new metadata."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, asker)
+            row = unlocked_server(session, server_id, requester)
             after = dict(change(row.metadata_))
             if after != row.metadata_:
                 row.metadata_, row.updated_at = after, utc_now()
             return after
 
     def change_tags(
-        self, server_id: str, change: Callable[[Sequence[str]], Sequence[str]], asker: Requester
+        self, server_id: str, change: Callable[[Sequence[str]], Sequence[str]], requester: Requester
     ) -> tuple[str, ...]:
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, asker)
+            row = unlocked_server(session, server_id, requester)
             after = list(change(row.tags))
             if after != row.tags:
                 row.tags = after
             return tuple(after)
 
-    def delete(self, server_id: str, asker: Requester) -> None:
+    def delete(self, server_id: str, requester: Requester) -> None:
         """Deletes the row and leaves a tombstone in the change log. Agents then remove the instance."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, asker)
-            note_action(session, row, "delete", asker)
+            row = unlocked_server(session, server_id, requester)
+            record_action(session, row, "delete", requester)
             unplug_all(session, row, utc_now())
             session.delete(row)
 
-    def set_locked(self, server_id: str, locked: bool, asker: Requester) -> None:
+    def set_locked(self, server_id: str, locked: bool, requester: Requester) -> None:
         """As in Nova, the owner's lock of a locked server has no effect. Raises Forbidden if the owner unlocks an
         administrator's lock.
         """
         with self._store.write() as session:
-            row = own_server(session, server_id, asker)
-            is_owner = row.project_id == asker.project_id
+            row = own_server(session, server_id, requester)
+            is_owner = row.project_id == requester.project_id
             if locked and row.locked and is_owner:
                 return
-            if not locked and row.locked_by == LOCKED_BY_ADMIN and not asker.is_admin:
+            if not locked and row.locked_by == LOCKED_BY_ADMIN and not requester.is_admin:
                 raise Forbidden(
                     f"Instance {server_id} is locked by an administrator: only an administrator unlocks it."
                 )
-            note_action(session, row, "lock" if locked else "unlock", asker)
+            record_action(session, row, "lock" if locked else "unlock", requester)
             row.locked = locked
             row.locked_by = (LOCKED_BY_OWNER if is_owner else LOCKED_BY_ADMIN) if locked else None
 
     # NICs ---------------------------------------------------------------------------------------------------------
 
-    def interfaces(self, server_id: str, asker: Requester) -> list[nouns.Interface]:
+    def interfaces(self, server_id: str, requester: Requester) -> list[nouns.Interface]:
         with self._store.read() as session:
-            return interfaces(session, own_server(session, server_id, asker))
+            return interfaces(session, own_server(session, server_id, requester))
 
-    def attach(self, server_id: str, nic: nouns.NicRequest, asker: Requester) -> nouns.Interface:
+    def attach(self, server_id: str, nic: nouns.NicRequest, requester: Requester) -> nouns.Interface:
         """Raises Conflict if the server has no host, BadRequest for a port or network that does not exist."""
-        caller = Caller(project_id=asker.project_id, is_admin=asker.is_admin)
+        caller = Caller(project_id=requester.project_id, is_admin=requester.is_admin)
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, asker)
+            row = unlocked_server(session, server_id, requester)
             if not row.host:
                 raise Conflict(f"Cannot 'attach_interface' instance {server_id}: it has no host.")
             requested = None if nic.network_id is None and nic.port_id is None else (nic,)
-            wanted = resolve_nics(session, caller, requested, project_id=row.project_id, optional=False)
-            note_action(session, row, "attach_interface", asker)
-            port = plug(session, caller, row, wanted, utc_now())[0]
+            nics = resolve_nics(session, caller, requested, project_id=row.project_id, optional=False)
+            record_action(session, row, "attach_interface", requester)
+            port = plug(session, caller, row, nics, utc_now())[0]
             return interface_value(port, nic.tag)
 
-    def detach(self, server_id: str, port_id: str, asker: Requester) -> None:
+    def detach(self, server_id: str, port_id: str, requester: Requester) -> None:
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, asker)
+            row = unlocked_server(session, server_id, requester)
             unplug_one(session, row, port_id, utc_now())
-            note_action(session, row, "detach_interface", asker)
+            record_action(session, row, "detach_interface", requester)
 
-    def security_groups(self, server_id: str, asker: Requester) -> Sequence[Mapping[str, str]]:
+    def security_groups(self, server_id: str, requester: Requester) -> Sequence[Mapping[str, str]]:
         """The security groups of the server: [{"id", "name", "description"}]."""
         with self._store.read() as session:
-            row = own_server(session, server_id, asker)
+            row = own_server(session, server_id, requester)
             groups = [(group, session.get(SecurityGroup, group["id"])) for group in row.security_groups]
             return [{**group, "description": found.description if found else ""} for group, found in groups]
 
-    def change_security_group(self, server_id: str, name: str, member: bool, asker: Requester) -> None:
+    def change_security_group(self, server_id: str, name: str, member: bool, requester: Requester) -> None:
         """Adds the server's ports to a group of the project, or removes them from it."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, asker)
+            row = unlocked_server(session, server_id, requester)
             caller = Caller(project_id=row.project_id)
             group = resolve_security_groups(session, caller, (name,), utc_now())[0]
             others = [other for other in row.security_groups if other["id"] != group.id]
@@ -282,38 +282,38 @@ class Servers:
 
     # Console and password -----------------------------------------------------------------------------------------
 
-    def console(self, server_id: str, asker: Requester) -> str:
+    def console(self, server_id: str, requester: Requester) -> str:
         """The tail of the console, or an empty text. Raises Conflict for a server that never had a host."""
         with self._store.read() as session:
-            row = own_server(session, server_id, asker)
+            row = own_server(session, server_id, requester)
             output = session.get(ServerConsole, server_id)
             if not row.host:
                 raise Conflict(f"Instance {server_id} is not ready: it has no host and no console.")
             return output.output if output else ""
 
-    def password(self, server_id: str, asker: Requester) -> str:
+    def password(self, server_id: str, requester: Requester) -> str:
         with self._store.read() as session:
-            own_server(session, server_id, asker)
+            own_server(session, server_id, requester)
             row = session.get(ServerPassword, server_id)
             return row.password if row else ""
 
-    def clear_password(self, server_id: str, asker: Requester) -> None:
+    def clear_password(self, server_id: str, requester: Requester) -> None:
         with self._store.write() as session:
-            own_server(session, server_id, asker)
+            own_server(session, server_id, requester)
             row = session.get(ServerPassword, server_id)
             if row is not None:
                 session.delete(row)
 
     # Actions, counts, lists ---------------------------------------------------------------------------------------
 
-    def actions(self, server_id: str, asker: Requester) -> list[nouns.InstanceAction]:
+    def actions(self, server_id: str, requester: Requester) -> list[nouns.InstanceAction]:
         """The actions, newest first. Those of a deleted server are still stored."""
         with self._store.read() as session:
-            wanted = sa.select(ServerAction).where(ServerAction.server_id == server_id)
-            rows = session.scalars(wanted.order_by(ServerAction.started_at.desc())).all()
+            statement = sa.select(ServerAction).where(ServerAction.server_id == server_id)
+            rows = session.scalars(statement.order_by(ServerAction.started_at.desc())).all()
             if session.get(Server, server_id) is not None or not rows:
-                own_server(session, server_id, asker)
-            found = [_action(row) for row in rows if asker.is_admin or row.project_id == asker.project_id]
+                own_server(session, server_id, requester)
+            found = [_action(row) for row in rows if requester.is_admin or row.project_id == requester.project_id]
             if rows and not found:
                 raise _not_found(server_id)
             return found
@@ -336,29 +336,29 @@ class Servers:
             return server_records(session, [rows[server_id] for server_id in ids]), more
 
 
-def own_server(session: Session, server_id: str, asker: Requester) -> Server:
+def own_server(session: Session, server_id: str, requester: Requester) -> Server:
     row = session.get(Server, server_id)
-    if row is None or not (asker.is_admin or row.project_id == asker.project_id):
+    if row is None or not (requester.is_admin or row.project_id == requester.project_id):
         raise _not_found(server_id)
     return row
 
 
-def unlocked_server(session: Session, server_id: str, asker: Requester) -> Server:
+def unlocked_server(session: Session, server_id: str, requester: Requester) -> Server:
     """The server. Raises NotFound, and Conflict for a locked server unless the requester is an administrator."""
-    row = own_server(session, server_id, asker)
-    if row.locked and not asker.is_admin:
+    row = own_server(session, server_id, requester)
+    if row.locked and not requester.is_admin:
         raise Conflict(f"Instance {server_id} is locked")
     return row
 
 
-def note_action(session: Session, row: Server, action: str, asker: Requester) -> None:
-    if session.get(ServerAction, (asker.request_id, row.id)) is None:
+def record_action(session: Session, row: Server, action: str, requester: Requester) -> None:
+    if session.get(ServerAction, (requester.request_id, row.id)) is None:
         session.add(
             ServerAction(
-                request_id=asker.request_id,
+                request_id=requester.request_id,
                 server_id=row.id,
                 action=action,
-                user_id=asker.user_id,
+                user_id=requester.user_id,
                 project_id=row.project_id,
                 started_at=utc_now(),
             )

@@ -103,7 +103,7 @@ def _columns(fields: FieldReader) -> dict[str, Any]:
 def _imported_document(fields: FieldReader) -> dict[str, Any]:
     """The fields without a column: the network of the other cloud, EC2 ids and default devices."""
     fields.read("network_info", lambda vifs: nics_from_network_info(vifs or ()))
-    kept: dict[str, Any] = {
+    document: dict[str, Any] = {
         "network_info": fields.objects("network_info"),
         "neutron_ports": [_port(port) for port in fields.parts("neutron_ports")],
         "default_ephemeral_device": fields.optional_text("default_ephemeral_device"),
@@ -112,8 +112,8 @@ def _imported_document(fields: FieldReader) -> dict[str, Any]:
     }
     given = fields.part("ec2_ids")
     if given is not None:
-        kept["ec2_ids"] = {name: given.optional_text(name) for name in _EC2_IDS}
-    return kept
+        document["ec2_ids"] = {name: given.optional_text(name) for name in _EC2_IDS}
+    return document
 
 
 def _port(port: FieldReader) -> dict[str, Any]:

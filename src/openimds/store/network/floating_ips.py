@@ -110,13 +110,13 @@ def _associate(session: Session, caller: Caller, floating: FloatingIP, attribute
     floating.fixed_ip_address = fixed.ip_address
 
 
-def _inner_address(port: Port, wanted: str | None) -> IPAllocation:
+def _inner_address(port: Port, requested: str | None) -> IPAllocation:
     candidates = [ip for ip in port.fixed_ips if ":" not in ip.ip_address]
-    if wanted:
+    if requested:
         for ip in candidates:
-            if ip.ip_address == wanted:
+            if ip.ip_address == requested:
                 return ip
-        raise _bad("fixed_ip_address", f"Port {port.id} does not have fixed ip {wanted}")
+        raise _bad("fixed_ip_address", f"Port {port.id} does not have fixed ip {requested}")
     if not candidates:
         raise _bad("port_id", f"Cannot add floating IP to port {port.id} that has no fixed IPv4 addresses")
     if len(candidates) > 1:

@@ -40,33 +40,33 @@ def is_automatic(subnet: Subnet) -> bool:
 
 
 def choose(
-    session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequence[dict[str, Any]] | None
+    session: Session, port: Port, subnets: Sequence[Subnet], requested: Sequence[dict[str, Any]] | None
 ) -> list[Chosen]:
     """The addresses for a port on a network with these subnets.
 
-    `wanted` is the request's fixed_ips. None selects one IPv4 and one IPv6 address, as far as the network has subnets of
+    `requested` is the request's fixed_ips. None selects one IPv4 and one IPv6 address, as far as the network has subnets of
     these versions. An empty list selects none. Raises BadRequest (field fixed_ips), and Conflict if an address is in use or
     a subnet is exhausted.
     """
-    if wanted is not None and not wanted:
+    if requested is not None and not requested:
         return []
     chosen: list[Chosen] = []
-    if wanted is None:
+    if requested is None:
         for version in (4, 6):
             pooled = [s for s in subnets if s.ip_version == version and not is_automatic(s)]
             if pooled:
                 chosen.append(_from_any(session, pooled, chosen))
     else:
-        chosen.extend(_given(session, port, subnets, wanted))
+        chosen.extend(_given(session, port, subnets, requested))
     return [*chosen, *_automatic(session, port, subnets, chosen)]
 
 
 def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
     """Replaces the allocations of the port. Rows of addresses that stay are not written."""
-    kept = {row.ip_address: row for row in port.fixed_ips}
+    unchanged = {row.ip_address: row for row in port.fixed_ips}
     rows = []
     for position, choice in enumerate(chosen):
-        row = kept.get(choice.ip_address) or IPAllocation(
+        row = unchanged.get(choice.ip_address) or IPAllocation(
             ip_address=choice.ip_address, subnet_id=choice.subnet.id, network_id=port.network_id
         )
         row.position = position
@@ -77,8 +77,8 @@ def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
 
 def add_automatic(session: Session, port: Port, subnet: Subnet) -> None:
     """Adds the port's address in a subnet with automatic addresses that was created after the port."""
-    kept = [Chosen(session.get_one(Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
-    assign(session, port, [*kept, *_automatic(session, port, [subnet], kept)])
+    unchanged = [Chosen(session.get_one(Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
+    assign(session, port, [*unchanged, *_automatic(session, port, [subnet], unchanged)])
 
 
 def pools(subnet: Subnet) -> list[Span]:
@@ -148,22 +148,24 @@ def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int
     return pool.first + full
 
 
-def _given(session: Session, port: Port, subnets: Sequence[Subnet], wanted: Sequence[dict[str, Any]]) -> list[Chosen]:
+def _given(
+    session: Session, port: Port, subnets: Sequence[Subnet], requested: Sequence[dict[str, Any]]
+) -> list[Chosen]:
     """The addresses of a request. Explicit ones are chosen first, so that no pool yields them."""
     chosen: dict[int, Chosen] = {}
-    for index, entry in enumerate(wanted):
+    for index, entry in enumerate(requested):
         if entry.get("ip_address"):
             chosen[index] = _explicit(session, port, subnets, entry)
     _refuse_repeated(chosen.values())
     before = {row.subnet_id: row.ip_address for row in reversed(port.fixed_ips)}
-    for index, entry in enumerate(wanted):
+    for index, entry in enumerate(requested):
         if index not in chosen:
             subnet = _subnet_of(port, subnets, str(entry.get("subnet_id")))
             if is_automatic(subnet) and port.attached_owner not in ROUTER_OWNERS:
                 continue  # _automatic adds it
-            kept = before.pop(subnet.id, None)
-            if kept and all(kept != c.ip_address for c in chosen.values()):
-                chosen[index] = Chosen(subnet, kept)
+            unchanged = before.pop(subnet.id, None)
+            if unchanged and all(unchanged != c.ip_address for c in chosen.values()):
+                chosen[index] = Chosen(subnet, unchanged)
             else:
                 chosen[index] = _from_any(session, [subnet], chosen.values())
     return [chosen[index] for index in sorted(chosen)]

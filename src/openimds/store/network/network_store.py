@@ -63,22 +63,22 @@ def _fixed_ips(values: Sequence[str]) -> sa.ColumnElement[bool]:
     """Filters `ip_address=10.0.0.5`, `subnet_id=…`, `ip_address_substr=10.0`. Values of one name are alternatives, and one
     fixed IP must match all names.
     """
-    wanted: dict[str, list[str]] = {}
+    values_by_name: dict[str, list[str]] = {}
     for value in values:
         name, found, what = value.partition("=")
         if not found or name not in ("ip_address", "subnet_id", "ip_address_substr"):
             message = f"Invalid input for operation: fixed_ips: '{value}' is not ip_address=…, subnet_id=… ."
             raise BadRequest("fixed_ips", message, kind="InvalidInput")
-        wanted.setdefault(name, []).append(what)
+        values_by_name.setdefault(name, []).append(what)
     row = IPAllocation
     conditions: list[sa.ColumnElement[bool]] = []
-    if "ip_address" in wanted:
-        conditions.append(row.ip_address.in_([_canonical(address) for address in wanted["ip_address"]]))
-    if "subnet_id" in wanted:
-        conditions.append(row.subnet_id.in_(wanted["subnet_id"]))
-    if "ip_address_substr" in wanted:
+    if "ip_address" in values_by_name:
+        conditions.append(row.ip_address.in_([_canonical(address) for address in values_by_name["ip_address"]]))
+    if "subnet_id" in values_by_name:
+        conditions.append(row.subnet_id.in_(values_by_name["subnet_id"]))
+    if "ip_address_substr" in values_by_name:
         conditions.append(
-            sa.or_(*(row.ip_address.contains(part, autoescape=True) for part in wanted["ip_address_substr"]))
+            sa.or_(*(row.ip_address.contains(part, autoescape=True) for part in values_by_name["ip_address_substr"]))
         )
     return Port.id.in_(sa.select(row.port_id).where(*conditions))
 
@@ -100,13 +100,13 @@ def _mac_address(values: Sequence[str]) -> sa.ColumnElement[bool]:
 
 
 def _subnet_shared(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    wanted = [as_bool("shared", value) for value in values]
-    return Subnet.network_id.in_(sa.select(Network.id).where(Network.shared.in_(wanted)))
+    flags = [as_bool("shared", value) for value in values]
+    return Subnet.network_id.in_(sa.select(Network.id).where(Network.shared.in_(flags)))
 
 
 def _subnet_external(values: Sequence[str]) -> sa.ColumnElement[bool]:
-    wanted = [as_bool("router:external", value) for value in values]
-    return Subnet.network_id.in_(sa.select(Network.id).where(Network.external.in_(wanted)))
+    flags = [as_bool("router:external", value) for value in values]
+    return Subnet.network_id.in_(sa.select(Network.id).where(Network.external.in_(flags)))
 
 
 def _network_subnets(values: Sequence[str]) -> sa.ColumnElement[bool]:

@@ -352,11 +352,11 @@ def _change_gateway(session: Session, subnet: Subnet, net: Net, attributes: Mapp
     subnet.gateway_ip = gateway
 
 
-def _pools(net: Net, gateway: str | None, wanted: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]]:
-    if wanted is None:
+def _pools(net: Net, gateway: str | None, requested: Sequence[Mapping[str, str]] | None) -> list[dict[str, str]]:
+    if requested is None:
         spans = ip_math.default_pools(net, gateway)
     else:
-        spans = [_checked_pool(pool, net) for pool in wanted]
+        spans = [_checked_pool(pool, net) for pool in requested]
         _refuse_overlapping_pools(spans)
         if gateway:
             _refuse_gateway_in_pools(gateway, spans)

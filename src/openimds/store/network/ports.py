@@ -99,8 +99,8 @@ def create_port(
     port_policy.check_consistent(port)
     session.add(port)
     session.flush()
-    wanted = attributes.get("fixed_ips")
-    ipam.assign(session, port, ipam.choose(session, port, network.subnets, wanted))
+    requested = attributes.get("fixed_ips")
+    ipam.assign(session, port, ipam.choose(session, port, network.subnets, requested))
     port_policy.check_dns_name(session, port)
     port.provisioning = _entities(session, port)
     return port
@@ -251,14 +251,14 @@ def _project(caller: Caller, network: Network, attributes: Mapping[str, Any]) ->
     return project_for(caller, dict(attributes))
 
 
-def _mac_address(session: Session, network_id: str, wanted: str | None) -> str:
-    if wanted:
-        if _mac_taken(session, network_id, wanted):
+def _mac_address(session: Session, network_id: str, requested: str | None) -> str:
+    if requested:
+        if _mac_taken(session, network_id, requested):
             raise Conflict(
-                f"Unable to complete operation for network {network_id}. The mac address {wanted} is in use.",
+                f"Unable to complete operation for network {network_id}. The mac address {requested} is in use.",
                 kind="MacAddressInUse",
             )
-        return wanted
+        return requested
     for _ in range(MAC_TRIES):
         candidate = f"{MAC_BASE}:{':'.join(f'{byte:02x}' for byte in secrets.token_bytes(3))}"
         if not _mac_taken(session, network_id, candidate):
@@ -287,12 +287,12 @@ def _set_columns(port: Port, attributes: Mapping[str, Any]) -> None:
 
 
 def _set_security_groups(
-    session: Session, caller: Caller, port: Port, wanted: Sequence[str] | None, now: datetime
+    session: Session, caller: Caller, port: Port, requested: Sequence[str] | None, now: datetime
 ) -> None:
-    if wanted is not None:
-        for group_id in wanted:
+    if requested is not None:
+        for group_id in requested:
             get_visible(session, caller, SecurityGroup, group_id)
-        port.security_group_ids = list(dict.fromkeys(wanted))
+        port.security_group_ids = list(dict.fromkeys(requested))
     elif port.port_security_enabled and not port.attached_owner.startswith(NETWORK_OWNER_PREFIX) and port.project_id:
         port.security_group_ids = [security_groups.ensure_default(session, port.project_id, now).id]
     else:
@@ -313,11 +313,11 @@ def _merged_options(now: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[
 
 
 def _change_addresses(
-    session: Session, port: Port, network: Network, wanted: Sequence[dict[str, Any]] | None
+    session: Session, port: Port, network: Network, requested: Sequence[dict[str, Any]] | None
 ) -> frozenset[str]:
     """Replaces the addresses of the port. Returns the removed ones."""
     before = {ip.ip_address for ip in port.fixed_ips}
-    chosen = ipam.choose(session, port, network.subnets, wanted or [])
+    chosen = ipam.choose(session, port, network.subnets, requested or [])
     if port.attached_owner == DEVICE_OWNER_ROUTER_INTERFACE and not chosen:
         raise BadRequest("fixed_ips", "fixed_ips: a router's interface must have an address.", kind="BadRequest")
     ipam.assign(session, port, chosen)

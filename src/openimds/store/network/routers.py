@@ -45,9 +45,9 @@ def update_router(
     router = get_owned(session, caller, Router, router_id)
     _set_columns(router, attributes)
     if "external_gateway_info" in attributes:
-        wanted = attributes["external_gateway_info"]
-        if wanted and wanted.get("network_id"):
-            set_gateway(session, caller, router, wanted, now)
+        requested = attributes["external_gateway_info"]
+        if requested and requested.get("network_id"):
+            set_gateway(session, caller, router, requested, now)
             if "routes" not in attributes:
                 refuse_diversion(caller, router.routes, connected_subnets(session, router.id))
         else:
@@ -82,30 +82,30 @@ def gateway_port(session: Session, router_id: str) -> Port | None:
     return next((port for port in owned if port.attached_owner == DEVICE_OWNER_ROUTER_GATEWAY), None)
 
 
-def set_gateway(session: Session, caller: Caller, router: Router, wanted: Mapping[str, Any], now: datetime) -> None:
+def set_gateway(session: Session, caller: Caller, router: Router, requested: Mapping[str, Any], now: datetime) -> None:
     """Sets the gateway: `{"network_id": …, "enable_snat": true, "external_fixed_ips": [{"subnet_id": …, "ip_address": …}]}`.
 
     Raises NotFound, BadRequest, Conflict, Forbidden.
     """
-    network = get_visible(session, caller, Network, wanted["network_id"])
+    network = get_visible(session, caller, Network, requested["network_id"])
     if not network.external:
         raise BadRequest(
             "external_gateway_info",
             f"Bad router request: external_gateway_info: Network {network.id} is not an external network.",
             kind="BadRequest",
         )
-    require_admin(caller, dict(wanted), *_operators_settings(router, wanted))
+    require_admin(caller, dict(requested), *_operators_settings(router, requested))
     port = gateway_port(session, router.id)
     if port is not None and port.network_id != network.id:
         clear_gateway(session, router, now)
         port = None
     _refuse_overlap_outside(session, router, network)
     if port is None:
-        _make_gateway(session, router, network, wanted, now)
-    elif wanted.get("external_fixed_ips") is not None:
-        ports.update_port(session, SYSTEM, port.id, {"fixed_ips": wanted["external_fixed_ips"]}, now)
+        _make_gateway(session, router, network, requested, now)
+    elif requested.get("external_fixed_ips") is not None:
+        ports.update_port(session, SYSTEM, port.id, {"fixed_ips": requested["external_fixed_ips"]}, now)
     router.external_network_id = network.id
-    router.enable_snat = wanted.get("enable_snat", True if port is None else router.enable_snat)
+    router.enable_snat = requested.get("enable_snat", True if port is None else router.enable_snat)
     router.updated_at = now
     session.flush()
 
@@ -141,9 +141,9 @@ def change_routes(
     """Adds missing routes and removes existing ones: `{"add": [route …], "remove": [route …]}`."""
     router = get_owned(session, caller, Router, router_id)
     removed = [dict(route) for route in changes.get("remove", ())]
-    kept = [route for route in router.routes if route not in removed]
-    added = [dict(route) for route in changes.get("add", ()) if dict(route) not in kept]
-    _set_routes(session, caller, router, [*kept, *added])
+    remaining = [route for route in router.routes if route not in removed]
+    added = [dict(route) for route in changes.get("add", ()) if dict(route) not in remaining]
+    _set_routes(session, caller, router, [*remaining, *added])
     router.updated_at = now
     session.flush()
     return router
@@ -179,18 +179,20 @@ def _set_columns(router: Router, attributes: Mapping[str, Any]) -> None:
             setattr(router, name, attributes[name])
 
 
-def _operators_settings(router: Router, wanted: Mapping[str, Any]) -> list[str]:
+def _operators_settings(router: Router, requested: Mapping[str, Any]) -> list[str]:
     """The settings in the request that differ from the present ones and that only administrators may set."""
     names = []
-    if wanted.get("external_fixed_ips"):
+    if requested.get("external_fixed_ips"):
         names.append("external_fixed_ips")
     current = router.enable_snat if router.external_network_id else True
-    if wanted.get("enable_snat", current) != current:
+    if requested.get("enable_snat", current) != current:
         names.append("enable_snat")
     return names
 
 
-def _make_gateway(session: Session, router: Router, network: Network, wanted: Mapping[str, Any], now: datetime) -> None:
+def _make_gateway(
+    session: Session, router: Router, network: Network, requested: Mapping[str, Any], now: datetime
+) -> None:
     if not network.subnets:
         raise BadRequest(
             "external_gateway_info",
@@ -205,8 +207,8 @@ def _make_gateway(session: Session, router: Router, network: Network, wanted: Ma
         "device_owner": DEVICE_OWNER_ROUTER_GATEWAY,
         "port_security_enabled": False,
     }
-    if wanted.get("external_fixed_ips"):
-        values["fixed_ips"] = wanted["external_fixed_ips"]
+    if requested.get("external_fixed_ips"):
+        values["fixed_ips"] = requested["external_fixed_ips"]
     ports.create_port(session, SYSTEM, values, now, Attachment(DEVICE_OWNER_ROUTER_GATEWAY, router.id))
 
 

@@ -241,7 +241,7 @@ def render(session: Session, rows: Sequence[Any], *, is_admin: bool) -> list[dic
 
 
 MANY = 500
-"""Longer lists of ids exceed the limit of a statement, so the whole table is read instead."""
+"""Longer lists of ids exceed the limit of a port_ids, so the whole table is read instead."""
 
 
 def _among(column: Any, ids: Sequence[str]) -> sa.ColumnElement[bool]:
@@ -262,7 +262,7 @@ def _routers(session: Session, rows: Sequence[Router], *, is_admin: bool) -> lis
 
 
 def _floating_ips(session: Session, rows: Sequence[FloatingIP], *, is_admin: bool) -> list[dict[str, Any]]:
-    wanted = [row.port_id for row in rows if row.port_id]
-    ports = session.scalars(sa.select(Port).where(_among(Port.id, wanted)))
+    port_ids = [row.port_id for row in rows if row.port_id]
+    ports = session.scalars(sa.select(Port).where(_among(Port.id, port_ids)))
     by_id = {port.id: port for port in ports}
     return [floating_ip_json(row, by_id.get(row.port_id or ""), is_admin=is_admin) for row in rows]
