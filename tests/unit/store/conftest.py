@@ -13,7 +13,7 @@ from openimds.store.engine import Store
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """Migrated and empty."""
+    """An empty store with migrated tables."""
     made = migrated_store(tmp_path)
     yield made
     made.close()

@@ -1,4 +1,4 @@
-"""What a new cloud starts with, and that starting again adds nothing."""
+"""The first rows of a cloud. A second bootstrap adds nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def count(store: Store) -> dict[str, int]:
         }
 
 
-def test_once_and_again(store: Store, tmp_path: Path) -> None:
+def test_second_bootstrap_changes_nothing(store: Store, tmp_path: Path) -> None:
     bootstrap(store, "one", "two", tmp_path / "images", utc_now())
     first, revision = count(store), store.revision()
     bootstrap(store, "one", "two", tmp_path / "images", utc_now())
@@ -47,7 +47,7 @@ def test_once_and_again(store: Store, tmp_path: Path) -> None:
     assert store.revision() == revision, "the second time nothing was written"
 
 
-def test_a_new_password_in_the_configuration_holds(store: Store, tmp_path: Path) -> None:
+def test_new_password_of_the_configuration_is_set(store: Store, tmp_path: Path) -> None:
     bootstrap(store, "one", "two", tmp_path, utc_now())
     bootstrap(store, "changed", "two", tmp_path, utc_now())
     with store.read() as session:
@@ -55,7 +55,7 @@ def test_a_new_password_in_the_configuration_holds(store: Store, tmp_path: Path)
         assert verify_password("changed", admin.password_hash)
 
 
-def test_an_image_folder_that_cannot_be_written_is_a_sentence_and_undoes_all(store: Store, tmp_path: Path) -> None:
+def test_unwritable_image_folder_rolls_the_bootstrap_back(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match=r"image folder .* cannot be written"):
         bootstrap(store, "one", "two", tmp_path / "file", utc_now())

@@ -1,4 +1,4 @@
-"""A database that a newer version has upgraded is refused in words, by all that would use it."""
+"""The database of a newer release is refused with an error that names the versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from openimds.store.engine import Store
 from openimds.store.schema_version import upgrade_store
 
 
-def test_newer_tables_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
+def test_newer_tables_are_refused_and_stay_unchanged(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/openimds.sqlite"
     upgrade_store(url)
     store = Store(url)

@@ -1,4 +1,4 @@
-"""A step of the version after this one, on a store in use: every row survives it, and who has the store open goes on."""
+"""A migration of the next release on a store in use: all rows survive, and programs with open connections continue."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ down_revision = "{before}"
 
 def upgrade() -> None:
 """
-ANEW = """
-    with op.batch_alter_table("users", recreate="always") as users:  # as SQLite takes most changes: a table made anew
+COPYING = """
+    with op.batch_alter_table("users", recreate="always") as users:  # SQLite needs a copy of the table for most changes
         users.add_column(sa.Column("nickname", sa.String(255)))
 """
 LOSING = """
@@ -36,7 +36,7 @@ LOSING = """
 
 @pytest.fixture
 def take_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[Callable[[str], Store]]:
-    """What a program of the next version does at its start, when its step does this; the store as it has it open."""
+    """Runs a migration with this body as a program of the next release does. Returns that program's store."""
     opened = Store(str(store.url))
 
     def take(body: str) -> Store:
@@ -52,31 +52,31 @@ def take_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> 
 
 
 def names(store: Store) -> tuple[set[str], int]:
-    """The users', and how many roles they have."""
+    """(names of the users, number of role assignments)."""
     with store.read() as session:
         assigned = session.execute(sa.select(sa.func.count()).select_from(RoleAssignment)).scalar_one()
         return set(session.scalars(sa.select(User.name))), assigned
 
 
-def test_a_table_is_made_anew_and_what_refers_to_it_stays(
+def test_table_is_copied_and_rows_that_refer_to_it_stay(
     store: Store, tmp_path: Path, take_step: Callable[[str], Store]
 ) -> None:
     bootstrap(store, "one", "two", tmp_path / "images", utc_now())
     before = names(store)
     assert before[1] > 0
-    upgraded = take_step(ANEW)
+    upgraded = take_step(COPYING)
     assert schema.current(upgraded) == "9999"
     assert names(upgraded) == before
     with upgraded.read() as session:
         assert session.scalar(sa.text("SELECT count(nickname) FROM users")) == 0
         assert session.scalar(sa.text("PRAGMA foreign_keys")) == 1
-    # Who of the version before has it open goes on.
+    # A program of the earlier release continues on its open connections.
     with store.write() as session:
         session.execute(sa.select(User).where(User.name == "admin")).scalar_one().description = "still written"
     assert names(store) == before
 
 
-def test_a_step_that_would_leave_rows_behind_changes_nothing(
+def test_migration_that_would_leave_dangling_rows_changes_nothing(
     store: Store, tmp_path: Path, take_step: Callable[[str], Store]
 ) -> None:
     bootstrap(store, "one", "two", tmp_path / "images", utc_now())

@@ -1,4 +1,4 @@
-"""Step 0003 on a store of the version before: attachments are recorded where the service made them, claims are logged."""
+"""Migration 0003 on a store of the earlier version: attachments of the service are recorded, and claims are logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The migrated tables are those of models/."""
+"""Migrations create the tables of models/."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def empty_store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def test_migrated_schema_is_the_models(empty_store: Store) -> None:
+def test_migrated_tables_equal_the_models(empty_store: Store) -> None:
     schema.upgrade(empty_store)
     with empty_store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_upgrade_is_idempotent_and_tells_where_it_is(empty_store: Store, tmp_path: Path) -> None:
+def test_upgrade_is_idempotent(empty_store: Store, tmp_path: Path) -> None:
     (tmp_path / "new folder").mkdir()
     assert schema.current(empty_store) is None
     schema.upgrade(empty_store)
@@ -46,13 +46,13 @@ def test_sqlite_is_in_wal_mode_with_foreign_keys(empty_store: Store) -> None:
         assert session.scalar(sa.text("PRAGMA foreign_keys")) == 1
 
 
-def test_a_path_that_cannot_be_a_folder_is_a_sentence(tmp_path: Path) -> None:
+def test_error_of_an_invalid_folder_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match=r"folder of .*file/s\.sqlite cannot be created"):
         schema.upgrade(Store(f"sqlite:///{tmp_path}/file/s.sqlite"))
 
 
-def test_something_else_than_a_database_is_a_sentence(tmp_path: Path) -> None:
+def test_error_of_a_file_that_is_no_database_names_it(tmp_path: Path) -> None:
     (tmp_path / "s.sqlite").write_text("this is no database" * 100)
     with pytest.raises(StoreUnavailable, match="not a database"):
         schema.upgrade(Store(f"sqlite:///{tmp_path}/s.sqlite"))

@@ -1,4 +1,4 @@
-"""Step 0004 on a store of the version before."""
+"""Migration 0004 on a store of the earlier version."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def old_store(tmp_path: Path) -> Iterator[Store]:
 
 
 def add(connection: sa.Connection, table: str, **values: Any) -> None:
-    """Insert a row. Columns that are not named and must not be null get `0`, which SQLite takes for every type."""
+    """Inserts a row. The other columns that are not nullable get `0`, which SQLite accepts for every type."""
     columns = connection.execute(sa.text(f"PRAGMA table_info({table})")).mappings()
     row = {column["name"]: "0" for column in columns if column["notnull"]} | values
     names = ", ".join(f'"{name}"' for name in row)

@@ -123,7 +123,7 @@ def filled(store: Store) -> InstanceStore:
     return InstanceStore(store)
 
 
-def test_what_rows_tell(filled: InstanceStore) -> None:
+def test_instance_has_the_values_of_its_rows(filled: InstanceStore) -> None:
     instance = filled.instance(SERVER)
     assert instance is not None
     assert (instance.name, instance.hostname, instance.flavor_name) == ("VM 1", "vm-1", "m1.tiny")
@@ -135,7 +135,7 @@ def test_what_rows_tell(filled: InstanceStore) -> None:
     assert instance.devices == (TaggedDevice(type="nic", mac_address="fa:16:3e:00:00:02", tags=("mgmt",)),)
 
 
-def test_nics_are_ordered_and_know_their_surroundings(filled: InstanceStore) -> None:
+def test_nics_have_their_order_networks_and_subnets(filled: InstanceStore) -> None:
     instance = filled.instance(SERVER)
     assert instance is not None
     first, second = instance.nics
@@ -148,7 +148,7 @@ def test_nics_are_ordered_and_know_their_surroundings(filled: InstanceStore) -> 
     assert v4.has_dhcp_server
 
 
-def test_ec2_ids_are_given_once(filled: InstanceStore, store: Store) -> None:
+def test_ec2_ids_are_assigned_once(filled: InstanceStore, store: Store) -> None:
     first = filled.instance(SERVER)
     assert first is not None
     assert (first.ec2_ids.instance_id, first.ec2_ids.ami_id) == ("i-00000001", "ami-00000001")
@@ -168,24 +168,24 @@ def test_ec2_ids_are_given_once(filled: InstanceStore, store: Store) -> None:
     assert filled.instance(SERVER) == first
 
 
-def test_unknown_instances(filled: InstanceStore) -> None:
+def test_unknown_instance_is_none(filled: InstanceStore) -> None:
     assert filled.instance(SERVER.upper()) is None
     assert filled.instance("") is None
 
 
-def test_by_address(filled: InstanceStore) -> None:
+def test_instances_are_found_by_address(filled: InstanceStore) -> None:
     assert filled.instance_ids_by_address("10.0.0.5") == (SERVER,)
     assert filled.instance_ids_by_address("10.0.0.2") == ()
     assert filled.instance_ids_by_address("10.0.0.77") == ()
 
 
-def test_by_provider(filled: InstanceStore) -> None:
+def test_ports_are_found_by_provider(filled: InstanceStore) -> None:
     assert filled.ports_by_provider("lb-1", "10.0.0.6") == (PortIdentity(SERVER, "p1"),)
     assert filled.ports_by_provider("lb-1", "10.0.0.77") == ()
     assert filled.ports_by_provider("lb-2", "10.0.0.6") is None
 
 
-def test_the_first_password_wins_whoever_comes_at_the_same_time(filled: InstanceStore) -> None:
+def test_first_of_concurrent_passwords_is_stored(filled: InstanceStore) -> None:
     with ThreadPoolExecutor(8) as threads:
         outcomes = list(threads.map(lambda number: filled.set_password_once(SERVER, f"pw{number}"), range(16)))
     assert outcomes.count(True) == 1
@@ -194,14 +194,14 @@ def test_the_first_password_wins_whoever_comes_at_the_same_time(filled: Instance
     assert instance.password == f"pw{outcomes.index(True)}"
 
 
-def test_an_empty_password_is_none(filled: InstanceStore) -> None:
+def test_empty_password_is_not_stored(filled: InstanceStore) -> None:
     assert filled.set_password_once(SERVER, "")
     assert filled.set_password_once(SERVER, "pw")
     with pytest.raises(NotFound):
         filled.set_password_once("nobody", "pw")
 
 
-def test_every_change_makes_a_new_revision(filled: InstanceStore) -> None:
+def test_every_change_is_a_new_revision(filled: InstanceStore) -> None:
     before = filled.revision()
     filled.set_password_once(SERVER, "pw")
     assert filled.revision() > before
@@ -241,7 +241,7 @@ IMPORTED: dict[str, Any] = {
 }
 
 
-def test_importing(store: Store) -> None:
+def test_document_is_imported(store: Store) -> None:
     instances = InstanceStore(store)
     assert instances.import_instances({"instances": [IMPORTED]}) == (IMPORTED["uuid"],)
     instance = instances.instance(IMPORTED["uuid"])
@@ -255,7 +255,7 @@ def test_importing(store: Store) -> None:
     assert instances.instance_ids_by_address("10.9.9.9") == (IMPORTED["uuid"],)
 
 
-def test_importing_again_replaces(store: Store) -> None:
+def test_second_import_replaces_the_instance(store: Store) -> None:
     instances = InstanceStore(store)
     instances.import_instances({"instances": [IMPORTED]})
     instances.import_instances({"instances": [IMPORTED | {"hostname": "near", "system_metadata": {}}]})
@@ -264,7 +264,7 @@ def test_importing_again_replaces(store: Store) -> None:
     assert (instance.hostname, instance.password) == ("near", None)
 
 
-def test_imported_numbers_are_taken(filled: InstanceStore) -> None:
+def test_imported_ec2_numbers_are_reserved(filled: InstanceStore) -> None:
     filled.import_instances(
         {"instances": [IMPORTED | {"ec2_ids": {"instance_id": "i-00000001", "ami_id": None}}]},
     )
@@ -293,9 +293,7 @@ def test_imported_numbers_are_taken(filled: InstanceStore) -> None:
         ),
     ],
 )
-def test_what_is_wrong_in_a_document_is_named_and_nothing_is_kept(
-    store: Store, changes: dict[str, Any], field: str
-) -> None:
+def test_wrong_field_is_named_and_nothing_is_imported(store: Store, changes: dict[str, Any], field: str) -> None:
     instances = InstanceStore(store)
     good = IMPORTED | {"uuid": SERVER}
     with pytest.raises(BadRequest) as wrong:
@@ -306,16 +304,16 @@ def test_what_is_wrong_in_a_document_is_named_and_nothing_is_kept(
     assert instances.instance(SERVER) is None
 
 
-def test_a_document_without_instances(store: Store) -> None:
+def test_document_without_instances_is_refused(store: Store) -> None:
     with pytest.raises(BadRequest, match="a list `instances`"):
         InstanceStore(store).import_instances({})
 
 
 @pytest.mark.parametrize("attached", [{}, {"attached_id": "r1", "attached_owner": "network:router_interface"}])
-def test_port_that_only_claims_the_server_shows_in_no_document(
+def test_port_with_a_claimed_server_is_in_no_document(
     store: Store, filled: InstanceStore, attached: dict[str, str]
 ) -> None:
-    """A row with another project's server in the fields that tenants write."""
+    """The row has another project's server in the attributes that tenants can write."""
     before = filled.instance(SERVER)
     claim = {"device_id": SERVER, "device_owner": "compute:nova", "attached_id": "", "attached_owner": ""} | attached
     forged = port("forged", "fa:16:3e:00:00:0f", (V4, "10.0.0.66"), security_group_ids=["sg2"], **claim)

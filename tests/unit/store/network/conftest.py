@@ -1,4 +1,4 @@
-"""The network store on a fresh database, with words for what tests do all the time."""
+"""The network store on a fresh database, with helpers for frequent calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OTHER_PROJECT = "22222222222222222222222222222222"
 
 @dataclass
 class Cloud:
-    """One caller's view of the network store."""
+    """The network store with one caller."""
 
     store: Store
     caller: Caller = field(default_factory=lambda: Caller(project_id=PROJECT))
@@ -66,17 +66,17 @@ class Cloud:
 
 @pytest.fixture
 def cloud(store: Store) -> Cloud:
-    """As a project's member."""
+    """The store with a member of a project as the caller."""
     return Cloud(store)
 
 
 @pytest.fixture
 def stranger(cloud: Cloud) -> Cloud:
-    """The same, as another project's member."""
+    """The store with a member of another project as the caller."""
     return cloud.as_(Caller(project_id=OTHER_PROJECT))
 
 
 @pytest.fixture
 def operator(cloud: Cloud) -> Cloud:
-    """The same, as an administrator without a project."""
+    """The store with an administrator without a project as the caller."""
     return cloud.as_(SYSTEM)

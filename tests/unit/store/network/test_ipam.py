@@ -1,4 +1,4 @@
-"""The lowest free address, found by bisection, is the one that counting up finds."""
+"""The search for the lowest free address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def last_octets(port: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_against_counting_up(cloud: Any, seed: int) -> None:
+def test_bisection_finds_the_lowest_free_address(cloud: Any, seed: int) -> None:
     dice = random.Random(seed)
     pools = [{"start": "10.0.0.4", "end": "10.0.0.9"}, {"start": "10.0.0.20", "end": "10.0.0.27"}]
     network, _ = cloud.net("10.0.0.0/24", allocation_pools=pools)
@@ -39,12 +39,12 @@ def test_against_counting_up(cloud: Any, seed: int) -> None:
                 cloud.make("port", network_id=network["id"])
 
 
-def test_several_of_one_subnet_at_once(cloud: Any) -> None:
+def test_port_gets_several_addresses_of_one_subnet(cloud: Any) -> None:
     network, subnet = cloud.net("10.0.0.0/29")
     wanted = [{"subnet_id": subnet["id"]}, {"ip_address": "10.0.0.3"}, {"subnet_id": subnet["id"]}]
     port = cloud.make("port", network_id=network["id"], fixed_ips=wanted)
     assert last_octets(port) == [2, 3, 4]
-    # What it has and keeps is not counted twice, nor handed out again.
+    # The port's own addresses are not counted twice and not allocated again.
     more = [*port["fixed_ips"], {"subnet_id": subnet["id"]}, {"subnet_id": subnet["id"]}]
     port = cloud.change("port", port["id"], fixed_ips=more)
     assert last_octets(port) == [2, 3, 4, 5, 6]

@@ -15,7 +15,7 @@ from openimds.store.network import agents
 from openimds.store.network.network_store import NetworkStore
 
 
-def test_a_network_as_its_owner_and_as_an_operator_sees_it(cloud: Any, operator: Any) -> None:
+def test_provider_attributes_are_shown_to_administrators_only(cloud: Any, operator: Any) -> None:
     network = cloud.make("network", name="test1", description="d", mtu=1450, tags=["a"])
     assert (network["name"], network["mtu"], network["status"], network["tags"]) == ("test1", 1450, "ACTIVE", ["a"])
     assert "provider:network_type" not in network
@@ -23,14 +23,14 @@ def test_a_network_as_its_owner_and_as_an_operator_sees_it(cloud: Any, operator:
 
 
 @pytest.mark.parametrize("name", ["shared", "router__external"])
-def test_operators_attributes(cloud: Any, operator: Any, name: str) -> None:
+def test_attributes_of_administrators_are_refused_for_members(cloud: Any, operator: Any, name: str) -> None:
     with pytest.raises(Forbidden, match="only an administrator"):
         cloud.make("network", **{name: True})
     assert cloud.make("network", **{name: False})[name.replace("__", ":")] is False
     assert operator.make("network", project_id="p", **{name: True})[name.replace("__", ":")] is True
 
 
-def test_shared_networks_are_used_not_changed(operator: Any, stranger: Any) -> None:
+def test_shared_network_is_visible_and_cannot_be_changed(operator: Any, stranger: Any) -> None:
     network = operator.make("network", name="s", shared=True, project_id="owner")
     assert stranger.show("network", network["id"])["name"] == "s"
     with pytest.raises(Forbidden, match="belongs to another project"):
@@ -60,20 +60,20 @@ def test_shared_networks_are_used_not_changed(operator: Any, stranger: Any) -> N
         ({"provider__network_type": "local", "provider__segmentation_id": 5}, "provider:segmentation_id"),
     ],
 )
-def test_provider_networks_name_their_segment(operator: Any, wanted: dict[str, Any], field: str) -> None:
+def test_provider_network_needs_its_segment(operator: Any, wanted: dict[str, Any], field: str) -> None:
     with pytest.raises(BadRequest) as caught:
         operator.make("network", project_id="p", **wanted)
     assert caught.value.field == field
 
 
-def test_a_segment_is_one_networks(operator: Any) -> None:
+def test_segment_of_another_network_is_a_conflict(operator: Any) -> None:
     wanted = {"provider__network_type": "flat", "provider__physical_network": "ext", "project_id": "p"}
     operator.make("network", **wanted)
     with pytest.raises(Conflict, match="is in use"):
         operator.make("network", **wanted)
 
 
-def test_delete_takes_subnets_and_dhcp_ports_along(cloud: Any, operator: Any) -> None:
+def test_delete_removes_subnets_and_dhcp_ports(cloud: Any, operator: Any) -> None:
     network, subnet = cloud.net()
     operator.make("port", network_id=network["id"], device_owner="network:dhcp")
     port = cloud.make("port", network_id=network["id"])
@@ -89,7 +89,7 @@ def test_delete_takes_subnets_and_dhcp_ports_along(cloud: Any, operator: Any) ->
 
 
 class TestSecurityGroups:
-    def test_every_project_has_a_default(self, cloud: Any, stranger: Any) -> None:
+    def test_every_project_has_a_default_group_that_stays(self, cloud: Any, stranger: Any) -> None:
         assert cloud.names("security_group") == ["default"]
         assert stranger.names("security_group") == ["default"]
         default = cloud.network.list("security_group", cloud.caller, ListQuery()).items[0]
@@ -101,7 +101,7 @@ class TestSecurityGroups:
         with pytest.raises(Conflict, match=r"(?i)default"):
             cloud.remove("security_group", default["id"])
 
-    def test_names(self, cloud: Any) -> None:
+    def test_group_is_renamed_and_deleted(self, cloud: Any) -> None:
         group = cloud.make("security_group", name="web", description="d")
         assert cloud.change("security_group", group["id"], name="www")["name"] == "www"
         cloud.remove("security_group", group["id"])
@@ -109,7 +109,7 @@ class TestSecurityGroups:
             cloud.show("security_group", group["id"])
 
     @pytest.mark.parametrize("name", ["default", "Default"])
-    def test_no_second_group_takes_the_name_of_the_default_group(self, cloud: Any, name: str) -> None:
+    def test_second_default_group_is_a_conflict(self, cloud: Any, name: str) -> None:
         default = cloud.network.list("security_group", cloud.caller, ListQuery()).items[0]
         group = cloud.make("security_group", name="web")
         for attempt in (
@@ -123,7 +123,7 @@ class TestSecurityGroups:
 
 
 class TestTags:
-    def test_changes(self, cloud: Any) -> None:
+    def test_tags_are_replaced_added_and_removed(self, cloud: Any) -> None:
         network = cloud.make("network", name="n")
         change = cloud.network.change_tags
         assert change("network", cloud.caller, network["id"], lambda tags: [*tags, "a", "b", "a"]) == ["a", "b"]
@@ -177,7 +177,7 @@ class TestLists:
             ("port", "binding:host_id", "node7"),
         ],
     )
-    def test_attributes_of_operators_select_and_sort_for_operators_only(
+    def test_attributes_of_administrators_select_and_sort_for_administrators_only(
         self, cloud: Any, operator: Any, kind: str, attribute: str, value: str
     ) -> None:
         segment = {"network_type": "vlan", "physical_network": "physnet1", "segmentation_id": 123}
@@ -203,12 +203,12 @@ class TestLists:
             ({"revision_number": "x"}, "revision_number"),
         ],
     )
-    def test_filters_that_are_none(self, cloud: Any, filters: dict[str, str], field: str) -> None:
+    def test_invalid_filters_are_refused(self, cloud: Any, filters: dict[str, str], field: str) -> None:
         with pytest.raises(BadRequest) as caught:
             cloud.names("port", **filters)
         assert caught.value.field == field
 
-    def test_pages(self, cloud: Any) -> None:
+    def test_pages_follow_the_marker(self, cloud: Any) -> None:
         for number in range(7):
             cloud.make("network", name=f"n{number // 2}", description=f"{number}")
         for descending in (False, True):
@@ -225,20 +225,20 @@ class TestLists:
             names = [item["name"] for item in everything]
             assert names == sorted(names, reverse=descending)
 
-    def test_a_page_before(self, cloud: Any) -> None:
+    def test_page_before_a_marker_is_reversed(self, cloud: Any) -> None:
         ids = sorted(cloud.make("network", name="n")["id"] for _ in range(5))
         page = cloud.network.list("network", cloud.caller, ListQuery(marker=ids[3], limit=2, reverse=True))
         assert [item["id"] for item in page.items] == ids[1:3]
         assert page.more
 
-    def test_marker_and_sort_key_that_are_none(self, cloud: Any) -> None:
+    def test_unknown_marker_and_sort_key_are_refused(self, cloud: Any) -> None:
         with pytest.raises(BadRequest, match="marker"):
             cloud.network.list("network", cloud.caller, ListQuery(marker="x", limit=1))
         with pytest.raises(BadRequest, match="sort_key"):
             cloud.network.list("network", cloud.caller, ListQuery(sort=(("colour", False),)))
 
 
-def test_agents_live_from_heartbeat_to_heartbeat(store: Store, cloud: Any) -> None:
+def test_agent_is_alive_until_its_heartbeat_is_too_old(store: Store, cloud: Any) -> None:
     now = utc_now()
     report = {"agent_type": "DHCP agent", "started_at": now, "configurations": {"networks": 2}}
     with store.write(now) as session:
@@ -256,7 +256,7 @@ def test_agents_live_from_heartbeat_to_heartbeat(store: Store, cloud: Any) -> No
     assert later.agents(SYSTEM, ListQuery()) == []
 
 
-def test_ip_availability(cloud: Any, operator: Any) -> None:
+def test_ip_availability_counts_addresses_for_administrators_only(cloud: Any, operator: Any) -> None:
     network, subnet = cloud.net("10.0.0.0/29")
     cloud.make("port", network_id=network["id"])
     shown = operator.network.ip_availability(operator.caller, network["id"])

@@ -1,4 +1,4 @@
-"""Subnets: defaults, refusals, and what a subnet's end does to its addresses."""
+"""Subnets: defaults, errors, and the addresses of a deleted subnet."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ BAD = BadRequest
         ("2001:db8::/64", "2001:db8::1", [("2001:db8::2", "2001:db8::ffff:ffff:ffff:ffff")]),
     ],
 )
-def test_defaults(cloud: Any, cidr: str, gateway: str, pools: list[tuple[str, str]]) -> None:
+def test_subnet_has_default_gateway_and_pools(
+    cloud: Any, cidr: str, gateway: str, pools: list[tuple[str, str]]
+) -> None:
     _, subnet = cloud.net(cidr)
     assert subnet["gateway_ip"] == gateway
     assert subnet["allocation_pools"] == [{"start": start, "end": end} for start, end in pools]
 
 
-def test_a_gateway_in_the_middle_splits_the_pools(cloud: Any) -> None:
+def test_gateway_in_the_middle_splits_the_pools(cloud: Any) -> None:
     _, subnet = cloud.net("10.0.0.0/29", gateway_ip="10.0.0.3")
     assert subnet["allocation_pools"] == [
         {"start": "10.0.0.1", "end": "10.0.0.2"},
@@ -36,7 +38,7 @@ def test_a_gateway_in_the_middle_splits_the_pools(cloud: Any) -> None:
     ]
 
 
-def test_no_gateway(cloud: Any) -> None:
+def test_subnet_without_gateway_has_one_pool(cloud: Any) -> None:
     _, subnet = cloud.net("10.0.0.0/29", gateway_ip=None)
     assert subnet["gateway_ip"] is None
     assert subnet["allocation_pools"] == [{"start": "10.0.0.1", "end": "10.0.0.6"}]
@@ -75,7 +77,9 @@ def test_no_gateway(cloud: Any) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_refusals(cloud: Any, wanted: dict[str, Any], error: type[OpenimdsError], field: str | None) -> None:
+def test_invalid_requests_are_refused(
+    cloud: Any, wanted: dict[str, Any], error: type[OpenimdsError], field: str | None
+) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     with pytest.raises(error) as caught:
         cloud.make("subnet", network_id=network["id"], **wanted)
@@ -93,13 +97,13 @@ def test_overlapping_pools_are_a_conflict(cloud: Any) -> None:
         cloud.make("subnet", network_id=network["id"], cidr="10.1.0.0/24", allocation_pools=pools)
 
 
-def test_the_same_range_on_another_network_is_fine(cloud: Any, stranger: Any) -> None:
+def test_same_range_on_another_network_is_accepted(cloud: Any, stranger: Any) -> None:
     _, one = cloud.net("10.0.0.0/24")
     _, other = stranger.net("10.0.0.0/24")
     assert one["cidr"] == other["cidr"]
 
 
-def test_update(cloud: Any) -> None:
+def test_update_changes_the_given_attributes(cloud: Any) -> None:
     _, subnet = cloud.net("10.0.0.0/24")
     pools = [{"start": "10.0.0.100", "end": "10.0.0.200"}]
     changed = cloud.change(
@@ -117,7 +121,7 @@ def test_update(cloud: Any) -> None:
     assert changed["revision_number"] > subnet["revision_number"]
 
 
-def test_the_gateway_address_of_a_router_stays(cloud: Any) -> None:
+def test_gateway_address_of_a_router_cannot_be_changed(cloud: Any) -> None:
     _, subnet = cloud.net("10.0.0.0/24")
     router = cloud.make("router", name="r")
     cloud.network.add_router_interface(cloud.caller, router["id"], {"subnet_id": subnet["id"]})
@@ -125,7 +129,7 @@ def test_the_gateway_address_of_a_router_stays(cloud: Any) -> None:
         cloud.change("subnet", subnet["id"], gateway_ip="10.0.0.254")
 
 
-def test_delete_in_use_is_a_conflict_and_dhcp_ports_let_go(cloud: Any, operator: Any) -> None:
+def test_delete_in_use_is_a_conflict_unless_only_dhcp_ports_use_it(cloud: Any, operator: Any) -> None:
     network, subnet = cloud.net("10.0.0.0/24")
     dhcp = operator.make("port", network_id=network["id"], device_owner="network:dhcp")
     port = cloud.make("port", network_id=network["id"], name="p")
@@ -137,7 +141,7 @@ def test_delete_in_use_is_a_conflict_and_dhcp_ports_let_go(cloud: Any, operator:
     assert cloud.show("network", network["id"])["subnets"] == []
 
 
-def test_slaac_addresses_are_given_to_ports_that_are_there(cloud: Any) -> None:
+def test_existing_ports_get_slaac_addresses_of_a_new_subnet(cloud: Any) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     port = cloud.make("port", network_id=network["id"], mac_address=None, name="p")
     v6 = cloud.make(
@@ -148,11 +152,11 @@ def test_slaac_addresses_are_given_to_ports_that_are_there(cloud: Any) -> None:
     later = cloud.show("port", port["id"])
     assert [ip["subnet_id"] for ip in later["fixed_ips"]] == [port["fixed_ips"][0]["subnet_id"], v6["id"]]
     assert ip_address(later["fixed_ips"][1]["ip_address"]) == ip_address(expected)
-    cloud.remove("subnet", v6["id"])  # an address that the guest makes itself does not hold its subnet
+    cloud.remove("subnet", v6["id"])  # an address that the guest generates itself does not keep the subnet
     assert len(cloud.show("port", port["id"])["fixed_ips"]) == 1
 
 
-def test_foreign_networks(cloud: Any, stranger: Any) -> None:
+def test_subnets_of_another_project_are_not_found(cloud: Any, stranger: Any) -> None:
     network, subnet = cloud.net()
     for call in (
         lambda: stranger.make("subnet", network_id=network["id"], cidr="10.9.0.0/24"),
@@ -164,7 +168,7 @@ def test_foreign_networks(cloud: Any, stranger: Any) -> None:
             call()
 
 
-def test_an_administrator_makes_a_subnet_for_the_networks_project(cloud: Any) -> None:
+def test_administrators_subnet_belongs_to_the_project_of_the_network(cloud: Any) -> None:
     network = cloud.make("network", name="n")
     admin = cloud.as_(Caller(project_id="admin", is_admin=True))
     assert admin.make("subnet", network_id=network["id"], cidr="10.0.0.0/24")["project_id"] == network["project_id"]

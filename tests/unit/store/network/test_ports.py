@@ -1,4 +1,4 @@
-"""Ports: addresses, MACs, binding, rights."""
+"""Ports: addresses, MACs, bindings, permissions, DNS names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def addresses(port: dict[str, Any]) -> list[str]:
     return [ip["ip_address"] for ip in port["fixed_ips"]]
 
 
-def test_a_port_of_nothing_but_a_network(cloud: Any) -> None:
+def test_port_has_defaults(cloud: Any) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     port = cloud.make("port", network_id=network["id"])
     assert addresses(port) == ["10.0.0.2"]
@@ -34,7 +34,7 @@ def test_a_port_of_nothing_but_a_network(cloud: Any) -> None:
     assert "binding:host_id" not in port
 
 
-def test_the_lowest_free_address_is_given(cloud: Any) -> None:
+def test_port_gets_the_lowest_free_address(cloud: Any) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     made = [cloud.make("port", network_id=network["id"]) for _ in range(9)]
     assert [addresses(port)[0] for port in made] == [f"10.0.0.{n}" for n in range(2, 11)]
@@ -44,7 +44,7 @@ def test_the_lowest_free_address_is_given(cloud: Any) -> None:
     assert addresses(cloud.make("port", network_id=network["id"])) == ["10.0.0.12"]
 
 
-def test_an_exhausted_pool_is_a_conflict_and_the_next_subnet_helps(cloud: Any) -> None:
+def test_exhausted_pool_is_a_conflict_until_another_subnet_is_added(cloud: Any) -> None:
     network, _ = cloud.net("10.0.0.0/29")
     for _ in range(5):
         cloud.make("port", network_id=network["id"])
@@ -55,19 +55,19 @@ def test_an_exhausted_pool_is_a_conflict_and_the_next_subnet_helps(cloud: Any) -
     assert addresses(cloud.make("port", network_id=network["id"])) == ["10.1.0.2"]
 
 
-def test_pools_are_bisected_and_not_walked(cloud: Any) -> None:
+def test_addresses_of_a_large_pool_are_allocated_in_order(cloud: Any) -> None:
     network, _ = cloud.net("2001:db8::/64", ipv6_address_mode=None)
     for expected in range(2, 40):
         assert addresses(cloud.make("port", network_id=network["id"])) == [f"2001:db8::{expected:x}"]
 
 
-def test_both_versions(cloud: Any) -> None:
+def test_port_gets_an_address_of_each_version(cloud: Any) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     cloud.make("subnet", network_id=network["id"], cidr="2001:db8::/64")
     assert addresses(cloud.make("port", network_id=network["id"])) == ["10.0.0.2", "2001:db8::2"]
 
 
-def test_fixed_ips_by_subnet_by_address_and_none(cloud: Any) -> None:
+def test_fixed_ips_are_given_by_subnet_or_address_or_not_at_all(cloud: Any) -> None:
     network, subnet = cloud.net("10.0.0.0/24")
     other = cloud.make("subnet", network_id=network["id"], cidr="10.1.0.0/24")
     wanted = [{"subnet_id": other["id"]}, {"ip_address": "10.0.0.77"}, {"subnet_id": subnet["id"]}]
@@ -85,14 +85,14 @@ def test_fixed_ips_by_subnet_by_address_and_none(cloud: Any) -> None:
         ({"subnet_id": "7f6a1f9e-0000-4000-8000-000000000000"}, "InvalidInput"),
     ],
 )
-def test_addresses_that_cannot_be(cloud: Any, entry: dict[str, str], kind: str) -> None:
+def test_invalid_fixed_ip_is_refused(cloud: Any, entry: dict[str, str], kind: str) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     with pytest.raises(BadRequest, match="fixed_ips") as caught:
         cloud.make("port", network_id=network["id"], fixed_ips=[entry])
     assert caught.value.kind == kind
 
 
-def test_an_address_and_a_mac_in_use_are_conflicts(cloud: Any) -> None:
+def test_address_and_mac_in_use_are_conflicts(cloud: Any) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     wanted = {"fixed_ips": [{"ip_address": "10.0.0.50"}], "mac_address": "fa:16:3e:00:00:01"}
     cloud.make("port", network_id=network["id"], **wanted)
@@ -104,7 +104,7 @@ def test_an_address_and_a_mac_in_use_are_conflicts(cloud: Any) -> None:
     assert cloud.make("port", network_id=other["id"], **wanted)["mac_address"] == "fa:16:3e:00:00:01"
 
 
-def test_threads_never_get_the_same_address(cloud: Any) -> None:
+def test_concurrent_ports_get_different_addresses(cloud: Any) -> None:
     network, _ = cloud.net("10.0.0.0/24")
     got: list[str] = []
 
@@ -120,7 +120,7 @@ def test_threads_never_get_the_same_address(cloud: Any) -> None:
     assert sorted(got, key=lambda a: int(a.rsplit(".", 1)[1])) == [f"10.0.0.{n}" for n in range(2, 42)]
 
 
-def test_changing_addresses_keeps_what_is_named_by_subnet(cloud: Any) -> None:
+def test_change_by_subnet_does_not_change_the_address(cloud: Any) -> None:
     network, subnet = cloud.net("10.0.0.0/24")
     port = cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.9"}])
     kept = cloud.change("port", port["id"], fixed_ips=[{"subnet_id": subnet["id"]}, {"ip_address": "10.0.0.20"}])
@@ -130,7 +130,7 @@ def test_changing_addresses_keeps_what_is_named_by_subnet(cloud: Any) -> None:
 
 
 class TestProvisioning:
-    def test_an_instances_port_is_active_when_both_have_reported(self, cloud: Any, operator: Any) -> None:
+    def test_port_of_an_instance_is_active_after_both_reports(self, cloud: Any, operator: Any) -> None:
         network, _ = cloud.net()
         port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
         assert port["binding:vif_type"] == "bridge"
@@ -138,13 +138,13 @@ class TestProvisioning:
             self.report(cloud, port["id"], entity)
             assert cloud.show("port", port["id"])["status"] == status
 
-    def test_without_dhcp_the_plugging_is_enough(self, cloud: Any, operator: Any) -> None:
+    def test_port_without_dhcp_is_active_after_the_l2_report(self, cloud: Any, operator: Any) -> None:
         network, _ = cloud.net(enable_dhcp=False)
         port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
         self.report(cloud, port["id"], "l2")
         assert cloud.show("port", port["id"])["status"] == "ACTIVE"
 
-    def test_unplugged_it_is_down_and_plugged_again_active(self, cloud: Any, operator: Any) -> None:
+    def test_unplugged_port_is_down_until_it_is_plugged_again(self, cloud: Any, operator: Any) -> None:
         network, _ = cloud.net()
         port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
         for entity in ("l2", "dhcp"):
@@ -155,7 +155,7 @@ class TestProvisioning:
         self.report(cloud, port["id"], "l2")
         assert cloud.show("port", port["id"])["status"] == "ACTIVE"
 
-    def test_binding_late_and_unbinding(self, cloud: Any, operator: Any) -> None:
+    def test_port_is_active_only_while_it_is_bound(self, cloud: Any, operator: Any) -> None:
         network, _ = cloud.net()
         port = cloud.make("port", network_id=network["id"])
         self.report(cloud, port["id"], "l2")
@@ -167,7 +167,7 @@ class TestProvisioning:
         freed = operator.change("port", port["id"], binding__host_id=None, device_id="", device_owner="")
         assert (freed["status"], freed["binding:vif_type"]) == ("DOWN", "unbound")
 
-    def test_agents_ports(self, cloud: Any, operator: Any) -> None:
+    def test_dhcp_port_of_an_agent_is_active_after_its_report(self, cloud: Any, operator: Any) -> None:
         network, _ = cloud.net()
         port = operator.make(
             "port", network_id=network["id"], device_owner="network:dhcp", binding__host_id="node1", device_id="dhcp1"
@@ -213,7 +213,7 @@ class TestProvisioning:
         assert cloud.change("port", port["id"], fixed_ips=[{"ip_address": "10.0.0.77"}])["status"] == "ACTIVE"
 
     def test_port_that_is_administratively_down_is_never_active(self, cloud: Any, operator: Any) -> None:
-        """It stayed ACTIVE. Neutron shows DOWN, and ACTIVE after the agents have reported the port again."""
+        """Such a port stayed ACTIVE. Neutron shows DOWN, and ACTIVE after the agents have reported the port again."""
         network, _ = cloud.net()
         port = operator.make("port", network_id=network["id"], project_id=cloud.caller.project_id, **HOST)
         for entity in ("l2", "dhcp"):
@@ -234,7 +234,7 @@ class TestProvisioning:
 
 
 class TestRights:
-    def test_projects_do_not_see_each_others_ports(self, cloud: Any, stranger: Any, operator: Any) -> None:
+    def test_port_of_another_project_is_not_found(self, cloud: Any, stranger: Any, operator: Any) -> None:
         network, _ = cloud.net()
         port = cloud.make("port", network_id=network["id"], name="p")
         for call in (
@@ -248,7 +248,7 @@ class TestRights:
         assert stranger.names("port") == []
         assert operator.names("port") == ["p"]
 
-    def test_on_a_shared_network_a_guest_takes_what_it_gets(self, operator: Any, stranger: Any) -> None:
+    def test_attributes_of_the_owner_are_refused_on_a_shared_network(self, operator: Any, stranger: Any) -> None:
         network = operator.make("network", name="shared", shared=True, project_id="owner")
         operator.make("subnet", network_id=network["id"], cidr="10.0.0.0/24")
         port = stranger.make("port", network_id=network["id"])
@@ -266,17 +266,17 @@ class TestRights:
         kept = [{"subnet_id": port["fixed_ips"][0]["subnet_id"], "ip_address": port["fixed_ips"][0]["ip_address"]}]
         assert stranger.change("port", port["id"], fixed_ips=kept, name="n")["name"] == "n"
 
-    def test_binding_is_an_operators(self, cloud: Any) -> None:
+    def test_binding_is_refused_for_members(self, cloud: Any) -> None:
         network, _ = cloud.net()
         with pytest.raises(Forbidden, match="binding:host_id"):
             cloud.make("port", network_id=network["id"], binding__host_id="node1")
 
-    def test_external_networks_are_not_for_ports(self, cloud: Any) -> None:
+    def test_port_on_an_external_network_is_refused(self, cloud: Any) -> None:
         network, _ = cloud.outside()
         with pytest.raises(Forbidden, match="external and not shared"):
             cloud.make("port", network_id=network["id"])
 
-    def test_another_projects_name_needs_an_operator(self, cloud: Any, operator: Any) -> None:
+    def test_project_id_of_another_project_needs_an_administrator(self, cloud: Any, operator: Any) -> None:
         with pytest.raises(Forbidden, match="project_id"):
             cloud.make("network", project_id="somebody")
         assert operator.make("network", project_id="somebody")["project_id"] == "somebody"
@@ -309,7 +309,9 @@ class TestDnsNames:
         cloud.change("port", victim["id"], dns_name="")
         assert stranger.change("port", other["id"], dns_name=spelling)["dns_name"] == spelling
 
-    def test_own_ports_and_other_networks_may_have_it(self, cloud: Any, stranger: Any, shared: str) -> None:
+    def test_name_is_permitted_for_own_ports_and_on_other_networks(
+        self, cloud: Any, stranger: Any, shared: str
+    ) -> None:
         cloud.make("port", network_id=shared, dns_name="db")
         assert cloud.make("port", network_id=shared, dns_name="db")["dns_name"] == "db"
         network, _ = stranger.net("10.1.0.0/24")
@@ -330,9 +332,7 @@ class TestDnsNames:
             "host-2001-db8--2",
         ],
     )
-    def test_names_that_mean_something_else_are_refused(
-        self, cloud: Any, operator: Any, shared: str, name: str
-    ) -> None:
+    def test_reserved_and_default_names_are_refused(self, cloud: Any, operator: Any, shared: str, name: str) -> None:
         for caller in (cloud, operator):
             fixed = {"network_id": shared, "fixed_ips": [{"ip_address": "10.0.0.9"}], "project_id": "op"}
             attributes = fixed if caller is operator else {"network_id": shared, "fixed_ips": []}
@@ -353,10 +353,10 @@ class TestDnsNames:
             cloud.change("port", port["id"], dns_name=name)
 
     @pytest.mark.parametrize("name", ["host-1", "host-10-0-0", "host-a-b-c-d", "host", "host-10-0-0-256", "wpad2"])
-    def test_names_that_only_look_like_it_are_accepted(self, cloud: Any, shared: str, name: str) -> None:
+    def test_similar_names_are_accepted(self, cloud: Any, shared: str, name: str) -> None:
         assert cloud.make("port", network_id=shared, dns_name=name)["dns_name"] == name
 
-    def test_default_name_of_an_own_address_goes_with_the_address(self, cloud: Any) -> None:
+    def test_default_name_is_refused_without_its_address(self, cloud: Any) -> None:
         network, _ = cloud.net("10.0.0.0/24")
         cloud.make("subnet", network_id=network["id"], cidr="2001:db8::/64")
         both = [{"ip_address": "10.0.0.9"}, {"ip_address": "2001:db8::5"}]
@@ -368,7 +368,7 @@ class TestDnsNames:
         cloud.change("port", port["id"], fixed_ips=both[:1], dns_name="host-10-0-0-9")
 
 
-def test_security_groups_and_port_security(cloud: Any, stranger: Any) -> None:
+def test_port_without_port_security_has_no_security_groups(cloud: Any, stranger: Any) -> None:
     network, _ = cloud.net()
     mine = cloud.make("security_group", name="web")
     theirs = stranger.make("security_group", name="web")
@@ -397,8 +397,8 @@ def test_extra_dhcp_options_are_merged(cloud: Any) -> None:
     assert cloud.change("port", port["id"], extra_dhcp_opts=[gone])["extra_dhcp_opts"] == [two]
 
 
-def test_in_somebody_elses_transaction(cloud: Any) -> None:
-    """As servers make their ports: all or nothing, and one revision."""
+def test_port_is_created_in_the_transaction_of_the_caller(cloud: Any) -> None:
+    """Several ports of one transaction are created all or not at all, with one revision."""
     network, _ = cloud.net()
     before = cloud.store.revision()
 
@@ -424,7 +424,7 @@ def test_in_somebody_elses_transaction(cloud: Any) -> None:
         assert session.scalar(sa.select(sa.func.count()).select_from(IPAllocation)) == 0
 
 
-def test_quota(store: Any) -> None:
+def test_creation_beyond_the_quota_is_refused(store: Any) -> None:
     limited = NetworkStore(store, limits={"network": 2})
     caller = Caller(project_id="p")
     limited.create("network", caller, [{"name": "1"}, {"name": "2"}])

@@ -22,7 +22,7 @@ def detach(cloud: Any, router: dict[str, Any], **which: str) -> dict[str, Any]:
 
 
 class TestRoutersOfOthersOnASharedNetwork:
-    """A member attaches its own router to a network that another project shares, by a port of its own."""
+    """A member attaches its own router to another project's shared network by a port of its own."""
 
     @pytest.fixture
     def shared(self, operator: Any) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class TestRoutersOfOthersOnASharedNetwork:
 
 
 class TestInterfaces:
-    def test_by_subnet_takes_the_gateway_address(self, cloud: Any) -> None:
+    def test_interface_by_subnet_gets_the_gateway_address(self, cloud: Any) -> None:
         network, subnet = cloud.net("192.168.40.0/24")
         router = cloud.make("router", name="r1")
         answer = attach(cloud, router, subnet_id=subnet["id"])
@@ -90,7 +90,7 @@ class TestInterfaces:
         assert port["network_id"] == network["id"]
         assert cloud.show("router", router["id"])["revision_number"] > router["revision_number"]
 
-    def test_by_port(self, cloud: Any) -> None:
+    def test_interface_by_port_attaches_the_port(self, cloud: Any) -> None:
         network, _ = cloud.net("10.0.0.0/24")
         router = cloud.make("router", name="r1")
         port = cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.9"}])
@@ -103,7 +103,7 @@ class TestInterfaces:
         with pytest.raises(NotFound):
             cloud.show("port", port["id"])
 
-    def test_an_overlapping_subnet_is_a_conflict(self, cloud: Any) -> None:
+    def test_overlapping_subnet_is_a_conflict(self, cloud: Any) -> None:
         router = cloud.make("router", name="r1")
         _, one = cloud.net("10.0.0.0/24")
         _, other = cloud.net("10.0.0.128/25")
@@ -112,7 +112,7 @@ class TestInterfaces:
             with pytest.raises(Conflict, match="overlaps with cidr"):
                 attach(cloud, router, subnet_id=subnet["id"])
 
-    def test_what_cannot_be_attached(self, cloud: Any, stranger: Any) -> None:
+    def test_interface_without_gateway_or_address_is_refused(self, cloud: Any, stranger: Any) -> None:
         router = cloud.make("router", name="r1")
         network, subnet = cloud.net("10.0.0.0/24", gateway_ip=None)
         bare = cloud.make("port", network_id=network["id"], fixed_ips=[])
@@ -128,13 +128,13 @@ class TestInterfaces:
         with pytest.raises(NotFound, match="Router"):
             attach(stranger, router, subnet_id=foreign["id"])
 
-    def test_a_gateway_address_that_is_taken(self, cloud: Any) -> None:
+    def test_interface_by_subnet_needs_a_free_gateway_address(self, cloud: Any) -> None:
         network, subnet = cloud.net("10.0.0.0/24")
         cloud.make("port", network_id=network["id"], fixed_ips=[{"ip_address": "10.0.0.1"}])
         with pytest.raises(Conflict, match=r"10\.0\.0\.1 already allocated"):
             attach(cloud, cloud.make("router", name="r"), subnet_id=subnet["id"])
 
-    def test_deletes_in_use(self, cloud: Any) -> None:
+    def test_resources_of_an_interface_cannot_be_deleted(self, cloud: Any) -> None:
         network, subnet = cloud.net("10.0.0.0/24")
         router = cloud.make("router", name="r1")
         attach(cloud, router, subnet_id=subnet["id"])
@@ -149,7 +149,7 @@ class TestInterfaces:
 
 
 class TestGateway:
-    def test_set_change_and_clear(self, cloud: Any, operator: Any) -> None:
+    def test_gateway_is_set_and_cleared(self, cloud: Any, operator: Any) -> None:
         public, outer = cloud.outside()
         router = cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
         info = router["external_gateway_info"]
@@ -165,7 +165,7 @@ class TestGateway:
         assert cloud.show("router", router["id"])["external_gateway_info"] is None
         assert operator.network.list("port", operator.caller, _by(device_id=router["id"])).items == ()
 
-    def test_operators_choose_the_address_and_snat(self, cloud: Any, operator: Any) -> None:
+    def test_only_administrators_set_the_gateway_address_and_snat(self, cloud: Any, operator: Any) -> None:
         public, outer = cloud.outside()
         router = cloud.make("router", name="r1")
         wanted = {
@@ -179,7 +179,7 @@ class TestGateway:
         again = cloud.change("router", router["id"], external_gateway_info={"network_id": public["id"]})
         assert again["external_gateway_info"] == wanted
 
-    def test_what_is_no_way_out(self, cloud: Any, operator: Any) -> None:
+    def test_gateway_needs_an_external_network_with_a_subnet(self, cloud: Any, operator: Any) -> None:
         network, _ = cloud.net()
         router = cloud.make("router", name="r1")
         with pytest.raises(BadRequest, match="is not an external network"):
@@ -188,14 +188,14 @@ class TestGateway:
         with pytest.raises(BadRequest, match="has no subnet"):
             cloud.change("router", router["id"], external_gateway_info={"network_id": empty["id"]})
 
-    def test_an_exhausted_outside(self, cloud: Any) -> None:
+    def test_gateway_on_an_exhausted_network_is_a_conflict(self, cloud: Any) -> None:
         public, _ = cloud.outside("203.0.113.0/30")
         cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
         with pytest.raises(Conflict, match="No more IP addresses"):
             cloud.make("router", name="r2", external_gateway_info={"network_id": public["id"]})
         assert cloud.names("router") == ["r1"]
 
-    def test_an_external_network_in_use_stays_external(self, cloud: Any, operator: Any) -> None:
+    def test_external_network_in_use_stays_external(self, cloud: Any, operator: Any) -> None:
         public, _ = cloud.outside()
         cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
         with pytest.raises(Conflict, match="cannot be updated to be made non-external"):
@@ -205,7 +205,7 @@ class TestGateway:
 
 
 class TestRoutes:
-    def test_next_hops_are_connected(self, cloud: Any) -> None:
+    def test_next_hop_must_be_connected_and_not_the_router(self, cloud: Any) -> None:
         _, subnet = cloud.net("10.0.0.0/24")
         router = cloud.make("router", name="r1")
         route = {"destination": "10.9.0.0/16", "nexthop": "10.0.0.9"}
@@ -234,7 +234,7 @@ class TestRoutes:
         routes = [{"destination": "10.9.0.0/16", "nexthop": f"10.0.0.{last}"} for last in (8, 9)]
         assert cloud.change("router", router["id"], routes=routes)["routes"] == routes
 
-    def test_one_by_one(self, cloud: Any) -> None:
+    def test_routes_are_added_and_removed_one_by_one(self, cloud: Any) -> None:
         _, subnet = cloud.net("10.0.0.0/24")
         router = cloud.make("router", name="r1")
         attach(cloud, router, subnet_id=subnet["id"])
@@ -248,7 +248,7 @@ class TestRoutes:
 class TestFloatingIPs:
     @pytest.fixture
     def stage(self, cloud: Any) -> dict[str, Any]:
-        """An instance's port behind a router to the outside."""
+        """The port of an instance behind a router with a gateway."""
         public, _ = cloud.outside()
         network, subnet = cloud.net("10.0.0.0/24")
         router = cloud.make("router", name="r1", external_gateway_info={"network_id": public["id"]})
@@ -256,7 +256,9 @@ class TestFloatingIPs:
         port = cloud.make("port", network_id=network["id"], name="vm")
         return {"public": public, "network": network, "subnet": subnet, "router": router, "port": port}
 
-    def test_take_lead_free_give_back(self, cloud: Any, operator: Any, stage: dict[str, Any]) -> None:
+    def test_floating_ip_is_associated_disassociated_and_deleted(
+        self, cloud: Any, operator: Any, stage: dict[str, Any]
+    ) -> None:
         floating = cloud.make("floatingip", floating_network_id=stage["public"]["id"])
         assert (floating["status"], floating["port_id"], floating["router_id"]) == ("DOWN", None, None)
         led = cloud.change("floatingip", floating["id"], port_id=stage["port"]["id"])
@@ -272,13 +274,13 @@ class TestFloatingIPs:
         owners = {p["device_owner"] for p in operator.network.list("port", operator.caller, _by()).items}
         assert "network:floatingip" not in owners
 
-    def test_at_once(self, cloud: Any, stage: dict[str, Any]) -> None:
+    def test_floating_ip_is_created_with_its_port(self, cloud: Any, stage: dict[str, Any]) -> None:
         wanted = {"floating_network_id": stage["public"]["id"], "port_id": stage["port"]["id"]}
         assert cloud.make("floatingip", **wanted)["fixed_ip_address"] == "10.0.0.2"
         with pytest.raises(Conflict, match="already has a floating IP"):
             cloud.make("floatingip", **wanted)
 
-    def test_no_router_no_way(self, cloud: Any, stage: dict[str, Any]) -> None:
+    def test_floating_ip_needs_a_router_between_the_networks(self, cloud: Any, stage: dict[str, Any]) -> None:
         network, _ = cloud.net("10.7.0.0/24")
         port = cloud.make("port", network_id=network["id"])
         with pytest.raises(NotFound, match="is not reachable from subnet") as caught:
@@ -286,14 +288,14 @@ class TestFloatingIPs:
         assert caught.value.kind == "ExternalGatewayForFloatingIPNotFound"
         assert cloud.network.list("floatingip", cloud.caller, _by()).items == ()
 
-    def test_what_it_holds_together(self, cloud: Any, stage: dict[str, Any]) -> None:
+    def test_interface_and_gateway_of_a_floating_ip_cannot_be_removed(self, cloud: Any, stage: dict[str, Any]) -> None:
         cloud.make("floatingip", floating_network_id=stage["public"]["id"], port_id=stage["port"]["id"])
         with pytest.raises(Conflict, match="required by one or more floating IPs"):
             detach(cloud, stage["router"], subnet_id=stage["subnet"]["id"])
         with pytest.raises(Conflict, match="required by one or more floating IPs"):
             cloud.change("router", stage["router"]["id"], external_gateway_info=None)
 
-    def test_it_outlives_its_port_and_its_address(self, cloud: Any, stage: dict[str, Any]) -> None:
+    def test_floating_ip_stays_without_its_port_or_address(self, cloud: Any, stage: dict[str, Any]) -> None:
         floating = cloud.make("floatingip", floating_network_id=stage["public"]["id"], port_id=stage["port"]["id"])
         cloud.change("port", stage["port"]["id"], fixed_ips=[{"ip_address": "10.0.0.200"}])
         assert cloud.show("floatingip", floating["id"])["port_id"] is None
@@ -301,7 +303,7 @@ class TestFloatingIPs:
         cloud.remove("port", stage["port"]["id"])
         assert cloud.show("floatingip", floating["id"])["port_id"] is None
 
-    def test_refusals(self, cloud: Any, stranger: Any, stage: dict[str, Any]) -> None:
+    def test_invalid_requests_are_refused(self, cloud: Any, stranger: Any, stage: dict[str, Any]) -> None:
         public = stage["public"]["id"]
         with pytest.raises(BadRequest, match="not a valid external network"):
             cloud.make("floatingip", floating_network_id=stage["network"]["id"])
@@ -323,7 +325,7 @@ class TestFloatingIPs:
         named = cloud.make("floatingip", floating_network_id=public, port_id=two["id"], fixed_ip_address="10.0.0.51")
         assert named["fixed_ip_address"] == "10.0.0.51"
 
-    def test_an_operator_chooses_the_address(self, cloud: Any, stage: dict[str, Any]) -> None:
+    def test_administrator_chooses_the_floating_address(self, cloud: Any, stage: dict[str, Any]) -> None:
         admin = cloud.as_(Caller(project_id="a", is_admin=True))
         wanted = {"floating_network_id": stage["public"]["id"], "floating_ip_address": "203.0.113.99"}
         assert admin.make("floatingip", **wanted)["floating_ip_address"] == "203.0.113.99"
