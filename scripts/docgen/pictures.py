@@ -15,7 +15,7 @@ STYLE = (
 
 
 def write_pictures(folder: Path) -> None:
-    """Draws each `.dot` file of `folder` whose SVG is not current. Needs the program `dot`."""
+    """Draws each `.dot` file of `folder` without a current SVG. Needs the program `dot`."""
     for source in sorted(folder.glob("*.dot")):
         if not is_current(source):
             command = ["dot", "-Tsvg", *STYLE, str(source)]

@@ -32,7 +32,7 @@ _state_dir = click.option(
     "--metadata-proxy",
     type=click.Choice(("direct", "haproxy")),
     help="The listener for metadata requests in a namespace: the metadata agent itself (direct), or HAProxy. Without "
-    "this option the files decide; new files say direct.",
+    "this option the files decide; new files contain direct.",
 )
 @click.option(
     "--config-file",
@@ -57,7 +57,7 @@ def up(  # noqa: PLR0913 - one argument per option
     debug: bool,
 ) -> None:
     from openimds.supervisor.plan import UpOptions
-    from openimds.supervisor.up import in_background
+    from openimds.supervisor.up import run_in_background
 
     options = UpOptions(
         state_dir=state_dir,
@@ -71,20 +71,20 @@ def up(  # noqa: PLR0913 - one argument per option
         detached=detach,
     )
     if detach:
-        sys.exit(in_background(lambda say, serving: _up(options, say, serving)))
+        sys.exit(run_in_background(lambda echo, on_ready: _up(options, echo, on_ready)))
     sys.exit(_up(options, click.echo, lambda: None))
 
 
-def _up(options: object, say: Callable[[str], None], serving: Callable[[], None]) -> int:
+def _up(options: object, echo: Callable[[str], None], on_ready: Callable[[], None]) -> int:
     from openimds.supervisor.plan import UpOptions
     from openimds.supervisor.up import up as run_up
 
     assert isinstance(options, UpOptions)
     try:
-        run_up(options, say, serving)
+        run_up(options, echo, on_ready)
     except StartupError as error:
         if options.detached:
-            say(f"openimds: {error}")
+            echo(f"openimds: {error}")
         else:
             print(f"openimds: {error}", file=sys.stderr)
         return 1

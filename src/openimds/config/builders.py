@@ -105,7 +105,7 @@ def _file_names(values: OptionValues) -> str:
 
 
 HAPROXY_LOG_SOCKET = "haproxy_log"
-"""In the state folder: HAProxies log to it, the metadata agent reads it."""
+"""The name of the socket in the state folder that HAProxy logs to and the metadata agent reads."""
 MARK_MASK = 0xFFFF
 MIB = 1024 * 1024
 

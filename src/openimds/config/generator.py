@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from oslo_config import cfg, types
 
-from openimds.config.loader import spellings
+from openimds.config.loader import option_names
 from openimds.config.options import DEFAULT, Section
 from openimds.config.programs import Program
 from openimds.config.settings import CommonConfig
@@ -29,12 +29,12 @@ def sample_text(programs: Sequence[Program[CommonConfig]]) -> str:
     names = " and ".join(program.name for program in programs)
     files = ", ".join(dict.fromkeys(file for program in programs for file in program.files))
     lines = [f"# Options of {names}, read from {files}.", ""]
-    for section, options in merged(programs).items():
+    for section, options in merge_sections(programs).items():
         lines.append(f"[{section.name}]")
         lines += _comment(section.help)
         for option in options:
-            lines += ["", *_comment(option.help), *_comment(" ".join(facts(section.name, option)))]
-            lines.append(f"#{option.dest} = {shown_default(option)}".rstrip())
+            lines += ["", *_comment(option.help), *_comment(" ".join(constraints(section.name, option)))]
+            lines.append(f"#{option.dest} = {default_text(option)}".rstrip())
         lines.append("")
     return "\n".join(lines)
 
@@ -50,12 +50,12 @@ def reference_page(programs: Mapping[str, Program[CommonConfig]]) -> str:
     for program in programs.values():
         files = ", ".join(f"`{file}`" for file in program.files)
         lines += [f"## openimds {program.name}", "", f"{program.summary} Reads {files}.", ""]
-        for section, options in merged([program]).items():
+        for section, options in merge_sections([program]).items():
             lines += _section_table(section, options)
     return "\n".join(lines)
 
 
-def merged(programs: Sequence[Program[CommonConfig]]) -> dict[Section, tuple[cfg.Opt, ...]]:
+def merge_sections(programs: Sequence[Program[CommonConfig]]) -> dict[Section, tuple[cfg.Opt, ...]]:
     """The options of all programs by section, each option once, with [DEFAULT] first."""
     helps: dict[str, str] = {}
     options: dict[str, dict[str, cfg.Opt]] = {DEFAULT: {}}
@@ -66,19 +66,19 @@ def merged(programs: Sequence[Program[CommonConfig]]) -> dict[Section, tuple[cfg
     return {Section(name, (), helps.get(name, "")): tuple(found.values()) for name, found in options.items() if found}
 
 
-def facts(section: str, option: cfg.Opt) -> Iterator[str]:
+def constraints(section: str, option: cfg.Opt) -> Iterator[str]:
     """Sentences that complete the help text: choices, range, old names."""
     if choices := _choices(option):
         yield f"One of: {choices}."
     low, high = getattr(option.type, "min", None), getattr(option.type, "max", None)
     if low is not None or high is not None:
         yield f"Range: {_number(low)} to {_number(high)}."
-    _, *older = dict.fromkeys(spellings(section, option))
+    _, *older = dict.fromkeys(option_names(section, option))
     if older:
         yield "Old names: " + ", ".join(f"[{group}] {name}" for group, name in older) + "."
 
 
-def shown_default(option: cfg.Opt) -> str:
+def default_text(option: cfg.Opt) -> str:
     """The default as text in a configuration file."""
     default = option.sample_default if option.sample_default is not None else option.default
     if default is None:
@@ -92,8 +92,8 @@ def _section_table(section: Section, options: Sequence[cfg.Opt]) -> list[str]:
         lines += [section.help, ""]
     lines += ["| option | default | meaning |", "| --- | --- | --- |"]
     for option in options:
-        text = " ".join([option.help or "", *facts(section.name, option)]).replace("|", "\\|")
-        default = shown_default(option)
+        text = " ".join([option.help or "", *constraints(section.name, option)]).replace("|", "\\|")
+        default = default_text(option)
         lines.append(f"| `{option.dest}` | {f'`{default}`' if default else ''} | {text} |")
     return [*lines, ""]
 

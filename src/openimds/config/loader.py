@@ -35,7 +35,7 @@ class OptionValues:
     def where(self, section: Section, name: str) -> str:
         """The place that sets an option, for an error message: `/etc/nova/nova.conf, line 3: [api] dhcp_domain`."""
         option = next(option for option in section.options if option.dest == name)
-        return place_of(section.name, option, self.files)
+        return option_place(section.name, option, self.files)
 
 
 def load(paths: Sequence[str], sections: Sequence[Section]) -> OptionValues:
@@ -57,11 +57,11 @@ def load(paths: Sequence[str], sections: Sequence[Section]) -> OptionValues:
                 problems.append(_invalid(section.name, option, files, error))
     if problems:
         raise ConfigError(problems)
-    warnings = (*_missing_headers(files), *old_spellings(files, sections))
+    warnings = (*_missing_header_warnings(files), *old_name_warnings(files, sections))
     return OptionValues(files, values, warnings)
 
 
-def spellings(section: str, option: cfg.Opt) -> Iterator[tuple[str, str]]:
+def option_names(section: str, option: cfg.Opt) -> Iterator[tuple[str, str]]:
     """All names of an option as (section, name), the current one first."""
     yield section, option.dest
     for deprecated in option.deprecated_opts:
@@ -69,12 +69,12 @@ def spellings(section: str, option: cfg.Opt) -> Iterator[tuple[str, str]]:
         yield (group if group == DEFAULT else group.lower()), (deprecated.name or option.dest).replace("-", "_")
 
 
-def old_spellings(files: Iterable[ConfigFile], sections: Sequence[Section]) -> Iterator[str]:
+def old_name_warnings(files: Iterable[ConfigFile], sections: Sequence[Section]) -> Iterator[str]:
     """A warning for each line that uses an old name of an option."""
     renamed: dict[tuple[str, str], tuple[str, str]] = {}
     for section in sections:
         for option in section.options:
-            current, *older = spellings(section.name, option)
+            current, *older = option_names(section.name, option)
             renamed.update(dict.fromkeys(older, current))
     for found in (assignment for file in files for assignment in file.assignments):
         if new_name := renamed.get((found.section, found.option)):
@@ -84,9 +84,9 @@ def old_spellings(files: Iterable[ConfigFile], sections: Sequence[Section]) -> I
             )
 
 
-def place_of(section: str, option: cfg.Opt, files: Iterable[ConfigFile]) -> str:
+def option_place(section: str, option: cfg.Opt, files: Iterable[ConfigFile]) -> str:
     """The place that sets the effective value: file, line, and the name as it is spelt there."""
-    names = tuple(spellings(section, option))
+    names = tuple(option_names(section, option))
     found = _last_assignment(names, files)
     if found is None:
         return f"[{section}] {option.dest}"
@@ -103,7 +103,7 @@ def _last_assignment(names: Sequence[tuple[str, str]], files: Iterable[ConfigFil
 
 
 def _register(sections: Sequence[Section]) -> cfg.ConfigOpts:
-    # Silences oslo.config's own warnings about old names: those of old_spellings() name the line.
+    # oslo.config's own warnings about old names are silenced, because old_name_warnings() also states the line.
     logging.getLogger("oslo_config").setLevel(logging.ERROR)
     conf = cfg.ConfigOpts()
     for section in sections:
@@ -123,15 +123,15 @@ def _value(conf: cfg.ConfigOpts, section: str, option: cfg.Opt) -> Any:
 
 
 def _invalid(section: str, option: cfg.Opt, files: Sequence[ConfigFile], error: Exception) -> str:
-    place = place_of(section, option, files)
+    place = option_place(section, option, files)
     if isinstance(error, cfg.TemplateSubstitutionError):
         return f"{place}: refers to an unknown option ({error}); write $$ for a plain dollar sign"
     # Of `Value for option X from Y is not valid: Z`, `place` already states everything except Z.
     reason = str(error).rsplit("is not valid: ", 1)[-1]
-    return f"{place}: is not valid: {'(the value is not shown)' if option.secret else _in_words(reason)}"
+    return f"{place}: is not valid: {'(the value is not shown)' if option.secret else _plain_reason(reason)}"
 
 
-def _in_words(reason: str) -> str:
+def _plain_reason(reason: str) -> str:
     """Replaces Python's and oslo.config's messages about invalid numbers and booleans."""
     for pattern, sentence in _REASONS:
         if found := pattern.fullmatch(reason):
@@ -139,7 +139,7 @@ def _in_words(reason: str) -> str:
     return reason
 
 
-def _missing_headers(files: Iterable[ConfigFile]) -> Iterator[str]:
+def _missing_header_warnings(files: Iterable[ConfigFile]) -> Iterator[str]:
     for file in files:
         if file.headerless:
             first = min(found.line for found in file.assignments)

@@ -19,7 +19,7 @@ from openimds.config.settings import (
     MetadataAgentConfig,
     MetadataApiConfig,
 )
-from openimds.config.validator import likely_misspellings
+from openimds.config.validator import misspelling_warnings
 
 ConfigT_co = TypeVar("ConfigT_co", bound=CommonConfig, covariant=True)
 
@@ -42,7 +42,7 @@ class Program(Generic[ConfigT_co]):
         warnings = (
             *values.warnings,
             *v2_address_warnings(values, self.sections),
-            *likely_misspellings(values.files, all_sections()),
+            *misspelling_warnings(values.files, all_sections()),
         )
         return self.build(values, builders.common(self.name, values) | {"warnings": warnings})
 

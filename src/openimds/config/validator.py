@@ -10,17 +10,17 @@ from typing import ClassVar, Protocol
 
 from openimds.config.builders import v2_address_warnings
 from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry
-from openimds.config.loader import load, spellings
+from openimds.config.loader import load, option_names
 from openimds.config.options import DEFAULT, Section
 
-ALIKE = 0.85
+MIN_SIMILARITY = 0.85
 """The minimum difflib ratio of a misspelling and the meant name. `service_metadata_porxy` has 0.95. Valid options of nova
 and neutron that openimds does not have stay below the minimum, as the tests check."""
 
 Name = tuple[str, str]
 """(section, option)"""
 
-ELSEWHERE: frozenset[Name] = frozenset(
+IGNORED_OPTIONS: frozenset[Name] = frozenset(
     (DEFAULT, option)
     for option in (
         # Common options of nova.conf and of neutron's agent files that have no effect in openimds.
@@ -76,15 +76,15 @@ def validate_files(
     With `program`, the files are checked together as that program reads them. Otherwise each file is checked alone by
     the programs that read a file of its name, or by all programs if none does.
     """
-    everything = [section for each in programs.values() for section in each.sections]
+    all_sections = [section for each in programs.values() for section in each.sections]
     if program:
         readers: Sequence[ReadsFiles] = [programs[program]]
-        found = list(_checked(files, readers, everything))
-        return tuple(found if _has_errors(found) else found + _unusable(programs[program], files))
-    return tuple(finding for file in files for finding in _checked([file], _readers(file, programs), everything))
+        found = list(_check(files, readers, all_sections))
+        return tuple(found if _has_errors(found) else found + _load_errors(programs[program], files))
+    return tuple(finding for file in files for finding in _check([file], _readers(file, programs), all_sections))
 
 
-def _checked(files: Sequence[str], readers: Sequence[ReadsFiles], everything: Sequence[Section]) -> Iterator[Finding]:
+def _check(files: Sequence[str], readers: Sequence[ReadsFiles], all_sections: Sequence[Section]) -> Iterator[Finding]:
     try:
         # Each program loads the files separately, because options of two programs may have the same name.
         loaded = [(load(files, reader.sections), reader.sections) for reader in readers]
@@ -97,20 +97,20 @@ def _checked(files: Sequence[str], readers: Sequence[ReadsFiles], everything: Se
     for warning in dict.fromkeys(warnings):
         yield Finding(Finding.WARNING, warning)
     names = known_names(section for reader in readers for section in reader.sections)
-    all_names = known_names(everything)
+    all_names = known_names(all_sections)
     reader_names = ", ".join(reader.name for reader in readers)
     for found in unknown_options(loaded[0][0].files, names):
         warning = f"{found.place}: [{found.section}] {found.option} is not read by {reader_names}"
-        meant = nearest(found, names)
+        meant = nearest_name(found, names)
         elsewhere = " (another program reads it)" if (found.section, found.option) in all_names else ""
-        yield Finding(Finding.WARNING, warning + (f"; was {_shown(meant)} meant?" if meant else elsewhere))
+        yield Finding(Finding.WARNING, warning + (f"; was {_format_name(meant)} meant?" if meant else elsewhere))
 
 
 def _has_errors(findings: Iterable[Finding]) -> bool:
     return any(finding.level == Finding.ERROR for finding in findings)
 
 
-def _unusable(program: ReadsFiles, files: Sequence[str]) -> list[Finding]:
+def _load_errors(program: ReadsFiles, files: Sequence[str]) -> list[Finding]:
     """Errors of values that are valid one by one but not together, such as a missing required option."""
     try:
         program.load(files)
@@ -125,41 +125,41 @@ def _readers(file: str, programs: Mapping[str, ReadsFiles]) -> Sequence[ReadsFil
     return named or list(programs.values())
 
 
-def likely_misspellings(files: Iterable[ConfigFile], known: Sequence[Section]) -> Iterator[str]:
+def misspelling_warnings(files: Iterable[ConfigFile], known: Sequence[Section]) -> Iterator[str]:
     """A warning for each unknown option that resembles a known one."""
     names = known_names(known)
     for found in unknown_options(files, names):
-        if meant := nearest(found, names):
-            yield f"{found.place}: [{found.section}] {found.option} is not an option; was {_shown(meant)} meant?"
+        if meant := nearest_name(found, names):
+            yield f"{found.place}: [{found.section}] {found.option} is not an option; was {_format_name(meant)} meant?"
 
 
 def unknown_options(files: Iterable[ConfigFile], names: frozenset[Name]) -> Iterator[IniEntry]:
     """The entries whose option is not in `names`."""
     for file in files:
         for found in file.assignments:
-            if (found.section, found.option) not in names | ELSEWHERE:
+            if (found.section, found.option) not in names | IGNORED_OPTIONS:
                 yield found
 
 
 def known_names(sections: Iterable[Section]) -> frozenset[Name]:
     """All names of all options, including old ones."""
     return frozenset(
-        name for section in sections for option in section.options for name in spellings(section.name, option)
+        name for section in sections for option in section.options for name in option_names(section.name, option)
     )
 
 
-def nearest(found: IniEntry, names: Iterable[Name]) -> Name | None:
+def nearest_name(found: IniEntry, names: Iterable[Name]) -> Name | None:
     """The option that was probably meant: the same or a similar name, in the same section if there is one."""
     by_option: dict[str, list[Name]] = {}
     for name in sorted(names):
         by_option.setdefault(name[1], []).append(name)
-    alike = difflib.get_close_matches(found.option, by_option, n=1, cutoff=ALIKE)
-    if not alike:
+    similar = difflib.get_close_matches(found.option, by_option, n=1, cutoff=MIN_SIMILARITY)
+    if not similar:
         return None
-    candidates = by_option[alike[0]]
+    candidates = by_option[similar[0]]
     same_section = [name for name in candidates if name[0] == found.section]
     return (same_section or candidates)[0]
 
 
-def _shown(name: Name) -> str:
+def _format_name(name: Name) -> str:
     return f"[{name[0]}] {name[1]}"

@@ -59,40 +59,42 @@ class AgentSpec:
 
 def serve(agent: AgentSpec) -> int:
     """Runs the agent until SIGTERM or SIGINT and returns the exit code. Namespaces and processes stay in place."""
-    raise_nofile()  # some stay open for each namespace
+    raise_nofile()  # each namespace keeps some files open
     mirror = CloudMirror(agent.client, agent.kinds, guard=StoreGuard(agent.config.state_path, agent.identity.binary))
     exit_watcher = ProcessExitWatcher(agent.monitor.processes_exited)
-    loop = Scheduler(Reconciler(agent.handler, agent.monitor), mirror, agent.interval_seconds, exit_watcher.watch)
+    scheduler = Scheduler(Reconciler(agent.handler, agent.monitor), mirror, agent.interval_seconds, exit_watcher.watch)
     heartbeat = Heartbeat(
-        agent.client, agent.identity, lambda: _facts(agent, loop, mirror), agent.config.report_interval_seconds
+        agent.client, agent.identity, lambda: _facts(agent, scheduler, mirror), agent.config.report_interval_seconds
     )
 
     def reload() -> None:
         agent.reload()
-        loop.request_resync()
+        scheduler.request_resync()
         log.info("agent configuration reloaded")
 
     with Signals.handled(on_reload=reload) as signals, metrics.serve_in_thread(agent.config.metrics):
         failed = threading.Event()
-        worker = threading.Thread(target=_run_loop, args=(loop, signals, failed), name="scheduler", daemon=True)
-        agent.monitor.start(agent.folders, loop.wake, loop.request_resync)
+        thread = threading.Thread(
+            target=_run_scheduler, args=(scheduler, signals, failed), name="scheduler", daemon=True
+        )
+        agent.monitor.start(agent.folders, scheduler.wake, scheduler.request_resync)
         mirror.start()
-        worker.start()
-        _announce_when_ready(agent, loop, signals, failed)
+        thread.start()
+        _announce_when_ready(agent, scheduler, signals, failed)
         heartbeat.start()
         signals.wait()
         heartbeat.stop()
-        loop.stop()
+        scheduler.stop()
         mirror.stop()
-        worker.join(timeout=10)
+        thread.join(timeout=10)
         exit_watcher.close()
         agent.monitor.close()
     return 1 if failed.is_set() else 0
 
 
-def _run_loop(loop: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:
+def _run_scheduler(scheduler: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:
     try:
-        loop.run()
+        scheduler.run()
     except Exception:
         # The service manager restarts a program that ends, but does not detect one that hangs.
         log.exception("reconcile loop ended by an unexpected exception")
@@ -100,16 +102,21 @@ def _run_loop(loop: Scheduler[Any], signals: Signals, failed: threading.Event) -
         signals.stopped.set()
 
 
-def _announce_when_ready(agent: AgentSpec, loop: Scheduler[Any], signals: Signals, failed: threading.Event) -> None:
-    """Sends READY=1 after the first full pass, unless the loop has ended by an exception before."""
+def _announce_when_ready(
+    agent: AgentSpec, scheduler: Scheduler[Any], signals: Signals, failed: threading.Event
+) -> None:
+    """Sends READY=1 after the first full pass, unless the scheduler has ended by an exception before."""
     progress = Progress(agent.handler.kind, time.monotonic())
-    while not signals.stopped.is_set() and not loop.first_resync_done.wait(0.1):
-        status = progress.next_report(loop.completed_count, loop.resource_count, time.monotonic())
+    while not signals.stopped.is_set() and not scheduler.first_resync_done.wait(0.1):
+        status = progress.next_report(scheduler.completed_count, scheduler.resource_count, time.monotonic())
         if status:
             sd_notify.extend_start(EXTENSION_SECONDS, status)
-    if loop.first_resync_done.is_set() and loop.last_report is not None and not failed.is_set():
+    if scheduler.first_resync_done.is_set() and scheduler.last_report is not None and not failed.is_set():
         sd_notify.ready(
-            **{f"{agent.handler.kind}s": loop.last_report.resource_count, "failures": len(loop.last_report.failures)}
+            **{
+                f"{agent.handler.kind}s": scheduler.last_report.resource_count,
+                "failures": len(scheduler.last_report.failures),
+            }
         )
 
 
@@ -130,20 +137,20 @@ class Progress:
         return f"{min(steps, resources)} of {resources} {self._kind}s"
 
 
-def _facts(agent: AgentSpec, loop: Scheduler[Any], mirror: CloudMirror) -> Mapping[str, Any]:
+def _facts(agent: AgentSpec, scheduler: Scheduler[Any], mirror: CloudMirror) -> Mapping[str, Any]:
     """The `configurations` of the heartbeat, which `openimds status` and Neutron's agent API show."""
-    kind, last = agent.handler.kind, loop.last_report
+    kind, last = agent.handler.kind, scheduler.last_report
     suspended = {} if mirror.view().is_trusted else {"suspended": SUSPENDED}
     if last is None:
         return {f"{kind}s": 0, **suspended}
     return {
         **suspended,
         f"{kind}s": last.resource_count,
-        "last_change": _change_facts(loop.last_change) if loop.last_change else None,
+        "last_change": _change_facts(scheduler.last_change) if scheduler.last_change else None,
         "failures": dict(last.failures),
         "last_round_milliseconds": last.milliseconds,
-        "full_rounds": loop.resync_count,
-        "full_round_milliseconds": loop.resync_milliseconds,
+        "full_rounds": scheduler.resync_count,
+        "full_round_milliseconds": scheduler.resync_milliseconds,
         f"by_{kind}": dict(agent.handler.report),
     }
 

@@ -26,33 +26,33 @@ SUPERVISOR_SECONDS = 60
 """The stop timeout of the supervisor, which stops its parts and cleans up before it ends."""
 PART_GRACE_SECONDS = 10
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
-def down(state_dir: Path, say: Say, *, purge: bool) -> None:
+def down(state_dir: Path, echo: Echo, *, purge: bool) -> None:
     """Stops the supervisor and the parts, and removes the namespaces, devices and tables that they created.
 
     The function is idempotent. The state (store, images, configuration) is kept unless `purge`. Raises StartupError.
     """
     folder = StateDir(state_dir.absolute())
     if not folder.path.exists():
-        say(f"nothing is up in {folder.path}: the folder does not exist")
+        echo(f"nothing is up in {folder.path}: the folder does not exist")
         return
     if _stop_supervisor(folder):
-        say("supervisor stopped")
+        echo("supervisor stopped")
     stopped = stop_parts(folder)
     if stopped:
-        say("stopped: " + ", ".join(stopped))
+        echo("stopped: " + ", ".join(stopped))
     shutil.rmtree(folder.path / metrics.FOLDER, ignore_errors=True)  # left behind by killed parts
     removed = remove_agent_resources(folder, namespace_prefix(folder))
-    say(f"removed {len(removed)} namespaces, devices and tables" if removed else "nothing was left to remove")
+    echo(f"removed {len(removed)} namespaces, devices and tables" if removed else "nothing was left to remove")
     folder.supervisor_pid_file.unlink(missing_ok=True)
     folder.mark_all_stopped()
     if purge:
         left = folder.purge()
-        say(f"state removed, except for foreign files: {', '.join(left)}" if left else "state removed")
+        echo(f"state removed, except for foreign files: {', '.join(left)}" if left else "state removed")
     else:
-        say(f"the state is kept in {folder.path}")
+        echo(f"the state is kept in {folder.path}")
 
 
 def stop_parts(folder: StateDir) -> list[str]:

@@ -48,7 +48,7 @@ class UpOptions:
     config_files: tuple[str, ...] = ()
     debug: bool = False
     detached: bool = False
-    """Whether the supervisor runs in the background, with stderr in its log file."""
+    """True if the supervisor runs in the background, with stderr in its log file."""
 
 
 @dataclass(frozen=True, slots=True)

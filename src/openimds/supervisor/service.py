@@ -125,7 +125,7 @@ class ServiceRegistry:
     def __init__(self, specs: Sequence[ServiceSpec], folder: StateDir) -> None:
         self.folder = folder
         self.is_starting = False
-        """Whether the command `openimds up` still waits for all parts to be ready."""
+        """True while the command `openimds up` waits for all parts to be ready."""
         self._services = {spec.name: Service(spec) for spec in specs}
         self._since = utc_timestamp()
 

@@ -67,7 +67,7 @@ class StateDir:
         return self.log / f"{part}.log"
 
     def restart_request(self, part: str) -> Path:
-        """A file whose presence makes the supervisor restart the part without a delay after its exit."""
+        """The file that makes the supervisor restart the part without a delay after its exit, while the file exists."""
         return self.run / f"{part}.restart"
 
     def prepare(self) -> None:

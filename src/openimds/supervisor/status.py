@@ -66,7 +66,7 @@ class MachineStatus:
     state_dir: Path
     supervisor_pid: int | None
     is_orphaned: bool
-    """Whether a supervisor ended without stopping its parts: it was killed, or the machine was rebooted."""
+    """True if a supervisor ended without stopping its parts, because it was killed or the machine was rebooted."""
     parts: tuple[PartStatus, ...]
 
     @property
@@ -90,7 +90,7 @@ class _Heartbeat:
     facts: Mapping[str, Any]
 
     def is_late(self, uptime_seconds: float) -> bool:
-        """Whether a part of this uptime should have sent another heartbeat."""
+        """Returns whether a part of this uptime should have sent another heartbeat."""
         return min(self.age_seconds, uptime_seconds) > self.max_age_seconds
 
 
@@ -153,7 +153,7 @@ def status_json(machine: MachineStatus) -> str:
 
 
 def headline(machine: MachineStatus) -> str:
-    """Whether openimds is up, and the command that helps if it is not."""
+    """A sentence that states whether openimds is up, and the command that helps if it is not."""
     folder = StateDir(machine.state_dir)
     up, down = f"`{folder.command('up --detach')}`", f"`{folder.command('down')}`"
     running = sum(part.pid is not None for part in machine.parts)
@@ -285,6 +285,8 @@ def _reported_failures(facts: Mapping[str, Any]) -> Iterator[str]:
     """`network 1f0d…: cannot listen on …`"""
     if facts.get("suspended"):
         yield str(facts["suspended"])
+    if suspended := facts.get("suspended"):
+        yield str(suspended)
     kind = next((kind for name, kind in KINDS.items() if name in facts), "resource")
     failures = facts.get("failures") or {}
     for resource_id in sorted(failures):
@@ -340,7 +342,7 @@ def _read_facts(store: Store, config: ControlApiConfig) -> _StoreFacts:
 # Restart ---------------------------------------------------------------------------------------------------------
 
 
-def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None:
+def restart_part(state_dir: Path, name: str, echo: Callable[[str], None]) -> None:
     """Stops the part and waits until the supervisor has started it again. Raises StartupError."""
     folder = StateDir(state_dir.absolute())
     if identity.read_pid_file(folder.supervisor_pid_file) is None:
@@ -359,7 +361,7 @@ def restart_part(state_dir: Path, name: str, say: Callable[[str], None]) -> None
     while time.monotonic() < max(started + RESTART_TIMEOUT_SECONDS, _start_deadline(entry, previous.pid)):
         entry = _read_entry(name, folder)
         if entry.get("pid") not in (None, previous.pid) and entry.get("state") == "running":
-            say(f"{name} runs again, as process {entry['pid']}")
+            echo(f"{name} runs again, as process {entry['pid']}")
             return
         is_exited = entry.get("state") == "waiting" and not previous.is_alive()
         if is_exited and entry.get("last_exit", "").endswith("code 1"):

@@ -45,13 +45,13 @@ log = structlog.get_logger(__name__)
 
 class Supervisor:
     def __init__(
-        self, specs: Sequence[ServiceSpec], folder: StateDir, say: Callable[[str], None] = lambda _line: None
+        self, specs: Sequence[ServiceSpec], folder: StateDir, echo: Callable[[str], None] = lambda _line: None
     ) -> None:
-        """`say` receives progress lines during `start`, such as `dhcp-agent: 120 of 200 networks`."""
+        """`echo` receives progress lines during `start`, such as `dhcp-agent: 120 of 200 networks`."""
         self._folder = folder
         self._services = ServiceRegistry(specs, folder)
         self._selector = selectors.DefaultSelector()
-        self._notifications = NotifyReceiver(self._services, say)
+        self._notifications = NotifyReceiver(self._services, echo)
         self._selector.register(self._notifications.socket, selectors.EVENT_READ, self._notifications.receive)
         self._processes = ProcessTable(
             self._services, self._selector, notify_path=folder.notify_socket, receive=self._notifications.receive
@@ -60,7 +60,7 @@ class Supervisor:
         self._next_log_check = 0.0
 
     def adopt(self) -> tuple[str, ...]:
-        """Adopts running parts of an earlier supervisor whose configuration is unchanged, and returns their names.
+        """Adopts running parts of an earlier supervisor if their configuration is unchanged, and returns their names.
 
         Parts that have another configuration or are not ready are stopped.
         """
@@ -196,10 +196,10 @@ class Supervisor:
 class NotifyReceiver:
     """Applies the notifications of the parts: start progress, readiness, and sockets to store."""
 
-    def __init__(self, services: ServiceRegistry, say: Callable[[str], None]) -> None:
-        """`say` receives progress lines during the start of the supervisor."""
+    def __init__(self, services: ServiceRegistry, echo: Callable[[str], None]) -> None:
+        """`echo` receives progress lines during the start of the supervisor."""
         self._services = services
-        self._say = say
+        self._echo = echo
         with services.folder.reporting_errors():
             self.socket = NotifySocket(services.folder.notify_socket)
 
@@ -237,7 +237,7 @@ class NotifyReceiver:
 
     def _report_progress(self, service: Service) -> None:
         if self._services.is_starting:
-            self._say(f"{service.name}: {service.progress}")
+            self._echo(f"{service.name}: {service.progress}")
         else:  # after the start the terminal may be gone
             log.info("part start in progress", part=service.name, progress=service.progress)
 
@@ -297,7 +297,7 @@ class ProcessTable:
         return max(0.0, min(times, default=math.inf) - time.monotonic())
 
     def due(self) -> Iterator[Service]:
-        """The parts whose restart time has passed."""
+        """The parts with a restart time in the past."""
         now = time.monotonic()
         return (each for each in self._services if each.restart_at is not None and each.restart_at <= now)
 

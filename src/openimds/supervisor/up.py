@@ -105,16 +105,16 @@ def _taken(part: str, listen: Listen) -> str | None:
     return None
 
 
-SERVING = "\0"
+READY_MARK = "\0"
 """The last line on the pipe after a successful start. A pipe that ends with any other line means a failed start."""
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
-def in_background(work: Callable[[Say, Callable[[], None]], int]) -> int:
-    """Runs `work(say, serving)` in a child process and session, until it calls `serving` or ends.
+def run_in_background(work: Callable[[Echo, Callable[[], None]], int]) -> int:
+    """Runs `work(echo, on_ready)` in a child process and session, until it calls `on_ready` or ends.
 
-    The lines that `work` passes to `say` are printed by the parent. Returns 0 after `serving`, or else the exit code.
+    The lines that `work` passes to `echo` are printed by the parent. Returns 0 after `on_ready`, or else the exit code.
     """
     read_end, write_end = os.pipe()
     child = os.fork()
@@ -127,40 +127,40 @@ def in_background(work: Callable[[Say, Callable[[], None]], int]) -> int:
         text = ""
         for line in lines:
             text = line
-            print(line.removesuffix(SERVING + "\n"), end="", flush=True)  # noqa: T201 - output of the command
-    if text.endswith(SERVING + "\n"):
+            print(line.removesuffix(READY_MARK + "\n"), end="", flush=True)  # noqa: T201 - output of the command
+    if text.endswith(READY_MARK + "\n"):
         return 0
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status) or 1
 
 
-def _in_child(work: Callable[[Say, Callable[[], None]], int], write_end: int) -> int:
+def _in_child(work: Callable[[Echo, Callable[[], None]], int], write_end: int) -> int:
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
     channel = os.fdopen(write_end, "w", encoding="utf-8")
 
-    def say(text: str) -> None:
+    def echo(text: str) -> None:
         if not channel.closed:
             print(text, file=channel, flush=True)
 
-    def serving() -> None:
-        say(SERVING)
+    def on_ready() -> None:
+        echo(READY_MARK)
         channel.close()
         sys.stdout.flush()
 
     try:
-        return work(say, serving)
+        return work(echo, on_ready)
     except BaseException as error:  # noqa: BLE001 - this is the outermost frame of the process
-        say(f"{type(error).__name__}: {error}")
+        echo(f"{type(error).__name__}: {error}")
         return 1
 
 
-def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
+def up(options: UpOptions, echo: Echo, on_ready: Callable[[], None]) -> None:
     """Starts all parts, runs them until a signal, then stops them and removes their resources.
 
-    `say` shows a line to the operator. `serving` is called when all parts are ready. Raises StartupError.
+    `echo` shows a line to the operator. `on_ready` is called when all parts are ready. Raises StartupError.
     """
     for problem in preflight_problems():
         raise StartupError(problem)
@@ -168,13 +168,13 @@ def up(options: UpOptions, say: Say, serving: Callable[[], None]) -> None:
     folder.prepare()
     with folder.locked():
         log_config.configure(LogConfig(debug=options.debug, format="console"), "up", _log_stream(options, folder))
-        supervise(plan(options, folder), folder, say, serving)
+        supervise(plan(options, folder), folder, echo, on_ready)
 
 
-def supervise(planned: Plan, folder: StateDir, say: Say, serving: Callable[[], None]) -> None:
+def supervise(planned: Plan, folder: StateDir, echo: Echo, on_ready: Callable[[], None]) -> None:
     """Runs the plan until a signal requests a stop."""
     _check_prefix_unused(folder, planned.configs["compute-agent"].namespace_prefix)
-    supervisor = Supervisor(planned.specs, folder, say)
+    supervisor = Supervisor(planned.specs, folder, echo)
     this = identity.current()
     identity.write_pid_file(this, folder.supervisor_pid_file)
     try:
@@ -184,15 +184,15 @@ def supervise(planned: Plan, folder: StateDir, say: Say, serving: Callable[[], N
             try:
                 supervisor.start(START_ORDER)
                 if not supervisor.is_stopping:
-                    say(start_report(supervisor.report(), folder))
-                    serving()
+                    echo(start_report(supervisor.report(), folder))
+                    on_ready()
                     sd_notify.send("READY=1")
                     supervisor.run()
-                say("stopping")
+                echo("stopping")
             finally:
                 supervisor.stop(START_ORDER)
                 down.remove_agent_resources(folder, planned.configs["compute-agent"].namespace_prefix)
-        say(f"everything is down; the state is kept in {folder.path}")
+        echo(f"everything is down; the state is kept in {folder.path}")
     finally:
         supervisor.close()
         folder.supervisor_pid_file.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openimds.config import ConfigError, loader
-from openimds.config.generator import merged, reference_page, sample_text
+from openimds.config.generator import merge_sections, reference_page, sample_text
 from openimds.config.programs import PROGRAMS, programs_of
 from openimds.config.validator import validate_files
 
@@ -38,7 +38,7 @@ def test_sample_of_a_shared_file_has_each_option_once() -> None:
 
 def test_every_option_has_a_help_text() -> None:
     for program in PROGRAMS.values():
-        for options in merged([program]).values():
+        for options in merge_sections([program]).values():
             assert [option.dest for option in options if not option.help] == []
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from openimds.config.ini_reader import IniEntry
 from openimds.config.programs import PROGRAMS, all_sections
-from openimds.config.validator import Finding, known_names, nearest, validate_files
+from openimds.config.validator import Finding, known_names, nearest_name, validate_files
 
 
 def findings(path: Path, program: str | None = None) -> list[tuple[str, str]]:
@@ -76,7 +76,7 @@ def test_missing_required_option_is_an_error_only_for_files_that_are_read_togeth
 )  # fmt: skip
 def test_other_options_of_nova_and_neutron_are_not_misspellings(name: str) -> None:
     found = IniEntry("f", 1, "DEFAULT", name)
-    assert nearest(found, known_names(all_sections())) is None
+    assert nearest_name(found, known_names(all_sections())) is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_other_options_of_nova_and_neutron_are_not_misspellings(name: str) -> No
     ],
 )
 def test_misspellings_are_recognized(section: str, option: str, meant: tuple[str, str]) -> None:
-    assert nearest(IniEntry("f", 1, section, option), known_names(all_sections())) == meant
+    assert nearest_name(IniEntry("f", 1, section, option), known_names(all_sections())) == meant
 
 
 def test_file_with_another_name_is_checked_against_all_programs(tmp_path: Path) -> None:

@@ -109,6 +109,11 @@ def test_failures_of_resources_are_errors(
     assert row(folder, part) == [f"{part} degraded - {shown}, 1 error, see below", f"{part}: {error}"]
 
 
+def test_suspended_removals_are_an_error(folder: StateDir) -> None:
+    heartbeat(folder, {"networks": 2, "suspended": "removals are suspended", "failures": {}}, part="dhcp-agent")
+    assert row(folder, "dhcp-agent")[1:] == ["dhcp-agent: removals are suspended"]
+
+
 def test_running_part_without_a_recent_heartbeat_is_degraded(folder: StateDir) -> None:
     heartbeat(
         folder, {"networks": 2}, part="dhcp-agent", age=timedelta(minutes=10), uptime=timedelta(hours=1, minutes=5)

@@ -25,8 +25,8 @@ class Section:
     help: str = ""
 
 
-def old(name: str, section: str = DEFAULT) -> cfg.DeprecatedOpt:
-    """An old name of an option, which is accepted with a warning that states the current name."""
+def deprecated(name: str, section: str = DEFAULT) -> cfg.DeprecatedOpt:
+    """A deprecated name of an option, which is accepted with a warning that states the current name."""
     return cfg.DeprecatedOpt(name, group=section)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oslo_config import cfg, types
 
-from openimds.config.options import DEFAULT, Section, old, seconds
+from openimds.config.options import DEFAULT, Section, deprecated, seconds
 from openimds.config.options.documents import strict_options
 from openimds.config.options.keystone import keystone_section
 
@@ -21,7 +21,7 @@ AGENT = Section(
             "report_interval",
             default=5,
             type=seconds(minimum=0.1, maximum=3600),
-            deprecated_opts=[old("report_interval")],
+            deprecated_opts=[deprecated("report_interval")],
             help="Seconds between two heartbeats. Set less than half of the control API's agent_down_time.",
         ),
     ),
@@ -139,7 +139,7 @@ METADATA_AGENT = Section(
         cfg.HostAddressOpt(
             "nova_metadata_host",
             default="127.0.0.1",
-            deprecated_opts=[old("nova_metadata_ip")],
+            deprecated_opts=[deprecated("nova_metadata_ip")],
             help="The host of the metadata API.",
         ),
         cfg.PortOpt("nova_metadata_port", default=8775, min=1, help="The port of the metadata API."),
@@ -219,7 +219,7 @@ DHCP_AGENT = Section(
             "dhcp_lease_duration",
             default=86400,
             min=-1,
-            deprecated_opts=[old("dhcp_lease_time")],
+            deprecated_opts=[deprecated("dhcp_lease_time")],
             help="The duration of a DHCP lease in seconds. -1: leases do not expire.",
         ),
         cfg.StrOpt("dns_domain", default="openstacklocal", help="The DNS domain of the names of instances."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-from openimds.config.options import DEFAULT, Section, old, seconds
+from openimds.config.options import DEFAULT, Section, deprecated, seconds
 from openimds.config.options.keystone import keystone_section
 
 NOVA = Section(
@@ -50,7 +50,7 @@ NOVA_NEUTRON = Section(
         cfg.BoolOpt(
             "service_metadata_proxy",
             default=False,
-            deprecated_opts=[old("service_neutron_metadata_proxy"), old("service_metadata_proxy")],
+            deprecated_opts=[deprecated("service_neutron_metadata_proxy"), deprecated("service_metadata_proxy")],
             help="True: a metadata agent signs the requests. False: an instance is identified by its address.",
         ),
         cfg.StrOpt(
@@ -58,8 +58,8 @@ NOVA_NEUTRON = Section(
             default="",
             secret=True,
             deprecated_opts=[
-                old("neutron_metadata_proxy_shared_secret"),
-                old("metadata_proxy_shared_secret"),
+                deprecated("neutron_metadata_proxy_shared_secret"),
+                deprecated("metadata_proxy_shared_secret"),
             ],
             help="The secret that verifies signatures. It must equal metadata_proxy_shared_secret in metadata_agent.ini.",
         ),

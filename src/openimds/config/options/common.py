@@ -6,7 +6,7 @@ import socket
 
 from oslo_config import cfg
 
-from openimds.config.options import DEFAULT, Section, old
+from openimds.config.options import DEFAULT, Section, deprecated
 
 COMMON = Section(
     DEFAULT,
@@ -55,7 +55,7 @@ DATABASE = Section(
             "connection",
             default="sqlite:///$state_path/openimds.sqlite",
             secret=True,
-            deprecated_opts=[old("sql_connection"), old("sql_connection", "database")],
+            deprecated_opts=[deprecated("sql_connection"), deprecated("sql_connection", "database")],
             help="The SQLAlchemy URL of the store: sqlite:////path, or postgresql+psycopg://user:password@host/name.",
         ),
     ),

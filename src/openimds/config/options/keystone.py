@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oslo_config import cfg
 
-from openimds.config.options import Section, old
+from openimds.config.options import Section, deprecated
 
 
 def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Section:
@@ -13,11 +13,11 @@ def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Secti
     `with_2014_names` adds the names of 2014, which were in [DEFAULT]: admin_user, admin_tenant_name …
     """
 
-    def names(*spellings: str) -> list[cfg.DeprecatedOpt]:
-        here = [old(spelling, name) for spelling in spellings]
-        return [*here, *(old(spelling) for spelling in spellings)] if with_2014_names else here
+    def names(*option_names: str) -> list[cfg.DeprecatedOpt]:
+        here = [deprecated(spelling, name) for spelling in option_names]
+        return [*here, *(deprecated(spelling) for spelling in option_names)] if with_2014_names else here
 
-    auth_url_names = [old("auth_url")] if with_2014_names else []
+    auth_url_names = [deprecated("auth_url")] if with_2014_names else []
     return Section(
         name,
         (
@@ -31,12 +31,12 @@ def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Secti
                 "auth_type",
                 default="password",
                 choices=["password", "v3password"],
-                deprecated_opts=[old("auth_plugin", name)],
+                deprecated_opts=[deprecated("auth_plugin", name)],
                 help="The authentication method.",
             ),
             cfg.StrOpt(
                 "username",
-                deprecated_opts=[old("user_name", name), old("user-name", name), *names("admin_user")],
+                deprecated_opts=[deprecated("user_name", name), deprecated("user-name", name), *names("admin_user")],
                 help="The service user.",
             ),
             cfg.StrOpt(
@@ -48,7 +48,11 @@ def keystone_section(name: str, *, purpose: str, with_2014_names: bool) -> Secti
             cfg.StrOpt(
                 "project_name",
                 default="service",
-                deprecated_opts=[old("tenant_name", name), old("tenant-name", name), *names("admin_tenant_name")],
+                deprecated_opts=[
+                    deprecated("tenant_name", name),
+                    deprecated("tenant-name", name),
+                    *names("admin_tenant_name"),
+                ],
                 help="The project of the service user.",
             ),
             cfg.StrOpt("user_domain_name", default="Default", help="The domain of the user."),

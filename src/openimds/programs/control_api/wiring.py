@@ -127,29 +127,29 @@ def build_parts(
     password_rounds: int = ROUNDS,
 ) -> ControlApi:
     """Builds the API. Raises StartupError if the token keys cannot be read or created."""
-    identities = IdentityStore(store, password_rounds)
-    sealer = _sealer(config.token_keys_file)
-    life = timedelta(seconds=config.token_expiration_seconds)
-    tokens = TokenService(sealer, identities.credentials, utc_now, life)
+    identity_store = IdentityStore(store, password_rounds)
+    token_sealer = _open_token_sealer(config.token_keys_file)
+    lifetime = timedelta(seconds=config.token_expiration_seconds)
+    tokens = TokenService(token_sealer, identity_store.credentials, utc_now, lifetime)
     url = config.public_url
     identity_service = IdentityService(
-        users=identities.users,
-        projects=identities.projects,
-        roles=identities.roles,
-        assignments=identities.assignments,
-        credentials=identities.credentials,
+        users=identity_store.users,
+        projects=identity_store.projects,
+        roles=identity_store.roles,
+        assignments=identity_store.assignments,
+        credentials=identity_store.credentials,
         tokens=tokens,
-        logins=LoginService(identities.credentials),
+        logins=LoginService(identity_store.credentials),
         catalog=Catalog(url, config.region),
     )
     agent_down_after = timedelta(seconds=config.agent_down_seconds)
     compute_service = ComputeService(ComputeStore(store, config.agent_down_seconds), url)
     image_service = ImageService(ImageStore(store, config.images_dir), url)
-    watching = WatchStore(store)
-    bell = ChangeNotifier(watching)
+    watch_store = WatchStore(store)
+    notifier = ChangeNotifier(watch_store)
     settings = ReloadingDocumentSettings(config.documents)
     instances = routes.InstanceRecordService(
-        InstanceStore(store), InstanceChanges(store.database), settings.current, bell
+        InstanceStore(store), InstanceChanges(store.database), settings.current, notifier
     )
     app = build_app(
         ControlApiParts(
@@ -160,7 +160,7 @@ def build_parts(
                 network_router(NetworkStore(store, agent_down_after=agent_down_after)),
                 compute_router(compute_service),
                 image_router(image_service),
-                routes.router(watching, bell),
+                routes.router(watch_store, notifier),
                 routes.instances_router(instances),
             ),
             healthy=store.revision,
@@ -169,7 +169,7 @@ def build_parts(
     )
 
     def reload() -> None:
-        sealer.replace_keys(read_token_keys(config.token_keys_file))
+        token_sealer.replace_keys(read_token_keys(config.token_keys_file))
         log.info("token keys reloaded", file=str(config.token_keys_file))
         try:
             settings.replace_config(configuration.load_control_api(config.config_files).documents)
@@ -180,8 +180,8 @@ def build_parts(
         app=app,
         public_url=url,
         reload=reload,
-        prune_revoked=identities.credentials.prune_revoked,
-        end_long_polls=bell.close,
+        prune_revoked=identity_store.credentials.prune_revoked,
+        end_long_polls=notifier.close,
     )
 
 
@@ -191,7 +191,7 @@ def read_token_keys(path: Path) -> list[bytes]:
     return [line for line in lines if line and not line.startswith(b"#")]
 
 
-def _sealer(path: Path) -> TokenSealer:
+def _open_token_sealer(path: Path) -> TokenSealer:
     try:
         _create_token_keys(path)
         return TokenSealer(read_token_keys(path))
