@@ -285,8 +285,6 @@ def _reported_failures(facts: Mapping[str, Any]) -> Iterator[str]:
     """`network 1f0d…: cannot listen on …`"""
     if facts.get("suspended"):
         yield str(facts["suspended"])
-    if suspended := facts.get("suspended"):
-        yield str(suspended)
     kind = next((kind for name, kind in KINDS.items() if name in facts), "resource")
     failures = facts.get("failures") or {}
     for resource_id in sorted(failures):
