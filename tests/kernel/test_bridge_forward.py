@@ -1,4 +1,4 @@
-"""A host whose own firewall drops forwarded packets (Docker, ufw). The host is a namespace of its own here."""
+"""Bridged packets on a host with a FORWARD policy of DROP (Docker, ufw). The host is a namespace of its own here."""
 
 from __future__ import annotations
 

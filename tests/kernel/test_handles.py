@@ -5,6 +5,7 @@ They are closed together with the namespace, never replace the kernel's state, a
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -51,6 +52,7 @@ def test_removed_namespaces_leave_no_open_descriptors(host: Host, monitor: HostM
     probe = NamespaceProbe(kernel.handles)
     monitor.start([tmp_path / "dhcp"], lambda: None, lambda: None)
     desired = NamespaceState(name=host.namespace("qrouter-1"), sysctls=SETTINGS, ipv4_rules=Rules({"filter": ()}))
+    gc.collect()  # sockets of earlier tests must not be closed in between
     before = _descriptors()
     for number in range(MANY):
         key = f"key{number}"
@@ -218,7 +220,7 @@ def test_kernel_without_sock_diag_is_read_from_proc(host: Host, monkeypatch: pyt
 
 
 def test_rules_of_legacy_iptables_are_read_in_each_pass(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With legacy iptables the generation of the nftables ruleset does not cover its rules."""
+    """The generation of the nftables ruleset does not cover the rules of legacy iptables."""
     monkeypatch.setattr("openimds.linux.firewall.ruleset_cache.iptables_uses_nftables", lambda: False)
     desired = NamespaceState(name=host.namespace("qrouter-1"), ipv4_rules=Rules({"filter": ("-A INPUT -j ACCEPT",)}))
     assert host.kernel.apply(desired)

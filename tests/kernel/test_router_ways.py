@@ -99,7 +99,7 @@ def test_two_subnets_of_one_network_are_routed_and_served(stage: Stage) -> None:
 
 
 def test_static_route_through_a_guest_is_used(stage: Stage) -> None:
-    """192.0.2.0/24 is behind the guest on network b, in both directions. A route whose next hop is on no link is
+    """192.0.2.0/24 is behind the guest on network b, in both directions. A route with an unreachable next hop is
     logged.
     """
     run(["ip", "addr", "add", "192.0.2.1/24", "dev", "lo"], namespace=stage.guests["b"])
@@ -180,7 +180,7 @@ def test_other_ports_and_protocols_of_the_metadata_address_are_closed(stage: Sta
 
 @in_both("stage")
 def test_requests_never_leave_by_the_external_device(stage: Stage) -> None:
-    """With the proxy disabled too, requests are refused instead of forwarded."""
+    """A disabled proxy refuses requests too, instead of forwarding them."""
     settings = stage.routers.settings
     stage.routers.settings = replace(settings, metadata=replace(settings.metadata, enable_metadata_proxy=False))
     stage.round()

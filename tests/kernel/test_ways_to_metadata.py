@@ -129,9 +129,7 @@ def test_path_follows_a_router_that_is_added_and_removed(lab: Lab) -> None:
 
 
 def test_metadata_network_identifies_the_router(lab: Lab) -> None:
-    """`enable_metadata_network`: a subnet inside 169.254.0.0/16, with a router whose other networks send their requests
-    through it.
-    """
+    """`enable_metadata_network`: a subnet inside 169.254.0.0/16, and requests from the other networks of its router."""
     network = Network(id=f"{lab.network.host.tag}01-bbbb-4000-8000-00000000000e", name="metadata", project_id="p")
     subnet = Subnet(
         id="link-local",
