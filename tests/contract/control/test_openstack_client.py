@@ -7,15 +7,13 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.contract.control.stage import ADMIN_PASSWORD, Cloud, ComputeAgent
-from tests.waiting import HANG_SECONDS
+from tests.openstack_client import run_openstack
 
-OPENSTACK = Path(sys.executable).with_name("openstack")
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC3Jx4s4KpkVRTAB0mZ5UuO1nH3sMYXwQyZ9mXW3kUPv me\n"
 
 
@@ -37,15 +35,7 @@ class Client:
             "OS_PROJECT_DOMAIN_NAME": "Default",
             "PYTHONWARNINGS": "ignore",
         }
-        return subprocess.run(
-            [str(OPENSTACK), *shlex.split(line)],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=HANG_SECONDS,
-            check=False,
-        )
+        return run_openstack(shlex.split(line), environment, self.folder)
 
     def __call__(self, line: str, **who: str) -> str:
         """Runs a command that must succeed. Returns its output."""
