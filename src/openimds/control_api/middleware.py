@@ -87,14 +87,14 @@ class _RequestCycle:
             check_target(self._scope)
             await self._app(self._scope, self._checked(receive), self._send_with_id)
         except MalformedTextError as error:
-            await self._refuse(ErrorResponse(400, error.detail), receive)
+            await self._send_error(ErrorResponse(400, error.detail), receive)
         except Exception:
             log.exception(
                 "control API request raised an exception", request_id=self._request_id, path=self._scope["path"]
             )
             if not self._status:
-                await self._refuse(ErrorResponse(500, INTERNAL_ERROR_MESSAGE), receive)
-        self._note(time.perf_counter() - started)
+                await self._send_error(ErrorResponse(500, INTERNAL_ERROR_MESSAGE), receive)
+        self._record(time.perf_counter() - started)
 
     def _checked(self, receive: Receive) -> Receive:
         """Wraps `receive` with the body limit and the text check that apply to this path."""
@@ -104,7 +104,7 @@ class _RequestCycle:
         limited = _limited_receive(receive)
         return limited if CONSOLE.fullmatch(path) else checked_body(limited)
 
-    async def _refuse(self, problem: ErrorResponse, receive: Receive) -> None:
+    async def _send_error(self, problem: ErrorResponse, receive: Receive) -> None:
         await json_response(self._scope["path"], problem)(self._scope, receive, self._send_with_id)
 
     async def _send_with_id(self, message: Message) -> None:
@@ -118,7 +118,7 @@ class _RequestCycle:
             message = {**message, "headers": headers}
         await self._send(message)
 
-    def _note(self, seconds: float) -> None:
+    def _record(self, seconds: float) -> None:
         path = self._scope["path"]
         service = path.split("/", 2)[1] or "root"
         service = service if service in {"v3", "network", "compute", "image", "openimds"} else "other"

@@ -49,5 +49,5 @@ def paginate(items: Sequence[T], params: PageParams, key: Callable[[T], str] = a
 
 def next_link(url: str, query: Sequence[tuple[str, str]], last_id: str) -> dict[str, Any]:
     """`{"rel": "next", "href": …}`: the query of the next page."""
-    kept = [(name, value) for name, value in query if name != "marker"]
-    return {"rel": "next", "href": f"{url}?{urlencode([*kept, ('marker', last_id)])}"}
+    others = [(name, value) for name, value in query if name != "marker"]
+    return {"rel": "next", "href": f"{url}?{urlencode([*others, ('marker', last_id)])}"}

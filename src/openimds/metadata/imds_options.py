@@ -110,8 +110,8 @@ def effective_options(metadata: Mapping[str, str], default: ImdsOptions) -> Imds
     }
     if not changes:
         return default
-    asked = replace(default, **changes)
-    return _not_weaker(asked, default) if default.tokens_are_enforced else asked
+    requested = replace(default, **changes)
+    return _not_weaker(requested, default) if default.tokens_are_enforced else requested
 
 
 def invalid_properties(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -124,18 +124,18 @@ def invalid_properties(metadata: Mapping[str, str]) -> Iterator[tuple[str, str]]
             yield name, f"{name} is no property of the metadata service; there are {', '.join(PROPERTIES)}"
 
 
-def _not_weaker(asked: ImdsOptions, default: ImdsOptions) -> ImdsOptions:
+def _not_weaker(requested: ImdsOptions, default: ImdsOptions) -> ImdsOptions:
     return replace(
-        asked,
-        http_tokens=max(asked.http_tokens, default.http_tokens, key=lambda mode: mode.strictness),
-        openstack_tokens=max(asked.openstack_tokens, default.openstack_tokens, key=lambda mode: mode.strictness),
-        root_only=asked.root_only or default.root_only,
-        user_data_minutes=_shortest(asked.user_data_minutes, default.user_data_minutes),
+        requested,
+        http_tokens=max(requested.http_tokens, default.http_tokens, key=lambda mode: mode.strictness),
+        openstack_tokens=max(requested.openstack_tokens, default.openstack_tokens, key=lambda mode: mode.strictness),
+        root_only=requested.root_only or default.root_only,
+        user_data_minutes=_shortest(requested.user_data_minutes, default.user_data_minutes),
     )
 
 
-def _shortest(asked: int, default: int) -> int:
-    return min(filter(None, (asked, default)), default=0)
+def _shortest(requested: int, default: int) -> int:
+    return min(filter(None, (requested, default)), default=0)
 
 
 def _word(value: str) -> str:

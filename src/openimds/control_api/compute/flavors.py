@@ -54,20 +54,20 @@ def _collection(routes: APIRouter, service: ComputeService) -> None:
     @routes.post("/flavors")
     def create_flavor(caller: AuthenticatedCaller, version: Version, body: FlavorCreate) -> dict[str, Any]:
         require_admin(caller, "os_compute_api:os-flavor-manage:create")
-        asked = body.flavor
-        if "description" in asked.model_fields_set and version < (2, 55):
+        fields = body.flavor
+        if "description" in fields.model_fields_set and version < (2, 55):
             raise BadRequest("flavor.description", f"is known from microversion 2.55 on, this is {version}")
         made = service.store.flavors.create(
             Flavor(
-                id="" if asked.id in {None, "auto"} else str(asked.id),
-                name=asked.name,
-                ram_mib=asked.ram,
-                vcpus=asked.vcpus,
-                disk_gib=asked.disk,
-                ephemeral_gib=asked.ephemeral,
-                swap_mib=asked.swap,
-                is_public=asked.is_public,
-                description=asked.description,
+                id="" if fields.id in {None, "auto"} else str(fields.id),
+                name=fields.name,
+                ram_mib=fields.ram,
+                vcpus=fields.vcpus,
+                disk_gib=fields.disk,
+                ephemeral_gib=fields.ephemeral,
+                swap_mib=fields.swap,
+                is_public=fields.is_public,
+                description=fields.description,
             )
         )
         return {"flavor": _full(made, service, version)}
@@ -143,17 +143,17 @@ def _visible(service: ComputeService, caller: RequestContext, flavor_id: str) ->
 
 
 def _selected(service: ComputeService, request: Request, caller: RequestContext) -> list[Flavor]:
-    asked = request.query_params
-    found = [item for item in service.store.flavors.list() if _shown_to(item, caller, asked.get("is_public"))]
+    params = request.query_params
+    found = [item for item in service.store.flavors.list() if _shown_to(item, caller, params.get("is_public"))]
     for field, attribute in (("minRam", "ram_mib"), ("minDisk", "disk_gib")):
-        if field in asked:
-            least = _number(field, asked[field])
+        if field in params:
+            least = _number(field, params[field])
             found = [item for item in found if getattr(item, attribute) >= least]
-    if "sort_key" in asked:
-        if asked["sort_key"] not in SORT_KEYS:
-            raise BadRequest("sort_key", f"flavors are not sorted by {asked['sort_key']}")
-        attribute = SORT_KEYS[asked["sort_key"]]
-        found.sort(key=lambda item: (getattr(item, attribute), item.id), reverse=asked.get("sort_dir") == "desc")
+    if "sort_key" in params:
+        if params["sort_key"] not in SORT_KEYS:
+            raise BadRequest("sort_key", f"flavors are not sorted by {params['sort_key']}")
+        attribute = SORT_KEYS[params["sort_key"]]
+        found.sort(key=lambda item: (getattr(item, attribute), item.id), reverse=params.get("sort_dir") == "desc")
     return found
 
 

@@ -129,18 +129,18 @@ def router(service: ComputeService) -> APIRouter:
 
     @routes.post("/os-keypairs")
     def create_keypair(caller: AuthenticatedCaller, version: Version, body: KeypairCreate) -> Response:
-        asked = body.keypair
-        _check_version(asked.model_fields_set, version)
-        user_id = _owner(caller, version, asked.user_id)
+        fields = body.keypair
+        _check_version(fields.model_fields_set, version)
+        user_id = _owner(caller, version, fields.user_id)
         now = datetime.now(UTC).replace(tzinfo=None)
-        name = asked.name.strip()
+        name = fields.name.strip()
         if not name:
             raise BadRequest("keypair.name", "must not be blank")
-        key = _key(asked.type, asked.public_key, version, user_id, now)
+        key = _key(fields.type, fields.public_key, version, user_id, now)
         made = Keypair(
             user_id=user_id,
             name=name,
-            type=asked.type,
+            type=fields.type,
             public_key=key.public_key,
             fingerprint=key.fingerprint,
             created_at=now,

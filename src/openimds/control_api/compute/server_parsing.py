@@ -50,71 +50,71 @@ NO_CERTIFICATES = "openimds does not check image signatures: leave trusted_image
 
 def new_server(body: ServerCreate, version: Microversion, *, admin: bool) -> NewServer:
     """Raises BadRequest, Forbidden, NotSupported."""
-    asked = body.server
-    check_fields(asked, version, CREATE_SINCE, CREATE_UNTIL, "server")
-    _refuse(body, asked)
-    zone, host = _placement(asked, admin=admin)
-    least, most = _counts(asked)
-    check_metadata(asked.metadata)
+    fields = body.server
+    check_fields(fields, version, CREATE_SINCE, CREATE_UNTIL, "server")
+    _reject_unsupported(body, fields)
+    zone, host = _placement(fields, admin=admin)
+    least, most = _counts(fields)
+    check_metadata(fields.metadata)
     return NewServer(
-        name=asked.name,
-        hostname=asked.hostname,
-        description=asked.description,
-        image_id=_image(asked),
-        flavor_id=asked.flavor_ref,
-        key_name=asked.key_name,
-        user_data=decoded_user_data(asked.user_data),
-        metadata=asked.metadata,
-        personality=personality_files(asked.personality),
+        name=fields.name,
+        hostname=fields.hostname,
+        description=fields.description,
+        image_id=_image(fields),
+        flavor_id=fields.flavor_ref,
+        key_name=fields.key_name,
+        user_data=decoded_user_data(fields.user_data),
+        metadata=fields.metadata,
+        personality=personality_files(fields.personality),
         availability_zone=zone,
         host=host,
-        nics=_nics(asked.networks, version, single=most == 1),
-        nics_optional=asked.networks is None,
-        security_groups=tuple(dict.fromkeys(group.name for group in asked.security_groups or ())) or ("default",),
-        config_drive=bool(asked.config_drive),
-        tags=tuple(dict.fromkeys(asked.tags or ())),
-        access_ip_v4=asked.access_ip_v4 or None,
-        access_ip_v6=asked.access_ip_v6 or None,
+        nics=_nics(fields.networks, version, single=most == 1),
+        nics_optional=fields.networks is None,
+        security_groups=tuple(dict.fromkeys(group.name for group in fields.security_groups or ())) or ("default",),
+        config_drive=bool(fields.config_drive),
+        tags=tuple(dict.fromkeys(fields.tags or ())),
+        access_ip_v4=fields.access_ip_v4 or None,
+        access_ip_v6=fields.access_ip_v6 or None,
         min_count=least,
         max_count=most,
     )
 
 
-def rebuild(asked: RebuildFields, version: Microversion) -> Rebuild:
+def rebuild(fields: RebuildFields, version: Microversion) -> Rebuild:
     """Raises BadRequest, NotSupported."""
-    check_fields(asked, version, REBUILD_SINCE, REBUILD_UNTIL, "rebuild")
-    if asked.admin_pass is not None:
+    check_fields(fields, version, REBUILD_SINCE, REBUILD_UNTIL, "rebuild")
+    if fields.admin_pass is not None:
         raise NotSupported(NO_PASSWORD)
-    if asked.trusted_image_certificates:
+    if fields.trusted_image_certificates:
         raise NotSupported(NO_CERTIFICATES)
-    check_metadata(asked.metadata or {})
-    named = asked.model_fields_set
+    check_metadata(fields.metadata or {})
+    named = fields.model_fields_set
     return Rebuild(
-        image_id=asked.image_ref,
-        name=asked.name,
-        hostname=asked.hostname,
-        description=asked.description,
-        clear_description="description" in named and asked.description is None,
-        metadata=asked.metadata,
-        personality=personality_files(asked.personality) if asked.personality is not None else None,
-        user_data=decoded_user_data(asked.user_data),
-        clear_user_data="user_data" in named and asked.user_data is None,
-        key_name=asked.key_name,
-        clear_key="key_name" in named and asked.key_name is None,
-        access_ip_v4=asked.access_ip_v4,
-        access_ip_v6=asked.access_ip_v6,
+        image_id=fields.image_ref,
+        name=fields.name,
+        hostname=fields.hostname,
+        description=fields.description,
+        clear_description="description" in named and fields.description is None,
+        metadata=fields.metadata,
+        personality=personality_files(fields.personality) if fields.personality is not None else None,
+        user_data=decoded_user_data(fields.user_data),
+        clear_user_data="user_data" in named and fields.user_data is None,
+        key_name=fields.key_name,
+        clear_key="key_name" in named and fields.key_name is None,
+        access_ip_v4=fields.access_ip_v4,
+        access_ip_v6=fields.access_ip_v6,
     )
 
 
 def check_fields(
-    asked: BaseModel,
+    fields: BaseModel,
     version: Microversion,
     since: Mapping[str, tuple[int, int]],
     until: Mapping[str, tuple[int, int]],
     where: str,
 ) -> None:
     """Raises BadRequest for a field that this microversion does not have."""
-    for field in sorted(asked.model_fields_set):
+    for field in sorted(fields.model_fields_set):
         if field in since and version < since[field]:
             major, minor = since[field]
             raise BadRequest(f"{where}.{field}", f"is known from microversion {major}.{minor} on, this is {version}")
@@ -153,21 +153,21 @@ def personality_files(files: Sequence[PersonalityFile] | None) -> tuple[Mapping[
     return tuple(kept)
 
 
-def _refuse(body: ServerCreate, asked: ServerFields) -> None:
+def _reject_unsupported(body: ServerCreate, fields: ServerFields) -> None:
     if body.scheduler_hints or body.old_scheduler_hints:
         raise NotSupported("Scheduler hints are not supported: name an availability zone or a host instead.")
-    if asked.admin_pass is not None:
+    if fields.admin_pass is not None:
         raise NotSupported(NO_PASSWORD)
-    if asked.trusted_image_certificates:
+    if fields.trusted_image_certificates:
         raise NotSupported(NO_CERTIFICATES)
-    if asked.block_device_mapping:
+    if fields.block_device_mapping:
         raise NotSupported(NO_VOLUMES)
 
 
-def _image(asked: ServerFields) -> str | None:
+def _image(fields: ServerFields) -> str | None:
     """The image's id, from imageRef (an id, or a URL that ends in one, as in Nova) or from the only block device."""
-    image_id = (asked.image_ref or "").rstrip("/").rsplit("/", 1)[-1] or None
-    for device in asked.block_device_mapping_v2 or ():
+    image_id = (fields.image_ref or "").rstrip("/").rsplit("/", 1)[-1] or None
+    for device in fields.block_device_mapping_v2 or ():
         is_root = device.source_type == "image" and device.destination_type == "local" and str(device.boot_index) == "0"
         if not is_root or device.tag:
             raise NotSupported(NO_VOLUMES)
@@ -179,10 +179,10 @@ def _image(asked: ServerFields) -> str | None:
     return image_id
 
 
-def _placement(asked: ServerFields, *, admin: bool) -> tuple[str | None, str | None]:
+def _placement(fields: ServerFields, *, admin: bool) -> tuple[str | None, str | None]:
     """(zone, host). Administrators may send `zone:host` as the zone."""
-    zone, _, zone_host = (asked.availability_zone or "").partition(":")
-    host = asked.host or asked.hypervisor_hostname or zone_host.partition(":")[0] or None
+    zone, _, zone_host = (fields.availability_zone or "").partition(":")
+    host = fields.host or fields.hypervisor_hostname or zone_host.partition(":")[0] or None
     if host and not admin:
         raise Forbidden(
             "Policy doesn't allow compute:servers:create:requested_destination: only an administrator names a host."
@@ -190,9 +190,9 @@ def _placement(asked: ServerFields, *, admin: bool) -> tuple[str | None, str | N
     return zone or None, host
 
 
-def _counts(asked: ServerFields) -> tuple[int, int]:
-    least = asked.min_count or 1
-    most = asked.max_count or least
+def _counts(fields: ServerFields) -> tuple[int, int]:
+    least = fields.min_count or 1
+    most = fields.max_count or least
     if least > most:
         raise BadRequest("min_count", "min_count must be <= max_count")
     if most > MAX_SERVERS_AT_ONCE:
@@ -237,16 +237,16 @@ def _from_base64(field: str, text: str) -> bytes:
         raise BadRequest(field, f"{field}: content cannot be decoded: it is not base64") from error
 
 
-def changes(asked: Any, version: Microversion) -> dict[str, Any]:
+def changes(fields: Any, version: Microversion) -> dict[str, Any]:
     """The column values of a `PUT /servers/{id}`. Raises BadRequest for fields of later microversions."""
-    check_fields(asked, version, UPDATE_SINCE, {}, "server")
-    named = asked.model_fields_set
-    fields = {
-        name: getattr(asked, name)
+    check_fields(fields, version, UPDATE_SINCE, {}, "server")
+    named = fields.model_fields_set
+    columns = {
+        name: getattr(fields, name)
         for name in ("name", "description", "hostname", "access_ip_v4", "access_ip_v6")
-        if name in named and (name == "description" or getattr(asked, name) is not None)
+        if name in named and (name == "description" or getattr(fields, name) is not None)
     }
     for name in ("access_ip_v4", "access_ip_v6"):
-        if fields.get(name) == "":
-            fields[name] = None
-    return fields
+        if columns.get(name) == "":
+            columns[name] = None
+    return columns

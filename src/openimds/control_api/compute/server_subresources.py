@@ -41,7 +41,7 @@ def router(service: ComputeService) -> APIRouter:
     _tags(routes, service)
     _interfaces(routes, service)
     _addresses(routes, service)
-    _left_by_guest(routes, service)
+    _server_password(routes, service)
     _actions(routes, service)
     return routes
 
@@ -156,15 +156,15 @@ def _interfaces(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.post("/os-interface")
     def attach(caller: ProjectCaller, version: Version, server_id: str, body: InterfaceAttach) -> dict[str, Any]:
-        asked = body.interface
-        if asked.tag is not None:
+        action = body.interface
+        if action.tag is not None:
             _since(version, (2, 49), field="interfaceAttachment.tag")
-        if asked.net_id and asked.port_id:
+        if action.net_id and action.port_id:
             raise BadRequest("interfaceAttachment", "Must not input both network_id and port_id")
-        if asked.fixed_ips and not asked.net_id:
+        if action.fixed_ips and not action.net_id:
             raise BadRequest("interfaceAttachment.fixed_ips", "Must input network_id when request IP address")
-        fixed_ip = asked.fixed_ips[0].ip_address if asked.fixed_ips else None
-        nic = NicRequest(network_id=asked.net_id, port_id=asked.port_id, fixed_ip=fixed_ip, tag=asked.tag)
+        fixed_ip = action.fixed_ips[0].ip_address if action.fixed_ips else None
+        nic = NicRequest(network_id=action.net_id, port_id=action.port_id, fixed_ip=fixed_ip, tag=action.tag)
         return {"interfaceAttachment": _interface(servers.attach(server_id, nic, caller.requester), version)}
 
     @routes.delete("/os-interface/{port_id}", status_code=202)
@@ -201,7 +201,7 @@ def _addresses(routes: APIRouter, service: ComputeService) -> None:
         return {"volumeAttachments": []}
 
 
-def _left_by_guest(routes: APIRouter, service: ComputeService) -> None:
+def _server_password(routes: APIRouter, service: ComputeService) -> None:
     servers = service.store.servers
 
     @routes.get("/os-server-password")
@@ -332,41 +332,41 @@ def actions_router(service: ComputeService) -> APIRouter:
 def _table(service: ComputeService) -> dict[str, Callable[[_ActionRequest], Response | None]]:
     servers, power = service.store.servers, service.store.power
 
-    def reboot(asked: _ActionRequest) -> None:
-        power.reboot(asked.server_id, asked.parsed(RebootFields).type.upper() == "HARD", asked.requester)
+    def reboot(action: _ActionRequest) -> None:
+        power.reboot(action.server_id, action.parsed(RebootFields).type.upper() == "HARD", action.requester)
 
-    def console(asked: _ActionRequest) -> Response:
-        length = asked.parsed(ConsoleFields).length
-        output = servers.console(asked.server_id, asked.requester)
+    def console(action: _ActionRequest) -> Response:
+        length = action.parsed(ConsoleFields).length
+        output = servers.console(action.server_id, action.requester)
         return JSONResponse({"output": last_lines(output, length)})
 
-    def rebuilt(asked: _ActionRequest) -> Response:
-        wanted = rebuild(asked.parsed(RebuildFields), asked.version)
-        server = power.rebuild(asked.server_id, wanted, asked.requester)
-        shown = server_view.full(server, service, asked.version, admin=asked.requester.is_admin)
+    def rebuilt(action: _ActionRequest) -> Response:
+        wanted = rebuild(action.parsed(RebuildFields), action.version)
+        server = power.rebuild(action.server_id, wanted, action.requester)
+        shown = server_view.full(server, service, action.version, admin=action.requester.is_admin)
         location = service.links("servers", server.id)[0]["href"]
         return JSONResponse({"server": shown}, ACCEPTED, headers={"Location": location})
 
-    def lock(asked: _ActionRequest) -> None:
-        if asked.parsed(LockFields).locked_reason is not None:
+    def lock(action: _ActionRequest) -> None:
+        if action.parsed(LockFields).locked_reason is not None:
             raise NotSupported("openimds keeps no reason for a lock: leave locked_reason out.")
-        servers.set_locked(asked.server_id, True, asked.requester)
+        servers.set_locked(action.server_id, True, action.requester)
 
     def group(member: bool) -> Callable[[_ActionRequest], None]:
-        def change(asked: _ActionRequest) -> None:
-            name = asked.parsed(SecurityGroupRef).name
-            servers.change_security_group(asked.server_id, name, member, asked.requester)
+        def change(action: _ActionRequest) -> None:
+            name = action.parsed(SecurityGroupRef).name
+            servers.change_security_group(action.server_id, name, member, action.requester)
 
         return change
 
     return {
         "reboot": reboot,
-        "os-stop": lambda asked: power.stop(asked.server_id, asked.requester),
-        "os-start": lambda asked: power.start(asked.server_id, asked.requester),
+        "os-stop": lambda action: power.stop(action.server_id, action.requester),
+        "os-start": lambda action: power.start(action.server_id, action.requester),
         "rebuild": rebuilt,
         "lock": lock,
-        "unlock": lambda asked: servers.set_locked(asked.server_id, False, asked.requester),
-        "forceDelete": lambda asked: servers.delete(asked.server_id, asked.requester),
+        "unlock": lambda action: servers.set_locked(action.server_id, False, action.requester),
+        "forceDelete": lambda action: servers.delete(action.server_id, action.requester),
         "addSecurityGroup": group(True),
         "removeSecurityGroup": group(False),
         "os-getConsoleOutput": console,

@@ -93,19 +93,19 @@ async def _identify(service: IdentityService, identity: IdentityPart, address: s
 
 
 def _scope(
-    service: IdentityService, asked: ScopePart | str | dict[str, Any] | None, user_id: str, parent: Token | None
+    service: IdentityService, scope: ScopePart | str | dict[str, Any] | None, user_id: str, parent: Token | None
 ) -> TokenScope:
-    if asked in ("unscoped", {"unscoped": {}}):
+    if scope in ("unscoped", {"unscoped": {}}):
         return TokenScope()
-    if asked is None:
+    if scope is None:
         return parent.scope if parent else _default_scope(service, user_id)
-    if not isinstance(asked, ScopePart):
+    if not isinstance(scope, ScopePart):
         raise BadRequest("auth.scope", "is a project, the system, or unscoped")
-    if asked.system:
+    if scope.system:
         return TokenScope(system=True)
-    if asked.project:
-        return TokenScope(project_id=_project_id(service, asked.project))
-    if asked.domain or asked.trust:
+    if scope.project:
+        return TokenScope(project_id=_project_id(service, scope.project))
+    if scope.domain or scope.trust:
         raise Unauthorized(
             "Only a project or the system can be a token's scope: domains and trusts have no role assignments."
         )

@@ -99,8 +99,8 @@ def router(catalog: Catalog) -> APIRouter:
 def _collection(routes: APIRouter, plural: str, singular: str, all_of: Callable[[], list[dict[str, Any]]]) -> None:
     def list_all(type: str | None = None, name: str | None = None) -> dict[str, Any]:  # noqa: A002
         wanted = {"type": type, "name": name}
-        asked = {key: value for key, value in wanted.items() if value is not None}
-        found = [item for item in all_of() if all(item.get(key) == value for key, value in asked.items())]
+        filters = {key: value for key, value in wanted.items() if value is not None}
+        found = [item for item in all_of() if all(item.get(key) == value for key, value in filters.items())]
         return {plural: found, "links": {"next": None, "previous": None, "self": None}}
 
     def show(item_id: str) -> dict[str, Any]:

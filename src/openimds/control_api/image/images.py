@@ -107,20 +107,20 @@ def _tags(routes: APIRouter, service: ImageService) -> None:
 
 
 def _query(request: Request, caller: RequestContext) -> ImageQuery:
-    asked = request.query_params
-    visibility = asked.get("visibility")
+    params = request.query_params
+    visibility = params.get("visibility")
     return ImageQuery(
         project_id=caller.project_id,
         all_projects=caller.is_admin,
-        equal={name: _values(asked[name]) for name in EQUAL if name in asked},
+        equal={name: _values(params[name]) for name in EQUAL if name in params},
         visibility=visibility,
-        protected=_boolean("protected", asked.get("protected")),
-        hidden=bool(_boolean("os_hidden", asked.get("os_hidden"))),
-        tags=tuple(asked.getlist("tag")),
-        properties={name: value for name, value in asked.items() if name not in KNOWN},
-        size_min=_number("size_min", asked.get("size_min")),
-        size_max=_number("size_max", asked.get("size_max")),
-        sort=_sort(asked.get("sort"), asked.getlist("sort_key"), asked.getlist("sort_dir")),
+        protected=_boolean("protected", params.get("protected")),
+        hidden=bool(_boolean("os_hidden", params.get("os_hidden"))),
+        tags=tuple(params.getlist("tag")),
+        properties={name: value for name, value in params.items() if name not in KNOWN},
+        size_min=_number("size_min", params.get("size_min")),
+        size_max=_number("size_max", params.get("size_max")),
+        sort=_sort(params.get("sort"), params.getlist("sort_key"), params.getlist("sort_dir")),
     )
 
 

@@ -53,12 +53,12 @@ EXTENSIONS = {
 ZONES = [{"name": "nova", "resource": resource, "state": "available"} for resource in ("network", "router")]
 
 
-def router(agents: Agents, figures: UsageStore) -> APIRouter:
+def router(agents: Agents, usage: UsageStore) -> APIRouter:
     """`/agents`, `/quotas`, `/availability_zones`, `/network-ip-availabilities`, `/security-group-rules`, `/extensions`."""
     routes = APIRouter()
     _agents(routes, agents)
-    _quotas(routes, figures)
-    _figures(routes, figures)
+    _quotas(routes, usage)
+    _usage(routes, usage)
     _rules(routes)
     _extensions(routes)
     return routes
@@ -114,7 +114,7 @@ def _quotas(routes: APIRouter, store: UsageStore) -> None:
         raise NotSupported(f"openimds' quotas are read-only and alike for all projects ({project_id}).")
 
 
-def _figures(routes: APIRouter, store: UsageStore) -> None:
+def _usage(routes: APIRouter, store: UsageStore) -> None:
     @routes.get("/availability_zones")
     def list_availability_zones(caller: CallerDep, pairs: QueryParams) -> dict[str, Any]:
         del caller
@@ -154,21 +154,21 @@ def _rules(routes: APIRouter) -> None:
 
 
 def _extensions(routes: APIRouter) -> None:
-    known = {alias: _extension(alias, *texts) for alias, texts in EXTENSIONS.items()}
+    extensions = {alias: _extension(alias, *texts) for alias, texts in EXTENSIONS.items()}
 
     @routes.get("/extensions")
     def list_extensions(caller: CallerDep) -> dict[str, Any]:
         del caller
-        return {"extensions": list(known.values())}
+        return {"extensions": list(extensions.values())}
 
     @routes.get("/extensions/{alias}")
     def show_extension(alias: str, caller: CallerDep) -> dict[str, Any]:
         del caller
-        if alias not in known:
+        if alias not in extensions:
             raise NotFound(
                 f"Extension with alias {alias} does not exist: openimds does not have it.", kind="ExtensionNotFound"
             )
-        return {"extension": known[alias]}
+        return {"extension": extensions[alias]}
 
 
 def _extension(alias: str, name: str, description: str) -> dict[str, Any]:

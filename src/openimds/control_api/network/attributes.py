@@ -26,7 +26,7 @@ class Attribute:
     """True if PUT accepts the attribute."""
     required: bool = False
     """True if POST needs the attribute."""
-    kept: bool = True
+    stored: bool = True
     """False if the attribute is validated and then dropped."""
 
 
@@ -43,7 +43,7 @@ class MustBeUnset:
 
 
 def _unsupported(*values: Any) -> Attribute:
-    return Attribute(check=MustBeUnset((None, *values)), kept=False)
+    return Attribute(check=MustBeUnset((None, *values)), stored=False)
 
 
 TEXT = Attribute(check=validators.text)

@@ -51,12 +51,12 @@ def page_links(url: str, pairs: QueryPairs, query: ListQuery, page: Page[dict[st
     """`[{"rel": "next", "href": …}, {"rel": "previous", "href": …}]`. Pages that do not exist have no link."""
     if query.limit is None or not page.items:
         return []
-    kept = [(name, value) for name, value in pairs if name not in ("marker", "page_reverse")]
+    others = [(name, value) for name, value in pairs if name not in ("marker", "page_reverse")]
     found = []
     if page.more or query.reverse:
-        found.append({"rel": "next", "href": _href(url, [*kept, ("marker", page.items[-1]["id"])])})
+        found.append({"rel": "next", "href": _href(url, [*others, ("marker", page.items[-1]["id"])])})
     if (query.marker is not None and not query.reverse) or (query.reverse and page.more):
-        first = [*kept, ("marker", page.items[0]["id"]), ("page_reverse", "True")]
+        first = [*others, ("marker", page.items[0]["id"]), ("page_reverse", "True")]
         found.append({"rel": "previous", "href": _href(url, first)})
     return found
 

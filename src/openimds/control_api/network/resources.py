@@ -33,19 +33,19 @@ def to_create(kind: str, body: Any) -> tuple[list[dict[str, Any]], bool]:
         entries = body[plural(kind)]
         if not 1 <= len(entries) <= MAX_BULK:
             raise invalid(plural(kind), f"it must have 1 to {MAX_BULK} entries")
-        return [_created(kind, entry) for entry in entries], True
-    return [_created(kind, envelope(kind, body))], False
+        return [_create_attributes(kind, entry) for entry in entries], True
+    return [_create_attributes(kind, envelope(kind, body))], False
 
 
 def to_update(kind: str, body: Any) -> dict[str, Any]:
     """Parses the body of a PUT. Returns the changed attributes."""
     given = envelope(kind, body)
     table = ATTRIBUTE_MAP[kind]
-    _refuse_unknown(given, table)
+    _reject_unknown(given, table)
     fixed = [name for name in given if not table[name].update]
     if fixed:
         raise BadRequest(fixed[0], f"Cannot update read-only attribute {', '.join(fixed)}.", kind="HTTPBadRequest")
-    return _checked(given, table)
+    return _validated(given, table)
 
 
 def envelope(kind: str, body: Any) -> dict[str, Any]:
@@ -60,11 +60,11 @@ def envelope(kind: str, body: Any) -> dict[str, Any]:
     return inside
 
 
-def _created(kind: str, given: Any) -> dict[str, Any]:
+def _create_attributes(kind: str, given: Any) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise invalid(plural(kind), "an entry is not an object")
     table = ATTRIBUTE_MAP[kind]
-    _refuse_unknown(given, table)
+    _reject_unknown(given, table)
     for name, attribute in table.items():
         if attribute.required and given.get(name) is None:
             raise BadRequest(
@@ -74,10 +74,10 @@ def _created(kind: str, given: Any) -> dict[str, Any]:
             )
         if name in given and not attribute.create:
             raise BadRequest(name, f"Attribute '{name}' not allowed in POST.", kind="HTTPBadRequest")
-    return _checked(given, table)
+    return _validated(given, table)
 
 
-def _refuse_unknown(given: Mapping[str, Any], table: Mapping[str, Attribute]) -> None:
+def _reject_unknown(given: Mapping[str, Any], table: Mapping[str, Attribute]) -> None:
     unknown = [name for name in given if name not in table]
     if unknown:
         raise BadRequest(
@@ -85,12 +85,12 @@ def _refuse_unknown(given: Mapping[str, Any], table: Mapping[str, Attribute]) ->
         )
 
 
-def _checked(given: Mapping[str, Any], table: Mapping[str, Attribute]) -> dict[str, Any]:
+def _validated(given: Mapping[str, Any], table: Mapping[str, Attribute]) -> dict[str, Any]:
     checked = {name: table[name].check(name, value) for name, value in given.items()}
-    return {name: value for name, value in checked.items() if table[name].kept}
+    return {name: value for name, value in checked.items() if table[name].stored}
 
 
-SIMPLE: dict[Validator, dict[str, Any]] = {
+SCHEMA_BY_VALIDATOR: dict[Validator, dict[str, Any]] = {
     validators.text: {"type": "string", "maxLength": validators.MAX_TEXT},
     validators.text_or_null: {"type": ["string", "null"], "maxLength": validators.MAX_TEXT},
     validators.boolean: {"type": "boolean"},
@@ -136,7 +136,7 @@ def request_schema(kind: str, *, creating: bool) -> dict[str, Any]:
     properties = {
         name: schema(attribute.check)
         for name, attribute in table.items()
-        if attribute.kept and (attribute.create if creating else attribute.update)
+        if attribute.stored and (attribute.create if creating else attribute.update)
     }
     inside: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
     required = [name for name, attribute in table.items() if attribute.required]
@@ -161,7 +161,7 @@ def schema(check: Validator) -> dict[str, Any]:
     if isinstance(check, Struct):
         properties = {name: schema(inner) for name, inner in check.keys.items()}
         return {"type": "object", "properties": properties, "required": sorted(check.required)}
-    return SIMPLE[check]
+    return SCHEMA_BY_VALIDATOR[check]
 
 
 def router(store: Resources) -> APIRouter:
@@ -264,7 +264,7 @@ def _one_tag(routes: APIRouter, store: Tags, path: str, kind: str) -> None:
         def without(tags: Sequence[str]) -> list[str]:
             if tag not in tags:
                 raise _no_tag(tag, resource_id)
-            return [kept for kept in tags if kept != tag]
+            return [stored for stored in tags if stored != tag]
 
         store.change_tags(kind, caller, resource_id, without)
 
@@ -306,11 +306,11 @@ def router_actions(store: RouterActions) -> APIRouter:
 def _interfaces(routes: APIRouter, store: RouterActions) -> None:
     @routes.put("/routers/{router_id}/add_router_interface")
     def add_router_interface(router_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
-        return store.add_router_interface(caller, router_id, _which(body))
+        return store.add_router_interface(caller, router_id, _interface_reference(body))
 
     @routes.put("/routers/{router_id}/remove_router_interface")
     def remove_router_interface(router_id: str, caller: CallerDep, body: JsonBody) -> dict[str, Any]:
-        return store.remove_router_interface(caller, router_id, _which(body))
+        return store.remove_router_interface(caller, router_id, _interface_reference(body))
 
 
 def _extra_routes(routes: APIRouter, store: RouterActions) -> None:
@@ -323,7 +323,7 @@ def _extra_routes(routes: APIRouter, store: RouterActions) -> None:
         return {"router": store.change_routes(caller, router_id, {"remove": _routes(body)})}
 
 
-def _which(body: Any) -> dict[str, Any]:
+def _interface_reference(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRequest("subnet_id", "The body must be an object with subnet_id or port_id.", kind="HTTPBadRequest")
     return INTERFACE("router interface", body)

@@ -29,8 +29,17 @@ from openimds.metadata.context import DocumentSettings, settings_to_json
 from openimds.resources.errors import BadRequest, PayloadTooLarge
 from openimds.resources.instance import ChangeSet, Instance
 
-MAX_FAULT = 4096
+log = structlog.get_logger(__name__)
+
+MAX_WAIT_SECONDS = 60
+SETTINGS_CHECK_SECONDS = 1.0
+"""Interval in which a waiting poll checks the settings."""
+BATCH_SECONDS = 0.01
+"""Delay between the wake-up of a poll and its read of the changes. It combines the changes of a burst in one response."""
+MAX_CONSOLE_BYTES = 256 * 1024
+MAX_FAULT_CHARS = 4096
 MAX_IDS = 1000
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
 def _utc(moment: datetime) -> datetime:
@@ -67,7 +76,7 @@ class ServerReport(BaseModel):
     model_config = ConfigDict(extra="forbid")
     boot_generation: int
     power_state: Literal["running", "stopped", "error"]
-    fault: Annotated[str, Field(max_length=MAX_FAULT)] | None = None
+    fault: Annotated[str, Field(max_length=MAX_FAULT_CHARS)] | None = None
 
 
 class HeartbeatReport(BaseModel):
@@ -77,16 +86,6 @@ class HeartbeatReport(BaseModel):
     agent_type: Annotated[str, Field(min_length=1, max_length=255)]
     started_at: Annotated[datetime, AfterValidator(_utc)]
     configurations: dict[str, Any] = {}
-
-
-log = structlog.get_logger(__name__)
-
-MAX_WAIT_SECONDS = 60
-SETTINGS_CHECK_SECONDS = 1.0
-"""Interval in which a waiting poll checks the settings."""
-BATCH_SECONDS = 0.01
-"""Delay between the wake-up of a poll and its read of the changes. It combines the changes of a burst in one response."""
-_NO_STORE = {"Cache-Control": "no-store"}
 
 
 class InstanceRecordStore(Protocol):
@@ -207,9 +206,6 @@ class _PublishedSettings:
 
 def _no_store_json(value: Mapping[str, Any]) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json", headers=_NO_STORE)
-
-
-MAX_CONSOLE_BYTES = 256 * 1024
 
 
 class AgentReports(Protocol):
