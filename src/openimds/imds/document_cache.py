@@ -15,8 +15,7 @@ from itertools import count
 from openimds.imds.authenticators import AuthenticatedInstance
 from openimds.imds.instance_cache import InstanceCache
 from openimds.metadata.context import DocumentSettings, RenderContext
-from openimds.metadata.etags import with_etag
-from openimds.metadata.outcome import Document, Outcome
+from openimds.metadata.outcome import Document, Outcome, with_etag
 from openimds.metadata.router import DocumentRequest, route
 from openimds.resources.instance import Instance
 
@@ -186,7 +185,7 @@ class DocumentCache:
         rendered = probe.rendered(decision if probe.is_used else with_etag(decision))
         if rendered is None:
             return route(request, self._context(instance, today, self._random_bytes))
-        self._records.keep_document(instance.record, key, rendered)
+        self._records.keep_document(instance.record, key, rendered, rendered.size)
         return rendered
 
     def _key(self, request: DocumentRequest, instance: AuthenticatedInstance, today: str) -> Hashable:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from ssl import RAND_bytes
 from typing import Any, Protocol
@@ -37,8 +38,15 @@ from openimds.imds.response import BODY_HEADERS, RequestTrace, ResponseBuilder, 
 from openimds.imds.session_tokens import PreviousHop, SessionTokens, TokenSettings
 from openimds.imds.vendordata import VendordataTargets
 from openimds.metadata.context import DocumentSettings
-from openimds.metadata.etags import not_modified_or, with_etag
-from openimds.metadata.outcome import Document, FetchVendordata, MetadataError, StorePassword, not_found
+from openimds.metadata.outcome import (
+    Document,
+    FetchVendordata,
+    MetadataError,
+    StorePassword,
+    not_found,
+    not_modified_or,
+    with_etag,
+)
 from openimds.metadata.password import password_refused, password_stored
 from openimds.metadata.paths import MalformedTargetError, Path, parse_path
 from openimds.metadata.router import DocumentRequest, forbid_options, root_document
@@ -46,6 +54,7 @@ from openimds.metadata.vendordata import vendor_data2, vendordata_request
 from openimds.resources.errors import NotFound, StoreUnavailable
 
 _READS = ("GET", "HEAD")
+_UTC_NOW = partial(datetime.now, UTC)
 
 
 class Passwords(Protocol):
@@ -63,7 +72,7 @@ class Environment:
     many_random_bytes: Callable[[int], bytes] = RAND_bytes
     """For random seeds, thousands at a time. OpenSSL's generator (AES-256 in counter mode) takes a fifteenth of the
     kernel's time. It is reseeded from the kernel every 7 minutes, and a forked process has a generator of its own."""
-    utc_now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    utc_now: Callable[[], datetime] = _UTC_NOW
 
 
 class MetadataHandler:
@@ -109,7 +118,6 @@ class MetadataHandler:
         self._responses = ResponseBuilder(
             calendar=calendar,
             seeds=self._seeds,
-            sessions=self._sessions,
             request_log=request_log or StructuredLog(),
             previous_hop=tokens.previous_hop,
             unknown_clients=unknown_clients,
@@ -192,7 +200,8 @@ class MetadataHandler:
         self, request: Request, path: Path, instance: AuthenticatedInstance, trace: RequestTrace
     ) -> Document | Coroutine[Any, Any, Document]:
         trace.instance_id, trace.asker, trace.facts = instance.instance.id, instance, instance.facts
-        token = self._sessions.admit(request, path, instance.instance)
+        trace.policy = self._sessions.policy(instance.instance)
+        token = self._sessions.admit(request, path, instance.instance, trace.policy)
         if token is not None:
             return token
         has_body = not trace.header_names.isdisjoint(BODY_HEADERS)
@@ -281,4 +290,6 @@ def _conditional(document: Document, request: Request) -> Document:
     """Adds an ETag to the document. Returns 304 instead if the client has this version."""
     if request.method not in _READS:
         return document
-    return not_modified_or(with_etag(document), ",".join(values(request.headers, "If-None-Match")))
+    document = with_etag(document)
+    given = request.header(b"if-none-match") is not None
+    return not_modified_or(document, ",".join(values(request.headers, "If-None-Match"))) if given else document

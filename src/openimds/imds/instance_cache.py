@@ -111,12 +111,12 @@ class InstanceCache:
                 if silent >= SILENCE_SECONDS or now() - began >= MAX_WAIT_SECONDS:
                     raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
 
-    def keep_document(self, record: CacheEntry, key: Hashable, rendered: CachedDocument) -> None:
-        """Caches a rendered document. If the cache is full, the oldest records lose their documents first."""
+    def keep_document(self, record: CacheEntry, key: Hashable, rendered: CachedDocument, size_bytes: int) -> None:
+        """Caches a rendered document of this size. If the cache is full, the oldest records lose their documents first."""
         if not record.good:
             return
         record.documents[key] = rendered
-        self._document_bytes += rendered.size
+        self._document_bytes += size_bytes
         if self._document_bytes > self._max_document_bytes:
             for old in self._records.values():
                 self._forget_documents(old)

@@ -15,7 +15,6 @@ log = structlog.get_logger(__name__)
 
 REQUEST_ANSWERED = "request answered"
 REQUEST_GIVEN_UP = "request given up by its guest"
-_MAX_PATH = 200
 Line = Callable[[str, float], None]
 """Writes the same line for another request. Takes the request's ID and milliseconds."""
 
@@ -37,11 +36,6 @@ class StructuredLog:
             write_line(event, request_id=request_id, **facts, ms=round(milliseconds, 2))
 
         return write
-
-
-def logged_path(target: bytes) -> str:
-    """Returns the target of a request without its query, truncated."""
-    return target.split(b"?", 1)[0].decode("latin-1")[:_MAX_PATH]
 
 
 _FORM = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -16,8 +16,9 @@ from openimds.imds.document_cache import Calendar, RandomSeeds, RenderedDocument
 from openimds.imds.instance_cache import CacheEntry
 from openimds.imds.metrics import METRICS
 from openimds.imds.rate_limit import UnknownClientLimiter
-from openimds.imds.request_log import REQUEST_ANSWERED, REQUEST_GIVEN_UP, Line, RequestLog, logged_path, new_request_id
-from openimds.imds.session_tokens import PreviousHop, SessionTokens
+from openimds.imds.request_log import REQUEST_ANSWERED, REQUEST_GIVEN_UP, Line, RequestLog, new_request_id
+from openimds.imds.session_tokens import PreviousHop
+from openimds.metadata.imds_options import ImdsOptions
 from openimds.metadata.outcome import TEXT, TRY_AGAIN_SENTENCE, Document, MetadataError, error_document
 from openimds.metadata.session_policy import HOP_LIMIT
 from openimds.resources.errors import StoreUnavailable
@@ -85,6 +86,7 @@ BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 _CHANGES_THE_ANSWER = BODY_HEADERS | {b"x-aws-ec2-metadata-token", b"if-none-match"}
 """Requests with one of these headers are not replayed."""
 _REQUEST_ID = REQUEST_ID.encode()
+_MAX_LOGGED_PATH = 200
 _REJECTED = frozenset({400, 403, 405})
 """Statuses of malformed or forbidden requests, which count for a client's ban."""
 
@@ -102,6 +104,8 @@ class RequestTrace:
     facts: Mapping[str, object] = field(default_factory=dict)
     """Fields of the log line."""
     asker: AuthenticatedInstance | None = None
+    policy: ImdsOptions | None = None
+    """The options of the instance."""
     rendered: RenderedDocument | None = None
     """The document of the response, if the response may be replayed."""
     is_unknown_client: bool = False
@@ -115,14 +119,12 @@ class ResponseBuilder:
         *,
         calendar: Calendar,
         seeds: RandomSeeds,
-        sessions: SessionTokens,
         request_log: RequestLog,
         previous_hop: PreviousHop,
         unknown_clients: UnknownClientLimiter | None,
     ) -> None:
         self._calendar = calendar
         self._seeds = seeds
-        self._sessions = sessions
         self._log = request_log
         self._is_direct = previous_hop is PreviousHop.CLIENT
         self._is_agent_next = previous_hop is PreviousHop.AGENT
@@ -163,7 +165,7 @@ class ResponseBuilder:
 
     def _write_line(self, request: Request, event: str, trace: RequestTrace, became: Mapping[str, object]) -> Line:
         """Returns a writer of further lines for replays."""
-        asked = {"method": request.method, "path": logged_path(request.target)}
+        asked = {"method": request.method, "path": _logged_path(request.target)}
         line = self._log.line(event, {"instance_id": trace.instance_id, **trace.facts, **asked, **became})
         line(trace.request_id, (monotonic() - trace.started) * 1000)
         return line
@@ -174,8 +176,8 @@ class ResponseBuilder:
             return None
         if not asker.secret and asker.still is None:
             return None
-        policy = self._sessions.policy(asker.instance)
-        if policy.root_only or policy.user_data_minutes:
+        policy = trace.policy
+        if policy is None or policy.root_only or policy.user_data_minutes:
             return None  # these options depend on the client's TCP port or on the time
         if not trace.header_names.isdisjoint(_CHANGES_THE_ANSWER):
             return None
@@ -193,6 +195,11 @@ class ResponseBuilder:
 
 
 log = structlog.get_logger(__name__)
+
+
+def _logged_path(target: bytes) -> str:
+    """Returns the target of a request without its query, truncated."""
+    return target.split(b"?", 1)[0].decode("latin-1")[:_MAX_LOGGED_PATH]
 
 
 def error_response(error: Exception, request: Request, trace: RequestTrace) -> Document:

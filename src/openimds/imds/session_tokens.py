@@ -75,13 +75,15 @@ class SessionTokens:
         self._random_bytes = random_bytes
         self._logged_mistakes: set[tuple[str, str, str]] = set()
 
-    def admit(self, request: Request, path: Path, instance: Instance) -> Document | None:
+    def admit(
+        self, request: Request, path: Path, instance: Instance, policy: ImdsOptions | None = None
+    ) -> Document | None:
         """Returns a new token if the request is for one, else None. Raises MetadataError (400, 401, 403, 405)."""
-        policy = self.policy(instance)
+        policy = policy or self.policy(instance)
         if instance.metadata:
             self._log_mistakes(instance.id, instance.metadata)
         try:
-            session = self._session(request, instance)
+            session = self._session(request, instance, policy)
         except HeaderError as error:
             raise MetadataError(400, str(error)) from None
         if is_user_data_closed(path, policy, session.age_seconds):
@@ -92,12 +94,12 @@ class SessionTokens:
     def policy(self, instance: Instance) -> ImdsOptions:
         return effective_options(instance.metadata, self._defaults) if instance.metadata else self._defaults
 
-    def _session(self, request: Request, instance: Instance) -> Session:
+    def _session(self, request: Request, instance: Instance, policy: ImdsOptions) -> Session:
         token = single(request.headers, TOKEN)
         presented = TokenState.NOTHING if token is None else self._token_state(token, instance.id)
         now = Session(
             presented=presented,
-            from_privileged_port=self._is_roots(request),
+            from_privileged_port=policy.root_only and self._is_privileged(request),
             age_seconds=None if instance.launched_at is None else self._now() - instance.launched_at,
         )
         if request.method != "PUT":
@@ -108,7 +110,7 @@ class SessionTokens:
             is_forwarded=was_forwarded(request.headers, own_addresses=int(not self._is_direct)),
         )
 
-    def _is_roots(self, request: Request) -> bool:
+    def _is_privileged(self, request: Request) -> bool:
         return is_privileged(request.peer_port) if self._is_direct else was_privileged(request.headers)
 
     def _token_state(self, token: str, instance_id: str) -> TokenState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from openimds.metadata.versions import EPOXY, OCATA, ROCKY, is_since
+from openimds.metadata.paths import EPOXY, OCATA, ROCKY
 from openimds.resources.instance import BlockDevice, Instance, TaggedDevice
 
 _UNKNOWN_BUS = "none"
@@ -27,9 +27,9 @@ def devices_document(devices: Iterable[TaggedDevice], version: str) -> list[dict
 
 def _nic(device: TaggedDevice, version: str) -> dict[str, Any] | None:
     document: dict[str, Any] = {}
-    if is_since(version, OCATA) and device.vlan is not None:
+    if version >= OCATA and device.vlan is not None:
         document["vlan"] = device.vlan
-    if is_since(version, ROCKY):
+    if version >= ROCKY:
         document["vf_trusted"] = device.vf_trusted
     if not document and device.tags is None:
         return None
@@ -42,7 +42,7 @@ def _disk(device: TaggedDevice, _version: str) -> dict[str, Any]:
 
 
 def _share(device: TaggedDevice, version: str) -> dict[str, Any] | None:
-    if not is_since(version, EPOXY):
+    if version < EPOXY:
         return None
     return {"type": "share", "share_id": device.share_id, "tag": device.share_tag}
 

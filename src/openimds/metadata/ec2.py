@@ -14,7 +14,7 @@ from openimds.metadata.context import RenderContext
 from openimds.metadata.devices import block_device_mapping
 from openimds.metadata.imds_options import PREFIX, ImdsOptions, effective_options
 from openimds.metadata.outcome import TEXT, Document, not_found
-from openimds.metadata.versions import EC2_VERSIONS, ec2_listing, is_since, resolve
+from openimds.metadata.paths import EC2_VERSIONS, ec2_listing, resolve
 from openimds.resources.instance import NicAddress
 
 _RESERVED_NAMES = frozenset({".", "..", "_index", "_name"})
@@ -137,7 +137,7 @@ def _leaves_of(context: RenderContext, version: str, key: str | None) -> dict[st
     return {
         f"{row.key}/{path}" if path else row.key: str(value)
         for row in TABLE
-        if key in (None, row.key) and is_since(version, row.since)
+        if key in (None, row.key) and version >= row.since
         for path, value in row.leaves(context).items()
     }
 

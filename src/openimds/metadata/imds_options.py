@@ -58,10 +58,6 @@ class ImdsOptions:
     """A setting of the deployment only. If True, a server's properties can make tokens, root_only and user_data_minutes
     stricter than the defaults, but never weaker."""
 
-    @property
-    def gives_tokens(self) -> bool:
-        return self.http_tokens is not TokenMode.OFF or self.openstack_tokens is TokenMode.REQUIRED
-
 
 @dataclass(frozen=True, slots=True)
 class Property:

@@ -9,12 +9,20 @@ from typing import Any
 
 from openimds.metadata.context import RenderContext
 from openimds.metadata.devices import devices_document
-from openimds.metadata.etags import weak_etag
 from openimds.metadata.injected_files import FOLDER, content_files
 from openimds.metadata.network_data import network_data
-from openimds.metadata.outcome import HTML, JSON, TEXT, Document, FetchVendordata, Outcome, json_bytes, not_found
-from openimds.metadata.vendordata import vendor_data2
-from openimds.metadata.versions import (
+from openimds.metadata.outcome import (
+    HTML,
+    JSON,
+    TEXT,
+    Document,
+    FetchVendordata,
+    Outcome,
+    json_bytes,
+    not_found,
+    weak_etag,
+)
+from openimds.metadata.paths import (
     FOLSOM,
     GRIZZLY,
     HAVANA,
@@ -23,10 +31,10 @@ from openimds.metadata.versions import (
     NEWTON_TWO,
     OPENSTACK_VERSIONS,
     VICTORIA,
-    is_since,
     openstack_listing,
     resolve,
 )
+from openimds.metadata.vendordata import vendor_data2
 
 RANDOM_SEED = "random_seed"
 RANDOM_SEED_BYTES = 512
@@ -45,13 +53,13 @@ def meta_data(context: RenderContext, version: str) -> dict[str, Any]:
         "launch_index": instance.launch_index,
         "availability_zone": instance.availability_zone,
     }
-    if is_since(version, GRIZZLY):
+    if version >= GRIZZLY:
         document[RANDOM_SEED] = b64encode(context.random_bytes(RANDOM_SEED_BYTES)).decode()
-    if is_since(version, LIBERTY):
+    if version >= LIBERTY:
         document["project_id"] = instance.project_id
-    if is_since(version, NEWTON_ONE):
+    if version >= NEWTON_ONE:
         document["devices"] = devices_document(instance.devices, version)
-    if is_since(version, VICTORIA):
+    if version >= VICTORIA:
         document["dedicated_cpus"] = sorted(instance.dedicated_cpus)
     return document
 
@@ -175,9 +183,7 @@ def listed_documents(context: RenderContext, version: str) -> list[str]:
     return [
         document.name
         for document in DOCUMENTS
-        if document.listed_since is not None
-        and is_since(version, document.listed_since)
-        and document.is_listed(context)
+        if document.listed_since is not None and version >= document.listed_since and document.is_listed(context)
     ]
 
 
@@ -189,7 +195,7 @@ def openstack_document(context: RenderContext, parts: tuple[str, ...]) -> Outcom
         return _content(context, parts[1:])
     version = resolve(parts[0], OPENSTACK_VERSIONS)
     document = _BY_NAME.get("/".join(parts[1:]) or "version")
-    if version is None or document is None or not is_since(version, document.readable_since):
+    if version is None or document is None or version < document.readable_since:
         raise not_found()
     return document.render(context, version)
 
@@ -197,7 +203,7 @@ def openstack_document(context: RenderContext, parts: tuple[str, ...]) -> Outcom
 def is_password(parts: tuple[str, ...]) -> bool:
     """Returns True for the path of the password, the only document that the instance can write."""
     version = resolve(parts[0], OPENSTACK_VERSIONS) if parts else None
-    return version is not None and parts[1:] == (PASSWORD,) and is_since(version, _BY_NAME[PASSWORD].readable_since)
+    return version is not None and parts[1:] == (PASSWORD,) and version >= _BY_NAME[PASSWORD].readable_since
 
 
 def _content(context: RenderContext, parts: tuple[str, ...]) -> Document:

@@ -9,8 +9,7 @@ from openimds.metadata.ec2 import ec2_document
 from openimds.metadata.openstack import is_password, openstack_document
 from openimds.metadata.outcome import TEXT, Document, Outcome, method_not_allowed
 from openimds.metadata.password import handle_password
-from openimds.metadata.paths import OPENSTACK, Path
-from openimds.metadata.versions import ec2_listing
+from openimds.metadata.paths import OPENSTACK, Path, ec2_listing
 
 _READ_METHODS = ("GET", "HEAD")
 

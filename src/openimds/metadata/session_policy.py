@@ -19,8 +19,7 @@ from http import HTTPStatus
 from openimds.metadata.imds_options import ImdsOptions, TokenMode
 from openimds.metadata.openstack import is_password
 from openimds.metadata.outcome import TEXT, Document, MetadataError, method_not_allowed
-from openimds.metadata.paths import EC2, OPENSTACK, Path
-from openimds.metadata.versions import LATEST
+from openimds.metadata.paths import EC2, LATEST, OPENSTACK, Path
 
 TOKEN = "X-aws-ec2-metadata-token"  # noqa: S105 - a header's name
 TTL = "X-aws-ec2-metadata-token-ttl-seconds"
@@ -75,7 +74,7 @@ def check_session(method: str, path: Path, policy: ImdsOptions, session: Session
         raise MetadataError(
             HTTPStatus.FORBIDDEN, "The user data are closed: the time in which they could be read is over."
         )
-    if not policy.gives_tokens:
+    if not issues_tokens(policy):
         return None
     if path.tree == EC2 and path.parts[1:] == _TOKEN_PATH:
         if path.parts[0] == LATEST:
@@ -85,6 +84,11 @@ def check_session(method: str, path: Path, policy: ImdsOptions, session: Session
     if method in ("GET", "HEAD") or (path.tree == OPENSTACK and is_password(path.parts)):
         _check_token(path.tree, policy, session)
     return None
+
+
+def issues_tokens(policy: ImdsOptions) -> bool:
+    """Returns whether the instance can get session tokens."""
+    return policy.http_tokens is not TokenMode.OFF or policy.openstack_tokens is TokenMode.REQUIRED
 
 
 def is_user_data_closed(path: Path, policy: ImdsOptions, age_seconds: float | None) -> bool:

@@ -83,10 +83,10 @@ async def test_documents_have_an_end(threads) -> None:
     records = InstanceCache(threads, max_document_bytes=250)
     kept = [await records.record(name, lambda: None) for name in "abc"]
     for record in kept:
-        records.keep_document(record, "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
+        records.keep_document(record, "x", RenderedDocument(Document(200, "text/plain", bytes(100))), 100)
     assert [len(record.documents) for record in kept] == [0, 0, 1]
     records.forget(ChangeSet(revision=1, everything=True))
-    records.keep_document(kept[0], "x", RenderedDocument(Document(200, "text/plain", bytes(100))))
+    records.keep_document(kept[0], "x", RenderedDocument(Document(200, "text/plain", bytes(100))), 100)
     assert not kept[0].documents
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from openimds.metadata.devices import devices_document
-from openimds.metadata.versions import EPOXY, NEWTON_ONE, OCATA, ROCKY, VICTORIA
+from openimds.metadata.paths import EPOXY, NEWTON_ONE, OCATA, ROCKY, VICTORIA
 from openimds.resources.instance import TaggedDevice
 
 NIC = TaggedDevice(

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from openimds.metadata.etags import etag_of, not_modified_or, strong_etag, weak_etag, with_etag
-from openimds.metadata.outcome import TEXT, Document
+from openimds.metadata.outcome import TEXT, Document, etag_of, not_modified_or, strong_etag, weak_etag, with_etag
 
 DOCUMENT = with_etag(Document(200, TEXT, b"vm.novalocal"))
 ETAG = etag_of(DOCUMENT) or ""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from openimds.metadata.imds_options import PROPERTIES, ImdsOptions, TokenMode, effective_options, invalid_properties
+from openimds.metadata.session_policy import issues_tokens
 
 DEFAULT = ImdsOptions(http_put_response_hop_limit=2)
 
@@ -82,6 +83,6 @@ def test_enforced_user_data_time_and_root_only_are_not_weakened_by_properties(
 
 
 def test_tokens_are_issued_if_either_tree_uses_them() -> None:
-    assert DEFAULT.gives_tokens
-    assert not ImdsOptions(http_tokens=TokenMode.OFF).gives_tokens
-    assert ImdsOptions(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED).gives_tokens
+    assert issues_tokens(DEFAULT)
+    assert not issues_tokens(ImdsOptions(http_tokens=TokenMode.OFF))
+    assert issues_tokens(ImdsOptions(http_tokens=TokenMode.OFF, openstack_tokens=TokenMode.REQUIRED))

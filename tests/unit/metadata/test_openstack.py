@@ -7,7 +7,7 @@ import pytest
 from openimds.metadata.context import DocumentSettings
 from openimds.metadata.openstack import DOCUMENTS, is_password, listed_documents, openstack_document
 from openimds.metadata.outcome import Document, FetchVendordata, MetadataError
-from openimds.metadata.versions import OPENSTACK_VERSIONS
+from openimds.metadata.paths import OPENSTACK_VERSIONS
 from openimds.resources.instance import InjectedFile
 
 ALL = ["meta_data.json", "user_data", "password", "vendor_data.json", "network_data.json", "vendor_data2.json"]

@@ -6,7 +6,7 @@ import pytest
 
 from openimds.metadata.context import DocumentSettings
 from openimds.metadata.openstack import meta_data
-from openimds.metadata.versions import FOLSOM, GRIZZLY, LIBERTY, NEWTON_ONE, VICTORIA
+from openimds.metadata.paths import FOLSOM, GRIZZLY, LIBERTY, NEWTON_ONE, VICTORIA
 from openimds.resources.instance import InstanceKey
 
 

@@ -41,6 +41,7 @@ class PortAuthenticator:
     ) -> None:
         """`rates`: the limits of ports. None if the agent does not limit them."""
         self._origins = origins
+        self.admit = origins.admit
         self._resolver = resolver
         self._records = records
         self._forwarder = forwarder
@@ -48,10 +49,6 @@ class PortAuthenticator:
         self._metrics = metrics
         self._instances: dict[Binding, AuthenticatedInstance] = {}
         """The results by binding, because a boot sends some thirty requests in a row."""
-
-    def admit(self, request: Request) -> None:
-        """Raises AuthError (403, 405, 411)."""
-        self._origins.admit(request)
 
     def identifies(self, _request: Request) -> bool:
         return True

@@ -280,7 +280,7 @@ class Connection(asyncio.Protocol):
                 self._refuse(refusal)
                 return
             if incoming is None:
-                self._wait_for_more()
+                self._wait_for_more(parser.stage)
                 return
             self._current = incoming
             if not self._handle(incoming):
@@ -346,14 +346,14 @@ class Connection(asyncio.Protocol):
         if self._answer(text_response(503, "The answer took too long. Try again.", (b"Retry-After", b"1"))):
             self._advance()
 
-    def _wait_for_more(self) -> None:
+    def _wait_for_more(self, state: ParserState) -> None:
         if self._peer_finished:
             self._finish()
             return
         parser = self._request_parser()
-        if parser.take_continue() and self._transport is not None:
+        if parser.owes_continue and parser.take_continue() and self._transport is not None:
             self._transport.write(CONTINUE)
-        phase = PHASE_OF_STAGE[parser.stage]
+        phase = PHASE_OF_STAGE[state]
         if phase is not self.phase:
             self._enter(phase)
         self._resume_reading()

@@ -351,7 +351,7 @@ class RequestParser:
         self._skipped_empty_line = False
         self._head: Head | None = None
         self._reader: BodyReader | None = None
-        self._owes_continue = False
+        self.owes_continue = False
         self._raw = b""
 
     @property
@@ -377,13 +377,13 @@ class RequestParser:
         if head is None or body is None:
             return None
         self._head = self._reader = None
-        self._owes_continue = False
+        self.owes_continue = False
         raw = self._raw if reader is None and head.method == "GET" else b""
         return ParsedRequest(self._request(head, body), head.keep_alive, raw)
 
     def take_continue(self) -> bool:
         """Returns whether the client waits for `100 Continue`. True at most once per request."""
-        owed, self._owes_continue = self._owes_continue, False
+        owed, self.owes_continue = self.owes_continue, False
         return owed
 
     def _start(self) -> bool:
@@ -393,7 +393,7 @@ class RequestParser:
         head = self._parse_head(raw, self._limits)
         self._raw = raw
         self._reader = body_reader(head, self._limits)
-        self._owes_continue = head.expects_continue and self._reader is not None and not self._buffer
+        self.owes_continue = head.expects_continue and self._reader is not None and not self._buffer
         self._head = head
         return True
 
