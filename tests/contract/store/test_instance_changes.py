@@ -188,7 +188,7 @@ class TestNetworks:
             session.delete(session.get_one(IPAllocation, ("d", "10.0.0.15")))
 
         assert watcher.hears(lose_an_address) == (set(), {"d"}, {"n"})
-        again = InstanceChanges(watcher.store.database)  # that it was a DHCP port is not remembered by who watches
+        again = InstanceChanges(watcher.store.database)  # the watcher does not store that the port was a DHCP port
         gone = Watcher(watcher.store, again)
         assert gone.hears(lambda session: session.delete(session.get_one(Port, "d"))) == (set(), {"d"}, {"n"})
 

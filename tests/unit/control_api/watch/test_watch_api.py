@@ -193,7 +193,7 @@ class TestWaiting:
             ]
             others = [asyncio.create_task(client.get("/changes?after=0&kinds=router&timeout=60")) for _ in range(10)]
             await until_async(lambda: len(bell._waiters) == 60, "all wait")
-            # Nobody holds a thread or a connection: an ordinary request is answered meanwhile.
+            # Waiting polls hold no thread and no connection, so an ordinary request is answered meanwhile.
             assert (await client.get("/snapshot?kinds=port")).status_code == 200
             assert threading.active_count() < 50
             await asyncio.to_thread(self.add_network, store)
