@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,15 +21,19 @@ from typing import IO, Any
 
 from tests.waiting import HANG_SECONDS
 
+_LOCK = threading.Lock()
+"""The server runs one command at a time."""
+
 
 def run_openstack(argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
     """Runs `openstack` with these arguments. Returns its exit code, stdout and stderr."""
-    server = _server()
-    assert server.stdin is not None
-    assert server.stdout is not None
-    server.stdin.write(json.dumps({"argv": list(argv), "env": dict(env), "cwd": str(cwd)}) + "\n")
-    server.stdin.flush()
-    done = json.loads(server.stdout.readline())
+    with _LOCK:
+        server = _server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps({"argv": list(argv), "env": dict(env), "cwd": str(cwd)}) + "\n")
+        server.stdin.flush()
+        done = json.loads(server.stdout.readline())
     return subprocess.CompletedProcess(["openstack", *argv], done["code"], done["stdout"], done["stderr"])
 
 

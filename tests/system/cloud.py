@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import janitor, waiting
+from tests.openstack_client import run_openstack
 from tests.waiting import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
@@ -125,8 +126,10 @@ class Cloud:
 
     def line(self, text: str, *, cwd: Path | None = None, check: bool = True, cloud: str = "openimds") -> str:
         """Runs a shell command line such as `openstack network create test1`. Returns stdout."""
-        argv = ["/bin/bash", "-c", text]
-        return run(argv, env=self._environment(cloud), cwd=cwd, check=check).stdout
+        done = self._run_line(text, cwd, cloud)
+        if check and done.returncode != 0:
+            raise CommandFailedError(f"{text}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def json(self, text: str, *, cwd: Path | None = None) -> Any:
         """The decoded JSON output of an `openstack` command line."""
@@ -134,9 +137,15 @@ class Cloud:
 
     def refused(self, text: str, *, cwd: Path | None = None, cloud: str = "openimds") -> str:
         """Runs a command line that must fail. Returns stderr."""
-        done = run(["/bin/bash", "-c", text], env=self._environment(cloud), cwd=cwd, check=False)
+        done = self._run_line(text, cwd, cloud)
         assert done.returncode != 0, f"{text} should have been refused:\n{done.stdout}"
         return done.stderr
+
+    def _run_line(self, text: str, cwd: Path | None, cloud: str) -> subprocess.CompletedProcess[str]:
+        words = shlex.split(text)
+        if words[0] == "openstack" and not set("|&;<>$`*?~") & set(text):
+            return run_openstack(words[1:], self._environment(cloud), cwd or Path.cwd())
+        return run(["/bin/bash", "-c", text], env=self._environment(cloud), cwd=cwd, check=False)
 
     def inside(self, namespace: str, *argv: str, check: bool = True) -> str:
         """Runs a command in the namespace `qvm-…`, `qdhcp-…` or `qrouter-…`, named without the prefix. Returns stdout."""
