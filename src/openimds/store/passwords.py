@@ -46,7 +46,7 @@ class VerifiedPasswords:
         self._key = secrets.token_bytes(32)
         self._lock = threading.Lock()
         self._macs: TTLCache[str, bytes] = TTLCache(MAX_VERIFIED, seconds, clock)
-        """By user."""
+        """HMACs by user id."""
 
     def add(self, user_id: str, password: str, hashed: str) -> None:
         with self._lock:

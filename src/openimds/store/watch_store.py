@@ -143,7 +143,7 @@ class WatchStore:
                 return newest, frozenset(WATCHED_KINDS)
 
     def on_commit(self, listener: Callable[[int], None]) -> Callable[[], None]:
-        """`Store.on_commit`."""
+        """Calls `listener` after every commit of this process (`Store.on_commit`)."""
         return self._store.on_commit(listener)
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
@@ -153,7 +153,7 @@ class WatchStore:
             ports.provisioned(session, port_id, entity, binding_generation)
 
     def port_unplugged(self, port_id: str, binding_generation: int | None = None) -> None:
-        """Has no effect on a deleted port, whose device has disappeared as well."""
+        """Sets the port DOWN. Has no effect on a deleted port."""
         with self._store.write(self._clock()) as session:
             ports.unplugged(session, port_id, binding_generation)
 

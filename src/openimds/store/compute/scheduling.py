@@ -20,7 +20,7 @@ class Hosts:
         self._down_after = timedelta(seconds=agent_down_seconds)
 
     def list(self) -> list[nouns.ComputeHost]:
-        """All hosts whose agents ever sent a heartbeat, by name."""
+        """All hosts with a compute agent that ever sent a heartbeat, by name."""
         with self._store.read() as session:
             return compute_hosts(session, self._down_after)
 

@@ -43,7 +43,7 @@ def hostname_from(name: str, server_id: str) -> str:
 
 
 def new_reservation_id() -> str:
-    """`r-x1y2z3ab`"""
+    """A random id such as `r-x1y2z3ab`."""
     alphabet = string.ascii_lowercase + string.digits
     return "r-" + "".join(secrets.choice(alphabet) for _ in range(8))
 

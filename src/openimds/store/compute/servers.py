@@ -307,7 +307,7 @@ class Servers:
     # Actions, counts, lists ---------------------------------------------------------------------------------------
 
     def actions(self, server_id: str, requester: Requester) -> list[nouns.InstanceAction]:
-        """The actions, newest first. Those of a deleted server are still stored."""
+        """The actions of a server, newest first. The actions of a deleted server are still stored."""
         with self._store.read() as session:
             statement = sa.select(ServerAction).where(ServerAction.server_id == server_id)
             rows = session.scalars(statement.order_by(ServerAction.started_at.desc())).all()

@@ -90,7 +90,7 @@ class FieldReader:
             raise self.wrong(name, "it is not base64") from None
 
     def strings(self, name: str, reader: Callable[[str], str] = str) -> list[str]:
-        """A list of texts, converted by `reader`, whose ValueError becomes the error."""
+        """A list of texts, converted by `reader`. A ValueError of `reader` becomes the error."""
         value = self.values.get(name)
         if not isinstance(value, list | None):
             raise self.wrong(name, "it must be a list of texts")

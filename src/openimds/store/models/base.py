@@ -25,7 +25,7 @@ class Base(DeclarativeBase):
 
 
 class Watched:
-    """A row whose changes are watched. `watch_kind` is its kind in the watch (docs/design/watch.md)."""
+    """A table with watched rows. `watch_kind` is their kind in the watch (docs/design/watch.md)."""
 
     watch_kind: str
     id: Mapped[str]
@@ -54,7 +54,7 @@ class Agent(Base):
 
 
 class RevisionCounter(Base):
-    """A table of one row. `value` is the newest committed revision, `floor` the newest one whose changes were pruned."""
+    """A table of one row. `value` is the newest committed revision. Changes up to revision `floor` were pruned."""
 
     __tablename__ = "revision_counter"
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -111,7 +111,7 @@ class Server(Watched, Base):
     fault: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     """{"code": 500, "created": …, "message": …}"""
     imported_document: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    """Set by `openimds import instances`: network_info and EC2 ids of a server whose ports are not in the store."""
+    """The network_info and the EC2 ids of an imported server without ports in the store."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     launched_at: Mapped[datetime | None]

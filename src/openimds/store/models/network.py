@@ -170,9 +170,7 @@ class Subnet(Watched, Base):
 
 
 class Router(Watched, Base):
-    """A router. Its interfaces are ports whose recorded attachment names it (`network:router_interface`,
-    `network:router_gateway`).
-    """
+    """A router. The recorded attachments of its interfaces name it (`network:router_interface`, `network:router_gateway`)."""
 
     __tablename__ = "routers"
     watch_kind = "router"

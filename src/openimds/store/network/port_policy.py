@@ -31,7 +31,7 @@ DEVICE = ("device_id", "device_owner")
 
 
 def check_create(caller: Caller, network: Network, attributes: Mapping[str, Any]) -> None:
-    """Raises Forbidden."""
+    """Checks the attributes of a new port. Raises Forbidden."""
     require_admin(caller, dict(attributes), *OPERATORS_ONLY)
     _refuse_network_owner(caller, attributes)
     if caller.owns(network.project_id):

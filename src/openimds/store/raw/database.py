@@ -26,7 +26,7 @@ _PASSWORD = re.compile(r"(//[^:@/]*):[^@]*@")
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """A parsed URL. `arguments` are those of the driver's `connect`."""
+    """A parsed URL. The driver's `connect` takes `arguments`."""
 
     is_sqlite: bool
     arguments: Mapping[str, Any] = field(repr=False)

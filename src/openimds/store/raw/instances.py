@@ -272,7 +272,7 @@ class Found:
     missing: list[tuple[str, str]] = field(default_factory=list)
     """(kind, uuid) of the objects that still need an EC2 number."""
     unreadable: set[str] = field(default_factory=set)
-    """Ids of the servers whose rows are malformed."""
+    """Ids of servers with malformed rows."""
 
 
 def instances_of(transaction: Transaction, ids: Iterable[str]) -> Found:

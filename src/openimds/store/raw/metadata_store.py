@@ -75,7 +75,7 @@ class MetadataStore:
         return found[instance_id]
 
     def instances(self, instance_ids: Collection[str]) -> tuple[int, dict[str, Instance | None]]:
-        """(revision of the read, instances by id), in a few queries. The value of an id that does not exist is None.
+        """(revision of the read, instances by id), in a few queries. An id without an instance has the value None.
 
         An instance whose rows cannot be read is left out.
         """

@@ -64,7 +64,7 @@ class LimitedConnection(psycopg.Connection[Any]):
 
 
 def connect(arguments: dict[str, Any], *, autocommit: bool) -> LimitedConnection:
-    """`arguments` are those of psycopg.connect. Raises psycopg.OperationalError."""
+    """Opens a connection with these arguments of psycopg.connect. Raises psycopg.OperationalError."""
     return LimitedConnection.connect(**{**_LIMITS, **arguments}, autocommit=autocommit)
 
 
