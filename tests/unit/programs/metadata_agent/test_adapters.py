@@ -1,4 +1,4 @@
-"""The way to a metadata API behind TLS."""
+"""The TLS connection to the metadata API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from openimds.runtime.lifecycle import StartupError
 
 
 def make_certificate(folder: Path, name: str) -> tuple[str, str]:
-    """A self-signed certificate for 127.0.0.1: the files of it and of its key."""
+    """The files of a self-signed certificate for 127.0.0.1 and of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.now(UTC)
@@ -59,7 +59,7 @@ def config(tmp_path: Path) -> MetadataAgentConfig:
 
 
 async def asked(config: MetadataAgentConfig, server_files: tuple[str, str], client_ca: str | None = None) -> bytes:
-    """What a TLS server says whose certificate is that of `server_files`."""
+    """The response of a TLS server with the certificate of `server_files`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*server_files)
     if client_ca:
@@ -82,19 +82,19 @@ async def asked(config: MetadataAgentConfig, server_files: tuple[str, str], clie
         server.close()
 
 
-def test_a_server_that_the_authority_vouches_for(config, tmp_path):
+def test_server_with_a_trusted_certificate_is_accepted(config, tmp_path):
     files = make_certificate(tmp_path, "server")
     assert uvloop.run(asked(replace(config, auth_ca_cert=files[0]), files)) == b"sealed"
 
 
-def test_a_server_that_nobody_vouches_for_is_not_asked_unless_told_so(config, tmp_path):
+def test_server_with_an_untrusted_certificate_is_accepted_only_with_insecure(config, tmp_path):
     files = make_certificate(tmp_path, "server")
     with pytest.raises(UpstreamAwayError, match="certificate"):
         uvloop.run(asked(config, files))
     assert uvloop.run(asked(replace(config, nova_metadata_insecure=True), files)) == b"sealed"
 
 
-def test_our_own_certificate_is_shown(config, tmp_path):
+def test_client_certificate_is_presented(config, tmp_path):
     files = make_certificate(tmp_path, "server")
     ours = make_certificate(tmp_path, "client")
     trusting = replace(config, auth_ca_cert=files[0])
@@ -104,6 +104,6 @@ def test_our_own_certificate_is_shown(config, tmp_path):
         uvloop.run(asked(trusting, files, client_ca=ours[0]))
 
 
-def test_a_certificate_that_cannot_be_read_is_a_sentence(config, tmp_path):
+def test_unreadable_certificate_is_a_startup_error(config, tmp_path):
     with pytest.raises(StartupError, match="auth_ca_cert"):
         upstream_of(replace(config, auth_ca_cert=str(tmp_path / "none")))

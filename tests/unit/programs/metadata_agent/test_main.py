@@ -1,4 +1,4 @@
-"""The program as it is started: its socket, its log, its signals."""
+"""The process `openimds metadata-agent`: its socket, log, signals and workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         yield made
 
 
-def test_a_guest_is_answered_and_a_moved_address_is_the_new_owners(stage: Stage):
+def test_moved_address_identifies_its_new_owner(stage: Stage):
     stage.start()
     assert stage.ask() == (200, "vm-1 tenant-of-vm-1")
     stage.control.delete("port", "p1")
@@ -46,7 +46,7 @@ def test_a_guest_is_answered_and_a_moved_address_is_the_new_owners(stage: Stage)
     assert PASSWORD not in stage.log
 
 
-def test_it_goes_on_while_the_control_api_is_away_and_starts_without_it(stage: Stage):
+def test_agent_serves_and_starts_without_the_control_api(stage: Stage):
     stage.start()
     stage.control.fail_with(503)
     assert stage.ask() == (200, "vm-1 tenant-of-vm-1")
@@ -56,7 +56,7 @@ def test_it_goes_on_while_the_control_api_is_away_and_starts_without_it(stage: S
     assert len(stage.events("control API connection lost")) <= 1
 
 
-def test_the_namespace_proxies_log_is_in_its_log(stage: Stage):
+def test_log_of_the_namespace_proxies_is_in_the_log_of_the_agent(stage: Stage):
     stage.start()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as haproxy:
         haproxy.sendto(
@@ -66,8 +66,8 @@ def test_the_namespace_proxies_log_is_in_its_log(stage: Stage):
     assert stage.events("namespace proxy: request")[0]["request_id"] == "req-7"
 
 
-def test_two_different_secrets_are_said_at_the_start_and_mended_by_sighup(stage: Stage):
-    """The seeds' files: SECRET_KEY in one, SECRETE_KEY in the other."""
+def test_different_secrets_are_logged_at_the_start_and_reloaded_by_sighup(stage: Stage):
+    """The two secrets are those of the seeds' files, which differ: SECRET_KEY and SECRETE_KEY."""
     stage.api.secret = "SECRET_KEY"
     stage.configure("SECRETE_KEY")
     stage.start()
@@ -81,7 +81,7 @@ def test_two_different_secrets_are_said_at_the_start_and_mended_by_sighup(stage:
     assert "SECRETE_KEY" not in stage.log
 
 
-def test_a_second_one_is_told_who_is_there(stage: Stage):
+def test_second_agent_on_the_same_socket_is_a_startup_error(stage: Stage):
     stage.start()
     second = subprocess.run(stage.command(), capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert second.returncode != 0
@@ -89,7 +89,7 @@ def test_a_second_one_is_told_who_is_there(stage: Stage):
     assert stage.ask()[0] == 200
 
 
-def test_killed_and_started_again_it_takes_its_socket_back(stage: Stage):
+def test_restarted_agent_replaces_the_socket_of_a_killed_one(stage: Stage):
     stage.start()
     assert stage.process
     stage.process.kill()
@@ -100,7 +100,7 @@ def test_killed_and_started_again_it_takes_its_socket_back(stage: Stage):
     assert stage.stop() == 0
 
 
-def test_several_workers_share_the_socket_and_a_dead_one_is_replaced(stage: Stage):
+def test_workers_share_the_socket_and_a_dead_one_is_replaced(stage: Stage):
     stage.configure("shared", "metadata_workers = 2")
     stage.start()
     assert stage.process
@@ -114,7 +114,7 @@ def test_several_workers_share_the_socket_and_a_dead_one_is_replaced(stage: Stag
     assert stage.stop() == 0
 
 
-def test_the_figures_of_all_workers_are_summed(stage: Stage):
+def test_metrics_of_all_workers_are_summed(stage: Stage):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     stage.configure("shared", f"metadata_workers = 2\n[metrics]\nport = {port}")
@@ -148,7 +148,7 @@ def test_workers_end_with_a_killed_parent(stage: Stage):
     assert not list((stage.folder / "metrics").iterdir())
 
 
-def test_an_unknown_user_is_a_sentence(stage: Stage):
+def test_unknown_proxy_user_is_a_startup_error(stage: Stage):
     stage.configure("shared", "metadata_proxy_user = nobody-of-this-name")
     failed = subprocess.run(stage.command(), capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert failed.returncode != 0
@@ -156,6 +156,6 @@ def test_an_unknown_user_is_a_sentence(stage: Stage):
 
 
 def children(pid: int) -> set[int]:
-    """The workers; multiprocessing has a helper of its own beside them."""
+    """The worker processes, without the helper process of multiprocessing."""
     pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {int(child) for child in pids if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()}

@@ -1,4 +1,4 @@
-"""The metadata agent's unix sockets over a restart: the same ones, as long as they are what is at their paths."""
+"""The metadata agent's unix sockets after a restart: inherited sockets are used if they are still bound at their paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def config(tmp_path: Path) -> MetadataAgentConfig:
 
 @pytest.fixture
 def before(config: MetadataAgentConfig) -> Iterator[AgentSockets]:
-    """What a process had that is gone now; the service manager has copies."""
+    """The sockets of a process that has ended. The service manager has copies of them."""
     sockets = open_sockets(config, FdStore({}, ""))
     sockets.guests.listen()
     yield sockets
@@ -47,7 +47,7 @@ def kept_of(sockets: AgentSockets) -> FdStore:
     )
 
 
-def test_they_go_on_with_what_waits_in_their_queues(config: MetadataAgentConfig, before: AgentSockets) -> None:
+def test_inherited_sockets_keep_their_queues(config: MetadataAgentConfig, before: AgentSockets) -> None:
     with (
         socket.socket(socket.AF_UNIX) as guest,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as proxy,
@@ -62,7 +62,7 @@ def test_they_go_on_with_what_waits_in_their_queues(config: MetadataAgentConfig,
     close(now)
 
 
-def test_one_whose_file_is_gone_is_made_anew(config: MetadataAgentConfig, before: AgentSockets) -> None:
+def test_socket_without_its_file_is_created_again(config: MetadataAgentConfig, before: AgentSockets) -> None:
     config.socket_path.unlink()
     now = open_sockets(config, kept_of(before))
     now.guests.listen()
@@ -72,7 +72,9 @@ def test_one_whose_file_is_gone_is_made_anew(config: MetadataAgentConfig, before
     close(now)
 
 
-def test_somebody_elses_socket_at_the_path_is_left_to_him(config: MetadataAgentConfig, before: AgentSockets) -> None:
+def test_socket_of_another_process_at_the_path_is_a_startup_error(
+    config: MetadataAgentConfig, before: AgentSockets
+) -> None:
     config.socket_path.unlink()
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(str(config.socket_path))

@@ -1,4 +1,4 @@
-"""Who may open the socket, as neutron deduces it."""
+"""The permissions of the socket, derived as in neutron."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ AGENTS_OWN = ProxyAccount(user_id=None, group_id=None)
         ("deduce", ProxyAccount(user_id=7, group_id=os.getegid()), 0o664, os.getegid()),
     ],
 )
-def test_modes(mode, account, bits, group):
+def test_socket_mode_is_derived_from_user_and_group(mode, account, bits, group):
     access = socket_access(mode, account)
     assert (access.mode, access.group_id) == (bits, group)
 
 
-def test_names_and_numbers():
+def test_user_and_group_may_be_names_or_numbers():
     assert proxy_account("", "") == AGENTS_OWN
     assert proxy_account("nobody", "nogroup") == proxy_account("65534", "65534")
     with pytest.raises(StartupError, match="metadata_proxy_group: there is no group 'none-such'"):

@@ -1,4 +1,4 @@
-"""The metadata agent as a process, between a control API and a metadata API that tests can tell what to do."""
+"""The metadata agent as a process, with a fake control API and a fake metadata API that tests control."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MetadataApi(ThreadingHTTPServer):
     daemon_threads = True
     secret = "shared"
     gone: set[str] = set()  # noqa: RUF012 - replaced, never changed
-    """Instances that it does not know any more."""
+    """The instances that the fake API has deleted."""
 
 
 class _Api(BaseHTTPRequestHandler):
@@ -132,7 +132,7 @@ class Stage:
         return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2].decode()
 
 
-class closing_server:  # noqa: N801 - reads as a block's name
+class closing_server:  # noqa: N801 - a context manager
     def __init__(self, server: MetadataApi) -> None:
         self.server = server
 
@@ -147,7 +147,7 @@ class closing_server:  # noqa: N801 - reads as a block's name
 
 @contextmanager
 def agent_stage(folder: Path) -> Iterator[Stage]:
-    """Configured and not yet started; ended whatever happens."""
+    """A configured stage, not yet started. It is stopped after the test in any case."""
     with FakeControl() as control, closing_server(MetadataApi(("127.0.0.1", 0), _Api)) as api:
         control.put("port", port("p1", "vm-1"))
         made = Stage(folder, control, api)

@@ -1,4 +1,4 @@
-"""The program itself: started, asked, told to stop."""
+"""The process `openimds metadata-api`: start, requests, workers, reload and stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = "s3cret"
 
 
 class Program:
-    """`openimds metadata-api` on this configuration."""
+    """`openimds metadata-api` with this configuration."""
 
     def __init__(self, folder: Path, **options: str) -> None:
         self.folder = folder
@@ -72,7 +72,7 @@ port = {self.metrics_port}
         return " ready " in self.log.read_text()
 
     def fail(self, **options: str) -> str:
-        """Start it, expecting that it ends by itself; what it said."""
+        """Runs the program, which fails to start, and returns its stderr."""
         process = self.start(**options)
         assert process.wait(HANG_SECONDS) != 0
         return self.log.read_text()
@@ -126,7 +126,7 @@ def program(tmp_path: Path) -> Iterator[Program]:
     program.kill()
 
 
-def test_a_life(program: Program) -> None:
+def test_program_starts_serves_and_stops(program: Program) -> None:
     program.start(api="vendordata_jsonfile_path = " + str(_json_file(program.folder, {"cloud": "x"})))
     program.wait_ready()
     assert program.get("/latest/meta-data/hostname") == (200, b"vm.novalocal")
@@ -138,7 +138,7 @@ def test_a_life(program: Program) -> None:
     assert SECRET not in program.log.read_text()
 
 
-def test_a_change_by_another_process_is_in_the_next_reads(program: Program) -> None:
+def test_change_by_another_process_is_served(program: Program) -> None:
     program.start()
     program.wait_ready()
     store = Store(f"sqlite:///{program.folder}/state/openimds.sqlite")
@@ -150,25 +150,25 @@ def test_a_change_by_another_process_is_in_the_next_reads(program: Program) -> N
     store.close()
 
 
-def test_an_instance_that_is_imported_into_another_project(program: Program) -> None:
-    """As soon as the new owner is told, and from then on, the former one is told nothing."""
+def test_instance_imported_into_another_project_is_served_only_there(program: Program) -> None:
+    """After the first response to the new project, the old project gets no response."""
     program.start()
     program.wait_ready()
     store = Store(f"sqlite:///{program.folder}/state/openimds.sqlite")
     owner, document = "p1", "/openstack/latest/meta_data.json"
     assert json.loads(program.get(document)[1])["project_id"] == owner
-    for heir in ("p2", "p3", "p1"):
-        entry = {"uuid": ID, "project_id": heir, "hostname": f"of-{heir}"}
+    for project in ("p2", "p3", "p1"):
+        entry = {"uuid": ID, "project_id": project, "hostname": f"of-{project}"}
         InstanceStore(store).import_instances({"instances": [entry]})
-        until(lambda heir=heir: program.get(document, project=heir)[0] == 200)  # type: ignore[misc]
-        told = json.loads(program.get(document, project=heir)[1])
-        assert (told["project_id"], told["hostname"]) == (heir, f"of-{heir}.novalocal")
+        until(lambda new=project: program.get(document, project=new)[0] == 200)  # type: ignore[misc]
+        served = json.loads(program.get(document, project=project)[1])
+        assert (served["project_id"], served["hostname"]) == (project, f"of-{project}.novalocal")
         assert program.get(document, project=owner)[0] == 404
-        owner = heir
+        owner = project
     store.close()
 
 
-def test_a_new_secret_without_a_restart(program: Program) -> None:
+def test_new_secret_is_applied_by_sighup(program: Program) -> None:
     process = program.start()
     program.wait_ready()
     program.configure(secret="new", neutron=f"metadata_proxy_shared_secret_previous = {SECRET}")
@@ -181,14 +181,14 @@ def test_a_new_secret_without_a_restart(program: Program) -> None:
     assert program.get("/latest")[0] == 200
 
 
-def test_workers_share_the_port_and_are_started_again(program: Program) -> None:
+def test_workers_share_the_port_and_are_restarted(program: Program) -> None:
     process = program.start(default="metadata_workers = 2")
     program.wait_ready()
     workers = _workers_of(process.pid)
     assert len(workers) == 2
     for _ in range(10):
         assert program.get("/latest/meta-data/hostname")[0] == 200
-    # Workers hand over what they counted some times a second.
+    # Workers publish tproject counters several times per second.
     until(lambda: b'openimds_metadata_requests_total{status="200"} 10.0' in program.status("/metrics")[1])
     os.kill(workers[0], signal.SIGKILL)
     until(lambda: len(set(_workers_of(process.pid)) - {workers[0]}) == 2)
@@ -206,19 +206,19 @@ def test_workers_share_the_port_and_are_started_again(program: Program) -> None:
         ({"api": "vendordata_providers = StaticJSON, YAML"}, "vendordata_providers"),
     ],
 )
-def test_what_it_does_not_start_with(program: Program, options: dict[str, str], sentence: str) -> None:
+def test_invalid_options_are_a_startup_error(program: Program, options: dict[str, str], sentence: str) -> None:
     said = program.fail(**options)
     assert sentence in said
     assert "Traceback" not in said
 
 
-def test_the_vendor_data_file_is_followed_by_every_worker(program: Program) -> None:
+def test_changed_vendor_data_file_is_served_by_every_worker(program: Program) -> None:
     file = _json_file(program.folder, {"cloud": "x"})
     program.start(api=f"vendordata_jsonfile_path = {file}", default="metadata_workers = 2")
     program.wait_ready()
     _json_file(program.folder, {"cloud": "y"})
     path = "/openstack/latest/vendor_data.json"
-    # New connections each time: both workers are asked.
+    # New connections each time, so that both workers get requests.
     until(lambda: all(json.loads(program.get(path)[1]) == {"cloud": "y"} for _ in range(20)))
     file.write_text("{")
     until(lambda: "the vendor data file is broken" in program.log.read_text())
@@ -226,19 +226,19 @@ def test_the_vendor_data_file_is_followed_by_every_worker(program: Program) -> N
     assert program.stop() == 0
 
 
-def test_a_vendor_data_file_must_be_an_object(program: Program) -> None:
+def test_vendor_data_file_without_an_object_is_a_startup_error(program: Program) -> None:
     text = program.fail(api=f"vendordata_jsonfile_path = {_json_file(program.folder, [1])}")
     assert "must hold a JSON object" in text
 
 
-def test_without_a_secret_when_told_so_in_words(program: Program) -> None:
+def test_empty_secret_is_accepted_if_the_option_permits_it(program: Program) -> None:
     program.start(secret="", neutron="allow_empty_shared_secret = true")
     program.wait_ready()
     assert program.get("/latest", secret="")[0] == 200
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_under_way_is_answered_in_spite_of_a_second_sigterm(
+def test_open_requests_finish_despite_a_second_sigterm(
     workers: int, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -256,13 +256,13 @@ def test_what_is_under_way_is_answered_in_spite_of_a_second_sigterm(
         connection.sendall(b"later")
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 4"), "unsigned"
-    if workers == 1:  # several hear of it from their parent, which says STOPPING first: this answer may be faster
+    if workers == 1:  # with several workers the parent sends STOPPING=1 first, and this response may be earlier
         assert b"connection: close" in answer.lower()
     assert program.ended() == 0
     manager.close()
 
 
-def test_a_taken_port(program: Program) -> None:
+def test_taken_port_is_a_startup_error(program: Program) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", program.port))
         taken.listen()
@@ -276,6 +276,6 @@ def _json_file(folder: Path, content: object) -> Path:
 
 
 def _workers_of(pid: int) -> list[int]:
-    """Its children that serve (the other one is multiprocessing's resource tracker)."""
+    """The worker processes, without the resource tracker of multiprocessing."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]

@@ -1,4 +1,4 @@
-"""The password is stored once, however many workers of however many metadata APIs it is posted to at once."""
+"""A password that is posted to several workers of several metadata APIs at the same time is stored once."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def ask(port: int, method: str = "GET", body: str | None = None) -> tuple[int, s
 
 
 def all_say(port: int, text: str) -> bool:
-    """Several connections: every worker is asked."""
+    """Uses several connections, so that every worker gets a request."""
     return {ask(port) for _ in range(8)} == {(200, text)}
 
 
 @pytest.fixture
 def replicas(tmp_path: Path) -> Iterator[list[Program]]:
-    """Two metadata APIs with two workers each, on one store."""
+    """Two metadata APIs with two workers each and the same store."""
     state = tmp_path / "state"
     state.mkdir()
     store = migrated_store(state)
@@ -59,8 +59,8 @@ def replicas(tmp_path: Path) -> Iterator[list[Program]]:
             program.kill()
 
 
-def test_the_first_of_many_wins(replicas: list[Program]) -> None:
-    for program in replicas:  # all of them have the instance, without a password, in memory
+def test_first_of_many_posted_passwords_is_stored(replicas: list[Program]) -> None:
+    for program in replicas:  # every worker has cached the instance without a password
         assert {ask(program.port) for _ in range(8)} == {(200, "")}
     together = Barrier(POSTS, timeout=HANG_SECONDS)
 

@@ -1,4 +1,4 @@
-"""The metadata API with real targets: one that answers, one that is silent, one that fails."""
+"""The metadata API with real vendor data targets: a working, a silent and a failing one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Target(BaseHTTPRequestHandler):
 
 @contextmanager
 def targets() -> Iterator[tuple[str, socket.socket]]:
-    """(a target that answers, the socket of one that takes questions and never answers)."""
+    """A working target, and the listening socket of a target that accepts requests and never responds."""
     Target.asked = 0
     with ThreadingHTTPServer(("127.0.0.1", 0), Target) as server, socket.create_server(("127.0.0.1", 0)) as silent:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -55,15 +55,15 @@ def options(named: str, *more: str) -> str:
     return "\n".join(lines)
 
 
-def test_slow_and_failing_targets(program: Program) -> None:
+def test_slow_and_failing_targets_do_not_delay_other_documents(program: Program) -> None:
     with targets() as (good, silent):
         patience = f"vendordata_dynamic_read_timeout = {HANG_SECONDS:.0f}"
         program.start(api=options(f"good@{good}/, bad@{good}/fails, slow@{url_of(silent)}/", patience))
         program.wait_ready()
         with ThreadPoolExecutor(1) as pool:
             asking = pool.submit(program.get, PATH)
-            with silent.accept()[0]:  # the silent one has been asked
-                for _ in range(10):  # whoever does not want vendor data does not wait for it
+            with silent.accept()[0]:  # the request to the silent target is open
+                for _ in range(10):  # other documents do not wait for vendor data
                     assert program.get("/latest/meta-data/hostname")[0] == 200
                 assert not asking.done()
             silent.close()
@@ -72,11 +72,11 @@ def test_slow_and_failing_targets(program: Program) -> None:
         assert json.loads(body) == {"static": {}, "good": {"hello": ID}, "bad": {}, "slow": {}}
         asked = Target.asked
         assert json.loads(program.get(PATH)[1])["good"] == {"hello": ID}
-        assert Target.asked == asked + 1  # the failing one alone: the good one's answer is kept
+        assert Target.asked == asked + 1  # only the failing target: the response of the working one is cached
         assert program.stop() == 0
 
 
-def test_patience_with_a_silent_target_ends(program: Program) -> None:
+def test_request_to_a_silent_target_times_out(program: Program) -> None:
     with targets() as (good, silent):
         patience = ("vendordata_dynamic_connect_timeout = 1", "vendordata_dynamic_read_timeout = 1")
         program.start(api=options(f"good@{good}/, slow@{url_of(silent)}/", *patience))
@@ -85,7 +85,7 @@ def test_patience_with_a_silent_target_ends(program: Program) -> None:
         assert program.stop() == 0
 
 
-def test_a_fatal_failure(program: Program) -> None:
+def test_fatal_failure_of_a_target_fails_the_document(program: Program) -> None:
     with targets() as (good, _silent):
         program.start(api=options(f"bad@{good}/fails", "vendordata_dynamic_failure_fatal = true"))
         program.wait_ready()

@@ -1,4 +1,4 @@
-"""From the configuration to what a worker is built of."""
+"""The service configuration that is derived from the configuration files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load(folder: Path, text: str) -> config.MetadataApiConfig:
     return config.load_metadata_api([str(file)])
 
 
-def test_the_secrets_that_tokens_are_made_from(tmp_path: Path) -> None:
+def test_token_secrets_are_the_shared_secrets(tmp_path: Path) -> None:
     text = "[neutron]\nservice_metadata_proxy = {}\nmetadata_proxy_shared_secret = a\nmetadata_proxy_shared_secret_previous = b\n"
     for proxied in (True, False):
         plan = plan_service(load(tmp_path, text.format(proxied)))
@@ -25,7 +25,7 @@ def test_the_secrets_that_tokens_are_made_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["http_tokens", "openstack_tokens"])
-def test_required_without_a_secret(tmp_path: Path, option: str) -> None:
+def test_required_tokens_without_a_secret_are_a_startup_error(tmp_path: Path, option: str) -> None:
     loaded = load(tmp_path, f"[imds]\n{option} = required\n")
     with pytest.raises(StartupError, match="metadata_proxy_shared_secret"):
         plan_service(loaded)
