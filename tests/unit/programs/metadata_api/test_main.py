@@ -221,7 +221,7 @@ def test_changed_vendor_data_file_is_served_by_every_worker(program: Program) ->
     # New connections each time, so that both workers get requests.
     until(lambda: all(json.loads(program.get(path)[1]) == {"cloud": "y"} for _ in range(20)))
     file.write_text("{")
-    until(lambda: "the vendor data file is broken" in program.log.read_text())
+    until(lambda: "vendor data file invalid" in program.log.read_text())
     assert json.loads(program.get(path)[1]) == {"cloud": "y"}
     assert program.stop() == 0
 
