@@ -19,6 +19,10 @@ def test_an_event_is_written_at_one_place(calls: list[LogCall]) -> None:
     assert repeated == set()
 
 
+def test_the_page_of_log_events_is_current(calls: list[LogCall]) -> None:
+    assert (ROOT / "docs" / "log-events.md").read_text() == log_events_page(calls), "run `make docs`"
+
+
 def test_a_call_is_listed_with_its_level_keys_and_module(tmp_path: Path) -> None:
     (tmp_path / "linux").mkdir()
     (tmp_path / "linux" / "netns.py").write_text(
