@@ -120,7 +120,7 @@ def test_outdated_port_mirror_refuses_all_requests(stage: Stage) -> None:
                 until(
                     lambda: stage.metric("knowledge_age_seconds") > MAX_STALENESS_SECONDS, "the port mirror is outdated"
                 )
-                until(lambda: "too old to be believed" in stage.cloud.log("metadata-agent"), "the agent logs it")
+                until(lambda: "port mirror too old" in stage.cloud.log("metadata-agent"), "the agent logs it")
             stage.rotate(elsewhere)
             for keeps in (False, True):
                 refused = stage.ask(DOCUMENTS[0], keeps=keeps)
