@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from openimds.http.client.pool import ClientRequest, Pool, PoolSettings, Upstream
+from openimds.http.client.pool import ClientRequest, Pool, PoolSettings, ServerAddress
 from openimds.http.messages import Request, Response
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
@@ -57,7 +57,9 @@ Send = Callable[[], Awaitable[int]]
 
 @asynccontextmanager
 async def own_client(address: str) -> AsyncIterator[Send]:
-    upstream = Upstream(path=Path(address)) if "/" in address else Upstream(host="127.0.0.1", port=int(address))
+    upstream = (
+        ServerAddress(path=Path(address)) if "/" in address else ServerAddress(host="127.0.0.1", port=int(address))
+    )
     pool = Pool(upstream, PoolSettings(max_connections=TASKS))
     request = ClientRequest(method="GET", target=TARGET, headers=HEADERS)
 

@@ -34,7 +34,7 @@ from openimds.agents.metadata.handler import AgentDependencies, MetadataAgent
 from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.metrics import Metrics
 from openimds.agents.metadata.throttled_log import ThrottledLog
-from openimds.http.client.pool import Pool, Upstream
+from openimds.http.client.pool import Pool, ServerAddress
 from openimds.http.server.limits import ConnectionLimits, Limits, Timeouts
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
@@ -157,7 +157,7 @@ class Cloud:
             self.run(server.stop(0.5))
 
     async def _start_agent(self) -> None:
-        self._pool = Pool(Upstream(host="127.0.0.1", port=self.api_port))
+        self._pool = Pool(ServerAddress(host="127.0.0.1", port=self.api_port))
         self.agent = MetadataAgent(
             AgentDependencies(
                 mirror=self.ports,

@@ -1,6 +1,6 @@
 """An HTTP client with a pool of kept-alive connections over TCP, TLS or a unix socket.
 
-    pool = Pool(Upstream(host="controller", port=8775))
+    pool = Pool(ServerAddress(host="controller", port=8775))
     response = await pool.request(ClientRequest(method="GET", target=b"/openstack", headers=(…)), timeout_seconds=60)
 
 Rules of this file:
@@ -33,7 +33,7 @@ class UpstreamError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
+class ServerAddress:
     """The server: `host` and `port`, or the unix socket `path`."""
 
     host: str = ""
@@ -77,7 +77,7 @@ class ClientRequest:
 class Pool:
     """Belongs to one event loop."""
 
-    def __init__(self, upstream: Upstream, settings: PoolSettings | None = None) -> None:
+    def __init__(self, upstream: ServerAddress, settings: PoolSettings | None = None) -> None:
         self.upstream = upstream
         self._settings = settings or PoolSettings()
         self._slots = asyncio.Semaphore(self._settings.max_connections)

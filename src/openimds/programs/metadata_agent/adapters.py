@@ -10,7 +10,7 @@ from openimds.client.control_client import ControlClient
 from openimds.client.errors import ControlApiError
 from openimds.config import MetadataAgentConfig
 from openimds.guest_identity.addresses import Address
-from openimds.http.client.pool import ClientRequest, Pool, Upstream, UpstreamError
+from openimds.http.client.pool import ClientRequest, Pool, ServerAddress, UpstreamError
 from openimds.http.messages import Response
 from openimds.linux.configure.configurator import NetworkConfigurator
 from openimds.linux.netns.netns import NamespaceMissingError
@@ -80,10 +80,10 @@ class NamespaceNeighbours:
         return macs.pop() if len(macs) == 1 else None  # ambiguous if two links have different MACs
 
 
-def upstream_of(config: MetadataAgentConfig) -> Upstream:
+def upstream_of(config: MetadataAgentConfig) -> ServerAddress:
     """Returns the configured metadata API. Raises StartupError if a certificate cannot be read."""
     tls = _tls(config) if config.nova_metadata_protocol == "https" else None
-    return Upstream(host=config.nova_metadata_host, port=config.nova_metadata_port, tls=tls)
+    return ServerAddress(host=config.nova_metadata_host, port=config.nova_metadata_port, tls=tls)
 
 
 def _tls(config: MetadataAgentConfig) -> ssl.SSLContext:

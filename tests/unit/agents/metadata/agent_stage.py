@@ -25,7 +25,7 @@ from openimds.agents.metadata.throttled_log import ThrottledLog
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.headers import HeaderError, instance_claim
 from openimds.guest_identity.signature import verify
-from openimds.http.client.pool import Pool, Upstream
+from openimds.http.client.pool import Pool, ServerAddress
 from openimds.http.messages import Request, Response, text_response
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, tcp_listener, unix_listener
@@ -166,7 +166,7 @@ async def running(
     else:
         listener.close()
     world = cloud or Cloud()
-    pool = Pool(Upstream(host="127.0.0.1", port=api_port))
+    pool = Pool(ServerAddress(host="127.0.0.1", port=api_port))
     loop = asyncio.get_running_loop()
     registry = CollectorRegistry()
     with ThreadPoolExecutor(2) as executor:

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from tests.waiting import HANG_SECONDS, until_async
 
-from openimds.http.client.pool import ClientRequest, Pool, PoolSettings, Upstream, UpstreamError
+from openimds.http.client.pool import ClientRequest, Pool, PoolSettings, ServerAddress, UpstreamError
 from openimds.http.messages import Request, Response
 from openimds.http.server.server import HttpServer, Listener
 from openimds.http.sockets import UnixAccess, unix_listener
@@ -27,7 +27,7 @@ async def settles(pool: Pool, connections: int) -> None:
 @asynccontextmanager
 async def scripted(
     answers: Sequence[bytes | None], *, close_after: bool = False
-) -> AsyncIterator[tuple[Upstream, list[bytes]]]:
+) -> AsyncIterator[tuple[ServerAddress, list[bytes]]]:
     """A server that gives one answer a request, whatever was asked; None hangs up. Ends in hanging up."""
     left = list(answers)
     heads: list[bytes] = []
@@ -49,7 +49,7 @@ async def scripted(
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
-        yield Upstream(host="127.0.0.1", port=server.sockets[0].getsockname()[1]), heads
+        yield ServerAddress(host="127.0.0.1", port=server.sockets[0].getsockname()[1]), heads
     finally:
         server.close()
         await server.wait_closed()
@@ -244,7 +244,7 @@ def test_connections_are_bounded(tmp_path: Path):
         path = tmp_path / "sock"
         server = HttpServer(answer)
         await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
-        pool = Pool(Upstream(path=path), PoolSettings(max_connections=4))
+        pool = Pool(ServerAddress(path=path), PoolSettings(max_connections=4))
         asks = [ClientRequest(method="GET", target=b"/%d" % n) for n in range(50)]
         responses = await asyncio.gather(*(pool.request(ask, HANG_SECONDS) for ask in asks))
         assert [response.body for response in responses] == [ask.target for ask in asks]
@@ -259,7 +259,7 @@ def test_connections_are_bounded(tmp_path: Path):
 
 def test_a_line_break_cannot_split_a_request():
     async def main() -> None:
-        pool = Pool(Upstream(host="127.0.0.1", port=1))
+        pool = Pool(ServerAddress(host="127.0.0.1", port=1))
         for ask in (
             ClientRequest(method="GET", target=b"/ HTTP/1.1\r\nX: y"),
             ClientRequest(method="GET", target=b"/", headers=((b"X", b"a\r\nb: c"),)),
@@ -271,6 +271,6 @@ def test_a_line_break_cannot_split_a_request():
 
 
 def test_authorities():
-    assert Upstream(host="controller", port=8775).authority == "controller:8775"
-    assert Upstream(host="fd00::1", port=8775).authority == "[fd00::1]:8775"
-    assert str(Upstream(path=Path("/run/x"))) == "/run/x"
+    assert ServerAddress(host="controller", port=8775).authority == "controller:8775"
+    assert ServerAddress(host="fd00::1", port=8775).authority == "[fd00::1]:8775"
+    assert str(ServerAddress(path=Path("/run/x"))) == "/run/x"

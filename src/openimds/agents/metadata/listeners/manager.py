@@ -70,7 +70,7 @@ class KeptSockets(Protocol):
     def forget(self, name: str) -> None: ...
 
 
-class Server(Protocol):
+class HttpServer(Protocol):
     """The HTTP server of the agent."""
 
     async def open(self, tag: str, listening: socket.socket) -> None: ...
@@ -90,7 +90,7 @@ class WatchedPaths:
 class ListenerManager:
     """Belongs to the event loop. `reconcile` is called once before `run`."""
 
-    def __init__(self, places: WatchedPaths, server: Server, sockets: Sockets, kept: KeptSockets) -> None:
+    def __init__(self, places: WatchedPaths, server: HttpServer, sockets: Sockets, kept: KeptSockets) -> None:
         self._folder = ListenerFiles(places.wanted)
         self._namespaces = NamespaceDirWatch(places.namespaces)
         self._server = server
