@@ -1,4 +1,4 @@
-"""Listening sockets."""
+"""The creation of listening sockets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 from openimds.http.sockets import ListenError, UnixAccess, datagram_listener, tcp_listener, unix_listener
 
 
-def test_mode_and_stale_files(tmp_path: Path):
+def test_stale_socket_file_is_replaced_and_one_in_use_is_not(tmp_path: Path):
     path = tmp_path / "sock"
     first = unix_listener(path, UnixAccess(mode=0o664, group_id=os.getegid()))
     assert stat.S_IMODE(path.stat().st_mode) == 0o664
-    first.close()  # the file stays, as after a crash
+    first.close()  # the file remains, as after a crash
     second = unix_listener(path, UnixAccess(mode=0o600))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     second.listen(1)
@@ -24,7 +24,7 @@ def test_mode_and_stale_files(tmp_path: Path):
     second.close()
 
 
-def test_what_is_no_socket_is_left_alone(tmp_path: Path):
+def test_file_that_is_no_socket_is_not_replaced(tmp_path: Path):
     path = tmp_path / "file"
     path.write_text("precious")
     with pytest.raises(ListenError, match="is no socket"):
@@ -32,12 +32,12 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path):
     assert path.read_text() == "precious"
 
 
-def test_a_missing_folder_is_a_sentence(tmp_path: Path):
+def test_error_for_a_missing_folder_says_what_to_check(tmp_path: Path):
     with pytest.raises(ListenError, match="check its folder"):
         unix_listener(tmp_path / "none" / "sock", UnixAccess())
 
 
-def test_datagrams(tmp_path: Path):
+def test_datagram_socket_is_replaced_only_after_it_is_closed(tmp_path: Path):
     path = tmp_path / "log"
     first = datagram_listener(path, UnixAccess(mode=0o622))
     with pytest.raises(ListenError):
@@ -46,7 +46,7 @@ def test_datagrams(tmp_path: Path):
     datagram_listener(path, UnixAccess()).close()
 
 
-def test_a_taken_port_is_named():
+def test_error_for_a_taken_port_names_the_port():
     first = tcp_listener("127.0.0.1", 0)
     first.listen(1)
     port = first.getsockname()[1]
@@ -55,14 +55,14 @@ def test_a_taken_port_is_named():
     first.close()
 
 
-def test_an_address_that_is_not_ours():
+def test_address_that_is_not_local_is_rejected():
     with pytest.raises(ListenError, match=r"192\.0\.2\.1"):
         tcp_listener("192.0.2.1", 8775)
     with pytest.raises(ListenError, match="give an address of this machine"):
         tcp_listener("no such name.invalid", 8775)
 
 
-def test_ipv6_takes_ipv4_too():
+def test_ipv6_wildcard_listener_is_created():
     listener = tcp_listener("::", 0)
     assert listener.getsockname()[1] > 0
     listener.close()

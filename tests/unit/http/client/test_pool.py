@@ -1,4 +1,4 @@
-"""The pooled client, against our own server and against one that misbehaves as told."""
+"""The connection pool of the HTTP client, against the server of openimds and a scripted server that violates HTTP."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ GET = ClientRequest(method="GET", target=b"/x")
 
 
 async def settles(pool: Pool, connections: int) -> None:
-    """An aborted connection is gone a turn of the loop later."""
+    """Waits for the number of connections. An aborted connection is removed in the next iteration of the event loop."""
     await until_async(lambda: pool.connection_count == connections)
 
 
 @asynccontextmanager
 async def scripted(
-    answers: Sequence[bytes | None], *, close_after: bool = False
+    responses: Sequence[bytes | None], *, close_after: bool = False
 ) -> AsyncIterator[tuple[ServerAddress, list[bytes]]]:
-    """A server that gives one answer a request, whatever was asked; None hangs up. Ends in hanging up."""
-    left = list(answers)
+    """Serves one scripted response per request. The server closes the connection for None and after the last response."""
+    remaining = list(responses)
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            while left:
+            while remaining:
                 heads.append(await reader.readuntil(b"\r\n\r\n"))
-                answer = left.pop(0)
-                if answer is None:
+                response = remaining.pop(0)
+                if response is None:
                     break
-                writer.write(answer)
+                writer.write(response)
                 await writer.drain()
                 if close_after:
                     break
@@ -58,7 +58,7 @@ async def scripted(
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-def test_connections_are_kept_and_used_again():
+def test_connection_is_reused():
     async def main() -> None:
         async with scripted([OK] * 3) as (upstream, heads):
             pool = Pool(upstream)
@@ -72,7 +72,7 @@ def test_connections_are_kept_and_used_again():
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "body"),
+    ("scripted_response", "status", "body"),
     [
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 404, b""),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", 200, b"abcde"),
@@ -85,9 +85,9 @@ def test_connections_are_kept_and_used_again():
         ),
     ],
 )
-def test_answers(answer, status, body):
+def test_response_is_parsed(scripted_response, status, body):
     async def main() -> None:
-        async with scripted([answer, OK]) as (upstream, _):
+        async with scripted([scripted_response, OK]) as (upstream, _):
             pool = Pool(upstream)
             response = await pool.request(GET, HANG_SECONDS)
             assert (response.status, response.body) == (status, body)
@@ -98,7 +98,7 @@ def test_answers(answer, status, body):
     uvloop.run(main())
 
 
-def test_an_answer_that_ends_with_its_connection():
+def test_body_without_a_length_ends_with_the_connection():
     async def main() -> None:
         async with scripted([b"HTTP/1.0 200 OK\r\n\r\nall of it"], close_after=True) as (upstream, _):
             pool = Pool(upstream)
@@ -108,7 +108,7 @@ def test_an_answer_that_ends_with_its_connection():
     uvloop.run(main())
 
 
-def test_the_answer_to_head_has_no_body():
+def test_response_to_head_has_no_body():
     async def main() -> None:
         async with scripted([b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", OK]) as (upstream, _):
             pool = Pool(upstream)
@@ -122,7 +122,7 @@ def test_the_answer_to_head_has_no_body():
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
@@ -131,9 +131,9 @@ def test_the_answer_to_head_has_no_body():
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
     ],
 )
-def test_a_broken_answer_is_no_answer(answer):
+def test_malformed_response_is_an_error(response):
     async def main() -> None:
-        async with scripted([answer], close_after=True) as (upstream, _):
+        async with scripted([response], close_after=True) as (upstream, _):
             pool = Pool(upstream)
             with pytest.raises(UpstreamError, match="broke off"):
                 await pool.request(GET, HANG_SECONDS)
@@ -143,12 +143,12 @@ def test_a_broken_answer_is_no_answer(answer):
     uvloop.run(main())
 
 
-def test_a_stale_connection_is_tried_once_more_for_get_and_never_used_for_post():
+def test_stale_connection_is_retried_for_get_and_not_used_for_post():
     async def main() -> None:
         async with scripted([OK, None, OK, OK]) as (upstream, heads):
             pool = Pool(upstream)
             await pool.request(GET, HANG_SECONDS)
-            # The second head is hung up on, the third answered.
+            # The server closes the connection after the second head and responds to the third.
             assert (await pool.request(GET, HANG_SECONDS)).body == b"ok"
             assert len(heads) == 3
             await pool.request(ClientRequest(method="POST", target=b"/p", body=b""), HANG_SECONDS)
@@ -159,7 +159,7 @@ def test_a_stale_connection_is_tried_once_more_for_get_and_never_used_for_post()
     uvloop.run(main())
 
 
-def test_hanging_up_on_a_fresh_connection_is_not_tried_again():
+def test_closed_new_connection_is_not_retried():
     async def main() -> None:
         async with scripted([None, OK]) as (upstream, heads):
             pool = Pool(upstream)
@@ -171,7 +171,7 @@ def test_hanging_up_on_a_fresh_connection_is_not_tried_again():
     uvloop.run(main())
 
 
-def test_nobody_there_and_nobody_answering():
+def test_unreachable_and_silent_servers_are_errors():
     async def main() -> None:
         async with scripted([]) as (upstream, _):
             pass
@@ -179,17 +179,17 @@ def test_nobody_there_and_nobody_answering():
         with pytest.raises(UpstreamError, match=f"http://127.0.0.1:{upstream.port} cannot be reached"):
             await pool.request(GET, HANG_SECONDS)
 
-        async with scripted([b"", b""]) as (quiet, _):
-            patient = Pool(quiet)
+        async with scripted([b"", b""]) as (silent, _):
+            pool = Pool(silent)
             with pytest.raises(UpstreamError, match=r"did not answer within 0\.2 s"):
-                await patient.request(GET, 0.2)
-            await settles(patient, 0)
-            await patient.close()
+                await pool.request(GET, 0.2)
+            await settles(pool, 0)
+            await pool.close()
 
     uvloop.run(main())
 
 
-def test_a_cancelled_requests_connection_is_not_used_again():
+def test_connection_of_a_cancelled_request_is_not_reused():
     async def main() -> None:
         async with scripted([b"", OK]) as (upstream, heads):
             pool = Pool(upstream)
@@ -205,7 +205,7 @@ def test_a_cancelled_requests_connection_is_not_used_again():
     uvloop.run(main())
 
 
-def test_an_answer_over_the_limit():
+def test_response_over_the_limit_is_an_error():
     async def main() -> None:
         async with scripted([b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000]) as (upstream, _):
             pool = Pool(upstream, PoolSettings(max_response_bytes=1000))
@@ -216,7 +216,7 @@ def test_an_answer_over_the_limit():
     uvloop.run(main())
 
 
-def test_what_comes_unasked_ends_the_connection():
+def test_unexpected_response_closes_the_connection():
     async def main() -> None:
         async with scripted([OK + OK, OK]) as (upstream, _):
             pool = Pool(upstream)
@@ -228,12 +228,12 @@ def test_what_comes_unasked_ends_the_connection():
     uvloop.run(main())
 
 
-def test_connections_are_bounded(tmp_path: Path):
+def test_number_of_connections_is_limited(tmp_path: Path):
     async def main() -> None:
         busy = 0
         most = 0
 
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             nonlocal busy, most
             busy += 1
             most = max(most, busy)
@@ -242,12 +242,12 @@ def test_connections_are_bounded(tmp_path: Path):
             return Response(status=200, body=request.body or request.target)
 
         path = tmp_path / "sock"
-        server = HttpServer(answer)
+        server = HttpServer(respond)
         await server.start([Listener(socket=unix_listener(path, UnixAccess()))])
         pool = Pool(ServerAddress(path=path), PoolSettings(max_connections=4))
-        asks = [ClientRequest(method="GET", target=b"/%d" % n) for n in range(50)]
-        responses = await asyncio.gather(*(pool.request(ask, HANG_SECONDS) for ask in asks))
-        assert [response.body for response in responses] == [ask.target for ask in asks]
+        requests = [ClientRequest(method="GET", target=b"/%d" % n) for n in range(50)]
+        responses = await asyncio.gather(*(pool.request(each, HANG_SECONDS) for each in requests))
+        assert [response.body for response in responses] == [each.target for each in requests]
         assert most <= 4
         big = bytes(range(256)) * 100
         assert (await pool.request(ClientRequest(method="POST", target=b"/", body=big), HANG_SECONDS)).body == big
@@ -257,20 +257,20 @@ def test_connections_are_bounded(tmp_path: Path):
     uvloop.run(main())
 
 
-def test_a_line_break_cannot_split_a_request():
+def test_line_break_in_a_request_is_rejected():
     async def main() -> None:
         pool = Pool(ServerAddress(host="127.0.0.1", port=1))
-        for ask in (
+        for request in (
             ClientRequest(method="GET", target=b"/ HTTP/1.1\r\nX: y"),
             ClientRequest(method="GET", target=b"/", headers=((b"X", b"a\r\nb: c"),)),
         ):
             with pytest.raises(ValueError, match="line break"):
-                await pool.request(ask, 1)
+                await pool.request(request, 1)
 
     uvloop.run(main())
 
 
-def test_authorities():
+def test_authority_has_brackets_for_ipv6_and_a_unix_socket_is_its_path():
     assert ServerAddress(host="controller", port=8775).authority == "controller:8775"
     assert ServerAddress(host="fd00::1", port=8775).authority == "[fd00::1]:8775"
     assert str(ServerAddress(path=Path("/run/x"))) == "/run/x"

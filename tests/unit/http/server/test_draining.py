@@ -1,4 +1,4 @@
-"""A server that stops, and another that takes over its listening socket: nobody is refused, nothing is lost."""
+"""A server that stops while another server takes over its listening socket. No connection is refused and no request is lost."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def serve(name: str, listener: socket.socket) -> HttpServer:
-    def answer(_request: Request) -> Response:
+    def respond(_request: Request) -> Response:
         return Response(status=200, body=name.encode())
 
-    server = HttpServer(answer)
+    server = HttpServer(respond)
     await server.start([Listener(socket=listener)])
     return server
 
 
-async def begun(server: HttpServer) -> None:
-    """Until the server stops accepting."""
+async def until_draining(server: HttpServer) -> None:
+    """Waits until the server accepts no further connections."""
     await until_async(lambda: server.draining)
 
 
-def test_an_idle_connection_has_time_for_one_more_request() -> None:
+def test_idle_connection_is_served_once_more() -> None:
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         address = listener.getsockname()
@@ -39,20 +39,20 @@ def test_an_idle_connection_has_time_for_one_more_request() -> None:
         async with asyncio.timeout(HANG_SECONDS):
             await used[0].readuntil(b"first")
         stopping = asyncio.create_task(server.stop(HANG_SECONDS, idle_seconds=HANG_SECONDS))
-        await begun(server)
+        await until_draining(server)
         async with asyncio.timeout(HANG_SECONDS):
             for reader, writer in (used, fresh):
                 writer.write(GET)
-                answer = await reader.read()
-                assert answer.startswith(b"HTTP/1.1 200 OK")
-                assert b"Connection: close" in answer
+                response = await reader.read()
+                assert response.startswith(b"HTTP/1.1 200 OK")
+                assert b"Connection: close" in response
                 writer.close()
             await stopping
 
     uvloop.run(main())
 
 
-def test_a_silent_connection_is_closed_when_its_time_is_over() -> None:
+def test_silent_connection_is_closed_after_its_timeout() -> None:
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         server = await serve("first", listener)
@@ -67,18 +67,18 @@ def test_a_silent_connection_is_closed_when_its_time_is_over() -> None:
     uvloop.run(main())
 
 
-def test_who_comes_between_two_servers_waits_in_the_queue() -> None:
+def test_connection_between_two_servers_waits_in_the_queue() -> None:
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         address = listener.getsockname()
-        kept = listener.dup()
+        duplicate = listener.dup()
         first = await serve("first", listener)
         before = [await asyncio.open_connection(*address) for _ in range(20)]
         await first.stop(HANG_SECONDS, idle_seconds=0.01)
         between = [await asyncio.open_connection(*address) for _ in range(20)]
         for _, writer in between:
             writer.write(GET)
-        second = await serve("second", kept)
+        second = await serve("second", duplicate)
         async with asyncio.timeout(HANG_SECONDS):
             for reader, writer in between:
                 assert (await reader.readuntil(b"second")).startswith(b"HTTP/1.1 200 OK")
@@ -91,11 +91,11 @@ def test_who_comes_between_two_servers_waits_in_the_queue() -> None:
     uvloop.run(main())
 
 
-def test_a_connection_accepted_at_the_last_moment_is_served() -> None:
+def test_connection_accepted_before_the_stop_is_served() -> None:
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         address = listener.getsockname()
-        kept = listener.dup()
+        duplicate = listener.dup()
         first = await serve("first", listener)
         clients = [socket.create_connection(address) for _ in range(50)]
         for client in clients:
@@ -103,10 +103,10 @@ def test_a_connection_accepted_at_the_last_moment_is_served() -> None:
             client.sendall(GET)
         await asyncio.sleep(0)  # the loop accepts some of them
         await first.stop(HANG_SECONDS, idle_seconds=HANG_SECONDS)
-        second = await serve("second", kept)
+        second = await serve("second", duplicate)
         for client in clients:
-            answer = await asyncio.to_thread(client.recv, 4096)
-            assert answer.startswith(b"HTTP/1.1 200 OK")
+            response = await asyncio.to_thread(client.recv, 4096)
+            assert response.startswith(b"HTTP/1.1 200 OK")
             client.close()
         await second.stop(HANG_SECONDS, idle_seconds=0.01)
 

@@ -1,4 +1,4 @@
-"""What is refused unread is told once a minute for each listener, and never in the peer's own words."""
+"""The log of requests that the server rejects before the handler: one line per minute and listener, without the peer's data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Clock:
         return self.now
 
 
-def test_the_first_is_told_at_once_and_those_after_it_together() -> None:
+def test_first_rejection_is_logged_immediately_and_later_ones_as_a_sum() -> None:
     clock = Clock()
     log = RejectionLog(clock)
     with structlog.testing.capture_logs() as lines:
@@ -44,7 +44,7 @@ def test_the_first_is_told_at_once_and_those_after_it_together() -> None:
     assert {line["log_level"] for line in lines} == {"info"}
 
 
-def test_over_a_socket_nothing_that_the_peer_wrote_is_told() -> None:
+def test_data_of_the_peer_is_not_logged() -> None:
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         server = HttpServer(lambda _request: Response(status=200))
@@ -58,8 +58,8 @@ def test_over_a_socket_nothing_that_the_peer_wrote_is_told() -> None:
 
     with structlog.testing.capture_logs() as lines:
         uvloop.run(main())
-    told = [line for line in lines if line["log_level"] == "info"]
-    assert [(line["listener"], line["count"], line["statuses"]) for line in told] == [
+    logged = [line for line in lines if line["log_level"] == "info"]
+    assert [(line["listener"], line["count"], line["statuses"]) for line in logged] == [
         ("tcp", 1, "1 times 400"),
         ("tcp", 2, "2 times 400"),
     ]

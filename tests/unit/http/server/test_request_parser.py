@@ -1,4 +1,4 @@
-"""Bytes in, requests or a refusal out."""
+"""The parser that turns bytes into requests or rejects them with a status."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ SMALL = Limits(request_line_bytes=100, header_bytes=400, header_count=5, body_by
 
 
 def requests_of(data: bytes, limits: Limits = SMALL, piece: int = 0) -> list[Request]:
-    """Everything that comes out, fed whole or in pieces of `piece` bytes."""
-    conversation = RequestParser(limits, peer="10.0.0.5", listener="tag")
+    """The parsed requests. The parser receives the data as a whole or in pieces of `piece` bytes."""
+    parser = RequestParser(limits, peer="10.0.0.5", listener="tag")
     found = []
     size = piece or len(data) or 1
     for start in range(0, len(data), size):
-        conversation.receive(data[start : start + size])
-        while incoming := conversation.next():
+        parser.receive(data[start : start + size])
+        while incoming := parser.next():
             found.append(incoming.request)
     return found
 
 
-def refusal_of(data: bytes, limits: Limits = SMALL) -> int:
+def status_of_rejected(data: bytes, limits: Limits = SMALL) -> int:
     with pytest.raises(HttpError) as caught:
         requests_of(data, limits)
     assert str(caught.value) == caught.value.sentence
@@ -38,7 +38,7 @@ def refusal_of(data: bytes, limits: Limits = SMALL) -> int:
 GET = b"GET /openstack HTTP/1.1\r\nHost: 169.254.169.254\r\n\r\n"
 
 
-def test_a_plain_get():
+def test_get_request_is_parsed():
     (request,) = requests_of(GET)
     assert request.method == "GET"
     assert request.target == b"/openstack"
@@ -67,7 +67,7 @@ def test_a_plain_get():
         (b"GET /a HTTP/1.1 HTTP/1.1", "GET", b"/a HTTP/1.1"),
     ],
 )
-def test_request_lines(line, method, target):
+def test_request_line_is_parsed(line, method, target):
     (request,) = requests_of(line + b"\r\n\r\n")
     assert (request.method, request.target) == (method, target)
 
@@ -118,28 +118,28 @@ def test_request_lines(line, method, target):
         (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 6 + b"\r\n", 431),
     ],
 )
-def test_refused(data, status):
-    assert refusal_of(data) in ((400, 413) if b"9999" in data else (status,))
+def test_malformed_request_is_rejected(data, status):
+    assert status_of_rejected(data) in ((400, 413) if b"9999" in data else (status,))
 
 
-def test_pipelined_requests_come_out_in_order_and_one_at_a_time():
+def test_pipelined_requests_keep_their_order():
     targets = [request.target for request in requests_of(GET.replace(b"/openstack", b"/a") + GET + GET)]
     assert targets == [b"/a", b"/openstack", b"/openstack"]
 
 
-def test_one_empty_line_before_a_request_is_forgiven_two_are_not():
+def test_one_empty_line_before_a_request_is_accepted_and_two_are_rejected():
     assert len(requests_of(b"\r\n" + GET)) == 1
-    assert refusal_of(b"\r\n\r\n" + GET) == 400
+    assert status_of_rejected(b"\r\n\r\n" + GET) == 400
 
 
-def test_a_body_by_length_and_what_follows_it():
+def test_request_after_a_body_with_a_length_is_parsed():
     data = b"POST /p HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello" + GET
     first, second = requests_of(data)
     assert first.body == b"hello"
     assert second.target == b"/openstack"
 
 
-def test_a_smuggled_request_inside_a_body_stays_a_body():
+def test_request_inside_a_body_is_not_parsed():
     inner = b"GET /evil HTTP/1.1\r\n\r\n"
     limits = Limits()
     data = b"POST /p HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(inner) + inner + GET
@@ -159,7 +159,7 @@ CHUNKED = b"POST /p HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n"
         (b"A\r\n0123456789\r\n0\r\n\r\n", b"0123456789"),
     ],
 )
-def test_chunked_bodies(framing, body):
+def test_chunked_body_is_decoded(framing, body):
     for piece in (0, 1, 3):
         first, second = requests_of(CHUNKED + framing + GET, piece=piece)
         assert first.body == body
@@ -188,30 +188,30 @@ def test_chunked_bodies(framing, body):
         (b"0\r\n" + b"A: b\r\n" * 20, 400),
     ],
 )
-def test_refused_chunks(framing, status):
-    assert refusal_of(CHUNKED + framing) == status
+def test_malformed_chunk_is_rejected(framing, status):
+    assert status_of_rejected(CHUNKED + framing) == status
 
 
-def test_stages():
-    conversation = RequestParser(SMALL)
-    stages = [conversation.stage]
+def test_state_follows_the_received_bytes():
+    parser = RequestParser(SMALL)
+    states = [parser.stage]
     for piece in (b"POST / HTTP/1.1\r\n", b"Content-Length: 2\r\n\r\n", b"ab"):
-        conversation.receive(piece)
-        conversation.next()
-        stages.append(conversation.stage)
-    assert stages == [ParserState.IDLE, ParserState.HEAD, ParserState.BODY, ParserState.IDLE]
+        parser.receive(piece)
+        parser.next()
+        states.append(parser.stage)
+    assert states == [ParserState.IDLE, ParserState.HEAD, ParserState.BODY, ParserState.IDLE]
 
 
-def test_continue_is_owed_once_and_only_while_the_body_is_missing():
-    conversation = RequestParser(SMALL)
-    conversation.receive(b"POST / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n")
-    assert conversation.next() is None
-    assert conversation.take_continue()
-    assert not conversation.take_continue()
-    conversation.receive(b"abPOST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab")
-    assert conversation.next() is not None
-    assert conversation.next() is not None
-    assert not conversation.take_continue()
+def test_continue_is_sent_once_and_only_before_the_body():
+    parser = RequestParser(SMALL)
+    parser.receive(b"POST / HTTP/1.1\r\nExpect: 100-Continue\r\nContent-Length: 2\r\n\r\n")
+    assert parser.next() is None
+    assert parser.take_continue()
+    assert not parser.take_continue()
+    parser.receive(b"abPOST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab")
+    assert parser.next() is not None
+    assert parser.next() is not None
+    assert not parser.take_continue()
 
 
 @pytest.mark.parametrize(
@@ -228,25 +228,25 @@ def test_continue_is_owed_once_and_only_while_the_body_is_missing():
         (b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", True),
     ],
 )
-def test_keep_alive(head, keep_alive):
-    conversation = RequestParser(SMALL)
-    conversation.receive(head)
-    incoming = conversation.next()
+def test_keep_alive_follows_version_and_connection_header(head, keep_alive):
+    parser = RequestParser(SMALL)
+    parser.receive(head)
+    incoming = parser.next()
     assert incoming is not None
     assert incoming.keep_alive is keep_alive
 
 
 def outcome(data: bytes, cuts: list[int]) -> list[object]:
-    conversation = RequestParser(SMALL)
+    parser = RequestParser(SMALL)
     found: list[object] = []
-    places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
+    offsets = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     try:
-        for start, end in itertools.pairwise(places):
-            conversation.receive(data[start:end])
-            while incoming := conversation.next():
+        for start, end in itertools.pairwise(offsets):
+            parser.receive(data[start:end])
+            while incoming := parser.next():
                 found.append(incoming)
-    except HttpError as refusal:
-        found.append(refusal.status)
+    except HttpError as error:
+        found.append(error.status)
     return found
 
 
@@ -254,17 +254,17 @@ WELL_FORMED = GET + b"POST /p HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\
 
 
 @given(st.lists(st.integers(0, len(WELL_FORMED)), max_size=12))
-def test_where_reads_are_cut_makes_no_difference(cuts):
+def test_result_is_independent_of_the_boundaries_of_reads(cuts):
     assert outcome(WELL_FORMED, cuts) == outcome(WELL_FORMED, [])
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_requests_or_a_refusal(data):
+def test_arbitrary_bytes_raise_only_http_errors(data):
     outcome(GET + data + b"\r\n\r\n", [])
     outcome(CHUNKED + data, [])
 
 
-def test_one_empty_line_before_a_request_is_forgiven_and_no_second_however_they_arrive():
+def test_empty_lines_are_counted_across_reads():
     assert [request.target for request in requests_of(b"\r\n" + GET + b"\r\n" + GET)] == [b"/openstack"] * 2
     for piece in range(4):
         with pytest.raises(HttpError) as caught:
@@ -272,15 +272,17 @@ def test_one_empty_line_before_a_request_is_forgiven_and_no_second_however_they_
         assert caught.value.status == 400
 
 
-def test_guests_that_send_the_same_bytes_are_told_apart_and_judged_by_their_own_limits():
+def test_equal_bytes_are_parsed_with_the_peer_and_limits_of_each_parser():
     first, second = (RequestParser(SMALL, peer=f"10.0.0.{n}", peer_port=n, mac=f"fa:16:3e:00:00:0{n}") for n in (1, 2))
-    asked = []
-    for conversation in (first, second):
-        conversation.receive(GET)
-        incoming = conversation.next()
+    parsed = []
+    for parser in (first, second):
+        parser.receive(GET)
+        incoming = parser.next()
         assert incoming is not None
-        asked.append((incoming.request.peer, incoming.request.peer_port, incoming.request.mac, incoming.request.target))
-    assert asked == [(f"10.0.0.{n}", n, f"fa:16:3e:00:00:0{n}", b"/openstack") for n in (1, 2)]
+        parsed.append(
+            (incoming.request.peer, incoming.request.peer_port, incoming.request.mac, incoming.request.target)
+        )
+    assert parsed == [(f"10.0.0.{n}", n, f"fa:16:3e:00:00:0{n}", b"/openstack") for n in (1, 2)]
     narrow = RequestParser(replace(SMALL, header_bytes=4), mac="fa:16:3e:00:00:03")
     for _ in range(2):
         narrow.receive(GET)

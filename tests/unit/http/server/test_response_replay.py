@@ -1,4 +1,4 @@
-"""What is answered without being read, and above all what is not."""
+"""The responses that the server replays from the cache without parsing the request, and the requests that it parses."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ HEADERS = ((b"Content-Type", b"x"), (b"X-Openstack-Request-Id", ID))
 
 
 @dataclass
-class Replays:
-    """The handler's part of a replay."""
+class FakeReplay:
+    """The callback of the handler that renders a replayed response."""
 
     ids: list[bytes] = field(default_factory=list)
     stale: bool = False
@@ -41,7 +41,7 @@ class Replays:
 
 
 def replayable(**fields: Any) -> Response:
-    return Replays().response(**fields)
+    return FakeReplay().response(**fields)
 
 
 def head(*lines: bytes) -> bytes:
@@ -52,19 +52,19 @@ def with_id(value: bytes, name: bytes = b"X-Openstack-Request-Id") -> bytes:
     return head(name + b": " + value)
 
 
-def test_equal_bytes_but_for_the_id_are_answered() -> None:
-    repeats, replays = ResponseCache(), Replays()
-    repeats.learn(with_id(ID), replays.response(), DATE)
-    assert repeats.answer(with_id(OTHER), DATE) == (
+def test_request_that_differs_only_in_its_id_is_replayed() -> None:
+    cache, replays = ResponseCache(), FakeReplay()
+    cache.learn(with_id(ID), replays.response(), DATE)
+    assert cache.answer(with_id(OTHER), DATE) == (
         b"HTTP/1.1 200 OK\r\nDate: " + DATE + b"\r\nContent-Type: x\r\nContent-Length: 3\r\nConnection: keep-alive\r\n"
         b"X-Openstack-Request-Id: " + OTHER + b"\r\n\r\nxyz",
         True,
     )
     assert replays.ids == [OTHER]
     replays.stale = True
-    assert repeats.answer(with_id(OTHER), DATE) is None
+    assert cache.answer(with_id(OTHER), DATE) is None
     replays.stale = False
-    assert repeats.answer(with_id(OTHER), DATE) is None  # what was gone once is forgotten
+    assert cache.answer(with_id(OTHER), DATE) is None  # the stale entry is dropped
 
 
 @pytest.mark.parametrize(
@@ -86,14 +86,14 @@ def test_equal_bytes_but_for_the_id_are_answered() -> None:
         b"",
     ],
 )
-def test_anything_else_is_read(data: bytes) -> None:
-    repeats = ResponseCache()
-    repeats.learn(with_id(ID), replayable(), DATE)
-    assert repeats.answer(data, DATE) is None
+def test_any_other_difference_is_parsed(data: bytes) -> None:
+    cache = ResponseCache()
+    cache.learn(with_id(ID), replayable(), DATE)
+    assert cache.answer(data, DATE) is None
 
 
 @pytest.mark.parametrize(
-    ("data", "answer"),
+    ("data", "response"),
     [
         (with_id(ID, b"X-OpenStack-Request-ID"), replayable()),
         (head(b"X-Openstack-Request-Id: " + ID, b"X-OpenStack-Request-ID: " + ID), replayable()),
@@ -104,79 +104,79 @@ def test_anything_else_is_read(data: bytes) -> None:
         (with_id(ID), replayable(headers=(*HEADERS, (b"X", b"a\r\nb")))),
     ],
 )
-def test_what_is_not_learnt(data: bytes, answer: Response) -> None:
-    repeats = ResponseCache()
-    repeats.learn(data, answer, DATE)
-    assert repeats.answer(data, DATE) is None
+def test_unsuitable_responses_are_not_cached(data: bytes, response: Response) -> None:
+    cache = ResponseCache()
+    cache.learn(data, response, DATE)
+    assert cache.answer(data, DATE) is None
 
 
-def test_the_id_is_recognised_in_lower_case_as_haproxy_writes_it() -> None:
-    repeats = ResponseCache()
-    repeats.learn(with_id(ID, b"x-openstack-request-id"), replayable(), DATE)
-    answer, _ = repeats.answer(with_id(OTHER, b"x-openstack-request-id"), DATE) or (b"", True)
-    assert OTHER in answer
+def test_request_id_header_in_lower_case_is_recognized() -> None:
+    cache = ResponseCache()
+    cache.learn(with_id(ID, b"x-openstack-request-id"), replayable(), DATE)
+    response, _ = cache.answer(with_id(OTHER, b"x-openstack-request-id"), DATE) or (b"", True)
+    assert OTHER in response
 
 
-def test_without_an_id_a_new_one_is_given() -> None:
-    repeats = ResponseCache()
-    repeats.learn(head(), replayable(), DATE)
-    answer, _ = repeats.answer(head(), DATE) or (b"", True)
-    assert OTHER in answer
+def test_request_without_an_id_gets_a_new_id() -> None:
+    cache = ResponseCache()
+    cache.learn(head(), replayable(), DATE)
+    response, _ = cache.answer(head(), DATE) or (b"", True)
+    assert OTHER in response
 
 
-def test_an_id_of_a_guests_own_making_is_read() -> None:
-    repeats = ResponseCache()
-    repeats.learn(with_id(ID), replayable(), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n")
-    assert repeats.answer(with_id(ID), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n") is None
+def test_request_id_of_a_guest_is_parsed() -> None:
+    cache = ResponseCache()
+    cache.learn(with_id(ID), replayable(), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n")
+    assert cache.answer(with_id(ID), DATE, b"10.0.0.5 fa:16:3e:00:00:0a\n") is None
 
 
-def test_an_answer_of_another_length_is_an_error() -> None:
-    repeats, replays = ResponseCache(), Replays()
-    repeats.learn(head(), replays.response(), DATE)
-    repeats.learn(with_id(ID), replays.response(body=b"abcd"), DATE)
-    assert repeats.answer(head(), DATE) is not None
+def test_replayed_body_of_another_length_is_an_error() -> None:
+    cache, replays = ResponseCache(), FakeReplay()
+    cache.learn(head(), replays.response(), DATE)
+    cache.learn(with_id(ID), replays.response(body=b"abcd"), DATE)
+    assert cache.answer(head(), DATE) is not None
     with pytest.raises(RuntimeError):
-        repeats.answer(with_id(ID), DATE)
+        cache.answer(with_id(ID), DATE)
 
 
-def test_what_fills_the_room_of_all_is_at_the_expense_of_its_own_listener() -> None:
-    room = CacheBudget(100_000)
-    quiet, loud = ResponseCache(room), ResponseCache(room)
-    quiet.learn(with_id(ID), replayable(), DATE)
+def test_exhausted_budget_evicts_entries_of_the_same_listener() -> None:
+    budget = CacheBudget(100_000)
+    small, large = ResponseCache(budget), ResponseCache(budget)
+    small.learn(with_id(ID), replayable(), DATE)
     for number in range(1000):
-        loud.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
-        assert quiet.bytes + loud.bytes <= 100_000
-    assert quiet.answer(with_id(OTHER), DATE) is not None
+        large.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
+        assert small.bytes + large.bytes <= 100_000
+    assert small.answer(with_id(OTHER), DATE) is not None
 
 
-def test_what_is_learnt_again_and_again_takes_its_room_once() -> None:
-    repeats, replays = ResponseCache(), Replays()
+def test_replaced_entry_is_counted_once() -> None:
+    cache, replays = ResponseCache(), FakeReplay()
     for _ in range(3):
-        repeats.learn(with_id(ID), replays.response(), DATE)
-    once = repeats.bytes
+        cache.learn(with_id(ID), replays.response(), DATE)
+    once = cache.bytes
     replays.stale = True
-    repeats.answer(with_id(OTHER), DATE)
-    assert (repeats.bytes, once > 0) == (0, True)
+    cache.answer(with_id(OTHER), DATE)
+    assert (cache.bytes, once > 0) == (0, True)
 
 
-def test_a_listener_that_has_gone_leaves_its_room() -> None:
-    room = CacheBudget(100_000)
+def test_deleted_cache_releases_its_budget() -> None:
+    budget = CacheBudget(100_000)
     for _ in range(100):
-        gone = ResponseCache(room)
+        deleted = ResponseCache(budget)
         for number in range(50):
-            gone.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
-    stays = ResponseCache(room)
-    del gone
+            deleted.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
+    remaining = ResponseCache(budget)
+    del deleted
     for number in range(50):
-        stays.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
-    assert stays.answer(head(b"User-Agent: 0"), DATE) is not None
+        remaining.learn(head(b"User-Agent: %d" % number), replayable(), DATE)
+    assert remaining.answer(head(b"User-Agent: 0"), DATE) is not None
 
 
-def test_over_a_socket_the_handler_is_asked_once() -> None:
-    read: list[Request] = []
+def test_handler_is_called_once_for_equal_requests() -> None:
+    handled: list[Request] = []
 
     async def handler(request: Request) -> Response:
-        read.append(request)
+        handled.append(request)
         return replayable()
 
     async def main() -> None:
@@ -193,46 +193,46 @@ def test_over_a_socket_the_handler_is_asked_once() -> None:
             else:
                 await asyncio.sleep(0.05)
         assert bodies == [(b"abc", True), (b"xyz", False), (b"abc", True), (b"xyz", False)]
-        assert len(read) == 2
+        assert len(handled) == 2
         writer.close()
         await server.stop(1)
 
     uvloop.run(main())
 
 
-def test_who_asks_for_the_end_of_the_connection_is_answered_without_being_read() -> None:
-    """The answer says that it is the last, and the connection ends; a longer one than before is not cut."""
-    read: list[Request] = []
+def test_request_that_closes_the_connection_is_replayed() -> None:
+    """The replayed response has `Connection: close`, the server closes the connection, and a longer header is not cut."""
+    handled: list[Request] = []
 
     async def handler(request: Request) -> Response:
-        read.append(request)
+        handled.append(request)
         return replayable()
 
-    async def ask(door: tuple[str, int], data: bytes) -> bytes:
-        reader, writer = await asyncio.open_connection(*door)
+    async def send(address: tuple[str, int], data: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*address)
         writer.write(data)
-        said = await asyncio.wait_for(reader.read(), HANG_SECONDS)
+        received = await asyncio.wait_for(reader.read(), HANG_SECONDS)
         writer.close()
-        return said
+        return received
 
     async def main() -> None:
         listener = tcp_listener("127.0.0.1", 0)
         server = HttpServer(handler)
         await server.start([Listener(socket=listener)])
-        door = listener.getsockname()
+        address = listener.getsockname()
         for closing in (head(b"Connection: close"), head().replace(b"HTTP/1.1", b"HTTP/1.0")):
-            read.clear()
-            first, *others = [await ask(door, closing) for _ in range(3)]
+            handled.clear()
+            first, *others = [await send(address, closing) for _ in range(3)]
             assert first.endswith(b"\r\n\r\nabc")
-            for said in others:
-                assert said.endswith(b"\r\n\r\nxyz")
-                assert (said.count(b"Connection: "), said.count(b"Connection: close\r\n")) == (1, 1)
-            assert len(read) == 1
-        stays = await asyncio.open_connection(*door)
-        stays[1].write(head())
-        text = await asyncio.wait_for(stays[0].readuntil(b"\r\n\r\n"), HANG_SECONDS)
+            for replayed in others:
+                assert replayed.endswith(b"\r\n\r\nxyz")
+                assert (replayed.count(b"Connection: "), replayed.count(b"Connection: close\r\n")) == (1, 1)
+            assert len(handled) == 1
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(head())
+        text = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), HANG_SECONDS)
         assert b"Connection: keep-alive\r\n" in text
-        stays[1].close()
+        writer.close()
         await server.stop(1)
 
     uvloop.run(main())

@@ -1,4 +1,4 @@
-"""An answer with a hop limit: the socket's TTL while it is on its way, and before and behind it; who asks, by MAC."""
+"""The socket's TTL for a response with a hop limit, and the identification of a client by its MAC address."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ TOKEN = Response(status=200, headers=HEADERS, body=b"token", hop_limit=1)
 
 
 @dataclass
-class Guests:
-    """What the server is told of its connections, and what it asks."""
+class FakeGuests:
+    """The handler and the MAC resolver of the server. Both record their calls."""
 
     macs: list[str] = field(default_factory=list)
     sockets: list[Any] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Guests:
         self.sockets.append(connection)
         return self.macs.pop(0) if self.macs else ""
 
-    def answer(self, request: Request) -> Response:
+    def respond(self, request: Request) -> Response:
         self.requests.append(request)
         if request.method == "PUT":
             return TOKEN
@@ -55,11 +55,11 @@ def replayable(body: bytes) -> Response:
 
 
 @asynccontextmanager
-async def served(guests: Guests, host: str = "127.0.0.1", **caps: int) -> AsyncIterator[list[int]]:
-    """Two listeners: their ports."""
+async def served(guests: FakeGuests, host: str = "127.0.0.1", **limits: int) -> AsyncIterator[list[int]]:
+    """Serves two listeners and yields their ports."""
     sockets = [tcp_listener(host, 0), tcp_listener(host, 0)]
     ports = [one.getsockname()[1] for one in sockets]
-    server = HttpServer(guests.answer, connections=ConnectionLimits(**caps))
+    server = HttpServer(guests.respond, connections=ConnectionLimits(**limits))
     await server.start(
         [
             Listener(socket=one, tag=f"network:{place}", source_mac=guests.source_mac)
@@ -77,7 +77,7 @@ class Guest:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
 
-    async def ask(self, method: bytes = b"GET") -> bytes:
+    async def request(self, method: bytes = b"GET") -> bytes:
         self.writer.write(method + b" /x HTTP/1.1\r\nHost: a\r\n\r\n")
         return await self.read()
 
@@ -99,31 +99,31 @@ async def connect(host: str, port: int) -> Guest:
 @pytest.mark.parametrize(
     ("host", "peer", "option"),
     [("127.0.0.1", "127.0.0.1", IPV4), ("::1", "::1", IPV6), ("::", "127.0.0.1", IPV4)],
-    ids=["IPv4", "IPv6", "IPv4 on a socket of both"],
+    ids=["IPv4", "IPv6", "IPv4 on a dual-stack socket"],
 )
-def test_one_answer_has_the_limit_and_the_next_has_not(host: str, peer: str, option: tuple[int, int]) -> None:
+def test_hop_limit_applies_to_one_response(host: str, peer: str, option: tuple[int, int]) -> None:
     async def run() -> None:
-        guests = Guests()
+        guests = FakeGuests()
         async with served(guests, host) as ports:
             guest = await connect(peer, ports[0])
-            await guest.ask()
+            await guest.request()
             normal = guests.hops(option)
             assert normal > 1
-            assert await guest.ask(b"PUT") == b"token"
+            assert await guest.request(b"PUT") == b"token"
             assert guests.hops(option) == 1
-            await guest.ask()
+            await guest.request()
             assert guests.hops(option) == normal
             await guest.close()
 
     uvloop.run(run())
 
 
-def test_pipelined_answers_come_in_order_and_the_last_has_the_usual_hops() -> None:
+def test_pipelined_responses_keep_their_order_and_the_default_ttl_is_restored() -> None:
     async def run() -> None:
-        guests = Guests()
+        guests = FakeGuests()
         async with served(guests) as ports:
             guest = await connect("127.0.0.1", ports[0])
-            await guest.ask()
+            await guest.request()
             normal = guests.hops(IPV4)
             one = b" /x HTTP/1.1\r\nHost: a\r\n\r\n"
             guest.writer.write(b"GET" + one + b"PUT" + one + b"GET" + one)
@@ -134,16 +134,16 @@ def test_pipelined_answers_come_in_order_and_the_last_has_the_usual_hops() -> No
     uvloop.run(run())
 
 
-def test_the_same_bytes_of_another_mac_are_asked_anew() -> None:
+def test_equal_request_of_another_mac_is_handled_again() -> None:
     async def run() -> None:
-        guests = Guests(macs=["fa:16:3e:00:00:01", "fa:16:3e:00:00:02"])
+        guests = FakeGuests(macs=["fa:16:3e:00:00:01", "fa:16:3e:00:00:02"])
         async with served(guests) as ports:
             first = await connect("127.0.0.1", ports[0])
-            assert [await first.ask() for _ in range(3)] == [b"fa:16:3e:00:00:01"] * 3
-            assert len(guests.requests) == 1  # the others were repeats
+            assert [await first.request() for _ in range(3)] == [b"fa:16:3e:00:00:01"] * 3
+            assert len(guests.requests) == 1  # the cache has answered the others
             second = await connect("127.0.0.1", ports[0])
-            assert await second.ask() == b"fa:16:3e:00:00:02"
-            assert await first.ask() == b"fa:16:3e:00:00:01"
+            assert await second.request() == b"fa:16:3e:00:00:02"
+            assert await first.request() == b"fa:16:3e:00:00:01"
             assert len(guests.requests) == 2
             await first.close()
             await second.close()
@@ -153,50 +153,50 @@ def test_the_same_bytes_of_another_mac_are_asked_anew() -> None:
 
 def test_connections_are_counted_by_listener_and_address() -> None:
     async def run() -> None:
-        guests = Guests()
+        guests = FakeGuests()
         async with served(guests, per_peer=2) as ports:
-            there = [await connect("127.0.0.1", ports[0]) for _ in range(2)]
-            for guest in there:
-                await guest.ask()
+            accepted = [await connect("127.0.0.1", ports[0]) for _ in range(2)]
+            for guest in accepted:
+                await guest.request()
             refused = await connect("127.0.0.1", ports[0])
             assert b"503" in await refused.reader.readline()
-            neighbour = await connect("127.0.0.1", ports[1])  # the same address, on another network
-            await neighbour.ask()
-            for guest in (*there, refused, neighbour):
+            neighbour = await connect("127.0.0.1", ports[1])  # another network has the same address
+            await neighbour.request()
+            for guest in (*accepted, refused, neighbour):
                 await guest.close()
 
     uvloop.run(run())
 
 
-def test_a_guest_with_many_addresses_is_counted_by_its_mac() -> None:
+def test_connections_of_a_guest_are_counted_by_mac() -> None:
     async def run() -> None:
-        guests = Guests(macs=["fa:16:3e:00:00:01"] * 3 + ["fa:16:3e:00:00:02"])
+        guests = FakeGuests(macs=["fa:16:3e:00:00:01"] * 3 + ["fa:16:3e:00:00:02"])
         async with served(guests, per_peer=2) as ports:
-            there = [await connect("127.0.0.1", ports[0]) for _ in range(2)]
-            for guest in there:
-                await guest.ask()
+            accepted = [await connect("127.0.0.1", ports[0]) for _ in range(2)]
+            for guest in accepted:
+                await guest.request()
             refused = await connect("127.0.0.1", ports[0])
             assert b"503" in await refused.reader.readline()
             neighbour = await connect("127.0.0.1", ports[0])
-            assert await neighbour.ask() == b"fa:16:3e:00:00:02"
-            for guest in (*there, refused, neighbour):
+            assert await neighbour.request() == b"fa:16:3e:00:00:02"
+            for guest in (*accepted, refused, neighbour):
                 await guest.close()
 
     uvloop.run(run())
 
 
-def test_a_network_whose_guests_have_as_many_macs_as_they_like_leaves_room_for_others() -> None:
+def test_connections_per_network_are_limited_despite_many_macs() -> None:
     async def run() -> None:
-        guests = Guests(macs=[f"fa:16:3e:00:00:{number:02x}" for number in range(10)])
+        guests = FakeGuests(macs=[f"fa:16:3e:00:00:{number:02x}" for number in range(10)])
         async with served(guests, per_network=3) as ports:
-            there = [await connect("127.0.0.1", ports[0]) for _ in range(3)]
-            for guest in there:
-                await guest.ask()
+            accepted = [await connect("127.0.0.1", ports[0]) for _ in range(3)]
+            for guest in accepted:
+                await guest.request()
             refused = await connect("127.0.0.1", ports[0])
             assert b"503" in await refused.reader.readline()
             other = await connect("127.0.0.1", ports[1])
-            await other.ask()
-            for guest in (*there, refused, other):
+            await other.request()
+            for guest in (*accepted, refused, other):
                 await guest.close()
 
     uvloop.run(run())
