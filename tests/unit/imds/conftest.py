@@ -1,4 +1,4 @@
-"""The service on a store that lives in memory and can be told to go away."""
+"""A fake instance store in memory that tests can make unavailable, and a thread pool."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ class Port:
 
 @dataclass
 class FakeInstances:
-    """As store.instances.InstanceStore, in memory."""
+    """The interface of store.instances.InstanceStore with the data in memory."""
 
     instances: dict[str, Instance] = field(default_factory=dict)
     addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
     providers: dict[str, dict[str, tuple[Port, ...]]] = field(default_factory=dict)
     number: int = 1
-    away: bool = False
-    asked: int = 0
-    """How many questions came, looks at the revision not counted."""
-    heard: Callable[[ChangeSet], None] = lambda _touched: None
-    """Told of every change at once."""
+    unavailable: bool = False
+    query_count: int = 0
+    """The number of queries, without queries of the revision."""
+    on_change: Callable[[ChangeSet], None] = lambda _changes: None
+    """The callback that receives every change immediately."""
 
     def revision(self) -> int:
-        self._answer()
+        self._raise_if_unavailable()
         return self.number
 
     def instance(self, instance_id: str) -> Instance | None:
-        self._count()
+        self._count_query()
         return self.instances.get(instance_id)
 
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]:
-        self._count()
+        self._count_query()
         return self.addresses.get(address, ())
 
     def ports_by_provider(self, provider_id: str, address: str) -> tuple[Port, ...] | None:
-        self._count()
+        self._count_query()
         ports = self.providers.get(provider_id)
         return None if ports is None else ports.get(address, ())
 
     def set_password_once(self, instance_id: str, text: str) -> bool:
-        self._count()
+        self._count_query()
         instance = self.instances.get(instance_id)
         if instance is None:
-            raise NotFound("gone")
+            raise NotFound("no such instance")
         if instance.password:
             return False
         self.put(replace(instance, password=text))
@@ -64,22 +64,22 @@ class FakeInstances:
     def put(self, instance: Instance) -> None:
         self.instances[instance.id] = instance
         self.number += 1
-        self.heard(ChangeSet(revision=self.number, instance_ids=frozenset({instance.id})))
+        self.on_change(ChangeSet(revision=self.number, instance_ids=frozenset({instance.id})))
 
     def newest(self) -> int:
         return self.revision()
 
     def after(self, revision: int | None) -> ChangeSet:
-        self._answer()
+        self._raise_if_unavailable()
         return ChangeSet(revision=self.number, everything=revision != self.number)
 
-    def _count(self) -> None:
-        self._answer()
-        self.asked += 1
+    def _count_query(self) -> None:
+        self._raise_if_unavailable()
+        self.query_count += 1
 
-    def _answer(self) -> None:
-        if self.away:
-            raise StoreUnavailable("the store is away")
+    def _raise_if_unavailable(self) -> None:
+        if self.unavailable:
+            raise StoreUnavailable("the store is unavailable")
 
 
 @pytest.fixture

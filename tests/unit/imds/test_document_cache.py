@@ -1,4 +1,4 @@
-"""Random seeds: each given once, in no process twice, and as random as what they are drawn from."""
+"""Random seeds and request ids. No two processes return the same seed, and seeds are as random as their source."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ SEED_BYTES = 512
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 510, 511, 512])
-def test_a_seed_is_base64_of_so_many_bytes(size: int) -> None:
+def test_seed_is_base64_of_the_requested_number_of_bytes(size: int) -> None:
     seeds = RandomSeeds(Environment().many_random_bytes)
-    given = [b64decode(seeds.text(size), validate=True) for _ in range(2 * BATCH_SIZE)]
-    assert {len(one) for one in given} == {size}
+    decoded = [b64decode(seeds.text(size), validate=True) for _ in range(2 * BATCH_SIZE)]
+    assert {len(each) for each in decoded} == {size}
 
 
 @pytest.mark.parametrize(("size", "bits"), [(1, (6, 2)), (2, (6, 6, 4)), (3, (6, 6, 6, 6))])
-def test_every_value_of_every_letter_is_as_likely(size: int, bits: tuple[int, ...]) -> None:
-    """Drawn of each of the 256 values once, every letter that may stand at its place is there equally often."""
-    anywhere, at_the_end = itertools.cycle(range(256)), itertools.cycle(range(256))
+def test_letters_of_a_seed_are_uniformly_distributed(size: int, bits: tuple[int, ...]) -> None:
+    """If the source returns each of the 256 values once, every possible letter of a position is equally frequent."""
+    batch_values, last_values = itertools.cycle(range(256)), itertools.cycle(range(256))
 
     def random_bytes(count: int) -> bytes:
-        """At every place of the texts, each value in turn."""
+        """Returns each value in turn, at every position of the texts."""
         if count == BATCH_SIZE:
-            return bytes(next(at_the_end) for _ in range(count))
-        return b"".join(bytes([next(anywhere)]) * (count // BATCH_SIZE) for _ in range(BATCH_SIZE))
+            return bytes(next(last_values) for _ in range(count))
+        return b"".join(bytes([next(batch_values)]) * (count // BATCH_SIZE) for _ in range(BATCH_SIZE))
 
     seeds = RandomSeeds(random_bytes)
-    given = [seeds.text(size) for _ in range(256 * 8)]
-    for place, count in enumerate(bits):
-        letters = Counter(one[place] for one in given)
+    seeds_drawn = [seeds.text(size) for _ in range(256 * 8)]
+    for position, count in enumerate(bits):
+        letters = Counter(seed[position] for seed in seeds_drawn)
         assert len(letters) == 2**count
         assert len(set(letters.values())) == 1
 
 
-def test_no_seed_is_given_twice() -> None:
+def test_seeds_are_unique() -> None:
     seeds = RandomSeeds(Environment().many_random_bytes)
-    given = [seeds.text(SEED_BYTES) for _ in range(8 * BATCH_SIZE)]
-    assert len(set(given)) == len(given)
+    drawn = [seeds.text(SEED_BYTES) for _ in range(8 * BATCH_SIZE)]
+    assert len(set(drawn)) == len(drawn)
 
 
-def test_every_byte_is_about_as_frequent() -> None:
-    """256 values, 4,096 expected of each; 20 standard deviations are never met by chance."""
+def test_random_bytes_are_uniformly_distributed() -> None:
+    """Each of the 256 values is expected 4,096 times. A deviation of 20 standard deviations does not occur by chance."""
     counts = Counter(Environment().many_random_bytes(1 << 20))
     assert len(counts) == 256
     assert all(abs(count - 4096) < 20 * 64 for count in counts.values())
 
 
-def test_a_forked_child_gives_nothing_that_its_parent_gives() -> None:
+def test_forked_child_and_parent_have_no_seed_or_id_in_common() -> None:
     seeds = RandomSeeds(Environment().many_random_bytes)
-    ours = {seeds.text(SEED_BYTES), new_request_id().encode()}
+    of_parent = {seeds.text(SEED_BYTES), new_request_id().encode()}
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -71,16 +71,16 @@ def test_a_forked_child_gives_nothing_that_its_parent_gives() -> None:
     with os.fdopen(reading, "rb") as stream:
         of_child = stream.read().split()
     os.waitpid(child, 0)
-    ours |= {seeds.text(SEED_BYTES) for _ in range(2 * BATCH_SIZE)}
-    ours |= {new_request_id().encode() for _ in range(2 * BATCH_SIZE)}
+    of_parent |= {seeds.text(SEED_BYTES) for _ in range(2 * BATCH_SIZE)}
+    of_parent |= {new_request_id().encode() for _ in range(2 * BATCH_SIZE)}
     assert len(of_child) == 2 * BATCH_SIZE
-    assert ours.isdisjoint(of_child)
+    assert of_parent.isdisjoint(of_child)
 
 
 def test_request_ids_are_random_uuids():
     ids = [new_request_id() for _ in range(600)]
     assert len(set(ids)) == len(ids)
-    for one in ids:
-        assert re.fullmatch(r"req-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}", one)
-    for place in set(range(4, len(ids[0]))) - {12, 17, 18, 22, 23, 27}:
-        assert len({one[place] for one in ids}) == 16, "every digit is drawn"
+    for each in ids:
+        assert re.fullmatch(r"req-[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}", each)
+    for position in set(range(4, len(ids[0]))) - {12, 17, 18, 22, 23, 27}:
+        assert len({each[position] for each in ids}) == 16, "every digit is random"

@@ -1,4 +1,4 @@
-"""Instances asked for at the same time: read together, never from before the question, and no one's fault is another's."""
+"""The batch loader: concurrent queries share a read that starts after them, and the error of one instance affects no other."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from openimds.resources.instance import Ec2Ids, Instance
 
 
 class Source:
-    """The first read waits at a gate; what each read asked for is noted."""
+    """A fake store. The first read waits for the gate, and every read is recorded."""
 
     def __init__(self) -> None:
         self.reads: list[frozenset[str]] = []
-        self.began, self.gate = Event(), Event()
+        self.started, self.gate = Event(), Event()
         self.broken: frozenset[str] = frozenset()
-        self.away = False
+        self.unavailable = False
 
     def read(self, instance_ids: Collection[str]) -> Mapping[str, Instance | None]:
         self.reads.append(frozenset(instance_ids))
         if len(self.reads) == 1:
-            self.began.set()
+            self.started.set()
             assert self.gate.wait(HANG_SECONDS)
-        if self.away:
-            raise StoreUnavailable("away")
+        if self.unavailable:
+            raise StoreUnavailable("unavailable")
         if self.broken & set(instance_ids):
-            raise ValueError("a row that makes no sense")
-        return {one: None if one == "nobody" else _instance(one) for one in instance_ids}
+            raise ValueError("invalid row")
+        return {each: None if each == "unknown" else _instance(each) for each in instance_ids}
 
 
 def _instance(instance_id: str) -> Instance:
@@ -44,43 +44,43 @@ def _instance(instance_id: str) -> Instance:
 
 
 def run(source: Source, test: Callable[[BatchLoader], Awaitable[None]]) -> None:
-    async def under_way() -> None:
+    async def main() -> None:
         with ThreadPoolExecutor(1) as threads:
             async with asyncio.timeout(HANG_SECONDS):
                 await test(BatchLoader(threads, source.read))
 
-    asyncio.run(under_way())
+    asyncio.run(main())
 
 
-async def _ask(together: BatchLoader, source: Source, ids: list[str]) -> list[asyncio.Task[Instance | None]]:
-    """The first of them is being read, the others wait, when this returns."""
-    asked = [asyncio.create_task(together.instance(ids[0]))]
-    assert await asyncio.to_thread(source.began.wait, HANG_SECONDS)
-    asked += [asyncio.create_task(together.instance(one)) for one in ids[1:]]
+async def _start_queries(loader: BatchLoader, source: Source, ids: list[str]) -> list[asyncio.Task[Instance | None]]:
+    """Starts one query per id. The store reads the first, and the others wait."""
+    queries = [asyncio.create_task(loader.instance(ids[0]))]
+    assert await asyncio.to_thread(source.started.wait, HANG_SECONDS)
+    queries += [asyncio.create_task(loader.instance(each)) for each in ids[1:]]
     await asyncio.sleep(0)
-    return asked
+    return queries
 
 
-def test_what_is_asked_during_a_read_is_read_together() -> None:
+def test_queries_during_a_read_share_the_next_read() -> None:
     source = Source()
 
-    async def test(together: BatchLoader) -> None:
-        asked = await _ask(together, source, ["a", "b", "c", "nobody"])
+    async def test(loader: BatchLoader) -> None:
+        queries = await _start_queries(loader, source, ["a", "b", "c", "unknown"])
         source.gate.set()
-        found = await asyncio.gather(*asked)
-        assert [one.id if one else None for one in found] == ["a", "b", "c", None]
-        assert source.reads == [{"a"}, {"b", "c", "nobody"}]
+        found = await asyncio.gather(*queries)
+        assert [each.id if each else None for each in found] == ["a", "b", "c", None]
+        assert source.reads == [{"a"}, {"b", "c", "unknown"}]
 
     run(source, test)
 
 
-def test_who_asks_during_a_read_of_the_same_instance_gets_a_later_one() -> None:
+def test_query_during_a_read_of_the_same_instance_gets_a_later_read() -> None:
     source = Source()
 
-    async def test(together: BatchLoader) -> None:
-        asked = await _ask(together, source, ["a", "a", "b", "b"])
+    async def test(loader: BatchLoader) -> None:
+        queries = await _start_queries(loader, source, ["a", "a", "b", "b"])
         source.gate.set()
-        found = await asyncio.gather(*asked)
+        found = await asyncio.gather(*queries)
         assert source.reads == [{"a"}, {"a", "b"}]
         assert found[0] is not found[1]
         assert found[2] is found[3]
@@ -88,72 +88,72 @@ def test_who_asks_during_a_read_of_the_same_instance_gets_a_later_one() -> None:
     run(source, test)
 
 
-def test_not_more_at_once_than_would_make_the_first_wait() -> None:
+def test_size_of_a_read_is_limited() -> None:
     source = Source()
     ids = [f"i{number}" for number in range(2 * AT_ONCE + 1)]
 
-    async def test(together: BatchLoader) -> None:
-        asked = await _ask(together, source, ids)
+    async def test(loader: BatchLoader) -> None:
+        queries = await _start_queries(loader, source, ids)
         source.gate.set()
-        await asyncio.gather(*asked)
+        await asyncio.gather(*queries)
         assert [len(read) for read in source.reads] == [1, AT_ONCE, AT_ONCE]
 
     run(source, test)
 
 
-def test_an_instance_that_cannot_be_told_takes_no_other_with_it() -> None:
+def test_error_of_one_instance_does_not_affect_others() -> None:
     source = Source()
     source.broken = frozenset({"b"})
 
-    async def test(together: BatchLoader) -> None:
-        asked = await _ask(together, source, ["a", "b", "c"])
+    async def test(loader: BatchLoader) -> None:
+        queries = await _start_queries(loader, source, ["a", "b", "c"])
         source.gate.set()
-        a, b, c = await asyncio.gather(*asked, return_exceptions=True)
+        a, b, c = await asyncio.gather(*queries, return_exceptions=True)
         assert (a, c) == (_instance("a"), _instance("c"))
         assert isinstance(b, ValueError)
 
     run(source, test)
 
 
-def test_a_store_that_is_away_is_said_to_all_that_wait_and_asked_again_later() -> None:
+def test_store_error_reaches_all_queries_and_the_next_query_reads_again() -> None:
     source = Source()
-    source.away = True
+    source.unavailable = True
 
-    async def test(together: BatchLoader) -> None:
-        asked = await _ask(together, source, ["a", "b", "c"])
+    async def test(loader: BatchLoader) -> None:
+        queries = await _start_queries(loader, source, ["a", "b", "c"])
         source.gate.set()
-        said = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(one) for one in said] == [StoreUnavailable] * 3
+        errors = await asyncio.gather(*queries, return_exceptions=True)
+        assert [type(each) for each in errors] == [StoreUnavailable] * 3
         assert len(source.reads) == 2
-        source.away = False
-        assert await together.instance("b") == _instance("b")
+        source.unavailable = False
+        assert await loader.instance("b") == _instance("b")
 
     run(source, test)
 
 
-def test_one_that_waits_no_longer_leaves_the_others_their_answer() -> None:
+def test_cancelled_query_does_not_cancel_others() -> None:
     source = Source()
 
-    async def test(together: BatchLoader) -> None:
-        asked = await _ask(together, source, ["a", "b", "b"])
-        asked[1].cancel()
+    async def test(loader: BatchLoader) -> None:
+        queries = await _start_queries(loader, source, ["a", "b", "b"])
+        queries[1].cancel()
         source.gate.set()
-        assert await asked[2] == _instance("b")
+        assert await queries[2] == _instance("b")
         with pytest.raises(asyncio.CancelledError):
-            await asked[1]
+            await queries[1]
 
     run(source, test)
 
 
-def test_records_ask_for_instances_together_and_for_all_else_alone() -> None:
+def test_instance_cache_uses_the_loader_only_for_instances() -> None:
     source = Source()
     source.gate.set()
 
-    async def test(together: BatchLoader) -> None:
+    async def test(loader: BatchLoader) -> None:
         with ThreadPoolExecutor(1) as threads:
-            records = InstanceCache(threads, instances=together.instance)
-            assert await records.ask(("instance", "a"), lambda: _instance("by the question")) == _instance("a")
-            assert await records.ask(("address", "a"), lambda: "by the question") == "by the question"
+            records = InstanceCache(threads, instances=loader.instance)
+            assert await records.ask(("instance", "a"), lambda: _instance("of the query")) == _instance("a")
+            assert await records.ask(("address", "a"), lambda: "of the query") == "of the query"
             assert source.reads == [{"a"}]
 
     run(source, test)

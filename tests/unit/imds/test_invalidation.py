@@ -14,27 +14,27 @@ from openimds.resources.instance import ChangeSet
 class Changes:
     def __init__(self) -> None:
         self.revision = 5
-        self.away = False
+        self.unavailable = False
         self.broken = False
-        self.asked_after: list[int | None] = []
+        self.queried_revisions: list[int | None] = []
 
     def newest(self) -> int:
-        if self.away:
-            raise StoreUnavailable("gone")
+        if self.unavailable:
+            raise StoreUnavailable("unavailable")
         return self.revision
 
     def after(self, revision: int | None) -> ChangeSet:
-        if self.away:
-            raise StoreUnavailable("gone")
+        if self.unavailable:
+            raise StoreUnavailable("unavailable")
         if self.broken:
             self.broken = False
-            raise RuntimeError("a mistake of ours")
-        self.asked_after.append(revision)
+            raise RuntimeError("unexpected error")
+        self.queried_revisions.append(revision)
         return ChangeSet(revision=self.revision, everything=revision is None)
 
 
 class SilentChanges(Changes):
-    """Does not answer before `gate` opens."""
+    """A store that does not respond before the gate opens."""
 
     def __init__(self, gate: threading.Event) -> None:
         super().__init__()
@@ -45,40 +45,40 @@ class SilentChanges(Changes):
         return super().after(revision)
 
 
-def test_changes_are_heard_in_order_and_an_away_store_is_said_once() -> None:
-    async def scene() -> None:
+def test_changes_are_received_in_order_and_an_unavailable_store_is_logged_once() -> None:
+    async def main() -> None:
         changes = Changes()
-        heard: list[ChangeSet] = []
-        fresh = ChangePoller(changes, heard.append, PollIntervals(look_seconds=0.001))
-        fresh.start()
-        await until_async(lambda: len(heard) == 1)
-        assert heard[0].everything
+        received: list[ChangeSet] = []
+        poller = ChangePoller(changes, received.append, PollIntervals(look_seconds=0.001))
+        poller.start()
+        await until_async(lambda: len(received) == 1)
+        assert received[0].everything
         changes.revision = 6
-        await until_async(lambda: len(heard) == 2)
-        changes.away = True
-        await until_async(lambda: fresh.store_is_away)
+        await until_async(lambda: len(received) == 2)
+        changes.unavailable = True
+        await until_async(lambda: poller.store_is_away)
         changes.revision = 7
-        changes.away = False
-        await until_async(lambda: not fresh.store_is_away)
-        await until_async(lambda: len(heard) == 3)
-        assert changes.asked_after == [None, 5, 6]
+        changes.unavailable = False
+        await until_async(lambda: not poller.store_is_away)
+        await until_async(lambda: len(received) == 3)
+        assert changes.queried_revisions == [None, 5, 6]
         changes.broken = True
         changes.revision = 8
-        await until_async(lambda: len(heard) == 4)
-        assert heard[-1].everything  # what was missed is not known
-        fresh.stop()
+        await until_async(lambda: len(received) == 4)
+        assert received[-1].everything  # the poller cannot know the missed changes
+        poller.stop()
 
     with structlog.testing.capture_logs() as logs:
-        asyncio.run(scene())
+        asyncio.run(main())
     events = [line["event"].split(":")[0] for line in logs]
     assert events == ["store unavailable", "store available again", "store changes unreadable"]
 
 
-async def test_a_silent_store_is_away() -> None:
+async def test_silent_store_is_unavailable() -> None:
     gate = threading.Event()
     changes = SilentChanges(gate)
-    fresh = ChangePoller(changes, lambda _touched: None, PollIntervals(away_seconds=0.02))
-    fresh.start()
-    await until_async(lambda: fresh.store_is_away)
+    poller = ChangePoller(changes, lambda _changes: None, PollIntervals(away_seconds=0.02))
+    poller.start()
+    await until_async(lambda: poller.store_is_away)
     gate.set()
-    fresh.stop()
+    poller.stop()

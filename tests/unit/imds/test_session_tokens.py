@@ -1,4 +1,4 @@
-"""Tokens at the service: given by one worker, taken by another, judged by the instance's own properties."""
+"""Session tokens: every worker accepts the tokens of the others, and the instance's properties apply."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def worker(
     return SessionTokens(settings, defaults or ImdsOptions(), now=clock, random_bytes=os.urandom)
 
 
-def admitted(sessions: SessionTokens, ask: Request, instance: Instance = VM) -> Document | int | None:
+def admitted(sessions: SessionTokens, incoming: Request, instance: Instance = VM) -> Document | int | None:
     try:
-        return sessions.admit(ask, parse_path(ask.target), instance)
-    except MetadataError as refusal:
-        return refusal.status
+        return sessions.admit(incoming, parse_path(incoming.target), instance)
+    except MetadataError as error:
+        return error.status
 
 
 def put(*headers: tuple[bytes, bytes], ttl: bytes = b"60") -> Request:
@@ -64,9 +64,9 @@ def put(*headers: tuple[bytes, bytes], ttl: bytes = b"60") -> Request:
 
 
 def token(sessions: SessionTokens, instance: Instance = VM) -> bytes:
-    answer = admitted(sessions, put(), instance)
-    assert isinstance(answer, Document)
-    return answer.body
+    document = admitted(sessions, put(), instance)
+    assert isinstance(document, Document)
+    return document.body
 
 
 def with_token(text: bytes, method: str = "GET") -> Request:
@@ -78,23 +78,23 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_holds_across_workers_and_while_the_secret_is_changed(clock) -> None:
-    given = token(worker(clock, "new", "old"))
-    assert admitted(worker(clock, "new"), with_token(given), STRICT) is None
-    assert admitted(worker(clock, "newer", "new"), with_token(given, "HEAD"), STRICT) is None
-    assert admitted(worker(clock, "old"), with_token(given), STRICT) == 401
+def test_token_is_valid_in_every_worker_and_during_a_change_of_the_secret(clock) -> None:
+    issued = token(worker(clock, "new", "old"))
+    assert admitted(worker(clock, "new"), with_token(issued), STRICT) is None
+    assert admitted(worker(clock, "newer", "new"), with_token(issued, "HEAD"), STRICT) is None
+    assert admitted(worker(clock, "old"), with_token(issued), STRICT) == 401
 
 
-def test_of_one_instance_and_for_a_time(clock) -> None:
+def test_expired_token_and_token_of_another_instance_are_rejected(clock) -> None:
     sessions = worker(clock, "s")
-    given = token(sessions)
-    assert admitted(sessions, with_token(given), VM) is None
-    assert admitted(sessions, with_token(given), OTHER) == 401
+    issued = token(sessions)
+    assert admitted(sessions, with_token(issued), VM) is None
+    assert admitted(sessions, with_token(issued), OTHER) == 401
     clock.now += 60
-    assert admitted(sessions, with_token(given), VM) == 401
+    assert admitted(sessions, with_token(issued), VM) == 401
 
 
-def test_required_by_a_property(clock) -> None:
+def test_property_of_the_instance_requires_a_token(clock) -> None:
     sessions = worker(clock, "s")
     assert admitted(sessions, request(), STRICT) == 401
     assert admitted(sessions, with_token(b"nonsense"), STRICT) == 401
@@ -103,18 +103,18 @@ def test_required_by_a_property(clock) -> None:
 
 
 @pytest.mark.parametrize("ttl", [b"0", b"21601", b"-5", b"x", b""])
-def test_a_bad_ttl(clock, ttl: bytes) -> None:
+def test_invalid_ttl_is_rejected(clock, ttl: bytes) -> None:
     assert admitted(worker(clock, "s"), put(ttl=ttl)) == 400
 
 
-def test_headers_twice(clock) -> None:
+def test_duplicate_headers_are_rejected(clock) -> None:
     sessions = worker(clock, "s")
     assert admitted(sessions, put(put().headers[0])) == 400
-    given = with_token(token(sessions)).headers[0]
-    assert admitted(sessions, request(headers=(given, given))) == 400
+    header = with_token(token(sessions)).headers[0]
+    assert admitted(sessions, request(headers=(header, header))) == 400
 
 
-def test_forwarded(clock) -> None:
+def test_forwarded_token_request_is_rejected(clock) -> None:
     flag, one, two = (b"X-Openimds-Guest-Forwarded", b"1"), (b"X-Forwarded-For", b"10.0.0.5"), (b"Forwarded", b"for=x")
     behind, direct = worker(clock, "s"), worker(clock, "s", is_behind_agent=False)
     assert isinstance(admitted(behind, put(one)), Document)
@@ -122,34 +122,34 @@ def test_forwarded(clock) -> None:
     assert [admitted(behind, put(one, flag)), admitted(behind, put(one, two)), admitted(direct, put(one))] == [403] * 3
 
 
-def test_the_hop_limit_is_told(clock) -> None:
-    answer = admitted(worker(clock, "s"), put(), replace(VM, metadata={"imds:HttpPutResponseHopLimit": "3"}))
-    assert isinstance(answer, Document)
-    assert dict(answer.headers)["X-Openimds-Hop-Limit"] == "3"
+def test_token_response_has_the_hop_limit_of_the_instance(clock) -> None:
+    document = admitted(worker(clock, "s"), put(), replace(VM, metadata={"imds:HttpPutResponseHopLimit": "3"}))
+    assert isinstance(document, Document)
+    assert dict(document.headers)["X-Openimds-Hop-Limit"] == "3"
 
 
-def test_without_a_secret(clock) -> None:
-    """Nothing is given; what must have a token stays shut."""
+def test_required_token_is_refused_without_a_secret(clock) -> None:
+    """A path that requires a token is refused if no secret is configured, because no token can be issued."""
     sessions = worker(clock)
-    assert admitted(sessions, put()) is None, "it goes on to the documents, where nothing is found"
+    assert admitted(sessions, put()) is None, "the request continues to the documents, which respond with 404"
     assert admitted(sessions, with_token(b"x")) is None
     assert admitted(sessions, request(), STRICT) == 401
     assert admitted(sessions, put(), STRICT) == 503
     assert admitted(worker(clock, defaults=ImdsOptions(http_tokens=TokenMode.REQUIRED)), request()) == 401
 
 
-def test_a_property_that_cannot_be_read_is_told_once(clock) -> None:
+def test_invalid_property_is_logged_once(clock) -> None:
     sessions = worker(clock, "s")
-    wrong = replace(VM, metadata={"imds:HttpTokens": "requierd", "team": "red"})
+    invalid = replace(VM, metadata={"imds:HttpTokens": "requierd", "team": "red"})
     with structlog.testing.capture_logs() as logs:
-        assert admitted(sessions, request(), wrong) is None
-        assert admitted(sessions, request(), wrong) is None
+        assert admitted(sessions, request(), invalid) is None
+        assert admitted(sessions, request(), invalid) is None
     (line,) = logs
     assert (line["property"], line["instance_id"]) == ("imds:HttpTokens", VM.id)
     assert "optional, required or off" in line["reason"]
 
 
-def test_what_was_told_does_not_grow_for_ever(clock, monkeypatch) -> None:
+def test_memory_of_logged_properties_is_limited(clock, monkeypatch) -> None:
     monkeypatch.setattr("openimds.imds.session_tokens._MAX_LOGGED_MISTAKES", 2)
     sessions = worker(clock, "s")
     with structlog.testing.capture_logs() as logs:

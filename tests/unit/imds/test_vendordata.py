@@ -1,4 +1,4 @@
-"""Dynamic vendor data targets that are slow, fail, and say how long they may be remembered."""
+"""Dynamic vendor data targets: concurrency, timeouts, failures and the maximum age of their responses."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ from openimds.resources.instance import VendordataResponse
 
 
 class Targets:
-    """Targets by URL: what each does when it is asked; and what was asked."""
+    """Fake targets by URL. The requests are recorded."""
 
-    def __init__(self, **does: Callable[[], VendordataResponse]) -> None:
-        self.does = does
-        self.asked: list[tuple[str, str]] = []
+    def __init__(self, **responses: Callable[[], VendordataResponse]) -> None:
+        self.responses = responses
+        self.requests: list[tuple[str, str]] = []
 
-    def post(self, url: str, question: Mapping[str, Any]) -> VendordataResponse:
-        self.asked.append((url, question["instance-id"]))
-        return self.does[url]()
+    def post(self, url: str, document: Mapping[str, Any]) -> VendordataResponse:
+        self.requests.append((url, document["instance-id"]))
+        return self.responses[url]()
 
-    def vendors(self, **patience: Any) -> VendordataTargets:
-        return VendordataTargets([Target(name, name) for name in self.does], self.post, VendordataTimeouts(**patience))
+    def vendors(self, **timeouts: Any) -> VendordataTargets:
+        return VendordataTargets(
+            [Target(name, name) for name in self.responses], self.post, VendordataTimeouts(**timeouts)
+        )
 
 
-def question(instance: str = "i1", **more: str) -> dict[str, Any]:
+def request_document(instance: str = "i1", **more: str) -> dict[str, Any]:
     return {"instance-id": instance} | more
 
 
-def says(content: Any, fresh_seconds: float = 0) -> Callable[[], VendordataResponse]:
+def returns(content: Any, fresh_seconds: float = 0) -> Callable[[], VendordataResponse]:
     return lambda: VendordataResponse(content, 10, fresh_seconds)
 
 
@@ -44,131 +46,137 @@ def fails() -> VendordataResponse:
     raise PeerFailed("refused")
 
 
-def test_all_at_the_same_time() -> None:
-    """Each waits until the other has been asked."""
-    together = threading.Barrier(2, timeout=HANG_SECONDS)
+def test_all_targets_are_requested_concurrently() -> None:
+    """Each target waits until the other has received its request."""
+    barrier = threading.Barrier(2, timeout=HANG_SECONDS)
 
-    def meets() -> VendordataResponse:
-        together.wait()
-        return VendordataResponse({"met": True})
+    def respond_together() -> VendordataResponse:
+        barrier.wait()
+        return VendordataResponse({"ok": True})
 
-    found = asyncio.run(Targets(a=meets, b=meets).vendors().ask(question()))
-    assert found == {"a": {"met": True}, "b": {"met": True}}
+    found = asyncio.run(Targets(a=respond_together, b=respond_together).vendors().ask(request_document()))
+    assert found == {"a": {"ok": True}, "b": {"ok": True}}
 
 
-def test_a_slow_target_delays_no_other_target_and_no_other_instance() -> None:
-    """More instances wait for it than it has threads: another target answers meanwhile."""
-    never = threading.Event()
-    targets = Targets(slow=lambda: _when(never))
-    quick = Targets(quick=says(1))
+def test_slow_target_does_not_delay_another_target() -> None:
+    """More requests wait for the slow target than it has threads, and another target still responds."""
+    gate = threading.Event()
+    targets = Targets(slow=lambda: _respond_after(gate))
+    fast = Targets(fast=returns(1))
 
-    async def story() -> None:
-        vendors, others = targets.vendors(seconds=HANG_SECONDS), quick.vendors()
-        many = [asyncio.create_task(vendors.ask(question(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
-        await until_async(lambda: len(targets.asked) == THREADS_OF_A_TARGET, "threads fill it")
-        assert await others.ask(question()) == {"quick": 1}
-        assert not any(task.done() for task in many), "the quick one did not wait for the slow one"
-        never.set()
+    async def main() -> None:
+        vendors, others = targets.vendors(seconds=HANG_SECONDS), fast.vendors()
+        many = [asyncio.create_task(vendors.ask(request_document(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
+        await until_async(
+            lambda: len(targets.requests) == THREADS_OF_A_TARGET, "every thread of the target has a request"
+        )
+        assert await others.ask(request_document()) == {"fast": 1}
+        assert not any(task.done() for task in many), "the fast target does not wait for the slow one"
+        gate.set()
         await asyncio.gather(*many)
 
-    asyncio.run(_ended(story(), never))
+    asyncio.run(_with_gate_opened(main(), gate))
 
 
-def _when(opened: threading.Event) -> VendordataResponse:
-    opened.wait(HANG_SECONDS)
+def _respond_after(gate: threading.Event) -> VendordataResponse:
+    gate.wait(HANG_SECONDS)
     return VendordataResponse(None)
 
 
-def test_patience_with_a_slow_target_ends() -> None:
-    never = threading.Event()
-    targets = Targets(slow=lambda: _when(never))
+def test_request_to_a_slow_target_times_out() -> None:
+    gate = threading.Event()
+    targets = Targets(slow=lambda: _respond_after(gate))
 
-    async def story() -> int:
+    async def main() -> int:
         vendors = targets.vendors(seconds=0.2)
-        many = [asyncio.create_task(vendors.ask(question(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
+        many = [asyncio.create_task(vendors.ask(request_document(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
         assert await asyncio.gather(*many) == [{"slow": {}}] * len(many)
-        return len(targets.asked)
+        return len(targets.requests)
 
     with structlog.testing.capture_logs() as logs:
-        asked = asyncio.run(_ended(story(), never))
-    assert asked == THREADS_OF_A_TARGET  # those in the queue were taken out of it
+        request_count = asyncio.run(_with_gate_opened(main(), gate))
+    assert request_count == THREADS_OF_A_TARGET  # the queued requests are cancelled
     assert [line["event"] for line in logs] == ["vendor data target failed"]
 
 
-async def _ended(story: Any, never: threading.Event) -> Any:
+async def _with_gate_opened(main: Any, gate: threading.Event) -> Any:
     try:
-        return await story
+        return await main
     finally:
-        never.set()
+        gate.set()
 
 
-def test_one_question_at_a_time_for_all_who_want_to_know_the_same() -> None:
+def test_equal_requests_share_one_call() -> None:
     gate = threading.Event()
 
-    def waits() -> VendordataResponse:
+    def respond_after_gate() -> VendordataResponse:
         gate.wait(HANG_SECONDS)
         return VendordataResponse(7)
 
-    targets = Targets(a=waits)
+    targets = Targets(a=respond_after_gate)
 
-    async def story() -> list[Any]:
+    async def main() -> list[Any]:
         vendors = targets.vendors()
-        tasks = [asyncio.create_task(vendors.ask(question())) for _ in range(5)]
-        await until_async(lambda: targets.asked)
-        tasks.pop().cancel()  # its guest went away; the others still want to know
+        tasks = [asyncio.create_task(vendors.ask(request_document())) for _ in range(5)]
+        await until_async(lambda: targets.requests)
+        tasks.pop().cancel()  # the guest has closed its connection, and the others still wait
         gate.set()
         return list(await asyncio.gather(*tasks))
 
-    assert asyncio.run(story()) == [{"a": 7}] * 4
-    assert len(targets.asked) == 1
+    assert asyncio.run(main()) == [{"a": 7}] * 4
+    assert len(targets.requests) == 1
 
 
-async def test_answers_are_kept_as_the_target_allows() -> None:
-    targets = Targets(kept=says(1, 60), not_kept=says(2))
+async def test_response_is_cached_for_the_maximum_age_of_the_target() -> None:
+    targets = Targets(cached=returns(1, 60), not_cached=returns(2))
 
     vendors = targets.vendors()
     for instance in ("i1", "i1", "i2"):
-        assert await vendors.ask(question(instance)) == {"kept": 1, "not_kept": 2}
-    await vendors.ask(question("i1", hostname="new"))  # another question
-    assert [asked for asked in targets.asked if asked[0] == "kept"] == [("kept", "i1"), ("kept", "i2"), ("kept", "i1")]
-    assert len([asked for asked in targets.asked if asked[0] == "not_kept"]) == 4
+        assert await vendors.ask(request_document(instance)) == {"cached": 1, "not_cached": 2}
+    await vendors.ask(request_document("i1", hostname="new"))  # the request differs
+    assert [sent for sent in targets.requests if sent[0] == "cached"] == [
+        ("cached", "i1"),
+        ("cached", "i2"),
+        ("cached", "i1"),
+    ]
+    assert len([sent for sent in targets.requests if sent[0] == "not_cached"]) == 4
 
 
-def test_a_failure_is_not_kept_and_is_told_once() -> None:
-    does = [says(3, 60), fails, fails]
+def test_failure_is_not_cached_and_is_logged_once() -> None:
+    remaining = [returns(3, 60), fails, fails]
 
-    def next_of_them() -> VendordataResponse:
-        return does.pop()()
+    def respond() -> VendordataResponse:
+        return remaining.pop()()
 
-    targets = Targets(a=next_of_them)
+    targets = Targets(a=respond)
 
-    async def story() -> list[Any]:
+    async def main() -> list[Any]:
         vendors = targets.vendors()
-        return [await vendors.ask(question()) for _ in range(4)]
+        return [await vendors.ask(request_document()) for _ in range(4)]
 
     with structlog.testing.capture_logs() as logs:
-        assert asyncio.run(story()) == [{"a": {}}, {"a": {}}, {"a": 3}, {"a": 3}]
+        assert asyncio.run(main()) == [{"a": {}}, {"a": {}}, {"a": 3}, {"a": 3}]
     assert [line["event"] for line in logs] == ["vendor data target failed", "vendor data target available again"]
 
 
-def test_fatal_failures() -> None:
-    vendors = Targets(a=says(1), b=fails).vendors
-    with pytest.raises(MetadataError) as refused:
-        asyncio.run(vendors(failure_is_fatal=True).ask(question()))
-    assert refused.value.status == 503
+def test_fatal_failure_is_a_503_error() -> None:
+    vendors = Targets(a=returns(1), b=fails).vendors
+    with pytest.raises(MetadataError) as raised:
+        asyncio.run(vendors(failure_is_fatal=True).ask(request_document()))
+    assert raised.value.status == 503
 
 
-def test_answers_have_bounds_and_an_end() -> None:
+def test_cache_limits_count_size_and_age_of_responses() -> None:
     now = [0.0]
-    kept = VendordataCache(lambda: now[0], max_answers=2, max_bytes=100)
+    cache = VendordataCache(lambda: now[0], max_answers=2, max_bytes=100)
     for name in (b"a", b"b"):
-        kept.put(name, VendordataResponse(name, 10, 5))
-    assert kept.get(b"a")
-    kept.put(b"c", VendordataResponse(b"c", 10, 5))
-    assert (kept.get(b"b"), bool(kept.get(b"a")), bool(kept.get(b"c"))) == (None, True, True)
-    kept.put(b"large", VendordataResponse(b"large", 95, 5))
-    assert (kept.get(b"a"), kept.get(b"c"), bool(kept.get(b"large"))) == (None, None, True)
+        cache.put(name, VendordataResponse(name, 10, 5))
+    assert cache.get(b"a")
+    cache.put(b"c", VendordataResponse(b"c", 10, 5))
+    assert (cache.get(b"b"), bool(cache.get(b"a")), bool(cache.get(b"c"))) == (None, True, True)
+    cache.put(b"large", VendordataResponse(b"large", 95, 5))
+    assert (cache.get(b"a"), cache.get(b"c"), bool(cache.get(b"large"))) == (None, None, True)
     now[0] = 5
-    assert kept.get(b"large") is None
-    kept.put(b"huge", VendordataResponse(b"huge", 101, 5))
-    assert kept.get(b"huge") is None
+    assert cache.get(b"large") is None
+    cache.put(b"huge", VendordataResponse(b"huge", 101, 5))
+    assert cache.get(b"huge") is None

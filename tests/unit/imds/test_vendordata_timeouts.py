@@ -1,4 +1,4 @@
-"""How long a request waits for the store: not for a silent one, longer for one that answers others meanwhile."""
+"""The timeout of a query: a store that responds to other queries meanwhile gets more time than a silent store."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from openimds.imds.instance_cache import InstanceCache
 from openimds.resources.errors import StoreUnavailable
 
 
-async def _asked(records: InstanceCache, gate: Event) -> object:
+async def _query(records: InstanceCache, gate: Event) -> object:
     try:
         return await records.ask("a", lambda: gate.wait(HANG_SECONDS))
     finally:
         gate.set()
 
 
-def test_a_store_that_answers_others_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_waits_longer_for_a_store_that_responds_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE_SECONDS", 0.05)
     gate = Event()
 
-    async def test() -> None:
+    async def main() -> None:
         records = InstanceCache(threads)
-        records._responded_at = math.inf  # just now, whenever one looks
+        records._responded_at = math.inf  # the store has responded just now, at any time
         asyncio.get_running_loop().call_later(4 * 0.05, gate.set)
-        assert await _asked(records, gate) is True
+        assert await _query(records, gate) is True
 
     with ThreadPoolExecutor(1) as threads:
-        asyncio.run(test())
+        asyncio.run(main())
 
 
-def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_for_a_store_that_responds_to_others_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE_SECONDS", 0.05)
     monkeypatch.setattr(module, "MAX_WAIT_SECONDS", 0.1)
 
-    async def test() -> None:
+    async def main() -> None:
         records = InstanceCache(threads)
         records._responded_at = math.inf
         with pytest.raises(StoreUnavailable, match="did not answer within"):
-            await _asked(records, Event())
+            await _query(records, Event())
 
     with ThreadPoolExecutor(1) as threads:
-        asyncio.run(test())
+        asyncio.run(main())
