@@ -9,7 +9,7 @@ Modules, in reading order:
 - `decoders`: the values of the JSON objects.
 - `mirror`: a copy of the cloud state that the watch updates.
 - `store_guard`: detects that the database was replaced or restored from an older copy.
-- `instance_records`: instance records for the metadata agent in direct mode.
+- `instance_records`: instance records for the metadata agent.
 - `vendordata`: requests to dynamic vendor data targets.
 - `testing`: a control API in memory for tests.
 """

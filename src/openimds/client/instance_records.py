@@ -1,4 +1,4 @@
-"""Fetches instance records from the control API (docs/design/watch.md), for the metadata agent in direct mode.
+"""Fetches instance records from the control API (docs/design/watch.md), for the metadata agent.
 
 - RecordBatcher combines the loads of single instances, so that a boot storm needs few requests. Loads within
   BATCH_WINDOW_SECONDS share a request, and loads of the same instance share a response, unless the response is older than

@@ -149,7 +149,7 @@ class MetadataAgentConfig(AgentConfig):
     max_staleness_seconds: float
     """The maximum age of mirrored ports in haproxy mode. May be infinite."""
     direct_max_staleness_seconds: float
-    """The maximum age of mirrored ports and of instance records in direct mode. May be infinite."""
+    """The maximum age of mirrored ports in direct mode, and of instance records in both modes. May be infinite."""
     workers: int
     backlog: int
     haproxy_log_socket: Path

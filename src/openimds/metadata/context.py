@@ -1,6 +1,6 @@
 """RenderContext: everything that a document is rendered from. DocumentSettings: the deployment's part of it.
 
-The control API publishes DocumentSettings as JSON to metadata agents in direct mode:
+The control API publishes DocumentSettings as JSON to metadata agents:
 
 {"dhcp_domain": "novalocal", "static_vendor_data": {} | null, "dynamic_vendor_data": false,
  "policy": {"http_tokens": "optional", "openstack_tokens": "optional", "http_endpoint": true,

@@ -40,7 +40,10 @@ class PortSecurity(Protocol):
 
 
 class ComputeDriver(Protocol):
-    """The netns driver. `start` raises an error whose message states why the instance did not start."""
+    """A driver that boots servers, such as the netns driver.
+
+    `start` raises an error whose message states why the instance did not start.
+    """
 
     def servers(self) -> set[str]: ...
     def state(self, server_id: str) -> BootState | None: ...

@@ -187,8 +187,8 @@ METADATA_AGENT = Section(
             "metadata_direct_max_staleness",
             default=3600,
             min=0,
-            help="The same for metadata_proxy = direct, where the MAC address of the instance must match as well. The"
-            " limit also applies to the instance records that documents are rendered from. 0: no limit.",
+            help="The same for metadata_proxy = direct, where the MAC address of the instance must match as well. In"
+            " both modes, the limit also applies to the instance records that documents are rendered from. 0: no limit.",
         ),
         cfg.IntOpt(
             "metadata_workers", default=1, min=1, max=256, help="The number of processes that serve the socket."

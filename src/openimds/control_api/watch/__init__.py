@@ -2,6 +2,6 @@
 
 Modules, in reading order:
 
-- `routes`: the watch of resources, the reports of agents, and instance records for metadata agents in direct mode
+- `routes`: the watch of resources, the reports of agents, and instance records for metadata agents
 - `long_poll`: wakes waiting requests when their kinds change
 """

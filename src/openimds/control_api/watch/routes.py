@@ -1,8 +1,8 @@
 """The extension for agents at `/openimds/v1` (docs/design/watch.md).
 
-Agents list and watch resources, and report their work. Metadata agents in direct mode also read instance records, their
-changes, and the document settings. Records contain user data and passwords: only agents can read them, responses are not
-cacheable, and the log does not contain them.
+Agents list and watch resources, and report their work. Metadata agents also read instance records, their changes, and the
+document settings. Records contain user data and passwords: only agents can read them, responses are not cacheable, and the
+log does not contain them.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class InstanceRecordService:
 
 
 def instances_router(service: InstanceRecordService) -> APIRouter:
-    """The routes of instance records, for metadata agents in direct mode."""
+    """The routes of instance records, for metadata agents."""
     routes = APIRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
     published = _PublishedSettings(service.settings)
     _records(routes, service.records)

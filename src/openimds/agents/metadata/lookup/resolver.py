@@ -8,7 +8,8 @@ Each step is used if the step before it gives no result:
 3. One query to the control API: before a client is rejected, and for all clients while the watch is not current. A query
    that a change overtook is repeated.
 4. The mirror's last state while the control API is unavailable, for `LookupPolicy.max_age_seconds` at most.
-5. The hold queue. A request whose port is not ready waits for a change that concerns it.
+5. The hold queue. A request whose port is not ready waits for a change that concerns it. In direct mode, a request of a
+   client whose MAC cannot be determined is not held.
 
 The index decides how ports match: by address in haproxy mode, by address and MAC in direct mode.
 """
