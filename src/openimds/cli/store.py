@@ -19,10 +19,6 @@ from openimds.supervisor.state_dir import DEFAULT
 if TYPE_CHECKING:
     from openimds.store.engine import Store
 
-if TYPE_CHECKING:
-    from openimds.store.engine import Store
-
-
 config_file = click.option(
     "--config-file",
     "config_files",
@@ -90,7 +86,7 @@ def _password(variable: str, prompt: str) -> str:
 
 @contextmanager
 def open_store(config_files: tuple[str, ...]) -> Iterator[Store]:
-    """Opens the store of these configuration files. Errors become a CommandFailedError."""
+    """Opens the store of these configuration files for the block. Errors in the block become a CommandFailedError."""
     from openimds.store.engine import Store
 
     try:
@@ -127,7 +123,7 @@ def instances(*, file: IO[bytes], state_dir: Path | None, config_files: tuple[st
     if state_dir is not None and config_files:
         raise CommandFailedError("--state-dir and --config-file both name a store: give only one of them")
     document = _document(file)
-    with open_store(config_files or _files_in(state_dir or DEFAULT)) as store, _without_traceback():
+    with open_store(config_files or _files_in(state_dir or DEFAULT)) as store, _command_errors():
         _check_tables(store, dry_run=dry_run)
         ids = InstanceStore(store).import_instances(document, dry_run=dry_run)
     count = f"{len(ids)} instance{'' if len(ids) == 1 else 's'}"
@@ -135,8 +131,8 @@ def instances(*, file: IO[bytes], state_dir: Path | None, config_files: tuple[st
 
 
 @contextmanager
-def _without_traceback() -> Iterator[None]:
-    """Converts an error of the database, such as a value out of range, to a CommandFailedError."""
+def _command_errors() -> Iterator[None]:
+    """A block in which an error of the database, such as a value out of range, becomes a CommandFailedError."""
     from sqlalchemy.exc import DBAPIError
 
     try:

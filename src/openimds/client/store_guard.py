@@ -31,10 +31,10 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class StoreRevision:
     store_id: str
-    """Empty for a control API of a release that does not send it, which is always accepted."""
+    """Empty if the control API is of a release that sends no identity. Such a snapshot is always accepted."""
     revision: int
     is_rolled_back: bool = False
-    """Whether the same database had an older revision afterwards. Later revisions are not accepted either."""
+    """Whether a later snapshot of the same database had an older revision. No further snapshot is accepted then."""
 
     def continues(self, earlier: StoreRevision) -> bool:
         is_newer = self.store_id == earlier.store_id and self.revision >= earlier.revision
@@ -42,7 +42,7 @@ class StoreRevision:
 
 
 class StoreGuard:
-    """The record of one program. Thread-safe. The processes of the program may share the file."""
+    """The record of one program, in one file. Thread-safe. All processes of the program may use the same file."""
 
     def __init__(self, state_path: Path, binary: str) -> None:
         self._file = state_path / FOLDER / f"{binary}.json"
@@ -53,7 +53,7 @@ class StoreGuard:
         self._write_failed = False
 
     def accepts(self, found: StoreRevision) -> bool:
-        """Whether the database is the recorded one and not older. Records it if so."""
+        """Returns whether the database is the recorded one and not older. If it is, records its identity and revision."""
         with self._lock:
             recorded = read_record(self._file)
             if recorded is None or not found.store_id:

@@ -1,7 +1,7 @@
-"""A cache of the store's results, which are dropped when they change.
+"""A cache of query results of the store. A result is dropped when the store changes.
 
 A request for a cached result needs no database. `invalidation` calls `forget` some milliseconds after a change. The
-result of a query that was running at that moment is returned to the requests that wait for it, but is not cached.
+result of a query that is running at that moment is returned to the requests that wait for it, but is not cached.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class CachedDocument(Protocol):
 
 
 class CacheEntry:
-    """One result of the store. `good` becomes False when the entry is dropped, because requests may still hold it."""
+    """A cached result of the store.
+
+    `good` is False once the entry is dropped. A request that received the entry before must not cache anything in it.
+    """
 
     __slots__ = ("__weakref__", "answer", "documents", "good", "key", "used")
 

@@ -132,7 +132,7 @@ class ResponseBuilder:
         self._generation = HandlerGeneration()
 
     def finish(self, request: Request, answer: Document | Response, trace: RequestTrace) -> Response:
-        """Counts and logs the response. A response of the metadata API stays unchanged."""
+        """Counts, logs and builds the response. A forwarded response of the metadata API is returned unchanged."""
         METRICS.answered(answer.status, monotonic() - trace.started)
         if self._unknown_clients is not None and (trace.is_unknown_client or answer.status in _REJECTED):
             self._unknown_clients.count(request.listener, request.mac, request.peer)
@@ -143,7 +143,9 @@ class ResponseBuilder:
         return self._response(answer, trace, self._replay(request, answer, trace, line))
 
     def give_up(self, request: Request, trace: RequestTrace) -> None:
-        """Logs a request whose client closed the connection. Its action may have been done."""
+        """Logs a request whose client closed the connection. An action of the request, such as storing a password, may be
+        complete.
+        """
         self._write_line(request, REQUEST_GIVEN_UP, trace, {})
 
     def retire(self) -> None:

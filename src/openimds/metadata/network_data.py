@@ -1,6 +1,6 @@
 """network_data.json: the NICs, their addresses and their name servers.
 
-The document shows only the first IPv4 and the first IPv6 subnet of a port's network. Its format has room for no more.
+The document shows only the first IPv4 and the first IPv6 subnet of a port's network, as in Nova.
 """
 
 from __future__ import annotations

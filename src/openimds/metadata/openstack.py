@@ -1,4 +1,4 @@
-"""The OpenStack tree, `/openstack/<version>/…`. Listings, lookups and the reference in docs/ use the table DOCUMENTS."""
+"""The OpenStack tree, `/openstack/<version>/…`. Listings and lookups use the table DOCUMENTS."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ SYSCTLS = {
     # Enables IPv6 again if it was disabled in the namespace.
     "net.ipv6.conf.all.disable_ipv6": "0",
     "net.ipv6.conf.default.disable_ipv6": "0",
-    # The address comes from the port. A forged router advertisement of an instance has no effect.
+    # The addresses of the device are the fixed IPs of the port. An instance can forge router advertisements.
     "net.ipv6.conf.all.accept_ra": "0",
     "net.ipv6.conf.default.accept_ra": "0",
 }

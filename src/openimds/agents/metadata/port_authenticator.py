@@ -1,7 +1,7 @@
-"""Authenticates a request by the port that it comes from.
+"""Authenticates a request by its port.
 
-The port comes from the resolver, and the instance's record from memory or from the control API. A request of an instance
-whose record is not held is delegated to the metadata API.
+The resolver finds the port. The record of the port's instance comes from the cache or from the control API. If neither
+has the record, the request is delegated to the metadata API.
 """
 
 from __future__ import annotations
@@ -137,7 +137,10 @@ class PortAuthenticator:
         return lambda: trusts(binding) and allows(bucket)
 
     async def _forward(self, binding: Binding, request: Request, request_id: str) -> Response:
-        """Raises DelegateUpstream if the metadata API does not know the instance and the port has another one by now."""
+        """Forwards a request to the metadata API.
+
+        If the response is 404 and the port belongs to another instance by now, raises DelegateUpstream for that instance.
+        """
         headers = self._origins.proxied_headers(binding, request)
         response = await self._forwarder.forward(binding, headers, request, request_id)
         if response.status != HTTPStatus.NOT_FOUND:

@@ -1,8 +1,9 @@
-"""Password checks with limits, on threads of their own.
+"""Checks passwords in a small thread pool, with limits of failed attempts.
 
-bcrypt takes about 0.2 s of a core. Without limits, a few dozen wrong passwords at once occupy every thread of the control
-API. So password checks run in a small pool with a bounded queue, and failed attempts are counted by client address and by
-user. A password that was verified shortly before needs neither (store/passwords.py).
+bcrypt takes about 0.2 s of a core. Without limits, a few dozen simultaneous logins with wrong passwords occupy every
+thread of the control API. So password checks run in a pool of their own with a bounded queue, and failed attempts are
+limited by client address and by user. A password that was verified shortly before is accepted without bcrypt and without
+a limit (store/passwords.py).
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ MAX_PENDING = 32
 """Maximum number of password checks that run or wait, for all clients."""
 MAX_PENDING_PER_ADDRESS = 8
 MAX_COUNTED = 20_000
-"""Keys whose failed attempts are counted. Beyond that the least recently used key is dropped."""
+"""Maximum number of token buckets. A further bucket replaces the least recently used one."""
 MAX_KEY_CHARS = 255
 BUSY_RETRY_AFTER_SECONDS = 2
 
 FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS = 10
 FAILURES_PER_MINUTE_OF_ADDRESS = 60
 FAILURES_PER_MINUTE_OF_USER = 120
-"""Limit for all addresses together. It is high, because any client can use it up and lock the user out. Clients whose
-password was verified shortly before are not affected.
+"""Limit for all addresses together. The limit is high, because any client can use it up and lock the user out. A client
+whose password was verified shortly before is not locked out.
 """
 
 
@@ -48,7 +49,7 @@ class _Allowance:
 
 
 class FailureLimiter:
-    """Token buckets of failed attempts, which refill over a minute. Threads may share it."""
+    """Token buckets of failed attempts. An empty bucket is full again after one minute. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -88,7 +89,7 @@ class FailureLimiter:
 
 
 class LoginService:
-    """Checks passwords for the routes. One event loop uses it."""
+    """Checks passwords for the routes. Belongs to one event loop."""
 
     def __init__(self, credentials: Credentials, clock: Callable[[], float] = time.monotonic) -> None:
         self._credentials = credentials
@@ -97,7 +98,10 @@ class LoginService:
         self._pending: dict[str, int] = {}
 
     async def user_id(self, address: str, password: str, *, user_id: str | None = None, name: str | None = None) -> str:
-        """The id of the user with this password. `address` is the client's. Raises Unauthorized, TooManyRequests."""
+        """Returns the id of the user with this password. Raises Unauthorized, TooManyRequests.
+
+        `address` is the client's address.
+        """
         login = await run_in_threadpool(self._credentials.look_up_login, password, user_id=user_id, name=name)
         if login.verified:
             return login.id

@@ -1,7 +1,7 @@
 """Wakes waiting long polls with one query of the store.
 
 While at least one request waits, one task of the event loop reads the changed kinds from the store every POLL_SECONDS, and
-immediately after a commit of this process. It wakes only requests that wait for one of these kinds. Fifty waiting agents use
+immediately after a commit of this process. It wakes only requests that wait for one of these kinds. A waiting request uses
 no thread and no database connection.
 """
 
@@ -66,7 +66,10 @@ class ChangeNotifier:
             waiter.woken.set()
 
     async def wait(self, kinds: frozenset[str], after: int, timeout_seconds: float) -> bool:
-        """Waits for a change of these kinds after the revision `after`. Returns False on timeout."""
+        """Waits for a change of these kinds after the revision `after`. Returns False on timeout.
+
+        Returns True also when the notifier is closed.
+        """
         self._loop = asyncio.get_running_loop()
         self._watch_from(after)
         if self.is_closed or any(self._latest.get(kind, 0) > after for kind in kinds):
@@ -114,9 +117,8 @@ class ChangeNotifier:
         try:
             newest, kinds = await run_in_threadpool(self._source.touched_since, self._seen)
         except OpenimdsError as error:
-            log.debug(
-                "change log not readable", reason=error.message
-            )  # the waiting request reads the store itself later and reports the error
+            # The waiting requests read the store themselves later, and report the error.
+            log.debug("change log not readable", reason=error.message)
             return
         if newest < self._seen:  # the database was replaced: all clients must list again
             kinds = frozenset(kind for waiter in self._waiters for kind in waiter.kinds)

@@ -270,7 +270,10 @@ async def _next_changes(
     kinds: list[str],
     timeout_seconds: float,
 ) -> tuple[int, list[dict[str, Any]]]:
-    """Waits until `changes` returns changes. Returns none on timeout or if the notifier is closed."""
+    """Calls `changes` until it returns changes. Returns (revision, changes).
+
+    Returns an empty list of changes after the timeout, or when the notifier is closed.
+    """
     deadline = time.monotonic() + timeout_seconds
     while True:
         revision, found = await run_in_threadpool(changes)

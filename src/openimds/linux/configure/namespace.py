@@ -333,7 +333,7 @@ class ChangeApplier:
         if host is None:
             raise OSError(errno.ENODEV, f"device {device.host_name} does not exist")
         set_link(host.index, master_index=bridge_index, mtu=device.mtu, up=device.up)
-        if device.addresses is not None:  # otherwise the instance sets its NIC up itself
+        if device.addresses is not None:  # a device without them is the NIC of an instance, which sets the NIC up
             self._on_link(device.name, lambda index: set_link(index, up=device.up))
 
     def _adjust_device(self, device: Device, what: tuple[str, ...]) -> None:

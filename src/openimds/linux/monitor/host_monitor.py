@@ -291,7 +291,10 @@ class HostMonitor:
             self._add_changes([("netns", name)])
 
     def _begin_poll(self) -> bool:
-        """Begins a poll of everything without events. Returns True if a directory was replaced."""
+        """Begins a poll of the state for which the kernel reports no event: files of /proc and settings of namespaces.
+
+        Also advances the neighbour probes. Returns True if a watched directory was replaced.
+        """
         self._next_poll = time.monotonic() + POLL_SECONDS
         self._unpolled = [*self._polled_files.keys, *(("netns", name) for name in self._namespaces)]
         self._add_changes(("netns", name) for name in self._probes.step())

@@ -41,7 +41,8 @@ def parse_link_events(datagram: bytes) -> Iterator[WatchKey]:
 def parse_ruleset_events(datagram: bytes) -> Iterator[WatchKey]:
     """Parses nftables notifications of the root namespace.
 
-    Elements and rules that an agent itself adds yield no key, or only the key of the port concerned.
+    A new element yields no key. A new rule of a port yields the key of that port only. So a change that an agent makes
+    for one port starts no reconcile pass of another port.
     """
     for kind, _flags, payload in parse_messages(datagram):
         if kind >> 8 != NFNL_SUBSYS_NFTABLES or len(payload) < NFGENMSG_BYTES:

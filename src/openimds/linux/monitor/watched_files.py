@@ -213,7 +213,7 @@ def not_stopped(pid: int) -> list[tuple[Path, IsExpected]]:
 
 
 def unchanged(paths: Iterable[Path]) -> list[tuple[Path, IsExpected]]:
-    """Expects the contents of the previous read. A file that was created in the meantime has changed."""
+    """Expects that each file has the same content as at its previous read, or that it still does not exist."""
     return [(path, _PreviousContent(path).is_same) for path in paths]
 
 

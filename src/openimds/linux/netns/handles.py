@@ -175,7 +175,10 @@ class NamespaceHandles:
                 handle.close()
 
     def settings_differ(self, name: str, desired: Mapping[str, str]) -> bool:
-        """True if an open setting differs from its desired value. Never waits for the lock."""
+        """True if an open setting differs from its desired value.
+
+        Does not take the lock of `open`, because a reconcile pass can hold it for long and the host monitor polls.
+        """
         handle = self._open.get(name)
         return handle is not None and handle.sysctl_files.differ(desired)
 
@@ -202,7 +205,7 @@ class _ParseCache(Generic[Parsed]):
         self._value: Parsed | None = None
 
     def get(self, dumps: Sequence[bytes], context: object, parse: Callable[[], Parsed]) -> Parsed:
-        """Returns the cached result, or calls `parse`. `context` is whatever else the result depends on."""
+        """Returns the cached result, or calls `parse`. `context` is the other input of `parse`."""
         key = (context, *(blake2b(dump, digest_size=DIGEST_BYTES).digest() for dump in dumps))
         if self._value is None or key != self._key:
             self._key, self._value = key, parse()

@@ -66,8 +66,8 @@ def create_port(
 ) -> Port:
     """Creates a port with its addresses, its MAC and, by default, the default security group of its project.
 
-    `attachment` is that of a call which attaches the port itself. Without it only administrators and services can attach
-    the port (`_set_by_operator`).
+    `attachment` is the device to which the calling function attaches the port, such as a router of this store.
+    Without it, only administrators and services can attach the port, by its attributes (`_set_by_operator`).
 
     Raises NotFound (network), BadRequest (fixed_ips, dns_name …), Conflict (address, MAC or name in use, pools exhausted,
     device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
@@ -300,8 +300,9 @@ def _set_security_groups(
 
 
 def _merged_options(now: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The options after a request that sets some and, by a null value, removes others. As Neutron, a create with a null
-    value sets nothing.
+    """The DHCP options of a port after a request, whose options replace those of the same name and IP version.
+
+    An option with a null value is removed. When a port is created, such an option has no effect, as in Neutron.
     """
     merged = {(o["opt_name"], o["ip_version"]): dict(o) for o in now}
     for option in changes:
@@ -329,8 +330,10 @@ def _record(port: Port, attachment: Attachment) -> None:
 
 
 def _set_by_operator(session: Session, caller: Caller, port: Port) -> Attachment:
-    """The attachment by attributes alone, which only administrators and services can make: a port of a DHCP agent, and a
-    port of an instance of another compute service. Servers and routers of this store have their own calls.
+    """The attachment by `device_owner` and `device_id` alone. Only administrators and services can make one.
+
+    Such a port is a DHCP agent's, or belongs to an instance of another compute service. A port of a server or router of
+    this store is attached by a request for the server or router instead.
     """
     attachment = Attachment(port.device_owner, port.device_id)
     if caller.is_admin and port.device_owner == DEVICE_OWNER_DHCP:

@@ -41,7 +41,7 @@ def database_url(url: str) -> DatabaseUrl:
     """Parses `sqlite:////var/lib/openimds/openimds.sqlite` or
     `postgresql+psycopg://user:password@host:5432/name?sslmode=require`.
 
-    libpq gets the query string unchanged. Raises StoreUnavailable for every other URL.
+    libpq receives the parameters of the query string unchanged. Raises StoreUnavailable for every other URL.
     """
     backend = url.partition(":")[0].partition("+")[0]
     if backend == "sqlite" and url.startswith(f"{url.partition(':')[0]}:///") and "?" not in url:
@@ -69,7 +69,10 @@ BUSY_TIMEOUT_SECONDS = 30
 """The time after which a writer stops waiting for other writers."""
 
 LOCK_SILENCE_SECONDS = BUSY_TIMEOUT_SECONDS + 5
-"""The time that PostgreSQL may stay silent while a writer waits for the write lock. `lock_timeout` ends the wait before."""
+"""The time that PostgreSQL may stay silent while a writer waits for the write lock.
+
+PostgreSQL's `lock_timeout` ends the wait earlier, so a longer silence means that the server is gone.
+"""
 
 _CACHE_KIB = 500
 """The page cache of one SQLite connection. It is small, because the kernel caches the file as well."""

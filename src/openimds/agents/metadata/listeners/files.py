@@ -46,7 +46,7 @@ class MtimeWatch:
         return self._time() != self._seen
 
     def note(self) -> None:
-        """Called before the folder is read."""
+        """Stores the folder's modification time. The caller reads the folder afterwards."""
         changed_at = self._time()
         self._seen = changed_at if time.time_ns() - changed_at > SETTLED_NANOSECONDS else -1
 
@@ -58,7 +58,7 @@ class MtimeWatch:
 
 
 class NamespaceDirWatch:
-    """Detects new namespaces by the inodes of their mount points. One listing of the folder suffices for a thousand."""
+    """Detects new and replaced namespaces by the inodes of their mount points, with one listing of the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.sign = MtimeWatch(folder)
@@ -66,14 +66,14 @@ class NamespaceDirWatch:
         self._mount_points: dict[str, int] = {}
 
     def read(self) -> frozenset[str]:
-        """Returns the names that were added, removed or replaced since the last call."""
+        """Returns the names of the namespaces that were added, removed or replaced since the last call."""
         self.sign.note()
         before, self._mount_points = self._mount_points, {entry.name: entry.inode() for entry in _listed(self._folder)}
         return frozenset(name for name, _inode in before.items() ^ self._mount_points.items())
 
 
 class ListenerFiles:
-    """The files of the folder. A file is read when it changed. Used by one thread at a time."""
+    """The desired listeners of all files of the folder. A file is read again only after a change. Not thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.sign = MtimeWatch(folder)
