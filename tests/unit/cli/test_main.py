@@ -65,14 +65,14 @@ def test_program_with_an_invalid_file_prints_one_sentence(name: str, tmp_path: P
 
 
 def test_status_down_and_restart_of_a_missing_folder(tmp_path: Path) -> None:
-    nowhere = str(tmp_path / "nowhere")
-    code, text, _ = run("status", "--state-dir", nowhere)
+    missing = str(tmp_path / "nowhere")
+    code, text, _ = run("status", "--state-dir", missing)
     assert code == 1
-    assert text.startswith(f"nothing is up in {nowhere}")
-    assert run("down", "--state-dir", nowhere) == (0, f"nothing is up in {nowhere}: the folder does not exist\n", "")
-    code, _, stderr = run("restart", "--state-dir", nowhere, "l3-agent")
+    assert text.startswith(f"nothing is up in {missing}")
+    assert run("down", "--state-dir", missing) == (0, f"nothing is up in {missing}: the folder does not exist\n", "")
+    code, _, stderr = run("restart", "--state-dir", missing, "l3-agent")
     assert code == 1
-    assert f"`openimds up --detach --state-dir {nowhere}` starts it" in stderr
+    assert f"`openimds up --detach --state-dir {missing}` starts it" in stderr
 
 
 def test_config_sample_prints_the_options_of_a_program_or_file() -> None:

@@ -90,11 +90,11 @@ def test_example_of_the_guide_is_imported(place: Place) -> None:
 
 def test_example_of_the_guide_has_every_field(place: Place) -> None:
     """The error about an unknown field lists all fields. The example has all of them except user_data_base64."""
-    wrong = example()
-    wrong["instances"][0]["hostnam"] = "x"
-    _, output = place.import_document(wrong)
-    known = set(output.split("the fields are ")[1].strip().split(", "))
-    assert known - set(example()["instances"][0]) == {"user_data_base64"}
+    invalid = example()
+    invalid["instances"][0]["hostnam"] = "x"
+    _, output = place.import_document(invalid)
+    fields = set(output.split("the fields are ")[1].strip().split(", "))
+    assert fields - set(example()["instances"][0]) == {"user_data_base64"}
 
 
 def test_recorded_instances_of_nova_are_imported(place: Place) -> None:
@@ -213,8 +213,8 @@ def test_invalid_file_is_reported(place: Place, text: str, sentence: str) -> Non
 
 
 def test_duplicate_id_is_rejected(place: Place) -> None:
-    one = {"id": ID, "project_id": "p", "hostname": "vm"}
-    assert "instances[1].id" in place.import_document({"instances": [one, one]})[1]
+    instance = {"id": ID, "project_id": "p", "hostname": "vm"}
+    assert "instances[1].id" in place.import_document({"instances": [instance, instance]})[1]
 
 
 def test_store_options_are_checked(place: Place, tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ def test_sample_with_every_option_set_is_valid_and_has_the_defaults(name: str, t
     lines = (line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines())
     path.write_text("\n".join(line for line in lines if "<" not in line and not line.endswith("= ")) + "\n")
     program = PROGRAMS[name]
-    said = validate_files([str(path)], {name: program})
+    findings = validate_files([str(path)], {name: program})
     assert [
-        finding.sentence for finding in said if finding.level == "error" and "auth_url" not in finding.sentence
+        finding.sentence for finding in findings if finding.level == "error" and "auth_url" not in finding.sentence
     ] == []
 
 
@@ -48,11 +48,11 @@ def test_every_option_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     read: set[tuple[str, str]] = set()
     original = loader.OptionValues.__getitem__
 
-    def noting(self: loader.OptionValues, key: tuple[str, str]) -> object:
+    def recording(self: loader.OptionValues, key: tuple[str, str]) -> object:
         read.add(key)
         return original(self, key)
 
-    monkeypatch.setattr(loader.OptionValues, "__getitem__", noting)
+    monkeypatch.setattr(loader.OptionValues, "__getitem__", recording)
     path = tmp_path / "all.conf"
     path.write_text(
         "[metrics]\nport = 1\n[metadata_rate_limiting]\nrate_limit_enabled = True\n"

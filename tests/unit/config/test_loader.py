@@ -127,13 +127,13 @@ def test_invalid_line_of_a_file_without_sections_has_its_own_number(write: Write
 
 
 def test_invalid_secret_is_not_shown(write: Write) -> None:
-    path = write("neutron.conf", AUTH.replace("password = pw", "password = pa$nobody"))
-    loaded_or_said = ""
+    path = write("neutron.conf", AUTH.replace("password = pw", "password = pa$unknown"))
+    text = ""
     try:
-        loaded_or_said = repr(config.load_dhcp_agent([path]))
+        text = repr(config.load_dhcp_agent([path]))
     except ConfigError as error:
-        loaded_or_said = str(error)
-    assert "pa$nobody" not in loaded_or_said
+        text = str(error)
+    assert "pa$unknown" not in text
 
 
 def test_missing_credentials_are_named(write: Write) -> None:
@@ -165,11 +165,11 @@ def test_lower_16_bits_of_the_mark_are_used(write: Write, text: str, mark: int) 
 
 
 def test_lease_duration_may_be_infinite_but_not_zero(write: Write) -> None:
-    never = write("dhcp_agent.ini", f"[DEFAULT]\ndhcp_lease_duration = -1\n{AUTH}")
-    assert config.load_dhcp_agent([never]).dhcp_lease_seconds is None
-    none = write("dhcp_agent.ini", f"[DEFAULT]\ndhcp_lease_duration = 0\n{AUTH}")
+    infinite = write("dhcp_agent.ini", f"[DEFAULT]\ndhcp_lease_duration = -1\n{AUTH}")
+    assert config.load_dhcp_agent([infinite]).dhcp_lease_seconds is None
+    zero = write("dhcp_agent.ini", f"[DEFAULT]\ndhcp_lease_duration = 0\n{AUTH}")
     with pytest.raises(ConfigError, match="a lease must last longer than 0 seconds"):
-        config.load_dhcp_agent([none])
+        config.load_dhcp_agent([zero])
 
 
 def test_rate_limit_is_off_by_default(write: Write) -> None:

@@ -1,4 +1,4 @@
-"""[imds] of nova.conf."""
+"""The section [imds] of nova.conf."""
 
 from __future__ import annotations
 

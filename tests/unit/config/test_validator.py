@@ -80,7 +80,7 @@ def test_other_options_of_nova_and_neutron_are_not_misspellings(name: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("section", "option", "meant"),
+    ("section", "option", "expected"),
     [
         ("neutron", "service_metadata_porxy", ("neutron", "service_metadata_proxy")),
         ("neutron", "metadata_proxy_shared_secrete", ("neutron", "metadata_proxy_shared_secret")),
@@ -89,8 +89,8 @@ def test_other_options_of_nova_and_neutron_are_not_misspellings(name: str) -> No
         ("DEFAULT", "enable_isolated_metedata", ("DEFAULT", "enable_isolated_metadata")),
     ],
 )
-def test_misspellings_are_recognized(section: str, option: str, meant: tuple[str, str]) -> None:
-    assert nearest_name(IniEntry("f", 1, section, option), known_names(all_sections())) == meant
+def test_misspellings_are_recognized(section: str, option: str, expected: tuple[str, str]) -> None:
+    assert nearest_name(IniEntry("f", 1, section, option), known_names(all_sections())) == expected
 
 
 def test_file_with_another_name_is_checked_against_all_programs(tmp_path: Path) -> None:

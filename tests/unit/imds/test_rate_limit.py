@@ -83,12 +83,12 @@ def test_equal_macs_behind_a_router_are_counted_by_address(other: str, is_same: 
     assert bool(limiter.wait_seconds(ROUTER, MAC, other)) == is_same
 
 
-@pytest.mark.parametrize(("one", "other"), [("fd00::1", "fd00::2"), ("fe80::1%qr-a", "fe80::2%qr-a")])
-def test_ipv6_addresses_of_one_guest_are_counted_together(one: str, other: str) -> None:
+@pytest.mark.parametrize(("first", "second"), [("fd00::1", "fd00::2"), ("fe80::1%qr-a", "fe80::2%qr-a")])
+def test_ipv6_addresses_of_one_guest_are_counted_together(first: str, second: str) -> None:
     limiter = UnknownClientLimiter(rate(), Clock())
     for _ in range(3):
-        limiter.count(ROUTER, MAC, one)
-    assert limiter.wait_seconds(ROUTER, MAC, other) > 0
+        limiter.count(ROUTER, MAC, first)
+    assert limiter.wait_seconds(ROUTER, MAC, second) > 0
 
 
 @pytest.mark.parametrize(

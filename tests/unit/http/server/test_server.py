@@ -397,10 +397,10 @@ def test_burst_of_a_thousand_connections_is_served():
     async def main() -> None:
         async with served(slowly(0.01), connections=ConnectionLimits(per_peer=2000)) as (_, port):
 
-            async def one() -> bool:
+            async def is_served() -> bool:
                 return (await exchange(port, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
 
-            assert all(await asyncio.gather(*(one() for _ in range(1000))))
+            assert all(await asyncio.gather(*(is_served() for _ in range(1000))))
 
     uvloop.run(main())
 

@@ -58,12 +58,12 @@ def replayable(body: bytes) -> Response:
 async def served(guests: FakeGuests, host: str = "127.0.0.1", **limits: int) -> AsyncIterator[list[int]]:
     """Serves two listeners and yields their ports."""
     sockets = [tcp_listener(host, 0), tcp_listener(host, 0)]
-    ports = [one.getsockname()[1] for one in sockets]
+    ports = [listener.getsockname()[1] for listener in sockets]
     server = HttpServer(guests.respond, connections=ConnectionLimits(**limits))
     await server.start(
         [
-            Listener(socket=one, tag=f"network:{place}", source_mac=guests.source_mac)
-            for place, one in enumerate(sockets)
+            Listener(socket=listener, tag=f"network:{number}", source_mac=guests.source_mac)
+            for number, listener in enumerate(sockets)
         ]
     )
     try:
@@ -125,8 +125,8 @@ def test_pipelined_responses_keep_their_order_and_the_default_ttl_is_restored() 
             guest = await connect("127.0.0.1", ports[0])
             await guest.request()
             normal = guests.hops(IPV4)
-            one = b" /x HTTP/1.1\r\nHost: a\r\n\r\n"
-            guest.writer.write(b"GET" + one + b"PUT" + one + b"GET" + one)
+            rest = b" /x HTTP/1.1\r\nHost: a\r\n\r\n"
+            guest.writer.write(b"GET" + rest + b"PUT" + rest + b"GET" + rest)
             assert [await guest.read() for _ in range(3)] == [b"", b"token", b""]
             assert guests.hops(IPV4) == normal
             await guest.close()

@@ -83,11 +83,11 @@ class Program:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    made = Program(tmp_path)
-    yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.kill()
-        made.process.wait()
+    program = Program(tmp_path)
+    yield program
+    if program.process is not None and program.process.poll() is None:
+        program.process.kill()
+        program.process.wait()
 
 
 def test_program_creates_its_files_serves_and_stops(program: Program) -> None:
@@ -131,7 +131,7 @@ def test_long_poll_does_not_delay_the_stop(program: Program) -> None:
     path = f"/openimds/v1/changes?kinds=port&after={revision}&timeout={POLL_SECONDS}"
     with socket.create_connection(("127.0.0.1", program.port), HANG_SECONDS) as waiting:
         waiting.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nX-Auth-Token: {token}\r\n\r\n".encode())
-        for _ in range(3):  # the poll is open after these
+        for _ in range(3):  # the long poll is open after these requests
             assert program.status(token) == 200
         assert program.end(within_seconds=POLL_SECONDS - 10) == 0, "the stop does not wait for the poll timeout"
 

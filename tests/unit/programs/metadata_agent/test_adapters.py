@@ -58,7 +58,9 @@ def config(tmp_path: Path) -> MetadataAgentConfig:
     return load_metadata_agent([str(file)])
 
 
-async def asked(config: MetadataAgentConfig, server_files: tuple[str, str], client_ca: str | None = None) -> bytes:
+async def response_of(
+    config: MetadataAgentConfig, server_files: tuple[str, str], client_ca: str | None = None
+) -> bytes:
     """The response of a TLS server with the certificate of `server_files`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*server_files)
@@ -84,24 +86,26 @@ async def asked(config: MetadataAgentConfig, server_files: tuple[str, str], clie
 
 def test_server_with_a_trusted_certificate_is_accepted(config, tmp_path):
     files = make_certificate(tmp_path, "server")
-    assert uvloop.run(asked(replace(config, auth_ca_cert=files[0]), files)) == b"sealed"
+    assert uvloop.run(response_of(replace(config, auth_ca_cert=files[0]), files)) == b"sealed"
 
 
 def test_server_with_an_untrusted_certificate_is_accepted_only_with_insecure(config, tmp_path):
     files = make_certificate(tmp_path, "server")
     with pytest.raises(UpstreamAwayError, match="certificate"):
-        uvloop.run(asked(config, files))
-    assert uvloop.run(asked(replace(config, nova_metadata_insecure=True), files)) == b"sealed"
+        uvloop.run(response_of(config, files))
+    assert uvloop.run(response_of(replace(config, nova_metadata_insecure=True), files)) == b"sealed"
 
 
 def test_client_certificate_is_presented(config, tmp_path):
     files = make_certificate(tmp_path, "server")
-    ours = make_certificate(tmp_path, "client")
-    trusting = replace(config, auth_ca_cert=files[0])
-    showing = replace(trusting, nova_client_cert=ours[0], nova_client_priv_key=ours[1])
-    assert uvloop.run(asked(showing, files, client_ca=ours[0])) == b"sealed"
+    client_files = make_certificate(tmp_path, "client")
+    without_client_certificate = replace(config, auth_ca_cert=files[0])
+    with_client_certificate = replace(
+        without_client_certificate, nova_client_cert=client_files[0], nova_client_priv_key=client_files[1]
+    )
+    assert uvloop.run(response_of(with_client_certificate, files, client_ca=client_files[0])) == b"sealed"
     with pytest.raises(UpstreamAwayError):
-        uvloop.run(asked(trusting, files, client_ca=ours[0]))
+        uvloop.run(response_of(without_client_certificate, files, client_ca=client_files[0]))
 
 
 def test_unreadable_certificate_is_a_startup_error(config, tmp_path):

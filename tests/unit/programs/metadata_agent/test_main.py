@@ -21,8 +21,8 @@ from openimds.client.testing import PASSWORD
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    with agent_stage(tmp_path) as made:
-        yield made
+    with agent_stage(tmp_path) as stage:
+        yield stage
 
 
 def test_moved_address_identifies_its_new_owner(stage: Stage):
@@ -37,9 +37,9 @@ def test_moved_address_identifies_its_new_owner(stage: Stage):
     assert (line["request_id"], line["instance_id"], line["network_id"]) == ("req-10.0.0.5", "vm-1", NET)
     assert stage.events("signature accepted")
     until(lambda: stage.control.calls)
-    beat = stage.control.calls[0]
-    assert beat.path == "/agents/openimds-metadata-agent/node1"
-    assert json.loads(beat.body)["agent_type"] == "Metadata agent"
+    report = stage.control.calls[0]
+    assert report.path == "/agents/openimds-metadata-agent/node1"
+    assert json.loads(report.body)["agent_type"] == "Metadata agent"
     assert stat.S_IMODE(stage.socket.stat().st_mode) == 0o644
     assert stage.stop() == 0
     assert "shared" not in stage.log.replace("shared_secret", "").replace("shared secret", "")
@@ -67,7 +67,7 @@ def test_log_of_the_namespace_proxies_is_in_the_log_of_the_agent(stage: Stage):
 
 
 def test_different_secrets_are_logged_at_the_start_and_reloaded_by_sighup(stage: Stage):
-    """The two secrets are those of the seeds' files, which differ: SECRET_KEY and SECRETE_KEY."""
+    """The secrets are SECRET_KEY and SECRETE_KEY, as in the files of the seeds."""
     stage.api.secret = "SECRET_KEY"
     stage.configure("SECRETE_KEY")
     stage.start()
@@ -121,14 +121,14 @@ def test_metrics_of_all_workers_are_summed(stage: Stage):
     stage.start()
     assert {stage.ask()[0] for _ in range(10)} == {200}
 
-    def answered() -> float:
+    def counted_requests() -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=HANG_SECONDS) as page:
             lines = page.read().decode().splitlines()
         return sum(
             float(line.split()[-1]) for line in lines if line.startswith("openimds_metadata_agent_requests_total")
         )
 
-    until(lambda: answered() == 10)
+    until(lambda: counted_requests() == 10)
 
 
 def test_workers_end_with_a_killed_parent(stage: Stage):
@@ -139,9 +139,9 @@ def test_workers_end_with_a_killed_parent(stage: Stage):
     stage.process.kill()
     stage.process.wait()
     until(lambda: not [pid for pid in workers if Path(f"/proc/{pid}").exists()])
-    (left,) = (stage.folder / "metrics").iterdir()
+    (stale,) = (stage.folder / "metrics").iterdir()
     stage.start()
-    until(lambda: [folder for folder in (stage.folder / "metrics").iterdir() if folder != left] and not left.exists())
+    until(lambda: [folder for folder in (stage.folder / "metrics").iterdir() if folder != stale] and not stale.exists())
     until(lambda: len(stage.events("ready")) == 2, lambda: stage.log)
     stage.process.terminate()
     assert stage.process.wait(HANG_SECONDS) == 0
@@ -149,10 +149,10 @@ def test_workers_end_with_a_killed_parent(stage: Stage):
 
 
 def test_unknown_proxy_user_is_a_startup_error(stage: Stage):
-    stage.configure("shared", "metadata_proxy_user = nobody-of-this-name")
+    stage.configure("shared", "metadata_proxy_user = unknown-user")
     failed = subprocess.run(stage.command(), capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     assert failed.returncode != 0
-    assert "metadata_proxy_user: there is no user 'nobody-of-this-name'" in failed.stderr
+    assert "metadata_proxy_user: there is no user 'unknown-user'" in failed.stderr
 
 
 def children(pid: int) -> set[int]:

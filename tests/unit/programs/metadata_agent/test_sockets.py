@@ -41,7 +41,7 @@ def close(sockets: AgentSockets) -> None:
     sockets.haproxy_log.close()
 
 
-def kept_of(sockets: AgentSockets) -> FdStore:
+def inherited_from(sockets: AgentSockets) -> FdStore:
     return FdStore(
         {"metadata_proxy": [sockets.guests.dup()], "haproxy_log": [sockets.haproxy_log.dup()]}, notify_address=""
     )
@@ -54,22 +54,22 @@ def test_inherited_sockets_keep_their_queues(config: MetadataAgentConfig, before
     ):
         guest.connect(str(config.socket_path))
         proxy.sendto(b"line", str(config.haproxy_log_socket))
-        now = open_sockets(replace(config, socket_mode="all"), kept_of(before))
-        accepted, _ = now.guests.accept()
+        current = open_sockets(replace(config, socket_mode="all"), inherited_from(before))
+        accepted, _ = current.guests.accept()
         accepted.close()
-        assert now.haproxy_log.recv(100) == b"line"
+        assert current.haproxy_log.recv(100) == b"line"
     assert stat.S_IMODE(config.socket_path.stat().st_mode) == 0o666
-    close(now)
+    close(current)
 
 
 def test_socket_without_its_file_is_created_again(config: MetadataAgentConfig, before: AgentSockets) -> None:
     config.socket_path.unlink()
-    now = open_sockets(config, kept_of(before))
-    now.guests.listen()
-    assert is_bound_at(now.guests, config.socket_path)
+    current = open_sockets(config, inherited_from(before))
+    current.guests.listen()
+    assert is_bound_at(current.guests, config.socket_path)
     assert not is_bound_at(before.guests, config.socket_path)
-    assert is_bound_at(now.haproxy_log, config.haproxy_log_socket)
-    close(now)
+    assert is_bound_at(current.haproxy_log, config.haproxy_log_socket)
+    close(current)
 
 
 def test_socket_of_another_process_at_the_path_is_a_startup_error(
@@ -79,7 +79,7 @@ def test_socket_of_another_process_at_the_path_is_a_startup_error(
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(str(config.socket_path))
         foreign.listen()
-        kept = kept_of(before)
+        inherited = inherited_from(before)
         with pytest.raises(StartupError, match="another process listens on"):
-            open_sockets(config, kept)
-        kept.close_untaken()
+            open_sockets(config, inherited)
+        inherited.close_untaken()

@@ -40,9 +40,9 @@ class _Api(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         instance = self.headers["X-Instance-ID"]
-        good = verify([self.server.secret], instance, self.headers["X-Instance-ID-Signature"])
-        known = instance.startswith("vm") and instance not in self.server.gone
-        status = 403 if not good else 200 if known else 404
+        is_valid = verify([self.server.secret], instance, self.headers["X-Instance-ID-Signature"])
+        exists = instance.startswith("vm") and instance not in self.server.gone
+        status = 403 if not is_valid else 200 if exists else 404
         body = (
             f"{instance} {self.headers['X-Tenant-ID']}".encode()
             if status == 200
@@ -59,7 +59,7 @@ class _Api(BaseHTTPRequestHandler):
 
 @dataclass
 class Stage:
-    """A state folder, a control API, a metadata API and the agent's process between them."""
+    """A state folder, a fake control API, a fake metadata API and the process of the metadata agent."""
 
     folder: Path
     control: FakeControl
@@ -128,8 +128,8 @@ class Stage:
             client.settimeout(HANG_SECONDS)
             client.connect(str(self.socket))
             client.sendall(request.encode())
-            answer = b"".join(iter(lambda: client.recv(65536), b""))
-        return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2].decode()
+            response = b"".join(iter(lambda: client.recv(65536), b""))
+        return int(response.split()[1]), response.partition(b"\r\n\r\n")[2].decode()
 
 
 class closing_server:  # noqa: N801 - a context manager
@@ -147,14 +147,14 @@ class closing_server:  # noqa: N801 - a context manager
 
 @contextmanager
 def agent_stage(folder: Path) -> Iterator[Stage]:
-    """A configured stage, not yet started. It is stopped after the test in any case."""
+    """Yields a configured stage before the start of its agent, and kills the agent after the test."""
     with FakeControl() as control, closing_server(MetadataApi(("127.0.0.1", 0), _Api)) as api:
         control.put("port", port("p1", "vm-1"))
-        made = Stage(folder, control, api)
-        made.configure()
+        stage = Stage(folder, control, api)
+        stage.configure()
         try:
-            yield made
+            yield stage
         finally:
-            if made.process is not None and made.process.poll() is None:
-                made.process.kill()
-                made.process.wait()
+            if stage.process is not None and stage.process.poll() is None:
+                stage.process.kill()
+                stage.process.wait()

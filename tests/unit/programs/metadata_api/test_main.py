@@ -101,7 +101,7 @@ port = {self.metrics_port}
             return response.status, response.read()
 
     def begin_post(self) -> socket.socket:
-        """A connection with a request of which five bytes are still to come."""
+        """Returns a connection with an incomplete request. The last five bytes are not sent."""
         connection = socket.create_connection(("127.0.0.1", self.port), HANG_SECONDS)
         connection.sendall(b"POST /openstack/latest/password HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nfirst")
         return connection
@@ -145,8 +145,8 @@ def test_change_by_another_process_is_served(program: Program) -> None:
     for number in range(3):
         entry = {"uuid": ID, "project_id": "p1", "hostname": f"vm{number}"}
         InstanceStore(store).import_instances({"instances": [entry]})
-        answer = (200, f"vm{number}.novalocal".encode())
-        until(lambda answer=answer: program.get("/latest/meta-data/hostname") == answer)  # type: ignore[misc]
+        response = (200, f"vm{number}.novalocal".encode())
+        until(lambda response=response: program.get("/latest/meta-data/hostname") == response)  # type: ignore[misc]
     store.close()
 
 
@@ -207,9 +207,9 @@ def test_workers_share_the_port_and_are_restarted(program: Program) -> None:
     ],
 )
 def test_invalid_options_are_a_startup_error(program: Program, options: dict[str, str], sentence: str) -> None:
-    said = program.fail(**options)
-    assert sentence in said
-    assert "Traceback" not in said
+    stderr = program.fail(**options)
+    assert sentence in stderr
+    assert "Traceback" not in stderr
 
 
 def test_changed_vendor_data_file_is_served_by_every_worker(program: Program) -> None:
@@ -254,10 +254,10 @@ def test_open_requests_finish_despite_a_second_sigterm(
             pass
         program.signal(signal.SIGTERM)
         connection.sendall(b"later")
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 4"), "unsigned"
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert response.startswith(b"HTTP/1.1 4"), "an unsigned request is rejected"
     if workers == 1:  # with several workers the parent sends STOPPING=1 first, and this response may be earlier
-        assert b"connection: close" in answer.lower()
+        assert b"connection: close" in response.lower()
     assert program.ended() == 0
     manager.close()
 

@@ -22,7 +22,7 @@ PATH = "/openstack/latest/password"
 POSTS = 24
 
 
-def ask(port: int, method: str = "GET", body: str | None = None) -> tuple[int, str]:
+def send(port: int, method: str = "GET", body: str | None = None) -> tuple[int, str]:
     headers = {"X-Instance-ID": ID, "X-Tenant-ID": "p1", "X-Instance-ID-Signature": sign(SECRET, ID)}
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=HANG_SECONDS)) as connection:
         connection.request(method, PATH, body, headers)
@@ -30,9 +30,9 @@ def ask(port: int, method: str = "GET", body: str | None = None) -> tuple[int, s
         return response.status, response.read().decode()
 
 
-def all_say(port: int, text: str) -> bool:
+def all_return(port: int, text: str) -> bool:
     """Uses several connections, so that every worker gets a request."""
-    return {ask(port) for _ in range(8)} == {(200, text)}
+    return {send(port) for _ in range(8)} == {(200, text)}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def replicas(tmp_path: Path) -> Iterator[list[Program]]:
     InstanceStore(store).import_instances({"instances": [{"uuid": ID, "project_id": "p1", "hostname": "vm"}]})
     store.close()
     programs = []
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "state").symlink_to(state)
         programs.append(Program(tmp_path / name))
@@ -61,20 +61,20 @@ def replicas(tmp_path: Path) -> Iterator[list[Program]]:
 
 def test_first_of_many_posted_passwords_is_stored(replicas: list[Program]) -> None:
     for program in replicas:  # every worker has cached the instance without a password
-        assert {ask(program.port) for _ in range(8)} == {(200, "")}
-    together = Barrier(POSTS, timeout=HANG_SECONDS)
+        assert {send(program.port) for _ in range(8)} == {(200, "")}
+    barrier = Barrier(POSTS, timeout=HANG_SECONDS)
 
     def post(number: int) -> tuple[int, str]:
         port = replicas[number % 2].port
-        together.wait()
-        return ask(port, "POST", f"password {number}")[0], f"password {number}"
+        barrier.wait()
+        return send(port, "POST", f"password {number}")[0], f"password {number}"
 
     with ThreadPoolExecutor(POSTS) as threads:
-        answers = list(threads.map(post, range(POSTS)))
-    won = [text for status, text in answers if status == 200]
-    assert len(won) == 1
-    assert {status for status, _ in answers} == {200, 409}
+        responses = list(threads.map(post, range(POSTS)))
+    stored = [text for status, text in responses if status == 200]
+    assert len(stored) == 1
+    assert {status for status, _ in responses} == {200, 409}
     for program in replicas:
-        until(partial(all_say, program.port, won[0]))
-        assert ask(program.port, "POST", "another")[0] == 409
+        until(partial(all_return, program.port, stored[0]))
+        assert send(program.port, "POST", "another")[0] == 409
     assert [program.stop() for program in replicas] == [0, 0]
