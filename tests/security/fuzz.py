@@ -92,14 +92,14 @@ class RecordingCache(ResponseCache):
     methods: list[str]
 
     def learn(
-        self, head: bytes, answer: Response, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
+        self, head: bytes, answer: Response, date: bytes, client_key: bytes = b"", *, keep_alive: bool = True
     ) -> bytes | None:
-        stored = super().learn(head, answer, date, asker, keep_alive=keep_alive)
+        stored = super().learn(head, answer, date, client_key, keep_alive=keep_alive)
         self.methods += ["GET"] * (stored is not None)
         return stored
 
-    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> tuple[bytes, bool] | None:
-        answer = super().answer(data, date, asker)
+    def answer(self, data: bytes, date: bytes, client_key: bytes = b"") -> tuple[bytes, bool] | None:
+        answer = super().answer(data, date, client_key)
         self.methods += ["GET"] * (answer is not None)
         return answer
 

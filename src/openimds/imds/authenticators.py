@@ -119,9 +119,9 @@ class Authenticator(Protocol):
         """Returns whether the request can have an instance at all."""
 
     def at_once(self, request: Request) -> AuthenticatedInstance | None:
-        """Returns the instance if it is in memory. None if `asker` must be called. Raises MetadataError."""
+        """Returns the instance if it is in memory. None if `authenticate` must be called. Raises MetadataError."""
 
-    async def asker(self, request: Request) -> AuthenticatedInstance:
+    async def authenticate(self, request: Request) -> AuthenticatedInstance:
         """Raises MetadataError (400 for headers, 403 for signatures, 404 for unknown clients) or DelegateUpstream."""
 
 
@@ -144,15 +144,15 @@ class SignatureAuthenticator:
         record = self._records.known(("instance", claim.instance_id)) if isinstance(claim, InstanceClaim) else None
         if not isinstance(claim, InstanceClaim) or record is None:
             return None
-        return self._asker(claim, record, self._verify(claim.instance_id, claim.signature))
+        return self._authenticated(claim, record, self._verify(claim.instance_id, claim.signature))
 
-    async def asker(self, request: Request) -> AuthenticatedInstance:
+    async def authenticate(self, request: Request) -> AuthenticatedInstance:
         claim = _claim(request)
         if isinstance(claim, ProviderClaim):
             self._verify(claim.provider_id, claim.signature)
-            return await self._asker_by_provider(claim.provider_id, claim.address)
+            return await self._authenticate_provider(claim.provider_id, claim.address)
         secret = self._verify(claim.instance_id, claim.signature)
-        return self._asker(claim, await self._record(claim.instance_id), secret)
+        return self._authenticated(claim, await self._record(claim.instance_id), secret)
 
     def _verify(self, signed_id: str, signature: str) -> str:
         """Returns the name of the secret that signed the ID. Raises MetadataError (403)."""
@@ -171,7 +171,7 @@ class SignatureAuthenticator:
     async def _record(self, instance_id: str) -> CacheEntry:
         return await self._records.record(("instance", instance_id), lambda: self._instances.instance(instance_id))
 
-    def _asker(self, claim: InstanceClaim, record: CacheEntry, secret: str = "") -> AuthenticatedInstance:
+    def _authenticated(self, claim: InstanceClaim, record: CacheEntry, secret: str = "") -> AuthenticatedInstance:
         instance: Instance | None = record.answer
         if instance is None:
             log.info("signed request for an unknown instance", instance_id=claim.instance_id[:64])
@@ -181,7 +181,7 @@ class SignatureAuthenticator:
             raise not_found()
         return AuthenticatedInstance(record=record, instance=instance, address=claim.address, secret=secret)
 
-    async def _asker_by_provider(self, provider_id: str, address: str) -> AuthenticatedInstance:
+    async def _authenticate_provider(self, provider_id: str, address: str) -> AuthenticatedInstance:
         ports = await self._records.ask(
             ("provider", provider_id, address), lambda: self._instances.ports_by_provider(provider_id, address)
         )
@@ -195,7 +195,7 @@ class SignatureAuthenticator:
         found = InstanceClaim(
             instance_id=port.instance_id, signature="", tenant_id=port.project_id, address=address
         )  # the provider claim was signed instead
-        return self._asker(found, await self._record(port.instance_id))
+        return self._authenticated(found, await self._record(port.instance_id))
 
 
 def _claim(request: Request) -> InstanceClaim | ProviderClaim:
@@ -227,7 +227,7 @@ class AddressAuthenticator:
     def at_once(self, request: Request) -> AuthenticatedInstance | None:
         """Returns None always: a flat network has few clients."""
 
-    async def asker(self, request: Request) -> AuthenticatedInstance:
+    async def authenticate(self, request: Request) -> AuthenticatedInstance:
         if values(request.headers, INSTANCE_ID):
             log.warning("X-Instance-ID ignored: service_metadata_proxy is off", peer=request.peer)
         try:

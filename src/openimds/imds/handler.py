@@ -176,7 +176,7 @@ class MetadataHandler:
         if path.is_public:
             instance = await self._instance_of_public(request)
         else:
-            instance = await self._authenticator.asker(request)
+            instance = await self._authenticator.authenticate(request)
         if instance is None:
             return _conditional(root_document(request.method), request)
         answer = self._answer(request, path, instance, trace)
@@ -190,7 +190,7 @@ class MetadataHandler:
         if not self._authenticator.identifies(request):
             return None
         try:
-            return await self._authenticator.asker(request)
+            return await self._authenticator.authenticate(request)
         except AuthError:
             raise
         except (MetadataError, StoreUnavailable):
@@ -199,7 +199,7 @@ class MetadataHandler:
     def _answer(
         self, request: Request, path: Path, instance: AuthenticatedInstance, trace: RequestTrace
     ) -> Document | Coroutine[Any, Any, Document]:
-        trace.instance_id, trace.asker, trace.facts = instance.instance.id, instance, instance.facts
+        trace.instance_id, trace.authenticated, trace.facts = instance.instance.id, instance, instance.facts
         trace.policy = self._sessions.policy(instance.instance)
         token = self._sessions.admit(request, path, instance.instance, trace.policy)
         if token is not None:
@@ -259,7 +259,7 @@ class MetadataHandler:
         try:
             return await coming
         except DelegateUpstream as delegation:
-            trace.instance_id, trace.asker = delegation.instance_id, None
+            trace.instance_id, trace.authenticated = delegation.instance_id, None
             trace.facts = {**delegation.facts, "forwarded": True}
             try:
                 forwarded = delegation.forward(request, trace.request_id)

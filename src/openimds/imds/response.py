@@ -103,7 +103,7 @@ class RequestTrace:
     instance_id: str | None = None
     facts: Mapping[str, object] = field(default_factory=dict)
     """Fields of the log line."""
-    asker: AuthenticatedInstance | None = None
+    authenticated: AuthenticatedInstance | None = None
     policy: ImdsOptions | None = None
     """The options of the instance."""
     rendered: RenderedDocument | None = None
@@ -173,10 +173,10 @@ class ResponseBuilder:
         return line
 
     def _replay(self, request: Request, answer: Document, trace: RequestTrace, line: Line) -> Replay | None:
-        asker, rendered = trace.asker, trace.rendered
-        if asker is None or rendered is None or (request.method, answer.status) != ("GET", 200):
+        authenticated, rendered = trace.authenticated, trace.rendered
+        if authenticated is None or rendered is None or (request.method, answer.status) != ("GET", 200):
             return None
-        if not asker.secret and asker.still is None:
+        if not authenticated.secret and authenticated.still is None:
             return None
         policy = trace.policy
         if policy is None or policy.root_only or policy.user_data_minutes:
@@ -184,14 +184,14 @@ class ResponseBuilder:
         if not trace.header_names.isdisjoint(_CHANGES_THE_ANSWER):
             return None
         return CachedResponse(
-            record=ref(asker.record),
+            record=ref(authenticated.record),
             rendered=ref(rendered),
             seeds=self._seeds,
             line=line,
             generation=self._generation,
             until=self._calendar.today().ends_at,
-            secret=asker.secret,
-            still=asker.still,
+            secret=authenticated.secret,
+            still=authenticated.still,
             takes_ids=not self._is_direct,
         ).replay
 

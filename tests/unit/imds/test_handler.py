@@ -95,7 +95,7 @@ def test_cancelled_request_is_logged(instances, threads) -> None:
         def at_once(self, _request: object) -> None:
             """No instance is cached."""
 
-        async def asker(self, _request: object) -> AuthenticatedInstance:
+        async def authenticate(self, _request: object) -> AuthenticatedInstance:
             await asyncio.Event().wait()
             raise AssertionError
 

@@ -62,7 +62,7 @@ class PortAuthenticator:
         self._metrics.found.inc()
         return self._authenticated(binding, record, self._take(binding))
 
-    async def asker(self, request: Request) -> AuthenticatedInstance:
+    async def authenticate(self, request: Request) -> AuthenticatedInstance:
         """Raises AuthError (400, 404, 429, 503), or DelegateUpstream."""
         binding = await self._binding(self._origin(request))
         bucket = self._take(binding)

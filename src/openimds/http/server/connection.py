@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._source_mac = source_mac
         self._guest_of = guest_of
-        self._asker = b""
+        self._client_key = b""
         self._cache = cache or ResponseCache()
         self._limits = limits
         self.listener = listener
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
             return
         self._writer = ResponseWriter(self._transport, self.listener)
         self.peer = peer_of(transport, self._source_mac, self._guest_of)
-        self._asker = self.peer.key
+        self._client_key = self.peer.key
         self._enter(ConnectionState.IDLE)
         turned_away = self._owner.admit(self)
         if turned_away is not None:
@@ -192,7 +192,7 @@ class Connection(asyncio.Protocol):
         owner, transport = self._owner, self._transport
         if self.phase is _IDLE and transport is not None and not owner.draining and self._writer.hops is None:
             try:
-                replayed = self._cache.answer(data, owner.date, self._asker)
+                replayed = self._cache.answer(data, owner.date, self._client_key)
             except Exception:  # noqa: BLE001 - the request is parsed instead
                 _log.exception("response replay failed", listener=self.listener)
                 replayed = None
@@ -335,7 +335,7 @@ class Connection(asyncio.Protocol):
 
     def _cache_response(self, incoming: ParsedRequest, answer: Response) -> bytes | None:
         return self._cache.learn(
-            incoming.head, answer, http_date(time.time()), self._asker, keep_alive=incoming.keep_alive
+            incoming.head, answer, http_date(time.time()), self._client_key, keep_alive=incoming.keep_alive
         )
 
     def _give_up_answer(self) -> None:

@@ -150,7 +150,7 @@ class CacheBudget:
 class ResponseCache:
     """The cache of one listener.
 
-    `asker`: the client's key, empty if the request's bytes identify the client. The key ends with a line break and has
+    `client_key`: the client's key, empty if the request's bytes identify the client. The key ends with a line break and has
     no other, so that the requests of two clients never have the same cache key.
     """
 
@@ -160,14 +160,14 @@ class ResponseCache:
         self._entries: dict[bytes, _Entry] = {}
         self.bytes = 0
 
-    def answer(self, data: bytes, date: bytes, asker: bytes = b"") -> tuple[bytes, bool] | None:
+    def answer(self, data: bytes, date: bytes, client_key: bytes = b"") -> tuple[bytes, bool] | None:
         """Returns the response to a request of these bytes, and whether the connection stays open.
 
         None if the request must be parsed. `date`: the value of the Date header.
         """
         given = b""
-        if asker:
-            key = asker + data
+        if client_key:
+            key = client_key + data
         else:
             key = data
             place = data.find(_MARKS[0])
@@ -194,14 +194,14 @@ class ResponseCache:
         return answer, entry.keep_alive
 
     def learn(
-        self, head: bytes, answer: Response, date: bytes, asker: bytes = b"", *, keep_alive: bool = True
+        self, head: bytes, answer: Response, date: bytes, client_key: bytes = b"", *, keep_alive: bool = True
     ) -> bytes | None:
         """Caches the response to a request with this head and without a body.
 
         Returns the bytes of the response. None if it is not cached.
         """
         replay = answer.replay
-        key = _key(head, asker)
+        key = _key(head, client_key)
         if replay is None or key is None:
             return None
         rendered = render_head(answer, last=_NAME, keep_alive=keep_alive)
@@ -227,12 +227,12 @@ class ResponseCache:
             self._budget.take(-entry.bytes)
 
 
-def _key(head: bytes, asker: bytes) -> bytes | None:
+def _key(head: bytes, client_key: bytes) -> bytes | None:
     """Returns the cache key of a request. None if the request is not cached."""
     if len(head) > MAX_HEAD_BYTES:
         return None
-    place = -1 if asker else max(map(head.find, _MARKS))
+    place = -1 if client_key else max(map(head.find, _MARKS))
     has_id = place >= 0 and _ID.match(head, place + 26) is not None
     if head.lower().count(_NAME) != has_id:
         return None  # the request ID occurs twice, in another spelling, or from a client
-    return head[: place + 26] + head[place + 26 + _ID_BYTES :] if has_id else asker + head
+    return head[: place + 26] + head[place + 26 + _ID_BYTES :] if has_id else client_key + head
