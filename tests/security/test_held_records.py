@@ -25,7 +25,7 @@ FORGED = {"X-Instance-ID": B, "x_instance_id": B, "X-Forwarded-For": "10.0.0.9",
 
 async def test_haproxys_requests_are_handled_once_and_replayed(tmp_path: Path) -> None:
     async with stage() as there:
-        there.mirror.hear(replace(port(A, MAC_A, "127.0.0.1"), network_id=NETWORK))
+        there.mirror.publish(replace(port(A, MAC_A, "127.0.0.1"), network_id=NETWORK))
         handled: list[Request] = []
 
         def handle(request: Request) -> Response | Coroutine[Any, Any, Response]:

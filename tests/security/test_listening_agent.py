@@ -34,40 +34,40 @@ async def test_11_12_identity_headers_of_a_guest_are_ignored(name: str, offered:
     async with cloud(ports=PORTS, control=control(offered=offered)) as there:
         for line in spellings(name):
             guest = await there.guest(MAC_A, address=ALPHA.address)
-            raw = await guest.ask_last(HEAD + line + b"\r\nConnection: close\r\n\r\n")
+            raw = await guest.request_last(HEAD + line + b"\r\nConnection: close\r\n\r\n")
             assert raw
             for answer in answers(raw, []):
                 assert answer.status in (200, 400), (line, answer)
                 assert BETA.uuid.encode() not in answer.body, line
-        for _method, _target, headers, _body in there.api.asked:
+        for _method, _target, headers, _body in there.api.requests:
             assert headers[b"x-instance-id"] == ALPHA.uuid.encode()
             assert headers[b"x-forwarded-for"] == ALPHA.address.encode()
-        assert bool(there.api.asked) is not offered
+        assert bool(there.api.requests) is not offered
 
 
 async def test_14_strict_requests_refuse_forged_headers_and_hosts() -> None:
     async with cloud(ports=PORTS, control=control(), strict_hosts=("169.254.169.254",)) as there:
         guest = await there.guest(MAC_A, address=ALPHA.address)
-        assert (await guest.ask(HOSTNAME))[0] == 200
+        assert (await guest.request(HOSTNAME))[0] == 200
         for name, value in FORGED.items():
-            assert (await guest.ask(HOSTNAME, "GET", f"{name}: {value}"))[0] == 403, name
+            assert (await guest.request(HOSTNAME, "GET", f"{name}: {value}"))[0] == 403, name
         other = HEAD.replace(b"169.254.169.254", b"evil.example") + b"Connection: close\r\n\r\n"
-        assert (await guest.ask_last(other)).startswith(b"HTTP/1.1 403")
+        assert (await guest.request_last(other)).startswith(b"HTTP/1.1 403")
 
 
 async def test_10_token_is_invalid_for_the_next_owner_of_the_address() -> None:
     async with cloud(ports=PORTS, control=control()) as there:
         old = await there.guest(MAC_A, address=ALPHA.address)
         ttl = ("X-aws-ec2-metadata-token-ttl-seconds: 600", "Content-Length: 0")
-        _status, token = await old.ask("/latest/api/token", "PUT", *ttl)
+        _status, token = await old.request("/latest/api/token", "PUT", *ttl)
         mine = f"X-aws-ec2-metadata-token: {token.decode()}"
-        assert (await old.ask(HOSTNAME, "GET", mine))[0] == 200
+        assert (await old.request(HOSTNAME, "GET", mine))[0] == 200
         moved = (port(BETA.uuid, MAC_B, ALPHA.address),)
         there.control.real = list(moved)
-        there.mirror.hear(*moved)
+        there.mirror.publish(*moved)
         new = await there.guest(MAC_B, address=ALPHA.address)
-        assert (await new.ask(HOSTNAME, "GET", mine))[0] == 401
-        assert (await old.ask(HOSTNAME, "GET", mine))[0] == 404
+        assert (await new.request(HOSTNAME, "GET", mine))[0] == 401
+        assert (await old.request(HOSTNAME, "GET", mine))[0] == 404
 
 
 @pytest.mark.parametrize("connected", [True, False], ids=["current mirror", "outdated mirror"])
@@ -75,11 +75,11 @@ async def test_5_25_address_that_does_not_match_the_mac_is_404(connected: bool) 
     async with cloud(ports=PORTS, control=control(), listeners=("network:n1", "network:n2")) as there:
         there.mirror.connected = connected
         spoofing = await there.guest(MAC_A, address=BETA.address)
-        assert (await spoofing.ask(HOSTNAME))[0] == 404
+        assert (await spoofing.request(HOSTNAME))[0] == 404
         outside = await there.guest(MAC_A, address="127.99.99.99")
-        assert (await outside.ask(HOSTNAME))[0] == 404
+        assert (await outside.request(HOSTNAME))[0] == 404
         elsewhere = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
-        assert (await elsewhere.ask(HOSTNAME))[0] == 404
+        assert (await elsewhere.request(HOSTNAME))[0] == 404
         assert {line["outcome"] for line in there.lines.facts} == {"none"}
 
 
@@ -89,21 +89,21 @@ async def test_20_ipv4_and_ipv6_of_a_port_share_one_bucket() -> None:
         four = await there.guest(MAC_A, address="127.0.0.1")
         six = await there.guest(MAC_A, address="::1")
         for _ in range(14):  # the 28 requests of a boot
-            assert (await four.ask(HOSTNAME))[0] == 200
-            assert (await six.ask(HOSTNAME))[0] == 200
-        assert (await four.ask(HOSTNAME))[0] == 429
-        assert (await six.ask(HOSTNAME))[0] == 429
+            assert (await four.request(HOSTNAME))[0] == 200
+            assert (await six.request(HOSTNAME))[0] == 200
+        assert (await four.request(HOSTNAME))[0] == 429
+        assert (await six.request(HOSTNAME))[0] == 429
         assert b"\r\nRetry-After: " in six.head
-        assert (await four.ask("/"))[0] == 429
+        assert (await four.request("/"))[0] == 429
         neighbour = await there.guest(MAC_B, address=BETA.address)
-        assert (await neighbour.ask(HOSTNAME))[0] == 200
+        assert (await neighbour.request(HOSTNAME))[0] == 200
 
 
 async def test_20_forwarded_requests_count_for_the_rate_limit() -> None:
     async with cloud(ports=PORTS, control=control(offered=False), rate_limit=LIMIT) as there:
         guest = await there.guest(MAC_A, address=ALPHA.address)
-        assert [(await guest.ask(HOSTNAME))[0] for _ in range(30)] == [200] * 28 + [429] * 2
-        assert len(there.api.asked) == 28
+        assert [(await guest.request(HOSTNAME))[0] for _ in range(30)] == [200] * 28 + [429] * 2
+        assert len(there.api.requests) == 28
 
 
 async def test_21_connections_are_limited_per_guest_and_network() -> None:
@@ -114,7 +114,7 @@ async def test_21_connections_are_limited_per_guest_and_network() -> None:
         refused = await there.guest(MAC_A, address=ALPHA.address)
         assert (await refused.read())[0] == 503
         neighbour = await there.guest(MAC_A, listener="network:n2", address=ALPHA.address)
-        assert (await neighbour.ask(HOSTNAME))[0] == 404  # another network: accepted, and not limited by the first
+        assert (await neighbour.request(HOSTNAME))[0] == 404  # another network: accepted, and not limited by the first
 
 
 async def test_request_id_of_a_guest_is_ignored() -> None:
@@ -124,7 +124,9 @@ async def test_request_id_of_a_guest_is_ignored() -> None:
     async with cloud(ports=PORTS, control=control()) as there:
         for _repeat in range(3):
             guest = await there.guest(MAC_A, address=ALPHA.address)
-            raw = await guest.ask_last(HEAD + b"X-Openstack-Request-Id: " + given + b"\r\nConnection: close\r\n\r\n")
+            raw = await guest.request_last(
+                HEAD + b"X-Openstack-Request-Id: " + given + b"\r\nConnection: close\r\n\r\n"
+            )
             assert raw.startswith(b"HTTP/1.1 200 ")
             assert b"req-" in raw
             assert given not in raw

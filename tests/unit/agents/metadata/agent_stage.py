@@ -1,4 +1,4 @@
-"""A metadata agent between a real unix socket and a real (small) metadata API, and what it knows."""
+"""A metadata agent with a real unix socket, a small metadata API on a TCP socket, and fake ports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GZIPPED = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
 
 @dataclass
 class Cloud:
-    """A mirror that knows two tenants' instances with the same address, and a control API that is away."""
+    """A mirror with instances of two projects that have the same address, and an unavailable control API."""
 
     ports_by_id: Mapping[str, Port] = field(
         default_factory=lambda: {
@@ -61,13 +61,13 @@ class Cloud:
         return None
 
     found: Sequence[Port] | None = None
-    """What Neutron says, when it answers although nothing is watched."""
+    """The ports of Neutron's response. None if Neutron does not respond."""
 
     def ports(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         if self.found is not None:
             return self.found
         if not self.connected:
-            raise ControlAwayError("the control API is away")
+            raise ControlAwayError("the control API is unavailable")
         return []
 
     def subnets(self, _filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
@@ -83,16 +83,16 @@ class CloudView:
 
 @dataclass
 class FakeApi:
-    """Answers who asks, once the signature is good; keeps what it was sent."""
+    """A metadata API that verifies signatures, responds with the identity of the client, and records requests."""
 
     secret: str = "shared"
-    seen: list[Request] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     held: asyncio.Event = field(default_factory=asyncio.Event)
     full: asyncio.Event = field(default_factory=asyncio.Event)
-    """As many are held as one guest may have on their way."""
+    """Set when the API holds as many requests as one client can have in progress."""
 
     async def __call__(self, request: Request) -> Response:
-        self.seen.append(request)
+        self.requests.append(request)
         try:
             claim = instance_claim(request.headers)
         except HeaderError as error:
@@ -104,7 +104,7 @@ class FakeApi:
         if request.target == b"/zipped":
             return Response(status=200, headers=((b"Content-Encoding", b"gzip"),), body=GZIPPED)
         if request.target.startswith(b"/held"):
-            if len(self.seen) == MAX_REQUESTS_PER_CLIENT:
+            if len(self.requests) == MAX_REQUESTS_PER_CLIENT:
                 self.full.set()
             await self.held.wait()
         text = f"{claim.instance_id} {claim.tenant_id} {claim.address} {request.method} {request.target.decode()}"
@@ -117,12 +117,12 @@ class FakeApi:
 
 @dataclass
 class Lines:
-    """A request log that keeps what it is given."""
+    """A request log that records its lines."""
 
-    kept: list[dict[str, object]] = field(default_factory=list)
+    lines: list[dict[str, object]] = field(default_factory=list)
 
     def line(self, event: str, facts: Mapping[str, object], level: str = "info") -> Callable[[str, float], None]:
-        return lambda request_id, ms: self.kept.append(
+        return lambda request_id, ms: self.lines.append(
             {"event": event, "level": level, "request_id": request_id, "ms": ms, **facts}
         )
 
@@ -138,15 +138,15 @@ class Agent:
     throttled_log: ThrottledLog
 
     async def send(self, data: bytes) -> bytes:
-        """Raw bytes in, everything until the connection's end out."""
+        """Sends bytes, and returns all bytes until the end of the connection."""
         reader, writer = await asyncio.open_unix_connection(str(self.path))
         writer.write(data)
         async with asyncio.timeout(HANG_SECONDS):
-            answer = await reader.read()
+            response = await reader.read()
         writer.close()
-        return answer
+        return response
 
-    async def ask(self, target: str = "/openstack", *headers: str, method: str = "GET", body: bytes = b"") -> bytes:
+    async def request(self, target: str = "/openstack", *headers: str, method: str = "GET", body: bytes = b"") -> bytes:
         lines = [f"{method} {target} HTTP/1.1", "Host: 169.254.169.254", "Connection: close", *headers]
         if body:
             lines.append(f"Content-Length: {len(body)}")
@@ -155,17 +155,17 @@ class Agent:
 
 @asynccontextmanager
 async def running(
-    tmp_path: Path, cloud: Cloud | None = None, *, api_up: bool = True, secret: str = "shared"
+    tmp_path: Path, cloud: Cloud | None = None, *, is_api_up: bool = True, secret: str = "shared"
 ) -> AsyncIterator[Agent]:
     api = FakeApi()
     listener = tcp_listener("127.0.0.1", 0)
     api_port = listener.getsockname()[1]
     api_server = HttpServer(api)
-    if api_up:
+    if is_api_up:
         await api_server.start([Listener(socket=listener)])
     else:
         listener.close()
-    world = cloud or Cloud()
+    fakes = cloud or Cloud()
     pool = Pool(ServerAddress(host="127.0.0.1", port=api_port))
     loop = asyncio.get_running_loop()
     registry = CollectorRegistry()
@@ -175,9 +175,9 @@ async def running(
         throttled_log = ThrottledLog(loop.time)
         service = MetadataAgent(
             AgentDependencies(
-                mirror=world,
-                ports=world,
-                neighbours=world,
+                mirror=fakes,
+                ports=fakes,
+                neighbours=fakes,
                 source=NoRecords(),
                 intervals=PollIntervals(),
                 upstream=upstream,
@@ -202,16 +202,16 @@ async def running(
             await server.stop(1)
             service.stop()
             await pool.close()
-            if api_up:
+            if is_api_up:
                 await api_server.stop(1)
 
 
 FROM_NET1 = (f"X-Neutron-Network-ID: {NET1}", "X-Forwarded-For: 10.0.0.5")
 
 
-def status_of(answer: bytes) -> int:
-    return int(answer.split()[1])
+def status_of(response: bytes) -> int:
+    return int(response.split()[1])
 
 
-def body_of(answer: bytes) -> bytes:
-    return answer.partition(b"\r\n\r\n")[2]
+def body_of(response: bytes) -> bytes:
+    return response.partition(b"\r\n\r\n")[2]

@@ -1,5 +1,7 @@
-"""A cloud in memory for the agent that answers guests itself: ports, records, a metadata API; and guests on the
-loopback whose MAC is what the test says."""
+"""A cloud in memory for tests of the direct mode: ports, records and a metadata API.
+
+Its guests connect over the loopback, and the test sets their MACs.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ def port(instance_id: str, mac: str, *addresses: str) -> Port:
 
 
 def interface_subnet(port: Port) -> Subnet | None:
-    """The subnet of a router's interface, of the interface's own project."""
+    """Returns the subnet of a router interface, with the project of the interface. None for other ports."""
     if port.device_owner != DEVICE_OWNER_ROUTER_INTERFACE:
         return None
     return Subnet(
@@ -68,7 +70,7 @@ def interface_subnet(port: Port) -> Subnet | None:
 
 @dataclass
 class FakeMirror:
-    """As client.mirror.Mirror; `hear` is the news' arrival."""
+    """A fake of client.mirror.Mirror. `publish` replaces its ports and notifies the subscribers."""
 
     connected: bool = True
     age_seconds: float = 0
@@ -82,7 +84,7 @@ class FakeMirror:
         self.callbacks.append(callback)
         callback(self.now)
 
-    def hear(self, *ports: Port) -> None:
+    def publish(self, *ports: Port) -> None:
         subnets = {one.id: one for one in map(interface_subnet, ports) if one is not None}
         self.now = CloudView(revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=subnets)
         for callback in self.callbacks:
@@ -91,25 +93,25 @@ class FakeMirror:
 
 @dataclass
 class FakeControl:
-    """Neutron's port list and the extension with records, as two interfaces of one."""
+    """The port list of Neutron, the neighbour table, and the extension with records."""
 
     real: list[Port] = field(default_factory=list)
-    away: bool = False
-    looks: int = 0
+    unavailable: bool = False
+    port_queries: int = 0
     instances: dict[str, Instance] = field(default_factory=dict)
     offered: bool = True
-    records_away: bool = False
-    asked: list[str] = field(default_factory=list)
+    records_unavailable: bool = False
+    requested_ids: list[str] = field(default_factory=list)
     revision: int = 1
     dynamic_vendor_data: bool = False
     age_seconds: float = 0
     is_followed: bool = False
-    """The first word, that everything may have changed, has been said: what is asked for from now on is kept."""
+    """Whether the agent has read the first revision. The agent caches records only after that."""
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
-        self.looks += 1
-        if self.away:
-            raise ControlAwayError("the control API is away")
+        self.port_queries += 1
+        if self.unavailable:
+            raise ControlAwayError("the control API is unavailable")
         found = self.real
         if "network_id" in filters:
             found = [one for one in found if one.network_id in filters["network_id"]]
@@ -123,7 +125,7 @@ class FakeControl:
         return [one for one in map(interface_subnet, self.real) if one is not None]
 
     def mac_of(self, _network_id: str | None, _router_id: str | None, address: Address) -> str | None:
-        """The neighbour table."""
+        """Looks the address up in the neighbour table."""
         return next((one.mac_address for one in self.real if str(address) in one.ip_addresses), None)
 
     def start(self) -> None: ...
@@ -136,7 +138,7 @@ class FakeControl:
 
     def instance(self, instance_id: str) -> Instance | None:
         self._check()
-        self.asked.append(instance_id)
+        self.requested_ids.append(instance_id)
         return self.instances.get(instance_id)
 
     def newest(self) -> int:
@@ -155,16 +157,16 @@ class FakeControl:
     def _check(self) -> None:
         if not self.offered:
             raise NotOffered("no such extension")
-        if self.records_away:
-            raise StoreUnavailable("the control API is away")
+        if self.records_unavailable:
+            raise StoreUnavailable("the control API is unavailable")
 
 
 @dataclass
 class FakeApi:
-    """The metadata API: what it was asked; it answers when it may."""
+    """A metadata API that records requests, and responds while `open` is set."""
 
-    asked: list[tuple[str, bytes, dict[bytes, bytes], bytes]] = field(default_factory=list)
-    away: bool = False
+    requests: list[tuple[str, bytes, dict[bytes, bytes], bytes]] = field(default_factory=list)
+    unavailable: bool = False
     headers: Headers = ((b"Content-Type", b"text/plain"),)
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -172,17 +174,17 @@ class FakeApi:
         self.open.set()
 
     async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
-        if self.away:
+        if self.unavailable:
             raise UpstreamAwayError("http://api:8775 cannot be reached")
-        self.asked.append((method, target, {name.lower(): value for name, value in headers}, body))
-        number = len(self.asked)
+        self.requests.append((method, target, {name.lower(): value for name, value in headers}, body))
+        number = len(self.requests)
         await self.open.wait()
         return Response(status=200, headers=self.headers, body=b"from the API %d" % number)
 
 
 @dataclass
 class Lines:
-    """A request log that can be read."""
+    """A request log that records its facts."""
 
     facts: list[dict[str, object]] = field(default_factory=list)
 
@@ -195,13 +197,13 @@ class Lines:
 
 @dataclass
 class Guest:
-    """One connection."""
+    """One connection of a guest."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     head: bytes = b""
 
-    async def ask(self, target: str, method: str = "GET", *headers: str, body: bytes = b"") -> tuple[int, bytes]:
+    async def request(self, target: str, method: str = "GET", *headers: str, body: bytes = b"") -> tuple[int, bytes]:
         await self.send(target, method, *headers, body=body)
         return await self.read()
 
@@ -212,8 +214,8 @@ class Guest:
         self.writer.write("\r\n".join((*lines, "", "")).encode() + body)
         await self.writer.drain()
 
-    async def ask_last(self, data: bytes) -> bytes:
-        """Send these bytes, and read until the server closes."""
+    async def request_last(self, data: bytes) -> bytes:
+        """Sends bytes, and reads until the server closes the connection."""
         self.writer.write(data)
         async with asyncio.timeout(HANG_SECONDS):
             return await self.reader.read()
@@ -227,7 +229,7 @@ class Guest:
 
 @dataclass
 class Cloud:
-    """Everything there is."""
+    """The agent, its fakes, and the connections of its guests."""
 
     mirror: FakeMirror
     control: FakeControl
@@ -235,20 +237,20 @@ class Cloud:
     lines: Lines
     service: MetadataAgent
     server: HttpServer
-    doors: dict[str, int]
-    """The loopback's port of each listener."""
+    tcp_ports: dict[str, int]
+    """The TCP port of each listener."""
     macs: list[str]
     sockets: list[Any]
     guests: list[Guest]
 
     async def guest(self, mac: str, *, listener: str = "network:n1", address: str = "127.0.0.1") -> Guest:
-        """A connection from this address and MAC."""
+        """Opens a connection from this address and MAC."""
         self.macs.append(mac)
-        door = self.doors[listener]
-        here = "::1" if ":" in address else "127.0.0.1"
-        guest = Guest(*await asyncio.open_connection(here, door, local_addr=(address, 0)))
+        tcp_port = self.tcp_ports[listener]
+        server_address = "::1" if ":" in address else "127.0.0.1"
+        guest = Guest(*await asyncio.open_connection(server_address, tcp_port, local_addr=(address, 0)))
         self.guests.append(guest)
-        await until_async(lambda: not self.macs, "the server has taken it, and its MAC with it")
+        await until_async(lambda: not self.macs, "the server accepts the connection and reads its MAC")
         return guest
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -271,7 +273,7 @@ async def cloud(
     control.real = list(ports)
     control.instances = {A: instance(A, "vm-a"), B: instance(B, "vm-b")} | control.instances
     mirror, api, lines = FakeMirror(), FakeApi(), Lines()
-    mirror.hear(*ports)
+    mirror.publish(*ports)
     executor = ThreadPoolExecutor(4)
     service = MetadataAgent(
         AgentDependencies(
@@ -305,7 +307,7 @@ async def cloud(
         bans=service.unknown_clients,
     )
     opened = {tag: tcp_listener(host, 0) for tag in listeners}
-    doors = {tag: one.getsockname()[1] for tag, one in opened.items()}
+    tcp_ports = {tag: one.getsockname()[1] for tag, one in opened.items()}
     service.start()
     await server.start(
         [
@@ -315,9 +317,9 @@ async def cloud(
     )
     guests: list[Guest] = []
     try:
-        if control.offered and not control.records_away:
+        if control.offered and not control.records_unavailable:
             await until_async(lambda: control.is_followed)
-        yield Cloud(mirror, control, api, lines, service, server, doors, macs, sockets, guests)
+        yield Cloud(mirror, control, api, lines, service, server, tcp_ports, macs, sockets, guests)
     finally:
         for guest in guests:
             guest.writer.close()

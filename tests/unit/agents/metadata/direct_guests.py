@@ -1,4 +1,4 @@
-"""The two guests that tests of the agent ask as, on the loopback."""
+"""The ports of two guests on the loopback, and router interfaces, for tests of the direct mode."""
 
 from __future__ import annotations
 

@@ -36,13 +36,13 @@ RECORD = instance(A, "vm-a", user_data=b"#!/bin/sh\n", metadata={"role": "web"})
 
 @dataclass
 class MetadataApi:
-    """A metadata API that the agent forwards to. Has the same instance."""
+    """The metadata API to which the agent forwards requests. The API has the same instance."""
 
     handler: MetadataHandler
     requests: list[Request] = field(default_factory=list)
 
     async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
-        length = ((b"Content-Length", b"%d" % len(body)),) if body else ()  # the connection pool adds it
+        length = ((b"Content-Length", b"%d" % len(body)),) if body else ()  # the connection pool adds this header
         request = Request(method=method, target=target, headers=(*headers, *length), body=body, peer="127.0.0.1")
         self.requests.append(request)
         return await self.handler.handle(request)
@@ -55,7 +55,9 @@ class Stage:
     mirror: FakeMirror
     control: FakeControl
 
-    async def ask(self, target: str, method: str = "GET", *headers: tuple[bytes, bytes], body: bytes = b"") -> Response:
+    async def request(
+        self, target: str, method: str = "GET", *headers: tuple[bytes, bytes], body: bytes = b""
+    ) -> Response:
         origin = ((b"x-neutron-network-id", b"n1"), (b"x-forwarded-for", ADDRESS.encode()))
         last = (b"x-openstack-request-id", ID.encode())
         length = ((b"content-length", b"%d" % len(body)),) if body else ()
@@ -88,7 +90,7 @@ async def stage(*, has_records: bool = True) -> AsyncIterator[Stage]:
             )
         )
         mirror = FakeMirror()
-        mirror.hear(port(A, MAC_A, ADDRESS))
+        mirror.publish(port(A, MAC_A, ADDRESS))
         control = FakeControl(instances={A: RECORD}, offered=has_records)
         agent = MetadataAgent(
             AgentDependencies(
@@ -159,8 +161,8 @@ async def test_a_held_record_gives_the_bytes_of_a_forwarded_request(
     target: str, method: str, headers: tuple[tuple[bytes, bytes], ...]
 ) -> None:
     async with stage() as held, stage(has_records=False) as forwarding:
-        ours = [await held.ask(target, method, *headers) for _ in range(2)]
-        theirs = await forwarding.ask(target, method, *headers)
+        ours = [await held.request(target, method, *headers) for _ in range(2)]
+        theirs = await forwarding.request(target, method, *headers)
         for one in ours:
             assert without_seed(one) == without_seed(theirs)
             assert one.hop_limit is None
@@ -169,46 +171,46 @@ async def test_a_held_record_gives_the_bytes_of_a_forwarded_request(
 
 async def test_an_issued_token_has_the_headers_of_a_forwarded_one() -> None:
     async with stage() as held, stage(has_records=False) as forwarding:
-        ours, theirs = [await one.ask("/latest/api/token", "PUT", TTL) for one in (held, forwarding)]
+        ours, theirs = [await one.request("/latest/api/token", "PUT", TTL) for one in (held, forwarding)]
         assert (ours.status, tuple(ours.headers)) == (theirs.status, tuple(theirs.headers)) == (200, ours.headers)
         assert ours.hop_limit is None
         with_token = (b"x-aws-ec2-metadata-token", ours.body)
         for one in (held, forwarding):  # both have the secret
-            assert (await one.ask("/latest/meta-data/hostname", "GET", with_token)).body == b"vm-a.novalocal"
+            assert (await one.request("/latest/meta-data/hostname", "GET", with_token)).body == b"vm-a.novalocal"
 
 
 async def test_a_password_is_stored_by_the_metadata_api() -> None:
     async with stage() as held:
-        assert (await held.ask("/openstack/latest/password", "POST", body=b"secret")).status == 200
+        assert (await held.request("/openstack/latest/password", "POST", body=b"secret")).status == 200
         assert [request.method for request in held.api.requests] == ["POST"]
 
 
 async def test_an_instance_is_loaded_once_and_answered_while_the_metadata_api_is_unused() -> None:
     async with stage() as held:
-        responses = await asyncio.gather(*(held.ask("/latest/meta-data/hostname") for _ in range(30)))
+        responses = await asyncio.gather(*(held.request("/latest/meta-data/hostname") for _ in range(30)))
         assert {response.body for response in responses} == {b"vm-a.novalocal"}
-        assert held.control.asked == [A]
+        assert held.control.requested_ids == [A]
         assert held.api.requests == []
 
 
 async def test_a_replay_ends_with_the_port_and_with_the_record() -> None:
     async with stage() as held:
-        await held.ask("/latest/meta-data/hostname")
-        replay = (await held.ask("/latest/meta-data/hostname")).replay
+        await held.request("/latest/meta-data/hostname")
+        replay = (await held.request("/latest/meta-data/hostname")).replay
         assert replay is not None
         assert replay(ID.encode()) is not None
-        held.mirror.hear(replace(port(A, MAC_A, ADDRESS), device_id=B))
+        held.mirror.publish(replace(port(A, MAC_A, ADDRESS), device_id=B))
         assert replay(ID.encode()) is None
-        held.mirror.hear(port(A, MAC_A, ADDRESS))
-        again = (await held.ask("/latest/meta-data/hostname")).replay
+        held.mirror.publish(port(A, MAC_A, ADDRESS))
+        again = (await held.request("/latest/meta-data/hostname")).replay
         assert again is not None
         held.control.change(instance(A, "renamed"))
         await until_async(lambda: again(ID.encode()) is None)
-        assert (await held.ask("/latest/meta-data/hostname")).body == b"renamed.novalocal"
+        assert (await held.request("/latest/meta-data/hostname")).body == b"renamed.novalocal"
 
 
 async def test_an_instance_of_another_project_than_its_port_is_not_found() -> None:
     async with stage() as held:
-        held.mirror.hear(replace(port(A, MAC_A, ADDRESS), project_id="p2"))
-        response = await held.ask("/latest/meta-data/hostname")
+        held.mirror.publish(replace(port(A, MAC_A, ADDRESS), project_id="p2"))
+        response = await held.request("/latest/meta-data/hostname")
         assert (response.status, response.body) == (404, b"The resource could not be found.")

@@ -1,4 +1,4 @@
-"""The agent that answers guests itself, over the loopback: who asks."""
+"""Direct mode over the loopback: the client of a request."""
 
 from __future__ import annotations
 
@@ -14,167 +14,162 @@ from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.http.messages import Request
 
 
-async def test_a_guest_is_answered_from_memory() -> None:
+async def test_a_client_gets_its_response_from_the_cache() -> None:
     async with cloud(ports=[A_AT_1, B_AT_2]) as there:
         guest = await there.guest(MAC_A)
         for _ in range(5):
-            assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
+            assert await guest.request(NAME) == (200, b"vm-a.novalocal")
         other = await there.guest(MAC_B, address="127.0.0.2")
-        assert await other.ask(NAME) == (200, b"vm-b.novalocal")
-        assert there.control.asked == [A, B]
-        assert there.api.asked == []
+        assert await other.request(NAME) == (200, b"vm-b.novalocal")
+        assert there.control.requested_ids == [A, B]
+        assert there.api.requests == []
         line = there.lines.facts[0]
         assert (line["network_id"], line["source"], line["instance_id"]) == ("n1", "127.0.0.1", A)
 
 
-async def test_what_a_guest_asked_before_is_prepared_for_its_next_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Software that boots opens one for each request."""
-
+async def test_a_cached_response_is_used_for_the_next_connection_of_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Booting software opens a connection for each request."""
     async with cloud(ports=[A_AT_1, B_AT_2]) as there:
-        read: list[str] = []
-        answer = there.service.handle
+        handled: list[str] = []
+        handle = there.service.handle
 
-        def reads(request: Request) -> Any:
-            read.append(request.mac)
-            return answer(request)
+        def recorded(request: Request) -> Any:
+            handled.append(request.mac)
+            return handle(request)
 
-        monkeypatch.setattr(there.service, "handle", reads)
+        monkeypatch.setattr(there.service, "handle", recorded)
         for _ in range(3):
-            assert await (await there.guest(MAC_A)).ask(NAME) == (200, b"vm-a.novalocal")
-        assert read == [MAC_A]
-        assert await (await there.guest(MAC_B, address="127.0.0.2")).ask(NAME) == (200, b"vm-b.novalocal")
-        assert read == [MAC_A, MAC_B]
+            assert await (await there.guest(MAC_A)).request(NAME) == (200, b"vm-a.novalocal")
+        assert handled == [MAC_A]
+        assert await (await there.guest(MAC_B, address="127.0.0.2")).request(NAME) == (200, b"vm-b.novalocal")
+        assert handled == [MAC_A, MAC_B]
 
 
-async def test_an_address_that_moved_is_never_answered_with_the_old_owners_data() -> None:
-    """The new owner asks before the news is here, on the same address, with the very same bytes."""
-
+async def test_a_moved_address_never_gets_the_data_of_its_former_owner() -> None:
+    """The new owner sends the same bytes from the same address before the event arrives."""
     async with cloud(ports=[A_AT_1]) as there:
         old = await there.guest(MAC_A)
-        assert [await old.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
+        assert [await old.request(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
         moved = port(B, MAC_B, "127.0.0.1")
-        there.control.real = [moved]  # the mirror has not heard
+        there.control.real = [moved]  # the mirror has no event of it
         new = await there.guest(MAC_B)
-        assert await new.ask(NAME) == (200, b"vm-b.novalocal")
-        there.mirror.hear(moved)
-        assert (await old.ask(NAME))[0] == 404  # nor the old one with the new one's
-        assert await new.ask(NAME) == (200, b"vm-b.novalocal")
+        assert await new.request(NAME) == (200, b"vm-b.novalocal")
+        there.mirror.publish(moved)
+        assert (await old.request(NAME))[0] == 404  # the former owner does not get the data of the new one
+        assert await new.request(NAME) == (200, b"vm-b.novalocal")
 
 
-async def test_a_binding_ends_with_its_port_also_for_repeats() -> None:
+async def test_a_binding_ends_with_its_port_for_replayed_responses_too() -> None:
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
-        assert [await guest.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
+        assert [await guest.request(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
         rebound = replace(A_AT_1, device_id=B)
         there.control.real = [rebound]
-        there.mirror.hear(rebound)
-        assert await guest.ask(NAME) == (200, b"vm-b.novalocal")
+        there.mirror.publish(rebound)
+        assert await guest.request(NAME) == (200, b"vm-b.novalocal")
         there.control.real = []
-        there.mirror.hear()
-        assert (await guest.ask(NAME))[0] == 404
+        there.mirror.publish()
+        assert (await guest.request(NAME))[0] == 404
 
 
-async def test_two_ports_or_none_are_nobody_and_the_log_says_why() -> None:
+async def test_a_client_with_two_ports_or_none_is_not_found_and_the_reason_is_logged() -> None:
     twin = replace(A_AT_1, id="twin", device_id=B)
     async with cloud(ports=[A_AT_1, twin]) as there:
         guest = await there.guest(MAC_A)
-        assert (await guest.ask(NAME))[0] == 404
-        assert (await guest.ask("/"))[0] == 404
-        stranger = await there.guest("fa:16:3e:00:00:99")
-        assert (await stranger.ask(NAME))[0] == 404
+        assert (await guest.request(NAME))[0] == 404
+        assert (await guest.request("/"))[0] == 404
+        unknown = await there.guest("fa:16:3e:00:00:99")
+        assert (await unknown.request(NAME))[0] == 404
         assert [line["outcome"] for line in there.lines.facts] == ["several", "several", "none"]
         assert "more than one port" in str(there.lines.facts[0]["reason"])
 
 
-async def test_an_unknown_guest_costs_one_look_however_often_it_asks() -> None:
+async def test_many_requests_of_an_unknown_client_cost_one_query() -> None:
     async with cloud() as there:
         guests = [await there.guest(MAC_B) for _ in range(10)]
-        answers = await asyncio.gather(*(guest.ask(NAME) for guest in guests))
-        assert {status for status, _body in answers} == {404}
-        assert there.control.looks == 1
+        responses = await asyncio.gather(*(guest.request(NAME) for guest in guests))
+        assert {status for status, _body in responses} == {404}
+        assert there.control.port_queries == 1
 
 
-async def test_a_fresh_port_is_waited_for() -> None:
-    """The control API is away, and the news comes while the request is held."""
-
+async def test_a_request_is_held_until_its_port_arrives() -> None:
+    """The control API is unavailable, and the event arrives while the request is held."""
     async with cloud() as there:
-        there.control.away = True
+        there.control.unavailable = True
         guest = await there.guest(MAC_A)
         await guest.send(NAME)
-        await there.until(lambda: there.control.looks > 0)
-        there.mirror.hear(A_AT_1)
+        await there.until(lambda: there.control.port_queries > 0)
+        there.mirror.publish(A_AT_1)
         assert await guest.read() == (200, b"vm-a.novalocal")
 
 
-async def test_a_port_that_no_instance_has_yet_is_waited_for() -> None:
+async def test_a_request_is_held_until_its_port_is_bound() -> None:
     early = replace(A_AT_1, device_id="", device_owner="")
     async with cloud(ports=[early]) as there:
         guest = await there.guest(MAC_A)
         await guest.send(NAME)
         await asyncio.sleep(0)
-        there.mirror.hear(A_AT_1)
+        there.mirror.publish(A_AT_1)
         assert await guest.read() == (200, b"vm-a.novalocal")
 
 
-async def test_who_stays_unknown_is_told_to_ask_again() -> None:
+async def test_a_client_that_stays_unknown_gets_503_with_retry_after() -> None:
     async with cloud(policy=LookupPolicy(hold_seconds=0.05)) as there:
-        there.control.away = True
+        there.control.unavailable = True
         guest = await there.guest(MAC_A)
-        assert (await guest.ask(NAME))[0] == 503
+        assert (await guest.request(NAME))[0] == 503
         assert b"Retry-After: 1" in guest.head
         assert there.lines.facts[0]["outcome"] == "unknown"
 
 
-async def test_without_the_packet_the_neighbour_table_tells_the_mac_each_time() -> None:
+async def test_without_a_saved_packet_the_mac_of_each_request_is_from_the_neighbour_table() -> None:
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest("")
-        assert [await guest.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
-        there.control.real = []  # and it is not in the table any more
-        assert (await guest.ask(NAME))[0] == 503
+        assert [await guest.request(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
+        there.control.real = []  # this removes the neighbour entry, too
+        assert (await guest.request(NAME))[0] == 503
 
 
-async def test_known_guests_are_served_while_everything_else_is_away() -> None:
+async def test_cached_clients_get_responses_while_everything_else_is_unavailable() -> None:
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
-        assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
-        there.control.away = there.control.records_away = there.api.away = True
+        assert await guest.request(NAME) == (200, b"vm-a.novalocal")
+        there.control.unavailable = there.control.records_unavailable = there.api.unavailable = True
         there.mirror.connected = False
-        assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
-        assert await guest.ask("/latest/meta-data/instance-id") == (200, b"i-00000001")
+        assert await guest.request(NAME) == (200, b"vm-a.novalocal")
+        assert await guest.request("/latest/meta-data/instance-id") == (200, b"i-00000001")
 
 
-async def test_an_instance_that_is_another_projects_now_is_not_told_to_the_ports_project() -> None:
-    """On a connection that is kept, with the same bytes; and its port alone does not bring the old record back."""
-
+async def test_a_record_of_another_project_than_its_port_is_not_returned() -> None:
+    """The connection stays open and the bytes are the same. A change of the port alone does not restore the old record."""
     async with cloud(ports=[A_AT_1]) as there:
         guest = await there.guest(MAC_A)
-        assert [await guest.ask(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
+        assert [await guest.request(NAME) for _ in range(3)] == [(200, b"vm-a.novalocal")] * 3
         there.control.change(replace(instance(A, "theirs"), project_id="p2"))
         await there.until(lambda: len(there.service.records.cache) == 0)
-        assert (await guest.ask(NAME))[0] == 404
-        assert (await (await there.guest(MAC_A)).ask(NAME))[0] == 404
+        assert (await guest.request(NAME))[0] == 404
+        assert (await (await there.guest(MAC_A)).request(NAME))[0] == 404
         assert "another project" in str(there.lines.facts[-1]["reason"])
         theirs = replace(A_AT_1, project_id="p2")
         there.control.real = [theirs]
-        there.mirror.hear(theirs)
-        assert await guest.ask(NAME) == (200, b"theirs.novalocal")
-        there.mirror.hear(A_AT_1)
-        assert (await guest.ask(NAME))[0] == 404
-        assert there.api.asked == []
+        there.mirror.publish(theirs)
+        assert await guest.request(NAME) == (200, b"theirs.novalocal")
+        there.mirror.publish(A_AT_1)
+        assert (await guest.request(NAME))[0] == 404
+        assert there.api.requests == []
 
 
-async def test_what_was_not_kept_up_for_too_long_is_not_told_any_longer() -> None:
-    """Who asks: 503. What a record says: the metadata API is asked instead."""
-
+async def test_data_older_than_the_maximum_age_is_not_used() -> None:
+    """Old ports give 503. Requests are forwarded if the records are old."""
     async with cloud(ports=[A_AT_1], policy=LookupPolicy(max_age_seconds=300, hold_seconds=0.05)) as there:
         guest = await there.guest(MAC_A)
-        assert await guest.ask(NAME) == (200, b"vm-a.novalocal")
+        assert await guest.request(NAME) == (200, b"vm-a.novalocal")
         there.control.age_seconds = 301
         there.control.change(instance(A, "renamed"))
         await there.until(lambda: len(there.service.records.cache) == 0)
-        await guest.ask(NAME)
-        assert len(there.api.asked) == 1
-        there.control.away, there.mirror.age_seconds = True, 301
-        assert (await guest.ask(NAME))[0] == 503
+        await guest.request(NAME)
+        assert len(there.api.requests) == 1
+        there.control.unavailable, there.mirror.age_seconds = True, 301
+        assert (await guest.request(NAME))[0] == 503
         assert b"Retry-After: 1" in guest.head
-        assert len(there.api.asked) == 1
+        assert len(there.api.requests) == 1

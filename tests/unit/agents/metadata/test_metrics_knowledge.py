@@ -1,4 +1,4 @@
-"""How old what is known may be: a figure always, a sentence once in either direction."""
+"""The age of the mirror: a metric always, and one log event when a maximum age is exceeded or met again."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class Mirror:
     def subscribe(self, callback: Callable[[Any], None]) -> None: ...
 
 
-def test_it_is_said_once_that_it_is_too_old_and_once_that_it_is_over() -> None:
+def test_an_exceeded_maximum_age_is_logged_once_and_its_end_once() -> None:
     mirror, registry = Mirror(), CollectorRegistry()
-    knowledge = StalenessMonitor(mirror, {"short": 300, "long": 3600, "none": float("inf")}, Metrics(registry))
-    said = []
+    monitor = StalenessMonitor(mirror, {"short": 300, "long": 3600, "none": float("inf")}, Metrics(registry))
+    events = []
     for age in (10.0, 301.0, 400.0, 4000.0, 5000.0, 1.0, 2.0):
         mirror.age_seconds = age
         with capture_logs() as lines:
-            knowledge.check()
-        said.append([(line["log_level"], line["option"]) for line in lines])
+            monitor.check()
+        events.append([(line["log_level"], line["option"]) for line in lines])
         assert registry.get_sample_value("openimds_metadata_agent_knowledge_age_seconds") == age
-    over = [("info", "short"), ("info", "long")]
-    assert said == [[], [("error", "short")], [], [("error", "long")], [], over, []]
+    recovered = [("info", "short"), ("info", "long")]
+    assert events == [[], [("error", "short")], [], [("error", "long")], [], recovered, []]
     assert registry.get_sample_value("openimds_metadata_agent_knowledge_revision") == 7
 
 
-def test_where_nothing_was_ever_heard_nothing_is_old() -> None:
-    knowledge = StalenessMonitor(Mirror(age_seconds=1e6, revision=-1), {"short": 300}, Metrics(CollectorRegistry()))
+def test_a_mirror_without_a_revision_is_never_stale() -> None:
+    monitor = StalenessMonitor(Mirror(age_seconds=1e6, revision=-1), {"short": 300}, Metrics(CollectorRegistry()))
     with capture_logs() as lines:
-        knowledge.check()
+        monitor.check()
     assert lines == []

@@ -1,4 +1,4 @@
-"""Bindings and looks: what a change in the middle of everything leaves true."""
+"""Bindings and queries that overlap with changes."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ SUBNETS = {"s": Subnet(id="s", network_id="n1", project_id="p", cidr="10.0.0.0/2
 
 @dataclass
 class World:
-    """What the mirror knows, and what the control API says when it is let."""
+    """The view of the mirror, and a control API that responds while `open` is set."""
 
     now: CloudView = field(default_factory=lambda: CloudView(revision=1))
     connected: bool = True
     age_seconds: float = 0
     real: list[Port] = field(default_factory=list)
     real_subnets: dict[str, Subnet] = field(default_factory=dict)
-    away: bool = False
-    looks: list[Mapping[str, str | Sequence[str]]] = field(default_factory=list)
+    unavailable: bool = False
+    queries: list[Mapping[str, str | Sequence[str]]] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
     callbacks: list[Callable[[Any], None]] = field(default_factory=list)
 
@@ -55,7 +55,7 @@ class World:
         self.callbacks.append(callback)
         callback(self.now)
 
-    def hear(self, *ports: Port) -> None:
+    def publish(self, *ports: Port) -> None:
         self.now = CloudView(
             revision=self.now.revision + 1, ports={one.id: one for one in ports}, subnets=self.real_subnets
         )
@@ -64,10 +64,10 @@ class World:
 
     def ports(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Port]:
         found = [one for one in self.real if self._fits(one, filters)]
-        self.looks.append(filters)
+        self.queries.append(filters)
         assert self.open.wait(HANG_SECONDS)
-        if self.away:
-            raise ControlAwayError("the control API is away")
+        if self.unavailable:
+            raise ControlAwayError("the control API is unavailable")
         return found
 
     def subnets(self, filters: Mapping[str, str | Sequence[str]]) -> Sequence[Subnet]:
@@ -81,9 +81,9 @@ class World:
         return all(values[name] == wanted or values[name] in wanted for name, wanted in filters.items())
 
 
-def play(world: World, scene: Callable[[PortResolver], Coroutine[Any, Any, None]], hold_seconds: float = 20) -> None:
+def run(world: World, scenario: Callable[[PortResolver], Coroutine[Any, Any, None]], hold_seconds: float = 20) -> None:
     @asynccontextmanager
-    async def identity() -> AsyncIterator[PortResolver]:
+    async def started_resolver() -> AsyncIterator[PortResolver]:
         with ThreadPoolExecutor(8) as executor:
             made = PortResolver(
                 MacIndex(),
@@ -99,222 +99,227 @@ def play(world: World, scene: Callable[[PortResolver], Coroutine[Any, Any, None]
             yield made
 
     async def run() -> None:
-        async with identity() as made:
-            await scene(made)
+        async with started_resolver() as made:
+            await scenario(made)
 
     asyncio.run(run())
 
 
-def test_a_look_that_a_change_overtook_is_made_again() -> None:
-    """It read the port before the port was given to another instance, and came back after that was heard."""
+def test_a_query_that_a_change_overtakes_is_repeated() -> None:
+    """The query reads the port before the port is bound to another instance, and returns after that event."""
     world = World(real=[port("a", MAC_A)])
 
-    async def scene(identity: PortResolver) -> None:
+    async def scenario(port_resolver: PortResolver) -> None:
         world.open.clear()
-        asking = asyncio.create_task(identity.resolve(ClientOrigin(*AT, MAC_A)))
-        await until_async(lambda: world.looks)
+        request = asyncio.create_task(port_resolver.resolve(ClientOrigin(*AT, MAC_A)))
+        await until_async(lambda: world.queries)
         rebound = port("a", MAC_A, device_id="vm-other")
         world.real = [rebound]
-        world.hear(rebound)
-        world.hear()  # and the mirror has forgotten it again: nothing but another look can tell
+        world.publish(rebound)
+        world.publish()  # the mirror has no port, so only another query finds the new instance
         await asyncio.sleep(0)
         world.open.set()
-        assert (await asking).port.device_id == "vm-other"
-        assert len(world.looks) == 2
+        assert (await request).port.device_id == "vm-other"
+        assert len(world.queries) == 2
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_a_look_joined_late_is_not_older_than_the_news() -> None:
+def test_a_request_does_not_join_a_query_that_is_older_than_a_change() -> None:
     world = World(real=[port("a", MAC_A)])
 
-    async def scene(identity: PortResolver) -> None:
+    async def scenario(port_resolver: PortResolver) -> None:
         world.open.clear()
-        first = asyncio.create_task(identity.resolve(ClientOrigin(*AT, MAC_A)))
-        await until_async(lambda: world.looks)
-        world.hear(port("a", MAC_A))
+        first = asyncio.create_task(port_resolver.resolve(ClientOrigin(*AT, MAC_A)))
+        await until_async(lambda: world.queries)
+        world.publish(port("a", MAC_A))
         world.real = []
-        world.hear()
-        second = asyncio.create_task(identity.resolve(ClientOrigin(*AT, MAC_A)))
-        await until_async(lambda: len(world.looks) == 2)
+        world.publish()
+        second = asyncio.create_task(port_resolver.resolve(ClientOrigin(*AT, MAC_A)))
+        await until_async(lambda: len(world.queries) == 2)
         world.open.set()
         with pytest.raises(NoSinglePort):
             await second
         with pytest.raises(NoSinglePort):
             await first
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_only_bindings_that_a_change_concerns_end() -> None:
+def test_a_change_ends_only_the_bindings_of_its_port() -> None:
     a, b = port("a", MAC_A), port("b", MAC_B, "10.0.0.6")
     world = World()
-    world.hear(a, b)
+    world.publish(a, b)
 
-    async def scene(identity: PortResolver) -> None:
+    async def scenario(port_resolver: PortResolver) -> None:
         of_a, of_b = (
-            await identity.resolve(ClientOrigin(*AT, MAC_A)),
-            await identity.resolve(ClientOrigin("network:n1", "10.0.0.6", MAC_B)),
+            await port_resolver.resolve(ClientOrigin(*AT, MAC_A)),
+            await port_resolver.resolve(ClientOrigin("network:n1", "10.0.0.6", MAC_B)),
         )
-        assert identity.cached(ClientOrigin(*AT, MAC_A)) is of_a
+        assert port_resolver.cached(ClientOrigin(*AT, MAC_A)) is of_a
         changed = replace(a, name="renamed")
-        world.hear(changed, b)
-        assert not identity.trusts(of_b)  # until the news is taken in
-        identity.refresh()
+        world.publish(changed, b)
+        assert not port_resolver.trusts(of_b)  # until the change is applied
+        port_resolver.refresh()
         assert (of_a.good, of_b.good) == (False, True)
-        assert identity.trusts(of_b)
-        assert (await identity.resolve(ClientOrigin(*AT, MAC_A))).port is changed
-        assert world.looks == []
+        assert port_resolver.trusts(of_b)
+        assert (await port_resolver.resolve(ClientOrigin(*AT, MAC_A))).port is changed
+        assert world.queries == []
 
-    play(world, scene)
+    run(world, scenario)
 
 
 def test_a_second_port_with_the_same_mac_and_address_ends_the_binding() -> None:
     a = port("a", MAC_A)
     world = World()
-    world.hear(a)
+    world.publish(a)
 
-    async def scene(identity: PortResolver) -> None:
-        binding = await identity.resolve(ClientOrigin(*AT, MAC_A))
-        world.hear(a, port("twin", MAC_A))
-        identity.refresh()
+    async def scenario(port_resolver: PortResolver) -> None:
+        binding = await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
+        world.publish(a, port("twin", MAC_A))
+        port_resolver.refresh()
         assert not binding.good
         with pytest.raises(NoSinglePort, match="more than one"):
-            await identity.resolve(ClientOrigin(*AT, MAC_A))
+            await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_a_router_that_leaves_a_network_knows_its_guests_no_more() -> None:
+def test_a_router_that_leaves_a_network_does_not_find_its_clients_any_longer() -> None:
     a, leg = port("a", MAC_A), router_interface("if-r1-n1", "r1", "n1")
     world = World(real=[a], real_subnets=SUBNETS)
-    world.hear(a, leg)
+    world.publish(a, leg)
 
-    async def scene(identity: PortResolver) -> None:
-        binding = await identity.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
-        world.hear(a)
-        identity.refresh()
+    async def scenario(port_resolver: PortResolver) -> None:
+        binding = await port_resolver.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
+        world.publish(a)
+        port_resolver.refresh()
         assert not binding.good
         with pytest.raises(NoSinglePort):
-            await identity.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
-        assert [filters for filters in world.looks if "network_id" in filters] == []  # no network: never all of them
+            await port_resolver.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
+        # A router without networks sends no query for all networks.
+        assert [filters for filters in world.queries if "network_id" in filters] == []
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_without_a_watch_the_control_api_is_asked_and_a_pair_is_found_too() -> None:
+def test_without_a_watch_the_control_api_is_queried_and_an_address_pair_is_found_too() -> None:
     virtual = "00:00:5e:00:01:01"
     world = World(connected=False, real=[port("a", MAC_A, allowed_address_pairs=(AddressPair("10.0.0.9", virtual),))])
 
-    async def scene(identity: PortResolver) -> None:
-        assert (await identity.resolve(ClientOrigin(*AT, MAC_A))).port.id == "a"
-        assert (await identity.resolve(ClientOrigin("network:n1", "10.0.0.9", virtual))).port.id == "a"
-        asked = len(world.looks)
-        await identity.resolve(ClientOrigin(*AT, MAC_A))
-        assert len(world.looks) == asked  # believed for a moment: a boot's requests come in one go
+    async def scenario(port_resolver: PortResolver) -> None:
+        assert (await port_resolver.resolve(ClientOrigin(*AT, MAC_A))).port.id == "a"
+        assert (await port_resolver.resolve(ClientOrigin("network:n1", "10.0.0.9", virtual))).port.id == "a"
+        before = len(world.queries)
+        await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
+        assert len(world.queries) == before  # the result is cached, because a booting instance sends many requests
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_who_is_known_is_answered_while_the_control_api_is_silent() -> None:
-    world = World(away=True)
-    world.hear(port("a", MAC_A))
+def test_a_mirrored_client_is_found_while_the_control_api_is_unavailable() -> None:
+    world = World(unavailable=True)
+    world.publish(port("a", MAC_A))
     world.connected = False
 
-    async def scene(identity: PortResolver) -> None:
+    async def scenario(port_resolver: PortResolver) -> None:
         for _ in range(5):
-            assert (await identity.resolve(ClientOrigin(*AT, MAC_A))).port.id == "a"
-        assert len(world.looks) == 1  # it did not answer a moment ago
+            assert (await port_resolver.resolve(ClientOrigin(*AT, MAC_A))).port.id == "a"
+        assert len(world.queries) == 1  # the failure is cached
         with pytest.raises(PortNotReady, match="held for"):
-            await identity.resolve(ClientOrigin("network:n1", "10.0.0.6", MAC_B))
+            await port_resolver.resolve(ClientOrigin("network:n1", "10.0.0.6", MAC_B))
 
-    play(world, scene, hold_seconds=0.05)
+    run(world, scenario, hold_seconds=0.05)
 
 
-def test_no_mac_at_all_is_not_known_rather_than_by_the_address() -> None:
+def test_a_request_without_a_mac_is_not_ready_instead_of_found_by_its_address() -> None:
     world = World()
-    world.hear(port("a", MAC_A))
+    world.publish(port("a", MAC_A))
 
-    async def scene(identity: PortResolver) -> None:
+    async def scenario(port_resolver: PortResolver) -> None:
         with pytest.raises(PortNotReady, match="neighbour"):
-            await identity.resolve(ClientOrigin(*AT, ""))
+            await port_resolver.resolve(ClientOrigin(*AT, ""))
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_bindings_are_bounded_and_one_that_is_dropped_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bindings_are_bounded_and_an_evicted_binding_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver, "MAX_BINDINGS", 2)
     world = World()
-    world.hear(*(port(f"p{n}", f"fa:16:3e:00:00:{n:02x}", f"10.0.0.{n}") for n in range(3)))
+    world.publish(*(port(f"p{n}", f"fa:16:3e:00:00:{n:02x}", f"10.0.0.{n}") for n in range(3)))
 
-    async def scene(identity: PortResolver) -> None:
+    async def scenario(port_resolver: PortResolver) -> None:
         found = [
-            await identity.resolve(ClientOrigin("network:n1", f"10.0.0.{n}", f"fa:16:3e:00:00:{n:02x}"))
+            await port_resolver.resolve(ClientOrigin("network:n1", f"10.0.0.{n}", f"fa:16:3e:00:00:{n:02x}"))
             for n in range(3)
         ]
         assert [binding.good for binding in found] == [False, True, True]
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_what_a_look_found_is_not_believed_when_the_watch_begins_without_it() -> None:
-    """The port was made and deleted while there was no watch: the mirror never had it, and says nothing of its end."""
+def test_a_query_result_is_invalid_when_the_watch_begins_without_its_port() -> None:
+    """The port is created and deleted without a watch, so the mirror never has it and sends no event of its deletion."""
     world = World(connected=False, real=[port("a", MAC_A)])
 
-    async def scene(identity: PortResolver) -> None:
-        found = await identity.resolve(ClientOrigin(*AT, MAC_A))
+    async def scenario(port_resolver: PortResolver) -> None:
+        found = await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
         world.real = []
         world.connected = True
-        world.hear(port("b", MAC_B, "10.0.0.6"))
-        identity.refresh()
-        assert not identity.trusts(found)
-        assert identity.cached(ClientOrigin(*AT, MAC_A)) is None
+        world.publish(port("b", MAC_B, "10.0.0.6"))
+        port_resolver.refresh()
+        assert not port_resolver.trusts(found)
+        assert port_resolver.cached(ClientOrigin(*AT, MAC_A)) is None
         with pytest.raises(NoSinglePort):
-            await identity.resolve(ClientOrigin(*AT, MAC_A))
+            await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_a_port_that_came_and_went_within_one_piece_of_news_is_answered_once() -> None:
-    """Each object is told as it is at last: of a port made and deleted since, no view ever had anything."""
+def test_a_port_created_and_deleted_within_one_event_is_found_once() -> None:
+    """An event has only the last state of each object, so no view ever contains this port."""
     world = World(real=[port("a", MAC_A)])
 
-    async def scene(identity: PortResolver) -> None:
-        found = await identity.resolve(ClientOrigin(*AT, MAC_A))
+    async def scenario(port_resolver: PortResolver) -> None:
+        found = await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
         assert found.port.id == "a"
         world.real = []
-        world.hear()
-        identity.refresh()
-        assert not identity.trusts(found)
+        world.publish()
+        port_resolver.refresh()
+        assert not port_resolver.trusts(found)
         with pytest.raises(NoSinglePort):
-            await identity.resolve(ClientOrigin(*AT, MAC_A))
+            await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_a_network_of_many_unknown_macs_keeps_no_other_network_waiting() -> None:
+def test_a_network_with_many_unknown_macs_does_not_delay_another_network() -> None:
     world = World(real=[port("b", MAC_B, "10.0.0.6", network="n2")])
 
-    async def scene(identity: PortResolver) -> None:
+    async def scenario(port_resolver: PortResolver) -> None:
         world.open.clear()
         flood = [
-            asyncio.create_task(identity.resolve(ClientOrigin("network:n1", "10.0.0.5", f"fa:16:3e:00:01:{n:02x}")))
+            asyncio.create_task(
+                port_resolver.resolve(ClientOrigin("network:n1", "10.0.0.5", f"fa:16:3e:00:01:{n:02x}"))
+            )
             for n in range(50)
         ]
-        await until_async(lambda: len(world.looks) == MAX_QUERIES_PER_SCOPE)
-        other = asyncio.create_task(identity.resolve(ClientOrigin("network:n2", "10.0.0.6", MAC_B)))
-        await until_async(lambda: len(world.looks) == MAX_QUERIES_PER_SCOPE + 1)  # before the others
+        await until_async(lambda: len(world.queries) == MAX_QUERIES_PER_SCOPE)
+        other = asyncio.create_task(port_resolver.resolve(ClientOrigin("network:n2", "10.0.0.6", MAC_B)))
+        # This query does not wait for the queries of the first network.
+        await until_async(lambda: len(world.queries) == MAX_QUERIES_PER_SCOPE + 1)
         world.open.set()
         assert (await other).port.id == "b"
         outcomes = await asyncio.gather(*flood, return_exceptions=True)
         assert all(isinstance(one, NoSinglePort) for one in outcomes)
 
-    play(world, scene)
+    run(world, scenario)
 
 
-def test_a_change_of_subnets_alone_wakes_who_is_held_and_ends_what_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address is in a subnet of n1 that goes: then it may be on n2 as well, where its port is; and when it comes back,
-    that is over.
+def test_a_change_of_subnets_alone_wakes_held_requests_and_ends_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address is inside a subnet of `n1`, and its port is on `n2`.
+
+    The port matches while the subnet of `n1` does not exist.
     """
     monkeypatch.setattr(resolver, "HoldQueue", lambda seconds: HoldQueue(seconds, 300))
     legs = [
@@ -324,22 +329,22 @@ def test_a_change_of_subnets_alone_wakes_who_is_held_and_ends_what_was_kept(monk
     there = port("a", MAC_A, network="n2")
     other = {"s-n2": Subnet(id="s-n2", network_id="n2", project_id="p", cidr="10.1.0.0/24")}
     home = other | {"s-n1": Subnet(id="s-n1", network_id="n1", project_id="p", cidr="10.0.0.0/24")}
-    world = World(away=True, real_subnets=home)
+    world = World(unavailable=True, real_subnets=home)
 
-    async def scene(identity: PortResolver) -> None:
-        world.hear(there, *legs)
-        asking = asyncio.create_task(identity.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A)))
-        await until_async(lambda: len(world.looks) > 0)
-        assert not asking.done()
+    async def scenario(port_resolver: PortResolver) -> None:
+        world.publish(there, *legs)
+        request = asyncio.create_task(port_resolver.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A)))
+        await until_async(lambda: len(world.queries) > 0)
+        assert not request.done()
         world.real_subnets = other
-        world.hear(there, *legs)
-        binding = await asking
+        world.publish(there, *legs)
+        binding = await request
         assert binding.port.id == "a"
-        assert identity.trusts(binding)
+        assert port_resolver.trusts(binding)
         world.real_subnets = home
         world.now = replace(world.now, subnets=home)
-        assert not identity.trusts(binding)  # also before anybody told
-        identity.refresh()
+        assert not port_resolver.trusts(binding)  # the binding is invalid before the event, too
+        port_resolver.refresh()
         assert not binding.good
 
-    play(world, scene)
+    run(world, scenario)
