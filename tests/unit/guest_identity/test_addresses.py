@@ -23,14 +23,14 @@ from openimds.guest_identity.addresses import canonical, mac_from_eui64, parse_a
         ("[fe80::1]", "fe80::1"),
     ],
 )
-def test_one_spelling(text, address):
+def test_spellings_of_an_address_are_normalised(text, address):
     assert canonical(text) == address
 
 
 @pytest.mark.parametrize(
     "text", ["", "10.0.0", "10.0.0.5:80", "10.0.0.5, 10.0.0.6", "localhost", "010.0.0.5", "1" * 500]
 )
-def test_no_address(text):
+def test_other_text_is_not_an_address(text):
     with pytest.raises(ValueError, match="is not an IP address"):
         parse_address(text)
 
@@ -46,12 +46,12 @@ def test_no_address(text):
         ("10.0.0.5", None),
     ],
 )
-def test_the_mac_inside(address, mac):
+def test_the_mac_is_read_from_an_eui64_address(address, mac):
     assert mac_from_eui64(ip_address(address)) == mac
 
 
 @given(st.binary(min_size=6, max_size=6))
-def test_every_mac_comes_back(mac):
+def test_every_mac_is_recovered_from_its_eui64_address(mac):
     interface = bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:]
     address = ip_address(b"\xfe\x80" + bytes(6) + interface)
     assert mac_from_eui64(address) == mac.hex(":")

@@ -18,11 +18,11 @@ IPV6 = bytes.fromhex("60000000") + bytes(36)
         (ETHERNET + b"\x86\xdd" + IPV6, "fa:16:3e:00:00:0a"),
         (ETHERNET + b"\x86\xdd" + IPV4, ""),
         (ETHERNET + b"\x08\x06" + IPV4, ""),
-        (bytes(12) + b"\x08\x00" + IPV4, ""),  # the loopback device's
-        (IPV4 + bytes(40), ""),  # kept without its link-layer header
+        (bytes(12) + b"\x08\x00" + IPV4, ""),  # a packet of the loopback device
+        (IPV4 + bytes(40), ""),  # saved without a link-layer header
         (ETHERNET, ""),
         (b"", ""),
     ],
 )
-def test_source_mac(saved: bytes, mac: str) -> None:
+def test_the_source_mac_is_read_from_the_saved_packet(saved: bytes, mac: str) -> None:
     assert source_mac(saved) == mac

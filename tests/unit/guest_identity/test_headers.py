@@ -1,4 +1,4 @@
-"""What identity headers are, and what makes them unacceptable."""
+"""Identity headers: their names, their values, and the errors of unacceptable ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NETWORK = (b"X-Neutron-Network-ID", b"net-1")
 ROUTER = (b"X-Neutron-Router-ID", b"router-1")
 
 
-def test_a_claim():
+def test_the_headers_of_an_instance_claim_are_read():
     assert instance_claim([FORWARDED, ID, TENANT, SIGNATURE]) == InstanceClaim(
         instance_id="vm-1", signature="abc", tenant_id="tenant", address="10.0.0.5"
     )
@@ -64,7 +64,7 @@ def test_a_repeated_header_is_named(repeated, header):
         instance_claim([ID, SIGNATURE, TENANT, repeated])
 
 
-def test_the_provider_form():
+def test_the_headers_of_a_provider_claim_are_read():
     provider = (b"X-Metadata-Provider", b"p")
     claim = provider_claim(
         [provider, (b"X-Metadata-Provider-Signature", b"s"), (b"X-Forwarded-For", b"10.0.0.5, 1.1.1.1")]
@@ -80,15 +80,15 @@ def test_the_provider_form():
         provider_claim([provider])
 
 
-def test_the_origin():
+def test_the_origin_is_a_network_or_a_router_and_an_address():
     assert origin([NETWORK, FORWARDED]) == Origin(network_id="net-1", router_id=None, address="10.0.0.5")
     assert origin([ROUTER, FORWARDED]) == Origin(network_id=None, router_id="router-1", address="10.0.0.5")
     assert origin([FORWARDED]) == Origin(network_id=None, router_id=None, address="10.0.0.5")
 
 
-def test_the_last_forwarded_address_is_the_proxys():
-    guests_own = (b"X-Forwarded-For", b"10.0.0.66, 10.0.0.67")
-    assert origin([NETWORK, guests_own, FORWARDED]).address == "10.0.0.5"
+def test_the_last_forwarded_address_is_used():
+    sent_by_client = (b"X-Forwarded-For", b"10.0.0.66, 10.0.0.67")
+    assert origin([NETWORK, sent_by_client, FORWARDED]).address == "10.0.0.5"
     assert origin([NETWORK, (b"X-Forwarded-For", b"10.0.0.66, 10.0.0.5")]).address == "10.0.0.5"
 
 
@@ -102,7 +102,7 @@ def test_the_last_forwarded_address_is_the_proxys():
         ([NETWORK, (b"X_Forwarded_For", b"10.0.0.5")], "X-Forwarded-For header is missing"),
     ],
 )
-def test_refused_origins(headers, words):
+def test_ambiguous_and_incomplete_origins_are_rejected(headers, words):
     with pytest.raises(HeaderError, match=words):
         origin(headers)
 
@@ -125,16 +125,16 @@ def test_refused_origins(headers, words):
         b"X-Tenant-ID ",
     ],
 )
-def test_claims_in_any_spelling(name):
+def test_identity_headers_are_recognised_in_any_spelling(name):
     assert is_identity_claim(name)
 
 
 @pytest.mark.parametrize("name", [b"Host", b"Accept", b"X-Forwarded", b"X-Instance"])
-def test_other_headers_are_no_claims(name):
+def test_other_headers_are_not_identity_headers(name):
     assert not is_identity_claim(name)
 
 
-def test_a_header_is_found_in_the_headers_that_are_asked():
+def test_cached_values_belong_to_their_own_headers():
     one, other = ((b"A", b"1"), (b"a", b"2")), ((b"A", b"3"),)
     assert [values(one, "a"), values(other, "A"), values(one, "A"), values(one, "b")] == [
         ["1", "2"],

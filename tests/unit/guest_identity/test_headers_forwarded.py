@@ -1,3 +1,5 @@
+"""The detection of forwarded requests."""
+
 from __future__ import annotations
 
 import pytest
@@ -20,5 +22,5 @@ HOP = (b"x-forwarded-for", b"10.0.0.5")
         (((b"X-Openimds-Guest-Forwarded", b"1"),), 0, False),
     ],
 )
-def test_forwarded(headers, own_addresses: int, forwarded: bool) -> None:
+def test_forwarded_requests_are_recognised(headers, own_addresses: int, forwarded: bool) -> None:
     assert was_forwarded(headers, own_addresses=own_addresses) is forwarded

@@ -1,4 +1,4 @@
-"""What differs between two tables, with values told apart by identity."""
+"""The difference of two mappings, whose values are compared by identity."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import random
 from openimds.guest_identity.mapping_diff import difference
 
 
-def test_any_two_tables() -> None:
-    """Values are equal and not the same: lists."""
+def test_difference_has_the_removed_and_added_values() -> None:
+    """All values are equal lists with different identities."""
     chance = random.Random(7)
     for _ in range(500):
         before = {f"k{number}": [0] for number in range(6) if chance.random() < 0.6}
@@ -26,8 +26,8 @@ def test_any_two_tables() -> None:
         assert (len(gone), len(new)) == (len({id(value) for value in gone}), len({id(value) for value in new}))
 
 
-def test_the_same_table_and_the_empty_ones() -> None:
-    table = {"a": [0]}
-    assert difference(table, table) == ([], [])
-    assert difference({}, table) == ([], [[0]])
-    assert difference(table, {}) == ([[0]], [])
+def test_difference_of_equal_and_empty_mappings() -> None:
+    mapping = {"a": [0]}
+    assert difference(mapping, mapping) == ([], [])
+    assert difference({}, mapping) == ([], [[0]])
+    assert difference(mapping, {}) == ([[0]], [])

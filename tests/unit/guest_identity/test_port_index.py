@@ -1,4 +1,4 @@
-"""Ports by where they are."""
+"""Ports by network, router, address and MAC."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def ids(found: tuple[Port, ...]) -> list[str]:
     return sorted(each.id for each in found)
 
 
-def test_the_same_address_on_two_networks():
+def test_the_same_address_on_two_networks_finds_the_port_of_each_network():
     index = index_of(port("01", "net-1"), port("02", "net-2"))
     assert ids(on_network(index, "net-1", "10.0.0.5")) == ["01"]
     assert ids(on_network(index, "net-2", "10.0.0.5")) == ["02"]
@@ -57,7 +57,7 @@ def test_the_same_address_on_two_networks():
     assert on_network(index, "net-1", "10.0.0.6") == ()
 
 
-def test_behind_a_router_are_the_networks_it_has_an_interface_on():
+def test_only_networks_with_an_internal_interface_are_behind_a_router():
     gateway = port("0f", "outside", "203.0.113.9", device_id="r1", device_owner="network:router_gateway")
     index = index_of(
         port("01", "net-1"), port("02", "net-2"), port("03", "outside"), interface("0a", "net-1", "r1"), gateway
@@ -71,14 +71,14 @@ def test_two_interfaces_on_one_network_find_a_port_once():
     assert ids(behind_router(index, "r1", "10.0.0.5")) == ["01"]
 
 
-def test_several_are_told_as_several():
+def test_all_ports_with_the_same_address_behind_a_router_are_found():
     index = index_of(
         port("01", "net-1"), port("02", "net-2"), interface("0a", "net-1", "r1"), interface("0b", "net-2", "r1")
     )
     assert ids(behind_router(index, "r1", "10.0.0.5")) == ["01", "02"]
 
 
-def test_by_mac_in_lower_case():
+def test_a_port_is_found_by_its_mac_in_lower_case():
     assert ids(on_network(index_of(port("01")), "net-1", "fa:16:3e:00:00:01")) == ["01"]
 
 
@@ -86,7 +86,7 @@ def test_addresses_are_compared_as_addresses():
     assert ids(on_network(index_of(port("01", ip="FD00:0:0::5")), "net-1", "fd00::5")) == ["01"]
 
 
-def test_behind_the_networks_own_ports_is_no_instance():
+def test_ports_of_the_network_are_not_instance_ports():
     for owner in ("network:dhcp", "network:router_interface", "network:floatingip", "network:distributed"):
         assert not is_instance_port(port("01", device_owner=owner))
     assert not is_instance_port(port("01", device_id=""))
@@ -95,7 +95,7 @@ def test_behind_the_networks_own_ports_is_no_instance():
     assert on_network(index_of(port("01", device_owner="network:dhcp")), "net-1", "10.0.0.5") == ()
 
 
-def test_a_moved_address_is_the_new_ports_alone():
+def test_a_moved_address_finds_only_the_new_port():
     old, new = port("01"), port("02")
     index = index_of(old)
     index.update({"02": new}, {})
@@ -105,19 +105,17 @@ def test_a_moved_address_is_the_new_ports_alone():
     assert ids(on_network(index, "net-1", "10.0.0.7")) == ["02"]
 
 
-def test_an_update_says_where_somebody_else_may_be_found_now():
+def test_an_update_returns_the_keys_of_changed_results():
     index = index_of(port("01"), port("03", ip="10.0.0.9", device_id=""))
     mac = port("03").mac_address.lower()
-    assert index.update(
-        {"01": on_network(index, "net-1", "10.0.0.5")[0]}, {}
-    ) == {  # a port that no instance had has gone
+    assert index.update({"01": on_network(index, "net-1", "10.0.0.5")[0]}, {}) == {  # the unbound port is removed
         *("10.0.0.9", ("net-1", "10.0.0.9"), mac, ("net-1", mac))
     }
     index.update({}, {})
     assert index.update({"0a": interface("0a", "net-1", "r1")}, {}) >= {"r1"}
 
 
-def test_a_removed_interface_ends_the_routers_reach():
+def test_a_removed_interface_ends_the_search_on_its_network():
     index = index_of(port("01"), interface("0a", "net-1", "r1"))
     index.update({"01": on_network(index, "net-1", "10.0.0.5")[0]}, {})
     assert behind_router(index, "r1", "10.0.0.5") == ()
@@ -175,7 +173,7 @@ PORTS = st.dictionaries(
 
 
 @given(st.lists(PORTS, max_size=5))
-def test_however_it_came_about_the_index_is_that_of_its_ports(steps):
+def test_an_updated_index_equals_a_new_index_of_the_same_ports(steps):
     index = AddressIndex()
     ports: dict[str, Port] = {}
     for step in steps:

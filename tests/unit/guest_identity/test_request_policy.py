@@ -1,3 +1,5 @@
+"""The rejection of requests in strict mode."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,7 +16,7 @@ ALLOWED = ("169.254.169.254", "[fe80::a9fe:a9fe]", "Metadata.example")
         "metadata.example", "METADATA.example:8775",
     ],
 )  # fmt: skip
-def test_its_own_hosts(host: str) -> None:
+def test_allowed_hosts_are_accepted(host: str) -> None:
     assert rejection_reason([(b"Host", host.encode())], ALLOWED) is None
 
 
@@ -25,11 +27,11 @@ def test_its_own_hosts(host: str) -> None:
         "fe80::a9fe:a9fe", "[fe80::a9fe:a9fe", "2852039166", "169.254.169.254, rebound.example",
     ],
 )  # fmt: skip
-def test_other_hosts(host: str) -> None:
+def test_other_hosts_are_rejected(host: str) -> None:
     assert rejection_reason([(b"Host", host.encode())], ALLOWED) is not None
 
 
-def test_no_host_and_two() -> None:
+def test_a_missing_and_a_repeated_host_are_rejected() -> None:
     assert rejection_reason([], ALLOWED) is not None
     assert rejection_reason([(b"Host", b"169.254.169.254")] * 2, ALLOWED) is not None
 
@@ -42,6 +44,6 @@ def test_no_host_and_two() -> None:
         b"X-Metadata-Provider",
     ],
 )  # fmt: skip
-def test_what_was_forwarded_or_says_who_asks(name: bytes) -> None:
+def test_forwarded_requests_and_identity_headers_are_rejected(name: bytes) -> None:
     assert rejection_reason([(b"Host", b"169.254.169.254"), (name, b"1")], ALLOWED) is not None
     assert rejection_reason([(b"Host", b"169.254.169.254"), (b"Accept", b"*/*")], ALLOWED) is None

@@ -1,4 +1,4 @@
-"""Tokens: good for one instance, until one moment, with one secret; nothing else is."""
+"""Session tokens: each is valid for one instance, until its expiry, with one secret."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ def is_good(text: str, *, secrets=("s",), instance: str = A, now: float = NOW) -
     return is_good_token(secrets, instance, text, now=now)
 
 
-def test_good_on_any_machine_that_has_the_secret() -> None:
+def test_token_is_valid_with_its_secret() -> None:
     assert len(token()) == TOKEN_CHARS
     assert is_good(token())
     assert is_good(token(ttl_seconds=21600))
 
 
-def test_ends_on_time() -> None:
+def test_expired_token_is_rejected() -> None:
     assert is_good(token(ttl_seconds=60), now=NOW + 59.9)
     assert not is_good(token(ttl_seconds=60), now=NOW + 60)
 
 
-def test_of_another_instance() -> None:
+def test_token_of_another_instance_is_rejected() -> None:
     assert not is_good(token(instance=B))
 
 
-def test_while_the_secret_is_changed() -> None:
+def test_tokens_of_all_configured_secrets_are_accepted() -> None:
     assert is_good(token(secret="old"), secrets=("new", "old"))
     assert is_good(token(secret="new"), secrets=("new", "old"))
     assert not is_good(token(secret="old"), secrets=("new",))
     assert not is_good(token(), secrets=())
 
 
-def test_two_are_never_equal() -> None:
+def test_tokens_with_different_nonces_differ() -> None:
     assert token(nonce=b"a" * NONCE_BYTES) != token(nonce=b"b" * NONCE_BYTES)
 
 
-def test_keys_are_not_what_the_secret_signs_elsewhere() -> None:
+def test_instance_signature_is_not_accepted_as_a_token_tag() -> None:
     raw = urlsafe_b64decode(token())
     for message in (A, raw[:-32].decode("latin-1")):
         forged = raw[:-32] + bytes.fromhex(sign("s", message))
@@ -60,14 +60,14 @@ def test_keys_are_not_what_the_secret_signs_elsewhere() -> None:
 
 
 @pytest.mark.parametrize("place", range(57))
-def test_no_byte_can_be_changed(place: int) -> None:
+def test_token_with_a_changed_byte_is_rejected(place: int) -> None:
     raw = bytearray(urlsafe_b64decode(token()))
     raw[place] ^= 1
     assert not is_good(urlsafe_b64encode(bytes(raw)).decode())
 
 
-def test_a_version_to_come() -> None:
-    """Even when its tag is right."""
+def test_unknown_version_is_rejected() -> None:
+    """The tag of the token is right."""
     payload = b"\x02" + (NOW + 60).to_bytes(8, "big") + NONCE
     made = urlsafe_b64encode(payload + session_tokens._tag("s", A, NOW + 60, payload)).decode()
     assert len(made) == TOKEN_CHARS
@@ -79,12 +79,12 @@ def test_a_version_to_come() -> None:
     ["", "x", token()[:-1], token() + "A", token() + "\n", " " + token()[1:], "+" * TOKEN_CHARS, "é" * TOKEN_CHARS,
      "=" * TOKEN_CHARS, "A" * 10_000_000],
 )  # fmt: skip
-def test_no_tokens_at_all(text: str) -> None:
+def test_malformed_tokens_are_rejected(text: str) -> None:
     assert not is_good(text)
 
 
 @given(st.text(max_size=200) | st.binary(min_size=57, max_size=57).map(lambda raw: urlsafe_b64encode(raw).decode()))
-def test_nothing_made_up_is_good(text: str) -> None:
+def test_random_tokens_are_rejected(text: str) -> None:
     assert not is_good(text)
 
 
@@ -96,5 +96,5 @@ def test_nothing_made_up_is_good(text: str) -> None:
         ("60s", None), ("abc", None), ("٦٠", None), ("60, 60", None), ("9" * 5000, None), ("6\n0", None), ("1_0", None),
     ],
 )  # fmt: skip
-def test_ttl(text: str | None, seconds: int | None) -> None:
+def test_ttl_is_a_number_within_its_limits(text: str | None, seconds: int | None) -> None:
     assert parse_ttl(text) == seconds
