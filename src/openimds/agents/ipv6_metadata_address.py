@@ -19,9 +19,10 @@ logger = structlog.get_logger(__name__)
 
 
 class Ipv6MetadataAddress:
-    """Reads the owner from the kernel's duplicate address detection, and restarts the detection from time to time.
+    """Reads from the kernel's duplicate address detection (RFC 4862) whether another host has the address.
 
-    A restart takes the address over when the other host is gone. A duplicate address is not a failure.
+    In that case the detection is restarted from time to time, so that this host takes the address over after the other
+    host has gone. A duplicate address is not a failure.
     """
 
     def __init__(self, configurator: NetworkConfigurator, clock: Callable[[], float] = time.monotonic) -> None:

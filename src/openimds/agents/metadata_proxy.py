@@ -73,7 +73,11 @@ class NamespaceProbe(Protocol):
 
 
 class SocketOwnership:
-    """Checks that a process listens. A snapshot names one socket per address; its owner is looked up when it changes."""
+    """Checks that a proxy's process owns the listening socket of its address.
+
+    A snapshot names the inode of each listening socket. The sockets of the process are read again only if the inode is
+    not among those of the last lookup.
+    """
 
     def __init__(self, probe: NamespaceProbe) -> None:
         self._probe = probe

@@ -76,7 +76,7 @@ class FakePortsApi:
     """The ports of the control API, written directly into a view. Allocates the lowest free address."""
 
     def __init__(self, view: FakeView, first: int = 1) -> None:
-        """`first` is the number of the first port. It determines the tap's name, which must be unique on the host."""
+        """`first`: the number of the first port. The name of a tap contains the number, and must be unique on the host."""
         self._view = view
         self._ports: dict[str, Port] = {}
         """The created ports. The view may be older."""

@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """The changes after the requested revision, up to `revision`. Changes of malformed objects are skipped."""
+    """The changes after the requested revision, up to `revision`. A change whose object is malformed is left out."""
 
     revision: int
     changes: tuple[Change, ...]
@@ -274,7 +274,7 @@ class _ObjectDecoder:
         """The logged reason by (kind, id). A malformed object of repeated lists is logged once."""
 
     def decode(self, kind: str, body: Any) -> decoders.Resource | None:
-        """Decodes an object; None if it is malformed, which is logged."""
+        """Decodes an object. Returns None for a malformed object, and logs the reason."""
         try:
             return decoders.resource(kind, body)
         except decoders.ParseError as error:
@@ -290,7 +290,7 @@ class _ObjectDecoder:
 
 
 def _document(raw: msgspec.Raw) -> Any:
-    """Decodes JSON; None if it is invalid, for example because of a lone surrogate."""
+    """Decodes JSON. Returns None if the JSON is invalid, for example because of a lone surrogate."""
     try:
         return _DECODE(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):

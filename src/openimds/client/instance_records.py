@@ -124,7 +124,7 @@ class RecordBatcher:
             self._start_prefetch()
 
     def on_feed_lost(self) -> None:
-        """Drops all prefetched records, because changes no longer arrive. They are prefetched again afterwards."""
+        """Drops all prefetched records, because no changes arrive. They are prefetched again after the next changes."""
         with self._changed:
             self._revision = -1
             self._prefetch_queue.update(dict.fromkeys(self._prefetched))

@@ -1,8 +1,8 @@
 """A copy of the cloud state that an agent needs. A thread fetches a snapshot and then follows the watch.
 
-While the control API is unreachable, the last view stays and the thread retries. The loss and the recovery of the
-connection are logged once. The age of the view counts from the moment when the last successful request was sent, so the
-view is never older than `age_seconds`, however slow the response was.
+While the control API is unreachable, the last view stays and the thread retries. The thread logs once that the control
+API became unreachable, and once that it is reachable again. The age of the view counts from the moment when the last
+successful request was sent, so the view is never older than `age_seconds`, however slow the response was.
 """
 
 from __future__ import annotations
@@ -161,7 +161,10 @@ class CloudMirror:
         return self._view.revision >= 0
 
     def subscribe(self, callback: Callable[[CloudView], None]) -> None:
-        """Calls `callback` with each new view on the mirror's thread, and immediately with the current view, if any."""
+        """Calls `callback` with each new view, on the mirror's thread.
+
+        If there is a view already, calls `callback` with it immediately, on the calling thread.
+        """
         self._callbacks.append(callback)
         if self._view.revision >= 0:
             callback(self._view)

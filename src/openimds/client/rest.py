@@ -21,7 +21,7 @@ _MAX_MESSAGE_CHARS = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestCall:
-    """An HTTP call. A mapping as `body` is sent as JSON, and bytes are sent unchanged."""
+    """An HTTP call. If `body` is a mapping, it is sent as JSON. Bytes are sent unchanged."""
 
     method: str
     path: str

@@ -63,8 +63,8 @@ def vendor_post(
 ) -> Callable[[str, Mapping[str, Any]], VendordataResponse]:
     """Returns a blocking function that posts a JSON object to a URL. The function raises PeerFailed.
 
-    `certfile` contains the CA certificates for https targets; None for the system's. A session without an auth plug-in
-    sends no token.
+    `certfile` contains the CA certificates for https targets. If it is None, those of the system are used. A session
+    without an auth plug-in sends no token.
     """
 
     def post(url: str, body_fields: Mapping[str, Any]) -> VendordataResponse:

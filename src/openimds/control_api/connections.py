@@ -84,7 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._address = ""
-        """Empty if the connection was refused or has ended."""
+        """The client's IPv4 address or IPv6 /64. Empty if the connection was refused or has ended."""
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._in_head = True

@@ -76,8 +76,8 @@ _NO_MAC = bytes(6)
 def source_mac(saved_syn: bytes) -> str:
     """Returns the source MAC of a saved SYN, such as `fa:16:3e:54:93:88`. Empty without an Ethernet header.
 
-    The kernel returns the link-layer, IP and TCP headers without their lengths. The link layer is Ethernet if the type
-    field names the IP version that follows.
+    The kernel returns the link-layer, IP and TCP headers without the lengths of these headers. The first one is an
+    Ethernet header if its type field names the IP version of the next header.
     """
     if len(saved_syn) <= _ETHERNET_BYTES:
         return ""

@@ -35,7 +35,7 @@ from openimds.resources.network import Port, Subnet
 
 
 def must_be_of_one_project(source: ClientSource, attached: Collection[str]) -> bool:
-    """Returns whether rule 4 or 5 applies to the source. `attached`: the networks of its namespace."""
+    """Returns whether rule 4 or 5 of this file applies to the source. `attached`: the networks of its namespace."""
     if not source.is_link_local:
         return False
     return source.is_mac_from_neighbours or (not source.device and len(attached) > 1)
@@ -63,7 +63,7 @@ class PortIndex:
         return len(self._ports)
 
     def update(self, ports: Mapping[str, Port], subnets: Mapping[str, Subnet]) -> frozenset[Hashable]:
-        """Replaces the content by these ports and subnets. Only the difference costs time.
+        """Replaces the content of the index by these ports and subnets. The time grows with the number of changes.
 
         Returns the keys of the changes: `place`, `(network ID, place)` and router IDs.
         """
@@ -105,7 +105,7 @@ class PortIndex:
         return source.is_link_local and must_be_of_one_project(source, self._attached(source))
 
     def source(self, listener: str, address: Address, mac: str, device: str) -> ClientSource:
-        """Returns the source of a client, with the MAC that its address contains if the index uses such MACs.
+        """Returns the source of a client. An AddressIndex derives a missing MAC from an EUI-64 address.
 
         Raises ValueError for a listener that is neither a network's nor a router's.
         """

@@ -5,8 +5,8 @@ Rules of this file:
 1. A port sends from its fixed addresses with its MAC, and from its allowed address pairs with their MACs. Neutron uses
    the port's own MAC for a pair without one.
 2. If several ports of one network match, the port that owns the address and the MAC wins over ports of its own project
-   that have both as an address pair. A pair of another project's port makes the match ambiguous, because the documents
-   of one project must not depend on the word of another.
+   that have both as an address pair. A pair of another project's port makes the match ambiguous, because no project may
+   decide which documents an instance of another project receives.
 3. An IPv6 link-local address is chosen by its sender (RFC 4291, 4941, 7217), so the MAC alone decides. A temporary
    address (RFC 8981) matches if it is in the same /64 as an address of the port.
 4. Only exactly one matching port is an identity.
@@ -27,7 +27,7 @@ _NETWORK_OWNED = "network:"
 
 
 class NoSinglePort(Exception):
-    """No port of an instance, or more than one, matches. The result is final. The message is for the log."""
+    """No port of an instance matches, or several do. Later changes cannot resolve this request. The message is for the log."""
 
     def __init__(self, outcome: str, sentence: str) -> None:
         super().__init__(sentence)

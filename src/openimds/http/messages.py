@@ -46,7 +46,7 @@ nothing, and returns the id of the response and the body in three pieces. Return
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One response. The server adds Date, Content-Length and Connection, and leaves the body out for HEAD."""
+    """One response. The server adds Date, Content-Length and Connection. It sends no body in response to HEAD."""
 
     status: int
     headers: Sequence[tuple[bytes, bytes]] = ()

@@ -129,7 +129,7 @@ class SignatureAuthenticator:
     """Authenticates requests that a metadata agent signed (`service_metadata_proxy = True`)."""
 
     def __init__(self, instances: Instances, records: InstanceCache, secrets: Sequence[str]) -> None:
-        """`secrets`: the current shared secret first."""
+        """`secrets`: the accepted shared secrets. The first one is the current secret."""
         self._instances = instances
         self._records = records
         self._secrets = tuple(secrets)

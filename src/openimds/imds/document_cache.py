@@ -55,7 +55,7 @@ class RenderedDocument:
 
 
 class RandomSeeds:
-    """Random bytes in base64, each used once. They are drawn for many documents together, which is cheaper.
+    """Random seeds in base64, each used once. One call draws the seeds of many documents, because a call is expensive.
 
     Base64 of random bytes consists of random letters. Drawing letters takes half the time of drawing and encoding bytes.
     """

@@ -135,7 +135,7 @@ class MetadataHandler:
         return self._serve_later(request, result, trace)
 
     async def handle(self, request: Request) -> Response:
-        """Returns the response of `serve`, and waits for it if necessary."""
+        """Awaits the result of `serve` if it is a coroutine, and returns the response."""
         response = self.serve(request)
         return response if isinstance(response, Response) else await response
 

@@ -27,7 +27,7 @@ _Waiting = Mapping[str, "asyncio.Future[Instance | None]"]
 
 
 class BatchLoader:
-    """Belongs to the event loop."""
+    """Collects the instance IDs of concurrent requests and reads their instances together. Belongs to the event loop."""
 
     def __init__(self, executor: Executor, read: Read) -> None:
         self._executor = executor

@@ -40,7 +40,7 @@ class ChangeFeed(Protocol):
 
 
 class ChangePoller:
-    """Calls `on_changes` on the event loop with each change set from `start` on."""
+    """Polls for changes from `start` to `stop`. Calls `on_changes` on the event loop with each change set."""
 
     def __init__(
         self, changes: ChangeFeed, on_changes: Callable[[ChangeSet], None], intervals: PollIntervals | None = None

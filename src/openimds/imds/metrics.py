@@ -60,7 +60,7 @@ class MetricsBuffer:
         self._buckets[bisect_left(SECONDS_BOUNDS, seconds)] += 1
 
     def repeated(self, secret: str, seconds: float) -> None:
-        """Counts a replayed response with status 200. `secret`: the name of the secret that signed the request, or ""."""
+        """Counts a replayed response with status 200. `secret`: the name of the request's secret. Empty if it is unsigned."""
         if not self._waits:
             self._flush_soon()
         self._repeats[secret].append(seconds)

@@ -40,7 +40,7 @@ class StructuredLog:
 
 _FORM = re.compile(r"req-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PROXY_FORM = re.compile(r"[0-9A-Za-z_.:-]{1,64}")
-"""The IDs that a namespace proxy may send. The ID is written to the log as it is."""
+"""The form of the IDs that a namespace proxy may send. The ID is logged unchanged."""
 
 
 def request_id(headers: Sequence[tuple[bytes, bytes]]) -> str:

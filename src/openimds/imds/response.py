@@ -205,7 +205,11 @@ def _logged_path(target: bytes) -> str:
 
 
 def error_response(error: Exception, request: Request, trace: RequestTrace) -> Document:
-    """Returns the sentence of a MetadataError, 503 while the store is unavailable, else 500 with the error in the log."""
+    """Returns the response to a request that raised an error.
+
+    A MetadataError has its own status and sentence. StoreUnavailable becomes 503. Any other error is logged, and becomes
+    500.
+    """
     if isinstance(error, AuthError):
         trace.facts, trace.is_unknown_client = error.facts, error.is_unknown_client
         if error.is_plain:

@@ -109,12 +109,12 @@ def json_bytes(document: Mapping[str, Any]) -> bytes:
 
 
 def strong_etag(body: bytes) -> tuple[str, str]:
-    """The header of a document with these bytes: `("ETag", '"0123…"')`."""
+    """The ETag header of a document with this body: `("ETag", '"0123…"')`."""
     return ETAG, f'"{sha256(body).hexdigest()[:_DIGITS]}"'
 
 
 def weak_etag(stable: bytes) -> tuple[str, str]:
-    """The header of a document of which only the part `stable` is reproducible: `("ETag", 'W/"0123…"')`."""
+    """The ETag header of a document of which only the part `stable` is equal in all responses: `("ETag", 'W/"0123…"')`."""
     return ETAG, f"W/{strong_etag(stable)[1]}"
 
 

@@ -34,7 +34,7 @@ class DnsmasqSettings:
     """`dnsmasq_dns_servers`: the DNS servers that dnsmasq forwards queries to."""
     broadcast_reply: bool = False
     user: str | None = None
-    """The user that dnsmasq switches to; None for its own default."""
+    """The user that dnsmasq switches to. None if dnsmasq uses its default user."""
     use_host_resolvers: bool = False
     """`dnsmasq_local_resolv`: whether dnsmasq forwards queries to the host's own DNS servers."""
     extra_config_file: Path | None = None

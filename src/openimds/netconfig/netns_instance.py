@@ -12,7 +12,7 @@ SLAAC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootSpec:
-    """The parameters of one boot of an instance."""
+    """The parameters of one boot of an instance by the netns driver."""
 
     server_id: str
     generation: int

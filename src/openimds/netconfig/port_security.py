@@ -146,7 +146,7 @@ def chain_text(table: str, desired: PortFilter) -> str:
 def removal_text(table: str, tap: str) -> str:
     """The commands that delete the chain of one port. The chain must exist.
 
-    The first line adds the map element, so that its deletion in the second line succeeds.
+    `add element` has no effect if the map element exists, and `delete element` fails if it does not.
     """
     element = f'bridge {table} instances {{ "{tap}" : jump {tap} }}'
     return f"add element {element}\ndelete element {element}\ndelete chain bridge {table} {tap}\n"

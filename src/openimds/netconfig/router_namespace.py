@@ -27,7 +27,7 @@ class RouterView:
     """The internal interfaces, ordered by id."""
     gateway_port: Port | None
     subnets: Mapping[str, Subnet]
-    """The subnets of the ports' fixed IPs, by id."""
+    """The subnets of all fixed IPs of the internal ports and the gateway port, by id."""
     networks: Mapping[str, Network]
     """The networks of the ports, by id."""
     floating_ips: tuple[FloatingIP, ...]

@@ -7,7 +7,7 @@ from datetime import datetime
 
 DOMAIN_ID = "default"
 DOMAIN_NAME = "Default"
-"""openimds has one domain."""
+"""The name of the only domain."""
 
 SYSTEM_TARGET = "system"
 """Target of a role assignment on the whole system, in place of a project's id."""

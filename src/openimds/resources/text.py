@@ -23,7 +23,7 @@ def is_malformed(text: str) -> bool:
 
 
 def malformed_field(document: object, name: str = "") -> str | None:
-    """The place of the first malformed text in a JSON document, like `port.tags[0]`. `name` is the document's own place.
+    """The place of the first malformed text in a JSON document, like `port.tags[0]`. `name` is the name of the document.
 
     A malformed key counts as its object's. None if all text is well formed.
     """

@@ -39,7 +39,9 @@ REREGISTER_SECONDS = 1.0
 
 
 class FdStore:
-    """Sockets in the service manager's store, by name. A name is printable ASCII without a colon.
+    """Sockets in the file descriptor store of the service manager, by name (sd_pid_notify_with_fds(3), FDSTORE=1).
+
+    A name is printable ASCII without a colon.
 
     >>> fd_store = FdStore.inherited()
     >>> listener = fd_store.take("metadata_proxy") or new_listener()
@@ -188,7 +190,7 @@ class FdStore:
             )  # fmt: skip
 
     def _connected(self) -> socket.socket:
-        """The channel, connected once: two thousand sockets are two thousand messages."""
+        """The socket to the service manager. It is connected once, because each of thousands of sockets is a message."""
         if self._channel is None:
             self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._channel.settimeout(SEND_SECONDS)

@@ -63,7 +63,7 @@ class ParentHooks:
     """Serves the metrics of all workers while the block runs."""
     on_ready: Callable[[], None]
     on_check: Callable[[], None] = lambda: None
-    """Runs at every check of the workers, every CHECK_SECONDS."""
+    """Called every CHECK_SECONDS, when the parent checks its workers."""
 
 
 def run_workers(spec: WorkerSpec, parent: ParentHooks, metrics_dir: Path) -> int:

@@ -98,7 +98,7 @@ def _fragment(name: str, value: object, is_json: bool) -> str:
 
 
 _cached_fragment = lru_cache(maxsize=8192, typed=True)(_fragment)
-"""A cache, because the same few paths and instance IDs recur in different combinations."""
+"""A cached `_fragment`, because the same few paths and instance IDs occur in many lines."""
 
 
 def _console_value(value: object) -> str:

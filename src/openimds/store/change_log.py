@@ -81,7 +81,7 @@ def refuse_bulk_writes(state: ORMExecuteState) -> None:
 
 
 def refuse_flush(_session: Session, _context: object, _instances: object) -> None:
-    """The `before_flush` hook of read sessions."""
+    """The `before_flush` hook of read sessions. Raises RuntimeError, because a read session must not change rows."""
     raise RuntimeError("an object was changed in Store.read(); changes belong in Store.write()")
 
 

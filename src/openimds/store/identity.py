@@ -43,7 +43,10 @@ class Users:
             return user_value(user_row(session, user_id))
 
     def create(self, fields: Mapping[str, Any], password: str | None) -> nouns.User:
-        """`fields`: name, enabled, email, description, default_project_id. Raises Conflict for the name of another user."""
+        """Creates a user. A user without a password receives a random one. Raises Conflict if another user has the name.
+
+        `fields`: name, enabled, email, description, default_project_id.
+        """
         hashed = hash_password(password if password is not None else uuid.uuid4().hex, self._rounds)
         row = User(id=uuid.uuid4().hex, password_hash=hashed, password_changed_at=utc_now(), **fields)
         _insert(self._store, row, f"user {row.name!r}")
@@ -399,10 +402,10 @@ def _roles(session: Session, user_id: str, target: str) -> tuple[nouns.Role, ...
 
 
 class IdentityStore:
-    """The identity service's part of the store, one attribute a noun."""
+    """The identity service's part of the store. Each attribute is the store of one kind of resource."""
 
     def __init__(self, store: Store, password_rounds: int = ROUNDS) -> None:
-        """`password_rounds`: bcrypt's cost; tests take 4."""
+        """`password_rounds`: the cost factor of bcrypt. Tests use 4."""
         self.users = Users(store, password_rounds)
         self.projects = Projects(store)
         self.roles = Roles(store)

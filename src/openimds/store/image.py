@@ -24,7 +24,10 @@ HASH_ALGO = "sha512"
 
 
 class Upload:
-    """An upload writes `<id>.part`. `finish` renames the file and makes the image active, `abort` makes it queued again."""
+    """An upload to `<id>.part`.
+
+    `finish` renames the file to `<id>` and sets the image active. `abort` sets the image queued again.
+    """
 
     def __init__(self, store: Store, images_dir: Path, image_id: str) -> None:
         self._store = store

@@ -45,7 +45,7 @@ def _nothing(_values: Sequence[str]) -> sa.ColumnElement[bool]:
 def page(
     session: Session, collection: ListSpec, query: ListQuery, visible: sa.ColumnElement[bool]
 ) -> tuple[list[Any], bool]:
-    """(rows of one page, whether more follow). Raises BadRequest for a wrong filter, sort key, limit or marker."""
+    """Returns the rows of one page, and whether more rows follow. Raises BadRequest for an invalid query."""
     statement = sa.select(collection.model).where(visible, *_conditions(collection, query))
     order = _order(collection, query)
     if query.marker is not None:

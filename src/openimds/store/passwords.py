@@ -36,10 +36,10 @@ def verify_password(password: str, hashed: str | None, rounds: int = ROUNDS) -> 
 
 
 class VerifiedPasswords:
-    """A cache of passwords that bcrypt verified in the last minutes, so that another login of the client is cheap.
+    """A cache of passwords that bcrypt verified in the last VERIFIED_SECONDS. The next login of the user needs no bcrypt.
 
     An entry is an HMAC of the password and the stored hash, with a random key of this process. A new password has a new
-    stored hash, so that the entry of the old password no longer matches. Threads may share it.
+    stored hash, so that the entry of the old password no longer matches. Thread-safe.
     """
 
     def __init__(self, seconds: float = VERIFIED_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:

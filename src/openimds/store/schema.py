@@ -67,7 +67,7 @@ def _refuse_dangling(connection: sa.Connection) -> None:
 
 
 def current(store: Store) -> str | None:
-    """The version of the database's tables. None if it has no tables."""
+    """The schema version of the database. None if the database has no tables."""
     with store.translated_errors(), store.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 

@@ -85,9 +85,9 @@ def digest(part: ServiceSpec) -> str:
 def route_config_file(file: str, readers: Mapping[str, Sequence[str]]) -> tuple[tuple[str, ...], str]:
     """Returns the programs that read a `--config-file` of `up`, and the path of the file.
 
-    `readers` maps each program to the names of its files. `l3-agent=/tmp/x.ini` is read by the named program. A file
-    with the stem of a program's file (`dhcp_agent.ini`, also `dhcp_agent.in`) is read by every program that has such a
-    file. All programs read any other file.
+    `readers` maps each program to the names of its configuration files. The argument `l3-agent=/tmp/x.ini` names the
+    program. Otherwise a file whose stem is that of a configuration file (`dhcp_agent` of `dhcp_agent.ini`) is read by the
+    programs with that file, and any other file by all programs.
     """
     name, separator, path = file.partition("=")
     if separator and name in readers:

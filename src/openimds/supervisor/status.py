@@ -295,7 +295,7 @@ def _reported_failures(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _startup_error(log_file: Path) -> str:
-    """The message of the last failed start. Empty if the last line of the log is not such a message."""
+    """The message of a failed start, from the last line of the log. Empty if that line is no such message."""
     try:
         with log_file.open("rb") as log:
             log.seek(0, 2)

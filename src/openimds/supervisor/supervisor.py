@@ -283,7 +283,7 @@ class ProcessTable:
         self._services.write_status()
 
     def reap(self, service: Service) -> None:
-        """Waits for the exited process of a part, and stores how it ended."""
+        """Reaps the exited process of a part (waitpid), and stores its exit status."""
         if service.pidfd is not None:
             self._selector.unregister(service.pidfd)
             os.close(service.pidfd)

@@ -301,7 +301,7 @@ def _admin_password(control: ControlApiConfig, folder: StateDir) -> str:
 
 
 def _log_stream(options: UpOptions, folder: StateDir) -> TextIO:
-    """The stream of the supervisor's log: its log file, and the terminal unless the supervisor is detached."""
+    """The stream of the supervisor's log. It writes to the log file, and also to the terminal unless it is detached."""
     file = folder.log_file("supervisor").open("a", encoding="utf-8")
     if not options.detached:
         return cast("TextIO", _Tee(sys.stderr, file))

@@ -161,7 +161,7 @@ class ServerHandler:
     def _unplug(self, taps: set[str]) -> list[str]:
         """Unplugs the taps of ports that belong to no server of this host.
 
-        A tap of another program outlives its port, and without a filter its packets would not be checked.
+        A tap that another program created can exist longer than its port. Its packets would bypass port security then.
         """
         if not taps:
             return []

@@ -80,7 +80,7 @@ class InstanceRecords:
         self._check_age()
 
     def stop(self) -> None:
-        """Called before the event loop ends."""
+        """Cancels the load and the age check. Called before the event loop ends."""
         if self._load is not None:
             self._load.cancel()
         if self._age_check is not None:

@@ -24,9 +24,10 @@ Desired = TypeVar("Desired")
 
 
 class ResourceHandler(Protocol[Desired]):
-    """Creates, updates and deletes the resources of one kind. Each resource has an id, the key.
+    """Creates, updates and deletes the resources of one kind. The key of a resource is its id.
 
-    Equal desired values mean that nothing has to be done.
+    Desired values are compared with `==`. A resource whose value is unchanged is reconciled only after a change on the
+    host, after a failure, or in a full pass.
     """
 
     kind: str
@@ -35,7 +36,7 @@ class ResourceHandler(Protocol[Desired]):
     def desired(self, view: CloudView) -> Mapping[str, Desired]: ...
 
     def actual(self) -> set[str]:
-        """The keys of the resources that have any part on this host."""
+        """The keys of all resources of which this host has at least a part, such as a device or a process."""
 
     def ensure(self, key: str, desired: Desired) -> Iterable[str]:
         """Creates or updates a resource. Idempotent. Returns a description of each change.

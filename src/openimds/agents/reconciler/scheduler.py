@@ -34,7 +34,7 @@ class Scheduler(Generic[Desired]):
         interval_seconds: float,
         watch: Callable[[Iterable[int]], None] = lambda _pids: None,
     ) -> None:
-        """`watch` receives the PIDs that should be running, after each pass that may have changed them."""
+        """`watch` is called with the PIDs that should be running, after each pass that may have changed them."""
         self._reconciler = reconciler
         self._watch = watch
         self._mirror = mirror

@@ -22,7 +22,10 @@ def brief(server: ServerRecord, service: ComputeService) -> dict[str, Any]:
 def full(
     server: ServerRecord, service: ComputeService, version: Microversion, *, admin: bool, detail: bool = False
 ) -> dict[str, Any]:
-    """All attributes of a server. `detail` is True for items of a list, which lack attributes that cost Nova a query each."""
+    """All attributes of a server. `detail` is True for an item of a list.
+
+    Such an item has fewer attributes: Nova leaves those out that need a query per server.
+    """
     shown = {
         **brief(server, service),
         "status": server.status,
@@ -75,7 +78,7 @@ def addresses(found: Sequence[ServerAddress]) -> dict[str, list[dict[str, Any]]]
 
 
 def host_id(server: ServerRecord) -> str:
-    """The hostId: equal for two servers of a project on the same host, and meaningless otherwise."""
+    """The hostId, a hash. Two servers of one project have the same hostId if they are on the same host."""
     if not server.host:
         return ""
     return hashlib.sha224((server.project_id + server.host).encode()).hexdigest()

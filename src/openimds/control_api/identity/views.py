@@ -1,4 +1,4 @@
-"""Values to the JSON of Keystone's API. Pure."""
+"""Converts value objects of the identity service to the JSON of Keystone's API. The functions are pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The attributes of each kind of resource. Requests are validated by these tables, and /openapi.json is generated from them.
+"""The attributes of each kind of resource. The routes validate requests by these tables, and /openapi.json lists them.
 
 An attribute of Neutron's that openimds does not implement is accepted with the value that means "not used"
 (`qos_policy_id: null`). Other values are rejected with 501.

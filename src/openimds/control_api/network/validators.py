@@ -88,7 +88,7 @@ def address(field: str, value: Any) -> str:
 
 
 def address_or_null(field: str, value: Any) -> str | None:
-    """An address. Null and the empty string, which clients send, mean no address."""
+    """The address. None if the value is null or an empty string: clients send both for no address."""
     return None if value in (None, "") else address(field, value)
 
 

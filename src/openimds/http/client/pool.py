@@ -92,7 +92,7 @@ class Pool:
         return len(self._all)
 
     async def request(self, request: ClientRequest, timeout_seconds: float) -> Response:
-        """Returns the response. Raises UpstreamError, also after the timeout (checked every 0.25 s)."""
+        """Sends a request and returns the response. Raises UpstreamError, also on timeout, which is checked every 0.25 s."""
         data = _render(request, self._host)
         deadline = asyncio.get_running_loop().time() + timeout_seconds
         try:

@@ -32,7 +32,7 @@ class Timeouts:
     idle: float = 75.0
     """The time between requests. Longer than a proxy keeps idle connections, so that the proxy closes them first."""
     answer: float = 120.0
-    """The time of the handler."""
+    """The time in which the handler must return a response."""
     write: float = 30.0
     """The time in which the peer must read a response."""
     linger: float = 2.0

@@ -43,7 +43,7 @@ class RejectionLog:
         self.flush()
 
     def flush(self, *, everything: bool = False) -> None:
-        """Writes the lines that are due. Called periodically. `everything`: writes all lines, before the server ends."""
+        """Logs the counts that are due. Called periodically. `everything` logs all counts, and is used when the server ends."""
         if not self._quiet_until and not self._counts:
             return
         now = self._clock()

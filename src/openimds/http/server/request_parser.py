@@ -210,7 +210,7 @@ _TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff
 
 class BodyReader(Protocol):
     def take(self, buffer: bytearray) -> bytes | None:
-        """Removes the body's bytes from the buffer. Returns the body once it is complete. Raises HttpError."""
+        """Removes bytes of the body from the buffer. Returns the body when it is complete, else None. Raises HttpError."""
 
 
 def body_reader(head: Head, limits: Limits) -> BodyReader | None:

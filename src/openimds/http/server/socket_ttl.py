@@ -17,7 +17,7 @@ from typing import Any
 SETTLE_SECONDS = 1.0
 """The time that a response with another TTL waits for the acknowledgement of earlier packets."""
 _CHECK_SECONDS = 0.002
-"""The interval of the first check. It doubles each time, so that a client without acknowledgements costs little."""
+"""The interval of the first check. The interval doubles after each check, because a client may never acknowledge."""
 
 _INT = struct.Struct("i")
 _IPV4 = (sockets.IPPROTO_IP, sockets.IP_TTL)

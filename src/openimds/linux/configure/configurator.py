@@ -67,7 +67,7 @@ class Bridges:
         return self._notrack.is_overdue or self._forward_rule.is_overdue
 
     def remove(self, name: str) -> bool:
-        """Deletes a bridge. Returns False if it still has ports and stays. Idempotent."""
+        """Deletes a bridge without ports. Returns False if the bridge has ports, and keeps it. Idempotent."""
         link = link_by_name(name)
         if link is not None:
             if has_ports(link.index):
@@ -184,7 +184,10 @@ class NetworkConfigurator:
                 self._monitor.recheck()
 
     def remove_bridge(self, name: str) -> bool:
-        """Deletes a bridge. Returns False if it still has ports and stays. Idempotent. Raises ConfigureError."""
+        """Deletes a bridge without ports. Returns False if the bridge has ports, and keeps it. Idempotent.
+
+        Raises ConfigureError.
+        """
         try:
             return self._bridges.remove(name)
         except (OSError, ProgramError) as error:

@@ -60,7 +60,7 @@ class DadState:
     is_duplicate: bool
     is_tentative: bool
     is_unanswered: bool = False
-    """The address was a duplicate, but the other host has stopped answering for it."""
+    """Whether the address was a duplicate, and the other host no longer answers neighbour solicitations for it."""
 
 
 def dad_state(handle: NamespaceHandle, device: str, interface: str) -> DadState | None:
@@ -158,7 +158,7 @@ class NeighbourProbes:
     def __init__(self, sockets: EventSockets) -> None:
         self._sockets = sockets
         self._probes: dict[ProbeKey, tuple[int, NeighbourProbe]] = {}
-        """The descriptor of the probe's socket, and the probe."""
+        """The running probes, each with the descriptor of its socket."""
         self._unanswered: set[ProbeKey] = set()
 
     def start(self, namespace: str, device: str, address: str) -> None:

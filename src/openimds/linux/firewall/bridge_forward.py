@@ -94,7 +94,7 @@ def _rule(bridge: str) -> list[str]:
 
 
 def _forward_chain(program: str) -> str:
-    """The rules of the FORWARD chain. Empty if bridged packets do not traverse it."""
+    """The rules of the FORWARD chain. Empty if bridged packets do not traverse the chain (bridge-nf-call-iptables)."""
     return run([program, "-w", "5", "-S", "FORWARD"]) if _switch(program) == "1" else ""
 
 

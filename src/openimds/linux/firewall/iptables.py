@@ -70,5 +70,5 @@ def nft_list(family: str, table: str) -> str | None:
 
 
 def nft_delete(family: str, table: str) -> None:
-    """Deletes a table. Idempotent, because `add` of an existing table changes nothing."""
+    """Deletes a table. Idempotent: `add` creates a missing table, so that `delete` does not fail."""
     nft_apply(f"add table {family} {table}\ndelete table {family} {table}\n")

@@ -61,7 +61,7 @@ def _cookie_here() -> int | None:
 
 
 class RulesetCache:
-    """Cached rules by namespace. Not thread-safe. A namespace must be cached by one process only."""
+    """Cached rules by namespace. Not thread-safe. Only one process may cache the rules of a namespace."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` stores one file per namespace for the next process. If it is None, nothing is stored."""

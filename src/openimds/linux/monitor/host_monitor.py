@@ -189,7 +189,7 @@ class HostMonitor:
                 self._namespaces.watch(name, with_rules=with_rules, settings_differ=settings_differ)
 
     def unwatch_namespace(self, name: str) -> None:
-        """Closes the sockets in a namespace that is about to be deleted. They would keep it alive."""
+        """Closes the sockets in a namespace that is about to be deleted. An open socket keeps a deleted namespace alive."""
         with self._lock:
             self._unwatch(name)
 

@@ -11,7 +11,7 @@ from openimds.linux.fd_budget import within_budget
 
 
 class ProcessExitWatcher:
-    """Calls `on_exit` with the watched processes that have exited, each once, on a thread of its own."""
+    """Calls `on_exit` with the PIDs of watched processes that have exited, each once. The calls run on its own thread."""
 
     def __init__(self, on_exit: Callable[[frozenset[int]], None]) -> None:
         self._on_exit = on_exit

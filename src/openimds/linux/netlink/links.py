@@ -158,9 +158,9 @@ def add_bridge(name: str, mtu: int) -> None:
 
 
 def add_veth(*, host_name: str, mtu: int, inner_name: str, inner_mac: str, inner_namespace: str) -> None:
-    """Adds a veth pair: the host's end in this namespace, the other end directly in its own.
+    """Adds a veth pair: the host's end in this namespace, and the inner end in `inner_namespace`.
 
-    Both ends may therefore have the same name.
+    The kernel creates each end in its namespace, so both ends may have the same name.
     """
     descriptor = os.open(netns.namespace_path(inner_namespace), os.O_RDONLY | os.O_CLOEXEC)
     inner = pack_string(IFLA_IFNAME, inner_name) + pack_u32(IFLA_MTU, mtu) + pack_u32(IFLA_NET_NS_FD, descriptor)
@@ -202,8 +202,8 @@ def delete_link(index: int) -> None:
 def delete_links(names: Iterable[str]) -> set[str]:
     """Deletes links and returns the names of the existing ones.
 
-    The links are put into one device group and deleted by one request. Deleting a thousand costs as much as deleting a
-    few, while each single deletion waits for every CPU. Deleting either end of a veth pair deletes both.
+    The links are put into one device group, which one request deletes. Each request waits once for all CPUs (RCU), so one
+    request for a thousand links takes as long as one for a few. Deleting either end of a veth pair deletes both.
     """
     group = secrets.randbits(31) | 1 << 30  # A random group; 0 is the default group of all devices.
     there = {link.name: link.index for link in map(link_by_name, names) if link is not None}

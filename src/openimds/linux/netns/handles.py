@@ -79,7 +79,10 @@ Parsed = TypeVar("Parsed")
 
 
 class NamespaceHandle:
-    """The open handles of one namespace, which never read a later namespace of the same name. Not thread-safe."""
+    """Sockets and sysctl files that are open in one namespace. Not thread-safe.
+
+    They stay in this namespace even if it is replaced by another one of the same name.
+    """
 
     def __init__(self, name: str, identity: tuple[int, int]) -> None:
         """Raises OSError, NamespaceMissingError."""

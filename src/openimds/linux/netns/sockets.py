@@ -50,9 +50,9 @@ class OpenResult:
 def open_listeners(targets: Sequence[tuple[NamespaceRef, ListenAddress]]) -> list[OpenResult]:
     """Opens listening sockets and returns one result per item, in order.
 
-    Items of one namespace should be adjacent, because the namespace is then entered once. The address need not be
-    configured yet (IP_FREEBIND), but the device of a link-local address must exist. SO_REUSEPORT lets another socket of
-    the same user listen on the address at the same time.
+    Items of one namespace should be adjacent, because the namespace is then entered once. The address may be missing
+    from the namespace (IP_FREEBIND), but the device of a link-local address must exist. SO_REUSEPORT lets another socket
+    of the same user listen on the address at the same time.
     """
     opened: list[OpenResult] = []
     thread = threading.Thread(target=lambda: opened.extend(_open_each(targets)), name="open-listeners", daemon=True)

@@ -40,7 +40,7 @@ class PooledUpstream:
 
 
 class NeutronPorts:
-    """Neutron's lists of ports and subnets, by the control API client."""
+    """Lists ports and subnets of Neutron's API with the control API client."""
 
     def __init__(self, client: ControlClient) -> None:
         self._client = client

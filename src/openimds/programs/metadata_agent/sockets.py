@@ -42,7 +42,7 @@ def proxy_account(user: str, group: str) -> ProxyAccount:
 
 
 def socket_access(mode: str, account: ProxyAccount) -> UnixAccess:
-    """Returns the permissions of the socket. With `group`, the socket belongs to the proxies' group."""
+    """Returns the permissions of the agent's unix socket. In mode `group`, the socket belongs to the proxies' group."""
     chosen = _deduced(account) if mode == "deduce" else mode
     group_id = account.group_id if chosen == "group" and account.group_id is not None else -1
     return UnixAccess(mode=_MODES[chosen], group_id=group_id)

@@ -226,7 +226,7 @@ def rate_limit(options: RateLimitOptions | None) -> RateLimit | None:
 
 
 def guest_connections(per_guest: int) -> ConnectionLimits:
-    """Returns the limit of the option `connections_per_guest`. 0 means unlimited."""
+    """Returns the connection limits for the option `connections_per_guest`, whose value 0 means no limit per client."""
     return ConnectionLimits(per_peer=per_guest or ConnectionLimits().total)
 
 

@@ -40,7 +40,7 @@ class ServiceConfig:
     tokens: TokenSettings
     vendors: Callable[[], VendordataTargets] | None
     vendor_file: Path | None
-    """The file of `settings.static_vendor_data`. None without a file."""
+    """The file of `settings.static_vendor_data`. None if static vendor data is not configured."""
     strict_hosts: tuple[str, ...] | None = None
     """The allowed values of Host if clients are identified by their address. None if all are allowed."""
 
@@ -62,7 +62,7 @@ def document_settings(config: DocumentsConfig) -> DocumentSettings:
 
 
 def vendor_file(config: DocumentsConfig) -> Path | None:
-    """Returns the file of the static vendor data. None without a file."""
+    """Returns the file of the static vendor data. None if static vendor data is not configured."""
     return config.vendor_data_file if STATIC in config.vendor_data_providers else None
 
 

@@ -60,7 +60,7 @@ def _may_stop(row: Server) -> bool:
 
 
 def put_console(session: Session, server_id: str, text: str) -> None:
-    """Replaces the stored tail of the console. Raises NotFound, PayloadTooLarge (256 KiB)."""
+    """Replaces the stored end of the console output. Raises NotFound, PayloadTooLarge (more than 256 KiB)."""
     if len(text.encode()) > CONSOLE_MAX_BYTES:
         raise PayloadTooLarge(f"The tail of a console has at most {CONSOLE_MAX_BYTES} bytes; send only its end.")
     if session.get(Server, server_id) is None:

@@ -167,7 +167,7 @@ def _import_password(session: Session, server_id: str, fields: FieldReader) -> N
 
 
 class _UndoneError(Exception):
-    """Rolls back the transaction of a dry run."""
+    """Leaves the write block of a dry run, so that the transaction is rolled back."""
 
 
 class InstanceStore(MetadataStore):

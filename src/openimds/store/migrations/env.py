@@ -1,4 +1,4 @@
-"""Alembic's environment, which runs on the connection of `openimds.store.schema`."""
+"""Alembic's environment. The migrations run on the connection that `openimds.store.schema` opened."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The policy of ports: permission to set attributes, attributes that exclude each other, and DNS names.
 
-It follows Neutron's default policy with one difference: the owner of a network may not set a `network:*` device owner.
+The policy is Neutron's default policy with one difference: the owner of a network may not set a `network:*` device owner.
 
-The DHCP agents of a network resolve the DNS names of its ports for all guests on it. On a shared network a name that one
-project chooses is therefore visible to the guests of others.
+The DNS server of a network resolves the DNS names of its ports for all instances on the network. On a shared network, the
+instances of other projects therefore see a name that one project chooses.
 """
 
 from __future__ import annotations

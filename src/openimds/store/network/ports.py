@@ -177,7 +177,7 @@ def detach_port(session: Session, port: Port) -> None:
 
 
 def remove_nic(session: Session, server: Server, port_id: str) -> None:
-    """Removes a port from the server's list of NICs, which the server's next boot waits for."""
+    """Removes a port from the server's list of NICs. A boot of the server waits until all NICs of the list are ready."""
     server.nic_order = [other for other in server.nic_order if other != port_id]
     server.nic_tags = {other: tag for other, tag in server.nic_tags.items() if other != port_id}
     server.ports_of_server = [other for other in server.ports_of_server if other != port_id]
@@ -186,7 +186,7 @@ def remove_nic(session: Session, server: Server, port_id: str) -> None:
 
 
 def tagged_devices(session: Session, server: Server) -> list[dict[str, Any]]:
-    """The server's tagged NICs, as `devices` of meta_data.json. A NIC has no bus that a guest could look up."""
+    """The server's tagged NICs, as `devices` of meta_data.json. The value `none` of `bus` means that the NIC is on no bus."""
     tagged = [(session.get(Port, port_id), server.nic_tags.get(port_id)) for port_id in server.nic_order]
     return [
         {"type": "nic", "bus": "none", "address": "none", "mac": port.mac_address, "tags": [tag]}

@@ -50,7 +50,10 @@ class InstanceChanges:
             raise
 
     def after(self, revision: int | None) -> ChangeSet:
-        """The changes after `revision`: everything if it is None or older than the change log. Raises StoreUnavailable."""
+        """The changes after `revision`. Raises StoreUnavailable.
+
+        Everything counts as changed if `revision` is None or older than the oldest entry of the change log.
+        """
         with self._database.read() as transaction:
             newest, floor, store_id = transaction.rows(_COUNTER)[0]
             return replace(_changes(transaction, revision, newest, floor), store_id=store_id)

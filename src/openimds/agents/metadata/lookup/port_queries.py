@@ -22,8 +22,8 @@ NEGATIVE_TTL_SECONDS = 1.0
 AWAY_SECONDS = 1.0
 """Time without further queries after the control API did not respond."""
 MAX_QUERIES_PER_SCOPE = 4
-"""Concurrent queries about one network or router, half of the threads. The owner of a network can send from any number
-of addresses and MACs, and clients of other networks must not wait for these queries."""
+"""Maximum number of concurrent queries about one network or router: half of the threads. The owner of a network can send
+requests from any number of addresses and MACs, and clients of other networks must not wait for the queries of these."""
 _LATE_CHANGE_SECONDS = 0.05
 """Time after the end of a query in which a change still overtakes it. A waiting request continues in the event loop's
 next iteration."""
@@ -87,7 +87,7 @@ class PortQueries:
         return self._recent.pop(source, None) is not None
 
     def overtake(self, touched: Collection[Hashable]) -> None:
-        """Invalidates the queries about sources with one of these keys."""
+        """Invalidates the running queries whose source has one of the changed keys `touched`."""
         for query in self._overtakable:
             if any(key in touched for key in query.source.watch_keys):
                 query.is_overtaken = True

@@ -111,7 +111,7 @@ class PortResolver:
         self._last_ports: Mapping[str, Port] = {}
         """The ports of the last view. Belongs to the mirror's thread."""
         self._touched: deque[frozenset[Hashable]] = deque()
-        """The changes of views that were replaced before the event loop read them."""
+        """The keys of the changes of all views since the last `refresh`. The mirror's thread appends them."""
         self._loop: asyncio.AbstractEventLoop
 
     def start(self) -> None:

@@ -46,7 +46,7 @@ class Forwarder:
         self._limiter = PerKeyLimiter()
         self._running: dict[Hashable, asyncio.Task[Response]] = {}
         self.secret = secret
-        """The secret of the next signature. It may be replaced at any time."""
+        """The shared secret for signatures. A reload of the configuration replaces it."""
 
     async def forward(self, binding: Binding, headers: Headers, request: Request, request_id: str) -> Response:
         """Returns the response of the metadata API, or 405, 411 or 503. Never raises.

@@ -1,8 +1,9 @@
 """Limits the concurrent operations per key, such as the forwarded requests of one port.
 
-The agent has a bounded number of connections to the metadata API. A client with many concurrent requests gets its share.
-Its further requests wait in order, without delaying other clients. They are not rejected, because the burst of a boot is
-legitimate and short, and a 503 would cost a second. The client's connections and the proxy's timeout bound the queue.
+The agent has a bounded number of connections to the metadata API, and a client can use a bounded share of them. Its
+further requests wait in order, without delaying other clients. They are not rejected, because the burst of a boot is
+legitimate and short, and a client retries a 503 only after a second. The limit of connections per client and the timeout
+of the proxy bound the queue.
 """
 
 from __future__ import annotations
