@@ -20,7 +20,7 @@ def rejection_reason(headers: Headers, allowed_hosts: Collection[str]) -> str | 
     if len(hosts) != 1 or _without_port(hosts[0]) not in {host.lower() for host in allowed_hosts}:
         return "The request names another host than the metadata service's."
     if any(is_identity_claim(name) for name, _value in headers):
-        return "The request was forwarded, or says itself who asks."
+        return "The request was forwarded, or has a header that claims an identity."
     return None
 
 

@@ -40,10 +40,10 @@ _GUEST_FORWARDED = "X-Openimds-Guest-Forwarded"
 _PRIVILEGED = "X-Openimds-Guest-Privileged"
 """The same name as in guest_identity/headers.py."""
 _IS_FORWARDED = "{ req.hdr_names -m reg -i '(^|,)(x[-_]forwarded[-_]for|forwarded)(,|$)' }"
-_AGENT_UNAVAILABLE = "The metadata agent does not answer. Ask again."
+_AGENT_UNAVAILABLE = "The metadata agent does not respond. Try again."
 _WRONG_HOST = "The request names another host than the metadata service's."
-_FORWARDED_REQUEST = "The request was forwarded, or says itself who asks."
-_TOO_MANY_REQUESTS = "Too many requests. Ask again later."
+_FORWARDED_REQUEST = "The request was forwarded, or has a header that claims an identity."
+_TOO_MANY_REQUESTS = "Too many requests. Try again later."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
