@@ -234,7 +234,7 @@ class InstanceRecordSource:
     """The instance records of the control API. Call `start()` first. Thread-safe, except for `newest` and `after`.
 
     Methods raise StoreUnavailable. Its subclass NotOffered means that the cloud has no instance records, so that requests
-    must be forwarded. One thread polls `newest` and `after`, as `imds.invalidation` does with `PollIntervals(look_seconds=0,
+    must be forwarded. One thread polls `newest` and `after`, as `imds.invalidation` does with `PollIntervals(poll_seconds=0,
     away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)`.
     """
 

@@ -78,8 +78,8 @@ class Binding:
 
     source: ClientSource
     port: Port
-    good: bool = True
-    """False if the binding is for one request only. It never becomes True again."""
+    is_valid: bool = True
+    """False if the binding is for one request only, or has ended. It never becomes True again."""
 
 
 def source_of(listener: str, address: Address, mac: str, device: str = "") -> ClientSource:

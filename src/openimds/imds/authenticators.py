@@ -33,7 +33,7 @@ BAD_SIGNATURE = "Invalid proxy request signature."
 _SECRET_NAMES = ("current", "previous")
 
 
-class AskingPort(Protocol):
+class ProviderPort(Protocol):
     """The port that a provider claim names."""
 
     @property
@@ -47,7 +47,7 @@ class Instances(Protocol):
 
     def instance(self, instance_id: str) -> Instance | None: ...
     def instance_ids_by_address(self, address: str) -> tuple[str, ...]: ...
-    def ports_by_provider(self, provider_id: str, address: str) -> Sequence[AskingPort] | None: ...
+    def ports_by_provider(self, provider_id: str, address: str) -> Sequence[ProviderPort] | None: ...
 
 
 UpstreamCall = Callable[[Request, str], Coroutine[Any, Any, Response]]
@@ -55,7 +55,7 @@ UpstreamCall = Callable[[Request, str], Coroutine[Any, Any, Response]]
 
 
 class DelegateUpstream(Exception):
-    """The client is known, and the metadata API answers its request: the record is not here, or the request changes it."""
+    """Raised if the metadata API must handle a request: the instance's record is not cached, or the request changes it."""
 
     def __init__(self, forward: UpstreamCall, instance_id: str, facts: Mapping[str, object]) -> None:
         """`facts`: fields of the log line."""
@@ -80,10 +80,10 @@ class AuthenticatedInstance:
     """Fields of the log line: the origin of the request."""
     bucket: TokenBucket | None = None
     """The bucket that counts the requests of the instance's port. None if they are not counted."""
-    still: Callable[[], bool] | None = None
-    """Returns whether the same bytes on the same connection may be answered again. None if they may not be."""
-    elsewhere: UpstreamCall | None = None
-    """The metadata API, for requests that change something. None if this service is the metadata API."""
+    is_current: Callable[[], bool] | None = None
+    """Returns whether the response may be replayed for the same bytes on the same connection. None if it may not be."""
+    upstream: UpstreamCall | None = None
+    """Forwards a request that changes something to the metadata API. None if this service is the metadata API."""
 
 
 class AuthError(MetadataError):
@@ -118,11 +118,17 @@ class Authenticator(Protocol):
     def identifies(self, request: Request) -> bool:
         """Returns whether the request can have an instance at all."""
 
-    def at_once(self, request: Request) -> AuthenticatedInstance | None:
-        """Returns the instance if it is in memory. None if `authenticate` must be called. Raises MetadataError."""
+    def authenticate_from_cache(self, request: Request) -> AuthenticatedInstance | None:
+        """Returns the instance if the cache has it. None if `authenticate` must be called, which can wait for the store.
+
+        Raises MetadataError.
+        """
 
     async def authenticate(self, request: Request) -> AuthenticatedInstance:
-        """Raises MetadataError (400 for headers, 403 for signatures, 404 for unknown clients) or DelegateUpstream."""
+        """Returns the instance, from the cache or the store.
+
+        Raises MetadataError (400 for headers, 403 for signatures, 404 for unknown clients) or DelegateUpstream.
+        """
 
 
 class SignatureAuthenticator:
@@ -139,9 +145,9 @@ class SignatureAuthenticator:
     def identifies(self, request: Request) -> bool:
         return bool(values(request.headers, INSTANCE_ID))
 
-    def at_once(self, request: Request) -> AuthenticatedInstance | None:
+    def authenticate_from_cache(self, request: Request) -> AuthenticatedInstance | None:
         claim = _claim(request)
-        record = self._records.known(("instance", claim.instance_id)) if isinstance(claim, InstanceClaim) else None
+        record = self._records.cached(("instance", claim.instance_id)) if isinstance(claim, InstanceClaim) else None
         if not isinstance(claim, InstanceClaim) or record is None:
             return None
         return self._authenticated(claim, record, self._verify(claim.instance_id, claim.signature))
@@ -182,7 +188,7 @@ class SignatureAuthenticator:
         return AuthenticatedInstance(record=record, instance=instance, address=claim.address, secret=secret)
 
     async def _authenticate_provider(self, provider_id: str, address: str) -> AuthenticatedInstance:
-        ports = await self._records.ask(
+        ports = await self._records.load(
             ("provider", provider_id, address), lambda: self._instances.ports_by_provider(provider_id, address)
         )
         if ports is None:
@@ -211,7 +217,10 @@ class AddressAuthenticator:
     def __init__(
         self, instances: Instances, records: InstanceCache, strict_hosts: Collection[str] | None = None
     ) -> None:
-        """`strict_hosts`: the allowed values of Host; forwarded requests are rejected too. None if all are allowed."""
+        """`strict_hosts`: the allowed values of Host. None if all are allowed.
+
+        If it is not None, requests with a header that claims an identity (`X-Forwarded-For`) are rejected too.
+        """
         self._instances = instances
         self._records = records
         self._strict_hosts = strict_hosts
@@ -224,8 +233,8 @@ class AddressAuthenticator:
     def identifies(self, _request: Request) -> bool:
         return True
 
-    def at_once(self, request: Request) -> AuthenticatedInstance | None:
-        """Returns None always: a flat network has few clients."""
+    def authenticate_from_cache(self, request: Request) -> AuthenticatedInstance | None:
+        """Returns None for every request. A flat network has few clients, so this saves too little."""
 
     async def authenticate(self, request: Request) -> AuthenticatedInstance:
         if values(request.headers, INSTANCE_ID):
@@ -235,7 +244,7 @@ class AddressAuthenticator:
         except ValueError:
             log.warning("request without a client address", peer=request.peer)
             raise not_found() from None
-        ids = await self._records.ask(("address", address), lambda: self._instances.instance_ids_by_address(address))
+        ids = await self._records.load(("address", address), lambda: self._instances.instance_ids_by_address(address))
         if len(ids) != 1:
             log.warning("client address without a single instance", address=address, instances=len(ids))
             raise not_found()

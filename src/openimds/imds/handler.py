@@ -147,7 +147,7 @@ class MetadataHandler:
         """Raises MetadataError."""
         self._admit(request)
         path = _path_of(request)
-        instance = None if path.is_public else self._authenticator.at_once(request)
+        instance = None if path.is_public else self._authenticator.authenticate_from_cache(request)
         if instance is None:
             return self._authenticate_and_answer(request, path, trace)
         return self._answer(request, path, instance, trace)
@@ -218,14 +218,14 @@ class MetadataHandler:
         self, action: StorePassword | FetchVendordata, instance: AuthenticatedInstance, request: Request
     ) -> Document:
         """Raises DelegateUpstream if the metadata API does it, MetadataError, StoreUnavailable."""
-        if instance.elsewhere is not None:
-            raise DelegateUpstream(instance.elsewhere, instance.instance.id, instance.facts)
+        if instance.upstream is not None:
+            raise DelegateUpstream(instance.upstream, instance.instance.id, instance.facts)
         match action:
             case StorePassword(text):
                 return _conditional(await self._store_password(instance.instance.id, text), request)
             case FetchVendordata():
                 wanted = vendordata_request(instance.instance)
-                answers = await self._vendors.ask(wanted) if self._vendors else {}
+                answers = await self._vendors.fetch(wanted) if self._vendors else {}
                 return _conditional(vendor_data2(self._settings, answers), request)
 
     async def _store_password(self, instance_id: str, text: str) -> Document:

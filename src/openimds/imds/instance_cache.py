@@ -34,15 +34,15 @@ class CachedDocument(Protocol):
 class CacheEntry:
     """A cached result of the store.
 
-    `good` is False once the entry is dropped. A request that received the entry before must not cache anything in it.
+    `is_valid` is False once the entry is dropped. A request that received the entry before must not cache anything in it.
     """
 
-    __slots__ = ("__weakref__", "answer", "documents", "good", "key", "used")
+    __slots__ = ("__weakref__", "answer", "documents", "is_valid", "key", "used")
 
     def __init__(self, key: Hashable, answer: Any) -> None:
         self.key = key
         self.answer = answer
-        self.good = True
+        self.is_valid = True
         self.used = False
         """Whether the entry was used since the last eviction pass. Setting a flag is cheaper than moving the entry."""
         self.documents: dict[Hashable, Any] = {}
@@ -68,7 +68,7 @@ class InstanceCache:
         self._responded_at = 0.0
         """The time of the store's last response, in the event loop's time."""
         self._records: OrderedDict[Hashable, CacheEntry] = OrderedDict()
-        self._asking: dict[Hashable, asyncio.Future[CacheEntry]] = {}
+        self._queries: dict[Hashable, asyncio.Future[CacheEntry]] = {}
         self._of_port: defaultdict[str, set[Hashable]] = defaultdict(set)
         self._of_network: defaultdict[str, set[Hashable]] = defaultdict(set)
         self._of_no_instance: set[Hashable] = set()
@@ -77,38 +77,38 @@ class InstanceCache:
     def __len__(self) -> int:
         return len(self._records)
 
-    async def ask(self, key: Hashable, question: Callable[[], T]) -> T:
+    async def load(self, key: Hashable, query: Callable[[], T]) -> T:
         """Returns a result, from the cache if possible. Raises StoreUnavailable.
 
         The key of an instance is `("instance", ID)`.
         """
-        answer: T = (await self.record(key, question)).answer
+        answer: T = (await self.record(key, query)).answer
         return answer
 
-    def known(self, key: Hashable) -> CacheEntry | None:
+    def cached(self, key: Hashable) -> CacheEntry | None:
         """Returns the cached entry. None if there is none."""
         record = self._records.get(key)
         if record is not None:
             record.used = True
         return record
 
-    async def record(self, key: Hashable, question: Callable[[], object]) -> CacheEntry:
+    async def record(self, key: Hashable, query: Callable[[], object]) -> CacheEntry:
         """Returns the entry of a result, from the cache if possible. Raises StoreUnavailable."""
-        record = self.known(key)
+        record = self.cached(key)
         if record is not None:
             return record
-        asking = self._asking.get(key)
-        if asking is None:
-            asking = self._asking[key] = asyncio.ensure_future(self._ask(key, question))
-        return await self._wait(asking)
+        running = self._queries.get(key)
+        if running is None:
+            running = self._queries[key] = asyncio.ensure_future(self._run_query(key, query))
+        return await self._wait(running)
 
-    async def _wait(self, asking: asyncio.Future[CacheEntry]) -> CacheEntry:
+    async def _wait(self, running: asyncio.Future[CacheEntry]) -> CacheEntry:
         now = asyncio.get_running_loop().time
         began = now()
         while True:
             try:
                 async with asyncio.timeout(SILENCE_SECONDS):
-                    return await asyncio.shield(asking)
+                    return await asyncio.shield(running)
             except TimeoutError:
                 silent = now() - max(self._responded_at, began)
                 if silent >= SILENCE_SECONDS or now() - began >= MAX_WAIT_SECONDS:
@@ -116,7 +116,7 @@ class InstanceCache:
 
     def keep_document(self, record: CacheEntry, key: Hashable, rendered: CachedDocument, size_bytes: int) -> None:
         """Caches a rendered document of this size. If the cache is full, the oldest records lose their documents first."""
-        if not record.good:
+        if not record.is_valid:
             return
         record.documents[key] = rendered
         self._document_bytes += size_bytes
@@ -131,10 +131,10 @@ class InstanceCache:
         if touched.is_empty:
             return
         if touched.everything:
-            keys = {*self._records, *self._asking}
+            keys = {*self._records, *self._queries}
         else:
             keys = {("instance", instance_id) for instance_id in touched.instance_ids} | self._of_no_instance
-            keys |= {key for key in self._asking if key not in self._records}
+            keys |= {key for key in self._queries if key not in self._records}
             keys.update(*(self._of_port.get(port_id, ()) for port_id in touched.port_ids))
             keys.update(*(self._of_network.get(network_id, ()) for network_id in touched.network_ids))
         self._drop(keys)
@@ -143,25 +143,25 @@ class InstanceCache:
         """Drops the record of an instance that this process changed."""
         self._drop([("instance", instance_id)])
 
-    async def _ask(self, key: Hashable, question: Callable[[], object]) -> CacheEntry:
+    async def _run_query(self, key: Hashable, query: Callable[[], object]) -> CacheEntry:
         here = asyncio.current_task()
         try:
-            answer = await self._answer(key, question)
+            answer = await self._result(key, query)
             self._responded_at = asyncio.get_running_loop().time()
             record = CacheEntry(key, answer)
-            if self._asking.get(key) is here:
+            if self._queries.get(key) is here:
                 self._keep(record)
             else:
-                record.good = False  # a change happened during the query
+                record.is_valid = False  # a change happened during the query
             return record
         finally:
-            if self._asking.get(key) is here:
-                del self._asking[key]
+            if self._queries.get(key) is here:
+                del self._queries[key]
 
-    async def _answer(self, key: Hashable, question: Callable[[], object]) -> object:
+    async def _result(self, key: Hashable, query: Callable[[], object]) -> object:
         if self._instances is not None and isinstance(key, tuple) and _is_instance(key):
             return await self._instances(key[1])
-        return await asyncio.get_running_loop().run_in_executor(self._executor, question)
+        return await asyncio.get_running_loop().run_in_executor(self._executor, query)
 
     def _keep(self, record: CacheEntry) -> None:
         self._records[record.key] = record
@@ -185,11 +185,11 @@ class InstanceCache:
 
     def _drop(self, keys: Iterable[Hashable]) -> None:
         for key in keys:
-            self._asking.pop(key, None)
+            self._queries.pop(key, None)
             record = self._records.pop(key, None)
             if record is None:
                 continue
-            record.good = False
+            record.is_valid = False
             self._forget_documents(record)
             self._of_no_instance.discard(key)
             if isinstance(record.answer, Instance):

@@ -15,8 +15,9 @@ from itertools import islice
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Instance
 
-AT_ONCE = 250
-"""Beside a busy event loop, what a read costs is getting the interpreter back after each of its few statements."""
+BATCH_SIZE = 250
+"""Maximum number of instances of one read. The time of a read hardly depends on it: beside a busy event loop, the thread
+mostly waits for the GIL after each of its few statements."""
 
 Read = Callable[[Collection[str]], Mapping[str, Instance | None]]
 """Returns instances by ID, with None for IDs that do not exist. An instance that cannot be read is left out. Called on a thread.
@@ -48,7 +49,7 @@ class BatchLoader:
     async def _read_all(self) -> None:
         try:
             while self._waiting:
-                taken = dict(islice(self._waiting.items(), AT_ONCE))
+                taken = dict(islice(self._waiting.items(), BATCH_SIZE))
                 for instance_id in taken:
                     del self._waiting[instance_id]
                 await self._answer(taken)

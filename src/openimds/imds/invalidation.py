@@ -1,6 +1,6 @@
 """Polls the changes of a store, and reports them to the cache.
 
-The poller has a thread of its own, because stores block. A database gets one short query per `look_seconds`, whatever
+The poller has a thread of its own, because stores block. A database gets one short query per `poll_seconds`, whatever
 the load. A source whose `newest` waits for changes is called again immediately.
 """
 
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PollIntervals:
-    look_seconds: float = 0.02
+    poll_seconds: float = 0.02
     """The time between two queries. 0 for a source whose `newest` waits for changes."""
     away_seconds: float = 2.0
     """A store without a response for this time is unavailable."""
@@ -72,7 +72,7 @@ class ChangePoller:
             self._check.cancel()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._intervals.look_seconds):
+        while not self._stopped.wait(self._intervals.poll_seconds):
             try:
                 self._poll()
             except StoreUnavailable as error:

@@ -28,7 +28,7 @@ from openimds.resources.errors import StoreUnavailable
 class HandlerGeneration:
     """The validity of all replays of one handler. It ends when a handler with other settings takes over."""
 
-    valid: bool = True
+    is_valid: bool = True
 
 
 @dataclass(slots=True, kw_only=True)  # a frozen dataclass takes three times as long to make
@@ -49,19 +49,25 @@ class CachedResponse:
     """Seconds since the epoch. Documents depend on the date."""
     secret: str
     """The name of the secret that signed the request. Empty if it is not signed."""
-    still: Callable[[], bool] | None = None
-    """Returns whether the client is still the same and within its rate limit."""
+    is_current: Callable[[], bool] | None = None
+    """Returns whether the source still belongs to this client, and the client is within its rate limit."""
     takes_ids: bool = True
     """True if the request ID is that of the previous hop, False if it is the client's own."""
 
     def replay(self, given: bytes) -> tuple[bytes, bytes, bytes, bytes] | None:
         # Local variables: calling an attribute takes twice as long.
-        record_now, rendered_now, still, line = self.record, self.rendered, self.still, self.line
+        record_now, rendered_now, is_current, line = self.record, self.rendered, self.is_current, self.line
         started = time()
         record, rendered = record_now(), rendered_now()
-        if record is None or rendered is None or not record.good or not self.generation.valid or started >= self.until:
+        if (
+            record is None
+            or rendered is None
+            or not record.is_valid
+            or not self.generation.is_valid
+            or started >= self.until
+        ):
             return None
-        if still is not None and not still():
+        if is_current is not None and not is_current():
             return None
         record.used = True
         if given and self.takes_ids:
@@ -150,7 +156,7 @@ class ResponseBuilder:
 
     def retire(self) -> None:
         """Ends the replay of all responses of this handler."""
-        self._generation.valid = False
+        self._generation.is_valid = False
 
     def _response(self, answer: Document, trace: RequestTrace, replay: Replay | None) -> Response:
         headers, hop_limit = [(b"Content-Type", answer.content_type.encode())], None
@@ -176,7 +182,7 @@ class ResponseBuilder:
         authenticated, rendered = trace.authenticated, trace.rendered
         if authenticated is None or rendered is None or (request.method, answer.status) != ("GET", 200):
             return None
-        if not authenticated.secret and authenticated.still is None:
+        if not authenticated.secret and authenticated.is_current is None:
             return None
         policy = trace.policy
         if policy is None or policy.root_only or policy.user_data_minutes:
@@ -191,7 +197,7 @@ class ResponseBuilder:
             generation=self._generation,
             until=self._calendar.today().ends_at,
             secret=authenticated.secret,
-            still=authenticated.still,
+            is_current=authenticated.is_current,
             takes_ids=not self._is_direct,
         ).replay
 

@@ -1,4 +1,4 @@
-"""Dynamic vendor data: sends the instance to each target, to all targets at the same time.
+"""Dynamic vendor data: sends a description of the instance to all targets at the same time.
 
 A slow target delays only the requests for it. Each target has threads and a timeout of its own, which includes the wait
 for a thread, and equal requests share one call.
@@ -35,8 +35,8 @@ ANSWERS = Counter(
     ["target", "kind"],
 )
 
-PostQuestion = Callable[[str, Mapping[str, Any]], VendordataResponse]
-"""Sends a document to a URL, and returns the response. Blocks. Raises PeerFailed."""
+PostDocument = Callable[[str, Mapping[str, Any]], VendordataResponse]
+"""Sends a JSON object to a URL, and returns the response. Blocks. Raises PeerFailed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class VendordataTargets:
     """All targets. Belongs to the event loop."""
 
     def __init__(
-        self, targets: Sequence[Target], post: PostQuestion, timeouts: VendordataTimeouts | None = None
+        self, targets: Sequence[Target], post: PostDocument, timeouts: VendordataTimeouts | None = None
     ) -> None:
         """If two targets have the same name, the first one is used."""
         timeouts = timeouts or VendordataTimeouts()
@@ -66,10 +66,10 @@ class VendordataTargets:
         self._failure_is_fatal = timeouts.failure_is_fatal
         self._clients = [_TargetClient(target, post, timeouts.seconds) for target in reversed(named.values())]
 
-    async def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
+    async def fetch(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the responses by target name, `{}` for a failed one. Raises MetadataError (503) if failures are fatal."""
-        key = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).digest()
-        answers = await asyncio.gather(*(client.answer(key, question) for client in self._clients))
+        key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).digest()
+        answers = await asyncio.gather(*(client.response(key, document) for client in self._clients))
         failed = [client.name for client, answer in zip(self._clients, answers, strict=True) if answer is None]
         if failed and self._failure_is_fatal:
             sentence = f"The vendor data service {failed[0]} does not answer."
@@ -84,7 +84,7 @@ def _content(answer: VendordataResponse | None) -> Any:
 class _TargetClient:
     """One target."""
 
-    def __init__(self, target: Target, post: PostQuestion, timeout_seconds: float) -> None:
+    def __init__(self, target: Target, post: PostDocument, timeout_seconds: float) -> None:
         self.name = target.name
         self._url = target.url
         self._post = post
@@ -94,23 +94,23 @@ class _TargetClient:
         self._kept = VendordataCache()
         self._fails = False
 
-    async def answer(self, key: bytes, question: Mapping[str, Any]) -> VendordataResponse | None:
-        """Returns the response. None if the target failed. Equal questions have equal keys."""
+    async def response(self, key: bytes, document: Mapping[str, Any]) -> VendordataResponse | None:
+        """Returns the response. None if the target failed. Equal documents have equal keys."""
         kept = self._kept.get(key)
         if kept is not None:
             ANSWERS.labels(self.name, "kept").inc()
             return kept
         task = self._under_way.get(key)
         if task is None:
-            task = self._under_way[key] = asyncio.create_task(self._fetch(key, question))
+            task = self._under_way[key] = asyncio.create_task(self._fetch(key, document))
             task.add_done_callback(lambda _task: self._under_way.pop(key, None))
         return await asyncio.shield(task)  # others may wait for a cancelled request
 
-    async def _fetch(self, key: bytes, question: Mapping[str, Any]) -> VendordataResponse | None:
+    async def _fetch(self, key: bytes, document: Mapping[str, Any]) -> VendordataResponse | None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_seconds):  # a call that waits for a thread is cancelled
-                answer = await loop.run_in_executor(self._threads, self._post, self._url, question)
+                answer = await loop.run_in_executor(self._threads, self._post, self._url, document)
         except TimeoutError:
             self._note_failure(f"no answer within {self._timeout_seconds:g} s")
             return None

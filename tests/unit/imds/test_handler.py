@@ -92,7 +92,7 @@ def test_cancelled_request_is_logged(instances, threads) -> None:
         def identifies(self, _request: object) -> bool:
             return True
 
-        def at_once(self, _request: object) -> None:
+        def authenticate_from_cache(self, _request: object) -> None:
             """No instance is cached."""
 
         async def authenticate(self, _request: object) -> AuthenticatedInstance:

@@ -24,7 +24,7 @@ async def test_memory_has_an_end(threads) -> None:
         return key
 
     async def ask(key: str) -> str:
-        return await records.ask(key, lambda: question(key))
+        return await records.load(key, lambda: question(key))
 
     for key in ("a", "b", "a", "c", "a", "b"):
         assert await ask(key) == key
@@ -42,14 +42,14 @@ async def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> 
 
     first = asyncio.create_task(records.record(("instance", "i"), slow))
     await asyncio.to_thread(asked.wait, 10)
-    second = asyncio.create_task(records.ask(("instance", "i"), slow))
+    second = asyncio.create_task(records.load(("instance", "i"), slow))
     await asyncio.sleep(0)
     records.forget(ChangeSet(revision=2, port_ids=frozenset({"p"})))  # nobody knows yet whose port it is
-    assert await records.ask(("instance", "i"), lambda: "new") == "new"
+    assert await records.load(("instance", "i"), lambda: "new") == "new"
     gate.set()
     assert (await first).answer == await second == "old"
-    assert not (await first).good
-    assert await records.ask(("instance", "i"), lambda: "newer") == "new"
+    assert not (await first).is_valid
+    assert await records.load(("instance", "i"), lambda: "newer") == "new"
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,9 @@ async def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dr
     record = await records.record(("instance", "i"), lambda: instance)
     address = await records.record(("address", "10.0.0.5"), lambda: ("i",))
     records.forget(touched)
-    assert record.good is not is_dropped
-    assert address.good is touched.is_empty
-    assert len(records) == record.good + address.good
+    assert record.is_valid is not is_dropped
+    assert address.is_valid is touched.is_empty
+    assert len(records) == record.is_valid + address.is_valid
 
 
 async def test_documents_have_an_end(threads) -> None:
@@ -96,10 +96,10 @@ async def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
 
     records = InstanceCache(threads)
     with pytest.raises(StoreUnavailable):
-        await records.ask("a", lambda: gate.wait(HANG_SECONDS))
+        await records.load("a", lambda: gate.wait(HANG_SECONDS))
     monkeypatch.setattr(module, "SILENCE_SECONDS", HANG_SECONDS)
     gate.set()
-    assert await records.ask("a", lambda: False) is True  # the first question's answer, late
+    assert await records.load("a", lambda: False) is True  # the first question's answer, late
 
 
 async def test_a_question_that_fails_is_asked_again(threads) -> None:
@@ -108,5 +108,5 @@ async def test_a_question_that_fails_is_asked_again(threads) -> None:
 
     records = InstanceCache(threads)
     with pytest.raises(StoreUnavailable):
-        await records.ask("a", fail)
-    assert await records.ask("a", lambda: 1) == 1
+        await records.load("a", fail)
+    assert await records.load("a", lambda: 1) == 1

@@ -11,7 +11,7 @@ import pytest
 from tests.waiting import HANG_SECONDS
 
 from openimds.imds.instance_cache import InstanceCache
-from openimds.imds.instance_loader import AT_ONCE, BatchLoader
+from openimds.imds.instance_loader import BATCH_SIZE, BatchLoader
 from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import Ec2Ids, Instance
 
@@ -90,13 +90,13 @@ def test_query_during_a_read_of_the_same_instance_gets_a_later_read() -> None:
 
 def test_size_of_a_read_is_limited() -> None:
     source = Source()
-    ids = [f"i{number}" for number in range(2 * AT_ONCE + 1)]
+    ids = [f"i{number}" for number in range(2 * BATCH_SIZE + 1)]
 
     async def test(loader: BatchLoader) -> None:
         queries = await _start_queries(loader, source, ids)
         source.gate.set()
         await asyncio.gather(*queries)
-        assert [len(read) for read in source.reads] == [1, AT_ONCE, AT_ONCE]
+        assert [len(read) for read in source.reads] == [1, BATCH_SIZE, BATCH_SIZE]
 
     run(source, test)
 
@@ -152,8 +152,8 @@ def test_instance_cache_uses_the_loader_only_for_instances() -> None:
     async def test(loader: BatchLoader) -> None:
         with ThreadPoolExecutor(1) as threads:
             records = InstanceCache(threads, instances=loader.instance)
-            assert await records.ask(("instance", "a"), lambda: _instance("of the query")) == _instance("a")
-            assert await records.ask(("address", "a"), lambda: "of the query") == "of the query"
+            assert await records.load(("instance", "a"), lambda: _instance("of the query")) == _instance("a")
+            assert await records.load(("address", "a"), lambda: "of the query") == "of the query"
             assert source.reads == [{"a"}]
 
     run(source, test)

@@ -49,7 +49,7 @@ def test_changes_are_received_in_order_and_an_unavailable_store_is_logged_once()
     async def main() -> None:
         changes = Changes()
         received: list[ChangeSet] = []
-        poller = ChangePoller(changes, received.append, PollIntervals(look_seconds=0.001))
+        poller = ChangePoller(changes, received.append, PollIntervals(poll_seconds=0.001))
         poller.start()
         await until_async(lambda: len(received) == 1)
         assert received[0].everything

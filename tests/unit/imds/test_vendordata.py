@@ -54,7 +54,7 @@ def test_all_targets_are_requested_concurrently() -> None:
         barrier.wait()
         return VendordataResponse({"ok": True})
 
-    found = asyncio.run(Targets(a=respond_together, b=respond_together).vendors().ask(request_document()))
+    found = asyncio.run(Targets(a=respond_together, b=respond_together).vendors().fetch(request_document()))
     assert found == {"a": {"ok": True}, "b": {"ok": True}}
 
 
@@ -66,11 +66,11 @@ def test_slow_target_does_not_delay_another_target() -> None:
 
     async def main() -> None:
         vendors, others = targets.vendors(seconds=HANG_SECONDS), fast.vendors()
-        many = [asyncio.create_task(vendors.ask(request_document(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
+        many = [asyncio.create_task(vendors.fetch(request_document(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
         await until_async(
             lambda: len(targets.requests) == THREADS_OF_A_TARGET, "every thread of the target has a request"
         )
-        assert await others.ask(request_document()) == {"fast": 1}
+        assert await others.fetch(request_document()) == {"fast": 1}
         assert not any(task.done() for task in many), "the fast target does not wait for the slow one"
         gate.set()
         await asyncio.gather(*many)
@@ -89,7 +89,7 @@ def test_request_to_a_slow_target_times_out() -> None:
 
     async def main() -> int:
         vendors = targets.vendors(seconds=0.2)
-        many = [asyncio.create_task(vendors.ask(request_document(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
+        many = [asyncio.create_task(vendors.fetch(request_document(f"i{n}"))) for n in range(3 * THREADS_OF_A_TARGET)]
         assert await asyncio.gather(*many) == [{"slow": {}}] * len(many)
         return len(targets.requests)
 
@@ -117,7 +117,7 @@ def test_equal_requests_share_one_call() -> None:
 
     async def main() -> list[Any]:
         vendors = targets.vendors()
-        tasks = [asyncio.create_task(vendors.ask(request_document())) for _ in range(5)]
+        tasks = [asyncio.create_task(vendors.fetch(request_document())) for _ in range(5)]
         await until_async(lambda: targets.requests)
         tasks.pop().cancel()  # the guest has closed its connection, and the others still wait
         gate.set()
@@ -132,8 +132,8 @@ async def test_response_is_cached_for_the_maximum_age_of_the_target() -> None:
 
     vendors = targets.vendors()
     for instance in ("i1", "i1", "i2"):
-        assert await vendors.ask(request_document(instance)) == {"cached": 1, "not_cached": 2}
-    await vendors.ask(request_document("i1", hostname="new"))  # the request differs
+        assert await vendors.fetch(request_document(instance)) == {"cached": 1, "not_cached": 2}
+    await vendors.fetch(request_document("i1", hostname="new"))  # the request differs
     assert [sent for sent in targets.requests if sent[0] == "cached"] == [
         ("cached", "i1"),
         ("cached", "i2"),
@@ -152,7 +152,7 @@ def test_failure_is_not_cached_and_is_logged_once() -> None:
 
     async def main() -> list[Any]:
         vendors = targets.vendors()
-        return [await vendors.ask(request_document()) for _ in range(4)]
+        return [await vendors.fetch(request_document()) for _ in range(4)]
 
     with structlog.testing.capture_logs() as logs:
         assert asyncio.run(main()) == [{"a": {}}, {"a": {}}, {"a": 3}, {"a": 3}]
@@ -162,7 +162,7 @@ def test_failure_is_not_cached_and_is_logged_once() -> None:
 def test_fatal_failure_is_a_503_error() -> None:
     vendors = Targets(a=returns(1), b=fails).vendors
     with pytest.raises(MetadataError) as raised:
-        asyncio.run(vendors(failure_is_fatal=True).ask(request_document()))
+        asyncio.run(vendors(failure_is_fatal=True).fetch(request_document()))
     assert raised.value.status == 503
 
 

@@ -17,7 +17,7 @@ from openimds.resources.errors import StoreUnavailable
 
 async def _query(records: InstanceCache, gate: Event) -> object:
     try:
-        return await records.ask("a", lambda: gate.wait(HANG_SECONDS))
+        return await records.load("a", lambda: gate.wait(HANG_SECONDS))
     finally:
         gate.set()
 

@@ -53,21 +53,21 @@ class PortAuthenticator:
     def identifies(self, _request: Request) -> bool:
         return True
 
-    def at_once(self, request: Request) -> AuthenticatedInstance | None:
-        """Raises AuthError (400, 404, 429)."""
+    def authenticate_from_cache(self, request: Request) -> AuthenticatedInstance | None:
+        """Looks the port and the record up in caches only. Raises AuthError (400, 404, 429)."""
         binding = self._resolver.cached(self._origin(request))
-        record = self._records.cache.known(("instance", binding.port.device_id)) if binding is not None else None
+        record = self._records.cache.cached(("instance", binding.port.device_id)) if binding is not None else None
         if binding is None or record is None or record.answer is None:
             return None
         self._metrics.found.inc()
         return self._authenticated(binding, record, self._take(binding))
 
     async def authenticate(self, request: Request) -> AuthenticatedInstance:
-        """Raises AuthError (400, 404, 429, 503), or DelegateUpstream."""
+        """Loads a missing record from the control API. Raises AuthError (400, 404, 429, 503), or DelegateUpstream."""
         binding = await self._binding(self._origin(request))
         bucket = self._take(binding)
         instance_id = binding.port.device_id
-        record = self._records.cache.known(("instance", instance_id)) or await self._records.load(instance_id)
+        record = self._records.cache.cached(("instance", instance_id)) or await self._records.load(instance_id)
         if record is None or record.answer is None:
             raise DelegateUpstream(partial(self._forward, binding), instance_id, _facts(binding))
         return self._authenticated(binding, record, bucket)
@@ -88,7 +88,7 @@ class PortAuthenticator:
             raise self._error(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts, is_unknown_client=True) from None
         except PortNotReady as error:
             facts = {**origin_facts(origin), "outcome": "unknown", "reason": str(error)}
-            sentence = "It cannot be told yet which instance asks. Try again."
+            sentence = "The instance of this request cannot be determined yet. Try again."
             raise self._error(HTTPStatus.SERVICE_UNAVAILABLE, sentence, _RETRY, facts=facts) from None
 
     def _take(self, binding: Binding) -> TokenBucket | None:
@@ -120,10 +120,10 @@ class PortAuthenticator:
             facts=_facts(binding),
             bucket=bucket,
             # Equal bytes do not identify the client if its binding is for one request only.
-            still=self._validity(binding, bucket) if binding.good else None,
-            elsewhere=partial(self._forward, binding),
+            is_current=self._validity(binding, bucket) if binding.is_valid else None,
+            upstream=partial(self._forward, binding),
         )
-        if binding.good:
+        if binding.is_valid:
             if len(self._instances) >= MAX_INSTANCES:
                 self._instances.clear()
             self._instances[binding] = made

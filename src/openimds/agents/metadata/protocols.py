@@ -23,8 +23,8 @@ class ControlAwayError(Exception):
 class Upstream(Protocol):
     """The connection pool to the metadata API."""
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
-        """Raises UpstreamAwayError."""
+    async def request(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
+        """Sends a request and returns the response. Raises UpstreamAwayError."""
 
 
 class PortView(Protocol):

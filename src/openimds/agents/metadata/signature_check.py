@@ -28,7 +28,7 @@ async def check_signature(upstream: Upstream, secret: Callable[[], str], throttl
     pause = _FIRST_PAUSE_SECONDS
     while True:
         try:
-            answer = await upstream.ask("GET", b"/latest/meta-data/instance-id", _headers(secret()), b"")
+            answer = await upstream.request("GET", b"/latest/meta-data/instance-id", _headers(secret()), b"")
         except UpstreamAwayError as error:
             throttled_log.upstream_away(str(error))
             await asyncio.sleep(pause)

@@ -30,7 +30,7 @@ class PooledUpstream:
     def __str__(self) -> str:
         return str(self._pool.upstream)
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
+    async def request(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
         try:
             return await self._pool.request(
                 ClientRequest(method=method, target=target, headers=headers, body=body), ANSWER_SECONDS

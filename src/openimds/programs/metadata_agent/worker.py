@@ -58,7 +58,7 @@ FIRST_VIEW_SECONDS = 5.0
 MAX_UPSTREAM_CONNECTIONS = 128
 _QUERY_THREADS = 8
 _LIMITS = Limits(body_bytes=256 * 1024)
-_POLL_INTERVALS = PollIntervals(look_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)
+_POLL_INTERVALS = PollIntervals(poll_seconds=0, away_seconds=POLL_SECONDS + GRACE_SECONDS, retry_seconds=1)
 
 log = structlog.get_logger(__name__)
 

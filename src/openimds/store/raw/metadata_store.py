@@ -17,8 +17,8 @@ PROVIDER_TAG = "metadata-provider="
 """A subnet with the tag `metadata-provider=lb-1` is served by the metadata provider `lb-1`. Neutron's plug-ins with
 such providers keep this as `advanced_service_providers` of the subnet. Only administrators and services change it."""
 
-AT_ONCE = 250
-"""Instances of one read. Their user data, of up to 64 KiB each, are in memory several times during a read."""
+BATCH_SIZE = 250
+"""Maximum number of instances of one read. It bounds the memory: a read copies user data (64 KiB each) several times."""
 
 _PORTS = Query(
     ("p.id", "p.attached_id", "p.project_id", "p.network_id"),
@@ -85,8 +85,8 @@ class MetadataStore:
         unreadable: set[str] = set()
         with self._database.read() as transaction:
             revision = transaction.revision()
-            for start in range(0, len(ids), AT_ONCE):
-                some = instances_of(transaction, ids[start : start + AT_ONCE])
+            for start in range(0, len(ids), BATCH_SIZE):
+                some = instances_of(transaction, ids[start : start + BATCH_SIZE])
                 found |= some.instances
                 missing += some.missing
                 unreadable |= some.unreadable

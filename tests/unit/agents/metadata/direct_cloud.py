@@ -173,7 +173,7 @@ class FakeApi:
     def __post_init__(self) -> None:
         self.open.set()
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
+    async def request(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
         if self.unavailable:
             raise UpstreamAwayError("http://api:8775 cannot be reached")
         self.requests.append((method, target, {name.lower(): value for name, value in headers}, body))

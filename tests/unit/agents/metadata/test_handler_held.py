@@ -41,7 +41,7 @@ class MetadataApi:
     handler: MetadataHandler
     requests: list[Request] = field(default_factory=list)
 
-    async def ask(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
+    async def request(self, method: str, target: bytes, headers: Headers, body: bytes) -> Response:
         length = ((b"Content-Length", b"%d" % len(body)),) if body else ()  # the connection pool adds this header
         request = Request(method=method, target=target, headers=(*headers, *length), body=body, peer="127.0.0.1")
         self.requests.append(request)

@@ -78,7 +78,7 @@ async def response_of(
     port = server.sockets[0].getsockname()[1]
     pool = Pool(upstream_of(replace(config, nova_metadata_port=port)))
     try:
-        return (await PooledUpstream(pool).ask("GET", b"/", (), b"")).body
+        return (await PooledUpstream(pool).request("GET", b"/", (), b"")).body
     finally:
         await pool.close()
         server.close()

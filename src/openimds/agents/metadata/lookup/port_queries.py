@@ -133,12 +133,12 @@ class PortQueries:
         try:
             query.is_sent = True
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, self._ask, query.source)
+            return await loop.run_in_executor(self._executor, self._fetch, query.source)
         finally:
             self._limiter.give_back(scope)
 
-    def _ask(self, source: ClientSource) -> tuple[Port, ...]:
-        """Runs on a thread."""
+    def _fetch(self, source: ClientSource) -> tuple[Port, ...]:
+        """Returns the matching ports of the control API. Runs on a thread."""
         networks, attached = self._networks(source)
         if not networks:
             return ()  # a request without a filter would list the ports of all networks

@@ -130,7 +130,7 @@ class PortResolver:
         mirror = self._mirror  # the same checks as in `_is_current`, without its calls
         view = mirror.view()
         return (
-            binding.good
+            binding.is_valid
             and mirror.connected
             and mirror.age_seconds <= self._max_age_seconds
             and view.ports is self._indexed_ports
@@ -168,7 +168,7 @@ class PortResolver:
             port = await self._hold_queue.hold(lambda: self._decide(source), source.watch_keys)
         except (NoSinglePort, PortNotReady):
             return None
-        return None if port.device_id == binding.port.device_id else Binding(source, port, good=False)
+        return None if port.device_id == binding.port.device_id else Binding(source, port, is_valid=False)
 
     def refresh(self) -> None:
         """Updates the index to the mirror's current view, and ends bindings, queries and waits that it concerns."""
@@ -211,7 +211,7 @@ class PortResolver:
         port = await self._hold_queue.hold(lambda: self._decide(source), source.watch_keys)
         # The change of a port at another place does not end a binding.
         if source.is_mac_from_neighbours or self._index.is_uncertain(source):
-            return Binding(source, port, good=False)
+            return Binding(source, port, is_valid=False)
         return self._bind(origin, source, port)
 
     async def _with_neighbour_mac(self, source: ClientSource) -> ClientSource:
@@ -248,7 +248,7 @@ class PortResolver:
         """Caches the binding if the mirror has this very port, because only then its end is notified."""
         self._forget(origin)
         if not self._index.holds(port):
-            return Binding(source, port, good=False)
+            return Binding(source, port, is_valid=False)
         binding = Binding(source, port)
         if len(self._bindings) >= MAX_BINDINGS:
             self._forget(next(iter(self._bindings)))
@@ -261,7 +261,7 @@ class PortResolver:
         binding = self._bindings.pop(origin, None)
         if binding is None:
             return
-        binding.good = False
+        binding.is_valid = False
         for key in binding.source.watch_keys:
             origins: set[Any] = self._origins_by_key.get(key, set())
             origins.discard(origin)

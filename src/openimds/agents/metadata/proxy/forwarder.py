@@ -80,7 +80,7 @@ class Forwarder:
         try:
             # Servers differ in where a target with a space ends.
             target = request.target.replace(b" ", b"%20")
-            answer = await self._upstream.ask(request.method, target, headers, request.body)
+            answer = await self._upstream.request(request.method, target, headers, request.body)
         except UpstreamAwayError as error:
             self._metrics.upstream_failures.inc()
             self._throttled_log.upstream_away(str(error))

@@ -161,7 +161,7 @@ def test_a_change_ends_only_the_bindings_of_its_port() -> None:
         world.publish(changed, b)
         assert not port_resolver.trusts(of_b)  # until the change is applied
         port_resolver.refresh()
-        assert (of_a.good, of_b.good) == (False, True)
+        assert (of_a.is_valid, of_b.is_valid) == (False, True)
         assert port_resolver.trusts(of_b)
         assert (await port_resolver.resolve(ClientOrigin(*AT, MAC_A))).port is changed
         assert world.queries == []
@@ -178,7 +178,7 @@ def test_a_second_port_with_the_same_mac_and_address_ends_the_binding() -> None:
         binding = await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
         world.publish(a, port("twin", MAC_A))
         port_resolver.refresh()
-        assert not binding.good
+        assert not binding.is_valid
         with pytest.raises(NoSinglePort, match="more than one"):
             await port_resolver.resolve(ClientOrigin(*AT, MAC_A))
 
@@ -194,7 +194,7 @@ def test_a_router_that_leaves_a_network_does_not_find_its_clients_any_longer() -
         binding = await port_resolver.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
         world.publish(a)
         port_resolver.refresh()
-        assert not binding.good
+        assert not binding.is_valid
         with pytest.raises(NoSinglePort):
             await port_resolver.resolve(ClientOrigin("router:r1", "10.0.0.5", MAC_A))
         # A router without networks sends no query for all networks.
@@ -253,7 +253,7 @@ def test_bindings_are_bounded_and_an_evicted_binding_is_invalid(monkeypatch: pyt
             await port_resolver.resolve(ClientOrigin("network:n1", f"10.0.0.{n}", f"fa:16:3e:00:00:{n:02x}"))
             for n in range(3)
         ]
-        assert [binding.good for binding in found] == [False, True, True]
+        assert [binding.is_valid for binding in found] == [False, True, True]
 
     run(world, scenario)
 
@@ -345,6 +345,6 @@ def test_a_change_of_subnets_alone_wakes_held_requests_and_ends_bindings(monkeyp
         world.now = replace(world.now, subnets=home)
         assert not port_resolver.trusts(binding)  # the binding is invalid before the event, too
         port_resolver.refresh()
-        assert not binding.good
+        assert not binding.is_valid
 
     run(world, scenario)
