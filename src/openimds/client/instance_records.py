@@ -276,7 +276,7 @@ class InstanceRecordSource:
     # Records ------------------------------------------------------------------------------------------------------
 
     def instance(self, instance_id: str) -> Instance | None:
-        """Loads a record, and blocks. Loads of the same few milliseconds share a request."""
+        """Loads a record. Blocks. Loads that start within a few milliseconds share one request."""
         timeout_seconds = 2 * RESPONSE_TIMEOUT_SECONDS
         try:
             return self._batcher.load(instance_id).result(timeout_seconds)
@@ -300,7 +300,7 @@ class InstanceRecordSource:
         return self._changes.revision
 
     def after(self, revision: int | None) -> ChangeSet:
-        """The changes after `revision`; everything if it is None or too old."""
+        """The changes after `revision`. Everything counts as changed if `revision` is None or too old."""
         changes, self._changes = self._changes, None
         if changes is None or revision is None or revision != self._revision:
             changes = self._poll(revision, 0)

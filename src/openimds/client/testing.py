@@ -137,7 +137,7 @@ class FakeControl:
         self._state.tokens.clear()
 
     def fail_with(self, status: int | None) -> None:
-        """Sends this status for every call except logins; None for normal responses."""
+        """The status of the response to every call except logins. None if responses are normal."""
         with self._changed:
             self._failing = status
             self._changed.notify_all()

@@ -31,7 +31,7 @@ LOG_INTERVAL_SECONDS = 10.0
 
 
 class ConnectionLimiter:
-    """Counts the connections of one server by address. One event loop uses it."""
+    """Counts the connections of one server by address. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._limit = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)

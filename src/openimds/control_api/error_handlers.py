@@ -1,7 +1,7 @@
-"""Exceptions to error responses.
+"""Converts exceptions to error responses.
 
 The path decides the JSON of the error: Keystone's for `/v3`, Neutron's for `/network`, Nova's for `/compute`, Glance's for
-`/image`. All other paths have Keystone's, which every client can display.
+`/image`. All other paths have Keystone's form, which every client can display.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class InstanceCache:
         self._max_document_bytes = max_document_bytes
         self._document_bytes = 0
         self._responded_at = 0.0
-        """The time of the store's last response, in the event loop's time."""
+        """The value of `loop.time()` at the store's last response."""
         self._records: OrderedDict[Hashable, CacheEntry] = OrderedDict()
         self._queries: dict[Hashable, asyncio.Future[CacheEntry]] = {}
         self._of_port: defaultdict[str, set[Hashable]] = defaultdict(set)

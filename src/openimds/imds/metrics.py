@@ -27,7 +27,7 @@ SECONDS = Histogram(
 )
 STORE_AWAY = Gauge(
     "openimds_metadata_store_away",
-    "1 while the store does not answer and instances are served from memory.",
+    "1 while the store does not respond and instances are served from the cache.",
     multiprocess_mode="livemax",
 )
 

@@ -131,7 +131,7 @@ def host_routes(dhcp: DhcpNetwork, subnet: Subnet, options: MetadataOptions) -> 
 
 
 def rejected_options(dhcp: DhcpNetwork) -> tuple[tuple[str, str], ...]:
-    """The (port id, option name) of each extra option that is not allowed, or has a value that is not one plain line."""
+    """The (port id, option name) of each extra option that is not allowed, or whose value contains a line separator."""
     return tuple(
         (port.id, option.name)
         for port in dhcp.ports

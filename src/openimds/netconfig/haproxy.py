@@ -86,7 +86,7 @@ class ProxySettings:
     connections_per_guest: int = 256
     """The maximum number of open connections of one address. 0 means unlimited."""
     strict_hosts: tuple[str, ...] | None = None
-    """The allowed values of `Host`; forwarded requests are rejected too. None if requests are not checked."""
+    """The allowed values of `Host`. None if requests are not checked. Otherwise forwarded requests are rejected too."""
     rate_limit: HaproxyRateLimit | None = None
 
 

@@ -45,7 +45,7 @@ class ListenAddress:
     device: str = ""
     """The device of a link-local address; empty for any other address."""
     device_index: int = 0
-    """The index of the device; 0 if it is unknown or if there is no device."""
+    """The index of the device. 0 if the index is unknown or there is no device."""
 
     @property
     def is_ipv6(self) -> bool:

@@ -52,7 +52,7 @@ class FdStore:
     """
 
     def __init__(self, inherited: MutableMapping[str, list[socket.socket]], notify_address: str) -> None:
-        """`inherited` maps names as they stand in LISTEN_FDNAMES to sockets."""
+        """`inherited`: the sockets by their names in LISTEN_FDNAMES."""
         self._untaken = inherited
         self._address = notify_address
         self._channel: socket.socket | None = None
@@ -81,7 +81,10 @@ class FdStore:
             return tuple(name for name, sockets in self._untaken.items() if sockets)
 
     def take(self, name: str) -> socket.socket | None:
-        """Returns a socket that an earlier process put, each only once. The caller owns it and calls `forget` later."""
+        """Returns a socket that an earlier process stored. A second call returns another socket or None.
+
+        The caller owns the socket, and calls `forget` when the socket is no longer used.
+        """
         with self._lock:
             sockets = self._untaken.get(_wire_name(name))
             if not sockets:

@@ -17,8 +17,8 @@ OTHERS_MAY_PASS = 0o001
 def is_closed_to_others(folder: Path) -> bool:
     """Returns whether users other than the owner cannot traverse the path to `folder`.
 
-    Dnsmasq and radvd reread their files after they dropped root. On a closed path they must keep root, because they
-    would otherwise keep the old contents without an error.
+    dnsmasq and radvd reread their files after they dropped root. If the path is closed, they must keep root: a process
+    that cannot read its files again uses their old contents without an error.
     """
     closed = [each for each in (folder, *folder.parents) if each.exists() and not each.stat().st_mode & OTHERS_MAY_PASS]
     if closed:

@@ -104,4 +104,4 @@ class Signals:
 
 
 def _do_nothing(_number: int, _frame: FrameType | None) -> None:
-    """A handler for `signal.signal`: the interpreter writes only signals with a Python handler into the pipe."""
+    """The handler for `signal.signal`. The interpreter writes a signal into the pipe only if it has a Python handler."""

@@ -7,7 +7,7 @@ import resource
 
 
 def raise_nofile() -> int:
-    """Raises the soft limit of open files to the hard limit. Returns the soft limit from before."""
+    """Raises the soft limit of open files to the hard limit. Returns the former soft limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

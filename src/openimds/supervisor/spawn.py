@@ -1,4 +1,4 @@
-"""The start of a part's process as by systemd: output to the log file, stored sockets from descriptor 3 on."""
+"""Starts the process of a part as systemd does: output to the log file, stored sockets from descriptor 3 on."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class StateDir:
         return status if isinstance(status, dict) else {}
 
     def purge(self) -> tuple[str, ...]:
-        """Removes the files of openimds. Returns the names of foreign files, which stay."""
+        """Removes the files of openimds. Returns the names of the other files, which are not removed."""
         for name in OWN_FILES:
             path = self.path / name
             if path.is_dir() and not path.is_symlink():

@@ -257,7 +257,7 @@ ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 def unsupported_router() -> APIRouter:
-    """Routes of Nova's API that openimds does not implement. They answer 501 with a reason."""
+    """Routes of Nova's API that openimds does not implement. They respond 501 with a reason."""
     routes = APIRouter(dependencies=AUTHENTICATED)
     for path, reason in UNSUPPORTED_PATHS:
         routes.add_api_route(path, _refusal(reason), methods=list(ALL_METHODS), include_in_schema=False)

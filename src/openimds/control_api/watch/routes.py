@@ -98,7 +98,7 @@ class RecordChanges(Protocol):
     """Reads the instances that changed from the change log. Raises StoreUnavailable."""
 
     kinds: frozenset[str]
-    """The kinds of changes that documents can show."""
+    """The kinds of objects whose changes can change a document."""
 
     def after(self, revision: int | None) -> ChangeSet: ...
 

@@ -31,7 +31,7 @@ _REQUEST_LINE = re.compile(
 last space, so a line has only one reading."""
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _PROBE_LINE = b"POST / HTTP/1.1\r\n"
-"""Replaces the request line when llhttp parses the headers, because llhttp accepts more request lines."""
+"""llhttp parses the headers after this line instead of the request line, which it would check less strictly."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

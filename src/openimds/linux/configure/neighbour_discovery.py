@@ -76,7 +76,7 @@ def dad_state(handle: NamespaceHandle, device: str, interface: str) -> DadState 
 def restart_dad(namespace: str, device: str, interface: str) -> None:
     """Removes an address and adds it again with duplicate address detection.
 
-    The address does not answer until the detection has finished. Raises OSError, NamespaceMissingError.
+    The kernel does not use the address until the detection has finished. Raises OSError, NamespaceMissingError.
     """
 
     def work() -> None:
@@ -120,7 +120,7 @@ class NeighbourProbe:
         self.socket = _open_icmpv6_socket(device, link.index)
 
     def receive(self, datagram: bytes) -> tuple[()]:
-        """Handles a neighbour advertisement on the link. It never requires a reconcile pass, so it has no watch keys."""
+        """Handles a neighbour advertisement. Returns no watch keys, because a reply requires no reconcile pass."""
         if datagram[:1] == bytes([ND_NEIGHBOR_ADVERT]) and datagram[8:24] == self._target:
             self._is_answered = True
         return ()

@@ -44,10 +44,8 @@ def iptables_uses_nftables() -> bool:
 
 
 class GenerationReader:
-    """Decides when the rules of the root namespace are read again: after a change, but during at most a tenth of the
-    time.
-
-    Not thread-safe.
+    """Decides when the rules of the root namespace are read again: after a change, and only as often as all reads together
+    take at most a tenth of the time. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -72,9 +70,9 @@ class GenerationReader:
         self._earliest = time.monotonic() + PAUSE_PER_READ * (time.monotonic() - started)
 
     def count_own_change(self) -> None:
-        """Accounts for a transaction of this process, so that its result need not be read.
+        """Counts one transaction of this process, after which the rules are not read again.
 
-        If another program changed rules in between, the rules are read again.
+        They are read again if another program has changed rules at the same time.
         """
         if self._generation is not None and ruleset_generation() == self._generation + 1:
             self._generation += 1

@@ -106,7 +106,7 @@ class PidFileDaemons:
             terminate(pid)
 
     def stop(self, daemon: Daemon, *, grace_seconds: float = 2) -> None:
-        """Sends SIGTERM, then SIGKILL. Idempotent. A process with another command line is left alone."""
+        """Sends SIGTERM, then SIGKILL. Idempotent. Does nothing if the process has another command line."""
         pid = _read_pid_file(daemon)
         if pid is not None and command_line(pid) == daemon.argv:
             terminate(pid, grace_seconds=grace_seconds)

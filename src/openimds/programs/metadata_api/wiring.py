@@ -81,7 +81,7 @@ def plan_service(config: MetadataApiConfig) -> ServiceConfig:
 
 
 class WorkerState:
-    """The state of one worker, which outlives the handlers of each configuration."""
+    """The state of one worker. It is kept when a reload of the configuration replaces the handler."""
 
     def __init__(self, database: Database) -> None:
         self.instances = MetadataStore(database)

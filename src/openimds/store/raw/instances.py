@@ -210,7 +210,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Server(NamedTuple):
-    """A row of `servers` with the password and the EC2 numbers. JSON columns are text, bytes are hexadecimal."""
+    """A row of `servers` with the password and the EC2 numbers. JSON columns are text. Bytes are in hexadecimal."""
 
     id: str
     project_id: str

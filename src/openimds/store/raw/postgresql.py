@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 
 
 class SilentServerError(psycopg.OperationalError):
-    """The server did not answer in time. The outcome of the statement is unknown; the connection is closed."""
+    """The server sent nothing within the limit. The outcome of the statement is unknown, and the connection is closed."""
 
 
 class LimitedConnection(psycopg.Connection[Any]):
