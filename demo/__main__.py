@@ -8,28 +8,30 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from demo import walkthrough
-from demo.terminal import DemoError, Terminal, demo_environment, free_port, machine_state, quoted
+from demo.terminal import DemoError, Terminal, demo_environment, free_port, leftovers, namespaces, owned_devices, quoted
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the system running at the end")
     keep = parser.parse_args().keep
-    before = machine_state()
     started = time.monotonic()
     setup = _setup()
+    earlier_namespaces = namespaces(setup.prefix)
+    devices: frozenset[str] = frozenset()
     try:
         failed_checks = _run(setup)
     finally:
         if not keep:
+            devices = owned_devices(setup.state_dir)
             setup.terminal.heading("The end: `openimds down` removes everything")
             _remove(setup)
     if not keep:
-        failed_checks += _leftovers(before)
+        found = leftovers(setup.folder.parent, setup.prefix, devices, earlier_namespaces)
+        failed_checks += [f"nothing is left: {resource}" for resource in found]
     print(f"\nfinished in {time.monotonic() - started:.0f} s; ", end="")
     print("every check passed." if not failed_checks else "FAILED:\n  " + "\n  ".join(failed_checks))
     if keep:
@@ -77,11 +79,6 @@ def _remove(setup: walkthrough.Setup) -> None:
     except DemoError as broken:
         setup.terminal.failed_checks.append(str(broken))
     subprocess.run(["rm", "-rf", str(setup.folder.parent)], check=False)
-
-
-def _leftovers(before: dict[str, Sequence[str]]) -> list[str]:
-    after = machine_state()
-    return [f"{what} are the same as before" for what in before if before[what] != after[what]]
 
 
 def _show_logs(setup: walkthrough.Setup) -> None:

@@ -1,16 +1,19 @@
-"""The terminal of the demo: shows and runs commands, checks claims, and compares the machine before and after."""
+"""The terminal of the demo: shows and runs commands, checks claims, and finds what the demo left behind."""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from openimds.linux.firewall.notrack import table_name
 
 COMMAND_TIMEOUT_SECONDS = 90
 BIN = Path(sys.executable).parent
@@ -116,19 +119,33 @@ def free_port(preferred: int) -> int:
     raise DemoError("no free TCP port on 127.0.0.1")
 
 
-def machine_state() -> dict[str, Sequence[str]]:
-    """Returns namespaces, devices, firewall rules and programs, which must be the same before and after the demo."""
-    commands = {
-        "namespaces": "ip netns list | cut -d' ' -f1 | sort",
-        "devices": "ip -o link | cut -d: -f2 | cut -d@ -f1 | sort",
-        "iptables": "iptables-save | grep -v '^[#:]' | sort",
-        "nftables": "nft list tables | grep -v 'table ip6\\? \\(nat\\|mangle\\|filter\\|raw\\)$' | sort",
-        "programs": "ps -eo args | grep -E '(^|/)(haproxy|dnsmasq|udhcpc) |bin/openimds ' | grep -v grep | sort",
-    }
-    return {
-        name: subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False).stdout.split("\n")
-        for name, command in commands.items()
-    }
+def owned_devices(state_dir: Path) -> frozenset[str]:
+    """The network devices of the root namespace in the agents' ownership record."""
+    folder = state_dir / "owned" / "link"
+    return frozenset(entry.name for entry in folder.iterdir()) if folder.exists() else frozenset()
+
+
+def namespaces(prefix: str) -> frozenset[str]:
+    """The namespaces on the machine whose names are those of networks, routers and instances with this prefix."""
+    names = (line.split()[0] for line in _lines("ip", "netns", "list"))
+    return frozenset(name for name in names if re.match(rf"{re.escape(prefix)}q(dhcp|router|vm)-", name))
+
+
+def leftovers(folder: Path, prefix: str, devices: frozenset[str], earlier_namespaces: frozenset[str]) -> list[str]:
+    """The resources of the demo that exist on the machine. Resources of other systems on the machine are ignored."""
+    links = {line.split(":")[1].strip().partition("@")[0] for line in _lines("ip", "-o", "link")}
+    return [
+        *(f"namespace {name}" for name in sorted(namespaces(prefix) - earlier_namespaces)),
+        *(f"device {name}" for name in sorted(devices & links)),
+        *(f"nftables {line}" for line in _lines("nft", "list", "tables") if line.split()[-1] == table_name(prefix)),
+        *(f"iptables {line}" for line in _lines("iptables-save") if any(f" {name} " in f"{line} " for name in devices)),
+        *(f"process {line}" for line in _lines("ps", "-wweo", "pid,args") if str(folder) in line),
+    ]
+
+
+def _lines(*argv: str) -> list[str]:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return [line.strip() for line in done.stdout.splitlines() if line.strip()]
 
 
 def quoted(*words: str) -> str:
