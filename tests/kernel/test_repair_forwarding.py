@@ -27,7 +27,7 @@ from openimds.netconfig.namespace_state import Bridge
 SWITCH = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 RULE = '-A FORWARD -i brqtest -o brqtest -m comment --comment "openimds: bridged" -j ACCEPT'
 
-VIEW = SimpleNamespace(revision=1)
+VIEW = SimpleNamespace(revision=1, is_trusted=True)
 
 
 class OneBridge:
