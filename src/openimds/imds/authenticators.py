@@ -178,7 +178,7 @@ class SignatureAuthenticator:
         return await self._records.record(("instance", instance_id), lambda: self._instances.instance(instance_id))
 
     def _authenticated(self, claim: InstanceClaim, record: CacheEntry, secret: str = "") -> AuthenticatedInstance:
-        instance: Instance | None = record.answer
+        instance: Instance | None = record.value
         if instance is None:
             log.info("signed request for an unknown instance", instance_id=claim.instance_id[:64])
             raise not_found()
@@ -249,6 +249,6 @@ class AddressAuthenticator:
             log.warning("client address without a single instance", address=address, instances=len(ids))
             raise not_found()
         record = await self._records.record(("instance", ids[0]), lambda: self._instances.instance(ids[0]))
-        if record.answer is None:
+        if record.value is None:
             raise not_found()
-        return AuthenticatedInstance(record=record, instance=record.answer, address=address)
+        return AuthenticatedInstance(record=record, instance=record.value, address=address)

@@ -36,22 +36,22 @@ RandomBytes = Callable[[int], bytes]
 class RenderedDocument:
     """A document for repeated use. Its body is complete, or has a gap for new random bytes."""
 
-    answer: Document
+    document: Document
     before: bytes = b""
     after: bytes = b""
     seed_bytes: int = 0
-    """The number of random bytes, in base64, between `before` and `after`. 0 if the body is that of `answer`."""
+    """The number of random bytes, in base64, between `before` and `after`. 0 if the body is that of `document`."""
 
     @property
     def size(self) -> int:
-        return len(self.answer.body) + len(self.before) + len(self.after)
+        return len(self.document.body) + len(self.before) + len(self.after)
 
     def again(self, seeds: RandomSeeds) -> Document:
         """Returns the document, with new random bytes if it has a gap."""
         if not self.seed_bytes:
-            return self.answer
+            return self.document
         body = b"".join((self.before, seeds.text(self.seed_bytes), self.after))
-        return Document(self.answer.status, self.answer.content_type, body, self.answer.headers)
+        return Document(self.document.status, self.document.content_type, body, self.document.headers)
 
 
 class RandomSeeds:
@@ -109,14 +109,14 @@ class SeedProbe:
         self._given.append(os.urandom(count))
         return self._given[-1]
 
-    def rendered(self, answer: Document) -> RenderedDocument | None:
+    def rendered(self, document: Document) -> RenderedDocument | None:
         """Returns the document with a gap for random bytes. None if their position is ambiguous."""
         if not self._given:
-            return RenderedDocument(answer)
-        before, found, after = answer.body.partition(b64encode(self._given[0]))
+            return RenderedDocument(document)
+        before, found, after = document.body.partition(b64encode(self._given[0]))
         if len(self._given) > 1 or not found or b64encode(self._given[0]) in after:
             return None
-        bodiless = Document(answer.status, answer.content_type, b"", answer.headers)
+        bodiless = Document(document.status, document.content_type, b"", document.headers)
         return RenderedDocument(bodiless, before, after, len(self._given[0]))
 
 
@@ -185,7 +185,7 @@ class DocumentCache:
         rendered = probe.rendered(decision if probe.is_used else with_etag(decision))
         if rendered is None:
             return route(request, self._context(instance, today, self._random_bytes))
-        self._records.keep_document(instance.record, key, rendered, rendered.size)
+        self._records.cache_document(instance.record, key, rendered, rendered.size)
         return rendered
 
     def _key(self, request: DocumentRequest, instance: AuthenticatedInstance, today: str) -> Hashable:

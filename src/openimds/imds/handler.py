@@ -149,8 +149,8 @@ class MetadataHandler:
         path = _path_of(request)
         instance = None if path.is_public else self._authenticator.authenticate_from_cache(request)
         if instance is None:
-            return self._authenticate_and_answer(request, path, trace)
-        return self._answer(request, path, instance, trace)
+            return self._authenticate_and_respond(request, path, trace)
+        return self._respond(request, path, instance, trace)
 
     def _admit(self, request: Request) -> None:
         """Raises AuthError for a request that is rejected before its client and its path are looked at."""
@@ -172,15 +172,15 @@ class MetadataHandler:
             )
         self._authenticator.admit(request)
 
-    async def _authenticate_and_answer(self, request: Request, path: Path, trace: RequestTrace) -> Document:
+    async def _authenticate_and_respond(self, request: Request, path: Path, trace: RequestTrace) -> Document:
         if path.is_public:
             instance = await self._instance_of_public(request)
         else:
             instance = await self._authenticator.authenticate(request)
         if instance is None:
             return _conditional(root_document(request.method), request)
-        answer = self._answer(request, path, instance, trace)
-        return answer if isinstance(answer, Document) else await answer
+        result = self._respond(request, path, instance, trace)
+        return result if isinstance(result, Document) else await result
 
     async def _instance_of_public(self, request: Request) -> AuthenticatedInstance | None:
         """Returns the instance of a request for `/`. None if it is unknown: then `/` is public.
@@ -196,7 +196,7 @@ class MetadataHandler:
         except (MetadataError, StoreUnavailable):
             return None
 
-    def _answer(
+    def _respond(
         self, request: Request, path: Path, instance: AuthenticatedInstance, trace: RequestTrace
     ) -> Document | Coroutine[Any, Any, Document]:
         trace.instance_id, trace.authenticated, trace.facts = instance.instance.id, instance, instance.facts
@@ -225,8 +225,8 @@ class MetadataHandler:
                 return _conditional(await self._store_password(instance.instance.id, text), request)
             case FetchVendordata():
                 wanted = vendordata_request(instance.instance)
-                answers = await self._vendors.fetch(wanted) if self._vendors else {}
-                return _conditional(vendor_data2(self._settings, answers), request)
+                responses = await self._vendors.fetch(wanted) if self._vendors else {}
+                return _conditional(vendor_data2(self._settings, responses), request)
 
     async def _store_password(self, instance_id: str, text: str) -> Document:
         if self._passwords is None:

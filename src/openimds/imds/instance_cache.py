@@ -37,11 +37,11 @@ class CacheEntry:
     `is_valid` is False once the entry is dropped. A request that received the entry before must not cache anything in it.
     """
 
-    __slots__ = ("__weakref__", "answer", "documents", "is_valid", "key", "used")
+    __slots__ = ("__weakref__", "documents", "is_valid", "key", "used", "value")
 
-    def __init__(self, key: Hashable, answer: Any) -> None:
+    def __init__(self, key: Hashable, value: Any) -> None:
         self.key = key
-        self.answer = answer
+        self.value = value
         self.is_valid = True
         self.used = False
         """Whether the entry was used since the last eviction pass. Setting a flag is cheaper than moving the entry."""
@@ -82,8 +82,8 @@ class InstanceCache:
 
         The key of an instance is `("instance", ID)`.
         """
-        answer: T = (await self.record(key, query)).answer
-        return answer
+        value: T = (await self.record(key, query)).value
+        return value
 
     def cached(self, key: Hashable) -> CacheEntry | None:
         """Returns the cached entry. None if there is none."""
@@ -112,9 +112,9 @@ class InstanceCache:
             except TimeoutError:
                 silent = now() - max(self._responded_at, began)
                 if silent >= SILENCE_SECONDS or now() - began >= MAX_WAIT_SECONDS:
-                    raise StoreUnavailable(f"the store did not answer within {now() - began:.0f} s") from None
+                    raise StoreUnavailable(f"the store did not respond within {now() - began:.0f} s") from None
 
-    def keep_document(self, record: CacheEntry, key: Hashable, rendered: CachedDocument, size_bytes: int) -> None:
+    def cache_document(self, record: CacheEntry, key: Hashable, rendered: CachedDocument, size_bytes: int) -> None:
         """Caches a rendered document of this size. If the cache is full, the oldest records lose their documents first."""
         if not record.is_valid:
             return
@@ -146,9 +146,9 @@ class InstanceCache:
     async def _run_query(self, key: Hashable, query: Callable[[], object]) -> CacheEntry:
         here = asyncio.current_task()
         try:
-            answer = await self._result(key, query)
+            value = await self._result(key, query)
             self._responded_at = asyncio.get_running_loop().time()
-            record = CacheEntry(key, answer)
+            record = CacheEntry(key, value)
             if self._queries.get(key) is here:
                 self._keep(record)
             else:
@@ -165,8 +165,8 @@ class InstanceCache:
 
     def _keep(self, record: CacheEntry) -> None:
         self._records[record.key] = record
-        if isinstance(record.answer, Instance):
-            for nic in record.answer.nics:
+        if isinstance(record.value, Instance):
+            for nic in record.value.nics:
                 self._of_port[nic.port_id].add(record.key)
                 self._of_network[nic.network_id].add(record.key)
         elif not _is_instance(record.key):
@@ -192,8 +192,8 @@ class InstanceCache:
             record.is_valid = False
             self._forget_documents(record)
             self._of_no_instance.discard(key)
-            if isinstance(record.answer, Instance):
-                for nic in record.answer.nics:
+            if isinstance(record.value, Instance):
+                for nic in record.value.nics:
                     _discard(self._of_port, nic.port_id, key)
                     _discard(self._of_network, nic.network_id, key)
 

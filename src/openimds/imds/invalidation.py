@@ -50,7 +50,7 @@ class ChangePoller:
         self._intervals = intervals or PollIntervals()
         self._stopped = threading.Event()
         self._revision: int | None = None
-        self._answered_at = time.monotonic()
+        self._responded_at = time.monotonic()
         self._is_away = False
         self._thread = threading.Thread(target=self._run, name="freshness", daemon=True)
         self._loop: asyncio.AbstractEventLoop
@@ -83,7 +83,7 @@ class ChangePoller:
                 self._revision = None  # the missed changes are unknown, so everything counts as changed
                 self._stopped.wait(1)
             else:
-                self._answered_at = time.monotonic()
+                self._responded_at = time.monotonic()
                 if self._is_away:
                     self._call_on_loop(self._set_store_state, False, "")
 
@@ -100,8 +100,8 @@ class ChangePoller:
 
     def _check_silence(self) -> None:
         away_seconds = self._intervals.away_seconds
-        if time.monotonic() - self._answered_at > away_seconds:
-            self._set_store_state(True, f"no answer for {away_seconds:g} s")
+        if time.monotonic() - self._responded_at > away_seconds:
+            self._set_store_state(True, f"no response for {away_seconds:g} s")
         self._check = self._loop.call_later(away_seconds / 4, self._check_silence)
 
     def _set_store_state(self, away: bool, reason: str) -> None:

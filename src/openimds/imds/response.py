@@ -79,7 +79,7 @@ class CachedResponse:
         if rendered.seed_bytes:
             seed = self.seeds.text(rendered.seed_bytes)
         else:
-            before = rendered.answer.body
+            before = rendered.document.body
         seconds = time() - started
         if seconds < 0:
             seconds = 0.0  # the clock was set back
@@ -137,16 +137,16 @@ class ResponseBuilder:
         self._unknown_clients = unknown_clients
         self._generation = HandlerGeneration()
 
-    def finish(self, request: Request, answer: Document | Response, trace: RequestTrace) -> Response:
+    def finish(self, request: Request, result: Document | Response, trace: RequestTrace) -> Response:
         """Counts, logs and builds the response. A forwarded response of the metadata API is returned unchanged."""
-        METRICS.answered(answer.status, monotonic() - trace.started)
-        if self._unknown_clients is not None and (trace.is_unknown_client or answer.status in _REJECTED):
+        METRICS.answered(result.status, monotonic() - trace.started)
+        if self._unknown_clients is not None and (trace.is_unknown_client or result.status in _REJECTED):
             self._unknown_clients.count(request.listener, request.mac, request.peer)
-        became = {"status": answer.status, "bytes": len(answer.body)}
+        became = {"status": result.status, "bytes": len(result.body)}
         line = self._write_line(request, REQUEST_ANSWERED, trace, became)
-        if isinstance(answer, Response):
-            return answer
-        return self._response(answer, trace, self._replay(request, answer, trace, line))
+        if isinstance(result, Response):
+            return result
+        return self._response(result, trace, self._replay(request, result, trace, line))
 
     def give_up(self, request: Request, trace: RequestTrace) -> None:
         """Logs a request whose client closed the connection. An action of the request, such as storing a password, may be
@@ -158,9 +158,9 @@ class ResponseBuilder:
         """Ends the replay of all responses of this handler."""
         self._generation.is_valid = False
 
-    def _response(self, answer: Document, trace: RequestTrace, replay: Replay | None) -> Response:
-        headers, hop_limit = [(b"Content-Type", answer.content_type.encode())], None
-        for name, value in answer.headers:
+    def _response(self, document: Document, trace: RequestTrace, replay: Replay | None) -> Response:
+        headers, hop_limit = [(b"Content-Type", document.content_type.encode())], None
+        for name, value in document.headers:
             if name == HOP_LIMIT and not self._is_agent_next:
                 # Only an agent reads the header. A namespace proxy cannot set the hop limit of a response.
                 hop_limit = int(value) if self._is_direct else None
@@ -168,7 +168,7 @@ class ResponseBuilder:
                 headers.append((name.encode(), value.encode()))
         headers.append((_REQUEST_ID, trace.request_id.encode()))
         return Response(
-            status=answer.status, headers=tuple(headers), body=answer.body, replay=replay, hop_limit=hop_limit
+            status=document.status, headers=tuple(headers), body=document.body, replay=replay, hop_limit=hop_limit
         )
 
     def _write_line(self, request: Request, event: str, trace: RequestTrace, became: Mapping[str, object]) -> Line:
@@ -178,9 +178,9 @@ class ResponseBuilder:
         line(trace.request_id, (monotonic() - trace.started) * 1000)
         return line
 
-    def _replay(self, request: Request, answer: Document, trace: RequestTrace, line: Line) -> Replay | None:
+    def _replay(self, request: Request, document: Document, trace: RequestTrace, line: Line) -> Replay | None:
         authenticated, rendered = trace.authenticated, trace.rendered
-        if authenticated is None or rendered is None or (request.method, answer.status) != ("GET", 200):
+        if authenticated is None or rendered is None or (request.method, document.status) != ("GET", 200):
             return None
         if not authenticated.secret and authenticated.is_current is None:
             return None

@@ -26,8 +26,8 @@ from openimds.resources.instance import VendordataResponse
 log = structlog.get_logger(__name__)
 
 THREADS_OF_A_TARGET = 32
-MAX_KEPT_ANSWERS = 10_000
-MAX_KEPT_BYTES = 32 * 1024 * 1024
+MAX_CACHED_RESPONSES = 10_000
+MAX_CACHED_BYTES = 32 * 1024 * 1024
 
 ANSWERS = Counter(
     "openimds_vendordata_answers",
@@ -69,16 +69,16 @@ class VendordataTargets:
     async def fetch(self, document: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the responses by target name, `{}` for a failed one. Raises MetadataError (503) if failures are fatal."""
         key = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).digest()
-        answers = await asyncio.gather(*(client.response(key, document) for client in self._clients))
-        failed = [client.name for client, answer in zip(self._clients, answers, strict=True) if answer is None]
+        responses = await asyncio.gather(*(client.response(key, document) for client in self._clients))
+        failed = [client.name for client, response in zip(self._clients, responses, strict=True) if response is None]
         if failed and self._failure_is_fatal:
             sentence = f"The vendor data service {failed[0]} does not answer."
             raise MetadataError(503, sentence, (("Retry-After", "1"),))
-        return {client.name: _content(answer) for client, answer in zip(self._clients, answers, strict=True)}
+        return {client.name: _content(response) for client, response in zip(self._clients, responses, strict=True)}
 
 
-def _content(answer: VendordataResponse | None) -> Any:
-    return {} if answer is None or answer.content is None else answer.content
+def _content(response: VendordataResponse | None) -> Any:
+    return {} if response is None or response.content is None else response.content
 
 
 class _TargetClient:
@@ -90,27 +90,27 @@ class _TargetClient:
         self._post = post
         self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(THREADS_OF_A_TARGET, f"vendor-{target.name}")
-        self._under_way: dict[bytes, asyncio.Task[VendordataResponse | None]] = {}
-        self._kept = VendordataCache()
+        self._running: dict[bytes, asyncio.Task[VendordataResponse | None]] = {}
+        self._cache = VendordataCache()
         self._fails = False
 
     async def response(self, key: bytes, document: Mapping[str, Any]) -> VendordataResponse | None:
         """Returns the response. None if the target failed. Equal documents have equal keys."""
-        kept = self._kept.get(key)
-        if kept is not None:
+        cached = self._cache.get(key)
+        if cached is not None:
             ANSWERS.labels(self.name, "kept").inc()
-            return kept
-        task = self._under_way.get(key)
+            return cached
+        task = self._running.get(key)
         if task is None:
-            task = self._under_way[key] = asyncio.create_task(self._fetch(key, document))
-            task.add_done_callback(lambda _task: self._under_way.pop(key, None))
+            task = self._running[key] = asyncio.create_task(self._fetch(key, document))
+            task.add_done_callback(lambda _task: self._running.pop(key, None))
         return await asyncio.shield(task)  # others may wait for a cancelled request
 
     async def _fetch(self, key: bytes, document: Mapping[str, Any]) -> VendordataResponse | None:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._timeout_seconds):  # a call that waits for a thread is cancelled
-                answer = await loop.run_in_executor(self._threads, self._post, self._url, document)
+                response = await loop.run_in_executor(self._threads, self._post, self._url, document)
         except TimeoutError:
             self._note_failure(f"no answer within {self._timeout_seconds:g} s")
             return None
@@ -118,8 +118,8 @@ class _TargetClient:
             self._note_failure(error.message)
             return None
         self._note_success()
-        self._kept.put(key, answer)
-        return answer
+        self._cache.put(key, response)
+        return response
 
     def _note_failure(self, reason: str) -> None:
         ANSWERS.labels(self.name, "failed").inc()
@@ -138,36 +138,36 @@ class VendordataCache:
     """The cached responses of one target, for the time that the target allows. The least recently used one is dropped."""
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, *, max_answers: int = MAX_KEPT_ANSWERS,
-        max_bytes: int = MAX_KEPT_BYTES,
+        self, clock: Callable[[], float] = time.monotonic, *, max_responses: int = MAX_CACHED_RESPONSES,
+        max_bytes: int = MAX_CACHED_BYTES,
     ) -> None:  # fmt: skip
         self._clock = clock
-        self._max_answers = max_answers
+        self._max_responses = max_responses
         self._max_bytes = max_bytes
-        self._answers: OrderedDict[bytes, tuple[float, VendordataResponse]] = OrderedDict()
+        self._responses: OrderedDict[bytes, tuple[float, VendordataResponse]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: bytes) -> VendordataResponse | None:
         """Returns a response that is still valid, else None."""
-        until, answer = self._answers.get(key, (0.0, None))
-        if answer is None:
+        until, response = self._responses.get(key, (0.0, None))
+        if response is None:
             return None
         if self._clock() >= until:
             self._drop(key)
             return None
-        self._answers.move_to_end(key)
-        return answer
+        self._responses.move_to_end(key)
+        return response
 
-    def put(self, key: bytes, answer: VendordataResponse) -> None:
+    def put(self, key: bytes, response: VendordataResponse) -> None:
         """Caches a response if the target allows it."""
         self._drop(key)
-        if answer.fresh_seconds <= 0:
+        if response.fresh_seconds <= 0:
             return
-        self._answers[key] = (self._clock() + answer.fresh_seconds, answer)
-        self._bytes += answer.size_bytes
-        while len(self._answers) > self._max_answers or self._bytes > self._max_bytes:
-            self._drop(next(iter(self._answers)))
+        self._responses[key] = (self._clock() + response.fresh_seconds, response)
+        self._bytes += response.size_bytes
+        while len(self._responses) > self._max_responses or self._bytes > self._max_bytes:
+            self._drop(next(iter(self._responses)))
 
     def _drop(self, key: bytes) -> None:
-        _until, answer = self._answers.pop(key, (0.0, None))
-        self._bytes -= answer.size_bytes if answer else 0
+        _until, response = self._responses.pop(key, (0.0, None))
+        self._bytes -= response.size_bytes if response else 0

@@ -15,23 +15,23 @@ from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import ChangeSet, Nic
 
 
-async def test_memory_has_an_end(threads) -> None:
+async def test_least_recently_used_record_is_dropped(threads) -> None:
     records = InstanceCache(threads, max_records=2)
-    questions: list[str] = []
+    queries: list[str] = []
 
-    def question(key: str) -> str:
-        questions.append(key)
+    def query(key: str) -> str:
+        queries.append(key)
         return key
 
-    async def ask(key: str) -> str:
-        return await records.load(key, lambda: question(key))
+    async def load(key: str) -> str:
+        return await records.load(key, lambda: query(key))
 
     for key in ("a", "b", "a", "c", "a", "b"):
-        assert await ask(key) == key
-    assert questions == ["a", "b", "c", "b"]  # the one that was used last stays longest
+        assert await load(key) == key
+    assert queries == ["a", "b", "c", "b"]  # the most recently used record stays longest
 
 
-async def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> None:
+async def test_change_during_a_query_is_not_missed(threads) -> None:
     records = InstanceCache(threads)
     asked, gate = threading.Event(), threading.Event()
 
@@ -47,7 +47,7 @@ async def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> 
     records.forget(ChangeSet(revision=2, port_ids=frozenset({"p"})))  # nobody knows yet whose port it is
     assert await records.load(("instance", "i"), lambda: "new") == "new"
     gate.set()
-    assert (await first).answer == await second == "old"
+    assert (await first).value == await second == "old"
     assert not (await first).is_valid
     assert await records.load(("instance", "i"), lambda: "newer") == "new"
 
@@ -64,7 +64,7 @@ async def test_a_change_while_a_question_is_under_way_is_not_missed(threads) -> 
         (ChangeSet(revision=2, network_ids=frozenset({"n2"})), False),
     ],
 )
-async def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dropped: bool) -> None:
+async def test_change_drops_dependent_records(instances, threads, touched: ChangeSet, is_dropped: bool) -> None:
     nics = tuple(
         Nic(port_id=port, mac_address=None, vif_type=None, device_name=None, network_id="n1") for port in ("p1", "p2")
     )
@@ -79,18 +79,18 @@ async def test_what_a_change_drops(instances, threads, touched: ChangeSet, is_dr
     assert len(records) == record.is_valid + address.is_valid
 
 
-async def test_documents_have_an_end(threads) -> None:
+async def test_oldest_documents_are_dropped(threads) -> None:
     records = InstanceCache(threads, max_document_bytes=250)
     kept = [await records.record(name, lambda: None) for name in "abc"]
     for record in kept:
-        records.keep_document(record, "x", RenderedDocument(Document(200, "text/plain", bytes(100))), 100)
+        records.cache_document(record, "x", RenderedDocument(Document(200, "text/plain", bytes(100))), 100)
     assert [len(record.documents) for record in kept] == [0, 0, 1]
     records.forget(ChangeSet(revision=1, everything=True))
-    records.keep_document(kept[0], "x", RenderedDocument(Document(200, "text/plain", bytes(100))), 100)
+    records.cache_document(kept[0], "x", RenderedDocument(Document(200, "text/plain", bytes(100))), 100)
     assert not kept[0].documents
 
 
-async def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
+async def test_late_result_of_a_silent_store_is_cached(threads, monkeypatch) -> None:
     monkeypatch.setattr(module, "SILENCE_SECONDS", 0.01)
     gate = threading.Event()
 
@@ -99,10 +99,10 @@ async def test_a_store_that_does_not_answer(threads, monkeypatch) -> None:
         await records.load("a", lambda: gate.wait(HANG_SECONDS))
     monkeypatch.setattr(module, "SILENCE_SECONDS", HANG_SECONDS)
     gate.set()
-    assert await records.load("a", lambda: False) is True  # the first question's answer, late
+    assert await records.load("a", lambda: False) is True  # the late result of the first query
 
 
-async def test_a_question_that_fails_is_asked_again(threads) -> None:
+async def test_failed_query_is_repeated(threads) -> None:
     def fail() -> None:
         raise StoreUnavailable("away")
 

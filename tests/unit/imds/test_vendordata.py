@@ -168,7 +168,7 @@ def test_fatal_failure_is_a_503_error() -> None:
 
 def test_cache_limits_count_size_and_age_of_responses() -> None:
     now = [0.0]
-    cache = VendordataCache(lambda: now[0], max_answers=2, max_bytes=100)
+    cache = VendordataCache(lambda: now[0], max_responses=2, max_bytes=100)
     for name in (b"a", b"b"):
         cache.put(name, VendordataResponse(name, 10, 5))
     assert cache.get(b"a")

@@ -43,7 +43,7 @@ def test_wait_for_a_store_that_responds_to_others_is_limited(monkeypatch: pytest
     async def main() -> None:
         records = InstanceCache(threads)
         records._responded_at = math.inf
-        with pytest.raises(StoreUnavailable, match="did not answer within"):
+        with pytest.raises(StoreUnavailable, match="did not respond within"):
             await _query(records, Event())
 
     with ThreadPoolExecutor(1) as threads:

@@ -57,7 +57,7 @@ class PortAuthenticator:
         """Looks the port and the record up in caches only. Raises AuthError (400, 404, 429)."""
         binding = self._resolver.cached(self._origin(request))
         record = self._records.cache.cached(("instance", binding.port.device_id)) if binding is not None else None
-        if binding is None or record is None or record.answer is None:
+        if binding is None or record is None or record.value is None:
             return None
         self._metrics.found.inc()
         return self._authenticated(binding, record, self._take(binding))
@@ -68,7 +68,7 @@ class PortAuthenticator:
         bucket = self._take(binding)
         instance_id = binding.port.device_id
         record = self._records.cache.cached(("instance", instance_id)) or await self._records.load(instance_id)
-        if record is None or record.answer is None:
+        if record is None or record.value is None:
             raise DelegateUpstream(partial(self._forward, binding), instance_id, _facts(binding))
         return self._authenticated(binding, record, bucket)
 
@@ -110,12 +110,12 @@ class PortAuthenticator:
         cached = self._instances.get(binding)
         if cached is not None and cached.record is record and cached.bucket is bucket:
             return cached
-        if record.answer.project_id != binding.port.project_id:
+        if record.value.project_id != binding.port.project_id:
             facts = {**_facts(binding), "reason": "the port is of another project than its instance"}
             raise self._error(HTTPStatus.NOT_FOUND, NOT_FOUND_SENTENCE, facts=facts)
         made = AuthenticatedInstance(
             record=record,
-            instance=record.answer,
+            instance=record.value,
             address=str(binding.source.address),
             facts=_facts(binding),
             bucket=bucket,
