@@ -50,7 +50,10 @@ class NamespaceSnapshot(Protocol):
     def device_indexes(self) -> Mapping[str, int]: ...
     @property
     def listening(self) -> Mapping[tuple[str, int], frozenset[int]]:
-        """The inode of one listening socket, by (address, port). The same socket while the listeners are unchanged."""
+        """The inode of one listening socket, by (address, port).
+
+        The inode stays the same as long as no listener of the address is opened or closed.
+        """
 
     @property
     def has_ipv6(self) -> bool: ...

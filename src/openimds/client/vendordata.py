@@ -27,8 +27,8 @@ _DIRECTIVE = re.compile(r"""([a-z0-9-]+)(?:\s*=\s*(?:"([^"]*)"|([^\s,"]*)))?""",
 def fresh_seconds(cache_control: str | None, age: str | None = None) -> float:
     """The seconds for which a response stays fresh: `max-age` minus `Age`, and 0 without a valid `max-age`.
 
-    Each response is cached for a single instance. So `private` permits caching, and `s-maxage`, which is for shared caches,
-    is ignored.
+    The cache is private, because each response belongs to one instance. So `private` permits caching, and `s-maxage`,
+    which is for shared caches, is ignored.
     """
     directives = {name.lower(): quoted or plain for name, quoted, plain in _DIRECTIVE.findall(cache_control or "")}
     if "no-store" in directives or "no-cache" in directives:

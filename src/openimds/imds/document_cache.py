@@ -34,7 +34,7 @@ RandomBytes = Callable[[int], bytes]
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class RenderedDocument:
-    """A document for repeated use. Its body is complete, or has a gap for new random bytes."""
+    """A rendered document. Its body is complete, or has a gap in which each response has new random bytes."""
 
     document: Document
     before: bytes = b""

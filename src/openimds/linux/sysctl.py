@@ -80,9 +80,9 @@ def write_desired(key: str, value: str, device_names: frozenset[str]) -> None:
 
 
 def _is_unknown(key: str, device_names: frozenset[str]) -> bool:
-    """True if the kernel lacks the setting.
+    """True if the kernel does not support the setting. False if the device of the key does not exist.
 
-    Every device has IPv4 settings. If the device has them, or the key names no device, the kernel lacks the setting.
+    Every existing device has IPv4 settings.
     """
     name = _device_in(key, device_names)
     return name is None or (PROC_SYS / "net/ipv4/conf" / name).exists()

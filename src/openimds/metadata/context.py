@@ -34,7 +34,7 @@ class DocumentSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderContext:
-    """The instance, the settings and the request's circumstances that one document is rendered from."""
+    """The input of one rendered document: the instance, the settings, and data of the request."""
 
     instance: Instance
     settings: DocumentSettings

@@ -1,6 +1,6 @@
 """The handler of the metadata agent's HTTP server, for both modes.
 
-The metadata handler of `imds` answers each request. The modes differ only in the source of a request's origin and in
+The metadata handler of `imds` handles each request. The modes differ only in the source of a request's origin and in
 the limits that the agent enforces: in haproxy mode, the namespace proxy has enforced them already.
 
     agent = MetadataAgent(AgentDependencies(…))

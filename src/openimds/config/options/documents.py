@@ -96,7 +96,7 @@ ALLOWED_HOSTS = ["169.254.169.254", "[fe80::a9fe:a9fe]"]
 
 
 def strict_options() -> tuple[cfg.Opt, ...]:
-    """The options of checks against requests that an attacker makes a browser or proxy in the instance send."""
+    """The options of the checks for requests that an attacker causes a browser or proxy in the instance to send (SSRF)."""
     return (
         cfg.BoolOpt(
             "strict_requests",

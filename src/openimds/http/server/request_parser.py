@@ -196,7 +196,7 @@ _READERS = {
 def _keeps_alive(*, version: bytes, connection: bytes, method: bytes) -> bool:
     """Returns whether another request may follow on the connection (RFC 9112 section 9.3).
 
-    Not after CONNECT or TRACE, which no legitimate client sends to a metadata service.
+    Returns False for CONNECT and TRACE, which no legitimate client sends to a metadata service.
     """
     options = {token.strip().lower() for token in connection.split(b",")}
     if b"close" in options or method in (b"CONNECT", b"TRACE"):

@@ -56,7 +56,7 @@ class GenerationReader:
         """The rules have changed since they were last read, and the next read is not due yet."""
 
     def begin(self) -> bool:
-        """True if the caller should read the rules now. The read counts only if `finish` is called after it."""
+        """True if the caller should read the rules now. The caller calls `finish` after a successful read."""
         now = ruleset_generation()
         is_current = now is not None and now == self._generation
         self.is_overdue = not is_current and time.monotonic() < self._earliest

@@ -186,7 +186,7 @@ def remove_nic(session: Session, server: Server, port_id: str) -> None:
 
 
 def tagged_devices(session: Session, server: Server) -> list[dict[str, Any]]:
-    """The server's tagged NICs, as `devices` of meta_data.json. The value `none` of `bus` means that the NIC is on no bus."""
+    """The server's tagged NICs, as `devices` of meta_data.json. As in Nova, `bus` is `none` if it is unknown."""
     tagged = [(session.get(Port, port_id), server.nic_tags.get(port_id)) for port_id in server.nic_order]
     return [
         {"type": "nic", "bus": "none", "address": "none", "mac": port.mac_address, "tags": [tag]}

@@ -390,7 +390,7 @@ def _devices(devices: Iterable[Mapping[str, Any]]) -> Iterable[TaggedDevice]:
 def _tagged_nics(
     tags: Mapping[str, str], devices: Iterable[Mapping[str, Any]], nics: Iterable[Nic]
 ) -> Iterable[TaggedDevice]:
-    """Tagged NICs that are not in `devices`: their place on a bus is unknown, for which nova's documents say `none`."""
+    """Tagged NICs that are not in `devices`. As in Nova, `bus` and `address` are `none` because they are unknown."""
     known = {device.get("mac") for device in devices}
     for nic in nics:
         if nic.port_id in tags and nic.mac_address not in known:
