@@ -73,6 +73,7 @@ def test_running_programs_go_on_and_new_ones_refuse_the_newer_tables(fresh_cloud
         left.unlink()
     shutil.copy(copy, cloud.state_dir / "openimds.sqlite")
     cloud.up()
+    cloud.line(f"openimds host adopt --state-dir {cloud.state_dir}")
     assert [server["id"] for server in api.get("compute", "/servers")["servers"]] == [vm]
     assert [one["id"] for one in api.get("network", "/v2.0/routers")["routers"]] == [router]
     until(lambda: read(cloud, vm, "/latest/user-data") == "canary", "the guest reads its user data")

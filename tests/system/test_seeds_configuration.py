@@ -31,9 +31,8 @@ def test_different_secrets_of_the_seeds_are_logged(fresh_cloud: Cloud, metadata_
     api.router("r", network)
     server = api.server("vm", network)
 
-    # In direct mode the agent serves documents, and forwards only the password to the metadata API.
-    asked = {"haproxy": ("/latest/meta-data/",), "direct": ("/openstack/latest/password", "--data", "secret")}
-    path, *more = asked[metadata_proxy]
+    # The agent serves documents from its records, and forwards only the password to the metadata API.
+    path, *more = "/openstack/latest/password", "--data", "secret"
 
     def status() -> str:
         return cloud.inside(

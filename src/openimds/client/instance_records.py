@@ -26,7 +26,7 @@ from keystoneauth1.session import Session
 from openimds.client.errors import ControlApiError, NoWatchError
 from openimds.client.mirror import CloudView
 from openimds.client.rest import RestCall, RestClient
-from openimds.client.store_guard import StoreGuard, StoreRevision
+from openimds.client.store_guard import StoreRevision
 from openimds.metadata.context import DocumentSettings, settings_from_json
 from openimds.resources.errors import NotOffered, StoreUnavailable
 from openimds.resources.instance import ChangeSet, Instance
@@ -244,12 +244,14 @@ class InstanceRecordSource:
         *,
         region: str | None = None,
         poll_seconds: float = POLL_SECONDS,
-        guard: StoreGuard | None = None,
+        view: Callable[[], CloudView] = CloudView,
     ) -> None:
-        """While the guard does not accept the database, changes invalidate no record."""
+        """`view` returns the newest view of the mirror. While it is not trusted, changes invalidate no record."""
         self._service = RestClient(session, "instance-metadata", region=region)
-        self._guard = guard
-        self._is_trusted = True
+        self._view = view
+        self._last = StoreRevision("", -1)
+        self._suspended_by: CloudView | None = None
+        """The view at the time when the database was replaced. Changes count again with a later, trusted view."""
         self._poll_seconds = poll_seconds
         self._batcher = RecordBatcher(self._fetch)
         self._changes: ChangeSet | None = None
@@ -347,19 +349,27 @@ class InstanceRecordSource:
             self._batcher.on_feed_lost()
             raise
         self._current_at = sent_at
-        was_trusted = self._is_trusted
-        self._is_trusted = self._guard is None or self._guard.accepts(
-            StoreRevision(response.store_id, response.revision)
-        )
-        if not self._is_trusted:
+        was_suspended = self._suspended_by is not None
+        if self._is_suspended(StoreRevision(response.store_id, response.revision)):
             return ChangeSet(revision=response.revision)
         return ChangeSet(
             revision=response.revision,
-            everything=response.everything or not was_trusted,
+            everything=response.everything or was_suspended,
             instance_ids=frozenset(response.instance_ids),
             port_ids=frozenset(response.port_ids),
             network_ids=frozenset(response.network_ids),
         )
+
+    def _is_suspended(self, found: StoreRevision) -> bool:
+        """Whether the mirror has not accepted the database of a response."""
+        view = self._view()
+        is_replaced = self._last.store_id and found.store_id and not found.continues(self._last)
+        self._last = found
+        if is_replaced or not view.is_trusted:
+            self._suspended_by = view
+        elif view is not self._suspended_by:
+            self._suspended_by = None
+        return self._suspended_by is not None
 
     def _update_settings(self, digest: str) -> None:
         with self._settings_lock:

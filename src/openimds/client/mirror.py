@@ -104,9 +104,11 @@ class WatchClient(Protocol):
 
 
 class DatabaseGuard(Protocol):
-    """The call of StoreGuard that a mirror uses."""
+    """The calls of StoreGuard that a mirror uses."""
 
-    def accepts(self, found: StoreRevision) -> bool: ...
+    def recorded(self) -> StoreRevision | None: ...
+    def accepts(self, snapshot: StoreRevision, known: StoreRevision | None) -> bool: ...
+    def record(self, newest: StoreRevision) -> None: ...
 
 
 class CloudMirror:
@@ -212,7 +214,7 @@ class CloudMirror:
 
     def _step(self) -> None:
         sent_at = time.monotonic()
-        if not self._view.is_trusted and self._accepts(self._view.revision):
+        if not self._view.is_trusted and self._guard is not None and self._guard.recorded() is None:
             self._needs_snapshot = True
         if self._needs_snapshot:
             self._publish(self._load(), sent_at, differs=True)
@@ -223,13 +225,16 @@ class CloudMirror:
         self._publish(
             apply_changes(self._view, changes.revision, changes.changes), sent_at, differs=bool(changes.changes)
         )
-        if self._view.is_trusted and not self._accepts(changes.revision):
-            self._needs_snapshot = True
+        if self._guard is not None and self._view.is_trusted:
+            self._guard.record(StoreRevision(self._store_id, changes.revision))
 
     def _load(self) -> CloudView:
+        known = self._guard.recorded() if self._guard is not None else None
         snapshot = self._client.snapshot(self._kinds)
         self._store_id = snapshot.store_id
-        is_trusted = self._accepts(snapshot.revision)
+        is_trusted = self._guard is None or self._guard.accepts(
+            StoreRevision(snapshot.store_id, snapshot.revision), known
+        )
         if is_trusted != self._view.is_trusted:
             if is_trusted:
                 _log.info("database accepted; removals resumed", revision=snapshot.revision)
@@ -238,9 +243,6 @@ class CloudMirror:
         view = view_from_snapshot(snapshot, self._view, is_trusted=is_trusted)
         self._needs_snapshot = False
         return view
-
-    def _accepts(self, revision: int) -> bool:
-        return self._guard is None or self._guard.accepts(StoreRevision(self._store_id, revision))
 
     def _poll(self) -> Changes:
         seconds = self._poll_seconds if self._view.is_trusted else min(self._poll_seconds, UNTRUSTED_POLL_SECONDS)

@@ -52,24 +52,40 @@ class StoreGuard:
         self._written_at = -WRITE_INTERVAL_SECONDS
         self._write_failed = False
 
-    def accepts(self, found: StoreRevision) -> bool:
-        """Returns whether the database is the recorded one and not older. If it is, records its identity and revision."""
+    def recorded(self) -> StoreRevision | None:
+        """The newest recorded revision. None if there is no record, or the operator has deleted it."""
         with self._lock:
             recorded = read_record(self._file)
-            if recorded is None or not found.store_id:
-                known = None
-            elif self._newest is not None and self._newest.continues(recorded):
-                known = self._newest
-            else:
-                known = recorded
-            if known is not None and not found.continues(known):
-                if found.store_id == known.store_id:
+            if recorded is not None and self._newest is not None and self._newest.continues(recorded):
+                return self._newest
+            return recorded
+
+    def accepts(self, snapshot: StoreRevision, known: StoreRevision | None) -> bool:
+        """Whether a snapshot is of the recorded database and not older. If so, records it.
+
+        `known` is the value of `recorded()` before the request of the snapshot. Only then must the snapshot be as new,
+        because other processes record later revisions while the response is under way.
+        """
+        with self._lock:
+            if known is not None and snapshot.store_id and not snapshot.continues(known):
+                if snapshot.store_id == known.store_id:
                     self._write(replace(known, is_rolled_back=True))
                 return False
-            self._newest = found
-            if recorded is None or time.monotonic() - self._written_at >= WRITE_INTERVAL_SECONDS:
-                self._write(found)
+            self._newest = snapshot
+            self._write(snapshot)
             return True
+
+    def record(self, newest: StoreRevision) -> None:
+        """Records a later revision of an accepted database, at most once per WRITE_INTERVAL_SECONDS."""
+        with self._lock:
+            if self._newest is None or not newest.continues(self._newest):
+                return
+            self._newest = newest
+            recorded = read_record(self._file)
+            if recorded is not None and not newest.continues(recorded):
+                return
+            if recorded is None or time.monotonic() - self._written_at >= WRITE_INTERVAL_SECONDS:
+                self._write(newest)
 
     def _write(self, newest: StoreRevision) -> None:
         if not newest.store_id or read_record(self._file) == newest:

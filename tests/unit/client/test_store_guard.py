@@ -55,6 +55,10 @@ def start_mirror(fake: FakeControl, tmp_path: Path) -> Iterator[StartMirror]:
         yield start
 
 
+def accepts(guard: StoreGuard, found: StoreRevision) -> bool:
+    return guard.accepts(found, guard.recorded())
+
+
 def test_objects_of_a_replaced_database_stay_until_the_operator_accepts_it(
     fake: FakeControl, start_mirror: StartMirror, tmp_path: Path
 ) -> None:
@@ -119,23 +123,23 @@ def test_pruned_changes_do_not_make_a_database_untrusted(fake: FakeControl, star
 
 def test_control_api_without_store_identity_is_trusted(tmp_path: Path) -> None:
     guard = StoreGuard(tmp_path, "openimds-l3-agent")
-    assert guard.accepts(StoreRevision("a", 5))
-    assert guard.accepts(StoreRevision("", 1))
+    assert accepts(guard, StoreRevision("a", 5))
+    assert accepts(guard, StoreRevision("", 1))
 
 
 def test_original_database_is_trusted_again_after_another_one(tmp_path: Path) -> None:
     guard = StoreGuard(tmp_path, "openimds-l3-agent")
-    assert guard.accepts(StoreRevision("a", 5))
-    assert not guard.accepts(StoreRevision("b", 9))
-    assert guard.accepts(StoreRevision("a", 6))
+    assert accepts(guard, StoreRevision("a", 5))
+    assert not accepts(guard, StoreRevision("b", 9))
+    assert accepts(guard, StoreRevision("a", 6))
 
 
 def test_older_copy_stays_untrusted_when_its_revision_has_grown(tmp_path: Path) -> None:
     guard = StoreGuard(tmp_path, "openimds-l3-agent")
-    assert guard.accepts(StoreRevision("a", 5))
-    assert not guard.accepts(StoreRevision("a", 4))
-    assert not guard.accepts(StoreRevision("a", 9))
-    assert not StoreGuard(tmp_path, "openimds-l3-agent").accepts(StoreRevision("a", 9))
+    assert accepts(guard, StoreRevision("a", 5))
+    assert not accepts(guard, StoreRevision("a", 4))
+    assert not accepts(guard, StoreRevision("a", 9))
+    assert not accepts(StoreGuard(tmp_path, "openimds-l3-agent"), StoreRevision("a", 9))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"store_id": "a"}', '{"store_id": "a", "revision": "x"}'])
@@ -143,14 +147,24 @@ def test_corrupt_record_is_replaced(tmp_path: Path, content: str) -> None:
     guard = StoreGuard(tmp_path, "openimds-l3-agent")
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "openimds-l3-agent.json").write_text(content)
-    assert guard.accepts(StoreRevision("a", 5))
-    assert not guard.accepts(StoreRevision("b", 5))
+    assert accepts(guard, StoreRevision("a", 5))
+    assert not accepts(guard, StoreRevision("b", 5))
 
 
 def test_record_that_cannot_be_written_is_logged_once(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file in place of the folder")
     guard = StoreGuard(tmp_path, "openimds-l3-agent")
     with capture_logs() as logs:
-        assert guard.accepts(StoreRevision("a", 5))
-        assert guard.accepts(StoreRevision("a", 6))
+        assert accepts(guard, StoreRevision("a", 5))
+        assert accepts(guard, StoreRevision("a", 6))
     assert [entry["event"] for entry in logs] == ["store revision not recorded"]
+
+
+def test_revisions_that_arrive_out_of_order_do_not_make_a_database_untrusted(tmp_path: Path) -> None:
+    workers = [StoreGuard(tmp_path, "openimds-metadata-agent") for _ in range(2)]
+    before = workers[0].recorded()
+    assert accepts(workers[1], StoreRevision("a", 9))
+    assert workers[0].accepts(StoreRevision("a", 5), before)
+    workers[1].record(StoreRevision("a", 8))
+    workers[0].record(StoreRevision("a", 6))
+    assert accepts(workers[0], StoreRevision("a", 9))

@@ -73,8 +73,8 @@ class MetadataAgentWorker:
         self._is_first = number == 0
         self._session = connect(config.auth)
         self._client = ControlClient(self._session, region=config.auth.region_name)
-        self._guard = StoreGuard(config.state_path, "openimds-metadata-agent")
-        self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds(), guard=self._guard)
+        guard = StoreGuard(config.state_path, "openimds-metadata-agent")
+        self._mirror = CloudMirror(self._client, KINDS, poll_seconds=self._poll_seconds(), guard=guard)
         self._request_log = BufferedRequestLog(config.log, config.program)
         self._metrics = Metrics(REGISTRY)
         self._throttled_log = ThrottledLog(time.monotonic)
@@ -141,7 +141,7 @@ class MetadataAgentWorker:
     def _agent(self, upstream: PooledUpstream, executor: ThreadPoolExecutor) -> MetadataAgent:
         config = self._config
         source = InstanceRecordSource(
-            self._session, region=config.auth.region_name, poll_seconds=self._poll_seconds(), guard=self._guard
+            self._session, region=config.auth.region_name, poll_seconds=self._poll_seconds(), view=self._mirror.view
         )
         self._mirror.subscribe(Prefetcher(config.host, source.prefetch).on_view)
         return MetadataAgent(
