@@ -250,6 +250,8 @@ class InstanceRecordSource:
         self._service = RestClient(session, "instance-metadata", region=region)
         self._view = view
         self._last = StoreRevision("", -1)
+        self._is_withholding = False
+        """Whether changes were withheld. Every record is invalidated once the database is trusted."""
         self._suspended_by: CloudView | None = None
         """The view at the time when the database was replaced. Changes count again with a later, trusted view."""
         self._poll_seconds = poll_seconds
@@ -296,10 +298,13 @@ class InstanceRecordSource:
     # Changes ------------------------------------------------------------------------------------------------------
 
     def newest(self) -> int:
-        """Waits up to `poll_seconds` for changes after those that `after` returned last. Returns the newest revision."""
+        """Waits up to `poll_seconds` for changes after those that `after` returned last. Returns the newest revision.
+
+        Returns -1 while changes are withheld, so that the caller calls `after`.
+        """
         self._changes = self._poll(self._revision, self._poll_seconds)
         self._batcher.on_changes(self._changes)
-        return self._changes.revision
+        return -1 if self._is_withholding else self._changes.revision
 
     def after(self, revision: int | None) -> ChangeSet:
         """The changes after `revision`. Everything counts as changed if `revision` is None or too old."""
@@ -307,6 +312,8 @@ class InstanceRecordSource:
         if changes is None or revision is None or revision != self._revision:
             changes = self._poll(revision, 0)
         self._revision = changes.revision
+        if changes.everything:
+            self._is_withholding = False
         self._batcher.on_changes(changes)
         return changes
 
@@ -349,12 +356,12 @@ class InstanceRecordSource:
             self._batcher.on_feed_lost()
             raise
         self._current_at = sent_at
-        was_suspended = self._suspended_by is not None
         if self._is_suspended(StoreRevision(response.store_id, response.revision)):
+            self._is_withholding = True
             return ChangeSet(revision=response.revision)
         return ChangeSet(
             revision=response.revision,
-            everything=response.everything or was_suspended,
+            everything=response.everything or self._is_withholding,
             instance_ids=frozenset(response.instance_ids),
             port_ids=frozenset(response.port_ids),
             network_ids=frozenset(response.network_ids),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,8 @@ from structlog.testing import capture_logs
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.control_client import ControlClient
-from openimds.client.mirror import CloudMirror
+from openimds.client.instance_records import InstanceRecordSource
+from openimds.client.mirror import CloudMirror, CloudView
 from openimds.client.session import connect
 from openimds.client.store_guard import StoreGuard, StoreRevision, forget_store
 from openimds.client.testing import FakeControl
@@ -168,3 +170,28 @@ def test_revisions_that_arrive_out_of_order_do_not_make_a_database_untrusted(tmp
     workers[1].record(StoreRevision("a", 8))
     workers[0].record(StoreRevision("a", 6))
     assert accepts(workers[0], StoreRevision("a", 9))
+
+
+def test_changes_withheld_during_a_suspension_invalidate_all_records_afterwards(
+    fake: FakeControl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    responses = [("a", 5), ("a", 4), ("a", 4), ("a", 4), ("a", 4)]
+    views = [CloudView(), CloudView(is_trusted=False), CloudView()]
+    current = views[0]
+    source = InstanceRecordSource(connect(fake.auth), view=lambda: current)
+
+    def respond(_call: object) -> bytes:
+        store_id, revision = responses.pop(0)
+        empty = {"everything": False, "instance_ids": [], "port_ids": [], "network_ids": [], "settings": ""}
+        return json.dumps({"store_id": store_id, "revision": revision, **empty}).encode()
+
+    monkeypatch.setattr(source, "_request", respond)
+    assert not source.after(None).everything
+    assert source.newest() == -1
+    assert source.after(5).is_empty
+    current = views[1]
+    assert source.newest() == -1
+    current = views[2]
+    assert source.newest() == -1
+    assert source.after(4).everything
+    assert source.newest() == 4
