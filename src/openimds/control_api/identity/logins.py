@@ -23,7 +23,7 @@ from starlette.concurrency import run_in_threadpool
 
 from openimds.control_api.connections import address_prefix
 from openimds.control_api.identity.protocols import Credentials
-from openimds.resources.errors import TooManyRequests
+from openimds.resources.errors import TooManyRequests, Unauthorized
 
 POOL_THREADS = 2
 MAX_PENDING = 32
@@ -58,7 +58,7 @@ class FailureLimiter:
 
     @contextmanager
     def attempt(self, address: str, user: str) -> Iterator[None]:
-        """A block that checks one password. The attempt counts as failed if the block raises an exception.
+        """A block that checks one password. The attempt counts if the block raises Unauthorized.
 
         Raises TooManyRequests before the block if a limit is reached.
         """
@@ -74,10 +74,17 @@ class FailureLimiter:
                 )
             for bucket, _ in buckets:
                 bucket.left -= 1
-        yield
-        with self._lock:
-            for bucket, _ in buckets:
-                bucket.left += 1
+        is_wrong = False
+        try:
+            yield
+        except Unauthorized:
+            is_wrong = True
+            raise
+        finally:
+            if not is_wrong:
+                with self._lock:
+                    for bucket, _ in buckets:
+                        bucket.left += 1
 
     def _refilled(self, key: Hashable, limit: int, now: float) -> _Allowance:
         bucket = self._allowances.get(key)

@@ -11,7 +11,7 @@ from tests.waiting import HANG_SECONDS
 
 from openimds.control_api.identity import logins
 from openimds.control_api.identity.logins import LoginService
-from openimds.resources.errors import TooManyRequests, Unauthorized
+from openimds.resources.errors import StoreUnavailable, TooManyRequests, Unauthorized
 from openimds.resources.identity import LoginUser
 
 
@@ -23,6 +23,7 @@ class FakeCredentials:
         self.gate.set()
         self.checks = 0
         self.verified = False
+        self.is_available = True
 
     def look_up_login(self, password: str, *, user_id: str | None = None, name: str | None = None) -> LoginUser:
         return LoginUser("u", self.verified and password == "right") if "u" in (user_id, name) else LoginUser()
@@ -30,6 +31,8 @@ class FakeCredentials:
     def check_password(self, password: str, *, user_id: str | None = None, name: str | None = None) -> str:
         self.gate.wait()
         self.checks += 1
+        if not self.is_available:
+            raise StoreUnavailable("the store is away")
         if password != "right" or "u" not in (user_id, name):
             raise Unauthorized("wrong")
         return "u"
@@ -99,6 +102,16 @@ def test_successful_logins_are_not_limited(credentials: FakeCredentials) -> None
     service = LoginService(credentials, lambda: 0.0)
     for _ in range(200):
         assert login(service, password="right") == "u"
+
+
+def test_unavailable_store_does_not_count_as_a_wrong_password(credentials: FakeCredentials) -> None:
+    service = LoginService(credentials, lambda: 0.0)
+    credentials.is_available = False
+    for _ in range(2 * logins.FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS):
+        with pytest.raises(StoreUnavailable):
+            login(service, password="right")
+    credentials.is_available = True
+    assert login(service, password="right") == "u"
 
 
 def test_verified_password_needs_no_check_and_no_allowance(credentials: FakeCredentials) -> None:
