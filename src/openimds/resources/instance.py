@@ -12,6 +12,10 @@ from typing import Any, Literal
 
 from openimds.resources.network import HostRoute
 
+EC2_INSTANCE = "instance"
+EC2_IMAGE = "image"
+"""Kinds of objects with EC2 ids. Each kind has its own numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class InstanceKey:
@@ -178,3 +182,8 @@ class VendordataResponse:
     """Size of the body."""
     fresh_seconds: float = 0
     """Time that the response may be cached, from its headers. 0 if it must not be cached."""
+
+
+def ec2_text(prefix: str, number: int) -> str:
+    """`ec2_text("i", 42)` → `i-0000002a`"""
+    return f"{prefix}-{number:08x}"

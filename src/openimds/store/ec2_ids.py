@@ -7,14 +7,6 @@ from sqlalchemy.orm import Session
 
 from openimds.store.models.compute import Ec2Id
 
-INSTANCE = "instance"
-IMAGE = "image"
-
-
-def ec2_text(prefix: str, number: int) -> str:
-    """`ec2_text("i", 42)` → `i-0000002a`"""
-    return f"{prefix}-{number:08x}"
-
 
 def ec2_number(session: Session, kind: str, object_id: str) -> int | None:
     """The object's number. None if it has none."""

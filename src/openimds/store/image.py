@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from openimds.resources import image as nouns
 from openimds.resources.compute import Requester
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, StoreUnavailable
-from openimds.store.ec2_ids import IMAGE, assign_ec2_number
+from openimds.resources.instance import EC2_IMAGE
+from openimds.store.ec2_ids import assign_ec2_number
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.image import DeletedImage, Image
 
@@ -147,7 +148,7 @@ class ImageStore:
                     raise _taken(row.id)
                 session.add(row)
                 session.flush()
-                assign_ec2_number(session, IMAGE, row.id)
+                assign_ec2_number(session, EC2_IMAGE, row.id)
         except IntegrityError as error:
             raise _taken(row.id) from error
         return image_value(row)

@@ -11,11 +11,12 @@ from sqlalchemy.orm import Session
 from openimds.resources import compute as nouns
 from openimds.resources.compute import Requester
 from openimds.resources.errors import Conflict
+from openimds.resources.instance import EC2_IMAGE
 from openimds.store.compute.keypairs import named_keypair
 from openimds.store.compute.server_create import image_block_devices, image_for_server, part_of_image
 from openimds.store.compute.server_records import VM_STATES, server_records
 from openimds.store.compute.servers import record_action, unlocked_server
-from openimds.store.ec2_ids import IMAGE, assign_ec2_number
+from openimds.store.ec2_ids import assign_ec2_number
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.compute import Server
 
@@ -99,7 +100,7 @@ def _take_image(session: Session, row: Server, image_id: str, requester: Request
     row.block_devices = image_block_devices(image.id, row.flavor)
     for used in (row.image_id, row.kernel_id, row.ramdisk_id):
         if used:
-            assign_ec2_number(session, IMAGE, used)
+            assign_ec2_number(session, EC2_IMAGE, used)
 
 
 def _take_key(session: Session, row: Server, changes: nouns.Rebuild, requester: Requester) -> None:

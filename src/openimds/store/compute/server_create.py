@@ -17,12 +17,13 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.compute import DRIVER_EXTRA_SPEC, ComputeHost, Flavor, NewServer, NicRequest, Requester
 from openimds.resources.errors import BadRequest, QuotaExceeded
+from openimds.resources.instance import EC2_IMAGE, EC2_INSTANCE
 from openimds.store.compute.agent_reports import set_fault
 from openimds.store.compute.flavors import flavor_value
 from openimds.store.compute.interfaces import plug, resolve_nics, resolve_security_groups
 from openimds.store.compute.keypairs import named_keypair
 from openimds.store.compute.scheduling import compute_hosts, schedule
-from openimds.store.ec2_ids import IMAGE, INSTANCE, assign_ec2_number
+from openimds.store.ec2_ids import assign_ec2_number
 from openimds.store.models.compute import Flavor as FlavorRow
 from openimds.store.models.compute import Keypair, Server
 from openimds.store.models.image import Image
@@ -240,10 +241,10 @@ def _row(new: NewServer, found: _Resolved, requester: Requester, index: int, now
 
 def _number(session: Session, server: Server) -> None:
     session.flush()
-    assign_ec2_number(session, INSTANCE, server.id)
+    assign_ec2_number(session, EC2_INSTANCE, server.id)
     for image_id in (server.image_id, server.kernel_id, server.ramdisk_id):
         if image_id:
-            assign_ec2_number(session, IMAGE, image_id)
+            assign_ec2_number(session, EC2_IMAGE, image_id)
 
 
 def _place(

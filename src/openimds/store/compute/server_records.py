@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from openimds.resources.compute import ServerAddress, ServerRecord
-from openimds.store.ec2_ids import INSTANCE
+from openimds.resources.instance import EC2_INSTANCE
 from openimds.store.models.compute import Ec2Id, Server
 from openimds.store.models.network import FloatingIP, Network, Port
 
@@ -110,5 +110,5 @@ def _network_names(session: Session, ids: set[str]) -> Mapping[str, str]:
 
 
 def _ec2_numbers(session: Session, ids: Sequence[str]) -> Mapping[str, int]:
-    statement = sa.select(Ec2Id.object_id, Ec2Id.number).where(Ec2Id.kind == INSTANCE, Ec2Id.object_id.in_(ids))
+    statement = sa.select(Ec2Id.object_id, Ec2Id.number).where(Ec2Id.kind == EC2_INSTANCE, Ec2Id.object_id.in_(ids))
     return dict(session.execute(statement).all())

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from openimds.resources.instance import (
+    EC2_IMAGE,
+    EC2_INSTANCE,
     BlockDevice,
     Ec2Ids,
     InjectedFile,
@@ -25,9 +27,9 @@ from openimds.resources.instance import (
     NicAddress,
     NicSubnet,
     TaggedDevice,
+    ec2_text,
 )
 from openimds.resources.network import DEVICE_ID_CHARS, HostRoute
-from openimds.store.ec2_ids import IMAGE, INSTANCE, ec2_text
 from openimds.store.nova_objects import nics_from_network_info
 from openimds.store.raw.database import Transaction
 from openimds.store.raw.statements import Query, json_value, shared
@@ -256,10 +258,10 @@ _SERVERS = Query(
         "k.number", "r.number",
     ),
     "servers s LEFT JOIN server_passwords w ON w.server_id = s.id"
-    f" LEFT JOIN ec2_ids i ON i.kind = '{INSTANCE}' AND i.object_id = s.id"
-    f" LEFT JOIN ec2_ids m ON m.kind = '{IMAGE}' AND m.object_id = s.image_id"
-    f" LEFT JOIN ec2_ids k ON k.kind = '{IMAGE}' AND k.object_id = s.kernel_id"
-    f" LEFT JOIN ec2_ids r ON r.kind = '{IMAGE}' AND r.object_id = s.ramdisk_id"
+    f" LEFT JOIN ec2_ids i ON i.kind = '{EC2_INSTANCE}' AND i.object_id = s.id"
+    f" LEFT JOIN ec2_ids m ON m.kind = '{EC2_IMAGE}' AND m.object_id = s.image_id"
+    f" LEFT JOIN ec2_ids k ON k.kind = '{EC2_IMAGE}' AND k.object_id = s.kernel_id"
+    f" LEFT JOIN ec2_ids r ON r.kind = '{EC2_IMAGE}' AND r.object_id = s.ramdisk_id"
     " WHERE s.id IN :ids",
 )  # fmt: skip
 
@@ -349,7 +351,7 @@ def _ec2_ids(server: _Server, imported: Mapping[str, Any], missing: list[tuple[s
 
     def text(prefix: str, object_id: str | None, number: int | None) -> str | None:
         if object_id and number is None:
-            missing.append((INSTANCE if prefix == "i" else IMAGE, object_id))
+            missing.append((EC2_INSTANCE if prefix == "i" else EC2_IMAGE, object_id))
         return ec2_text(prefix, number or 0) if object_id else None
 
     return Ec2Ids(
