@@ -1,4 +1,4 @@
-"""The schema of import documents (docs/guide/import.md), and their conversion to Nova's form.
+"""The schemas of import documents: the form of docs/guide/import.md, and Nova's form.
 
 Every error names the field as the document has it: `instances[3].ports[0].mac_address`.
 """
@@ -8,347 +8,416 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address, ip_network
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self
 from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from openimds.resources.errors import BadRequest
 from openimds.resources.network import DEVICE_ID_CHARS
-
-T = TypeVar("T")
+from openimds.store.nova_objects import dedicated_cpus_from_topology, devices_from_metadata, nics_from_network_info
 
 MAX_NUMBER = 2**31 - 1
 """The largest value of an integer column in both databases."""
 
+_ADDRESS_MODES = ("slaac", "dhcpv6-stateful", "dhcpv6-stateless")
+_KEY_TYPES = ("ssh", "x509")
+_NOT_EMPTY = "it must be a text that is not empty"
 
-@dataclass(frozen=True, slots=True)
-class FieldReader:
-    """An object of the document and its place. Every method raises BadRequest for a value of another type."""
+_SENTENCES = {
+    "missing": _NOT_EMPTY,
+    "string_too_short": _NOT_EMPTY,
+    "string_type": "it must be a text",
+    "string_unicode": "it must be a text",
+    "int_type": "it must be a whole number",
+    "bool_type": "it must be true or false",
+    "list_type": "it must be a list of objects",
+    "dict_type": "it must be an object",
+    "model_type": "it must be an object",
+}
+"""The sentence of each error of pydantic that these schemas can cause."""
 
-    values: Mapping[str, Any]
-    place: str
+
+def _matching(pattern: str, what: str) -> AfterValidator:
+    """A check of a whole text. `what` completes the error: `is not like fa:16:3e:00:00:01`."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{text[:80]!r} is not {what}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _parsed(reader: Callable[[str], object], what: str) -> AfterValidator:
+    """A conversion to the canonical text by `reader`, which raises ValueError."""
+
+    def convert(text: str) -> str:
+        try:
+            return str(reader(text))
+        except ValueError:
+            raise ValueError(f"{text[:80]!r} is not {what}") from None
+
+    return AfterValidator(convert)
+
+
+def _one_of(values: tuple[str, ...], sentence: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{text!r} {sentence}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _between(low: int, high: int) -> AfterValidator:
+    def check(number: int) -> int:
+        if not 0 <= number <= high:
+            raise ValueError(f"{number} is not between {low} and {high}")
+        return number
+
+    return AfterValidator(check)
+
+
+def _base64(text: object) -> bytes:
+    """The decoded bytes. White space is ignored."""
+    if not isinstance(text, str):
+        raise PydanticCustomError("string_type", "")
+    try:
+        return b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("it is not base64") from None
+
+
+def _texts(value: object) -> object:
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
+        raise PydanticCustomError("texts", "it must be an object of texts")
+    return dict(value)
+
+
+def _listed_texts(value: object) -> object:
+    if not isinstance(value, list):
+        raise PydanticCustomError("texts", "it must be a list of texts")
+    return value
+
+
+def _readable(reader: Callable[[Any], object]) -> BeforeValidator:
+    """A check that `reader` can decode the value, which stays as it is."""
+
+    def check(value: object) -> object:
+        try:
+            reader(value)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"it cannot be read ({type(error).__name__}: {error})") from error
+        return value
+
+    return BeforeValidator(check)
+
+
+RequiredText = Annotated[str, Field(min_length=1)]
+Texts = Annotated[dict[str, str], BeforeValidator(_texts)]
+Number = Annotated[int, _between(0, MAX_NUMBER)]
+Uuid = Annotated[RequiredText, _parsed(UUID, "a UUID")]
+MacAddress = Annotated[
+    RequiredText,
+    AfterValidator(str.lower),
+    _matching(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", "like fa:16:3e:00:00:01"),
+]
+Hostname = Annotated[RequiredText, _matching(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,253}[A-Za-z0-9])?", "a host name")]
+Address = Annotated[RequiredText, _parsed(ip_address, "an address")]
+Cidr = Annotated[RequiredText, _parsed(ip_network, "a network like 10.0.0.0/24")]
+Addresses = Annotated[list[Address], BeforeValidator(_listed_texts)]
+Names = Annotated[list[str], BeforeValidator(_listed_texts)]
+Ec2Id = Annotated[RequiredText, _matching(r"[a-z]+-[0-9a-f]{8}", "like i-0000002a")]
+Base64 = Annotated[bytes, BeforeValidator(_base64)]
+
+
+class ImportedObject(BaseModel):
+    """An object of the document. A field with the value null has its default."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
-    def of(cls, value: object, place: str) -> FieldReader:
-        if not isinstance(value, Mapping):
-            raise BadRequest(place, f"{place} must be an object")
-        return cls(value, place)
-
-    def wrong(self, name: str, sentence: str) -> BadRequest:
-        field = f"{self.place}.{name}"
-        return BadRequest(field, f"{field}: {sentence}")
-
-    def only(self, known: frozenset[str]) -> None:
-        """Raises BadRequest for an unknown field, which most often is a typing error."""
-        unknown = sorted(str(name) for name in self.values if name not in known)
-        if unknown:
-            raise self.wrong(unknown[0], f"there is no such field; the fields are {', '.join(sorted(known))}")
-
-    def text(self, name: str) -> str:
-        value = self.optional_text(name)
-        if not value:
-            raise self.wrong(name, "it must be a text that is not empty")
-        return value
-
-    def optional_text(self, name: str) -> str | None:
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, str):
-            raise self.wrong(name, "it must be a text or null")
-        return value
-
-    def number(self, name: str) -> int:
-        """0 if missing."""
-        value = self.values.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise self.wrong(name, "it must be a whole number")
-        if not 0 <= (value or 0) <= MAX_NUMBER:
-            raise self.wrong(name, f"{value} is not between 0 and {MAX_NUMBER}")
-        return value or 0
-
-    def flag(self, name: str) -> bool:
-        """False if missing."""
-        value = self.values.get(name)
-        if not isinstance(value, bool | None):
-            raise self.wrong(name, "it must be true or false")
-        return bool(value)
-
-    def parsed(self, name: str, reader: Callable[[str], str], what: str) -> str:
-        """The text, converted by `reader`. `what` describes valid texts for errors: `a network like 10.0.0.0/24`."""
-        text = self.text(name)
+    def parsed(cls, values: object, place: str) -> Self:
+        """The object at `place` of the document. Raises BadRequest, which names the first wrong field."""
         try:
-            return reader(text)
-        except ValueError:
-            raise self.wrong(name, f"{text[:80]!r} is not {what}") from None
-
-    def base64(self, name: str) -> bytes:
-        """The decoded bytes, empty if missing. White space in the text is ignored."""
-        try:
-            return b64decode("".join((self.optional_text(name) or "").split()), validate=True)
-        except (binascii.Error, ValueError):
-            raise self.wrong(name, "it is not base64") from None
-
-    def strings(self, name: str, reader: Callable[[str], str] = str) -> list[str]:
-        """A list of texts, converted by `reader`. A ValueError of `reader` becomes the error."""
-        value = self.values.get(name)
-        if not isinstance(value, list | None):
-            raise self.wrong(name, "it must be a list of texts")
-        found = []
-        for place, text in enumerate(value or ()):
-            if not isinstance(text, str):
-                raise self.wrong(f"{name}[{place}]", "it must be a text")
-            try:
-                found.append(reader(text))
-            except ValueError as error:
-                raise self.wrong(f"{name}[{place}]", str(error)) from None
-        return found
-
-    def texts(self, name: str) -> dict[str, str]:
-        """An object of texts, empty if missing."""
-        value = {} if self.values.get(name) is None else self.values[name]
-        if not isinstance(value, Mapping) or not all(isinstance(text, str) for text in value.values()):
-            raise self.wrong(name, "it must be an object of texts")
-        return dict(value)
-
-    def objects(self, name: str) -> list[dict[str, Any]]:
-        """A list of objects, empty if missing."""
-        return [dict(part.values) for part in self.parts(name)]
-
-    def parts(self, name: str, single: str | None = None) -> Iterator[FieldReader]:
-        """The objects of a list with their places. A text is an object with the one field `single`."""
-        value = self.values.get(name)
-        if not isinstance(value, list | None):
-            raise self.wrong(name, "it must be a list of objects")
-        for place, part in enumerate(value or ()):
-            whole = {single: part} if single is not None and isinstance(part, str) else part
-            yield FieldReader.of(whole, f"{self.place}.{name}[{place}]")
-
-    def part(self, name: str) -> FieldReader | None:
-        """An object, or None if missing."""
-        value = self.values.get(name)
-        return None if value is None else FieldReader.of(value, f"{self.place}.{name}")
-
-    def read(self, name: str, reader: Callable[[Any], T]) -> T:
-        """The value, converted by `reader`. Raises BadRequest if `reader` fails."""
-        try:
-            return reader(self.values.get(name))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self.wrong(name, f"it cannot be read ({type(error).__name__}: {error})") from error
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _bad_request(place, error.errors(include_url=False)[0]) from None
 
 
-_MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-_EC2_ID = re.compile(r"[a-z]+-[0-9a-f]{8}")
-_HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,253}[A-Za-z0-9])?")
-_KEY_TYPES = ("ssh", "x509")
-_ADDRESS_MODES = ("slaac", "dhcpv6-stateful", "dhcpv6-stateless")
+class StrictObject(ImportedObject):
+    """An object in which an unknown field, which most often is a typing error, is an error."""
 
-_SAME_NAME = ("project_id", "user_id", "hostname", "metadata", "launch_index", "availability_zone", "reservation_id",
-              "root_device_name", "kernel_id", "ramdisk_id")  # fmt: skip
-_INSTANCE = frozenset({*_SAME_NAME, "id", "name", "flavor", "image_id", "key", "user_data", "user_data_base64",
-                       "security_groups", "ec2_ids", "ports", "block_devices", "files", "password",
-                       "default_ephemeral_device", "default_swap_device"})  # fmt: skip
-_PORT = frozenset({"id", "network_id", "mac_address", "mtu", "device_name", "vif_type", "tags", "vlan", "subnets"})
-_SUBNET = frozenset({"cidr", "gateway_ip", "addresses", "dns_nameservers", "host_routes", "enable_dhcp",
-                     "ipv6_address_mode"})  # fmt: skip
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, values: object) -> object:
+        if isinstance(values, Mapping):
+            unknown = sorted(str(name) for name in values if name not in cls.model_fields)
+            if unknown:
+                fields = ", ".join(sorted(cls.model_fields))
+                raise _error_at(unknown[0], f"there is no such field; the fields are {fields}")
+        return values
 
 
-def to_nova_form(fields: FieldReader) -> FieldReader:
-    """Converts one instance to Nova's form. Raises BadRequest, which names the field."""
-    fields.only(_INSTANCE)
-    hostname = fields.text("hostname")
-    if not _HOSTNAME.fullmatch(hostname):
-        raise fields.wrong("hostname", f"{hostname[:80]!r} is not a host name")
-    ports = list(fields.parts("ports"))
-    values: dict[str, Any] = {name: fields.values.get(name) for name in _SAME_NAME}
-    values |= {
-        "uuid": _uuid(fields, "id"),
-        "display_name": fields.optional_text("name"),
-        "flavor_name": fields.optional_text("flavor"),
-        "image_ref": fields.optional_text("image_id"),
-        "user_data_b64": _user_data(fields),
-        "security_groups": [{"name": name} for name in fields.strings("security_groups")],
-        "ec2_ids": _ec2_ids(fields),
-        "network_info": [_vif(port) for port in ports],
-        "neutron_ports": [_neutron_port(port) for port in ports],
-        "device_metadata": _device_metadata(ports),
-        "block_device_mappings": [_block_device(mapping) for mapping in fields.parts("block_devices")],
-        "personality": [{"path": file.text("path"), "contents": _contents(file)} for file in fields.parts("files")],
-        "default_ephemeral_device": fields.optional_text("default_ephemeral_device"),
-        "default_swap_device": fields.optional_text("default_swap_device"),
-        "system_metadata": {"password_0": password} if (password := fields.optional_text("password")) else {},
-    }
-    return FieldReader(values | _key(fields), fields.place)
+def _error_at(field: str, sentence: str) -> PydanticCustomError:
+    """An error of one field, raised by a check of the whole object."""
+    return PydanticCustomError("field", "{sentence}", {"field": field, "sentence": sentence})
 
 
-def _uuid(fields: FieldReader, name: str) -> str:
-    text = fields.text(name)
-    try:
-        return str(UUID(text))
-    except ValueError:
-        raise fields.wrong(name, f"{text!r} is not a UUID") from None
+def _bad_request(place: str, error: ErrorDetails) -> BadRequest:
+    context = error.get("ctx", {})
+    steps = (*error["loc"], *((context["field"],) if error["type"] == "field" else ()))
+    field = place + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+    if error["type"] == "model_type":
+        return BadRequest(field, f"{field} must be an object")
+    raised = str(context["error"]) if error["type"] == "value_error" else error["msg"]
+    return BadRequest(field, f"{field}: {_SENTENCES.get(error['type'], raised)}")
 
 
-def _key(fields: FieldReader) -> dict[str, Any]:
-    key = fields.part("key")
-    if key is None:
-        return {}
-    key.only(frozenset({"name", "type", "public_key"}))
-    kind = key.optional_text("type") or "ssh"
-    if kind not in _KEY_TYPES:
-        raise key.wrong("type", f"{kind!r} is neither ssh nor x509")
-    return {"key_name": key.text("name"), "key_type": kind, "public_key": key.text("public_key")}
+class ImportedKey(StrictObject):
+    name: RequiredText
+    type: Annotated[str, _one_of(_KEY_TYPES, "is neither ssh nor x509")] = "ssh"
+    public_key: RequiredText
 
 
-def _user_data(fields: FieldReader) -> str | None:
-    """The user data as base64. `user_data` is text, and `user_data_base64` has any bytes."""
-    text, encoded = fields.optional_text("user_data"), fields.optional_text("user_data_base64")
-    if text is None:
-        return None if encoded is None else b64encode(fields.base64("user_data_base64")).decode()
-    if encoded is not None:
-        raise fields.wrong("user_data", "use either user_data or user_data_base64, not both")
-    return b64encode(text.encode()).decode()
+class ImportedEc2Ids(StrictObject):
+    """All EC2 ids of an instance. An id that is missing does not exist."""
+
+    instance_id: Ec2Id
+    ami_id: Ec2Id | None = None
+    kernel_id: Ec2Id | None = None
+    ramdisk_id: Ec2Id | None = None
 
 
-def _contents(file: FieldReader) -> str:
-    file.only(frozenset({"path", "contents_base64"}))
-    return b64encode(file.base64("contents_base64")).decode()
+class ImportedFixedAddress(StrictObject):
+    ip_address: Address
+    floating_ips: Addresses = []
 
 
-def _ec2_ids(fields: FieldReader) -> dict[str, str | None] | None:
-    """None if the document has none: the first read of the instance then assigns its EC2 ids."""
-    given = fields.part("ec2_ids")
-    if given is None:
-        return None
-    names = ("instance_id", "ami_id", "kernel_id", "ramdisk_id")
-    given.only(frozenset(names))
-    ids = {name: given.optional_text(name) for name in names}
-    for name, text in ids.items():
-        if text is not None and not _EC2_ID.fullmatch(text):
-            raise given.wrong(name, f"{text!r} is not like i-0000002a")
-    given.text("instance_id")
-    return ids
+class ImportedRoute(StrictObject):
+    destination: Cidr
+    nexthop: Address
 
 
-def _vif(port: FieldReader) -> dict[str, Any]:
-    """The port's entry in Nova's network_info cache."""
-    port.only(_PORT)
-    port_id = _uuid(port, "id")
-    return {
-        "id": port_id,
-        "address": _mac_address(port),
-        "type": port.optional_text("vif_type") or "bridge",
-        "devname": port.optional_text("device_name") or f"tap{port_id[:DEVICE_ID_CHARS]}",
-        "network": {
-            "id": _uuid(port, "network_id"),
-            "meta": {"mtu": _mtu(port)},
-            "subnets": [_subnet(subnet) for subnet in port.parts("subnets")],
-        },
-    }
+def _as_object(value: object) -> object:
+    """`10.0.0.5` is short for `{ip_address: 10.0.0.5}`."""
+    return {"ip_address": value} if isinstance(value, str) else value
 
 
-def _mac_address(port: FieldReader) -> str:
-    text = port.text("mac_address").lower()
-    if not _MAC_ADDRESS.fullmatch(text):
-        raise port.wrong("mac_address", f"{text!r} is not like fa:16:3e:00:00:01")
-    return text
+class ImportedSubnet(StrictObject):
+    cidr: Cidr
+    gateway_ip: Address | None = None
+    enable_dhcp: bool = False
+    ipv6_address_mode: Annotated[str, _one_of(_ADDRESS_MODES, f"is none of {', '.join(_ADDRESS_MODES)}")] | None = None
+    dns_nameservers: Addresses = []
+    host_routes: list[ImportedRoute] = []
+    addresses: list[Annotated[ImportedFixedAddress, BeforeValidator(_as_object)]] = []
 
+    @model_validator(mode="after")
+    def _addresses_are_in_the_network(self) -> ImportedSubnet:
+        network = ip_network(self.cidr)
+        for place, fixed in enumerate(self.addresses):
+            if ip_address(fixed.ip_address) not in network:
+                field = f"addresses[{place}].ip_address"
+                raise _error_at(field, f"{fixed.ip_address} is not in {network}")
+        return self
 
-def _mtu(port: FieldReader) -> int | None:
-    mtu = port.number("mtu")
-    if not 0 <= mtu <= 65535:
-        raise port.wrong("mtu", f"{mtu} is not between 1 and 65535")
-    return mtu or None
-
-
-def _neutron_port(port: FieldReader) -> dict[str, Any]:
-    addresses = [text for subnet in port.parts("subnets") for text, _floating in _addresses(subnet)]
-    return {
-        "id": _uuid(port, "id"),
-        "network_id": _uuid(port, "network_id"),
-        "mac_address": _mac_address(port),
-        "fixed_ips": [{"ip_address": address} for address in addresses],
-    }
-
-
-def _subnet(subnet: FieldReader) -> dict[str, Any]:
-    subnet.only(_SUBNET)
-    cidr = subnet.parsed("cidr", lambda text: str(ip_network(text)), "a network like 10.0.0.0/24")
-    gateway = subnet.optional_text("gateway_ip")
-    if gateway is not None:
-        gateway = subnet.parsed("gateway_ip", _address, "an address")
-    mode = subnet.optional_text("ipv6_address_mode")
-    if mode is not None and mode not in _ADDRESS_MODES:
-        raise subnet.wrong("ipv6_address_mode", f"{mode!r} is none of {', '.join(_ADDRESS_MODES)}")
-    enable_dhcp = subnet.flag("enable_dhcp")
-    return {
-        "cidr": cidr,
-        "version": ip_network(cidr).version,
-        "gateway": {"address": gateway},
-        "ips": [
-            {"address": address, "floating_ips": [{"address": text} for text in floating]}
-            for address, floating in _addresses(subnet)
-        ],
-        "dns": [{"address": text} for text in subnet.strings("dns_nameservers", _checked(_address, "an address"))],
-        "routes": [_route(route) for route in subnet.parts("host_routes")],
+    def nova_form(self) -> dict[str, Any]:
+        """The subnet of a VIF in Nova's network_info cache."""
         # With DHCP, a DHCP port of Neutron has an address on the subnet, and Nova stores it in its cache.
-        "meta": {"enable_dhcp": enable_dhcp, "ipv6_address_mode": mode}
-        | ({"dhcp_server": gateway or "unknown"} if enable_dhcp else {}),
-    }
+        dhcp_server = {"dhcp_server": self.gateway_ip or "unknown"} if self.enable_dhcp else {}
+        return {
+            "cidr": self.cidr,
+            "version": ip_network(self.cidr).version,
+            "gateway": {"address": self.gateway_ip},
+            "ips": [
+                {"address": fixed.ip_address, "floating_ips": [{"address": text} for text in fixed.floating_ips]}
+                for fixed in self.addresses
+            ],
+            "dns": [{"address": text} for text in self.dns_nameservers],
+            "routes": [
+                {"cidr": route.destination, "gateway": {"address": route.nexthop}} for route in self.host_routes
+            ],
+            "meta": {"enable_dhcp": self.enable_dhcp, "ipv6_address_mode": self.ipv6_address_mode} | dhcp_server,
+        }
 
 
-def _addresses(subnet: FieldReader) -> list[tuple[str, list[str]]]:
-    """(fixed IP, its floating IPs) of `10.0.0.5` or `{ip_address: 10.0.0.5, floating_ips: […]}`."""
-    network = ip_network(subnet.parsed("cidr", lambda text: str(ip_network(text)), "a network like 10.0.0.0/24"))
-    found = []
-    for fixed in subnet.parts("addresses", single="ip_address"):
-        fixed.only(frozenset({"ip_address", "floating_ips"}))
-        address = fixed.parsed("ip_address", _address, "an address")
-        if ip_address(address) not in network:
-            raise fixed.wrong("ip_address", f"{address} is not in {network}")
-        found.append((address, fixed.strings("floating_ips", _checked(_address, "an address"))))
-    return found
+class ImportedPort(StrictObject):
+    id: Uuid
+    network_id: Uuid
+    mac_address: MacAddress
+    mtu: Annotated[int, _between(1, 65535)] | None = None
+    device_name: str = ""
+    vif_type: str = ""
+    tags: Names | None = None
+    vlan: Number = 0
+    subnets: list[ImportedSubnet] = []
+
+    def vif(self) -> dict[str, Any]:
+        """The port's entry in Nova's network_info cache."""
+        return {
+            "id": self.id,
+            "address": self.mac_address,
+            "type": self.vif_type or "bridge",
+            "devname": self.device_name or f"tap{self.id[:DEVICE_ID_CHARS]}",
+            "network": {
+                "id": self.network_id,
+                "meta": {"mtu": self.mtu or None},
+                "subnets": [subnet.nova_form() for subnet in self.subnets],
+            },
+        }
+
+    def neutron_port(self) -> dict[str, Any]:
+        addresses = [{"ip_address": fixed.ip_address} for subnet in self.subnets for fixed in subnet.addresses]
+        return {"network_id": self.network_id, "fixed_ips": addresses}
+
+    def interface_metadata(self) -> dict[str, Any]:
+        """The port's tags, which are in `devices` of meta_data.json."""
+        vlan = {"vlan": self.vlan} if self.vlan else {}
+        return _versioned("NetworkInterfaceMetadata", {"mac": self.mac_address, "tags": self.tags} | vlan)
 
 
-def _route(route: FieldReader) -> dict[str, Any]:
-    route.only(frozenset({"destination", "nexthop"}))
-    destination = route.parsed("destination", lambda text: str(ip_network(text)), "a network like 10.9.0.0/16")
-    return {"cidr": destination, "gateway": {"address": route.parsed("nexthop", _address, "an address")}}
+class ImportedBlockDevice(StrictObject):
+    device_name: str | None = None
+    source_type: str | None = None
+    destination_type: str | None = None
+    guest_format: str | None = None
 
 
-def _address(text: str) -> str:
-    return str(ip_address(text))
+class ImportedFile(StrictObject):
+    path: RequiredText
+    contents_base64: Base64 = b""
 
 
-def _checked(reader: Callable[[str], str], what: str) -> Callable[[str], str]:
-    """The reader with a ValueError that describes valid texts."""
-
-    def read(text: str) -> str:
-        try:
-            return reader(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not {what}") from None
-
-    return read
+_SAME_NAME = {"project_id", "user_id", "hostname", "metadata", "launch_index", "availability_zone", "reservation_id",
+              "root_device_name", "kernel_id", "ramdisk_id", "default_ephemeral_device",
+              "default_swap_device"}  # fmt: skip
+"""The fields of both forms."""
 
 
-def _device_metadata(ports: list[FieldReader]) -> dict[str, Any] | None:
-    """The metadata of ports with tags, which are in `devices` of meta_data.json."""
-    tagged = [port for port in ports if port.values.get("tags") is not None]
-    devices = [_object("NetworkInterfaceMetadata", _tagged(port)) for port in tagged]
-    return _object("InstanceDeviceMetadata", {"devices": devices}) if devices else None
+class ImportedInstance(StrictObject):
+    """An instance in the form of docs/guide/import.md."""
+
+    id: Uuid
+    project_id: RequiredText
+    hostname: Hostname
+    name: str | None = None
+    user_id: str = ""
+    flavor: str | None = None
+    image_id: str | None = None
+    kernel_id: str | None = None
+    ramdisk_id: str | None = None
+    availability_zone: str | None = None
+    launch_index: Number = 0
+    reservation_id: str | None = None
+    ec2_ids: ImportedEc2Ids | None = None
+    key: ImportedKey | None = None
+    user_data: str | None = None
+    user_data_base64: Base64 | None = None
+    metadata: Texts = {}
+    security_groups: Names = []
+    password: str | None = None
+    root_device_name: str | None = None
+    default_ephemeral_device: str | None = None
+    default_swap_device: str | None = None
+    ports: list[ImportedPort] = []
+    block_devices: list[ImportedBlockDevice] = []
+    files: list[ImportedFile] = []
+
+    @model_validator(mode="after")
+    def _one_form_of_user_data(self) -> ImportedInstance:
+        if self.user_data is not None and self.user_data_base64 is not None:
+            raise _error_at("user_data", "use either user_data or user_data_base64, not both")
+        return self
+
+    def nova_form(self) -> NovaInstance:
+        user_data = self.user_data_base64 if self.user_data is None else self.user_data.encode()
+        key = {f"key_{name}": value for name, value in self.key if name != "public_key"} if self.key else {}
+        tagged = [port.interface_metadata() for port in self.ports if port.tags is not None]
+        return NovaInstance.model_validate(
+            self.model_dump(include=_SAME_NAME)
+            | key
+            | {
+                "uuid": self.id,
+                "display_name": self.name,
+                "flavor_name": self.flavor,
+                "image_ref": self.image_id,
+                "user_data_b64": None if user_data is None else b64encode(user_data).decode(),
+                "public_key": self.key.public_key if self.key else None,
+                "security_groups": [{"name": name} for name in self.security_groups],
+                "ec2_ids": self.ec2_ids.model_dump() if self.ec2_ids else None,
+                "network_info": [port.vif() for port in self.ports],
+                "neutron_ports": [port.neutron_port() for port in self.ports],
+                "device_metadata": _versioned("InstanceDeviceMetadata", {"devices": tagged}) if tagged else None,
+                "block_device_mappings": [mapping.model_dump() for mapping in self.block_devices],
+                "personality": [
+                    {"path": file.path, "contents": b64encode(file.contents_base64).decode()} for file in self.files
+                ],
+                "system_metadata": {"password_0": self.password} if self.password else {},
+            }
+        )
 
 
-def _tagged(port: FieldReader) -> dict[str, Any]:
-    vlan = port.number("vlan")
-    return {"mac": _mac_address(port), "tags": port.strings("tags")} | ({"vlan": vlan} if vlan else {})
-
-
-def _object(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def _versioned(name: str, data: Mapping[str, Any]) -> dict[str, Any]:
     return {"nova_object.name": name, "nova_object.data": dict(data)}
 
 
-def _block_device(mapping: FieldReader) -> dict[str, Any]:
-    names = ("device_name", "source_type", "destination_type", "guest_format")
-    mapping.only(frozenset(names))
-    return {name: mapping.optional_text(name) for name in names}
+class NovaFixedIp(ImportedObject):
+    ip_address: RequiredText
+
+
+class NovaPort(ImportedObject):
+    network_id: RequiredText
+    fixed_ips: list[NovaFixedIp] = []
+
+
+class NovaEc2Ids(ImportedObject):
+    instance_id: str | None = None
+    ami_id: str | None = None
+    kernel_id: str | None = None
+    ramdisk_id: str | None = None
+
+
+class NovaInstance(ImportedObject):
+    """An instance in Nova's form (importer.py). Fields of other names are ignored."""
+
+    uuid: Annotated[RequiredText, _readable(UUID)]
+    project_id: RequiredText
+    hostname: RequiredText
+    user_id: str = ""
+    display_name: str = ""
+    image_ref: str = ""
+    flavor_name: str = ""
+    availability_zone: str | None = None
+    key_name: str = ""
+    key_type: str | None = None
+    public_key: str | None = None
+    user_data_b64: Base64 | None = None
+    metadata: Texts = {}
+    security_groups: list[dict[str, Any]] = []
+    launch_index: Number = 0
+    reservation_id: str | None = None
+    root_device_name: str | None = None
+    default_ephemeral_device: str | None = None
+    default_swap_device: str | None = None
+    kernel_id: str | None = None
+    ramdisk_id: str | None = None
+    ec2_ids: NovaEc2Ids | None = None
+    block_device_mappings: list[dict[str, Any]] = []
+    personality: list[dict[str, Any]] = []
+    network_info: Annotated[list[dict[str, Any]], _readable(nics_from_network_info)] = []
+    neutron_ports: list[NovaPort] = []
+    device_metadata: Annotated[dict[str, Any] | None, _readable(devices_from_metadata)] = None
+    numa_topology: Annotated[dict[str, Any] | None, _readable(dedicated_cpus_from_topology)] = None
+    system_metadata: Texts = {}
