@@ -9,7 +9,6 @@ from ipaddress import ip_address
 
 import sqlalchemy as sa
 
-from openimds.store.ec2_ids import INSTANCE
 from openimds.store.engine import Store
 from openimds.store.models.compute import Ec2Id, Server
 from openimds.store.models.network import IPAllocation, Network, Port, SecurityGroup, Subnet, address_sort_key
@@ -34,7 +33,7 @@ def give_ports(store: Store, project: str, ids: Sequence[str]) -> None:
         connection.execute(sa.insert(Subnet), list(subnets))
         connection.execute(sa.update(Server).where(Server.id.in_(ids)).values(imported_document=None))
         numbers = [
-            {"kind": INSTANCE, "object_id": one, "number": _FIRST_NUMBER + place} for place, one in enumerate(ids)
+            {"kind": EC2_INSTANCE, "object_id": one, "number": _FIRST_NUMBER + place} for place, one in enumerate(ids)
         ]
         connection.execute(sa.insert(Ec2Id), numbers)
         for place, instance_id in enumerate(ids):

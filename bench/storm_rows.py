@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.compat.recordings import load_instances
 
-from openimds.store.ec2_ids import INSTANCE
+from openimds.resources.instance import EC2_INSTANCE
 from openimds.store.engine import Store
 from openimds.store.importer.importer import InstanceStore
 from openimds.store.models.compute import Ec2Id
@@ -93,7 +93,7 @@ def _rows(project: str, guests: Sequence[Guest], host: str) -> Iterator[tuple[An
     yield SecurityGroup, [{"id": group, "name": "default", **owned}]
     yield (
         Ec2Id,
-        [{"kind": INSTANCE, "object_id": one.instance_id, "number": _FIRST_NUMBER + one.number} for one in guests],
+        [{"kind": EC2_INSTANCE, "object_id": one.instance_id, "number": _FIRST_NUMBER + one.number} for one in guests],
     )
     yield Network, [{"id": one, "name": "storm", **owned} for one in networks]
     yield Subnet, [_subnet(one) | owned for one in networks]
