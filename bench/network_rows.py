@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 import sqlalchemy as sa
 
+from openimds.resources.instance import EC2_INSTANCE
 from openimds.store.engine import Store
 from openimds.store.models.compute import Ec2Id, Server
 from openimds.store.models.network import IPAllocation, Network, Port, SecurityGroup, Subnet, address_sort_key

@@ -33,15 +33,21 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def namespace(host: Host, stage: Stage) -> Iterator[str]:
-    """A namespace with this network's HAProxy, and the address 10.0.0.5 as the guest's source address."""
+def namespace(host: Host, stage: Stage, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace with this network's HAProxy, and the address 10.0.0.5 as the guest's source address.
+
+    The parameter, if there is one, is `logs_all_requests` of the HAProxy.
+    """
     name = host.namespace(f"qdhcp-{NET}")
     host.ownership.add("netns", name)
     run(["ip", "netns", "add", name])
     run(["ip", "-n", name, "link", "set", "lo", "up"])
     run(["ip", "-n", name, "address", "add", "10.0.0.5/32", "dev", "lo"])
     settings = ProxySettings(
-        state_path=stage.folder, agent_socket=stage.socket, log_socket=stage.folder / "haproxy_log"
+        state_path=stage.folder,
+        agent_socket=stage.socket,
+        log_socket=stage.folder / "haproxy_log",
+        logs_all_requests=getattr(request, "param", True),
     )
     proxy = ProxySpec(
         name=NET, namespace=name, scope=Scope.NETWORK, scope_id=NET, addresses=(ListenAddress("127.0.0.1", 9697),)
@@ -94,6 +100,15 @@ def test_request_id_appears_in_both_logs(namespace: str, stage: Stage):
         200,
         "/openstack",
     )
+
+
+@pytest.mark.parametrize("namespace", [False], indirect=True)
+def test_requests_that_the_agent_logs_are_not_in_the_log_of_the_proxy(namespace: str, stage: Stage):
+    asked(namespace, b"GET /openstack HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert asked(namespace, b"BROKEN\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    until(lambda: stage.events("namespace proxy: request"))
+    assert [line["status"] for line in stage.events("namespace proxy: request")] == [400]
+    assert len(stage.events("request answered")) == 1
 
 
 def test_a_thousand_requests_on_keep_alive_connections(namespace: str, stage: Stage):

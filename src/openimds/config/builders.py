@@ -212,6 +212,7 @@ def _proxy(values: OptionValues, fields: Common) -> MetadataProxyConfig:
             http_keep_alive=values[section, "timeout_http_keep_alive"],
         ),
         connections_per_guest=values[section, "connections_per_guest"],
+        logs_all_requests=values[section, "log_requests"] == "all",
         strict_hosts=strict_hosts(values, section),
         rate_limit=_rate_limit(values),
         haproxy_log_socket=fields["state_path"] / HAPROXY_LOG_SOCKET,

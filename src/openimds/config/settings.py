@@ -196,6 +196,8 @@ class MetadataProxyConfig:
     timeouts: HaproxyTimeouts
     connections_per_guest: int
     """The limit per instance. 0 if only the total limit of the proxy applies."""
+    logs_all_requests: bool
+    """False if the proxies log only failed requests."""
     strict_hosts: tuple[str, ...] | None
     """The permitted Host headers. None if strict checks are off."""
     rate_limit: RateLimitOptions | None

@@ -85,6 +85,8 @@ class ProxySettings:
     timeouts: ProxyTimeouts = ProxyTimeouts()
     connections_per_guest: int = 256
     """The maximum number of open connections of one address. 0 means unlimited."""
+    logs_all_requests: bool = True
+    """False if a request is not logged when the agent answered and logged it. See `_log_rules`."""
     strict_hosts: tuple[str, ...] | None = None
     """The allowed values of `Host`. None if requests are not checked. Otherwise forwarded requests are rejected too."""
     rate_limit: HaproxyRateLimit | None = None
@@ -215,9 +217,20 @@ def _listen(proxy: ProxySpec, settings: ProxySettings) -> list[str]:
         f"    http-request set-header {proxy.scope.header} {proxy.scope_id}",
         "    http-request set-header X-Forwarded-For %[src]",
         "    http-request set-header X-Openstack-Request-Id %[unique-id]",
+        *(f"    {line}" for line in _log_rules(settings)),
         "    http-response set-header X-Openstack-Request-Id %[unique-id]",
         f"    server metadata unix@{settings.agent_socket}",
     ]
+
+
+def _log_rules(settings: ProxySettings) -> Iterator[str]:
+    """Suppresses the log line of a request that the agent logs. A datagram costs the agent as much as the response.
+
+    openimds' agent returns the request ID. Stock neutron's agent does not, and logs no requests, so HAProxy logs them.
+    """
+    if not settings.logs_all_requests:
+        logged = "{ res.hdr(X-Openstack-Request-Id) -m found }"
+        yield f"http-response set-log-level silent if {{ status lt 500 }} {logged}"
 
 
 def _bind(address: ListenAddress) -> str:

@@ -18,6 +18,7 @@ def proxy_settings(config: MetadataProxyConfig, state_path: Path) -> ProxySettin
         group=config.group,
         timeouts=_timeouts(config),
         connections_per_guest=config.connections_per_guest,
+        logs_all_requests=config.logs_all_requests,
         strict_hosts=config.strict_hosts,
         rate_limit=_rate_limit(config),
     )

@@ -209,6 +209,15 @@ def test_public_url_of_a_wildcard_listener_is_loopback(write: Write) -> None:
     assert config.load_control_api([path]).public_url == "https://cloud.example"
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"), [("", False), ("log_requests = failed", False), ("log_requests = all", True)]
+)
+def test_namespace_proxies_log_failed_or_all_requests(write: Write, line: str, expected: bool) -> None:
+    file = write("neutron.conf", AUTH + f"[metadata_haproxy]\n{line}\n")
+    assert config.load_dhcp_agent([file]).proxy.logs_all_requests is expected
+    assert config.load_l3_agent([file]).proxy.logs_all_requests is expected
+
+
 def test_connections_per_guest_in_neutron_conf_applies_in_both_modes(write: Write) -> None:
     file = write("neutron.conf", AUTH + "[metadata_haproxy]\nconnections_per_guest = 7\ntimeout_client = 40\n")
     assert config.load_dhcp_agent([file]).proxy.connections_per_guest == 7

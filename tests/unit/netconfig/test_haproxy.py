@@ -161,3 +161,11 @@ def test_other_header_passes(name: str) -> None:
 def test_header_with_mixed_dashes_and_underscores_is_stripped(name: str, mask: int) -> None:
     spelled = "".join("_" if c == "-" and mask >> n & 1 else c for n, c in enumerate(name))
     assert re.search(STRIPPED_HEADERS, spelled)
+
+
+def test_only_responses_with_a_request_id_are_not_logged() -> None:
+    """Stock neutron's agent returns no request ID, and logs no requests."""
+    rule = "http-response set-log-level silent if { status lt 500 } { res.hdr(X-Openstack-Request-Id) -m found }"
+    found = lines(haproxy_config(NETWORK, replace(SETTINGS, logs_all_requests=False)))
+    assert found.index(rule) < found.index("http-response set-header X-Openstack-Request-Id %[unique-id]")
+    assert rule not in lines(haproxy_config(NETWORK, SETTINGS))

@@ -105,6 +105,16 @@ METADATA_HAPROXY = Section(
             )
         ),
         *CONNECTIONS_PER_GUEST.options,
+        cfg.StrOpt(
+            "log_requests",
+            default="failed",
+            choices=[
+                ("failed", "requests that HAProxy answered itself, and responses with a status of 500 or more"),
+                ("all", "all requests, at about twice the processor time of a request"),
+            ],
+            help="The requests that HAProxy logs. The metadata agent logs each request with the same request ID. HAProxy"
+            " logs all requests if the agent's responses have no X-Openstack-Request-Id.",
+        ),
         *strict_options(),
     ),
     "The timeouts of the namespace proxies, and the limits of instances.",
