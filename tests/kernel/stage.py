@@ -12,6 +12,8 @@ from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.errors import ProgramError
 from openimds.linux.process.daemons import run
 
+CGROUPS = tuple(Path("/sys/fs/cgroup", controller) for controller in ("", "memory", "pids"))
+
 
 @dataclass(frozen=True)
 class Host:
@@ -48,9 +50,10 @@ def pings(namespace: str, *arguments: str) -> bool:
 
 
 def traces() -> set[str]:
-    """The namespaces, devices and tables on this machine, one per line.
+    """The namespaces, devices, tables and cgroups on this machine, one per line.
 
     The commands may wait long while the kernel destroys many namespaces.
     """
     asked = (["ip", "netns", "list"], ["ip", "-o", "link"], ["nft", "list", "tables"])
-    return {line for argv in asked for line in run(argv, timeout_seconds=HANG_SECONDS).splitlines()}
+    found = {line for argv in asked for line in run(argv, timeout_seconds=HANG_SECONDS).splitlines()}
+    return found | {str(path) for folder in CGROUPS for path in folder.glob("openimds*")}

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from tests.kernel.guest_network import KEY, SERVER_IP, MetadataStandIn, documents, serve_dhcp
@@ -14,6 +15,7 @@ from tests.waiting import until
 
 from openimds.linux.errors import ProgramError
 from openimds.linux.netns_driver.bubblewrap import GuestSettings
+from openimds.linux.netns_driver.cgroups import GuestCgroups
 from openimds.linux.netns_driver.driver import NetnsDriver
 from openimds.linux.process import by_namespace
 from openimds.linux.process.daemons import run
@@ -36,7 +38,7 @@ SERVER = "11111111-0000-4000-8000-000000000000"
 
 
 def guests_of(host: Host, settings: GuestSettings = SETTINGS) -> NetnsDriver:
-    return NetnsDriver(host.state_path / "instances", settings)
+    return NetnsDriver(host.state_path / "instances", settings, GuestCgroups(host.prefix))
 
 
 def machine(host: Host, name: str = "vm", mac: str = MAC, tap: int = 5) -> str:
@@ -86,7 +88,8 @@ def test_boots_through_dhcp_and_metadata(host: Host) -> None:
         assert f"169.254.169.254 via {SERVER_IP} dev eth0" in routes
         assert "default via 192.168.40.1 dev eth0" in routes
         assert "mtu 1400" in run(["ip", "link", "show", "eth0"], namespace=host.namespace("vm"))
-        rootfs = host.state_path / "instances" / SERVER / "rootfs"
+        (pid,) = guests.pids()
+        rootfs = Path(f"/proc/{pid}/root")
         assert (rootfs / "root/.ssh/authorized_keys").read_text() == KEY + "\n"
         assert (rootfs / "etc/resolv.conf").read_text() == "nameserver 192.168.40.3\n"
         assert (rootfs / "root").stat().st_uid == FIRST_UID

@@ -21,6 +21,7 @@ from tests.openstack_client import run_openstack
 from tests.waiting import HANG_SECONDS
 
 BIN = Path(sys.executable).parent
+CGROUPS = tuple(Path("/sys/fs/cgroup", controller) for controller in ("", "memory", "pids"))
 METADATA_PROXIES = ("direct", "haproxy")
 RELOADED = "configuration reloaded"
 
@@ -71,7 +72,7 @@ class Cloud:
         return frozenset(entry.name for entry in folder.iterdir()) if folder.exists() else frozenset()
 
     def traces(self, devices: frozenset[str]) -> list[str]:
-        """The namespaces, `devices`, nftables tables and processes of this system that exist on the machine.
+        """The namespaces, `devices`, nftables tables, cgroups and processes of this system that exist on the machine.
 
         Resources of other systems are ignored, because test processes share the machine.
         """
@@ -82,6 +83,7 @@ class Cloud:
             *(f"namespace {name}" for name in names if name.startswith(self.prefix)),
             *(f"device {name}" for name in sorted(devices & links)),
             *(f"nft {table}" for table in shown("nft", "list", "tables") if self.prefix.rstrip("-") in table),
+            *(f"cgroup {path}" for folder in CGROUPS for path in folder.glob(f"openimds_{self.prefix.rstrip('-')}*")),
             *(f"process {line}" for line in shown("ps", "-wweo", "pid,args") if folder in line),
         ]
 
@@ -157,6 +159,10 @@ class Cloud:
 
     def console(self, server: str) -> str:
         return self.line(f"openstack console log show {shlex.quote(server)}")
+
+    def disk(self, server_id: str) -> Path:
+        """The disk of an instance of the netns driver."""
+        return self.state_dir / "instances" / server_id / "disk.img"
 
     def wait_booted(self, server_id: str, hostname: str) -> None:
         """Waits until an instance of the netns driver has booted."""

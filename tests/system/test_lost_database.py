@@ -80,7 +80,7 @@ def test_instances_survive_an_older_copy_of_the_database(fresh_cloud: Cloud, net
     for part in ("compute-agent", "dhcp-agent", "l3-agent"):
         cloud.openimds("restart", part)
     until(lambda: suspended_parts(cloud) == agents, "the restarted agents suspend removals")
-    assert (cloud.state_dir / "instances" / second / "rootfs").is_dir()
+    assert cloud.disk(second).exists()
     assert cloud.reaches(f"qvm-{second}", "true")
     adopt(cloud)
     until(lambda: not (cloud.state_dir / "instances" / second).exists(), "the lost instance is removed")
@@ -98,7 +98,7 @@ def test_up_refuses_an_empty_database_beside_instances(fresh_cloud: Cloud, netwo
     refused = cloud.up(check=False)
     assert refused.returncode == 1
     assert "host adopt" in refused.stdout + refused.stderr
-    assert (cloud.state_dir / "instances" / server_id / "rootfs").is_dir()
+    assert cloud.disk(server_id).exists()
     assert not (cloud.state_dir / "openimds.sqlite").exists()
     adopt(cloud)
     cloud.up()

@@ -138,6 +138,8 @@ def server(body: Json) -> Server:
         driver=body.get("driver") or "netns",
         wanted_power_state=_text(body, "wanted_power_state"),
         boot_generation=int(body.get("boot_generation") or 0),
+        memory_mib=int(body.get("memory_mib") or 0),
+        disk_gib=int(body.get("disk_gib") or 0),
         port_ids=tuple(body.get("port_ids") or ()),
         status=intern(body.get("status") or ""),
     )

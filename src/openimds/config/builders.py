@@ -186,6 +186,9 @@ def compute_agent(values: OptionValues, fields: Common) -> ComputeAgentConfig:
         guest_uid=values["guest", "uid"],
         guest_memory_bytes=values["guest", "memory_mib"] * MIB,
         guest_processes=values["guest", "processes"],
+        guest_disk_bytes=values["guest", "disk_mib"] * MIB,
+        guest_disk_is_preallocated=values["guest", "preallocate_disk"],
+        guest_reserved_disk_bytes=values["guest", "reserved_disk_mib"] * MIB,
     )
 
 

@@ -243,3 +243,8 @@ class ComputeAgentConfig(AgentConfig):
     """The host user ID of the processes of instances."""
     guest_memory_bytes: int
     guest_processes: int
+    guest_disk_bytes: int
+    """The size of the disk of a flavor without one."""
+    guest_disk_is_preallocated: bool
+    guest_reserved_disk_bytes: int
+    """The free space that new disks leave."""

@@ -3,6 +3,7 @@
 - errors: the exceptions of this package.
 - sysctl: kernel settings of the calling thread's network namespace.
 - fd_budget: the share of RLIMIT_NOFILE that long-lived descriptors may take.
+- tree_removal: deletes folders with any content.
 - process: process identity, programs and pid-file daemons.
 - netlink: the netlink protocol, without a library.
 - netns: network namespaces: create, enter, list, and read through open handles.

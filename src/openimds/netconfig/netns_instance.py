@@ -19,6 +19,10 @@ class BootSpec:
     namespace: str
     nics: str
     """The concatenated NIC plans of all ports (see `nic_plan`)."""
+    memory_mib: int = 0
+    """The memory of the instance, from its flavor. 0 if the driver's default applies."""
+    disk_gib: int = 0
+    """The size of the disk, from its flavor. 0 if the driver's default applies."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +22,10 @@ from openimds.linux.configure.configurator import NetworkConfigurator
 from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.firewall.port_security import PortSecurityTable
 from openimds.linux.monitor.host_monitor import HostMonitor
+from openimds.linux.netns_driver import disk
 from openimds.linux.netns_driver.bubblewrap import GuestSettings
+from openimds.linux.netns_driver.cgroups import GuestCgroups
+from openimds.linux.netns_driver.disk import DiskSettings
 from openimds.linux.netns_driver.driver import NetnsDriver
 from openimds.programs.reconcile_agent import AgentSpec, serve
 from openimds.runtime.heartbeat import Identity
@@ -36,11 +38,13 @@ PROGRAMS = {
     "bwrap": "bubblewrap",
     "busybox": "busybox",
     "curl": "curl",
+    "mkfs.ext4": "e2fsprogs",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
 }
 """The Debian package of each program that the agent runs."""
 POWER_SECONDS = 0.5
+REMOVAL_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +52,11 @@ log = structlog.get_logger(__name__)
 def run(config: ComputeAgentConfig) -> int:
     """Runs until SIGTERM and returns the exit code. Guests continue to run after it. Raises StartupError."""
     begin(config)
-    os.umask(0o022)
     _check_programs()
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
-    guests = NetnsDriver(config.state_path / "instances", guest_settings(config))
+    cgroups = GuestCgroups(config.namespace_prefix)
+    _warn_of_missing_limits(cgroups)
+    guests = NetnsDriver(config.state_path / "instances", guest_settings(config), cgroups)
     monitor = HostMonitor()
     adapters = ComputeAdapters(
         api=client,
@@ -84,6 +89,7 @@ def run(config: ComputeAgentConfig) -> int:
     with (
         repeating("power", POWER_SECONDS, lambda: servers.step_power(failures.log)),
         repeating("consoles", CONSOLE_SECONDS, consoles.upload_changed),
+        repeating("removed instances", REMOVAL_SECONDS, guests.delete_removed),
     ):
         return serve(agent)
 
@@ -100,6 +106,11 @@ def guest_settings(config: ComputeAgentConfig) -> GuestSettings:
         request_timeout_seconds=config.guest_request_timeout_seconds,
         memory_bytes=config.guest_memory_bytes,
         processes=config.guest_processes,
+        disk=DiskSettings(
+            default_bytes=config.guest_disk_bytes,
+            reserved_bytes=config.guest_reserved_disk_bytes,
+            preallocate=config.guest_disk_is_preallocated,
+        ),
     )
 
 
@@ -134,6 +145,13 @@ class _ChangedFailures:
         if self._logged.get(server_id) != str(error):
             self._logged[server_id] = str(error)
             log.warning("server power change failed", server=server_id, error=str(error))
+
+
+def _warn_of_missing_limits(cgroups: GuestCgroups) -> None:
+    if cgroups.missing:
+        log.warning("cgroup controllers absent: guests have no limit by them", controllers=list(cgroups.missing))
+    if not disk.has_loop_devices():
+        log.warning("loop devices absent: the disks of guests have no limit")
 
 
 def _check_programs() -> None:

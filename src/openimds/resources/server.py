@@ -19,6 +19,10 @@ class Server:
     """`running` or `stopped`."""
     boot_generation: int
     """Counts the starts that users requested (create, reboot, start, rebuild). A new number means a new boot."""
+    memory_mib: int = 0
+    """The flavor's memory. 0 if the control API does not send it."""
+    disk_gib: int = 0
+    """The flavor's disk. 0 if it has none, or if the control API does not send it."""
     port_ids: tuple[str, ...] = ()
     """In the order of the NICs."""
     status: str = field(default="", compare=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,10 @@ from openimds.config.programs import PROGRAMS
 from openimds.linux.configure.cleanup import remove_everything
 from openimds.linux.configure.ownership import OwnershipRecord
 from openimds.linux.errors import ConfigureError
+from openimds.linux.netns_driver.driver import delete_removed
 from openimds.linux.process import identity
 from openimds.linux.process.identity import Process
+from openimds.linux.tree_removal import remove_tree
 from openimds.runtime import metrics
 from openimds.runtime.lifecycle import StartupError
 from openimds.supervisor.state_dir import StateDir
@@ -43,14 +44,14 @@ def down(state_dir: Path, echo: Echo, *, purge: bool) -> None:
     stopped = stop_parts(folder)
     if stopped:
         echo("stopped: " + ", ".join(stopped))
-    shutil.rmtree(folder.path / metrics.FOLDER, ignore_errors=True)  # left behind by killed parts
+    remove_tree(folder.path / metrics.FOLDER)  # left behind by killed parts
     removed = remove_agent_resources(folder, namespace_prefix(folder))
     echo(f"removed {len(removed)} namespaces, devices and tables" if removed else "nothing was left to remove")
     folder.supervisor_pid_file.unlink(missing_ok=True)
     folder.mark_all_stopped()
     if purge:
-        left = folder.purge()
-        echo(f"state removed, except for foreign files: {', '.join(left)}" if left else "state removed")
+        for sentence in folder.purge().sentences():
+            echo(sentence)
     else:
         echo(f"the state is kept in {folder.path}")
 
@@ -71,9 +72,11 @@ def remove_agent_resources(folder: StateDir, prefix: str) -> tuple[str, ...]:
     Raises StartupError if something could not be removed.
     """
     try:
-        return remove_everything(OwnershipRecord(folder.path / "owned"), prefix)
-    except ConfigureError as error:
+        removed = remove_everything(OwnershipRecord(folder.path / "owned"), prefix)
+        delete_removed(folder.path / "instances")
+    except (ConfigureError, OSError) as error:
         raise StartupError(f"not everything could be removed: {error}; run `{folder.command('down')}` again") from error
+    return removed
 
 
 def namespace_prefix(folder: StateDir) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openimds.linux.tree_removal import remove_tree
 from openimds.runtime.lifecycle import StartupError
 
 DEFAULT = Path("/var/lib/openimds")
@@ -25,6 +26,22 @@ OWN_FILES = (
 SOCKET_PATH_BYTES = 107
 """The maximum length of sun_path (unix(7)) without the final NUL."""
 MIN_FREE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """The result of removing the state."""
+
+    foreign: tuple[str, ...] = ()
+    """The names of the files that openimds did not create. They remain."""
+    mount_points: tuple[Path, ...] = ()
+    """The folders that are mount points. They are empty and remain."""
+
+    def sentences(self) -> list[str]:
+        """The result for the operator."""
+        kept = [f"{path} is a mount point: it is empty, and it was not removed" for path in self.mount_points]
+        foreign = f"state removed, except for foreign files: {', '.join(self.foreign)}"
+        return [*kept, foreign if self.foreign else "state removed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,17 +173,43 @@ class StateDir:
             return {}
         return status if isinstance(status, dict) else {}
 
-    def purge(self) -> tuple[str, ...]:
-        """Removes the files of openimds. Returns the names of the other files, which are not removed."""
-        for name in OWN_FILES:
-            path = self.path / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+    def purge(self) -> Purge:
+        """Removes the files of openimds, and the folder if nothing else is in it.
+
+        Raises StartupError after it has tried to remove each of them, so that one failure does not keep the others.
+        """
+        failures: list[str] = []
+        mount_points = [self.path / name for name in OWN_FILES if not self._remove_own(name, failures)]
+        if failures:
+            raise StartupError(
+                f"not everything in {self.path} could be removed: {'; '.join(failures)}; run "
+                f"`{self.command('down')} --purge` again"
+            )
         if not self.path.exists():
-            return ()
-        left = tuple(sorted(entry.name for entry in self.path.iterdir()))
-        if not left:
-            self.path.rmdir()
-        return left
+            return Purge()
+        foreign = sorted({entry.name for entry in self.path.iterdir()} - {path.name for path in mount_points})
+        if not foreign and not mount_points and not _removed_folder(self.path):
+            mount_points = [self.path]
+        return Purge(tuple(foreign), tuple(mount_points))
+
+    def _remove_own(self, name: str, failures: list[str]) -> bool:
+        """Removes a file or folder. Returns False if it is a mount point, which is empty then."""
+        path = self.path / name
+        try:
+            remove_tree(path)
+        except OSError as error:
+            if error.errno == errno.EBUSY and path.is_dir() and not any(path.iterdir()):
+                return False
+            failures.append(f"{path}: {(error.strerror or str(error)).lower()}")
+        return True
+
+
+def _removed_folder(path: Path) -> bool:
+    """Removes an empty folder. Returns False if it is a mount point."""
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True

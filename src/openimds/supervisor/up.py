@@ -23,6 +23,7 @@ from openimds.config.settings import AgentConfig
 from openimds.linux.configure.cleanup import TABLE_FAMILIES
 from openimds.linux.firewall.iptables import nft_list
 from openimds.linux.firewall.notrack import table_name
+from openimds.linux.netns_driver.driver import directories_of_instances
 from openimds.linux.process import identity
 from openimds.resources.errors import OpenimdsError
 from openimds.runtime import log_config, sd_notify
@@ -48,6 +49,7 @@ DEBIAN_PACKAGE: Mapping[str, str] = {
     "ip": "iproute2",
     "ip6tables-restore": "iptables",
     "iptables-restore": "iptables",
+    "mkfs.ext4": "e2fsprogs",
     "nft": "nftables",
     "radvd": "radvd",
 }
@@ -256,7 +258,7 @@ def _check_for_lost_store(database_url: str, folder: StateDir) -> None:
         raise StartupError(error.message) from error
     finally:
         store.close()
-    instances = [entry for entry in (folder.path / "instances").glob("*") if entry.is_dir()]
+    instances = directories_of_instances(folder.path / "instances")
     if instances and has_records(folder.path):
         raise StartupError(
             f"the database is empty, and {folder.path / 'instances'} has {len(instances)} instances of an earlier one: "

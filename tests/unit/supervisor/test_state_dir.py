@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from openimds.runtime.lifecycle import StartupError
-from openimds.supervisor.state_dir import StateDir
+from openimds.supervisor.state_dir import Purge, StateDir
 
 
 def mode(path: Path) -> int:
@@ -59,12 +59,12 @@ def test_purge_removes_own_files_and_returns_foreign_ones(tmp_path: Path) -> Non
     folder.prepare()
     (folder.path / "openimds.sqlite").write_text("")
     (folder.path / "my notes").write_text("")
-    assert folder.purge() == ("my notes",)
+    assert folder.purge() == Purge(foreign=("my notes",))
     assert [entry.name for entry in folder.path.iterdir()] == ["my notes"]
     (folder.path / "my notes").unlink()
-    assert folder.purge() == ()
+    assert folder.purge() == Purge()
     assert not folder.path.exists()
-    assert folder.purge() == ()
+    assert folder.purge() == Purge()
 
 
 def test_invalid_status_file_reads_as_empty(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ class PowerManager:
             generation=server.boot_generation,
             namespace=desired.namespace.name,
             nics=desired.nics,
+            memory_mib=server.memory_mib,
+            disk_gib=server.disk_gib,
         )
         try:
             self._driver.start(boot)

@@ -305,8 +305,29 @@ GUEST = Section(
             max=4294900000,
             help="The host user ID of the processes of guests. No other process of the host may have it.",
         ),
-        cfg.IntOpt("memory_mib", default=512, min=16, help="Memory limit of each process of a guest in MiB."),
+        cfg.IntOpt(
+            "memory_mib",
+            default=512,
+            min=16,
+            help="Address space of each process of a guest in MiB. The memory of the whole guest is that of its flavor.",
+        ),
         cfg.IntOpt("processes", default=256, min=8, help="Maximum number of processes of a guest."),
+        cfg.IntOpt(
+            "disk_mib", default=256, min=16, help="Size of the disk of a guest in MiB, if its flavor has a disk of 0."
+        ),
+        cfg.BoolOpt(
+            "preallocate_disk",
+            default=True,
+            help="A disk takes its whole size at the first boot of its guest. False: a disk takes the space that its"
+            " guest has written, and guests can together fill the file system of the state folder.",
+        ),
+        cfg.IntOpt(
+            "reserved_disk_mib",
+            default=512,
+            min=0,
+            help="Free space in MiB that new disks of guests leave on the file system of the state folder, for the"
+            " database, logs and images. A guest whose disk does not fit does not boot.",
+        ),
     ),
     "The guests of the netns driver.",
 )

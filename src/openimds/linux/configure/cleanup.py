@@ -12,6 +12,7 @@ from openimds.linux.firewall.iptables import nft_delete, nft_list
 from openimds.linux.firewall.notrack import table_name
 from openimds.linux.netlink.links import delete_links
 from openimds.linux.netns import netns
+from openimds.linux.netns_driver.cgroups import GuestCgroups
 from openimds.linux.process import by_namespace
 
 TABLE_FAMILIES = ("bridge", "inet")
@@ -29,13 +30,15 @@ def remove_everything(ownership: OwnershipRecord, prefix: str = "") -> tuple[str
     namespaces = sorted(ownership.names("netns"))
     links = sorted(ownership.names("link"))
     # The slow steps handle all objects together: terminating processes, and waiting for the kernel to release devices.
+    _try(GuestCgroups(prefix).remove_all, done, failures)
     _try(partial(_kill_processes, namespaces), done, failures)
     _try(partial(_remove_forwarding, ownership), done, failures)
     _try(partial(_remove_links, ownership, links), done, failures)
     for name in namespaces:
         _try(partial(_remove_namespace, ownership, name), done, failures)
-    for family in TABLE_FAMILIES:
-        _try(partial(_remove_table, family, table_name(prefix)), done, failures)
+    if not failures:  # a tap that could not be removed keeps its filters
+        for family in TABLE_FAMILIES:
+            _try(partial(_remove_table, family, table_name(prefix)), done, failures)
     if failures:
         raise ConfigureError("clean up", failures)
     return tuple(done)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from openimds.linux.netns import netns
+from openimds.linux.netns_driver.disk import MOUNT_OPTIONS, DiskSettings
 
 ROOTFS_MOUNT = "/mnt"
 """The mount point of the instance's root directory, in a private mount namespace.
 
 It is mounted before the instance's user takes over, because that user cannot traverse the directories above it.
 """
+_JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 1; shift; done; shift && exec "$@"'
+_MOUNT = 'mount -n "$1" "$2" "$3" "$4" && { rmdir "$4/lost+found" 2>/dev/null; shift 4; exec "$@"; }'
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -24,28 +28,49 @@ class GuestSettings:
     memory_bytes: int
     """The address space of one process."""
     processes: int
+    """The processes of an instance. The cgroup and RLIMIT_NPROC have this limit."""
     file_bytes: int = 256 * 1024 * 1024
     """The size limit of a file."""
+    disk: DiskSettings = field(default_factory=DiskSettings)
 
 
-def user_namespace_command(namespace: str, user_namespace: int, rootfs: Path, settings: GuestSettings) -> list[str]:
-    """Mounts the root directory where the instance's user can reach it, then becomes that user, with limits."""
-    mounted = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+@dataclass(frozen=True, slots=True)
+class GuestRoot:
+    """The root directory of an instance: a disk with a file system, or a directory."""
+
+    path: Path
+    is_disk: bool
+
+    @property
+    def mount_arguments(self) -> tuple[str, str]:
+        return ("-text4", f"-o{MOUNT_OPTIONS}") if self.is_disk else ("-onosuid,nodev", "--bind")
+
+
+def user_namespace_command(
+    namespace: str, user_namespace: Path, root: GuestRoot, cgroups: Sequence[Path], settings: GuestSettings
+) -> list[str]:
+    """Joins the cgroups, mounts the root directory where the instance's user can reach it, then becomes that user.
+
+    `user_namespace` is a path of the namespace and not an inherited descriptor, which the instance would inherit too.
+    `cgroups` are the files that a process joins a cgroup by.
+    """
     return [
-        *("unshare", "--mount", "--", "sh", "-c", mounted, "sh", str(rootfs), ROOTFS_MOUNT),
+        *("sh", "-c", _JOIN, "sh", *map(str, cgroups), "--"),
+        *("unshare", "--mount", "--", "sh", "-c", _MOUNT, "sh", *root.mount_arguments, str(root.path), ROOTFS_MOUNT),
         "prlimit",
         f"--nproc={settings.processes}",
         f"--as={settings.memory_bytes}",
         f"--fsize={settings.file_bytes}",
         "--nofile=1024",
         "--core=0",
-        *("nsenter", f"--user=/proc/self/fd/{user_namespace}", f"--net={netns.namespace_path(namespace)}"),
+        *("nsenter", f"--user={user_namespace}", f"--net={netns.namespace_path(namespace)}"),
         *("--setuid", "0", "--setgid", "0", "--"),
     ]
 
 
-def bwrap_command(scripts: dict[str, int], info_fd: int, settings: GuestSettings) -> list[str]:
-    """The bubblewrap command line.
+def bwrap_command(scripts: dict[str, int], info_fd: int, settings: GuestSettings, *, memory_bytes: int) -> list[str]:
+    """The bubblewrap command line. `memory_bytes` is the memory of the instance, of which the tmpfs of `/run` and of
+    `/dev/shm` may take a quarter each.
 
     `scripts` maps the names of the instance's files to the descriptors from which bubblewrap reads them. bubblewrap
     writes the pid of the first process to `info_fd`.
@@ -55,6 +80,7 @@ def bwrap_command(scripts: dict[str, int], info_fd: int, settings: GuestSettings
         for name, descriptor in scripts.items()
         for word in ("--perms", "0555", "--ro-bind-data", str(descriptor), f"/run/openimds/{name}")
     ]
+    tmpfs_bytes = str(memory_bytes // 4)
     delay = str(max(1, round(settings.metadata_delay_seconds * 100)))
     environment = {
         "PATH": PATH,
@@ -67,7 +93,8 @@ def bwrap_command(scripts: dict[str, int], info_fd: int, settings: GuestSettings
     return [
         *("bwrap", "--unshare-pid", "--unshare-uts", "--unshare-ipc", "--new-session", "--info-fd", str(info_fd)),
         *("--bind", ROOTFS_MOUNT, "/", *_system_mounts(), "--proc", "/proc", "--dev", "/dev"),
-        *("--tmpfs", "/run", "--dir", "/etc", "--dir", "/root"),
+        *("--perms", "1777", "--size", tmpfs_bytes, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),  # noqa: S108
+        *("--size", tmpfs_bytes, "--tmpfs", "/run", "--dir", "/etc", "--dir", "/root"),
         *("--ro-bind-try", "/etc/alternatives", "/etc/alternatives"),
         *("--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"),
         *script_mounts,

@@ -2,8 +2,10 @@
 
 Root in an instance is an unprivileged user of the host (`first_uid`). Its user namespace also owns its network
 namespace, so it can do to its NICs and files what root of a machine can do, and nothing to the host. Its file system is
-a directory of its own with the host's /usr, read-only. An instance outlives the agent, which finds it again by the
+a disk of its own with the host's /usr, read-only. An instance outlives the agent, which finds it again by the
 process ID, the start time and the boot generation in `boot.pid`.
+
+A cgroup limits its memory and processes, and the size of its disk limits its files.
 """
 
 from __future__ import annotations
@@ -12,21 +14,33 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import select
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
+
+import structlog
 
 from openimds.linux.errors import ProgramError
 from openimds.linux.netns import netns
-from openimds.linux.netns_driver.bubblewrap import PATH, GuestSettings, bwrap_command, user_namespace_command
+from openimds.linux.netns_driver import disk
+from openimds.linux.netns_driver.bubblewrap import (
+    PATH,
+    GuestRoot,
+    GuestSettings,
+    bwrap_command,
+    user_namespace_command,
+)
+from openimds.linux.netns_driver.cgroups import GuestCgroups
 from openimds.linux.process import identity
 from openimds.linux.process.by_namespace import kill_processes_in
 from openimds.linux.process.identity import Process
+from openimds.linux.tree_removal import remove_tree
 from openimds.netconfig.netns_instance import BootSpec, BootState
 
 SCRIPTS = Path(__file__).parent
@@ -36,6 +50,14 @@ BOOT_MARKER = "openimds guest: booting"
 """The first line that boot.sh prints."""
 START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 5.0
+REMOVED = ".removed-"
+"""The prefix of a directory whose instance was deleted. A rename needs no space on a full disk."""
+OUTER_PROCESSES = 2
+"""bubblewrap itself, outside of the instance, and a process that it starts."""
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +72,15 @@ class _BootRecord:
 class NetnsDriver:
     """All instances of this host, in `<state_path>/instances`. Calls for one instance must not be concurrent."""
 
-    def __init__(self, instances_dir: Path, settings: GuestSettings) -> None:
+    def __init__(self, instances_dir: Path, settings: GuestSettings, cgroups: GuestCgroups) -> None:
         self._dir = instances_dir
+        self._cgroups = cgroups
         self.settings = settings
         """May be replaced at any time. Takes effect at the next boot of an instance."""
 
     def servers(self) -> set[str]:
-        """The instances that have a directory here."""
-        try:
-            return set(os.listdir(self._dir))
-        except FileNotFoundError:
-            return set()
+        """The instances that have a directory or a cgroup here."""
+        return directories_of_instances(self._dir) | self._cgroups.names()
 
     def state(self, server_id: str) -> BootState | None:
         """The state of the last boot, or None if the instance was never started here."""
@@ -77,17 +97,18 @@ class NetnsDriver:
         self.stop(boot.server_id)
         kill_processes_in(boot.namespace, grace_seconds=0.2)
         folder = self._dir / boot.server_id
-        self._make_rootfs(folder)
-        # Each boot has a new file, opened for appending, so that it can be truncated while it grows.
-        self.console_file(boot.server_id).unlink(missing_ok=True)
-        with contextlib.ExitStack() as files, self.console_file(boot.server_id).open("ab", buffering=0) as console:
-            pid = self._launch(boot, folder / "rootfs", console.fileno(), files)
-        self._wait_booting(boot.server_id, pid)
-        record = folder / "boot.pid"
-        draft = record.with_suffix(".new")
-        process = identity.find(pid)
-        draft.write_text(f"{pid} {process.started_ticks if process else 0} {boot.generation}\n")
-        draft.replace(record)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Each boot has a new file, opened for appending, so that it can be truncated while it grows.
+            self.console_file(boot.server_id).unlink(missing_ok=True)
+            with contextlib.ExitStack() as files, self._new_console(boot.server_id) as console:
+                pid = self._launch(boot, self._root(folder, boot), console.fileno(), files)
+            self._wait_booting(boot.server_id, pid)
+            self._write_record(folder / "boot.pid", pid, boot.generation)
+        except BaseException:
+            self._cgroups.remove(boot.server_id)
+            kill_processes_in(boot.namespace, grace_seconds=0)
+            raise
 
     def stop(self, server_id: str) -> bool:
         """Stops an instance. Returns False if it did not run. Idempotent.
@@ -96,11 +117,13 @@ class NetnsDriver:
         """
         record = self._boot_record(server_id)
         if record is None or not record.process.is_alive():
+            self._cgroups.remove(server_id)
             return False
         # the kernel kills the other processes of the pid namespace with its process 1
         record.process.send(signal.SIGKILL)
         if not record.process.wait(STOP_TIMEOUT_SECONDS):
             raise ProgramError("guest", f"process {record.process.pid} of server {server_id} survives SIGKILL")
+        self._cgroups.remove(server_id)
         return True
 
     def forget_boot(self, server_id: str) -> None:
@@ -109,27 +132,53 @@ class NetnsDriver:
         (self._dir / server_id / "boot.pid").unlink(missing_ok=True)
 
     def remove(self, server_id: str) -> None:
-        """Stops an instance and deletes its files. Idempotent."""
+        """Stops an instance and moves its files aside, where `delete_removed` deletes them. Idempotent."""
         self.stop(server_id)
-        shutil.rmtree(self._dir / server_id, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self._dir / server_id).rename(self._dir / f"{REMOVED}{server_id}.{secrets.token_hex(4)}")
+
+    def delete_removed(self) -> None:
+        """Deletes the files of removed instances, also those that an earlier process left. May take long."""
+        delete_removed(self._dir)
 
     def console_file(self, server_id: str) -> Path:
         return self._dir / server_id / "console.log"
 
-    def _make_rootfs(self, folder: Path) -> None:
-        """Creates an empty directory that belongs to the instance's user.
+    def _new_console(self, server_id: str) -> BinaryIO:
+        return open(self.console_file(server_id), "ab", buffering=0, opener=_private)
 
-        The instance itself creates everything in it. The host follows none of its symbolic links.
+    def _root(self, folder: Path, boot: BootSpec) -> GuestRoot:
+        """Creates the instance's root directory if it is missing. The host follows none of the symbolic links in it.
+
+        The directory `rootfs` has no limit. It belongs to an instance of an earlier version, or to a host without loop
+        devices.
         """
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        rootfs = folder / "rootfs"
-        if not rootfs.exists():
-            rootfs.mkdir(mode=0o755)
-            os.chown(rootfs, self.settings.first_uid, self.settings.first_uid)
+        rootfs, image = folder / "rootfs", folder / disk.FILE_NAME
+        if rootfs.exists() or not disk.has_loop_devices():
+            if disk.has_loop_devices():
+                log.warning("guest disk without limit", server_id=boot.server_id)
+            if not rootfs.exists():
+                rootfs.mkdir(mode=0o755)
+                os.chown(rootfs, self.settings.first_uid, self.settings.first_uid)
+            return GuestRoot(rootfs, is_disk=False)
+        size = boot.disk_gib * GIB or self.settings.disk.default_bytes
+        disk.ensure(image, size, self.settings.disk, owner_uid=self.settings.first_uid)
+        disk.wait_released(image)
+        return GuestRoot(image, is_disk=True)
 
-    def _launch(self, boot: BootSpec, rootfs: Path, console: int, files: contextlib.ExitStack) -> int:
+    def _write_record(self, path: Path, pid: int, generation: int) -> None:
+        draft = path.with_suffix(".new")
+        process = identity.find(pid)
+        draft.write_text(f"{pid} {process.started_ticks if process else 0} {generation}\n")
+        draft.replace(path)
+
+    def _launch(self, boot: BootSpec, root: GuestRoot, console: int, files: contextlib.ExitStack) -> int:
         """Starts the first process and returns its pid on the host."""
-        user_namespace = files.enter_context(_user_namespace_of(boot.namespace))
+        user_namespace = Path(f"/proc/{os.getpid()}/fd/{files.enter_context(_user_namespace_of(boot.namespace))}")
+        memory_bytes = boot.memory_mib * MIB or self.settings.memory_bytes
+        cgroups = self._cgroups.create(
+            boot.server_id, memory_bytes=memory_bytes, processes=self.settings.processes + OUTER_PROCESSES
+        )
         info, info_fd = os.pipe()
         files.callback(os.close, info)
         with contextlib.ExitStack() as inherited:
@@ -137,14 +186,14 @@ class NetnsDriver:
             scripts = {"nics": boot.nics} | {name: (SCRIPTS / name).read_text() for name in ("boot.sh", "dhcp.sh")}
             pipes = {name: _pipe_containing(text, inherited) for name, text in scripts.items()}
             argv = [
-                *user_namespace_command(boot.namespace, user_namespace, rootfs, self.settings),
-                *bwrap_command(pipes, info_fd, self.settings),
+                *user_namespace_command(boot.namespace, user_namespace, root, cgroups, self.settings),
+                *bwrap_command(pipes, info_fd, self.settings, memory_bytes=memory_bytes),
             ]
             try:
                 # `setsid --fork` exits immediately. The instance is then a child of init and outlives this process.
                 subprocess.run(
                     ["setsid", "--fork", *argv],
-                    pass_fds=(user_namespace, info_fd, *pipes.values()),
+                    pass_fds=(info_fd, *pipes.values()),
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=console,
@@ -154,7 +203,7 @@ class NetnsDriver:
                 )
             except (OSError, subprocess.CalledProcessError) as error:
                 raise ProgramError("setsid", f"cannot start a guest: {error}") from error
-        return _read_child_pid(info, rootfs.parent / "console.log")
+        return _read_child_pid(info, root.path.parent / "console.log")
 
     def _wait_booting(self, server_id: str, pid: int) -> None:
         """Waits for the first output of boot.sh. Raises ProgramError with bubblewrap's message if there is none."""
@@ -171,6 +220,30 @@ class NetnsDriver:
             return _BootRecord(Process(int(pid), int(start_ticks)), int(generation))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
+
+
+def directories_of_instances(instances_dir: Path) -> set[str]:
+    """The ids of the instances that have a directory."""
+    try:
+        return {name for name in os.listdir(instances_dir) if not name.startswith(REMOVED)}
+    except FileNotFoundError:
+        return set()
+
+
+def delete_removed(instances_dir: Path) -> None:
+    """Deletes the files of removed instances, and goes on after a failure. Raises OSError with the last one."""
+    failure: OSError | None = None
+    for path in sorted(instances_dir.glob(f"{REMOVED}*")):
+        try:
+            remove_tree(path)
+        except OSError as error:
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager

@@ -83,6 +83,8 @@ def server_json(row: Server) -> dict[str, Any]:
         "driver": row.driver,
         "wanted_power_state": row.wanted_power_state,
         "boot_generation": row.boot_generation,
+        "memory_mib": row.flavor.get("ram", 0),
+        "disk_gib": row.flavor.get("disk", 0),
         "status": row.status,
         "port_ids": list(row.nic_order),
     }

@@ -1,0 +1,194 @@
+"""Root of a guest cannot exhaust the host's memory, processes or disk, and cannot prevent the deletion of its guest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.kernel.guest_network import MetadataStandIn, documents, serve_dhcp
+from tests.kernel.stage import Host
+from tests.kernel.test_driver import MAC, SERVER, SETTINGS, boot, console, guests_of, machine
+from tests.waiting import until
+
+from openimds.linux.errors import ProgramError
+from openimds.linux.netns_driver import disk
+from openimds.linux.netns_driver.cgroups import GuestCgroups
+from openimds.linux.netns_driver.disk import DiskSettings
+from openimds.linux.netns_driver.driver import NetnsDriver
+from openimds.linux.process import by_namespace
+from openimds.linux.process.daemons import run
+
+pytestmark = pytest.mark.kernel
+
+MIB = 1024 * 1024
+MEMORY_MIB = 64
+
+
+@contextmanager
+def running(host: Host, script: str, *, memory_mib: int = MEMORY_MIB) -> Iterator[NetnsDriver]:
+    """Boots a guest, and waits until its user data have ended."""
+    dhcp = serve_dhcp(host, bridge=host.bridge(), leases={MAC: "192.168.40.5"})
+    spec = replace(boot(machine(host)), memory_mib=memory_mib)
+    guests = guests_of(host)
+    with MetadataStandIn(dhcp, documents("vm1", f"#!/bin/bash\n{script}\n")).running():
+        guests.start(spec)
+        try:
+            until(lambda: "user data: ended" in console(guests))
+            yield guests
+        finally:
+            guests.remove(SERVER)
+            guests.delete_removed()
+
+
+def cgroup_value(host: Host, controller: str, name: str) -> int:
+    found = Path("/sys/fs/cgroup", controller).glob(f"openimds_{host.prefix.rstrip('-')}/{SERVER}/{name}")
+    return int(next(found).read_text())
+
+
+def cgroup_folders(host: Host) -> list[Path]:
+    pattern = f"openimds_{host.prefix.rstrip('-')}/*"
+    roots = [Path("/sys/fs/cgroup", controller) for controller in ("", "memory", "pids")]
+    return [path for root in roots for path in root.glob(pattern) if path.is_dir()]
+
+
+@pytest.fixture
+def controllers(host: Host) -> None:
+    if GuestCgroups(host.prefix).missing:
+        pytest.skip("this host has no cgroup controllers")
+
+
+@pytest.mark.usefixtures("controllers")
+def test_memory_of_a_guest_is_limited_with_its_tmpfs(host: Host) -> None:
+    fill = "dd if=/dev/zero of=/run/fill bs=1M count=400 2>&1 | tail -1; du -m /run/fill; rm /run/fill"
+    shm = "head -c 400M /dev/zero >/dev/shm/fill; rm -f /dev/shm/fill; echo after"
+    hog = "head -c 400M /dev/zero | tail -c 390M | wc -c"
+    with running(host, f"{fill}\n({shm})\n({hog})\necho survived") as guests:
+        said = console(guests)
+        assert "survived" in said
+        assert "409600000" not in said
+        assert cgroup_value(host, "memory", "memory.max_usage_in_bytes") <= MEMORY_MIB * MIB
+        assert guests.state(SERVER) is not None
+
+
+@pytest.mark.usefixtures("controllers")
+def test_fork_bomb_leaves_the_number_of_its_processes_bounded(host: Host) -> None:
+    bomb = "bomb() { bomb | bomb & }; bomb 2>/dev/null; sleep 1; echo bombed"
+    with running(host, bomb) as guests:
+        assert cgroup_value(host, "pids", "pids.current") <= SETTINGS.processes + 2
+        guests.stop(SERVER)
+        assert by_namespace.processes_in(host.namespace("vm")) == set()
+        assert cgroup_folders(host) == []
+
+
+def test_disk_of_a_guest_is_limited_and_takes_nothing_more_of_the_host(host: Host) -> None:
+    """A boot reserves the whole disk, so that a guest that fills it does not change the free space of the host."""
+    script = (
+        "for i in 1 2 3; do head -c 200M /dev/zero >/root/fill$i; done 2>&1 | tail -1\n"
+        "df -m / | tail -1 | { read -r _ total used free _; echo total=$total free=$free; }\n"
+        "i=0; while mkdir /root/d$i && i=$((i+1)); do :; done 2>&1; echo full"
+    )
+    with running(host, script) as guests:
+        said = console(guests)
+        assert "No space left on device" in said
+        assert "free=0" in said
+        image = host.state_path / "instances" / SERVER / disk.FILE_NAME
+        assert image.stat().st_size == SETTINGS.disk.default_bytes
+        assert abs(image.stat().st_blocks * 512 - SETTINGS.disk.default_bytes) < 2 * MIB
+
+
+def test_disk_keeps_its_files_over_a_reboot(host: Host) -> None:
+    with running(host, "touch /root/mark") as guests:
+        guests.start(boot(host.namespace("vm"), 2, nics="eth0 auto\n"))
+        (pid,) = guests.pids()
+        assert Path(f"/proc/{pid}/root/root/mark").exists()
+
+
+def test_guest_whose_disk_does_not_fit_beside_the_reserve_does_not_boot(host: Host) -> None:
+    free = os.statvfs(host.state_path).f_bavail * os.statvfs(host.state_path).f_frsize
+    settings = replace(SETTINGS, disk=DiskSettings(default_bytes=64 * MIB, reserved_bytes=free))
+    guests = guests_of(host, settings)
+    with pytest.raises(ProgramError, match="this host has no space for a disk of 64 MiB"):
+        guests.start(boot(machine(host)))
+    assert guests.state(SERVER) is None
+    assert cgroup_folders(host) == []
+    assert not list((host.state_path / "instances" / SERVER).glob("disk*"))
+
+
+LIST_DESCRIPTORS = """
+sleep 1000 &
+sleep 0.3; for fd in /proc/$!/fd/*; do echo "descriptor: ${fd##*/} $(readlink $fd)"; done; kill $!
+tr '\\0' '\\n' </proc/1/environ | sed 's/=.*//; s/^/variable: /'
+"""
+
+
+def test_guest_inherits_only_its_standard_descriptors(host: Host) -> None:
+    """The guest had the open descriptor of its user namespace, by `nsenter`."""
+    with running(host, LIST_DESCRIPTORS) as guests:
+        lines = console(guests).splitlines()
+        descriptors = [line.split()[1] for line in lines if line.startswith("descriptor: ")]
+        assert descriptors == ["0", "1", "2"]
+        variables = {line.split()[1] for line in lines if line.startswith("variable: ")}
+        assert variables <= {
+            *("PATH", "HOME", "TERM", "PWD"),
+            *("METADATA_TRIES", "METADATA_DELAY_CENTISECONDS", "REQUEST_TIMEOUT_SECONDS"),
+        }
+        until(lambda: "login:" in console(guests))
+        for pid in by_namespace.processes_in(host.namespace("vm")):
+            targets = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+            assert not [target for target in targets if target.startswith(("user:", "net:", "mnt:"))]
+
+
+HOSTILE_TREE = """
+cd /root
+python3 -c 'import os; [(os.mkdir("d"), os.chdir("d")) for _ in range(6000)]'
+touch "$(printf 'a\\nb\\377')" -- -rf; ln -s / up; mkfifo fifo
+touch locked && chattr +i locked 2>&1; ln locked hard; exec 9>open; (sleep 1000 9>&9 &) ; echo planted
+"""
+
+
+def test_deleted_guest_leaves_nothing_whatever_it_planted(host: Host) -> None:
+    with running(host, HOSTILE_TREE) as guests:
+        assert "planted" in console(guests)
+        guests.remove(SERVER)
+        assert guests.servers() == set()
+        guests.delete_removed()
+        assert list((host.state_path / "instances").iterdir()) == []
+        assert cgroup_folders(host) == []
+        until(lambda: str(host.state_path) not in run(["losetup", "--all"]))
+
+
+def test_guest_is_deleted_while_another_process_uses_its_disk(host: Host) -> None:
+    with running(host, "echo up") as guests:
+        (pid,) = guests.pids()
+        entered = ["nsenter", f"--target={pid}", "--mount", "sleep", "1000"]
+        with subprocess.Popen(entered, stdin=subprocess.DEVNULL) as visitor:
+            try:
+                mounts = Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+                until(lambda: Path(f"/proc/{visitor.pid}/ns/mnt").stat().st_ino == mounts)
+                guests.stop(SERVER)
+                with pytest.raises(ProgramError, match="still uses"):
+                    guests.start(boot(host.namespace("vm"), 2))
+                guests.remove(SERVER)
+                guests.delete_removed()
+                assert list((host.state_path / "instances").iterdir()) == []
+            finally:
+                visitor.kill()
+
+
+@pytest.mark.usefixtures("controllers")
+def test_cgroup_that_a_killed_agent_left_is_removed_with_the_server(host: Host) -> None:
+    cgroups = GuestCgroups(host.prefix)
+    joined = cgroups.create(SERVER, memory_bytes=MEMORY_MIB * MIB, processes=8)
+    with subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL) as left:
+        for file in joined:
+            file.write_text(str(left.pid))
+        guests = guests_of(host)
+        assert guests.servers() == {SERVER}
+        guests.remove(SERVER)
+        assert guests.servers() == set()
+        assert left.wait() == -9
