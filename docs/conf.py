@@ -26,7 +26,14 @@ DECISIONS = sorted(f"docs/decisions/{page.stem}" for page in Path(__file__).with
 
 CONTENTS = {
     "Use": ["docs/guide/user-guide", "docs/guide/import", "docs/guide/systemd", "docs/configuration"],
-    "Operate": ["docs/guide/metadata-path", "docs/log-events", "docs/compatibility", "docs/security", "bench/RESULTS"],
+    "Operate": [
+        "docs/guide/metadata-path",
+        "docs/log-events",
+        "docs/compatibility",
+        "docs/security",
+        "docs/rights",
+        "bench/RESULTS",
+    ],
     "Understand": [
         "docs/architecture",
         "docs/glossary",

@@ -25,6 +25,7 @@ from openimds.config.settings import (
     MetadataAgentConfig,
     MetadataApiConfig,
     MetadataProxyConfig,
+    PolicyConfig,
     RateLimitOptions,
     TlsFiles,
     VendorDataConfig,
@@ -259,6 +260,20 @@ def control_api(values: OptionValues, fields: Common) -> ControlApiConfig:
         agent_down_seconds=values["control_api", "agent_down_time"],
         change_retention_seconds=values["control_api", "change_retention_seconds"],
         documents=_documents(values),
+        policy=_policy_files(values),
+    )
+
+
+def _policy_files(values: OptionValues) -> PolicyConfig:
+    folder = Path(values.files[-1].path).absolute().parent if values.files else Path.cwd()
+    return PolicyConfig(
+        file=folder / values["oslo_policy", "policy_file"],
+        required=any(
+            (found.section, found.option) == ("oslo_policy", "policy_file")
+            for file in values.files
+            for found in file.assignments
+        ),
+        folders=tuple(folder / name for name in values["oslo_policy", "policy_dirs"]),
     )
 
 

@@ -65,6 +65,7 @@ CONTROL_API: Program[ControlApiConfig] = Program(
         common.METRICS,
         common.DATABASE,
         apis.CONTROL_API,
+        apis.OSLO_POLICY,
         documents.DOCUMENTS,
         documents.IMDS,
     ),

@@ -72,6 +72,16 @@ class VendorDataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """The files of the control API's rules."""
+
+    file: Path
+    required: bool
+    """True if the configuration names the file, so that it must exist."""
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControlApiConfig(CommonConfig):
     database_url: str = field(repr=False)
     """An SQLAlchemy URL, which may contain a password."""
@@ -87,6 +97,7 @@ class ControlApiConfig(CommonConfig):
     """The age up to which changes and tombstones are stored for watching clients."""
     documents: DocumentsConfig
     """The settings for metadata agents that render documents themselves."""
+    policy: PolicyConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from openimds.config.builders import v2_address_warnings
 from openimds.config.ini_reader import ConfigError, ConfigFile, IniEntry
 from openimds.config.loader import load, option_names
 from openimds.config.options import DEFAULT, Section
+from openimds.config.settings import PolicyConfig
 
 MIN_SIMILARITY = 0.85
 """The minimum difflib ratio of a misspelling and the meant name. `service_metadata_porxy` has 0.95. Valid options of nova
@@ -82,6 +83,23 @@ def validate_files(
         found = list(_check(files, readers, all_sections))
         return tuple(found if _has_errors(found) else found + _load_errors(programs[program], files))
     return tuple(finding for file in files for finding in _check([file], _readers(file, programs), all_sections))
+
+
+def validate_policy(files: Sequence[str], configured: PolicyConfig | None) -> tuple[Finding, ...]:
+    """Returns the findings in files of rules, and in those that the control API's configuration refers to."""
+    if not files and configured is None:
+        return ()
+    # Only the control API and this check need oslo.policy, whose import takes longer than the rest of the command.
+    from openimds.control_api.policy.files import PolicyError, files_in, read_rules  # noqa: PLC0415
+
+    try:
+        paths = [Path(file) for file in files]
+        if configured is not None:
+            paths += files_in(configured.file, configured.folders, required=configured.required)
+        read_rules(dict.fromkeys(paths))
+    except PolicyError as error:
+        return tuple(Finding(Finding.ERROR, problem) for problem in error.problems)
+    return ()
 
 
 def _check(files: Sequence[str], readers: Sequence[ReadsFiles], all_sections: Sequence[Section]) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ Modules, in reading order:
 - `malformed_text`: rejects text that is not valid Unicode
 - `error_handlers`: exceptions to error responses
 - `context`: the caller of a request, from its token, and the policy checks
+- `policy`: the rules of callers' rights, and policy.yaml
 - `pagination`: limit and marker of collections
 - `discovery`: version documents of the services
 - `identity`: Keystone's API v3

@@ -24,6 +24,7 @@ from openimds.control_api.network import admin as network_admin
 from openimds.control_api.network import resources
 from openimds.control_api.network.protocols import NetworkOperations
 from openimds.control_api.network.request_params import reject_if_match
+from openimds.control_api.policy.enforcer import Policy, default_policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class ControlApiParts:
     routers: tuple[APIRouter, ...]
     healthy: Callable[[], object]
     """A cheap query of the store. Raises StoreUnavailable."""
+    policy: Policy = field(default_factory=default_policy)
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     """The registry of the application's metrics."""
 
@@ -50,6 +52,7 @@ def build_app(parts: ControlApiParts) -> FastAPI:
         redoc_url=None,
     )
     app.state.authenticator = parts.authenticator
+    app.state.policy = parts.policy
     metrics = RequestMetrics(parts.registry)
     app.add_middleware(RequestMiddleware, metrics=metrics)
     error_handlers.install(app)

@@ -1,19 +1,20 @@
-"""The authenticated caller of a request, and the policy checks."""
+"""The authenticated caller of a request, and the checks of the policy about the caller."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
 from openimds.control_api.error_handlers import is_under
+from openimds.control_api.policy.base import ADMIN, ADMIN_OR_SERVICE, WRITE
+from openimds.control_api.policy.defaults import rules_by_name
+from openimds.control_api.policy.enforcer import Credentials, Policy, default_policy
+from openimds.resources.caller import Caller
 from openimds.resources.compute import Requester
 from openimds.resources.errors import Forbidden, NotFound, Unauthorized
-
-ROLE_ADMIN = "admin"
-ROLE_MEMBER = "member"
-ROLE_SERVICE = "service"
 
 READ_METHODS = frozenset({"GET", "HEAD"})
 IDENTITY_ROOT = "/v3"
@@ -34,21 +35,46 @@ class RequestContext:
     token: str = field(default="", repr=False)
     """The token as it was received. It is never logged."""
 
+    policy: Policy = field(default_factory=default_policy, repr=False, compare=False)
+    """The rules in force. `current_context` sets it."""
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials(user_id=self.user_id, project_id=self.project_id, roles=self.roles, system=self.system)
+
+    def permits(self, action: str, target: Mapping[str, Any]) -> bool:
+        """Returns whether the policy permits the action on an object with these properties."""
+        return self.policy.permits(self.credentials, action, target)
+
+    def permits_attribute(self, action: str, attribute: str, target: Mapping[str, Any]) -> bool:
+        """Returns whether the caller may set the attribute. True if the attribute has no rule of its own."""
+        rule = f"{action}:{attribute}"
+        return not self.policy.has(rule) or self.permits(rule, target)
+
     @property
     def is_admin(self) -> bool:
-        return ROLE_ADMIN in self.roles
+        return self.permits("context_is_admin", {})
 
     @property
     def is_service(self) -> bool:
-        """True for agents and administrators, who may use the extension for agents."""
-        return self.is_admin or ROLE_SERVICE in self.roles
+        """True for agents and administrators."""
+        return self.permits("context_is_advsvc", {})
 
     @property
     def requester(self) -> Requester:
         """The caller for the stores of compute and image."""
         return Requester(
-            user_id=self.user_id, project_id=self.project_id, request_id=self.request_id, is_admin=self.is_admin
+            user_id=self.user_id,
+            project_id=self.project_id,
+            request_id=self.request_id,
+            is_admin=self.is_admin,
+            rights=self,
         )
+
+    @property
+    def network_caller(self) -> Caller:
+        """The caller for the store of the network API, where agents have the rights of administrators."""
+        return Caller(project_id=self.project_id, is_admin=self.is_service, rights=self)
 
     def sees(self, project_id: str) -> bool:
         """Returns True if the caller may see resources of the project."""
@@ -72,7 +98,8 @@ def current_context(request: Request) -> RequestContext:
     if not token:
         raise Unauthorized("The request you have made requires authentication: it carries no X-Auth-Token.")
     authenticator: TokenAuthenticator = request.app.state.authenticator
-    context = authenticator.context(token, request_id(request))
+    policy: Policy = request.app.state.policy
+    context = replace(authenticator.context(token, request_id(request)), policy=policy)
     if request.method not in READ_METHODS and not is_under(request.scope["path"], IDENTITY_ROOT):
         _require_writer(context)
     return context
@@ -94,22 +121,25 @@ def project_context(context: Annotated[RequestContext, Depends(current_context)]
 
 def _require_writer(context: RequestContext) -> None:
     """Rejects changes by callers with only the role reader, as OpenStack's default policies do."""
-    if not context.roles & {ROLE_ADMIN, ROLE_MEMBER, ROLE_SERVICE}:
+    if not context.permits(WRITE, {}):
         raise Forbidden("Policy doesn't allow this to be performed: it changes something, which needs the role member.")
 
 
-def require_admin(context: RequestContext, action: str) -> None:
-    """Raises Forbidden unless the caller is an administrator. `action` is a policy name (`identity:create_project`)."""
-    if not context.is_admin:
-        raise Forbidden(f"You are not authorized to perform the requested action: {action}. It needs the role admin.")
+def authorize(context: RequestContext, action: str, target: Mapping[str, Any] | None = None) -> None:
+    """Raises Forbidden unless the policy permits the action (`identity:create_project`).
+
+    Without a target, the action is on the caller's own project and user.
+    """
+    own = {"project_id": context.project_id, "tenant_id": context.project_id, "user_id": context.user_id}
+    if not context.permits(action, own if target is None else target):
+        raise Forbidden(f"You are not authorized to perform the requested action: {action}. {_needed(action)}")
 
 
-def require_service(context: RequestContext, action: str) -> None:
-    """Raises Forbidden unless the caller is an agent or an administrator."""
-    if not context.is_service:
-        raise Forbidden(
-            f"You are not authorized to perform the requested action: {action}. It needs the role service or admin."
-        )
+def _needed(action: str) -> str:
+    rule = rules_by_name()[action].check_str
+    if rule == ADMIN:
+        return "It needs the role admin."
+    return "It needs the role service or admin." if rule == ADMIN_OR_SERVICE else "Policy doesn't allow it."
 
 
 def require_project(context: RequestContext, project_id: str, what: str) -> None:
@@ -130,4 +160,4 @@ ProjectCaller = Annotated[RequestContext, Depends(project_context)]
 
 def require_agent_role(caller: AuthenticatedCaller) -> None:
     """FastAPI dependency of the extension for agents. Raises Forbidden (403)."""
-    require_service(caller, "openimds:watch")
+    authorize(caller, "openimds:watch")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from openimds.resources.caller import NO_RIGHTS, Caller, Rights
+
 COMPUTE_AGENT_BINARY = "openimds-compute-agent"
 DEFAULT_ZONE = "nova"
 """The availability zone of a host without a configured zone."""
@@ -23,6 +25,17 @@ class Requester:
     project_id: str
     request_id: str
     is_admin: bool = False
+    """True if the rule `context_is_admin` permits it. An administrator sees and changes resources of all projects."""
+    rights: Rights = field(default=NO_RIGHTS, repr=False, compare=False)
+
+    @property
+    def caller(self) -> Caller:
+        """The same caller for the network's part of a store operation."""
+        return Caller(project_id=self.project_id, is_admin=self.is_admin, rights=self.rights)
+
+    def authorize(self, action: str, project_id: str) -> None:
+        """Raises Forbidden unless the policy permits the action on a resource of the project."""
+        self.caller.authorize(action, project_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,6 +141,7 @@ class ImageStore:
         """`fields` are columns. Raises Conflict for the id of another image, also of a deleted one."""
         now = utc_now()
         row = Image(id=image_id or str(uuid.uuid4()), status="queued", created_at=now, updated_at=now, **fields)
+        requester.authorize("add_image", row.owner)
         _check_publicity(row, requester)
         try:
             with self._store.write() as session:
@@ -158,7 +159,7 @@ class ImageStore:
     ) -> nouns.Image:
         """`change` gets the image and returns the columns to change."""
         with self._store.write() as session:
-            row = _owned(session, image_id, requester)
+            row = _owned(session, image_id, requester, "modify_image")
             was_public = row.visibility == "public"
             for name, value in change(image_value(row)).items():
                 setattr(row, name, value)
@@ -170,7 +171,7 @@ class ImageStore:
     def delete(self, image_id: str, requester: Requester) -> None:
         """Raises Forbidden for a protected image. Servers of the image keep running."""
         with self._store.write() as session:
-            row = _owned(session, image_id, requester)
+            row = _owned(session, image_id, requester, "delete_image")
             if row.protected:
                 raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
             session.add(DeletedImage(id=row.id, deleted_at=utc_now()))
@@ -180,7 +181,7 @@ class ImageStore:
     def begin_upload(self, image_id: str, requester: Requester) -> Upload:
         """Begins an upload, which the caller ends by `finish` or `abort`. Raises Conflict unless the image is queued."""
         with self._store.write() as session:
-            row = _owned(session, image_id, requester)
+            row = _owned(session, image_id, requester, "upload_image")
             if row.status != "queued":
                 raise Conflict(f"Image status transition from {row.status} to saving is not allowed")
             if row.container_format is None or row.disk_format is None:
@@ -237,15 +238,16 @@ def _visible(session: Session, image_id: str, requester: Requester) -> Image:
     return row
 
 
-def _owned(session: Session, image_id: str, requester: Requester) -> Image:
+def _owned(session: Session, image_id: str, requester: Requester, action: str) -> Image:
     row = _visible(session, image_id, requester)
     if not requester.is_admin and row.owner != requester.project_id:
         raise Forbidden(f"Image {image_id} belongs to another project: you are not permitted to change it.")
+    requester.authorize(action, row.owner)
     return row
 
 
 def _check_publicity(row: Image, requester: Requester) -> None:
-    if row.visibility == "public" and not requester.is_admin:
+    if row.visibility == "public" and not requester.caller.may("publicize_image", row.owner):
         raise Forbidden(
             "You are not authorized to complete publicize_image action: only an administrator makes images public."
         )

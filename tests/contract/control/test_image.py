@@ -12,6 +12,7 @@ import requests
 from tests.contract.control.stage import Cloud, Session
 from tests.waiting import HANG_SECONDS
 
+from openimds.resources.caller import ALL_RIGHTS
 from openimds.resources.compute import Requester
 from openimds.resources.errors import NotFound
 from openimds.store.engine import utc_now
@@ -78,7 +79,7 @@ def test_id_of_a_deleted_image_is_not_taken_again(cloud: Cloud, admin: Session, 
 def test_upload_of_a_deleted_image_activates_no_image(cloud: Cloud, user: Session) -> None:
     """The uploaded data belongs to no image, even if another image with the same id is in the database."""
     image_id = make(user)["id"]
-    asker = Requester(user_id=user.user_id, project_id=user.project_id, request_id="r")
+    asker = Requester(user_id=user.user_id, project_id=user.project_id, request_id="r", rights=ALL_RIGHTS)
     images = ImageStore(cloud.store, cloud.state / "images")
     begun = images.begin_upload(image_id, asker)
     begun.write(b"evil")

@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from tests.callers import network_caller
 from tests.waiting import HANG_SECONDS
 
-from openimds.resources.caller import Caller
 from openimds.resources.errors import RevisionGone
 from openimds.store import schema
 from openimds.store.change_log import changes_after, newest_revision
@@ -156,7 +156,7 @@ def test_write_without_changes_takes_no_revision(store: Store) -> None:
 
 
 def test_allocation_changes_its_port_and_a_floating_ip_both_ports(store: Store) -> None:
-    caller = Caller(project_id="p", is_admin=True)
+    caller = network_caller("p", "admin")
     network = NetworkStore(store)
     inner = network.create("network", caller, [{"name": "n"}])[0]
     network.create("subnet", caller, [{"network_id": inner["id"], "cidr": "10.0.0.0/24"}])

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from starlette.datastructures import URL
 
 from openimds.control_api.context import RequestContext, current_context
+from openimds.control_api.policy.enforcer import default_policy
 from openimds.resources.errors import Forbidden
 
 
@@ -30,6 +31,7 @@ class Readers:
 def request(path: str, kind: type[Request] = Request) -> Request:
     app = FastAPI()
     app.state.authenticator = Readers()
+    app.state.policy = default_policy()
     scope: dict[str, Any] = {
         "type": "http", "method": "POST", "path": path, "query_string": b"", "headers": [(b"x-auth-token", b"rita")],
         "server": ("127.0.0.1", 5000), "app": app,

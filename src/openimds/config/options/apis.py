@@ -168,3 +168,20 @@ CONTROL_API = Section(
     ),
     "The control API, which the openstack client and the agents use.",
 )
+
+OSLO_POLICY = Section(
+    "oslo_policy",
+    (
+        cfg.StrOpt(
+            "policy_file",
+            default="policy.yaml",
+            help="The file with the rules that override the defaults. A relative path begins at the folder of the configuration file. The default file may be absent. SIGHUP reloads the rules.",
+        ),
+        cfg.MultiStrOpt(
+            "policy_dirs",
+            default=["policy.d"],
+            help="Folders with further files of rules, which are read after policy_file, by name.",
+        ),
+    ),
+    "The rules of the control API (oslo.policy). `openimds config sample policy.yaml` prints them.",
+)

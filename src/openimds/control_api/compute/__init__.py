@@ -11,5 +11,6 @@ Modules, in reading order:
 - `flavors`: flavors and their extra specs
 - `admin`: availability zones, hypervisors, services, limits, and routes that answer 501
 - `schemas`: request bodies
+- `policies`: the rules, and the attributes that they decide about
 - `protocols`: the store that the service needs
 """

@@ -14,7 +14,7 @@ from openimds.control_api.context import (
     AUTHENTICATED,
     AuthenticatedCaller,
     ProjectCaller,
-    require_admin,
+    authorize,
     require_project,
 )
 from openimds.resources.compute import COMPUTE_AGENT_BINARY, ComputeHost
@@ -54,7 +54,7 @@ def _zones(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.get("/os-availability-zone/detail")
     def list_zones_in_detail(caller: AuthenticatedCaller) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-availability-zone:detail")
+        authorize(caller, "os_compute_api:os-availability-zone:detail")
         return {"availabilityZoneInfo": [_zone(name, hosts, detail=True) for name, hosts in _by_zone(service).items()]}
 
 
@@ -63,7 +63,7 @@ def _hypervisors(routes: APIRouter, service: ComputeService) -> None:
     def list_hypervisors(
         caller: AuthenticatedCaller, version: Version, hypervisor_hostname_pattern: str | None = None
     ) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-hypervisors:list")
+        authorize(caller, "os_compute_api:os-hypervisors:list")
         found = _matching(service.store.hosts.list(), hypervisor_hostname_pattern)
         return {"hypervisors": [_hypervisor(host, version) for host in found]}
 
@@ -71,13 +71,13 @@ def _hypervisors(routes: APIRouter, service: ComputeService) -> None:
     def list_hypervisors_in_detail(
         caller: AuthenticatedCaller, version: Version, hypervisor_hostname_pattern: str | None = None
     ) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-hypervisors:list-detail")
+        authorize(caller, "os_compute_api:os-hypervisors:list-detail")
         found = _matching(service.store.hosts.list(), hypervisor_hostname_pattern)
         return {"hypervisors": [_hypervisor_detail(host, version) for host in found]}
 
     @routes.get("/os-hypervisors/{hypervisor_id}")
     def show_hypervisor(caller: AuthenticatedCaller, version: Version, hypervisor_id: str) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-hypervisors:show")
+        authorize(caller, "os_compute_api:os-hypervisors:show")
         for host in service.store.hosts.list():
             if str(_hypervisor_id(host, version)) == hypervisor_id:
                 return {"hypervisor": _hypervisor_detail(host, version)}
@@ -89,7 +89,7 @@ def _services(routes: APIRouter, service: ComputeService) -> None:
     def list_services(
         caller: AuthenticatedCaller, version: Version, host: str | None = None, binary: str | None = None
     ) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-services:list")
+        authorize(caller, "os_compute_api:os-services:list")
         found = [
             item
             for item in service.store.hosts.list()

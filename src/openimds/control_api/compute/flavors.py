@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from openimds.control_api.compute.microversions import Microversion, Version
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import ExtraSpecs, FlavorCreate, FlavorUpdate, SpecKey, SpecValue
-from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, RequestContext, require_admin
+from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, RequestContext, authorize
 from openimds.control_api.pagination import Paging, next_link, paginate
 from openimds.resources.compute import Flavor
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
@@ -53,7 +53,7 @@ def _collection(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.post("/flavors")
     def create_flavor(caller: AuthenticatedCaller, version: Version, body: FlavorCreate) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-flavor-manage:create")
+        authorize(caller, "os_compute_api:os-flavor-manage:create")
         fields = body.flavor
         if "description" in fields.model_fields_set and version < (2, 55):
             raise BadRequest("flavor.description", f"is known from microversion 2.55 on, this is {version}")
@@ -84,14 +84,14 @@ def _items(routes: APIRouter, service: ComputeService) -> None:
     def update_flavor(
         caller: AuthenticatedCaller, version: Version, flavor_id: str, body: FlavorUpdate
     ) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-flavor-manage:update")
+        authorize(caller, "os_compute_api:os-flavor-manage:update")
         if version < (2, 55):
             raise NotFound(f"Flavors are changed from microversion 2.55 on, this is {version}.")
         return {"flavor": _full(flavors.describe(flavor_id, body.flavor.description), service, version)}
 
     @routes.delete("/flavors/{flavor_id}", status_code=202)
     def delete_flavor(caller: AuthenticatedCaller, flavor_id: str) -> None:
-        require_admin(caller, "os_compute_api:os-flavor-manage:delete")
+        authorize(caller, "os_compute_api:os-flavor-manage:delete")
         flavors.delete(flavor_id)
 
     @routes.get("/flavors/{flavor_id}/os-flavor-access", dependencies=AUTHENTICATED)
@@ -110,7 +110,7 @@ def _extra_specs(routes: APIRouter, service: ComputeService) -> None:
 
     @routes.post(path)
     def set_specs(caller: AuthenticatedCaller, flavor_id: str, body: ExtraSpecs) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-flavor-extra-specs:create")
+        authorize(caller, "os_compute_api:os-flavor-extra-specs:create")
         return {"extra_specs": dict(flavors.set_specs(flavor_id, body.extra_specs).extra_specs)}
 
     @routes.get(path + "/{key}")
@@ -124,14 +124,14 @@ def _extra_specs(routes: APIRouter, service: ComputeService) -> None:
     def set_spec(
         caller: AuthenticatedCaller, flavor_id: str, key: str, body: dict[SpecKey, SpecValue]
     ) -> dict[str, Any]:
-        require_admin(caller, "os_compute_api:os-flavor-extra-specs:update")
+        authorize(caller, "os_compute_api:os-flavor-extra-specs:update")
         if set(body) != {key}:
             raise BadRequest(key, "Request body and URI mismatch: the one key in both must be the same")
         return {key: flavors.set_specs(flavor_id, body).extra_specs[key]}
 
     @routes.delete(path + "/{key}")
     def delete_spec(caller: AuthenticatedCaller, flavor_id: str, key: str) -> None:
-        require_admin(caller, "os_compute_api:os-flavor-extra-specs:delete")
+        authorize(caller, "os_compute_api:os-flavor-extra-specs:delete")
         flavors.delete_spec(flavor_id, key)
 
 

@@ -120,7 +120,7 @@ def router(service: ComputeService) -> APIRouter:
     def list_keypairs(
         request: Request, caller: AuthenticatedCaller, version: Version, paging: Paging, user_id: str | None = None
     ) -> dict[str, Any]:
-        found = paginate(keypairs.list(_owner(caller, version, user_id)), paging, key=lambda item: item.name)
+        found = paginate(keypairs.list(_owner(caller, version, user_id, "index")), paging, key=lambda item: item.name)
         shown: dict[str, Any] = {"keypairs": [{"keypair": _brief(item, version)} for item in found.items]}
         if found.more and version >= (2, 35):
             link = next_link(f"{service.url}/os-keypairs", request.query_params.multi_items(), found.items[-1].name)
@@ -131,7 +131,7 @@ def router(service: ComputeService) -> APIRouter:
     def create_keypair(caller: AuthenticatedCaller, version: Version, body: KeypairCreate) -> Response:
         fields = body.keypair
         _check_version(fields.model_fields_set, version)
-        user_id = _owner(caller, version, fields.user_id)
+        user_id = _owner(caller, version, fields.user_id, "create")
         now = datetime.now(UTC).replace(tzinfo=None)
         name = fields.name.strip()
         if not name:
@@ -155,7 +155,7 @@ def router(service: ComputeService) -> APIRouter:
     def show_keypair(
         caller: AuthenticatedCaller, version: Version, name: str, user_id: str | None = None
     ) -> dict[str, Any]:
-        found = keypairs.get(_owner(caller, version, user_id), name)
+        found = keypairs.get(_owner(caller, version, user_id, "show"), name)
         kept = {
             "user_id": found.user_id,
             "created_at": found.created_at.strftime("%Y-%m-%dT%H:%M:%S.%f"),
@@ -170,19 +170,19 @@ def router(service: ComputeService) -> APIRouter:
     def delete_keypair(
         caller: AuthenticatedCaller, version: Version, name: str, user_id: str | None = None
     ) -> Response:
-        keypairs.delete(_owner(caller, version, user_id), name)
+        keypairs.delete(_owner(caller, version, user_id, "delete"), name)
         return Response(status_code=204 if version >= (2, 2) else 202)
 
     return routes
 
 
-def _owner(caller: RequestContext, version: Microversion, user_id: str | None) -> str:
+def _owner(caller: RequestContext, version: Microversion, user_id: str | None, verb: str) -> str:
     """The id of the key's user: the caller, or the user that an administrator names (from 2.10 on)."""
-    if user_id is None or version < (2, 10) or user_id == caller.user_id:
-        return caller.user_id
-    if not caller.is_admin:
-        raise Forbidden("Policy doesn't allow os_compute_api:os-keypairs to be performed for another user.")
-    return user_id
+    owner = caller.user_id if user_id is None or version < (2, 10) else user_id
+    action = f"os_compute_api:os-keypairs:{verb}"
+    if not caller.permits(action, {"user_id": owner}):
+        raise Forbidden(f"Policy doesn't allow {action} to be performed for {'another' if user_id else 'this'} user.")
+    return owner
 
 
 def _check_version(named: set[str], version: Microversion) -> None:

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 
-from openimds.control_api.compute import server_view
+from openimds.control_api.compute import policies, server_view
 from openimds.control_api.compute.microversions import Microversion, Version
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import (
@@ -293,6 +293,8 @@ Model = TypeVar("Model", bound=BaseModel)
 class _ActionRequest:
     server_id: str
     requester: Requester
+    sees_all: bool
+    """True if the response has the attributes of administrators."""
     version: Microversion
     name: str
     value: Any
@@ -323,7 +325,14 @@ def actions_router(service: ComputeService) -> APIRouter:
             raise NotSupported(f"The action {name} is not supported: openimds does not {name} servers.")
         if name not in table:
             raise BadRequest("body", f"There is no such action: {name}")
-        action = _ActionRequest(server_id=server_id, requester=requester, version=version, name=name, value=value)
+        action = _ActionRequest(
+            server_id=server_id,
+            requester=requester,
+            sees_all=caller.permits(policies.EXTENDED_ATTRIBUTES, {"project_id": caller.project_id}),
+            version=version,
+            name=name,
+            value=value,
+        )
         return table[name](action) or Response(status_code=ACCEPTED)
 
     return routes
@@ -343,7 +352,7 @@ def _table(service: ComputeService) -> dict[str, Callable[[_ActionRequest], Resp
     def rebuilt(action: _ActionRequest) -> Response:
         wanted = rebuild(action.parsed(RebuildFields), action.version)
         server = power.rebuild(action.server_id, wanted, action.requester)
-        shown = server_view.full(server, service, action.version, admin=action.requester.is_admin)
+        shown = server_view.full(server, service, action.version, admin=action.sees_all)
         location = service.links("servers", server.id)[0]["href"]
         return JSONResponse({"server": shown}, ACCEPTED, headers={"Location": location})
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from openimds.control_api.compute import server_view
+from openimds.control_api.compute import policies, server_view
 from openimds.control_api.compute.microversions import Version
 from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import ServerCreate, ServerUpdate
@@ -65,7 +65,8 @@ def filters(  # one parameter a filter
 ) -> ServerQuery:
     """FastAPI dependency: the filters of a server list. `all_tenants` is reserved for administrators."""
     all_projects = _is_true(all_tenants)
-    if all_projects and not caller.is_admin:
+    all_filters = caller.permits(policies.ALL_FILTERS, {})
+    if all_projects and not caller.permits(policies.ALL_TENANTS, {}):
         raise Forbidden("Policy doesn't allow os_compute_api:servers:detail:get_all_tenants to be performed.")
     of_project = (project_id or tenant_id) if all_projects else caller.project_id
     query = ServerQuery(
@@ -89,8 +90,8 @@ def filters(  # one parameter a filter
         not_tags_all=_listed(not_tags),
         not_tags_any=_listed(not_tags_any),
         sort=_sort(request, caller),
-        host=host if caller.is_admin else None,
-        user_id=user_id if caller.is_admin else None,
+        host=host if all_filters else None,
+        user_id=user_id if all_filters else None,
     )
     return _paged(query, paging)
 
@@ -105,7 +106,8 @@ def router(service: ComputeService) -> APIRouter:
     def create_server(caller: ProjectCaller, version: Version, body: ServerCreate) -> Response:
         if not caller.project_id:
             raise BadRequest("X-Auth-Token", "a server needs a project: authenticate with a project's scope")
-        made = service.store.servers.create(new_server(body, version, admin=caller.is_admin), caller.requester)
+        chooses_host = caller.permits(policies.REQUESTED_DESTINATION, {"project_id": caller.project_id})
+        made = service.store.servers.create(new_server(body, version, admin=chooses_host), caller.requester)
         first = made[0]
         if body.server.return_reservation_id:
             return JSONResponse({"reservation_id": first.reservation_id}, 202)
@@ -129,25 +131,29 @@ def router(service: ComputeService) -> APIRouter:
         request: Request, caller: ProjectCaller, version: Version, query: Filters
     ) -> dict[str, Any]:
         found, more = service.store.servers.list(query)
-        shown = [server_view.full(server, service, version, admin=caller.is_admin, detail=True) for server in found]
+        shown = [server_view.full(server, service, version, admin=_sees_all(caller), detail=True) for server in found]
         return {"servers": shown, **_next(request, service, "servers/detail", found[-1].id if more else None)}
 
     @routes.get("/servers/{server_id}")
     def show_server(caller: ProjectCaller, version: Version, server_id: str) -> dict[str, Any]:
         server = service.store.servers.get(server_id, caller.requester)
-        return {"server": server_view.full(server, service, version, admin=caller.is_admin)}
+        return {"server": server_view.full(server, service, version, admin=_sees_all(caller))}
 
     @routes.put("/servers/{server_id}")
     def update_server(caller: ProjectCaller, version: Version, server_id: str, body: ServerUpdate) -> dict[str, Any]:
         fields = changes(body.server, version)
         server = service.store.servers.update(server_id, fields, caller.requester)
-        return {"server": server_view.full(server, service, version, admin=caller.is_admin)}
+        return {"server": server_view.full(server, service, version, admin=_sees_all(caller))}
 
     @routes.delete("/servers/{server_id}", status_code=204)
     def delete_server(caller: ProjectCaller, server_id: str) -> None:
         service.store.servers.delete(server_id, caller.requester)
 
     return routes
+
+
+def _sees_all(caller: RequestContext) -> bool:
+    return caller.permits(policies.EXTENDED_ATTRIBUTES, {"project_id": caller.project_id})
 
 
 def _paged(query: ServerQuery, paging: PageParams) -> ServerQuery:
@@ -163,7 +169,7 @@ def _next(request: Request, service: ComputeService, path: str, last_id: str | N
 def _sort(request: Request, caller: RequestContext) -> tuple[tuple[str, bool], ...]:
     keys = request.query_params.getlist("sort_key")
     for key in SORT_KEYS_OF_ADMINISTRATORS.intersection(keys):
-        if not caller.is_admin:
+        if not caller.permits(policies.ALL_FILTERS, {}):
             raise Forbidden(f"Only administrators can sort servers by {key}")
     directions = request.query_params.getlist("sort_dir")
     for direction in directions:

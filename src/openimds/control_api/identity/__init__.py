@@ -9,5 +9,6 @@ Modules, in reading order:
 - `catalog`: regions, services and endpoints
 - `schemas`: request bodies
 - `views`: response bodies
+- `policies`: the rules, and the attributes that they decide about
 - `protocols`: the store that the service needs
 """

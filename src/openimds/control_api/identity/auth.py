@@ -8,12 +8,12 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, RequestContext
+from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, RequestContext, authorize
 from openimds.control_api.identity import views
 from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.identity.schemas import AuthBody, DomainRef, IdentityPart, ProjectRef, ScopePart
-from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, Unauthorized
+from openimds.resources.errors import BadRequest, NotFound, NotSupported, Unauthorized
 from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, SYSTEM_TARGET, AccessInfo, Token, TokenScope
 
 SubjectToken = Annotated[str, Header(alias="X-Subject-Token")]
@@ -150,8 +150,7 @@ def _subject(service: IdentityService, caller: RequestContext, subject: str) -> 
         token, access_info = service.tokens.check(subject)
     except Unauthorized as error:
         raise NotFound(f"This is not a recognized token. {error.message}") from error
-    if not caller.is_service and token.user_id != caller.user_id:
-        raise Forbidden("You are not authorized to perform the requested action: identity:validate_token.")
+    authorize(caller, "identity:validate_token", {"user_id": token.user_id})
     return token, access_info
 
 

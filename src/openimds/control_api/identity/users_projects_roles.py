@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, require_admin
+from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, authorize
 from openimds.control_api.identity import schemas, views
 from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
@@ -39,7 +39,7 @@ def _projects(routes: APIRouter, service: IdentityService) -> None:
         parent_id: str | None = None,
         is_domain: bool = False,
     ) -> dict[str, Any]:
-        require_admin(caller, "identity:list_projects")
+        authorize(caller, "identity:list_projects")
         nothing = is_domain or domain_id not in {None, DOMAIN_ID} or parent_id not in {None, DOMAIN_ID}
         found = [] if nothing else service.projects.list(name=name, enabled=enabled)
         shown = [views.project(item, url) for item in paginate(found, paging).items]
@@ -47,7 +47,7 @@ def _projects(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.post("/projects", status_code=201)
     def create_project(caller: AuthenticatedCaller, body: schemas.ProjectCreate) -> dict[str, Any]:
-        require_admin(caller, "identity:create_project")
+        authorize(caller, "identity:create_project")
         _only_default_domain("project.domain_id", body.project.domain_id)
         _only_default_domain("project.parent_id", body.project.parent_id)
         if body.project.is_domain:
@@ -58,19 +58,19 @@ def _projects(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.get("/projects/{project_id}")
     def show_project(caller: AuthenticatedCaller, project_id: str) -> dict[str, Any]:
-        if caller.project_id != project_id and not _has_role_on(service, caller.user_id, project_id):
-            require_admin(caller, "identity:get_project")
+        has_role = _has_role_on(service, caller.user_id, project_id)
+        authorize(caller, "identity:get_project", {"project_id": project_id, "has_role": has_role})
         return {"project": views.project(service.projects.get(project_id), url)}
 
     @routes.patch("/projects/{project_id}")
     def update_project(caller: AuthenticatedCaller, project_id: str, body: schemas.ProjectUpdate) -> dict[str, Any]:
-        require_admin(caller, "identity:update_project")
+        authorize(caller, "identity:update_project")
         changes = body.project.model_dump(exclude_none=True)
         return {"project": views.project(service.projects.update(project_id, changes), url)}
 
     @routes.delete("/projects/{project_id}", status_code=204)
     def delete_project(caller: AuthenticatedCaller, project_id: str) -> None:
-        require_admin(caller, "identity:delete_project")
+        authorize(caller, "identity:delete_project")
         if project_id == caller.project_id:
             raise Forbidden("The project that your token is for cannot be deleted with it.")
         service.projects.delete(project_id)
@@ -87,14 +87,14 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
         enabled: bool | None = None,
         domain_id: str | None = None,
     ) -> dict[str, Any]:
-        require_admin(caller, "identity:list_users")
+        authorize(caller, "identity:list_users")
         found = [] if domain_id not in {None, DOMAIN_ID} else service.users.list(name=name, enabled=enabled)
         shown = [views.user(item, url) for item in paginate(found, paging).items]
         return {"users": shown, "links": _links(url, "users")}
 
     @routes.post("/users", status_code=201)
     def create_user(caller: AuthenticatedCaller, body: schemas.UserCreate) -> dict[str, Any]:
-        require_admin(caller, "identity:create_user")
+        authorize(caller, "identity:create_user")
         _only_default_domain("user.domain_id", body.user.domain_id)
         if body.user.default_project_id:
             _existing_project(service, body.user.default_project_id)
@@ -105,13 +105,12 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.get("/users/{user_id}")
     def show_user(caller: AuthenticatedCaller, user_id: str) -> dict[str, Any]:
-        if caller.user_id != user_id:
-            require_admin(caller, "identity:get_user")
+        authorize(caller, "identity:get_user", {"user_id": user_id})
         return {"user": views.user(service.users.get(user_id), url)}
 
     @routes.patch("/users/{user_id}")
     def update_user(caller: AuthenticatedCaller, user_id: str, body: schemas.UserUpdate) -> dict[str, Any]:
-        require_admin(caller, "identity:update_user")
+        authorize(caller, "identity:update_user")
         if body.user.default_project_id:
             _existing_project(service, body.user.default_project_id)
         changes = body.user.model_dump(exclude_none=True, exclude={"password"})
@@ -120,7 +119,7 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.delete("/users/{user_id}", status_code=204)
     def delete_user(caller: AuthenticatedCaller, user_id: str) -> None:
-        require_admin(caller, "identity:delete_user")
+        authorize(caller, "identity:delete_user")
         if user_id == caller.user_id:
             raise Forbidden("You cannot delete yourself.")
         service.users.delete(user_id)
@@ -140,16 +139,14 @@ def _users(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.get("/users/{user_id}/projects")
     def projects_of_user(caller: AuthenticatedCaller, user_id: str) -> dict[str, Any]:
-        if caller.user_id != user_id:
-            require_admin(caller, "identity:list_user_projects")
+        authorize(caller, "identity:list_user_projects", {"user_id": user_id})
         service.users.get(user_id)
         found = service.assignments.projects_of(user_id)
         return {"projects": [views.project(item, url) for item in found], "links": _links(url, "projects")}
 
     @routes.get("/users/{user_id}/groups")
     def groups_of_user(caller: AuthenticatedCaller, user_id: str) -> dict[str, Any]:
-        if caller.user_id != user_id:
-            require_admin(caller, "identity:list_groups_for_user")
+        authorize(caller, "identity:list_groups_for_user", {"user_id": user_id})
         service.users.get(user_id)
         return {"groups": [], "links": _links(url, "groups")}
 
@@ -161,31 +158,31 @@ def _roles(routes: APIRouter, service: IdentityService) -> None:
     def list_roles(
         caller: AuthenticatedCaller, paging: Paging, name: str | None = None, domain_id: str | None = None
     ) -> dict[str, Any]:
-        require_admin(caller, "identity:list_roles")
+        authorize(caller, "identity:list_roles")
         found = [] if domain_id else service.roles.list(name=name)
         shown = [views.role(item, url) for item in paginate(found, paging).items]
         return {"roles": shown, "links": _links(url, "roles")}
 
     @routes.post("/roles", status_code=201)
     def create_role(caller: AuthenticatedCaller, body: schemas.RoleBody) -> dict[str, Any]:
-        require_admin(caller, "identity:create_role")
+        authorize(caller, "identity:create_role")
         if body.role.domain_id:
             raise NotSupported("Roles of a domain are not supported: openimds has one domain.")
         return {"role": views.role(service.roles.create(body.role.name), url)}
 
     @routes.get("/roles/{role_id}")
     def show_role(caller: AuthenticatedCaller, role_id: str) -> dict[str, Any]:
-        require_admin(caller, "identity:get_role")
+        authorize(caller, "identity:get_role")
         return {"role": views.role(service.roles.get(role_id), url)}
 
     @routes.patch("/roles/{role_id}")
     def update_role(caller: AuthenticatedCaller, role_id: str, body: schemas.RoleBody) -> dict[str, Any]:
-        require_admin(caller, "identity:update_role")
+        authorize(caller, "identity:update_role")
         return {"role": views.role(service.roles.rename(role_id, body.role.name), url)}
 
     @routes.delete("/roles/{role_id}", status_code=204)
     def delete_role(caller: AuthenticatedCaller, role_id: str) -> None:
-        require_admin(caller, "identity:delete_role")
+        authorize(caller, "identity:delete_role")
         service.roles.delete(role_id)
 
 
@@ -194,7 +191,7 @@ def _domains(routes: APIRouter, service: IdentityService) -> None:
 
     @routes.get("/domains")
     def list_domains(caller: AuthenticatedCaller, name: str | None = None, enabled: bool = True) -> dict[str, Any]:
-        require_admin(caller, "identity:list_domains")
+        authorize(caller, "identity:list_domains")
         shown = [views.domain(url)] if name in {None, DOMAIN_NAME} and enabled else []
         return {"domains": shown, "links": _links(url, "domains")}
 
@@ -246,8 +243,7 @@ def assignments_router(service: IdentityService) -> APIRouter:
         group_id: Annotated[str | None, Query(alias="group.id")] = None,
         include_names: str | None = None,
     ) -> dict[str, Any]:
-        if user_id != caller.user_id:
-            require_admin(caller, "identity:list_role_assignments")
+        authorize(caller, "identity:list_role_assignments", {"user_id": user_id or ""})
         target = SYSTEM_TARGET if system else project_id
         found = [] if group_id else service.assignments.list(user_id=user_id, target=target, role_id=role_id)
         url, names = service.catalog.public_url, include_names not in {None, "0", "false", "False"}
@@ -264,7 +260,7 @@ def _on_target(routes: APIRouter, service: IdentityService, root: str) -> None:
 
     @routes.get(path)
     def list_roles(caller: AuthenticatedCaller, user_id: str, target: str = SYSTEM_TARGET) -> dict[str, Any]:
-        require_admin(caller, "identity:list_grants")
+        authorize(caller, "identity:list_grants")
         service.users.get(user_id)
         held = service.assignments.list(user_id=user_id, target=target)
         url = service.catalog.public_url
@@ -273,18 +269,18 @@ def _on_target(routes: APIRouter, service: IdentityService, root: str) -> None:
 
     @routes.put(path + "/{role_id}", status_code=204)
     def grant(caller: AuthenticatedCaller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> None:
-        require_admin(caller, "identity:create_grant")
+        authorize(caller, "identity:create_grant")
         service.assignments.grant(user_id, target, role_id)
 
     @routes.head(path + "/{role_id}", status_code=204)
     @routes.get(path + "/{role_id}", status_code=204)
     def check(caller: AuthenticatedCaller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> Response:
-        require_admin(caller, "identity:check_grant")
+        authorize(caller, "identity:check_grant")
         if not service.assignments.has(user_id, target, role_id):
             raise NotFound(f"User {user_id} has no role {role_id} on {target}.")
         return Response(status_code=204)
 
     @routes.delete(path + "/{role_id}", status_code=204)
     def revoke(caller: AuthenticatedCaller, user_id: str, role_id: str, target: str = SYSTEM_TARGET) -> None:
-        require_admin(caller, "identity:revoke_grant")
+        authorize(caller, "identity:revoke_grant")
         service.assignments.revoke(user_id, target, role_id)

@@ -66,7 +66,7 @@ def _images(routes: APIRouter, service: ImageService) -> None:
         attributes = dict(body)
         image_id = image_id_of(attributes.pop("id")) if attributes.get("id") else None
         owner = attributes.pop("owner", None) or caller.project_id
-        if owner != caller.project_id and not caller.is_admin:
+        if owner != caller.project_id and not caller.permits("add_image", {"project_id": owner}):
             raise Forbidden(f"You are not permitted to create images owned by '{owner}'.")
         columns = {"visibility": "shared", "tags": [], **columns_of(attributes), "owner": owner}
         image = service.images.create(columns, image_id, caller.requester)

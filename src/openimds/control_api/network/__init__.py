@@ -7,5 +7,6 @@ Modules, in reading order:
 - `validators`: checks of single values
 - `request_params`: filters, sorting, pages, If-Match
 - `admin`: agents, quotas, availability zones, usage and extensions
+- `policies`: the rules, and the attributes that they decide about
 - `protocols`: the store that the service needs
 """

@@ -90,7 +90,7 @@ def _limit(values: Sequence[str]) -> int | None:
 
 def network_caller(caller: context.AuthenticatedCaller) -> Caller:
     """FastAPI dependency: the caller for the store. Agents have the rights of administrators."""
-    return Caller(project_id=caller.project_id, is_admin=caller.is_service)
+    return caller.network_caller
 
 
 def query_params(request: Request) -> QueryPairs:

@@ -4,4 +4,5 @@ Modules, in reading order:
 
 - `routes`: the watch of resources, the reports of agents, and instance records for metadata agents
 - `long_poll`: wakes waiting requests when their kinds change
+- `policies`: the rule of the extension
 """

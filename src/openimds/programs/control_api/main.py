@@ -33,7 +33,7 @@ DRAIN_SECONDS = 3
 def run(config: ControlApiConfig) -> int:
     """Serves until SIGTERM or SIGINT, and returns the exit code. Raises StartupError.
 
-    SIGHUP reloads the token keys and the settings for rendering documents.
+    SIGHUP reloads the token keys, the rules of the policy, and the settings for rendering documents.
     """
     raise_nofile()
     store = _open_store(config.database_url)

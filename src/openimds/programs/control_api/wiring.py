@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import prometheus_client
@@ -37,6 +38,8 @@ from openimds.control_api.identity.logins import LoginService
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.identity.tokens import TokenSealer, TokenService
 from openimds.control_api.image.protocols import ImageService
+from openimds.control_api.policy.enforcer import Policy
+from openimds.control_api.policy.files import PolicyError, files_in
 from openimds.control_api.watch import routes
 from openimds.control_api.watch.long_poll import ChangeNotifier
 from openimds.metadata.context import DocumentSettings
@@ -113,7 +116,7 @@ class ControlApi:
     app: FastAPI
     public_url: str
     reload: Callable[[], None]
-    """Reloads the token keys and the settings for rendering documents."""
+    """Reloads the token keys, the rules of the policy, and the settings for rendering documents."""
     prune_revoked: Callable[[datetime], int]
     """Takes the time (UTC without zone) and returns the number of pruned revocations."""
     end_long_polls: Callable[[], None]
@@ -126,7 +129,8 @@ def build_parts(
     registry: CollectorRegistry = prometheus_client.REGISTRY,
     password_rounds: int = ROUNDS,
 ) -> ControlApi:
-    """Builds the API. Raises StartupError if the token keys cannot be read or created."""
+    """Builds the API. Raises StartupError if the token keys cannot be read or created, or the policy is invalid."""
+    policy = _open_policy(config)
     identity_store = IdentityStore(store, password_rounds)
     token_sealer = _open_token_sealer(config.token_keys_file)
     lifetime = timedelta(seconds=config.token_expiration_seconds)
@@ -154,6 +158,7 @@ def build_parts(
     app = build_app(
         ControlApiParts(
             authenticator=tokens,
+            policy=policy,
             routers=(
                 discovery.router(url),
                 identity_router(identity_service),
@@ -171,6 +176,7 @@ def build_parts(
     def reload() -> None:
         token_sealer.replace_keys(read_token_keys(config.token_keys_file))
         log.info("token keys reloaded", file=str(config.token_keys_file))
+        policy.reload()
         try:
             settings.replace_config(configuration.load_control_api(config.config_files).documents)
         except ConfigError as error:
@@ -183,6 +189,14 @@ def build_parts(
         prune_revoked=identity_store.credentials.prune_revoked,
         end_long_polls=notifier.close,
     )
+
+
+def _open_policy(config: ControlApiConfig) -> Policy:
+    files = config.policy
+    try:
+        return Policy(partial(files_in, files.file, files.folders, required=files.required))
+    except PolicyError as error:
+        raise StartupError("\n".join(error.problems)) from error
 
 
 def read_token_keys(path: Path) -> list[bytes]:

@@ -137,7 +137,8 @@ def _check_network(session: Session, caller: Caller, network_id: str) -> None:
         network = get_visible(session, caller, Network, network_id)
     except NotFound as error:
         raise BadRequest("networks", f"networks: {error.message}") from error
-    if network.external and not network.shared and not caller.owns(network.project_id):
+    restricted = network.external and not network.shared
+    if restricted and not caller.may("network:attach_external_network", network.project_id):
         raise Forbidden(f"It is not allowed to create an interface on external network {network_id}.")
     if not network.subnets:
         raise BadRequest("networks", f"networks: Network {network_id} requires a subnet in order to boot instances on.")

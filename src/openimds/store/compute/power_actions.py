@@ -53,7 +53,7 @@ class Power:
     def rebuild(self, server_id: str, changes: nouns.Rebuild, requester: Requester) -> nouns.ServerRecord:
         """Replaces the image of a server, on the same host and with the same NICs. A stopped server stays stopped."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, "os_compute_api:servers:rebuild")
             _check(row, "rebuild", {"active", "stopped", "error"})
             record_action(session, row, "rebuild", requester)
             _take_image(session, row, changes.image_id, requester)
@@ -67,7 +67,7 @@ class Power:
 
     def _act(self, server_id: str, action: str, requester: Requester, change: Callable[[Server], None]) -> None:
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, f"os_compute_api:servers:{action}")
             change(row)
             row.updated_at = utc_now()
             record_action(session, row, action, requester)

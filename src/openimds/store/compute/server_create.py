@@ -78,7 +78,8 @@ def create_servers(
 
     Without a matching host the servers are created in ERROR with a fault, as in Nova.
     """
-    caller = Caller(project_id=requester.project_id, is_admin=requester.is_admin)
+    caller = requester.caller
+    requester.authorize("os_compute_api:servers:create", requester.project_id)
     resolved = _resolve(session, new, requester, caller, now)
     _check_quota(session, requester.project_id, new.max_count)
     hosts = compute_hosts(session, agent_down_after)

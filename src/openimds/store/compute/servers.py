@@ -154,6 +154,7 @@ def _pattern(field: str, pattern: str | None) -> re.Pattern[str] | None:
 
 LOCKED_BY_OWNER = "owner"
 LOCKED_BY_ADMIN = "admin"
+UNLOCK = "os_compute_api:os-lock-server:unlock:unlock_override"
 
 
 class Servers:
@@ -174,12 +175,14 @@ class Servers:
 
     def get(self, server_id: str, requester: Requester) -> nouns.ServerRecord:
         with self._store.read() as session:
-            return server_records(session, [own_server(session, server_id, requester)])[0]
+            return server_records(session, [own_server(session, server_id, requester, "os_compute_api:servers:show")])[
+                0
+            ]
 
     def update(self, server_id: str, fields: Mapping[str, Any], requester: Requester) -> nouns.ServerRecord:
         """`fields` are columns: name, description, hostname, access_ip_v4, access_ip_v6, metadata_, tags."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, "os_compute_api:servers:update")
             changed = {name: value for name, value in fields.items() if getattr(row, name) != value}
             for name, value in changed.items():
                 setattr(row, name, value)
@@ -193,7 +196,7 @@ class Servers:
     ) -> Mapping[str, str]:
         """Replaces the server's metadata by the result of `change`, in one transaction. Returns the new metadata."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, "os_compute_api:server-metadata:update")
             after = dict(change(row.metadata_))
             if after != row.metadata_:
                 row.metadata_, row.updated_at = after, utc_now()
@@ -203,7 +206,7 @@ class Servers:
         self, server_id: str, change: Callable[[Sequence[str]], Sequence[str]], requester: Requester
     ) -> tuple[str, ...]:
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, "os_compute_api:os-server-tags:update")
             after = list(change(row.tags))
             if after != row.tags:
                 row.tags = after
@@ -212,7 +215,7 @@ class Servers:
     def delete(self, server_id: str, requester: Requester) -> None:
         """Deletes the row and leaves a tombstone in the change log. Agents then remove the instance."""
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, "os_compute_api:servers:delete")
             record_action(session, row, "delete", requester)
             unplug_all(session, row, utc_now())
             session.delete(row)
@@ -221,16 +224,17 @@ class Servers:
         """As in Nova, the owner's lock of a locked server has no effect. Raises Forbidden if the owner unlocks an
         administrator's lock.
         """
+        verb = "lock" if locked else "unlock"
         with self._store.write() as session:
-            row = own_server(session, server_id, requester)
+            row = own_server(session, server_id, requester, f"os_compute_api:os-lock-server:{verb}")
             is_owner = row.project_id == requester.project_id
             if locked and row.locked and is_owner:
                 return
-            if not locked and row.locked_by == LOCKED_BY_ADMIN and not requester.is_admin:
+            if not locked and row.locked_by == LOCKED_BY_ADMIN and not requester.caller.may(UNLOCK, row.project_id):
                 raise Forbidden(
                     f"Instance {server_id} is locked by an administrator: only an administrator unlocks it."
                 )
-            record_action(session, row, "lock" if locked else "unlock", requester)
+            record_action(session, row, verb, requester)
             row.locked = locked
             row.locked_by = (LOCKED_BY_OWNER if is_owner else LOCKED_BY_ADMIN) if locked else None
 
@@ -238,13 +242,15 @@ class Servers:
 
     def interfaces(self, server_id: str, requester: Requester) -> list[nouns.Interface]:
         with self._store.read() as session:
-            return interfaces(session, own_server(session, server_id, requester))
+            return interfaces(
+                session, own_server(session, server_id, requester, "os_compute_api:os-attach-interfaces:list")
+            )
 
     def attach(self, server_id: str, nic: nouns.NicRequest, requester: Requester) -> nouns.Interface:
         """Raises Conflict if the server has no host, BadRequest for a port or network that does not exist."""
-        caller = Caller(project_id=requester.project_id, is_admin=requester.is_admin)
+        caller = requester.caller
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, "os_compute_api:os-attach-interfaces:create")
             if not row.host:
                 raise Conflict(f"Cannot 'attach_interface' instance {server_id}: it has no host.")
             requested = None if nic.network_id is None and nic.port_id is None else (nic,)
@@ -255,21 +261,22 @@ class Servers:
 
     def detach(self, server_id: str, port_id: str, requester: Requester) -> None:
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, "os_compute_api:os-attach-interfaces:delete")
             unplug_one(session, row, port_id, utc_now())
             record_action(session, row, "detach_interface", requester)
 
     def security_groups(self, server_id: str, requester: Requester) -> Sequence[Mapping[str, str]]:
         """The security groups of the server: [{"id", "name", "description"}]."""
         with self._store.read() as session:
-            row = own_server(session, server_id, requester)
+            row = own_server(session, server_id, requester, "os_compute_api:os-security-groups:list")
             groups = [(group, session.get(SecurityGroup, group["id"])) for group in row.security_groups]
             return [{**group, "description": found.description if found else ""} for group, found in groups]
 
     def change_security_group(self, server_id: str, name: str, member: bool, requester: Requester) -> None:
         """Adds the server's ports to a group of the project, or removes them from it."""
+        verb = "add" if member else "remove"
         with self._store.write() as session:
-            row = unlocked_server(session, server_id, requester)
+            row = unlocked_server(session, server_id, requester, f"os_compute_api:os-security-groups:{verb}")
             caller = Caller(project_id=row.project_id)
             group = resolve_security_groups(session, caller, (name,), utc_now())[0]
             others = [other for other in row.security_groups if other["id"] != group.id]
@@ -285,7 +292,7 @@ class Servers:
     def console(self, server_id: str, requester: Requester) -> str:
         """The tail of the console, or an empty text. Raises Conflict for a server that never had a host."""
         with self._store.read() as session:
-            row = own_server(session, server_id, requester)
+            row = own_server(session, server_id, requester, "os_compute_api:os-console-output")
             output = session.get(ServerConsole, server_id)
             if not row.host:
                 raise Conflict(f"Instance {server_id} is not ready: it has no host and no console.")
@@ -293,13 +300,13 @@ class Servers:
 
     def password(self, server_id: str, requester: Requester) -> str:
         with self._store.read() as session:
-            own_server(session, server_id, requester)
+            own_server(session, server_id, requester, "os_compute_api:os-server-password:show")
             row = session.get(ServerPassword, server_id)
             return row.password if row else ""
 
     def clear_password(self, server_id: str, requester: Requester) -> None:
         with self._store.write() as session:
-            own_server(session, server_id, requester)
+            own_server(session, server_id, requester, "os_compute_api:os-server-password:clear")
             row = session.get(ServerPassword, server_id)
             if row is not None:
                 session.delete(row)
@@ -312,7 +319,7 @@ class Servers:
             statement = sa.select(ServerAction).where(ServerAction.server_id == server_id)
             rows = session.scalars(statement.order_by(ServerAction.started_at.desc())).all()
             if session.get(Server, server_id) is not None or not rows:
-                own_server(session, server_id, requester)
+                own_server(session, server_id, requester, "os_compute_api:os-instance-actions:list")
             found = [_action(row) for row in rows if requester.is_admin or row.project_id == requester.project_id]
             if rows and not found:
                 raise _not_found(server_id)
@@ -336,16 +343,20 @@ class Servers:
             return server_records(session, [rows[server_id] for server_id in ids]), more
 
 
-def own_server(session: Session, server_id: str, requester: Requester) -> Server:
+def own_server(session: Session, server_id: str, requester: Requester, action: str) -> Server:
+    """The server. Raises NotFound for one of another project, and Forbidden if the policy does not permit the action."""
     row = session.get(Server, server_id)
     if row is None or not (requester.is_admin or row.project_id == requester.project_id):
         raise _not_found(server_id)
+    requester.authorize(action, row.project_id)
     return row
 
 
-def unlocked_server(session: Session, server_id: str, requester: Requester) -> Server:
-    """The server. Raises NotFound, and Conflict for a locked server unless the requester is an administrator."""
-    row = own_server(session, server_id, requester)
+def unlocked_server(session: Session, server_id: str, requester: Requester, action: str) -> Server:
+    """The server. Raises the errors of `own_server`, and Conflict for a locked server unless the requester is an
+    administrator.
+    """
+    row = own_server(session, server_id, requester, action)
     if row.locked and not requester.is_admin:
         raise Conflict(f"Instance {server_id} is locked")
     return row

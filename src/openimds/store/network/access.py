@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -50,23 +50,32 @@ def get_visible(session: Session, caller: Caller, model: type[Row], row_id: str)
     return row
 
 
-def get_owned(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
-    """The row. Raises NotFound if the caller may not see it, and Forbidden if the caller may not change it."""
+def get_owned(session: Session, caller: Caller, model: type[Row], row_id: str, action: str) -> Row:
+    """The row. Raises NotFound if the caller may not see it, and Forbidden if the policy does not permit the action."""
     row = get_visible(session, caller, model, row_id)
-    owners = {row.project_id}
-    if isinstance(row, Port):
-        owners.add(session.get_one(Network, row.network_id).project_id)
-    if not any(caller.owns(owner) for owner in owners):
-        raise _belongs_to_another(model, row_id)
+    more = _more_properties(session, row)
+    if not caller.may(action, row.project_id, more):
+        if not caller.owns(row.project_id):
+            raise _belongs_to_another(model, row_id)
+        raise _not_authorized(action)
     return row
 
 
-def get_owned_strictly(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
-    """The row of the caller's own project, even if the caller owns its network. Raises the same errors as `get_owned`."""
-    row = get_visible(session, caller, model, row_id)
-    if not caller.owns(row.project_id):
-        raise _belongs_to_another(model, row_id)
-    return row
+def _more_properties(session: Session, row: Any) -> dict[str, Any]:
+    return network_target(session.get_one(Network, row.network_id)) if isinstance(row, Port) else {}
+
+
+def network_target(network: Network) -> dict[str, Any]:
+    """The properties of a port's network that the rules of ports refer to."""
+    return {
+        "network:project_id": network.project_id,
+        "network:tenant_id": network.project_id,
+        "network:shared": network.shared,
+    }
+
+
+def _not_authorized(action: str) -> Forbidden:
+    return Forbidden(f"Policy doesn't allow {action} to be performed.", kind="PolicyNotAuthorized")
 
 
 def _belongs_to_another(model: type[Any], row_id: str) -> Forbidden:
@@ -82,13 +91,11 @@ def not_found(model: type[Any], row_id: str) -> NotFound:
     return NotFound(f"{name} {row_id} could not be found.", kind=kind)
 
 
-def project_for(caller: Caller, attributes: dict[str, Any]) -> str:
-    """The project of a new resource: the caller's, or the one in an administrator's request. Raises Forbidden, BadRequest."""
+def project_for(caller: Caller, attributes: Mapping[str, Any], action: str) -> str:
+    """The project of a new resource: the caller's, or the one in an administrator's request. Raises BadRequest, and
+    Forbidden if the policy does not permit the action for the project.
+    """
     named = attributes.get("project_id") or attributes.get("tenant_id")
-    if named and named != caller.project_id and not caller.is_admin:
-        raise Forbidden(
-            "project_id: only an administrator may create resources of another project.", kind="PolicyNotAuthorized"
-        )
     project_id = str(named or caller.project_id)
     if not project_id:
         raise BadRequest(
@@ -96,15 +103,25 @@ def project_for(caller: Caller, attributes: dict[str, Any]) -> str:
             "project_id: the token has no project scope, so the request must contain project_id.",
             kind="BadRequest",
         )
-    return project_id
+    if caller.may(action, project_id):
+        return project_id
+    if caller.owns(project_id):
+        raise _not_authorized(action)
+    raise Forbidden(
+        "project_id: only an administrator may create resources of another project.", kind="PolicyNotAuthorized"
+    )
 
 
-def require_admin(caller: Caller, attributes: dict[str, Any], *names: str) -> None:
-    """Raises Forbidden unless the caller is an administrator or sets none of these attributes."""
-    used = [name for name in names if name in attributes]
-    if used and not caller.is_admin:
+def check_attributes(
+    caller: Caller, action: str, names: Iterable[str], project_id: str, more: Mapping[str, Any] | None = None
+) -> None:
+    """Raises Forbidden if the policy does not permit the caller to set one of the attributes."""
+    target = {"project_id": project_id, "tenant_id": project_id, **(more or {})}
+    forbidden = caller.forbidden_attributes(action, names, target)
+    if forbidden:
         raise Forbidden(
-            f"{', '.join(used)}: only an administrator may set this.",
+            f"{', '.join(forbidden)}: only an administrator may set this: policy doesn't allow {action}:{forbidden[0]} to "
+            "be performed.",
             kind="PolicyNotAuthorized",
         )
 

@@ -40,7 +40,7 @@ def heartbeat(session: Session, binary: str, host: str, report: Mapping[str, Any
 
 def list_agents(session: Session, caller: Caller, query: ListQuery, alive_since: datetime) -> list[dict[str, Any]]:
     """All matching agents, by host and binary. Empty unless the caller is an administrator."""
-    if not caller.is_admin:
+    if not caller.may("get_agent", caller.project_id):
         return []
     rows = session.scalars(sa.select(Agent).order_by(Agent.host, Agent.binary))
     shown = [agent_json(row, alive=row.heartbeat_at > alive_since) for row in rows]
@@ -49,7 +49,7 @@ def list_agents(session: Session, caller: Caller, query: ListQuery, alive_since:
 
 def show_agent(session: Session, caller: Caller, agent_id: str, alive_since: datetime) -> dict[str, Any]:
     """One agent. Raises NotFound."""
-    row = session.get(Agent, agent_id) if caller.is_admin else None
+    row = session.get(Agent, agent_id) if caller.may("get_agent", caller.project_id) else None
     if row is None:
         raise not_found(Agent, agent_id)
     return agent_json(row, alive=row.heartbeat_at > alive_since)
@@ -58,7 +58,7 @@ def show_agent(session: Session, caller: Caller, agent_id: str, alive_since: dat
 def delete(session: Session, caller: Caller, agent_id: str, now: datetime) -> None:
     """Deletes an agent. A running agent is added again by its next heartbeat. Raises NotFound, Forbidden."""
     del now
-    if not caller.is_admin:
+    if not caller.may("delete_agent", caller.project_id):
         raise Forbidden("Only an administrator may delete an agent.", kind="PolicyNotAuthorized")
     row = session.get(Agent, agent_id)
     if row is None:

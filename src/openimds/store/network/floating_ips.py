@@ -15,7 +15,7 @@ from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_FLOATING_IP, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, Subnet
 from openimds.store.network import ports
-from openimds.store.network.access import get_owned, get_visible, project_for, require_admin
+from openimds.store.network.access import check_attributes, get_owned, get_visible, project_for
 
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> FloatingIP:
@@ -23,8 +23,9 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     network = get_visible(session, caller, Network, attributes["floating_network_id"])
     if not network.external:
         raise _bad("floating_network_id", f"Network {network.id} is not a valid external network")
-    if attributes.get("floating_ip_address"):
-        require_admin(caller, dict(attributes), "floating_ip_address")
+    project_id = project_for(caller, attributes, "create_floatingip")
+    chosen = [name for name in ("floating_ip_address",) if attributes.get(name)]
+    check_attributes(caller, "create_floatingip", chosen, project_id)
     row_id = str(uuid.uuid4())
     attachment = Attachment(DEVICE_OWNER_FLOATING_IP, row_id)
     outer = ports.create_port(session, SYSTEM, _outer_port(network, row_id, attributes), now, attachment)
@@ -33,7 +34,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
         raise _bad("floating_network_id", f"External network {network.id} does not contain any IPv4 subnet")
     floating = FloatingIP(
         id=row_id,
-        project_id=project_for(caller, dict(attributes)),
+        project_id=project_id,
         description=attributes.get("description") or "",
         floating_network_id=network.id,
         floating_ip_address=address,
@@ -56,7 +57,7 @@ def update(
     session: Session, caller: Caller, floating_ip_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> FloatingIP:
     """Associates the floating IP with `port_id`, or disassociates it if that is null. Raises the errors of `create`."""
-    floating = get_owned(session, caller, FloatingIP, floating_ip_id)
+    floating = get_owned(session, caller, FloatingIP, floating_ip_id, "update_floatingip")
     if attributes.get("description") is not None:
         floating.description = attributes["description"]
     if attributes.get("port_id"):
@@ -73,7 +74,7 @@ def update(
 
 def delete(session: Session, caller: Caller, floating_ip_id: str, now: datetime) -> None:
     """Deletes a floating IP and the port of its address. Raises NotFound."""
-    floating = get_owned(session, caller, FloatingIP, floating_ip_id)
+    floating = get_owned(session, caller, FloatingIP, floating_ip_id, "delete_floatingip")
     outer_id = floating.floating_port_id
     session.delete(floating)
     session.flush()

@@ -276,7 +276,7 @@ def show_ip_availability(session: Session, caller: Caller, network_id: str) -> d
 
 
 def _require_admin(caller: Caller) -> None:
-    if not caller.is_admin:
+    if not caller.may("get_network_ip_availability", caller.project_id):
         raise Forbidden("Only an administrator may see the IP availability of networks.", kind="PolicyNotAuthorized")
 
 

@@ -367,10 +367,10 @@ class NetworkStore:
         """Replaces the tags by the result of `change`. Returns the new tags."""
         now = self._clock()
         with self._store.write(now) as session:
-            row = get_owned(session, caller, COLLECTIONS[kind].model, resource_id)
+            row = get_owned(session, caller, COLLECTIONS[kind].model, resource_id, f"update_{kind}")
             tags = list(dict.fromkeys(change(list(row.tags))))
             if kind == "subnet":
-                networks.check_tags(caller, row.tags, tags)
+                networks.check_tags(caller, "update_subnet", row.project_id, row.tags, tags)
             if tags != row.tags:
                 row.tags = tags
                 row.updated_at = now
@@ -394,7 +394,7 @@ class NetworkStore:
 
     def quota_details(self, caller: Caller, project_id: str) -> dict[str, dict[str, int]]:
         """Quotas and usage. Raises NotFound for the project of another caller."""
-        if not caller.owns(project_id):
+        if not caller.may("get_quota", project_id):
             raise NotFound(f"Project {project_id} could not be found.", kind="ProjectNotFound")
         with self._store.read() as session:
             return access.quota_details(session, project_id, self._limits)

@@ -17,17 +17,10 @@ from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
 from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, Subnet
 from openimds.store.network import ip_math, ipam, ports
-from openimds.store.network.access import get_owned, project_for, require_admin
+from openimds.store.network.access import check_attributes, get_owned, project_for
 from openimds.store.network.ip_math import Net, Span
 from openimds.store.raw.metadata_store import PROVIDER_TAG
 
-OPERATORS_ONLY = (
-    "shared",
-    "router:external",
-    "provider:network_type",
-    "provider:physical_network",
-    "provider:segmentation_id",
-)
 IPV6_MINIMUM_MTU = 1280
 """RFC 8200, section 5."""
 
@@ -52,10 +45,11 @@ NULLABLE = ("provider:physical_network", "provider:segmentation_id")
 
 def create_network(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Network:
     """Creates a network. Raises Forbidden, BadRequest (provider attributes), Conflict (a segment in use)."""
-    _check_rights(caller, attributes, current=None)
+    project_id = project_for(caller, attributes, "create_network")
+    check_attributes(caller, "create_network", _changed(attributes, None), project_id)
     network = Network(
         id=str(uuid.uuid4()),
-        project_id=project_for(caller, dict(attributes)),
+        project_id=project_id,
         provider_network_type="local",
         created_at=now,
         updated_at=now,
@@ -73,8 +67,8 @@ def update_network(
     """Changes the given attributes. Raises NotFound, Forbidden, BadRequest, and Conflict if the network should no longer be
     shared or external while others use it.
     """
-    network = get_owned(session, caller, Network, network_id)
-    _check_rights(caller, attributes, current=network)
+    network = get_owned(session, caller, Network, network_id, "update_network")
+    check_attributes(caller, "update_network", _changed(attributes, network), network.project_id)
     if network.shared and attributes.get("shared") is False:
         _refuse_with_foreign_ports(session, network)
     if network.external and attributes.get("router:external") is False:
@@ -90,7 +84,7 @@ def update_network(
 
 def delete_network(session: Session, caller: Caller, network_id: str, now: datetime) -> None:
     """Deletes a network with its subnets and DHCP ports. Raises NotFound, and Conflict if the network has other ports."""
-    network = get_owned(session, caller, Network, network_id)
+    network = get_owned(session, caller, Network, network_id, "delete_network")
     on_it = session.scalars(sa.select(Port).where(Port.network_id == network.id)).all()
     holders = [port for port in on_it if port.attached_owner != DEVICE_OWNER_DHCP]
     if holders:
@@ -114,11 +108,9 @@ def _set_columns(network: Network, attributes: Mapping[str, Any]) -> None:
             setattr(network, column, attributes[name])
 
 
-def _check_rights(caller: Caller, attributes: Mapping[str, Any], current: Network | None) -> None:
-    """Raises Forbidden for an attribute of administrators. Every client may send its present value (`shared: false`)."""
-    for name in OPERATORS_ONLY:
-        if name in attributes and attributes[name] not in (_value(current, name), None):
-            require_admin(caller, dict(attributes), name)
+def _changed(attributes: Mapping[str, Any], current: Network | None) -> list[str]:
+    """The attributes with a new value. A client may send the present value of an attribute, or the default (null)."""
+    return [name for name in COLUMNS if name in attributes and attributes[name] not in (_value(current, name), None)]
 
 
 def _value(network: Network | None, name: str) -> Any:
@@ -202,8 +194,8 @@ def create_subnet(session: Session, caller: Caller, attributes: Mapping[str, Any
     """Creates a subnet. Raises NotFound (network), BadRequest (cidr, gateway_ip, allocation_pools, IPv6 modes), Conflict,
     Forbidden.
     """
-    network = get_owned(session, caller, Network, attributes["network_id"])
-    check_tags(caller, (), attributes.get("tags") or ())
+    network = get_owned(session, caller, Network, attributes["network_id"], "create_subnet")
+    check_tags(caller, "create_subnet", network.project_id, (), attributes.get("tags") or ())
     net = ip_network(attributes["cidr"])
     version = attributes.get("ip_version", net.version)
     _check_versions(attributes, net, version)
@@ -212,7 +204,7 @@ def create_subnet(session: Session, caller: Caller, attributes: Mapping[str, Any
     subnet = Subnet(
         id=str(uuid.uuid4()),
         network_id=network.id,
-        project_id=project_for(caller, {"project_id": network.project_id, **attributes}),
+        project_id=project_for(caller, {"project_id": network.project_id, **attributes}, "create_subnet"),
         name=attributes.get("name") or "",
         description=attributes.get("description") or "",
         ip_version=version,
@@ -244,7 +236,7 @@ def update_subnet(
     session: Session, caller: Caller, subnet_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> Subnet:
     """Changes the given attributes. Raises NotFound, BadRequest, and Conflict if a router has the gateway's address."""
-    subnet = get_owned(session, caller, Subnet, subnet_id)
+    subnet = get_owned(session, caller, Subnet, subnet_id, "update_subnet")
     net = ip_network(subnet.cidr)
     if "gateway_ip" in attributes and attributes["gateway_ip"] != subnet.gateway_ip:
         _change_gateway(session, subnet, net, attributes)
@@ -269,7 +261,7 @@ def delete_subnet(session: Session, caller: Caller, subnet_id: str, now: datetim
     """Deletes a subnet and its addresses of DHCP ports and its automatic addresses. Raises NotFound, and Conflict if another
     port has an address in it.
     """
-    subnet = get_owned(session, caller, Subnet, subnet_id)
+    subnet = get_owned(session, caller, Subnet, subnet_id, "delete_subnet")
     rows = session.scalars(sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet.id)).all()
     if any(_holds(row, subnet) for row in rows):
         raise Conflict(
@@ -287,10 +279,10 @@ def delete_subnet(session: Session, caller: Caller, subnet_id: str, now: datetim
     session.flush()
 
 
-def check_tags(caller: Caller, before: Sequence[str], after: Sequence[str]) -> None:
-    """Raises Forbidden for a change of the tags of metadata providers, unless by an administrator or a service."""
+def check_tags(caller: Caller, action: str, project_id: str, before: Sequence[str], after: Sequence[str]) -> None:
+    """Raises Forbidden for a change of the tags of metadata providers that the policy does not permit."""
     changed = sorted(tag for tag in {*before} ^ {*after} if tag.startswith(PROVIDER_TAG))
-    if changed and not caller.is_admin:
+    if changed and not caller.may(f"{action}:tags:metadata-provider", project_id):
         raise Forbidden(
             f"tags: only an administrator may add or remove {', '.join(changed)}.", kind="PolicyNotAuthorized"
         )

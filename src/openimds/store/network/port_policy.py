@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -23,44 +23,36 @@ from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, NETWORK_OWNER_PREFIX
 from openimds.store.models.compute import Server
 from openimds.store.models.network import Network, Port, Router
-from openimds.store.network.access import require_admin
+from openimds.store.network.access import network_target
 
-OPERATORS_ONLY = ("binding:host_id", "binding:profile")
-NETWORK_OWNERS_ONLY = ("mac_address", "port_security_enabled", "allowed_address_pairs")
+BINDING = ("binding:host_id", "binding:profile")
 DEVICE = ("device_id", "device_owner")
 
 
-def check_create(caller: Caller, network: Network, attributes: Mapping[str, Any]) -> None:
+def check_create(caller: Caller, network: Network, project_id: str, attributes: Mapping[str, Any]) -> None:
     """Checks the attributes of a new port. Raises Forbidden."""
-    require_admin(caller, dict(attributes), *OPERATORS_ONLY)
-    _refuse_network_owner(caller, attributes)
-    if caller.owns(network.project_id):
-        return
-    if not network.shared:
+    target = network_target(network)
+    _check(caller, "create_port", network, [*_binding(attributes), *_restricted(attributes)], project_id)
+    if not caller.may("create_port:network_id", project_id, target):
         raise Forbidden(
             f"Network {network.id} is external and not shared: only its owner creates ports on it; use a router or a "
             "floating IP.",
             kind="PolicyNotAuthorized",
         )
-    _refuse_owners_attributes(network, attributes)
 
 
 def check_update(caller: Caller, network: Network, port: Port, attributes: Mapping[str, Any]) -> None:
     """Raises Forbidden, or Conflict for attributes that an attached port must keep."""
-    require_admin(caller, dict(attributes), *OPERATORS_ONLY)
-    if attributes.get("device_owner") != port.device_owner:
-        _refuse_network_owner(caller, attributes)
-    if not caller.owns(network.project_id):
-        changed = {name: value for name, value in attributes.items() if _differs(port, name, value)}
-        _refuse_owners_attributes(network, changed)
-    if "mac_address" in attributes and attributes["mac_address"] != port.mac_address:
-        require_admin(caller, dict(attributes), "mac_address")
-        if port.host:
-            raise Conflict(
-                f"Unable to complete operation on port {port.id}: it is bound to host {port.host}, "
-                "so its mac_address must stay.",
-                kind="PortBound",
-            )
+    changed = {name: value for name, value in attributes.items() if _differs(port, name, value)}
+    new_mac = "mac_address" in changed  # null asks for another random address
+    names = [*_binding(attributes), *_restricted(changed), *(["mac_address"] if new_mac else [])]
+    _check(caller, "update_port", network, list(dict.fromkeys(names)), port.project_id)
+    if new_mac and port.host:
+        raise Conflict(
+            f"Unable to complete operation on port {port.id}: it is bound to host {port.host}, "
+            "so its mac_address must stay.",
+            kind="PortBound",
+        )
     if not caller.is_admin:
         _refuse_attached(port, attributes)
 
@@ -101,25 +93,29 @@ def check_consistent(port: Port) -> None:
         )
 
 
-def _refuse_owners_attributes(network: Network, attributes: Mapping[str, Any]) -> None:
-    used = [name for name in NETWORK_OWNERS_ONLY if attributes.get(name)]
-    if "port_security_enabled" in attributes:
-        used = list(dict.fromkeys([*used, "port_security_enabled"]))
-    if any(entry.get("ip_address") for entry in attributes.get("fixed_ips") or ()):
-        used.append("fixed_ips:ip_address")
-    if used:
-        raise Forbidden(
-            f"{', '.join(used)}: only the owner of network {network.id} or an administrator may set this.",
-            kind="PolicyNotAuthorized",
-        )
+def _binding(attributes: Mapping[str, Any]) -> list[str]:
+    return [name for name in BINDING if name in attributes]
 
 
-def _refuse_network_owner(caller: Caller, attributes: Mapping[str, Any]) -> None:
-    device_owner = str(attributes.get("device_owner") or "")
-    if _visible(device_owner).startswith(NETWORK_OWNER_PREFIX) and not caller.is_admin:
+def _restricted(changed: Mapping[str, Any]) -> list[str]:
+    """The attributes that are set and not only cleared, with the parts of attributes that have a rule of their own."""
+    device_owner = _visible(str(changed.get("device_owner") or ""))
+    others = (*BINDING, "network_id", "device_owner")
+    names = [name for name in changed if name not in others and (changed[name] or name == "port_security_enabled")]
+    if device_owner.startswith(NETWORK_OWNER_PREFIX):
+        names.append("device_owner")
+    if any(entry.get("ip_address") for entry in changed.get("fixed_ips") or ()):
+        names.append("fixed_ips:ip_address")
+    return names
+
+
+def _check(caller: Caller, action: str, network: Network, names: Sequence[str], project_id: str) -> None:
+    target = {"project_id": project_id, "tenant_id": project_id, **network_target(network)}
+    forbidden = caller.forbidden_attributes(action, names, target)
+    if forbidden:
         raise Forbidden(
-            f"device_owner: only an administrator or a service may set {device_owner[:64]!r}. Routers and floating IPs "
-            "create such ports themselves.",
+            f"{', '.join(forbidden)}: only the owner of network {network.id} or an administrator may set this: policy "
+            f"doesn't allow {action}:{forbidden[0]} to be performed.",
             kind="PolicyNotAuthorized",
         )
 

@@ -30,7 +30,7 @@ from openimds.resources.network import (
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, Network, Port, SecurityGroup, Subnet
 from openimds.store.network import ipam, port_policy, security_groups
-from openimds.store.network.access import get_owned, get_owned_strictly, get_visible, project_for
+from openimds.store.network.access import get_owned, get_visible, project_for
 
 MAC_BASE = "fa:16:3e"
 """Neutron's default `base_mac`. The other bytes are random."""
@@ -73,8 +73,8 @@ def create_port(
     device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
     """
     network = get_visible(session, caller, Network, attributes["network_id"])
-    port_policy.check_create(caller, network, attributes)
     project_id = _project(caller, network, attributes)
+    port_policy.check_create(caller, network, project_id, attributes)
     port_policy.check_device(session, caller, project_id, attributes)
     port = Port(
         id=attributes.get("id") or str(uuid.uuid4()),
@@ -108,7 +108,7 @@ def create_port(
 
 def update_port(session: Session, caller: Caller, port_id: str, attributes: Mapping[str, Any], now: datetime) -> Port:
     """Changes the given attributes. Raises the errors of `create_port`."""
-    port = get_owned_strictly(session, caller, Port, port_id)
+    port = get_owned(session, caller, Port, port_id, "update_port")
     network = session.get_one(Network, port.network_id)
     port_policy.check_update(caller, network, port, attributes)
     port_policy.check_device(session, caller, port.project_id, attributes)
@@ -155,7 +155,7 @@ def delete_port(session: Session, port_id: str, now: datetime) -> None:
 
 def delete_own_port(session: Session, caller: Caller, port_id: str, now: datetime) -> None:
     """Deletes a port for a request. Raises NotFound, and Conflict for a port of a router or a floating IP."""
-    port = get_owned(session, caller, Port, port_id)
+    port = get_owned(session, caller, Port, port_id, "delete_port")
     if port.attached_owner in OWNED_BY_ROUTERS:
         raise Conflict(
             f"Port {port.id} cannot be deleted directly via the port API: it has device owner {port.attached_owner}.",
@@ -248,7 +248,7 @@ def _project(caller: Caller, network: Network, attributes: Mapping[str, Any]) ->
         return ""
     if caller.is_admin and attributes.get("device_owner") == DEVICE_OWNER_DHCP:
         return str(attributes.get("project_id") or network.project_id)
-    return project_for(caller, dict(attributes))
+    return project_for(caller, attributes, "create_port")
 
 
 def _mac_address(session: Session, network_id: str, requested: str | None) -> str:

@@ -16,7 +16,7 @@ from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.store.network import ports
-from openimds.store.network.access import get_owned, get_owned_strictly, get_visible, project_for, require_admin
+from openimds.store.network.access import check_attributes, get_owned, get_visible, project_for
 
 COLUMNS = ("name", "description", "admin_state_up", "tags")
 
@@ -24,12 +24,16 @@ COLUMNS = ("name", "description", "admin_state_up", "tags")
 def create_router(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> Router:
     """Creates a router. Raises NotFound (external network), BadRequest, Conflict, Forbidden."""
     router = Router(
-        id=str(uuid.uuid4()), project_id=project_for(caller, dict(attributes)), created_at=now, updated_at=now
+        id=str(uuid.uuid4()),
+        project_id=project_for(caller, attributes, "create_router"),
+        created_at=now,
+        updated_at=now,
     )
     _set_columns(router, attributes)
     session.add(router)
     session.flush()
     if attributes.get("external_gateway_info"):
+        _check_gateway(caller, "create_router", router, attributes["external_gateway_info"])
         set_gateway(session, caller, router, attributes["external_gateway_info"], now)
     _set_routes(session, caller, router, attributes.get("routes") or [])
     session.flush()
@@ -42,11 +46,12 @@ def update_router(
     """Changes the given attributes. Raises NotFound, BadRequest, Forbidden, and Conflict if floating IPs or routes need the
     gateway to remove.
     """
-    router = get_owned(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id, "update_router")
     _set_columns(router, attributes)
     if "external_gateway_info" in attributes:
         requested = attributes["external_gateway_info"]
         if requested and requested.get("network_id"):
+            _check_gateway(caller, "update_router", router, requested)
             set_gateway(session, caller, router, requested, now)
             if "routes" not in attributes:
                 refuse_diversion(caller, router.routes, connected_subnets(session, router.id))
@@ -62,7 +67,7 @@ def update_router(
 
 def delete_router(session: Session, caller: Caller, router_id: str, now: datetime) -> None:
     """Deletes a router with its gateway. Raises NotFound, and Conflict if it has interfaces or floating IPs."""
-    router = get_owned(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id, "delete_router")
     if interfaces(session, router.id):
         raise Conflict(f"Router {router.id} still has ports", kind="RouterInUse")
     router.routes = []
@@ -94,7 +99,6 @@ def set_gateway(session: Session, caller: Caller, router: Router, requested: Map
             f"Bad router request: external_gateway_info: Network {network.id} is not an external network.",
             kind="BadRequest",
         )
-    require_admin(caller, dict(requested), *_operators_settings(router, requested))
     port = gateway_port(session, router.id)
     if port is not None and port.network_id != network.id:
         clear_gateway(session, router, now)
@@ -139,7 +143,7 @@ def change_routes(
     session: Session, caller: Caller, router_id: str, changes: Mapping[str, Sequence[Mapping[str, str]]], now: datetime
 ) -> Router:
     """Adds missing routes and removes existing ones: `{"add": [route …], "remove": [route …]}`."""
-    router = get_owned(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id, next(iter(changes), "add") + "_extraroutes")
     removed = [dict(route) for route in changes.get("remove", ())]
     remaining = [route for route in router.routes if route not in removed]
     added = [dict(route) for route in changes.get("add", ()) if dict(route) not in remaining]
@@ -179,15 +183,15 @@ def _set_columns(router: Router, attributes: Mapping[str, Any]) -> None:
             setattr(router, name, attributes[name])
 
 
-def _operators_settings(router: Router, requested: Mapping[str, Any]) -> list[str]:
-    """The settings in the request that differ from the present ones and that only administrators may set."""
+def _check_gateway(caller: Caller, action: str, router: Router, requested: Mapping[str, Any]) -> None:
+    """Raises Forbidden for a new value of a setting that the policy does not permit."""
     names = []
     if requested.get("external_fixed_ips"):
-        names.append("external_fixed_ips")
+        names.append("external_gateway_info:external_fixed_ips")
     current = router.enable_snat if router.external_network_id else True
     if requested.get("enable_snat", current) != current:
-        names.append("enable_snat")
-    return names
+        names.append("external_gateway_info:enable_snat")
+    check_attributes(caller, action, names, router.project_id)
 
 
 def _make_gateway(
@@ -269,7 +273,7 @@ def add_interface(
 
     Raises NotFound, BadRequest, and Conflict if the subnet overlaps another one of the router.
     """
-    router = get_owned(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id, "add_router_interface")
     if which.get("port_id") and which.get("subnet_id"):
         raise _bad_request("port_id", "Cannot specify both subnet-id and port-id")
     if which.get("port_id"):
@@ -287,7 +291,7 @@ def remove_interface(
     session: Session, caller: Caller, router_id: str, which: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Detaches a subnet or a port. Raises NotFound, and Conflict if a floating IP or an extra route needs the interface."""
-    router = get_owned(session, caller, Router, router_id)
+    router = get_owned(session, caller, Router, router_id, "remove_router_interface")
     if not which.get("port_id") and not which.get("subnet_id"):
         raise _bad_request("subnet_id", "Either subnet_id or port_id must be specified")
     port = _interface(session, router, which)
@@ -304,7 +308,7 @@ def remove_interface(
 
 def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: str, now: datetime) -> Port:
     subnet = get_visible(session, caller, Subnet, subnet_id)
-    get_owned(session, caller, Network, subnet.network_id)
+    get_owned(session, caller, Network, subnet.network_id, "add_router_interface")
     if not subnet.gateway_ip:
         raise _bad_request("subnet_id", f"Subnet for router interface must have a gateway IP: {subnet.id} has none")
     refuse_overlap(router, subnet, connected_subnets(session, router.id))
@@ -320,7 +324,7 @@ def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: 
 
 
 def _attach_port(session: Session, caller: Caller, router: Router, port_id: str) -> Port:
-    port = get_owned_strictly(session, caller, Port, port_id)
+    port = get_owned(session, caller, Port, port_id, "add_router_interface")
     device_id = port.attached_id or port.device_id
     if device_id:
         raise Conflict(

@@ -38,7 +38,7 @@ def has_default(session: Session, project_id: str) -> bool:
 
 def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now: datetime) -> SecurityGroup:
     """Creates a group. Raises Conflict for a second `default`."""
-    project_id = project_for(caller, dict(attributes))
+    project_id = project_for(caller, attributes, "create_security_group")
     ensure_default(session, project_id, now)
     _refuse_default(attributes.get("name") or "")
     group = _new(project_id, attributes, now)
@@ -51,7 +51,7 @@ def update(
     session: Session, caller: Caller, group_id: str, attributes: Mapping[str, Any], now: datetime
 ) -> SecurityGroup:
     """Changes name and description. Raises NotFound, and Conflict for a new name of `default` or for the name `default`."""
-    group = get_owned(session, caller, SecurityGroup, group_id)
+    group = get_owned(session, caller, SecurityGroup, group_id, "update_security_group")
     name = attributes.get("name", group.name)
     if group.name == DEFAULT and name != DEFAULT:
         raise Conflict("Updating default security group not allowed.", kind="SecurityGroupCannotUpdateDefault")
@@ -67,7 +67,7 @@ def update(
 def delete(session: Session, caller: Caller, group_id: str, now: datetime) -> None:
     """Deletes a group. Raises NotFound, and Conflict for the default group and for the group of a port."""
     del now
-    group = get_owned(session, caller, SecurityGroup, group_id)
+    group = get_owned(session, caller, SecurityGroup, group_id, "delete_security_group")
     if group.name == DEFAULT and not caller.is_admin:
         raise Conflict(
             "Insufficient rights for removing default security group.", kind="SecurityGroupCannotRemoveDefault"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from tests.callers import network_caller
 
 from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.query import ListQuery
@@ -21,7 +22,7 @@ class Cloud:
     """The network store with one caller."""
 
     store: Store
-    caller: Caller = field(default_factory=lambda: Caller(project_id=PROJECT))
+    caller: Caller = field(default_factory=lambda: network_caller(PROJECT))
 
     @property
     def network(self) -> NetworkStore:
@@ -59,7 +60,7 @@ class Cloud:
 
     def outside(self, cidr: str = "203.0.113.0/24") -> tuple[dict[str, Any], dict[str, Any]]:
         """An external network of the operator's, with a subnet."""
-        operator = self.as_(Caller(project_id=OTHER_PROJECT, is_admin=True))
+        operator = self.as_(network_caller(OTHER_PROJECT, "admin"))
         network = operator.make("network", name="public", router__external=True)
         return network, operator.make("subnet", network_id=network["id"], cidr=cidr, enable_dhcp=False)
 
@@ -73,7 +74,7 @@ def cloud(store: Store) -> Cloud:
 @pytest.fixture
 def stranger(cloud: Cloud) -> Cloud:
     """The store with a member of another project as the caller."""
-    return cloud.as_(Caller(project_id=OTHER_PROJECT))
+    return cloud.as_(network_caller(OTHER_PROJECT))
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from tests.callers import network_caller
 
-from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, OpenimdsError
 
 NO = Conflict
@@ -170,5 +170,5 @@ def test_subnets_of_another_project_are_not_found(cloud: Any, stranger: Any) -> 
 
 def test_administrators_subnet_belongs_to_the_project_of_the_network(cloud: Any) -> None:
     network = cloud.make("network", name="n")
-    admin = cloud.as_(Caller(project_id="admin", is_admin=True))
+    admin = cloud.as_(network_caller("admin", "admin"))
     assert admin.make("subnet", network_id=network["id"], cidr="10.0.0.0/24")["project_id"] == network["project_id"]

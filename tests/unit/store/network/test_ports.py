@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from tests.callers import network_caller
 
-from openimds.resources.caller import SYSTEM, Caller
+from openimds.resources.caller import SYSTEM
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, OpenimdsError
 from openimds.resources.network import BINDING_ATTRIBUTE, Attachment
 from openimds.store.engine import utc_now
@@ -426,7 +427,7 @@ def test_port_is_created_in_the_transaction_of_the_caller(cloud: Any) -> None:
 
 def test_creation_beyond_the_quota_is_refused(store: Any) -> None:
     limited = NetworkStore(store, limits={"network": 2})
-    caller = Caller(project_id="p")
+    caller = network_caller("p")
     limited.create("network", caller, [{"name": "1"}, {"name": "2"}])
     with pytest.raises(OpenimdsError, match="Quota exceeded for resources: \\['network'\\]"):
         limited.create("network", caller, [{"name": "3"}])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.callers import network_caller
 
-from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound
 from openimds.resources.query import ListQuery
 
@@ -326,7 +326,7 @@ class TestFloatingIPs:
         assert named["fixed_ip_address"] == "10.0.0.51"
 
     def test_administrator_chooses_the_floating_address(self, cloud: Any, stage: dict[str, Any]) -> None:
-        admin = cloud.as_(Caller(project_id="a", is_admin=True))
+        admin = cloud.as_(network_caller("a", "admin"))
         wanted = {"floating_network_id": stage["public"]["id"], "floating_ip_address": "203.0.113.99"}
         assert admin.make("floatingip", **wanted)["floating_ip_address"] == "203.0.113.99"
         with pytest.raises(Conflict, match="already allocated"):
