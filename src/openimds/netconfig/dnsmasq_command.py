@@ -35,6 +35,8 @@ class DnsmasqSettings:
     broadcast_reply: bool = False
     user: str | None = None
     """The user that dnsmasq switches to. None if dnsmasq uses its default user."""
+    user_id: int | None = None
+    """The user id of `user`, which the files belong to that dnsmasq reads again. None if all users may read them."""
     use_host_resolvers: bool = False
     """`dnsmasq_local_resolv`: whether dnsmasq forwards queries to the host's own DNS servers."""
     extra_config_file: Path | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import pwd
 
 from openimds import config as configuration
 from openimds.agents.dhcp.network_handler import DhcpAdapters, DhcpNetworkHandler, DhcpSettings
@@ -20,9 +21,10 @@ from openimds.netconfig.dnsmasq_command import DnsmasqSettings
 from openimds.programs.proxy_settings import proxy_settings
 from openimds.programs.reconcile_agent import AgentSpec, serve
 from openimds.runtime.heartbeat import Identity
-from openimds.runtime.host_checks import check_ipv6, is_closed_to_others
+from openimds.runtime.host_checks import check_ipv6, close_to_others, is_closed_to_others
 from openimds.runtime.lifecycle import begin
 
+DNSMASQ_USERS = ("dnsmasq", "nobody")
 KINDS = ("network", "subnet", "port")
 FOLDERS = ("dhcp", "ns-metadata-proxy", "external/pids")
 """The folders in the state folder that are watched for changes by other programs."""
@@ -31,7 +33,8 @@ FOLDERS = ("dhcp", "ns-metadata-proxy", "external/pids")
 def run(config: DhcpAgentConfig) -> int:
     """Runs until SIGTERM and returns the exit code."""
     begin(config)
-    os.umask(0o022)  # dnsmasq runs without root and must be able to read its files
+    (config.state_path / "dhcp").mkdir(parents=True, exist_ok=True)
+    close_to_others(config.state_path)
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     monitor = HostMonitor()
     kernel = NetworkConfigurator(OwnershipRecord(config.state_path / "owned"), config.namespace_prefix, monitor)
@@ -59,7 +62,17 @@ def run(config: DhcpAgentConfig) -> int:
     )
 
 
+def _dnsmasq_user(config: DhcpAgentConfig) -> pwd.struct_passwd:
+    """The user that dnsmasq switches to: that of Debian's package, or dnsmasq's default."""
+    names = ("root",) if is_closed_to_others(config.state_path) else DNSMASQ_USERS
+    for name in names:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    return pwd.getpwuid(0)
+
+
 def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
+    user = _dnsmasq_user(config)
     return DhcpSettings(
         host=config.host,
         state_path=config.state_path,
@@ -77,7 +90,8 @@ def settings_of(config: DhcpAgentConfig) -> DhcpSettings:
             broadcast_reply=config.dhcp_broadcast_reply,
             use_host_resolvers=config.dnsmasq_local_resolv,
             extra_config_file=config.dnsmasq_config_file,
-            user="root" if is_closed_to_others(config.state_path) else None,
+            user=user.pw_name,
+            user_id=user.pw_uid,
         ),
         proxy=proxy_settings(config.proxy, config.state_path),
         has_ipv6=check_ipv6(),

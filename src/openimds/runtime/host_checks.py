@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from pathlib import Path
 
 import structlog
@@ -12,6 +14,22 @@ from openimds.linux.sysctl import kernel_has_ipv6
 log = structlog.get_logger(__name__)
 
 OTHERS_MAY_PASS = 0o001
+PRIVATE_UMASK = 0o077
+FOLDER_MODES = {
+    "dhcp": 0o711,  # dnsmasq runs without root, and reads its own files below by their names
+    **dict.fromkeys(
+        ("external", "images", "instances", "log", "metrics", "ns-metadata-proxy", "owned", "ra", "rules", "run"), 0o700
+    ),
+}
+"""The modes of the folders in the state folder. docs/security.md lists what other users can reach, and why."""
+
+
+def close_to_others(state_path: Path) -> None:
+    """Closes the folders of the state folder to other users, also those of an earlier version, and new files likewise."""
+    os.umask(PRIVATE_UMASK)
+    for name, mode in FOLDER_MODES.items():
+        with contextlib.suppress(OSError):  # absent, or of another user; a program that needs it reports it
+            (state_path / name).chmod(mode)
 
 
 def is_closed_to_others(folder: Path) -> bool:

@@ -13,6 +13,7 @@ import structlog
 
 from openimds.config import CommonConfig
 from openimds.runtime import log_config, sd_notify
+from openimds.runtime.host_checks import close_to_others
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 PIPE_BYTES = 1 << 16
@@ -26,8 +27,9 @@ class StartupError(Exception):
 
 
 def begin(config: CommonConfig) -> None:
-    """Configures logging, and logs the warnings of the configuration files."""
+    """Configures logging, closes the state folder to other users, and logs the warnings of the configuration files."""
     log_config.configure(config.log, config.program)
+    close_to_others(config.state_path)
     for warning in config.warnings:
         log.warning("configuration", problem=warning)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from openimds.linux.tree_removal import remove_tree
+from openimds.runtime.host_checks import close_to_others
 from openimds.runtime.lifecycle import StartupError
 
 DEFAULT = Path("/var/lib/openimds")
@@ -97,13 +98,14 @@ class StateDir:
             )
         with self.reporting_errors():
             # 0711: HAProxy runs without root and must reach the socket, but has no need to list the folder.
-            for folder, mode in ((self.path, 0o711), (self.etc, 0o700), (self.run, 0o755), (self.log, 0o750)):
+            for folder, mode in ((self.path, 0o711), (self.etc, 0o700), (self.run, 0o700), (self.log, 0o700)):
                 folder.mkdir(parents=True, exist_ok=True)
                 folder.chmod(mode)
             probe = self.run / "probe"
             probe.write_bytes(b"x")
             probe.unlink()
             space = os.statvfs(self.path)
+            close_to_others(self.path)
         if space.f_bavail * space.f_frsize < MIN_FREE_BYTES:
             raise StartupError(
                 f"the state folder {self.path} is on a full disk ({space.f_bavail * space.f_frsize // 1024} KiB are "
@@ -187,7 +189,8 @@ class StateDir:
             )
         if not self.path.exists():
             return Purge()
-        foreign = sorted({entry.name for entry in self.path.iterdir()} - {path.name for path in mount_points})
+        own = {path.name for path in mount_points} | ({"lost+found"} if self.path.is_mount() else set())
+        foreign = sorted({entry.name for entry in self.path.iterdir()} - own)
         if not foreign and not mount_points and not _removed_folder(self.path):
             mount_points = [self.path]
         return Purge(tuple(foreign), tuple(mount_points))

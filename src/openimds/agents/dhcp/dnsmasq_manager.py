@@ -35,6 +35,11 @@ class DnsmasqInstance:
     daemon: Daemon
     files: DnsmasqFiles
     paths: DnsmasqPaths
+    owner_uid: int | None = None
+    """The user that dnsmasq switches to; None if it is not known."""
+
+
+FILE_MODE = 0o600
 
 
 class DnsmasqManager:
@@ -124,10 +129,15 @@ def _read_or_empty(path: Path) -> str:
 
 
 def _write(instance: DnsmasqInstance) -> None:
-    write_if_changed(instance.paths.hosts, instance.files.hosts)
-    write_if_changed(instance.paths.names, instance.files.names)
-    write_if_changed(instance.paths.options, instance.files.options)
-    write_if_changed(instance.paths.interface, instance.dhcp.device_name)
+    """Writes the files. Only the user that dnsmasq switches to can read them, if it is known."""
+    mode = FILE_MODE if instance.owner_uid is not None else 0o644
+    for path, text in (
+        (instance.paths.hosts, instance.files.hosts),
+        (instance.paths.names, instance.files.names),
+        (instance.paths.options, instance.files.options),
+        (instance.paths.interface, instance.dhcp.device_name),
+    ):
+        write_if_changed(path, text, mode, instance.owner_uid)
 
 
 def _release_command(dhcp: DhcpNetwork, lease: LeaseRecord, server_duid: str | None) -> tuple[str, ...]:

@@ -325,7 +325,9 @@ def _dnsmasq_instance(dhcp: DhcpNetwork, settings: DhcpSettings) -> DnsmasqInsta
     paths = DnsmasqPaths.of(settings.state_path, dhcp.network.id)
     namespace = dhcp_namespace(dhcp.network.id, settings.namespace_prefix)
     daemon = dnsmasq(dhcp, paths, settings.dnsmasq, namespace)
-    return DnsmasqInstance(dhcp, daemon, dnsmasq_files(dhcp, settings.dnsmasq, settings.metadata), paths)
+    return DnsmasqInstance(
+        dhcp, daemon, dnsmasq_files(dhcp, settings.dnsmasq, settings.metadata), paths, settings.dnsmasq.user_id
+    )
 
 
 def _any_dnsmasq(paths: DnsmasqPaths, namespace: str) -> Daemon:

@@ -191,6 +191,7 @@ def create_namespace(name: str, ownership: OwnershipRecord, owner_uid: int | Non
 
     A mount point that a crash left behind is removed first.
     """
+    netns.ensure_folder()
     ownership.add("netns", name)
     if name in netns.list_names() and not netns.exists(name):
         netns.delete(name)

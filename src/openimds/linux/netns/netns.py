@@ -114,6 +114,13 @@ def enter(name: str) -> None:
         os.close(descriptor)
 
 
+def ensure_folder() -> None:
+    """Creates the folder as `ip` does, which would apply the umask of this process."""
+    if not NETNS_DIR.exists():
+        NETNS_DIR.mkdir(exist_ok=True)
+        NETNS_DIR.chmod(0o755)
+
+
 def create(name: str) -> bool:
     """Creates a namespace as `ip netns add` does (ip-netns(8)), without a process.
 

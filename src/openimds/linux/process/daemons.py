@@ -31,6 +31,9 @@ def run(
 ) -> str:
     """Runs a program to its end, in a network namespace if one is given, and returns its stdout.
 
+    The program inherits no descriptor, and of the environment only PATH: that of an agent may contain passwords, and the
+    address of the service manager's socket.
+
     Raises ProgramError if the program is not installed, exits with an error or times out.
     """
     if namespace is None:
@@ -52,6 +55,7 @@ def _run_here(argv: Sequence[str], stdin: str | None, timeout_seconds: float) ->
             text=True,
             timeout=timeout_seconds,
             check=False,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
         )
     except FileNotFoundError as error:
         raise ProgramError(argv[0], "is not installed (looked in PATH)") from error
