@@ -31,14 +31,14 @@ demo: install ## Show the path of metadata requests on the terminal with a real 
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: test-packages check unit compat security kernel system ## Run every test and every check
+test: test-packages check unit compat programs security kernel system ## Run every test and every check
 
 .PHONY: test-packages
 test-packages: install
 	@scripts/install-debian-packages tests
 
 .PHONY: test-quick
-test-quick: .venv/.installed ## Unit, contract and compatibility tests (minutes; the contract tests of PostgreSQL need root)
+test-quick: .venv/.installed ## Unit, contract and compatibility tests (two minutes; the contract tests of PostgreSQL need root)
 	@$(PYTEST) tests/unit tests/contract tests/compat $(ARGS)
 
 .PHONY: check
@@ -55,6 +55,10 @@ unit: .venv/.installed ## Unit and contract tests
 .PHONY: compat
 compat: .venv/.installed ## Recorded requests of nova-api-metadata, replayed
 	@$(PYTEST) tests/compat $(ARGS)
+
+.PHONY: programs
+programs: .venv/.installed ## Tests that start openimds' own programs, and the openstack client before a control API
+	@$(PYTEST) tests/programs $(ARGS)
 
 .PHONY: security
 security: install ## Hostile input: the checklist of docs/security.md, and one minute of fuzzing

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.kernel.listening import V4, want
 from tests.kernel.stage import Host
-from tests.unit.programs.metadata_api.metadata_stage import Stage, agent_stage
+from tests.programs.metadata_api.metadata_stage import Stage, agent_stage
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.netns import netns

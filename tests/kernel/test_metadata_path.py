@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.kernel.stage import Host
-from tests.unit.programs.metadata_api.metadata_stage import NET, Stage, agent_stage, port
+from tests.programs.metadata_api.metadata_stage import NET, Stage, agent_stage, port
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.linux.process.daemons import PidFileDaemons, run

@@ -44,8 +44,13 @@ def mirrored_tests(source: Path) -> list[Path]:
     else:
         folder, stem = source.parent, source.stem
     stems = {path.stem for path in folder.glob("*.py")} | {stem}
-    tests = (UNIT / folder.relative_to(SOURCES)).glob(f"test_{stem}*.py")
+    tests = _tests_of(folder.relative_to(SOURCES)).glob(f"test_{stem}*.py")
     return [test for test in tests if stem == longest_prefix(test.stem.removeprefix("test_"), stems)]
+
+
+def _tests_of(package: Path) -> Path:
+    """The tests of `programs` start programs, so they are no unit tests."""
+    return (UNIT.parent if package.parts[:1] == ("programs",) else UNIT) / package
 
 
 def longest_prefix(name: str, stems: set[str]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tests.contract.client.without_watch import Door, door_to
 from tests.contract.control.stage import SERVICE_PASSWORD, Session, control_api
-from tests.unit.programs.metadata_api import metadata_stage
-from tests.unit.programs.metadata_api.metadata_stage import agent_stage
+from tests.programs.metadata_api import metadata_stage
+from tests.programs.metadata_api.metadata_stage import agent_stage
 from tests.waiting import until
 
 from openimds.client.control_client import ControlClient

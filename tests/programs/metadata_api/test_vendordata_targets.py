@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.unit.programs.metadata_api.test_main import ID, Program, program
+from tests.programs.metadata_api.test_main import ID, Program, program
 from tests.waiting import HANG_SECONDS
 
 __all__ = ["program"]  # the fixture

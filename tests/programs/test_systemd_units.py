@@ -13,7 +13,7 @@ from tests.waiting import HANG_SECONDS
 from openimds.config.programs import PROGRAMS
 from openimds.supervisor.notify_socket import MAX_SOCKETS
 
-FOLDER = Path(__file__).parents[3] / "packaging" / "systemd"
+FOLDER = Path(__file__).parents[2] / "packaging" / "systemd"
 NEWER_DIRECTIVES = ("FileDescriptorStorePreserve",)
 MOUNT_DIRECTIVES = ("ProtectSystem", "ProtectHome", "PrivateTmp", "PrivateDevices", "PrivateMounts", "ReadWritePaths",
             "ProtectKernelTunables", "ProtectControlGroups", "InaccessiblePaths", "BindPaths")  # fmt: skip

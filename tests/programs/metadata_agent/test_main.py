@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.programs.metadata_api.metadata_stage import NET, Stage, agent_stage, port
+from tests.programs.metadata_api.metadata_stage import NET, Stage, agent_stage, port
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.client.testing import PASSWORD

@@ -12,7 +12,7 @@ from threading import Barrier
 
 import pytest
 from tests.databases import migrated_store
-from tests.unit.programs.metadata_api.test_main import ID, SECRET, Program
+from tests.programs.metadata_api.test_main import ID, SECRET, Program
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.guest_identity.signature import sign
