@@ -12,7 +12,6 @@ from tests.databases import migrated_store
 
 from openimds.store import schema
 from openimds.store.engine import Store
-from openimds.store.models.base import Base
 
 from .databases import postgresql, postgresql_missing
 
@@ -27,20 +26,37 @@ def postgresql_url() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def migrated_template(postgresql_url: str) -> str:
+    """The name of a database with all tables and no rows. A copy takes a tenth of the time of the migrations."""
+    name = "migrated"
+    _run(postgresql_url, f"CREATE DATABASE {name}")
+    store = Store(_with_database(postgresql_url, name))
+    schema.upgrade(store)
+    store.close()
+    return name
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """A migrated, empty store."""
     if request.param == "sqlite":
         made = migrated_store(tmp_path)
     else:
-        made = Store(request.getfixturevalue("postgresql_url"))
-        _empty(made)
-        schema.upgrade(made)
+        url, template = request.getfixturevalue("postgresql_url"), request.getfixturevalue("migrated_template")
+        _run(url, "DROP DATABASE IF EXISTS tested WITH (FORCE)", f"CREATE DATABASE tested TEMPLATE {template}")
+        made = Store(_with_database(url, "tested"))
     yield made
     made.close()
 
 
-def _empty(store: Store) -> None:
-    with store.engine.begin() as connection:
-        Base.metadata.drop_all(connection)
-        connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+def _with_database(url: str, name: str) -> str:
+    return sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+
+
+def _run(url: str, *statements: str) -> None:
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(sa.text(statement))
+    engine.dispose()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.client.without_watch import Door, door_to
 from tests.contract.control.stage import SERVICE_PASSWORD, Session, control_api
+from tests.programs.metadata_agent.without_watch import Door, door_to
 from tests.programs.metadata_api import metadata_stage
 from tests.programs.metadata_api.metadata_stage import agent_stage
 from tests.waiting import until
