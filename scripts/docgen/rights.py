@@ -15,6 +15,8 @@ _HEADING = """\
 `tests/contract/control/test_rights.py` sends each of these attributes as each of these callers. An operator overrides
 rules in `policy.yaml` ([configuration](configuration.md)).
 
+Security group rules, quotas and agents have no attribute that a request can set (501).
+
 The callers are an administrator (role `admin`), an agent (`service`), the network's owner (a member of the project of the
 port's network), and a member of the resource's project. A reader of the project sets nothing (403). A member of another
 project sets nothing, and gets 403 or 404. `—` means that the request does not have the attribute. A † marks an attribute that

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from openimds.cli.main import CommandFailedError
-from openimds.config.ini_reader import ConfigError
+from openimds.config.ini_reader import ConfigError, read_files
 from openimds.config.programs import CONTROL_API, PROGRAMS, programs_of
 from openimds.config.settings import PolicyConfig
 
@@ -62,11 +62,17 @@ def validate(*, files: tuple[str, ...], program: str | None) -> None:
 
 
 def _configured_policy(files: Sequence[str], program: str | None) -> PolicyConfig | None:
-    """The files of rules that the control API's configuration refers to. None without a valid file of the control API."""
+    """The files of rules that the control API's configuration refers to. None without a valid file of the control API.
+
+    A nova.conf without the section [control_api] is Nova's, and a policy.yaml beside it has rules of Nova.
+    """
     own = [file for file in files if program == CONTROL_API.name or Path(file).name in CONTROL_API.files]
     if not own or program not in {None, CONTROL_API.name}:
         return None
     try:
+        read = read_files(own)
+        if program is None and not any(found.section == "control_api" for file in read for found in file.assignments):
+            return None
         return CONTROL_API.load(own).policy
     except ConfigError:
         return None

@@ -10,6 +10,7 @@ from openimds.control_api.policy.base import (
     ADMIN_OR_MEMBER,
     ADMIN_OR_READER,
     ADMIN_OR_USER,
+    ADMIN_OR_WRITING_USER,
     EVERYONE,
     ResourceAttributes,
     model_fields,
@@ -35,8 +36,8 @@ def _see(name: str, description: str, path: str, method: str = "GET") -> RuleDef
     return _rule(name, ADMIN_OR_READER, description, method, f"/servers/{{server_id}}/{path}")
 
 
-def _key(verb: str, method: str, path: str = "") -> RuleDefault:
-    return _rule(f"os-keypairs:{verb}", ADMIN_OR_USER, f"{verb.capitalize()} key pairs.", method, f"/os-keypairs{path}")
+def _key(verb: str, check: str, method: str, path: str = "") -> RuleDefault:
+    return _rule(f"os-keypairs:{verb}", check, f"{verb.capitalize()} key pairs.", method, f"/os-keypairs{path}")
 
 
 _SPECS = "/flavors/{flavor_id}/os-extra_specs"
@@ -80,10 +81,10 @@ RULES = (
         ADMIN_OR_READER,
         "Attach a NIC to an external network that is not shared. The project is the network's.",
     ),
-    _key("index", "GET"),
-    _key("show", "GET", "/{name}"),
-    _key("create", "POST"),
-    _key("delete", "DELETE", "/{name}"),
+    _key("index", ADMIN_OR_USER, "GET"),
+    _key("show", ADMIN_OR_USER, "GET", "/{name}"),
+    _key("create", ADMIN_OR_WRITING_USER, "POST"),
+    _key("delete", ADMIN_OR_WRITING_USER, "DELETE", "/{name}"),
     _rule("os-flavor-manage:create", ADMIN, "Create a flavor.", "POST", "/flavors"),
     _rule("os-flavor-manage:update", ADMIN, "Change a flavor.", "PUT", "/flavors/{flavor_id}"),
     _rule("os-flavor-manage:delete", ADMIN, "Delete a flavor.", "DELETE", "/flavors/{flavor_id}"),

@@ -25,6 +25,7 @@ ADMIN_OR_READER = "rule:context_is_admin or rule:project_reader"
 SERVICE_OR_MEMBER = "rule:context_is_advsvc or rule:project_member"
 SERVICE_OR_NETWORK_OWNER = "rule:context_is_advsvc or rule:network_owner"
 ADMIN_OR_USER = "rule:context_is_admin or rule:user_owner"
+ADMIN_OR_WRITING_USER = "rule:context_is_admin or (rule:user_owner and (role:member or role:service))"
 EVERYONE = "@"
 
 WRITE = "openimds:write"

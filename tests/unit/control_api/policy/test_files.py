@@ -102,7 +102,7 @@ def test_command_line_prints_the_sample() -> None:
 def test_command_line_refuses_an_invalid_file(tmp_path: Path, checked: str) -> None:
     """The file of rules is also checked with the configuration file that refers to it."""
     (tmp_path / "policy.yaml").write_text('"create_netwrok": "role:x"\n')
-    (tmp_path / "nova.conf").write_text(f"[DEFAULT]\nstate_path = {tmp_path}\n")
+    (tmp_path / "nova.conf").write_text(f"[DEFAULT]\nstate_path = {tmp_path}\n[control_api]\nport = 5000\n")
     result = CliRunner().invoke(openimds, ["config", "validate", str(tmp_path / checked)])
     assert result.exit_code == 1
     assert "create_netwrok" in result.output
@@ -112,3 +112,9 @@ def test_command_line_accepts_a_valid_file(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text('"create_network": "role:power or rule:context_is_admin"\n')
     result = CliRunner().invoke(openimds, ["config", "validate", str(tmp_path / "policy.yaml")])
     assert (result.exit_code, result.output) == (0, "no errors, no warnings\n")
+
+
+def test_rules_of_nova_beside_its_own_configuration_are_not_checked(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text('"os_compute_api:os-shelve:shelve": "role:x"\n')
+    (tmp_path / "nova.conf").write_text(f"[DEFAULT]\nstate_path = {tmp_path}\n")
+    assert CliRunner().invoke(openimds, ["config", "validate", str(tmp_path / "nova.conf")]).exit_code == 0
