@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from openimds.netconfig.namespace_state import Bridge, Daemon, NamespaceState
@@ -71,6 +71,9 @@ class NetworkConfigurator(Protocol):
 
     def unplug(self, host_name: str) -> tuple[str, ...]:
         """Detaches the device from its bridge and sets it down, if it exists. Returns a description of each change."""
+
+    def own_devices(self, names: Collection[str]) -> set[str]:
+        """Those of the host's devices that this system created and that exist."""
 
     def dad_state(self, namespace: str, device: str, interface: str) -> DadState | None: ...
     def restart_dad(self, namespace: str, device: str, interface: str) -> None: ...

@@ -199,6 +199,9 @@ class FakeNetworkConfigurator:
     def unplug(self, host_name: str) -> tuple[str, ...]:
         return (f"unplug {host_name}",) if self.plugged.pop(host_name, None) else ()
 
+    def own_devices(self, names: Collection[str]) -> set[str]:
+        return set(names) & {device.host_name for state in self.states.values() for device in state.devices}
+
     def dad_state(self, namespace: str, device: str, interface: str) -> DadState | None:
         return self.dad_states.get(namespace)
 
@@ -375,9 +378,9 @@ class FakePortSecurity:
     def taps(self) -> set[str]:
         return set(self.filters)
 
-    def apply(self, desired: Iterable[PortFilter]) -> tuple[str, ...]:
+    def apply(self, desired: Iterable[PortFilter], kept: Collection[str] = ()) -> tuple[str, ...]:
         filters = list(desired)
-        undesired = set(self.filters) - {filter_.tap for filter_ in filters}
+        undesired = set(self.filters) - {filter_.tap for filter_ in filters} - set(kept)
         changes = [change for filter_ in filters for change in self.ensure(filter_)]
         return (*changes, *(change for tap in sorted(undesired) for change in self.remove(tap)))
 
@@ -389,6 +392,8 @@ class FakeComputeDriver:
         self._folder = folder
         self.states: dict[str, BootState] = {}
         self.boots: list[BootSpec] = []
+        self.irremovable: set[str] = set()
+        """The servers whose removal fails."""
         self.broken: str | None = None
         """The reason why `start` fails; None if it succeeds."""
 
@@ -418,6 +423,8 @@ class FakeComputeDriver:
         self.states.pop(server_id, None)
 
     def remove(self, server_id: str) -> None:
+        if server_id in self.irremovable:
+            raise RuntimeError("the server cannot be removed")
         self.states.pop(server_id, None)
 
     def console_file(self, server_id: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,8 +35,8 @@ class PortSecurity(Protocol):
     def taps(self) -> set[str]:
         """The taps that have rules."""
 
-    def apply(self, desired: Iterable[PortFilter]) -> tuple[str, ...]:
-        """Applies the rules of all ports and removes all others. Reads the actual rules instead of the cache."""
+    def apply(self, desired: Iterable[PortFilter], kept: Collection[str] = ()) -> tuple[str, ...]:
+        """Applies the rules of all ports and removes all others, except those of the taps `kept`. Reads the actual rules instead of the cache."""
 
 
 class ComputeDriver(Protocol):

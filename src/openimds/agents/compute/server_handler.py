@@ -84,7 +84,10 @@ class ServerHandler:
             return [*changes, *self._power.step(self._current(key, desired))]
 
     def delete(self, key: str, view: CloudView) -> Iterable[str]:
-        """Stops the server, and removes its namespace, files and filters."""
+        """Stops the server, and removes its files, its namespace with the taps, and at the end the filters of the taps.
+
+        If a step fails, the filters stay in force as long as the taps exist (`cleanup`).
+        """
         with self._lock:
             self._adapters.driver.remove(key)
             self._adapters.configurator.remove_namespace(instance_namespace(key, self._settings.namespace_prefix))
@@ -100,8 +103,10 @@ class ServerHandler:
     def cleanup(self, view: CloudView) -> Iterable[str]:
         self._provisioning.forget_all_but(view.ports)
         changes = self._unplug(self._adapters.port_security.taps())
-        filters = (filter_ for desired in self._desired.values() for filter_ in desired.filters)
-        return [*changes, *self._adapters.port_security.apply(filters)]
+        filters = [filter_ for desired in self._desired.values() for filter_ in desired.filters]
+        others = self._adapters.port_security.taps() - {filter_.tap for filter_ in filters}
+        kept = self._adapters.configurator.own_devices(others)
+        return [*changes, *self._adapters.port_security.apply(filters, kept)]
 
     def pids(self) -> Iterable[int]:
         return self._adapters.driver.pids()

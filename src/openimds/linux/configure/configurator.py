@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_interface
@@ -208,6 +208,10 @@ class NetworkConfigurator:
             return netns.run_in(namespace, read)
         except netns.NamespaceMissingError:
             return {}
+
+    def own_devices(self, names: Collection[str]) -> set[str]:
+        """Those of the host's devices that this system created and that exist."""
+        return {name for name in self._ownership.names("link").intersection(names) if link_by_name(name) is not None}
 
     def dad_state(self, namespace: str, device: str, interface: str) -> neighbour_discovery.DadState | None:
         """The state of duplicate address detection, or None if the address does not exist. Raises ConfigureError."""

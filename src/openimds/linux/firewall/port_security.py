@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from openimds.linux.firewall.iptables import nft_apply, nft_list
 from openimds.linux.firewall.notrack import table_name
@@ -52,8 +52,8 @@ class PortSecurityTable:
             self._refresh()
             return () if self._is_in_place(desired) else (self._set(desired),)
 
-    def apply(self, desired: Iterable[PortFilter]) -> tuple[str, ...]:
-        """Sets the chains of all ports and removes all others. Returns descriptions of the changes.
+    def apply(self, desired: Iterable[PortFilter], kept: Collection[str] = ()) -> tuple[str, ...]:
+        """Sets the chains of all ports and removes all others, except those of the taps `kept`. Returns descriptions of the changes.
 
         The kernel's state is read, not assumed. Each port is changed atomically. Raises ProgramError.
         """
@@ -61,7 +61,7 @@ class PortSecurityTable:
         with self._lock:
             self._refresh()
             done = [self._set(port) for port in ports if not self._is_in_place(port)]
-            done += [self._remove(tap) for tap in sorted(self._present - {port.tap for port in ports})]
+            done += [self._remove(tap) for tap in sorted(self._present - {port.tap for port in ports} - set(kept))]
             if done:
                 self._read_spelling(ports)
             return tuple(done)

@@ -379,3 +379,21 @@ def test_port_that_becomes_malformed_gets_the_closed_filter(stage: Stage) -> Non
     stage.run_pass(full=True)
     assert stage.security.filters[PORT.tap_name] == closed_filter(PORT)
     assert stage.security.filters[PORT.tap_name].sources == ()
+
+
+def test_filters_stay_while_a_server_cannot_be_removed(stage: Stage) -> None:
+    """A full pass removed the filters of a tap that still existed, because the deletion of its server had failed."""
+    stage.run_pass()
+    assert PORT.tap_name in stage.security.filters
+    stage.driver.irremovable.add("vm1")
+    stage.view.remove(SERVER, PORT)
+    for _ in range(2):
+        stage.run_pass(full=True)
+        assert PORT.tap_name in stage.security.filters
+    stage.restart()
+    stage.run_pass(full=True)
+    assert PORT.tap_name in stage.security.filters
+    stage.driver.irremovable.clear()
+    stage.run_pass(full=True)
+    assert stage.configurator.states == {}
+    assert stage.security.filters == {}
