@@ -19,7 +19,7 @@ from openimds.linux.errors import ProgramError
 from openimds.linux.netns_driver import disk
 from openimds.linux.netns_driver.cgroups import GuestCgroups
 from openimds.linux.netns_driver.disk import DiskSettings
-from openimds.linux.netns_driver.driver import NetnsDriver
+from openimds.linux.netns_driver.driver import OUTER_PROCESSES, NetnsDriver
 from openimds.linux.process import by_namespace
 from openimds.linux.process.daemons import run
 
@@ -79,7 +79,7 @@ def test_memory_of_a_guest_is_limited_with_its_tmpfs(host: Host) -> None:
 def test_fork_bomb_leaves_the_number_of_its_processes_bounded(host: Host) -> None:
     bomb = "bomb() { bomb | bomb & }; bomb 2>/dev/null; sleep 1; echo bombed"
     with running(host, bomb) as guests:
-        assert cgroup_value(host, "pids", "pids.current") <= SETTINGS.processes + 2
+        assert cgroup_value(host, "pids", "pids.current") <= SETTINGS.processes + OUTER_PROCESSES
         guests.stop(SERVER)
         assert by_namespace.processes_in(host.namespace("vm")) == set()
         assert cgroup_folders(host) == []
@@ -192,3 +192,16 @@ def test_cgroup_that_a_killed_agent_left_is_removed_with_the_server(host: Host) 
         guests.remove(SERVER)
         assert guests.servers() == set()
         assert left.wait() == -9
+
+
+def test_console_is_bounded_while_no_agent_runs(host: Host) -> None:
+    """Without an agent, the output of a guest filled the host's disk by 256 MiB."""
+    chatter = (
+        "head -c 20M /dev/zero | tr '\\0' 'x'; echo; head -c 400M /dev/zero >&1 | tail -c 1; ls -l /proc/self/fd/1"
+    )
+    with running(host, f"{chatter}\nfallocate -l 100M /proc/self/fd/1 2>&1 | tail -c 100\necho last words") as guests:
+        file = guests.console_file(SERVER)
+        until(lambda: "login:" in console(guests))
+        assert "last words" in console(guests)
+        assert file.stat().st_blocks * 512 <= 1024 * 1024
+        assert file.stat().st_mode & 0o777 == 0o600

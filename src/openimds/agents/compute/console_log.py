@@ -37,8 +37,10 @@ class ConsoleTail:
         """Reads the appended bytes. Raises FileNotFoundError."""
         with path.open("rb") as console:
             status = os.fstat(console.fileno())
-            if status.st_ino != self.inode or status.st_size < self.offset:
+            if status.st_ino != self.inode:
                 self.inode, self.offset, self.tail, self.is_sent = status.st_ino, 0, b"", False
+            if status.st_size < self.offset:
+                self.offset = 0  # the driver has truncated the file
             if status.st_size > self.offset:
                 console.seek(max(self.offset, status.st_size - TAIL_BYTES))
                 self.tail = (self.tail + console.read(TAIL_BYTES))[-TAIL_BYTES:]
@@ -63,14 +65,21 @@ class ConsoleUploader:
         """Uploads the tails that changed. A failed upload is repeated by the next call."""
         present = self._driver.servers()
         self._tails = {server_id: self._tails.get(server_id, ConsoleTail()) for server_id in present}
-        for server_id, tail in self._tails.items():
-            try:
-                tail.read(self._driver.console_file(server_id))
-            except FileNotFoundError:
-                continue
+        # All files are read first, because reading also truncates them, and an upload may fail.
+        found = [server_id for server_id, tail in self._tails.items() if self._read(server_id, tail)]
+        for server_id in found:
+            tail = self._tails[server_id]
             is_due = not tail.is_sent or self._clock() - tail.sent_at >= REPEAT_SECONDS
             if is_due and not self._send(server_id, tail):
                 return
+
+    def _read(self, server_id: str, tail: ConsoleTail) -> bool:
+        """Returns False if the instance has no console file."""
+        try:
+            tail.read(self._driver.console_file(server_id))
+        except FileNotFoundError:
+            return False
+        return True
 
     def _send(self, server_id: str, tail: ConsoleTail) -> bool:
         """Returns False if the control API cannot be reached, so that the caller does not try the other servers."""

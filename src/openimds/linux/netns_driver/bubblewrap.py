@@ -16,6 +16,11 @@ It is mounted before the instance's user takes over, because that user cannot tr
 """
 _JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 1; shift; done; shift && exec "$@"'
 _MOUNT = 'mount -n "$1" "$2" "$3" "$4" && { rmdir "$4/lost+found" 2>/dev/null; shift 4; exec "$@"; }'
+_RELAY = (
+    'echo -1000 >/proc/self/oom_score_adj; while dd bs=4096 count="$2" status=none >"$1" && [ -s "$1" ]; do :; done'
+)
+CONSOLE_BLOCKS = 256
+"""The number of writes, of 4 KiB at most, after which the console file is truncated."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -66,6 +71,16 @@ def user_namespace_command(
         *("nsenter", f"--user={user_namespace}", f"--net={netns.namespace_path(namespace)}"),
         *("--setuid", "0", "--setgid", "0", "--"),
     ]
+
+
+def relay_command(console: Path, cgroups: Sequence[Path]) -> list[str]:
+    """Copies standard input into the console file, which it truncates before it exceeds 1 MiB.
+
+    An instance has no descriptor of the file, so it cannot fill the host's disk with its output, also while no agent
+    runs. `dd` writes each block as soon as it was read. The kernel does not choose the process when memory is short.
+    """
+    joined = ("sh", "-c", _JOIN, "sh", *map(str, cgroups), "--")
+    return [*joined, "sh", "-c", _RELAY, "sh", str(console), str(CONSOLE_BLOCKS)]
 
 
 def bwrap_command(scripts: dict[str, int], info_fd: int, settings: GuestSettings, *, memory_bytes: int) -> list[str]:

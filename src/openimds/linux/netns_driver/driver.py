@@ -19,10 +19,9 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import structlog
 
@@ -34,6 +33,7 @@ from openimds.linux.netns_driver.bubblewrap import (
     GuestRoot,
     GuestSettings,
     bwrap_command,
+    relay_command,
     user_namespace_command,
 )
 from openimds.linux.netns_driver.cgroups import GuestCgroups
@@ -52,8 +52,8 @@ START_TIMEOUT_SECONDS = 10.0
 STOP_TIMEOUT_SECONDS = 5.0
 REMOVED = ".removed-"
 """The prefix of a directory whose instance was deleted. A rename needs no space on a full disk."""
-OUTER_PROCESSES = 2
-"""bubblewrap itself, outside of the instance, and a process that it starts."""
+OUTER_PROCESSES = 4
+"""bubblewrap itself, outside of the instance, a process that it starts, and the two of the console."""
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
@@ -99,10 +99,11 @@ class NetnsDriver:
         folder = self._dir / boot.server_id
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Each boot has a new file, opened for appending, so that it can be truncated while it grows.
-            self.console_file(boot.server_id).unlink(missing_ok=True)
-            with contextlib.ExitStack() as files, self._new_console(boot.server_id) as console:
-                pid = self._launch(boot, self._root(folder, boot), console.fileno(), files)
+            console = self.console_file(boot.server_id)
+            console.unlink(missing_ok=True)  # each boot has a new file
+            os.close(os.open(console, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with contextlib.ExitStack() as files:
+                pid = self._launch(boot, self._root(folder, boot), files)
             self._wait_booting(boot.server_id, pid)
             self._write_record(folder / "boot.pid", pid, boot.generation)
         except BaseException:
@@ -144,9 +145,6 @@ class NetnsDriver:
     def console_file(self, server_id: str) -> Path:
         return self._dir / server_id / "console.log"
 
-    def _new_console(self, server_id: str) -> BinaryIO:
-        return open(self.console_file(server_id), "ab", buffering=0, opener=_private)
-
     def _root(self, folder: Path, boot: BootSpec) -> GuestRoot:
         """Creates the instance's root directory if it is missing. The host follows none of the symbolic links in it.
 
@@ -172,7 +170,7 @@ class NetnsDriver:
         draft.write_text(f"{pid} {process.started_ticks if process else 0} {generation}\n")
         draft.replace(path)
 
-    def _launch(self, boot: BootSpec, root: GuestRoot, console: int, files: contextlib.ExitStack) -> int:
+    def _launch(self, boot: BootSpec, root: GuestRoot, files: contextlib.ExitStack) -> int:
         """Starts the first process and returns its pid on the host."""
         user_namespace = Path(f"/proc/{os.getpid()}/fd/{files.enter_context(_user_namespace_of(boot.namespace))}")
         memory_bytes = boot.memory_mib * MIB or self.settings.memory_bytes
@@ -189,20 +187,11 @@ class NetnsDriver:
                 *user_namespace_command(boot.namespace, user_namespace, root, cgroups, self.settings),
                 *bwrap_command(pipes, info_fd, self.settings, memory_bytes=memory_bytes),
             ]
-            try:
-                # `setsid --fork` exits immediately. The instance is then a child of init and outlives this process.
-                subprocess.run(
-                    ["setsid", "--fork", *argv],
-                    pass_fds=(info_fd, *pipes.values()),
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    stderr=console,
-                    cwd="/",
-                    env={"PATH": PATH},
-                    check=True,
-                )
-            except (OSError, subprocess.CalledProcessError) as error:
-                raise ProgramError("setsid", f"cannot start a guest: {error}") from error
+            console_read, console_write = os.pipe()
+            inherited.callback(os.close, console_write)
+            with open(console_read, "rb") as output:
+                _start(relay_command(self.console_file(boot.server_id), cgroups), stdin=output.fileno())
+            _start(argv, output=console_write, pass_fds=(info_fd, *pipes.values()))
         return _read_child_pid(info, root.path.parent / "console.log")
 
     def _wait_booting(self, server_id: str, pid: int) -> None:
@@ -220,6 +209,30 @@ class NetnsDriver:
             return _BootRecord(Process(int(pid), int(start_ticks)), int(generation))
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
+
+
+def _start(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    output: int = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+) -> None:
+    """Starts a process that outlives this one, as a child of init. Raises ProgramError."""
+    try:
+        # `setsid --fork` exits immediately.
+        subprocess.run(
+            ["setsid", "--fork", *argv],
+            pass_fds=pass_fds,
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env={"PATH": PATH},
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ProgramError("setsid", f"cannot start a guest: {error}") from error
 
 
 def directories_of_instances(instances_dir: Path) -> set[str]:
@@ -240,10 +253,6 @@ def delete_removed(instances_dir: Path) -> None:
             failure = error
     if failure is not None:
         raise failure
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 @contextlib.contextmanager
@@ -287,6 +296,14 @@ def _pipe_containing(text: str, files: contextlib.ExitStack) -> int:
     return read_end
 
 
+def _last_output(console: Path) -> str:
+    """The end of the console. The process that writes it may be a moment behind."""
+    deadline = time.monotonic() + 1.0
+    while not (text := console.read_text(errors="replace")[-400:].strip()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return text
+
+
 def _read_child_pid(info: int, console: Path) -> int:
     """Reads bubblewrap's information pipe: `{"child-pid": 4711, …}`."""
     output = b""
@@ -300,5 +317,5 @@ def _read_child_pid(info: int, console: Path) -> int:
         if b"}" in output:
             return int(json.loads(output)["child-pid"])
         if not chunk:
-            reason = console.read_text(errors="replace")[-400:].strip()
+            reason = _last_output(console)
             raise ProgramError("bwrap", f"the guest did not start: {reason or 'no reason given'}")
