@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-CONTROL_API_ONLY = ("alembic", "fastapi", "pydantic", "sqlalchemy", "starlette", "uvicorn")
+CONTROL_API_ONLY = ("alembic", "fastapi", "oslo_policy", "pydantic", "sqlalchemy", "starlette", "uvicorn")
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,11 @@ def test_program_imports_no_library_of_the_control_api(program: str) -> None:
     story = f"import sys, openimds.programs.{program}; print(*set(sys.modules) & set({CONTROL_API_ONLY!r}))"
     ran = subprocess.run([sys.executable, "-c", story], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == []
+
+
+@pytest.mark.parametrize("module", ["cli.main", "cli.config", "config.validator", "supervisor.up"])
+def test_command_line_imports_the_policy_only_to_check_it(module: str) -> None:
+    """Its import takes longer than most commands."""
+    script = f"import sys, openimds.{module}; print('oslo_policy' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"

@@ -10,13 +10,14 @@ from fastapi import Depends, Request
 
 from openimds.control_api.error_handlers import is_under
 from openimds.control_api.policy.base import ADMIN, ADMIN_OR_SERVICE, WRITE
-from openimds.control_api.policy.defaults import rules_by_name
 from openimds.control_api.policy.enforcer import Credentials, Policy, default_policy
 from openimds.resources.caller import Caller
 from openimds.resources.compute import Requester
 from openimds.resources.errors import Forbidden, NotFound, Unauthorized
 
 READ_METHODS = frozenset({"GET", "HEAD"})
+NEEDED_ROLES = {ADMIN: "It needs the role admin.", ADMIN_OR_SERVICE: "It needs the role service or admin."}
+"""Sentences for frequent checks."""
 IDENTITY_ROOT = "/v3"
 """Keystone's API has its own policies: users without the role member may change their password and revoke a token."""
 
@@ -132,14 +133,8 @@ def authorize(context: RequestContext, action: str, target: Mapping[str, Any] | 
     """
     own = {"project_id": context.project_id, "tenant_id": context.project_id, "user_id": context.user_id}
     if not context.permits(action, own if target is None else target):
-        raise Forbidden(f"You are not authorized to perform the requested action: {action}. {_needed(action)}")
-
-
-def _needed(action: str) -> str:
-    rule = rules_by_name()[action].check_str
-    if rule == ADMIN:
-        return "It needs the role admin."
-    return "It needs the role service or admin." if rule == ADMIN_OR_SERVICE else "Policy doesn't allow it."
+        needed = NEEDED_ROLES.get(context.policy.check_text(action), "Policy doesn't allow it.")
+        raise Forbidden(f"You are not authorized to perform the requested action: {action}. {needed}")
 
 
 def require_project(context: RequestContext, project_id: str, what: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 from tests.contract.control.stage import SERVICE_PASSWORD, Cloud, ComputeAgent, Session, control_api
+from tests.waiting import HANG_SECONDS
 
 from openimds.control_api.network.attributes import ATTRIBUTE_MAP, KIND_BY_COLLECTION, MustBeUnset
 from openimds.control_api.policy.base import WRITE, ResourceAttributes
@@ -486,3 +487,116 @@ def test_member_sets_fewer_attributes_on_a_network_of_another_project(
         assert answer.ok, (answer.status_code, answer.text)
     else:
         assert answer.status_code == 403, answer.text
+
+
+# Every other change -----------------------------------------------------------------------------------------------
+
+OPEN_TO_ALL = {("POST", "/v3/auth/tokens"), ("DELETE", "/v3/auth/tokens")}
+"""Calls that need no right beyond a password or one's own token."""
+OWN_RESOURCES = {
+    ("POST", f"{COMPUTE}/servers"),
+    ("POST", f"{COMPUTE}/os-keypairs"),
+    *(("POST", f"{NETWORK}/{path}") for path in KIND_BY_COLLECTION if path not in {"subnets", "ports"}),
+    ("POST", IMAGES),
+}
+"""Calls without a project in the request of this test: a member of any project creates something of its own."""
+SERVER_ACTIONS: Mapping[str, Any] = {
+    "reboot": {"type": "HARD"},
+    "os-stop": None,
+    "os-start": None,
+    "rebuild": {"imageRef": "x"},
+    "lock": None,
+    "unlock": None,
+    "forceDelete": None,
+    "addSecurityGroup": {"name": "default"},
+    "removeSecurityGroup": {"name": "default"},
+}
+
+
+def write_routes(world: World) -> list[tuple[str, str]]:
+    """Every call of the API that is not GET or HEAD, from its OpenAPI document."""
+    paths = requests.get(f"{world.cloud.url}/openapi.json", timeout=HANG_SECONDS).json()["paths"]
+    found = [(method.upper(), path) for path, methods in paths.items() for method in methods]
+    return [(method, path) for method, path in found if method not in {"GET", "HEAD"}]
+
+
+def body_of(world: World, method: str, path: str) -> Any:
+    """A valid body of the call."""
+    tail = path.rsplit("/", 1)[-1]
+    if path.startswith(NETWORK):
+        kind = KIND_BY_COLLECTION.get(path.removeprefix(NETWORK).split("/")[1], "")
+        if tail == "tags":
+            return {"tags": ["a"]}
+        if tail.endswith("router_interface"):
+            return {"subnet_id": world.subnet}
+        if tail.endswith("extraroutes"):
+            return {"router": {"routes": [{"destination": "192.0.2.0/24", "nexthop": "10.0.0.9"}]}}
+        needed: dict[str, Any] = {"name": "x"} if kind != "floatingip" else {"description": "x"}
+        if method == "POST":
+            needed |= {
+                "subnet": {"network_id": world.network, "cidr": f"{world.net()}.0/24"},
+                "port": {"network_id": world.network},
+                "floatingip": {"floating_network_id": world.outside},
+            }.get(kind, {})
+        return {kind: needed}
+    if path.startswith(COMPUTE):
+        return {
+            "servers": {"server": world.server_body()},
+            "{server_id}": {"server": {"name": "x"}},
+            "metadata": {"metadata": {"a": "b"}},
+            "tags": {"tags": ["a"]},
+            "os-interface": {},
+            "os-keypairs": {"keypair": {"name": "x"}},
+            "flavors": {"flavor": {"name": "x", "ram": 1, "vcpus": 1, "disk": 1}},
+            "{flavor_id}": {"flavor": {"description": "x"}},
+            "os-extra_specs": {"extra_specs": {"a": "b"}},
+            "{key}": {"meta": {"a": "b"}} if "metadata" in path else {"a": "b"},
+        }.get(tail)
+    if path.startswith(IDENTITY):
+        kind = path.split("/")[2].removesuffix("s")
+        if tail == "password":
+            return {"user": {"password": "x", "original_password": "x"}}
+        return {kind: {"name": "x"}}
+    if path.startswith("/openimds"):
+        return {
+            "provisioned": {"entity": "l2"},
+            "{host}": {"agent_type": "x", "started_at": "2026-11-21T10:00:00Z"},
+            "report": {"boot_generation": 1, "power_state": "running"},
+            "instances": {"instance_ids": ["x"]},
+        }.get(tail)
+    return [{"op": "add", "path": "/name", "value": "x"}] if method == "PATCH" else {"name": "x"}
+
+
+def test_no_change_of_the_api_is_open_to_a_reader_or_another_project(world: World) -> None:
+    """Each call is sent with a valid body for a resource of the member. A new route is covered without a new test."""
+    image = str(create(world, world.member, "image", {}).json()["id"])
+    ids = {kind: fresh(world, kind) for kind in COLLECTION}
+    wrong = []
+    for method, template in write_routes(world):
+        if (method, template) in OPEN_TO_ALL:
+            continue
+        kind = KIND_BY_COLLECTION.get(template.removeprefix(NETWORK).split("/")[1], "network")
+        path = template.format_map(
+            {
+                "resource_id": ids[kind], "router_id": ids["router"], "port_id": ids["port"], "server_id": world.server,
+                "image_id": image, "flavor_id": "1", "target": world.member.project_id, "role_id": world.role,
+                "user_id": world.member.user_id, "project_id": world.member.project_id, "domain_id": "default",
+                "name": "key", "key": "a", "tag": "a", "rule_id": "x", "agent_id": "x", "action": "x", "binary": "x",
+                "host": "x",
+            }
+        )  # fmt: skip
+        headers = PATCH if method == "PATCH" and template.startswith(IMAGES) else {}
+        bodies = [body_of(world, method, template)]
+        if template.endswith("/file"):
+            headers = {"Content-Type": "application/octet-stream"}
+        if template == f"{COMPUTE}/servers/{{server_id}}/action":
+            bodies = [{name: value} for name, value in SERVER_ACTIONS.items()]
+        for session, body in itertools.product((world.reader, world.foreign), bodies):
+            if session is world.foreign and (method, template) in OWN_RESOURCES:
+                continue
+            answer = session.call(method, path, body, "2.90", headers=headers)
+            # The reader sees the member's resources, so that 404 is the response for resources that nobody has.
+            hidden = session is world.foreign or template.endswith(("{agent_id}", "{rule_id}"))
+            if answer.status_code not in {403, 501, *([404] if hidden else [])}:
+                wrong.append((session.body["user"]["name"], method, template, body, answer.status_code, answer.text))
+    assert wrong == []

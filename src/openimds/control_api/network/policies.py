@@ -16,7 +16,7 @@ from openimds.control_api.policy.base import (
 )
 
 _COLLECTIONS = {kind: collection for collection, kind in KIND_BY_COLLECTION.items()}
-_CHECKS = {"delete_port": f"{SERVICE_OR_MEMBER} or rule:network_owner"}
+_CHECKS = {"delete_port": f"{SERVICE_OR_MEMBER} or (rule:network_owner and (role:member or role:service))"}
 
 
 def _actions(kind: str) -> list[RuleDefault]:
