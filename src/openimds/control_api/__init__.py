@@ -8,7 +8,8 @@ Modules, in reading order:
 - `app`: the ASGI application and the routers of the services
 - `connections`: limits of connections, header size and time at the listener
 - `middleware`: request id, body limit, access log and metrics of each request
-- `malformed_text`: rejects text that is not valid Unicode
+- `routing`: authenticates before the body is read
+- `input_checks`: rejects malformed text, and numbers and documents beyond the limits
 - `error_handlers`: exceptions to error responses
 - `context`: the caller of a request, from its token, and the policy checks
 - `policy`: the rules of callers' rights, and policy.yaml

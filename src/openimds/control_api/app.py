@@ -25,6 +25,7 @@ from openimds.control_api.network import resources
 from openimds.control_api.network.protocols import NetworkOperations
 from openimds.control_api.network.request_params import reject_if_match
 from openimds.control_api.policy.enforcer import Policy, default_policy
+from openimds.control_api.routing import ServiceRouter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ def build_app(parts: ControlApiParts) -> FastAPI:
 
 def identity_router(service: IdentityService) -> APIRouter:
     """Keystone's API at `/v3`."""
-    routes = APIRouter(prefix="/v3", tags=["identity"])
+    routes = ServiceRouter(prefix="/v3", tags=["identity"])
     routes.include_router(auth.router(service))
     routes.include_router(catalog.router(service.catalog))
     routes.include_router(users_projects_roles.assignments_router(service))
@@ -74,7 +75,7 @@ def identity_router(service: IdentityService) -> APIRouter:
 
 def network_router(store: NetworkOperations) -> APIRouter:
     """Neutron's API at `/network/v2.0`."""
-    routes = APIRouter(prefix="/network/v2.0", tags=["network"])
+    routes = ServiceRouter(prefix="/network/v2.0", tags=["network"])
     for part in (
         resources.tags_router(store),
         resources.router_actions(store),  # after the tags, because it matches every other PUT below a router
@@ -87,7 +88,7 @@ def network_router(store: NetworkOperations) -> APIRouter:
 
 def compute_router(service: ComputeService) -> APIRouter:
     """Nova's API at `/compute/v2.1`."""
-    routes = APIRouter(prefix="/compute/v2.1", tags=["compute"], dependencies=[Depends(negotiate)])
+    routes = ServiceRouter(prefix="/compute/v2.1", tags=["compute"], dependencies=[Depends(negotiate)])
     routes.include_router(servers.router(service))
     routes.include_router(server_subresources.actions_router(service))
     for part in (server_subresources, keypairs, flavors, admin):
@@ -98,14 +99,14 @@ def compute_router(service: ComputeService) -> APIRouter:
 
 def image_router(service: ImageService) -> APIRouter:
     """Glance's API at `/image/v2`."""
-    routes = APIRouter(prefix="/image/v2", tags=["image"])
+    routes = ServiceRouter(prefix="/image/v2", tags=["image"])
     routes.include_router(images.router(service))
     routes.include_router(images.data_router(service))
     return routes
 
 
 def _operations(metrics: RequestMetrics, healthy: Callable[[], object]) -> APIRouter:
-    router = APIRouter(tags=["operations"])
+    router = ServiceRouter(tags=["operations"])
 
     @router.get("/healthcheck")
     def healthcheck() -> Response:

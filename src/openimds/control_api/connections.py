@@ -27,6 +27,9 @@ MAX_HEAD_BYTES = 64 * 1024
 BODY_SECONDS = 30.0
 MIN_BODY_BYTES_PER_SECOND = 1024
 """A body may take BODY_SECONDS, and one more second for each of these many bytes."""
+DISCARD_SECONDS = 30.0
+"""Time in which the rest of a body is discarded after the response. Many clients read a response only after they sent the
+body, and an immediate end of the connection can delete the response before they read it."""
 LOG_INTERVAL_SECONDS = 10.0
 
 
@@ -132,6 +135,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:  # uvicorn drops the rest of this body
+            self._restart_timer(DISCARD_SECONDS, self._give_up)
 
     def _check_body(self) -> None:
         now = self.loop.time()

@@ -93,8 +93,12 @@ class TokenAuthenticator(Protocol):
 def current_context(request: Request) -> RequestContext:
     """FastAPI dependency: the caller. Raises Unauthorized (401) without a valid X-Auth-Token.
 
+    `AuthenticatingRoute` calls this before the body is read, and the dependency then returns the same context.
     The path is not read from `request.url`, which depends on the header `Host` in some versions of Starlette.
     """
+    known: RequestContext | None = getattr(request.state, "context", None)
+    if known is not None:
+        return known
     token = request.headers.get("x-auth-token", "")
     if not token:
         raise Unauthorized("The request you have made requires authentication: it carries no X-Auth-Token.")
@@ -103,6 +107,7 @@ def current_context(request: Request) -> RequestContext:
     context = replace(authenticator.context(token, request_id(request)), policy=policy)
     if request.method not in READ_METHODS and not is_under(request.scope["path"], IDENTITY_ROOT):
         _require_writer(context)
+    request.state.context = context
     return context
 
 

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from openimds.control_api.compute.microversions import NEWEST, OLDEST
 from openimds.control_api.image.schema import image_schema
 from openimds.control_api.network.attributes import KIND_BY_COLLECTION, plural
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import NotFound
 
 IMAGE_VERSIONS = ("v2.9", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0")
@@ -17,7 +18,7 @@ IMAGE_VERSIONS = ("v2.9", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1"
 
 def router(public_url: str) -> APIRouter:
     """`public_url` is the listener's address as clients reach it (`http://127.0.0.1:5000`), without a slash at its end."""
-    routes = APIRouter()
+    routes = ServiceRouter()
     _identity(routes, public_url)
     _network(routes, public_url)
     _compute(routes, public_url)

@@ -7,7 +7,7 @@ The path decides the JSON of the error: Keystone's for `/v3`, Neutron's for `/ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from openimds.control_api.malformed_text import MalformedTextError
+from openimds.control_api.input_checks import InvalidInput
 from openimds.resources import errors
 
 log = structlog.get_logger(__name__)
@@ -74,6 +74,8 @@ HEADERS_BY_STATUS: Mapping[int, Mapping[str, str]] = {
 
 LOGGED_STATUSES = frozenset({500, 503})
 """Statuses of errors on the server's side."""
+
+MAX_MESSAGE_CHARS = 2000
 
 INTERNAL_ERROR_MESSAGE = (
     "An unexpected error prevented the server from answering; try again. The log has it under this request's id."
@@ -140,6 +142,8 @@ def error_response(error: errors.OpenimdsError, path: str = "") -> ErrorResponse
 
 def json_response(path: str, problem: ErrorResponse) -> JSONResponse:
     """The error as the JSON of the service that `path` belongs to."""
+    if len(problem.message) > MAX_MESSAGE_CHARS:  # messages quote invalid values
+        problem = replace(problem, message=f"{problem.message[:MAX_MESSAGE_CHARS]}…")
     return JSONResponse(_form(path, problem), problem.status, dict(problem.headers or {}))
 
 
@@ -162,7 +166,7 @@ def _routing_problem(request: Request, error: HTTPException) -> ErrorResponse:
         return ErrorResponse(404, f"{path} could not be found: this call is not part of what openimds serves.")
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         return ErrorResponse(405, f"{request.method} is not something that {path} takes.", headers=error.headers)
-    if error.status_code == HTTPStatus.BAD_REQUEST and not isinstance(error, MalformedTextError):
+    if error.status_code == HTTPStatus.BAD_REQUEST and not isinstance(error, InvalidInput):
         return ErrorResponse(400, "The request's body could not be read as JSON.")
     return ErrorResponse(error.status_code, str(error.detail), headers=error.headers)
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openimds.control_api.error_handlers import INTERNAL_ERROR_MESSAGE, ErrorResponse, json_response
-from openimds.control_api.malformed_text import MalformedTextError, check_target, checked_body
+from openimds.control_api.input_checks import InvalidInput, check_target, checked_body
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +27,9 @@ QUIET_PATHS = frozenset({"/metrics", "/healthcheck", "/openimds/v1/changes"})
 
 MAX_BODY_BYTES = 2 * 1024 * 1024
 """Limit of JSON bodies. The largest valid request, a server with all user data and files, is below 200 KiB."""
+MAX_LOGIN_BYTES = 64 * 1024
+"""Limit of the body of LOGIN, the only body that the server reads without a token."""
+LOGIN = "/v3/auth/tokens"
 IMAGE_DATA = re.compile(r"/image/v2/images/[^/]+/file")
 """Paths whose body is streamed to disk without this limit."""
 CONSOLE = re.compile(r"/openimds/v1/servers/[^/]+/console")
@@ -86,7 +89,7 @@ class _RequestCycle:
         try:
             check_target(self._scope)
             await self._app(self._scope, self._checked(receive), self._send_with_id)
-        except MalformedTextError as error:
+        except InvalidInput as error:
             await self._send_error(ErrorResponse(400, error.detail), receive)
         except Exception:
             log.exception(
@@ -101,7 +104,7 @@ class _RequestCycle:
         path = self._scope["path"]
         if IMAGE_DATA.fullmatch(path):
             return receive
-        limited = _limited_receive(receive)
+        limited = _limited_receive(receive, MAX_LOGIN_BYTES if path == LOGIN else MAX_BODY_BYTES)
         return limited if CONSOLE.fullmatch(path) else checked_body(limited)
 
     async def _send_error(self, problem: ErrorResponse, receive: Receive) -> None:
@@ -142,17 +145,17 @@ class _RequestCycle:
         return facts
 
 
-def _limited_receive(receive: Receive) -> Receive:
-    """Wraps `receive` and raises HTTPException, which FastAPI passes on, if the body exceeds MAX_BODY_BYTES."""
+def _limited_receive(receive: Receive, limit_bytes: int) -> Receive:
+    """Wraps `receive` and raises HTTPException, which FastAPI passes on, if the body exceeds the limit."""
     seen = 0
 
     async def counted() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
-        if seen > MAX_BODY_BYTES:
+        if seen > limit_bytes:
             close = {"Connection": "close"}  # without it, the server would read the rest of the body
-            raise HTTPException(413, f"The request's body has over {MAX_BODY_BYTES} bytes.", close)
+            raise HTTPException(413, f"The request's body has over {limit_bytes} bytes.", close)
         return message
 
     return counted

@@ -5,6 +5,8 @@ The message is a sentence for the client: the operation, its object, and what to
 
 from __future__ import annotations
 
+import re
+
 
 class OpenimdsError(Exception):
     """Base class. `kind` is Neutron's or Nova's name of the error, if it has one."""
@@ -19,8 +21,13 @@ class BadRequest(OpenimdsError):
     """The request is malformed (400). `field` is the name of the invalid field."""
 
     def __init__(self, field: str, message: str, *, kind: str | None = None) -> None:
-        super().__init__(message if field in message else f"{field}: {message}", kind=kind)
+        super().__init__(message if _names(message, field) else f"{field}: {message}", kind=kind)
         self.field = field
+
+
+def _names(message: str, field: str) -> bool:
+    """Returns True if the message contains the field as a word: `the image has no id` does not name the field `i`."""
+    return re.search(rf"(?<![\w:.-]){re.escape(field)}(?![\w-])", message) is not None
 
 
 class Unauthorized(OpenimdsError):

@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+MAX_SORT_KEYS = 16
+"""Maximum number of sort keys in a query. The condition of a page has a term for each pair of keys."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListQuery:

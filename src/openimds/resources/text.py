@@ -22,28 +22,6 @@ def is_malformed(text: str) -> bool:
     return _MALFORMED.search(text) is not None
 
 
-def malformed_field(document: object, name: str = "") -> str | None:
-    """The place of the first malformed text in a JSON document, like `port.tags[0]`. `name` is the name of the document.
-
-    A malformed key counts as its object's. None if all text is well formed.
-    """
-    pending: list[tuple[str, object]] = [(name, document)]
-    while pending:
-        place, value = pending.pop()
-        if isinstance(value, str) and is_malformed(value):
-            return place
-        if isinstance(value, Mapping):
-            if any(is_malformed(key) for key in value):
-                return place
-            inner = [(f"{place}.{key}" if place else key, entry) for key, entry in value.items()]
-        elif isinstance(value, list):
-            inner = [(f"{place}[{index}]", entry) for index, entry in enumerate(value)]
-        else:
-            continue
-        pending.extend(reversed(inner))
-    return None
-
-
 def without_surrogates(document: Any) -> Any:
     """The JSON document with U+FFFD for each lone surrogate in its text."""
     if isinstance(document, str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,8 @@ from openimds.resources.query import ListQuery
 
 Filter = Callable[[Sequence[str]], sa.ColumnElement[bool]]
 """(values of one query parameter) → SQL condition."""
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 TRUE_WORDS = frozenset({"true", "1", "t", "yes", "y", "on"})
 FALSE_WORDS = frozenset({"false", "0", "f", "no", "n", "off"})
@@ -112,11 +115,10 @@ def _converted(name: str, column: Any, value: str) -> Any:
     if isinstance(kind, sa.Boolean):
         return as_bool(name, value)
     if isinstance(kind, sa.Integer):
-        try:
-            return int(value)
-        except ValueError:
-            message = f"Invalid input for operation: {name}: '{value}' is not an integer."
-            raise BadRequest(name, message, kind="InvalidInput") from None
+        if not _INTEGER.fullmatch(value):
+            message = f"Invalid input for operation: {name}: '{value}' is not an integer of at most 18 digits."
+            raise BadRequest(name, message, kind="InvalidInput")
+        return int(value)
     return value or None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import prometheus_client
 import requests
 import uvicorn
+from fastapi import FastAPI
 from tests.databases import migrated_store
 from tests.waiting import HANG_SECONDS, until
 
@@ -39,6 +40,7 @@ class Cloud:
     state: Path
     reload: Callable[[], None]
     """Reloads the configuration, as SIGHUP does."""
+    app: FastAPI
 
     def login(self, user: str = "admin", password: str = ADMIN_PASSWORD, project: str | None = "admin") -> Session:
         """A session of a user with a token."""
@@ -194,7 +196,7 @@ def control_api(state: Path) -> Iterator[Cloud]:
     thread.start()
     try:
         until(lambda: server.started)
-        yield Cloud(f"http://127.0.0.1:{port}", store, state, parts.reload)
+        yield Cloud(f"http://127.0.0.1:{port}", store, state, parts.reload, parts.app)
     finally:
         server.should_exit = True
         thread.join()

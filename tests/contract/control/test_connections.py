@@ -19,8 +19,8 @@ from openimds.control_api import connections
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
 
-async def echo_length(_scope: Any, receive: Any, send: Any) -> None:
-    length, more = 0, True
+async def echo_length(scope: Any, receive: Any, send: Any) -> None:
+    length, more = 0, scope["path"] != "/unread"
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -35,6 +35,7 @@ async def echo_length(_scope: Any, receive: Any, send: Any) -> None:
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
     monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     monkeypatch.setattr(connections, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "DISCARD_SECONDS", 0.3)
     monkeypatch.setattr(connections, "LOG_INTERVAL_SECONDS", 0.2)
     monkeypatch.setattr(connections, "MAX_CONNECTIONS_PER_ADDRESS", 20)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -107,6 +108,32 @@ def test_long_body_is_received_whole(address: tuple[str, int]) -> None:
             client.sendall(body[start : start + 300_000])
             time.sleep(0.05)
         assert b"03000000" in client.recv(65536) + client.recv(65536)
+
+
+def send_without_end(client: socket.socket, chunk: bytes) -> None:
+    while True:
+        client.sendall(chunk)
+
+
+UNREAD = HEAD.replace(b"/", b"/unread", 1)
+
+
+def test_response_reaches_a_client_that_reads_after_it_sent_a_body_that_is_not_read(address: tuple[str, int]) -> None:
+    with closing(connect(address)) as client:
+        client.sendall(UNREAD + b"Content-Length: 30000000\r\n\r\n" + bytes(30_000_000))
+        client.sendall(UNREAD + b"Connection: close\r\n\r\n")
+        received = b"".join(iter(lambda: client.recv(65536), b""))
+        assert received.count(b"00000000") == 2
+
+
+def test_body_that_is_not_read_and_has_no_end_is_cut_off(
+    address: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "BODY_SECONDS", HANG_SECONDS)
+    with closing(connect(address)) as client:
+        client.sendall(UNREAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            send_without_end(client, b"1000\r\n" + bytes(4096) + b"\r\n")
 
 
 def test_connections_beyond_the_cap_are_refused_and_others_are_answered(

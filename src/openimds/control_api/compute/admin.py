@@ -17,6 +17,7 @@ from openimds.control_api.context import (
     authorize,
     require_project,
 )
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.compute import COMPUTE_AGENT_BINARY, ComputeHost
 from openimds.resources.errors import NotFound, NotSupported
 
@@ -38,7 +39,7 @@ INJECTED = ("injected_files", "injected_file_content_bytes", "injected_file_path
 
 
 def router(service: ComputeService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
     _zones(routes, service)
     _hypervisors(routes, service)
     _services(routes, service)
@@ -258,7 +259,7 @@ ALL_METHODS = ("GET", "POST", "PUT", "DELETE")
 
 def unsupported_router() -> APIRouter:
     """Routes of Nova's API that openimds does not implement. They respond 501 with a reason."""
-    routes = APIRouter(dependencies=AUTHENTICATED)
+    routes = ServiceRouter(dependencies=AUTHENTICATED)
     for path, reason in UNSUPPORTED_PATHS:
         routes.add_api_route(path, _refusal(reason), methods=list(ALL_METHODS), include_in_schema=False)
     for path, methods, reason in UNSUPPORTED_METHODS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import ExtraSpecs, FlavorCreate, FlavorUpdate, SpecKey, SpecValue
 from openimds.control_api.context import AUTHENTICATED, AuthenticatedCaller, RequestContext, authorize
 from openimds.control_api.pagination import Paging, next_link, paginate
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.compute import Flavor
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
@@ -29,7 +31,7 @@ SORT_KEYS = {
 
 
 def router(service: ComputeService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
     _collection(routes, service)
     _items(routes, service)
     _extra_specs(routes, service)
@@ -165,10 +167,9 @@ def _shown_to(item: Flavor, caller: RequestContext, is_public: str | None) -> bo
 
 
 def _number(field: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise BadRequest(field, f"Invalid {field} filter [{text}]") from error
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise BadRequest(field, f"Invalid {field} filter [{text}]")
+    return int(text)
 
 
 def _next(

@@ -22,6 +22,7 @@ from openimds.control_api.compute.protocols import ComputeService
 from openimds.control_api.compute.schemas import KeypairCreate
 from openimds.control_api.context import AuthenticatedCaller, RequestContext
 from openimds.control_api.pagination import Paging, next_link, paginate
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.compute import Keypair
 from openimds.resources.errors import BadRequest, Forbidden
 
@@ -113,7 +114,7 @@ def _pem(private: rsa.RSAPrivateKey) -> str:
 
 
 def router(service: ComputeService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
     keypairs = service.store.keypairs
 
     @routes.get("/os-keypairs")

@@ -14,6 +14,10 @@ from openimds.metadata.imds_options import invalid_properties
 METADATA_MAX_CHARS = 255
 TAG_MAX_CHARS = 60
 MAX_TAGS = 50
+MAX_LIST = 128
+"""Maximum number of networks and of security groups in one request."""
+MAX_BASE64_CHARS = 2**17
+"""Beyond the limits of user data and files, whose errors name these limits."""
 
 
 def _uuid(text: str) -> str:
@@ -91,7 +95,8 @@ DiskConfig = Literal["AUTO", "MANUAL"]
 
 
 class ComputeModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=False)
+    model_config = ConfigDict(extra="forbid", populate_by_name=False, str_max_length=255)
+    """Texts without a limit of their own have at most 255 characters."""
 
 
 class NetworkRef(ComputeModel):
@@ -107,7 +112,7 @@ class SecurityGroupRef(ComputeModel):
 
 class PersonalityFile(ComputeModel):
     path: Annotated[str, Field(min_length=1, max_length=255)]
-    contents: str
+    contents: Annotated[str, Field(max_length=MAX_BASE64_CHARS)]
 
 
 class BlockDeviceMapping(BaseModel):
@@ -126,14 +131,14 @@ class ServerFields(ComputeModel):
     image_ref: str | None = Field(None, alias="imageRef")
     flavor_ref: TextOrNumber = Field(alias="flavorRef", min_length=1)
     key_name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    user_data: str | None = None
+    user_data: Annotated[str, Field(max_length=MAX_BASE64_CHARS)] | None = None
     metadata: Metadata = Field(default_factory=dict)
     personality: list[PersonalityFile] | None = None
     availability_zone: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     host: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     hypervisor_hostname: Annotated[str, Field(min_length=1, max_length=255)] | None = None
-    networks: list[NetworkRef] | Literal["auto", "none"] | None = None
-    security_groups: list[SecurityGroupRef] | None = None
+    networks: Annotated[list[NetworkRef], Field(max_length=MAX_LIST)] | Literal["auto", "none"] | None = None
+    security_groups: Annotated[list[SecurityGroupRef], Field(max_length=MAX_LIST)] | None = None
     min_count: Annotated[int, Field(ge=1)] | None = None
     max_count: Annotated[int, Field(ge=1)] | None = None
     return_reservation_id: bool = False
@@ -176,7 +181,7 @@ class RebuildFields(ComputeModel):
     description: Description | None = None
     metadata: Metadata | None = None
     personality: list[PersonalityFile] | None = None
-    user_data: str | None = None
+    user_data: Annotated[str, Field(max_length=MAX_BASE64_CHARS)] | None = None
     key_name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     access_ip_v4: AccessIp | None = Field(None, alias="accessIPv4")
     access_ip_v6: AccessIp | None = Field(None, alias="accessIPv6")

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,12 +31,13 @@ from openimds.control_api.compute.schemas import (
 )
 from openimds.control_api.compute.server_parsing import check_metadata, rebuild
 from openimds.control_api.context import ProjectCaller
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.compute import InstanceAction, Interface, NicRequest, Requester
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
 
 def router(service: ComputeService) -> APIRouter:
-    routes = APIRouter(prefix="/servers/{server_id}")
+    routes = ServiceRouter(prefix="/servers/{server_id}")
     _metadata(routes, service)
     _tags(routes, service)
     _interfaces(routes, service)
@@ -122,9 +123,14 @@ def _tags(routes: APIRouter, service: ComputeService) -> None:
     def add_tag(caller: ProjectCaller, version: Version, server_id: str, tag: Tag) -> Response:
         _since(version, (2, 26))
         known = servers.get(server_id, caller.requester).tags
-        after = servers.change_tags(server_id, lambda tags: list(dict.fromkeys([*tags, tag])), caller.requester)
-        if len(after) > MAX_TAGS:
-            raise BadRequest("tag", f"The number of tags exceeded the per-server limit {MAX_TAGS}")
+
+        def added(tags: Sequence[str]) -> list[str]:
+            after = list(dict.fromkeys([*tags, tag]))
+            if len(after) > MAX_TAGS:
+                raise BadRequest("tag", f"The number of tags exceeded the per-server limit {MAX_TAGS}")
+            return after
+
+        servers.change_tags(server_id, added, caller.requester)
         return Response(status_code=204 if tag in known else 201)
 
     @routes.delete("/tags/{tag}", status_code=204)
@@ -309,7 +315,7 @@ class _ActionRequest:
 
 
 def actions_router(service: ComputeService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
     table = _table(service)
 
     @routes.post("/servers/{server_id}/action", status_code=ACCEPTED)

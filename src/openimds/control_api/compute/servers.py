@@ -16,8 +16,10 @@ from openimds.control_api.compute.schemas import ServerCreate, ServerUpdate
 from openimds.control_api.compute.server_parsing import changes, new_server
 from openimds.control_api.context import ProjectCaller, RequestContext
 from openimds.control_api.pagination import PageParams, Paging, next_link
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.compute import ServerQuery
 from openimds.resources.errors import BadRequest, Forbidden
+from openimds.resources.query import MAX_SORT_KEYS
 
 TRUE_WORDS = frozenset({"1", "t", "true", "on", "y", "yes"})
 
@@ -100,7 +102,7 @@ Filters = Annotated[ServerQuery, Depends(filters)]
 
 
 def router(service: ComputeService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
 
     @routes.post("/servers", status_code=202)
     def create_server(caller: ProjectCaller, version: Version, body: ServerCreate) -> Response:
@@ -168,6 +170,8 @@ def _next(request: Request, service: ComputeService, path: str, last_id: str | N
 
 def _sort(request: Request, caller: RequestContext) -> tuple[tuple[str, bool], ...]:
     keys = request.query_params.getlist("sort_key")
+    if len(keys) > MAX_SORT_KEYS:
+        raise BadRequest("sort_key", f"sort_key: there are more than {MAX_SORT_KEYS}")
     for key in SORT_KEYS_OF_ADMINISTRATORS.intersection(keys):
         if not caller.permits(policies.ALL_FILTERS, {}):
             raise Forbidden(f"Only administrators can sort servers by {key}")
@@ -198,6 +202,6 @@ def _moment(field: str, text: str | None) -> datetime | None:
         return None
     try:
         moment = datetime.fromisoformat(text.replace(" ", "+"))
-    except ValueError as error:
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    except (ValueError, OverflowError) as error:
         raise BadRequest(field, f"{field}: is no ISO 8601 time, as in 2026-11-21T10:00:00Z") from error
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

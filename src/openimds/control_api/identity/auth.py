@@ -13,6 +13,7 @@ from openimds.control_api.identity import views
 from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.identity.schemas import AuthBody, DomainRef, IdentityPart, ProjectRef, ScopePart
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import BadRequest, NotFound, NotSupported, Unauthorized
 from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, SYSTEM_TARGET, AccessInfo, Token, TokenScope
 
@@ -20,7 +21,7 @@ SubjectToken = Annotated[str, Header(alias="X-Subject-Token")]
 
 
 def router(service: IdentityService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
 
     @routes.post("/auth/tokens", status_code=201)
     async def create_token(request: Request, body: AuthBody, nocatalog: str | None = None) -> Response:

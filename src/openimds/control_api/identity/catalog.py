@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from openimds.control_api.context import AUTHENTICATED
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import NotFound, NotSupported
 
 SERVICES = (
@@ -84,7 +85,7 @@ def _id(name: str) -> str:
 
 
 def router(catalog: Catalog) -> APIRouter:
-    routes = APIRouter(dependencies=AUTHENTICATED)
+    routes = ServiceRouter(dependencies=AUTHENTICATED)
 
     @routes.get("/auth/catalog")
     def show_catalog() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 Name = Annotated[str, Field(min_length=1, max_length=255)]
+Text = Annotated[str, Field(max_length=255)]
 Password = Annotated[SecretStr, Field(max_length=4096)]
 
 
@@ -17,13 +18,13 @@ class IdentityModel(BaseModel):
 
 
 class DomainRef(IdentityModel):
-    id: str | None = None
-    name: str | None = None
+    id: Text | None = None
+    name: Text | None = None
 
 
 class PasswordUser(IdentityModel):
-    id: str | None = None
-    name: str | None = None
+    id: Text | None = None
+    name: Text | None = None
     domain: DomainRef | None = None
     password: Password
 
@@ -33,18 +34,18 @@ class PasswordMethod(IdentityModel):
 
 
 class TokenMethod(IdentityModel):
-    id: SecretStr
+    id: Annotated[SecretStr, Field(max_length=8192)]
 
 
 class IdentityPart(IdentityModel):
-    methods: list[str] = Field(min_length=1)
+    methods: list[str] = Field(min_length=1, max_length=8)
     password: PasswordMethod | None = None
     token: TokenMethod | None = None
 
 
 class ProjectRef(IdentityModel):
-    id: str | None = None
-    name: str | None = None
+    id: Text | None = None
+    name: Text | None = None
     domain: DomainRef | None = None
 
 
@@ -70,11 +71,11 @@ class AuthBody(IdentityModel):
 
 class ProjectFields(IdentityModel):
     name: Name
-    description: str | None = None
+    description: Annotated[str, Field(max_length=65535)] | None = None
     enabled: bool = True
-    domain_id: str | None = None
+    domain_id: Text | None = None
     is_domain: bool = False
-    parent_id: str | None = None
+    parent_id: Text | None = None
 
 
 class ProjectCreate(IdentityModel):
@@ -83,7 +84,7 @@ class ProjectCreate(IdentityModel):
 
 class ProjectChanges(IdentityModel):
     name: Name | None = None
-    description: str | None = None
+    description: Annotated[str, Field(max_length=65535)] | None = None
     enabled: bool | None = None
 
 
@@ -94,11 +95,11 @@ class ProjectUpdate(IdentityModel):
 class UserFields(IdentityModel):
     name: Name
     password: Password | None = None
-    description: str | None = None
-    email: str | None = Field(default=None, max_length=255)
+    description: Annotated[str, Field(max_length=65535)] | None = None
+    email: Text | None = None
     enabled: bool = True
-    default_project_id: str | None = None
-    domain_id: str | None = None
+    default_project_id: Text | None = None
+    domain_id: Text | None = None
 
 
 class UserCreate(IdentityModel):
@@ -108,10 +109,10 @@ class UserCreate(IdentityModel):
 class UserChanges(IdentityModel):
     name: Name | None = None
     password: Password | None = None
-    description: str | None = None
-    email: str | None = Field(default=None, max_length=255)
+    description: Annotated[str, Field(max_length=65535)] | None = None
+    email: Text | None = None
     enabled: bool | None = None
-    default_project_id: str | None = None
+    default_project_id: Text | None = None
 
 
 class UserUpdate(IdentityModel):
@@ -129,7 +130,7 @@ class PasswordChange(IdentityModel):
 
 class RoleFields(IdentityModel):
     name: Name
-    domain_id: str | None = None
+    domain_id: Text | None = None
 
 
 class RoleBody(IdentityModel):

@@ -13,12 +13,13 @@ from openimds.control_api.identity import schemas, views
 from openimds.control_api.identity.logins import client_address
 from openimds.control_api.identity.protocols import IdentityService
 from openimds.control_api.pagination import Paging, paginate
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, Unauthorized
 from openimds.resources.identity import DOMAIN_ID, DOMAIN_NAME, SYSTEM_TARGET
 
 
 def router(service: IdentityService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
     _projects(routes, service)
     _users(routes, service)
     _roles(routes, service)
@@ -229,7 +230,7 @@ def _links(public_url: str, path: str) -> dict[str, str | None]:
 
 
 def assignments_router(service: IdentityService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
     _on_target(routes, service, "/projects/{target}")
     _on_target(routes, service, "/system")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -16,9 +17,10 @@ from openimds.control_api.context import AUTHENTICATED, ProjectCaller, RequestCo
 from openimds.control_api.image.protocols import ImageService, Upload
 from openimds.control_api.image.schema import columns_of, image_document, image_id_of, patched
 from openimds.control_api.pagination import Paging, paginate
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import BadRequest, Forbidden, NotFound, NotSupported, PayloadTooLarge
 from openimds.resources.image import Image, ImageQuery
-from openimds.resources.query import Page
+from openimds.resources.query import MAX_SORT_KEYS, Page
 
 PATCH_TYPES = frozenset(
     {"application/openstack-images-v2.1-json-patch", "application/openstack-images-v2.0-json-patch"}
@@ -38,7 +40,7 @@ async def json_body(request: Request) -> Any:
         raise PayloadTooLarge(f"The body has over {MAX_BODY_BYTES} bytes.")
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRequest("body", f"Malformed JSON in request body: {error}") from error
 
 
@@ -46,7 +48,7 @@ JsonBody = Annotated[Any, Depends(json_body)]
 
 
 def router(service: ImageService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
     _images(routes, service)
     _tags(routes, service)
     return routes
@@ -136,6 +138,8 @@ def _sort(sort: str | None, keys: Sequence[str], directions: Sequence[str]) -> t
     else:
         padded = [*directions, *([directions[-1]] if directions else ["desc"]) * len(keys)]
         pairs = list(zip(keys, padded, strict=False))
+    if len(pairs) > MAX_SORT_KEYS:
+        raise BadRequest("sort_key", f"there are more than {MAX_SORT_KEYS}")
     for _, direction in pairs:
         if direction not in {"asc", "desc"}:
             raise BadRequest("sort_dir", f"is asc or desc, not {direction}")
@@ -153,10 +157,9 @@ def _boolean(name: str, text: str | None) -> bool | None:
 def _number(name: str, text: str | None) -> int | None:
     if text is None:
         return None
-    try:
-        return int(text)
-    except ValueError as error:
-        raise BadRequest(name, "is a whole number") from error
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise BadRequest(name, "is a whole number")
+    return int(text)
 
 
 def _next(request: Request, found: Page[Image]) -> dict[str, str]:
@@ -167,7 +170,7 @@ def _next(request: Request, found: Page[Image]) -> dict[str, str]:
 
 
 def data_router(service: ImageService) -> APIRouter:
-    routes = APIRouter()
+    routes = ServiceRouter()
 
     @routes.put("/images/{image_id}/file", status_code=204)
     async def upload(request: Request, caller: ProjectCaller, image_id: str) -> Response:

@@ -22,6 +22,7 @@ from openimds.resources.image import (
 MAX_TAGS = 128
 MAX_PROPERTIES = 128
 MAX_TEXT = 65535
+MAX_OPERATIONS = 500
 
 READ_ONLY = frozenset(
     {"checksum", "created_at", "direct_url", "file", "id", "locations", "os_hash_algo", "os_hash_value", "schema",
@@ -123,6 +124,8 @@ def patched(image: Image, operations: Any) -> dict[str, Any]:
     """The columns that a JSON patch changes (RFC 6902 with Glance's subset: add, replace, remove)."""
     if not isinstance(operations, list):
         raise BadRequest("body", "Request body must be a JSON array of operation objects.")
+    if len(operations) > MAX_OPERATIONS:
+        raise BadRequest("body", f"a patch has at most {MAX_OPERATIONS} operations")
     columns: dict[str, Any] = {}
     properties = dict(image.properties)
     tags = list(image.tags)

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from openimds.control_api.network import request_params
 from openimds.control_api.network.protocols import Agents, UsageStore
 from openimds.control_api.network.request_params import CallerDep, QueryParams
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import NotFound, NotSupported
 
 UPDATED = "2026-01-01T00:00:00-00:00"
@@ -55,7 +56,7 @@ ZONES = [{"name": "nova", "resource": resource, "state": "available"} for resour
 
 def router(agents: Agents, usage: UsageStore) -> APIRouter:
     """`/agents`, `/quotas`, `/availability_zones`, `/network-ip-availabilities`, `/security-group-rules`, `/extensions`."""
-    routes = APIRouter()
+    routes = ServiceRouter()
     _agents(routes, agents)
     _quotas(routes, usage)
     _usage(routes, usage)

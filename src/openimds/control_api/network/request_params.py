@@ -13,7 +13,7 @@ from openimds.control_api import context
 from openimds.control_api.network.validators import boolean
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, NotSupported
-from openimds.resources.query import ListQuery, Page
+from openimds.resources.query import MAX_SORT_KEYS, ListQuery, Page
 
 QueryPairs = Sequence[tuple[str, str]]
 
@@ -70,6 +70,8 @@ def _values(pairs: QueryPairs, wanted: str) -> list[str]:
 
 
 def _sort(keys: Sequence[str], directions: Sequence[str]) -> tuple[tuple[str, bool], ...]:
+    if len(keys) > MAX_SORT_KEYS:
+        raise BadRequest("sort_key", f"sort_key: there are more than {MAX_SORT_KEYS}.", kind="HTTPBadRequest")
     if len(directions) > len(keys):
         raise BadRequest("sort_dir", "The number of sort_keys and sort_dirs must be same.", kind="HTTPBadRequest")
     for direction in directions:
@@ -83,7 +85,7 @@ def _sort(keys: Sequence[str], directions: Sequence[str]) -> tuple[tuple[str, bo
 def _limit(values: Sequence[str]) -> int | None:
     if not values:
         return None
-    if not values[0].isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", values[0]):
         raise BadRequest("limit", f"limit: '{values[0]}' is not a whole number of 0 or more.", kind="HTTPBadRequest")
     return min(int(values[0]), MAX_LIMIT) or None
 

@@ -21,6 +21,7 @@ from openimds.control_api.network.attributes import (
 from openimds.control_api.network.protocols import Resources, RouterActions, Tags
 from openimds.control_api.network.request_params import CallerDep, ExpectedRevision, JsonBody, QueryParams
 from openimds.control_api.network.validators import IntRange, ListOf, Nullable, OneOf, Struct, Validator, invalid
+from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
 MAX_BULK = 500
@@ -166,7 +167,7 @@ def schema(check: Validator) -> dict[str, Any]:
 
 def router(store: Resources) -> APIRouter:
     """`/networks`, `/subnets`, `/ports`, `/routers`, `/floatingips`, `/security-groups`."""
-    routes = APIRouter()
+    routes = ServiceRouter()
     for path, kind in KIND_BY_COLLECTION.items():
         _reading(routes, store, path, kind)
         _writing(routes, store, path, kind)
@@ -220,7 +221,7 @@ MAX_TAGS = 50
 
 def tags_router(store: Tags) -> APIRouter:
     """`/networks/{id}/tags`, `/ports/{id}/tags/{tag}` …"""
-    routes = APIRouter()
+    routes = ServiceRouter()
     for path, kind in KIND_BY_COLLECTION.items():
         _all_tags(routes, store, path, kind)
         _one_tag(routes, store, path, kind)
@@ -291,7 +292,7 @@ INTERFACE = validators.Struct({"subnet_id": validators.uuid_or_null, "port_id": 
 
 def router_actions(store: RouterActions) -> APIRouter:
     """`/routers/{id}/add_router_interface`, `/routers/{id}/add_extraroutes` and the like."""
-    routes = APIRouter()
+    routes = ServiceRouter()
     _interfaces(routes, store)
     _extra_routes(routes, store)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ Validator = Callable[[str, Any], Any]
 """(field, value) → value. Raises BadRequest."""
 
 MAX_TEXT = 255
+MAX_OBJECT_CHARS = 4095
+"""Limit of a free-form object, which is that of Neutron's binding:profile."""
 MAX_LIST = 1000
 """Maximum number of entries in one attribute."""
 
@@ -188,9 +191,12 @@ class ListOf:
         if not isinstance(value, list) or len(value) > MAX_LIST:
             raise invalid(field, f"it is not a list of at most {MAX_LIST} entries")
         checked = [self.check(field, entry) for entry in value]
-        for position, entry in enumerate(checked):
-            if entry in checked[:position]:
+        found: set[str] = set()
+        for entry in checked:
+            canonical = json.dumps(entry, sort_keys=True)
+            if canonical in found:
                 raise invalid(field, f"Duplicate items in the list: '{entry}'")
+            found.add(canonical)
         return checked
 
 
@@ -216,8 +222,8 @@ class Struct:
 def fixed_ips(field: str, value: Any) -> list[dict[str, Any]]:
     """`[{"subnet_id": …, "ip_address": …}]`. Each entry has at least one of both."""
     entries: list[dict[str, Any]] = []
-    if value is not None and not isinstance(value, list):
-        raise invalid(field, f"'{value}' is not a list")
+    if value is not None and (not isinstance(value, list) or len(value) > MAX_LIST):
+        raise invalid(field, f"it is not a list of at most {MAX_LIST} entries")
     keys = Struct({"subnet_id": uuid, "ip_address": address})
     for entry in value or ():
         given = {k: v for k, v in entry.items() if v is not None} if isinstance(entry, dict) else entry
@@ -278,6 +284,8 @@ def json_object(field: str, value: Any) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise invalid(field, f"'{value}' is not a dictionary")
+    if len(json.dumps(value)) > MAX_OBJECT_CHARS:
+        raise invalid(field, f"it has more than {MAX_OBJECT_CHARS} characters")
     return value
 
 

@@ -24,6 +24,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
 from openimds.control_api.context import require_agent_role
+from openimds.control_api.routing import ServiceRouter
 from openimds.control_api.watch.long_poll import ChangeNotifier, WatchSource
 from openimds.metadata.context import DocumentSettings, settings_to_json
 from openimds.resources.errors import BadRequest, PayloadTooLarge
@@ -44,7 +45,10 @@ _NO_STORE = {"Cache-Control": "no-store"}
 
 def _utc(moment: datetime) -> datetime:
     """Converts to UTC without a zone, the form of the tables."""
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    try:
+        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    except OverflowError as error:
+        raise ValueError("is not between the years 1 and 9999 in UTC") from error
 
 
 _Generation = Annotated[int, Field(ge=0, lt=2**31)]
@@ -74,7 +78,7 @@ class ServerReport(BaseModel):
     """The result of a boot."""
 
     model_config = ConfigDict(extra="forbid")
-    boot_generation: int
+    boot_generation: _Generation
     power_state: Literal["running", "stopped", "error"]
     fault: Annotated[str, Field(max_length=MAX_FAULT_CHARS)] | None = None
 
@@ -116,7 +120,7 @@ class InstanceRecordService:
 
 def instances_router(service: InstanceRecordService) -> APIRouter:
     """The routes of instance records, for metadata agents."""
-    routes = APIRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
+    routes = ServiceRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
     published = _PublishedSettings(service.settings)
     _records(routes, service.records)
     _record_changes(routes, service, published)
@@ -232,7 +236,7 @@ class WatchService(WatchSource, AgentReports, Protocol):
 
 def router(store: WatchService, notifier: ChangeNotifier | None = None) -> APIRouter:
     """The routes of the watch and of reports. All long polls end when the notifier is closed."""
-    routes = APIRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
+    routes = ServiceRouter(prefix="/openimds/v1", tags=["watch"], dependencies=[Depends(require_agent_role)])
     _watch(routes, store, notifier or ChangeNotifier(store))
     _ports(routes, store)
     _servers(routes, store)
@@ -248,7 +252,7 @@ def _watch(routes: APIRouter, store: WatchService, notifier: ChangeNotifier) -> 
     @routes.get("/changes")
     async def changes(
         kinds: str,
-        after: Annotated[int, Query(ge=0)],
+        after: Annotated[int, Query(ge=0, lt=2**63)],
         timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 25,
         store_id: Annotated[str, Query(max_length=36)] = "",
     ) -> Response:

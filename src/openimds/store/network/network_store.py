@@ -41,9 +41,16 @@ def _holds(column: Any, value: str) -> sa.ColumnElement[bool]:
     return sa.or_(*(sa.func.replace(stored, start + quoted, "") != stored for start in ("[", ", ")))
 
 
+MAX_FILTER_TAGS = 50
+"""No resource has more tags. Each tag of a filter is a condition of the SQL statement."""
+
+
 def _tag_filters(model: type[Any]) -> dict[str, Filter]:
     def split(values: Sequence[str]) -> list[str]:
-        return [tag for value in values for tag in value.split(",") if tag]
+        tags = list(dict.fromkeys(tag for value in values for tag in value.split(",") if tag))
+        if len(tags) > MAX_FILTER_TAGS:
+            raise BadRequest("tags", f"Invalid input for operation: tags: a filter has at most {MAX_FILTER_TAGS} tags.")
+        return tags
 
     def holds_all(values: Sequence[str]) -> sa.ColumnElement[bool]:
         return sa.and_(sa.true(), *(_holds(model.tags, tag) for tag in split(values)))
