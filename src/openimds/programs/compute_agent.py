@@ -55,7 +55,9 @@ def run(config: ComputeAgentConfig) -> int:
     _check_programs()
     client = ControlClient(connect(config.auth), region=config.auth.region_name)
     cgroups = GuestCgroups(config.namespace_prefix)
-    _warn_of_missing_limits(cgroups)
+    notes = missing_limits(cgroups)
+    if notes:
+        log.warning("guest limits not enforced", reasons=notes)
     guests = NetnsDriver(config.state_path / "instances", guest_settings(config), cgroups)
     monitor = HostMonitor()
     adapters = ComputeAdapters(
@@ -84,6 +86,7 @@ def run(config: ComputeAgentConfig) -> int:
         interval_seconds=config.resync_interval_seconds,
         reload=reload,
         monitor=monitor,
+        notes=notes,
     )
     failures = _ChangedFailures()
     with (
@@ -147,11 +150,12 @@ class _ChangedFailures:
             log.warning("server power change failed", server=server_id, error=str(error))
 
 
-def _warn_of_missing_limits(cgroups: GuestCgroups) -> None:
-    if cgroups.missing:
-        log.warning("cgroup controllers absent: guests have no limit by them", controllers=list(cgroups.missing))
+def missing_limits(cgroups: GuestCgroups) -> list[str]:
+    """Sentences about the limits that this host cannot enforce."""
+    absent = [f"guests have no limit of {name}: this host has no such cgroup controller" for name in cgroups.missing]
     if not disk.has_loop_devices():
-        log.warning("loop devices absent: the disks of guests have no limit")
+        absent.append("the disks of guests have no limit: this host has no loop devices")
+    return absent
 
 
 def _check_programs() -> None:

@@ -53,6 +53,8 @@ class AgentSpec:
     """Reloads the configuration and applies it to the handler."""
     monitor: HostMonitor
     """The monitor of kernel and process events. The adapters register the objects that they read with it."""
+    notes: Sequence[str] = ()
+    """Properties of the host for `openimds status`, such as a limit that it cannot enforce."""
     folders: Sequence[Path] = ()
     """The folders of the handler's files (`<id>.conf`, `<id>/host`), which are watched for changes."""
 
@@ -140,11 +142,13 @@ class Progress:
 def _facts(agent: AgentSpec, scheduler: Scheduler[Any], mirror: CloudMirror) -> Mapping[str, Any]:
     """The `configurations` of the heartbeat, which `openimds status` and Neutron's agent API show."""
     kind, last = agent.handler.kind, scheduler.last_report
-    suspended = {} if mirror.view().is_trusted else {"suspended": SUSPENDED}
+    common: dict[str, Any] = {} if mirror.view().is_trusted else {"suspended": SUSPENDED}
+    if agent.notes:
+        common["notes"] = list(agent.notes)
     if last is None:
-        return {f"{kind}s": 0, **suspended}
+        return {f"{kind}s": 0, **common}
     return {
-        **suspended,
+        **common,
         f"{kind}s": last.resource_count,
         "last_change": _change_facts(scheduler.last_change) if scheduler.last_change else None,
         "failures": dict(last.failures),

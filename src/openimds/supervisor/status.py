@@ -59,6 +59,8 @@ class PartStatus:
     """The progress of a part that is starting: `120 of 200 networks`."""
     figures: Mapping[str, float]
     errors: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """Properties of the host that the operator should know, such as a limit that it cannot enforce. They are no errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,7 @@ def status_json(machine: MachineStatus) -> str:
                     "progress": part.progress or None,
                     "figures": dict(part.figures),
                     "errors": list(part.errors),
+                    "notes": list(part.notes),
                 }
                 for part in machine.parts
             ],
@@ -200,6 +203,8 @@ def _error_lines(part: PartStatus) -> Iterator[str]:
         yield f"{part.name}: {error}"
     if len(part.errors) > SHOWN_ERRORS:
         yield f"{part.name}: and {len(part.errors) - SHOWN_ERRORS} more errors"
+    for note in part.notes:
+        yield f"{part.name}: note: {note}"
 
 
 def _since(since: str) -> str:
@@ -257,6 +262,7 @@ def _part_status(name: str, folder: StateDir, entry: Mapping[str, Any], facts: _
         progress=str(entry.get("said", "")) if state == "starting" else "",
         figures=facts.counts if name == "control-api" and state == "running" else _figures(reported),
         errors=errors,
+        notes=tuple(str(note) for note in reported.get("notes") or ()),
     )
 
 

@@ -174,6 +174,7 @@ def test_json_has_stable_keys(folder: StateDir) -> None:
         "progress": None,
         "figures": {"instances": 1},
         "errors": ["instance x: no address left"],
+        "notes": [],
     }
 
 
@@ -204,3 +205,11 @@ def test_killed_system_is_distinguished_from_a_stopped_one(folder: StateDir) -> 
     assert "was killed" not in text
     assert " down " not in text
     assert " stopped " in text
+
+
+def test_limits_that_a_host_cannot_enforce_are_shown_and_are_no_errors(folder: StateDir) -> None:
+    heartbeat(folder, {"servers": 1, "notes": ["guests have no limit of memory"]}, part="compute-agent")
+    machine = machine_status(folder.path)
+    (part,) = [part for part in machine.parts if part.name == "compute-agent"]
+    assert (part.health, part.errors) == ("ok", ())
+    assert "compute-agent: note: guests have no limit of memory" in status_text(machine)
