@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.kernel.guest_network import MetadataStandIn, documents, serve_dhcp
 from tests.kernel.stage import Host
-from tests.kernel.test_driver import MAC, SERVER, SETTINGS, boot, console, guests_of, machine
+from tests.kernel.test_driver import FIRST_UID, MAC, SERVER, SETTINGS, boot, console, guests_of, machine
 from tests.waiting import until
 
 from openimds.linux.errors import ProgramError
@@ -205,3 +205,27 @@ def test_console_is_bounded_while_no_agent_runs(host: Host) -> None:
         assert "last words" in console(guests)
         assert file.stat().st_blocks * 512 <= 1024 * 1024
         assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("controllers")
+def test_removal_of_a_system_leaves_the_guests_of_another_one(host: Host) -> None:
+    cgroups = GuestCgroups(host.prefix)
+    cgroups.create(SERVER, memory_bytes=MEMORY_MIB * MIB, processes=8)
+    try:
+        assert cgroups.remove_all({"another"}) == ()
+        assert cgroups.names() == {SERVER}
+    finally:
+        assert cgroups.remove_all({SERVER}) == (f"cgroup of {SERVER}",)
+    assert cgroup_folders(host) == []
+
+
+def test_instance_of_an_earlier_version_keeps_its_folder_and_is_deleted_with_it(host: Host) -> None:
+    rootfs = host.state_path / "instances" / SERVER / "rootfs"
+    rootfs.mkdir(parents=True)
+    os.chown(rootfs, FIRST_UID, FIRST_UID)
+    plant = 'cd /root; python3 -c \'import os; [(os.mkdir("d"), os.chdir("d")) for _ in range(6000)]\''
+    with running(host, plant) as guests:
+        assert (rootfs / "root" / "d" / "d").is_dir()
+        guests.remove(SERVER)
+        guests.delete_removed()
+        assert list((host.state_path / "instances").iterdir()) == []

@@ -14,6 +14,7 @@ from openimds.linux.netlink.links import delete_links
 from openimds.linux.netns import netns
 from openimds.linux.netns_driver.cgroups import GuestCgroups
 from openimds.linux.process import by_namespace
+from openimds.resources.server import instance_namespace
 
 TABLE_FAMILIES = ("bridge", "inet")
 """`bridge`: port security; `inet`: exemption from connection tracking."""
@@ -30,7 +31,9 @@ def remove_everything(ownership: OwnershipRecord, prefix: str = "") -> tuple[str
     namespaces = sorted(ownership.names("netns"))
     links = sorted(ownership.names("link"))
     # The slow steps handle all objects together: terminating processes, and waiting for the kernel to release devices.
-    _try(GuestCgroups(prefix).remove_all, done, failures)
+    guests = instance_namespace("", prefix)
+    owned = [name.removeprefix(guests) for name in namespaces if name.startswith(guests)]
+    _try(partial(GuestCgroups(prefix).remove_all, owned), done, failures)
     _try(partial(_kill_processes, namespaces), done, failures)
     _try(partial(_remove_forwarding, ownership), done, failures)
     _try(partial(_remove_links, ownership, links), done, failures)

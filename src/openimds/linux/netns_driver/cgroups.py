@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import structlog
@@ -75,13 +75,16 @@ class GuestCgroups:
             if (root / name).exists():
                 _remove_group(root / name)
 
-    def remove_all(self) -> tuple[str, ...]:
-        """Removes the cgroups of all guests, and returns a description of each. Raises ProgramError."""
-        names = sorted(self.names())
+    def remove_all(self, owned: Collection[str]) -> tuple[str, ...]:
+        """Removes the cgroups of these guests, and returns a description of each. Raises ProgramError.
+
+        `owned` protects the guests of another system, if the prefix is not known any more.
+        """
+        names = sorted(self.names().intersection(owned))
         for name in names:
             self.remove(name)
         for root in self._roots:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # it does not exist, or it has other guests
                 root.rmdir()
         return tuple(f"cgroup of {name}" for name in names)
 

@@ -58,4 +58,4 @@ def test_missing_controllers_are_named_and_guests_start_without_them(tmp_path: P
     assert groups.create("vm1", memory_bytes=64 * MIB, processes=10) == ()
     assert groups.names() == set()
     groups.remove("vm1")
-    assert groups.remove_all() == ()
+    assert groups.remove_all({"vm1"}) == ()
