@@ -249,3 +249,15 @@ def test_no_input_makes_the_api_fail(
     assert request.status < 500 or request.status == 501, request.response[:500]
     assert counter.statements - statements <= MAX_STATEMENTS
     assert counter.chars - chars <= MAX_SQL_CHARS
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*$", "a*a*a*b", r"(a)\1", "(?=a)a", "((a))+"])
+def test_costly_pattern_of_a_server_filter_is_refused(admin: Session, ids: list[str], pattern: str) -> None:
+    """A name of 40 letters and `(a+)+$` kept a thread busy without end."""
+    for field_name in ("name", "ip", "ip6"):
+        assert field_name in admin.refused(400, "GET", f"/compute/v2.1/servers?{urlencode({field_name: pattern})}")
+
+
+@pytest.mark.parametrize("pattern", ["s", "^s$", "s|t", "[a-z]+", ".*s.*", r"10\.1\.", "[(+]*s"])
+def test_usual_pattern_of_a_server_filter_is_taken(admin: Session, ids: list[str], pattern: str) -> None:
+    assert "servers" in admin.get(f"/compute/v2.1/servers?{urlencode({'name': pattern})}")

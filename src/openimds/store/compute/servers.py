@@ -143,14 +143,30 @@ def _addresses(session: Session, ids: Sequence[str]) -> Mapping[str, list[str]]:
     return found
 
 
+def _is_costly(pattern: str) -> bool:
+    """Returns True if the time of Python's backtracking search may exceed the third power of a name's length."""
+    plain = re.sub(r"\\.|\[\^?\]?[^\]]*\]", "x", pattern, flags=re.DOTALL)
+    repeats = len(re.findall(r"[*+{]", plain))
+    return (
+        repeats > MAX_REPEATS
+        or re.search(r"\\[1-9]", pattern) is not None
+        or re.search(r"\)[*+{?]|\(\?", plain) is not None
+    )
+
+
 def _pattern(field: str, pattern: str | None) -> re.Pattern[str] | None:
     if pattern is None:
         return None
+    if _is_costly(pattern):
+        raise BadRequest(field, f"{field} is a regular expression with more than two repetitions, or a repeated group")
     try:
         return re.compile(pattern, re.IGNORECASE)
     except re.error as error:
         raise BadRequest(field, f"{field} is not a regular expression: {error}") from error
 
+
+MAX_REPEATS = 2
+"""Maximum number of repetitions in a filter by a regular expression."""
 
 LOCKED_BY_OWNER = "owner"
 LOCKED_BY_ADMIN = "admin"
