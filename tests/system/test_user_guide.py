@@ -151,9 +151,9 @@ def test_request_id_is_in_the_log_of_every_hop(walkthrough: Walkthrough) -> None
         at_agent, at_api = (sum(request_id in line for line in log) for log in logs)
         return at_agent, at_api
 
-    # The agent has the record of the instance, so the metadata API does not serve the request. In haproxy mode the agent
-    # also logs HAProxy's line.
-    expected = (1, 0) if walkthrough.is_direct else (2, 0)
+    # The agent has the record of the instance, so the metadata API does not serve the request. In haproxy mode HAProxy
+    # logs only requests that the agent does not log (`log_requests`, tests/kernel/test_metadata_path.py).
+    expected = (1, 0)
     until(lambda: hops() == expected, f"{request_id} at every hop")
     lines = walkthrough.cloud.log("metadata-agent").splitlines()
     assert any(vm1 in line for line in lines if request_id in line)

@@ -6,13 +6,14 @@ would not be recorded, so the session refuses it (`refuse_bulk_writes`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import ORMExecuteState, Session
+from sqlalchemy.orm.util import identity_key
 
 from openimds.resources.errors import RevisionGone
 from openimds.store.models.base import Base, Change, RevisionCounter, Watched
@@ -20,6 +21,10 @@ from openimds.store.models.base import Base, Change, RevisionCounter, Watched
 WATCHED_TABLES = frozenset(
     str(mapper.class_.__tablename__) for mapper in Base.registry.mappers if hasattr(mapper.class_, "watched")
 )
+
+_MODELS: dict[str, type[Watched]] = {
+    mapper.class_.watch_kind: mapper.class_ for mapper in Base.registry.mappers if issubclass(mapper.class_, Watched)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +46,16 @@ class ChangeRecorder:
         """(kind, id) → whether the object was deleted."""
 
     def before_flush(self, session: Session, _context: object, _instances: object) -> None:
-        """SQLAlchemy's `before_flush` hook."""
+        """SQLAlchemy's `before_flush` hook. Its cost depends on the objects of this flush alone, not on earlier ones."""
+        written = [*session.new, *(row for row in session.dirty if session.is_modified(row))]
+        keys: set[tuple[str, str]] = set()
         for row in session.deleted:
-            self._record(row, deleted=True)
-        for row in session.new:
-            self._record(row, deleted=False)
-        for row in session.dirty:
-            if session.is_modified(row):
-                self._record(row, deleted=False)
-        self._stamp(session)
+            keys |= self._record(row, deleted=True)
+        for row in written:
+            keys |= self._record(row, deleted=False)
+        for row in [*written, *_loaded(session, keys)]:
+            if isinstance(row, Watched) and row not in session.deleted and row.revision_number != self.revision:
+                row.revision_number = self.revision
 
     def rows(self, at: datetime) -> list[dict[str, Any]]:
         """The rows of the table `changes` for this transaction."""
@@ -58,17 +64,15 @@ class ChangeRecorder:
             for (kind, object_id), deleted in self.changes.items()
         ]
 
-    def _record(self, row: object, *, deleted: bool) -> None:
-        for key in _watched_by(row):
+    def _record(self, row: object, *, deleted: bool) -> set[tuple[str, str]]:
+        """Returns the keys of the objects that the row belongs to."""
+        keys = set(_watched_by(row))
+        for key in keys:
             if isinstance(row, Watched) and key == (row.watch_kind, row.id):
                 self.changes[key] = deleted
             else:
                 self.changes.setdefault(key, False)
-
-    def _stamp(self, session: Session) -> None:
-        for row in [*session.new, *session.identity_map.values()]:
-            if isinstance(row, Watched) and row not in session.deleted and (row.watch_kind, row.id) in self.changes:
-                row.revision_number = self.revision
+        return keys
 
 
 def refuse_bulk_writes(state: ORMExecuteState) -> None:
@@ -121,3 +125,12 @@ def changes_after(session: Session, revision: int, kinds: Sequence[str]) -> list
 def _watched_by(row: object) -> Iterator[tuple[str, str]]:
     watched = getattr(row, "watched", None)
     return watched() if watched else iter(())
+
+
+def _loaded(session: Session, keys: Iterable[tuple[str, str]]) -> Iterator[object]:
+    """The objects of these keys that the session has loaded."""
+    for kind, object_id in keys:
+        model = _MODELS.get(kind)
+        row = session.identity_map.get(identity_key(model, object_id)) if model is not None else None
+        if row is not None:
+            yield row

@@ -20,7 +20,9 @@ USER_DATA_MAX_CHARS = 65535
 MAX_METADATA_ITEMS = 128
 MAX_PERSONALITY_FILES = 5
 MAX_PERSONALITY_BYTES = 10 * 1024
-MAX_SERVERS_AT_ONCE = 1000
+MAX_SERVERS_AT_ONCE = 50
+MAX_NICS_AT_ONCE = 100
+"""The limits of one request, which is one transaction. It has the write lock for less than a second."""
 
 CREATE_SINCE = {
     "description": (2, 19),
@@ -197,6 +199,9 @@ def _counts(fields: ServerFields) -> tuple[int, int]:
         raise BadRequest("min_count", "min_count must be <= max_count")
     if most > MAX_SERVERS_AT_ONCE:
         raise BadRequest("max_count", f"at most {MAX_SERVERS_AT_ONCE} servers are made by one request")
+    nics = len(fields.networks) if isinstance(fields.networks, list) else 1
+    if most * nics > MAX_NICS_AT_ONCE:
+        raise BadRequest("networks", f"at most {MAX_NICS_AT_ONCE} NICs of all servers are made by one request")
     return least, most
 
 

@@ -24,16 +24,16 @@ from openimds.control_api.network.validators import IntRange, ListOf, Nullable, 
 from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
-MAX_BULK = 500
-"""Maximum number of resources in one request, which is one transaction."""
+MAX_BULK = {"network": 500, "security_group": 500, "subnet": 100, "port": 100, "floatingip": 100, "router": 50}
+"""Maximum number of resources in one request, which is one transaction. It has the write lock for less than a second."""
 
 
 def to_create(kind: str, body: Any) -> tuple[list[dict[str, Any]], bool]:
     """Parses `{"port": {…}}` or `{"ports": [{…}, …]}`. Returns (attributes of each resource, True for a list)."""
     if isinstance(body, dict) and isinstance(body.get(plural(kind)), list):
         entries = body[plural(kind)]
-        if not 1 <= len(entries) <= MAX_BULK:
-            raise invalid(plural(kind), f"it must have 1 to {MAX_BULK} entries")
+        if not 1 <= len(entries) <= MAX_BULK[kind]:
+            raise invalid(plural(kind), f"it must have 1 to {MAX_BULK[kind]} entries")
         return [_create_attributes(kind, entry) for entry in entries], True
     return [_create_attributes(kind, envelope(kind, body))], False
 

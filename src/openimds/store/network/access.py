@@ -50,6 +50,19 @@ def get_visible(session: Session, caller: Caller, model: type[Row], row_id: str)
     return row
 
 
+def get_visible_once(session: Session, caller: Caller, model: type[Row], row_id: str) -> Row:
+    """`get_visible`, with one query in a transaction for all items of a bulk request.
+
+    The session keeps the row, and its loaded relationships with it, until the end of the transaction.
+    """
+    found: dict[tuple[type[Any], str, Caller], Any] = session.info.setdefault("visible", {})
+    key = (model, row_id, caller)
+    if key not in found:
+        found[key] = get_visible(session, caller, model, row_id)
+    row: Row = found[key]
+    return row
+
+
 def get_owned(session: Session, caller: Caller, model: type[Row], row_id: str, action: str) -> Row:
     """The row. Raises NotFound if the caller may not see it, and Forbidden if the policy does not permit the action."""
     row = get_visible(session, caller, model, row_id)

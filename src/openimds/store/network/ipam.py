@@ -71,8 +71,15 @@ def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
         )
         row.position = position
         rows.append(row)
+    if len(unchanged) > sum(row.ip_address in unchanged for row in rows):
+        forget_full_pools(session)
     port.fixed_ips = rows
     session.flush()
+
+
+def forget_full_pools(session: Session) -> None:
+    """Makes the next search begin at the start of each pool, because an address becomes free."""
+    session.info.pop("full", None)
 
 
 def add_automatic(session: Session, port: Port, subnet: Subnet) -> None:
@@ -105,11 +112,15 @@ def owner_of(session: Session, subnet_id: str, address: str) -> Port | None:
 
 def _from_any(session: Session, subnets: Sequence[Subnet], taken: Iterable[Chosen]) -> Chosen:
     """The lowest free address of the first subnet that has one."""
+    full: dict[tuple[str, int], int] = session.info.setdefault("full", {})
     for subnet in subnets:
         reserved = _not_in_rows(session, subnet, taken)
         for pool in pools(subnet):
-            free = _lowest_free(session, subnet.id, pool, reserved)
+            key = (subnet.id, pool.first)
+            free = _lowest_free(session, subnet.id, Span(full.get(key, pool.first), pool.last), reserved)
             if free is not None:
+                # The address will be assigned, and none below it is free until this transaction frees one.
+                full[key] = free + 1
                 return Chosen(subnet, ip_math.text(free, subnet.ip_version))
     names = ", ".join(f"{s.id} ({s.cidr})" for s in subnets)
     raise Conflict(

@@ -312,13 +312,11 @@ class NetworkStore:
         """Creates all resources of a request, or none."""
         now = self._clock()
         with self._store.write(now) as session:
-            rows = []
-            for attributes in bodies:
-                rows.append(OPERATIONS[kind].create(session, caller, attributes, now))
-                access.check_quota(session, kind, rows[-1].project_id, self._limits)
+            rows = [OPERATIONS[kind].create(session, caller, attributes, now) for attributes in bodies]
+            for project_id in {row.project_id for row in rows}:
+                access.check_quota(session, kind, project_id, self._limits)
         with self._store.read() as session:
-            fresh = [get_visible(session, caller, COLLECTIONS[kind].model, row.id) for row in rows]
-            return render(session, fresh, is_admin=caller.is_admin)
+            return render(session, _read_again(session, COLLECTIONS[kind], rows), is_admin=caller.is_admin)
 
     def update(
         self,
@@ -446,3 +444,11 @@ class NetworkStore:
         now = self._clock()
         with self._store.write(now) as session:
             security_groups.ensure_default(session, project_id, now)
+
+
+def _read_again(session: Session, collection: ListSpec, rows: Sequence[Any]) -> list[Any]:
+    """The rows of a creation as they are after its transaction, in the same order. A row that is gone again is left out."""
+    model = collection.model
+    statement = sa.select(model).where(model.id.in_([row.id for row in rows])).options(*collection.options)
+    fresh = {row.id: row for row in session.scalars(statement)}
+    return [fresh[row.id] for row in rows if row.id in fresh]

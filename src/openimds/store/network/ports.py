@@ -30,7 +30,7 @@ from openimds.resources.network import (
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, Network, Port, SecurityGroup, Subnet
 from openimds.store.network import ipam, port_policy, security_groups
-from openimds.store.network.access import get_owned, get_visible, project_for
+from openimds.store.network.access import get_owned, get_visible, get_visible_once, project_for
 
 MAC_BASE = "fa:16:3e"
 """Neutron's default `base_mac`. The other bytes are random."""
@@ -72,7 +72,7 @@ def create_port(
     Raises NotFound (network), BadRequest (fixed_ips, dns_name …), Conflict (address, MAC or name in use, pools exhausted,
     device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
     """
-    network = get_visible(session, caller, Network, attributes["network_id"])
+    network = get_visible_once(session, caller, Network, attributes["network_id"])
     project_id = _project(caller, network, attributes)
     port_policy.check_create(caller, network, project_id, attributes)
     port_policy.check_device(session, caller, project_id, attributes)
@@ -90,6 +90,7 @@ def create_port(
         attached_id="",
         binding_generation=1,
         extra_dhcp_opts=_merged_options([], attributes.get("extra_dhcp_opts") or []),
+        fixed_ips=[],
         created_at=now,
         updated_at=now,
     )
@@ -97,12 +98,12 @@ def create_port(
     _record(port, attachment if attachment.device_owner else _set_by_operator(session, caller, port))
     _set_security_groups(session, caller, port, attributes.get("security_groups"), now)
     port_policy.check_consistent(port)
+    chosen = ipam.choose(session, port, network.subnets, attributes.get("fixed_ips"))
     session.add(port)
-    session.flush()
-    requested = attributes.get("fixed_ips")
-    ipam.assign(session, port, ipam.choose(session, port, network.subnets, requested))
+    ipam.assign(session, port, chosen)
     port_policy.check_dns_name(session, port)
-    port.provisioning = _entities(session, port)
+    if entities := _entities(session, port):
+        port.provisioning = entities
     return port
 
 
@@ -149,6 +150,7 @@ def delete_port(session: Session, port_id: str, now: datetime) -> None:
     server = session.get(Server, port.attached_id) if port.attached_id else None
     session.delete(port)
     session.flush()
+    ipam.forget_full_pools(session)
     if server is not None:
         remove_nic(session, server, port_id)
 

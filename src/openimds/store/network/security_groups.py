@@ -19,7 +19,17 @@ DEFAULT = "default"
 
 
 def ensure_default(session: Session, project_id: str, now: datetime) -> SecurityGroup:
-    """The project's group `default`, which is created if it is missing, as in Neutron."""
+    """The project's group `default`, which is created if it is missing, as in Neutron.
+
+    It can be neither renamed nor deleted, so a transaction reads it once.
+    """
+    found: dict[str, SecurityGroup] = session.info.setdefault("default groups", {})
+    if project_id not in found:
+        found[project_id] = _find_or_create_default(session, project_id, now)
+    return found[project_id]
+
+
+def _find_or_create_default(session: Session, project_id: str, now: datetime) -> SecurityGroup:
     group = session.scalar(
         sa.select(SecurityGroup).where(SecurityGroup.project_id == project_id, SecurityGroup.name == DEFAULT).limit(1)
     )
