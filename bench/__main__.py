@@ -12,12 +12,12 @@ from pathlib import Path
 
 from tests.system.conftest import unstarted_cloud
 
-from bench import api, boot, direct, host, machine, storm
+from bench import api, boot, control, direct, host, machine, storm
 from bench.results import with_sections
 from bench.sigterm import interrupted_by_sigterm
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-PARTS = ("api", "boot", "direct", "host", "storm")
+PARTS = ("api", "boot", "control", "direct", "host", "storm")
 
 
 def main(parts: Sequence[str]) -> int:
@@ -32,7 +32,7 @@ def main(parts: Sequence[str]) -> int:
         sections.append(host.measured())
     if "storm" in wanted:
         sections.append(storm.measured())
-    if {"boot", "direct"} & set(wanted):
+    if {"boot", "control", "direct"} & set(wanted):
         sections += _of_a_system(wanted)
     head = [
         "# Figures",
@@ -55,7 +55,7 @@ def _of_a_system(wanted: Sequence[str]) -> list[list[str]]:
         cloud = unstarted_cloud()
         try:
             cloud.up()
-            parts = {"direct": direct.measured, "boot": boot.measured}
+            parts = {"direct": direct.measured, "boot": boot.measured, "control": control.measured}
             return [measured(cloud) for name, measured in parts.items() if name in wanted]
         finally:
             cloud.remove()

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from openimds.resources.errors import StoreUnavailable
+from openimds.store.raw.fair_lock import FairLock
 from openimds.store.raw.statements import Query, Row, query_of, rows_of_json, statement_once
 
 _PASSWORD = re.compile(r"(//[^:@/]*):[^@]*@")
@@ -92,7 +93,7 @@ class Database:
         self._arguments = where.arguments
         self.is_sqlite = where.is_sqlite
         self._idle: list[Any] = []
-        self._writing = threading.Lock()
+        self._writing = FairLock()
         self._writer: int | None = None
         self._silent = False
         """Whether the server did not answer the last statement."""
@@ -128,8 +129,8 @@ class Database:
 
     @contextmanager
     def one_writer_here(self) -> Iterator[None]:
-        """A block that one thread of this process runs at a time. Writers queue here, because SQLite's own waiting polls
-        and can starve a writer.
+        """A block that one thread of this process runs at a time. Writers queue here in their order, because SQLite's
+        own waiting polls and can starve a writer.
         """
         if self._writer == threading.get_ident():
             raise RuntimeError(
