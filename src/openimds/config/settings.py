@@ -92,6 +92,12 @@ class ControlApiConfig(CommonConfig):
     token_keys_file: Path
     token_expiration_seconds: int
     images_dir: Path
+    image_size_cap_bytes: int
+    image_count_total: int
+    """-1 if it is unlimited."""
+    image_size_total_mib: int
+    """-1 if it is unlimited."""
+    image_disk_reserve_mib: int
     agent_down_seconds: float
     change_retention_seconds: int
     """The age up to which changes and tombstones are stored for watching clients."""

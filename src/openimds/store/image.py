@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from openimds.resources import image as nouns
 from openimds.resources.compute import Requester
-from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, StoreUnavailable
+from openimds.resources.errors import BadRequest, Conflict, Forbidden, NotFound, PayloadTooLarge, StoreUnavailable
 from openimds.resources.instance import EC2_IMAGE
 from openimds.store.ec2_ids import assign_ec2_number
 from openimds.store.engine import Store, utc_now
@@ -24,34 +26,105 @@ from openimds.store.models.image import DeletedImage, Image
 HASH_ALGO = "sha512"
 
 
+UNLIMITED = -1
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLimits:
+    """The limits of images. UNLIMITED switches a limit of projects off."""
+
+    image_bytes: int = 32 * 1024 * MIB
+    images_of_project: int = 100
+    bytes_of_project: int = 100 * 1024 * MIB
+    reserved_bytes: int = 1024 * MIB
+    """Free space of the file system that no upload takes."""
+
+
+class UploadMeter:
+    """The bytes of unfinished uploads of this process by project. The object is thread-safe."""
+
+    def __init__(self, limits: ImageLimits, images_dir: Path) -> None:
+        self.limits = limits
+        self._dir = images_dir
+        self._lock = threading.Lock()
+        self._by_project: dict[str, int] = {}
+        self.finished = 0
+        """The number of finished uploads. The stored bytes of a project are read again when it changes."""
+
+    def check(self, size: int, more: int, project_id: str, stored: int) -> None:
+        """Raises PayloadTooLarge, which is Glance's error, if an upload with `size` bytes may not have `more` bytes.
+
+        `stored` are the bytes of the project's images.
+        """
+        limits = self.limits
+        if size + more > limits.image_bytes:
+            raise PayloadTooLarge(
+                f"Image exceeds the storage quota: at most {limits.image_bytes} bytes (image_size_cap)."
+            )
+        unfinished = self._by_project.get(project_id, 0)
+        if limits.bytes_of_project != UNLIMITED and stored + unfinished + more > limits.bytes_of_project:
+            raise PayloadTooLarge(
+                f"The images of the project exceed its limit of {limits.bytes_of_project // MIB} MiB (image_size_total)."
+            )
+        space = os.statvfs(self._dir)
+        if space.f_bavail * space.f_frsize < limits.reserved_bytes + more:
+            raise PayloadTooLarge("There is not enough disk space on the image storage media.")
+
+    def add(self, project_id: str, count: int) -> None:
+        """Counts received bytes, or, with a negative number, bytes of an upload that ended."""
+        with self._lock:
+            self._by_project[project_id] = self._by_project.get(project_id, 0) + count
+            if not self._by_project[project_id]:
+                del self._by_project[project_id]
+
+
 class Upload:
     """An upload to `<id>.part`.
 
     `finish` renames the file to `<id>` and sets the image active. `abort` sets the image queued again.
     """
 
-    def __init__(self, store: Store, images_dir: Path, image_id: str) -> None:
+    def __init__(self, store: Store, images_dir: Path, image_id: str, *, meter: UploadMeter, owner: str) -> None:
         self._store = store
         self._dir = images_dir
         self._image_id = image_id
+        self._meter = meter
+        self._owner = owner
+        self._finished = meter.finished
+        self._stored = bytes_of_project(store, owner)
         self._part = images_dir / f"{image_id}.part"
         self._file: BinaryIO | None = None
         self._checksum = hashlib.md5(usedforsecurity=False)
         self._hash = hashlib.sha512()
-        self._size = 0
+        self._size = self._metered = 0
 
     def write(self, chunk: bytes) -> None:
-        """Raises StoreUnavailable if the file cannot be written."""
+        """Raises StoreUnavailable if the file cannot be written, PayloadTooLarge beyond a limit."""
         try:
             if self._file is None:
                 self._dir.mkdir(parents=True, exist_ok=True)
                 self._file = self._part.open("wb")
+            self._check(len(chunk))
             self._file.write(chunk)
         except OSError as error:
             raise self._unavailable(error) from error
         self._checksum.update(chunk)
         self._hash.update(chunk)
         self._size += len(chunk)
+        self._meter.add(self._owner, len(chunk))
+        self._metered += len(chunk)
+
+    def expect(self, size: int) -> None:
+        """Checks the announced size before the data is read. Raises PayloadTooLarge."""
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._check(size)
+
+    def _check(self, more: int) -> None:
+        if self._finished != self._meter.finished:
+            self._finished = self._meter.finished
+            self._stored = bytes_of_project(self._store, self._owner)
+        self._meter.check(self._size, more, self._owner, self._stored)
 
     def finish(self) -> None:
         """Raises StoreUnavailable. Raises NotFound if the image was deleted during the upload, and removes the data."""
@@ -75,16 +148,23 @@ class Upload:
             row.hash_algo = HASH_ALGO
             row.hash_value = self._hash.hexdigest()
             row.updated_at = utc_now()
+        self._meter.finished += 1
+        self._leave_meter()
 
     def abort(self) -> None:
         """Discards the data. Idempotent."""
         if self._file is not None:
             self._file.close()
         self._part.unlink(missing_ok=True)
+        self._leave_meter()
         with self._store.write() as session:
             row = session.get(Image, self._image_id)
             if row is not None and row.status == "saving":
                 row.status = "queued"
+
+    def _leave_meter(self) -> None:
+        self._meter.add(self._owner, -self._metered)
+        self._metered = 0
 
     def _publish(self) -> None:
         """Renames the file. The caller has the write lock, so the file belongs to the row that becomes active."""
@@ -98,6 +178,13 @@ class Upload:
             f"the data of the image cannot be written to {self._part}: {error.strerror}; "
             "check that the disk is not full and that this user may write there"
         )
+
+
+def bytes_of_project(store: Store, project_id: str) -> int:
+    """The bytes of all images of a project."""
+    total = sa.select(sa.func.coalesce(sa.func.sum(Image.size_bytes), 0)).where(Image.owner == project_id)
+    with store.read() as session:
+        return int(session.execute(total).scalar_one() or 0)
 
 
 def remove_data(images_dir: Path, image_id: str) -> None:
@@ -129,16 +216,19 @@ COLUMNS: Mapping[str, Any] = {
 class ImageStore:
     """The images. A private image of another project does not exist for a requester (NotFound)."""
 
-    def __init__(self, store: Store, images_dir: Path) -> None:
+    def __init__(self, store: Store, images_dir: Path, limits: ImageLimits | None = None) -> None:
         self._store = store
         self._dir = images_dir
+        self._meter = UploadMeter(limits or ImageLimits(), images_dir)
 
     def get(self, image_id: str, requester: Requester) -> nouns.Image:
         with self._store.read() as session:
             return image_value(_visible(session, image_id, requester))
 
     def create(self, fields: Mapping[str, Any], image_id: str | None, requester: Requester) -> nouns.Image:
-        """`fields` are columns. Raises Conflict for the id of another image, also of a deleted one."""
+        """`fields` are columns. Raises Conflict for the id of another image, also of a deleted one, and PayloadTooLarge
+        beyond the number of images of a project.
+        """
         now = utc_now()
         row = Image(id=image_id or str(uuid.uuid4()), status="queued", created_at=now, updated_at=now, **fields)
         requester.authorize("add_image", row.owner)
@@ -147,12 +237,19 @@ class ImageStore:
             with self._store.write() as session:
                 if session.get(DeletedImage, row.id) is not None:
                     raise _taken(row.id)
+                self._check_number(session, row.owner)
                 session.add(row)
                 session.flush()
                 assign_ec2_number(session, EC2_IMAGE, row.id)
         except IntegrityError as error:
             raise _taken(row.id) from error
         return image_value(row)
+
+    def _check_number(self, session: Session, project_id: str) -> None:
+        limit = self._meter.limits.images_of_project
+        owned = sa.select(sa.func.count()).select_from(Image).where(Image.owner == project_id)
+        if limit != UNLIMITED and session.execute(owned).scalar_one() >= limit:
+            raise PayloadTooLarge(f"The project has its limit of {limit} images (image_count_total).")
 
     def update(
         self, image_id: str, change: Callable[[nouns.Image], Mapping[str, Any]], requester: Requester
@@ -187,7 +284,8 @@ class ImageStore:
             if row.container_format is None or row.disk_format is None:
                 raise BadRequest("disk_format", "disk_format and container_format must be set before data is uploaded")
             row.status = "saving"
-        return Upload(self._store, self._dir, image_id)
+            owner = row.owner
+        return Upload(self._store, self._dir, image_id, meter=self._meter, owner=owner)
 
     def data(self, image_id: str, requester: Requester) -> Path | None:
         """The file with the data of the image. None if the image has no data."""

@@ -153,6 +153,21 @@ CONTROL_API = Section(
             "token_expiration_seconds", default=3600, min=60, max=604800, help="The validity of a token in seconds."
         ),
         cfg.StrOpt("images_dir", default="$state_path/images", help="The folder of image data."),
+        cfg.IntOpt("image_size_cap", default=32 * 1024**3, min=1, help="The maximum size of an image in bytes."),
+        cfg.IntOpt("image_count_total", default=100, min=-1, help="The number of images of a project. -1: unlimited."),
+        cfg.IntOpt(
+            "image_size_total",
+            default=102400,
+            min=-1,
+            help="The size of all images of a project in MiB, unfinished uploads included. -1: unlimited.",
+        ),
+        cfg.IntOpt(
+            "image_disk_reserve_mib",
+            default=1024,
+            min=0,
+            help="Free space of the file system of images_dir, in MiB, that uploads cannot take. The store needs it if it"
+            " is on the same file system.",
+        ),
         cfg.Opt(
             "agent_down_time",
             default=20,

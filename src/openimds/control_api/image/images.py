@@ -179,7 +179,8 @@ def data_router(service: ImageService) -> APIRouter:
             raise BadRequest("Content-Type", "is application/octet-stream for an image's data")
         requester = caller.requester
         begun: Upload = await to_thread.run_sync(service.images.begin_upload, image_id, requester)
-        await _receive(request, begun)
+        length = request.headers.get("content-length", "")
+        await _receive(request, begun, int(length) if length.isdecimal() else 0)
         return Response(status_code=204)
 
     @routes.get("/images/{image_id}/file")
@@ -199,9 +200,10 @@ def data_router(service: ImageService) -> APIRouter:
     return routes
 
 
-async def _receive(request: Request, begun: Upload) -> None:
-    """Writes the body to the upload, which is aborted if the body is incomplete."""
+async def _receive(request: Request, begun: Upload, expected_bytes: int) -> None:
+    """Writes the body to the upload, which is aborted if the body is incomplete or beyond a limit."""
     try:
+        await to_thread.run_sync(begun.expect, expected_bytes)
         async for chunk in request.stream():
             await to_thread.run_sync(begun.write, chunk)
         await to_thread.run_sync(begun.finish)

@@ -50,7 +50,7 @@ from openimds.runtime.lifecycle import StartupError
 from openimds.store.compute import ComputeStore
 from openimds.store.engine import Store, utc_now
 from openimds.store.identity import IdentityStore
-from openimds.store.image import ImageStore
+from openimds.store.image import MIB, UNLIMITED, ImageLimits, ImageStore
 from openimds.store.importer.importer import InstanceStore
 from openimds.store.network.network_store import NetworkStore
 from openimds.store.passwords import ROUNDS
@@ -148,7 +148,7 @@ def build_parts(
     )
     agent_down_after = timedelta(seconds=config.agent_down_seconds)
     compute_service = ComputeService(ComputeStore(store, config.agent_down_seconds), url)
-    image_service = ImageService(ImageStore(store, config.images_dir), url)
+    image_service = ImageService(ImageStore(store, config.images_dir, _image_limits(config)), url)
     watch_store = WatchStore(store)
     notifier = ChangeNotifier(watch_store)
     settings = ReloadingDocumentSettings(config.documents)
@@ -188,6 +188,16 @@ def build_parts(
         reload=reload,
         prune_revoked=identity_store.credentials.prune_revoked,
         end_long_polls=notifier.close,
+    )
+
+
+def _image_limits(config: ControlApiConfig) -> ImageLimits:
+    total = config.image_size_total_mib
+    return ImageLimits(
+        image_bytes=config.image_size_cap_bytes,
+        images_of_project=config.image_count_total,
+        bytes_of_project=UNLIMITED if total == UNLIMITED else total * MIB,
+        reserved_bytes=config.image_disk_reserve_mib * MIB,
     )
 
 
