@@ -39,7 +39,7 @@ HOSTILE = st.recursive(
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.dictionaries(st.sampled_from(["id", "name", "x" * 300, "", "ip_address", "subnet_id"]), inner, max_size=3),
-        inner.map(lambda value: [value] * 1200),
+        SCALARS.map(lambda value: [value if not isinstance(value, str) else value[:300]] * 1200),
     ),
     max_leaves=4,
 )
