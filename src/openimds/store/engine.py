@@ -20,10 +20,11 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from openimds.resources.errors import BadRequest
 from openimds.resources.errors import RevisionGone as RevisionGoneError
 from openimds.resources.errors import StoreUnavailable as StoreUnavailableError
 from openimds.resources.text import json_document
@@ -162,6 +163,10 @@ class Store:
                 yield
             except (IntegrityError, ProgrammingError):
                 raise  # an error of this program, not a state of the database
+            except DataError as error:
+                # PostgreSQL checks the range of integers and the length of texts, which SQLite does not.
+                message = "A value of the request is out of the range of its attribute."
+                raise BadRequest("body", message) from error
             except DBAPIError as error:
                 raise self.database.unavailable(error.orig) from error.orig
             except PoolTimeoutError as error:

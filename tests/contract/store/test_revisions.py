@@ -17,12 +17,13 @@ from alembic.runtime.migration import MigrationContext
 from tests.callers import network_caller
 from tests.waiting import HANG_SECONDS
 
-from openimds.resources.errors import RevisionGone
+from openimds.resources.errors import BadRequest, RevisionGone
 from openimds.store import schema
 from openimds.store.change_log import changes_after, newest_revision
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.base import Base, Change
 from openimds.store.models.compute import Flavor
+from openimds.store.models.image import Image
 from openimds.store.models.network import IPAllocation, Network, Port
 from openimds.store.network.network_store import NetworkStore
 
@@ -222,3 +223,13 @@ def test_migrated_schema_equals_the_models(store: Store) -> None:
         assert compare_metadata(context, Base.metadata) == []
     schema.upgrade(store)
     assert schema.current(store) == schema.newest()
+
+
+def test_value_out_of_the_range_of_its_column_is_an_error_of_the_request(store: Store) -> None:
+    """SQLite stores it. PostgreSQL refuses it, and the store seemed to be unavailable."""
+    if store.is_sqlite:
+        pytest.skip("SQLite has no such range")
+    with pytest.raises(BadRequest, match="out of the range"), store.write() as session:
+        session.add(
+            Image(id="i", owner="p", min_disk_gib=2**40, properties={}, created_at=utc_now(), updated_at=utc_now())
+        )
