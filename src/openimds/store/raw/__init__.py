@@ -4,7 +4,6 @@
 - `instances`: Instance values from the rows of servers and ports;
 - `instance_changes`: the instances whose documents a change affects;
 - `database`: connections, transactions, errors;
-- `fair_lock`: the queue of the writers of one process;
 - `statements`: SQL for both databases;
 - `postgresql`: connections with a limit on the silence of the server.
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from openimds.resources.errors import StoreUnavailable
-from openimds.store.raw.fair_lock import FairLock
 from openimds.store.raw.statements import Query, Row, query_of, rows_of_json, statement_once
 
 _PASSWORD = re.compile(r"(//[^:@/]*):[^@]*@")
@@ -81,6 +81,39 @@ _CACHE_KIB = 500
 _SNAPSHOT = {True: "BEGIN", False: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"}
 _WRITE_LOCK = {True: "BEGIN IMMEDIATE", False: f"BEGIN; SET LOCAL lock_timeout = '{BUSY_TIMEOUT_SECONDS}s'"}
 _REVISION = Query(("value",), "revision_counter WHERE id = 1")
+
+
+class FairLock:
+    """`threading.Lock` has no order: a thread that releases it and requests it again gets it before a waiting thread."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._is_taken = False
+        self._waiting: deque[threading.Event] = deque()
+
+    def acquire(self, timeout: float) -> bool:
+        """Waits for the lock for `timeout` seconds. Returns False if the thread did not get it."""
+        turn = threading.Event()
+        with self._mutex:
+            if not self._is_taken:
+                self._is_taken = True
+                return True
+            self._waiting.append(turn)
+        if turn.wait(timeout):
+            return True
+        with self._mutex:
+            if turn.is_set():  # the lock was handed over just after the timeout
+                return True
+            self._waiting.remove(turn)
+            return False
+
+    def release(self) -> None:
+        """Hands the lock over to the thread that waits longest."""
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._is_taken = False
 
 
 class Database:

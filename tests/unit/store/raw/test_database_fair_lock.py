@@ -6,7 +6,7 @@ import threading
 
 from tests.waiting import HANG_SECONDS, until
 
-from openimds.store.raw.fair_lock import FairLock
+from openimds.store.raw.database import FairLock
 
 
 def test_waiting_threads_get_the_lock_in_their_order_before_a_thread_that_had_it() -> None:
