@@ -31,7 +31,7 @@ demo: install ## Show the path of metadata requests on the terminal with a real 
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
 
 .PHONY: test
-test: test-packages check unit compat programs security kernel system ## Run every test and every check
+test: test-packages check unit compat programs attacks kernel system ## Run every test and every check
 
 .PHONY: test-packages
 test-packages: install
@@ -60,9 +60,21 @@ compat: .venv/.installed ## Recorded requests of nova-api-metadata, replayed
 programs: .venv/.installed ## Tests that start openimds' own programs, and the openstack client before a control API
 	@$(PYTEST) tests/programs $(ARGS)
 
-.PHONY: security
-security: install ## Hostile input: the checklist of docs/security.md, and one minute of fuzzing
+.PHONY: attacks
+attacks: install ## Hostile input to the metadata path, and one minute of fuzzing
 	@$(PYTEST) tests/security $(ARGS)
+
+# The tests of docs/security.md in other folders. make test runs them with their folders.
+SECURITY = $(addprefix tests/contract/control/test_, any_input.py connections.py logins.py malformed_text.py \
+	policy_file.py request_bodies.py rights.py) tests/contract/store/test_silent_server.py \
+	tests/unit/store/test_image_limits.py tests/unit/store/network/test_network_store_bulk.py \
+	$(addprefix tests/kernel/test_, guest_limits.py hop_limit.py port_security.py port_security_frames.py) \
+	$(addprefix tests/system/test_, guest_limits.py guest_security.py lost_database.py port_ownership.py \
+	shared_network.py shared_router.py)
+
+.PHONY: security
+security: attacks test-clients ## The checklist of docs/security.md: attacks, and the tests of its rows in other folders
+	@$(PYTEST) $(SECURITY) $(ARGS)
 
 .PHONY: fuzz
 fuzz: .venv/.installed ## Fuzz the HTTP server for SECONDS (3600), with failing inputs in build/fuzz
