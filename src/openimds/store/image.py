@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -154,7 +155,9 @@ class Upload:
     def abort(self) -> None:
         """Discards the data. Idempotent."""
         if self._file is not None:
-            self._file.close()
+            # Closing writes buffered data, which fails on a full disk. The data is discarded anyway.
+            with contextlib.suppress(OSError):
+                self._file.close()
         self._part.unlink(missing_ok=True)
         self._leave_meter()
         with self._store.write() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -10,10 +11,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.databases import migrated_store
 
-from openimds.resources.errors import StoreUnavailable
+from openimds.resources.caller import ALL_RIGHTS
+from openimds.resources.compute import Requester
+from openimds.resources.errors import PayloadTooLarge, StoreUnavailable
 from openimds.store import engine, schema
 from openimds.store.engine import Store, utc_now
+from openimds.store.image import MIB, UNLIMITED, ImageLimits, ImageStore, Upload
 from openimds.store.models.image import Image
 
 NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it mounts a small file system")
@@ -128,4 +133,62 @@ def test_unreachable_server_is_reported_without_the_password(tmp_path: Path) -> 
     assert "secret" not in said
     assert "check that the server runs, accepts connections there and has this user and database" in said
     assert "[database] connection says where" in said
+    store.close()
+
+
+WHO = Requester(user_id="u", project_id="p", request_id="req-1", rights=ALL_RIGHTS)
+FIELDS = {"owner": "p", "visibility": "private", "tags": [], "container_format": "bare", "disk_format": "raw"}
+
+
+def image_store(store: Store, disk: Path, reserved_bytes: int) -> ImageStore:
+    limits = ImageLimits(images_of_project=UNLIMITED, bytes_of_project=UNLIMITED, reserved_bytes=reserved_bytes)
+    return ImageStore(store, disk / "images", limits)
+
+
+def fill_disk(disk: Path) -> None:
+    """Another file takes all free space."""
+    with (disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+        while other.write(b"x" * 4096):
+            pass
+    assert os.statvfs(disk).f_bavail == 0
+
+
+def upload_without_end(upload: Upload) -> None:
+    for _ in range(256):
+        upload.write(b"x" * 65536)
+
+
+@NEEDS_ROOT
+def test_store_commits_and_images_are_deleted_on_a_disk_that_uploads_filled_up_to_the_reserve(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    store = migrated_store(small_disk)
+    images = image_store(store, small_disk, reserved_bytes=4 * MIB)
+    kept, large = (images.create(FIELDS, None, WHO).id for _ in range(2))
+    first = images.begin_upload(kept, WHO)
+    first.write(b"x" * MIB)
+    first.finish()
+    upload = images.begin_upload(large, WHO)
+    with pytest.raises(PayloadTooLarge, match="not enough disk space"):
+        upload_without_end(upload)
+    space = os.statvfs(small_disk)
+    assert 4 * MIB <= space.f_bavail * space.f_frsize < 5 * MIB
+    add_image(store, 1, padding=50_000)
+    images.delete(kept, WHO)
+    upload.abort()
+    assert images.get(large, WHO).status == "queued"
+    assert list((small_disk / "images").iterdir()) == []
+    store.close()
+
+
+@NEEDS_ROOT
+def test_aborted_upload_on_a_full_disk_leaves_no_data_and_a_queued_image(small_disk: Path, tmp_path: Path) -> None:
+    store = migrated_store(tmp_path)
+    images = image_store(store, small_disk, reserved_bytes=0)
+    image = images.create(FIELDS, None, WHO).id
+    upload = images.begin_upload(image, WHO)
+    upload.write(b"x" * 100)
+    fill_disk(small_disk)
+    upload.abort()
+    assert images.get(image, WHO).status == "queued"
+    assert list((small_disk / "images").iterdir()) == []
     store.close()
