@@ -191,8 +191,9 @@ def bytes_of_project(store: Store, project_id: str) -> int:
 
 
 def remove_data(images_dir: Path, image_id: str) -> None:
-    """Removes the file of an image. A missing file is not an error."""
+    """Removes the data of an image, also of an upload that a killed process left. A missing file is not an error."""
     (images_dir / image_id).unlink(missing_ok=True)
+    (images_dir / f"{image_id}.part").unlink(missing_ok=True)
 
 
 LISTED_TO_ALL = ("public",)
