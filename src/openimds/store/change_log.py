@@ -1,7 +1,8 @@
 """The log of changes: recording the watched objects that a transaction changes, and reading them.
 
 Changes are recorded from mapped objects when the session flushes them. A bulk UPDATE, INSERT or DELETE of a watched table
-would not be recorded, so the session refuses it (`refuse_bulk_writes`).
+would not be recorded, so the session refuses it (`refuse_bulk_writes`). A function that writes thousands of rows goes round
+the session and calls `record_bulk_write`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class ChangeRecord:
     kind: str
     object_id: str
     deleted: bool
+
+
+RECORDER = "change recorder"
+"""The key of the transaction's ChangeRecorder in `Session.info`."""
 
 
 class ChangeRecorder:
@@ -73,6 +78,23 @@ class ChangeRecorder:
             else:
                 self.changes.setdefault(key, False)
         return keys
+
+
+def record_bulk_write(
+    session: Session, model: type[Watched], ids: Sequence[str], condition: sa.ColumnElement[bool]
+) -> None:
+    """Records that the caller writes rows of these objects in bulk, without mapped objects, and gives the objects the new
+    revision. `condition` selects the same objects in SQL.
+    """
+    session.flush()
+    recorder: ChangeRecorder = session.info[RECORDER]
+    for object_id in ids:
+        recorder.changes.setdefault((model.watch_kind, object_id), False)
+    revision = sa.update(model).where(condition).values(revision_number=recorder.revision)
+    session.connection().execute(revision)
+    for row in list(session.identity_map.values()):
+        if isinstance(row, model):
+            session.expire(row)
 
 
 def refuse_bulk_writes(state: ORMExecuteState) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
@@ -16,12 +18,18 @@ def ec2_number(session: Session, kind: str, object_id: str) -> int | None:
 def assign_ec2_number(session: Session, kind: str, object_id: str) -> int:
     """The object's number. An object without a number gets the next free one. Needs a write transaction."""
     number = ec2_number(session, kind, object_id)
-    if number is not None:
-        return number
-    highest = session.scalar(sa.select(sa.func.max(Ec2Id.number)).where(Ec2Id.kind == kind)) or 0
-    session.add(Ec2Id(kind=kind, number=highest + 1, object_id=object_id))
+    return assign_ec2_numbers(session, kind, [object_id])[0] if number is None else number
+
+
+def assign_ec2_numbers(session: Session, kind: str, object_ids: Sequence[str]) -> list[int]:
+    """Gives the next free numbers to the objects that have none, and returns these numbers. Needs a write transaction."""
+    known = sa.select(Ec2Id.object_id).where(Ec2Id.kind == kind, Ec2Id.object_id.in_(object_ids))
+    numbered = set(session.scalars(known)) if object_ids else set()
+    new = [object_id for object_id in object_ids if object_id not in numbered]
+    highest = session.scalar(sa.select(sa.func.max(Ec2Id.number)).where(Ec2Id.kind == kind)) or 0 if new else 0
+    session.add_all(Ec2Id(kind=kind, number=highest + 1 + at, object_id=new[at]) for at in range(len(new)))
     session.flush()
-    return highest + 1
+    return [highest + 1 + at for at in range(len(new))]
 
 
 def reserve_ec2_number(session: Session, kind: str, object_id: str, ec2_id: str | None) -> None:

@@ -6,7 +6,7 @@ Rules of this file:
    PostgreSQL: the lock of the counter row). Revision order is therefore commit order, and a watcher that has received
    revision N has missed nothing below N.
 2. Only a transaction that changes a watched object takes a revision.
-3. Changes are recorded from mapped objects. A watched table is never written by a bulk UPDATE or DELETE, and a JSON
+3. Changes are recorded from mapped objects. A watched table is written in bulk only with `record_bulk_write`, and a JSON
    column gets a new value instead of a change in place. Passwords of guests are written without mapped objects
    (raw/metadata_store.py), which records the change itself.
 """
@@ -29,6 +29,7 @@ from openimds.resources.errors import RevisionGone as RevisionGoneError
 from openimds.resources.errors import StoreUnavailable as StoreUnavailableError
 from openimds.resources.text import json_document
 from openimds.store.change_log import (
+    RECORDER,
     ChangeRecord,
     ChangeRecorder,
     changes_after,
@@ -112,6 +113,7 @@ class Store:
         with Session(self.engine, expire_on_commit=False) as session:
             current = self._lock_for_writing(session)
             recorder = ChangeRecorder(current + 1)
+            session.info[RECORDER] = recorder
             event.listen(session, "before_flush", recorder.before_flush)
             event.listen(session, "do_orm_execute", refuse_bulk_writes)
             yield session

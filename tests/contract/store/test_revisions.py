@@ -217,6 +217,7 @@ def test_nested_write_is_rejected(store: Store) -> None:
     add_network(store)
 
 
+@pytest.mark.filterwarnings("ignore:.*expression-based index")
 def test_migrated_schema_equals_the_models(store: Store) -> None:
     with store.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})

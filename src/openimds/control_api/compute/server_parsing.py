@@ -22,7 +22,7 @@ MAX_PERSONALITY_FILES = 5
 MAX_PERSONALITY_BYTES = 10 * 1024
 MAX_SERVERS_AT_ONCE = 50
 MAX_NICS_AT_ONCE = 100
-"""The limits of one request, which is one transaction. The time of its write lock is in docs/compatibility.md."""
+"""The limits of one request, which is one transaction and holds the write lock for less than a second."""
 
 CREATE_SINCE = {
     "description": (2, 19),

@@ -25,7 +25,7 @@ from openimds.control_api.routing import ServiceRouter
 from openimds.resources.errors import BadRequest, NotFound, NotSupported
 
 MAX_BULK = {"network": 500, "security_group": 500, "subnet": 100, "port": 100, "floatingip": 100, "router": 50}
-"""Maximum number of resources in one request, which is one transaction. The time of its write lock is in docs/compatibility.md."""
+"""Maximum number of resources in one request, which is one transaction and holds the write lock for less than a second."""
 
 
 def to_create(kind: str, body: Any) -> tuple[list[dict[str, Any]], bool]:

@@ -145,13 +145,13 @@ def _check_network(session: Session, caller: Caller, network_id: str) -> None:
 
 
 def _plug_one(session: Session, caller: Caller, server: Server, nic: NicRequest, now: datetime) -> Port:
-    owner = f"{DEVICE_OWNER_COMPUTE_PREFIX}{server.availability_zone or ''}"
+    attachment = Attachment(f"{DEVICE_OWNER_COMPUTE_PREFIX}{server.availability_zone or ''}", server.id)
     if nic.port_id:
         port = session.get_one(Port, nic.port_id)
         _refuse_in_use(port)
+        attach_port(session, port, attachment, host=server.host)
     else:
-        port = _new_port(session, caller, server, nic, now)
-    attach_port(session, port, Attachment(owner, server.id), host=server.host)
+        port = _new_port(session, caller, server, nic, attachment, now)
     if not port.dns_name and port_policy.is_usable_dns_name(session, port, server.hostname):
         port.dns_name = server.hostname
     port.updated_at = now
@@ -164,7 +164,9 @@ def _refuse_in_use(port: Port) -> None:
         raise Conflict(f"Port {port.id} is still in use: it belongs to the device {device_id}.")
 
 
-def _new_port(session: Session, caller: Caller, server: Server, nic: NicRequest, now: datetime) -> Port:
+def _new_port(
+    session: Session, caller: Caller, server: Server, nic: NicRequest, attachment: Attachment, now: datetime
+) -> Port:
     attributes: dict[str, Any] = {
         "network_id": nic.network_id,
         "project_id": server.project_id,
@@ -174,7 +176,7 @@ def _new_port(session: Session, caller: Caller, server: Server, nic: NicRequest,
         attributes["security_groups"] = [group["id"] for group in server.security_groups]
     if nic.fixed_ip:
         attributes["fixed_ips"] = [{"ip_address": nic.fixed_ip}]
-    return create_port(session, caller, attributes, now)
+    return create_port(session, caller, attributes, now, attachment, host=server.host)
 
 
 def _release(session: Session, server: Server, port: Port, now: datetime) -> None:

@@ -23,7 +23,7 @@ from openimds.store.compute.flavors import flavor_value
 from openimds.store.compute.interfaces import plug, resolve_nics, resolve_security_groups
 from openimds.store.compute.keypairs import named_keypair
 from openimds.store.compute.scheduling import compute_hosts, schedule
-from openimds.store.ec2_ids import assign_ec2_number
+from openimds.store.ec2_ids import assign_ec2_numbers
 from openimds.store.models.compute import Flavor as FlavorRow
 from openimds.store.models.compute import Keypair, Server
 from openimds.store.models.image import Image
@@ -90,14 +90,16 @@ def create_servers(
     for index in range(new.max_count):
         server = _row(new, resolved, requester, index, now)
         server.reservation_id = reservation_id
-        session.add(server)
-        _number(session, server)
         if chosen:
             _place(session, caller, server, chosen[index], resolved.nics, now)
         else:
             set_fault(server, NO_HOST, now)
         made.append(server)
+    session.add_all(made)
     session.flush()
+    assign_ec2_numbers(session, EC2_INSTANCE, [server.id for server in made])
+    images = (made[0].image_id, made[0].kernel_id, made[0].ramdisk_id)
+    assign_ec2_numbers(session, EC2_IMAGE, [image_id for image_id in dict.fromkeys(images) if image_id])
     return made
 
 
@@ -238,14 +240,6 @@ def _row(new: NewServer, found: _Resolved, requester: Requester, index: int, now
         created_at=now,
         updated_at=now,
     )
-
-
-def _number(session: Session, server: Server) -> None:
-    session.flush()
-    assign_ec2_number(session, EC2_INSTANCE, server.id)
-    for image_id in (server.image_id, server.kernel_id, server.ramdisk_id):
-        if image_id:
-            assign_ec2_number(session, EC2_IMAGE, image_id)
 
 
 def _place(

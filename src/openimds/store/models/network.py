@@ -17,12 +17,16 @@ from openimds.store.models.base import NAME, UUID, Base, Watched
 
 _IS_DHCP = text(f"attached_owner = '{DEVICE_OWNER_DHCP}'")
 
+CANONICAL_DNS_NAME = "rtrim(lower(dns_name), '.')"
+"""A port's DNS name as resolvers compare it, in SQL. An index has this expression, so that queries use the same text."""
+
 
 class Port(Watched, Base):
     __tablename__ = "ports"
     __table_args__ = (
         UniqueConstraint("network_id", "mac_address"),
         Index("ix_dhcp_ports", "network_id", sqlite_where=_IS_DHCP, postgresql_where=_IS_DHCP),
+        Index("ix_ports_dns_name", "network_id", text(CANONICAL_DNS_NAME), "project_id"),
     )
     watch_kind = "port"
     id: Mapped[str] = mapped_column(UUID, primary_key=True)

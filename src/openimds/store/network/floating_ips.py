@@ -28,7 +28,7 @@ def create(session: Session, caller: Caller, attributes: Mapping[str, Any], now:
     check_attributes(caller, "create_floatingip", chosen, project_id)
     row_id = str(uuid.uuid4())
     attachment = Attachment(DEVICE_OWNER_FLOATING_IP, row_id)
-    outer = ports.create_port(session, SYSTEM, _outer_port(network, row_id, attributes), now, attachment)
+    outer = ports.create_port(session, SYSTEM, _outer_port(network, attributes), now, attachment)
     address = next((ip.ip_address for ip in outer.fixed_ips if ":" not in ip.ip_address), None)
     if address is None:
         raise _bad("floating_network_id", f"External network {network.id} does not contain any IPv4 subnet")
@@ -81,12 +81,10 @@ def delete(session: Session, caller: Caller, floating_ip_id: str, now: datetime)
     ports.delete_port(session, outer_id, now)
 
 
-def _outer_port(network: Network, row_id: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _outer_port(network: Network, attributes: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "network_id": network.id,
         "project_id": "",
-        "device_id": row_id,
-        "device_owner": DEVICE_OWNER_FLOATING_IP,
         "port_security_enabled": False,
     }
     if attributes.get("floating_ip_address"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Net = IPv4Network | IPv6Network
 
@@ -40,6 +41,24 @@ def text(value: int, ip_version: int) -> str:
     """The inverse of `number`: the address in canonical form."""
     net = ip_network((value, 32)) if ip_version == 4 else ip_network((value, 128))
     return str(net.network_address)
+
+
+@lru_cache(maxsize=8192)
+def network(cidr: str) -> Net:
+    """The parsed CIDR. A network's subnets are compared with each address of a request, so that they are parsed once."""
+    return ip_network(cidr)
+
+
+@lru_cache(maxsize=8192)
+def span(cidr: str) -> Span:
+    """All addresses of the CIDR."""
+    net = network(cidr)
+    return Span(int(net.network_address), int(net.broadcast_address))
+
+
+def holds(cidr: str, address: IPv4Address | IPv6Address) -> bool:
+    """Whether the address is in the CIDR."""
+    return network(cidr).version == address.version and int(address) in span(cidr)
 
 
 def usable(net: Net) -> Span:
@@ -80,9 +99,9 @@ def eui64_address(net: Net, mac_address: str) -> str:
 
 def first_overlap(net: Net, others: Iterable[str]) -> str | None:
     """The first of `others` (CIDRs) that shares addresses with `net`."""
+    own = Span(int(net.network_address), int(net.broadcast_address))
     for other in others:
-        candidate = ip_network(other)
-        if candidate.version == net.version and candidate.overlaps(net):
+        if network(other).version == net.version and span(other).overlaps(own):
             return other
     return None
 

@@ -5,9 +5,10 @@ Allocations run under the write lock of the store, so that an address that is fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,15 +16,21 @@ from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
-from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE
+from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE
 from openimds.resources.query import ListQuery
-from openimds.store.models.network import IPAllocation, Network, Port, Subnet
+from openimds.store.change_log import record_bulk_write
+from openimds.store.models.network import IPAllocation, Network, Port, Subnet, address_sort_key
 from openimds.store.network import ip_math
 from openimds.store.network.access import get_visible
 from openimds.store.network.ip_math import Span
 
 AUTOMATIC_MODES = frozenset({"slaac", "dhcpv6-stateless"})
 ROUTER_OWNERS = frozenset({DEVICE_OWNER_ROUTER_INTERFACE, DEVICE_OWNER_ROUTER_GATEWAY})
+
+MAX_NEW_ADDRESSES = 1000
+"""Maximum number of addresses that one request allocates to its ports."""
+MAX_AUTOMATIC_ADDRESSES = 10_000
+"""Maximum number of addresses that new subnets of one request give to existing ports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +62,19 @@ def choose(
         for version in (4, 6):
             pooled = [s for s in subnets if s.ip_version == version and not is_automatic(s)]
             if pooled:
-                chosen.append(_from_any(session, pooled, chosen))
+                chosen.append(_from_any(session, pooled, {}))
     else:
         chosen.extend(_given(session, port, subnets, requested))
     return [*chosen, *_automatic(session, port, subnets, chosen)]
 
 
 def assign(session: Session, port: Port, chosen: Sequence[Chosen]) -> None:
-    """Replaces the allocations of the port. Rows of addresses that stay are not written."""
+    """Replaces the allocations of the port. Rows of addresses that stay are not written. Raises BadRequest (fixed_ips) if
+    the transaction allocates more than MAX_NEW_ADDRESSES.
+    """
     unchanged = {row.ip_address: row for row in port.fixed_ips}
+    new = sum(choice.ip_address not in unchanged for choice in chosen)
+    _check_count(session, "fixed_ips", new, MAX_NEW_ADDRESSES)
     rows = []
     for position, choice in enumerate(chosen):
         row = unchanged.get(choice.ip_address) or IPAllocation(
@@ -82,10 +93,73 @@ def forget_full_pools(session: Session) -> None:
     session.info.pop("full", None)
 
 
-def add_automatic(session: Session, port: Port, subnet: Subnet) -> None:
-    """Adds the port's address in a subnet with automatic addresses that was created after the port."""
-    unchanged = [Chosen(session.get_one(Subnet, row.subnet_id), row.ip_address) for row in port.fixed_ips]
-    assign(session, port, [*unchanged, *_automatic(session, port, [subnet], unchanged)])
+def address_present_ports(session: Session, subnet: Subnet) -> None:
+    """Adds the addresses that the devices on the network generate in a new subnet with automatic addresses.
+
+    Raises BadRequest if the transaction adds more than MAX_AUTOMATIC_ADDRESSES. A network can have thousands of ports, so
+    that the rows are written in bulk.
+    """
+    position = sa.func.coalesce(sa.func.max(IPAllocation.position) + 1, 0)
+    devices = (
+        sa.select(Port.id, Port.mac_address, position)
+        .outerjoin(IPAllocation, IPAllocation.port_id == Port.id)
+        .where(Port.network_id == subnet.network_id, Port.attached_owner.not_in(ROUTER_OWNERS))
+        .group_by(Port.id, Port.mac_address)
+        .limit(MAX_AUTOMATIC_ADDRESSES + 1)
+    )
+    found = session.execute(devices).all()
+    _check_count(session, "ipv6_address_mode", len(found), MAX_AUTOMATIC_ADDRESSES)
+    net = ip_math.network(subnet.cidr)
+    rows: list[dict[str, Any]] = []
+    for port_id, mac_address, next_position in found:
+        address = ip_math.eui64_address(net, mac_address)
+        rows.append({
+            "port_id": port_id,
+            "ip_address": address,
+            "subnet_id": subnet.id,
+            "network_id": subnet.network_id,
+            "sort_key": address_sort_key(address),
+            "position": next_position,
+        })  # fmt: skip
+    if rows:
+        session.connection().execute(sa.insert(IPAllocation), rows)
+        record_bulk_write(session, Port, [row["port_id"] for row in rows], _has_address_in(subnet))
+
+
+def has_unremovable_address(session: Session, subnet: Subnet) -> bool:
+    """Whether a port has an address in the subnet that does not disappear with it."""
+    rows = sa.select(IPAllocation.port_id).join(Port).where(IPAllocation.subnet_id == subnet.id)
+    if is_automatic(subnet):
+        rows = rows.where(Port.attached_owner.in_(ROUTER_OWNERS))
+    else:
+        rows = rows.where(Port.attached_owner != DEVICE_OWNER_DHCP)
+    return session.scalar(rows.limit(1)) is not None
+
+
+def remove_addresses(session: Session, subnet: Subnet) -> None:
+    """Removes all addresses in a subnet that is about to be deleted. The rows are deleted in bulk, as they are written."""
+    in_subnet = IPAllocation.subnet_id == subnet.id
+    port_ids = session.scalars(sa.select(IPAllocation.port_id).where(in_subnet)).all()
+    if port_ids:
+        record_bulk_write(session, Port, port_ids, _has_address_in(subnet))
+        session.connection().execute(sa.delete(IPAllocation).where(in_subnet))
+        forget_full_pools(session)
+
+
+def _has_address_in(subnet: Subnet) -> sa.ColumnElement[bool]:
+    return Port.id.in_(sa.select(IPAllocation.port_id).where(IPAllocation.subnet_id == subnet.id))
+
+
+def _check_count(session: Session, field: str, more: int, most: int) -> None:
+    """Counts new addresses. A bound on them bounds the time for which a request has the write lock. Raises BadRequest."""
+    counts: dict[str, int] = session.info.setdefault("new addresses", {})
+    counts[field] = counts.get(field, 0) + more
+    if counts[field] > most:
+        raise BadRequest(
+            field,
+            f"Invalid input for operation: {field}: the request allocates more than {most} addresses.",
+            kind="InvalidInput",
+        )
 
 
 def pools(subnet: Subnet) -> list[Span]:
@@ -110,14 +184,14 @@ def owner_of(session: Session, subnet_id: str, address: str) -> Port | None:
     return row.port if row else None
 
 
-def _from_any(session: Session, subnets: Sequence[Subnet], taken: Iterable[Chosen]) -> Chosen:
-    """The lowest free address of the first subnet that has one."""
+def _from_any(session: Session, subnets: Sequence[Subnet], reserved: Mapping[str, Sequence[int]]) -> Chosen:
+    """The lowest free address of the first subnet that has one. `reserved` is by subnet: chosen addresses without a row."""
     full: dict[tuple[str, int], int] = session.info.setdefault("full", {})
     for subnet in subnets:
-        reserved = _not_in_rows(session, subnet, taken)
         for pool in pools(subnet):
             key = (subnet.id, pool.first)
-            free = _lowest_free(session, subnet.id, Span(full.get(key, pool.first), pool.last), reserved)
+            rest = Span(full.get(key, pool.first), pool.last)
+            free = _lowest_free(session, subnet.id, rest, reserved.get(subnet.id, ()))
             if free is not None:
                 # The address will be assigned, and none below it is free until this transaction frees one.
                 full[key] = free + 1
@@ -129,21 +203,16 @@ def _from_any(session: Session, subnets: Sequence[Subnet], taken: Iterable[Chose
     )
 
 
-def _not_in_rows(session: Session, subnet: Subnet, taken: Iterable[Chosen]) -> set[int]:
-    """The chosen addresses of a subnet that have no row yet."""
-    chosen = [c.ip_address for c in taken if c.subnet.id == subnet.id]
-    return {ip_math.number(address) for address in chosen if owner_of(session, subnet.id, address) is None}
-
-
-def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: set[int]) -> int | None:
+def _lowest_free(session: Session, subnet_id: str, pool: Span, reserved: Sequence[int]) -> int | None:
     """The lowest free address of a pool, by bisection with a few counts on an index, however large the pool is.
 
-    `reserved` are addresses that are chosen already and have no row yet.
+    `reserved` are addresses that are chosen already and have no row yet, in ascending order.
     """
 
     def taken(start: int, end: int) -> int:
         part = Span(pool.first + start, pool.first + end - 1)
-        return used_in(session, subnet_id, part) + sum(number in part for number in reserved)
+        chosen = bisect_right(reserved, part.last) - bisect_left(reserved, part.first)
+        return used_in(session, subnet_id, part) + max(chosen, 0)
 
     used = taken(0, pool.size)
     if used >= pool.size:
@@ -168,6 +237,14 @@ def _given(
         if entry.get("ip_address"):
             chosen[index] = _explicit(session, port, subnets, entry)
     _refuse_repeated(chosen.values())
+    own = {row.ip_address for row in port.fixed_ips}
+    reserved: dict[str, list[int]] = {}
+    for choice in chosen.values():
+        if choice.ip_address not in own:
+            reserved.setdefault(choice.subnet.id, []).append(ip_math.number(choice.ip_address))
+    for numbers in reserved.values():
+        numbers.sort()
+    taken = {choice.ip_address for choice in chosen.values()}
     before = {row.subnet_id: row.ip_address for row in reversed(port.fixed_ips)}
     for index, entry in enumerate(requested):
         if index not in chosen:
@@ -175,10 +252,10 @@ def _given(
             if is_automatic(subnet) and port.attached_owner not in ROUTER_OWNERS:
                 continue  # _automatic adds it
             unchanged = before.pop(subnet.id, None)
-            if unchanged and all(unchanged != c.ip_address for c in chosen.values()):
+            if unchanged and unchanged not in taken:
                 chosen[index] = Chosen(subnet, unchanged)
             else:
-                chosen[index] = _from_any(session, [subnet], chosen.values())
+                chosen[index] = _from_any(session, [subnet], reserved)
     return [chosen[index] for index in sorted(chosen)]
 
 
@@ -209,8 +286,9 @@ def _subnet_of(port: Port, subnets: Sequence[Subnet], subnet_id: str) -> Subnet:
 
 
 def _subnet_holding(port: Port, subnets: Sequence[Subnet], address: str) -> Subnet:
+    value = ip_address(address)
     for subnet in subnets:
-        if ip_address(address) in ip_network(subnet.cidr):
+        if ip_math.holds(subnet.cidr, value):
             return subnet
     raise BadRequest(
         "fixed_ips",
@@ -220,7 +298,7 @@ def _subnet_holding(port: Port, subnets: Sequence[Subnet], address: str) -> Subn
 
 
 def _check_fits(subnet: Subnet, address: str, port: Port) -> None:
-    net = ip_network(subnet.cidr)
+    net = ip_math.network(subnet.cidr)
     value = ip_address(address)
     if value not in net or int(value) not in ip_math.usable(net):
         raise BadRequest(
@@ -245,15 +323,17 @@ def _automatic(session: Session, port: Port, subnets: Sequence[Subnet], chosen: 
         return []
     had = {c.subnet.id for c in chosen}
     made = [
-        Chosen(subnet, ip_math.eui64_address(ip_network(subnet.cidr), port.mac_address))
+        Chosen(subnet, ip_math.eui64_address(ip_math.network(subnet.cidr), port.mac_address))
         for subnet in subnets
         if is_automatic(subnet) and subnet.id not in had
     ]
-    for choice in made:
-        owner = owner_of(session, choice.subnet.id, choice.ip_address)
-        if owner is not None and owner.id != port.id:
+    rows = sa.select(IPAllocation).where(
+        IPAllocation.network_id == port.network_id, IPAllocation.ip_address.in_([choice.ip_address for choice in made])
+    )
+    for row in session.scalars(rows) if made else ():
+        if row.port_id != port.id:
             raise Conflict(
-                f"IP address {choice.ip_address} already allocated in subnet {choice.subnet.id}.",
+                f"IP address {row.ip_address} already allocated in subnet {row.subnet_id}.",
                 kind="IpAddressAlreadyAllocated",
             )
     return made

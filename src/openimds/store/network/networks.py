@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_DHCP, DEVICE_OWNER_ROUTER_INTERFACE
-from openimds.store.models.network import FloatingIP, IPAllocation, Network, Port, Router, Subnet
+from openimds.store.models.network import FloatingIP, Network, Port, Router, Subnet
 from openimds.store.network import ip_math, ipam, ports
 from openimds.store.network.access import check_attributes, get_owned, project_for
 from openimds.store.network.ip_math import Net, Span
@@ -85,15 +85,15 @@ def update_network(
 def delete_network(session: Session, caller: Caller, network_id: str, now: datetime) -> None:
     """Deletes a network with its subnets and DHCP ports. Raises NotFound, and Conflict if the network has other ports."""
     network = get_owned(session, caller, Network, network_id, "delete_network")
-    on_it = session.scalars(sa.select(Port).where(Port.network_id == network.id)).all()
-    holders = [port for port in on_it if port.attached_owner != DEVICE_OWNER_DHCP]
+    on_it = sa.select(Port).where(Port.network_id == network.id)
+    holders = session.scalars(on_it.where(Port.attached_owner != DEVICE_OWNER_DHCP).limit(10)).all()
     if holders:
         raise Conflict(
             f"Unable to complete operation on network {network.id}. There are one or more ports still in use on the "
-            f"network, id for these ports is {', '.join(port.id for port in holders[:10])}.",
+            f"network, id for these ports is {', '.join(port.id for port in holders)}.",
             kind="NetworkInUse",
         )
-    for port in on_it:
+    for port in session.scalars(on_it).all():
         ports.delete_port(session, port.id, now)
     for subnet in list(network.subnets):
         session.delete(subnet)
@@ -228,7 +228,7 @@ def create_subnet(session: Session, caller: Caller, attributes: Mapping[str, Any
     network.updated_at = now
     session.flush()
     if ipam.is_automatic(subnet):
-        _address_present_ports(session, subnet)
+        ipam.address_present_ports(session, subnet)
     return subnet
 
 
@@ -262,16 +262,13 @@ def delete_subnet(session: Session, caller: Caller, subnet_id: str, now: datetim
     port has an address in it.
     """
     subnet = get_owned(session, caller, Subnet, subnet_id, "delete_subnet")
-    rows = session.scalars(sa.select(IPAllocation).where(IPAllocation.subnet_id == subnet.id)).all()
-    if any(_holds(row, subnet) for row in rows):
+    if ipam.has_unremovable_address(session, subnet):
         raise Conflict(
             f"Unable to complete operation on subnet {subnet.id}: One or more ports have an IP allocation from this "
             "subnet.",
             kind="SubnetInUse",
         )
-    for row in rows:
-        row.port.fixed_ips.remove(row)
-    session.flush()
+    ipam.remove_addresses(session, subnet)
     network = session.get_one(Network, subnet.network_id)
     network.updated_at = now
     network.subnets.remove(subnet)
@@ -286,12 +283,6 @@ def check_tags(caller: Caller, action: str, project_id: str, before: Sequence[st
         raise Forbidden(
             f"tags: only an administrator may add or remove {', '.join(changed)}.", kind="PolicyNotAuthorized"
         )
-
-
-def _holds(row: IPAllocation, subnet: Subnet) -> bool:
-    if row.port.attached_owner == DEVICE_OWNER_DHCP:
-        return False
-    return not ipam.is_automatic(subnet) or row.port.attached_owner in ipam.ROUTER_OWNERS
 
 
 def _check_versions(attributes: Mapping[str, Any], net: Net, version: int) -> None:
@@ -424,10 +415,3 @@ def _check_contents(subnet: Subnet) -> None:
             raise _invalid(
                 "host_routes", f"{route['destination']} via {route['nexthop']} is not IPv{subnet.ip_version}"
             )
-
-
-def _address_present_ports(session: Session, subnet: Subnet) -> None:
-    """Adds the addresses that the devices on the network generate in a new subnet with automatic addresses."""
-    for port in session.scalars(sa.select(Port).where(Port.network_id == subnet.network_id)):
-        if port.attached_owner not in ipam.ROUTER_OWNERS:
-            ipam.add_automatic(session, port, subnet)

@@ -22,7 +22,7 @@ from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict, Forbidden
 from openimds.resources.network import DEVICE_OWNER_COMPUTE_PREFIX, NETWORK_OWNER_PREFIX
 from openimds.store.models.compute import Server
-from openimds.store.models.network import Network, Port, Router
+from openimds.store.models.network import CANONICAL_DNS_NAME, Network, Port, Router
 from openimds.store.network.access import network_target
 
 BINDING = ("binding:host_id", "binding:profile")
@@ -216,7 +216,7 @@ def _is_taken(session: Session, port: Port, name: str) -> bool:
     if not name:
         return False
     others = sa.select(Port.id).where(Port.network_id == port.network_id, Port.project_id != port.project_id)
-    holders = others.where(sa.func.rtrim(sa.func.lower(Port.dns_name), ".") == name)
+    holders = others.where(sa.literal_column(CANONICAL_DNS_NAME) == name)
     return session.scalar(holders.limit(1)) is not None
 
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.caller import Caller
 from openimds.resources.errors import BadRequest, Conflict
@@ -30,7 +30,7 @@ from openimds.resources.network import (
 from openimds.store.models.compute import Server
 from openimds.store.models.network import FloatingIP, Network, Port, SecurityGroup, Subnet
 from openimds.store.network import ipam, port_policy, security_groups
-from openimds.store.network.access import get_owned, get_visible, get_visible_once, project_for
+from openimds.store.network.access import get_owned, get_visible_once, project_for
 
 MAC_BASE = "fa:16:3e"
 """Neutron's default `base_mac`. The other bytes are random."""
@@ -63,11 +63,13 @@ def create_port(
     attributes: Mapping[str, Any],
     now: datetime,
     attachment: Attachment = UNATTACHED,
+    *,
+    host: str = "",
 ) -> Port:
     """Creates a port with its addresses, its MAC and, by default, the default security group of its project.
 
-    `attachment` is the device to which the calling function attaches the port, such as a router of this store.
-    Without it, only administrators and services can attach the port, by its attributes (`_set_by_operator`).
+    `attachment` is the device to which the calling function attaches the port, such as a router of this store, and `host`
+    is the host of the device. Without it, only administrators and services can attach the port, by its attributes (`_set_by_operator`).
 
     Raises NotFound (network), BadRequest (fixed_ips, dns_name …), Conflict (address, MAC or name in use, pools exhausted,
     device_id of another project), Forbidden (attributes of the network's owner or of an administrator).
@@ -82,9 +84,9 @@ def create_port(
         project_id=project_id,
         mac_address=_mac_address(session, network.id, attributes.get("mac_address")),
         port_security_enabled=network.port_security_enabled,
-        device_id="",
-        device_owner="",
-        host="",
+        device_id=attachment.device_id,
+        device_owner=attachment.device_owner,
+        host=host,
         status="DOWN",
         attached_owner="",
         attached_id="",
@@ -199,7 +201,7 @@ def tagged_devices(session: Session, server: Server) -> list[dict[str, Any]]:
 
 def ports_of_device(session: Session, device_id: str) -> Sequence[Port]:
     """All ports that are attached to a server or a router, oldest first."""
-    rows = sa.select(Port).where(Port.attached_id == device_id)
+    rows = sa.select(Port).where(Port.attached_id == device_id).options(selectinload(Port.fixed_ips))
     return session.scalars(rows.order_by(Port.created_at, Port.id)).all()
 
 
@@ -293,7 +295,7 @@ def _set_security_groups(
 ) -> None:
     if requested is not None:
         for group_id in requested:
-            get_visible(session, caller, SecurityGroup, group_id)
+            get_visible_once(session, caller, SecurityGroup, group_id)
         port.security_group_ids = list(dict.fromkeys(requested))
     elif port.port_security_enabled and not port.attached_owner.startswith(NETWORK_OWNER_PREFIX) and port.project_id:
         port.security_group_ids = [security_groups.ensure_default(session, port.project_id, now).id]

@@ -15,7 +15,7 @@ from openimds.resources.caller import SYSTEM, Caller
 from openimds.resources.errors import BadRequest, Conflict, NotFound
 from openimds.resources.network import DEVICE_OWNER_ROUTER_GATEWAY, DEVICE_OWNER_ROUTER_INTERFACE, Attachment
 from openimds.store.models.network import FloatingIP, Network, Port, Router, Subnet
-from openimds.store.network import ports
+from openimds.store.network import ip_math, ports
 from openimds.store.network.access import check_attributes, get_owned, get_visible, project_for
 
 COLUMNS = ("name", "description", "admin_state_up", "tags")
@@ -157,7 +157,7 @@ def refuse_gone_nexthops(router: Router, gone: Sequence[str]) -> None:
     """Raises Conflict if the next hop of an extra route is in one of the CIDRs that the router is about to leave."""
     for route in router.routes:
         for cidr in gone:
-            if ip_address(route["nexthop"]) in ip_network(cidr):
+            if ip_math.holds(cidr, ip_address(route["nexthop"])):
                 raise Conflict(
                     f"Router interface for subnet {cidr} on router {router.id} cannot be deleted, as it is required by "
                     f"one or more routes ({route['destination']} via {route['nexthop']}).",
@@ -169,11 +169,11 @@ def refuse_diversion(caller: Caller, routes: Sequence[Mapping[str, str]], connec
     """Raises BadRequest if an extra route diverts addresses of another project's connected subnet. A shorter prefix than
     the subnet's does not, because the subnet's own route is more specific.
     """
-    foreign = [ip_network(subnet.cidr) for subnet in connected if not caller.owns(subnet.project_id)]
+    foreign = [subnet.cidr for subnet in connected if not caller.owns(subnet.project_id)]
     for route in routes:
         target = ip_network(route["destination"])
-        for net in foreign:
-            if target.version == net.version and target.prefixlen >= net.prefixlen and target.overlaps(net):
+        for cidr in foreign:
+            if ip_math.holds(cidr, target.network_address) and target.prefixlen >= ip_math.network(cidr).prefixlen:
                 raise _invalid_route(route, "the destination belongs to a subnet of another project")
 
 
@@ -207,8 +207,6 @@ def _make_gateway(
     values = {
         "network_id": network.id,
         "project_id": "",  # as in Neutron: the project cannot use the gateway's address for anything else
-        "device_id": router.id,
-        "device_owner": DEVICE_OWNER_ROUTER_GATEWAY,
         "port_security_enabled": False,
     }
     if requested.get("external_fixed_ips"):
@@ -224,9 +222,9 @@ def _refuse_overlap_outside(session: Session, router: Router, network: Network) 
 
 def refuse_overlap(router: Router, subnet: Subnet, others: Sequence[Subnet]) -> None:
     """Raises Conflict if the subnet overlaps one of the others."""
-    net = ip_network(subnet.cidr)
+    own = ip_math.span(subnet.cidr)
     for other in others:
-        if other.ip_version == subnet.ip_version and net.overlaps(ip_network(other.cidr)):
+        if other.ip_version == subnet.ip_version and own.overlaps(ip_math.span(other.cidr)):
             raise Conflict(
                 f"Bad router request: Cidr {subnet.cidr} of subnet {subnet.id} overlaps with cidr {other.cidr} of "
                 f"subnet {other.id}, which router {router.id} is already attached to.",
@@ -239,13 +237,12 @@ def _set_routes(session: Session, caller: Caller, router: Router, routes: Sequen
         router.routes = []
         return
     connected = connected_subnets(session, router.id)
-    nets = [ip_network(subnet.cidr) for subnet in connected]
     own = {ip.ip_address for port in ports.ports_of_device(session, router.id) for ip in port.fixed_ips}
     for route in routes:
         nexthop = ip_address(route["nexthop"])
         if nexthop.version != ip_network(route["destination"]).version:
             raise _invalid_route(route, "the nexthop and the destination are of different IP versions")
-        if not any(nexthop in net for net in nets):
+        if not any(ip_math.holds(subnet.cidr, nexthop) for subnet in connected):
             raise _invalid_route(route, "the nexthop is not connected with router")
         if str(nexthop) in own:
             raise _invalid_route(route, "the nexthop is used by router")
@@ -316,8 +313,6 @@ def _attach_subnet(session: Session, caller: Caller, router: Router, subnet_id: 
         "network_id": subnet.network_id,
         "project_id": router.project_id,
         "fixed_ips": [{"subnet_id": subnet.id, "ip_address": subnet.gateway_ip}],
-        "device_id": router.id,
-        "device_owner": DEVICE_OWNER_ROUTER_INTERFACE,
         "port_security_enabled": False,
     }
     return ports.create_port(session, SYSTEM, values, now, _attachment(router))
@@ -369,7 +364,7 @@ def _interface(session: Session, router: Router, which: Mapping[str, Any]) -> Po
 
 def _refuse_needed_by_floating_ip(session: Session, router: Router, subnet: Subnet) -> None:
     for floating in session.scalars(sa.select(FloatingIP).where(FloatingIP.router_id == router.id)):
-        if floating.fixed_ip_address and ip_address(floating.fixed_ip_address) in ip_network(subnet.cidr):
+        if floating.fixed_ip_address and ip_math.holds(subnet.cidr, ip_address(floating.fixed_ip_address)):
             raise Conflict(
                 f"Router interface for subnet {subnet.id} on router {router.id} cannot be deleted, as it is required "
                 f"by one or more floating IPs ({floating.floating_ip_address}).",
