@@ -10,6 +10,8 @@ from openimds.store import schema
 from openimds.store.engine import Store
 
 NAME = "openimds.sqlite"
+CHEAP_ROUNDS = 4
+"""bcrypt's lowest cost, for stores of tests."""
 
 
 def migrated_store(folder: Path) -> Store:

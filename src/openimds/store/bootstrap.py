@@ -22,7 +22,7 @@ from openimds.store.models.compute import Flavor
 from openimds.store.models.identity import Project, Role, RoleAssignment, User
 from openimds.store.models.image import Image
 from openimds.store.network.security_groups import ensure_default
-from openimds.store.passwords import hash_password, verify_password
+from openimds.store.passwords import ROUNDS, hash_password, verify_password
 
 ROLES = ("admin", "member", "reader", "service")
 SYSTEM = "system"
@@ -63,10 +63,12 @@ FLAVORS = (
 Named = TypeVar("Named", Role, Project, User)
 
 
-def bootstrap(store: Store, admin_password: str, service_password: str, images_dir: Path, now: datetime) -> None:
-    """Adds missing rows. The tables must exist (schema.upgrade). Raises StoreUnavailable."""
+def bootstrap(
+    store: Store, admin_password: str, service_password: str, images_dir: Path, now: datetime, rounds: int = ROUNDS
+) -> None:
+    """Adds missing rows. `rounds` is bcrypt's cost of the password hashes. The tables must exist (schema.upgrade). Raises StoreUnavailable."""
     passwords = {"admin": admin_password, **dict.fromkeys(SERVICE_USERS, service_password)}
-    hashes = _needed_hashes(store, passwords)  # before the transaction: a hash takes a fifth of a second
+    hashes = _needed_hashes(store, passwords, rounds)  # before the transaction: a hash takes a fifth of a second
     with store.write(now) as session:
         roles = {name: _named(session, Role, name) for name in ROLES}
         admin_project = _project(session, ADMIN_PROJECT, "Operators")
@@ -84,12 +86,12 @@ def bootstrap(store: Store, admin_password: str, service_password: str, images_d
         _write_image(images_dir, image)
 
 
-def _needed_hashes(store: Store, passwords: dict[str, str]) -> dict[str, str]:
+def _needed_hashes(store: Store, passwords: dict[str, str], rounds: int) -> dict[str, str]:
     """Hashes for the users that do not exist or have another password."""
     with store.read() as session:
         known = {user.name: user.password_hash for user in session.scalars(sa.select(User))}
     return {
-        name: hash_password(password)
+        name: hash_password(password, rounds)
         for name, password in passwords.items()
         if name not in known or not verify_password(password, known[name])
     }

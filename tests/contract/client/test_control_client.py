@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from tests.databases import migrated_store
+from tests.databases import CHEAP_ROUNDS, migrated_store
 from tests.ports import free_port
 from tests.waiting import HANG_SECONDS, until
 
@@ -54,7 +54,7 @@ def fake_cloud() -> Iterator[Cloud]:
 @contextmanager
 def real_cloud(folder: Path) -> Iterator[Cloud]:
     store = migrated_store(folder)
-    bootstrap(store, "an-admin-password", SERVICE_PASSWORD, folder / "images", utc_now())
+    bootstrap(store, "an-admin-password", SERVICE_PASSWORD, folder / "images", utc_now(), CHEAP_ROUNDS)
     store.close()
     port = free_port()
     url = f"http://127.0.0.1:{port}"

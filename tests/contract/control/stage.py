@@ -18,7 +18,7 @@ import prometheus_client
 import requests
 import uvicorn
 from fastapi import FastAPI
-from tests.databases import migrated_store
+from tests.databases import CHEAP_ROUNDS, migrated_store
 from tests.waiting import HANG_SECONDS, until
 
 from openimds.config import load_control_api
@@ -26,11 +26,9 @@ from openimds.http.sockets import tcp_listener
 from openimds.programs.control_api import wiring
 from openimds.store.bootstrap import bootstrap
 from openimds.store.engine import Store, utc_now
-from openimds.store.identity import IdentityStore
 
 ADMIN_PASSWORD = "the admin's"
 SERVICE_PASSWORD = "the agents'"
-CHEAP_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -216,16 +214,9 @@ def _template() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="openimds-template-"))
     atexit.register(shutil.rmtree, folder)
     store = migrated_store(folder)
-    bootstrap(store, ADMIN_PASSWORD, SERVICE_PASSWORD, folder / "images", utc_now())
-    _make_passwords_cheap(store)
+    bootstrap(store, ADMIN_PASSWORD, SERVICE_PASSWORD, folder / "images", utc_now(), CHEAP_ROUNDS)
     store.close()
     return folder
-
-
-def _make_passwords_cheap(store: Store) -> None:
-    users = IdentityStore(store, CHEAP_ROUNDS).users
-    for name, password in (("admin", ADMIN_PASSWORD), ("nova", SERVICE_PASSWORD), ("neutron", SERVICE_PASSWORD)):
-        users.update(users.list(name=name)[0].id, {}, password)
 
 
 def password_login(user: str, password: str, project: str | None = None) -> dict[str, Any]:

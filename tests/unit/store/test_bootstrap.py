@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.databases import CHEAP_ROUNDS
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.store.bootstrap import GUEST_BYTES, bootstrap
@@ -27,9 +28,9 @@ def count(store: Store) -> dict[str, int]:
 
 
 def test_second_bootstrap_changes_nothing(store: Store, tmp_path: Path) -> None:
-    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now(), CHEAP_ROUNDS)
     first, revision = count(store), store.revision()
-    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now(), CHEAP_ROUNDS)
     assert count(store) == first
     assert first["SecurityGroup"] == first["Project"] == 2
     with store.read() as session:
@@ -48,8 +49,8 @@ def test_second_bootstrap_changes_nothing(store: Store, tmp_path: Path) -> None:
 
 
 def test_new_password_of_the_configuration_is_set(store: Store, tmp_path: Path) -> None:
-    bootstrap(store, "one", "two", tmp_path, utc_now())
-    bootstrap(store, "changed", "two", tmp_path, utc_now())
+    bootstrap(store, "one", "two", tmp_path, utc_now(), CHEAP_ROUNDS)
+    bootstrap(store, "changed", "two", tmp_path, utc_now(), CHEAP_ROUNDS)
     with store.read() as session:
         admin = session.scalars(sa.select(User).where(User.name == "admin")).one()
         assert verify_password("changed", admin.password_hash)
@@ -58,5 +59,5 @@ def test_new_password_of_the_configuration_is_set(store: Store, tmp_path: Path) 
 def test_unwritable_image_folder_rolls_the_bootstrap_back(store: Store, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailable, match=r"image folder .* cannot be written"):
-        bootstrap(store, "one", "two", tmp_path / "file", utc_now())
+        bootstrap(store, "one", "two", tmp_path / "file", utc_now(), CHEAP_ROUNDS)
     assert set(count(store).values()) == {0}

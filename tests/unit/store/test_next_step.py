@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from tests.databases import CHEAP_ROUNDS
 
 from openimds.resources.errors import StoreUnavailable
 from openimds.store import schema
@@ -61,7 +62,7 @@ def names(store: Store) -> tuple[set[str], int]:
 def test_table_is_copied_and_rows_that_refer_to_it_stay(
     store: Store, tmp_path: Path, take_step: Callable[[str], Store]
 ) -> None:
-    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now(), CHEAP_ROUNDS)
     before = names(store)
     assert before[1] > 0
     upgraded = take_step(COPYING)
@@ -79,7 +80,7 @@ def test_table_is_copied_and_rows_that_refer_to_it_stay(
 def test_migration_that_would_leave_dangling_rows_changes_nothing(
     store: Store, tmp_path: Path, take_step: Callable[[str], Store]
 ) -> None:
-    bootstrap(store, "one", "two", tmp_path / "images", utc_now())
+    bootstrap(store, "one", "two", tmp_path / "images", utc_now(), CHEAP_ROUNDS)
     before, step = names(store), schema.newest()
     with pytest.raises(StoreUnavailable, match=r"the tables are unchanged: .* role_assignments would refer"):
         take_step(LOSING)

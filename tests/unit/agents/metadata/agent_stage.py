@@ -155,7 +155,12 @@ class Agent:
 
 @asynccontextmanager
 async def running(
-    tmp_path: Path, cloud: Cloud | None = None, *, is_api_up: bool = True, secret: str = "shared"
+    tmp_path: Path,
+    cloud: Cloud | None = None,
+    *,
+    is_api_up: bool = True,
+    secret: str = "shared",
+    policy: LookupPolicy | None = None,
 ) -> AsyncIterator[Agent]:
     api = FakeApi()
     listener = tcp_listener("127.0.0.1", 0)
@@ -188,8 +193,8 @@ async def running(
                 metrics=Metrics(registry),
                 throttled_log=throttled_log,
                 request_log=log,
-                proxied_policy=LookupPolicy(),
-                direct_policy=LookupPolicy(),
+                proxied_policy=policy or LookupPolicy(),
+                direct_policy=policy or LookupPolicy(),
             )
         )
         service.start()

@@ -23,6 +23,7 @@ from tests.unit.agents.metadata.agent_stage import (
 )
 from tests.waiting import HANG_SECONDS
 
+from openimds.agents.metadata.lookup.resolver import LookupPolicy
 from openimds.agents.metadata.proxy.per_key_limiter import MAX_REQUESTS_PER_CLIENT
 from openimds.agents.metadata.signature_check import check_signature
 from openimds.agents.metadata.throttled_log import SECRETS_DIFFER
@@ -168,7 +169,8 @@ def test_an_unavailable_metadata_api_gives_503_and_is_logged_once(tmp_path):
 
 def test_a_client_gets_503_while_no_port_is_available(tmp_path):
     async def main() -> None:
-        async with running(tmp_path, Cloud(ports_by_id={}, connected=False)) as agent:
+        cloud = Cloud(ports_by_id={}, connected=False)
+        async with running(tmp_path, cloud, policy=LookupPolicy(hold_seconds=0.05)) as agent:
             response = await agent.request("/", *FROM_NET1)
             assert status_of(response) == 503
             assert b"Retry-After: 1" in response

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests import builders
 
-from openimds.agents.metadata.lookup.resolver import ClientOrigin, LookupPolicy, PortResolver
+from openimds.agents.metadata.lookup.resolver import HOLD_SECONDS, ClientOrigin, LookupPolicy, PortResolver
 from openimds.agents.metadata.protocols import ControlAwayError
 from openimds.guest_identity.addresses import Address
 from openimds.guest_identity.port_index import AddressIndex
@@ -93,8 +93,11 @@ def passes(each: Port, filters: Mapping[str, str | Sequence[str]]) -> bool:
 
 
 async def found(world: World, listener: str, address: str, times: int = 1) -> list[str]:
+    policy = LookupPolicy(hold_seconds=0.5 if world.unavailable else HOLD_SECONDS)
     with ThreadPoolExecutor(2) as executor:
-        resolver = PortResolver(AddressIndex(), world, Neutron(world), world, executor=executor, clock=world.clock)
+        resolver = PortResolver(
+            AddressIndex(), world, Neutron(world), world, executor=executor, clock=world.clock, policy=policy
+        )
         bindings = asyncio.gather(*(resolver.resolve(ClientOrigin(listener, address)) for _ in range(times)))
         await asyncio.sleep(0)
         world.held.set()
