@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from tests.kernel import port_security_stage
@@ -25,6 +26,7 @@ from tests.kernel.frames import (
     tagged,
     udp,
     udp6,
+    with_checksum,
 )
 from tests.kernel.port_security_stage import LIAR, VICTIM, dropped, filters, port
 from tests.kernel.stage import Host
@@ -64,6 +66,11 @@ def _seen(receive: Callable[[int], bytes], frame: bytes, marker: bytes) -> bool:
             return True
         if got.startswith(marker):
             return False
+
+
+def replaced(at: int, new: bytes, data: bytes) -> bytes:
+    """The data with other bytes at one place."""
+    return data[:at] + new + data[at + len(new) :]
 
 
 DHCPV6_ANSWER = b"\x11\x00\x01\x04" + bytes(4) + b"\x02\x23\x02\x22\x00\x48\x12\x34" + b"x" * 64
@@ -138,8 +145,34 @@ FRAMES = [
     ("… without a hardware address", bootrequest(OTHER_MAC, source="10.7.0.1", hlen=0), False),
     ("DHCPv6 decline", udp6(546, 547, payload=b"\x09\x00\x00\x01"), False),
     ("DHCPv6 release", udp6(546, 547, payload=b"\x08\x00\x00\x01"), False),
+    ("DHCPv6 message of a relay agent", udp6(546, 547, payload=b"\x0c\x00" + bytes(32)), False),
+    ("DHCPv6 answer to a relay agent", udp6(547, 547, payload=b"\x0d\x00" + bytes(32)), False),
+    ("DHCPv6 message of an unknown type", udp6(546, 547, payload=b"\xff\x00\x00\x01"), False),
+    *(
+        (f"DHCPv6 message of type {kind}", udp6(546, 547, payload=bytes([kind, 0, 0, 1])), True)
+        for kind in (3, 4, 5, 6, 11)
+    ),
     ("DHCPv6 solicit", udp6(546, 547, payload=b"\x01\x00\x00\x01"), True),
 ]
+INVALID_HEADERS = [
+    *(
+        (f"{what}, {fault}", frame[:14] + with_checksum(change(frame[14:34])) + frame[34:], False)
+        for what, frame in (("DHCP answer", udp(67, 68)), ("own address", udp(4000, 4000, payload=b"x" * 40)))
+        for fault, change in (
+            *((f"IP version {version}", partial(replaced, 0, bytes([version << 4 | 5]))) for version in (0, 5, 6, 15)),
+            *((f"header length {length}", partial(replaced, 0, bytes([0x40 | length]))) for length in (0, 4, 15)),
+            *((f"total length {length}", partial(replaced, 2, length.to_bytes(2))) for length in (0, 10, 2000)),
+        )
+        if (what, fault) != ("own address", "header length 15")  # it fits, as a header with 40 bytes of options
+    ),
+    ("own IPv6 address, IP version 4", replaced(14, b"\x40", udp6(4000, 4000)), False),
+    ("DHCPv6 answer, IP version 5", replaced(14, b"\x50", udp6(547, 546)), False),
+    ("router advertisement, IP version 15", replaced(14, b"\xf0", router_advertisement()), False),
+    ("DHCPv6 answer, payload length beyond the frame", replaced(18, b"\x07\x00", udp6(547, 546)), False),
+]
+"""nftables finds no transport protocol in these, so that a rule on a port does not match. Some DHCP clients accept them,
+because they read frames by themselves."""
+FRAMES += INVALID_HEADERS
 LONG = b"x" * 64
 DATAGRAMS = [
     ("IPv4 of its own", udp(4000, 4000, payload=LONG), 16, True),

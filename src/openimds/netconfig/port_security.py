@@ -15,10 +15,12 @@ The metadata service identifies an instance by its source address, so an instanc
 4. It never sends as a DHCP server or an IPv6 router. The source port does not matter, because clients check only the
    destination port.
 5. Its DHCP messages contain its own MAC (`chaddr`), because a DHCPDECLINE with another MAC would take the address of that
-   instance away. It sends no DHCPv6 DECLINE or RELEASE, because a DUID does not authenticate the sender.
+   instance away. It sends no DHCPv6 DECLINE or RELEASE, because a DUID does not authenticate the sender, and no message of a
+   DHCPv6 relay agent, which contains the MAC of another client (RFC 6939).
 6. It sends only untagged ARP, IPv4 and IPv6 frames. A rule on `ip saddr` also matches inside an 802.1Q tag that the device
    has removed, and a rule on `ether type ip` does not.
-7. The first fragment of a datagram contains the transport header (RFC 7112), so that the rules can match it. Later
+7. It sends only packets whose IP header is valid, because rules on ports and ICMP types do not match others.
+8. The first fragment of a datagram contains the transport header (RFC 7112), so that the rules can match it. Later
    fragments pass only after such a first fragment, by the table's sets of accepted datagrams.
 """
 
@@ -43,7 +45,10 @@ CLAIMS = ("icmpv6 type nd-neighbor-advert", "ip6 saddr :: icmpv6 type nd-neighbo
 HAS_TRANSPORT_HEADER = "@th,0,64 & 0x0 == 0x0"
 """Matches if the packet contains 8 bytes of the transport header, since a rule on a missing field does not match."""
 HAS_TRANSPORT_PROTOCOL = "meta l4proto != 255"
-"""Matches if the chain of extension headers is complete, so that the kernel has found the transport protocol."""
+"""Matches if the kernel has found the transport protocol: the IP header is valid (version, lengths), and the chain of
+extension headers is complete. Rules on ports and ICMP types match no other packet. Some DHCP clients read frames by
+themselves and do not check the version and the lengths.
+"""
 DATAGRAMS_IPV4 = "iifname . ip saddr . ip daddr . ip id"
 DATAGRAMS_IPV6 = "iifname . ip6 saddr . ip6 daddr . frag id"
 SETS = {"datagrams4": DATAGRAMS_IPV4, "datagrams6": DATAGRAMS_IPV6}
@@ -54,6 +59,8 @@ FIRST_FRAGMENTS = "limit rate 10000/second burst 10000 packets"
 """The limit of each port and rule, so that one instance cannot fill the sets."""
 BOOTREQUEST = "@th,64,24 0x10106"
 """op BOOTREQUEST, htype Ethernet, hlen 6 (RFC 2131)."""
+DHCPV6_QUESTIONS = "{ 0x1, 0x3, 0x4, 0x5, 0x6, 0xb }"
+"""SOLICIT, REQUEST, CONFIRM, RENEW, REBIND and INFORMATION-REQUEST (RFC 8415, 7.3)."""
 UNSPECIFIED_TYPES = "{ mld-listener-report, nd-router-solicit, mld2-listener-report }"
 """The other messages that an instance sends from `::` before it has an address (RFC 4862, 5.4)."""
 
@@ -178,7 +185,7 @@ def _arp_lines(desired: PortFilter) -> list[str]:
 def _ipv4_lines(desired: PortFilter) -> list[str]:
     return [
         f"ip saddr {_one_or_set(_of_version(4, desired.forbidden))} {DROP}",
-        f"ip frag-off & 8191 != 0 {DATAGRAMS_IPV4} @datagrams4 accept",
+        f"ip frag-off & 8191 != 0 {HAS_TRANSPORT_PROTOCOL} {DATAGRAMS_IPV4} @datagrams4 accept",
         f"ip frag-off & 8191 != 0 {DROP}",
         f"ether type ip udp dport 68 {DROP}",
         _own_bootrequest(desired.mac_address, "0.0.0.0", "udp sport 68 udp dport 67"),
@@ -203,11 +210,11 @@ def _ipv6_lines(desired: PortFilter, macs: Sequence[str]) -> list[str]:
                 f"ether saddr {mac} ip6 saddr & {EUI64_MASK} == {EUI64_VALUE} ip6 saddr != {_one_or_set(own)} {DROP}",
             )
         ),
-        f"exthdr frag exists frag frag-off != 0 {DATAGRAMS_IPV6} @datagrams6 accept",
+        f"exthdr frag exists frag frag-off != 0 {HAS_TRANSPORT_PROTOCOL} {DATAGRAMS_IPV6} @datagrams6 accept",
         f"exthdr frag exists frag frag-off != 0 {DROP}",
         f"icmpv6 type {{ nd-router-advert, nd-redirect }} {DROP}",
         f"ether type ip6 udp dport 546 {DROP}",
-        f"ether type ip6 udp dport 547 @th,64,8 {{ 0x8, 0x9 }} {DROP}",
+        f"ether type ip6 udp dport 547 @th,64,8 != {DHCPV6_QUESTIONS} {DROP}",
         *(line for claim in CLAIMS for line in _claim_lines(claim, desired, targets)),
         f"ip6 saddr :: icmpv6 type {UNSPECIFIED_TYPES} accept",
         f"ip6 saddr :: {DROP}",
@@ -251,8 +258,8 @@ def _own_datagrams(mac: str, addresses: str) -> tuple[str, str]:
     sender = f"ether saddr {mac} ip saddr {addresses}"
     record = f"{FIRST_FRAGMENTS} update @datagrams4 {{ {DATAGRAMS_IPV4} }}"
     return (
-        f"ip frag-off & 16383 == 0 {sender} accept",
-        f"ip frag-off & 16383 == 8192 {sender} {HAS_TRANSPORT_HEADER} {record} accept",
+        f"ip frag-off & 16383 == 0 {sender} {HAS_TRANSPORT_PROTOCOL} accept",
+        f"ip frag-off & 16383 == 8192 {sender} {HAS_TRANSPORT_PROTOCOL} {HAS_TRANSPORT_HEADER} {record} accept",
     )
 
 

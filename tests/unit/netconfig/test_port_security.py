@@ -43,23 +43,23 @@ def test_port_sends_only_from_its_own_addresses():
         "ether saddr fa:16:3e:00:00:01 arp operation request arp saddr ether fa:16:3e:00:00:01 arp saddr ip 0.0.0.0 arp daddr ip 10.7.0.1 accept",
         "ether type arp counter drop",
         "ip saddr { 10.7.0.254, 169.254.169.254 } counter drop",
-        "ip frag-off & 8191 != 0 iifname . ip saddr . ip daddr . ip id @datagrams4 accept",
+        "ip frag-off & 8191 != 0 meta l4proto != 255 iifname . ip saddr . ip daddr . ip id @datagrams4 accept",
         "ip frag-off & 8191 != 0 counter drop",
         "ether type ip udp dport 68 counter drop",
         "ether saddr fa:16:3e:00:00:01 ip saddr 0.0.0.0 ip frag-off & 16383 == 0 udp sport 68 udp dport 67 @th,64,24 0x10106 @th,288,48 0xfa163e000001 accept",
         "ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 ip frag-off & 16383 == 0 udp dport 67 @th,64,24 0x10106 @th,288,48 0xfa163e000001 accept",
         "ether type ip udp dport 67 counter drop",
-        "ip frag-off & 16383 == 0 ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 accept",
-        "ip frag-off & 16383 == 8192 ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 @th,0,64 & 0x0 == 0x0 limit rate 10000/second burst 10000 packets update @datagrams4 { iifname . ip saddr . ip daddr . ip id } accept",
+        "ip frag-off & 16383 == 0 ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 meta l4proto != 255 accept",
+        "ip frag-off & 16383 == 8192 ether saddr fa:16:3e:00:00:01 ip saddr 10.7.0.1 meta l4proto != 255 @th,0,64 & 0x0 == 0x0 limit rate 10000/second burst 10000 packets update @datagrams4 { iifname . ip saddr . ip daddr . ip id } accept",
         "ether type ip counter drop",
         "ip6 saddr fe80::a9fe:a9fe counter drop",
         "ether saddr fa:16:3e:00:00:01 ip6 saddr != { ::, fd00:7::1, fe80::/64 } counter drop",
         "ether saddr fa:16:3e:00:00:01 ip6 saddr & ::ff:ff00:0 == ::ff:fe00:0 ip6 saddr != { fd00:7::1, fe80::f816:3eff:fe00:1 } counter drop",
-        "exthdr frag exists frag frag-off != 0 iifname . ip6 saddr . ip6 daddr . frag id @datagrams6 accept",
+        "exthdr frag exists frag frag-off != 0 meta l4proto != 255 iifname . ip6 saddr . ip6 daddr . frag id @datagrams6 accept",
         "exthdr frag exists frag frag-off != 0 counter drop",
         "icmpv6 type { nd-router-advert, nd-redirect } counter drop",
         "ether type ip6 udp dport 546 counter drop",
-        "ether type ip6 udp dport 547 @th,64,8 { 0x8, 0x9 } counter drop",
+        "ether type ip6 udp dport 547 @th,64,8 != { 0x1, 0x3, 0x4, 0x5, 0x6, 0xb } counter drop",
         "icmpv6 type nd-neighbor-advert @th,64,128 0xfe8000000000000000000000a9fea9fe counter drop",
         "icmpv6 type nd-neighbor-advert @th,64,128 0xfd000007000000000000000000000001 accept",
         "icmpv6 type nd-neighbor-advert @th,64,128 0xfe80000000000000f8163efffe000001 accept",
@@ -83,14 +83,14 @@ def test_address_pairs_are_bound_to_their_mac():
     lines = lines_of(dataclasses.replace(PORT, allowed_address_pairs=pairs))
     assert lines[0] == "ether saddr != { fa:16:3e:00:00:01, fa:16:3e:00:00:99 } counter drop"
     whole = "ip frag-off & 16383 == 0"
-    assert f"{whole} ether saddr fa:16:3e:00:00:01 ip saddr {{ 10.7.0.1, 10.8.0.0/16 }} accept" in lines
-    assert f"{whole} ether saddr fa:16:3e:00:00:99 ip saddr 0.0.0.0/0 accept" in lines
+    assert f"{whole} ether saddr fa:16:3e:00:00:01 ip saddr {{ 10.7.0.1, 10.8.0.0/16 }} meta l4proto != 255 accept" in lines
+    assert f"{whole} ether saddr fa:16:3e:00:00:99 ip saddr 0.0.0.0/0 meta l4proto != 255 accept" in lines
 
 
 def test_any_pair_still_claims_neither_gateway_nor_metadata_service():
     lines = lines_of(dataclasses.replace(PORT, allowed_address_pairs=(AddressPair("::/0"), AddressPair("0.0.0.0/0"))))
     assert lines.index("ip saddr { 10.7.0.254, 169.254.169.254 } counter drop") < lines.index(
-        "ip frag-off & 16383 == 0 ether saddr fa:16:3e:00:00:01 ip saddr 0.0.0.0/0 accept"
+        "ip frag-off & 16383 == 0 ether saddr fa:16:3e:00:00:01 ip saddr 0.0.0.0/0 meta l4proto != 255 accept"
     )
     assert "icmpv6 type nd-neighbor-advert accept" in lines
 
