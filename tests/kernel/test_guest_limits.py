@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tests.kernel.stage import Host
 from tests.kernel.test_driver import FIRST_UID, MAC, SERVER, SETTINGS, boot, console, guests_of, machine
 from tests.waiting import until
 
+from openimds.linux.configure.user_namespace import GUEST_KERNEL_LIMITS
 from openimds.linux.errors import ProgramError
 from openimds.linux.netns_driver import disk
 from openimds.linux.netns_driver.cgroups import GuestCgroups
@@ -192,6 +193,62 @@ def test_cgroup_that_a_killed_agent_left_is_removed_with_the_server(host: Host) 
         guests.remove(SERVER)
         assert guests.servers() == set()
         assert left.wait() == -9
+
+
+INOTIFY = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+created = 0
+while created < int(sys.argv[1]) and libc.inotify_init1(0) >= 0:
+    created += 1
+print("inotify instances:", created, flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def inotify_instances(prefix: Sequence[str], wanted: int) -> Iterator[int]:
+    """Holds as many inotify instances as the kernel permits to a process that starts with `prefix`, up to `wanted`."""
+    argv = [*prefix, "python3", "-c", INOTIFY, str(wanted)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        yield int(holder.stdout.readline().rpartition(" ")[2])
+        holder.stdin.close()
+
+
+def as_root_of(guests: NetnsDriver, *, uid: int = 0) -> list[str]:
+    """Enters a guest with all capabilities of its root."""
+    (pid,) = guests.pids()
+    spaces = ("--user", "--net", "--mount", "--pid", "--uts", "--ipc")
+    return ["nsenter", f"--target={pid}", *spaces, f"--setuid={uid}", f"--setgid={uid}", "--"]
+
+
+def test_inotify_instances_of_a_guest_are_not_those_of_the_hosts_root(host: Host) -> None:
+    """The kernel counted the instances of all users of a guest for root of the host, whose services then had none."""
+    with running(host, "echo up") as guests:
+        with inotify_instances([], 8) as possible:
+            assert possible == 8
+        users = [as_root_of(guests, uid=uid) for uid in (0, 1, 2)]
+        with ExitStack() as held:
+            totals = [held.enter_context(inotify_instances(user, 1000)) for user in users]
+            assert 0 < sum(totals) <= GUEST_KERNEL_LIMITS["max_inotify_instances"]
+            with inotify_instances([], 8) as left:
+                assert left == 8
+
+
+def test_root_of_a_guest_cannot_raise_its_limits_in_the_kernel(host: Host) -> None:
+    """Root of a guest has CAP_SYS_RESOURCE in its user namespace, so it wrote the limits there."""
+    with running(host, "echo up") as guests:
+        raised = "for limit in /proc/sys/user/*; do echo 100000 >$limit; done; grep -H . /proc/sys/user/*"
+        subprocess.run([*as_root_of(guests), "sh", "-c", raised], check=True, capture_output=True)
+        attempt = subprocess.run([*as_root_of(guests), "unshare", "--user", "true"], check=False, capture_output=True)
+        assert b"No space left on device" in attempt.stderr
+        holder = "unshare --net sh -c 'exec sleep 1000 >/dev/null 2>&1' &"
+        namespaces = f"i=0; while [ $i -lt 40 ]; do {holder} i=$((i+1)); done"
+        made = [*as_root_of(guests), "sh", "-c", namespaces]
+        refused = subprocess.run(made, check=True, capture_output=True, text=True).stderr
+        assert refused.count("No space left on device") >= 40 - GUEST_KERNEL_LIMITS["max_net_namespaces"]
 
 
 def test_console_is_bounded_while_no_agent_runs(host: Host) -> None:

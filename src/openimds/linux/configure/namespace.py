@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
-import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_interface
-from pathlib import Path
 
 from openimds.linux import sysctl
 from openimds.linux.configure.ownership import OwnershipRecord
-from openimds.linux.errors import ProgramError
+from openimds.linux.configure.user_namespace import create_in_user_namespace
 from openimds.linux.firewall.iptables import replace_table
 from openimds.linux.firewall.ruleset_cache import RulesetCache, ruleset_here
 from openimds.linux.netlink.addresses import Address, add_address, delete_address
@@ -182,10 +178,6 @@ def is_kernel_assigned(address: Address, link: Link) -> bool:
     return bool(link.mac_address) and str(ip_interface(address.interface).ip) == link_local(link.mac_address)
 
 
-HOLDER_TIMEOUT_SECONDS = 5.0
-USER_NAMESPACE_IDS = 65536
-
-
 def create_namespace(name: str, ownership: OwnershipRecord, owner_uid: int | None = None) -> None:
     """Creates a namespace and sets its loopback up. `owner_uid` as in NamespaceState. Raises ProgramError, OSError.
 
@@ -199,7 +191,7 @@ def create_namespace(name: str, ownership: OwnershipRecord, owner_uid: int | Non
         if not netns.create(name):
             run(["ip", "netns", "add", name])
     else:
-        _create_in_user_namespace(name, owner_uid)
+        create_in_user_namespace(name, owner_uid)
 
     def prepare() -> None:
         loopback = link_by_name("lo")
@@ -209,28 +201,6 @@ def create_namespace(name: str, ownership: OwnershipRecord, owner_uid: int | Non
         sysctl.write_sysctl("net.ipv4.conf.all.promote_secondaries", "1")
 
     netns.run_in(name, prepare)
-
-
-def _create_in_user_namespace(name: str, owner_uid: int) -> None:
-    """Creates the namespace in a new user namespace, in which no further user namespaces can be created."""
-    own = os.readlink("/proc/self/ns/net")
-    holder = subprocess.Popen(["unshare", "--user", "--net", "--", "sleep", "60"])
-    try:
-        deadline = time.monotonic() + HOLDER_TIMEOUT_SECONDS
-        while os.readlink(f"/proc/{holder.pid}/ns/net") == own:
-            if holder.poll() is not None or time.monotonic() > deadline:
-                raise ProgramError(
-                    "unshare", "cannot create a user namespace; check that user.max_user_namespaces is not 0"
-                )
-            time.sleep(0.001)
-        for which in ("uid_map", "gid_map"):
-            Path(f"/proc/{holder.pid}/{which}").write_text(f"0 {owner_uid} {USER_NAMESPACE_IDS}")
-        limit = "echo 0 > /proc/sys/user/max_user_namespaces"
-        run(["nsenter", f"--user=/proc/{holder.pid}/ns/user", "--", "sh", "-c", limit])
-        run(["ip", "netns", "attach", name, str(holder.pid)])
-    finally:
-        holder.kill()
-        holder.wait()
 
 
 def delete_veths(namespace: str, only: str | None = None) -> list[str]:
