@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from tests.waiting import until
 from openimds.linux.configure.user_namespace import GUEST_KERNEL_LIMITS
 from openimds.linux.errors import ProgramError
 from openimds.linux.netns_driver import disk
+from openimds.linux.netns_driver.bubblewrap import CONSOLE_COPIED_BYTES, CONSOLE_KEPT_BYTES, relay_command
 from openimds.linux.netns_driver.cgroups import GuestCgroups
 from openimds.linux.netns_driver.disk import DiskSettings
 from openimds.linux.netns_driver.driver import OUTER_PROCESSES, NetnsDriver
@@ -262,6 +264,46 @@ def test_console_is_bounded_while_no_agent_runs(host: Host) -> None:
         assert "last words" in console(guests)
         assert file.stat().st_blocks * 512 <= 1024 * 1024
         assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_console_keeps_each_of_many_short_lines(host: Host) -> None:
+    """The console was truncated after 256 writes, however short they were."""
+    with running(host, "i=0; while [ $i -lt 2000 ]; do i=$((i+1)); echo line $i; done") as guests:
+        lines = [line for line in console(guests).splitlines() if line.startswith("line ")]
+        assert lines == [f"line {number}" for number in range(1, 2001)]
+
+
+def test_console_keeps_its_end_when_it_is_shortened_and_when_the_guest_ends(host: Host) -> None:
+    """The console was empty after the truncation, and after the end of the guest."""
+    chatter = "head -c 3145728 /dev/zero | tr '\\0' 'x'; echo; echo last words"
+    with running(host, chatter) as guests:
+        until(lambda: "login:" in console(guests))
+        guests.stop(SERVER)
+        said = console(guests)
+        assert "last words" in said
+        assert said.count("x") >= CONSOLE_KEPT_BYTES - 1024
+        assert len(said) <= MIB
+
+
+@pytest.mark.parametrize("size", [0, 1, CONSOLE_COPIED_BYTES, 2 * CONSOLE_COPIED_BYTES, MIB + 7, 5 * MIB])
+def test_console_relay_ends_with_its_input_and_keeps_the_end(tmp_path: Path, size: int) -> None:
+    """At the end of the input the relay truncated the file once more."""
+    console_file, content = tmp_path / "console.log", random.Random(size).randbytes(size)
+    subprocess.run(relay_command(console_file, []), input=content, check=True)
+    kept = console_file.read_bytes()
+    assert content.endswith(kept)
+    assert min(size, CONSOLE_KEPT_BYTES) <= len(kept) <= MIB
+    assert sorted(tmp_path.iterdir()) == [console_file]
+
+
+def test_console_relay_writes_each_byte_immediately(tmp_path: Path) -> None:
+    console_file = tmp_path / "console.log"
+    with subprocess.Popen(relay_command(console_file, []), stdin=subprocess.PIPE) as relay:
+        assert relay.stdin is not None
+        for count in range(1, 4):
+            os.write(relay.stdin.fileno(), b"x")
+            until(lambda: console_file.exists() and console_file.read_bytes() == b"x" * count)  # noqa: B023
+        relay.stdin.close()
 
 
 @pytest.mark.usefixtures("controllers")

@@ -16,11 +16,17 @@ It is mounted before the instance's user takes over, because that user cannot tr
 """
 _JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 1; shift; done; shift && exec "$@"'
 _MOUNT = 'mount -n "$1" "$2" "$3" "$4" && { rmdir "$4/lost+found" 2>/dev/null; shift 4; exec "$@"; }'
-_RELAY = (
-    'echo -1000 >/proc/self/oom_score_adj; while dd bs=4096 count="$2" status=none >"$1" && [ -s "$1" ]; do :; done'
-)
-CONSOLE_BLOCKS = 256
-"""The number of writes, of 4 KiB at most, after which the console file is truncated."""
+_RELAY = """
+echo -1000 >/proc/self/oom_score_adj
+umask 077
+while stdbuf -o0 head -c "$2" >>"$1" && [ "$(stat -c %s "$1")" -ge "$2" ]; do
+    tail -c "$3" "$1" >"$1.tail" && mv -f "$1.tail" "$1" || : >"$1"
+done
+"""
+"""A file that is smaller than the quantity of one copy was copied up to the end of the input."""
+CONSOLE_COPIED_BYTES = 768 * 1024
+CONSOLE_KEPT_BYTES = 256 * 1024
+"""The console file has at most the sum. It is then replaced by its end, which the agent may not have uploaded yet."""
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -74,13 +80,13 @@ def user_namespace_command(
 
 
 def relay_command(console: Path, cgroups: Sequence[Path]) -> list[str]:
-    """Copies standard input into the console file, which it truncates before it exceeds 1 MiB.
+    """Copies standard input into the console file, which it replaces by its end before it exceeds 1 MiB.
 
     An instance has no descriptor of the file, so it cannot fill the host's disk with its output, also while no agent
-    runs. `dd` writes each block as soon as it was read. The kernel does not choose the process when memory is short.
+    runs. `head` without a buffer writes what it reads immediately, and counts bytes. The kernel does not choose the process when memory is short.
     """
     joined = ("sh", "-c", _JOIN, "sh", *map(str, cgroups), "--")
-    return [*joined, "sh", "-c", _RELAY, "sh", str(console), str(CONSOLE_BLOCKS)]
+    return [*joined, "sh", "-c", _RELAY, "sh", str(console), str(CONSOLE_COPIED_BYTES), str(CONSOLE_KEPT_BYTES)]
 
 
 def bwrap_command(scripts: dict[str, int], info_fd: int, settings: GuestSettings, *, memory_bytes: int) -> list[str]:
