@@ -7,9 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.callers import network_caller
 from tests.system.api_client import ApiClient, Network
 from tests.system.cloud import Cloud
 from tests.waiting import until
+
+from openimds.store.engine import Store
+from openimds.store.network.network_store import NetworkStore
 
 URL = "http://169.254.169.254/latest/meta-data/instance-id"
 FILES = ("openimds.sqlite", "openimds.sqlite-wal", "openimds.sqlite-shm")
@@ -87,6 +91,32 @@ def test_instances_survive_an_older_copy_of_the_database(fresh_cloud: Cloud, net
     until(lambda: not suspended_parts(cloud), "the agents accept the database")
     assert is_served(cloud, first)
     assert is_served(cloud, third)
+
+
+def test_instances_survive_a_copy_whose_revisions_have_overtaken_the_agents(
+    fresh_cloud: Cloud, network: Network, tmp_path: Path
+) -> None:
+    """The copy looked like a newer database, and the compute agent deleted the lost server with its disk."""
+    cloud = fresh_cloud
+    first = boot(cloud, network, "first")
+    copy_database(cloud, tmp_path / "copy.sqlite")
+    lost = boot(cloud, network, "lost")
+    until(lambda: is_served(cloud, lost), "the instance is served")
+    cloud.openimds("down")
+    for name in FILES:
+        (cloud.state_dir / name).unlink(missing_ok=True)
+    shutil.copy(tmp_path / "copy.sqlite", cloud.state_dir / "openimds.sqlite")
+    store = Store(f"sqlite:///{cloud.state_dir}/openimds.sqlite")
+    for _ in range(100):
+        NetworkStore(store).create("network", network_caller("p"), [{"name": "n"}])
+    store.close()
+    cloud.up()
+    agents = {"compute-agent", "dhcp-agent", "l3-agent", "metadata-agent"}
+    until(lambda: suspended_parts(cloud) == agents, "the agents suspend removals")
+    assert cloud.disk(lost).exists()
+    assert cloud.disk(first).exists()
+    adopt(cloud)
+    until(lambda: not (cloud.state_dir / "instances" / lost).exists(), "the lost instance is removed")
 
 
 def test_up_refuses_an_empty_database_beside_instances(fresh_cloud: Cloud, network: Network) -> None:

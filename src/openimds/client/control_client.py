@@ -45,6 +45,10 @@ class Snapshot:
     """The (kind, id) of each object that could not be decoded."""
     store_id: str = ""
     """The identity of the database. Empty if the control API does not send it."""
+    epoch: str = ""
+    """The epoch of `revision`. Empty if the control API does not send it."""
+    known_epoch: str = ""
+    """The epoch of the known revision of the request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Changes:
 
     revision: int
     changes: tuple[Change, ...]
+    epoch: str = ""
 
 
 class ControlClient:
@@ -77,30 +82,48 @@ class ControlClient:
 
     # The watch ----------------------------------------------------------------------------------------------------
 
-    def snapshot(self, kinds: Sequence[str]) -> Snapshot:
-        """Fetches all objects of the kinds. Raises NoWatchError if the cloud has no watch."""
-        content = self._watch.request(RestCall(method="GET", path="/snapshot", query={"kinds": ",".join(kinds)}))
+    def snapshot(self, kinds: Sequence[str], known_revision: int | None = None) -> Snapshot:
+        """Fetches all objects of the kinds. Raises NoWatchError if the cloud has no watch.
+
+        The response contains the epoch of `known_revision`, too.
+        """
+        query = {"kinds": ",".join(kinds), "known_revision": known_revision}
+        content = self._watch.request(RestCall(method="GET", path="/snapshot", query=query))
         with _decoding("the snapshot"):
             response = _SNAPSHOT.decode(content)
         unreadable: set[tuple[str, str]] = set()
         objects = {kind: self._decoded(kind, response.objects.get(kind, ()), unreadable) for kind in kinds}
-        return Snapshot(response.revision, objects, frozenset(unreadable), response.store_id)
+        return Snapshot(
+            response.revision,
+            objects,
+            frozenset(unreadable),
+            response.store_id,
+            response.epoch,
+            response.known_epoch,
+        )
 
-    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float, store_id: str = "") -> Changes:
+    def changes(
+        self, after: int, kinds: Sequence[str], timeout_seconds: float, store_id: str = "", epoch: str = ""
+    ) -> Changes:
         """Waits up to `timeout_seconds` for changes. Raises RevisionGoneError if a new snapshot is needed.
 
-        `store_id` is the one of the snapshot. A change of the database requires a new snapshot.
+        `store_id` is the one of the snapshot, and `epoch` the one of `after`. A change of the database requires a new
+        snapshot.
         """
-        query = {"after": after, "kinds": ",".join(kinds), "timeout": f"{timeout_seconds:g}"}
-        if store_id:
-            query["store_id"] = store_id
+        query = {
+            "after": after,
+            "kinds": ",".join(kinds),
+            "timeout": f"{timeout_seconds:g}",
+            "store_id": store_id or None,
+            "epoch": epoch or None,
+        }
         content = self._watch.request(
             RestCall(method="GET", path="/changes", query=query, timeout_seconds=timeout_seconds + _POLL_GRACE_SECONDS)
         )
         with _decoding("the changes"):
             response = _CHANGES.decode(content)
         changes = (self._change(entry) for entry in response.changes)
-        return Changes(response.revision, tuple(change for change in changes if change is not None))
+        return Changes(response.revision, tuple(change for change in changes if change is not None), response.epoch)
 
     def port_provisioned(self, port_id: str, entity: str, binding_generation: int | None = None) -> None:
         """Reports that an entity of the port is in place: `dhcp` or `l2`."""
@@ -242,6 +265,8 @@ class _Snapshot(msgspec.Struct):
     objects: dict[str, list[msgspec.Raw]]
     """The undecoded objects. All of them as dictionaries would need ten times the memory of the values."""
     store_id: str = ""
+    epoch: str = ""
+    known_epoch: str = ""
 
 
 _SNAPSHOT = msgspec.json.Decoder(_Snapshot)
@@ -257,6 +282,7 @@ class _ChangeEntry(msgspec.Struct):
 class _Changes(msgspec.Struct):
     revision: int
     changes: list[_ChangeEntry]
+    epoch: str = ""
 
 
 _CHANGES = msgspec.json.Decoder(_Changes)

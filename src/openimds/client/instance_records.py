@@ -356,7 +356,8 @@ class InstanceRecordSource:
             self._batcher.on_feed_lost()
             raise
         self._current_at = sent_at
-        if self._is_suspended(StoreRevision(response.store_id, response.revision)):
+        found = StoreRevision(response.store_id, response.revision, epoch=response.epoch)
+        if self._is_suspended(found, response.known_epoch if after == self._last.revision else None):
             self._is_withholding = True
             return ChangeSet(revision=response.revision)
         return ChangeSet(
@@ -367,10 +368,10 @@ class InstanceRecordSource:
             network_ids=frozenset(response.network_ids),
         )
 
-    def _is_suspended(self, found: StoreRevision) -> bool:
+    def _is_suspended(self, found: StoreRevision, epoch_of_last: str | None) -> bool:
         """Whether the mirror has not accepted the database of a response."""
         view = self._view()
-        is_replaced = self._last.store_id and found.store_id and not found.continues(self._last)
+        is_replaced = self._last.store_id and found.store_id and not found.continues(self._last, epoch_of_last)
         self._last = found
         if is_replaced or not view.is_trusted:
             self._suspended_by = view
@@ -433,6 +434,8 @@ class _Changes(msgspec.Struct):
     network_ids: list[str]
     settings: str
     store_id: str = ""
+    epoch: str = ""
+    known_epoch: str = ""
 
 
 _RECORDS: msgspec.json.Decoder[_Records] = msgspec.json.Decoder(_Records)

@@ -99,15 +99,17 @@ _STOP_POLL_SECONDS = 0.02
 class WatchClient(Protocol):
     """The calls of ControlClient that a mirror uses."""
 
-    def snapshot(self, kinds: Sequence[str]) -> Snapshot: ...
-    def changes(self, after: int, kinds: Sequence[str], timeout_seconds: float, store_id: str) -> Changes: ...
+    def snapshot(self, kinds: Sequence[str], known_revision: int | None) -> Snapshot: ...
+    def changes(
+        self, after: int, kinds: Sequence[str], timeout_seconds: float, store_id: str, epoch: str
+    ) -> Changes: ...
 
 
 class DatabaseGuard(Protocol):
     """The calls of StoreGuard that a mirror uses."""
 
     def recorded(self) -> StoreRevision | None: ...
-    def accepts(self, snapshot: StoreRevision, known: StoreRevision | None) -> bool: ...
+    def accepts(self, snapshot: StoreRevision, known: StoreRevision | None, known_epoch: str | None = None) -> bool: ...
     def record(self, newest: StoreRevision) -> None: ...
 
 
@@ -125,7 +127,7 @@ class CloudMirror:
         """Without a guard every snapshot is trusted."""
         self._client = client
         self._guard = guard
-        self._store_id = ""
+        self._store_id = self._epoch = ""
         self._kinds = tuple(kinds)
         self._poll_seconds = poll_seconds
         self._changed = threading.Condition()
@@ -225,16 +227,16 @@ class CloudMirror:
         self._publish(
             apply_changes(self._view, changes.revision, changes.changes), sent_at, differs=bool(changes.changes)
         )
+        self._epoch = changes.epoch
         if self._guard is not None and self._view.is_trusted:
-            self._guard.record(StoreRevision(self._store_id, changes.revision))
+            self._guard.record(StoreRevision(self._store_id, changes.revision, epoch=changes.epoch))
 
     def _load(self) -> CloudView:
         known = self._guard.recorded() if self._guard is not None else None
-        snapshot = self._client.snapshot(self._kinds)
-        self._store_id = snapshot.store_id
-        is_trusted = self._guard is None or self._guard.accepts(
-            StoreRevision(snapshot.store_id, snapshot.revision), known
-        )
+        snapshot = self._client.snapshot(self._kinds, known.revision if known is not None else None)
+        self._store_id, self._epoch = snapshot.store_id, snapshot.epoch
+        found = StoreRevision(snapshot.store_id, snapshot.revision, epoch=snapshot.epoch)
+        is_trusted = self._guard is None or self._guard.accepts(found, known, snapshot.known_epoch)
         if is_trusted != self._view.is_trusted:
             if is_trusted:
                 _log.info("database accepted; removals resumed", revision=snapshot.revision)
@@ -248,7 +250,7 @@ class CloudMirror:
         seconds = self._poll_seconds if self._view.is_trusted else min(self._poll_seconds, UNTRUSTED_POLL_SECONDS)
         self._polling.set()
         try:
-            return self._client.changes(self._view.revision, self._kinds, seconds, self._store_id)
+            return self._client.changes(self._view.revision, self._kinds, seconds, self._store_id, self._epoch)
         finally:
             self._polling.clear()
 

@@ -1,7 +1,7 @@
 """Detects that the control API's database was replaced, or restored from an older copy.
 
 An agent records the identity of the database and the newest revision that it received, in one file per program. When a
-snapshot has another identity or an older revision, the agent removes nothing until the operator accepts the snapshot with
+snapshot has another identity or an older revision, or the recorded revision belongs to another epoch in it, the agent removes nothing until the operator accepts the snapshot with
 `openimds host adopt`, which deletes the files.
 """
 
@@ -34,11 +34,20 @@ class StoreRevision:
     """Empty if the control API is of a release that sends no identity. Such a snapshot is always accepted."""
     revision: int
     is_rolled_back: bool = False
-    """Whether a later snapshot of the same database had an older revision. No further snapshot is accepted then."""
+    """Whether a later snapshot does not continue this one. No further snapshot of the database is accepted then."""
+    epoch: str = ""
+    """The epoch of the revision. Empty if the control API sends none."""
 
-    def continues(self, earlier: StoreRevision) -> bool:
+    def continues(self, earlier: StoreRevision, epoch_of_earlier: str | None = None) -> bool:
+        """Whether `earlier` is part of the history of this state.
+
+        `epoch_of_earlier` is the epoch that the database has for the revision of `earlier`. A restored copy can have a
+        revision with this number, too, in another epoch. None if it is not known.
+        """
         is_newer = self.store_id == earlier.store_id and self.revision >= earlier.revision
-        return is_newer and not earlier.is_rolled_back
+        is_compared = epoch_of_earlier is not None and earlier.epoch and self.epoch
+        is_same_epoch = not is_compared or epoch_of_earlier == earlier.epoch
+        return is_newer and is_same_epoch and not earlier.is_rolled_back
 
 
 class StoreGuard:
@@ -60,14 +69,15 @@ class StoreGuard:
                 return self._newest
             return recorded
 
-    def accepts(self, snapshot: StoreRevision, known: StoreRevision | None) -> bool:
+    def accepts(self, snapshot: StoreRevision, known: StoreRevision | None, known_epoch: str | None = None) -> bool:
         """Whether a snapshot is of the recorded database and not older. If so, records it.
 
         `known` is the value of `recorded()` before the request of the snapshot. Only then must the snapshot be as new,
-        because other processes record later revisions while the response is under way.
+        because other processes record later revisions while the response is under way. `known_epoch` is the epoch that
+        the database has for the revision of `known`.
         """
         with self._lock:
-            if known is not None and snapshot.store_id and not snapshot.continues(known):
+            if known is not None and snapshot.store_id and not snapshot.continues(known, known_epoch):
                 if snapshot.store_id == known.store_id:
                     self._write(replace(known, is_rolled_back=True))
                 return False
@@ -109,7 +119,10 @@ def read_record(file: Path) -> StoreRevision | None:
     with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(file.read_text())
         return StoreRevision(
-            str(content["store_id"]), int(content["revision"]), bool(content.get("is_rolled_back", False))
+            str(content["store_id"]),
+            int(content["revision"]),
+            bool(content.get("is_rolled_back", False)),
+            str(content.get("epoch", "")),
         )
     return None
 

@@ -166,6 +166,10 @@ class ChangeSet:
     network_ids: frozenset[str] = frozenset()
     store_id: str = ""
     """The identity of the database."""
+    epoch: str = ""
+    """The epoch of `revision`. Empty if the database is older than its first epoch."""
+    known_epoch: str = ""
+    """The epoch of the revision that the client knew before."""
 
     @property
     def is_empty(self) -> bool:

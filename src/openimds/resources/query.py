@@ -33,3 +33,16 @@ class Page(Generic[T]):
     items: Sequence[T]
     more: bool
     """True if further items follow, in the direction of the query."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorePosition:
+    """A state of the database, in its history."""
+
+    store_id: str
+    """The identity of the database. A copy has the same."""
+    revision: int
+    epoch: str = ""
+    """The epoch of `revision`. Empty if the database is older than its first epoch."""
+    known_epoch: str = ""
+    """The epoch of the revision that the client knew before."""

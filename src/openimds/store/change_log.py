@@ -17,7 +17,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from sqlalchemy.orm.util import identity_key
 
 from openimds.resources.errors import RevisionGone
-from openimds.store.models.base import Base, Change, RevisionCounter, Watched
+from openimds.store.models.base import Base, Change, Epoch, RevisionCounter, Watched
 
 WATCHED_TABLES = frozenset(
     str(mapper.class_.__tablename__) for mapper in Base.registry.mappers if hasattr(mapper.class_, "watched")
@@ -119,6 +119,12 @@ def newest_revision(session: Session) -> int:
 def store_identity(session: Session) -> str:
     """The identity of the database, which a copy of it shares."""
     return session.execute(sa.select(RevisionCounter.store_id).where(RevisionCounter.id == 1)).scalar_one()
+
+
+def epoch_of(session: Session, revision: int) -> str:
+    """The id of the epoch of a revision. Empty if the database is older than its first epoch."""
+    rows = sa.select(Epoch.id).where(Epoch.first_revision <= revision).order_by(Epoch.first_revision.desc())
+    return session.scalar(rows.limit(1)) or ""
 
 
 def changes_after(session: Session, revision: int, kinds: Sequence[str]) -> list[ChangeRecord]:

@@ -37,8 +37,9 @@ from openimds.store.change_log import (
     refuse_bulk_writes,
     refuse_flush,
 )
-from openimds.store.models.base import Base, Change, RevisionCounter
+from openimds.store.models.base import Base, Change, Epoch, RevisionCounter
 from openimds.store.raw.database import BUSY_TIMEOUT_SECONDS, LOCK_SILENCE_SECONDS, Database, database_url
+from openimds.store.raw.epochs import EpochTracker, new_epoch_id
 
 POOL_SIZE = 20
 MAX_OVERFLOW = 40
@@ -58,6 +59,7 @@ class Store:
             event.listen(self.engine, "connect", _configure_sqlite)
         self.database = Database(self.url.render_as_string(hide_password=False))
         """The same database without mapped objects."""
+        self.epochs = EpochTracker()
         self._listeners: list[Callable[[int], None]] = []
 
     def close(self) -> None:
@@ -119,10 +121,16 @@ class Store:
             yield session
             session.flush()
             if recorder.changes:
+                if self.epochs.starts_with(recorder.revision):
+                    session.execute(sa.delete(Epoch).where(Epoch.first_revision >= recorder.revision))
+                    session.add(Epoch(first_revision=recorder.revision, id=new_epoch_id()))
+                    session.flush()
                 counter = sa.update(RevisionCounter).where(RevisionCounter.id == 1).values(value=recorder.revision)
                 session.execute(counter)
                 session.execute(sa.insert(Change), recorder.rows(at))
             session.commit()
+            if recorder.changes:
+                self.epochs.committed(recorder.revision)
             return recorder.revision if recorder.changes else 0
 
     def _begin_reading(self, session: Session) -> None:

@@ -20,8 +20,9 @@ import structlog
 from sqlalchemy.orm import Session, selectinload
 
 from openimds.resources.errors import BadRequest, NotFound, RevisionGone
+from openimds.resources.query import StorePosition
 from openimds.resources.text import json_document
-from openimds.store.change_log import ChangeRecord, changes_after, newest_revision, store_identity
+from openimds.store.change_log import ChangeRecord, changes_after, epoch_of, newest_revision, store_identity
 from openimds.store.compute.agent_reports import put_console, report_server, server_json
 from openimds.store.engine import Store, utc_now
 from openimds.store.models.compute import Server
@@ -107,26 +108,34 @@ class WatchStore:
         self._store = store
         self._clock = clock
 
-    def snapshot(self, kinds: Sequence[str]) -> tuple[str, int, dict[str, list[msgspec.Raw]]]:
-        """Store identity, revision, and kind → all objects as JSON. Raises BadRequest for an unknown kind."""
-        _check_kinds(kinds)
-        with self._store.read() as session:
-            objects = {kind: _all_objects(session, kind) for kind in kinds}
-            return store_identity(session), newest_revision(session), objects
+    def snapshot(
+        self, kinds: Sequence[str], known_revision: int | None = None
+    ) -> tuple[StorePosition, dict[str, list[msgspec.Raw]]]:
+        """The position, and kind → all objects as JSON. Raises BadRequest for an unknown kind.
 
-    def changes(self, after: int, kinds: Sequence[str], store_id: str = "") -> tuple[int, list[dict[str, Any]]]:
-        """The newest revision, and the changes since `after`, oldest first. Does not wait.
-
-        Raises RevisionGone if the changes were pruned, if `after` is in the future, or if `store_id` is another database's.
+        The position contains the epoch of `known_revision`, too, so that the agent can compare it with its record.
         """
         _check_kinds(kinds)
         with self._store.read() as session:
-            if store_id and store_id != store_identity(session):
+            objects = {kind: _all_objects(session, kind) for kind in kinds}
+            return _position(session, known_revision), objects
+
+    def changes(
+        self, after: int, kinds: Sequence[str], store_id: str = "", epoch: str = ""
+    ) -> tuple[StorePosition, list[dict[str, Any]]]:
+        """The newest position, and the changes since `after`, oldest first. Does not wait.
+
+        Raises RevisionGone if the changes were pruned, if `after` is in the future, or if `store_id` is another database's
+        or `epoch` is not the one of `after`.
+        """
+        _check_kinds(kinds)
+        with self._store.read() as session:
+            if (store_id and store_id != store_identity(session)) or (epoch and epoch != epoch_of(session, after)):
                 raise RevisionGone("The revision is one of another database: list again.")
             records = changes_after(session, after, kinds)
             objects = {kind: _objects(session, kind, _existing_ids(records, kind)) for kind in kinds}
             found = (_change(record, objects) for record in records)
-            return newest_revision(session), [change for change in found if change is not None]
+            return _position(session), [change for change in found if change is not None]
 
     def touched_since(self, revision: int) -> tuple[int, frozenset[str]]:
         """(newest revision, kinds that changed after `revision`). It is cheap and decides which long polls to wake.
@@ -135,6 +144,7 @@ class WatchStore:
         """
         with self._store.read() as session:
             newest = newest_revision(session)
+            self._store.epochs.saw(newest)
             if newest == revision:
                 return newest, frozenset()
             try:
@@ -172,6 +182,16 @@ class WatchStore:
         now = self._clock()
         with self._store.write(now) as session:
             agents.heartbeat(session, binary, host, report, now)
+
+
+def _position(session: Session, known_revision: int | None = None) -> StorePosition:
+    revision = newest_revision(session)
+    return StorePosition(
+        store_id=store_identity(session),
+        revision=revision,
+        epoch=epoch_of(session, revision),
+        known_epoch="" if known_revision is None else epoch_of(session, known_revision),
+    )
 
 
 def _check_kinds(kinds: Sequence[str]) -> None:

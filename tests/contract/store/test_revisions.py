@@ -21,11 +21,13 @@ from openimds.resources.errors import BadRequest, RevisionGone
 from openimds.store import schema
 from openimds.store.change_log import changes_after, newest_revision
 from openimds.store.engine import Store, utc_now
-from openimds.store.models.base import Base, Change
+from openimds.store.models.base import Base, Change, Epoch, RevisionCounter
 from openimds.store.models.compute import Flavor
 from openimds.store.models.image import Image
 from openimds.store.models.network import IPAllocation, Network, Port
 from openimds.store.network.network_store import NetworkStore
+from openimds.store.raw.instance_changes import InstanceChanges
+from openimds.store.watch_store import WatchStore
 
 from . import writer
 
@@ -215,6 +217,55 @@ def test_nested_write_is_rejected(store: Store) -> None:
     with store.write(), pytest.raises(RuntimeError, match="wait for itself"), store.write():
         pass
     add_network(store)
+
+
+def restore(store: Store, revision: int) -> None:
+    """The state of the database after a copy of this revision was restored, as far as revisions are concerned."""
+    with store.engine.begin() as connection:
+        connection.execute(sa.delete(Change).where(Change.revision > revision))
+        connection.execute(sa.delete(Epoch).where(Epoch.first_revision > revision))
+        connection.execute(sa.update(RevisionCounter).values(value=revision))
+
+
+@pytest.mark.parametrize("restarted", [True, False], ids=["restarted", "running"])
+def test_restored_copy_that_has_overtaken_a_client_is_recognised(store: Store, restarted: bool) -> None:
+    """The copy looked like a newer state of the same database, and agents deleted the servers that it had lost."""
+    add_network(store)
+    copied = WatchStore(store).snapshot(["network"])[0]
+    add_network(store)
+    lost = WatchStore(store).snapshot(["network"])[0]
+    restore(store, copied.revision)
+    other = Store(store.url.render_as_string(hide_password=False)) if restarted else store
+    for _ in range(5):
+        add_network(other)
+    watch = WatchStore(other)
+    assert watch.snapshot(["network"], lost.revision)[0].known_epoch not in {"", lost.epoch}
+    assert watch.snapshot(["network"], copied.revision)[0].known_epoch == copied.epoch != ""
+    with pytest.raises(RevisionGone):
+        watch.changes(lost.revision, ["network"], lost.store_id, lost.epoch)
+    assert len(watch.changes(copied.revision, ["network"], copied.store_id, copied.epoch)[1]) == 5
+    assert InstanceChanges(other.database).after(lost.revision).known_epoch != lost.epoch
+    if restarted:
+        other.close()
+
+
+def test_each_process_starts_one_epoch_with_its_first_revision(store: Store) -> None:
+    def epochs() -> list[int]:
+        with store.engine.connect() as connection:
+            return list(connection.scalars(sa.select(Epoch.first_revision).order_by(Epoch.first_revision)))
+
+    for _ in range(3):
+        add_network(store)
+    first = epochs()
+    assert len(first) == 1
+    other = Store(store.url.render_as_string(hide_password=False))
+    with other.write():
+        pass
+    assert epochs() == first, "a transaction without a revision starts no epoch"
+    add_network(other)
+    add_network(store)
+    assert epochs() == [*first, store.revision() - 1]
+    other.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*expression-based index")

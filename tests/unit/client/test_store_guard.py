@@ -144,6 +144,21 @@ def test_older_copy_stays_untrusted_when_its_revision_has_grown(tmp_path: Path) 
     assert not accepts(StoreGuard(tmp_path, "openimds-l3-agent"), StoreRevision("a", 9))
 
 
+def test_copy_that_has_overtaken_the_recorded_revision_is_untrusted(tmp_path: Path) -> None:
+    def snapshot(revision: int, epoch: str, known_epoch: str) -> bool:
+        guard = StoreGuard(tmp_path, "openimds-l3-agent")  # of the next process
+        return guard.accepts(StoreRevision("a", revision, epoch=epoch), guard.recorded(), known_epoch)
+
+    assert snapshot(5, "one", "")
+    assert snapshot(6, "one", "one")
+    assert snapshot(9, "two", "one"), "the next process of the control API continues"
+    assert not snapshot(12, "three", "two, but another")
+    assert not snapshot(13, "three", "three")
+    forget_store(tmp_path)
+    assert snapshot(14, "three", "")
+    assert not snapshot(15, "three", ""), "a copy from before the first epoch"
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"store_id": "a"}', '{"store_id": "a", "revision": "x"}'])
 def test_corrupt_record_is_replaced(tmp_path: Path, content: str) -> None:
     guard = StoreGuard(tmp_path, "openimds-l3-agent")

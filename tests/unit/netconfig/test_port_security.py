@@ -83,7 +83,10 @@ def test_address_pairs_are_bound_to_their_mac():
     lines = lines_of(dataclasses.replace(PORT, allowed_address_pairs=pairs))
     assert lines[0] == "ether saddr != { fa:16:3e:00:00:01, fa:16:3e:00:00:99 } counter drop"
     whole = "ip frag-off & 16383 == 0"
-    assert f"{whole} ether saddr fa:16:3e:00:00:01 ip saddr {{ 10.7.0.1, 10.8.0.0/16 }} meta l4proto != 255 accept" in lines
+    assert (
+        f"{whole} ether saddr fa:16:3e:00:00:01 ip saddr {{ 10.7.0.1, 10.8.0.0/16 }} meta l4proto != 255 accept"
+        in lines
+    )
     assert f"{whole} ether saddr fa:16:3e:00:00:99 ip saddr 0.0.0.0/0 meta l4proto != 255 accept" in lines
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
@@ -29,6 +29,7 @@ from openimds.control_api.watch.long_poll import ChangeNotifier, WatchSource
 from openimds.metadata.context import DocumentSettings, settings_to_json
 from openimds.resources.errors import BadRequest, PayloadTooLarge
 from openimds.resources.instance import ChangeSet, Instance
+from openimds.resources.query import StorePosition
 
 log = structlog.get_logger(__name__)
 
@@ -156,6 +157,7 @@ def _record_changes(routes: APIRouter, service: InstanceRecordService, published
     ) -> Response:
         deadline = time.monotonic() + (timeout if after is not None else 0)
         changed = await run_in_threadpool(service.changes.after, after)
+        known_epoch = changed.known_epoch
         while changed.is_empty and settings in {"", published.digest()}:
             left = deadline - time.monotonic()
             if left <= 0 or service.notifier.is_closed:
@@ -168,6 +170,8 @@ def _record_changes(routes: APIRouter, service: InstanceRecordService, published
             {
                 "store_id": changed.store_id,
                 "revision": changed.revision,
+                "epoch": changed.epoch,
+                "known_epoch": known_epoch,
                 "everything": changed.everything,
                 "instance_ids": changed.instance_ids,
                 "port_ids": changed.port_ids,
@@ -229,9 +233,13 @@ class AgentReports(Protocol):
 class WatchService(WatchSource, AgentReports, Protocol):
     """The store that the watch needs."""
 
-    def snapshot(self, kinds: Sequence[str]) -> tuple[str, int, dict[str, list[Any]]]: ...
+    def snapshot(
+        self, kinds: Sequence[str], known_revision: int | None = None
+    ) -> tuple[StorePosition, dict[str, list[Any]]]: ...
 
-    def changes(self, after: int, kinds: Sequence[str], store_id: str = "") -> tuple[int, list[dict[str, Any]]]: ...
+    def changes(
+        self, after: int, kinds: Sequence[str], store_id: str = "", epoch: str = ""
+    ) -> tuple[StorePosition, list[dict[str, Any]]]: ...
 
 
 def router(store: WatchService, notifier: ChangeNotifier | None = None) -> APIRouter:
@@ -245,9 +253,9 @@ def router(store: WatchService, notifier: ChangeNotifier | None = None) -> APIRo
 
 def _watch(routes: APIRouter, store: WatchService, notifier: ChangeNotifier) -> None:
     @routes.get("/snapshot")
-    def snapshot(kinds: str) -> Response:
-        store_id, revision, objects = store.snapshot(_kinds(kinds))
-        return _json({"store_id": store_id, "revision": revision, "objects": objects})
+    def snapshot(kinds: str, known_revision: Annotated[int | None, Query(ge=0, lt=2**63)] = None) -> Response:
+        position, objects = store.snapshot(_kinds(kinds), known_revision)
+        return _json({**asdict(position), "objects": objects})
 
     @routes.get("/changes")
     async def changes(
@@ -255,12 +263,13 @@ def _watch(routes: APIRouter, store: WatchService, notifier: ChangeNotifier) -> 
         after: Annotated[int, Query(ge=0, lt=2**63)],
         timeout: Annotated[float, Query(ge=0, le=MAX_WAIT_SECONDS)] = 25,
         store_id: Annotated[str, Query(max_length=36)] = "",
+        epoch: Annotated[str, Query(max_length=36)] = "",
     ) -> Response:
         wanted = _kinds(kinds)
-        revision, found = await _next_changes(
-            partial(store.changes, after, wanted, store_id), notifier, wanted, timeout
+        position, found = await _next_changes(
+            partial(store.changes, after, wanted, store_id, epoch), notifier, wanted, timeout
         )
-        return _json({"revision": revision, "changes": found})
+        return _json({"revision": position.revision, "epoch": position.epoch, "changes": found})
 
 
 def _json(value: Mapping[str, Any]) -> Response:
@@ -269,22 +278,22 @@ def _json(value: Mapping[str, Any]) -> Response:
 
 
 async def _next_changes(
-    changes: Callable[[], tuple[int, list[dict[str, Any]]]],
+    changes: Callable[[], tuple[StorePosition, list[dict[str, Any]]]],
     notifier: ChangeNotifier,
     kinds: list[str],
     timeout_seconds: float,
-) -> tuple[int, list[dict[str, Any]]]:
-    """Calls `changes` until it returns changes. Returns (revision, changes).
+) -> tuple[StorePosition, list[dict[str, Any]]]:
+    """Calls `changes` until it returns changes. Returns (position, changes).
 
     Returns an empty list of changes after the timeout, or when the notifier is closed.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
-        revision, found = await run_in_threadpool(changes)
+        position, found = await run_in_threadpool(changes)
         left = deadline - time.monotonic()
         if found or left <= 0 or notifier.is_closed:
-            return revision, found
-        await notifier.wait(frozenset(kinds), revision, left)
+            return position, found
+        await notifier.wait(frozenset(kinds), position.revision, left)
 
 
 def _ports(routes: APIRouter, store: AgentReports) -> None:

@@ -64,6 +64,14 @@ class RevisionCounter(Base):
     """The identity of the database. A copy of it has the same."""
 
 
+class Epoch(Base):
+    """A part of the revision history (store/raw/epochs.py), up to the first revision of the next epoch."""
+
+    __tablename__ = "epochs"
+    first_revision: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(UUID)
+
+
 class Change(Base):
     """An object that a revision wrote or deleted. Deletions stay here as tombstones until they are pruned."""
 

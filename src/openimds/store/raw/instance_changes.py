@@ -14,6 +14,7 @@ from openimds.resources.errors import StoreUnavailable
 from openimds.resources.instance import ChangeSet
 from openimds.store.change_kinds import ADDRESSING
 from openimds.store.raw.database import Database, Transaction
+from openimds.store.raw.epochs import epoch_at
 from openimds.store.raw.statements import Query
 
 KINDS = ("server", "port", "network", ADDRESSING, "security_group")
@@ -56,7 +57,12 @@ class InstanceChanges:
         """
         with self._database.read() as transaction:
             newest, floor, store_id = transaction.rows(_COUNTER)[0]
-            return replace(_changes(transaction, revision, newest, floor), store_id=store_id)
+            return replace(
+                _changes(transaction, revision, newest, floor),
+                store_id=store_id,
+                epoch=epoch_at(transaction, newest),
+                known_epoch="" if revision is None else epoch_at(transaction, revision),
+            )
 
     def close(self) -> None:
         connection, self._connection, self._data_version = self._connection, None, None

@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from openimds.resources.errors import NotFound, StoreUnavailable
 from openimds.resources.instance import Instance
 from openimds.store.raw.database import Database, Transaction
+from openimds.store.raw.epochs import EpochTracker, new_epoch_id
 from openimds.store.raw.instances import instances_of
 from openimds.store.raw.statements import Query, json_value
 
@@ -59,6 +60,7 @@ class MetadataStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._epochs = EpochTracker()
 
     def revision(self) -> int:
         """The newest committed revision. Data read at this revision is current while the revision stays."""
@@ -137,7 +139,16 @@ class MetadataStore:
                     "INSERT INTO server_passwords (server_id, password) VALUES (:id, :text)", id=instance_id, text=text
                 )
                 _record_server_change(transaction, instance_id, revision)
-            return True
+                if self._epochs.starts_with(revision):
+                    transaction.run("DELETE FROM epochs WHERE first_revision >= :revision", revision=revision)
+                    transaction.run(
+                        "INSERT INTO epochs (first_revision, id) VALUES (:revision, :id)",
+                        revision=revision,
+                        id=new_epoch_id(),
+                    )
+        if text:
+            self._epochs.committed(revision)
+        return True
 
 
 def _record_server_change(transaction: Transaction, instance_id: str, revision: int) -> None:
