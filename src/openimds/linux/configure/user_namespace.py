@@ -23,8 +23,9 @@ GUEST_KERNEL_LIMITS = {
 """The limits of a guest, of all of its users together, in `/proc/sys/user`."""
 _AS_CREATOR = ("setpriv", "--clear-groups", "--inh-caps=-all,+sys_admin", "--ambient-caps=-all,+sys_admin")
 """CAP_SYS_ADMIN creates a user namespace also on a host that refuses it to unprivileged users (AppArmor)."""
-_WRITE_MAPS = 'for map in uid_map gid_map; do echo "$2" >"/proc/$1/$map" || exit 1; done'
-_WRITE_LIMITS = """
+_WRITE_MAPS_AND_LIMITS = """
+for map in uid_map gid_map; do echo "$2" >"/proc/$1/$map" || exit 1; done
+shift 2
 while [ $# -gt 0 ]; do
     ! [ -e "/proc/sys/user/$1" ] || echo "$2" >"/proc/sys/user/$1" || exit 1
     shift 2
@@ -46,9 +47,8 @@ def create_in_user_namespace(name: str, owner_uid: int) -> None:
             Path(f"/proc/{outer}/{which}").write_text(f"0 {owner_uid} {USER_NAMESPACE_IDS}")
         in_outer = ["nsenter", f"--user=/proc/{outer}/ns/user", "--"]
         with _namespace_holder([*in_outer, "unshare", "--user", "--net"]) as inner:
-            run([*in_outer, "sh", "-c", _WRITE_MAPS, "sh", str(inner), f"0 0 {USER_NAMESPACE_IDS}"])
             limits = [word for limit in GUEST_KERNEL_LIMITS.items() for word in map(str, limit)]
-            run([*in_outer, "sh", "-c", _WRITE_LIMITS, "sh", *limits])
+            run([*in_outer, "sh", "-c", _WRITE_MAPS_AND_LIMITS, "sh", str(inner), f"0 0 {USER_NAMESPACE_IDS}", *limits])
             run(["ip", "netns", "attach", name, str(inner)])
 
 
