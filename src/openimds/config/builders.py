@@ -269,15 +269,19 @@ def control_api(values: OptionValues, fields: Common) -> ControlApiConfig:
 
 
 def _policy_files(values: OptionValues) -> PolicyConfig:
-    folder = Path(values.files[-1].path).absolute().parent if values.files else Path.cwd()
+    places = [Path(file.path).absolute().parent for file in reversed(values.files)] or [Path.cwd()]
+
+    def candidates(name: str) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys(folder / name for folder in places))
+
     return PolicyConfig(
-        file=folder / values["oslo_policy", "policy_file"],
+        files=candidates(values["oslo_policy", "policy_file"]),
         required=any(
             (found.section, found.option) == ("oslo_policy", "policy_file")
             for file in values.files
             for found in file.assignments
         ),
-        folders=tuple(folder / name for name in values["oslo_policy", "policy_dirs"]),
+        folders=tuple(candidates(name) for name in values["oslo_policy", "policy_dirs"]),
     )
 
 

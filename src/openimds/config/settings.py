@@ -73,12 +73,14 @@ class VendorDataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig:
-    """The files of the control API's rules."""
+    """The files of the control API's rules. A relative path is looked for beside each configuration file, the last first."""
 
-    file: Path
+    files: tuple[Path, ...]
+    """The places of the policy file. The first that exists is used."""
     required: bool
     """True if the configuration names the file, so that it must exist."""
-    folders: tuple[Path, ...]
+    folders: tuple[tuple[Path, ...], ...]
+    """The places of each folder of further files. The first that exists is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,7 +95,7 @@ def validate_policy(files: Sequence[str], configured: PolicyConfig | None) -> tu
     try:
         paths = [Path(file) for file in files]
         if configured is not None:
-            paths += files_in(configured.file, configured.folders, required=configured.required)
+            paths += files_in(configured.files, configured.folders, required=configured.required)
         read_rules(dict.fromkeys(paths))
     except PolicyError as error:
         return tuple(Finding(Finding.ERROR, problem) for problem in error.problems)

@@ -73,3 +73,17 @@ def test_program_does_not_start_without_a_valid_file(cloud: Cloud, tmp_path: Pat
     config = load_control_api([str(tmp_path / "nova.conf")])
     with pytest.raises(StartupError, match=named):
         wiring.build_parts(config, cloud.store, CollectorRegistry())
+
+
+def test_policy_beside_an_earlier_configuration_file_is_used(cloud: Cloud, tmp_path: Path) -> None:
+    """`up --config-file mine/nova.conf` switched the rules in the state folder off."""
+    for name in ("state", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "nova.conf").write_text(f"[DEFAULT]\nstate_path = {tmp_path}\n")
+    (tmp_path / "state/policy.yaml").write_text('"create_netwrok": "!"\n')
+    config = load_control_api([str(tmp_path / name / "nova.conf") for name in ("state", "mine")])
+    with pytest.raises(StartupError, match=r"state/policy\.yaml"):
+        wiring.build_parts(config, cloud.store, CollectorRegistry())
+    (tmp_path / "mine/policy.yaml").write_text('"create_wrong": "!"\n')
+    with pytest.raises(StartupError, match=r"mine/policy\.yaml"):
+        wiring.build_parts(config, cloud.store, CollectorRegistry())

@@ -190,7 +190,7 @@ OSLO_POLICY = Section(
         cfg.StrOpt(
             "policy_file",
             default="policy.yaml",
-            help="The file with the rules that override the defaults. A relative path begins at the folder of the last configuration file. The default file may be absent. SIGHUP reloads the rules.",
+            help="The file with the rules that override the defaults. A relative path is looked for in the folders of the configuration files, the last one first. The default file may be absent. SIGHUP reloads the rules.",
         ),
         cfg.MultiStrOpt(
             "policy_dirs",

@@ -56,16 +56,18 @@ def read_rules(paths: Iterable[Path]) -> dict[str, Any]:
     return checks
 
 
-def files_in(policy_file: Path, policy_dirs: Sequence[Path], *, required: bool) -> list[Path]:
-    """The policy file, and the files of each folder by name. A missing one is skipped, unless it is `required`.
+def files_in(places: Sequence[Path], policy_dirs: Sequence[Sequence[Path]], *, required: bool) -> list[Path]:
+    """The policy file at the first of its places that exists, and the files of each folder by name. A missing one is
+    skipped, unless it is `required`.
 
     Raises PolicyError for a missing file that the configuration names: without it, the default rules would apply.
     """
-    if required and not policy_file.is_file():
-        raise PolicyError([f"{policy_file}: [oslo_policy] policy_file names this file, and it does not exist"])
-    found = [policy_file] if policy_file.is_file() else []
-    for folder in policy_dirs:
-        if folder.is_dir():
+    found = [path for path in places if path.is_file()][:1]
+    if required and not found:
+        where = " or ".join(map(str, places))
+        raise PolicyError([f"{where}: [oslo_policy] policy_file names this file, and it does not exist"])
+    for candidates in policy_dirs:
+        for folder in [path for path in candidates if path.is_dir()][:1]:
             found += sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     return found
 

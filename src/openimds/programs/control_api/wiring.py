@@ -204,7 +204,7 @@ def _image_limits(config: ControlApiConfig) -> ImageLimits:
 def _open_policy(config: ControlApiConfig) -> Policy:
     files = config.policy
     try:
-        return Policy(partial(files_in, files.file, files.folders, required=files.required))
+        return Policy(partial(files_in, files.files, files.folders, required=files.required))
     except PolicyError as error:
         raise StartupError("\n".join(error.problems)) from error
 

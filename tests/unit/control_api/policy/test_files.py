@@ -67,18 +67,18 @@ def test_later_file_overrides_an_earlier_one(tmp_path: Path) -> None:
         ("policy.d/a.yaml", "role:two"),
     ):
         (tmp_path / path).write_text(f'"create_router": "{check}"\n')
-    found = files_in(tmp_path / "policy.yaml", [tmp_path / "policy.d", tmp_path / "none"], required=True)
+    found = files_in([tmp_path / "policy.yaml"], [[tmp_path / "policy.d"], [tmp_path / "none"]], required=True)
     assert str(read_rules(found)["create_router"]) == "role:three"
 
 
 def test_missing_default_file_is_accepted(tmp_path: Path) -> None:
-    assert files_in(tmp_path / "policy.yaml", [], required=False) == []
+    assert files_in([tmp_path / "policy.yaml"], [], required=False) == []
 
 
 def test_missing_file_that_is_configured_is_refused(tmp_path: Path) -> None:
     """Without the file, the default rules would apply, which can permit more."""
     with pytest.raises(PolicyError, match=r"strict\.yaml"):
-        files_in(tmp_path / "strict.yaml", [], required=True)
+        files_in([tmp_path / "strict.yaml"], [], required=True)
 
 
 def test_sample_has_every_rule_and_is_valid(tmp_path: Path) -> None:
