@@ -108,6 +108,8 @@ class WatchClient(Protocol):
 class DatabaseGuard(Protocol):
     """The calls of StoreGuard that a mirror uses."""
 
+    @property
+    def is_forgotten(self) -> bool: ...
     def recorded(self) -> StoreRevision | None: ...
     def accepts(self, snapshot: StoreRevision, known: StoreRevision | None, known_epoch: str | None = None) -> bool: ...
     def record(self, newest: StoreRevision) -> None: ...
@@ -216,7 +218,7 @@ class CloudMirror:
 
     def _step(self) -> None:
         sent_at = time.monotonic()
-        if not self._view.is_trusted and self._guard is not None and self._guard.recorded() is None:
+        if not self._view.is_trusted and self._guard is not None and self._guard.is_forgotten:
             self._needs_snapshot = True
         if self._needs_snapshot:
             self._publish(self._load(), sent_at, differs=True)

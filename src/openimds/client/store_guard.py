@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -23,6 +24,8 @@ SUSPENDED = (
     "the control API's database was replaced or restored from an older copy, so nothing is removed on this host: restore "
     "the newest copy if there is one, and accept the database with `openimds host adopt`"
 )
+UNREADABLE = "unreadable"
+"""In place of an identity, if the record cannot be read."""
 WRITE_INTERVAL_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
@@ -61,10 +64,18 @@ class StoreGuard:
         self._written_at = -WRITE_INTERVAL_SECONDS
         self._write_failed = False
 
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether there is no record of this program. `openimds host adopt` deletes it."""
+        return not self._file.exists()
+
     def recorded(self) -> StoreRevision | None:
-        """The newest recorded revision. None if there is no record, or the operator has deleted it."""
+        """The newest recorded revision. None if this host has no record.
+
+        A program without a readable record, for example after a power loss, uses the one of another program of the host.
+        """
         with self._lock:
-            recorded = read_record(self._file)
+            recorded = read_record(self._file) or _record_of_others(self._file)
             if recorded is not None and self._newest is not None and self._newest.continues(recorded):
                 return self._newest
             return recorded
@@ -103,7 +114,10 @@ class StoreGuard:
         draft = self._file.with_suffix(f".{os.getpid()}")
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft.write_text(json.dumps(asdict(newest)))
+            with draft.open("w") as file:
+                file.write(json.dumps(asdict(newest)))
+                file.flush()
+                os.fsync(file.fileno())  # otherwise the file can be empty after a power loss
             draft.replace(self._file)
         except OSError as error:
             if not self._write_failed:
@@ -127,6 +141,17 @@ def read_record(file: Path) -> StoreRevision | None:
     return None
 
 
+def _record_of_others(file: Path) -> StoreRevision | None:
+    """The record for a program whose own file is missing or corrupt.
+
+    A corrupt file on a host without another record does not show which database the host had. Nothing continues it.
+    """
+    others = [record for other in sorted(file.parent.glob("*.json")) if (record := read_record(other)) is not None]
+    if others:
+        return min(others, key=lambda record: (not record.is_rolled_back, -record.revision))
+    return StoreRevision(UNREADABLE, 0) if file.exists() else None
+
+
 def has_records(state_path: Path) -> bool:
     """Whether a program of this host has recorded a database."""
     return any((state_path / FOLDER).glob("*.json"))
@@ -134,7 +159,12 @@ def has_records(state_path: Path) -> bool:
 
 def forget_store(state_path: Path) -> int:
     """Deletes the records of all programs of a host, so that they accept the current database. Returns their number."""
-    files = list((state_path / FOLDER).glob("*.json"))
-    for file in files:
-        file.unlink(missing_ok=True)
-    return len(files)
+    folder, forgotten = state_path / FOLDER, state_path / f"{FOLDER}.forgotten"
+    shutil.rmtree(forgotten, ignore_errors=True)
+    if not folder.exists():
+        return 0
+    # At once: a program that finds its own record deleted reads those of the others.
+    folder.rename(forgotten)
+    count = len(list(forgotten.glob("*.json")))
+    shutil.rmtree(forgotten, ignore_errors=True)
+    return count

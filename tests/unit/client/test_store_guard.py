@@ -160,12 +160,29 @@ def test_copy_that_has_overtaken_the_recorded_revision_is_untrusted(tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"store_id": "a"}', '{"store_id": "a", "revision": "x"}'])
-def test_corrupt_record_is_replaced(tmp_path: Path, content: str) -> None:
+def test_program_with_a_corrupt_record_trusts_no_database_until_the_operator_accepts_it(
+    tmp_path: Path, content: str
+) -> None:
+    """An empty file counted as a first start, and the agent deleted the servers that a restored copy had lost."""
     guard = StoreGuard(tmp_path, "openimds-l3-agent")
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "openimds-l3-agent.json").write_text(content)
-    assert accepts(guard, StoreRevision("a", 5))
-    assert not accepts(guard, StoreRevision("b", 5))
+    assert not accepts(guard, StoreRevision("a", 5))
+    forget_store(tmp_path)
+    assert accepts(guard, StoreRevision("a", 6))
+    assert not accepts(guard, StoreRevision("b", 6))
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_program_without_a_readable_record_uses_the_one_of_another_program(tmp_path: Path, content: str | None) -> None:
+    assert accepts(StoreGuard(tmp_path, "openimds-dhcp-agent"), StoreRevision("a", 9))
+    if content is not None:
+        (tmp_path / "store" / "openimds-l3-agent.json").write_text(content)
+    guard = StoreGuard(tmp_path, "openimds-l3-agent")
+    assert not accepts(guard, StoreRevision("b", 12))
+    assert not accepts(guard, StoreRevision("a", 8))
+    other = StoreGuard(tmp_path, "openimds-compute-agent")
+    assert not accepts(other, StoreRevision("a", 12)), "another program has seen the older copy"
 
 
 def test_record_that_cannot_be_written_is_logged_once(tmp_path: Path) -> None:
