@@ -13,6 +13,7 @@ import structlog
 from fastapi import Request
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from openimds.control_api.error_handlers import INTERNAL_ERROR_MESSAGE, ErrorResponse, json_response
@@ -91,6 +92,8 @@ class _RequestCycle:
             await self._app(self._scope, self._checked(receive), self._send_with_id)
         except InvalidInput as error:
             await self._send_error(ErrorResponse(400, error.detail), receive)
+        except ClientDisconnect:
+            await self._send_error(ErrorResponse(400, "The client went away before the whole body was read."), receive)
         except Exception:
             log.exception(
                 "control API request raised an exception", request_id=self._request_id, path=self._scope["path"]

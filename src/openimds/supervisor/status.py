@@ -9,9 +9,10 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from prettytable import PrettyTable, TableStyle
 
 from openimds.config import ConfigError, ControlApiConfig, load_control_api
 from openimds.config.programs import PROGRAMS
+from openimds.config.validator import validate_policy
 from openimds.linux.process import identity
 from openimds.resources.errors import OpenimdsError
 from openimds.runtime.lifecycle import StartupError
@@ -357,6 +359,7 @@ def restart_part(state_dir: Path, name: str, echo: Callable[[str], None]) -> Non
     previous = identity.read_pid_file(folder.pid_file(name))
     if previous is None:
         raise StartupError(f"{name} does not run now; see `{folder.command('status')}`")
+    _check_configuration(name, previous.argv())
     with folder.reporting_errors():
         folder.restart_request(name).touch()
     previous.send(signal.SIGTERM)
@@ -375,6 +378,20 @@ def restart_part(state_dir: Path, name: str, echo: Callable[[str], None]) -> Non
     progress = f" ({entry['said']})" if entry.get("said") else ""
     waited = f"{time.monotonic() - started:.0f} s"
     raise StartupError(f"{name} is not ready after {waited}{progress}: see {folder.log_file(name)}")
+
+
+def _check_configuration(name: str, argv: Sequence[str]) -> None:
+    """Raises StartupError if a new process could not start with the files of this command line."""
+    files = [value for option, value in pairwise(argv) if option == "--config-file"]
+    if not files:
+        return
+    try:
+        loaded = PROGRAMS[name].load(files)
+        problems = [found.sentence for found in validate_policy((), getattr(loaded, "policy", None))]
+    except ConfigError as error:
+        problems = list(error.problems)
+    if problems:
+        raise StartupError("\n".join([f"{name} is not restarted and runs on: its configuration is invalid", *problems]))
 
 
 def _start_deadline(entry: Mapping[str, Any], previous_pid: int) -> float:

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+from structlog.testing import capture_logs
 from tests.contract.control.stage import Cloud, Session
 
-from openimds.control_api.middleware import LOGIN, MAX_BODY_BYTES, MAX_LOGIN_BYTES
+from openimds.control_api.middleware import LOGIN, MAX_BODY_BYTES, MAX_LOGIN_BYTES, RequestMetrics, RequestMiddleware
 
 CHUNK = b"x" * 60_000
 WITH_A_BODY = ("post", "put", "patch")
@@ -93,3 +97,19 @@ def test_body_of_an_authenticated_client_is_read_up_to_its_limit(cloud: Cloud, a
         assert request.taken_bytes <= MAX_BODY_BYTES + len(CHUNK), (method, path)
         assert request.status >= 400, (method, path)
         assert request.status not in {500, 503}, (method, path)
+
+
+def test_client_that_goes_away_during_its_body_is_no_server_error() -> None:
+    async def reads_body(scope: Scope, receive: Receive, _send: Send) -> None:
+        await Request(scope, receive).body()
+
+    @dataclass
+    class ClosedRequest(EndlessRequest):
+        async def _receive(self) -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+    app = RequestMiddleware(reads_body, RequestMetrics(CollectorRegistry()))
+    with capture_logs() as logged:
+        request = ClosedRequest(app, "PUT", "/openimds/v1/servers/s1/console").sent()
+    assert request.status == 400
+    assert [entry["event"] for entry in logged] == ["request answered"]

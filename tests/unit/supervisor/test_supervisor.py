@@ -28,6 +28,7 @@ from openimds.supervisor import service_spec as service_spec_module
 from openimds.supervisor import supervisor
 from openimds.supervisor.service_spec import ServiceSpec
 from openimds.supervisor.state_dir import StateDir
+from openimds.supervisor.status import restart_part
 from openimds.supervisor.supervisor import Supervisor
 
 READY = textwrap.dedent("""\
@@ -249,6 +250,28 @@ def test_requested_restart_has_no_delay(
     os.kill(before, signal.SIGTERM)
     until(lambda: pid_of(folder, "a") not in (0, before) and entry(folder, "a")["state"] == "running")
     assert not folder.restart_request("a").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "sentence"),
+    [
+        ("policy.yaml", '"create_routr": "!"\n', "there is no rule create_routr"),
+        ("a.ini", "[DEFAULT]\ndebug = maybe\n", "debug"),
+    ],
+)
+def test_restart_with_an_invalid_configuration_leaves_the_part_running(
+    folder: StateDir, running: Callable[[ServiceSpec], Supervisor], file: str, text: str, sentence: str
+) -> None:
+    made = part(folder, "control-api", READY)
+    running(replace(made, argv=(*made.argv, "--config-file", str(folder.etc / "a.ini"))))
+    before = pid_of(folder, "control-api")
+    identity.write_pid_file(identity.current(), folder.supervisor_pid_file)
+    (folder.etc / file).write_text(text)
+    with pytest.raises(StartupError, match=sentence):
+        restart_part(folder.path, "control-api", lambda _line: None)
+    assert pid_of(folder, "control-api") == before
+    assert not folder.restart_request("control-api").exists()
+    folder.supervisor_pid_file.unlink()
 
 
 def test_part_outlives_its_supervisor_and_is_adopted(folder: StateDir) -> None:

@@ -21,7 +21,7 @@ _TARGET = re.compile(r"%\(([^)]*)\)s")
 _SAMPLE_HEADING = """\
 # The rules of the control API. Uncomment and change the rules that should differ from the default, and send SIGHUP to
 # the control API or restart it. `openimds config validate policy.yaml` checks the file.
-# "@" permits everyone, "!" permits nobody. docs/security.md lists the rule of each attribute.
+# "@" permits everyone, "!" permits nobody. docs/rights.md lists the rule of each attribute.
 """
 
 
@@ -82,7 +82,8 @@ def sample_text() -> str:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        given, repeated = yaml.safe_load(text), _repeated_names(text)
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError([f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
     except yaml.YAMLError as error:
@@ -92,8 +93,24 @@ def _read(path: Path) -> Mapping[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise PolicyError([f'{path}: must be a list of rules like "create_network": "rule:context_is_admin"'])
+        raise PolicyError([f'{path}: must be a mapping with rules like "create_network": "rule:context_is_admin"'])
+    if repeated:
+        raise PolicyError([f"{path}, line {line}: {name}: the file has this rule twice" for name, line in repeated])
     return given
+
+
+def _repeated_names(text: str) -> list[tuple[str, int]]:
+    """(name, line) of each key that an earlier line of the file has too. The YAML loader keeps only the last one."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if not isinstance(root, yaml.MappingNode):
+        return []
+    seen: set[str] = set()
+    repeated = []
+    for key, _ in root.value:
+        if str(key.value) in seen:
+            repeated.append((str(key.value), key.start_mark.line + 1))
+        seen.add(str(key.value))
+    return repeated
 
 
 def _parsed(texts: Mapping[str, str], places: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:

@@ -33,7 +33,8 @@ def problems(tmp_path: Path, text: str) -> tuple[str, ...]:
         ('"create_network": "http://judge/decide"', "http: checks are not supported"),
         ('"create_network": "rule:create_network"', "create_network: refers to itself"),
         ('"create_network": 5', "create_network: the check must be text"),
-        ("- create_network", "must be a list of rules"),
+        ("- create_network", "must be a mapping with rules"),
+        ('"create_router": "!"\n"create_router": "@"', "line 2: create_router: the file has this rule twice"),
         ('"create_network": "', "is not valid YAML"),
     ],
 )
