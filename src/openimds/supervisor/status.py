@@ -283,7 +283,8 @@ def _figures(reported: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _exit_errors(state: str, entry: Mapping[str, Any], log_file: Path) -> Iterator[str]:
-    if state in ("waiting", "dead"):
+    is_repeated = state == "starting" and entry.get("last_exit", "") not in ("", "exit code 0")
+    if state in ("waiting", "dead") or is_repeated:
         reason = entry.get("last_exit") or "the process is gone"
         error = _startup_error(log_file)
         yield f"{reason}: {error}" if error else f"{reason}; see {log_file}"

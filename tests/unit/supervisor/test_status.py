@@ -213,3 +213,9 @@ def test_limits_that_a_host_cannot_enforce_are_shown_and_are_no_errors(folder: S
     (part,) = [part for part in machine.parts if part.name == "compute-agent"]
     assert (part.health, part.errors) == ("ok", ())
     assert "compute-agent: note: guests have no limit of memory" in status_text(machine)
+
+
+def test_start_after_a_failed_one_shows_the_reason_of_the_failure(folder: StateDir) -> None:
+    folder.log_file("l3-agent").write_text("openimds: there is no rule create_routr\n")
+    write_entry(folder, "l3-agent", state="starting", last_exit="exit code 1")
+    assert row(folder, "l3-agent")[1:] == ["l3-agent: exit code 1: there is no rule create_routr"]
