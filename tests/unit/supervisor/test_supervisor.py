@@ -267,11 +267,13 @@ def test_restart_with_an_invalid_configuration_leaves_the_part_running(
     before = pid_of(folder, "control-api")
     identity.write_pid_file(identity.current(), folder.supervisor_pid_file)
     (folder.etc / file).write_text(text)
-    with pytest.raises(StartupError, match=sentence):
-        restart_part(folder.path, "control-api", lambda _line: None)
+    try:
+        with pytest.raises(StartupError, match=sentence):
+            restart_part(folder.path, "control-api", lambda _line: None)
+    finally:
+        folder.supervisor_pid_file.unlink()  # the fixture kills the processes of the PID files, and this is the test's
     assert pid_of(folder, "control-api") == before
     assert not folder.restart_request("control-api").exists()
-    folder.supervisor_pid_file.unlink()
 
 
 def test_part_outlives_its_supervisor_and_is_adopted(folder: StateDir) -> None:
