@@ -70,7 +70,9 @@ class UploadMeter:
             )
         space = os.statvfs(self._dir)
         if space.f_bavail * space.f_frsize < limits.reserved_bytes + more:
-            raise PayloadTooLarge("There is not enough disk space on the image storage media.")
+            raise PayloadTooLarge(
+                "There is not enough disk space on the image storage media (image_disk_reserve_mib stays free)."
+            )
 
     def add(self, project_id: str, count: int) -> None:
         """Counts received bytes, or, with a negative number, bytes of an upload that ended."""

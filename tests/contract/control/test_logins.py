@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,12 @@ from typing import Any
 import bcrypt
 import pytest
 import requests
+from structlog.testing import capture_logs
 from tests.contract.control.stage import Cloud, Session, password_login, sentence
 from tests.waiting import HANG_SECONDS
 
 from openimds.control_api.identity import logins
+from openimds.resources.errors import TooManyRequests, Unauthorized
 
 
 def token_request(cloud: Cloud, body: dict[str, Any]) -> requests.Response:
@@ -53,6 +56,25 @@ def test_too_many_failed_logins_are_answered_with_429(cloud: Cloud) -> None:
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     assert "failed logins" in sentence(refused.json())
     cloud.login("guessed", "guessed", "guessed")  # its password was verified before
+
+
+def test_refused_logins_are_logged_once_in_a_minute_for_each_user_and_address() -> None:
+    now = [0.0]
+    limiter = logins.FailureLimiter(lambda: now[0])
+
+    def guess(address: str) -> None:
+        with contextlib.suppress(Unauthorized, TooManyRequests), limiter.attempt(address, "root"):
+            raise Unauthorized("wrong password")
+
+    with capture_logs() as logs:
+        for address in ("192.0.2.1", "192.0.2.2"):
+            for _ in range(logins.FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS + 5):
+                guess(address)
+        assert [(line["address"], line["user"]) for line in logs] == [("192.0.2.1", "root"), ("192.0.2.2", "root")]
+        now[0] += logins.LOG_INTERVAL_SECONDS + 1
+        for _ in range(logins.FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS + 5):
+            guess("192.0.2.1")
+    assert len(logs) == 3
 
 
 def test_blocked_password_checks_delay_no_other_call(

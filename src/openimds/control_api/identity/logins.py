@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cachetools import LRUCache
+import structlog
+from cachetools import LRUCache, TTLCache
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
@@ -32,6 +33,8 @@ MAX_PENDING_PER_ADDRESS = 8
 MAX_COUNTED = 20_000
 """Maximum number of token buckets. A further bucket replaces the least recently used one."""
 MAX_KEY_CHARS = 255
+LOG_INTERVAL_SECONDS = 60.0
+"""The log has one line in this time for each address and user whose logins are refused."""
 BUSY_RETRY_AFTER_SECONDS = 2
 
 FAILURES_PER_MINUTE_OF_USER_AT_ADDRESS = 10
@@ -40,6 +43,8 @@ FAILURES_PER_MINUTE_OF_USER = 120
 """Limit for all addresses together. The limit is high, because any client can use it up and lock the user out. A client
 whose password was verified shortly before is not locked out.
 """
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class FailureLimiter:
         self._clock = clock
         self._lock = threading.Lock()
         self._allowances: LRUCache[Hashable, _Allowance] = LRUCache(MAX_COUNTED)
+        self._logged: TTLCache[tuple[str, str], None] = TTLCache(MAX_COUNTED, LOG_INTERVAL_SECONDS, clock)
 
     @contextmanager
     def attempt(self, address: str, user: str) -> Iterator[None]:
@@ -68,6 +74,9 @@ class FailureLimiter:
             buckets = [(self._refilled(key, limit, now), limit) for key, limit in limits.items()]
             wait_seconds = max((1 - bucket.left) * 60 / limit for bucket, limit in buckets)
             if wait_seconds > 0:
+                if (address, user) not in self._logged:
+                    self._logged[address, user] = None
+                    log.warning("logins refused: too many failures", address=address, user=user[:MAX_KEY_CHARS])
                 raise TooManyRequests(
                     "Too many failed logins of this user or from this address. Try again later.",
                     retry_after_seconds=math.ceil(wait_seconds),

@@ -64,7 +64,7 @@ class Policy:
         except PolicyError as error:
             log.error("policy reload failed: the rules in force stay", problems=list(error.problems))  # noqa: TRY400
         else:
-            log.info("policy reloaded")
+            log.info("policy reloaded", files=[str(path) for path in self._find_files()])
 
     def permits(self, credentials: Credentials, action: str, target: Mapping[str, Any]) -> bool:
         """Returns whether the rule `action` permits the action on the target. Raises KeyError for an unknown rule."""
