@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -37,6 +38,11 @@ class Samples:
     rows: list[tuple[int, float, int, int]] = field(default_factory=list)
 
     def take(self, pid: int, boots: int) -> None:
+        """Adds a sample. A process that has just ended has none."""
+        with contextlib.suppress(OSError):
+            self._take(pid, boots)
+
+    def _take(self, pid: int, boots: int) -> None:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
         resident = int(status["VmRSS"].split()[0]) / 1024
