@@ -13,6 +13,9 @@ ARGS ?=
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+# These tests wait for sockets and databases in a third of their time.
+test-quick unit compat: WORKERS = 3
+
 # Tests start hundreds of interpreters, which would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX = $(CURDIR)/.cache/pycache
