@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.security.instances import ALPHA, BETA, SECRET
 
-from openimds.agents.metadata.proxy.headers import IdentifiedClient, signed_headers
+from openimds.agents.metadata.proxy.forwarder import IdentifiedClient, signed_headers
 from openimds.guest_identity.addresses import parse_address
 from openimds.guest_identity.headers import HeaderError, instance_claim, is_identity_claim, origin, provider_claim
 from openimds.guest_identity.request_policy import rejection_reason

@@ -1,6 +1,5 @@
 """Forwards requests to the metadata API.
 
-- forwarder: signs, limits and shares requests
-- headers: the headers that pass in each direction
+- forwarder: signs, limits and shares requests, and selects the headers that pass
 - per_key_limiter: the share of one client
 """

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from openimds.agents.metadata.proxy.headers import IdentifiedClient, guest_response, signed_headers
+from openimds.agents.metadata.proxy.forwarder import IdentifiedClient, guest_response, signed_headers
 from openimds.http.messages import Response
 from openimds.resources.network import Port
 
